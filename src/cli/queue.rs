@@ -185,6 +185,8 @@ pub fn text(queue: &Queue) -> String {
                 (None, 0) => "-".to_owned(),
                 (None, _) => match lane.oldest_age_s {
                     Some(seconds) => format!("{} ago", span(seconds)),
+                    // It was delivered while this was asked.
+                    None if lane.oldest_record.is_none() => "-".to_owned(),
                     None => "before the last start, time unknown".to_owned(),
                 },
             },
@@ -451,6 +453,18 @@ mod tests {
              next: tombolo queue verify\n\
              next: tombolo queue rejected list\n"
         );
+    }
+
+    #[test]
+    fn a_record_that_was_delivered_meanwhile_is_not_of_unknown_age() {
+        let oldest = |oldest_record: Option<&str>| {
+            let oldest_record = oldest_record.map(str::to_owned);
+            let lane = Lane { records: 1, oldest_record, ..Lane::default() };
+            let queue = Queue { lanes: [("normal".to_owned(), lane)].into(), ..Queue::default() };
+            text(&queue).contains("time unknown")
+        };
+        assert!(!oldest(None));
+        assert!(oldest(Some("0000000000000001-9")));
     }
 
     #[test]

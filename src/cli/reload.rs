@@ -4,7 +4,8 @@
 //! it has when it refuses.
 //!
 //! Success is for a configuration that is in force as a whole: a reload that leaves a device, a
-//! role or a port disabled by a fault has an exit status of its own, and names it.
+//! role or a port disabled by a fault, an upstream without usable files or the metrics without
+//! their address has an exit status of its own, and names it.
 
 use serde_json::Value;
 
@@ -17,9 +18,8 @@ use crate::control::protocol::Request;
 /// Asks and prints.
 ///
 /// # Errors
-/// [`CommandError::Failed`] where the reload is refused, or it leaves the uplink without usable
-/// files, or the daemon does not run or answer; [`CommandError::Partly`] where something in the
-/// files is disabled.
+/// [`CommandError::Failed`] where the reload is refused, or the daemon does not run or answer;
+/// [`CommandError::Partly`] where something in the files is disabled or cannot be used.
 pub fn run(context: &Context) -> Result<(), CommandError> {
     let mut daemon = context.daemon()?;
     let asked = || daemon.ask(&Request::Reload {}, SLOW_ANSWER);
@@ -48,19 +48,27 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         .filter_map(Value::as_str)
         .map(|text| text.strip_prefix("fail  ").unwrap_or(text))
         .collect();
-    match unusable {
-        None if disabled.is_empty() => Ok(()),
-        None => Err(CommandError::Partly(format!(
-            "reloaded, but {} disabled by faults: {}",
+    let mut faults = Vec::new();
+    faults.extend(unusable.map(|reason| {
+        format!(
+            "the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks, and there \
+             is no other until that is corrected"
+        )
+    }));
+    if !disabled.is_empty() {
+        faults.push(format!(
+            "{} disabled by faults: {}",
             match disabled.len() {
                 1 => "1 item is".to_owned(),
                 count => format!("{count} items are"),
             },
             disabled.join("; ")
-        ))),
-        Some(reason) => Err(CommandError::Failed(format!(
-            "reloaded, but the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it \
-             breaks, and there is no other until that is corrected"
-        ))),
+        ));
+    }
+    let metrics = answer.get("metrics").and_then(Value::as_array).cloned().unwrap_or_default();
+    faults.extend(metrics.iter().filter_map(Value::as_str).map(str::to_owned));
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
     }
 }

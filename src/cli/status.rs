@@ -15,6 +15,9 @@ use crate::control::snapshot::{
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
 
+/// Devices named in one row.
+const OFF_NAMED: usize = 5;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -149,6 +152,14 @@ pub fn text(status: &Status) -> String {
         }
         format!("{text}, {}", plural(devices.sessions, "session"))
     });
+    if devices.switched_off > 0 {
+        let named: Vec<_> = devices.switched_off_ids.iter().take(OFF_NAMED).map(String::as_str).collect();
+        let more = match devices.switched_off.saturating_sub(named.len() as u64) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        row("", format!("switched off by the configuration: {}{more}", named.join(", ")));
+    }
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
     }

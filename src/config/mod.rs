@@ -208,6 +208,11 @@ impl Loaded {
         if self.known(device).is_some_and(|known| !known.usable) {
             let why = match self.disabling(device) {
                 Some(finding) => format!("a fault disables device {device}: {}", finding.sentence()),
+                None if self.known(device).is_some_and(|known| known.switched_off) => {
+                    let by = self.place(&["device", device, "enabled"]);
+                    let by = by.map_or_else(|| "the configuration".to_owned(), Place::to_string);
+                    format!("device {device} is switched off by {by} (enabled = false)")
+                }
                 None => format!("device {device} is disabled"),
             };
             explanation["why"] = format!("{why}; `tombolo check` shows all").into();
@@ -256,6 +261,8 @@ pub struct Known {
     pub place: Option<Place>,
     /// Whether it can be used; the findings say why not.
     pub usable: bool,
+    /// It is in the registry, and a `[device.ID]` with `enabled = false` switches it off.
+    pub switched_off: bool,
 }
 
 /// Where a device is configured.

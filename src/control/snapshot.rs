@@ -358,6 +358,10 @@ pub struct Devices {
     pub half_open: u64,
     /// Fleets by name.
     pub fleets: BTreeMap<String, Fleet>,
+    /// Devices of the registry that the configuration switches off (`enabled = false`).
+    pub switched_off: u64,
+    /// The first of these, at most 20.
+    pub switched_off_ids: Vec<String>,
 }
 
 /// One fleet.

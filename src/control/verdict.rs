@@ -8,6 +8,8 @@ use super::snapshot::Status;
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
+/// What the clock's reason begins with.
+const CLOCK: &str = "the clock is ";
 
 /// Why not everything is fine, one sentence each, the most urgent first; empty = it is.
 pub fn reasons(status: &Status) -> Vec<String> {
@@ -50,7 +52,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
     if !clock.trusted {
         let reason = clock.reason.as_deref().unwrap_or("it waits for time synchronisation");
         let state = if clock.doubted { "in doubt" } else { "not trusted" };
-        reasons.push(format!("the clock is {state}: {reason}"));
+        reasons.push(format!("{CLOCK}{state}: {reason}"));
     }
     reasons.extend(clock.failing.iter().map(|why| format!("the clock's file cannot be written: {why}")));
     reasons
@@ -85,6 +87,8 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
 pub fn line(reasons: &[String]) -> String {
     match reasons {
         [] => "everything is fine".to_owned(),
+        // Where nobody synchronises the clock it is there for ever.
+        [one] if one.starts_with(CLOCK) => format!("NOT FINE: {one}; everything else is fine"),
         [one] => format!("NOT FINE: {one}"),
         [first, rest @ ..] => format!("NOT FINE: {first}; and {} more", rest.len()),
     }
@@ -110,6 +114,17 @@ mod tests {
         // What was lost once does not end, so it cannot be a reason for ever.
         let lost = Status { journal: Journal { lost: 7, records: 9, ..Journal::default() }, ..fine() };
         assert_eq!(reasons(&lost), [""; 0]);
+    }
+
+    #[test]
+    fn of_a_clock_alone_it_is_said_that_the_rest_is_fine() {
+        let clock = Clock { trusted: false, ..Clock::default() };
+        let alone = Status { clock: clock.clone(), ..fine() };
+        let text = line(&reasons(&alone));
+        assert!(text.starts_with("NOT FINE: the clock is not trusted"), "{text}");
+        assert!(text.ends_with("; everything else is fine"), "{text}");
+        let both = Status { clock, problems: vec!["x".into()], ..fine() };
+        assert_eq!(line(&reasons(&both)), "NOT FINE: x; and 1 more");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
+use super::metrics::Metrics;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
@@ -63,6 +64,8 @@ const SAVE_WITHIN: Duration = Duration::from_secs(5);
 const SLOW_READ: Duration = Duration::from_secs(15);
 /// Most silent devices that are named.
 const SILENT_SHOWN: usize = 100;
+/// Devices named that the configuration switches off.
+const OFF_NAMED_MAX: usize = 20;
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -484,9 +487,9 @@ impl Desk {
         self.metrics_problems = problems;
     }
 
-    /// Takes the new configuration over, or says why not. Returns whether the addresses of the
-    /// metrics changed.
-    pub fn finish_reload(&mut self, outcome: Outcome) -> bool {
+    /// Takes the new configuration over, or says why not. Where the addresses of the metrics
+    /// changed, the answer waits until they were tried.
+    pub async fn finish_reload(&mut self, outcome: Outcome, metrics: &mut Metrics) {
         let metrics_before = self.metrics_addresses();
         let answer = match outcome {
             Ok(ready) => {
@@ -497,9 +500,15 @@ impl Desk {
                 let unusable = ready.unusable.clone();
                 self.take_over(*ready);
                 self.unusable = unusable.clone().map(|reason| (reason, self.link.connections()));
+                if self.metrics_addresses() != metrics_before {
+                    metrics.replace(&self.metrics_addresses());
+                    metrics.settled().await;
+                }
+                self.metrics_problems = metrics.problems();
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({
                     "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable,
+                    "metrics": self.metrics_problems,
                 }))
             }
             Err(findings) => {
@@ -517,7 +526,6 @@ impl Desk {
             self.waiting = std::mem::take(&mut self.later);
             self.begin_reload(None);
         }
-        self.metrics_addresses() != metrics_before
     }
 
     fn take_over(&mut self, ready: Ready) {
@@ -635,6 +643,10 @@ impl Desk {
         failing.map(ToString::to_string).collect()
     }
 
+    fn switched_off(&self) -> impl Iterator<Item = String> + '_ {
+        self.loaded.known.iter().filter(|known| known.switched_off).map(|known| known.id.clone())
+    }
+
     fn counters(&self, hub: &Hub) -> Snapshot {
         let mut snapshot = hub.pipeline.counters.snapshot();
         let coap = hub.coap.counters();
@@ -692,6 +704,8 @@ impl Control for Desk {
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
+                switched_off: self.switched_off().count() as u64,
+                switched_off_ids: self.switched_off().take(OFF_NAMED_MAX).collect(),
             },
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),

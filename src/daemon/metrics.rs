@@ -53,9 +53,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Metrics {
     calls: mpsc::Receiver<Call>,
     sender: mpsc::Sender<Call>,
-    running: Option<oneshot::Sender<()>>,
+    running: Option<Running>,
     /// Why an address is not served, by address.
     trouble: Arc<Mutex<Vec<(SocketAddr, String)>>>,
+}
+
+/// The thread that serves.
+struct Running {
+    /// It ends when this is dropped.
+    _stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+    /// Says when each address was tried once.
+    tried: Option<oneshot::Receiver<()>>,
 }
 
 impl Metrics {
@@ -69,20 +78,30 @@ impl Metrics {
 
     /// Serves these instead.
     pub fn replace(&mut self, listen: &[SocketAddr]) {
-        self.running = None;
+        let before = self.running.take().map(|running| running.thread);
         // The thread before has its own list.
         self.trouble = Arc::default();
         if listen.is_empty() {
             return;
         }
         let (running, stop) = oneshot::channel();
+        let (done, tried) = oneshot::channel();
         let (sender, trouble, listen) = (self.sender.clone(), self.trouble.clone(), listen.to_vec());
-        let spawned = std::thread::Builder::new()
-            .name("metrics".to_owned())
-            .spawn(move || serve(listen, sender, &trouble, stop));
+        let spawned = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+            // It may have an address that is served on.
+            let _ = before.map(std::thread::JoinHandle::join);
+            serve(listen, sender, &trouble, stop, done);
+        });
         match spawned {
-            Ok(_) => self.running = Some(running),
+            Ok(thread) => self.running = Some(Running { _stop: running, thread, tried: Some(tried) }),
             Err(error) => log::error!(reason:% = error; "the metrics are not exported: no thread"),
+        }
+    }
+
+    /// Waits until each address was tried once since [`Metrics::replace`]; [`ANSWER`] at most.
+    pub async fn settled(&mut self) {
+        if let Some(tried) = self.running.as_mut().and_then(|running| running.tried.take()) {
+            let _ = timeout(ANSWER, tried).await; // one that is not is shown by the next status
         }
     }
 
@@ -112,6 +131,7 @@ fn serve(
     calls: mpsc::Sender<Call>,
     trouble: &Arc<Mutex<Vec<(SocketAddr, String)>>>,
     stop: oneshot::Receiver<()>,
+    tried: oneshot::Sender<()>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -121,9 +141,18 @@ fn serve(
     local.block_on(&runtime, async {
         let source = Rc::new(Source { calls, text: AsyncMutex::new(None) });
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let untried = Rc::new(RefCell::new((listen.len(), Some(tried))));
         for address in listen {
+            let untried = untried.clone();
+            let first = move || {
+                let (left, done) = &mut *untried.borrow_mut();
+                *left -= 1;
+                if *left == 0 {
+                    let _ = done.take().map(|done| done.send(()));
+                }
+            };
             let (source, places, trouble) = (source.clone(), places.clone(), trouble.clone());
-            tokio::task::spawn_local(accept(address, source, places, trouble));
+            tokio::task::spawn_local(accept(address, source, places, trouble, first));
         }
         // Dropped by the daemon.
         let _ = stop.await;
@@ -135,7 +164,9 @@ async fn accept(
     source: Rc<Source>,
     places: Arc<Semaphore>,
     trouble: Arc<Mutex<Vec<(SocketAddr, String)>>>,
+    first: impl FnOnce(),
 ) {
+    let mut first = Some(first);
     let said = RefCell::new(String::new());
     let listener = loop {
         let reason = match TcpListener::bind(address).await {
@@ -153,9 +184,11 @@ async fn accept(
         if said.replace(reason.clone()) != reason {
             log::error!(listen:% = address, reason = reason.as_str(); "the metrics are not exported");
         }
+        let _ = first.take().map(|first| first());
         tokio::time::sleep(AGAIN).await;
     };
     trouble.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != address);
+    let _ = first.take().map(|first| first());
     let bound = listener.local_addr().unwrap_or(address);
     log::info!(listen:% = bound; "the metrics are exported");
     loop {

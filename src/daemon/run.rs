@@ -209,9 +209,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
             call = server.next_call() => call.dispatch(&mut desk),
             call = metrics.next_call() => call.dispatch(&mut desk),
             outcome = desk.reloaded() => {
-                if desk.finish_reload(outcome) {
-                    metrics.replace(&desk.metrics_addresses());
-                }
+                desk.finish_reload(outcome, &mut metrics).await;
                 notify.ready(&desk.line());
             }
             _ = care.tick() => {

@@ -2,7 +2,7 @@
 
 use tombolo::config::{Level, Looked, Origin};
 
-use crate::support::{Case, main_file};
+use crate::support::{Case, lines, main_file};
 
 const ROLE: &str = "[role.r.uplink.x]\npath = \"x\"\n";
 
@@ -509,4 +509,43 @@ fn hostile_depth_and_length_are_refused_without_harm() {
     assert!(!main_file(&dotted).complaints().0);
     let long = format!("[device.{}]\nrole = \"{}\"\n", "x".repeat(1 << 20), "y".repeat(1 << 20));
     assert!(main_file(&long).complaints().0);
+}
+
+#[test]
+fn a_device_of_the_registry_is_off_where_the_configuration_switches_it_off() {
+    let text = format!("{ROLE}[device.stolen]\nrole = \"r\"\nenabled = false\n");
+    let case = main_file(&text)
+        .device("stolen", "role = \"r\"\npsk = \"text:0123456789abcdef\"\n")
+        .device("other", "role = \"r\"\npsk = \"text:0123456789abcdef\"\n");
+    complains(
+        &case,
+        &["warn  /etc/tombolo/tombolo.toml:5: device.stolen.enabled: switches off the device in \
+             /var/lib/tombolo/devices/stolen.toml: nothing of it is accepted; if that is no longer meant, take [device.stolen] \
+             out; `tombolo device remove stolen` removes the device itself"],
+    );
+    let loaded = case.loaded();
+    let ids: Vec<&str> = loaded.settings.gate.devices.iter().map(|device| device.id.as_str()).collect();
+    assert_eq!(ids, ["other"]);
+    assert!(loaded.settings.gate.withheld.ids.iter().any(|id| id.as_str() == "stolen"));
+    let known = loaded.known("stolen").unwrap();
+    assert!(known.switched_off && !known.usable && known.role.as_deref() == Some("r"), "{known:?}");
+    // One with faults is off as before, and the fault says so.
+    let text = format!("{ROLE}[device.stolen]\nrole = \"r\"\nenabled = 3\n");
+    let case = main_file(&text).device("stolen", "role = \"r\"\npsk = \"text:0123456789abcdef\"\n");
+    assert!(case.loaded().settings.gate.devices.is_empty());
+    assert!(!case.loaded().known("stolen").unwrap().switched_off);
+}
+
+#[test]
+fn a_serial_device_is_off_where_the_configuration_switches_its_id_off() {
+    let text = format!(
+        "{ROLE}[device.meter]\nenabled = false\n[serial.meter]\nport = \"/dev/ttyS0\"\nframing = \"line\"\nrole = \"r\"\n"
+    );
+    let loaded = main_file(&text).loaded();
+    assert!(loaded.settings.gate.devices.is_empty() && loaded.settings.serial.is_empty());
+    let said = lines(&loaded.findings);
+    assert!(
+        said.contains("serial.meter: /etc/tombolo/tombolo.toml:4 switches off the device of this id"),
+        "{said}"
+    );
 }

@@ -81,6 +81,7 @@ fn the_check_warns_where_the_account_may_not_use_its_topic() {
             of: "rule x of role y".to_owned(),
             retain: false,
             beside: false,
+            no_device: false,
         }],
         payload_max: 1024,
         beside: true,

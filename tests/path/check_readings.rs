@@ -258,3 +258,116 @@ fn a_running_gateway_at_a_mute_broker_says_so_from_the_first_moment_on() {
         text.contains("the broker has not answered CONNECT yet") || text.contains("does not answer MQTT")
     });
 }
+
+/// The gateway without any device.
+fn without_device(name: &str, acl: &str) -> (Site, Folder) {
+    let folder = Folder::new(&format!("{name}-acl"));
+    let file = folder.write("acl", format!("topic write tombolo/witness/#\n{acl}"));
+    let broker = format!("acl_file {}\nmax_queued_messages 100000", file.display());
+    let site = Site::build(name, "", &broker, |text| {
+        text.replace("[device.door-7]\nrole = \"sensor\"\npsk-file = \"door-7.psk\"\n", "")
+    });
+    wait_for("the broker", || connected(&site));
+    (site, folder)
+}
+
+#[test]
+fn before_the_first_device_a_topic_of_each_rule_is_tried_all_the_same() {
+    let (mut site, _acl) = without_device("no-device-deny", "topic read nothing/#\n");
+    site.daemon.stop();
+    let (status, text) = check(&site);
+    assert_eq!(status, 1, "{text}");
+    let words = ["upstream publish: the broker refuses what this gateway publishes", "up/t/tombolo-check"];
+    assert!(found(&text, "fail", &words), "{text}");
+
+    let (mut site, _acl) = without_device("no-device-own", GATEWAY_ALONE);
+    for running in [true, false] {
+        if !running {
+            site.daemon.stop();
+        }
+        let (status, text) = check(&site);
+        assert_eq!(status, 0, "{text}");
+        let words = ["upstream readings: not proven", "of role sensor, which no device has yet"];
+        assert!(found(&text, "warn", &words), "{running} {text}");
+    }
+
+    let (mut site, _acl) = without_device("no-device-all", "topic write tombolo/gw/#\n");
+    site.daemon.stop();
+    let (status, text) = check(&site);
+    assert_eq!(status, 0, "{text}");
+    let words = ["upstream readings: taken on tombolo/gw/tombolo-check/up/"];
+    assert!(found(&text, "ok", &words), "{text}");
+    // Of a fleet's role it is so, too.
+    let fleet = "[fleet.doors]\nrole = \"sensor\"\ncertificate-dns = \"door-{id}.example\"\n";
+    site.folder.write("conf.d/50.toml", fleet);
+    let (_, text) = check(&site);
+    assert!(found(&text, "ok", &words), "{text}");
+}
+
+#[test]
+fn without_a_rule_nothing_proves_that_readings_are_taken() {
+    let mut site = Site::new("no-rule", "");
+    wait_for("the broker", || connected(&site));
+    site.daemon.stop();
+    site.folder.write("conf.d/50.toml", "[role.sensor]\nenabled = false\n[device.door-7]\nenabled = false\n");
+    let (_, text) = check(&site);
+    assert!(found(&text, "warn", &["upstream readings: not proven", "has an uplink rule"]), "{text}");
+}
+
+#[test]
+fn a_broker_that_refuses_the_gateways_own_status_alone_is_no_failure_beside_it_either() {
+    let (mut site, _acl) = with_acl("not-its-own", "topic write tombolo/+/+/up/#\n", "");
+    for delivered in [false, true] {
+        if delivered {
+            assert!(site.post(&["-e", "1"], "t/temp").contains("2.04"));
+            wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/temp").is_empty());
+        }
+        let (status, text) = check(&site);
+        assert_eq!(status, 0, "{delivered} {text}");
+        assert!(!text.contains("nothing shows that it takes readings"), "{text}");
+        let words =
+            ["it takes readings, but the gateway's own status was not acknowledged", "allow tombolo/gw/#"];
+        assert!(found(&text, "warn", &words), "{delivered} {text}");
+        assert!(found(&text, "ok", &["upstream readings: "]), "{delivered} {text}");
+    }
+    site.daemon.stop();
+    assert_eq!(check(&site).0, 0);
+}
+
+#[test]
+fn a_new_url_of_a_broker_that_binds_topics_to_the_client_id_is_not_proven_beside_the_gateway() {
+    let (site, _acl) = with_acl("bound-new-url", "pattern write tombolo/%c/#\n", "");
+    let text = format!("[upstream]\nurl = \"mqtts://127.0.0.1:{}\"\n", site.broker.tls_port);
+    site.folder.write("conf.d/50.toml", text);
+    let (status, text) = check(&site);
+    assert_eq!(status, 0, "{text}");
+    let words = ["upstream publish: not proven", "the client id gw-check", "systemctl stop tombolo"];
+    assert!(found(&text, "warn", &words), "{text}");
+    assert_eq!(site.daemon.command(&["reload"]).0, 0);
+    wait_for("the broker", || connected(&site));
+}
+
+#[test]
+fn over_mqtt_3_1_1_an_account_that_may_not_read_is_not_proven_and_no_failure() {
+    let cases = [
+        ("old-one-device", "topic write tombolo/+/door-7/up/#\ntopic read #\n", true),
+        ("old-write-only", "topic write #\n", false),
+    ];
+    for (name, acl, proven) in cases {
+        let folder = Folder::new(&format!("{name}-acl"));
+        let file = folder.write("acl", acl);
+        let broker = format!("acl_file {}\nmax_queued_messages 100000", file.display());
+        let mut site = Site::with_broker(name, "", &broker);
+        wait_for("the broker", || connected(&site));
+        site.daemon.stop();
+        site.folder.write("conf.d/50.toml", "[upstream]\nprotocol = \"3.1.1\"\n");
+        let (status, text) = check(&site);
+        assert_eq!(status, 0, "{name} {text}");
+        let words = ["upstream publish: a publish on", "acknowledged and did not come back"];
+        assert!(found(&text, "warn", &words), "{name} {text}");
+        let said = about_readings(&text);
+        assert_eq!(said.iter().any(|line| line.starts_with("ok")), proven, "{name} {text}");
+        let unproven = found(&text, "warn", &["not proven that readings are taken"]);
+        assert_eq!(unproven, !proven, "{name} {text}");
+    }
+}

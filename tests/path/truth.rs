@@ -150,7 +150,7 @@ fn a_reload_without_the_ca_file_fails_and_names_it_and_the_problem_ends() {
     let ca = std::fs::read(site.pki.ca()).unwrap();
     std::fs::remove_file(site.pki.ca()).unwrap();
     let (status, text) = site.daemon.command(&["reload"]);
-    assert_eq!(status, 1, "{text}");
+    assert_eq!(status, 3, "{text}");
     assert!(
         text.contains("reloaded, but the files of [upstream] cannot be used") && text.contains("ca.pem"),
         "{text}"

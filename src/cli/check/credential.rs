@@ -156,15 +156,53 @@ fn authorities(file: &Path, bytes: &[u8]) -> Finding {
     let shown = file.display();
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     match certificates {
-        Ok(found) if !found.is_empty() => Finding::ok(
-            "upstream",
-            format!("{shown} has {}", crate::cli::output::plural(found.len() as u64, "CA certificate")),
-        )
-        .key("upstream.ca-file"),
-        _ => Finding::fail("upstream", format!("{shown} holds no certificate in PEM form"))
-            .key("upstream.ca-file")
-            .advice("it begins with -----BEGIN CERTIFICATE-----; `openssl x509 -inform der` converts"),
+        Ok(found) if !found.is_empty() => {
+            let leaves = found.iter().filter(|der| is_leaf(der)).count();
+            let plural = crate::cli::output::plural;
+            if leaves == 0 {
+                let message = format!("{shown} has {}", plural(found.len() as u64, "CA certificate"));
+                return Finding::ok("upstream", message).key("upstream.ca-file");
+            }
+            let message = match found.len() - leaves {
+                0 => format!("{shown} has {}, but no CA's", plural(leaves as u64, "certificate")),
+                authorities => format!(
+                    "{shown} has {}, and {} that {} no CA's",
+                    plural(authorities as u64, "CA certificate"),
+                    plural(leaves as u64, "certificate"),
+                    if leaves == 1 { "is" } else { "are" }
+                ),
+            };
+            let advice = "put the certificate of the CA that issued the broker's there, not the broker's own";
+            Finding::warn("upstream", message).key("upstream.ca-file").advice(advice)
+        }
+        _ => {
+            let has = |marker: &[u8]| bytes.windows(marker.len()).any(|part| part == marker);
+            let (message, advice) = if has(b"PRIVATE KEY-----") && !has(b"BEGIN CERTIFICATE-----") {
+                (
+                    "holds a private key, not a certificate",
+                    "name the CA's certificate; the key does not belong here",
+                )
+            } else if has(b"BEGIN CERTIFICATE-----") {
+                ("has a certificate in PEM form that is damaged or cut off", "copy the file once more, whole")
+            } else if bytes.first() == Some(&0x30) {
+                (
+                    "holds no certificate in PEM form, perhaps one in DER",
+                    "`openssl x509 -inform der -in FILE` converts it",
+                )
+            } else {
+                ("holds no certificate in PEM form", "it begins with -----BEGIN CERTIFICATE-----")
+            };
+            Finding::fail("upstream", format!("{shown} {message}")).key("upstream.ca-file").advice(advice)
+        }
     }
+}
+
+/// Whether another has issued this certificate and it is no CA's, so that no chain leads to it.
+fn is_leaf(der: &CertificateDer<'_>) -> bool {
+    use crate::credential::leaf::Leaf;
+    use crate::proto::dtls::server::outline::Outline;
+    let is_alone = Outline::read(der).is_some_and(|read| read.version >= 3 && read.subject != read.issuer);
+    is_alone && Leaf::parse(der).is_some_and(|leaf| !leaf.is_ca)
 }
 
 /// The chain, and the reference to its key in a token, which has the public half.
@@ -255,6 +293,44 @@ mod tests {
         assert_eq!(levels(1_700_000_000, true)[0].0, Level::Fail);
         assert_eq!(levels(0, false), []);
         assert_eq!(levels(2_100_000_000, false), []);
+    }
+
+    #[test]
+    fn what_is_no_ca_certificate_is_called_what_it_is() {
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::default();
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "The CA");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&ca_key).unwrap().pem();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["broker".to_owned()]).unwrap();
+        let issuer = rcgen::Issuer::new(ca, &ca_key);
+        let own = params.signed_by(&key, &issuer).unwrap();
+        let alone = params.self_signed(&key).unwrap().pem();
+        let said = |bytes: &[u8]| {
+            let finding = authorities(Path::new("ca.pem"), bytes);
+            (finding.level, format!("{}; {}", finding.message, finding.advice))
+        };
+        assert_eq!(said(root.as_bytes()), (Level::Ok, "ca.pem has 1 CA certificate; ".to_owned()));
+        // A broker's that nobody else has issued is its own CA.
+        assert_eq!(said(alone.as_bytes()).0, Level::Ok);
+        let (level, text) = said(own.pem().as_bytes());
+        assert!(level == Level::Warn && text.contains("has 1 certificate, but no CA's; put"), "{text}");
+        let (level, text) = said(format!("{root}{}", own.pem()).as_bytes());
+        assert!(
+            level == Level::Warn && text.contains("1 CA certificate, and 1 certificate that is no"),
+            "{text}"
+        );
+        for (bytes, words) in [
+            (key.serialize_pem().into_bytes(), "holds a private key, not a certificate"),
+            (root.as_bytes()[..root.len() / 2].to_vec(), "damaged or cut off"),
+            (own.der().to_vec(), "`openssl x509 -inform der"),
+            (b"hello".to_vec(), "begins with -----BEGIN CERTIFICATE-----"),
+        ] {
+            let (level, text) = said(&bytes);
+            assert!(level == Level::Fail && text.contains(words), "{text}");
+            assert_eq!(text.contains("-inform der"), words.contains("-inform der"), "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod metrics;
 mod plan;
 mod reading;
 mod refusal;
@@ -132,6 +133,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             // too.
             way.beside = ports.held;
             report.add(ports.findings)?;
+            report.add(metrics::judge(&settings.metrics.listen, ""))?;
         }
     }
     match &settings.upstream {
@@ -240,7 +242,11 @@ fn ask(
     if !compared.findings.is_empty() {
         report.next = Some(if compared.restart { restart } else { reload });
     }
+    // Those that it serves now are its own.
+    let metrics = compared.findings.iter().find(|finding| finding.key.as_deref() == Some("metrics.listen"));
+    let metrics = metrics.map(|finding| metrics::judge(&loaded.settings.metrics.listen, &finding.message));
     report.add(compared.findings)?;
+    report.add(metrics.into_iter().flatten())?;
     let paths = &loaded.settings.paths;
     report.add(compared.listeners.into_iter().map(|address| system::other_port(address, paths)))?;
     if arguments.offline || loaded.settings.upstream.is_none() {
@@ -251,11 +257,17 @@ fn ask(
         patiently("asking the running gateway to publish", || uplink::ask(daemon, prefix));
     report.add(findings)?;
     let same = standing.connected && !compared.upstream;
+    let mut doubt = standing.doubt;
+    if !same {
+        // What is tried by the files says nothing about this connection.
+        report.add(doubt.take().map(|doubt| doubt.resolve(false)))?;
+    }
     Ok(uplink::Known {
         own_proven: same && standing.proves,
         // Connected or about to connect: its client id is its own.
         beside: standing.configured && !compared.renamed,
         taken: if same { standing.taken } else { Vec::new() },
+        doubt,
     })
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::config::Settings;
 use crate::control::snapshot::TakenReading;
-use crate::gate::{Explanation, Gate};
-use crate::message::Method;
+use crate::gate::{self, Device, Explanation, Gate};
+use crate::message::{Method, Name};
 use crate::northbound::io::probe::{LEVEL, ReadingTrial};
 
 /// What of the rules is proven, and what is to be tried.
@@ -19,19 +19,42 @@ pub struct Plan {
     pub trials: Vec<ReadingTrial>,
 }
 
-/// Of every role that a device has. `taken`: what the broker has acknowledged, by the reason codes
+/// Of every role that a device has, or, where there is none yet, that one could have. `taken`: what the broker has acknowledged, by the reason codes
 /// of MQTT 5.
 pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
     let now = Instant::now();
-    let gate = Gate::new(settings.gate.clone(), now);
-    let explain = |device: &str, path: &str| {
+    let known = &settings.gate.devices;
+    let mut imagined = settings.gate.clone();
+    let of_fleets: Vec<&Name> = settings.gate.fleets.iter().map(|fleet| &fleet.role).collect();
+    // Devices of fleets are not in the files.
+    if let Some(role) = of_fleets.first() {
+        let ids: BTreeSet<&str> = taken.iter().map(|taken| taken.device.as_str()).collect();
+        let new = ids.into_iter().filter(|id| !known.iter().any(|device| device.id.as_str() == *id));
+        imagined.devices.extend(new.filter_map(|id| imagine(id, role)));
+    }
+    // Where there is no device, one for each role.
+    let mut stand_ins: Vec<(Name, Device)> = Vec::new();
+    if known.is_empty() {
+        let roles = settings.gate.roles.iter().map(|role| &role.name);
+        let wanted = roles.filter(|role| of_fleets.is_empty() || of_fleets.contains(role));
+        stand_ins.extend(wanted.filter_map(|role| Some((role.clone(), imagine(LEVEL, role)?))));
+    }
+    let stand_ins: Vec<(Name, Gate)> = stand_ins
+        .into_iter()
+        .map(|(role, device)| {
+            let devices = vec![device];
+            (role, Gate::new(gate::Settings { devices, ..settings.gate.clone() }, now))
+        })
+        .collect();
+    let gate = Gate::new(imagined, now);
+    let explain = |gate: &Gate, device: &str, path: &str| {
         let explained = gate.explain(now, device, Method::Post, path);
         Some(explained).filter(|explained| explained.allowed && explained.publish.is_some())
     };
     let seen: BTreeSet<(String, String)> = taken
         .iter()
         .filter_map(|taken| {
-            let explained = explain(&taken.device, &taken.path)?;
+            let explained = explain(&gate, &taken.device, &taken.path)?;
             // By other rules than these it may have been another topic.
             let same = explained.publish.as_ref().is_some_and(|publish| publish.topic == taken.topic);
             Some((explained.role?, explained.rule?)).filter(|_| same)
@@ -42,8 +65,12 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
     for index in 0..longest {
         for role in &settings.gate.roles {
             let Some(rule) = role.uplink.get(index).filter(|rule| !rule.deny) else { continue };
-            let Some(device) = settings.gate.devices.iter().find(|device| device.role == role.name) else {
-                continue;
+            let device = known.iter().find(|device| device.role == role.name);
+            let stand_in = stand_ins.iter().find(|(name, _)| *name == role.name);
+            let (gate, id) = match (device, stand_in) {
+                (Some(device), _) => (&gate, device.id.as_str()),
+                (None, Some((_, gate))) => (gate, LEVEL),
+                (None, None) => continue,
             };
             let of = format!("rule {} of role {}", rule.name, role.name);
             if seen.contains(&(role.name.to_string(), rule.name.to_string())) {
@@ -52,8 +79,7 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
             }
             let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
             let path = path(rule.path.as_str(), template.map_or("", |template| template.as_str()));
-            let Some(Explanation { rule: decided, publish: Some(publish), .. }) =
-                explain(device.id.as_str(), &path)
+            let Some(Explanation { rule: decided, publish: Some(publish), .. }) = explain(gate, id, &path)
             else {
                 continue;
             };
@@ -66,11 +92,24 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
             match plan.trials.iter_mut().find(|trial| trial.topic == topic && trial.retain == publish.retain)
             {
                 Some(same) => same.of.push_str(&format!(", {of}")),
-                None => plan.trials.push(ReadingTrial { topic, of, retain: publish.retain, beside }),
+                None => plan.trials.push(ReadingTrial {
+                    topic,
+                    of,
+                    retain: publish.retain,
+                    beside,
+                    no_device: device.is_none(),
+                }),
             }
         }
     }
     plan
+}
+
+/// A device that there is not, of that role.
+fn imagine(id: &str, role: &Name) -> Option<Device> {
+    let (label, psk, certificate, public_key, offline_after) = (None, None, None, None, None);
+    let (id, role) = (Name::parse(id).ok()?, role.clone());
+    Some(Device { id, role, label, psk, certificate, public_key, offline_after })
 }
 
 /// A path that a pattern matches and no device uses, with the query that a template asks for.

@@ -19,6 +19,9 @@ const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
 
+/// The subject of what is said about readings.
+const READINGS: &str = "upstream readings";
+
 /// How the daemon's own connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -30,6 +33,23 @@ pub struct Standing {
     pub proves: bool,
     /// Readings that it has delivered.
     pub taken: Vec<TakenReading>,
+    /// The broker refuses what the gateway publishes of its own, and nothing that the daemon says
+    /// shows that it takes readings: a failure, unless it turns out that it does.
+    pub doubt: Option<Doubt>,
+}
+
+/// A failure and what it is where readings are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    failure: Finding,
+    taken: Finding,
+}
+
+impl Doubt {
+    /// By what the rest of the check has shown.
+    pub fn resolve(self, taken: bool) -> Finding {
+        if taken { self.taken } else { self.failure }
+    }
 }
 
 /// Asks the daemon, which has the connection and the client id.
@@ -41,7 +61,8 @@ pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
             let taken = uplink.taken.clone();
             let proves = asked && uplink.protocol.as_deref() != Some("3.1.1");
             let (configured, connected) = (uplink.configured, uplink.connected);
-            (judge(&uplink, prefix), Standing { configured, connected, proves, taken })
+            let (findings, doubt) = judge(&uplink, prefix);
+            (findings, Standing { configured, connected, proves, taken, doubt })
         }
         Err(error) => {
             // It may be connected all the same.
@@ -51,11 +72,12 @@ pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
     }
 }
 
-fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
+fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
     // That none is configured is the configuration's finding.
     if !uplink.configured {
-        return Vec::new();
+        return (Vec::new(), None);
     }
+    let mut doubt = None;
     let text = status::uplink(uplink);
     let allow =
         format!("allow {prefix}/# at the broker; [topics] prefix and [gateway] id decide that prefix");
@@ -64,50 +86,58 @@ fn judge(uplink: &Uplink, prefix: &str) -> Vec<Finding> {
     let within = if uplink.left_out.is_empty() { ASKED_S } else { uplink.since_s.unwrap_or(0) };
     let takes_readings =
         uplink.last_taken_s.is_some_and(|ago| ago <= within) && uplink.nothing_taken_s.is_none();
-    let mut findings = vec![match (uplink.connected, uplink.echo_ms) {
+    let not_its_own = || {
+        let message = format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
+        Finding::warn("upstream", message).advice(allow.clone())
+    };
+    let mut findings = Vec::new();
+    match (uplink.connected, uplink.echo_ms) {
         (true, Some(ms)) if uplink.protocol.as_deref() == Some("3.1.1") => {
             let proof = "which over MQTT 3.1.1 does not prove that it was taken";
-            Finding::ok("upstream", format!("{text}; a publish was acknowledged in {ms} ms, {proof}"))
+            let message = format!("{text}; a publish was acknowledged in {ms} ms, {proof}");
+            findings.push(Finding::ok("upstream", message));
         }
-        (true, Some(ms)) => Finding::ok("upstream", format!("{text}; a publish was acknowledged in {ms} ms")),
-        (true, None) if takes_readings => {
-            let message =
-                format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
-            Finding::warn("upstream", message).advice(allow)
+        (true, Some(ms)) => {
+            let message = format!("{text}; a publish was acknowledged in {ms} ms");
+            findings.push(Finding::ok("upstream", message));
         }
+        (true, None) if takes_readings => findings.push(not_its_own()),
         (true, None) if uplink.left_out.is_empty() && uplink.asked != Some(true) => {
             let message = format!(
                 "{text}; the running gateway publishes no status of its own ([topics] gateway-status), so it cannot be asked \
                  whether the broker takes what it sends; that is tried beside it"
             );
-            Finding::warn("upstream", message)
+            findings.push(Finding::warn("upstream", message));
         }
         (true, None) if uplink.left_out.is_empty() => {
             let message = format!(
                 "{text}, but the broker acknowledges nothing: a publish got no answer within {ASKED_S} s, and no reading was \
                  taken meanwhile"
             );
-            Finding::fail("upstream", message).advice(format!(
+            findings.push(Finding::fail("upstream", message).advice(format!(
                 "see the broker's log and its load; it may drop what it does not allow without a word: {allow}"
-            ))
+            )));
         }
         (true, None) => {
             let message = format!(
                 "{text}, but the broker refuses what this gateway publishes, and nothing shows that it takes readings: {}",
                 uplink.left_out.join("; ")
             );
-            Finding::fail("upstream", message).advice(allow)
+            let failure = Finding::fail("upstream", message).advice(allow.clone());
+            doubt = Some(Doubt { failure, taken: not_its_own() });
         }
-        (false, _) => Finding::fail("upstream", text)
-            .advice("readings are kept meanwhile; what follows shows where it stops"),
-    }];
+        (false, _) => findings.push(
+            Finding::fail("upstream", text.clone())
+                .advice("readings are kept meanwhile; what follows shows where it stops"),
+        ),
+    }
     findings.extend(uplink.stalled.iter().map(|reason| {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));
     let others = uplink.warnings.iter().filter(|warning| !uplink.stalled.contains(warning));
     findings.extend(others.map(|warning| Finding::warn("upstream", warning.clone())));
-    findings
+    (findings, doubt)
 }
 
 /// What is known before the check goes to the broker itself.
@@ -120,6 +150,8 @@ pub struct Known {
     pub own_proven: bool,
     /// Readings that it has delivered on this connection, by this configuration.
     pub taken: Vec<TakenReading>,
+    /// A failure unless readings are taken.
+    pub doubt: Option<Doubt>,
 }
 
 /// Goes to the broker and back, unless nothing is left to be proven, or this user may not
@@ -131,8 +163,29 @@ pub fn walk(
     known: &Known,
     untried: Option<Finding>,
 ) -> Vec<Finding> {
+    let mut findings = go(settings, upstream, clock, known, untried);
+    if let Some(doubt) = known.doubt.clone() {
+        let shows = |finding: &Finding| finding.subject == READINGS && finding.level == Level::Ok;
+        let taken = findings.iter().any(shows);
+        findings.insert(0, doubt.resolve(taken));
+    }
+    findings
+}
+
+fn go(
+    settings: &Settings,
+    upstream: &northbound::Settings,
+    clock: Arc<dyn WallClock>,
+    known: &Known,
+    untried: Option<Finding>,
+) -> Vec<Finding> {
     let Plan { proven, trials } = reading::plan(settings, &known.taken);
     let mut findings = Vec::new();
+    if proven.is_empty() && trials.is_empty() {
+        let message =
+            "not proven that readings are taken: no [role.*] has an uplink rule that names their topics";
+        findings.push(Finding::warn(READINGS, message).advice("add a rule, and check again"));
+    }
     if !proven.is_empty() {
         let shown = proven.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = match proven.len().saturating_sub(NAMED) {
@@ -140,7 +193,7 @@ pub fn walk(
             more => format!(" and {more} more"),
         };
         let text = format!("the running gateway has delivered readings of {shown}{more}");
-        findings.push(Finding::ok("upstream readings", text));
+        findings.push(Finding::ok(READINGS, text));
     }
     if known.own_proven && trials.is_empty() {
         return findings;
@@ -169,7 +222,7 @@ pub fn walk(
         readings: &trials,
         payload_max: u64::from(payload_max.unwrap_or(0)),
         beside: known.beside,
-        own_taken: known.own_proven,
+        own_taken: known.own_proven && known.doubt.is_none(),
     };
     let steps = runtime.block_on(probe(upstream, clock, &trial));
     // A name server that is silent keeps nobody waiting.

@@ -109,7 +109,19 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
 }
 
 fn failed(file: &Path, error: &std::io::Error) -> CommandError {
-    CommandError::Failed(format!("nothing was changed: {}: {error}; run this as root", file.display()))
+    CommandError::Failed(format!("nothing was changed: {}: {error}{}", file.display(), way_out(error)))
+}
+
+/// The remedy, where rights are the cause.
+fn way_out(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "; run this as root",
+        std::io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "; make room there first (`df` shows it)"
+        }
+        _ => "",
+    }
 }
 
 fn read(file: &Path) -> Result<String, CommandError> {

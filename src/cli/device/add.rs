@@ -48,6 +48,15 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         )));
     }
     let loaded = context.load()?;
+    let off = || loaded.place(&["device", id.as_str(), "enabled"]);
+    if loaded.known(id.as_str()).is_none()
+        && loaded.settings.gate.withheld.ids.contains(&id)
+        && let Some(place) = off()
+    {
+        return Err(CommandError::Failed(format!(
+            "{place} switches off the device {id} (enabled = false); take [device.{id}] out there, or use another id"
+        )));
+    }
     let psk = match arguments.psk.as_deref() {
         Some(key) => {
             let identity = match &arguments.psk_identity {

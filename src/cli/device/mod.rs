@@ -214,6 +214,7 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let from = match (known.source, known.usable) {
+            (_, false) if known.switched_off => format!("switched off: {}", off_by(&loaded, &known.id)),
             (_, false) => format!("disabled: {place}"),
             (DeviceSource::Registry, true) => "registry".to_owned(),
             (DeviceSource::Configuration, true) => place,
@@ -240,7 +241,7 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
             "devices of fleets are listed as last stored by the daemon, at most a few seconds ago; `tombolo status` shows their number",
         );
     }
-    if loaded.known.iter().any(|known| !known.usable) {
+    if loaded.known.iter().any(|known| !known.usable && !known.switched_off) {
         note("some are disabled; `tombolo check` says why");
     }
     Ok(())
@@ -327,7 +328,9 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("as hex", psk.map(|psk| format_hex(&psk.key)));
     row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
     row("from", known.place.as_ref().map(ToString::to_string));
-    if !known.usable {
+    if known.switched_off {
+        row("switched off", Some(format!("by {} (enabled = false)", off_by(&loaded, &known.id))));
+    } else if !known.usable {
         row("disabled", Some(format!("`{}` says why", context.hint("check"))));
     }
     for (name, text) in running.iter().flat_map(running::rows) {
@@ -364,6 +367,11 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
     })
 }
 
+/// The place of the key that switches a device off.
+fn off_by(loaded: &Loaded, id: &str) -> String {
+    loaded.place(&["device", id, "enabled"]).map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
 /// The devices of fleets, each with its fleet, as last stored by the daemon.
 fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
     let fleets = &loaded.settings.gate.fleets;
@@ -385,6 +393,7 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
                 source: DeviceSource::Configuration,
                 place: loaded.place(&["fleet", fleet.name.as_str()]).cloned(),
                 usable: true,
+                switched_off: false,
             };
             made.push((known, fleet.name.clone()));
         }
@@ -413,6 +422,7 @@ fn entry(known: &Known) -> Value {
         },
         "place": known.place.as_ref().map(ToString::to_string),
         "usable": known.usable,
+        "switched_off": known.switched_off,
     })
 }
 

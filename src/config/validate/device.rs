@@ -127,6 +127,7 @@ impl All {
             source,
             place,
             usable,
+            switched_off: false,
         };
         self.known.insert(id.to_owned(), known);
     }
@@ -320,6 +321,11 @@ impl Serial<'_> {
         device: impl FnOnce(Name) -> Device,
     ) -> bool {
         let subject = format!("serial {}", self.port);
+        if self.roles.is_off(id.as_str()) {
+            let by = named(cx.place(&["device", id.as_str(), "enabled"]));
+            cx.fail(&subject, key, format!("{by} switches off the device of this id"), words.1);
+            return false;
+        }
         if let Some(known) = all.known.get(id.as_str()) {
             let message = format!("{} has a device of the same id", named(known.place.as_ref()));
             cx.fail(&subject, key, message, words.1);
@@ -410,6 +416,13 @@ impl Roles<'_> {
         }
     }
 
+    /// Whether `[device.ID]` switches this device off, wherever else it is defined.
+    fn is_off(&self, id: &str) -> bool {
+        // One with faults is reduced to `enabled = false`, too.
+        self.file.device.get(id).is_some_and(|table| table.enabled == Some(false))
+            && !self.bad.iter().any(|(table, item)| table == "device" && item == id)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.usable.binary_search_by(|role| role.name.as_str().cmp(name)).is_ok()
     }
@@ -435,7 +448,8 @@ impl Roles<'_> {
     }
 }
 
-/// Adds the devices of the registry. The configuration has precedence for the same id.
+/// Adds the devices of the registry. The configuration has precedence for the same id, also where
+/// it only switches the device off.
 fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
     let registry = cx.sources.registry.clone();
     for finding in registry.findings() {
@@ -447,6 +461,17 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
         let device = &entry.device;
         let id = device.id.as_str();
         let place = Place { file: entry.file.clone(), line: None };
+        if roles.is_off(id) && !all.known.contains_key(id) {
+            let key = ["device", id, "enabled"];
+            let message = format!("switches off the device in {}: nothing of it is accepted", entry.file);
+            let advice = format!(
+                "if that is no longer meant, take [device.{id}] out; `tombolo device remove {id}` removes the device itself"
+            );
+            cx.warn(&format!("device {id}"), &key, message, &advice);
+            all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
+            all.known.entry(id.to_owned()).and_modify(|known| known.switched_off = true);
+            continue;
+        }
         let fault = if id == RESERVED_DEVICE {
             Some(("this name is reserved".to_owned(), "remove the file"))
         } else if let Some(known) = all.known.get(id) {

@@ -34,6 +34,8 @@ pub struct ReadingTrial {
     pub retain: bool,
     /// The rule maps to one topic for each device: this one is beside it.
     pub beside: bool,
+    /// No device has the role yet: its place is taken by [`LEVEL`].
+    pub no_device: bool,
 }
 
 /// What became of one.
@@ -47,7 +49,8 @@ pub(super) struct Tried<'a> {
 impl Tried<'_> {
     fn place(&self) -> String {
         let beside = if self.reading.beside { "beside the topic of " } else { "" };
-        format!("{} ({beside}{})", self.reading.topic, self.reading.of)
+        let yet = if self.reading.no_device { ", which no device has yet" } else { "" };
+        format!("{} ({beside}{}{yet})", self.reading.topic, self.reading.of)
     }
 
     pub fn is_refused(&self) -> bool {
@@ -172,7 +175,8 @@ impl<'a> Walk<'a> {
             return warn(steps, "readings", text, advice);
         }
         let alone = proven.is_empty() && unproven.is_empty() && silent.is_empty();
-        let several = refused.len() > 1;
+        // Where no device is, an access list by device has nothing to allow yet.
+        let several = refused.len() > 1 && refused.iter().any(|tried| !tried.reading.no_device);
         // What another code says is not about this topic.
         let because = match first.said {
             Said::Refused(code) if code != reason_code::NOT_AUTHORIZED => advice::of_puback(code).to_owned(),

@@ -1,0 +1,30 @@
+//! Whether the addresses of `[metrics] listen` can be had.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use crate::config::Finding;
+
+/// Tries each that `own` does not name: what a running gateway serves, as text.
+pub fn judge(listen: &[SocketAddr], own: &str) -> Vec<Finding> {
+    let others = listen.iter().filter(|address| !own.contains(&address.to_string()));
+    others.filter_map(|address| one(*address)).collect()
+}
+
+fn one(address: SocketAddr) -> Option<Finding> {
+    let finding = match TcpListener::bind(address) {
+        Ok(_) => Finding::ok("metrics", format!("{address} can be had")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let message = format!("{address} cannot be had: another program has the port");
+            let advice = format!("`ss -ltnp sport = :{}` names it; or use another port", address.port());
+            Finding::fail("metrics", message).advice(advice)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            let message = format!("{address} cannot be had: this machine has no such address now");
+            Finding::fail("metrics", message).advice("use one that `ip address` shows")
+        }
+        // Another user may be allowed to.
+        Err(_) => return None,
+    };
+    Some(finding.key("metrics.listen"))
+}

@@ -1,0 +1,65 @@
+//! What `reload` says where the configuration is in force and something of it cannot be used.
+
+use std::net::{TcpListener, TcpStream};
+
+use super::Site;
+use tombolo_test_support::{free_tcp_port, wait_for};
+
+fn connected(site: &Site) -> bool {
+    site.daemon.status()["upstream"]["connected"] == true
+}
+
+fn metrics(site: &Site, addresses: &[std::net::SocketAddr]) {
+    let list: Vec<String> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+    site.folder.write("conf.d/40-metrics.toml", format!("[metrics]\nlisten = [{}]\n", list.join(", ")));
+}
+
+#[test]
+fn a_port_of_the_metrics_that_another_program_has_is_told_by_check_reload_and_status() {
+    let mut site = Site::new("metrics-taken", "");
+    wait_for("the broker", || connected(&site));
+    let other = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = other.local_addr().unwrap();
+    metrics(&site, &[taken]);
+    let is_said = |text: &str| {
+        let words = [taken.to_string(), "another program has the port".to_owned()];
+        text.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    let (status, text) = site.daemon.command(&["check"]);
+    assert!(status == 1 && is_said(&text), "{text}");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 3 && is_said(&text), "{status} {text}");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(is_said(&text), "{text}");
+    // One that is free beside it is served, and stays so over a reload that takes the other out.
+    let free = free_tcp_port();
+    let free = std::net::SocketAddr::from(([127, 0, 0, 1], free));
+    metrics(&site, &[taken, free]);
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 3 && is_said(&text) && !text.contains(&free.to_string()), "{status} {text}");
+    assert!(TcpStream::connect(free).is_ok());
+    metrics(&site, &[free]);
+    let (status, text) = site.daemon.command(&["check"]);
+    assert!(status == 0, "its own port is no other program's: {text}");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!(status, 0, "{text}");
+    assert!(TcpStream::connect(free).is_ok());
+    // Stopped, it is tried as well.
+    metrics(&site, &[taken]);
+    site.daemon.stop();
+    let (status, text) = site.daemon.command(&["check"]);
+    assert!(status == 1 && is_said(&text), "{text}");
+}
+
+#[test]
+fn a_reload_with_files_of_the_upstream_that_cannot_be_used_is_done_in_part() {
+    let site = Site::new("files-unusable", "");
+    wait_for("the broker", || connected(&site));
+    let file = site.folder.write("cut.pem", "-----BEGIN CERTIFICATE-----\nMIIB\n");
+    let text = format!("[upstream]\nca-file = \"{}\"\n", file.display());
+    site.folder.write("conf.d/50-upstream.toml", text);
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 3 && text.contains("the files of [upstream] cannot be used"), "{status} {text}");
+    let (_, text) = site.daemon.command(&["config", "show", "upstream"]);
+    assert!(text.contains("cut.pem"), "{text}");
+}
