@@ -60,6 +60,11 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         };
         other(dotted([table, key]), shown, true);
     }
+    if was.metrics != is.metrics {
+        let listen = list_of(was.metrics.listen.iter());
+        let shown = if listen.is_empty() { "no address".to_owned() } else { listen };
+        other("metrics.listen".to_owned(), shown, false);
+    }
     if was.gateway.label != is.gateway.label {
         let label = was.gateway.label.clone();
         other("gateway.label".to_owned(), label.unwrap_or_else(|| "none".to_owned()), false);
@@ -99,7 +104,6 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
         ("clock.trust", was.clock != is.clock),
         ("log.level", was.log.level != is.log.level),
         ("update", was.update != is.update),
-        ("metrics.listen", was.metrics != is.metrics),
     ] {
         if differs {
             other(key.to_owned(), String::new(), false);

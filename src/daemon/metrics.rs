@@ -184,11 +184,15 @@ async fn accept(
         if said.replace(reason.clone()) != reason {
             log::error!(listen:% = address, reason = reason.as_str(); "the metrics are not exported");
         }
-        let _ = first.take().map(|first| first());
+        if let Some(first) = first.take() {
+            first();
+        }
         tokio::time::sleep(AGAIN).await;
     };
     trouble.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| *other != address);
-    let _ = first.take().map(|first| first());
+    if let Some(first) = first.take() {
+        first();
+    }
     let bound = listener.local_addr().unwrap_or(address);
     log::info!(listen:% = bound; "the metrics are exported");
     loop {

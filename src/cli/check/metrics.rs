@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 
 use crate::config::Finding;
 
-/// Tries each that `own` does not name: what a running gateway serves, as text.
+/// Tries each, but for the ports in `own`: the text that names what a running gateway serves.
 pub fn judge(listen: &[SocketAddr], own: &str) -> Vec<Finding> {
-    let others = listen.iter().filter(|address| !own.contains(&address.to_string()));
+    let own: Vec<SocketAddr> = own.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    let others = listen.iter().filter(|address| !own.iter().any(|own| own.port() == address.port()));
     others.filter_map(|address| one(*address)).collect()
 }
 

@@ -19,8 +19,8 @@ pub struct Plan {
     pub trials: Vec<ReadingTrial>,
 }
 
-/// Of every role that a device has, or, where there is none yet, that one could have. `taken`: what the broker has acknowledged, by the reason codes
-/// of MQTT 5.
+/// Of every role that a device has or, where there is none yet, that one could have. `taken`: what
+/// the broker has acknowledged, by the reason codes of MQTT 5.
 pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
     let now = Instant::now();
     let known = &settings.gate.devices;

@@ -48,10 +48,9 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         )));
     }
     let loaded = context.load()?;
-    let off = || loaded.place(&["device", id.as_str(), "enabled"]);
     if loaded.known(id.as_str()).is_none()
         && loaded.settings.gate.withheld.ids.contains(&id)
-        && let Some(place) = off()
+        && let Some(place) = loaded.place(&["device", id.as_str(), "enabled"])
     {
         return Err(CommandError::Failed(format!(
             "{place} switches off the device {id} (enabled = false); take [device.{id}] out there, or use another id"

@@ -469,7 +469,9 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
             );
             cx.warn(&format!("device {id}"), &key, message, &advice);
             all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
-            all.known.entry(id.to_owned()).and_modify(|known| known.switched_off = true);
+            if let Some(known) = all.known.get_mut(id) {
+                known.switched_off = true;
+            }
             continue;
         }
         let fault = if id == RESERVED_DEVICE {
