@@ -201,5 +201,5 @@ fn a_unit_that_answers_another_length_is_degraded_with_that_reason_and_counted_s
     assert!(text.contains("\"state\":\"degraded\"") && text.contains("\"online\":false"), "{text}");
     let (_, text) = site.daemon.command(&["check"]);
     assert!(text.contains(reason), "{text}");
-    assert!(site.payloads("u1").is_empty());
+    assert_eq!(site.payloads("u1"), Vec::<String>::new());
 }
