@@ -445,7 +445,8 @@ fn without_state(
     })?;
     // Nor is this the gateway's configuration, without its id and the devices of the registry.
     loaded.findings.retain(|finding| !(finding.level == Level::Ok && finding.subject == "configuration"));
-    loaded.findings.push(partly(&loaded, &closed));
+    let partly = partly(&loaded, &closed);
+    loaded.findings.push(partly);
     loaded.state.closed = Some(closed);
     Ok(loaded)
 }

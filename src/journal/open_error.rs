@@ -40,8 +40,7 @@ impl fmt::Display for OpenError {
         match self {
             OpenError::InUse { path } => write!(
                 f,
-                "the journal in {} is in use by another process: this gateway runs already, and `tombolo status` shows it; \
-                 or `tombolo queue` or `tombolo decommission` has it open for a moment",
+                "the journal in {} is in use by another process: perhaps this gateway runs already; `tombolo status` shows it",
                 path.display()
             ),
             OpenError::Directory { path, error } => {
