@@ -53,6 +53,10 @@ pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
     for (written, instead) in [
         ("`systemctl disable --now tombolo`", format!("end `tombolo --config {config} run`")),
         ("systemctl disable --now tombolo", format!("end `tombolo --config {config} run`")),
+        (
+            "use sudo, or join its group with `adduser $USER tombolo` and log in again",
+            format!("try {as_user}"),
+        ),
         ("use sudo, or join its group with `adduser $USER tombolo`", format!("try {as_user}")),
         (
             "`systemctl restart tombolo` takes",

@@ -337,7 +337,7 @@ fn keys_of_devices() {
         &open,
         &[
             "warn  /etc/tombolo/tombolo.toml:5: device.d.psk-file: /etc/tombolo/d.psk can be read by every user of this machine; \
-           chmod 0640",
+           chmod 0640 /etc/tombolo/d.psk",
         ],
     );
     assert_eq!(

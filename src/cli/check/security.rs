@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Report;
+use crate::cli::Context;
 use crate::cli::error::CommandError;
 use crate::cli::output::{plural, span};
 use crate::config::schema::{self, Kind};
@@ -35,16 +36,20 @@ const NAMED: usize = 5;
 /// Nobody reads the output.
 pub fn run(report: &mut Report<'_>, loaded: &Loaded) -> Result<(), CommandError> {
     let settings = &loaded.settings;
+    // What this user may not read is not judged: no device of it is known, and no secret.
+    let closed = loaded.state.closed.as_ref();
+    report.add(closed.map(|closed| unread(report.context, closed)))?;
     report.add(uplink(settings))?;
     report.add(listeners(settings))?;
-    report.add(exposed(loaded))?;
+    report.add(exposed(loaded, closed.is_none()))?;
     let options = report.context.options();
     let read = crate::config::io::texts(&options);
     let (shown, _) = show(&read.layers, &options.environment);
     let now = SystemTime::now();
-    report.add(ages(secret_files(&shown, settings), now))?;
+    let old = ages(secret_files(&shown, settings), now);
+    report.add(old.into_iter().filter(|finding| closed.is_none() || finding.level != Level::Ok))?;
     report.add(keys(settings))?;
-    report.add(rules(settings))?;
+    report.add(rules(settings, closed.is_none()))?;
     let told = report
         .context
         .daemon()
@@ -58,6 +63,15 @@ pub fn run(report: &mut Report<'_>, loaded: &Loaded) -> Result<(), CommandError>
     }
     report.next = Some(report.context.hint("check"));
     Ok(())
+}
+
+/// The part of the files that this user may not read.
+fn unread(context: &Context, closed: &Path) -> Finding {
+    let message = format!(
+        "{} may not be read by this user, so devices, keys and unused roles are not judged",
+        closed.display()
+    );
+    Finding::fail("state", message).advice(context.rights_hint("check --security"))
 }
 
 /// The way to the broker.
@@ -138,7 +152,9 @@ fn listeners(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Secrets that every user of the machine can read, found by the load; and an open state directory.
-fn exposed(loaded: &Loaded) -> Vec<Finding> {
+///
+/// `whole`: all secrets were seen.
+fn exposed(loaded: &Loaded, whole: bool) -> Vec<Finding> {
     use std::os::unix::fs::PermissionsExt as _;
     let told =
         loaded.findings.iter().filter(|finding| finding.message.contains("by every user of this machine"));
@@ -149,9 +165,11 @@ fn exposed(loaded: &Loaded) -> Vec<Finding> {
         && metadata.permissions().mode() & 0o007 != 0
     {
         let message = format!("{} can be entered by every user of this machine", state_dir.display());
-        findings.push(Finding::warn("state directory", message).advice("chmod 0750"));
+        findings.push(
+            Finding::warn("state directory", message).advice(format!("chmod 0750 {}", state_dir.display())),
+        );
     }
-    if findings.is_empty() {
+    if findings.is_empty() && whole {
         findings.push(Finding::ok("secrets", "none that every user of this machine can read"));
     }
     findings
@@ -247,13 +265,15 @@ fn keys(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Rules that allow more than a device needs, and roles that nobody has.
-fn rules(settings: &Settings) -> Vec<Finding> {
+///
+/// `whole`: all devices are known.
+fn rules(settings: &Settings, whole: bool) -> Vec<Finding> {
     let gate = &settings.gate;
     let mut findings = Vec::new();
     let mut used: BTreeSet<&str> = gate.devices.iter().map(|device| device.role.as_str()).collect();
     used.extend(gate.fleets.iter().map(|fleet| fleet.role.as_str()));
     for role in &gate.roles {
-        if !used.contains(role.name.as_str()) {
+        if whole && !used.contains(role.name.as_str()) {
             let message = "no device has this role";
             findings.push(
                 Finding::warn(format!("role {}", role.name), message).advice("take it out if none will"),

@@ -44,7 +44,7 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
     let options = context.options();
     let now = texts(&options);
     let state_dir = now.state_dir.clone();
-    tidy(context, &state_dir)?;
+    tidy(context, &state_dir, "config apply")?;
     let before = match std::fs::read_to_string(&target) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -149,8 +149,8 @@ fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, Comm
 }
 
 /// An earlier trial: one that is over is put in order, one that lasts is not disturbed.
-fn tidy(context: &Context, state_dir: &Path) -> Result<(), CommandError> {
-    let Some(trial) = record(state_dir)? else { return Ok(()) };
+fn tidy(context: &Context, state_dir: &Path, command: &str) -> Result<(), CommandError> {
+    let Some(trial) = record(context, state_dir, command)? else { return Ok(()) };
     let text = std::fs::read_to_string(&trial.file).ok();
     match trial.stands(text.as_deref(), &io::moment()) {
         Standing::Pending(left) => Err(CommandError::Failed(format!(
@@ -166,7 +166,14 @@ fn tidy(context: &Context, state_dir: &Path) -> Result<(), CommandError> {
     }
 }
 
-fn record(state_dir: &Path) -> Result<Option<Trial>, CommandError> {
+fn record(context: &Context, state_dir: &Path, command: &str) -> Result<Option<Trial>, CommandError> {
+    if io::is_closed(state_dir) {
+        let (shown, hint) = (state_dir.display(), context.rights_hint(command));
+        return Err(CommandError::Failed(format!(
+            "nothing was changed: {shown} may not be read by this user, so it is not known whether a configuration is on \
+             trial; {hint}"
+        )));
+    }
     io::read(state_dir).map_err(|condition| {
         let file = state_dir.join(crate::config::trial::FILE_NAME);
         CommandError::Failed(format!("{}: {condition}; delete it", file.display()))
@@ -385,7 +392,8 @@ fn said(context: &Context, file: &Path, confirmed: bool, stopped: bool) -> Resul
 /// [`CommandError::Failed`] if nothing is on trial, or the record cannot be deleted.
 pub fn confirm(context: &Context) -> Result<(), CommandError> {
     let state_dir = texts(&context.options()).state_dir;
-    let trial = record(&state_dir)?.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
+    let trial = record(context, &state_dir, "config confirm")?;
+    let trial = trial.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
     io::remove(&state_dir).map_err(|error| {
         CommandError::Failed(format!(
             "the record in {} cannot be deleted: {error}; run this as root",
@@ -406,7 +414,8 @@ pub fn confirm(context: &Context) -> Result<(), CommandError> {
 /// during the trial and is left as it is.
 pub fn revert(context: &Context) -> Result<(), CommandError> {
     let state_dir = texts(&context.options()).state_dir;
-    let trial = record(&state_dir)?.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
+    let trial = record(context, &state_dir, "config revert")?;
+    let trial = trial.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
     let done = back(context, &state_dir, &trial)?;
     if let Some(left) = left(&trial, &done) {
         return Err(CommandError::Failed(left));

@@ -66,7 +66,9 @@ fn complete(shown: &mut [Shown], loaded: &Loaded) {
         let file = settings.paths.gateway_id();
         set("gateway.id", settings.gateway.id.to_string(), &format!("generated, {}", file.display()));
     }
-    if let Some(upstream) = &settings.upstream {
+    // Without the state directory the generated id is not known.
+    let unknown = loaded.state.closed.is_some() && settings.gateway.id_source == IdSource::Missing;
+    if let Some(upstream) = settings.upstream.as_ref().filter(|_| !unknown) {
         set("upstream.client-id", upstream.client_id.clone(), "the gateway's id");
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             "--label takes 1 to {LABEL_MAX} bytes of text without control characters"
         )));
     }
-    let loaded = context.load()?;
+    let loaded = context.load_whole("device add")?;
     let psk = match arguments.psk.as_deref() {
         Some(key) => {
             let identity = match &arguments.psk_identity {
