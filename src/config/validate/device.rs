@@ -267,7 +267,7 @@ struct First {
 }
 
 /// Of each id of the ports' devices the first table: a later one is the new one, and at fault.
-fn first_of_each(cx: &Context<'_>, file: &model::File, ports: &serial::Settings) -> HashMap<Name, First> {
+fn first_of_each(cx: &Context<'_>, file: &model::File, ports: &[Port]) -> HashMap<Name, First> {
     let mut all: HashMap<Name, First> = HashMap::new();
     for port in ports {
         let Some(table) = file.serial.get(port.name.as_str()) else { continue };
