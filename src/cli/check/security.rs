@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::Report;
 use crate::cli::Context;
 use crate::cli::error::CommandError;
+use crate::cli::key::PSK_MIN;
 use crate::cli::output::{plural, span};
 use crate::config::schema::{self, Kind};
 use crate::config::show::{Shown, show};
@@ -23,8 +24,6 @@ use crate::northbound::settings::TlsVersion;
 
 /// A key older than this is named.
 const OLD: Duration = Duration::from_secs(365 * 86_400);
-/// A PSK shorter than this can be guessed: 128 bits.
-const PSK_MIN: usize = 16;
 /// Before the rules have counted for this long, one that decided nothing says nothing.
 const COUNTED: u64 = 86_400;
 /// Most names in one finding.
@@ -246,7 +245,10 @@ fn keys(settings: &Settings) -> Vec<Finding> {
         let message = format!("pre-shared keys of less than {PSK_MIN} bytes: {}", names(&short));
         findings.push(
             Finding::warn("devices", message)
-                .advice("`tombolo device add ID --role ROLE --psk` makes one that cannot be guessed"),
+                .advice(
+                    "`tombolo device remove ID`, then `tombolo device add ID --role ROLE --psk`, makes one that cannot be \
+                     guessed; of a [device.ID] in the configuration, put one into its psk-file; then give it to the device",
+                ),
         );
     }
     let mut by_key: BTreeMap<&[u8], Vec<&str>> = BTreeMap::new();
@@ -367,6 +369,10 @@ fn silent(told: &SecurityReport) -> Option<Finding> {
     let silent: Vec<&str> = told.silent.iter().map(String::as_str).collect();
     // A reload may have added one, or may have had it disabled, since the start.
     let known = told.silent_known_s.unwrap_or(told.uptime_s);
+    if known < COUNTED {
+        let message = format!("not judged by silence: counted for {} only", span(known));
+        return Some(Finding::ok("devices", message));
+    }
     let message = format!(
         "{} sent nothing for as long as the daemon has counted, {} at least: {}",
         plural(told.silent_count, "device"),
@@ -414,12 +420,15 @@ mod tests {
             uptime_s: 30 * 86_400,
             silent: vec!["quiet".into()],
             silent_count: 1,
-            silent_known_s: Some(120),
+            silent_known_s: Some(2 * COUNTED),
             ..SecurityReport::default()
         };
         let said = silent(&told).unwrap().to_string();
-        assert!(said.contains("1 device sent nothing") && said.contains("2 min at least: quiet"), "{said}");
+        assert!(said.contains("1 device sent nothing") && said.contains("2 d at least: quiet"), "{said}");
         assert!(!said.contains("30 d"), "{said}");
+        told.silent_known_s = Some(51);
+        let said = silent(&told).unwrap().to_string();
+        assert!(said.starts_with("ok") && said.contains("not judged"), "{said}");
         // An older daemon does not say.
         told.silent_known_s = None;
         assert!(silent(&told).unwrap().to_string().contains("30 d"));
