@@ -8,7 +8,7 @@
 //!
 //! | evidence | the block is |
 //! |---|---|
-//! | the Token of an ended transfer, all of whose blocks had it, and not that of the present one | late |
+//! | the Token that all blocks of an ended transfer had, not that of the present one | late |
 //! | the Message IDs show that it was sent before block 0 of the present one | late |
 //! | its Token or its Message ID follows the present transfer | taken |
 //! | none, at the place where an abandoned transfer would have gone on | late, once |
