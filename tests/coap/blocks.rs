@@ -147,6 +147,130 @@ fn without_a_request_tag_a_late_last_block_is_not_taken_for_the_newer_transfers(
     assert_eq!(*bench.feed(DEVICE, &datagram).unwrap().payload, [2; 32], "the newer one is whole");
 }
 
+/// What is sent in a step: which body, block number, whether more follow, Message ID, Token.
+type Sent = (u8, u32, bool, u16, &'static [u8]);
+
+/// Feeds blocks of 16 bytes to one resource; for each, the body that was handed up, or the code of
+/// the answer.
+fn outcome(steps: &[Sent]) -> Vec<Result<Vec<u8>, Code>> {
+    let mut bench = Bench::default();
+    steps
+        .iter()
+        .map(|&(which, number, more, id, token)| {
+            let value = block(number, more, 0);
+            let options: [(u16, &[u8]); 2] = [(11, b"log"), (27, &value)];
+            let datagram = message(Type::Confirmable, POST, id, token, &options, &[which; 16]);
+            let handed = bench.feed(DEVICE, &datagram);
+            match handed.map(|request| (request.exchange, request.payload.to_vec())) {
+                Some((exchange, body)) => {
+                    bench.respond(exchange, &changed());
+                    bench.sent();
+                    Ok(body)
+                }
+                None => Err(parse(&bench.sent_one()).code),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn blocks_of_ended_transfers_are_never_taken_into_a_newer_one() {
+    let late = Err(Code::REQUEST_ENTITY_INCOMPLETE);
+    let (a, b, c) = (b"aa" as &[u8], b"bb" as &[u8], b"cc" as &[u8]);
+    // Of an abandoned transfer, behind a complete one; by Token, by Message ID, and by both.
+    for (a, b, c) in [(a, b, c), (b"", b"", b"")] {
+        let out = outcome(&[
+            (1, 0, true, 1, a),
+            (2, 0, true, 3, b),
+            (2, 1, false, 4, b),
+            (3, 0, true, 5, c),
+            (1, 1, false, 2, a),
+            (3, 1, false, 6, c),
+        ]);
+        assert_eq!((&out[2], &out[4], &out[5]), (&Ok(vec![2; 32]), &late, &Ok(vec![3; 32])));
+        // In the middle of the newer one.
+        let out = outcome(&[
+            (1, 0, true, 1, a),
+            (2, 0, true, 3, b),
+            (2, 1, false, 4, b),
+            (3, 0, true, 5, c),
+            (1, 1, true, 2, a),
+            (3, 1, true, 6, c),
+            (3, 2, false, 7, c),
+        ]);
+        assert_eq!((&out[4], &out[6]), (&late, &Ok(vec![3; 48])));
+        // After more blocks of each.
+        let out = outcome(&[
+            (1, 0, true, 1, a),
+            (1, 1, true, 2, a),
+            (2, 0, true, 4, b),
+            (2, 1, true, 5, b),
+            (2, 2, false, 6, b),
+            (3, 0, true, 7, c),
+            (3, 1, true, 8, c),
+            (1, 2, false, 3, a),
+            (3, 2, false, 9, c),
+        ]);
+        assert_eq!((&out[4], &out[7], &out[8]), (&Ok(vec![2; 48]), &late, &Ok(vec![3; 48])));
+    }
+    // By Token alone, where Message IDs are random.
+    let out = outcome(&[
+        (1, 0, true, 0x7000, a),
+        (2, 0, true, 0x1000, b),
+        (2, 1, false, 0xA000, b),
+        (3, 0, true, 0x4000, c),
+        (1, 1, false, 0xD000, a),
+        (3, 1, false, 0x2000, c),
+    ]);
+    assert_eq!((&out[4], &out[5]), (&late, &Ok(vec![3; 32])));
+}
+
+#[test]
+fn the_last_block_of_a_complete_body_sent_again_is_4_08_and_not_taken_into_the_next_body() {
+    let late = Err(Code::REQUEST_ENTITY_INCOMPLETE);
+    let (b, c) = (b"bb" as &[u8], b"cc" as &[u8]);
+    let out = outcome(&[
+        (2, 0, true, 3, b),
+        (2, 1, false, 4, b),
+        // The same body's, while no other is under way.
+        (2, 1, false, 5, b),
+        (3, 0, true, 6, c),
+        (2, 1, false, 7, b),
+        (3, 1, false, 8, c),
+    ]);
+    assert_eq!((&out[1], &out[2]), (&Ok(vec![2; 32]), &late));
+    assert_eq!((&out[4], &out[5]), (&late, &Ok(vec![3; 32])));
+}
+
+#[test]
+fn a_body_in_one_message_leaves_the_abandoned_transfer_known() {
+    let late = Err(Code::REQUEST_ENTITY_INCOMPLETE);
+    let out = outcome(&[
+        (1, 0, true, 1, b"aa"),
+        (2, 0, false, 3, b"bb"),
+        (3, 0, true, 5, b"cc"),
+        (1, 1, false, 2, b"aa"),
+        (3, 1, false, 6, b"cc"),
+    ]);
+    assert_eq!((&out[1], &out[3], &out[4]), (&Ok(vec![2; 16]), &late, &Ok(vec![3; 32])));
+}
+
+#[test]
+fn a_device_with_one_token_for_all_sends_body_after_body() {
+    // Message IDs that are counted, over their end, and random ones.
+    for ids in [|at: u16| at.wrapping_add(0xFFFA), |at: u16| at.wrapping_mul(0x9E37)] {
+        let steps: Vec<Sent> = (0..60u16)
+            .map(|at| (at as u8 / 3, u32::from(at % 3), at % 3 < 2, ids(at), b"t" as &[u8]))
+            .collect();
+        for (at, out) in outcome(&steps).into_iter().enumerate() {
+            match at % 3 {
+                2 => assert_eq!(out, Ok(vec![at as u8 / 3; 48]), "{at}"),
+                _ => assert_eq!(out, Err(Code::CONTINUE), "{at}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_refusal_comes_at_the_first_block_once_and_duplicates_hear_it_again() {
     let mut bench = Bench::default();

@@ -11,6 +11,19 @@ use tombolo::proto::coap::{
 
 use super::support::{proven, unproven};
 
+/// A small generator (SplitMix64).
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = self.0;
+        word = (word ^ word >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^ word >> 31
+    }
+}
+
 fn encode(message: &Message<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let Message { message_type, code, message_id, token, options, payload } = *message;
@@ -149,6 +162,82 @@ proptest! {
             while endpoint.poll_transmit(&mut buffer).is_some() {}
         }
         prop_assert_eq!((endpoint.poll_timeout(), endpoint.memory(), endpoint.pending_count()), (None, 0, 0));
+    }
+
+    /// A device sends body after body in blocks to one resource, without Request-Tag. It abandons
+    /// some of them; the network delays and doubles what it sent. What is handed up is one of the
+    /// bodies, whole. The device tells its transfers apart by Tokens, by counted Message IDs, or
+    /// by both.
+    #[test]
+    fn bodies_of_a_device_with_tokens_or_counted_message_ids_never_mix(
+        kind in 0usize..3,
+        seed: u16,
+        bodies in vec((2u32..5, 0u32..8, vec((0u8..6, any::<proptest::sample::Index>()), 5)), 1..24),
+    ) {
+        let mut endpoint = Endpoint::new(Settings::default(), 5);
+        let (now, mut random, mut sent) = (Instant::now(), SplitMix64(u64::from(seed)), 0u16);
+        // What is still on the way; and what the device sends again as it was, with a new Message
+        // ID, which only a Token can tell from a block of the next body.
+        let mut network: Vec<Vec<u8>> = Vec::new();
+        let mut whole: Vec<Vec<u8>> = Vec::new();
+        let mut message_id = || {
+            sent += 1;
+            if kind == 1 { random.next() as u16 } else { seed.wrapping_add(sent) }
+        };
+        for (which, (blocks, stop, noise)) in (0u16..).zip(bodies) {
+            let part = |number: u32| format!("{which:05}.{number:09} ").into_bytes();
+            let token = which.to_be_bytes();
+            let token: &[u8] = if kind == 2 { b"" } else { &token };
+            for number in 0..blocks {
+                let more = number + 1 < blocks;
+                let value = [(number << 4 | u32::from(more) << 3) as u8];
+                let options: [(u16, &[u8]); 2] = [(11, b"log"), (27, &value)];
+                let make = |id| super::support::message(
+                    Type::Confirmable, super::support::POST, id, token, &options, &part(number),
+                );
+                let datagram = make(message_id());
+                let (act, index) = &noise[number as usize];
+                let mut arriving = vec![];
+                if *act < 3 && !network.is_empty() {
+                    arriving.push((false, network.swap_remove(index.index(network.len()))));
+                }
+                if number == stop {
+                    // Abandoned; this block comes later, or never.
+                    network.push(datagram);
+                    break;
+                }
+                if *act == 3 {
+                    network.push(datagram.clone());
+                }
+                arriving.push((true, datagram));
+                if *act == 4 && kind != 2 {
+                    network.push(make(message_id()));
+                }
+                let mut goes_on = true;
+                for (is_own, datagram) in arriving {
+                    if let Some(request) = endpoint.handle_datagram(now, proven(1), &datagram) {
+                        let exchange = request.exchange;
+                        whole.push(request.payload.to_vec());
+                        endpoint.respond(now, exchange, &Response::new(Code::CHANGED));
+                    }
+                    let mut buffer = Vec::new();
+                    while endpoint.poll_transmit(&mut buffer).is_some() {
+                        let code = Message::parse(&buffer).unwrap().code;
+                        goes_on &= !is_own || code == Code::CONTINUE;
+                    }
+                }
+                if !goes_on {
+                    break;
+                }
+            }
+        }
+        for body in &whole {
+            let first = &body[..5];
+            for (number, part) in body.chunks(16).enumerate() {
+                let right = [first, format!(".{number:09} ").as_bytes()].concat();
+                prop_assert_eq!(part, &right[..], "{}", String::from_utf8_lossy(body));
+            }
+        }
     }
 
     /// Blocks of several bodies in any order, late ones among them: what is handed up is one of

@@ -8,11 +8,8 @@
 //! older transfer; a repetition of the last block is accepted. Only block 0, or a body that grows
 //! beyond its limit, ends a transfer.
 //!
-//! Of an older transfer that was replaced, at most the block that it would have gone on with can
-//! still be on the way: what was received of it is known by its Message ID. It must not be taken
-//! for the newer transfer's block of the same offset. [`Superseded`] decides by Message IDs and
-//! Tokens; where these tell nothing, the first block that comes there is answered 4.08 and not
-//! used: it was the late one, or the client begins anew.
+//! Blocks of a transfer that ended, replaced or complete, may still be on the way. They must not be
+//! taken for the newer transfer's block of the same offset: see [`super::ended`].
 //!
 //! Incomplete bodies are bounded in bytes and number: if there is no room, transfers without
 //! progress for EXCHANGE_LIFETIME are dropped first, then the block is answered 5.03. A response is
@@ -21,6 +18,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::ended::{EndedTransfers, Trace};
 use super::reliability::{EXCHANGE_LIFETIME, MAX_TRANSMIT_WAIT};
 use super::{Holder, PeerId};
 
@@ -141,81 +139,10 @@ struct Transfer {
     moved: Instant,
     /// The Size1 of its first block.
     size1: Option<u32>,
-    /// The Message IDs of its first and its last block.
-    first_id: u16,
-    last_id: u16,
-    /// The hash of its first block's Token.
-    token: u64,
-    /// Older transfers that it replaced, the newest first; at most [`SUPERSEDED_MAX`].
-    superseded: Vec<Superseded>,
-}
-
-/// Most replaced transfers that are remembered.
-const SUPERSEDED_MAX: usize = 3;
-/// A client that counts its Message IDs (RFC 7252 §4.4) sends at most so many other messages
-/// between two blocks.
-const IDS_BETWEEN_MAX: u16 = 1024;
-
-/// A transfer that was replaced before it was complete.
-#[derive(Clone, Copy, Debug)]
-struct Superseded {
-    /// Where the block belongs that may still be on the way.
-    offset: usize,
-    /// The Message ID of the last block that was received.
-    last_id: u16,
-    /// The hash of its first block's Token.
-    token: u64,
-    /// Nothing of it comes any more.
-    until: Instant,
-}
-
-/// Whose block it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    Newer,
-    Older,
-    Unknown,
-}
-
-impl Superseded {
-    /// Whether a block at its offset is the newer transfer's, or its own, late.
-    fn origin(&self, newer: &Transfer, message_id: u16, token: u64) -> Origin {
-        let follows = |id: u16, before: u16| (1..=IDS_BETWEEN_MAX).contains(&id.wrapping_sub(before));
-        if newer.token != self.token {
-            if token == newer.token {
-                return Origin::Newer;
-            }
-            if token == self.token {
-                return Origin::Older;
-            }
-        }
-        // Only of a client that counts its Message IDs they say in which order it sent.
-        if follows(newer.first_id, self.last_id) {
-            if follows(message_id, newer.last_id) {
-                return Origin::Newer;
-            }
-            if follows(newer.first_id, message_id) {
-                return Origin::Older;
-            }
-        }
-        Origin::Unknown
-    }
+    trace: Trace,
 }
 
 impl Transfer {
-    /// Whether this block may be a late one of a transfer that was replaced; then it is expected no
-    /// more.
-    fn is_late(&mut self, now: Instant, message_id: u16, token: u64) -> bool {
-        let offset = self.body.len();
-        let at = self.superseded.iter().position(|older| older.offset == offset && older.until > now);
-        let Some(older) = at.and_then(|at| self.superseded.get(at)).copied() else { return false };
-        let origin = older.origin(self, message_id, token);
-        if let Some(at) = at.filter(|_| origin != Origin::Newer) {
-            self.superseded.remove(at);
-        }
-        origin != Origin::Newer
-    }
-
     /// Whether this block is the next one.
     fn continues(&self, tag: u64, block: Block) -> bool {
         self.tag == tag && self.body.len() == block.offset()
@@ -226,6 +153,7 @@ impl Transfer {
 #[derive(Debug)]
 pub(super) struct Assemblies {
     transfers: HashMap<(PeerId, u64), Transfer>,
+    ended: EndedTransfers,
     bytes: usize,
     bytes_max: usize,
     body_max: usize,
@@ -235,7 +163,8 @@ pub(super) struct Assemblies {
 
 impl Assemblies {
     pub(super) fn new(bytes_max: usize, body_max: usize) -> Assemblies {
-        Assemblies { transfers: HashMap::new(), bytes: 0, bytes_max, body_max, oldest: None }
+        let (transfers, ended) = (HashMap::new(), EndedTransfers::default());
+        Assemblies { transfers, ended, bytes: 0, bytes_max, body_max, oldest: None }
     }
 
     /// Whether this block continues no transfer, so that the request must be judged first.
@@ -244,9 +173,9 @@ impl Assemblies {
     }
 
     /// A body for this resource came in one message: it is newer than the incomplete one.
-    pub(super) fn supersede(&mut self, peer: PeerId, place: u64) {
+    pub(super) fn supersede(&mut self, now: Instant, peer: PeerId, place: u64) {
         if !self.transfers.is_empty() {
-            self.remove((peer, place));
+            self.abandon(now, (peer, place));
         }
     }
 
@@ -257,17 +186,19 @@ impl Assemblies {
         if block.more && payload.len() != block.size() || payload.len() > block.size() {
             return Progress::Malformed;
         }
-        let replaced = if block.number == 0 { self.remove(at) } else { None };
+        if block.number == 0 {
+            self.abandon(now, at);
+        }
         let end = block.offset() + payload.len();
         let held = self.transfers.get(&at);
         let limit = held.map_or(limit, |transfer| transfer.limit).min(self.body_max as u32);
         if end > limit as usize || size1.is_some_and(|size| size > limit) {
             if held.is_some_and(|transfer| transfer.continues(tag, block)) {
-                self.remove(at);
+                self.abandon(now, at);
             }
             return Progress::TooLarge(limit);
         }
-        if block.number == 0 && !self.begin(now, &piece, replaced, limit) {
+        if block.number == 0 && !self.begin(now, &piece, limit) {
             return Progress::NoRoom;
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
@@ -284,17 +215,20 @@ impl Assemblies {
             if size1.is_some() && transfer.size1.is_some() && size1 != transfer.size1 {
                 return Progress::Incomplete;
             }
-            if transfer.is_late(now, message_id, token) {
+            if self.ended.is_late(now, at, &transfer.trace, block.offset(), message_id, token) {
                 return Progress::Incomplete;
             }
-            transfer.last_id = message_id;
+            transfer.trace.last_id = message_id;
+            transfer.trace.one_token &= token == transfer.trace.token;
         }
         let before = transfer.body.capacity();
         transfer.body.extend_from_slice(payload);
         transfer.moved = now;
         self.bytes += transfer.body.capacity() - before;
         if !block.more {
-            return self.remove(at).map_or(Progress::Incomplete, |transfer| Progress::Whole(transfer.body));
+            let Some(transfer) = self.remove(at) else { return Progress::Incomplete };
+            self.ended.remember(now, at, transfer.holder, transfer.trace, None);
+            return Progress::Whole(transfer.body);
         }
         let is_over = |assemblies: &Assemblies| {
             assemblies.bytes > assemblies.bytes_max || assemblies.is_over_share(holder)
@@ -302,7 +236,7 @@ impl Assemblies {
         if is_over(self) {
             self.forget_stalled(now);
             if is_over(self) || !self.transfers.contains_key(&at) {
-                self.remove(at);
+                self.abandon(now, at);
                 return Progress::NoRoom;
             }
         }
@@ -320,8 +254,9 @@ impl Assemblies {
         }
     }
 
-    /// Drops the incomplete bodies of a peer.
+    /// Drops the incomplete bodies of a peer, and what is remembered of ended ones.
     pub(super) fn forget(&mut self, peer: PeerId) {
+        self.ended.forget(peer);
         if !self.transfers.is_empty() {
             self.retain(|at, _| at.0 != peer);
         }
@@ -329,18 +264,24 @@ impl Assemblies {
 
     /// When [`Assemblies::expire`] should be called next.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        self.stalled().into_iter().chain(self.ended.deadline()).min()
+    }
+
+    /// When the first body may be dropped because it had no progress.
+    fn stalled(&self) -> Option<Instant> {
         self.oldest.map(|oldest| oldest + EXCHANGE_LIFETIME)
     }
 
     /// Drops bodies without progress for EXCHANGE_LIFETIME.
     pub(super) fn expire(&mut self, now: Instant) {
-        if self.deadline().is_some_and(|deadline| deadline <= now) {
+        self.ended.expire(now);
+        if self.stalled().is_some_and(|deadline| deadline <= now) {
             self.retain(|_, transfer| transfer.moved + EXCHANGE_LIFETIME > now);
             self.oldest = self.transfers.values().map(|transfer| transfer.moved).min();
         }
     }
 
-    fn begin(&mut self, now: Instant, piece: &Piece<'_>, replaced: Option<Transfer>, limit: u32) -> bool {
+    fn begin(&mut self, now: Instant, piece: &Piece<'_>, limit: u32) -> bool {
         let Piece { peer, holder, place, tag, size1, message_id, token, .. } = *piece;
         let at = (peer, place);
         if !self.has_place(at.0, holder) {
@@ -350,17 +291,6 @@ impl Assemblies {
             }
         }
         self.oldest.get_or_insert(now);
-        let mut superseded: Vec<Superseded> = Vec::new();
-        if let Some(older) = replaced {
-            superseded.push(Superseded {
-                offset: older.body.len(),
-                last_id: older.last_id,
-                token: older.token,
-                until: older.moved + EXCHANGE_LIFETIME,
-            });
-            superseded.extend(older.superseded.into_iter().filter(|older| older.until > now));
-            superseded.truncate(SUPERSEDED_MAX);
-        }
         let transfer = Transfer {
             tag,
             limit,
@@ -368,10 +298,7 @@ impl Assemblies {
             body: Vec::new(),
             moved: now,
             size1,
-            first_id: message_id,
-            last_id: message_id,
-            token,
-            superseded,
+            trace: Trace { first_id: message_id, last_id: message_id, token, one_token: true },
         };
         self.transfers.insert(at, transfer);
         true
@@ -391,7 +318,19 @@ impl Assemblies {
 
     /// Drops transfers whose sender must have given up.
     fn forget_stalled(&mut self, now: Instant) {
-        self.retain(|_, transfer| now.saturating_duration_since(transfer.moved) <= MAX_TRANSMIT_WAIT);
+        let is_stalled =
+            |transfer: &Transfer| now.saturating_duration_since(transfer.moved) > MAX_TRANSMIT_WAIT;
+        let stalled = self.transfers.iter().filter(|(_, transfer)| is_stalled(transfer));
+        for at in stalled.map(|(at, _)| *at).collect::<Vec<_>>() {
+            self.abandon(now, at);
+        }
+    }
+
+    /// Ends a transfer before its body is complete.
+    fn abandon(&mut self, now: Instant, at: (PeerId, u64)) {
+        if let Some(transfer) = self.remove(at) {
+            self.ended.remember(now, at, transfer.holder, transfer.trace, Some(transfer.body.len()));
+        }
     }
 
     fn remove(&mut self, at: (PeerId, u64)) -> Option<Transfer> {

@@ -32,6 +32,7 @@
 pub mod block;
 mod deduplication;
 pub mod encoder;
+mod ended;
 pub mod endpoint;
 mod exchange;
 mod fold;

@@ -685,7 +685,7 @@ fn judge_limits(
     }
     if limits.receive_maximum < RECEIVE_MAXIMUM_GOOD {
         let text = format!(
-            "Receive Maximum {}: no more messages may await their answer, which slows a backlog down",
+            "Receive Maximum {}: only so many messages may await their answer at a time, which slows a backlog down",
             limits.receive_maximum
         );
         warn(steps, "mqtt", text, "with mosquitto: max_inflight_messages 1000");

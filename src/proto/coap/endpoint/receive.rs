@@ -288,7 +288,7 @@ impl Endpoint {
         let payload = message.payload;
         let (place, tag) = self.marks(message.code, options);
         if block.number == 0 && !block.more && payload.len() <= block.size() {
-            self.side(peer).assemblies.supersede(peer, place);
+            self.side(peer).assemblies.supersede(now, peer, place);
             return Some(Cow::Borrowed(payload));
         }
         let mut limit = self.settings.body as u32;
@@ -300,7 +300,7 @@ impl Endpoint {
                 Err(response) => {
                     // Block 0 of a newer transfer ends the older one, also if it is refused.
                     if block.number == 0 {
-                        self.side(peer).assemblies.supersede(peer, place);
+                        self.side(peer).assemblies.supersede(now, peer, place);
                     }
                     self.counters.refused += 1;
                     self.answer_and_remember(incoming, &response);
