@@ -449,7 +449,7 @@ impl<'a> Walk<'a> {
                         Some(pin) => format!(
                             "if the broker cannot have another certificate and its owner confirms this key: [upstream] \
                              pin-sha256 = [\"{}\"]",
-                            hex(&pin)
+                            crate::hex::format_hex(&pin)
                         ),
                         None => "the steps before this one are fine".to_owned(),
                     };
@@ -618,10 +618,6 @@ fn check_client_id(own: &str) -> String {
     format!("{shorter}{other}{CLIENT_ID_END}")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn WallClock, pinned: bool) {
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
@@ -640,7 +636,8 @@ fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn W
         return ok(steps, "tls", version.to_owned());
     };
     let pin = connection.peer_certificates().and_then(|chain| chain_fault::pin(chain.first()?));
-    let pin = pin.map(|pin| format!("; public key sha256 {}", hex(&pin))).unwrap_or_default();
+    let pin =
+        pin.map(|pin| format!("; public key sha256 {}", crate::hex::format_hex(&pin))).unwrap_or_default();
     let day = |time: UnixTime| time.to_string()[..10].to_owned();
     let of = leaf.subject.map(|subject| format!(" of {subject}")).unwrap_or_default();
     let by = leaf.issuer.map(|issuer| format!(" by {issuer}")).unwrap_or_default();
