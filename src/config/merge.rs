@@ -29,10 +29,13 @@ impl Index {
         found.map_or((u32::MAX, u32::MAX), |(place, layer)| (*layer, place.line.unwrap_or(0)))
     }
 
-    /// The part needed after validation: places of tables and their keys, without those of single
-    /// devices.
+    /// The part needed after validation: places of tables and their keys; of single devices only
+    /// that of `enabled`.
     pub(super) fn into_outline(self) -> HashMap<String, Place> {
-        let outline = |key: &str| !key.starts_with("device.") && key.matches('.').count() < 2;
+        let outline = |key: &str| match key.starts_with("device.") {
+            true => key.ends_with(".enabled"),
+            false => key.matches('.').count() < 2,
+        };
         let places = self.places.into_iter().filter(|(key, _)| outline(key));
         let mut places: HashMap<_, _> = places.map(|(key, (place, _))| (key, place)).collect();
         places.shrink_to_fit();

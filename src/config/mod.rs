@@ -191,7 +191,8 @@ impl std::fmt::Debug for Loaded {
 
 impl Loaded {
     /// The place of a table or one of its keys in the layer with the highest precedence:
-    /// `place(&["coap", "listen"])`. The place of a device is in [`Loaded::known`].
+    /// `place(&["coap", "listen"])`. Of a device only that of `enabled`; its own is in
+    /// [`Loaded::known`].
     pub fn place(&self, key: &[&str]) -> Option<&Place> {
         self.outline.get(&dotted(key.iter().copied()))
     }
