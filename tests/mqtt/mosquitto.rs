@@ -477,7 +477,8 @@ fn the_connection_shows_on_demand_that_it_works() {
 }
 
 fn reading(topic: &str) -> ReadingTrial {
-    ReadingTrial { topic: topic.to_owned(), of: "rule x of role y".to_owned(), retain: false, beside: false }
+    let of = "rule x of role y".to_owned();
+    ReadingTrial { topic: topic.to_owned(), of, retain: false, beside: false, no_device: false }
 }
 
 fn trial<'a>(scratch: &'a str, readings: &'a [ReadingTrial]) -> Trial<'a> {
