@@ -55,7 +55,7 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
 pub fn text(explained: &Explained, asked: &str) -> String {
     let verdict = match (explained.allowed, &explained.reason) {
         (true, _) => "passes".to_owned(),
-        (false, Some(reason)) => format!("is refused ({reason})"),
+        (false, Some(reason)) => format!("is refused ({})", reason.replace('_', " ")),
         (false, None) => "is refused".to_owned(),
     };
     let Explained { device, method, path, query, .. } = explained;
@@ -144,5 +144,16 @@ mod tests {
              payload  up to 1 KiB, by Block1 64 KiB\n\
              asked    the rules in force\n"
         );
+    }
+
+    #[test]
+    fn a_refusal_has_its_kind_in_words() {
+        let explained: Explained = serde_json::from_value(serde_json::json!({
+            "device": "door-7", "method": "PUT", "path": "x", "allowed": false, "reason": "no_rule",
+            "why": "no rule of role sensor matches x",
+        }))
+        .unwrap();
+        let said = text(&explained, "the rules in force");
+        assert!(said.starts_with("reading  door-7 PUT x is refused (no rule)\n"), "{said}");
     }
 }

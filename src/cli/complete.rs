@@ -1,6 +1,6 @@
-//! `tombolo complete devices|roles`: names for the completion of the shells, one a line.
+//! `tombolo complete devices|roles|ports|units|keys`: names for the completion of the shells, one a line.
 //!
-//! It reads the names of files and tables only, and no key: a completion must be quick with ten
+//! It reads the names of files and tables only, and no device's key: a completion must be quick with ten
 //! thousand devices. What cannot be read gives no names, and nothing is said.
 
 use std::collections::BTreeSet;
@@ -12,6 +12,7 @@ use super::Context;
 use super::args::{CompleteArguments, Names};
 use super::error::CommandError;
 use crate::config::io::texts;
+use crate::config::show::show;
 use crate::message::Name;
 
 /// Prints them.
@@ -19,8 +20,13 @@ use crate::message::Name;
 /// # Errors
 /// Nobody reads the output.
 pub fn run(context: &Context, arguments: &CompleteArguments) -> Result<(), CommandError> {
-    let read = texts(&context.options());
+    let options = context.options();
+    let read = texts(&options);
     let mut names = BTreeSet::new();
+    if arguments.what == Names::Keys {
+        let (shown, _) = show(&read.layers, &options.environment);
+        shown.iter().for_each(|one| with_tables(&one.key, &mut names));
+    }
     for layer in &read.layers {
         collect(&layer.text, arguments.what, &mut names);
     }
@@ -44,12 +50,14 @@ fn collect(text: &str, what: Names, names: &mut BTreeSet<String>) {
         }
     };
     let key = match what {
-        Names::Devices => "device",
-        Names::Roles => "role",
-        Names::Ports => "serial",
+        Names::Devices => Some("device"),
+        Names::Roles => Some("role"),
+        Names::Ports => Some("serial"),
+        Names::Units | Names::Keys => None,
     };
-    of(key).into_iter().flat_map(|table| table.keys()).for_each(|name| add(name.get_ref()));
-    if what != Names::Devices {
+    let named = key.and_then(of).into_iter().flat_map(|table| table.keys());
+    named.for_each(|name| add(name.get_ref()));
+    if !matches!(what, Names::Devices | Names::Units) {
         return;
     }
     // A port is a device, and on a bus each unit is.
@@ -65,9 +73,20 @@ fn collect(text: &str, what: Names, names: &mut BTreeSet<String>) {
                     }
                 }
             }
+            _ if what == Names::Units => {}
             _ => add(name.get_ref()),
         }
     }
+}
+
+/// A key, and the tables that it is in: `a.b.c`, `a.b` and `a`.
+fn with_tables(key: &str, names: &mut BTreeSet<String>) {
+    // A quoted part may have dots, and no shell would like it.
+    if key.contains('"') {
+        return;
+    }
+    names.insert(key.to_owned());
+    names.extend(key.match_indices('.').map(|(at, _)| key[..at].to_owned()));
 }
 
 fn registry(folder: &Path, names: &mut BTreeSet<String>) {
@@ -95,5 +114,11 @@ mod tests {
         assert_eq!(of(Names::Roles), ["sensor", "x"]);
         assert_eq!(of(Names::Devices), ["a", "boiler", "meter"]);
         assert_eq!(of(Names::Ports), ["bus", "meter"]);
+        assert_eq!(of(Names::Units), ["boiler"]);
+        assert!(of(Names::Keys).is_empty());
+        let mut keys = BTreeSet::new();
+        with_tables("role.a.quota", &mut keys);
+        with_tables("device.\"a.b\".role", &mut keys);
+        assert_eq!(keys.into_iter().collect::<Vec<_>>(), ["role", "role.a", "role.a.quota"]);
     }
 }

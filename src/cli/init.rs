@@ -93,6 +93,8 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
 /// A finding without its line where that is in a file that was only tried and never written.
 fn unwritten(context: &Context, finding: &Finding) -> Finding {
     let mut finding = finding.clone();
+    // On a command line a name needs no quotes.
+    finding.advice = finding.advice.replacen("use a name in quotes: ", "use ", 1);
     let own = Paths::conf_d(&context.options().config).join(FILE_NAME);
     let is_tried = |file: &str| Path::new(file) == own || !Path::new(file).exists();
     if finding.line.is_some() && finding.file.as_deref().is_some_and(is_tried) {

@@ -215,6 +215,11 @@ pub fn text(queue: &Queue) -> String {
         if lane.held > 0 {
             notes.push(vec![format!("{name}: {}", held(lane))]);
         }
+        if lane.delivered > 0 {
+            let of = plural(lane.records, "record");
+            let text = "delivered, but stored after a record that is not decided yet";
+            notes.push(vec![format!("{name}: {} of {of} {text}", lane.delivered)]);
+        }
         for suspect in &lane.suspected {
             let topic = match &suspect.topic {
                 Some(topic) => format!(" on {topic}"),
@@ -453,6 +458,15 @@ mod tests {
              next: tombolo queue verify\n\
              next: tombolo queue rejected list\n"
         );
+    }
+
+    #[test]
+    fn what_is_delivered_and_still_counted_is_explained() {
+        let lane = Lane { records: 3, delivered: 2, ..Lane::default() };
+        let queue = Queue { lanes: [("high".to_owned(), lane)].into(), ..Queue::default() };
+        let said = text(&queue);
+        let words = "high: 2 of 3 records delivered, but stored after a record that is not decided yet\n";
+        assert!(said.ends_with(words), "{said}");
     }
 
     #[test]

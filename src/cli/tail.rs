@@ -14,6 +14,9 @@ use crate::control::io::client::Shown;
 use crate::control::tail::{Item, PREVIEW_BYTES};
 use crate::telemetry::text::Escaped;
 
+/// The outcome of an item that is no reading.
+const HANDSHAKE_FAILED: &str = "handshake_failed";
+
 /// Runs until it is interrupted, its output is closed, or the daemon ends.
 ///
 /// # Errors
@@ -65,10 +68,18 @@ impl Now {
     }
 }
 
-/// The item with `time`, when it was received.
+/// The item with `time`, when it was received; of a failed handshake, what it does not have is
+/// `null`.
 fn timed(item: &Item, now: Now) -> serde_json::Value {
     let mut value = serde_json::to_value(item).unwrap_or_default();
     value["time"] = now.time_of(item).into();
+    if item.outcome == HANDSHAKE_FAILED {
+        for key in ["device", "method", "path"] {
+            if value[key] == "" {
+                value[key] = serde_json::Value::Null;
+            }
+        }
+    }
     value
 }
 
@@ -79,7 +90,7 @@ pub fn line(item: &Item, now: Now) -> String {
     // RFC 3339: the date, `T`, the time, a fraction.
     let clock = time.split_once('T').and_then(|(_, time)| time.get(..8)).unwrap_or("--:--:--");
     let Item { device, method, path, bytes: length, outcome, .. } = item;
-    if outcome == "handshake_failed" {
+    if outcome == HANDSHAKE_FAILED {
         return format!("{clock}Z {}", handshake(item));
     }
     let mut line = format!("{clock}Z {} {} {}", Escaped(device), Escaped(method), Escaped(path));
@@ -102,7 +113,9 @@ pub fn line(item: &Item, now: Now) -> String {
     }
     let more = if *length > PREVIEW_BYTES as u64 { "…" } else { "" };
     if let Some(text) = &item.payload {
-        line.push_str(&format!(" \"{}\"{more}", Escaped(text)));
+        // A backslash of the text is doubled, so one before a quote is ours.
+        let text = Escaped(text).to_string().replace('"', "\\\"");
+        line.push_str(&format!(" \"{text}\"{more}"));
     } else if let Some(hex) = &item.payload_hex {
         line.push_str(&format!(" hex:{}{more}", Escaped(hex)));
     }
@@ -156,6 +169,8 @@ mod tests {
             line(&reading, at(0)),
             "00:00:00Z door-7 POST t/env → a 100 B stored 01-2, held back \"21.5\\u{a}\"…"
         );
+        let quoting = Item { bytes: 9, payload: Some("{\"t\":\\1}".into()), ..reading.clone() };
+        assert!(line(&quoting, at(0)).ends_with(r#" "{\"t\":\\1}""#), "{}", line(&quoting, at(0)));
         let hex = Item {
             bytes: 1,
             payload: None,
@@ -181,6 +196,16 @@ mod tests {
             line(&failed, at(0)),
             "00:00:00Z 192.0.2.7:9 handshake failed: wrong key for \"door-7\" (device door-7)"
         );
+    }
+
+    #[test]
+    fn in_json_a_failed_handshake_has_null_for_what_it_does_not_have() {
+        let failed = Item { outcome: "handshake_failed".into(), ..Item::default() };
+        let value = timed(&failed, at(0));
+        assert!(["device", "method", "path"].iter().all(|key| value[key].is_null()), "{value}");
+        let named = timed(&Item { device: "door-7".into(), ..failed }, at(0));
+        assert!(named["device"] == "door-7" && named["path"].is_null(), "{named}");
+        assert_eq!(timed(&Item { outcome: "stored".into(), ..Item::default() }, at(0))["path"], "");
     }
 
     #[test]

@@ -539,7 +539,9 @@ impl<'f> Check<'f> {
             }
         }
         let raw = match kind {
-            Kind::Whole(..) => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Whole),
+            Kind::Whole(..) | Kind::Register => {
+                text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Whole)
+            }
             Kind::Number(..) => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Number),
             Kind::Flag => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Flag),
             Kind::Addresses | Kind::Texts if !text.is_empty() => {

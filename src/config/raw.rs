@@ -70,6 +70,7 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
         (Kind::Raw(max), Raw::Text(text)) if (1..=max).contains(&text.len()) => text.into(),
         (Kind::Name, Raw::Text(text)) if Name::parse(&text).is_ok() => text.into(),
         (Kind::Flag, Raw::Flag(flag)) => flag.into(),
+        (Kind::Register, raw) => accept(Kind::Whole(0, 465_536), raw)?,
         (Kind::Whole(min, max), Raw::Whole(number)) => {
             u64::try_from(number).ok().filter(|n| (min..=max).contains(n)).ok_or(())?.into()
         }

@@ -23,6 +23,8 @@ pub enum Kind {
     Flag,
     /// A whole number within bounds, both included.
     Whole(u64, u64),
+    /// The address of a Modbus register, also as a manual prints it.
+    Register,
     /// A number within bounds, both included; with or without a fraction.
     Number(f64, f64),
     /// A number of bytes within bounds, both included: `"64KiB"`, or an integer.
@@ -383,7 +385,7 @@ const REGISTER: &[Key] = &[
     key("enabled", Kind::Flag),
     key("name", Kind::Text(64)),
     key("table", Kind::Choice(&["coil", "discrete", "holding", "input"])),
-    key("address", Kind::Whole(0, 465_536)),
+    key("address", Kind::Register),
     key(
         "type",
         Kind::Choice(&[
@@ -496,6 +498,9 @@ impl Kind {
             }
             Kind::Flag => "true or false".to_owned(),
             Kind::Whole(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Register => {
+                "a whole number from 0 to 65535, or with numbering = \"manual\" from 1 to 465536".to_owned()
+            }
             Kind::Number(min, max) => format!("a number from {min} to {max}"),
             Kind::Size(min, max) => {
                 format!("a size from {} to {}, like \"64KiB\" or a number of bytes", format_size(min), format_size(max))

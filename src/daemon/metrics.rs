@@ -33,6 +33,7 @@ use crate::control::api::{Call, Reply};
 use crate::control::metrics::{self, render};
 use crate::control::protocol;
 use crate::control::snapshot::{Queue, Status};
+use crate::proto::dtls::server::suite_names;
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 8;
@@ -264,7 +265,11 @@ impl Source {
         if let Some((_, text)) = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
             return Some(text.clone());
         }
-        let status: Status = self.ask(protocol::Request::Status {}).await?;
+        let mut status: Status = self.ask(protocol::Request::Status {}).await?;
+        // A series does not end where no session has its suite.
+        for suite in suite_names() {
+            status.dtls.suites.entry(suite.to_owned()).or_default();
+        }
         let queue: Queue = self.ask(protocol::Request::Queue {}).await?;
         let text = Bytes::from(render(&status, &queue));
         *kept = Some((Instant::now(), text.clone()));

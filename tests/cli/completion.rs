@@ -33,11 +33,22 @@ fn shell(place: &Place, shell: &str, arguments: &[&str]) -> Option<String> {
     }
 }
 
-/// A place with a device and a file whose name has a space.
+const BUS: &str = "[serial.bus]
+port = \"/dev/ttyS0\"
+framing = \"modbus\"
+[serial.bus.unit.3]
+id = \"boiler\"
+role = \"sensor\"
+[serial.bus.unit.3.register.power]
+address = 1
+";
+
+/// A place with a device, a bus and a file whose name has a space.
 fn place() -> Place {
     let place = Place::new();
     place.run("device add door-7 --role sensor --psk").fine();
     place.write("my file.toml", "");
+    place.write("conf.d/60-bus.toml", BUS);
     place
 }
 
@@ -72,6 +83,13 @@ fn bash_completes_commands_names_and_files_without_the_package_bash_completion()
     assert_eq!(bash(&place, &["tombolo", "config", "apply", "my"]), ["my file.toml"]);
     assert_eq!(bash(&place, &["tombolo", "config", "apply", "--conf"]), ["--confirm"]);
     assert_eq!(bash(&place, &["tombolo", "nothing-like-it", "x"]), Vec::<String>::new());
+    let of = |words: &[&str]| bash(&place, &[&["tombolo", "--config", config], words].concat());
+    assert_eq!(of(&["config", "show", "upstream.ca"]), ["upstream.ca-file"]);
+    assert_eq!(of(&["config", "show", "metr"]), ["metrics", "metrics.allow-remote", "metrics.listen"]);
+    assert_eq!(of(&["serial", "relearn", "b"]), ["boiler"]);
+    assert_eq!(of(&["serial", "relearn", "do"]), Vec::<String>::new());
+    assert_eq!(of(&["help", "tr"]), ["trace"]);
+    assert_eq!(of(&["help", "device", "te"]), ["test"]);
 }
 
 #[test]
@@ -97,6 +115,10 @@ fn fish_completes_commands_and_names() {
     }
     let roles = of(&format!("tombolo --config {} device add x --role sen", config.display()));
     assert_eq!(roles.unwrap_or_default(), ["sensor"]);
+    let with = |line: &str| of(&format!("tombolo --config {} {line}", config.display())).unwrap_or_default();
+    assert_eq!(with("config show upstream.ca"), ["upstream.ca-file"]);
+    assert!(!with("config show ").contains(&"door-7".to_owned()));
+    assert_eq!(with("serial relearn b"), ["boiler"]);
 }
 
 #[test]
@@ -126,4 +148,9 @@ print -r -- "$said""#,
     let config = place.path("tombolo.toml");
     let names = of(&format!("tombolo --config {} device show do", config.display())).unwrap_or_default();
     assert!(names.contains(&"door-7".to_owned()), "{names:?}");
+    let with = |line: &str| of(&format!("tombolo --config {} {line}", config.display())).unwrap_or_default();
+    let keys = with("config show upstream.ca");
+    assert!(keys.contains(&"upstream.ca-file".to_owned()), "{keys:?}");
+    let units = with("serial relearn b");
+    assert!(units.contains(&"boiler".to_owned()) && !units.contains(&"bus".to_owned()), "{units:?}");
 }

@@ -8,7 +8,8 @@ fn help_names_every_command_that_is_built_and_none_that_is_not() {
     {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
     }
-    assert!(!help.contains("\n  send "), "{help}");
+    assert!(!help.contains("\n  send ") && !help.contains("\n  complete "), "{help}");
+    assert_eq!(Place::new().run("help").fine(), help);
     assert!(help.contains("78 invalid configuration") && help.contains("--json"), "{help}");
     assert!(!help.contains('\x1b'));
 }

@@ -221,3 +221,10 @@ fn a_port_that_another_program_has_is_named_with_the_one_taken_instead() {
         "{said}"
     );
 }
+
+#[test]
+fn of_an_id_that_is_none_the_rule_is_said_as_for_a_command_line() {
+    let ran = Place::new().run("init --url mqtts://broker.example.com --id a/b");
+    assert!(ran.err.contains("\"a/b\" is not accepted; use 1 to 64 letters"), "{}", ran.err);
+    assert!(!ran.err.contains("in quotes"), "{}", ran.err);
+}

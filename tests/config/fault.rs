@@ -562,3 +562,27 @@ fn a_serial_device_is_off_where_the_configuration_switches_its_id_off() {
         "{said}"
     );
 }
+
+#[test]
+fn without_an_address_no_device_can_send_but_by_a_serial_port() {
+    let none = "[coap]\nlisten = []\n";
+    let said = lines(&main_file(none).loaded().findings);
+    assert_eq!(said.matches("no device can send").count(), 1, "{said}");
+    let port = "[serial.meter]\nport = \"/dev/ttyS0\"\nframing = \"line\"\nrole = \"r\"\n";
+    let said = lines(&main_file(&format!("{none}{ROLE}{port}")).loaded().findings);
+    assert!(!said.contains("coap.listen"), "{said}");
+    let off = format!("{none}{ROLE}{port}enabled = false\n");
+    let said = lines(&main_file(&off).loaded().findings);
+    assert!(said.contains("no device can send"), "{said}");
+}
+
+#[test]
+fn the_addresses_of_registers_are_explained_by_both_numberings() {
+    let bus = "[serial.bus]\nport = \"/dev/ttyS0\"\nframing = \"modbus\"\n[serial.bus.unit.3]\nid = \"b\"\nrole = \"r\"\n";
+    for wrong in ["\"hello\"", "465537", "-1"] {
+        let text = format!("{ROLE}{bus}[serial.bus.unit.3.register.x]\naddress = {wrong}\n");
+        let said = lines(&main_file(&text).loaded().findings);
+        let words = "use a whole number from 0 to 65535, or with numbering = \"manual\" from 1 to 465536";
+        assert!(said.contains(words), "{said}");
+    }
+}

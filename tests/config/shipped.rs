@@ -193,6 +193,7 @@ fn schema_and_model_agree_on_every_key() {
             Kind::Text(_) | Kind::Raw(_) | Kind::Name => "\"a\"".into(),
             Kind::Flag => "true".into(),
             Kind::Whole(_, max) => max.to_string(),
+            Kind::Register => "465536".into(),
             Kind::Size(_, max) => max.to_string(),
             Kind::Number(_, max) => format!("{max:?}"),
             Kind::Span(_, max) => format!("\"{}\"", tombolo::config::scalar::format_duration(max)),

@@ -490,11 +490,11 @@ fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_fa
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let scratch = "tombolo/g/gateway/check";
     let readings = [reading("tombolo/g/door/up/tombolo-check")];
-    for (acl, protocol, grade) in [
-        ("topic write tombolo/g/+/up/#\n", Protocol::V5, Grade::Warn),
-        ("topic write other/#\n", Protocol::V5, Grade::Fail),
-        // Over 3.1.1 what is denied is acknowledged; that it does not come back shows it.
-        ("topic read tombolo/#\n", Protocol::V3_1_1, Grade::Fail),
+    for (acl, protocol, fails) in [
+        ("topic write tombolo/g/+/up/#\n", Protocol::V5, false),
+        ("topic write other/#\n", Protocol::V5, true),
+        // Over 3.1.1 what is denied is acknowledged, and what comes back to nobody may be taken.
+        ("topic read tombolo/#\n", Protocol::V3_1_1, false),
     ] {
         let folder = crate::support::pki::Folder::new();
         let file = folder.write("acl", acl);
@@ -506,7 +506,11 @@ fn an_acl_that_takes_readings_alone_is_a_warning_and_one_that_takes_nothing_a_fa
             let steps = runtime.block_on(probe(&settings, good_clock(), &trial));
             let worst = steps.iter().filter(|step| step.name == "publish").map(|step| step.grade);
             let failed = worst.clone().any(|grade| grade == Grade::Fail);
-            assert_eq!(failed, grade == Grade::Fail, "{acl}{steps:#?}");
+            // Beside the gateway it may be the check's client id that is refused.
+            assert_eq!(failed, fails && !beside, "{acl}{steps:#?}");
+            if fails && beside {
+                assert!(steps.iter().any(|step| step.text.contains("not proven: beside")), "{steps:#?}");
+            }
             assert!(worst.clone().all(|grade| grade != Grade::Ok), "{acl}{steps:#?}");
         }
     }
@@ -557,7 +561,8 @@ fn the_probe_goes_step_by_step_and_advises() {
     let folder = crate::support::pki::Folder::new();
     let acl = folder.write("acl", "topic read tombolo/#\n");
     let denying = Mosquitto::start(ordinary, &format!("acl_file {}", acl.display()));
-    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), &trial(scratch, &readings)));
+    let stopped = Trial { beside: false, ..trial(scratch, &readings) };
+    let steps = runtime.block_on(probe(&denying.settings(), good_clock(), &stopped));
     let last = steps.last().unwrap();
     assert_eq!((last.name, last.grade), ("publish", Grade::Fail), "{steps:#?}");
     for words in [scratch, "tombolo/g/door/up/tombolo-check", "not authorized (0x87)"] {

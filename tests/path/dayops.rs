@@ -105,6 +105,10 @@ fn every_counter_of_status_is_a_metric_and_documented() {
     site.post(&["-e", "{\"t\":1}"], "t/env");
     wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
     wait_for("the metrics", || TcpStream::connect(address).is_ok());
+    // A series of which there is no session yet is there, too.
+    let of = |suite: &str| format!("tombolo_dtls_open_sessions{{suite=\"{suite}\"}}");
+    let samples = parse(&scrape(address));
+    assert_eq!(samples[&of("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")], 0.0, "{samples:?}");
     let stored = "tombolo_journal_stored_readings_total";
     wait_for("the count", || parse(&scrape(address)).get(stored) == Some(&1.0));
     let text = scrape(address);
@@ -275,7 +279,7 @@ fn the_metrics_follow_a_reload_and_a_remote_address_needs_a_second_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let held = taken.local_addr().unwrap();
     site.folder.write("conf.d/50-metrics.toml", format!("[metrics]\nlisten = [\"{held}\"]\n"));
-    assert_eq!(site.daemon.command(&["reload"]).0, 0);
+    assert_eq!(site.daemon.command(&["reload"]).0, 3);
     wait_for("the end of the first", || TcpStream::connect(address).is_err());
     wait_for("the problem", || site.daemon.command(&["status"]).1.contains("another program has the port"));
     site.folder.write("conf.d/50-metrics.toml", "[metrics]\nlisten = [\"0.0.0.0:9\"]\n");

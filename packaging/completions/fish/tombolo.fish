@@ -5,7 +5,14 @@ function __tombolo_at --argument-names command
     contains -- $command $words
 end
 
-# The names of devices, roles or ports; of the configuration on the line.
+# Whether a device comes next: of `config show` and `serial trace` none does.
+function __tombolo_of_device
+    __tombolo_at config; and return 1
+    __tombolo_at serial; and return 1
+    __tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at tail; or __tombolo_at explain
+end
+
+# The names of devices, roles, ports, units or keys; of the configuration on the line.
 function __tombolo_names --argument-names what
     set -l words (commandline -opc)
     set -l config
@@ -85,7 +92,9 @@ complete -c tombolo -n '__tombolo_at serial' -l baud -r -d 'its rate'
 complete -c tombolo -n '__tombolo_at serial' -l file -r -F -d 'instead of the screen'
 complete -c tombolo -n '__tombolo_at serial' -l max-bytes -r -d 'of one file'
 complete -c tombolo -n '__tombolo_at serial' -l keep -r -d 'so many full files'
-complete -c tombolo -n '__tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at tail; or __tombolo_at explain; or __tombolo_at relearn' -a '(__tombolo_names devices)'
+complete -c tombolo -n '__tombolo_of_device' -a '(__tombolo_names devices)'
+complete -c tombolo -n '__tombolo_at relearn' -a '(__tombolo_names units)'
+complete -c tombolo -n '__tombolo_at config; and __tombolo_at show' -a '(__tombolo_names keys)'
 complete -c tombolo -n '__tombolo_at trace' -a '(__tombolo_names ports)'
 complete -c tombolo -n '__tombolo_at config' -a 'show apply confirm revert migrate'
 complete -c tombolo -n '__tombolo_at config' -l changed -d 'only what is not the default'

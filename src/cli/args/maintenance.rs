@@ -30,6 +30,10 @@ pub enum Names {
     Roles,
     /// Serial ports.
     Ports,
+    /// Units of Modbus buses, by the ids of their devices.
+    Units,
+    /// Keys of the configuration, and tables of them.
+    Keys,
 }
 
 /// `tombolo config …`

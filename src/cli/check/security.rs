@@ -340,25 +340,28 @@ fn running(told: &SecurityReport, settings: &Settings) -> Vec<Finding> {
                 .advice("require-ems = true refuses devices without it"),
         );
     }
-    if told.counted_s < COUNTED {
-        findings.push(Finding::ok(
-            "rules",
-            format!("not judged by use: they have counted for {} only", span(told.counted_s)),
-        ));
-    } else {
-        for (role, rules) in &told.rule_hits {
-            for rule in rules.iter().filter(|(_, hits)| **hits == 0).map(|(rule, _)| rule) {
-                let message = format!("has decided no reading for {}", span(told.counted_s));
-                findings.push(
-                    Finding::warn(format!("role {role}"), message)
-                        .key(format!("role.{role}.uplink.{rule}"))
-                        .advice("take it out if nothing needs it"),
-                );
-            }
-        }
-    }
+    findings.extend(unused(told));
     findings.extend(silent(told));
     findings
+}
+
+/// Rules that decided no reading for as long as they have counted.
+fn unused(told: &SecurityReport) -> Vec<Finding> {
+    if told.counted_s < COUNTED {
+        let message = format!("not judged by use: they have counted for {} only", span(told.counted_s));
+        return vec![Finding::ok("rules", message)];
+    }
+    let of = |role: &str, rule: &str| {
+        let message = format!("has decided no reading for {}", span(told.counted_s));
+        Finding::warn(format!("role {role}"), message)
+            .key(format!("role.{role}.uplink.{rule}"))
+            .advice("take it out if nothing needs it")
+    };
+    let unused = |(role, rules): (&String, &BTreeMap<String, u64>)| {
+        let none = rules.iter().filter(|(_, hits)| **hits == 0);
+        none.map(|(rule, _)| of(role, rule)).collect::<Vec<_>>()
+    };
+    told.rule_hits.iter().flat_map(unused).collect()
 }
 
 /// Devices that sent nothing, and for how long that is known.
@@ -434,6 +437,25 @@ mod tests {
         assert!(silent(&told).unwrap().to_string().contains("30 d"));
         told.silent_count = 0;
         assert_eq!(silent(&told), None);
+    }
+
+    #[test]
+    fn a_rule_that_decided_nothing_is_named_once_it_has_counted_for_a_day() {
+        let hits = [("alarm".to_owned(), 0), ("telemetry".to_owned(), 9)].into();
+        let mut told = SecurityReport {
+            counted_s: COUNTED - 1,
+            rule_hits: [("sensor".to_owned(), hits)].into(),
+            ..SecurityReport::default()
+        };
+        let said = lines(&unused(&told));
+        assert!(said.starts_with("ok") && said.contains("not judged by use"), "{said}");
+        told.counted_s = COUNTED;
+        let said = lines(&unused(&told));
+        assert!(
+            said.starts_with("warn") && said.contains("role.sensor.uplink.alarm: has decided no"),
+            "{said}"
+        );
+        assert!(!said.contains("telemetry"), "{said}");
     }
 
     #[test]

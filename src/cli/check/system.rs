@@ -176,19 +176,12 @@ pub fn ports(settings: &Settings) -> Ports {
     let secure = coap.listen.iter().map(|address| ("coaps", *address));
     let all: Vec<(&str, SocketAddr)> = secure.chain(plain.map(|address| ("coap", *address))).collect();
     let runner = Runner::find(&settings.paths);
-    let mut findings: Vec<Finding> =
-        all.iter().map(|(scheme, address)| port(scheme, *address, &runner)).collect();
+    // Of no address at all the configuration's own findings tell.
+    let findings = all.iter().map(|(scheme, address)| port(scheme, *address, &runner)).collect();
     let is_held = |address: SocketAddr| {
         UdpSocket::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
     let held = all.iter().any(|(_, address)| is_held(*address));
-    if findings.is_empty() {
-        findings.push(
-            Finding::warn("ports", "no address is listened on: no device can connect")
-                .key("coap.listen")
-                .advice("leave the key out for the default, [\"[::]:5684\"]"),
-        );
-    }
     Ports { findings, held }
 }
 

@@ -19,7 +19,7 @@ mod stage;
 mod update;
 mod upstream;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::finding::{Finding, Findings, Place};
@@ -76,7 +76,7 @@ impl Context<'_> {
 
     /// Resolves the path at a key, relative to the folder of its file.
     fn path(&self, key: &[&str], text: &str) -> PathBuf {
-        self.index.base(&dotted(key.iter().copied())).join(text)
+        from_folder(self.index.base(&dotted(key.iter().copied())), text)
     }
 
     /// Resolves the path of a secret: a file, or a systemd credential after `credential:`.
@@ -218,7 +218,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         (topics.own.update, topics.own.update_hint) = (None, None);
     }
     let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed, &paths);
-    let mut coap = stage::coap(cx, &file.coap);
+    let has_port = file.serial.values().any(|port| port.enabled != Some(false));
+    let mut coap = stage::coap(cx, &file.coap, has_port);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let (roles, faulty) = role::roles(cx, &file.role);
@@ -322,6 +323,19 @@ fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
     }
 }
 
+/// The path from a folder. A `../` at its beginning is the folder above by its name, so that the
+/// path is shown as somebody would write it.
+fn from_folder(folder: &Path, text: &str) -> PathBuf {
+    let (mut folder, mut rest) = (folder, text);
+    while let Some(shorter) = rest.strip_prefix("../")
+        && matches!(folder.components().next_back(), Some(Component::Normal(_)))
+        && let Some(above) = folder.parent()
+    {
+        (folder, rest) = (above, shorter.trim_start_matches('/'));
+    }
+    folder.join(rest)
+}
+
 fn placeholder() -> Name {
     Name::parse(Gateway::PLACEHOLDER).expect("the placeholder is written as a name")
 }
@@ -365,4 +379,22 @@ fn log(table: &model::Log) -> Log {
         Some(model::LogTarget::Auto) | None => LogTarget::Auto,
     };
     Log { level, target }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_without_the_way_down_and_up_again() {
+        let of = |folder: &str, text: &str| from_folder(Path::new(folder), text).display().to_string();
+        assert_eq!(of("/etc/tombolo/conf.d", "../gateway.pem"), "/etc/tombolo/gateway.pem");
+        assert_eq!(of("/etc/tombolo/conf.d", "..//../a.pem"), "/etc/a.pem");
+        assert_eq!(of("/etc", "../../a.pem"), "/../a.pem");
+        assert_eq!(of("conf.d", "../a.pem"), "a.pem");
+        assert_eq!(of("", "../a.pem"), "../a.pem");
+        assert_eq!(of("../conf.d", "../../a.pem"), "../../a.pem");
+        assert_eq!(of("/etc/conf.d", "x/../a.pem"), "/etc/conf.d/x/../a.pem");
+        assert_eq!(of("/etc/conf.d", "/a/../b"), "/a/../b");
+    }
 }

@@ -13,8 +13,8 @@ use crate::message::{Lane, Name};
 use crate::proto::dtls::Policy;
 use crate::southbound::coap;
 
-/// `[coap]`
-pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings {
+/// `[coap]`. `others`: devices have another way, a serial port.
+pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap, others: bool) -> coap::Settings {
     let default = || vec![std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 5684))];
     let listen = table.listen.clone().unwrap_or_else(default);
     let plain = table.insecure_listen.clone().unwrap_or_default();
@@ -45,8 +45,10 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap) -> coap::Settings 
             format!("every host that can reach {open} can send as the insecure device, without a key");
         cx.warn("coap", &["coap", "insecure-listen"], message, "listen on 127.0.0.1 or [::1], or use coaps");
     }
-    if listen.is_empty() && insecure.is_none() {
-        cx.warn("coap", &["coap", "listen"], "CoAP is switched off: no device can send", "name an address");
+    if listen.is_empty() && insecure.is_none() && !others {
+        let message = "CoAP is switched off, and there is no serial port: no device can send";
+        let advice = "leave the key out for the default, [\"[::]:5684\"], or name an address";
+        cx.warn("coap", &["coap", "listen"], message, advice);
     }
     let count = |n: Option<u32>, default: usize| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
     coap::Settings {

@@ -78,6 +78,7 @@ use self::review::Review;
 pub use self::revocation::{ListOutline, ListPolicy, RevocationLists};
 use self::session::{Peer, Stage};
 use self::suites::KeyExchange;
+pub use self::suites::names as suite_names;
 use self::wire::Cid;
 use super::cookie::CookieKey;
 use super::engine::{

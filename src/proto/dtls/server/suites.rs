@@ -65,6 +65,11 @@ pub(super) const SUITES: [Suite; 12] = [
     suite(0xcca9, KeyExchange::EcdheEcdsa, Aead::ChaCha),
 ];
 
+/// The IANA names of all supported suites.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SUITES.into_iter().map(Suite::name)
+}
+
 impl Suite {
     pub fn find(number: u16) -> Option<Suite> {
         SUITES.into_iter().find(|suite| suite.number == number)
