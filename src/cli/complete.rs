@@ -1,7 +1,8 @@
-//! `tombolo complete devices|roles|ports|units|keys`: names for the completion of the shells, one a line.
+//! `tombolo complete devices|roles|ports|units|keys`: names for the completion of the shells, one a
+//! line.
 //!
-//! It reads the names of files and tables only, and no device's key: a completion must be quick with ten
-//! thousand devices. What cannot be read gives no names, and nothing is said.
+//! It reads the names of files and tables only, and no device's key: a completion must be quick
+//! with ten thousand devices. What cannot be read gives no names, and nothing is said.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

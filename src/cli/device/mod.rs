@@ -218,7 +218,7 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let from = match (known.source, known.usable) {
-            (_, false) if known.switched_off => format!("switched off: {}", off_by(&loaded, &known.id)),
+            (_, false) if known.switched_off => format!("switched off: {}", off_by(loaded, &known.id)),
             (_, false) => format!("disabled: {place}"),
             (DeviceSource::Registry, true) => "registry".to_owned(),
             (DeviceSource::Configuration, true) => place,
