@@ -107,14 +107,15 @@ impl From<Limits> for MaxPayload {
 
 impl Gate {
     /// What the gate would do with `method` and an empty payload at `path` from `device`, and why.
-    /// `path` may have a query behind a `?`, as in a URI.
+    /// `path` may have a query behind a `?`, as in a URI; a `?` of the path itself is `%3F`.
     pub fn explain(&self, now: Instant, device: &str, method: Method, path: &str) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let path = path.replace("%3F", "?");
         let mut explanation = Explanation {
             device: device.to_owned(),
             method: method.as_str(),
-            path: path.to_owned(),
+            path: path.clone(),
             query: query.map(str::to_owned),
             allowed: false,
             reason: None,
@@ -140,7 +141,7 @@ impl Gate {
             bytes_left,
             bytes_burst: role.quota.bytes,
         });
-        let path = match Path::parse(path) {
+        let path = match Path::parse(&path) {
             Ok(path) => path,
             Err(error) => {
                 explanation.reason = Some("bad_path");

@@ -127,6 +127,9 @@ fn an_explanation_shows_the_query() {
         (found.why.as_str(), found.matched[0].query),
         ("rule plain refuses requests with a query", Some("refuse"))
     );
+    let found = explain("t/what%3F/x?unit=C");
+    assert_eq!((found.path.as_str(), found.query.as_deref()), ("t/what?/x", Some("unit=C")));
+    assert_eq!(found.publish.unwrap().topic, "tombolo/gw/door-7/C/what?/x");
     assert_eq!(explain("p/x?a=%4").reason, Some("bad_query"));
     assert_eq!(explain(&format!("p/x?{}", "a".repeat(252))).reason, Some("bad_query"));
 }

@@ -20,7 +20,7 @@ make_root() {
     rm -rf "$directory"
     ${proxy:+env http_proxy="$proxy"} debootstrap --variant=minbase \
         --include=systemd,systemd-sysv,dbus,procps,ca-certificates "$codename" "$directory" "$mirror" \
-        >"$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log"; die "debootstrap failed"; }
+        >"$work/debootstrap-$codename.log" 2>&1 || { tail -20 "$work/debootstrap-$codename.log"; die "debootstrap failed"; }
     rm -rf "$directory"/var/cache/apt/archives/*.deb "$directory"/var/lib/apt/lists/*
     : >"$directory/.complete"
 }
@@ -38,7 +38,7 @@ boot() {
     mount -t tmpfs tmpfs "$layer"
     mkdir "$layer"/{upper,work,root,share}
     mount -t overlay overlay -o "lowerdir=$1,upperdir=$layer/upper,workdir=$layer/work" "$layer/root"
-    cp -r "$work"/deb/*.deb "$work/release/apt" "$layer/share/"
+    cp -r "$shared"/deb/*.deb "$shared/release/apt" "$layer/share/"
     (
         echo $BASHPID >"$cgroup/cgroup.procs"
         exec systemd-nspawn --quiet --register=no --keep-unit --private-network --boot --console=read-only \

@@ -125,7 +125,7 @@ inside sh -c 'umount /var/lib/tombolo; rm -rf /tmp/kept'
 inside systemctl start tombolo.service
 
 step "an upgrade from the repository"
-"$top/packaging/apt-repository" --out "$layer/share/apt" --key release@tombolo.example "$work/deb/$second"
+"$top/packaging/apt-repository" --out "$layer/share/apt" --key release@tombolo.example "$shared/deb/$second"
 check "apt-get upgrade finds the next version" inside sh -c 'apt-get --quiet update && apt-get --yes --quiet upgrade'
 check "it is installed" equal "$(inside dpkg-query --show --showformat '${Version}' tombolo)" "$next"
 check "and runs" eventually 10 is_active
