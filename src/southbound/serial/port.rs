@@ -255,6 +255,7 @@ mod tests {
             checksum: None,
             max_frame: 100,
             start: Vec::new(),
+            within: framing::IDLE,
             placement: Default::default(),
             skip_first: false,
             keep: 0,
