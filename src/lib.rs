@@ -52,6 +52,7 @@ pub mod credential;
 pub mod daemon;
 pub mod durable;
 pub mod gate;
+pub mod hex;
 pub mod https;
 pub mod journal;
 pub mod message;

@@ -31,7 +31,7 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
             let method = Method::parse(&method)
                 .ok_or_else(|| CommandError::Usage(format!("{method:?} is not one of POST, PUT, DELETE")))?;
             let now = Instant::now();
-            let loaded = context.load()?;
+            let loaded = context.load_whole("acl explain")?;
             let gate = Gate::new(loaded.settings.gate.clone(), now);
             let explanation = gate.explain(now, &device, method, &path);
             let mut value = serde_json::to_value(explanation).map_err(CommandError::failed)?;

@@ -243,7 +243,7 @@ pub struct TailArguments {
     /// Only readings of this device
     pub device: Option<String>,
     /// Begin with the last N readings and failed handshakes, of at most 128
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = readings)]
     pub last: u32,
 }
 
@@ -417,11 +417,22 @@ pub struct SerialTraceArguments {
     pub keep: u32,
 }
 
+/// A number of seconds of which there is at least one.
+fn seconds(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "write a whole number of seconds, from 1, like 30".to_owned())
+}
+
+/// A number of readings.
+fn readings(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a whole number, like 10".to_owned())
+}
+
 /// `tombolo demo`
 #[derive(Debug, Args)]
 pub struct DemoArguments {
     /// End after this many seconds [default: on Ctrl-C]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seconds)]
     pub seconds: Option<u64>,
 }
 

@@ -83,6 +83,7 @@ fn status(context: &Context) -> Result<(), CommandError> {
             "no certificate is kept: [certificate.NAME] with certificate in [upstream] or [coap] configures one that renews \
              itself",
         );
+        return Ok(());
     }
     let mut rows = vec![["certificate", "state", "valid until", "due", "serial"].map(str::to_owned).to_vec()];
     let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());

@@ -53,7 +53,7 @@ const OVERWRITTEN_MAX: u64 = 1 << 20;
 /// # Errors
 /// [`CommandError::Usage`] without `--yes`; [`CommandError::Failed`] as the table says.
 pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), CommandError> {
-    let loaded = context.load()?;
+    let loaded = context.load_whole("decommission")?;
     let state_dir = loaded.settings.paths.state_dir.clone();
     if !arguments.yes {
         return Err(CommandError::Usage(format!(
@@ -64,7 +64,13 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
     }
     match context.daemon() {
         Err(ClientError::NotRunning { .. }) => {}
-        Err(ClientError::Denied { .. }) | Ok(_) => {
+        Err(ClientError::Denied { socket, .. }) => {
+            let (shown, hint) = (socket.display(), context.rights_hint("decommission"));
+            return Err(CommandError::Failed(format!(
+                "nothing was changed: {shown} may not be opened by this user, so it is not known whether the gateway runs; {hint}"
+            )));
+        }
+        Ok(_) => {
             let text = "nothing was changed: the gateway runs; first stop it for good: systemctl disable --now tombolo";
             return Err(CommandError::failed(text));
         }
@@ -105,8 +111,14 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
 /// Readings that were not delivered, rejected ones included.
 fn waiting(loaded: &Loaded) -> Result<u64, CommandError> {
     let settings = &loaded.settings.journal;
-    if !settings.directory.exists() {
-        return Ok(0);
+    // One that cannot be looked at may have readings.
+    match settings.directory.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(0),
+        Err(error) => {
+            let shown = settings.directory.display();
+            return Err(CommandError::Failed(format!("nothing was changed: {shown}: {error}")));
+        }
     }
     let opened = Journal::open(settings);
     let (mut journal, _) =
@@ -282,7 +294,14 @@ fn wipe(context: &Context, state_dir: &Path) -> Wiped {
             continue;
         }
         let path = Path::new(&*place.file).parent().unwrap_or(Path::new("")).join(text);
-        let Ok(whole) = fs::canonicalize(&path) else { continue };
+        let whole = match fs::canonicalize(&path) {
+            Ok(whole) => whole,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                wiped.left.push(format!("{}: {} cannot be wiped: {error}", one.key, path.display()));
+                continue;
+            }
+        };
         if whole.starts_with(&state) {
             continue; // with the rest
         }

@@ -5,6 +5,7 @@ use clap::CommandFactory as _;
 use super::Context;
 use super::args::{Arguments, HelpArguments};
 use super::error::CommandError;
+use crate::config::scalar::did_you_mean;
 
 /// Prints it.
 ///
@@ -15,7 +16,12 @@ pub fn run(context: &Context, arguments: &HelpArguments) -> Result<(), CommandEr
     let mut at = &command;
     for word in &arguments.command {
         at = at.find_subcommand(word).ok_or_else(|| {
-            CommandError::Usage(format!("there is no command {word:?}; `tombolo help` lists them"))
+            let names = at.get_subcommands().filter(|command| !command.is_hide_set());
+            let advice = match did_you_mean(word, names.map(|command| command.get_name())) {
+                Some(near) => format!("did you mean {near}?"),
+                None => "`tombolo help` lists them".to_owned(),
+            };
+            CommandError::Usage(format!("there is no command {word:?}; {advice}"))
         })?;
     }
     let line = ["tombolo"].into_iter().chain(arguments.command.iter().map(String::as_str)).chain(["--help"]);

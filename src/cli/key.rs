@@ -10,6 +10,8 @@ use crate::config::scalar::parse_psk;
 
 /// Most bytes read from standard input for a key.
 const STDIN_MAX: u64 = 4096;
+/// A PSK shorter than this can be guessed: 128 bits.
+pub const PSK_MIN: usize = 16;
 
 /// The key from an argument: empty = generated, `-` = standard input, else `text:…` or `hex:…`.
 ///
@@ -30,8 +32,8 @@ pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError>
     };
     parse_psk(&text).map_err(|error| {
         CommandError::Usage(format!(
-            "--psk {}{error}; write text:SECRET or hex:00ff…, or leave the value out and one is made",
-            if argument == "-" { "- (standard input): " } else { "" },
+            "--psk{}: {error}; write text:SECRET or hex:00ff…, or leave the value out and one is made",
+            if argument == "-" { " - (standard input)" } else { "" },
         ))
     })
 }

@@ -80,6 +80,23 @@ impl Context {
         crate::config::io::load(&self.options(), None).map_err(CommandError::Configuration)
     }
 
+    /// As [`load`](Self::load), for a command whose answer depends on what is in the state
+    /// directory: without it there would be no devices, and another id.
+    ///
+    /// # Errors
+    /// [`CommandError::Configuration`]; [`CommandError::Failed`] if this user may not read it.
+    pub fn load_whole(&self, command: &str) -> Result<Loaded, CommandError> {
+        let loaded = self.load()?;
+        match &loaded.state.closed {
+            None => Ok(loaded),
+            Some(closed) => Err(CommandError::Failed(format!(
+                "{} may not be read by this user, so the gateway's id and devices are not known; {}",
+                closed.display(),
+                self.rights_hint(command)
+            ))),
+        }
+    }
+
     /// A command of ours as it has to be typed here: with the configuration in use.
     pub fn hint(&self, command: &str) -> String {
         match self.is_packaged() {
@@ -205,6 +222,14 @@ fn configuration_given() -> PathBuf {
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
+    if context.config.is_dir() {
+        let shown = context.config.display();
+        let file = context.config.join("tombolo.toml");
+        return Err(CommandError::Usage(format!(
+            "{shown} is a folder; name the file in it: --config {}",
+            key::shell_word(&file.display().to_string())
+        )));
+    }
     match command {
         Command::Run => return Ok(crate::daemon::run::run(&context.options(), context.out.json)),
         Command::Help(arguments) => help::run(context, &arguments)?,

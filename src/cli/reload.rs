@@ -36,8 +36,11 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     if context.out.json {
         context.out.object(&answer)?;
     } else {
-        context.out.line("reloaded")?;
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        // Otherwise the end says that it is done, and what is not in force.
+        if unusable.is_none() && texts("disabled").is_empty() {
+            context.out.line("reloaded")?;
+        }
         for text in texts("problems") {
             note(text.as_str().unwrap_or_default());
         }

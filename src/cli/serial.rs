@@ -15,7 +15,7 @@ use super::args::{SerialCommand, SerialTraceArguments};
 use super::error::CommandError;
 use super::output::plural;
 use crate::clock::UnixTime;
-use crate::config::scalar::format_hex;
+use crate::config::scalar::{did_you_mean, format_hex};
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Status;
@@ -191,10 +191,12 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
         return Err(CommandError::failed(format_args!("{name} can be watched only while the daemon runs")));
     }
     let port = port.ok_or_else(|| {
-        CommandError::failed(format_args!(
-            "there is no usable [serial.{}]; name one, or a device like /dev/ttyUSB0",
-            arguments.port
-        ))
+        let names = loaded.settings.serial.iter().map(|port| port.name.as_str());
+        let advice = match did_you_mean(&arguments.port, names) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "name one, or a device like /dev/ttyUSB0".to_owned(),
+        };
+        CommandError::failed(format_args!("there is no usable [serial.{}]; {advice}", arguments.port))
     })?;
     let device = find::resolve(&port.port)
         .map_err(|why| CommandError::failed(format_args!("{}: {why}", port.port)))?;

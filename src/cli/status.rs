@@ -15,6 +15,9 @@ use crate::control::snapshot::{
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
 
+/// Reasons behind the first that are shown.
+const REASONS_SHOWN: usize = 8;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -47,6 +50,10 @@ fn sessions(context: &Context) -> Result<(), CommandError> {
         let (device, peer) = (session.device.clone(), session.peer.clone());
         vec![device, peer, span(session.since_s), span(session.idle_s), kind(session)]
     }));
+    if page.sessions.is_empty() {
+        super::note("no device has a DTLS session now");
+        return Ok(());
+    }
     context.out.table(&rows)?;
     if page.more {
         super::note("there are more; `tombolo device show ID` shows those of one device");
@@ -89,7 +96,14 @@ pub fn text(status: &Status) -> String {
     let mut rows = Vec::new();
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
     // Judged here, so that the verdict is there also where the daemon is an older one.
-    row("state", verdict::line(&verdict::reasons(status)));
+    let reasons = verdict::reasons(status);
+    row("state", verdict::line(&reasons));
+    for reason in reasons.iter().skip(1).take(REASONS_SHOWN) {
+        row("", reason.clone());
+    }
+    if reasons.len() > REASONS_SHOWN + 1 {
+        row("", "…; `tombolo check` shows all".to_owned());
+    }
     let gateway = &status.gateway;
     row("gateway", format!("{}, tombolo {}, up {}", gateway.id, gateway.version, span(gateway.uptime_s)));
     row("upstream", uplink(&status.upstream));
@@ -422,6 +436,7 @@ mod tests {
         assert_eq!(
             text(&status),
             "state     NOT FINE: no broker is configured: readings are kept; and 1 more\n\
+             \x20         the clock is not trusted: it waits for time synchronisation\n\
              gateway   tb-ab, tombolo 0.1.0, up 1 min 10 s\n\
              upstream  none configured: readings are kept\n\
              journal   0 records waiting, 0 B of 0 B\n\
@@ -567,6 +582,12 @@ mod tests {
         assert_eq!(
             text(&status),
             "state     NOT FINE: not connected to b:8883: connection refused; and 6 more\n\
+             \x20         disabled: a.toml:3: device.x: has no role\n\
+             \x20         unit boiler of serial port bus1 is down\n\
+             \x20         serial port meter is not open: it is not there\n\
+             \x20         the broker rejected 2 records, which are kept; `tombolo queue rejected list` shows them\n\
+             \x20         DTLS sessions are not stored: the disk is full\n\
+             \x20         devices are refused: all DTLS sessions are in use; raise coap.max-sessions\n\
              gateway   g, tombolo 0.1.0, up 0 s\n\
              upstream  not connected to b:8883 for 1 min 30 s: connection refused; next attempt in 4 s\n\
              \x20         at most 1 publish a second ([upstream] max-publish-rate, max-byte-rate); 1 waiting\n\

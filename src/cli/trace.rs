@@ -12,6 +12,7 @@ use super::error::CommandError;
 use super::output::plural;
 use super::pcap::{self, Capture, Packet, Protocol};
 use super::{Context, note};
+use crate::control::io::client::ClientError;
 use crate::control::traffic::Message;
 use crate::northbound::anatomy;
 use crate::proto::coap::{self, Type};
@@ -27,7 +28,7 @@ const ROW: usize = 16;
 /// user, or ends; if the file exists or cannot be written.
 pub fn run(context: &Context, arguments: TraceArguments) -> Result<(), CommandError> {
     let TraceArguments { target, pcap, payload } = arguments;
-    let daemon = context.daemon()?;
+    let daemon = context.daemon().map_err(ClientError::of_privileged)?;
     // Only once there is something to write, so that no file is left behind by a wrong name.
     let traffic = daemon.traffic(target, payload)?;
     let mut file = pcap.as_deref().map(CaptureFile::create).transpose()?;

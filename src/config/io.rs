@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::access_list::{self, AccessList, Asker};
-use super::finding::{Finding, Place};
+use super::finding::{Finding, Level, Place};
 use super::gateway_id::{self, Choice};
 use super::sandbox::{Hidden, Sandbox};
 use super::state::{self, State};
@@ -356,6 +356,8 @@ pub struct Texts {
     pub unread: Vec<Finding>,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// What of all this exists and may not be read by this user.
+    pub closed: Option<PathBuf>,
 }
 
 /// Reads the texts and judges nothing.
@@ -370,12 +372,29 @@ pub fn texts(options: &Options) -> Texts {
     let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
     let state_dir = super::state_dir(&all, &options.environment);
     let folder = state_dir.join("conf.d");
-    let (of_state, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
-    unread.extend(problems);
-    unread.extend(trial(&state_dir, &mut after, &[]).1);
-    layers.extend(of_state);
+    let paths = Paths {
+        config_file: options.config.clone(),
+        state_dir: state_dir.clone(),
+        runtime_dir: PathBuf::new(),
+    };
+    let denied = FileError::Denied.to_string();
+    let file =
+        unread.iter().find(|finding| finding.message == denied).and_then(|finding| finding.file.clone());
+    let of_state = closed(&paths);
+    if let Some(closed) = &of_state {
+        let place = Place { file: closed.display().to_string().into(), line: None };
+        let message =
+            "may not be read by this user, so values that are set below the state directory are not shown";
+        let finding = Finding::warn("state", message).at(Some(&place));
+        unread.push(finding.advice("run this as root or as the user that the gateway runs as"));
+    } else {
+        let (found, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
+        unread.extend(problems);
+        unread.extend(trial(&state_dir, &mut after, &[]).1);
+        layers.extend(found);
+    }
     layers.extend(after);
-    Texts { layers, unread, state_dir }
+    Texts { layers, unread, state_dir, closed: of_state.or(file.map(PathBuf::from)) }
 }
 
 /// What of the state directory this user may not read, if anything.
@@ -424,8 +443,28 @@ fn without_state(
         template_folders: template_folders(&options.config),
         files: &Disk::new(&options.config, &paths.state_dir, View::Outside),
     })?;
+    // Nor is this the gateway's configuration, without its id and the devices of the registry.
+    loaded.findings.retain(|finding| !(finding.level == Level::Ok && finding.subject == "configuration"));
+    let partly = partly(&loaded, &closed);
+    loaded.findings.push(partly);
     loaded.state.closed = Some(closed);
     Ok(loaded)
+}
+
+/// What is known of a gateway without what is in its state directory.
+fn partly(loaded: &Loaded, closed: &Path) -> Finding {
+    let settings = &loaded.settings;
+    let id = match settings.gateway.id_source {
+        IdSource::Missing => String::new(),
+        _ => format!("gateway {}, ", settings.gateway.id),
+    };
+    let message = format!(
+        "{id}roles: {}, devices in the configuration files: {}; {} may not be read by this user, so this is not all",
+        settings.gate.roles.len(),
+        settings.gate.devices.len(),
+        closed.display()
+    );
+    Finding::ok("configuration", message)
 }
 
 /// `modbus/` next to the main file, so that everything can be in one folder, and then the system's
@@ -701,7 +740,8 @@ pub struct Withheld {
     pub group: Option<u32>,
 }
 
-fn user_name(uid: u32) -> String {
+/// The name of a user; `user 1000` if the system has none.
+pub fn user_name(uid: u32) -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
     user.map_or_else(|| format!("user {uid}"), |user| user.name)
 }

@@ -16,7 +16,7 @@ use toml::de::DeTable;
 
 use super::alias;
 use super::finding::{Finding, Findings, Place};
-use super::raw::{Entry, Lines, Raw, accept, table_of};
+use super::raw::{Entry, Lines, Raw, accept, table_of, unfit};
 use super::scalar::{did_you_mean, format_size};
 use super::schema::{self, Key, Kind};
 use crate::message::{Name, RESERVED_DEVICE};
@@ -101,6 +101,19 @@ pub fn dotted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
+/// How a line that is not TOML is corrected.
+fn syntax_advice(message: &str, line: Option<&str>) -> &'static str {
+    if line.is_some_and(|line| line.contains(['“', '”', '„', '‘', '’'])) {
+        "correct this line; the quotes of TOML are straight: \""
+    } else if message.contains("duplicate key") {
+        "the key or table is there already: take one of the two out"
+    } else if message.contains("unclosed") {
+        "close what this line begins"
+    } else {
+        "correct this line; text values need double quotes"
+    }
+}
+
 /// Checks one file. `None` if it is not TOML; the fault is then in `findings`.
 pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<Layer> {
     let file: Arc<str> = layer.path.display().to_string().into();
@@ -117,7 +130,10 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
                 let finding = Finding::fail("configuration", format!("is not TOML: {}", error.message()))
                     .at(Some(&place))
                     .key("syntax")
-                    .advice("correct this line; text values need double quotes");
+                    .advice(syntax_advice(
+                        error.message(),
+                        line.and_then(|line| layer.text.lines().nth(line as usize - 1)),
+                    ));
                 match layer.origin {
                     // A file of the state directory is ignored, because the user did not write it.
                     Origin::State => findings.push(finding),
@@ -433,6 +449,10 @@ impl<'f> Check<'f> {
             (kind, raw) => {
                 let shown = match kind {
                     Kind::Secret | Kind::Url => "this value".to_owned(),
+                    Kind::Addresses | Kind::Texts => match unfit(kind, &raw) {
+                        Some(item) => format!("{} in the list", item.shown()),
+                        None => raw.shown(),
+                    },
                     _ => raw.shown(),
                 };
                 match accept(kind, raw) {

@@ -23,6 +23,12 @@ impl Index {
         self.places.get(key).map(|(place, _)| place)
     }
 
+    /// The order of two keys in the files: first the layer, lowest precedence first, then the line.
+    pub(super) fn rank(&self, key: &str) -> (u32, u32) {
+        let found = self.places.get(key);
+        found.map_or((u32::MAX, u32::MAX), |(place, layer)| (*layer, place.line.unwrap_or(0)))
+    }
+
     /// The part needed after validation: places of tables and their keys, without those of single
     /// devices.
     pub(super) fn into_outline(self) -> HashMap<String, Place> {

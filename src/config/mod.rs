@@ -212,6 +212,14 @@ impl Loaded {
             };
             explanation["why"] = format!("{why}; `tombolo check` shows all").into();
         }
+        let near = || scalar::did_you_mean(device, self.known.iter().map(|known| known.id.as_str()));
+        if explanation["reason"] == "unknown_device"
+            && self.known(device).is_none()
+            && let Some(near) = near()
+        {
+            let why = explanation["why"].as_str().unwrap_or_default();
+            explanation["why"] = format!("{why}; did you mean {near}?").into();
+        }
     }
 
     /// The fault that disables a device: of its role, where that is why.

@@ -90,15 +90,26 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
             text.into()
         }
         (Kind::Choice(words), Raw::Text(text)) if words.contains(&text.as_str()) => text.into(),
-        (Kind::Addresses, Raw::List(items)) => {
-            texts(items, |text| text.parse::<std::net::SocketAddr>().is_ok())?
-        }
-        (Kind::Texts, Raw::List(items)) => texts(items, |text| !text.is_empty() && clean(text, 255))?,
+        (Kind::Addresses | Kind::Texts, Raw::List(items)) => texts(items, |text| fits(kind, text))?,
         (Kind::Path | Kind::Secret, Raw::Text(text)) if clean(&text, 4096) => text.into(),
         (Kind::Url, Raw::Text(text)) if clean(&text, 1024) => text.into(),
         (Kind::Topic, Raw::Text(text)) if clean(&text, 1024) => text.into(),
         _ => return Err(()),
     })
+}
+
+/// Whether a text may stand in a list of this kind.
+fn fits(kind: Kind, text: &str) -> bool {
+    match kind {
+        Kind::Addresses => text.parse::<std::net::SocketAddr>().is_ok(),
+        _ => (1..=255).contains(&text.len()) && !text.chars().any(char::is_control),
+    }
+}
+
+/// The first item of a list of this kind that makes it unusable; `None` if it is no list.
+pub(super) fn unfit(kind: Kind, raw: &Raw) -> Option<&Raw> {
+    let Raw::List(items) = raw else { return None };
+    items.iter().find(|item| !matches!(item, Raw::Text(text) if fits(kind, text)))
 }
 
 fn texts(items: Vec<Raw>, good: impl Fn(&str) -> bool) -> Result<ValueKind, ()> {

@@ -2,6 +2,7 @@
 //!
 //! Errors never contain the refused text; the caller decides whether it may be shown.
 
+pub use crate::hex::format_hex;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -125,17 +126,6 @@ pub(super) fn parse_hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         bytes.push(u8::try_from(value).ok()?);
     }
     Some(bytes)
-}
-
-/// Writes bytes as lower-case hexadecimal digits.
-pub fn format_hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or_default());
-        }
-    }
-    text
 }
 
 /// The address of the upstream broker, from `[upstream] url`.

@@ -510,7 +510,7 @@ impl Kind {
                     _ => quoted.concat(),
                 }
             }
-            Kind::Addresses => "a list of addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]".to_owned(),
+            Kind::Addresses => "a list of IP addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]".to_owned(),
             Kind::Texts => "a list of texts of 1 to 255 bytes, like [\"mqtt\"]".to_owned(),
             Kind::Path => "a path in quotes, absolute or relative to the file it stands in".to_owned(),
             Kind::Secret => {

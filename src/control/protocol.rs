@@ -262,20 +262,11 @@ impl Request {
         })
     }
 
-    /// Whether it changes the state of the daemon, so that it is logged.
-    pub fn changes_something(&self) -> bool {
+    /// Whether it steers the gateway's own certificates or updates.
+    fn steers(&self) -> bool {
         matches!(
             self,
-            Request::RejectedRetry { .. }
-                | Request::RejectedDrop { .. }
-                | Request::QueueImport { .. }
-                | Request::QueueSkip { .. }
-                | Request::Reload {}
-                | Request::ClockTrust {}
-                | Request::ClockReset {}
-                | Request::DeviceTest { plan: false, .. }
-                | Request::SerialRelearn { .. }
-                | Request::CertRenew { .. }
+            Request::CertRenew { .. }
                 | Request::CertEnroll { .. }
                 | Request::CertCsr { .. }
                 | Request::CertInstall { .. }
@@ -288,25 +279,33 @@ impl Request {
         )
     }
 
+    /// Whether it changes the state of the daemon, so that it is logged.
+    pub fn changes_something(&self) -> bool {
+        self.steers()
+            || matches!(
+                self,
+                Request::RejectedRetry { .. }
+                    | Request::RejectedDrop { .. }
+                    | Request::QueueImport { .. }
+                    | Request::QueueSkip { .. }
+                    | Request::Reload {}
+                    | Request::ClockTrust {}
+                    | Request::ClockReset {}
+                    | Request::DeviceTest { plan: false, .. }
+                    | Request::SerialRelearn { .. }
+            )
+    }
+
     /// Whether only root and the daemon's own user may ask it: as for adding a device, membership
     /// in the socket's group is not enough.
     pub fn is_privileged(&self) -> bool {
-        matches!(
-            self,
-            Request::DeviceTest { .. }
-                | Request::DeviceTestDelivery { .. }
-                | Request::TrafficTrace { .. }
-                | Request::CertRenew { .. }
-                | Request::CertEnroll { .. }
-                | Request::CertCsr { .. }
-                | Request::CertInstall { .. }
-                | Request::CertProbe { .. }
-                | Request::CertRollback { .. }
-                | Request::UpdateDownload {}
-                | Request::UpdateHold { .. }
-                | Request::UpdateDeny { .. }
-                | Request::UpdateAllow { .. }
-        )
+        self.steers()
+            || matches!(
+                self,
+                Request::DeviceTest { .. }
+                    | Request::DeviceTestDelivery { .. }
+                    | Request::TrafficTrace { .. }
+            )
     }
 }
 

@@ -175,7 +175,7 @@ fn shown(preview: &[u8], bytes: usize) -> (Option<String>, Option<String>) {
     };
     match text.filter(|text| text.chars().all(|c| is_harmless(c) || matches!(c, '\t' | '\n' | '\r'))) {
         Some(text) => (Some(text.to_owned()), None),
-        None => (None, Some(preview.iter().map(|byte| format!("{byte:02x}")).collect())),
+        None => (None, Some(crate::hex::format_hex(preview))),
     }
 }
 

@@ -153,7 +153,7 @@ impl AnchorSet {
 }
 
 fn id(der: &[u8]) -> String {
-    digest::digest(&digest::SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::format_hex(digest::digest(&digest::SHA256, der).as_ref())
 }
 
 /// Whether it can be an anchor: a CA that names itself as its issuer.

@@ -61,8 +61,14 @@ fn repaired(running: &Loaded, files: &Loaded) -> Vec<String> {
         found.filter(|finding| finding.level == Level::Fail).cloned().collect()
     };
     let still = all(files);
-    // Their words may differ: a last good version may be in use now.
-    let same = |a: &Finding, b: &Finding| (&a.subject, &a.key, &a.file) == (&b.subject, &b.key, &b.file);
+    // Their words may differ: a last good version may be in use now. Another fault on the same line
+    // or of the same item may be what is left of it.
+    let same = |a: &Finding, b: &Finding| {
+        let is_same_line = a.file == b.file && a.line.is_some() && a.line == b.line;
+        // `role sensor`, `device door-7`
+        let is_same_item = a.subject == b.subject && a.subject.contains(' ');
+        (&a.subject, &a.key, &a.file) == (&b.subject, &b.key, &b.file) || is_same_line || is_same_item
+    };
     let over = all(running).into_iter().filter(|was| !still.iter().any(|is| same(was, is)));
     over.map(|finding| finding.sentence()).collect()
 }

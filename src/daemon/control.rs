@@ -729,6 +729,17 @@ impl Control for Desk {
         device_status::known(&self.shared.hub.borrow(), device).map(drop)
     }
 
+    fn traceable(&mut self, device: &str) -> Result<(), Failure> {
+        self.known_device(device)?;
+        match self.loaded.settings.serial.iter().find_map(|port| port.bytes_of(device)) {
+            None => Ok(()),
+            Some(port) => Err(Failure::new(
+                Code::Failed,
+                format!("{device} sends no CoAP messages; `tombolo serial trace {port}` shows its bytes"),
+            )),
+        }
+    }
+
     fn device_test(&mut self, device: &str, path: Option<&str>, plan: bool, reply: Reply) {
         device_test::begin(&self.shared, &self.deliveries, device, path, plan, reply);
     }

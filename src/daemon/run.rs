@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -38,6 +38,7 @@ use super::update::Updates;
 use crate::config::io::Options;
 use crate::config::{ClockTrust, Loaded, LogTarget};
 use crate::control::io::server::Server;
+use crate::durable::io::give_to_owner_of;
 use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::journal::io::Waker;
@@ -113,6 +114,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let settings = &loaded.settings;
     make_folder(&settings.paths.state_dir, 0o700)?;
     make_folder(&settings.paths.runtime_dir, 0o755)?;
+    warn_of_another_owner(&settings.paths.state_dir);
     let always = settings.clock.trust == ClockTrust::Always;
     let clock = Arc::new(SystemClock::start(&settings.paths.state_dir, always));
     let moment = clock.moment();
@@ -338,12 +340,28 @@ fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> 
     Ok(socket)
 }
 
+/// Made by root, it belongs to the owner of the folder that it is in.
 fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|e| format!("{}: cannot be made: {e}; [paths] moves it", path.display()))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|e| format!("{}: cannot be made: {e}; [paths] moves it", path.display()))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // If the system refuses, the folder can be used all the same.
+    let _ = std::fs::File::open(path).and_then(|folder| give_to_owner_of(parent, &folder));
+    Ok(())
+}
+
+/// Root runs a gateway of somebody else: what it makes belongs to that user.
+fn warn_of_another_owner(state_dir: &Path) {
+    let Ok(owner) = std::fs::metadata(state_dir).map(|about| about.uid()) else { return };
+    if nix::unistd::geteuid().is_root() && owner != 0 {
+        log::warn!(
+            state_dir:% = state_dir.display(), user:% = crate::config::io::user_name(owner);
+            "this gateway runs as root, and its state belongs to another user; the files it makes are given to that user"
+        );
+    }
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal, String> {

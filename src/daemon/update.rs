@@ -359,7 +359,7 @@ impl Updates {
             Ok(()) => {
                 log::info!(version; "the image of the newer version is here and verified");
                 inner.fetch.ready = Some(sha256);
-                inner.fetch.before = Some(sha256.iter().map(|byte| format!("{byte:02x}")).collect());
+                inner.fetch.before = Some(crate::hex::format_hex(&sha256));
                 inner.fetch.shown = Fetch::Ready;
                 (inner.fetch.is_asked, inner.fetch.interruptions) = (false, 0);
                 let at = self.clock.wall().map(|at| at.to_string());

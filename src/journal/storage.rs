@@ -161,7 +161,7 @@ impl fmt::Display for StorageError {
         match self {
             StorageError::Full => f.write_str("no space left on the disk"),
             StorageError::ReadOnly => f.write_str("the file system is read-only"),
-            StorageError::Missing => f.write_str("the file is gone"),
+            StorageError::Missing => f.write_str("there is no such file"),
             StorageError::Other(number) => write!(f, "{}", std::io::Error::from_raw_os_error(*number)),
         }
     }

@@ -53,6 +53,10 @@ pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
     for (written, instead) in [
         ("`systemctl disable --now tombolo`", format!("end `tombolo --config {config} run`")),
         ("systemctl disable --now tombolo", format!("end `tombolo --config {config} run`")),
+        (
+            "use sudo, or join its group with `adduser $USER tombolo` and log in again",
+            format!("try {as_user}"),
+        ),
         ("use sudo, or join its group with `adduser $USER tombolo`", format!("try {as_user}")),
         (
             "`systemctl restart tombolo` takes",
@@ -175,12 +179,14 @@ mod tests {
     #[test]
     fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
         // What is said of the packaged service only, is no text, or is true of the machine.
-        const FINE: [(&str, &str); 6] = [
+        const FINE: [(&str, &str); 8] = [
             ("cli/check/service.rs", "systemctl edit tombolo"),
             ("cli/check/system.rs", "systemctl edit tombolo"),
             ("cli/check/serial.rs", "systemctl mask serial-getty@"),
             ("cli/bundle/mod.rs", "journalctl"),
             ("cli/mod.rs", "run `sudo {}`"),
+            ("cli/demo/mod.rs", "sudo {program}"),
+            ("southbound/serial/io/mod.rs", "adduser USER dialout"),
             ("telemetry/hint.rs", ""),
         ];
         const WORDS: [&str; 8] =

@@ -171,7 +171,7 @@ impl Offer {
 
     /// Its SHA-256 in hexadecimal.
     pub fn sha256_hex(&self) -> String {
-        self.sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::hex::format_hex(&self.sha256)
     }
 }
 

@@ -184,7 +184,10 @@ fn a_file_is_applied_under_its_name_and_a_faulty_one_changes_nothing() {
     place.run("config apply new/50-quota.toml").fine();
     assert_eq!(place.read("conf.d/50-quota.toml"), place.read("new/50-quota.toml"));
     place.run("config apply new/50-quota.toml").failed(1, &["has this content already"]);
-    place.run("config apply new/wrong.toml --as 50-quota.toml").failed(78, &["50-quota.toml:2", "messages"]);
+    place.run("config apply new/wrong.toml --as 50-quota.toml").failed(
+        78,
+        &["fail  new/wrong.toml:2", "messages", "nothing was changed: new/wrong.toml cannot be used"],
+    );
     assert!(place.read("conf.d/50-quota.toml").contains("messages = 5"));
     place.run("config apply new/wrong.toml --as ../x.toml").failed(2, &["no name of a drop-in"]);
     place.run("config apply new/wrong.toml --as x.conf").failed(2, &["50-site.toml"]);

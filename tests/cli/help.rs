@@ -51,6 +51,9 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
     place.run("device add door-7").failed(2, &["--role", "--psk"]);
     place.run("device add").failed(2, &["<ID>"]);
     place.run("acl explain door-7 GET t").failed(2, &["GET", "POST"]);
+    place.run("help device ad").failed(2, &["did you mean add?"]);
+    place.run("tail --last x").failed(2, &["write a whole number"]);
+    place.run("demo --seconds 0").failed(2, &["from 1"]);
     place.run("queue rejected drop").failed(2, &["--all"]);
     place.run("queue rejected drop seven").failed(2, &["seven", "queue rejected list"]);
 }

@@ -405,3 +405,136 @@ fn no_line_of_the_log_shows_a_value_as_the_source_writes_it() {
     }
     assert!(seen > 80, "{seen}");
 }
+
+/// As [`close`], for the user nobody alone.
+fn give_to_nobody(place: &Place, names: &[&str]) {
+    for name in names {
+        std::fs::create_dir_all(place.path(name)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(place.path(name), Some(65534), Some(65534)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn files_of_root_in_the_state_of_another_user_fail_with_the_command_that_gives_them_back() {
+    let place = Place::new();
+    give_to_nobody(&place, &["state", "run"]);
+    let Some((status, text)) = as_nobody(&place, "check --offline") else { return };
+    assert!(status == 0 && text.contains("ok    state: its files are in order"), "{text}");
+    for name in ["state/journal", "state/journal/normal"] {
+        std::fs::create_dir_all(place.path(name)).unwrap();
+        close(&place, name);
+        let root = place.run("check --offline").out;
+        let nobody = as_nobody(&place, "check --offline").unwrap().1;
+        for text in [&root, &nobody] {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("fail  state: "))
+                .unwrap_or_else(|| panic!("{text}"));
+            assert!(line.contains(&format!("{name} belongs to root")), "{line}");
+            assert!(line.contains("chown -R nobody: ") && line.ends_with("/state"), "{line}");
+            assert!(!text.contains("its files are in order"), "{text}");
+        }
+        // The next one is found below it.
+        give_to_nobody(&place, &[name]);
+    }
+    // A single segment is enough.
+    place.write("state/journal/normal/00000000000000000001.seg", "x");
+    let segment = "state/journal/normal/00000000000000000001.seg";
+    std::fs::set_permissions(place.path(segment), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (_, text) = as_nobody(&place, "check --offline").unwrap();
+    assert!(text.contains(".seg belongs to root"), "{text}");
+    // The start names the way out, too.
+    close(&place, "state/journal");
+    std::os::unix::fs::chown(place.path("state/journal"), Some(0), Some(0)).unwrap();
+    let (status, text) = as_nobody(&place, "run").unwrap();
+    assert!(status == 1 && text.contains("chown -R USER: ") && text.contains("state/journal"), "{text}");
+}
+
+/// Runs the gateway until it is ready, then ends it.
+fn start_and_stop(place: &Place) {
+    use std::io::BufRead as _;
+    let mut daemon = place.command("run");
+    let mut daemon =
+        daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let is_ready = lines.any(|line| line.contains("ready"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    lines.for_each(drop);
+    assert!(daemon.wait().unwrap().success() && is_ready);
+}
+
+#[test]
+fn a_gateway_that_root_ran_in_the_folder_of_another_user_leaves_it_usable() {
+    use std::os::unix::fs::MetadataExt as _;
+    let place = Place::new();
+    std::fs::remove_dir_all(place.path("run")).unwrap();
+    give_to_nobody(&place, &[".", "state"]);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    start_and_stop(&place);
+    let mut folders = vec![place.path("state"), place.path("run")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(std::fs::metadata(&folder).unwrap().uid(), 65534, "{}", folder.display());
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let about = entry.path().symlink_metadata().unwrap();
+            seen += 1;
+            // The socket goes with its daemon.
+            assert!(about.uid() == 65534 || folder.ends_with("run"), "{}", entry.path().display());
+            if about.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    assert!(seen > 5, "{seen}");
+    let (status, text) = as_nobody(&place, "check --offline").unwrap();
+    assert!(status == 0 && text.contains("its files are in order"), "{text}");
+}
+
+#[test]
+fn what_a_user_may_not_read_is_not_taken_for_absent() {
+    let place = Place::new();
+    place.write("conf.d/10.toml", "[upstream]\nurl = \"mqtt://127.0.0.1:1\"\ninsecure = true\n");
+    place.run("device add door-7 --role sensor --psk").fine();
+    close(&place, "state");
+    let closed = "may not be read by this user";
+    for (line, status, never) in [
+        ("device remove door-7", 1, "no device"),
+        ("device add door-7 --role sensor --psk", 1, "no role"),
+        ("acl explain door-7 POST t/x", 1, "no device"),
+        ("config confirm", 1, "no configuration is on trial"),
+        ("config revert", 1, "no configuration is on trial"),
+        ("decommission --yes --offline", 1, "first stop it"),
+        ("support-bundle --hide-names x.tar", 1, "look through it"),
+        ("config show journal.max-bytes", 0, "dmesg"),
+        ("config show upstream.client-id", 0, "tb-not-started"),
+        ("check --offline", 1, "tb-not-started"),
+        ("check --security", 1, "no device has this role"),
+        ("check --security", 1, "ok    secrets"),
+        ("check --security", 1, "ok    keys"),
+    ] {
+        let Some((ended, text)) = as_nobody(&place, line) else { return };
+        assert!(ended == status && text.contains(closed), "{line}: {ended}\n{text}");
+        assert!(!text.contains(never), "{line}: {text}");
+    }
+    let (_, text) = as_nobody(&place, "config show journal.max-bytes").unwrap();
+    assert!(!text.contains("fail"), "{text}");
+}
+
+#[test]
+fn a_state_directory_that_this_user_cannot_make_fails() {
+    let place = Place::new();
+    std::fs::remove_dir_all(place.path("state")).unwrap();
+    give_to_nobody(&place, &["run"]);
+    let Some((status, text)) = as_nobody(&place, "check --offline") else { return };
+    let line = text.lines().find(|line| line.starts_with("fail  state directory: "));
+    assert!(status == 1 && line.is_some_and(|line| line.contains("cannot be made by this user")), "{text}");
+    give_to_nobody(&place, &["."]);
+    let (status, text) = as_nobody(&place, "check --offline").unwrap();
+    assert!(status == 0 && text.contains("the gateway's first start makes it"), "{text}");
+}

@@ -128,7 +128,8 @@ fn a_file_that_the_service_does_not_see_is_named() {
     let said = said(&case);
     assert_eq!(said.len(), 1, "{said:?}");
     let expected = "coap.client-ca-file: /home/admin/ca.pem is below /home, which the service does not see (ProtectHome= in its \
-                    unit); put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+                    unit); put the file below /etc/tombolo; run as root, `tombolo init` copies the files it is given. A \
+                    gateway of your own, which is no service, is named with --config FILE";
     assert!(said[0].starts_with("fail ") && said[0].ends_with(expected), "{said:?}");
 }
 
@@ -174,7 +175,10 @@ fn a_reload_with_a_wrong_file_keeps_what_was_in_force_and_takes_up_the_rest() {
     let complaints = self::said(&open);
     assert_eq!(
         complaints,
-        ["warn  3: coap.key-file: /etc/tombolo/gw.key can be read by every user of this machine; chmod 0640"]
+        [
+            "warn  3: coap.key-file: /etc/tombolo/gw.key can be read by every user of this machine; chmod 0640 \
+          /etc/tombolo/gw.key"
+        ]
     );
 }
 

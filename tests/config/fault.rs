@@ -32,6 +32,14 @@ fn syntax() {
         !loads && complaints[0].starts_with("fail  /etc/tombolo/tombolo.toml:3: syntax: is not TOML: "),
         "{complaints:?}"
     );
+    for (text, advice) in [
+        ("[log]\nlevel = “info”\n", "the quotes of TOML are straight: \""),
+        ("[log]\nlevel = \"info\"\nlevel = \"info\"\n", "take one of the two out"),
+        ("[coap]\nlisten = [\"[::]:5684\"\n", "close what this line begins"),
+    ] {
+        let (_, complaints) = main_file(text).complaints();
+        assert!(complaints[0].ends_with(advice), "{complaints:?}");
+    }
 }
 
 #[test]
@@ -101,8 +109,13 @@ fn wrong_types_and_values_out_of_bounds() {
     );
     refused(
         "[coap]\nlisten = [\"localhost:5684\"]\n",
-        &["fail  /etc/tombolo/tombolo.toml:2: coap.listen: a list is not accepted; \
-           use a list of addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]"],
+        &["fail  /etc/tombolo/tombolo.toml:2: coap.listen: \"localhost:5684\" in the list is not accepted; \
+           use a list of IP addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]"],
+    );
+    refused(
+        "[coap]\nlisten = [\"[::]:5684\", 5684]\n",
+        &["fail  /etc/tombolo/tombolo.toml:2: coap.listen: 5684 in the list is not accepted; \
+           use a list of IP addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]"],
     );
     refused("log = 5\n", &["fail  /etc/tombolo/tombolo.toml:1: log: is a whole number; use a table, [log]"]);
 }
@@ -337,7 +350,7 @@ fn keys_of_devices() {
         &open,
         &[
             "warn  /etc/tombolo/tombolo.toml:5: device.d.psk-file: /etc/tombolo/d.psk can be read by every user of this machine; \
-           chmod 0640",
+           chmod 0640 /etc/tombolo/d.psk",
         ],
     );
     assert_eq!(

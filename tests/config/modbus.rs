@@ -75,6 +75,48 @@ fn units_are_devices_and_their_bus_is_none() {
 }
 
 #[test]
+fn of_two_with_one_id_the_later_in_the_files_is_left_out() {
+    let unit = |port: &str, address: u8| {
+        format!(
+            "[serial.{port}.unit.{address}]\nid = \"good\"\nrole = \"r\"\nregister.t.address = {address}\n"
+        )
+    };
+    let other = BUS.replace("bus1", "abus").replace("ttyS0", "ttyS1");
+    let one_bus = main_file(&format!("{ROLE}{BUS}{}{}", unit("bus1", 7), unit("bus1", 10)));
+    let two_buses = main_file(&format!("{ROLE}{BUS}{}{other}{}", unit("bus1", 7), unit("abus", 3)));
+    for (case, place) in [(one_bus, "unit.10.id"), (two_buses, "serial.abus.unit.3")] {
+        let (loads, complaints) = case.complaints();
+        assert!(loads && complaints.len() == 1 && complaints[0].contains(place), "{complaints:?}");
+        let settings = case.loaded().settings;
+        let Duty::Modbus(bus) = &settings.serial[0].duty else { panic!() };
+        assert_eq!((settings.serial.len(), bus.units[0].address), (1, 7));
+    }
+}
+
+#[test]
+fn an_address_that_looks_like_a_manuals_number_is_warned_about_unless_the_numbering_is_set() {
+    let unit = |numbering: &str, address: u32| {
+        let text = format!(
+            "[serial.bus1.unit.3]\nid = \"x\"\nrole = \"r\"\n{numbering}register.t.address = {address}\n"
+        );
+        main_file(&format!("{ROLE}{BUS}{text}")).complaints()
+    };
+    for address in [30_001, 40_001, 49_999] {
+        let (loads, complaints) = unit("", address);
+        let [complaint] = &complaints[..] else { panic!("{complaints:?}") };
+        let words =
+            ["warn", "unit.3.register.t.address", &format!("{address} looks"), "numbering = \"manual\""];
+        assert!(loads && words.iter().all(|word| complaint.contains(word)), "{complaint}");
+        for numbering in ["numbering = \"manual\"\n", "numbering = \"wire\"\n"] {
+            assert_eq!(unit(numbering, address), (true, Vec::new()));
+        }
+    }
+    for address in [0, 30_000, 40_000, 50_000] {
+        assert_eq!(unit("", address), (true, Vec::new()));
+    }
+}
+
+#[test]
 fn each_fault_of_a_unit_is_named_at_its_line_and_leaves_the_others_alone() {
     let place = "fail  /etc/tombolo/tombolo.toml:";
     for (unit, expected) in [

@@ -102,7 +102,7 @@ fn an_id_or_identity_that_exists_is_refused_with_its_place() {
     assert_eq!(
         refused("a", "two"),
         format!(
-            "fail  {at}/state/devices/a.toml: device a: a exists already; remove it first: tombolo device remove"
+            "fail  {at}/state/devices/a.toml: device a: a exists already; remove it first: `tombolo device remove a`"
         )
     );
     assert_eq!(

@@ -86,7 +86,7 @@ const RULE_PLACES: &[&str] =
 const OWN_PLACES: &[&str] = &["{device}", "{path}", "+", "x-{device}", "{1}-{2}", "{device}.y", "#"];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4_000, max_global_rejects: 200_000, ..ProptestConfig::default() })]
 
     #[test]
     fn no_mapped_topic_ever_equals_an_own_one(

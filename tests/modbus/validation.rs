@@ -23,10 +23,19 @@ struct Port {
 fn judge(text: &str) -> (Option<Settings>, Vec<Fault>) {
     let port: Port = toml::from_str(text).unwrap();
     let meter = TemplateTable::parse(TEMPLATE).unwrap();
-    validate::bus(SPEED, &port.modbus, &port.unit, |name| match name {
-        "meter" => Ok(&meter),
-        _ => Err(Missing { message: format!("there is no template {name:?}"), advice: "use another".into() }),
-    })
+    validate::bus(
+        SPEED,
+        &port.modbus,
+        &port.unit,
+        |_| 0,
+        |name| match name {
+            "meter" => Ok(&meter),
+            _ => Err(Missing {
+                message: format!("there is no template {name:?}"),
+                advice: "use another".into(),
+            }),
+        },
+    )
 }
 
 const TEMPLATE: &str = r#"

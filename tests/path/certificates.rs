@@ -50,7 +50,7 @@ impl World {
             .stdin(Stdio::null())
             .output()
             .expect("libcoap3-bin is installed");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        tombolo_test_support::printed(&output)
     }
 
     /// Posts with the certificate of that name.

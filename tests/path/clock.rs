@@ -177,11 +177,7 @@ impl World {
                 .stdin(Stdio::null())
                 .output()
                 .expect("libcoap3-bin is installed");
-            let said = format!(
-                "{}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
+            let said = tombolo_test_support::printed(&output);
             assert!(said.contains("2.04"), "{said}");
         }
     }
@@ -205,8 +201,7 @@ impl World {
             .stdin(Stdio::null())
             .output()
             .expect("libcoap3-bin is installed");
-        let said = [output.stdout, output.stderr].concat();
-        String::from_utf8_lossy(&said).contains("2.04")
+        tombolo_test_support::printed(&output).contains("2.04")
     }
 
     fn line(&self, reading: usize) -> String {

@@ -114,6 +114,15 @@ fn a_device_is_shown_as_it_runs_and_a_test_goes_through_to_the_puback() {
 }
 
 #[test]
+fn a_trace_of_a_serial_device_is_refused_with_the_command_that_shows_its_bytes() {
+    let port = "[serial.meter]\nport = \"/dev/serial/by-id/none\"\nbaud = 9600\nframing = \"line\"\nrole = \"sensor\"\n";
+    let site = Site::new("trace-serial", port);
+    let refused = run(&site, &["trace", "meter"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("serial trace meter"), "{said}");
+}
+
+#[test]
 fn a_test_chooses_no_alarm_and_asks_where_it_cannot_tell() {
     let roles = r#"
 [role.alarms.uplink.alarm]

@@ -113,7 +113,7 @@ impl Site {
             .stdin(Stdio::null())
             .output()
             .expect("libcoap3-bin is installed");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        tombolo_test_support::printed(&output)
     }
 
     /// Posts as `door-7`.

@@ -299,7 +299,7 @@ fn with_a_client_id_for_it_the_probe_is_made_beside_the_connection() {
 }
 
 /// Devices' side: what the gateway shows as its certificate, PEM.
-fn served(site: &Site, ca: &Path) -> String {
+pub(super) fn served(site: &Site, ca: &Path) -> String {
     let output = Command::new("openssl")
         .args(["s_client", "-dtls1_2", "-connect", &site.daemon.coaps.to_string(), "-verify_return_error"])
         .arg("-CAfile")

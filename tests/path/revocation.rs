@@ -54,7 +54,7 @@ impl World {
             .arg(format!("coaps://{}/{path}", self.site.daemon.coaps))
             .output()
             .expect("libcoap3-bin is installed");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        tombolo_test_support::printed(&output)
     }
 
     /// What `status` says of the lists of a table.

@@ -1,34 +1,15 @@
 //! A certificate whose key is in a token, through the whole daemon: SoftHSM2, the EST server of the
 //! tests and a mosquitto that asks for client certificates.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 #[cfg(feature = "pkcs11")]
 use tombolo_test_support::token::{SoftToken, private_keys, refers_to_token};
 use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, wait_for};
 
+use super::rotation::{Est, est};
 use super::{KEY, SITE, Site, binary};
-
-/// It ends when its standard input is closed, so with the test.
-struct Est {
-    port: u16,
-    _process: Child,
-}
-
-fn est(folder: &Folder) -> Est {
-    let mut process = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sources/est_server.py"))
-        .arg(folder.join("est"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 is needed for the EST server");
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-    Est { port: line.trim().parse().expect("the EST server says its port"), _process: process }
-}
 
 struct World {
     site: Site,

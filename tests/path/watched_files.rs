@@ -2,12 +2,13 @@
 //! last good pair stays in use.
 
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use tombolo_test_support::{Daemon, Folder, wait_for};
 
 use super::Site;
+use super::renewals;
 use super::rotation::{Plan, certificate_named, site_with};
 
 /// A client certificate of the EST server's CA, as `archive/NAME.pem` and `.key`.
@@ -126,21 +127,6 @@ fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_u
     assert!(text.contains("another program renews"), "{text}");
 }
 
-/// What the gateway shows devices as its certificate, PEM.
-fn served(site: &Site) -> String {
-    let file = |name: &str| site.folder.join(name).display().to_string();
-    let output = Command::new("openssl")
-        .args(["s_client", "-dtls1_2", "-connect", &site.daemon.coaps.to_string()])
-        .args(["-CAfile", &file("ca.pem"), "-cert", &file("front.pem"), "-key", &file("front.key")])
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl is installed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let begin = text.find("-----BEGIN CERTIFICATE-----").unwrap_or(0);
-    let end = text.find("-----END CERTIFICATE-----").unwrap_or(0);
-    text[begin..end].to_owned()
-}
-
 #[test]
 fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
     let devices = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.example\"\n";
@@ -148,22 +134,23 @@ fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
     let site = Site::build("half-files", devices, "", |text| text.replace("[coap]\n", coap));
     site.pki.issue("front", &["front.example"]);
     // Where the files were not there at the start, they are taken up when they come.
-    assert_eq!(served(&site), "");
+    let served = || renewals::served(&site, &site.folder.join("ca.pem"));
+    assert_eq!(served(), "");
     site.pki.issue("gateway", &["localhost"]);
-    wait_for("a handshake", || served(&site).contains("BEGIN"));
-    let first = served(&site);
+    wait_for("a handshake", || served().contains("BEGIN"));
+    let first = served();
     let before = std::fs::read(site.folder.join("gateway.pem")).expect("a file");
     site.pki.issue("gateway", &["localhost"]);
     wait_for("the next one", || {
-        let now = served(&site);
+        let now = served();
         now.contains("BEGIN") && now != first
     });
-    let second = served(&site);
+    let second = served();
     let serial = certificate_named(&site.daemon, "coap-files")["serial"].clone();
     // The program that writes it died in the middle, and left the old certificate with the new key.
     std::fs::write(site.folder.join("gateway.pem"), &before[..before.len() / 2]).expect("it is written");
-    assert_eq!(served(&site), second);
+    assert_eq!(served(), second);
     std::fs::write(site.folder.join("gateway.pem"), &before).expect("it is written");
-    assert_eq!(served(&site), second);
+    assert_eq!(served(), second);
     assert_eq!(certificate_named(&site.daemon, "coap-files")["serial"], serial);
 }

@@ -71,6 +71,13 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
     }
     let options = context.options();
     let read = texts(&options);
+    // The names of devices that are not known cannot be taken out of the log.
+    if let Some(closed) = read.closed.as_ref().filter(|_| arguments.hide_names) {
+        let (closed, hint) = (closed.display(), context.rights_hint("support-bundle --hide-names"));
+        return Err(CommandError::Failed(format!(
+            "nothing was written: {closed} may not be read by this user, so not all names can be taken out; {hint}"
+        )));
+    }
     let (shown, _) = show(&read.layers, &options.environment);
     let redactor = redactor(&shown, &read.state_dir, arguments.hide_names);
     let mut archive = Archive::default();

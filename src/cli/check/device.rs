@@ -157,19 +157,8 @@ mod tests {
 
     #[test]
     fn a_list_that_was_to_be_renewed_is_named() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let list = rcgen::CertificateRevocationListParams {
-            this_update: rcgen::date_time_ymd(2025, 1, 1),
-            next_update: rcgen::date_time_ymd(2026, 1, 1),
-            crl_number: 1.into(),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        let list = list.signed_by(&rcgen::Issuer::new(params, &key)).unwrap();
-        let judged = |seconds, trusted| revocations(list.der(), &At(seconds, trusted), "coap", "k").unwrap();
+        let (list, _) = crate::northbound::revocation::tests::list();
+        let judged = |seconds, trusted| revocations(&list, &At(seconds, trusted), "coap", "k").unwrap();
         for trusted in [true, false] {
             assert_eq!(judged(1_767_225_599, trusted).level, Level::Ok);
             let late = judged(1_767_225_720, trusted);

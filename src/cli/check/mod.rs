@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod owners;
 mod plan;
 mod reading;
 mod refusal;
@@ -84,11 +85,14 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             };
             Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
         }))?;
-        report.add([system::folder(
-            "state directory",
-            &paths.state_dir,
-            "the gateway's first start makes it",
-        )])?;
+        let made_by = "the gateway's first start makes it";
+        // Systemd makes that of the service.
+        let may_be_refused = !report.context.is_packaged() && !paths.state_dir.exists();
+        let refused = may_be_refused
+            .then(|| system::refused("state directory", &paths.state_dir, "[paths] state-dir"))
+            .flatten();
+        report
+            .add([refused.unwrap_or_else(|| system::folder("state directory", &paths.state_dir, made_by))])?;
     }
     report.add(service::state_dir(paths))?;
     report.add(system::disk(settings))?;
@@ -127,6 +131,13 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         Some(mut daemon) => way = ask(report, loaded, &mut daemon, arguments)?,
         None if may_run => {}
         None => {
+            if !report.context.is_packaged() && system::is_own(&paths.state_dir) {
+                report.add(system::refused(
+                    "runtime directory",
+                    &paths.runtime_dir,
+                    "[paths] runtime-dir",
+                ))?;
+            }
             let ports = system::ports(settings);
             // Perhaps by a gateway whose control socket is elsewhere or gone: it keeps its place,
             // too.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Report;
+use crate::cli::Context;
 use crate::cli::error::CommandError;
+use crate::cli::key::PSK_MIN;
 use crate::cli::output::{plural, span};
 use crate::config::schema::{self, Kind};
 use crate::config::show::{Shown, show};
@@ -22,8 +24,6 @@ use crate::northbound::settings::TlsVersion;
 
 /// A key older than this is named.
 const OLD: Duration = Duration::from_secs(365 * 86_400);
-/// A PSK shorter than this can be guessed: 128 bits.
-const PSK_MIN: usize = 16;
 /// Before the rules have counted for this long, one that decided nothing says nothing.
 const COUNTED: u64 = 86_400;
 /// Most names in one finding.
@@ -35,16 +35,20 @@ const NAMED: usize = 5;
 /// Nobody reads the output.
 pub fn run(report: &mut Report<'_>, loaded: &Loaded) -> Result<(), CommandError> {
     let settings = &loaded.settings;
+    // What this user may not read is not judged: no device of it is known, and no secret.
+    let closed = loaded.state.closed.as_ref();
+    report.add(closed.map(|closed| unread(report.context, closed)))?;
     report.add(uplink(settings))?;
     report.add(listeners(settings))?;
-    report.add(exposed(loaded))?;
+    report.add(exposed(loaded, closed.is_none()))?;
     let options = report.context.options();
     let read = crate::config::io::texts(&options);
     let (shown, _) = show(&read.layers, &options.environment);
     let now = SystemTime::now();
-    report.add(ages(secret_files(&shown, settings), now))?;
+    let old = ages(secret_files(&shown, settings), now);
+    report.add(old.into_iter().filter(|finding| closed.is_none() || finding.level != Level::Ok))?;
     report.add(keys(settings))?;
-    report.add(rules(settings))?;
+    report.add(rules(settings, closed.is_none()))?;
     let told = report
         .context
         .daemon()
@@ -58,6 +62,15 @@ pub fn run(report: &mut Report<'_>, loaded: &Loaded) -> Result<(), CommandError>
     }
     report.next = Some(report.context.hint("check"));
     Ok(())
+}
+
+/// The part of the files that this user may not read.
+fn unread(context: &Context, closed: &Path) -> Finding {
+    let message = format!(
+        "{} may not be read by this user, so devices, keys and unused roles are not judged",
+        closed.display()
+    );
+    Finding::fail("state", message).advice(context.rights_hint("check --security"))
 }
 
 /// The way to the broker.
@@ -138,7 +151,9 @@ fn listeners(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Secrets that every user of the machine can read, found by the load; and an open state directory.
-fn exposed(loaded: &Loaded) -> Vec<Finding> {
+///
+/// `whole`: all secrets were seen.
+fn exposed(loaded: &Loaded, whole: bool) -> Vec<Finding> {
     use std::os::unix::fs::PermissionsExt as _;
     let told =
         loaded.findings.iter().filter(|finding| finding.message.contains("by every user of this machine"));
@@ -149,9 +164,11 @@ fn exposed(loaded: &Loaded) -> Vec<Finding> {
         && metadata.permissions().mode() & 0o007 != 0
     {
         let message = format!("{} can be entered by every user of this machine", state_dir.display());
-        findings.push(Finding::warn("state directory", message).advice("chmod 0750"));
+        findings.push(
+            Finding::warn("state directory", message).advice(format!("chmod 0750 {}", state_dir.display())),
+        );
     }
-    if findings.is_empty() {
+    if findings.is_empty() && whole {
         findings.push(Finding::ok("secrets", "none that every user of this machine can read"));
     }
     findings
@@ -228,7 +245,10 @@ fn keys(settings: &Settings) -> Vec<Finding> {
         let message = format!("pre-shared keys of less than {PSK_MIN} bytes: {}", names(&short));
         findings.push(
             Finding::warn("devices", message)
-                .advice("`tombolo device add ID --role ROLE --psk` makes one that cannot be guessed"),
+                .advice(
+                    "`tombolo device remove ID`, then `tombolo device add ID --role ROLE --psk`, makes one that cannot be \
+                     guessed; of a [device.ID] in the configuration, put one into its psk-file; then give it to the device",
+                ),
         );
     }
     let mut by_key: BTreeMap<&[u8], Vec<&str>> = BTreeMap::new();
@@ -247,13 +267,15 @@ fn keys(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Rules that allow more than a device needs, and roles that nobody has.
-fn rules(settings: &Settings) -> Vec<Finding> {
+///
+/// `whole`: all devices are known.
+fn rules(settings: &Settings, whole: bool) -> Vec<Finding> {
     let gate = &settings.gate;
     let mut findings = Vec::new();
     let mut used: BTreeSet<&str> = gate.devices.iter().map(|device| device.role.as_str()).collect();
     used.extend(gate.fleets.iter().map(|fleet| fleet.role.as_str()));
     for role in &gate.roles {
-        if !used.contains(role.name.as_str()) {
+        if whole && !used.contains(role.name.as_str()) {
             let message = "no device has this role";
             findings.push(
                 Finding::warn(format!("role {}", role.name), message).advice("take it out if none will"),
@@ -347,6 +369,10 @@ fn silent(told: &SecurityReport) -> Option<Finding> {
     let silent: Vec<&str> = told.silent.iter().map(String::as_str).collect();
     // A reload may have added one, or may have had it disabled, since the start.
     let known = told.silent_known_s.unwrap_or(told.uptime_s);
+    if known < COUNTED {
+        let message = format!("not judged by silence: counted for {} only", span(known));
+        return Some(Finding::ok("devices", message));
+    }
     let message = format!(
         "{} sent nothing for as long as the daemon has counted, {} at least: {}",
         plural(told.silent_count, "device"),
@@ -394,12 +420,15 @@ mod tests {
             uptime_s: 30 * 86_400,
             silent: vec!["quiet".into()],
             silent_count: 1,
-            silent_known_s: Some(120),
+            silent_known_s: Some(2 * COUNTED),
             ..SecurityReport::default()
         };
         let said = silent(&told).unwrap().to_string();
-        assert!(said.contains("1 device sent nothing") && said.contains("2 min at least: quiet"), "{said}");
+        assert!(said.contains("1 device sent nothing") && said.contains("2 d at least: quiet"), "{said}");
         assert!(!said.contains("30 d"), "{said}");
+        told.silent_known_s = Some(51);
+        let said = silent(&told).unwrap().to_string();
+        assert!(said.starts_with("ok") && said.contains("not judged"), "{said}");
         // An older daemon does not say.
         told.silent_known_s = None;
         assert!(silent(&told).unwrap().to_string().contains("30 d"));

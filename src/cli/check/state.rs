@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::owners;
 use super::running::Compared;
 use crate::cli::Context;
 use crate::cli::output::plural;
@@ -25,6 +26,7 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
         );
         Finding::warn("DTLS sessions", message).advice("see in `dmesg` whether the disk fails, then delete it")
     }));
+    findings.extend(owners::judge(&loaded.settings.paths.state_dir));
     if findings.is_empty() {
         findings.push(Finding::ok("state", "its files are in order"));
     }
@@ -61,7 +63,7 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         let refused = problem.starts_with("the last reload was refused");
         match refused && compared.acceptable || compared.repaired.contains(problem) {
             true => {
-                let message = format!("{problem}; the files are in order now");
+                let message = format!("{problem}; a reload would take the files up now");
                 Finding::warn("daemon", message).advice(format!("run {reload}"))
             }
             false => Finding::fail("daemon", problem.clone()),
@@ -72,7 +74,8 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
     let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));
     let repaired = disabled.filter(|item| compared.repaired.iter().any(|repaired| repaired == item));
     findings.extend(repaired.map(|item| {
-        let message = format!("disabled in the running gateway, and in order in the files now: {item}");
+        let message =
+            format!("disabled in the running gateway, by a fault that the files no longer have: {item}");
         Finding::warn("daemon", message).advice(format!("run {reload}"))
     }));
     let journal = &status.journal;

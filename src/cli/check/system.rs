@@ -79,9 +79,41 @@ pub fn folder(subject: &str, path: &Path, made_by: &str) -> Finding {
     }
 }
 
+/// That this user, if it runs the gateway, cannot make a folder, or cannot write to the one that is
+/// there. `key`: what moves it.
+pub fn refused(subject: &str, path: &Path, key: &str) -> Option<Finding> {
+    // The nearest that is there.
+    let place = path.ancestors().find(|place| place.exists())?;
+    let error = match place.is_dir() {
+        true => access(place, AccessFlags::W_OK | AccessFlags::X_OK).err()?,
+        false => nix::errno::Errno::ENOTDIR,
+    };
+    let (shown, place_shown) = (path.display(), place.display());
+    let message = match place == path {
+        true => format!("{shown} cannot be used by this user: {}", error.desc()),
+        false => format!("{shown} cannot be made by this user: {place_shown}: {}", error.desc()),
+    };
+    let advice = format!("give {place_shown} to the user that runs the gateway, or set {key}");
+    Some(Finding::fail(subject, message).advice(advice))
+}
+
+/// Whether the gateway with this state directory runs as this user; one that never ran will.
+pub fn is_own(state_dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match std::fs::metadata(state_dir) {
+        Ok(about) => about.uid() == Uid::effective().as_raw(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Whether the journal's bound fits on the disk, with what it already has there.
 pub fn disk(settings: &Settings) -> Option<Finding> {
     let journal = &settings.journal;
+    // What it has already is not known to this user.
+    let listed = std::fs::read_dir(&journal.directory);
+    if listed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        return None;
+    }
     // The nearest folder that is there: the state directory may not have been made yet.
     let place = journal.directory.ancestors().find(|folder| folder.is_dir())?;
     let shown = place.display();
@@ -352,5 +384,8 @@ mod tests {
         let missing = folder("state", Path::new("/nowhere/at/all"), "start it once");
         assert_eq!((missing.level, missing.advice.as_str()), (Level::Warn, "start it once"));
         assert_eq!(folder("state", Path::new("/etc/passwd"), "").level, Level::Fail);
+        assert_eq!(refused("state", &std::env::temp_dir().join("none/at/all"), ""), None);
+        let below_a_file = refused("state", Path::new("/etc/passwd/state"), "[paths] state-dir").unwrap();
+        assert!(below_a_file.message.contains("cannot be made by this user: /etc/passwd"), "{below_a_file}");
     }
 }

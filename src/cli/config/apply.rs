@@ -44,7 +44,7 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
     let options = context.options();
     let now = texts(&options);
     let state_dir = now.state_dir.clone();
-    tidy(context, &state_dir)?;
+    tidy(context, &state_dir, "config apply")?;
     let before = match std::fs::read_to_string(&target) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -54,11 +54,12 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
         return Err(CommandError::Failed(format!("{} has this content already", target.display())));
     }
     let origin = if arguments.main { Origin::Main } else { Origin::DropIn };
-    let loaded =
-        load_candidate(&options, origin, &target, &candidate).map_err(CommandError::Configuration)?;
-    judge(&loaded, &target, &state_dir)?;
+    let given = Given { target: &target, file: &arguments.file };
+    let loaded = load_candidate(&options, origin, &target, &candidate)
+        .map_err(|findings| given.refused(context, findings))?;
+    judge(context, &loaded, given, &state_dir)?;
     if !arguments.accept_removal {
-        keeps(&options, &loaded)?;
+        keeps(&options, &loaded, given)?;
     }
     let is_running = match context.daemon() {
         Ok(_) => true,
@@ -149,8 +150,8 @@ fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, Comm
 }
 
 /// An earlier trial: one that is over is put in order, one that lasts is not disturbed.
-fn tidy(context: &Context, state_dir: &Path) -> Result<(), CommandError> {
-    let Some(trial) = record(state_dir)? else { return Ok(()) };
+fn tidy(context: &Context, state_dir: &Path, command: &str) -> Result<(), CommandError> {
+    let Some(trial) = record(context, state_dir, command)? else { return Ok(()) };
     let text = std::fs::read_to_string(&trial.file).ok();
     match trial.stands(text.as_deref(), &io::moment()) {
         Standing::Pending(left) => Err(CommandError::Failed(format!(
@@ -166,24 +167,64 @@ fn tidy(context: &Context, state_dir: &Path) -> Result<(), CommandError> {
     }
 }
 
-fn record(state_dir: &Path) -> Result<Option<Trial>, CommandError> {
+fn record(context: &Context, state_dir: &Path, command: &str) -> Result<Option<Trial>, CommandError> {
+    if io::is_closed(state_dir) {
+        let (shown, hint) = (state_dir.display(), context.rights_hint(command));
+        return Err(CommandError::Failed(format!(
+            "nothing was changed: {shown} may not be read by this user, so it is not known whether a configuration is on \
+             trial; {hint}"
+        )));
+    }
     io::read(state_dir).map_err(|condition| {
         let file = state_dir.join(crate::config::trial::FILE_NAME);
         CommandError::Failed(format!("{}: {condition}; delete it", file.display()))
     })
 }
 
+/// The file as it was given, and where it goes: what is found in it is said of the first, because
+/// the other does not exist yet, or has other lines.
+#[derive(Clone, Copy)]
+struct Given<'p> {
+    target: &'p Path,
+    file: &'p Path,
+}
+
+impl Given<'_> {
+    fn is_in(self, file: &Option<String>) -> bool {
+        file.as_deref().map(Path::new) == Some(self.target)
+    }
+
+    /// The finding at the file that the user can correct.
+    fn named(self, mut finding: Finding) -> Finding {
+        if self.is_in(&finding.file) {
+            finding.file = Some(self.file.display().to_string());
+        }
+        finding
+    }
+
+    fn refused(self, context: &Context, findings: Vec<Finding>) -> CommandError {
+        let findings: Vec<Finding> = findings.into_iter().map(|finding| self.named(finding)).collect();
+        if context.out.json {
+            return CommandError::Configuration(findings);
+        }
+        for finding in findings.iter().filter(|finding| finding.level == Level::Fail) {
+            note(finding);
+        }
+        note(format_args!("tombolo: nothing was changed: {} cannot be used", self.file.display()));
+        CommandError::SaidOfConfiguration
+    }
+}
+
 /// What is wrong with what is to be applied.
-fn judge(loaded: &Loaded, target: &Path, state_dir: &Path) -> Result<(), CommandError> {
-    let of_it = |file: &Option<String>| file.as_deref().map(Path::new) == Some(target);
+fn judge(context: &Context, loaded: &Loaded, given: Given<'_>, state_dir: &Path) -> Result<(), CommandError> {
     let wrong: Vec<_> = loaded
         .findings
         .iter()
-        .filter(|finding| finding.level == Level::Fail && of_it(&finding.file))
+        .filter(|finding| finding.level == Level::Fail && given.is_in(&finding.file))
         .cloned()
         .collect();
     if !wrong.is_empty() {
-        return Err(CommandError::Configuration(wrong));
+        return Err(given.refused(context, wrong));
     }
     if loaded.settings.paths.state_dir != state_dir {
         return Err(CommandError::failed(
@@ -251,7 +292,7 @@ fn few(all: &[String]) -> String {
 
 /// Refuses what would end something that works now: fewer devices, roles or listeners, or a new
 /// fault in another file.
-fn keeps(options: &Options, after: &Loaded) -> Result<(), CommandError> {
+fn keeps(options: &Options, after: &Loaded, given: Given<'_>) -> Result<(), CommandError> {
     // By files that cannot be used now nothing works.
     let Ok(before) = load(options, None) else { return Ok(()) };
     let (works, will) = (working(&before), working(after));
@@ -263,7 +304,7 @@ fn keeps(options: &Options, after: &Loaded) -> Result<(), CommandError> {
     let same =
         |a: &Finding, b: &Finding| (&a.subject, &a.key, &a.message) == (&b.subject, &b.key, &b.message);
     let why = failing(after).into_iter().filter(|new| !known.iter().any(|known| same(known, new)));
-    let why: Vec<String> = why.map(|finding| finding.sentence()).collect();
+    let why: Vec<String> = why.map(|finding| given.named(finding).sentence()).collect();
     if lost.is_empty() && why.is_empty() {
         return Ok(());
     }
@@ -326,12 +367,18 @@ fn wait(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
     }
     let done = back(context, state_dir, trial)?;
     Err(CommandError::Failed(match left(trial, &done) {
-        None => format!(
-            "the uplink was not connected in time, and nobody confirmed: {} is as it was before",
-            trial.file.display()
-        ),
+        None => format!("the uplink was not connected in time, and nobody confirmed: {}", restored(trial)),
         Some(left) => format!("the trial is over, and nobody confirmed: {left}"),
     }))
+}
+
+/// What is said of a file that is as it was before the trial.
+fn restored(trial: &Trial) -> String {
+    let file = trial.file.display();
+    match trial.file.exists() {
+        true => format!("{file} is as it was before"),
+        false => format!("{file} is deleted again: it did not exist before"),
+    }
 }
 
 /// What is said of a file that is not as it was before the trial.
@@ -373,6 +420,12 @@ fn said(context: &Context, file: &Path, confirmed: bool, stopped: bool) -> Resul
         true => format!("{} is in use and confirmed", file.display()),
         false => format!("{} is in place", file.display()),
     })?;
+    if !confirmed {
+        note(format_args!(
+            "there is no way back by itself; `{}` puts a file on trial for that time",
+            context.hint("config apply FILE --confirm 5min")
+        ));
+    }
     if stopped {
         note(format_args!("the gateway does not run; next: {}", context.start_hint()));
     }
@@ -385,7 +438,8 @@ fn said(context: &Context, file: &Path, confirmed: bool, stopped: bool) -> Resul
 /// [`CommandError::Failed`] if nothing is on trial, or the record cannot be deleted.
 pub fn confirm(context: &Context) -> Result<(), CommandError> {
     let state_dir = texts(&context.options()).state_dir;
-    let trial = record(&state_dir)?.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
+    let trial = record(context, &state_dir, "config confirm")?;
+    let trial = trial.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
     io::remove(&state_dir).map_err(|error| {
         CommandError::Failed(format!(
             "the record in {} cannot be deleted: {error}; run this as root",
@@ -406,7 +460,8 @@ pub fn confirm(context: &Context) -> Result<(), CommandError> {
 /// during the trial and is left as it is.
 pub fn revert(context: &Context) -> Result<(), CommandError> {
     let state_dir = texts(&context.options()).state_dir;
-    let trial = record(&state_dir)?.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
+    let trial = record(context, &state_dir, "config revert")?;
+    let trial = trial.ok_or_else(|| CommandError::failed("no configuration is on trial"))?;
     let done = back(context, &state_dir, &trial)?;
     if let Some(left) = left(&trial, &done) {
         return Err(CommandError::Failed(left));
@@ -414,5 +469,5 @@ pub fn revert(context: &Context) -> Result<(), CommandError> {
     if context.out.json {
         return Ok(context.out.object(&json!({ "file": trial.file, "reverted": true }))?);
     }
-    Ok(context.out.line(format!("{} is as it was before", trial.file.display()))?)
+    Ok(context.out.line(restored(&trial))?)
 }

@@ -8,6 +8,7 @@ use crate::cli::args::ShowArguments;
 use crate::cli::error::CommandError;
 use crate::cli::note;
 use crate::config::io::texts;
+use crate::config::scalar::did_you_mean;
 use crate::config::show::{Shown, show};
 use crate::config::{Finding, IdSource, Level, Loaded};
 
@@ -26,11 +27,15 @@ pub fn run(context: &Context, arguments: &ShowArguments) -> Result<(), CommandEr
     if let Ok(loaded) = &loaded {
         complete(&mut shown, loaded);
     }
-    shown.retain(|one| arguments.key.as_ref().is_none_or(|key| is_within(&one.key, key)));
-    if let Some(key) = arguments.key.as_ref().filter(|_| shown.is_empty()) {
-        let text = format!("there is no key {key:?} here; `{}` lists them", context.hint("config show"));
-        return Err(CommandError::Failed(text));
+    if let Some(key) = arguments.key.as_ref().filter(|key| !shown.iter().any(|one| is_within(&one.key, key)))
+    {
+        let advice = match did_you_mean(key, shown.iter().map(|one| one.key.as_str())) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("`{}` lists them", context.hint("config show")),
+        };
+        return Err(CommandError::Failed(format!("there is no key {key:?} here; {advice}")));
     }
+    shown.retain(|one| arguments.key.as_ref().is_none_or(|key| is_within(&one.key, key)));
     shown.retain(|one| !arguments.changed || one.place.is_some());
     if context.out.json {
         let settings: Map<String, Value> = shown.iter().map(|one| (one.key.clone(), object(one))).collect();
@@ -66,7 +71,9 @@ fn complete(shown: &mut [Shown], loaded: &Loaded) {
         let file = settings.paths.gateway_id();
         set("gateway.id", settings.gateway.id.to_string(), &format!("generated, {}", file.display()));
     }
-    if let Some(upstream) = &settings.upstream {
+    // Without the state directory the generated id is not known.
+    let unknown = loaded.state.closed.is_some() && settings.gateway.id_source == IdSource::Missing;
+    if let Some(upstream) = settings.upstream.as_ref().filter(|_| !unknown) {
         set("upstream.client-id", upstream.client_id.clone(), "the gateway's id");
     }
 }

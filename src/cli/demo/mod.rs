@@ -103,6 +103,25 @@ impl Ledger {
         sensors + metered.sum::<usize>()
     }
 
+    /// How many readings were acknowledged or committed.
+    fn promised(&self) -> usize {
+        let metered = self.metered.iter().map(|(_, committed)| committed.total()).sum::<u64>();
+        self.acknowledged.len().saturating_add(usize::try_from(metered).unwrap_or(usize::MAX))
+    }
+
+    /// What is to be said at the end.
+    fn sentence(&self) -> &'static str {
+        if self.missing() > 0 {
+            "NOT everything acknowledged arrived."
+        } else if self.acknowledged.is_empty() {
+            "No reading was acknowledged, so nothing is shown: give it more seconds."
+        } else if !self.heard() {
+            "Everything acknowledged arrived, but not each meter was heard: give it more seconds."
+        } else {
+            "Everything acknowledged arrived."
+        }
+    }
+
     /// Whether each meter was heard, if it can be.
     fn heard(&self) -> bool {
         self.no_serial.is_some() || self.metered.iter().all(|(id, _)| self.arrived_from(id) > 0)
@@ -115,6 +134,28 @@ impl Ledger {
     fn twice(&self) -> u64 {
         self.arrived.values().map(|count| count - 1).sum()
     }
+}
+
+/// Whether this program is that of a package, which has a service.
+fn is_installed() -> bool {
+    std::env::current_exe().is_ok_and(|program| program == Path::new("/usr/bin/tombolo"))
+}
+
+/// How this program was called.
+fn called() -> String {
+    let word = std::env::args().next().unwrap_or_else(|| "tombolo".to_owned());
+    crate::cli::key::shell_word(&word)
+}
+
+/// The commands that set a gateway up; without a package it needs a folder of its own.
+fn next(program: &str, is_installed: bool) -> String {
+    let program = match is_installed {
+        true => format!("sudo {program}"),
+        false => format!("{program} --config gw/tombolo.toml"),
+    };
+    format!(
+        "Next: {program} init --url mqtts://BROKER:8883, then {program} device add NAME --role sensor --psk"
+    )
 }
 
 /// Removes the demo's folder when it ends.
@@ -527,14 +568,13 @@ impl Screen {
             ledger.arrived.len(),
             ledger.twice(),
         );
-        println!(
-            "{}",
-            if good { "Everything acknowledged arrived." } else { "NOT everything acknowledged arrived." }
-        );
+        let beyond = ledger.arrived.len().saturating_sub(ledger.promised().saturating_sub(missing));
+        if beyond > 0 {
+            println!("beyond that {beyond} arrived whose acknowledgement had not reached the sensor yet");
+        }
+        println!("{}", ledger.sentence());
         if good {
-            println!(
-                "Next: tombolo init --url mqtts://BROKER:8883, then tombolo device add NAME --role sensor --psk"
-            );
+            println!("{}", next(&called(), is_installed()));
         }
         good
     }

@@ -10,8 +10,8 @@ use super::client::{self, Proof};
 use super::{Told, tell, without_level};
 use crate::cli::args::DeviceAddArguments;
 use crate::cli::error::CommandError;
-use crate::cli::key::from_argument;
-use crate::cli::output::align;
+use crate::cli::key::{PSK_MIN, from_argument};
+use crate::cli::output::{align, plural};
 use crate::cli::{Context, note};
 use crate::config::certificate::{self, format_key_hash, parse_key_hash};
 use crate::config::registry::io::add;
@@ -47,7 +47,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             "--label takes 1 to {LABEL_MAX} bytes of text without control characters"
         )));
     }
-    let loaded = context.load()?;
+    let loaded = context.load_whole("device add")?;
     let psk = match arguments.psk.as_deref() {
         Some(key) => {
             let identity = match &arguments.psk_identity {
@@ -68,6 +68,9 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     let device =
         Device { id, role, label: arguments.label, psk, certificate, public_key, offline_after: None };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
+    if let Some(warning) = device.psk.as_ref().and_then(|psk| short(psk.key.len())) {
+        note(warning);
+    }
     let told = tell(context);
     if context.out.json {
         context.out.object(&in_json(&device))?;
@@ -89,6 +92,16 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         ))?,
     }
     Ok(())
+}
+
+/// The warning about a key of so many bytes, if it is short.
+fn short(length: usize) -> Option<String> {
+    (length < PSK_MIN).then(|| {
+        format!(
+            "the key has only {}: it may be guessed; use {PSK_MIN} random bytes or more, as --psk without a value makes them",
+            plural(length as u64, "byte")
+        )
+    })
 }
 
 fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
@@ -207,11 +220,11 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(format_args!("  {}", client::line(settings, device, Proof::Certificate)))?;
     } else {
         context.out.line(
-            "the device shows this key alone (RFC 7250) or in a certificate from a CA in coap.client-ca-file, and knows this gateway by its key: `openssl pkey -pubout -in` with coap.key-file prints it",
+            "the device shows this key alone (RFC 7250) or in a certificate from a CA in coap.client-ca-file, and knows this gateway by its key: `openssl pkey -pubout -in KEY` prints it, with the file of coap.key-file as KEY",
         )?;
         let proof = Proof::PublicKey { ca: !material.chain.is_empty() };
         context.out.line(format_args!(
-            "try it, on {}, with the key in SEC 1 form (`openssl ec -in` makes it):",
+            "try it, on {}, with the key in SEC 1 form (`openssl ec -in KEY -out KEY.sec1` makes it):",
             client::machines(settings)
         ))?;
         context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;

@@ -77,7 +77,7 @@ fn without_level(finding: &crate::config::Finding) -> String {
 }
 
 fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
-    let loaded = context.load()?;
+    let loaded = context.load_whole(&format!("device remove {id}"))?;
     let stored = || of_fleets(&loaded).into_iter().find(|(known, _)| known.id == id);
     // One that was seen a moment ago is not in the file yet.
     let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;
@@ -105,11 +105,15 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
 /// Whether the registry can be read by this user: a list without it would be a wrong one.
 fn readable(loaded: &Loaded) -> Result<(), String> {
     let folder = loaded.settings.paths.devices();
-    match std::fs::read_dir(&folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(format!("{}: the devices cannot be read by this user: use sudo", folder.display()))
+    let denied = std::fs::read_dir(&folder)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        .then_some(folder);
+    // A single file of it, or another part of the state, is enough for the load to leave it out.
+    match denied.as_ref().or(loaded.state.closed.as_ref()) {
+        Some(closed) => {
+            Err(format!("{}: the devices cannot be read by this user: use sudo", closed.display()))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

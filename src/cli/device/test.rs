@@ -9,7 +9,7 @@ use super::super::args::DeviceTestArguments;
 use super::super::error::CommandError;
 use super::super::note;
 use super::super::output::patiently;
-use crate::control::io::client::{Client, SLOW_ANSWER};
+use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceTest, TestStep};
 
@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(45);
 /// [`CommandError::Failed`] with the step that failed.
 pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), CommandError> {
     let DeviceTestArguments { id, path, dry_run } = arguments;
-    let mut daemon = context.daemon()?;
+    let mut daemon = context.daemon().map_err(ClientError::of_privileged)?;
     // First where it will go, so that the topic is on the screen before anything is published.
     let request = Request::DeviceTest { device: id.clone(), path, plan: true };
     let DeviceTest { steps: planned, path, .. } = daemon.ask_for(&request, SLOW_ANSWER)?;

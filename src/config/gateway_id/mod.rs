@@ -300,7 +300,7 @@ pub fn unsettled(decision: &Decision, directory: &Path, error: &str) -> Finding 
             "cannot be written: {error}; this process alone knows the new id, and the next start may make another"
         ),
     };
-    let advice = "make room, or the state directory writable to the service's user, or set [gateway] id; it is tried again every minute";
+    let advice = "make room, or make the state directory writable to the service's user, or set [gateway] id; it is tried again every minute";
     Finding::fail(SUBJECT, message).at(Some(&place)).advice(advice)
 }
 

@@ -388,14 +388,14 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     if let Some(known) = loaded.known(id) {
         let message = format!("{id} exists already");
         let advice = match known.source {
-            DeviceSource::Registry => "remove it first: tombolo device remove",
-            DeviceSource::Configuration => "change it there, or use another name",
+            DeviceSource::Registry => format!("remove it first: `tombolo device remove {id}`"),
+            DeviceSource::Configuration => "change it there, or use another name".to_owned(),
         };
-        return refuse(message, known.place.as_ref(), advice);
+        return refuse(message, known.place.as_ref(), &advice);
     }
     if loaded.registry.has_file(id) {
         let message = format!("{id} exists already, in a file that cannot be read");
-        return refuse(message, None, "remove it first: tombolo device remove");
+        return refuse(message, None, &format!("remove it first: `tombolo device remove {id}`"));
     }
     if let Some(psk) = &device.psk {
         let size = |what: &str, length: usize, max: usize| match length {

@@ -112,6 +112,11 @@ fn fault(layer: &LayerText) -> Option<String> {
 fn problem(path: &Path, condition: &Condition, has_last: bool) -> Finding {
     let effect = if has_last { "its last good version stays in use" } else { "its content is not used" };
     let advice = match condition {
+        // The daemon's own user may not: it is another one's.
+        Condition::Unreadable(why) if is_denied(why) => {
+            "it belongs to another user: run the gateway as that one, or as root chown it to the user that runs the \
+             gateway; then systemctl reload tombolo"
+        }
         Condition::Unreadable(_) => {
             "give it to the service's user, or see in `dmesg` what the disk has; then systemctl reload tombolo"
         }
@@ -119,6 +124,11 @@ fn problem(path: &Path, condition: &Condition, has_last: bool) -> Finding {
     };
     let place = Place { file: path.display().to_string().into(), line: None };
     Finding::fail(SUBJECT, format!("{condition}; {effect}")).at(Some(&place)).advice(advice)
+}
+
+/// Whether the error of the system is a right that is missing.
+fn is_denied(why: &str) -> bool {
+    why.contains("Permission denied")
 }
 
 /// Loads with as many state files as are consistent with the rest of the configuration: all of

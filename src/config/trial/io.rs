@@ -35,14 +35,16 @@ pub fn read(state_dir: &Path) -> Result<Option<Trial>, Condition> {
     match AtomicFile::new(FILE_NAME, RECORD_MAX, 0o600).look(&disk, Trial::parse) {
         Ok(trial) => Ok(Some(trial)),
         Err(Condition::Missing) => Ok(None),
-        // Others than the service's user may not look.
-        Err(Condition::Unreadable(_)) if may_not_look(&state_dir.join(FILE_NAME)) => Ok(None),
+        // Others than the service's user may not look: see [`is_closed`].
+        Err(Condition::Unreadable(_)) if is_closed(state_dir) => Ok(None),
         Err(condition) => Err(condition),
     }
 }
 
-fn may_not_look(file: &Path) -> bool {
-    std::fs::File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+/// Whether this user may not see if there is a record: then [`read`] finds none.
+pub fn is_closed(state_dir: &Path) -> bool {
+    let opened = std::fs::File::open(state_dir.join(FILE_NAME));
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Writes it, durably.

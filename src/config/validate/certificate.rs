@@ -26,6 +26,10 @@ pub(super) fn material(
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
+    if previous.key.is_none() && previous.authorities.anchors.is_empty() {
+        // There is nothing that could stay in use.
+        return Some(previous);
+    }
     for finding in cx.findings.list[before..].iter_mut().filter(|finding| finding.level == Level::Fail) {
         finding.message.push_str("; the previous files stay in use until the next restart");
         if finding.advice == WITHOUT {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::Context;
 use super::certificate::{Names, public_key};
 use crate::config::finding::{Finding, Place};
-use crate::config::layer::Item;
+use crate::config::layer::{Item, dotted};
 use crate::config::scalar::{did_you_mean, parse_psk, parse_psk_identity};
 use crate::config::{DeviceSource, Known, model};
 use crate::gate::settings::Withheld;
@@ -46,7 +46,10 @@ pub(super) fn devices(
         let place = cx.place(&["device", id]).cloned();
         all.unusable(id, None, DeviceSource::Configuration, place);
     }
-    for (id, table) in &file.device {
+    // Of two with one credential the later in the files is at fault: it is the new one.
+    let mut tables: Vec<_> = file.device.iter().collect();
+    tables.sort_by_cached_key(|(id, _)| cx.index.rank(&dotted(["device", id.as_str()])));
+    for (id, table) in tables {
         if table.enabled == Some(false) {
             switched_off(cx, id, table, &mut all);
         } else {
@@ -55,9 +58,11 @@ pub(super) fn devices(
     }
     let buses: BTreeSet<String> =
         ports.iter().filter(|port| is_bus(port)).map(|p| p.name.to_string()).collect();
+    let first = first_of_each(cx, file, ports);
     ports.retain_mut(|port| {
         let Some(table) = file.serial.get(port.name.as_str()) else { return false };
-        let mut serial = Serial { port: port.name.clone(), table, buses: &buses, roles: usable };
+        let mut serial =
+            Serial { port: port.name.clone(), table, buses: &buses, first: &first, roles: usable };
         match &mut port.duty {
             Duty::Modbus(bus) => {
                 bus.units.retain(|unit| serial.unit(cx, unit, &mut all));
@@ -254,12 +259,46 @@ fn is_bus(port: &Port) -> bool {
     matches!(port.duty, Duty::Modbus(_))
 }
 
+/// The table in which an id of a serial device stands first in the files.
+struct First {
+    rank: (u32, u32),
+    key: String,
+    place: Option<Place>,
+}
+
+/// Of each id of the ports' devices the first table: a later one is the new one, and at fault.
+fn first_of_each(cx: &Context<'_>, file: &model::File, ports: &[Port]) -> HashMap<Name, First> {
+    let mut all: HashMap<Name, First> = HashMap::new();
+    for port in ports {
+        let Some(table) = file.serial.get(port.name.as_str()) else { continue };
+        let own = ["serial", port.name.as_str()];
+        let mut add = |id: &Name, key: &[&str]| {
+            let own = dotted(key.iter().copied());
+            let rank = cx.index.rank(&own);
+            if all.get(id).is_none_or(|first| rank < first.rank) {
+                all.insert(id.clone(), First { rank, key: own, place: cx.place(key).cloned() });
+            }
+        };
+        match &port.duty {
+            Duty::Modbus(bus) => {
+                for unit in &bus.units {
+                    let Some(key) = super::reach::key_of(table, unit) else { continue };
+                    add(&unit.id, &[own[0], own[1], "unit", key]);
+                }
+            }
+            Duty::Readings { .. } | Duty::Slipmux { .. } => add(&port.name, &own),
+        }
+    }
+    all
+}
+
 /// A serial port and its devices.
 struct Serial<'a> {
     port: Name,
     table: &'a model::Serial,
     /// Names of all ports that are buses.
     buses: &'a BTreeSet<String>,
+    first: &'a HashMap<Name, First>,
     roles: &'a Roles<'a>,
 }
 
@@ -320,8 +359,11 @@ impl Serial<'_> {
         device: impl FnOnce(Name) -> Device,
     ) -> bool {
         let subject = format!("serial {}", self.port);
-        if let Some(known) = all.known.get(id.as_str()) {
-            let message = format!("{} has a device of the same id", named(known.place.as_ref()));
+        let known = all.known.get(id.as_str()).map(|known| known.place.clone());
+        let own = dotted(key.iter().copied());
+        let earlier = || self.first.get(id).filter(|first| first.key != own).map(|first| first.place.clone());
+        if let Some(place) = known.or_else(earlier) {
+            let message = format!("{} has a device of the same id", named(place.as_ref()));
             cx.fail(&subject, key, message, words.1);
             return false;
         }

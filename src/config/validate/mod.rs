@@ -117,12 +117,12 @@ impl Context<'_> {
         }
         if secret && looked.exposed {
             let message = format!("{shown} can be read by every user of this machine");
-            self.warn(subject, key, message, "chmod 0640");
+            self.warn(subject, key, message, &format!("chmod 0640 {shown}"));
         }
         if let Some(user) = &looked.closed_to {
             let advice = format!(
-                "put it below /etc/tombolo, chgrp it to the group of {user} and chmod 0640; `tombolo init` copies the files \
-                 it is given"
+                "put it below /etc/tombolo, chgrp it to the group of {user} and chmod 0640; run as root, `tombolo init` copies \
+                 the files it is given"
             );
             let message = format!("{shown} cannot be read by the service's user, {user}");
             self.fail(subject, key, message, &advice);
@@ -141,7 +141,8 @@ impl Context<'_> {
             hidden.folder,
             hidden.setting
         );
-        let advice = "put the file below /etc/tombolo; `tombolo init` copies the files it is given";
+        let advice = "put the file below /etc/tombolo; run as root, `tombolo init` copies the files it is given. A gateway of your \
+                      own, which is no service, is named with --config FILE";
         self.fail(subject, key, message, advice);
         true
     }
@@ -172,7 +173,16 @@ impl Context<'_> {
             Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
             Err(FileError::Denied) if self.sources.files.is_outsider() => self.closed(subject, key, path),
             Err(error) => {
-                let advice = "put the file there; the daemon looks again at every connection";
+                let advice = match error {
+                    FileError::Denied => {
+                        "give it to the user that runs the gateway, or chgrp it to that user's group and chmod 0640, and let \
+                         the group enter its folder; the daemon looks again at every connection"
+                    }
+                    FileError::NotAFile | FileError::TooLarge | FileError::Other(_) => {
+                        "put a file in its place; the daemon looks again at every connection"
+                    }
+                    FileError::Missing => "put the file there; the daemon looks again at every connection",
+                };
                 self.fail(subject, key, format!("{shown} {error}"), advice);
             }
         }

@@ -14,7 +14,7 @@ use crate::config::layer::dotted;
 use crate::config::model::Serial;
 use crate::config::raw;
 use crate::proto::serial::modbus::frame::Speed;
-use crate::proto::serial::modbus::model::TemplateTable;
+use crate::proto::serial::modbus::model::{RegisterTable, TemplateTable};
 use crate::proto::serial::modbus::settings::Settings;
 use crate::proto::serial::modbus::validate::{self, Fault, Missing};
 use crate::southbound::serial::settings::{Line, Parity};
@@ -69,7 +69,7 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
             let place = Place { file: shown.as_str().into(), line: None };
             let message = format!("cannot be read by the service's user, {user}");
             let finding = Finding::fail(format!("template {name}"), message).at(Some(&place));
-            cx.findings.push(finding.advice("chmod 0644"));
+            cx.findings.push(finding.advice(format!("chmod 0644 {shown}")));
         }
         let Ok(text) = String::from_utf8(content.bytes.to_vec()) else {
             return missing(format!("{shown} is not UTF-8"), "save it as UTF-8".into());
@@ -85,6 +85,10 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
                 missing(format!("the template {name:?} cannot be read"), format!("correct {place}"))
             }
         };
+    }
+    if let Some(plain) = name.strip_suffix(".toml").filter(|plain| !plain.is_empty()) {
+        let advice = format!("a template is named without .toml: template = \"{plain}\"");
+        return missing(format!("there is no template {name:?}"), advice);
     }
     let shown = |folder: Option<&std::path::PathBuf>| {
         folder.map_or_else(String::new, |folder| Path::new(folder).display().to_string())
@@ -118,8 +122,10 @@ pub(super) fn bus(
         _ => Speed { baud: line.baud, bits: 1 + line.data_bits + parity + line.stop_bits },
     };
     let bus = table.modbus.clone().unwrap_or_default();
+    let index = cx.index;
+    let order = |unit: &str| index.rank(&dotted(["serial", name, "unit", unit]));
     let (settings, faults) =
-        validate::bus(speed, &bus, &table.unit, |wanted| match templates.read.get(wanted) {
+        validate::bus(speed, &bus, &table.unit, order, |wanted| match templates.read.get(wanted) {
             Some(Ok(template)) => Ok(&template.table),
             Some(Err(missing)) => Err(missing.clone()),
             None => Err(Missing { message: "it was not read".into(), advice: String::new() }),
@@ -163,6 +169,27 @@ pub(super) fn bus(
             cx.warn(&subject, &key, "the address is above 247", advice);
         }
     }
+    for (key, unit) in enabled().filter(|(_, unit)| usable(unit.id.as_deref())) {
+        let template = unit.template.as_deref();
+        let of_template = template.and_then(|name| Some(&templates.read.get(name)?.as_ref().ok()?.table));
+        let numbering = unit.numbering.or(of_template.and_then(|table| table.numbering));
+        let found = numbering.is_none().then(|| manual_number(&unit.register)).flatten();
+        if let Some((register, number)) = found {
+            let key = ["serial", name, "unit", key, "register", register, "address"];
+            cx.warn(&subject, &key, manual_looking(number), MANUAL_ADVICE);
+        }
+        let found = of_template.filter(|table| table.numbering.is_none());
+        let found = found.and_then(|table| manual_number(&table.register));
+        if let (Some(template), Some((register, number))) = (template, found) {
+            let key = ["register", register, "address"].map(str::to_owned);
+            let place = templates.place(template, &key);
+            let shown = dotted(key.iter().map(String::as_str));
+            if templates.told.insert((template.to_owned(), shown.clone())) {
+                let finding = Finding::warn(format!("template {template}"), manual_looking(number));
+                cx.findings.push(finding.key(shown).at(place.as_ref()).advice(MANUAL_ADVICE));
+            }
+        }
+    }
     // A unit with a fault of its own is off too, but nobody switched it off.
     let is_faulty = |key: &str| {
         let key = dotted(["serial", name, "unit", key]);
@@ -185,6 +212,22 @@ pub(super) fn bus(
         );
     }
     settings
+}
+
+/// What to do with a number that may be a manual's.
+const MANUAL_ADVICE: &str =
+    "set numbering = \"manual\" if a manual prints it so, or numbering = \"wire\" if it is an address";
+
+fn manual_looking(number: u32) -> String {
+    format!("{number} looks like a manual's number, and is used as the address on the wire")
+}
+
+/// The first register with an address that manuals print for the first input or holding registers,
+/// like 30001 and 40001.
+fn manual_number(registers: &BTreeMap<String, RegisterTable>) -> Option<(&str, u32)> {
+    let enabled = registers.iter().filter(|(_, register)| register.enabled != Some(false));
+    let mut numbers = enabled.filter_map(|(name, register)| Some((name.as_str(), register.address?)));
+    numbers.find(|(_, number)| matches!(number, 30_001..=39_999 | 40_001..=49_999))
 }
 
 /// Reports a fault of a template once, regardless of the number of units that use it.

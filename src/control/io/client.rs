@@ -40,6 +40,9 @@ pub enum ClientError {
     Denied {
         /// The socket.
         socket: PathBuf,
+        /// Membership in its group would not be enough either: the request is for root and the
+        /// daemon's user.
+        privileged: bool,
     },
     /// The daemon answered with a failure.
     Failed(Failure),
@@ -62,7 +65,7 @@ impl fmt::Display for ClientError {
         match self {
             ClientError::NotRunning { socket, start: None } => write!(
                 f,
-                "tombolo is not running: nothing answers on {}; start it with `systemctl start tombolo`, or `tombolo run` in a terminal",
+                "tombolo is not running: nothing answers on {}; start it with `systemctl start tombolo`, or `tombolo run` in a terminal; a gateway of your own is named with --config FILE",
                 socket.display()
             ),
             ClientError::NotRunning { socket, start: Some(start) } => write!(
@@ -75,9 +78,14 @@ impl fmt::Display for ClientError {
                 "{} does not exist; name another one with --config, or make it: tombolo init --url mqtts://HOST",
                 config.display()
             ),
-            ClientError::Denied { socket } => write!(
+            ClientError::Denied { socket, privileged: false } => write!(
                 f,
-                "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo`",
+                "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo` and log in again",
+                socket.display()
+            ),
+            ClientError::Denied { socket, privileged: true } => write!(
+                f,
+                "{} may not be opened by this user, and only root and the user of the daemon may ask this: use sudo",
                 socket.display()
             ),
             ClientError::Failed(failure) => write!(f, "{failure}"),
@@ -93,6 +101,17 @@ impl fmt::Display for ClientError {
                 f,
                 "the daemon's answer cannot be read ({reason}); if it is of another version than this command, restart it"
             ),
+        }
+    }
+}
+
+impl ClientError {
+    /// The same error of a request for root and the daemon's user
+    /// ([`Request::is_privileged`]): it does not advise to join the group.
+    pub fn of_privileged(self) -> ClientError {
+        match self {
+            ClientError::Denied { socket, .. } => ClientError::Denied { socket, privileged: true },
+            other => other,
         }
     }
 }
@@ -127,7 +146,9 @@ impl Client {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning { socket: socket.to_owned(), start: None }
             }
-            io::ErrorKind::PermissionDenied => ClientError::Denied { socket: socket.to_owned() },
+            io::ErrorKind::PermissionDenied => {
+                ClientError::Denied { socket: socket.to_owned(), privileged: false }
+            }
             _ => ClientError::Broken { socket: socket.to_owned(), error },
         })?;
         let lines = LinesCodec::new_with_max_length(RESPONSE_MAX);

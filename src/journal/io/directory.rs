@@ -3,12 +3,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use super::disk::Disk;
+use crate::durable::io::create_directory;
 use crate::journal::open_error::OpenError;
 use crate::journal::segment::{Header, HeaderBlock, parse_name};
 use crate::journal::storage::{Folder, Storage, StoredFile};
@@ -20,14 +20,12 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Creates the directory if it does not exist, and locks it.
+    /// Creates the directory if it does not exist, for the owner of the folder that it is in, and
+    /// locks it.
     pub(super) fn lock(path: &Path) -> Result<Directory, OpenError> {
         let failed = |error: io::Error| OpenError::Directory { path: path.to_path_buf(), error };
         if !path.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-            if let Some(parent) = path.parent() {
-                File::open(parent).and_then(|file| file.sync_all()).map_err(failed)?;
-            }
+            create_directory(path).map_err(failed)?;
         }
         let file = File::open(path).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

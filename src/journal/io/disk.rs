@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::durable::io::give_to_owner_of;
 use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, StoredFile};
 
 /// The journal's directory, with a subdirectory per folder.
@@ -48,10 +49,19 @@ impl Disk {
 
     fn make_folder(&self, folder: Folder) -> io::Result<()> {
         let path = self.directory.join(folder.as_str());
-        match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => File::open(&self.directory)?.sync_all(),
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            Ok(()) => self.give(&File::open(&path)?),
         }
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// What root makes belongs to the owner of the directory, so that a gateway that root ran once
+    /// in somebody's folder can be run by that user again. If the system refuses, the journal works
+    /// all the same.
+    fn give(&self, file: &File) {
+        let _ = give_to_owner_of(&self.directory, file);
     }
 }
 
@@ -141,10 +151,12 @@ impl Storage for Disk {
         match create() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 check(self.make_folder(folder))?;
-                check(create()).map(|file| DiskFile::new(file, false))
+                check(create())
             }
-            other => check(other).map(|file| DiskFile::new(file, false)),
+            other => check(other),
         }
+        .inspect(|file| self.give(file))
+        .map(|file| DiskFile::new(file, false))
     }
 
     fn rename(&self, from: (Folder, &str), to: (Folder, &str)) -> Result<(), StorageError> {

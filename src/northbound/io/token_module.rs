@@ -110,7 +110,7 @@ fn ask(session: &Session, question: &Question, token: &str, description: &str) -
             let wanted = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Id(id.to_vec())];
             let found = session.find_objects(&wanted).map_err(failed("asked for the key"))?;
             let Some(key) = found.first() else {
-                let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+                let id = crate::hex::format_hex(id);
                 return Err(Fault::Answered(format!(
                     "the token {token:?} has no key with the id {id} any more"
                 )));

@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use super::OpenError;
-use crate::durable::io::sync_folder;
+use crate::durable::io::{give_to_owner_of, sync_folder};
 
 /// The directory, locked as long as this lives.
 pub(super) struct Directory {
@@ -17,11 +17,16 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes it if it is not there, and locks it.
+    /// Makes it if it is not there, for the owner of the folder that it is in, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Directory, OpenError> {
         let failed = |error: io::Error| OpenError::Failed(path.to_path_buf(), error);
         match fs::DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => sync_folder(path.parent().unwrap_or(path)).map_err(failed)?,
+            Ok(()) => {
+                let parent = path.parent().unwrap_or(path);
+                // If the system refuses, the store works all the same.
+                let _ = File::open(path).and_then(|folder| give_to_owner_of(parent, &folder));
+                sync_folder(parent).map_err(failed)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(error)),
         }

@@ -77,6 +77,12 @@ impl Port {
         }
     }
 
+    /// The port's name, if this device of it sends bytes or frames, not CoAP messages.
+    pub fn bytes_of(&self, device: &str) -> Option<&Name> {
+        let is_coap = matches!(self.duty, Duty::Slipmux { .. });
+        (!is_coap && self.devices().any(|id| id.as_str() == device)).then_some(&self.name)
+    }
+
     /// The ids of the devices of this port.
     pub fn devices(&self) -> impl Iterator<Item = &Name> {
         let (own, units) = match &self.duty {

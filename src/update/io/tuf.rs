@@ -26,6 +26,7 @@ use tough::{
 use url::Url;
 
 use crate::clock::UnixTime;
+use crate::hex::format_hex;
 use crate::https::io::Client;
 use crate::https::message::{Failure, Request};
 use crate::https::url::HttpsUrl;
@@ -141,15 +142,11 @@ fn keys(root: &Root) -> String {
     let mut text = String::new();
     for role in [RoleType::Timestamp, RoleType::Snapshot] {
         let keys = root.roles.get(&role).map_or(&[][..], |keys| &keys.keyids[..]);
-        let mut keys: Vec<String> = keys.iter().map(|key| hex(key)).collect();
+        let mut keys: Vec<String> = keys.iter().map(|key| format_hex(key)).collect();
         keys.sort();
         text += &format!("{role}:{}\n", keys.join(","));
     }
-    hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format_hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// Reads the root of trust. It blocks.

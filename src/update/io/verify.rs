@@ -91,7 +91,7 @@ fn file_name(name: &str, hash: &[u8], is_prefixed: bool) -> String {
     if !is_prefixed {
         return name.to_owned();
     }
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = crate::hex::format_hex(hash);
     match name.rsplit_once('/') {
         Some((folder, name)) => format!("{folder}/{hash}.{name}"),
         None => format!("{hash}.{name}"),

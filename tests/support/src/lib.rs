@@ -95,6 +95,21 @@ pub fn free_udp_port() -> u16 {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
+/// What a libcoap program printed, standard error included, without the times of its log: `5.03` is
+/// looked for in it, and 16:23:55.032 is no answer.
+pub fn printed(output: &std::process::Output) -> String {
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let is_time = |word: &str| {
+        word.contains(':') && word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit())
+    };
+    let line = |line: &str| match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+        [_, _, time, rest] if is_time(time) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Asks until `condition` holds.
 pub fn wait_for(what: &str, condition: impl FnMut() -> bool) {
     wait_within(PATIENCE, what, condition);

@@ -449,7 +449,7 @@ impl<'a> Walk<'a> {
                         Some(pin) => format!(
                             "if the broker cannot have another certificate and its owner confirms this key: [upstream] \
                              pin-sha256 = [\"{}\"]",
-                            hex(&pin)
+                            crate::hex::format_hex(&pin)
                         ),
                         None => "the steps before this one are fine".to_owned(),
                     };
@@ -599,10 +599,6 @@ fn check_client_id(own: &str) -> String {
     format!("{shorter}{other}{CLIENT_ID_END}")
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn WallClock, pinned: bool) {
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
@@ -621,7 +617,8 @@ fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn W
         return ok(steps, "tls", version.to_owned());
     };
     let pin = connection.peer_certificates().and_then(|chain| chain_fault::pin(chain.first()?));
-    let pin = pin.map(|pin| format!("; public key sha256 {}", hex(&pin))).unwrap_or_default();
+    let pin =
+        pin.map(|pin| format!("; public key sha256 {}", crate::hex::format_hex(&pin))).unwrap_or_default();
     let day = |time: UnixTime| time.to_string()[..10].to_owned();
     let of = leaf.subject.map(|subject| format!(" of {subject}")).unwrap_or_default();
     let by = leaf.issuer.map(|issuer| format!(" by {issuer}")).unwrap_or_default();
@@ -666,7 +663,7 @@ fn judge_limits(
     }
     if limits.receive_maximum < RECEIVE_MAXIMUM_GOOD {
         let text = format!(
-            "Receive Maximum {}: no more messages may await their answer, which slows a backlog down",
+            "Receive Maximum {}: only so many messages may await their answer at a time, which slows a backlog down",
             limits.receive_maximum
         );
         warn(steps, "mqtt", text, "with mosquitto: max_inflight_messages 1000");

@@ -131,11 +131,13 @@ impl Default for Common {
 }
 
 /// Judges a bus with its units. Units with a fault are left out; without any unit left, or with a
-/// fault of its own, there is no bus.
-pub fn bus<'t>(
+/// fault of its own, there is no bus. `order`: of two units with one address or id, the one that is
+/// later in this order of their keys is left out.
+pub fn bus<'t, O: Ord>(
     speed: Speed,
     table: &BusTable,
     units: &BTreeMap<String, UnitTable>,
+    order: impl Fn(&str) -> O,
     template: impl Fn(&str) -> Result<&'t TemplateTable, Missing>,
 ) -> (Option<Settings>, Vec<Fault>) {
     let mut list = Vec::new();
@@ -166,7 +168,9 @@ pub fn bus<'t>(
     let common = Common { limits, timeout: settings.timeout, pause };
     let bus_is_sound = list.is_empty();
     let mut seen: BTreeMap<(u8, Option<Name>), String> = BTreeMap::new();
-    for (key, table) in units {
+    let mut ordered: Vec<_> = units.iter().collect();
+    ordered.sort_by_cached_key(|(key, _)| order(key));
+    for (key, table) in ordered {
         if table.enabled == Some(false) {
             continue;
         }

@@ -320,7 +320,8 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         .exclusive(true);
     let stream = SerialStream::open(&builder).map_err(|error| match error.kind {
         tokio_serial::ErrorKind::Io(io::ErrorKind::PermissionDenied) => {
-            "this user may not open it; the group of serial ports is dialout".to_owned()
+            "this user may not open it; the group of serial ports is dialout: as root `adduser USER dialout`, and log in again"
+                .to_owned()
         }
         tokio_serial::ErrorKind::Io(io::ErrorKind::NotFound) => "it is not there".to_owned(),
         tokio_serial::ErrorKind::NoDevice => "another program has it".to_owned(),

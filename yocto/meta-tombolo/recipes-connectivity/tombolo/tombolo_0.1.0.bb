@@ -23,7 +23,7 @@ require ${BPN}-crates.inc
 SRC_URI += "file://run-ptest"
 
 # The commit of this version.
-SRCREV = "e9892ca7f55855a9ae2af9c666ed665331cd61bf"
+SRCREV = "c97c09c842ac462a0d36a396debb446511d35f48"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
