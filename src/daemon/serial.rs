@@ -24,6 +24,7 @@ use crate::message::Name;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::State;
 use crate::proto::serial::framing::Bad;
+use crate::proto::serial::link::FLAPS_TOLD;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::poll;
@@ -571,7 +572,9 @@ impl Host for Handle {
         self.with(|ports, entry| {
             entry.core.borrow_mut().handle_opened(Instant::now());
             let shown = device.display().to_string();
-            log::info!(device = self.name.as_str(), port = shown.as_str(); "serial port open");
+            if entry.core.borrow().link().flaps() <= FLAPS_TOLD {
+                log::info!(device = self.name.as_str(), port = shown.as_str(); "serial port open");
+            }
             ports.show(&self.name, "port", &[], Some(format!("open as {shown}")));
             *entry.device.borrow_mut() = Some(shown);
         });
@@ -583,9 +586,14 @@ impl Host for Handle {
             let was_open = core.link().is_open();
             let news = core.handle_failure(Instant::now(), reason);
             let port = core.settings().port.to_string();
-            if was_open {
+            let flaps = core.link().flaps();
+            if was_open && flaps > FLAPS_TOLD {
+                if flaps == FLAPS_TOLD + 1 {
+                    log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port is closed again and again; not told any more until it stays open for a minute");
+                }
+            } else if was_open {
                 log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port lost; waiting for it");
-            } else if news {
+            } else if news && flaps <= FLAPS_TOLD {
                 log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port cannot be opened; trying on");
             }
             if was_open || news {

@@ -59,6 +59,7 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
 fn words(failure: Failure) -> &'static str {
     match failure {
         Failure::Silent => "silence",
+        Failure::Closed => "the connection is closed in place of an answer",
         Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
         Failure::Misfit => "answers of another function or length than was asked for",
         Failure::Gateway(_) => "the gateway at the port has no answer from it",

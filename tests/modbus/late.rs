@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tombolo::proto::serial::modbus::Event;
+use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, answer, frame, ms, register, settings, unit};
 
@@ -148,4 +150,56 @@ fn what_was_asked_before_a_restart_is_not_used_after_it() {
     let payloads: Vec<String> = world.readings(0).into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, vec![r#"{"value":0}"#; 5]);
     assert_eq!(world.bus.strangers(), 2);
+}
+
+#[test]
+fn a_unit_that_answers_in_order_and_often_late_never_has_its_values_exchanged() {
+    // All answers of these maps have a shape that another has, too.
+    for (seed, wide) in (0..40).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut slow = unit(1);
+        let kind = |wide: bool| if wide { Kind::U32 } else { Kind::U16 };
+        slow.registers = vec![
+            register("a", Table::Holding, 0, kind(wide)),
+            register("b", Table::Holding, 40, kind(wide)),
+            register("c", Table::Holding, 80, Kind::U16),
+            register("d", Table::Holding, 120, Kind::U16),
+        ];
+        slow.period = Duration::from_secs(2);
+        let mut world = World::new(settings(vec![slow]));
+        let mut random = SplitMix64::new(seed);
+        world.behave(1, move |request| {
+            let is_late = random.next_u64() % 100 < 20 + seed % 6;
+            let late = 300 + random.next_u64() % 1200;
+            vec![(ms(if is_late { late } else { 3 }), frame(&answer(request)))]
+        });
+        world.run(Duration::from_secs(3600));
+        let readings = world.readings(0);
+        assert!(readings.len() >= 50, "{}", readings.len());
+        for (at, payload) in readings {
+            let values: serde_json::Value = serde_json::from_str(&payload).unwrap();
+            for (name, address) in [("a", 0u64), ("b", 40), ("c", 80), ("d", 120)] {
+                let Some(value) = values.get(name).and_then(serde_json::Value::as_u64) else { continue };
+                let is_wide = wide && address < 80;
+                let expected = if is_wide { address << 16 | (address + 1) } else { address };
+                assert_eq!(value, expected, "seed {seed} at {at:?}: {payload}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_read_that_is_always_answered_late_is_halved_and_named_if_it_is_one_register() {
+    let mut slow = unit(1);
+    slow.registers = (0..20).map(|at| register(&format!("r{at}"), Table::Holding, at, Kind::U16)).collect();
+    slow.registers.push(register("slow", Table::Holding, 100, Kind::U16));
+    let mut world = World::new(settings(vec![slow]));
+    world.behave(1, |request| {
+        let is_late = request[5] > 8 || request[3] == 100;
+        vec![(ms(if is_late { 450 } else { 3 }), frame(&answer(request)))]
+    });
+    world.run(Duration::from_secs(300));
+    let (_, last) = world.readings(0).pop().unwrap();
+    assert_eq!(last.matches(':').count(), 20, "{last}");
+    assert!(world.bus.learned(0).unwrap().width <= 8);
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(20, Obstacle::Late)]);
 }

@@ -2,6 +2,7 @@
 //! on a pseudo-terminal.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
+mod closed;
 mod decoder;
 mod late;
 mod line;

@@ -156,6 +156,7 @@ impl Port {
 
     /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
+        self.link.handle_received();
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
             Work::Bus(units) => units.handle_bytes(now, stamp, bytes, taker),

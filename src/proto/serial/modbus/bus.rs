@@ -185,6 +185,12 @@ impl Bus {
         }
     }
 
+    /// Answers say which request they answer, as those of Modbus TCP do: those to earlier requests
+    /// come by [`Bus::handle_late`]. To be called before the port is open.
+    pub fn answers_are_numbered(&mut self) {
+        self.units.iter_mut().for_each(|unit| unit.is_numbered = true);
+    }
+
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
     pub fn recall(&mut self, now: Instant, learned: impl Fn(&str) -> Option<Learned>) {
         for unit in &mut self.units {
@@ -241,12 +247,25 @@ impl Bus {
         self.quiet_at = now + self.gap();
         self.used_at = now;
         self.babble = now;
-        self.units.iter_mut().for_each(|unit| unit.start(now, unit.settings.timeout));
+        self.units.iter_mut().for_each(|unit| unit.start(now));
     }
 
-    /// The port was closed: no request is sent, and no failure is counted.
+    /// The port was closed. If a request was outstanding, this is the failure of it; otherwise no
+    /// failure is counted, and a poll in progress goes on when the port is open again soon.
     pub fn line_down(&mut self, now: Instant) {
         self.tick(now);
+        if matches!(self.line, Line::Waiting(_)) {
+            self.lose(now, true);
+        } else if let Some(index) = self.current
+            && let Some(unit) = self.units.get_mut(index)
+        {
+            unit.interrupted();
+        }
+        for (unit, of) in self.units.iter_mut().enumerate() {
+            if of.is_kept_from_being_asked(now) {
+                self.events.push_back(Event::Down { unit, failure: Failure::Closed });
+            }
+        }
         self.line = Line::Down;
         self.current = None;
         self.to_send = false;
@@ -509,6 +528,11 @@ impl Bus {
 
     /// Gives up the outstanding request, if there is one.
     fn give_up(&mut self, now: Instant) {
+        self.lose(now, false);
+    }
+
+    /// The same; `closed`: because the port was closed.
+    fn lose(&mut self, now: Instant, closed: bool) {
         if !matches!(self.line, Line::Waiting(_)) {
             return;
         }
@@ -516,6 +540,7 @@ impl Bus {
         let failure = match exchange.gateway {
             Some(exception) => Failure::Gateway(exception),
             None if exchange.misfit => Failure::Misfit,
+            None if closed => Failure::Closed,
             None if self.receiver.has_noise() => Failure::Damaged,
             None => Failure::Silent,
         };
@@ -528,7 +553,7 @@ impl Bus {
             is_begun: self.receiver.first() == Some(unit.settings.address),
         };
         match failure {
-            Failure::Silent | Failure::Gateway(_) => unit.counters.silent += 1,
+            Failure::Silent | Failure::Closed | Failure::Gateway(_) => unit.counters.silent += 1,
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
             Failure::Misfit => {}

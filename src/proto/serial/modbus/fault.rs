@@ -14,6 +14,8 @@ pub enum Failure {
     Damaged,
     /// The unit responded with another function or length than was asked for.
     Misfit,
+    /// The connection was closed in place of a response.
+    Closed,
     /// A gateway of Modbus TCP responded that the unit does not.
     Gateway(Exception),
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Failing {
                 f.write_str("its answers come after the timeout; raise timeout")
             }
             (Failure::Silent, _) => f.write_str("it does not answer"),
+            (Failure::Closed, _) => f.write_str("the connection is closed in place of an answer"),
             (Failure::Damaged, _) => {
                 f.write_str("only damaged answers come; look at baud, parity, polarity and termination")
             }
@@ -91,7 +94,7 @@ impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
     pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
-            Failure::Silent | Failure::Gateway(_) => Some(Obstacle::Silence),
+            Failure::Silent | Failure::Closed | Failure::Gateway(_) => Some(Obstacle::Silence),
             Failure::Misfit => Some(Obstacle::Misfit),
             // A line without bias makes a byte or two when its direction turns.
             Failure::Damaged if self.bytes <= TURN_MAX && !self.is_begun => Some(Obstacle::Silence),

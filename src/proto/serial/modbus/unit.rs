@@ -13,7 +13,10 @@
 //! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
 //! order; so once a probe is answered, only answers to other probes can be outstanding, and those
 //! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
-//! answer is not used, and the unit is left alone for as long as another one may still come.
+//! answer is not used, and the unit is left alone until it was silent for longer than any answer
+//! takes: six time-outs, or twice the age of the latest answer if that is more, at most twenty.
+//! As it answers in order, one answer after the other would come within that. Where answers say
+//! which request they answer (Modbus TCP) none of this is needed.
 //!
 //! A read that had no answer three times while the unit answers others is changed, in this order:
 //! asked after a pause, if nothing was ever answered sooner after an answer; taken apart, at its
@@ -46,13 +49,16 @@ use super::plan::{self, Block};
 use super::settings;
 
 /// Most unanswered requests remembered, to detect late responses.
-const UNANSWERED_MAX: usize = 4;
+const UNANSWERED_MAX: usize = 32;
 /// Consecutive failures after which a unit counts as down.
 const DOWN_AFTER: u32 = 3;
 /// After so many reads in a row without a value a unit that answers counts as degraded.
 const DEGRADED_AFTER: u32 = 3;
-/// Longest wait for an answer that may still come, in time-outs.
-const STILL_TO_COME_MAX: u32 = 10;
+/// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
+/// more than any answer takes that comes up to four time-outs late.
+const STILL_TO_COME: (u32, u32) = (6, 20);
+/// If the port is open again so soon after the last answer or failure, a poll goes on where it was.
+const RESUME: Duration = Duration::from_secs(15);
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
@@ -228,6 +234,16 @@ pub(super) struct Unit {
     /// Which of them is next.
     probe_at: usize,
     in_step: bool,
+    /// Answers say which request they answer.
+    pub(super) is_numbered: bool,
+    /// Its poll was interrupted because the port was closed, and goes on.
+    is_interrupted: bool,
+    /// Openings of the port since its last answer.
+    openings: u32,
+    /// When its last request was answered or failed.
+    ended_at: Option<Instant>,
+    /// The greatest age of an answer that came late.
+    latest: Duration,
     position: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
@@ -291,6 +307,11 @@ impl Unit {
             counters: Counters::default(),
             revision: 0,
             in_step: false,
+            is_numbered: false,
+            is_interrupted: false,
+            openings: 0,
+            ended_at: None,
+            latest: Duration::ZERO,
             position: 0,
             asked: None,
             learning: false,
@@ -444,8 +465,17 @@ impl Unit {
         self.probes = probes.concat();
     }
 
-    /// The line is there again: due once answers to earlier requests have come, `listen` from now.
-    pub(super) fn start(&mut self, now: Instant, listen: Duration) {
+    /// The line is there again: due once answers to earlier requests have come, one timeout from
+    /// now. A short interruption changes nothing: some converters close the connection after each
+    /// answer, or in place of one.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.openings = self.openings.saturating_add(1);
+        let listen = if self.is_numbered { Duration::ZERO } else { self.settings.timeout };
+        if self.ended_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME) {
+            let is_clean = self.is_numbered || self.in_step;
+            self.due = self.due.max(if is_clean { now } else { now + listen });
+            return;
+        }
         // Without a shape of its own a probe shows no more than the listening.
         self.in_step = !self.probes.first().is_some_and(|(_, distinct)| *distinct);
         self.unanswered.clear();
@@ -457,6 +487,7 @@ impl Unit {
     }
 
     fn restart(&mut self) {
+        self.is_interrupted = false;
         self.position = 0;
         self.asked = None;
         self.learning = false;
@@ -467,6 +498,9 @@ impl Unit {
 
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_interrupted) {
+            return;
+        }
         self.learning = now < self.slot;
         self.rewind();
         if !self.learning && now >= self.trial_at {
@@ -475,6 +509,25 @@ impl Unit {
         if self.in_step {
             self.unanswered.clear();
         }
+    }
+
+    /// The port was closed between two requests of its poll.
+    pub(super) fn interrupted(&mut self) {
+        self.is_interrupted = true;
+    }
+
+    /// The port is closed each time before it can be asked: whether it counts as down from now on,
+    /// and did not before.
+    pub(super) fn is_kept_from_being_asked(&mut self, now: Instant) -> bool {
+        let overdue = 3 * (self.settings.period + self.settings.timeout);
+        let is_kept = self.openings >= DOWN_AFTER
+            && matches!(self.state, State::Up | State::Degraded)
+            && self.ended_at.is_none_or(|at| now.saturating_duration_since(at) > overdue);
+        if is_kept {
+            self.state = State::Down;
+            self.failing = Some(Failure::Closed);
+        }
+        is_kept
     }
 
     fn rewind(&mut self) {
@@ -565,6 +618,8 @@ impl Unit {
         self.failing = None;
         self.is_late = false;
         self.answered_at = Some(now);
+        self.ended_at = Some(now);
+        self.openings = 0;
         self.soonest = Some(self.soonest.map_or(self.silence, |soonest| soonest.min(self.silence)));
         if let Answer::Exception(_) = answer {
             self.counters.exceptions += 1;
@@ -580,19 +635,28 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                if distinct {
+                if distinct || self.is_numbered {
                     self.unanswered.clear();
                     return self.more(now);
                 }
-                let Some((_, oldest)) = self.unanswered.first() else { return self.more(now) };
-                let wait = now.saturating_duration_since(*oldest).mul_f64(1.5);
-                self.due = now + wait.clamp(timeout, timeout * STILL_TO_COME_MAX);
-                // This may have been another's answer; then its own is still to come.
+                if self.unanswered.is_empty() {
+                    return self.more(now);
+                }
+                // If this was the oldest's answer, those of the others and its own are still to
+                // come, one after the other.
+                self.unanswered.remove(0);
                 self.remember(request.answer(), asked);
+                self.due = now + self.still_to_come(timeout);
                 Progress::Wait
             }
             Purpose::Block => self.block_answered(now, answer, news),
         }
+    }
+
+    /// After so much silence none of its answers can still come.
+    fn still_to_come(&self, timeout: Duration) -> Duration {
+        let (least, most) = STILL_TO_COME;
+        (2 * self.latest).clamp(timeout * least, timeout * most)
     }
 
     fn more(&self, now: Instant) -> Progress {
@@ -767,7 +831,7 @@ impl Unit {
             return;
         }
         // Whether it may have been too soon: nothing that was asked as soon was ever answered.
-        let is_too_soon = self.soonest.is_none_or(|soonest| soonest > silence);
+        let is_too_soon = why != Obstacle::Late && self.soonest.is_none_or(|soonest| soonest > silence);
         let is_alone = part.block.members.len() == 1;
         let next = match tried {
             Some(step) => step + 1,
@@ -899,6 +963,8 @@ impl Unit {
     ) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.failing = Some(lost.failure);
+        self.ended_at = Some(now);
+        self.openings = 0;
         self.in_step = false;
         if !lost.came {
             self.remember(request.answer(), asked);
@@ -980,11 +1046,20 @@ impl Unit {
             _ => shape.function == function && usize::from(shape.length) == pdu.len(),
         };
         let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
-        let (_, asked) = self.unanswered.remove(at);
+        let (shape, asked) = self.unanswered.remove(at);
         self.counters.late += 1;
         // It is slow, not silent.
-        self.blame = None;
+        if let Some((block, why, _)) = &mut self.blame
+            && block.request().is_some_and(|request| request.answer() == shape)
+        {
+            *why = Obstacle::Late;
+        }
         self.is_late = true;
+        self.latest = self.latest.max(now.saturating_duration_since(asked));
+        if self.in_step && !self.unanswered.is_empty() {
+            // The next one may take as long.
+            self.due = self.due.max(now + self.still_to_come(self.settings.timeout));
+        }
         Some(now.saturating_duration_since(asked))
     }
 
