@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use tombolo::proto::serial::modbus::bus::State;
 use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::{Exception, Table};
 use tombolo::proto::serial::modbus::settings::Unit;
-use tombolo::proto::serial::modbus::{Event, Failure, State};
+use tombolo::proto::serial::modbus::{Event, Failure};
 
 use crate::support::{self, World, frame, ms, register, settings, unit};
 

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::Event;
+use proptest::prelude::*;
 use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::proto::serial::modbus::{Event, Settings};
 use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, answer, frame, ms, register, settings, unit};
@@ -152,39 +153,102 @@ fn what_was_asked_before_a_restart_is_not_used_after_it() {
     assert_eq!(world.bus.strangers(), 2);
 }
 
-#[test]
-fn a_unit_that_answers_in_order_and_often_late_never_has_its_values_exchanged() {
-    // All answers of these maps have a shape that another has, too.
-    for (seed, wide) in (0..40).flat_map(|seed| [(seed, false), (seed, true)]) {
-        let mut slow = unit(1);
-        let kind = |wide: bool| if wide { Kind::U32 } else { Kind::U16 };
-        slow.registers = vec![
-            register("a", Table::Holding, 0, kind(wide)),
-            register("b", Table::Holding, 40, kind(wide)),
-            register("c", Table::Holding, 80, Kind::U16),
-            register("d", Table::Holding, 120, Kind::U16),
-        ];
-        slow.period = Duration::from_secs(2);
-        let mut world = World::new(settings(vec![slow]));
-        let mut random = SplitMix64::new(seed);
-        world.behave(1, move |request| {
-            let is_late = random.next_u64() % 100 < 20 + seed % 6;
-            let late = 300 + random.next_u64() % 1200;
-            vec![(ms(if is_late { late } else { 3 }), frame(&answer(request)))]
-        });
-        world.run(Duration::from_secs(3600));
+/// The registers of the maps below, each read alone: two or four with a shape in common.
+const MAPS: [[bool; 4]; 3] = [[false; 4], [true, true, false, false], [true; 4]];
+const ADDRESSES: [(&str, u64); 4] = [("a", 0), ("b", 40), ("c", 80), ("d", 120)];
+
+/// How many values of these readings are those of other registers.
+fn exchanged(readings: &[(Duration, String)], wide: [bool; 4]) -> usize {
+    let of = |payload: &String| {
+        let values: serde_json::Value = serde_json::from_str(payload).unwrap();
+        let is_false = |((name, address), wide): &((&str, u64), bool)| {
+            let expected = if *wide { address << 16 | (address + 1) } else { *address };
+            values.get(*name).is_some_and(|value| value.as_u64() != Some(expected))
+        };
+        ADDRESSES.into_iter().zip(wide).filter(is_false).count()
+    };
+    readings.iter().map(|(_, payload)| of(payload)).sum()
+}
+
+/// A unit with one of [`MAPS`] that answers in order, and so many of 100 requests late by up to
+/// `late_max` time-outs.
+fn often_late(map: usize, period: u64, percent: u64, late_max: u64, seed: u64, default: bool) -> World {
+    let mut slow = unit(1);
+    let kind = |wide: bool| if wide { Kind::U32 } else { Kind::U16 };
+    slow.registers = ADDRESSES
+        .into_iter()
+        .zip(MAPS[map])
+        .map(|((name, address), wide)| register(name, Table::Holding, address as u16, kind(wide)))
+        .collect();
+    slow.period = ms(period);
+    let mut settings = settings(vec![slow]);
+    if default {
+        settings.units[0].timeout = Duration::from_secs(1);
+        (settings.timeout, settings.backoff) = (Settings::TIMEOUT, Settings::BACKOFF);
+    }
+    let timeout = settings.units[0].timeout.as_millis() as u64;
+    let mut world = World::new(settings);
+    let mut random = SplitMix64::new(seed);
+    world.behave(1, move |request| {
+        let is_late = random.next_u64() % 100 < percent;
+        let late = timeout + random.next_u64() % (timeout * (late_max - 1));
+        vec![(ms(if is_late { late } else { 3 }), frame(&answer(request)))]
+    });
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// It may take up to six time-outs for an answer, each after the one before.
+    #[test]
+    fn a_unit_that_answers_in_order_and_often_late_never_has_its_values_exchanged(
+        map in 0usize..3,
+        period in 500u64..10_000,
+        percent in 1u64..45,
+        late_max in 2u64..6,
+        seed in any::<u64>(),
+        default in any::<bool>(),
+    ) {
+        let mut world = often_late(map, period, percent, late_max, seed, default);
+        world.run(Duration::from_secs(2_000));
         let readings = world.readings(0);
-        assert!(readings.len() >= 50, "{}", readings.len());
-        for (at, payload) in readings {
-            let values: serde_json::Value = serde_json::from_str(&payload).unwrap();
-            for (name, address) in [("a", 0u64), ("b", 40), ("c", 80), ("d", 120)] {
-                let Some(value) = values.get(name).and_then(serde_json::Value::as_u64) else { continue };
-                let is_wide = wide && address < 80;
-                let expected = if is_wide { address << 16 | (address + 1) } else { address };
-                assert_eq!(value, expected, "seed {seed} at {at:?}: {payload}");
+        prop_assert_eq!(exchanged(&readings, MAPS[map]), 0, "{:?}", readings);
+        prop_assert!(world.bus.counters(0).unwrap().late > 0 || percent < 10);
+    }
+}
+
+#[test]
+fn a_unit_that_is_now_and_then_late_is_read_all_the_same() {
+    for map in 0..3 {
+        let mut world = often_late(map, 10_000, 2, 5, 7, true);
+        world.run(Duration::from_secs(36_000));
+        let readings = world.readings(0);
+        assert!(readings.len() > 3_000, "{map}: {}", readings.len());
+    }
+}
+
+#[test]
+fn an_answer_later_than_is_waited_for_costs_few_false_readings_as_it_is_noticed_by_the_one_left_over() {
+    let (mut all, mut wrong, mut beyond) = (0, 0, 0);
+    for seed in 0..40 {
+        let mut world = often_late(0, 2_000, 3, 40, seed, false);
+        world.run(Duration::from_secs(4_000));
+        let readings = world.readings(0);
+        let mut false_readings: Vec<usize> = Vec::new();
+        for (at, reading) in readings.iter().enumerate() {
+            if exchanged(std::slice::from_ref(reading), MAPS[0]) > 0 {
+                false_readings.push(at);
             }
         }
+        all += readings.len();
+        wrong += false_readings.len();
+        beyond += world.bus.counters(0).unwrap().silent;
+        // They do not stay exchanged.
+        let longest = false_readings.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).max().unwrap_or(0);
+        assert!(longest <= 2, "seed {seed}: {false_readings:?}");
     }
+    println!("{wrong} false of {all} readings, {beyond} unanswered in time");
 }
 
 #[test]

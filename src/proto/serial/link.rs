@@ -140,12 +140,12 @@ impl Link {
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if self.is_open() {
             self.lost += 1;
-            if now.saturating_duration_since(self.since) >= STABLE {
+            let open = now.saturating_duration_since(self.since);
+            if open >= STABLE {
                 self.pause = RETRY_FIRST;
             }
-            let is_flap = now.saturating_duration_since(self.since) < SETTLED;
-            self.flaps = if is_flap { self.flaps.saturating_add(1) } else { 0 };
-            self.mute = if is_flap && !self.heard { self.mute.saturating_add(1) } else { 0 };
+            self.flaps = if open < SETTLED { self.flaps.saturating_add(1) } else { 0 };
+            self.mute = if open < STABLE && !self.heard { self.mute.saturating_add(1) } else { 0 };
             self.since = now;
         }
         let news = self.reason.as_deref() != Some(reason);

@@ -282,6 +282,7 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
             checksum: None,
             max_frame: 4096,
             start: Vec::new(),
+            within: IDLE,
             placement: Default::default(),
             skip_first: false,
             keep: 0,

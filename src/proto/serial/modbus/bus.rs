@@ -410,7 +410,9 @@ impl Bus {
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
         self.receiver.overhear(|frame| {
-            stray(now, frame, units, events, strangers);
+            if stray(now, frame, units, events, strangers) {
+                left_over(frame.unit, units);
+            }
         });
     }
 
@@ -455,6 +457,9 @@ impl Bus {
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
             let is_other = stray(now, frame, units, events, strangers);
+            if is_other && frame.unit != address {
+                left_over(frame.unit, units);
+            }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
@@ -688,6 +693,13 @@ impl Bus {
             }
         });
         Some(dead.chain(live).min()?.max(self.open_at()))
+    }
+}
+
+/// A frame came of this address, whose unit was not asked.
+fn left_over(address: u8, units: &mut [Unit]) {
+    if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == address) {
+        unit.left_over();
     }
 }
 

@@ -13,10 +13,11 @@
 //! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
 //! order; so once a probe is answered, only answers to other probes can be outstanding, and those
 //! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
-//! answer is not used, and the unit is left alone until it was silent for longer than any answer
-//! takes: six time-outs, or twice the age of the latest answer if that is more, at most twenty.
-//! As it answers in order, one answer after the other would come within that. Where answers say
-//! which request they answer (Modbus TCP) none of this is needed.
+//! answer is not used, and the unit is left alone until all that is outstanding has come, or until
+//! it was silent for longer than any answer takes: six time-outs, or twice the age of the latest
+//! answer if that is more, at most twenty. As it answers in order, one answer after the other would
+//! come within that. An answer that is left over shows that a unit is out of step after all. Where
+//! answers say which request they answer (Modbus TCP) none of this is needed.
 //!
 //! A read that had no answer three times while the unit answers others is changed, in this order:
 //! asked after a pause, if nothing was ever answered sooner after an answer; taken apart, at its
@@ -99,8 +100,8 @@ pub struct Counters {
 /// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To see that answers are in step; `distinct`: its answer has a shape of its own.
-    Probe { distinct: bool },
+    /// To see that answers are in step.
+    Probe,
     /// One of the blocks.
     Block,
 }
@@ -236,6 +237,8 @@ pub(super) struct Unit {
     in_step: bool,
     /// Answers say which request they answer.
     pub(super) is_numbered: bool,
+    /// An answer was left over since its last turn began.
+    is_left_over: bool,
     /// Its poll was interrupted because the port was closed, and goes on.
     is_interrupted: bool,
     /// Openings of the port since its last answer.
@@ -308,6 +311,7 @@ impl Unit {
             revision: 0,
             in_step: false,
             is_numbered: false,
+            is_left_over: false,
             is_interrupted: false,
             openings: 0,
             ended_at: None,
@@ -506,6 +510,9 @@ impl Unit {
         if !self.learning && now >= self.trial_at {
             self.begin_trial(now);
         }
+        if std::mem::take(&mut self.is_left_over) {
+            self.in_step = false;
+        }
         if self.in_step {
             self.unanswered.clear();
         }
@@ -590,8 +597,8 @@ impl Unit {
     /// What to ask next; `None` if nothing is to be asked in this turn.
     pub(super) fn next_request(&self, now: Instant) -> Option<(Purpose, Request)> {
         if !self.in_step && !self.probes.is_empty() {
-            let (probe, distinct) = self.probes.get(self.probe_at % self.probes.len())?;
-            return Some((Purpose::Probe { distinct: *distinct }, probe.clone()));
+            let (probe, _) = self.probes.get(self.probe_at % self.probes.len())?;
+            return Some((Purpose::Probe, probe.clone()));
         }
         Some((Purpose::Block, self.parts.get(self.current(now)?)?.block.request()?))
     }
@@ -626,7 +633,7 @@ impl Unit {
         }
         match purpose {
             // An exception shows as well that it answers in order.
-            Purpose::Probe { distinct } => {
+            Purpose::Probe => {
                 self.in_step = true;
                 let is_read = |part: &&mut Part| part.block.request().as_ref() == Some(request);
                 self.parts.iter_mut().filter(is_read).for_each(|part| part.proven = true);
@@ -635,22 +642,54 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                if distinct || self.is_numbered {
-                    self.unanswered.clear();
+                self.account(request.answer(), asked, answer);
+                if !self.is_mistakable() {
                     return self.more(now);
                 }
-                if self.unanswered.is_empty() {
-                    return self.more(now);
-                }
-                // If this was the oldest's answer, those of the others and its own are still to
-                // come, one after the other.
-                self.unanswered.remove(0);
-                self.remember(request.answer(), asked);
                 self.due = now + self.still_to_come(timeout);
                 Progress::Wait
             }
-            Purpose::Block => self.block_answered(now, answer, news),
+            Purpose::Block => {
+                self.account(request.answer(), asked, answer);
+                let progress = self.block_answered(now, answer, news);
+                if !self.is_mistakable() {
+                    return progress;
+                }
+                self.in_step = false;
+                if progress != Progress::More {
+                    return progress;
+                }
+                self.due = now + self.still_to_come(timeout);
+                Progress::Wait
+            }
         }
+    }
+
+    /// An answer came to this request, or to an earlier one whose answer has this shape: then that
+    /// one's is still to come. The unit answers in order, so those before have come.
+    fn account(&mut self, shape: Shape, asked: Instant, answer: Answer<'_>) {
+        let is_exception = matches!(answer, Answer::Exception(_));
+        let fits = |of: &Shape| *of == shape || is_exception && of.function == shape.function;
+        match self.unanswered.iter().position(|(of, _)| fits(of)).filter(|_| !self.is_numbered) {
+            Some(at) => {
+                self.unanswered.drain(..=at);
+                self.remember(shape, asked);
+            }
+            None => self.unanswered.clear(),
+        }
+    }
+
+    /// Whether an answer that is still to come could be taken for that to a block.
+    fn is_mistakable(&self) -> bool {
+        let of = |part: &Part| part.block.request().map(|request| request.answer());
+        let is_like = |shape: &Shape| self.parts.iter().any(|part| of(part) == Some(*shape));
+        self.unanswered.iter().any(|(shape, _)| is_like(shape))
+    }
+
+    /// A frame of this unit came while nothing was asked of it, and nothing is outstanding: one of
+    /// its answers may have been taken for another's. Its next turn begins with a probe.
+    pub(super) fn left_over(&mut self) {
+        self.is_left_over = !self.is_numbered;
     }
 
     /// After so much silence none of its answers can still come.
@@ -1056,9 +1095,14 @@ impl Unit {
         }
         self.is_late = true;
         self.latest = self.latest.max(now.saturating_duration_since(asked));
-        if self.in_step && !self.unanswered.is_empty() {
+        // A unit in step is waiting for what is still to come.
+        let timeout = self.settings.timeout;
+        if self.in_step && self.is_mistakable() {
             // The next one may take as long.
-            self.due = self.due.max(now + self.still_to_come(self.settings.timeout));
+            self.due = self.due.max(now + self.still_to_come(timeout));
+        } else if self.in_step && now < self.due {
+            // All have come.
+            self.due = self.due.min(now + timeout).max(self.slot.min(self.due));
         }
         Some(now.saturating_duration_since(asked))
     }
