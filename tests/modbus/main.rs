@@ -9,6 +9,7 @@ mod line;
 mod map;
 mod noise;
 mod peer;
+mod reasons;
 mod schedule;
 mod silence;
 mod support;

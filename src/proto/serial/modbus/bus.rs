@@ -157,6 +157,8 @@ struct Exchange {
     echo: bool,
     /// The unit answered something else.
     misfit: bool,
+    /// A frame of this address came, which nothing was asked of.
+    foreign: Option<u8>,
     /// What the gateway at the port said of it.
     gateway: Option<Exception>,
 }
@@ -233,7 +235,14 @@ impl Bus {
     /// The registers of a unit that its readings come without, as indexes, and why.
     pub fn obstacles(&self, unit: usize) -> impl Iterator<Item = (usize, Obstacle)> {
         let refused = self.units.get(unit).map(Unit::refused).unwrap_or_default();
-        refused.iter().map(|refusal| (refusal.register, refusal.why))
+        let registers = self.units.get(unit).map(|unit| &unit.settings.registers[..]).unwrap_or_default();
+        let is_refused = |register: usize| refused.iter().any(|refusal| refusal.register == register);
+        let scaled = registers
+            .iter()
+            .enumerate()
+            .filter(move |(at, register)| register.exponent.is_some_and(is_refused) && !is_refused(*at));
+        let own = refused.iter().map(|refusal| (refusal.register, refusal.why));
+        own.chain(scaled.map(|(at, _)| (at, Obstacle::Scale)))
     }
 
     /// The port is open: all units are due, once answers to requests of before have come.
@@ -459,16 +468,21 @@ impl Bus {
             let is_other = stray(now, frame, units, events, strangers);
             if is_other && frame.unit != address {
                 left_over(frame.unit, units);
+                exchange.foreign = Some(frame.unit);
             }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
+                let announced =
+                    frame.pdu.get(1).copied().filter(|count| {
+                        matches!(frame.pdu.first(), Some(1..=4)) && usize::from(*count) != bytes
+                    });
                 let function = frame.pdu.first().copied().unwrap_or_default();
                 let asked_function = shape.function;
                 if let Some(unit) = units.get_mut(exchange.unit) {
-                    unit.misfit(Misfit { function, asked_function, bytes, asked });
+                    unit.misfit(Misfit { function, asked_function, bytes, asked, announced });
                 }
-                let unit = exchange.unit;
+                let (unit, bytes) = (exchange.unit, announced.map_or(bytes, usize::from));
                 events.push_back(Event::Misfit { unit, function, asked_function, bytes, asked });
             }
         });
@@ -547,6 +561,7 @@ impl Bus {
             None if exchange.misfit => Failure::Misfit,
             None if closed => Failure::Closed,
             None if self.receiver.has_noise() => Failure::Damaged,
+            None if exchange.foreign.is_some() => Failure::Foreign(exchange.foreign.unwrap_or_default()),
             None => Failure::Silent,
         };
         let index = exchange.unit;
@@ -558,7 +573,9 @@ impl Bus {
             is_begun: self.receiver.first() == Some(unit.settings.address),
         };
         match failure {
-            Failure::Silent | Failure::Closed | Failure::Gateway(_) => unit.counters.silent += 1,
+            Failure::Silent | Failure::Foreign(_) | Failure::Closed | Failure::Gateway(_) => {
+                unit.counters.silent += 1
+            }
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
             Failure::Misfit => {}
@@ -635,6 +652,7 @@ impl Bus {
             settled: None,
             echo,
             misfit: false,
+            foreign: None,
             gateway: None,
         });
     }

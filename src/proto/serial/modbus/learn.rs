@@ -44,6 +44,8 @@ pub enum Obstacle {
     /// Only answers of another function or length come when it is asked for, and good answers for
     /// others.
     Misfit,
+    /// The register that scales it is left out.
+    Scale,
     /// Only bytes that are no frame come when it is asked for, and good answers for others.
     Damage,
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Misfit => {
                 f.write_str("only answers of another function or length to a read of it alone")
             }
+            Obstacle::Scale => f.write_str("the register that scales it is left out"),
             Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
         }
     }

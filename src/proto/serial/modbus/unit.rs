@@ -1082,6 +1082,7 @@ impl Unit {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {
             EXCEPTION.. => shape.function | EXCEPTION == function,
+            1..=4 if pdu.get(1).is_none_or(|count| usize::from(*count) + 2 != pdu.len()) => false,
             _ => shape.function == function && usize::from(shape.length) == pdu.len(),
         };
         let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
