@@ -138,7 +138,7 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     for group in groups {
         let (label, value) = group[..group.len() - 2].split_once(' ').unwrap();
         let expected = format!(r#"{{"label":"{label}","value":"{value}"}}"#);
-        assert_eq!(read(&extractor, group[..group.len() - 2].as_bytes()).1, expected);
+        assert_eq!(read(&extractor, &group.as_bytes()[..group.len() - 2]).1, expected);
     }
     // Damage that a sum of 6 bits may pass: a lost digit, a joined group, another label.
     for group in ["PAPP 0520", "HCHC 01446085", "ADCO 27062222434", "PAPP 00520 (0", "PAQP 00520", "HP..  "] {

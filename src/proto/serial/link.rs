@@ -103,7 +103,8 @@ impl Link {
         (self.heard, self.mute) = (true, 0);
     }
 
-    /// So often in a row it was closed soon after it was opened; the shell then tells no more of it.
+    /// So often in a row it was closed soon after it was opened; beyond [`FLAPS_TOLD`] the shell is
+    /// silent about it.
     pub fn flaps(&self) -> u32 {
         self.flaps
     }
