@@ -69,6 +69,7 @@ fuzz_target!(|data: &[u8]| {
         checksum,
         max_frame: 8 + usize::from(*max) * 4,
         start,
+        within: tombolo::proto::serial::framing::WITHIN,
         placement,
         skip_first: false,
         keep,

@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         checksum: None,
         max_frame: 16 * 1024,
         start: Vec::new(),
+        within: tombolo::proto::serial::framing::IDLE,
         placement: Default::default(),
         skip_first: false,
         keep: 0,

@@ -371,7 +371,7 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     }
     if unit.learned_max_registers > 0 {
         lines.push(format!(
-            "  asked for at most {}: silent to more",
+            "  asked for at most {}: longer reads fail",
             plural(unit.learned_max_registers.into(), "register")
         ));
     }

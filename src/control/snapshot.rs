@@ -633,6 +633,9 @@ pub struct SerialPort {
 pub struct SerialAsked {
     /// `up`, `degraded` (its answers are no readings), `down`, or `unknown` before it answered.
     pub state: String,
+    /// Why it gives no reading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Questions sent.
     pub questions: u64,
     /// Answers in time.

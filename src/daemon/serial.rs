@@ -24,6 +24,7 @@ use crate::message::Name;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::State;
 use crate::proto::serial::framing::Bad;
+use crate::proto::serial::link::FLAPS_TOLD;
 use crate::proto::serial::modbus;
 use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::poll;
@@ -65,9 +66,12 @@ struct Entry {
     /// There is a CoAP node on the line.
     has_node: bool,
     task: RefCell<Option<JoinHandle<()>>>,
-    /// Of each device behind it: whether it was last told to be there, and when.
-    told: RefCell<BTreeMap<Name, (bool, Instant)>>,
+    /// Of each device behind it: how it was last told to stand, and when.
+    told: RefCell<BTreeMap<Name, (Told, Instant)>>,
 }
+
+/// Whether a device is there, and the state of its unit.
+type Told = (bool, Option<&'static str>);
 
 /// How a serial device stands, for its presence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,7 +285,8 @@ impl Ports {
                     // reading.
                     None => !standing.is_there() && standing.reason.is_some(),
                     Some((told, at)) => {
-                        *told != standing.is_there() && now.saturating_duration_since(*at) >= TELL_EVERY
+                        *told != (standing.is_there(), standing.unit)
+                            && now.saturating_duration_since(*at) >= TELL_EVERY
                     }
                 };
                 if due {
@@ -296,7 +301,7 @@ impl Ports {
     pub fn told(&self, device: &str, now: Instant) {
         for entry in self.entries.borrow().values() {
             if let (Some(standing), Ok(name)) = (entry.standing(device), Name::parse(device)) {
-                entry.told.borrow_mut().insert(name, (standing.is_there(), now));
+                entry.told.borrow_mut().insert(name, ((standing.is_there(), standing.unit), now));
             }
         }
     }
@@ -349,6 +354,7 @@ impl Ports {
 fn asked(state: State, counters: &poll::Counters) -> snapshot::SerialAsked {
     snapshot::SerialAsked {
         state: state.as_str().to_owned(),
+        reason: why_not(state, counters).map(str::to_owned),
         questions: counters.questions,
         answers: counters.answers,
         silent: counters.silent,
@@ -409,6 +415,9 @@ fn why_not(state: State, counters: &poll::Counters) -> Option<&'static str> {
         State::Down if counters.damaged > counters.silent => {
             Some("its answers are damaged: look at framing, checksum, baud and parity")
         }
+        State::Down if counters.endless * 2 > counters.silent => {
+            Some("it answers, but no answer ends as framing says: look at framing, line-end and baud")
+        }
         State::Down => Some("it does not answer"),
     }
 }
@@ -431,7 +440,7 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
     if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
         text.push_str(&format!(": {misfit}"));
-        if misfit.function == misfit.asked_function {
+        if misfit.function == misfit.asked_function && misfit.announced.is_none() {
             text.push_str("; answer-bytes of a register takes such an answer");
         }
     } else if !left_out.is_empty() {
@@ -541,7 +550,8 @@ impl Taker for PortTaker<'_> {
                 log::warn!(device; "device answers, but its answers are no readings; `tombolo status` counts them");
             }
             poll::Event::Down { damaged } => {
-                let reason = if damaged { "only damaged answers came" } else { "silence" };
+                let reason =
+                    if damaged { "only damaged answers came, or none with an end" } else { "silence" };
                 log::warn!(device, reason; "device does not answer");
             }
             poll::Event::Late { after } => {
@@ -571,7 +581,9 @@ impl Host for Handle {
         self.with(|ports, entry| {
             entry.core.borrow_mut().handle_opened(Instant::now());
             let shown = device.display().to_string();
-            log::info!(device = self.name.as_str(), port = shown.as_str(); "serial port open");
+            if entry.core.borrow().link().flaps() <= FLAPS_TOLD {
+                log::info!(device = self.name.as_str(), port = shown.as_str(); "serial port open");
+            }
             ports.show(&self.name, "port", &[], Some(format!("open as {shown}")));
             *entry.device.borrow_mut() = Some(shown);
         });
@@ -583,9 +595,14 @@ impl Host for Handle {
             let was_open = core.link().is_open();
             let news = core.handle_failure(Instant::now(), reason);
             let port = core.settings().port.to_string();
-            if was_open {
+            let flaps = core.link().flaps();
+            if was_open && flaps > FLAPS_TOLD {
+                if flaps == FLAPS_TOLD + 1 {
+                    log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port is closed again and again; not told any more until it stays open for a minute");
+                }
+            } else if was_open {
                 log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port lost; waiting for it");
-            } else if news {
+            } else if news && flaps <= FLAPS_TOLD {
                 log::warn!(device = self.name.as_str(), port = port.as_str(), reason = reason; "serial port cannot be opened; trying on");
             }
             if was_open || news {

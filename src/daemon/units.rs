@@ -2,6 +2,7 @@
 
 use super::hub::Hub;
 use super::line_kind::LineKind;
+use crate::proto::serial::modbus::learn::Obstacle;
 use crate::proto::serial::modbus::map::Register;
 use crate::proto::serial::modbus::settings::Unit;
 use crate::proto::serial::modbus::{Event, Failure};
@@ -18,18 +19,24 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
             log::info!(device, port, unit = address; "unit is asked otherwise from now on; `tombolo status` says how");
         }
         Event::Down { failure, .. } => {
-            log::warn!(device, port, unit = address, reason = words(*failure); "unit does not answer; the others go on");
+            log::warn!(device, port, unit = address, reason:% = Words(*failure); "unit does not answer; the others go on");
         }
         Event::Refused { register, why, .. } => {
             let register = unit.registers.get(*register);
-            let hint = register.and_then(Register::hint);
+            let hint = register.and_then(Register::hint).unwrap_or_default();
             let register = register.map_or("", |register| register.name.as_str());
-            match hint {
-                Some(hint) => {
+            match (why, hint) {
+                (Obstacle::Exception(_), "") => {
+                    log::warn!(device, port, unit = address, register, reason:% = why; "unit refuses a register");
+                }
+                (Obstacle::Exception(_), _) => {
                     log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
                 }
-                None => {
-                    log::warn!(device, port, unit = address, register, reason:% = why; "unit refuses a register");
+                (_, "") => {
+                    log::warn!(device, port, unit = address, register, reason:% = why; "a register cannot be read; its readings come without it");
+                }
+                _ => {
+                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "a register cannot be read; its readings come without it");
                 }
             }
         }
@@ -50,17 +57,26 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
             }
         }
         Event::Failed { failure, failures, .. } => {
-            log::debug!(device, port, unit = address, reason = words(*failure), failures = *failures; "no answer");
+            log::debug!(device, port, unit = address, reason:% = Words(*failure), failures = *failures; "no answer");
         }
         Event::Reading { .. } => {}
     }
 }
 
-fn words(failure: Failure) -> &'static str {
-    match failure {
-        Failure::Silent => "silence",
-        Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
-        Failure::Misfit => "answers of another function or length than was asked for",
-        Failure::Gateway(_) => "the gateway at the port has no answer from it",
+/// A failure in the words of the log.
+struct Words(Failure);
+
+impl std::fmt::Display for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Failure::Silent => "silence",
+            Failure::Foreign(address) => {
+                return write!(f, "answers come from unit address {address} in place of its own");
+            }
+            Failure::Closed => "the connection is closed in place of an answer",
+            Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
+            Failure::Misfit => "answers of another function or length than was asked for",
+            Failure::Gateway(_) => "the gateway at the port has no answer from it",
+        })
     }
 }

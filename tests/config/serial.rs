@@ -187,3 +187,30 @@ fn a_name_that_moves_is_warned_about() {
     );
     assert_eq!(main_file(&text).loaded().settings.serial.len(), 1);
 }
+
+#[test]
+fn a_silence_within_a_frame_that_only_its_start_marks_ends_it_sooner() {
+    let within = |more: &str| {
+        let text =
+            format!("[serial.m]\nport = \"/dev/ttyS0\"\nrole = \"r\"\nframing = \"fixed\"\nsize = 8\n{more}");
+        let Duty::Readings { framing, .. } = only(&text).duty else { panic!() };
+        framing.within.as_millis()
+    };
+    let start = "start = \"hex:AA55\"\n";
+    assert_eq!(within(""), 1_000);
+    assert_eq!(within(start), 100);
+    assert_eq!(within(&format!("{start}checksum = \"sum\"\n")), 1_000);
+    assert_eq!(within(&format!("{start}baud = 1200\n")), 183, "the time of 20 characters");
+    assert_eq!(within(&format!("{start}gap = \"20ms\"\n")), 20);
+}
+
+#[test]
+fn a_start_of_one_byte_without_a_checksum_is_warned_about() {
+    let text = format!("{ROLE}{GOOD}").replace("\"line\"", "\"fixed\"\nsize = 8\nstart = \"hex:02\"");
+    let complaints = complaints(&text);
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(complaints[0].contains("serial.good.start: a start of one byte (02) may occur in the data"));
+    for text in [format!("{text}checksum = \"sum\"\n"), text.replace("hex:02", "hex:02AA")] {
+        assert_eq!(main_file(&text).complaints().1, [""; 0]);
+    }
+}

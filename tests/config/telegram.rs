@@ -135,6 +135,15 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     let expected = ("tic/PAPP".to_owned(), r#"{"label":"PAPP","value":"00520"}"#.to_owned());
     assert_eq!(read(&extractor, b"PAPP 00520"), expected);
     assert_eq!(read(&extractor, b"PAPP 12000").1, r#"{"label":"PAPP","value":"12000"}"#);
+    for group in groups {
+        let (label, value) = group[..group.len() - 2].split_once(' ').unwrap();
+        let expected = format!(r#"{{"label":"{label}","value":"{value}"}}"#);
+        assert_eq!(read(&extractor, &group.as_bytes()[..group.len() - 2]).1, expected);
+    }
+    // Damage that a sum of 6 bits may pass: a lost digit, a joined group, another label.
+    for group in ["PAPP 0520", "HCHC 01446085", "ADCO 27062222434", "PAPP 00520 (0", "PAQP 00520", "HP..  "] {
+        assert!(extractor.read(group.as_bytes(), &mut Room::default()).is_err(), "{group}");
+    }
 }
 
 #[test]

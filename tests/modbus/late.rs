@@ -4,9 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::Event;
+use proptest::prelude::*;
+use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::proto::serial::modbus::{Event, Settings};
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, answer, frame, ms, register, settings, unit};
 
@@ -148,4 +151,119 @@ fn what_was_asked_before_a_restart_is_not_used_after_it() {
     let payloads: Vec<String> = world.readings(0).into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, vec![r#"{"value":0}"#; 5]);
     assert_eq!(world.bus.strangers(), 2);
+}
+
+/// The registers of the maps below, each read alone: two or four with a shape in common.
+const MAPS: [[bool; 4]; 3] = [[false; 4], [true, true, false, false], [true; 4]];
+const ADDRESSES: [(&str, u64); 4] = [("a", 0), ("b", 40), ("c", 80), ("d", 120)];
+
+/// How many values of these readings are those of other registers.
+fn exchanged(readings: &[(Duration, String)], wide: [bool; 4]) -> usize {
+    let of = |payload: &String| {
+        let values: serde_json::Value = serde_json::from_str(payload).unwrap();
+        let is_false = |((name, address), wide): &((&str, u64), bool)| {
+            let expected = if *wide { address << 16 | (address + 1) } else { *address };
+            values.get(*name).is_some_and(|value| value.as_u64() != Some(expected))
+        };
+        ADDRESSES.into_iter().zip(wide).filter(is_false).count()
+    };
+    readings.iter().map(|(_, payload)| of(payload)).sum()
+}
+
+/// A unit with one of [`MAPS`] that answers in order, and so many of 100 requests late by up to
+/// `late_max` time-outs.
+fn often_late(map: usize, period: u64, percent: u64, late_max: u64, seed: u64, default: bool) -> World {
+    let mut slow = unit(1);
+    let kind = |wide: bool| if wide { Kind::U32 } else { Kind::U16 };
+    slow.registers = ADDRESSES
+        .into_iter()
+        .zip(MAPS[map])
+        .map(|((name, address), wide)| register(name, Table::Holding, address as u16, kind(wide)))
+        .collect();
+    slow.period = ms(period);
+    let mut settings = settings(vec![slow]);
+    if default {
+        settings.units[0].timeout = Duration::from_secs(1);
+        (settings.timeout, settings.backoff) = (Settings::TIMEOUT, Settings::BACKOFF);
+    }
+    let timeout = settings.units[0].timeout.as_millis() as u64;
+    let mut world = World::new(settings);
+    let mut random = SplitMix64::new(seed);
+    world.behave(1, move |request| {
+        let is_late = random.next_u64() % 100 < percent;
+        let late = timeout + random.next_u64() % (timeout * (late_max - 1));
+        vec![(ms(if is_late { late } else { 3 }), frame(&answer(request)))]
+    });
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// It may take up to six time-outs for an answer, each after the one before.
+    #[test]
+    fn a_unit_that_answers_in_order_and_often_late_never_has_its_values_exchanged(
+        map in 0usize..3,
+        period in 500u64..10_000,
+        percent in 1u64..45,
+        late_max in 2u64..6,
+        seed in any::<u64>(),
+        default in any::<bool>(),
+    ) {
+        let mut world = often_late(map, period, percent, late_max, seed, default);
+        world.run(Duration::from_secs(2_000));
+        let readings = world.readings(0);
+        prop_assert_eq!(exchanged(&readings, MAPS[map]), 0, "{:?}", readings);
+        prop_assert!(world.bus.counters(0).unwrap().late > 0 || percent < 10);
+    }
+}
+
+#[test]
+fn a_unit_that_is_now_and_then_late_is_read_all_the_same() {
+    for map in 0..3 {
+        let mut world = often_late(map, 10_000, 2, 5, 7, true);
+        world.run(Duration::from_secs(36_000));
+        let readings = world.readings(0);
+        assert!(readings.len() > 3_000, "{map}: {}", readings.len());
+    }
+}
+
+#[test]
+fn an_answer_later_than_is_waited_for_costs_few_false_readings_as_it_is_noticed_by_the_one_left_over() {
+    let (mut all, mut wrong, mut beyond) = (0, 0, 0);
+    for seed in 0..40 {
+        let mut world = often_late(0, 2_000, 3, 40, seed, false);
+        world.run(Duration::from_secs(4_000));
+        let readings = world.readings(0);
+        let mut false_readings: Vec<usize> = Vec::new();
+        for (at, reading) in readings.iter().enumerate() {
+            if exchanged(std::slice::from_ref(reading), MAPS[0]) > 0 {
+                false_readings.push(at);
+            }
+        }
+        all += readings.len();
+        wrong += false_readings.len();
+        beyond += world.bus.counters(0).unwrap().silent;
+        // They do not stay exchanged.
+        let longest = false_readings.chunk_by(|a, b| a + 1 == *b).map(<[usize]>::len).max().unwrap_or(0);
+        assert!(longest <= 2, "seed {seed}: {false_readings:?}");
+    }
+    println!("{wrong} false of {all} readings, {beyond} unanswered in time");
+}
+
+#[test]
+fn a_read_that_is_always_answered_late_is_halved_and_named_if_it_is_one_register() {
+    let mut slow = unit(1);
+    slow.registers = (0..20).map(|at| register(&format!("r{at}"), Table::Holding, at, Kind::U16)).collect();
+    slow.registers.push(register("slow", Table::Holding, 100, Kind::U16));
+    let mut world = World::new(settings(vec![slow]));
+    world.behave(1, |request| {
+        let is_late = request[5] > 8 || request[3] == 100;
+        vec![(ms(if is_late { 450 } else { 3 }), frame(&answer(request)))]
+    });
+    world.run(Duration::from_secs(300));
+    let (_, last) = world.readings(0).pop().unwrap();
+    assert_eq!(last.matches(':').count(), 20, "{last}");
+    assert!(world.bus.learned(0).unwrap().width <= 8);
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(20, Obstacle::Late)]);
 }

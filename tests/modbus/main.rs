@@ -2,12 +2,14 @@
 //! on a pseudo-terminal.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
+mod closed;
 mod decoder;
 mod late;
 mod line;
 mod map;
 mod noise;
 mod peer;
+mod reasons;
 mod schedule;
 mod silence;
 mod support;

@@ -155,7 +155,7 @@ fn a_probe_asks_for_whole_values_of_the_map_and_for_nothing_else() {
     let coils = |count: u16| -> Vec<Register> {
         (0..count).map(|at| register(&at.to_string(), Table::Coil, at, Kind::Bool(None))).collect()
     };
-    assert_eq!(probe(&coils(8)), Some((Request::read(Table::Coil, 0, 8).unwrap(), false)));
+    assert_eq!(probe(&coils(8)), Some((Request::read(Table::Coil, 0, 1).unwrap(), false)));
     assert_eq!(probe(&coils(9)), Some((Request::read(Table::Coil, 0, 1).unwrap(), true)));
     assert_eq!(probe(&[]), None);
 }

@@ -234,7 +234,7 @@ fn requests_keep_their_silence_their_pause_and_their_rate() {
 #[test]
 fn a_port_that_goes_blames_no_unit_and_one_that_comes_polls_all() {
     let mut world = World::new(settings(vec![unit(1), unit(2)]));
-    world.run(Duration::from_millis(2_010));
+    world.run(Duration::from_millis(2_200));
     world.bus.line_down(world.now);
     assert_eq!(world.bus.poll_timeout(), None);
     world.run(Duration::from_secs(3_600));
@@ -245,6 +245,19 @@ fn a_port_that_goes_blames_no_unit_and_one_that_comes_polls_all() {
     let after: Vec<u8> = world.requests[before..].iter().map(|(_, body)| body[0]).collect();
     // Once answers to requests of before have come.
     assert_eq!(after, [1, 2]);
+}
+
+#[test]
+fn a_port_that_goes_during_a_request_fails_that_request_alone() {
+    let mut world = World::new(settings(vec![unit(1), unit(2)]));
+    world.run(Duration::from_millis(2_010));
+    world.bus.line_down(world.now);
+    world.run(Duration::from_secs(3_600));
+    assert_eq!(world.count(|event| matches!(event, Event::Failed { failures: 1, .. })), 1);
+    world.bus.line_up(world.now);
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.count(|event| matches!(event, Event::Failed { .. })), 1);
+    assert_eq!(world.count(|event| matches!(event, Event::Down { .. })), 0);
 }
 
 #[test]

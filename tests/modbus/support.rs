@@ -60,6 +60,7 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 /// What a unit does with a request's body: bytes to send, each so long after the request was heard.
+/// No bytes stand for the closing of the connection; it is open again 200 ms later.
 pub type Behaviour = Box<dyn FnMut(&[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
 /// Answers like a meter whose registers hold their own address: after 5 ms.
@@ -104,6 +105,7 @@ pub struct World {
     pub asked: Vec<(usize, usize, String)>,
     counts: BTreeMap<u8, usize>,
     elapsed: Rc<Cell<Duration>>,
+    is_closed: bool,
 }
 
 impl World {
@@ -123,6 +125,7 @@ impl World {
             asked: Vec::new(),
             counts: BTreeMap::new(),
             elapsed: Rc::default(),
+            is_closed: false,
         };
         addresses.into_iter().for_each(|address| world.behave(address, meter));
         world.bus.line_up(now);
@@ -174,6 +177,10 @@ impl World {
             self.elapsed.set(self.elapsed());
             while self.on_the_way.front().is_some_and(|(at, _)| *at <= self.now) {
                 let (_, bytes) = self.on_the_way.pop_front().unwrap();
+                if bytes.is_empty() {
+                    self.toggle();
+                    continue;
+                }
                 self.bus.handle_bytes(self.now, &bytes);
                 self.step();
             }
@@ -183,6 +190,20 @@ impl World {
             self.step();
         }
         self.now = end;
+    }
+
+    /// The connection is closed, or open again.
+    fn toggle(&mut self) {
+        self.is_closed = !self.is_closed;
+        if self.is_closed {
+            self.bus.line_down(self.now);
+            self.on_the_way.clear();
+            self.busy.clear();
+            self.put(self.now + ms(200), Vec::new());
+        } else {
+            self.bus.line_up(self.now);
+        }
+        self.step();
     }
 
     fn step(&mut self) {

@@ -85,7 +85,9 @@ fn a_device_that_must_be_asked_is_and_its_answers_arrive_one_for_each_question()
     distinct.dedup();
     assert!(distinct.len() >= 5, "each answer is another: {payloads:?}");
     assert_eq!(site.ports()["scale"]["asked"]["state"], "up");
-    wait_for("its presence", || site.told("scale").is_some_and(|told| told["online"] == true));
+    wait_for("its presence", || {
+        site.told("scale").is_some_and(|told| told["online"] == true && told["unit"] == "up")
+    });
     let (_, text) = site.daemon.command(&["device", "list"]);
     assert!(text.contains("online"), "{text}");
     // Silent: it is down, and says why.
@@ -203,4 +205,23 @@ fn a_unit_that_answers_another_length_is_degraded_with_that_reason_and_counted_s
     assert_eq!(site.payloads("u1"), Vec::<String>::new());
     let (_, text) = site.daemon.command(&["check"]);
     assert!(text.contains(reason), "{text}");
+}
+
+#[test]
+fn a_device_whose_answers_do_not_end_as_framing_says_is_not_called_silent() {
+    let mut behind = None;
+    let site = Site::new("endless", |folder| {
+        behind = Some(Behind::new(folder, "scale", b'\r', |_| b"W12".to_vec()));
+        format!(
+            "[serial.scale]\nport = \"{}\"\nframing = \"line\"\nrole = \"meter\"\npoll = 'A\\r'\n\
+             poll-period = \"200ms\"\npoll-timeout = \"150ms\"\n",
+            folder.join("scale").display()
+        )
+    });
+    wait_for("it to be down", || site.ports()["scale"]["asked"]["state"] == "down");
+    let why = "it answers, but no answer ends as framing says: look at framing, line-end and baud";
+    assert_eq!(site.ports()["scale"]["asked"]["reason"], why);
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(text.contains(why), "{text}");
+    assert!(site.payloads("scale").is_empty());
 }

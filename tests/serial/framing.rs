@@ -68,6 +68,7 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             checksum,
             max_frame: 1024,
             start: Vec::new(),
+            within: tombolo::proto::serial::framing::IDLE,
             placement: Default::default(),
             skip_first: false,
             keep: 0,

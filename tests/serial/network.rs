@@ -160,3 +160,38 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
     assert!(unit["left_out"]["r2"].is_string(), "{unit}");
     assert_eq!(unit["silent"], 0, "nothing is asked in vain after a restart: {unit}");
 }
+
+/// One connection after the other, each closed after its first answer.
+fn serve_once_each(listener: TcpListener, answer: fn(&[u8]) -> Option<Vec<u8>>) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 8];
+            if stream.read_exact(&mut request).is_ok()
+                && let Some(mut body) = answer(&request[..6])
+            {
+                body.extend(crc16(&body).to_le_bytes());
+                let _ = stream.write_all(&body);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_converter_that_closes_the_connection_after_each_answer_or_in_place_of_one_is_read_and_logged_seldom() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    serve_once_each(listener, silent);
+    let site = Site::new("closing", |_| {
+        let three = "register.r0.address = 0\nregister.r1.address = 1\nregister.r40.address = 40\n";
+        bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms") + &unit("bus1", 7, three)
+    });
+    wait_within(Duration::from_secs(60), "readings", || site.payloads("u7").len() >= 5);
+    assert!(site.payloads("u7").iter().all(|payload| payload == r#"{"r0":0,"r1":1,"r40":40}"#));
+    assert_eq!(site.ports()["bus1"]["units"]["u7"]["state"], "up");
+    let lost = site.ports()["bus1"]["lost"].as_u64().unwrap();
+    assert!(lost > 5, "{lost}");
+    let log = site.daemon.log();
+    let lines = log.lines().filter(|line| line.contains("serial port ")).count();
+    assert!(lines <= 10, "{log}");
+}

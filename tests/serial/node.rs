@@ -38,6 +38,7 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
         checksum: None,
         max_frame: 1024,
         start: Vec::new(),
+        within: tombolo::proto::serial::framing::IDLE,
         placement: Default::default(),
         skip_first: false,
         keep: 0,

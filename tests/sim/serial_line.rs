@@ -78,6 +78,7 @@ pub fn port(id: &str) -> serial_settings::Port {
                 placement: Default::default(),
                 max_frame: 200,
                 start: Vec::new(),
+                within: framing::IDLE,
                 skip_first: false,
                 keep: 0,
                 whole: false,

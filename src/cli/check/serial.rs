@@ -46,14 +46,24 @@ pub fn told(status: &Status) -> Vec<Finding> {
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if !left_out.is_empty() {
                 let message = format!("unit {unit}, {id}: its readings come without {without}");
-                let advice = "take these registers out with enabled = false, or correct their addresses";
+                let is = |what: &str| port.units[id].left_out.values().any(|why| why.contains(what));
+                let advice = if is("exception 5") || is("exception 6") {
+                    "the unit says that it is busy, which may pass: ask it less often (period, pause)"
+                } else if is("raise timeout") {
+                    "raise timeout"
+                } else if is("no answer") {
+                    "correct their addresses, or take them out with enabled = false; if the unit needs more than \
+                     1 s between requests, set pause"
+                } else {
+                    "take these registers out with enabled = false, or correct their addresses"
+                };
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
         }
         if let Some(asked) = &port.asked {
             let (questions, answers) = (asked.questions, asked.answers);
             let what = match asked.state.as_str() {
-                "down" => Some("it does not answer"),
+                "down" => Some(asked.reason.as_deref().unwrap_or("it does not answer")),
                 "degraded" => Some("its answers are no readings"),
                 _ => None,
             };
@@ -196,6 +206,22 @@ mod tests {
                 "unit 3, slow: its answers come after the timeout; raise timeout",
             ]
         );
+    }
+
+    #[test]
+    fn the_advice_for_a_register_that_is_left_out_fits_the_reason() {
+        let advice = |why: &str| {
+            let left_out = [("x".to_owned(), why.to_owned())].into();
+            let unit = SerialUnit { address: 3, state: "up".to_owned(), left_out, ..SerialUnit::default() };
+            let bus = SerialPort { units: [("u".to_owned(), unit)].into(), ..SerialPort::default() };
+            let status = Status { serial: [("bus".to_owned(), bus)].into(), ..Status::default() };
+            told(&status)[0].advice.clone()
+        };
+        assert!(advice("exception 2, illegal data address").contains("enabled = false"));
+        let busy = advice("exception 6, server device busy");
+        assert!(busy.contains("may pass") && !busy.contains("enabled"), "{busy}");
+        assert_eq!(advice("its answer comes after the timeout; raise timeout"), "raise timeout");
+        assert!(advice("no answer to a read of it alone").contains("set pause"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! `modbus`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Context;
 use super::modbus::{self, Templates};
@@ -98,6 +99,17 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
 /// Warns of frames of a known length that nothing marks: one lost byte shifts all that follow.
 fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
     let Duty::Readings { framing, poll, .. } = &port.duty else { return };
+    if let ([byte], None, Framing::Fixed(_), None) =
+        (&framing.start[..], framing.checksum, &framing.framing, poll)
+    {
+        let message = format!(
+            "a start of one byte ({byte:02X}) may occur in the data, too; without a pause between messages, \
+             a reading could then be made of parts of two after bytes were lost"
+        );
+        let advice = "set checksum if the messages have one, or more bytes of the start if there are more";
+        cx.warn(&format!("serial {name}"), &["serial", name, "start"], message, advice);
+        return;
+    }
     // What was begun is dropped before each question.
     if !framing.start.is_empty() || framing.checksum.is_some() || poll.is_some() {
         return;
@@ -385,6 +397,10 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     if matches!(framing, Framing::Fixed(size) if size <= start.len() + least) {
         return Err(Fault::new("size", "there is no room for more than the start", "use a larger one"));
     }
+    let within = match table.gap {
+        Some(gap) => gap.0,
+        None => within(table, !start.is_empty() && checksum.is_none()),
+    };
     let skip_first = table.skip_first.unwrap_or(false);
     let label_end = match &table.label_end {
         Some(text) => bytes("label-end", text, 1)?.first().copied(),
@@ -404,7 +420,19 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         keep,
         whole,
         label_end,
+        within,
     })
+}
+
+/// The default of the longest silence within a frame of known length: of one that only its start
+/// marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits; else 1 s.
+fn within(table: &Serial, is_marked_by_start: bool) -> Duration {
+    if !is_marked_by_start {
+        return framing::IDLE;
+    }
+    let baud = table.baud.unwrap_or(Line::default().baud).max(1);
+    let characters = Duration::from_secs(20 * 11) / baud;
+    characters.clamp(framing::WITHIN, framing::IDLE)
 }
 
 /// Checks what is behind the end of a frame.
@@ -505,7 +533,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
         ("length-order", F::Length, table.length_order.is_some()),
         ("length-offset", F::Length, table.length_offset.is_some()),
         ("length-adjust", F::Length, table.length_adjust.is_some()),
-        ("gap", F::Gap, table.gap.is_some()),
+        ("gap", F::Gap, table.gap.is_some() && !matches!(kind, Some(F::Length | F::Fixed))),
         ("size", F::Fixed, table.size.is_some()),
         ("start", F::Markers, table.start.is_some() && !matches!(kind, Some(F::Length | F::Gap | F::Fixed))),
         ("end", F::Markers, table.end.is_some()),

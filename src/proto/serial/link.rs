@@ -20,6 +20,15 @@ pub const RETRY_MAX: Duration = Duration::from_millis(500);
 /// Time for which a port must be open to count as stable; after it, pauses are short again.
 pub const STABLE: Duration = Duration::from_secs(5);
 
+/// Time for which a port must be open so that its closing is told again.
+pub const SETTLED: Duration = Duration::from_secs(60);
+/// So often in a row its openings and closings are told within that time.
+pub const FLAPS_TOLD: u32 = 3;
+/// So often it may be closed before anything was received until it is opened less and less often.
+const MUTE_AFTER: u32 = 6;
+/// The longest pause of such a port.
+pub const RETRY_MUTE_MAX: Duration = Duration::from_secs(10);
+
 /// The link state of one port.
 #[derive(Debug)]
 pub struct Link {
@@ -29,6 +38,12 @@ pub struct Link {
     reason: Option<String>,
     opened: u64,
     lost: u64,
+    /// Times in a row that it was closed within [`SETTLED`] of its opening.
+    flaps: u32,
+    /// Something was received since it was opened.
+    heard: bool,
+    /// Times in a row that it was closed before anything was received.
+    mute: u32,
 }
 
 /// The state of a port.
@@ -45,7 +60,17 @@ pub enum State {
 impl Link {
     /// A port that is opened at once.
     pub fn new(now: Instant) -> Link {
-        Link { state: State::Waiting(now), since: now, pause: RETRY_FIRST, reason: None, opened: 0, lost: 0 }
+        Link {
+            state: State::Waiting(now),
+            since: now,
+            pause: RETRY_FIRST,
+            reason: None,
+            opened: 0,
+            lost: 0,
+            flaps: 0,
+            heard: false,
+            mute: 0,
+        }
     }
 
     /// The state.
@@ -73,6 +98,17 @@ impl Link {
         (self.opened, self.lost)
     }
 
+    /// Something was received.
+    pub fn handle_received(&mut self) {
+        (self.heard, self.mute) = (true, 0);
+    }
+
+    /// So often in a row it was closed soon after it was opened; beyond [`FLAPS_TOLD`] the shell is
+    /// silent about it.
+    pub fn flaps(&self) -> u32 {
+        self.flaps
+    }
+
     /// Whether the shell must open it now; changes the state to [`State::Opening`].
     pub fn poll_open(&mut self, now: Instant) -> bool {
         match self.state {
@@ -98,22 +134,29 @@ impl Link {
         self.since = now;
         self.reason = None;
         self.opened += 1;
+        self.heard = false;
     }
 
     /// The port could not be opened, or failed. Returns whether the reason is new.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         if self.is_open() {
             self.lost += 1;
-            if now.saturating_duration_since(self.since) >= STABLE {
+            let open = now.saturating_duration_since(self.since);
+            if open >= STABLE {
                 self.pause = RETRY_FIRST;
             }
+            self.flaps = if open < SETTLED { self.flaps.saturating_add(1) } else { 0 };
+            self.mute = if open < STABLE && !self.heard { self.mute.saturating_add(1) } else { 0 };
             self.since = now;
         }
         let news = self.reason.as_deref() != Some(reason);
         if news {
             self.reason = Some(reason.to_owned());
         }
-        self.state = State::Waiting(now + self.pause);
+        // One that is closed at once, again and again, is not there.
+        let mute = self.mute.saturating_sub(MUTE_AFTER).min(10);
+        let pause = if mute > 0 { (RETRY_MAX * 2u32.pow(mute)).min(RETRY_MUTE_MAX) } else { self.pause };
+        self.state = State::Waiting(now + pause);
         self.pause = (self.pause * 2).min(RETRY_MAX);
         news
     }
@@ -159,5 +202,27 @@ mod tests {
         }
         assert_eq!(link.poll_timeout(), Some(now + RETRY_MAX));
         assert_eq!(link.counts(), (7, 7));
+    }
+
+    #[test]
+    fn a_port_that_is_closed_at_once_is_opened_less_and_less_often_until_something_comes() {
+        let mut now = Instant::now();
+        let mut link = Link::new(now);
+        let mut flap = |link: &mut Link, hears: bool| {
+            assert!(link.poll_open(now));
+            link.handle_opened(now);
+            if hears {
+                link.handle_received();
+            }
+            link.handle_failure(now, "closed");
+            let pause = link.poll_timeout().unwrap() - now;
+            now += pause;
+            pause
+        };
+        let pauses: Vec<Duration> = (0..20).map(|_| flap(&mut link, false)).collect();
+        assert!(pauses[..6].iter().all(|pause| *pause <= RETRY_MAX), "{pauses:?}");
+        assert!(pauses.is_sorted() && pauses[19] == RETRY_MUTE_MAX, "{pauses:?}");
+        assert!(link.flaps() > FLAPS_TOLD);
+        assert_eq!(flap(&mut link, true), RETRY_MAX);
     }
 }

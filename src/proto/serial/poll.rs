@@ -94,6 +94,8 @@ pub struct Counters {
     pub silent: u64,
     /// Questions after which only frames with a fault came.
     pub damaged: u64,
+    /// Those of the silent ones after which bytes came that did not become a frame.
+    pub endless: u64,
     /// Frames not used: late answers, answers to probes, and what came unasked.
     pub late: u64,
 }
@@ -125,6 +127,8 @@ pub struct Poller {
     /// When the last one was asked.
     asked_at: Option<Instant>,
     to_send: bool,
+    /// Bytes came since then that are no whole frame.
+    is_begun: bool,
     /// Bytes of the echo that came, while it is awaited.
     echoed: Option<usize>,
     echo_frame_seen: bool,
@@ -147,6 +151,7 @@ impl Poller {
             outstanding: VecDeque::new(),
             asked_at: None,
             to_send: false,
+            is_begun: false,
             echoed: None,
             echo_frame_seen: false,
             counters: Counters::default(),
@@ -266,6 +271,7 @@ impl Poller {
     pub fn handle_part(&mut self, now: Instant, ends: Option<Instant>) {
         let latest = |asked: Instant| asked + self.settings.timeout + WHOLE_MAX;
         if let Phase::Waiting { asked, deadline, probe, damaged } = self.phase {
+            self.is_begun = true;
             let deadline = deadline.max(now + WITHIN).max(ends.unwrap_or(now)).min(latest(asked));
             self.phase = Phase::Waiting { asked, deadline, probe, damaged };
         }
@@ -295,6 +301,7 @@ impl Poller {
             damaged: false,
         };
         self.asked_at = Some(now);
+        self.is_begun = false;
         self.counters.questions += 1;
         self.to_send = true;
         self.echo_frame_seen = false;
@@ -341,13 +348,14 @@ impl Poller {
             self.counters.damaged += 1;
         } else {
             self.counters.silent += 1;
+            self.counters.endless += u64::from(self.is_begun);
             if self.outstanding.len() < OUTSTANDING_MAX {
                 self.outstanding.push_back(asked);
             }
         }
         if self.failures >= FAILURES && self.state != State::Down {
             self.state = State::Down;
-            self.tell(Event::Down { damaged });
+            self.tell(Event::Down { damaged: damaged || self.is_begun });
         }
         let doubled = 2_u32.checked_pow(self.failures - 1).and_then(|factor| BACKOFF.checked_mul(factor));
         let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);

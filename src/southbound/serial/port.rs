@@ -156,6 +156,7 @@ impl Port {
 
     /// Handles received bytes.
     pub fn handle_bytes(&mut self, now: Instant, stamp: Stamp, bytes: &[u8], taker: &mut dyn Taker) {
+        self.link.handle_received();
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
             Work::Bus(units) => units.handle_bytes(now, stamp, bytes, taker),
@@ -255,6 +256,7 @@ mod tests {
             checksum: None,
             max_frame: 100,
             start: Vec::new(),
+            within: framing::IDLE,
             placement: Default::default(),
             skip_first: false,
             keep: 0,

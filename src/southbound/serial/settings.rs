@@ -54,6 +54,7 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         checksum: None,
         max_frame: max_message + slipmux::OVERHEAD,
         start: Vec::new(),
+        within: framing::IDLE,
         placement: Default::default(),
         skip_first: false,
         keep: 0,

@@ -92,7 +92,11 @@ impl Units {
             (false, true) => Wire::Ascii(Ascii::default()),
             (false, false) => Wire::Rtu,
         };
-        Units { bus: Bus::new(settings.clone(), now, seed), wire, units, bytes: 0 }
+        let mut bus = Bus::new(settings.clone(), now, seed);
+        if has_header {
+            bus.answers_are_numbered();
+        }
+        Units { bus, wire, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {

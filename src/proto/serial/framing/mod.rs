@@ -15,15 +15,16 @@
 //! | [`markers`] | between a start and an end marker | the next start marker |
 //!
 //! With [`Settings::start`], frames of the last three also begin with certain bytes, and after a
-//! lost byte they are found again by these within one frame: without a checksum, a frame of known
-//! length counts only if the next one begins behind it, or nothing comes for [`SETTLE`].
+//! lost byte they are found again by these: without a checksum, a frame of known length counts
+//! only if the next one begins behind it, or nothing comes for [`SETTLE`]. A silence of
+//! [`Settings::within`] ends such a frame: what follows it begins another one.
 //!
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
 //!
-//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes; what is longer
-//! is dropped and counted. Empty frames are passed over: doubled delimiters make them. Time is an
-//! argument.
+//! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes, or eight of a
+//! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
+//! doubled delimiters make them. Time is an argument.
 
 pub mod cobs;
 pub mod fixed;
@@ -45,6 +46,9 @@ pub const FRAME_MAX: usize = 16 * 1024;
 pub const SETTLE: Duration = Duration::from_millis(50);
 /// Longest pause within a frame of known length.
 pub const IDLE: Duration = Duration::from_secs(1);
+/// The default of [`Settings::within`] where a frame has a start and no checksum, and the line is
+/// fast.
+pub const WITHIN: Duration = Duration::from_millis(100);
 
 /// The framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +84,9 @@ pub struct Settings {
     /// What each frame begins with, in framings `length`, `gap` and `fixed`; `0..=8` bytes. Counted
     /// in the size, covered by the checksum, and not part of the payload.
     pub start: Vec<u8>,
+    /// Longest silence within a frame, in framings `length` and `fixed`; then what came of it is
+    /// dropped. At least the time in which the bytes of one frame may be delivered apart.
+    pub within: Duration,
     /// What was begun before the port was opened is dropped, however long after the opening it
     /// comes: everything up to the first delimiter or pause.
     pub skip_first: bool,
@@ -269,9 +276,9 @@ impl Decoder {
             Framing::Line(end) => (Scanner::Line(line::Scanner::new(end)), None),
             Framing::Slip => (Scanner::Slip(slip::Scanner::default()), None),
             Framing::Cobs => (Scanner::Cobs(cobs::Scanner::default()), None),
-            Framing::Length(header) => (Scanner::Length(*header), Some(IDLE)),
+            Framing::Length(header) => (Scanner::Length(*header), Some(settings.within)),
             Framing::Gap(gap) => (Scanner::Gap, Some(*gap)),
-            Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(IDLE)),
+            Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
             Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), None),
         };
         Decoder {
@@ -398,7 +405,7 @@ impl Decoder {
         }
         let pause = match self.is_behind {
             true => IDLE,
-            false if self.awaits_start() => SETTLE,
+            false if self.awaits_start() => self.pause.unwrap_or(SETTLE).min(SETTLE),
             false => self.pause?,
         };
         self.last_byte_at?.checked_add(pause)
@@ -572,6 +579,13 @@ impl Decoder {
     /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
     /// `last`: nothing more comes for now.
     fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
+        if let Scanner::Fixed(size) = self.scanner
+            && self.checksum.is_none()
+            && (1..size).contains(&self.start.len())
+        {
+            self.scan_started(size, last, sink);
+            return;
+        }
         let mut at = 0;
         let mut bad: Vec<(Bad, Vec<u8>)> = Vec::new();
         // Bytes dropped one after the other are one bad frame.
@@ -660,6 +674,35 @@ impl Decoder {
         bad.iter().for_each(|(why, _)| self.counters.count(*why));
         self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
+        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+    }
+}
+
+impl Decoder {
+    /// The same for frames of this size with a start and without a checksum.
+    fn scan_started(&mut self, size: usize, last: bool, sink: &mut dyn FnMut(&[u8])) {
+        let mut at = 0;
+        while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            match fixed::look(rest, &self.start, size, last) {
+                fixed::Found::Frame => {
+                    self.skipping = false;
+                    self.counters.good += 1;
+                    sink(rest.get(self.start.len()..size).unwrap_or_default());
+                    at += size;
+                }
+                fixed::Found::Skip(count) => {
+                    // Bytes dropped one after the other are one bad frame.
+                    if !std::mem::replace(&mut self.skipping, true) {
+                        self.last_bad = Some((Bad::Malformed, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                        self.counters.count(Bad::Malformed);
+                    }
+                    let count = count.min(rest.len());
+                    self.counters.dropped += count as u64;
+                    at += count;
+                }
+                fixed::Found::More | fixed::Found::Nothing => break,
+            }
+        }
         self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
     }
 }

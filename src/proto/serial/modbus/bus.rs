@@ -157,6 +157,8 @@ struct Exchange {
     echo: bool,
     /// The unit answered something else.
     misfit: bool,
+    /// A frame of this address came, which nothing was asked of.
+    foreign: Option<u8>,
     /// What the gateway at the port said of it.
     gateway: Option<Exception>,
 }
@@ -183,6 +185,12 @@ impl Bus {
             random: SplitMix64::new(seed),
             strangers: 0,
         }
+    }
+
+    /// Answers say which request they answer, as those of Modbus TCP do: those to earlier requests
+    /// come by [`Bus::handle_late`]. To be called before the port is open.
+    pub fn answers_are_numbered(&mut self) {
+        self.units.iter_mut().for_each(|unit| unit.is_numbered = true);
     }
 
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
@@ -227,7 +235,14 @@ impl Bus {
     /// The registers of a unit that its readings come without, as indexes, and why.
     pub fn obstacles(&self, unit: usize) -> impl Iterator<Item = (usize, Obstacle)> {
         let refused = self.units.get(unit).map(Unit::refused).unwrap_or_default();
-        refused.iter().map(|refusal| (refusal.register, refusal.why))
+        let registers = self.units.get(unit).map(|unit| &unit.settings.registers[..]).unwrap_or_default();
+        let is_refused = |register: usize| refused.iter().any(|refusal| refusal.register == register);
+        let scaled = registers
+            .iter()
+            .enumerate()
+            .filter(move |(at, register)| register.exponent.is_some_and(is_refused) && !is_refused(*at));
+        let own = refused.iter().map(|refusal| (refusal.register, refusal.why));
+        own.chain(scaled.map(|(at, _)| (at, Obstacle::Scale)))
     }
 
     /// The port is open: all units are due, once answers to requests of before have come.
@@ -241,12 +256,25 @@ impl Bus {
         self.quiet_at = now + self.gap();
         self.used_at = now;
         self.babble = now;
-        self.units.iter_mut().for_each(|unit| unit.start(now, unit.settings.timeout));
+        self.units.iter_mut().for_each(|unit| unit.start(now));
     }
 
-    /// The port was closed: no request is sent, and no failure is counted.
+    /// The port was closed. If a request was outstanding, this is the failure of it; otherwise no
+    /// failure is counted, and a poll in progress goes on when the port is open again soon.
     pub fn line_down(&mut self, now: Instant) {
         self.tick(now);
+        if matches!(self.line, Line::Waiting(_)) {
+            self.lose(now, true);
+        } else if let Some(index) = self.current
+            && let Some(unit) = self.units.get_mut(index)
+        {
+            unit.interrupted();
+        }
+        for (unit, of) in self.units.iter_mut().enumerate() {
+            if of.is_kept_from_being_asked(now) {
+                self.events.push_back(Event::Down { unit, failure: Failure::Closed });
+            }
+        }
         self.line = Line::Down;
         self.current = None;
         self.to_send = false;
@@ -391,7 +419,9 @@ impl Bus {
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
         self.receiver.overhear(|frame| {
-            stray(now, frame, units, events, strangers);
+            if stray(now, frame, units, events, strangers) {
+                left_over(frame.unit, units);
+            }
         });
     }
 
@@ -436,15 +466,23 @@ impl Bus {
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
             let is_other = stray(now, frame, units, events, strangers);
+            if is_other && frame.unit != address {
+                left_over(frame.unit, units);
+                exchange.foreign = Some(frame.unit);
+            }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
+                let announced =
+                    frame.pdu.get(1).copied().filter(|count| {
+                        matches!(frame.pdu.first(), Some(1..=4)) && usize::from(*count) != bytes
+                    });
                 let function = frame.pdu.first().copied().unwrap_or_default();
                 let asked_function = shape.function;
                 if let Some(unit) = units.get_mut(exchange.unit) {
-                    unit.misfit(Misfit { function, asked_function, bytes, asked });
+                    unit.misfit(Misfit { function, asked_function, bytes, asked, announced });
                 }
-                let unit = exchange.unit;
+                let (unit, bytes) = (exchange.unit, announced.map_or(bytes, usize::from));
                 events.push_back(Event::Misfit { unit, function, asked_function, bytes, asked });
             }
         });
@@ -509,6 +547,11 @@ impl Bus {
 
     /// Gives up the outstanding request, if there is one.
     fn give_up(&mut self, now: Instant) {
+        self.lose(now, false);
+    }
+
+    /// The same; `closed`: because the port was closed.
+    fn lose(&mut self, now: Instant, closed: bool) {
         if !matches!(self.line, Line::Waiting(_)) {
             return;
         }
@@ -516,7 +559,9 @@ impl Bus {
         let failure = match exchange.gateway {
             Some(exception) => Failure::Gateway(exception),
             None if exchange.misfit => Failure::Misfit,
+            None if closed => Failure::Closed,
             None if self.receiver.has_noise() => Failure::Damaged,
+            None if exchange.foreign.is_some() => Failure::Foreign(exchange.foreign.unwrap_or_default()),
             None => Failure::Silent,
         };
         let index = exchange.unit;
@@ -528,7 +573,9 @@ impl Bus {
             is_begun: self.receiver.first() == Some(unit.settings.address),
         };
         match failure {
-            Failure::Silent | Failure::Gateway(_) => unit.counters.silent += 1,
+            Failure::Silent | Failure::Foreign(_) | Failure::Closed | Failure::Gateway(_) => {
+                unit.counters.silent += 1
+            }
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
             Failure::Misfit => {}
@@ -605,6 +652,7 @@ impl Bus {
             settled: None,
             echo,
             misfit: false,
+            foreign: None,
             gateway: None,
         });
     }
@@ -663,6 +711,13 @@ impl Bus {
             }
         });
         Some(dead.chain(live).min()?.max(self.open_at()))
+    }
+}
+
+/// A frame came of this address, whose unit was not asked.
+fn left_over(address: u8, units: &mut [Unit]) {
+    if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == address) {
+        unit.left_over();
     }
 }
 

@@ -14,6 +14,10 @@ pub enum Failure {
     Damaged,
     /// The unit responded with another function or length than was asked for.
     Misfit,
+    /// Only frames of this address came, which is not the unit's.
+    Foreign(u8),
+    /// The connection was closed in place of a response.
+    Closed,
     /// A gateway of Modbus TCP responded that the unit does not.
     Gateway(Exception),
 }
@@ -29,12 +33,16 @@ pub struct Misfit {
     pub bytes: usize,
     /// Bytes of data that were asked for.
     pub asked: usize,
+    /// Bytes of data that it says it has, if it has another number.
+    pub announced: Option<u8>,
 }
 
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Misfit { function, asked_function, bytes, asked } = self;
-        if function == asked_function {
+        let Misfit { function, asked_function, bytes, asked, announced } = self;
+        if let Some(announced) = announced {
+            write!(f, "its answers have {bytes} bytes of data and say that they have {announced}")
+        } else if function == asked_function {
             write!(f, "it answers {bytes} bytes where {asked} are asked for")
         } else {
             write!(f, "it answers with function {function} where {asked_function} is asked for")
@@ -64,6 +72,10 @@ impl fmt::Display for Failing {
                 f.write_str("its answers come after the timeout; raise timeout")
             }
             (Failure::Silent, _) => f.write_str("it does not answer"),
+            (Failure::Foreign(address), _) => {
+                write!(f, "answers come from unit address {address} in place of its own")
+            }
+            (Failure::Closed, _) => f.write_str("the connection is closed in place of an answer"),
             (Failure::Damaged, _) => {
                 f.write_str("only damaged answers come; look at baud, parity, polarity and termination")
             }
@@ -91,7 +103,9 @@ impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
     pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
-            Failure::Silent | Failure::Gateway(_) => Some(Obstacle::Silence),
+            Failure::Silent | Failure::Foreign(_) | Failure::Closed | Failure::Gateway(_) => {
+                Some(Obstacle::Silence)
+            }
             Failure::Misfit => Some(Obstacle::Misfit),
             // A line without bias makes a byte or two when its direction turns.
             Failure::Damaged if self.bytes <= TURN_MAX && !self.is_begun => Some(Obstacle::Silence),

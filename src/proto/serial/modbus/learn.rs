@@ -39,9 +39,13 @@ pub enum Obstacle {
     Exception(Exception),
     /// The unit does not answer when it is asked for it, and answers for others.
     Silence,
+    /// The unit answers after the timeout when it is asked for it, and in time for others.
+    Late,
     /// Only answers of another function or length come when it is asked for, and good answers for
     /// others.
     Misfit,
+    /// The register that scales it is left out.
+    Scale,
     /// Only bytes that are no frame come when it is asked for, and good answers for others.
     Damage,
 }
@@ -51,9 +55,11 @@ impl fmt::Display for Obstacle {
         match self {
             Obstacle::Exception(exception) => exception.fmt(f),
             Obstacle::Silence => f.write_str("no answer to a read of it alone"),
+            Obstacle::Late => f.write_str("its answer comes after the timeout; raise timeout"),
             Obstacle::Misfit => {
                 f.write_str("only answers of another function or length to a read of it alone")
             }
+            Obstacle::Scale => f.write_str("the register that scales it is left out"),
             Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
         }
     }

@@ -297,6 +297,8 @@ impl Exception {
     pub const ILLEGAL_DATA_ADDRESS: Exception = Exception(2);
     /// The quantity or the value is not allowed.
     pub const ILLEGAL_DATA_VALUE: Exception = Exception(3);
+    /// The unit has accepted the request and needs time for it.
+    pub const ACKNOWLEDGE: Exception = Exception(5);
     /// The unit is busy with a long operation.
     pub const BUSY: Exception = Exception(6);
 
@@ -304,16 +306,9 @@ impl Exception {
     pub const DEVICE_FAILURE: Exception = Exception(4);
 
     /// Whether asking for less might be answered. The standard means 2 and 3 for that; units in
-    /// the field also send 1, 4 and 6.
+    /// the field send any code, so it is each but those of a gateway.
     pub fn may_pass_smaller(self) -> bool {
-        matches!(
-            self,
-            Exception::ILLEGAL_FUNCTION
-                | Exception::ILLEGAL_DATA_ADDRESS
-                | Exception::ILLEGAL_DATA_VALUE
-                | Exception::DEVICE_FAILURE
-                | Exception::BUSY
-        )
+        !self.is_of_gateway()
     }
 
     /// Whether a gateway says so in place of a unit that it could not reach (§7: 10 and 11).
@@ -323,7 +318,7 @@ impl Exception {
 
     /// Whether asking for the same again later might be answered.
     pub fn may_pass_later(self) -> bool {
-        matches!(self, Exception::DEVICE_FAILURE | Exception::BUSY)
+        matches!(self, Exception::DEVICE_FAILURE | Exception::ACKNOWLEDGE | Exception::BUSY)
     }
 }
 

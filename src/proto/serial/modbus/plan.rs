@@ -119,7 +119,7 @@ pub fn split(registers: &[Register], block: &Block) -> Option<Vec<Block>> {
 const PROBES_MAX: usize = 4;
 
 /// Reads by which a unit shows that it answers in step, each with whether its answer has a shape
-/// that no block of `all` has; those that have come first.
+/// that no block of `all` has; those that have come first, then short ones.
 ///
 /// They read values of the map, whole and within the blocks of `from`, and nothing else: single
 /// values, beginnings, and the blocks themselves.
@@ -139,7 +139,19 @@ pub fn probes(registers: &[Register], from: &[&Block], all: &[&Block]) -> Vec<(R
             }
         }
     }
+    // Where only short reads are answered, or in time, one of these is.
+    let singles = from.iter().filter_map(|block| {
+        let one =
+            Block::of(registers, block.members.get(..1)?).filter(|one| one.quantity < block.quantity)?;
+        one.request()
+    });
+    let singles: Vec<Request> = singles.take(PROBES_MAX).collect();
     let whole = from.iter().filter_map(|block| block.request()).take(PROBES_MAX);
-    found.extend(whole.map(|request| (request, false)));
+    for request in singles.into_iter().chain(whole) {
+        if !found.iter().any(|(known, _)| *known == request) {
+            let distinct = !used.contains(&request.answer());
+            found.push((request, distinct));
+        }
+    }
     found
 }

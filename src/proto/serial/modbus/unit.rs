@@ -13,7 +13,11 @@
 //! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
 //! order; so once a probe is answered, only answers to other probes can be outstanding, and those
 //! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
-//! answer is not used, and the unit is left alone for as long as another one may still come.
+//! answer is not used, and the unit is left alone until all that is outstanding has come, or until
+//! it was silent for longer than any answer takes: six time-outs, or twice the age of the latest
+//! answer if that is more, at most twenty. As it answers in order, one answer after the other would
+//! come within that. An answer that is left over shows that a unit is out of step after all. Where
+//! answers say which request they answer (Modbus TCP) none of this is needed.
 //!
 //! A read that had no answer three times while the unit answers others is changed, in this order:
 //! asked after a pause, if nothing was ever answered sooner after an answer; taken apart, at its
@@ -46,13 +50,16 @@ use super::plan::{self, Block};
 use super::settings;
 
 /// Most unanswered requests remembered, to detect late responses.
-const UNANSWERED_MAX: usize = 4;
+const UNANSWERED_MAX: usize = 32;
 /// Consecutive failures after which a unit counts as down.
 const DOWN_AFTER: u32 = 3;
 /// After so many reads in a row without a value a unit that answers counts as degraded.
 const DEGRADED_AFTER: u32 = 3;
-/// Longest wait for an answer that may still come, in time-outs.
-const STILL_TO_COME_MAX: u32 = 10;
+/// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
+/// more than any answer takes that comes up to four time-outs late.
+const STILL_TO_COME: (u32, u32) = (6, 20);
+/// If the port is open again so soon after the last answer or failure, a poll goes on where it was.
+const RESUME: Duration = Duration::from_secs(15);
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
@@ -93,8 +100,8 @@ pub struct Counters {
 /// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To see that answers are in step; `distinct`: its answer has a shape of its own.
-    Probe { distinct: bool },
+    /// To see that answers are in step.
+    Probe,
     /// One of the blocks.
     Block,
 }
@@ -228,6 +235,18 @@ pub(super) struct Unit {
     /// Which of them is next.
     probe_at: usize,
     in_step: bool,
+    /// Answers say which request they answer.
+    pub(super) is_numbered: bool,
+    /// An answer was left over since its last turn began.
+    is_left_over: bool,
+    /// Its poll was interrupted because the port was closed, and goes on.
+    is_interrupted: bool,
+    /// Openings of the port since its last answer.
+    openings: u32,
+    /// When its last request was answered or failed.
+    ended_at: Option<Instant>,
+    /// The greatest age of an answer that came late.
+    latest: Duration,
     position: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
@@ -291,6 +310,12 @@ impl Unit {
             counters: Counters::default(),
             revision: 0,
             in_step: false,
+            is_numbered: false,
+            is_left_over: false,
+            is_interrupted: false,
+            openings: 0,
+            ended_at: None,
+            latest: Duration::ZERO,
             position: 0,
             asked: None,
             learning: false,
@@ -444,8 +469,17 @@ impl Unit {
         self.probes = probes.concat();
     }
 
-    /// The line is there again: due once answers to earlier requests have come, `listen` from now.
-    pub(super) fn start(&mut self, now: Instant, listen: Duration) {
+    /// The line is there again: due once answers to earlier requests have come, one timeout from
+    /// now. A short interruption changes nothing: some converters close the connection after each
+    /// answer, or in place of one.
+    pub(super) fn start(&mut self, now: Instant) {
+        self.openings = self.openings.saturating_add(1);
+        let listen = if self.is_numbered { Duration::ZERO } else { self.settings.timeout };
+        if self.ended_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME) {
+            let is_clean = self.is_numbered || self.in_step;
+            self.due = self.due.max(if is_clean { now } else { now + listen });
+            return;
+        }
         // Without a shape of its own a probe shows no more than the listening.
         self.in_step = !self.probes.first().is_some_and(|(_, distinct)| *distinct);
         self.unanswered.clear();
@@ -457,6 +491,7 @@ impl Unit {
     }
 
     fn restart(&mut self) {
+        self.is_interrupted = false;
         self.position = 0;
         self.asked = None;
         self.learning = false;
@@ -467,14 +502,39 @@ impl Unit {
 
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_interrupted) {
+            return;
+        }
         self.learning = now < self.slot;
         self.rewind();
         if !self.learning && now >= self.trial_at {
             self.begin_trial(now);
         }
+        if std::mem::take(&mut self.is_left_over) {
+            self.in_step = false;
+        }
         if self.in_step {
             self.unanswered.clear();
         }
+    }
+
+    /// The port was closed between two requests of its poll.
+    pub(super) fn interrupted(&mut self) {
+        self.is_interrupted = true;
+    }
+
+    /// The port is closed each time before it can be asked: whether it counts as down from now on,
+    /// and did not before.
+    pub(super) fn is_kept_from_being_asked(&mut self, now: Instant) -> bool {
+        let overdue = 3 * (self.settings.period + self.settings.timeout);
+        let is_kept = self.openings >= DOWN_AFTER
+            && matches!(self.state, State::Up | State::Degraded)
+            && self.ended_at.is_none_or(|at| now.saturating_duration_since(at) > overdue);
+        if is_kept {
+            self.state = State::Down;
+            self.failing = Some(Failure::Closed);
+        }
+        is_kept
     }
 
     fn rewind(&mut self) {
@@ -537,8 +597,8 @@ impl Unit {
     /// What to ask next; `None` if nothing is to be asked in this turn.
     pub(super) fn next_request(&self, now: Instant) -> Option<(Purpose, Request)> {
         if !self.in_step && !self.probes.is_empty() {
-            let (probe, distinct) = self.probes.get(self.probe_at % self.probes.len())?;
-            return Some((Purpose::Probe { distinct: *distinct }, probe.clone()));
+            let (probe, _) = self.probes.get(self.probe_at % self.probes.len())?;
+            return Some((Purpose::Probe, probe.clone()));
         }
         Some((Purpose::Block, self.parts.get(self.current(now)?)?.block.request()?))
     }
@@ -565,13 +625,15 @@ impl Unit {
         self.failing = None;
         self.is_late = false;
         self.answered_at = Some(now);
+        self.ended_at = Some(now);
+        self.openings = 0;
         self.soonest = Some(self.soonest.map_or(self.silence, |soonest| soonest.min(self.silence)));
         if let Answer::Exception(_) = answer {
             self.counters.exceptions += 1;
         }
         match purpose {
             // An exception shows as well that it answers in order.
-            Purpose::Probe { distinct } => {
+            Purpose::Probe => {
                 self.in_step = true;
                 let is_read = |part: &&mut Part| part.block.request().as_ref() == Some(request);
                 self.parts.iter_mut().filter(is_read).for_each(|part| part.proven = true);
@@ -580,19 +642,60 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                if distinct {
-                    self.unanswered.clear();
+                self.account(request.answer(), asked, answer);
+                if !self.is_mistakable() {
                     return self.more(now);
                 }
-                let Some((_, oldest)) = self.unanswered.first() else { return self.more(now) };
-                let wait = now.saturating_duration_since(*oldest).mul_f64(1.5);
-                self.due = now + wait.clamp(timeout, timeout * STILL_TO_COME_MAX);
-                // This may have been another's answer; then its own is still to come.
-                self.remember(request.answer(), asked);
+                self.due = now + self.still_to_come(timeout);
                 Progress::Wait
             }
-            Purpose::Block => self.block_answered(now, answer, news),
+            Purpose::Block => {
+                self.account(request.answer(), asked, answer);
+                let progress = self.block_answered(now, answer, news);
+                if !self.is_mistakable() {
+                    return progress;
+                }
+                self.in_step = false;
+                if progress != Progress::More {
+                    return progress;
+                }
+                self.due = now + self.still_to_come(timeout);
+                Progress::Wait
+            }
         }
+    }
+
+    /// An answer came to this request, or to an earlier one whose answer has this shape: then that
+    /// one's is still to come. The unit answers in order, so those before have come.
+    fn account(&mut self, shape: Shape, asked: Instant, answer: Answer<'_>) {
+        let is_exception = matches!(answer, Answer::Exception(_));
+        let fits = |of: &Shape| *of == shape || is_exception && of.function == shape.function;
+        match self.unanswered.iter().position(|(of, _)| fits(of)).filter(|_| !self.is_numbered) {
+            Some(at) => {
+                self.unanswered.drain(..=at);
+                self.remember(shape, asked);
+            }
+            None => self.unanswered.clear(),
+        }
+    }
+
+    /// Whether an answer that is still to come could be taken for that to a block.
+    fn is_mistakable(&self) -> bool {
+        let of = |part: &Part| part.block.request().map(|request| request.answer());
+        let is_like = |shape: &Shape| self.parts.iter().any(|part| of(part) == Some(*shape));
+        self.unanswered.iter().any(|(shape, _)| is_like(shape))
+    }
+
+    /// A frame of this unit came while nothing was asked of it, and nothing is outstanding: one of
+    /// its answers may have been taken for another's. Its next turn begins with a probe.
+    pub(super) fn left_over(&mut self) {
+        self.is_left_over = !self.is_numbered;
+    }
+
+    /// After so much silence none of its answers can still come.
+    fn still_to_come(&self, timeout: Duration) -> Duration {
+        let (least, most) = STILL_TO_COME;
+        (2 * self.latest).clamp(timeout * least, timeout * most)
     }
 
     fn more(&self, now: Instant) -> Progress {
@@ -767,7 +870,7 @@ impl Unit {
             return;
         }
         // Whether it may have been too soon: nothing that was asked as soon was ever answered.
-        let is_too_soon = self.soonest.is_none_or(|soonest| soonest > silence);
+        let is_too_soon = why != Obstacle::Late && self.soonest.is_none_or(|soonest| soonest > silence);
         let is_alone = part.block.members.len() == 1;
         let next = match tried {
             Some(step) => step + 1,
@@ -899,6 +1002,8 @@ impl Unit {
     ) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.failing = Some(lost.failure);
+        self.ended_at = Some(now);
+        self.openings = 0;
         self.in_step = false;
         if !lost.came {
             self.remember(request.answer(), asked);
@@ -977,14 +1082,29 @@ impl Unit {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {
             EXCEPTION.. => shape.function | EXCEPTION == function,
+            1..=4 if pdu.get(1).is_none_or(|count| usize::from(*count) + 2 != pdu.len()) => false,
             _ => shape.function == function && usize::from(shape.length) == pdu.len(),
         };
         let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
-        let (_, asked) = self.unanswered.remove(at);
+        let (shape, asked) = self.unanswered.remove(at);
         self.counters.late += 1;
         // It is slow, not silent.
-        self.blame = None;
+        if let Some((block, why, _)) = &mut self.blame
+            && block.request().is_some_and(|request| request.answer() == shape)
+        {
+            *why = Obstacle::Late;
+        }
         self.is_late = true;
+        self.latest = self.latest.max(now.saturating_duration_since(asked));
+        // A unit in step is waiting for what is still to come.
+        let timeout = self.settings.timeout;
+        if self.in_step && self.is_mistakable() {
+            // The next one may take as long.
+            self.due = self.due.max(now + self.still_to_come(timeout));
+        } else if self.in_step && now < self.due {
+            // All have come.
+            self.due = self.due.min(now + timeout).max(self.slot.min(self.due));
+        }
         Some(now.saturating_duration_since(asked))
     }
 

@@ -1,0 +1,69 @@
+//! The reason that is given is the one at fault.
+
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::learn::Obstacle;
+use tombolo::proto::serial::modbus::map::Kind;
+use tombolo::proto::serial::modbus::pdu::{Exception, Table};
+use tombolo::proto::serial::modbus::{Event, Failure};
+
+use crate::support::{World, answer, frame, meter, ms, register, settings, unit};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn answers_with_another_units_address_name_that_address() {
+    for is_numbered in [false, true] {
+        let mut world = World::new(settings(vec![unit(1)]));
+        if is_numbered {
+            world.bus.answers_are_numbered();
+        }
+        world.behave(1, |request| {
+            let mut body = answer(request);
+            body[0] = 9;
+            vec![(ms(5), frame(&body))]
+        });
+        world.run(MINUTE);
+        assert_eq!(world.count(|event| matches!(event, Event::Reading { .. })), 0);
+        assert_eq!(world.count(|event| *event == Event::Down { unit: 0, failure: Failure::Foreign(9) }), 1);
+        let why = world.bus.failing(0).unwrap().to_string();
+        assert_eq!(why, "answers come from unit address 9 in place of its own");
+    }
+}
+
+#[test]
+fn a_byte_count_that_is_not_that_of_the_data_is_named_and_not_called_late() {
+    let mut world = World::new(settings(vec![unit(1)]));
+    world.behave(1, |request| {
+        let mut body = answer(request);
+        body[2] += 1;
+        vec![(ms(5), frame(&body))]
+    });
+    world.run(MINUTE);
+    assert_eq!(world.bus.counters(0).unwrap().late, 0);
+    assert_eq!(world.bus.state(0), Some(State::Degraded));
+    let why = world.bus.failing(0).unwrap().to_string();
+    assert_eq!(why, "its answers have 2 bytes of data and say that they have 3");
+}
+
+#[test]
+fn a_value_whose_scale_is_left_out_is_named_too() {
+    let mut meter_of_two = unit(1);
+    meter_of_two.registers = vec![
+        register("w", Table::Holding, 14, Kind::U16),
+        register("sf", Table::Holding, 15, Kind::I16),
+        register("z", Table::Holding, 1, Kind::U16),
+    ];
+    meter_of_two.registers[0].exponent = Some(1);
+    let mut world = World::new(settings(vec![meter_of_two]));
+    world.behave(1, |request| {
+        let first = u16::from(request[3]);
+        let has_scale = (first..first + u16::from(request[5])).contains(&15);
+        if has_scale { vec![(ms(5), frame(&[1, 0x83, 2]))] } else { meter(request) }
+    });
+    world.run(MINUTE);
+    let expected = [(1, Obstacle::Exception(Exception(2))), (0, Obstacle::Scale)];
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), expected);
+    assert_eq!(world.readings(0).pop().unwrap().1, r#"{"z":1}"#);
+}
