@@ -93,7 +93,8 @@ struct Payload {
     /// Whole days until the gateway's own certificate expires; negative once it has.
     certificate_days: Option<i64>,
     disk_free_bytes: Option<u64>,
-    /// Since midnight UTC, or the start, whichever came later.
+    /// To the disk of the state directory, by all programs, since midnight UTC, or the start,
+    /// whichever came later.
     written_today_bytes: Option<u64>,
     problems: Vec<String>,
 }
@@ -119,19 +120,22 @@ pub struct GatewayStatus {
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
     day: u64,
-    before: u64,
+    before: Option<u64>,
 }
 
 impl Written {
-    /// Of `total` bytes written since the start, those of the day `wall` lies in.
+    /// Of `total` bytes written in all, those since the first call and of the day `wall` lies in.
     fn today(&mut self, total: u64, wall: Option<UnixTime>) -> u64 {
         let day = wall.map_or(self.day, |wall| wall.as_secs() / DAY_S);
+        let before = self.before.get_or_insert(total);
         if day != self.day {
             // The first time the day is known it began before the process, or with it.
-            self.before = if self.day == 0 { 0 } else { total };
+            if self.day != 0 {
+                *before = total;
+            }
             self.day = day;
         }
-        total.saturating_sub(self.before)
+        total.saturating_sub(*before)
     }
 }
 
@@ -164,7 +168,8 @@ impl GatewayStatus {
         self.said = Some((states.clone(), now));
         self.busy.set(true);
         let (busy, link) = (self.busy.clone(), link.clone());
-        let written_today_bytes = written().map(|total| self.written.today(total, facts.wall));
+        let written_today_bytes =
+            written(&facts.state_dir).map(|total| self.written.today(total, facts.wall));
         spawn_local(async move {
             let mut oldest = [None; 2];
             for lane in Lane::ALL {
@@ -238,10 +243,18 @@ fn payload(
 
 /// How old a record is, where both times are known and the clock has not jumped without proof
 /// between them.
-/// Bytes this process has caused to be written to disks since its start (proc(5), `/proc/PID/io`).
-fn written() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/io").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+/// Bytes written to the partition that `folder` is on, by all programs, since it was found
+/// (Documentation/admin-guide/iostats.rst of Linux, field 7, in sectors of 512 bytes). `None` where
+/// the file system has no device of its own.
+///
+/// Not `write_bytes` of `/proc/self/io`: that counts whole folios, of up to 2 MiB, each time a page
+/// of theirs becomes dirty.
+fn written(folder: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let device = std::fs::metadata(folder).ok()?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    text.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()?.checked_mul(512)
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {
@@ -283,8 +296,8 @@ mod tests {
     fn what_was_written_today_begins_anew_with_each_day() {
         let at = |day: u64| Some(UnixTime::from_secs(day * DAY_S + 7));
         let mut written = Written::default();
-        assert_eq!(written.today(100, None), 100);
-        assert_eq!(written.today(150, at(20_000)), 150);
+        assert_eq!(written.today(100, None), 0);
+        assert_eq!(written.today(250, at(20_000)), 150);
         assert_eq!(written.today(400, at(20_001)), 0);
         assert_eq!(written.today(450, None), 50);
         assert_eq!(written.today(500, at(20_001)), 100);
