@@ -297,6 +297,9 @@ impl Certificates {
                 "certificate {name}: the EST server has not said yet which CAs it offers{reason}"
             ));
         }
+        for (name, keeper) in self.anchors.borrow().iter() {
+            problems.extend(keeper.problem().map(|what| format!("certificate {name}: {what}")));
+        }
         let wall = self.clock.wall();
         for entry in self.entries.borrow().iter() {
             let (name, of) = (entry.name(), self.shown(entry));

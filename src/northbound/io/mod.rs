@@ -10,6 +10,7 @@
 
 pub mod files;
 pub mod jwt;
+pub mod kept;
 pub mod observer;
 pub mod probe;
 pub mod separate_trial;
