@@ -184,6 +184,7 @@ impl Certificates {
     /// After a reload: other files are watched, and those that stay are looked at now. `upstream`:
     /// the link was replaced.
     pub fn handle_reload(self: &Rc<Self>, settings: &Settings, upstream: bool) {
+        self.anchors.borrow().iter().for_each(|(_, keeper)| keeper.store_soon());
         let wanted = pairs(settings);
         let is_wanted = |entry: &Rc<Entry>| {
             let Some(watch) = &entry.files else { return true };

@@ -56,6 +56,7 @@ impl Revocations {
             known(fetching).unwrap_or_else(|| CrlKeeper::open(Instant::now(), fetching.clone(), clock))
         };
         self.keepers = fetchings.iter().map(made).collect();
+        self.keepers.iter().for_each(|keeper| keeper.store_soon());
     }
 
     /// Once a second. The lists for devices, if there are new ones.

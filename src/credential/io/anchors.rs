@@ -94,6 +94,11 @@ impl AnchorKeeper {
         self.changed.take()
     }
 
+    /// Tries at the next care to store what the disk did not take: something was changed.
+    pub fn store_soon(&self) {
+        self.store_at.set(self.store_at.get().map(|_| Instant::now()));
+    }
+
     /// Asks the server soon: a certificate was renewed, perhaps by another CA.
     pub fn ask(&self) {
         self.schedule.borrow_mut().ask(Instant::now());

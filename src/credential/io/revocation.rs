@@ -115,6 +115,11 @@ impl CrlKeeper {
         self.changed.set(true);
     }
 
+    /// Tries at the next care to store what the disk did not take: something was changed.
+    pub fn store_soon(&self) {
+        self.store_at.set(self.store_at.get().map(|_| Instant::now()));
+    }
+
     /// Fetches at the next care, whatever is in store.
     pub fn ask(&self) {
         self.schedule.borrow_mut().ask(Instant::now());
