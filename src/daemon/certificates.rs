@@ -33,6 +33,7 @@ use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Prover, open_store};
 use crate::credential::io::watch::{FileWatch, PairFiles};
 use crate::credential::leaf::Usage;
+use crate::credential::renewal::Standing;
 use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
@@ -55,6 +56,8 @@ struct Entry {
     dtls: Option<Rc<DtlsIdentity>>,
     /// The uplink was told of the first one.
     in_use: Cell<bool>,
+    /// The one in use when it was looked last.
+    print: Cell<Option<u64>>,
     said: Cell<Said>,
 }
 
@@ -144,7 +147,8 @@ impl Certificates {
         let in_use = Cell::new(store.current().is_some());
         let keeper = Keeper::of(now, settings, store, source, prover, wall.clone());
         let files = files.map(|files| FileWatch::new(now, files, &keeper, wall));
-        self.entries.borrow_mut().push(Rc::new(Entry { keeper, files, dtls, in_use, said: Cell::default() }));
+        let (print, said) = (Cell::new(keeper.shown().current_print), Cell::default());
+        self.entries.borrow_mut().push(Rc::new(Entry { keeper, files, dtls, in_use, print, said }));
     }
 
     /// Files that cannot be kept are used as they are.
@@ -236,6 +240,12 @@ impl Certificates {
             if let Some(dtls) = &entry.dtls {
                 dtls.care(&entry.keeper);
             }
+            let print = entry.keeper.shown().current_print;
+            if entry.print.replace(print) != print {
+                // Another CA may have issued it, and may soon be the broker's, too.
+                let anchors = self.anchors.borrow();
+                anchors.iter().filter(|(name, _)| name == entry.name()).for_each(|(_, keeper)| keeper.ask());
+            }
             let mut said = entry.said.get();
             let validity = entry.keeper.with_renewal(|renewal| renewal.present());
             if let (Some(step), Some(of)) = (said.poll(validity, wall), validity) {
@@ -251,7 +261,8 @@ impl Certificates {
             entry.said.set(said);
         }
         for (_, keeper) in self.anchors.borrow().iter() {
-            keeper.care(|anchors| self.link.is_proven_by(anchors));
+            let is_away = self.link.standing() != Standing::Accepted;
+            keeper.care(is_away, |anchors| self.link.is_proven_by(anchors));
             if keeper.take_changed() {
                 self.link.judge_again();
             }

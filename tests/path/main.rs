@@ -4,6 +4,7 @@ mod answers;
 mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
+mod ca_rollover;
 mod certificates;
 mod check_messages;
 mod check_readings;

@@ -1,5 +1,6 @@
-//! Asks the EST server which CAs it offers, once a day and after each renewal, and keeps them:
-//! `trust = "est"`.
+//! Asks the EST server which CAs it offers, and keeps them: `trust = "est"`. It is asked at the
+//! start, once a day, after each renewal, and while there is no connection to the broker, whose CA
+//! may have changed.
 //!
 //! CAs that the disk does not take are trusted all the same, and are stored as soon as it does: the
 //! broker's roll-over does not wait for a disk.
@@ -23,6 +24,8 @@ use crate::northbound::io::kept;
 
 /// How often it is asked.
 const PERIOD: Duration = Duration::from_secs(86_400);
+/// How often it is asked while there is no connection to the broker.
+const PERIOD_AWAY: Duration = Duration::from_secs(900);
 /// How often it is looked whether a CA that is not offered any more can go.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// How often it is tried to store what the disk did not take.
@@ -43,6 +46,7 @@ pub struct AnchorKeeper {
     busy: Cell<bool>,
     changed: Cell<bool>,
     look_at: Cell<Instant>,
+    asked_at: Cell<Instant>,
 }
 
 impl AnchorKeeper {
@@ -71,6 +75,7 @@ impl AnchorKeeper {
             busy: Cell::new(false),
             changed: Cell::new(false),
             look_at: Cell::new(now),
+            asked_at: Cell::new(now),
         })
     }
 
@@ -104,12 +109,15 @@ impl AnchorKeeper {
         self.schedule.borrow_mut().ask(Instant::now());
     }
 
-    /// Every second or so. `proves`: whether the broker's chain of a connection that stands leads
-    /// to one of these.
-    pub fn care(self: &Rc<Self>, proves: impl Fn(&[Vec<u8>]) -> bool) {
+    /// Every second or so. `is_away`: there is no connection to the broker. `proves`: whether the
+    /// broker's chain of a connection that stands leads to one of these.
+    pub fn care(self: &Rc<Self>, is_away: bool, proves: impl Fn(&[Vec<u8>]) -> bool) {
         let now = Instant::now();
         if self.busy.get() {
             return;
+        }
+        if is_away && now.saturating_duration_since(self.asked_at.get()) >= PERIOD_AWAY {
+            self.ask();
         }
         if self.store_at.get().is_some_and(|at| now >= at) {
             self.busy.set(true);
@@ -119,6 +127,7 @@ impl AnchorKeeper {
                 keeper.busy.set(false);
             });
         } else if self.schedule.borrow().is_due(now) {
+            self.asked_at.set(now);
             self.busy.set(true);
             let keeper = Rc::clone(self);
             tokio::task::spawn_local(async move {
