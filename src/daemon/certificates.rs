@@ -8,12 +8,13 @@ mod prover;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aws_lc_rs::digest;
 use serde_json::json;
 
 use self::beside::Beside;
@@ -40,6 +41,7 @@ use crate::credential::source::Source;
 use crate::credential::source_settings::SourceSettings;
 use crate::credential::store::Store;
 use crate::durable::io::OnDisk;
+use crate::hex::format_hex;
 use crate::proto::dtls::server::ServerKey;
 
 /// The name of the files of `[upstream]` in `cert status`.
@@ -123,8 +125,8 @@ impl Certificates {
             }
         }
         for (name, files) in pairs(settings) {
-            let folder = folder(settings, name, &files);
-            let opened = open_files(&folder, &files, &*wall);
+            let (folder, other) = folders(settings, name, &files);
+            let opened = open_files(&folder, &other, &files, &*wall);
             certificates.add_files(name, folder, files, opened);
         }
         certificates
@@ -209,11 +211,11 @@ impl Certificates {
         self.turn.set(self.turn.get() + 1);
         for (name, files) in wanted.into_iter().filter(|(_, files)| !watched.contains(files)) {
             let (certificates, turn) = (Rc::clone(self), self.turn.get());
-            let folder = folder(settings, name, &files);
+            let (folder, other) = folders(settings, name, &files);
             let wall: Arc<dyn WallClock> = self.clock.clone();
             tokio::task::spawn_local(async move {
                 let (at, of) = (folder.clone(), files.clone());
-                let opened = tokio::task::spawn_blocking(move || open_files(&at, &of, &*wall)).await;
+                let opened = tokio::task::spawn_blocking(move || open_files(&at, &other, &of, &*wall)).await;
                 let opened = opened.unwrap_or_else(|_| Err("the thread that reads them failed".to_owned()));
                 if certificates.turn.get() == turn {
                     certificates.add_files(name, folder, files, opened);
@@ -531,21 +533,33 @@ fn pairs(settings: &Settings) -> Vec<(&'static str, PairFiles)> {
     pairs
 }
 
-/// Where the last good pair is kept. A key that was encrypted, or that systemd keeps in memory, is
-/// kept in memory, too: the runtime directory.
-fn folder(settings: &Settings, name: &str, files: &PairFiles) -> PathBuf {
+/// Where the last good pair is kept, and where it would be otherwise. A key that was encrypted, or
+/// that systemd keeps in memory, is kept in memory, too: the runtime directory.
+fn folders(settings: &Settings, name: &str, files: &PairFiles) -> (PathBuf, PathBuf) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let in_memory = files.key_password.is_some()
         || credentials.is_some_and(|folder| files.key.starts_with(Path::new(&folder)));
-    let base = if in_memory { &settings.paths.runtime_dir } else { &settings.paths.state_dir };
-    let mut hasher = DefaultHasher::new();
-    (&files.certificate, &files.key).hash(&mut hasher);
-    base.join(FOLDER).join(format!("{name}-{:016x}", hasher.finish()))
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for file in [&files.certificate, &files.key] {
+        digest.update(file.as_os_str().as_bytes());
+        digest.update(&[0]);
+    }
+    let own = format!("{name}-{}", format_hex(&digest.finish().as_ref()[..8]));
+    let place = |base: &Path| base.join(FOLDER).join(&own);
+    let (state, runtime) = (place(&settings.paths.state_dir), place(&settings.paths.runtime_dir));
+    if in_memory { (runtime, state) } else { (state, runtime) }
 }
 
 /// Opens what is kept of these files, and takes what is in them if nothing is. It blocks.
-fn open_files(folder: &Path, files: &PairFiles, clock: &dyn WallClock) -> Result<Store<OnDisk>, String> {
-    forget_others(folder);
+fn open_files(
+    folder: &Path,
+    other: &Path,
+    files: &PairFiles,
+    clock: &dyn WallClock,
+) -> Result<Store<OnDisk>, String> {
+    forget_others(folder, true);
+    // A key that was in clear before it was encrypted.
+    forget_others(other, false);
     let mut store = open_store(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     if store.current().is_none()
         && let Ok(held) = files.read(None)
@@ -556,8 +570,8 @@ fn open_files(folder: &Path, files: &PairFiles, clock: &dyn WallClock) -> Result
     Ok(store)
 }
 
-/// Removes what was kept of other files of this name.
-fn forget_others(folder: &Path) {
+/// Removes what was kept of other files of this name, and, unless `keeps_own`, of these.
+fn forget_others(folder: &Path, keeps_own: bool) {
     let (Some(above), Some(own)) = (folder.parent(), folder.file_name().and_then(|name| name.to_str()))
     else {
         return;
@@ -568,7 +582,7 @@ fn forget_others(folder: &Path) {
         let is_other = other.to_str().and_then(|other| other.rsplit_once('-')).is_some_and(|(of, hash)| {
             of == name && hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        if is_other && other.to_str() != Some(own) {
+        if is_other && !(keeps_own && other.to_str() == Some(own)) {
             let _ = std::fs::remove_dir_all(entry.path()); // what stays is nobody's
         }
     }

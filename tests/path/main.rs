@@ -26,6 +26,7 @@ mod refusals;
 mod renewals;
 mod revocation;
 mod rotation;
+mod secrets;
 mod sessions;
 mod strays;
 mod tail;

@@ -561,7 +561,7 @@ fn make_request(store: &Store<OnDisk>, settings: &Settings) -> Result<Pending, S
 /// A new key in the token. Those that no file refers to any more go first, so that a token is never
 /// full of them.
 fn make_in_token(store: &Store<OnDisk>, settings: &Settings, of: &TokenSettings) -> Result<TokenKey, String> {
-    let (token, label) = (Token::of(of)?, format!("tombolo-{}", settings.name));
+    let (token, label) = (Token::of(of)?, settings.token_label());
     let held = [store.current(), store.candidate(), store.previous()];
     let held = held.into_iter().flatten().filter_map(|held| TokenKey::parse(&held.key));
     let removed = token.keep(&label, held.map(|key| key.id).collect());
