@@ -22,6 +22,11 @@ pub fn get(file: &Path) -> Option<Arc<[u8]>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
 }
 
+/// Forgets what is known of that file, as the end of the process does: the disk counts again.
+pub fn forget(file: &Path) {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).remove(file);
+}
+
 /// The content in use: as this process knows it, or else of the file, or else of its copy. It
 /// blocks.
 ///
@@ -66,5 +71,7 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!(read(&file).unwrap(), b"memory");
         assert!(exists(&file));
+        forget(&file);
+        assert!(!exists(&file));
     }
 }
