@@ -326,6 +326,9 @@ impl Certificates {
                 }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
+                "committing" if !reason.is_empty() => {
+                    Some(format!("certificate {name}: the next one is proven, and not in use yet{reason}"))
+                }
                 "retrying" if entry.files.is_none() => {
                     Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}"))
                 }

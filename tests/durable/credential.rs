@@ -218,6 +218,42 @@ fn damage_costs_nothing_while_a_copy_or_the_certificate_before_is_left() {
 }
 
 #[test]
+fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
+    let all = [held("old"), held("new")];
+    let disk = Disk::default();
+    with_current(&disk, &all[0]);
+    with_current(&disk, &all[1]);
+    let mut store = Store::open(Shared(&disk));
+    assert!(!store.restore_current().unwrap(), "nothing is wrong");
+    let names = ["current.pem", "current.pem.copy"];
+    let spoils: [fn(&Disk, &str); 3] = [
+        |disk, name| disk.remove(name).unwrap(),
+        |disk, name| disk.file(name, b"-----BEGIN"),
+        |disk, name| disk.file(name, &[]),
+    ];
+    for (spoil, spoiled) in
+        spoils.iter().flat_map(|spoil| [&names[..1], &names[1..], &names[..]].map(|n| (spoil, n)))
+    {
+        spoiled.iter().for_each(|name| spoil(&disk, name));
+        assert!(store.restore_current().unwrap());
+        assert!(!store.restore_current().unwrap(), "and that was all");
+        for name in names {
+            let bytes = disk.content(name).unwrap_or_else(|| panic!("{name} is gone"));
+            let other = Disk::default();
+            other.file("current.pem", &bytes);
+            assert_eq!(Store::open(Shared(&other)).current(), Some(&all[1]), "{name}");
+        }
+    }
+    // What the disk does not give may be whole.
+    for name in names {
+        let bytes = disk.content(name).unwrap();
+        disk.put(name, Node::Unreadable(bytes));
+    }
+    let _ = store.restore_current();
+    assert!(names.iter().all(|name| matches!(disk.node(name), Some(Node::Unreadable(_)))));
+}
+
+#[test]
 fn what_the_disk_does_not_give_is_not_written_over() {
     let all = [held("old"), held("new")];
     let disk = Disk::default();
