@@ -321,7 +321,7 @@ fn wipe(context: &Context, loaded: &Loaded) -> Wiped {
         }
         wipe_file(&whole, &mut wiped);
     }
-    // What was encrypted, or came from systemd, is kept there: in memory, until the machine restarts.
+    // What was encrypted, or came from systemd, is kept there, in memory.
     wipe_folder(&runtime_dir.join(FOLDER), &mut wiped);
     wipe_folder(&state, &mut wiped);
     wiped

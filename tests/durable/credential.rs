@@ -170,7 +170,7 @@ fn a_request_that_was_handed_out_and_what_was_installed_for_it_outlive_any_troub
             with_current(&disk, &old);
             let mut store = Store::open(Shared(&disk));
             trouble.arm(&disk, call);
-            // `cert csr` prints it only if it was kept; `cert install` says so only if it was staged.
+            // `cert csr` prints what was kept; `cert install` succeeds with what was staged.
             let printed = store.keep_request(pending.clone()).is_ok();
             let installed = printed && store.stage(new.clone()).is_ok();
             let committed = installed && store.commit(NOW).is_ok();

@@ -131,7 +131,7 @@ fn the_cas_of_clients_and_of_the_broker_roll_over_without_a_refusal_and_nothing_
 }
 
 fn roll_over(site: &mut Site, anchors: &Path) {
-    // Clients: the broker accepts both, the CA issues by the new one, the broker accepts that alone.
+    // Clients: the broker accepts both, the new CA issues, the broker accepts that alone.
     accept_clients_of(site, &["root", "other"]);
     until_connected_and_confirmed(&site.daemon);
     site.folder.write("est/issuer", "other");

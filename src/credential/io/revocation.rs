@@ -53,7 +53,7 @@ impl CrlKeeper {
     /// Takes up what is stored, and puts in order what a power cut left. It blocks.
     pub fn open(now: Instant, settings: Fetching, clock: Arc<dyn WallClock>) -> Rc<CrlKeeper> {
         let file = settings.file();
-        // Other settings for the same lists: what is in use is newer than what is on disk, or is it.
+        // Other settings for the same lists: what is on disk is never newer than what is in use.
         let known = kept::get(&file).and_then(|bytes| parse(&bytes).ok());
         let store_at = known.is_some().then_some(now);
         let (stored, problem) = match create_directory(&settings.folder) {

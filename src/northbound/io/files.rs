@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::jwt::mint;
 use super::kept;
+use super::small_file::read;
 use crate::clock::WallClock;
 use crate::northbound::encrypted_key::{self, Encryption};
 use crate::northbound::jwt::life;
@@ -21,9 +22,6 @@ use crate::northbound::settings::{Settings, TlsSettings};
 use crate::northbound::tls::{self, Pem, TlsError};
 use crate::northbound::token_key::TokenKey;
 use crate::proto::dtls::server::RevocationLists;
-
-/// Greatest file read.
-const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What the files gave.
 pub struct Material {
@@ -254,19 +252,6 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
     }
     if bytes.len() > usize::from(u16::MAX) {
         return Err(format!("{}: a password has at most 65,535 bytes", path.display()));
-    }
-    Ok(bytes)
-}
-
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fault = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(fault)?.len();
-    if size > FILE_MAX {
-        return Err(format!("{}: has {size} bytes; that is no key, certificate or password", path.display()));
-    }
-    let bytes = std::fs::read(path).map_err(fault)?;
-    if bytes.is_empty() {
-        return Err(format!("{}: is empty", path.display()));
     }
     Ok(bytes)
 }

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::small_file::read as read_file;
+
 /// By file: two with revocation lists, and one for each certificate with `trust = "est"`.
 static KEPT: Mutex<BTreeMap<PathBuf, Arc<[u8]>>> = Mutex::new(BTreeMap::new());
 
@@ -35,7 +37,7 @@ pub fn forget(file: &Path) {
 pub fn read(file: &Path) -> Result<Vec<u8>, String> {
     match get(file) {
         Some(content) => Ok(content.to_vec()),
-        None => super::files::read(file).or_else(|error| super::files::read(&copy(file)).map_err(|_| error)),
+        None => read_file(file).or_else(|error| read_file(&copy(file)).map_err(|_| error)),
     }
 }
 

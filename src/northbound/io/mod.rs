@@ -14,6 +14,7 @@ pub mod kept;
 pub mod observer;
 pub mod probe;
 pub mod separate_trial;
+mod small_file;
 pub mod socket;
 mod tap;
 pub mod token;
