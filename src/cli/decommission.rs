@@ -6,7 +6,7 @@
 //! | the daemon does not run | nothing was changed |
 //! | nothing waits in the journal, or `--discard` | nothing was changed |
 //! | the broker acknowledges that every retained topic is empty, or `--offline` | nothing is wiped; what the broker refused, or why it was not reached, is named |
-//! | files with secrets that are ours, then the state directory's content | the rest is wiped all the same, and what is left is named |
+//! | keys in tokens, files with secrets that are ours, copies of keys in the runtime directory, then the state directory's content | the rest is wiped all the same, and what is left is named |
 //!
 //! A file counts as ours if it is below the folder of the configuration or the state directory:
 //! the live files of certbot and others stay. Overwriting is no guarantee on flash, where the old
@@ -27,13 +27,15 @@ use super::output::plural;
 use super::{Context, note};
 use crate::config::io::texts;
 use crate::config::show::show;
-use crate::config::{ClockTrust, Loaded};
+use crate::config::{ClockTrust, Loaded, Paths};
 use crate::control::io::client::ClientError;
+use crate::credential::settings::FOLDER;
 use crate::daemon::clock::SystemClock;
 use crate::daemon::fleets::FleetKeeper;
 use crate::gate::Gate;
 use crate::journal::Journal;
 use crate::message::Lane;
+use crate::northbound::io::token::Token;
 use crate::northbound::io::{Driver, Handle};
 use crate::northbound::reason_code::Cause;
 use crate::northbound::uplink::Uplink;
@@ -87,7 +89,7 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         (Some(_), false) => clear(context, &loaded)?,
         _ => 0,
     };
-    let Wiped { files, left } = wipe(context, &state_dir);
+    let Wiped { files, left } = wipe(context, &loaded);
     if context.out.json {
         let object = json!({
             "gateway": loaded.settings.gateway.id.as_str(), "cleared_topics": cleared, "discarded": waiting,
@@ -278,8 +280,11 @@ struct Wiped {
     left: Vec<String>,
 }
 
-fn wipe(context: &Context, state_dir: &Path) -> Wiped {
+fn wipe(context: &Context, loaded: &Loaded) -> Wiped {
     let mut wiped = Wiped { files: 0, left: Vec::new() };
+    // While the PIN is still there, and the mark of one that was wrong.
+    remove_token_keys(loaded, &mut wiped);
+    let Paths { state_dir, runtime_dir, .. } = &loaded.settings.paths;
     let options = context.options();
     let folder = fs::canonicalize(context.config.parent().unwrap_or(Path::new("."))).unwrap_or_default();
     let state = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
@@ -316,8 +321,26 @@ fn wipe(context: &Context, state_dir: &Path) -> Wiped {
         }
         wipe_file(&whole, &mut wiped);
     }
+    // What was encrypted, or came from systemd, is kept there, in memory.
+    wipe_folder(&runtime_dir.join(FOLDER), &mut wiped);
     wipe_folder(&state, &mut wiped);
     wiped
+}
+
+/// The keys that this gateway made in tokens.
+fn remove_token_keys(loaded: &Loaded, wiped: &mut Wiped) {
+    for certificate in &loaded.settings.certificates {
+        let of = &certificate.settings;
+        let Some(token) = &of.token else { continue };
+        let removed = Token::of(token).and_then(|token| token.keep(&of.token_label(), Vec::new()));
+        if let Err(reason) = removed {
+            wiped.left.push(format!(
+                "certificate {}: its keys in the token cannot be removed: {reason}; remove the objects with the label {}",
+                of.name,
+                of.token_label()
+            ));
+        }
+    }
 }
 
 fn wipe_folder(folder: &Path, wiped: &mut Wiped) {

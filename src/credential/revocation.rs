@@ -71,6 +71,13 @@ pub struct Fetching {
     pub seed: String,
 }
 
+impl Fetching {
+    /// The file with the lists.
+    pub fn file(&self) -> PathBuf {
+        self.folder.join(self.side.file())
+    }
+}
+
 /// A URL of lists.
 ///
 /// # Errors

@@ -49,6 +49,11 @@ impl Settings {
         self.folder.join(super::anchors::FILE)
     }
 
+    /// The label of its keys in the token.
+    pub fn token_label(&self) -> String {
+        format!("tombolo-{}", self.name)
+    }
+
     /// What [`decide`](super::decision::decide) is told.
     pub fn decision(&self) -> super::decision::Settings {
         super::decision::Settings {

@@ -456,6 +456,25 @@ impl<F: StateFolder> Store<F> {
         Ok(true)
     }
 
+    /// Puts the file of the one in use in order if it is gone or damaged: it is known here. False:
+    /// nothing was wrong.
+    ///
+    /// # Errors
+    /// As the system says. What the disk does not give is not written over.
+    pub fn restore_current(&mut self) -> io::Result<bool> {
+        let Some(current) = &self.current else { return Ok(false) };
+        let retrieved = CURRENT_FILE.read(&self.folder, Held::parse);
+        let is_whole = retrieved.value.is_some();
+        if is_whole && retrieved.defects.is_empty() {
+            return Ok(false);
+        }
+        CURRENT_FILE.mend(&self.folder, &retrieved)?;
+        if !is_whole && retrieved.may_be_replaced() {
+            CURRENT_FILE.write(&self.folder, &current.to_bytes())?;
+        }
+        Ok(true)
+    }
+
     /// Removes the certificate before, a day after the present one came into use and a connection
     /// was made with it.
     pub fn forget_previous(&mut self, now: UnixTime) {

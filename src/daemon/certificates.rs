@@ -8,12 +8,13 @@ mod prover;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use aws_lc_rs::digest;
 use serde_json::json;
 
 use self::beside::Beside;
@@ -33,12 +34,14 @@ use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Prover, open_store};
 use crate::credential::io::watch::{FileWatch, PairFiles};
 use crate::credential::leaf::Usage;
+use crate::credential::renewal::Standing;
 use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
 use crate::credential::source_settings::SourceSettings;
 use crate::credential::store::Store;
 use crate::durable::io::OnDisk;
+use crate::hex::format_hex;
 use crate::proto::dtls::server::ServerKey;
 
 /// The name of the files of `[upstream]` in `cert status`.
@@ -55,6 +58,8 @@ struct Entry {
     dtls: Option<Rc<DtlsIdentity>>,
     /// The uplink was told of the first one.
     in_use: Cell<bool>,
+    /// The one in use when it was looked last.
+    print: Cell<Option<u64>>,
     said: Cell<Said>,
 }
 
@@ -120,8 +125,8 @@ impl Certificates {
             }
         }
         for (name, files) in pairs(settings) {
-            let folder = folder(settings, name, &files);
-            let opened = open_files(&folder, &files, &*wall);
+            let (folder, other) = folders(settings, name, &files);
+            let opened = open_files(&folder, &other, &files, &*wall);
             certificates.add_files(name, folder, files, opened);
         }
         certificates
@@ -144,7 +149,8 @@ impl Certificates {
         let in_use = Cell::new(store.current().is_some());
         let keeper = Keeper::of(now, settings, store, source, prover, wall.clone());
         let files = files.map(|files| FileWatch::new(now, files, &keeper, wall));
-        self.entries.borrow_mut().push(Rc::new(Entry { keeper, files, dtls, in_use, said: Cell::default() }));
+        let (print, said) = (Cell::new(keeper.shown().current_print), Cell::default());
+        self.entries.borrow_mut().push(Rc::new(Entry { keeper, files, dtls, in_use, print, said }));
     }
 
     /// Files that cannot be kept are used as they are.
@@ -184,6 +190,7 @@ impl Certificates {
     /// After a reload: other files are watched, and those that stay are looked at now. `upstream`:
     /// the link was replaced.
     pub fn handle_reload(self: &Rc<Self>, settings: &Settings, upstream: bool) {
+        self.anchors.borrow().iter().for_each(|(_, keeper)| keeper.store_soon());
         let wanted = pairs(settings);
         let is_wanted = |entry: &Rc<Entry>| {
             let Some(watch) = &entry.files else { return true };
@@ -204,11 +211,11 @@ impl Certificates {
         self.turn.set(self.turn.get() + 1);
         for (name, files) in wanted.into_iter().filter(|(_, files)| !watched.contains(files)) {
             let (certificates, turn) = (Rc::clone(self), self.turn.get());
-            let folder = folder(settings, name, &files);
+            let (folder, other) = folders(settings, name, &files);
             let wall: Arc<dyn WallClock> = self.clock.clone();
             tokio::task::spawn_local(async move {
                 let (at, of) = (folder.clone(), files.clone());
-                let opened = tokio::task::spawn_blocking(move || open_files(&at, &of, &*wall)).await;
+                let opened = tokio::task::spawn_blocking(move || open_files(&at, &other, &of, &*wall)).await;
                 let opened = opened.unwrap_or_else(|_| Err("the thread that reads them failed".to_owned()));
                 if certificates.turn.get() == turn {
                     certificates.add_files(name, folder, files, opened);
@@ -235,6 +242,12 @@ impl Certificates {
             if let Some(dtls) = &entry.dtls {
                 dtls.care(&entry.keeper);
             }
+            let print = entry.keeper.shown().current_print;
+            if entry.print.replace(print) != print {
+                // Another CA may have issued it, and may soon be the broker's, too.
+                let anchors = self.anchors.borrow();
+                anchors.iter().filter(|(name, _)| name == entry.name()).for_each(|(_, keeper)| keeper.ask());
+            }
             let mut said = entry.said.get();
             let validity = entry.keeper.with_renewal(|renewal| renewal.present());
             if let (Some(step), Some(of)) = (said.poll(validity, wall), validity) {
@@ -250,7 +263,8 @@ impl Certificates {
             entry.said.set(said);
         }
         for (_, keeper) in self.anchors.borrow().iter() {
-            keeper.care(|anchors| self.link.is_proven_by(anchors));
+            let is_away = self.link.standing() != Standing::Accepted;
+            keeper.care(is_away, |anchors| self.link.is_proven_by(anchors));
             if keeper.take_changed() {
                 self.link.judge_again();
             }
@@ -297,6 +311,9 @@ impl Certificates {
                 "certificate {name}: the EST server has not said yet which CAs it offers{reason}"
             ));
         }
+        for (name, keeper) in self.anchors.borrow().iter() {
+            problems.extend(keeper.problem().map(|what| format!("certificate {name}: {what}")));
+        }
         let wall = self.clock.wall();
         for entry in self.entries.borrow().iter() {
             let (name, of) = (entry.name(), self.shown(entry));
@@ -309,6 +326,9 @@ impl Certificates {
                 }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
+                "committing" if !reason.is_empty() => {
+                    Some(format!("certificate {name}: the next one is proven, and not in use yet{reason}"))
+                }
                 "retrying" if entry.files.is_none() => {
                     Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}"))
                 }
@@ -516,21 +536,33 @@ fn pairs(settings: &Settings) -> Vec<(&'static str, PairFiles)> {
     pairs
 }
 
-/// Where the last good pair is kept. A key that was encrypted, or that systemd keeps in memory, is
-/// kept in memory, too: the runtime directory.
-fn folder(settings: &Settings, name: &str, files: &PairFiles) -> PathBuf {
+/// Where the last good pair is kept, and where it would be otherwise. A key that was encrypted, or
+/// that systemd keeps in memory, is kept in memory, too: the runtime directory.
+fn folders(settings: &Settings, name: &str, files: &PairFiles) -> (PathBuf, PathBuf) {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
     let in_memory = files.key_password.is_some()
         || credentials.is_some_and(|folder| files.key.starts_with(Path::new(&folder)));
-    let base = if in_memory { &settings.paths.runtime_dir } else { &settings.paths.state_dir };
-    let mut hasher = DefaultHasher::new();
-    (&files.certificate, &files.key).hash(&mut hasher);
-    base.join(FOLDER).join(format!("{name}-{:016x}", hasher.finish()))
+    let mut digest = digest::Context::new(&digest::SHA256);
+    for file in [&files.certificate, &files.key] {
+        digest.update(file.as_os_str().as_bytes());
+        digest.update(&[0]);
+    }
+    let own = format!("{name}-{}", format_hex(&digest.finish().as_ref()[..8]));
+    let place = |base: &Path| base.join(FOLDER).join(&own);
+    let (state, runtime) = (place(&settings.paths.state_dir), place(&settings.paths.runtime_dir));
+    if in_memory { (runtime, state) } else { (state, runtime) }
 }
 
 /// Opens what is kept of these files, and takes what is in them if nothing is. It blocks.
-fn open_files(folder: &Path, files: &PairFiles, clock: &dyn WallClock) -> Result<Store<OnDisk>, String> {
-    forget_others(folder);
+fn open_files(
+    folder: &Path,
+    other: &Path,
+    files: &PairFiles,
+    clock: &dyn WallClock,
+) -> Result<Store<OnDisk>, String> {
+    forget_others(folder, true);
+    // A key that was in clear before it was encrypted.
+    forget_others(other, false);
     let mut store = open_store(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     if store.current().is_none()
         && let Ok(held) = files.read(None)
@@ -541,8 +573,8 @@ fn open_files(folder: &Path, files: &PairFiles, clock: &dyn WallClock) -> Result
     Ok(store)
 }
 
-/// Removes what was kept of other files of this name.
-fn forget_others(folder: &Path) {
+/// Removes what was kept of other files of this name, and, unless `keeps_own`, of these.
+fn forget_others(folder: &Path, keeps_own: bool) {
     let (Some(above), Some(own)) = (folder.parent(), folder.file_name().and_then(|name| name.to_str()))
     else {
         return;
@@ -553,7 +585,7 @@ fn forget_others(folder: &Path) {
         let is_other = other.to_str().and_then(|other| other.rsplit_once('-')).is_some_and(|(of, hash)| {
             of == name && hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
         });
-        if is_other && other.to_str() != Some(own) {
+        if is_other && !(keeps_own && other.to_str() == Some(own)) {
             let _ = std::fs::remove_dir_all(entry.path()); // what stays is nobody's
         }
     }

@@ -529,7 +529,7 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring, upstream_files, .. } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files, device_lists, .. } = ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| {
@@ -602,6 +602,15 @@ impl Desk {
             "reloaded"
         );
         self.revocations.configure(&settings.revocation);
+        let lists_now = reload::device_lists(settings);
+        let is_same = match (&device_lists, &lists_now) {
+            (Some(judged), Some(now)) => Arc::ptr_eq(judged, now),
+            (judged, now) => judged.is_none() && now.is_none(),
+        };
+        if !is_same {
+            // They came while it was judged.
+            self.revocations.tell_devices_again();
+        }
         self.state = StateKeeper::new(Instant::now(), &loaded);
         self.trial = OnTrial::of(&loaded, Instant::now());
         self.loaded = Arc::new(loaded);

@@ -2,7 +2,8 @@
 //!
 //! A file that does not parse, or a changed key that only a restart can take up, refuses the whole
 //! reload and is named; the gateway goes on as it was. A damaged file of the state directory
-//! refuses nothing: its last good version stays.
+//! refuses nothing: its last good version stays. Nor does it cost the revocation lists that were
+//! fetched: those in use stay so, whatever the disk has of them.
 
 use std::sync::Arc;
 
@@ -11,9 +12,12 @@ use tokio::task::JoinHandle;
 use crate::clock::WallClock;
 use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
-use crate::config::{Finding, Level, Loaded};
+use crate::config::{Finding, Level, Loaded, Settings};
+use crate::credential::revocation::Side;
 use crate::gate::Prepared;
 use crate::northbound::io::files::{fingerprint, load};
+use crate::northbound::io::kept;
+use crate::northbound::revocation::parse;
 use crate::proto::dtls::Keyring;
 
 /// A configuration ready to be taken over, its rules compiled.
@@ -30,6 +34,8 @@ pub struct Ready {
     pub upstream_files: Option<u64>,
     /// Why they are of no use, if they are not.
     pub unusable: Option<String>,
+    /// The fetched lists of `[coap]` that were in use when it was judged, PEM.
+    pub device_lists: Option<Arc<[u8]>>,
 }
 
 /// How it ended: something to take over, or what is wrong.
@@ -38,14 +44,34 @@ pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
 /// Begins to read and judge.
 pub fn begin(options: Options, running: Arc<Loaded>, clock: Arc<dyn WallClock>) -> JoinHandle<Outcome> {
     tokio::task::spawn_blocking(move || {
-        let loaded = crate::config::io::load_to_reload(&options, &running)?;
+        let mut loaded = crate::config::io::load_to_reload(&options, &running)?;
+        let device_lists = device_lists(&loaded.settings);
+        if let Some(lists) = device_lists.as_deref().and_then(|bytes| parse(bytes).ok()) {
+            keep_lists(&mut loaded, &lists);
+        }
         let changes = compare(&running, &loaded)?;
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
         let unusable = loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock).err());
-        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files, unusable }))
+        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files, unusable, device_lists }))
     })
+}
+
+/// The fetched lists of `[coap]` that are in use, PEM.
+pub fn device_lists(settings: &Settings) -> Option<Arc<[u8]>> {
+    let fetching = settings.revocation.iter().find(|fetching| fetching.side == Side::Coap)?;
+    kept::get(&fetching.file())
+}
+
+/// The lists in use take the place of those that the disk gave.
+fn keep_lists(loaded: &mut Loaded, lists: &[Vec<u8>]) {
+    let kept = loaded.certificates.with_fetched(lists);
+    if kept.fetched_lists != loaded.certificates.fetched_lists {
+        let keys = loaded.settings.gate.devices.iter().filter_map(|device| device.public_key);
+        loaded.settings.coap.certificates = kept.certificates(keys);
+        loaded.certificates = Arc::new(kept);
+    }
 }
 
 /// The first failing finding in one sentence, for whoever asked for the reload.

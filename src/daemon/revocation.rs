@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::clock::SystemClock;
 use super::link::Link;
 use crate::clock::{UnixTime, WallClock};
-use crate::config::{Loaded, Settings};
+use crate::config::Loaded;
 use crate::control::snapshot;
 use crate::credential::io::revocation::CrlKeeper;
 use crate::credential::revocation::{Fetching, Side};
@@ -27,10 +27,24 @@ pub struct Revocations {
 
 impl Revocations {
     /// Takes up what is stored. It blocks: for the start.
-    pub fn open(settings: &Settings, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Revocations {
+    pub fn open(loaded: &Loaded, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Revocations {
         let mut revocations = Revocations { keepers: Vec::new(), link: link.clone(), clock: clock.clone() };
-        revocations.configure(&settings.revocation);
+        revocations.configure(&loaded.settings.revocation);
+        if loaded.certificates.fetched_lists.is_empty() {
+            // The disk gave them at the second attempt only, or from their copy.
+            revocations.tell_devices_again();
+        }
         revocations
+    }
+
+    /// Has the lists for devices put in force once more.
+    pub fn tell_devices_again(&self) {
+        let of_devices = |keeper: &&Rc<CrlKeeper>| keeper.settings().side == Side::Coap;
+        if let Some(keeper) =
+            self.keepers.iter().find(of_devices).filter(|keeper| !keeper.stored().is_empty())
+        {
+            keeper.tell_again();
+        }
     }
 
     /// Goes on with other settings; what did not change goes on as it is.
@@ -42,6 +56,7 @@ impl Revocations {
             known(fetching).unwrap_or_else(|| CrlKeeper::open(Instant::now(), fetching.clone(), clock))
         };
         self.keepers = fetchings.iter().map(made).collect();
+        self.keepers.iter().for_each(|keeper| keeper.store_soon());
     }
 
     /// Once a second. The lists for devices, if there are new ones.

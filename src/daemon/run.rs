@@ -183,7 +183,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut notify = Notify::default();
     let certificates = Certificates::open(settings, &uplink, &clock);
-    let revocations = Revocations::open(settings, &uplink, &clock);
+    let revocations = Revocations::open(&loaded, &uplink, &clock);
     let updates = Updates::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
         options.clone(),

@@ -61,32 +61,52 @@ fn with_current(disk: &Disk, held: &Held) {
     assert_eq!(store.current(), Some(held));
 }
 
-/// Does `act` with the power going off, or the disk being full, at each of its calls, and looks at
-/// what is in use afterwards.
+/// What goes wrong at one call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    PowerCut,
+    Kill,
+    Full,
+    ReadOnly,
+}
+
+const TROUBLES: [Trouble; 4] = [Trouble::PowerCut, Trouble::Kill, Trouble::Full, Trouble::ReadOnly];
+
+impl Trouble {
+    fn arm(self, disk: &Disk, call: usize) {
+        match self {
+            Trouble::PowerCut | Trouble::Kill => disk.cut_at(call),
+            Trouble::Full => disk.fail_at(call),
+            Trouble::ReadOnly => disk.read_only_from(call),
+        }
+    }
+
+    /// The process is gone; only a power cut takes what was not synced.
+    fn pass(self, disk: &Disk, chance: &mut Chance) {
+        disk.calm();
+        match self {
+            Trouble::PowerCut => disk.revive(chance),
+            _ => disk.outlive(),
+        }
+    }
+}
+
+/// Does `act` with each trouble at each of its calls, and looks at what is in use afterwards.
 fn everywhere(held: &[Held], act: impl Fn(&mut Store<Shared<'_>>)) {
     let mut met = [0; 2];
     for call in 1..CALLS_MAX {
-        for seed in 0..16 {
-            for full in [false, true] {
+        for trouble in TROUBLES {
+            // Only a power cut leaves something to chance.
+            for seed in 0..if trouble == Trouble::PowerCut { 16 } else { 1 } {
                 let disk = Disk::default();
                 with_current(&disk, &held[0]);
                 let mut chance = Chance(SplitMix64::new(seed * 977 + call as u64));
                 {
                     let mut store = Store::open(Shared(&disk));
-                    if full {
-                        disk.fail_at(call)
-                    } else {
-                        disk.cut_at(call)
-                    }
+                    trouble.arm(&disk, call);
                     act(&mut store);
-                    disk.calm();
                 }
-                // A full disk without a power cut keeps what was renamed.
-                if full {
-                    disk.sync_names().unwrap()
-                } else {
-                    disk.revive(&mut chance)
-                }
+                trouble.pass(&disk, &mut chance);
                 let store = Store::open(Shared(&disk));
                 let current = store.current().unwrap_or_else(|| panic!("call {call}: none is left"));
                 let index = held.iter().position(|held| held == current);
@@ -118,16 +138,15 @@ fn a_power_cut_or_a_full_disk_at_any_call_leaves_the_old_or_the_new_certificate(
 fn a_rollback_that_is_cut_off_leaves_one_of_the_two() {
     let all = [held("old"), held("new")];
     for call in 1..CALLS_MAX {
-        for seed in 0..8 {
+        for (seed, trouble) in (0..8).flat_map(|seed| TROUBLES.map(|trouble| (seed, trouble))) {
             let disk = Disk::default();
             with_current(&disk, &all[0]);
             with_current(&disk, &all[1]);
             let mut store = Store::open(Shared(&disk));
-            disk.cut_at(call);
+            trouble.arm(&disk, call);
             let _ = store.roll_back(NOW);
             drop(store);
-            disk.calm();
-            disk.revive(&mut Chance(SplitMix64::new(seed)));
+            trouble.pass(&disk, &mut Chance(SplitMix64::new(seed)));
             let store = Store::open(Shared(&disk));
             assert!(all.iter().any(|held| Some(held) == store.current()), "{call}");
         }
@@ -138,6 +157,42 @@ fn a_rollback_that_is_cut_off_leaves_one_of_the_two() {
     assert!(Store::open(Shared(&disk)).roll_back(NOW).unwrap());
     let store = Store::open(Shared(&disk));
     assert_eq!((store.current(), store.previous()), (Some(&all[0]), Some(&all[1])));
+}
+
+#[test]
+fn a_request_that_was_handed_out_and_what_was_installed_for_it_outlive_any_trouble() {
+    let (old, new) = (held("old"), held("new"));
+    let pending = Pending { key: new.key.clone(), csr: vec![0x30, 3, 2, 1, 0] };
+    let mut met = [0; 3];
+    for call in 1..CALLS_MAX {
+        for (seed, trouble) in (0..8).flat_map(|seed| TROUBLES.map(|trouble| (seed, trouble))) {
+            let disk = Disk::default();
+            with_current(&disk, &old);
+            let mut store = Store::open(Shared(&disk));
+            trouble.arm(&disk, call);
+            // `cert csr` prints what was kept; `cert install` succeeds with what was staged.
+            let printed = store.keep_request(pending.clone()).is_ok();
+            let installed = printed && store.stage(new.clone()).is_ok();
+            let committed = installed && store.commit(NOW).is_ok();
+            let _ = store.change(|state| state.failures = 1);
+            drop(store);
+            trouble.pass(&disk, &mut Chance(SplitMix64::new(seed * 31 + call as u64)));
+            let store = Store::open(Shared(&disk));
+            let context = format!("{call} {trouble:?} {seed}");
+            let current = store.current().unwrap_or_else(|| panic!("{context}: none is left"));
+            assert!(*current == old || *current == new, "{context}");
+            let is_staged = store.candidate() == Some(&new) || *current == new;
+            let has_key = store.pending() == Some(&pending) || is_staged;
+            assert!(!printed || has_key, "{context}: the key of the request is lost");
+            assert!(!installed || is_staged, "{context}: what was installed is lost");
+            assert!(!committed || *current == new, "{context}");
+            assert!(store.candidate() != Some(current), "{context}: it would be proven again");
+            for (count, happened) in met.iter_mut().zip([!printed, printed && !installed, committed]) {
+                *count += u32::from(happened);
+            }
+        }
+    }
+    assert!(met.iter().all(|count| *count > 0), "each end was met: {met:?}");
 }
 
 #[test]
@@ -160,6 +215,42 @@ fn damage_costs_nothing_while_a_copy_or_the_certificate_before_is_left() {
         let store = Store::open(Shared(&disk));
         assert_eq!(store.current(), Some(&all[0]), "and so it stays");
     }
+}
+
+#[test]
+fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
+    let all = [held("old"), held("new")];
+    let disk = Disk::default();
+    with_current(&disk, &all[0]);
+    with_current(&disk, &all[1]);
+    let mut store = Store::open(Shared(&disk));
+    assert!(!store.restore_current().unwrap(), "nothing is wrong");
+    let names = ["current.pem", "current.pem.copy"];
+    let spoils: [fn(&Disk, &str); 3] = [
+        |disk, name| disk.remove(name).unwrap(),
+        |disk, name| disk.file(name, b"-----BEGIN"),
+        |disk, name| disk.file(name, &[]),
+    ];
+    for (spoil, spoiled) in
+        spoils.iter().flat_map(|spoil| [&names[..1], &names[1..], &names[..]].map(|n| (spoil, n)))
+    {
+        spoiled.iter().for_each(|name| spoil(&disk, name));
+        assert!(store.restore_current().unwrap());
+        assert!(!store.restore_current().unwrap(), "and that was all");
+        for name in names {
+            let bytes = disk.content(name).unwrap_or_else(|| panic!("{name} is gone"));
+            let other = Disk::default();
+            other.file("current.pem", &bytes);
+            assert_eq!(Store::open(Shared(&other)).current(), Some(&all[1]), "{name}");
+        }
+    }
+    // What the disk does not give may be whole.
+    for name in names {
+        let bytes = disk.content(name).unwrap();
+        disk.put(name, Node::Unreadable(bytes));
+    }
+    let _ = store.restore_current();
+    assert!(names.iter().all(|name| matches!(disk.node(name), Some(Node::Unreadable(_)))));
 }
 
 #[test]

@@ -52,6 +52,8 @@ struct Inner {
     calls: usize,
     cut_at: Option<usize>,
     fail_at: Option<usize>,
+    /// Whether the calls after it fail as well.
+    fails_on: bool,
     off: bool,
     reads: usize,
     /// Reads that fail before they succeed again.
@@ -86,8 +88,10 @@ impl Inner {
             return Err(error(5));
         }
         self.calls += 1;
-        if self.fail_at == Some(self.calls) {
-            return Err(error(28));
+        if self.fail_at == Some(self.calls)
+            || (self.fails_on && self.fail_at.is_some_and(|at| self.calls > at))
+        {
+            return Err(error(if self.fails_on { 30 } else { 28 }));
         }
         self.off = self.cut_at == Some(self.calls);
         Ok(self.off)
@@ -112,7 +116,13 @@ impl Disk {
     /// That changing call says that the disk is full.
     pub fn fail_at(&self, call: usize) {
         let mut inner = self.0.borrow_mut();
-        (inner.calls, inner.fail_at) = (0, Some(call));
+        (inner.calls, inner.fail_at, inner.fails_on) = (0, Some(call), false);
+    }
+
+    /// From that changing call on the disk is read-only.
+    pub fn read_only_from(&self, call: usize) {
+        self.fail_at(call);
+        self.0.borrow_mut().fails_on = true;
     }
 
     /// Whether the power is off.
@@ -133,6 +143,14 @@ impl Disk {
         let mut names = std::mem::take(&mut inner.durable);
         changes.iter().filter(|_| chance.draw(2) == 0).for_each(|change| change.apply(&mut names));
         (inner.durable, inner.current) = (names.clone(), names);
+        (inner.off, inner.cut_at, inner.fail_at) = (false, None, None);
+    }
+
+    /// The process was killed and not the power cut: what it had done is there.
+    pub fn outlive(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.changes.clear();
+        inner.durable = inner.current.clone();
         (inner.off, inner.cut_at, inner.fail_at) = (false, None, None);
     }
 

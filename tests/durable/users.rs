@@ -5,13 +5,16 @@
 //! tests/journal/crash.rs.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tombolo::clock::UnixTime;
 use tombolo::clock::saved::Saved;
 use tombolo::config::gateway_id::io::{look_in, store_in as store_id};
 use tombolo::config::gateway_id::{self, Choice, Decision, MadeId, Making, Step};
 use tombolo::config::registry;
+use tombolo::credential::anchors::{self, AnchorSet};
+use tombolo::credential::io::{anchors as stored_anchors, revocation as stored_lists};
+use tombolo::credential::revocation::Side;
 use tombolo::daemon::clock::file;
 use tombolo::daemon::fleets::ROLL;
 use tombolo::durable::atomic_file::{AtomicFile, sweep};
@@ -66,7 +69,29 @@ fn roll(version: u32) -> String {
     text
 }
 
-const USERS: [User; 4] = [
+/// Self-signed CA certificates, DER.
+static CAS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let make = |_| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&key).expect("a certificate").der().to_vec()
+    };
+    (0..20).map(make).collect()
+});
+
+fn cas(version: u32) -> AnchorSet {
+    let mut set = AnchorSet::default();
+    set.offer(None, &[CAS[version as usize].clone()]).expect("a CA");
+    set
+}
+
+/// A list's outermost bytes; what is in it is judged before it is stored.
+fn list(version: u32) -> Vec<u8> {
+    vec![0x30, 1, version as u8]
+}
+
+const USERS: [User; 7] = [
     User {
         names: &["clock", "clock.copy"],
         write: |disk, version| {
@@ -120,6 +145,33 @@ const USERS: [User; 4] = [
         },
         mend: |disk| drop(sweep(disk, "meter.toml")),
     },
+    User {
+        names: &["coap.pem", "coap.pem.copy"],
+        write: |disk, version| stored_lists::store(disk, Side::Coap, &[list(version)]),
+        read: |disk| {
+            let (lists, _) = stored_lists::take_up(disk, Side::Coap);
+            (0..20).find(|version| lists == [list(*version)])
+        },
+        mend: |disk| drop(stored_lists::take_up(disk, Side::Coap)),
+    },
+    User {
+        names: &["upstream.pem", "upstream.pem.copy"],
+        write: |disk, version| stored_lists::store(disk, Side::Upstream, &[list(version), list(version)]),
+        read: |disk| {
+            let (lists, _) = stored_lists::take_up(disk, Side::Upstream);
+            (0..20).find(|version| lists == [list(*version), list(*version)])
+        },
+        mend: |disk| drop(stored_lists::take_up(disk, Side::Upstream)),
+    },
+    User {
+        names: &[anchors::FILE, "anchors.pem.copy"],
+        write: |disk, version| stored_anchors::store(disk, &cas(version)),
+        read: |disk| {
+            let (set, _) = stored_anchors::take_up(disk);
+            (0..20).find(|version| set == cas(*version))
+        },
+        mend: |disk| drop(stored_anchors::take_up(disk)),
+    },
 ];
 
 #[test]
@@ -155,6 +207,38 @@ fn a_power_cut_at_any_write_sync_or_rename_leaves_old_or_new() {
             }
         }
         assert!(calls >= 6, "{:?}: {calls}", user.names);
+    }
+}
+
+#[test]
+fn a_kill_a_full_disk_or_one_that_becomes_read_only_leaves_old_or_new_and_nothing_beside_them() {
+    for user in USERS {
+        let mut met = [0; 2];
+        for kind in 0..3 {
+            for call in 1..=12 {
+                let disk = Disk::default();
+                (user.write)(&disk, 3).expect("a disk in order");
+                match kind {
+                    0 => disk.cut_at(call),
+                    1 => disk.fail_at(call),
+                    _ => disk.read_only_from(call),
+                }
+                let written = (user.write)(&disk, 17);
+                disk.outlive();
+                let found = (user.read)(&disk);
+                assert!([Some(3), Some(17)].contains(&found), "{:?} {kind} {call}: {found:?}", user.names);
+                assert!(written.is_err() || found == Some(17), "{:?} {kind} {call}", user.names);
+                met[usize::from(found == Some(17))] += 1;
+                (user.mend)(&disk);
+                assert_eq!((user.read)(&disk), found, "{:?} {kind} {call}", user.names);
+                if user.names[0].ends_with(".pem") {
+                    let left: Vec<String> =
+                        disk.all().into_iter().filter(|name| name.starts_with('.')).collect();
+                    assert!(left.is_empty(), "{:?} {kind} {call}: {left:?}", user.names);
+                }
+            }
+        }
+        assert!(met.iter().all(|count| *count > 0), "{:?}: both were met: {met:?}", user.names);
     }
 }
 

@@ -4,6 +4,7 @@ mod answers;
 mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
+mod ca_rollover;
 mod certificates;
 mod check_messages;
 mod check_readings;
@@ -26,6 +27,7 @@ mod reload_outcome;
 mod renewals;
 mod revocation;
 mod rotation;
+mod secrets;
 mod sessions;
 mod strays;
 mod switched_off;

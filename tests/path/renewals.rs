@@ -103,6 +103,23 @@ fn a_broker_that_is_away_during_the_probe_keeps_the_candidate_and_it_comes_into_
 }
 
 #[test]
+fn files_that_somebody_removes_are_written_anew_and_the_connection_comes_back() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (mut site, _est) = site_with("removed", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon)["serial"].clone();
+    std::fs::remove_dir_all(site.folder.join("state/certificates")).expect("they are removed");
+    site.broker.stop();
+    site.broker.resume();
+    wait_for("a connection", || {
+        site.folder.join("state/certificates/uplink/current.pem").exists()
+            && site.daemon.status()["upstream"]["connected"] == true
+    });
+    assert_eq!(certificate(&site.daemon)["serial"], first);
+    assert!(site.daemon.log().contains("are written anew"), "{}", site.daemon.log());
+}
+
+#[test]
 fn reloads_in_the_middle_of_a_renewal_change_nothing_about_it() {
     let plan = Plan { upstream: UPLINK, ..Plan::default() };
     let (site, _est) = site_with("reloads", &plan, |_| {});

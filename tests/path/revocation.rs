@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tombolo_test_support::disk_faults;
 use tombolo_test_support::http::FileServer;
 use tombolo_test_support::{Daemon, Folder, Pki, wait_for};
 
@@ -29,6 +30,8 @@ impl World {
                 params.serial_number = Some(serial.into());
             });
         }
+        // What devices know the gateway by stays as it is.
+        std::fs::copy(pki.ca(), folder.join("gateway-ca.pem")).expect("a copy");
         let server = FileServer::start(folder.path());
         let place = folder.path().display().to_string();
         let (devices, broker) = (server.url("devices.pem"), server.url("broker.pem"));
@@ -50,7 +53,7 @@ impl World {
         let file = |end: &str| self.folder.join(&format!("{name}.{end}")).display().to_string();
         let output = std::process::Command::new("coap-client-openssl")
             .args(["-m", "post", "-e", "1", "-B", "5", "-v", "6", "-c", &file("pem"), "-j", &file("key")])
-            .args(["-C", &self.folder.join("ca.pem").display().to_string()])
+            .args(["-C", &self.folder.join("gateway-ca.pem").display().to_string()])
             .arg(format!("coaps://{}/{path}", self.site.daemon.coaps))
             .output()
             .expect("libcoap3-bin is installed");
@@ -153,6 +156,75 @@ fn a_broker_whose_certificate_is_on_a_fetched_list_is_left_and_readings_wait() {
     world.folder.write("broker.pem", world.site.pki.revoke(&[]));
     world.restart_without_store();
     wait_for("the reading", || !world.site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
+}
+
+#[test]
+fn lists_that_the_disk_does_not_take_are_in_use_and_a_reload_keeps_them() {
+    const ENOSPC: i32 = 28;
+    let mut world = World::new("crl-full", "crl-url = \"URL\"", "crl-url = \"URL\"");
+    let serial = serial(&world.site.folder.join("broker.pem"));
+    world.folder.write("devices.pem", world.pki.revoke(&[1]));
+    world.folder.write("broker.pem", world.site.pki.revoke_der(&[&serial]));
+    let faults = world.site.folder.write("faults", format!("append {ENOSPC} state/revocation/"));
+    let environment = &mut world.site.daemon.environment;
+    environment.push(("LD_PRELOAD".into(), disk_faults::library().display().to_string()));
+    environment.push((disk_faults::VARIABLE.into(), faults.display().to_string()));
+    world.restart_without_store();
+    wait_for("the list", || world.lists("coap")["lists"].as_array().is_some_and(|lists| lists.len() == 1));
+    wait_for("the refusal", || !world.post("door-1", "t/full").contains("2.04"));
+    let upstream = |world: &World| world.site.daemon.status()["upstream"].clone();
+    wait_for("the refusal of the broker", || {
+        upstream(&world)["last_error"].as_str().is_some_and(|said| said.contains("was revoked by"))
+    });
+    let problems = |world: &World| world.site.daemon.status()["problems"].to_string();
+    for table in ["[coap]", "[upstream]"] {
+        wait_for("the reason", || {
+            let problems = problems(&world);
+            problems.contains(&format!("the revocation lists of {table} are in use"))
+                && problems.contains("No space left")
+        });
+    }
+    assert!(!world.site.folder.join("state/revocation/coap.pem").exists());
+
+    // Another CA for devices: a reload that changes certificates.
+    let reload = |world: &World| {
+        let (code, text) = world.site.daemon.command(&["reload"]);
+        assert_eq!(code, 0, "{text}");
+    };
+    let reload_with = |world: &World, name: &str| {
+        let other = Folder::new(name);
+        let other = std::fs::read(Pki::new(other.path()).ca()).expect("a CA");
+        let ca = world.folder.join("ca.pem");
+        let both = [std::fs::read(&ca).expect("the CA"), other].concat();
+        std::fs::write(&ca, both).expect("it is written");
+        reload(world);
+    };
+    reload_with(&world, "crl-full-second");
+    assert!(!world.post("door-1", "t/reloaded").contains("2.04"));
+    assert!(world.post("door-2", "t/reloaded").contains("2.04"));
+    assert!(
+        !world.site.daemon.log().contains("has no revocation list any more"),
+        "{}",
+        world.site.daemon.log()
+    );
+    assert_eq!(upstream(&world)["connected"], false);
+
+    // There is room again: they are stored, and there after a restart without the server.
+    disk_faults::write(&faults, "");
+    reload(&world);
+    wait_for("the end of the problem", || !problems(&world).contains("revocation/"));
+    for name in ["devices.pem", "broker.pem"] {
+        std::fs::remove_file(world.folder.join(name)).expect("it is there");
+    }
+    world.site.daemon.kill();
+    world.site.daemon.resume();
+    assert!(!world.post("door-1", "t/again").contains("2.04"));
+    assert!(world.post("door-2", "t/again").contains("2.04"));
+    // One that the disk gives no more is still in use.
+    disk_faults::write(&faults, "read 5 state/revocation/\nopen 5 state/revocation/");
+    reload_with(&world, "crl-full-third");
+    assert!(!world.post("door-1", "t/unread").contains("2.04"));
+    assert!(world.post("door-2", "t/unread").contains("2.04"));
 }
 
 /// The serial number of a certificate, as its content.

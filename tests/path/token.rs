@@ -146,6 +146,13 @@ fn a_key_in_a_token_enrols_renews_survives_a_restart_and_a_module_that_hangs_sto
     soft.write_pin(tombolo_test_support::token::PIN);
     world.site.daemon.resume();
     until_confirmed(&world.site.daemon);
+
+    // Out of service: its keys go from the token, too.
+    world.site.daemon.stop();
+    assert!(private_keys(&soft.objects()) > 0);
+    let (code, text) = world.site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(private_keys(&soft.objects()), 0);
 }
 
 #[test]

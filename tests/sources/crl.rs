@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tombolo::clock::{UnixTime, WallClock};
 use tombolo::credential::io::revocation::CrlKeeper;
 use tombolo::credential::revocation::{Anchors, Fetching, Side, parse_url};
+use tombolo::northbound::io::kept;
 use tombolo_test_support::http::FileServer;
 use tombolo_test_support::{Folder, Pki, free_tcp_port};
 
@@ -52,9 +53,18 @@ impl Site {
         }
     }
 
+    /// As after a restart.
+    fn open(&self, url: &str) -> Rc<CrlKeeper> {
+        kept::forget(&self.fetching(url).file());
+        CrlKeeper::open(Instant::now(), self.fetching(url), Arc::new(Never))
+    }
+
     /// Asks once; a keeper that finds something in store would wait first.
     fn fetch(&self, url: &str) -> Result<usize, String> {
-        let keeper = CrlKeeper::open(Instant::now(), self.fetching(url), Arc::new(Never));
+        self.ask(&self.open(url))
+    }
+
+    fn ask(&self, keeper: &Rc<CrlKeeper>) -> Result<usize, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             keeper.ask();
@@ -69,9 +79,7 @@ impl Site {
     }
 
     fn stored(&self) -> usize {
-        Rc::clone(&CrlKeeper::open(Instant::now(), self.fetching("http://x/"), Arc::new(Never)))
-            .stored()
-            .len()
+        self.open("http://x/").stored().len()
     }
 }
 
@@ -135,12 +143,26 @@ fn whatever_else_comes_is_refused_with_a_reason_and_the_stored_list_stays() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_written_is_named_and_nothing_is_taken() {
+fn a_list_that_the_disk_does_not_take_is_in_use_and_stored_once_it_does() {
     let site = site("crl-disk");
     site.folder.write("list.pem", site.pki.revoke(&[7]));
-    site.folder.write("revocation", "a file where the folder would be");
-    let error = site.fetch(&site.server.url("list.pem")).unwrap_err();
-    assert!(error.contains("cannot be kept"), "{error}");
+    let in_the_way = site.folder.write("revocation", "a file where the folder would be");
+    let url = site.server.url("list.pem");
+    let keeper = site.open(&url);
+    assert_eq!(site.ask(&keeper), Ok(1));
+    assert!(keeper.take_changed());
+    let problem = keeper.problem().expect("it is named");
+    assert!(problem.contains("are in use, but") && problem.contains("revocation/coap.pem"), "{problem}");
+    let in_use = kept::read(&site.fetching(&url).file()).expect("it is known");
+    assert!(String::from_utf8_lossy(&in_use).contains("X509 CRL"));
+    // Other settings for the same lists go on with them.
+    let other = CrlKeeper::open(Instant::now(), site.fetching("http://x/"), Arc::new(Never));
+    assert_eq!(other.stored().len(), 1);
+    std::fs::remove_file(in_the_way).unwrap();
+    keeper.store_soon();
+    assert_eq!(site.ask(&keeper), Ok(1));
+    assert_eq!(keeper.problem(), None);
+    assert_eq!(site.stored(), 1, "after a restart, too");
 }
 
 /// `openssl s_server`, which ends with this.

@@ -7,6 +7,9 @@ It makes its PKI in FOLDER, listens on a free port of 127.0.0.1, prints the port
 Every request is a line of FOLDER/requests.jsonl: label, operation, the subject of the client certificate, and the
 Authorization field.
 
+Two files change what it does for every label, at any time: FOLDER/issuer (the CA that issues, by its name here), and
+FOLDER/offered.pem (a CA that cacerts has too).
+
 FOLDER gets: root.pem (the CA of the server), issuing.pem (an intermediate that issues), other.pem (a CA of
 somebody else), factory.pem and factory.key (a bootstrap certificate, of a CA of its own, ending 99991231235959Z).
 """
@@ -172,7 +175,11 @@ def issued(label, csr):
     }
     if label == "version-1":
         return [version_1(csr)]
-    return [issue(csr, "other" if label in ("other-ca", "unknown-ca") else "issuing", **options.get(label, {}))]
+    issuer = "other" if label in ("other-ca", "unknown-ca") else "issuing"
+    if os.path.exists(path("issuer")):
+        with open(path("issuer")) as file:
+            issuer = file.read().strip()
+    return [issue(csr, issuer, **options.get(label, {}))]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -231,7 +238,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif label == "cacerts-html":
             self.answer(200, b"<html>portal</html>", "text/html")
         else:
-            self.certificates(pem("root"), pem("issuing"))
+            self.certificates(pem("root"), pem("issuing"), *([pem("offered")] if os.path.exists(path("offered.pem")) else []))
 
     def enrol(self, label, body):
         if label.startswith("status-"):

@@ -1,12 +1,15 @@
 /* An LD_PRELOAD library: the disk of the process under test fails as a file says, for as long as it says so.
  *
  * TOMBOLO_DISK_FAULTS names the file. Each of its lines is `OP ERRNO PART [FROM TO]`: calls of kind OP (open, read, write at a
- * place, append, sync) on files whose path contains PART fail with ERRNO; reads and writes only where they touch the bytes FROM up to TO, if given.
- * `cut` instead of a number: the call gets zeros. The file is read at each call, so that a test can change it as it goes. */
+ * place, append, sync, rename, remove) on files whose path contains PART fail with ERRNO; reads and writes only where they touch the bytes FROM up to TO, if given.
+ * `cut` instead of a number: the call gets zeros. `kill` instead of it, with N in place of FROM: the Nth such call, counted from
+ * the first that met a `kill` line, ends the process as kill -9 does, before it is done. OP `any` is every call but a read.
+ * The file is read at each call, so that a test can change it as it goes. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +19,9 @@
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define ZEROS (-1)
+
+/* Calls that met a `kill` line. */
+static long long met;
 
 /* The error of this call; 0 if it is to succeed. */
 static int fault(const char *op, const char *path, long long from, long long to) {
@@ -33,8 +39,13 @@ static int fault(const char *op, const char *path, long long from, long long to)
     text[length > 0 ? length : 0] = 0;
     for (char *rest, *line = strtok_r(text, "\n", &rest); line && !found; line = strtok_r(NULL, "\n", &rest)) {
         long long begin = 0, end = 1LL << 62;
-        if (sscanf(line, "%15s %15s %511s %lld %lld", word, number, part, &begin, &end) >= 3 && !strcmp(word, op) &&
-            strstr(path, part) && from < end && to > begin)
+        if (sscanf(line, "%15s %15s %511s %lld %lld", word, number, part, &begin, &end) < 3 || !strstr(path, part) ||
+            (strcmp(word, op) && (strcmp(word, "any") || !strcmp(op, "read"))))
+            continue;
+        if (!strcmp(number, "kill")) {
+            if (__sync_add_and_fetch(&met, 1) == begin)
+                kill(getpid(), SIGKILL);
+        } else if (from < end && to > begin)
             found = strcmp(number, "cut") ? atoi(number) : ZEROS;
     }
     return found;
@@ -105,6 +116,16 @@ ssize_t read(int fd, void *buffer, size_t count) {
 ssize_t write(int fd, const void *buffer, size_t count) {
     FAIL_IF(fault_of("append", fd, 0, 1));
     return REAL(write)(fd, buffer, count);
+}
+
+int rename(const char *from, const char *to) {
+    FAIL_IF(fault("rename", to, 0, 1));
+    return REAL(rename)(from, to);
+}
+
+int unlink(const char *path) {
+    FAIL_IF(fault("remove", path, 0, 1));
+    return REAL(unlink)(path);
 }
 
 int fsync(int fd) {

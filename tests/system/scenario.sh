@@ -28,6 +28,10 @@ check "it says in STATUS how it is" matches "$(property StatusText)" .
 check "it starts with the machine" inside systemctl --quiet is-enabled tombolo.service
 check "the unit passes systemd-analyze verify" \
     equal "$(inside systemd-analyze verify --man=no tombolo.service 2>&1)" ""
+tpm_example=/usr/share/doc/tombolo/examples/tpm.conf
+tpm_drop_in=/etc/systemd/system/tombolo.service.d/tpm.conf
+check "so it does with the drop-in for a TPM" equal "$(inside sh -c \
+    'install -D -m 0644 "$1" "$2" && systemd-analyze verify --man=no tombolo.service; rm "$2"' sh "$tpm_example" "$tpm_drop_in" 2>&1)" ""
 check "the shipped watchdog is 3 minutes" equal "$(property WatchdogUSec)" 3min
 check "it runs as the user tombolo" \
     equal "$(inside stat --format %U "/proc/$(process)")" tombolo
@@ -87,16 +91,36 @@ LoadCredential=upstream-password:/etc/tombolo/secrets/upstream-password
 UNIT
 echo secret | inside tee /etc/tombolo/secrets/upstream-password >/dev/null
 inside chmod 640 /etc/tombolo/secrets/upstream-password
+inside tee /etc/tombolo/conf.d/70-credential.toml >/dev/null <<'TOML'
+[upstream]
+url = "mqtt://127.0.0.1:18830"
+insecure = true
+username = "gw"
+password-file = "credential:upstream-password"
+TOML
+rm -f "$work/given"
+# A broker that looks at the first message alone: CONNECT.
+beside timeout 30 python3 -c 'import socket, sys
+connection, _ = socket.create_server(("127.0.0.1", 18830)).accept()
+connection.settimeout(20)
+sys.exit(b"secret" not in connection.recv(4096))' && : >"$work/given" &
 inside systemctl restart tombolo.service
 old=$(process)
 check "a secret may come as a systemd credential" \
     equal "$(inside cat "/proc/$old/root/run/credentials/tombolo.service/upstream-password")" secret
 check "a new secret gets the daemon's group" equal "$(mode /etc/tombolo/secrets/upstream-password)" "640 root:tombolo"
+check "check says that it takes effect with a restart alone" \
+    says 'is the systemd credential "upstream-password"; a new value takes effect with systemctl restart' 'tombolo check --offline'
+inside touch /etc/tombolo/secrets/upstream-password
+check "and that its file is newer than what the service has" \
+    says 'is newer than the credential "upstream-password"' 'tombolo check --offline'
+check "the broker is given it" eventually 20 test -e "$work/given"
 check "left alone, the watchdog is content" sh -c 'sleep 8'
 check "as the same process shows" equal "$(process)" "$old"
 inside kill -STOP "$old"
 check "a daemon that hangs is killed and started again" eventually 40 runs_anew "$old"
 check "by the watchdog" logged --grep "Watchdog timeout"
+inside rm /etc/tombolo/conf.d/70-credential.toml
 before=$SECONDS
 inside systemctl stop tombolo.service
 check "it stops within 5 seconds" test $((SECONDS - before)) -le 5

@@ -9,6 +9,7 @@ use crate::clock::WallClock;
 use crate::config::show::Shown;
 use crate::config::{Finding, Settings};
 use crate::northbound::io::files;
+use crate::northbound::io::kept;
 use crate::northbound::io::token::Token;
 use crate::northbound::revocation::parse;
 use crate::northbound::settings::TlsSettings;
@@ -127,7 +128,7 @@ pub fn lists(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     }
     if let Some(file) = tls.revocation.fetched.as_ref() {
         let key = "upstream.crl-url";
-        match std::fs::read(file).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes)) {
+        match kept::read(file).and_then(|bytes| parse(&bytes)) {
             Ok(lists) => {
                 findings.extend(lists.iter().filter_map(|list| revocations(list, clock, "upstream", key)))
             }

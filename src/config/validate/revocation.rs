@@ -74,10 +74,13 @@ pub(super) fn coap(
         let advice = "set coap.client-ca-file too, or take it out";
         cx.warn("coap", &["coap", "crl-url"], "without effect: no CA is configured", advice);
     }
-    // Before the first answer there is none; what is damaged is fetched anew.
-    let read = cx.sources.files.read(&stored(paths, Side::Coap), FILE_MAX).ok();
-    let lists =
-        read.and_then(|content| certificate::revocation_lists(&content.bytes).ok()).unwrap_or_default();
+    // Before the first answer there is none; what is damaged has a copy, or is fetched anew.
+    let place = stored(paths, Side::Coap);
+    let lists = [place.clone(), place.with_extension("pem.copy")].iter().find_map(|file| {
+        let content = cx.sources.files.read(file, FILE_MAX).ok()?;
+        certificate::revocation_lists(&content.bytes).ok()
+    });
+    let lists = lists.unwrap_or_default();
     let fits = |list: &Vec<u8>| certificate::fit(authorities, std::slice::from_ref(list)).is_ok();
     let lists: Vec<Vec<u8>> = lists.into_iter().filter(fits).collect();
     let missing = lists.is_empty();

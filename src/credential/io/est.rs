@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
+use crate::credential::anchors::FILE;
 use crate::credential::csr_attributes::CsrAttributes;
 use crate::credential::est::{self, ANSWER_MAX, EstSettings, EstTrust, Operation, line};
 use crate::credential::leaf::{Leaf, Usage};
@@ -30,7 +31,8 @@ use crate::https::io::{Client, ClientCertificate, Trust};
 use crate::https::message::{Basic, Failure, Limits, Response};
 use crate::https::wording::Keys;
 use crate::northbound::certificate::Certificate;
-use crate::northbound::io::files;
+use crate::northbound::io::{files, kept};
+use crate::northbound::tls::Pem;
 
 /// The longest silence of the server.
 const IDLE: Duration = Duration::from_secs(20);
@@ -103,10 +105,12 @@ impl EstSource {
         let fingerprint = match &self.settings.trust {
             EstTrust::System => return Ok(Trust::System),
             EstTrust::File(path) => {
-                let further = self.further.as_ref().filter(|file| file.exists());
-                let Some(further) = further else { return Ok(Trust::File(path.clone())) };
-                let read = || Ok(files::certificates(&[files::pem(path)?, files::pem(further)?]));
-                return read().map(Trust::Certificates).map_err(Trouble::Failed);
+                // One that cannot be read takes nothing away from those of the configuration.
+                let further = self.further.as_ref().and_then(|file| kept::read(file).ok());
+                let Some(bytes) = further else { return Ok(Trust::File(path.clone())) };
+                let own = files::pem(path).map_err(Trouble::Failed)?;
+                let further = Pem { file: FILE.to_owned(), bytes };
+                return Ok(Trust::Certificates(files::certificates(&[own, further])));
             }
             EstTrust::Fingerprint(fingerprint) => fingerprint,
         };

@@ -26,7 +26,7 @@ use crate::credential::renewal::{Action, Event, Renewal, StageFault, Standing, V
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
-use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
+use crate::credential::store::{CANDIDATE, CURRENT, Entry, Held, Pending, State, Store};
 use crate::durable::io::{OnDisk, create_directory};
 use crate::northbound::io::token::{self, Token};
 use crate::northbound::settings::TokenSettings;
@@ -38,6 +38,11 @@ const FILE_MAX: u64 = 256 * 1024;
 
 /// How often it is looked whether the certificate before can go.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(600);
+/// How often it is looked whether the files are still there, while the peer does not accept us: a
+/// connection reads them.
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(10);
+/// The same while it does.
+const LOOK_AFTER_RARELY: Duration = Duration::from_secs(600);
 
 /// Something that is answered on the same thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -86,6 +91,8 @@ pub struct Keeper {
     saving: Cell<bool>,
     /// When the certificate before is looked at next: whether its day is over.
     look_back_at: Cell<Instant>,
+    /// When it was looked last whether the files are still there.
+    looked_after_at: Cell<Instant>,
 }
 
 impl Keeper {
@@ -133,6 +140,7 @@ impl Keeper {
             entries: RefCell::default(),
             saving: Cell::new(false),
             look_back_at: Cell::new(now),
+            looked_after_at: Cell::new(now),
         })
     }
 
@@ -166,6 +174,33 @@ impl Keeper {
         self.renewal.borrow_mut().handle_timeout(Instant::now(), clock, standing);
         self.pump();
         self.look_back(Instant::now());
+        self.look_after(Instant::now(), standing);
+    }
+
+    /// Restores the files of the certificate in use if somebody removed or damaged them.
+    fn look_after(self: &Rc<Self>, now: Instant, standing: Standing) {
+        let every = if standing == Standing::Accepted { LOOK_AFTER_RARELY } else { LOOK_AFTER_EVERY };
+        if now.saturating_duration_since(self.looked_after_at.get()) < every
+            || self.shown.borrow().current.is_none()
+        {
+            return;
+        }
+        self.looked_after_at.set(now);
+        let keeper = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let restored =
+                keeper.with_store(|store| store.restore_current().map_err(|error| error.to_string())).await;
+            let certificate = keeper.settings.name.as_str();
+            match restored {
+                Ok(false) => {}
+                Ok(true) => {
+                    log::warn!(certificate; "the files of the certificate in use were gone or damaged, and are written anew")
+                }
+                Err(reason) => {
+                    log::warn!(certificate, reason; "the files of the certificate in use are gone or damaged, and cannot be written")
+                }
+            }
+        });
     }
 
     /// Removes the certificate before once its day is over.
@@ -364,8 +399,10 @@ impl Keeper {
         self: &Rc<Self>,
         act: impl FnOnce(&mut Store<OnDisk>) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
-        let store = Arc::clone(&self.store);
+        let (store, folder) = (Arc::clone(&self.store), self.settings.folder.clone());
         let done = tokio::task::spawn_blocking(move || {
+            // Somebody may have removed it; what follows says if it cannot be made.
+            let _ = create_folder(&folder);
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
             let result = act(&mut store);
             (result, shown(&store))
@@ -400,7 +437,8 @@ impl Keeper {
             Action::Commit => {
                 let now = self.clock.wall();
                 let committed = self.with_store(move |store| {
-                    let committed = store.commit(now).map_err(|error| error.to_string());
+                    let committed =
+                        store.commit(now).map_err(|error| format!("{CURRENT} cannot be written: {error}"));
                     committed.map(|()| store.current().map(|held| held.leaf.validity))
                 });
                 let committed: Result<Option<Validity>, String> = committed.await;
@@ -484,11 +522,15 @@ impl Keeper {
 /// # Errors
 /// The folder cannot be made.
 pub fn open_store(folder: &Path) -> io::Result<Store<OnDisk>> {
+    create_folder(folder)?;
+    Ok(Store::open(OnDisk::new(folder)))
+}
+
+fn create_folder(folder: &Path) -> io::Result<()> {
     if let Some(above) = folder.parent() {
         create_directory(above)?;
     }
-    create_directory(folder)?;
-    Ok(Store::open(OnDisk::new(folder)))
+    create_directory(folder)
 }
 
 fn judge_and_stage(
@@ -561,7 +603,7 @@ fn make_request(store: &Store<OnDisk>, settings: &Settings) -> Result<Pending, S
 /// A new key in the token. Those that no file refers to any more go first, so that a token is never
 /// full of them.
 fn make_in_token(store: &Store<OnDisk>, settings: &Settings, of: &TokenSettings) -> Result<TokenKey, String> {
-    let (token, label) = (Token::of(of)?, format!("tombolo-{}", settings.name));
+    let (token, label) = (Token::of(of)?, settings.token_label());
     let held = [store.current(), store.candidate(), store.previous()];
     let held = held.into_iter().flatten().filter_map(|held| TokenKey::parse(&held.key));
     let removed = token.keep(&label, held.map(|key| key.id).collect());

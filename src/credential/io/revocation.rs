@@ -1,5 +1,8 @@
 //! Fetches revocation lists and keeps the last good ones on disk.
 //!
+//! Lists that the disk does not take are in use all the same, and are stored as soon as it does:
+//! what is revoked must not wait for a disk.
+//!
 //! Everything that blocks runs beside the path's thread; what `status` shows is a copy.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
@@ -10,14 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::{UnixTime, WallClock};
-use crate::credential::revocation::{self, Anchors, BYTES_MAX, Fetching};
+use crate::credential::revocation::{self, Anchors, BYTES_MAX, Fetching, Side};
 use crate::credential::schedule::Schedule;
-use crate::durable::atomic_file::AtomicFile;
+use crate::durable::atomic_file::{AtomicFile, sweep};
+use crate::durable::folder::StateFolder;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::https::io::{Client, Trust, limits};
 use crate::https::message::{Request, Response};
 use crate::https::wording::Keys;
-use crate::northbound::io::files;
+use crate::northbound::io::{files, kept};
 use crate::northbound::revocation::parse;
 use crate::proto::pem;
 
@@ -25,6 +29,8 @@ use crate::proto::pem;
 const LABEL: &str = "X509 CRL";
 /// PEM is a third longer than what it holds.
 const FILE_MAX: u64 = 2 * BYTES_MAX as u64;
+/// How often it is tried to store what the disk did not take.
+const STORE_EVERY: Duration = Duration::from_secs(60);
 /// Redirects followed, to the same host.
 const REDIRECTS: u8 = 3;
 const KEYS: Keys = Keys { url: "crl-url", ca_file: "the CA file", certificate: "no certificate" };
@@ -37,6 +43,8 @@ pub struct CrlKeeper {
     stored: RefCell<Arc<Vec<Vec<u8>>>>,
     fetched_at: Cell<Option<UnixTime>>,
     problem: RefCell<Option<String>>,
+    /// When it is tried again to store what the disk did not take.
+    store_at: Cell<Option<Instant>>,
     busy: Cell<bool>,
     changed: Cell<bool>,
 }
@@ -44,12 +52,20 @@ pub struct CrlKeeper {
 impl CrlKeeper {
     /// Takes up what is stored, and puts in order what a power cut left. It blocks.
     pub fn open(now: Instant, settings: Fetching, clock: Arc<dyn WallClock>) -> Rc<CrlKeeper> {
-        let (stored, problem) = match create_directory(&settings.folder).map(|()| take_up(&settings)) {
-            Ok((stored, problem)) => (stored, problem),
+        let file = settings.file();
+        // Other settings for the same lists: what is on disk is never newer than what is in use.
+        let known = kept::get(&file).and_then(|bytes| parse(&bytes).ok());
+        let store_at = known.is_some().then_some(now);
+        let (stored, problem) = match create_directory(&settings.folder) {
+            _ if known.is_some() => (known.unwrap_or_default(), None),
+            Ok(()) => take_up(&OnDisk::new(&settings.folder), settings.side),
             Err(error) => {
                 (Vec::new(), Some(format!("{} cannot be made: {error}", settings.folder.display())))
             }
         };
+        if !stored.is_empty() {
+            kept::put(&file, &encode(&stored));
+        }
         let schedule = Schedule::new(now, settings.period, &settings.seed, !stored.is_empty());
         Rc::new(CrlKeeper {
             settings,
@@ -58,6 +74,7 @@ impl CrlKeeper {
             stored: RefCell::new(Arc::new(stored)),
             fetched_at: Cell::new(None),
             problem: RefCell::new(problem),
+            store_at: Cell::new(store_at),
             busy: Cell::new(false),
             changed: Cell::new(false),
         })
@@ -68,7 +85,7 @@ impl CrlKeeper {
         &self.settings
     }
 
-    /// The lists in store, DER.
+    /// The lists in use, DER.
     pub fn stored(&self) -> Arc<Vec<Vec<u8>>> {
         self.stored.borrow().clone()
     }
@@ -93,6 +110,16 @@ impl CrlKeeper {
         self.changed.take()
     }
 
+    /// Says with the next question that there are others: those in use elsewhere are not these.
+    pub fn tell_again(&self) {
+        self.changed.set(true);
+    }
+
+    /// Tries at the next care to store what the disk did not take: something was changed.
+    pub fn store_soon(&self) {
+        self.store_at.set(self.store_at.get().map(|_| Instant::now()));
+    }
+
     /// Fetches at the next care, whatever is in store.
     pub fn ask(&self) {
         self.schedule.borrow_mut().ask(Instant::now());
@@ -105,19 +132,58 @@ impl CrlKeeper {
 
     /// Every second or so.
     pub fn care(self: &Rc<Self>) {
-        if self.busy.get() || !self.schedule.borrow().is_due(Instant::now()) {
+        let now = Instant::now();
+        let (is_due, to_store) =
+            (self.schedule.borrow().is_due(now), self.store_at.get().is_some_and(|at| now >= at));
+        if self.busy.get() || !(is_due || to_store) {
             return;
         }
         self.busy.set(true);
         let keeper = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let (settings, clock, stored) = (keeper.settings.clone(), keeper.clock.clone(), keeper.stored());
-            let fetched = tokio::task::spawn_blocking(move || fetch(&settings, clock, &stored)).await;
-            let fetched =
-                fetched.unwrap_or_else(|_| Err(("the thread that fetches it failed".to_owned(), None)));
-            keeper.handle_fetched(fetched);
+            if is_due {
+                let (settings, clock, stored) =
+                    (keeper.settings.clone(), keeper.clock.clone(), keeper.stored());
+                let fetched = tokio::task::spawn_blocking(move || fetch(&settings, clock, &stored)).await;
+                let fetched =
+                    fetched.unwrap_or_else(|_| Err(("the thread that fetches it failed".to_owned(), None)));
+                keeper.handle_fetched(fetched);
+            }
+            if keeper.store_at.get().is_some_and(|at| Instant::now() >= at) {
+                keeper.store().await;
+            }
             keeper.busy.set(false);
         });
+    }
+
+    /// Stores what is in use.
+    async fn store(&self) {
+        let (settings, lists) = (self.settings.clone(), self.stored());
+        let stored = tokio::task::spawn_blocking(move || {
+            create_directory(&settings.folder)?;
+            store(&OnDisk::new(&settings.folder), settings.side, &lists)
+        });
+        let stored = stored.await.unwrap_or_else(|_| Err(io::Error::other("its thread failed")));
+        let (table, file) = (self.settings.side.table(), self.settings.file());
+        match stored {
+            Ok(()) => {
+                self.store_at.set(None);
+                *self.problem.borrow_mut() = None;
+            }
+            Err(error) => {
+                self.store_at.set(Some(Instant::now() + STORE_EVERY));
+                let problem = format!(
+                    "the revocation lists of [{table}] are in use, but {} cannot be written: {error}; after a restart they \
+                     would have to be fetched anew",
+                    file.display()
+                );
+                if self.problem.borrow().as_ref() != Some(&problem) {
+                    log::warn!(table, file:% = file.display(), reason:% = error;
+                        "new revocation lists are in use, but cannot be stored; it is tried again every minute");
+                }
+                *self.problem.borrow_mut() = Some(problem);
+            }
+        }
     }
 
     fn handle_fetched(&self, fetched: Result<Option<Vec<Vec<u8>>>, Refusal>) {
@@ -129,8 +195,9 @@ impl CrlKeeper {
                     let issuers: Vec<String> = lists.iter().map(|list| revocation::issuer(list)).collect();
                     let issuers = issuers.join(", ");
                     log::info!(table, url = url.as_str(), issuers = issuers.as_str(); "new revocation lists are in use");
+                    kept::put(&self.settings.file(), &encode(&lists));
                     *self.stored.borrow_mut() = Arc::new(lists);
-                    *self.problem.borrow_mut() = None;
+                    self.store_at.set(self.store_at.get().or_else(|| Some(Instant::now())));
                     self.changed.set(true);
                 }
                 (Ok(()), None)
@@ -151,21 +218,37 @@ impl CrlKeeper {
 /// Why nothing was fetched, and how long the server asks to wait.
 type Refusal = (String, Option<Duration>);
 
-fn file(settings: &Fetching) -> AtomicFile<'static> {
-    AtomicFile::new(settings.side.file(), FILE_MAX, 0o600).with_copy()
+const fn file(side: Side) -> AtomicFile<'static> {
+    AtomicFile::new(side.file(), FILE_MAX, 0o600).with_copy()
 }
 
-fn take_up(settings: &Fetching) -> (Vec<Vec<u8>>, Option<String>) {
-    let folder = OnDisk::new(&settings.folder);
-    let (file, mut problem) = (file(settings), None);
-    let retrieved = file.read(&folder, parse);
+/// What is stored, put in order, and what is wrong with it and stays so. It blocks.
+pub fn take_up(folder: &impl StateFolder, side: Side) -> (Vec<Vec<u8>>, Option<String>) {
+    let (file, mut problem) = (file(side), None);
+    let retrieved = file.read(folder, parse);
     if !retrieved.is_new() && !retrieved.defects.is_empty() {
         let defects: Vec<String> = retrieved.defects.iter().map(ToString::to_string).collect();
-        if let Err(error) = file.mend(&folder, &retrieved) {
+        if let Err(error) = file.mend(folder, &retrieved) {
             problem = Some(format!("{} and cannot be put in order: {error}", defects.join("; ")));
         }
     }
+    // What a writer left that was killed is in nobody's way.
+    let _ = sweep(folder, side.file());
     (retrieved.value.unwrap_or_default(), problem)
+}
+
+/// Stores these lists in place of those before. It blocks.
+///
+/// # Errors
+/// As the system says; then the old or the new ones are stored, whole.
+pub fn store(folder: &impl StateFolder, side: Side, lists: &[Vec<u8>]) -> io::Result<()> {
+    file(side).write(folder, &encode(lists))
+}
+
+fn encode(lists: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    lists.iter().for_each(|list| pem::encode(LABEL, list, &mut bytes));
+    bytes
 }
 
 fn fetch(
@@ -187,16 +270,7 @@ fn fetch(
     if status != 200 {
         return Err((format!("the server answers {status}"), retry_after));
     }
-    let Some(lists) = revocation::judge(&body, &anchors, stored).map_err(plain)? else { return Ok(None) };
-    keep(settings, &lists).map_err(|error| plain(format!("the list cannot be kept: {error}")))?;
-    Ok(Some(lists))
-}
-
-fn keep(settings: &Fetching, lists: &[Vec<u8>]) -> io::Result<()> {
-    create_directory(&settings.folder)?;
-    let mut bytes = Vec::new();
-    lists.iter().for_each(|list| pem::encode(LABEL, list, &mut bytes));
-    file(settings).write(&OnDisk::new(&settings.folder), &bytes)
+    revocation::judge(&body, &anchors, stored).map_err(plain)
 }
 
 fn anchors(anchors: &Anchors) -> Result<Vec<Vec<u8>>, String> {

@@ -12,6 +12,8 @@ use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use super::jwt::mint;
+use super::kept;
+use super::small_file::read;
 use crate::clock::WallClock;
 use crate::northbound::encrypted_key::{self, Encryption};
 use crate::northbound::jwt::life;
@@ -20,9 +22,6 @@ use crate::northbound::settings::{Settings, TlsSettings};
 use crate::northbound::tls::{self, Pem, TlsError};
 use crate::northbound::token_key::TokenKey;
 use crate::proto::dtls::server::RevocationLists;
-
-/// Greatest file read.
-const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// What the files gave.
 pub struct Material {
@@ -58,14 +57,17 @@ pub fn fingerprint(settings: &Settings) -> u64 {
         settings.password_file.iter().chain(settings.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()));
     let paths = paths.chain(settings.tls.as_ref().and_then(|tls| tls.key_password.as_ref()));
     let paths = paths.chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
-    let revocation = settings.tls.iter().flat_map(|tls| [&tls.revocation.file, &tls.revocation.fetched]);
-    let anchors = settings.tls.iter().map(|tls| &tls.est_anchors);
-    let paths = paths.chain(revocation.chain(anchors).flatten());
+    let paths = paths.chain(settings.tls.iter().flat_map(|tls| &tls.revocation.file));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
     let mut hasher = DefaultHasher::new();
     for path in paths {
         path.hash(&mut hasher);
         read(path).hash(&mut hasher);
+    }
+    let own = settings.tls.iter().flat_map(|tls| [&tls.revocation.fetched, &tls.est_anchors]);
+    for path in own.flatten() {
+        path.hash(&mut hasher);
+        kept::read(path).hash(&mut hasher);
     }
     hasher.finish()
 }
@@ -114,7 +116,8 @@ pub fn anchors(settings: &TlsSettings) -> Result<(Vec<Pem>, String), String> {
         });
     };
     // What the EST server offers may not have come yet.
-    let offered = est.exists().then(|| pem(est)).transpose()?;
+    let offered = kept::exists(est).then(|| kept::read(est)).transpose()?;
+    let offered = offered.map(|bytes| Pem { file: est.display().to_string(), bytes });
     let found: Vec<Pem> = own.into_iter().chain(offered).collect();
     match found.is_empty() {
         true => Err("no CA of the broker is known yet: trust = \"est\", and the EST server has not answered; set upstream.ca-file \
@@ -149,7 +152,7 @@ pub fn revocation_lists(settings: &TlsSettings, anchors: &[Pem]) -> Result<Optio
         Some(path) => revocation::parse(&read(path)?).map_err(|what| format!("{shown} {what}"))?,
     };
     let parsed = fetched.as_deref().map(|path| {
-        let parsed = read(path).and_then(|bytes| revocation::parse(&bytes));
+        let parsed = kept::read(path).and_then(|bytes| revocation::parse(&bytes));
         parsed.unwrap_or_default()
     });
     let lists = revocation::lists(&own, parsed.as_deref(), &certificates(anchors), *refuse_expired);
@@ -249,19 +252,6 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
     }
     if bytes.len() > usize::from(u16::MAX) {
         return Err(format!("{}: a password has at most 65,535 bytes", path.display()));
-    }
-    Ok(bytes)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fault = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(fault)?.len();
-    if size > FILE_MAX {
-        return Err(format!("{}: has {size} bytes; that is no key, certificate or password", path.display()));
-    }
-    let bytes = std::fs::read(path).map_err(fault)?;
-    if bytes.is_empty() {
-        return Err(format!("{}: is empty", path.display()));
     }
     Ok(bytes)
 }

@@ -10,9 +10,11 @@
 
 pub mod files;
 pub mod jwt;
+pub mod kept;
 pub mod observer;
 pub mod probe;
 pub mod separate_trial;
+mod small_file;
 pub mod socket;
 mod tap;
 pub mod token;

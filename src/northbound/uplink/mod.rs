@@ -779,7 +779,9 @@ impl Uplink {
             self.attempts.reconnect.retry_now(now);
         } else {
             self.attempts.reconnect.handle_outcome(now, Outcome::TryAnother);
-            self.events.push_back(Event::PasswordRenewal);
+            if self.password_life.is_some_and(|life| now >= life.renew_at()) {
+                self.events.push_back(Event::PasswordRenewal);
+            }
         }
     }
 
