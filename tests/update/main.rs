@@ -12,4 +12,5 @@ mod download;
 mod files;
 mod found;
 mod gateway;
+mod install;
 mod publish;

@@ -7,7 +7,7 @@ use crate::config::{Finding, Loaded};
 use crate::update::check::Fault;
 use crate::update::eligibility::Objections;
 use crate::update::io::answer::{self, Found, Question};
-use crate::update::io::history;
+use crate::update::io::{history, root};
 use crate::update::settings::Source;
 use crate::update::status::{State, Status};
 
@@ -19,8 +19,17 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         return findings;
     }
     let folder = loaded.settings.paths.update();
+    let public = root::read(&loaded.settings.paths.update_root());
+    if let Err(reason) = &public {
+        let finding = Finding::fail("update", format!("what was installed cannot be read: {reason}"));
+        findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
+    }
+    let public = public.unwrap_or_default();
     let objections = match history::read(&folder) {
-        Ok(history) => Objections { is_held: history.held, denied: history.denied, ..Objections::default() },
+        Ok(mut history) => {
+            history.join(&public.history);
+            Objections { is_held: history.held, denied: history.denied, floor: public.floor.clone() }
+        }
         Err(reason) => {
             let finding = Finding::fail("update", format!("the history of updates cannot be read: {reason}"));
             findings.push(finding.advice("nothing is fetched; run `sudo tombolo check`, or delete it"));
