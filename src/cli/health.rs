@@ -11,13 +11,14 @@ use super::args::HealthArguments;
 use super::error::{CommandError, FAILED};
 use super::{Context, install, note};
 use crate::clock::WallClock as _;
+use crate::config::ClockTrust;
 use crate::control::snapshot::Health;
 use crate::telemetry::io::hinted;
 use crate::update::health::STEADY;
 use crate::update::io::backend::{self, Effect};
-use crate::update::io::root;
+use crate::update::io::root::{self, Root};
 use crate::update::io::watch::{self, End, Surroundings};
-use crate::update::settings::Backend;
+use crate::update::settings::{Backend, Settings};
 
 /// The service.
 const UNIT: &str = "tombolo.service";
@@ -27,7 +28,7 @@ const UNIT: &str = "tombolo.service";
 /// # Errors
 /// [`CommandError::Failed`], with the reason.
 pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, CommandError> {
-    let Some(timeout) = arguments.wait else {
+    let Some(wait) = arguments.wait else {
         return Ok(now(context)?);
     };
     let mut last: Option<Health> = None;
@@ -43,28 +44,32 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
             sd_notify::NotifyState::Status("the gateway works"),
         ]);
     };
-    // Without [update], or without an installation, there is nothing to be judged.
-    let settings =
-        if nix::unistd::geteuid().is_root() || !is_packaged { install::settings(context).ok() } else { None };
-    let is_judge = settings.as_ref().is_some_and(|settings| {
-        let folder = settings.paths.update_root();
-        settings.update.backend != Backend::None
-            && root::read(&folder).is_ok_and(|public| public.installation.is_some())
-    });
+    let is_root = nix::unistd::geteuid().is_root() || !is_packaged;
+    let settings = if is_root { install::settings(context).ok() } else { None };
+    let configured = || settings.as_ref().map(|settings| settings.update.health_timeout);
+    let timeout = wait.or_else(configured).unwrap_or(Settings::HEALTH_TIMEOUT);
+    // A version that cannot read its configuration is judged, too: the record says what installed
+    // it.
+    let folder = match &settings {
+        Some(settings) => settings.paths.update_root(),
+        None => root::folder_of(&crate::config::io::texts(&context.options()).state_dir),
+    };
+    let record = root::read(&folder).ok().and_then(|public| public.installation).filter(|_| is_root);
+    let is_judge = record.is_some();
     let steady = arguments.steady.unwrap_or(if is_judge { STEADY } else { Duration::from_secs(5) });
-    let judged = match settings.filter(|_| is_judge) {
+    let judged = match record {
         None => None,
-        Some(settings) => {
-            let root = install::root_of(&settings).map_err(CommandError::failed)?;
-            let backend = backend::open(settings.update.backend, root.folder(), &context.config)
-                .map_err(CommandError::Failed)?;
-            let clock = install::clock(&settings, root.folder());
+        Some(record) => {
+            let root = Root::open(&folder).map_err(CommandError::failed)?;
+            let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
+            let backend =
+                backend::open(choice, root.folder(), &context.config).map_err(CommandError::Failed)?;
+            let always = settings.as_ref().is_some_and(|of| of.clock.trust == ClockTrust::Always);
+            let clock = install::clock(always, root.folder());
             let at = || {
                 clock.refresh();
                 clock.wall().map(|at| at.to_string())
             };
-            // The unit gives the time that is allowed at most; the settings may give less.
-            let timeout = timeout.min(settings.update.health_timeout);
             let mut around = Surroundings {
                 ask: &mut ask,
                 restarts: &mut restarts,

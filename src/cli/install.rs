@@ -25,6 +25,7 @@ use crate::update::io::backend::{self, Effect};
 use crate::update::io::root::{NotHeld, Root};
 use crate::update::io::watch::{self, End};
 use crate::update::io::{local_time, untrusted};
+use crate::update::settings::Backend;
 
 /// How long the daemon is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -49,8 +50,8 @@ pub(super) fn boot() -> Boot {
 }
 
 /// Judged as at a first start: nothing of the daemon's is believed.
-pub(super) fn clock(settings: &Settings, root: &std::path::Path) -> Arc<SystemClock> {
-    let clock = SystemClock::open(&root.join("clock"), settings.clock.trust == ClockTrust::Always);
+pub(super) fn clock(always: bool, root: &std::path::Path) -> Arc<SystemClock> {
+    let clock = SystemClock::open(&root.join("clock"), always);
     clock.refresh();
     Arc::new(clock)
 }
@@ -92,6 +93,9 @@ fn gateway(settings: &Settings) -> Option<Name> {
 pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), CommandError> {
     let settings = settings(context)?;
     let update = &settings.update;
+    if arguments.in_window && update.backend == Backend::None {
+        return said(context, "nothing", "nothing here installs: [update] backend is \"none\"");
+    }
     let root = match root_of(&settings) {
         Ok(root) => root,
         Err(NotHeld::Busy) if arguments.in_window => {
@@ -101,7 +105,7 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
     };
     let backend =
         backend::open(update.backend, root.folder(), &context.config).map_err(CommandError::Failed)?;
-    let clock = clock(&settings, root.folder());
+    let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
     let health = ask(context);
     let was_connected = health.as_ref().is_some_and(|health| {
         let lately = health.connections > 0 && health.since_s.is_some_and(|since| since < RECENTLY_S);
@@ -227,7 +231,7 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
             running.unwrap_or_else(|| "that runs, which nothing tells,".to_owned())
         )));
     };
-    let clock = clock(&settings, root.folder());
+    let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
     let at = clock.wall().map(|at: UnixTime| at.to_string());
     let cause = "the owner wanted the version before";
     let end = watch::roll_back(&root, &*backend, record, &boot(), at, What::RolledBack, cause);

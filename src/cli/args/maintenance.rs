@@ -183,9 +183,10 @@ pub struct ApplyUpdateArguments {
 /// `tombolo health`
 #[derive(Debug, Args)]
 pub struct HealthArguments {
-    /// Wait at most so long until the gateway works; as root, judge an update by it [default: now]
+    /// Wait until the gateway works, at most so long; as root, judge an update [default: [update]
+    /// health-timeout]
     #[arg(long, value_name = "TIME", value_parser = wait)]
-    pub wait: Option<Duration>,
+    pub wait: Option<Option<Duration>>,
     /// So long the service must work without a break [default: 1min]
     #[arg(long, value_name = "TIME", value_parser = wait, requires = "wait")]
     pub steady: Option<Duration>,

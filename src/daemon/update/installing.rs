@@ -167,7 +167,10 @@ impl Installing {
             }
             _ => "conclude\n".to_owned(),
         };
-        self.untaken.set(self.untaken.get() + 1);
+        // One that is judged is not asked for in vain: it is concluded by the judge.
+        if matches!(wish, Wish::Install { .. }) {
+            self.untaken.set(self.untaken.get() + 1);
+        }
         let (installing, folder) = (Rc::clone(self), self.folder.clone());
         spawn_local(async move {
             let written = spawn_blocking(move || write(&folder, &text)).await;
@@ -248,8 +251,15 @@ fn with_installation(mut status: Status, record: &Installation) -> Status {
         }
         Phase::Failed => {
             let is_other = status.available.as_ref().is_some_and(|found| found.version != record.version);
-            let is_silent = matches!(status.state, State::Error | State::Stale | State::Downloading);
-            if !is_other && !is_silent && status.installed.as_deref() != Some(record.version.as_str()) {
+            // A denial, a fault of the check, and that it is offered no more, say more; unless it
+            // could not be rolled back.
+            let is_stuck = status.installed.as_deref() == Some(record.version.as_str());
+            let is_shown = match status.state {
+                State::Unknown | State::UpToDate if is_stuck => true,
+                State::Unknown | State::Available | State::Ready => !is_other && !is_stuck,
+                _ => false,
+            };
+            if is_shown {
                 status.state = State::Failed;
                 let cause = cause.unwrap_or_default();
                 status.reason = Some(format!("{}: {cause}", of(&record.version)));
@@ -309,6 +319,10 @@ mod tests {
         let shown = with_installation(found("2"), &failed);
         assert_eq!(shown.reason.as_deref(), Some("version 2: no room"));
         assert_eq!(with_installation(found("3"), &failed).state, State::Ready);
+        let stuck = Status { available: None, state: State::UpToDate, ..Status::new(Some("2".to_owned())) };
+        assert_eq!(with_installation(stuck.clone(), &failed).state, State::Failed, "it still runs");
+        let gone = Status { installed: Some("1".to_owned()), ..stuck };
+        assert_eq!(with_installation(gone, &failed).state, State::UpToDate, "it is offered no more");
         let mut refused = found("2");
         refused.state = State::Error;
         assert_eq!(with_installation(refused.clone(), &failed), refused);

@@ -28,7 +28,7 @@ use crate::update::health::{Answered, STEADY};
 use crate::update::history::What;
 use crate::update::installation::{Arrival, Installation, Phase};
 use crate::update::offer::Offer;
-use crate::update::settings::Settings;
+use crate::update::settings::{Settings, Source};
 use crate::update::version::Scheme;
 use crate::update::window::WeekTime;
 
@@ -158,7 +158,9 @@ impl Work<'_> {
         let mut denied = public.history.denied.clone();
         denied.extend(theirs.denied);
         let is_held = public.history.held || theirs.held;
-        let gateway = self.gateway.clone().ok_or(
+        // apt rolls nothing out in stages.
+        let of_apt = || Name::parse("gateway").ok().filter(|_| self.settings.source == Source::Apt);
+        let gateway = self.gateway.clone().or_else(of_apt).ok_or(
             "the gateway's id is not known, and with it its stage of the roll-out; set [gateway] id, or start the gateway once",
         )?;
         let question = Question {

@@ -66,6 +66,19 @@ impl Apt {
         fetch.with(format!("{PACKAGE}={version}")).succeed(&mut |_| {}).map(|_| ())
     }
 
+    /// Configures what a power cut left half done, of this package.
+    fn mend(&self) -> Result<(), String> {
+        let format = "--showformat=${db:Status-Status}";
+        let status = self.call("dpkg-query").with_all(["--show", format, PACKAGE]).run(&mut |_| {})?;
+        match status.output.trim() {
+            "unpacked" | "half-configured" | "triggers-pending" => {
+                let mend = self.call("dpkg").with_all(DPKG_OPTIONS).with_all(["--configure", PACKAGE]);
+                mend.succeed(&mut |_| {}).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn forget_all_but(&self, versions: &[&str]) {
         let kept: Vec<PathBuf> = versions.iter().filter_map(|version| self.kept(version)).collect();
         for entry in fs::read_dir(&self.packages).into_iter().flatten().flatten() {
@@ -88,11 +101,7 @@ impl Backend for Apt {
         }
         fs::create_dir_all(self.packages.join("partial"))
             .map_err(|error| format!("{}: {error}", self.packages.display()))?;
-        // What a power cut left half configured.
-        self.call("dpkg")
-            .with_all(["--configure", "--pending"])
-            .with_all(DPKG_OPTIONS)
-            .succeed(&mut |_| {})?;
+        self.mend()?;
         progress(10);
         if let Some(previous) = &wanted.previous
             && let Err(reason) = self.keep(previous)
