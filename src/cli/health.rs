@@ -15,11 +15,14 @@ use crate::config::ClockTrust;
 use crate::control::snapshot::Health;
 use crate::telemetry::io::hinted;
 use crate::update::health::STEADY;
+use crate::update::installation::folder_of;
 use crate::update::io::backend::{self, Effect};
 use crate::update::io::root::{self, Root};
 use crate::update::io::watch::{self, End, Surroundings};
 use crate::update::settings::{Backend, Settings};
 
+/// So long another program may be at work before this one gives up.
+const AT_WORK: Duration = Duration::from_secs(3600);
 /// The service.
 const UNIT: &str = "tombolo.service";
 
@@ -52,7 +55,7 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
     // it.
     let folder = match &settings {
         Some(settings) => settings.paths.update_root(),
-        None => root::folder_of(&crate::config::io::texts(&context.options()).state_dir),
+        None => folder_of(&crate::config::io::texts(&context.options()).state_dir),
     };
     let record = root::read(&folder).ok().and_then(|public| public.installation).filter(|_| is_root);
     let is_judge = record.is_some();
@@ -60,7 +63,7 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
     let judged = match record {
         None => None,
         Some(record) => {
-            let root = Root::open(&folder).map_err(CommandError::failed)?;
+            let root = Root::open_patiently(&folder, AT_WORK).map_err(CommandError::failed)?;
             let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
             let backend =
                 backend::open(choice, root.folder(), &context.config).map_err(CommandError::Failed)?;

@@ -200,7 +200,16 @@ fn history(
 ) -> Result<History, CommandError> {
     let asked = context.daemon().and_then(|mut daemon| daemon.ask(request, ANSWER));
     match asked {
-        Ok(value) => serde_json::from_value(value).map_err(unreadable),
+        Ok(value) => {
+            let mut history: History = serde_json::from_value(value).map_err(unreadable)?;
+            // The daemon's look at it may be some seconds old.
+            if let Ok(loaded) = context.load()
+                && let Ok(public) = root::read(&loaded.settings.paths.update_root())
+            {
+                history.join(&public.history);
+            }
+            Ok(history)
+        }
         Err(ClientError::NotRunning { .. }) => {
             let paths = context.load()?.settings.paths;
             let mut history = history::change(&paths.update(), act).map_err(CommandError::Failed)?.0;

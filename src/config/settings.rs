@@ -160,7 +160,7 @@ impl Paths {
 
     /// The folder of the programs that install: beside the state directory, and root's.
     pub fn update_root(&self) -> PathBuf {
-        crate::update::io::root::folder_of(&self.state_dir)
+        crate::update::installation::folder_of(&self.state_dir)
     }
 
     /// The file with the generated id.

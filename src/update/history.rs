@@ -109,7 +109,9 @@ impl History {
                 self.denied.push(version.clone());
             }
         }
-        self.events.extend(other.events.iter().cloned());
+        let new: Vec<Event> =
+            other.events.iter().filter(|event| !self.events.contains(event)).cloned().collect();
+        self.events.extend(new);
         // Those without a time come first.
         self.events.sort_by(|a, b| a.at.cmp(&b.at));
     }

@@ -10,12 +10,25 @@
 //!   Failed <──────── Reverting <─────── Failed health
 //! ```
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use super::version::Scheme;
 
 /// Longest cause that is kept, in bytes.
 const CAUSE_MAX: usize = 400;
+
+/// Why a version failed that does not run any more.
+pub const WENT_BACK: &str =
+    "the version before runs again: this one did not boot, or was taken back by somebody else";
+
+/// Root's folder, beside a state directory: `/var/lib/tombolo-update` for `/var/lib/tombolo`.
+pub fn folder_of(state_dir: &Path) -> PathBuf {
+    let mut name = state_dir.file_name().unwrap_or_default().to_owned();
+    name.push("-update");
+    state_dir.with_file_name(name)
+}
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 # Builds the package and its successor, and holds them against lintian. Sourced by run.
 
-rm -rf "$work/deb" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
+rm -rf "$work/deb" "$work/later" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
 version=$(dpkg-parsechangelog --file "$top/packaging/deb/debian/changelog" --show-field Version)
 next=$version+next
 architecture=$(dpkg --print-architecture)
@@ -41,7 +41,7 @@ repack() {
     local tree=$work/repack
     rm -rf "$tree"
     dpkg-deb --raw-extract "$work/deb/$second" "$tree" && sed -i "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control" &&
-        (cd "$tree" && sh -c "$2") && dpkg-deb --root-owner-group -Znone --build "$tree" "$work/deb" >/dev/null
+        (cd "$tree" && sh -c "$2") && mkdir -p "$work/later" && dpkg-deb --root-owner-group -Znone --build "$tree" "$work/later" >/dev/null
 }
 check "one is made that is newer" repack "$newest" true
 check "and one that does not work: its daemon ends at once" repack "$breaks" \

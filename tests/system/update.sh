@@ -28,7 +28,7 @@ inside tee /etc/tombolo/conf.d/60-update.toml >/dev/null <<'TOML'
 backend = "apt"
 TOML
 inside systemctl reload tombolo.service
-check "a newer version is found" offer "$work/deb/$third"
+check "a newer version is found" offer "$work/later/$third"
 check "it is installed in the window" eventually 40 updated "$newest"
 check "it is judged, works, reached the broker, and is confirmed" eventually 30 phase confirmed
 check "the daemon's user cannot change what root recorded" fails_as_tombolo \
@@ -57,7 +57,7 @@ inside chown root /etc/tombolo/conf.d/60-update.toml
 step "a version that does not work"
 kill "$broker" "$observer"
 wait "$broker" "$observer" 2>/dev/null
-check "it is offered" offer "$work/deb/$broken"
+check "it is offered" offer "$work/later/$broken"
 check "it is installed, and does not work" eventually 40 updated "$breaks"
 check "it is rolled back by itself" eventually 40 updated "$newest"
 check "and said why" eventually 10 phase failed

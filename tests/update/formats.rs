@@ -1,4 +1,4 @@
-//! What a version leaves for the one before it, should that run again: readings, and files it reads.
+//! What a version leaves for the one before it, should that run again: readings, and files.
 //!
 //! Until a version is confirmed it may write no format that the version before cannot read
 //! (docs/updates.md). So far every format is that of the first release, and this holds it there.

@@ -47,7 +47,8 @@ END
 esac
 "#;
 
-/// An integrator's program: what it is called with is in `backend.log`; `backend.status` is how it ends.
+/// An integrator's program: what it is called with is in `backend.log`; `backend.status` is how it
+/// ends.
 const BACKEND: &str = r#"#!/bin/sh
 here=${0%/update-backend}
 echo "$* version=$TOMBOLO_VERSION previous=$TOMBOLO_PREVIOUS target=$TOMBOLO_TARGET sha256=$TOMBOLO_SHA256" >>"$here/backend.log"

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::answer::{self, Found, Question};
 use super::backend::{Backend, Effect, Wanted};
-use super::root::{Public, Root};
+use super::root::{Boot, Public, Root};
 use super::system::PACKAGE;
 use super::{history, untrusted, watch};
 use crate::clock::WallClock;
@@ -26,7 +26,7 @@ use crate::update::apt::Candidate;
 use crate::update::eligibility::{Decision, Objections};
 use crate::update::health::{Answered, STEADY};
 use crate::update::history::What;
-use crate::update::installation::{Arrival, Installation, Phase};
+use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
 use crate::update::offer::Offer;
 use crate::update::settings::{Settings, Source};
 use crate::update::version::Scheme;
@@ -38,15 +38,6 @@ const PAUSE_S: u64 = 60;
 const HISTORY_MAX: u64 = 256 * 1024;
 /// Kept free beside the copy of an image.
 const SPARE: u64 = 16 << 20;
-
-/// This boot and its time.
-#[derive(Clone, Debug, Default)]
-pub struct Boot {
-    /// The kernel's boot id.
-    pub id: Option<String>,
-    /// Seconds since it began.
-    pub seconds: u64,
-}
 
 /// What it works with.
 pub struct Work<'a> {
@@ -323,10 +314,6 @@ impl Work<'_> {
         self.root.write(record)
     }
 }
-
-/// Why a version failed that does not run any more.
-pub const WENT_BACK: &str =
-    "the version before runs again: this one did not boot, or was taken back by somebody else";
 
 fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(folder).ok()?;

@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
@@ -28,12 +29,17 @@ use crate::update::installation::Installation;
 
 const RECORD: AtomicFile<'static> = AtomicFile::new("installation.json", 16 * 1024, 0o644).with_copy();
 
-/// The folder that belongs to a state directory: `/var/lib/tombolo-update` to `/var/lib/tombolo`.
-pub fn folder_of(state_dir: &Path) -> PathBuf {
-    let mut name = state_dir.file_name().unwrap_or_default().to_owned();
-    name.push("-update");
-    state_dir.with_file_name(name)
+/// This boot and its time.
+#[derive(Clone, Debug, Default)]
+pub struct Boot {
+    /// The kernel's boot id.
+    pub id: Option<String>,
+    /// Seconds since it began.
+    pub seconds: u64,
 }
+
+/// Between two attempts to hold the folder.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// What everybody may read of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,6 +129,20 @@ impl Root {
             Ok(lock) => Ok(Root { folder, _lock: lock }),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(NotHeld::Busy),
             Err((_, error)) => Err(because(error.into())),
+        }
+    }
+
+    /// As [`Root::open`], and waits for another program at most so long.
+    ///
+    /// # Errors
+    /// [`NotHeld`]
+    pub fn open_patiently(folder: &Path, patience: Duration) -> Result<Root, NotHeld> {
+        let begun = Instant::now();
+        loop {
+            match Root::open(folder) {
+                Err(NotHeld::Busy) if begun.elapsed() < patience => std::thread::sleep(RETRY),
+                other => return other,
+            }
         }
     }
 

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::apply::{Boot, WENT_BACK};
 use super::backend::{Backend, Effect};
-use super::root::Root;
+use super::root::{Boot, Root};
 use crate::update::health::{Answered, Onlooker, Verdict, judge};
 use crate::update::history::What;
-use crate::update::installation::{Arrival, Installation, Phase};
+use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
 
 /// Between two looks, at first and later.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
