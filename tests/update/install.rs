@@ -332,6 +332,9 @@ fn the_metadata_is_verified_anew_against_a_floor_that_only_root_can_lower() {
         assert!(code == 1 && is_named, "{text}");
     }
     site.is_told("failed", "the slot is locked");
+    // One that is asked for does not try it again and again.
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    assert!(code == 0 && text.contains("version 2.1.0 was tried"), "{text}");
     site.daemon.stop();
     // The daemon's user forgets what it has seen, and leads to an older state.
     fs::remove_dir_all(site.folder.join(STATE)).unwrap();

@@ -23,8 +23,9 @@ use crate::update::request::{REQUEST, Requests, STANDS, Wish};
 use crate::update::settings::{Backend, Settings, Source};
 use crate::update::status::{State, Status};
 
-/// Root's files are read so often.
+/// Root's files are read so often; where nothing installs, for what an operator does by hand.
 const READ_EVERY: Duration = Duration::from_secs(5);
+const READ_SELDOM: Duration = Duration::from_secs(300);
 /// Requests that nobody takes until that is named.
 const UNTAKEN_MAX: u32 = 3;
 
@@ -81,7 +82,8 @@ impl Installing {
 
     /// Once a second. True if what root denies changed: a check then judges by it.
     pub fn care(self: &Rc<Self>, now: Instant, seen: &Seen<'_>) {
-        let is_due = self.read_at.get().is_none_or(|at| now.saturating_duration_since(at) >= READ_EVERY);
+        let every = if seen.settings.backend == Backend::None { READ_SELDOM } else { READ_EVERY };
+        let is_due = self.read_at.get().is_none_or(|at| now.saturating_duration_since(at) >= every);
         if is_due && !self.is_reading.get() && seen.settings.source != Source::None {
             self.read(now);
         }

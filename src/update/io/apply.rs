@@ -8,7 +8,7 @@
 //! | the daemon's user | then |
 //! |---|---|
 //! | writes another image, a link, a pipe, or exchanges it meanwhile | the copy has not the signed SHA-256, and is deleted |
-//! | asks outside the window, or all the time | nothing is installed; at most one attempt a minute |
+//! | asks outside the window, or all the time | nothing is installed; a version that fails is tried once a minute |
 //! | lowers its own floor, clears its history | root's count |
 //! | holds or denies | nothing is installed: it may refuse, not allow |
 
@@ -32,7 +32,7 @@ use crate::update::settings::{Settings, Source};
 use crate::update::version::Scheme;
 use crate::update::window::WeekTime;
 
-/// Between two attempts that were asked for.
+/// Between two attempts at one version that were asked for.
 const PAUSE_S: u64 = 60;
 /// Longest history of the daemon's that is read, in bytes.
 const HISTORY_MAX: u64 = 256 * 1024;
@@ -103,11 +103,6 @@ impl Work<'_> {
                 None => "the clock is not trusted, so the maintenance window is closed".to_owned(),
             }));
         }
-        let boot = self.boot.clone();
-        let since = self.root.since_attempt(boot.id.as_deref(), boot.seconds);
-        if let Some(since) = since.filter(|since| self.is_requested && *since < PAUSE_S) {
-            return Ok(Outcome::Nothing(format!("an attempt was begun {since} s ago")));
-        }
         (self.progress)("verifying", None);
         // What was read before may have changed by what was settled.
         let chosen = self.choose(&self.root.read()?)?;
@@ -115,7 +110,12 @@ impl Work<'_> {
             Ok(chosen) => chosen,
             Err(reason) => return Ok(Outcome::Nothing(reason)),
         };
-        self.root.note_attempt(boot.id.as_deref(), boot.seconds);
+        let boot = self.boot.clone();
+        let since = self.root.since_attempt(&boot, &version);
+        if let Some(since) = since.filter(|since| self.is_requested && *since < PAUSE_S) {
+            return Ok(Outcome::Nothing(format!("version {version} was tried {since} s ago")));
+        }
+        self.root.note_attempt(&boot, &version);
         let mut record = Installation::begin(&version, scheme, running.clone(), self.backend.name());
         record.was_connected = self.was_connected;
         record.enter(Phase::Installing, boot.id.clone(), self.at());

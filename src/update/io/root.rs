@@ -218,17 +218,19 @@ impl Root {
         let _ = fs::remove_file(self.image());
     }
 
-    /// Notes that an installation begins now, in this boot.
-    pub fn note_attempt(&self, boot: Option<&str>, boottime_s: u64) {
-        let _ = fs::write(self.folder.join("attempt"), format!("{} {boottime_s}\n", boot.unwrap_or("-")));
+    /// Notes that the installation of a version begins now.
+    pub fn note_attempt(&self, boot: &Boot, version: &str) {
+        let id = boot.id.as_deref().unwrap_or("-");
+        let _ = fs::write(self.folder.join("attempt"), format!("{id} {} {version}\n", boot.seconds));
     }
 
-    /// Seconds since one was begun in this boot.
-    pub fn since_attempt(&self, boot: Option<&str>, boottime_s: u64) -> Option<u64> {
+    /// Seconds since one of this version was begun in this boot.
+    pub fn since_attempt(&self, boot: &Boot, version: &str) -> Option<u64> {
         let text = fs::read_to_string(self.folder.join("attempt")).ok()?;
-        let (of, at) = text.trim().split_once(' ')?;
-        (of == boot.unwrap_or("-")).then_some(())?;
-        boottime_s.checked_sub(at.parse().ok()?)
+        let mut words = text.split_whitespace();
+        let (id, at, of) = (words.next()?, words.next()?, words.next()?);
+        let is_same = id == boot.id.as_deref().unwrap_or("-") && of == version;
+        boot.seconds.checked_sub(at.parse().ok()?).filter(|_| is_same)
     }
 }
 
