@@ -32,7 +32,7 @@ const UNIT: &str = "tombolo.service";
 /// [`CommandError::Failed`], with the reason.
 pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, CommandError> {
     let Some(wait) = arguments.wait else {
-        return Ok(now(context)?);
+        return now(context);
     };
     let mut last: Option<Health> = None;
     let mut ask = || {
@@ -40,7 +40,15 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         last.as_ref().map(install::answered)
     };
     let is_packaged = context.is_packaged();
-    let mut restarts = || if is_packaged { restarts() } else { 0 };
+    // systemd goes on counting over an installation: those of the version before are none of this
+    // one's.
+    let (mut counted, mut since) = (restarts(is_packaged), 0_u32);
+    let mut restarts = || {
+        let count = restarts(is_packaged);
+        since = since.saturating_add(count.saturating_sub(counted));
+        counted = count;
+        since
+    };
     let mut works = || {
         let _ = sd_notify::notify(&[
             sd_notify::NotifyState::Ready,
@@ -161,7 +169,10 @@ fn say(
 }
 
 /// How often systemd started the service anew by itself.
-fn restarts() -> u32 {
+fn restarts(is_packaged: bool) -> u32 {
+    if !is_packaged {
+        return 0;
+    }
     let mut command = Command::new("systemctl");
     let output = command.args(["show", "--value", "--property", "NRestarts", UNIT]).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();

@@ -151,7 +151,7 @@ fn load_apart(
     for layer in &mut layers {
         // One that does not parse is judged whole, and named.
         if let Ok(mut table) = layer.text.parse::<toml::Table>() {
-            table.retain(|name, _| tables.iter().any(|table| name == *table));
+            table.retain(|name, _| tables.contains(&name));
             layer.text = table.to_string();
         }
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// For so long the daemon must be healthy before a slot is good.
 pub const STEADY: Duration = Duration::from_secs(60);
-/// Restarts of the unit since the boot that are a loop.
+/// Restarts of the unit, since somebody looks, that are a loop.
 pub const RESTARTS_MAX: u32 = 5;
 /// Failures of its own that deny a version.
 pub const FAILURES_MAX: u32 = 2;
@@ -33,7 +33,7 @@ pub struct Observation {
     /// How long the journal has been open and the listeners up without a break; `None`: they are
     /// not.
     pub healthy: Option<Duration>,
-    /// Restarts of the unit since the boot.
+    /// Restarts of the unit since somebody looks.
     pub restarts: u32,
     /// The broker accepted a connection of this version.
     pub is_connected: bool,

@@ -69,8 +69,11 @@ fn ten_thousand_records_that_the_new_version_took_all_arrive_after_a_roll_back()
             ("TBSL", 1),
             ("TBSK", 1),
         ];
-        let known = known.iter().any(|known| *known == (magic.as_str(), major));
-        assert!(known, "{}: {magic} {major} is no format of the version before", file.display());
+        assert!(
+            known.contains(&(magic.as_str(), major)),
+            "{}: {magic} {major} is no format of the version before",
+            file.display()
+        );
     }
     // And the version before runs again.
     before.resume();
