@@ -58,7 +58,9 @@ fn ten_thousand_records_that_the_new_version_took_all_arrive_after_a_roll_back()
     });
     journal.close();
     drop(journal);
-    for (file, magic, major) in formats(&folder.join("state")) {
+    let found = formats(&folder.join("state"));
+    assert!(found.iter().any(|(_, magic, _)| magic == "TOMBJRNL"), "{found:?}");
+    for (file, magic, major) in found {
         let known = [
             ("TOMBJRNL", 1),
             ("TOMBSEEN", 1),
