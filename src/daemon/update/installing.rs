@@ -210,8 +210,7 @@ impl Installing {
         }
         if self.untaken.get() > UNTAKEN_MAX {
             problems.push(
-                "a newer version is to be installed, and nobody does it: `systemctl status tombolo-update.path \
-                 tombolo-update.service` says why; `sudo tombolo update apply` does it by hand"
+                "a newer version is to be installed, and nobody does it: `systemctl status tombolo-update.service` says why; `sudo tombolo update apply` does it by hand"
                     .to_owned(),
             );
         }
