@@ -7,9 +7,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 mod maintenance;
 
 pub use maintenance::{
-    ApplyArguments, BundleArguments, CertCommand, CertInstallArguments, CertNameArgument, CertRenewArguments,
-    CompleteArguments, ConfigCommand, DecommissionArguments, DeniedCommand, DeniedVersionArgument,
-    DownloadArguments, HelpArguments, MigrateArguments, Names, ShowArguments, UpdateCommand, VerifyArguments,
+    ApplyArguments, ApplyUpdateArguments, BundleArguments, CertCommand, CertInstallArguments,
+    CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand, DecommissionArguments,
+    DeniedCommand, DeniedVersionArgument, DownloadArguments, HealthArguments, HelpArguments,
+    MigrateArguments, Names, ShowArguments, UpdateCommand, VerifyArguments,
 };
 
 /// The default of `--config`.
@@ -79,7 +80,9 @@ pub enum Command {
     /// Show and steer the certificates that renew themselves
     #[command(subcommand)]
     Cert(CertCommand),
-    /// Look for newer firmware of this gateway, and fetch it
+    /// Print whether the gateway works and reaches its broker; wait for it, and judge an update
+    Health(HealthArguments),
+    /// Look for newer firmware of this gateway, fetch it, install it
     #[command(subcommand)]
     Update(UpdateCommand),
     /// Print the decrypted messages of a device, or the packets of the uplink

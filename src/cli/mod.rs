@@ -5,7 +5,7 @@
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
 //! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `device test` | the running daemon, over its control socket |
-//! | `acl explain`, `check`, `clock`, `update` | the running daemon, or the files where it does not run |
+//! | `acl explain`, `check`, `clock`, `health`, `update` | the running daemon, or the files where it does not run |
 //! | `config` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
@@ -28,8 +28,10 @@ mod decommission;
 pub mod demo;
 mod device;
 pub mod error;
+mod health;
 mod help;
 mod init;
+mod install;
 mod key;
 pub mod output;
 mod pcap;
@@ -199,6 +201,7 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Cert(_) => Some("waiting for the gateway"),
         Command::Update(args::UpdateCommand::Check) => Some("looking for newer firmware"),
         Command::Update(args::UpdateCommand::Verify(_)) => Some("verifying"),
+        Command::Health(_) => Some("waiting for the gateway"),
         Command::SupportBundle(_) => Some("collecting"),
         Command::Decommission(_) => Some("waiting for the broker"),
         _ => None,
@@ -247,6 +250,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,
         Command::Cert(command) => cert::run(context, &command)?,
+        Command::Health(arguments) => return health::run(context, &arguments),
         Command::Update(command) => update::run(context, command)?,
         Command::Trace(arguments) => trace::run(context, arguments)?,
         Command::Serial(command) => serial::run(context, command)?,

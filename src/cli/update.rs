@@ -8,7 +8,7 @@ use super::args::{DeniedCommand, DownloadArguments, UpdateCommand, VerifyArgumen
 use super::error::CommandError;
 use super::output::bytes;
 use super::progress::Bar;
-use super::{Context, note};
+use super::{Context, install, note};
 use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
@@ -17,8 +17,8 @@ use crate::daemon::clock::SystemClock;
 use crate::update::eligibility::Objections;
 use crate::update::history::History;
 use crate::update::io::answer::{self, Found, Question};
-use crate::update::io::history;
 use crate::update::io::system::PACKAGE;
+use crate::update::io::{history, root};
 use crate::update::settings::Source;
 use crate::update::status::Status;
 
@@ -35,6 +35,8 @@ pub fn run(context: &Context, command: UpdateCommand) -> Result<(), CommandError
     match command {
         UpdateCommand::Check => check(context),
         UpdateCommand::Download(arguments) => download(context, &arguments),
+        UpdateCommand::Apply(arguments) => install::apply(context, &arguments),
+        UpdateCommand::Rollback => install::roll_back(context),
         UpdateCommand::History => show_history(context),
         UpdateCommand::Hold => hold(context, true),
         UpdateCommand::Release => hold(context, false),
@@ -80,9 +82,11 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     let clock = SystemClock::open(&settings.paths.state_dir, settings.clock.trust == ClockTrust::Always);
     clock.refresh();
     let folder = settings.paths.update();
-    let history = history::read(&folder).map_err(CommandError::Failed)?;
+    let mut history = history::read(&folder).map_err(CommandError::Failed)?;
+    let public = root::read(&settings.paths.update_root()).map_err(CommandError::Failed)?;
+    history.join(&public.history);
     let objections =
-        Objections { is_held: history.held, denied: history.denied.clone(), ..Objections::default() };
+        Objections { is_held: history.held, denied: history.denied.clone(), floor: public.floor };
     let question = Question {
         settings: settings.update.clone(),
         gateway: settings.gateway.id.clone(),
@@ -102,6 +106,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     let shown = serde_json::to_value(&status).and_then(serde_json::from_value::<Update>);
     Ok(Update {
         source: settings.update.source.as_str().to_owned(),
+        backend: settings.update.backend.as_str().to_owned(),
         held: history.held,
         denied: history.denied,
         ..shown.map_err(unreadable)?
@@ -141,6 +146,12 @@ pub fn line(update: &Update) -> String {
         "ineligible" => "a newer version is not for this gateway now".to_owned(),
         "downloading" => format!("version {} is fetched, {} %", version(), update.progress.unwrap_or(0)),
         "ready" => format!("version {} is here and verified", version()),
+        "installing" => match update.progress {
+            Some(percent) => format!("version {} is installed, {percent} %", version()),
+            None => format!("version {} is installed", version()),
+        },
+        "pending" => "the version that runs is not confirmed yet".to_owned(),
+        "failed" => "an update failed".to_owned(),
         "stale" => "no answer".to_owned(),
         "error" => "no answer".to_owned(),
         other => other.to_owned(),
@@ -189,11 +200,21 @@ fn history(
 ) -> Result<History, CommandError> {
     let asked = context.daemon().and_then(|mut daemon| daemon.ask(request, ANSWER));
     match asked {
-        Ok(value) => serde_json::from_value(value).map_err(unreadable),
+        Ok(value) => {
+            let mut history: History = serde_json::from_value(value).map_err(unreadable)?;
+            // The daemon's look at it may be some seconds old.
+            if let Ok(loaded) = context.load()
+                && let Ok(public) = root::read(&loaded.settings.paths.update_root())
+            {
+                history.join(&public.history);
+            }
+            Ok(history)
+        }
         Err(ClientError::NotRunning { .. }) => {
-            let folder = context.load()?.settings.paths.update();
-            let changed = history::change(&folder, act).map_err(CommandError::Failed)?;
-            Ok(changed.0)
+            let paths = context.load()?.settings.paths;
+            let mut history = history::change(&paths.update(), act).map_err(CommandError::Failed)?.0;
+            history.join(&root::read(&paths.update_root()).map_err(CommandError::Failed)?.history);
+            Ok(history)
         }
         Err(error) => Err(error.into()),
     }
@@ -245,6 +266,7 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
             history
         }
         DeniedCommand::Clear { version } => {
+            install::allow(context, version.as_deref())?;
             let request = Request::UpdateAllow { version: version.clone() };
             history(context, &request, |history| {
                 history.clear(version.as_deref());

@@ -81,16 +81,69 @@ pub fn load(options: &Options, previous: Option<&Loaded>) -> Result<Loaded, Vec<
 /// The findings, if a file cannot be read, or `[paths]`, `[journal]` or `[lane.*]` are wrong.
 pub fn load_journal(options: &Options) -> Result<crate::journal::settings::Settings, Vec<Finding>> {
     const TABLES: [&str; 3] = ["paths", "journal", "lane"];
+    let loaded = load_apart(options, &TABLES, &options.environment, &|_| Ok(()))?;
+    Ok(loaded.settings.journal)
+}
+
+/// What the program that installs goes by: from files alone that nobody but root can change, and
+/// from none of the state directory or the environment. Such a file refuses everything: what it
+/// would say is not known.
+///
+/// # Errors
+/// The findings, if a file is not trusted or cannot be read, or one of the tables is wrong.
+pub fn load_update(options: &Options) -> Result<super::Settings, Vec<Finding>> {
+    use crate::update::io::trusted::{self, Distrust};
+    const TABLES: [&str; 6] = ["paths", "update", "clock", "gateway", "journal", "lane"];
+    let trust = |path: &Path| match trusted::real_path(path) {
+        Ok(_) | Err(Distrust::Missing) => Ok(()),
+        Err(Distrust::Because(why)) => Err(why),
+    };
+    let loaded = load_apart(options, &TABLES, &[], &trust)?;
+    let of_update = |finding: &Finding| finding.subject == "update" && finding.level == Level::Fail;
+    let mut faults: Vec<Finding> = loaded.findings.into_iter().filter(of_update).collect();
+    if let crate::update::settings::Source::Tuf(place) = &loaded.settings.update.source {
+        for path in [Some(&place.root_file), place.ca_file.as_ref()].into_iter().flatten() {
+            if let Err(why) = trust(path) {
+                faults.push(distrusted(path, &why));
+            }
+        }
+    }
+    if faults.is_empty() { Ok(loaded.settings) } else { Err(faults) }
+}
+
+fn distrusted(path: &Path, why: &str) -> Finding {
+    let place = Place { file: path.display().to_string().into(), line: None };
+    Finding::fail("update", format!("is not read by the program that installs: {why}")).at(Some(&place))
+}
+
+/// Some tables of the files, whatever is wrong with the rest. `trust` is asked about each file and
+/// folder before it is read.
+fn load_apart(
+    options: &Options,
+    tables: &[&str],
+    environment: &[(String, String)],
+    trust: &dyn Fn(&Path) -> Result<(), String>,
+) -> Result<Loaded, Vec<Finding>> {
     let (mut layers, mut faults) = (Vec::new(), Vec::new());
+    let conf_d = Paths::conf_d(&options.config);
+    for folder in [&options.vendor_conf_d, &conf_d] {
+        faults.extend(trust(folder).err().map(|why| distrusted(folder, &why)));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
     match read_layer(&options.config, Origin::Main) {
         Ok(main) => layers.push(main),
         Err(FileError::Missing) => {}
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
-    read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut layers, &mut faults);
+    read_folder(&conf_d, Origin::DropIn, &mut layers, &mut faults);
     if layers.is_empty() {
         faults.push(unreadable(&options.config, &FileError::Missing));
+    }
+    for layer in &layers {
+        faults.extend(trust(&layer.path).err().map(|why| distrusted(&layer.path, &why)));
     }
     if !faults.is_empty() {
         return Err(faults);
@@ -98,12 +151,13 @@ pub fn load_journal(options: &Options) -> Result<crate::journal::settings::Setti
     for layer in &mut layers {
         // One that does not parse is judged whole, and named.
         if let Ok(mut table) = layer.text.parse::<toml::Table>() {
-            table.retain(|name, _| TABLES.contains(&name));
+            table.retain(|name, _| tables.contains(&name));
             layer.text = table.to_string();
         }
     }
-    let prefixes = TABLES.map(|table| format!("TOMBOLO_{}__", table.to_uppercase()));
-    let mut environment = options.environment.clone();
+    let prefixes: Vec<String> =
+        tables.iter().map(|table| format!("TOMBOLO_{}__", table.to_uppercase())).collect();
+    let mut environment = environment.to_vec();
     environment.retain(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     let loaded = super::load(&Sources {
         main: options.config.clone(),
@@ -117,11 +171,10 @@ pub fn load_journal(options: &Options) -> Result<crate::journal::settings::Setti
         files: &Disk { service: None, sandbox: None, is_outsider: false },
     });
     // The lines are those of what was kept.
-    let loaded = loaded.map_err(|mut findings| {
+    loaded.map_err(|mut findings| {
         findings.iter_mut().for_each(|finding| finding.line = None);
         findings
-    })?;
-    Ok(loaded.settings.journal)
+    })
 }
 
 /// As [`load`], for a running daemon that looks at what a reload would find: it sees the files as

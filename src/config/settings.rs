@@ -158,6 +158,11 @@ impl Paths {
         self.state_dir.join("update")
     }
 
+    /// The folder of the programs that install: beside the state directory, and root's.
+    pub fn update_root(&self) -> PathBuf {
+        crate::update::installation::folder_of(&self.state_dir)
+    }
+
     /// The file with the generated id.
     pub fn gateway_id(&self) -> PathBuf {
         self.state_dir.join("gateway-id")

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::{Certificate, DevicePage, SecurityReport, SessionPage, Status};
+use super::snapshot::{Certificate, DevicePage, Health, SecurityReport, SessionPage, Status};
 use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -120,6 +120,11 @@ pub trait Control {
     /// There is no such unit; the text says what may be meant.
     fn serial_relearn(&mut self, device: &str) -> Result<bool, Failure> {
         Err(Failure::new(Code::NotFound, format!("there is no Modbus unit {device} here")))
+    }
+
+    /// Whether it works.
+    fn health(&mut self) -> Health {
+        Health::default()
     }
 
     /// Does something about newer firmware, and answers when it is begun, or done.
@@ -250,6 +255,7 @@ impl Call {
             Request::CertProbe { name } => control.certificate(&name, CertificateAction::Probe, reply),
             Request::CertRollback { name } => control.certificate(&name, CertificateAction::RollBack, reply),
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
+            Request::Health {} => reply.ok(&control.health()),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
             Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
             Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),

@@ -207,6 +207,8 @@ pub enum Request {
         /// `[certificate.NAME]`
         name: String,
     },
+    /// Whether the daemon works and reaches its broker: a [`Health`](super::snapshot::Health).
+    Health {},
     /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
     UpdateStatus {},
     /// Looks for newer firmware; answered as `update-status`, when the check ended.

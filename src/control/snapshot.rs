@@ -54,6 +54,28 @@ pub struct Status {
     pub update: Update,
 }
 
+/// Whether the daemon works, in few bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// The version of the running program.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The journal is open, and its threads are alive.
+    pub journal: bool,
+    /// Listeners that are up.
+    pub listeners: u64,
+    /// There is a broker to connect to.
+    pub configured: bool,
+    /// The broker accepted the connection.
+    pub connected: bool,
+    /// Seconds since `connected` changed last.
+    pub since_s: Option<u64>,
+    /// Connections that the broker accepted since the start.
+    pub connections: u64,
+}
+
 /// Where revocation lists come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -108,6 +130,8 @@ pub struct Update {
     pub progress: Option<u8>,
     /// `none`, `apt` or `tuf`.
     pub source: String,
+    /// What installs: `none`, `rauc`, `apt` or `exec`.
+    pub backend: String,
     /// A check is under way.
     pub checking: bool,
     /// Seconds until the next check; `None` = it waits for the clock, or one is under way.

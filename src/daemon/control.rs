@@ -934,6 +934,21 @@ impl Control for Desk {
         self.certificates.act(name, action, reply);
     }
 
+    fn health(&mut self) -> snapshot::Health {
+        let now = Instant::now();
+        let upstream = self.link.snapshot(now);
+        snapshot::Health {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.saturating_duration_since(self.started).as_secs(),
+            journal: is_alive(&self.journal.borrow().status(), now),
+            listeners: (self.shared.sockets.len() + self.ports.snapshot(now).len()) as u64,
+            configured: upstream.configured,
+            connected: upstream.connected,
+            since_s: upstream.since_s,
+            connections: self.link.connections(),
+        }
+    }
+
     fn update(&mut self, action: UpdateAction, reply: Reply) {
         self.updates.act(action, reply);
     }

@@ -8,6 +8,8 @@
 //! | a clock that is not trusted | a check by TUF waits for it |
 //! | a history that cannot be read | checks go on, and nothing is fetched: what is denied is not known |
 
+mod installing;
+
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{spawn_blocking, spawn_local};
 
+use self::installing::{Installing, Seen};
 use super::clock::SystemClock;
 use super::link::Link;
 use crate::clock::WallClock;
@@ -62,6 +65,7 @@ pub struct Updates {
     clock: Arc<SystemClock>,
     link: Rc<Link>,
     inner: RefCell<Inner>,
+    installing: Rc<Installing>,
     /// Of the settings; what was begun under others is dropped.
     generation: Cell<u64>,
     /// A download's thread is there, though it may be called off already: two would write the same
@@ -82,6 +86,8 @@ struct Inner {
     /// What was published last, when, and on which connection.
     told: Option<(Status, Instant, u64)>,
     counts: Counts,
+    /// By what versions were held back last.
+    judged: Option<Objections>,
 }
 
 #[derive(Default)]
@@ -136,9 +142,11 @@ impl Updates {
             fetch: fetch_state(&folder),
             told: None,
             counts: Counts::default(),
+            judged: None,
         };
         Rc::new(Updates {
             gateway: RefCell::new(gateway),
+            installing: Installing::open(configuration.paths.update_root(), folder.clone()),
             folder,
             journal: configuration.paths.journal(),
             clock: clock.clone(),
@@ -207,6 +215,7 @@ impl Updates {
             self.begin_check(now);
         }
         self.care_for_fetch(now);
+        self.care_for_installation(now);
         self.tell(now);
     }
 
@@ -219,7 +228,7 @@ impl Updates {
                 settings: inner.settings.clone(),
                 gateway: self.gateway.borrow().clone(),
                 folder: self.folder.clone(),
-                objections: objections(&inner.history),
+                objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
             }
         };
@@ -418,7 +427,7 @@ impl Updates {
         if inner.schedule.is_none() {
             return;
         }
-        let status = inner.status.with_fetch(&inner.fetch.shown).coarse();
+        let status = self.status(inner).coarse();
         let connection = self.link.connections();
         let is_due = inner.told.as_ref().is_none_or(|(told, at, on)| {
             let since = now.saturating_duration_since(*at);
@@ -435,6 +444,51 @@ impl Updates {
         }
     }
 
+    fn care_for_installation(&self, now: Instant) {
+        let inner = &mut *self.inner.borrow_mut();
+        let before = self.objections(&inner.history);
+        let uplink = self.link.snapshot(now);
+        let connected = uplink.since_s.filter(|_| uplink.connected).map(Duration::from_secs);
+        self.installing.care(
+            now,
+            &Seen {
+                settings: &inner.settings,
+                status: &inner.status.with_fetch(&inner.fetch.shown),
+                wall: self.clock.wall(),
+                connected,
+                is_held: inner.history.as_ref().map_or(true, |history| history.held),
+            },
+        );
+        // What root denied since: judged by a check.
+        let objections = self.objections(&inner.history);
+        if before == objections && inner.judged.as_ref().is_none_or(|judged| *judged == objections) {
+            inner.judged = Some(objections);
+        } else {
+            inner.judged = Some(objections);
+            if let Some(schedule) = &mut inner.schedule {
+                schedule.handle_request(now);
+            }
+        }
+    }
+
+    /// The daemon's history with root's.
+    fn merged(&self, inner: &Inner) -> Result<History, String> {
+        let mut history = inner.history.clone()?;
+        let root = self.installing.public().map(|public| public.history).unwrap_or_default();
+        history.join(&root);
+        Ok(history)
+    }
+
+    /// What the owner and root hold against versions; what cannot be read holds everything back.
+    fn objections(&self, history: &Result<History, String>) -> Objections {
+        let (Ok(history), Some(public)) = (history, self.installing.public()) else {
+            return Objections { is_held: true, ..Objections::default() };
+        };
+        let mut history = history.clone();
+        history.join(&public.history);
+        Objections { is_held: history.held, denied: history.denied, floor: public.floor }
+    }
+
     /// Publishes it anew: the topic changed.
     pub fn forget(&self) {
         self.inner.borrow_mut().told = None;
@@ -445,8 +499,13 @@ impl Updates {
         self.shown(&self.inner.borrow(), now)
     }
 
+    /// With the download, and with what root installs.
+    fn status(&self, inner: &Inner) -> Status {
+        self.installing.show(inner.status.with_fetch(&inner.fetch.shown), &inner.settings)
+    }
+
     fn shown(&self, inner: &Inner, now: Instant) -> snapshot::Update {
-        let status = inner.status.with_fetch(&inner.fetch.shown);
+        let status = self.status(inner);
         let shown = serde_json::to_value(&status).and_then(serde_json::from_value::<snapshot::Update>);
         let next = inner.schedule.as_ref().and_then(Schedule::poll_timeout);
         let history = inner.history.as_ref().ok();
@@ -454,8 +513,9 @@ impl Updates {
             source: inner.settings.source.as_str().to_owned(),
             checking: inner.checking_since.is_some(),
             next_check_s: next.map(|at| at.saturating_duration_since(now).as_secs()),
+            backend: inner.settings.backend.as_str().to_owned(),
             held: history.is_some_and(|history| history.held),
-            denied: history.map(|history| history.denied.clone()).unwrap_or_default(),
+            denied: self.merged(inner).map(|history| history.denied).unwrap_or_default(),
             ..shown.unwrap_or_default()
         }
     }
@@ -484,6 +544,7 @@ impl Updates {
             let minutes = now.saturating_duration_since(since).as_secs() / 60;
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));
         }
+        problems.extend(self.installing.problems(&inner.settings));
         problems.extend(
             inner.history.as_ref().err().map(|reason| {
                 format!("the history of updates cannot be read, so nothing is fetched: {reason}")
@@ -508,8 +569,8 @@ impl Updates {
             UpdateAction::Show => reply.ok(&self.snapshot(now)),
             UpdateAction::Check => self.check(now, reply),
             UpdateAction::Download => self.ask_for_image(now, reply),
-            UpdateAction::History => match &self.inner.borrow().history {
-                Ok(history) => reply.ok(history),
+            UpdateAction::History => match self.merged(&self.inner.borrow()) {
+                Ok(history) => reply.ok(&history),
                 Err(reason) => reply.fail(Failure::new(Code::Failed, reason.clone())),
             },
             UpdateAction::Hold(held) => self.change(Some(reply), move |history| history.held = held),
@@ -570,7 +631,7 @@ impl Updates {
             let done = done.unwrap_or_else(|_| Err("its thread failed".to_owned()));
             if let Ok(history) = &done {
                 let inner = &mut *updates.inner.borrow_mut();
-                let is_other = objections(&inner.history) != objections(&Ok(history.clone()));
+                let is_other = updates.objections(&inner.history) != updates.objections(&Ok(history.clone()));
                 inner.history = Ok(history.clone());
                 if let Some(schedule) = inner.schedule.as_mut().filter(|_| is_other) {
                     schedule.handle_request(Instant::now());
@@ -602,16 +663,6 @@ fn schedule(settings: &Settings, gateway: &Name) -> Option<Schedule> {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     Some(Schedule::new(Instant::now(), settings.period, seed))
-}
-
-/// One that cannot be read holds everything back.
-fn objections(history: &Result<History, String>) -> Objections {
-    match history {
-        Ok(history) => {
-            Objections { is_held: history.held, denied: history.denied.clone(), ..Objections::default() }
-        }
-        Err(_) => Objections { is_held: true, ..Objections::default() },
-    }
 }
 
 fn fetch_state(folder: &Path) -> FetchState {

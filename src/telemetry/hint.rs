@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 19] = [
+pub const COMMANDS: [&str; 20] = [
     "acl",
     "cert",
     "check",
@@ -15,6 +15,7 @@ pub const COMMANDS: [&str; 19] = [
     "config",
     "decommission",
     "device",
+    "health",
     "init",
     "metrics",
     "queue",
@@ -76,6 +77,10 @@ pub fn localise<'t>(text: &'t str, config: Option<&str>) -> Cow<'t, str> {
         ),
         ("systemctl start tombolo", format!("tombolo --config {config} run")),
         ("systemctl reload tombolo", format!("tombolo --config {config} reload")),
+        (
+            "`systemctl status tombolo-update.service` says why; `sudo tombolo update apply` does it by hand",
+            format!("`tombolo --config {config} update apply` as root does it by hand"),
+        ),
         ("`sudo tombolo check`", format!("`tombolo check` {as_user}")),
         ("sudo tombolo ", "tombolo ".to_owned()),
         ("use sudo", format!("try {as_user}")),
@@ -179,7 +184,10 @@ mod tests {
     #[test]
     fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
         // What is said of the packaged service only, is no text, or is true of the machine.
-        const FINE: [(&str, &str); 8] = [
+        const FINE: [(&str, &str); 10] = [
+            // The machine boots, not the gateway; a unit is asked for the service alone.
+            ("cli/install.rs", "systemctl"),
+            ("cli/health.rs", "systemctl"),
             ("cli/check/service.rs", "systemctl edit tombolo"),
             ("cli/check/system.rs", "systemctl edit tombolo"),
             ("cli/check/serial.rs", "systemctl mask serial-getty@"),

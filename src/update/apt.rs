@@ -56,12 +56,19 @@ pub fn judge(
         None => Some(Reason::NotKnownInstalled),
         Some(_) if objections.denied.contains(&version) => Some(Reason::Denied),
         Some(_) if objections.is_held => Some(Reason::Held),
+        Some(_) if is_below(&version, objections.floor.as_deref()) => {
+            Some(Reason::BelowFloor(objections.floor.clone().unwrap_or_default()))
+        }
         Some(_) => None,
     };
     match reason {
         None => Candidate::Available(version),
         Some(reason) => Candidate::Ineligible { version, reason },
     }
+}
+
+fn is_below(version: &str, floor: Option<&str>) -> bool {
+    floor.is_some_and(|floor| Scheme::Debian.compare(version, floor) == Some(Ordering::Less))
 }
 
 #[cfg(test)]
@@ -110,6 +117,8 @@ mod tests {
         let held = Objections { is_held: true, ..Objections::default() };
         assert_eq!(reason(&held, &newer), Reason::Held);
         let denied = Objections { denied: vec!["2".to_owned()], ..held };
+        let below = Objections { floor: Some("3".to_owned()), ..Objections::default() };
+        assert_eq!(reason(&below, &newer), Reason::BelowFloor("3".to_owned()));
         assert_eq!(reason(&denied, &newer), Reason::Denied);
         assert_eq!(reason(&Objections::default(), &policy(None, Some("2"))), Reason::NotKnownInstalled);
         assert_eq!(judge(None, &Objections::default(), None, None), Candidate::Unknown);

@@ -16,11 +16,11 @@
 //! | not good | | wait; when the time is over, roll back, and count a failure of its own |
 //! | restarted [`RESTARTS_MAX`] times or more | | roll back at once, and count a failure of its own |
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For so long the daemon must be healthy before a slot is good.
 pub const STEADY: Duration = Duration::from_secs(60);
-/// Restarts of the unit since the boot that are a loop.
+/// Restarts of the unit, since somebody looks, that are a loop.
 pub const RESTARTS_MAX: u32 = 5;
 /// Failures of its own that deny a version.
 pub const FAILURES_MAX: u32 = 2;
@@ -33,7 +33,7 @@ pub struct Observation {
     /// How long the journal has been open and the listeners up without a break; `None`: they are
     /// not.
     pub healthy: Option<Duration>,
-    /// Restarts of the unit since the boot.
+    /// Restarts of the unit since somebody looks.
     pub restarts: u32,
     /// The broker accepted a connection of this version.
     pub is_connected: bool,
@@ -61,13 +61,13 @@ pub enum Verdict {
     },
 }
 
-/// Judges. `timeout` is `health-timeout`.
-pub fn judge(seen: Observation, timeout: Duration) -> Verdict {
+/// Judges. `steady`: [`STEADY`], unless asked for otherwise; `timeout` is `health-timeout`.
+pub fn judge(seen: Observation, steady: Duration, timeout: Duration) -> Verdict {
     let is_over = seen.running >= timeout;
     if seen.restarts >= RESTARTS_MAX {
         return Verdict::RollBack { is_own_fault: true };
     }
-    if seen.healthy.is_none_or(|healthy| healthy < STEADY) {
+    if seen.healthy.is_none_or(|healthy| healthy < steady) {
         return if is_over { Verdict::RollBack { is_own_fault: true } } else { Verdict::Wait };
     }
     match (seen.is_connected, is_over) {
@@ -77,6 +77,64 @@ pub fn judge(seen: Observation, timeout: Duration) -> Verdict {
             Verdict::RollBack { is_own_fault: false }
         }
         (false, true) => Verdict::Pending,
+    }
+}
+
+/// What the daemon says when it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// How long the process runs.
+    pub uptime: Duration,
+    /// The journal is open, and the listeners are up.
+    pub works: bool,
+    /// It has a broker to reach.
+    pub has_broker: bool,
+    /// The broker accepted a connection that stands.
+    pub is_connected: bool,
+}
+
+/// Looks again and again, and makes an [`Observation`] of it.
+#[derive(Clone, Debug)]
+pub struct Onlooker {
+    began: Instant,
+    healthy: Option<Instant>,
+    uptime: Duration,
+    was_connected: bool,
+    was_rolled_back_for_broker: bool,
+}
+
+impl Onlooker {
+    /// One that begins now. The two facts are those of the record and of the history.
+    pub fn new(now: Instant, was_connected: bool, was_rolled_back_for_broker: bool) -> Onlooker {
+        Onlooker {
+            began: now,
+            healthy: None,
+            uptime: Duration::ZERO,
+            was_connected,
+            was_rolled_back_for_broker,
+        }
+    }
+
+    /// What is seen now. `answer`: the daemon's; `None`: it gave none. `restarts`: of the unit.
+    pub fn look(&mut self, now: Instant, answer: Option<Answered>, restarts: u32) -> Observation {
+        let works = answer.filter(|answer| answer.works);
+        // Another process than the one seen before: its health begins anew.
+        let is_new = works.is_some_and(|answer| answer.uptime < self.uptime);
+        if works.is_none() || is_new {
+            self.healthy = None;
+        }
+        if let Some(answer) = works {
+            self.uptime = answer.uptime;
+            self.healthy = self.healthy.or(Some(now));
+        }
+        Observation {
+            running: now.saturating_duration_since(self.began),
+            healthy: self.healthy.map(|since| now.saturating_duration_since(since)),
+            restarts,
+            is_connected: works.is_some_and(|answer| answer.is_connected || !answer.has_broker),
+            was_connected: self.was_connected,
+            was_rolled_back_for_broker: self.was_rolled_back_for_broker,
+        }
     }
 }
 
@@ -96,35 +154,76 @@ mod tests {
 
     #[test]
     fn a_version_that_works_and_reaches_the_broker_is_confirmed() {
-        assert_eq!(judge(GOOD, TIMEOUT), Verdict::Confirm);
-        assert_eq!(judge(Observation { running: 2 * TIMEOUT, ..GOOD }, TIMEOUT), Verdict::Confirm);
+        assert_eq!(judge(GOOD, STEADY, TIMEOUT), Verdict::Confirm);
+        assert_eq!(judge(Observation { running: 2 * TIMEOUT, ..GOOD }, STEADY, TIMEOUT), Verdict::Confirm);
     }
 
     #[test]
     fn a_moment_of_health_is_not_enough() {
         let brief = Observation { healthy: Some(Duration::from_secs(59)), ..GOOD };
-        assert_eq!(judge(brief, TIMEOUT), Verdict::Wait);
+        assert_eq!(judge(brief, STEADY, TIMEOUT), Verdict::Wait);
     }
 
     #[test]
     fn an_outage_never_counts_against_a_version_and_rolls_back_at_most_once() {
         let offline = Observation { is_connected: false, ..GOOD };
-        assert_eq!(judge(offline, TIMEOUT), Verdict::MarkGood);
+        assert_eq!(judge(offline, STEADY, TIMEOUT), Verdict::MarkGood);
         let late = Observation { running: TIMEOUT, ..offline };
-        assert_eq!(judge(late, TIMEOUT), Verdict::RollBack { is_own_fault: false });
+        assert_eq!(judge(late, STEADY, TIMEOUT), Verdict::RollBack { is_own_fault: false });
         let again = Observation { was_rolled_back_for_broker: true, ..late };
-        assert_eq!(judge(again, TIMEOUT), Verdict::Pending);
+        assert_eq!(judge(again, STEADY, TIMEOUT), Verdict::Pending);
         let never_was = Observation { was_connected: false, ..late };
-        assert_eq!(judge(never_was, TIMEOUT), Verdict::Pending);
+        assert_eq!(judge(never_was, STEADY, TIMEOUT), Verdict::Pending);
     }
 
     #[test]
     fn a_version_that_does_not_work_is_rolled_back_by_its_own_fault() {
         let broken = Observation { healthy: None, is_connected: false, ..GOOD };
-        assert_eq!(judge(broken, TIMEOUT), Verdict::Wait);
+        assert_eq!(judge(broken, STEADY, TIMEOUT), Verdict::Wait);
         let late = Observation { running: TIMEOUT, ..broken };
-        assert_eq!(judge(late, TIMEOUT), Verdict::RollBack { is_own_fault: true });
+        assert_eq!(judge(late, STEADY, TIMEOUT), Verdict::RollBack { is_own_fault: true });
         let looping = Observation { restarts: RESTARTS_MAX, ..GOOD };
-        assert_eq!(judge(looping, TIMEOUT), Verdict::RollBack { is_own_fault: true });
+        assert_eq!(judge(looping, STEADY, TIMEOUT), Verdict::RollBack { is_own_fault: true });
+    }
+
+    /// A version from its start on: what is decided first, and after how many seconds.
+    fn decided(answer: impl Fn(u64) -> Option<Answered>, restarts: impl Fn(u64) -> u32) -> (u64, Verdict) {
+        let begin = Instant::now();
+        let mut onlooker = Onlooker::new(begin, true, false);
+        for second in 0.. {
+            let now = begin + Duration::from_secs(second);
+            let seen = onlooker.look(now, answer(second), restarts(second));
+            match judge(seen, STEADY, TIMEOUT) {
+                Verdict::Wait | Verdict::MarkGood => {}
+                verdict => return (second, verdict),
+            }
+        }
+        unreachable!("it ends with the time")
+    }
+
+    fn up(second: u64, is_connected: bool) -> Option<Answered> {
+        let uptime = Duration::from_secs(second);
+        Some(Answered { uptime, works: true, has_broker: true, is_connected })
+    }
+
+    #[test]
+    fn a_version_that_starts_slowly_and_connects_late_is_confirmed_then() {
+        let answer = |second| (second >= 30).then(|| up(second - 30, second >= 600)).flatten();
+        assert_eq!(decided(answer, |_| 0), (600, Verdict::Confirm));
+        assert_eq!(decided(|second| up(second, true), |_| 0), (60, Verdict::Confirm));
+    }
+
+    #[test]
+    fn a_daemon_that_is_another_each_minute_never_becomes_steady() {
+        let verdict = decided(|second| up(second % 50, true), |second| (second / 500) as u32);
+        assert_eq!(verdict, (1800, Verdict::RollBack { is_own_fault: true }));
+        let verdict = decided(|_| None, |second| (second / 2) as u32);
+        assert_eq!(verdict, (10, Verdict::RollBack { is_own_fault: true }));
+    }
+
+    #[test]
+    fn a_gateway_without_a_broker_is_judged_by_its_own_health() {
+        let alone = |second| up(second, false).map(|answer| Answered { has_broker: false, ..answer });
+        assert_eq!(decided(alone, |_| 0), (60, Verdict::Confirm));
     }
 }

@@ -43,6 +43,8 @@ pub enum What {
     FailedToConnect,
     /// It could not be installed.
     NotInstalled,
+    /// The version before runs again, because the owner wanted it.
+    RolledBack,
 }
 
 /// All of it.
@@ -97,6 +99,31 @@ impl History {
         self.denied.retain(|denied| !is_meant(denied));
         self.events.retain(|event| event.what != What::FailedItself || !is_meant(&event.version));
         before - self.denied.len()
+    }
+
+    /// Takes in what another history has, in the order of the times.
+    pub fn join(&mut self, other: &History) {
+        self.held |= other.held;
+        for version in &other.denied {
+            if !self.denied.contains(version) {
+                self.denied.push(version.clone());
+            }
+        }
+        let new: Vec<Event> =
+            other.events.iter().filter(|event| !self.events.contains(event)).cloned().collect();
+        self.events.extend(new);
+        // Those without a time come first.
+        self.events.sort_by(|a, b| a.at.cmp(&b.at));
+    }
+
+    /// How often this version failed here, for whatever reason, since it was confirmed last.
+    pub fn failures(&self, version: &str) -> u32 {
+        let of_it = self.events.iter().rev().filter(|event| event.version == version);
+        let since = of_it.take_while(|event| event.what != What::Confirmed);
+        let failed = since.filter(|event| {
+            matches!(event.what, What::FailedItself | What::FailedToConnect | What::NotInstalled)
+        });
+        u32::try_from(failed.count()).unwrap_or(u32::MAX)
     }
 
     /// Whether this version was rolled back because it did not reach the broker.

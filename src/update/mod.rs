@@ -1,8 +1,8 @@
 //! Firmware updates of the gateway itself: found, proven, fetched; installed by somebody else.
 //!
-//! The daemon checks and downloads. It never installs: a root oneshot verifies everything again and
-//! calls a backend. That oneshot, the backends and the judgement of health are not built yet; what
-//! they need is here as decisions ([`window`], [`health`]).
+//! The daemon checks and downloads. It never installs: it writes a request, and a root oneshot
+//! verifies everything again, trusts nothing that the daemon's user can write, and calls a backend.
+//! Whether the new version stays is judged by another program, from outside.
 //!
 //! ```text
 //!  schedule ──due──> metadata (TUF, or apt's candidate) ──> floor ──> eligibility ──> status
@@ -23,6 +23,8 @@
 //! | [`download`] | pieces, budget, what an answer means |
 //! | [`window`] | when an update may be installed |
 //! | [`health`] | whether a new version stays |
+//! | [`request`] | when the daemon asks for an installation |
+//! | [`installation`] | the root program's record of one installation |
 //! | [`history`] | what became of versions; denials; the hold |
 //! | [`installed`] | what the system says is installed |
 //! | [`apt`] | what apt's candidate means |
@@ -39,9 +41,11 @@ pub mod floor;
 pub mod health;
 pub mod history;
 pub mod image;
+pub mod installation;
 pub mod installed;
 pub mod io;
 pub mod offer;
+pub mod request;
 pub mod rollout;
 pub mod schedule;
 pub mod settings;

@@ -127,6 +127,13 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// As [`Backend::as_str`] names it.
+    pub fn parse(text: &str) -> Option<Backend> {
+        [Backend::None, Backend::Rauc, Backend::Apt, Backend::Exec]
+            .into_iter()
+            .find(|backend| backend.as_str() == text)
+    }
+
     /// As the configuration names it.
     pub fn as_str(self) -> &'static str {
         match self {

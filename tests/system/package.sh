@@ -1,11 +1,15 @@
 # Builds the package and its successor, and holds them against lintian. Sourced by run.
 
-rm -rf "$work/deb" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
+rm -rf "$work/deb" "$work/later" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
 version=$(dpkg-parsechangelog --file "$top/packaging/deb/debian/changelog" --show-field Version)
 next=$version+next
 architecture=$(dpkg --print-architecture)
 first=tombolo_${version}_$architecture.deb
 second=tombolo_${next}_$architecture.deb
+# What is installed by itself: one that works, and one that does not.
+newest=$version+next2 breaks=$version+next3
+third=tombolo_${newest}_$architecture.deb
+broken=tombolo_${breaks}_$architecture.deb
 if [ -n "$from" ]; then
     mkdir -p "$work/deb"
     check "the package is there" cp "$from/$first" "$work/deb/"
@@ -32,6 +36,17 @@ cp -r "$top/tests/support" "$work/next/tests/"
 echo '# A line that the next version added.' >>"$work/next/config/tombolo.toml"
 check "its successor builds" "$work/next/packaging/deb/build" --binary "$binary" --out "$work/deb" --level 1 --version "$next"
 
+# repack VERSION COMMAND: the successor as another version, changed by a command in its tree.
+repack() {
+    local tree=$work/repack
+    rm -rf "$tree"
+    dpkg-deb --raw-extract "$work/deb/$second" "$tree" && sed -i "s/^Version: .*/Version: $1/" "$tree/DEBIAN/control" &&
+        (cd "$tree" && sh -c "$2") && mkdir -p "$work/later" && dpkg-deb --root-owner-group -Znone --build "$tree" "$work/later" >/dev/null
+}
+check "one is made that is newer" repack "$newest" true
+check "and one that does not work: its daemon ends at once" repack "$breaks" \
+    'cp usr/bin/tombolo usr/bin/tombolo.real && printf "#!/bin/sh\n[ \"\$1\" != run ] || exit 1\nexec /usr/bin/tombolo.real \"\$@\"\n" >usr/bin/tombolo'
+
 check "lintian finds nothing" lintian --allow-root --fail-on error,warning --info "$work/deb/$first"
 check "every man page is clean" sh -c '
     for page in "$@"; do
@@ -41,6 +56,15 @@ check "every man page is clean" sh -c '
 check "the bash completion parses" bash -n "$top/packaging/completions/bash/tombolo"
 check "the unit's exposure is at most 1.8" \
     systemd-analyze security --offline=true --no-pager --threshold=18 "$top/systemd/tombolo.service"
+# dpkg needs nearly all that root may; with RAUC, two lines of a drop-in close the rest.
+for unit in update health; do
+    check "the exposure of tombolo-$unit.service is at most 6.9" \
+        systemd-analyze security --offline=true --no-pager --threshold=69 "$top/systemd/tombolo-$unit.service"
+done
+mkdir -p "$work/units"
+cat "$top/systemd/tombolo-update.service" "$top/systemd/update-rauc.conf" >"$work/units/tombolo-update.service"
+check "and with the drop-in for RAUC at most 2.3" \
+    systemd-analyze security --offline=true --no-pager --threshold=23 "$work/units/tombolo-update.service"
 
 # A release of the package, signed by a key made for this run, and one signed by another.
 export GNUPGHOME=$work/gnupg

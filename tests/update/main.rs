@@ -10,6 +10,8 @@ mod download;
 #[path = "../durable/files.rs"]
 #[allow(dead_code, reason = "the durable tests use the rest")]
 mod files;
+mod formats;
 mod found;
 mod gateway;
+mod install;
 mod publish;

@@ -16,6 +16,8 @@ import hashlib
 import http.server
 import json
 import os
+import random
+import shutil
 import ssl
 import subprocess
 import sys
@@ -55,8 +57,8 @@ def root_of(version=1, targets=("targets",), threshold=1, **replaced):
 IMAGES = {}
 
 
-def firmware(version, size=0, **custom):
-    content = f"firmware {version}".encode().ljust(size, b".")
+def firmware(version, size=0, content=None, **custom):
+    content = content or f"firmware {version}".encode().ljust(size, b".")
     custom = {"class": "gateway", "version": version, "version-scheme": "semver", **custom}
     target = TargetFile.from_data(f"gateway-{version}.bin", content, ["sha256"])
     target.unrecognized_fields["custom"] = {"tombolo": custom}
@@ -102,6 +104,8 @@ def repositories():
     yield "other-product", repository(offers=(firmware("3.0.0", compatible="another"),))
     # Of a size that comes in pieces.
     yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
+    if content := bundle("3.0.0"):
+        yield "bundle", repository(offers=(firmware("3.0.0", content=content),))
     yield "expired", repository(soon=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc))
     yield "unusable", repository(offers=(firmware("3.0.0", rollout="all"),))
     evil = firmware("9.0.0")
@@ -306,6 +310,19 @@ def make_certificates():
     write("server.ext", b"basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1,DNS:localhost\n")
     openssl("x509", "-req", "-in", path("server.csr"), "-CA", path("ca.pem"), "-CAkey", path("ca.key"), "-CAcreateserial",
             "-days", "3650", "-extfile", path("server.ext"), "-out", path("server.pem"))
+
+
+def bundle(version):
+    """A bundle of RAUC, signed by the key of ca.pem; None where there is no RAUC."""
+    if not shutil.which("rauc") or not shutil.which("mksquashfs"):
+        return None
+    write("bundle/rootfs.img", random.Random(1).randbytes(100_000))
+    manifest = f"[update]\ncompatible=acme-gw2\nversion={version}\n\n[bundle]\nformat=verity\n\n[image.rootfs]\nfilename=rootfs.img\n"
+    write("bundle/manifest.raucm", manifest.encode())
+    keys = (f"--cert={path('ca.pem')}", f"--key={path('ca.key')}")
+    subprocess.run(["rauc", "bundle", *keys, path("bundle"), path("out.raucb")], check=True, capture_output=True)
+    with open(path("out.raucb"), "rb") as file:
+        return file.read()
 
 
 def main():

@@ -151,6 +151,10 @@ pub enum UpdateCommand {
     Check,
     /// Fetch the image of the newer version, and wait until it is here and verified
     Download(DownloadArguments),
+    /// Install the newer version, as root: it is verified anew, and runs at once or after a reboot
+    Apply(ApplyUpdateArguments),
+    /// Bring back the version before, as root; the one that runs is denied
+    Rollback,
     /// Print what became of versions
     History,
     /// Have no version installed until `update release`
@@ -170,6 +174,31 @@ pub struct DownloadArguments {
     /// Return once it is begun
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// `tombolo update apply`
+#[derive(Debug, Args)]
+pub struct ApplyUpdateArguments {
+    /// Only inside the maintenance window, and reboot if that is needed: for the unit
+    #[arg(long)]
+    pub in_window: bool,
+}
+
+/// `tombolo health`
+#[derive(Debug, Args)]
+pub struct HealthArguments {
+    /// Wait until the gateway works, at most so long; as root, judge an update [default: [update]
+    /// health-timeout]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    pub wait: Option<Option<Duration>>,
+    /// So long the service must work without a break [default: 1min]
+    #[arg(long, value_name = "TIME", value_parser = wait, requires = "wait")]
+    pub steady: Option<Duration>,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let parsed = parse_duration(text).filter(|time| *time <= Duration::from_secs(86_400));
+    parsed.ok_or_else(|| "use a time of at most 1day, like 30min".to_owned())
 }
 
 /// `tombolo update denied …`

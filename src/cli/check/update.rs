@@ -7,8 +7,8 @@ use crate::config::{Finding, Loaded};
 use crate::update::check::Fault;
 use crate::update::eligibility::Objections;
 use crate::update::io::answer::{self, Found, Question};
-use crate::update::io::history;
-use crate::update::settings::Source;
+use crate::update::io::{backend, history, root};
+use crate::update::settings::{Backend, Source};
 use crate::update::status::{State, Status};
 
 /// Looks for it as the daemon would; with `offline` only at the files.
@@ -18,9 +18,19 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     if settings.source == Source::None {
         return findings;
     }
+    findings.extend(installer(loaded));
     let folder = loaded.settings.paths.update();
+    let public = root::read(&loaded.settings.paths.update_root());
+    if let Err(reason) = &public {
+        let finding = Finding::fail("update", format!("what was installed cannot be read: {reason}"));
+        findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
+    }
+    let public = public.unwrap_or_default();
     let objections = match history::read(&folder) {
-        Ok(history) => Objections { is_held: history.held, denied: history.denied, ..Objections::default() },
+        Ok(mut history) => {
+            history.join(&public.history);
+            Objections { is_held: history.held, denied: history.denied, floor: public.floor.clone() }
+        }
         Err(reason) => {
             let finding = Finding::fail("update", format!("the history of updates cannot be read: {reason}"));
             findings.push(finding.advice("nothing is fetched; run `sudo tombolo check`, or delete it"));
@@ -82,6 +92,30 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     };
     findings.push(finding);
     findings
+}
+
+/// Whether what installs would do it: by its own settings, and with its program.
+fn installer(loaded: &Loaded) -> Vec<Finding> {
+    let paths = &loaded.settings.paths;
+    let backend = loaded.settings.update.backend;
+    if backend == Backend::None {
+        return Vec::new();
+    }
+    let options = crate::config::io::Options::new(&paths.config_file);
+    let trusted = match crate::config::io::load_update(&options) {
+        Ok(trusted) => trusted,
+        Err(findings) => return findings,
+    };
+    if trusted.update.backend != backend {
+        let message =
+            "is set where what installs does not read it: below the state directory, or in the environment";
+        let finding = Finding::fail("update", message).key("update.backend");
+        return vec![finding.advice("set it below /etc/tombolo, in a file of root's")];
+    }
+    match backend::open(backend, &paths.update_root(), &paths.config_file) {
+        Ok(backend) => vec![Finding::ok("update", format!("{} installs what is found", backend.name()))],
+        Err(why) => vec![Finding::fail("update", why).key("update.backend").advice("see docs/updates.md")],
+    }
 }
 
 fn system_package() -> &'static str {

@@ -104,6 +104,13 @@ pub struct Plain {
     is_whole: bool,
 }
 
+impl Plain {
+    /// The id.
+    pub fn into_id(self) -> Name {
+        self.id
+    }
+}
+
 /// Reads [`PLAIN`].
 ///
 /// # Errors

@@ -179,6 +179,7 @@ impl Places {
             | Request::Clock {}
             | Request::CertStatus {}
             | Request::CertHistory { .. }
+            | Request::Health {}
             | Request::UpdateStatus {}
             | Request::SerialRelearn { .. } => return Ok(None),
         };

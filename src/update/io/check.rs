@@ -37,8 +37,8 @@ pub async fn check<S: Storage>(
     }
     let mut seen = floor::read(floor())?;
     let metadata = tuf::load(&repository.place, &repository.root, repository.client.clone()).await?;
-    let objections =
-        Objections { floor: seen.firmware.clone().map(|(version, _)| version), ..objections.clone() };
+    let firmware = seen.firmware.clone().map(|(version, _)| version);
+    let objections = Objections { floor: firmware.or(objections.floor.clone()), ..objections.clone() };
     let (result, _) = judge(&metadata, &mut seen, installed, &objections, now);
     if !matches!(result, Err(Fault::Rollback(_))) {
         floor::raise(floor(), &seen)?;

@@ -8,7 +8,13 @@ use crate::durable::io::{OnDisk, create_directory};
 use crate::update::history::History;
 
 /// 64 events and 32 versions are less than a tenth of it.
-const FILE: AtomicFile<'static> = AtomicFile::new("history.json", 256 * 1024, 0o600).with_copy();
+const BYTES_MAX: u64 = 256 * 1024;
+/// In the daemon's update folder.
+const FILE: AtomicFile<'static> = AtomicFile::new(NAME, BYTES_MAX, 0o600).with_copy();
+/// In root's folder, where everybody may read it.
+const PUBLIC: AtomicFile<'static> = AtomicFile::new(NAME, BYTES_MAX, 0o644).with_copy();
+/// Its name.
+pub const NAME: &str = "history.json";
 
 /// Reads it from the update folder. It blocks.
 ///
@@ -48,6 +54,23 @@ pub fn change<T>(folder: &Path, act: impl FnOnce(&mut History) -> T) -> Result<(
             .map_err(|error| format!("{} cannot be written: {error}", folder.display()))?;
     }
     Ok((history, done))
+}
+
+/// As [`change`], of the one in root's folder, which everybody may read. It blocks.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_public(folder: &Path, act: impl FnOnce(&mut History)) -> Result<(), String> {
+    let mut history = read(folder)?;
+    act(&mut history);
+    let written = PUBLIC.write(&OnDisk::new(folder), &serde_json::to_vec(&history).unwrap_or_default());
+    written.map_err(|error| format!("{} cannot be written: {error}", folder.display()))
+}
+
+/// What a file says that belongs to the service's user, for root: held, and which are denied. It
+/// can only keep a version from being installed, so it need not be believed.
+pub fn parse_untrusted(bytes: &[u8]) -> Option<History> {
+    parse(bytes).ok()
 }
 
 fn parse(bytes: &[u8]) -> Result<History, String> {

@@ -2,14 +2,21 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod answer;
+pub mod apply;
+pub mod backend;
 #[cfg(feature = "update")]
 pub mod check;
 pub mod download;
 pub mod floor;
 pub mod history;
+pub mod local_time;
 pub mod program;
+pub mod root;
 pub mod system;
+pub mod trusted;
 #[cfg(feature = "update")]
 pub mod tuf;
+pub mod untrusted;
 #[cfg(feature = "update")]
 pub mod verify;
+pub mod watch;

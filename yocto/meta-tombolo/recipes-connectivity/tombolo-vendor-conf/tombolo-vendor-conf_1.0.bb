@@ -11,6 +11,9 @@ LIC_FILES_CHKSUM = "file://${COREBASE}/meta/COPYING.MIT;md5=3da9cfbcb788c80a0384
 SRC_URI = "\
     file://10-vendor.toml \
     file://10-data.conf \
+    file://10-data-health.conf \
+    file://10-data-path.conf \
+    file://10-data-update.conf \
     file://tombolo-data.conf \
 "
 
@@ -34,10 +37,16 @@ do_install() {
             >> ${D}${nonarch_libdir}/tombolo/conf.d/10-vendor.toml
         install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data.conf \
             ${D}${systemd_system_unitdir}/tombolo.service.d/10-data.conf
+        for unit in update health; do
+            install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data-$unit.conf \
+                ${D}${systemd_system_unitdir}/tombolo-$unit.service.d/10-data.conf
+        done
+        install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data-path.conf \
+            ${D}${systemd_system_unitdir}/tombolo-update.path.d/10-data.conf
         install -D -m 0644 ${TOMBOLO_UNPACKED}/tombolo-data.conf \
             ${D}${nonarch_libdir}/tmpfiles.d/tombolo-data.conf
         sed -i -e 's,@STATE_DIR@,${TOMBOLO_STATE_DIR},g' \
-            ${D}${systemd_system_unitdir}/tombolo.service.d/10-data.conf \
+            ${D}${systemd_system_unitdir}/*.d/10-data.conf \
             ${D}${nonarch_libdir}/tmpfiles.d/tombolo-data.conf
     fi
 }
@@ -45,5 +54,5 @@ do_install() {
 FILES:${PN} += "\
     ${nonarch_libdir}/tombolo \
     ${nonarch_libdir}/tmpfiles.d \
-    ${systemd_system_unitdir}/tombolo.service.d \
+    ${systemd_system_unitdir}/*.d \
 "

@@ -35,7 +35,7 @@ PACKAGECONFIG[update] = "--features update"
 # Keys in a PKCS #11 token.
 PACKAGECONFIG[pkcs11] = "--features pkcs11"
 
-SYSTEMD_SERVICE:${PN} = "tombolo.service"
+SYSTEMD_SERVICE:${PN} = "tombolo.service tombolo-update.path tombolo-update.service tombolo-health.service"
 
 USERADD_PACKAGES = "${PN}"
 USERADD_PARAM:${PN} = "\
@@ -53,7 +53,10 @@ do_install:append() {
     install -d ${D}${sysconfdir}/tombolo/conf.d ${D}${nonarch_libdir}/tombolo/conf.d
     install -d ${D}${datadir}/tombolo/modbus
     install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
-    install -D -m 0644 ${S}/systemd/tombolo.service ${D}${systemd_system_unitdir}/tombolo.service
+    install -d ${D}${systemd_system_unitdir}
+    for unit in tombolo.service tombolo-update.path tombolo-update.service tombolo-health.service; do
+        install -m 0644 ${S}/systemd/$unit ${D}${systemd_system_unitdir}/$unit
+    done
     install -D -m 0644 ${S}/systemd/tombolo.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/tombolo.conf
     install -D -m 0644 ${S}/packaging/man/tombolo.1 ${D}${mandir}/man1/tombolo.1
     install -D -m 0644 ${S}/packaging/man/tombolo.toml.5 ${D}${mandir}/man5/tombolo.toml.5

@@ -1,0 +1,180 @@
+//! `tombolo health`: whether the gateway works, seen from outside; as root and with `--wait`, the
+//! judge of a version that was just installed.
+//!
+//! In `tombolo-health.service` systemd is told READY once the service works, which lets
+//! boot-complete.target be reached; the broker is waited for after that.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use super::args::HealthArguments;
+use super::error::{CommandError, FAILED};
+use super::{Context, install, note};
+use crate::clock::WallClock as _;
+use crate::config::ClockTrust;
+use crate::control::snapshot::Health;
+use crate::telemetry::io::hinted;
+use crate::update::health::STEADY;
+use crate::update::installation::folder_of;
+use crate::update::io::backend::{self, Effect};
+use crate::update::io::root::{self, Root};
+use crate::update::io::watch::{self, End, Surroundings};
+use crate::update::settings::{Backend, Settings};
+
+/// So long another program may be at work before this one gives up.
+const AT_WORK: Duration = Duration::from_secs(3600);
+/// The service.
+const UNIT: &str = "tombolo.service";
+
+/// Runs the command. Exit status 0: it works.
+///
+/// # Errors
+/// [`CommandError::Failed`], with the reason.
+pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, CommandError> {
+    let Some(wait) = arguments.wait else {
+        return now(context);
+    };
+    let mut last: Option<Health> = None;
+    let mut ask = || {
+        last = install::ask(context);
+        last.as_ref().map(install::answered)
+    };
+    let is_packaged = context.is_packaged();
+    // systemd goes on counting over an installation: those of the version before are none of this
+    // one's.
+    let (mut counted, mut since) = (restarts(is_packaged), 0_u32);
+    let mut restarts = || {
+        let count = restarts(is_packaged);
+        since = since.saturating_add(count.saturating_sub(counted));
+        counted = count;
+        since
+    };
+    let mut works = || {
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status("the gateway works"),
+        ]);
+    };
+    let is_root = nix::unistd::geteuid().is_root() || !is_packaged;
+    let settings = if is_root { install::settings(context).ok() } else { None };
+    let configured = || settings.as_ref().map(|settings| settings.update.health_timeout);
+    let timeout = wait.or_else(configured).unwrap_or(Settings::HEALTH_TIMEOUT);
+    // A version that cannot read its configuration is judged, too: the record says what installed
+    // it.
+    let folder = match &settings {
+        Some(settings) => settings.paths.update_root(),
+        None => folder_of(&crate::config::io::texts(&context.options()).state_dir),
+    };
+    let record = root::read(&folder).ok().and_then(|public| public.installation).filter(|_| is_root);
+    let is_judge = record.is_some();
+    let steady = arguments.steady.unwrap_or(if is_judge { STEADY } else { Duration::from_secs(5) });
+    let judged = match record {
+        None => None,
+        Some(record) => {
+            let root = Root::open_patiently(&folder, AT_WORK).map_err(CommandError::failed)?;
+            let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
+            let backend =
+                backend::open(choice, root.folder(), &context.config).map_err(CommandError::Failed)?;
+            let always = settings.as_ref().is_some_and(|of| of.clock.trust == ClockTrust::Always);
+            let clock = install::clock(always, root.folder());
+            let at = || {
+                clock.refresh();
+                clock.wall().map(|at| at.to_string())
+            };
+            let mut around = Surroundings {
+                ask: &mut ask,
+                restarts: &mut restarts,
+                works: &mut works,
+                at: &at,
+                steady,
+                timeout,
+            };
+            watch::watch(&root, &*backend, &install::boot(), &mut around).map_err(CommandError::Failed)?
+        }
+    };
+    let end = match judged {
+        Some(end) => end,
+        None => watch::wait(&mut Surroundings {
+            ask: &mut ask,
+            restarts: &mut restarts,
+            works: &mut works,
+            at: &|| None,
+            steady,
+            timeout,
+        }),
+    };
+    let (healthy, verdict, text) = match end {
+        End::Works => (true, "works", "the gateway works".to_owned()),
+        End::Broken(cause) => {
+            (false, "broken", format!("the gateway does not work: {cause}; `tombolo check` says more"))
+        }
+        End::Confirmed(version) => {
+            (true, "confirmed", format!("version {version} works, and reached the broker"))
+        }
+        End::Pending(version) => {
+            (true, "pending", format!("version {version} works, and has not reached the broker; it stays"))
+        }
+        End::RolledBack { version, cause, effect } => {
+            let when = if effect == Effect::Now { "runs again" } else { "runs after the reboot" };
+            let text = format!("version {version} failed: {cause}; the version before {when}");
+            if effect == Effect::AtBoot {
+                note(&text);
+                install::reboot()?;
+            }
+            (false, "rolled-back", text)
+        }
+        End::Stuck(text) => (false, "stuck", text),
+    };
+    let connected = last.as_ref().is_some_and(|health| health.connected);
+    say(context, healthy, connected, verdict, &text)?;
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// One look.
+fn now(context: &Context) -> Result<ExitCode, CommandError> {
+    let mut daemon = context.daemon()?;
+    let health: Health =
+        daemon.ask_for(&crate::control::protocol::Request::Health {}, crate::control::io::client::ANSWER)?;
+    let broker = match (health.configured, health.connected) {
+        (false, _) => "no broker is configured",
+        (true, true) => "the broker is connected",
+        (true, false) => "the broker is not connected: `tombolo status` says why",
+    };
+    let text = match health.journal {
+        true => format!(
+            "the gateway works, for {}; {broker}",
+            humantime::format_duration(Duration::from_secs(health.uptime_s))
+        ),
+        false => {
+            "the gateway does not work: its journal does not answer; `tombolo status` says more".to_owned()
+        }
+    };
+    say(context, health.journal, health.connected, if health.journal { "works" } else { "broken" }, &text)?;
+    Ok(if health.journal { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn say(
+    context: &Context,
+    healthy: bool,
+    connected: bool,
+    verdict: &str,
+    text: &str,
+) -> Result<(), CommandError> {
+    if context.out.json {
+        let text = hinted(text);
+        let object = serde_json::json!({ "healthy": healthy, "connected": connected, "verdict": verdict, "text": text });
+        return Ok(context.out.object(&object)?);
+    }
+    Ok(context.out.line(hinted(text))?)
+}
+
+/// How often systemd started the service anew by itself.
+fn restarts(is_packaged: bool) -> u32 {
+    if !is_packaged {
+        return 0;
+    }
+    let mut command = Command::new("systemctl");
+    let output = command.args(["show", "--value", "--property", "NRestarts", UNIT]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}

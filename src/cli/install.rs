@@ -1,0 +1,254 @@
+//! `tombolo update apply` and `rollback`: as root, by files that nobody but root can change. The
+//! daemon installs nothing.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::args::ApplyUpdateArguments;
+use super::error::CommandError;
+use super::progress::Bar;
+use super::{Context, note};
+use crate::clock::{UnixTime, WallClock};
+use crate::config::gateway_id::Plain;
+use crate::config::trial::io::moment;
+use crate::config::{ClockTrust, IdSource, Level, Settings};
+use crate::control::protocol::Request;
+use crate::control::snapshot::Health;
+use crate::daemon::clock::SystemClock;
+use crate::message::Name;
+use crate::update::health::Answered;
+use crate::update::history::What;
+use crate::update::installation::Installation;
+use crate::update::io::apply::{Outcome, Work};
+use crate::update::io::backend::{self, Effect};
+use crate::update::io::root::{Boot, NotHeld, Root};
+use crate::update::io::watch::{self, End};
+use crate::update::io::{local_time, untrusted};
+use crate::update::settings::Backend;
+
+/// How long the daemon is waited for.
+const ANSWER: Duration = Duration::from_secs(5);
+/// A version that was connected so long ago reached the broker.
+const RECENTLY_S: u64 = 3600;
+/// Longest file of an id.
+const ID_MAX: u64 = 4096;
+
+/// Settings of files of root's.
+pub(super) fn settings(context: &Context) -> Result<Settings, CommandError> {
+    crate::config::io::load_update(&context.options()).map_err(|findings| {
+        for finding in findings.iter().filter(|finding| finding.level == Level::Fail) {
+            note(finding);
+        }
+        CommandError::SaidOfConfiguration
+    })
+}
+
+pub(super) fn boot() -> Boot {
+    let moment = moment();
+    Boot { id: moment.boot, seconds: moment.now_ms / 1000 }
+}
+
+/// Judged as at a first start: nothing of the daemon's is believed.
+pub(super) fn clock(always: bool, root: &std::path::Path) -> Arc<SystemClock> {
+    let clock = SystemClock::open(&root.join("clock"), always);
+    clock.refresh();
+    Arc::new(clock)
+}
+
+/// What the daemon says of itself. It may say what it likes: that decides what is rolled back, and
+/// never what is installed.
+pub(super) fn ask(context: &Context) -> Option<Health> {
+    context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::Health {}, ANSWER)).ok()
+}
+
+pub(super) fn answered(health: &Health) -> Answered {
+    Answered {
+        uptime: Duration::from_secs(health.uptime_s),
+        works: health.journal,
+        has_broker: health.configured,
+        is_connected: health.connected,
+    }
+}
+
+pub(super) fn root_of(settings: &Settings) -> Result<Root, NotHeld> {
+    Root::open(&settings.paths.update_root())
+}
+
+/// The gateway's id, which decides its stage of a roll-out, and nothing else.
+fn gateway(settings: &Settings) -> Option<Name> {
+    if settings.gateway.id_source == IdSource::Configured {
+        return Some(settings.gateway.id.clone());
+    }
+    let file = settings.paths.gateway_id();
+    let name = file.file_name()?;
+    let bytes = untrusted::read_below(&settings.paths.state_dir, name.as_ref(), ID_MAX).ok()?;
+    crate::config::gateway_id::parse_plain(&bytes).ok().map(Plain::into_id)
+}
+
+/// `tombolo update apply`
+///
+/// # Errors
+/// [`CommandError::Failed`]: nothing was installed though something was to be.
+pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), CommandError> {
+    let settings = settings(context)?;
+    let update = &settings.update;
+    if arguments.in_window && update.backend == Backend::None {
+        return said(context, "nothing", "nothing here installs: [update] backend is \"none\"");
+    }
+    let root = match root_of(&settings) {
+        Ok(root) => root,
+        Err(NotHeld::Busy) if arguments.in_window => {
+            return said(context, "nothing", &NotHeld::Busy.to_string());
+        }
+        Err(why) => return Err(CommandError::failed(why)),
+    };
+    let backend =
+        backend::open(update.backend, root.folder(), &context.config).map_err(CommandError::Failed)?;
+    let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
+    let health = ask(context);
+    let was_connected = health.as_ref().is_some_and(|health| {
+        let lately = health.connections > 0 && health.since_s.is_some_and(|since| since < RECENTLY_S);
+        health.connected || lately
+    });
+    let bar = Bar::begin(context.out.json);
+    let outcome = Work {
+        root: &root,
+        backend: &*backend,
+        settings: update,
+        gateway: gateway(&settings),
+        state_dir: &settings.paths.state_dir,
+        local: clock.wall().and_then(local_time::at),
+        clock: clock.clone(),
+        boot: boot(),
+        is_requested: arguments.in_window,
+        was_connected,
+        daemon: health.as_ref().map(answered),
+        progress: &mut |what, percent| match percent {
+            Some(percent) => bar.show(percent, what),
+            None => bar.show(0, what),
+        },
+    }
+    .apply();
+    drop(bar);
+    // The judgement needs the folder.
+    drop(root);
+    let outcome = outcome.map_err(CommandError::Failed)?;
+    match outcome {
+        Outcome::Nothing(reason) => said(context, "nothing", &reason),
+        Outcome::Judged(version) => {
+            judge(context, arguments.in_window);
+            said(
+                context,
+                "judged",
+                &format!("version {version} runs, and is judged by `tombolo health --wait`"),
+            )
+        }
+        Outcome::Confirmed(version) => {
+            said(context, "confirmed", &format!("version {version} works, and reached the broker"))
+        }
+        Outcome::Runs(version) => {
+            judge(context, true);
+            said(
+                context,
+                "runs",
+                &format!("version {version} is installed, and is judged by `tombolo health --wait`"),
+            )
+        }
+        Outcome::AtBoot(version) => {
+            said(
+                context,
+                "at-boot",
+                &format!("version {version} is installed; it runs after `systemctl reboot`"),
+            )?;
+            if arguments.in_window { reboot() } else { Ok(()) }
+        }
+    }
+}
+
+fn said(context: &Context, outcome: &str, text: &str) -> Result<(), CommandError> {
+    if context.out.json {
+        let object = serde_json::json!({ "outcome": outcome, "text": crate::telemetry::io::hinted(text) });
+        return Ok(context.out.object(&object)?);
+    }
+    Ok(context.out.line(crate::telemetry::io::hinted(text))?)
+}
+
+/// Has the unit judge it, which does not wait for us.
+fn judge(context: &Context, begins: bool) {
+    if context.is_packaged() && begins {
+        let verb = ["--no-block", "restart", "tombolo-health.service"];
+        if let Err(error) = Command::new("systemctl").args(verb).status() {
+            note(format_args!("tombolo-health.service cannot be started: {error}"));
+        }
+    }
+}
+
+/// Boots.
+///
+/// # Errors
+/// [`CommandError::Failed`]: the system does not do it.
+pub(super) fn reboot() -> Result<(), CommandError> {
+    match Command::new("systemctl").arg("reboot").status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(CommandError::failed(format_args!("`systemctl reboot` ended with {status}"))),
+        Err(error) => Err(CommandError::failed(format_args!("`systemctl reboot` cannot be run: {error}"))),
+    }
+}
+
+/// Allows again what failed here and was denied for that: `tombolo update denied clear`.
+///
+/// # Errors
+/// [`CommandError::Failed`]: only root may.
+pub fn allow(context: &Context, version: Option<&str>) -> Result<(), CommandError> {
+    let folder = context.load()?.settings.paths.update_root();
+    let denied = crate::update::io::root::read(&folder).map_err(CommandError::Failed)?.history.denied;
+    if !denied.iter().any(|denied| version.is_none_or(|version| version == denied)) {
+        return Ok(());
+    }
+    let root = Root::open(&folder).map_err(CommandError::failed)?;
+    root.change(|history| {
+        history.clear(version);
+    })
+    .map_err(CommandError::Failed)
+}
+
+/// `tombolo update rollback`
+///
+/// # Errors
+/// [`CommandError::Failed`]: the version that ran runs.
+pub fn roll_back(context: &Context) -> Result<(), CommandError> {
+    let settings = settings(context)?;
+    let root = root_of(&settings).map_err(CommandError::failed)?;
+    let backend = backend::open(settings.update.backend, root.folder(), &context.config)
+        .map_err(CommandError::Failed)?;
+    let running = backend.running();
+    let record = root.read().map_err(CommandError::Failed)?.installation;
+    let record = record.filter(|record: &Installation| running.as_deref() == Some(record.version.as_str()));
+    let Some(record) = record else {
+        return Err(CommandError::Failed(format!(
+            "version {} was not installed by `tombolo update apply`, so the version before is not known",
+            running.unwrap_or_else(|| "that runs, which nothing tells,".to_owned())
+        )));
+    };
+    let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
+    let at = clock.wall().map(|at: UnixTime| at.to_string());
+    let cause = "the owner wanted the version before";
+    let end = watch::roll_back(&root, &*backend, record, &boot(), at, What::RolledBack, cause);
+    drop(root);
+    match end.map_err(CommandError::Failed)? {
+        End::RolledBack { version, effect, .. } => {
+            let when = match effect {
+                Effect::Now => "the version before runs again",
+                Effect::AtBoot => "the version before runs after `systemctl reboot`",
+            };
+            said(
+                context,
+                "rolled-back",
+                &format!("{when}; {version} is denied, see `tombolo update denied list`"),
+            )
+        }
+        End::Stuck(reason) => Err(CommandError::Failed(reason)),
+        _ => Ok(()),
+    }
+}

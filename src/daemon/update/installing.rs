@@ -1,0 +1,331 @@
+//! Asks the root program to install, and shows what it does. The daemon installs nothing: it writes
+//! a request, and reads what root wrote.
+//!
+//! | meets | then |
+//! |---|---|
+//! | root's folder that cannot be read | what is denied is not known: nothing is asked for; a problem in `status` |
+//! | a request that cannot be written | a problem in `status`; tried again after 10 min |
+//! | nobody takes the request | a problem in `status` after three: the path unit is not active |
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::clock::UnixTime;
+use crate::durable::io::{create_directory, write_atomically};
+use crate::update::installation::{Installation, Phase};
+use crate::update::io::local_time;
+use crate::update::io::root::{self, Public};
+use crate::update::request::{REQUEST, Requests, STANDS, Wish};
+use crate::update::settings::{Backend, Settings, Source};
+use crate::update::status::{State, Status};
+
+/// Root's files are read so often; where nothing installs, for what an operator does by hand.
+const READ_EVERY: Duration = Duration::from_secs(5);
+const READ_SELDOM: Duration = Duration::from_secs(300);
+/// Requests that nobody takes until that is named.
+const UNTAKEN_MAX: u32 = 3;
+
+/// What it knows.
+pub struct Installing {
+    root: PathBuf,
+    folder: PathBuf,
+    public: RefCell<Result<Public, String>>,
+    read_at: Cell<Option<Instant>>,
+    is_reading: Cell<bool>,
+    requests: RefCell<Requests>,
+    /// Requests since root's record changed last.
+    untaken: Cell<u32>,
+    failing: RefCell<Option<String>>,
+    /// Why a version that is ready is not installed now.
+    waits: RefCell<Option<String>>,
+}
+
+/// What the daemon knows besides.
+pub struct Seen<'a> {
+    /// `[update]`
+    pub settings: &'a Settings,
+    /// As it is without an installation.
+    pub status: &'a Status,
+    /// The wall time, if it is trusted.
+    pub wall: Option<UnixTime>,
+    /// How long the broker has been connected; `None`: it is not.
+    pub connected: Option<Duration>,
+    /// The owner's hold.
+    pub is_held: bool,
+}
+
+impl Installing {
+    /// Reads root's files. It blocks: for the start.
+    pub fn open(root: PathBuf, folder: PathBuf) -> Rc<Installing> {
+        let public = root::read(&root);
+        Rc::new(Installing {
+            root,
+            folder,
+            public: RefCell::new(public),
+            read_at: Cell::new(None),
+            is_reading: Cell::new(false),
+            requests: RefCell::default(),
+            untaken: Cell::new(0),
+            failing: RefCell::new(None),
+            waits: RefCell::new(None),
+        })
+    }
+
+    /// What root wrote; `None`: it cannot be read.
+    pub fn public(&self) -> Option<Public> {
+        self.public.borrow().as_ref().ok().cloned()
+    }
+
+    /// Once a second. True if what root denies changed: a check then judges by it.
+    pub fn care(self: &Rc<Self>, now: Instant, seen: &Seen<'_>) {
+        let every = if seen.settings.backend == Backend::None { READ_SELDOM } else { READ_EVERY };
+        let is_due = self.read_at.get().is_none_or(|at| now.saturating_duration_since(at) >= every);
+        if is_due && !self.is_reading.get() && seen.settings.source != Source::None {
+            self.read(now);
+        }
+        let wish = self.wish(now, seen);
+        if self.requests.borrow_mut().poll(now, &wish) {
+            self.ask(&wish);
+        }
+    }
+
+    fn read(self: &Rc<Self>, now: Instant) {
+        self.is_reading.set(true);
+        self.read_at.set(Some(now));
+        let (installing, folder) = (Rc::clone(self), self.root.clone());
+        spawn_local(async move {
+            let read = spawn_blocking(move || root::read(&folder)).await;
+            let read = read.unwrap_or_else(|_| Err("its thread failed".to_owned()));
+            installing.is_reading.set(false);
+            if installing.public.replace(read.clone()) != read {
+                installing.untaken.set(0);
+            }
+        });
+    }
+
+    fn wish(&self, now: Instant, seen: &Seen<'_>) -> Wish {
+        let mut waits = None;
+        let wish = self.wish_of(now, seen, &mut waits);
+        *self.waits.borrow_mut() = waits;
+        wish
+    }
+
+    fn wish_of(&self, now: Instant, seen: &Seen<'_>, waits: &mut Option<String>) -> Wish {
+        let public = self.public.borrow();
+        let Ok(public) = &*public else { return Wish::Nothing };
+        if seen.settings.backend == Backend::None {
+            return Wish::Nothing;
+        }
+        match public.installation.as_ref().map(|record| record.phase) {
+            Some(Phase::Judging | Phase::Pending) => {
+                let reaches = seen.connected.is_some_and(|since| since >= STANDS);
+                return if reaches { Wish::Conclude } else { Wish::Nothing };
+            }
+            // One that was interrupted is settled by the next run.
+            Some(
+                Phase::Installing | Phase::Installed | Phase::Reverting | Phase::Confirmed | Phase::Failed,
+            )
+            | None => {}
+        }
+        let is_ready = match seen.settings.source {
+            Source::Tuf(_) => seen.status.state == State::Ready,
+            Source::Apt => seen.status.state == State::Available,
+            Source::None => false,
+        };
+        let Some(available) = seen.status.available.as_ref().filter(|_| is_ready && !seen.is_held) else {
+            return Wish::Nothing;
+        };
+        let local = seen.wall.and_then(local_time::at);
+        let is_open = seen.settings.window.is_open(local);
+        let version = available.version.clone();
+        let failures = public.history.failures(&version);
+        if !is_open {
+            *waits = Some(match local {
+                None => "it is installed once the clock is trusted: the maintenance window is in local time"
+                    .to_owned(),
+                Some(local) => {
+                    let minutes = seen.settings.window.opens_in(local);
+                    let wait = humantime::format_duration(Duration::from_secs(u64::from(minutes) * 60));
+                    format!("it is installed in the maintenance window, which opens in {wait}")
+                }
+            });
+        } else if let Some(left) = self.requests.borrow().retry_in(now, &version) {
+            let wait = humantime::format_duration(Duration::from_secs(left.as_secs().div_ceil(60) * 60));
+            *waits = Some(format!("it failed here, and is tried again in {wait}"));
+        }
+        Wish::Install { version, failures, is_open }
+    }
+
+    /// Writes the request. What it says is for people: nobody acts on it.
+    fn ask(self: &Rc<Self>, wish: &Wish) {
+        let text = match wish {
+            Wish::Install { version, .. } => {
+                log::info!(version; "the newer version is to be installed: the root program is asked");
+                format!("install {version}\n")
+            }
+            _ => "conclude\n".to_owned(),
+        };
+        // One that is judged is not asked for in vain: it is concluded by the judge.
+        if matches!(wish, Wish::Install { .. }) {
+            self.untaken.set(self.untaken.get() + 1);
+        }
+        let (installing, folder) = (Rc::clone(self), self.folder.clone());
+        spawn_local(async move {
+            let written = spawn_blocking(move || write(&folder, &text)).await;
+            let written = written.unwrap_or_else(|_| Err(std::io::Error::other("its thread failed")));
+            *installing.failing.borrow_mut() = written.err().map(|error| error.to_string());
+        });
+    }
+
+    /// The status with what root does.
+    pub fn show(&self, status: Status, settings: &Settings) -> Status {
+        let public = self.public.borrow();
+        let record = public.as_ref().ok().and_then(|public| public.installation.as_ref());
+        let mut shown = match record {
+            Some(record) if settings.source != Source::None => with_installation(status, record),
+            _ => status,
+        };
+        if matches!(shown.state, State::Ready | State::Available) && shown.reason.is_none() {
+            shown.reason.clone_from(&self.waits.borrow());
+        }
+        shown
+    }
+
+    /// What is wrong and needs somebody.
+    pub fn problems(&self, settings: &Settings) -> Vec<String> {
+        let mut problems = Vec::new();
+        if settings.source == Source::None {
+            return problems;
+        }
+        if let Err(reason) = &*self.public.borrow() {
+            problems.push(format!("what was installed cannot be read, so nothing is installed: {reason}"));
+        }
+        if let Some(reason) = &*self.failing.borrow() {
+            problems
+                .push(format!("an installation cannot be asked for: {}: {reason}", self.folder.display()));
+        }
+        if self.untaken.get() > UNTAKEN_MAX {
+            problems.push(
+                "a newer version is to be installed, and nobody does it: `systemctl status tombolo-update.service` says why; `sudo tombolo update apply` does it by hand"
+                    .to_owned(),
+            );
+        }
+        problems
+    }
+}
+
+fn write(folder: &Path, text: &str) -> std::io::Result<()> {
+    create_directory(folder)?;
+    write_atomically(&folder.join(REQUEST), text.as_bytes(), 0o600)
+}
+
+/// What is installed or judged comes before what was found; what failed until something else is
+/// found.
+fn with_installation(mut status: Status, record: &Installation) -> Status {
+    let of = |version: &str| format!("version {version}");
+    let cause = record.cause.clone();
+    match record.phase {
+        Phase::Installing => {
+            (status.state, status.progress) = (State::Installing, record.progress);
+            status.reason = Some(of(&record.version));
+        }
+        Phase::Installed => {
+            status.state = State::Installing;
+            status.reason = Some(format!("{} runs after the next boot", of(&record.version)));
+        }
+        Phase::Reverting => {
+            status.state = State::Failed;
+            let cause = cause.unwrap_or_default();
+            status.reason = Some(format!(
+                "{}: {cause}; the version before runs after the next boot",
+                of(&record.version)
+            ));
+        }
+        Phase::Judging | Phase::Pending => {
+            status.state = State::Pending;
+            let cause = cause.unwrap_or_else(|| "it is judged by its health".to_owned());
+            status.reason = Some(format!("{}: {cause}", of(&record.version)));
+        }
+        Phase::Failed => {
+            let is_other = status.available.as_ref().is_some_and(|found| found.version != record.version);
+            // A denial, a fault of the check, and that it is offered no more, say more; unless it
+            // could not be rolled back.
+            let is_stuck = status.installed.as_deref() == Some(record.version.as_str());
+            let is_shown = match status.state {
+                State::Unknown | State::UpToDate if is_stuck => true,
+                State::Unknown | State::Available | State::Ready => !is_other && !is_stuck,
+                _ => false,
+            };
+            if is_shown {
+                status.state = State::Failed;
+                let cause = cause.unwrap_or_default();
+                status.reason = Some(format!("{}: {cause}", of(&record.version)));
+            }
+        }
+        Phase::Confirmed => {}
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::status::Available;
+    use crate::update::version::Scheme;
+
+    fn found(version: &str) -> Status {
+        let available = Available {
+            version: version.to_owned(),
+            target: "t".to_owned(),
+            bytes: None,
+            sha256: None,
+            notes: None,
+        };
+        let state = State::Ready;
+        Status { state, available: Some(available), ..Status::new(Some("1".to_owned())) }
+    }
+
+    fn record(phase: Phase) -> Installation {
+        let mut record = Installation::begin("2", Scheme::Debian, Some("1".to_owned()), "exec");
+        record.enter(phase, None, None);
+        record
+    }
+
+    #[test]
+    fn what_root_does_comes_before_what_was_found() {
+        for (phase, state) in [
+            (Phase::Installing, State::Installing),
+            (Phase::Installed, State::Installing),
+            (Phase::Judging, State::Pending),
+            (Phase::Pending, State::Pending),
+            (Phase::Reverting, State::Failed),
+            (Phase::Failed, State::Failed),
+            (Phase::Confirmed, State::Ready),
+        ] {
+            assert_eq!(with_installation(found("2"), &record(phase)).state, state, "{phase:?}");
+        }
+        let mut installing = record(Phase::Installing);
+        installing.progress = Some(40);
+        assert_eq!(with_installation(found("2"), &installing).progress, Some(40));
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_cause_until_another_version_is_found() {
+        let mut failed = record(Phase::Failed);
+        failed.because("no room");
+        let shown = with_installation(found("2"), &failed);
+        assert_eq!(shown.reason.as_deref(), Some("version 2: no room"));
+        assert_eq!(with_installation(found("3"), &failed).state, State::Ready);
+        let stuck = Status { available: None, state: State::UpToDate, ..Status::new(Some("2".to_owned())) };
+        assert_eq!(with_installation(stuck.clone(), &failed).state, State::Failed, "it still runs");
+        let gone = Status { installed: Some("1".to_owned()), ..stuck };
+        assert_eq!(with_installation(gone, &failed).state, State::UpToDate, "it is offered no more");
+        let mut refused = found("2");
+        refused.state = State::Error;
+        assert_eq!(with_installation(refused.clone(), &failed), refused);
+    }
+}

@@ -1,0 +1,322 @@
+//! The root program: `tombolo update apply`. It decides by itself, from what nobody but root can
+//! change, whether something is to be installed now, and installs it.
+//!
+//! What the daemon found is not asked. The metadata is fetched and verified anew, against a
+//! root.json and a floor that are root's; the image is the daemon's file, copied while it is
+//! hashed, and the copy is what is installed. The request's content is not read.
+//!
+//! | the daemon's user | then |
+//! |---|---|
+//! | writes another image, a link, a pipe, or exchanges it meanwhile | the copy has not the signed SHA-256, and is deleted |
+//! | asks outside the window, or all the time | nothing is installed; a version that fails is tried once a minute |
+//! | lowers its own floor, clears its history | root's count |
+//! | holds or denies | nothing is installed: it may refuse, not allow |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::answer::{self, Found, Question};
+use super::backend::{Backend, Effect, Wanted};
+use super::root::{Boot, Public, Root};
+use super::system::PACKAGE;
+use super::{history, untrusted, watch};
+use crate::clock::WallClock;
+use crate::message::Name;
+use crate::update::apt::Candidate;
+use crate::update::eligibility::{Decision, Objections};
+use crate::update::health::{Answered, STEADY};
+use crate::update::history::What;
+use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
+use crate::update::offer::Offer;
+use crate::update::settings::{Settings, Source};
+use crate::update::version::Scheme;
+use crate::update::window::WeekTime;
+
+/// Between two attempts at one version that were asked for.
+const PAUSE_S: u64 = 60;
+/// Longest history of the daemon's that is read, in bytes.
+const HISTORY_MAX: u64 = 256 * 1024;
+/// Kept free beside the copy of an image.
+const SPARE: u64 = 16 << 20;
+
+/// What it works with.
+pub struct Work<'a> {
+    /// Root's folder.
+    pub root: &'a Root,
+    /// What installs.
+    pub backend: &'a dyn Backend,
+    /// `[update]`, of files of root's.
+    pub settings: &'a Settings,
+    /// The gateway's id; `None`: not known.
+    pub gateway: Option<Name>,
+    /// The daemon's state directory.
+    pub state_dir: &'a Path,
+    /// Judges expiry and certificates.
+    pub clock: Arc<dyn WallClock>,
+    /// This boot.
+    pub boot: Boot,
+    /// The local time, if the clock is trusted.
+    pub local: Option<WeekTime>,
+    /// Asked for by the daemon, not by root: the window and the pause count.
+    pub is_requested: bool,
+    /// The version that runs was connected to the broker within the last hour.
+    pub was_connected: bool,
+    /// What the daemon says of its health; `None`: it does not answer.
+    pub daemon: Option<Answered>,
+    /// Told what is done, and how far it is.
+    pub progress: &'a mut dyn FnMut(&str, Option<u8>),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is to be done now: why.
+    Nothing(String),
+    /// A version that runs is still to be judged: by `tombolo health`.
+    Judged(String),
+    /// A version that ran unconfirmed works and has reached the broker.
+    Confirmed(String),
+    /// It was installed and runs.
+    Runs(String),
+    /// It was installed, and runs after the next boot.
+    AtBoot(String),
+}
+
+impl Work<'_> {
+    fn at(&self) -> Option<String> {
+        self.clock.wall().map(|at| at.to_string())
+    }
+
+    /// Does it. It blocks.
+    ///
+    /// # Errors
+    /// One sentence: why nothing was installed though something was to be.
+    pub fn apply(&mut self) -> Result<Outcome, String> {
+        let public = self.root.read()?;
+        let running = self.backend.running();
+        if let Some(outcome) = self.settle(&public, running.as_deref())? {
+            return Ok(outcome);
+        }
+        if self.is_requested && !self.settings.window.is_open(self.local) {
+            return Ok(Outcome::Nothing(match self.local {
+                Some(_) => "it is outside of the maintenance window".to_owned(),
+                None => "the clock is not trusted, so the maintenance window is closed".to_owned(),
+            }));
+        }
+        (self.progress)("verifying", None);
+        // What was read before may have changed by what was settled.
+        let chosen = self.choose(&self.root.read()?)?;
+        let (version, scheme, offer) = match chosen {
+            Ok(chosen) => chosen,
+            Err(reason) => return Ok(Outcome::Nothing(reason)),
+        };
+        let boot = self.boot.clone();
+        let since = self.root.since_attempt(&boot, &version);
+        if let Some(since) = since.filter(|since| self.is_requested && *since < PAUSE_S) {
+            return Ok(Outcome::Nothing(format!("version {version} was tried {since} s ago")));
+        }
+        self.root.note_attempt(&boot, &version);
+        let mut record = Installation::begin(&version, scheme, running.clone(), self.backend.name());
+        record.was_connected = self.was_connected;
+        record.enter(Phase::Installing, boot.id.clone(), self.at());
+        self.root.write(&record)?;
+        self.root.record(&version, What::Installing, self.at(), None)?;
+        let installed = self.install(&mut record, offer.as_ref(), running);
+        self.root.forget_image();
+        match installed {
+            Ok(effect) => {
+                let phase = if effect == Effect::Now { Phase::Judging } else { Phase::Installed };
+                record.enter(phase, boot.id, self.at());
+                self.root.write(&record)?;
+                Ok(if effect == Effect::Now { Outcome::Runs(version) } else { Outcome::AtBoot(version) })
+            }
+            Err(reason) => {
+                self.fail(&mut record, What::NotInstalled, &reason)?;
+                Err(format!("version {version} was not installed: {reason}"))
+            }
+        }
+    }
+
+    /// What is wanted; or why nothing is.
+    #[allow(clippy::type_complexity, reason = "used once")]
+    fn choose(&self, public: &Public) -> Result<Result<(String, Scheme, Option<Offer>), String>, String> {
+        let theirs = untrusted::read_below(
+            self.state_dir,
+            &Path::new(answer::FOLDER).join(history::NAME),
+            HISTORY_MAX,
+        );
+        let theirs = theirs.ok().and_then(|bytes| history::parse_untrusted(&bytes)).unwrap_or_default();
+        let mut denied = public.history.denied.clone();
+        denied.extend(theirs.denied);
+        let is_held = public.history.held || theirs.held;
+        // apt rolls nothing out in stages.
+        let of_apt = || Name::parse("gateway").ok().filter(|_| self.settings.source == Source::Apt);
+        let gateway = self.gateway.clone().or_else(of_apt).ok_or(
+            "the gateway's id is not known, and with it its stage of the roll-out; set [gateway] id, or start the gateway once",
+        )?;
+        let question = Question {
+            settings: self.settings.clone(),
+            gateway,
+            folder: self.root.folder().to_owned(),
+            objections: Objections { is_held, denied, floor: public.floor.clone() },
+            clock: self.clock.clone(),
+        };
+        let answer = answer::answer(&question);
+        self.root.publish_floor();
+        let nothing = || "nothing newer is offered".to_owned();
+        match answer.result.map_err(|fault| fault.to_string())? {
+            Found::Tuf(Decision::Available(offer)) => {
+                Ok(Ok((offer.version.clone(), offer.scheme, Some(*offer))))
+            }
+            Found::Tuf(Decision::UpToDate) => Ok(Err(nothing())),
+            Found::Tuf(Decision::Ineligible { version, reason }) => {
+                Ok(Err(format!("version {version}: {reason}")))
+            }
+            Found::Apt(Candidate::Available(version)) => Ok(Ok((version, Scheme::Debian, None))),
+            Found::Apt(Candidate::Ineligible { version, reason }) => {
+                Ok(Err(format!("version {version}: {reason}")))
+            }
+            Found::Apt(Candidate::UpToDate | Candidate::Stale(_)) => Ok(Err(nothing())),
+            Found::Apt(Candidate::Unknown) => Err(format!("apt knows no package {PACKAGE}")),
+        }
+    }
+
+    fn install(
+        &mut self,
+        record: &mut Installation,
+        offer: Option<&Offer>,
+        previous: Option<String>,
+    ) -> Result<Effect, String> {
+        let file = match offer {
+            Some(offer) => {
+                (self.progress)("copying the image", None);
+                Some(self.take_image(offer)?)
+            }
+            None => None,
+        };
+        let wanted = Wanted {
+            version: record.version.clone(),
+            file,
+            target: offer.map_or_else(|| PACKAGE.to_owned(), |offer| offer.target.clone()),
+            sha256: offer.map(Offer::sha256_hex).unwrap_or_default(),
+            previous,
+        };
+        (self.progress)("installing", Some(0));
+        let root = self.root;
+        let progress = &mut self.progress;
+        self.backend.install(&wanted, &mut |percent| {
+            progress("installing", Some(percent));
+            let step = Some(percent / 10 * 10);
+            if record.progress != step {
+                record.progress = step;
+                // What is shown; the installation does not depend on it.
+                let _ = root.write(record);
+            }
+        })
+    }
+
+    /// The daemon's image, if it is the one that was signed, copied to where nobody else writes.
+    fn take_image(&self, offer: &Offer) -> Result<PathBuf, String> {
+        use std::io::ErrorKind;
+        let name = Path::new(answer::FOLDER).join(crate::update::image::IMAGE);
+        let shown = self.state_dir.join(&name).display().to_string();
+        let mut source =
+            untrusted::open_below(self.state_dir, &name).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => {
+                    "its image is not here; `tombolo update download` fetches it".to_owned()
+                }
+                _ => format!("{shown} is refused: {error}"),
+            })?;
+        if let Some(free) =
+            free_bytes(self.root.folder()).filter(|free| *free < offer.bytes.saturating_add(SPARE))
+        {
+            let folder = self.root.folder().display();
+            return Err(format!("{folder} has {free} bytes free, and a copy of {} is needed", offer.bytes));
+        }
+        let target = self.root.image();
+        match untrusted::copy(&mut source, &target, offer.bytes, &offer.sha256) {
+            Ok(true) => Ok(target),
+            Ok(false) => Err(format!(
+                "{shown} is not the image that was signed; `tombolo update download` fetches it anew"
+            )),
+            Err(error) => Err(format!("{shown} cannot be copied: {error}")),
+        }
+    }
+
+    /// What an earlier run or boot left; `Some`: nothing else is to be done now.
+    fn settle(&mut self, public: &Public, running: Option<&str>) -> Result<Option<Outcome>, String> {
+        let Some(mut record) = public.installation.clone() else { return Ok(None) };
+        let version = record.version.clone();
+        match record.arrive(running, self.boot.id.as_deref()) {
+            Arrival::Over => Ok(None),
+            Arrival::Unknown => {
+                Err("the version that runs is not known, so nothing is concluded about the last installation"
+                    .to_owned())
+            }
+            Arrival::AwaitsReboot => Ok(Some(match record.phase {
+                Phase::Installed => Outcome::AtBoot(version),
+                _ => Outcome::Nothing("the next boot brings back the version before".to_owned()),
+            })),
+            Arrival::Runs => {
+                if matches!(record.phase, Phase::Installing | Phase::Installed) {
+                    record.enter(Phase::Judging, self.boot.id.clone(), self.at());
+                    self.root.write(&record)?;
+                }
+                let is_steady = |daemon: Answered| record.phase == Phase::Pending || daemon.uptime >= STEADY;
+                let concludes = |daemon: Answered| {
+                    daemon.works && (daemon.is_connected || !daemon.has_broker) && is_steady(daemon)
+                };
+                if !self.daemon.is_some_and(concludes) {
+                    return Ok(Some(Outcome::Judged(version)));
+                }
+                if !record.is_good {
+                    self.backend.mark_good(&version)?;
+                    record.is_good = true;
+                }
+                let at = self.at();
+                watch::confirm(self.root, &mut record, &self.boot, at)?;
+                Ok(Some(Outcome::Confirmed(version)))
+            }
+            Arrival::Interrupted => {
+                self.fail(&mut record, What::NotInstalled, "the installation was interrupted")?;
+                Ok(None)
+            }
+            Arrival::WentBack => {
+                self.fail(&mut record, What::FailedItself, WENT_BACK)?;
+                Ok(None)
+            }
+            Arrival::Reverted => {
+                record.enter(Phase::Failed, self.boot.id.clone(), self.at());
+                self.root.write(&record)?;
+                Ok(None)
+            }
+            Arrival::NotReverted => {
+                let cause = record.cause.clone().unwrap_or_default();
+                record.because(&format!("{cause}; the version before was to boot, and did not"));
+                record.enter(Phase::Failed, self.boot.id.clone(), self.at());
+                self.root.write(&record)?;
+                Ok(None)
+            }
+            Arrival::Superseded => {
+                record.because("another version was installed by somebody else");
+                record.enter(Phase::Failed, self.boot.id.clone(), self.at());
+                self.root.write(&record)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn fail(&self, record: &mut Installation, what: What, reason: &str) -> Result<(), String> {
+        record.because(reason);
+        record.enter(Phase::Failed, self.boot.id.clone(), self.at());
+        // The event first: a failure that is not counted could be met for ever.
+        self.root.record(&record.version, what, self.at(), record.cause.as_deref())?;
+        self.root.write(record)
+    }
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
+}

@@ -1,0 +1,90 @@
+//! RAUC installs, over its own client: `rauc install` talks to the RAUC service by D-Bus, prints
+//! its progress and its last error (docs/decisions/0028).
+//!
+//! RAUC verifies the bundle's own signature and `compatible`; that the bundle says the version that
+//! was signed in the repository is looked at here, because what boots afterwards is judged by it.
+
+use std::time::Duration;
+
+use super::{Backend, Call, Effect, Wanted};
+
+/// A bundle of a gigabyte on a slow card.
+const INSTALL_WITHIN: Duration = Duration::from_secs(2 * 3600);
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// It.
+pub struct Rauc;
+
+fn rauc(within: Duration) -> Call {
+    Call::new("rauc", within)
+}
+
+/// The version that a bundle says it is, out of `rauc info --output-format=json`.
+pub fn bundle_version(output: &str) -> Option<String> {
+    let info: serde_json::Value = serde_json::from_str(output).ok()?;
+    let version = info["version"].as_str().or_else(|| info["update"]["version"].as_str())?;
+    (!version.is_empty()).then(|| version.to_owned())
+}
+
+/// Percent, out of a line like ` 40% Verifying signature done.`
+fn percent(line: &str) -> Option<u8> {
+    let (number, _) = line.trim_start().split_once('%')?;
+    number.parse().ok().filter(|percent| *percent <= 100)
+}
+
+impl Backend for Rauc {
+    fn name(&self) -> &'static str {
+        "rauc"
+    }
+
+    fn install(&self, wanted: &Wanted, progress: &mut dyn FnMut(u8)) -> Result<Effect, String> {
+        let file = wanted.file.as_deref().ok_or("there is no bundle to install")?;
+        let info = rauc(WITHIN).with_all(["info", "--output-format=json"]).with(file).succeed(&mut |_| {})?;
+        match bundle_version(&info.output) {
+            Some(version) if version == wanted.version => {}
+            other => {
+                let other = other.unwrap_or_else(|| "none".to_owned());
+                return Err(format!(
+                    "the bundle says version {other}, and the repository {}",
+                    wanted.version
+                ));
+            }
+        }
+        rauc(INSTALL_WITHIN).with("install").with(file).succeed(&mut |line| {
+            if let Some(percent) = percent(line) {
+                progress(percent);
+            }
+        })?;
+        Ok(Effect::AtBoot)
+    }
+
+    fn mark_good(&self, _: &str) -> Result<(), String> {
+        rauc(WITHIN).with_all(["status", "mark-good", "booted"]).succeed(&mut |_| {}).map(|_| ())
+    }
+
+    fn roll_back(&self, _: &str, _: Option<&str>) -> Result<Effect, String> {
+        rauc(WITHIN).with_all(["status", "mark-active", "other"]).succeed(&mut |_| {})?;
+        // With it marked bad, the boot loader does not come back to it.
+        rauc(WITHIN).with_all(["status", "mark-bad", "booted"]).succeed(&mut |_| {})?;
+        Ok(Effect::AtBoot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_and_version_are_read() {
+        assert_eq!(percent(" 40% Checking bundle done."), Some(40));
+        assert_eq!(percent("100% Installing done."), Some(100));
+        for line in ["installing", "140% x", "% x", "Installing `/a` succeeded"] {
+            assert_eq!(percent(line), None, "{line}");
+        }
+        assert_eq!(bundle_version(r#"{"compatible":"x","version":"2.0"}"#).as_deref(), Some("2.0"));
+        let later = r#"{"update":{"compatible":"x","version":"2.0"}}"#;
+        assert_eq!(bundle_version(later).as_deref(), Some("2.0"));
+        assert_eq!(bundle_version("{\"version\":\"\"}"), None);
+        assert_eq!(bundle_version("nothing"), None);
+    }
+}
