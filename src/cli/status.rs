@@ -189,6 +189,17 @@ pub fn text(status: &Status) -> String {
             }
         }
     }
+    let mailbox = &status.mailbox;
+    if mailbox.commands > 0 {
+        let held = plural(mailbox.commands, "command");
+        let devices = plural(mailbox.devices, "device");
+        let sent =
+            if mailbox.in_flight > 0 { format!(", {} sent", mailbox.in_flight) } else { String::new() };
+        row("mailbox", format!("{held} held for {devices}, {}{sent}", bytes(mailbox.bytes)));
+    }
+    if let Some(failing) = &mailbox.failing {
+        row("", format!("commands to devices are refused: {failing}"));
+    }
     row("readings", readings(&status.counters));
     let clock = &status.clock;
     row(

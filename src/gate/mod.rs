@@ -12,6 +12,7 @@
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
+//! * [`reply`]: the replies to commands, which are stored as readings are.
 //! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
 //! * [`explain`]: why a reading would pass or be refused.
 //!
@@ -34,6 +35,7 @@ pub mod policy;
 pub mod presence;
 mod proof;
 pub mod quota;
+pub mod reply;
 pub mod roll;
 pub mod settings;
 pub mod stage;
@@ -45,7 +47,10 @@ pub use identity::Gone;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule};
+pub use settings::{
+    Device, DownlinkRule, Fleet, MailboxLimits, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule,
+    WhenFull,
+};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};

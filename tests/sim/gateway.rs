@@ -282,6 +282,7 @@ impl Gateway {
                             content_format: None,
                             retain: false,
                             test: false,
+                            reply: None,
                             envelope: Envelope::None,
                             expires_s: None,
                             received: moment.stamp(),

@@ -148,6 +148,7 @@ impl Outbox for MemoryOutbox {
                 content_format: item.content_format,
                 retain: item.retain,
                 test: false,
+                reply: None,
                 envelope: item.envelope,
                 expires_s: item.expires_s,
                 received: item.received,

@@ -1,0 +1,6 @@
+//! Commands through mailbox and delivery in virtual time: a broker that sends again what was not
+//! acknowledged, a device that sleeps, a disk that loses power or errs.
+
+mod crash;
+mod mailbox;
+mod world;
