@@ -55,8 +55,8 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
-    /// Sends a command to a device: a [`Sent`](super::snapshot::Sent), when it has an outcome or the
-    /// wait is over. Only for root and the daemon's own user.
+    /// Sends a command to a device: a [`Sent`](super::snapshot::Sent), when it has an outcome or
+    /// the wait is over. Only for root and the daemon's own user.
     Send {
         /// The device's id.
         device: String,
@@ -554,9 +554,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused_with_what_is() {
-        let failure = Request::parse(br#"{"request":"send"}"#).unwrap_err();
+        let failure = Request::parse(br#"{"request":"launch"}"#).unwrap_err();
         assert_eq!(failure.code, Code::BadRequest);
-        assert!(failure.message.contains("`send`") && failure.message.contains("`status`"), "{failure}");
+        assert!(failure.message.contains("`launch`") && failure.message.contains("`status`"), "{failure}");
         let failure = Request::parse(br#"{"request":"reload","dry-run":true}"#).unwrap_err();
         assert!(failure.message.contains("dry-run"), "{failure}");
         assert!(Request::parse(b"").is_err());

@@ -591,6 +591,9 @@ impl Commands {
             delivery.handle_contact(now, &device, mailbox, &mut carrier);
         }
         while let Some(reply) = coap.poll_reply() {
+            if let Some(device) = coap.device_of(reply.request.peer().peer()) {
+                pipeline.gate.seen(now, device);
+            }
             let Some(&number) = self.requests.commands.get(&reply.request) else { continue };
             let is_over = reply.outcome != protocol::Outcome::Acknowledged;
             if is_over {

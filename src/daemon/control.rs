@@ -554,8 +554,8 @@ impl Desk {
         if let Some(certificates) = &certificates {
             self.in_force = certificates.clone();
         }
-        let mailbox = settings.paths.state_dir.join(super::run::MAILBOX);
-        let downlink = (&settings.downlink, mailbox.as_path());
+        let folder = settings.paths.state_dir.join(mailbox::FOLDER);
+        let downlink = (&settings.downlink, folder.as_path());
         self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure, downlink));
         let now = Instant::now();
         let hub = self.shared.hub.borrow();

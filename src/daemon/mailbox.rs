@@ -21,6 +21,8 @@ use crate::message::{ContentFormat, Path};
 use crate::telemetry::counters::Snapshot;
 use crate::telemetry::text::is_harmless;
 
+/// The folder of the commands for devices, in the state directory.
+pub const FOLDER: &str = "mailbox";
 /// Most commands in one answer.
 const PAGE: usize = 500;
 

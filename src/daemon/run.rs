@@ -50,8 +50,6 @@ use crate::southbound::coap::EngineKind;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
 use crate::{system, telemetry};
 
-/// The folder of the commands for devices, in the state directory.
-pub const MAILBOX: &str = "mailbox";
 /// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
 const EXIT_CONFIG: u8 = 78;
 /// How long a stop may take for the last commit, and for the clock's file.
@@ -155,7 +153,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let (tail, traffic) = (server.tail().clone(), server.traffic().clone());
     let deliveries = Rc::new(Deliveries::new(tail.clone(), traffic.clone(), clock.clone()));
     let uplink = super::link::start(settings.upstream.clone(), &clock, &journal, &deliveries);
-    let mailbox = settings.paths.state_dir.join(MAILBOX);
+    let mailbox = settings.paths.state_dir.join(super::mailbox::FOLDER);
     let boot = system::io::boot_id();
     let commands =
         super::notify::while_starting(|| Commands::open(&mailbox, &settings.downlink, boot, tail.clone()));

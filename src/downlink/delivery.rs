@@ -15,7 +15,7 @@
 //! In the last two rows an idempotent command waits again, until it expires: it is begun with the
 //! device's next datagram, or after a rest that grows from [`REST`] to [`REST_MAX`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::command::{Command, Outcome, Status};
@@ -197,9 +197,10 @@ impl Delivery {
             self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
         }
         let devices: Vec<Name> = mailbox.waiting_devices().cloned().collect();
-        self.rests.retain(|device, _| devices.contains(device) || devices.len() > 1024);
-        for device in devices {
-            self.offer(now, &device, mailbox, carrier);
+        let waiting: HashSet<&Name> = devices.iter().collect();
+        self.rests.retain(|device, _| waiting.contains(device));
+        for device in &devices {
+            self.offer(now, device, mailbox, carrier);
         }
     }
 

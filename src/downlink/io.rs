@@ -52,8 +52,8 @@ pub struct Found {
 }
 
 impl MailboxFile {
-    /// Opens the mailbox in `directory`, or makes it; `wake` is notified of each batch that is done.
-    /// Takes as long as reading it takes.
+    /// Opens the mailbox in `directory`, or makes it; `wake` is notified of each batch that is
+    /// done. Takes as long as reading it takes.
     ///
     /// # Errors
     /// Why there is none: it cannot be read, or not made.

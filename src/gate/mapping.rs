@@ -75,7 +75,7 @@ impl Spaces {
 
     /// Whether the reply to a command for `device` may go to `topic`.
     pub(super) fn check_reply(&self, topic: &str, device: &str) -> Result<(), TopicFault> {
-        let is_reply = |own: &OwnTopic| own.key() == super::reply::REPLY_KEY;
+        let is_reply = |own: &OwnTopic| own.key() == OwnTopic::REPLY_KEY;
         if self.own.iter().any(|own| !is_reply(own) && own.matches(topic)) {
             return Err(TopicFault::Own);
         }

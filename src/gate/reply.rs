@@ -13,9 +13,6 @@ use crate::message::{
     CommandReply, Content, ContentFormat, Envelope, Lane, Method, Stamp, TOPIC_MAX, is_topic_character,
 };
 
-/// The configuration key of the topics that replies are published to by default.
-pub const REPLY_KEY: &str = "topics.reply";
-
 /// What became of a command, to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome<'a> {

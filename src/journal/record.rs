@@ -319,7 +319,7 @@ mod tests {
             let content = Content {
                 device: &device, path: &path, query: query.as_deref(), topic: &topic,
                 method: Method::from_code(method).unwrap(),
-                content_format: format.map(ContentFormat), retain, test,
+                content_format: format.map(ContentFormat), retain, test, reply: None,
                 envelope: if json { Envelope::Json } else { Envelope::None },
                 expires_s, received: Stamp { boottime_ms, wall_ms }, payload: &payload,
             };

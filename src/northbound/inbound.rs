@@ -154,7 +154,6 @@ pub fn push_answer(out: &mut Vec<u8>, version: Version, answer: Answer, packet_i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mqtt::packet::GenericPacketTrait as _;
 
     #[test]
     fn the_properties_of_a_request_are_read() {

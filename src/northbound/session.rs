@@ -11,8 +11,8 @@
 //! it ([`super::wire`]) with packet ids of their own range, so that the two never meet: publishes
 //! take `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. The library's store stays
 //! off; the journal alone retransmits. Where commands are wanted the session outlives the
-//! connection, and messages of the broker pass beside the library, too ([`super::inbound`]); else it
-//! starts clean and takes messages of QoS 0 only.
+//! connection, and messages of the broker pass beside the library, too ([`super::inbound`]); else
+//! it starts clean and takes messages of QoS 0 only.
 //!
 //! **A dead peer.** A PINGREQ goes out when nothing was sent or nothing was received for the
 //! keep-alive, and already after 15 s without a byte while answers are due; if then nothing at all
@@ -58,7 +58,8 @@ pub struct Opening {
     pub password: Option<Vec<u8>>,
     /// What the broker says for us when we are gone.
     pub will: Option<Will>,
-    /// How long the broker keeps the session; `None`: it starts clean, and ends with the connection.
+    /// How long the broker keeps the session; `None`: it starts clean, and ends with the
+    /// connection.
     pub session_expiry: Option<Duration>,
 }
 

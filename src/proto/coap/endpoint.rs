@@ -18,8 +18,8 @@
 //! the acknowledgement as success, so for it the acknowledgement waits for the response. A
 //! non-confirmable request gets a non-confirmable response (§5.2.3).
 //!
-//! The submodules are `receive` (datagrams), `answer` (responses), [`client`] (requests of ours) and
-//! `sender` (encoding).
+//! The submodules are `receive` (datagrams), `answer` (responses), [`client`] (requests of ours)
+//! and `sender` (encoding).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -124,7 +124,8 @@ pub struct Counters {
     pub withheld: u64,
 }
 
-/// A CoAP endpoint for all peers, server and client (RFC 7252), without socket, clock or randomness.
+/// A CoAP endpoint for all peers, server and client (RFC 7252), without socket, clock or
+/// randomness.
 ///
 /// The shell hands in every datagram, drains [`Endpoint::poll_transmit`] after each round, and
 /// calls [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come. `now` never goes
