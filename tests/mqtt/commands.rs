@@ -160,3 +160,20 @@ fn a_malformed_message_ends_the_connection_and_nothing_panics() {
         assert!(world.uplink.is_over(), "{bytes:?}");
     }
 }
+
+#[test]
+fn a_reply_that_the_broker_rejects_is_given_up_and_takes_no_room_of_readings() {
+    let mut world = World::new(with_commands());
+    world.outbox.replies.push("app/answers".to_owned());
+    world.broker.policy =
+        Box::new(|delivered| Reply::Ack(if delivered.topic == "app/answers" { 0x87 } else { 0 }));
+    world.settle();
+    world.store(tombolo::message::Lane::Normal, "app/answers", b"1");
+    for _ in 0..60 {
+        world.store(tombolo::message::Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(1));
+    }
+    assert!(world.outbox.rejected.is_empty(), "{:?}", world.outbox.rejected);
+    assert_eq!(world.outbox.expired.len(), 1);
+    assert_eq!(world.outbox.waiting(tombolo::message::Lane::Normal), 0);
+}
