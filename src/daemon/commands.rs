@@ -20,7 +20,7 @@ use crate::downlink::io::MailboxFile;
 use crate::downlink::mailbox::{Arrival, Event, Mailbox, Take};
 use crate::downlink::router::{Directory, Routed, Router, Target};
 use crate::downlink::settings::Settings;
-use crate::gate::{Gate, reply};
+use crate::gate::{DeviceView, Gate, reply};
 use crate::journal::Refused;
 use crate::message::{CommandReply, ContentFormat, Envelope, Name};
 use crate::northbound::inbound::{Answer, InboundMessage};
@@ -72,6 +72,15 @@ pub struct Counts {
     pub untold: u64,
     /// Commands sent to devices.
     pub sent: u64,
+}
+
+/// What becomes of the commands of a device that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// They wait: after a start a device of a fleet may be known only when it connects.
+    Waits,
+    /// They are refused.
+    Refused,
 }
 
 /// All of it.
@@ -171,7 +180,8 @@ impl Directory for Devices<'_> {
     }
 
     fn devices_of(&self, role: &Name) -> Vec<Name> {
-        self.gate.devices(self.now).filter(|view| view.role == role).map(|view| view.id.clone()).collect()
+        let is_one = |view: &DeviceView<'_>| view.role == role && view.has_credential;
+        self.gate.devices(self.now).filter(is_one).map(|view| view.id.clone()).collect()
     }
 }
 
@@ -283,11 +293,17 @@ impl Commands {
             }
         }
         self.router = Router::new(settings);
+        self.review(now, gate, Absent::Refused);
+    }
+
+    /// Refuses the commands that wait and are not allowed any more.
+    pub fn review(&mut self, now: Instant, gate: &Gate, absent: Absent) {
         let devices = Devices { gate, now };
         let router = &self.router;
         self.mailbox.review(|command| {
             if devices.device(command.device.as_str()).is_none() {
-                return Some(Outcome::of(Status::Refused, "the device was removed"));
+                let removed = || Outcome::of(Status::Refused, "the device was removed");
+                return (absent == Absent::Refused).then(removed);
             }
             let routed = router.route(&command.topic, &devices);
             let still = matches!(&routed, Routed::To(targets) if targets.iter().any(|target| {
@@ -403,6 +419,7 @@ impl Commands {
             let reply_topic = chosen.filter(|_| allowed).map(str::to_owned).or(default);
             let refused = match &wish {
                 Err(why) => Some(why.clone()),
+                Ok(_) if !has_session(&pipeline.gate, moment.now, device) => Some(NO_SESSION.to_owned()),
                 Ok(_) if !allowed => {
                     Some("the response topic belongs to a device or to the gateway".to_owned())
                 }
@@ -513,6 +530,9 @@ impl Commands {
             Routed::Nothing => None,
         };
         let target = target.ok_or_else(|| format!("no downlink rule matches the topic ({topic})"))?;
+        if !has_session(gate, moment.now, device) {
+            return Err(NO_SESSION.to_owned());
+        }
         if payload.len() > PAYLOAD_MAX {
             return Err(format!("the payload has more than {PAYLOAD_MAX} bytes"));
         }
@@ -796,6 +816,15 @@ impl Commands {
             file.close();
         }
     }
+}
+
+/// Said of a device that is on a serial line, or of plain senders.
+const NO_SESSION: &str = "commands reach devices over DTLS, and this one has no credential for a session";
+
+/// Whether the device can have a DTLS session at all.
+fn has_session(gate: &Gate, now: Instant, device: &str) -> bool {
+    let index = gate.device_by_id(device);
+    index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential)
 }
 
 /// What is known of where a message came from.

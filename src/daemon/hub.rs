@@ -22,7 +22,7 @@ use std::time::Instant;
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::clock::SystemClock;
-use super::commands::Commands;
+use super::commands::{Absent, Commands};
 use super::dtls_sink::{DtlsSink, Reports};
 use super::line_kind::LineKind;
 use super::link::Link;
@@ -268,6 +268,10 @@ impl Hub {
     }
 
     fn follow_commands(&mut self) {
+        // Nothing leaves any more: what would be noted as sent was not.
+        if self.left {
+            return;
+        }
         let Hub { commands, coap, pipeline, moment, uplink, .. } = self;
         commands.round(moment, coap, pipeline);
         while let Some(answer) = commands.poll_answer() {
@@ -421,6 +425,7 @@ impl Hub {
         persistence.restore(now, found, engine, &mut sink);
         self.persistence = persistence;
         self.reports.restoring = false;
+        self.commands.review(now, &self.pipeline.gate, Absent::Waits);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.

@@ -111,6 +111,8 @@ pub struct DeviceView<'a> {
     pub fleet: Option<&'a Name>,
     /// Its label: free text.
     pub label: Option<&'a str>,
+    /// Whether it has a credential of its own, by which it can have a DTLS session.
+    pub has_credential: bool,
     /// Whether it was active within its `offline-after`.
     pub online: bool,
     /// Its last activity since the gate was created.
@@ -276,6 +278,7 @@ impl Gate {
             role: &role.name,
             fleet: entry.fleet(),
             label: entry.label.as_deref(),
+            has_credential: entry.proof.is_there(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
             known_since: entry.state.since,

@@ -56,6 +56,10 @@ pub struct RejectedFull;
 
 /// What stood at a lane's reading position.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time is handed out; a box would cost each an allocation"
+)]
 pub enum Next<'a> {
     /// A reading to publish.
     Record(Record<'a>),

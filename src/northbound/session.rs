@@ -491,7 +491,7 @@ impl Session {
             options = options.set_rh(RetainHandling::SendRetainedIfNotExists);
         }
         let entries: Result<Vec<_>, _> =
-            filters.iter().map(|filter| SubEntry::new(filter.as_str(), options.clone())).collect();
+            filters.iter().map(|filter| SubEntry::new(filter.as_str(), options)).collect();
         if let Ok(entries) = entries {
             self.send_subscribe(now, COMMANDS, entries);
         }

@@ -41,8 +41,8 @@ fn the_subscription_follows_from_the_rules_or_is_what_is_configured() {
     assert_eq!(filters(RULE), ["tombolo/gw/+/down/#", "tombolo/gw/+/request/+/#"]);
     let site = format!("{RULE}[role.r.downlink.site]\ntopic = \"site/doors/+\"\npath = \"{{1}}\"\n");
     assert_eq!(filters(&site), ["tombolo/gw/+/down/#", "site/doors/+", "tombolo/gw/+/request/+/#"]);
-    let one = format!("[topics]\nsubscribe = \"{{prefix}}/#\"\nrequest = \"\"\n{site}");
-    assert_eq!(filters(&one), ["tombolo/gw/#"]);
+    let one = format!("[topics]\nsubscribe = \"{{prefix}}/+/down/#\"\nrequest = \"\"\n{site}");
+    assert_eq!(filters(&one), ["tombolo/gw/+/down/#"]);
     let denied = format!("{RULE}deny = true\n");
     assert_eq!(filters(&denied), none, "a rule that denies wants nothing");
 }

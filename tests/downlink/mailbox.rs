@@ -291,3 +291,33 @@ fn a_command_says_how_far_it_has_come() {
     let view = world.mailbox.view().next().unwrap();
     assert_eq!((view.state, view.attempts), (State::Sent, 1));
 }
+
+#[test]
+fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_disk() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let limits = MailboxLimits::default();
+    for id in 0..10_000u32 {
+        let mut one = command(id);
+        one.device = tombolo::message::Name::parse(&format!("sensor-{id:05}")).unwrap();
+        one.topic = format!("tombolo/gw/sensor-{id:05}/down/set/interval");
+        one.path = "set/interval".to_owned();
+        one.reply_topic = Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval"));
+        one.payload = b"3600".to_vec();
+        let arrival = Arrival {
+            ticket: 0,
+            topic_hash: u64::from(id),
+            hash: u64::from(id),
+            packet: Some((2, id as u16)),
+            again: false,
+            retained: false,
+        };
+        assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));
+        world.settle();
+    }
+    assert_eq!(world.mailbox.len(), 10_000);
+    let memory = world.mailbox.bytes() / 10_000;
+    let disk: usize = world.disk.files().iter().map(|(_, _, content)| content.len()).sum();
+    println!("a command: {memory} bytes of memory, {} of disk", disk / 10_000);
+    assert!(memory < 500 && disk / 10_000 < 300, "{memory} {disk}");
+}

@@ -2,5 +2,6 @@
 //! acknowledged, a device that sleeps, a disk that loses power or errs.
 
 mod crash;
+mod lossy;
 mod mailbox;
 mod world;

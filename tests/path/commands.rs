@@ -173,6 +173,37 @@ fn a_response_topic_of_somebody_else_is_refused_and_nothing_is_published_there()
 }
 
 #[test]
+fn correlation_data_come_back_and_a_rule_without_a_device_copies_to_all_of_its_role() {
+    let rules = format!(
+        "{RULES}[role.sensor.downlink.site]\ntopic = \"site/all/#\"\npath = \"set/{{rest}}\"\n\
+         [device.door-8]\nrole = \"sensor\"\npsk-file = \"door-7.psk\"\n"
+    );
+    let site = Site::with_broker("commands-copies", &rules, BROKER);
+    subscribed(&site);
+    let device = Device::start(&site);
+    let port = site.broker.plain_port.to_string();
+    let listener = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-C", "2", "-W", "30", "-F", "%t|%D|%P"])
+        .args(["-t", "app/ready", "-t", "app/answers"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the listener", || site.broker_log().contains("app/answers"));
+    publish(&site, "app/ready", "1", &["-q", "1"]);
+    let asked = ["-V", "5", "-q", "2", "-D", "publish", "response-topic", "app/answers"];
+    let asked = [&asked[..], &["-D", "publish", "correlation-data", "job-7"]].concat();
+    publish(&site, "site/all/level", "40", &asked);
+    let heard = listener.wait_with_output().unwrap();
+    let heard = String::from_utf8_lossy(&heard.stdout).into_owned();
+    assert!(heard.contains("app/answers|job-7|") && heard.contains("status:2.04"), "{heard}");
+    assert_eq!(device.runs(), ["PUT set/level 40"]);
+    // That of the other device is held.
+    let held = site.mailbox();
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!(held[0]["device"], "door-8");
+}
+
+#[test]
 fn a_client_of_mqtt_3_1_1_asks_by_topic_and_reads_the_answer_as_json() {
     let site = Site::with_broker("commands-3", RULES, BROKER);
     subscribed(&site);
