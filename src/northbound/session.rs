@@ -482,11 +482,12 @@ impl Session {
         }
     }
 
-    /// Subscribes to commands: QoS 2, and retained messages only with a subscription that is new
-    /// (Retain Handling 1, MQTT 5.0 §3.8.3.1).
-    pub fn subscribe_commands(&mut self, now: Instant, filters: &[String]) {
+    /// Subscribes to commands: QoS 2, or 1 for a broker that has no more, and retained messages only
+    /// with a subscription that is new (Retain Handling 1, MQTT 5.0 §3.8.3.1).
+    pub fn subscribe_commands(&mut self, now: Instant, filters: &[String], at_least_once: bool) {
         use mqtt::packet::{RetainHandling, SubEntry, SubOpts};
-        let mut options = SubOpts::new().set_qos(Qos::ExactlyOnce);
+        let qos = if at_least_once { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+        let mut options = SubOpts::new().set_qos(qos);
         if self.version == Version::V5 {
             options = options.set_rh(RetainHandling::SendRetainedIfNotExists);
         }

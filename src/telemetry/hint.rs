@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 19] = [
+pub const COMMANDS: [&str; 20] = [
     "acl",
     "cert",
     "check",
@@ -16,6 +16,7 @@ pub const COMMANDS: [&str; 19] = [
     "decommission",
     "device",
     "init",
+    "mailbox",
     "metrics",
     "queue",
     "reload",

@@ -36,6 +36,9 @@ enum To {
     Device,
 }
 
+/// When it arrives, in which order it was sent, where, and what.
+type InTheAir = (Instant, u64, To, Vec<u8>);
+
 struct Way {
     endpoint: Endpoint,
     heard: Option<Instant>,
@@ -97,7 +100,7 @@ struct Lossy {
     delivery: Delivery,
     way: Way,
     sensor: Sensor,
-    air: BinaryHeap<Reverse<(Instant, u64, To, Vec<u8>)>>,
+    air: BinaryHeap<Reverse<InTheAir>>,
     count: u64,
     /// Commands by id, and whether the broker has the acknowledgement.
     broker: BTreeMap<u32, (Command, bool)>,

@@ -85,7 +85,7 @@ fn a_subscription_over_which_the_broker_closes_is_left_out_and_readings_go_on() 
     world.broker.subscribe_reply = Reply::Close;
     world.broker.subscribe_reply_to = Some(FILTER.to_owned());
     world.store(tombolo::message::Lane::Normal, "a", b"1");
-    world.run_for(Duration::from_secs(120));
+    world.run_for(Duration::from_secs(600));
     assert_eq!(world.count(|event| *event == Event::CommandsLeftOut), 1);
     assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
 }

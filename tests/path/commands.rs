@@ -296,7 +296,8 @@ fn each_runs_once(name: &str, few: usize, kept: bool, mut trouble: impl FnMut(&m
         return;
     }
     let mut expected: Vec<String> = (0..COUNT).map(|value| format!("PUT set/level {value}")).collect();
-    (runs.sort(), expected.sort());
+    runs.sort();
+    expected.sort();
     assert_eq!(runs, expected, "each once");
 }
 

@@ -45,6 +45,8 @@ pub enum Inbound {
 #[derive(Debug)]
 pub struct Commands {
     filters: Vec<String>,
+    /// The broker closed over QoS 2, or refused it: some have no more than QoS 1.
+    at_least_once: bool,
     strikes: Strikes,
     refused: Vec<(String, u8)>,
     inbox: VecDeque<Inbound>,
@@ -60,6 +62,7 @@ impl Commands {
     pub fn new(filters: Vec<String>) -> Commands {
         Commands {
             filters,
+            at_least_once: false,
             strikes: Strikes::new(STRIKES, LEFT_OUT),
             refused: Vec::new(),
             inbox: VecDeque::new(),
@@ -80,9 +83,16 @@ impl Commands {
         if self.strikes.is_left_out(now) { &[] } else { &self.filters }
     }
 
-    /// The broker answered, one code for each filter. Those it refused.
+    /// Whether QoS 1 is asked for instead of 2.
+    pub fn is_at_least_once(&self) -> bool {
+        self.at_least_once
+    }
+
+    /// The broker answered, one code for each filter. Those it refused; the next connection asks
+    /// for QoS 1.
     pub fn handle_answer(&mut self, codes: &[u8]) -> &[(String, u8)] {
         self.strikes.clear();
+        self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
         let answered = self.filters.iter().zip(codes);
         self.refused = answered
             .filter(|(_, code)| reason_code::is_refusal(**code))
@@ -94,6 +104,11 @@ impl Commands {
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now
     /// on.
     pub fn strike(&mut self, now: Instant) -> bool {
+        // Once more with less before it counts.
+        if !self.at_least_once {
+            self.at_least_once = true;
+            return false;
+        }
         self.strikes.strike(now)
     }
 

@@ -804,7 +804,7 @@ impl Uplink {
         let filters = self.commands.filters(now);
         match &mut self.session {
             Some(session) if !filters.is_empty() && !self.are_commands_subscribed => {
-                session.subscribe_commands(now, filters);
+                session.subscribe_commands(now, filters, self.commands.is_at_least_once());
                 self.are_commands_subscribed = true;
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingCommands { until: now + STEP_WITHIN };
