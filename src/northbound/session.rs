@@ -482,8 +482,8 @@ impl Session {
         }
     }
 
-    /// Subscribes to commands: QoS 2, or 1 for a broker that has no more, and retained messages only
-    /// with a subscription that is new (Retain Handling 1, MQTT 5.0 §3.8.3.1).
+    /// Subscribes to commands: QoS 2, or 1 for a broker that has no more, and retained messages
+    /// only with a subscription that is new (Retain Handling 1, MQTT 5.0 §3.8.3.1).
     pub fn subscribe_commands(&mut self, now: Instant, filters: &[String], at_least_once: bool) {
         use mqtt::packet::{RetainHandling, SubEntry, SubOpts};
         let qos = if at_least_once { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
