@@ -334,7 +334,7 @@ impl Commands {
             Inbound::Released { connection, packet_id } => {
                 let owed = Owed { generation, connection, answer: Answer::Pubcomp, packet_id };
                 let ticket = self.owe(owed);
-                self.mailbox.handle_released(packet_id, ticket);
+                self.mailbox.handle_released(moment.now, packet_id, ticket);
             }
             Inbound::SessionLost => self.mailbox.handle_session_lost(),
             Inbound::Settled(packets) => self.mailbox.handle_settled(&packets),
@@ -476,6 +476,7 @@ impl Commands {
             None => 0,
         };
         let arrival = Arrival {
+            now: moment.now,
             ticket,
             topic_hash: hash(&[message.topic.as_bytes()]),
             hash: hash_of(message),
@@ -563,6 +564,7 @@ impl Commands {
         // The operator's commands are no message of the broker: nothing is compared with them.
         let own = format!("\0operator\0{topic}");
         let arrival = Arrival {
+            now: moment.now,
             ticket: 0,
             topic_hash: hash(&[own.as_bytes()]),
             hash: 0,

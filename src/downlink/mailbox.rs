@@ -18,9 +18,11 @@
 //! wait.
 //!
 //! **Duplicates.** At QoS 2 a message whose packet id is held and has the same content is the one
-//! that was taken. At QoS 1 that is so if the broker marks it as a duplicate within the same
-//! session, until the broker is known to have the acknowledgement. A retained message that comes
-//! with a subscription is not taken if it is equal to the last one on its topic.
+//! that was taken; so is one that the broker marks as a duplicate although it was completed within
+//! [`RECENT`]: a broker that was killed may go on from an older state. At QoS 1 that is so if the
+//! broker marks it as a duplicate within the same session, until the broker is known to have the
+//! acknowledgement. A retained message that comes with a subscription is not taken if it is equal
+//! to the last one on its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -34,6 +36,8 @@ use crate::message::{Name, Stamp};
 
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
+/// So long a message of QoS 2 is known after it was completed.
+pub const RECENT: Duration = Duration::from_secs(600);
 /// Bytes of all commands, in memory and about as many on the disk.
 pub const BYTES_MAX: usize = 16 << 20;
 /// Commands in all.
@@ -42,12 +46,18 @@ pub const COMMANDS_MAX: usize = 65_536;
 const LAST_MAX: usize = 16_384;
 /// Hashes in one frame.
 const MARKS_A_FRAME: usize = 4_000;
+/// In the place of the QoS, in marks: a completed message of QoS 2.
+const COMPLETED: u8 = 3;
+/// Completed messages of QoS 2 that are known.
+const COMPLETED_MAX: usize = 256;
 /// Messages of QoS 1 whose repetition is recognised.
 const QOS1_MAX: usize = 256;
 
 /// A message from the broker with a command, as far as duplicates are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
+    /// When it came.
+    pub now: Instant,
     /// Comes back with [`Event::Stored`] or [`Event::Unstored`].
     pub ticket: u64,
     /// The hash of the topic.
@@ -184,6 +194,8 @@ pub struct Mailbox {
     last_order: VecDeque<u64>,
     qos2: BTreeMap<u16, u64>,
     qos1: VecDeque<PacketMark>,
+    /// Completed messages of QoS 2, and when; `None`: before this process.
+    completed: VecDeque<(PacketMark, Option<Instant>)>,
     pending: Vec<Op>,
     flying: Option<Vec<Op>>,
     wants_image: bool,
@@ -221,6 +233,7 @@ impl Mailbox {
             last_order: VecDeque::new(),
             qos2: BTreeMap::new(),
             qos1: VecDeque::new(),
+            completed: VecDeque::new(),
             pending: Vec::new(),
             flying: None,
             wants_image: true,
@@ -271,16 +284,27 @@ impl Mailbox {
                     }
                 }
                 kind::GONE => drop(self.remove(*number)),
-                kind::RELEASED => drop(self.qos2.remove(&(*number as u16))),
+                kind::RELEASED => {
+                    let id = *number as u16;
+                    if let Some(hash) = self.qos2.remove(&id) {
+                        self.complete(PacketMark { qos: 2, id, hash }, None);
+                    }
+                }
                 kind::SESSION_LOST => {
                     self.qos2.clear();
                     self.qos1.clear();
+                    self.completed.clear();
                 }
                 kind::SETTLED => self.qos1.retain(|known| u64::from(known.id) != *number),
                 kind::MARKS => {
                     if let Some((last, packets)) = frame::decode_marks(content) {
                         last.into_iter().for_each(|(topic, hash)| self.remember(topic, hash));
-                        packets.into_iter().for_each(|packet| self.note_packet(packet));
+                        for packet in packets {
+                            match packet.qos {
+                                COMPLETED => self.complete(PacketMark { qos: 2, ..packet }, None),
+                                _ => self.note_packet(packet),
+                            }
+                        }
                     }
                 }
                 _ => {}
@@ -344,6 +368,7 @@ impl Mailbox {
 
     fn note_packet(&mut self, packet: PacketMark) {
         if packet.qos == 2 {
+            self.completed.retain(|(known, _)| known.id != packet.id);
             self.qos2.insert(packet.id, packet.hash);
             return;
         }
@@ -354,9 +379,23 @@ impl Mailbox {
         }
     }
 
+    fn complete(&mut self, mark: PacketMark, at: Option<Instant>) {
+        self.completed.retain(|(known, _)| known.id != mark.id);
+        self.completed.push_back((mark, at));
+        if self.completed.len() > COMPLETED_MAX {
+            self.completed.pop_front();
+        }
+    }
+
     fn is_duplicate(&self, arrival: &Arrival) -> bool {
         match arrival.packet {
-            Some((2, id)) => self.qos2.get(&id) == Some(&arrival.hash),
+            Some((2, id)) => {
+                let is_it = |(mark, at): &(PacketMark, Option<Instant>)| {
+                    (mark.id, mark.hash) == (id, arrival.hash)
+                        && at.is_none_or(|at| arrival.now.saturating_duration_since(at) <= RECENT)
+                };
+                self.qos2.get(&id) == Some(&arrival.hash) || arrival.again && self.completed.iter().any(is_it)
+            }
             Some((qos, id)) => {
                 arrival.again && self.qos1.contains(&PacketMark { qos, id, hash: arrival.hash })
             }
@@ -470,15 +509,19 @@ impl Mailbox {
     }
 
     /// PUBREL came: [`Event::Stored`] says that PUBCOMP may go.
-    pub fn handle_released(&mut self, packet: u16, ticket: u64) {
+    pub fn handle_released(&mut self, now: Instant, packet: u16, ticket: u64) {
         match self.qos2.remove(&packet) {
-            Some(_) => self.pending.push(Op::Released { packet, ticket }),
+            Some(hash) => {
+                self.complete(PacketMark { qos: 2, id: packet, hash }, Some(now));
+                self.pending.push(Op::Released { packet, ticket });
+            }
             None => self.pending.push(Op::Barrier { ticket }),
         }
     }
 
     /// The broker does not know the session any more: no packet id means anything.
     pub fn handle_session_lost(&mut self) {
+        self.completed.clear();
         if !(self.qos2.is_empty() && self.qos1.is_empty()) {
             self.qos2.clear();
             self.qos1.clear();
@@ -717,7 +760,8 @@ impl Mailbox {
         let last: Vec<(u64, u64)> =
             self.last_order.iter().filter_map(|topic| Some((*topic, *self.last.get(topic)?))).collect();
         let qos2 = self.qos2.iter().map(|(id, hash)| PacketMark { qos: 2, id: *id, hash: *hash });
-        let packets: Vec<PacketMark> = qos2.chain(self.qos1.iter().copied()).collect();
+        let completed = self.completed.iter().map(|(mark, _)| PacketMark { qos: COMPLETED, ..*mark });
+        let packets: Vec<PacketMark> = qos2.chain(self.qos1.iter().copied()).chain(completed).collect();
         let mut mark = |last: &[(u64, u64)], packets: &[PacketMark]| {
             let content = frame::encode_marks(last, packets);
             image.push(Entry { kind: kind::MARKS, number: 0, content });

@@ -157,6 +157,7 @@ impl Lossy {
         self.count += 1;
         self.tickets.insert(self.count, id);
         let arrival = Arrival {
+            now: self.now,
             ticket: self.count,
             topic_hash: 1,
             hash: u64::from(id) << 8,

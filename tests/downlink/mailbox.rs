@@ -189,7 +189,9 @@ fn bytes_bound_a_mailbox_too_but_for_one_command() {
 fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_is_known_to_be_there() {
     let mut world = World::new();
     world.wire.awake = false;
+    let now = world.now;
     let arrival = |ticket, again| Arrival {
+        now,
         ticket,
         topic_hash: 1,
         hash: 9,
@@ -210,10 +212,43 @@ fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_i
 }
 
 #[test]
+fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
+    for (after, restart, known) in [
+        (Duration::from_secs(5), false, true),
+        (Duration::from_secs(5), true, true),
+        (11 * MINUTE, false, false),
+    ] {
+        let mut world = World::new();
+        world.publish(command(1));
+        assert_eq!(world.broker[&1].1, AtBroker::Done);
+        world.pass(after);
+        if restart {
+            world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+        }
+        let arrival = |again| Arrival {
+            now: world.now,
+            ticket: 99,
+            topic_hash: 1,
+            hash: 1 << 8,
+            packet: Some((2, 1)),
+            again,
+            retained: false,
+        };
+        let limits = MailboxLimits::default();
+        let taken = world.mailbox.take(&arrival(true), vec![(command(1), &limits)]);
+        assert_eq!(taken == Take::Duplicate, known, "{after:?} {restart}");
+        // One that was not sent before is another one.
+        let taken = world.mailbox.take(&arrival(false), vec![(command(1), &limits)]);
+        assert_eq!(matches!(taken, Take::Taken(_)), known, "{after:?}");
+    }
+}
+
+#[test]
 fn a_retained_command_equal_to_the_last_one_is_not_run_again_also_after_a_restart() {
     let mut world = World::new();
+    let now = world.now;
     let retained =
-        |hash| Arrival { ticket: 0, topic_hash: 1, hash, packet: None, again: false, retained: true };
+        |hash| Arrival { now, ticket: 0, topic_hash: 1, hash, packet: None, again: false, retained: true };
     let limits = MailboxLimits::default();
     let take = |world: &mut World, hash| {
         let taken = world.mailbox.take(&retained(hash), vec![(command(1), &limits)]);
@@ -305,6 +340,7 @@ fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_di
         one.reply_topic = Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval"));
         one.payload = b"3600".to_vec();
         let arrival = Arrival {
+            now: world.now,
             ticket: 0,
             topic_hash: u64::from(id),
             hash: u64::from(id),

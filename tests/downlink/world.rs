@@ -211,6 +211,7 @@ impl World {
         self.next_ticket += 1;
         self.tickets.insert(self.next_ticket, (id, release));
         Arrival {
+            now: self.now,
             ticket: self.next_ticket,
             topic_hash: 1,
             hash: u64::from(id) << 8,
@@ -285,7 +286,7 @@ impl World {
 
     fn release(&mut self, id: u32) {
         let ticket = self.arrival(id, false, true).ticket;
-        self.mailbox.handle_released(id as u16, ticket);
+        self.mailbox.handle_released(self.now, id as u16, ticket);
     }
 
     fn handle(&mut self, event: Event) {
