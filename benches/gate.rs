@@ -68,6 +68,7 @@ fn settings(rules: usize) -> Settings {
         max_sessions: 4,
         uplink,
         downlink: Vec::new(),
+        mailbox: Default::default(),
     };
     let devices = (0..DEVICES).map(|number| Device {
         id: name(&format!("device-{number}")),

@@ -29,7 +29,9 @@
 //! [`southbound::serial::intake`] does the same for a serial port: bytes, then
 //! [`proto::serial::framing`] or [`proto::serial::modbus`], then [`gate::stage::Received`]; the
 //! port keeps a reading until it is committed. [`southbound::coap::intake`] does 2 and 3.
-//! [`daemon::hub`] connects the six, on one thread. [`message`] and [`clock`] have the types they
+//! [`downlink`] goes the other way: it holds commands from the broker until a device can take them.
+//!
+//! [`daemon::hub`] connects all these, on one thread. [`message`] and [`clock`] have the types they
 //! share. Small files that must outlive a power cut go through [`durable`]; [`session_store`] keeps
 //! DTLS sessions over a restart. [`system`] has random numbers and the kernel's boot id. [`config`]
 //! reads what the owner wrote, [`control`] answers the commands in [`cli`], [`telemetry`] tells the
@@ -50,6 +52,7 @@ pub mod config;
 pub mod control;
 pub mod credential;
 pub mod daemon;
+pub mod downlink;
 pub mod durable;
 pub mod gate;
 pub mod hex;

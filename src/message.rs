@@ -486,6 +486,25 @@ pub struct Content<'a> {
     pub received: Stamp,
     /// The payload, unwrapped; may be empty.
     pub payload: &'a [u8],
+    /// `Some`: it is no reading but the reply to a command.
+    pub reply: Option<CommandReply<'a>>,
+}
+
+/// Longest correlation data of a command, in bytes.
+pub const CORRELATION_MAX: usize = 1024;
+/// Longest status of a reply, in bytes.
+pub const STATUS_MAX: usize = 16;
+
+/// What the reply to a command has beside a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandReply<'a> {
+    /// What became of the command: the device's CoAP code, `2.04`, or a word like `timeout`;
+    /// `1..=16` bytes of ASCII.
+    pub status: &'a str,
+    /// The correlation data of the command, `0..=1,024` bytes; `None` if it had none.
+    pub correlation: Option<&'a [u8]>,
+    /// The payload is not all that the device answered.
+    pub partial: bool,
 }
 
 #[cfg(test)]

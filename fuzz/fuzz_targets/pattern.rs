@@ -47,6 +47,7 @@ fuzz_target!(|data: &[u8]| {
         max_sessions: 4,
         uplink: vec![rule],
         downlink: Vec::new(),
+        mailbox: Default::default(),
     };
     let device = |id| Device {
         id: name(id),

@@ -16,9 +16,6 @@ pub use maintenance::{
 /// The default of `--config`.
 pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
 
-/// Commands that are documented but not implemented yet.
-pub const NOT_BUILT: [&str; 1] = ["send"];
-
 /// Gateway from CoAP/DTLS, serial and Modbus devices to one MQTT broker
 #[derive(Debug, Parser)]
 #[command(
@@ -62,6 +59,11 @@ pub enum Command {
     /// Add, list, show or remove devices
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Send a command to a device, and print its answer
+    Send(SendArguments),
+    /// List, show or drop the commands that are held for devices
+    #[command(subcommand)]
+    Mailbox(MailboxCommand),
     /// Print readings as they arrive, and the result of each
     Tail(TailArguments),
     /// Print the state of the uplink, the journal and the devices
@@ -104,6 +106,60 @@ pub enum Command {
     Complete(CompleteArguments),
     /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
+}
+
+/// `tombolo send`
+#[derive(Debug, Args)]
+pub struct SendArguments {
+    /// Device id
+    pub device: String,
+    /// The path at the device, like lock/state
+    pub path: String,
+    /// The payload; - reads it from standard input
+    #[arg(default_value = "")]
+    pub payload: String,
+    /// The CoAP method: GET, POST, PUT, DELETE, FETCH, PATCH or IPATCH
+    #[arg(long, default_value = "PUT",
+        value_parser = ["GET", "POST", "PUT", "DELETE", "FETCH", "PATCH", "IPATCH"], ignore_case = true)]
+    pub method: String,
+    /// How long to wait for the answer, 1s to 2min; the command stays in the mailbox after that
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = wait)]
+    pub wait: std::time::Duration,
+    /// The content format of the payload: a number, or a media type like application/json
+    #[arg(long, value_name = "FORMAT")]
+    pub content_format: Option<String>,
+}
+
+/// The value of `--wait`.
+fn wait(text: &str) -> Result<std::time::Duration, String> {
+    let wait = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = std::time::Duration::from_secs(1)..=std::time::Duration::from_secs(120);
+    if allowed.contains(&wait) { Ok(wait) } else { Err("it is from 1s to 2min".to_owned()) }
+}
+
+/// `tombolo mailbox …`
+#[derive(Debug, Subcommand)]
+pub enum MailboxCommand {
+    /// List the commands that are held, oldest first
+    List(MailboxListArguments),
+    /// Print one of them, with its payload
+    Show(MailboxNumberArgument),
+    /// Drop one that was not sent yet
+    Drop(MailboxNumberArgument),
+}
+
+/// `tombolo mailbox list`
+#[derive(Debug, Args)]
+pub struct MailboxListArguments {
+    /// Only those of this device
+    pub device: Option<String>,
+}
+
+/// A command that is held.
+#[derive(Debug, Args)]
+pub struct MailboxNumberArgument {
+    /// Its number, as `tombolo mailbox list` shows it
+    pub number: u64,
 }
 
 /// `tombolo status`

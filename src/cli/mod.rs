@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `device test` | the running daemon, over its control socket |
+//! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `send`, `mailbox`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock`, `health`, `update` | the running daemon, or the files where it does not run |
 //! | `config` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
@@ -33,11 +33,13 @@ mod help;
 mod init;
 mod install;
 mod key;
+mod mailbox;
 pub mod output;
 mod pcap;
 mod progress;
 mod queue;
 mod reload;
+mod send;
 mod serial;
 mod socket;
 mod status;
@@ -50,12 +52,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
 use crate::telemetry::io::hinted;
-use args::{AclCommand, Arguments, Command, NOT_BUILT};
+use args::{AclCommand, Arguments, Command};
 use error::{CommandError, USAGE};
 use output::Output;
 
@@ -196,6 +198,8 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Init(_) => Some("trying the configuration"),
         Command::Reload => Some("waiting for the gateway to reload"),
         Command::Queue(_) => Some("reading the journal"),
+        Command::Send(_) => Some("waiting for the device"),
+        Command::Mailbox(_) => Some("waiting for the gateway"),
         Command::Status(_) | Command::Acl(_) | Command::Clock(_) => Some("waiting for the gateway"),
         Command::Config(_) => Some("waiting"),
         Command::Cert(_) => Some("waiting for the gateway"),
@@ -243,6 +247,8 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Check(arguments) => check::run(context, &arguments)?,
         Command::Init(arguments) => init::run(context, arguments)?,
         Command::Device(command) => device::run(context, command)?,
+        Command::Send(arguments) => send::run(context, arguments)?,
+        Command::Mailbox(command) => mailbox::run(context, command)?,
         Command::Tail(arguments) => tail::run(context, arguments)?,
         Command::Status(arguments) => status::run(context, arguments)?,
         Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
@@ -278,14 +284,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let is_json = std::env::args_os().any(|argument| argument == "--json");
-    let planned = match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(word)) => NOT_BUILT.into_iter().find(|planned| planned == word),
-        _ => None,
-    };
-    let own = if let Some(command) = planned {
-        let version = env!("CARGO_PKG_VERSION");
-        Some(format!("{command} is not implemented in {version} yet; `tombolo --help` lists the commands"))
-    } else if let Some(id) = mistaken_key(error) {
+    let own = if let Some(id) = mistaken_key(error) {
         Some(format!(
             "the device's id comes before --psk, which takes its key: tombolo device add {id} --role ROLE --psk"
         ))

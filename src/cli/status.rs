@@ -199,6 +199,17 @@ pub fn text(status: &Status) -> String {
             }
         }
     }
+    let mailbox = &status.mailbox;
+    if mailbox.commands > 0 {
+        let held = plural(mailbox.commands, "command");
+        let devices = plural(mailbox.devices, "device");
+        let sent =
+            if mailbox.in_flight > 0 { format!(", {} sent", mailbox.in_flight) } else { String::new() };
+        row("mailbox", format!("{held} held for {devices}, {}{sent}", bytes(mailbox.bytes)));
+    }
+    if let Some(failing) = &mailbox.failing {
+        row("", format!("commands to devices are refused: {failing}"));
+    }
     row("readings", readings(&status.counters));
     let clock = &status.clock;
     row(
@@ -430,7 +441,7 @@ fn revocation(source: &RevocationSource) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Devices, Dtls, Gateway, Journal, SessionStore, Stray};
+    use crate::control::snapshot::{Clock, Devices, Dtls, Gateway, Journal, Mailbox, SessionStore, Stray};
 
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
@@ -588,6 +599,7 @@ mod tests {
                 "tombolo_dtls_failed_handshakes_total": 1,
             }),
             clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
+            mailbox: Mailbox { commands: 3, in_flight: 1, devices: 2, bytes: 2048, ..Mailbox::default() },
         };
         assert_eq!(
             text(&status),
@@ -608,6 +620,7 @@ mod tests {
              serial    bus1: open for 9 s, 40 readings, 1 frame that no request was outstanding for\n\
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
+             mailbox   3 commands held for 2 devices, 2 KiB, 1 sent\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
              disabled  a.toml:3: device.x: has no role\n\

@@ -1,5 +1,6 @@
 //! `tombolo tail`: prints one line for each reading when it is stored or refused, one when the
-//! broker has it, and one for each handshake that fails; first the last ones before.
+//! broker has it, one for each step of a command, and one for each handshake that fails; first the
+//! last readings before.
 
 use std::time::SystemTime;
 
@@ -93,6 +94,9 @@ pub fn line(item: &Item, now: Now) -> String {
     if outcome == HANDSHAKE_FAILED {
         return format!("{clock}Z {}", handshake(item));
     }
+    if outcome.starts_with("command_") {
+        return format!("{clock}Z {}", command(item));
+    }
     let mut line = format!("{clock}Z {} {} {}", Escaped(device), Escaped(method), Escaped(path));
     if let Some(query) = &item.query {
         line.push_str(&format!("?{}", Escaped(query)));
@@ -116,6 +120,27 @@ pub fn line(item: &Item, now: Now) -> String {
         // A backslash of the text is doubled, so one before a quote is ours.
         let text = Escaped(text).to_string().replace('"', "\\\"");
         line.push_str(&format!(" \"{text}\"{more}"));
+    } else if let Some(hex) = &item.payload_hex {
+        line.push_str(&format!(" hex:{}{more}", Escaped(hex)));
+    }
+    line
+}
+
+/// `door-7 ← PUT lock/state 3 B command sent "off"`, `door-7 lock/state command ended 2.04 0 B`
+fn command(item: &Item) -> String {
+    let Item { device, method, path, bytes: length, outcome, .. } = item;
+    let mut line = match method.is_empty() {
+        true => format!("{} {}", Escaped(device), Escaped(path)),
+        false => format!("{} ← {} {}", Escaped(device), Escaped(method), Escaped(path)),
+    };
+    line.push_str(&format!(" {}", Escaped(&outcome.replace('_', " "))));
+    if let Some(code) = &item.code {
+        line.push_str(&format!(" {}", Escaped(code)));
+    }
+    line.push_str(&format!(" {}", bytes(*length)));
+    let more = if *length > PREVIEW_BYTES as u64 { "…" } else { "" };
+    if let Some(text) = &item.payload {
+        line.push_str(&format!(" \"{}\"{more}", Escaped(text)));
     } else if let Some(hex) = &item.payload_hex {
         line.push_str(&format!(" hex:{}{more}", Escaped(hex)));
     }
@@ -206,6 +231,29 @@ mod tests {
         let named = timed(&Item { device: "door-7".into(), ..failed }, at(0));
         assert!(named["device"] == "door-7" && named["path"].is_null(), "{named}");
         assert_eq!(timed(&Item { outcome: "stored".into(), ..Item::default() }, at(0))["path"], "");
+    }
+
+    #[test]
+    fn a_command_is_shown_on_its_way_and_with_what_became_of_it() {
+        let sent = Item {
+            device: "door-7".into(),
+            method: "PUT".into(),
+            path: "lock".into(),
+            bytes: 3,
+            payload: Some("off".into()),
+            outcome: "command_sent".into(),
+            ..Item::default()
+        };
+        assert_eq!(line(&sent, at(0)), "00:00:00Z door-7 ← PUT lock command sent 3 B \"off\"");
+        let ended = Item {
+            method: String::new(),
+            bytes: 0,
+            payload: None,
+            outcome: "command_ended".into(),
+            code: Some("2.04".into()),
+            ..sent
+        };
+        assert_eq!(line(&ended, at(0)), "00:00:00Z door-7 lock command ended 2.04 0 B");
     }
 
     #[test]

@@ -228,6 +228,10 @@ fn values(upstream: Option<&Upstream>) -> Vec<(&'static str, String)> {
         ("upstream.max-byte-rate", of(&|it| it.max_byte_rate.to_string())),
         ("upstream.answer-timeout", of(&|it| span(it.answer_timeout))),
         ("upstream.retry-rejected", of(&|it| it.retry_rejected.map_or_else(|| "never".to_owned(), span))),
+        (
+            "topics.subscribe",
+            of(&|it| if it.commands.is_empty() { "none".to_owned() } else { it.commands.join(", ") }),
+        ),
         ("topics.gateway-status", of(&|it| text(it.topics.gateway_status.as_ref()))),
         ("topics.loss", of(&|it| text(it.topics.loss.as_ref()))),
         ("topics.device-status", of(&|it| text(it.topics.device_status.as_ref()))),

@@ -166,6 +166,7 @@ pub(super) struct Topics {
     pub(super) prefix: Option<String>,
     pub(super) reading: Option<String>,
     pub(super) command: Option<String>,
+    pub(super) request: Option<String>,
     pub(super) subscribe: Option<String>,
     pub(super) reply: Option<String>,
     pub(super) device_status: Option<String>,
@@ -218,6 +219,7 @@ pub(super) struct Role {
     pub(super) query: Option<QueryUse>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
+    pub(super) mailbox: Mailbox,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -273,6 +275,21 @@ pub(super) struct Downlink {
     pub(super) deny: Option<bool>,
     pub(super) topic: Option<String>,
     pub(super) path: Option<String>,
+    pub(super) idempotent: Option<bool>,
+    pub(super) latest_wins: Option<bool>,
+    pub(super) expires: Option<Span>,
+    pub(super) answer_within: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Mailbox {
+    pub(super) messages: Option<u32>,
+    pub(super) bytes: Option<u64>,
+    pub(super) expires: Option<Span>,
+    pub(super) when_full: Option<WhenFull>,
+    pub(super) awake_for: Option<Span>,
+    pub(super) always_awake: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

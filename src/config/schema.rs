@@ -186,6 +186,7 @@ const TOPICS: &[Key] = &[
     key("prefix", Kind::Topic),
     key("reading", Kind::Topic),
     key("command", Kind::Topic),
+    key("request", Kind::Topic),
     key("subscribe", Kind::Topic),
     key("reply", Kind::Topic),
     key("device-status", Kind::Topic),
@@ -227,6 +228,7 @@ const ROLE: &[Key] = &[
     key("query", Kind::Choice(&["publish", "refuse"])),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
+    key("mailbox", Kind::Table(MAILBOX)),
 ];
 
 const QUOTA: &[Key] = &[
@@ -255,6 +257,19 @@ const DOWNLINK: &[Key] = &[
     key("deny", Kind::Flag),
     key("topic", Kind::Text(1024)),
     key("path", Kind::Text(255)),
+    key("idempotent", Kind::Flag),
+    key("latest-wins", Kind::Flag),
+    key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),
+    key("answer-within", Kind::Span(seconds(1), seconds(3600))),
+];
+
+const MAILBOX: &[Key] = &[
+    key("messages", Kind::Whole(1, 1024)),
+    key("bytes", Kind::Size(1, MIB)),
+    key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),
+    key("when-full", Kind::Choice(&["refuse", "drop-oldest"])),
+    key("awake-for", Kind::Span(seconds(1), seconds(DAY))),
+    key("always-awake", Kind::Flag),
 ];
 
 const DEVICE: &[Key] = &[

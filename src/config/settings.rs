@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::credential::leaf::Usage;
 use crate::message::Name;
-use crate::{gate, journal, northbound, southbound, update};
+use crate::{downlink, gate, journal, northbound, southbound, update};
 
 /// All settings of a running gateway.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub gateway: Gateway,
     /// Roles, rules, devices.
     pub gate: gate::Settings,
+    /// Commands to devices.
+    pub downlink: downlink::settings::Settings,
     /// The broker; `None` if none is configured: the gateway runs anyway and stores readings.
     pub upstream: Option<northbound::Settings>,
     /// The certificates that the gateway renews by itself.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -60,6 +61,12 @@ pub trait Control {
     fn device_test_delivery(&mut self, record: &str, reply: Reply) {
         let _ = record;
         reply.fail(Failure::new(Code::NotFound, "there is no such test"));
+    }
+
+    /// Sends a command to a device, or lists, shows or drops those that are held.
+    fn mailbox(&mut self, action: MailboxAction, reply: Reply) {
+        let _ = action;
+        reply.fail(Failure::new(Code::Failed, "there is no mailbox here"));
     }
 
     /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
@@ -159,6 +166,37 @@ pub enum RejectedAction {
     Drop(Selection),
 }
 
+/// What to do with commands to devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MailboxAction {
+    /// Take one, and answer with its outcome, or that there is none in time.
+    Send {
+        /// The device's id.
+        device: String,
+        /// The path at the device.
+        path: String,
+        /// A CoAP method.
+        method: String,
+        /// The payload.
+        payload: Vec<u8>,
+        /// The content format of the payload.
+        content_format: Option<u16>,
+        /// How long its outcome is waited for.
+        wait: std::time::Duration,
+    },
+    /// A page of them, of one device or of all, after this number.
+    List {
+        /// `None` = of all.
+        device: Option<String>,
+        /// 0 = from the oldest.
+        after: u64,
+    },
+    /// One with its payload.
+    Show(u64),
+    /// Drop one that waits.
+    Drop(u64),
+}
+
 /// What to do with the verdict on the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockAction {
@@ -227,6 +265,19 @@ impl Call {
             Request::Queue {} => control.queue(reply),
             Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
             Request::RejectedExport { after } => control.rejected(RejectedAction::Export { after }, reply),
+            Request::Send { device, path, method, payload, content_format, wait_s } => {
+                let Ok(payload) = base64::engine::general_purpose::STANDARD.decode(payload) else {
+                    return reply.fail(Failure::new(Code::BadRequest, "the payload is not base64"));
+                };
+                let wait = std::time::Duration::from_secs(wait_s);
+                let send = MailboxAction::Send { device, path, method, payload, content_format, wait };
+                control.mailbox(send, reply);
+            }
+            Request::MailboxList { device, after } => {
+                control.mailbox(MailboxAction::List { device, after }, reply);
+            }
+            Request::MailboxShow { number } => control.mailbox(MailboxAction::Show(number), reply),
+            Request::MailboxDrop { number } => control.mailbox(MailboxAction::Drop(number), reply),
             Request::QueueSkip { records } => control.skip(records, reply),
             Request::RejectedRetry { records } => control.rejected(RejectedAction::Retry(records), reply),
             Request::RejectedDrop { records } => control.rejected(RejectedAction::Drop(records), reply),

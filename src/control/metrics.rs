@@ -102,6 +102,22 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_northbound_lowered_rates_total", "Times that the rate was lowered for the broker."),
     ("tombolo_northbound_unpromised_readings_total", "Readings of a qos = 0 rule passed to the uplink."),
     ("tombolo_northbound_dropped_unpromised_readings_total", "Of those, readings that were dropped."),
+    ("tombolo_downlink_taken_commands_total", "Commands for devices that were taken."),
+    ("tombolo_downlink_duplicate_messages_total", "Messages with a command that had been taken before."),
+    (
+        "tombolo_downlink_refused_commands_total",
+        "Commands that no rule allows, or that cannot be carried out.",
+    ),
+    ("tombolo_downlink_full_commands_total", "Commands refused because a mailbox was full."),
+    ("tombolo_downlink_unstored_commands_total", "Commands refused because the disk did not take them."),
+    ("tombolo_downlink_sent_commands_total", "Commands sent to devices, repeated ones included."),
+    ("tombolo_downlink_answered_commands_total", "Commands that their device answered."),
+    ("tombolo_downlink_unanswered_commands_total", "Commands sent that their device did not answer."),
+    ("tombolo_downlink_expired_commands_total", "Commands that expired before they were sent."),
+    ("tombolo_downlink_unknown_commands_total", "Commands of which it is not known whether they ran."),
+    ("tombolo_downlink_dropped_commands_total", "Commands taken that were superseded, dropped or refused."),
+    ("tombolo_downlink_untold_outcomes_total", "Outcomes of commands that were not published."),
+    ("tombolo_downlink_dropped_messages_total", "Messages of QoS 0 with a command dropped for want of room."),
     ("tombolo_update_begun_checks_total", "Checks for newer firmware that were begun."),
     ("tombolo_update_failed_checks_total", "Of those, checks without an answer."),
     ("tombolo_update_fetched_bytes_total", "Bytes of images that were fetched."),
@@ -367,7 +383,7 @@ mod tests {
         assert_eq!(names.len(), all);
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
-        let stages = [&stages[..], &["gateway", "update", "telemetry", "control"]].concat();
+        let stages = [&stages[..], &["gateway", "downlink", "update", "telemetry", "control"]].concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

@@ -55,6 +55,45 @@ pub enum Request {
         #[serde(default)]
         after: u64,
     },
+    /// Sends a command to a device: a [`Sent`](super::snapshot::Sent), when it has an outcome or
+    /// the wait is over. Only for root and the daemon's own user.
+    Send {
+        /// The device's id.
+        device: String,
+        /// The path at the device.
+        path: String,
+        /// A CoAP method.
+        method: String,
+        /// The payload, base64.
+        #[serde(default)]
+        payload: String,
+        /// The content format of the payload.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content_format: Option<u16>,
+        /// How long its outcome is waited for, in seconds.
+        #[serde(default)]
+        wait_s: u64,
+    },
+    /// Commands that are held, oldest first: a [`MailboxPage`](super::snapshot::MailboxPage).
+    MailboxList {
+        /// Restricts it to one device.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// Starts after this number; 0 = at the oldest.
+        #[serde(default)]
+        after: u64,
+    },
+    /// One of them with its payload: a [`HeldCommand`](super::snapshot::HeldCommand). Only for root
+    /// and the daemon's own user.
+    MailboxShow {
+        /// Its number.
+        number: u64,
+    },
+    /// Drops one that waits. Answered `{"dropped": true}`. Only for root and the daemon's own user.
+    MailboxDrop {
+        /// Its number.
+        number: u64,
+    },
     /// Moves records at which a lane waits to the rejected store. Answered `{"records": n}`.
     QueueSkip {
         /// Their ids.
@@ -295,6 +334,8 @@ impl Request {
                     | Request::ClockReset {}
                     | Request::DeviceTest { plan: false, .. }
                     | Request::SerialRelearn { .. }
+                    | Request::Send { .. }
+                    | Request::MailboxDrop { .. }
             )
     }
 
@@ -307,6 +348,9 @@ impl Request {
                 Request::DeviceTest { .. }
                     | Request::DeviceTestDelivery { .. }
                     | Request::TrafficTrace { .. }
+                    | Request::Send { .. }
+                    | Request::MailboxShow { .. }
+                    | Request::MailboxDrop { .. }
             )
     }
 }
@@ -316,7 +360,9 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(Value::Object(fields)) = serde_json::to_value(self) else { return Err(fmt::Error) };
         f.write_str(fields.get("request").and_then(Value::as_str).unwrap_or_default())?;
-        for (name, value) in fields.iter().filter(|(name, _)| *name != "request") {
+        // What a device is told is nobody's business but its own.
+        for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "request" | "payload"))
+        {
             match value {
                 Value::String(text) => write!(f, " {name}={text}")?,
                 other => write!(f, " {name}={other}")?,
@@ -510,9 +556,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused_with_what_is() {
-        let failure = Request::parse(br#"{"request":"send"}"#).unwrap_err();
+        let failure = Request::parse(br#"{"request":"launch"}"#).unwrap_err();
         assert_eq!(failure.code, Code::BadRequest);
-        assert!(failure.message.contains("`send`") && failure.message.contains("`status`"), "{failure}");
+        assert!(failure.message.contains("`launch`") && failure.message.contains("`status`"), "{failure}");
         let failure = Request::parse(br#"{"request":"reload","dry-run":true}"#).unwrap_err();
         assert!(failure.message.contains("dry-run"), "{failure}");
         assert!(Request::parse(b"").is_err());

@@ -52,6 +52,95 @@ pub struct Status {
     pub revocation: Vec<RevocationSource>,
     /// Newer firmware of this gateway.
     pub update: Update,
+    /// Commands held for devices.
+    pub mailbox: Mailbox,
+}
+
+/// Commands held for devices, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mailbox {
+    /// Commands held.
+    pub commands: u64,
+    /// Of these, sent and not answered yet.
+    pub in_flight: u64,
+    /// Devices with any.
+    pub devices: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Most bytes of all devices together.
+    pub max_bytes: u64,
+    /// The age of the oldest, if it is known.
+    pub oldest_s: Option<u64>,
+    /// The size of the file.
+    pub file_bytes: u64,
+    /// Why commands cannot be stored at present.
+    pub failing: Option<String>,
+}
+
+/// A command that is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldCommand {
+    /// Its number.
+    pub number: u64,
+    /// The device it is for.
+    pub device: String,
+    /// A CoAP method.
+    pub method: String,
+    /// The path at the device.
+    pub path: String,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// The content format of the payload.
+    pub content_format: Option<u16>,
+    /// `taking`, `waiting`, `sending`, `sent` or `answered` (its outcome waits to be published).
+    pub state: String,
+    /// How often it was sent.
+    pub attempts: u64,
+    /// Its age, if it is known.
+    pub age_s: Option<u64>,
+    /// Its age when it expires.
+    pub expires_s: u64,
+    /// Where its outcome is published.
+    pub reply_topic: Option<String>,
+    /// Its outcome, if it has one: a CoAP code or a word.
+    pub status: Option<String>,
+    /// The payload, base64; only with `mailbox-show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+}
+
+/// Some of the commands that are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MailboxPage {
+    /// Oldest first.
+    pub commands: Vec<HeldCommand>,
+    /// There are more after these.
+    pub more: bool,
+}
+
+/// What became of a command that was sent by `tombolo send`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sent {
+    /// Its number.
+    pub number: u64,
+    /// Its outcome: a CoAP code or a word; `None`: there is none yet, and it stays in the mailbox.
+    pub status: Option<String>,
+    /// The device answered with success.
+    pub success: bool,
+    /// The content format of the answer.
+    pub content_format: Option<u16>,
+    /// The answer, if it is text.
+    pub text: Option<String>,
+    /// The answer, base64, if it is not.
+    pub base64: Option<String>,
+    /// The answer is not whole.
+    pub partial: bool,
+    /// How far it has come, without an outcome.
+    pub state: Option<String>,
 }
 
 /// Whether the daemon works, in few bytes.

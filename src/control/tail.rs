@@ -105,6 +105,49 @@ pub struct FailedHandshake<'a> {
     pub reason: &'a dyn fmt::Display,
 }
 
+/// A command for a device, at a step of its way.
+#[derive(Clone, Copy)]
+pub struct CommandSeen<'a> {
+    /// The time of the step, if the clock is trusted.
+    pub received: Option<UnixTime>,
+    /// Milliseconds of `CLOCK_BOOTTIME` at that time.
+    pub boottime_ms: u64,
+    /// The device it is for.
+    pub device: &'a str,
+    /// The path at the device.
+    pub path: &'a str,
+    /// The method; empty with the outcome.
+    pub method: &'a str,
+    /// The length of the payload, or of the answer, in bytes.
+    pub bytes: usize,
+    /// The beginning of it; what is longer than [`PREVIEW_BYTES`] is cut.
+    pub preview: &'a [u8],
+    /// `taken`, `sent` or `ended`.
+    pub state: &'a str,
+    /// What became of it, if it ended: a CoAP code or a word.
+    pub outcome: Option<&'a str>,
+}
+
+impl From<&CommandSeen<'_>> for Item {
+    fn from(seen: &CommandSeen<'_>) -> Item {
+        let preview = seen.preview.get(..PREVIEW_BYTES).unwrap_or(seen.preview);
+        let (payload, payload_hex) = shown(preview, seen.bytes);
+        Item {
+            received: seen.received.map(|time| time.to_string()),
+            boottime_ms: seen.boottime_ms,
+            device: seen.device.to_owned(),
+            method: seen.method.to_owned(),
+            path: seen.path.to_owned(),
+            bytes: seen.bytes as u64,
+            payload,
+            payload_hex,
+            outcome: format!("command_{}", seen.state),
+            code: seen.outcome.map(str::to_owned),
+            ..Item::default()
+        }
+    }
+}
+
 /// As one object of `tombolo tail --json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -135,14 +178,15 @@ pub struct Item {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_hex: Option<String>,
     /// `stored`, `passed` or `refused`; `handshake_failed`; or, for a reading shown before under
-    /// the same `record`: `delivered`, `held_back`, `rejected` or `expired`.
+    /// the same `record`: `delivered`, `held_back`, `rejected` or `expired`; for a command to the
+    /// device `command_taken`, `command_sent` or `command_ended`.
     pub outcome: String,
     /// The record id, if stored.
     pub record: Option<String>,
     /// What became of a stored reading at the broker since; only of those shown first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,
-    /// The CoAP code, if refused.
+    /// The CoAP code, if refused; what became of a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// Why it was refused, or why the handshake failed.
@@ -382,6 +426,13 @@ impl Tail {
         }
         failures.push_back(Arc::clone(&item));
         self.send(item);
+    }
+
+    /// The same for a step of a command, which is shown to watchers only.
+    pub fn push_command(&self, seen: &CommandSeen<'_>) {
+        if self.is_watched() {
+            self.send(Arc::new(Item::from(seen)));
+        }
     }
 
     /// A stored reading was delivered, or will not be, for `reason`. One that is not among the last

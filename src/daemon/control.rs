@@ -24,6 +24,7 @@ use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
+use super::mailbox;
 use super::metrics::Metrics;
 use super::notify::Notify;
 use super::rejected;
@@ -40,7 +41,9 @@ use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Level, Loaded};
-use crate::control::api::{CertificateAction, ClockAction, Control, RejectedAction, Reply, UpdateAction};
+use crate::control::api::{
+    CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
+};
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
@@ -261,6 +264,7 @@ impl Desk {
         self.shared.round(|hub: &mut Hub| {
             hub.engine.set_clock(verdict);
             hub.handle_timeout();
+            hub.care_for_commands();
         });
         self.clock.save_when_due(now);
         self.state.care(now);
@@ -558,7 +562,9 @@ impl Desk {
         if let Some(certificates) = &certificates {
             self.in_force = certificates.clone();
         }
-        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
+        let folder = settings.paths.state_dir.join(mailbox::FOLDER);
+        let downlink = (&settings.downlink, folder.as_path());
+        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure, downlink));
         let now = Instant::now();
         let hub = self.shared.hub.borrow();
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
@@ -633,6 +639,7 @@ impl Desk {
         problems.extend(self.certificates.problems());
         problems.extend(self.revocations.problems(&self.loaded));
         problems.extend(self.updates.problems(now));
+        problems.extend(mailbox::problems(&self.shared.hub.borrow().commands));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
@@ -663,6 +670,7 @@ impl Desk {
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
+        mailbox::count(&hub.commands, &mut snapshot);
         self.updates.count(&mut snapshot);
         snapshot
     }
@@ -728,6 +736,7 @@ impl Control for Desk {
             certificates: self.certificates.snapshot(),
             revocation: self.revocations.snapshot(&self.loaded),
             update: self.updates.snapshot(now),
+            mailbox: mailbox::snapshot(&hub.commands, &hub.moment),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();
@@ -769,6 +778,10 @@ impl Control for Desk {
 
     fn device_test_delivery(&mut self, record: &str, reply: Reply) {
         device_test::delivery(&self.link, &self.deliveries, record, reply);
+    }
+
+    fn mailbox(&mut self, action: MailboxAction, reply: Reply) {
+        mailbox::answer(&self.shared, action, reply);
     }
 
     fn queue(&mut self, reply: Reply) {

@@ -86,7 +86,7 @@ impl Observer for Deliveries {
         let moment = self.clock.moment();
         for Settled { id, device, verdict, .. } in settled {
             if let (Verdict::Delivered, Some(device)) = (verdict, device)
-                && *device != DeviceKey::NOBODY
+                && !matches!(*device, DeviceKey::NOBODY | DeviceKey::REPLY)
             {
                 let mut counts = self.counts.borrow_mut();
                 if counts.len() < COUNTED_MAX || counts.contains_key(device) {

@@ -163,6 +163,7 @@ impl Sink for DtlsSink<'_> {
             return;
         }
         self.pipeline.gate.seen(now, device);
+        self.coap.note_contact(now, session, device);
         if let Some(id) = self.pipeline.gate.id(device) {
             log::debug!(device = id.as_str(), peer:% = route.remote, session = session.0; "session established");
         }

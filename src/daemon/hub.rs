@@ -5,6 +5,7 @@
 //! receive ─> engine ─> DtlsSink ─> coap::Intake ─> Pipeline: gate, journal
 //! complete ─> Pipeline ─> events, routed by the kind of their ticket ─> coap::Intake, serial::Intake
 //! flush: coap::Intake ─> engine.send ─> DtlsSink ─> sendmmsg
+//! uplink ─> Commands ─> coap::Intake                        commands to devices
 //! ```
 //!
 //! It decides nothing about a reading: it reads the clocks once a round, routes the pipeline's
@@ -21,6 +22,7 @@ use std::time::Instant;
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::clock::SystemClock;
+use super::commands::{Absent, Commands};
 use super::dtls_sink::{DtlsSink, Reports};
 use super::line_kind::LineKind;
 use super::link::Link;
@@ -63,6 +65,8 @@ pub struct Hub {
     pub serial: serial::Intake,
     /// From the sides to the journal.
     pub pipeline: Readings,
+    /// Commands to devices.
+    pub commands: Commands,
     uplink: Rc<Link>,
     tail: Tail,
     /// Decrypted messages, for `trace`.
@@ -93,6 +97,7 @@ impl Hub {
         clock: Arc<SystemClock>,
         tail: Tail,
         traffic: Traffic,
+        commands: Commands,
     ) -> Hub {
         Hub {
             moment: clock.moment(),
@@ -103,6 +108,7 @@ impl Hub {
             coap: coap::Intake::new(endpoint),
             serial: serial::Intake::default(),
             pipeline: Pipeline::new(gate, journal),
+            commands,
             uplink,
             tail,
             traffic,
@@ -205,6 +211,7 @@ impl Hub {
     pub fn flush(&mut self, sockets: &[Socket]) {
         let now = self.moment.now;
         self.route_events();
+        self.follow_commands();
         while let Some(session) = self.coap.poll_ended() {
             if !self.left {
                 let (engine, mut sink) = self.split();
@@ -246,9 +253,35 @@ impl Hub {
         }
     }
 
+    /// Takes what the broker has for devices.
+    pub fn receive_commands(&mut self) {
+        self.begin();
+        while let Some((generation, inbound)) = self.uplink.poll_inbound() {
+            self.commands.receive(&self.moment, &mut self.pipeline, generation, inbound);
+        }
+    }
+
+    /// What is due of commands, once a second.
+    pub fn care_for_commands(&mut self) {
+        let Hub { commands, coap, pipeline, moment, .. } = self;
+        commands.care(moment, coap, pipeline);
+    }
+
+    fn follow_commands(&mut self) {
+        // Nothing leaves any more: what would be noted as sent was not.
+        if self.left {
+            return;
+        }
+        let Hub { commands, coap, pipeline, moment, uplink, .. } = self;
+        commands.round(moment, coap, pipeline);
+        while let Some(answer) = commands.poll_answer() {
+            uplink.answer_inbound(moment.now, &answer);
+        }
+    }
+
     /// Hands each event of the pipeline to whom it concerns.
     fn route_events(&mut self) {
-        let Hub { moment, coap, serial, pipeline, uplink, tail, tests, limiter, .. } = self;
+        let Hub { moment, coap, serial, pipeline, commands, uplink, tail, tests, limiter, .. } = self;
         let (now, boottime_ms) = (moment.now, moment.boottime_ms);
         while let Some(event) = pipeline.poll_event() {
             match event {
@@ -260,6 +293,9 @@ impl Hub {
                 }
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
                     serial.handle_completion(ticket, stored);
+                }
+                Event::Completed { ticket: Ticket::Reply(number), stored } => {
+                    commands.handle_reply_stored(number, stored);
                 }
                 Event::Completed { ticket: Ticket::Test(number), stored } => {
                     if let Some(waits) = tests.remove(&number) {
@@ -389,6 +425,7 @@ impl Hub {
         persistence.restore(now, found, engine, &mut sink);
         self.persistence = persistence;
         self.reports.restoring = false;
+        self.commands.review(now, &self.pipeline.gate, Absent::Waits);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.
@@ -411,6 +448,7 @@ impl Hub {
         keyring: crate::proto::dtls::Keyring,
         certificates: Option<Certificates>,
         insecure: Option<&str>,
+        downlink: (&crate::downlink::settings::Settings, &std::path::Path),
     ) {
         self.begin();
         let now = self.moment.now;
@@ -427,6 +465,8 @@ impl Hub {
             identity.and_then(|identity| gate.recognise(identity)) == Some(device)
         });
         self.set_insecure(insecure);
+        let (settings, directory) = downlink;
+        self.commands.replace(now, settings, &self.pipeline.gate, directory);
         for gone in replaced.removed {
             self.uplink.clear_device(gone.id.as_str());
         }

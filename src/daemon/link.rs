@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::clock::SystemClock;
+use super::commands::BrokerAnswer;
 use super::deliveries::Deliveries;
 use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
@@ -25,7 +27,7 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::Protocol;
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
-use crate::northbound::uplink::{CLOSES, Status, TrialVerdict, Uplink};
+use crate::northbound::uplink::{CLOSES, Inbound, Status, TrialVerdict, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -62,6 +64,10 @@ pub struct Link {
     /// replaced.
     dropped: Cell<u64>,
     deliveries: Rc<Deliveries>,
+    /// Notified when the broker has something for devices.
+    inbound: Rc<Notify>,
+    /// Counts the uplinks: what is said to one means nothing to the next.
+    generation: Cell<u64>,
     /// For how long no record has been taken although some wait.
     untaken: Cell<Untaken>,
 }
@@ -83,6 +89,8 @@ pub fn start(
         stopping: Cell::new(false),
         dropped: Cell::new(0),
         deliveries: Rc::clone(deliveries),
+        inbound: Rc::default(),
+        generation: Cell::new(0),
         untaken: Cell::default(),
     });
     link.replace(settings, &[]);
@@ -94,9 +102,11 @@ impl Link {
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
         self.configured.replace(settings.clone());
+        self.generation.set(self.generation.get() + 1);
         let next = settings.map(|settings| {
             let observer: Rc<dyn Observer> = self.deliveries.clone();
-            Handle::new(Uplink::new(Instant::now(), settings)).observed_by(observer)
+            let uplink = Uplink::new(Instant::now(), settings);
+            Handle::new(uplink).observed_by(observer).notifying(self.inbound.clone())
         });
         if let Some(next) = &next {
             next.with(|core| clear.iter().for_each(|topic| core.clear_retained(topic)));
@@ -134,6 +144,26 @@ impl Link {
     pub fn wake(&self) {
         if let Some(handle) = &*self.handle.borrow() {
             handle.wake();
+        }
+    }
+
+    /// Notified when the broker has something for devices.
+    pub fn inbound(&self) -> Rc<Notify> {
+        self.inbound.clone()
+    }
+
+    /// The next thing that the broker has for devices, and which uplink brought it.
+    pub fn poll_inbound(&self) -> Option<(u64, Inbound)> {
+        let handle = self.handle.borrow();
+        let inbound = handle.as_ref()?.poll_inbound()?;
+        Some((self.generation.get(), inbound))
+    }
+
+    /// Tells the broker what became of it.
+    pub fn answer_inbound(&self, now: Instant, answer: &BrokerAnswer) {
+        if answer.generation == self.generation.get() {
+            let BrokerAnswer { connection, answer, packet_id, code, .. } = *answer;
+            self.with(|core| core.answer_inbound(now, connection, answer, packet_id, code));
         }
     }
 
@@ -560,6 +590,9 @@ impl Link {
             snapshot.put("tombolo_northbound_rejected_readings_total", status.counters.rejected);
             snapshot.put("tombolo_northbound_unanswered_connections_total", status.counters.unanswered);
             snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
+            snapshot.put("tombolo_downlink_dropped_messages_total", status.inbound_dropped);
+        } else {
+            snapshot.put("tombolo_downlink_dropped_messages_total", 0);
         }
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }

@@ -27,6 +27,8 @@
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
 //! | `certificates` | the certificates that renew themselves |
+//! | `commands` | commands to devices: mailbox, router, delivery in the rounds of the hub |
+//! | `mailbox` | what `send` and `mailbox` are answered |
 //! | `update` | newer firmware: looked for, fetched, told |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
@@ -34,6 +36,7 @@
 
 mod certificates;
 pub mod clock;
+mod commands;
 mod config_check;
 pub mod control;
 mod deliveries;
@@ -48,6 +51,7 @@ pub mod hub;
 pub mod learned;
 pub mod line_kind;
 pub mod link;
+mod mailbox;
 pub mod metrics;
 mod notify;
 pub mod outbox;
@@ -65,3 +69,8 @@ mod trial;
 pub mod units;
 mod untaken;
 mod update;
+
+/// The content format of a media type; `None` if it has none.
+pub fn content_format_of(media_type: &str) -> Option<u16> {
+    commands::format_of(media_type).map(|format| format.0)
+}

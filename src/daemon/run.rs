@@ -8,6 +8,7 @@
 //! | one a serial port | bytes, its return, a unit's turn | a round of the hub |
 //! | timer | the hub's next deadline | retransmissions, expiry |
 //! | uplink | broker, journal | publishes, releases |
+//! | commands | the uplink, the mailbox's file | a round of the hub |
 //! | control | a command | an answer |
 //! | care | a second | clock, presence, status line, watchdog |
 
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use super::certificates::Certificates;
 use super::clock::SystemClock;
+use super::commands::Commands;
 use super::control::Desk;
 use super::deliveries::Deliveries;
 use super::fleets::FleetKeeper;
@@ -151,6 +153,11 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let (tail, traffic) = (server.tail().clone(), server.traffic().clone());
     let deliveries = Rc::new(Deliveries::new(tail.clone(), traffic.clone(), clock.clone()));
     let uplink = super::link::start(settings.upstream.clone(), &clock, &journal, &deliveries);
+    let mailbox = settings.paths.state_dir.join(super::mailbox::FOLDER);
+    let boot = system::io::boot_id();
+    let commands =
+        super::notify::while_starting(|| Commands::open(&mailbox, &settings.downlink, boot, tail.clone()));
+    let mailbox_wake = commands.wake();
     let mut hub = Hub::new(
         engine,
         persistence,
@@ -161,6 +168,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         clock.clone(),
         tail,
         traffic,
+        commands,
     );
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
@@ -177,6 +185,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     let ports = Ports::start(settings, &shared, &clock, server.trace(), seed);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
+    tasks.spawn_local(follow_commands(shared.clone(), uplink.inbound(), mailbox_wake));
 
     let mut hangup = listen_for(SignalKind::hangup())?;
     let mut terminate = listen_for(SignalKind::terminate())?;
@@ -272,7 +281,9 @@ async fn stop(
     shared.round(|hub| hub.leave(in_order));
     let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
     journal.borrow_mut().close();
-    shared.hub.borrow_mut().persistence.close();
+    let mut hub = shared.hub.borrow_mut();
+    hub.commands.close();
+    hub.persistence.close();
 }
 
 async fn listen(shared: Rc<Shared>, index: usize) {
@@ -304,6 +315,20 @@ async fn complete(shared: Rc<Shared>, waker: Waker, uplink: Rc<super::link::Link
         shared.round(Hub::complete);
         ports.complete();
         uplink.wake();
+    }
+}
+
+/// Takes what the broker has for devices, and follows what was made durable.
+async fn follow_commands(
+    shared: Rc<Shared>,
+    inbound: Rc<tokio::sync::Notify>,
+    mailbox: Arc<tokio::sync::Notify>,
+) {
+    loop {
+        tokio::select! {
+            () = inbound.notified() => shared.round(Hub::receive_commands),
+            () = mailbox.notified() => shared.round(Hub::begin),
+        }
     }
 }
 

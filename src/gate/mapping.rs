@@ -73,6 +73,24 @@ impl Spaces {
         Spaces { gateway: settings.gateway.clone(), spaces, own: settings.own.clone() }
     }
 
+    /// Whether the reply to a command for `device` may go to `topic`.
+    pub(super) fn check_reply(&self, topic: &str, device: &str) -> Result<(), TopicFault> {
+        let is_reply = |own: &OwnTopic| own.key() == OwnTopic::REPLY_KEY;
+        if self.own.iter().any(|own| !is_reply(own) && own.matches(topic)) {
+            return Err(TopicFault::Own);
+        }
+        let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic));
+        let foreign = self.spaces.iter().any(|space| {
+            let Some(tail) = topic.strip_prefix(space.head.as_str()) else { return false };
+            let whose = tail.split('/').next().unwrap_or_default();
+            match space.owner {
+                Owner::Device => !is_default || whose != device,
+                Owner::Gateway => whose != self.gateway.as_str(),
+            }
+        });
+        if foreign { Err(TopicFault::ForeignSpace) } else { Ok(()) }
+    }
+
     /// Whether `topic` is, in each of the spaces numbered in `reachable`, outside the space or
     /// owned by `device`.
     fn holds(&self, reachable: &[u32], topic: &str, device: &str) -> bool {
@@ -359,6 +377,7 @@ pub(super) fn map<'a>(
         content_format: received.content_format,
         retain: action.retain && (!clears || action.delete),
         test: false,
+        reply: None,
         envelope,
         expires_s: action.expires_s,
         received: received.stamp,

@@ -12,6 +12,7 @@
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
+//! * [`reply`]: the replies to commands, which are stored as readings are.
 //! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
 //! * [`explain`]: why a reading would pass or be refused.
 //!
@@ -34,6 +35,7 @@ pub mod policy;
 pub mod presence;
 mod proof;
 pub mod quota;
+pub mod reply;
 pub mod roll;
 pub mod settings;
 pub mod stage;
@@ -45,7 +47,10 @@ pub use identity::Gone;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
-pub use settings::{Device, DownlinkRule, Fleet, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule};
+pub use settings::{
+    Device, DownlinkRule, Fleet, MailboxLimits, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule,
+    WhenFull,
+};
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
 use crate::message::{Name, TOPIC_MAX};
@@ -106,6 +111,8 @@ pub struct DeviceView<'a> {
     pub fleet: Option<&'a Name>,
     /// Its label: free text.
     pub label: Option<&'a str>,
+    /// Whether it has a credential of its own, by which it can have a DTLS session.
+    pub has_credential: bool,
     /// Whether it was active within its `offline-after`.
     pub online: bool,
     /// Its last activity since the gate was created.
@@ -271,6 +278,7 @@ impl Gate {
             role: &role.name,
             fleet: entry.fleet(),
             label: entry.label.as_deref(),
+            has_credential: entry.proof.is_there(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
             known_since: entry.state.since,

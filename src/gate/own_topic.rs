@@ -44,6 +44,9 @@ enum Unknown {
 }
 
 impl OwnTopic {
+    /// The configuration key of the topics that replies to commands are published to by default.
+    pub const REPLY_KEY: &str = "topics.reply";
+
     /// Parses a topic whose `{prefix}` and `{gateway}` are filled in. `{device}` matches any device
     /// id, `+` and other placeholders any text within a level; `#`, `{path}` and `{rest}` match any
     /// number of levels. `key` is the configuration key that sets it, such as `topics.loss`.

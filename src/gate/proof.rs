@@ -20,6 +20,11 @@ pub(super) struct Proof {
 }
 
 impl Proof {
+    /// Whether there is any.
+    pub(super) fn is_there(&self) -> bool {
+        *self != Proof::default()
+    }
+
     pub(super) fn of(device: &mut Device) -> Proof {
         Proof {
             psk: device.psk.take(),

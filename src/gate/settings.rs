@@ -48,8 +48,10 @@ pub struct Role {
     pub max_sessions: u32,
     /// Named uplink rules, in name order. Without a matching rule a reading is refused.
     pub uplink: Vec<UplinkRule>,
-    /// Named downlink rules, in name order; used once commands are built.
+    /// Named downlink rules, in name order.
     pub downlink: Vec<DownlinkRule>,
+    /// What is held for each of its devices.
+    pub mailbox: MailboxLimits,
 }
 
 /// Token buckets of each device, full at start.
@@ -120,6 +122,69 @@ pub struct DownlinkRule {
     pub topic: String,
     /// The path at the device, which may contain captures of `topic`.
     pub path: String,
+    /// A command may run twice: it is sent again if its outcome is not known.
+    pub idempotent: bool,
+    /// A later command on the same path replaces one that waits.
+    pub latest_wins: bool,
+    /// A command that was not sent so long after it was taken is dropped, `1 s ..= 10 years`; its
+    /// message expiry counts if it is sooner. `None`: as [`MailboxLimits::expires`].
+    pub expires: Option<Duration>,
+    /// How long the device may take for its response; default 60 s, `1 s ..= 1 h`.
+    pub answer_within: Duration,
+}
+
+impl DownlinkRule {
+    /// A rule that allows, with every default.
+    pub fn new(name: Name, topic: impl Into<String>, path: impl Into<String>) -> DownlinkRule {
+        DownlinkRule {
+            name,
+            deny: false,
+            topic: topic.into(),
+            path: path.into(),
+            idempotent: false,
+            latest_wins: false,
+            expires: None,
+            answer_within: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The commands held for a device, and when it takes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailboxLimits {
+    /// Most commands at once; default 16, `1 ..= 1,024`.
+    pub messages: u32,
+    /// Most bytes of them, texts and payloads and about 300 bytes each; default 16 KiB.
+    pub bytes: u64,
+    /// A command that was not sent so long after it was taken is dropped; default 7 days.
+    pub expires: Duration,
+    /// What is done with one more.
+    pub when_full: WhenFull,
+    /// A command is sent if the device was heard so recently, and held otherwise until its next
+    /// datagram; default 10 s. `None`: at any time.
+    pub awake_for: Option<Duration>,
+}
+
+impl Default for MailboxLimits {
+    fn default() -> MailboxLimits {
+        MailboxLimits {
+            messages: 16,
+            bytes: 16 << 10,
+            expires: Duration::from_secs(7 * 86_400),
+            when_full: WhenFull::Refuse,
+            awake_for: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// What a full mailbox does with one more command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The oldest that waits is dropped for it.
+    DropOldest,
 }
 
 /// A device from the configuration or the registry.

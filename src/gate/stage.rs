@@ -160,7 +160,7 @@ impl<'a> Authorized<'a> {
 #[derive(Clone, Copy)]
 pub struct Mapped<'a> {
     device: DeviceIndex,
-    rule: &'a Name,
+    rule: Option<&'a Name>,
     content: Content<'a>,
     lane: Lane,
     qos: QoS,
@@ -174,7 +174,12 @@ impl<'a> Mapped<'a> {
         lane: Lane,
         qos: QoS,
     ) -> Mapped<'a> {
-        Mapped { device: authorized.identified.device, rule, content, lane, qos }
+        Mapped { device: authorized.identified.device, rule: Some(rule), content, lane, qos }
+    }
+
+    /// The reply to a command, which no device sent.
+    pub(super) fn of_reply(content: Content<'a>, lane: Lane, qos: QoS) -> Mapped<'a> {
+        Mapped { device: DeviceIndex { slot: u32::MAX, generation: 0 }, rule: None, content, lane, qos }
     }
 
     /// The same, as what the operator sends in the place of the device.
@@ -198,13 +203,13 @@ impl<'a> Mapped<'a> {
         self.qos
     }
 
-    /// The index of the device that sent it.
+    /// The index of the device that sent it; a stale one for a reply.
     pub fn device(&self) -> DeviceIndex {
         self.device
     }
 
-    /// The name of the rule that allows it.
-    pub fn rule(&self) -> &'a Name {
+    /// The name of the rule that allows it; a reply needs none.
+    pub fn rule(&self) -> Option<&'a Name> {
         self.rule
     }
 

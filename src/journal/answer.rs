@@ -66,6 +66,10 @@ pub enum RejectRefused {
 
 /// The next record of a lane.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time is handed out; a box would cost each an allocation"
+)]
 pub enum Next<'a> {
     /// A record.
     Record(Stored<'a>),

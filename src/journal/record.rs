@@ -4,7 +4,8 @@
 
 use super::frame::{self, Fields, Kind};
 use crate::message::{
-    Content, ContentFormat, Envelope, Method, NAME_MAX, PATH_MAX, RecordId, Stamp, TOPIC_MAX,
+    CORRELATION_MAX, CommandReply, Content, ContentFormat, Envelope, Method, NAME_MAX, PATH_MAX, RecordId,
+    STATUS_MAX, Stamp, TOPIC_MAX,
 };
 
 /// Largest payload of a record, in bytes.
@@ -16,6 +17,12 @@ const EXPIRES: u8 = 4;
 const WALL: u8 = 8;
 const ORIGINAL: u8 = 16;
 const TEST: u8 = 32;
+const REPLY: u8 = 64;
+/// In the flags of a reply.
+const CORRELATED: u8 = 1;
+const PARTIAL: u8 = 2;
+/// Bytes of a reply's end: its flags, the length of its status and of its correlation data.
+const REPLY_END: usize = 4;
 const FIXED: usize = 16;
 
 /// A stored reading.
@@ -40,7 +47,8 @@ pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<u
         && !content.path.is_empty()
         && content.path.len() + query_length(content) <= PATH_MAX
         && (1..=TOPIC_MAX).contains(&content.topic.len())
-        && content.payload.len() <= PAYLOAD_MAX;
+        && content.payload.len() <= PAYLOAD_MAX
+        && content.reply.as_ref().is_none_or(is_valid);
     if !fits {
         return Err(TooLarge);
     }
@@ -50,7 +58,19 @@ pub fn frame_size(content: &Content<'_>, original: Option<RecordId>) -> Result<u
         + usize::from(original.is_some()) * 16;
     let path = content.path.len() + query_length(content);
     let texts = content.device.len() + path + content.topic.len();
-    Ok(frame::padded(frame::HEADER + FIXED + optional + texts + content.payload.len()))
+    let reply = content.reply.as_ref().map_or(0, reply_length);
+    Ok(frame::padded(frame::HEADER + FIXED + optional + texts + content.payload.len() + reply))
+}
+
+fn is_valid(reply: &CommandReply<'_>) -> bool {
+    let correlation = reply.correlation.unwrap_or_default();
+    (1..=STATUS_MAX).contains(&reply.status.len())
+        && reply.status.is_ascii()
+        && correlation.len() <= CORRELATION_MAX
+}
+
+fn reply_length(reply: &CommandReply<'_>) -> usize {
+    reply.status.len() + reply.correlation.map_or(0, <[u8]>::len) + REPLY_END
 }
 
 /// Bytes of the query behind the path, with its `?`; 0 without a query.
@@ -66,7 +86,8 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
         | flag(content.expires_s.is_some(), EXPIRES)
         | flag(content.received.wall_ms.is_some(), WALL)
         | flag(original.is_some(), ORIGINAL)
-        | flag(content.test, TEST);
+        | flag(content.test, TEST)
+        | flag(content.reply.is_some(), REPLY);
     let topic = (content.topic.len() as u16).to_le_bytes();
     out.extend_from_slice(&[
         content.method as u8,
@@ -100,6 +121,28 @@ pub fn encode(out: &mut Vec<u8>, content: &Content<'_>, original: Option<RecordI
     }
     out.extend_from_slice(content.topic.as_bytes());
     out.extend_from_slice(content.payload);
+    if let Some(reply) = &content.reply {
+        let correlation = reply.correlation.unwrap_or_default();
+        out.extend_from_slice(reply.status.as_bytes());
+        out.extend_from_slice(correlation);
+        let flags = flag(reply.correlation.is_some(), CORRELATED) | flag(reply.partial, PARTIAL);
+        let [low, high] = (correlation.len() as u16).to_le_bytes();
+        out.extend_from_slice(&[flags, reply.status.len() as u8, low, high]);
+    }
+}
+
+/// Parts the payload from what a reply has behind it.
+fn decode_reply(rest: &[u8]) -> Option<(&[u8], CommandReply<'_>)> {
+    let (rest, &[flags, status, low, high]) = rest.split_last_chunk::<REPLY_END>()?;
+    let correlation = usize::from(u16::from_le_bytes([low, high]));
+    let (rest, correlation) = rest.split_at_checked(rest.len().checked_sub(correlation)?)?;
+    let (payload, status) = rest.split_at_checked(rest.len().checked_sub(status.into())?)?;
+    let reply = CommandReply {
+        status: std::str::from_utf8(status).ok()?,
+        correlation: Some(correlation).filter(|_| flags & CORRELATED != 0),
+        partial: flags & PARTIAL != 0,
+    };
+    is_valid(&reply).then_some((payload, reply))
 }
 
 /// Parses a body; `None` if it is invalid. With a valid CRC that is only possible if it was damaged
@@ -135,7 +178,11 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
             (path, Some(query.strip_prefix('?')?))
         }
     };
-    if device.is_empty() || path.is_empty() || topic.is_empty() || fields.0.len() > PAYLOAD_MAX {
+    let (payload, reply) = match flags & REPLY {
+        0 => (fields.0, None),
+        _ => decode_reply(fields.0).map(|(payload, reply)| (payload, Some(reply)))?,
+    };
+    if device.is_empty() || path.is_empty() || topic.is_empty() || payload.len() > PAYLOAD_MAX {
         return None;
     }
     Some(Reading {
@@ -151,7 +198,8 @@ pub fn decode(body: &[u8]) -> Option<Reading<'_>> {
             envelope,
             expires_s,
             received: Stamp { boottime_ms, wall_ms },
-            payload: fields.0,
+            payload,
+            reply,
         },
         original,
     })
@@ -230,6 +278,7 @@ mod tests {
             content_format: None,
             retain: false,
             test: false,
+            reply: None,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 5, wall_ms: None },
@@ -250,6 +299,15 @@ mod tests {
 
     proptest! {
         #[test]
+        fn every_reply_reads_back(
+            status in "[0-9a-z.]{1,16}", partial: bool, payload in proptest::collection::vec(any::<u8>(), 0..2000),
+            correlation in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..=CORRELATION_MAX)),
+        ) {
+            let reply = CommandReply { status: &status, correlation: correlation.as_deref(), partial };
+            round_trip(&Content { reply: Some(reply), payload: &payload, ..content() }, None);
+        }
+
+        #[test]
         fn every_reading_reads_back(
             device in "[a-z]{1,64}", path in "[a-zü]{1,64}",
             query in proptest::option::of("[a-z=&?%]{0,100}"), topic in "[a-z/]{1,1024}",
@@ -261,7 +319,7 @@ mod tests {
             let content = Content {
                 device: &device, path: &path, query: query.as_deref(), topic: &topic,
                 method: Method::from_code(method).unwrap(),
-                content_format: format.map(ContentFormat), retain, test,
+                content_format: format.map(ContentFormat), retain, test, reply: None,
                 envelope: if json { Envelope::Json } else { Envelope::None },
                 expires_s, received: Stamp { boottime_ms, wall_ms }, payload: &payload,
             };
@@ -289,6 +347,12 @@ mod tests {
             ..content()
         };
         round_trip(&large, Some(RecordId { run: 1, sequence: 2 }));
+        let correlation = [7; CORRELATION_MAX];
+        let reply =
+            CommandReply { status: "unknown-outcome.", correlation: Some(&correlation), partial: true };
+        round_trip(&Content { reply: Some(reply), ..large }, Some(RecordId { run: 1, sequence: 2 }));
+        let reply = CommandReply { correlation: Some(&[7; CORRELATION_MAX + 1]), ..reply };
+        assert_eq!(frame_size(&Content { reply: Some(reply), ..large }, None), Err(TooLarge));
         large.payload = &payload;
         assert_eq!(frame_size(&large, None), Err(TooLarge));
         assert_eq!(Batch::default().push(1, &large, None, None), Err(TooLarge));

@@ -204,6 +204,7 @@ mod tests {
             username: Some("user".to_owned()),
             password: password.map(|password| password.as_bytes().to_vec()),
             will,
+            session_expiry: None,
         };
         Session::new(Instant::now(), &opening).outgoing().clone()
     }

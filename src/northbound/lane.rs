@@ -492,8 +492,13 @@ impl LaneState {
                 outbox.release(lane, last);
                 continue;
             }
-            let Some(LaneEntry { id, state, .. }) = front else { return };
+            let Some(LaneEntry { id, state, device, .. }) = front else { return };
             match state {
+                // Where it goes was its receiver's choice: it must not fill what is for readings.
+                State::Rejected(_) if device == DeviceKey::REPLY => {
+                    outbox.discard(lane, id.sequence);
+                    depart(lane, Departure::Expired { id });
+                }
                 State::Rejected(_) if self.stopped_until.is_some_and(|until| now < until) => return,
                 State::Rejected(cause) => {
                     if outbox.reject(lane, id.sequence, cause).is_err() {

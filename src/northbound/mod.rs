@@ -20,6 +20,7 @@
 //! | [`retained`] | whether a record that comes again keeps its retain flag |
 //! | [`retry`] | which rejected records are tried once more |
 //! | [`publication`], [`wire`] | the bytes of one PUBLISH |
+//! | [`inbound`] | messages for devices, and their answers |
 //! | [`volatile`] | readings that need not survive us |
 //! | [`own`], [`loss_report`] | what the gateway says about itself, and of what was lost |
 //! | [`strikes`] | what goes along with readings and brings connections down is left out |
@@ -45,6 +46,7 @@ pub mod encrypted_key;
 pub mod ending;
 pub mod fallback;
 pub mod flight;
+pub mod inbound;
 pub mod io;
 pub mod jwt;
 pub mod lane;

@@ -35,6 +35,10 @@ pub trait Outbox {
     fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull>;
     /// This record's time is over: account for it as a loss.
     fn expire(&mut self, lane: Lane, sequence: u64);
+    /// Gives up the reply to a command that the broker does not take; it counts as lost.
+    fn discard(&mut self, lane: Lane, sequence: u64) {
+        self.expire(lane, sequence);
+    }
     /// The id under which a record that was handed out is published: the one it had first.
     fn published_id(&self, _lane: Lane, id: RecordId) -> RecordId {
         id
@@ -52,6 +56,10 @@ pub struct RejectedFull;
 
 /// What stood at a lane's reading position.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time is handed out; a box would cost each an allocation"
+)]
 pub enum Next<'a> {
     /// A reading to publish.
     Record(Record<'a>),

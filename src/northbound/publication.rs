@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::outbox::{Loss, Record};
 use super::wire::{self, Publish, TooLarge, Version};
 use crate::clock::{DAY_MS, Moment, UnixTime};
-use crate::message::{Content, ContentFormat, Envelope, Method, Stamp};
+use crate::message::{CommandReply, Content, ContentFormat, Envelope, Method, Stamp};
 
 /// How long ago a stamp was made, in milliseconds; `None` if nothing trustworthy says so.
 pub fn age_ms(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<u64> {
@@ -166,7 +166,10 @@ impl Encoder {
                 push_user_property(out, "id", id);
             }
             push_user_property(out, "device", content.device.as_bytes());
-            push_user_property(out, "method", content.method.as_str().as_bytes());
+            match &content.reply {
+                None => push_user_property(out, "method", content.method.as_str().as_bytes()),
+                Some(reply) => push_reply(out, reply),
+            }
             if let Some(query) = content.query {
                 push_user_property(out, "query", query.as_bytes());
             }
@@ -270,6 +273,18 @@ fn push_user_property(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     wire::push_string(out, value);
 }
 
+/// What the reply to a command has in place of a method.
+fn push_reply(out: &mut Vec<u8>, reply: &CommandReply<'_>) {
+    push_user_property(out, "status", reply.status.as_bytes());
+    if reply.partial {
+        push_user_property(out, "partial", b"true");
+    }
+    if let Some(correlation) = reply.correlation {
+        out.push(0x09);
+        wire::push_string(out, correlation);
+    }
+}
+
 /// What the Content Type of a payload in this format does not say: the number if it has no media
 /// type, and its content coding.
 fn push_format(out: &mut Vec<u8>, format: ContentFormat) {
@@ -328,7 +343,8 @@ fn push_envelope(
         ("device", Some(content.device)),
         ("path", Some(content.path)),
         ("query", content.query),
-        ("method", Some(content.method.as_str())),
+        ("method", Some(content.method.as_str()).filter(|_| content.reply.is_none())),
+        ("status", content.reply.map(|reply| reply.status)),
     ];
     for (name, value) in texts.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         out.extend_from_slice(b",\"");
@@ -343,6 +359,9 @@ fn push_envelope(
     }
     if content.test {
         out.extend_from_slice(b",\"test\":true");
+    }
+    if content.reply.is_some_and(|reply| reply.partial) {
+        out.extend_from_slice(b",\"partial\":true");
     }
     if let Some(format) = content.content_format {
         let _ = write!(out, ",\"format\":{}", format.0); // a Vec takes everything
@@ -445,6 +464,7 @@ mod tests {
             content_format: Some(ContentFormat::JSON),
             retain: false,
             test: false,
+            reply: None,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 5_000, wall_ms: None },

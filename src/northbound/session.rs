@@ -9,8 +9,10 @@
 //!
 //! `mqtt-protocol-core` holds the protocol's rules. PUBLISH and PUBACK of the hot path pass beside
 //! it ([`super::wire`]) with packet ids of their own range, so that the two never meet: publishes
-//! take `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. Sessions start clean and the
-//! library's store stays off; the journal alone retransmits.
+//! take `1..=`[`PUBLISH_ID_MAX`], the library's packets what is above. The library's store stays
+//! off; the journal alone retransmits. Where commands are wanted the session outlives the
+//! connection, and messages of the broker pass beside the library, too ([`super::inbound`]); else
+//! it starts clean and takes messages of QoS 0 only.
 //!
 //! **A dead peer.** A PINGREQ goes out when nothing was sent or nothing was received for the
 //! keep-alive, and already after 15 s without a byte while answers are due; if then nothing at all
@@ -24,6 +26,7 @@ use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property, Qos, v3_1_1
 use mqtt::result_code::DisconnectReasonCode;
 use mqtt_protocol_core::mqtt;
 
+use super::inbound::{self, Answer, InboundMessage};
 use super::reason_code;
 use super::wire::{self, Acknowledgement, Framed, Version, packet_type};
 
@@ -35,6 +38,8 @@ pub const RECEIVE_LIMIT: u32 = 128 * 1024;
 pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
 /// Without a byte for so long while answers are due, the peer is asked whether it lives.
 const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
+/// The number of the subscription to commands.
+pub const COMMANDS: u16 = 2;
 /// The packet id of the first subscription; the next ones have those below it.
 const SUBSCRIBE_ID: u16 = u16::MAX;
 
@@ -53,6 +58,9 @@ pub struct Opening {
     pub password: Option<Vec<u8>>,
     /// What the broker says for us when we are gone.
     pub will: Option<Will>,
+    /// How long the broker keeps the session; `None`: it starts clean, and ends with the
+    /// connection.
+    pub session_expiry: Option<Duration>,
 }
 
 /// The will message (MQTT 5.0 §3.1.2.5).
@@ -107,7 +115,15 @@ pub enum Event {
         limits: Limits,
         /// The id the broker gave us, if it did not like ours.
         assigned_client_id: Option<String>,
+        /// The broker knows the session of before.
+        session_present: bool,
     },
+    /// The answer to the subscription to commands, one code for each filter.
+    CommandsSubscribed(Vec<u8>),
+    /// A message, where commands are wanted.
+    Inbound(Box<InboundMessage>),
+    /// PUBREL for a message that was answered by PUBREC.
+    Released(u16),
     /// A subscription's answer: a QoS, or from 0x80 a refusal.
     Subscribed {
         /// Which of this session's subscriptions, from 0.
@@ -159,6 +175,10 @@ pub struct Session {
     pings_sent: u64,
     pings_answered: u64,
     acknowledgements: Vec<Acknowledgement>,
+    /// Commands are wanted.
+    is_kept: bool,
+    /// Messages of QoS 1 and 2 that are not answered yet.
+    unanswered: usize,
     events: VecDeque<Event>,
 }
 
@@ -194,6 +214,8 @@ impl Session {
             pings_sent: 0,
             pings_answered: 0,
             acknowledgements: Vec::new(),
+            is_kept: opening.session_expiry.is_some(),
+            unanswered: 0,
             events: VecDeque::new(),
         };
         match connect_packet(opening) {
@@ -316,6 +338,13 @@ impl Session {
                     parsed.as_ref().and_then(|(packet, _)| Some(packet.props().as_ref()?.as_slice()));
                 self.end(Ended::Disconnected(answer(code, properties)));
             }
+            packet_type::PUBLISH if self.is_kept => self.handle_publish(whole[0], body),
+            packet_type::PUBREL if self.is_kept => {
+                match inbound::parse_pubrel(self.version, whole[0], body) {
+                    Some(packet_id) => self.events.push_back(Event::Released(packet_id)),
+                    None => self.fail("a malformed PUBREL"),
+                }
+            }
             // The subscription is at QoS 0 (MQTT 5.0 §3.8.4): answers to anything else could pile
             // up without end.
             packet_type::PUBLISH if whole[0] & 0x06 != 0 => {
@@ -324,6 +353,36 @@ impl Session {
             packet_type::PUBREL => self.fail("a PUBREL for nothing"),
             _ => self.handle_by_library(whole),
         }
+    }
+
+    fn handle_publish(&mut self, first: u8, body: &[u8]) {
+        let Some(message) = inbound::parse_publish(self.version, first, body) else {
+            return self.fail("a malformed PUBLISH");
+        };
+        if message.qos > 0 {
+            self.unanswered += 1;
+            let most = match self.version {
+                Version::V5 => usize::from(inbound::RECEIVE_MAXIMUM),
+                Version::V3_1_1 => inbound::UNANSWERED_MAX,
+            };
+            if self.unanswered > most {
+                return self.fail("more messages than it may leave unanswered (Receive Maximum)");
+            }
+        }
+        self.events.push_back(Event::Inbound(Box::new(message)));
+    }
+
+    /// Answers a message of QoS 1 or 2, or a PUBREL.
+    pub fn answer(&mut self, now: Instant, answer: Answer, packet_id: u16, code: u8) {
+        if self.state != State::Open {
+            return;
+        }
+        // A message of QoS 2 is one that may be in flight until PUBCOMP, or until it is refused.
+        if answer != Answer::Pubrec || reason_code::is_refusal(code) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
+        inbound::push_answer(&mut self.outgoing, self.version, answer, packet_id, code);
+        self.last_sent = now;
     }
 
     fn handle_by_library(&mut self, whole: &[u8]) {
@@ -370,22 +429,34 @@ impl Session {
                     }
                 }
                 self.state = State::Open;
-                self.events.push_back(Event::Accepted { limits, assigned_client_id });
+                let session_present = connack.session_present();
+                self.events.push_back(Event::Accepted { limits, assigned_client_id, session_present });
             }
-            GenericPacket::V3_1_1Connack(_) => {
+            GenericPacket::V3_1_1Connack(connack) => {
                 self.state = State::Open;
-                self.events
-                    .push_back(Event::Accepted { limits: Limits::default(), assigned_client_id: None });
+                let session_present = connack.session_present();
+                let limits = Limits::default();
+                self.events.push_back(Event::Accepted { limits, assigned_client_id: None, session_present });
             }
             GenericPacket::V5_0Suback(suback) => {
                 let code = suback.reason_codes().first().map_or(0x80, |code| *code as u8);
                 let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
-                self.events.push_back(Event::Subscribed { number, code });
+                self.events.push_back(match number {
+                    COMMANDS => Event::CommandsSubscribed(
+                        suback.reason_codes().iter().map(|code| *code as u8).collect(),
+                    ),
+                    _ => Event::Subscribed { number, code },
+                });
             }
             GenericPacket::V3_1_1Suback(suback) => {
                 let code = suback.return_codes().first().map_or(0x80, |code| *code as u8);
                 let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
-                self.events.push_back(Event::Subscribed { number, code });
+                self.events.push_back(match number {
+                    COMMANDS => Event::CommandsSubscribed(
+                        suback.return_codes().iter().map(|code| *code as u8).collect(),
+                    ),
+                    _ => Event::Subscribed { number, code },
+                });
             }
             GenericPacket::V5_0Publish(publish) => self.events.push_back(Event::Message {
                 topic: publish.topic_name().to_owned(),
@@ -406,19 +477,38 @@ impl Session {
     /// Subscribes to one topic filter at QoS 0; each number, `0..=9`, once a session.
     pub fn subscribe(&mut self, now: Instant, number: u16, filter: &str) {
         use mqtt::packet::{SubEntry, SubOpts};
+        if let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) {
+            self.send_subscribe(now, number, vec![entry]);
+        }
+    }
+
+    /// Subscribes to commands: QoS 2, or 1 for a broker that has no more, and retained messages
+    /// only with a subscription that is new (Retain Handling 1, MQTT 5.0 §3.8.3.1).
+    pub fn subscribe_commands(&mut self, now: Instant, filters: &[String], at_least_once: bool) {
+        use mqtt::packet::{RetainHandling, SubEntry, SubOpts};
+        let qos = if at_least_once { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+        let mut options = SubOpts::new().set_qos(qos);
+        if self.version == Version::V5 {
+            options = options.set_rh(RetainHandling::SendRetainedIfNotExists);
+        }
+        let entries: Result<Vec<_>, _> =
+            filters.iter().map(|filter| SubEntry::new(filter.as_str(), options)).collect();
+        if let Ok(entries) = entries {
+            self.send_subscribe(now, COMMANDS, entries);
+        }
+    }
+
+    fn send_subscribe(&mut self, now: Instant, number: u16, entries: Vec<mqtt::packet::SubEntry>) {
         let id = SUBSCRIBE_ID - number.min(9);
         if self.state != State::Open || self.connection.register_packet_id(id).is_err() {
             return;
         }
-        let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) else {
-            return;
-        };
         let packet: Option<GenericPacket<u16>> = match self.version {
             Version::V5 => {
-                v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().ok().map(Into::into)
+                v5_0::Subscribe::builder().packet_id(id).entries(entries).build().ok().map(Into::into)
             }
             Version::V3_1_1 => {
-                v3_1_1::Subscribe::builder().packet_id(id).entries(vec![entry]).build().ok().map(Into::into)
+                v3_1_1::Subscribe::builder().packet_id(id).entries(entries).build().ok().map(Into::into)
             }
         };
         if let Some(packet) = packet {
@@ -580,7 +670,15 @@ fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
     }
     match opening.version {
         Version::V5 => {
-            let mut builder = common!(v5_0::Connect::builder().clean_start(true));
+            let clean = opening.session_expiry.is_none();
+            let mut builder = common!(v5_0::Connect::builder().clean_start(clean));
+            if let Some(expiry) = opening.session_expiry {
+                let seconds = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+                builder = builder.props(vec![
+                    mqtt::packet::SessionExpiryInterval::new(seconds).ok()?.into(),
+                    mqtt::packet::ReceiveMaximum::new(inbound::RECEIVE_MAXIMUM).ok()?.into(),
+                ]);
+            }
             if opening.will.is_some() {
                 // Without a delay: the session ends with the connection, and a delay with it (MQTT
                 // 5.0 §3.1.3.2.2).
@@ -589,6 +687,9 @@ fn connect_packet(opening: &Opening) -> Option<GenericPacket<u16>> {
             }
             Some(builder.build().ok()?.into())
         }
-        Version::V3_1_1 => Some(common!(v3_1_1::Connect::builder().clean_session(true)).build().ok()?.into()),
+        Version::V3_1_1 => {
+            let clean = opening.session_expiry.is_none();
+            Some(common!(v3_1_1::Connect::builder().clean_session(clean)).build().ok()?.into())
+        }
     }
 }

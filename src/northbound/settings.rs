@@ -30,7 +30,7 @@ pub struct Settings {
     pub jwt: Option<JwtSettings>,
     /// `auto` tries 5 first.
     pub protocol: Protocol,
-    /// Session expiry asked for once commands exist; until then 0.
+    /// Session expiry asked for where commands are wanted; elsewhere it is 0.
     pub session_expiry: Duration,
     /// Default 60 s, `5 s ..= 18 h`.
     pub keep_alive: Duration,
@@ -49,6 +49,9 @@ pub struct Settings {
     pub retry_rejected: Option<Duration>,
     /// Topics of our own, expanded; `None` = switched off.
     pub topics: OwnTopics,
+    /// The filters that commands come by, at most 8; empty: none are wanted, and the session is not
+    /// kept.
+    pub commands: Vec<String>,
 }
 
 impl Settings {

@@ -12,6 +12,8 @@ pub struct DeviceKey(u64);
 impl DeviceKey {
     /// Of no device: a reading that the operator sent in the place of one.
     pub const NOBODY: DeviceKey = DeviceKey(0);
+    /// Of no device: the reply to a command.
+    pub const REPLY: DeviceKey = DeviceKey(1);
 
     /// Of a device id.
     pub fn of(device: &str) -> DeviceKey {

@@ -150,6 +150,7 @@ mod tests {
             method: Method::Post,
             content_format: None,
             test: false,
+            reply: None,
             retain: false,
             envelope: Envelope::None,
             expires_s: None,

@@ -261,6 +261,7 @@ impl Events {
                 content_format: *content_format,
                 retain: *retain,
                 test: *test,
+                reply: None,
                 envelope: *envelope,
                 expires_s: *expires_s,
                 received: *received,

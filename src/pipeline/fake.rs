@@ -86,6 +86,7 @@ impl Pipeline<FakeStore> {
             max_sessions: 4,
             uplink: vec![rule("live", "live/#", QoS::AtMostOnce), rule("t", "t/#", QoS::AtLeastOnce)],
             downlink: Vec::new(),
+            mailbox: Default::default(),
         };
         let device = Device {
             id: name("door-7"),

@@ -26,8 +26,9 @@
 use std::time::Instant;
 
 use crate::gate::Gate;
+use crate::gate::reply::Outcome;
 use crate::gate::settings::QoS;
-use crate::gate::stage::{DeviceIndex, Malformed, Mapped, Received, Refusal};
+use crate::gate::stage::{DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
 use crate::journal::Refused;
 use crate::message::{Method, RecordId};
 use crate::proto::address::Ticket;
@@ -91,6 +92,15 @@ pub enum Tested {
     /// Nowhere: the gate refused it.
     Refused(Refusal),
     /// Nowhere: the store does not take it.
+    Unstored(Refused),
+}
+
+/// Why the reply to a command is not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyFault {
+    /// Its topic is not allowed, and will not be.
+    Topic(TopicFault),
+    /// The store does not take it. Unless it is too large, it may later.
     Unstored(Refused),
 }
 
@@ -195,6 +205,16 @@ impl<S: ReadingStore> Pipeline<S> {
         }
     }
 
+    /// Takes the reply to a command to the store; the ticket of its number comes back by
+    /// [`Event::Completed`].
+    ///
+    /// # Errors
+    /// [`ReplyFault`]: nothing was taken.
+    pub fn handle_reply(&mut self, number: u64, outcome: &Outcome<'_>) -> Result<RecordId, ReplyFault> {
+        let mapped = self.gate.reply(outcome).map_err(ReplyFault::Topic)?;
+        self.store.append(&mapped, Ticket::Reply(number)).map_err(ReplyFault::Unstored)
+    }
+
     /// Decides whether a reading could pass of which only the first block has come, and whose
     /// payload will have at least `bytes`: the largest payload it may have, in bytes.
     ///
@@ -244,7 +264,9 @@ impl<S: ReadingStore> Pipeline<S> {
     /// Call it until `false` when the store has woken its user, and poll the events in between.
     pub fn handle_completion(&mut self) -> bool {
         let Some(Completion { ticket, stored }) = self.store.poll_completion() else { return false };
-        self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+        if !matches!(ticket, Ticket::Reply(_)) {
+            self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+        }
         self.events.completed(ticket, stored);
         if let Some(watched) = self.waiting.completed(ticket, stored) {
             self.events.shown(watched);

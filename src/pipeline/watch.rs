@@ -139,6 +139,7 @@ mod tests {
             content_format: None::<ContentFormat>,
             retain: false,
             test: false,
+            reply: None,
             envelope: Envelope::None,
             expires_s: None,
             received: Stamp { boottime_ms: 1, wall_ms: None },

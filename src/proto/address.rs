@@ -6,7 +6,7 @@
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
 //! | 127–126 | kind of the peer: 0 session, 1 serial, 2 plain | 3: not a CoAP request |
-//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2–63 are free for other sources |
+//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2: the reply to a command; 3–63 are free for other sources |
 //! | 119–72 | │ number of the peer | 0 |
 //! | 71–64 | ┘ | number of the delivery |
 //! | 63–56 | method: its CoAP request code | ┐ |
@@ -31,6 +31,8 @@ const OTHER: u64 = 3;
 const OTHER_SERIAL: u64 = 0;
 /// The same: the operator sent it, by `tombolo device test`. Its number is in bits 31–0.
 const OTHER_TEST: u64 = 1;
+/// The same: the reply to a command, whose number is in bits 63–0.
+const OTHER_REPLY: u64 = 2;
 const OTHER_BITS: u32 = 56;
 
 /// The peer of CoAP messages.
@@ -97,6 +99,8 @@ pub enum Ticket {
     Serial(SerialTicket),
     /// A reading that the operator sends in the place of a device, by its number.
     Test(u32),
+    /// The reply to the command with this number.
+    Reply(u64),
 }
 
 /// The ticket of a serial reading.
@@ -126,6 +130,7 @@ impl Ticket {
                 (high, u64::from(port) << 32 | u64::from(count))
             }
             Ticket::Test(number) => (OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS, u64::from(number)),
+            Ticket::Reply(number) => (OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS, number),
         };
         u128::from(high) << 64 | u128::from(low)
     }
@@ -141,6 +146,9 @@ impl Ticket {
         }
         if high == OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS && upper == 0 {
             return Some(Ticket::Test(lower));
+        }
+        if high == OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS {
+            return Some(Ticket::Reply(low));
         }
         let serial = OTHER << NUMBER_BITS | OTHER_SERIAL << OTHER_BITS;
         let delivery = u8::try_from(high ^ serial).ok()?;
@@ -173,6 +181,7 @@ mod tests {
                 Ticket::Serial(SerialTicket { port, delivery, count })
             }),
             any::<u32>().prop_map(Ticket::Test),
+            any::<u64>().prop_map(Ticket::Reply),
         ]
     }
 

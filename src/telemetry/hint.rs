@@ -17,6 +17,7 @@ pub const COMMANDS: [&str; 20] = [
     "device",
     "health",
     "init",
+    "mailbox",
     "metrics",
     "queue",
     "reload",

@@ -3,12 +3,13 @@ use crate::place::Place;
 #[test]
 fn help_names_every_command_that_is_built_and_none_that_is_not() {
     let help = Place::new().run("--help").fine();
-    for command in
-        ["run", "check", "init", "device", "tail", "status", "acl", "queue", "serial", "update", "demo"]
-    {
+    for command in [
+        "run", "check", "init", "device", "send", "mailbox", "tail", "status", "acl", "queue", "serial",
+        "update", "demo",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in\n{help}");
     }
-    assert!(!help.contains("\n  send ") && !help.contains("\n  complete "), "{help}");
+    assert!(!help.contains("\n  complete "), "{help}");
     assert_eq!(Place::new().run("help").fine(), help);
     assert!(help.contains("78 invalid configuration") && help.contains("--json"), "{help}");
     assert!(!help.contains('\x1b'));
@@ -26,6 +27,9 @@ fn every_command_explains_itself() {
         "device list --help",
         "device show --help",
         "device remove --help",
+        "send --help",
+        "mailbox --help",
+        "mailbox list --help",
         "tail --help",
         "status --help",
         "acl explain --help",
@@ -47,7 +51,9 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_right() {
     let place = Place::new();
     place.run("").failed(2, &["Usage"]);
     place.run("stauts").failed(2, &["stauts", "status"]);
-    place.run("send door-7 x 1").failed(2, &["send", "not implemented"]);
+    place.run("send door-7").failed(2, &["<PATH>"]);
+    place.run("send door-7 x 1 --wait 6h").failed(2, &["from 1s to 2min"]);
+    place.run("send door-7 x 1 --method OPEN").failed(2, &["OPEN", "PUT"]);
     place.run("--json update").failed(2, &["a command is missing"]);
     place.run("device add door-7").failed(2, &["--role", "--psk"]);
     place.run("device add").failed(2, &["<ID>"]);

@@ -5,6 +5,7 @@ mod allocation;
 mod answers;
 mod blocks;
 mod bounds;
+mod client;
 mod link;
 mod property;
 mod support;

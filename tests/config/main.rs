@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "test")]
 
 mod certificate;
+mod downlink;
 mod environment;
 mod fault;
 mod field;

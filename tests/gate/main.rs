@@ -8,6 +8,7 @@ mod own_topics;
 mod presence;
 mod query;
 mod reload;
+mod reply;
 mod roll;
 mod rules;
 mod scale;
@@ -62,6 +63,7 @@ pub fn role(name_: &str, uplink: Vec<UplinkRule>) -> Role {
         max_sessions: 4,
         uplink,
         downlink: Vec::new(),
+        mailbox: Default::default(),
     }
 }
 
@@ -129,5 +131,5 @@ pub fn say_as<T>(
 ) -> Result<(T, String), Refusal> {
     let device = gate.device_by_id(device).expect("the device is known");
     let mapped = gate.admit(Instant::now(), device, received(method, path, payload))?;
-    Ok((look(mapped.content()), mapped.rule().to_string()))
+    Ok((look(mapped.content()), mapped.rule().unwrap().to_string()))
 }

@@ -289,6 +289,7 @@ fn a_qos_0_reading_goes_once_and_is_forgotten() {
         content_format: None,
         retain: false,
         test: false,
+        reply: None,
         envelope: Envelope::None,
         expires_s: Some(5),
         received: world.moment.stamp(),

@@ -6,6 +6,7 @@
 mod support;
 
 mod chance;
+mod commands;
 mod connection;
 mod delivery;
 mod jwt;

@@ -144,6 +144,7 @@ fn the_cap_holds_for_everything_that_is_published() {
             content_format: None,
             retain: false,
             test: false,
+            reply: None,
             envelope: Envelope::None,
             expires_s: None,
             received: world.moment.stamp(),

@@ -698,6 +698,7 @@ fn volatile_readings_the_broker_closes_over_pause_and_stored_ones_flow() {
             content_format: None,
             retain: false,
             test: false,
+            reply: None,
             envelope: Envelope::None,
             expires_s: None,
             received: world.moment.stamp(),

@@ -10,6 +10,7 @@ mod check_messages;
 mod check_readings;
 mod checks;
 mod clock;
+mod commands;
 mod config_trial;
 mod dayops;
 mod device;

@@ -257,7 +257,7 @@ impl Gateway {
                 Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
                     coap.handle_completion(now, exchange, method, stored);
                 }
-                Event::Completed { ticket: Ticket::Test(_), .. } => {}
+                Event::Completed { ticket: Ticket::Test(_) | Ticket::Reply(_), .. } => {}
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
                     serial.handle_completion(ticket, stored);
                 }
@@ -282,6 +282,7 @@ impl Gateway {
                             content_format: None,
                             retain: false,
                             test: false,
+                            reply: None,
                             envelope: Envelope::None,
                             expires_s: None,
                             received: moment.stamp(),

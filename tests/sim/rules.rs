@@ -157,6 +157,7 @@ impl Site {
             max_sessions: role.max_sessions,
             uplink: role.rules.iter().enumerate().map(|(number, rule)| uplink_rule(number, rule)).collect(),
             downlink: Vec::new(),
+            mailbox: Default::default(),
         };
         let device = |member: &Member| Device {
             id: name(&member.id),

@@ -111,6 +111,7 @@ pub fn upstream() -> northbound::Settings {
         max_byte_rate: 0,
         answer_timeout: Duration::from_secs(30),
         retry_rejected: None,
+        commands: Vec::new(),
         topics: OwnTopics {
             gateway_status: Some(format!("{PREFIX}/gateway/status")),
             loss: Some(format!("{PREFIX}/gateway/loss")),

@@ -9,7 +9,7 @@ end
 function __tombolo_of_device
     __tombolo_at config; and return 1
     __tombolo_at serial; and return 1
-    __tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at tail; or __tombolo_at explain
+    __tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at send; or __tombolo_at tail; or __tombolo_at explain
 end
 
 # The names of devices, roles, ports, units or keys; of the configuration on the line.
@@ -32,6 +32,8 @@ complete -c tombolo -n __fish_use_subcommand -a run -d 'the daemon, in the foreg
 complete -c tombolo -n __fish_use_subcommand -a check -d 'look at everything that could be wrong'
 complete -c tombolo -n __fish_use_subcommand -a init -d 'name the upstream broker'
 complete -c tombolo -n __fish_use_subcommand -a device -d 'the devices and their keys'
+complete -c tombolo -n __fish_use_subcommand -a send -d 'a command to a device'
+complete -c tombolo -n __fish_use_subcommand -a mailbox -d 'the commands held for devices'
 complete -c tombolo -n __fish_use_subcommand -a tail -d 'readings as they come'
 complete -c tombolo -n __fish_use_subcommand -a trace -d 'decrypted messages of a device or the uplink'
 complete -c tombolo -n __fish_use_subcommand -a status -d 'uplink, journal, devices, counters'
@@ -75,6 +77,10 @@ complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
 complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'
 complete -c tombolo -n '__tombolo_at device' -l path -r -d 'the path of a test'
 complete -c tombolo -n '__tombolo_at device' -l dry-run -d 'send nothing'
+complete -c tombolo -n '__tombolo_at send' -l method -x -a 'GET POST PUT DELETE FETCH PATCH IPATCH'
+complete -c tombolo -n '__tombolo_at send' -l wait -r -d 'how long to wait for the answer'
+complete -c tombolo -n '__tombolo_at send' -l content-format -r -d 'of the payload'
+complete -c tombolo -n '__tombolo_at mailbox' -a 'list show drop'
 complete -c tombolo -n '__tombolo_at tail' -l last -r -d 'so many from before'
 complete -c tombolo -n '__tombolo_at trace' -a uplink
 complete -c tombolo -n '__tombolo_at trace' -l pcap -r -F -d 'a file for Wireshark'

@@ -14,9 +14,10 @@ use crate::config::layer::{Layer, dotted};
 use crate::config::schema::{self, Key, Kind};
 
 /// Where the packaged file lists the keys of a table, whose names are written as `*` here.
-const LISTS: [(&str, &str); 8] = [
+const LISTS: [(&str, &str); 9] = [
     ("role.*", "# A role's keys:"),
     ("role.*.uplink.*", "[role.ROLE.uplink.RULE]:"),
+    ("role.*.downlink.*", "[role.ROLE.downlink.RULE]:"),
     ("device.*", "[device.ID]:"),
     ("fleet.*", "[fleet.NAME]:"),
     ("serial.*", "# [serial.NAME]:"),

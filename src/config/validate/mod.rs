@@ -6,6 +6,7 @@
 
 mod certificate;
 mod device;
+mod downlink;
 mod fleet;
 mod judge;
 mod metrics;
@@ -217,7 +218,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     if update.source == Source::None {
         (topics.own.update, topics.own.update_hint) = (None, None);
     }
-    let upstream = upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed, &paths);
+    let mut upstream =
+        upstream::upstream(cx, file.upstream.as_ref(), &gateway.id, topics.own, renewed, &paths);
     let has_port = file.serial.values().any(|port| port.enabled != Some(false));
     let mut coap = stage::coap(cx, &file.coap, has_port);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
@@ -234,7 +236,9 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         withheld: gate::settings::Withheld::default(),
     };
     judge::roles(cx, &mut gate, faulty);
-    if let Some(upstream) = &upstream {
+    let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles);
+    if let Some(upstream) = &mut upstream {
+        upstream.commands = downlink.filters.clone();
         upstream::queries(cx, upstream, &gate.roles);
     }
     let mut serial = serial::ports(cx, &file.serial);
@@ -277,6 +281,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let settings = Settings {
         gateway,
         gate,
+        downlink,
         upstream,
         certificates,
         revocation,

@@ -7,7 +7,7 @@ use super::Context;
 use crate::config::model;
 use crate::gate::pattern::Pattern;
 use crate::gate::template::Template;
-use crate::gate::{DownlinkRule, QoS, QueryUse, Quota, Role, UplinkRule};
+use crate::gate::{DownlinkRule, MailboxLimits, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull};
 use crate::message::{Envelope, Lane, Name};
 use crate::proto::Holder;
 
@@ -82,6 +82,7 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         max_sessions: table.max_sessions.unwrap_or(Holder::SESSIONS),
         uplink,
         downlink,
+        mailbox: mailbox(&table.mailbox),
     })
 }
 
@@ -171,11 +172,36 @@ fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -
         fault(faults, &["downlink", name, "path"], message, "{1} is the topic's first '+', {rest} its '#'");
         return None;
     }
-    Some(DownlinkRule { name: Name::parse(name).ok()?, deny, topic: topic.clone(), path })
+    let plain = DownlinkRule::new(Name::parse(name).ok()?, topic.clone(), path);
+    Some(DownlinkRule {
+        deny,
+        idempotent: table.idempotent.unwrap_or(false),
+        latest_wins: table.latest_wins.unwrap_or(false),
+        expires: table.expires.map(|span| span.0),
+        answer_within: table.answer_within.map_or(plain.answer_within, |span| span.0),
+        ..plain
+    })
+}
+
+fn mailbox(table: &model::Mailbox) -> MailboxLimits {
+    let default = MailboxLimits::default();
+    MailboxLimits {
+        messages: table.messages.unwrap_or(default.messages),
+        bytes: table.bytes.unwrap_or(default.bytes),
+        expires: table.expires.map_or(default.expires, |span| span.0),
+        when_full: match table.when_full {
+            Some(model::WhenFull::DropOldest) => WhenFull::DropOldest,
+            Some(model::WhenFull::Refuse) | None => WhenFull::Refuse,
+        },
+        awake_for: match table.always_awake {
+            Some(true) => None,
+            _ => table.awake_for.map(|span| span.0).or(default.awake_for),
+        },
+    }
 }
 
 /// The names between braces, in order; `Err` for a brace that encloses nothing.
-fn places(text: &str) -> impl Iterator<Item = Result<&str, ()>> {
+pub(super) fn places(text: &str) -> impl Iterator<Item = Result<&str, ()>> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let at = rest.find(['{', '}'])?;

@@ -56,12 +56,6 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
         update: own("update", &table.update, "{prefix}/gateway/update", false),
         update_hint: own("update-hint", &table.update_hint, "{prefix}/gateway/down/update/check", false),
     };
-    // Commands are not implemented yet, but their keys must be valid.
-    for (name, text) in [("command", &table.command), ("reply", &table.reply)] {
-        if let Some(text) = text {
-            template(cx, name, text);
-        }
-    }
     if let Some(filter) = table.subscribe.as_deref().filter(|text| !text.is_empty())
         && let Some(wrong) = super::role::filter_fault(filter)
     {
@@ -92,9 +86,10 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
     let default = |text: &'static str| Some(text).filter(|_| !downlinks.is_empty());
     let table = &file.topics;
     let of_commands = [
-        ("topics.command", table.command.as_deref().or(default("{prefix}/{device}/down/{path}"))),
+        ("topics.command", table.command.as_deref().or(default(super::downlink::COMMAND))),
+        ("topics.request", table.request.as_deref().or(default(super::downlink::REQUEST))),
         ("topics.subscribe", table.subscribe.as_deref().or(default("{prefix}/+/down/#"))),
-        ("topics.reply", table.reply.as_deref().or(default("{prefix}/{device}/reply/{path}"))),
+        ("topics.reply", table.reply.as_deref().or(default(super::downlink::REPLY))),
     ];
     let of_commands = of_commands.into_iter().filter_map(|(key, text)| Some((key.to_owned(), text?)));
     let of_rules = downlinks.iter().filter_map(|(role, rule, table)| {
@@ -215,6 +210,8 @@ pub(super) fn upstream(
             interval => Some(interval),
         },
         topics,
+        // Set once the roles are known.
+        commands: Vec::new(),
     })
 }
 

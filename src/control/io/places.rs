@@ -6,9 +6,10 @@
 //! | `tail` | [`TAILS_MAX`] | `busy` |
 //! | `trace`, `serial trace` | [`TRACES_MAX`] | `busy` |
 //! | `device test` | [`TESTS_MAX`] | `busy` |
+//! | `send` | [`SENDS_MAX`] | `busy` |
 //! | requests that wait for the disk or the network | [`SLOW_MAX`] | `busy` |
 //!
-//! The last four together leave places for short requests, so that `status` and `reload` are
+//! The last five together leave places for short requests, so that `status` and `reload` are
 //! answered whatever is streamed.
 
 use std::collections::BTreeMap;
@@ -28,10 +29,12 @@ pub const TAILS_MAX: usize = 16;
 pub const TRACES_MAX: usize = 8;
 /// Most steps of `device test` at once.
 pub const TESTS_MAX: usize = 8;
+/// Most commands of `send` that are waited for at once.
+pub const SENDS_MAX: usize = 4;
 /// Most requests at once that wait for the disk or the network.
 pub const SLOW_MAX: usize = 16;
 
-const _: () = assert!(TAILS_MAX + TRACES_MAX + TESTS_MAX + SLOW_MAX + RESERVED < CONNECTIONS_MAX);
+const _: () = assert!(TAILS_MAX + TRACES_MAX + TESTS_MAX + SENDS_MAX + SLOW_MAX + RESERVED < CONNECTIONS_MAX);
 
 /// All places of a socket.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub struct Places {
     tails: Arc<Semaphore>,
     traces: Arc<Semaphore>,
     tests: Arc<Semaphore>,
+    sends: Arc<Semaphore>,
     slow: Arc<Semaphore>,
     idle: Mutex<Idle>,
 }
@@ -82,6 +86,7 @@ impl Places {
             tails: of(TAILS_MAX),
             traces: of(TRACES_MAX),
             tests: of(TESTS_MAX),
+            sends: of(SENDS_MAX),
             slow: of(SLOW_MAX),
             idle: Mutex::default(),
         })
@@ -142,6 +147,9 @@ impl Places {
             Request::DeviceTest { .. } | Request::DeviceTestDelivery { .. } => {
                 (&self.tests, format!("{TESTS_MAX} device tests are in progress already; try again"))
             }
+            Request::Send { .. } => {
+                (&self.sends, format!("{SENDS_MAX} commands are waited for already; try again"))
+            }
             Request::Queue {}
             | Request::RejectedList { .. }
             | Request::RejectedExport { .. }
@@ -181,6 +189,9 @@ impl Places {
             | Request::CertHistory { .. }
             | Request::Health {}
             | Request::UpdateStatus {}
+            | Request::MailboxList { .. }
+            | Request::MailboxShow { .. }
+            | Request::MailboxDrop { .. }
             | Request::SerialRelearn { .. } => return Ok(None),
         };
         let place = Arc::clone(semaphore).try_acquire_owned();

@@ -37,7 +37,7 @@ use super::outbox::Outbox;
 use super::publisher::Event as PublisherEvent;
 use super::reason_code;
 use super::settings::Settings;
-use super::uplink::{Closed, Event, Status, Uplink};
+use super::uplink::{Closed, Event, Inbound, Status, Uplink};
 use super::wire::Version;
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
@@ -66,6 +66,8 @@ pub struct Handle {
     core: Rc<RefCell<Uplink>>,
     wake: Rc<Notify>,
     stopped: Rc<Notify>,
+    /// Notified when the broker has something for devices.
+    inbound: Rc<Notify>,
     /// Rejected records that the broker has now.
     recovered: Rc<RefCell<Vec<RecordId>>>,
     /// The chain of the broker of the last connection, DER, its own certificate first.
@@ -80,6 +82,7 @@ impl Handle {
             core: Rc::new(RefCell::new(uplink)),
             wake: Rc::new(Notify::new()),
             stopped: Rc::new(Notify::new()),
+            inbound: Rc::new(Notify::new()),
             recovered: Rc::default(),
             broker_chain: Rc::default(),
             observer: None,
@@ -91,6 +94,17 @@ impl Handle {
         self.core.borrow_mut().swap_settled(Vec::new());
         self.observer = Some(observer);
         self
+    }
+
+    /// Notifies this one when the broker has something for devices. Before [`Driver::new`].
+    pub fn notifying(mut self, inbound: Rc<Notify>) -> Handle {
+        self.inbound = inbound;
+        self
+    }
+
+    /// The next thing that the broker has for devices.
+    pub fn poll_inbound(&self) -> Option<Inbound> {
+        self.core.borrow_mut().poll_inbound()
     }
 
     /// Says that records were committed, or read from disk.
@@ -512,6 +526,9 @@ impl<M: Fn() -> Moment> Driver<M> {
     fn log_events<O: Outbox>(&self, outbox: &RefCell<O>) {
         self.tell_settled();
         let mut core = self.handle.core.borrow_mut();
+        if core.has_inbound() {
+            self.handle.inbound.notify_one();
+        }
         let mut limiter = self.limiter.borrow_mut();
         let now = (self.moment)().now;
         while let Some(mut event) = core.poll_event() {
@@ -596,6 +613,7 @@ fn kind(event: &Event) -> &'static str {
         | Event::ClientIdElsewhere => "protocol",
         Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
         Event::HintRefused { .. } | Event::HintLeftOut => "hint",
+        Event::CommandsRefused { .. } | Event::CommandsLeftOut => "commands",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
         Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
         Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
@@ -658,6 +676,14 @@ fn log_event(broker: &str, port: u16, event: &Event) {
         Event::HintLeftOut => {
             log::warn!(broker;
                 "the broker closes the connection over the subscription to [topics] update-hint: it is left out for an hour; allow it, or switch the topic off");
+        }
+        Event::CommandsRefused { filter, code } => {
+            log::warn!(broker, filter = filter.as_str(), reason = reason_code::text(*code), code;
+                "the broker refuses the subscription to commands: no device is told anything by it; allow it, or take the downlink rules out");
+        }
+        Event::CommandsLeftOut => {
+            log::warn!(broker;
+                "the broker closes the connection over the subscription to commands: it is left out for an hour; allow it, or take the downlink rules out");
         }
         Event::StatusRepaired => log::debug!(broker; "our status topic showed us offline; set right"),
         Event::SubscriptionRefused { code } => {

@@ -81,6 +81,7 @@ async fn one(settings: &Settings, clock: Arc<dyn WallClock>, version: Version) -
         username: settings.username.clone(),
         password,
         will: None,
+        session_expiry: None,
     };
     match transport {
         Transport::Plain(stream) => converse(stream, &opening, &settings.host).await,

@@ -133,15 +133,18 @@ impl<O: Outbox> Sender<'_, O> {
         };
         lane.note_sent(sequence, state, serial);
         if let Some(entry) = lane.entry_mut(sequence) {
-            entry.device = match record.content.test {
-                true => DeviceKey::NOBODY,
-                false => DeviceKey::of(record.content.device),
+            entry.device = match (record.content.test, record.content.reply) {
+                (_, Some(_)) => DeviceKey::REPLY,
+                (true, None) => DeviceKey::NOBODY,
+                (false, None) => DeviceKey::of(record.content.device),
             };
         }
         if let Some(original) = record.original {
             records.note_retried(place, original);
         }
-        records.taken.note_sent(now, topic, &record.content);
+        if record.content.reply.is_none() {
+            records.taken.note_sent(now, topic, &record.content);
+        }
         records.counters.sent += 1;
         if !records.suspicion.is_idle() {
             records.suspicion.name(topic, record.content.topic);

@@ -76,6 +76,16 @@ pub enum Event {
     /// The broker closes the connection over the subscription to update hints: it is left out for
     /// an hour.
     HintLeftOut,
+    /// The broker does not let us subscribe to commands by this filter.
+    CommandsRefused {
+        /// The filter.
+        filter: String,
+        /// The reason code.
+        code: u8,
+    },
+    /// The broker closes the connection over the subscription to commands: it is left out for an
+    /// hour.
+    CommandsLeftOut,
     /// Of the publisher.
     Publisher(publisher::Event),
 }

@@ -8,6 +8,7 @@
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
 //! | `hint` | the subscription to update hints |
+//! | `commands` | the subscription to commands, and what came by it |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
@@ -20,6 +21,7 @@
 //! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
 
 mod attempts;
+mod commands;
 mod event;
 mod gateway_status;
 mod hint;
@@ -35,6 +37,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
+pub use self::commands::Inbound;
 pub use self::event::Event;
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
@@ -43,6 +46,7 @@ pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
 
 use self::attempts::Attempts;
+use self::commands::Commands;
 use self::gateway_status::GatewayStatus;
 use self::hint::UpdateHint;
 use self::password_life::PasswordLife;
@@ -51,6 +55,8 @@ use self::subscription::SubscriptionDoubt;
 use self::trial::Trial;
 use super::ending::Ending;
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
+use super::inbound::Answer;
+use super::inbound::InboundMessage;
 use super::outbox::Outbox;
 use super::own::{Class, Own};
 use super::publisher::{self, ConnectionEnd, Hold, Publisher, Skip};
@@ -84,6 +90,10 @@ pub struct Uplink {
     gateway_status: GatewayStatus,
     subscription: SubscriptionDoubt,
     hint: UpdateHint,
+    commands: Commands,
+    /// On this connection.
+    are_commands_subscribed: bool,
+    session_present: bool,
     /// On this connection.
     is_hint_subscribed: bool,
     trial: Trial,
@@ -119,6 +129,9 @@ impl Uplink {
             ),
             subscription: SubscriptionDoubt::default(),
             hint: UpdateHint::new(settings.topics.update_hint.clone()),
+            commands: Commands::new(settings.commands.clone()),
+            are_commands_subscribed: false,
+            session_present: false,
             is_hint_subscribed: false,
             trial: Trial::default(),
             unwelcome: false,
@@ -155,6 +168,41 @@ impl Uplink {
     /// Whether a hint to look for newer firmware came since this was asked last.
     pub fn take_update_hint(&mut self) -> bool {
         self.hint.take()
+    }
+
+    /// The next thing that the broker has for devices.
+    pub fn poll_inbound(&mut self) -> Option<Inbound> {
+        self.commands.poll()
+    }
+
+    /// Whether [`Uplink::poll_inbound`] has something.
+    pub fn has_inbound(&self) -> bool {
+        self.commands.has_some()
+    }
+
+    /// Messages of QoS 0 for devices that were dropped for want of room, since the start.
+    pub fn inbound_dropped(&self) -> u64 {
+        self.commands.dropped()
+    }
+
+    /// Answers a message for devices, or its PUBREL, that came by this connection; on another one
+    /// it means nothing, and comes again.
+    pub fn answer_inbound(
+        &mut self,
+        now: Instant,
+        connection: u64,
+        answer: Answer,
+        packet_id: u16,
+        code: u8,
+    ) {
+        let Some(session) = self.session.as_mut().filter(|_| connection == self.connections) else { return };
+        session.answer(now, answer, packet_id, code);
+        if answer == Answer::Puback {
+            self.commands.note_puback(packet_id);
+            if self.commands.wants_ping() {
+                self.commands.handle_ping(session.ping(now));
+            }
+        }
     }
 
     // What the shell asks and tells, in the order of a connection's life.
@@ -268,6 +316,7 @@ impl Uplink {
             username: self.settings.username.clone(),
             password,
             will,
+            session_expiry: Some(self.settings.session_expiry).filter(|_| self.commands.is_wanted()),
         };
         let mut session = Session::new(now, &opening);
         self.stage = Stage::Opening;
@@ -341,7 +390,8 @@ impl Uplink {
             }
             Stage::Status { until } if now >= until => self.subscribe(now),
             Stage::Subscribing { until } if now >= until => self.subscribe_hint(now),
-            Stage::SubscribingHint { until } if now >= until => self.flow(),
+            Stage::SubscribingHint { until } if now >= until => self.subscribe_commands(now),
+            Stage::SubscribingCommands { until } if now >= until => self.flow(),
             Stage::Draining { until } if now >= until => {
                 self.subscription.handle_stood(); // with the next connection
                 self.flow();
@@ -607,7 +657,8 @@ impl Uplink {
         self.acknowledgements = acknowledgements;
         while let Some(event) = self.session.as_mut().and_then(Session::poll_event) {
             match event {
-                session::Event::Accepted { limits, assigned_client_id } => {
+                session::Event::Accepted { limits, assigned_client_id, session_present } => {
+                    self.session_present = session_present;
                     self.handle_accepted(now, limits, assigned_client_id);
                 }
                 session::Event::Subscribed { number: HINT, code } => {
@@ -615,8 +666,22 @@ impl Uplink {
                         self.events.push_back(Event::HintRefused { code });
                     }
                     if matches!(self.stage, Stage::SubscribingHint { .. }) {
+                        self.subscribe_commands(now);
+                    }
+                }
+                session::Event::CommandsSubscribed(codes) => {
+                    for (filter, code) in self.commands.handle_answer(&codes) {
+                        let (filter, code) = (filter.clone(), *code);
+                        self.events.push_back(Event::CommandsRefused { filter, code });
+                    }
+                    if matches!(self.stage, Stage::SubscribingCommands { .. }) {
                         self.flow();
                     }
+                }
+                session::Event::Inbound(message) => self.handle_inbound(now, message),
+                session::Event::Released(packet_id) => {
+                    let connection = self.connections;
+                    self.commands.push(Inbound::Released { connection, packet_id });
                 }
                 session::Event::Subscribed { code, .. } => {
                     if self.subscription.handle_answer(code) {
@@ -628,6 +693,7 @@ impl Uplink {
                 }
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
                 session::Event::PingAnswered(number) => {
+                    self.handle_settled(now, number);
                     self.publisher.handle_ping_answered(now, outbox, number);
                 }
                 session::Event::Ended(ended) => self.finish_ended(now, outbox, ended),
@@ -669,12 +735,17 @@ impl Uplink {
         }
         self.accepted_at = Some(now);
         self.is_hint_subscribed = false;
+        self.are_commands_subscribed = false;
         self.since = now;
         if self.spoken.is_none_or(|(spoken, _)| spoken != version) {
             self.spoken = Some((version, now));
         }
         self.failure = None;
         self.connections += 1;
+        self.commands.handle_closed();
+        if self.commands.is_wanted() && !self.session_present {
+            self.commands.push(Inbound::SessionLost);
+        }
         self.limits = limits;
         self.attempts.handle_accepted();
         let afresh = !self.attempts.was_closed_over_refusal();
@@ -724,7 +795,43 @@ impl Uplink {
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingHint { until: now + STEP_WITHIN };
             }
+            _ => self.subscribe_commands(now),
+        }
+    }
+
+    /// Alone on the connection, as the two before.
+    fn subscribe_commands(&mut self, now: Instant) {
+        let filters = self.commands.filters(now);
+        match &mut self.session {
+            Some(session) if !filters.is_empty() && !self.are_commands_subscribed => {
+                session.subscribe_commands(now, filters, self.commands.is_at_least_once());
+                self.are_commands_subscribed = true;
+                self.publisher.hold(Hold::Everything);
+                self.stage = Stage::SubscribingCommands { until: now + STEP_WITHIN };
+            }
             _ => self.flow(),
+        }
+    }
+
+    /// A message where commands are wanted: mostly one, or one that is known by its topic.
+    fn handle_inbound(&mut self, now: Instant, message: Box<InboundMessage>) {
+        let is_own = self.gateway_status.topic() == Some(message.topic.as_str());
+        if is_own || self.settings.topics.update_hint.as_ref() == Some(&message.topic) {
+            self.handle_message(now, &message.topic, &message.payload);
+            if message.qos == 0 {
+                return;
+            }
+        }
+        let connection = self.connections;
+        let plain = self.session.as_ref().is_some_and(|session| session.version() == Version::V3_1_1);
+        let session_present = self.session_present;
+        self.commands.push(Inbound::Message { connection, session_present, plain, message });
+    }
+
+    fn handle_settled(&mut self, now: Instant, number: u64) {
+        self.commands.handle_ping_answered(number);
+        if let Some(session) = self.session.as_mut().filter(|_| self.commands.wants_ping()) {
+            self.commands.handle_ping(session.ping(now));
         }
     }
 
@@ -740,6 +847,7 @@ impl Uplink {
             self.stage,
             Stage::Subscribing { .. }
                 | Stage::SubscribingHint { .. }
+                | Stage::SubscribingCommands { .. }
                 | Stage::Flowing
                 | Stage::Draining { .. }
         );
@@ -856,13 +964,17 @@ impl Uplink {
             let is_closed = gone == ConnectionEnd::Closed;
             let of_status = is_closed && matches!(stage, Stage::Subscribing { .. });
             let of_hint = is_closed && matches!(stage, Stage::SubscribingHint { .. });
+            let of_commands = is_closed && matches!(stage, Stage::SubscribingCommands { .. });
             if of_status && self.subscription.strike(now) {
                 self.events.push_back(Event::SubscriptionLeftOut);
             }
             if of_hint && self.hint.strike(now) {
                 self.events.push_back(Event::HintLeftOut);
             }
-            let subscription = of_status || of_hint;
+            if of_commands && self.commands.strike(now) {
+                self.events.push_back(Event::CommandsLeftOut);
+            }
+            let subscription = of_status || of_hint || of_commands;
             let suspects = self.publisher.records().suspect_count();
             let ended = attempts::Ended { gone, aftermath, subscription, suspects };
             let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);

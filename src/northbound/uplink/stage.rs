@@ -8,7 +8,8 @@
 //! ```
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
-//! Subscribing, SubscribingHint (between that and Flowing, where hints are wanted), Draining,
+//! Subscribing, SubscribingHint and SubscribingCommands (between that and Flowing, where hints and
+//! commands are wanted), Draining,
 //! Renewing and Closing have their own; Flowing has the keep-alive, and the timer of the oldest
 //! publish. Over is left at once: the shell closes, whatever the broker does.
 
@@ -29,6 +30,8 @@ pub enum Stage {
     Subscribing { until: Instant },
     /// The subscription to update hints is sent, its answer awaited.
     SubscribingHint { until: Instant },
+    /// The subscription to commands is sent, its answer awaited.
+    SubscribingCommands { until: Instant },
     /// All flows.
     Flowing,
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
@@ -50,6 +53,7 @@ impl Stage {
             | Stage::Status { until }
             | Stage::Subscribing { until }
             | Stage::SubscribingHint { until }
+            | Stage::SubscribingCommands { until }
             | Stage::Draining { until }
             | Stage::Renewing { until }
             | Stage::Closing { until } => Some(until),

@@ -68,6 +68,8 @@ pub struct Status {
     pub counters: Counters,
     /// Readings of `qos = 0` rules dropped.
     pub volatile_dropped: u64,
+    /// Commands of QoS 0 dropped for want of room.
+    pub inbound_dropped: u64,
 }
 
 impl Status {
@@ -104,6 +106,7 @@ impl Status {
             connections: uplink.connections,
             counters: publisher.counters(),
             volatile_dropped: publisher.volatile_dropped(),
+            inbound_dropped: uplink.inbound_dropped(),
         }
     }
 }
@@ -117,6 +120,7 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     let topic = uplink.gateway_status.topic().unwrap_or_default();
     left_out.extend(uplink.subscription.left_out(now, topic));
     left_out.extend(uplink.hint.left_out(now));
+    left_out.extend(uplink.commands.left_out(now));
     left_out.extend(uplink.own.paused(now).map(|class| {
         format!(
             "messages of [topics] {}: the broker refuses them, or closes the connection over them",

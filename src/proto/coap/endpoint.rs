@@ -3,7 +3,7 @@
 //! | input | action |
 //! |---|---|
 //! | version ≠ 1, shorter than 4 bytes, a malformed NON, ACK or RST | ignored (RFC 7252 §3, §4.3) |
-//! | a malformed CON, a ping, an unexpected CON response | Reset (§4.2, §4.3) |
+//! | a malformed CON, a ping, a CON response to no request of ours | Reset (§4.2, §4.3) |
 //! | a duplicate | the stored response, the empty ACK again, or nothing (§4.5) |
 //! | unknown critical option | CON: 4.02 with the option number; NON: Reset (§5.4.1) |
 //! | a proxy option / unknown method / `..` in the path | 5.05 / 4.05 / 4.00 |
@@ -18,7 +18,8 @@
 //! the acknowledgement as success, so for it the acknowledgement waits for the response. A
 //! non-confirmable request gets a non-confirmable response (§5.2.3).
 //!
-//! The submodules are `receive` (datagrams), `answer` (responses) and `sender` (encoding).
+//! The submodules are `receive` (datagrams), `answer` (responses), [`client`] (requests of ours)
+//! and `sender` (encoding).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use super::reliability::{Due, Tick, Transmissions};
 use crate::splitmix::SplitMix64;
 
 mod answer;
+pub mod client;
 mod receive;
 mod sender;
 
@@ -122,7 +124,8 @@ pub struct Counters {
     pub withheld: u64,
 }
 
-/// A CoAP server endpoint for all peers (RFC 7252), without socket, clock or randomness.
+/// A CoAP endpoint for all peers, server and client (RFC 7252), without socket, clock or
+/// randomness.
 ///
 /// The shell hands in every datagram, drains [`Endpoint::poll_transmit`] after each round, and
 /// calls [`Endpoint::handle_timeout`] when [`Endpoint::poll_timeout`] has come. `now` never goes
@@ -138,6 +141,7 @@ pub struct Endpoint {
     exchanges: Exchanges,
     transmissions: Transmissions,
     outbox: Outbox,
+    requests: client::Requests,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -169,6 +173,7 @@ impl Endpoint {
             exchanges: Exchanges::default(),
             transmissions: Transmissions::new(SplitMix64::new(seed)),
             outbox: Outbox::default(),
+            requests: client::Requests::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -230,6 +235,7 @@ impl Endpoint {
 
     /// Removes a peer and its requests after its session was closed. Its exchanges become stale.
     pub fn forget(&mut self, peer: PeerId) {
+        self.requests.end_all(peer, &client::Outcome::Gone, false);
         let side = &mut self.sides[usize::from(peer.is_unproven())];
         side.assemblies.forget(peer);
         let Some((mut gone, account)) = side.peers.remove(peer) else { return };

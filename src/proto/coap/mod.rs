@@ -1,4 +1,4 @@
-//! A CoAP server endpoint (RFC 7252, 7959, 7967), without a socket or a clock.
+//! A CoAP endpoint, server and client (RFC 7252, 7959, 7967), without a socket or a clock.
 //!
 //! It is between the transport (a DTLS session or a plain UDP address, here only a [`PeerId`]) and
 //! the gate. [`Endpoint::handle_datagram`] takes datagrams and returns each new [`Request`] once;
@@ -45,6 +45,7 @@ mod reliability;
 pub mod request;
 mod tally;
 
+pub use endpoint::client::{Outcome, Outgoing, Reply, RequestId};
 pub use endpoint::{Counters, Endpoint, Event, Settings};
 pub use exchange::Exchange;
 pub use message::{Code, Message, MessageId, Token, Type};

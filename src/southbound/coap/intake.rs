@@ -6,6 +6,7 @@
 //! handle_plain ────────┼─> endpoint ─> resource ─> pipeline ─ journaled: answered by handle_completion
 //! handle_message ──────┘                                  │
 //! poll_transmit <──────── endpoint <──────────────────────┘
+//! request ──────────────> endpoint ─> poll_reply           commands to devices
 //! ```
 //!
 //! The device of each DTLS session is looked up once, when the session is established. All plain
@@ -26,6 +27,7 @@ use crate::gate::stage::{DeviceIndex, Received, Refusal};
 use crate::message::{ContentFormat, Method};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, PeerId, Ticket};
+use crate::proto::coap::endpoint::client::Unsent;
 use crate::proto::coap::{self, Code, Endpoint, Exchange, FirstBlock, Request, Response};
 use crate::proto::dtls::{PeerIdentity, SessionId};
 use crate::proto::{Holder, Route};
@@ -41,6 +43,10 @@ pub struct Intake {
     /// Sessions whose device was removed.
     ended: VecDeque<SessionId>,
     return_routability: ReturnRoutability,
+    /// The session by which each device was heard last, and when; `None`: not in this process.
+    heard: HashMap<DeviceIndex, (SessionId, Option<Instant>)>,
+    /// Devices heard since they were polled last.
+    contacts: VecDeque<DeviceIndex>,
     /// Source addresses whose datagrams cannot be processed.
     pub strays: Strays,
 }
@@ -55,6 +61,8 @@ impl Intake {
             insecure: None,
             ended: VecDeque::new(),
             return_routability: ReturnRoutability::default(),
+            heard: HashMap::new(),
+            contacts: VecDeque::new(),
             strays: Strays::default(),
         }
     }
@@ -79,6 +87,7 @@ impl Intake {
         match pipeline.gate.identify(now, identity) {
             Ok(device) => {
                 self.sessions.insert(session, device);
+                self.heard.insert(device, (session, None));
                 Ok(device)
             }
             Err(unidentified) => {
@@ -97,10 +106,53 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let Some(&device) = self.sessions.get(&session) else { return };
+        self.note_contact(moment.now, session, device);
         if self.return_routability.take(session, plaintext) {
             return;
         }
         self.handle_message(moment, Peer::Session(session), device, plaintext, pipeline);
+    }
+
+    /// A device has proven by a datagram, or by a handshake, that it is there.
+    pub fn note_contact(&mut self, now: Instant, session: SessionId, device: DeviceIndex) {
+        self.heard.insert(device, (session, Some(now)));
+        if self.contacts.back() != Some(&device) {
+            self.contacts.push_back(device);
+        }
+    }
+
+    /// The next device that was heard; to be called until `None` after each round.
+    pub fn poll_contact(&mut self) -> Option<DeviceIndex> {
+        self.contacts.pop_front()
+    }
+
+    /// The session by which a device was heard last, and when in this process.
+    pub fn heard(&self, device: DeviceIndex) -> Option<(SessionId, Option<Instant>)> {
+        self.heard.get(&device).copied()
+    }
+
+    /// Sends a request to a device. [`Intake::poll_reply`] tells what becomes of it.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub fn request(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: Peer,
+        outgoing: &coap::Outgoing<'_>,
+    ) -> Result<coap::RequestId, Unsent> {
+        self.endpoint.request(now, holder, peer.id(), outgoing)
+    }
+
+    /// What became of a request to a device.
+    pub fn poll_reply(&mut self) -> Option<coap::Reply> {
+        self.endpoint.poll_reply()
+    }
+
+    /// Waits no longer for the response to a request that was acknowledged.
+    pub fn abandon(&mut self, request: coap::RequestId) {
+        self.endpoint.abandon(request);
     }
 
     /// The peer address of a session changed. Returns its device.
@@ -113,7 +165,11 @@ impl Intake {
     pub fn handle_closed(&mut self, session: SessionId) -> Option<DeviceIndex> {
         self.forget(session);
         self.return_routability.forget(session);
-        self.sessions.remove(&session)
+        let device = self.sessions.remove(&session)?;
+        if self.heard.get(&device).is_some_and(|(heard, _)| *heard == session) {
+            self.heard.remove(&device);
+        }
+        Some(device)
     }
 
     /// Handles a datagram from a plain socket.

@@ -42,6 +42,7 @@ pub fn settings() -> Settings {
         max_byte_rate: 0,
         answer_timeout: Duration::from_secs(30),
         retry_rejected: None,
+        commands: Vec::new(),
         topics: OwnTopics {
             gateway_status: Some(STATUS.to_owned()),
             loss: Some(LOSS.to_owned()),
@@ -55,6 +56,7 @@ pub fn settings() -> Settings {
 /// Without topics of its own: what the broker sees are records and nothing else.
 pub fn bare_settings() -> Settings {
     Settings {
+        commands: Vec::new(),
         topics: OwnTopics {
             gateway_status: None,
             loss: None,

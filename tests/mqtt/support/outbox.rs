@@ -1,8 +1,10 @@
 //! The journal as the uplink sees it, in memory; checks that the uplink keeps its promises.
 
-use tombolo::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
+use tombolo::message::{CommandReply, Content, ContentFormat, Envelope, Lane, Method, RecordId, Stamp};
 use tombolo::northbound::outbox::{Loss, Next, Outbox, Record, RejectedFull};
 use tombolo::northbound::reason_code::Cause;
+
+const REPLY: CommandReply<'_> = CommandReply { status: "2.04", correlation: None, partial: false };
 
 #[derive(Clone)]
 pub struct Item {
@@ -36,6 +38,8 @@ struct Queue {
 }
 
 pub struct MemoryOutbox {
+    /// Topics whose records are replies to commands.
+    pub replies: Vec<String>,
     lanes: [Queue; 2],
     pub released: [Vec<u64>; 2],
     pub rejected: Vec<(Lane, u64, Cause)>,
@@ -56,6 +60,7 @@ pub struct MemoryOutbox {
 impl Default for MemoryOutbox {
     fn default() -> Self {
         MemoryOutbox {
+            replies: Vec::new(),
             lanes: Default::default(),
             released: Default::default(),
             rejected: Vec::new(),
@@ -148,6 +153,7 @@ impl Outbox for MemoryOutbox {
                 content_format: item.content_format,
                 retain: item.retain,
                 test: false,
+                reply: self.replies.contains(&item.topic).then_some(REPLY),
                 envelope: item.envelope,
                 expires_s: item.expires_s,
                 received: item.received,

@@ -39,6 +39,7 @@ impl Default for Readings {
             max_sessions: 1,
             uplink: vec![rule("normal", "t/#", Lane::Normal), rule("high", "high/#", Lane::High)],
             downlink: Vec::new(),
+            mailbox: Default::default(),
         };
         let device = Device {
             id: name("door-7"),

@@ -290,6 +290,9 @@ impl<'a> Walk<'a> {
                 at_least_once: true,
                 retain: true,
             }),
+            // A clean start in the gateway's place would lose the commands that wait there.
+            session_expiry: Some(settings.session_expiry)
+                .filter(|_| !self.trial.beside && !settings.commands.is_empty()),
         };
         let mut talk = Talk {
             session: Session::new(Instant::now(), &opening),

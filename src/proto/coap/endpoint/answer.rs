@@ -8,6 +8,7 @@ use super::super::exchange::{Exchange, Pending};
 use super::super::message::{MessageId, Type};
 use super::super::option::NoResponse;
 use super::super::request::Response;
+use super::client::Outcome;
 use super::receive::Incoming;
 use super::sender::{Frame, Sender};
 use super::{Endpoint, Event};
@@ -193,6 +194,7 @@ impl Endpoint {
         let given_up = self.transmissions.clear(&mut known.queue);
         known.open = known.open.saturating_sub(given_up);
         self.counters.unacknowledged += u64::from(given_up);
+        self.requests.end_all(peer, &Outcome::Unanswered, true);
         self.event(Event::Unacknowledged(peer, given_up));
     }
 }

@@ -108,6 +108,8 @@ impl Endpoint {
             Type::Confirmable | Type::NonConfirmable if message.code.is_request() => {
                 return self.handle_request(now, holder, peer, message, datagram, judge);
             }
+            Type::Confirmable | Type::NonConfirmable
+                if message.code.is_response() && self.handle_separate_response(now, peer, &message) => {}
             // A ping (empty), or a response although no request was sent (RFC 7252 §4.2, §4.3).
             Type::Confirmable => {
                 if message.code == Code::EMPTY {
@@ -119,7 +121,9 @@ impl Endpoint {
             }
             Type::NonConfirmable => self.counters.unexpected += 1,
             Type::Acknowledgement | Type::Reset => {
-                self.handle_reply(now, peer, message.message_type, message.message_id);
+                if !self.handle_answer_to_request(now, peer, &message) {
+                    self.handle_reply(now, peer, message.message_type, message.message_id);
+                }
             }
         }
         None

@@ -53,6 +53,7 @@ pub fn content(payload: &[u8]) -> Content<'_> {
         content_format: None,
         retain: false,
         test: false,
+        reply: None,
         envelope: Envelope::None,
         expires_s: None,
         received: Stamp { boottime_ms: 5, wall_ms: Some(1_700_000_000_000) },

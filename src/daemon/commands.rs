@@ -1,0 +1,1012 @@
+//! Commands in the daemon: the mailbox, its file, the router and the delivery in one place, between
+//! the uplink that brings messages and the CoAP side that reaches devices.
+//!
+//! It runs within the rounds of the [hub](super::hub): [`Commands::round`] follows whatever
+//! happened. Only replies that the journal does not take at once, expiry and deadlines wait for
+//! [`Commands::care`], once a second.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::reading_store::Readings;
+use crate::clock::Moment;
+use crate::control::tail::{CommandSeen, Tail};
+use crate::downlink::command::{Command, Outcome, PAYLOAD_MAX, Status};
+use crate::downlink::delivery::{Carrier, Delivery, NotSent, Told};
+use crate::downlink::io::MailboxFile;
+use crate::downlink::mailbox::{Arrival, Event, Mailbox, Take};
+use crate::downlink::router::{Directory, Routed, Router, Target};
+use crate::downlink::settings::Settings;
+use crate::gate::{DeviceView, Gate, reply};
+use crate::journal::Refused;
+use crate::message::{CommandReply, ContentFormat, Envelope, Name};
+use crate::northbound::inbound::{Answer, InboundMessage};
+use crate::northbound::reason_code;
+use crate::northbound::uplink::Inbound;
+use crate::pipeline::ReplyFault;
+use crate::proto::address::Peer;
+use crate::proto::coap::endpoint::client::Unsent;
+use crate::proto::coap::{self as protocol, Method, Outgoing, RequestId};
+use crate::southbound::coap::Intake;
+
+/// Refusals that are told to the senders of commands: so many at once,
+const REFUSALS_BURST: u32 = 60;
+/// and one more in each of these.
+const REFUSAL_EVERY: Duration = Duration::from_secs(1);
+/// Commands of the operator that are waited for at once.
+const WAITERS_MAX: usize = 256;
+
+/// An answer that the broker waits for.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    generation: u64,
+    connection: u64,
+    answer: Answer,
+    packet_id: u16,
+}
+
+/// An answer for the broker.
+#[derive(Clone, Copy, Debug)]
+pub struct BrokerAnswer {
+    /// Which uplink it is for.
+    pub generation: u64,
+    /// Which of its connections.
+    pub connection: u64,
+    /// What.
+    pub answer: Answer,
+    /// To which packet.
+    pub packet_id: u16,
+    /// The reason code.
+    pub code: u8,
+}
+
+/// Numbers since the start, beside those of the mailbox.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Commands that no rule allows, or that cannot be carried out.
+    pub refused: u64,
+    /// Outcomes that were not published: too many refusals, or a topic that is not allowed.
+    pub untold: u64,
+    /// Commands sent to devices.
+    pub sent: u64,
+}
+
+/// What becomes of the commands of a device that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// They wait: after a start a device of a fleet may be known only when it connects.
+    Waits,
+    /// They are refused.
+    Refused,
+}
+
+/// All of it.
+pub struct Commands {
+    router: Router,
+    mailbox: Mailbox,
+    delivery: Delivery,
+    file: Option<MailboxFile>,
+    /// Notified when the file has done its work.
+    wake: Arc<Notify>,
+    /// Why there is no file.
+    defect: Option<String>,
+    requests: Requests,
+    owed: HashMap<u64, Owed>,
+    next_ticket: u64,
+    answers: Vec<BrokerAnswer>,
+    waiters: HashMap<u64, oneshot::Sender<Outcome>>,
+    /// Outcomes that the journal did not take yet.
+    unpublished: BTreeSet<u64>,
+    refusals_left: u32,
+    refusal_at: Option<Instant>,
+    counts: Counts,
+    tail: Tail,
+}
+
+/// Requests on their way, by both of their numbers.
+#[derive(Debug, Default)]
+struct Requests {
+    commands: BTreeMap<RequestId, u64>,
+    requests: HashMap<u64, RequestId>,
+}
+
+/// How devices are reached over CoAP.
+struct CoapCarrier<'c> {
+    coap: &'c mut Intake,
+    gate: &'c Gate,
+    router: &'c Router,
+    requests: &'c mut Requests,
+    sent: &'c mut u64,
+}
+
+impl Carrier for CoapCarrier<'_> {
+    fn is_reachable(&mut self, now: Instant, device: &Name) -> bool {
+        let Some(index) = self.gate.device_by_id(device.as_str()) else { return false };
+        let Some((_, heard)) = self.coap.heard(index) else { return false };
+        let role = self.gate.device(now, index).map(|view| view.role.clone());
+        let Some(limits) = role.and_then(|role| self.router.limits(&role)) else { return false };
+        match limits.awake_for {
+            None => true,
+            Some(awake) => heard.is_some_and(|heard| now.saturating_duration_since(heard) <= awake),
+        }
+    }
+
+    fn send(&mut self, now: Instant, number: u64, command: &Command) -> Result<(), NotSent> {
+        let index = self.gate.device_by_id(command.device.as_str()).ok_or(NotSent::Unreachable)?;
+        let (session, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
+        let holder = self.gate.holder(index).ok_or(NotSent::Unreachable)?;
+        let method = Method::from_code(protocol::Code(command.method))
+            .ok_or_else(|| NotSent::Never("the method is unknown".to_owned()))?;
+        let outgoing = Outgoing {
+            method,
+            path: &command.path,
+            content_format: command.content_format,
+            payload: &command.payload,
+        };
+        match self.coap.request(now, holder, Peer::Session(session), &outgoing) {
+            Ok(request) => {
+                self.requests.commands.insert(request, number);
+                self.requests.requests.insert(number, request);
+                *self.sent += 1;
+                Ok(())
+            }
+            Err(Unsent::Busy) => Err(NotSent::Busy),
+            Err(Unsent::Unproven) => Err(NotSent::Unreachable),
+            Err(Unsent::TooLarge) => Err(NotSent::Never("the request does not fit a message".to_owned())),
+        }
+    }
+
+    fn abandon(&mut self, number: u64) {
+        if let Some(request) = self.requests.requests.remove(&number) {
+            self.requests.commands.remove(&request);
+            self.coap.abandon(request);
+        }
+    }
+}
+
+/// The gate, as the router asks for devices.
+struct Devices<'g> {
+    gate: &'g Gate,
+    now: Instant,
+}
+
+impl Directory for Devices<'_> {
+    fn device(&self, id: &str) -> Option<(Name, Name)> {
+        let view = self.gate.device(self.now, self.gate.device_by_id(id)?)?;
+        Some((view.id.clone(), view.role.clone()))
+    }
+
+    fn devices_of(&self, role: &Name) -> Vec<Name> {
+        let is_one = |view: &DeviceView<'_>| view.role == role && view.has_credential;
+        self.gate.devices(self.now).filter(is_one).map(|view| view.id.clone()).collect()
+    }
+}
+
+/// What a reply needs of the message it is to.
+#[derive(Clone, Copy)]
+struct ReplyTo<'a> {
+    device: &'a str,
+    path: &'a str,
+    topic: Option<&'a str>,
+    correlation: Option<&'a [u8]>,
+    wrapped: bool,
+}
+
+impl Commands {
+    /// With what `directory` has. Never an error: without a file every command is refused.
+    pub fn open(
+        directory: &std::path::Path,
+        settings: &Settings,
+        boot: Option<[u8; 16]>,
+        tail: Tail,
+    ) -> Commands {
+        let (mut file, mut defect, mut entries) = (None, None, Vec::new());
+        let wake = Arc::new(Notify::new());
+        // Without any rule nothing is made; what an earlier configuration left is still ended.
+        if settings.is_wanted() || directory.join(crate::downlink::log::NAME).exists() {
+            match MailboxFile::open(directory, wake.clone()) {
+                Ok(found) => {
+                    for defect in &found.defects {
+                        log::error!("{defect}");
+                    }
+                    (file, entries) = (Some(found.file), found.entries);
+                }
+                Err(reason) => {
+                    log::error!(reason = reason.as_str(); "the mailbox cannot be opened: commands to devices are refused until the next start");
+                    defect = Some(reason);
+                }
+            }
+        }
+        let boot = boot.map_or(0, |boot| crc32c::crc32c(&boot));
+        let mailbox = Mailbox::new(boot, &entries);
+        if !mailbox.is_empty() {
+            log::info!(commands = mailbox.len(); "commands for devices are held");
+        }
+        Commands {
+            router: Router::new(settings),
+            mailbox,
+            delivery: Delivery::default(),
+            file,
+            wake,
+            defect,
+            requests: Requests::default(),
+            owed: HashMap::new(),
+            next_ticket: 0,
+            answers: Vec::new(),
+            waiters: HashMap::new(),
+            unpublished: BTreeSet::new(),
+            refusals_left: REFUSALS_BURST,
+            refusal_at: None,
+            counts: Counts::default(),
+            tail,
+        }
+    }
+
+    /// Notified when the file has done its work, so that a round is due.
+    pub fn wake(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    /// All commands.
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
+    }
+
+    /// Numbers since the start.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Commands on their way.
+    pub fn in_flight(&self) -> usize {
+        self.delivery.in_flight()
+    }
+
+    /// Why commands cannot be stored at present.
+    pub fn trouble(&self) -> Option<&str> {
+        self.defect.as_deref().or(self.mailbox.trouble())
+    }
+
+    /// The size of the file and the bytes written since the start.
+    pub fn bytes(&self) -> (u64, u64) {
+        self.file.as_ref().map_or((0, 0), MailboxFile::bytes)
+    }
+
+    /// Since when the disk has been at it.
+    pub fn busy_since(&self) -> Option<Instant> {
+        self.file.as_ref().and_then(MailboxFile::busy_since)
+    }
+
+    /// Takes over what a reload changed. Commands that wait and are not allowed any more are
+    /// refused.
+    pub fn replace(&mut self, now: Instant, settings: &Settings, gate: &Gate, directory: &std::path::Path) {
+        if self.file.is_none() && self.defect.is_none() && settings.is_wanted() {
+            match MailboxFile::open(directory, self.wake.clone()) {
+                Ok(found) => self.file = Some(found.file),
+                Err(reason) => {
+                    log::error!(reason = reason.as_str(); "the mailbox cannot be opened: commands to devices are refused until the next start");
+                    self.defect = Some(reason);
+                }
+            }
+        }
+        self.router = Router::new(settings);
+        self.review(now, gate, Absent::Refused);
+    }
+
+    /// Refuses the commands that wait and are not allowed any more.
+    pub fn review(&mut self, now: Instant, gate: &Gate, absent: Absent) {
+        let devices = Devices { gate, now };
+        let router = &self.router;
+        self.mailbox.review(|command| {
+            if devices.device(command.device.as_str()).is_none() {
+                let removed = || Outcome::of(Status::Refused, "the device was removed");
+                return (absent == Absent::Refused).then(removed);
+            }
+            let routed = router.route(&command.topic, &devices);
+            let still = matches!(&routed, Routed::To(targets) if targets.iter().any(|target| {
+                target.device == command.device && target.path == command.path
+            }));
+            (!still).then(|| Outcome::of(Status::Refused, "the downlink rules do not allow it any more"))
+        });
+    }
+
+    // What comes in.
+
+    /// Takes what the broker has for devices; `generation` says which uplink brought it.
+    pub fn receive(&mut self, moment: &Moment, pipeline: &mut Readings, generation: u64, inbound: Inbound) {
+        match inbound {
+            Inbound::Message { connection, session_present, plain, message } => {
+                let answer = match message.qos {
+                    0 => None,
+                    1 => Some(Answer::Puback),
+                    _ => Some(Answer::Pubrec),
+                };
+                let packet_id = message.packet_id;
+                let owed = answer.map(|answer| Owed { generation, connection, answer, packet_id });
+                let code = self.receive_message(moment, pipeline, owed, session_present, plain, &message);
+                if let (Some(owed), Some(code)) = (owed, code) {
+                    self.answer(owed, code);
+                }
+            }
+            Inbound::Released { connection, packet_id } => {
+                let owed = Owed { generation, connection, answer: Answer::Pubcomp, packet_id };
+                let ticket = self.owe(owed);
+                self.mailbox.handle_released(moment.now, packet_id, ticket);
+            }
+            Inbound::SessionLost => self.mailbox.handle_session_lost(),
+            Inbound::Settled(packets) => self.mailbox.handle_settled(&packets),
+        }
+    }
+
+    fn owe(&mut self, owed: Owed) -> u64 {
+        self.next_ticket += 1;
+        self.owed.insert(self.next_ticket, owed);
+        self.next_ticket
+    }
+
+    fn answer(&mut self, owed: Owed, code: u8) {
+        let Owed { generation, connection, answer, packet_id } = owed;
+        self.answers.push(BrokerAnswer { generation, connection, answer, packet_id, code });
+    }
+
+    /// The reason code to answer at once with; `None`: when it is stored.
+    fn receive_message(
+        &mut self,
+        moment: &Moment,
+        pipeline: &mut Readings,
+        owed: Option<Owed>,
+        session_present: bool,
+        plain: bool,
+        message: &InboundMessage,
+    ) -> Option<u8> {
+        let request = self.router.request(&message.topic);
+        let wrapped = plain || request.is_some();
+        let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
+        let router = std::mem::take(&mut self.router);
+        let routed = router.route(topic, &Devices { gate: &pipeline.gate, now: moment.now });
+        let code = match routed {
+            Routed::Nothing => Some(reason_code::SUCCESS),
+            Routed::Refused { device, path, refusal } => {
+                let default = request
+                    .as_ref()
+                    .and_then(|request| request.reply.clone())
+                    .or_else(|| device.as_deref().and_then(|device| router.reply_topic(device, &path)));
+                let to = ReplyTo {
+                    device: device.as_deref().unwrap_or("-"),
+                    path: if path.is_empty() { "-" } else { &path },
+                    topic: message.response_topic.as_deref().or(default.as_deref()),
+                    correlation: message.correlation.as_deref(),
+                    wrapped,
+                };
+                self.refuse(moment, pipeline, to, &refusal.to_string());
+                Some(reason_code::SUCCESS)
+            }
+            Routed::To(targets) => {
+                let default = request.as_ref().and_then(|request| request.reply.clone());
+                let source = Source { topic, default, wrapped, session_present };
+                self.take(moment, pipeline, &router, owed, targets, message, source)
+            }
+        };
+        self.router = router;
+        code
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one private place where all that a command is made of comes together"
+    )]
+    fn take(
+        &mut self,
+        moment: &Moment,
+        pipeline: &mut Readings,
+        router: &Router,
+        owed: Option<Owed>,
+        targets: Vec<Target<'_>>,
+        message: &InboundMessage,
+        source: Source<'_>,
+    ) -> Option<u8> {
+        let wish = wish(message);
+        let mut commands = Vec::with_capacity(targets.len());
+        for target in targets {
+            let default =
+                source.default.clone().or_else(|| router.reply_topic(target.device.as_str(), &target.path));
+            let device = target.device.as_str();
+            let chosen = message.response_topic.as_deref();
+            let allowed = chosen.is_none_or(|topic| pipeline.gate.check_reply_topic(topic, device).is_ok());
+            let reply_topic = chosen.filter(|_| allowed).map(str::to_owned).or(default);
+            let refused = match &wish {
+                Err(why) => Some(why.clone()),
+                Ok(_) if !has_session(&pipeline.gate, moment.now, device) => Some(NO_SESSION.to_owned()),
+                Ok(_) if !allowed => {
+                    Some("the response topic belongs to a device or to the gateway".to_owned())
+                }
+                Ok(_) => None,
+            };
+            if let Some(why) = refused {
+                let to = ReplyTo {
+                    device,
+                    path: &target.path,
+                    topic: reply_topic.as_deref(),
+                    correlation: message.correlation.as_deref(),
+                    wrapped: source.wrapped,
+                };
+                self.refuse(moment, pipeline, to, &why);
+                continue;
+            }
+            let Ok((method, content_format)) = wish else { continue };
+            let rule = target.rule;
+            let expires = rule.expires.unwrap_or(target.limits.expires);
+            let most = u32::try_from(expires.as_secs()).unwrap_or(u32::MAX).max(1);
+            let command = Command {
+                device: target.device.clone(),
+                path: target.path,
+                topic: source.topic.to_owned(),
+                method: method as u8,
+                content_format,
+                payload: message.payload.clone(),
+                reply_topic,
+                correlation: message.correlation.clone(),
+                wrapped: source.wrapped,
+                taken: moment.stamp(),
+                expires_s: message.expires_s.map_or(most, |seconds| seconds.min(most)),
+                idempotent: rule.idempotent,
+                latest_wins: rule.latest_wins,
+                answer_within_s: u16::try_from(rule.answer_within.as_secs()).unwrap_or(u16::MAX),
+            };
+            commands.push((command, target.limits));
+        }
+        if commands.is_empty() {
+            return Some(reason_code::SUCCESS);
+        }
+        if let Some(defect) = &self.defect {
+            let why = format!("commands cannot be stored: {defect}");
+            for (command, _) in &commands {
+                let outcome = Outcome::of(Status::Full, why.as_str());
+                self.counts.refused += 1;
+                self.tell(moment, pipeline, reply_to(command), &outcome);
+            }
+            return Some(reason_code::QUOTA_EXCEEDED);
+        }
+        let packet = owed.map(|owed| (message.qos, owed.packet_id));
+        let ticket = match owed {
+            Some(owed) => self.owe(owed),
+            None => 0,
+        };
+        let arrival = Arrival {
+            now: moment.now,
+            ticket,
+            topic_hash: hash(&[message.topic.as_bytes()]),
+            hash: hash_of(message),
+            packet,
+            again: message.duplicate && source.session_present,
+            retained: message.retained,
+        };
+        let copies: Vec<Command> = commands.iter().map(|(command, _)| command.clone()).collect();
+        match self.mailbox.take(&arrival, commands) {
+            Take::Duplicate => None,
+            Take::Repeated => {
+                self.owed.remove(&ticket);
+                Some(reason_code::SUCCESS)
+            }
+            Take::Taken(taken) => {
+                for (command, taken) in copies.iter().zip(&taken) {
+                    match taken {
+                        Ok(_) => self.show(moment, command, "taken", None),
+                        Err(outcome) => self.tell(moment, pipeline, reply_to(command), outcome),
+                    }
+                }
+                if taken.iter().any(Result::is_ok) {
+                    return None;
+                }
+                self.owed.remove(&ticket);
+                Some(reason_code::QUOTA_EXCEEDED)
+            }
+        }
+    }
+
+    /// A command of the operator: its number, and what will have its outcome.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    #[allow(clippy::too_many_arguments, reason = "the fields of the request")]
+    pub fn send(
+        &mut self,
+        moment: &Moment,
+        gate: &Gate,
+        device: &str,
+        path: &str,
+        method: Method,
+        content_format: Option<ContentFormat>,
+        payload: Vec<u8>,
+    ) -> Result<(u64, oneshot::Receiver<Outcome>), String> {
+        let topic = self.router.command_topic(device, path);
+        let topic = topic.ok_or("[topics] command is switched off, by which the downlink rules are asked")?;
+        let routed = self.router.route(&topic, &Devices { gate, now: moment.now });
+        let target = match routed {
+            Routed::To(targets) => targets.into_iter().find(|target| target.device.as_str() == device),
+            Routed::Refused { refusal, .. } => return Err(format!("{refusal} ({topic})")),
+            Routed::Nothing => None,
+        };
+        let target = target.ok_or_else(|| format!("no downlink rule matches the topic ({topic})"))?;
+        if !has_session(gate, moment.now, device) {
+            return Err(NO_SESSION.to_owned());
+        }
+        if payload.len() > PAYLOAD_MAX {
+            return Err(format!("the payload has more than {PAYLOAD_MAX} bytes"));
+        }
+        if let Some(defect) = &self.defect {
+            return Err(format!("commands cannot be stored: {defect}"));
+        }
+        if self.waiters.len() >= WAITERS_MAX {
+            return Err("too many commands are waited for; try again".to_owned());
+        }
+        let rule = target.rule;
+        let expires = rule.expires.unwrap_or(target.limits.expires);
+        let command = Command {
+            device: target.device.clone(),
+            path: target.path,
+            topic: topic.clone(),
+            method: method as u8,
+            content_format,
+            payload,
+            reply_topic: None,
+            correlation: None,
+            wrapped: false,
+            taken: moment.stamp(),
+            expires_s: u32::try_from(expires.as_secs()).unwrap_or(u32::MAX).max(1),
+            idempotent: rule.idempotent,
+            latest_wins: rule.latest_wins,
+            answer_within_s: u16::try_from(rule.answer_within.as_secs()).unwrap_or(u16::MAX),
+        };
+        // The operator's commands are no message of the broker: nothing is compared with them.
+        let own = format!("\0operator\0{topic}");
+        let arrival = Arrival {
+            now: moment.now,
+            ticket: 0,
+            topic_hash: hash(&[own.as_bytes()]),
+            hash: 0,
+            packet: None,
+            again: false,
+            retained: false,
+        };
+        let shown = command.clone();
+        let taken = self.mailbox.take(&arrival, vec![(command, target.limits)]);
+        let Take::Taken(taken) = taken else { return Err("the command was not taken".to_owned()) };
+        match taken.into_iter().next() {
+            Some(Ok(number)) => {
+                self.show(moment, &shown, "taken", None);
+                let (sender, receiver) = oneshot::channel();
+                self.waiters.insert(number, sender);
+                Ok((number, receiver))
+            }
+            Some(Err(outcome)) => Err(String::from_utf8_lossy(&outcome.payload).into_owned()),
+            None => Err("the command was not taken".to_owned()),
+        }
+    }
+
+    /// Drops a command that is not on its way; whether there is one.
+    pub fn drop_command(&mut self, number: u64) -> bool {
+        let waits =
+            self.mailbox.state(number).is_some_and(|state| state == crate::downlink::command::State::Waiting);
+        if waits {
+            self.mailbox.end(number, Outcome::of(Status::Dropped, "dropped by the operator"));
+        }
+        waits
+    }
+
+    // What follows.
+
+    /// Follows up whatever happened in a round.
+    pub fn round(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+        let now = moment.now;
+        while let Some(index) = coap.poll_contact() {
+            if self.mailbox.is_empty() {
+                continue;
+            }
+            let Some(device) = pipeline.gate.id(index).cloned() else { continue };
+            let Commands { router, mailbox, delivery, requests, counts, .. } = self;
+            let sent = &mut counts.sent;
+            let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+            delivery.handle_contact(now, &device, mailbox, &mut carrier);
+        }
+        while let Some(reply) = coap.poll_reply() {
+            if let Some(device) = coap.device_of(reply.request.peer().peer()) {
+                pipeline.gate.seen(now, device);
+            }
+            let Some(&number) = self.requests.commands.get(&reply.request) else { continue };
+            let is_over = reply.outcome != protocol::Outcome::Acknowledged;
+            if is_over {
+                self.requests.commands.remove(&reply.request);
+                self.requests.requests.remove(&number);
+            }
+            self.delivery.handle(now, number, told(reply.outcome), &mut self.mailbox);
+        }
+        self.follow(moment, coap, pipeline);
+    }
+
+    /// What is due, once a second.
+    pub fn care(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+        if self.file.is_none() {
+            return;
+        }
+        if !self.mailbox.is_empty() {
+            self.mailbox.expire(moment);
+            let Commands { router, mailbox, delivery, requests, counts, .. } = self;
+            let sent = &mut counts.sent;
+            let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+            delivery.handle_timeout(moment.now, mailbox, &mut carrier);
+            for number in std::mem::take(&mut self.unpublished) {
+                self.publish(moment, pipeline, number);
+            }
+        }
+        self.follow(moment, coap, pipeline);
+    }
+
+    /// The journal has, or has not, the reply to a command.
+    pub fn handle_reply_stored(&mut self, number: u64, stored: bool) {
+        if stored {
+            self.mailbox.handle_published(number);
+        } else if self.mailbox.outcome(number).is_some() {
+            self.unpublished.insert(number);
+        }
+    }
+
+    fn follow(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+        let now = moment.now;
+        let Some(file) = &self.file else { return };
+        if let Some(committed) = file.poll_committed() {
+            if let Some(reason) = committed.error.as_deref().filter(|_| self.mailbox.trouble().is_none()) {
+                log::error!(reason = reason; "commands cannot be stored: they are refused until they can");
+            } else if committed.error.is_none() && self.mailbox.trouble().is_some() {
+                log::info!("commands are stored again");
+            }
+            self.mailbox.handle_committed(now, &committed);
+        }
+        loop {
+            while let Some(event) = self.mailbox.poll_event() {
+                self.handle_event(moment, coap, pipeline, event);
+            }
+            let Some(batch) = self.mailbox.poll_batch(now) else { break };
+            if let Some(file) = &self.file {
+                file.submit(batch);
+            }
+        }
+        // Without anything for the disk a batch is followed at once.
+        while let Some(event) = self.mailbox.poll_event() {
+            self.handle_event(moment, coap, pipeline, event);
+        }
+    }
+
+    fn handle_event(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings, event: Event) {
+        let now = moment.now;
+        match event {
+            Event::Stored { ticket } => {
+                if let Some(owed) = self.owed.remove(&ticket) {
+                    self.answer(owed, reason_code::SUCCESS);
+                }
+            }
+            Event::Unstored { ticket } => {
+                if let Some(owed) = self.owed.remove(&ticket) {
+                    self.answer(owed, reason_code::QUOTA_EXCEEDED);
+                }
+            }
+            Event::Failed(command) => {
+                let outcome = Outcome::of(Status::Full, "the command could not be stored");
+                self.tell(moment, pipeline, reply_to(&command), &outcome);
+            }
+            Event::Ready(device) => {
+                let Commands { router, mailbox, delivery, requests, counts, .. } = self;
+                let sent = &mut counts.sent;
+                let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+                delivery.offer(now, &device, mailbox, &mut carrier);
+            }
+            Event::MaySend(number) => {
+                let shown = self.mailbox.command(number).cloned();
+                let Commands { router, mailbox, delivery, requests, counts, .. } = self;
+                let before = counts.sent;
+                let sent = &mut counts.sent;
+                let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+                delivery.handle_may_send(now, number, mailbox, &mut carrier);
+                if let Some(command) = shown.filter(|_| self.counts.sent > before) {
+                    self.show(moment, &command, "sent", None);
+                }
+            }
+            Event::Ended { number, device, path, outcome } => {
+                let status = outcome.status.to_string();
+                let seen = CommandSeen {
+                    received: moment.wall,
+                    boottime_ms: moment.boottime_ms,
+                    device: device.as_str(),
+                    path: &path,
+                    method: "",
+                    bytes: outcome.payload.len(),
+                    preview: &outcome.payload,
+                    state: "ended",
+                    outcome: Some(&status),
+                };
+                self.tail.push_command(&seen);
+                if let Some(waiter) = self.waiters.remove(&number) {
+                    let _ = waiter.send(outcome);
+                }
+            }
+            Event::Reply(number) => self.publish(moment, pipeline, number),
+        }
+    }
+
+    fn publish(&mut self, moment: &Moment, pipeline: &mut Readings, number: u64) {
+        let Some((command, outcome)) = self.mailbox.outcome(number) else { return };
+        let published = publish(moment, pipeline, number, reply_to(command), outcome);
+        match published {
+            Ok(true) => {}
+            Ok(false) => self.mailbox.handle_published(number),
+            Err(ReplyFault::Topic(_)) | Err(ReplyFault::Unstored(Refused::TooLarge)) => {
+                self.counts.untold += 1;
+                self.mailbox.handle_published(number);
+            }
+            Err(ReplyFault::Unstored(_)) => drop(self.unpublished.insert(number)),
+        }
+    }
+
+    /// Refuses a command that is not kept.
+    fn refuse(&mut self, moment: &Moment, pipeline: &mut Readings, to: ReplyTo<'_>, why: &str) {
+        self.counts.refused += 1;
+        self.tell(moment, pipeline, to, &Outcome::of(Status::Refused, why));
+    }
+
+    /// Publishes the outcome of a command that is not kept, unless there are too many of them.
+    fn tell(&mut self, moment: &Moment, pipeline: &mut Readings, to: ReplyTo<'_>, outcome: &Outcome) {
+        let status = outcome.status.to_string();
+        self.tail.push_command(&CommandSeen {
+            received: moment.wall,
+            boottime_ms: moment.boottime_ms,
+            device: to.device,
+            path: to.path,
+            method: "",
+            bytes: outcome.payload.len(),
+            preview: &outcome.payload,
+            state: "ended",
+            outcome: Some(&status),
+        });
+        if !self.may_refuse(moment.now) {
+            self.counts.untold += 1;
+            return;
+        }
+        // Number 0 is no command's: nothing is waited for.
+        if !matches!(publish(moment, pipeline, 0, to, outcome), Ok(true)) {
+            self.counts.untold += 1;
+        }
+    }
+
+    fn may_refuse(&mut self, now: Instant) -> bool {
+        let since = *self.refusal_at.get_or_insert(now);
+        let earned = now.saturating_duration_since(since).as_secs() / REFUSAL_EVERY.as_secs();
+        if earned > 0 {
+            self.refusals_left =
+                self.refusals_left.saturating_add(earned.min(1_000) as u32).min(REFUSALS_BURST);
+            self.refusal_at = Some(now);
+        }
+        let may = self.refusals_left > 0;
+        self.refusals_left = self.refusals_left.saturating_sub(1);
+        may
+    }
+
+    fn show(&self, moment: &Moment, command: &Command, state: &str, outcome: Option<&str>) {
+        self.tail.push_command(&CommandSeen {
+            received: moment.wall,
+            boottime_ms: moment.boottime_ms,
+            device: command.device.as_str(),
+            path: &command.path,
+            method: method_name(command.method),
+            bytes: command.payload.len(),
+            preview: &command.payload,
+            state,
+            outcome,
+        });
+    }
+
+    /// The next answer for the broker.
+    pub fn poll_answer(&mut self) -> Option<BrokerAnswer> {
+        if self.answers.is_empty() { None } else { Some(self.answers.remove(0)) }
+    }
+
+    /// At the stop: what is under way on the disk is waited for.
+    pub fn close(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.close();
+        }
+    }
+}
+
+/// Said of a device that is on a serial line, or of plain senders.
+const NO_SESSION: &str = "commands reach devices over DTLS, and this one has no credential for a session";
+
+/// Whether the device can have a DTLS session at all.
+fn has_session(gate: &Gate, now: Instant, device: &str) -> bool {
+    let index = gate.device_by_id(device);
+    index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential)
+}
+
+/// What is known of where a message came from.
+struct Source<'a> {
+    topic: &'a str,
+    /// Where its reply goes by the topic it came on.
+    default: Option<String>,
+    wrapped: bool,
+    session_present: bool,
+}
+
+/// Publishes an outcome; `Ok(false)`: nobody wants it.
+fn publish(
+    moment: &Moment,
+    pipeline: &mut Readings,
+    number: u64,
+    to: ReplyTo<'_>,
+    outcome: &Outcome,
+) -> Result<bool, ReplyFault> {
+    let Some(topic) = to.topic else { return Ok(false) };
+    let status = outcome.status.to_string();
+    let told = reply::Outcome {
+        device: to.device,
+        path: to.path,
+        topic,
+        reply: CommandReply { status: &status, correlation: to.correlation, partial: outcome.partial },
+        content_format: outcome.content_format,
+        envelope: if to.wrapped { Envelope::Json } else { Envelope::None },
+        stamp: moment.stamp(),
+        payload: &outcome.payload,
+    };
+    pipeline.handle_reply(number, &told).map(|_| true)
+}
+
+fn reply_to(command: &Command) -> ReplyTo<'_> {
+    ReplyTo {
+        device: command.device.as_str(),
+        path: &command.path,
+        topic: command.reply_topic.as_deref(),
+        correlation: command.correlation.as_deref(),
+        wrapped: command.wrapped,
+    }
+}
+
+fn told(outcome: protocol::Outcome) -> Told {
+    match outcome {
+        protocol::Outcome::Acknowledged => Told::Acknowledged,
+        protocol::Outcome::Response { code, content_format, payload, partial } => {
+            Told::Answered(Outcome { status: Status::Code(code.0), content_format, payload, partial })
+        }
+        protocol::Outcome::Reset => Told::Rejected,
+        protocol::Outcome::Unanswered => Told::Unanswered,
+        protocol::Outcome::Gone => Told::Gone,
+    }
+}
+
+/// The method and format that a message asks for, or why it cannot be carried out.
+fn wish(message: &InboundMessage) -> Result<(Method, Option<ContentFormat>), String> {
+    if let Some(what) = message.too_long {
+        return Err(format!("the {what} has more than 1,024 bytes"));
+    }
+    if message.payload_length > PAYLOAD_MAX {
+        return Err(format!("the payload has more than {PAYLOAD_MAX} bytes"));
+    }
+    let method = match message.method.as_deref() {
+        None => Method::Put,
+        Some(text) => parse_method(text).ok_or_else(|| format!("there is no method {text:?}"))?,
+    };
+    if matches!(method, Method::Get | Method::Delete) && message.payload_length > 0 {
+        return Err(format!("a {} has no payload", method_name(method as u8)));
+    }
+    let format = match (&message.content_format, &message.content_type) {
+        (Some(number), _) => {
+            let number = number.parse().map_err(|_| format!("{number:?} is no content format"))?;
+            Some(ContentFormat(number))
+        }
+        (None, Some(media_type)) => format_of(media_type),
+        (None, None) => None,
+    };
+    Ok((method, format))
+}
+
+const METHODS: [(Method, &str); 7] = [
+    (Method::Get, "GET"),
+    (Method::Post, "POST"),
+    (Method::Put, "PUT"),
+    (Method::Delete, "DELETE"),
+    (Method::Fetch, "FETCH"),
+    (Method::Patch, "PATCH"),
+    (Method::IPatch, "IPATCH"),
+];
+
+/// The method of this name, in any case.
+pub fn parse_method(text: &str) -> Option<Method> {
+    METHODS.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(text)).map(|(method, _)| method)
+}
+
+/// The name of a method code.
+pub fn method_name(code: u8) -> &'static str {
+    METHODS.into_iter().find(|(method, _)| *method as u8 == code).map_or("", |(_, name)| name)
+}
+
+/// The content format of a media type; `None` if it has none.
+pub fn format_of(media_type: &str) -> Option<ContentFormat> {
+    static FORMATS: OnceLock<HashMap<String, u16>> = OnceLock::new();
+    let formats = FORMATS.get_or_init(|| {
+        let mut formats = HashMap::new();
+        for number in 0..=u16::MAX {
+            let format = ContentFormat(number);
+            if let Some(name) = format.media_type().filter(|_| format.content_coding().is_none()) {
+                formats.entry(name.to_ascii_lowercase()).or_insert(number);
+            }
+        }
+        formats.entry("text/plain".to_owned()).or_insert(ContentFormat::TEXT.0);
+        formats
+    });
+    let wanted: String =
+        media_type.to_ascii_lowercase().split(';').map(str::trim).collect::<Vec<_>>().join(";");
+    formats.get(&wanted).map(|number| ContentFormat(*number))
+}
+
+/// The first 64 bits of SHA-256 over parts, each with its length.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_le_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    digest.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn hash_of(message: &InboundMessage) -> u64 {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    hash(&[
+        message.topic.as_bytes(),
+        &message.payload,
+        text(&message.response_topic).as_bytes(),
+        message.correlation.as_deref().unwrap_or_default(),
+        text(&message.method).as_bytes(),
+        text(&message.content_type).as_bytes(),
+        text(&message.content_format).as_bytes(),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_asks_for_a_method_and_a_format() {
+        let message = InboundMessage::default();
+        assert_eq!(wish(&message), Ok((Method::Put, None)));
+        let with = |method: &str, content_type: &str| InboundMessage {
+            method: Some(method.to_owned()),
+            content_type: Some(content_type.to_owned()),
+            ..InboundMessage::default()
+        };
+        assert_eq!(wish(&with("get", "application/cbor")), Ok((Method::Get, Some(ContentFormat::CBOR))));
+        assert_eq!(
+            wish(&with("POST", "text/plain; charset=utf-8")),
+            Ok((Method::Post, Some(ContentFormat::TEXT)))
+        );
+        assert_eq!(wish(&with("PUT", "text/plain")), Ok((Method::Put, Some(ContentFormat::TEXT))));
+        assert_eq!(wish(&with("PUT", "application/x-unknown")), Ok((Method::Put, None)));
+        assert!(wish(&with("OPEN", "")).is_err());
+        let long = InboundMessage { payload_length: PAYLOAD_MAX + 1, ..InboundMessage::default() };
+        assert!(wish(&long).is_err());
+        let body = InboundMessage { payload_length: 1, ..with("DELETE", "") };
+        assert!(wish(&body).is_err());
+    }
+
+    #[test]
+    fn messages_that_differ_in_anything_have_different_hashes() {
+        let plain = InboundMessage { topic: "a".to_owned(), ..InboundMessage::default() };
+        let moved = InboundMessage { payload: b"a".to_vec(), ..InboundMessage::default() };
+        let asked = InboundMessage { correlation: Some(vec![1]), ..plain.clone() };
+        let hashes: BTreeSet<u64> = [&plain, &moved, &asked].map(hash_of).into();
+        assert_eq!(hashes.len(), 3);
+        let again = InboundMessage { duplicate: true, packet_id: 9, ..plain.clone() };
+        assert_eq!(hash_of(&plain), hash_of(&again), "what the broker adds does not count");
+    }
+}

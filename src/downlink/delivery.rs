@@ -1,0 +1,211 @@
+//! Which command is sent when, and what comes of it. Pure; how a device is reached is the
+//! [`Carrier`]'s.
+//!
+//! | what happened | what is done |
+//! |---|---|
+//! | a command waits, and the device is reachable | it is noted on the disk as about to be sent |
+//! | that is durable | it is sent; if the device is not reachable any more, it waits again |
+//! | an authenticated datagram of the device | the next one is begun, also after a failure |
+//! | the device acknowledges | its response is waited for as long as the rule says |
+//! | it responds | the response is the outcome |
+//! | it resets | `refused` |
+//! | it does not acknowledge, or does not respond | `timeout` |
+//! | its session ends meanwhile | `unknown` |
+//!
+//! In the last two rows an idempotent command waits again, until it expires: it is begun with the
+//! device's next datagram, or after a rest that grows from [`REST`] to [`REST_MAX`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::command::{Command, Outcome, Status};
+use super::mailbox::Mailbox;
+use crate::message::Name;
+
+/// After a command that was not answered, at least.
+pub const REST: Duration = Duration::from_secs(30);
+/// And at most.
+pub const REST_MAX: Duration = Duration::from_secs(600);
+/// After a command that could not be sent for want of room.
+const SHORT_REST: Duration = Duration::from_secs(1);
+
+/// How devices are reached: a transport, or several.
+pub trait Carrier {
+    /// Whether the device can take a request now.
+    fn is_reachable(&mut self, now: Instant, device: &Name) -> bool;
+
+    /// Sends a command. What becomes of it is told by [`Delivery::handle`] with the same number.
+    ///
+    /// # Errors
+    /// [`NotSent`].
+    fn send(&mut self, now: Instant, number: u64, command: &Command) -> Result<(), NotSent>;
+
+    /// Waits no longer for the response to a command that was acknowledged.
+    fn abandon(&mut self, number: u64);
+}
+
+/// Why a command was not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// The device cannot be reached at present.
+    Unreachable,
+    /// There is no room for it at present.
+    Busy,
+    /// It cannot be sent at all: why.
+    Never(String),
+}
+
+/// What a carrier tells of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The device has it.
+    Acknowledged,
+    /// The device's answer.
+    Answered(Outcome),
+    /// The device does not take it.
+    Rejected,
+    /// The device did not acknowledge it.
+    Unanswered,
+    /// The way to the device is gone.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    /// The response is waited for until then; `None`: it is not acknowledged, which the carrier
+    /// decides.
+    until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    until: Instant,
+    length: Duration,
+}
+
+/// The commands on their way.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    flights: BTreeMap<u64, Flight>,
+    rests: HashMap<Name, Rest>,
+}
+
+impl Delivery {
+    /// Something changed for this device: begins its next command if that can be sent.
+    pub fn offer(&mut self, now: Instant, device: &Name, mailbox: &mut Mailbox, carrier: &mut impl Carrier) {
+        if self.rests.get(device).is_some_and(|rest| now < rest.until) {
+            return;
+        }
+        if let Some(number) = mailbox.next_for(device)
+            && carrier.is_reachable(now, device)
+        {
+            mailbox.begin(number);
+        }
+    }
+
+    /// The device has spoken.
+    pub fn handle_contact(
+        &mut self,
+        now: Instant,
+        device: &Name,
+        mailbox: &mut Mailbox,
+        carrier: &mut impl Carrier,
+    ) {
+        if let Some(rest) = self.rests.get_mut(device) {
+            rest.until = now;
+        }
+        self.offer(now, device, mailbox, carrier);
+    }
+
+    /// That a command is about to be sent is durable: sends it.
+    pub fn handle_may_send(
+        &mut self,
+        now: Instant,
+        number: u64,
+        mailbox: &mut Mailbox,
+        carrier: &mut impl Carrier,
+    ) {
+        let Some(command) = mailbox.command(number) else { return };
+        match carrier.send(now, number, command) {
+            Ok(()) => drop(self.flights.insert(number, Flight { until: None })),
+            Err(NotSent::Unreachable) => mailbox.unsend(number),
+            Err(NotSent::Busy) => {
+                self.rests
+                    .insert(command.device.clone(), Rest { until: now + SHORT_REST, length: SHORT_REST });
+                mailbox.unsend(number);
+            }
+            Err(NotSent::Never(why)) => mailbox.end(number, Outcome::of(Status::Refused, why)),
+        }
+    }
+
+    /// What a carrier tells of a command.
+    pub fn handle(&mut self, now: Instant, number: u64, told: Told, mailbox: &mut Mailbox) {
+        let Some(command) = mailbox.command(number) else {
+            self.flights.remove(&number);
+            return;
+        };
+        let Some(flight) = self.flights.get_mut(&number) else { return };
+        match told {
+            Told::Acknowledged => {
+                flight.until = Some(now + Duration::from_secs(command.answer_within_s.into()));
+            }
+            Told::Answered(outcome) => {
+                self.flights.remove(&number);
+                self.rests.remove(&command.device);
+                mailbox.end(number, outcome);
+            }
+            Told::Rejected => {
+                self.flights.remove(&number);
+                let why = "the device rejects requests (Reset)";
+                mailbox.end(number, Outcome::of(Status::Refused, why));
+            }
+            Told::Unanswered => {
+                let why = "the device did not acknowledge it: it may have run";
+                self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
+            }
+            Told::Gone => {
+                let why = "the session of the device ended while the command was on its way: it may have run";
+                self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
+            }
+        }
+    }
+
+    fn fail(&mut self, now: Instant, number: u64, outcome: Outcome, mailbox: &mut Mailbox) {
+        self.flights.remove(&number);
+        let Some(command) = mailbox.command(number) else { return };
+        let device = command.device.clone();
+        if !command.idempotent {
+            return mailbox.end(number, outcome);
+        }
+        let before = self.rests.get(&device).map_or(Duration::ZERO, |rest| rest.length);
+        let length = (before * 2).clamp(REST, REST_MAX);
+        self.rests.insert(device, Rest { until: now + length, length });
+        mailbox.again(number);
+    }
+
+    /// Acts on deadlines, and looks again at every device that something waits for; once a second.
+    pub fn handle_timeout(&mut self, now: Instant, mailbox: &mut Mailbox, carrier: &mut impl Carrier) {
+        let due: Vec<u64> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.until.is_some_and(|until| until <= now))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in due {
+            carrier.abandon(number);
+            let why = "the device acknowledged it and did not respond in time: it may have run";
+            self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
+        }
+        let devices: Vec<Name> = mailbox.waiting_devices().cloned().collect();
+        let waiting: HashSet<&Name> = devices.iter().collect();
+        self.rests.retain(|device, _| waiting.contains(device));
+        for device in &devices {
+            self.offer(now, device, mailbox, carrier);
+        }
+    }
+
+    /// Commands on their way.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+}

@@ -1,0 +1,909 @@
+//! All commands of all devices, and what is durable when. Pure: batches for the disk out, what
+//! became of them in.
+//!
+//! | call | durable before |
+//! |---|---|
+//! | [`Mailbox::take`] | [`Event::Stored`]: the message may be acknowledged to the broker |
+//! | [`Mailbox::begin`] | [`Event::MaySend`]: the command may be sent |
+//! | [`Mailbox::end`] | [`Event::Ended`] and [`Event::Reply`]: the outcome may be told |
+//! | [`Mailbox::handle_released`] | [`Event::Stored`]: PUBCOMP may be sent |
+//!
+//! **A crash.** What was not acknowledged comes again from the broker. A command that waited still
+//! waits. One that was about to be sent, or sent, may have run: it is sent again if it is
+//! idempotent, else its outcome is `unknown`. An outcome that was not published is published, and
+//! one whose publishing was not noted is published twice, with the same correlation data.
+//!
+//! **A disk that errs.** A command that cannot be stored is refused, and so is every further one
+//! until a write succeeds again; one is tried every [`RETRY`]. Nothing is sent meanwhile. Outcomes
+//! wait.
+//!
+//! **Duplicates.** At QoS 2 a message whose packet id is held and has the same content is the one
+//! that was taken; so is one that the broker marks as a duplicate although it was completed within
+//! [`RECENT`]: a broker that was killed may go on from an older state. At QoS 1 that is so if the
+//! broker marks it as a duplicate within the same session, until the broker is known to have the
+//! acknowledgement. A retained message that comes with a subscription is not taken if it is equal
+//! to the last one on its topic.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::command::{Command, Outcome, State, Status};
+use super::frame::{self, PacketMark, TakenMark, kind};
+use super::log::{Batch, Committed, Entry};
+use crate::clock::{Moment, UnixTime};
+use crate::gate::{MailboxLimits, WhenFull};
+use crate::message::{Name, Stamp};
+
+/// From a fault of the disk to the next attempt.
+pub const RETRY: Duration = Duration::from_secs(5);
+/// So long a message of QoS 2 is known after it was completed.
+pub const RECENT: Duration = Duration::from_secs(600);
+/// Bytes of all commands, in memory and about as many on the disk.
+pub const BYTES_MAX: usize = 16 << 20;
+/// Commands in all.
+pub const COMMANDS_MAX: usize = 65_536;
+/// Topics whose last command is remembered.
+const LAST_MAX: usize = 16_384;
+/// Hashes in one frame.
+const MARKS_A_FRAME: usize = 4_000;
+/// In the place of the QoS, in marks: a completed message of QoS 2.
+const COMPLETED: u8 = 3;
+/// Completed messages of QoS 2 that are known.
+const COMPLETED_MAX: usize = 256;
+/// Messages of QoS 1 whose repetition is recognised.
+const QOS1_MAX: usize = 256;
+
+/// A message from the broker with a command, as far as duplicates are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// When it came.
+    pub now: Instant,
+    /// Comes back with [`Event::Stored`] or [`Event::Unstored`].
+    pub ticket: u64,
+    /// The hash of the topic.
+    pub topic_hash: u64,
+    /// The hash of topic, payload and properties.
+    pub hash: u64,
+    /// QoS 1 or 2 and the packet id; `None` at QoS 0.
+    pub packet: Option<(u8, u16)>,
+    /// The broker says that it sent it before, and knows the session in which it did.
+    pub again: bool,
+    /// It comes because of a subscription.
+    pub retained: bool,
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// It was taken before: [`Event::Stored`] follows.
+    Duplicate,
+    /// A retained message equal to the last one: nothing follows, it may be acknowledged.
+    Repeated,
+    /// For each device: the number of its command, or why there is none. [`Event::Stored`] or
+    /// [`Event::Unstored`] follows if there is a number.
+    Taken(Vec<Result<u64, Outcome>>),
+}
+
+/// What follows from what is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// All that this message made is durable.
+    Stored {
+        /// As given.
+        ticket: u64,
+    },
+    /// It could not be stored, and nothing is kept of it.
+    Unstored {
+        /// As given.
+        ticket: u64,
+    },
+    /// This command of an unstored message is gone: its outcome is `full`.
+    Failed(Box<Command>),
+    /// A command waits for this device, and none is on its way.
+    Ready(Name),
+    /// That it is about to be sent is durable.
+    MaySend(u64),
+    /// The outcome of this command is durable.
+    Ended {
+        /// Which.
+        number: u64,
+        /// For which device.
+        device: Name,
+        /// At which path.
+        path: String,
+        /// What.
+        outcome: Outcome,
+    },
+    /// The outcome of this command is to be published.
+    Reply(u64),
+}
+
+/// Numbers since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commands taken.
+    pub taken: u64,
+    /// Messages recognised as taken before.
+    pub duplicates: u64,
+    /// Commands refused because there was no room.
+    pub full: u64,
+    /// Commands that could not be stored.
+    pub unstored: u64,
+    /// Commands answered by their device.
+    pub answered: u64,
+    /// Commands sent that were not answered.
+    pub timeouts: u64,
+    /// Commands that expired.
+    pub expired: u64,
+    /// Commands whose outcome is unknown.
+    pub unknown: u64,
+    /// Commands that were superseded, dropped or refused.
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    command: Command,
+    mark: TakenMark,
+    state: State,
+    outcome: Option<Outcome>,
+    attempts: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Op {
+    Taken(u64),
+    /// The end of a group: its message is taken.
+    Group {
+        ticket: u64,
+    },
+    /// What is before this is durable.
+    Barrier {
+        ticket: u64,
+    },
+    Sent(u64),
+    Unsent(u64),
+    Ended(u64),
+    /// With the outcome that nobody is told upstream.
+    Gone {
+        number: u64,
+        told: Option<Box<(Name, String, Outcome)>>,
+    },
+    Released {
+        packet: u16,
+        ticket: u64,
+    },
+    SessionLost,
+    Settled(u16),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    numbers: VecDeque<u64>,
+}
+
+/// All commands.
+#[derive(Debug)]
+pub struct Mailbox {
+    boot: u32,
+    next: u64,
+    commands: BTreeMap<u64, Held>,
+    queues: HashMap<Name, Queue>,
+    bytes: usize,
+    last: HashMap<u64, u64>,
+    last_order: VecDeque<u64>,
+    qos2: BTreeMap<u16, u64>,
+    qos1: VecDeque<PacketMark>,
+    /// Completed messages of QoS 2, and when; `None`: before this process.
+    completed: VecDeque<(PacketMark, Option<Instant>)>,
+    pending: Vec<Op>,
+    flying: Option<Vec<Op>>,
+    wants_image: bool,
+    retry_at: Option<Instant>,
+    trouble: Option<String>,
+    events: VecDeque<Event>,
+    counters: Counters,
+}
+
+/// A command as `mailbox list` shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandView<'a> {
+    /// Its number.
+    pub number: u64,
+    /// The command.
+    pub command: &'a Command,
+    /// How far it has come.
+    pub state: State,
+    /// How often it was sent.
+    pub attempts: u8,
+    /// Its outcome, if it has one.
+    pub outcome: Option<&'a Outcome>,
+}
+
+impl Mailbox {
+    /// One with what the log had. `boot` identifies this boot.
+    pub fn new(boot: u32, entries: &[Entry]) -> Mailbox {
+        let mut mailbox = Mailbox {
+            boot,
+            next: 1,
+            commands: BTreeMap::new(),
+            queues: HashMap::new(),
+            bytes: 0,
+            last: HashMap::new(),
+            last_order: VecDeque::new(),
+            qos2: BTreeMap::new(),
+            qos1: VecDeque::new(),
+            completed: VecDeque::new(),
+            pending: Vec::new(),
+            flying: None,
+            wants_image: true,
+            retry_at: None,
+            trouble: None,
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        mailbox.restore(entries);
+        mailbox
+    }
+
+    fn restore(&mut self, entries: &[Entry]) {
+        let mut seen = BTreeSet::new();
+        for Entry { kind, number, content } in entries {
+            let held = self.commands.get_mut(number);
+            match *kind {
+                kind::TAKEN => {
+                    let Some((command, mark)) = frame::decode_taken(content) else { continue };
+                    seen.insert(*number);
+                    self.next = self.next.max(number.saturating_add(1));
+                    let is_last = mark.packet.is_some();
+                    self.insert(*number, command, mark, State::Waiting);
+                    let group = mark.group..=*number;
+                    if is_last && group.clone().any(|number| !seen.contains(&number)) {
+                        // Cut short by a crash: it was not acknowledged, and comes again.
+                        group.for_each(|number| drop(self.remove(number)));
+                        continue;
+                    }
+                    self.remember(mark.topic_hash, mark.hash);
+                    if let Some((qos, id)) = mark.packet {
+                        self.note_packet(PacketMark { qos, id, hash: mark.hash });
+                    }
+                }
+                kind::SENT => {
+                    if let Some(held) = held {
+                        (held.state, held.attempts) = (State::Sent, held.attempts.saturating_add(1));
+                    }
+                }
+                kind::UNSENT => {
+                    if let Some(held) = held {
+                        held.state = State::Waiting;
+                    }
+                }
+                kind::ENDED => {
+                    if let Some((held, outcome)) = held.zip(frame::decode_ended(content)) {
+                        (held.state, held.outcome) = (State::Ended, Some(outcome));
+                    }
+                }
+                kind::GONE => drop(self.remove(*number)),
+                kind::RELEASED => {
+                    let id = *number as u16;
+                    if let Some(hash) = self.qos2.remove(&id) {
+                        self.complete(PacketMark { qos: 2, id, hash }, None);
+                    }
+                }
+                kind::SESSION_LOST => {
+                    self.qos2.clear();
+                    self.qos1.clear();
+                    self.completed.clear();
+                }
+                kind::SETTLED => self.qos1.retain(|known| u64::from(known.id) != *number),
+                kind::MARKS => {
+                    if let Some((last, packets)) = frame::decode_marks(content) {
+                        last.into_iter().for_each(|(topic, hash)| self.remember(topic, hash));
+                        for packet in packets {
+                            match packet.qos {
+                                COMPLETED => self.complete(PacketMark { qos: 2, ..packet }, None),
+                                _ => self.note_packet(packet),
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let found: Vec<(u64, State, bool)> = self
+            .commands
+            .iter()
+            .map(|(number, held)| (*number, held.state, held.command.idempotent))
+            .collect();
+        for (number, state, idempotent) in found {
+            match state {
+                State::Sent if !idempotent => {
+                    let why = "the gateway stopped while the command was on its way: it may have run";
+                    self.end(number, Outcome::of(Status::Unknown, why));
+                }
+                State::Sent => self.set(number, State::Waiting),
+                State::Ended => self.events.push_back(Event::Reply(number)),
+                _ => {}
+            }
+        }
+    }
+
+    fn set(&mut self, number: u64, state: State) {
+        if let Some(held) = self.commands.get_mut(&number) {
+            held.state = state;
+        }
+    }
+
+    fn insert(&mut self, number: u64, command: Command, mark: TakenMark, state: State) {
+        let bytes = command.bytes();
+        self.bytes += bytes;
+        let queue = self.queues.entry(command.device.clone()).or_default();
+        queue.numbers.push_back(number);
+        self.commands.insert(number, Held { command, mark, state, outcome: None, attempts: 0 });
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Held> {
+        let held = self.commands.remove(&number)?;
+        let bytes = held.command.bytes();
+        self.bytes -= bytes;
+        if let Some(queue) = self.queues.get_mut(&held.command.device) {
+            queue.numbers.retain(|waiting| *waiting != number);
+            if queue.numbers.is_empty() {
+                self.queues.remove(&held.command.device);
+            }
+        }
+        Some(held)
+    }
+
+    fn remember(&mut self, topic_hash: u64, hash: u64) {
+        if self.last.insert(topic_hash, hash).is_none() {
+            self.last_order.push_back(topic_hash);
+            if self.last_order.len() > LAST_MAX
+                && let Some(oldest) = self.last_order.pop_front()
+            {
+                self.last.remove(&oldest);
+            }
+        }
+    }
+
+    fn note_packet(&mut self, packet: PacketMark) {
+        if packet.qos == 2 {
+            self.completed.retain(|(known, _)| known.id != packet.id);
+            self.qos2.insert(packet.id, packet.hash);
+            return;
+        }
+        self.qos1.retain(|known| known.id != packet.id);
+        self.qos1.push_back(packet);
+        if self.qos1.len() > QOS1_MAX {
+            self.qos1.pop_front();
+        }
+    }
+
+    fn complete(&mut self, mark: PacketMark, at: Option<Instant>) {
+        self.completed.retain(|(known, _)| known.id != mark.id);
+        self.completed.push_back((mark, at));
+        if self.completed.len() > COMPLETED_MAX {
+            self.completed.pop_front();
+        }
+    }
+
+    fn is_duplicate(&self, arrival: &Arrival) -> bool {
+        match arrival.packet {
+            Some((2, id)) => {
+                let is_it = |(mark, at): &(PacketMark, Option<Instant>)| {
+                    (mark.id, mark.hash) == (id, arrival.hash)
+                        && at.is_none_or(|at| arrival.now.saturating_duration_since(at) <= RECENT)
+                };
+                self.qos2.get(&id) == Some(&arrival.hash) || arrival.again && self.completed.iter().any(is_it)
+            }
+            Some((qos, id)) => {
+                arrival.again && self.qos1.contains(&PacketMark { qos, id, hash: arrival.hash })
+            }
+            None => false,
+        }
+    }
+
+    // What comes from the broker and the operator.
+
+    /// Takes a message: a command for each of its devices.
+    pub fn take(&mut self, arrival: &Arrival, commands: Vec<(Command, &MailboxLimits)>) -> Take {
+        if self.is_duplicate(arrival) {
+            self.counters.duplicates += 1;
+            self.pending.push(Op::Barrier { ticket: arrival.ticket });
+            return Take::Duplicate;
+        }
+        if arrival.retained && self.last.get(&arrival.topic_hash) == Some(&arrival.hash) {
+            self.counters.duplicates += 1;
+            return Take::Repeated;
+        }
+        let group = self.next;
+        let mut taken = Vec::with_capacity(commands.len());
+        for (command, limits) in commands {
+            taken.push(self.make_room(&command, limits).map(|()| {
+                let number = self.next;
+                self.next += 1;
+                let mark = TakenMark {
+                    boot: self.boot,
+                    group,
+                    topic_hash: arrival.topic_hash,
+                    hash: arrival.hash,
+                    packet: None,
+                };
+                self.insert(number, command, mark, State::Taking);
+                self.pending.push(Op::Taken(number));
+                number
+            }));
+        }
+        if let Some(last) = taken.iter().rev().find_map(|taken| taken.as_ref().ok()) {
+            if let Some(held) = self.commands.get_mut(last) {
+                held.mark.packet = arrival.packet;
+            }
+            self.remember(arrival.topic_hash, arrival.hash);
+            if let Some((qos, id)) = arrival.packet {
+                self.note_packet(PacketMark { qos, id, hash: arrival.hash });
+            }
+            self.pending.push(Op::Group { ticket: arrival.ticket });
+        }
+        self.counters.taken += taken.iter().filter(|taken| taken.is_ok()).count() as u64;
+        Take::Taken(taken)
+    }
+
+    /// Gives up what a new command replaces, or for which there is no room beside it.
+    fn make_room(&mut self, command: &Command, limits: &MailboxLimits) -> Result<(), Outcome> {
+        if let Some(trouble) = &self.trouble {
+            self.counters.unstored += 1;
+            return Err(Outcome::of(Status::Full, format!("commands cannot be stored: {trouble}")));
+        }
+        let waiting: Vec<u64> = self
+            .queues
+            .get(&command.device)
+            .map(|queue| queue.numbers.iter().copied().collect())
+            .unwrap_or_default();
+        if command.latest_wins {
+            for number in waiting {
+                let replaced = self.commands.get(&number).is_some_and(|held| {
+                    matches!(held.state, State::Waiting | State::Taking)
+                        && held.command.latest_wins
+                        && (&held.command.path, held.command.method) == (&command.path, command.method)
+                });
+                if replaced {
+                    self.end(number, Outcome::of(Status::Superseded, "a later command took its place"));
+                }
+            }
+        }
+        let bytes = command.bytes();
+        loop {
+            let live = self.live(&command.device);
+            let size = |number: &u64| self.commands.get(number).map_or(0, |held| held.command.bytes());
+            let held: usize = live.iter().map(size).sum();
+            let count = self.queues.get(&command.device).map_or(0, |queue| queue.numbers.len());
+            let fits = (live.len() as u64) < u64::from(limits.messages)
+                && (live.is_empty() || (held + bytes) as u64 <= limits.bytes)
+                && count < COUNT_SLACK + limits.messages as usize;
+            let all = self.bytes + bytes <= BYTES_MAX && self.commands.len() < COMMANDS_MAX;
+            if fits && all {
+                return Ok(());
+            }
+            let is_waiting = |number: &u64| self.state(*number) == Some(State::Waiting);
+            match live.into_iter().find(is_waiting) {
+                Some(number)
+                    if limits.when_full == WhenFull::DropOldest
+                        && all
+                        && count < COUNT_SLACK + limits.messages as usize =>
+                {
+                    self.end(number, Outcome::of(Status::Dropped, "dropped for a newer command"));
+                }
+                _ => break,
+            }
+        }
+        self.counters.full += 1;
+        Err(Outcome::of(Status::Full, "the mailbox of the device is full"))
+    }
+
+    /// The commands of a device that are not over.
+    fn live(&self, device: &Name) -> Vec<u64> {
+        let Some(queue) = self.queues.get(device) else { return Vec::new() };
+        let is_live =
+            |number: &&u64| self.commands.get(number).is_some_and(|held| held.state != State::Ended);
+        queue.numbers.iter().filter(is_live).copied().collect()
+    }
+
+    /// PUBREL came: [`Event::Stored`] says that PUBCOMP may go.
+    pub fn handle_released(&mut self, now: Instant, packet: u16, ticket: u64) {
+        match self.qos2.remove(&packet) {
+            Some(hash) => {
+                self.complete(PacketMark { qos: 2, id: packet, hash }, Some(now));
+                self.pending.push(Op::Released { packet, ticket });
+            }
+            None => self.pending.push(Op::Barrier { ticket }),
+        }
+    }
+
+    /// The broker does not know the session any more: no packet id means anything.
+    pub fn handle_session_lost(&mut self) {
+        self.completed.clear();
+        if !(self.qos2.is_empty() && self.qos1.is_empty()) {
+            self.qos2.clear();
+            self.qos1.clear();
+            self.pending.push(Op::SessionLost);
+        }
+    }
+
+    /// The broker is known to have the PUBACKs of these packets: they do not come again.
+    pub fn handle_settled(&mut self, packets: &[u16]) {
+        let before = self.qos1.len();
+        self.qos1.retain(|known| !packets.contains(&known.id));
+        if self.qos1.len() < before {
+            self.pending.extend(packets.iter().map(|packet| Op::Settled(*packet)));
+        }
+    }
+
+    // What comes of commands.
+
+    /// The command that a device is to be sent next; `None` if none waits, or one is on its way.
+    pub fn next_for(&self, device: &Name) -> Option<u64> {
+        let mut waiting = None;
+        for number in &self.queues.get(device)?.numbers {
+            match self.commands.get(number)?.state {
+                State::Preparing | State::Sent => return None,
+                State::Waiting => waiting = waiting.or(Some(*number)),
+                State::Taking | State::Ended => {}
+            }
+        }
+        waiting
+    }
+
+    /// Stores that a waiting command is about to be sent.
+    pub fn begin(&mut self, number: u64) {
+        if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Waiting) {
+            held.state = State::Preparing;
+            held.attempts = held.attempts.saturating_add(1);
+            self.pending.push(Op::Sent(number));
+        }
+    }
+
+    /// It was not sent after all, and waits again.
+    pub fn unsend(&mut self, number: u64) {
+        if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Sent) {
+            held.state = State::Waiting;
+            self.pending.push(Op::Unsent(number));
+        }
+    }
+
+    /// It was sent in vain and may run twice: it waits again.
+    pub fn again(&mut self, number: u64) {
+        if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Sent) {
+            held.state = State::Waiting;
+        }
+    }
+
+    /// Its outcome is known.
+    pub fn end(&mut self, number: u64, outcome: Outcome) {
+        let Some(held) = self.commands.get_mut(&number).filter(|held| held.state != State::Ended) else {
+            return;
+        };
+        let counter = match outcome.status {
+            Status::Code(_) => &mut self.counters.answered,
+            Status::Timeout => &mut self.counters.timeouts,
+            Status::Expired => &mut self.counters.expired,
+            Status::Unknown => &mut self.counters.unknown,
+            Status::Refused | Status::Full | Status::Superseded | Status::Dropped => {
+                &mut self.counters.dropped
+            }
+        };
+        *counter += 1;
+        held.state = State::Ended;
+        if held.command.reply_topic.is_some() {
+            held.outcome = Some(outcome);
+            self.pending.push(Op::Ended(number));
+        } else if let Some(held) = self.remove(number) {
+            let Command { device, path, .. } = held.command;
+            self.pending.push(Op::Gone { number, told: Some(Box::new((device, path, outcome))) });
+        }
+    }
+
+    /// Its outcome is published, or cannot be: nothing is left of it.
+    pub fn handle_published(&mut self, number: u64) {
+        if self.commands.get(&number).is_some_and(|held| held.state == State::Ended) {
+            self.remove(number);
+            self.pending.push(Op::Gone { number, told: None });
+        }
+    }
+
+    /// Ends what waits and has expired.
+    pub fn expire(&mut self, moment: &Moment) {
+        let expired: Vec<u64> = self
+            .commands
+            .iter()
+            .filter(|(_, held)| held.state == State::Waiting && self.is_expired(held, moment))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in expired {
+            self.end(number, Outcome::of(Status::Expired, "it was not sent before it expired"));
+        }
+    }
+
+    fn is_expired(&self, held: &Held, moment: &Moment) -> bool {
+        let same_boot = held.mark.boot == self.boot;
+        age_ms(held.command.taken, same_boot, moment)
+            .is_some_and(|age| age >= u64::from(held.command.expires_s) * 1000)
+    }
+
+    /// Ends each waiting command for which `why` has a reason.
+    pub fn review(&mut self, mut why: impl FnMut(&Command) -> Option<Outcome>) {
+        let ended: Vec<(u64, Outcome)> = self
+            .commands
+            .iter()
+            .filter(|(_, held)| held.state == State::Waiting)
+            .filter_map(|(number, held)| Some((*number, why(&held.command)?)))
+            .collect();
+        for (number, outcome) in ended {
+            self.end(number, outcome);
+        }
+    }
+
+    // What is asked.
+
+    /// A command.
+    pub fn command(&self, number: u64) -> Option<&Command> {
+        self.commands.get(&number).map(|held| &held.command)
+    }
+
+    /// The outcome of a command that is to be published.
+    pub fn outcome(&self, number: u64) -> Option<(&Command, &Outcome)> {
+        let held = self.commands.get(&number)?;
+        Some((&held.command, held.outcome.as_ref()?))
+    }
+
+    /// How far a command has come.
+    pub fn state(&self, number: u64) -> Option<State> {
+        self.commands.get(&number).map(|held| held.state)
+    }
+
+    /// All commands, oldest first.
+    pub fn view(&self) -> impl Iterator<Item = CommandView<'_>> {
+        self.commands.iter().map(|(number, held)| CommandView {
+            number: *number,
+            command: &held.command,
+            state: held.state,
+            attempts: held.attempts,
+            outcome: held.outcome.as_ref(),
+        })
+    }
+
+    /// The age of a command, if it is known.
+    pub fn age(&self, number: u64, moment: &Moment) -> Option<Duration> {
+        let held = self.commands.get(&number)?;
+        age_ms(held.command.taken, held.mark.boot == self.boot, moment).map(Duration::from_millis)
+    }
+
+    /// The devices for which commands wait.
+    pub fn waiting_devices(&self) -> impl Iterator<Item = &Name> {
+        self.queues.keys()
+    }
+
+    /// Commands held.
+    pub fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Bytes of all commands.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Why nothing can be stored at present.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Numbers since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    // The disk.
+
+    /// What is to be made durable next; `None` if nothing is, or a batch is under way, or the disk
+    /// is given a rest.
+    pub fn poll_batch(&mut self, now: Instant) -> Option<Batch> {
+        if self.flying.is_some() || self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        if self.pending.is_empty() && self.trouble.is_none() {
+            return None;
+        }
+        let ops = std::mem::take(&mut self.pending);
+        let entries: Vec<Entry> = ops.iter().filter_map(|op| self.entry(op)).collect();
+        if entries.is_empty() && self.trouble.is_none() {
+            self.follow(ops);
+            return None;
+        }
+        self.flying = Some(ops);
+        self.retry_at = None;
+        if self.wants_image {
+            return Some(Batch { entries: Vec::new(), image: Some(self.image()) });
+        }
+        Some(Batch { entries, image: None })
+    }
+
+    fn entry(&self, op: &Op) -> Option<Entry> {
+        let plain = |kind, number| Some(Entry { kind, number, content: Vec::new() });
+        match op {
+            Op::Taken(number) => {
+                let held = self.commands.get(number)?;
+                let content = frame::encode_taken(&held.command, &held.mark);
+                Some(Entry { kind: kind::TAKEN, number: *number, content })
+            }
+            Op::Sent(number) => plain(kind::SENT, *number),
+            Op::Unsent(number) => plain(kind::UNSENT, *number),
+            Op::Ended(number) => {
+                let content = frame::encode_ended(self.commands.get(number)?.outcome.as_ref()?);
+                Some(Entry { kind: kind::ENDED, number: *number, content })
+            }
+            Op::Gone { number, .. } => plain(kind::GONE, *number),
+            Op::Released { packet, .. } => plain(kind::RELEASED, u64::from(*packet)),
+            Op::SessionLost => plain(kind::SESSION_LOST, 0),
+            Op::Settled(packet) => plain(kind::SETTLED, u64::from(*packet)),
+            Op::Group { .. } | Op::Barrier { .. } => None,
+        }
+    }
+
+    /// All that is worth keeping.
+    fn image(&self) -> Vec<Entry> {
+        let mut image = Vec::new();
+        let last: Vec<(u64, u64)> =
+            self.last_order.iter().filter_map(|topic| Some((*topic, *self.last.get(topic)?))).collect();
+        let qos2 = self.qos2.iter().map(|(id, hash)| PacketMark { qos: 2, id: *id, hash: *hash });
+        let completed = self.completed.iter().map(|(mark, _)| PacketMark { qos: COMPLETED, ..*mark });
+        let packets: Vec<PacketMark> = qos2.chain(self.qos1.iter().copied()).chain(completed).collect();
+        let mut mark = |last: &[(u64, u64)], packets: &[PacketMark]| {
+            let content = frame::encode_marks(last, packets);
+            image.push(Entry { kind: kind::MARKS, number: 0, content });
+        };
+        last.chunks(MARKS_A_FRAME).for_each(|some| mark(some, &[]));
+        packets.chunks(MARKS_A_FRAME).for_each(|some| mark(&[], some));
+        for (number, held) in &self.commands {
+            let packet = held.mark.packet.filter(|_| held.state == State::Taking);
+            let group = if packet.is_some() { held.mark.group } else { *number };
+            let content = frame::encode_taken(&held.command, &TakenMark { packet, group, ..held.mark });
+            image.push(Entry { kind: kind::TAKEN, number: *number, content });
+            if matches!(held.state, State::Preparing | State::Sent) {
+                image.push(Entry { kind: kind::SENT, number: *number, content: Vec::new() });
+            }
+            if let Some(outcome) = &held.outcome {
+                let content = frame::encode_ended(outcome);
+                image.push(Entry { kind: kind::ENDED, number: *number, content });
+            }
+        }
+        image
+    }
+
+    /// The batch is durable, or not.
+    pub fn handle_committed(&mut self, now: Instant, committed: &Committed) {
+        let Some(ops) = self.flying.take() else { return };
+        self.wants_image = committed.wants_image;
+        match &committed.error {
+            None => {
+                self.trouble = None;
+                self.follow(ops);
+            }
+            Some(error) => {
+                self.wants_image = true;
+                self.trouble = Some(error.clone());
+                self.retry_at = Some(now + RETRY);
+                self.undo(ops);
+            }
+        }
+    }
+
+    fn follow(&mut self, ops: Vec<Op>) {
+        let mut ready = BTreeSet::new();
+        for op in ops {
+            match op {
+                Op::Taken(number) => {
+                    if let Some(held) =
+                        self.commands.get_mut(&number).filter(|held| held.state == State::Taking)
+                    {
+                        held.state = State::Waiting;
+                        ready.insert(held.command.device.clone());
+                    }
+                }
+                Op::Group { ticket } | Op::Barrier { ticket } | Op::Released { ticket, .. } => {
+                    self.events.push_back(Event::Stored { ticket });
+                }
+                Op::Sent(number) => {
+                    if let Some(held) =
+                        self.commands.get_mut(&number).filter(|held| held.state == State::Preparing)
+                    {
+                        held.state = State::Sent;
+                        self.events.push_back(Event::MaySend(number));
+                    }
+                }
+                Op::Ended(number) => {
+                    if let Some(held) = self.commands.get(&number)
+                        && let Some(outcome) = &held.outcome
+                    {
+                        let Command { device, path, .. } = &held.command;
+                        ready.insert(device.clone());
+                        let (device, path, outcome) = (device.clone(), path.clone(), outcome.clone());
+                        self.events.push_back(Event::Ended { number, device, path, outcome });
+                        self.events.push_back(Event::Reply(number));
+                    }
+                }
+                Op::Gone { number, told: Some(told) } => {
+                    let (device, path, outcome) = *told;
+                    ready.insert(device.clone());
+                    self.events.push_back(Event::Ended { number, device, path, outcome });
+                }
+                Op::Unsent(_) | Op::Gone { .. } | Op::SessionLost | Op::Settled(_) => {}
+            }
+        }
+        let ready = ready.into_iter().filter(|device| self.next_for(device).is_some());
+        self.events.extend(ready.map(Event::Ready).collect::<Vec<_>>());
+    }
+
+    /// The disk did not take a batch: nobody knows what of it is there. The next one is an image,
+    /// and says it all.
+    fn undo(&mut self, ops: Vec<Op>) {
+        let mut again = Vec::new();
+        for op in ops {
+            match op {
+                Op::Taken(number) => {
+                    if self.state(number) == Some(State::Taking)
+                        && let Some(held) = self.remove(number)
+                    {
+                        self.counters.unstored += 1;
+                        self.counters.taken = self.counters.taken.saturating_sub(1);
+                        if let Some((2, id)) = held.mark.packet {
+                            self.qos2.remove(&id);
+                        }
+                        if let Some((_, id)) = held.mark.packet {
+                            self.qos1.retain(|known| known.id != id);
+                        }
+                        self.last.remove(&held.mark.topic_hash);
+                        self.last_order.retain(|topic| *topic != held.mark.topic_hash);
+                        self.events.push_back(Event::Failed(Box::new(held.command)));
+                    }
+                }
+                Op::Group { ticket } => self.events.push_back(Event::Unstored { ticket }),
+                Op::Sent(number) => {
+                    if self.state(number) == Some(State::Preparing) {
+                        self.set(number, State::Waiting);
+                    }
+                }
+                other => again.push(other),
+            }
+        }
+        again.append(&mut self.pending);
+        self.pending = again;
+    }
+
+    /// When [`Mailbox::poll_batch`] is to be asked again.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| self.flying.is_none())
+    }
+
+    /// What follows, in order.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+}
+
+/// Commands of a device whose outcomes wait to be published, beside those that are not over.
+const COUNT_SLACK: usize = 64;
+
+/// How long ago a stamp was made, in milliseconds; `None` if nothing trustworthy says so.
+fn age_ms(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<u64> {
+    if same_boot {
+        return Some(moment.boottime_ms.saturating_sub(stamp.boottime_ms));
+    }
+    let comparable = |stamped: &UnixTime| moment.ages_from.is_some_and(|from| *stamped >= from);
+    let stamped = stamp.wall_ms.map(UnixTime).filter(comparable)?;
+    Some(moment.wall?.0.saturating_sub(stamped.0))
+}

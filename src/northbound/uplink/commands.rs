@@ -1,0 +1,192 @@
+//! The subscription to commands, and the messages that come by it, until the daemon takes them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::northbound::inbound::InboundMessage;
+use crate::northbound::reason_code;
+use crate::northbound::strikes::Strikes;
+
+/// It is left out for so long,
+const LEFT_OUT: Duration = Duration::from_secs(3600);
+/// after so many closes over it.
+const STRIKES: u8 = 2;
+/// Messages of QoS 0 that wait; further ones are dropped, as QoS 0 allows.
+const QOS0_MAX: usize = 256;
+
+/// What the broker has for devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// A message; one of QoS 1 or 2 is to be answered.
+    Message {
+        /// Which connection it came by.
+        connection: u64,
+        /// The broker knew the session when this connection began.
+        session_present: bool,
+        /// MQTT 3.1.1 is spoken: its sender cannot be told anything by properties.
+        plain: bool,
+        /// The message.
+        message: Box<InboundMessage>,
+    },
+    /// PUBREL came: to be answered by PUBCOMP.
+    Released {
+        /// Which connection it came by.
+        connection: u64,
+        /// Of the message that was answered by PUBREC.
+        packet_id: u16,
+    },
+    /// The broker does not know the session: no packet id of before means anything.
+    SessionLost,
+    /// The broker has the PUBACKs of these packets.
+    Settled(Vec<u16>),
+}
+
+/// What is known of the subscription, and what came by it.
+#[derive(Debug)]
+pub struct Commands {
+    filters: Vec<String>,
+    /// The broker closed over QoS 2, or refused it: some have no more than QoS 1.
+    at_least_once: bool,
+    strikes: Strikes,
+    refused: Vec<(String, u8)>,
+    inbox: VecDeque<Inbound>,
+    qos0: usize,
+    dropped: u64,
+    /// PUBACKs sent, and those of them that the ping of this number is behind.
+    sent: Vec<u16>,
+    asked: Option<(u64, Vec<u16>)>,
+}
+
+impl Commands {
+    /// By these filters; empty: none are wanted.
+    pub fn new(filters: Vec<String>) -> Commands {
+        Commands {
+            filters,
+            at_least_once: false,
+            strikes: Strikes::new(STRIKES, LEFT_OUT),
+            refused: Vec::new(),
+            inbox: VecDeque::new(),
+            qos0: 0,
+            dropped: 0,
+            sent: Vec::new(),
+            asked: None,
+        }
+    }
+
+    /// Whether commands are wanted at all.
+    pub fn is_wanted(&self) -> bool {
+        !self.filters.is_empty()
+    }
+
+    /// What to subscribe to on this connection; empty: nothing.
+    pub fn filters(&self, now: Instant) -> &[String] {
+        if self.strikes.is_left_out(now) { &[] } else { &self.filters }
+    }
+
+    /// Whether QoS 1 is asked for instead of 2.
+    pub fn is_at_least_once(&self) -> bool {
+        self.at_least_once
+    }
+
+    /// The broker answered, one code for each filter. Those it refused; the next connection asks
+    /// for QoS 1.
+    pub fn handle_answer(&mut self, codes: &[u8]) -> &[(String, u8)] {
+        self.strikes.clear();
+        self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
+        let answered = self.filters.iter().zip(codes);
+        self.refused = answered
+            .filter(|(_, code)| reason_code::is_refusal(**code))
+            .map(|(filter, code)| (filter.clone(), *code))
+            .collect();
+        &self.refused
+    }
+
+    /// The broker closed the connection over it, or so it seems. Whether it is left out from now
+    /// on.
+    pub fn strike(&mut self, now: Instant) -> bool {
+        // Once more with less before it counts.
+        if !self.at_least_once {
+            self.at_least_once = true;
+            return false;
+        }
+        self.strikes.strike(now)
+    }
+
+    /// What to tell of it.
+    pub fn left_out(&self, now: Instant) -> Vec<String> {
+        if self.strikes.is_left_out(now) {
+            let filters = self.filters.join(", ");
+            return vec![format!(
+                "commands ({filters}): the broker closes the connection over the subscription"
+            )];
+        }
+        let told = |(filter, code): &(String, u8)| {
+            let text = reason_code::text(*code);
+            format!("commands on {filter}: the broker refuses the subscription: {text} (0x{code:02x})")
+        };
+        self.refused.iter().map(told).collect()
+    }
+
+    /// Something for devices came.
+    pub fn push(&mut self, inbound: Inbound) {
+        if let Inbound::Message { message, .. } = &inbound
+            && message.qos == 0
+        {
+            if self.qos0 >= QOS0_MAX {
+                self.dropped += 1;
+                return;
+            }
+            self.qos0 += 1;
+        }
+        self.inbox.push_back(inbound);
+    }
+
+    /// The oldest.
+    pub fn poll(&mut self) -> Option<Inbound> {
+        let inbound = self.inbox.pop_front()?;
+        if let Inbound::Message { message, .. } = &inbound
+            && message.qos == 0
+        {
+            self.qos0 -= 1;
+        }
+        Some(inbound)
+    }
+
+    /// Whether something waits for the daemon.
+    pub fn has_some(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Messages of QoS 0 dropped since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// A PUBACK was sent.
+    pub fn note_puback(&mut self, packet_id: u16) {
+        self.sent.push(packet_id);
+    }
+
+    /// Whether a ping is wanted, by whose answer the broker is known to have read PUBACKs.
+    pub fn wants_ping(&self) -> bool {
+        self.asked.is_none() && !self.sent.is_empty()
+    }
+
+    /// It is sent, with this number.
+    pub fn handle_ping(&mut self, number: u64) {
+        self.asked = Some((number, std::mem::take(&mut self.sent)));
+    }
+
+    /// All pings up to this number are answered.
+    pub fn handle_ping_answered(&mut self, number: u64) {
+        if let Some((_, packets)) = self.asked.take_if(|(asked, _)| *asked <= number) {
+            self.inbox.push_back(Inbound::Settled(packets));
+        }
+    }
+
+    /// The connection is gone: whatever is not known to be read may come again.
+    pub fn handle_closed(&mut self) {
+        self.sent.clear();
+        self.asked = None;
+    }
+}

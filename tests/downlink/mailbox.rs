@@ -1,0 +1,359 @@
+//! What becomes of commands when nothing loses power.
+
+use std::time::Duration;
+
+use tombolo::downlink::command::{Outcome, State, Status};
+use tombolo::downlink::mailbox::{Arrival, Take};
+use tombolo::gate::{MailboxLimits, WhenFull};
+
+use crate::world::{AtBroker, Mood, World, command, device};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_command_is_acknowledged_when_it_is_stored_and_its_outcome_is_the_answer_of_the_device() {
+    let mut world = World::new();
+    world.publish(command(1));
+    assert_eq!(world.wire.runs, [1]);
+    assert_eq!(world.published, [(1, Status::Code(0x44))]);
+    world.check();
+}
+
+#[test]
+fn a_sleeping_device_gets_its_commands_in_order_when_it_wakes_one_at_a_time() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    for id in 1..=5 {
+        world.publish(command(id));
+    }
+    world.pass(6 * 60 * MINUTE);
+    assert!(world.wire.runs.is_empty() && world.published.is_empty());
+    assert!(world.broker.values().all(|(_, at)| *at == AtBroker::Done), "held, and acknowledged");
+    world.wake();
+    assert_eq!(world.wire.runs, [1, 2, 3, 4, 5]);
+    world.check();
+}
+
+#[test]
+fn a_command_that_is_not_answered_has_the_outcome_timeout_and_is_not_sent_again() {
+    for mood in [Mood::Deaf, Mood::Mute] {
+        let mut world = World::new();
+        world.wire.mood = mood;
+        world.publish(command(1));
+        world.wire.mood = Mood::Answers;
+        world.pass(60 * MINUTE);
+        world.wake();
+        assert_eq!(world.published, [(1, Status::Timeout)]);
+        assert_eq!(world.wire.sent, 1);
+        world.check();
+    }
+}
+
+#[test]
+fn an_idempotent_command_is_sent_again_with_the_next_datagram_of_the_device() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Deaf;
+    let mut set_point = command(1);
+    set_point.idempotent = true;
+    world.publish(set_point);
+    assert!(world.published.is_empty());
+    world.wire.mood = Mood::Answers;
+    world.wake();
+    assert_eq!(world.published, [(1, Status::Code(0x44))]);
+    assert_eq!(world.wire.sent, 2);
+    world.check();
+}
+
+#[test]
+fn an_idempotent_command_to_a_silent_device_is_sent_again_ever_more_rarely() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Deaf;
+    let mut set_point = command(1);
+    set_point.idempotent = true;
+    world.publish(set_point);
+    let mut sent = Vec::new();
+    for _ in 0..60 {
+        world.pass(MINUTE);
+        sent.push(world.wire.sent);
+    }
+    assert!(sent[1] >= 2 && *sent.last().unwrap() < 14, "{sent:?}");
+}
+
+#[test]
+fn a_response_that_does_not_come_is_waited_for_as_long_as_the_rule_says() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Lingers;
+    world.publish(command(1));
+    world.pass(Duration::from_secs(59));
+    assert!(world.published.is_empty());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.published, [(1, Status::Timeout)]);
+    world.check();
+}
+
+#[test]
+fn a_device_that_resets_requests_has_refused_the_command() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Resets;
+    world.publish(command(1));
+    assert_eq!(world.published, [(1, Status::Refused)]);
+    world.check();
+}
+
+#[test]
+fn a_command_expires_while_it_waits_and_never_runs_after_that() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let mut short = command(1);
+    short.expires_s = 30;
+    world.publish(short);
+    world.pass(Duration::from_secs(29));
+    assert!(world.published.is_empty());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.published, [(1, Status::Expired)]);
+    world.wake();
+    assert!(world.wire.runs.is_empty());
+    world.check();
+}
+
+#[test]
+fn unknown_downtime_ages_no_command() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let mut short = command(1);
+    short.expires_s = 30;
+    world.publish(short);
+    world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+    world.pass(60 * MINUTE);
+    assert!(world.published.is_empty(), "another boot, and no trusted clock");
+    world.wake();
+    assert_eq!(world.published, [(1, Status::Code(0x44))]);
+}
+
+#[test]
+fn the_latest_set_point_takes_the_place_of_those_that_wait() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    for id in 1..=3 {
+        let mut set_point = command(id);
+        set_point.latest_wins = true;
+        world.publish(set_point);
+    }
+    let mut other = command(4);
+    other.path = "lamp".to_owned();
+    other.latest_wins = true;
+    world.publish(other);
+    assert_eq!(world.published, [(1, Status::Superseded), (2, Status::Superseded)]);
+    world.wake();
+    assert_eq!(world.wire.runs, [3, 4]);
+    world.check();
+}
+
+#[test]
+fn a_full_mailbox_refuses_or_drops_the_oldest_as_its_owner_chose() {
+    for when_full in [WhenFull::Refuse, WhenFull::DropOldest] {
+        let mut world = World::new();
+        world.limits = MailboxLimits { messages: 2, when_full, ..world.limits.clone() };
+        world.wire.awake = false;
+        for id in 1..=3 {
+            world.publish(command(id));
+        }
+        world.wake();
+        match when_full {
+            WhenFull::Refuse => {
+                assert_eq!(world.refused, [(3, Status::Full)]);
+                assert_eq!(world.wire.runs, [1, 2]);
+            }
+            WhenFull::DropOldest => {
+                assert_eq!(world.published[0], (1, Status::Dropped));
+                assert_eq!(world.wire.runs, [2, 3]);
+            }
+        }
+        world.check();
+    }
+}
+
+#[test]
+fn bytes_bound_a_mailbox_too_but_for_one_command() {
+    let mut world = World::new();
+    world.limits = MailboxLimits { messages: 64, bytes: 1, ..world.limits.clone() };
+    world.wire.awake = false;
+    world.publish(command(1));
+    world.publish(command(2));
+    assert_eq!(world.refused, [(2, Status::Full)]);
+    world.wake();
+    world.check();
+}
+
+#[test]
+fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_is_known_to_be_there() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let now = world.now;
+    let arrival = |ticket, again| Arrival {
+        now,
+        ticket,
+        topic_hash: 1,
+        hash: 9,
+        packet: Some((1, 5)),
+        again,
+        retained: false,
+    };
+    let limits = MailboxLimits::default();
+    let taken = world.mailbox.take(&arrival(1, false), vec![(command(1), &limits)]);
+    assert!(matches!(taken, Take::Taken(_)));
+    assert_eq!(world.mailbox.take(&arrival(2, true), vec![(command(1), &limits)]), Take::Duplicate);
+    // Of another session, or not marked as sent before: it is another one.
+    let taken = world.mailbox.take(&arrival(3, false), vec![(command(1), &limits)]);
+    assert!(matches!(taken, Take::Taken(_)));
+    world.mailbox.handle_settled(&[5]);
+    let taken = world.mailbox.take(&arrival(4, true), vec![(command(1), &limits)]);
+    assert!(matches!(taken, Take::Taken(_)), "the broker had the acknowledgement of the one before");
+}
+
+#[test]
+fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
+    for (after, restart, known) in [
+        (Duration::from_secs(5), false, true),
+        (Duration::from_secs(5), true, true),
+        (11 * MINUTE, false, false),
+    ] {
+        let mut world = World::new();
+        world.publish(command(1));
+        assert_eq!(world.broker[&1].1, AtBroker::Done);
+        world.pass(after);
+        if restart {
+            world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+        }
+        let arrival = |again| Arrival {
+            now: world.now,
+            ticket: 99,
+            topic_hash: 1,
+            hash: 1 << 8,
+            packet: Some((2, 1)),
+            again,
+            retained: false,
+        };
+        let limits = MailboxLimits::default();
+        let taken = world.mailbox.take(&arrival(true), vec![(command(1), &limits)]);
+        assert_eq!(taken == Take::Duplicate, known, "{after:?} {restart}");
+        // One that was not sent before is another one.
+        let taken = world.mailbox.take(&arrival(false), vec![(command(1), &limits)]);
+        assert_eq!(matches!(taken, Take::Taken(_)), known, "{after:?}");
+    }
+}
+
+#[test]
+fn a_retained_command_equal_to_the_last_one_is_not_run_again_also_after_a_restart() {
+    let mut world = World::new();
+    let now = world.now;
+    let retained =
+        |hash| Arrival { now, ticket: 0, topic_hash: 1, hash, packet: None, again: false, retained: true };
+    let limits = MailboxLimits::default();
+    let take = |world: &mut World, hash| {
+        let taken = world.mailbox.take(&retained(hash), vec![(command(1), &limits)]);
+        world.settle();
+        taken
+    };
+    assert!(matches!(take(&mut world, 7), Take::Taken(_)));
+    assert_eq!(take(&mut world, 7), Take::Repeated);
+    world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+    assert_eq!(take(&mut world, 7), Take::Repeated);
+    assert!(matches!(take(&mut world, 8), Take::Taken(_)));
+}
+
+#[test]
+fn a_full_disk_refuses_commands_sends_nothing_and_heals() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    world.publish(command(1));
+    world.disk.fail_syncs(2);
+    world.publish(command(2));
+    assert_eq!(world.refused, [(2, Status::Full)]);
+    assert!(world.mailbox.trouble().is_some());
+    world.publish(command(3));
+    assert_eq!(world.refused, [(2, Status::Full), (3, Status::Full)], "at once, without asking the disk");
+    world.wake();
+    assert!(world.wire.runs.is_empty(), "what cannot be noted is not sent");
+    for _ in 0..6 {
+        world.pass(Duration::from_secs(5));
+    }
+    assert_eq!(world.mailbox.trouble(), None);
+    world.publish(command(4));
+    world.wake();
+    assert_eq!(world.wire.runs, [1, 4]);
+    world.check();
+}
+
+#[test]
+fn a_command_for_a_device_that_is_gone_is_refused_unless_it_is_on_its_way() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    world.publish(command(1));
+    world.mailbox.review(|held| {
+        (held.device == device()).then(|| Outcome::of(Status::Refused, "the device was removed"))
+    });
+    world.settle();
+    assert_eq!(world.published, [(1, Status::Refused)]);
+    world.check();
+}
+
+#[test]
+fn the_log_is_written_anew_and_stays_small() {
+    let mut world = World::new();
+    for id in 1..=3_000 {
+        let mut long = command(id);
+        long.payload.resize(1_024, 7);
+        world.publish(long);
+    }
+    assert_eq!(world.wire.runs.len(), 3_000);
+    let bytes: usize = world.disk.files().iter().map(|(_, _, content)| content.len()).sum();
+    assert!(bytes < 2 << 20, "{bytes}");
+    world.check();
+}
+
+#[test]
+fn a_command_says_how_far_it_has_come() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    world.publish(command(1));
+    let view = world.mailbox.view().next().unwrap();
+    assert_eq!((view.state, view.attempts), (State::Waiting, 0));
+    assert!(world.mailbox.bytes() < 1_000, "{}", world.mailbox.bytes());
+    world.wire.awake = true;
+    world.wire.mood = Mood::Lingers;
+    world.pass(Duration::from_secs(1));
+    let view = world.mailbox.view().next().unwrap();
+    assert_eq!((view.state, view.attempts), (State::Sent, 1));
+}
+
+#[test]
+fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_disk() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let limits = MailboxLimits::default();
+    for id in 0..10_000u32 {
+        let mut one = command(id);
+        one.device = tombolo::message::Name::parse(&format!("sensor-{id:05}")).unwrap();
+        one.topic = format!("tombolo/gw/sensor-{id:05}/down/set/interval");
+        one.path = "set/interval".to_owned();
+        one.reply_topic = Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval"));
+        one.payload = b"3600".to_vec();
+        let arrival = Arrival {
+            now: world.now,
+            ticket: 0,
+            topic_hash: u64::from(id),
+            hash: u64::from(id),
+            packet: Some((2, id as u16)),
+            again: false,
+            retained: false,
+        };
+        assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));
+        world.settle();
+    }
+    assert_eq!(world.mailbox.len(), 10_000);
+    let memory = world.mailbox.bytes() / 10_000;
+    let disk: usize = world.disk.files().iter().map(|(_, _, content)| content.len()).sum();
+    println!("a command: {memory} bytes of memory, {} of disk", disk / 10_000);
+    assert!(memory < 500 && disk / 10_000 < 300, "{memory} {disk}");
+}

@@ -1,0 +1,7 @@
+//! Commands through mailbox and delivery in virtual time: a broker that sends again what was not
+//! acknowledged, a device that sleeps, a disk that loses power or errs.
+
+mod crash;
+mod lossy;
+mod mailbox;
+mod world;

@@ -1,0 +1,179 @@
+//! Messages for devices: the session that is kept, the subscription, answers and duplicates.
+
+use std::time::Duration;
+
+use tombolo::northbound::inbound::Answer;
+use tombolo::northbound::settings::{Protocol, Settings};
+use tombolo::northbound::uplink::{Event, Inbound};
+
+use crate::support::{World, settings};
+use tombolo_test_support::broker::Reply;
+
+const FILTER: &str = "tombolo/g/+/down/#";
+
+fn with_commands() -> Settings {
+    Settings { commands: vec![FILTER.to_owned()], ..settings() }
+}
+
+/// A PUBLISH of MQTT 5 without properties.
+fn publish(qos: u8, again: bool, packet_id: u16, payload: &[u8]) -> Vec<u8> {
+    let topic = b"tombolo/g/door-7/down/lock";
+    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(topic);
+    if qos > 0 {
+        body.extend_from_slice(&packet_id.to_be_bytes());
+    }
+    body.push(0);
+    body.extend_from_slice(payload);
+    let mut packet = vec![0x30 | qos << 1 | u8::from(again) << 3, body.len() as u8];
+    packet.extend_from_slice(&body);
+    packet
+}
+
+fn receive(world: &mut World, bytes: &[u8]) -> Vec<Inbound> {
+    world.uplink.handle_bytes(&world.moment, &mut world.outbox, bytes);
+    std::iter::from_fn(|| world.uplink.poll_inbound()).collect()
+}
+
+fn connection(inbound: &Inbound) -> u64 {
+    match inbound {
+        Inbound::Message { connection, .. } | Inbound::Released { connection, .. } => *connection,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_session_is_kept_where_commands_are_wanted_and_only_there() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut world = World::new(Settings { protocol, ..with_commands() });
+        world.settle();
+        let connect = world.broker.connects.last().unwrap();
+        assert!(!connect.clean);
+        if protocol == Protocol::V5 {
+            assert_eq!(connect.session_expiry, Some(7 * 86_400));
+        }
+        assert!(world.link.as_ref().unwrap().is_subscribed(FILTER));
+        let inbound: Vec<Inbound> = std::iter::from_fn(|| world.uplink.poll_inbound()).collect();
+        assert_eq!(inbound, [Inbound::SessionLost], "the broker did not know the session");
+    }
+    let mut world = World::new(settings());
+    world.settle();
+    assert!(world.broker.connects.last().unwrap().clean);
+}
+
+#[test]
+fn a_refused_subscription_is_named_and_readings_go_on() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply = Reply::Ack(0x87);
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    world.settle();
+    let refused = Event::CommandsRefused { filter: FILTER.to_owned(), code: 0x87 };
+    assert_eq!(world.count(|event| *event == refused), 1);
+    assert!(
+        world.status().left_out.iter().any(|what| what.contains(FILTER)),
+        "{:?}",
+        world.status().left_out
+    );
+    world.store(tombolo::message::Lane::Normal, "a", b"1");
+    world.settle();
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
+}
+
+#[test]
+fn a_subscription_over_which_the_broker_closes_is_left_out_and_readings_go_on() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply = Reply::Close;
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    world.store(tombolo::message::Lane::Normal, "a", b"1");
+    world.run_for(Duration::from_secs(600));
+    assert_eq!(world.count(|event| *event == Event::CommandsLeftOut), 1);
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
+}
+
+#[test]
+fn a_message_is_answered_when_it_is_stored_and_not_before() {
+    let mut world = World::new(with_commands());
+    world.settle();
+    let _ = receive(&mut world, b"");
+    let inbound = receive(&mut world, &publish(2, false, 9, b"open"));
+    let Inbound::Message { message, session_present: false, plain: false, .. } = &inbound[0] else {
+        panic!("{inbound:?}")
+    };
+    assert_eq!((message.qos, message.packet_id, &message.payload[..]), (2, 9, &b"open"[..]));
+    assert!(world.uplink.outgoing().unwrap().is_empty(), "nothing is answered yet");
+    let (now, connection) = (world.moment.now, connection(&inbound[0]));
+    world.uplink.answer_inbound(now, connection, Answer::Pubrec, 9, 0);
+    assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x50, 2, 0, 9]);
+    let inbound = receive(&mut world, &[0x62, 2, 0, 9]);
+    assert_eq!(inbound, [Inbound::Released { connection, packet_id: 9 }]);
+    world.uplink.answer_inbound(now, connection, Answer::Pubcomp, 9, 0);
+    assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x70, 2, 0, 9]);
+    // What is said of another connection means nothing here.
+    world.uplink.answer_inbound(now, connection + 1, Answer::Puback, 9, 0);
+    assert!(world.uplink.outgoing().unwrap().is_empty());
+}
+
+#[test]
+fn the_broker_is_known_to_have_a_puback_when_it_answers_the_ping_behind_it() {
+    let mut world = World::new(with_commands());
+    world.settle();
+    while world.uplink.poll_inbound().is_some() {}
+    let inbound = receive(&mut world, &publish(1, false, 5, b"1"));
+    let (now, connection) = (world.moment.now, connection(&inbound[0]));
+    world.uplink.answer_inbound(now, connection, Answer::Puback, 5, 0);
+    assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x40, 2, 0, 5, 0xC0, 0], "and a PINGREQ");
+    assert_eq!(receive(&mut world, &[0xD0, 0]), [Inbound::Settled(vec![5])]);
+}
+
+#[test]
+fn more_messages_than_may_be_unanswered_end_the_connection() {
+    let mut world = World::new(with_commands());
+    world.settle();
+    for packet_id in 1..=65 {
+        receive(&mut world, &publish(2, false, packet_id, b"x"));
+    }
+    assert!(world.uplink.is_over());
+}
+
+#[test]
+fn messages_of_qos_0_that_nobody_takes_are_dropped_and_counted() {
+    let mut world = World::new(with_commands());
+    world.settle();
+    for _ in 0..1_000 {
+        let bytes = publish(0, false, 0, b"x");
+        world.uplink.handle_bytes(&world.moment, &mut world.outbox, &bytes);
+    }
+    assert_eq!(world.status().inbound_dropped, 1_000 - 256);
+}
+
+#[test]
+fn a_malformed_message_ends_the_connection_and_nothing_panics() {
+    for bytes in [
+        &[0x34, 3, 0, 1, b'a'][..],
+        &[0x36, 6, 0, 1, b'a', 0, 1, 0],
+        &[0x34, 6, 0, 1, b'a', 0, 0, 0],
+        &[0x60, 2, 0, 1],
+    ] {
+        let mut world = World::new(with_commands());
+        world.settle();
+        receive(&mut world, bytes);
+        assert!(world.uplink.is_over(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_reply_that_the_broker_rejects_is_given_up_and_takes_no_room_of_readings() {
+    let mut world = World::new(with_commands());
+    world.outbox.replies.push("app/answers".to_owned());
+    world.broker.policy =
+        Box::new(|delivered| Reply::Ack(if delivered.topic == "app/answers" { 0x87 } else { 0 }));
+    world.settle();
+    world.store(tombolo::message::Lane::Normal, "app/answers", b"1");
+    for _ in 0..60 {
+        world.store(tombolo::message::Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(1));
+    }
+    assert!(world.outbox.rejected.is_empty(), "{:?}", world.outbox.rejected);
+    assert_eq!(world.outbox.expired.len(), 1);
+    assert_eq!(world.outbox.waiting(tombolo::message::Lane::Normal), 0);
+}

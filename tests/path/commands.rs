@@ -1,0 +1,413 @@
+//! Commands from a real broker to a real device over the session that it opened, and back.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use tombolo_test_support::{printed, wait_for};
+
+use super::{KEY, Site};
+
+const RULES: &str = r#"
+[role.sensor.mailbox]
+always-awake = true
+[role.sensor.downlink.all]
+topic = "{prefix}/{device}/down/#"
+path = "{rest}"
+[role.sensor.downlink.factory]
+topic = "{prefix}/{device}/down/factory/#"
+deny = true
+"#;
+
+/// aiocoap, listening on the session it opened.
+struct Device {
+    child: Child,
+    input: ChildStdin,
+    log: PathBuf,
+}
+
+impl Device {
+    fn start(site: &Site) -> Device {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
+        assert!(python.exists(), "tests/run peers builds it");
+        let log = site.folder.join("device.txt");
+        let mut child = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/aiocoap_device.py"))
+            .args([&format!("coaps://{}", site.daemon.coaps), "door-7", KEY])
+            .arg(&log)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(site.folder.join("device.err")).unwrap())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let device = Device { child, input, log };
+        let before = site.arrived("tombolo/gw/door-7/up/t/hello").len();
+        wait_for("the device's session", || site.arrived("tombolo/gw/door-7/up/t/hello").len() > before);
+        device
+    }
+
+    /// It says something.
+    fn speak(&mut self) {
+        self.input.write_all(b"again\n").unwrap();
+    }
+
+    /// What it carried out.
+    fn runs(&self) -> Vec<String> {
+        std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request with a response topic; what came back: content type, user properties, payload.
+fn request(site: &Site, path: &str, arguments: &[&str]) -> String {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let answer = format!("app/answers/{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let output = Command::new("mosquitto_rr")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &site.broker.plain_port.to_string(),
+            "-V",
+            "5",
+            "-q",
+            "2",
+            "-W",
+            "30",
+        ])
+        .args(["-t", &format!("tombolo/gw/door-7/down/{path}"), "-e", &answer, "-F", "%C|%P|%p"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    printed(&output)
+}
+
+fn publish(site: &Site, topic: &str, payload: &str, arguments: &[&str]) {
+    let status = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &site.broker.plain_port.to_string(), "-t", topic, "-m", payload])
+        .args(arguments)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn subscribed(site: &Site) {
+    wait_for("the subscription", || {
+        let status = site.daemon.status();
+        status["upstream"]["connected"] == true && site.broker_log().contains("tombolo/gw/+/down/#")
+    });
+}
+
+impl Site {
+    fn broker_log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("mosquitto.log")).unwrap_or_default()
+    }
+
+    fn mailbox(&self) -> Vec<serde_json::Value> {
+        let (code, text) = self.daemon.command(&["mailbox", "list", "--json"]);
+        assert_eq!(code, 0, "{text}");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+const BROKER: &str = "log_type subscribe\nautosave_on_changes true\nautosave_interval 1\n";
+
+#[test]
+fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked() {
+    let site = Site::with_broker("commands", RULES, BROKER);
+    subscribed(&site);
+    let device = Device::start(&site);
+    let answer = request(&site, "set/level", &["-m", "40"]);
+    assert!(answer.contains("status:2.04"), "{answer}");
+    let get = ["-n", "-D", "publish", "user-property", "method", "GET"];
+    let answer = request(&site, "set/level", &get);
+    assert!(answer.starts_with("text/plain") && answer.contains("status:2.05"), "{answer}");
+    assert!(answer.trim_end().ends_with("|40"), "{answer}");
+    assert_eq!(device.runs(), ["PUT set/level 40", "GET set/level "]);
+    // What is not there, what comes late and what comes in blocks.
+    let answer = request(&site, "nothing", &["-m", "1"]);
+    assert!(answer.contains("status:4.04"), "{answer}");
+    let answer = request(&site, "slow", &["-m", "1"]);
+    assert!(answer.contains("status:2.04") && answer.trim_end().ends_with("|at last"), "{answer}");
+    let answer = request(&site, "big", &["-m", "1"]);
+    assert!(answer.contains("partial:true") && answer.contains("xxxx"), "{answer}");
+    // What no rule allows, and what cannot be carried out.
+    let answer = request(&site, "factory/reset", &["-m", "1"]);
+    assert!(answer.contains("status:refused") && answer.contains("factory denies"), "{answer}");
+    let answer = request(&site, "set/level", &["-m", &"x".repeat(1025)]);
+    assert!(answer.contains("status:refused") && answer.contains("1024 bytes"), "{answer}");
+    let answer =
+        request(&site, "set/level", &["-m", "1", "-D", "publish", "user-property", "method", "OPEN"]);
+    assert!(answer.contains("status:refused"), "{answer}");
+    assert_eq!(device.runs().len(), 5);
+    wait_for("the mailbox to be empty", || site.mailbox().is_empty());
+    let counters = &site.daemon.status()["counters"];
+    assert_eq!(counters["tombolo_downlink_taken_commands_total"], 5);
+    assert_eq!(counters["tombolo_downlink_answered_commands_total"], 5);
+    assert_eq!(counters["tombolo_downlink_refused_commands_total"], 3);
+}
+
+#[test]
+fn a_response_topic_of_somebody_else_is_refused_and_nothing_is_published_there() {
+    let site = Site::with_broker("commands-topic", RULES, BROKER);
+    subscribed(&site);
+    let device = Device::start(&site);
+    for topic in ["tombolo/gw/door-7/up/t/forged", "tombolo/gw/gateway/status", "tombolo/other/x/up/t"] {
+        let asked = ["-V", "5", "-q", "2", "-D", "publish", "response-topic", topic];
+        publish(&site, "tombolo/gw/door-7/down/set/level", "1", &asked);
+    }
+    let default = "tombolo/gw/door-7/reply/set/level";
+    wait_for("three refusals", || site.arrived(default).len() == 3);
+    assert!(site.arrived(default).iter().all(|fields| fields[3].contains("status:refused")));
+    assert!(site.arrived("tombolo/gw/door-7/up/t/forged").is_empty());
+    assert!(site.arrived("tombolo/other/x/up/t").is_empty());
+    assert!(device.runs().is_empty());
+}
+
+#[test]
+fn correlation_data_come_back_and_a_rule_without_a_device_copies_to_all_of_its_role() {
+    let rules = format!(
+        "{RULES}[role.sensor.downlink.site]\ntopic = \"site/all/#\"\npath = \"set/{{rest}}\"\n\
+         [device.door-8]\nrole = \"sensor\"\npsk-file = \"door-7.psk\"\n"
+    );
+    let site = Site::with_broker("commands-copies", &rules, BROKER);
+    subscribed(&site);
+    let device = Device::start(&site);
+    let port = site.broker.plain_port.to_string();
+    let listener = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-C", "2", "-W", "30", "-F", "%t|%D|%P"])
+        .args(["-t", "app/ready", "-t", "app/answers"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the listener", || site.broker_log().contains("app/answers"));
+    publish(&site, "app/ready", "1", &["-q", "1"]);
+    let asked = ["-V", "5", "-q", "2", "-D", "publish", "response-topic", "app/answers"];
+    let asked = [&asked[..], &["-D", "publish", "correlation-data", "job-7"]].concat();
+    publish(&site, "site/all/level", "40", &asked);
+    let heard = listener.wait_with_output().unwrap();
+    let heard = String::from_utf8_lossy(&heard.stdout).into_owned();
+    assert!(heard.contains("app/answers|job-7|") && heard.contains("status:2.04"), "{heard}");
+    assert_eq!(device.runs(), ["PUT set/level 40"]);
+    // That of the other device is held.
+    let held = site.mailbox();
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!(held[0]["device"], "door-8");
+}
+
+#[test]
+fn a_client_of_mqtt_3_1_1_asks_by_topic_and_reads_the_answer_as_json() {
+    let site = Site::with_broker("commands-3", RULES, BROKER);
+    subscribed(&site);
+    let _device = Device::start(&site);
+    publish(&site, "tombolo/gw/door-7/request/77/set/level", "40", &["-V", "mqttv311", "-q", "1"]);
+    let topic = "tombolo/gw/door-7/reply/77/set/level";
+    wait_for("the answer", || !site.arrived(topic).is_empty());
+    let answer: serde_json::Value = serde_json::from_str(&site.arrived(topic)[0][1]).unwrap();
+    assert_eq!((&answer["status"], &answer["device"]), (&"2.04".into(), &"door-7".into()));
+}
+
+#[test]
+fn a_command_is_held_for_a_device_that_sleeps_and_sent_with_its_next_datagram() {
+    let rules = RULES.replace("always-awake = true", "awake-for = \"1s\"");
+    let site = Site::with_broker("commands-sleep", &rules, BROKER);
+    subscribed(&site);
+    let mut device = Device::start(&site);
+    wait_for("it to be silent for two seconds", || {
+        let (_, text) = site.daemon.command(&["device", "show", "door-7", "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+        shown["last_seen_s"].as_u64().is_some_and(|seconds| seconds >= 2)
+    });
+    let topic = "tombolo/gw/door-7/down/set/level";
+    for value in ["1", "2"] {
+        publish(&site, topic, value, &["-V", "5", "-q", "2"]);
+    }
+    wait_for("both to be held", || site.mailbox().len() == 2);
+    assert!(site.mailbox().iter().all(|held| held["state"] == "waiting"));
+    assert!(device.runs().is_empty());
+    device.speak();
+    wait_for("both to run", || device.runs() == ["PUT set/level 1", "PUT set/level 2"]);
+    wait_for("both answers", || site.arrived("tombolo/gw/door-7/reply/set/level").len() == 2);
+}
+
+#[test]
+fn the_operator_sends_lists_shows_and_drops_commands() {
+    let site = Site::with_broker("commands-cli", RULES, BROKER);
+    subscribed(&site);
+    let (code, text) = site.daemon.command(&["send", "door-7", "set/level", "40", "--wait", "1s"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("stays in the mailbox"), "{text}");
+    let held = site.mailbox();
+    assert_eq!((&held[0]["device"], &held[0]["state"]), (&"door-7".into(), &"waiting".into()));
+    let number = held[0]["number"].to_string();
+    let (code, text) = site.daemon.command(&["mailbox", "show", &number]);
+    assert!(code == 0 && text.contains("PUT set/level") && text.contains("40"), "{text}");
+    let (code, text) = site.daemon.command(&["mailbox", "drop", &number]);
+    assert_eq!(code, 0, "{text}");
+    assert!(site.mailbox().is_empty());
+    let (code, text) = site.daemon.command(&["mailbox", "drop", &number]);
+    assert!(code == 1 && text.contains("there is no command"), "{text}");
+    let device = Device::start(&site);
+    let (code, text) = site.daemon.command(&["send", "door-7", "set/level", "41"]);
+    assert!(code == 0 && text.starts_with("2.04"), "{text}");
+    let (code, text) = site.daemon.command(&["send", "door-7", "set/level", "--method", "get", "--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &answer["status"], &answer["text"]), (0, &"2.05".into(), &"41".into()));
+    let (code, text) = site.daemon.command(&["send", "door-7", "nothing", "1"]);
+    assert!(code == 1 && text.contains("4.04"), "{text}");
+    let (code, text) = site.daemon.command(&["send", "door-7", "factory/reset", "1"]);
+    assert!(code == 1 && text.contains("factory denies"), "{text}");
+    let (code, text) = site.daemon.command(&["send", "door-8", "set/level", "1"]);
+    assert!(code == 1 && text.contains("door-8"), "{text}");
+    assert_eq!(device.runs(), ["PUT set/level 41", "GET set/level ", "PUT nothing 1"]);
+}
+
+/// Publishes commands, after each few of them something is killed; then a device comes. `kept`:
+/// the broker loses nothing.
+fn each_runs_once(name: &str, few: usize, kept: bool, mut trouble: impl FnMut(&mut Site)) {
+    let rules = RULES.replace("always-awake = true", "messages = 100\nbytes = \"1MiB\"");
+    let mut site = Site::with_broker(name, &rules, BROKER);
+    subscribed(&site);
+    const COUNT: usize = 24;
+    for value in 0..COUNT {
+        let topic = "tombolo/gw/door-7/down/set/level";
+        publish(&site, topic, &value.to_string(), &["-V", "5", "-q", "2"]);
+        if value % few == few - 1 {
+            trouble(&mut site);
+        }
+    }
+    wait_for("all to be held", || site.mailbox().len() >= if kept { COUNT } else { COUNT - few });
+    let device = Device::start(&site);
+    wait_for("all to be told", || site.mailbox().is_empty());
+    let mut runs = device.runs();
+    if !kept {
+        let all = runs.len();
+        runs.sort();
+        runs.dedup();
+        assert_eq!(runs.len(), all, "none ran twice");
+        return;
+    }
+    let mut expected: Vec<String> = (0..COUNT).map(|value| format!("PUT set/level {value}")).collect();
+    runs.sort();
+    expected.sort();
+    assert_eq!(runs, expected, "each once");
+}
+
+#[test]
+fn each_command_runs_once_however_often_the_gateway_is_killed() {
+    each_runs_once("commands-kill", 4, true, |site| {
+        site.daemon.kill();
+        site.daemon.resume();
+    });
+}
+
+#[test]
+fn each_command_runs_once_however_often_the_connection_to_the_broker_breaks() {
+    each_runs_once("commands-broker", 12, true, |site| {
+        site.broker.stop();
+        site.broker.resume();
+        subscribed(site);
+    });
+}
+
+#[test]
+fn no_command_runs_twice_when_the_broker_is_killed() {
+    each_runs_once("commands-broker-kill", 12, false, |site| {
+        let pid = nix::unistd::Pid::from_raw(site.broker.pid() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        site.broker.resume();
+        subscribed(site);
+    });
+}
+
+#[test]
+fn a_gateway_killed_while_commands_run_runs_none_twice_and_tells_of_each() {
+    let mut site = Site::with_broker("commands-crash", RULES, BROKER);
+    subscribed(&site);
+    const COUNT: usize = 20;
+    let topic = "tombolo/gw/door-7/down/set/level";
+    let mut device = Device::start(&site);
+    for value in 0..COUNT {
+        publish(&site, topic, &value.to_string(), &["-V", "5", "-q", "2"]);
+        if value % 5 == 4 {
+            site.daemon.kill();
+            site.daemon.resume();
+            // Its session may be gone with the process.
+            device = Device::start(&site);
+        }
+    }
+    let replies = || {
+        let arrived = site.arrived("tombolo/gw/door-7/reply/set/level");
+        arrived
+            .iter()
+            .filter(|fields| fields[3].contains("status:2.04") || fields[3].contains("status:unknown"))
+            .count()
+    };
+    wait_for("an outcome of each", || replies() >= COUNT && site.mailbox().is_empty());
+    let mut runs = device.runs();
+    let all = runs.len();
+    runs.sort();
+    runs.dedup();
+    assert_eq!(runs.len(), all, "none ran twice");
+}
+
+#[test]
+fn a_reload_takes_commands_away_that_no_rule_allows_any_more() {
+    let site =
+        Site::with_broker("commands-reload", &RULES.replace("always-awake = true", "messages = 4"), BROKER);
+    subscribed(&site);
+    publish(&site, "tombolo/gw/door-7/down/set/level", "1", &["-V", "5", "-q", "2"]);
+    wait_for("it to be held", || site.mailbox().len() == 1);
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    std::fs::write(site.daemon.config(), text.replace("down/#\"", "down/other/#\"")).unwrap();
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    let topic = "tombolo/gw/door-7/reply/set/level";
+    wait_for("the refusal", || !site.arrived(topic).is_empty());
+    assert!(site.arrived(topic)[0][3].contains("status:refused"));
+    assert!(site.mailbox().is_empty());
+}
+
+#[test]
+fn libcoap_answers_over_its_own_session_too() {
+    let site = Site::with_broker("commands-libcoap", RULES, BROKER);
+    subscribed(&site);
+    // libcoap's client has no resources, and says so when it is asked between its own requests.
+    let mut child = Command::new("coap-client-openssl")
+        .args(["-u", "door-7", "-k", KEY, "-m", "post", "-e", "1", "-G", "30"])
+        .arg(format!("coaps://{}/t/hello", site.daemon.coaps))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("its reading", || !site.arrived("tombolo/gw/door-7/up/t/hello").is_empty());
+    let answer = request(&site, "set/level", &["-m", "1"]);
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(answer.contains("status:4.") || answer.contains("status:5."), "{answer}");
+}
+
+#[test]
+fn a_mailbox_that_cannot_be_opened_refuses_commands_and_is_named() {
+    let state = tombolo_test_support::Folder::new("commands-state");
+    let mut site = Site::with_state("commands-defect", RULES, state.path());
+    site.daemon.stop();
+    std::fs::remove_dir_all(state.join("mailbox")).unwrap();
+    std::fs::write(state.join("mailbox"), "in the way").unwrap();
+    site.daemon.resume();
+    wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+    assert!(site.daemon.status()["mailbox"]["failing"].is_string());
+    let answer = request(&site, "set/level", &["-m", "1"]);
+    assert!(answer.contains("status:full"), "{answer}");
+    let (code, _) = site.daemon.command(&["check"]);
+    assert_eq!(code, 1);
+}
