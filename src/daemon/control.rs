@@ -24,6 +24,7 @@ use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
 use super::link::Link;
+use super::mqtt::Clients;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
@@ -74,6 +75,7 @@ pub struct Desk {
     journal: Rc<RefCell<Journal>>,
     link: Rc<Link>,
     ports: Rc<Ports>,
+    clients: Rc<Clients>,
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
@@ -125,6 +127,7 @@ impl Desk {
         journal: Rc<RefCell<Journal>>,
         link: Rc<Link>,
         ports: Rc<Ports>,
+        clients: Rc<Clients>,
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
@@ -149,6 +152,7 @@ impl Desk {
             journal,
             link,
             ports,
+            clients,
             clock,
             started: now,
             rules_since: now,
@@ -431,6 +435,8 @@ impl Desk {
         let Some((loaded, lists, receiver)) = &self.lists else { return };
         let Ok(certificates) = receiver.try_recv() else { return };
         if Arc::ptr_eq(loaded, &self.loaded) {
+            let lists = [&loaded.certificates.revocation_lists[..], lists].concat();
+            self.clients.replace_lists(lists);
             self.lists = None;
             self.in_force.trust = certificates.trust;
             let certificates = self.in_force.clone();
@@ -550,7 +556,11 @@ impl Desk {
         if let Some(certificates) = &certificates {
             self.in_force = certificates.clone();
         }
-        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure));
+        self.shared.round(|hub: &mut Hub| {
+            hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
+            hub.replace(prepared, keyring, certificates, insecure);
+        });
+        self.clients.replace(&loaded);
         let now = Instant::now();
         let hub = self.shared.hub.borrow();
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
@@ -612,6 +622,7 @@ impl Desk {
             format!("the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks")
         }));
         problems.extend(self.state.problems());
+        problems.extend(self.clients.problems());
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
         problems.extend(self.revocations.problems(&self.loaded));
@@ -696,6 +707,7 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
+            mqtt: super::mqtt::count(&hub, &settings.mqtt),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),

@@ -20,6 +20,7 @@
 //! | `dtls_status` | the DTLS sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
+//! | [`mqtt`] | the local MQTT clients: a task each |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
@@ -49,6 +50,7 @@ pub mod learned;
 pub mod line_kind;
 pub mod link;
 pub mod metrics;
+pub mod mqtt;
 mod notify;
 pub mod outbox;
 mod reading_store;

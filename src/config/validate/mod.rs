@@ -10,6 +10,7 @@ mod fleet;
 mod judge;
 mod metrics;
 mod modbus;
+mod mqtt;
 mod reach;
 mod renewal;
 mod revocation;
@@ -262,6 +263,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         }
     }
     stage::insecure_device(cx, &coap, &gate.devices);
+    let mqtt = mqtt::mqtt(cx, &file.mqtt);
+    mqtt::needs(cx, &mqtt, &gate.devices);
     let metrics = metrics::metrics(cx, &file.metrics);
     if context.findings.fatal {
         return None;
@@ -280,6 +283,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         certificates,
         revocation,
         coap,
+        mqtt,
         serial,
         journal,
         clock,
