@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(names.len(), all);
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
-        let stages = [&stages[..], &["gateway", "update", "telemetry", "control"]].concat();
+        let stages = [&stages[..], &["mqtt", "gateway", "update", "telemetry", "control"]].concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

@@ -707,7 +707,7 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
-            mqtt: super::mqtt::count(&hub, &settings.mqtt),
+            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),

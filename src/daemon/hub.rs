@@ -522,15 +522,10 @@ impl Hub {
             self.mqtt_verify.notify_one();
         }
         while let Some(event) = self.mqtt.poll_event() {
-            super::mqtt::say(self, &event);
+            super::mqtt_status::say(self.moment.now, &mut self.limiter, &event);
         }
         // Wills of connections that ended just now.
         self.route_events();
-    }
-
-    /// As [`Hub::may_say`], for a line caused by this address.
-    pub fn may_say_from(&mut self, kind: LineKind, address: std::net::IpAddr) -> bool {
-        self.limiter.permit_from(self.moment.now, kind, address)
     }
 
     /// Whether a line of this kind may be written now.

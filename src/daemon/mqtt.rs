@@ -30,16 +30,16 @@ use tokio_rustls::TlsAcceptor;
 use super::clock::SystemClock;
 use super::hub::Hub;
 use super::line_kind::LineKind;
+use super::mqtt_status::shown;
 use super::round::Shared;
 use crate::config::Loaded;
-use crate::control::snapshot;
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::CertificateIdentity;
 use crate::southbound::mqtt::admission::Admission;
 use crate::southbound::mqtt::io::{Listener, Stream};
 use crate::southbound::mqtt::settings::PlainAddress;
 use crate::southbound::mqtt::tls::{Material, server_config};
-use crate::southbound::mqtt::{ConnectionNumber, Event, Next, Settings, Source};
+use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -93,13 +93,16 @@ struct Common {
     open: Cell<usize>,
 }
 
+/// The files of TLS, and revocation lists.
+type TlsParts = (Arc<Material>, Vec<Vec<u8>>);
+
 /// The listening addresses of `[mqtt]`.
 pub struct Clients {
     common: Rc<Common>,
     clock: Arc<SystemClock>,
     places: RefCell<HashMap<Address, Place>>,
     /// What TLS is made of: files that cannot be used leave it as it is.
-    material: RefCell<Option<(Arc<Material>, Vec<Vec<u8>>)>>,
+    material: RefCell<Option<TlsParts>>,
     trouble: RefCell<Option<String>>,
 }
 
@@ -125,8 +128,7 @@ impl Clients {
         clients
     }
 
-    /// Takes over what a reload changed: addresses that stay keep their connections, and so do those
-    /// that go.
+    /// Takes over what a reload changed. Connections stay, whatever becomes of their address.
     pub fn replace(&self, loaded: &Loaded) {
         let settings = &loaded.settings.mqtt;
         let lists = [&loaded.certificates.revocation_lists[..], &loaded.certificates.fetched_lists[..]];
@@ -295,10 +297,6 @@ impl Drop for Knocking {
     }
 }
 
-fn shown(peer: Option<IpAddr>) -> String {
-    peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string())
-}
-
 /// A connection from its handshake to its end.
 async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
     let address = knocking.peer;
@@ -461,41 +459,5 @@ async fn verify(common: Rc<Common>) {
         // A fault there is a wrong password.
         let right = verified.await.unwrap_or(false);
         common.shared.round(|hub: &mut Hub| hub.verified_mqtt(right));
-    }
-}
-
-/// The clients in numbers, for `status`.
-pub fn count(hub: &Hub, settings: &Settings) -> snapshot::Mqtt {
-    let (clients, absent) = hub.mqtt.counts();
-    let tls = settings.listen.iter().map(SocketAddr::to_string);
-    snapshot::Mqtt {
-        listen: tls.chain(settings.insecure_listen.iter().map(PlainAddress::to_string)).collect(),
-        clients: clients as u64,
-        max_clients: settings.max_clients as u64,
-        absent_sessions: absent as u64,
-    }
-}
-
-/// Says in the log what happened with clients.
-pub fn say(hub: &mut Hub, event: &Event) {
-    match event {
-        Event::Connected { device, client_id, address, version } => {
-            let (device, peer, version) = (device.as_str(), shown(*address), version.as_str());
-            log::debug!(device, client_id = client_id.as_str(), peer, version; "MQTT client connected");
-        }
-        Event::Disconnected { device, client_id, reason } => {
-            let device = device.as_ref().map_or("", |device| device.as_str());
-            log::debug!(device, client_id = client_id.as_str(), reason:% = reason; "MQTT client disconnected");
-        }
-        Event::Refused { address, username, reason } => {
-            let permit = match address {
-                Some(address) => hub.may_say_from(LineKind::MqttRefused, *address),
-                None => hub.may_say(LineKind::MqttRefused),
-            };
-            if permit {
-                let (peer, username) = (shown(*address), username.as_deref().unwrap_or("-"));
-                log::warn!(peer, username, reason; "MQTT client refused");
-            }
-        }
     }
 }

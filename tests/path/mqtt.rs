@@ -86,14 +86,14 @@ fn what_may_not_pass_is_refused_in_the_words_of_each_version() {
     assert!(printed(&denied).contains("Not authorized"), "{}", printed(&denied));
     let socket = socket(&site);
     for (arguments, words) in [
-        (&["-u", "pump-2", "-P", "wrong"][..], "not authorised|Not authorized|Bad user name"),
-        (&["-u", "nobody", "-P", "x"], "not authorised|Not authorized|Bad user name"),
-        (&[], "not authorised|Not authorized"),
+        (&["-u", "pump-2", "-P", "wrong"][..], "bad user name"),
+        (&["-u", "nobody", "-P", "x"], "bad user name"),
+        (&[], "not authorised|not authorized"),
     ] {
         for version in ["mqttv311", "mqttv5"] {
             let target = [&["--unix", &socket, "-V", version], arguments].concat();
             let output = mosquitto("mosquitto_pub", &target, &["-q", "1", "-t", "t/x", "-m", "1"]);
-            let text = printed(&output);
+            let text = printed(&output).to_lowercase();
             assert!(!output.status.success() && words.split('|').any(|word| text.contains(word)), "{text}");
         }
     }
@@ -158,12 +158,25 @@ fn a_device_added_by_command_connects_by_the_printed_line_and_is_cut_off_when_re
         assert!(output.status.success() && output.stdout.is_empty(), "{line}: {}", printed(&output));
         let topic = format!("tombolo/gw/{id}/up/t/temperature");
         wait_for(&topic, || !site.arrived(&topic).is_empty());
-        let file = std::fs::read_to_string(site.folder.join(&format!("state/devices/{id}.toml"))).expect("a file");
+        let file =
+            std::fs::read_to_string(site.folder.join(&format!("state/devices/{id}.toml"))).expect("a file");
         assert!(!file.contains("my own password") && file.contains("password = "), "{file}");
     }
     let socket = socket(&site);
     let mut subscriber = Command::new("mosquitto_sub")
-        .args(["--unix", &socket, "-u", "chosen", "-P", "my own password", "-V", "mqttv5", "-t", "set/#", "-d"])
+        .args([
+            "--unix",
+            &socket,
+            "-u",
+            "chosen",
+            "-P",
+            "my own password",
+            "-V",
+            "mqttv5",
+            "-t",
+            "set/#",
+            "-d",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -179,7 +192,7 @@ fn a_device_added_by_command_connects_by_the_printed_line_and_is_cut_off_when_re
 
 /// Publishes 1, 2, 3, … with paho in QoS 1 or 2, and prints each that was acknowledged.
 const PAHO: &str = r#"
-import sys, threading
+import sys, threading, time
 import paho.mqtt.client as mqtt
 path, version, qos = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protocol=version, transport="unix",
@@ -187,25 +200,34 @@ client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protoco
 client.username_pw_set("pump-2", "sesame-sesame")
 client.reconnect_delay_set(0.1, 0.2)
 client.max_inflight_messages_set(50)
-numbers, lock = {}, threading.Lock()
-def on_publish(client, userdata, mid, reason, properties):
-    with lock:
-        number = numbers.pop(mid, None)
-    if number is not None and not (version == 5 and reason.is_failure):
+numbers, early, lock = {}, {}, threading.Lock()
+def told(number, good):
+    if good:
         print(number, flush=True)
+def on_publish(client, userdata, mid, reason, properties):
+    good = not (version == 5 and reason.is_failure)
+    with lock:
+        if mid in numbers:
+            told(numbers.pop(mid), good)
+        else:
+            early[mid] = good
 client.on_publish = on_publish
 client.connect(path, 1883, 30)
 client.loop_start()
-import time
 for number in range(1, 1_000_000):
+    # Not under the lock: paho has locks of its own.
+    mid = client.publish(f"t/paho/{qos}", str(number), qos=qos).mid
     with lock:
-        numbers[client.publish(f"t/paho/{qos}", str(number), qos=qos).mid] = number
+        if mid in early:
+            told(number, early.pop(mid))
+        else:
+            numbers[mid] = number
     while len(numbers) > 200:
         time.sleep(0.001)
 "#;
 
 fn paho(site: &Site, version: &str, qos: &str) -> std::process::Child {
-    let script = site.folder.write("paho.py", PAHO);
+    let script = site.folder.write("publish.py", PAHO);
     Command::new(python())
         .arg(script)
         .args([&socket(site), version, qos])
@@ -229,12 +251,11 @@ fn nothing_that_was_acknowledged_is_lost_when_the_gateway_is_killed() {
             // The last line may be half written.
             text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
         };
-        for round in 1..=3 {
+        for _ in 1..=3 {
             let before = acknowledged(&site).len();
             wait_for("acknowledgements", || acknowledged(&site).len() > before + 200);
             site.daemon.kill();
             site.daemon.spawn();
-            assert!(round <= 3);
         }
         let before = acknowledged(&site).len();
         wait_for("the client to come back", || acknowledged(&site).len() > before);

@@ -1,6 +1,6 @@
 //! `[mqtt]`: the local MQTT listener.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::PrivateKeyDer;
@@ -132,7 +132,7 @@ fn private_key(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
 fn take<T>(
     cx: &mut Context<'_>,
     name: &str,
-    path: &PathBuf,
+    path: &Path,
     secret: bool,
     make: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {

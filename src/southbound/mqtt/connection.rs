@@ -24,6 +24,8 @@ use crate::proto::dtls::PeerIdentity;
 
 /// The packet type PUBLISH, the upper four bits of a first byte (MQTT 5.0 §2.1.2).
 const PUBLISH: u8 = 3;
+/// The packet type CONNECT.
+const CONNECT: u8 = 1;
 /// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
 /// version that is not spoken, in the form that older clients read (MQTT 3.1.1 §3.1.2.2).
 const UNACCEPTABLE_VERSION: [u8; 4] = [0x20, 2, 0, 1];
@@ -186,6 +188,9 @@ impl Connection {
     pub(super) fn next(&mut self, now: Instant) -> Result<Option<Inbound>, String> {
         loop {
             let rest = &self.input[self.taken..];
+            if self.state != State::Open && rest.first().is_some_and(|first| first >> 4 != CONNECT) {
+                return Err("the first packet is not CONNECT".to_owned());
+            }
             let limit = if self.state == State::Open { PACKET_MAX } else { CONNECT_MAX };
             let length = match frame(rest) {
                 Frame::Incomplete => None,

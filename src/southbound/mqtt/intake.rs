@@ -14,8 +14,8 @@
 //! **Bounds.** Of a client that is not identified: [`CONNECT_MAX`](super::settings::CONNECT_MAX)
 //! bytes, for [`CONNECT_WITHIN`](super::settings::CONNECT_WITHIN). Of a device: its role's
 //! `max-sessions` sessions (a new one replaces its own oldest), [`CONNECTS_MAX`] connects a minute.
-//! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions. In
-//! all: `max-clients` connections, and as many sessions without one.
+//! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
+//! In all: `max-clients` connections, and as many sessions without one.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};

@@ -41,8 +41,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// Addresses without TLS, of this machine alone; default none.
     pub insecure_listen: Vec<PlainAddress>,
-    /// Certificate, key and anchors for TLS. `None`: there is no TLS address, or its files cannot be
-    /// used.
+    /// Certificate, key and anchors for TLS. `None`: there is no TLS address, or its files cannot
+    /// be used.
     pub tls: Option<Arc<Material>>,
     /// Most clients connected at once; default 1,000.
     pub max_clients: usize,
