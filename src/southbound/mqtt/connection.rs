@@ -7,8 +7,8 @@
 //! ```
 //!
 //! `mqtt-protocol-core` in the server role keeps the rules of the protocol: what may be sent when,
-//! topic aliases, the Receive Maximum. It is handed whole packets only, whose length was checked
-//! before, so that an unidentified peer makes it allocate nothing.
+//! topic aliases. It is handed whole packets only, whose length was checked before, so that an
+//! unidentified peer makes it allocate nothing.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use mqtt::packet::{GenericPacket, GenericPacketTrait as _};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
 
-use super::packet::{self, Hello, Inbound, Version};
+use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
 use crate::proto::dtls::PeerIdentity;
 
@@ -126,9 +126,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(now: Instant, source: Source) -> Connection {
-        let options = ConnectionOptions::new()
-            .maximum_packet_size_recv(PACKET_MAX as u32)
-            .receive_maximum(RECEIVE_MAXIMUM);
+        let options = ConnectionOptions::new().maximum_packet_size_recv(PACKET_MAX as u32);
         let mut library =
             mqtt::Connection::<role::Server>::with_options(mqtt::Version::Undetermined, options);
         library.set_auto_pub_response(false); // only after the commit
@@ -177,7 +175,8 @@ impl Connection {
     }
 
     /// Keeps received bytes until [`Connection::next`].
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, now: Instant, bytes: &[u8]) {
+        self.last_received = now;
         self.input.extend_from_slice(bytes);
     }
 
@@ -263,6 +262,18 @@ impl Connection {
             }
         }
         received
+    }
+
+    /// Sends a CONNACK of success. The library sees it without the Receive Maximum, which is kept by
+    /// the session: the library would end the connection where reading no more is enough.
+    pub(super) fn welcome(&mut self, version: Version, welcome: &Welcome<'_>) {
+        use mqtt::connection::Event as E;
+        let Some(plain) = packet::welcome(version, welcome, None) else { return };
+        let Some(whole) = packet::welcome(version, welcome, Some(RECEIVE_MAXIMUM)) else { return };
+        let sent = self.library.send(plain).into_iter().any(|e| matches!(e, E::RequestSendPacket { .. }));
+        if sent {
+            self.output.extend_from_slice(&whole.to_continuous_buffer());
+        }
     }
 
     /// Sends a packet, if the client takes one of this size.

@@ -33,7 +33,7 @@ use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
-    CLIENT_ID_MAX, CONNECTS_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, SESSION_EXPIRY_MAX,
+    CLIENT_ID_MAX, CONNECTS_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
     SUBSCRIPTIONS_MAX, Settings,
 };
 use super::verification::{Requested, Verification, Verifications};
@@ -201,7 +201,7 @@ impl Intake {
     ) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         if connection.state != State::Ended {
-            connection.push(bytes);
+            connection.push(moment.now, bytes);
             self.process(moment, number, pipeline);
         }
     }
@@ -253,6 +253,8 @@ impl Intake {
             && let Some(number) = session.connection
         {
             self.acknowledge(moment, number, pipeline);
+            // What waited for this answer.
+            self.process(moment, number, pipeline);
         }
     }
 
@@ -321,6 +323,7 @@ impl Intake {
         *connection.output() = Vec::new();
         match connection.state {
             State::Ended => Next::Close,
+            State::Open if is_busy(connection, &self.sessions) => Next::Wait,
             State::Opening { .. } | State::Open => Next::Read,
             State::Verifying | State::Refusing { .. } => Next::Wait,
         }
@@ -406,6 +409,10 @@ impl Intake {
                 }
                 break;
             }
+            if is_busy(connection, &self.sessions) {
+                break;
+            }
+            let Some(connection) = self.connections.get_mut(&number) else { return };
             match connection.next(moment.now) {
                 Ok(Some(packet)) => self.handle_packet(moment, number, packet, pipeline),
                 Ok(None) => break,
@@ -660,7 +667,7 @@ impl Intake {
             assigned: assigned.then_some(client_id.as_str()),
             session_expiry: (expiry != hello.session_expiry).then_some(expiry),
         };
-        connection.send(packet::welcome(hello.version, &welcome));
+        connection.welcome(hello.version, &welcome);
         connection.state = State::Open;
         self.clients += 1;
         let (address, version) = (connection.source.address, hello.version);
@@ -724,10 +731,10 @@ impl Intake {
         if exactly_once && session.is_repeated(message.id) {
             return self.acknowledge(moment, number, pipeline);
         }
-        let most = usize::from(RECEIVE_MAXIMUM);
-        if is_answered && (session.unanswered_count() >= most || session.received_count() >= most) {
+        if exactly_once && session.received_count() >= RECEIVED_MAX {
             let code = DisconnectReasonCode::ReceiveMaximumExceeded;
-            return self.reject(moment, number, code, "more publishes than the Receive Maximum", pipeline);
+            let what = "too many publishes of QoS 2 without PUBREL";
+            return self.reject(moment, number, code, what, pipeline);
         }
         let count = session.next_count();
         let ticket = MqttTicket { session: at, count };
@@ -928,6 +935,12 @@ impl Intake {
             self.due = connections.chain(sessions).map(Reverse).collect();
         }
     }
+}
+
+/// Whether a client has as many publishes on their way as it may: what else it sends waits.
+fn is_busy(connection: &Connection, sessions: &HashMap<u64, Session>) -> bool {
+    let session = connection.session.and_then(|session| sessions.get(&session));
+    session.is_some_and(|session| session.unanswered_count() >= usize::from(RECEIVE_MAXIMUM))
 }
 
 /// The outcome of a publish whose device is not known any more.

@@ -14,7 +14,7 @@ use mqtt::result_code::{
 use mqtt_protocol_core::mqtt;
 use zeroize::Zeroizing;
 
-use super::settings::{PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_ALIAS_MAXIMUM};
+use super::settings::{PACKET_MAX, TOPIC_ALIAS_MAXIMUM};
 use crate::message::ContentFormat;
 
 /// Which MQTT is spoken on a connection.
@@ -249,7 +249,11 @@ pub(super) struct Welcome<'w> {
     pub(super) session_expiry: Option<Duration>,
 }
 
-pub(super) fn welcome(version: Version, welcome: &Welcome<'_>) -> Option<GenericPacket<u16>> {
+pub(super) fn welcome(
+    version: Version,
+    welcome: &Welcome<'_>,
+    receive_maximum: Option<u16>,
+) -> Option<GenericPacket<u16>> {
     if version == Version::V3_1_1 {
         let connack = v3_1_1::Connack::builder()
             .session_present(welcome.session_present)
@@ -257,12 +261,14 @@ pub(super) fn welcome(version: Version, welcome: &Welcome<'_>) -> Option<Generic
         return Some(connack.build().ok()?.into());
     }
     let mut properties = vec![
-        mqtt::packet::ReceiveMaximum::new(RECEIVE_MAXIMUM).ok()?.into(),
         mqtt::packet::MaximumPacketSize::new(PACKET_MAX as u32).ok()?.into(),
         mqtt::packet::TopicAliasMaximum::new(TOPIC_ALIAS_MAXIMUM).ok()?.into(),
         mqtt::packet::SubscriptionIdentifierAvailable::new(0).ok()?.into(),
         mqtt::packet::SharedSubscriptionAvailable::new(0).ok()?.into(),
     ];
+    if let Some(maximum) = receive_maximum {
+        properties.push(mqtt::packet::ReceiveMaximum::new(maximum).ok()?.into());
+    }
     if let Some(id) = welcome.assigned {
         properties.push(mqtt::packet::AssignedClientIdentifier::new(id).ok()?.into());
     }

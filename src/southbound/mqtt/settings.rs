@@ -19,8 +19,11 @@ pub const CONNECT_MAX: usize = 16 << 10;
 pub const TOPIC_MAX: usize = 1_024;
 /// Longest client id, in bytes.
 pub const CLIENT_ID_MAX: usize = 256;
-/// QoS 1 and 2 publishes of one client that are not acknowledged yet.
+/// The Receive Maximum told to clients of MQTT 5. With as many publishes that are not answered,
+/// nothing more is read from a client of either version: some send all they have at a reconnect.
 pub const RECEIVE_MAXIMUM: u16 = 100;
+/// Packet ids of QoS 2 that one session may have between PUBLISH and PUBREL.
+pub const RECEIVED_MAX: usize = 1_000;
 /// Topic aliases that one connection may set; each costs at most [`TOPIC_MAX`] bytes.
 pub const TOPIC_ALIAS_MAXIMUM: u16 = 16;
 /// Subscriptions of one session.

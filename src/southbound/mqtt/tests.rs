@@ -7,7 +7,7 @@ use mqtt::packet::{Property, Qos, SubEntry, SubOpts, v3_1_1, v5_0};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode};
 use mqtt_protocol_core::mqtt;
 
-use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM};
+use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, RECEIVED_MAX};
 use super::{ConnectionNumber, Ended, Event, Intake, Next, Settings, Source};
 use crate::clock::Moment;
 use crate::gate::login::{Login, PasswordHash};
@@ -579,22 +579,35 @@ fn a_device_has_its_sessions_and_takes_no_other_places() {
 }
 
 #[test]
-fn more_publishes_than_the_receive_maximum_close_the_connection() {
-    for repeated in [false, true] {
+fn more_publishes_than_the_receive_maximum_wait_until_earlier_ones_are_answered() {
+    for (five, repeated) in [(true, false), (true, true), (false, false)] {
         let mut world = World::new();
-        let client = world.client(HELLO);
-        for id in 1..=RECEIVE_MAXIMUM {
-            world.say(client, &one(if repeated { 1 } else { id }, "t/x"));
+        let client = world.client(Hello { five, ..HELLO });
+        let most = usize::from(RECEIVE_MAXIMUM);
+        let ids = 1..=RECEIVE_MAXIMUM + 7;
+        let all = ids.map(|id| publish(five, "t/x", Qos::AtLeastOnce, if repeated { 1 } else { id }, b"1"));
+        world.say(client, &all.collect::<Vec<_>>().concat());
+        assert_eq!(world.taken().len(), most);
+        assert_eq!(world.intake.take_output(client, &mut Vec::new()), Next::Wait, "nothing more is read");
+        world.commit(true);
+        assert_eq!((world.taken().len(), world.kinds(client)), (most, vec![PUBACK]));
+        for _ in 0..most + 6 {
+            world.commit(true);
         }
-        assert!(!world.is_closed(client));
-        world.say(client, &one(if repeated { 1 } else { 1_000 }, "t/x"));
-        assert_eq!(
-            world.heard(client).last().unwrap().1[0],
-            DisconnectReasonCode::ReceiveMaximumExceeded as u8
-        );
-        assert!(world.is_closed(client));
-        assert_eq!(world.taken().len(), usize::from(RECEIVE_MAXIMUM));
+        assert_eq!(world.intake.take_output(client, &mut Vec::new()), Next::Read);
+        assert!(world.taken().is_empty() && !world.is_closed(client));
     }
+    // Ids of QoS 2 that are never released are bounded.
+    let mut world = World::with(Settings::default(), 10_000);
+    let client = world.client(HELLO);
+    for id in 1..=RECEIVED_MAX as u16 {
+        world.say(client, &two(id, "t/x"));
+        world.commit(true);
+    }
+    world.heard(client);
+    world.say(client, &two(5_000, "t/x"));
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![DisconnectReasonCode::ReceiveMaximumExceeded as u8])]);
+    assert!(world.is_closed(client) && world.taken().is_empty());
 }
 
 #[test]
