@@ -80,6 +80,7 @@ fn settings(rules: usize) -> Settings {
         }),
         certificate: None,
         public_key: None,
+        login: None,
         offline_after: None,
     });
     Settings {

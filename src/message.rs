@@ -314,6 +314,18 @@ impl ContentFormat {
         Some(name.rsplit_once('@').map_or(name, |(media_type, _)| media_type))
     }
 
+    /// The number of a media type, as [`ContentFormat::media_type`] writes it; without a content
+    /// coding. `None` if CoAP has none.
+    pub fn from_media_type(text: &str) -> Option<ContentFormat> {
+        match text {
+            "text/plain" | "text/plain; charset=utf-8" | "text/plain;charset=utf-8" => {
+                Some(ContentFormat::TEXT)
+            }
+            text if text.contains('@') => None,
+            text => coap_numbers::content_format::from_str(text).map(ContentFormat),
+        }
+    }
+
     /// The content coding of the payload, such as `deflate` (RFC 7252 §12.3); `None` for the
     /// identity coding and for a number that is not registered.
     pub fn content_coding(self) -> Option<&'static str> {

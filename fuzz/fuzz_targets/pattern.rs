@@ -56,6 +56,7 @@ fuzz_target!(|data: &[u8]| {
         psk: None,
         certificate: None,
         public_key: None,
+        login: None,
         offline_after: None,
     };
     let mut gate = Gate::new(

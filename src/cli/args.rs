@@ -261,6 +261,12 @@ pub struct DeviceAddArguments {
     /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash
     #[arg(long, value_name = "KEY", group = "proof")]
     pub public_key: Option<String>,
+    /// Its password for MQTT: text:…, or - for standard input; without a value one is generated
+    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "", group = "proof")]
+    pub password: Option<String>,
+    /// Its MQTT user name [default: its id]
+    #[arg(long, value_name = "TEXT", requires = "password")]
+    pub mqtt_username: Option<String>,
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,

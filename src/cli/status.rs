@@ -187,6 +187,19 @@ pub fn text(status: &Status) -> String {
             ),
         );
     }
+    let mqtt = &status.mqtt;
+    if !mqtt.listen.is_empty() {
+        let mut text = format!(
+            "{} of at most {} clients connected, {}",
+            mqtt.clients,
+            mqtt.max_clients,
+            mqtt.listen.join(", ")
+        );
+        if mqtt.absent_sessions > 0 {
+            text.push_str(&format!(", {} kept", plural(mqtt.absent_sessions, "session")));
+        }
+        row("mqtt", text);
+    }
     for (name, fleet) in &devices.fleets {
         row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
     }
@@ -513,6 +526,7 @@ mod tests {
             last_s: 60,
         };
         let status = Status {
+            mqtt: Default::default(),
             certificates: Default::default(),
             revocation: Default::default(),
             update: Default::default(),

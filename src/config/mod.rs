@@ -260,6 +260,8 @@ pub struct Known {
     pub label: Option<String>,
     /// Its PSK identity, if it has one.
     pub psk_identity: Option<Vec<u8>>,
+    /// Its MQTT user name, if it has a password.
+    pub mqtt_username: Option<String>,
     /// Its certificate, if it has one.
     pub certificate: Option<CertificateName>,
     /// SHA-256 of its public key, if it has one.

@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) certificate: BTreeMap<String, RenewedCertificate>,
     pub(super) topics: Topics,
     pub(super) coap: Coap,
+    pub(super) mqtt: Mqtt,
     pub(super) serial: BTreeMap<String, Serial>,
     pub(super) role: BTreeMap<String, Role>,
     pub(super) device: BTreeMap<String, Device>,
@@ -178,6 +179,25 @@ pub(super) struct Topics {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Mqtt {
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) insecure_listen: Option<Vec<String>>,
+    pub(super) certificate_file: Option<String>,
+    pub(super) key_file: Option<String>,
+    pub(super) client_ca_file: Option<String>,
+    pub(super) max_clients: Option<u32>,
+    pub(super) mqtt311_deny: Option<DenyOn311>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DenyOn311 {
+    Close,
+    Drop,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Coap {
     pub(super) listen: Option<Vec<SocketAddr>>,
     pub(super) insecure_listen: Option<Vec<SocketAddr>>,
@@ -300,6 +320,8 @@ pub(super) struct Device {
     pub(super) label: Option<String>,
     pub(super) psk_identity: Option<String>,
     pub(super) psk_file: Option<String>,
+    pub(super) mqtt_username: Option<String>,
+    pub(super) password_file: Option<String>,
     pub(super) certificate_uri: Option<String>,
     pub(super) certificate_dns: Option<String>,
     pub(super) certificate_cn: Option<String>,

@@ -26,6 +26,8 @@ pub struct Changes {
     pub certificates: bool,
     /// The handshake policy changed.
     pub dtls: bool,
+    /// `[mqtt]` changed, or the files it names.
+    pub mqtt: bool,
     /// Serial ports were added, removed or changed.
     pub serial: bool,
     /// Limits of the journal changed.
@@ -84,6 +86,7 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
             != is.coap.insecure.as_ref().map(|(_, device)| device),
         certificates: was.coap.certificates != is.coap.certificates,
         dtls: was.coap.policy != is.coap.policy,
+        mqtt: was.mqtt != is.mqtt,
         serial: was.serial != is.serial,
         journal: was.journal != is.journal,
         clock: was.clock != is.clock,

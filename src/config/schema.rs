@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::scalar::{format_duration, format_size};
 use crate::gate::certificate::NAME_MAX as CERTIFICATE_NAME_MAX;
+use crate::gate::login::USERNAME_MAX;
 use crate::journal::settings::REJECTED_BYTES_MAX;
 
 /// The kind of a key's value.
@@ -95,6 +96,7 @@ pub const ROOT: &[Key] = &[
     key("certificate", Kind::Named(CERTIFICATE)),
     key("topics", Kind::Table(TOPICS)),
     key("coap", Kind::Table(COAP)),
+    key("mqtt", Kind::Table(MQTT)),
     key("serial", Kind::Named(SERIAL)),
     key("role", Kind::Named(ROLE)),
     key("device", Kind::Named(DEVICE)),
@@ -219,6 +221,16 @@ const COAP: &[Key] = &[
     key("crl-expired", Kind::Choice(&["accept", "refuse"])),
 ];
 
+const MQTT: &[Key] = &[
+    key("listen", Kind::Addresses),
+    key("insecure-listen", Kind::Texts),
+    key("certificate-file", Kind::Path),
+    key("key-file", Kind::Secret),
+    key("client-ca-file", Kind::Path),
+    key("max-clients", Kind::Whole(1, 100_000)),
+    key("mqtt311-deny", Kind::Choice(&["close", "drop"])),
+];
+
 const ROLE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("quota", Kind::Table(QUOTA)),
@@ -279,6 +291,12 @@ const DEVICE: &[Key] = &[
     key("psk-identity", Kind::Text(4 + 2 * super::scalar::PSK_IDENTITY_MAX)),
     key("psk-file", Kind::Secret),
     key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
+    key("mqtt-username", Kind::Text(USERNAME_MAX)),
+    key("password-file", Kind::Secret),
+    key(
+        "password",
+        Kind::Forbidden("put it into a file of its own, mode 0640, and name that with password-file"),
+    ),
     key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
     key("certificate-dns", Kind::Text(CERTIFICATE_NAME_MAX)),
     key("certificate-cn", Kind::Text(CERTIFICATE_NAME_MAX)),

@@ -24,6 +24,8 @@ pub struct Settings {
     pub revocation: Vec<crate::credential::revocation::Fetching>,
     /// The CoAP side.
     pub coap: southbound::coap::Settings,
+    /// The local MQTT listener.
+    pub mqtt: southbound::mqtt::Settings,
     /// The usable serial ports, in name order. Their devices are in [`Settings::gate`] too.
     pub serial: southbound::serial::Settings,
     /// The journal.

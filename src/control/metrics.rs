@@ -76,6 +76,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_coap_malformed_datagrams_total", "Datagrams that were no valid CoAP message."),
     ("tombolo_coap_separate_responses_total", "CoAP responses sent separately, because they took over 1 s."),
     ("tombolo_coap_unacknowledged_responses_total", "Separate responses that were never acknowledged."),
+    ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
+    ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
+    ("tombolo_mqtt_received_publishes_total", "PUBLISH packets of local MQTT clients."),
+    ("tombolo_mqtt_refused_subscriptions_total", "Subscriptions of MQTT clients that were refused."),
     ("tombolo_gate_admitted_readings_total", "Readings that passed rules and quota."),
     ("tombolo_gate_refused_path_readings_total", "Readings refused with 4.00: invalid path."),
     ("tombolo_gate_refused_reserved_readings_total", "Readings refused with 4.04: a reserved path."),
@@ -383,7 +387,8 @@ mod tests {
         assert_eq!(names.len(), all);
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
-        let stages = [&stages[..], &["gateway", "downlink", "update", "telemetry", "control"]].concat();
+        let stages =
+            [&stages[..], &["mqtt", "gateway", "downlink", "update", "telemetry", "control"]].concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

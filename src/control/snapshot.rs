@@ -37,6 +37,8 @@ pub struct Status {
     pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
+    /// The local MQTT clients, in numbers.
+    pub mqtt: Mqtt,
     /// The counters by stable name, from
     /// [`Snapshot::into_json`](crate::telemetry::counters::Snapshot::into_json).
     pub counters: Value,
@@ -522,6 +524,20 @@ impl Dtls {
     }
 }
 
+/// The local MQTT clients, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mqtt {
+    /// The addresses it listens on; empty = `[mqtt]` is off.
+    pub listen: Vec<String>,
+    /// Clients that are connected.
+    pub clients: u64,
+    /// `mqtt.max-clients`.
+    pub max_clients: u64,
+    /// Sessions that are kept without a connection.
+    pub absent_sessions: u64,
+}
+
 /// A source address whose datagrams could not be processed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -608,6 +624,8 @@ pub struct DeviceState {
     pub last_seen_s: Option<u64>,
     /// Its DTLS sessions.
     pub sessions: u64,
+    /// Connected MQTT clients.
+    pub mqtt_clients: u64,
     /// Readings that the rules let pass.
     pub accepted: u64,
     /// Payload bytes of these.

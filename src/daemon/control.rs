@@ -26,6 +26,7 @@ use super::hub::Hub;
 use super::link::Link;
 use super::mailbox;
 use super::metrics::Metrics;
+use super::mqtt::Clients;
 use super::notify::Notify;
 use super::rejected;
 use super::reload::{self, Outcome, Ready};
@@ -80,6 +81,7 @@ pub struct Desk {
     journal: Rc<RefCell<Journal>>,
     link: Rc<Link>,
     ports: Rc<Ports>,
+    clients: Rc<Clients>,
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
@@ -131,6 +133,7 @@ impl Desk {
         journal: Rc<RefCell<Journal>>,
         link: Rc<Link>,
         ports: Rc<Ports>,
+        clients: Rc<Clients>,
         clock: Arc<SystemClock>,
         fleets: FleetKeeper,
         deliveries: Rc<Deliveries>,
@@ -155,6 +158,7 @@ impl Desk {
             journal,
             link,
             ports,
+            clients,
             clock,
             started: now,
             rules_since: now,
@@ -438,6 +442,8 @@ impl Desk {
         let Some((loaded, lists, receiver)) = &self.lists else { return };
         let Ok(certificates) = receiver.try_recv() else { return };
         if Arc::ptr_eq(loaded, &self.loaded) {
+            let lists = [&loaded.certificates.revocation_lists[..], lists].concat();
+            self.clients.replace_lists(lists);
             self.lists = None;
             self.in_force.trust = certificates.trust;
             let certificates = self.in_force.clone();
@@ -564,7 +570,11 @@ impl Desk {
         }
         let folder = settings.paths.state_dir.join(mailbox::FOLDER);
         let downlink = (&settings.downlink, folder.as_path());
-        self.shared.round(|hub: &mut Hub| hub.replace(prepared, keyring, certificates, insecure, downlink));
+        self.shared.round(|hub: &mut Hub| {
+            hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
+            hub.replace(prepared, keyring, certificates, insecure, downlink);
+        });
+        self.clients.replace(&loaded);
         let now = Instant::now();
         let hub = self.shared.hub.borrow();
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
@@ -635,6 +645,7 @@ impl Desk {
             format!("the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks")
         }));
         problems.extend(self.state.problems());
+        problems.extend(self.clients.problems());
         problems.extend(self.metrics_problems.iter().cloned());
         problems.extend(self.certificates.problems());
         problems.extend(self.revocations.problems(&self.loaded));
@@ -727,6 +738,7 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
+            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),

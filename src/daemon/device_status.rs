@@ -137,6 +137,7 @@ fn show(
         last_seen: view.last_seen.and_then(time),
         last_seen_s: view.last_seen.map(|at| ago(at).as_secs()),
         sessions,
+        mqtt_clients: hub.mqtt.clients_of(view.index) as u64,
         accepted: view.accepted,
         accepted_bytes: view.accepted_bytes,
         unstored: view.unstored.into(),

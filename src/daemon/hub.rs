@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! receive ─> engine ─> DtlsSink ─> coap::Intake ─> Pipeline: gate, journal
-//! complete ─> Pipeline ─> events, routed by the kind of their ticket ─> coap::Intake, serial::Intake
+//! complete ─> Pipeline ─> events, routed by the kind of their ticket ─> coap::, serial::, mqtt::Intake
 //! flush: coap::Intake ─> engine.send ─> DtlsSink ─> sendmmsg
 //! uplink ─> Commands ─> coap::Intake                        commands to devices
 //! ```
@@ -43,7 +43,7 @@ use crate::session_store::io::persistence::{FoundSessions, SessionPersistence};
 use crate::southbound::coap::answer;
 use crate::southbound::coap::io::{Inbox, Outgoing, Socket};
 use crate::southbound::coap::stray::{self, Mistake};
-use crate::southbound::{coap, serial};
+use crate::southbound::{coap, mqtt, serial};
 use crate::system;
 use crate::telemetry::counters::Counter;
 use crate::telemetry::limited::Limiter;
@@ -63,6 +63,11 @@ pub struct Hub {
     pub coap: coap::Intake,
     /// The serial side.
     pub serial: serial::Intake,
+    /// The MQTT side.
+    pub mqtt: mqtt::Intake,
+    /// Woken when a password waits to be verified.
+    pub mqtt_verify: Rc<Wake>,
+    mqtt_wakes: HashMap<mqtt::ConnectionNumber, Rc<Wake>>,
     /// From the sides to the journal.
     pub pipeline: Readings,
     /// Commands to devices.
@@ -91,6 +96,7 @@ impl Hub {
         engine: Box<dyn Engine>,
         persistence: SessionPersistence,
         endpoint: Endpoint,
+        mqtt: mqtt::Intake,
         gate: Gate,
         journal: Rc<RefCell<Journal>>,
         uplink: Rc<Link>,
@@ -107,6 +113,9 @@ impl Hub {
             reports: Reports::default(),
             coap: coap::Intake::new(endpoint),
             serial: serial::Intake::default(),
+            mqtt,
+            mqtt_verify: Rc::new(Wake::new()),
+            mqtt_wakes: HashMap::new(),
             pipeline: Pipeline::new(gate, journal),
             commands,
             uplink,
@@ -195,6 +204,7 @@ impl Hub {
             engine.handle_timeout(now, &mut sink);
         }
         self.coap.handle_timeout(now);
+        self.mqtt.handle_timeout(&self.moment, &mut self.pipeline);
         while let Some(suppressed) = self.limiter.poll_event(now) {
             self.pipeline.counters.add(Counter::LinesSuppressed, suppressed.count);
             log::warn!(kind:% = suppressed.kind, suppressed = suppressed.count; "lines left out");
@@ -203,7 +213,12 @@ impl Hub {
 
     /// When [`Hub::handle_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let deadlines = [self.engine.poll_timeout(), self.coap.poll_timeout(), self.limiter.poll_timeout()];
+        let deadlines = [
+            self.engine.poll_timeout(),
+            self.coap.poll_timeout(),
+            self.mqtt.poll_timeout(),
+            self.limiter.poll_timeout(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -242,6 +257,7 @@ impl Hub {
                 wake.notify_one();
             }
         }
+        self.flush_mqtt();
         self.follow();
         while let Some(event) = self.coap.poll_event() {
             log::trace!(event:? = event; "CoAP exchange ended");
@@ -281,7 +297,7 @@ impl Hub {
 
     /// Hands each event of the pipeline to whom it concerns.
     fn route_events(&mut self) {
-        let Hub { moment, coap, serial, pipeline, commands, uplink, tail, tests, limiter, .. } = self;
+        let Hub { moment, coap, serial, mqtt, pipeline, commands, uplink, tail, tests, limiter, .. } = self;
         let (now, boottime_ms) = (moment.now, moment.boottime_ms);
         while let Some(event) = pipeline.poll_event() {
             match event {
@@ -296,6 +312,9 @@ impl Hub {
                 }
                 Event::Completed { ticket: Ticket::Reply(number), stored } => {
                     commands.handle_reply_stored(number, stored);
+                }
+                Event::Completed { ticket: Ticket::Mqtt(ticket), stored } => {
+                    mqtt.handle_completion(moment, ticket, stored, pipeline);
                 }
                 Event::Completed { ticket: Ticket::Test(number), stored } => {
                     if let Some(waits) = tests.remove(&number) {
@@ -432,6 +451,7 @@ impl Hub {
     /// `in_order`: no fault is the reason.
     pub fn leave(&mut self, in_order: bool) {
         self.begin();
+        self.mqtt.leave(&self.moment, &mut self.pipeline);
         let (now, mut persistence) = (self.moment.now, std::mem::take(&mut self.persistence));
         let (engine, mut sink) = self.split();
         persistence.leave(now, in_order, engine, &mut sink);
@@ -467,6 +487,7 @@ impl Hub {
         self.set_insecure(insecure);
         let (settings, directory) = downlink;
         self.commands.replace(now, settings, &self.pipeline.gate, directory);
+        self.mqtt.review(&self.moment, &mut self.pipeline);
         for gone in replaced.removed {
             self.uplink.clear_device(gone.id.as_str());
         }
@@ -500,6 +521,51 @@ impl Hub {
         if self.serial.disconnect(port) {
             self.coap.forget_line(port);
         }
+    }
+
+    /// A connection of an MQTT client was accepted; `wake` is notified when there is something for
+    /// it.
+    pub fn open_mqtt(&mut self, source: mqtt::Source, wake: Rc<Wake>) -> mqtt::ConnectionNumber {
+        self.begin();
+        let number = self.mqtt.handle_opened(self.moment.now, source);
+        self.mqtt_wakes.insert(number, wake);
+        number
+    }
+
+    /// Takes what an MQTT client has sent.
+    pub fn receive_mqtt(&mut self, number: mqtt::ConnectionNumber, bytes: &[u8]) {
+        self.begin();
+        self.mqtt.handle_bytes(&self.moment, number, bytes, &mut self.pipeline);
+    }
+
+    /// The connection of an MQTT client is gone.
+    pub fn close_mqtt(&mut self, number: mqtt::ConnectionNumber) {
+        self.begin();
+        self.mqtt_wakes.remove(&number);
+        self.mqtt.handle_closed(&self.moment, number, &mut self.pipeline);
+    }
+
+    /// The password that was handed out is right, or wrong.
+    pub fn verified_mqtt(&mut self, right: bool) {
+        self.begin();
+        self.mqtt.handle_verified(&self.moment, right, &mut self.pipeline);
+    }
+
+    /// Wakes the tasks of MQTT clients that have something to do.
+    fn flush_mqtt(&mut self) {
+        while let Some(number) = self.mqtt.poll_ready() {
+            if let Some(wake) = self.mqtt_wakes.get(&number) {
+                wake.notify_one();
+            }
+        }
+        if self.mqtt.has_verification() {
+            self.mqtt_verify.notify_one();
+        }
+        while let Some(event) = self.mqtt.poll_event() {
+            super::mqtt_status::say(self.moment.now, &mut self.limiter, &event);
+        }
+        // Wills of connections that ended just now.
+        self.route_events();
     }
 
     /// Whether a line of this kind may be written now.

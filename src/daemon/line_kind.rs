@@ -13,6 +13,10 @@ pub enum LineKind {
     Unreadable,
     /// A unit on a bus answered too late.
     LateAnswer,
+    /// A connection of an MQTT client was not accepted.
+    MqttAccept,
+    /// An MQTT client was refused.
+    MqttRefused,
 }
 
 impl std::fmt::Display for LineKind {
@@ -23,6 +27,8 @@ impl std::fmt::Display for LineKind {
             LineKind::Unstored => "reading not stored",
             LineKind::Unreadable => "frame is no reading",
             LineKind::LateAnswer => "late answer",
+            LineKind::MqttAccept => "MQTT connection not accepted",
+            LineKind::MqttRefused => "MQTT client refused",
         })
     }
 }

@@ -20,6 +20,8 @@
 //! | `dtls_status` | the DTLS sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
+//! | [`mqtt`] | the local MQTT clients: a task each |
+//! | `mqtt_status` | the MQTT clients in the log and in `status` |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
@@ -53,6 +55,8 @@ pub mod line_kind;
 pub mod link;
 mod mailbox;
 pub mod metrics;
+pub mod mqtt;
+mod mqtt_status;
 mod notify;
 pub mod outbox;
 mod reading_store;

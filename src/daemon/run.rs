@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | one a socket | datagrams | a round of the hub |
 //! | completions | the journal's wake-up | answers |
+//! | one a listening address and a client of MQTT | a connection; bytes | a round of the hub |
 //! | one a serial port | bytes, its return, a unit's turn | a round of the hub |
 //! | timer | the hub's next deadline | retransmissions, expiry |
 //! | uplink | broker, journal | publishes, releases |
@@ -31,6 +32,7 @@ use super::control::Desk;
 use super::deliveries::Deliveries;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
+use super::mqtt::Clients;
 use super::notify::Notify;
 use super::report;
 use super::revocation::Revocations;
@@ -48,6 +50,7 @@ use crate::proto::coap::Endpoint;
 use crate::session_store::io::persistence::SessionPersistence;
 use crate::southbound::coap::EngineKind;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
+use crate::southbound::mqtt;
 use crate::{system, telemetry};
 
 /// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
@@ -138,6 +141,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         settings.coap.persist_sessions && settings.coap.engine == EngineKind::Tombolo,
     );
     let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
+    let mqtt = mqtt::Intake::new(&settings.mqtt, &settings.gate.roles, &random()?);
 
     let mut sockets = Vec::new();
     for &address in &settings.coap.listen {
@@ -162,6 +166,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         engine,
         persistence,
         endpoint,
+        mqtt,
         gate,
         journal.clone(),
         uplink.clone(),
@@ -183,6 +188,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     }
     let seed = u64::from_le_bytes(random()?);
     let ports = Ports::start(settings, &shared, &clock, server.trace(), seed);
+    let clients = Clients::start(&loaded, &shared, &clock);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
     tasks.spawn_local(follow_commands(shared.clone(), uplink.inbound(), mailbox_wake));
@@ -201,6 +207,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
         journal.clone(),
         uplink.clone(),
         ports.clone(),
+        clients.clone(),
         clock.clone(),
         fleets,
         deliveries,
@@ -257,7 +264,8 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     log::info!("stopping");
     listening.abort_all();
     ports.stop();
-    stop(&shared, &journal, &uplink, fault.is_none()).await;
+    clients.stop();
+    stop(&shared, &journal, &uplink, &clients, fault.is_none()).await;
     tasks.abort_all();
     desk.close();
     drop(desk);
@@ -272,13 +280,16 @@ async fn stop(
     shared: &Rc<Shared>,
     journal: &Rc<RefCell<Journal>>,
     uplink: &Rc<super::link::Link>,
+    clients: &Clients,
     in_order: bool,
 ) {
     let give_up = Instant::now() + LAST_COMMIT;
-    while shared.hub.borrow().coap.pending_count() > 0 && Instant::now() < give_up {
+    let is_pending = |hub: &Hub| hub.coap.pending_count() + hub.mqtt.pending_count() > 0;
+    while is_pending(&shared.hub.borrow()) && Instant::now() < give_up {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     shared.round(|hub| hub.leave(in_order));
+    clients.farewell().await;
     let _ = tokio::time::timeout(GOODBYE, uplink.stop()).await;
     journal.borrow_mut().close();
     let mut hub = shared.hub.borrow_mut();

@@ -4,6 +4,7 @@
 //! | credential | identifies |
 //! |---|---|
 //! | PSK identity | the device configured with it |
+//! | MQTT user name, with its password | the device configured with it |
 //! | raw public key | the device configured with it |
 //! | certificate | the one device configured with its key, or with one of its names and (if set) its issuer |
 //! | certificate that no device is configured with | the one fleet whose pattern matches one of its names, and the device with the id in that name |
@@ -23,6 +24,7 @@ use std::time::Instant;
 use super::Gate;
 use super::certificate::{self, NameKind};
 use super::identity::Entry;
+use super::login::PasswordHash;
 use super::plan::Plan;
 use super::proof::{Ambiguous, Holder, issued_by};
 use super::quota::Bucket;
@@ -114,6 +116,13 @@ impl Gate {
             Ok(Found::Device(device)) => Some(device),
             _ => None,
         }
+    }
+
+    /// The device that has this MQTT user name, and the hash of its password, which proves it.
+    pub fn login(&self, username: &str) -> Option<(DeviceIndex, &PasswordHash)> {
+        let device = self.devices.index(self.proofs.username(username)?)?;
+        let login = self.devices.entry(device)?.proof.login.as_ref()?;
+        Some((device, &login.password))
     }
 
     fn find(&self, peer: &PeerIdentity) -> Result<Found, Unidentified> {

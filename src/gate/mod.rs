@@ -7,8 +7,8 @@
 //!
 //! * [`stage`]: the stages as types, and the types for refusals and counters.
 //! * [`settings`]: the input from the configuration; [`plan`] checks and compiles it.
-//! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`] and
-//!   `proof`: which credentials identify which device.
+//! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`],
+//!   [`login`] and `proof`: which credentials identify which device.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
@@ -26,6 +26,7 @@ pub mod explain;
 mod identification;
 pub mod identity;
 mod last_refusal;
+pub mod login;
 pub mod mapping;
 mod matcher;
 pub mod own_topic;

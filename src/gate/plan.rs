@@ -417,6 +417,7 @@ fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'s
     };
     let mut by_psk: HashMap<&[u8], usize> = HashMap::new();
     let mut by_key: HashMap<&[u8], usize> = HashMap::new();
+    let mut by_username: HashMap<&str, usize> = HashMap::new();
     let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, device) in devices.iter().enumerate().filter(|(at, _)| first[*at]) {
         if let Some(psk) = &device.psk {
@@ -429,6 +430,12 @@ fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'s
             match by_key.entry(key) {
                 Vacant(place) => drop(place.insert(at)),
                 Occupied(other) => pair(*other.get(), at, "public key"),
+            }
+        }
+        if let Some(login) = &device.login {
+            match by_username.entry(login.username.as_str()) {
+                Vacant(place) => drop(place.insert(at)),
+                Occupied(other) => pair(*other.get(), at, "MQTT user name"),
             }
         }
         if let Some(certificate) = &device.certificate {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::certificate::{CertificateName, NameKind};
+use super::login::Login;
 use super::settings::{self, Device, Psk, Withheld};
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
@@ -15,6 +16,7 @@ pub(super) struct Proof {
     pub(super) psk: Option<Psk>,
     pub(super) certificate: Option<CertificateName>,
     pub(super) public_key: Option<[u8; 32]>,
+    pub(super) login: Option<Login>,
     /// The fleet it belongs to, if any.
     pub(super) fleet: Option<Arc<settings::Fleet>>,
 }
@@ -30,6 +32,7 @@ impl Proof {
             psk: device.psk.take(),
             certificate: device.certificate.take(),
             public_key: device.public_key.take(),
+            login: device.login.take(),
             fleet: None,
         }
     }
@@ -50,6 +53,7 @@ pub(super) struct Proofs {
     by_psk: HashMap<Box<[u8]>, u32>,
     by_name: HashMap<(NameKind, Box<str>), Holders>,
     by_key: HashMap<[u8; 32], Holder>,
+    by_username: HashMap<Box<str>, u32>,
 }
 
 impl Proofs {
@@ -58,7 +62,7 @@ impl Proofs {
     pub(super) fn new<'a>(known: impl Iterator<Item = (u32, &'a Proof)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
         for (slot, proof) in known {
-            let Proof { psk, certificate, public_key, fleet: None } = proof else { continue };
+            let Proof { psk, certificate, public_key, login, fleet: None } = proof else { continue };
             if let Some(psk) = psk {
                 proofs.by_psk.insert(psk.identity.as_slice().into(), slot);
             }
@@ -67,6 +71,9 @@ impl Proofs {
             }
             if let Some(key) = public_key {
                 proofs.by_key.insert(*key, Some(slot));
+            }
+            if let Some(login) = login {
+                proofs.by_username.insert(login.username.as_str().into(), slot);
             }
         }
         for certificate in &withheld.certificates {
@@ -86,6 +93,11 @@ impl Proofs {
     /// The slot of the device that has this PSK identity.
     pub(super) fn psk(&self, identity: &[u8]) -> Option<u32> {
         self.by_psk.get(identity).copied()
+    }
+
+    /// The slot of the device that has this MQTT user name.
+    pub(super) fn username(&self, username: &str) -> Option<u32> {
+        self.by_username.get(username).copied()
     }
 
     /// The holder of a raw public key.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
+use super::login::Login;
 use super::own_topic::OwnTopic;
 use super::pattern::Pattern;
 use super::template::Template;
@@ -203,6 +204,8 @@ pub struct Device {
     /// SHA-256 of the DER SubjectPublicKeyInfo of its key, used as a raw public key (RFC 7250) or
     /// in a certificate.
     pub public_key: Option<[u8; 32]>,
+    /// Its MQTT user name and password, if it has one.
+    pub login: Option<Login>,
     /// Overrides the role's value.
     pub offline_after: Option<Duration>,
 }
@@ -218,15 +221,21 @@ impl Device {
             Some("certificate")
         } else if self.public_key.is_some() && self.public_key == other.public_key {
             Some("public key")
+        } else if self.login.as_ref().is_some_and(|login| other.has_username(&login.username)) {
+            Some("MQTT user name")
         } else {
             None
         }
     }
 
+    fn has_username(&self, username: &str) -> bool {
+        self.login.as_ref().is_some_and(|login| login.username == username)
+    }
+
     /// Whether both have the same credentials.
     pub fn same_proof(&self, other: &Device) -> bool {
-        (&self.psk, &self.certificate, &self.public_key)
-            == (&other.psk, &other.certificate, &other.public_key)
+        (&self.psk, &self.certificate, &self.public_key, &self.login)
+            == (&other.psk, &other.certificate, &other.public_key, &other.login)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{Completion, Pipeline, ReadingStore};
+use crate::gate::login::{Login, PasswordHash, SALT_LENGTH};
 use crate::gate::pattern::Pattern;
 use crate::gate::stage::{Mapped, Received};
 use crate::gate::template::Template;
@@ -61,8 +62,8 @@ impl ReadingStore for FakeStore {
 }
 
 impl Pipeline<FakeStore> {
-    /// The device `door-7` may POST and DELETE to `t/#`, and to `live/#` with `qos = 0`; `burst`
-    /// readings at once, then one a second.
+    /// The device `door-7` (MQTT password `sesame`) may POST and DELETE to `t/#`, and to `live/#`
+    /// with `qos = 0`; `burst` readings at once, then one a second.
     pub(crate) fn fake(now: Instant, burst: u32) -> Pipeline<FakeStore> {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, qos| UplinkRule {
@@ -95,6 +96,10 @@ impl Pipeline<FakeStore> {
             psk: None,
             certificate: None,
             public_key: None,
+            login: Some(Login {
+                username: "door-7".to_owned(),
+                password: PasswordHash::of_generated(b"sesame", [0; SALT_LENGTH]),
+            }),
             offline_after: None,
         };
         let settings = Settings {

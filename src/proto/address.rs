@@ -6,12 +6,14 @@
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
 //! | 127–126 | kind of the peer: 0 session, 1 serial, 2 plain | 3: not a CoAP request |
-//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2: the reply to a command; 3–63 are free for other sources |
+//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2: the reply to a command; 3: MQTT; 4–63 are free for other sources |
 //! | 119–72 | │ number of the peer | 0 |
 //! | 71–64 | ┘ | number of the delivery |
 //! | 63–56 | method: its CoAP request code | ┐ |
 //! | 55–32 | index of the exchange | ┘ number of the port |
 //! | 31–0 | generation of the exchange | count |
+//!
+//! In that of an MQTT publish, bits 119–64 are the number of the session and 63–0 its count.
 
 use super::coap::Exchange;
 use super::dtls::SessionId;
@@ -33,7 +35,11 @@ const OTHER_SERIAL: u64 = 0;
 const OTHER_TEST: u64 = 1;
 /// The same: the reply to a command, whose number is in bits 63–0.
 const OTHER_REPLY: u64 = 2;
+/// The same: a local MQTT client published it.
+const OTHER_MQTT: u64 = 3;
 const OTHER_BITS: u32 = 56;
+/// The number of an MQTT session is below 2^56.
+const MQTT_SESSION: u64 = (1 << OTHER_BITS) - 1;
 
 /// The peer of CoAP messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,6 +107,17 @@ pub enum Ticket {
     Test(u32),
     /// The reply to the command with this number.
     Reply(u64),
+    /// A publish of a local MQTT client.
+    Mqtt(MqttTicket),
+}
+
+/// The ticket of an MQTT publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MqttTicket {
+    /// The number of the session, below 2^56. It is never reused in a process.
+    pub session: u64,
+    /// Counts the publishes of the session.
+    pub count: u64,
 }
 
 /// The ticket of a serial reading.
@@ -129,6 +146,9 @@ impl Ticket {
                 let high = OTHER << NUMBER_BITS | OTHER_SERIAL << OTHER_BITS | u64::from(delivery);
                 (high, u64::from(port) << 32 | u64::from(count))
             }
+            Ticket::Mqtt(MqttTicket { session, count }) => {
+                (OTHER << NUMBER_BITS | OTHER_MQTT << OTHER_BITS | session & MQTT_SESSION, count)
+            }
             Ticket::Test(number) => (OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS, u64::from(number)),
             Ticket::Reply(number) => (OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS, number),
         };
@@ -149,6 +169,9 @@ impl Ticket {
         }
         if high == OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS {
             return Some(Ticket::Reply(low));
+        }
+        if high & !MQTT_SESSION == OTHER << NUMBER_BITS | OTHER_MQTT << OTHER_BITS {
+            return Some(Ticket::Mqtt(MqttTicket { session: high & MQTT_SESSION, count: low }));
         }
         let serial = OTHER << NUMBER_BITS | OTHER_SERIAL << OTHER_BITS;
         let delivery = u8::try_from(high ^ serial).ok()?;
@@ -182,6 +205,8 @@ mod tests {
             }),
             any::<u32>().prop_map(Ticket::Test),
             any::<u64>().prop_map(Ticket::Reply),
+            (0..=MQTT_SESSION, any::<u64>())
+                .prop_map(|(session, count)| Ticket::Mqtt(MqttTicket { session, count })),
         ]
     }
 

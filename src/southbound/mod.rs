@@ -6,4 +6,5 @@
 //! gate and the journal.
 
 pub mod coap;
+pub mod mqtt;
 pub mod serial;

@@ -56,6 +56,14 @@ counters! {
     CoapSeparate = "tombolo_coap_separate_responses_total",
     /// Separate responses that the device never acknowledged.
     CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
+    /// Connects of local MQTT clients that were accepted.
+    MqttConnectsAccepted = "tombolo_mqtt_accepted_connects_total",
+    /// Connects that were refused, and connections without one.
+    MqttConnectsRefused = "tombolo_mqtt_refused_connects_total",
+    /// PUBLISH packets of local MQTT clients.
+    MqttPublishes = "tombolo_mqtt_received_publishes_total",
+    /// Subscriptions that were refused.
+    MqttSubscriptionsRefused = "tombolo_mqtt_refused_subscriptions_total",
     /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
     /// 4.00: invalid path or query.

@@ -62,6 +62,7 @@ fn device(id: &str, identity: &str) -> Device {
         psk: Some(psk),
         certificate: None,
         public_key: None,
+        login: None,
         offline_after: None,
     }
 }

@@ -55,6 +55,7 @@ fn device(version: u32) -> Device {
         psk: None,
         certificate: None,
         public_key: Some([7; 32]),
+        login: None,
         offline_after: None,
     }
 }

@@ -81,6 +81,7 @@ pub fn device(id: &str, role: &str) -> Device {
         psk,
         certificate: None,
         public_key: None,
+        login: None,
         offline_after: None,
     }
 }

@@ -19,6 +19,7 @@ mod device_status;
 mod disk_faults;
 mod faults;
 mod flood;
+mod mqtt;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;

@@ -169,6 +169,7 @@ impl Site {
             }),
             certificate: None,
             public_key: None,
+            login: None,
             offline_after: None,
         };
         let mut members = self.members.clone();

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::client::{self, Proof};
+use super::password;
 use super::{Told, tell, without_level};
 use crate::cli::args::DeviceAddArguments;
 use crate::cli::error::CommandError;
@@ -73,20 +74,36 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     };
     let certificate = certificate(&arguments)?;
     let public_key = arguments.public_key.as_deref().map(public_key).transpose()?;
+    let (login, password) = match arguments.password.as_deref() {
+        Some(argument) => {
+            let username = arguments.mqtt_username.as_deref().unwrap_or(&arguments.id);
+            let (login, password) = password::login(username, argument)?;
+            (Some(login), Some(password))
+        }
+        None => (None, None),
+    };
     let device =
-        Device { id, role, label: arguments.label, psk, certificate, public_key, offline_after: None };
+        Device { id, role, label: arguments.label, psk, certificate, public_key, login, offline_after: None };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     if let Some(warning) = device.psk.as_ref().and_then(|psk| short(psk.key.len())) {
         note(warning);
     }
     let told = tell(context);
     if context.out.json {
-        context.out.object(&in_json(&device))?;
+        let mut object = in_json(&device);
+        if let (Some(login), Some(password)) = (&device.login, &password) {
+            object["mqtt_username"] = login.username.as_str().into();
+            object["password"] = password.as_str().into();
+        }
+        context.out.object(&object)?;
         return told.map(|_| ());
     }
     context.out.line(format_args!("added {} as {} in {}", device.id, device.role, file.display()))?;
     say_psk(context, &loaded.settings, &device)?;
     say_certificate(context, &loaded, &device)?;
+    if let (Some(login), Some(password)) = (&device.login, &password) {
+        password::say(context, &loaded.settings, &device, &login.username, password)?;
+    }
     match told? {
         Told::Reloaded => {
             context

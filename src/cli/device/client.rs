@@ -12,8 +12,7 @@ use crate::message::{Lane, Method};
 /// The command that sends a first reading, to a path that the device's rules allow.
 pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
     let (host, port) = address(settings);
-    let role = settings.gate.roles.iter().find(|role| role.name == device.role);
-    let path = role.and_then(|role| allowed_path(settings, device, role));
+    let path = path(settings, device);
     let note = if path.is_none() { "   # no rule of its role allows a path yet" } else { "" };
     let id = device.id.as_str();
     let (program, proof) = match proof {
@@ -30,6 +29,12 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
     let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
     // Without -v it prints nothing when all is well; with it, the answer: 2.04.
     format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
+}
+
+/// A path that the device's rules allow.
+pub(super) fn path(settings: &Settings, device: &Device) -> Option<String> {
+    let role = settings.gate.roles.iter().find(|role| role.name == device.role)?;
+    allowed_path(settings, device, role)
 }
 
 /// The machines that a client can be on.
@@ -77,13 +82,16 @@ fn address(settings: &Settings) -> (String, String) {
         return ("HOST".to_owned(), String::new());
     };
     let port = if listen.port() == 5684 { String::new() } else { format!(":{}", listen.port()) };
-    let ip = listen.ip();
-    let host = if ip.is_unspecified() {
+    (host(listen.ip()), port)
+}
+
+/// The host of a listening address, as a URL has it: a wildcard is reached at this machine's own.
+pub(super) fn host(ip: IpAddr) -> String {
+    if ip.is_unspecified() {
         own_address().map(shown).or_else(host_name).unwrap_or_else(|| "HOST".to_owned())
     } else {
         shown(ip)
-    };
-    (host, port)
+    }
 }
 
 /// An address as a URL has it.

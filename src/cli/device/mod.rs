@@ -3,6 +3,7 @@
 
 mod add;
 mod client;
+mod password;
 pub mod running;
 mod test;
 
@@ -326,6 +327,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("label", known.label.clone());
     row("role", known.role.clone());
     row("identity", known.psk_identity.as_deref().map(format_psk_identity));
+    row("MQTT user name", known.mqtt_username.clone());
     row("certificate", known.certificate.as_ref().map(ToString::to_string));
     row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
@@ -392,6 +394,7 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
                 role: Some(fleet.role.to_string()),
                 label: fleet.label.clone(),
                 psk_identity: None,
+                mqtt_username: None,
                 certificate: None,
                 public_key: None,
                 source: DeviceSource::Configuration,
@@ -418,6 +421,7 @@ fn entry(known: &Known) -> Value {
         "role": known.role,
         "label": known.label,
         "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
+        "mqtt_username": known.mqtt_username,
         "certificate": known.certificate.as_ref().map(certificate),
         "public_key": known.public_key.as_ref().map(format_key_hash),
         "source": match known.source {

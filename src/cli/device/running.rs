@@ -116,7 +116,11 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
         rows.push(("last refused", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
     }
-    rows.push(("sessions", plural(state.sessions, "DTLS session")));
+    let clients = match state.mqtt_clients {
+        0 => String::new(),
+        count => format!(", {}", plural(count, "MQTT client")),
+    };
+    rows.push(("sessions", format!("{}{clients}", plural(state.sessions, "DTLS session"))));
     rows
 }
 

@@ -2,7 +2,7 @@
 //! added or removed atomically.
 //!
 //! ```toml
-//! format = "tombolo-device 1.2"
+//! format = "tombolo-device 1.3"
 //! role = "sensor"
 //! label = "the north door"
 //! psk-identity = "door-7"
@@ -11,7 +11,8 @@
 //! ```
 //!
 //! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
-//! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`.
+//! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`; `mqtt-username`, and
+//! `password`, which is a hash ([`PasswordHash`]).
 //!
 //! A file that cannot be read, or has an unknown format version, disables only its device. It is
 //! not changed, so that the version that wrote it can use it. Unknown keys are ignored. On a reload
@@ -37,6 +38,7 @@ use super::scalar::{
 use super::{DeviceSource, Known, Loaded};
 use crate::durable::atomic_file::Condition;
 use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
+use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
 use crate::gate::{Device, Psk};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::server::DistinguishedName;
@@ -48,8 +50,8 @@ const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
 /// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
-/// ignore; 1.2 added the end line.
-const MINOR: u32 = 2;
+/// ignore; 1.2 added the end line; 1.3 MQTT passwords.
+const MINOR: u32 = 3;
 /// The first minor version whose files end with [`END`].
 const MINOR_WITH_END: u32 = 2;
 /// The last line. A file without it is truncated, and a missing line could be a restriction such as
@@ -252,7 +254,18 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
             fault(line, "public-key", "this is not a hash of a key".to_owned(), advice)
         })?),
     };
-    let device = Device { id: name, role, label, psk, certificate, public_key, offline_after };
+    let username = get("mqtt-username", USERNAME_MAX)?.map_or(id, |(username, _)| username);
+    let login = match get("password", HASH_TEXT_MAX)? {
+        None => None,
+        Some((text, line)) => {
+            let password = PasswordHash::parse(text).ok_or_else(|| {
+                let advice = "remove the device and add it again";
+                fault(line, "password", "this is not the hash of a password".to_owned(), advice)
+            })?;
+            Some(Login { username: username.to_owned(), password })
+        }
+    };
+    let device = Device { id: name, role, label, psk, certificate, public_key, login, offline_after };
     Ok(Entry { device, file: file.clone() })
 }
 
@@ -344,6 +357,12 @@ pub fn render(device: &Device) -> Zeroizing<String> {
                 let _ = writeln!(text, "psk = \"hex:{}\"", *digits);
             }
         }
+    }
+    if let Some(login) = &device.login {
+        if login.username != device.id.as_str() {
+            let _ = writeln!(text, "mqtt-username = {}", quoted(&login.username));
+        }
+        let _ = writeln!(text, "password = {}", quoted(&login.password.to_string()));
     }
     text.push_str(END);
     text.push('\n');
@@ -438,7 +457,9 @@ fn shared(device: &Device, known: &Known) -> Option<&'static str> {
         return Some("certificate");
     }
     let same = device.public_key.is_some() && device.public_key == known.public_key;
-    same.then_some("public key")
+    let username = device.login.as_ref().map(|login| &login.username);
+    let same_name = username.is_some() && username == known.mqtt_username.as_ref();
+    same.then_some("public key").or(same_name.then_some("MQTT user name"))
 }
 
 /// Checks whether a device can be removed from the registry.
@@ -486,6 +507,10 @@ mod tests {
             psk: Some(psk),
             certificate: Some(certificate()),
             public_key: Some([0xab; 32]),
+            login: Some(Login {
+                username: "the \"door\"".to_owned(),
+                password: PasswordHash::of_generated(key, [5; 16]),
+            }),
             offline_after: Some(std::time::Duration::from_secs(5400)),
         }
     }
@@ -522,11 +547,12 @@ mod tests {
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
         // Files of earlier versions and files written by hand have no end line.
-        let before = text.replace("device 1.2", "device 1.1").replace("# end\n", "");
+        let before = text.replace("device 1.3", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;
         device.public_key = None;
-        let before = render(&device).replace("device 1.2", "device 1.1").replace("# end\n", "");
+        device.login = None;
+        let before = render(&device).replace("device 1.3", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
             if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
                 parse("door-7", &"f".into(), &before[..length])

@@ -8,6 +8,7 @@ use crate::config::finding::{Finding, Place};
 use crate::config::layer::{Item, dotted};
 use crate::config::scalar::{did_you_mean, parse_psk, parse_psk_identity};
 use crate::config::{DeviceSource, Known, model};
+use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH};
 use crate::gate::settings::Withheld;
 use crate::gate::{Device, Psk, Role};
 use crate::message::{Name, RESERVED_DEVICE};
@@ -91,6 +92,8 @@ struct All {
     psk: HashMap<Vec<u8>, usize>,
     /// Public keys, with the index in `devices`.
     keys: HashMap<[u8; 32], usize>,
+    /// MQTT user names, with the index in `devices`.
+    usernames: HashMap<String, usize>,
     /// Certificate names, with the indices in `devices`; several devices may have one name with
     /// different issuers.
     names: HashMap<String, Vec<usize>>,
@@ -127,6 +130,7 @@ impl All {
             role: device.map(|d| d.role.to_string()),
             label: device.and_then(|d| d.label.clone()),
             psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
+            mqtt_username: device.and_then(|d| d.login.as_ref()).map(|login| login.username.clone()),
             certificate: device.and_then(|d| d.certificate.clone()),
             public_key: device.and_then(|d| d.public_key),
             source,
@@ -154,7 +158,13 @@ impl All {
             let mut others = self.names.get(certificate.name())?.iter();
             others.find(|at| self.devices[**at].certificate.as_ref().is_some_and(|c| c.overlaps(certificate)))
         });
-        let twins = [(psk, "PSK identity"), (certificate, "certificate"), (key, "public key")];
+        let username = device.login.as_ref().and_then(|login| self.usernames.get(&login.username));
+        let twins = [
+            (psk, "PSK identity"),
+            (certificate, "certificate"),
+            (key, "public key"),
+            (username, "MQTT user name"),
+        ];
         let (at, by) = twins.into_iter().find_map(|(at, by)| Some((*at?, by)))?;
         let id = self.devices[at].id.clone();
         let place = self.known.get(id.as_str()).and_then(|known| known.place.clone());
@@ -169,6 +179,9 @@ impl All {
         }
         if let Some(key) = device.public_key {
             self.keys.insert(key, at);
+        }
+        if let Some(login) = &device.login {
+            self.usernames.insert(login.username.clone(), at);
         }
         if let Some(certificate) = &device.certificate {
             self.names.entry(certificate.name().to_owned()).or_default().push(at);
@@ -194,6 +207,8 @@ fn configured(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Rol
             "PSK identity" => "psk-file",
             "public key" if table.public_key.is_some() => "public-key",
             "public key" => "public-key-file",
+            "MQTT user name" if table.mqtt_username.is_some() => "mqtt-username",
+            "MQTT user name" => "password-file",
             _ => device.certificate.as_ref().map_or("role", |certificate| certificate.kind().key()),
         };
         let advice = "give each device an identity of its own";
@@ -245,6 +260,7 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
         }
         (None, None) => None,
     };
+    let login = login(cx, &subject, id, table)?;
     Ok(Device {
         id: Name::parse(id).map_err(drop)?,
         role,
@@ -252,8 +268,53 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
         psk,
         certificate: names(table).device(cx, id)?,
         public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
+        login,
         offline_after: table.offline_after.map(|span| span.0),
     })
+}
+
+/// The MQTT user name, and the password of a file: as text, or as the hash that `device add` makes.
+fn login(cx: &mut Context<'_>, subject: &str, id: &str, table: &model::Device) -> Result<Option<Login>, ()> {
+    let Some(file) = &table.password_file else {
+        if table.mqtt_username.is_some() {
+            let advice = "set password-file too";
+            let message = "mqtt-username is set without a password";
+            cx.fail(subject, &["device", id, "mqtt-username"], message, advice);
+            return Err(());
+        }
+        return Ok(None);
+    };
+    let key = ["device", id, "password-file"];
+    let path = cx.secret(&key, file).ok_or(())?;
+    let shown = path.display();
+    let content = match cx.sources.files.read(&path, SECRET_MAX) {
+        Ok(content) => content,
+        Err(_) if cx.is_out_of_sight(&path) => {
+            cx.out_of_sight(subject, &key);
+            return Err(());
+        }
+        Err(error) => {
+            let advice = "put the password there, readable to the service's user";
+            cx.fail(subject, &key, format!("{shown} {error}"), advice);
+            return Err(());
+        }
+    };
+    cx.judge(subject, &key, &path, &content.looked, true);
+    let text = content.bytes.trim_ascii();
+    let password = if let Some(literal) = text.strip_prefix(b"text:") {
+        // The file has it in the clear, so that a costly hash would protect nothing.
+        let fits = (1..=PASSWORD_MAX).contains(&literal.len());
+        fits.then(|| PasswordHash::of_generated(literal, [0; SALT_LENGTH]))
+    } else {
+        std::str::from_utf8(text).ok().and_then(PasswordHash::parse)
+    };
+    let Some(password) = password else {
+        let advice = "write text: and the password of 1 to 255 bytes, or a hash, which begins with sha256: or $argon2id$";
+        cx.fail(subject, &key, format!("{shown} has no password"), advice);
+        return Err(());
+    };
+    let username = table.mqtt_username.as_deref().unwrap_or(id).to_owned();
+    Ok(Some(Login { username, password }))
 }
 
 fn is_bus(port: &Port) -> bool {
@@ -317,6 +378,7 @@ impl Serial<'_> {
             psk: None,
             certificate: None,
             public_key: None,
+            login: None,
             offline_after: table.offline_after.map(|span| span.0),
         })
     }
@@ -342,6 +404,7 @@ impl Serial<'_> {
             psk: None,
             certificate: None,
             public_key: None,
+            login: None,
             offline_after: table.offline_after.map(|span| span.0),
         })
     }

@@ -11,6 +11,7 @@ mod fleet;
 mod judge;
 mod metrics;
 mod modbus;
+mod mqtt;
 mod reach;
 mod renewal;
 mod revocation;
@@ -267,6 +268,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         }
     }
     stage::insecure_device(cx, &coap, &gate.devices);
+    let mqtt = mqtt::mqtt(cx, &file.mqtt);
+    mqtt::needs(cx, &mqtt, &gate.devices);
     let metrics = metrics::metrics(cx, &file.metrics);
     if context.findings.fatal {
         return None;
@@ -286,6 +289,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         certificates,
         revocation,
         coap,
+        mqtt,
         serial,
         journal,
         clock,

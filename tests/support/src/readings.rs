@@ -48,6 +48,7 @@ impl Default for Readings {
             psk: None,
             certificate: None,
             public_key: None,
+            login: None,
             offline_after: None,
         };
         let settings = Settings {

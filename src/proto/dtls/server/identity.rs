@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Weak};
 
+use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
 use super::certification::{CertificationPath, Paths};
@@ -55,6 +56,14 @@ impl CertificateIdentity {
         let pieces = names.chain([(SERIAL, leaf.serial())]);
         let key_hash = hash(&leaf.subject_public_key_info());
         CertificateIdentity::from_pieces(pieces, leaf.issuer().into(), key_hash, path)
+    }
+
+    /// The identity in a certificate in DER that another verifier, that of TLS, has verified.
+    /// `None` if it cannot be read.
+    pub fn of_verified(der: &[u8]) -> Option<CertificateIdentity> {
+        let der = CertificateDer::from(der);
+        let leaf = EndEntityCert::try_from(&der).ok()?;
+        Some(CertificateIdentity::of(&leaf, None))
     }
 
     /// An identity with these names, for tests; names of more than 65,535 bytes are omitted. The

@@ -1,0 +1,127 @@
+//! MQTT passwords of `device add`: made or taken, hashed, and printed once with the command that
+//! sends a first reading.
+
+use std::io::Read as _;
+
+use zeroize::Zeroizing;
+
+use super::client;
+use crate::cli::Context;
+use crate::cli::error::CommandError;
+use crate::cli::key::shell_word;
+use crate::cli::output::align;
+use crate::config::Settings;
+use crate::config::registry::io::random_key;
+use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH, USERNAME_MAX};
+use crate::gate::settings::Device;
+use crate::southbound::mqtt::settings::PlainAddress;
+use crate::system;
+
+/// Most bytes read from standard input.
+const STDIN_MAX: u64 = 4_096;
+
+/// A user name and the hash of a password, and the password: empty = generated, `-` = standard
+/// input, else `text:…`.
+///
+/// # Errors
+/// [`CommandError::Usage`]; the message does not contain the password.
+pub(super) fn login(username: &str, argument: &str) -> Result<(Login, Zeroizing<String>), CommandError> {
+    if username.is_empty() || username.len() > USERNAME_MAX || username.chars().any(char::is_control) {
+        let text =
+            format!("--mqtt-username takes 1 to {USERNAME_MAX} bytes of text without control characters");
+        return Err(CommandError::Usage(text));
+    }
+    let salt: [u8; SALT_LENGTH] = system::io::random().map_err(CommandError::failed)?;
+    let is_generated = argument.is_empty();
+    let password = if is_generated {
+        let key = random_key().map_err(CommandError::failed)?;
+        Zeroizing::new(String::from_utf8_lossy(&key).into_owned())
+    } else {
+        chosen(argument)?
+    };
+    let hash = if is_generated {
+        PasswordHash::of_generated(password.as_bytes(), salt)
+    } else {
+        PasswordHash::of_chosen(password.as_bytes(), salt).map_err(CommandError::failed)?
+    };
+    Ok((Login { username: username.to_owned(), password: hash }, password))
+}
+
+fn chosen(argument: &str) -> Result<Zeroizing<String>, CommandError> {
+    let wrong = |what: &str| {
+        let from = if argument == "-" { " - (standard input)" } else { "" };
+        let text =
+            format!("--password{from}: {what}; write text:SECRET, or leave the value out and one is made");
+        CommandError::Usage(text)
+    };
+    let mut text = Zeroizing::new(String::new());
+    if argument == "-" {
+        text.reserve(STDIN_MAX as usize + 1);
+        std::io::stdin()
+            .lock()
+            .take(STDIN_MAX)
+            .read_to_string(&mut text)
+            .map_err(|error| CommandError::failed(format_args!("standard input cannot be read: {error}")))?;
+    } else {
+        text.push_str(argument);
+    }
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let password =
+        line.strip_prefix("text:").ok_or_else(|| wrong("the password does not begin with \"text:\""))?;
+    if password.is_empty() || password.len() > PASSWORD_MAX || password.chars().any(char::is_control) {
+        return Err(wrong("a password has 1 to 255 bytes of text without control characters"));
+    }
+    Ok(Zeroizing::new(password.to_owned()))
+}
+
+/// Prints what the client needs. A password is in no file in the clear, so it is shown only now.
+pub(super) fn say(
+    context: &Context,
+    settings: &Settings,
+    device: &Device,
+    username: &str,
+    password: &str,
+) -> Result<(), CommandError> {
+    context.out.text(&align(&[
+        vec!["MQTT user name".to_owned(), username.to_owned()],
+        vec!["password".to_owned(), password.to_owned()],
+    ]))?;
+    context.out.line("the password is shown only now: the gateway keeps a hash of it")?;
+    let mqtt = &settings.mqtt;
+    let (topic, note) = match client::path(settings, device) {
+        Some(path) => (path, ""),
+        None => ("t/temperature".to_owned(), "   # no rule of its role allows a path yet"),
+    };
+    let target = if let Some(address) = mqtt.listen.first() {
+        let host = client::host(address.ip());
+        Some((
+            format!("--cafile gateway-ca.pem -h {host} -p {}", address.port()),
+            "any machine that reaches this one",
+        ))
+    } else {
+        mqtt.insecure_listen.first().map(|address| match address {
+            PlainAddress::Loopback(address) => {
+                (format!("-h {} -p {}", address.ip(), address.port()), "this machine")
+            }
+            PlainAddress::Unix(path) => {
+                (format!("--unix {}", shell_word(&path.display().to_string())), "this machine")
+            }
+        })
+    };
+    let Some((target, machine)) = target else {
+        return Ok(context.out.line(
+            "the gateway does not listen for MQTT: set mqtt.insecure-listen for clients of this machine, or mqtt.listen for \
+             others, then reload",
+        )?);
+    };
+    context.out.line(format_args!(
+        "try it, on {machine} (Debian package mosquitto-clients); no output is success:"
+    ))?;
+    Ok(context.out.line(format_args!(
+        "  mosquitto_pub -V mqttv5 {target} -u {} -P {} -q 1 -t {} -m 21.5{note}",
+        shell_word(username),
+        shell_word(password),
+        shell_word(&topic)
+    ))?)
+}

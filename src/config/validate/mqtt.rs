@@ -1,0 +1,176 @@
+//! `[mqtt]`: the local MQTT listener.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::config::certificate::{self, FILE_MAX};
+use crate::config::{FileError, model};
+use crate::gate;
+use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings};
+use crate::southbound::mqtt::tls::Material;
+
+/// What a Unix socket begins with.
+const UNIX: &str = "unix:";
+/// Longest path of a Unix socket, in bytes (`sun_path`, without its NUL).
+const UNIX_PATH_MAX: usize = 107;
+
+/// `[mqtt]`
+pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt) -> Settings {
+    let listen = table.listen.clone().unwrap_or_default();
+    let insecure_listen = plain_addresses(cx, table);
+    for (at, address) in listen.iter().enumerate() {
+        let elsewhere = insecure_listen.contains(&PlainAddress::Loopback(*address));
+        if address.port() != 0 && (listen[..at].contains(address) || elsewhere) {
+            cx.fatal(&["mqtt", "listen"], format!("{address} is listed twice"), "name each address once");
+        }
+    }
+    if !listen.is_empty() {
+        for (name, file) in [("certificate-file", &table.certificate_file), ("key-file", &table.key_file)] {
+            if file.is_none() {
+                let message = format!("mqtt.listen is TLS, and mqtt.{name} is missing");
+                let advice = "set mqtt.certificate-file and mqtt.key-file; clients of this machine can use insecure-listen";
+                cx.fatal(&["mqtt", "listen"], message, advice);
+            }
+        }
+    }
+    let tls = if listen.is_empty() { None } else { material(cx, table) };
+    Settings {
+        listen,
+        insecure_listen,
+        tls: tls.map(Arc::new),
+        max_clients: table.max_clients.map_or(Settings::MAX_CLIENTS, |max| max as usize),
+        deny_on_311: match table.mqtt311_deny {
+            Some(model::DenyOn311::Drop) => DenyOn311::Drop,
+            Some(model::DenyOn311::Close) | None => DenyOn311::Close,
+        },
+    }
+}
+
+/// Without TLS a password can be read by all who see the packets: only what stays on this machine.
+fn plain_addresses(cx: &mut Context<'_>, table: &model::Mqtt) -> Vec<PlainAddress> {
+    let key = ["mqtt", "insecure-listen"];
+    let mut all = Vec::new();
+    for text in table.insecure_listen.iter().flatten() {
+        let address = if let Some(path) = text.strip_prefix(UNIX) {
+            let path = cx.path(&key, path);
+            if path.as_os_str().len() > UNIX_PATH_MAX {
+                let message = format!("the path of {text:?} has more than {UNIX_PATH_MAX} bytes");
+                cx.fatal(&key, message, "use a shorter one");
+            }
+            PlainAddress::Unix(path)
+        } else if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+            if !address.ip().is_loopback() {
+                let message = format!("{address} can be reached from other machines, and has no TLS");
+                let advice =
+                    "use 127.0.0.1, [::1] or unix:PATH; other machines reach mqtt.listen, which has TLS";
+                cx.fatal(&key, message, advice);
+            }
+            PlainAddress::Loopback(address)
+        } else {
+            let message = format!("{text:?} is no address");
+            cx.fatal(
+                &key,
+                message,
+                "write \"127.0.0.1:1883\", \"[::1]:1883\" or \"unix:/run/tombolo/mqtt.sock\"",
+            );
+            continue;
+        };
+        let port = matches!(&address, PlainAddress::Loopback(address) if address.port() == 0);
+        if !port && all.contains(&address) {
+            cx.fatal(&key, format!("{address} is listed twice"), "name each address once");
+        }
+        all.push(address);
+    }
+    all
+}
+
+/// The files of TLS, or `None` after a finding: no TLS client can then connect, and after a reload
+/// the files before stay in use.
+fn material(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<Material> {
+    let file = |cx: &Context<'_>, name: &str, text: &Option<String>| {
+        text.as_deref().map(|text| cx.path(&["mqtt", name], text))
+    };
+    let path = file(cx, "certificate-file", &table.certificate_file)?;
+    let chain = take(cx, "certificate-file", &path, false, certificate::chain);
+    let authorities = match file(cx, "client-ca-file", &table.client_ca_file) {
+        None => Some(Vec::new()),
+        Some(path) => take(cx, "client-ca-file", &path, false, |bytes| {
+            certificate::authorities(bytes)
+                .map(|authorities| [authorities.anchors, authorities.intermediates].concat())
+        }),
+    };
+    let key = cx.secret(&["mqtt", "key-file"], table.key_file.as_deref()?)?;
+    let (chain, authorities) = (chain?, authorities?);
+    take(cx, "key-file", &key, true, |bytes| {
+        let key = private_key(bytes)?;
+        let material = Material { chain, key, authorities };
+        material.check().map(|()| material)
+    })
+}
+
+/// A key in PEM or DER.
+fn private_key(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
+    if bytes.first() == Some(&0x30) {
+        return Ok(Zeroizing::new(bytes.to_vec()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(bytes).map_err(|_| {
+        match bytes.windows(9).any(|window| window == b"ENCRYPTED") {
+            true => "is encrypted, and the daemon cannot ask for its passphrase; `openssl pkey -in KEY -out NEW` decrypts it",
+            false => "holds no private key in PEM form",
+        }
+        .to_owned()
+    })?;
+    Ok(Zeroizing::new(key.secret_der().to_vec()))
+}
+
+/// Reads and parses a file.
+fn take<T>(
+    cx: &mut Context<'_>,
+    name: &str,
+    path: &Path,
+    secret: bool,
+    make: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Option<T> {
+    let (key, shown) = (["mqtt", name], path.display());
+    let content = match cx.sources.files.read(path, FILE_MAX) {
+        Ok(content) => content,
+        Err(_) if secret && cx.is_out_of_sight(path) => {
+            cx.out_of_sight("mqtt", &key);
+            return None;
+        }
+        Err(FileError::Denied) if cx.sources.files.is_outsider() => {
+            cx.closed("mqtt", &key, path);
+            return None;
+        }
+        Err(error) => {
+            let advice = "put the file there, readable to the service's user, then reload; no TLS client of [mqtt] can connect \
+                          until then, unless the files before are still in use";
+            cx.fail("mqtt", &key, format!("{shown} {error}"), advice);
+            return None;
+        }
+    };
+    cx.judge("mqtt", &key, path, &content.looked, secret);
+    let made = make(&content.bytes);
+    made.map_err(|error| {
+        let advice = "replace the file, then reload; no TLS client of [mqtt] can connect until then, unless the files before are \
+                      still in use";
+        cx.fail("mqtt", &key, format!("{shown} {error}"), advice);
+    })
+    .ok()
+}
+
+/// Devices that have a password, and nowhere to show it; and the reverse.
+pub(super) fn needs(cx: &mut Context<'_>, settings: &Settings, devices: &[gate::Device]) {
+    let first = devices.iter().find(|device| device.login.is_some());
+    if let Some(device) = first.filter(|_| !settings.is_on()) {
+        let message =
+            format!("device {} has an MQTT password, and the gateway does not listen for MQTT", device.id);
+        let advice = "set mqtt.insecure-listen for clients of this machine, or mqtt.listen for others";
+        cx.warn("mqtt", &["mqtt"], message, advice);
+    }
+}

@@ -1,0 +1,463 @@
+//! The local MQTT clients: a task for each listening address, and one for each connection.
+//!
+//! | task | waits for | then |
+//! |---|---|---|
+//! | an address | a connection | TLS within [`HANDSHAKE`], then a task for it |
+//! | a connection | bytes, room to send, news of the hub | a round of the hub |
+//! | verification | a costly password | a round of the hub |
+//!
+//! An address that cannot be bound is a problem in `status` and is tried again; the rest of the
+//! gateway goes on. A client that does not read has nothing read from it, and is closed after
+//! [`SLOW`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::{Notify as Wake, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::clock::SystemClock;
+use super::hub::Hub;
+use super::line_kind::LineKind;
+use super::mqtt_status::shown;
+use super::round::Shared;
+use crate::config::Loaded;
+use crate::proto::dtls::PeerIdentity;
+use crate::proto::dtls::server::CertificateIdentity;
+use crate::southbound::mqtt::admission::Admission;
+use crate::southbound::mqtt::io::{Listener, Stream};
+use crate::southbound::mqtt::settings::PlainAddress;
+use crate::southbound::mqtt::tls::{Material, server_config};
+use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may let sent bytes wait.
+const SLOW: Duration = Duration::from_secs(30);
+/// How long the last bytes of a connection may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// With more bytes than this waiting to be sent, nothing more is read from a client.
+const UNSENT_MAX: usize = 64 << 10;
+/// Most bytes read at once.
+const READ_MAX: usize = 16 << 10;
+/// How often an address that cannot be bound is tried.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Pause after the system refused a connection.
+const PAUSE: Duration = Duration::from_millis(200);
+
+thread_local! {
+    /// All connections read into it, so that an idle one needs no buffer.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_MAX]);
+}
+
+/// A listening address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Address {
+    Tls(SocketAddr),
+    Plain(PlainAddress),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tls(address) => address.fmt(f),
+            Address::Plain(address) => address.fmt(f),
+        }
+    }
+}
+
+/// A listening address, its task, and why it does not listen.
+struct Place {
+    task: JoinHandle<()>,
+    trouble: Rc<RefCell<Option<String>>>,
+}
+
+/// What the tasks share.
+struct Common {
+    shared: Rc<Shared>,
+    admission: RefCell<Admission>,
+    acceptor: RefCell<Option<TlsAcceptor>>,
+    /// Nothing more is read: the gateway stops.
+    stopping: watch::Sender<bool>,
+    open: Cell<usize>,
+}
+
+/// The files of TLS, and revocation lists.
+type TlsParts = (Arc<Material>, Vec<Vec<u8>>);
+
+/// The listening addresses of `[mqtt]`.
+pub struct Clients {
+    common: Rc<Common>,
+    clock: Arc<SystemClock>,
+    places: RefCell<HashMap<Address, Place>>,
+    /// What TLS is made of: files that cannot be used leave it as it is.
+    material: RefCell<Option<TlsParts>>,
+    trouble: RefCell<Option<String>>,
+}
+
+impl Clients {
+    /// Begins to listen.
+    pub fn start(loaded: &Loaded, shared: &Rc<Shared>, clock: &Arc<SystemClock>) -> Rc<Clients> {
+        let common = Rc::new(Common {
+            shared: shared.clone(),
+            admission: RefCell::default(),
+            acceptor: RefCell::new(None),
+            stopping: watch::channel(false).0,
+            open: Cell::new(0),
+        });
+        tokio::task::spawn_local(verify(common.clone()));
+        let clients = Rc::new(Clients {
+            common,
+            clock: clock.clone(),
+            places: RefCell::default(),
+            material: RefCell::default(),
+            trouble: RefCell::default(),
+        });
+        clients.replace(loaded);
+        clients
+    }
+
+    /// Takes over what a reload changed. Connections stay, whatever becomes of their address.
+    pub fn replace(&self, loaded: &Loaded) {
+        let settings = &loaded.settings.mqtt;
+        let lists = [&loaded.certificates.revocation_lists[..], &loaded.certificates.fetched_lists[..]];
+        self.take_tls(settings, lists.concat());
+        let tls = settings.listen.iter().copied().map(Address::Tls);
+        let wanted: Vec<Address> =
+            tls.chain(settings.insecure_listen.iter().cloned().map(Address::Plain)).collect();
+        let mut places = self.places.borrow_mut();
+        places.retain(|address, place| {
+            let stays = wanted.contains(address);
+            if !stays {
+                place.task.abort();
+                log::info!(listen:% = address; "no longer listening for MQTT");
+            }
+            stays
+        });
+        for address in wanted {
+            places.entry(address.clone()).or_insert_with(|| {
+                let trouble = Rc::new(RefCell::new(None));
+                let task = listen(self.common.clone(), address, trouble.clone());
+                Place { task: tokio::task::spawn_local(task), trouble }
+            });
+        }
+    }
+
+    fn take_tls(&self, settings: &Settings, lists: Vec<Vec<u8>>) {
+        if settings.listen.is_empty() {
+            *self.common.acceptor.borrow_mut() = None;
+            *self.trouble.borrow_mut() = None;
+            return;
+        }
+        let Some(material) = &settings.tls else {
+            let stays = self.common.acceptor.borrow().is_some();
+            *self.trouble.borrow_mut() = Some(if stays {
+                "MQTT: the files of certificate and key cannot be used; the previous ones stay in use"
+                    .to_owned()
+            } else {
+                "MQTT: no TLS client can connect: the files of certificate and key cannot be used".to_owned()
+            });
+            return;
+        };
+        let new = (material.clone(), lists);
+        if self.material.borrow().as_ref() == Some(&new) {
+            *self.trouble.borrow_mut() = None;
+            return;
+        }
+        match server_config(&new.0, &new.1, self.clock.clone()) {
+            Ok(config) => {
+                *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
+                *self.material.borrow_mut() = Some(new);
+                *self.trouble.borrow_mut() = None;
+            }
+            Err(why) => *self.trouble.borrow_mut() = Some(format!("MQTT: TLS cannot be set up: {why}")),
+        }
+    }
+
+    /// Other revocation lists are in force.
+    pub fn replace_lists(&self, lists: Vec<Vec<u8>>) {
+        let Some((material, _)) = self.material.borrow().clone() else { return };
+        if let Ok(config) = server_config(&material, &lists, self.clock.clone()) {
+            *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
+            *self.material.borrow_mut() = Some((material, lists));
+        }
+    }
+
+    /// Why clients cannot connect, one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let places = self.places.borrow();
+        let places = places.iter().filter_map(|(address, place)| {
+            let why = place.trouble.borrow();
+            Some(format!("MQTT: not listening on {address}: {}; it is tried again", why.as_ref()?))
+        });
+        let mut problems: Vec<String> = places.collect();
+        problems.sort();
+        problems.extend(self.trouble.borrow().clone());
+        problems
+    }
+
+    /// Accepts nothing more and reads nothing more; what is to be answered still is.
+    pub fn stop(&self) {
+        for place in self.places.borrow().values() {
+            place.task.abort();
+        }
+        self.common.stopping.send_replace(true);
+    }
+
+    /// Waits until all connections are closed, or for a time.
+    pub async fn farewell(&self) {
+        let give_up = Instant::now() + FAREWELL;
+        while self.common.open.get() > 0 && Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Listens on one address, for ever.
+async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option<String>>>) {
+    let listener = loop {
+        let bound = match &address {
+            Address::Tls(address) => Listener::tcp(*address),
+            Address::Plain(address) => Listener::plain(address),
+        };
+        match bound {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let why = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => "this user may not bind it".to_owned(),
+                    _ => error.to_string(),
+                };
+                if trouble.replace(Some(why.clone())).as_ref() != Some(&why) {
+                    log::error!(listen:% = address, reason = why; "cannot listen for MQTT; it is tried again");
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    };
+    *trouble.borrow_mut() = None;
+    let tls = matches!(address, Address::Tls(_));
+    match listener.local() {
+        Some(local) => log::info!(listen:% = local, tls; "listening for MQTT"),
+        None => log::info!(listen:% = address, tls; "listening for MQTT"),
+    }
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if common.shared.hub.borrow_mut().may_say(LineKind::MqttAccept) {
+                    log::warn!(listen:% = address, reason:% = error; "an MQTT connection could not be accepted");
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let now = Instant::now();
+        if !common.admission.borrow_mut().admit(now, peer) {
+            if common.shared.hub.borrow_mut().may_say(LineKind::MqttAccept) {
+                let peer = shown(peer);
+                log::warn!(peer = peer; "too many connections that have not identified themselves; this one is closed");
+            }
+            continue;
+        }
+        let knocking = Knocking { common: common.clone(), peer, is_over: Cell::new(false) };
+        tokio::task::spawn_local(enter(common.clone(), stream, tls, knocking));
+    }
+}
+
+/// An unidentified connection; over when it is identified, or dropped.
+struct Knocking {
+    common: Rc<Common>,
+    peer: Option<IpAddr>,
+    is_over: Cell<bool>,
+}
+
+impl Knocking {
+    fn end(&self) {
+        if !self.is_over.replace(true) {
+            self.common.admission.borrow_mut().release(self.peer);
+        }
+    }
+}
+
+impl Drop for Knocking {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A connection from its handshake to its end.
+async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
+    let address = knocking.peer;
+    let source = Source { address, identity: None };
+    match stream {
+        Stream::Tcp(stream) if tls => {
+            let Some(acceptor) = common.acceptor.borrow().clone() else { return };
+            let accepted = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("it took too long".to_owned()),
+            };
+            let stream = match accepted {
+                Ok(stream) => stream,
+                Err(reason) => {
+                    if common.shared.hub.borrow_mut().may_say(LineKind::Handshake) {
+                        log::warn!(peer = shown(address), reason; "TLS handshake of an MQTT client failed");
+                    }
+                    return;
+                }
+            };
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));
+            let identity = identity.map(|identity| PeerIdentity::Certificate(identity.into()));
+            serve(&common, stream, Source { identity, ..source }, knocking).await;
+        }
+        Stream::Tcp(stream) => serve(&common, stream, source, knocking).await,
+        Stream::Unix(stream) => serve(&common, stream, source, knocking).await,
+    }
+}
+
+/// A connection in the hub; closed there when it is dropped.
+struct InHub<'c> {
+    common: &'c Common,
+    number: ConnectionNumber,
+}
+
+impl Drop for InHub<'_> {
+    fn drop(&mut self) {
+        self.common.open.set(self.common.open.get() - 1);
+        self.common.shared.round(|hub| hub.close_mqtt(self.number));
+    }
+}
+
+/// What happened on a connection.
+enum Step {
+    Woken,
+    Wrote,
+    Received,
+    Closed,
+    Slow,
+}
+
+/// Moves bytes between a stream and the hub.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    common: &Common,
+    mut stream: S,
+    source: Source,
+    knocking: Knocking,
+) {
+    let wake = Rc::new(Wake::new());
+    let number = common.shared.round(|hub| hub.open_mqtt(source, wake.clone()));
+    common.open.set(common.open.get() + 1);
+    let _in_hub = InHub { common, number };
+    let mut stopping = common.stopping.subscribe();
+    let (mut out, mut sent, mut waiting_since) = (Vec::new(), 0, None::<Instant>);
+    let mut is_unflushed = false;
+    loop {
+        if sent == out.len() {
+            out.clear();
+            sent = 0;
+            if out.capacity() > 4_096 {
+                out = Vec::new(); // an idle client costs nothing
+            }
+        }
+        let (next, identified) = {
+            let mut hub = common.shared.hub.borrow_mut();
+            (hub.mqtt.take_output(number, &mut out), hub.mqtt.is_identified(number))
+        };
+        if identified {
+            knocking.end();
+        }
+        let unsent = out.len() - sent;
+        if next == Next::Close {
+            let last = async {
+                stream.write_all(&out[sent..]).await?;
+                stream.shutdown().await
+            };
+            let _ = timeout(FAREWELL, last).await;
+            return;
+        }
+        waiting_since = if unsent > 0 { waiting_since.or(Some(Instant::now())) } else { None };
+        let reads = next == Next::Read && unsent < UNSENT_MAX && !*stopping.borrow();
+        let mut woken = pin!(wake.notified());
+        let mut stopped = pin!(stopping.changed());
+        let give_up = waiting_since;
+        let mut slow = pin!(async move {
+            match give_up {
+                Some(since) => tokio::time::sleep_until((since + SLOW).into()).await,
+                None => std::future::pending().await,
+            }
+        });
+        let step = poll_fn(|context| {
+            if woken.as_mut().poll(context).is_ready() || stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Step::Woken);
+            }
+            if sent < out.len() {
+                match Pin::new(&mut stream).poll_write(context, &out[sent..]) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Step::Closed),
+                    Poll::Ready(Ok(count)) => {
+                        (sent, is_unflushed) = (sent + count, true);
+                        return Poll::Ready(Step::Wrote);
+                    }
+                    Poll::Pending => {}
+                }
+            } else if is_unflushed {
+                match Pin::new(&mut stream).poll_flush(context) {
+                    Poll::Ready(Ok(())) => is_unflushed = false,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Step::Closed),
+                    Poll::Pending => {}
+                }
+            }
+            if reads {
+                let step = BUFFER.with_borrow_mut(|buffer| {
+                    let mut buffer = ReadBuf::new(buffer);
+                    match Pin::new(&mut stream).poll_read(context, &mut buffer) {
+                        Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                            common.shared.round(|hub| hub.receive_mqtt(number, buffer.filled()));
+                            Poll::Ready(Step::Received)
+                        }
+                        Poll::Ready(_) => Poll::Ready(Step::Closed),
+                        Poll::Pending => Poll::Pending,
+                    }
+                });
+                if step.is_ready() {
+                    return step;
+                }
+            }
+            slow.as_mut().poll(context).map(|()| Step::Slow)
+        })
+        .await;
+        match step {
+            Step::Woken | Step::Received => {}
+            Step::Wrote => waiting_since = None,
+            Step::Closed | Step::Slow => return,
+        }
+    }
+}
+
+/// Verifies costly passwords, one at a time.
+async fn verify(common: Rc<Common>) {
+    let wake = common.shared.hub.borrow().mqtt_verify.clone();
+    loop {
+        let next = common.shared.hub.borrow_mut().mqtt.poll_verification();
+        let Some(verification) = next else {
+            wake.notified().await;
+            continue;
+        };
+        let verified = tokio::task::spawn_blocking(move || verification.hash.verify(&verification.password));
+        // A fault there is a wrong password.
+        let right = verified.await.unwrap_or(false);
+        common.shared.round(|hub: &mut Hub| hub.verified_mqtt(right));
+    }
+}

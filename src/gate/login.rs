@@ -1,0 +1,209 @@
+//! The MQTT user name and password of a device.
+//!
+//! | kind | for | costs |
+//! |---|---|---|
+//! | [`PasswordHash::Sha256`] | passwords that were generated, of at least 128 random bits | 1 µs |
+//! | [`PasswordHash::Argon2id`] | passwords that a person chose (RFC 9106) | memory and tens of milliseconds: never on the path's thread |
+//!
+//! A generated password cannot be guessed, so a fast hash is enough: the hash protects it from a
+//! reader of the file. A chosen one can be guessed, so each guess has to cost.
+
+use std::fmt;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+/// Longest user name, in bytes.
+pub const USERNAME_MAX: usize = 255;
+/// Longest password, in bytes.
+pub const PASSWORD_MAX: usize = 255;
+/// Longest text of a [`PasswordHash`], in bytes.
+pub const HASH_TEXT_MAX: usize = 255;
+/// Bytes of a salt.
+pub const SALT_LENGTH: usize = 16;
+/// Bytes of a hash.
+const HASH_LENGTH: usize = 32;
+/// Memory of a new Argon2id hash in KiB, its passes and lanes: OWASP's second choice, which a small
+/// board computes in about 100 ms.
+const ARGON_NEW: (u32, u32, u32) = (19_456, 2, 1);
+/// The most that a hash in a file may cost: KiB, passes, lanes.
+const ARGON_MAX: (u32, u32, u32) = (65_536, 8, 4);
+
+/// The user name and the hash of the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The MQTT user name, `1..=255` bytes; default the device id.
+    pub username: String,
+    /// The hash of the password.
+    pub password: PasswordHash,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login {{ username: {:?}, password: hidden }}", self.username)
+    }
+}
+
+/// The hash of a password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PasswordHash {
+    /// SHA-256 of salt and password.
+    Sha256 {
+        /// Random bytes.
+        salt: [u8; SALT_LENGTH],
+        /// The hash.
+        hash: [u8; HASH_LENGTH],
+    },
+    /// Argon2id, version 0x13.
+    Argon2id {
+        /// KiB of memory, passes, lanes.
+        cost: (u32, u32, u32),
+        /// Random bytes, `8..=64`.
+        salt: Vec<u8>,
+        /// The hash.
+        hash: [u8; HASH_LENGTH],
+    },
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_costly() { "Argon2id(hidden)" } else { "Sha256(hidden)" })
+    }
+}
+
+impl PasswordHash {
+    /// The hash of a generated password.
+    pub fn of_generated(password: &[u8], salt: [u8; SALT_LENGTH]) -> PasswordHash {
+        PasswordHash::Sha256 { salt, hash: sha256(&salt, password) }
+    }
+
+    /// The hash of a chosen password: takes about 100 ms and 19 MiB.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn of_chosen(password: &[u8], salt: [u8; SALT_LENGTH]) -> Result<PasswordHash, &'static str> {
+        let hash = argon2id(ARGON_NEW, &salt, password).ok_or("not enough memory to hash the password")?;
+        Ok(PasswordHash::Argon2id { cost: ARGON_NEW, salt: salt.to_vec(), hash })
+    }
+
+    /// Parses `sha256:SALT:HASH` or `$argon2id$v=19$m=…,t=…,p=…$SALT$HASH`; salt and
+    /// hash in base64 without padding.
+    pub fn parse(text: &str) -> Option<PasswordHash> {
+        if let Some(rest) = text.strip_prefix("sha256:") {
+            let (salt, hash) = rest.split_once(':')?;
+            let (salt, hash) = (STANDARD_NO_PAD.decode(salt).ok()?, STANDARD_NO_PAD.decode(hash).ok()?);
+            let (salt, hash) = (salt.try_into().ok()?, hash.try_into().ok()?);
+            return Some(PasswordHash::Sha256 { salt, hash });
+        }
+        let mut parts = text.strip_prefix("$argon2id$v=19$")?.split('$');
+        let (costs, salt, hash) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut costs = costs.split(',');
+        let mut cost = |name: &str, max: u32| {
+            let value: u32 = costs.next()?.strip_prefix(name)?.parse().ok()?;
+            (1..=max).contains(&value).then_some(value)
+        };
+        let cost = (cost("m=", ARGON_MAX.0)?, cost("t=", ARGON_MAX.1)?, cost("p=", ARGON_MAX.2)?);
+        if costs.next().is_some() || parts.next().is_some() || cost.0 < 8 * cost.2 {
+            return None;
+        }
+        let salt = STANDARD_NO_PAD.decode(salt).ok().filter(|salt| (8..=64).contains(&salt.len()))?;
+        let hash = STANDARD_NO_PAD.decode(hash).ok()?.try_into().ok()?;
+        Some(PasswordHash::Argon2id { cost, salt, hash })
+    }
+
+    /// Whether [`PasswordHash::verify`] takes long and much memory.
+    pub fn is_costly(&self) -> bool {
+        matches!(self, PasswordHash::Argon2id { .. })
+    }
+
+    /// Whether this is the password. Takes as long whether it is or not.
+    pub fn verify(&self, password: &[u8]) -> bool {
+        if password.len() > PASSWORD_MAX {
+            return false;
+        }
+        let (expected, found) = match self {
+            PasswordHash::Sha256 { salt, hash } => (hash, Some(sha256(salt, password))),
+            PasswordHash::Argon2id { cost, salt, hash } => (hash, argon2id(*cost, salt, password)),
+        };
+        found.is_some_and(|found| verify_slices_are_equal(expected, &found).is_ok())
+    }
+}
+
+impl fmt::Display for PasswordHash {
+    /// The form that [`PasswordHash::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PasswordHash::Sha256 { salt, hash } => {
+                write!(f, "sha256:{}:{}", STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash))
+            }
+            PasswordHash::Argon2id { cost: (memory, passes, lanes), salt, hash } => {
+                let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
+                write!(f, "$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
+            }
+        }
+    }
+}
+
+fn sha256(salt: &[u8], password: &[u8]) -> [u8; HASH_LENGTH] {
+    let mut context = Context::new(&SHA256);
+    context.update(salt);
+    context.update(password);
+    let mut hash = [0; HASH_LENGTH];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+/// `None` if there is not enough memory, or the costs are outside of Argon2's own bounds.
+fn argon2id(cost: (u32, u32, u32), salt: &[u8], password: &[u8]) -> Option<[u8; HASH_LENGTH]> {
+    let params = Params::new(cost.0, cost.1, cost.2, Some(HASH_LENGTH)).ok()?;
+    let mut hash = [0; HASH_LENGTH];
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon.hash_password_into(password, salt, &mut hash).ok()?;
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_reads_back_as_it_was_written_and_takes_its_password_alone() {
+        let chosen = PasswordHash::of_chosen(b"swordfish", [7; 16]).expect("memory");
+        for hash in [PasswordHash::of_generated(b"swordfish", [7; 16]), chosen] {
+            let text = hash.to_string();
+            assert!(text.len() <= HASH_TEXT_MAX && !text.contains("swordfish"), "{text}");
+            assert_eq!(PasswordHash::parse(&text).as_ref(), Some(&hash));
+            assert!(hash.verify(b"swordfish"));
+            for wrong in [&b""[..], b"swordfis", b"swordfish\0", &[b's'; 300]] {
+                assert!(!hash.verify(wrong));
+            }
+        }
+    }
+
+    #[test]
+    fn a_hash_of_another_program_is_understood() {
+        // `echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1 -e`
+        let text = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        assert!(PasswordHash::parse(text).expect("a hash").verify(b"password"));
+    }
+
+    #[test]
+    fn what_is_no_hash_or_would_cost_too_much_is_refused() {
+        let good = PasswordHash::of_generated(b"x", [0; 16]).to_string();
+        for text in [
+            "",
+            "x",
+            "sha256:",
+            &good[..good.len() - 1],
+            "$argon2id$v=19$m=99999999,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            "$argon2id$v=19$m=65536,t=9,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFh",
+            "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+        ] {
+            assert_eq!(PasswordHash::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! One connection of a client: bytes to packets, packets to bytes, and its times.
+//!
+//! ```text
+//! Opening ──CONNECT──> Verifying ──password right──> Open ──> Ended
+//!    │                    │ wrong: Refusing, for a second ─────^
+//!    └ no CONNECT in time, or not the first packet ────────────┘
+//! ```
+//!
+//! `mqtt-protocol-core` in the server role keeps the rules of the protocol: what may be sent when,
+//! topic aliases. It is handed whole packets only, whose length was checked before, so that an
+//! unidentified peer makes it allocate nothing.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use mqtt::connection::{ConnectionOptions, role};
+use mqtt::packet::{GenericPacket, GenericPacketTrait as _};
+use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
+use mqtt_protocol_core::mqtt;
+
+use super::packet::{self, Hello, Inbound, Version, Welcome};
+use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
+use crate::proto::dtls::PeerIdentity;
+
+/// The packet type PUBLISH, the upper four bits of a first byte (MQTT 5.0 §2.1.2).
+const PUBLISH: u8 = 3;
+/// The packet type CONNECT.
+const CONNECT: u8 = 1;
+/// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
+/// version that is not spoken, in the form that older clients read (MQTT 3.1.1 §3.1.2.2).
+const UNACCEPTABLE_VERSION: [u8; 4] = [0x20, 2, 0, 1];
+
+/// Who is at the other end of a connection, as far as the transport says.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// The address; `None` for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// What its TLS certificate says, if it has shown a valid one.
+    pub identity: Option<PeerIdentity>,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// No CONNECT yet.
+    Opening { until: Instant },
+    /// The password is being verified.
+    Verifying,
+    /// Refused; the CONNACK goes out at this time.
+    Refusing { at: Instant, code: ConnectReasonCode },
+    /// CONNACK was sent.
+    Open,
+    /// Nothing more is read; what is to be sent is still sent.
+    Ended,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// DISCONNECT from the client.
+    ByClient,
+    /// The network connection was lost or closed.
+    Lost,
+    /// Nothing came for one and a half keep-alives.
+    Silent,
+    /// No CONNECT in time.
+    NoConnect,
+    /// The connect was refused.
+    Refused(ConnectReasonCode),
+    /// Another connection has the same client id.
+    TakenOver,
+    /// The device has its `max-sessions`; this was the oldest.
+    Replaced,
+    /// The device was removed, or its credentials changed.
+    Removed,
+    /// A 3.1.1 publish was refused, for this reason.
+    Denied(&'static str),
+    /// The client broke the protocol, or sent more than was allowed.
+    Protocol(String),
+    /// The gateway stops.
+    Stopping,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::ByClient => f.write_str("DISCONNECT"),
+            Ended::Lost => f.write_str("connection closed by the client or the network"),
+            Ended::Silent => f.write_str("keep-alive timeout"),
+            Ended::NoConnect => f.write_str("no CONNECT in time"),
+            Ended::Refused(code) => write!(f, "connect refused: {code}"),
+            Ended::TakenOver => f.write_str("session taken over by another connection"),
+            Ended::Replaced => f.write_str("its device has max-sessions connections; this was the oldest"),
+            Ended::Removed => f.write_str("device removed, or its credentials changed"),
+            Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
+            Ended::Protocol(what) => write!(f, "protocol error: {what}"),
+            Ended::Stopping => f.write_str("the gateway stops"),
+        }
+    }
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) source: Source,
+    pub(super) state: State,
+    /// `None` until CONNECT.
+    pub(super) version: Option<Version>,
+    /// The CONNECT, while its password is verified.
+    pub(super) hello: Option<Box<Hello>>,
+    /// The session it has, from CONNACK on.
+    pub(super) session: Option<u64>,
+    pub(super) keep_alive: Option<Duration>,
+    pub(super) wants_reasons: bool,
+    /// When the last packet came.
+    pub(super) last_received: Instant,
+    /// Packets are waiting for the shell, or it is to close the connection: it has been told.
+    pub(super) is_announced: bool,
+    library: mqtt::Connection<role::Server>,
+    input: Vec<u8>,
+    /// How much of `input` is handled.
+    taken: usize,
+    output: Vec<u8>,
+    /// The library wants the connection closed, and why.
+    fault: Option<String>,
+}
+
+impl Connection {
+    pub(super) fn new(now: Instant, source: Source) -> Connection {
+        let options = ConnectionOptions::new().maximum_packet_size_recv(PACKET_MAX as u32);
+        let mut library =
+            mqtt::Connection::<role::Server>::with_options(mqtt::Version::Undetermined, options);
+        library.set_auto_pub_response(false); // only after the commit
+        library.set_auto_ping_response(true);
+        Connection {
+            source,
+            state: State::Opening { until: now + CONNECT_WITHIN },
+            version: None,
+            hello: None,
+            session: None,
+            keep_alive: None,
+            wants_reasons: false,
+            last_received: now,
+            is_announced: false,
+            library,
+            input: Vec::new(),
+            taken: 0,
+            output: Vec::new(),
+            fault: None,
+        }
+    }
+
+    /// Whether bytes of the client are handled now.
+    pub(super) fn is_taking(&self) -> bool {
+        matches!(self.state, State::Opening { .. } | State::Open)
+    }
+
+    /// When something is due, if nothing comes until then.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Opening { until } => Some(until),
+            State::Refusing { at, .. } => Some(at),
+            State::Open => self.keep_alive.map(|keep_alive| self.last_received + keep_alive / 2 * 3),
+            State::Verifying | State::Ended => None,
+        }
+    }
+
+    /// Bytes of the client that are not handled yet.
+    pub(super) fn unhandled(&self) -> usize {
+        self.input.len() - self.taken
+    }
+
+    /// Bytes to be sent.
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Keeps received bytes until [`Connection::next`].
+    pub(super) fn push(&mut self, now: Instant, bytes: &[u8]) {
+        self.last_received = now;
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// The next packet, if there is a whole one.
+    ///
+    /// # Errors
+    /// What the client did against the protocol; what it is to be told was written.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Option<Inbound>, String> {
+        loop {
+            let rest = &self.input[self.taken..];
+            if self.state != State::Open && rest.first().is_some_and(|first| first >> 4 != CONNECT) {
+                return Err("the first packet is not CONNECT".to_owned());
+            }
+            let limit = if self.state == State::Open { PACKET_MAX } else { CONNECT_MAX };
+            let length = match frame(rest) {
+                Frame::Incomplete => None,
+                Frame::Of(length) if length > limit => {
+                    self.disconnect(DisconnectReasonCode::PacketTooLarge, None);
+                    return Err(format!("a packet of {length} bytes; at most {limit} are taken"));
+                }
+                Frame::Of(length) => rest.get(..length).map(|_| length),
+                Frame::Malformed => {
+                    self.disconnect(DisconnectReasonCode::MalformedPacket, None);
+                    return Err("the length of a packet is malformed".to_owned());
+                }
+            };
+            let Some(length) = length else {
+                self.input.drain(..self.taken);
+                self.taken = 0;
+                if self.input.is_empty() {
+                    self.input = Vec::new(); // an idle client costs nothing
+                }
+                return Ok(None);
+            };
+            let start = self.taken;
+            self.taken += length;
+            self.last_received = now;
+            let whole = &self.input[start..start + length];
+            if whole[0] >> 4 == PUBLISH && topic_length(whole) > TOPIC_MAX {
+                self.disconnect(DisconnectReasonCode::TopicNameInvalid, None);
+                return Err(format!("a topic of more than {TOPIC_MAX} bytes"));
+            }
+            let mut cursor = mqtt::common::Cursor::new(whole);
+            let events = self.library.recv(&mut cursor);
+            let received = self.follow(events);
+            if let Some(fault) = self.fault.take() {
+                return Err(fault);
+            }
+            if let Some(packet) = received {
+                return Ok(Some(packet::read(packet)));
+            }
+        }
+    }
+
+    /// Does what the library wants; the packet it has received.
+    fn follow(&mut self, events: Vec<mqtt::connection::Event>) -> Option<GenericPacket<u16>> {
+        use mqtt::connection::Event as E;
+        let mut received = None;
+        for event in events {
+            match event {
+                // PUBREC to a publish that came before: it is sent by the session, after its
+                // commit.
+                E::RequestSendPacket {
+                    packet: GenericPacket::V3_1_1Pubrec(_) | GenericPacket::V5_0Pubrec(_),
+                    ..
+                } => {}
+                E::RequestSendPacket { packet, .. } => {
+                    self.output.extend_from_slice(&packet.to_continuous_buffer());
+                }
+                E::NotifyPacketReceived(packet) => received = Some(packet),
+                E::NotifyError(MqttError::UnsupportedProtocolVersion) if self.version.is_none() => {
+                    if self.output.is_empty() {
+                        self.output.extend_from_slice(&UNACCEPTABLE_VERSION);
+                    }
+                    self.fault = Some("a version of MQTT that is not spoken".to_owned());
+                }
+                E::NotifyError(error) => self.fault = Some(format!("{error:?}")),
+                E::RequestClose => {
+                    self.fault.get_or_insert_with(|| "not as the standard says".to_owned());
+                }
+                // The deadlines are kept here, and publishes to clients have ids of the session.
+                E::RequestTimerReset { .. } | E::RequestTimerCancel(_) | E::NotifyPacketIdReleased(_) => {}
+            }
+        }
+        received
+    }
+
+    /// Sends a CONNACK of success. The library sees it without the Receive Maximum, which is kept by
+    /// the session: the library would end the connection where reading no more is enough.
+    pub(super) fn welcome(&mut self, version: Version, welcome: &Welcome<'_>) {
+        use mqtt::connection::Event as E;
+        let Some(plain) = packet::welcome(version, welcome, None) else { return };
+        let Some(whole) = packet::welcome(version, welcome, Some(RECEIVE_MAXIMUM)) else { return };
+        let sent = self.library.send(plain).into_iter().any(|e| matches!(e, E::RequestSendPacket { .. }));
+        if sent {
+            self.output.extend_from_slice(&whole.to_continuous_buffer());
+        }
+    }
+
+    /// Sends a packet, if the client takes one of this size.
+    pub(super) fn send(&mut self, packet: Option<GenericPacket<u16>>) {
+        use mqtt::connection::Event as E;
+        let Some(packet) = packet else { return };
+        for event in self.library.send(packet) {
+            if let E::RequestSendPacket { packet, .. } = event {
+                self.output.extend_from_slice(&packet.to_continuous_buffer());
+            }
+        }
+    }
+
+    /// Sends a DISCONNECT, where the version has one and it is allowed.
+    pub(super) fn disconnect(&mut self, code: DisconnectReasonCode, reason: Option<&str>) {
+        if self.version == Some(Version::V5) && self.state == State::Open {
+            let reason = reason.filter(|_| self.wants_reasons);
+            self.send(packet::disconnect(code, reason));
+        }
+    }
+
+    /// Ends it: nothing more is read.
+    pub(super) fn end(&mut self) {
+        self.state = State::Ended;
+        (self.input, self.taken, self.hello) = (Vec::new(), 0, None);
+    }
+}
+
+/// The first packet in some bytes.
+enum Frame {
+    /// Its length is not known yet.
+    Incomplete,
+    /// So many bytes, header included.
+    Of(usize),
+    /// Its length is no variable byte integer.
+    Malformed,
+}
+
+/// The length of the first packet (MQTT 5.0 §2.1.4).
+fn frame(bytes: &[u8]) -> Frame {
+    let mut length = 0;
+    for at in 1..=4 {
+        let Some(byte) = bytes.get(at) else { return Frame::Incomplete };
+        length |= usize::from(byte & 0x7f) << (7 * (at - 1));
+        if byte & 0x80 == 0 {
+            return Frame::Of(1 + at + length);
+        }
+    }
+    Frame::Malformed
+}
+
+/// The length of the topic in a whole PUBLISH; 0 where there is none.
+fn topic_length(whole: &[u8]) -> usize {
+    let header = 1 + whole[1..].iter().take(4).take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    match whole.get(header..header + 2) {
+        Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
+        _ => 0,
+    }
+}

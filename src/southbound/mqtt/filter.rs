@@ -1,0 +1,123 @@
+//! Topic filters of clients (MQTT 5.0 §4.7): whether one is valid, and whether it may match a
+//! topic that another filter matches.
+
+/// Most levels of a filter.
+pub const LEVELS_MAX: usize = 32;
+/// Longest filter, in bytes.
+pub const FILTER_MAX: usize = 1_024;
+/// What a shared subscription begins with (MQTT 5.0 §4.8.2).
+const SHARED: &str = "$share/";
+
+/// A valid topic filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Filter(Box<str>);
+
+/// Why a text is not a filter that this listener takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterError {
+    /// Empty, too long, with too many levels, or with a wildcard in a wrong place.
+    Invalid,
+    /// A shared subscription.
+    Shared,
+}
+
+impl Filter {
+    /// Parses a filter of `1..=1,024` bytes and at most 32 levels.
+    ///
+    /// # Errors
+    /// [`FilterError`]
+    pub fn parse(text: &str) -> Result<Filter, FilterError> {
+        if text.starts_with(SHARED) {
+            return Err(FilterError::Shared);
+        }
+        let levels = text.split('/').count();
+        if text.is_empty() || text.len() > FILTER_MAX || levels > LEVELS_MAX || text.contains('\0') {
+            return Err(FilterError::Invalid);
+        }
+        let valid = |(at, level): (usize, &str)| match level {
+            "+" => true,
+            "#" => at + 1 == levels,
+            level => !level.contains(['+', '#']),
+        };
+        text.split('/').enumerate().all(valid).then(|| Filter(text.into())).ok_or(FilterError::Invalid)
+    }
+
+    /// The filter of all paths that a template of a downlink rule can name: a level with a
+    /// placeholder is any level, and a last level `{rest}` any number of them.
+    pub fn of_template(template: &str) -> Option<Filter> {
+        let last = template.split('/').count() - 1;
+        let level = |(at, level): (usize, &str)| match level {
+            "{rest}" if at == last => "#".to_owned(),
+            level if level.contains('{') => "+".to_owned(),
+            level => level.to_owned(),
+        };
+        let levels: Vec<String> = template.split('/').enumerate().map(level).collect();
+        Filter::parse(&levels.join("/")).ok()
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is a topic that both match.
+    pub fn overlaps(&self, other: &Filter) -> bool {
+        let (mut one, mut other) = (self.0.split('/'), other.0.split('/'));
+        loop {
+            match (one.next(), other.next()) {
+                (Some("#"), _) | (_, Some("#")) => return true,
+                (None, None) => return true,
+                // `a/#` matches `a` too (MQTT 5.0 §4.7.1.2).
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(a), Some(b)) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> Filter {
+        Filter::parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
+    }
+
+    #[test]
+    fn wildcards_have_their_places() {
+        for text in ["a", "/", "+", "#", "+/+", "a/#", "/#", "a//b", "$SYS/#"] {
+            filter(text);
+        }
+        for text in ["", "a#", "#/a", "a+", "a/+b", "a/#/b", "a\0", &"x".repeat(1_025), &"a/".repeat(40)] {
+            assert_eq!(Filter::parse(text), Err(FilterError::Invalid), "{text}");
+        }
+        assert_eq!(Filter::parse("$share/g/a"), Err(FilterError::Shared));
+    }
+
+    #[test]
+    fn filters_overlap_where_one_topic_matches_both() {
+        for (one, other, expected) in [
+            ("a/b", "a/b", true),
+            ("a/b", "a/c", false),
+            ("a/+", "+/b", true),
+            ("a/#", "a", true),
+            ("a/#", "b/#", false),
+            ("#", "a/b/c", true),
+            ("a/+", "a/b/c", false),
+        ] {
+            assert_eq!(filter(one).overlaps(&filter(other)), expected, "{one} {other}");
+            assert_eq!(filter(other).overlaps(&filter(one)), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_template_stands_for_all_its_paths() {
+        for (template, expected) in
+            [("{rest}", "#"), ("set/{1}", "set/+"), ("x-{1}/y", "+/y"), ("plain/path", "plain/path")]
+        {
+            assert_eq!(Filter::of_template(template).as_ref().map(Filter::as_str), Some(expected));
+        }
+    }
+}

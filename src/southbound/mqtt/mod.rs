@@ -1,0 +1,41 @@
+//! MQTT southbound: local clients, MQTT 3.1.1 and 5.0, over TLS, on loopback or on a Unix socket.
+//!
+//! ```text
+//! io, daemon: bytes ──> connection: packets ──> intake: identity, sessions ──> pipeline (gate, journal)
+//!       <── bytes ───── connection <── session: answers in order <── committed
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `intake` | the whole: who is connected, and what becomes of each packet |
+//! | `connection` | one connection: bytes to packets, and its times |
+//! | `session` | what outlives a connection: order, exactly once, the will |
+//! | `packet` | both versions as one vocabulary |
+//! | `answer` | the reason codes of refusals |
+//! | `filter` | topic filters |
+//! | `verification` | passwords that are costly to verify |
+//! | `admission` | how many strangers may knock at once |
+//! | `tls` | certificate, key, anchors |
+//!
+//! A publish is a reading: its topic is a path in the space of the client's device. PUBACK and
+//! PUBREC go out after the journal's commit. docs/mqtt.md is the user's page.
+
+pub mod admission;
+pub mod answer;
+mod connection;
+pub mod filter;
+mod intake;
+pub mod io;
+mod packet;
+mod session;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+mod verification;
+
+pub use connection::{Ended, Source};
+pub use intake::{ConnectionNumber, Event, Intake, Next};
+pub use packet::Version;
+pub use settings::Settings;
+pub use verification::Verification;

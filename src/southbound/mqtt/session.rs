@@ -1,0 +1,187 @@
+//! One session of a client: what outlives its connection (MQTT 5.0 §4.1).
+//!
+//! **Order.** Acknowledgements leave in the order in which the publishes came (§4.6), however the
+//! journal's lanes complete: an answer waits for those before it.
+//!
+//! **Exactly once.** A packet id of QoS 2 is known from its publish to its PUBREL, over connections
+//! too:
+//!
+//! | state of an id | a publish with it again | completed |
+//! |---|---|---|
+//! | not known | a new publish | - |
+//! | on its way to disk | not handed on again; answered when it is stored | stored: known as received; else not known |
+//! | received | PUBREC at once | - |
+//!
+//! Sessions are in memory: after a restart of the gateway none is present, and a publish that was
+//! stored but not released comes again under a new record id.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use mqtt_protocol_core::mqtt::packet::Qos;
+
+use super::answer::Denial;
+use super::filter::Filter;
+use super::packet::Will;
+use crate::gate::stage::DeviceIndex;
+
+/// What a publish is answered; `Ok` = success.
+pub(super) type Outcome = Result<(), Denial>;
+
+/// One session.
+pub(super) struct Session {
+    pub(super) device: DeviceIndex,
+    pub(super) client_id: Box<str>,
+    /// Its connection, if it has one.
+    pub(super) connection: Option<u64>,
+    /// How long it outlives its connection.
+    pub(super) expiry: Duration,
+    /// When it ends, while it has no connection.
+    pub(super) expires_at: Option<Instant>,
+    /// What is published when the connection is lost.
+    pub(super) will: Option<Will>,
+    /// When the will is published.
+    pub(super) will_at: Option<Instant>,
+    /// Filters and the QoS granted.
+    pub(super) subscriptions: Vec<(Filter, Qos)>,
+    /// QoS 1 and 2 publishes of this connection that are not answered yet, in order.
+    unanswered: VecDeque<Unanswered>,
+    received: HashMap<u16, Receipt>,
+    count: u64,
+}
+
+struct Unanswered {
+    count: u64,
+    id: u16,
+    exactly_once: bool,
+    outcome: Option<Outcome>,
+}
+
+/// The state of a packet id of QoS 2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receipt {
+    /// On its way to disk as the publish of this count.
+    Pending(u64),
+    /// Stored; PUBREL has not come.
+    Stored,
+}
+
+/// A publish to be acknowledged.
+pub(super) struct Acknowledgement {
+    pub(super) id: u16,
+    pub(super) exactly_once: bool,
+    pub(super) outcome: Outcome,
+}
+
+impl Session {
+    pub(super) fn new(device: DeviceIndex, client_id: &str) -> Session {
+        Session {
+            device,
+            client_id: client_id.into(),
+            connection: None,
+            expiry: Duration::ZERO,
+            expires_at: None,
+            will: None,
+            will_at: None,
+            subscriptions: Vec::new(),
+            unanswered: VecDeque::new(),
+            received: HashMap::new(),
+            count: 0,
+        }
+    }
+
+    /// The next thing due while there is no connection.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.will_at, self.expires_at) {
+            (Some(will), Some(end)) => Some(will.min(end)),
+            (will, end) => will.or(end),
+        }
+    }
+
+    /// The count of a new publish.
+    pub(super) fn next_count(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    /// Publishes that are not answered yet.
+    pub(super) fn unanswered_count(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// Packet ids of QoS 2 that are known.
+    pub(super) fn received_count(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Whether a publish of QoS 2 with this id has come before; it is then answered without being
+    /// handed on again.
+    pub(super) fn is_repeated(&mut self, id: u16) -> bool {
+        let Some(&receipt) = self.received.get(&id) else { return false };
+        let (count, outcome) = match receipt {
+            Receipt::Stored => (self.next_count(), Some(Ok(()))),
+            Receipt::Pending(count) if self.unanswered.iter().any(|known| known.count == count) => {
+                return true;
+            }
+            Receipt::Pending(count) => (count, None),
+        };
+        self.unanswered.push_back(Unanswered { count, id, exactly_once: true, outcome });
+        true
+    }
+
+    /// A QoS 1 or 2 publish was handed on, or is answered as soon as it is its turn.
+    pub(super) fn note_publish(&mut self, count: u64, id: u16, exactly_once: bool, outcome: Option<Outcome>) {
+        if exactly_once {
+            self.received.insert(id, Receipt::Pending(count));
+        }
+        self.unanswered.push_back(Unanswered { count, id, exactly_once, outcome });
+    }
+
+    /// The journal is done with the publish of this count. Returns whether an answer may be due.
+    pub(super) fn complete(&mut self, count: u64, outcome: Outcome) -> bool {
+        if let Some(known) = self.unanswered.iter_mut().find(|known| known.count == count) {
+            known.outcome = Some(outcome);
+            return true;
+        }
+        // Its connection was lost: the client will ask for it again.
+        let lost = self.received.iter().find(|(_, receipt)| **receipt == Receipt::Pending(count));
+        if let Some((&id, _)) = lost {
+            self.settle(id, outcome);
+        }
+        false
+    }
+
+    fn settle(&mut self, id: u16, outcome: Outcome) {
+        match outcome {
+            Ok(()) => drop(self.received.insert(id, Receipt::Stored)),
+            Err(_) => drop(self.received.remove(&id)),
+        }
+    }
+
+    /// The next publish to be acknowledged, if it is its turn.
+    pub(super) fn poll_acknowledgement(&mut self) -> Option<Acknowledgement> {
+        let outcome = self.unanswered.front()?.outcome?;
+        let Unanswered { id, exactly_once, .. } = self.unanswered.pop_front()?;
+        if exactly_once {
+            self.settle(id, outcome);
+        }
+        Some(Acknowledgement { id, exactly_once, outcome })
+    }
+
+    /// PUBREL came. Returns whether its id was known as received.
+    pub(super) fn release(&mut self, id: u16) -> bool {
+        // One that is on its way to disk has had no PUBREC that could be answered.
+        self.received.get(&id) == Some(&Receipt::Stored) && self.received.remove(&id).is_some()
+    }
+
+    /// The connection is gone: its publishes will be sent again, and answered then.
+    pub(super) fn disconnected(&mut self) {
+        self.connection = None;
+        for Unanswered { id, exactly_once, outcome, .. } in std::mem::take(&mut self.unanswered) {
+            if let (true, Some(outcome)) = (exactly_once, outcome) {
+                self.settle(id, outcome);
+            }
+        }
+        self.unanswered = VecDeque::new();
+    }
+}

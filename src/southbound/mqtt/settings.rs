@@ -1,0 +1,105 @@
+//! The settings of the local MQTT listener, already validated, and the limits that are not
+//! configured.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tls::Material;
+
+/// Largest packet accepted, in bytes, header included: a payload of 64 KiB with topic and
+/// properties.
+pub const PACKET_MAX: usize = 72 << 10;
+/// Largest packet accepted before the client is identified, in bytes: a CONNECT with its will.
+pub const CONNECT_MAX: usize = 16 << 10;
+/// Longest topic in a PUBLISH, in bytes. The longest path is shorter; a topic between the two is
+/// refused by itself, a longer one closes the connection.
+pub const TOPIC_MAX: usize = 1_024;
+/// Longest client id, in bytes.
+pub const CLIENT_ID_MAX: usize = 256;
+/// The Receive Maximum told to clients of MQTT 5. With as many publishes that are not answered,
+/// nothing more is read from a client of either version: some send all they have at a reconnect.
+pub const RECEIVE_MAXIMUM: u16 = 100;
+/// Packet ids of QoS 2 that one session may have between PUBLISH and PUBREL.
+pub const RECEIVED_MAX: usize = 1_000;
+/// Topic aliases that one connection may set; each costs at most [`TOPIC_MAX`] bytes.
+pub const TOPIC_ALIAS_MAXIMUM: u16 = 16;
+/// Subscriptions of one session.
+pub const SUBSCRIPTIONS_MAX: usize = 64;
+/// Longest time a session outlives its connection; a client that asks for longer gets this.
+pub const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// A connection that has not sent a whole CONNECT after this time is closed.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Connects of one device in [`CONNECTS_PER`]; more are refused.
+pub const CONNECTS_MAX: u32 = 120;
+/// See [`CONNECTS_MAX`].
+pub const CONNECTS_PER: Duration = Duration::from_secs(60);
+
+/// `[mqtt]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// TLS addresses; default none.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses without TLS, of this machine alone; default none.
+    pub insecure_listen: Vec<PlainAddress>,
+    /// Certificate, key and anchors for TLS. `None`: there is no TLS address, or its files cannot
+    /// be used.
+    pub tls: Option<Arc<Material>>,
+    /// Most clients connected at once; default 1,000.
+    pub max_clients: usize,
+    /// What becomes of a 3.1.1 client whose QoS 1 or 2 publish is denied; default
+    /// [`DenyOn311::Close`].
+    pub deny_on_311: DenyOn311,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            listen: Vec::new(),
+            insecure_listen: Vec::new(),
+            tls: None,
+            max_clients: Settings::MAX_CLIENTS,
+            deny_on_311: DenyOn311::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Default of `max-clients`.
+    pub const MAX_CLIENTS: usize = 1_000;
+
+    /// Whether any address is configured.
+    pub fn is_on(&self) -> bool {
+        !self.listen.is_empty() || !self.insecure_listen.is_empty()
+    }
+}
+
+/// An address without TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PlainAddress {
+    /// A loopback address.
+    Loopback(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for PlainAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlainAddress::Loopback(address) => address.fmt(f),
+            PlainAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// MQTT 3.1.1 has no negative PUBACK: what is done instead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DenyOn311 {
+    /// The connection is closed (MQTT 3.1.1 §3.3.5).
+    #[default]
+    Close,
+    /// The publish is acknowledged and dropped; it is counted as refused.
+    Drop,
+}

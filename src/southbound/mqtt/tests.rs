@@ -1,0 +1,836 @@
+//! The listener's core in virtual time, against a client that is nothing but bytes.
+#![allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+
+use std::time::{Duration, Instant};
+
+use mqtt::packet::{Property, Qos, SubEntry, SubOpts, v3_1_1, v5_0};
+use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode};
+use mqtt_protocol_core::mqtt;
+
+use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, RECEIVED_MAX};
+use super::{ConnectionNumber, Ended, Event, Intake, Next, Settings, Source};
+use crate::clock::Moment;
+use crate::gate::login::{Login, PasswordHash};
+use crate::gate::settings::DownlinkRule;
+use crate::gate::{Device, Role};
+use crate::journal::Refused;
+use crate::message::Name;
+use crate::pipeline::fake::FakeStore;
+use crate::pipeline::{Event as PipelineEvent, Pipeline};
+use crate::proto::address::Ticket;
+use crate::southbound::mqtt::settings::DenyOn311;
+use crate::telemetry::counters::Counter;
+
+/// First bytes of packets from the server.
+const CONNACK: u8 = 0x20;
+const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBCOMP: u8 = 0x70;
+const SUBACK: u8 = 0x90;
+const PINGRESP: u8 = 0xD0;
+const DISCONNECT: u8 = 0xE0;
+
+struct World {
+    moment: Moment,
+    intake: Intake,
+    pipeline: Pipeline<FakeStore>,
+    /// What the pipeline has told of refusals.
+    refused: Vec<String>,
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("a name")
+}
+
+/// The rules of the role of [`Pipeline::fake`] as far as the listener needs them.
+fn roles() -> Vec<Role> {
+    let rule = |at: &str, deny, path: &str| DownlinkRule {
+        name: name(at),
+        deny,
+        topic: "x".to_owned(),
+        path: path.to_owned(),
+    };
+    vec![Role {
+        name: name("sensor"),
+        quota: Default::default(),
+        max_payload: None,
+        offline_after: Duration::from_secs(3600),
+        max_sessions: 4,
+        uplink: Vec::new(),
+        downlink: vec![rule("set", false, "set/{1}")],
+    }]
+}
+
+impl World {
+    fn new() -> World {
+        World::with(Settings::default(), 1_000)
+    }
+
+    fn with(settings: Settings, burst: u32) -> World {
+        let now = Instant::now();
+        World {
+            moment: Moment { now, boottime_ms: 1, wall: None, ages_from: None },
+            intake: Intake::new(&settings, &roles(), &[7; 32]),
+            pipeline: Pipeline::fake(now, burst),
+            refused: Vec::new(),
+        }
+    }
+
+    fn open(&mut self) -> ConnectionNumber {
+        self.intake.handle_opened(self.moment.now, Source::default())
+    }
+
+    fn say(&mut self, client: ConnectionNumber, bytes: &[u8]) {
+        self.intake.handle_bytes(&self.moment, client, bytes, &mut self.pipeline);
+        self.route();
+    }
+
+    fn route(&mut self) {
+        let mut completed = Vec::new();
+        while let Some(event) = self.pipeline.poll_event() {
+            match event {
+                PipelineEvent::Completed { ticket: Ticket::Mqtt(ticket), stored } => {
+                    completed.push((ticket, stored));
+                }
+                PipelineEvent::Refused { path, refusal, .. } => {
+                    self.refused.push(format!("{path}: {:?}", refusal.reason()));
+                }
+                _ => {}
+            }
+        }
+        for (ticket, stored) in completed {
+            self.intake.handle_completion(&self.moment, ticket, stored, &mut self.pipeline);
+        }
+    }
+
+    /// The journal commits, or fails, the oldest reading.
+    fn commit(&mut self, stored: bool) {
+        self.pipeline.store().answer(stored);
+        while self.pipeline.handle_completion() {
+            self.route();
+        }
+    }
+
+    /// The packets sent to a client, each as its first byte and its body.
+    fn heard(&mut self, client: ConnectionNumber) -> Vec<(u8, Vec<u8>)> {
+        let mut bytes = Vec::new();
+        self.intake.take_output(client, &mut bytes);
+        let mut packets = Vec::new();
+        let mut rest = &bytes[..];
+        while let [first, length, body @ ..] = rest {
+            let (body, after) = body.split_at(usize::from(*length));
+            packets.push((*first, body.to_vec()));
+            rest = after;
+        }
+        packets
+    }
+
+    fn kinds(&mut self, client: ConnectionNumber) -> Vec<u8> {
+        self.heard(client).into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    fn is_closed(&mut self, client: ConnectionNumber) -> bool {
+        self.intake.take_output(client, &mut Vec::new()) == Next::Close
+    }
+
+    /// Goes from deadline to deadline.
+    fn pass(&mut self, time: Duration) {
+        let until = self.moment.now + time;
+        while let Some(at) = self.intake.poll_timeout().filter(|at| *at <= until) {
+            self.moment.now = self.moment.now.max(at);
+            self.intake.handle_timeout(&self.moment, &mut self.pipeline);
+            self.route();
+        }
+        self.moment.now = until;
+    }
+
+    fn connect(&mut self, hello: Hello<'_>) -> ConnectionNumber {
+        let client = self.open();
+        self.say(client, &hello.bytes());
+        client
+    }
+
+    /// A client that is connected; its CONNACK was heard.
+    fn client(&mut self, hello: Hello<'_>) -> ConnectionNumber {
+        let client = self.connect(hello);
+        let heard = self.heard(client);
+        assert_eq!((heard.len(), heard[0].0, heard[0].1[1]), (1, CONNACK, 0), "{heard:?}");
+        client
+    }
+
+    /// Why connections ended.
+    fn ended(&mut self) -> Vec<Ended> {
+        let events = std::iter::from_fn(|| self.intake.poll_event());
+        events
+            .filter_map(|event| match event {
+                Event::Disconnected { reason, .. } => Some(reason),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Topics of readings that were handed to the journal and are not answered.
+    fn taken(&mut self) -> Vec<String> {
+        self.pipeline.store().taken.iter().map(|(_, topic)| topic.clone()).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Hello<'h> {
+    five: bool,
+    client_id: &'h str,
+    username: Option<&'h str>,
+    password: Option<&'h str>,
+    clean: bool,
+    keep_alive: u16,
+    expiry: Option<u32>,
+    will: Option<(&'h str, u32)>,
+}
+
+const HELLO: Hello<'_> = Hello {
+    five: true,
+    client_id: "c",
+    username: Some("door-7"),
+    password: Some("sesame"),
+    clean: true,
+    keep_alive: 0,
+    expiry: None,
+    will: None,
+};
+
+const OLD: Hello<'_> = Hello { five: false, ..HELLO };
+
+impl Hello<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        if self.five {
+            let mut connect = v5_0::Connect::builder();
+            connect = connect.client_id(self.client_id).unwrap().clean_start(self.clean);
+            connect = connect.keep_alive(self.keep_alive);
+            if let Some(username) = self.username {
+                connect = connect.user_name(username).unwrap();
+            }
+            if let Some(password) = self.password {
+                connect = connect.password(password).unwrap();
+            }
+            if let Some(expiry) = self.expiry {
+                let expiry = mqtt::packet::SessionExpiryInterval::new(expiry).unwrap();
+                connect = connect.props(vec![Property::SessionExpiryInterval(expiry)]);
+            }
+            if let Some((topic, delay)) = self.will {
+                connect = connect.will_message(topic, b"gone".to_vec(), Qos::AtLeastOnce, false).unwrap();
+                let delay = mqtt::packet::WillDelayInterval::new(delay).unwrap();
+                connect = connect.will_props(vec![Property::WillDelayInterval(delay)]);
+            }
+            return connect.build().unwrap().to_continuous_buffer();
+        }
+        let mut connect = v3_1_1::Connect::builder();
+        connect = connect.client_id(self.client_id).unwrap().clean_session(self.clean);
+        connect = connect.keep_alive(self.keep_alive);
+        if let Some(username) = self.username {
+            connect = connect.user_name(username).unwrap();
+        }
+        if let Some(password) = self.password {
+            connect = connect.password(password).unwrap();
+        }
+        if let Some((topic, _)) = self.will {
+            connect = connect.will_message(topic, b"gone".to_vec(), Qos::AtLeastOnce, false).unwrap();
+        }
+        connect.build().unwrap().to_continuous_buffer()
+    }
+}
+
+/// A PUBLISH of either version; both have the same bytes but for the empty properties.
+fn publish(five: bool, topic: &str, qos: Qos, id: u16, payload: &[u8]) -> Vec<u8> {
+    if five {
+        let mut publish =
+            v5_0::Publish::builder().topic_name(topic).unwrap().qos(qos).payload(payload.to_vec());
+        if qos != Qos::AtMostOnce {
+            publish = publish.packet_id(id);
+        }
+        return publish.build().unwrap().to_continuous_buffer();
+    }
+    let mut publish =
+        v3_1_1::Publish::builder().topic_name(topic).unwrap().qos(qos).payload(payload.to_vec());
+    if qos != Qos::AtMostOnce {
+        publish = publish.packet_id(id);
+    }
+    publish.build().unwrap().to_continuous_buffer()
+}
+
+fn one(id: u16, topic: &str) -> Vec<u8> {
+    publish(true, topic, Qos::AtLeastOnce, id, b"1")
+}
+
+fn two(id: u16, topic: &str) -> Vec<u8> {
+    publish(true, topic, Qos::ExactlyOnce, id, b"1")
+}
+
+/// PUBREL, whose bytes both versions share.
+fn pubrel(id: u16) -> Vec<u8> {
+    vec![0x62, 2, (id >> 8) as u8, id as u8]
+}
+
+const PINGREQ: [u8; 2] = [0xC0, 0];
+const GOODBYE: [u8; 2] = [0xE0, 0];
+
+/// The packet id and the reason code of an acknowledgement.
+fn acknowledged(packet: &(u8, Vec<u8>)) -> (u8, u16, u8) {
+    let (kind, body) = packet;
+    (*kind, u16::from_be_bytes([body[0], body[1]]), body.get(2).copied().unwrap_or_default())
+}
+
+#[test]
+fn a_publish_is_acknowledged_after_its_commit_and_not_before() {
+    for hello in [HELLO, OLD] {
+        let mut world = World::new();
+        let client = world.client(hello);
+        world.say(client, &publish(hello.five, "t/env", Qos::AtLeastOnce, 7, b"21.5"));
+        assert_eq!(world.taken(), ["tombolo/gw/door-7/up/t/env"]);
+        assert!(world.heard(client).is_empty(), "nothing is promised before the commit");
+        world.commit(true);
+        assert_eq!(world.heard(client), [(PUBACK, vec![0, 7])]);
+    }
+}
+
+#[test]
+fn answers_keep_the_order_of_the_publishes_whatever_commits_first() {
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    let all = [one(1, "t/a"), one(2, "x/nobody"), two(3, "t/c"), one(4, "live/x"), one(5, "t/e")].concat();
+    world.say(client, &all);
+    assert!(world.heard(client).is_empty(), "a refusal waits for its turn too");
+    world.pipeline.store().answer_newest();
+    while world.pipeline.handle_completion() {
+        world.route();
+    }
+    assert!(world.heard(client).is_empty());
+    world.commit(true);
+    let heard: Vec<_> = world.heard(client).iter().map(acknowledged).collect();
+    assert_eq!(heard, [(PUBACK, 1, 0), (PUBACK, 2, 0x87)]);
+    world.commit(true);
+    let heard: Vec<_> = world.heard(client).iter().map(acknowledged).collect();
+    assert_eq!(heard, [(PUBREC, 3, 0), (PUBACK, 4, 0), (PUBACK, 5, 0)]);
+}
+
+#[test]
+fn a_publish_of_qos_2_is_handed_on_once_whatever_is_repeated() {
+    let mut world = World::new();
+    let kept = Hello { expiry: Some(3600), clean: false, ..HELLO };
+    let client = world.client(kept);
+    world.say(client, &two(9, "t/x"));
+    world.say(client, &two(9, "t/x"));
+    assert_eq!(world.taken().len(), 1);
+    assert!(world.heard(client).is_empty(), "PUBREC only after the commit, whatever the library thinks");
+    // The connection is lost before the commit, and the client comes back before it too.
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    let client = world.connect(kept);
+    assert_eq!(world.heard(client)[0].1[..2], [1, 0], "session present");
+    world.say(client, &two(9, "t/x"));
+    assert!(world.heard(client).is_empty());
+    world.commit(true);
+    assert_eq!(world.heard(client), [(PUBREC, vec![0, 9])]);
+    // Again after it was received, on a third connection.
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    let client = world.connect(kept);
+    world.heard(client);
+    world.say(client, &two(9, "t/x"));
+    assert_eq!(world.heard(client), [(PUBREC, vec![0, 9])]);
+    assert!(world.taken().is_empty());
+    world.say(client, &pubrel(9));
+    assert_eq!(world.heard(client), [(PUBCOMP, vec![0, 9])]);
+    // Released: the id is free for another publish.
+    world.say(client, &two(9, "t/x"));
+    assert_eq!(world.taken().len(), 1);
+    world.say(client, &pubrel(11));
+    assert_eq!(world.heard(client).iter().map(acknowledged).collect::<Vec<_>>(), [(PUBCOMP, 11, 0x92)]);
+}
+
+#[test]
+fn a_failed_commit_is_never_acknowledged() {
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    world.say(client, &[one(1, "t/x"), two(2, "t/x")].concat());
+    world.commit(false);
+    world.commit(false);
+    let heard: Vec<_> = world.heard(client).iter().map(acknowledged).collect();
+    assert_eq!(heard, [(PUBACK, 1, 0x97), (PUBREC, 2, 0x97)]);
+    // The id of the failed one is free again.
+    world.say(client, &two(2, "t/x"));
+    assert_eq!(world.taken().len(), 1);
+    let old = world.client(Hello { client_id: "old", ..OLD });
+    world.say(old, &publish(false, "t/x", Qos::AtLeastOnce, 1, b"1"));
+    world.commit(true);
+    world.commit(false);
+    assert!(world.heard(old).is_empty() && world.is_closed(old), "3.1.1 can only be told by closing");
+}
+
+#[test]
+fn each_refusal_has_its_code() {
+    let mut world = World::with(Settings::default(), 2);
+    let client = world.client(HELLO);
+    let large = publish(true, "t/x", Qos::AtLeastOnce, 3, &vec![b'x'; 65_537]);
+    world.say(client, &[one(1, "nowhere"), one(2, "t//x"), large, one(4, "time"), one(5, "t/x")].concat());
+    world.pipeline.store().refuses = Some(Refused::LaneFull);
+    world.say(client, &one(6, "t/x"));
+    world.pipeline.store().refuses = None;
+    world.say(client, &[one(7, "t/x"), one(8, "t/x")].concat());
+    world.commit(true);
+    world.commit(true);
+    let heard: Vec<_> = world.heard(client).iter().map(acknowledged).collect();
+    let expected = [
+        (PUBACK, 1, 0x87),
+        (PUBACK, 2, 0x90),
+        (PUBACK, 3, 0x97),
+        (PUBACK, 4, 0x87),
+        (PUBACK, 5, 0),
+        (PUBACK, 6, 0x97),
+        (PUBACK, 7, 0),
+        (PUBACK, 8, 0x97),
+    ];
+    assert_eq!(heard, expected);
+    assert_eq!(
+        world.refused,
+        ["nowhere: NoRule", "t//x: Malformed", "t/x: TooLarge", "time: Reserved", "t/x: OverQuota"]
+    );
+    // QoS 0 has no answer, and costs nobody the connection.
+    world.say(client, &publish(true, "nowhere", Qos::AtMostOnce, 0, b"1"));
+    assert!(world.heard(client).is_empty() && !world.is_closed(client));
+}
+
+#[test]
+fn a_denied_publish_closes_a_connection_of_3_1_1_unless_it_is_to_be_dropped() {
+    let mut world = World::new();
+    let client = world.client(OLD);
+    world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
+    assert!(world.heard(client).is_empty() && world.is_closed(client));
+    assert_eq!(world.ended(), [Ended::Denied("no rule")]);
+    let mut world = World::with(Settings { deny_on_311: DenyOn311::Drop, ..Settings::default() }, 1);
+    let client = world.client(OLD);
+    world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
+    assert_eq!(world.heard(client), [(PUBACK, vec![0, 1])]);
+    assert_eq!(world.pipeline.counters.value(Counter::RefusedNoRule), 1);
+    // What may pass later is not dropped.
+    world.say(client, &publish(false, "t/x", Qos::AtLeastOnce, 2, b"1"));
+    world.say(client, &publish(false, "t/x", Qos::AtLeastOnce, 3, b"1"));
+    world.commit(true);
+    assert_eq!(world.heard(client), [(PUBACK, vec![0, 2])]);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn nobody_is_anonymous_and_a_wrong_password_is_answered_late() {
+    for (hello, code, old_code) in [
+        (Hello { username: None, password: None, ..HELLO }, 0x87, 5),
+        (Hello { password: Some("wrong"), ..HELLO }, 0x86, 4),
+        (Hello { username: Some("nobody"), ..HELLO }, 0x86, 4),
+        (Hello { password: None, ..HELLO }, 0x87, 5),
+    ] {
+        for five in [true, false] {
+            let mut world = World::new();
+            let client = world.connect(Hello { five, ..hello });
+            world.say(client, &publish(five, "t/x", Qos::AtLeastOnce, 1, b"1"));
+            world.pass(Duration::from_millis(900));
+            assert!(world.heard(client).is_empty() && world.taken().is_empty());
+            world.pass(Duration::from_millis(200));
+            let heard = world.heard(client);
+            assert_eq!((heard[0].0, heard[0].1[1]), (CONNACK, if five { code } else { old_code }));
+            assert!(world.is_closed(client) && world.taken().is_empty());
+            assert_eq!(world.pipeline.counters.value(Counter::MqttConnectsRefused), 1);
+        }
+    }
+}
+
+#[test]
+fn a_stranger_gets_little_room_and_little_time() {
+    let mut world = World::new();
+    let silent = world.open();
+    world.say(silent, &HELLO.bytes()[..5]);
+    world.pass(CONNECT_WITHIN);
+    assert!(world.is_closed(silent));
+    // A CONNECT longer than the bound is refused by its header.
+    let long = world.open();
+    let length = CONNECT_MAX + 1;
+    world.say(long, &[0x10, (length % 128) as u8 | 0x80, (length / 128 % 128) as u8 | 0x80, 1]);
+    assert!(world.is_closed(long));
+    for first in [&one(1, "t/x")[..], &PINGREQ, b"GET / HTTP/1.1\r\n\r\n", &[0x10, 0xff, 0xff, 0xff, 0xff]] {
+        let client = world.open();
+        world.say(client, first);
+        assert!(world.is_closed(client), "{first:?}");
+    }
+    assert!(world.taken().is_empty());
+}
+
+#[test]
+fn another_version_is_told_so() {
+    let mut world = World::new();
+    let client = world.open();
+    let mut hello = OLD.bytes();
+    hello[8] = 6;
+    world.say(client, &hello);
+    assert_eq!(world.heard(client), [(CONNACK, vec![0, 1])]);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn a_second_connection_with_the_client_id_takes_the_session_over() {
+    let mut world = World::new();
+    let first = world.client(Hello { expiry: Some(60), will: Some(("t/will", 30)), ..HELLO });
+    let second = world.client(Hello { expiry: Some(60), clean: false, ..HELLO });
+    assert_eq!(world.heard(first), [(DISCONNECT, vec![0x8E])]);
+    assert!(world.is_closed(first) && !world.is_closed(second));
+    assert_eq!(world.ended(), [Ended::TakenOver]);
+    world.pass(Duration::from_secs(60));
+    assert!(world.taken().is_empty(), "the will was put off until after the client came back");
+    // The late news of the first connection's end changes nothing.
+    world.intake.handle_closed(&world.moment, first, &mut world.pipeline);
+    world.say(second, &PINGREQ);
+    assert_eq!(world.kinds(second), [PINGRESP]);
+    assert_eq!(world.intake.counts(), (1, 0));
+}
+
+#[test]
+fn a_client_that_falls_silent_is_disconnected_after_one_and_a_half_keep_alives() {
+    let mut world = World::new();
+    let client = world.client(Hello { keep_alive: 20, ..HELLO });
+    let idle = world.client(Hello { client_id: "idle", ..HELLO });
+    for _ in 0..5 {
+        world.pass(Duration::from_secs(29));
+        world.say(client, &PINGREQ);
+        assert_eq!(world.kinds(client), [PINGRESP]);
+    }
+    world.pass(Duration::from_secs(31));
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![0x8D])]);
+    assert!(world.is_closed(client));
+    world.pass(Duration::from_secs(86_400));
+    assert!(!world.is_closed(idle), "keep-alive 0 switches it off");
+}
+
+#[test]
+fn the_will_is_published_unless_the_client_says_goodbye() {
+    let will = Hello { will: Some(("t/will", 0)), ..HELLO };
+    let mut world = World::new();
+    let client = world.client(will);
+    world.say(client, &GOODBYE);
+    assert!(world.is_closed(client) && world.taken().is_empty());
+    for goodbye in [None, Some(&[0xE0, 1, 4])] {
+        let client = world.client(will);
+        match goodbye {
+            Some(bytes) => world.say(client, bytes),
+            None => world.intake.handle_closed(&world.moment, client, &mut world.pipeline),
+        }
+        assert_eq!(world.taken(), ["tombolo/gw/door-7/up/t/will"]);
+        world.commit(true);
+    }
+    // No later than the session's end, whatever its delay.
+    let delayed = Hello { will: Some(("t/will", 3_600)), expiry: Some(60), ..HELLO };
+    let client = world.client(delayed);
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    world.pass(Duration::from_secs(59));
+    assert!(world.taken().is_empty());
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.taken().len(), 1);
+    assert_eq!(world.intake.counts(), (0, 0));
+    // A will that no rule allows is refused as every publish, and one that is no path at once.
+    let client = world.client(Hello { will: Some(("nowhere", 0)), ..HELLO });
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    world.route();
+    assert_eq!(world.refused, ["nowhere: NoRule"]);
+    let client = world.connect(Hello { will: Some(("a//b", 0)), ..HELLO });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.heard(client)[0].1[1], 0x90);
+}
+
+#[test]
+fn a_session_ends_when_it_expires() {
+    let mut world = World::new();
+    let kept = Hello { expiry: Some(60), clean: false, ..HELLO };
+    for (away, present) in [(59, 1), (61, 0)] {
+        let client = world.client(kept);
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        world.pass(Duration::from_secs(away));
+        let client = world.connect(kept);
+        assert_eq!(world.heard(client)[0].1[0], present, "after {away} s");
+        world.say(client, &GOODBYE);
+    }
+    // Longer than the listener keeps any: the client is told.
+    let client = world.connect(Hello { expiry: Some(u32::MAX), ..HELLO });
+    let connack = world.heard(client).remove(0).1;
+    let week = 604_800u32.to_be_bytes();
+    assert!(connack.windows(5).any(|window| window == [&[0x11][..], &week].concat()), "{connack:?}");
+}
+
+#[test]
+fn a_device_has_its_sessions_and_takes_no_other_places() {
+    let mut world = World::with(Settings { max_clients: 5, ..Settings::default() }, 9);
+    let clients: Vec<_> =
+        ["a", "b", "c", "d"].map(|id| world.client(Hello { client_id: id, ..HELLO })).into();
+    let fifth = world.client(Hello { client_id: "e", ..HELLO });
+    assert_eq!(world.heard(clients[0]), [(DISCONNECT, vec![0x97])], "its own oldest");
+    assert!(world.is_closed(clients[0]) && !world.is_closed(clients[1]) && !world.is_closed(fifth));
+    assert_eq!(world.intake.counts(), (4, 0));
+    let mut world = World::with(Settings { max_clients: 2, ..Settings::default() }, 9);
+    for id in ["a", "b"] {
+        world.client(Hello { client_id: id, ..HELLO });
+    }
+    let late = world.connect(Hello { client_id: "c", ..HELLO });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.heard(late)[0].1[1], ConnectReasonCode::QuotaExceeded as u8);
+    world.client(Hello { client_id: "a", ..HELLO });
+}
+
+#[test]
+fn more_publishes_than_the_receive_maximum_wait_until_earlier_ones_are_answered() {
+    for (five, repeated) in [(true, false), (true, true), (false, false)] {
+        let mut world = World::new();
+        let client = world.client(Hello { five, ..HELLO });
+        let most = usize::from(RECEIVE_MAXIMUM);
+        let ids = 1..=RECEIVE_MAXIMUM + 7;
+        let all = ids.map(|id| publish(five, "t/x", Qos::AtLeastOnce, if repeated { 1 } else { id }, b"1"));
+        world.say(client, &all.collect::<Vec<_>>().concat());
+        assert_eq!(world.taken().len(), most);
+        assert_eq!(world.intake.take_output(client, &mut Vec::new()), Next::Wait, "nothing more is read");
+        world.commit(true);
+        assert_eq!((world.taken().len(), world.kinds(client)), (most, vec![PUBACK]));
+        for _ in 0..most + 6 {
+            world.commit(true);
+        }
+        assert_eq!(world.intake.take_output(client, &mut Vec::new()), Next::Read);
+        assert!(world.taken().is_empty() && !world.is_closed(client));
+    }
+    // Ids of QoS 2 that are never released are bounded.
+    let mut world = World::with(Settings::default(), 10_000);
+    let client = world.client(HELLO);
+    for id in 1..=RECEIVED_MAX as u16 {
+        world.say(client, &two(id, "t/x"));
+        world.commit(true);
+    }
+    world.heard(client);
+    world.say(client, &two(5_000, "t/x"));
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![DisconnectReasonCode::ReceiveMaximumExceeded as u8])]);
+    assert!(world.is_closed(client) && world.taken().is_empty());
+}
+
+#[test]
+fn packets_and_topics_over_the_bounds_close_the_connection() {
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    let payload = vec![0; PACKET_MAX];
+    world.say(client, &publish(true, "t/x", Qos::AtLeastOnce, 1, &payload)[..100]);
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![0x95])]);
+    assert!(world.is_closed(client));
+    let client = world.client(HELLO);
+    world.say(client, &one(1, &"x".repeat(1_025)));
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![0x90])]);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn a_topic_alias_stands_for_its_topic_and_an_unknown_one_closes() {
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    let aliased = |topic: &str, alias: u16, id: u16| {
+        let alias = mqtt::packet::TopicAlias::new(alias).unwrap();
+        let mut publish = v5_0::Publish::builder().qos(Qos::AtLeastOnce).packet_id(id).payload(b"1".to_vec());
+        if !topic.is_empty() {
+            publish = publish.topic_name(topic).unwrap();
+        }
+        publish.props(vec![Property::TopicAlias(alias)]).build().unwrap().to_continuous_buffer()
+    };
+    world.say(
+        client,
+        &[aliased("t/a", 1, 1), aliased("", 1, 2), aliased("t/b", 1, 3), aliased("", 1, 4)].concat(),
+    );
+    let up = |path: &str| format!("tombolo/gw/door-7/up/{path}");
+    assert_eq!(world.taken(), [up("t/a"), up("t/a"), up("t/b"), up("t/b")]);
+    world.say(client, &aliased("t/c", 17, 5));
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![0x94])]);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn a_subscription_is_granted_where_a_downlink_rule_of_the_device_leads() {
+    let subscribe = |five: bool, filters: &[&str]| {
+        let entries = filters
+            .iter()
+            .map(|filter| SubEntry::new(*filter, SubOpts::new().set_qos(Qos::AtLeastOnce)).unwrap());
+        let entries = entries.collect::<Vec<_>>();
+        if five {
+            v5_0::Subscribe::builder().packet_id(3).entries(entries).build().unwrap().to_continuous_buffer()
+        } else {
+            v3_1_1::Subscribe::builder().packet_id(3).entries(entries).build().unwrap().to_continuous_buffer()
+        }
+    };
+    let filters = ["set/led", "set/#", "#", "other/#", "a#", "tombolo/gw/door-8/#"];
+    for (five, expected) in
+        [(true, vec![1, 1, 1, 0x87, 0x8F, 0x87]), (false, vec![1, 1, 1, 0x80, 0x80, 0x80])]
+    {
+        let mut world = World::new();
+        let client = world.client(Hello { five, ..HELLO });
+        world.say(client, &subscribe(five, &filters));
+        let heard = world.heard(client);
+        assert_eq!(heard[0].0, SUBACK);
+        assert_eq!(heard[0].1[if five { 3 } else { 2 }..], expected);
+    }
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    world.say(client, &subscribe(true, &["$share/g/set/led"]));
+    assert_eq!(world.heard(client)[0].1[3], 0x9E);
+}
+
+#[test]
+fn a_removed_device_is_cut_off_and_others_stay() {
+    let mut world = World::new();
+    let client = world.client(Hello { expiry: Some(60), will: Some(("t/will", 0)), ..HELLO });
+    world.intake.review(&world.moment, &mut world.pipeline);
+    assert!(!world.is_closed(client), "nothing changed for it");
+    let gateway = world.pipeline.gate.gateway().clone();
+    let empty = crate::gate::Settings {
+        gateway,
+        prefix: "p".to_owned(),
+        reading: None,
+        own: Vec::new(),
+        roles: Vec::new(),
+        devices: Vec::new(),
+        fleets: Vec::new(),
+        withheld: Default::default(),
+    };
+    world.pipeline.gate.replace(empty, world.moment.now);
+    world.intake.review(&world.moment, &mut world.pipeline);
+    assert_eq!(world.heard(client), [(DISCONNECT, vec![0x87])]);
+    assert!(world.is_closed(client) && world.taken().is_empty(), "nor does it leave a will");
+    assert_eq!(world.intake.counts(), (0, 0));
+}
+
+/// A world whose device has a password that is costly to verify.
+fn costly() -> World {
+    let mut world = World::new();
+    let now = world.moment.now;
+    let rule = |path: &str| crate::gate::UplinkRule {
+        name: name("t"),
+        path: crate::gate::pattern::Pattern::parse(path).unwrap(),
+        deny: false,
+        topic: None,
+        qos: crate::gate::QoS::AtLeastOnce,
+        retain: false,
+        lane: crate::message::Lane::Normal,
+        expires: None,
+        envelope: Default::default(),
+        delete: false,
+        query: Default::default(),
+    };
+    let role = Role { uplink: vec![rule("t/#")], downlink: Vec::new(), ..roles().remove(0) };
+    let device = |id: &str| Device {
+        id: name(id),
+        role: name("sensor"),
+        label: None,
+        psk: None,
+        certificate: None,
+        public_key: None,
+        login: Some(Login {
+            username: id.to_owned(),
+            // Never verified here: the shell does, and the tests stand in for it.
+            password: PasswordHash::parse(
+                "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            )
+            .unwrap(),
+        }),
+        offline_after: None,
+    };
+    let settings = crate::gate::Settings {
+        gateway: name("gw"),
+        prefix: "tombolo/gw".to_owned(),
+        reading: Some(crate::gate::template::Template::parse("{prefix}/{device}/up/{path}").unwrap()),
+        own: Vec::new(),
+        roles: vec![role],
+        devices: vec![device("cam-1"), device("cam-2")],
+        fleets: Vec::new(),
+        withheld: Default::default(),
+    };
+    world.pipeline.gate.replace(settings, now);
+    world
+}
+
+#[test]
+fn costly_passwords_are_verified_one_at_a_time_and_known_ones_never_again() {
+    let mut world = costly();
+    let hello = Hello { username: Some("cam-1"), password: Some("right"), ..HELLO };
+    let one_client = world.connect(hello);
+    world.say(one_client, &one(1, "t/early"));
+    let other = world.connect(Hello { username: Some("cam-2"), client_id: "d", ..hello });
+    assert!(world.intake.poll_verification().is_some());
+    assert!(world.intake.poll_verification().is_none(), "the other waits");
+    assert!(world.heard(one_client).is_empty() && world.taken().is_empty());
+    world.intake.handle_verified(&world.moment, true, &mut world.pipeline);
+    assert_eq!(world.kinds(one_client), [CONNACK]);
+    assert_eq!(world.taken(), ["tombolo/gw/cam-1/up/t/early"], "what came before the CONNACK is handled");
+    assert!(world.intake.poll_verification().is_some());
+    world.intake.handle_verified(&world.moment, false, &mut world.pipeline);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.heard(other)[0].1[1], 0x86);
+    // Known from now on, however many strangers guess.
+    let again = world.client(hello);
+    assert!(!world.is_closed(again) && world.intake.poll_verification().is_none());
+    let wrong = Hello { password: Some("wrong"), ..hello };
+    for _ in 0..4 {
+        world.connect(wrong);
+        assert!(world.intake.poll_verification().is_some());
+        world.intake.handle_verified(&world.moment, false, &mut world.pipeline);
+    }
+    let damped = world.connect(wrong);
+    assert!(world.intake.poll_verification().is_none(), "the address has to pause");
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.heard(damped)[0].1[1], ConnectReasonCode::ConnectionRateExceeded as u8);
+    world.client(hello);
+    world.connect(wrong);
+    assert!(world.intake.poll_verification().is_some(), "after the pause it may try again");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_password_is_verified_is_forgotten() {
+    let mut world = costly();
+    let hello = Hello { username: Some("cam-1"), password: Some("right"), ..HELLO };
+    let client = world.connect(hello);
+    let waiting = world.connect(Hello { client_id: "d", password: Some("x"), ..hello });
+    assert!(world.intake.poll_verification().is_some());
+    for gone in [client, waiting] {
+        world.intake.handle_closed(&world.moment, gone, &mut world.pipeline);
+    }
+    world.intake.handle_verified(&world.moment, true, &mut world.pipeline);
+    assert!(world.intake.poll_verification().is_none());
+    assert_eq!(world.intake.counts(), (0, 0));
+}
+
+#[test]
+fn bytes_of_every_kind_neither_panic_nor_pass() {
+    let mut chance = crate::splitmix::SplitMix64::new(16);
+    let good = [one(1, "t/x"), two(2, "t/y"), pubrel(2), PINGREQ.to_vec(), one(3, "nowhere")].concat();
+    for round in 0..4_000 {
+        let mut world = World::new();
+        let hello = if round % 2 == 0 { HELLO } else { OLD };
+        let mut bytes = [hello.bytes(), good.clone()].concat();
+        let identified = round % 4 < 2;
+        let from = if identified { hello.bytes().len() } else { 0 };
+        for _ in 0..1 + chance.below(4) {
+            let at = from + chance.below((bytes.len() - from) as u64) as usize;
+            match chance.below(3) {
+                0 => bytes[at] = chance.next_u64() as u8,
+                1 => drop(bytes.remove(at)),
+                _ => bytes.insert(at, chance.next_u64() as u8),
+            }
+        }
+        let client = world.open();
+        // In pieces of any length.
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at((1 + chance.below(40) as usize).min(rest.len()));
+            world.say(client, piece);
+            rest = after;
+        }
+        while !world.taken().is_empty() {
+            world.commit(chance.below(4) > 0);
+        }
+        world.pass(Duration::from_secs(100_000));
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        assert_eq!(world.intake.counts().0, 0);
+    }
+}

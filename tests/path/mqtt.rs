@@ -1,0 +1,274 @@
+//! Local MQTT clients: mosquitto's programs in both versions, and paho, through the gateway to the
+//! broker.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, printed, wait_for};
+
+use super::{SITE, Site, binary};
+
+/// A client `pump-2` with the password `sesame-sesame`.
+const PUMP: &str = r#"
+[role.sensor.downlink.set]
+topic = "{prefix}/{device}/down/set/#"
+path = "set/{rest}"
+[device.pump-2]
+role = "sensor"
+password-file = "pump-2.password"
+"#;
+/// The listener on a Unix socket.
+const SOCKET: &str = "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\n";
+
+/// A gateway whose clients have what `prepare` writes.
+fn site(name: &str, prepare: impl FnOnce(&Folder, &Pki) -> String) -> Site {
+    let folder = Folder::new(name);
+    folder.write("door-7.psk", format!("text:{}", super::KEY));
+    folder.write("pump-2.password", "text:sesame-sesame\n");
+    let pki = Pki::new(folder.path());
+    let broker = Mosquitto::start(folder.path(), &pki, "");
+    let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%t\t%p\t%C\t%P\t%r");
+    let extra = format!("{SITE}{PUMP}{}", prepare(&folder, &pki));
+    let daemon = Daemon::start_with(binary(), &folder, broker.tls_port, &pki.ca(), &extra, str::to_owned);
+    wait_for("the listener", || daemon.log().contains("listening for MQTT"));
+    Site { daemon, witness, broker, pki, folder }
+}
+
+fn on_socket(name: &str) -> Site {
+    site(name, |_, _| SOCKET.to_owned())
+}
+
+/// Runs a program of mosquitto's clients to its end.
+fn mosquitto(program: &str, target: &[&str], arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(target).args(arguments).stdin(Stdio::null());
+    command.output().expect("mosquitto-clients is installed")
+}
+
+fn socket(site: &Site) -> String {
+    site.folder.join("mqtt.sock").display().to_string()
+}
+
+fn publish(site: &Site, arguments: &[&str]) -> Output {
+    let socket = socket(site);
+    mosquitto("mosquitto_pub", &["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame"], arguments)
+}
+
+const UP: &str = "tombolo/gw/pump-2/up";
+
+#[test]
+fn a_publish_of_every_version_and_qos_arrives_as_a_reading_of_its_device() {
+    let site = on_socket("mqtt-arrive");
+    for version in ["mqttv311", "mqttv5"] {
+        for qos in ["0", "1", "2"] {
+            let path = format!("t/{version}/{qos}");
+            let output = publish(&site, &["-V", version, "-q", qos, "-t", &path, "-m", "21.5"]);
+            assert!(output.status.success(), "{}", printed(&output));
+            let topic = format!("{UP}/{path}");
+            wait_for(&topic, || !site.arrived(&topic).is_empty());
+            assert_eq!(site.arrived(&topic)[0][1], "21.5");
+            assert!(site.arrived(&topic)[0][3].contains("device:pump-2"));
+        }
+    }
+    let typed = ["-V", "mqttv5", "-q", "1", "-D", "publish", "content-type", "application/json"];
+    publish(&site, &[&typed[..], &["-t", "t/typed", "-m", "{}"]].concat());
+    let topic = format!("{UP}/t/typed");
+    wait_for(&topic, || !site.arrived(&topic).is_empty());
+    assert_eq!(site.arrived(&topic)[0][2], "application/json");
+    let shown = site.daemon.command(&["device", "show", "pump-2"]).1;
+    assert!(shown.contains("online") && shown.contains("7 accepted"), "{shown}");
+}
+
+#[test]
+fn what_may_not_pass_is_refused_in_the_words_of_each_version() {
+    let site = on_socket("mqtt-refuse");
+    let denied = publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "nowhere", "-m", "1"]);
+    assert!(printed(&denied).contains("Not authorized"), "{}", printed(&denied));
+    let socket = socket(&site);
+    for (arguments, words) in [
+        (&["-u", "pump-2", "-P", "wrong"][..], "bad user name"),
+        (&["-u", "nobody", "-P", "x"], "bad user name"),
+        (&[], "not authorised|not authorized"),
+    ] {
+        for version in ["mqttv311", "mqttv5"] {
+            let target = [&["--unix", &socket, "-V", version], arguments].concat();
+            let output = mosquitto("mosquitto_pub", &target, &["-q", "1", "-t", "t/x", "-m", "1"]);
+            let text = printed(&output).to_lowercase();
+            assert!(!output.status.success() && words.split('|').any(|word| text.contains(word)), "{text}");
+        }
+    }
+    let list = ["-C", "1", "-W", "3", "-V", "mqttv5", "-u", "pump-2", "-P", "sesame-sesame", "-d"];
+    let target = ["--unix", socket.as_str()];
+    let own = mosquitto("mosquitto_sub", &target, &[&list[..], &["-t", "set/led"]].concat());
+    assert!(printed(&own).contains("Subscribed (mid: 1): 0"), "{}", printed(&own));
+    let foreign = mosquitto("mosquitto_sub", &target, &[&list[..], &["-t", "other/#"]].concat());
+    assert!(printed(&foreign).contains("135"), "{}", printed(&foreign));
+    assert!(site.arrived(&format!("{UP}/nowhere")).is_empty());
+}
+
+#[test]
+fn tls_clients_are_known_by_password_or_certificate() {
+    let port = free_tcp_port();
+    let site = site("mqtt-tls", |folder, pki| {
+        let (certificate, key) = pki.issue("gateway", &["localhost", "127.0.0.1"]);
+        let _ = folder;
+        format!(
+            "[mqtt]\nlisten = [\"127.0.0.1:{port}\"]\ncertificate-file = \"{}\"\nkey-file = \"{}\"\n\
+             client-ca-file = \"{}\"\n[device.cam-9]\nrole = \"sensor\"\ncertificate-dns = \"cam-9.example\"\n",
+            certificate.display(),
+            key.display(),
+            pki.ca().display()
+        )
+    });
+    let (ca, port) = (site.pki.ca().display().to_string(), port.to_string());
+    let target = ["-h", "localhost", "-p", &port, "--cafile", &ca, "-V", "mqttv5", "-q", "1"];
+    let password = ["-u", "pump-2", "-P", "sesame-sesame", "-t", "t/tls", "-m", "1"];
+    let output = mosquitto("mosquitto_pub", &target, &password);
+    assert!(output.status.success(), "{}", printed(&output));
+    let (certificate, key) = site.pki.issue("cam-9", &["cam-9.example"]);
+    let files = [certificate.display().to_string(), key.display().to_string()];
+    let certified = ["--cert", &files[0], "--key", &files[1], "-t", "t/tls", "-m", "2"];
+    let output = mosquitto("mosquitto_pub", &target, &certified);
+    assert!(output.status.success(), "{}", printed(&output));
+    for (device, payload) in [("pump-2", "1"), ("cam-9", "2")] {
+        let topic = format!("tombolo/gw/{device}/up/t/tls");
+        wait_for(&topic, || !site.arrived(&topic).is_empty());
+        assert_eq!(site.arrived(&topic)[0][1], payload);
+    }
+    // A certificate of nobody's is no way in, and neither is none.
+    let (certificate, key) = site.pki.issue("stranger", &["stranger.example"]);
+    let files = [certificate.display().to_string(), key.display().to_string()];
+    let strange = ["--cert", &files[0], "--key", &files[1], "-t", "t/tls", "-m", "3"];
+    for arguments in [&strange[..], &["-t", "t/tls", "-m", "3"]] {
+        let output = mosquitto("mosquitto_pub", &target, arguments);
+        assert!(!output.status.success(), "{}", printed(&output));
+    }
+}
+
+#[test]
+fn a_device_added_by_command_connects_by_the_printed_line_and_is_cut_off_when_removed() {
+    let site = on_socket("mqtt-device");
+    for (id, password) in [("node-red", None), ("chosen", Some("text:my own password"))] {
+        let mut arguments = vec!["device", "add", id, "--role", "sensor", "--password"];
+        arguments.extend(password);
+        let (status, text) = site.daemon.command(&arguments);
+        assert_eq!(status, 0, "{text}");
+        let line = text.lines().find(|line| line.contains("mosquitto_pub")).expect("a line to try").trim();
+        let output = Command::new("sh").args(["-c", line]).output().expect("a shell");
+        assert!(output.status.success() && output.stdout.is_empty(), "{line}: {}", printed(&output));
+        let topic = format!("tombolo/gw/{id}/up/t/temperature");
+        wait_for(&topic, || !site.arrived(&topic).is_empty());
+        let file =
+            std::fs::read_to_string(site.folder.join(&format!("state/devices/{id}.toml"))).expect("a file");
+        assert!(!file.contains("my own password") && file.contains("password = "), "{file}");
+    }
+    let socket = socket(&site);
+    let mut subscriber = Command::new("mosquitto_sub")
+        .args([
+            "--unix",
+            &socket,
+            "-u",
+            "chosen",
+            "-P",
+            "my own password",
+            "-V",
+            "mqttv5",
+            "-t",
+            "set/#",
+            "-d",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("mosquitto-clients is installed");
+    let clients = || site.daemon.status()["mqtt"]["clients"].clone();
+    wait_for("the client", || clients() == 1);
+    let (status, text) = site.daemon.command(&["device", "remove", "chosen"]);
+    assert_eq!(status, 0, "{text}");
+    wait_for("the end of the client", || clients() == 0);
+    let _ = subscriber.kill();
+    let _ = subscriber.wait();
+}
+
+/// Publishes 1, 2, 3, … with paho in QoS 1 or 2, and prints each that was acknowledged.
+const PAHO: &str = r#"
+import sys, threading, time
+import paho.mqtt.client as mqtt
+path, version, qos = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="paho", protocol=version, transport="unix",
+                     **({} if version == 5 else {"clean_session": False}))
+client.username_pw_set("pump-2", "sesame-sesame")
+client.reconnect_delay_set(0.1, 0.2)
+client.max_inflight_messages_set(50)
+numbers, early, lock = {}, {}, threading.Lock()
+def told(number, good):
+    if good:
+        print(number, flush=True)
+def on_publish(client, userdata, mid, reason, properties):
+    good = not (version == 5 and reason.is_failure)
+    with lock:
+        if mid in numbers:
+            told(numbers.pop(mid), good)
+        else:
+            early[mid] = good
+client.on_publish = on_publish
+client.connect(path, 1883, 30)
+client.loop_start()
+for number in range(1, 1_000_000):
+    # Not under the lock: paho has locks of its own.
+    mid = client.publish(f"t/paho/{qos}", str(number), qos=qos).mid
+    with lock:
+        if mid in early:
+            told(number, early.pop(mid))
+        else:
+            numbers[mid] = number
+    while len(numbers) > 200:
+        time.sleep(0.001)
+"#;
+
+fn paho(site: &Site, version: &str, qos: &str) -> std::process::Child {
+    let script = site.folder.write("publish.py", PAHO);
+    Command::new(python())
+        .arg(script)
+        .args([&socket(site), version, qos])
+        .stdout(Stdio::from(std::fs::File::create(site.folder.join("acknowledged")).expect("a file")))
+        .stderr(Stdio::from(std::fs::File::create(site.folder.join("paho.log")).expect("a file")))
+        .spawn()
+        .expect("tests/run peers installs paho-mqtt")
+}
+
+fn python() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python")
+}
+
+#[test]
+fn nothing_that_was_acknowledged_is_lost_when_the_gateway_is_killed() {
+    for (version, qos) in [("4", "1"), ("5", "1"), ("5", "2")] {
+        let mut site = on_socket(&format!("mqtt-kill-{version}-{qos}"));
+        let mut client = paho(&site, version, qos);
+        let acknowledged = |site: &Site| -> Vec<String> {
+            let text = std::fs::read_to_string(site.folder.join("acknowledged")).unwrap_or_default();
+            // The last line may be half written.
+            text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
+        };
+        for _ in 1..=3 {
+            let before = acknowledged(&site).len();
+            wait_for("acknowledgements", || acknowledged(&site).len() > before + 200);
+            site.daemon.kill();
+            site.daemon.spawn();
+        }
+        let before = acknowledged(&site).len();
+        wait_for("the client to come back", || acknowledged(&site).len() > before);
+        let _ = client.kill();
+        let _ = client.wait();
+        let promised = acknowledged(&site);
+        let topic = format!("{UP}/t/paho/{qos}");
+        let arrived = || -> std::collections::HashSet<String> {
+            site.arrived(&topic).into_iter().map(|fields| fields[1].clone()).collect()
+        };
+        wait_for("everything that was promised", || {
+            let arrived = arrived();
+            promised.iter().all(|number| arrived.contains(number))
+        });
+    }
+}
