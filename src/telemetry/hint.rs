@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 20] = [
+pub const COMMANDS: [&str; 21] = [
     "acl",
     "cert",
     "check",

@@ -107,9 +107,9 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
 
 /// A device that there is not, of that role.
 fn imagine(id: &str, role: &Name) -> Option<Device> {
-    let (label, psk, certificate, public_key, offline_after) = (None, None, None, None, None);
+    let (label, psk, certificate, public_key, login, offline_after) = (None, None, None, None, None, None);
     let (id, role) = (Name::parse(id).ok()?, role.clone());
-    Some(Device { id, role, label, psk, certificate, public_key, offline_after })
+    Some(Device { id, role, label, psk, certificate, public_key, offline_after, login })
 }
 
 /// A path that a pattern matches and no device uses, with the query that a template asks for.
