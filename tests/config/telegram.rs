@@ -249,7 +249,7 @@ fn two_scales_on_one_line_are_told_apart_by_the_addresses_in_their_answers() {
     for (port, own, other) in [(one, "01", "02"), (two, "02", "01")] {
         let Duty::Readings { extractor, .. } = &port.duty else { panic!() };
         let answer = |address: &str| format!("{address} +  12.50 kg").into_bytes();
-        let json = r#"{"kg":12.5}"#.to_owned();
+        let json = r#"{"kg":12.50}"#.to_owned();
         assert_eq!(read(extractor, &answer(own)), ("weight".to_owned(), json));
         assert!(extractor.read(&answer(other), &mut Room::default()).is_err());
     }
