@@ -1,8 +1,8 @@
 //! Whose turn it is on a line with several devices that must be asked.
 //!
 //! ```text
-//!            ┌────────────── its answer came: after a short gap
-//!  free ──the one that is due longest──> asked ──no answer──> still: a late one may come ──over──> free
+//!    ┌──answer, a short gap───────┐
+//!  free ──the longest due──> asked ──no answer──> still: a late one may come ──over──> free
 //! ```
 //!
 //! One is asked at a time, and what comes is heard by the one that was asked last. After a question
@@ -168,10 +168,10 @@ mod tests {
                     }
                 }
                 self.step();
-                for at in 0..self.pollers.len() {
-                    self.pollers[at].handle_timeout(next);
+                for (at, poller) in self.pollers.iter_mut().enumerate() {
+                    poller.handle_timeout(next);
                     let mut sent = Vec::new();
-                    if self.pollers[at].poll_transmit(&mut sent) {
+                    if poller.poll_transmit(&mut sent) {
                         self.asked.push((next - self.start, at));
                         let count = self.asked.iter().filter(|(_, of)| *of == at).count();
                         self.coming.extend(answer(at, count).map(|after| (next + after, at)));
