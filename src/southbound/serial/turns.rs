@@ -7,7 +7,7 @@
 //!
 //! One is asked at a time, and what comes is heard by the one that was asked last. After a question
 //! without an answer nobody is asked until its answer cannot come any more
-//! ([`poll::Turn::quiet_at`]), so that it is not taken for another's; unless the answers of the
+//! ([`Turn::quiet_at`]), so that it is not taken for another's; unless the answers of the
 //! device are told from all others' by their first bytes.
 
 use std::time::{Duration, Instant};
