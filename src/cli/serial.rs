@@ -73,6 +73,12 @@ fn list(context: &Context) -> Result<(), CommandError> {
         context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
     {
         for (name, port) in &status.serial {
+            if let Some(asked) = &port.asked
+                && let Some(reason) = &asked.reason
+            {
+                let text = format!("{}, {}: {}\n", Escaped(name), asked.state, Escaped(reason));
+                context.out.text(&text)?;
+            }
             for (id, unit) in &port.units {
                 for line in super::status::serial_unit_faults(unit) {
                     context.out.text(&format!(

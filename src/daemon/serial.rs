@@ -1,6 +1,8 @@
 //! The serial ports as the daemon holds them: a task each, their readings into the hub, their state
 //! to whoever asks.
 
+mod shared_line;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
+use self::shared_line::SharedLine;
 use super::clock::SystemClock;
 use super::hub::Hub;
 use super::learned::Keeper;
@@ -32,7 +35,7 @@ use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
-use crate::southbound::serial::settings::{Duty, Settings};
+use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
 use crate::southbound::serial::{Port, Taker, Verdict};
 use crate::splitmix::SplitMix64;
@@ -63,6 +66,8 @@ struct Entry {
     core: RefCell<Port>,
     device: RefCell<Option<String>>,
     changed: Rc<Wake>,
+    /// Other devices that are asked on the same line.
+    others: Vec<settings::Port>,
     /// There is a CoAP node on the line.
     has_node: bool,
     task: RefCell<Option<JoinHandle<()>>>,
@@ -137,9 +142,13 @@ impl Ports {
         *self.notebook.borrow_mut() = self.notes();
         let mut entries = self.entries.borrow_mut();
         let mut before = std::mem::take(&mut *entries);
+        let mut fresh: Vec<(Arc<settings::Port>, Rc<Entry>)> = Vec::new();
         for port in settings {
+            let is_other = |other: &&settings::Port| other.port == port.port && other.name != port.name;
+            let others: Vec<settings::Port> = settings.iter().filter(is_other).cloned().collect();
             let old = before.remove(&port.name);
-            if let Some(same) = old.as_ref().filter(|old| **old.core.borrow().settings() == *port) {
+            let is_same = |old: &&Rc<Entry>| **old.core.borrow().settings() == *port && old.others == others;
+            if let Some(same) = old.as_ref().filter(is_same) {
                 entries.insert(port.name.clone(), same.clone());
                 continue;
             }
@@ -152,7 +161,12 @@ impl Ports {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
             }
-            let changed = Rc::new(Wake::new());
+            // One task has the line, and is woken for all.
+            let first = fresh.iter().find(|(other, _)| other.port == port.port);
+            let changed = first.map_or_else(|| Rc::new(Wake::new()), |(_, entry)| entry.changed.clone());
+            if !others.is_empty() {
+                core.share();
+            }
             let has_node = matches!(port.duty, Duty::Slipmux { .. });
             if has_node {
                 self.shared.hub.borrow_mut().connect_serial(number, changed.clone());
@@ -162,17 +176,35 @@ impl Ports {
                 core: RefCell::new(core),
                 device: RefCell::default(),
                 changed,
+                others,
                 has_node,
                 task: RefCell::default(),
                 told: RefCell::default(),
             });
-            let handle =
-                Handle { ports: self.own.clone(), entry: Rc::downgrade(&entry), name: port.name.clone() };
-            *entry.task.borrow_mut() = Some(spawn_local(io::run(port.clone(), handle)));
-            entries.insert(port.name.clone(), entry);
+            entries.insert(port.name.clone(), entry.clone());
+            fresh.push((port, entry));
         }
         for (name, gone) in before {
             self.end(&name, &gone);
+        }
+        while !fresh.is_empty() {
+            let line = fresh[0].0.clone();
+            let is_member = |(port, _): &(Arc<settings::Port>, Rc<Entry>)| port.port == line.port;
+            let (members, rest): (Vec<_>, Vec<_>) = fresh.into_iter().partition(is_member);
+            fresh = rest;
+            let handle = |(port, entry): &(Arc<settings::Port>, Rc<Entry>)| Handle {
+                ports: self.own.clone(),
+                entry: Rc::downgrade(entry),
+                name: port.name.clone(),
+            };
+            let task = match &members[..] {
+                [only] => spawn_local(io::run(line, handle(only))),
+                several => {
+                    let handles = several.iter().map(handle).collect();
+                    spawn_local(io::run(line, SharedLine::new(handles)))
+                }
+            };
+            *members[0].1.task.borrow_mut() = Some(task);
         }
     }
 

@@ -90,6 +90,11 @@ fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
             vec!["fail  /etc/tombolo/tombolo.toml:4: serial.good.port: serial.bad has this port; give each its own".to_owned()],
         ),
         (
+            "port = \"/dev/ttyS0\"\nframing = \"line\"\npoll = 'A'\n".to_owned(),
+            vec!["fail  /etc/tombolo/tombolo.toml:4: serial.good.port: serial.bad has this port, and only one of both devices \
+                  is asked; set poll in both, or give each its own".to_owned()],
+        ),
+        (
             format!("{tty}framing = \"line\"\nbaud = 42\n"),
             line(11, ".baud: 42 is not accepted; use a whole number from 50 to 4000000"),
         ),
@@ -213,4 +218,24 @@ fn a_start_of_one_byte_without_a_checksum_is_warned_about() {
     for text in [format!("{text}checksum = \"sum\"\n"), text.replace("hex:02", "hex:02AA")] {
         assert_eq!(main_file(&text).complaints().1, [""; 0]);
     }
+}
+
+#[test]
+fn devices_that_are_asked_may_share_a_port_on_a_line_with_the_same_settings() {
+    let device = |name: &str, more: &str| {
+        format!(
+            "[serial.{name}]\nport = \"/dev/ttyS1\"\nframing = \"line\"\nrole = \"r\"\npoll = 'A'\n{more}"
+        )
+    };
+    let loaded =
+        main_file(&format!("{ROLE}{}{}", device("one", ""), device("two", "poll-period = \"1s\"\n")))
+            .loaded();
+    assert_eq!(loaded.settings.serial.len(), 2, "{:?}", loaded.findings);
+    assert_eq!(
+        complaints(&format!("{ROLE}{}{}", device("one", ""), device("two", "baud = 1200\n"))),
+        [
+            "fail  /etc/tombolo/tombolo.toml:9: serial.two.port: serial.one has this port with other settings of the line; \
+          set baud and the other keys of the line to the same in both"
+        ]
+    );
 }

@@ -240,3 +240,17 @@ fn a_question_is_written_with_the_escapes_of_toml_or_with_its_own() {
     let asks = |duty: &Duty| matches!(duty, Duty::Readings { poll: Some(_), .. });
     assert!(!loaded.settings.serial.iter().any(|port| asks(&port.duty)), "an empty text resets the key");
 }
+
+#[test]
+fn two_scales_on_one_line_are_told_apart_by_the_addresses_in_their_answers() {
+    let loaded = main_file(include_str!("../../config/examples/serial/two-scales.toml")).loaded();
+    let [one, two] = &loaded.settings.serial[..] else { panic!("{:?}", loaded.findings) };
+    assert_eq!((&one.port, one.line), (&two.port, two.line));
+    for (port, own, other) in [(one, "01", "02"), (two, "02", "01")] {
+        let Duty::Readings { extractor, .. } = &port.duty else { panic!() };
+        let answer = |address: &str| format!("{address} +  12.50 kg").into_bytes();
+        let json = r#"{"kg":12.50}"#.to_owned();
+        assert_eq!(read(extractor, &answer(own)), ("weight".to_owned(), json));
+        assert!(extractor.read(&answer(other), &mut Room::default()).is_err());
+    }
+}

@@ -65,12 +65,16 @@ fn id_of(gate: &mut Gate, peer: &PeerIdentity) -> Result<String, Unidentified> {
 
 #[test]
 fn each_proof_leads_to_its_device() {
+    let mut binary = device("binary", "sensor");
+    // No text, and it holds a NUL.
+    binary.psk.as_mut().unwrap().identity = vec![0x00, 0xFF, 0x80];
     let devices = vec![
         device("psk", "sensor"),
         with_name("uri", NameKind::Uri, "urn:dev:1"),
         with_name("dns", NameKind::Dns, "Door.Example"),
         with_name("cn", NameKind::CommonName, "the door"),
         Device { psk: None, public_key: Some([9; 32]), ..device("key", "sensor") },
+        binary,
     ];
     let mut gate = Gate::new(settings(vec![role("sensor", vec![])], devices), Instant::now());
     assert_eq!(gate.problems(), []);
@@ -78,6 +82,7 @@ fn each_proof_leads_to_its_device() {
     keyed.key_hash = [9; 32];
     for (peer, id) in [
         (PeerIdentity::Psk((*b"psk").into()), "psk"),
+        (PeerIdentity::Psk([0x00, 0xFF, 0x80].into()), "binary"),
         (shown(&[(NameKind::Uri, "urn:dev:1")]), "uri"),
         (dns("door.EXAMPLE"), "dns"),
         (shown(&[(NameKind::CommonName, "the door")]), "cn"),
@@ -93,6 +98,7 @@ fn each_proof_leads_to_its_device() {
     }
     for peer in [
         PeerIdentity::Psk((*b"key").into()),
+        PeerIdentity::Psk([0x00].into()),
         PeerIdentity::RawPublicKey([8; 32].into()),
         // The right text in the wrong place, in other letters, cut by a NUL, or as a wildcard.
         shown(&[(NameKind::CommonName, "door.example"), (NameKind::Uri, "door.example")]),

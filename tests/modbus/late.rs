@@ -206,7 +206,7 @@ proptest! {
         map in 0usize..3,
         period in 500u64..10_000,
         percent in 1u64..45,
-        late_max in 2u64..6,
+        late_max in 2u64..7,
         seed in any::<u64>(),
         default in any::<bool>(),
     ) {
@@ -266,4 +266,30 @@ fn a_read_that_is_always_answered_late_is_halved_and_named_if_it_is_one_register
     assert_eq!(last.matches(':').count(), 20, "{last}");
     assert!(world.bus.learned(0).unwrap().width <= 8);
     assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(20, Obstacle::Late)]);
+}
+
+#[test]
+fn noise_as_long_as_an_answer_before_a_late_one_does_not_exchange_the_values() {
+    let mut slow = unit(1);
+    slow.registers = ADDRESSES[..2]
+        .iter()
+        .map(|(name, address)| register(name, Table::Holding, *address as u16, Kind::U16))
+        .collect();
+    slow.period = Duration::from_secs(5);
+    let mut world = World::new(settings(vec![slow]));
+    let mut count = 0;
+    world.behave(1, move |request| {
+        count += 1;
+        let whole = frame(&answer(request));
+        // The back-off is 1 s, twice as long after the first failure.
+        if count % 7 == 0 {
+            vec![(ms(3), vec![0x55; whole.len()]), (ms(2_050), whole)]
+        } else {
+            vec![(ms(3), whole)]
+        }
+    });
+    world.run(Duration::from_secs(600));
+    let readings = world.readings(0);
+    assert!(readings.len() > 60, "{}", readings.len());
+    assert_eq!(exchanged(&readings, MAPS[0]), 0, "{readings:?}");
 }

@@ -455,3 +455,36 @@ fn an_address_as_manuals_count_it_that_is_refused_hints_at_that() {
         assert_eq!(hint.is_some_and(|hint| hint.contains("manual")), is_hint, "{address} {table}");
     }
 }
+
+/// A unit that answers every second request only, or all but every second.
+fn every_second(first: usize) -> impl FnMut(&[u8]) -> Answers {
+    let mut count = first;
+    move |request| {
+        count += 1;
+        if count.is_multiple_of(2) { support::meter(request) } else { Vec::new() }
+    }
+}
+
+#[test]
+fn a_unit_that_answers_every_second_request_only_is_read_in_full() {
+    // One value, values of one shape, values of several shapes, and a wide read.
+    let maps: [&[u16]; 4] = [&[0], &[0, 100], &[0, 100, 101, 200, 201, 202], &[0, 1, 2, 3, 4, 5]];
+    for map in maps {
+        for first in 0..2 {
+            let mut meter = with(map.iter().copied());
+            meter.period = Duration::from_secs(5);
+            let expected = whole(&meter.registers);
+            let mut world = World::new(settings(vec![meter, unit(2)]));
+            world.behave(1, every_second(first));
+            world.run(3 * MINUTE);
+            let before = world.readings(0).len();
+            world.run(5 * MINUTE);
+            let readings = world.readings(0);
+            let whole = readings[before..].iter().filter(|(_, payload)| *payload == expected).count();
+            assert!(whole >= 25, "{map:?} {first}: {whole} {:?} {:?}", readings.last(), world.bus.learned(0));
+            assert_eq!(world.bus.state(0), Some(State::Up));
+            assert_eq!(world.bus.obstacles(0).count(), 0, "{map:?} {first}");
+            assert!(world.readings(1).len() > 440, "the other unit: {}", world.readings(1).len());
+        }
+    }
+}

@@ -225,3 +225,51 @@ fn a_device_whose_answers_do_not_end_as_framing_says_is_not_called_silent() {
     assert!(text.contains(why), "{text}");
     assert!(site.payloads("scale").is_empty());
 }
+
+#[test]
+fn several_devices_on_one_line_are_asked_in_turn_and_a_silent_one_does_not_keep_back_the_others() {
+    let mute = Arc::new(AtomicBool::new(false));
+    let heard = Arc::new(AtomicU64::new(0));
+    let mut behind = None;
+    let site = Site::new("shared", |folder| {
+        let (mute, heard) = (mute.clone(), heard.clone());
+        behind = Some(Behind::new(folder, "line", b'\r', move |question| match question {
+            b"A\r" => format!("a{}\r\n", heard.fetch_add(1, Ordering::Relaxed)).into_bytes(),
+            b"B\r" if !mute.load(Ordering::Relaxed) => b"b\x03".to_vec(),
+            b"B\r" => Vec::new(),
+            other => panic!("{other:?}"),
+        }));
+        let port = folder.join("line").display().to_string();
+        format!(
+            "[serial.one]\nport = \"{port}\"\nframing = \"line\"\nrole = \"meter\"\npoll = 'A\\r'\n\
+             poll-period = \"100ms\"\npoll-timeout = \"100ms\"\n\
+             [serial.two]\nport = \"{port}\"\nframing = \"line\"\nline-end = \"hex:03\"\nrole = \"meter\"\npoll = 'B\\r'\n\
+             poll-period = \"200ms\"\npoll-timeout = \"100ms\"\n"
+        )
+    });
+    wait_for("both", || site.payloads("one").len() >= 5 && site.payloads("two").len() >= 3);
+    assert!(site.payloads("one").iter().all(|payload| payload.starts_with('a')));
+    assert!(site.payloads("two").iter().all(|payload| payload == "b"));
+    let state = |name: &str| site.ports()[name]["asked"]["state"].clone();
+    assert_eq!((state("one"), state("two")), ("up".into(), "up".into()));
+    mute.store(true, Ordering::Relaxed);
+    wait_for("the silence", || state("two") == "down");
+    let before = site.payloads("one").len();
+    wait_for("the other", || site.payloads("one").len() > before + 10);
+    assert_eq!(state("one"), "up");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(text.contains("serial two") && text.contains("it does not answer"), "{text}");
+    mute.store(false, Ordering::Relaxed);
+    wait_for("its return", || state("two") == "up");
+    let before = site.payloads("two").len();
+    wait_for("readings", || site.payloads("two").len() > before + 2);
+    assert_eq!(site.ports()["two"]["lost_readings"], 0);
+    // A reload takes one out: the other has the line alone.
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    let at = text.find("[serial.two]").unwrap();
+    std::fs::write(site.daemon.config(), &text[..at]).unwrap();
+    site.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the reload", || !site.ports().contains_key("two"));
+    let before = site.payloads("one").len();
+    wait_for("readings", || site.payloads("one").len() > before + 5);
+}

@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Finding, Settings};
-use crate::control::snapshot::Status;
+use crate::control::snapshot::{SerialUnit, Status};
 use crate::southbound::serial::io::find::{self, Unresolved};
 use crate::southbound::serial::settings::{Port, PortName};
 
@@ -37,7 +37,8 @@ pub fn told(status: &Status) -> Vec<Finding> {
                         "unit {unit}, {id}: it answers, but none of its values can be read: {without}"
                     ),
                 };
-                let advice = "compare table, address and numbering of its registers with the manual";
+                let advice = special(&port.units[id])
+                    .unwrap_or("compare table, address and numbering of its registers with the manual");
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if port.units[id].state == "down" {
                 let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
@@ -46,17 +47,8 @@ pub fn told(status: &Status) -> Vec<Finding> {
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if !left_out.is_empty() {
                 let message = format!("unit {unit}, {id}: its readings come without {without}");
-                let is = |what: &str| port.units[id].left_out.values().any(|why| why.contains(what));
-                let advice = if is("exception 5") || is("exception 6") {
-                    "the unit says that it is busy, which may pass: ask it less often (period, pause)"
-                } else if is("raise timeout") {
-                    "raise timeout"
-                } else if is("no answer") {
-                    "correct their addresses, or take them out with enabled = false; if the unit needs more than \
-                     1 s between requests, set pause"
-                } else {
-                    "take these registers out with enabled = false, or correct their addresses"
-                };
+                let advice = special(&port.units[id])
+                    .unwrap_or("take these registers out with enabled = false, or correct their addresses");
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
         }
@@ -79,6 +71,34 @@ pub fn told(status: &Status) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What to do about registers that are left out, where addresses are not what is wrong.
+fn special(unit: &SerialUnit) -> Option<&'static str> {
+    let is = |what: &str| unit.left_out.values().any(|why| why.contains(what));
+    let has = |code: u8| {
+        let (named, bare) = (format!("exception {code},"), format!("exception {code}"));
+        unit.left_out.values().any(|why| why.starts_with(&named) || *why == bare)
+    };
+    Some(if has(5) || has(6) {
+        "the unit says that it is busy, which may pass: ask it less often (period, pause)"
+    } else if has(4) {
+        "the unit says that it failed: some do so for registers that they do not have; take these out with enabled = \
+         false, or look at the unit itself"
+    } else if has(8) {
+        "the unit says that its memory is damaged: look at the unit itself"
+    } else if is("exception ") && !(1..=3).any(has) {
+        "look the exception up in the unit's manual; to do without these registers, set enabled = false"
+    } else if is("raise timeout") {
+        "raise timeout"
+    } else if is("only damaged answers") {
+        "the unit or the adapter may cut long answers: set max-registers; or look at baud, parity and termination"
+    } else if is("no answer") {
+        "correct their addresses, or take them out with enabled = false; if the unit needs more than 1 s between \
+         requests, set pause"
+    } else {
+        return None;
+    })
 }
 
 fn one(port: &Port, root: &Path) -> Vec<Finding> {
@@ -164,7 +184,7 @@ fn runs(program: &str, root: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{SerialPort, SerialUnit};
+    use crate::control::snapshot::SerialPort;
 
     #[test]
     fn a_unit_that_is_degraded_or_down_and_a_register_left_out_are_warned_of() {
@@ -222,6 +242,13 @@ mod tests {
         assert!(busy.contains("may pass") && !busy.contains("enabled"), "{busy}");
         assert_eq!(advice("its answer comes after the timeout; raise timeout"), "raise timeout");
         assert!(advice("no answer to a read of it alone").contains("set pause"));
+        let failed = advice("exception 4, server device failure");
+        assert!(failed.contains("it failed") && !failed.contains("addresses"), "{failed}");
+        assert!(advice("exception 8, memory parity error").contains("memory"));
+        for other in ["exception 9", "exception 12", "exception 200"] {
+            assert!(advice(other).contains("manual"), "{}", advice(other));
+        }
+        assert!(advice("only damaged answers to a read of it alone").contains("max-registers"));
     }
 
     #[test]

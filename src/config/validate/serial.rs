@@ -38,11 +38,10 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
             continue;
         }
         let made = port(cx, &mut templates, name, table).and_then(|port| {
-            match port.as_ref().and_then(|port| ports.iter().find(|other| other.port == port.port)) {
-                Some(other) => {
-                    let message = format!("serial.{} has this port", other.name);
-                    Err(Fault::new("port", message, "give each its own"))
-                }
+            let Some(own) = &port else { return Ok(port) };
+            let others = ports.iter().filter(|other| other.port == own.port);
+            match others.map(|other| shared(own, other)).find_map(Result::err) {
+                Some(fault) => Err(fault),
                 None => Ok(port),
             }
         });
@@ -62,6 +61,25 @@ pub(super) fn ports(cx: &mut Context<'_>, tables: &BTreeMap<String, Serial>) -> 
         }
     }
     ports
+}
+
+/// Whether two tables may have one port: if both devices are asked, on a line with the same
+/// settings.
+fn shared(port: &Port, other: &Port) -> Result<(), Fault> {
+    let is_asked = |port: &Port| matches!(port.duty, Duty::Readings { poll: Some(_), .. });
+    let message = format!("serial.{} has this port", other.name);
+    match (is_asked(port), is_asked(other)) {
+        (true, true) if port.line == other.line => Ok(()),
+        (true, true) => {
+            let message = format!("{message} with other settings of the line");
+            Err(Fault::new("port", message, "set baud and the other keys of the line to the same in both"))
+        }
+        (false, false) => Err(Fault::new("port", message, "give each its own")),
+        _ => {
+            let message = format!("{message}, and only one of both devices is asked");
+            Err(Fault::new("port", message, "set poll in both, or give each its own"))
+        }
+    }
 }
 
 /// Warns about settings that work but are probably not intended.

@@ -15,6 +15,11 @@
 //! not used, nor is what follows, until nothing has come for half as long again as the oldest
 //! answer was late, at most ten time-outs; then the question is asked again.
 //!
+//! On a line with several devices that are asked ([`Poller::share`]) another may ask only when a
+//! late answer cannot come any more: after a silence of three time-outs, or of half as long again
+//! as an answer was ever late, at most ten. Nothing is outstanding then. A device that is down is
+//! asked again after the back-off, although its period is shorter.
+//!
 //! [`Decoder`](super::framing::Decoder) makes frames of the answers; what frame is an answer is
 //! decided here.
 
@@ -36,6 +41,8 @@ const WITHIN: Duration = Duration::from_secs(1);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for an answer that may still come, in time-outs.
 const STILL_TO_COME_MAX: u32 = 10;
+/// On a shared line: the shortest such wait, in time-outs.
+const STILL_TO_COME_MIN: u32 = 3;
 /// Most queued events.
 const EVENTS_MAX: usize = 16;
 /// Most questions remembered whose answer may still come.
@@ -108,6 +115,17 @@ enum Phase {
     Listening { until: Instant },
 }
 
+/// How a device stands among those on the same line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// It was asked, and its answer is waited for.
+    pub is_busy: bool,
+    /// When it is to be asked next, if it is not busy and the port is open.
+    pub due: Option<Instant>,
+    /// Until then its answer to a question may still come.
+    pub quiet_at: Option<Instant>,
+}
+
 /// The questions to one device.
 #[derive(Debug)]
 pub struct Poller {
@@ -134,6 +152,14 @@ pub struct Poller {
     echo_frame_seen: bool,
     counters: Counters,
     events: VecDeque<Event>,
+    /// There are others on the line.
+    is_shared: bool,
+    /// It is not this one's turn.
+    is_held: bool,
+    /// The greatest age of an answer that came late.
+    latest: Duration,
+    /// See [`Turn::quiet_at`].
+    quiet_at: Option<Instant>,
 }
 
 impl Poller {
@@ -156,6 +182,10 @@ impl Poller {
             echo_frame_seen: false,
             counters: Counters::default(),
             events: VecDeque::new(),
+            is_shared: false,
+            is_held: false,
+            latest: Duration::ZERO,
+            quiet_at: None,
         }
     }
 
@@ -169,10 +199,28 @@ impl Poller {
         self.counters
     }
 
+    /// There are other devices on the line: nothing is asked until [`Poller::hold`] allows it.
+    pub fn share(&mut self) {
+        (self.is_shared, self.is_held) = (true, true);
+    }
+
+    /// Whether it must wait for its turn.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// How it stands among those on the same line.
+    pub fn turn(&self) -> Turn {
+        let is_busy = matches!(self.phase, Phase::Waiting { .. } | Phase::Listening { .. });
+        let due = (self.phase == Phase::Idle).then_some(self.due);
+        Turn { is_busy, due, quiet_at: self.quiet_at }
+    }
+
     /// The port is open: the first question goes out once answers to earlier ones have come.
     pub fn line_up(&mut self, now: Instant) {
         self.phase = Phase::Idle;
         self.outstanding.clear();
+        self.quiet_at = None;
         (self.to_send, self.echoed) = (false, None);
         self.slot = now + self.settings.timeout;
         self.due = self.slot;
@@ -234,8 +282,12 @@ impl Poller {
                 self.counters.late += 1;
                 if self.outstanding.pop_front().is_some() {
                     // Those before may never be answered: told is the least that it is late.
-                    let asked = self.asked_at.unwrap_or(now);
-                    self.tell(Event::Late { after: now.saturating_duration_since(asked) });
+                    let after = now.saturating_duration_since(self.asked_at.unwrap_or(now));
+                    self.latest = self.latest.max(after);
+                    if self.outstanding.is_empty() {
+                        self.quiet_at = None;
+                    }
+                    self.tell(Event::Late { after });
                 }
                 false
             }
@@ -291,7 +343,11 @@ impl Poller {
             }
             _ => {}
         }
-        if self.phase != Phase::Idle || now < self.due {
+        if self.quiet_at.is_some_and(|at| now >= at) {
+            self.quiet_at = None;
+            self.outstanding.clear();
+        }
+        if self.phase != Phase::Idle || now < self.due || self.is_held {
             return false;
         }
         self.phase = Phase::Waiting {
@@ -313,7 +369,7 @@ impl Poller {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Closed => None,
-            Phase::Idle => Some(self.due),
+            Phase::Idle => (!self.is_held).then_some(self.due),
             Phase::Waiting { deadline, .. } => Some(deadline),
             Phase::Listening { until } => Some(until),
         }
@@ -360,7 +416,16 @@ impl Poller {
         let doubled = 2_u32.checked_pow(self.failures - 1).and_then(|factor| BACKOFF.checked_mul(factor));
         let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);
         self.schedule(now);
-        self.due = self.due.min(again);
+        if !self.is_shared {
+            self.due = self.due.min(again);
+            return;
+        }
+        // Not sooner than that: the others have the line.
+        self.due = if self.failures >= FAILURES { again } else { self.due.min(again) };
+        let timeout = self.settings.timeout;
+        let still = self.latest.mul_f64(1.5);
+        let still = still.clamp(timeout * STILL_TO_COME_MIN, timeout * STILL_TO_COME_MAX);
+        self.quiet_at = Some(now + still);
     }
 
     /// The next question is due in the next period, whatever this one took.

@@ -18,6 +18,7 @@ pub mod port;
 pub mod settings;
 pub mod stream;
 pub mod taker;
+pub mod turns;
 pub mod units;
 
 pub use intake::Intake;

@@ -188,13 +188,48 @@ impl Port {
         }
     }
 
-    /// When [`Port::handle_timeout`], or [`Port::poll_open`], is wanted next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let work = match &self.work {
+    /// There are other devices on its line: it asks only when [`Port::hold`] allows it.
+    pub fn share(&mut self) {
+        if let Work::Stream(stream) = &mut self.work
+            && let Some(poller) = stream.poller_mut()
+        {
+            poller.share();
+        }
+    }
+
+    /// Whether it must wait for its turn to ask.
+    pub fn hold(&mut self, is_held: bool) {
+        if let Work::Stream(stream) = &mut self.work
+            && let Some(poller) = stream.poller_mut()
+        {
+            poller.hold(is_held);
+        }
+    }
+
+    /// How it stands among those on the same line; `None` if nothing is asked here.
+    pub fn turn(&self) -> Option<poll::Turn> {
+        match &self.work {
+            Work::Stream(stream) => stream.poller().map(poll::Poller::turn),
+            Work::Bus(_) => None,
+        }
+    }
+
+    /// Bytes came on its line, for whichever device.
+    pub fn heard(&mut self) {
+        self.link.handle_received();
+    }
+
+    /// When [`Port::handle_timeout`] is wanted next, if another opens its port.
+    pub fn work_timeout(&self) -> Option<Instant> {
+        match &self.work {
             Work::Stream(stream) => stream.poll_timeout(),
             Work::Bus(units) => units.poll_timeout(),
-        };
-        [work, self.link.poll_timeout()].into_iter().flatten().min()
+        }
+    }
+
+    /// When [`Port::handle_timeout`], or [`Port::poll_open`], is wanted next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.work_timeout(), self.link.poll_timeout()].into_iter().flatten().min()
     }
 
     /// A reading under this ticket is on disk, or could not be put there.

@@ -64,6 +64,16 @@ impl Stream {
         self.poller.as_ref().map(|poller| (poller.state(), poller.counters()))
     }
 
+    /// The questions, if there are any.
+    pub(super) fn poller(&self) -> Option<&Poller> {
+        self.poller.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn poller_mut(&mut self) -> Option<&mut Poller> {
+        self.poller.as_mut()
+    }
+
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         self.poller.as_mut().is_some_and(|poller| poller.poll_transmit(buffer))
     }

@@ -566,9 +566,12 @@ impl Bus {
         };
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
+        let came = failure == Failure::Damaged && exchange.settled.is_some();
+        let function = exchange.request.function();
         let lost = Lost {
             failure,
-            came: failure == Failure::Damaged && exchange.settled.is_some(),
+            came,
+            is_answer: came && self.receiver.begins_with(unit.settings.address, function),
             bytes: self.receiver.noise_held(),
             is_begun: self.receiver.first() == Some(unit.settings.address),
         };

@@ -93,6 +93,8 @@ pub(super) struct Lost {
     /// As many bytes as an answer has came: then it was this answer that was damaged, and none is
     /// still to come.
     pub(super) came: bool,
+    /// And these began as an answer of the unit does: it is not outstanding any more.
+    pub(super) is_answer: bool,
     /// Bytes that came and belong to no frame.
     pub(super) bytes: usize,
     /// The first of them is the unit's address.

@@ -136,6 +136,12 @@ impl Receiver {
         self.bytes.first().copied()
     }
 
+    /// Whether the first two bytes are those of an answer of this unit.
+    pub fn begins_with(&self, unit: u8, function: u8) -> bool {
+        let head = self.bytes.get(..2);
+        head.is_some_and(|head| head == [unit, function] || head == [unit, function | EXCEPTION])
+    }
+
     /// Removes an echo of `sent` from the beginning. `None`: more bytes are needed. `Some(false)`:
     /// it is not the echo.
     pub fn strip_echo(&mut self, sent: &[u8]) -> Option<bool> {

@@ -30,6 +30,11 @@
 //! before must fail twelve times in a row. Only an answer that breaks off at the same length
 //! sixteen times in a row counts like silence: an adapter or a unit with a small buffer does that.
 //!
+//! Some units answer every second request only: each block would be silent, and each probe be
+//! answered, for ever. After three such cycles, before a read is taken apart, it is repeated once
+//! in place of the probe, when none of its answers can still come. If that helps, silence is dealt
+//! with in this way until it does not help.
+//!
 //! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
 //! reading is published without it, so that one group does not keep back the others.
 //!
@@ -137,6 +142,19 @@ pub(super) enum News {
 pub(super) struct Refusal {
     pub(super) register: usize,
     pub(super) why: Obstacle,
+}
+
+/// Whether a read is repeated after a silence, in place of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    /// Not tried.
+    Unknown,
+    /// Being tried.
+    Trying,
+    /// It helps.
+    Helps,
+    /// It does not.
+    Fails,
 }
 
 /// A block and how it does.
@@ -268,6 +286,13 @@ pub(super) struct Unit {
     is_late: bool,
     /// Failures within the present poll.
     attempts: u32,
+    /// The last request was a block that had no answer.
+    is_unanswered: bool,
+    /// Such blocks in a row, each with an answered probe behind it.
+    cycles: u32,
+    repeat: Repeat,
+    /// The present block is asked for again, after a silence.
+    is_repeat: bool,
     /// When its last answer came.
     answered_at: Option<Instant>,
     /// From its last answer to the present request; longest if there was none.
@@ -329,6 +354,10 @@ impl Unit {
             misfit: None,
             is_late: false,
             attempts: 0,
+            is_unanswered: false,
+            cycles: 0,
+            repeat: Repeat::Unknown,
+            is_repeat: false,
             answered_at: None,
             silence: Duration::MAX,
             soonest: None,
@@ -379,6 +408,7 @@ impl Unit {
         (self.pause, self.width) = (Duration::ZERO, 0);
         (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
         (self.blame, self.whole, self.whole_again) = (None, None, 0);
+        (self.repeat, self.cycles) = (Repeat::Unknown, 0);
         self.refused.clear();
         self.plan();
         self.revision += 1;
@@ -492,6 +522,7 @@ impl Unit {
 
     fn restart(&mut self) {
         self.is_interrupted = false;
+        self.is_repeat = false;
         self.position = 0;
         self.asked = None;
         self.learning = false;
@@ -503,6 +534,9 @@ impl Unit {
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_interrupted) {
+            if self.is_repeat {
+                self.unanswered.clear();
+            }
             return;
         }
         self.learning = now < self.slot;
@@ -635,6 +669,7 @@ impl Unit {
             // An exception shows as well that it answers in order.
             Purpose::Probe => {
                 self.in_step = true;
+                self.cycles += u32::from(std::mem::take(&mut self.is_unanswered));
                 let is_read = |part: &&mut Part| part.block.request().as_ref() == Some(request);
                 self.parts.iter_mut().filter(is_read).for_each(|part| part.proven = true);
                 self.settle_blame(now, request, news);
@@ -650,6 +685,11 @@ impl Unit {
                 Progress::Wait
             }
             Purpose::Block => {
+                self.cycles = 0;
+                if std::mem::take(&mut self.is_repeat) {
+                    self.repeat = Repeat::Helps;
+                    self.blame = None;
+                }
                 self.account(request.answer(), asked, answer);
                 let progress = self.block_answered(now, answer, news);
                 if !self.is_mistakable() {
@@ -731,6 +771,7 @@ impl Unit {
                     self.barren = 0;
                     if self.state != State::Up {
                         if self.state == State::Down {
+                            self.repeat = Repeat::Unknown;
                             // It may be another one, or may have been set up anew.
                             let soonest = self.tried_at.map_or(now, |at| at + TRIAL_AGAIN);
                             self.trial_at = self.trial_at.min(soonest.max(now));
@@ -860,6 +901,7 @@ impl Unit {
         let Some(index) = self.parts.iter().position(|part| part.block == block) else { return };
         if block.request().as_ref() == Some(answered) {
             self.parts[index].failures = 0;
+            let _: bool = self.may_repeat(why);
             return;
         }
         let part = &mut self.parts[index];
@@ -886,6 +928,10 @@ impl Unit {
             part.suspect = true;
             return;
         }
+        if self.may_repeat(why) {
+            return;
+        }
+        let part = &mut self.parts[index];
         part.failures = 0;
         let is_news = part.aside.is_none();
         self.revision += 1;
@@ -922,6 +968,17 @@ impl Unit {
         let parts = parts.into_iter().map(|block| Part { suspect: true, half_of, ..Part::new(block) });
         self.parts.extend(parts);
         self.find_probes();
+    }
+
+    /// It answers each probe and no block: whether it is tried first whether a block is answered
+    /// that is repeated.
+    fn may_repeat(&mut self, why: Obstacle) -> bool {
+        let may =
+            why == Obstacle::Silence && self.cycles >= learn::FAILURES && self.repeat == Repeat::Unknown;
+        if may {
+            self.repeat = Repeat::Trying;
+        }
+        may
     }
 
     /// The poll is done: writes the reading to `payload` if it is to be published, and sets the
@@ -1005,11 +1062,27 @@ impl Unit {
         self.ended_at = Some(now);
         self.openings = 0;
         self.in_step = false;
-        if !lost.came {
+        if !lost.is_answer {
             self.remember(request.answer(), asked);
         }
         if self.end_trial() {
             self.due = now + backoff;
+            return false;
+        }
+        self.is_unanswered = purpose == Purpose::Block;
+        if purpose == Purpose::Probe {
+            self.cycles = 0;
+        }
+        if std::mem::take(&mut self.is_repeat) {
+            self.repeat = Repeat::Fails;
+        } else if matches!(self.repeat, Repeat::Trying | Repeat::Helps)
+            && purpose == Purpose::Block
+            && lost.obstacle() == Some(Obstacle::Silence)
+        {
+            // Its poll goes on with this block.
+            (self.is_repeat, self.is_interrupted, self.is_unanswered) = (true, true, false);
+            (self.in_step, self.asked, self.trying) = (true, None, None);
+            self.due = now + backoff.max(self.still_to_come(self.settings.timeout));
             return false;
         }
         let index = self.asked.filter(|index| purpose == Purpose::Block && *index < self.parts.len());

@@ -1,0 +1,252 @@
+//! Whose turn it is on a line with several devices that must be asked.
+//!
+//! ```text
+//!    ┌──answer, a short gap───────┐
+//!  free ──the longest due──> asked ──no answer──> still: a late one may come ──over──> free
+//! ```
+//!
+//! One is asked at a time, and what comes is heard by the one that was asked last. After a question
+//! without an answer nobody is asked until its answer cannot come any more
+//! ([`Turn::quiet_at`]), so that it is not taken for another's; unless the answers of the
+//! device are told from all others' by their first bytes.
+
+use std::time::{Duration, Instant};
+
+use crate::proto::serial::poll::Turn;
+
+/// From an answer to the next question to another device: transceivers turn around.
+const GAP: Duration = Duration::from_millis(20);
+
+/// The turns of one line.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Who was asked last.
+    holder: usize,
+    is_asked: bool,
+    /// For each device: its answers are told from all others'.
+    apart: Vec<bool>,
+    /// Nobody is asked before.
+    free_at: Option<Instant>,
+}
+
+impl Turns {
+    /// For devices whose messages begin with these bytes; empty: with any.
+    pub fn new(starts: &[&[u8]]) -> Turns {
+        let differ = |one: &[u8], other: &[u8]| one.iter().zip(other).any(|(one, other)| one != other);
+        let is_apart = |at: usize, own: &[u8]| {
+            let mut others = starts.iter().enumerate().filter(|(other, _)| *other != at);
+            others.all(|(_, other)| differ(own, other))
+        };
+        let apart = starts.iter().enumerate().map(|(at, own)| is_apart(at, own)).collect();
+        Turns { apart, ..Turns::default() }
+    }
+
+    /// The port is open: nobody is asked before answers to earlier questions have come.
+    pub fn opened(&mut self, members: &[Turn]) {
+        self.is_asked = false;
+        self.free_at = members.iter().filter_map(|turn| turn.due).max();
+    }
+
+    /// Who hears what comes now.
+    pub fn listener(&self) -> usize {
+        self.holder
+    }
+
+    /// Who may ask, or is waiting for its answer; `None`: nobody now.
+    pub fn choose(&mut self, now: Instant, members: &[Turn]) -> Option<usize> {
+        let held = members.get(self.holder)?;
+        if held.is_busy {
+            self.is_asked = true;
+            return Some(self.holder);
+        }
+        if std::mem::take(&mut self.is_asked) {
+            self.free_at = Some(now + GAP);
+        }
+        if self.blocked_until(members).is_some_and(|at| at > now) {
+            return None;
+        }
+        let due = members.iter().enumerate().filter_map(|(at, turn)| Some((turn.due?, at)));
+        let (_, next) = due.filter(|(due, _)| *due <= now).min()?;
+        self.holder = next;
+        Some(next)
+    }
+
+    /// When [`Turns::choose`] may choose another next.
+    pub fn poll_timeout(&self, members: &[Turn]) -> Option<Instant> {
+        if members.get(self.holder)?.is_busy {
+            return None;
+        }
+        let due = members.iter().filter_map(|turn| turn.due).min()?;
+        Some(self.blocked_until(members).map_or(due, |at| at.max(due)))
+    }
+
+    fn blocked_until(&self, members: &[Turn]) -> Option<Instant> {
+        let is_apart = self.apart.get(self.holder).copied().unwrap_or_default();
+        let quiet_at = members.get(self.holder).and_then(|turn| turn.quiet_at).filter(|_| !is_apart);
+        quiet_at.max(self.free_at)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
+mod tests {
+    use super::*;
+    use crate::proto::serial::State;
+    use crate::proto::serial::poll::{Poller, Settings};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// Devices on one line in virtual time; each answers its question with its own number.
+    struct Line {
+        turns: Turns,
+        pollers: Vec<Poller>,
+        start: Instant,
+        now: Instant,
+        /// Who was asked when.
+        asked: Vec<(Duration, usize)>,
+        /// Who used whose answer when.
+        used: Vec<(Duration, usize, usize)>,
+        coming: Vec<(Instant, usize)>,
+    }
+
+    impl Line {
+        fn new(periods: &[Duration], starts: &[&[u8]]) -> Line {
+            let now = Instant::now();
+            let of = |period: &Duration| {
+                let settings =
+                    Settings { question: b"A\r".to_vec(), period: *period, timeout: SECOND, echo: false };
+                let mut poller = Poller::new(settings, None, now);
+                poller.share();
+                poller.line_up(now);
+                poller
+            };
+            let pollers: Vec<Poller> = periods.iter().map(of).collect();
+            let mut turns = Turns::new(starts);
+            let members: Vec<Turn> = pollers.iter().map(Poller::turn).collect();
+            turns.opened(&members);
+            let (asked, used, coming) = Default::default();
+            Line { turns, pollers, start: now, now, asked, used, coming }
+        }
+
+        fn members(&self) -> Vec<Turn> {
+            self.pollers.iter().map(Poller::turn).collect()
+        }
+
+        fn step(&mut self) {
+            let members = self.members();
+            let chosen = self.turns.choose(self.now, &members);
+            for (at, poller) in self.pollers.iter_mut().enumerate() {
+                poller.hold(chosen != Some(at));
+            }
+        }
+
+        /// `answer`: of the nth question of this device, how long it takes.
+        fn run(&mut self, time: Duration, mut answer: impl FnMut(usize, usize) -> Option<Duration>) {
+            let end = self.now + time;
+            let mut standing = 0;
+            loop {
+                let timers = self.pollers.iter().filter_map(Poller::poll_timeout);
+                let turn = self.turns.poll_timeout(&self.members());
+                let arrivals = self.coming.iter().map(|(at, _)| *at);
+                let next = timers.chain(turn).chain(arrivals).min().unwrap().max(self.now);
+                if next > end {
+                    break;
+                }
+                standing = if next > self.now { 0 } else { standing + 1 };
+                assert!(standing < 100, "time stands still");
+                self.now = next;
+                if let Some(index) = self.coming.iter().position(|(at, _)| *at <= next) {
+                    let (_, of) = self.coming.remove(index);
+                    let listener = self.turns.listener();
+                    if self.pollers[listener].handle_frame(next, of.to_string().as_bytes()) {
+                        self.pollers[listener].handle_reading(true);
+                        self.used.push((next - self.start, listener, of));
+                    }
+                }
+                self.step();
+                for (at, poller) in self.pollers.iter_mut().enumerate() {
+                    poller.handle_timeout(next);
+                    let mut sent = Vec::new();
+                    if poller.poll_transmit(&mut sent) {
+                        self.asked.push((next - self.start, at));
+                        let count = self.asked.iter().filter(|(_, of)| *of == at).count();
+                        self.coming.extend(answer(at, count).map(|after| (next + after, at)));
+                    }
+                }
+                self.step();
+            }
+            self.now = end;
+        }
+
+        fn count(&self, of: usize) -> usize {
+            self.used.iter().filter(|(_, by, whose)| (*by, *whose) == (of, of)).count()
+        }
+
+        fn exchanged(&self) -> usize {
+            self.used.iter().filter(|(_, by, whose)| by != whose).count()
+        }
+    }
+
+    #[test]
+    fn each_is_asked_in_its_own_period_and_one_at_a_time() {
+        let mut line = Line::new(&[2 * SECOND, 5 * SECOND, 10 * SECOND], &[b"", b"", b""]);
+        line.run(101 * SECOND, |_, _| Some(ms(300)));
+        assert_eq!((line.count(0), line.count(1), line.count(2)), (50, 20, 10));
+        assert_eq!(line.exchanged(), 0);
+        assert!(line.asked.windows(2).all(|pair| pair[1].0 >= pair[0].0 + ms(300)));
+    }
+
+    #[test]
+    fn a_silent_one_is_down_and_costs_the_others_little() {
+        let mut line = Line::new(&[2 * SECOND, 2 * SECOND, 2 * SECOND], &[b"", b"", b""]);
+        line.run(1_000 * SECOND, |at, _| (at != 1).then(|| ms(100)));
+        assert_eq!(line.pollers[1].state(), State::Down);
+        // It takes 4 s of each minute.
+        assert!(line.count(0) > 440 && line.count(2) > 440, "{} {}", line.count(0), line.count(2));
+        assert!(line.asked.iter().filter(|(_, at)| *at == 1).count() > 14);
+        // It is back: within a minute it is read again.
+        let before = line.count(1);
+        line.run(61 * SECOND, |_, _| Some(ms(100)));
+        assert!(line.count(1) > before);
+        assert_eq!(line.pollers[1].state(), State::Up);
+    }
+
+    #[test]
+    fn with_all_but_one_silent_that_one_is_read() {
+        let mut line = Line::new(&[SECOND; 8], &[&b""[..]; 8]);
+        line.run(600 * SECOND, |at, _| (at == 3).then(|| ms(100)));
+        // Seven silent ones take 4 s of each minute each.
+        assert!(line.count(3) > 200, "{}", line.count(3));
+    }
+
+    #[test]
+    fn a_late_answer_is_never_taken_for_anothers() {
+        for late in [1_050, 1_500, 2_000, 2_900, 3_900] {
+            for starts in [[&b""[..], b"", b""], [b"a", b"a", b"b"]] {
+                let mut line = Line::new(&[2 * SECOND, 2 * SECOND, 3 * SECOND], &starts);
+                let of = |at: usize, count: usize| {
+                    let is_late = at == 0 && count.is_multiple_of(4) || at == 1 && count.is_multiple_of(7);
+                    Some(ms(if is_late { late } else { 200 }))
+                };
+                line.run(600 * SECOND, of);
+                assert_eq!(line.exchanged(), 0, "{late}");
+                assert!((0..3).all(|at| line.count(at) > 50), "{late} {:?}", line.used.len());
+                assert!(line.pollers[0].counters().late > 10);
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_first_bytes_tell_answers_apart_nobody_waits_for_a_late_one() {
+        let silent = |at: usize, _: usize| (at != 1).then(|| ms(100));
+        let mut apart = Line::new(&[SECOND, SECOND], &[b"\x01\x02", b"\x01\x03"]);
+        apart.run(8 * SECOND, silent);
+        let mut alike = Line::new(&[SECOND, SECOND], &[b"\x01", b"\x01\x03"]);
+        alike.run(8 * SECOND, silent);
+        assert!(apart.count(0) > alike.count(0), "{} {}", apart.count(0), alike.count(0));
+    }
+}
