@@ -146,7 +146,8 @@ impl Context {
     pub fn daemon(&self) -> Result<Client, ClientError> {
         // Without it, the socket would be that of another gateway, the packaged one.
         if !self.is_packaged() && !socket::is_configured(&self.options()) {
-            return Err(ClientError::NoConfiguration { config: self.config.clone() });
+            let near = crate::config::io::near(&self.config);
+            return Err(ClientError::NoConfiguration { config: self.config.clone(), near });
         }
         Client::connect(&self.socket()).map_err(|error| match error {
             ClientError::NotRunning { socket, .. } if !self.is_packaged() => {

@@ -89,6 +89,53 @@ fn without_a_main_file_a_whole_gateway_is_made_in_the_folder() {
 }
 
 #[test]
+fn a_slip_in_the_name_of_the_configuration_is_named_by_every_command_and_changes_nothing() {
+    let place = Place::new();
+    place.write("conf.d/10-site.toml", "[gateway]\nid = \"gw\"\n[upstream]\nurl = \"mqtts://b\"\n");
+    let slip = place.path("tombola.toml");
+    let run = |words: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(&slip).args(words.split_whitespace());
+        let output = command.env_clear().env("PATH", "/nowhere").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let missing = format!("{}", slip.display());
+    let near = format!("did you mean --config {}?", place.path("tombolo.toml").display());
+    for words in ["status", "tail", "reload", "check", "device list", "queue verify", "config show", "run"] {
+        let (status, out, err) = run(words);
+        assert!(words == "config show" || status != Some(0), "{words}: {out}{err}");
+        let said = format!("{out}{err}");
+        for text in [&*missing, "does not exist", &near] {
+            assert!(said.contains(text), "{words}: no {text:?} in {said}");
+        }
+        assert!(!said.contains("no role") && !said.contains("not running"), "{words}: {said}");
+    }
+    let before = place.read("conf.d/10-site.toml");
+    for words in ["init --url mqtts://c", "init --url mqtts://c --force"] {
+        let (status, out, err) = run(words);
+        assert!(status != Some(0) && err.contains(&near), "{words}: {out}{err}");
+        assert!(!slip.exists() && place.read("conf.d/10-site.toml") == before, "{words}");
+    }
+}
+
+#[test]
+fn a_whole_gateway_is_made_also_beside_drop_ins_and_force_keeps_the_id() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("tombolo.toml")).unwrap();
+    place.write("conf.d/30-label.toml", "[gateway]\nlabel = \"Greenhouse\"\n");
+    let said = place.run("init --url mqtts://one.example --id greenhouse-7").fine();
+    assert!(said.contains("with the role sensor"), "{said}");
+    place.run("check --offline").fine();
+    let said = place.run("init --url mqtts://two.example --force").fine();
+    assert!(said.contains("this gateway is greenhouse-7"), "{said}");
+    let text = place.read("conf.d/10-site.toml");
+    assert!(text.contains("id = \"greenhouse-7\"") && text.contains("two.example"), "{text}");
+    place.run("init --url mqtts://two.example --force --id other").fine();
+    assert!(place.read("conf.d/10-site.toml").contains("id = \"other\""));
+}
+
+#[test]
 fn a_file_that_the_service_cannot_read_is_copied_with_its_owner_and_mode() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
     const USER: u32 = 65_534;

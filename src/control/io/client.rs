@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
+use crate::config::io::missing_advice;
 use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line};
 use crate::control::tail::Item;
 use crate::control::trace::Traced;
@@ -35,6 +36,8 @@ pub enum ClientError {
     NoConfiguration {
         /// The file.
         config: PathBuf,
+        /// One beside it that may be meant.
+        near: Option<PathBuf>,
     },
     /// This user may not open the socket.
     Denied {
@@ -73,11 +76,9 @@ impl fmt::Display for ClientError {
                 "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
             ),
-            ClientError::NoConfiguration { config } => write!(
-                f,
-                "{} does not exist; name another one with --config, or make it: tombolo init --url mqtts://HOST",
-                config.display()
-            ),
+            ClientError::NoConfiguration { config, near } => {
+                write!(f, "{} does not exist; {}", config.display(), missing_advice(near.as_deref()))
+            }
             ClientError::Denied { socket, privileged: false } => write!(
                 f,
                 "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo` and log in again",
