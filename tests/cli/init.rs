@@ -57,6 +57,29 @@ fn what_makes_no_upstream_is_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn what_was_typed_is_said_with_its_fault_and_the_way_out() {
+    let place = Place::new();
+    place.run("init --url=").failed(2, &["--url is empty", "mqtts://HOST"]);
+    place.run("init --url http://b").failed(78, &["\"http://b\": the scheme is not mqtts://"]);
+    place.write("empty", "\n");
+    place
+        .run("init --url mqtts://b --username u --password-file empty")
+        .failed(78, &["upstream.password-file: is empty", "write the password into it"]);
+    let pem = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["gw".to_owned()]).unwrap();
+        place.write(&format!("{name}.pem"), &certificate.self_signed(&key).unwrap().pem());
+        place.write(&format!("{name}.key"), &key.serialize_pem());
+    };
+    pem("a");
+    pem("b");
+    place
+        .run("init --url mqtts://b --certificate-file a.pem --key-file b.key")
+        .failed(78, &["upstream.certificate-file", "the key that belongs to it"]);
+    assert!(!place.path("conf.d/10-site.toml").exists());
+}
+
+#[test]
 fn without_a_main_file_a_whole_gateway_is_made_in_the_folder() {
     let place = Place::new();
     let config = place.path("own/tombolo.toml");

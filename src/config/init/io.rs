@@ -97,7 +97,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let mut site = site.map_err(|error| {
         failed(&path, format!("a path cannot be made absolute: {error}"), "use whole paths")
     })?;
-    // Another id would be another gateway, with other topics: it is changed only where that is said.
+    // Another id would be another gateway, with other topics: only --id changes it.
     if site.id.is_none() {
         site.id = before.as_deref().and_then(id_of);
     }
@@ -135,8 +135,12 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     if let Err((key, file, message)) = judge_contents(&typed) {
         let place = Place { file: file.display().to_string().into(), line: None };
         let finding = Finding::fail("upstream", message).key(key).at(Some(&place));
-        let advice = "give a PEM file with what is named; nothing was written";
-        return Err(vec![finding.advice(advice)].into());
+        let advice = match key {
+            "upstream.password-file" => "write the password into it",
+            "upstream.certificate-file" => "name a certificate, in PEM, and the key that belongs to it",
+            _ => "name a file with CA certificates in PEM",
+        };
+        return Err(vec![finding.advice(format!("{advice}; nothing was written"))].into());
     }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {
@@ -206,6 +210,11 @@ fn judge_contents(site: &Site) -> Result<(), (&'static str, PathBuf, String)> {
     {
         let judged = pem.and_then(|pem| tls::judge_anchors(&pem).map_err(|error| error.to_string()));
         judged.map_err(|message| ("upstream.ca-file", path.clone(), message))?;
+    }
+    if let Some(path) = &site.password_file
+        && std::fs::read(path).is_ok_and(|bytes| bytes.trim_ascii().is_empty())
+    {
+        return Err(("upstream.password-file", path.clone(), "is empty".to_owned()));
     }
     let key = site.key_file.as_deref().and_then(|path| files::key(path, None).ok());
     if let (Some(path), Some(key)) = (&site.certificate_file, key)

@@ -11,7 +11,6 @@ use serde_json::Value;
 use tokio_util::bytes::BytesMut;
 use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
-use crate::config::io::missing_advice;
 use crate::control::protocol::{Failure, RESPONSE_MAX, Request, Response, to_line};
 use crate::control::tail::Item;
 use crate::control::trace::Traced;
@@ -36,8 +35,8 @@ pub enum ClientError {
     NoConfiguration {
         /// The file.
         config: PathBuf,
-        /// One beside it that may be meant.
-        near: Option<PathBuf>,
+        /// What there is to do about it.
+        advice: String,
     },
     /// This user may not open the socket.
     Denied {
@@ -76,8 +75,8 @@ impl fmt::Display for ClientError {
                 "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
             ),
-            ClientError::NoConfiguration { config, near } => {
-                write!(f, "{} does not exist; {}", config.display(), missing_advice(near.as_deref()))
+            ClientError::NoConfiguration { config, advice } => {
+                write!(f, "{} does not exist; {advice}", config.display())
             }
             ClientError::Denied { socket, privileged: false } => write!(
                 f,

@@ -2,10 +2,10 @@
 //!
 //! A topic that a device does use is never published on: its consumers would take the check for a
 //! reading. So an access list that names single topics refuses what is tried here and takes what is
-//! real. One refusal alone is therefore "not proven"; where several are tried and all are refused, it
-//! is a failure, whether or not there is a device yet. What is sent has no payload, so that nothing in it can be read as a value, and
-//! with MQTT 5 the user property `check`. With the retain flag, where the rule has it, an empty
-//! payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
+//! real. One refusal alone is therefore "not proven"; where several are tried and all are refused,
+//! it is a failure, whether or not there is a device yet. What is sent has no payload, so that
+//! nothing in it can be read as a value, and with MQTT 5 the user property `check`. With the retain
+//! flag, where the rule has it, an empty payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
 
 use super::talk::{Message, Said, Subscribed, Talk};
 use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
@@ -228,7 +228,7 @@ fn allow(topic: &str) -> String {
     format!("allow {} at the broker, and so for each device", filter(topic))
 }
 
-/// What to allow for all of them: what is above them, if that is below a device or as deep, or each.
+/// What to allow for all of them: what is above them, if that is three levels or more, or each.
 fn allow_all(tried: &[&Tried<'_>]) -> String {
     let mut filters: Vec<String> = tried.iter().map(|tried| filter(&tried.reading.topic)).collect();
     filters.sort();
