@@ -27,6 +27,7 @@ ROLES = ("root", "targets", "snapshot", "timestamp")
 # How long each role's signature holds: the longer, the longer a copy of the past can be shown to a gateway.
 DAYS = {"root": 365, "targets": 90, "snapshot": 90, "timestamp": 7}
 LISTS = {"hardware"}
+SETTINGS = LISTS | {"class", "version-scheme", "compatible", "min-version", "rollout", "not-before", "notes"}
 
 
 class Repository:
@@ -89,6 +90,8 @@ class Repository:
         self.sign("timestamp", Timestamp(version=1, snapshot_meta=snapshot))
 
     def add(self, file, version, *pairs):
+        if not Path(file).is_file():
+            sys.exit(f"{file} is not a file")
         target = TargetFile.from_file(Path(file).name, file, ["sha256"])
         target.unrecognized_fields["custom"] = {"tombolo": {"class": "gateway", "version": version, **custom(pairs)}}
         shutil.copyfile(file, self.targets / f"{target.hashes['sha256']}.{target.path}")
@@ -138,7 +141,9 @@ def custom(pairs):
     """`rollout=25` is a number, `hardware=a,b` a list, all else a text."""
     found = {}
     for pair in pairs:
-        name, _, value = pair.partition("=")
+        name, sign, value = pair.partition("=")
+        if not sign or name not in SETTINGS:
+            sys.exit(f"{pair!r} is not KEY=VALUE with one of the keys {', '.join(sorted(SETTINGS))}")
         found[name] = json.loads(value) if name == "rollout" else value.split(",") if name in LISTS else value
     return found
 

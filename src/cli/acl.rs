@@ -51,6 +51,17 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
     if allowed { Ok(()) } else { Err(CommandError::Said) }
 }
 
+/// What there is to do about a refusal that does not say so itself.
+fn way_out(explained: &Explained) -> &'static str {
+    match explained.reason.as_deref() {
+        Some("unknown_device") if !explained.why.contains(';') => "; `tombolo device list` names all",
+        Some("not_allowed") if explained.method == "DELETE" => {
+            "; DELETE needs delete = true and retain = true in the rule"
+        }
+        _ => "",
+    }
+}
+
 /// The human form.
 pub fn text(explained: &Explained, asked: &str) -> String {
     let verdict = match (explained.allowed, &explained.reason) {
@@ -62,7 +73,7 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut rows = vec![
         vec!["reading".to_owned(), format!("{device} {method} {path}{query} {verdict}")],
-        vec!["why".to_owned(), explained.why.clone()],
+        vec!["why".to_owned(), format!("{}{}", explained.why, way_out(explained))],
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
     if let Some(role) = &explained.role {
@@ -155,5 +166,18 @@ mod tests {
         .unwrap();
         let said = text(&explained, "the rules in force");
         assert!(said.starts_with("reading  door-7 PUT x is refused (no rule)\n"), "{said}");
+        for (method, reason, way_out) in [
+            ("DELETE", "not_allowed", "why      so; DELETE needs delete = true and retain = true"),
+            ("POST", "unknown_device", "why      so; `tombolo device list` names all"),
+        ] {
+            let refused = Explained {
+                method: method.into(),
+                reason: Some(reason.into()),
+                why: "so".into(),
+                ..explained.clone()
+            };
+            let said = text(&refused, "the rules in force");
+            assert!(said.contains(way_out), "{said}");
+        }
     }
 }

@@ -26,9 +26,10 @@ pub const DEFAULT_CONFIG: &str = "/etc/tombolo/tombolo.toml";
     max_term_width = 100,
     after_help = "First steps:
   tombolo init --url mqtts://BROKER
+  tombolo check
+  tombolo reload, or tombolo run where it does not run yet
   tombolo device add door-7 --role sensor --psk
-  the coap-client line it prints; `tombolo tail` shows what arrives
-  tombolo check, if something is wrong
+  tombolo tail, and the coap-client line that was printed
 
 Exit status: 0 success, 1 failure, 2 invalid command line, 3 done but part of the configuration
 is disabled by a fault (reload), 78 invalid configuration."
@@ -307,7 +308,7 @@ pub struct DeviceNameArgument {
 pub struct TailArguments {
     /// Only readings of this device
     pub device: Option<String>,
-    /// Begin with the last N readings and failed handshakes, of at most 128
+    /// Begin with the last N readings and failed handshakes, at most 128
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = readings)]
     pub last: u32,
 }
@@ -490,7 +491,9 @@ fn seconds(text: &str) -> Result<u64, String> {
 
 /// A number of readings.
 fn readings(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "write a whole number, like 10".to_owned())
+    let count = text.parse().map_err(|_| "write a whole number, like 10".to_owned())?;
+    // The daemon remembers no more.
+    if count > 128 { Err("the gateway remembers the last 128".to_owned()) } else { Ok(count) }
 }
 
 /// `tombolo demo`

@@ -14,6 +14,7 @@ use super::args::{CompleteArguments, Names};
 use super::error::CommandError;
 use crate::config::io::texts;
 use crate::config::show::show;
+use crate::daemon::fleets;
 use crate::message::Name;
 
 /// Prints them.
@@ -33,6 +34,9 @@ pub fn run(context: &Context, arguments: &CompleteArguments) -> Result<(), Comma
     }
     if arguments.what == Names::Devices {
         registry(&read.state_dir.join("devices"), &mut names);
+        // Those of fleets, as last stored by the daemon.
+        let roll = fleets::read(&read.state_dir).unwrap_or_default();
+        names.extend(roll.pages().iter().flat_map(|page| page.devices.iter().map(ToString::to_string)));
     }
     let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
     Ok(context.out.text(&lines)?)

@@ -97,7 +97,14 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         });
         context.out.object(&object)?;
     } else {
-        context.out.line(format!("{} cleared at the broker", plural(cleared as u64, "retained topic")))?;
+        if arguments.offline && loaded.settings.upstream.is_some() {
+            let text = "the retained topics stay at the broker (--offline), the gateway's status among them";
+            context.out.line(text)?;
+        } else {
+            context
+                .out
+                .line(format!("{} cleared at the broker", plural(cleared as u64, "retained topic")))?;
+        }
         context.out.line(format!("{} wiped", plural(files as u64, "file")))?;
         left.iter().for_each(note);
         note(

@@ -19,6 +19,10 @@ use crate::control::io::client::ClientError;
 /// [`CommandError::Configuration`] where what was said makes no configuration; nothing is changed
 /// then.
 pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandError> {
+    // In a file it would take an earlier URL back.
+    if arguments.url.trim().is_empty() {
+        return Err(CommandError::Usage("--url is empty; name the broker: --url mqtts://HOST".to_owned()));
+    }
     let site = Site {
         url: Some(arguments.url),
         insecure: arguments.insecure,

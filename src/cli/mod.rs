@@ -150,7 +150,9 @@ impl Context {
     pub fn daemon(&self) -> Result<Client, ClientError> {
         // Without it, the socket would be that of another gateway, the packaged one.
         if !self.is_packaged() && !socket::is_configured(&self.options()) {
-            return Err(ClientError::NoConfiguration { config: self.config.clone() });
+            let near = crate::config::io::near(&self.config);
+            let advice = crate::config::io::missing_advice(near.as_deref());
+            return Err(ClientError::NoConfiguration { config: self.config.clone(), advice });
         }
         Client::connect(&self.socket()).map_err(|error| match error {
             ClientError::NotRunning { socket, .. } if !self.is_packaged() => {

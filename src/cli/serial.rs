@@ -134,6 +134,9 @@ fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), Comm
     match context.daemon().and_then(|daemon| daemon.trace(arguments.port.clone())) {
         Ok(tracing) => {
             super::note(format_args!("watching {} through the daemon; Ctrl-C ends it", arguments.port));
+            if let Some(why) = not_open(context, &arguments.port) {
+                super::note(why);
+            }
             for traced in tracing {
                 match traced? {
                     Ok(traced) => sink.take(&traced)?,
@@ -157,6 +160,16 @@ fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), Comm
         super::note(format_args!("reading {} at {} baud; Ctrl-C ends it", device.display(), line.baud));
         read(&mut port, &arguments.port, &mut sink).await
     })
+}
+
+/// Why nothing is to be seen of a port, if the daemon does not have it open.
+fn not_open(context: &Context, name: &str) -> Option<String> {
+    let status =
+        context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER));
+    let status = status.ok()?;
+    let port = status.serial.get(name).filter(|port| port.state != "open")?;
+    let reason = port.reason.as_deref().unwrap_or("its reason is not known");
+    Some(format!("{} is not open: {reason}; it is tried again, and shown once it is", Escaped(name)))
 }
 
 async fn read(port: &mut Opened, name: &str, sink: &mut Sink<'_>) -> Result<(), CommandError> {
@@ -198,9 +211,14 @@ fn place(context: &Context, arguments: &SerialTraceArguments) -> Result<(PathBuf
     }
     let port = port.ok_or_else(|| {
         let names = loaded.settings.serial.iter().map(|port| port.name.as_str());
-        let advice = match did_you_mean(&arguments.port, names) {
-            Some(near) => format!("did you mean {near}?"),
-            None => "name one, or a device like /dev/ttyUSB0".to_owned(),
+        let has_unit = |port: &&Port| port.devices().any(|id| id.as_str() == arguments.port);
+        let bus = loaded.settings.serial.iter().find(has_unit);
+        let known: Vec<&str> = names.clone().collect();
+        let advice = match (bus, did_you_mean(&arguments.port, names)) {
+            (Some(bus), _) => format!("it is a unit of {0}: `tombolo serial trace {0}`", bus.name),
+            (None, Some(near)) => format!("did you mean {near}?"),
+            (None, None) if known.is_empty() => "name a device like /dev/ttyUSB0".to_owned(),
+            (None, None) => format!("there are: {}; or name a device like /dev/ttyUSB0", known.join(", ")),
         };
         CommandError::failed(format_args!("there is no usable [serial.{}]; {advice}", arguments.port))
     })?;

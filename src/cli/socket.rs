@@ -41,17 +41,15 @@ pub fn find(options: &Options) -> PathBuf {
     .join(SOCKET_NAME)
 }
 
-/// Whether there is anything that may say where the socket is: a main file, a drop-in beside it, or
-/// the variable. One that cannot be read counts.
+/// Whether there is what says where the socket is: the main file, which counts also where it cannot
+/// be read, or the variable. Drop-ins alone do not: they belong to another file of their folder.
 pub fn is_configured(options: &Options) -> bool {
     let is_missing = |path: &Path| {
         path.symlink_metadata().is_err_and(|error| {
             matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
         })
     };
-    !is_missing(&options.config)
-        || !folder(&Paths::conf_d(&options.config)).is_empty()
-        || options.environment.iter().any(|(name, _)| name == VARIABLE)
+    !is_missing(&options.config) || options.environment.iter().any(|(name, _)| name == VARIABLE)
 }
 
 /// The files of a folder of drop-ins, in name order.

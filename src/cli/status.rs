@@ -83,11 +83,12 @@ pub fn kind(session: &Session) -> String {
 fn certificate(name: &str, of: &Certificate) -> String {
     let day = |text: &Option<String>| text.as_deref().and_then(|at| at.get(..10)).map(str::to_owned);
     let mut text = format!("{name}: {}", of.state);
-    text.extend(day(&of.not_after).map(|at| format!(", valid until {at}")));
+    let until = if of.state == "valid" { " until" } else { ", valid until" };
+    text.extend(day(&of.not_after).map(|at| format!("{until} {at}")));
     text.extend(of.days_left.filter(|days| *days >= 0).map(|days| format!(" ({days} d)")));
     text.extend(day(&of.due).map(|at| format!(", the next one due {at}")));
     if of.files.is_some() {
-        text.push_str(", in files that another program renews");
+        text.push_str(", in files that are not renewed by this gateway");
     }
     text.extend(of.next.as_ref().map(|next| format!("; {next}")));
     text
@@ -617,7 +618,7 @@ mod tests {
         };
         assert_eq!(
             text(&status),
-            "state     NOT FINE: not connected to b:8883: connection refused; and 6 more\n\
+            "state     NOT FINE: not connected to b:8883: connection refused; `tombolo check` shows where it stops; and 6 more\n\
              \x20         disabled: a.toml:3: device.x: has no role\n\
              \x20         unit boiler of serial port bus1 is down\n\
              \x20         serial port meter is not open: it is not there\n\

@@ -254,6 +254,9 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
         DeniedCommand::List => history(context, &Request::UpdateHistory {}, |_| {})?,
         DeniedCommand::Add(of) => {
             let version = of.version;
+            if version.contains(char::is_whitespace) || version.contains(char::is_control) {
+                return Err(CommandError::Usage(format!("{version:?} is no version: it has blanks")));
+            }
             let request = Request::UpdateDeny { version: version.clone() };
             let history = history(context, &request, |history| {
                 history.deny(&version);
@@ -266,6 +269,13 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
             history
         }
         DeniedCommand::Clear { version } => {
+            if let Some(version) = &version
+                && !history(context, &Request::UpdateHistory {}, |_| {})?.denied.contains(version)
+            {
+                return Err(CommandError::Failed(format!(
+                    "{version:?} is not denied; `tombolo update denied list` shows what is"
+                )));
+            }
             install::allow(context, version.as_deref())?;
             let request = Request::UpdateAllow { version: version.clone() };
             history(context, &request, |history| {
@@ -292,6 +302,11 @@ fn verify(_: &Context, _: &VerifyArguments) -> Result<(), CommandError> {
 fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandError> {
     use crate::clock::UnixTime;
     use crate::update::io::verify::verify;
+    if !arguments.folder.join("metadata").is_dir() {
+        let shown = arguments.folder.display();
+        let text = "it has no folder metadata; name the repository, the folder with metadata/ and targets/";
+        return Err(CommandError::Failed(format!("{shown}: {text}")));
+    }
     let found = verify(&arguments.folder, arguments.root.as_deref()).map_err(CommandError::failed)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = UnixTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));

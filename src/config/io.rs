@@ -15,6 +15,7 @@ use super::access_list::{self, AccessList, Asker};
 use super::finding::{Finding, Level, Place};
 use super::gateway_id::{self, Choice};
 use super::sandbox::{Hidden, Sandbox};
+use super::scalar::did_you_mean;
 use super::state::{self, State};
 use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
@@ -22,6 +23,8 @@ use crate::message::Name;
 
 /// The main file unless another one is named.
 pub const CONFIG_FILE: &str = "/etc/tombolo/tombolo.toml";
+/// The name of its main file.
+const MAIN_NAME: &str = "tombolo.toml";
 /// Drop-ins of the image or the fleet, with the lowest precedence.
 pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 /// Folders of Modbus templates: local ones, and those of the package.
@@ -135,11 +138,11 @@ fn load_apart(
     read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut faults);
     match read_layer(&options.config, Origin::Main) {
         Ok(main) => layers.push(main),
-        Err(FileError::Missing) => {}
+        Err(FileError::Missing) if is_packaged(&options.config) => {}
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
     read_folder(&conf_d, Origin::DropIn, &mut layers, &mut faults);
-    if layers.is_empty() {
+    if layers.is_empty() && faults.is_empty() {
         faults.push(unreadable(&options.config, &FileError::Missing));
     }
     for layer in &layers {
@@ -297,8 +300,11 @@ fn read_all(
     let mut without_main = None;
     match main {
         Ok(main) => after.insert(0, main),
-        // A folder of drop-ins without a main file is sufficient.
-        Err(FileError::Missing) if !after.is_empty() => without_main = Some(missing_main(&options.config)),
+        // An image may have drop-ins alone. A file that is named is meant, and with its drop-ins
+        // alone it would be another gateway: with the state and the ports of the packaged one.
+        Err(FileError::Missing) if is_packaged(&options.config) && !after.is_empty() => {
+            without_main = Some(missing_main(&options.config));
+        }
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
     if !faults.is_empty() {
@@ -542,17 +548,64 @@ pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
 fn unreadable(path: &Path, error: &FileError) -> Finding {
     let place = Place { file: path.display().to_string().into(), line: None };
     let advice = match error {
-        FileError::Missing => "name another one with --config, or make it: tombolo init --url mqtts://HOST",
-        FileError::Denied => "run this as root or as the service's user",
-        _ => "put a text file there",
+        FileError::Missing => missing_advice(near(path).as_deref()),
+        FileError::Denied => denied_advice(path),
+        _ => "put a text file there".to_owned(),
     };
     Finding::fail("configuration", error.to_string()).at(Some(&place)).advice(advice)
+}
+
+/// What there is to do about a main file that does not exist. `near`: one that may be meant.
+pub fn missing_advice(near: Option<&Path>) -> String {
+    match near {
+        Some(near) => format!("did you mean --config {}?", near.display()),
+        None => "name another one with --config, or make it: tombolo init --url mqtts://HOST".to_owned(),
+    }
+}
+
+/// Whether that is the main file's place unless `--config` names another one.
+pub fn is_packaged(config: &Path) -> bool {
+    config == Path::new(CONFIG_FILE)
+}
+
+/// The file that may be meant by the name of one that does not exist: in the same folder, with a
+/// similar name, or else `tombolo.toml`.
+pub fn near(path: &Path) -> Option<PathBuf> {
+    let (folder, name) = (path.parent()?, path.file_name()?.to_str()?);
+    let entries = fs::read_dir(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).ok()?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|other| other != name && other.ends_with(".toml") && !other.starts_with('.'))
+        .filter(|other| folder.join(other).is_file())
+        .collect();
+    names.sort();
+    let found = did_you_mean(name, names.iter().map(String::as_str));
+    let found = found.or_else(|| names.iter().map(String::as_str).find(|name| *name == MAIN_NAME))?;
+    Some(folder.join(found))
+}
+
+/// Why this user may not read a file, and who may.
+fn denied_advice(path: &Path) -> String {
+    let own = nix::unistd::Uid::effective().as_raw();
+    match fs::metadata(path) {
+        // The owner, or the service's user for whom it is meant: another user would not help.
+        Ok(file) if file.mode() & 0o044 == 0 || file.uid() == own => {
+            let user = nix::unistd::User::from_uid(file.uid().into()).ok().flatten();
+            let user = user.map_or_else(|| file.uid().to_string(), |user| user.name);
+            let shown = path.display();
+            format!(
+                "it is of {user} with mode {:04o}: `chmod 0644 {shown}`, or run this as a user who may read it",
+                file.mode() & 0o7777
+            )
+        }
+        _ => "run this as root or as the service's user".to_owned(),
+    }
 }
 
 /// There are drop-ins, and no file that they are beside.
 fn missing_main(path: &Path) -> Finding {
     let place = Place { file: path.display().to_string().into(), line: None };
-    let advice = "put the package's file there, or roles into the drop-ins; or see whether --config names the right file";
+    let advice = "put the package's file there, or roles into the drop-ins";
     Finding::warn("configuration", "does not exist; only the drop-ins beside it are read")
         .at(Some(&place))
         .advice(advice)

@@ -101,6 +101,25 @@ pub fn dotted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     text
 }
 
+/// The key or table of a line that is there already, and the line where it is first. `line` counts
+/// from 1.
+fn first_of(text: &str, line: u32) -> Option<(&str, usize)> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let at = (line as usize).checked_sub(1)?;
+    let this = *lines.get(at)?;
+    let before = lines.get(..at)?;
+    if this.starts_with('[') {
+        let name = this.split_inclusive(']').next()?;
+        let first = before.iter().position(|line| line.starts_with(name))?;
+        return Some((name, first + 1));
+    }
+    let (key, _) = this.split_once('=')?;
+    let section = before.iter().rposition(|line| line.starts_with('[')).map_or(0, |at| at + 1);
+    let is_it = |line: &&str| line.split_once('=').is_some_and(|(other, _)| other.trim() == key.trim());
+    let first = before.get(section..)?.iter().position(is_it)?;
+    Some((key.trim(), section + first + 1))
+}
+
 /// How a line that is not TOML is corrected.
 fn syntax_advice(message: &str, line: Option<&str>) -> &'static str {
     if line.is_some_and(|line| line.contains(['“', '”', '„', '‘', '’'])) {
@@ -127,13 +146,21 @@ pub(super) fn check_file(layer: &LayerText, findings: &mut Findings) -> Option<L
             let line = error.span().map(|span| lines.line(span.start));
             if seen.len() < 5 && seen.insert(line) {
                 let place = Place { file: file.clone(), line };
-                let finding = Finding::fail("configuration", format!("is not TOML: {}", error.message()))
-                    .at(Some(&place))
-                    .key("syntax")
-                    .advice(syntax_advice(
-                        error.message(),
-                        line.and_then(|line| layer.text.lines().nth(line as usize - 1)),
-                    ));
+                let message = error.message();
+                let twice = line.filter(|_| message.contains("duplicate key"));
+                let twice = twice.and_then(|line| first_of(&layer.text, line));
+                let (message, advice) = match twice {
+                    Some((key, first)) => (
+                        format!("is not TOML: {message} {key}"),
+                        format!("it is there already in line {first}: take one of the two out"),
+                    ),
+                    None => {
+                        let text = line.and_then(|line| layer.text.lines().nth(line as usize - 1));
+                        (format!("is not TOML: {message}"), syntax_advice(message, text).to_owned())
+                    }
+                };
+                let finding = Finding::fail("configuration", message);
+                let finding = finding.at(Some(&place)).key("syntax").advice(advice);
                 match layer.origin {
                     // A file of the state directory is ignored, because the user did not write it.
                     Origin::State => findings.push(finding),
@@ -462,6 +489,10 @@ impl<'f> Check<'f> {
                         let advice = match (self.origin, kind) {
                             (Origin::Environment, Kind::Addresses | Kind::Texts) => {
                                 kind.accepted_in_variable()
+                            }
+                            // Plain HTTP, which other machines should not reach.
+                            (_, Kind::Addresses) if path.first().is_some_and(|table| table == "metrics") => {
+                                "a list of IP addresses with ports, like [\"127.0.0.1:9184\"]".to_owned()
                             }
                             _ => kind.accepted(),
                         };

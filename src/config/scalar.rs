@@ -166,7 +166,7 @@ pub enum UrlError {
 impl std::fmt::Display for UrlError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            UrlError::NoScheme => "has no scheme",
+            UrlError::NoScheme => "it has no scheme",
             UrlError::WebSocket => "MQTT over WebSocket (ws://, wss://) is reserved and not implemented yet",
             UrlError::OtherName => "this scheme is spelt mqtts:// here",
             UrlError::Scheme => "the scheme is not mqtts://",

@@ -65,7 +65,9 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         reasons.push("no broker is configured: readings are kept".to_owned());
     } else if !uplink.connected {
         let why = uplink.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        reasons.push(format!("not connected to {broker}{why}"));
+        // Where the reason has no way out of its own, the check goes to the broker step by step.
+        let then = if why.contains(';') { "" } else { "; `tombolo check` shows where it stops" };
+        reasons.push(format!("not connected to {broker}{why}{then}"));
     }
     reasons.extend(uplink.stalled.iter().cloned());
     if let Some(seconds) = uplink.oldest_unanswered_s.filter(|seconds| *seconds >= SLOW_ANSWER_S)
@@ -74,9 +76,9 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         reasons.push(format!("the broker has not answered a publish for {seconds} s"));
     }
     if uplink.stalled.is_empty() && uplink.suspects > 0 {
-        let s = if uplink.suspects == 1 { "" } else { "s" };
+        let (s, them) = if uplink.suspects == 1 { ("", "it") } else { ("s", "them") };
         reasons.push(format!(
-            "{} record{s} held back, because the broker refused them or did not answer; `tombolo queue` shows them",
+            "{} record{s} held back, because the broker refused {them} or did not answer; `tombolo queue` shows {them}",
             uplink.suspects
         ));
     }

@@ -120,8 +120,9 @@ impl Log for Stderr {
         let mut line = String::with_capacity(160);
         line.push_str(level_word(record.level()));
         line.push(' ');
-        let message = record.args().to_string();
-        write_message(&mut line, format_args!("{}", hinted(&message)), &record.key_values());
+        write_message(&mut line, *record.args(), &record.key_values());
+        // Commands are named in reasons, too.
+        let mut line = hinted(&line).into_owned();
         line.push('\n');
         // One write per line, so that lines of several threads do not mix. A failure cannot be
         // reported anywhere.

@@ -133,15 +133,15 @@ pub fn decide(
     let ours: Vec<&Offer> = offers.iter().filter(|offer| offer.class == GATEWAY_CLASS).collect();
     let fits = |offer: &&Offer| offer.compatible.is_none() || offer.compatible == installed.compatible;
     let fitting: Vec<&Offer> = ours.iter().copied().filter(fits).collect();
+    if let Some(offer) = newest(ours.into_iter()).filter(|_| fitting.is_empty()) {
+        return ineligible(offer, Reason::OtherProduct { ours: installed.compatible.clone() });
+    }
     let Some(current) = installed.version.as_deref() else {
         return match newest(fitting.into_iter()) {
             None => Decision::UpToDate,
             Some(offer) => ineligible(offer, Reason::NotKnownInstalled),
         };
     };
-    if let Some(offer) = newest(ours.into_iter()).filter(|_| fitting.is_empty()) {
-        return ineligible(offer, Reason::OtherProduct { ours: installed.compatible.clone() });
-    }
     // A target whose versions cannot be compared with ours is named only if nothing else is newer.
     let (mut newer, mut strange) = (Vec::new(), None);
     for offer in fitting {
@@ -310,6 +310,20 @@ mod tests {
         let later = UnixTime::from_secs(1_800_000_001);
         assert_eq!(reason(|offer| offer.not_before = Some(later)), Some(Reason::NotBefore(later)));
         assert_eq!(reason(|offer| offer.not_before = NOW), None);
+    }
+
+    #[test]
+    fn another_product_is_named_also_where_the_installed_version_is_not_known() {
+        for compatible in [None, Some("acme-gw3".to_owned())] {
+            let installed = Installed { version: None, compatible: compatible.clone(), ..installed() };
+            let decision = decide(&installed, &Objections::default(), &[offer("2.5.0")], NOW);
+            let reason = Reason::OtherProduct { ours: compatible };
+            assert_eq!(decision, Decision::Ineligible { version: "2.5.0".to_owned(), reason });
+        }
+        let mut sensors = offer("2.5.0");
+        sensors.class = "door-sensor".to_owned();
+        let unknown = Installed { version: None, compatible: None, ..installed() };
+        assert_eq!(decide(&unknown, &Objections::default(), &[sensors], NOW), Decision::UpToDate);
     }
 
     #[test]

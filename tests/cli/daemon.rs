@@ -12,7 +12,8 @@ use tombolo::control::api::{Control, RejectedAction, Reply};
 use tombolo::control::io::server::Server;
 use tombolo::control::protocol::{Code, Failure, Selection};
 use tombolo::control::snapshot::{
-    ExportPage, Gateway, Lane, Queue, RejectedPage, RejectedRecord, Session, SessionPage, Status, Uplink,
+    DevicePage, DeviceState, ExportPage, Gateway, Lane, Queue, RejectedPage, RejectedRecord, Session,
+    SessionPage, Status, Uplink,
 };
 use tombolo::control::tail::{Outcome, Reading, Tail};
 use tombolo::message::{Method, RecordId};
@@ -37,6 +38,21 @@ impl Control for Hub {
             counters: json!({ "tombolo_journal_stored_readings_total": 5 }),
             ..Status::default()
         }
+    }
+
+    /// Only one of a fleet, which was seen a moment ago.
+    fn devices(&mut self, device: Option<&str>, _: Option<&str>) -> Result<DevicePage, Failure> {
+        if device != Some("new-1") {
+            return Err(Failure::new(Code::NotFound, "no such device here"));
+        }
+        let state = DeviceState {
+            id: "new-1".into(),
+            role: "sensor".into(),
+            fleet: Some("doors".into()),
+            online: true,
+            ..DeviceState::default()
+        };
+        Ok(DevicePage { devices: vec![state], ..DevicePage::default() })
     }
 
     fn sessions(&mut self, device: Option<&str>) -> SessionPage {
@@ -221,6 +237,16 @@ fn the_sessions_are_listed_and_shown_with_their_device() {
     assert_eq!(shown["sessions"].as_array().map(Vec::len), Some(1));
     let text = place.run("device show door-8").fine();
     assert!(text.contains("from 192.0.2.7:5683 for 1 h, last heard 5 s ago, TLS_PSK"), "{text}");
+}
+
+#[test]
+fn a_device_that_only_the_daemon_knows_yet_is_shown() {
+    let (place, _daemon) = with_daemon();
+    let text = place.run("device show new-1").fine();
+    assert!(text.contains("fleet") && text.contains("doors") && text.contains("online"), "{text}");
+    assert_eq!(place.run("--json device show new-1").json()["fleet"], "doors");
+    place.run("device show other").failed(1, &["there is no device other"]);
+    place.run("device show new-1 --key").failed(1, &["there is no device new-1"]);
 }
 
 #[test]

@@ -117,6 +117,21 @@ fn with_json_every_commands_error_is_one_json_object_on_standard_error() {
 }
 
 #[test]
+fn a_version_that_is_none_or_not_denied_is_said_and_so_is_a_folder_that_is_no_repository() {
+    let place = Place::new();
+    let blank = place.command("update denied add").arg("x y").output().unwrap();
+    let said = String::from_utf8_lossy(&blank.stderr).into_owned();
+    assert!(blank.status.code() == Some(2) && said.contains("\"x y\" is no version"), "{said}");
+    place.run("update denied add 1.2").fine();
+    place.run("update denied clear 1.3").failed(1, &["\"1.3\" is not denied", "denied list"]);
+    place.run("update denied clear 1.2").fine();
+    place.run("tail --last 129").failed(2, &["the last 128"]);
+    if cfg!(feature = "update") {
+        place.run("update verify nodir").failed(1, &["nodir: it has no folder metadata"]);
+    }
+}
+
+#[test]
 fn help_of_a_command_is_what_its_option_prints() {
     let place = Place::new();
     for command in ["device add", "queue rejected", "config apply", "check"] {

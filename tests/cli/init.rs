@@ -57,6 +57,29 @@ fn what_makes_no_upstream_is_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn what_was_typed_is_said_with_its_fault_and_the_way_out() {
+    let place = Place::new();
+    place.run("init --url=").failed(2, &["--url is empty", "mqtts://HOST"]);
+    place.run("init --url http://b").failed(78, &["\"http://b\": the scheme is not mqtts://"]);
+    place.write("empty", "\n");
+    place
+        .run("init --url mqtts://b --username u --password-file empty")
+        .failed(78, &["upstream.password-file: is empty", "write the password into it"]);
+    let pem = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["gw".to_owned()]).unwrap();
+        place.write(&format!("{name}.pem"), &certificate.self_signed(&key).unwrap().pem());
+        place.write(&format!("{name}.key"), &key.serialize_pem());
+    };
+    pem("a");
+    pem("b");
+    place
+        .run("init --url mqtts://b --certificate-file a.pem --key-file b.key")
+        .failed(78, &["upstream.certificate-file", "the key that belongs to it"]);
+    assert!(!place.path("conf.d/10-site.toml").exists());
+}
+
+#[test]
 fn without_a_main_file_a_whole_gateway_is_made_in_the_folder() {
     let place = Place::new();
     let config = place.path("own/tombolo.toml");
@@ -86,6 +109,53 @@ fn without_a_main_file_a_whole_gateway_is_made_in_the_folder() {
     }
     let (status, _, err) = run("init --url mqtts://127.0.0.1:2");
     assert_eq!(status, Some(1), "{err}");
+}
+
+#[test]
+fn a_slip_in_the_name_of_the_configuration_is_named_by_every_command_and_changes_nothing() {
+    let place = Place::new();
+    place.write("conf.d/10-site.toml", "[gateway]\nid = \"gw\"\n[upstream]\nurl = \"mqtts://b\"\n");
+    let slip = place.path("tombola.toml");
+    let run = |words: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(&slip).args(words.split_whitespace());
+        let output = command.env_clear().env("PATH", "/nowhere").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let missing = format!("{}", slip.display());
+    let near = format!("did you mean --config {}?", place.path("tombolo.toml").display());
+    for words in ["status", "tail", "reload", "check", "device list", "queue verify", "config show", "run"] {
+        let (status, out, err) = run(words);
+        assert!(words == "config show" || status != Some(0), "{words}: {out}{err}");
+        let said = format!("{out}{err}");
+        for text in [&*missing, "does not exist", &near] {
+            assert!(said.contains(text), "{words}: no {text:?} in {said}");
+        }
+        assert!(!said.contains("no role") && !said.contains("not running"), "{words}: {said}");
+    }
+    let before = place.read("conf.d/10-site.toml");
+    for words in ["init --url mqtts://c", "init --url mqtts://c --force"] {
+        let (status, out, err) = run(words);
+        assert!(status != Some(0) && err.contains(&near), "{words}: {out}{err}");
+        assert!(!slip.exists() && place.read("conf.d/10-site.toml") == before, "{words}");
+    }
+}
+
+#[test]
+fn a_whole_gateway_is_made_also_beside_drop_ins_and_force_keeps_the_id() {
+    let place = Place::new();
+    std::fs::remove_file(place.path("tombolo.toml")).unwrap();
+    place.write("conf.d/30-label.toml", "[gateway]\nlabel = \"Greenhouse\"\n");
+    let said = place.run("init --url mqtts://one.example --id greenhouse-7").fine();
+    assert!(said.contains("with the role sensor"), "{said}");
+    place.run("check --offline").fine();
+    let said = place.run("init --url mqtts://two.example --force").fine();
+    assert!(said.contains("this gateway is greenhouse-7"), "{said}");
+    let text = place.read("conf.d/10-site.toml");
+    assert!(text.contains("id = \"greenhouse-7\"") && text.contains("two.example"), "{text}");
+    place.run("init --url mqtts://two.example --force --id other").fine();
+    assert!(place.read("conf.d/10-site.toml").contains("id = \"other\""));
 }
 
 #[test]

@@ -34,7 +34,15 @@ fn syntax() {
     );
     for (text, advice) in [
         ("[log]\nlevel = “info”\n", "the quotes of TOML are straight: \""),
-        ("[log]\nlevel = \"info\"\nlevel = \"info\"\n", "take one of the two out"),
+        (
+            "[log]\nlevel = \"info\"\nlevel = \"info\"\n",
+            "duplicate key level; it is there already in line 2: take one of the two out",
+        ),
+        (
+            "[role.a]\nmax-payload = 1\n[role.b]\nmax-payload = 2\n[role.a]\n",
+            "duplicate key [role.a]; it is there already in line 1: take one of the two out",
+        ),
+        ("[metrics]\nlisten = [\":9184\"]\n", "like [\"127.0.0.1:9184\"]"),
         ("[coap]\nlisten = [\"[::]:5684\"\n", "close what this line begins"),
     ] {
         let (_, complaints) = main_file(text).complaints();
@@ -174,7 +182,7 @@ fn the_upstream_url() {
     assert_eq!(
         url("wss://broker.example.com"),
         line(
-            "MQTT over WebSocket (ws://, wss://) is reserved and not implemented yet; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\""
+            "\"wss://broker.example.com\": MQTT over WebSocket (ws://, wss://) is reserved and not implemented yet; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\""
         )
     );
     assert_eq!(
@@ -183,7 +191,7 @@ fn the_upstream_url() {
     );
     assert_eq!(
         url("broker.example.com:8883"),
-        line("has no scheme; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\"")
+        line("\"broker.example.com:8883\": it has no scheme; use \"mqtts://HOST\" or \"mqtts://HOST:PORT\"")
     );
     assert_eq!(
         url("mqtts://me:hunter2@broker.example.com"),

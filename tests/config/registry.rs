@@ -282,7 +282,7 @@ fn layers_are_found_where_they_belong_and_in_name_order() {
 }
 
 #[test]
-fn a_missing_main_file_is_refused_unless_there_are_drop_ins() {
+fn a_missing_main_file_that_is_named_is_refused_also_beside_drop_ins() {
     let folder = Folder::new("missing");
     let refused = load(&folder.options(), None).unwrap_err();
     assert_eq!(
@@ -294,7 +294,12 @@ fn a_missing_main_file_is_refused_unless_there_are_drop_ins() {
         )
     );
     folder.write("conf.d/10-site.toml", "[gateway]\nid = \"g\"\n[paths]\nstate-dir = \"../state\"\n");
-    assert_eq!(folder.load().settings.gateway.id.as_str(), "g");
+    assert_eq!(load(&folder.options(), None).unwrap_err(), refused);
+    // The name is a slip: the near one is said.
+    folder.write("tombola.toml", MAIN);
+    let refused = crate::support::lines(&load(&folder.options(), None).unwrap_err());
+    let near = folder.0.join("tombola.toml").display().to_string();
+    assert!(refused.ends_with(&format!("does not exist; did you mean --config {near}?\n")), "{refused}");
 }
 
 #[test]

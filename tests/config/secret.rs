@@ -73,3 +73,11 @@ proptest! {
         let _ = main_file("").environment(&format!("TOMBOLO_{value}"), &text).complaints();
     }
 }
+
+#[test]
+fn a_key_in_a_credential_is_no_failure_where_only_the_service_sees_it() {
+    let text = format!("{ROLE}[device.d]\nrole = \"r\"\npsk-file = \"credential:d\"\n");
+    let said = findings_to_lines(&main_file(&text).load().unwrap().findings);
+    assert!(said.contains("device d: psk-file") || said.contains("device.d.psk-file"), "{said}");
+    assert!(said.contains("LoadCredential=") && !said.contains("fail"), "{said}");
+}

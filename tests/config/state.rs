@@ -316,7 +316,7 @@ fn a_file_of_conf_d_that_contradicts_the_configuration_is_left_out_and_the_owner
     assert!(said.contains(&path.display().to_string()) && said.contains("too few for lane.high"), "{said}");
     folder.write("state/conf.d/20-b.toml", "[upstream]\nurl = \"x\"\n");
     let said = problems(&start(&folder));
-    assert!(said.contains("20-b.toml") && said.contains("upstream.url: has no scheme"), "{said}");
+    assert!(said.contains("20-b.toml") && said.contains("upstream.url: \"x\": it has no scheme"), "{said}");
     // The owner's change, beside which the state's unchanged files do not stand: refused, as any
     // other.
     folder.write("state/conf.d/20-b.toml", "[journal]\nmax-bytes = \"300MiB\"\n");

@@ -41,7 +41,8 @@ pub enum Names {
 pub enum ConfigCommand {
     /// Print each value in force, and the file and line it comes from
     Show(ShowArguments),
-    /// Put a file in place, reload, and go back if the gateway refuses it or loses its broker
+    /// Put a file in place, reload, and go back if the gateway refuses it; with --confirm also if
+    /// it loses its broker
     Apply(ApplyArguments),
     /// Rewrite the names of renamed keys in the files
     Migrate(MigrateArguments),

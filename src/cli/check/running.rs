@@ -46,6 +46,7 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> C
     for difference in &found.differences {
         let message = match difference.running.as_str() {
             "" => "the running gateway still uses what it was before".to_owned(),
+            none if none.starts_with("no such ") => "the running gateway does not have it yet".to_owned(),
             running => format!("the running gateway still uses {running}"),
         };
         let advice = match (difference.restart, needs_restart) {

@@ -147,7 +147,14 @@ fn one(port: &Port, root: &Path) -> Vec<Finding> {
         findings.push(Finding::warn(&subject, message).advice(advice));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(&subject, format!("{} is {shown}", port.port)));
+        let named = port.port.to_string();
+        findings.push(Finding::ok(
+            &subject,
+            match device == Path::new(&named) {
+                true => format!("{shown} is there"),
+                false => format!("{named} is {shown}"),
+            },
+        ));
     }
     findings
 }

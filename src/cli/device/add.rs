@@ -12,7 +12,7 @@ use super::{Told, tell, without_level};
 use crate::cli::args::DeviceAddArguments;
 use crate::cli::error::CommandError;
 use crate::cli::key::{PSK_MIN, from_argument};
-use crate::cli::output::{align, plural};
+use crate::cli::output::{Gone, align, plural};
 use crate::cli::{Context, note};
 use crate::config::certificate::{self, format_key_hash, parse_key_hash};
 use crate::config::registry::io::add;
@@ -89,6 +89,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         note(warning);
     }
     let told = tell(context);
+    let shown = format!("device show {} --key", device.id);
     if context.out.json {
         let mut object = in_json(&device);
         if let (Some(login), Some(password)) = (&device.login, &password) {
@@ -98,7 +99,13 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         context.out.object(&object)?;
         return told.map(|_| ());
     }
-    context.out.line(format_args!("added {} as {} in {}", device.id, device.role, file.display()))?;
+    let added = format!("added {} as {} in {}", device.id, device.role, file.display());
+    // Run again, it would be refused, and the key would be unknown.
+    let unsaid = |gone: Gone| {
+        note(format_args!("{added}, but that could not be shown; `{}` has it", context.hint(&shown)));
+        gone
+    };
+    context.out.line(&added).map_err(unsaid)?;
     say_psk(context, &loaded.settings, &device)?;
     say_certificate(context, &loaded, &device)?;
     if let (Some(login), Some(password)) = (&device.login, &password) {
@@ -255,10 +262,16 @@ fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Resul
         context.out.line(format_args!("  {}", client::line(settings, device, proof)))?;
     }
     if own.is_none() {
+        let file = context.options().config.with_file_name("gateway.key").display().to_string();
+        let also = match device.certificate.is_some() && material.chain.is_empty() {
+            true => ", and a certificate of it from a CA that the devices trust as coap.certificate-file",
+            false => "",
+        };
         note(format_args!(
             "coap.key-file is missing: no device can connect with a certificate or public key until it is set; `openssl \
-             ecparam -name prime256v1 -genkey -noout -out gateway.key` makes one; name it in {}, readable to the gateway's \
-             user alone, then `{}`",
+             ecparam -name prime256v1 -genkey -noout -out {}` makes one; in {} set key-file = {file:?} below [coap]{also}, \
+             readable to the gateway's user alone, then `{}`",
+            crate::cli::key::shell_word(&file),
             context.config.display(),
             context.hint("reload")
         ));

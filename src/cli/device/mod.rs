@@ -252,12 +252,12 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A device where only the daemon can be asked.
-fn show_running(context: &Context, id: &str, why: &str) -> Result<(), CommandError> {
-    let running = running::ask(context, Some(id)).map_err(|error| match error {
-        ClientError::Failed(failure) => CommandError::Failed(failure.message),
-        error => running::neither(why, &error),
-    })?;
+/// A device that only the daemon knows.
+fn show_running(
+    context: &Context,
+    id: &str,
+    running: &BTreeMap<String, DeviceState>,
+) -> Result<(), CommandError> {
     let sessions = sessions(context, id);
     for state in running.values() {
         if context.out.json {
@@ -273,7 +273,6 @@ fn show_running(context: &Context, id: &str, why: &str) -> Result<(), CommandErr
         rows.extend(sessions.iter().flatten().map(session_row));
         let rows: Vec<_> = rows.into_iter().map(|(name, text)| vec![name.to_owned(), text]).collect();
         context.out.table(&rows)?;
-        note("as the running daemon has it: the files cannot be read by this user");
     }
     Ok(())
 }
@@ -288,7 +287,15 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     let loaded = match files(context)? {
         Files::Read(loaded) => *loaded,
         Files::Closed(why) if arguments.key => return Err(CommandError::Failed(why)),
-        Files::Closed(why) => return show_running(context, &arguments.id, &why),
+        Files::Closed(why) => {
+            let running = running::ask(context, Some(&arguments.id)).map_err(|error| match error {
+                ClientError::Failed(failure) => CommandError::Failed(failure.message),
+                error => running::neither(&why, &error),
+            })?;
+            show_running(context, &arguments.id, &running)?;
+            note("as the running daemon has it: the files cannot be read by this user");
+            return Ok(());
+        }
     };
     let made = match loaded.known(&arguments.id) {
         Some(_) => None,
@@ -296,7 +303,17 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     };
     let known = match &made {
         Some((known, _)) => known,
-        None => known(&loaded, &arguments.id)?,
+        None => match known(&loaded, &arguments.id) {
+            Ok(known) => known,
+            // One of a fleet that was seen a moment ago is not in the file yet.
+            Err(unknown) => {
+                let running = running::ask(context, Some(&arguments.id)).unwrap_or_default();
+                if running.is_empty() || arguments.key {
+                    return Err(unknown);
+                }
+                return show_running(context, &arguments.id, &running);
+            }
+        },
     };
     let device = loaded.settings.gate.devices.iter().find(|device| device.id.as_str() == known.id);
     let psk = device.and_then(|device| device.psk.as_ref()).filter(|_| arguments.key);

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{FILE_NAME, Site, folder, render};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::{CONFIG_FILE, Options, load_with};
+use crate::config::io::{Options, is_packaged, load_with, missing_advice, near};
 use crate::config::layer::{LayerText, Origin};
 use crate::config::{Level, Loaded, Paths};
 use crate::durable::atomic_file::sweep;
@@ -70,6 +70,14 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
         let place = Place { file: path.display().to_string().into(), line: None };
         vec![Finding::fail("configuration", message).at(Some(&place)).advice(advice)]
     };
+    let is_missing = !is_packaged(&options.config) && options.config.symlink_metadata().is_err();
+    // The drop-ins that are there are of that file, and a second gateway would share its state.
+    if let Some(near) = near(&options.config).filter(|_| is_missing && folder.is_dir()) {
+        let (shown, advice) = (folder.display(), missing_advice(Some(&near)));
+        let message = format!("does not exist, and {shown} belongs to another file beside it");
+        return Err(failed(&options.config, message, &advice).into());
+    }
+    let before = std::fs::read_to_string(&path).ok();
     if !force && path.symlink_metadata().is_ok() {
         return Err(InitError::Exists(path));
     }
@@ -89,6 +97,10 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let mut site = site.map_err(|error| {
         failed(&path, format!("a path cannot be made absolute: {error}"), "use whole paths")
     })?;
+    // Another id would be another gateway, with other topics: only --id changes it.
+    if site.id.is_none() {
+        site.id = before.as_deref().and_then(id_of);
+    }
     let free = free_port();
     let port = match free {
         Some(COAPS_PORT) => None,
@@ -123,8 +135,12 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     if let Err((key, file, message)) = judge_contents(&typed) {
         let place = Place { file: file.display().to_string().into(), line: None };
         let finding = Finding::fail("upstream", message).key(key).at(Some(&place));
-        let advice = "give a PEM file with what is named; nothing was written";
-        return Err(vec![finding.advice(advice)].into());
+        let advice = match key {
+            "upstream.password-file" => "write the password into it",
+            "upstream.certificate-file" => "name a certificate, in PEM, and the key that belongs to it",
+            _ => "name a file with CA certificates in PEM",
+        };
+        return Err(vec![finding.advice(format!("{advice}; nothing was written"))].into());
     }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {
@@ -146,16 +162,19 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     Ok(Written { path, main: main.map(|main| main.path), copied, port, loaded })
 }
 
-/// The main file to be, where there is none and no package has one.
+/// The main file to be, where there is none and no package has one. Drop-ins that are there
+/// already win over it.
 fn new_main_file(config: &Path, port: u16) -> Option<LayerText> {
-    if config == Path::new(CONFIG_FILE) || config.symlink_metadata().is_ok() {
+    if is_packaged(config) || config.symlink_metadata().is_ok() {
         return None;
     }
-    // A drop-in that is there already may be a whole configuration.
-    let has_drop_ins =
-        std::fs::read_dir(Paths::conf_d(config)).is_ok_and(|mut entries| entries.next().is_some());
-    let text = folder::main_file(port);
-    (!has_drop_ins).then(|| LayerText { origin: Origin::Main, path: config.to_owned(), text })
+    Some(LayerText { origin: Origin::Main, path: config.to_owned(), text: folder::main_file(port) })
+}
+
+/// The gateway's id in the text of a drop-in.
+fn id_of(text: &str) -> Option<String> {
+    let table: toml::Table = text.parse().ok()?;
+    Some(table.get("gateway")?.get("id")?.as_str()?.to_owned())
 }
 
 /// CoAP's own port, or the next that no other program has, on both loopback addresses.
@@ -191,6 +210,11 @@ fn judge_contents(site: &Site) -> Result<(), (&'static str, PathBuf, String)> {
     {
         let judged = pem.and_then(|pem| tls::judge_anchors(&pem).map_err(|error| error.to_string()));
         judged.map_err(|message| ("upstream.ca-file", path.clone(), message))?;
+    }
+    if let Some(path) = &site.password_file
+        && std::fs::read(path).is_ok_and(|bytes| bytes.trim_ascii().is_empty())
+    {
+        return Err(("upstream.password-file", path.clone(), "is empty".to_owned()));
     }
     let key = site.key_file.as_deref().and_then(|path| files::key(path, None).ok());
     if let (Some(path), Some(key)) = (&site.certificate_file, key)

@@ -456,6 +456,10 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
             cx.closed(subject, &key, &path);
             return None;
         }
+        Err(_) if cx.is_out_of_sight(&path) => {
+            cx.out_of_sight(subject, &key);
+            return None;
+        }
         Err(error) => {
             let advice = "put the key there, as hex:… or text:…, readable to the service's user";
             cx.fail(subject, &key, format!("{shown} {error}"), advice);

@@ -147,7 +147,12 @@ pub(super) fn upstream(
                 crate::config::scalar::UrlError::UserInfo => "set username and password-file instead",
                 _ => "use \"mqtts://HOST\" or \"mqtts://HOST:PORT\"",
             };
-            cx.fatal(&["upstream", "url"], error.to_string(), advice);
+            // What has an `@` may have a password.
+            let message = match url.contains('@') {
+                true => error.to_string(),
+                false => format!("{url:?}: {error}"),
+            };
+            cx.fatal(&["upstream", "url"], message, advice);
             return None;
         }
     };

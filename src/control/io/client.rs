@@ -35,6 +35,8 @@ pub enum ClientError {
     NoConfiguration {
         /// The file.
         config: PathBuf,
+        /// What there is to do about it.
+        advice: String,
     },
     /// This user may not open the socket.
     Denied {
@@ -73,11 +75,9 @@ impl fmt::Display for ClientError {
                 "tombolo is not running: nothing answers on {}; start it with `{start}` in another terminal",
                 socket.display()
             ),
-            ClientError::NoConfiguration { config } => write!(
-                f,
-                "{} does not exist; name another one with --config, or make it: tombolo init --url mqtts://HOST",
-                config.display()
-            ),
+            ClientError::NoConfiguration { config, advice } => {
+                write!(f, "{} does not exist; {advice}", config.display())
+            }
             ClientError::Denied { socket, privileged: false } => write!(
                 f,
                 "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo` and log in again",

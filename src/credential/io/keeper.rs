@@ -252,16 +252,19 @@ impl Keeper {
             CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(|der| der.to_vec())).collect();
         let chain = chain.map_err(|_| "the certificates cannot be read (PEM is expected)".to_owned())?;
         let (usage, now) = (self.settings.usage, self.clock.wall());
+        let name = self.settings.name.clone();
         self.offered(move |store| {
             let first = chain.first().ok_or("it holds no certificate (PEM is expected)")?;
             let leaf = Leaf::parse(first).ok_or("its first certificate cannot be read")?;
             let of_request = store.pending().map(|pending| pending.key.clone());
             let keys = of_request.into_iter().chain(store.current().map(|held| held.key.clone()));
             let mut keys = keys.filter(|key| request::public_key(key).is_ok_and(|public| public == leaf.key));
-            let key = keys.next().ok_or(
-                "its key is neither that of the open request nor that of the certificate in use; `tombolo cert csr` prints \
-                 the request",
-            )?;
+            let key = keys.next().ok_or_else(|| {
+                format!(
+                    "its key is neither that of the open request nor that of the certificate in use; `tombolo cert csr \
+                     {name}` prints the request"
+                )
+            })?;
             judge_and_stage(store, &chain, &[], usage, now, key).map_err(|fault| match fault {
                 StageFault::Flaw(what) | StageFault::Disk(what) => what,
             })

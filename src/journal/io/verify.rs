@@ -51,7 +51,10 @@ pub struct Missing {
 pub fn verify(settings: &Settings, mut found: impl FnMut(FileReport)) -> Result<(), String> {
     let disk = Disk::new(&settings.directory);
     if !Path::is_dir(&settings.directory) {
-        return Err(format!("there is no journal in {}", settings.directory.display()));
+        return Err(format!(
+            "there is no journal in {}; the gateway's first start makes it; [paths] state-dir or --config names another place",
+            settings.directory.display()
+        ));
     }
     let layout = retention::layout(settings);
     let (_, seen) = WitnessFile::open(&disk);

@@ -44,7 +44,10 @@ pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, 
     let (tls, signs_in_token) = tls.map_or((None, false), |(config, in_token)| (Some(config), in_token));
     let (password, password_life) = match &settings.jwt {
         Some(jwt) => (Some(mint(jwt, pem(&jwt.key_file)?, &settings.client_id, &*clock)?), Some(life(jwt))),
-        None => (settings.password_file.as_deref().map(password).transpose()?, None),
+        None => {
+            let password = settings.password_file.as_deref().map(password).transpose();
+            (password.map_err(|error| format!("upstream.password-file: {error}"))?, None)
+        }
     };
     Ok(Material { tls, signs_in_token, password, password_life })
 }

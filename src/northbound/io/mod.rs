@@ -538,7 +538,9 @@ impl<M: Fn() -> Moment> Driver<M> {
                     recovered.push(*original);
                 }
             }
-            if limiter.permit(now, kind(&event)) {
+            // An attempt that the stop ends did not fail.
+            let is_ended = matches!(event, Event::Failed { .. }) && core.is_stopping();
+            if !is_ended && limiter.permit(now, kind(&event)) {
                 if let Event::Publisher(event) = &mut event {
                     rename(event, &*outbox.borrow());
                 }

@@ -2,10 +2,10 @@
 //!
 //! A topic that a device does use is never published on: its consumers would take the check for a
 //! reading. So an access list that names single topics refuses what is tried here and takes what is
-//! real. One refusal alone is therefore "not proven"; where all are refused alike, several of them,
-//! it is a failure. What is sent has no payload, so that nothing in it can be read as a value, and
-//! with MQTT 5 the user property `check`. With the retain flag, where the rule has it, an empty
-//! payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
+//! real. One refusal alone is therefore "not proven"; where several are tried and all are refused,
+//! it is a failure, whether or not there is a device yet. What is sent has no payload, so that
+//! nothing in it can be read as a value, and with MQTT 5 the user property `check`. With the retain
+//! flag, where the rule has it, an empty payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
 
 use super::talk::{Message, Said, Subscribed, Talk};
 use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
@@ -175,12 +175,11 @@ impl<'a> Walk<'a> {
             return warn(steps, "readings", text, advice);
         }
         let alone = proven.is_empty() && unproven.is_empty() && silent.is_empty();
-        // Where no device is, an access list by device has nothing to allow yet.
-        let several = refused.len() > 1 && refused.iter().any(|tried| !tried.reading.no_device);
+        let several = refused.len() > 1;
         // What another code says is not about this topic.
         let because = match first.said {
             Said::Refused(code) if code != reason_code::NOT_AUTHORIZED => advice::of_puback(code).to_owned(),
-            _ => allow(&first.reading.topic),
+            _ => allow_all(&refused),
         };
         let advice = format!(
             "{because}; if it allows each topic by its whole name, `tombolo device test ID` proves it with a reading"
@@ -226,9 +225,69 @@ fn list(tried: &[&Tried<'_>], words: impl Fn(&Tried<'_>) -> String) -> String {
 
 /// What to allow at the broker for a topic with [`LEVEL`] in it.
 fn allow(topic: &str) -> String {
-    let filter = match topic.split_once(LEVEL) {
-        Some((before, _)) if before.ends_with('/') => format!("{before}#"),
-        _ => topic.to_owned(),
+    format!("allow {} at the broker, and so for each device", filter(topic))
+}
+
+/// What to allow for all of them: what is above them, if that is three levels or more, or each.
+fn allow_all(tried: &[&Tried<'_>]) -> String {
+    let mut filters: Vec<String> = tried.iter().map(|tried| filter(&tried.reading.topic)).collect();
+    filters.sort();
+    filters.dedup();
+    let mut common: Vec<&str> = filters.first().map_or_else(Vec::new, |first| first.split('/').collect());
+    for filter in &filters {
+        let same = common.iter().zip(filter.split('/')).take_while(|(a, b)| **a == *b).count();
+        common.truncate(same);
+    }
+    let what = match filters.len() {
+        2.. if common.len() > 2 => format!("{}/#", common.join("/")),
+        _ => filters.join(", "),
     };
-    format!("allow {filter} at the broker, and so for each device")
+    format!("allow {what} at the broker, and so for each device")
+}
+
+/// The topic filter of what a topic with [`LEVEL`] in it stands for.
+fn filter(topic: &str) -> String {
+    let levels = topic.split('/').map(|level| if level.contains(LEVEL) { "+" } else { level });
+    let filter = levels.collect::<Vec<_>>().join("/");
+    match filter.strip_suffix("/+") {
+        Some(above) => format!("{above}/#"),
+        None => filter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_allowed_covers_all_that_is_refused() {
+        let all = |topics: &[&str]| {
+            let trials: Vec<ReadingTrial> = topics
+                .iter()
+                .map(|topic| ReadingTrial {
+                    topic: (*topic).to_owned(),
+                    of: "rule a of role b".to_owned(),
+                    retain: false,
+                    beside: false,
+                    no_device: false,
+                })
+                .collect();
+            let said = Said::Refused(reason_code::NOT_AUTHORIZED);
+            let tried: Vec<Tried<'_>> =
+                trials.iter().map(|reading| Tried { reading, said, proven: false }).collect();
+            let text = allow_all(&tried.iter().collect::<Vec<_>>());
+            text.trim_start_matches("allow ")
+                .trim_end_matches(" at the broker, and so for each device")
+                .to_owned()
+        };
+        let up = |device: &str, path: &str| format!("tombolo/gw/{device}/up/{path}/tombolo-check");
+        assert_eq!(all(&[&up("door-7", "t")]), "tombolo/gw/door-7/up/t/#");
+        assert_eq!(all(&[&up("door-7", "t"), &up("door-7", "alarm")]), "tombolo/gw/door-7/up/#");
+        assert_eq!(all(&[&up(LEVEL, "t"), &up(LEVEL, "alarm")]), "tombolo/gw/+/up/#");
+        assert_eq!(
+            all(&[&up("door-7", "t"), &up("lamp", "t")]),
+            "tombolo/gw/door-7/up/t/#, tombolo/gw/lamp/up/t/#"
+        );
+        assert_eq!(all(&["door-7/x/tombolo-check/y", "z"]), "door-7/x/+/y, z");
+    }
 }
