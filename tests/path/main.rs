@@ -5,6 +5,7 @@ mod attacker;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod certificates;
+mod changed_files;
 mod check_messages;
 mod check_readings;
 mod checks;

@@ -1,7 +1,7 @@
 //! The files a connection needs, read anew for each: CA, certificate, key, password.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::jwt::mint;
 use crate::clock::WallClock;
+use crate::durable::io::regular::{self, Fault};
 use crate::northbound::encrypted_key::{self, Encryption};
 use crate::northbound::jwt::life;
 use crate::northbound::revocation::{self, RevocationSettings};
@@ -24,6 +25,26 @@ use crate::proto::dtls::server::RevocationLists;
 /// Greatest file read.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
 
+/// What is in the files that the operator provides, as numbers: other numbers mean that something
+/// was changed. Lists and anchors that the gateway fetches itself are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Of all of them.
+    pub all: u64,
+    /// Without certificate, key and its password: for a gateway that proves these by itself.
+    pub without_identity: u64,
+}
+
+impl Fingerprints {
+    /// Whether the files are the same, with or without the identity.
+    pub fn is_same(&self, other: &Fingerprints, with_identity: bool) -> bool {
+        match with_identity {
+            true => self.all == other.all,
+            false => self.without_identity == other.without_identity,
+        }
+    }
+}
+
 /// What the files gave.
 pub struct Material {
     /// `None` without TLS.
@@ -34,6 +55,8 @@ pub struct Material {
     pub password: Option<Vec<u8>>,
     /// How long the password serves, if it expires.
     pub password_life: Option<Duration>,
+    /// Of the files, as they were just before they were read.
+    pub fingerprints: Fingerprints,
 }
 
 /// Reads what `settings` name. It blocks: not for the path's thread.
@@ -41,13 +64,15 @@ pub struct Material {
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
+    // Before: what is replaced meanwhile counts as changed.
+    let fingerprints = fingerprints(settings);
     let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock.clone())).transpose()?;
     let (tls, signs_in_token) = tls.map_or((None, false), |(config, in_token)| (Some(config), in_token));
     let (password, password_life) = match &settings.jwt {
         Some(jwt) => (Some(mint(jwt, pem(&jwt.key_file)?, &settings.client_id, &*clock)?), Some(life(jwt))),
         None => (settings.password_file.as_deref().map(password).transpose()?, None),
     };
-    Ok(Material { tls, signs_in_token, password, password_life })
+    Ok(Material { tls, signs_in_token, password, password_life, fingerprints })
 }
 
 /// What is in all the files that `settings` name, as one number: another number means that
@@ -62,6 +87,22 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     let anchors = settings.tls.iter().map(|tls| &tls.est_anchors);
     let paths = paths.chain(revocation.chain(anchors).flatten());
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
+    hash(paths)
+}
+
+/// What is in the files that the operator provides. It blocks.
+pub fn fingerprints(settings: &Settings) -> Fingerprints {
+    let tls = settings.tls.as_ref();
+    let of_tls = tls.into_iter().flat_map(|tls| tls.ca_file.iter().chain(&tls.revocation.file));
+    let paths = settings.password_file.iter().chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
+    let without_identity = hash(paths.chain(of_tls));
+    let identity = tls.and_then(|tls| tls.identity.as_ref());
+    let of_identity = identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
+    let identity = hash(of_identity.chain(tls.and_then(|tls| tls.key_password.as_ref())));
+    Fingerprints { all: without_identity.rotate_left(1) ^ identity, without_identity }
+}
+
+fn hash<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in paths {
         path.hash(&mut hasher);
@@ -254,12 +295,12 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fault = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(fault)?.len();
-    if size > FILE_MAX {
-        return Err(format!("{}: has {size} bytes; that is no key, certificate or password", path.display()));
-    }
-    let bytes = std::fs::read(path).map_err(fault)?;
+    let bytes = regular::read(path, FILE_MAX).map_err(|fault| match fault {
+        Fault::TooLarge(size) => {
+            format!("{}: has {size} bytes; that is no key, certificate or password", path.display())
+        }
+        other => format!("{}: {other}", path.display()),
+    })?;
     if bytes.is_empty() {
         return Err(format!("{}: is empty", path.display()));
     }
