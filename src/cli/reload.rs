@@ -4,8 +4,8 @@
 //! it has when it refuses.
 //!
 //! Success is for a configuration that is in force as a whole: a reload that leaves a device, a
-//! role or a port disabled by a fault, an upstream without usable files or the metrics without
-//! their address has an exit status of its own, and names it.
+//! role or a port disabled by a fault, an upstream with files that are of no use or that the broker
+//! does not take, or the metrics without their address has an exit status of its own, and names it.
 
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     } else {
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
         // Otherwise the end says that it is done, and what is not in force.
-        if unusable.is_none() && texts("disabled").is_empty() {
+        if unusable.is_none() && answer["upstream_unproven"].is_null() && texts("disabled").is_empty() {
             context.out.line("reloaded")?;
         }
         for text in texts("problems") {
@@ -58,6 +58,7 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
              is no other until that is corrected"
         )
     }));
+    faults.extend(answer.get("upstream_unproven").and_then(Value::as_str).map(str::to_owned));
     if !disabled.is_empty() {
         faults.push(format!(
             "{} disabled by faults: {}",

@@ -405,7 +405,8 @@ pub struct SuspectedRecord {
 pub struct ConfigCheck {
     /// Keys with another value in the files than the one in use.
     pub differences: Vec<ConfigDifference>,
-    /// Files that `[upstream]` names have another content than at the start or the last reload.
+    /// Files that `[upstream]` names have another content than when the connection was made, and are
+    /// not shown to work since; without one, than at the start or the last reload.
     pub upstream_files_changed: bool,
     /// Why a reload would be refused, one finding each; empty = it would not be.
     pub refused: Vec<String>,

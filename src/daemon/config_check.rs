@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::link::UsedFiles;
 use crate::clock::WallClock;
 use crate::config::difference::differences;
 use crate::config::io::{Options, load_to_compare};
@@ -14,18 +15,18 @@ use crate::control::api::Reply;
 use crate::control::snapshot::{ConfigCheck, ConfigDifference};
 use crate::northbound::io::files;
 
-/// Answers off the path's thread. `used`: the fingerprint of the upstream's files in use.
+/// Answers off the path's thread. `used`: the files of the upstream in use.
 pub fn answer(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
-    used: Option<u64>,
+    used: UsedFiles,
     reply: Reply,
 ) {
     tokio::task::spawn_blocking(move || reply.ok(&look(&options, &running, clock, used)));
 }
 
-fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Option<u64>) -> ConfigCheck {
+fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: UsedFiles) -> ConfigCheck {
     let coap = &running.settings.coap;
     let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
     let listening = coap.listen.iter().chain(plain).map(ToString::to_string).collect();
@@ -48,7 +49,7 @@ fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Op
     }
     if let Some(upstream) = &loaded.settings.upstream {
         found.upstream_files_changed = running.settings.upstream == loaded.settings.upstream
-            && used != Some(files::fingerprint(upstream));
+            && !used.has(&files::fingerprints(upstream));
         found.upstream_files = files::load(upstream, clock).err();
     }
     found

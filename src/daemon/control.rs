@@ -311,7 +311,7 @@ impl Desk {
             return;
         }
         let Some(on_trial) = &self.trial else { return };
-        match on_trial.judge(now, &self.link.snapshot(now)) {
+        match on_trial.judge(now, &self.link.snapshot(now), self.link.unproven().is_none()) {
             Judgement::Waits => {}
             Judgement::Stays => {
                 log::info!("the configuration on trial is confirmed: the uplink is connected");
@@ -464,8 +464,12 @@ impl Desk {
         }
         self.waiting.extend(reply);
         self.announced = true;
-        self.reloading =
-            Some(reload::begin(self.options.clone(), Arc::clone(&self.loaded), self.clock.clone()));
+        self.reloading = Some(reload::begin(
+            self.options.clone(),
+            Arc::clone(&self.loaded),
+            self.clock.clone(),
+            Rc::clone(&self.link),
+        ));
     }
 
     /// Whether a reload was begun since the last question.
@@ -518,6 +522,7 @@ impl Desk {
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({
                     "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable,
+                    "upstream_unproven": self.link.unproven(),
                     "metrics": self.metrics_problems,
                 }))
             }
@@ -539,7 +544,8 @@ impl Desk {
     }
 
     fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring, upstream_files, device_lists, .. } = ready;
+        let Ready { loaded, changes, prepared, keyring, upstream_files, device_lists, given, proof, .. } =
+            ready;
         let settings = &loaded.settings;
         let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
         let certificates = changes.certificates.then(|| {
@@ -588,6 +594,7 @@ impl Desk {
         }
         self.certificates.handle_reload(settings, changes.upstream || changes.renamed_from.is_some());
         self.link.look_at_files(upstream_files);
+        self.link.take_proof(given, proof);
         let interval = settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
         if interval != self.loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected) {
             self.retry(interval);
@@ -644,6 +651,7 @@ impl Desk {
         problems.extend(self.unusable.iter().filter(|(_, at)| *at == connections).map(|(reason, _)| {
             format!("the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks")
         }));
+        problems.extend(self.link.unproven());
         problems.extend(self.state.problems());
         problems.extend(self.clients.problems());
         problems.extend(self.metrics_problems.iter().cloned());
@@ -907,7 +915,7 @@ impl Control for Desk {
 
     fn config_check(&mut self, reply: Reply) {
         let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
-        config_check::answer(options, running, self.clock.clone(), self.link.files(), reply);
+        config_check::answer(options, running, self.clock.clone(), self.link.used_files(), reply);
     }
 
     fn security_report(&mut self) -> snapshot::SecurityReport {

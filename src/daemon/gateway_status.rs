@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 
 use super::link::Link;
 use crate::clock::{Moment, UnixTime};
+use crate::durable::io::regular;
 use crate::journal::io::Rejected;
 use crate::message::Lane;
 use crate::northbound::certificate::Certificate;
@@ -263,11 +264,14 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }
 
+/// Greatest file with a certificate that is read, in bytes.
+const CERTIFICATE_MAX: u64 = 1 << 20;
+
 /// Until when the first certificate in a file is valid.
 fn expiry(file: &Path) -> Option<UnixTime> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
-    let bytes = std::fs::read(file).ok()?;
+    let bytes = regular::read(file, CERTIFICATE_MAX).ok()?;
     let der = CertificateDer::from_pem_slice(&bytes).ok()?;
     Some(Certificate::parse(&der)?.not_after)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::timeout;
 
 use super::clock::SystemClock;
 use super::commands::BrokerAnswer;
@@ -20,11 +21,13 @@ use crate::credential::renewal::{Standing, Verdict};
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
+use crate::northbound::io::files::Fingerprints;
 use crate::northbound::io::observer::Observer;
+use crate::northbound::io::probe::check_client_id;
 use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
-use crate::northbound::settings::Protocol;
+use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
 use crate::northbound::uplink::{CLOSES, Inbound, Status, TrialVerdict, Uplink};
@@ -42,6 +45,8 @@ const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
 const NONE_TAKEN: Duration = Duration::from_secs(120);
 /// How long a probe of a certificate may take: the attempt under way, what is in flight, the trial.
 const PROBE_WITHIN: Duration = Duration::from_secs(180);
+/// How long trying changed files beside the connection may take.
+const FILES_WITHIN: Duration = Duration::from_secs(20);
 /// What is known of a connection before CONNACK.
 const OPENING: &str = "the connection is there, and the broker has not answered CONNECT yet";
 /// How often its result is asked for.
@@ -58,8 +63,15 @@ pub struct Link {
     journal: Rc<RefCell<Journal>>,
     task: RefCell<Option<JoinHandle<()>>>,
     stopping: Cell<bool>,
-    /// What was in the files of the upstream when they were looked at last.
+    /// What was in the files of the upstream at the start or the last reload.
     files: Cell<Option<u64>>,
+    /// The same of those that the operator provides.
+    given: Cell<Option<Fingerprints>>,
+    /// Those that were shown to work beside the connection that stands.
+    proven: Cell<Option<Fingerprints>>,
+    /// Why the last reload could not show that, and how many connections there had been: another
+    /// one since then has used them.
+    unproven: RefCell<Option<(String, u64)>>,
     /// Readings of `qos = 0` rules dropped because there is no upstream, and by uplinks that were
     /// replaced.
     dropped: Cell<u64>,
@@ -85,6 +97,9 @@ pub fn start(
         clock: clock.clone(),
         journal: journal.clone(),
         files: Cell::new(settings.as_ref().map(files::fingerprint)),
+        given: Cell::new(settings.as_ref().map(files::fingerprints)),
+        proven: Cell::new(None),
+        unproven: RefCell::new(None),
         task: RefCell::new(None),
         stopping: Cell::new(false),
         dropped: Cell::new(0),
@@ -231,9 +246,73 @@ impl Link {
         }
     }
 
-    /// What was in the files of the upstream at the start or the last reload.
-    pub fn files(&self) -> Option<u64> {
-        self.files.get()
+    /// What is known to be in use of the files that the operator provides.
+    pub fn used_files(&self) -> UsedFiles {
+        let handle = self.handle.borrow();
+        let Some(handle) = &*handle else { return UsedFiles::default() };
+        // Without a connection each attempt reads them anew.
+        let given = self.given.get().filter(|_| !handle.status().connected);
+        let known = [handle.files_used(), self.proven.get(), given];
+        UsedFiles { known: known.into_iter().flatten().collect(), with_identity: !keeps_identity(handle) }
+    }
+
+    /// Shows whether the broker lets us in with the files as they are now (`given`), where the
+    /// connection that stands was made with others. It is made beside that one, which stays.
+    pub async fn prove_files(&self, given: Fingerprints) -> Proof {
+        let handle = self.handle.borrow().clone();
+        let Some(handle) = handle.filter(|handle| handle.status().connected) else { return Proof::NotNeeded };
+        let used = self.used_files();
+        if used.has(&given) {
+            return Proof::NotNeeded;
+        }
+        let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+        let client_id = settings.probe_client_id.clone();
+        let client_id = client_id.unwrap_or_else(|| check_client_id(&settings.client_id));
+        let clock: Arc<dyn WallClock> = self.clock.clone();
+        let tried = separate_trial(&settings, clock, &client_id, None, spoken);
+        match timeout(FILES_WITHIN, tried).await {
+            Ok(TrialVerdict::Accepted) => Proof::Works(given),
+            Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => {
+                Proof::Fails(format!("a connection with the client id {client_id} beside it fails: {why}"))
+            }
+            Err(_) => Proof::Fails(format!(
+                "a connection with the client id {client_id} beside it does not come about within {} s",
+                FILES_WITHIN.as_secs()
+            )),
+        }
+    }
+
+    /// Takes over what [`Link::prove_files`] has shown.
+    pub fn take_proof(&self, given: Option<Fingerprints>, proof: Proof) {
+        self.given.set(given);
+        self.unproven.replace(None);
+        match proof {
+            Proof::NotNeeded => {}
+            Proof::Works(given) => {
+                log::info!(
+                    "the changed files of [upstream] were tried beside the connection that stands, and work"
+                );
+                self.proven.set(Some(given));
+            }
+            Proof::Fails(why) => {
+                self.unproven.replace(Some((why, self.connections())));
+            }
+        }
+    }
+
+    /// Why it is not known that the broker lets us in with the files as they are, though the
+    /// connection stands.
+    pub fn unproven(&self) -> Option<String> {
+        let connections = self.connections();
+        let unproven = self.unproven.borrow();
+        let (why, _) = unproven.as_ref().filter(|(_, at)| *at == connections)?;
+        let connected = self.handle.borrow().as_ref().is_some_and(|handle| handle.status().connected);
+        connected.then(|| {
+            format!(
+                "files that [upstream] names have changed since the connection was made, and are not proven: {why}; the \
+                 connection stands until it breaks; correct them, then `tombolo reload`"
+            )
+        })
     }
 
     /// Sets a record aside because its owner says so.
@@ -276,7 +355,7 @@ impl Link {
             if let Some(client_id) = handle.with_settings(|settings| settings.probe_client_id.clone()) {
                 let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
                 let clock: Arc<dyn WallClock> = self.clock.clone();
-                let tried = separate_trial(&settings, clock, &client_id, (file.clone(), file), spoken);
+                let tried = separate_trial(&settings, clock, &client_id, Some((file.clone(), file)), spoken);
                 return of_trial(tried.await);
             }
             handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
@@ -365,10 +444,9 @@ impl Link {
                 let (anchors, _) = files::anchors(tls).ok()?;
                 let lists = files::revocation_lists(tls, &anchors).ok().flatten();
                 let revoked = lists.and_then(|lists| lists.first_revoked(chain.iter().map(Vec::as_slice)));
-                Some((files::fingerprint(&settings), revoked.is_some()))
+                Some(revoked.is_some())
             });
-            let Ok(Some((fingerprint, revoked))) = judged.await else { return };
-            link.files.set(Some(fingerprint));
+            let Ok(Some(revoked)) = judged.await else { return };
             link.with(|core| match (core.is_connected(), revoked) {
                 (true, true) => {
                     log::warn!("a certificate of the broker's chain is revoked: the connection is replaced");
@@ -613,6 +691,37 @@ impl Link {
             reply.ok(&shown);
         });
     }
+}
+
+/// The gateway keeps its certificate itself, and proves it itself.
+fn keeps_identity(handle: &Handle) -> bool {
+    handle.with_settings(|settings| settings.tls.as_ref().is_some_and(TlsSettings::is_kept_here))
+}
+
+/// What of the operator's files is known to be in use.
+#[derive(Clone, Debug, Default)]
+pub struct UsedFiles {
+    known: Vec<Fingerprints>,
+    with_identity: bool,
+}
+
+impl UsedFiles {
+    /// Whether these are.
+    pub fn has(&self, files: &Fingerprints) -> bool {
+        self.known.iter().any(|known| known.is_same(files, self.with_identity))
+    }
+}
+
+/// What became of files that were changed under a connection.
+#[derive(Clone, Debug, Default)]
+pub enum Proof {
+    /// There is no connection, or it was made with them.
+    #[default]
+    NotNeeded,
+    /// The broker lets us in with them.
+    Works(Fingerprints),
+    /// It does not, or it is not known: why.
+    Fails(String),
 }
 
 fn of_trial(verdict: TrialVerdict) -> Verdict {

@@ -5,9 +5,14 @@
 //! refuses nothing: its last good version stays. Nor does it cost the revocation lists that were
 //! fetched: those in use stay so, whatever the disk has of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
+use tokio::time::timeout;
+
+use super::link::{Link, Proof};
 
 use crate::clock::WallClock;
 use crate::config::io::Options;
@@ -15,8 +20,9 @@ use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded, Settings};
 use crate::credential::revocation::Side;
 use crate::gate::Prepared;
-use crate::northbound::io::files::{fingerprint, load};
+use crate::northbound::io::files::{Fingerprints, fingerprint, fingerprints, load};
 use crate::northbound::io::kept;
+use crate::northbound::io::transport::unread;
 use crate::northbound::revocation::parse;
 use crate::proto::dtls::Keyring;
 
@@ -32,18 +38,52 @@ pub struct Ready {
     pub keyring: Keyring,
     /// What is in the files that the upstream names.
     pub upstream_files: Option<u64>,
+    /// What is in those of them that the operator provides.
+    pub given: Option<Fingerprints>,
     /// Why they are of no use, if they are not.
     pub unusable: Option<String>,
     /// The fetched lists of `[coap]` that were in use when it was judged, PEM.
     pub device_lists: Option<Arc<[u8]>>,
+    /// Whether the broker lets us in with them, where they were changed under a connection.
+    pub proof: Proof,
 }
+
+/// What reading all files may take.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// How it ended: something to take over, or what is wrong.
 pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
 
-/// Begins to read and judge.
-pub fn begin(options: Options, running: Arc<Loaded>, clock: Arc<dyn WallClock>) -> JoinHandle<Outcome> {
-    tokio::task::spawn_blocking(move || {
+/// Begins to read and judge, and to try changed files of the upstream at the broker.
+pub fn begin(
+    options: Options,
+    running: Arc<Loaded>,
+    clock: Arc<dyn WallClock>,
+    link: Rc<Link>,
+) -> JoinHandle<Outcome> {
+    spawn_local(async move {
+        let before = running.settings.upstream.clone();
+        let mut ready = read(options, running, clock, READ_WITHIN).await?;
+        // Another upstream is connected to anew, which shows it.
+        if let Some(given) = ready.given.filter(|_| ready.loaded.settings.upstream == before)
+            && ready.unusable.is_none()
+            && ready.changes.renamed_from.is_none()
+        {
+            ready.proof = link.prove_files(given).await;
+        }
+        Ok(ready)
+    })
+}
+
+/// A file that cannot be read to its end holds up this reload, and no later one.
+async fn read(
+    options: Options,
+    running: Arc<Loaded>,
+    clock: Arc<dyn WallClock>,
+    within: Duration,
+) -> Outcome {
+    let broken = |text: String| Err(vec![Finding::fail("reload", text)]);
+    let reading = spawn_blocking(move || {
         let mut loaded = crate::config::io::load_to_reload(&options, &running)?;
         let device_lists = device_lists(&loaded.settings);
         if let Some(lists) = device_lists.as_deref().and_then(|bytes| parse(bytes).ok()) {
@@ -53,9 +93,26 @@ pub fn begin(options: Options, running: Arc<Loaded>, clock: Arc<dyn WallClock>) 
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
+        let given = loaded.settings.upstream.as_ref().map(fingerprints);
         let unusable = loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock).err());
-        Ok(Box::new(Ready { loaded, changes, prepared, keyring, upstream_files, unusable, device_lists }))
-    })
+        let proof = Proof::NotNeeded;
+        Ok(Box::new(Ready {
+            loaded,
+            changes,
+            prepared,
+            keyring,
+            upstream_files,
+            given,
+            unusable,
+            device_lists,
+            proof,
+        }))
+    });
+    match timeout(within, reading).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => broken(format!("it broke off: {error}")),
+        Err(_) => broken(unread(within)),
+    }
 }
 
 /// The fetched lists of `[coap]` that are in use, PEM.

@@ -43,15 +43,16 @@ impl OnTrial {
         ConfigTrial { file: self.file.clone(), left_s }
     }
 
-    /// Judges by the uplink and the time.
-    pub fn judge(&self, now: Instant, uplink: &Uplink) -> Judgement {
-        self.judge_at(now, moment().now_ms, uplink)
+    /// Judges by the uplink and the time. `proven`: the connection was made with the files as they
+    /// are, or these were shown to work.
+    pub fn judge(&self, now: Instant, uplink: &Uplink, proven: bool) -> Judgement {
+        self.judge_at(now, moment().now_ms, uplink, proven)
     }
 
-    fn judge_at(&self, now: Instant, now_ms: u64, uplink: &Uplink) -> Judgement {
+    fn judge_at(&self, now: Instant, now_ms: u64, uplink: &Uplink, proven: bool) -> Judgement {
         let in_force = now.saturating_duration_since(self.since) >= STANDS;
         let stands = uplink.connected && uplink.since_s.is_some_and(|since| since >= STANDS.as_secs());
-        match in_force && stands && uplink.stalled.is_empty() {
+        match in_force && stands && proven && uplink.stalled.is_empty() {
             true => Judgement::Stays,
             false if now_ms >= self.ends_ms => Judgement::Goes,
             false => Judgement::Waits,
@@ -69,13 +70,18 @@ mod tests {
         let trial = OnTrial { since: now, ends_ms: 1_000, file: String::new() };
         let up = |since_s| Uplink { connected: true, since_s: Some(since_s), ..Uplink::default() };
         let later = now + STANDS;
-        assert_eq!(trial.judge_at(now, 0, &up(900)), Judgement::Waits, "it was connected before");
-        assert_eq!(trial.judge_at(later, 0, &up(4)), Judgement::Waits, "it may break at once");
-        assert_eq!(trial.judge_at(later, 0, &up(5)), Judgement::Stays);
-        assert_eq!(trial.judge_at(later, 2_000, &up(5)), Judgement::Stays, "at its end too");
-        assert_eq!(trial.judge_at(later, 999, &Uplink::default()), Judgement::Waits);
-        assert_eq!(trial.judge_at(later, 1_000, &Uplink::default()), Judgement::Goes);
+        assert_eq!(trial.judge_at(now, 0, &up(900), true), Judgement::Waits, "it was connected before");
+        assert_eq!(trial.judge_at(later, 0, &up(4), true), Judgement::Waits, "it may break at once");
+        assert_eq!(trial.judge_at(later, 0, &up(5), true), Judgement::Stays);
+        assert_eq!(trial.judge_at(later, 2_000, &up(5), true), Judgement::Stays, "at its end too");
+        assert_eq!(trial.judge_at(later, 999, &Uplink::default(), true), Judgement::Waits);
+        assert_eq!(trial.judge_at(later, 1_000, &Uplink::default(), true), Judgement::Goes);
+        assert_eq!(
+            trial.judge_at(later, 0, &up(9), false),
+            Judgement::Waits,
+            "it was made before the files were changed"
+        );
         let refused = Uplink { stalled: vec!["nothing is taken".into()], ..up(9) };
-        assert_eq!(trial.judge_at(later, 1_000, &refused), Judgement::Goes);
+        assert_eq!(trial.judge_at(later, 1_000, &refused, true), Judgement::Goes);
     }
 }

@@ -86,6 +86,7 @@ fn the_check_warns_where_the_account_may_not_use_its_topic() {
         payload_max: 1024,
         beside: true,
         own_taken: false,
+        files_changed: false,
     };
     let steps = runtime.block_on(probe(&settings, good_clock(), &trial));
     assert!(steps.iter().all(|step| step.grade != Grade::Fail), "{steps:#?}");

@@ -6,6 +6,7 @@ mod attacker;
 mod backlog;
 mod ca_rollover;
 mod certificates;
+mod changed_files;
 mod check_messages;
 mod check_readings;
 mod checks;

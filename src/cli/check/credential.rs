@@ -14,6 +14,7 @@ use crate::clock::{UnixTime, WallClock};
 use crate::config::{Finding, Level};
 use crate::credential::decision::Validity;
 use crate::credential::expiry;
+use crate::durable::io::regular::{self, Fault};
 use crate::northbound;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::io::files;
@@ -90,7 +91,8 @@ pub fn closed(upstream: &northbound::Settings) -> Option<&Path> {
 
 /// This user may not read it.
 pub(super) fn is_closed(file: &Path) -> bool {
-    std::fs::File::open(file).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    // A pipe has no end, and is named where it is used.
+    matches!(regular::open(file), Err(Fault::System(error)) if error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// A file that cannot be used, in the words of the connection.

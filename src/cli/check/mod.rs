@@ -277,6 +277,7 @@ fn ask(
         own_proven: same && standing.proves,
         // Connected or about to connect: its client id is its own.
         beside: standing.configured && !compared.renamed,
+        files_changed: compared.files && standing.connected,
         taken: if same { standing.taken } else { Vec::new() },
         doubt,
     })

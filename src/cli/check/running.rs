@@ -16,6 +16,8 @@ pub struct Compared {
     pub findings: Vec<Finding>,
     /// The uplink has to be tried as the files have it.
     pub upstream: bool,
+    /// Those that it names were changed since the connection was made.
+    pub files: bool,
     /// The files name another client id than the running gateway uses.
     pub renamed: bool,
     /// Only a restart takes up what differs.
@@ -88,8 +90,8 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> C
         let message = "files that [upstream] names have changed; the running gateway uses them from its next connection on";
         compared
             .findings
-            .push(Finding::warn("daemon", message).advice(format!("{reload} takes them up at once")));
-        compared.upstream = true;
+            .push(Finding::warn("daemon", message).advice(format!("{reload} has them tried at the broker")));
+        (compared.upstream, compared.files) = (true, true);
     }
     let bound: Vec<SocketAddr> = found.listening.iter().filter_map(|text| text.parse().ok()).collect();
     compared.listeners = addresses(&loaded.settings).filter(|address| !bound.contains(address)).collect();

@@ -8,12 +8,15 @@ use super::device::revocations;
 use crate::clock::WallClock;
 use crate::config::show::Shown;
 use crate::config::{Finding, Settings};
+use crate::durable::io::regular;
 use crate::northbound::io::files;
 use crate::northbound::io::kept;
 use crate::northbound::io::token::Token;
 use crate::northbound::revocation::parse;
 use crate::northbound::settings::TlsSettings;
 
+/// Greatest revocation list read, in bytes.
+const LIST_MAX: u64 = 4 << 20;
 /// The folder of the credentials of the service.
 const CREDENTIALS: &str = "/run/credentials/tombolo.service";
 
@@ -40,7 +43,7 @@ pub fn modes(settings: &Settings) -> Vec<Finding> {
 /// The token that keys are in. `ask`: it is logged in to.
 pub fn token(tls: Option<&TlsSettings>, ask: bool) -> Option<Finding> {
     let token = tls?.token.as_ref()?;
-    let readable = std::fs::File::open(&token.pin_file).is_ok();
+    let readable = regular::open(&token.pin_file).is_ok();
     if !ask || !readable {
         return None; // what cannot be read is named already
     }
@@ -100,10 +103,11 @@ fn is_newer(file: &str, credential: &Path) -> bool {
 pub fn lists(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Ok((anchors, _)) = files::anchors(tls) else { return findings };
-    if let Some(file) = tls.revocation.file.as_ref().filter(|file| std::fs::File::open(file).is_ok()) {
+    if let Some(file) = tls.revocation.file.as_ref().filter(|file| regular::open(file).is_ok()) {
         let shown = file.display();
         let key = "upstream.crl-file";
-        match std::fs::read(file).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes)) {
+        match regular::read(file, LIST_MAX).map_err(|fault| fault.to_string()).and_then(|bytes| parse(&bytes))
+        {
             Err(what) => findings.push(Finding::fail("upstream", format!("{shown} {what}")).key(key).advice(
                 "no connection is made until it is replaced; `openssl crl -in FILE` shows what it is",
             )),

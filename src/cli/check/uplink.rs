@@ -148,6 +148,8 @@ pub struct Known {
     pub beside: bool,
     /// Its connection has shown that what the files say works, but for readings.
     pub own_proven: bool,
+    /// Files of the upstream were changed since that connection was made.
+    pub files_changed: bool,
     /// Readings that it has delivered on this connection, by this configuration.
     pub taken: Vec<TakenReading>,
     /// A failure unless readings are taken.
@@ -223,6 +225,7 @@ fn go(
         payload_max: u64::from(payload_max.unwrap_or(0)),
         beside: known.beside,
         own_taken: known.own_proven && known.doubt.is_none(),
+        files_changed: known.files_changed,
     };
     let steps = runtime.block_on(probe(upstream, clock, &trial));
     // A name server that is silent keeps nobody waiting.

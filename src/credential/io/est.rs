@@ -27,6 +27,7 @@ use crate::credential::csr_attributes::CsrAttributes;
 use crate::credential::est::{self, ANSWER_MAX, EstSettings, EstTrust, Operation, line};
 use crate::credential::leaf::{Leaf, Usage};
 use crate::credential::source::{Answer, Identity, Order, OrderKind, Outcome, Source};
+use crate::durable::io::regular;
 use crate::https::io::{Client, ClientCertificate, Trust};
 use crate::https::message::{Basic, Failure, Limits, Response};
 use crate::https::wording::Keys;
@@ -220,10 +221,12 @@ impl EstSource {
 
 /// Greatest password file.
 const PASSWORD_MAX: usize = 4_096;
+/// Greatest file read for it, in bytes.
+const PASSWORD_FILE_MAX: u64 = 65_536;
 
 fn password(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let read = std::fs::read(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let read = regular::read(path, PASSWORD_FILE_MAX).map_err(|fault| format!("{shown}: {fault}"))?;
     let mut bytes = Zeroizing::new(read);
     if bytes.ends_with(b"\n") {
         bytes.pop();

@@ -27,6 +27,7 @@ use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
 use crate::credential::store::{CANDIDATE, CURRENT, Entry, Held, Pending, State, Store};
+use crate::durable::io::regular;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::northbound::io::token::{self, Token};
 use crate::northbound::settings::TokenSettings;
@@ -637,11 +638,12 @@ fn read_identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let fault = |error: io::Error| format!("{}: cannot be read: {error}", path.display());
-    if std::fs::metadata(path).map_err(fault)?.len() > FILE_MAX {
-        return Err(format!("{}: is too large for a certificate or key", path.display()));
-    }
-    std::fs::read(path).map(Zeroizing::new).map_err(fault)
+    regular::read(path, FILE_MAX).map(Zeroizing::new).map_err(|fault| match fault {
+        regular::Fault::TooLarge(_) => {
+            format!("{}: is too large for a certificate or key", path.display())
+        }
+        other => format!("{}: {other}", path.display()),
+    })
 }
 
 fn shown(store: &Store<OnDisk>) -> Shown {

@@ -11,6 +11,7 @@ use crate::config::certificate;
 use crate::credential::io::keeper::{Keeper, Local, Prover, server_key};
 use crate::credential::renewal::{Standing, Verdict};
 use crate::credential::store::Held;
+use crate::durable::io::regular;
 use crate::proto::dtls::server::ServerKey;
 
 /// The gateway's identity towards devices.
@@ -95,6 +96,9 @@ impl Prover for DtlsIdentity {
     }
 }
 
+/// Greatest file read, in bytes.
+const FILE_MAX: u64 = 1 << 20;
+
 enum Fault {
     Refused(String),
     Disk(String),
@@ -102,7 +106,8 @@ enum Fault {
 
 /// Loads it as the configuration does, and signs and verifies with it. It blocks.
 fn prove(file: &Path) -> Result<(), Fault> {
-    let bytes = std::fs::read(file).map_err(|error| Fault::Disk(format!("{}: {error}", file.display())))?;
+    let bytes =
+        regular::read(file, FILE_MAX).map_err(|fault| Fault::Disk(format!("{}: {fault}", file.display())))?;
     let bytes = zeroize::Zeroizing::new(bytes);
     let chain = certificate::chain(&bytes).map_err(Fault::Refused)?;
     let key = certificate::server_key(chain, &bytes).map_err(Fault::Refused)?;

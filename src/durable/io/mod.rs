@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 mod files;
+pub mod regular;
 
 use std::cell::Cell;
 use std::ffi::OsStr;

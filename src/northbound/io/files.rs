@@ -1,7 +1,7 @@
 //! The files a connection needs, read anew for each: CA, certificate, key, password.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,26 @@ use crate::northbound::tls::{self, Pem, TlsError};
 use crate::northbound::token_key::TokenKey;
 use crate::proto::dtls::server::RevocationLists;
 
+/// What is in the files that the operator provides, as numbers: other numbers mean that something
+/// was changed. Lists and anchors that the gateway fetches itself are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Of all of them.
+    pub all: u64,
+    /// Without certificate, key and its password: for a gateway that proves these by itself.
+    pub without_identity: u64,
+}
+
+impl Fingerprints {
+    /// Whether the files are the same, with or without the identity.
+    pub fn is_same(&self, other: &Fingerprints, with_identity: bool) -> bool {
+        match with_identity {
+            true => self.all == other.all,
+            false => self.without_identity == other.without_identity,
+        }
+    }
+}
+
 /// What the files gave.
 pub struct Material {
     /// `None` without TLS.
@@ -33,6 +53,8 @@ pub struct Material {
     pub password: Option<Vec<u8>>,
     /// How long the password serves, if it expires.
     pub password_life: Option<Duration>,
+    /// Of the files, as they were just before they were read.
+    pub fingerprints: Fingerprints,
 }
 
 /// Reads what `settings` name. It blocks: not for the path's thread.
@@ -40,6 +62,8 @@ pub struct Material {
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
+    // Before: what is replaced meanwhile counts as changed.
+    let fingerprints = fingerprints(settings);
     let tls = settings.tls.as_ref().map(|tls| tls_config(tls, clock.clone())).transpose()?;
     let (tls, signs_in_token) = tls.map_or((None, false), |(config, in_token)| (Some(config), in_token));
     let (password, password_life) = match &settings.jwt {
@@ -49,7 +73,7 @@ pub fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, 
             (password.map_err(|error| format!("upstream.password-file: {error}"))?, None)
         }
     };
-    Ok(Material { tls, signs_in_token, password, password_life })
+    Ok(Material { tls, signs_in_token, password, password_life, fingerprints })
 }
 
 /// What is in all the files that `settings` name, as one number: another number means that
@@ -62,6 +86,22 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     let paths = paths.chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
     let paths = paths.chain(settings.tls.iter().flat_map(|tls| &tls.revocation.file));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
+    hash(paths)
+}
+
+/// What is in the files that the operator provides. It blocks.
+pub fn fingerprints(settings: &Settings) -> Fingerprints {
+    let tls = settings.tls.as_ref();
+    let of_tls = tls.into_iter().flat_map(|tls| tls.ca_file.iter().chain(&tls.revocation.file));
+    let paths = settings.password_file.iter().chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
+    let without_identity = hash(paths.chain(of_tls));
+    let identity = tls.and_then(|tls| tls.identity.as_ref());
+    let of_identity = identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
+    let identity = hash(of_identity.chain(tls.and_then(|tls| tls.key_password.as_ref())));
+    Fingerprints { all: without_identity.rotate_left(1) ^ identity, without_identity }
+}
+
+fn hash<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for path in paths {
         path.hash(&mut hasher);

@@ -20,7 +20,7 @@ mod tap;
 pub mod token;
 pub mod transport;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -42,6 +42,7 @@ use super::wire::Version;
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
 use crate::telemetry::limited::{Limiter, Suppressed};
+use files::Fingerprints;
 use observer::{Direction, Observer};
 use socket::Stream;
 use tap::Tap;
@@ -72,6 +73,8 @@ pub struct Handle {
     recovered: Rc<RefCell<Vec<RecordId>>>,
     /// The chain of the broker of the last connection, DER, its own certificate first.
     broker_chain: Rc<RefCell<Vec<Vec<u8>>>>,
+    /// Of the files that the last connection was made with.
+    files_used: Rc<Cell<Option<Fingerprints>>>,
     observer: Option<Rc<dyn Observer>>,
 }
 
@@ -85,6 +88,7 @@ impl Handle {
             inbound: Rc::new(Notify::new()),
             recovered: Rc::default(),
             broker_chain: Rc::default(),
+            files_used: Rc::default(),
             observer: None,
         }
     }
@@ -145,6 +149,12 @@ impl Handle {
     /// first; empty: none yet, or without TLS.
     pub fn broker_chain(&self) -> Vec<Vec<u8>> {
         self.broker_chain.borrow().clone()
+    }
+
+    /// What was in the files of [`Settings`] when the last connection was made; `None`: there was
+    /// none.
+    pub fn files_used(&self) -> Option<Fingerprints> {
+        self.files_used.get()
     }
 
     /// Publishes the gateway's status anew and waits for its acknowledgement.
@@ -256,7 +266,8 @@ impl<M: Fn() -> Moment> Driver<M> {
         };
         let now = (self.moment)().now;
         match connected {
-            Ok(Connected { transport, password, password_life, dialed }) => {
+            Ok(Connected { transport, password, password_life, dialed, fingerprints }) => {
+                self.handle.files_used.set(Some(fingerprints));
                 *self.handle.broker_chain.borrow_mut() = transport.peer_chain();
                 {
                     let mut core = self.handle.core.borrow_mut();

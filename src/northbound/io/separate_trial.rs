@@ -1,5 +1,6 @@
 //! A certificate is tried with a connection of its own, beside the one that stands: for brokers
-//! that let this gateway have a second client id ([`Settings::probe_client_id`]).
+//! that let this gateway have a second client id ([`Settings::probe_client_id`]). Files that were
+//! changed under a connection that stands are tried in the same way.
 //!
 //! It says CONNECT, waits for CONNACK and leaves. It has no will, subscribes to nothing and
 //! publishes nothing, so that the broker's rules need to allow it only to connect.
@@ -21,18 +22,18 @@ use crate::northbound::settings::{Protocol, Settings};
 use crate::northbound::uplink::{TRIAL_WITHIN, TrialVerdict, of_session, of_transport};
 use crate::northbound::wire::Version;
 
-/// Tries `identity`, a chain and its key, under the client id `client_id`. `spoken`: the MQTT that
-/// the connection speaks, if it has ever stood.
+/// Tries `identity`, a chain and its key, or without it the one of `settings`, under the client id
+/// `client_id`. `spoken`: the MQTT that the connection speaks, if it has ever stood.
 pub async fn separate_trial(
     settings: &Settings,
     clock: Arc<dyn WallClock>,
     client_id: &str,
-    identity: (PathBuf, PathBuf),
+    identity: Option<(PathBuf, PathBuf)>,
     spoken: Option<Version>,
 ) -> TrialVerdict {
     let mut settings = settings.clone();
     settings.client_id = client_id.to_owned();
-    if let Some(tls) = &mut settings.tls {
+    if let (Some(tls), Some(identity)) = (&mut settings.tls, identity) {
         (tls.identity, tls.key_password) = (Some(identity), None);
     }
     let version = match (spoken, settings.protocol) {

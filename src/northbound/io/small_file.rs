@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::durable::io::regular::{self, Fault};
+
 /// Greatest file read.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
 
@@ -10,12 +12,12 @@ const FILE_MAX: u64 = 4 * 1024 * 1024;
 /// # Errors
 /// Names the file and what is wrong with it: it cannot be read, is too large, or empty.
 pub fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fault = |error: std::io::Error| format!("{}: cannot be read: {error}", path.display());
-    let size = std::fs::metadata(path).map_err(fault)?.len();
-    if size > FILE_MAX {
-        return Err(format!("{}: has {size} bytes; that is no key, certificate or password", path.display()));
-    }
-    let bytes = std::fs::read(path).map_err(fault)?;
+    let bytes = regular::read(path, FILE_MAX).map_err(|fault| match fault {
+        Fault::TooLarge(size) => {
+            format!("{}: has {size} bytes; that is no key, certificate or password", path.display())
+        }
+        other => format!("{}: {other}", path.display()),
+    })?;
     if bytes.is_empty() {
         return Err(format!("{}: is empty", path.display()));
     }

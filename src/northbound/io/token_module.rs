@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{Answer, Question};
 use crate::durable::atomic_file::AtomicFile;
+use crate::durable::io::regular;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::northbound::pin_mark::{Attempt, PinMark, SALT_LENGTH};
 use crate::northbound::settings::TokenSettings;
@@ -291,9 +292,12 @@ fn find(pkcs11: &Pkcs11, slots: &[Slot], label: &str) -> Result<(Slot, cryptoki:
     )))
 }
 
+/// Greatest file read for a PIN, in bytes.
+const PIN_FILE_MAX: u64 = 65_536;
+
 fn read_pin(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
-    let bytes = std::fs::read(path).map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let bytes = regular::read(path, PIN_FILE_MAX).map_err(|fault| format!("{shown}: {fault}"))?;
     let bytes = Zeroizing::new(bytes);
     let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown}: is not text"))?;
     let text = text.strip_suffix('\n').unwrap_or(text);

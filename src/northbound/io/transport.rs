@@ -15,14 +15,17 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::files::{self, Material};
+use super::files::{self, Fingerprints, Material};
 use super::socket::Socket;
 use crate::clock::WallClock;
+use crate::durable::io::regular;
 use crate::northbound::address::{self, Race};
 use crate::northbound::settings::Settings;
 use crate::northbound::tls::{self, Explained};
 use crate::northbound::uplink::Dialed;
 
+/// What reading the files may take, a key in a token included.
+const FILES_WITHIN: Duration = Duration::from_secs(60);
 /// What looking the name up may take.
 pub const DNS_WITHIN: Duration = Duration::from_secs(15);
 /// What the TLS handshake may take.
@@ -76,6 +79,8 @@ pub struct Connected {
     pub password_life: Option<Duration>,
     /// Where it leads.
     pub dialed: Dialed,
+    /// Of the files it was made with.
+    pub fingerprints: Fingerprints,
 }
 
 /// Makes a stream, and reads the password that goes with it. Addresses in `avoid` come last.
@@ -87,11 +92,12 @@ pub async fn connect(
     clock: Arc<dyn WallClock>,
     avoid: &[SocketAddr],
 ) -> Result<Connected, ConnectError> {
-    let Material { tls, signs_in_token, password, password_life } = load(settings, clock).await?;
+    let Material { tls, signs_in_token, password, password_life, fingerprints } =
+        load(settings, clock).await?;
     let addresses = resolve(&settings.host, settings.port).await?;
     let tls = tls.map(|config| (config, signs_in_token));
     let (transport, dialed) = reach_by(tls, &settings.host, settings.port, &addresses, avoid).await?;
-    Ok(Connected { transport, password, password_life, dialed })
+    Ok(Connected { transport, password, password_life, dialed, fingerprints })
 }
 
 /// Makes a stream to one of these addresses, whichever answers first and, with TLS, is believed.
@@ -165,9 +171,23 @@ fn all(failed: Vec<ConnectError>) -> ConnectError {
 /// Names the file and what is wrong with it.
 pub async fn load(settings: &Settings, clock: Arc<dyn WallClock>) -> Result<Material, String> {
     let settings = settings.clone();
-    match tokio::task::spawn_blocking(move || files::load(&settings, clock)).await {
-        Ok(loaded) => loaded,
-        Err(_) => Err("the thread that reads the TLS files failed".to_owned()),
+    let read = tokio::task::spawn_blocking(move || files::load(&settings, clock));
+    match timeout(FILES_WITHIN, read).await {
+        Ok(Ok(loaded)) => loaded,
+        Ok(Err(_)) => Err("the thread that reads the TLS files failed".to_owned()),
+        Err(_) => Err(unread(FILES_WITHIN)),
+    }
+}
+
+/// What is said of files that are not read in time.
+pub fn unread(within: Duration) -> String {
+    let seconds = within.as_secs();
+    match regular::under_way() {
+        Some(file) => format!(
+            "{}: reading it takes more than {seconds} s; see whether the disk or network file system that it is on answers",
+            file.display()
+        ),
+        None => format!("reading the files takes more than {seconds} s; see whether their disk answers"),
     }
 }
 

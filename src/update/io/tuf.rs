@@ -26,6 +26,7 @@ use tough::{
 use url::Url;
 
 use crate::clock::UnixTime;
+use crate::durable::io::regular;
 use crate::hex::format_hex;
 use crate::https::io::Client;
 use crate::https::message::{Failure, Request};
@@ -155,11 +156,14 @@ fn keys(root: &Root) -> String {
 /// Names the file.
 pub fn read_root(path: &Path) -> Result<Vec<u8>, Fault> {
     let local = |why: String| Fault::Local(format!("root-file {}: {why}", path.display()));
-    let root = std::fs::read(path).map_err(|error| local(error.to_string()))?;
-    match root.len() as u64 <= LIMITS.max_root_size {
-        true => Ok(root),
-        false => Err(local(format!("it is longer than {} bytes", LIMITS.max_root_size))),
-    }
+    let root = regular::read(path, LIMITS.max_root_size);
+    root.map_err(|fault| {
+        local(match fault {
+            regular::Fault::TooLarge(_) => format!("it is longer than {} bytes", LIMITS.max_root_size),
+            regular::Fault::System(error) => error.to_string(),
+            other => other.to_string(),
+        })
+    })
 }
 
 /// What the library says, sorted by what it means here.

@@ -95,6 +95,9 @@ pub struct Trial<'a> {
     pub beside: bool,
     /// It has shown that it may publish on a topic of its own.
     pub own_taken: bool,
+    /// Its connection was made with other files than there are now: who is refused now is refused
+    /// then.
+    pub files_changed: bool,
 }
 
 /// Goes the steps.
@@ -228,6 +231,15 @@ impl<'a> Walk<'a> {
 
     fn refused<T>(&mut self, refusal: Refusal) -> Result<T, Failed> {
         let Refusal { text, advice, about_us, .. } = refusal;
+        if self.trial.beside && about_us && self.trial.files_changed {
+            let id = check_client_id(&self.settings.client_id);
+            let text = format!(
+                "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}"
+            );
+            let advice =
+                format!("{advice}; if the broker takes no other client id than the gateway's, {STOPPED}");
+            return fail(&mut self.steps, "mqtt", text, advice);
+        }
         if self.trial.beside && about_us {
             let id = check_client_id(&self.settings.client_id);
             let text = format!(
@@ -605,7 +617,7 @@ impl<'a> Walk<'a> {
 
 /// The client id of a check beside the daemon: never longer than the daemon's own, or than every
 /// broker takes.
-fn check_client_id(own: &str) -> String {
+pub fn check_client_id(own: &str) -> String {
     let longest = own.len().max(CLIENT_ID_SAFE) - CLIENT_ID_END.len();
     let mut kept = own.len().min(longest);
     while !own.is_char_boundary(kept) {
