@@ -86,7 +86,8 @@ pub fn fingerprint(settings: &Settings) -> u64 {
     let paths = paths.chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
     let paths = paths.chain(settings.tls.iter().flat_map(|tls| &tls.revocation.file));
     let paths = paths.chain(identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
-    hash(paths)
+    let own = settings.tls.iter().flat_map(|tls| [&tls.revocation.fetched, &tls.est_anchors]).flatten();
+    hash(paths.map(|path| (path, read(path))).chain(own.map(|path| (path, kept::read(path)))))
 }
 
 /// What is in the files that the operator provides. It blocks.
@@ -94,23 +95,18 @@ pub fn fingerprints(settings: &Settings) -> Fingerprints {
     let tls = settings.tls.as_ref();
     let of_tls = tls.into_iter().flat_map(|tls| tls.ca_file.iter().chain(&tls.revocation.file));
     let paths = settings.password_file.iter().chain(settings.jwt.as_ref().map(|jwt| &jwt.key_file));
-    let without_identity = hash(paths.chain(of_tls));
+    let hash = |paths: &mut dyn Iterator<Item = &PathBuf>| hash(paths.map(|path| (path, read(path))));
+    let without_identity = hash(&mut paths.chain(of_tls));
     let identity = tls.and_then(|tls| tls.identity.as_ref());
     let of_identity = identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
-    let identity = hash(of_identity.chain(tls.and_then(|tls| tls.key_password.as_ref())));
+    let identity = hash(&mut of_identity.chain(tls.and_then(|tls| tls.key_password.as_ref())));
     Fingerprints { all: without_identity.rotate_left(1) ^ identity, without_identity }
 }
 
-fn hash<'p>(paths: impl Iterator<Item = &'p PathBuf>) -> u64 {
+fn hash<'p>(files: impl Iterator<Item = (&'p PathBuf, Result<Vec<u8>, String>)>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for path in paths {
-        path.hash(&mut hasher);
-        read(path).hash(&mut hasher);
-    }
-    let own = settings.tls.iter().flat_map(|tls| [&tls.revocation.fetched, &tls.est_anchors]);
-    for path in own.flatten() {
-        path.hash(&mut hasher);
-        kept::read(path).hash(&mut hasher);
+    for file in files {
+        file.hash(&mut hasher);
     }
     hasher.finish()
 }
