@@ -332,6 +332,12 @@ pub struct Uplink {
     /// Most publishes in flight: the gateway's limit or the broker's Receive Maximum, whichever is
     /// less.
     pub window: u64,
+    /// The broker takes QoS 0 only, which it does not acknowledge.
+    pub unacknowledged: bool,
+    /// Seconds after which the connection is replaced if a publish is not acknowledged.
+    pub answer_timeout_s: Option<u64>,
+    /// Connections that were replaced for that reason since the start.
+    pub unanswered_connections: u64,
     /// Seconds since the broker last acknowledged a reading.
     pub last_taken_s: Option<u64>,
     /// Why readings are not published although it is connected.
@@ -363,7 +369,8 @@ pub struct Uplink {
     /// of MQTT 5; only in the answer to `uplink-check`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<TakenReading>,
-    /// Warnings: the broker supports only 3.1.1, a small Receive Maximum, a stopped lane.
+    /// Warnings: the broker supports only 3.1.1, QoS 0 or no retained messages, a small Receive
+    /// Maximum, a stopped lane.
     pub warnings: Vec<String>,
 }
 
@@ -405,8 +412,8 @@ pub struct SuspectedRecord {
 pub struct ConfigCheck {
     /// Keys with another value in the files than the one in use.
     pub differences: Vec<ConfigDifference>,
-    /// Files that `[upstream]` names have another content than when the connection was made, and are
-    /// not shown to work since; without one, than at the start or the last reload.
+    /// Files that `[upstream]` names have another content than when the connection was made, and
+    /// are not shown to work since; without one, than at the start or the last reload.
     pub upstream_files_changed: bool,
     /// Why a reload would be refused, one finding each; empty = it would not be.
     pub refused: Vec<String>,

@@ -75,6 +75,10 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
     {
         reasons.push(format!("the broker has not answered a publish for {seconds} s"));
     }
+    if uplink.connected && uplink.rate_lowered {
+        let limit = uplink.rate_limit.map(|limit| format!(" {limit}")).unwrap_or_default();
+        reasons.push(format!("the broker could not follow: at most{limit} publishes a second at present"));
+    }
     if uplink.stalled.is_empty() && uplink.suspects > 0 {
         let (s, them) = if uplink.suspects == 1 { ("", "it") } else { ("s", "them") };
         reasons.push(format!(
@@ -153,6 +157,17 @@ mod tests {
             (
                 Status { upstream: Uplink { stalled: vec!["lane".into()], ..fine().upstream }, ..fine() },
                 "lane",
+            ),
+            (
+                Status {
+                    upstream: Uplink { rate_lowered: true, rate_limit: Some(9), ..fine().upstream },
+                    ..fine()
+                },
+                "at most 9 publishes",
+            ),
+            (
+                Status { upstream: Uplink { oldest_unanswered_s: Some(10), ..fine().upstream }, ..fine() },
+                "not answered a publish for 10 s",
             ),
             (Status { upstream: Uplink { suspects: 2, ..fine().upstream }, ..fine() }, "2 records held"),
             (

@@ -34,6 +34,8 @@ pub const BUILD_DATE: UnixTime = UnixTime::from_secs(match option_env!("SOURCE_D
 const SAVE_EVERY: Duration = Duration::from_secs(3600);
 /// How often what was learned is written.
 const SAVE_LEARNED_EVERY: Duration = Duration::from_secs(60);
+/// From one fault to the next attempt.
+const RETRY: Duration = Duration::from_secs(10);
 /// One disk call may take long on an SD card; after that it is reported.
 const STUCK: Duration = Duration::from_secs(120);
 
@@ -189,10 +191,10 @@ impl SystemClock {
         let mut saver = self.saver();
         saver.finish(now);
         let since = saver.begun.map(|begun| now.saturating_duration_since(begun));
-        let learned = (revision > saver.saved || saver.failing.is_some())
-            && since.is_none_or(|since| since >= SAVE_LEARNED_EVERY);
+        let learned = revision > saver.saved && since.is_none_or(|since| since >= SAVE_LEARNED_EVERY);
+        let again = saver.failing.is_some() && since.is_none_or(|since| since >= RETRY);
         let time = matches!(verdict, Verdict::Trusted(_)) && since.is_none_or(|since| since >= SAVE_EVERY);
-        if learned || time {
+        if learned || again || time {
             saver.begin(now, &self.judge());
         }
     }
@@ -364,6 +366,30 @@ const fn parse_seconds(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_fault_the_file_is_tried_again_soon() {
+        let folder = std::env::temp_dir().join(format!("tombolo-clock-again-{}", std::process::id()));
+        let clock = SystemClock::open(&folder, true);
+        let is_done = || clock.saver().running.as_ref().is_none_or(|running| running.thread.is_finished());
+        let start = Instant::now();
+        clock.save_when_due(start);
+        while !is_done() {
+            std::thread::yield_now();
+        }
+        clock.save_when_due(start);
+        assert!(clock.snapshot().failing.is_some(), "there is no such folder");
+        std::fs::create_dir_all(&folder).unwrap();
+        clock.save_when_due(start + RETRY - Duration::from_secs(1));
+        assert!(clock.saver().running.is_none(), "not yet");
+        clock.save_when_due(start + RETRY);
+        while !is_done() {
+            std::thread::yield_now();
+        }
+        clock.save_when_due(start + RETRY);
+        assert_eq!(clock.snapshot().failing, None);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn without_a_state_directory_the_floor_is_the_build_date() {

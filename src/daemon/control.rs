@@ -18,6 +18,7 @@ use super::config_check;
 use super::deliveries::Deliveries;
 use super::device_status::{self, Presence};
 use super::device_test;
+use super::disk_room::DiskRoom;
 use super::dtls_status;
 use super::engine;
 use super::fleets::FleetKeeper;
@@ -119,6 +120,8 @@ pub struct Desk {
     retrying: Option<JoinHandle<()>>,
     /// Why the metrics are not exported, one sentence each.
     metrics_problems: Vec<String>,
+    /// Whether the disk has room.
+    disk: DiskRoom,
     /// The configuration on trial.
     trial: Option<OnTrial>,
 }
@@ -175,6 +178,7 @@ impl Desk {
             gateway_status: GatewayStatus::default(),
             retrying: None,
             metrics_problems: Vec::new(),
+            disk: DiskRoom::default(),
             trial: None,
         };
         desk.trial = OnTrial::of(&desk.loaded, now);
@@ -244,8 +248,9 @@ impl Desk {
     }
 
     /// Once a second: clock, presence, status line, sign of life.
-    pub fn care(&mut self, notify: &mut Notify) {
+    pub async fn care(&mut self, notify: &mut Notify) {
         let now = Instant::now();
+        self.disk.care(now, &self.loaded.settings.journal.directory).await;
         let verdict = self.clock.refresh();
         if self.verdict != Some(verdict) {
             self.verdict = Some(verdict);
@@ -642,6 +647,7 @@ impl Desk {
     /// What is wrong and needs somebody, one sentence each.
     fn problems(&self, journal: &Status, now: Instant) -> Vec<String> {
         let mut problems = journal_problems(journal, now);
+        problems.extend(self.disk_problem());
         problems.extend(self.refused.iter().map(|reason| {
             // Where only a restart helps, its advice says so.
             let then = if reason.contains("restart") { "" } else { "; then `tombolo reload`" };
@@ -662,6 +668,11 @@ impl Desk {
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         problems
+    }
+
+    fn disk_problem(&self) -> Option<String> {
+        let journal = &self.loaded.settings.journal;
+        self.disk.problem(&journal.directory, journal.max_bytes)
     }
 
     /// Has rejected records sent again by this timer from now on.

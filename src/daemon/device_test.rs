@@ -230,6 +230,13 @@ pub fn delivery(link: &Rc<Link>, deliveries: &Rc<Deliveries>, record: &str, repl
         match verdict {
             Ok(Ok(Verdict::Delivered)) => {
                 let ms = begun.elapsed().as_millis();
+                if uplink.unacknowledged {
+                    let text = format!(
+                        "published to {broker} with QoS 0, the only one that it takes: nothing shows that it arrived"
+                    );
+                    steps.push("sent", true, text);
+                    return steps.answer(reply, None);
+                }
                 steps.push("sent", true, format!("published to {broker}"));
                 let text = match uplink.protocol.as_deref() {
                     Some("3.1.1") => "PUBACK, which in MQTT 3.1.1 may also hide a refusal".to_owned(),

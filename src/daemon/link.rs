@@ -542,6 +542,10 @@ impl Link {
             problems
                 .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
         }
+        let waited = status.waiting_since.map(|since| Instant::now().saturating_duration_since(since));
+        if waited.is_some_and(|waited| waited >= SLOW_ANSWER) {
+            problems.push("the broker does not answer a publish".to_owned());
+        }
         if status.suspect_count > 0 {
             problems.push(
                 "records are suspected by the broker's refusals; `tombolo queue` names them".to_owned(),
@@ -611,6 +615,19 @@ impl Link {
                 limits.receive_maximum
             ));
         }
+        if status.limits.is_some_and(|limits| !limits.at_least_once) {
+            warnings.push(
+                "the broker takes QoS 0 only: it cannot say what it has received; use a broker with QoS 1"
+                    .to_owned(),
+            );
+        }
+        if status.limits.is_some_and(|limits| !limits.retain) {
+            warnings.push(
+                "the broker keeps no retained messages: statuses are seen only as they change; switch retained messages on \
+                 at the broker"
+                    .to_owned(),
+            );
+        }
         let stalled = self.stalled(&status, now);
         warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
@@ -624,6 +641,9 @@ impl Link {
             since_s: Some(seconds(status.since)),
             in_flight: status.in_flight as u64,
             window: u64::from(status.window),
+            unacknowledged: status.limits.is_some_and(|limits| !limits.at_least_once),
+            answer_timeout_s: Some(handle.with_settings(|settings| settings.answer_timeout.as_secs())),
+            unanswered_connections: status.counters.unanswered,
             last_taken_s: status.taken_at.map(seconds),
             stalled,
             oldest_unanswered_s: status.waiting_since.map(seconds),
@@ -634,7 +654,10 @@ impl Link {
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
-            retry_in_s: status.attempt_at.map(|at| at.saturating_duration_since(now).as_secs()),
+            retry_in_s: status.attempt_at.map(|at| {
+                // Not 0 for one that is to be waited for.
+                at.saturating_duration_since(now).as_millis().div_ceil(1_000) as u64
+            }),
             asked: None,
             echo_ms: None,
             taken: Vec::new(),

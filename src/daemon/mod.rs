@@ -44,6 +44,7 @@ pub mod control;
 mod deliveries;
 mod device_status;
 mod device_test;
+pub mod disk_room;
 mod dtls_sink;
 mod dtls_status;
 mod engine;

@@ -232,7 +232,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
             }
             _ = care.tick() => {
                 desk.set_metrics_problems(metrics.problems());
-                desk.care(&mut notify);
+                desk.care(&mut notify).await;
             }
             _ = hangup.recv() => desk.begin_reload(None),
             Some(_) = async { tokio::select! {

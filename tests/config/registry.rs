@@ -53,6 +53,27 @@ impl Drop for Folder {
 pub const MAIN: &str = "[gateway]\nid = \"g\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n\
                     [role.sensor.uplink.t]\npath = \"t/#\"\n[device.fixed]\nrole = \"sensor\"\n";
 
+#[test]
+fn a_registry_that_is_gone_is_a_fault_and_its_devices_stay_until_there_is_an_empty_one() {
+    let folder = Folder::new("registry-gone");
+    folder.write("tombolo.toml", MAIN);
+    add(&folder.load(), &device("door-1", "one")).unwrap();
+    let before = folder.load();
+    let registry = folder.0.join("state/devices");
+    fs::remove_dir_all(&registry).unwrap();
+    let after = load(&folder.options(), Some(&before)).unwrap();
+    let is_known = |loaded: &Loaded| loaded.known.iter().any(|known| known.id == "door-1");
+    assert!(is_known(&after));
+    let fault = |finding: &&tombolo::config::Finding| finding.level == Level::Fail;
+    let found = after.findings.iter().find(fault).expect("it is a fault");
+    assert!(found.message.contains("the registry is gone; its device stays in use"), "{}", found.message);
+    // The same again, from what stayed.
+    assert!(is_known(&load(&folder.options(), Some(&after)).unwrap()));
+    fs::create_dir_all(&registry).unwrap();
+    let empty = load(&folder.options(), Some(&after)).unwrap();
+    assert!(!is_known(&empty) && !empty.findings.iter().any(|finding| finding.level == Level::Fail));
+}
+
 fn device(id: &str, identity: &str) -> Device {
     let psk = Psk { identity: identity.into(), key: Zeroizing::new(b"0123456789abcdef".to_vec()) };
     Device {

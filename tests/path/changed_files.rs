@@ -65,7 +65,7 @@ fn another_ca_under_a_connection_that_stands_is_a_failure_everywhere_until_it_is
     assert!(connected(&site));
     // A trial of something else is not confirmed by that connection.
     let label = site.folder.write("60-log.toml", "[log]\nlevel = \"debug\"\n");
-    let (code, text) = site.daemon.command(&["config", "apply", label.to_str().unwrap(), "--confirm", "8s"]);
+    let (code, text) = site.daemon.command(&["config", "apply", label.to_str().unwrap(), "--confirm", "10s"]);
     assert_eq!(code, 1, "{text}");
     assert!(!site.folder.join("conf.d/60-log.toml").exists(), "{text}");
     std::fs::write(&file, &good).unwrap();
@@ -73,7 +73,7 @@ fn another_ca_under_a_connection_that_stands_is_a_failure_everywhere_until_it_is
     assert_eq!(code, 0, "{text}");
     let (code, text) = site.daemon.command(&["check"]);
     assert!(code == 0 && !text.contains("have changed"), "{text}");
-    // A renewed file with the same CA is proven beside the connection, and then nothing is left to say.
+    // A renewed file with the same CA is proven beside the connection: nothing is left to say.
     std::fs::write(&file, [good.as_slice(), b"# renewed\n"].concat()).unwrap();
     let (code, text) = site.daemon.command(&["check"]);
     assert!(code == 0 && found(&text, "warn", &["files that [upstream] names have changed"]), "{text}");

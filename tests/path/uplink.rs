@@ -136,3 +136,71 @@ fn a_record_that_cannot_be_judged_is_named_set_aside_by_its_owner_and_exported()
     assert_eq!(line["base64"], "MjEuNQ==");
     assert!(line["reason"].as_str().is_some_and(|reason| reason.contains("queue skip")), "{line}");
 }
+
+/// A broker that takes QoS 0 only, and everything with it.
+fn only_qos_0() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            std::thread::spawn(move || {
+                let mut one = [0u8; 1];
+                while let Ok(()) = stream.read_exact(&mut one) {
+                    let kind = one[0] >> 4;
+                    let (mut length, mut shift) = (0usize, 0);
+                    loop {
+                        if stream.read_exact(&mut one).is_err() {
+                            return;
+                        }
+                        length |= usize::from(one[0] & 0x7F) << shift;
+                        shift += 7;
+                        if one[0] & 0x80 == 0 {
+                            break;
+                        }
+                    }
+                    let mut body = vec![0; length];
+                    if stream.read_exact(&mut body).is_err() {
+                        return;
+                    }
+                    let _ = match kind {
+                        1 => stream.write_all(&[0x20, 5, 0, 0, 2, 0x24, 0]),
+                        8 => stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]),
+                        12 => stream.write_all(&[0xD0, 0]),
+                        _ => Ok(()),
+                    };
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn of_a_broker_with_qos_0_alone_nobody_says_that_it_acknowledged_anything() {
+    let port = only_qos_0();
+    let folder = Folder::new("qos-0");
+    let role = "[role.sensor.uplink.t]\npath = \"t\"\n";
+    let daemon = Daemon::start_with(binary(), &folder, port, folder.path(), role, |text| {
+        let text = text.replace("mqtts://localhost", "mqtt://127.0.0.1");
+        let lines =
+            text.lines().map(|line| if line.starts_with("ca-file") { "insecure = true" } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    wait_for("the broker", || daemon.status()["upstream"]["connected"] == true);
+    let (code, text) = daemon.command(&["device", "add", "door-1", "--role", "sensor", "--psk"]);
+    assert_eq!(code, 0, "{text}");
+    let warnings = daemon.status()["upstream"]["warnings"].to_string();
+    assert!(warnings.contains("QoS 0 only"), "{warnings}");
+    let (code, text) = daemon.command(&["device", "test", "door-1"]);
+    assert!(
+        code == 0 && !text.contains("PUBACK") && text.contains("nothing shows that it arrived"),
+        "{text}"
+    );
+    let (_, text) = daemon.command(&["check"]);
+    assert!(
+        !text.contains("a publish was acknowledged") && !text.contains("has delivered readings"),
+        "{text}"
+    );
+    assert!(text.lines().any(|line| line.starts_with("warn") && line.contains("QoS 0 only")), "{text}");
+}

@@ -9,6 +9,7 @@ use crate::cli::output::plural;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
+use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
 
 /// What the files show.
@@ -69,8 +70,12 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
             false => Finding::fail("daemon", problem.clone()),
         }
     };
-    let mut findings: Vec<Finding> =
-        status.problems.iter().filter(|problem| !is_known(problem)).map(told).collect();
+    let mut findings: Vec<Finding> = status
+        .problems
+        .iter()
+        .filter(|problem| !is_known(problem) && !problem.starts_with(NEARLY_FULL))
+        .map(told)
+        .collect();
     let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));
     let repaired = disabled.filter(|item| compared.repaired.iter().any(|repaired| repaired == item));
     findings.extend(repaired.map(|item| {

@@ -4,13 +4,13 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::cli::clock::way_out;
 use crate::cli::output::bytes;
 use crate::config::{Finding, Paths, Settings};
 use crate::control::snapshot::Clock;
+use crate::daemon::disk_room::Room;
 
 /// The verdict on the wall clock, as the daemon or this command sees it.
 pub fn clock(clock: &Clock) -> Vec<Finding> {
@@ -117,33 +117,17 @@ pub fn disk(settings: &Settings) -> Option<Finding> {
     // The nearest folder that is there: the state directory may not have been made yet.
     let place = journal.directory.ancestors().find(|folder| folder.is_dir())?;
     let shown = place.display();
-    let space = match statvfs(place) {
-        Ok(space) => space,
+    let room = match Room::look(place, &journal.directory) {
+        Ok(room) => room,
         Err(error) => {
             return Some(Finding::warn("disk", format!("the room on {shown} is not known: {error}")));
         }
     };
-    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
-    let free = u64::from(space.blocks_available()).saturating_mul(u64::from(space.fragment_size()));
-    Some(room(free, used(&journal.directory), journal.max_bytes, &shown.to_string()))
+    Some(judge_room(room, journal.max_bytes, &shown.to_string()))
 }
 
-/// Bytes the journal's files have on disk.
-fn used(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(found) if found.is_dir() => used(&entry.path()),
-            Ok(found) => found.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
-}
-
-fn room(free: u64, used: u64, max: u64, place: &str) -> Finding {
-    let to_come = max.saturating_sub(used);
+fn judge_room(room: Room, max: u64, place: &str) -> Finding {
+    let (free, to_come) = (room.free, room.to_come(max));
     if free >= to_come {
         return Finding::ok(
             "disk",
@@ -157,7 +141,7 @@ fn room(free: u64, used: u64, max: u64, place: &str) -> Finding {
         bytes(max)
     );
     let advice = "make room, or lower [journal] max-bytes";
-    if free < 16 << 20 { Finding::fail("disk", message) } else { Finding::warn("disk", message) }
+    if room.is_nearly_full(max) { Finding::fail("disk", message) } else { Finding::warn("disk", message) }
         .advice(advice)
 }
 
@@ -335,11 +319,11 @@ mod tests {
     #[test]
     fn room_on_the_disk_counts_what_the_journal_already_has() {
         let mib = |n: u64| n << 20;
-        assert_eq!(room(mib(300), 0, mib(256), "/").level, Level::Ok);
-        assert_eq!(room(mib(100), mib(200), mib(256), "/").level, Level::Ok);
-        assert_eq!(room(mib(100), 0, mib(256), "/").level, Level::Warn);
-        assert_eq!(room(mib(3), 0, mib(256), "/").level, Level::Fail);
-        assert_eq!(room(0, mib(300), mib(256), "/").level, Level::Ok);
+        assert_eq!(judge_room(Room { free: mib(300), used: 0 }, mib(256), "/").level, Level::Ok);
+        assert_eq!(judge_room(Room { free: mib(100), used: mib(200) }, mib(256), "/").level, Level::Ok);
+        assert_eq!(judge_room(Room { free: mib(100), used: 0 }, mib(256), "/").level, Level::Warn);
+        assert_eq!(judge_room(Room { free: mib(3), used: 0 }, mib(256), "/").level, Level::Fail);
+        assert_eq!(judge_room(Room { free: 0, used: mib(300) }, mib(256), "/").level, Level::Ok);
     }
 
     #[test]

@@ -58,8 +58,8 @@ pub fn ask(daemon: &mut Client, prefix: &str) -> (Vec<Finding>, Standing) {
         Ok(uplink) => {
             // One that could not be asked has proven nothing.
             let asked = uplink.asked == Some(true) || uplink.echo_ms.is_some();
-            let taken = uplink.taken.clone();
-            let proves = asked && uplink.protocol.as_deref() != Some("3.1.1");
+            let taken = if uplink.unacknowledged { Vec::new() } else { uplink.taken.clone() };
+            let proves = asked && !uplink.unacknowledged && uplink.protocol.as_deref() != Some("3.1.1");
             let (configured, connected) = (uplink.configured, uplink.connected);
             let (findings, doubt) = judge(&uplink, prefix);
             (findings, Standing { configured, connected, proves, taken, doubt })
@@ -97,6 +97,13 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             let message = format!("{text}; a publish was acknowledged in {ms} ms, {proof}");
             findings.push(Finding::ok("upstream", message));
         }
+        (true, Some(ms)) if uplink.unacknowledged => {
+            let message = format!(
+                "{text}; a publish was sent in {ms} ms, with QoS 0, the only one of this broker, which does not prove that it \
+                 was taken"
+            );
+            findings.push(Finding::ok("upstream", message));
+        }
         (true, Some(ms)) => {
             let message = format!("{text}; a publish was acknowledged in {ms} ms");
             findings.push(Finding::ok("upstream", message));
@@ -108,6 +115,15 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
                  whether the broker takes what it sends; that is tried beside it"
             );
             findings.push(Finding::warn("upstream", message));
+        }
+        (true, None) if uplink.left_out.is_empty() && may_yet_answer(uplink) => {
+            let message = format!(
+                "{text}; a publish has got no answer within {ASKED_S} s yet; the connection is replaced after {} s ([upstream] \
+                 answer-timeout)",
+                uplink.answer_timeout_s.unwrap_or(0)
+            );
+            findings
+                .push(Finding::warn("upstream", message).advice("see the broker's load, and check again"));
         }
         (true, None) if uplink.left_out.is_empty() => {
             let message = format!(
@@ -138,6 +154,15 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
     let others = uplink.warnings.iter().filter(|warning| !uplink.stalled.contains(warning));
     findings.extend(others.map(|warning| Finding::warn("upstream", warning.clone())));
     (findings, doubt)
+}
+
+/// The broker is slow, and has never been silent for as long as it may be.
+fn may_yet_answer(uplink: &Uplink) -> bool {
+    let limit = uplink.answer_timeout_s.unwrap_or(0);
+    uplink.oldest_unanswered_s.is_some_and(|waited| waited < limit)
+        && uplink.unanswered_connections == 0
+        && uplink.nothing_taken_s.is_none()
+        && uplink.stalled.is_empty()
 }
 
 /// What is known before the check goes to the broker itself.
@@ -270,5 +295,45 @@ fn finding(step: Step) -> Finding {
     match step.advice {
         Some(advice) => finding.advice(advice),
         None => finding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(uplink: &Uplink) -> (Level, String) {
+        let found = judge(uplink, "tombolo/gw").0.remove(0);
+        (found.level, found.message)
+    }
+
+    #[test]
+    fn a_broker_that_may_yet_answer_is_a_warning_and_one_that_was_silent_for_too_long_a_failure() {
+        let slow = Uplink {
+            configured: true,
+            connected: true,
+            asked: Some(true),
+            oldest_unanswered_s: Some(14),
+            answer_timeout_s: Some(30),
+            ..Uplink::default()
+        };
+        assert_eq!(judged(&slow).0, Level::Warn);
+        let late = Uplink { oldest_unanswered_s: Some(30), ..slow.clone() };
+        assert_eq!(judged(&late).0, Level::Fail);
+        assert_eq!(judged(&Uplink { unanswered_connections: 1, ..slow }).0, Level::Fail);
+    }
+
+    #[test]
+    fn of_a_broker_with_qos_0_alone_nothing_is_said_to_be_acknowledged() {
+        let uplink = Uplink {
+            configured: true,
+            connected: true,
+            asked: Some(true),
+            echo_ms: Some(2),
+            unacknowledged: true,
+            ..Uplink::default()
+        };
+        let (_, message) = judged(&uplink);
+        assert!(!message.contains("acknowledged") && message.contains("does not prove"), "{message}");
     }
 }

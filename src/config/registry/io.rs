@@ -28,12 +28,20 @@ const LOCK: &str = ".lock";
 /// The mode of its files, which contain keys.
 const MODE: u32 = 0o600;
 
-/// Reads all devices in `directory`; a directory that does not exist is empty. Hidden files and
+/// Reads all devices in `directory`; a directory that does not exist is empty, unless
+/// `previous` has devices of it, which stay. Hidden files and
 /// files without the suffix `.toml` are ignored.
 pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
     let mut exposed = Vec::new();
     let mut registry = match read_all(directory, &mut exposed) {
         Ok(files) => Registry::assemble(files, previous),
+        // It is made with the first device and stays: one that is gone is a fault, not an order.
+        Err(Condition::Missing) if previous.is_some_and(|previous| previous.entries().len() > 0) => {
+            let mut registry = previous.cloned().unwrap_or_default();
+            let devices = registry.entries().len();
+            registry.findings = vec![gone(directory, devices)];
+            registry
+        }
         Err(Condition::Missing) => Registry::default(),
         Err(condition) => {
             let mut registry = previous.cloned().unwrap_or_default();
@@ -52,6 +60,16 @@ pub fn load(directory: &Path, previous: Option<&Registry>) -> Registry {
         registry.findings.push(finding.advice(format!("chmod 0600 {}/*.toml", directory.display())));
     }
     registry
+}
+
+fn gone(directory: &Path, devices: usize) -> Finding {
+    let place = Place { file: directory.display().to_string().into(), line: None };
+    let these =
+        if devices == 1 { "its device stays".to_owned() } else { format!("its {devices} devices stay") };
+    let message = format!("the registry is gone; {these} in use until the next restart");
+    Finding::fail("devices", message)
+        .at(Some(&place))
+        .advice("restore it from a backup; to go on without them, make an empty folder there and reload")
 }
 
 fn unreadable(directory: &Path, condition: &Condition) -> Finding {

@@ -1,4 +1,4 @@
-//! Files that others provide, such as keys and certificates: read whole, and only if they are files.
+//! Files that others provide, such as keys and certificates: read whole, and only regular ones.
 //!
 //! Opening a named pipe waits for a writer, perhaps for ever, and a device may never end. What is
 //! being read is remembered, so that whoever waits for it in vain can name it.

@@ -33,7 +33,7 @@ const REST: Duration = Duration::from_secs(5);
 /// Bytes for each second of rest.
 const PACE: u64 = 16 << 10;
 /// From one fault to the next attempt.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why there is no store. The daemon runs without.
 #[derive(Debug)]

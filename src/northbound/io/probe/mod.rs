@@ -33,7 +33,7 @@ use crate::northbound::reason_code;
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session, Will};
 use crate::northbound::settings::{Protocol, Settings};
 use crate::northbound::uplink::status_payload;
-use crate::northbound::wire::Version;
+use crate::northbound::wire::{self, Publish, Version};
 
 /// A certificate of the broker that ends sooner is worth a warning.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -44,6 +44,8 @@ const SLASHES_MAX: usize = 7;
 
 /// Bytes of a PUBLISH beside its payload that are reckoned with: topic and properties.
 const PACKET_OVERHEAD: u64 = 1_200;
+/// Bytes of a small reading.
+const LEAST_PAYLOAD: usize = 16;
 /// Most connections made, whatever the broker answers.
 const CONNECTIONS_MAX: usize = 12;
 /// Characters of a client id that every broker takes (MQTT 3.1.1 §3.1.3.1).
@@ -271,6 +273,7 @@ impl<'a> Walk<'a> {
             let advice = "raise the broker's maximum packet size, or lower max-payload of the roles";
             warn(&mut self.steps, "mqtt", text, advice);
         }
+        self.judge_packet_size(variant.version, limits);
         judge_limits(
             &mut self.steps,
             variant.version,
@@ -279,6 +282,34 @@ impl<'a> Walk<'a> {
             &self.settings.host,
             self.trial.scratch,
         );
+    }
+
+    /// Whether a small reading of each rule fits: what is tried has no payload and less beside it.
+    fn judge_packet_size(&mut self, version: Version, limits: &Limits) {
+        let limit = u64::from(limits.packet_size);
+        let least = |reading: &&ReadingTrial| least_packet(&reading.topic, version);
+        let readings = self.trial.readings;
+        let Some(first) = readings.iter().filter(|reading| least(reading) > limit).max_by_key(least) else {
+            return;
+        };
+        let too_large = readings.iter().filter(|reading| least(reading) > limit).count();
+        let text = format!(
+            "the broker takes packets of {limit} bytes at most, and a reading of {LEAST_PAYLOAD} bytes of {} makes one of {} or \
+             more: {}",
+            first.of,
+            least(&first),
+            match too_large == readings.len() {
+                true => "no reading that is tried here would be taken".to_owned(),
+                false => format!("readings of {too_large} of {} topics would be set aside", readings.len()),
+            }
+        );
+        let advice = "raise the broker's maximum packet size, or shorten [topics] and the ids";
+        match too_large == readings.len() {
+            true => {
+                let _ = fail::<()>(&mut self.steps, "readings", text, advice);
+            }
+            false => warn(&mut self.steps, "readings", text, advice),
+        }
     }
 
     /// One connection, as far as CONNACK.
@@ -615,6 +646,32 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Bytes of the least PUBLISH of a small reading on this topic, whose device has an id of one
+/// character, before the time is known.
+fn least_packet(topic: &str, version: Version) -> u64 {
+    let mut properties = Vec::new();
+    if version == Version::V5 {
+        for (name, value) in [("id", "0123456789abcdef-1"), ("device", "d"), ("method", "POST")] {
+            properties.push(0x26); // user property
+            wire::push_string(&mut properties, name.as_bytes());
+            wire::push_string(&mut properties, value.as_bytes());
+        }
+    }
+    let topic = topic.replace(LEVEL, "d");
+    let publish = Publish {
+        topic: topic.as_bytes(),
+        packet_id: Some(1),
+        retain: false,
+        properties: &properties,
+        payload: &[0; LEAST_PAYLOAD],
+    };
+    let mut out = Vec::new();
+    match wire::push_publish(&mut out, version, usize::MAX, &publish) {
+        Ok(()) => out.len() as u64,
+        Err(_) => u64::MAX,
+    }
+}
+
 /// The client id of a check beside the daemon: never longer than the daemon's own, or than every
 /// broker takes.
 pub fn check_client_id(own: &str) -> String {
@@ -746,6 +803,16 @@ fn fail<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_packet_counts_topic_properties_and_a_small_payload() {
+        // Header 2, topic 2 + 21, id 2, length of the properties 1, 16.
+        let bare = 2 + 2 + 21 + 2 + 16;
+        let topic = format!("tombolo/gw/door-7/t/{LEVEL}");
+        assert_eq!(least_packet(&topic, Version::V3_1_1), bare);
+        let properties = (5 + 2 + 18) + (5 + 6 + 1) + (5 + 6 + 4);
+        assert_eq!(least_packet(&topic, Version::V5), bare + 1 + properties);
+    }
 
     #[test]
     fn the_checks_client_id_is_no_longer_than_the_gateways_or_23_characters() {
