@@ -574,7 +574,9 @@ impl<'f> Check<'f> {
                 text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Whole)
             }
             Kind::Number(..) => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Number),
-            Kind::Flag => text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Flag),
+            Kind::Flag | Kind::FlagOrTopic => {
+                text.trim().parse().map_or_else(|_| Raw::Text(text.to_owned()), Raw::Flag)
+            }
             Kind::Addresses | Kind::Texts if !text.is_empty() => {
                 Raw::List(text.split(',').map(|part| Raw::Text(part.trim().to_owned())).collect())
             }

@@ -186,7 +186,15 @@ pub(super) struct Mqtt {
     pub(super) key_file: Option<String>,
     pub(super) client_ca_file: Option<String>,
     pub(super) max_clients: Option<u32>,
+    pub(super) mirror: Option<Mirror>,
     pub(super) mqtt311_deny: Option<DenyOn311>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Mirror {
+    Flag(bool),
+    Topic(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -240,6 +248,16 @@ pub(super) struct Role {
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
     pub(super) mailbox: Mailbox,
+    pub(super) local_publish: BTreeMap<String, Local>,
+    pub(super) local_subscribe: BTreeMap<String, Local>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Local {
+    pub(super) enabled: Option<bool>,
+    pub(super) deny: Option<bool>,
+    pub(super) topic: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

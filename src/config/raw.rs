@@ -94,7 +94,8 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
         (Kind::Addresses | Kind::Texts, Raw::List(items)) => texts(items, |text| fits(kind, text))?,
         (Kind::Path | Kind::Secret, Raw::Text(text)) if clean(&text, 4096) => text.into(),
         (Kind::Url, Raw::Text(text)) if clean(&text, 1024) => text.into(),
-        (Kind::Topic, Raw::Text(text)) if clean(&text, 1024) => text.into(),
+        (Kind::Topic | Kind::FlagOrTopic, Raw::Text(text)) if clean(&text, 1024) => text.into(),
+        (Kind::FlagOrTopic, Raw::Flag(flag)) => flag.into(),
         _ => return Err(()),
     })
 }

@@ -46,6 +46,8 @@ pub enum Kind {
     Url,
     /// A topic or a topic template; `""` switches it off.
     Topic,
+    /// `true`, `false`, or a topic template.
+    FlagOrTopic,
     /// A key or password itself, which is not allowed in the configuration; the text is the remedy.
     Forbidden(&'static str),
     /// Reserved; the text names the feature.
@@ -228,6 +230,7 @@ const MQTT: &[Key] = &[
     key("key-file", Kind::Secret),
     key("client-ca-file", Kind::Path),
     key("max-clients", Kind::Whole(1, 100_000)),
+    key("mirror", Kind::FlagOrTopic),
     key("mqtt311-deny", Kind::Choice(&["close", "drop"])),
 ];
 
@@ -241,7 +244,11 @@ const ROLE: &[Key] = &[
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
     key("mailbox", Kind::Table(MAILBOX)),
+    key("local-publish", Kind::Named(LOCAL)),
+    key("local-subscribe", Kind::Named(LOCAL)),
 ];
+
+const LOCAL: &[Key] = &[key("enabled", Kind::Flag), key("deny", Kind::Flag), key("topic", Kind::Text(1024))];
 
 const QUOTA: &[Key] = &[
     key("messages", Kind::Whole(1, 1_000_000)),
@@ -556,6 +563,7 @@ impl Kind {
                     .to_owned()
             }
             Kind::Url => "\"mqtts://HOST\" or \"mqtts://HOST:PORT\"".to_owned(),
+            Kind::FlagOrTopic => "true, false or a topic in quotes".to_owned(),
             Kind::Topic => "a topic in quotes, or \"\" to switch it off".to_owned(),
             Kind::Forbidden(instead) => instead.to_owned(),
             Kind::Reserved(_) => "nothing yet: take the key out".to_owned(),

@@ -19,8 +19,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hyper::body::Bytes;
 use tokio::sync::{Notify as Wake, oneshot};
 
+use super::bus_handle::BusHandle;
 use super::clock::SystemClock;
 use super::commands::{Absent, Commands};
 use super::dtls_sink::{DtlsSink, Reports};
@@ -68,6 +70,8 @@ pub struct Hub {
     /// Woken when a password waits to be verified.
     pub mqtt_verify: Rc<Wake>,
     mqtt_wakes: HashMap<mqtt::ConnectionNumber, Rc<Wake>>,
+    /// What carries messages between MQTT clients.
+    pub bus: Option<BusHandle>,
     /// From the sides to the journal.
     pub pipeline: Readings,
     /// Commands to devices.
@@ -116,6 +120,7 @@ impl Hub {
             mqtt,
             mqtt_verify: Rc::new(Wake::new()),
             mqtt_wakes: HashMap::new(),
+            bus: None,
             pipeline: Pipeline::new(gate, journal),
             commands,
             uplink,
@@ -135,6 +140,7 @@ impl Hub {
     pub fn begin(&mut self) {
         self.moment = self.clock.moment();
         self.pipeline.watch(if self.tail.is_watched() { Attention::All } else { Attention::Recent });
+        self.pipeline.mirror(self.mqtt.mirrors());
     }
 
     /// The engine, and what it reports to.
@@ -312,6 +318,10 @@ impl Hub {
                 }
                 Event::Completed { ticket: Ticket::Reply(number), stored } => {
                     commands.handle_reply_stored(number, stored);
+                }
+                Event::Mirrored { device, path, payload, content_format, retain } => {
+                    let accepted = mqtt::Accepted { device, path, payload, content_format, retain };
+                    mqtt.handle_accepted(&accepted);
                 }
                 Event::Completed { ticket: Ticket::Mqtt(ticket), stored } => {
                     mqtt.handle_completion(moment, ticket, stored, pipeline);
@@ -551,6 +561,14 @@ impl Hub {
         self.mqtt.handle_verified(&self.moment, right, &mut self.pipeline);
     }
 
+    /// The bus has messages for a session.
+    pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes]) {
+        self.begin();
+        for message in messages {
+            self.mqtt.handle_bus(session, message, &mut self.pipeline.counters);
+        }
+    }
+
     /// Wakes the tasks of MQTT clients that have something to do.
     fn flush_mqtt(&mut self) {
         while let Some(number) = self.mqtt.poll_ready() {
@@ -566,6 +584,14 @@ impl Hub {
         }
         // Wills of connections that ended just now.
         self.route_events();
+        let dropped = self.mqtt.take_retained_dropped();
+        self.pipeline.counters.add(Counter::MqttRetainedDropped, dropped);
+        while let Some(request) = self.mqtt.poll_bus() {
+            let taken = self.bus.as_ref().is_some_and(|bus| bus.handle(request));
+            if !taken {
+                self.pipeline.counters.count(Counter::MqttLocalDropped);
+            }
+        }
     }
 
     /// Whether a line of this kind may be written now.

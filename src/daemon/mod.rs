@@ -21,6 +21,7 @@
 //! | [`reload`] | a new configuration, taken over whole or not at all |
 //! | [`rejected`] | what the broker refused for good |
 //! | [`mqtt`] | the local MQTT clients: a task each |
+//! | `bus`, `bus_handle` | rumqttd's router, which carries messages between local MQTT clients |
 //! | `mqtt_status` | the MQTT clients in the log and in `status` |
 //! | [`serial`] | the serial ports: a task each |
 //! | [`units`] | what happens on a Modbus bus, in the log |
@@ -36,6 +37,8 @@
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+mod bus;
+mod bus_handle;
 mod certificates;
 pub mod clock;
 mod commands;

@@ -117,6 +117,10 @@ impl Clients {
             open: Cell::new(0),
         });
         tokio::task::spawn_local(verify(common.clone()));
+        match super::bus::start(shared) {
+            Ok(bus) => shared.hub.borrow_mut().bus = Some(bus),
+            Err(error) => log::error!(reason:% = error; "no thread for messages between local MQTT clients"),
+        }
         let clients = Rc::new(Clients {
             common,
             clock: clock.clone(),
@@ -374,7 +378,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let (next, identified) = {
             let mut hub = common.shared.hub.borrow_mut();
-            (hub.mqtt.take_output(number, &mut out), hub.mqtt.is_identified(number))
+            // What waits in the hub is bounded there.
+            let next = match out.len() - sent < UNSENT_MAX {
+                true => hub.mqtt.take_output(number, &mut out),
+                false => Next::Wait,
+            };
+            (next, hub.mqtt.is_identified(number))
         };
         if identified {
             knocking.end();

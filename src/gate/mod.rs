@@ -370,6 +370,50 @@ impl Gate {
         mapped
     }
 
+    /// Whether a rule of the device's role decides about readings at this path: one that allows, or
+    /// one that denies. A reserved path is decided about too.
+    pub fn has_rule(&self, device: DeviceIndex, path: crate::message::Path<'_>) -> bool {
+        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
+        path.is_reserved() || role.is_some_and(|role| role.deciding(path).is_some())
+    }
+
+    /// Decides whether a message to local clients is within the limits of its device, and takes its
+    /// tokens if it is. The rule that allows it is the southbound side's. It does not count as a
+    /// reading; a refusal is counted. The device counts as active.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub fn admit_local(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        topic: &str,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        let Gate { plan, devices, presence, totals, .. } = self;
+        let entry = devices.entry_mut(device);
+        let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
+        let (Some(entry), Some(role)) = (entry, role) else {
+            totals.refused.count(Reason::UnknownDevice);
+            return Err(Refusal::UnknownDevice);
+        };
+        let state = &mut entry.state;
+        presence.seen(device.slot() as u32, &mut state.presence, now);
+        let limit = role.limits.of(true);
+        let refusal = if bytes > limit as usize {
+            Refusal::TooLarge { limit }
+        } else if let Err(retry_after_s) = state.bucket.check(&role.rate, now, bytes) {
+            Refusal::OverQuota { retry_after_s }
+        } else {
+            state.bucket.take(&role.rate, bytes);
+            return Ok(());
+        };
+        state.refused.count(refusal.reason());
+        state.note_refusal(now, topic, &refusal, None);
+        totals.refused.count(refusal.reason());
+        Err(refusal)
+    }
+
     /// Counts and keeps the refusal of a request from which no reading can be made. `path`: what it
     /// asked for, as far as it is text. The device counts as active.
     pub fn note_malformed(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {

@@ -58,6 +58,19 @@ pub enum Event<'a> {
         /// Whether it is durable; if not, it may be offered again.
         stored: bool,
     },
+    /// A reading was accepted, while they are mirrored: to be copied to local clients.
+    Mirrored {
+        /// The device's id.
+        device: &'a str,
+        /// The path, in the device's space.
+        path: &'a str,
+        /// The payload.
+        payload: &'a [u8],
+        /// The payload's content format.
+        content_format: Option<ContentFormat>,
+        /// Its rule has it retained.
+        retain: bool,
+    },
     /// A reading is stored that was kept to be shown by `tail`.
     Shown(&'a Watched),
 }
@@ -116,6 +129,13 @@ enum Queued {
     Completed {
         ticket: Ticket,
         stored: bool,
+    },
+    Mirrored {
+        device: Span,
+        path: Span,
+        payload: Span,
+        content_format: Option<ContentFormat>,
+        retain: bool,
     },
     Shown(Box<Watched>),
 }
@@ -199,6 +219,21 @@ impl Events {
         self.queue.push_back(passed);
     }
 
+    /// A reading was accepted.
+    pub(super) fn mirrored(&mut self, mapped: &Mapped<'_>) {
+        let content = mapped.content();
+        let start = self.payloads.len() as u32;
+        self.payloads.extend_from_slice(content.payload);
+        let mirrored = Queued::Mirrored {
+            device: self.text(content.device),
+            path: self.text(content.path),
+            payload: Span { start, length: content.payload.len() as u32 },
+            content_format: content.content_format,
+            retain: content.retain,
+        };
+        self.queue.push_back(mirrored);
+    }
+
     /// The store is done with a reading.
     pub(super) fn completed(&mut self, ticket: Ticket, stored: bool) {
         self.queue.push_back(Queued::Completed { ticket, stored });
@@ -268,6 +303,13 @@ impl Events {
                 payload: self.payloads.get(payload.range()).unwrap_or_default(),
             })),
             Queued::Completed { ticket, stored } => Event::Completed { ticket: *ticket, stored: *stored },
+            Queued::Mirrored { device, path, payload, content_format, retain } => Event::Mirrored {
+                device: self.text_of(*device),
+                path: self.text_of(*path),
+                payload: self.payloads.get(payload.range()).unwrap_or_default(),
+                content_format: *content_format,
+                retain: *retain,
+            },
             Queued::Shown(watched) => Event::Shown(watched),
         })
     }

@@ -113,6 +113,7 @@ pub struct Pipeline<S> {
     pub counters: Counters,
     store: S,
     attention: Attention,
+    mirrors: bool,
     waiting: Waiting,
     events: Events,
 }
@@ -125,6 +126,7 @@ impl<S: ReadingStore> Pipeline<S> {
             counters: Counters::default(),
             store,
             attention: Attention::Nobody,
+            mirrors: false,
             waiting: Waiting::default(),
             events: Events::default(),
         }
@@ -152,6 +154,9 @@ impl<S: ReadingStore> Pipeline<S> {
         if mapped.qos() == QoS::AtMostOnce {
             self.counters.count(Counter::ReadingsUnpromised);
             self.events.passed(&mapped);
+            if self.mirrors {
+                self.events.mirrored(&mapped);
+            }
             return Disposition::Passed;
         }
         match self.store.append(&mapped, ticket) {
@@ -159,6 +164,9 @@ impl<S: ReadingStore> Pipeline<S> {
                 self.counters.add(Counter::BytesStored, received.payload.len() as u64);
                 let spare = || self.events.spare();
                 self.waiting.keep(self.attention, ticket, id, &mapped.content(), spare);
+                if self.mirrors {
+                    self.events.mirrored(&mapped);
+                }
                 Disposition::Journaled
             }
             Err(refused) => {
@@ -250,6 +258,29 @@ impl<S: ReadingStore> Pipeline<S> {
         self.gate.note_malformed(now, device, path, &refusal);
         let name = self.gate.id(device).cloned();
         self.events.refused(name, method, path, None, bytes, refusal)
+    }
+
+    /// Takes a message of a device to local clients, which goes to no store: it is held to the
+    /// limits of its device.
+    ///
+    /// # Errors
+    /// The refusal, which is counted and told as that of a reading.
+    pub fn handle_local(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        topic: &str,
+        bytes: usize,
+    ) -> Result<(), &Refusal> {
+        let Err(refusal) = self.gate.admit_local(now, device, topic, bytes) else { return Ok(()) };
+        self.counters.count(refusal::counter(refusal.reason()));
+        let name = self.gate.id(device).cloned();
+        Err(self.events.refused(name, Method::Post, topic, None, bytes, refusal))
+    }
+
+    /// Says whether each accepted reading leaves by [`Event::Mirrored`] too.
+    pub fn mirror(&mut self, on: bool) {
+        self.mirrors = on;
     }
 
     fn refuse(&mut self, device: DeviceIndex, received: &Received<'_>, refusal: Refusal) -> &Refusal {

@@ -38,6 +38,9 @@ fn events(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
                 format!("completed {} {stored}", ticket.count)
             }
             Event::Completed { ticket, .. } => panic!("{ticket:?}"),
+            Event::Mirrored { device, path, payload, retain, .. } => {
+                format!("mirrored {device} {path} {} {retain}", String::from_utf8_lossy(payload))
+            }
             Event::Shown(watched) => {
                 format!("shown {} {} {}", watched.id.sequence, watched.device, watched.topic)
             }
@@ -221,4 +224,36 @@ fn what_is_taken_while_somebody_watches_is_shown_once_it_is_stored() {
             "completed 5 true",
         ]
     );
+}
+
+#[test]
+fn accepted_readings_are_mirrored_while_somebody_wants_them() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 3);
+    post(&mut pipeline, now, 1, "t/env");
+    assert!(events(&mut pipeline).is_empty());
+    pipeline.mirror(true);
+    for (count, path) in [(2, "t/env"), (3, "nowhere"), (4, "live/x"), (5, "t/over-quota")] {
+        post(&mut pipeline, now, count, path);
+    }
+    let all = events(&mut pipeline);
+    let mirrored: Vec<_> = all.iter().filter(|event| event.starts_with("mirrored")).collect();
+    assert_eq!(mirrored, ["mirrored door-7 t/env 21.5 true", "mirrored door-7 live/x 21.5 true"]);
+}
+
+#[test]
+fn a_local_message_costs_quota_and_is_stored_nowhere() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 2);
+    let device = pipeline.gate.device_by_id("door-7").expect("it is known");
+    for _ in 0..2 {
+        assert_eq!(pipeline.handle_local(now, device, "home/x", 4), Ok(()));
+    }
+    assert!(matches!(pipeline.handle_local(now, device, "home/x", 4), Err(Refusal::OverQuota { .. })));
+    assert!(matches!(pipeline.handle_local(now, device, "home/x", 70_000), Err(Refusal::TooLarge { .. })));
+    assert!(pipeline.store().taken.is_empty());
+    assert_eq!(pipeline.counters.value(Counter::RefusedQuota), 1);
+    assert_eq!(events(&mut pipeline).len(), 2);
+    let view = pipeline.gate.device(now, device).expect("it is known");
+    assert_eq!((view.accepted, view.refused.total()), (0, 2));
 }

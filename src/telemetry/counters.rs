@@ -64,6 +64,12 @@ counters! {
     MqttPublishes = "tombolo_mqtt_received_publishes_total",
     /// Subscriptions that were refused.
     MqttSubscriptionsRefused = "tombolo_mqtt_refused_subscriptions_total",
+    /// Messages between local MQTT clients that were delivered, one for each receiver.
+    MqttLocalDelivered = "tombolo_mqtt_delivered_local_messages_total",
+    /// Of those, messages dropped because the receiver or the bus was too slow.
+    MqttLocalDropped = "tombolo_mqtt_dropped_local_messages_total",
+    /// Retained local messages that were not kept for want of room.
+    MqttRetainedDropped = "tombolo_mqtt_dropped_retained_messages_total",
     /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
     /// 4.00: invalid path or query.

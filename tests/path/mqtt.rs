@@ -163,31 +163,89 @@ fn a_device_added_by_command_connects_by_the_printed_line_and_is_cut_off_when_re
         assert!(!file.contains("my own password") && file.contains("password = "), "{file}");
     }
     let socket = socket(&site);
-    let mut subscriber = Command::new("mosquitto_sub")
-        .args([
-            "--unix",
-            &socket,
-            "-u",
-            "chosen",
-            "-P",
-            "my own password",
-            "-V",
-            "mqttv5",
-            "-t",
-            "set/#",
-            "-d",
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("mosquitto-clients is installed");
+    let subscribe = |username: &str, password: &str| {
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["--unix", &socket, "-u", username, "-P", password, "-V", "mqttv5", "-t", "set/#"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("mosquitto-clients is installed")
+    };
+    let mut all = [subscribe("chosen", "my own password"), subscribe("pump-2", "sesame-sesame")];
     let clients = || site.daemon.status()["mqtt"]["clients"].clone();
-    wait_for("the client", || clients() == 1);
+    wait_for("the clients", || clients() == 2);
+    let before = site.daemon.log().matches("MQTT").count();
     let (status, text) = site.daemon.command(&["device", "remove", "chosen"]);
     assert_eq!(status, 0, "{text}");
-    wait_for("the end of the client", || clients() == 0);
+    wait_for("the end of the client", || clients() == 1);
+    // A reload that takes its address away leaves the other connected too.
+    let config = std::fs::read_to_string(site.daemon.config()).expect("a file");
+    let without = config.replace("insecure-listen = [\"unix:mqtt.sock\"]", "");
+    std::fs::write(site.daemon.config(), without).expect("a file");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!((status, clients()), (0, 1.into()), "{text}");
+    assert!(site.daemon.log().matches("MQTT").count() > before, "the log says so");
+    std::fs::write(site.daemon.config(), config).expect("a file");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!((status, clients()), (0, 1.into()), "{text}");
+    wait_for("the listener", || publish(&site, &["-q", "1", "-t", "t/again", "-m", "1"]).status.success());
+    assert!(all[1].try_wait().expect("a process").is_none(), "a client that is not concerned stays");
+    for client in &mut all {
+        let _ = client.kill();
+        let _ = client.wait();
+    }
+}
+
+/// Local rules, and readings of all transports for who may receive them.
+const LOCAL: &str = r#"
+[role.sensor.local-publish.home]
+topic = "home/{device}/#"
+[role.sensor.local-subscribe.home]
+topic = "home/#"
+[role.sensor.local-subscribe.readings]
+topic = "readings/#"
+"#;
+
+#[test]
+fn local_clients_see_each_other_and_the_readings_of_all_transports() {
+    let site = site("mqtt-bus", |_, _| format!("{SOCKET}mirror = \"readings/{{device}}/{{path}}\"\n{LOCAL}"));
+    let socket = socket(&site);
+    let login = ["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame"];
+    let seen = site.folder.join("seen");
+    let mut subscriber = Command::new("mosquitto_sub")
+        .args(login)
+        .args(["-V", "mqttv5", "-q", "1", "-t", "home/#", "-t", "readings/#", "-v"])
+        .stdout(Stdio::from(std::fs::File::create(&seen).expect("a file")))
+        .spawn()
+        .expect("mosquitto-clients is installed");
+    let lines = || std::fs::read_to_string(&seen).unwrap_or_default();
+    // It is on the bus when it gets the first of these.
+    let mut number = 0;
+    wait_for("the subscriber", || {
+        number += 1;
+        publish(&site, &["-V", "mqttv311", "-q", "1", "-t", "home/pump-2/try", "-m", &number.to_string()]);
+        lines().contains("home/pump-2/try")
+    });
+    let before = lines().lines().count();
+    for round in 0..50 {
+        let text = round.to_string();
+        publish(&site, &["-V", "mqttv5", "-q", "2", "-t", "home/pump-2/lamp", "-m", &text]);
+    }
+    site.post(&["-e", "21.5"], "t/env");
+    wait_for("the reading of a CoAP device", || lines().contains("readings/door-7/t/env 21.5"));
+    wait_for("all messages", || lines().lines().count() >= before + 51);
+    let text = lines();
+    let lamps: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("home/pump-2/lamp ")).collect();
+    let expected: Vec<String> = (0..50).map(|round: u32| round.to_string()).collect();
+    assert_eq!(lamps, expected, "once each, in order, under their own topic");
+    let denied = publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "home/door-7/lamp", "-m", "1"]);
+    assert!(printed(&denied).contains("Not authorized"), "{}", printed(&denied));
+    assert!(site.arrived(&format!("{UP}/home/pump-2/lamp")).is_empty(), "nothing of it goes upstream");
+    // A retained message is there for one that comes later, also after the subscriber has gone.
     let _ = subscriber.kill();
     let _ = subscriber.wait();
+    publish(&site, &["-V", "mqttv5", "-q", "1", "-r", "-t", "home/pump-2/mode", "-m", "auto"]);
+    let late = ["-V", "mqttv5", "-t", "home/+/mode", "-C", "1", "-W", "10", "-F", "%t %p %r"];
+    let late = mosquitto("mosquitto_sub", &login, &late);
+    assert_eq!(printed(&late).trim(), "home/pump-2/mode auto 1");
 }
 
 /// Publishes 1, 2, 3, … with paho in QoS 1 or 2, and prints each that was acknowledged.

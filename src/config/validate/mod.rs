@@ -268,7 +268,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         }
     }
     stage::insecure_device(cx, &coap, &gate.devices);
-    let mqtt = mqtt::mqtt(cx, &file.mqtt);
+    let mqtt = mqtt::mqtt(cx, &file.mqtt, &file.role);
     mqtt::needs(cx, &mqtt, &gate.devices);
     let metrics = metrics::metrics(cx, &file.metrics);
     if context.findings.fatal {

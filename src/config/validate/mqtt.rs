@@ -1,5 +1,6 @@
 //! `[mqtt]`: the local MQTT listener.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use super::Context;
 use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
+use crate::message::{NAME_MAX, Name};
+use crate::southbound::mqtt::bus::{LocalRule, LocalRules};
 use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings};
 use crate::southbound::mqtt::tls::Material;
 
@@ -20,7 +23,7 @@ const UNIX: &str = "unix:";
 const UNIX_PATH_MAX: usize = 107;
 
 /// `[mqtt]`
-pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt) -> Settings {
+pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Roles) -> Settings {
     let listen = table.listen.clone().unwrap_or_default();
     let insecure_listen = plain_addresses(cx, table);
     for (at, address) in listen.iter().enumerate() {
@@ -44,11 +47,75 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt) -> Settings {
         insecure_listen,
         tls: tls.map(Arc::new),
         max_clients: table.max_clients.map_or(Settings::MAX_CLIENTS, |max| max as usize),
+        local: roles.iter().filter_map(|(name, role)| local(cx, name, role)).collect(),
+        mirror: mirror(cx, table),
         deny_on_311: match table.mqtt311_deny {
             Some(model::DenyOn311::Drop) => DenyOn311::Drop,
             Some(model::DenyOn311::Close) | None => DenyOn311::Close,
         },
     }
+}
+
+/// `[role.*]` as written.
+pub(super) type Roles = BTreeMap<String, model::Role>;
+
+/// The topic of copies of readings.
+fn mirror(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<String> {
+    let template = match table.mirror.as_ref()? {
+        model::Mirror::Flag(false) => return None,
+        model::Mirror::Flag(true) => Settings::MIRROR.to_owned(),
+        model::Mirror::Topic(text) if text.is_empty() => return None,
+        model::Mirror::Topic(text) => text.clone(),
+    };
+    let literal = template.replacen("{path}", "p", 1).replace("{device}", "d");
+    let is_whole = template.contains("{path}") && template.contains("{device}");
+    if !is_whole || literal.contains(['{', '}', '+', '#']) || literal.starts_with('$') {
+        let message =
+            format!("{template:?} is no template of a topic: it needs {{device}} and, once, {{path}}");
+        cx.fatal(&["mqtt", "mirror"], message, "write true, or a text like \"readings/{device}/{path}\"");
+    }
+    Some(template)
+}
+
+/// The local rules of a role, if it has any. A fault of a rule closes the whole role to local
+/// messages: without that rule more could be allowed than is meant.
+fn local(cx: &mut Context<'_>, name: &str, role: &model::Role) -> Option<(Name, LocalRules)> {
+    if role.enabled == Some(false) {
+        return None;
+    }
+    let publish = local_rules(cx, name, "local-publish", &role.local_publish)?;
+    let subscribe = local_rules(cx, name, "local-subscribe", &role.local_subscribe)?;
+    let is_any = !publish.is_empty() || !subscribe.is_empty();
+    is_any.then_some((Name::parse(name).ok()?, LocalRules { publish, subscribe }))
+}
+
+fn local_rules(
+    cx: &mut Context<'_>,
+    role: &str,
+    kind: &str,
+    tables: &BTreeMap<String, model::Local>,
+) -> Option<Vec<LocalRule>> {
+    let (mut rules, mut is_faulty) = (Vec::new(), false);
+    for (name, table) in tables.iter().filter(|(_, table)| table.enabled != Some(false)) {
+        let mut fail = |key: &str, message: String| {
+            let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device";
+            cx.fail(&format!("role {role}"), &["role", role, kind, name, key], message, advice);
+            is_faulty = true;
+        };
+        let Some(topic) = &table.topic else {
+            fail("topic", "the rule has no topic".to_owned());
+            continue;
+        };
+        let Ok(rule_name) = Name::parse(name) else { continue };
+        let rule = LocalRule { name: rule_name, topic: topic.clone(), deny: table.deny == Some(true) };
+        // As of a device with the longest id.
+        if rule.filter(&"d".repeat(NAME_MAX)).is_none_or(|filter| filter.as_str().contains(['{', '}'])) {
+            fail("topic", format!("{topic:?} is no topic filter"));
+            continue;
+        }
+        rules.push(rule);
+    }
+    (!is_faulty).then_some(rules)
 }
 
 /// Without TLS a password can be read by all who see the packets: only what stays on this machine.

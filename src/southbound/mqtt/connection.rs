@@ -264,8 +264,8 @@ impl Connection {
         received
     }
 
-    /// Sends a CONNACK of success. The library sees it without the Receive Maximum, which is kept by
-    /// the session: the library would end the connection where reading no more is enough.
+    /// Sends a CONNACK of success. The library sees it without the Receive Maximum, which is kept
+    /// by the session: the library would end the connection where reading no more is enough.
     pub(super) fn welcome(&mut self, version: Version, welcome: &Welcome<'_>) {
         use mqtt::connection::Event as E;
         let Some(plain) = packet::welcome(version, welcome, None) else { return };

@@ -60,6 +60,23 @@ impl Filter {
         &self.0
     }
 
+    /// Whether a topic matches. A wildcard in the first level does not match a topic that begins
+    /// with `$` (MQTT 5.0 §4.7.2).
+    pub fn matches(&self, topic: &str) -> bool {
+        if topic.starts_with('$') && self.0.starts_with(['+', '#']) {
+            return false;
+        }
+        let (mut filter, mut levels) = (self.0.split('/'), topic.split('/'));
+        loop {
+            match (filter.next(), levels.next()) {
+                (Some("#"), _) | (None, None) => return true,
+                (Some("+"), Some(_)) => {}
+                (Some(wanted), Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether there is a topic that both match.
     pub fn overlaps(&self, other: &Filter) -> bool {
         let (mut one, mut other) = (self.0.split('/'), other.0.split('/'));
@@ -94,6 +111,25 @@ mod tests {
             assert_eq!(Filter::parse(text), Err(FilterError::Invalid), "{text}");
         }
         assert_eq!(Filter::parse("$share/g/a"), Err(FilterError::Shared));
+    }
+
+    #[test]
+    fn a_topic_matches_as_the_standard_says() {
+        for (text, topic, expected) in [
+            ("a/b", "a/b", true),
+            ("a/+", "a/b", true),
+            ("a/+", "a", false),
+            ("a/#", "a", true),
+            ("a/#", "a/b/c", true),
+            ("+/+", "/x", true),
+            ("+", "/x", false),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("A", "a", false),
+        ] {
+            assert_eq!(filter(text).matches(topic), expected, "{text} {topic}");
+        }
     }
 
     #[test]

@@ -22,12 +22,15 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mqtt_protocol_core::mqtt::packet::Qos;
+use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, DisconnectReasonCode, PubackReasonCode, SubackReasonCode, UnsubackReasonCode,
 };
 
 use super::answer::{self, Denial};
+use super::bus::{
+    Allowed, BusMessage, BusRequest, LocalRules, Options, Retained, Subscription, is_topic, mirrored,
+};
 use super::connection::{Connection, Ended, Source, State};
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
@@ -44,10 +47,30 @@ use crate::message::{ContentFormat, Method, Name, Path};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::Holder;
 use crate::proto::address::{MqttTicket, Ticket};
-use crate::telemetry::counters::Counter;
+use crate::telemetry::counters::{Counter, Counters};
 
 /// A refused password is answered this long after it came, whatever it cost.
 const REFUSE_AFTER: Duration = Duration::from_secs(1);
+
+/// With more bytes than this waiting for the shell, a client gets no more local messages.
+const UNSENT_MAX: usize = 64 << 10;
+/// The same for retained messages, which come all at once.
+const RETAINED_UNSENT_MAX: usize = 256 << 10;
+
+/// A reading that was accepted, of whatever transport.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// Its device.
+    pub device: &'a str,
+    /// Its path.
+    pub path: &'a str,
+    /// Its payload; empty if it deletes a retained one.
+    pub payload: &'a [u8],
+    /// Its content format.
+    pub content_format: Option<ContentFormat>,
+    /// Its rule has it retained.
+    pub retain: bool,
+}
 
 /// The number of a connection; never used again in a process.
 pub type ConnectionNumber = u64;
@@ -107,6 +130,13 @@ pub struct Intake {
     max_clients: usize,
     deny_on_311: DenyOn311,
     downlink: HashMap<Name, DownlinkFilters>,
+    local: HashMap<Name, LocalRules>,
+    mirror: Option<String>,
+    retained: Retained,
+    bus: VecDeque<BusRequest>,
+    /// Sessions that are on the bus.
+    on_bus: usize,
+    retained_dropped: u64,
     connections: HashMap<ConnectionNumber, Connection>,
     sessions: HashMap<u64, Session>,
     /// The sessions of each device, the one that connected last at the end.
@@ -140,6 +170,12 @@ impl Intake {
             max_clients: settings.max_clients,
             deny_on_311: settings.deny_on_311,
             downlink: HashMap::new(),
+            local: HashMap::new(),
+            mirror: None,
+            retained: Retained::default(),
+            bus: VecDeque::new(),
+            on_bus: 0,
+            retained_dropped: 0,
             connections: HashMap::new(),
             sessions: HashMap::new(),
             by_device: HashMap::new(),
@@ -159,6 +195,8 @@ impl Intake {
     /// Takes over changed settings and rules; clients stay connected.
     pub fn replace(&mut self, settings: &Settings, roles: &[Role]) {
         (self.max_clients, self.deny_on_311) = (settings.max_clients, settings.deny_on_311);
+        self.mirror = settings.mirror.clone();
+        self.local = settings.local.iter().cloned().collect();
         let filters = |role: &Role| {
             let rules = role.downlink.iter();
             rules.filter_map(|rule| Some((rule.deny, Filter::of_template(&rule.path)?))).collect()
@@ -377,6 +415,18 @@ impl Intake {
             self.remove_session(number);
         }
         let gate = &pipeline.gate;
+        let mut rejudged = Vec::new();
+        for (at, session) in &mut self.sessions {
+            let Some(view) = gate.device(moment.now, session.device) else { continue };
+            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id.as_str());
+            let receives = &session.receives;
+            // What was granted stays granted, and brings what the new rules allow.
+            for subscription in &mut session.subscriptions {
+                subscription.is_local = receives.filter(&subscription.filter);
+            }
+            rejudged.push(*at);
+        }
+        rejudged.into_iter().for_each(|at| self.follow_bus(at));
         self.verifications.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
     }
@@ -456,15 +506,24 @@ impl Intake {
             }
             Inbound::Subscribe { id, entries, .. } => {
                 let codes = entries
-                    .into_iter()
-                    .map(|(filter, qos)| self.subscribe(moment.now, session, &filter, qos, pipeline))
-                    .collect();
-                self.send(number, |version| packet::suback(version, id, codes));
+                    .iter()
+                    .map(|(filter, options)| self.subscribe(moment.now, session, filter, *options, pipeline))
+                    .collect::<Vec<_>>();
+                self.send(number, |version| {
+                    packet::suback(version, id, codes.iter().map(|(code, _)| *code).collect())
+                });
+                for ((filter, options), (_, is_new)) in entries.iter().zip(&codes) {
+                    self.send_retained(number, session, filter, options, *is_new);
+                }
             }
             Inbound::Unsubscribe { id, filters } => {
+                let at = session;
                 let session = session.and_then(|session| self.sessions.get_mut(&session));
                 let subscriptions = session.map(|session| &mut session.subscriptions);
                 let codes = unsubscribe(subscriptions, &filters);
+                if let Some(at) = at {
+                    self.follow_bus(at);
+                }
                 self.send(number, |version| packet::unsuback(version, id, codes));
             }
             Inbound::Ping => {}
@@ -653,7 +712,9 @@ impl Intake {
         of_device.retain(|other| *other != at);
         of_device.push(at);
         let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
+        let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
         if let Some(session) = self.sessions.get_mut(&at) {
+            (session.publishes, session.receives) = allowed(rules, id.as_str());
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
             (session.will, session.will_at) = (hello.will.clone(), None);
@@ -676,6 +737,7 @@ impl Intake {
         self.events.push_back(Event::Connected { device: id, client_id, address, version });
         self.arm_connection(number);
         self.announce(number);
+        self.follow_bus(at);
     }
 
     /// Makes room for one more session of a device: its own oldest goes if it has as many as it may
@@ -741,7 +803,22 @@ impl Intake {
         let device = session.device;
         let (topic, payload) = (message.topic.as_str(), message.payload.as_slice());
         let content_format = message.content_format;
-        let outcome = offer(moment, device, ticket, topic, payload, message.retain, content_format, pipeline);
+        // An uplink rule, else a local-publish rule.
+        let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
+        let is_local = !is_reading && is_topic(topic) && session.publishes.topic(topic);
+        let outcome = if is_local {
+            let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
+            let outcome = admitted.map_err(answer::refused);
+            if outcome.is_ok() {
+                let retain = message.retain;
+                let message = BusMessage { topic, payload, content_format, retain, sender: at };
+                self.publish_locally(&message);
+            }
+            Some(outcome)
+        } else {
+            offer(moment, device, ticket, topic, payload, message.retain, content_format, pipeline)
+        };
+        let Some(session) = self.sessions.get_mut(&at) else { return };
         if outcome == Some(Err(UNKNOWN)) {
             let code = DisconnectReasonCode::NotAuthorized;
             return self.reject(moment, number, code, "its device is not known any more", pipeline);
@@ -784,42 +861,151 @@ impl Intake {
         }
     }
 
-    /// Judges one entry of a SUBSCRIBE: the paths of the device's own downlink are accepted.
+    /// Judges one entry of a SUBSCRIBE: the paths of the device's own downlink, and what a
+    /// local-subscribe rule lets it receive. Returns whether the subscription is a new one, too.
     fn subscribe<S: ReadingStore>(
         &mut self,
         now: Instant,
         session: Option<u64>,
         filter: &str,
-        qos: Qos,
+        options: Options,
         pipeline: &mut Pipeline<S>,
-    ) -> SubackReasonCode {
+    ) -> (SubackReasonCode, bool) {
         let filter = match Filter::parse(filter) {
             Ok(filter) => filter,
-            Err(FilterError::Shared) => return SubackReasonCode::SharedSubscriptionsNotSupported,
-            Err(FilterError::Invalid) => return SubackReasonCode::TopicFilterInvalid,
+            Err(FilterError::Shared) => return (SubackReasonCode::SharedSubscriptionsNotSupported, false),
+            Err(FilterError::Invalid) => return (SubackReasonCode::TopicFilterInvalid, false),
         };
-        let Some(session) = session.and_then(|session| self.sessions.get_mut(&session)) else {
-            return SubackReasonCode::UnspecifiedError;
+        let Some((at, session)) = session.and_then(|at| Some((at, self.sessions.get_mut(&at)?))) else {
+            return (SubackReasonCode::UnspecifiedError, false);
         };
         let role = pipeline.gate.device(now, session.device).map(|view| view.role.clone());
         let rules = role.and_then(|role| self.downlink.get(&role));
-        let allowed =
+        let is_downlink =
             rules.is_some_and(|rules| rules.iter().any(|(deny, paths)| !deny && paths.overlaps(&filter)));
-        if !allowed {
+        let is_local = session.receives.filter(&filter);
+        if !is_downlink && !is_local {
             pipeline.counters.count(Counter::MqttSubscriptionsRefused);
-            return SubackReasonCode::NotAuthorized;
+            return (SubackReasonCode::NotAuthorized, false);
         }
-        session.subscriptions.retain(|(known, _)| *known != filter);
+        let before = session.subscriptions.len();
+        session.subscriptions.retain(|known| known.filter != filter);
+        let is_new = session.subscriptions.len() == before;
         if session.subscriptions.len() >= SUBSCRIPTIONS_MAX {
             pipeline.counters.count(Counter::MqttSubscriptionsRefused);
-            return SubackReasonCode::QuotaExceeded;
+            return (SubackReasonCode::QuotaExceeded, false);
         }
-        session.subscriptions.push((filter, qos));
-        match qos {
+        // Copies of local messages are QoS 0.
+        let qos = if is_local { Qos::AtMostOnce } else { options.qos };
+        session.subscriptions.push(Subscription { filter, is_local, options });
+        self.follow_bus(at);
+        let code = match qos {
             Qos::AtMostOnce => SubackReasonCode::GrantedQos0,
             Qos::AtLeastOnce => SubackReasonCode::GrantedQos1,
             Qos::ExactlyOnce => SubackReasonCode::GrantedQos2,
+        };
+        (code, is_new)
+    }
+
+    /// Sends the retained messages that a subscription is to begin with (MQTT 5.0 §3.3.1.3).
+    fn send_retained(
+        &mut self,
+        number: ConnectionNumber,
+        session: Option<u64>,
+        filter: &str,
+        options: &Options,
+        is_new: bool,
+    ) {
+        let is_wanted = match options.retain_handling {
+            RetainHandling::SendRetained => true,
+            RetainHandling::SendRetainedIfNotExists => is_new,
+            RetainHandling::DoNotSendRetained => false,
+        };
+        let session = session.and_then(|session| self.sessions.get(&session));
+        let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
+        let wanted = session.subscriptions.iter().find(|known| known.filter.as_str() == filter);
+        let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
+        else {
+            return;
+        };
+        if is_wanted {
+            for message in self.retained.matching(&subscription.filter) {
+                if connection.output().len() < RETAINED_UNSENT_MAX && session.receives.topic(message.topic) {
+                    connection.send(packet::publish(version, &message, true));
+                }
+            }
         }
+        self.announce(number);
+    }
+
+    /// Joins the bus for a session, or leaves it.
+    fn follow_bus(&mut self, at: u64) {
+        let Some(session) = self.sessions.get_mut(&at) else { return };
+        let wants = session.wants_bus();
+        if wants != session.is_on_bus {
+            session.is_on_bus = wants;
+            self.on_bus = if wants { self.on_bus + 1 } else { self.on_bus - 1 };
+            self.bus.push_back(if wants { BusRequest::Join(at) } else { BusRequest::Leave(at) });
+        }
+    }
+
+    /// Publishes a message to local clients.
+    fn publish_locally(&mut self, message: &BusMessage<'_>) {
+        if message.retain && !self.retained.put(message) {
+            self.retained_dropped += 1;
+        }
+        if self.on_bus > 0 {
+            self.bus.push_back(BusRequest::Publish(message.encode()));
+        }
+    }
+
+    /// A reading of any transport was accepted: copies it to local clients, if `mirror` is set.
+    pub fn handle_accepted(&mut self, reading: &Accepted<'_>) {
+        let Some(template) = &self.mirror else { return };
+        let topic = mirrored(template, reading.device, reading.path);
+        if is_topic(&topic) {
+            let Accepted { payload, content_format, retain, .. } = *reading;
+            let message = BusMessage { topic: &topic, payload, content_format, retain, sender: 0 };
+            self.publish_locally(&message);
+        }
+    }
+
+    /// The bus has a message for a session.
+    pub fn handle_bus(&mut self, at: u64, bytes: &[u8], counters: &mut Counters) {
+        let Some(message) = BusMessage::decode(bytes) else { return };
+        let Some(session) = self.sessions.get(&at).filter(|session| session.is_on_bus) else { return };
+        let Some(number) = session.connection else { return };
+        let mut wanted = None;
+        for subscription in session.subscriptions.iter().filter(|known| known.is_local) {
+            let is_own = message.sender == at && subscription.options.no_local;
+            if !is_own && subscription.filter.matches(message.topic) {
+                wanted = Some(wanted.unwrap_or(false) || subscription.options.retain_as_published);
+            }
+        }
+        let Some(keeps_retain) = wanted.filter(|_| session.receives.topic(message.topic)) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(version) = connection.version else { return };
+        if connection.output().len() >= UNSENT_MAX {
+            return counters.count(Counter::MqttLocalDropped);
+        }
+        connection.send(packet::publish(version, &message, keeps_retain && message.retain));
+        counters.count(Counter::MqttLocalDelivered);
+        self.announce(number);
+    }
+
+    /// Retained messages that were not kept for want of room, since this was asked last.
+    pub fn take_retained_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.retained_dropped)
+    }
+
+    /// Whether accepted readings are to be handed to [`Intake::handle_accepted`].
+    pub fn mirrors(&self) -> bool {
+        self.mirror.is_some()
+    }
+
+    /// What is to be done on the bus next.
+    pub fn poll_bus(&mut self) -> Option<BusRequest> {
+        self.bus.pop_front()
     }
 
     /// A connection is over; what is still to be sent on it is sent.
@@ -853,6 +1039,7 @@ impl Intake {
         let device = pipeline.gate.id(session.device).cloned();
         let client_id = session.client_id.to_string();
         self.events.push_back(Event::Disconnected { device, client_id, reason });
+        self.follow_bus(at);
         self.session_due(moment, at, pipeline);
     }
 
@@ -887,6 +1074,10 @@ impl Intake {
 
     fn remove_session(&mut self, at: u64) {
         let Some(session) = self.sessions.remove(&at) else { return };
+        if session.is_on_bus {
+            self.on_bus -= 1;
+            self.bus.push_back(BusRequest::Leave(at));
+        }
         if let Some(own) = self.by_device.get_mut(&session.device) {
             own.retain(|other| *other != at);
             if own.is_empty() {
@@ -983,15 +1174,19 @@ fn offer<S: ReadingStore>(
     }
 }
 
-fn unsubscribe(
-    subscriptions: Option<&mut Vec<(Filter, Qos)>>,
-    filters: &[String],
-) -> Vec<UnsubackReasonCode> {
+/// What a device of a role with these rules may publish and receive.
+fn allowed(rules: Option<&LocalRules>, device: &str) -> (Allowed, Allowed) {
+    rules.map_or_else(Default::default, |rules| {
+        (Allowed::new(&rules.publish, device), Allowed::new(&rules.subscribe, device))
+    })
+}
+
+fn unsubscribe(subscriptions: Option<&mut Vec<Subscription>>, filters: &[String]) -> Vec<UnsubackReasonCode> {
     let mut nothing = Vec::new();
     let subscriptions = subscriptions.unwrap_or(&mut nothing);
     let mut one = |filter: &String| {
         let before = subscriptions.len();
-        subscriptions.retain(|(known, _)| known.as_str() != filter);
+        subscriptions.retain(|known| known.filter.as_str() != filter);
         match subscriptions.len() < before {
             true => UnsubackReasonCode::Success,
             false => UnsubackReasonCode::NoSubscriptionExisted,

@@ -13,6 +13,7 @@
 //! | `packet` | both versions as one vocabulary |
 //! | `answer` | the reason codes of refusals |
 //! | `filter` | topic filters |
+//! | `bus` | messages between local clients |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, anchors |
@@ -22,6 +23,7 @@
 
 pub mod admission;
 pub mod answer;
+pub mod bus;
 mod connection;
 pub mod filter;
 mod intake;
@@ -34,8 +36,9 @@ mod tests;
 pub mod tls;
 mod verification;
 
+pub use bus::BusRequest;
 pub use connection::{Ended, Source};
-pub use intake::{ConnectionNumber, Event, Intake, Next};
+pub use intake::{Accepted, ConnectionNumber, Event, Intake, Next};
 pub use packet::Version;
 pub use settings::Settings;
 pub use verification::Verification;

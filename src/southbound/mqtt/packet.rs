@@ -14,6 +14,7 @@ use mqtt::result_code::{
 use mqtt_protocol_core::mqtt;
 use zeroize::Zeroizing;
 
+use super::bus::{BusMessage, Options};
 use super::settings::{PACKET_MAX, TOPIC_ALIAS_MAXIMUM};
 use crate::message::ContentFormat;
 
@@ -47,7 +48,7 @@ pub(super) enum Inbound {
     /// SUBSCRIBE
     Subscribe {
         id: u16,
-        entries: Vec<(String, Qos)>,
+        entries: Vec<(String, Options)>,
         /// A Subscription Identifier, which is not offered.
         identifier: bool,
     },
@@ -190,8 +191,18 @@ fn keep_alive(seconds: u16) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
-fn entries(entries: &[mqtt::packet::SubEntry]) -> Vec<(String, Qos)> {
-    entries.iter().map(|entry| (entry.topic_filter().to_owned(), entry.sub_opts().qos())).collect()
+fn entries(entries: &[mqtt::packet::SubEntry]) -> Vec<(String, Options)> {
+    let one = |entry: &mqtt::packet::SubEntry| {
+        let options = entry.sub_opts();
+        let options = Options {
+            qos: options.qos(),
+            no_local: options.nl(),
+            retain_as_published: options.rap(),
+            retain_handling: options.rh(),
+        };
+        (entry.topic_filter().to_owned(), options)
+    };
+    entries.iter().map(one).collect()
 }
 
 fn hello(connect: &v5_0::Connect) -> Hello {
@@ -375,6 +386,29 @@ pub(super) fn unsuback(
     Some(match version {
         Version::V3_1_1 => v3_1_1::Unsuback::builder().packet_id(id).build().ok()?.into(),
         Version::V5 => v5_0::Unsuback::builder().packet_id(id).reason_codes(codes).build().ok()?.into(),
+    })
+}
+
+/// PUBLISH of QoS 0.
+pub(super) fn publish(
+    version: Version,
+    message: &BusMessage<'_>,
+    retain: bool,
+) -> Option<GenericPacket<u16>> {
+    let (topic, payload) = (message.topic, message.payload.to_vec());
+    Some(match version {
+        Version::V3_1_1 => {
+            let publish = v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
+            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+        }
+        Version::V5 => {
+            let mut publish =
+                v5_0::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
+            if let Some(text) = message.content_format.and_then(ContentFormat::media_type) {
+                publish = publish.props(vec![mqtt::packet::ContentType::new(text).ok()?.into()]);
+            }
+            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+        }
     })
 }
 

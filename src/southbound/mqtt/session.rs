@@ -18,10 +18,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use mqtt_protocol_core::mqtt::packet::Qos;
-
 use super::answer::Denial;
-use super::filter::Filter;
+use super::bus::{Allowed, Subscription};
 use super::packet::Will;
 use crate::gate::stage::DeviceIndex;
 
@@ -42,8 +40,12 @@ pub(super) struct Session {
     pub(super) will: Option<Will>,
     /// When the will is published.
     pub(super) will_at: Option<Instant>,
-    /// Filters and the QoS granted.
-    pub(super) subscriptions: Vec<(Filter, Qos)>,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// What its device may publish to local clients, and receive from them.
+    pub(super) publishes: Allowed,
+    pub(super) receives: Allowed,
+    /// It gets what is on the bus.
+    pub(super) is_on_bus: bool,
     /// QoS 1 and 2 publishes of this connection that are not answered yet, in order.
     unanswered: VecDeque<Unanswered>,
     received: HashMap<u16, Receipt>,
@@ -84,10 +86,18 @@ impl Session {
             will: None,
             will_at: None,
             subscriptions: Vec::new(),
+            publishes: Allowed::default(),
+            receives: Allowed::default(),
+            is_on_bus: false,
             unanswered: VecDeque::new(),
             received: HashMap::new(),
             count: 0,
         }
+    }
+
+    /// Whether it has a connection and a subscription that gets local messages.
+    pub(super) fn wants_bus(&self) -> bool {
+        self.connection.is_some() && self.subscriptions.iter().any(|subscription| subscription.is_local)
     }
 
     /// The next thing due while there is no connection.

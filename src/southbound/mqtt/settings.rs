@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bus::LocalRules;
 use super::tls::Material;
+use crate::message::Name;
 
 /// Largest packet accepted, in bytes, header included: a payload of 64 KiB with topic and
 /// properties.
@@ -49,6 +51,11 @@ pub struct Settings {
     pub tls: Option<Arc<Material>>,
     /// Most clients connected at once; default 1,000.
     pub max_clients: usize,
+    /// The local rules of each role that has any.
+    pub local: Vec<(Name, LocalRules)>,
+    /// The topic under which accepted readings are copied to local clients, with `{device}` and
+    /// `{path}`; default none.
+    pub mirror: Option<String>,
     /// What becomes of a 3.1.1 client whose QoS 1 or 2 publish is denied; default
     /// [`DenyOn311::Close`].
     pub deny_on_311: DenyOn311,
@@ -61,12 +68,16 @@ impl Default for Settings {
             insecure_listen: Vec::new(),
             tls: None,
             max_clients: Settings::MAX_CLIENTS,
+            local: Vec::new(),
+            mirror: None,
             deny_on_311: DenyOn311::default(),
         }
     }
 }
 
 impl Settings {
+    /// `mirror = true`.
+    pub const MIRROR: &str = "{device}/{path}";
     /// Default of `max-clients`.
     pub const MAX_CLIENTS: usize = 1_000;
 

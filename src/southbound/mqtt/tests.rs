@@ -36,6 +36,8 @@ struct World {
     pipeline: Pipeline<FakeStore>,
     /// What the pipeline has told of refusals.
     refused: Vec<String>,
+    /// The sessions on the bus.
+    joined: std::collections::BTreeSet<u64>,
 }
 
 fn name(text: &str) -> Name {
@@ -44,12 +46,7 @@ fn name(text: &str) -> Name {
 
 /// The rules of the role of [`Pipeline::fake`] as far as the listener needs them.
 fn roles() -> Vec<Role> {
-    let rule = |at: &str, deny, path: &str| DownlinkRule {
-        name: name(at),
-        deny,
-        topic: "x".to_owned(),
-        path: path.to_owned(),
-    };
+    let rule = |at: &str, deny, path: &str| DownlinkRule { deny, ..DownlinkRule::new(name(at), "x", path) };
     vec![Role {
         name: name("sensor"),
         quota: Default::default(),
@@ -58,6 +55,7 @@ fn roles() -> Vec<Role> {
         max_sessions: 4,
         uplink: Vec::new(),
         downlink: vec![rule("set", false, "set/{1}")],
+        mailbox: Default::default(),
     }]
 }
 
@@ -73,6 +71,7 @@ impl World {
             intake: Intake::new(&settings, &roles(), &[7; 32]),
             pipeline: Pipeline::fake(now, burst),
             refused: Vec::new(),
+            joined: Default::default(),
         }
     }
 
@@ -833,4 +832,152 @@ fn bytes_of_every_kind_neither_panic_nor_pass() {
         world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
         assert_eq!(world.intake.counts().0, 0);
     }
+}
+
+/// A world with these local rules, and mirroring.
+fn local(mirror: Option<&str>) -> World {
+    let rule = |topic: &str, deny| super::bus::LocalRule {
+        name: name(if deny { "not" } else { "home" }),
+        topic: topic.to_owned(),
+        deny,
+    };
+    let rules = super::bus::LocalRules {
+        publish: vec![rule("home/{device}/#", false), rule("t/#", false)],
+        subscribe: vec![rule("home/#", false), rule("+/t/#", false), rule("home/+/secret", true)],
+    };
+    let local = vec![(name("sensor"), rules)];
+    World::with(Settings { local, mirror: mirror.map(str::to_owned), ..Settings::default() }, 100)
+}
+
+fn subscribe(filter: &str, options: SubOpts) -> Vec<u8> {
+    let entries = vec![SubEntry::new(filter, options).unwrap()];
+    v5_0::Subscribe::builder().packet_id(3).entries(entries).build().unwrap().to_continuous_buffer()
+}
+
+impl World {
+    /// Does what the bus does: carries each message to all that joined.
+    fn carry(&mut self) {
+        while let Some(request) = self.intake.poll_bus() {
+            match request {
+                super::BusRequest::Join(session) => drop(self.joined.insert(session)),
+                super::BusRequest::Leave(session) => drop(self.joined.remove(&session)),
+                super::BusRequest::Publish(bytes) => {
+                    for session in self.joined.clone() {
+                        self.intake.handle_bus(session, &bytes, &mut self.pipeline.counters);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Topics and payloads of the publishes that a client gets, and whether each is retained.
+    fn received(&mut self, client: ConnectionNumber) -> Vec<(String, String, bool)> {
+        self.carry();
+        let publishes = self.heard(client).into_iter().filter(|(kind, _)| kind >> 4 == 3);
+        let read = |(kind, body): (u8, Vec<u8>)| {
+            let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+            let (topic, rest) = body[2..].split_at(length);
+            let payload = &rest[1 + usize::from(rest[0])..];
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(topic), text(payload), kind & 1 == 1)
+        };
+        publishes.map(read).collect()
+    }
+}
+
+fn got(topic: &str, payload: &str, retain: bool) -> (String, String, bool) {
+    (topic.to_owned(), payload.to_owned(), retain)
+}
+
+#[test]
+fn a_message_that_no_uplink_rule_is_for_goes_to_local_subscribers() {
+    let mut world = local(None);
+    let sender = world.client(HELLO);
+    let receiver = world.client(Hello { client_id: "r", ..HELLO });
+    world.say(receiver, &subscribe("home/#", SubOpts::new().set_qos(Qos::ExactlyOnce)));
+    assert_eq!(world.heard(receiver), [(SUBACK, vec![0, 3, 0, 0])], "copies are QoS 0");
+    world.say(sender, &[one(1, "home/door-7/lamp"), one(2, "home/other/lamp"), one(3, "t/x")].concat());
+    let acknowledgements: Vec<_> = world.heard(sender).iter().map(acknowledged).collect();
+    assert_eq!(acknowledgements, [(PUBACK, 1, 0), (PUBACK, 2, 0x87)]);
+    assert_eq!(world.received(receiver), [got("home/door-7/lamp", "1", false)]);
+    assert_eq!(world.taken(), ["tombolo/gw/door-7/up/t/x"], "an uplink rule comes first");
+    // A deny rule holds back what a wider filter was granted for.
+    world.say(sender, &one(4, "home/door-7/secret"));
+    assert!(world.received(receiver).is_empty());
+    // Once for a client, however many of its filters match; its own too, unless it wants none.
+    world.say(receiver, &subscribe("home/+/lamp", SubOpts::new().set_nl(true)));
+    world.say(receiver, &one(5, "home/door-7/lamp"));
+    assert_eq!(world.received(receiver).len(), 1);
+    world.intake.handle_closed(&world.moment, receiver, &mut world.pipeline);
+    world.say(sender, &one(6, "home/door-7/lamp"));
+    world.carry();
+    assert!(world.joined.is_empty(), "a client that is gone leaves the bus");
+    assert_eq!(world.pipeline.counters.value(Counter::MqttLocalDelivered), 2);
+}
+
+#[test]
+fn retained_local_messages_begin_a_subscription_and_an_empty_one_deletes_them() {
+    let mut world = local(None);
+    let client = world.client(HELLO);
+    let retained = |topic: &str, payload: &[u8]| {
+        let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::AtMostOnce).retain(true);
+        publish.payload(payload.to_vec()).build().unwrap().to_continuous_buffer()
+    };
+    world.say(client, &[retained("home/door-7/lamp", b"on"), retained("home/door-7/fan", b"off")].concat());
+    world.say(client, &subscribe("home/+/lamp", SubOpts::new()));
+    assert_eq!(world.received(client), [got("home/door-7/lamp", "on", true)]);
+    // As it comes, it is no retained message, unless the subscription asks for the flag.
+    world.say(client, &retained("home/door-7/lamp", b"off"));
+    assert_eq!(world.received(client), [got("home/door-7/lamp", "off", false)]);
+    let options = SubOpts::new().set_rap(true).set_rh(mqtt::packet::RetainHandling::DoNotSendRetained);
+    world.say(client, &subscribe("home/+/lamp", options));
+    world.say(client, &retained("home/door-7/lamp", b""));
+    assert_eq!(world.received(client), [got("home/door-7/lamp", "", true)]);
+    world.say(client, &publish(true, "home/door-7/fan", Qos::AtMostOnce, 0, b""));
+    world.say(client, &subscribe("home/#", SubOpts::new()));
+    assert_eq!(
+        world.received(client),
+        [got("home/door-7/fan", "off", true), got("home/door-7/fan", "", false)],
+        "an empty message without retain deletes nothing"
+    );
+}
+
+#[test]
+fn accepted_readings_are_mirrored_to_those_that_may_receive_them() {
+    let mut world = local(Some("{device}/{path}"));
+    let client = world.client(HELLO);
+    world.say(client, &subscribe("#", SubOpts::new()));
+    world.heard(client);
+    let accepted = |path, payload, retain| super::Accepted {
+        device: "door-7",
+        path,
+        payload,
+        content_format: None,
+        retain,
+    };
+    world.intake.handle_accepted(&accepted("t/env", b"21.5", true));
+    world.intake.handle_accepted(&accepted("alarm/door", b"1", false));
+    assert_eq!(world.received(client), [got("door-7/t/env", "21.5", false)], "only what a rule allows");
+    world.say(client, &subscribe("+/t/env", SubOpts::new()));
+    assert_eq!(world.received(client), [got("door-7/t/env", "21.5", true)]);
+}
+
+#[test]
+fn a_receiver_that_is_slow_misses_messages_and_holds_up_nobody() {
+    let mut world = local(None);
+    let slow = world.client(Hello { client_id: "slow", ..HELLO });
+    world.say(slow, &subscribe("home/#", SubOpts::new()));
+    let sender = world.client(HELLO);
+    for _ in 0..90 {
+        world.say(sender, &publish(true, "home/door-7/x", Qos::AtMostOnce, 0, &[b'x'; 100]));
+        world.carry();
+    }
+    assert_eq!(world.pipeline.counters.value(Counter::MqttLocalDropped), 0);
+    let large = vec![b'x'; 60_000];
+    for _ in 0..3 {
+        world.say(sender, &publish(true, "home/door-7/x", Qos::AtMostOnce, 0, &large));
+        world.carry();
+    }
+    assert!(world.pipeline.counters.value(Counter::MqttLocalDropped) > 0);
+    assert!(!world.is_closed(slow) && !world.is_closed(sender));
 }

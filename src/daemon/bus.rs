@@ -1,0 +1,180 @@
+//! The bus between local MQTT clients: rumqttd's router on a thread of its own, and a link for each
+//! session that has a local subscription.
+//!
+//! ```text
+//! hub ─ requests ─> thread "mqtt-bus" ─> router ─> a link a session ─> a task a session ─> hub
+//! ```
+//!
+//! The router knows one topic and one filter, [`TOPIC`]: a log in memory of at most
+//! [`SEGMENTS`] times [`SEGMENT_BYTES`], with a cursor for each link. A session that is slower than
+//! the log misses messages; none waits for another. What rumqttd keeps by topic, filter or client
+//! id is thereby bounded, and its QoS, retained messages, aliases and sessions are not used: they
+//! are `southbound::mqtt`'s (docs/decisions/0029). It starts with the first session that joins.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::task::{Context, Waker};
+
+use hyper::body::Bytes;
+use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
+use rumqttd::protocol::{Disconnect, DisconnectReasonCode, Packet};
+use rumqttd::{Notification, Router, RouterConfig};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::bus_handle::BusHandle;
+use super::round::Shared;
+use crate::southbound::mqtt::BusRequest;
+
+/// The one topic, and the one filter.
+const TOPIC: &str = "bus";
+/// Bytes of a segment of the router's log.
+const SEGMENT_BYTES: usize = 1 << 20;
+/// Segments of the log.
+const SEGMENTS: usize = 4;
+/// Most links: rumqttd leaves one more without an answer for ever.
+const LINKS_MAX: usize = 4_096;
+/// Requests that wait for the thread; a message more is dropped.
+const REQUESTS_MAX: usize = 1_024;
+/// Messages that one link has on its way.
+const OUTGOING_MAX: u64 = 200;
+/// Messages of one round of the hub.
+const BATCH: usize = 64;
+
+/// A session's end of a link.
+struct Joined {
+    session: u64,
+    link: LinkRx,
+}
+
+/// Starts the thread and the task that follows it. The handle is the hub's.
+///
+/// # Errors
+/// The system has no thread for it.
+pub fn start(shared: &Rc<Shared>) -> std::io::Result<BusHandle> {
+    let (requests, taken) = sync_channel(REQUESTS_MAX);
+    let (joined, joining) = unbounded_channel();
+    std::thread::Builder::new().name("mqtt-bus".to_owned()).spawn(move || carry(&taken, &joined))?;
+    tokio::task::spawn_local(follow(shared.clone(), joining));
+    Ok(BusHandle::new(requests))
+}
+
+/// The thread: the only one that waits for the router.
+fn carry(requests: &Receiver<BusRequest>, joined: &UnboundedSender<Joined>) {
+    let mut bus = None;
+    while let Ok(request) = requests.recv() {
+        let bus = match &mut bus {
+            Some(bus) => bus,
+            None => match open() {
+                Ok(opened) => bus.insert(opened),
+                Err(error) => {
+                    log::error!(reason:% = error; "the bus between local MQTT clients cannot be started");
+                    continue;
+                }
+            },
+        };
+        match request {
+            BusRequest::Publish(message) => {
+                if let Err(error) = bus.publisher.publish(TOPIC, message) {
+                    log::error!(reason:% = error; "the bus between local MQTT clients does not answer");
+                }
+            }
+            BusRequest::Join(session) if bus.links.len() >= LINKS_MAX => {
+                log::warn!(session, links = LINKS_MAX; "too many subscribers on the bus: this one gets nothing");
+            }
+            BusRequest::Join(session) => match (bus.link)(&format!("s{session}")) {
+                Ok((mut sender, link)) => {
+                    let _ = sender.subscribe(TOPIC);
+                    bus.links.insert(session, sender);
+                    let _ = joined.send(Joined { session, link });
+                }
+                Err(error) => log::error!(reason:% = error; "the bus took no further subscriber"),
+            },
+            BusRequest::Leave(session) => {
+                if let Some(sender) = bus.links.remove(&session) {
+                    disconnect(sender);
+                }
+            }
+        }
+    }
+}
+
+type MakeLink = Box<dyn Fn(&str) -> Result<(LinkTx, LinkRx), String>>;
+
+/// The router as the thread holds it.
+struct Bus {
+    link: MakeLink,
+    publisher: LinkTx,
+    /// Nothing is sent to the publisher.
+    _publisher: LinkRx,
+    links: HashMap<u64, LinkTx>,
+}
+
+fn open() -> Result<Bus, String> {
+    let router = Router::new(
+        0,
+        RouterConfig {
+            max_connections: LINKS_MAX + 2,
+            max_outgoing_packet_count: OUTGOING_MAX,
+            max_segment_size: SEGMENT_BYTES,
+            max_segment_count: SEGMENTS,
+            initialized_filters: Some(vec![TOPIC.to_owned()]),
+            ..RouterConfig::default()
+        },
+    );
+    let router = router.spawn();
+    let link: MakeLink = Box::new(move |id| {
+        let (sender, receiver, _) =
+            LinkBuilder::new(id, router.clone()).build().map_err(|error| error.to_string())?;
+        Ok((sender, receiver))
+    });
+    let (publisher, receiver) = link("gateway")?;
+    Ok(Bus { link, publisher, _publisher: receiver, links: HashMap::new() })
+}
+
+/// Without it the router keeps the link for ever.
+fn disconnect(mut sender: LinkTx) {
+    let goodbye = Disconnect { reason_code: DisconnectReasonCode::NormalDisconnection };
+    let mut sent = pin!(sender.send(Packet::Disconnect(goodbye, None)));
+    // It is ready at the first call: there is no await in it.
+    let _ = sent.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+}
+
+/// Follows the links on the path's thread.
+async fn follow(shared: Rc<Shared>, mut joining: UnboundedReceiver<Joined>) {
+    while let Some(Joined { session, link }) = joining.recv().await {
+        tokio::task::spawn_local(deliver(shared.clone(), session, link));
+    }
+}
+
+/// Hands the messages of one link to the hub, until the session leaves.
+async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
+    let mut messages: Vec<Bytes> = Vec::new();
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = link.next() => Some(next),
+            // Nothing more is there now: what there is is delivered.
+            () = std::future::ready(()), if !messages.is_empty() => None,
+        };
+        let (is_all, mut is_asleep) = (next.is_none(), false);
+        match next {
+            Some(Ok(Some(Notification::Forward(forward)))) => messages.push(forward.publish.payload),
+            // The router has sent as much as it may at once, and waits to be asked for more.
+            Some(Ok(Some(Notification::Unschedule))) => is_asleep = true,
+            Some(Ok(_)) => {}
+            // The session has left.
+            Some(Err(_)) => return,
+            None => {}
+        }
+        if is_asleep && link.wake().await.is_err() {
+            return;
+        }
+        if is_all || messages.len() >= BATCH {
+            shared.round(|hub| hub.deliver_mqtt(session, &messages));
+            messages.clear();
+            tokio::task::yield_now().await;
+        }
+    }
+}

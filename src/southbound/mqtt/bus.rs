@@ -1,0 +1,269 @@
+//! Messages between local clients: which may be sent and received, what is retained, and the form
+//! in which the bus carries them.
+//!
+//! The bus itself is rumqttd's router, in the shell (docs/decisions/0029). It has one topic and one
+//! filter, and carries every message to every session that has a local subscription; here it is
+//! decided who gets it. So what the router keeps by topic or by filter neither grows nor reaches a
+//! client. All copies are QoS 0: what must not be lost is a reading.
+
+use std::collections::HashMap;
+
+use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
+
+use super::filter::Filter;
+use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
+
+/// Most topics with a retained message.
+pub const RETAINED_MAX: usize = 1_000;
+/// Most bytes of retained messages, with their topics.
+pub const RETAINED_BYTES_MAX: usize = 1 << 20;
+/// The placeholder of a rule for the client's device.
+const DEVICE: &str = "{device}";
+/// The form of a message on the bus.
+const FORM: u8 = 1;
+/// No content format.
+const NO_FORMAT: u16 = u16::MAX;
+/// Bytes before the topic: form 1, retain 1, content format 2, sender 8, length of the topic 2.
+const HEADER: usize = 14;
+
+/// `[role.X.local-publish.NAME]` or `[role.X.local-subscribe.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalRule {
+    /// The name; rules have no order.
+    pub name: Name,
+    /// A topic filter, which may contain `{device}`.
+    pub topic: String,
+    /// A deny rule that matches has precedence over every other rule.
+    pub deny: bool,
+}
+
+/// The local rules of a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalRules {
+    /// What its devices may publish to other local clients.
+    pub publish: Vec<LocalRule>,
+    /// What they may receive.
+    pub subscribe: Vec<LocalRule>,
+}
+
+impl LocalRule {
+    /// The filter of a device.
+    pub fn filter(&self, device: &str) -> Option<Filter> {
+        Filter::parse(&self.topic.replace(DEVICE, device)).ok()
+    }
+}
+
+/// Rules of one direction, for one device.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Allowed(Vec<(bool, Filter)>);
+
+impl Allowed {
+    pub(super) fn new(rules: &[LocalRule], device: &str) -> Allowed {
+        Allowed(rules.iter().filter_map(|rule| Some((rule.deny, rule.filter(device)?))).collect())
+    }
+
+    /// Whether a topic is allowed; a deny takes precedence.
+    pub(super) fn topic(&self, topic: &str) -> bool {
+        let mut allowed = false;
+        for (deny, filter) in self.0.iter().filter(|(_, filter)| filter.matches(topic)) {
+            if *deny {
+                return false;
+            }
+            allowed |= filter.matches(topic);
+        }
+        allowed
+    }
+
+    /// Whether a filter may match a topic that is allowed.
+    pub(super) fn filter(&self, wanted: &Filter) -> bool {
+        self.0.iter().any(|(deny, filter)| !deny && filter.overlaps(wanted))
+    }
+}
+
+/// A subscription of a client.
+#[derive(Clone, Debug)]
+pub(super) struct Subscription {
+    pub(super) filter: Filter,
+    /// Whether it gets messages of the bus.
+    pub(super) is_local: bool,
+    pub(super) options: Options,
+}
+
+/// Subscription Options (MQTT 5.0 §3.8.3.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    pub(super) qos: Qos,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+    pub(super) retain_handling: RetainHandling,
+}
+
+/// A message on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusMessage<'m> {
+    /// The topic, as its client wrote it.
+    pub topic: &'m str,
+    /// The payload.
+    pub payload: &'m [u8],
+    /// The content format, if CoAP has a number for the content type.
+    pub content_format: Option<ContentFormat>,
+    /// It was published with retain.
+    pub retain: bool,
+    /// The session that published it; 0 = none.
+    pub sender: u64,
+}
+
+impl<'m> BusMessage<'m> {
+    /// The bytes that the bus carries.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + self.topic.len() + self.payload.len());
+        bytes.extend([FORM, u8::from(self.retain)]);
+        bytes.extend(self.content_format.map_or(NO_FORMAT, |format| format.0).to_be_bytes());
+        bytes.extend(self.sender.to_be_bytes());
+        // A topic has at most 1,024 bytes.
+        bytes.extend((self.topic.len() as u16).to_be_bytes());
+        bytes.extend(self.topic.as_bytes());
+        bytes.extend(self.payload);
+        bytes
+    }
+
+    /// Reads what [`BusMessage::encode`] wrote; `None` for anything else.
+    pub fn decode(bytes: &'m [u8]) -> Option<BusMessage<'m>> {
+        let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+        let [FORM, retain, format @ .., _, _] = header else { return None };
+        let (format, sender) = format.split_first_chunk::<2>()?;
+        let format = u16::from_be_bytes(*format);
+        let sender = u64::from_be_bytes(sender.try_into().ok()?);
+        let length = usize::from(u16::from_be_bytes([header[HEADER - 2], header[HEADER - 1]]));
+        let (topic, payload) = rest.split_at_checked(length)?;
+        Some(BusMessage {
+            topic: std::str::from_utf8(topic).ok()?,
+            payload,
+            content_format: (format != NO_FORMAT).then_some(ContentFormat(format)),
+            retain: *retain != 0,
+            sender,
+        })
+    }
+}
+
+/// What the shell is to do on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BusRequest {
+    /// A session wants messages.
+    Join(u64),
+    /// It wants none any more.
+    Leave(u64),
+    /// A message for all that joined.
+    Publish(Vec<u8>),
+}
+
+/// Whether a text may be the topic of a local message: `1..=1,024` bytes, no wildcard, no control
+/// character, not below `$`.
+pub(super) fn is_topic(topic: &str) -> bool {
+    (1..=TOPIC_MAX).contains(&topic.len())
+        && !topic.starts_with('$')
+        && topic.chars().all(|c| c == '/' || is_topic_character(c))
+}
+
+/// The retained messages, in memory.
+#[derive(Debug, Default)]
+pub(super) struct Retained {
+    by_topic: HashMap<Box<str>, Box<[u8]>>,
+    bytes: usize,
+}
+
+impl Retained {
+    /// Keeps a message that was published with retain, or with an empty payload deletes the one of
+    /// its topic. Returns whether there was room.
+    pub(super) fn put(&mut self, message: &BusMessage<'_>) -> bool {
+        if let Some(before) = self.by_topic.remove(message.topic) {
+            self.bytes -= before.len();
+        }
+        if message.payload.is_empty() {
+            return true;
+        }
+        let bytes = message.encode();
+        if self.by_topic.len() >= RETAINED_MAX || self.bytes + bytes.len() > RETAINED_BYTES_MAX {
+            return false;
+        }
+        self.bytes += bytes.len();
+        self.by_topic.insert(message.topic.into(), bytes.into());
+        true
+    }
+
+    /// Those that a filter matches, in no particular order.
+    pub(super) fn matching(&self, filter: &Filter) -> impl Iterator<Item = BusMessage<'_>> {
+        let all = self.by_topic.iter().filter(|(topic, _)| filter.matches(topic));
+        all.filter_map(|(_, bytes)| BusMessage::decode(bytes))
+    }
+}
+
+/// The topic under which an accepted reading is copied to the bus.
+pub(super) fn mirrored(template: &str, device: &str, path: &str) -> String {
+    // The path last: what it contains is not looked at again.
+    match template.split_once("{path}") {
+        Some((before, after)) => {
+            [&before.replace(DEVICE, device), path, &after.replace(DEVICE, device)].concat()
+        }
+        None => template.replace(DEVICE, device),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<'m>(topic: &'m str, payload: &'m [u8]) -> BusMessage<'m> {
+        BusMessage { topic, payload, content_format: None, retain: true, sender: 7 }
+    }
+
+    #[test]
+    fn a_message_reads_back_and_nothing_else_is_one() {
+        for format in [None, Some(ContentFormat::JSON)] {
+            let message = BusMessage { content_format: format, ..message("a/b", b"{}") };
+            let bytes = message.encode();
+            assert_eq!(BusMessage::decode(&bytes), Some(message));
+            for length in 0..HEADER + 3 {
+                assert_eq!(BusMessage::decode(&bytes[..length]), None);
+            }
+        }
+        assert_eq!(BusMessage::decode(&[2; 40]), None);
+    }
+
+    #[test]
+    fn retained_messages_are_bounded_and_an_empty_one_deletes() {
+        let mut retained = Retained::default();
+        let all = Filter::parse("#").expect("a filter");
+        assert!(retained.put(&message("a", b"1")) && retained.put(&message("a", b"22")));
+        assert_eq!(retained.matching(&all).map(|m| m.payload.len()).collect::<Vec<_>>(), [2]);
+        assert!(retained.put(&message("a", b"")) && retained.matching(&all).next().is_none());
+        assert_eq!(retained.bytes, 0);
+        let topics: Vec<String> = (0..RETAINED_MAX + 5).map(|n| n.to_string()).collect();
+        let kept = topics.iter().filter(|topic| retained.put(&message(topic, b"x"))).count();
+        assert_eq!(kept, RETAINED_MAX);
+        let mut retained = Retained::default();
+        let large = vec![0; 64 << 10];
+        assert!((0..100).filter(|n| retained.put(&message(&n.to_string(), &large))).count() < 17);
+    }
+
+    #[test]
+    fn a_deny_rule_wins_and_the_place_is_the_device() {
+        let rule = |name: &str, topic: &str, deny| LocalRule {
+            name: Name::parse(name).expect("a name"),
+            topic: topic.to_owned(),
+            deny,
+        };
+        let rules = [rule("own", "home/{device}/#", false), rule("not", "home/+/secret", true)];
+        let allowed = Allowed::new(&rules, "pump-2");
+        assert!(allowed.topic("home/pump-2/x") && allowed.topic("home/pump-2"));
+        assert!(!allowed.topic("home/pump-2/secret") && !allowed.topic("home/door-7/x"));
+        let filter = |text: &str| Filter::parse(text).expect("a filter");
+        assert!(allowed.filter(&filter("home/#")) && !allowed.filter(&filter("other/#")));
+    }
+
+    #[test]
+    fn a_path_is_not_read_as_a_template() {
+        assert_eq!(mirrored("{device}/{path}", "a", "{device}/x"), "a/{device}/x");
+        assert_eq!(mirrored("m/{path}/of/{device}", "a", "p"), "m/p/of/a");
+    }
+}
