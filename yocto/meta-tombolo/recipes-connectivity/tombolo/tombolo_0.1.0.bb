@@ -23,7 +23,7 @@ require ${BPN}-crates.inc
 SRC_URI += "file://run-ptest"
 
 # The commit of this version.
-SRCREV = "c97c09c842ac462a0d36a396debb446511d35f48"
+SRCREV = "73b4d045dc9b4e2ea008bf5151a4ba6bd7f4db32"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
