@@ -96,6 +96,8 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
     if arguments.in_window && update.backend == Backend::None {
         return said(context, "nothing", "nothing here installs: [update] backend is \"none\"");
     }
+    // Before the folder is held: a daemon that does not answer holds nobody else.
+    let health = ask(context);
     let root = match root_of(&settings) {
         Ok(root) => root,
         Err(NotHeld::Busy) if arguments.in_window => {
@@ -106,7 +108,6 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
     let backend =
         backend::open(update.backend, root.folder(), &context.config).map_err(CommandError::Failed)?;
     let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
-    let health = ask(context);
     let was_connected = health.as_ref().is_some_and(|health| {
         let lately = health.connections > 0 && health.since_s.is_some_and(|since| since < RECENTLY_S);
         health.connected || lately

@@ -6,6 +6,7 @@
 //! | a check or a download that hangs | one thread waits; after 15 min it is named; all else goes on |
 //! | a reload in the middle | what was begun under the settings before is dropped |
 //! | a clock that is not trusted | a check by TUF waits for it |
+//! | an image that went bad or is gone | hashed, and fetched, anew: when asked for, or not installed |
 //! | a history that cannot be read | checks go on, and nothing is fetched: what is denied is not known |
 
 mod installing;
@@ -35,10 +36,12 @@ use crate::update::check::Fault;
 use crate::update::eligibility::{Decision, Objections};
 use crate::update::history::{Event, History, What};
 use crate::update::image::{self, Record};
+use crate::update::installation::{Installation, Phase};
 use crate::update::io::answer::{self, Answer, Found, Question, client};
 use crate::update::io::download::{Job, NoImage, SYNC_EVERY, Surroundings, clear, download};
 use crate::update::io::floor::on_disk;
 use crate::update::io::history;
+use crate::update::io::root::Public;
 use crate::update::io::system::PACKAGE;
 use crate::update::offer::Offer;
 use crate::update::schedule::Schedule;
@@ -88,6 +91,8 @@ struct Inner {
     counts: Counts,
     /// By what versions were held back last.
     judged: Option<Objections>,
+    /// What root wrote, as it was seen last.
+    seen: Option<Public>,
 }
 
 #[derive(Default)]
@@ -102,10 +107,21 @@ struct FetchState {
     running: Option<Running>,
     retry_at: Option<Instant>,
     interruptions: u32,
-    /// The image that is ready, by its SHA-256.
+    /// The image that is ready, by its SHA-256, as far as anybody knows: the file is hashed anew
+    /// when somebody asks for it, and when root did not install it.
     ready: Option<[u8; 32]>,
     /// One that was another than signed, and when.
     wrong: Option<([u8; 32], Instant)>,
+}
+
+impl FetchState {
+    /// The file may not be what it was: it is hashed anew.
+    fn doubt(&mut self) {
+        self.ready = None;
+        if self.shown == Fetch::Ready {
+            self.shown = Fetch::None;
+        }
+    }
 }
 
 struct Running {
@@ -143,6 +159,7 @@ impl Updates {
             told: None,
             counts: Counts::default(),
             judged: None,
+            seen: None,
         };
         Rc::new(Updates {
             gateway: RefCell::new(gateway),
@@ -459,6 +476,7 @@ impl Updates {
                 is_held: inner.history.as_ref().map_or(true, |history| history.held),
             },
         );
+        self.doubt(inner);
         // What root denied since: judged by a check.
         let objections = self.objections(&inner.history);
         if before == objections && inner.judged.as_ref().is_none_or(|judged| *judged == objections) {
@@ -469,6 +487,22 @@ impl Updates {
                 schedule.handle_request(now);
             }
         }
+    }
+
+    /// An image that root did not install may not be what it was: it is hashed anew, and fetched
+    /// again if it is another.
+    fn doubt(&self, inner: &mut Inner) {
+        let public = self.installing.public();
+        if public == inner.seen {
+            return;
+        }
+        let failed = public.as_ref().and_then(|public| public.installation.as_ref());
+        let offered = inner.offer.as_ref().map(|offer| offer.version.as_str());
+        let is_of = |record: &Installation| offered.is_none_or(|version| version == record.version);
+        if failed.is_some_and(|record| record.phase == Phase::Failed && is_of(record)) {
+            inner.fetch.doubt();
+        }
+        inner.seen = public;
     }
 
     /// The daemon's history with root's.
@@ -610,6 +644,7 @@ impl Updates {
             }
             (Source::Tuf(_), Some(_), State::Available) => {
                 (inner.fetch.is_asked, inner.fetch.retry_at) = (true, None);
+                inner.fetch.doubt();
                 reply.ok(&self.shown(inner, now));
             }
             (Source::Tuf(_), _, state) => {

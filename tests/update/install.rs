@@ -323,6 +323,31 @@ fn what_the_daemons_user_puts_in_the_way_is_refused_by_its_name_and_nothing_is_i
 }
 
 #[test]
+fn an_image_that_went_bad_is_fetched_again_when_somebody_asks_and_when_root_refused_it() {
+    let site = site("install-image", "large", "exec");
+    site.ready();
+    let image = site.folder.join(STATE).join("image");
+    let signed = fs::read(&image).unwrap();
+    let spoilt: [&dyn Fn(); 2] =
+        [&|| fs::write(&image, b"evil").unwrap(), &|| fs::remove_file(&image).unwrap()];
+    for spoil in spoilt {
+        spoil();
+        let (code, text) = site.daemon.command(&["update", "download"]);
+        assert_eq!(code, 0, "{text}");
+        assert!(fs::read(&image).unwrap() == signed, "{text}");
+    }
+    for (spoil, why) in spoilt.into_iter().zip(["not the image that was signed", "its image is not here"]) {
+        spoil();
+        site.refused(why);
+        wait_within(Duration::from_secs(40), "the image", || {
+            fs::read(&image).is_ok_and(|bytes| bytes == signed)
+        });
+    }
+    let (code, text) = site.apply();
+    assert!(code == 0 && text.contains("version 3.0.0 is installed"), "{text}");
+}
+
+#[test]
 fn the_metadata_is_verified_anew_against_a_floor_that_only_root_can_lower() {
     let mut site = site("install-floor", "signed-anew", "exec");
     site.ready();

@@ -1,11 +1,14 @@
-//! The client of the control socket: blocking, one connection per command.
+//! The client of the control socket: blocking, one connection per command. An answer has a deadline
+//! as a whole, so that a daemon that sends it byte by byte, or accepts nobody, holds no command.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::bytes::BytesMut;
@@ -16,6 +19,8 @@ use crate::control::tail::Item;
 use crate::control::trace::Traced;
 use crate::control::traffic::Message;
 
+/// Timeout of a connection, where nobody accepts.
+const CONNECTION: Duration = Duration::from_secs(5);
 /// Timeout of an ordinary answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// Timeout of an answer that needs the disk or the network.
@@ -125,6 +130,8 @@ pub struct Client {
     lines: LinesCodec,
     buffer: BytesMut,
     socket: PathBuf,
+    /// Of the whole answer; `None`: a stream, which may be silent for as long as it likes.
+    deadline: Option<Instant>,
 }
 
 /// An item of a tail.
@@ -142,28 +149,29 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotRunning`], [`ClientError::Denied`] or [`ClientError::Broken`].
     pub fn connect(socket: &Path) -> Result<Client, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        let stream = open(socket, CONNECTION).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning { socket: socket.to_owned(), start: None }
             }
             io::ErrorKind::PermissionDenied => {
                 ClientError::Denied { socket: socket.to_owned(), privileged: false }
             }
-            _ => ClientError::Broken { socket: socket.to_owned(), error },
+            _ => broken(socket, error),
         })?;
         let lines = LinesCodec::new_with_max_length(RESPONSE_MAX);
-        Ok(Client { stream, lines, buffer: BytesMut::new(), socket: socket.to_owned() })
+        let (buffer, socket) = (BytesMut::new(), socket.to_owned());
+        Ok(Client { stream, lines, buffer, socket, deadline: None })
     }
 
-    /// Sends a request and waits for the answer.
+    /// Sends a request and waits for the answer: `within` is for all of it, however it comes.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Failed`] has the daemon's failure.
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
-        self.time_limit(Some(within))?;
+        self.deadline = Some(Instant::now() + within);
         // A daemon with too many connections answers and closes without reading the request, so its
         // line is read even if the write failed.
-        let written = self.stream.write_all(&to_line(request));
+        let written = self.send(&to_line(request));
         match self.receive() {
             Ok(Some(Response::Ok(value))) => Ok(value),
             Ok(Some(Response::Error(failure))) => Err(ClientError::Failed(failure)),
@@ -171,7 +179,8 @@ impl Client {
                 Err(ClientError::Garbled { reason: "a stream's object instead of an answer".to_owned() })
             }
             Ok(None) => {
-                Err(self.broken(written.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())))
+                let error = written.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                Err(broken(&self.socket, error))
             }
             Err(error) => Err(error),
         }
@@ -196,7 +205,7 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Failed`] if there is no such device.
     pub fn tail(mut self, device: Option<String>, last: u32) -> Result<Tailing, ClientError> {
         self.ask(&Request::Tail { device, last }, ANSWER)?;
-        self.time_limit(None)?;
+        self.deadline = None;
         Ok(Tailing(self))
     }
 
@@ -206,7 +215,7 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Failed`] if the daemon has no such port.
     pub fn trace(mut self, port: String) -> Result<Tracing, ClientError> {
         self.ask(&Request::SerialTrace { port }, ANSWER)?;
-        self.time_limit(None)?;
+        self.deadline = None;
         Ok(Tracing(self))
     }
 
@@ -216,22 +225,31 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Failed`] if there is no such device, or this user may not.
     pub fn traffic(mut self, target: String, payload: bool) -> Result<Traffic, ClientError> {
         self.ask(&Request::TrafficTrace { target, payload }, ANSWER)?;
-        self.time_limit(None)?;
+        self.deadline = None;
         Ok(Traffic(self))
     }
 
-    fn time_limit(&self, within: Option<Duration>) -> Result<(), ClientError> {
-        self.stream
-            .set_read_timeout(within)
-            .and_then(|()| self.stream.set_write_timeout(within))
-            .map_err(|error| self.broken(error))
+    /// Bounds the next call by what is left until the deadline.
+    fn bound(&self) -> io::Result<()> {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(left)?;
+        self.stream.set_write_timeout(left)
     }
 
-    fn broken(&self, error: io::Error) -> ClientError {
-        // A blocking socket reports a timeout as EAGAIN.
-        let error =
-            if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error };
-        ClientError::Broken { socket: self.socket.clone(), error }
+    fn send(&mut self, mut line: &[u8]) -> io::Result<()> {
+        while !line.is_empty() {
+            self.bound()?;
+            match self.stream.write(line) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(length) => line = &line[length..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<Option<Response>, ClientError> {
@@ -243,12 +261,12 @@ impl Client {
                         .map(Some)
                         .map_err(|error| ClientError::Garbled { reason: error.to_string() });
                 }
-                Ok(None) => match self.stream.read(&mut chunk) {
+                Ok(None) => match self.bound().and_then(|()| self.stream.read(&mut chunk)) {
                     Ok(0) => return Ok(None),
                     Ok(length) => self.buffer.extend_from_slice(&chunk[..length]),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-                    Err(error) => return Err(self.broken(error)),
+                    Err(error) => return Err(broken(&self.socket, error)),
                 },
                 Err(LinesCodecError::Io(_)) => {
                     return Err(ClientError::Garbled { reason: "it is not UTF-8".to_owned() });
@@ -259,6 +277,23 @@ impl Client {
             }
         }
     }
+}
+
+/// Connects. Where the queue of a socket is full because nobody accepts, it waits `within`.
+fn open(path: &Path, within: Duration) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(stream);
+    stream.set_write_timeout(Some(within))?;
+    connect(stream.as_raw_fd(), &address)?;
+    Ok(stream)
+}
+
+fn broken(socket: &Path, error: io::Error) -> ClientError {
+    // A blocking socket reports a timeout as EAGAIN.
+    let error =
+        if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error };
+    ClientError::Broken { socket: socket.to_owned(), error }
 }
 
 /// A running tail: an iterator that ends when the daemon does.

@@ -373,3 +373,33 @@ fn whatever_a_daemon_sends_a_client_reads_it_or_says_it_cannot() {
     }
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn an_answer_that_drips_is_given_up_at_the_deadline_of_the_whole() {
+    let folder = std::env::temp_dir().join(format!("tombolo-control-{}-drips", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // Each byte comes long before the time of the answer is over, and the last one long after.
+    let (within, bytes) = (Duration::from_millis(400), 1000);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let dripper = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        for _ in 0..bytes {
+            let is_left = stream.write_all(b" ").is_err();
+            let pace = stopped.recv_timeout(Duration::from_millis(10));
+            if is_left || pace != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    });
+    let mut client = Client::connect(&socket).unwrap();
+    let answer = client.ask(&Request::Health {}, within);
+    match answer {
+        Err(ClientError::Broken { error, .. }) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut),
+        other => panic!("{other:?}"),
+    }
+    drop((client, stop));
+    dripper.join().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+}

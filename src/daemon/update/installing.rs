@@ -189,7 +189,12 @@ impl Installing {
             Some(record) if settings.source != Source::None => with_installation(status, record),
             _ => status,
         };
-        if matches!(shown.state, State::Ready | State::Available) && shown.reason.is_none() {
+        // Only apt fetches what is installed while it installs it.
+        let waits = match settings.source {
+            Source::Apt => shown.state == State::Available,
+            Source::Tuf(_) | Source::None => shown.state == State::Ready,
+        };
+        if waits && shown.reason.is_none() {
             shown.reason.clone_from(&self.waits.borrow());
         }
         shown

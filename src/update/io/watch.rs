@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Effect};
 use super::root::{Boot, Root};
-use crate::update::health::{Answered, Onlooker, Verdict, judge};
+use crate::update::health::{Answered, Observation, Onlooker, Verdict, judge};
 use crate::update::history::What;
 use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
 
@@ -57,10 +57,10 @@ pub enum End {
 
 /// Waits until the daemon works, or the time is over; nothing is installed or judged.
 pub fn wait(around: &mut Surroundings<'_>) -> End {
-    let mut onlooker = Onlooker::new(Instant::now(), false, false);
+    let began = Instant::now();
+    let mut onlooker = Onlooker::new(began, false, false);
     loop {
-        let now = Instant::now();
-        let seen = onlooker.look(now, (around.ask)(), (around.restarts)());
+        let (now, seen) = look(&mut onlooker, around);
         match judge(seen, around.steady, around.timeout) {
             Verdict::MarkGood
             | Verdict::Confirm
@@ -72,9 +72,21 @@ pub fn wait(around: &mut Surroundings<'_>) -> End {
             Verdict::RollBack { is_own_fault: true } => {
                 return End::Broken(cause(seen.restarts, around.timeout));
             }
-            Verdict::Wait => std::thread::sleep(LOOK_EVERY),
+            Verdict::Wait => pause(LOOK_EVERY, around.timeout, now.saturating_duration_since(began)),
         }
     }
+}
+
+/// Asks, and what was seen then: an answer that took long took of the time.
+fn look(onlooker: &mut Onlooker, around: &mut Surroundings<'_>) -> (Instant, Observation) {
+    let (answer, restarts) = ((around.ask)(), (around.restarts)());
+    let now = Instant::now();
+    (now, onlooker.look(now, answer, restarts))
+}
+
+/// Until the next look; the last one begins when the time is over, and not later.
+fn pause(every: Duration, timeout: Duration, running: Duration) {
+    std::thread::sleep(every.min(timeout.saturating_sub(running)));
 }
 
 fn cause(restarts: u32, timeout: Duration) -> String {
@@ -124,8 +136,7 @@ pub fn watch(
     let mut onlooker = Onlooker::new(began, record.was_connected, was_rolled_back);
     let mut is_told = false;
     loop {
-        let now = Instant::now();
-        let seen = onlooker.look(now, (around.ask)(), (around.restarts)());
+        let (now, seen) = look(&mut onlooker, around);
         let verdict = judge(seen, around.steady, around.timeout);
         if !is_told && matches!(verdict, Verdict::MarkGood | Verdict::Confirm | Verdict::Pending) {
             is_told = true;
@@ -134,8 +145,8 @@ pub fn watch(
         }
         match verdict {
             Verdict::Wait | Verdict::MarkGood => {
-                let is_late = now.saturating_duration_since(began) >= LATER;
-                std::thread::sleep(if is_late { LOOK_LATER } else { LOOK_EVERY });
+                let running = now.saturating_duration_since(began);
+                pause(if running >= LATER { LOOK_LATER } else { LOOK_EVERY }, around.timeout, running);
             }
             Verdict::Confirm => {
                 confirm(root, &mut record, boot, (around.at)())?;
@@ -236,5 +247,30 @@ pub fn roll_back(
             root.write(&record)?;
             Ok(End::Stuck(text))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_uses_up_the_time_for_one_answer_is_not_asked_again() {
+        let timeout = Duration::from_millis(20);
+        let mut asked = 0;
+        let end = wait(&mut Surroundings {
+            ask: &mut || {
+                asked += 1;
+                std::thread::sleep(timeout);
+                None
+            },
+            restarts: &mut || 0,
+            works: &mut || (),
+            at: &|| None,
+            steady: Duration::ZERO,
+            timeout,
+        });
+        assert!(matches!(end, End::Broken(_)), "{end:?}");
+        assert_eq!(asked, 1);
     }
 }
