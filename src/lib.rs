@@ -1,5 +1,5 @@
-//! Tombolo connects CoAP/DTLS sensor networks and serial devices to one upstream MQTT broker over
-//! TLS.
+//! Tombolo connects CoAP/DTLS sensor networks, serial devices and local MQTT clients to one
+//! upstream MQTT broker over TLS.
 //!
 //! **What it has acknowledged to a device reaches the broker, whatever happens to power, uplink,
 //! clock, disk or certificates in between — within the bounds its owner set, every loss beyond them
@@ -28,7 +28,8 @@
 //!
 //! [`southbound::serial::intake`] does the same for a serial port: bytes, then
 //! [`proto::serial::framing`] or [`proto::serial::modbus`], then [`gate::stage::Received`]; the
-//! port keeps a reading until it is committed. [`southbound::coap::intake`] does 2 and 3.
+//! port keeps a reading until it is committed. [`southbound::coap::intake`] does 2 and 3, and
+//! [`southbound::mqtt`] for a client's publish, which is acknowledged once it is committed.
 //! [`downlink`] goes the other way: it holds commands from the broker until a device can take them.
 //!
 //! [`daemon::hub`] connects all these, on one thread. [`message`] and [`clock`] have the types they

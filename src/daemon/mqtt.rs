@@ -117,10 +117,6 @@ impl Clients {
             open: Cell::new(0),
         });
         tokio::task::spawn_local(verify(common.clone()));
-        match super::bus::start(shared) {
-            Ok(bus) => shared.hub.borrow_mut().bus = Some(bus),
-            Err(error) => log::error!(reason:% = error; "no thread for messages between local MQTT clients"),
-        }
         let clients = Rc::new(Clients {
             common,
             clock: clock.clone(),
@@ -140,6 +136,9 @@ impl Clients {
         let tls = settings.listen.iter().copied().map(Address::Tls);
         let wanted: Vec<Address> =
             tls.chain(settings.insecure_listen.iter().cloned().map(Address::Plain)).collect();
+        if !wanted.is_empty() {
+            self.start_bus();
+        }
         let mut places = self.places.borrow_mut();
         places.retain(|address, place| {
             let stays = wanted.contains(address);
@@ -155,6 +154,18 @@ impl Clients {
                 let task = listen(self.common.clone(), address, trouble.clone());
                 Place { task: tokio::task::spawn_local(task), trouble }
             });
+        }
+    }
+
+    /// The bus has a thread, which a gateway without clients does not need.
+    fn start_bus(&self) {
+        let shared = &self.common.shared;
+        if shared.hub.borrow().bus.is_some() {
+            return;
+        }
+        match super::bus::start(shared) {
+            Ok(bus) => shared.hub.borrow_mut().bus = Some(bus),
+            Err(error) => log::error!(reason:% = error; "no thread for messages between local MQTT clients"),
         }
     }
 
@@ -179,6 +190,10 @@ impl Clients {
             *self.trouble.borrow_mut() = None;
             return;
         }
+        self.set_up(new);
+    }
+
+    fn set_up(&self, new: TlsParts) {
         match server_config(&new.0, &new.1, self.clock.clone()) {
             Ok(config) => {
                 *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
@@ -192,10 +207,7 @@ impl Clients {
     /// Other revocation lists are in force.
     pub fn replace_lists(&self, lists: Vec<Vec<u8>>) {
         let Some((material, _)) = self.material.borrow().clone() else { return };
-        if let Ok(config) = server_config(&material, &lists, self.clock.clone()) {
-            *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
-            *self.material.borrow_mut() = Some((material, lists));
-        }
+        self.set_up((material, lists));
     }
 
     /// Why clients cannot connect, one sentence each.

@@ -31,6 +31,23 @@ pub struct Settings {
     pub withheld: Withheld,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A gateway that knows no device and has no rule.
+    pub(crate) fn empty(gateway: Name) -> Settings {
+        Settings {
+            gateway,
+            prefix: "p".to_owned(),
+            reading: None,
+            own: Vec::new(),
+            roles: Vec::new(),
+            devices: Vec::new(),
+            fleets: Vec::new(),
+            withheld: Default::default(),
+        }
+    }
+}
+
 /// What a class of devices may publish and receive.
 #[derive(Clone, Debug)]
 pub struct Role {

@@ -139,16 +139,7 @@ fn a_refused_reading_is_counted_by_its_reason_and_never_offered_to_the_store() {
         pipeline.handle_reading(now, device, ticket(2), with_payload),
         Disposition::Refused(&Refusal::NotAllowed)
     );
-    let settings = crate::gate::Settings {
-        gateway: pipeline.gate.gateway().clone(),
-        prefix: "p".to_owned(),
-        reading: None,
-        own: Vec::new(),
-        roles: Vec::new(),
-        devices: Vec::new(),
-        fleets: Vec::new(),
-        withheld: Default::default(),
-    };
+    let settings = crate::gate::Settings::empty(pipeline.gate.gateway().clone());
     pipeline.gate.replace(settings, now);
     let gone = pipeline.handle_reading(now, device, ticket(3), received(Method::Post, "t/env", b"1"));
     assert_eq!(gone, Disposition::Refused(&Refusal::UnknownDevice));

@@ -618,16 +618,7 @@ mod tests {
         world.coap.review_sessions(|session, _| session != SessionId(8));
         assert_eq!((world.coap.poll_ended(), world.coap.poll_ended()), (Some(SessionId(8)), None));
         let gateway = world.pipeline.gate.gateway().clone();
-        let empty = crate::gate::Settings {
-            gateway,
-            prefix: "p".to_owned(),
-            reading: None,
-            own: Vec::new(),
-            roles: Vec::new(),
-            devices: Vec::new(),
-            fleets: Vec::new(),
-            withheld: Default::default(),
-        };
+        let empty = crate::gate::Settings::empty(gateway);
         let now = world.moment.now;
         world.pipeline.gate.replace(empty, now);
         let World { moment, coap, pipeline } = &mut world;

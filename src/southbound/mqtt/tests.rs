@@ -683,16 +683,7 @@ fn a_removed_device_is_cut_off_and_others_stay() {
     world.intake.review(&world.moment, &mut world.pipeline);
     assert!(!world.is_closed(client), "nothing changed for it");
     let gateway = world.pipeline.gate.gateway().clone();
-    let empty = crate::gate::Settings {
-        gateway,
-        prefix: "p".to_owned(),
-        reading: None,
-        own: Vec::new(),
-        roles: Vec::new(),
-        devices: Vec::new(),
-        fleets: Vec::new(),
-        withheld: Default::default(),
-    };
+    let empty = crate::gate::Settings::empty(gateway);
     world.pipeline.gate.replace(empty, world.moment.now);
     world.intake.review(&world.moment, &mut world.pipeline);
     assert_eq!(world.heard(client), [(DISCONNECT, vec![0x87])]);

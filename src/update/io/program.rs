@@ -61,8 +61,8 @@ pub async fn output(program: &str, arguments: &[&str], within: Duration) -> Resu
     }
 }
 
-/// A process group that ends with this.
-struct Group(u32);
+/// A process group, by its leader's id, that ends with this.
+pub(super) struct Group(pub(super) u32);
 
 impl Drop for Group {
     fn drop(&mut self) {

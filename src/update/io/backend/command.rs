@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::update::io::program::Group;
 
 /// Longest line that is kept, in bytes.
 const LINE_MAX: usize = 1024;
@@ -180,18 +180,6 @@ async fn lines(source: Option<impl AsyncRead + Unpin>, mut handle: impl FnMut(&s
     }
     if !line.is_empty() {
         handle(&String::from_utf8_lossy(&line));
-    }
-}
-
-/// A process group that ends with this.
-struct Group(u32);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.0) {
-            // No such group: all have ended.
-            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-        }
     }
 }
 
