@@ -530,6 +530,9 @@ pub fn explain(error: &Error, host: &str) -> Explained {
 /// What the broker says of a certificate that has expired, at the end of a refusal's words.
 pub const EXPIRED: &str = "it has expired, or is not valid yet";
 
+/// RFC 8446 §6.2
+const DECRYPT_ERROR: u8 = 51;
+
 fn explain_alert(received: AlertDescription) -> (String, bool) {
     let about_us = |what: &str| (format!("the broker refuses our client certificate: {what}"), true);
     match received.into() {
@@ -542,6 +545,8 @@ fn explain_alert(received: AlertDescription) -> (String, bool) {
         alert::UNSUPPORTED_CERTIFICATE => about_us("it does not support its kind"),
         alert::CERTIFICATE_EXPIRED => about_us(EXPIRED),
         alert::CERTIFICATE_REVOKED => about_us("it was revoked"),
+        // OpenSSL's word for one whose CA has the same name and another key there.
+        DECRYPT_ERROR => about_us("a signature does not hold; its CA may have another key there"),
         alert::CERTIFICATE_UNKNOWN => about_us("it does not say why"),
         alert::ACCESS_DENIED => ("the broker denies us access (TLS alert)".to_owned(), true),
         alert::HANDSHAKE_FAILURE => (
