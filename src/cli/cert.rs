@@ -51,7 +51,7 @@ pub fn run(context: &Context, command: &CertCommand) -> Result<(), CommandError>
             begin(context, &arguments.name, &request, true, "")
         }
         CertCommand::Rollback(arguments) => {
-            let request = Request::CertRollback { name: arguments.name.clone() };
+            let request = Request::CertRollback { name: arguments.name.clone(), force: arguments.force };
             let certificate: Certificate = context.daemon()?.ask_for(&request, SLOW_ANSWER)?;
             said(context, &arguments.name, &certificate, "the certificate before is in use again")
         }
@@ -139,6 +139,11 @@ fn begin(
     let before: Certificates = daemon.ask_for(&Request::CertStatus {}, ANSWER)?;
     let serial = before.get(name).and_then(|of| of.serial.clone());
     let begun: Certificate = daemon.ask_for(request, SLOW_ANSWER)?;
+    if !context.out.json
+        && let Some(next) = &begun.next
+    {
+        note(format_args!("{name}: {next}"));
+    }
     match wait {
         true => until_in_use(context, daemon, name, serial, begun),
         false => said(context, name, &begun, what),

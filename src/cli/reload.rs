@@ -38,7 +38,12 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     } else {
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
         // Otherwise the end says that it is done, and what is not in force.
-        if unusable.is_none() && answer["upstream_unproven"].is_null() && texts("disabled").is_empty() {
+        let kept = &answer["upstream_kept"];
+        if unusable.is_none()
+            && kept.is_null()
+            && answer["upstream_unproven"].is_null()
+            && texts("disabled").is_empty()
+        {
             context.out.line("reloaded")?;
         }
         for text in texts("problems") {
@@ -56,6 +61,12 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         format!(
             "the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks, and there \
              is no other until that is corrected"
+        )
+    }));
+    faults.extend(answer.get("upstream_kept").and_then(Value::as_str).map(|reason| {
+        format!(
+            "certificate and key of [upstream] cannot be used: {reason}; the pair before stays in use, for new connections \
+             too, until that is corrected"
         )
     }));
     faults.extend(answer.get("upstream_unproven").and_then(Value::as_str).map(str::to_owned));

@@ -222,7 +222,10 @@ pub enum CertificateAction {
     /// Prove the candidate now.
     Probe,
     /// Take the one before into use again.
-    RollBack,
+    RollBack {
+        /// As it is, without a proof.
+        force: bool,
+    },
     /// What happened lately.
     History,
 }
@@ -304,7 +307,9 @@ impl Call {
                 control.certificate(&name, CertificateAction::Install(pem), reply);
             }
             Request::CertProbe { name } => control.certificate(&name, CertificateAction::Probe, reply),
-            Request::CertRollback { name } => control.certificate(&name, CertificateAction::RollBack, reply),
+            Request::CertRollback { name, force } => {
+                control.certificate(&name, CertificateAction::RollBack { force }, reply);
+            }
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
             Request::Health {} => reply.ok(&control.health()),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),

@@ -240,11 +240,14 @@ pub enum Request {
         /// `[certificate.NAME]`
         name: String,
     },
-    /// Takes the certificate before into use again; answered when it is, as one entry of
-    /// `cert-status`. Only for root and the daemon's own user.
+    /// Takes the certificate before into use again, if the peer accepts it; answered when it is,
+    /// as one entry of `cert-status`. Only for root and the daemon's own user.
     CertRollback {
         /// `[certificate.NAME]`
         name: String,
+        /// As it is, without a proof.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Whether the daemon works and reaches its broker: a [`Health`](super::snapshot::Health).
     Health {},
@@ -536,7 +539,7 @@ mod tests {
             (r#"{"request":"cert-probe","name":"uplink"}"#, Request::CertProbe { name: "uplink".into() }),
             (
                 r#"{"request":"cert-rollback","name":"uplink"}"#,
-                Request::CertRollback { name: "uplink".into() },
+                Request::CertRollback { name: "uplink".into(), force: false },
             ),
             (r#"{"request":"cert-history","name":"uplink"}"#, Request::CertHistory { name: "uplink".into() }),
         ] {

@@ -254,7 +254,7 @@ pub struct AvailableUpdate {
 #[serde(default)]
 pub struct Certificate {
     /// `missing`, `valid`, `ordering`, `staged`, `probing`, `comparing`, `committing`, `committed`,
-    /// `retrying` or `expired`.
+    /// `retrying`, `refused` or `expired`.
     pub state: String,
     /// The serial number of the one in use, hexadecimal; `None` = there is none.
     pub serial: Option<String>,

@@ -7,6 +7,7 @@
 //! | is due, and an attempt failed lately | [`Decision::RetryAt`] |
 //! | has expired or is missing | [`Decision::UseBootstrap`]: enrol anew, by what the source takes for that |
 //! | has expired or is missing, and nothing can enrol | [`Decision::Expired`]: a person has to |
+//! | is refused by its peer, again and again, or a person asks | as if it were due |
 //!
 //! **Due** is at 66 % of the life, 10 % of it sooner or later: each gateway has its own place in
 //! that span, which follows from its id, so that a thousand gateways do not ask in one hour. The
@@ -19,8 +20,9 @@
 //!
 //! **The clock.** While it is not trusted nothing is due and nothing has expired: a board that
 //! boots in 1970 or in 2046 keeps its certificate. A missing certificate is asked for all the same,
-//! since without it there may be no connection that could ever set the clock right. What was tried
-//! in the future, by a clock that was wrong then, is not waited for.
+//! since without it there may be no connection that could ever set the clock right. So is one that
+//! a person asks for, and one in place of what the peer refuses: neither follows from this clock.
+//! What was tried in the future, by a clock that was wrong then, is not waited for.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::Duration;
@@ -90,8 +92,23 @@ pub struct History {
     pub last_attempt: Option<UnixTime>,
     /// How often in a row that failed.
     pub failures: u32,
-    /// A person asked for a new one.
+    /// A new one is wanted before it is due: a person asked, or the one before had to be taken
+    /// back. It stays so until there is one.
     pub asked: bool,
+    /// Whether the peer refuses the present one.
+    pub refused: Refused,
+}
+
+/// Whether the peer refuses the present certificate, again and again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refused {
+    /// It does not.
+    #[default]
+    No,
+    /// It does.
+    Yes,
+    /// It does, and says that the certificate has expired.
+    AsExpired,
 }
 
 /// The clock, with the verdict on it.
@@ -176,13 +193,21 @@ pub fn back_off(failures: u32, life: Option<Duration>, late: bool) -> Duration {
 /// Decides. `validity`: of the present certificate, if there is one.
 pub fn decide(clock: Clock, validity: Option<Validity>, history: &History, settings: &Settings) -> Decision {
     let now = clock.now;
+    let is_wanted = history.asked || history.refused != Refused::No;
     let (renewal, late, life) = match validity {
         None => (false, true, None),
-        Some(validity) if !clock.trusted => return Decision::Wait(due(validity, history.obtained, settings)),
+        Some(validity) if !clock.trusted => {
+            if !is_wanted {
+                return Decision::Wait(due(validity, history.obtained, settings));
+            }
+            // Its dates say nothing by this clock, but the peer does.
+            let is_over = history.refused == Refused::AsExpired && settings.may_enroll;
+            (!is_over, true, None)
+        }
         Some(validity) if validity.has_expired(now) => (false, true, None),
         Some(validity) => {
             let due = due(validity, history.obtained, settings);
-            if now < due && !history.asked {
+            if now < due && !is_wanted {
                 return Decision::Wait(due);
             }
             let begin = begin(validity, history.obtained);
@@ -408,6 +433,37 @@ mod tests {
         let asked = History { asked: true, ..History::default() };
         let decision = decide(trusted(NOW + DAY), Some(valid(NOW, 7 * DAY)), &asked, &settings("a"));
         assert_eq!(decision, Decision::Renew);
+    }
+
+    #[test]
+    fn what_the_peer_refuses_is_replaced_long_before_it_is_due_and_not_in_a_loop() {
+        let mut world = World::new("a", 300 * DAY);
+        let early = |world: &World| decide(trusted(NOW + DAY), world.held, &world.history, &world.settings);
+        assert!(matches!(early(&world), Decision::Wait(_)));
+        world.history.refused = Refused::Yes;
+        assert_eq!(early(&world), Decision::Renew);
+        world.run(NOW + 2 * DAY, |_| None);
+        let gaps: Vec<u64> = world.orders.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!((gaps[0], *gaps.iter().max().unwrap()), (60, 6 * 3600));
+        assert!(world.orders.len() < 20, "{}", world.orders.len());
+    }
+
+    #[test]
+    fn without_a_trusted_clock_a_person_and_a_peer_that_says_expired_are_heard_all_the_same() {
+        let (held, settings) = (Some(valid(NOW, 7 * DAY)), settings("a"));
+        for now in [0, NOW + 20 * 365 * DAY] {
+            let clock = Clock { now: at(now), trusted: false };
+            let asked = History { asked: true, ..History::default() };
+            assert_eq!(decide(clock, held, &asked, &settings), Decision::Renew);
+            let refused = |refused| History { refused, ..History::default() };
+            assert_eq!(decide(clock, held, &refused(Refused::Yes), &settings), Decision::Renew);
+            let expired = refused(Refused::AsExpired);
+            assert_eq!(decide(clock, held, &expired, &settings), Decision::UseBootstrap);
+            let alone = Settings { may_enroll: false, ..settings.clone() };
+            assert_eq!(decide(clock, held, &expired, &alone), Decision::Renew, "its source may take it");
+            let failed = History { last_attempt: Some(at(now)), failures: 1, ..asked };
+            assert_eq!(decide(clock, held, &failed, &settings), Decision::RetryAt(at(now + 60)));
+        }
     }
 
     #[test]

@@ -19,6 +19,16 @@
 //! Where there is no present certificate the candidate is committed without a probe: there is
 //! nothing that could be lost.
 //!
+//! **A present certificate that the peer refuses.** After [`REFUSALS`] refusals, or [`CLOSES_MAX`]
+//! closes before CONNACK, the one before is tried, if there is one; it is a candidate like any
+//! other, and comes into use once it is accepted. After [`ORDER_AFTER`] refusals another one is
+//! asked for, whatever is due; where that fails, by turns with the present certificate and as if it
+//! were the first. A close says too little for that. Both are repeated with back-off as long as the
+//! refusals last.
+//!
+//! **Taking the one before back** because a person asks is the same trial. If it does not succeed
+//! at once it is over, and the present one connects again.
+//!
 //! The shell does what [`Renewal::poll_action`] says and answers with the `handle_` of the same
 //! name; one action is out at a time.
 
@@ -26,7 +36,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::decision::{self, Clock, Decision, History, LONGEST_LATE, SPACING, Settings, Validity};
+use super::decision::{self, Clock, Decision, History, LONGEST_LATE, Refused, SPACING, Settings, Validity};
 use super::source::{OrderKind, Outcome};
 use crate::clock::UnixTime;
 
@@ -34,6 +44,17 @@ use crate::clock::UnixTime;
 pub const CLOSES_MAX: u32 = 3;
 /// Turns of a candidate and a present certificate that both are not accepted.
 pub const ALTERNATIONS_MAX: u32 = 8;
+/// Refusals in a row of the present certificate after which the one before is tried.
+pub const REFUSALS: u32 = 2;
+/// Refusals in a row of the present certificate after which another one is asked for.
+pub const ORDER_AFTER: u32 = 3;
+/// So much weighs each return to the certificate before, in failures, for the time of the next
+/// order: what the peer accepts and later refuses is not ordered in a loop.
+const RETURN_WEIGHT: u32 = 4;
+/// Once a certificate was accepted for so long, earlier returns do not count.
+const PEACE: Duration = Duration::from_secs(86_400);
+/// A source that has said "not yet" for so long is named.
+pub const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long after a probe the present certificate is waited for.
 const COMPARE_WITHIN: Duration = Duration::from_secs(600);
 /// A source's "not yet" is kept to these bounds.
@@ -65,6 +86,26 @@ pub enum Standing {
     Unknown,
 }
 
+/// How the peer refused the present certificate, since it was accepted last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// How often it said so, by a TLS alert or in CONNACK.
+    pub times: u32,
+    /// How often it closed the connection before CONNACK, and said nothing.
+    pub closes: u32,
+    /// What it was last.
+    pub why: String,
+    /// It says that the certificate has expired.
+    pub as_expired: bool,
+}
+
+impl Refusals {
+    /// Whether it is the certificate that is refused, and not once.
+    pub fn are_repeated(&self) -> bool {
+        self.times >= REFUSALS
+    }
+}
+
 /// Why a chain was not staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StageFault {
@@ -89,6 +130,10 @@ pub enum Action {
         /// Leaf first, DER.
         chain: Vec<Vec<u8>>,
     },
+    /// Keep the one before as the candidate.
+    StagePrevious,
+    /// Give the candidate up, and keep the request. No answer is waited for.
+    Unstage,
     /// Connect with the candidate.
     Probe,
     /// Put the candidate in the place of the present one.
@@ -125,6 +170,12 @@ pub enum Event {
     Committed,
     /// A connection stands with it.
     Confirmed,
+    /// The peer refuses the present one: why. The one before is tried.
+    FallingBack(String),
+    /// The one before is now the present one.
+    Returned,
+    /// The one before is not: why.
+    NotReturned(String),
     /// It failed; it is tried again, or a person has to do something.
     Failed(String),
     /// The certificate has expired or is missing, and nothing can enrol.
@@ -148,6 +199,11 @@ impl fmt::Display for Event {
             }
             Event::Committed => f.write_str("the new certificate is in use"),
             Event::Confirmed => f.write_str("a connection stands with the new certificate"),
+            Event::FallingBack(why) => {
+                write!(f, "the certificate in use is refused, and the one before is tried: {why}")
+            }
+            Event::Returned => f.write_str("the certificate before is in use again"),
+            Event::NotReturned(why) => write!(f, "the certificate before is not taken into use: {why}"),
             Event::Failed(why) => write!(f, "no new certificate: {why}"),
             Event::Expired => f.write_str(
                 "the certificate has expired or is missing, and nothing is configured that could enrol; install one",
@@ -181,11 +237,35 @@ enum Step {
     },
 }
 
+/// Where a candidate comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The source, a person, or files.
+    New,
+    /// It was in use before; a person wants it again.
+    Asked,
+    /// It was in use before; the present one is refused.
+    FallBack,
+}
+
 /// One certificate.
 #[derive(Debug)]
 pub struct Renewal {
     settings: Settings,
     step: Step,
+    origin: Origin,
+    refusals: Refusals,
+    /// Of the one before.
+    previous: Option<Validity>,
+    /// The one before is not tried by itself earlier.
+    fall_back_at: Option<Instant>,
+    /// How often in a row it was tried by itself, and not accepted.
+    fall_back_failures: u32,
+    /// How often the one before came into use by itself.
+    returns: u32,
+    accepted_since: Option<Instant>,
+    /// Since when the source says "not yet".
+    later_since: Option<Instant>,
     kind: OrderKind,
     history: History,
     last_error: Option<String>,
@@ -202,6 +282,8 @@ pub struct Renewal {
     probe_asked: bool,
     /// A person asks for an enrolment in place of a renewal.
     enroll_asked: bool,
+    /// A person wants the source asked at once that said "not yet".
+    order_asked: bool,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
 }
@@ -220,6 +302,14 @@ impl Renewal {
         let mut renewal = Renewal {
             settings,
             step: Step::Resting,
+            origin: Origin::New,
+            refusals: Refusals::default(),
+            previous: None,
+            fall_back_at: None,
+            fall_back_failures: 0,
+            returns: 0,
+            accepted_since: None,
+            later_since: None,
             kind: OrderKind::Reenroll,
             history,
             last_error: None,
@@ -233,6 +323,7 @@ impl Renewal {
             said_expired: false,
             probe_asked: false,
             enroll_asked: false,
+            order_asked: false,
             actions: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -267,6 +358,16 @@ impl Renewal {
         self.step == Step::Resting
     }
 
+    /// How the peer refuses the present certificate, if it does so again and again.
+    pub fn refused(&self) -> Option<&str> {
+        (self.present.is_some() && self.refusals.are_repeated()).then_some(&*self.refusals.why)
+    }
+
+    /// Since when the source says "not yet", if it is that which is waited for.
+    pub fn later_since(&self) -> Option<Instant> {
+        self.later_since.filter(|_| matches!(self.step, Step::Later { .. } | Step::Ordering))
+    }
+
     /// From when until when the present certificate is valid.
     pub fn present(&self) -> Option<Validity> {
         self.present
@@ -287,6 +388,7 @@ impl Renewal {
             Step::Resting => match self.present {
                 None => "missing",
                 Some(present) if clock.trusted && present.has_expired(clock.now) => "expired",
+                Some(_) if self.refusals.are_repeated() => "refused",
                 Some(_) if self.last_error.is_some() => "retrying",
                 Some(_) if !self.confirmed => "committed",
                 Some(_) => "valid",
@@ -303,19 +405,48 @@ impl Renewal {
 
     /// Asks for the next certificate now. False: one is on its way.
     pub fn ask(&mut self) -> bool {
-        let resting = self.step == Step::Resting;
-        if resting {
-            self.history.asked = true;
-            self.history.last_attempt = None;
-            self.not_before = None;
+        match self.step {
+            Step::Resting => {
+                self.history.asked = true;
+                self.history.last_attempt = None;
+                self.not_before = None;
+                self.enroll_asked = false;
+                self.last_error = None;
+                true
+            }
+            // It is asked again with the same request, sooner than it said.
+            Step::Later { .. } => {
+                self.order_asked = true;
+                true
+            }
+            _ => false,
         }
-        resting
     }
 
     /// Asks for a certificate as if it were the first, now. False: one is on its way.
     pub fn ask_enroll(&mut self) -> bool {
-        self.enroll_asked = self.ask();
-        self.enroll_asked
+        let asked = self.ask();
+        match self.step {
+            Step::Later { .. } => self.kind = OrderKind::Enroll,
+            _ => self.enroll_asked = asked,
+        }
+        asked
+    }
+
+    /// Tries to take the certificate before into use again. False: something is being proven or
+    /// written.
+    pub fn ask_previous(&mut self) -> bool {
+        let may = self.may_be_offered() && self.step != Step::Preparing && self.step != Step::Ordering;
+        if may {
+            self.stage_previous(Origin::Asked);
+        }
+        may
+    }
+
+    fn stage_previous(&mut self, origin: Origin) {
+        self.origin = origin;
+        self.step = Step::Staging;
+        self.actions.push_back(Action::StagePrevious);
     }
 
     /// Probes the candidate now. False: there is none that waits for its probe.
@@ -333,6 +464,8 @@ impl Renewal {
     /// A candidate was stored that nobody asked a source for.
     pub fn handle_offered(&mut self, now: Instant) {
         self.events.push_back(Event::Staged);
+        self.origin = Origin::New;
+        self.last_error = None;
         self.handle_candidate(now);
     }
 
@@ -347,11 +480,18 @@ impl Renewal {
         self.present = present;
         self.step = Step::Resting;
         self.confirmed = false;
+        self.refusals = Refusals::default();
         self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
         self.last_error = None;
     }
 
     // Time and the present certificate.
+
+    /// How the peer refuses the present certificate, and from when until when the one before is
+    /// valid, if there is one: known with each [`Renewal::handle_timeout`].
+    pub fn handle_refusals(&mut self, refusals: Refusals, previous: Option<Validity>) {
+        (self.refusals, self.previous) = (refusals, previous);
+    }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant, clock: Clock, standing: Standing) {
@@ -359,9 +499,10 @@ impl Renewal {
             self.confirmed = true;
             self.events.push_back(Event::Confirmed);
         }
+        self.know_peace(now, standing);
         match self.step.clone() {
             Step::Resting => self.rest(now, clock),
-            Step::Later { until } if now >= until => self.order(),
+            Step::Later { until } if now >= until || std::mem::take(&mut self.order_asked) => self.order(),
             Step::Staged { until } if now >= until || std::mem::take(&mut self.probe_asked) => {
                 self.probe();
             }
@@ -373,7 +514,44 @@ impl Renewal {
         }
     }
 
+    fn know_peace(&mut self, now: Instant, standing: Standing) {
+        match standing {
+            Standing::Accepted => {
+                let since = *self.accepted_since.get_or_insert(now);
+                self.fall_back_failures = 0;
+                if now.saturating_duration_since(since) >= PEACE {
+                    self.returns = 0;
+                }
+            }
+            Standing::Refused => self.accepted_since = None,
+            Standing::Unknown => {}
+        }
+    }
+
+    /// Tries the certificate before where the present one is refused. Whether it does.
+    fn falls_back(&mut self, now: Instant, clock: Clock) -> bool {
+        let is_refused = self.refusals.are_repeated() || self.refusals.closes >= CLOSES_MAX;
+        let is_valid =
+            |of: Validity| !clock.trusted || !of.has_expired(clock.now) && of.not_before <= clock.now;
+        if !is_refused || !self.previous.is_some_and(is_valid) || self.fall_back_at.is_some_and(|at| now < at)
+        {
+            return false;
+        }
+        self.events.push_back(Event::FallingBack(self.refusals.why.clone()));
+        self.stage_previous(Origin::FallBack);
+        true
+    }
+
     fn rest(&mut self, now: Instant, clock: Clock) {
+        self.origin = Origin::New;
+        self.history.refused = match self.refusals.times {
+            ORDER_AFTER.. if self.refusals.as_expired => Refused::AsExpired,
+            ORDER_AFTER.. => Refused::Yes,
+            _ => Refused::No,
+        };
+        if self.falls_back(now, clock) {
+            return;
+        }
         if self.settings.by_hand {
             let expired = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
             if expired && !std::mem::replace(&mut self.said_expired, true) {
@@ -383,12 +561,26 @@ impl Renewal {
         }
         let decision = decision::decide(clock, self.present, &self.history, &self.settings);
         let kind = match decision {
-            Decision::Wait(_) | Decision::RetryAt(_) => return,
+            Decision::Wait(_) => {
+                // What had to be replaced is accepted again: nothing is outstanding.
+                if clock.trusted && self.history.failures > 0 {
+                    (self.last_error, self.history.failures) = (None, 0);
+                }
+                return;
+            }
+            Decision::RetryAt(_) => return,
             Decision::Expired => {
                 if !std::mem::replace(&mut self.said_expired, true) {
                     self.events.push_back(Event::Expired);
                 }
                 return;
+            }
+            // A source may refuse what the peer refuses, so that nothing but the other way is left.
+            Decision::Renew if self.history.refused != Refused::No && self.settings.may_enroll => {
+                match self.history.failures.is_multiple_of(2) && !self.enroll_asked {
+                    true => OrderKind::Reenroll,
+                    false => OrderKind::Enroll,
+                }
             }
             Decision::Renew if !self.enroll_asked => OrderKind::Reenroll,
             Decision::Renew | Decision::UseBootstrap => OrderKind::Enroll,
@@ -397,17 +589,18 @@ impl Renewal {
         if self.not_before.is_some_and(|at| now < at) {
             return;
         }
-        (self.said_expired, self.enroll_asked) = (false, false);
+        self.said_expired = false;
         self.kind = kind;
         self.not_before = Some(now + SPACING);
         self.history.last_attempt = Some(clock.now);
-        self.laters = 0;
+        (self.laters, self.later_since) = (0, None);
         self.step = Step::Preparing;
         self.events.push_back(Event::Begun(kind));
         self.actions.push_back(Action::Prepare);
     }
 
     fn order(&mut self) {
+        self.order_asked = false;
         self.step = Step::Ordering;
         self.actions.push_back(Action::Order { kind: self.kind });
     }
@@ -424,7 +617,7 @@ impl Renewal {
             Some(_) => {
                 self.step = Step::Probing;
                 // What is repeated again and again is said once.
-                if self.faults == 0 {
+                if self.faults == 0 && self.origin == Origin::New {
                     self.events.push_back(Event::Probing);
                 }
                 self.actions.push_back(Action::Probe);
@@ -470,10 +663,20 @@ impl Renewal {
         self.step = Step::Resting;
         self.history.failures = self.history.failures.saturating_add(1);
         self.history.last_attempt = Some(clock.now);
-        self.history.asked = false;
         self.not_before = Some(now + SPACING);
         self.last_error = Some(why.clone());
         self.events.push_back(Event::Failed(why));
+    }
+
+    /// The certificate before is not accepted either; the present one connects again.
+    fn give_previous_up(&mut self, now: Instant, why: String) {
+        self.step = Step::Resting;
+        if self.origin == Origin::FallBack {
+            self.fall_back_failures = self.fall_back_failures.saturating_add(1);
+            self.fall_back_at = Some(now + decision::back_off(self.fall_back_failures, None, false));
+        }
+        self.actions.push_back(Action::Unstage);
+        self.events.push_back(Event::NotReturned(why));
     }
 
     // What came of an action.
@@ -501,6 +704,8 @@ impl Renewal {
             }
             Outcome::Later { after } if self.laters < LATER_MAX => {
                 self.laters += 1;
+                self.later_since.get_or_insert(now);
+                self.last_error = None;
                 let after = after.clamp(LATER.0, LATER.1);
                 self.step = Step::Later { until: now + after };
                 self.events.push_back(Event::Later(after));
@@ -523,8 +728,13 @@ impl Renewal {
             return;
         }
         match staged {
+            Ok(()) if self.origin != Origin::New => self.handle_candidate(now),
+            Err(StageFault::Flaw(why) | StageFault::Disk(why)) if self.origin != Origin::New => {
+                self.give_previous_up(now, why);
+            }
             Ok(()) => {
                 self.events.push_back(Event::Staged);
+                self.last_error = None;
                 self.handle_candidate(now);
             }
             Err(StageFault::Flaw(flaw)) => {
@@ -543,11 +753,18 @@ impl Renewal {
         let until = now + COMPARE_WITHIN;
         match verdict {
             Verdict::Accepted => self.commit(),
+            Verdict::Refused(why) | Verdict::Closed(why) | Verdict::Fault(why)
+                if self.origin != Origin::New =>
+            {
+                self.give_previous_up(now, why);
+            }
             Verdict::Refused(why) => {
+                self.last_error = Some(format!("the new certificate was refused: {why}"));
                 self.events.push_back(Event::Refused(why.clone()));
                 self.step = Step::Comparing { why, definite: true, until };
             }
             Verdict::Closed(why) => {
+                self.last_error = Some(format!("the new certificate was refused: {why}"));
                 self.events.push_back(Event::Refused(why.clone()));
                 self.step = Step::Comparing { why, definite: false, until };
             }
@@ -555,6 +772,7 @@ impl Renewal {
                 self.faults = self.faults.saturating_add(1);
                 let retry_in = decision::back_off(self.faults, None, true).min(LONGEST_LATE);
                 self.step = Step::Staged { until: now + retry_in };
+                self.last_error = Some(format!("the new certificate could not be tried: {why}"));
                 self.events.push_back(Event::Undecided { why, retry_in });
             }
         }
@@ -578,7 +796,24 @@ impl Renewal {
                 self.last_error = None;
                 self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
                 self.not_before = Some(now + SPACING);
-                self.events.push_back(Event::Committed);
+                self.enroll_asked = false;
+                if self.origin == Origin::FallBack {
+                    // This one was to be replaced, and still is.
+                    self.returns = self.returns.saturating_add(1);
+                    self.history.asked = !self.settings.by_hand;
+                    self.history.failures = self.returns.saturating_mul(RETURN_WEIGHT);
+                    self.history.last_attempt = Some(clock.now);
+                    let why = &self.refusals.why;
+                    self.last_error =
+                        Some(format!("the newer certificate was refused once it was in use: {why}"));
+                }
+                self.refusals = Refusals::default();
+                (self.accepted_since, self.fall_back_at) = (None, None);
+                self.events.push_back(match self.origin {
+                    Origin::New => Event::Committed,
+                    Origin::Asked | Origin::FallBack => Event::Returned,
+                });
+                self.origin = Origin::New;
             }
             Err(why) => {
                 self.last_error = Some(why.clone());

@@ -19,7 +19,8 @@
 //! | commit: the old one is being written as previous | the old one |
 //! | commit: the candidate is being written as current | the old or the new one, whole |
 //! | commit: the candidate is being removed | the new one |
-//! | rollback | the old or the new one, whole |
+//! | the one before is being proven again | the old one; what was to be tried is forgotten |
+//! | rollback without a proof | the old or the new one, whole |
 //!
 //! The copy of `current.pem` is written after it; damage to one costs nothing. If both are damaged,
 //! `previous.pem` takes their place. What the disk does not give (EIO) is not damage: then nothing
@@ -121,7 +122,11 @@ impl Held {
         sealed(&text)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Held, String> {
+    /// Reads the content of such a file.
+    ///
+    /// # Errors
+    /// What is wrong with it, in half a sentence.
+    pub fn parse(bytes: &[u8]) -> Result<Held, String> {
         let bytes = unsealed(bytes)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
         let chain = chain.map_err(|_| "its certificates cannot be read")?;
@@ -263,7 +268,7 @@ impl State {
             obtained: self.obtained.map(UnixTime),
             last_attempt: self.last_attempt.map(UnixTime),
             failures: self.failures,
-            asked: false,
+            ..History::default()
         }
     }
 
@@ -324,6 +329,9 @@ impl<F: StateFolder> Store<F> {
         if store.candidate.is_some() && store.candidate == store.current {
             // The commit was done but for its end.
             store.finish_commit();
+        } else if store.candidate.is_some() && store.candidate == store.previous {
+            // It was to be taken back; that begins anew where it is wanted.
+            let _ = store.discard();
         }
         store
     }
@@ -398,6 +406,16 @@ impl<F: StateFolder> Store<F> {
         Ok(())
     }
 
+    /// Keeps the one before as the candidate, too. False: there is none before.
+    ///
+    /// # Errors
+    /// As the system says; the one in use is untouched.
+    pub fn stage_previous(&mut self) -> io::Result<bool> {
+        let Some(previous) = self.previous.clone() else { return Ok(false) };
+        self.stage(previous)?;
+        Ok(true)
+    }
+
     /// Gives the candidate up.
     ///
     /// # Errors
@@ -417,10 +435,10 @@ impl<F: StateFolder> Store<F> {
     pub fn commit(&mut self, now: Option<UnixTime>) -> io::Result<()> {
         let Some(candidate) = self.candidate.clone() else { return Ok(()) };
         if let Some(current) = &self.current {
-            pem(PREVIOUS).write(&self.folder, &current.to_bytes())?;
+            named(PREVIOUS, pem(PREVIOUS).write(&self.folder, &current.to_bytes()))?;
             self.previous = Some(current.clone());
         }
-        CURRENT_FILE.write(&self.folder, &candidate.to_bytes())?;
+        named(CURRENT, CURRENT_FILE.write(&self.folder, &candidate.to_bytes()))?;
         self.current = Some(candidate);
         self.state.obtained = now.map(|now| now.0);
         (self.state.confirmed, self.state.failures) = (false, 0);
@@ -431,8 +449,14 @@ impl<F: StateFolder> Store<F> {
 
     /// What is left over does no harm: it is recognised at the next start.
     fn finish_commit(&mut self) {
-        (self.candidate, self.pending) = (None, None);
-        let removed = self.folder.remove(CANDIDATE).and_then(|()| self.folder.remove(REQUEST));
+        self.candidate = None;
+        let removed = self.folder.remove(CANDIDATE);
+        let key = self.current.as_ref().map(|current| &current.key);
+        // The request of another key still waits for its answer.
+        let removed = match self.pending.take_if(|pending| Some(&pending.key) == key) {
+            Some(_) => removed.and_then(|()| self.folder.remove(REQUEST)),
+            None => removed,
+        };
         let _ = removed.and_then(|()| self.folder.sync_names());
     }
 
@@ -445,12 +469,12 @@ impl<F: StateFolder> Store<F> {
         let (Some(previous), current) = (self.previous.clone(), self.current.clone()) else {
             return Ok(false);
         };
-        CURRENT_FILE.write(&self.folder, &previous.to_bytes())?;
+        named(CURRENT, CURRENT_FILE.write(&self.folder, &previous.to_bytes()))?;
         self.current = Some(previous);
         self.previous = None;
         self.state.obtained = now.map(|now| now.0);
         if let Some(current) = current {
-            pem(PREVIOUS).write(&self.folder, &current.to_bytes())?;
+            named(PREVIOUS, pem(PREVIOUS).write(&self.folder, &current.to_bytes()))?;
             self.previous = Some(current);
         }
         Ok(true)
@@ -502,9 +526,22 @@ impl<F: StateFolder> Store<F> {
                 entry.what = entry.what.chars().take(EVENT_LENGTH).collect();
             }
         }
-        let bytes = serde_json::to_vec(&self.state)?;
-        STATE_FILE.write(&self.folder, &bytes)
+        self.keep_state()
     }
+
+    /// Writes what is kept beside the certificates once more.
+    ///
+    /// # Errors
+    /// As the system says; it is known until the next restart.
+    pub fn keep_state(&self) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&self.state)?;
+        named(STATE, STATE_FILE.write(&self.folder, &bytes))
+    }
+}
+
+/// The error, with the file it is about.
+fn named(name: &str, written: io::Result<()>) -> io::Result<()> {
+    written.map_err(|error| io::Error::new(error.kind(), format!("{name} cannot be written: {error}")))
 }
 
 struct Taken<T> {

@@ -39,12 +39,19 @@ pub struct Watched {
     offered: Option<u64>,
     /// The pair that was refused last, when, and why.
     refused: Option<(u64, Instant, String)>,
+    /// A person says that the files are as they should be.
+    asked: bool,
 }
 
 impl Watched {
     /// The pair that is in use, and the one that is being proven, if there are any.
     pub fn new(in_use: Option<u64>, offered: Option<u64>) -> Watched {
         Watched { in_use, offered, ..Watched::default() }
+    }
+
+    /// A person says that the files are done: what is of no use is named at once.
+    pub fn handle_asked(&mut self) {
+        self.asked = true;
     }
 
     /// Whether what was seen is not yet decided: the files are looked at again soon.
@@ -66,6 +73,7 @@ impl Watched {
             return false;
         }
         let Some((Seen::Pair(pair), since)) = self.seen else { return false };
+        self.asked = false;
         if Some(pair) == self.in_use || Some(pair) == self.offered {
             return false;
         }
@@ -113,7 +121,7 @@ impl Watched {
             }
             (Seen::Unusable(why), since) => {
                 let lasts = now.saturating_duration_since(*since) >= GRACE;
-                lasts.then(|| why.clone())
+                (lasts || self.asked).then(|| why.clone())
             }
         }
     }
@@ -194,6 +202,18 @@ mod tests {
         assert!(world.sees(&Seen::Pair(3), 4), "another one");
         world.watched.handle_in_use(3);
         assert!(!world.watched.is_unsettled(world.now()));
+    }
+
+    #[test]
+    fn after_a_reload_what_is_of_no_use_is_named_at_once() {
+        let mut world = World::new();
+        assert!(!world.sees(&Seen::Pair(1), 100));
+        world.watched.handle_asked();
+        assert!(!world.sees(&mismatch(), 1));
+        assert!(world.watched.problem(world.now()).is_some_and(|why| why.contains("belong")));
+        assert!(!world.sees(&Seen::Pair(1), 2), "the old pair is back");
+        assert!(!world.sees(&mismatch(), 2));
+        assert_eq!(world.watched.problem(world.now()), None, "and later a window is no problem again");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Prover, open_store};
 use crate::credential::io::watch::{FileWatch, PairFiles};
 use crate::credential::leaf::Usage;
-use crate::credential::renewal::Standing;
+use crate::credential::renewal::{PATIENCE, Standing};
 use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
@@ -320,12 +320,33 @@ impl Certificates {
             let reason = of.last_error.map(|reason| format!(": {reason}")).unwrap_or_default();
             let until = of.not_after.unwrap_or_default();
             let next = of.next.map(|next| format!("; {next}")).unwrap_or_default();
+            let (present, is_refused, later) = entry.keeper.with_renewal(|renewal| {
+                (renewal.present(), renewal.refused().is_some(), renewal.later_since())
+            });
+            let is_over = present.is_none_or(|of| wall.is_some_and(|now| of.has_expired(now)));
+            let later = later.map(|since| since.elapsed());
             problems.extend(match of.state.as_str() {
                 "missing" if !reason.is_empty() => {
                     Some(format!("certificate {name} is missing, and none was issued{reason}"))
                 }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
+                _ if is_refused => Some(format!("certificate {name} does not connect{reason}{next}")),
+                "ordering" if later.is_some_and(|waited| is_over || waited >= PATIENCE) => {
+                    let minutes = later.unwrap_or_default().as_secs() / 60;
+                    let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
+                    Some(format!(
+                        "certificate {name} {what}, and its source has said \"not yet\" for {minutes} min; `tombolo cert renew {name} \
+                         --wait` asks at once"
+                    ))
+                }
+                "ordering" if !reason.is_empty() => {
+                    let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
+                    Some(format!("certificate {name} could not be renewed, is asked for again, and {what}{reason}"))
+                }
+                "staged" | "probing" | "comparing" if !reason.is_empty() => {
+                    Some(format!("certificate {name}: there is a new one, and it is not in use yet{reason}"))
+                }
                 "committing" if !reason.is_empty() => {
                     Some(format!("certificate {name}: the next one is proven, and not in use yet{reason}"))
                 }
@@ -333,8 +354,7 @@ impl Certificates {
                     Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}"))
                 }
                 _ => {
-                    let validity = entry.keeper.with_renewal(|renewal| renewal.present());
-                    let step = validity.zip(wall).and_then(|(of, now)| expiry::step(of, now));
+                    let step = present.zip(wall).and_then(|(of, now)| expiry::step(of, now));
                     step.map(|step| {
                         let days = days(step);
                         format!(
@@ -350,7 +370,7 @@ impl Certificates {
                      looked at by themselves"
                 ))
             }));
-            let of_disk = entry.keeper.shown().problems;
+            let of_disk = entry.keeper.problems();
             problems.extend(of_disk.iter().map(|what| format!("certificate {name}: {what}")));
         }
         problems
@@ -423,16 +443,29 @@ impl Certificates {
                     }
                 });
             }
-            CertificateAction::RollBack => {
+            CertificateAction::RollBack { force } => {
                 let certificates = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     let replaced = entry.keeper.shown().current_print;
-                    match entry.keeper.roll_back().await {
+                    let rolled = match force {
+                        true => entry.keeper.roll_back_unproven().await,
+                        false => entry.keeper.roll_back().await.map_err(|why| {
+                            let name = entry.name();
+                            match entry.keeper.shown().previous {
+                                Some(_) => format!(
+                                    "{why}; the present one stays in use; `tombolo cert rollback {name} --force` takes the one before \
+                                     as it is"
+                                ),
+                                None => why,
+                            }
+                        }),
+                    };
+                    match rolled {
                         Ok(()) => {
                             if let (Some(watch), Some(pair)) = (&entry.files, replaced) {
                                 watch.refuse(pair, "a person took the certificate before into use again");
                             }
-                            if entry.usage() == Usage::Client {
+                            if entry.usage() == Usage::Client && force {
                                 certificates.link.reconnect_with(entry.keeper.settings().current());
                             }
                             reply.ok(&certificates.shown(&entry));
@@ -447,7 +480,12 @@ impl Certificates {
     fn shown(&self, entry: &Entry) -> snapshot::Certificate {
         let (keeper, files) = (&entry.keeper, entry.keeper.shown());
         let (due, history, error, validity) = keeper.with_renewal(|renewal| {
+            let refused = renewal.refused().map(|why| format!("it is refused: {why}"));
             let error = renewal.last_error().map(str::to_owned);
+            let error = match (refused, error) {
+                (Some(refused), Some(error)) => Some(format!("{refused}; and {error}")),
+                (refused, error) => refused.or(error),
+            };
             (renewal.due(), renewal.history().clone(), error, renewal.present())
         });
         let leaf = files.current.as_ref();
@@ -471,7 +509,7 @@ impl Certificates {
             last_attempt: history.last_attempt.or(history.obtained).map(|at| at.to_string()),
             last_error: error,
             days_left: validity.zip(wall).and_then(|(of, now)| expiry::days_left(of, now)),
-            next: next(entry, state),
+            next: next(entry, state, wall.is_some()),
             files: pair
                 .map(|pair| [&pair.certificate, &pair.key].map(|file| file.display().to_string()).to_vec()),
         }
@@ -493,10 +531,20 @@ fn days(step: Step) -> u64 {
 }
 
 /// What a person has to know or to do next.
-fn next(entry: &Entry, state: &str) -> Option<String> {
+fn next(entry: &Entry, state: &str, is_clock_trusted: bool) -> Option<String> {
     let settings = entry.keeper.settings();
     let name = settings.name.as_str();
     let is_missing = state == "missing";
+    if entry.keeper.with_renewal(|renewal| renewal.refused().is_some()) && state != "expired" {
+        return Some(when_refused(entry));
+    }
+    if !is_clock_trusted && matches!(state, "ordering" | "staged" | "probing" | "comparing" | "retrying") {
+        return Some(
+            "the clock is not trusted, so the dates of the certificate and of what is issued are not judged; `tombolo clock` \
+             shows why"
+                .to_owned(),
+        );
+    }
     if !is_missing && state != "expired" {
         return None;
     }
@@ -518,6 +566,30 @@ fn next(entry: &Entry, state: &str) -> Option<String> {
              bootstrap-key-file, or username and password-file; then `systemctl restart tombolo`"
         ),
     })
+}
+
+/// What becomes of a certificate that the peer refuses.
+fn when_refused(entry: &Entry) -> String {
+    let settings = entry.keeper.settings();
+    let name = settings.name.as_str();
+    let back = match entry.keeper.shown().previous {
+        Some(_) => format!(
+            "the one before is tried by itself, now and then; `tombolo cert rollback {name}` tries it at once"
+        ),
+        None => "there is none before it that could be taken back".to_owned(),
+    };
+    let other = match (&entry.files, settings.by_hand) {
+        (Some(watch), _) => {
+            format!("put another one in {} and its key's file", watch.files().certificate.display())
+        }
+        (None, true) => format!(
+            "`tombolo cert csr {name}` prints a signing request, `tombolo cert install {name} FILE` takes the answer"
+        ),
+        (None, false) => {
+            format!("another one is asked for by itself; `tombolo cert renew {name} --wait` asks at once")
+        }
+    };
+    format!("{back}; {other}")
 }
 
 /// The files that are configured, with their names in `cert status`.

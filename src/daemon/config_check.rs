@@ -50,7 +50,12 @@ fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Us
     if let Some(upstream) = &loaded.settings.upstream {
         found.upstream_files_changed = running.settings.upstream == loaded.settings.upstream
             && !used.has(&files::fingerprints(upstream));
-        found.upstream_files = files::load(upstream, clock).err();
+        // A pair that is named as such, and does not keep connections from coming about.
+        let serves = || {
+            running.settings.upstream == loaded.settings.upstream
+                && used.last_pair_serves(upstream, clock.clone())
+        };
+        found.upstream_files = files::load(upstream, clock.clone()).err().filter(|_| !serves());
     }
     found
 }

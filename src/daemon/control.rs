@@ -516,7 +516,7 @@ impl Desk {
                 report::findings(&ready.loaded.findings);
                 report::findings(&ready.loaded.state.events);
                 report::findings(&ready.loaded.state.problems);
-                let unusable = ready.unusable.clone();
+                let (unusable, kept) = (ready.unusable.clone(), ready.kept.clone());
                 self.take_over(*ready);
                 self.unusable = unusable.clone().map(|reason| (reason, self.link.connections()));
                 if self.metrics_addresses() != metrics_before {
@@ -526,7 +526,7 @@ impl Desk {
                 self.metrics_problems = metrics.problems();
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({
-                    "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable,
+                    "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable, "upstream_kept": kept,
                     "upstream_unproven": self.link.unproven(),
                     "metrics": self.metrics_problems,
                 }))

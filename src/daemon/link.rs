@@ -17,7 +17,7 @@ use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
-use crate::credential::renewal::{Standing, Verdict};
+use crate::credential::renewal::{Refusals, Standing, Verdict};
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
@@ -30,7 +30,7 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
-use crate::northbound::uplink::{CLOSES, Inbound, Status, TrialVerdict, Uplink};
+use crate::northbound::uplink::{self, CLOSES, Inbound, Status, TrialVerdict, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -253,7 +253,13 @@ impl Link {
         // Without a connection each attempt reads them anew.
         let given = self.given.get().filter(|_| !handle.status().connected);
         let known = [handle.files_used(), self.proven.get(), given];
-        UsedFiles { known: known.into_iter().flatten().collect(), with_identity: !keeps_identity(handle) }
+        let keeps_identity = keeps_identity(handle);
+        let kept = handle.with_settings(|settings| settings.tls.as_ref()?.identity.clone());
+        UsedFiles {
+            known: known.into_iter().flatten().collect(),
+            with_identity: !keeps_identity,
+            kept: kept.filter(|_| keeps_identity),
+        }
     }
 
     /// Shows whether the broker lets us in with the files as they are now (`given`), where the
@@ -381,6 +387,14 @@ impl Link {
         })
     }
 
+    /// How the broker refused the present certificate since it accepted one.
+    pub fn refusals(&self) -> Refusals {
+        let Some(handle) = &*self.handle.borrow() else { return Refusals::default() };
+        let uplink::Refusals { times, closes, why } = handle.with(|core| core.refusals().clone());
+        let as_expired = why.contains(tls::EXPIRED);
+        Refusals { times, closes, why, as_expired }
+    }
+
     /// Takes this certificate, chain and key in one file, for each attempt from the next on.
     pub fn use_identity(&self, file: PathBuf) {
         self.with(|core| core.set_identity((file.clone(), file)));
@@ -401,6 +415,7 @@ impl Link {
     pub fn handle_renewed(self: &Rc<Self>) {
         let handle = self.handle.borrow().clone();
         let Some(handle) = handle else { return };
+        handle.with(Uplink::forget_refusals);
         let beside = handle.with_settings(|settings| {
             settings.probe_client_id.as_ref()?;
             settings.tls.as_ref()?.identity.clone()
@@ -726,12 +741,26 @@ fn keeps_identity(handle: &Handle) -> bool {
 pub struct UsedFiles {
     known: Vec<Fingerprints>,
     with_identity: bool,
+    /// The certificate and key that the gateway has of its own.
+    kept: Option<(PathBuf, PathBuf)>,
 }
 
 impl UsedFiles {
     /// Whether these are.
     pub fn has(&self, files: &Fingerprints) -> bool {
         self.known.iter().any(|known| known.is_same(files, self.with_identity))
+    }
+
+    /// Whether new connections come about all the same where the files of `upstream`, which is the
+    /// running one, cannot be used: with the pair before, which the gateway kept. It blocks.
+    pub fn last_pair_serves(&self, upstream: &Settings, clock: Arc<dyn WallClock>) -> bool {
+        let mut upstream = upstream.clone();
+        let (Some(kept), Some(tls)) = (self.kept.clone(), &mut upstream.tls) else { return false };
+        if tls.is_kept_here() {
+            return false; // there is no other pair
+        }
+        (tls.identity, tls.key_password) = (Some(kept), None);
+        files::load(&upstream, clock).is_ok()
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
-use super::link::{Link, Proof};
+use super::link::{Link, Proof, UsedFiles};
 
 use crate::clock::WallClock;
 use crate::config::io::Options;
@@ -42,6 +42,8 @@ pub struct Ready {
     pub given: Option<Fingerprints>,
     /// Why they are of no use, if they are not.
     pub unusable: Option<String>,
+    /// Certificate and key are of no use, but the pair before serves new connections: why.
+    pub kept: Option<String>,
     /// The fetched lists of `[coap]` that were in use when it was judged, PEM.
     pub device_lists: Option<Arc<[u8]>>,
     /// Whether the broker lets us in with them, where they were changed under a connection.
@@ -63,7 +65,7 @@ pub fn begin(
 ) -> JoinHandle<Outcome> {
     spawn_local(async move {
         let before = running.settings.upstream.clone();
-        let mut ready = read(options, running, clock, READ_WITHIN).await?;
+        let mut ready = read(options, running, clock, link.used_files(), READ_WITHIN).await?;
         // Another upstream is connected to anew, which shows it.
         if let Some(given) = ready.given.filter(|_| ready.loaded.settings.upstream == before)
             && ready.unusable.is_none()
@@ -80,6 +82,7 @@ async fn read(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
+    used: UsedFiles,
     within: Duration,
 ) -> Outcome {
     let broken = |text: String| Err(vec![Finding::fail("reload", text)]);
@@ -94,7 +97,11 @@ async fn read(
         let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
         let given = loaded.settings.upstream.as_ref().map(fingerprints);
-        let unusable = loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock).err());
+        let mut unusable =
+            loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock.clone()).err());
+        let same =
+            loaded.settings.upstream.as_ref().filter(|now| running.settings.upstream.as_ref() == Some(*now));
+        let kept = unusable.take_if(|_| same.is_some_and(|same| used.last_pair_serves(same, clock)));
         let proof = Proof::NotNeeded;
         Ok(Box::new(Ready {
             loaded,
@@ -104,6 +111,7 @@ async fn read(
             upstream_files,
             given,
             unusable,
+            kept,
             device_lists,
             proof,
         }))

@@ -527,6 +527,12 @@ pub fn explain(error: &Error, host: &str) -> Explained {
     Explained { text, unwelcome, pin: None }
 }
 
+/// What the broker says of a certificate that has expired, at the end of a refusal's words.
+pub const EXPIRED: &str = "it has expired, or is not valid yet";
+
+/// RFC 8446 §6.2
+const DECRYPT_ERROR: u8 = 51;
+
 fn explain_alert(received: AlertDescription) -> (String, bool) {
     let about_us = |what: &str| (format!("the broker refuses our client certificate: {what}"), true);
     match received.into() {
@@ -537,8 +543,10 @@ fn explain_alert(received: AlertDescription) -> (String, bool) {
         alert::UNKNOWN_CA => about_us("it does not know the CA that signed it"),
         alert::BAD_CERTIFICATE => about_us("it finds it bad"),
         alert::UNSUPPORTED_CERTIFICATE => about_us("it does not support its kind"),
-        alert::CERTIFICATE_EXPIRED => about_us("it has expired, or is not valid yet"),
+        alert::CERTIFICATE_EXPIRED => about_us(EXPIRED),
         alert::CERTIFICATE_REVOKED => about_us("it was revoked"),
+        // OpenSSL's word for one whose CA has the same name and another key there.
+        DECRYPT_ERROR => about_us("a signature does not hold; its CA may have another key there"),
         alert::CERTIFICATE_UNKNOWN => about_us("it does not say why"),
         alert::ACCESS_DENIED => ("the broker denies us access (TLS alert)".to_owned(), true),
         alert::HANDSHAKE_FAILURE => (

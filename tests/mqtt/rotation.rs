@@ -12,16 +12,18 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, date_time_ymd,
 };
 use tombolo::credential::decision::RenewAt;
-use tombolo::credential::io::keeper::{Keeper, Local, Prover};
+use tombolo::credential::io::keeper::{Keeper, Local, Prover, open_store};
 use tombolo::credential::leaf::Usage;
-use tombolo::credential::renewal::{Standing, Verdict};
-use tombolo::credential::request::Names;
+use tombolo::credential::renewal::{Refusals, Standing, Verdict};
+use tombolo::credential::request::{self, Names};
 use tombolo::credential::settings::Settings;
 use tombolo::credential::source::{Answer, Order, OrderKind, Outcome, Source};
+use tombolo::credential::store::Held;
 use tombolo::message::Lane;
 use tombolo::northbound::io::Handle;
 use tombolo::northbound::uplink::TrialVerdict;
 use tombolo::proto::dtls::server::DistinguishedName;
+use zeroize::Zeroizing;
 
 use crate::mosquitto::store;
 use crate::support::mosquitto::{Mosquitto, Running, good_clock, ordinary, run};
@@ -128,9 +130,15 @@ impl Prover for ByUplink {
         })
     }
 
+    fn refusals(&self) -> Refusals {
+        let found = self.handle.with(|core| core.refusals().clone());
+        Refusals { times: found.times, closes: found.closes, why: found.why, as_expired: false }
+    }
+
     fn handle_committed(&self) {
         self.committed.set(self.committed.get() + 1);
         self.handle.with(|core| {
+            core.forget_refusals();
             if !core.is_connected() {
                 core.retry_now(Instant::now());
             }
@@ -180,6 +188,24 @@ impl Bench {
             token: None,
             may_enroll: true,
         }
+    }
+
+    /// These two are there at the start: one before, and one in use. Whether they are of the CA
+    /// that the broker knows.
+    fn keeps(&self, before: bool, present: bool) -> [String; 2] {
+        let settings = self.settings();
+        let mut store = open_store(&settings.folder).unwrap();
+        let serials = [before, present].map(|good| {
+            let key = Arc::new(Zeroizing::new(KeyPair::generate().unwrap().serialize_der()));
+            let csr = request::make(&key, &settings.names).unwrap();
+            self.source.is_bad.store(!good, Ordering::Relaxed);
+            let held = Held::new(vec![self.source.issue(&csr)], key).unwrap();
+            store.stage(held.clone()).unwrap();
+            store.commit(None).unwrap();
+            held.leaf.serial_text()
+        });
+        self.source.is_bad.store(false, Ordering::Relaxed);
+        serials
     }
 
     fn run<F: AsyncFnOnce(Running, Rc<Keeper>, Rc<ByUplink>)>(&self, test: F) {
@@ -245,7 +271,7 @@ fn a_certificate_enrols_and_renews_under_load_and_nothing_is_lost() {
         let kinds = bench.source.kinds.lock().unwrap().clone();
         assert_eq!(kinds[0], OrderKind::Enroll);
         assert!(kinds[1..].iter().all(|kind| *kind == OrderKind::Reenroll), "{kinds:?}");
-        assert!(keeper.shown().has_previous);
+        assert!(keeper.shown().previous.is_some());
     });
     let log = bench.mosquitto.log();
     assert!(!log.contains("already connected"), "no take-over: {log}");
@@ -273,5 +299,55 @@ fn a_candidate_that_the_broker_refuses_is_given_up_and_the_old_one_serves_on() {
         bench.source.is_bad.store(false, Ordering::Relaxed);
         assert!(keeper.ask());
         until_valid(&running, &keeper, &prover, 2).await;
+    });
+}
+
+#[test]
+fn a_certificate_that_the_broker_refuses_later_gives_way_to_the_one_before() {
+    let bench = Bench::new();
+    let [before, _] = bench.keeps(true, false);
+    bench.run(async |running, keeper, prover| {
+        running
+            .until("the broker refuses it twice", |running| {
+                let times = prover.refusals().times;
+                // Something may have been changed: that is what brings the second attempt forward.
+                running.handle.with(|core| {
+                    if times == 1 && core.is_unwelcome() {
+                        core.retry_now(Instant::now());
+                    }
+                });
+                prover.committed.get() == 1
+            })
+            .await;
+        assert_eq!(keeper.shown().current.unwrap().serial_text(), before);
+        running.until("it connects", |running| running.handle.status().connected).await;
+        let said = keeper.with_renewal(|renewal| renewal.last_error().map(str::to_owned));
+        assert!(said.is_some_and(|said| said.contains("refuses our client certificate")));
+        assert!(keeper.shown().previous.is_some(), "the newer one is kept");
+    });
+}
+
+#[test]
+fn a_certificate_before_that_the_broker_refuses_is_not_taken_into_use_again() {
+    let bench = Bench::new();
+    let [_, present] = bench.keeps(false, true);
+    bench.run(async |running, keeper, prover| {
+        running.until("it connects", |_| keeper.state() == "valid").await;
+        let why = keeper.roll_back().await.unwrap_err();
+        assert!(why.contains("refuses our client certificate"), "{why}");
+        assert_eq!(keeper.shown().current.unwrap().serial_text(), present);
+        running.until("the present one connects", |running| running.handle.status().connected).await;
+        assert_eq!((keeper.state(), prover.committed.get()), ("valid", 0));
+        assert!(keeper.shown().previous.is_some(), "its owner may insist");
+        keeper.roll_back_unproven().await.unwrap();
+        assert_ne!(keeper.shown().current.unwrap().serial_text(), present);
+    });
+    let bench = Bench::new();
+    let [before, _] = bench.keeps(true, true);
+    bench.run(async |running, keeper, _| {
+        running.until("it connects", |_| keeper.state() == "valid").await;
+        keeper.roll_back().await.unwrap();
+        assert_eq!(keeper.shown().current.unwrap().serial_text(), before);
+        running.until("it is confirmed", |_| keeper.state() == "valid").await;
     });
 }

@@ -97,6 +97,8 @@ fn a_key_in_a_token_enrols_renews_survives_a_restart_and_a_module_that_hangs_sto
     assert!(!text.contains("takes the PIN"), "{text}");
     let (_, text) = daemon.command(&["check"]);
     assert!(text.contains("\"gateway\"") && text.contains("takes the PIN"), "{text}");
+    assert!(!text.contains("holds no private key"), "{text}");
+    assert!(text.contains("the next one is asked for on"), "{text}");
 
     // The module hangs: the uplink is away, and says why; devices are served.
     soft.set("wedged", true);

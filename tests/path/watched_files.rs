@@ -116,6 +116,15 @@ fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_u
     assert_eq!(files(&site.daemon)["serial"], second);
     wait_for("it is named again", || problem(&site.daemon, &words));
 
+    // Half of them is named at once when a person says that they are done, and harms no connection.
+    point(&site.folder, "privkey.pem", "1.key");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("the pair before stays in use, for new connections too"), "{text}");
+    wait_for("it is named", || problem(&site.daemon, &["upstream-files", "does not belong"]));
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!text.contains("goes on until it breaks"), "{text}");
+
     point(&site.folder, "fullchain.pem", "4.pem");
     point(&site.folder, "privkey.pem", "4.key");
     wait_for("the fourth pair", || files(&site.daemon)["serial"] != second);

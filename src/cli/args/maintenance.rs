@@ -110,8 +110,8 @@ pub enum CertCommand {
     Install(CertInstallArguments),
     /// Prove the new certificate now that waits for it
     Probe(CertNameArgument),
-    /// Take the certificate before into use again
-    Rollback(CertNameArgument),
+    /// Take the certificate before into use again, if it is accepted
+    Rollback(CertRollbackArguments),
     /// Print what happened to a certificate lately
     History(CertNameArgument),
 }
@@ -126,6 +126,16 @@ pub struct CertInstallArguments {
     /// Return when it is in use; exit status 1 if it does not come to that
     #[arg(long)]
     pub wait: bool,
+}
+
+/// `tombolo cert rollback`
+#[derive(Debug, Args)]
+pub struct CertRollbackArguments {
+    /// The name of a [certificate.NAME]
+    pub name: String,
+    /// As it is: without looking at its dates and its key, and without a proof
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `tombolo cert renew` and `enroll`

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::credential::is_closed;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::{Certificate, Finding, Settings};
@@ -12,7 +14,11 @@ use crate::credential::decision::{self, Validity};
 use crate::credential::expiry;
 use crate::credential::io::watch::PairFiles;
 use crate::credential::source_settings::SourceSettings;
+use crate::credential::store::Held;
+use crate::durable::io::regular;
 
+/// Greatest file of the certificate in use.
+const PRESENT_MAX: u64 = 1 << 20;
 /// Less than this between the renewal and the expiry leaves no time for a second attempt.
 const MARGIN: Duration = Duration::from_secs(600);
 /// A source that is silent is waited for so long.
@@ -88,7 +94,12 @@ fn present(certificate: &Certificate, clock: &dyn WallClock) -> (Present, Vec<Fi
         };
         return (Present::Wanted, vec![Finding::warn(subject, "not enrolled yet").advice(advice)]);
     }
-    let validity = match files(certificate, file.clone(), file).read(None) {
+    let read = regular::read(&file, PRESENT_MAX).map_err(|fault| format!("{}: {fault}", file.display()));
+    let held = read.and_then(|bytes| {
+        // As the daemon reads it: its key may be a reference to one in a token.
+        Held::parse(&Zeroizing::new(bytes)).map_err(|why| format!("{}: {why}", file.display()))
+    });
+    let validity = match held {
         Ok(held) => held.leaf.validity,
         Err(why) => {
             let advice = "the daemon takes its copy or the certificate before; see `tombolo cert status`";

@@ -16,17 +16,19 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
 use crate::credential::candidate::{self, Expected};
 use crate::credential::decision::{Clock, Validity};
 use crate::credential::leaf::{Leaf, Usage};
-use crate::credential::renewal::{Action, Event, Renewal, StageFault, Standing, Verdict};
+use crate::credential::renewal::{Action, Event, Refusals, Renewal, StageFault, Standing, Verdict};
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
-use crate::credential::store::{CANDIDATE, CURRENT, Entry, Held, Pending, State, Store};
+use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
+use crate::durable::atomic_file::set_aside;
 use crate::durable::io::regular;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::northbound::io::token::{self, Token};
@@ -45,6 +47,9 @@ const LOOK_AFTER_EVERY: Duration = Duration::from_secs(10);
 /// The same while it does.
 const LOOK_AFTER_RARELY: Duration = Duration::from_secs(600);
 
+/// After so long what was tried is written again, where the disk did not take it.
+const SAVE_AGAIN: Duration = Duration::from_secs(60);
+
 /// Something that is answered on the same thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 
@@ -55,6 +60,11 @@ pub trait Prover {
 
     /// How the present certificate fares.
     fn standing(&self) -> Standing;
+
+    /// How the peer refused the present certificate since it was accepted.
+    fn refusals(&self) -> Refusals {
+        Refusals::default()
+    }
 
     /// Another certificate is in use from now on.
     fn handle_committed(&self);
@@ -67,8 +77,8 @@ pub struct Shown {
     pub current: Option<Leaf>,
     /// Whether there is a candidate.
     pub has_candidate: bool,
-    /// Whether there is one before.
-    pub has_previous: bool,
+    /// The one before.
+    pub previous: Option<Leaf>,
     /// [`Held::print`] of the one in use.
     pub current_print: Option<u64>,
     /// [`Held::print`] of the candidate.
@@ -90,6 +100,10 @@ pub struct Keeper {
     shown: RefCell<Shown>,
     entries: RefCell<VecDeque<Entry>>,
     saving: Cell<bool>,
+    /// What was tried cannot be kept: why, and when it is written once more.
+    unsaved: RefCell<Option<(String, Instant)>>,
+    /// Who waits for the certificate before.
+    returning: RefCell<Option<oneshot::Sender<Result<(), String>>>>,
     /// When the certificate before is looked at next: whether its day is over.
     look_back_at: Cell<Instant>,
     /// When it was looked last whether the files are still there.
@@ -140,6 +154,8 @@ impl Keeper {
             shown,
             entries: RefCell::default(),
             saving: Cell::new(false),
+            unsaved: RefCell::default(),
+            returning: RefCell::default(),
             look_back_at: Cell::new(now),
             looked_after_at: Cell::new(now),
         })
@@ -172,10 +188,49 @@ impl Keeper {
     /// Every second or so, and after each answer.
     pub fn care(self: &Rc<Self>) {
         let (clock, standing) = (self.clock(), self.prover.standing());
-        self.renewal.borrow_mut().handle_timeout(Instant::now(), clock, standing);
+        let previous = self.shown.borrow().previous.as_ref().map(|leaf| leaf.validity);
+        {
+            let mut renewal = self.renewal.borrow_mut();
+            renewal.handle_refusals(self.prover.refusals(), previous);
+            renewal.handle_timeout(Instant::now(), clock, standing);
+        }
         self.pump();
-        self.look_back(Instant::now());
+        self.look_back(Instant::now(), standing);
         self.look_after(Instant::now(), standing);
+        self.save_again(Instant::now());
+    }
+
+    /// What is wrong with the files, one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let unsaved = self.unsaved.borrow();
+        let unsaved = unsaved.as_ref().map(|(why, _)| {
+            format!("what was tried is not kept over a restart: {why}; it is written again every minute")
+        });
+        self.shown.borrow().problems.iter().cloned().chain(unsaved).collect()
+    }
+
+    /// Writes what the disk did not take.
+    fn save_again(self: &Rc<Self>, now: Instant) {
+        let is_due = self.unsaved.borrow().as_ref().is_some_and(|(_, at)| now >= *at);
+        if !is_due || self.saving.replace(true) {
+            return;
+        }
+        let keeper = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let saved = keeper.with_store(|store| store.keep_state().map_err(|error| error.to_string()));
+            keeper.note_saved(saved.await);
+        });
+    }
+
+    fn note_saved(&self, saved: Result<(), String>) {
+        let certificate = self.settings.name.as_str();
+        if let Err(reason) = &saved
+            && self.unsaved.borrow().is_none()
+        {
+            log::warn!(certificate, reason; "what was tried cannot be kept");
+        }
+        self.unsaved.replace(saved.err().map(|why| (why, Instant::now() + SAVE_AGAIN)));
+        self.saving.set(false);
     }
 
     /// Restores the files of the certificate in use if somebody removed or damaged them.
@@ -204,9 +259,10 @@ impl Keeper {
         });
     }
 
-    /// Removes the certificate before once its day is over.
-    fn look_back(self: &Rc<Self>, now: Instant) {
-        let wall = self.clock.wall().filter(|_| self.shown.borrow().has_previous);
+    /// Removes the certificate before once its day is over and the present one is accepted.
+    fn look_back(self: &Rc<Self>, now: Instant, standing: Standing) {
+        let may = standing == Standing::Accepted && self.shown.borrow().previous.is_some();
+        let wall = self.clock.wall().filter(|_| may);
         let Some(wall) = wall.filter(|_| now >= self.look_back_at.get()) else { return };
         self.look_back_at.set(now + LOOK_BACK_EVERY);
         let keeper = Rc::clone(self);
@@ -311,11 +367,35 @@ impl Keeper {
         asked
     }
 
-    /// Takes the certificate before into use again.
+    /// Takes the certificate before into use again, once its dates and its key are in order and a
+    /// connection with it is accepted.
+    ///
+    /// # Errors
+    /// There is none, or why it is not taken; then the present one stays in use.
+    pub async fn roll_back(self: &Rc<Self>) -> Result<(), String> {
+        let (token, now) = (self.settings.token.clone(), self.clock.wall());
+        let judged = self.with_store(move |store| {
+            let previous = store.previous().ok_or("there is no certificate before this one")?;
+            judge_again(previous, token.as_ref(), now)
+        });
+        judged.await?;
+        let (tell, told) = oneshot::channel();
+        if !self.renewal.borrow_mut().ask_previous() {
+            return Err(format!("something else is under way ({}): try again", self.state()));
+        }
+        self.returning.replace(Some(tell));
+        self.pump();
+        told.await.unwrap_or_else(|_| Err("it was not tried".to_owned()))
+    }
+
+    /// Takes the certificate before into use again as it is, without a proof.
     ///
     /// # Errors
     /// There is none, or the disk refuses it.
-    pub async fn roll_back(self: &Rc<Self>) -> Result<(), String> {
+    pub async fn roll_back_unproven(self: &Rc<Self>) -> Result<(), String> {
+        if !self.renewal.borrow().may_be_offered() {
+            return Err(format!("another certificate is being proven ({}): try again", self.state()));
+        }
         let now = self.clock.wall();
         let rolled = self.with_store(move |store| {
             let rolled = store.roll_back(now);
@@ -340,8 +420,20 @@ impl Keeper {
             let event = self.renewal.borrow_mut().poll_event();
             let Some(event) = event else { break };
             self.say(&event);
-            if event == Event::Committed {
+            let returned = match event {
+                Event::Returned => Ok(()),
+                Event::NotReturned(why) | Event::Failed(why) => Err(why),
+                Event::Committed => {
+                    self.prover.handle_committed();
+                    Err("another certificate came into use instead".to_owned())
+                }
+                _ => continue,
+            };
+            if returned.is_ok() {
                 self.prover.handle_committed();
+            }
+            if let Some(waiting) = self.returning.take() {
+                let _ = waiting.send(returned); // whoever waited may be gone
             }
         }
         loop {
@@ -356,7 +448,11 @@ impl Keeper {
         let certificate = self.settings.name.as_str();
         match event {
             Event::Expired => log::error!(certificate; "{event}"),
-            Event::Failed(_) | Event::Rejected(_) | Event::Refused(_) => log::warn!(certificate; "{event}"),
+            Event::Failed(_)
+            | Event::Rejected(_)
+            | Event::Refused(_)
+            | Event::FallingBack(_)
+            | Event::NotReturned(_) => log::warn!(certificate; "{event}"),
             _ => log::info!(certificate; "{event}"),
         }
         self.note(event.to_string());
@@ -391,11 +487,7 @@ impl Keeper {
                 });
                 changed.map_err(|error| error.to_string())
             });
-            if let Err(reason) = saved.await {
-                let certificate = keeper.settings.name.as_str();
-                log::warn!(certificate, reason; "what was tried cannot be kept");
-            }
-            keeper.saving.set(false);
+            keeper.note_saved(saved.await);
         });
     }
 
@@ -434,6 +526,18 @@ impl Keeper {
                 let staged = self.stage(chain).await;
                 self.renewal.borrow_mut().handle_staged(Instant::now(), self.clock(), staged);
             }
+            Action::StagePrevious => {
+                let (token, now) = (self.settings.token.clone(), self.clock.wall());
+                let staged = self.with_store(move |store| {
+                    let previous = store.previous().ok_or("there is no certificate before this one")?;
+                    judge_again(previous, token.as_ref(), now)?;
+                    let staged = store.stage_previous();
+                    staged.map(|_| ()).map_err(|error| format!("{CANDIDATE} cannot be written: {error}"))
+                });
+                let staged: Result<(), String> = staged.await;
+                let staged = staged.map_err(StageFault::Disk);
+                self.renewal.borrow_mut().handle_staged(Instant::now(), self.clock(), staged);
+            }
             Action::Probe => {
                 let verdict = self.prover.probe(&self.settings.folder.join(CANDIDATE)).await;
                 self.renewal.borrow_mut().handle_probed(Instant::now(), verdict);
@@ -441,8 +545,7 @@ impl Keeper {
             Action::Commit => {
                 let now = self.clock.wall();
                 let committed = self.with_store(move |store| {
-                    let committed =
-                        store.commit(now).map_err(|error| format!("{CURRENT} cannot be written: {error}"));
+                    let committed = store.commit(now).map_err(|error| error.to_string());
                     committed.map(|()| store.current().map(|held| held.leaf.validity))
                 });
                 let committed: Result<Option<Validity>, String> = committed.await;
@@ -457,6 +560,10 @@ impl Keeper {
                     let certificate = self.settings.name.as_str();
                     log::warn!(certificate, reason; "the candidate cannot be removed");
                 }
+            }
+            Action::Unstage => {
+                let discarded = self.with_store(|store| store.discard().map_err(|error| error.to_string()));
+                let _ = discarded.await; // one that stays is forgotten at the next start
             }
             Action::Forget => {
                 let forgotten = self.with_store(|store| {
@@ -527,14 +634,47 @@ impl Keeper {
 /// The folder cannot be made.
 pub fn open_store(folder: &Path) -> io::Result<Store<OnDisk>> {
     create_folder(folder)?;
-    Ok(Store::open(OnDisk::new(folder)))
+    Ok(Store::open(OnDisk::new(folder).without_links()))
 }
 
+/// What stands there and is no folder is set aside: it holds no certificate.
 fn create_folder(folder: &Path) -> io::Result<()> {
     if let Some(above) = folder.parent() {
         create_directory(above)?;
+        let in_the_way = std::fs::symlink_metadata(folder).is_ok() && !folder.is_dir();
+        if let Some(name) = folder.file_name().and_then(|name| name.to_str()).filter(|_| in_the_way) {
+            let aside = set_aside(&OnDisk::new(above), name)?;
+            let aside = aside.as_deref().unwrap_or("nothing");
+            log::warn!(folder:% = folder.display(), aside; "what is in the place of the folder of a certificate is set aside");
+        }
     }
     create_directory(folder)
+}
+
+/// Whether a certificate that was in use may be so again. `now`: the time, if it is trusted.
+fn judge_again(
+    held: &Held,
+    token: Option<&TokenSettings>,
+    now: Option<crate::clock::UnixTime>,
+) -> Result<(), String> {
+    let validity = held.leaf.validity;
+    if let Some(now) = now {
+        if validity.has_expired(now) {
+            return Err(format!("the certificate before expired on {}", validity.not_after));
+        }
+        if validity.not_before > now {
+            return Err(format!("the certificate before is not valid before {}", validity.not_before));
+        }
+    }
+    match (TokenKey::parse(&held.key), token) {
+        (None, _) => Ok(()),
+        (Some(_), None) => {
+            Err("the key of the certificate before is in a token, and none is configured".to_owned())
+        }
+        (Some(key), Some(token)) => token::signing_key(token, key)
+            .map(drop)
+            .map_err(|why| format!("the key of the certificate before cannot be used: {why}")),
+    }
 }
 
 fn judge_and_stage(
@@ -650,10 +790,13 @@ fn shown(store: &Store<OnDisk>) -> Shown {
     Shown {
         current: store.current().map(|held| held.leaf.clone()),
         has_candidate: store.candidate().is_some(),
-        has_previous: store.previous().is_some(),
+        previous: store.previous().map(|held| held.leaf.clone()),
         current_print: store.current().map(Held::print),
         candidate_print: store.candidate().map(Held::print),
         state: store.state().clone(),
         problems: store.problems().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ struct World {
     clock_trusted: bool,
     renewal: Renewal,
     standing: Standing,
+    refusals: Refusals,
+    previous: Option<Validity>,
     events: Vec<Event>,
 }
 
@@ -33,7 +35,16 @@ impl World {
         let begin = Instant::now();
         let renewal = Renewal::new(begin, settings, present, History::default(), true, false);
         let standing = Standing::Accepted;
-        World { begin, seconds: 0, clock_trusted: true, renewal, standing, events: Vec::new() }
+        World {
+            begin,
+            seconds: 0,
+            clock_trusted: true,
+            renewal,
+            standing,
+            refusals: Refusals::default(),
+            previous: None,
+            events: Vec::new(),
+        }
     }
 
     fn due() -> World {
@@ -52,6 +63,7 @@ impl World {
 
     fn pass(&mut self, seconds: u64) {
         self.seconds += seconds;
+        self.renewal.handle_refusals(self.refusals.clone(), self.previous);
         self.renewal.handle_timeout(self.now(), self.clock(), self.standing);
     }
 
@@ -98,6 +110,26 @@ impl World {
         assert_eq!(self.action(), Some(Action::Commit));
         let present = Some(valid(NOW + self.seconds, 7 * DAY));
         self.renewal.handle_committed(self.now(), self.clock(), Ok(present));
+    }
+
+    /// The peer refuses the present certificate, so often in a row.
+    fn refuses(&mut self, times: u32) {
+        self.standing = Standing::Refused;
+        self.refusals = Refusals { times, why: "not authorized".to_owned(), ..Refusals::default() };
+        self.pass(1);
+    }
+
+    /// It accepts it again.
+    fn accepts(&mut self) {
+        (self.standing, self.refusals) = (Standing::Accepted, Refusals::default());
+    }
+
+    /// The one before is staged and proven.
+    fn tried_before(&mut self, verdict: Verdict) {
+        assert_eq!(self.action(), Some(Action::StagePrevious));
+        self.renewal.handle_staged(self.now(), self.clock(), Ok(()));
+        assert_eq!(self.action(), Some(Action::Probe));
+        self.renewal.handle_probed(self.now(), verdict);
     }
 
     fn has(&mut self, wanted: impl Fn(&Event) -> bool) -> bool {
@@ -366,4 +398,181 @@ fn a_candidate_that_is_offered_while_one_is_ordered_takes_its_place() {
     world.renewal.handle_outcome(world.now(), world.clock(), fetched());
     world.probed(Verdict::Accepted);
     world.committed();
+}
+
+#[test]
+fn a_certificate_that_is_refused_later_gives_way_to_the_one_before_and_another_one_is_asked_for() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.previous = Some(valid(NOW - 60 * DAY, 90 * DAY));
+    world.pass(100);
+    world.refuses(1);
+    assert_eq!(world.renewal.poll_action(), None, "once may be a mistake");
+    world.refuses(2);
+    assert_eq!(world.renewal.refused(), Some("not authorized"));
+    world.tried_before(Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Commit));
+    let present = world.previous;
+    world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+    world.accepts();
+    world.pass(1);
+    assert!(world.has(|event| *event == Event::Returned));
+    assert_eq!(world.renewal.state(world.clock()), "retrying");
+    assert!(world.renewal.last_error().unwrap().contains("not authorized"));
+    let before = world.seconds;
+    world.staged();
+    assert!((60..3600).contains(&(world.seconds - before)), "{}", world.seconds - before);
+    world.probed(Verdict::Accepted);
+    world.committed();
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "valid");
+}
+
+#[test]
+fn without_one_before_a_refused_certificate_is_replaced_with_patience_by_both_ways_of_asking() {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.refuses(2);
+    assert_eq!(world.renewal.poll_action(), None);
+    assert_eq!(world.renewal.state(world.clock()), "refused");
+    world.refuses(ORDER_AFTER);
+    let (mut kinds, mut last, mut gaps) = (Vec::new(), None, Vec::new());
+    for _ in 0..12 {
+        world.prepared();
+        gaps.extend(last.map(|last| world.seconds - last));
+        last = Some(world.seconds);
+        kinds.push(world.ordered(Outcome::Failed { cause: "no route".to_owned() }));
+    }
+    assert!(kinds.contains(&OrderKind::Enroll) && kinds.contains(&OrderKind::Reenroll), "{kinds:?}");
+    assert!(gaps[0] >= 60 && *gaps.iter().max().unwrap() >= 6 * 3600, "{gaps:?}");
+    // It is accepted again: nothing is outstanding.
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "valid");
+    assert_eq!(world.action(), None);
+}
+
+#[test]
+fn what_is_refused_in_use_again_and_again_is_not_ordered_in_a_loop() {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    let mut orders = Vec::new();
+    while world.seconds < 2 * DAY {
+        world.previous = Some(valid(NOW - DAY, 300 * DAY));
+        world.refuses(2);
+        world.tried_before(Verdict::Accepted);
+        assert_eq!(world.action(), Some(Action::Commit));
+        let present = world.previous;
+        world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+        world.accepts();
+        world.staged();
+        orders.push(world.seconds);
+        world.probed(Verdict::Accepted);
+        world.committed();
+        world.accepts();
+        world.pass(10);
+    }
+    assert!((5..16).contains(&orders.len()), "{orders:?}");
+}
+
+#[test]
+fn closes_alone_try_the_one_before_and_order_nothing() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.previous = Some(valid(NOW - 60 * DAY, 90 * DAY));
+    world.standing = Standing::Unknown;
+    world.refusals = Refusals { closes: CLOSES_MAX, why: "closed".to_owned(), ..Refusals::default() };
+    for _ in 0..4 {
+        world.tried_before(closed());
+        assert_eq!(world.action(), Some(Action::Unstage));
+    }
+    assert_eq!(world.renewal.state(world.clock()), "valid");
+    world.previous = Some(valid(NOW - 60 * DAY, 30 * DAY));
+    assert_eq!(world.action(), None, "one that has expired is not tried");
+}
+
+#[test]
+fn a_certificate_before_that_a_person_wants_is_proven_and_else_the_present_one_stays() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.previous = Some(valid(NOW - 60 * DAY, 90 * DAY));
+    for verdict in [refused(), closed(), fault()] {
+        assert!(world.renewal.ask_previous());
+        assert!(!world.renewal.ask_previous(), "one is on its way");
+        world.tried_before(verdict);
+        assert_eq!(world.action(), Some(Action::Unstage));
+        assert!(world.has(|event| matches!(event, Event::NotReturned(_))));
+        assert_eq!(world.renewal.state(world.clock()), "valid");
+        assert_eq!(world.renewal.last_error(), None);
+    }
+    assert!(world.renewal.ask_previous());
+    world.tried_before(Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Commit));
+    world.renewal.handle_committed(world.now(), world.clock(), Ok(Some(valid(NOW - 60 * DAY, 90 * DAY))));
+    assert!(world.has(|event| *event == Event::Returned));
+    assert_eq!(world.action(), None, "that is what was wanted");
+}
+
+#[test]
+fn without_a_trusted_clock_what_a_person_or_the_peer_wants_replaced_is_ordered() {
+    for peer in [false, true] {
+        let mut world = World::new(Some(valid(NOW, DAY)));
+        world.clock_trusted = false;
+        world.pass(5 * DAY);
+        assert_eq!(world.renewal.poll_action(), None);
+        if peer {
+            world.standing = Standing::Refused;
+            let why = "it has expired".to_owned();
+            world.refusals = Refusals { times: ORDER_AFTER, closes: 0, why, as_expired: true };
+        } else {
+            assert!(world.renewal.ask_enroll());
+        }
+        world.prepared();
+        assert_eq!(world.action(), Some(Action::Order { kind: OrderKind::Enroll }), "{peer}");
+    }
+}
+
+#[test]
+fn what_a_person_asked_for_and_failed_is_asked_for_again() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.pass(10);
+    assert!(world.renewal.ask_enroll());
+    for wait in [0, 60, 120] {
+        let before = world.seconds;
+        world.prepared();
+        assert!((wait..wait + 5).contains(&(world.seconds - before)), "{wait}");
+        assert_eq!(world.ordered(Outcome::Failed { cause: "no route".to_owned() }), OrderKind::Enroll);
+    }
+    world.staged();
+    world.probed(Verdict::Accepted);
+    world.committed();
+    assert_eq!(world.action(), None);
+}
+
+#[test]
+fn a_source_that_said_not_yet_is_asked_at_once_if_a_person_wants_it() {
+    let mut world = World::due();
+    world.prepared();
+    world.ordered(Outcome::Later { after: Duration::from_secs(6 * 3600) });
+    assert!(world.renewal.later_since().is_some());
+    world.pass(5);
+    assert_eq!(world.renewal.poll_action(), None);
+    assert!(world.renewal.ask());
+    let before = world.seconds;
+    world.ordered(fetched());
+    assert!(world.seconds - before <= 1);
+}
+
+#[test]
+fn the_last_error_is_that_of_what_is_being_done() {
+    let mut world = World::due();
+    world.prepared();
+    world.ordered(Outcome::Failed { cause: "no route".to_owned() });
+    assert_eq!(world.renewal.last_error(), Some("no route"));
+    world.staged();
+    assert_eq!(world.renewal.last_error(), None, "the source has answered since");
+    world.probed(closed());
+    assert!(world.renewal.last_error().unwrap().contains("closed"));
+    world.accepts();
+    world.probed(fault());
+    assert!(world.renewal.last_error().unwrap().contains("no route"));
+    world.probed(Verdict::Accepted);
+    world.committed();
+    assert_eq!(world.renewal.last_error(), None);
 }

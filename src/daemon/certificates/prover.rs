@@ -4,7 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::credential::io::keeper::{Local, Prover};
-use crate::credential::renewal::{Standing, Verdict};
+use crate::credential::renewal::{Refusals, Standing, Verdict};
 use crate::daemon::link::Link;
 
 /// The uplink shows whether a certificate is accepted.
@@ -18,6 +18,10 @@ impl Prover for ByUplink {
 
     fn standing(&self) -> Standing {
         self.0.standing()
+    }
+
+    fn refusals(&self) -> Refusals {
+        self.0.refusals()
     }
 
     fn handle_committed(&self) {

@@ -31,6 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub struct OnDisk {
     path: PathBuf,
     patience: Cell<Duration>,
+    follows_links: bool,
 }
 
 impl OnDisk {
@@ -41,13 +42,20 @@ impl OnDisk {
 
     /// That folder; whoever reads waits so long in all before something is tried again.
     pub fn with_patience(path: &Path, patience: Duration) -> OnDisk {
-        OnDisk { path: path.to_path_buf(), patience: Cell::new(patience) }
+        OnDisk { path: path.to_path_buf(), patience: Cell::new(patience), follows_links: true }
+    }
+
+    /// The same where a symbolic link in the place of a file is damage, whatever it leads to: for
+    /// what nobody but this gateway writes.
+    #[must_use]
+    pub fn without_links(self) -> OnDisk {
+        OnDisk { follows_links: false, ..self }
     }
 }
 
 impl StateFolder for OnDisk {
     fn read(&self, name: &str, max_bytes: u64, afresh: bool) -> Result<Zeroizing<Vec<u8>>, ReadFault> {
-        let (mut file, about) = open(&self.path.join(name), max_bytes)?;
+        let (mut file, about) = open(&self.path.join(name), max_bytes, self.follows_links)?;
         if afresh {
             // Where the file system does not do this, the second reading is as good as the first.
             let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
@@ -113,10 +121,14 @@ impl From<io::Error> for ReadFault {
     }
 }
 
-fn open(path: &Path, max_bytes: u64) -> Result<(File, Metadata), ReadFault> {
+fn open(path: &Path, max_bytes: u64, follows_links: bool) -> Result<(File, Metadata), ReadFault> {
     // A named pipe must not make whoever looks wait for a writer.
-    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let links = if follows_links { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    let opened = OpenOptions::new().read(true).custom_flags((OFlag::O_NONBLOCK | links).bits()).open(path);
     let file = match opened {
+        Err(error) if !follows_links && error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Err(ReadFault::NotAFile);
+        }
         // A socket.
         Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => return Err(ReadFault::NotAFile),
         other => other?,

@@ -41,7 +41,7 @@ pub use self::commands::Inbound;
 pub use self::event::Event;
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
-pub use self::trial::{TRIAL_WITHIN, TrialVerdict};
+pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
 pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
 
@@ -99,6 +99,7 @@ pub struct Uplink {
     trial: Trial,
     /// The last attempt without a trial was refused for who we are.
     unwelcome: bool,
+    refusals: Refusals,
     session: Option<Session>,
     stage: Stage,
     limits: Limits,
@@ -135,6 +136,7 @@ impl Uplink {
             is_hint_subscribed: false,
             trial: Trial::default(),
             unwelcome: false,
+            refusals: Refusals::default(),
             session: None,
             stage: Stage::Waiting,
             limits: Limits::default(),
@@ -257,6 +259,16 @@ impl Uplink {
         self.unwelcome
     }
 
+    /// How the broker refused the present certificate since it accepted one, not counting trials.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Another certificate is the present one: what was said of the one before does not count.
+    pub fn forget_refusals(&mut self) {
+        (self.unwelcome, self.refusals) = (false, Refusals::default());
+    }
+
     /// Replaces the connection in good order: what it was judged by has changed.
     pub fn replace_connection(&mut self, now: Instant) {
         if self.stage == Stage::Flowing {
@@ -295,6 +307,9 @@ impl Uplink {
             return;
         }
         self.unwelcome = unwelcome;
+        if unwelcome {
+            self.refusals.note_refusal(&what);
+        }
         let outcome = if unwelcome { Outcome::CredentialsRefused } else { Outcome::Unreachable };
         self.wait(now, outcome, what);
         self.stage = Stage::Waiting;
@@ -733,6 +748,7 @@ impl Uplink {
         if !self.trial.conclude(TrialVerdict::Accepted) {
             self.unwelcome = false;
         }
+        self.refusals = Refusals::default();
         self.accepted_at = Some(now);
         self.is_hint_subscribed = false;
         self.are_commands_subscribed = false;
@@ -923,7 +939,16 @@ impl Uplink {
             (ending.outcome, ending.failure) = (Outcome::TryAnother, AttemptFailure::Nothing);
         }
         let verdict = of_session(&said, &ending.what);
+        let before = self.refusals.clone();
         self.finish(now, outbox, ending, Some(verdict));
+        if reason_code::is_bad_password(refused) && self.has_password() {
+            self.refusals = before; // that is not about the certificate
+        }
+    }
+
+    fn has_password(&self) -> bool {
+        let Settings { username, password_file, jwt, .. } = &self.settings;
+        username.is_some() || password_file.is_some() || jwt.is_some()
     }
 
     fn finish_closed(&mut self, now: Instant, outbox: &mut impl Outbox, closed: Closed) {
@@ -984,6 +1009,9 @@ impl Uplink {
             outcome
         } else {
             let next = self.attempts.handle_failed(now, outcome, failure, &what);
+            if self.trial.until().is_none() && next != Outcome::TryAnother {
+                self.refusals.note(verdict.as_ref());
+            }
             // Another version or address may do: that is part of the trial.
             if next != Outcome::TryAnother
                 && let Some(verdict) = verdict

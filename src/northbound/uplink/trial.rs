@@ -98,6 +98,39 @@ impl Trial {
     }
 }
 
+/// How the broker refused a certificate in use, since it accepted one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// How often it said so, by a TLS alert or in CONNACK.
+    pub times: u32,
+    /// How often it closed the connection before CONNACK, and said nothing.
+    pub closes: u32,
+    /// What it was last.
+    pub why: String,
+}
+
+impl Refusals {
+    /// An attempt ended before CONNACK with this verdict. What the network does changes nothing.
+    pub fn note(&mut self, verdict: Option<&TrialVerdict>) {
+        match verdict {
+            Some(TrialVerdict::Refused(why)) => self.note_refusal(why),
+            Some(TrialVerdict::Closed(why)) => {
+                self.closes = self.closes.saturating_add(1);
+                if self.times == 0 {
+                    self.why.clone_from(why);
+                }
+            }
+            Some(TrialVerdict::Accepted | TrialVerdict::Fault(_)) | None => {}
+        }
+    }
+
+    /// The broker said that it refuses us.
+    pub fn note_refusal(&mut self, why: &str) {
+        self.times = self.times.saturating_add(1);
+        why.clone_into(&mut self.why);
+    }
+}
+
 /// What the end of a session before CONNACK says of the certificate.
 pub fn of_session(ended: &Ended, what: &str) -> TrialVerdict {
     let what = what.to_owned();
@@ -145,6 +178,18 @@ mod tests {
         for code in [0x80, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x95, 4, 5] {
             assert_eq!(of_code(code), TrialVerdict::Refused("x".to_owned()), "{code:#x}");
         }
+    }
+
+    #[test]
+    fn refusals_and_closes_are_counted_and_faults_are_not() {
+        let mut refusals = Refusals::default();
+        refusals.note(Some(&TrialVerdict::Closed("closed".to_owned())));
+        assert_eq!((refusals.times, refusals.closes, &*refusals.why), (0, 1, "closed"));
+        refusals.note(Some(&of_code(0x87)));
+        refusals.note(Some(&of_code(0x88)));
+        refusals.note(Some(&TrialVerdict::Closed("closed".to_owned())));
+        refusals.note(None);
+        assert_eq!((refusals.times, refusals.closes, &*refusals.why), (1, 2, "x"));
     }
 
     #[test]

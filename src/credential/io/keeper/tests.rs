@@ -1,0 +1,127 @@
+use super::*;
+use crate::credential::store::CURRENT;
+
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("tombolo-keeper-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    /// Of the certificate.
+    fn place(&self) -> std::path::PathBuf {
+        self.0.join("uplink")
+    }
+
+    fn has(&self, name: &str) -> bool {
+        std::fs::symlink_metadata(self.0.join(name)).is_ok()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn held(name: &str, until: i32) -> Held {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+    let chain = vec![params.self_signed(&key).unwrap().der().to_vec()];
+    Held::new(chain, Arc::new(Zeroizing::new(key.serialize_der()))).unwrap()
+}
+
+fn with_current(folder: &Folder) -> Held {
+    let held = held("gw", 2050);
+    let mut store = open_store(&folder.place()).unwrap();
+    store.stage(held.clone()).unwrap();
+    store.commit(None).unwrap();
+    held
+}
+
+#[test]
+fn what_is_in_the_place_of_the_folder_is_set_aside() {
+    for link in [false, true] {
+        let folder = Folder::new(if link { "loop" } else { "plain" });
+        match link {
+            false => std::fs::write(folder.place(), b"x").unwrap(),
+            true => std::os::unix::fs::symlink("uplink", folder.place()).unwrap(),
+        }
+        with_current(&folder);
+        assert!(folder.place().is_dir() && folder.has("uplink.damaged-1"));
+    }
+}
+
+#[test]
+fn a_pipe_or_a_link_in_the_place_of_a_file_is_damage_and_the_copy_counts() {
+    for link in [false, true] {
+        let folder = Folder::new(if link { "link" } else { "pipe" });
+        let held = with_current(&folder);
+        let file = folder.place().join(CURRENT);
+        std::fs::rename(&file, folder.0.join("elsewhere")).unwrap();
+        match link {
+            true => std::os::unix::fs::symlink("../elsewhere", &file).unwrap(),
+            false => nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).unwrap(),
+        }
+        let store = open_store(&folder.place()).unwrap();
+        assert_eq!(store.current(), Some(&held));
+        assert!(std::fs::symlink_metadata(&file).unwrap().is_file(), "{:?}", store.problems());
+        assert!(!store.problems().is_empty());
+    }
+}
+
+#[test]
+fn a_return_that_was_cut_off_is_forgotten() {
+    let folder = Folder::new("return");
+    let first = with_current(&folder);
+    let second = with_current(&folder);
+    let mut store = open_store(&folder.place()).unwrap();
+    assert!(store.stage_previous().unwrap());
+    assert_eq!(store.candidate(), Some(&first));
+    let store = open_store(&folder.place()).unwrap();
+    assert_eq!((store.candidate(), store.previous(), store.current()), (None, Some(&first), Some(&second)));
+}
+
+#[test]
+fn a_return_keeps_the_request_that_waits_for_its_answer() {
+    let folder = Folder::new("request");
+    let first = with_current(&folder);
+    with_current(&folder);
+    let mut store = open_store(&folder.place()).unwrap();
+    let key = held("next", 2050).key;
+    store.keep_request(Pending { key, csr: vec![0x30, 3, 2, 1, 0] }).unwrap();
+    store.stage_previous().unwrap();
+    store.commit(None).unwrap();
+    assert_eq!(store.current(), Some(&first));
+    assert!(store.pending().is_some() && open_store(&folder.place()).unwrap().pending().is_some());
+}
+
+#[test]
+fn what_the_disk_refuses_is_named_by_its_own_name() {
+    let folder = Folder::new("names");
+    with_current(&folder);
+    let mut store = open_store(&folder.place()).unwrap();
+    store.stage(held("next", 2050)).unwrap();
+    std::fs::remove_dir_all(folder.place()).unwrap();
+    let error = store.commit(None).unwrap_err().to_string();
+    assert!(error.starts_with("previous.pem cannot be written"), "{error}");
+    let error = store.change(|state| state.failures = 7).unwrap_err().to_string();
+    assert!(error.starts_with("state cannot be written"), "{error}");
+    std::fs::create_dir(folder.place()).unwrap();
+    store.keep_state().unwrap();
+    assert_eq!(open_store(&folder.place()).unwrap().state().failures, 7);
+}
+
+#[test]
+fn what_has_expired_or_lost_its_token_is_not_taken_into_use_again() {
+    let now = Some(crate::clock::UnixTime::from_secs(1_782_864_000));
+    assert_eq!(judge_again(&held("gw", 2050), None, now), Ok(()));
+    assert!(judge_again(&held("gw", 2021), None, now).unwrap_err().contains("expired on 2021-01-01"));
+    assert_eq!(judge_again(&held("gw", 2021), None, None), Ok(()), "no clock says so");
+}
