@@ -156,8 +156,10 @@ pub fn line(update: &Update) -> String {
         "error" => "no answer".to_owned(),
         other => other.to_owned(),
     };
+    let failure = update.failure.as_ref();
+    let failure = failure.map(|cause| format!("; the last attempt failed: {cause}")).unwrap_or_default();
     let held = if update.held { "; updates are held" } else { "" };
-    format!("{state}{reason}{held}")
+    format!("{state}{reason}{failure}{held}")
 }
 
 fn download(context: &Context, arguments: &DownloadArguments) -> Result<(), CommandError> {

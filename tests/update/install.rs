@@ -342,7 +342,19 @@ fn an_image_that_went_bad_is_fetched_again_when_somebody_asks_and_when_root_refu
         wait_within(Duration::from_secs(40), "the image", || {
             fs::read(&image).is_ok_and(|bytes| bytes == signed)
         });
+        // What is newer than the failure is shown, and the failure beside it.
+        wait_within(Duration::from_secs(40), "ready", || {
+            let update = site.daemon.status()["update"].clone();
+            update["state"] == "ready" && update["failure"].as_str().unwrap_or_default().contains(why)
+        });
     }
+    // Failed by something else: the cause stays the state until somebody asks for the image.
+    site.folder.write("backend.status", "1");
+    site.refused("the slot is locked");
+    site.shows("failed", "the slot is locked");
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 0 && text.contains("the last attempt failed: "), "{text}");
+    fs::remove_file(site.folder.join("backend.status")).unwrap();
     let (code, text) = site.apply();
     assert!(code == 0 && text.contains("version 3.0.0 is installed"), "{text}");
 }
