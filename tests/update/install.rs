@@ -279,6 +279,18 @@ fn what_the_daemons_user_puts_in_the_way_is_refused_by_its_name_and_nothing_is_i
     fs::rename(&folder, &moved).unwrap();
     symlink(&moved, &folder).unwrap();
     site.refused("is refused: ");
+    // Nor do the commands that work without the daemon write through the link.
+    let before = fs::read_dir(&moved).unwrap().count();
+    let commands: [&[&str]; 6] =
+        [&["hold"], &["release"], &["denied", "add", "9.9"], &["denied", "list"], &["history"], &["check"]];
+    for command in commands {
+        let arguments: Vec<&str> = ["update"].iter().chain(command).copied().collect();
+        let (code, text) = site.root(&arguments);
+        assert!(code == 1 && text.contains("symbolic link"), "{command:?}: {text}");
+    }
+    assert_eq!(fs::read_dir(&moved).unwrap().count(), before);
+    let written = site.text("moved/history.json");
+    assert!(!written.contains("9.9") && !written.contains(r#""held":true"#), "{written}");
     fs::remove_file(&folder).unwrap();
     fs::rename(&moved, &folder).unwrap();
 
