@@ -59,7 +59,9 @@ case $status in
     *) echo 'the slot is locked' >&2; exit "$status" ;;
 esac
 case $1 in
-    install) echo 50; cp "$2" "$here/slot"; echo "$TOMBOLO_VERSION" >"$here/version" ;;
+    install)
+        while [ -e "$here/backend.waits" ]; do sleep 0.1; done
+        echo 50; cp "$2" "$here/slot"; echo "$TOMBOLO_VERSION" >"$here/version" ;;
     roll-back) echo "$TOMBOLO_PREVIOUS" >"$here/version" ;;
 esac
 "#;
@@ -579,6 +581,38 @@ fn only_one_program_works_at_a_time_and_one_that_is_asked_for_does_not_wait() {
     // A power cut in the middle of the judgement: it begins anew.
     let (code, seen) = site.health("30s");
     assert_eq!((code, &seen["verdict"]), (0, &"confirmed".into()), "{seen}");
+}
+
+#[test]
+fn what_installs_holds_the_lock_also_when_the_program_that_began_it_was_killed() {
+    let site = site("install-killed", "large", "exec");
+    site.ready();
+    site.folder.write("backend.waits", "");
+    let mut killed = Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .arg("--config")
+        .arg(site.daemon.config())
+        .args(["update", "apply"])
+        .env("PATH", path(&site.folder))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the backend", || site.text("backend.log").contains("install"));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let (code, text) = site.apply();
+    assert!(code == 1 && text.contains("is at work"), "{text}");
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    assert!(code == 0 && text.contains("is at work"), "{text}");
+    assert_eq!(site.text("backend.log").matches("install ").count(), 1);
+    fs::remove_file(site.folder.join("backend.waits")).unwrap();
+    let mut said = (1, String::new());
+    wait_within(Duration::from_secs(40), "the end of the backend", || {
+        said = site.apply();
+        !said.1.contains("is at work")
+    });
+    let (code, text) = said;
+    assert!(code == 0 && (text.contains("is installed") || text.contains("is judged")), "{text}");
+    assert!(!site.folder.join(ROOT).join("image").exists(), "a copy is left: {text}");
 }
 
 impl Site {

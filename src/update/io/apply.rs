@@ -203,6 +203,8 @@ impl Work<'_> {
         };
         (self.progress)("installing", Some(0));
         let root = self.root;
+        // A second one that installs at the same time would be the worst there is.
+        let _shared = root.share()?;
         let progress = &mut self.progress;
         self.backend.install(&wanted, &mut |percent| {
             progress("installing", Some(percent));

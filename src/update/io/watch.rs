@@ -231,7 +231,8 @@ pub fn roll_back(
     record.because(cause);
     record.enter(Phase::Reverting, boot.id.clone(), at.clone());
     root.write(&record)?;
-    match backend.roll_back(&version, record.previous.as_deref()) {
+    let back = root.share().and_then(|_shared| backend.roll_back(&version, record.previous.as_deref()));
+    match back {
         Ok(Effect::AtBoot) => {
             Ok(End::RolledBack { version, cause: cause.to_owned(), effect: Effect::AtBoot })
         }
