@@ -14,12 +14,10 @@ use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Update;
 use crate::daemon::clock::SystemClock;
-use crate::durable::io::create_directory;
 use crate::update::eligibility::Objections;
 use crate::update::history::History;
 use crate::update::io::answer::{self, Found, Question};
 use crate::update::io::system::PACKAGE;
-use crate::update::io::untrusted::Folder;
 use crate::update::io::{history, root};
 use crate::update::settings::Source;
 use crate::update::status::Status;
@@ -83,19 +81,8 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     }
     let clock = SystemClock::open(&settings.paths.state_dir, settings.clock.trust == ClockTrust::Always);
     clock.refresh();
-    // It is the service's user's, and this may be root: nothing is written through a link of theirs.
-    let state_dir = &settings.paths.state_dir;
-    let mut history = history::read_below(state_dir, answer::FOLDER).map_err(CommandError::Failed)?;
-    let held = match settings.update.source {
-        Source::Tuf(_) => {
-            let made = create_directory(state_dir).and_then(|()| Folder::make(state_dir, answer::FOLDER));
-            Some(made.map_err(|error| {
-                let folder = settings.paths.update();
-                CommandError::failed(format_args!("{} is not used: {error}", folder.display()))
-            })?)
-        }
-        Source::Apt | Source::None => None,
-    };
+    let theirs = history::read_below(&settings.paths.state_dir, answer::FOLDER);
+    let mut history = theirs.map_err(CommandError::Failed)?;
     let public = root::read(&settings.paths.update_root()).map_err(CommandError::Failed)?;
     history.join(&public.history);
     let objections =
@@ -103,7 +90,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     let question = Question {
         settings: settings.update.clone(),
         gateway: settings.gateway.id.clone(),
-        folder: held.as_ref().map_or_else(|| settings.paths.update(), |held| held.path().to_owned()),
+        folder: settings.paths.update(),
         objections,
         clock: Arc::new(clock),
     };

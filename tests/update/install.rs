@@ -290,6 +290,8 @@ fn what_the_daemons_user_puts_in_the_way_is_refused_by_its_name_and_nothing_is_i
         let (code, text) = site.root(&arguments);
         assert!(code == 1 && text.contains("symbolic link"), "{command:?}: {text}");
     }
+    let (_, text) = site.root(&["check"]);
+    assert!(text.contains("it is no folder, or a symbolic link"), "{text}");
     assert_eq!(fs::read_dir(&moved).unwrap().count(), before);
     let written = site.text("moved/history.json");
     assert!(!written.contains("9.9") && !written.contains(r#""held":true"#), "{written}");

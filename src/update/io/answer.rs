@@ -139,6 +139,7 @@ async fn tuf(
     system: &system::System,
     now: Option<UnixTime>,
 ) -> Result<Decision, Fault> {
+    use super::untrusted::Folder;
     use super::{check, floor, tuf};
     use crate::update::eligibility::Installed;
     let settings = &question.settings;
@@ -153,9 +154,12 @@ async fn tuf(
         root: tuf::read_root(&place.root_file)?,
         client: client(place.ca_file.as_deref(), &question.clock)?,
     };
-    crate::durable::io::create_directory(&question.folder).map_err(|error| {
-        Fault::Local(format!("the folder {} cannot be made: {error}", question.folder.display()))
-    })?;
-    check::check(&repository, || floor::on_disk(&question.folder), &installed, &question.objections, now)
-        .await
+    // It may be the service's user's, and this root: no link of theirs is followed.
+    let folder = &question.folder;
+    let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let held = crate::durable::io::create_directory(above).and_then(|()| Folder::make(above, &name));
+    let held = held
+        .map_err(|error| Fault::Local(format!("the folder {} cannot be used: {error}", folder.display())))?;
+    check::check(&repository, || floor::on_disk(held.path()), &installed, &question.objections, now).await
 }
