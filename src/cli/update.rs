@@ -304,6 +304,7 @@ fn verify(_: &Context, _: &VerifyArguments) -> Result<(), CommandError> {
 #[cfg(feature = "update")]
 fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandError> {
     use crate::clock::UnixTime;
+    use crate::update::eligibility::twins;
     use crate::update::io::verify::verify;
     if !arguments.folder.join("metadata").is_dir() {
         let shown = arguments.folder.display();
@@ -328,6 +329,12 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandE
     if found.metadata.offers.is_empty() {
         warnings
             .push("no target has custom data for gateways (custom.tombolo): nothing is offered".to_owned());
+    }
+    for (first, second) in twins(&found.metadata.offers) {
+        warnings.push(format!(
+            "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
+            first.target, second.target, first.version
+        ));
     }
     if found.delegates {
         warnings.push("targets of delegated roles are verified and not offered".to_owned());

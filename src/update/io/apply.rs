@@ -74,7 +74,7 @@ pub enum Outcome {
     Nothing(String),
     /// A version that runs is still to be judged: by `tombolo health`.
     Judged(String),
-    /// A version that ran unconfirmed works and has reached the broker.
+    /// A version that ran unconfirmed works and has reached the broker, if it has one to reach.
     Confirmed(String),
     /// It was installed and runs.
     Runs(String),

@@ -38,7 +38,7 @@ pub enum End {
     Works,
     /// It does not work; nothing was to be judged.
     Broken(String),
-    /// It works and has reached the broker.
+    /// It works and has reached the broker, if it has one to reach.
     Confirmed(String),
     /// It works and has not reached the broker.
     Pending(String),
