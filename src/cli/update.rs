@@ -93,6 +93,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         folder: settings.paths.update(),
         objections,
         clock: Arc::new(clock),
+        keeps_within: false,
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(answer.installed.clone());

@@ -251,6 +251,7 @@ impl Updates {
                 folder: self.folder.clone(),
                 objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
+                keeps_within: false,
             }
         };
         let (updates, generation) = (Rc::clone(self), self.generation.get());

@@ -57,6 +57,7 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         folder: loaded.settings.paths.update(),
         objections,
         clock: clock.clone(),
+        keeps_within: false,
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(None);

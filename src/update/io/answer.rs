@@ -18,6 +18,9 @@ use crate::update::settings::{Settings, Source};
 
 /// The folder in the state directory.
 pub const FOLDER: &str = "update";
+/// A folder in it, while a check lasts that keeps within it.
+#[cfg(feature = "update")]
+const SCRATCH: &str = "metadata";
 /// What a check may take altogether.
 const WITHIN: Duration = Duration::from_secs(600);
 /// Largest body of metadata, as [`super::tuf::LIMITS`] has it.
@@ -37,6 +40,8 @@ pub struct Question {
     pub objections: Objections,
     /// Judges expiry and certificates.
     pub clock: Arc<dyn WallClock>,
+    /// The folder is for working files, too, and not `TMPDIR`.
+    pub keeps_within: bool,
 }
 
 /// What it came to.
@@ -149,11 +154,6 @@ async fn tuf(
         compatible: settings.compatible.clone().or_else(|| system.compatible.clone()),
         hardware: settings.hardware.clone(),
     };
-    let repository = check::Repository {
-        place: tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() },
-        root: tuf::read_root(&place.root_file)?,
-        client: client(place.ca_file.as_deref(), &question.clock)?,
-    };
     // It may be the service's user's, and this root: no link of theirs is followed.
     let folder = &question.folder;
     let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -161,5 +161,11 @@ async fn tuf(
     let held = crate::durable::io::create_directory(above).and_then(|()| Folder::make(above, &name));
     let held = held
         .map_err(|error| Fault::Local(format!("the folder {} cannot be used: {error}", folder.display())))?;
+    let repository = check::Repository {
+        place: tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() },
+        root: tuf::read_root(&place.root_file)?,
+        client: client(place.ca_file.as_deref(), &question.clock)?,
+        scratch: question.keeps_within.then(|| held.path().join(SCRATCH)),
+    };
     check::check(&repository, || floor::on_disk(held.path()), &installed, &question.objections, now).await
 }

@@ -160,6 +160,7 @@ impl Work<'_> {
             folder: self.root.folder().to_owned(),
             objections: Objections { is_held, denied, floor: public.floor.clone() },
             clock: self.clock.clone(),
+            keeps_within: true,
         };
         let answer = answer::answer(&question);
         self.root.publish_floor();

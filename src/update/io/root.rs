@@ -8,6 +8,7 @@
 //! | `floor` | the versions below which nothing is installed |
 //! | `image` | the copy that is installed; gone afterwards |
 //! | `packages/` | apt: the packages of the version that runs and of the one before |
+//! | `metadata/` | working files of a check, while it lasts |
 //! | `attempt` | when an installation was begun last |
 //! | `lock` | held by the program that works here, and by what it has install |
 
