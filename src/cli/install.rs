@@ -259,3 +259,16 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_said_to_have_reached_the_broker_where_there_is_one() {
+        let alone = Health { configured: false, ..Health::default() };
+        assert_eq!(confirmed("2", Some(&alone)), "version 2 works; no broker is configured");
+        let health = Health { configured: true, ..Health::default() };
+        assert_eq!(confirmed("2", Some(&health)), "version 2 works, and reached the broker");
+    }
+}

@@ -60,8 +60,8 @@ pub fn change<T>(folder: &Path, act: impl FnOnce(&mut History) -> T) -> Result<(
     Ok((history, done))
 }
 
-/// As [`read`], of the folder `name` in `state_dir`, for whoever is not its user: a symbolic link is
-/// no folder. It blocks.
+/// As [`read`], of the folder `name` in `state_dir`, for whoever is not its user: no symbolic link
+/// is followed. It blocks.
 ///
 /// # Errors
 /// As [`read`].

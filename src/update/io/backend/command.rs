@@ -1,5 +1,5 @@
 //! Runs a program that installs: its lines are followed while it runs, its time is bounded, and the
-//! last line of its standard error is its reason. It has ended when it has, whatever it left behind.
+//! last line of its standard error is its reason. What it leaves behind is not waited for.
 
 use std::ffi::OsString;
 use std::path::Path;
