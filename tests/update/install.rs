@@ -204,6 +204,9 @@ fn a_version_is_found_asked_for_installed_by_root_judged_and_confirmed() {
         "{called}"
     );
     assert!(!Path::new(&copy).exists(), "the copy is deleted");
+    // A check right after it knows of it.
+    let (code, text) = site.daemon.command(&["update", "check", "--json"]);
+    assert!(code == 0 && text.contains(r#""state":"pending""#), "{text}");
     site.is_told("pending", "version 3.0.0");
     // Twice asked for, it is not installed twice.
     let (code, text) = site.apply();
