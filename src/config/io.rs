@@ -634,6 +634,12 @@ fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, fault
     for path in paths {
         match read_layer(&path, origin) {
             Ok(layer) => layers.push(layer),
+            // It is named in the folder, so it is a link that leads nowhere.
+            Err(FileError::Missing) => {
+                let place = Place { file: path.display().to_string().into(), line: None };
+                let finding = Finding::fail("configuration", "is a link to a file that does not exist");
+                faults.push(finding.at(Some(&place)).advice("make that file, or remove the link"));
+            }
             Err(error) => faults.push(unreadable(&path, &error)),
         }
     }

@@ -324,6 +324,19 @@ fn a_missing_main_file_that_is_named_is_refused_also_beside_drop_ins() {
 }
 
 #[test]
+fn a_drop_in_that_is_a_link_to_nothing_is_named_as_that() {
+    let folder = Folder::new("link");
+    folder.write("tombolo.toml", MAIN);
+    fs::create_dir_all(folder.0.join("conf.d")).unwrap();
+    std::os::unix::fs::symlink("/nowhere/30-x.toml", folder.0.join("conf.d/30-x.toml")).unwrap();
+    let refused = crate::support::lines(&load(&folder.options(), None).unwrap_err());
+    assert!(
+        refused.contains("conf.d/30-x.toml: configuration: is a link to a file that does not exist; make that file, or remove the link"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn ten_thousand_devices_load() {
     let folder = Folder::new("many");
     folder.write("tombolo.toml", MAIN);

@@ -265,7 +265,8 @@ fn an_ipv6_address_is_tried_in_brackets_and_without_them_is_named() {
     for url in ["mqtts://2001:db8::1", "mqtts://::1:8883", "mqtts://fe80::1:2:3:4"] {
         let text = check(&folder, &format!("url = \"{url}\"\n"));
         let line = text.lines().find(|line| line.starts_with("fail")).unwrap_or_else(|| panic!("{text}"));
-        assert!(line.contains("upstream.url: an IPv6 address is written in brackets"), "{line}");
+        let said = format!("upstream.url: {url:?}: an IPv6 address is written in brackets");
+        assert!(line.contains(&said), "{line}");
     }
     let Ok(listener) = TcpListener::bind(("::1", 0)) else { return };
     let port = listener.local_addr().expect("an address").port();

@@ -188,8 +188,8 @@ pub struct ApplyUpdateArguments {
 /// `tombolo health`
 #[derive(Debug, Args)]
 pub struct HealthArguments {
-    /// Wait until the gateway works, at most so long; as root, judge an update [default: [update]
-    /// health-timeout]
+    /// Wait until the gateway works, at most so long; as root, judge an update [default: the
+    /// health-timeout of update]
     #[arg(long, value_name = "TIME", value_parser = wait)]
     pub wait: Option<Option<Duration>>,
     /// So long the service must work without a break [default: 1min]

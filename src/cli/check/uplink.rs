@@ -156,10 +156,12 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
     (findings, doubt)
 }
 
-/// The broker is slow, and has never been silent for as long as it may be.
+/// The broker is slow: it has acknowledged readings, and has never been silent for as long as it
+/// may be.
 fn may_yet_answer(uplink: &Uplink) -> bool {
     let limit = uplink.answer_timeout_s.unwrap_or(0);
-    uplink.oldest_unanswered_s.is_some_and(|waited| waited < limit)
+    uplink.last_taken_s.is_some()
+        && uplink.oldest_unanswered_s.is_some_and(|waited| waited < limit)
         && uplink.unanswered_connections == 0
         && uplink.nothing_taken_s.is_none()
         && uplink.stalled.is_empty()
@@ -315,11 +317,14 @@ mod tests {
             asked: Some(true),
             oldest_unanswered_s: Some(14),
             answer_timeout_s: Some(30),
+            last_taken_s: Some(12),
             ..Uplink::default()
         };
         assert_eq!(judged(&slow).0, Level::Warn);
         let late = Uplink { oldest_unanswered_s: Some(30), ..slow.clone() };
         assert_eq!(judged(&late).0, Level::Fail);
+        // One that has never acknowledged anything may be mute.
+        assert_eq!(judged(&Uplink { last_taken_s: None, ..slow.clone() }).0, Level::Fail);
         assert_eq!(judged(&Uplink { unanswered_connections: 1, ..slow }).0, Level::Fail);
     }
 
