@@ -108,9 +108,7 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         End::Broken(cause) => {
             (false, "broken", format!("the gateway does not work: {cause}; `tombolo check` says more"))
         }
-        End::Confirmed(version) => {
-            (true, "confirmed", format!("version {version} works, and reached the broker"))
-        }
+        End::Confirmed(version) => (true, "confirmed", install::confirmed(&version, last.as_ref())),
         End::Pending(version) => {
             (true, "pending", format!("version {version} works, and has not reached the broker; it stays"))
         }

@@ -145,9 +145,7 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
                 &format!("version {version} runs, and is judged by `tombolo health --wait`"),
             )
         }
-        Outcome::Confirmed(version) => {
-            said(context, "confirmed", &format!("version {version} works, and reached the broker"))
-        }
+        Outcome::Confirmed(version) => said(context, "confirmed", &confirmed(&version, health.as_ref())),
         Outcome::Runs(version) => {
             judge(context, true);
             said(
@@ -164,6 +162,14 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
             )?;
             if arguments.in_window { reboot() } else { Ok(()) }
         }
+    }
+}
+
+/// What to say of a version that was confirmed.
+pub(super) fn confirmed(version: &str, health: Option<&Health>) -> String {
+    match health {
+        Some(health) if !health.configured => format!("version {version} works; no broker is configured"),
+        _ => format!("version {version} works, and reached the broker"),
     }
 }
 
@@ -251,5 +257,18 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
         }
         End::Stuck(reason) => Err(CommandError::Failed(reason)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_said_to_have_reached_the_broker_where_there_is_one() {
+        let alone = Health { configured: false, ..Health::default() };
+        assert_eq!(confirmed("2", Some(&alone)), "version 2 works; no broker is configured");
+        let health = Health { configured: true, ..Health::default() };
+        assert_eq!(confirmed("2", Some(&health)), "version 2 works, and reached the broker");
     }
 }

@@ -81,8 +81,8 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     }
     let clock = SystemClock::open(&settings.paths.state_dir, settings.clock.trust == ClockTrust::Always);
     clock.refresh();
-    let folder = settings.paths.update();
-    let mut history = history::read(&folder).map_err(CommandError::Failed)?;
+    let theirs = history::read_below(&settings.paths.state_dir, answer::FOLDER);
+    let mut history = theirs.map_err(CommandError::Failed)?;
     let public = root::read(&settings.paths.update_root()).map_err(CommandError::Failed)?;
     history.join(&public.history);
     let objections =
@@ -90,9 +90,10 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     let question = Question {
         settings: settings.update.clone(),
         gateway: settings.gateway.id.clone(),
-        folder,
+        folder: settings.paths.update(),
         objections,
         clock: Arc::new(clock),
+        keeps_within: false,
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(answer.installed.clone());
@@ -156,8 +157,10 @@ pub fn line(update: &Update) -> String {
         "error" => "no answer".to_owned(),
         other => other.to_owned(),
     };
+    let failure = update.failure.as_ref();
+    let failure = failure.map(|cause| format!("; the last attempt failed: {cause}")).unwrap_or_default();
     let held = if update.held { "; updates are held" } else { "" };
-    format!("{state}{reason}{held}")
+    format!("{state}{reason}{failure}{held}")
 }
 
 fn download(context: &Context, arguments: &DownloadArguments) -> Result<(), CommandError> {
@@ -212,7 +215,8 @@ fn history(
         }
         Err(ClientError::NotRunning { .. }) => {
             let paths = context.load()?.settings.paths;
-            let mut history = history::change(&paths.update(), act).map_err(CommandError::Failed)?.0;
+            let mut history =
+                history::change_below(&paths.state_dir, answer::FOLDER, act).map_err(CommandError::Failed)?;
             history.join(&root::read(&paths.update_root()).map_err(CommandError::Failed)?.history);
             Ok(history)
         }
@@ -301,6 +305,7 @@ fn verify(_: &Context, _: &VerifyArguments) -> Result<(), CommandError> {
 #[cfg(feature = "update")]
 fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandError> {
     use crate::clock::UnixTime;
+    use crate::update::eligibility::twins;
     use crate::update::io::verify::verify;
     if !arguments.folder.join("metadata").is_dir() {
         let shown = arguments.folder.display();
@@ -325,6 +330,12 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandE
     if found.metadata.offers.is_empty() {
         warnings
             .push("no target has custom data for gateways (custom.tombolo): nothing is offered".to_owned());
+    }
+    for (first, second) in twins(&found.metadata.offers) {
+        warnings.push(format!(
+            "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
+            first.target, second.target, first.version
+        ));
     }
     if found.delegates {
         warnings.push("targets of delegated roles are verified and not offered".to_owned());

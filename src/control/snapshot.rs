@@ -200,7 +200,7 @@ pub struct RevocationList {
 }
 
 /// What is known of newer firmware of this gateway; `tombolo update check --json`, and the retained
-/// topic, which has neither `source` nor what comes after `progress`.
+/// topic, which has neither `source` nor what comes after `failure`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Update {
@@ -219,6 +219,9 @@ pub struct Update {
     pub good_at: Option<String>,
     /// Percent fetched, while `downloading`.
     pub progress: Option<u8>,
+    /// Why the last attempt to install the available version failed, where the state is a newer
+    /// one.
+    pub failure: Option<String>,
     /// `none`, `apt` or `tuf`.
     pub source: String,
     /// What installs: `none`, `rauc`, `apt` or `exec`.

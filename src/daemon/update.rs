@@ -110,6 +110,8 @@ struct FetchState {
     /// The image that is ready, by its SHA-256, as far as anybody knows: the file is hashed anew
     /// when somebody asks for it, and when root did not install it.
     ready: Option<[u8; 32]>,
+    /// It was asked for, or came, since root's files changed last.
+    is_newer: bool,
     /// One that was another than signed, and when.
     wrong: Option<([u8; 32], Instant)>,
 }
@@ -237,6 +239,8 @@ impl Updates {
     }
 
     fn begin_check(self: &Rc<Self>, now: Instant) {
+        // What root did a moment ago is shown with the answer.
+        self.installing.refresh(now);
         let question = {
             let inner = &mut *self.inner.borrow_mut();
             inner.checking_since = Some(now);
@@ -247,6 +251,7 @@ impl Updates {
                 folder: self.folder.clone(),
                 objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
+                keeps_within: false,
             }
         };
         let (updates, generation) = (Rc::clone(self), self.generation.get());
@@ -371,12 +376,19 @@ impl Updates {
             updates.is_busy.set(false);
             updates.inner.borrow_mut().counts.bytes += bytes;
             if updates.generation.get() == generation {
-                updates.end_fetch(sha256, &version, fetched);
+                updates.end_fetch(sha256, &version, fetched, bytes > 0);
             }
         });
     }
 
-    fn end_fetch(self: &Rc<Self>, sha256: [u8; 32], version: &str, fetched: Result<(), NoImage>) {
+    /// `has_come`: bytes were fetched, and not only hashed.
+    fn end_fetch(
+        self: &Rc<Self>,
+        sha256: [u8; 32],
+        version: &str,
+        fetched: Result<(), NoImage>,
+        has_come: bool,
+    ) {
         let now = Instant::now();
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
@@ -387,6 +399,7 @@ impl Updates {
                 inner.fetch.ready = Some(sha256);
                 inner.fetch.before = Some(crate::hex::format_hex(&sha256));
                 inner.fetch.shown = Fetch::Ready;
+                inner.fetch.is_newer |= has_come;
                 (inner.fetch.is_asked, inner.fetch.interruptions) = (false, 0);
                 let at = self.clock.wall().map(|at| at.to_string());
                 let event = Event { version: version.to_owned(), what: What::Downloaded, at, cause: None };
@@ -502,6 +515,8 @@ impl Updates {
         if failed.is_some_and(|record| record.phase == Phase::Failed && is_of(record)) {
             inner.fetch.doubt();
         }
+        // One that was asked for meanwhile comes after what root says now.
+        inner.fetch.is_newer = inner.fetch.is_asked;
         inner.seen = public;
     }
 
@@ -535,7 +550,8 @@ impl Updates {
 
     /// With the download, and with what root installs.
     fn status(&self, inner: &Inner) -> Status {
-        self.installing.show(inner.status.with_fetch(&inner.fetch.shown), &inner.settings)
+        let fetched = inner.status.with_fetch(&inner.fetch.shown);
+        self.installing.show(fetched, &inner.settings, inner.fetch.is_newer)
     }
 
     fn shown(&self, inner: &Inner, now: Instant) -> snapshot::Update {
@@ -645,6 +661,8 @@ impl Updates {
             (Source::Tuf(_), Some(_), State::Available) => {
                 (inner.fetch.is_asked, inner.fetch.retry_at) = (true, None);
                 inner.fetch.doubt();
+                inner.fetch.is_newer = true;
+                self.installing.refresh(now);
                 reply.ok(&self.shown(inner, now));
             }
             (Source::Tuf(_), _, state) => {

@@ -11,6 +11,9 @@ use super::rollout::bucket;
 use crate::clock::UnixTime;
 use crate::message::Name;
 
+/// Most pairs of offers of one version that are named.
+const TWINS_MAX: usize = 16;
+
 /// What is known of this gateway.
 #[derive(Clone, Debug)]
 pub struct Installed {
@@ -123,7 +126,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Decides. `now` is the wall time, if it is trusted. The order of `offers` does not matter.
+/// Decides. `now` is the wall time, if it is trusted. The order of `offers` does not matter; of two
+/// of one version that fit, it is the first by its target's name.
 pub fn decide(
     installed: &Installed,
     objections: &Objections,
@@ -151,7 +155,7 @@ pub fn decide(
             None => strange = Some(offer),
         }
     }
-    newer.sort_by(|a, b| order(b, a));
+    newer.sort_by(|a, b| order(b, a).then_with(|| a.target.cmp(&b.target)));
     let mut first = None;
     for offer in newer {
         match objection(offer, installed, objections, current, now) {
@@ -166,6 +170,33 @@ pub fn decide(
         (None, Some(offer)) => ineligible(offer, Reason::NotComparable { installed: current.to_owned() }),
         (None, None) => Decision::UpToDate,
     }
+}
+
+/// Offers of one version that fit one and the same gateway, as pairs, of which that gateway takes
+/// the first; 16 pairs at most.
+pub fn twins(offers: &[Offer]) -> Vec<(&Offer, &Offer)> {
+    let meets = |a: &Offer, b: &Offer| {
+        let of_one = a.compatible.is_none() || b.compatible.is_none() || a.compatible == b.compatible;
+        let is_free = a.hardware.is_empty() || b.hardware.is_empty();
+        let is_shared = is_free || a.hardware.iter().any(|revision| b.hardware.contains(revision));
+        a.class == b.class && of_one && is_shared
+    };
+    let mut sorted: Vec<&Offer> = offers.iter().collect();
+    sorted.sort_by(|a, b| order(a, b).then_with(|| a.target.cmp(&b.target)));
+    let mut pairs = Vec::new();
+    for alike in sorted.chunk_by(|a, b| order(a, b) == Ordering::Equal) {
+        for (number, &first) in alike.iter().enumerate() {
+            for &second in &alike[number + 1..] {
+                if pairs.len() == TWINS_MAX {
+                    return pairs;
+                }
+                if meets(first, second) {
+                    pairs.push((first, second));
+                }
+            }
+        }
+    }
+    pairs
 }
 
 fn ineligible(offer: &Offer, reason: Reason) -> Decision {
@@ -250,6 +281,22 @@ mod tests {
     }
 
     const NOW: Option<UnixTime> = Some(UnixTime::from_secs(1_800_000_000));
+
+    #[test]
+    fn of_two_targets_of_one_version_the_first_by_name_is_taken_and_both_are_named() {
+        let mut other = offer("2.5.0");
+        other.target = "a.raucb".to_owned();
+        let both = [offer("2.5.0"), other.clone()];
+        assert_eq!(decided(&both), Decision::Available(Box::new(other.clone())));
+        assert_eq!(twins(&both), [(&other, &both[0])]);
+        other.compatible = Some("another".to_owned());
+        assert!(twins(&[offer("2.5.0"), other.clone()]).is_empty());
+        (other.compatible, other.hardware) = (None, vec!["rev-a".to_owned()]);
+        assert_eq!(twins(&[offer("2.5.0"), other.clone()]).len(), 1);
+        let mut third = offer("2.5.0");
+        third.hardware = vec!["rev-b".to_owned()];
+        assert!(twins(&[third, other]).is_empty());
+    }
 
     fn decided(offers: &[Offer]) -> Decision {
         decide(&installed(), &Objections::default(), offers, NOW)

@@ -98,6 +98,9 @@ impl Offer {
                 "its name is 1 to {TEXT_MAX} letters, digits, '.', '_', '~', '+' or '-', in segments that are not \"..\""
             )));
         }
+        if bytes == 0 {
+            return Err(fault("it is empty".to_owned()));
+        }
         let custom =
             Custom::deserialize(custom).map_err(|error| fault(format!("its custom data: {error}")))?;
         let texts = [
@@ -273,6 +276,13 @@ mod tests {
         for name in ["gw-1.0~rc1+2.raucb", "a/b/c.bin", "..x"] {
             assert!(matches!(Offer::read(name, 7, [1; 32], Some(&custom)), Ok(Some(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn a_target_without_a_byte_is_no_image() {
+        let custom = json!({ "class": "gateway", "version": "1" });
+        let fault = Offer::read("fw.bin", 0, [1; 32], Some(&custom));
+        assert_eq!(fault, Err("the target \"fw.bin\" cannot be used: it is empty".to_owned()));
     }
 
     #[test]

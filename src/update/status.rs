@@ -82,6 +82,10 @@ pub struct Status {
     /// Percent fetched, `0..=100`, while `downloading`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<u8>,
+    /// Why the last attempt to install the available version failed, one sentence; where the state
+    /// is a newer one, and until the next attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 impl Status {
@@ -96,6 +100,7 @@ impl Status {
             checked_at: None,
             good_at: None,
             progress: None,
+            failure: None,
         }
     }
 
@@ -117,6 +122,7 @@ impl Status {
             checked_at: at.clone(),
             good_at: at.or_else(|| self.good_at.take()),
             progress: None,
+            failure: None,
         };
     }
 
@@ -162,6 +168,7 @@ impl Status {
             checked_at: at,
             good_at: good.or_else(|| self.good_at.take()),
             progress: None,
+            failure: None,
         };
     }
 

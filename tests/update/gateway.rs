@@ -152,7 +152,7 @@ impl Gateway {
         let place = Place { metadata: format!("{base}/metadata/"), targets: format!("{base}/targets/") };
         let client = self.client();
         let root = tuf::read_root(&server.folder.join(self.root)).unwrap();
-        let repository = Repository { place, root, client };
+        let repository = Repository { place, root, client, scratch: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let objections = Objections::default();
         let floor = || on_disk(&self.state);

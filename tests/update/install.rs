@@ -59,7 +59,9 @@ case $status in
     *) echo 'the slot is locked' >&2; exit "$status" ;;
 esac
 case $1 in
-    install) echo 50; cp "$2" "$here/slot"; echo "$TOMBOLO_VERSION" >"$here/version" ;;
+    install)
+        while [ -e "$here/backend.waits" ]; do sleep 0.1; done
+        echo 50; cp "$2" "$here/slot"; echo "$TOMBOLO_VERSION" >"$here/version" ;;
     roll-back) echo "$TOMBOLO_PREVIOUS" >"$here/version" ;;
 esac
 "#;
@@ -202,6 +204,9 @@ fn a_version_is_found_asked_for_installed_by_root_judged_and_confirmed() {
         "{called}"
     );
     assert!(!Path::new(&copy).exists(), "the copy is deleted");
+    // A check right after it knows of it.
+    let (code, text) = site.daemon.command(&["update", "check", "--json"]);
+    assert!(code == 0 && text.contains(r#""state":"pending""#), "{text}");
     site.is_told("pending", "version 3.0.0");
     // Twice asked for, it is not installed twice.
     let (code, text) = site.apply();
@@ -279,6 +284,20 @@ fn what_the_daemons_user_puts_in_the_way_is_refused_by_its_name_and_nothing_is_i
     fs::rename(&folder, &moved).unwrap();
     symlink(&moved, &folder).unwrap();
     site.refused("is refused: ");
+    // Nor do the commands that work without the daemon write through the link.
+    let before = fs::read_dir(&moved).unwrap().count();
+    let commands: [&[&str]; 6] =
+        [&["hold"], &["release"], &["denied", "add", "9.9"], &["denied", "list"], &["history"], &["check"]];
+    for command in commands {
+        let arguments: Vec<&str> = ["update"].iter().chain(command).copied().collect();
+        let (code, text) = site.root(&arguments);
+        assert!(code == 1 && text.contains("symbolic link"), "{command:?}: {text}");
+    }
+    let (_, text) = site.root(&["check"]);
+    assert!(text.contains("it is no folder, or a symbolic link"), "{text}");
+    assert_eq!(fs::read_dir(&moved).unwrap().count(), before);
+    let written = site.text("moved/history.json");
+    assert!(!written.contains("9.9") && !written.contains(r#""held":true"#), "{written}");
     fs::remove_file(&folder).unwrap();
     fs::rename(&moved, &folder).unwrap();
 
@@ -342,7 +361,19 @@ fn an_image_that_went_bad_is_fetched_again_when_somebody_asks_and_when_root_refu
         wait_within(Duration::from_secs(40), "the image", || {
             fs::read(&image).is_ok_and(|bytes| bytes == signed)
         });
+        // What is newer than the failure is shown, and the failure beside it.
+        wait_within(Duration::from_secs(40), "ready", || {
+            let update = site.daemon.status()["update"].clone();
+            update["state"] == "ready" && update["failure"].as_str().unwrap_or_default().contains(why)
+        });
     }
+    // Failed by something else: the cause stays the state until somebody asks for the image.
+    site.folder.write("backend.status", "1");
+    site.refused("the slot is locked");
+    site.shows("failed", "the slot is locked");
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 0 && text.contains("the last attempt failed: "), "{text}");
+    fs::remove_file(site.folder.join("backend.status")).unwrap();
     let (code, text) = site.apply();
     assert!(code == 0 && text.contains("version 3.0.0 is installed"), "{text}");
 }
@@ -555,6 +586,38 @@ fn only_one_program_works_at_a_time_and_one_that_is_asked_for_does_not_wait() {
     // A power cut in the middle of the judgement: it begins anew.
     let (code, seen) = site.health("30s");
     assert_eq!((code, &seen["verdict"]), (0, &"confirmed".into()), "{seen}");
+}
+
+#[test]
+fn what_installs_holds_the_lock_also_when_the_program_that_began_it_was_killed() {
+    let site = site("install-killed", "large", "exec");
+    site.ready();
+    site.folder.write("backend.waits", "");
+    let mut killed = Command::new(env!("CARGO_BIN_EXE_tombolo"))
+        .arg("--config")
+        .arg(site.daemon.config())
+        .args(["update", "apply"])
+        .env("PATH", path(&site.folder))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the backend", || site.text("backend.log").contains("install"));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let (code, text) = site.apply();
+    assert!(code == 1 && text.contains("is at work"), "{text}");
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    assert!(code == 0 && text.contains("is at work"), "{text}");
+    assert_eq!(site.text("backend.log").matches("install ").count(), 1);
+    fs::remove_file(site.folder.join("backend.waits")).unwrap();
+    let mut said = (1, String::new());
+    wait_within(Duration::from_secs(40), "the end of the backend", || {
+        said = site.apply();
+        !said.1.contains("is at work")
+    });
+    let (code, text) = said;
+    assert!(code == 0 && (text.contains("is installed") || text.contains("is judged")), "{text}");
+    assert!(!site.folder.join(ROOT).join("image").exists(), "a copy is left: {text}");
 }
 
 impl Site {

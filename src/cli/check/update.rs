@@ -19,14 +19,13 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         return findings;
     }
     findings.extend(installer(loaded));
-    let folder = loaded.settings.paths.update();
     let public = root::read(&loaded.settings.paths.update_root());
     if let Err(reason) = &public {
         let finding = Finding::fail("update", format!("what was installed cannot be read: {reason}"));
         findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
     }
     let public = public.unwrap_or_default();
-    let objections = match history::read(&folder) {
+    let objections = match history::read_below(&loaded.settings.paths.state_dir, answer::FOLDER) {
         Ok(mut history) => {
             history.join(&public.history);
             Objections { is_held: history.held, denied: history.denied, floor: public.floor.clone() }
@@ -55,9 +54,10 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     let question = Question {
         settings: settings.clone(),
         gateway: loaded.settings.gateway.id.clone(),
-        folder,
+        folder: loaded.settings.paths.update(),
         objections,
         clock: clock.clone(),
+        keeps_within: false,
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(None);

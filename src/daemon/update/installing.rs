@@ -84,8 +84,8 @@ impl Installing {
     pub fn care(self: &Rc<Self>, now: Instant, seen: &Seen<'_>) {
         let every = if seen.settings.backend == Backend::None { READ_SELDOM } else { READ_EVERY };
         let is_due = self.read_at.get().is_none_or(|at| now.saturating_duration_since(at) >= every);
-        if is_due && !self.is_reading.get() && seen.settings.source != Source::None {
-            self.read(now);
+        if is_due && seen.settings.source != Source::None {
+            self.refresh(now);
         }
         let wish = self.wish(now, seen);
         if self.requests.borrow_mut().poll(now, &wish) {
@@ -93,7 +93,11 @@ impl Installing {
         }
     }
 
-    fn read(self: &Rc<Self>, now: Instant) {
+    /// Reads root's files now.
+    pub fn refresh(self: &Rc<Self>, now: Instant) {
+        if self.is_reading.get() {
+            return;
+        }
         self.is_reading.set(true);
         self.read_at.set(Some(now));
         let (installing, folder) = (Rc::clone(self), self.root.clone());
@@ -181,12 +185,13 @@ impl Installing {
         });
     }
 
-    /// The status with what root does.
-    pub fn show(&self, status: Status, settings: &Settings) -> Status {
+    /// The status with what root does. `is_newer`: the image was asked for, or came, since the last
+    /// attempt.
+    pub fn show(&self, status: Status, settings: &Settings, is_newer: bool) -> Status {
         let public = self.public.borrow();
         let record = public.as_ref().ok().and_then(|public| public.installation.as_ref());
         let mut shown = match record {
-            Some(record) if settings.source != Source::None => with_installation(status, record),
+            Some(record) if settings.source != Source::None => with_installation(status, record, is_newer),
             _ => status,
         };
         // Only apt fetches what is installed while it installs it.
@@ -229,8 +234,8 @@ fn write(folder: &Path, text: &str) -> std::io::Result<()> {
 }
 
 /// What is installed or judged comes before what was found; what failed until something else is
-/// found.
-fn with_installation(mut status: Status, record: &Installation) -> Status {
+/// found, or its image is fetched anew: then it is told beside that.
+fn with_installation(mut status: Status, record: &Installation, is_newer: bool) -> Status {
     let of = |version: &str| format!("version {version}");
     let cause = record.cause.clone();
     match record.phase {
@@ -260,14 +265,19 @@ fn with_installation(mut status: Status, record: &Installation) -> Status {
             // A denial, a fault of the check, and that it is offered no more, say more; unless it
             // could not be rolled back.
             let is_stuck = status.installed.as_deref() == Some(record.version.as_str());
+            let is_of_found = !is_other && !is_stuck;
             let is_shown = match status.state {
                 State::Unknown | State::UpToDate if is_stuck => true,
-                State::Unknown | State::Available | State::Ready => !is_other && !is_stuck,
+                State::Unknown => is_of_found,
+                State::Available | State::Ready => is_of_found && !is_newer,
                 _ => false,
             };
-            if is_shown {
+            let is_beside = matches!(status.state, State::Available | State::Ready | State::Downloading);
+            let cause = cause.unwrap_or_default();
+            if is_of_found && is_beside && !is_shown {
+                status.failure = Some(cause);
+            } else if is_shown {
                 status.state = State::Failed;
-                let cause = cause.unwrap_or_default();
                 status.reason = Some(format!("{}: {cause}", of(&record.version)));
             }
         }
@@ -311,26 +321,40 @@ mod tests {
             (Phase::Failed, State::Failed),
             (Phase::Confirmed, State::Ready),
         ] {
-            assert_eq!(with_installation(found("2"), &record(phase)).state, state, "{phase:?}");
+            assert_eq!(with_installation(found("2"), &record(phase), false).state, state, "{phase:?}");
         }
         let mut installing = record(Phase::Installing);
         installing.progress = Some(40);
-        assert_eq!(with_installation(found("2"), &installing).progress, Some(40));
+        assert_eq!(with_installation(found("2"), &installing, false).progress, Some(40));
     }
 
     #[test]
     fn a_failure_is_told_with_its_cause_until_another_version_is_found() {
         let mut failed = record(Phase::Failed);
         failed.because("no room");
-        let shown = with_installation(found("2"), &failed);
+        let shown = with_installation(found("2"), &failed, false);
         assert_eq!(shown.reason.as_deref(), Some("version 2: no room"));
-        assert_eq!(with_installation(found("3"), &failed).state, State::Ready);
+        assert_eq!(with_installation(found("3"), &failed, false), found("3"));
         let stuck = Status { available: None, state: State::UpToDate, ..Status::new(Some("2".to_owned())) };
-        assert_eq!(with_installation(stuck.clone(), &failed).state, State::Failed, "it still runs");
+        assert_eq!(with_installation(stuck.clone(), &failed, false).state, State::Failed, "it still runs");
         let gone = Status { installed: Some("1".to_owned()), ..stuck };
-        assert_eq!(with_installation(gone, &failed).state, State::UpToDate, "it is offered no more");
+        assert_eq!(with_installation(gone, &failed, false).state, State::UpToDate, "it is offered no more");
         let mut refused = found("2");
         refused.state = State::Error;
-        assert_eq!(with_installation(refused.clone(), &failed), refused);
+        assert_eq!(with_installation(refused.clone(), &failed, false), refused);
+    }
+
+    #[test]
+    fn an_image_that_comes_after_a_failure_is_told_with_the_failure_beside_it() {
+        let mut failed = record(Phase::Failed);
+        failed.because("its image is not here");
+        for state in [State::Available, State::Downloading, State::Ready] {
+            let newer = Status { state, ..found("2") };
+            let shown = with_installation(newer.clone(), &failed, true);
+            assert_eq!(shown, Status { failure: Some("its image is not here".to_owned()), ..newer });
+        }
+        let fetched = Status { state: State::Downloading, ..found("2") };
+        assert!(with_installation(fetched, &failed, false).failure.is_some());
+        assert_eq!(with_installation(found("3"), &failed, true), found("3"));
     }
 }

@@ -18,6 +18,9 @@ use crate::update::settings::{Settings, Source};
 
 /// The folder in the state directory.
 pub const FOLDER: &str = "update";
+/// A folder in it, while a check lasts that keeps within it.
+#[cfg(feature = "update")]
+const SCRATCH: &str = "metadata";
 /// What a check may take altogether.
 const WITHIN: Duration = Duration::from_secs(600);
 /// Largest body of metadata, as [`super::tuf::LIMITS`] has it.
@@ -37,6 +40,8 @@ pub struct Question {
     pub objections: Objections,
     /// Judges expiry and certificates.
     pub clock: Arc<dyn WallClock>,
+    /// The folder is for working files, too, and not `TMPDIR`.
+    pub keeps_within: bool,
 }
 
 /// What it came to.
@@ -139,6 +144,7 @@ async fn tuf(
     system: &system::System,
     now: Option<UnixTime>,
 ) -> Result<Decision, Fault> {
+    use super::untrusted::Folder;
     use super::{check, floor, tuf};
     use crate::update::eligibility::Installed;
     let settings = &question.settings;
@@ -148,14 +154,18 @@ async fn tuf(
         compatible: settings.compatible.clone().or_else(|| system.compatible.clone()),
         hardware: settings.hardware.clone(),
     };
+    // It may be the service's user's, and this root: no link of theirs is followed.
+    let folder = &question.folder;
+    let above = folder.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let held = crate::durable::io::create_directory(above).and_then(|()| Folder::make(above, &name));
+    let held = held
+        .map_err(|error| Fault::Local(format!("the folder {} cannot be used: {error}", folder.display())))?;
     let repository = check::Repository {
         place: tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() },
         root: tuf::read_root(&place.root_file)?,
         client: client(place.ca_file.as_deref(), &question.clock)?,
+        scratch: question.keeps_within.then(|| held.path().join(SCRATCH)),
     };
-    crate::durable::io::create_directory(&question.folder).map_err(|error| {
-        Fault::Local(format!("the folder {} cannot be made: {error}", question.folder.display()))
-    })?;
-    check::check(&repository, || floor::on_disk(&question.folder), &installed, &question.objections, now)
-        .await
+    check::check(&repository, || floor::on_disk(held.path()), &installed, &question.objections, now).await
 }

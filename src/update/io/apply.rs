@@ -74,7 +74,7 @@ pub enum Outcome {
     Nothing(String),
     /// A version that runs is still to be judged: by `tombolo health`.
     Judged(String),
-    /// A version that ran unconfirmed works and has reached the broker.
+    /// A version that ran unconfirmed works and has reached the broker, if it has one to reach.
     Confirmed(String),
     /// It was installed and runs.
     Runs(String),
@@ -160,6 +160,7 @@ impl Work<'_> {
             folder: self.root.folder().to_owned(),
             objections: Objections { is_held, denied, floor: public.floor.clone() },
             clock: self.clock.clone(),
+            keeps_within: true,
         };
         let answer = answer::answer(&question);
         self.root.publish_floor();
@@ -203,6 +204,8 @@ impl Work<'_> {
         };
         (self.progress)("installing", Some(0));
         let root = self.root;
+        // A second one that installs at the same time would be the worst there is.
+        let _shared = root.share()?;
         let progress = &mut self.progress;
         self.backend.install(&wanted, &mut |percent| {
             progress("installing", Some(percent));

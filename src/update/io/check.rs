@@ -1,5 +1,6 @@
 //! One check of a TUF repository, from the floor to the decision.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::floor;
@@ -18,6 +19,8 @@ pub struct Repository {
     pub root: Vec<u8>,
     /// Asks. Its bound on a body is at least [`tuf::LIMITS`]' largest.
     pub client: Arc<Client>,
+    /// A folder to be made for working files; `None`: where the system has temporary ones.
+    pub scratch: Option<PathBuf>,
 }
 
 /// Checks. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
@@ -36,7 +39,8 @@ pub async fn check<S: Storage>(
         return Err(Fault::ClockUntrusted);
     }
     let mut seen = floor::read(floor())?;
-    let metadata = tuf::load(&repository.place, &repository.root, repository.client.clone()).await?;
+    let Repository { place, root, client, scratch } = repository;
+    let metadata = tuf::load(place, root, client.clone(), scratch.as_deref()).await?;
     let firmware = seen.firmware.clone().map(|(version, _)| version);
     let objections = Objections { floor: firmware.or(objections.floor.clone()), ..objections.clone() };
     let (result, _) = judge(&metadata, &mut seen, installed, &objections, now);

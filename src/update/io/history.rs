@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use super::untrusted::Folder;
 use crate::durable::atomic_file::{AtomicFile, Retrieved};
 use crate::durable::io::{OnDisk, create_directory};
 use crate::update::history::History;
@@ -27,7 +28,10 @@ pub fn read(folder: &Path) -> Result<History, String> {
     match (found.value, found.defects.first()) {
         (Some(history), _) => Ok(history),
         (None, _) if is_new => Ok(History::default()),
-        (None, Some(defect)) => Err(format!("{}: {defect}", folder.display())),
+        (None, Some(defect)) => Err(format!(
+            "{}: {defect}; delete {NAME} and its copy there, and hold and deny again what was (`tombolo update hold`, `denied add`)",
+            folder.display()
+        )),
         (None, None) => Ok(History::default()),
     }
 }
@@ -54,6 +58,47 @@ pub fn change<T>(folder: &Path, act: impl FnOnce(&mut History) -> T) -> Result<(
             .map_err(|error| format!("{} cannot be written: {error}", folder.display()))?;
     }
     Ok((history, done))
+}
+
+/// As [`read`], of the folder `name` in `state_dir`, for whoever is not its user: no symbolic link
+/// is followed. It blocks.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_below(state_dir: &Path, name: &str) -> Result<History, String> {
+    match Folder::open(state_dir, name) {
+        Ok(folder) => read(folder.path()).map_err(|why| shown(&why, &folder, state_dir, name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(History::default()),
+        Err(error) => Err(refused(state_dir, name, &error)),
+    }
+}
+
+/// As [`change`], of the folder `name` in `state_dir`, for whoever is not its user. It blocks.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_below(state_dir: &Path, name: &str, act: impl FnOnce(&mut History)) -> Result<History, String> {
+    let before = read_below(state_dir, name)?;
+    let mut history = before.clone();
+    act(&mut history);
+    if history == before {
+        return Ok(history);
+    }
+    let made = create_directory(state_dir).and_then(|()| Folder::make(state_dir, name));
+    let folder = made.map_err(|error| refused(state_dir, name, &error))?;
+    write(folder.path(), &history)
+        .map_err(|error| format!("{} cannot be written: {error}", state_dir.join(name).display()))?;
+    Ok(history)
+}
+
+/// The text with the folder's name instead of the path by which it is held.
+fn shown(text: &str, folder: &Folder, state_dir: &Path, name: &str) -> String {
+    let held = folder.path().display().to_string();
+    text.replace(&held, &state_dir.join(name).display().to_string())
+}
+
+fn refused(state_dir: &Path, name: &str, error: &io::Error) -> String {
+    format!("{} is not used: {error}", state_dir.join(name).display())
 }
 
 /// As [`change`], of the one in root's folder, which everybody may read. It blocks.

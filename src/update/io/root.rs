@@ -8,8 +8,9 @@
 //! | `floor` | the versions below which nothing is installed |
 //! | `image` | the copy that is installed; gone afterwards |
 //! | `packages/` | apt: the packages of the version that runs and of the one before |
+//! | `metadata/` | working files of a check, while it lasts |
 //! | `attempt` | when an installation was begun last |
-//! | `lock` | held by the program that works here |
+//! | `lock` | held by the program that works here, and by what it has install |
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -17,7 +18,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 
 use super::trusted::{self, Distrust};
 use super::{floor, history};
@@ -76,10 +77,16 @@ fn installation(folder: &Path) -> Result<Option<Installation>, String> {
     }
 }
 
-/// The folder, held by this program alone.
+/// The folder, held by this program alone, and by what installs for it.
 pub struct Root {
     folder: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
+}
+
+/// While this is there, every program that is begun holds the folder as long as it runs: also when
+/// the one that began it was killed.
+pub struct Shared {
+    _file: File,
 }
 
 /// Why it is not held.
@@ -95,7 +102,9 @@ impl std::fmt::Display for NotHeld {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             NotHeld::Busy => {
-                f.write_str("another `tombolo update` or `tombolo health` is at work; wait for it")
+                f.write_str(
+                    "another `tombolo update` or `tombolo health` is at work, or what it began to install; wait for it",
+                )
             }
             NotHeld::Because(why) => f.write_str(why),
         }
@@ -126,7 +135,12 @@ impl Root {
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
         let file = options.open(folder.join("lock")).map_err(because)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Root { folder, _lock: lock }),
+            Ok(lock) => {
+                let root = Root { folder, lock };
+                // Of a run that was killed.
+                root.forget_image();
+                Ok(root)
+            }
             Err((_, nix::Error::EWOULDBLOCK)) => Err(NotHeld::Busy),
             Err((_, error)) => Err(because(error.into())),
         }
@@ -144,6 +158,19 @@ impl Root {
                 other => return other,
             }
         }
+    }
+
+    /// Has the programs that are begun from now on hold the folder, too.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn share(&self) -> Result<Shared, String> {
+        let file = self.lock.try_clone().and_then(|file| {
+            fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            Ok(file)
+        });
+        file.map(|file| Shared { _file: file })
+            .map_err(|error| format!("{}: {error}", self.folder.join("lock").display()))
     }
 
     /// Where it is.

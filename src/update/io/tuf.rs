@@ -9,7 +9,8 @@
 //! [`LIMITS`]; so is their number. Delegated targets are verified, and not offered.
 
 use std::fmt;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,18 +62,47 @@ pub struct Place {
 }
 
 /// Fetches the metadata and verifies it against `root`, the content of a root.json of any version:
-/// later ones are followed.
+/// later ones are followed. `scratch`: a folder for the library's working files, which is made for
+/// that, and is gone afterwards; `None`: one where the system has temporary files.
 ///
 /// # Errors
 /// [`Fault::Unreachable`], [`Fault::Invalid`] or [`Fault::Local`].
-pub async fn load(place: &Place, root: &[u8], client: Arc<Client>) -> Result<Metadata, Fault> {
+pub async fn load(
+    place: &Place,
+    root: &[u8],
+    client: Arc<Client>,
+    scratch: Option<&Path>,
+) -> Result<Metadata, Fault> {
     let url = |text: &str| Url::parse(text).map_err(|error| Fault::Local(format!("{text}: {error}")));
-    let loader = RepositoryLoader::new(&root, url(&place.metadata)?, url(&place.targets)?)
+    let mut loader = RepositoryLoader::new(&root, url(&place.metadata)?, url(&place.targets)?)
         .transport(Https { client, left: Arc::new(AtomicU32::new(FILES_MAX)) })
         .limits(LIMITS)
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
+    let scratch = scratch.map(Scratch::make).transpose()?;
+    if let Some(Scratch(folder)) = &scratch {
+        loader = loader.datastore(folder);
+    }
     let repository = loader.load().await.map_err(|error| fault(&error))?;
     Ok(metadata(&repository))
+}
+
+/// A folder that ends with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it; what an earlier process left there goes first.
+    fn make(folder: &Path) -> Result<Scratch, Fault> {
+        let _ = std::fs::remove_dir_all(folder);
+        let made = std::fs::DirBuilder::new().mode(0o700).create(folder);
+        made.map_err(|error| Fault::Local(format!("no working files can be written: {error}")))?;
+        Ok(Scratch(folder.to_owned()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Verifies the metadata of a repository in a folder of this machine, which has `metadata/` and
@@ -173,7 +203,7 @@ fn fault(error: &Error) -> Fault {
         Error::ParseTrustedMetadata { .. } | Error::VerifyTrustedMetadata { .. } => {
             Fault::Local(format!("root-file: {}", sentence(error)))
         }
-        // Its working files, in a temporary folder that ends with the check.
+        // Its working files, in a folder that ends with the check.
         Error::DatastoreInit { .. }
         | Error::DatastoreCreate { .. }
         | Error::DatastoreOpen { .. }

@@ -4,13 +4,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, mkdirat};
+
+use crate::durable::io::give_to_owner_of;
 
 /// What is copied at once.
 const CHUNK: usize = 128 * 1024;
@@ -77,6 +80,63 @@ pub fn read_below(folder: &Path, name: &Path, max_bytes: u64) -> io::Result<Vec<
     }
 }
 
+/// A folder of the service's user, held: whatever its user puts in its place meanwhile, the files
+/// are those of the folder that was opened.
+pub struct Folder {
+    path: PathBuf,
+    opened: File,
+}
+
+impl Folder {
+    /// Opens the folder `name` in `parent`, if it is one and no symbolic link.
+    ///
+    /// # Errors
+    /// As the system says; [`io::ErrorKind::InvalidInput`] says what it is instead.
+    pub fn open(parent: &Path, name: &str) -> io::Result<Folder> {
+        Folder::below(&File::open(parent)?, name)
+    }
+
+    /// As [`Folder::open`]; it is made, 0700 and the owner's of `parent`, unless it is there.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn make(parent: &Path, name: &str) -> io::Result<Folder> {
+        let above = File::open(parent)?;
+        match mkdirat(&above, name, Mode::S_IRWXU) {
+            Err(nix::Error::EEXIST) => Folder::below(&above, name),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                let folder = Folder::below(&above, name)?;
+                give_to_owner_of(parent, &folder.opened)?;
+                above.sync_all()?;
+                Ok(folder)
+            }
+        }
+    }
+
+    fn below(above: &File, name: &str) -> io::Result<Folder> {
+        let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match openat(above, name, flags, Mode::empty()) {
+            Ok(opened) => {
+                let opened = File::from(opened);
+                // What is opened by this path is what was opened here, whatever its name is now.
+                let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+                Ok(Folder { path, opened })
+            }
+            Err(nix::Error::ELOOP | nix::Error::ENOTDIR) => {
+                Err(refused("it is no folder, or a symbolic link; delete it"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Where its files are, for this process, while this value is there.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// Copies exactly `bytes` bytes into a new file that nobody else can write, and makes it durable.
 /// True if they have that SHA-256; otherwise the new file is gone. What happens to the source
 /// meanwhile does not matter: what counts is what was hashed, and that is what was written.
@@ -118,7 +178,6 @@ pub fn copy(source: &mut File, target: &Path, bytes: u64, sha256: &[u8; 32]) -> 
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -163,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_of_what_was_opened_whatever_has_its_name_afterwards() {
+    fn a_copy_is_of_what_wasopened_whatever_has_its_name_afterwards() {
         let folder = folder("swap");
         let (place, copy_at) = (folder.join("update/image"), folder.join("copy"));
         fs::write(&place, "signed").expect("written");
@@ -193,6 +252,25 @@ mod tests {
         assert!(read_below(&folder, Path::new("update/image"), 10).is_ok());
         fs::write(folder.join("update/image"), "0123456789a").expect("written");
         assert!(read_below(&folder, Path::new("update/image"), 10).is_err());
+        fs::remove_dir_all(folder).expect("there");
+    }
+
+    #[test]
+    fn a_folder_that_is_a_link_is_refused_and_one_that_is_exchanged_later_is_still_the_one_opened() {
+        let folder = folder("folder");
+        let refused = |made: io::Result<Folder>| made.err().map(|error| error.kind());
+        symlink("update", folder.join("link")).expect("linked");
+        fs::write(folder.join("file"), "").expect("written");
+        for name in ["link", "file"] {
+            assert_eq!(refused(Folder::open(&folder, name)), Some(io::ErrorKind::InvalidInput), "{name}");
+            assert_eq!(refused(Folder::make(&folder, name)), Some(io::ErrorKind::InvalidInput), "{name}");
+        }
+        assert_eq!(refused(Folder::open(&folder, "none")), Some(io::ErrorKind::NotFound));
+        let held = Folder::make(&folder, "new").expect("made");
+        fs::rename(folder.join("new"), folder.join("moved")).expect("moved");
+        symlink("update", folder.join("new")).expect("linked");
+        fs::write(held.path().join("inside"), "1").expect("written");
+        assert!(folder.join("moved/inside").exists() && !folder.join("update/inside").exists());
         fs::remove_dir_all(folder).expect("there");
     }
 }

@@ -38,7 +38,7 @@ pub enum End {
     Works,
     /// It does not work; nothing was to be judged.
     Broken(String),
-    /// It works and has reached the broker.
+    /// It works and has reached the broker, if it has one to reach.
     Confirmed(String),
     /// It works and has not reached the broker.
     Pending(String),
@@ -231,7 +231,8 @@ pub fn roll_back(
     record.because(cause);
     record.enter(Phase::Reverting, boot.id.clone(), at.clone());
     root.write(&record)?;
-    match backend.roll_back(&version, record.previous.as_deref()) {
+    let back = root.share().and_then(|_shared| backend.roll_back(&version, record.previous.as_deref()));
+    match back {
         Ok(Effect::AtBoot) => {
             Ok(End::RolledBack { version, cause: cause.to_owned(), effect: Effect::AtBoot })
         }

@@ -1,8 +1,9 @@
 //! Runs a program that installs: its lines are followed while it runs, its time is bounded, and the
-//! last line of its standard error is its reason.
+//! last line of its standard error is its reason. What it leaves behind is not waited for.
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::update::io::program::Group;
 
 /// Longest line that is kept, in bytes.
 const LINE_MAX: usize = 1024;
+/// After its end what it wrote is read for so long, if its streams are still held by another.
+const REST: Duration = Duration::from_secs(2);
 /// Where programs are, unless the environment says it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -79,7 +82,8 @@ impl Call {
         self.program.to_string_lossy().into_owned()
     }
 
-    /// Runs it to its end; `handle` is told each line of its standard output. It blocks.
+    /// Runs it to its end; `handle` is told each line of its standard output. What is left of its
+    /// process group is killed then. It blocks.
     ///
     /// # Errors
     /// One sentence: it cannot be started, or did not end in time and was killed with its children.
@@ -139,8 +143,20 @@ impl Call {
                     line.trim().clone_into(&mut last);
                 }
             });
-            tokio::join!(out, err);
-            child.wait().await.map_err(|error| format!("{} cannot be waited for: {error}", self.name()))
+            let mut reading = pin!(async { tokio::join!(out, err) });
+            let ended = tokio::select! {
+                status = child.wait() => Some(status),
+                _ = &mut reading => None,
+            };
+            let status = match ended {
+                // Something it began may hold its streams for ever.
+                Some(status) => {
+                    let _ = timeout(REST, reading).await;
+                    status
+                }
+                None => child.wait().await,
+            };
+            status.map_err(|error| format!("{} cannot be waited for: {error}", self.name()))
         };
         let ended = timeout(self.within, work).await;
         drop(group);
@@ -210,6 +226,9 @@ mod tests {
         assert!(ended.output.len() <= LINE_MAX + 1);
         let killed = shell("sleep 100 & wait", Duration::from_millis(100)).run(&mut |_| {});
         assert!(killed.is_err_and(|why| why.contains("within 0.1 s")));
+        // What it leaves behind with its streams does not keep it from having ended.
+        let left = shell("echo 1; echo no >&2; sleep 100 & exit 3", LONG).run(&mut |_| {}).expect("it ran");
+        assert_eq!((left.status, left.output.as_str(), left.last.as_str()), (Some(3), "1\n", "no"));
         let none = Call::new("tombolo-no-such-program", LONG).run(&mut |_| {});
         assert!(none.is_err_and(|why| why.contains("cannot be started")));
     }
