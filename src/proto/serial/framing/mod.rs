@@ -134,6 +134,10 @@ impl Bad {
     }
 }
 
+/// Places in one frame between pauses at which a start is looked for: a bound for the time that
+/// bytes full of starts cost.
+const STARTS_TRIED: usize = 16;
+
 /// Bytes of a dropped frame that are kept to be shown.
 pub const SHOWN_MAX: usize = 16;
 
@@ -468,17 +472,26 @@ impl Decoder {
         if self.buffer.is_empty() {
             return;
         }
-        // What stands before the start is the rest of something else.
-        let begin = match self.start.len() {
-            0 => Some(0),
-            length => self.buffer.bytes.windows(length).position(|window| window == self.start),
+        // What stands before the start is the rest of something else, and so is a start whose
+        // checksum is wrong while that of a later one is right.
+        let starts = match self.start.len() {
+            0 => vec![0],
+            length => {
+                let windows = self.buffer.bytes.windows(length).enumerate();
+                windows
+                    .filter(|(_, window)| *window == self.start)
+                    .map(|(at, _)| at)
+                    .take(STARTS_TRIED)
+                    .collect()
+            }
         };
-        let frame = begin.and_then(|begin| self.buffer.bytes.get(begin..));
-        self.counters.dropped += frame.and(begin).unwrap_or(0) as u64;
-        let body = frame.and_then(|frame| match self.checksum {
-            Some(checksum) => self.placement.strip(checksum, frame),
-            None => Some(frame),
-        });
+        let frame = starts.first().map(|at| &self.buffer.bytes[*at..]);
+        let (checksum, placement, bytes) = (self.checksum, self.placement, &self.buffer.bytes);
+        let strip = |frame| checksum.map_or(Some(frame), |checksum| placement.strip(checksum, frame));
+        let (begin, body) = starts
+            .iter()
+            .find_map(|at| Some((*at, strip(&bytes[*at..])?)))
+            .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
         let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
         let payload = payload.filter(|payload| !payload.is_empty());
@@ -486,6 +499,7 @@ impl Decoder {
         match payload.filter(|payload| labels.as_mut().is_none_or(|labels| labels.judge(payload))) {
             Some(payload) => {
                 self.counters.good += 1;
+                self.counters.dropped += begin as u64;
                 sink(&payload);
                 self.buffer.clear();
             }

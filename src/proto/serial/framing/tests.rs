@@ -578,6 +578,21 @@ fn what_stands_before_the_start_in_a_gap_frame_is_dropped() {
 }
 
 #[test]
+fn a_gap_frame_that_fails_its_checksum_counts_each_byte_once_and_a_later_start_is_tried() {
+    let settings = started(Framing::Gap(Duration::from_millis(50)), Some(Checksum::Crc16Modbus));
+    let (mut decoder, now) = opened(&settings);
+    take(&mut decoder, now, b"rest\x42\x4Ddamaged");
+    assert_eq!(pause(&mut decoder, now + Duration::from_millis(50)), [b""; 0]);
+    assert_eq!((decoder.counters().bad, decoder.counters().dropped), (1, 13));
+    let mut frame = Vec::new();
+    encode(&settings, b"value", &mut frame).expect("a frame");
+    take(&mut decoder, now + IDLE, &[b"\x42\x4Dcut", &frame[..]].concat());
+    assert_eq!(pause(&mut decoder, now + 2 * IDLE), [b"value"]);
+    let counters = decoder.counters();
+    assert_eq!((counters.good, counters.bad, counters.dropped), (1, 1, 18));
+}
+
+#[test]
 fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
     let small = |framing, checksum| Settings { max_frame: 20, ..settings(framing, checksum) };
     for (settings, bytes, why, first) in [
