@@ -11,7 +11,7 @@ use std::process::Command;
 use super::Site;
 use super::backlog::{fill, without_limits};
 use tombolo_test_support::disk_faults::{VARIABLE, library, write};
-use tombolo_test_support::wait_for;
+use tombolo_test_support::{PATIENCE, wait_for, wait_within};
 
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
@@ -234,7 +234,7 @@ fn more_segments_than_open_files_are_no_reason_not_to_start() {
     wait_for("the daemon", || faulty.site.daemon.command(&["status", "--json"]).0 == 0);
     assert_eq!(faulty.journal()["records"], 20_000);
     faulty.site.broker.resume();
-    wait_for("all records", || faulty.arrived(TOPIC).0 == 20_000);
+    wait_within(3 * PATIENCE, "all records", || faulty.arrived(TOPIC).0 == 20_000);
     limited.kill().expect("it ends");
     limited.wait().expect("it has ended");
 }
