@@ -554,7 +554,10 @@ impl Decoder {
             true => std::borrow::Cow::Borrowed(&frame[..]),
             false => self.scanner.plain(plain.unwrap_or_default()),
         };
-        if payload.is_empty()
+        if payload.len() > self.buffer.max {
+            // With its markers, or what it was joined with.
+            self.fail(Bad::TooLong);
+        } else if payload.is_empty()
             || body.is_empty()
             || self.labels.as_mut().is_some_and(|labels| !labels.judge(body))
         {

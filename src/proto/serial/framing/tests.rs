@@ -593,6 +593,18 @@ fn a_gap_frame_that_fails_its_checksum_counts_each_byte_once_and_a_later_start_i
 }
 
 #[test]
+fn a_whole_frame_counts_with_its_markers_and_what_is_behind_its_end() {
+    let ends = Framing::Line(line::End::Exactly(b"!".to_vec()));
+    let settings = Settings { keep: 2, whole: true, max_frame: 8, ..settings(ends, None) };
+    let (mut decoder, now) = opened(&settings);
+    assert_eq!(take(&mut decoder, now, b"12345!ab"), [b"12345!ab"]);
+    assert_eq!(take(&mut decoder, now, b"123456!ab"), [b""; 0]);
+    assert_eq!(take(&mut decoder, now, b"1234!ab"), [b"1234!ab"]);
+    let counters = decoder.counters();
+    assert_eq!((counters.good, counters.bad), (2, 1));
+}
+
+#[test]
 fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
     let small = |framing, checksum| Settings { max_frame: 20, ..settings(framing, checksum) };
     for (settings, bytes, why, first) in [
