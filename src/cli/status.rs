@@ -339,9 +339,12 @@ fn serial(name: &str, port: &SerialPort) -> String {
     if let Some(asked) = &port.asked {
         let answers = plural(asked.answers, "answer");
         text.push_str(&format!(", {}: {answers} to {}", asked.state, plural(asked.questions, "question")));
-        for (count, what) in
-            [(asked.silent, "silent"), (asked.damaged, "damaged"), (asked.late, "late or unasked")]
-        {
+        for (count, what) in [
+            (asked.silent, "silent"),
+            (asked.damaged, "damaged"),
+            (asked.closed, "closed in place of an answer"),
+            (asked.late, "late or unasked"),
+        ] {
             if count > 0 {
                 text.push_str(&format!(", {count} {what}"));
             }

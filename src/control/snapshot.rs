@@ -786,6 +786,8 @@ pub struct SerialAsked {
     pub silent: u64,
     /// Questions with a damaged answer only.
     pub damaged: u64,
+    /// Questions in place of whose answer the line was closed.
+    pub closed: u64,
     /// Frames not used: late answers, and what came unasked.
     pub late: u64,
 }

@@ -5,7 +5,7 @@
 //! bus is told of each final refusal, so that the unit's next reading is offered even if it is
 //! unchanged.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::delivery::Delivery;
@@ -112,8 +112,20 @@ impl Units {
         self.bus.line_down(now);
     }
 
-    /// Takes over the uncommitted readings of units that are still the same device.
+    /// For so long an answer to the last request may still come.
+    pub(super) fn still_to_come(&self) -> Duration {
+        self.bus.still_to_come()
+    }
+
+    /// Nothing is asked for so long once the line is open.
+    pub(super) fn await_rest(&mut self, still: Duration) {
+        self.bus.await_rest(still);
+    }
+
+    /// Takes over the uncommitted readings of units that are still the same device, and what may
+    /// still come from each address.
     pub(super) fn adopt(&mut self, predecessor: &mut Units, now: Instant) {
+        self.bus.adopt(&mut predecessor.bus, now);
         for (index, unit) in self.units.iter_mut().enumerate() {
             let Some(id) = self.bus.unit(index).map(|unit| &unit.id) else { continue };
             let before = (0..predecessor.units.len())
@@ -278,9 +290,6 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
     use crate::gate::stage::Received;
     use crate::proto::serial::modbus::change::Publish;
@@ -290,6 +299,7 @@ mod tests {
     use crate::proto::serial::reading::Unreadable;
     use crate::southbound::serial::port::Port;
     use crate::southbound::serial::settings::{self, Duty, Line, PortName};
+    use std::sync::Arc;
 
     /// A fake gate and journal: the verdicts for each device, and the readings accepted.
     #[derive(Default)]

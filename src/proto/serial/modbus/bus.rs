@@ -134,6 +134,8 @@ pub struct Bus {
     clock: Instant,
     random: SplitMix64,
     strangers: u64,
+    /// For so long nothing is asked once the port is open.
+    still: Duration,
 }
 
 #[derive(Debug)]
@@ -184,6 +186,7 @@ impl Bus {
             clock: now,
             random: SplitMix64::new(seed),
             strangers: 0,
+            still: Duration::ZERO,
         }
     }
 
@@ -245,6 +248,33 @@ impl Bus {
         own.chain(scaled.map(|(at, _)| (at, Obstacle::Scale)))
     }
 
+    /// For so long an answer to the last request may still come.
+    pub fn still_to_come(&self) -> Duration {
+        match &self.line {
+            Line::Waiting(exchange) => self.units.get(exchange.unit).map(Unit::rest).unwrap_or_default(),
+            Line::Down | Line::Idle => Duration::ZERO,
+        }
+    }
+
+    /// Nothing is asked for so long once the port is open.
+    pub fn await_rest(&mut self, still: Duration) {
+        self.still = self.still.max(still);
+    }
+
+    /// Takes over from the bus of before a reload, by address, what may still come; before the port
+    /// is open.
+    pub fn adopt(&mut self, before: &mut Bus, now: Instant) {
+        if !matches!(before.line, Line::Down) {
+            before.line_down(now);
+        }
+        for unit in &mut self.units {
+            let is_it = |other: &&Unit| other.settings.address == unit.settings.address;
+            if let Some(other) = before.units.iter().find(is_it) {
+                unit.adopt(other);
+            }
+        }
+    }
+
     /// The port is open: all units are due, once answers to requests of before have come.
     pub fn line_up(&mut self, now: Instant) {
         self.tick(now);
@@ -253,7 +283,7 @@ impl Bus {
         self.to_send = false;
         self.begun = None;
         self.receiver.clear();
-        self.quiet_at = now + self.gap();
+        self.quiet_at = now + self.gap().max(std::mem::take(&mut self.still));
         self.used_at = now;
         self.babble = now;
         self.units.iter_mut().for_each(|unit| unit.start(now));
@@ -274,6 +304,9 @@ impl Bus {
             if of.is_kept_from_being_asked(now) {
                 self.events.push_back(Event::Down { unit, failure: Failure::Closed });
             }
+        }
+        if !matches!(self.line, Line::Down) {
+            self.units.iter_mut().for_each(|unit| unit.closed(now));
         }
         self.line = Line::Down;
         self.current = None;

@@ -265,6 +265,10 @@ pub(super) struct Unit {
     ended_at: Option<Instant>,
     /// The greatest age of an answer that came late.
     latest: Duration,
+    /// When the port was closed; and for how long after its opening an answer may still come that
+    /// could be taken for another's.
+    closed_at: Option<Instant>,
+    still: Duration,
     position: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
@@ -341,6 +345,8 @@ impl Unit {
             openings: 0,
             ended_at: None,
             latest: Duration::ZERO,
+            closed_at: None,
+            still: Duration::ZERO,
             position: 0,
             asked: None,
             learning: false,
@@ -499,20 +505,47 @@ impl Unit {
         self.probes = probes.concat();
     }
 
+    /// The port was closed. A converter keeps what comes meanwhile, so time until it is open again
+    /// does not count.
+    pub(super) fn closed(&mut self, now: Instant) {
+        self.closed_at = Some(now);
+        // A unit in step is waiting for what is still to come.
+        let is_waiting = self.in_step && !self.is_numbered && self.is_mistakable();
+        self.still = if is_waiting { self.due.saturating_duration_since(now) } else { Duration::ZERO };
+    }
+
+    /// Takes over from the unit of this address of before a reload what may still come.
+    pub(super) fn adopt(&mut self, before: &Unit) {
+        self.unanswered.clone_from(&before.unanswered);
+        (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
+        // The map may be another one, and with it what can be mistaken.
+        self.in_step = self.unanswered.is_empty() && before.in_step;
+    }
+
+    /// For so long an answer to its last request may still come.
+    pub(super) fn rest(&self) -> Duration {
+        self.still_to_come(self.settings.timeout)
+    }
+
     /// The line is there again: due once answers to earlier requests have come, one timeout from
     /// now. A short interruption changes nothing: some converters close the connection after each
     /// answer, or in place of one.
     pub(super) fn start(&mut self, now: Instant) {
         self.openings = self.openings.saturating_add(1);
+        if let Some(closed) = self.closed_at.take().map(|at| now.saturating_duration_since(at)) {
+            self.unanswered.iter_mut().for_each(|(_, asked)| *asked += closed);
+        }
+        let still = std::mem::take(&mut self.still);
         let listen = if self.is_numbered { Duration::ZERO } else { self.settings.timeout };
         if self.ended_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME) {
             let is_clean = self.is_numbered || self.in_step;
-            self.due = self.due.max(if is_clean { now } else { now + listen });
+            self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        // Without a shape of its own a probe shows no more than the listening.
-        self.in_step = !self.probes.first().is_some_and(|(_, distinct)| *distinct);
-        self.unanswered.clear();
+        // Without a shape of its own a probe shows no more than the listening, unless an answer may
+        // still come.
+        let has_shape = self.probes.first().is_some_and(|(_, distinct)| *distinct);
+        self.in_step = !has_shape && (self.is_numbered || self.unanswered.is_empty());
         self.blame = None;
         self.slot = now + listen;
         self.slot_due = self.slot;
