@@ -376,6 +376,17 @@ impl Ports {
         shown.collect()
     }
 
+    /// The other port that is open as the device that this one means.
+    fn holder(&self, port: &Name) -> Option<Name> {
+        let entries = self.entries.borrow();
+        let wanted = io::find::device(&entries.get(port)?.core.borrow().settings().port)?;
+        let has_it = |entry: &Entry| {
+            let core = entry.core.borrow();
+            core.link().is_open() && io::find::device(&core.settings().port).as_ref() == Some(&wanted)
+        };
+        entries.iter().find(|(name, entry)| *name != port && has_it(entry)).map(|(name, _)| name.clone())
+    }
+
     fn show(&self, port: &Name, direction: &str, bytes: &[u8], event: Option<String>) {
         if self.trace.is_watched() {
             self.trace.push(Traced {
@@ -434,7 +445,8 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         misfits: bus.misfits,
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
-        learned_max_registers: learned.width,
+        learned_max_registers: learned.widths().registers(),
+        learned_max_bits: learned.widths().bits(),
         polls: bus.polls,
         skipped: bus.skipped,
         readings: unit.readings,
@@ -637,6 +649,14 @@ impl Host for Handle {
 
     fn failed(&self, reason: &str) {
         self.with(|ports, entry| {
+            let other = (reason == io::TAKEN).then(|| ports.holder(&self.name)).flatten();
+            let reason = match &other {
+                Some(other) => &format!(
+                    "serial port {other} of this gateway has it under another name; write port in the same way in \
+                     both, or give each its own"
+                ),
+                None => reason,
+            };
             let mut core = entry.core.borrow_mut();
             let was_open = core.link().is_open();
             let news = core.handle_failure(Instant::now(), reason);
