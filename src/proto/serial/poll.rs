@@ -22,8 +22,8 @@
 //!
 //! A line that is closed during a question is a failure of that question, and its answer may still
 //! come: a converter in the network keeps it until the next connection. So time during which the
-//! line is closed does not count, and what is waited for is waited for on the next connection, or by
-//! the poller that takes over after a reload ([`Poller::adopt`]).
+//! line is closed does not count, and it is waited for on the next connection, or by the poller
+//! that takes over after a reload ([`Poller::adopt`]).
 //!
 //! [`Decoder`](super::framing::Decoder) makes frames of the answers; what frame is an answer is
 //! decided here.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::settings::{self, Duty, PortName};
+use super::settings::{self, Duty};
 use super::stream::Stream;
 use super::taker::Taker;
 use super::units::{UnitView, Units};
@@ -44,10 +44,7 @@ impl Port {
         let work = match &settings.duty {
             Duty::Readings { framing, poll, .. } => stream(framing, poll.as_ref()),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message), None),
-            Duty::Modbus(bus) => {
-                let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
-                Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
-            }
+            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, &settings.port, number, now, seed))),
         };
         Port { link: Link::new(now), settings, work }
     }
@@ -224,7 +221,7 @@ impl Port {
         }
     }
 
-    /// Nothing is asked for so long once the line is open: an answer to others may still come, which
+    /// Nothing is asked for so long once the line is open: an answer to others may still come that
     /// were asked on the line before a reload.
     pub fn await_rest(&mut self, still: Duration) {
         match &mut self.work {
@@ -271,7 +268,7 @@ mod tests {
     use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
-    use crate::southbound::serial::settings::Line;
+    use crate::southbound::serial::settings::{Line, PortName};
 
     struct Journal {
         verdict: Verdict,
