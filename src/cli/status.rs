@@ -323,6 +323,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
             port.unreadable,
             if bus { "frame that no request was outstanding for" } else { "frame without a reading" },
         ),
+        (if bus { port.dropped_bytes } else { 0 }, "byte that belonged to no frame"),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
         (port.lost_readings, "lost reading"),
@@ -331,7 +332,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
             // The noun is not always the last word, so the first word gets the plural.
             let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
             match first {
-                "frame" => text.push_str(&format!(", {} {rest}", plural(count, first))),
+                "frame" | "byte" => text.push_str(&format!(", {} {rest}", plural(count, first))),
                 _ => text.push_str(&format!(", {}", plural(count, what))),
             }
         }
@@ -339,9 +340,12 @@ fn serial(name: &str, port: &SerialPort) -> String {
     if let Some(asked) = &port.asked {
         let answers = plural(asked.answers, "answer");
         text.push_str(&format!(", {}: {answers} to {}", asked.state, plural(asked.questions, "question")));
-        for (count, what) in
-            [(asked.silent, "silent"), (asked.damaged, "damaged"), (asked.late, "late or unasked")]
-        {
+        for (count, what) in [
+            (asked.silent, "silent"),
+            (asked.damaged, "damaged"),
+            (asked.closed, "closed in place of an answer"),
+            (asked.late, "late or unasked"),
+        ] {
             if count > 0 {
                 text.push_str(&format!(", {count} {what}"));
             }
@@ -398,6 +402,12 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
         lines.push(format!(
             "  asked for at most {}: longer reads fail",
             plural(unit.learned_max_registers.into(), "register")
+        ));
+    }
+    if unit.learned_max_bits > 0 {
+        lines.push(format!(
+            "  asked for at most {}: longer reads fail",
+            plural(unit.learned_max_bits.into(), "coil or discrete input")
         ));
     }
     lines.extend(unit.left_out.iter().take(MOST).map(|(name, why)| format!("  without {name}: {why}")));

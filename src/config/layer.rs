@@ -459,7 +459,8 @@ impl<'f> Check<'f> {
                 None
             }
             // Like an empty assignment in a systemd unit: resets the value of earlier layers.
-            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic) => {
+            // Not a question: without one the device is not asked, and nothing says so.
+            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_)) => {
                 Some(Value::new(None, ValueKind::Nil))
             }
             (Kind::Size(_, max), raw)

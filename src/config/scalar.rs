@@ -97,9 +97,11 @@ pub fn parse_psk(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
 }
 
 /// Reads a PSK identity: `hex:` and hexadecimal digits, for one that is no text, or the text
-/// itself; 1 to [`PSK_IDENTITY_MAX`] bytes.
+/// itself; 1 to [`PSK_IDENTITY_MAX`] bytes. `HEX:` is neither: it is hardly meant as a text.
 pub fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
+    let is_scheme = text.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("hex:"));
     let identity = match text.strip_prefix("hex:") {
+        None if is_scheme => return None,
         Some(digits) => parse_hex(digits.trim_ascii().as_bytes())?.to_vec(),
         None => text.as_bytes().to_vec(),
     };
@@ -109,7 +111,12 @@ pub fn parse_psk_identity(text: &str) -> Option<Vec<u8>> {
 /// Writes a PSK identity so that [`parse_psk_identity`] reads it.
 pub fn format_psk_identity(identity: &[u8]) -> String {
     match std::str::from_utf8(identity) {
-        Ok(text) if !text.starts_with("hex:") && !text.chars().any(char::is_control) => text.to_owned(),
+        Ok(text)
+            if parse_psk_identity(text).as_deref() == Some(identity)
+                && !text.chars().any(char::is_control) =>
+        {
+            text.to_owned()
+        }
         _ => format!("hex:{}", format_hex(identity)),
     }
 }
@@ -297,7 +304,7 @@ mod tests {
             assert_eq!(parse_psk_identity(text).as_deref(), Some(identity));
             assert_eq!(format_psk_identity(identity), text);
         }
-        for wrong in ["", "hex:", "hex:0", "hex:zz"] {
+        for wrong in ["", "hex:", "hex:0", "hex:zz", "HEX:6162", "Hex:6162"] {
             assert_eq!(parse_psk_identity(wrong), None, "{wrong}");
         }
     }

@@ -295,7 +295,8 @@ const DEVICE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
-    key("psk-identity", Kind::Text(4 + 2 * super::scalar::PSK_IDENTITY_MAX)),
+    // Longer ones are refused by what an identity is, in bytes.
+    key("psk-identity", Kind::Text(1024)),
     key("psk-file", Kind::Secret),
     key("psk", Kind::Forbidden("put it into a file of its own, mode 0640, and name that with psk-file")),
     key("mqtt-username", Kind::Text(USERNAME_MAX)),

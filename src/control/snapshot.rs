@@ -786,6 +786,8 @@ pub struct SerialAsked {
     pub silent: u64,
     /// Questions with a damaged answer only.
     pub damaged: u64,
+    /// Questions in place of whose answer the line was closed.
+    pub closed: u64,
     /// Frames not used: late answers, and what came unasked.
     pub late: u64,
 }
@@ -823,6 +825,9 @@ pub struct SerialUnit {
     pub learned_pause_ms: u64,
     /// Most registers of one request that it was found to answer; 0: as many as configured.
     pub learned_max_registers: u16,
+    /// Most coils or discrete inputs of one read that it answers, as was found out; 0: as many as
+    /// are configured.
+    pub learned_max_bits: u16,
     /// Polls completed.
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.

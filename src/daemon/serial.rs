@@ -142,6 +142,11 @@ impl Ports {
         *self.notebook.borrow_mut() = self.notes();
         let mut entries = self.entries.borrow_mut();
         let mut before = std::mem::take(&mut *entries);
+        let lines = before.values().map(|entry| {
+            let core = entry.core.borrow();
+            (core.settings().port.clone(), core.still_to_come(now))
+        });
+        let lines: Vec<(settings::PortName, Duration)> = lines.collect();
         let mut fresh: Vec<(Arc<settings::Port>, Rc<Entry>)> = Vec::new();
         for port in settings {
             let is_other = |other: &&settings::Port| other.port == port.port && other.name != port.name;
@@ -157,6 +162,8 @@ impl Ports {
             let port = Arc::new(port.clone());
             let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
             core.recall(now, &self.notebook.borrow());
+            let on_it = lines.iter().filter(|(line, _)| *line == port.port);
+            core.await_rest(on_it.map(|(_, still)| *still).max().unwrap_or_default());
             if let Some(old) = &old {
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
@@ -355,7 +362,7 @@ impl Ports {
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
-                asked: core.asked().map(|(state, counters)| asked(state, &counters)),
+                asked: core.asked().map(|(state, failing, counters)| asked(state, failing, &counters)),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -367,6 +374,17 @@ impl Ports {
             (name.to_string(), port)
         });
         shown.collect()
+    }
+
+    /// The other port that is open as the device that this one means.
+    fn holder(&self, port: &Name) -> Option<Name> {
+        let entries = self.entries.borrow();
+        let wanted = io::find::device(&entries.get(port)?.core.borrow().settings().port)?;
+        let has_it = |entry: &Entry| {
+            let core = entry.core.borrow();
+            core.link().is_open() && io::find::device(&core.settings().port).as_ref() == Some(&wanted)
+        };
+        entries.iter().find(|(name, entry)| *name != port && has_it(entry)).map(|(name, _)| name.clone())
     }
 
     fn show(&self, port: &Name, direction: &str, bytes: &[u8], event: Option<String>) {
@@ -383,14 +401,15 @@ impl Ports {
     }
 }
 
-fn asked(state: State, counters: &poll::Counters) -> snapshot::SerialAsked {
+fn asked(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> snapshot::SerialAsked {
     snapshot::SerialAsked {
         state: state.as_str().to_owned(),
-        reason: why_not(state, counters).map(str::to_owned),
+        reason: why_not(state, failing, counters).map(str::to_owned),
         questions: counters.questions,
         answers: counters.answers,
         silent: counters.silent,
         damaged: counters.damaged,
+        closed: counters.closed,
         late: counters.late,
     }
 }
@@ -426,7 +445,8 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         misfits: bus.misfits,
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
-        learned_max_registers: learned.width,
+        learned_max_registers: learned.widths().registers(),
+        learned_max_bits: learned.widths().bits(),
         polls: bus.polls,
         skipped: bus.skipped,
         readings: unit.readings,
@@ -437,10 +457,13 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
 }
 
 /// Why a device that is asked gives no reading.
-fn why_not(state: State, counters: &poll::Counters) -> Option<&'static str> {
+fn why_not(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> Option<&'static str> {
     match state {
         State::Unknown | State::Up => None,
         State::Degraded => Some("it answers, but its answers are no readings"),
+        State::Down if failing == Some(poll::Failure::Closed) => {
+            Some("the connection is closed in place of an answer")
+        }
         State::Down if counters.late > 0 && counters.answers == 0 => {
             Some("its answers come after the time-out; raise poll-timeout")
         }
@@ -493,8 +516,8 @@ impl Entry {
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
-                Some((state, counters)) => {
-                    (Some(state.as_str()), why_not(state, &counters).map(str::to_owned))
+                Some((state, failing, counters)) => {
+                    (Some(state.as_str()), why_not(state, failing, &counters).map(str::to_owned))
                 }
                 None => (None, None),
             },
@@ -581,9 +604,12 @@ impl Taker for PortTaker<'_> {
             poll::Event::Degraded => {
                 log::warn!(device; "device answers, but its answers are no readings; `tombolo status` counts them");
             }
-            poll::Event::Down { damaged } => {
-                let reason =
-                    if damaged { "only damaged answers came, or none with an end" } else { "silence" };
+            poll::Event::Down { failure } => {
+                let reason = match failure {
+                    poll::Failure::Silent => "silence",
+                    poll::Failure::Damaged => "only damaged answers came, or none with an end",
+                    poll::Failure::Closed => "the connection is closed in place of an answer",
+                };
                 log::warn!(device, reason; "device does not answer");
             }
             poll::Event::Late { after } => {
@@ -623,6 +649,14 @@ impl Host for Handle {
 
     fn failed(&self, reason: &str) {
         self.with(|ports, entry| {
+            let other = (reason == io::TAKEN).then(|| ports.holder(&self.name)).flatten();
+            let reason = match &other {
+                Some(other) => &format!(
+                    "serial port {other} of this gateway has it under another name; write port in the same way in \
+                     both, or give each its own"
+                ),
+                None => reason,
+            };
             let mut core = entry.core.borrow_mut();
             let was_open = core.link().is_open();
             let news = core.handle_failure(Instant::now(), reason);

@@ -53,7 +53,7 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
         Event::Late { after, .. } => {
             if hub.may_say(LineKind::LateAnswer) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                log::info!(device, port, unit = address, elapsed_ms; "answer came after its time and was not used; raise timeout if it happens often");
+                log::info!(device, port, unit = address, elapsed_ms; "answer came after its time, or in place of another's, and was not used; if it happens often, `tombolo status` says what to do");
             }
         }
         Event::Failed { failure, failures, .. } => {
@@ -74,7 +74,10 @@ impl std::fmt::Display for Words {
                 return write!(f, "answers come from unit address {address} in place of its own");
             }
             Failure::Closed => "the connection is closed in place of an answer",
-            Failure::Damaged => "only damaged bytes came: look at baud, parity, polarity and termination",
+            Failure::Damaged => {
+                "only bytes came that are no good frame; `tombolo status` says what to look at"
+            }
+            Failure::Misnumbered => "answers carry a transaction identifier that no request had",
             Failure::Misfit => "answers of another function or length than was asked for",
             Failure::Gateway(_) => "the gateway at the port has no answer from it",
         })

@@ -32,7 +32,7 @@ fn frames_of_a_known_length_that_nothing_marks_are_warned_of() {
         (format!("{fixed}checksum = \"sum\"\n"), false),
         (format!("{fixed}poll = \"A\"\n"), false),
         (length.to_owned(), true),
-        (format!("{length}start = \"hex:424d\"\n"), false),
+        (format!("{length}start = \"hex:424d\"\n"), true),
         (format!("{length}checksum = \"crc16-modbus\"\n"), false),
         ("framing = \"gap\"\nform = \"raw\"\n".to_owned(), false),
         ("framing = \"line\"\n".to_owned(), false),

@@ -210,6 +210,32 @@ fn a_silence_within_a_frame_that_only_its_start_marks_ends_it_sooner() {
 }
 
 #[test]
+fn a_length_without_a_checksum_is_warned_about_whatever_the_start() {
+    for (more, warns) in [
+        ("start = \"hex:42\"", true),
+        ("start = \"hex:424D\"", true),
+        ("start = \"hex:424D0102\"", true),
+        ("start = \"hex:424D\"\nchecksum = \"sum16\"", false),
+    ] {
+        let table = format!("{GOOD}{more}\nlength-offset = 4\nlength-bytes = 1\n");
+        let table = table.replace("\"line\"", "\"length\"");
+        let complaints = complaints(&format!("{ROLE}{table}"));
+        let is_it = |text: &String| text.contains("a lost byte of the length makes another one the length");
+        assert_eq!(complaints.iter().any(is_it), warns, "{more}: {complaints:?}");
+    }
+}
+
+#[test]
+fn a_question_without_a_byte_is_refused() {
+    let complaints = complaints(&format!("{ROLE}{GOOD}poll = \"\"\n"));
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(
+        complaints[0].contains("serial.good.poll") && complaints[0].contains("1 to 1024 bytes"),
+        "{complaints:?}"
+    );
+}
+
+#[test]
 fn a_start_of_one_byte_without_a_checksum_is_warned_about() {
     let text = format!("{ROLE}{GOOD}").replace("\"line\"", "\"fixed\"\nsize = 8\nstart = \"hex:02\"");
     let complaints = complaints(&text);

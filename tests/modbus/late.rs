@@ -264,7 +264,7 @@ fn a_read_that_is_always_answered_late_is_halved_and_named_if_it_is_one_register
     world.run(Duration::from_secs(300));
     let (_, last) = world.readings(0).pop().unwrap();
     assert_eq!(last.matches(':').count(), 20, "{last}");
-    assert!(world.bus.learned(0).unwrap().width <= 8);
+    assert!(world.bus.learned(0).unwrap().widths().registers() <= 8);
     assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(20, Obstacle::Late)]);
 }
 

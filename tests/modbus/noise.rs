@@ -162,7 +162,7 @@ fn an_answer_that_always_breaks_off_at_the_same_length_is_asked_for_in_parts() {
         vec![(ms(5), bytes)]
     });
     world.run(5 * MINUTE);
-    assert_eq!(world.bus.learned(0).unwrap().width, 10);
+    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
     check_after(&mut world, &meter).unwrap();
 }
 
@@ -187,7 +187,7 @@ fn what_noise_taught_before_anything_was_answered_is_forgotten_after_ten_minutes
         if clock.get() < MINUTE && request[5] > 4 { Vec::new() } else { support::meter(request) }
     });
     world.run(MINUTE);
-    assert!(world.bus.learned(0).unwrap().width > 0);
+    assert!(world.bus.learned(0).unwrap().widths().registers() > 0);
     world.run(11 * MINUTE);
     assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
     check_after(&mut world, &meter).unwrap();

@@ -33,6 +33,36 @@ fn answers_with_another_units_address_name_that_address() {
 }
 
 #[test]
+fn two_units_with_each_others_address_are_named_as_that_and_not_as_late() {
+    let mut world = World::new(settings(vec![unit(1), unit(2)]));
+    for address in [1, 2] {
+        world.behave(address, |request| {
+            let mut body = answer(request);
+            body[0] = 3 - body[0];
+            vec![(ms(5), frame(&body))]
+        });
+    }
+    world.run(10 * MINUTE);
+    assert_eq!(world.count(|event| matches!(event, Event::Reading { .. })), 0);
+    for index in [0, 1] {
+        let said = world.bus.failing(index).unwrap().to_string();
+        let expected = format!("answers come from unit address {} in place of its own", 2 - index);
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
+fn a_slow_unit_is_told_to_be_late_and_its_silent_neighbour_to_be_silent() {
+    let mut world = World::new(settings(vec![unit(1), unit(2)]));
+    world.behave(1, |_| Vec::new());
+    world.behave(2, |request| vec![(ms(450), frame(&answer(request)))]);
+    world.run(10 * MINUTE);
+    assert_eq!(world.bus.failing(0).unwrap().to_string(), "it does not answer");
+    let said = world.bus.failing(1).unwrap().to_string();
+    assert!(said.contains("raise timeout"), "{said}");
+}
+
+#[test]
 fn a_byte_count_that_is_not_that_of_the_data_is_named_and_not_called_late() {
     let mut world = World::new(settings(vec![unit(1)]));
     world.behave(1, |request| {

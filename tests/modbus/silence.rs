@@ -100,7 +100,7 @@ fn a_unit_silent_to_reads_over_ten_registers_is_read_in_shorter_ones() {
     world.run(2 * MINUTE);
     settled(&mut world, &expected);
     let learned = world.bus.learned(0).unwrap();
-    assert_eq!(learned.width, 10, "{learned:?}");
+    assert_eq!(learned.widths().registers(), 10, "{learned:?}");
     let mut again = reopened(vec![meter], &learned);
     again.behave(1, where_it(short));
     again.run(Duration::from_secs(10));
@@ -357,6 +357,176 @@ fn a_unit_that_was_busy_once_is_asked_for_the_whole_again() {
     }
 }
 
+#[test]
+fn a_unit_that_says_busy_first_after_each_idle_time_is_read_whole() {
+    // With exceptions for so long after it was idle; at least for one request.
+    for (code, busy) in [(5, 0), (6, 0), (6, 80), (5, 350), (6, 350)] {
+        let mut meter = with([0, 1, 2, 3, 40]);
+        meter.period = 2 * Duration::from_secs(1);
+        let expected = whole(&meter.registers);
+        let mut world = World::new(settings(vec![meter, unit(2)]));
+        let clock = world.clock();
+        let (mut last, mut woken) = (None, Duration::ZERO);
+        world.behave(1, move |request| {
+            let now = clock.get();
+            let was_idle = last.is_none_or(|last| now > last + ms(800));
+            last = Some(now);
+            if was_idle {
+                woken = now;
+            }
+            if was_idle || now < woken + ms(busy) {
+                return vec![(ms(5), frame(&[1, 0x84, code]))];
+            }
+            support::meter(request)
+        });
+        world.run(MINUTE);
+        let readings = world.readings(0);
+        assert!(readings.len() >= 29, "{code} {busy}: {}", readings.len());
+        assert!(readings.iter().all(|(_, payload)| *payload == expected), "{code} {busy}: {readings:?}");
+        assert_eq!(world.bus.obstacles(0).count(), 0);
+        assert!(world.bus.learned(0).unwrap().is_empty());
+        assert!(world.readings(1).len() >= 59);
+    }
+}
+
+#[test]
+fn a_unit_that_is_always_busy_for_one_register_is_asked_for_it_twice_a_poll_at_most() {
+    let meter = with([0, 1, 2, 3]);
+    let mut world = World::new(settings(vec![meter]));
+    world.behave(1, |request| {
+        let (address, quantity) = span(request);
+        if (address..address + quantity).contains(&2) {
+            return vec![(ms(5), frame(&[1, 0x84, 6]))];
+        }
+        support::meter(request)
+    });
+    world.run(MINUTE);
+    let before = world.requests.len();
+    world.run(MINUTE);
+    // Three parts, one of them twice.
+    assert!(world.requests.len() - before <= 4 * 61, "{}", world.requests.len() - before);
+}
+
+#[test]
+fn a_unit_whose_values_lack_the_register_that_scales_them_is_degraded_and_never_up() {
+    // Addresses 0 and 40 are read apart.
+    for is_silent in [false, true] {
+        for first in [true, false] {
+            let mut meter = with([0, 40]);
+            let (raw, scale) = if first { (0, 1) } else { (1, 0) };
+            meter.registers[raw].exponent = Some(scale);
+            let refused = meter.registers[scale].address;
+            let mut world = World::new(settings(vec![meter.clone()]));
+            let refuse = move |request: &[u8]| {
+                let (address, quantity) = span(request);
+                if !(address..address + quantity).contains(&refused) {
+                    return support::meter(request);
+                }
+                if is_silent { Vec::new() } else { vec![(ms(5), frame(&[1, 0x84, 2]))] }
+            };
+            world.behave(1, move |request| refuse(request));
+            world.run(5 * MINUTE);
+            assert_eq!(world.readings(0), []);
+            assert_eq!(world.bus.state(0), Some(State::Degraded), "{is_silent} {first}");
+            assert_eq!(world.count(|event| matches!(event, Event::Up { .. })), 0);
+            let left_out = world.bus.obstacles(0).map(|(at, _)| at).collect::<Vec<_>>();
+            assert!(left_out.contains(&0) && left_out.contains(&1), "{left_out:?}");
+            // The scale comes: both are read.
+            world.behave(1, |request| {
+                let (_, quantity) = span(request);
+                let values = (0..quantity).flat_map(|_| [0, 1]).collect::<Vec<u8>>();
+                let head = [1, request[1], 2 * quantity as u8];
+                vec![(ms(5), frame(&[&head[..], &values].concat()))]
+            });
+            world.run(10 * MINUTE);
+            assert_eq!(world.bus.state(0), Some(State::Up));
+            let (_, payload) = world.readings(0).pop().unwrap();
+            assert_eq!(payload.matches(':').count(), 2, "{payload}");
+            assert!(payload.contains(":10"), "{payload}");
+        }
+    }
+}
+
+#[test]
+fn how_many_coils_a_unit_answers_says_nothing_of_its_registers() {
+    let coils = |count: u16| {
+        let coil = |at: u16| register(&format!("c{at}"), Table::Coil, at, Kind::Bool(None));
+        Unit { registers: (0..count).map(coil).collect(), ..unit(1) }
+    };
+    let short = |request: &[u8]| {
+        if request[1] == 1 && span(request).1 > 10 { Vec::new() } else { support::meter(request) }
+    };
+    let mut world = World::new(settings(vec![coils(40)]));
+    world.behave(1, short);
+    world.run(2 * MINUTE);
+    let learned = world.bus.learned(0).unwrap();
+    assert_eq!((learned.widths().bits(), learned.widths().registers()), (10, 0), "{learned:?}");
+    // Another map, with registers beside the coils.
+    let mut mixed = coils(20);
+    mixed.registers.extend(with(0..30).registers);
+    let mut again = reopened(vec![mixed], &learned);
+    again.behave(1, short);
+    again.run(MINUTE);
+    let asked = |function: u8| {
+        let own = again.requests.iter().filter(move |(_, body)| body[1] == function);
+        own.map(|(_, body)| span(body).1).max().unwrap()
+    };
+    assert_eq!((asked(1), asked(4)), (10, 30));
+    assert_eq!(again.bus.counters(0).unwrap().silent, 0);
+}
+
+#[test]
+fn a_width_that_an_earlier_release_kept_is_that_of_registers() {
+    let notebook = Notebook::parse(b"{\"units\":{\"a\":{\"pause_ms\":0,\"width\":7,\"map\":0}}}").unwrap();
+    let learned = &notebook.units["a"];
+    assert!(!learned.is_empty());
+    assert_eq!((learned.widths().registers(), learned.widths().bits()), (7, 0));
+    let mut world = World::new(settings(vec![with(0..20)]));
+    let now = world.now;
+    world.bus.recall(now, |_| Some(learned.clone()));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.requests.iter().map(|(_, body)| span(body).1).max(), Some(7));
+    // What it writes is read back.
+    let again = Notebook::parse(
+        Notebook { units: [("a".to_owned(), world.bus.learned(0).unwrap())].into() }.encode().as_bytes(),
+    );
+    assert_eq!(again.unwrap().units["a"].widths().registers(), 7);
+}
+
+#[test]
+fn after_a_reload_a_late_answer_is_not_taken_for_another_registers() {
+    // One shape only: an answer does not say which register it is of.
+    let meter = with([10, 40]);
+    let mut world = World::new(settings(vec![meter.clone()]));
+    world.run(10 * Duration::from_secs(1));
+    world.behave(1, |_| Vec::new());
+    let before = world.requests.len();
+    while world.requests.len() == before {
+        world.run(ms(100));
+    }
+    let asked = span(&world.requests.last().unwrap().1).0;
+    // The map is the other way round now.
+    let mut swapped = with([40, 10]);
+    swapped.id = meter.id.clone();
+    let mut next = World::new(settings(vec![]));
+    next.bus = tombolo::proto::serial::modbus::Bus::new(settings(vec![swapped]), world.now, 7);
+    let still = world.bus.still_to_come();
+    assert!(still >= ms(900), "{still:?}");
+    next.bus.adopt(&mut world.bus, world.now);
+    next.now = world.now;
+    next.bus.line_up(world.now);
+    next.behave(1, support::meter);
+    let late = frame(&[&[1, 4, 2][..], &asked.to_be_bytes()].concat());
+    // So late that it comes to the first request after the reload.
+    next.inject(ms(330), &late);
+    next.run(MINUTE);
+    assert!(next.readings(0).len() > 20);
+    for (at, payload) in next.readings(0) {
+        assert!(payload.contains("\"r10\":10") || !payload.contains("r10"), "{at:?} {payload}");
+        assert!(payload.contains("\"r40\":40") || !payload.contains("r40"), "{at:?} {payload}");
+    }
+}
+
 /// Answers each read with six registers, whatever was asked for.
 fn verbose(request: &[u8]) -> Answers {
     let mut body = vec![request[0], request[1], 12];
@@ -408,11 +578,11 @@ fn a_unit_that_can_be_read_as_configured_again_is_after_a_day_at_most() {
         if is_narrow && span(request).1 > 10 { Vec::new() } else { support::meter(request) }
     });
     world.run(2 * MINUTE);
-    assert_eq!(world.bus.learned(0).unwrap().width, 10);
+    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
     let silent = world.bus.counters(0).unwrap().silent;
     world.run(Duration::from_secs(26 * 3600));
     // The trials of the first day, after 10, 20, 40 … minutes, cost one answer each, no reading.
-    assert_eq!(world.bus.learned(0).unwrap().width, 10);
+    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
     let trials = world.bus.counters(0).unwrap().silent - silent;
     assert!((6..=9).contains(&trials), "{trials}");
     world.run(Duration::from_secs(24 * 3600));

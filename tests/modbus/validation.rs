@@ -188,6 +188,27 @@ const WRONG_UNITS: &[(&str, &str, &str)] = &[
         "unit.3.register.x.mask",
         "whole",
     ),
+    ("id = \"m\"\nregister.x = { address = 1, mask = \"1FFFF\" }", "unit.3.register.x.mask", "more bits"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, type = \"u8\", mask = \"100\" }",
+        "unit.3.register.x.mask",
+        "more bits than the 8",
+    ),
+    (
+        "id = \"m\"\nregister.x = { address = 1, values = [\"70000=x\"] }",
+        "unit.3.register.x.values",
+        "from 0 to 65535",
+    ),
+    (
+        "id = \"m\"\nregister.x = { address = 1, type = \"i16\", values = [\"40000=x\"] }",
+        "unit.3.register.x.values",
+        "from -32768 to 32767",
+    ),
+    (
+        "id = \"m\"\nregister.x = { address = 1, mask = \"00F0\", values = [\"16=x\"] }",
+        "unit.3.register.x.values",
+        "from 0 to 15",
+    ),
     ("id = \"m\"\nregister.x = { address = 1, mask = \"0x\" }", "unit.3.register.x.mask", "hexadecimal"),
     ("id = \"m\"\nregister.x = { address = 1, bits = [\"16=a\"] }", "unit.3.register.x.bits", "0 to 15"),
     (

@@ -195,3 +195,96 @@ fn a_converter_that_closes_the_connection_after_each_answer_or_in_place_of_one_i
     let lines = log.lines().filter(|line| line.contains("serial port ")).count();
     assert!(lines <= 10, "{log}");
 }
+
+/// Serves asked devices over a converter, a connection after the other: `between` gets each
+/// connection first, with its number from 0, and then each question its answer, until it is `None`:
+/// then the connection stays open until its other end closes it.
+fn asked(
+    listener: TcpListener,
+    between: impl Fn(u64, &mut std::net::TcpStream) + Send + 'static,
+    mut answer: impl FnMut(u64, &[u8]) -> Option<Vec<u8>> + Send + 'static,
+) {
+    std::thread::spawn(move || {
+        for (number, stream) in (0..).zip(listener.incoming()) {
+            let Ok(mut stream) = stream else { return };
+            between(number, &mut stream);
+            let mut question = [0; 2];
+            while stream.read_exact(&mut question).is_ok() {
+                if let Some(bytes) = answer(number, &question)
+                    && stream.write_all(&bytes).is_err()
+                {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+/// Two devices on one line; `two` is asked once an hour.
+fn two_asked(port: u16) -> String {
+    let device = |name: &str, question: &str, period: &str| {
+        format!(
+            "[serial.{name}]\nport = \"tcp://127.0.0.1:{port}\"\nframing = \"line\"\nrole = \"meter\"\n\
+             poll = '{question}\\r'\npoll-period = \"{period}\"\npoll-timeout = \"400ms\"\n"
+        )
+    };
+    device("one", "A", "500ms") + &device("two", "B", "1h")
+}
+
+#[test]
+fn the_answer_to_a_question_of_before_a_reload_is_not_taken_for_another_devices() {
+    let port = free_tcp_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
+    let (heard, is_asked) = std::sync::mpsc::channel();
+    asked(
+        listener,
+        |number, stream| {
+            if number == 0 {
+                return;
+            }
+            // The answer to the other one comes late: at the first question, or unasked.
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(800)));
+            let _ = stream.read(&mut [0; 2]);
+            let _ = stream.set_read_timeout(None);
+            let _ = stream.write_all(b"b\r\n");
+        },
+        move |number, question| {
+            if question == b"B\r" {
+                let _ = heard.send(());
+            }
+            (number > 0 || question == b"A\r").then(|| b"a\r\n".to_vec())
+        },
+    );
+    let site = Site::new("asked-reload", |_| two_asked(port));
+    is_asked.recv_timeout(Duration::from_secs(60)).expect("a question to the other");
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    let at = text.find("[serial.two]").unwrap();
+    std::fs::write(site.daemon.config(), &text[..at]).unwrap();
+    site.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the reload", || !site.ports().contains_key("two"));
+    let before = site.payloads("one").len();
+    wait_for("readings", || site.payloads("one").len() >= before + 3);
+    assert!(site.payloads("one").iter().all(|payload| payload == "a"), "{:?}", site.payloads("one"));
+}
+
+#[test]
+fn a_device_for_which_a_converter_closes_is_down_and_the_other_on_its_line_is_read() {
+    let port = free_tcp_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut question = [0; 2];
+            while stream.read_exact(&mut question).is_ok() && question == *b"B\r" {
+                let _ = stream.write_all(b"b\r\n");
+            }
+        }
+    });
+    let site = Site::new("closer", |_| two_asked(port).replace("1h", "500ms"));
+    wait_within(Duration::from_secs(60), "the other's readings", || site.payloads("two").len() >= 3);
+    wait_within(Duration::from_secs(60), "its state", || site.ports()["one"]["asked"]["state"] == "down");
+    let port = &site.ports()["one"];
+    assert_eq!(port["asked"]["reason"], "the connection is closed in place of an answer");
+    assert!(port["asked"]["closed"].as_u64() >= Some(3), "{port}");
+    assert!(site.payloads("two").iter().all(|payload| payload == "b"));
+}

@@ -13,7 +13,36 @@ const SHOWN: usize = 3;
 
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
 pub fn ports(settings: &Settings) -> Vec<Finding> {
-    settings.serial.iter().flat_map(|port| one(port, Path::new("/"))).collect()
+    let own = settings.serial.iter().flat_map(|port| one(port, Path::new("/")));
+    own.chain(twice(&settings.serial)).collect()
+}
+
+/// Ports whose names are different and mean one device: the second can never be opened.
+fn twice(ports: &[Port]) -> Vec<Finding> {
+    let mut devices: Vec<(&Port, PathBuf)> = Vec::new();
+    let mut findings = Vec::new();
+    for port in ports {
+        let Some(device) = find::device(&port.port) else { continue };
+        let same = devices.iter().find(|(other, is)| *is == device && other.port != port.port);
+        if let Some((other, _)) = same {
+            let message = format!(
+                "{} and the port of serial {}, {}, are one device, {}",
+                port.port,
+                other.name,
+                other.port,
+                device.display()
+            );
+            let finding = Finding::fail(format!("serial {}", port.name), message);
+            let finding = finding.key(format!("serial.{}.port", port.name));
+            findings.push(
+                finding.advice(
+                    "write port in the same way in both, so that they share it; or give each its own",
+                ),
+            );
+        }
+        devices.push((port, device));
+    }
+    findings
 }
 
 /// What the running daemon counts of its ports: units whose values do not arrive.
@@ -42,8 +71,12 @@ pub fn told(status: &Status) -> Vec<Finding> {
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if port.units[id].state == "down" {
                 let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
-                let advice =
-                    "look at its power, its wiring (A and B), its address and the port's baud and parity";
+                let advice = if port.port.contains("tcp://") {
+                    "look at its power, its address, the converter's own settings, and whether the port is one of \
+                     tcp:// (RTU) or modbus-tcp://"
+                } else {
+                    "look at its power, its wiring (A and B), its address and the port's baud and parity"
+                };
                 findings.push(Finding::warn(&subject, message).advice(advice));
             } else if !left_out.is_empty() {
                 let message = format!("unit {unit}, {id}: its readings come without {without}");
@@ -233,6 +266,36 @@ mod tests {
                 "unit 3, slow: its answers come after the timeout; raise timeout",
             ]
         );
+    }
+
+    #[test]
+    fn one_adapter_under_two_names_is_named_and_a_shared_one_is_not() {
+        use crate::southbound::serial::settings::{Duty, Line};
+        let folder = std::env::temp_dir().join(format!("tombolo-twice-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let link = folder.join("by-id");
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        let port = |name: &str, port: &str| Port {
+            name: crate::message::Name::parse(name).unwrap(),
+            port: PortName::parse(port).unwrap(),
+            line: Line::default(),
+            duty: Duty::Slipmux { max_message: 100 },
+        };
+        let link = link.to_str().unwrap();
+        let found =
+            twice(&[port("a", "/dev/null"), port("b", link), port("c", "/dev/null"), port("d", "/dev/zero")]);
+        let said: Vec<String> =
+            found.iter().map(|finding| format!("{}: {}", finding.subject, finding.message)).collect();
+        let expected = |name: &str, own: &str, other: &str| {
+            format!("serial {name}: {own} and the port of serial {other}, are one device, /dev/null")
+        };
+        assert_eq!(
+            said,
+            [expected("b", link, "a, /dev/null"), expected("c", "/dev/null", &format!("b, {link}")),]
+        );
+        assert!(twice(&[port("a", "tcp://h:1"), port("b", "/dev/zero"), port("c", "/nowhere")]).is_empty());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

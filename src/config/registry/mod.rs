@@ -233,7 +233,8 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
     let identity = match get("psk-identity", 4 + 2 * PSK_IDENTITY_MAX)? {
         None => id.as_bytes().to_vec(),
         Some((text, line)) => parse_psk_identity(text).ok_or_else(|| {
-            let advice = "write 1 to 128 bytes of text, or hex: and two hexadecimal digits for each";
+            let advice =
+                "write 1 to 128 bytes of text, or hex: in small letters and two hexadecimal digits for each";
             fault(line, "psk-identity", "this is no identity".to_owned(), advice)
         })?,
     };

@@ -246,7 +246,7 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
             let key = psk_key(cx, &subject, id, path).ok_or(())?;
             let text = identity.as_deref().unwrap_or(id);
             let Some(identity) = parse_psk_identity(text) else {
-                let advice = "use 1 to 128 bytes of text, or hex: and two hexadecimal digits for each byte";
+                let advice = "use 1 to 128 bytes of text, or hex: in small letters and two hexadecimal digits for each byte";
                 let key = ["device", id, "psk-identity"];
                 cx.fail(&subject, &key, format!("{text:?} is no identity"), advice);
                 return Err(());

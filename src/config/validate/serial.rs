@@ -128,6 +128,15 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
         cx.warn(&format!("serial {name}"), &["serial", name, "start"], message, advice);
         return;
     }
+    if let (1.., None, Framing::Length(_), None) =
+        (framing.start.len(), framing.checksum, &framing.framing, poll)
+    {
+        let message = "without a checksum, a lost byte of the length makes another one the length; without a pause \
+                       between messages, a reading could then be made of parts of several";
+        let advice = "set checksum if the messages have one";
+        cx.warn(&format!("serial {name}"), &["serial", name, "framing"], message, advice);
+        return;
+    }
     // What was begun is dropped before each question.
     if !framing.start.is_empty() || framing.checksum.is_some() || poll.is_some() {
         return;

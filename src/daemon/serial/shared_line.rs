@@ -32,7 +32,7 @@ impl SharedLine {
 
     fn standing(&self) -> Vec<Turn> {
         let of = |member: &Handle| member.with(|_, entry| entry.core.borrow().turn()).flatten();
-        let gone = Turn { is_busy: false, due: None, quiet_at: None };
+        let gone = Turn { is_busy: false, due: None, quiet_at: None, opens_at: None };
         self.members.iter().map(|member| of(member).unwrap_or(gone)).collect()
     }
 

@@ -12,11 +12,13 @@
 //! taken for the newer transfer's block of the same offset: see [`super::ended`].
 //!
 //! Incomplete bodies are bounded in bytes and number: if there is no room, transfers without
-//! progress for EXCHANGE_LIFETIME are dropped first, then the block is answered 5.03. A response is
-//! cut when it is written, so no state is kept for it.
+//! progress for MAX_TRANSMIT_WAIT are dropped first; then, of the device that begins another, the
+//! one longest without progress, if that is 10 s or more, for a device that restarts leaves its
+//! transfers behind. Otherwise the block is answered 5.03, with the time until one may be dropped
+//! as Max-Age. A response is cut when it is written, so no state is kept for it.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ended::{EndedTransfers, Trace};
 use super::reliability::{EXCHANGE_LIFETIME, MAX_TRANSMIT_WAIT};
@@ -28,8 +30,9 @@ pub const SIZE_EXPONENT_MAX: u8 = 6;
 const TRANSFERS_PER_PEER: usize = 4;
 /// Most incomplete bodies in all.
 const TRANSFERS_MAX: usize = 256;
-/// Max-Age of a 5.03 because there was no room, in seconds.
-pub(super) const RETRY_AFTER: u32 = 30;
+/// A transfer of a device gives way to its next one after so long without progress: longer than a
+/// client waits before its second retransmission (RFC 7252 §4.8: 3 s, then 6 s).
+const ABANDONED: Duration = Duration::from_secs(10);
 
 /// The value of a Block1 or Block2 option (RFC 7959 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +108,8 @@ pub(super) enum Progress {
     Incomplete,
     /// 4.13: the body is larger than this limit.
     TooLarge(u32),
-    /// 5.03: there is no room for it now.
-    NoRoom,
+    /// 5.03: there is no room for it now, but may be after so many seconds.
+    NoRoom(u32),
 }
 
 /// A block of a request and the transfer it belongs to.
@@ -199,7 +202,7 @@ impl Assemblies {
             return Progress::TooLarge(limit);
         }
         if block.number == 0 && !self.begin(now, &piece, limit) {
-            return Progress::NoRoom;
+            return Progress::NoRoom(self.retry_after(now, peer, holder));
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
         if transfer.tag == tag && block.more && transfer.body.get(block.offset()..) == Some(payload) {
@@ -237,7 +240,7 @@ impl Assemblies {
             self.forget_stalled(now);
             if is_over(self) || !self.transfers.contains_key(&at) {
                 self.abandon(now, at);
-                return Progress::NoRoom;
+                return Progress::NoRoom(self.retry_after(now, peer, holder));
             }
         }
         Progress::Continue
@@ -286,6 +289,12 @@ impl Assemblies {
         let at = (peer, place);
         if !self.has_place(at.0, holder) {
             self.forget_stalled(now);
+        }
+        if !self.has_place(at.0, holder) {
+            let stalest = self.stalest(peer, holder);
+            if let Some((stalest, _)) = stalest.filter(|(_, moved)| *moved + ABANDONED <= now) {
+                self.abandon(now, stalest);
+            }
             if !self.has_place(at.0, holder) {
                 return false;
             }
@@ -314,6 +323,27 @@ impl Assemblies {
         of_peer < TRANSFERS_PER_PEER
             && of_holder < most.share(TRANSFERS_PER_PEER, TRANSFERS_MAX)
             && self.transfers.len() < TRANSFERS_MAX
+    }
+
+    /// The transfer of this device that is longest without progress, and when it had any. Of a key
+    /// that more devices share only those of the same session are its own.
+    fn stalest(&self, peer: PeerId, holder: Holder) -> Option<((PeerId, u64), Instant)> {
+        let is_one_device = holder.max_sessions <= TRANSFERS_PER_PEER as u32;
+        let own = self
+            .transfers
+            .iter()
+            .filter(|(at, transfer)| at.0 == peer || is_one_device && transfer.holder == holder.number);
+        own.map(|(at, transfer)| (*at, transfer.moved)).min_by_key(|(at, moved)| (*moved, at.1))
+    }
+
+    /// Seconds until there may be room: until one of its own is abandoned, or any has stalled.
+    fn retry_after(&self, now: Instant, peer: PeerId, holder: Holder) -> u32 {
+        let own = self.stalest(peer, holder).map(|(_, moved)| moved + ABANDONED);
+        let any = self.transfers.values().map(|transfer| transfer.moved).min();
+        let at = own.into_iter().chain(any.map(|moved| moved + MAX_TRANSMIT_WAIT)).min().unwrap_or(now);
+        let wait = at.saturating_duration_since(now);
+        // Rounded up, so that it is not too soon.
+        u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
     }
 
     /// Drops transfers whose sender must have given up.
@@ -360,8 +390,6 @@ impl Assemblies {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const BODY_MAX: usize = 64 << 10;
@@ -574,10 +602,53 @@ mod tests {
         let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
         let mut begin = |place| assemblies.accept(now, Piece { place, ..piece(1, 0, true, &[1; 16]) });
         assert!((0..4).all(|place| begin(place) == Progress::Continue));
-        assert_eq!(begin(4), Progress::NoRoom);
+        assert_eq!(begin(4), Progress::NoRoom(10));
         assert_eq!(begin(3), Progress::Continue);
         assemblies.forget(PeerId(1));
         assert_eq!((assemblies.bytes, assemblies.deadline()), (0, None));
+    }
+
+    #[test]
+    fn a_device_that_restarts_begins_anew_after_the_max_age_it_was_given() {
+        // In the same session, and in a new one for each attempt.
+        for sessions in [1, 2, 9] {
+            let start = Instant::now();
+            let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+            let mut begin = |at: u64, place: u64| {
+                let peer = 1 + place % sessions;
+                let holder = Holder { number: 7, max_sessions: 1 };
+                let now = start + Duration::from_secs(at);
+                assemblies.accept(now, Piece { place, holder, ..piece(peer, 0, true, &[1; 16]) })
+            };
+            for place in 0..4 {
+                assert_eq!(begin(place, place), Progress::Continue);
+            }
+            let Progress::NoRoom(wait) = begin(5, 5) else { panic!("{sessions}") };
+            assert_eq!(begin(4 + u64::from(wait), 6), Progress::NoRoom(1), "not sooner");
+            assert_eq!(begin(5 + u64::from(wait), 7), Progress::Continue);
+            // The oldest gave way; the next one is there a second later.
+            assert!(matches!(begin(5 + u64::from(wait), 8), Progress::Continue | Progress::NoRoom(_)));
+            assert_eq!(begin(7 + u64::from(wait), 9), Progress::Continue);
+        }
+    }
+
+    #[test]
+    fn a_transfer_that_goes_on_does_not_give_way() {
+        let start = Instant::now();
+        let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+        let mut say = |at: u64, place: u64, number: u32| {
+            let now = start + Duration::from_secs(at);
+            assemblies.accept(now, Piece { place, ..piece(1, number, true, &[1; 16]) })
+        };
+        for place in 0..4 {
+            assert_eq!(say(0, place, 0), Progress::Continue);
+        }
+        for (number, at) in (1..10).map(|number| (number, 9 * u64::from(number))) {
+            for place in 0..4 {
+                assert_eq!(say(at, place, number), Progress::Continue);
+            }
+            assert!(matches!(say(at + 8, 4, 0), Progress::NoRoom(_)), "{number}");
+        }
     }
 
     #[test]

@@ -20,6 +20,11 @@
 //! as an answer was ever late, at most ten. Nothing is outstanding then. A device that is down is
 //! asked again after the back-off, although its period is shorter.
 //!
+//! A line that is closed during a question is a failure of that question, and its answer may still
+//! come: a converter in the network keeps it until the next connection. So time during which the
+//! line is closed does not count, and it is waited for on the next connection, or by the poller
+//! that takes over after a reload ([`Poller::adopt`]).
+//!
 //! [`Decoder`](super::framing::Decoder) makes frames of the answers; what frame is an answer is
 //! decided here.
 
@@ -43,6 +48,10 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const STILL_TO_COME_MAX: u32 = 10;
 /// On a shared line: the shortest such wait, in time-outs.
 const STILL_TO_COME_MIN: u32 = 3;
+/// If the line is open again so soon after the last question, the period goes on.
+const RESUME: Duration = Duration::from_secs(15);
+/// After so many openings without a question a device counts as down.
+const OPENINGS_MAX: u32 = 16;
 /// Most queued events.
 const EVENTS_MAX: usize = 16;
 /// Most questions remembered whose answer may still come.
@@ -78,16 +87,27 @@ pub enum Event {
     Up,
     /// It answers, but no answer is a reading.
     Degraded,
-    /// It does not answer; `damaged`: only frames with a fault came.
+    /// It does not answer.
     Down {
-        /// Whether anything came.
-        damaged: bool,
+        /// How the last question failed.
+        failure: Failure,
     },
     /// An answer came so long after its question and was not used.
     Late {
         /// The time since the question.
         after: Duration,
     },
+}
+
+/// How a question fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing came.
+    Silent,
+    /// Only frames with a fault came, or bytes that did not become a frame.
+    Damaged,
+    /// The line was closed in place of an answer, or before a question each time.
+    Closed,
 }
 
 /// Counters since the start.
@@ -101,6 +121,8 @@ pub struct Counters {
     pub silent: u64,
     /// Questions after which only frames with a fault came.
     pub damaged: u64,
+    /// Questions in place of whose answer the line was closed.
+    pub closed: u64,
     /// Those of the silent ones after which bytes came that did not become a frame.
     pub endless: u64,
     /// Frames not used: late answers, answers to probes, and what came unasked.
@@ -124,6 +146,8 @@ pub struct Turn {
     pub due: Option<Instant>,
     /// Until then its answer to a question may still come.
     pub quiet_at: Option<Instant>,
+    /// Nobody on the line is asked before, since the line was opened.
+    pub opens_at: Option<Instant>,
 }
 
 /// The questions to one device.
@@ -160,6 +184,15 @@ pub struct Poller {
     latest: Duration,
     /// See [`Turn::quiet_at`].
     quiet_at: Option<Instant>,
+    /// See [`Turn::opens_at`].
+    opens_at: Option<Instant>,
+    /// For so long an answer may still come once the line is open again.
+    still: Duration,
+    closed_at: Option<Instant>,
+    /// Openings of the line since the last question.
+    openings: u32,
+    /// How the last question failed, if it did.
+    failing: Option<Failure>,
 }
 
 impl Poller {
@@ -186,12 +219,22 @@ impl Poller {
             is_held: false,
             latest: Duration::ZERO,
             quiet_at: None,
+            opens_at: None,
+            still: Duration::ZERO,
+            closed_at: None,
+            openings: 0,
+            failing: None,
         }
     }
 
     /// Whether the device answers.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// How the last question failed, if it did.
+    pub fn failing(&self) -> Option<Failure> {
+        self.failing
     }
 
     /// The counters.
@@ -213,23 +256,89 @@ impl Poller {
     pub fn turn(&self) -> Turn {
         let is_busy = matches!(self.phase, Phase::Waiting { .. } | Phase::Listening { .. });
         let due = (self.phase == Phase::Idle).then_some(self.due);
-        Turn { is_busy, due, quiet_at: self.quiet_at }
+        Turn { is_busy, due, quiet_at: self.quiet_at, opens_at: self.opens_at }
     }
 
-    /// The port is open: the first question goes out once answers to earlier ones have come.
+    /// For so long an answer to a question of this one may still come.
+    pub fn still_to_come(&self, now: Instant) -> Duration {
+        let rest = |at: Instant| at.saturating_duration_since(now);
+        let own = match self.phase {
+            Phase::Closed => self.still,
+            Phase::Waiting { .. } => self.longest(),
+            Phase::Listening { until } => rest(until),
+            Phase::Idle => self.quiet_at.map(rest).unwrap_or_default(),
+        };
+        // One that is alone on its line sends a probe in place of waiting.
+        let is_known = self.is_shared || self.outstanding.is_empty();
+        own.max(if is_known { Duration::ZERO } else { self.longest() })
+    }
+
+    /// Takes over from the poller of before a reload what may still come; before the line is open.
+    pub fn adopt(&mut self, before: &mut Poller, now: Instant) {
+        self.await_rest(before.still_to_come(now));
+        before.line_down(now);
+        self.outstanding = std::mem::take(&mut before.outstanding);
+        (self.asked_at, self.latest, self.closed_at) = (before.asked_at, before.latest, before.closed_at);
+    }
+
+    /// An answer to another device on the line may still come for so long once the line is open.
+    pub fn await_rest(&mut self, still: Duration) {
+        self.still = self.still.max(still);
+    }
+
+    /// The port is open: the first question goes out once answers to earlier ones have come. A
+    /// device whose turn it was before is asked no later than it was due.
     pub fn line_up(&mut self, now: Instant) {
+        let closed_at = self.closed_at.take();
+        let is_short = self.asked_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME);
+        if let Some(closed) = closed_at.map(|at| now.saturating_duration_since(at)) {
+            self.asked_at.iter_mut().chain(&mut self.outstanding).for_each(|at| *at += closed);
+        }
         self.phase = Phase::Idle;
-        self.outstanding.clear();
-        self.quiet_at = None;
+        self.openings = self.openings.saturating_add(1);
         (self.to_send, self.echoed) = (false, None);
-        self.slot = now + self.settings.timeout;
-        self.due = self.slot;
+        let still = std::mem::take(&mut self.still);
+        self.quiet_at = (!still.is_zero()).then(|| now + still);
+        // Where the line is closed again and again before a question, it goes out at once.
+        let listen = if self.openings > FAILURES { Duration::ZERO } else { self.settings.timeout };
+        let opens_at = now + still.max(listen);
+        self.opens_at = Some(opens_at);
+        if !is_short {
+            self.due = self.due.min(opens_at);
+            self.slot = opens_at;
+        }
+        self.slot = self.slot.max(opens_at);
     }
 
-    /// The port was closed: nothing is asked, and no failure is counted.
-    pub fn line_down(&mut self) {
+    /// The port was closed, or could not be opened. If a question had no answer yet, this is the
+    /// failure of it; otherwise no failure is counted.
+    pub fn line_down(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Closed => return,
+            Phase::Waiting { asked, .. } => self.fail(now, asked, Failure::Closed),
+            Phase::Listening { .. } | Phase::Idle => self.find_kept(now),
+        }
+        let rest = |at: Instant| at.saturating_duration_since(now);
+        let listening = match self.phase {
+            Phase::Listening { until } => rest(until),
+            _ => Duration::ZERO,
+        };
+        self.still = self.quiet_at.take().map(rest).unwrap_or_default().max(listening);
         self.phase = Phase::Closed;
+        self.opens_at = None;
+        self.closed_at = Some(now);
         self.to_send = false;
+    }
+
+    /// The line is closed each time before a question: then the device counts as down.
+    fn find_kept(&mut self, now: Instant) {
+        let overdue = 3 * (self.settings.period + self.settings.timeout);
+        let is_overdue = self.asked_at.is_none_or(|at| now.saturating_duration_since(at) > overdue);
+        if self.openings >= OPENINGS_MAX && is_overdue && self.state != State::Down {
+            self.failing = Some(Failure::Closed);
+            self.state = State::Down;
+            self.tell(Event::Down { failure: Failure::Closed });
+        }
     }
 
     /// The received bytes without the echo of the question.
@@ -260,6 +369,7 @@ impl Poller {
                     return false;
                 }
                 self.failures = 0;
+                self.failing = None;
                 if !probe {
                     self.counters.answers += 1;
                     self.phase = Phase::Idle;
@@ -334,7 +444,7 @@ impl Poller {
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Waiting { asked, deadline, damaged, .. } if now >= deadline => {
-                self.fail(now, asked, damaged);
+                self.fail(now, asked, if damaged { Failure::Damaged } else { Failure::Silent });
             }
             Phase::Listening { until } if now >= until => {
                 self.phase = Phase::Idle;
@@ -347,7 +457,7 @@ impl Poller {
             self.quiet_at = None;
             self.outstanding.clear();
         }
-        if self.phase != Phase::Idle || now < self.due || self.is_held {
+        if self.phase != Phase::Idle || now < self.next() || self.is_held {
             return false;
         }
         self.phase = Phase::Waiting {
@@ -357,6 +467,7 @@ impl Poller {
             damaged: false,
         };
         self.asked_at = Some(now);
+        self.openings = 0;
         self.is_begun = false;
         self.counters.questions += 1;
         self.to_send = true;
@@ -369,7 +480,7 @@ impl Poller {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Closed => None,
-            Phase::Idle => (!self.is_held).then_some(self.due),
+            Phase::Idle => (!self.is_held).then_some(self.next()),
             Phase::Waiting { deadline, .. } => Some(deadline),
             Phase::Listening { until } => Some(until),
         }
@@ -397,21 +508,40 @@ impl Poller {
         self.events.push_back(event);
     }
 
-    fn fail(&mut self, now: Instant, asked: Instant, damaged: bool) {
+    /// When the next question may go out.
+    fn next(&self) -> Instant {
+        self.opens_at.map_or(self.due, |at| at.max(self.due))
+    }
+
+    /// The longest wait for an answer that may still come.
+    fn longest(&self) -> Duration {
+        let timeout = self.settings.timeout;
+        self.latest.mul_f64(1.5).clamp(timeout * STILL_TO_COME_MIN, timeout * STILL_TO_COME_MAX)
+    }
+
+    fn fail(&mut self, now: Instant, asked: Instant, failure: Failure) {
         self.phase = Phase::Idle;
         self.failures = self.failures.saturating_add(1);
-        if damaged {
-            self.counters.damaged += 1;
-        } else {
-            self.counters.silent += 1;
-            self.counters.endless += u64::from(self.is_begun);
-            if self.outstanding.len() < OUTSTANDING_MAX {
-                self.outstanding.push_back(asked);
+        match failure {
+            Failure::Damaged => self.counters.damaged += 1,
+            Failure::Closed => self.counters.closed += 1,
+            Failure::Silent => {
+                self.counters.silent += 1;
+                self.counters.endless += u64::from(self.is_begun);
             }
         }
+        // What had begun when the line was closed may be ended on the next connection.
+        if failure != Failure::Damaged && self.outstanding.len() < OUTSTANDING_MAX {
+            self.outstanding.push_back(asked);
+        }
+        let failure = match failure {
+            Failure::Silent if self.is_begun => Failure::Damaged,
+            failure => failure,
+        };
+        self.failing = Some(failure);
         if self.failures >= FAILURES && self.state != State::Down {
             self.state = State::Down;
-            self.tell(Event::Down { damaged: damaged || self.is_begun });
+            self.tell(Event::Down { failure });
         }
         let doubled = 2_u32.checked_pow(self.failures - 1).and_then(|factor| BACKOFF.checked_mul(factor));
         let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);
@@ -422,10 +552,7 @@ impl Poller {
         }
         // Not sooner than that: the others have the line.
         self.due = if self.failures >= FAILURES { again } else { self.due.min(again) };
-        let timeout = self.settings.timeout;
-        let still = self.latest.mul_f64(1.5);
-        let still = still.clamp(timeout * STILL_TO_COME_MIN, timeout * STILL_TO_COME_MAX);
-        self.quiet_at = Some(now + still);
+        self.quiet_at = Some(now + self.longest());
     }
 
     /// The next question is due in the next period, whatever this one took.
@@ -549,7 +676,7 @@ mod tests {
         line.run(30 * SECOND, |_| None);
         // It is not left until the next period.
         assert_eq!(line.poller.state(), State::Down);
-        assert_eq!(line.events, [Event::Down { damaged: false }]);
+        assert_eq!(line.events, [Event::Down { failure: Failure::Silent }]);
         line.run(120 * SECOND, |_| Some(ms(100)));
         assert_eq!((line.poller.state(), line.events.last()), (State::Up, Some(&Event::Up)));
         let before = line.used.len();
@@ -641,10 +768,125 @@ mod tests {
     }
 
     #[test]
+    fn a_question_in_place_of_whose_answer_the_line_is_closed_has_failed() {
+        let mut line = Line::new(10 * SECOND);
+        for count in 1..=3 {
+            let at = line.poller.poll_timeout().unwrap();
+            assert!(line.poller.handle_timeout(at));
+            assert_eq!(line.poller.state(), State::Unknown);
+            line.poller.line_down(at + ms(20));
+            // That it cannot be opened is no further failure.
+            line.poller.line_down(at + ms(120));
+            assert_eq!(line.poller.counters().closed, count);
+            line.poller.line_up(at + ms(200));
+        }
+        assert_eq!((line.poller.state(), line.poller.failing()), (State::Down, Some(Failure::Closed)));
+        assert_eq!(line.poller.poll_event(), Some(Event::Down { failure: Failure::Closed }));
+        let at = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(at));
+        assert!(!line.poller.handle_frame(at + ms(50), b"may be an earlier one"));
+        let at = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(at) || line.poller.handle_timeout(at + 10 * SECOND));
+        assert!(line.poller.handle_frame(at + 10 * SECOND + ms(50), b"23.5"));
+        line.poller.handle_reading(true);
+        assert_eq!((line.poller.state(), line.poller.failing()), (State::Up, None));
+    }
+
+    #[test]
+    fn what_comes_on_the_next_connection_of_an_answer_that_had_begun_is_not_used() {
+        for gone in [ms(200), 20 * SECOND, 3_600 * SECOND] {
+            let mut line = Line::new(10 * SECOND);
+            let at = line.poller.poll_timeout().unwrap();
+            assert!(line.poller.handle_timeout(at));
+            line.poller.handle_part(at + ms(20), None);
+            line.poller.line_down(at + ms(30));
+            let opened = at + gone;
+            line.poller.line_up(opened);
+            let again = line.poller.poll_timeout().unwrap();
+            assert!(again >= opened + SECOND);
+            assert!(line.poller.handle_timeout(again));
+            assert!(!line.poller.handle_frame(again + ms(50), b"the rest"));
+            assert!(!line.poller.handle_frame(again + ms(60), b"and the next"));
+            let at = line.poller.poll_timeout().unwrap();
+            // Time during which the line was closed does not make the wait longer.
+            assert!(at <= again + 10 * SECOND, "{gone:?}");
+            assert!(line.poller.handle_timeout(at));
+            assert!(line.poller.handle_frame(at + ms(50), b"its own"));
+        }
+    }
+
+    #[test]
+    fn after_a_reload_the_answer_to_a_question_of_before_is_not_used() {
+        let settings = Line::new(10 * SECOND).poller.settings;
+        let mut line = Line::new(10 * SECOND);
+        let at = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(at));
+        // The same device, its settings changed.
+        let mut next = Poller::new(settings.clone(), None, at);
+        let mut other = Poller::new(settings, None, at);
+        other.await_rest(line.poller.still_to_come(at));
+        next.adopt(&mut line.poller, at + ms(10));
+        next.line_up(at + ms(100));
+        // Another device on the line as well.
+        other.line_up(at + ms(100));
+        for poller in [&mut next, &mut other] {
+            assert!(!poller.handle_frame(at + ms(2_900), b"late"));
+            let again = poller.poll_timeout().unwrap();
+            assert!(again >= at + ms(3_000), "{:?}", again - at);
+            assert!(poller.handle_timeout(again));
+            assert!(poller.handle_frame(again + ms(50), b"its own"));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_closed_before_each_question_is_asked_at_once_or_told_as_down() {
+        // Open for 100 ms each time, less than the answer to an earlier question is listened for.
+        let mut line = Line::new(SECOND);
+        let mut now = line.now;
+        let mut used = 0;
+        for _ in 0..20 {
+            line.poller.line_down(now + ms(100));
+            now += ms(300);
+            line.poller.line_up(now);
+            let at = line.poller.poll_timeout().unwrap();
+            if at < now + ms(100) && line.poller.handle_timeout(at) {
+                used += u32::from(line.poller.handle_frame(at + ms(20), b"23.5"));
+            }
+        }
+        assert!(used >= 4, "{used}");
+        // Closed at once each time.
+        let mut line = Line::new(SECOND);
+        let mut now = line.now;
+        for _ in 0..20 {
+            line.poller.line_down(now);
+            now += ms(300);
+            line.poller.line_up(now);
+        }
+        assert_eq!(line.poller.state(), State::Down);
+        assert_eq!(line.poller.poll_event(), Some(Event::Down { failure: Failure::Closed }));
+        assert_eq!(line.poller.poll_event(), None);
+    }
+
+    #[test]
+    fn a_converter_that_closes_after_each_answer_does_not_shorten_the_period() {
+        let mut line = Line::new(10 * SECOND);
+        let mut asked = Vec::new();
+        for _ in 0..5 {
+            let at = line.poller.poll_timeout().unwrap();
+            assert!(line.poller.handle_timeout(at));
+            asked.push(at - line.start);
+            assert!(line.poller.handle_frame(at + ms(50), b"23.5"));
+            line.poller.line_down(at + ms(60));
+            line.poller.line_up(at + ms(200));
+        }
+        assert_eq!(asked, [SECOND, 11 * SECOND, 21 * SECOND, 31 * SECOND, 41 * SECOND]);
+    }
+
+    #[test]
     fn a_closed_port_counts_no_failure_and_asks_again_when_it_is_back() {
         let mut line = Line::new(10 * SECOND);
         line.run(2 * SECOND, |_| Some(ms(100)));
-        line.poller.line_down();
+        line.poller.line_down(line.now);
         assert_eq!(line.poller.poll_timeout(), None);
         let now = line.now + 600 * SECOND;
         line.poller.line_up(now);

@@ -7,10 +7,10 @@
 //! | [`Port::handle_completion`] | the journal's completions |
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::settings::{self, Duty, PortName};
+use super::settings::{self, Duty};
 use super::stream::Stream;
 use super::taker::Taker;
 use super::units::{UnitView, Units};
@@ -44,10 +44,7 @@ impl Port {
         let work = match &settings.duty {
             Duty::Readings { framing, poll, .. } => stream(framing, poll.as_ref()),
             Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message), None),
-            Duty::Modbus(bus) => {
-                let has_header = matches!(settings.port, PortName::Tcp { has_header: true, .. });
-                Work::Bus(Box::new(Units::new(bus, has_header, number, now, seed)))
-            }
+            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, &settings.port, number, now, seed))),
         };
         Port { link: Link::new(now), settings, work }
     }
@@ -125,7 +122,7 @@ impl Port {
     /// in the predecessor belong to devices that were removed.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
-            (Work::Stream(own), Work::Stream(other)) => own.delivery.adopt(&mut other.delivery, now),
+            (Work::Stream(own), Work::Stream(other)) => own.adopt(other, now),
             (Work::Bus(own), Work::Bus(other)) => own.adopt(other, now),
             (Work::Stream(_), Work::Bus(_)) | (Work::Bus(_), Work::Stream(_)) => {}
         }
@@ -149,7 +146,7 @@ impl Port {
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         match &mut self.work {
             Work::Bus(units) => units.failed(now),
-            Work::Stream(stream) => stream.closed(),
+            Work::Stream(stream) => stream.closed(now),
         }
         self.link.handle_failure(now, reason)
     }
@@ -172,7 +169,7 @@ impl Port {
     }
 
     /// How the device does that is asked; `None` for any other.
-    pub fn asked(&self) -> Option<(State, poll::Counters)> {
+    pub fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
         match &self.work {
             Work::Stream(stream) => stream.asked(),
             Work::Bus(_) => None,
@@ -214,6 +211,25 @@ impl Port {
         }
     }
 
+    /// For so long an answer to what was asked here may still come.
+    pub fn still_to_come(&self, now: Instant) -> Duration {
+        match &self.work {
+            Work::Stream(stream) => {
+                stream.poller().map(|poller| poller.still_to_come(now)).unwrap_or_default()
+            }
+            Work::Bus(units) => units.still_to_come(),
+        }
+    }
+
+    /// Nothing is asked for so long once the line is open: an answer to others may still come that
+    /// were asked on the line before a reload.
+    pub fn await_rest(&mut self, still: Duration) {
+        match &mut self.work {
+            Work::Stream(stream) => stream.poller_mut().into_iter().for_each(|own| own.await_rest(still)),
+            Work::Bus(units) => units.await_rest(still),
+        }
+    }
+
     /// Bytes came on its line, for whichever device.
     pub fn heard(&mut self) {
         self.link.handle_received();
@@ -243,8 +259,6 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::taker::Verdict;
     use super::*;
     use crate::gate::stage::Received;
@@ -254,7 +268,7 @@ mod tests {
     use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
     use crate::proto::serial::slipmux;
-    use crate::southbound::serial::settings::Line;
+    use crate::southbound::serial::settings::{Line, PortName};
 
     struct Journal {
         verdict: Verdict,

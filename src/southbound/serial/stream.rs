@@ -53,15 +53,24 @@ impl Stream {
         }
     }
 
-    pub(super) fn closed(&mut self) {
+    /// What is news of it is told at the next occasion.
+    pub(super) fn closed(&mut self, now: Instant) {
         if let Some(poller) = &mut self.poller {
-            poller.line_down();
+            poller.line_down(now);
+        }
+    }
+
+    /// Takes over the uncommitted readings of its predecessor, and what may still come.
+    pub(super) fn adopt(&mut self, before: &mut Stream, now: Instant) {
+        self.delivery.adopt(&mut before.delivery, now);
+        if let (Some(own), Some(other)) = (&mut self.poller, &mut before.poller) {
+            own.adopt(other, now);
         }
     }
 
     /// How the device does that is asked.
-    pub(super) fn asked(&self) -> Option<(State, poll::Counters)> {
-        self.poller.as_ref().map(|poller| (poller.state(), poller.counters()))
+    pub(super) fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
+        self.poller.as_ref().map(|poller| (poller.state(), poller.failing(), poller.counters()))
     }
 
     /// The questions, if there are any.

@@ -44,7 +44,7 @@ impl Turns {
     /// The port is open: nobody is asked before answers to earlier questions have come.
     pub fn opened(&mut self, members: &[Turn]) {
         self.is_asked = false;
-        self.free_at = members.iter().filter_map(|turn| turn.due).max();
+        self.free_at = members.iter().filter_map(|turn| turn.opens_at).max();
     }
 
     /// Who hears what comes now.
@@ -65,8 +65,10 @@ impl Turns {
         if self.blocked_until(members).is_some_and(|at| at > now) {
             return None;
         }
-        let due = members.iter().enumerate().filter_map(|(at, turn)| Some((turn.due?, at)));
-        let (_, next) = due.filter(|(due, _)| *due <= now).min()?;
+        // Of those due alike, the next after the one that was asked last.
+        let place = |at: usize| (at + members.len() - self.holder - 1) % members.len();
+        let due = members.iter().enumerate().filter_map(|(at, turn)| Some((turn.due?, place(at), at)));
+        let (_, _, next) = due.filter(|(due, ..)| *due <= now).min()?;
         self.holder = next;
         Some(next)
     }
@@ -92,7 +94,7 @@ impl Turns {
 mod tests {
     use super::*;
     use crate::proto::serial::State;
-    use crate::proto::serial::poll::{Poller, Settings};
+    use crate::proto::serial::poll::{Failure, Poller, Settings};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -111,6 +113,13 @@ mod tests {
         /// Who used whose answer when.
         used: Vec<(Duration, usize, usize)>,
         coming: Vec<(Instant, usize)>,
+        /// In place of an answer to the nth question of this device the line is closed.
+        cut: Box<dyn FnMut(usize, usize) -> bool>,
+        /// The answer comes so long after the line is open again.
+        late: Option<Duration>,
+        /// When the line is closed, and opened, and whose answer is kept meanwhile.
+        closing: Option<(Instant, usize)>,
+        opening: Option<(Instant, usize)>,
     }
 
     impl Line {
@@ -128,8 +137,23 @@ mod tests {
             let mut turns = Turns::new(starts);
             let members: Vec<Turn> = pollers.iter().map(Poller::turn).collect();
             turns.opened(&members);
-            let (asked, used, coming) = Default::default();
-            Line { turns, pollers, start: now, now, asked, used, coming }
+            let (asked, used, coming, late, closing, opening) = Default::default();
+            let cut = Box::new(|_, _| false);
+            Line { turns, pollers, start: now, now, asked, used, coming, cut, late, closing, opening }
+        }
+
+        /// Closes or opens the line if it is time.
+        fn toggle(&mut self) {
+            let now = self.now;
+            if let Some((_, of)) = self.closing.take_if(|(at, _)| *at <= now) {
+                self.pollers.iter_mut().for_each(|poller| poller.line_down(now));
+                self.opening = Some((now + ms(200), of));
+            }
+            if let Some((_, of)) = self.opening.take_if(|(at, _)| *at <= now) {
+                self.pollers.iter_mut().for_each(|poller| poller.line_up(now));
+                self.turns.opened(&self.members());
+                self.coming.extend(self.late.map(|late| (now + late, of)));
+            }
         }
 
         fn members(&self) -> Vec<Turn> {
@@ -152,13 +176,16 @@ mod tests {
                 let timers = self.pollers.iter().filter_map(Poller::poll_timeout);
                 let turn = self.turns.poll_timeout(&self.members());
                 let arrivals = self.coming.iter().map(|(at, _)| *at);
-                let next = timers.chain(turn).chain(arrivals).min().unwrap().max(self.now);
+                let toggles = [self.closing, self.opening].into_iter().flatten().map(|(at, _)| at);
+                let all = timers.chain(turn).chain(arrivals).chain(toggles);
+                let next = all.min().unwrap().max(self.now);
                 if next > end {
                     break;
                 }
                 standing = if next > self.now { 0 } else { standing + 1 };
                 assert!(standing < 100, "time stands still");
                 self.now = next;
+                self.toggle();
                 if let Some(index) = self.coming.iter().position(|(at, _)| *at <= next) {
                     let (_, of) = self.coming.remove(index);
                     let listener = self.turns.listener();
@@ -174,6 +201,10 @@ mod tests {
                     if poller.poll_transmit(&mut sent) {
                         self.asked.push((next - self.start, at));
                         let count = self.asked.iter().filter(|(_, of)| *of == at).count();
+                        if (self.cut)(at, count) {
+                            self.closing = Some((next + ms(50), at));
+                            continue;
+                        }
                         self.coming.extend(answer(at, count).map(|after| (next + after, at)));
                     }
                 }
@@ -237,6 +268,79 @@ mod tests {
                 assert!((0..3).all(|at| line.count(at) > 50), "{late} {:?}", line.used.len());
                 assert!(line.pollers[0].counters().late > 10);
             }
+        }
+    }
+
+    #[test]
+    fn a_late_answer_on_the_next_connection_is_never_taken_for_anothers() {
+        for late in [50, 400, 800, 1_100, 1_900, 2_500, 2_900] {
+            for at in 0..3 {
+                for starts in [[&b""[..], b"", b""], [b"a", b"a", b"b"]] {
+                    let mut line = Line::new(&[2 * SECOND, 2 * SECOND, 3 * SECOND], &starts);
+                    line.late = Some(ms(late));
+                    line.cut = Box::new(move |of, count| of == at && count.is_multiple_of(4));
+                    line.run(600 * SECOND, |_, _| Some(ms(200)));
+                    assert_eq!(line.exchanged(), 0, "{late} {at}");
+                    assert!((0..3).all(|of| line.count(of) > 50), "{late} {at} {}", line.count(at));
+                    assert!(line.pollers[at].counters().closed > 10);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_late_answer_is_never_taken_for_anothers_although_the_line_is_closed_while_it_is_awaited() {
+        // The line is closed for one, then 1 s after its opening again, and its answer comes after
+        // that.
+        let mut line = Line::new(&[2 * SECOND, 2 * SECOND], &[b"", b""]);
+        line.cut = Box::new(|of, count| of == 0 && count.is_multiple_of(4));
+        for _ in 0..100 {
+            line.run(SECOND, |_, _| Some(ms(200)));
+            let is_awaited = line.pollers.iter().any(|poller| poller.turn().quiet_at.is_some());
+            if is_awaited && line.opening.is_none() && line.closing.is_none() {
+                line.run(ms(500), |_, _| Some(ms(200)));
+                line.closing = Some((line.now, 0));
+                line.late = Some(ms(1_000));
+                line.run(SECOND, |_, _| Some(ms(200)));
+                line.late = None;
+            }
+        }
+        assert_eq!(line.exchanged(), 0);
+        assert!(line.pollers[0].counters().late > 2, "{:?}", line.pollers[0].counters());
+        assert!(line.count(1) > 20);
+    }
+
+    #[test]
+    fn one_for_which_the_line_is_closed_is_down_and_the_others_are_asked() {
+        for closer in 0..3 {
+            let mut line = Line::new(&[SECOND; 3], &[&b""[..]; 3]);
+            line.cut = Box::new(move |of, _| of == closer);
+            line.run(120 * SECOND, |_, _| Some(ms(100)));
+            assert_eq!(line.pollers[closer].state(), State::Down);
+            assert_eq!(line.pollers[closer].failing(), Some(Failure::Closed));
+            let others = (0..3).filter(|at| *at != closer);
+            others.for_each(|at| assert!(line.count(at) > 60, "{closer} {at} {}", line.count(at)));
+            // It is asked on, once a minute.
+            let asked = line.asked.iter().filter(|(_, at)| *at == closer).count();
+            assert!((5..12).contains(&asked), "{asked}");
+        }
+    }
+
+    #[test]
+    fn with_all_but_one_closing_the_line_that_one_is_read_whatever_its_timeout() {
+        for timeout in [ms(100), SECOND, 5 * SECOND] {
+            let mut line = Line::new(&[SECOND; 4], &[&b""[..]; 4]);
+            line.pollers[3] = Poller::new(
+                Settings { question: b"A\r".to_vec(), period: SECOND, timeout, echo: false },
+                None,
+                line.now,
+            );
+            line.pollers[3].share();
+            line.pollers[3].line_up(line.now);
+            line.turns.opened(&line.members());
+            line.cut = Box::new(|of, _| of != 3);
+            line.run(600 * SECOND, |_, _| Some(ms(50)));
+            assert!(line.count(3) > 200, "{timeout:?} {}", line.count(3));
         }
     }
 

@@ -5,15 +5,17 @@
 //! bus is told of each final refusal, so that the unit's next reading is offered even if it is
 //! unchanged.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::delivery::Delivery;
 use super::pending::Bounds;
+use super::settings::PortName;
 use super::taker::{Taker, Verdict};
 use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::modbus::ascii::Ascii;
+use crate::proto::serial::modbus::bus::Medium;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
@@ -81,7 +83,11 @@ pub struct UnitView<'a> {
 }
 
 impl Units {
-    pub(super) fn new(settings: &Settings, has_header: bool, port: u32, now: Instant, seed: u64) -> Units {
+    pub(super) fn new(settings: &Settings, line: &PortName, port: u32, now: Instant, seed: u64) -> Units {
+        let (is_network, has_header) = match line {
+            PortName::Tcp { has_header, .. } => (true, *has_header),
+            PortName::Path(_) | PortName::Usb { .. } => (false, false),
+        };
         let bounds = Bounds::share(settings.units.len());
         // Addresses are unique and at most 247, so a number fits into a byte.
         let units = (0..=u8::MAX).take(settings.units.len());
@@ -95,6 +101,8 @@ impl Units {
         let mut bus = Bus::new(settings.clone(), now, seed);
         if has_header {
             bus.answers_are_numbered();
+        } else if is_network {
+            bus.is_behind(Medium::Network);
         }
         Units { bus, wire, units, bytes: 0 }
     }
@@ -112,8 +120,20 @@ impl Units {
         self.bus.line_down(now);
     }
 
-    /// Takes over the uncommitted readings of units that are still the same device.
+    /// For so long an answer to the last request may still come.
+    pub(super) fn still_to_come(&self) -> Duration {
+        self.bus.still_to_come()
+    }
+
+    /// Nothing is asked for so long once the line is open.
+    pub(super) fn await_rest(&mut self, still: Duration) {
+        self.bus.await_rest(still);
+    }
+
+    /// Takes over the uncommitted readings of units that are still the same device, and what may
+    /// still come from each address.
     pub(super) fn adopt(&mut self, predecessor: &mut Units, now: Instant) {
+        self.bus.adopt(&mut predecessor.bus, now);
         for (index, unit) in self.units.iter_mut().enumerate() {
             let Some(id) = self.bus.unit(index).map(|unit| &unit.id) else { continue };
             let before = (0..predecessor.units.len())
@@ -128,11 +148,18 @@ impl Units {
         self.bytes += bytes.len() as u64;
         match &mut self.wire {
             Wire::Rtu => self.bus.handle_bytes(now, bytes),
-            Wire::Ascii(ascii) => ascii.push(bytes, |frame| self.bus.handle_bytes(now, frame)),
-            Wire::Tcp(mbap) => mbap.push(bytes, |arrived| match arrived {
-                Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
-                Arrived::Late(frame) => self.bus.handle_late(now, &frame),
-            }),
+            Wire::Ascii(ascii) => {
+                ascii.push(bytes, |frame| self.bus.handle_bytes(now, frame));
+                self.bus.handle_unframed(now, ascii.unframed());
+            }
+            Wire::Tcp(mbap) => {
+                mbap.push(bytes, |arrived| match arrived {
+                    Arrived::Answer(frame) => self.bus.handle_bytes(now, &frame),
+                    Arrived::Late(frame) => self.bus.handle_late(now, &frame),
+                    Arrived::Misnumbered => self.bus.handle_misnumbered(now),
+                });
+                self.bus.handle_unframed(now, mbap.unframed());
+            }
         }
         self.collect(now, stamp, taker);
     }
@@ -278,9 +305,6 @@ impl Units {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
     use crate::gate::stage::Received;
     use crate::proto::serial::modbus::change::Publish;
@@ -290,6 +314,7 @@ mod tests {
     use crate::proto::serial::reading::Unreadable;
     use crate::southbound::serial::port::Port;
     use crate::southbound::serial::settings::{self, Duty, Line, PortName};
+    use std::sync::Arc;
 
     /// A fake gate and journal: the verdicts for each device, and the readings accepted.
     #[derive(Default)]
@@ -391,6 +416,75 @@ mod tests {
             }
         }
         end
+    }
+
+    /// What is said of a unit behind this port that answers each request with these bytes at once.
+    fn why(line: &str, is_ascii: bool, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> (String, u64) {
+        let start = Instant::now();
+        let mut settings = (**port(&[1], start).settings()).clone();
+        settings.port = PortName::parse(line).unwrap();
+        if let Duty::Modbus(bus) = &mut settings.duty {
+            bus.ascii = is_ascii;
+        }
+        let mut port = Port::new(Arc::new(settings), 5, start, 1);
+        let mut journal = Journal::default();
+        let stamp = Stamp { boottime_ms: 1, wall_ms: None };
+        let (mut now, mut sent) = (start, Vec::new());
+        assert!(port.poll_open(now));
+        port.handle_opened(now);
+        while let Some(at) = port.poll_timeout().filter(|at| *at < start + Duration::from_secs(300)) {
+            now = now.max(at);
+            port.handle_timeout(now, stamp, &mut journal);
+            sent.clear();
+            if port.poll_transmit(&mut sent) {
+                now += Duration::from_millis(5);
+                port.handle_bytes(now, stamp, &answer(&sent), &mut journal);
+            }
+        }
+        assert_eq!(journal.of("u1").len(), 0);
+        let failing = port.units().next().unwrap().failing.unwrap();
+        let dropped = port.counters().framing.dropped;
+        (failing.to_string(), dropped)
+    }
+
+    #[test]
+    fn bytes_that_are_no_frames_of_the_ports_kind_are_not_called_silence_and_the_other_kind_is_named() {
+        let rtu = [&[1, 3, 2, 1, 0xFF][..], &crc16(&[1, 3, 2, 1, 0xFF]).to_le_bytes()].concat();
+        let body = rtu.clone();
+        let (said, dropped) = why("modbus-tcp://plc", false, move |_| body.clone());
+        assert!(said.contains("no frames of Modbus TCP") && said.contains("tcp://"), "{said}");
+        assert!(dropped > 20);
+        // A length that is not that of what follows, shorter and longer.
+        for length in [0, 1, 9, 200] {
+            let (said, _) = why("modbus-tcp://plc", false, move |request| {
+                [&request[..2], &[0, 0, 0, length, 1, 3, 2, 1, 0xFF]].concat()
+            });
+            assert!(said.contains("no frames of Modbus TCP"), "{length}: {said}");
+        }
+        let (said, dropped) =
+            why("tcp://converter:4001", false, |_| vec![0, 1, 0, 0, 0, 5, 1, 3, 2, 1, 0xFF]);
+        assert!(said.contains("modbus-tcp://") && said.contains("converter"), "{said}");
+        assert!(dropped > 20);
+        let body = rtu.clone();
+        let (said, _) = why("/dev/null", true, move |_| body.clone());
+        assert!(said.contains("only damaged answers"), "{said}");
+        let (said, _) = why("/dev/null", false, |_| b":0103020501F4\r\n".to_vec());
+        assert!(said.contains("baud, parity"), "{said}");
+        let (said, _) = why("modbus-tcp://plc", false, |_| Vec::new());
+        assert_eq!(said, "it does not answer");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_copy_the_transaction_identifier_is_named_as_that_and_not_as_late() {
+        let answer = |number: u16| [&number.to_be_bytes()[..], &[0, 0, 0, 5, 1, 3, 2, 1, 0xFF]].concat();
+        let of = |request: &[u8]| u16::from_be_bytes([request[0], request[1]]);
+        for wrong in [|_| 0, u16::swap_bytes, |number: u16| number ^ 0x5500] {
+            let (said, _) = why("modbus-tcp://plc", false, move |request| answer(wrong(of(request))));
+            assert!(said.contains("no request had") && !said.contains("timeout"), "{said}");
+        }
+        // That of the request before may be a late one as well.
+        let (said, _) = why("modbus-tcp://plc", false, move |request| answer(of(request) - 1));
+        assert!(said.contains("raise timeout") && said.contains("does not copy it"), "{said}");
     }
 
     #[test]

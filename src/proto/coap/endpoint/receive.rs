@@ -6,7 +6,7 @@ use std::time::Instant;
 use coap_numbers::option;
 
 use super::super::Holder;
-use super::super::block::{Block, Piece, Progress, RETRY_AFTER};
+use super::super::block::{Block, Piece, Progress};
 use super::super::deduplication::{Answer, Entry, fingerprint};
 use super::super::exchange::{Exchange, Pending};
 use super::super::message::{Code, Message, Type};
@@ -338,8 +338,8 @@ impl Endpoint {
             Progress::TooLarge(limit) => {
                 Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(limit).diagnostic("payload too large")
             }
-            Progress::NoRoom => Response::new(Code::SERVICE_UNAVAILABLE)
-                .max_age(RETRY_AFTER)
+            Progress::NoRoom(wait) => Response::new(Code::SERVICE_UNAVAILABLE)
+                .max_age(wait)
                 .diagnostic("too many incomplete bodies"),
         };
         self.counters.refused += 1;

@@ -22,6 +22,8 @@ pub struct Ascii {
     /// What came since the last colon, without it; `None`: no colon came.
     digits: Option<Vec<u8>>,
     noise: u64,
+    /// That when the last request was made.
+    noise_before: u64,
 }
 
 impl Ascii {
@@ -35,6 +37,7 @@ impl Ascii {
         *frame = std::iter::once(b':').chain(digits).chain(*b"\r\n").collect();
         // What came before is no answer to this.
         self.clear();
+        self.noise_before = self.noise;
     }
 
     /// Takes characters in, and hands out whole frames as RTU.
@@ -68,6 +71,12 @@ impl Ascii {
     /// Characters that belonged to no frame.
     pub fn noise(&self) -> u64 {
         self.noise
+    }
+
+    /// Characters that came since the last request and belong to no whole frame.
+    pub fn unframed(&self) -> usize {
+        let held = self.digits.as_ref().map_or(0, |digits| digits.len() + 1);
+        usize::try_from(self.noise - self.noise_before).unwrap_or(usize::MAX).saturating_add(held)
     }
 }
 

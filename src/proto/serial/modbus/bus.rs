@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use super::super::State;
 use super::fault::Lost;
-pub use super::fault::{Failing, Failure, Misfit};
+pub use super::fault::{Failing, Failure, Medium, Misfit};
 use super::frame::{self, Found, Receiver};
 use super::learn::{Learned, Obstacle};
 use super::pdu::{Answer, Exception, Request};
@@ -134,6 +134,9 @@ pub struct Bus {
     clock: Instant,
     random: SplitMix64,
     strangers: u64,
+    medium: Medium,
+    /// For so long nothing is asked once the port is open.
+    still: Duration,
 }
 
 #[derive(Debug)]
@@ -159,6 +162,12 @@ struct Exchange {
     misfit: bool,
     /// A frame of this address came, which nothing was asked of.
     foreign: Option<u8>,
+    /// A frame of this other unit came that may be a late one.
+    other: Option<u8>,
+    /// An answer came with the number of no request.
+    misnumbered: bool,
+    /// So many bytes came that are no frame, beside those in the receiver.
+    unframed: usize,
     /// What the gateway at the port said of it.
     gateway: Option<Exception>,
 }
@@ -184,13 +193,21 @@ impl Bus {
             clock: now,
             random: SplitMix64::new(seed),
             strangers: 0,
+            medium: Medium::Line,
+            still: Duration::ZERO,
         }
     }
 
     /// Answers say which request they answer, as those of Modbus TCP do: those to earlier requests
     /// come by [`Bus::handle_late`]. To be called before the port is open.
     pub fn answers_are_numbered(&mut self) {
+        self.medium = Medium::Header;
         self.units.iter_mut().for_each(|unit| unit.is_numbered = true);
+    }
+
+    /// Says what is between, for the reasons that are given.
+    pub fn is_behind(&mut self, medium: Medium) {
+        self.medium = medium;
     }
 
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
@@ -219,7 +236,8 @@ impl Bus {
 
     /// How a unit fails, if its last request failed.
     pub fn failing(&self, unit: usize) -> Option<Failing> {
-        self.units.get(unit)?.failing()
+        let failing = self.units.get(unit)?.failing()?;
+        Some(Failing { medium: self.medium, ..failing })
     }
 
     /// What was learned of a unit.
@@ -245,6 +263,33 @@ impl Bus {
         own.chain(scaled.map(|(at, _)| (at, Obstacle::Scale)))
     }
 
+    /// For so long an answer to the last request may still come.
+    pub fn still_to_come(&self) -> Duration {
+        match &self.line {
+            Line::Waiting(exchange) => self.units.get(exchange.unit).map(Unit::rest).unwrap_or_default(),
+            Line::Down | Line::Idle => Duration::ZERO,
+        }
+    }
+
+    /// Nothing is asked for so long once the port is open.
+    pub fn await_rest(&mut self, still: Duration) {
+        self.still = self.still.max(still);
+    }
+
+    /// Takes over from the bus of before a reload, by address, what may still come; before the port
+    /// is open.
+    pub fn adopt(&mut self, before: &mut Bus, now: Instant) {
+        if !matches!(before.line, Line::Down) {
+            before.line_down(now);
+        }
+        for unit in &mut self.units {
+            let is_it = |other: &&Unit| other.settings.address == unit.settings.address;
+            if let Some(other) = before.units.iter().find(is_it) {
+                unit.adopt(other);
+            }
+        }
+    }
+
     /// The port is open: all units are due, once answers to requests of before have come.
     pub fn line_up(&mut self, now: Instant) {
         self.tick(now);
@@ -253,7 +298,7 @@ impl Bus {
         self.to_send = false;
         self.begun = None;
         self.receiver.clear();
-        self.quiet_at = now + self.gap();
+        self.quiet_at = now + self.gap().max(std::mem::take(&mut self.still));
         self.used_at = now;
         self.babble = now;
         self.units.iter_mut().for_each(|unit| unit.start(now));
@@ -274,6 +319,9 @@ impl Bus {
             if of.is_kept_from_being_asked(now) {
                 self.events.push_back(Event::Down { unit, failure: Failure::Closed });
             }
+        }
+        if !matches!(self.line, Line::Down) {
+            self.units.iter_mut().for_each(|unit| unit.closed(now));
         }
         self.line = Line::Down;
         self.current = None;
@@ -301,7 +349,25 @@ impl Bus {
         self.tick(now);
         if let [unit, pdu @ .., _, _] = frame {
             let frame = frame::Frame { unit: *unit, pdu };
-            stray(now, frame, &mut self.units, &mut self.events, &mut self.strangers);
+            stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
+        }
+    }
+
+    /// A whole frame came that carries the number of no request.
+    pub fn handle_misnumbered(&mut self, now: Instant) {
+        self.tick(now);
+        self.strangers += 1;
+        if let Line::Waiting(exchange) = &mut self.line {
+            exchange.misnumbered = true;
+        }
+    }
+
+    /// So many bytes came since the last request that are no frame, or not yet a whole one, where
+    /// the bus is not given the bytes themselves.
+    pub fn handle_unframed(&mut self, now: Instant, bytes: usize) {
+        self.tick(now);
+        if let Line::Waiting(exchange) = &mut self.line {
+            exchange.unframed = bytes;
         }
     }
 
@@ -419,7 +485,7 @@ impl Bus {
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
         self.receiver.overhear(|frame| {
-            if stray(now, frame, units, events, strangers) {
+            if stray(now, frame, None, units, events, strangers) {
                 left_over(frame.unit, units);
             }
         });
@@ -465,7 +531,11 @@ impl Bus {
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
-            let is_other = stray(now, frame, units, events, strangers);
+            let asked = (frame.unit != address).then_some(address);
+            let is_other = stray(now, frame, asked, units, events, strangers);
+            if !is_other && frame.unit != address {
+                exchange.other = Some(frame.unit);
+            }
             if is_other && frame.unit != address {
                 left_over(frame.unit, units);
                 exchange.foreign = Some(frame.unit);
@@ -560,9 +630,15 @@ impl Bus {
             Some(exception) => Failure::Gateway(exception),
             None if exchange.misfit => Failure::Misfit,
             None if closed => Failure::Closed,
-            None if self.receiver.has_noise() => Failure::Damaged,
-            None if exchange.foreign.is_some() => Failure::Foreign(exchange.foreign.unwrap_or_default()),
-            None => Failure::Silent,
+            None if self.receiver.has_noise() || exchange.unframed > 0 => Failure::Damaged,
+            None if exchange.misnumbered => Failure::Misnumbered,
+            None => {
+                // Where each answers with the other's address, both are late by that.
+                let is_crossed = |unit: &Unit| unit.crossed.is_some();
+                let is_crossed = self.units.get(exchange.unit).is_some_and(is_crossed);
+                let address = exchange.foreign.or(exchange.other.filter(|_| is_crossed));
+                address.map_or(Failure::Silent, Failure::Foreign)
+            }
         };
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
@@ -572,13 +648,15 @@ impl Bus {
             failure,
             came,
             is_answer: came && self.receiver.begins_with(unit.settings.address, function),
-            bytes: self.receiver.noise_held(),
+            bytes: self.receiver.noise_held().max(exchange.unframed),
             is_begun: self.receiver.first() == Some(unit.settings.address),
         };
         match failure {
-            Failure::Silent | Failure::Foreign(_) | Failure::Closed | Failure::Gateway(_) => {
-                unit.counters.silent += 1
-            }
+            Failure::Silent
+            | Failure::Foreign(_)
+            | Failure::Closed
+            | Failure::Misnumbered
+            | Failure::Gateway(_) => unit.counters.silent += 1,
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
             Failure::Misfit => {}
@@ -656,6 +734,9 @@ impl Bus {
             echo,
             misfit: false,
             foreign: None,
+            other: None,
+            misnumbered: false,
+            unframed: 0,
             gateway: None,
         });
     }
@@ -724,16 +805,18 @@ fn left_over(address: u8, units: &mut [Unit]) {
     }
 }
 
-/// A frame that is not the answer waited for. Whether nobody knows whose answer it is.
+/// A frame that is not the answer waited for. Whether nobody knows whose answer it is. `asked`: the
+/// other unit that is being asked, if answers do not say which request they answer.
 fn stray(
     now: Instant,
     frame: frame::Frame<'_>,
+    asked: Option<u8>,
     units: &mut [Unit],
     events: &mut VecDeque<Event>,
     strangers: &mut u64,
 ) -> bool {
     let sender = units.iter_mut().enumerate().find(|(_, unit)| unit.settings.address == frame.unit);
-    match sender.and_then(|(index, unit)| Some((index, unit.late(now, frame.pdu)?))) {
+    match sender.and_then(|(index, unit)| Some((index, unit.late(now, frame.pdu, asked)?))) {
         Some((unit, after)) => {
             events.push_back(Event::Late { unit, after });
             false

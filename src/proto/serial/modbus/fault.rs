@@ -18,6 +18,8 @@ pub enum Failure {
     Foreign(u8),
     /// The connection was closed in place of a response.
     Closed,
+    /// Responses of Modbus TCP came whose transaction identifier is that of no request.
+    Misnumbered,
     /// A gateway of Modbus TCP responded that the unit does not.
     Gateway(Exception),
 }
@@ -50,6 +52,18 @@ impl fmt::Display for Misfit {
     }
 }
 
+/// What is between the bus and the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// A serial port of the machine.
+    #[default]
+    Line,
+    /// A converter in the network that hands on the bytes of the line.
+    Network,
+    /// A peer of Modbus TCP.
+    Header,
+}
+
 /// How a unit fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
@@ -59,6 +73,10 @@ pub struct Failing {
     pub misfit: Option<Misfit>,
     /// A late answer came since the last good one.
     pub is_late: bool,
+    /// Its frames came while the unit of this address was asked.
+    pub crossed: Option<u8>,
+    /// What is between.
+    pub medium: Medium,
 }
 
 impl fmt::Display for Failing {
@@ -68,17 +86,39 @@ impl fmt::Display for Failing {
             (Failure::Misfit, None) => {
                 f.write_str("it answers with another function or length than is asked for")
             }
+            (Failure::Silent | Failure::Damaged, _) if self.is_late && self.medium == Medium::Header => f
+                .write_str(
+                    "its answers carry the transaction identifier of an earlier request: they come after the \
+                     timeout (raise timeout), or the peer does not copy it",
+                ),
             (Failure::Silent | Failure::Damaged, _) if self.is_late => {
                 f.write_str("its answers come after the timeout; raise timeout")
             }
+            (Failure::Silent, _) if self.crossed.is_some() => write!(
+                f,
+                "its frames come while unit address {} is asked: after the timeout (raise timeout), or another \
+                 unit has its address",
+                self.crossed.unwrap_or_default()
+            ),
             (Failure::Silent, _) => f.write_str("it does not answer"),
+            (Failure::Misnumbered, _) => f.write_str(
+                "its answers carry a transaction identifier that no request had: the peer does not copy it",
+            ),
             (Failure::Foreign(address), _) => {
                 write!(f, "answers come from unit address {address} in place of its own")
             }
             (Failure::Closed, _) => f.write_str("the connection is closed in place of an answer"),
-            (Failure::Damaged, _) => {
-                f.write_str("only damaged answers come; look at baud, parity, polarity and termination")
-            }
+            (Failure::Damaged, _) => f.write_str(match self.medium {
+                Medium::Line => "only damaged answers come; look at baud, parity, polarity and termination",
+                Medium::Network => {
+                    "only damaged answers come; look at baud and parity of the converter, or set port to \
+                     modbus-tcp:// if it sends frames of Modbus TCP"
+                }
+                Medium::Header => {
+                    "bytes come that are no frames of Modbus TCP, or not as long as these say; set port to \
+                     tcp:// if the peer sends those of a line (RTU)"
+                }
+            }),
             (Failure::Gateway(exception), _) => {
                 write!(f, "the gateway at the port has no answer from it: {exception}")
             }
@@ -105,9 +145,11 @@ impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
     pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
-            Failure::Silent | Failure::Foreign(_) | Failure::Closed | Failure::Gateway(_) => {
-                Some(Obstacle::Silence)
-            }
+            Failure::Silent
+            | Failure::Foreign(_)
+            | Failure::Closed
+            | Failure::Misnumbered
+            | Failure::Gateway(_) => Some(Obstacle::Silence),
             Failure::Misfit => Some(Obstacle::Misfit),
             // A line without bias makes a byte or two when its direction turns.
             Failure::Damaged if self.bytes <= TURN_MAX && !self.is_begun => Some(Obstacle::Silence),

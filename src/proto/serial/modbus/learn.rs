@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::map::Register;
 use super::pdu::{Exception, Table};
-use super::plan::{Block, Limits};
+use super::plan::{Block, Limits, Widths};
 
 /// Failures of one read in a row, while the unit answers others, after which it is changed.
 pub const FAILURES: u32 = 3;
@@ -71,7 +71,12 @@ impl fmt::Display for Obstacle {
 pub struct Learned {
     /// Milliseconds of silence before each request to it; 0: none beyond what is configured.
     pub pause_ms: u64,
-    /// Most registers of one read that it answers; 0: as many as are configured.
+    /// Most bits or registers of one read that it answers, by table.
+    #[serde(skip_serializing_if = "Widths::is_empty")]
+    pub widths: Widths,
+    /// Most registers of one read, whatever the table, as an earlier release kept it: it is taken
+    /// for that of both tables of registers, as bits were counted in sixteens.
+    #[serde(skip_serializing)]
     pub width: u16,
     /// The map that `reads` and `silent` belong to; see [`fingerprint`].
     pub map: u32,
@@ -86,7 +91,24 @@ pub struct Learned {
 impl Learned {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.pause_ms == 0 && self.width == 0 && self.reads.is_empty() && self.silent.is_empty()
+        self.pause_ms == 0 && self.widths().is_empty() && self.reads.is_empty() && self.silent.is_empty()
+    }
+
+    /// The widths.
+    pub fn widths(&self) -> Widths {
+        let of = |width: u16| if width == 0 { self.width } else { width };
+        Widths { holding: of(self.widths.holding), input: of(self.widths.input), ..self.widths }
+    }
+
+    /// What was learned of a unit.
+    pub(super) fn new(
+        pause_ms: u64,
+        widths: Widths,
+        map: u32,
+        reads: Vec<(String, u16, u16)>,
+        silent: Vec<String>,
+    ) -> Learned {
+        Learned { pause_ms, widths, width: 0, map, reads, silent }
     }
 
     /// The pause.

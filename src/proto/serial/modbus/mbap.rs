@@ -23,7 +23,12 @@ pub enum Arrived {
     Answer(Vec<u8>),
     /// An answer to one before it, as an RTU frame.
     Late(Vec<u8>),
+    /// A frame with the transaction identifier of none of the last requests.
+    Misnumbered,
 }
+
+/// So many requests before the last one may still be answered.
+const LATE_MAX: u64 = 32;
 
 /// Puts headers on and takes them off.
 #[derive(Debug, Default)]
@@ -31,6 +36,10 @@ pub struct Mbap {
     transaction: u16,
     bytes: Vec<u8>,
     noise: u64,
+    /// That when the last request was made.
+    noise_before: u64,
+    /// Requests made.
+    requests: u64,
 }
 
 impl Mbap {
@@ -43,6 +52,8 @@ impl Mbap {
         self.transaction = self.transaction.wrapping_add(1);
         // What is left of earlier bytes is no whole frame, and no answer to this.
         self.clear();
+        self.noise_before = self.noise;
+        self.requests += 1;
         // At most 254.
         let length = body.len() as u16;
         let header = [self.transaction.to_be_bytes(), [0, 0], length.to_be_bytes()];
@@ -63,10 +74,11 @@ impl Mbap {
             let mut frame = whole.to_vec();
             frame.extend_from_slice(&crc16(&frame).to_le_bytes());
             self.bytes.drain(..HEADER - 1 + length);
-            arrived(if u16::from_be_bytes([high, low]) == self.transaction {
-                Arrived::Answer(frame)
-            } else {
-                Arrived::Late(frame)
+            let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
+            arrived(match earlier {
+                0 => Arrived::Answer(frame),
+                1..=LATE_MAX if earlier < self.requests => Arrived::Late(frame),
+                _ => Arrived::Misnumbered,
             });
         }
     }
@@ -80,6 +92,11 @@ impl Mbap {
     /// Bytes that belonged to no frame.
     pub fn noise(&self) -> u64 {
         self.noise
+    }
+
+    /// Bytes that came since the last request and belong to no whole frame.
+    pub fn unframed(&self) -> usize {
+        usize::try_from(self.noise - self.noise_before).unwrap_or(usize::MAX).saturating_add(self.bytes.len())
     }
 }
 
@@ -123,6 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_no_request_had_is_not_that_of_an_earlier_one() {
+        let mut mbap = Mbap::default();
+        for count in 1..100u16 {
+            let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
+            mbap.wrap(&mut request);
+            let answer = |number: u16| [&number.to_be_bytes()[..], &[0, 0, 0, 5, 1, 3, 2, 0, 7]].concat();
+            for wrong in [0, count.swap_bytes(), count + 1, 0xFFFF] {
+                assert_eq!(push(&mut mbap, &answer(wrong)), [Arrived::Misnumbered], "{count} {wrong}");
+            }
+            for late in count.saturating_sub(31).max(1)..count {
+                assert_eq!(push(&mut mbap, &answer(late)), [Arrived::Late(rtu(&[1, 3, 2, 0, 7]))]);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_header_is_dropped_until_the_next_request() {
         for wrong in [
             &[0, 1, 0, 1, 0, 5, 1, 3, 2, 0, 7][..],
@@ -134,9 +167,10 @@ mod tests {
             let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
             mbap.wrap(&mut request);
             assert_eq!(push(&mut mbap, wrong), [], "{wrong:?}");
-            assert!(mbap.noise() > 0);
+            assert!(mbap.noise() > 0 && mbap.unframed() > 0);
             let mut request = rtu(&[1, 3, 0, 0, 0, 1]);
             mbap.wrap(&mut request);
+            assert_eq!(mbap.unframed(), 0);
             assert_eq!(push(&mut mbap, &[0, 2, 0, 0, 0, 5, 1, 3, 2, 0, 7]).len(), 1);
         }
     }

@@ -5,6 +5,8 @@
 //! refuse addresses that do not exist; then the block is split until only the refused register is
 //! separate.
 
+use serde::{Deserialize, Serialize};
+
 use super::map::Register;
 use super::pdu::{Request, Shape, Table};
 
@@ -15,6 +17,65 @@ pub struct Limits {
     pub max_registers: u16,
     /// Most unused registers between two used ones. For bits 16 times as many.
     pub max_gap: u16,
+}
+
+/// Most bits or registers of one read of each table; 0: as many as are configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Widths {
+    /// Bits of [`Table::Coil`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub coil: u16,
+    /// Bits of [`Table::Discrete`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub discrete: u16,
+    /// Registers of [`Table::Holding`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub holding: u16,
+    /// Registers of [`Table::Input`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+impl Widths {
+    /// That of a table.
+    pub fn of(&self, table: Table) -> u16 {
+        match table {
+            Table::Coil => self.coil,
+            Table::Discrete => self.discrete,
+            Table::Holding => self.holding,
+            Table::Input => self.input,
+        }
+    }
+
+    /// Changes that of a table.
+    pub fn set(&mut self, table: Table, width: u16) {
+        match table {
+            Table::Coil => self.coil = width,
+            Table::Discrete => self.discrete = width,
+            Table::Holding => self.holding = width,
+            Table::Input => self.input = width,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Widths::default()
+    }
+
+    /// The least of those of registers; 0: none.
+    pub fn registers(&self) -> u16 {
+        [self.holding, self.input].into_iter().filter(|width| *width > 0).min().unwrap_or_default()
+    }
+
+    /// The least of those of bits; 0: none.
+    pub fn bits(&self) -> u16 {
+        [self.coil, self.discrete].into_iter().filter(|width| *width > 0).min().unwrap_or_default()
+    }
 }
 
 /// Registers read by one request.
@@ -61,6 +122,11 @@ impl Block {
 /// The fewest blocks that read all `registers` within `limits`. A register longer than
 /// `max_registers` is a separate block.
 pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
+    blocks_within(registers, limits, Widths::default())
+}
+
+/// The same, within the widths that were learned of the unit.
+pub fn blocks_within(registers: &[Register], limits: Limits, widths: Widths) -> Vec<Block> {
     let mut order: Vec<usize> = (0..registers.len()).collect();
     order.sort_by_key(|index| (registers[*index].table, registers[*index].address, registers[*index].end()));
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -68,8 +134,9 @@ pub fn blocks(registers: &[Register], limits: Limits) -> Vec<Block> {
     for index in order {
         let register = &registers[index];
         let factor = if register.table.has_bits() { 16 } else { 1 };
-        let longest =
-            (u32::from(limits.max_registers) * factor).clamp(1, u32::from(register.table.read_max()));
+        let learned = Some(widths.of(register.table)).filter(|width| *width > 0).unwrap_or(u16::MAX);
+        let most = (u32::from(limits.max_registers) * factor).min(learned.into());
+        let longest = most.clamp(1, u32::from(register.table.read_max()));
         let fits = |start: u32, end: u32| {
             register.end().max(end) - start <= longest
                 && u32::from(register.address) <= end + u32::from(limits.max_gap) * factor

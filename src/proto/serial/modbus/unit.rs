@@ -47,11 +47,11 @@ use std::time::{Duration, Instant};
 
 use super::super::State;
 use super::change::Changes;
-use super::fault::{Failing, Failure, Lost, Misfit};
+use super::fault::{Failing, Failure, Lost, Medium, Misfit};
 use super::learn::{self, Learned, Obstacle};
 use super::map::{self, Value};
-use super::pdu::{Answer, EXCEPTION, Request, Shape};
-use super::plan::{self, Block};
+use super::pdu::{Answer, EXCEPTION, Exception, Request, Shape};
+use super::plan::{self, Block, Widths};
 use super::settings;
 
 /// Most unanswered requests remembered, to detect late responses.
@@ -68,6 +68,8 @@ const RESUME: Duration = Duration::from_secs(15);
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
+/// So long after an exception that may pass the same block is asked for again, so often in a poll.
+const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(300)];
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -229,7 +231,7 @@ struct Halved {
 #[derive(Debug)]
 struct Trial {
     pause: Duration,
-    width: u16,
+    widths: Widths,
     parts: Vec<Part>,
     halved: Vec<Halved>,
     refused: Vec<Refusal>,
@@ -265,6 +267,10 @@ pub(super) struct Unit {
     ended_at: Option<Instant>,
     /// The greatest age of an answer that came late.
     latest: Duration,
+    /// When the port was closed; and for how long after its opening an answer may still come that
+    /// could be taken for another's.
+    closed_at: Option<Instant>,
+    still: Duration,
     position: usize,
     asked: Option<usize>,
     /// This turn is for suspects only.
@@ -284,6 +290,8 @@ pub(super) struct Unit {
     misfit: Option<Misfit>,
     /// A late answer came since the last good one.
     is_late: bool,
+    /// One of its frames came while the unit of this address was asked, since the last good answer.
+    pub(super) crossed: Option<u8>,
     /// Failures within the present poll.
     attempts: u32,
     /// The last request was a block that had no answer.
@@ -303,12 +311,14 @@ pub(super) struct Unit {
     trying: Option<(usize, Block)>,
     has_tried_pauses: bool,
     pause: Duration,
-    width: u16,
+    widths: Widths,
     /// Reads in a row without a value.
     barren: u32,
     /// The blocks before one was taken apart because of an exception that may pass.
     whole: Option<Vec<Part>>,
     whole_again: u32,
+    /// So often in this poll a block was asked for again because of such an exception.
+    again: usize,
     trial: Option<Trial>,
     /// When what was learned is put to the test next, and how long after that again.
     trial_at: Instant,
@@ -341,6 +351,8 @@ impl Unit {
             openings: 0,
             ended_at: None,
             latest: Duration::ZERO,
+            closed_at: None,
+            still: Duration::ZERO,
             position: 0,
             asked: None,
             learning: false,
@@ -353,6 +365,7 @@ impl Unit {
             failing: None,
             misfit: None,
             is_late: false,
+            crossed: None,
             attempts: 0,
             is_unanswered: false,
             cycles: 0,
@@ -364,10 +377,11 @@ impl Unit {
             trying: None,
             has_tried_pauses: false,
             pause: Duration::ZERO,
-            width: 0,
+            widths: Widths::default(),
             barren: 0,
             whole: None,
             whole_again: 0,
+            again: 0,
             trial: None,
             trial_at: now + TRIAL_EVERY,
             trial_wait: TRIAL_EVERY,
@@ -381,7 +395,7 @@ impl Unit {
     /// Takes over what was learned before; what belongs to another map is left out.
     pub(super) fn recall(&mut self, learned: &Learned, now: Instant) {
         self.pause = learned.pause();
-        self.width = learned.width;
+        self.widths = learned.widths();
         self.plan();
         let registers = &self.settings.registers;
         if let Some(blocks) = learned.blocks(registers, self.settings.limits) {
@@ -405,7 +419,7 @@ impl Unit {
     pub(super) fn relearn(&mut self, now: Instant) -> bool {
         let had = !self.learned().is_empty() || !self.refused.is_empty();
         self.trial = None;
-        (self.pause, self.width) = (Duration::ZERO, 0);
+        (self.pause, self.widths) = (Duration::ZERO, Widths::default());
         (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
         (self.blame, self.whole, self.whole_again) = (None, None, 0);
         (self.repeat, self.cycles) = (Repeat::Unknown, 0);
@@ -428,15 +442,16 @@ impl Unit {
     /// How it failed last, if it did, and did not answer since.
     pub(super) fn failing(&self) -> Option<Failing> {
         let misfit = self.misfit.filter(|_| self.failing == Some(Failure::Misfit));
-        Some(Failing { failure: self.failing?, misfit, is_late: self.is_late })
+        let medium = Medium::default();
+        Some(Failing { failure: self.failing?, misfit, is_late: self.is_late, crossed: self.crossed, medium })
     }
 
     /// What to keep over a restart.
     pub(super) fn learned(&self) -> Learned {
         let registers = &self.settings.registers;
-        let (pause, width, parts) = match (&self.trial, &self.whole) {
-            (Some(trial), _) => (trial.pause, trial.width, &trial.parts),
-            (None, whole) => (self.pause, self.width, whole.as_ref().unwrap_or(&self.parts)),
+        let (pause, widths, parts) = match (&self.trial, &self.whole) {
+            (Some(trial), _) => (trial.pause, trial.widths, &trial.parts),
+            (None, whole) => (self.pause, self.widths, whole.as_ref().unwrap_or(&self.parts)),
         };
         let mut reads: Vec<(String, u16, u16)> = parts
             .iter()
@@ -451,13 +466,13 @@ impl Unit {
         let silent = parts.iter().filter(|part| part.aside.is_some()).flat_map(|part| {
             part.block.members.iter().filter_map(|index| Some(registers.get(*index)?.name.clone()))
         });
-        Learned {
-            pause_ms: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-            width,
-            map: learn::fingerprint(registers, self.settings.limits),
-            reads: if reads == planned { Vec::new() } else { reads },
-            silent: silent.collect(),
-        }
+        Learned::new(
+            u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            widths,
+            learn::fingerprint(registers, self.settings.limits),
+            if reads == planned { Vec::new() } else { reads },
+            silent.collect(),
+        )
     }
 
     /// What is left out of the readings, and why.
@@ -475,11 +490,8 @@ impl Unit {
 
     /// The blocks as they are planned, within what was learned of their width.
     fn plan(&mut self) {
-        let mut limits = self.settings.limits;
-        if self.width > 0 {
-            limits.max_registers = limits.max_registers.min(self.width);
-        }
-        self.parts = plan::blocks(&self.settings.registers, limits).into_iter().map(Part::new).collect();
+        let blocks = plan::blocks_within(&self.settings.registers, self.settings.limits, self.widths);
+        self.parts = blocks.into_iter().map(Part::new).collect();
         self.halved.clear();
         self.find_probes();
     }
@@ -499,20 +511,47 @@ impl Unit {
         self.probes = probes.concat();
     }
 
+    /// The port was closed. A converter keeps what comes meanwhile, so time until it is open again
+    /// does not count.
+    pub(super) fn closed(&mut self, now: Instant) {
+        self.closed_at = Some(now);
+        // A unit in step is waiting for what is still to come.
+        let is_waiting = self.in_step && !self.is_numbered && self.is_mistakable();
+        self.still = if is_waiting { self.due.saturating_duration_since(now) } else { Duration::ZERO };
+    }
+
+    /// Takes over from the unit of this address of before a reload what may still come.
+    pub(super) fn adopt(&mut self, before: &Unit) {
+        self.unanswered.clone_from(&before.unanswered);
+        (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
+        // The map may be another one, and with it what can be mistaken.
+        self.in_step = self.unanswered.is_empty() && before.in_step;
+    }
+
+    /// For so long an answer to its last request may still come.
+    pub(super) fn rest(&self) -> Duration {
+        self.still_to_come(self.settings.timeout)
+    }
+
     /// The line is there again: due once answers to earlier requests have come, one timeout from
     /// now. A short interruption changes nothing: some converters close the connection after each
     /// answer, or in place of one.
     pub(super) fn start(&mut self, now: Instant) {
         self.openings = self.openings.saturating_add(1);
+        if let Some(closed) = self.closed_at.take().map(|at| now.saturating_duration_since(at)) {
+            self.unanswered.iter_mut().for_each(|(_, asked)| *asked += closed);
+        }
+        let still = std::mem::take(&mut self.still);
         let listen = if self.is_numbered { Duration::ZERO } else { self.settings.timeout };
         if self.ended_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME) {
             let is_clean = self.is_numbered || self.in_step;
-            self.due = self.due.max(if is_clean { now } else { now + listen });
+            self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        // Without a shape of its own a probe shows no more than the listening.
-        self.in_step = !self.probes.first().is_some_and(|(_, distinct)| *distinct);
-        self.unanswered.clear();
+        // Without a shape of its own a probe shows no more than the listening, unless an answer may
+        // still come.
+        let has_shape = self.probes.first().is_some_and(|(_, distinct)| *distinct);
+        self.in_step = !has_shape && (self.is_numbered || self.unanswered.is_empty());
         self.blame = None;
         self.slot = now + listen;
         self.slot_due = self.slot;
@@ -540,6 +579,7 @@ impl Unit {
             return;
         }
         self.learning = now < self.slot;
+        self.again = 0;
         self.rewind();
         if !self.learning && now >= self.trial_at {
             self.begin_trial(now);
@@ -595,7 +635,7 @@ impl Unit {
         self.tried_at = Some(now);
         self.trial = Some(Trial {
             pause: self.pause,
-            width: self.width,
+            widths: self.widths,
             parts: self.parts.clone(),
             halved: self.halved.clone(),
             refused: self.refused.clone(),
@@ -603,7 +643,7 @@ impl Unit {
         if is_of_pause {
             self.pause = Duration::ZERO;
         } else {
-            self.width = 0;
+            self.widths = Widths::default();
             self.plan();
         }
     }
@@ -611,7 +651,7 @@ impl Unit {
     /// What was learned is in force again, after a failure in a trial. Whether there was one.
     fn end_trial(&mut self) -> bool {
         let Some(trial) = self.trial.take() else { return false };
-        (self.pause, self.width) = (trial.pause, trial.width);
+        (self.pause, self.widths) = (trial.pause, trial.widths);
         (self.parts, self.halved, self.refused) = (trial.parts, trial.halved, trial.refused);
         self.blame = None;
         self.find_probes();
@@ -657,7 +697,7 @@ impl Unit {
         self.counters.answers += 1;
         self.failures = 0;
         self.failing = None;
-        self.is_late = false;
+        (self.is_late, self.crossed) = (false, None);
         self.answered_at = Some(now);
         self.ended_at = Some(now);
         self.openings = 0;
@@ -760,14 +800,12 @@ impl Unit {
         let block = part.block.clone();
         match answer {
             Answer::Data(data) => {
-                let mut has_value = false;
                 for member in &block.members {
                     let value = map::decode(&self.settings.registers[*member], block.address, data);
-                    has_value |= value.is_some();
                     self.values[*member] = value;
                     self.refused.retain(|refusal| refusal.register != *member);
                 }
-                if has_value {
+                if self.has_value() {
                     self.barren = 0;
                     if self.state != State::Up {
                         if self.state == State::Down {
@@ -785,6 +823,13 @@ impl Unit {
                 self.end_trial();
                 self.due = now;
                 return Progress::Wait;
+            }
+            Answer::Exception(exception) if self.is_asked_again(now, exception, &block) => {
+                self.position = index;
+                return match self.due > now {
+                    true => Progress::Wait,
+                    false => Progress::More,
+                };
             }
             Answer::Exception(exception) => {
                 let parts = exception
@@ -835,6 +880,35 @@ impl Unit {
         self.more(now)
     }
 
+    /// A unit that wakes up, or is busy, may answer the same request at once, or a little later:
+    /// whether it is asked for this block again before anything is made of the exception.
+    fn is_asked_again(&mut self, now: Instant, exception: Exception, block: &Block) -> bool {
+        if !exception.may_pass_later() || self.trial.is_some() {
+            return false;
+        }
+        let why = Obstacle::Exception(exception);
+        let is_known =
+            |at: &usize| self.refused.iter().any(|known| known.register == *at && known.why == why);
+        // What is refused each time is asked for again at once only, and once.
+        let most = if block.members.iter().all(is_known) { 1 } else { AGAIN.len() };
+        let Some(wait) = AGAIN.get(..most).and_then(|waits| waits.get(self.again)) else { return false };
+        self.again += 1;
+        if !wait.is_zero() {
+            (self.due, self.is_interrupted) = (now + *wait, true);
+        } else {
+            self.due = now;
+        }
+        true
+    }
+
+    /// Whether a value was read that a reading can have: a raw number is none without the register
+    /// that scales it.
+    fn has_value(&self) -> bool {
+        let is_read = |at: usize| self.values.get(at).is_some_and(Option::is_some);
+        let registers = self.settings.registers.iter().enumerate();
+        registers.into_iter().any(|(at, register)| is_read(at) && register.exponent.is_none_or(is_read))
+    }
+
     /// Whether an exception says that a trial failed: not if this very read was refused before.
     fn is_refused_in_trial(&self, block: &Block) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.parts.iter().all(|part| part.block != *block))
@@ -849,25 +923,24 @@ impl Unit {
         if halved.left > 0 || halved.failed {
             return;
         }
-        let factor = if self.parts[index].block.table.has_bits() { 16 } else { 1 };
-        let width = halved.quantity.div_ceil(factor);
-        if self.width == 0 || width < self.width {
-            self.width = width;
+        let table = self.parts[index].block.table;
+        let (width, known) = (halved.quantity, self.widths.of(table));
+        if known == 0 || width < known {
+            self.widths.set(table, width);
             self.test_soon(now);
             news.push(News::Learned);
         }
         // Those that are wider and were never answered are not asked for in vain.
-        let limits = plan::Limits { max_registers: width, ..self.settings.limits };
+        let (limits, widths) = (self.settings.limits, self.widths);
         let registers = &self.settings.registers;
         let mut at = self.position;
         while let Some(part) = self.parts.get(at) {
-            let factor = if part.block.table.has_bits() { 16 } else { 1 };
-            if part.proven || part.block.quantity <= width.saturating_mul(factor) {
+            if part.proven || part.block.table != table || part.block.quantity <= width {
                 at += 1;
                 continue;
             }
             let members: Vec<_> = part.block.members.iter().map(|index| registers[*index].clone()).collect();
-            let blocks = plan::blocks(&members, limits).into_iter().map(|block| {
+            let blocks = plan::blocks_within(&members, limits, widths).into_iter().map(|block| {
                 let members = block.members.iter().map(|at| part.block.members[*at]).collect();
                 Part { suspect: true, ..Part::new(Block { members, ..block }) }
             });
@@ -1089,7 +1162,7 @@ impl Unit {
         let mut is_complete = false;
         if let Some(index) = index {
             self.attempts = self.attempts.saturating_add(1);
-            let has_value = self.values.iter().any(Option::is_some);
+            let has_value = self.has_value();
             let part = &mut self.parts[index];
             let is_again = part.shaky || self.attempts >= ATTEMPTS_MAX;
             is_complete = !self.learning && (part.is_doubtful() || has_value && is_again);
@@ -1150,8 +1223,8 @@ impl Unit {
     }
 
     /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
-    /// its request it came.
-    pub(super) fn late(&mut self, now: Instant, pdu: &[u8]) -> Option<Duration> {
+    /// its request it came. `other`: the other unit that is being asked.
+    pub(super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {
             EXCEPTION.. => shape.function | EXCEPTION == function,
@@ -1167,7 +1240,10 @@ impl Unit {
         {
             *why = Obstacle::Late;
         }
-        self.is_late = true;
+        match other {
+            None => self.is_late = true,
+            Some(_) => self.crossed = other,
+        }
         self.latest = self.latest.max(now.saturating_duration_since(asked));
         // A unit in step is waiting for what is still to come.
         let timeout = self.settings.timeout;

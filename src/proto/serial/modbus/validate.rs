@@ -595,6 +595,8 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
             faults.add(&[key], "means nothing here", advice);
         }
     }
+    let size = if is_byte || kind == Kind::Bcd(2) { 8 } else { 16 * u32::from(kind.quantity()) };
+    let ones = u64::MAX.checked_shr(64_u32.saturating_sub(size)).unwrap_or_default();
     let mask = table.mask.as_deref().and_then(|text| {
         let digits = text.strip_prefix("0x").unwrap_or(text);
         let is_hex = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -602,6 +604,9 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
         let mask = mask.filter(|mask| *mask != 0);
         if mask.is_none() {
             faults.add(&["mask"], format!("{text:?} is no mask"), "use hexadecimal digits, like \"0FF0\"");
+        } else if mask > Some(ones) {
+            let message = format!("{text:?} has more bits than the {size} of this type");
+            faults.add(&["mask"], message, "use fewer digits, or a longer type");
         }
         mask
     });
@@ -629,7 +634,14 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
     };
     let last_bit = (16 * i64::from(kind.quantity()) - 1).clamp(0, 63);
     let bits = pairs("bits", &table.bits, 0, last_bit);
-    let names = pairs("values", &table.values, i64::MIN, i64::MAX);
+    // Raw numbers: what the type can have, or the mask leaves of it.
+    let most = mask.map_or(ones, |mask| mask >> mask.trailing_zeros().min(63));
+    let (low, high) = match (kind.is_signed() && mask.is_none(), kind) {
+        (true, _) => (-1 - (ones >> 1) as i64, (ones >> 1) as i64),
+        (false, Kind::Bcd(digits)) => (0, 10_i64.pow(digits.min(8).into()) - 1),
+        (false, _) => (0, i64::try_from(most).unwrap_or(i64::MAX)),
+    };
+    let names = pairs("values", &table.values, low, high);
     if table.bits.is_some() && table.values.is_some() {
         faults.add(&["values"], "a value is either bits or a text", "take bits or values out");
     }

@@ -67,6 +67,15 @@ pub fn resolve(name: &PortName) -> Result<PathBuf, Unresolved> {
     }
 }
 
+/// The device file itself that a name means now, without links; `None` if it is not there, or in
+/// the network.
+pub fn device(name: &PortName) -> Option<PathBuf> {
+    if let PortName::Tcp { .. } = name {
+        return None;
+    }
+    fs::canonicalize(resolve(name).ok()?).ok()
+}
+
 /// Most ports that a message lists.
 const SHOWN: usize = 4;
 

@@ -22,6 +22,8 @@ use tokio_serial::SerialStream;
 
 use super::settings::{FlowControl, Line, Parity, Port, PortName, Rs485};
 
+/// Why a port cannot be opened that is open elsewhere.
+pub const TAKEN: &str = "another program has it";
 /// Most bytes per read.
 const CHUNK: usize = 4096;
 /// How long a connection to one address may take.
@@ -324,7 +326,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
                 .to_owned()
         }
         tokio_serial::ErrorKind::Io(io::ErrorKind::NotFound) => "it is not there".to_owned(),
-        tokio_serial::ErrorKind::NoDevice => "another program has it".to_owned(),
+        tokio_serial::ErrorKind::NoDevice => TAKEN.to_owned(),
         _ => error.to_string(),
     })?;
     let opened = Opened(Some(Stream::Serial(stream)));
