@@ -309,6 +309,8 @@ pub struct Renewal {
     previous: Option<Validity>,
     /// The one before is not tried by itself earlier.
     fall_back_at: Option<Instant>,
+    /// Why it is tried by itself: by then the peer may have accepted it.
+    fall_back_why: String,
     /// How often in a row it was tried by itself, and not accepted.
     fall_back_failures: u32,
     /// How often the one before came into use by itself.
@@ -361,6 +363,7 @@ impl Renewal {
             said: Refusals::default(),
             previous: None,
             fall_back_at: None,
+            fall_back_why: String::new(),
             fall_back_failures: 0,
             returns,
             accepted_since: None,
@@ -652,6 +655,7 @@ impl Renewal {
         {
             return false;
         }
+        self.fall_back_why.clone_from(&self.refusals.why);
         self.events.push_back(Event::FallingBack(self.refusals.why.clone()));
         self.stage_previous(Origin::FallBack);
         true
@@ -923,7 +927,7 @@ impl Renewal {
                     self.history.asked = !self.settings.by_hand;
                     self.history.failures = failures_after(self.returns);
                     self.history.last_attempt = Some(clock.now);
-                    self.last_error = Some(refused_in_use(&self.refusals.why));
+                    self.last_error = Some(refused_in_use(&self.fall_back_why));
                 }
                 self.forget_refusals();
                 (self.closes, self.alternations) = (0, 0);
