@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Loaded, dotted, reload};
@@ -15,6 +16,7 @@ use crate::gate::settings::Role;
 use crate::message::Name;
 use crate::northbound::jwt::JwtSettings;
 use crate::northbound::settings::{Protocol, Settings as Upstream, TlsVersion};
+use crate::proto::dtls::server::{Certificates, ServerKey};
 
 /// One key, and what the running gateway uses for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +30,9 @@ pub struct Difference {
 }
 
 /// Names what differs, in the order of the file.
-pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
+pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKey>>) -> Vec<Difference> {
     let (was, is) = (&running.settings, &files.settings);
+    let of_devices = Certificates { key: served, ..was.coap.certificates.clone() };
     let mut found = Vec::new();
     let mut other = |key: String, running: String, restart| found.push(Difference { key, running, restart });
     if was.gateway.id != is.gateway.id {
@@ -97,7 +100,7 @@ pub fn differences(running: &Loaded, files: &Loaded) -> Vec<Difference> {
             was.gate.prefix != is.gate.prefix
                 || format!("{:?}", was.gate.reading) != format!("{:?}", is.gate.reading),
         ),
-        ("coap certificates", was.coap.certificates != is.coap.certificates),
+        ("coap certificates", of_devices != is.coap.certificates),
         ("coap handshakes", was.coap.policy != is.coap.policy),
         ("serial", was.serial != is.serial),
         ("journal", was.journal != is.journal),

@@ -21,6 +21,20 @@ const SKEW: Duration = Duration::from_secs(300);
 /// A new certificate has to be valid for so long at least.
 const LEAST_REST: Duration = Duration::from_secs(30);
 
+/// What a new certificate has to keep of the present one. Both hold where the present one serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demands {
+    /// Subject and alternative names are the same: a broker may go by them.
+    pub identity: bool,
+    /// It expires later.
+    pub longer: bool,
+}
+
+impl Demands {
+    /// All of it.
+    pub const ALL: Demands = Demands { identity: true, longer: true };
+}
+
 /// What the chain is compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
@@ -28,6 +42,8 @@ pub struct Expected<'a> {
     pub key: &'a [u8],
     /// The chain in use, leaf first, DER; empty: there is none.
     pub present: &'a [Vec<u8>],
+    /// What it has to keep of the one in use.
+    pub demands: Demands,
     /// CA certificates that the source offers; they complete a chain.
     pub offered: &'a [Vec<u8>],
     /// What it is for.
@@ -142,10 +158,10 @@ pub fn judge(issued: &[Vec<u8>], expected: &Expected<'_>) -> Result<Vec<Vec<u8>>
         return Err(Flaw::KeyUsage);
     }
     let present = expected.present.first().and_then(|der| Leaf::parse(der));
-    if let Some(present) = &present {
+    if let Some(present) = present.as_ref().filter(|_| expected.demands.identity) {
         judge_identity(&leaf, present)?;
     }
-    judge_dates(&leaf, present.as_ref(), expected.now)?;
+    judge_dates(&leaf, present.as_ref().filter(|_| expected.demands.longer), expected.now)?;
     let chain = complete(issued, expected)?;
     verify(&chain, &leaf, expected.usage)?;
     Ok(without_root(chain))

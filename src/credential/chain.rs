@@ -49,7 +49,17 @@ pub fn order(csr: &[u8], issued: &[Vec<u8>], known: &[Vec<u8>]) -> Result<Vec<Ve
     if issued.is_empty() {
         return Err(NoChain::Empty);
     }
-    let key = request_key(csr).ok_or(NoChain::Request)?;
+    order_for(request_key(csr).ok_or(NoChain::Request)?, issued, known)
+}
+
+/// The same for a public key, the content of its SubjectPublicKeyInfo.
+///
+/// # Errors
+/// [`NoChain`]
+pub fn order_for(key: &[u8], issued: &[Vec<u8>], known: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, NoChain> {
+    if issued.is_empty() {
+        return Err(NoChain::Empty);
+    }
     let read = |der: &Vec<u8>| -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
         let outline = Outline::read(der)?;
         Some((outline.key.to_vec(), outline.subject.to_vec(), outline.issuer.to_vec()))

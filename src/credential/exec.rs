@@ -26,6 +26,8 @@ use super::source::{OrderKind, Outcome};
 pub const OUTPUT_MAX: usize = 128 * 1024;
 /// Bytes kept of the end of standard error.
 pub const ERROR_MAX: usize = 4 * 1024;
+/// What PEM calls every kind of it (RFC 7468 §10, §11; RFC 5915).
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
 /// `sysexits.h`
 const EX_TEMPFAIL: i32 = 75;
 const EX_NOPERM: i32 = 77;
@@ -114,6 +116,14 @@ pub fn judge(exit: Exit, output: &[u8], error: &[u8], csr: &[u8]) -> Outcome {
 }
 
 fn read(output: &[u8], csr: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    // One that was made elsewhere is known elsewhere; the request's is the gateway's own.
+    if output.windows(PRIVATE_KEY.len()).any(|window| window == PRIVATE_KEY) {
+        return Err(
+            "the program's output has a private key; the gateway has made its own, so the program must print the chain \
+             alone"
+                .to_owned(),
+        );
+    }
     let mut found = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(output) {
         let certificate = certificate.map_err(|_| "the program's output is no PEM")?;
@@ -184,6 +194,18 @@ mod tests {
         ] {
             let outcome = judge(Exit::Status(0), &output, b"", &ours.csr);
             assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_private_key_in_the_output_is_refused_and_said() {
+        let Pki { middle, leaf, csr, .. } = pki();
+        for kind in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY", "ENCRYPTED PRIVATE KEY"] {
+            let mut output = pem::chain(&[leaf.clone(), middle.clone()]);
+            output.extend(format!("-----BEGIN {kind}-----\nYWJj\n-----END {kind}-----\n").into_bytes());
+            let outcome = judge(Exit::Status(0), &output, b"", &csr);
+            let Outcome::Failed { cause } = outcome else { panic!("{kind}: {outcome:?}") };
+            assert!(cause.contains("private key"), "{cause}");
         }
     }
 

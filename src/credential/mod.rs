@@ -16,6 +16,7 @@
 //! | [`leaf`], [`candidate`] | whether an issued chain may be tried |
 //! | [`store`] | current, candidate and previous on disk; a power cut leaves one that works |
 //! | [`renewal`] | from due to confirmed, one certificate, without I/O |
+//! | [`probe_place`] | whether a candidate is tried beside the connection |
 //! | [`watched`] | when what is in files that another program writes becomes a candidate |
 //! | [`expiry`] | the warnings before the end |
 //! | [`anchors`] | the CAs of the broker that an EST server offers |
@@ -34,6 +35,7 @@ pub mod expiry;
 pub mod io;
 pub mod leaf;
 pub mod pkcs7;
+pub mod probe_place;
 pub mod renewal;
 pub mod request;
 pub mod revocation;

@@ -29,6 +29,9 @@
 //! **Taking the one before back** because a person asks is the same trial. If it does not succeed
 //! at once it is over, and the present one connects again.
 //!
+//! **A restart** forgets nothing of it: [`Kept`]. Refusals that were counted before count again
+//! with the first one after it, since somebody may have mended something meanwhile.
+//!
 //! The shell does what [`Renewal::poll_action`] says and answers with the `handle_` of the same
 //! name; one action is out at a time.
 
@@ -36,6 +39,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::candidate::Demands;
 use super::decision::{self, Clock, Decision, History, LONGEST_LATE, Refused, SPACING, Settings, Validity};
 use super::source::{OrderKind, Outcome};
 use crate::clock::UnixTime;
@@ -100,10 +104,49 @@ pub struct Refusals {
 }
 
 impl Refusals {
+    fn is_none(&self) -> bool {
+        self.times == 0 && self.closes == 0
+    }
+
+    /// Those of before and these.
+    fn after(self, before: &Refusals) -> Refusals {
+        let (times, closes) =
+            (before.times.saturating_add(self.times), before.closes.saturating_add(self.closes));
+        Refusals { times, closes, ..self }
+    }
+
+    /// Whether it is the certificate that does not serve, by what was said or by closes alone.
+    fn are_against_it(&self) -> bool {
+        self.are_repeated() || self.closes >= CLOSES_MAX
+    }
+
     /// Whether it is the certificate that is refused, and not once.
     pub fn are_repeated(&self) -> bool {
         self.times >= REFUSALS
     }
+}
+
+/// What a restart must not forget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What was tried.
+    pub history: History,
+    /// What the last attempt failed with.
+    pub last_error: Option<String>,
+    /// Whether a connection was made with the present certificate.
+    pub confirmed: bool,
+    /// A person asks for an enrolment in place of a renewal.
+    pub enroll_asked: bool,
+    /// How often the one before came into use by itself.
+    pub returns: u32,
+    /// Since when the present one is accepted after such a return, by a trusted clock.
+    pub accepted_since: Option<UnixTime>,
+    /// How the peer refused the present one, counted as far as something depends on it.
+    pub refusals: Refusals,
+    /// How often the peer closed on the candidate.
+    pub closes: u32,
+    /// Turns of the candidate and the present one that both are not accepted.
+    pub alternations: u32,
 }
 
 /// Why a chain was not staged.
@@ -153,6 +196,8 @@ pub enum Event {
     Later(Duration),
     /// A valid candidate is on disk.
     Staged,
+    /// One is on disk that no source was asked for.
+    Offered,
     /// A connection with it is tried.
     Probing,
     /// The probe decided nothing; it is repeated.
@@ -189,6 +234,7 @@ impl fmt::Display for Event {
             Event::Begun(OrderKind::Reenroll) => f.write_str("asking for the next certificate"),
             Event::Later(after) => write!(f, "the source says: not before {} s", after.as_secs()),
             Event::Staged => f.write_str("a valid certificate was issued and is stored"),
+            Event::Offered => f.write_str("another certificate was provided and is stored"),
             Event::Probing => f.write_str("trying to connect with the new certificate"),
             Event::Undecided { why, retry_in } => {
                 write!(f, "the new certificate could not be tried: {why}; again in {} s", retry_in.as_secs())
@@ -255,15 +301,23 @@ pub struct Renewal {
     step: Step,
     origin: Origin,
     refusals: Refusals,
+    /// Those before the restart, until the peer accepts the present one.
+    earlier: Refusals,
+    /// What the prover said last.
+    said: Refusals,
     /// Of the one before.
     previous: Option<Validity>,
     /// The one before is not tried by itself earlier.
     fall_back_at: Option<Instant>,
+    /// Why it is tried by itself: by then the peer may have accepted it.
+    fall_back_why: String,
     /// How often in a row it was tried by itself, and not accepted.
     fall_back_failures: u32,
     /// How often the one before came into use by itself.
     returns: u32,
     accepted_since: Option<Instant>,
+    /// The same by a trusted clock, where it matters over a restart.
+    accepted_at: Option<UnixTime>,
     /// Since when the source says "not yet".
     later_since: Option<Instant>,
     kind: OrderKind,
@@ -289,30 +343,35 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// What was found on disk: the present certificate, whether a connection was made with it, and
-    /// whether there is a candidate.
+    /// What was found on disk: the present certificate, what was kept, and whether there is a
+    /// candidate.
     pub fn new(
         now: Instant,
         settings: Settings,
         present: Option<Validity>,
-        history: History,
-        confirmed: bool,
+        kept: Kept,
         has_candidate: bool,
     ) -> Renewal {
+        let Kept { history, last_error, confirmed, enroll_asked, returns, accepted_since, refusals, .. } =
+            kept;
         let mut renewal = Renewal {
             settings,
             step: Step::Resting,
             origin: Origin::New,
             refusals: Refusals::default(),
+            earlier: refusals,
+            said: Refusals::default(),
             previous: None,
             fall_back_at: None,
+            fall_back_why: String::new(),
             fall_back_failures: 0,
-            returns: 0,
+            returns,
             accepted_since: None,
+            accepted_at: accepted_since,
             later_since: None,
             kind: OrderKind::Reenroll,
             history,
-            last_error: None,
+            last_error,
             present,
             not_before: None,
             closes: 0,
@@ -322,15 +381,61 @@ impl Renewal {
             confirmed,
             said_expired: false,
             probe_asked: false,
-            enroll_asked: false,
+            enroll_asked,
             order_asked: false,
             actions: VecDeque::new(),
             events: VecDeque::new(),
         };
         if has_candidate {
             renewal.handle_candidate(now);
+            (renewal.closes, renewal.alternations) = (kept.closes, kept.alternations);
         }
         renewal
+    }
+
+    /// What is to be kept over a restart.
+    pub fn kept(&self) -> Kept {
+        let Refusals { times, closes, why, as_expired } = match self.said.is_none() {
+            true => self.earlier.clone(),
+            false => self.refusals.clone(),
+        };
+        Kept {
+            history: History { refused: Refused::No, ..self.history.clone() },
+            last_error: self.last_error.clone(),
+            confirmed: self.confirmed,
+            enroll_asked: self.enroll_asked,
+            returns: self.returns,
+            accepted_since: self.accepted_at,
+            // Not a write for each refusal of an outage of weeks.
+            refusals: Refusals {
+                times: times.min(ORDER_AFTER),
+                closes: closes.min(CLOSES_MAX),
+                why,
+                as_expired,
+            },
+            closes: self.closes,
+            alternations: self.alternations,
+        }
+    }
+
+    /// What a certificate from the source has to keep of the present one. One that is refused or
+    /// has expired is to be replaced by whatever the issuer still gives, also by what ends no
+    /// later; and an enrolment that a person asked for is the first one.
+    pub fn demands(&self, clock: Clock) -> Demands {
+        let longer = self.serves(clock) && clock.trusted && !self.enroll_asked;
+        Demands { identity: !self.enroll_asked, longer }
+    }
+
+    /// The same of a certificate that a person brings.
+    pub fn demands_by_hand(&self, clock: Clock) -> Demands {
+        let serves = self.serves(clock);
+        Demands { identity: serves, longer: serves && clock.trusted }
+    }
+
+    /// Nothing is known against the present certificate.
+    fn serves(&self, clock: Clock) -> bool {
+        let is_over = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
+        !is_over && !self.refusals.are_against_it()
     }
 
     /// Goes on with other settings.
@@ -346,11 +451,6 @@ impl Renewal {
     /// What the last attempt failed with.
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
-    }
-
-    /// Whether a connection was made with the present certificate.
-    pub fn is_confirmed(&self) -> bool {
-        self.confirmed
     }
 
     /// Whether nothing is under way.
@@ -427,8 +527,8 @@ impl Renewal {
     pub fn ask_enroll(&mut self) -> bool {
         let asked = self.ask();
         match self.step {
-            Step::Later { .. } => self.kind = OrderKind::Enroll,
-            _ => self.enroll_asked = asked,
+            Step::Later { .. } => (self.kind, self.enroll_asked) = (OrderKind::Enroll, true),
+            _ => self.enroll_asked |= asked,
         }
         asked
     }
@@ -463,7 +563,7 @@ impl Renewal {
 
     /// A candidate was stored that nobody asked a source for.
     pub fn handle_offered(&mut self, now: Instant) {
-        self.events.push_back(Event::Staged);
+        self.events.push_back(Event::Offered);
         self.origin = Origin::New;
         self.last_error = None;
         self.handle_candidate(now);
@@ -480,7 +580,7 @@ impl Renewal {
         self.present = present;
         self.step = Step::Resting;
         self.confirmed = false;
-        self.refusals = Refusals::default();
+        self.forget_refusals();
         self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
         self.last_error = None;
     }
@@ -490,7 +590,18 @@ impl Renewal {
     /// How the peer refuses the present certificate, and from when until when the one before is
     /// valid, if there is one: known with each [`Renewal::handle_timeout`].
     pub fn handle_refusals(&mut self, refusals: Refusals, previous: Option<Validity>) {
-        (self.refusals, self.previous) = (refusals, previous);
+        self.previous = previous;
+        // The prover begins anew with each acceptance.
+        if refusals.times < self.said.times || refusals.closes < self.said.closes {
+            self.earlier = Refusals::default();
+        }
+        self.said = refusals.clone();
+        self.refusals = if refusals.is_none() { refusals } else { refusals.after(&self.earlier) };
+    }
+
+    fn forget_refusals(&mut self) {
+        self.refusals = Refusals::default();
+        (self.earlier, self.said) = (Refusals::default(), Refusals::default());
     }
 
     /// Does what is due.
@@ -499,7 +610,7 @@ impl Renewal {
             self.confirmed = true;
             self.events.push_back(Event::Confirmed);
         }
-        self.know_peace(now, standing);
+        self.know_peace(now, clock, standing);
         match self.step.clone() {
             Step::Resting => self.rest(now, clock),
             Step::Later { until } if now >= until || std::mem::take(&mut self.order_asked) => self.order(),
@@ -514,29 +625,37 @@ impl Renewal {
         }
     }
 
-    fn know_peace(&mut self, now: Instant, standing: Standing) {
+    fn know_peace(&mut self, now: Instant, clock: Clock, standing: Standing) {
         match standing {
             Standing::Accepted => {
                 let since = *self.accepted_since.get_or_insert(now);
-                self.fall_back_failures = 0;
-                if now.saturating_duration_since(since) >= PEACE {
-                    self.returns = 0;
+                (self.fall_back_failures, self.earlier) = (0, Refusals::default());
+                if self.returns > 0 && clock.trusted {
+                    // One that lies ahead was noted by a clock that was wrong.
+                    let at = self.accepted_at.filter(|at| *at <= clock.now).unwrap_or(clock.now);
+                    self.accepted_at = Some(at);
+                }
+                let by_wall = self.accepted_at.filter(|at| clock.trusted && *at <= clock.now);
+                let by_wall = by_wall.map(|at| Duration::from_millis(clock.now.0 - at.0));
+                if now.saturating_duration_since(since).max(by_wall.unwrap_or_default()) >= PEACE {
+                    (self.returns, self.accepted_at) = (0, None);
                 }
             }
-            Standing::Refused => self.accepted_since = None,
+            Standing::Refused => (self.accepted_since, self.accepted_at) = (None, None),
             Standing::Unknown => {}
         }
     }
 
     /// Tries the certificate before where the present one is refused. Whether it does.
     fn falls_back(&mut self, now: Instant, clock: Clock) -> bool {
-        let is_refused = self.refusals.are_repeated() || self.refusals.closes >= CLOSES_MAX;
+        let is_refused = self.refusals.are_against_it();
         let is_valid =
             |of: Validity| !clock.trusted || !of.has_expired(clock.now) && of.not_before <= clock.now;
         if !is_refused || !self.previous.is_some_and(is_valid) || self.fall_back_at.is_some_and(|at| now < at)
         {
             return false;
         }
+        self.fall_back_why.clone_from(&self.refusals.why);
         self.events.push_back(Event::FallingBack(self.refusals.why.clone()));
         self.stage_previous(Origin::FallBack);
         true
@@ -790,6 +909,9 @@ impl Renewal {
         }
         match committed {
             Ok(present) => {
+                // Where the older one was in use, because a person took it, that is no loss.
+                let begin = |of: Option<Validity>| of.map(|of| of.not_before);
+                let is_newer = begin(present) > begin(self.present);
                 self.present = present;
                 self.step = Step::Resting;
                 self.confirmed = false;
@@ -798,17 +920,18 @@ impl Renewal {
                 self.not_before = Some(now + SPACING);
                 self.enroll_asked = false;
                 if self.origin == Origin::FallBack {
-                    // This one was to be replaced, and still is.
                     self.returns = self.returns.saturating_add(1);
-                    self.history.asked = !self.settings.by_hand;
-                    self.history.failures = self.returns.saturating_mul(RETURN_WEIGHT);
-                    self.history.last_attempt = Some(clock.now);
-                    let why = &self.refusals.why;
-                    self.last_error =
-                        Some(format!("the newer certificate was refused once it was in use: {why}"));
                 }
-                self.refusals = Refusals::default();
-                (self.accepted_since, self.fall_back_at) = (None, None);
+                if self.origin == Origin::FallBack && !is_newer {
+                    // This one was to be replaced, and still is.
+                    self.history.asked = !self.settings.by_hand;
+                    self.history.failures = failures_after(self.returns);
+                    self.history.last_attempt = Some(clock.now);
+                    self.last_error = Some(refused_in_use(&self.fall_back_why));
+                }
+                self.forget_refusals();
+                (self.closes, self.alternations) = (0, 0);
+                (self.accepted_since, self.accepted_at, self.fall_back_at) = (None, None, None);
                 self.events.push_back(match self.origin {
                     Origin::New => Event::Committed,
                     Origin::Asked | Origin::FallBack => Event::Returned,
@@ -846,6 +969,16 @@ impl Renewal {
             _ => None,
         }
     }
+}
+
+/// Why the one before is in use and another one is asked for.
+pub fn refused_in_use(why: &str) -> String {
+    format!("the newer certificate was refused once it was in use: {why}")
+}
+
+/// How often in a row another one counts as failed after so many returns.
+pub fn failures_after(returns: u32) -> u32 {
+    returns.saturating_mul(RETURN_WEIGHT)
 }
 
 #[cfg(test)]

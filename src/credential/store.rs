@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 use super::candidate::{BYTES_MAX, CHAIN_MAX};
 use super::decision::History;
 use super::leaf::Leaf;
+use super::renewal::{CLOSES_MAX, Kept, REFUSALS, Refusals, failures_after, refused_in_use};
 use super::request;
 use crate::clock::UnixTime;
 use crate::durable::atomic_file::{AtomicFile, Retrieved, sweep};
@@ -255,6 +256,29 @@ pub struct State {
     pub failures: u32,
     /// What it failed with.
     pub last_error: Option<String>,
+    /// The serial number of the certificate that this is about; another one may have come into use
+    /// in the moment before a power cut.
+    pub of: Option<String>,
+    /// A new one is wanted before it is due.
+    pub asked: bool,
+    /// As if it were the first.
+    pub enroll_asked: bool,
+    /// How often the one before came into use because the newer one was refused.
+    pub returns: u32,
+    /// Since when the present one is accepted after that, ms since 1970.
+    pub accepted_since: Option<u64>,
+    /// How often in a row the peer refused the present one.
+    pub refusals: u32,
+    /// How often it closed the connection before CONNACK, and said nothing.
+    pub closes: u32,
+    /// What it said last.
+    pub refused_because: String,
+    /// That was that it has expired.
+    pub refused_as_expired: bool,
+    /// How often it closed on the candidate.
+    pub candidate_closes: u32,
+    /// Turns of the candidate and the present one.
+    pub alternations: u32,
     /// What happened lately, oldest first.
     pub events: Vec<Entry>,
 }
@@ -262,14 +286,79 @@ pub struct State {
 const VERSION: u8 = 1;
 
 impl State {
-    /// What the decision goes by.
-    pub fn history(&self) -> History {
-        History {
-            obtained: self.obtained.map(UnixTime),
-            last_attempt: self.last_attempt.map(UnixTime),
-            failures: self.failures,
-            ..History::default()
+    /// What the renewal goes on from.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            history: History {
+                obtained: self.obtained.map(UnixTime),
+                last_attempt: self.last_attempt.map(UnixTime),
+                failures: self.failures,
+                asked: self.asked,
+                ..History::default()
+            },
+            last_error: self.last_error.clone(),
+            confirmed: self.confirmed,
+            enroll_asked: self.enroll_asked,
+            returns: self.returns,
+            accepted_since: self.accepted_since.map(UnixTime),
+            refusals: Refusals {
+                times: self.refusals,
+                closes: self.closes,
+                why: self.refused_because.clone(),
+                as_expired: self.refused_as_expired,
+            },
+            closes: self.candidate_closes,
+            alternations: self.alternations,
         }
+    }
+
+    /// Takes what the renewal knows, about the certificate with the serial number `of`.
+    pub fn keep(&mut self, kept: Kept, of: Option<String>) {
+        let events = std::mem::take(&mut self.events);
+        let Kept { history, refusals, .. } = kept;
+        *self = State {
+            version: VERSION,
+            obtained: history.obtained.map(|time| time.0),
+            confirmed: kept.confirmed,
+            last_attempt: history.last_attempt.map(|time| time.0),
+            failures: history.failures,
+            last_error: kept.last_error.map(|what| cut(&what)),
+            of,
+            asked: history.asked,
+            enroll_asked: kept.enroll_asked,
+            returns: kept.returns,
+            accepted_since: kept.accepted_since.map(|time| time.0),
+            refusals: refusals.times,
+            closes: refusals.closes,
+            refused_because: cut(&refusals.why),
+            refused_as_expired: refusals.as_expired,
+            candidate_closes: kept.closes,
+            alternations: kept.alternations,
+            events,
+        };
+    }
+
+    /// Another certificate than the one it was about is in use: a commit was done, and what came of
+    /// it could not be kept any more.
+    fn settle(&mut self, current: Option<&Held>, previous: Option<&Held>) {
+        let serial = current.map(|held| held.leaf.serial_text());
+        if self.of.is_none() || self.of == serial {
+            return;
+        }
+        let was_refused = self.refusals >= REFUSALS || self.closes >= CLOSES_MAX;
+        let begin = |held: Option<&Held>| held.map(|held| held.leaf.validity.not_before);
+        let is_return = was_refused
+            && previous.is_some_and(|held| Some(held.leaf.serial_text()) == self.of)
+            && begin(current) <= begin(previous);
+        let mut settled = State { version: VERSION, of: serial, returns: self.returns, ..State::default() };
+        if is_return {
+            settled.returns = settled.returns.saturating_add(1);
+            (settled.asked, settled.failures) = (true, failures_after(settled.returns));
+            settled.last_attempt = self.last_attempt;
+            settled.last_error = Some(cut(&refused_in_use(&self.refused_because)));
+        }
+        settled.events = std::mem::take(&mut self.events);
+        *self = settled;
     }
 
     fn parse(bytes: &[u8]) -> Result<State, String> {
@@ -333,6 +422,8 @@ impl<F: StateFolder> Store<F> {
             // It was to be taken back; that begins anew where it is wanted.
             let _ = store.discard();
         }
+        let Store { state, current, previous, .. } = &mut store;
+        state.settle(current.as_ref(), previous.as_ref());
         store
     }
 
@@ -521,11 +612,7 @@ impl<F: StateFolder> Store<F> {
         }
         let surplus = self.state.events.len().saturating_sub(EVENTS_MAX);
         self.state.events.drain(..surplus);
-        for entry in &mut self.state.events {
-            if entry.what.chars().count() > EVENT_LENGTH {
-                entry.what = entry.what.chars().take(EVENT_LENGTH).collect();
-            }
-        }
+        self.state.events.iter_mut().for_each(|entry| entry.what = cut(&entry.what));
         self.keep_state()
     }
 
@@ -537,6 +624,11 @@ impl<F: StateFolder> Store<F> {
         let bytes = serde_json::to_vec(&self.state)?;
         named(STATE, STATE_FILE.write(&self.folder, &bytes))
     }
+}
+
+/// No longer than is kept of an event.
+fn cut(text: &str) -> String {
+    text.chars().take(EVENT_LENGTH).collect()
 }
 
 /// The error, with the file it is about.

@@ -112,6 +112,11 @@ impl Watched {
         self.offered
     }
 
+    /// Whether the files have the pair that is in use.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self.seen, Some((Seen::Pair(pair), _)) if Some(pair) == self.in_use)
+    }
+
     /// What is wrong with the files at present, and lasts, in one sentence.
     pub fn problem(&self, now: Instant) -> Option<String> {
         match self.seen.as_ref()? {

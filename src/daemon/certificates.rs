@@ -296,6 +296,17 @@ impl Certificates {
             .map(|entry| entry.keeper.settings().current())
     }
 
+    /// The tables of the configuration whose watched files have the pair that is in use.
+    pub fn tables_with_good_files(&self) -> Vec<&'static str> {
+        let entries = self.entries.borrow();
+        let good = entries.iter().filter(|entry| entry.files.as_ref().is_some_and(|watch| watch.is_in_use()));
+        good.map(|entry| match entry.usage() {
+            Usage::Client => "upstream",
+            Usage::Server => "coap",
+        })
+        .collect()
+    }
+
     /// As `status` and `cert status` show them, by name.
     pub fn snapshot(&self) -> BTreeMap<String, snapshot::Certificate> {
         let entries = self.entries.borrow();
@@ -327,7 +338,8 @@ impl Certificates {
             let later = later.map(|since| since.elapsed());
             problems.extend(match of.state.as_str() {
                 "missing" if !reason.is_empty() => {
-                    Some(format!("certificate {name} is missing, and none was issued{reason}"))
+                    let none = if entry.files.is_some() { "the files have none" } else { "none was issued" };
+                    Some(format!("certificate {name} is missing, and {none}{reason}"))
                 }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
@@ -410,7 +422,7 @@ impl Certificates {
         match action {
             CertificateAction::Renew => match keeper.ask() {
                 true => reply.ok(&self.shown(&entry)),
-                false => reply.fail(busy("one is on its way already")),
+                false => reply.fail(on_its_way(&entry)),
             },
             CertificateAction::Enroll if !keeper.settings().decision().may_enroll => reply.fail(fail(
                 "nothing proves to the source who asks: set bootstrap-certificate-file and bootstrap-key-file, or \
@@ -419,7 +431,7 @@ impl Certificates {
             )),
             CertificateAction::Enroll => match keeper.ask_enroll() {
                 true => reply.ok(&self.shown(&entry)),
-                false => reply.fail(busy("one is on its way already")),
+                false => reply.fail(on_its_way(&entry)),
             },
             CertificateAction::Probe => match keeper.ask_probe() {
                 true => reply.ok(&self.shown(&entry)),
@@ -520,6 +532,16 @@ fn failed(entry: &Entry, text: &str) -> Failure {
     Failure::new(Code::Failed, format!("certificate {}: {text}", entry.name()))
 }
 
+/// Why nothing is asked for now.
+fn on_its_way(entry: &Entry) -> Failure {
+    let state = entry.keeper.state();
+    let hint = match state {
+        "staged" => format!("; `tombolo cert probe {}` tries it at once", entry.name()),
+        _ => String::new(),
+    };
+    failed(entry, &format!("one is on its way already: it is {state}{hint}"))
+}
+
 fn days(step: Step) -> u64 {
     match step {
         Step::Expired => 0,
@@ -536,11 +558,11 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool) -> Option<String> {
     let name = settings.name.as_str();
     let is_missing = state == "missing";
     if entry.keeper.with_renewal(|renewal| renewal.refused().is_some()) && state != "expired" {
-        return Some(when_refused(entry));
+        return Some(when_refused(entry, state));
     }
     if !is_clock_trusted && matches!(state, "ordering" | "staged" | "probing" | "comparing" | "retrying") {
         return Some(
-            "the clock is not trusted, so the dates of the certificate and of what is issued are not judged; `tombolo clock` \
+            "the clock is not trusted, so the dates of the certificate and of the next one are not judged; `tombolo clock` \
              shows why"
                 .to_owned(),
         );
@@ -569,7 +591,7 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool) -> Option<String> {
 }
 
 /// What becomes of a certificate that the peer refuses.
-fn when_refused(entry: &Entry) -> String {
+fn when_refused(entry: &Entry, state: &str) -> String {
     let settings = entry.keeper.settings();
     let name = settings.name.as_str();
     let back = match entry.keeper.shown().previous {
@@ -579,6 +601,11 @@ fn when_refused(entry: &Entry) -> String {
         None => "there is none before it that could be taken back".to_owned(),
     };
     let other = match (&entry.files, settings.by_hand) {
+        _ if matches!(state, "staged" | "probing" | "comparing") => {
+            format!(
+                "another one is there and is tried by itself; `tombolo cert probe {name}` tries it at once"
+            )
+        }
         (Some(watch), _) => {
             format!("put another one in {} and its key's file", watch.files().certificate.display())
         }

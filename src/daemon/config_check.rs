@@ -14,19 +14,28 @@ use crate::config::{Finding, Level, Loaded};
 use crate::control::api::Reply;
 use crate::control::snapshot::{ConfigCheck, ConfigDifference};
 use crate::northbound::io::files;
+use crate::proto::dtls::server::ServerKey;
 
-/// Answers off the path's thread. `used`: the files of the upstream in use.
+/// Answers off the path's thread. `used`: the files of the upstream in use. `served`: the key that
+/// handshakes of devices have, which may have come into use since the last reload.
 pub fn answer(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
     used: UsedFiles,
+    served: Option<Arc<ServerKey>>,
     reply: Reply,
 ) {
-    tokio::task::spawn_blocking(move || reply.ok(&look(&options, &running, clock, used)));
+    tokio::task::spawn_blocking(move || reply.ok(&look(&options, &running, clock, used, served)));
 }
 
-fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: UsedFiles) -> ConfigCheck {
+fn look(
+    options: &Options,
+    running: &Loaded,
+    clock: Arc<dyn WallClock>,
+    used: UsedFiles,
+    served: Option<Arc<ServerKey>>,
+) -> ConfigCheck {
     let coap = &running.settings.coap;
     let plain = coap.insecure.iter().flat_map(|(addresses, _)| addresses);
     let listening = coap.listen.iter().chain(plain).map(ToString::to_string).collect();
@@ -40,7 +49,7 @@ fn look(options: &Options, running: &Loaded, clock: Arc<dyn WallClock>, used: Us
     };
     found.failing = failing(&loaded.findings);
     found.repaired = repaired(running, &loaded);
-    found.differences = differences(running, &loaded)
+    found.differences = differences(running, &loaded, served)
         .into_iter()
         .map(|it| ConfigDifference { key: it.key, running: it.running, restart: it.restart })
         .collect();

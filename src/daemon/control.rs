@@ -42,7 +42,7 @@ use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::io::Options;
 use crate::config::scalar::did_you_mean;
-use crate::config::{ClockTrust, Level, Loaded};
+use crate::config::{ClockTrust, Finding, Level, Loaded};
 use crate::control::api::{
     CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
 };
@@ -686,6 +686,13 @@ impl Desk {
 
     fn disabled(&self) -> Vec<String> {
         let failing = self.loaded.findings.iter().filter(|finding| finding.level == Level::Fail);
+        // Files that are watched may have come since.
+        let came = self.certificates.tables_with_good_files();
+        let is_of = |finding: &Finding, table: &str| {
+            let key = finding.key.as_deref().and_then(|key| key.strip_prefix(table));
+            key.is_some_and(|key| [".certificate-file", ".key-file"].contains(&key))
+        };
+        let failing = failing.filter(|finding| !came.iter().any(|table| is_of(finding, table)));
         failing.map(ToString::to_string).collect()
     }
 
@@ -926,7 +933,8 @@ impl Control for Desk {
 
     fn config_check(&mut self, reply: Reply) {
         let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
-        config_check::answer(options, running, self.clock.clone(), self.link.used_files(), reply);
+        let (used, served) = (self.link.used_files(), self.in_force.key.clone());
+        config_check::answer(options, running, self.clock.clone(), used, served, reply);
     }
 
     fn security_report(&mut self) -> snapshot::SecurityReport {

@@ -17,6 +17,7 @@ use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
+use crate::credential::probe_place::{ProbePlace, with_client_id};
 use crate::credential::renewal::{Refusals, Standing, Verdict};
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
@@ -82,6 +83,10 @@ pub struct Link {
     generation: Cell<u64>,
     /// For how long no record has been taken although some wait.
     untaken: Cell<Untaken>,
+    /// Where certificates are probed, if there is a `probe-client-id`.
+    probe_place: RefCell<ProbePlace>,
+    /// The last certificate that was accepted has the connection already.
+    has_connection: Cell<bool>,
 }
 
 /// Starts it.
@@ -107,6 +112,8 @@ pub fn start(
         inbound: Rc::default(),
         generation: Cell::new(0),
         untaken: Cell::default(),
+        probe_place: RefCell::default(),
+        has_connection: Cell::new(false),
     });
     link.replace(settings, &[]);
     link
@@ -117,6 +124,7 @@ impl Link {
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
         self.configured.replace(settings.clone());
+        self.probe_place.replace(ProbePlace::default());
         self.generation.set(self.generation.get() + 1);
         let next = settings.map(|settings| {
             let observer: Rc<dyn Observer> = self.deliveries.clone();
@@ -272,13 +280,14 @@ impl Link {
             return Proof::NotNeeded;
         }
         let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
-        let client_id = settings.probe_client_id.clone();
-        let client_id = client_id.unwrap_or_else(|| check_client_id(&settings.client_id));
+        let of_probes = settings.probe_client_id.clone();
+        let client_id = of_probes.clone().unwrap_or_else(|| check_client_id(&settings.client_id));
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
         match timeout(FILES_WITHIN, tried).await {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
             Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => {
+                let why = if of_probes.is_some() { with_client_id(&client_id, &why) } else { why };
                 Proof::Fails(format!("a connection with the client id {client_id} beside it fails: {why}"))
             }
             Err(_) => Proof::Fails(format!(
@@ -351,24 +360,27 @@ impl Link {
     }
 
     /// Shows by a connection whether the broker accepts this certificate: chain and key in one
-    /// file. The connection takes the place of the present one, or, where there is a
-    /// `probe-client-id`, is made beside it.
+    /// file. The connection takes the place of the present one, or, where one stands and there is a
+    /// `probe-client-id` that the broker admits, is made beside it.
     pub async fn probe(&self, file: PathBuf) -> Verdict {
         let until = Instant::now() + PROBE_WITHIN;
         while Instant::now() < until && !self.stopping.get() {
             let handle = self.handle.borrow().clone();
             let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
-            if let Some(client_id) = handle.with_settings(|settings| settings.probe_client_id.clone()) {
-                let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
-                let clock: Arc<dyn WallClock> = self.clock.clone();
-                let tried = separate_trial(&settings, clock, &client_id, Some((file.clone(), file)), spoken);
-                return of_trial(tried.await);
+            let is_beside = self.probe_place.borrow().is_beside(handle.with(|core| core.is_connected()));
+            let client_id = handle.with_settings(|settings| settings.probe_client_id.clone());
+            if let Some(client_id) = client_id.filter(|_| is_beside) {
+                self.has_connection.set(false);
+                return self.probe_beside(&handle, &client_id, file).await;
             }
             handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
             // A reload may replace the uplink meanwhile: then the next one is asked.
             while Instant::now() < until && !handle.with(|core| core.is_stopping()) {
                 match handle.with(Uplink::poll_trial) {
-                    Some(verdict) => return of_trial(verdict),
+                    Some(verdict) => {
+                        self.has_connection.set(verdict == TrialVerdict::Accepted);
+                        return of_trial(verdict);
+                    }
                     None => tokio::time::sleep(PROBE_TICK).await,
                 }
             }
@@ -377,7 +389,24 @@ impl Link {
         Verdict::Fault("the uplink did not come to it".to_owned())
     }
 
-    /// Whether the broker accepts who we are at present.
+    /// The same beside the connection. One that is refused is compared with the present
+    /// certificate, since the broker may refuse that client id, or everybody for a while.
+    async fn probe_beside(&self, handle: &Handle, client_id: &str, file: PathBuf) -> Verdict {
+        let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+        let tried = async |identity| {
+            let clock: Arc<dyn WallClock> = self.clock.clone();
+            of_trial(separate_trial(&settings, clock, client_id, identity, spoken).await)
+        };
+        let candidate = tried(Some((file.clone(), file))).await;
+        let present = match ProbePlace::needs_comparison(&candidate) {
+            true => Some(tried(None).await),
+            false => None,
+        };
+        self.probe_place.borrow_mut().judge(client_id, candidate, present)
+    }
+
+    /// Whether the broker accepts who we are at present. A connection that stands says so; whether
+    /// another one would come about, [`Link::probe`] finds out.
     pub fn standing(&self) -> Standing {
         let Some(handle) = &*self.handle.borrow() else { return Standing::Unknown };
         handle.with(|core| match (core.is_connected(), core.is_unwelcome()) {
@@ -416,12 +445,16 @@ impl Link {
         let handle = self.handle.borrow().clone();
         let Some(handle) = handle else { return };
         handle.with(Uplink::forget_refusals);
+        self.probe_place.borrow_mut().handle_committed();
+        let has_connection = self.has_connection.take();
         let beside = handle.with_settings(|settings| {
             settings.probe_client_id.as_ref()?;
             settings.tls.as_ref()?.identity.clone()
         });
         handle.with(|core| match beside {
-            Some(identity) if core.is_connected() => core.begin_trial(Instant::now(), identity),
+            Some(identity) if core.is_connected() && !has_connection => {
+                core.begin_trial(Instant::now(), identity)
+            }
             _ if !core.is_connected() => core.retry_now(Instant::now()),
             _ => {}
         });
@@ -520,6 +553,16 @@ impl Link {
             }
             None => "the broker refuses every reading; tried again within 5 min".to_owned(),
         })
+    }
+
+    /// What is wrong with `probe-client-id`.
+    fn probe_id_problem(&self) -> Option<String> {
+        let place = self.probe_place.borrow();
+        let why = place.fault()?;
+        Some(format!(
+            "{why}; certificates are tried in the place of the connection; allow that client id to connect at the broker, or \
+             take upstream.probe-client-id out, then `tombolo reload`"
+        ))
     }
 
     /// Why readings do not flow although the connection stands, of each lane and in all.
@@ -624,6 +667,7 @@ impl Link {
             });
         }
         warnings.extend(trouble(&status, now));
+        warnings.extend(self.probe_id_problem());
         if let Some(limits) = status.limits.filter(|limits| limits.receive_maximum < SMALL_RECEIVE_MAXIMUM) {
             warnings.push(format!(
                 "the broker takes only {} messages at a time (Receive Maximum); mosquitto: max_inflight_messages 1000",

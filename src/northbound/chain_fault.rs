@@ -215,7 +215,8 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
         CertificateError::Revoked => "the broker's certificate has been revoked".to_owned(),
         CertificateError::ExpiredRevocationListContext { next_update, .. } => format!(
             "the revocation list of a CA of the broker's chain expired on {}, and upstream.crl-expired is \"refuse\"; \
-             put a new one into upstream.crl-file, or see `tombolo status` on why none is fetched",
+             put a new one into upstream.crl-file where that is set; `tombolo status` says why none is fetched from \
+             upstream.crl-url",
             day(next_update)
         ),
         CertificateError::UnknownRevocationStatus => {

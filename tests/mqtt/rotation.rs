@@ -324,6 +324,12 @@ fn a_certificate_that_the_broker_refuses_later_gives_way_to_the_one_before() {
         let said = keeper.with_renewal(|renewal| renewal.last_error().map(str::to_owned));
         assert!(said.is_some_and(|said| said.contains("refuses our client certificate")));
         assert!(keeper.shown().previous.is_some(), "the newer one is kept");
+        // A restart begins with what the disk has.
+        let stored = || open_store(&bench.settings().folder).unwrap().state().kept();
+        running.until("it is stored", |_| stored().history.asked).await;
+        let kept = stored();
+        assert_eq!((kept.returns, kept.refusals.times), (1, 0));
+        assert!(kept.last_error.is_some_and(|said| said.contains("refuses our client certificate")));
     });
 }
 

@@ -30,6 +30,7 @@ mod reload_outcome;
 mod renewals;
 mod revocation;
 mod rotation;
+mod rotation_clock;
 mod secrets;
 mod sessions;
 mod strays;

@@ -248,10 +248,20 @@ fn a_person_takes_the_request_to_a_ca_and_installs_what_it_issued() {
     let (code, text) = daemon.command(&["cert", "install", "uplink", &key]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("private key"), "{text}");
-    let chain = sign(&site.folder, &csr).display().to_string();
+    let count = |text: &str| text.lines().filter(|line| line.starts_with("fail")).count();
+    let (_, text) = daemon.command(&["check"]);
+    assert!(count(&text) <= 2 && text.contains("cert install uplink"), "one cause, and what it does: {text}");
+    // In whatever order the CA put them.
+    let chain = sign(&site.folder, &csr);
+    let (leaf, issuer) = (site.folder.join("gw-leaf.pem"), site.folder.join("est/issuing.pem"));
+    let turned = [issuer, leaf].map(|file| std::fs::read(file).expect("a file")).concat();
+    std::fs::write(&chain, turned).expect("it is written");
+    let chain = chain.display().to_string();
     let (code, text) = daemon.command(&["cert", "install", "uplink", &chain, "--wait"]);
     assert_eq!(code, 0, "{text}");
     until_connected_and_confirmed(daemon);
+    let log = history(daemon, "uplink");
+    assert!(log.contains("was provided") && !log.contains("issued"), "{log}");
     let (code, text) = daemon.command(&["cert", "probe", "uplink"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("no new certificate that waits"), "{text}");
@@ -313,6 +323,143 @@ fn with_a_client_id_for_it_the_probe_is_made_beside_the_connection() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("refused"), "{text}");
     assert_eq!(connections(&site.daemon), before);
+}
+
+/// Has the broker admit only client ids that begin with `prefix`, if there is one, from a restart
+/// on.
+fn admit(site: &mut Site, prefix: &str) {
+    let file = site.folder.join("mosquitto.conf");
+    let text = std::fs::read_to_string(&file).expect("the broker's configuration");
+    let text: String = text
+        .lines()
+        .filter(|line| !line.starts_with("clientid_prefixes"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let line = if prefix.is_empty() { String::new() } else { format!("clientid_prefixes {prefix}\n") };
+    site.broker.stop();
+    std::fs::write(&file, line + &text).expect("it is written");
+    site.broker.resume();
+    until_connected_and_confirmed(&site.daemon);
+}
+
+/// Asks for a probe and does not wait for what comes of it.
+fn nudge(site: &Site) {
+    let _ = Command::new("timeout")
+        .arg("1")
+        .arg(binary())
+        .arg("--config")
+        .arg(site.daemon.config())
+        .args(["cert", "probe", "uplink"])
+        .stdin(Stdio::null())
+        .output();
+}
+
+#[test]
+fn a_client_id_for_probes_that_the_broker_does_not_admit_is_named_and_gives_no_certificate_up() {
+    let upstream = "certificate = \"uplink\"\nprobe-client-id = \"probe-gw\"";
+    let plan = Plan { upstream, ..Plan::default() };
+    let (mut site, _est) = site_with("not-admitted", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon)["serial"].clone();
+    let orders =
+        |site: &Site| asked(&site.folder).iter().filter(|line| line["operation"] == "simplereenroll").count();
+    admit(&mut site, "gw");
+    let_a_second_pass();
+    let before = connections(&site.daemon);
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("a probe that shows nothing", || {
+        let log = history(&site.daemon, "uplink");
+        log.contains("could not be tried") && log.contains("probe-gw")
+    });
+    let held = certificate(&site.daemon);
+    assert_eq!((&held["slot"], &held["serial"]), (&Value::from("candidate"), &first), "{held}");
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
+    assert!(code == 1 && text.contains("cert probe uplink"), "{text}");
+    let said = |text: &str| {
+        text.lines().any(|line| {
+            line.starts_with("warn")
+                && line.contains("upstream.probe-client-id")
+                && line.contains("allow that client id")
+        })
+    };
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(said(&text), "{text}");
+    assert_eq!(connections(&site.daemon), before, "the one that stands is not touched");
+
+    // It was so only for a while: the candidate comes into use.
+    admit(&mut site, "");
+    wait_for("the new certificate", || {
+        nudge(&site);
+        certificate(&site.daemon)["serial"] != first
+    });
+    assert_eq!(orders(&site), 1, "none was given up");
+    until_connected_and_confirmed(&site.daemon);
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!said(&text) && text.contains("lets probe-gw connect"), "{text}");
+
+    // It stays so: the connection gives way to the probe.
+    admit(&mut site, "gw");
+    let second = certificate(&site.daemon)["serial"].clone();
+    let_a_second_pass();
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the next certificate", || {
+        nudge(&site);
+        certificate(&site.daemon)["serial"] != second
+    });
+    until_connected_and_confirmed(&site.daemon);
+    assert_eq!(orders(&site), 2, "none was given up");
+    // Without a connection it is tried with the own client id at once.
+    site.broker.stop();
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("a probe in vain", || certificate(&site.daemon)["slot"] == "candidate");
+    let third = certificate(&site.daemon)["serial"].clone();
+    site.broker.resume();
+    wait_for("the last certificate", || {
+        nudge(&site);
+        certificate(&site.daemon)["serial"] != third
+    });
+    until_connected_and_confirmed(&site.daemon);
+}
+
+#[test]
+fn what_the_broker_refuses_is_counted_over_restarts_and_replaced_by_one_that_ends_sooner() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (mut site, _est) = site_with("refused-for-good", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon);
+    // Another CA issues now, for shorter, and the broker knows no other one.
+    site.daemon.stop();
+    site.broker.stop();
+    let change = |file: &Path, from: &str, to: &str| {
+        let text = std::fs::read_to_string(file).expect("a file");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(file, text.replace(from, to)).expect("it is written");
+    };
+    change(&site.folder.join("mosquitto.conf"), "est/root.pem", "est/other.pem");
+    std::fs::write(site.folder.join("est/issuer"), "other").expect("the issuer");
+    std::fs::copy(site.folder.join("est/other.pem"), site.folder.join("est/offered.pem")).expect("a CA");
+    change(&site.daemon.config().to_owned(), "/est/gateways", "/est/five-minutes");
+    site.broker.resume();
+    let state = site.folder.join("state/certificates/uplink/state");
+    for times in 1..=2 {
+        site.daemon.resume();
+        wait_for("a refusal that is stored", || {
+            std::fs::read_to_string(&state).is_ok_and(|text| text.contains(&format!("\"refusals\":{times}")))
+        });
+        assert_eq!(certificate(&site.daemon)["serial"], first["serial"]);
+        site.daemon.kill();
+    }
+    site.daemon.resume();
+    wait_for("a connection", || site.daemon.status()["upstream"]["connected"] == true);
+    until_connected_and_confirmed(&site.daemon);
+    let now = certificate(&site.daemon);
+    assert!(
+        now["serial"] != first["serial"] && now["not_after"].as_str() < first["not_after"].as_str(),
+        "{now}"
+    );
 }
 
 /// Devices' side: what the gateway shows as its certificate, PEM.
@@ -379,6 +526,8 @@ fn the_certificate_for_devices_renews_for_new_handshakes_and_no_session_ends() {
         now.contains("BEGIN") && now != shown
     });
     assert!(site.daemon.status()["devices"]["sessions"].as_u64().is_some_and(|sessions| sessions >= 1));
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!text.contains("coap certificates"), "what is in use is what is in the files: {text}");
     let pem = |file: &str| {
         std::fs::read_to_string(site.folder.join(&format!("state/certificates/devices/{file}")))
             .expect("a file")

@@ -2,6 +2,7 @@
 //! client certificates, and the EST server of the tests.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -52,10 +53,25 @@ fn site(name: &str) -> (Site, Est) {
 /// A gateway at a broker that asks for client certificates of the EST server's CA. `prepare` comes
 /// before its start.
 pub(super) fn site_with(name: &str, plan: &Plan<'_>, prepare: impl FnOnce(&Folder)) -> (Site, Est) {
+    let run = |folder: &Folder| {
+        prepare(folder);
+        binary().to_owned()
+    };
+    site_run_by(name, plan, "always", run)
+}
+
+/// The same, whose clock is trusted as `trust` says. `run` comes before the start, and says what to
+/// start.
+pub(super) fn site_run_by(
+    name: &str,
+    plan: &Plan<'_>,
+    trust: &str,
+    run: impl FnOnce(&Folder) -> PathBuf,
+) -> (Site, Est) {
     let folder = Folder::new(name);
     folder.write("door-7.psk", format!("text:{KEY}"));
     let est = est(&folder);
-    prepare(&folder);
+    let program = run(&folder);
     let pki = Pki::new(folder.path());
     let (certificate, key) = pki.issue("strict", &["localhost", "127.0.0.1"]);
     let port = free_tcp_port();
@@ -77,7 +93,8 @@ pub(super) fn site_with(name: &str, plan: &Plan<'_>, prepare: impl FnOnce(&Folde
     );
     let table = plan.table.unwrap_or(&est_table).replace("EST_PORT", &est.port.to_string());
     let extra = format!("{SITE}\n{table}");
-    let daemon = Daemon::start_with(binary(), &folder, port, &pki.ca(), &extra, |text| {
+    let daemon = Daemon::start_with(&program, &folder, port, &pki.ca(), &extra, |text| {
+        let text = text.replace("trust = \"always\"", &format!("trust = \"{trust}\""));
         let text = text.replace("[upstream]\n", &format!("[upstream]\n{}\n", plan.upstream));
         text.replace("[coap]\n", &format!("[coap]\n{}\n", plan.coap))
     });
@@ -185,6 +202,17 @@ fn a_renewal_that_fails_leaves_the_certificate_in_use_and_a_restart_too() {
     assert!(said.contains("2.04"), "{said}");
     wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
     drop(est);
+    // A restart forgets neither that a person wants one nor why there is none.
+    wait_for("it is resting", || certificate(&site.daemon)["state"] == "retrying");
+    let why = certificate(&site.daemon)["last_error"].clone();
+    wait_for("it is stored", || {
+        let state = std::fs::read_to_string(site.folder.join("state/certificates/uplink/state"));
+        state.is_ok_and(|state| state.contains("\"asked\":true") && state.contains("\"failures\":1"))
+    });
+    site.daemon.kill();
+    site.daemon.resume();
+    let after = certificate(&site.daemon);
+    assert_eq!((&after["state"], &after["last_error"]), (&Value::from("retrying"), &why));
     // And what changes the table is no matter of a reload.
     std::fs::write(&config, std::fs::read_to_string(&config).expect("it").replace("unknown-ca", "third"))
         .expect("it is written");

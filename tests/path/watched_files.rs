@@ -147,6 +147,10 @@ fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
     assert_eq!(served(), "");
     site.pki.issue("gateway", &["localhost"]);
     wait_for("a handshake", || served().contains("BEGIN"));
+    // Nothing is disabled by what was missing then.
+    wait_for("they are good", || {
+        site.daemon.status()["gateway"]["disabled"].as_array().is_some_and(Vec::is_empty)
+    });
     let first = served();
     let before = std::fs::read(site.folder.join("gateway.pem")).expect("a file");
     site.pki.issue("gateway", &["localhost"]);

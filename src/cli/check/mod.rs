@@ -155,8 +155,15 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             let untried = untried(report.context, loaded, upstream);
             report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
-            let steps = patiently(what, || uplink::walk(settings, upstream, clock, &way, untried));
-            report.add(steps)
+            let may_try = untried.is_none();
+            let steps = patiently(what, || uplink::walk(settings, upstream, clock.clone(), &way, untried));
+            let works = way.own_proven || steps.iter().all(|finding| finding.level != Level::Fail);
+            report.add(steps)?;
+            if may_try && works {
+                let what = "trying the client id for probes";
+                report.add(patiently(what, || uplink::probe_id(upstream, clock)))?;
+            }
+            Ok(())
         }
         None => Ok(()),
     }

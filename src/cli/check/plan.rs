@@ -16,6 +16,7 @@ use crate::credential::io::watch::PairFiles;
 use crate::credential::source_settings::SourceSettings;
 use crate::credential::store::Held;
 use crate::durable::io::regular;
+use crate::northbound::io::files::NOT_ENROLLED;
 
 /// Greatest file of the certificate in use.
 const PRESENT_MAX: u64 = 1 << 20;
@@ -28,7 +29,7 @@ const REACH_WITHIN: Duration = Duration::from_secs(20);
 pub fn judge(settings: &Settings, clock: Arc<dyn WallClock>, offline: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for certificate in &settings.certificates {
-        let (present, found) = present(certificate, &*clock);
+        let (present, found) = present(certificate, &*clock, offline);
         findings.extend(found);
         findings.extend(bootstrap(certificate, &*clock, present));
         if !offline {
@@ -66,7 +67,7 @@ fn now(clock: &dyn WallClock) -> UnixTime {
     clock.wall().unwrap_or_else(|| clock.floor())
 }
 
-fn present(certificate: &Certificate, clock: &dyn WallClock) -> (Present, Vec<Finding>) {
+fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (Present, Vec<Finding>) {
     let settings = &certificate.settings;
     let (file, name, subject) = (settings.current(), settings.name.as_str(), subject(certificate));
     if is_closed(&file) || settings.folder.parent().is_some_and(|above| above.exists() && is_closed(above)) {
@@ -92,7 +93,11 @@ fn present(certificate: &Certificate, clock: &dyn WallClock) -> (Present, Vec<Fi
                     .to_owned()
             }
         };
-        return (Present::Wanted, vec![Finding::warn(subject, "not enrolled yet").advice(advice)]);
+        let finding = match offline {
+            true => Finding::warn(subject, NOT_ENROLLED),
+            false => Finding::fail(subject, NOT_ENROLLED),
+        };
+        return (Present::Wanted, vec![finding.advice(advice)]);
     }
     let read = regular::read(&file, PRESENT_MAX).map_err(|fault| format!("{}: {fault}", file.display()));
     let held = read.and_then(|bytes| {

@@ -8,6 +8,7 @@ use crate::config::{Finding, Loaded, Settings};
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::ConfigCheck;
+use crate::northbound::io::files::NOT_ENROLLED;
 
 /// What follows for the other parts of the check.
 #[derive(Debug, Default)]
@@ -80,7 +81,9 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> C
     let unknown: Vec<_> = found.failing.iter().filter(|sentence| !known(sentence)).collect();
     let message = |sentence: &String| format!("as the service sees it: {sentence}");
     compared.findings.extend(unknown.iter().map(|sentence| Finding::fail("daemon", message(sentence))));
-    if let Some(reason) = found.upstream_files.as_ref().filter(|_| unknown.is_empty()) {
+    if let Some(reason) = found.upstream_files.as_ref().filter(|_| unknown.is_empty())
+        && !reason.starts_with(NOT_ENROLLED)
+    {
         compared.findings.push(
             Finding::fail("daemon", format!("the service cannot use the files of [upstream]: {reason}"))
                 .advice("correct them; the connection that stands goes on until it breaks"),

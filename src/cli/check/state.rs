@@ -10,6 +10,7 @@ use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
 use crate::daemon::disk_room::NEARLY_FULL;
+use crate::northbound::io::files::NOT_ENROLLED;
 use crate::session_store::log::DAMAGED;
 
 /// What the files show.
@@ -60,6 +61,13 @@ pub fn closed(context: &Context, closed: &Path, asked: bool) -> Finding {
 pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str) -> Vec<Finding> {
     let is_known =
         |problem: &&String| loaded.state.problems.iter().any(|known| known.sentence() == **problem);
+    // The finding about the certificate says so, with the way out.
+    let is_not_enrolled = |problem: &&String| {
+        let names = loaded.settings.certificates.iter().map(|certificate| &certificate.settings.name);
+        names
+            .into_iter()
+            .any(|name| problem.starts_with(&format!("certificate {name} is missing; {NOT_ENROLLED}")))
+    };
     let told = |problem: &String| {
         let refused = problem.starts_with("the last reload was refused");
         match refused && compared.acceptable || compared.repaired.contains(problem) {
@@ -73,7 +81,8 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
     let mut findings: Vec<Finding> = status
         .problems
         .iter()
-        .filter(|problem| !is_known(problem) && !problem.starts_with(NEARLY_FULL))
+        .filter(|problem| !is_known(problem) && !is_not_enrolled(problem))
+        .filter(|problem| !problem.starts_with(NEARLY_FULL))
         .map(told)
         .collect();
     let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));

@@ -9,8 +9,12 @@ use crate::config::{Finding, Level, Settings};
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{TakenReading, Uplink};
+use crate::credential::probe_place::with_client_id;
 use crate::northbound;
+use crate::northbound::io::files::NOT_ENROLLED;
 use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
+use crate::northbound::io::separate_trial::separate_trial;
+use crate::northbound::uplink::TrialVerdict;
 
 /// Rules named in one finding.
 const NAMED: usize = 3;
@@ -254,12 +258,41 @@ fn go(
         own_taken: known.own_proven && known.doubt.is_none(),
         files_changed: known.files_changed,
     };
-    let steps = runtime.block_on(probe(upstream, clock, &trial));
+    let mut steps = runtime.block_on(probe(upstream, clock.clone(), &trial));
+    // That is said of the certificate.
+    steps.retain(|step| !step.text.starts_with(NOT_ENROLLED));
     // A name server that is silent keeps nobody waiting.
     runtime.shutdown_background();
     let steps = if known.own_proven { about_readings(steps) } else { steps };
     findings.extend(steps.into_iter().map(finding));
     findings
+}
+
+/// Whether the broker admits the client id for probes of certificates. It is tried where the own
+/// one is accepted, so that nothing else can be at fault.
+pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> Option<Finding> {
+    let client_id = upstream.probe_client_id.clone()?;
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Some(Finding::fail("upstream", format!("cannot be looked at: {error}"))),
+    };
+    let verdict = runtime.block_on(separate_trial(upstream, clock, &client_id, None, None));
+    runtime.shutdown_background();
+    let key = "upstream.probe-client-id";
+    match verdict {
+        TrialVerdict::Accepted => {
+            let message = format!("the broker lets {client_id} connect");
+            Some(Finding::ok("upstream", message).key(key))
+        }
+        TrialVerdict::Refused(why) | TrialVerdict::Closed(why) => {
+            let message = format!("the broker does not let it connect: {}", with_client_id(&client_id, &why));
+            Some(Finding::warn("upstream", message).key(key).advice(
+                "allow that client id to connect at the broker, or take the key out; until then a new certificate is tried in \
+                 the place of the connection",
+            ))
+        }
+        TrialVerdict::Fault(_) => None, // the network's doing, which is said elsewhere
+    }
 }
 
 /// What the check's own connection says beyond what the gateway's has shown.

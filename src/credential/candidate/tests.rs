@@ -54,6 +54,7 @@ struct Made {
     root: Authority,
     key: KeyPair,
     present: Vec<Vec<u8>>,
+    demands: Demands,
 }
 
 fn made() -> Made {
@@ -62,7 +63,7 @@ fn made() -> Made {
     let (key, old) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let present = leaf_params(-6, 1).signed_by(&old, &issuer.issuer).unwrap().der().to_vec();
     let present = vec![present, issuer.der.clone()];
-    Made { issuer, root, key, present }
+    Made { issuer, root, key, present, demands: Demands::ALL }
 }
 
 impl Made {
@@ -77,6 +78,7 @@ impl Made {
         let expected = Expected {
             key: &key,
             present: &self.present,
+            demands: self.demands,
             offered: &[],
             usage: Usage::Client,
             now: Some(NOW),
@@ -151,8 +153,40 @@ fn a_present_certificate_without_end_and_an_untrusted_clock_refuse_no_date() {
     assert!(made.judge(&[made.leaf(|_| {}), made.issuer.der.clone()]).is_ok());
     let key = public_key(&made.key.serialize_der()).unwrap();
     let future = made.leaf(|params| set_dates(params, 900, 907));
-    let expected = Expected { key: &key, present: &[], offered: &[], usage: Usage::Client, now: None };
+    let expected = Expected {
+        key: &key,
+        present: &[],
+        demands: Demands::ALL,
+        offered: &[],
+        usage: Usage::Client,
+        now: None,
+    };
     assert!(judge(&[future], &expected).is_ok());
+}
+
+#[test]
+fn an_end_that_is_no_later_and_another_identity_pass_where_the_present_one_does_not_serve() {
+    let mut made = made();
+    for end in [1, 0] {
+        // Capped by its issuer's end, or by a policy that has changed.
+        let capped = |params: &mut CertificateParams| {
+            set_dates(params, -6, 1);
+            params.not_after -= Duration::from_secs(u64::from(end == 0) * 3_600);
+        };
+        made.demands = Demands::ALL;
+        assert!(matches!(made.flaw(capped), Flaw::Shorter(..)));
+        made.demands = Demands { identity: true, longer: false };
+        assert!(made.judge(&[made.leaf(capped), made.issuer.der.clone()]).is_ok());
+    }
+    let renamed = |params: &mut CertificateParams| {
+        params.distinguished_name.push(DnType::OrganizationName, "x");
+        params.subject_alt_names.clear();
+    };
+    assert!(matches!(made.flaw(renamed), Flaw::Subject(..)));
+    made.demands.identity = false;
+    assert!(made.judge(&[made.leaf(renamed), made.issuer.der.clone()]).is_ok());
+    // What expires within half a minute is of no use to anybody.
+    assert!(matches!(made.flaw(|params| set_dates(params, -8, 0)), Flaw::Expired(_)));
 }
 
 #[test]

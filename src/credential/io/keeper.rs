@@ -20,10 +20,11 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::clock::WallClock;
-use crate::credential::candidate::{self, Expected};
+use crate::credential::candidate::{self, Demands, Expected};
+use crate::credential::chain;
 use crate::credential::decision::{Clock, Validity};
 use crate::credential::leaf::{Leaf, Usage};
-use crate::credential::renewal::{Action, Event, Refusals, Renewal, StageFault, Standing, Verdict};
+use crate::credential::renewal::{Action, Event, Kept, Refusals, Renewal, StageFault, Standing, Verdict};
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
@@ -99,6 +100,9 @@ pub struct Keeper {
     renewal: RefCell<Renewal>,
     shown: RefCell<Shown>,
     entries: RefCell<VecDeque<Entry>>,
+    /// What was handed to the disk last of what a restart must not forget, and the serial number
+    /// that it is about.
+    written: RefCell<(Kept, Option<String>)>,
     saving: Cell<bool>,
     /// What was tried cannot be kept: why, and when it is written once more.
     unsaved: RefCell<Option<(String, Instant)>>,
@@ -139,11 +143,11 @@ impl Keeper {
             now,
             settings.decision(),
             store.current().map(|held| held.leaf.validity),
-            store.state().history(),
-            store.state().confirmed,
+            store.state().kept(),
             store.candidate().is_some(),
         );
         let shown = RefCell::new(shown(&store));
+        let written = RefCell::new((store.state().kept(), store.state().of.clone()));
         Rc::new(Keeper {
             settings,
             source,
@@ -153,6 +157,7 @@ impl Keeper {
             renewal: RefCell::new(renewal),
             shown,
             entries: RefCell::default(),
+            written,
             saving: Cell::new(false),
             unsaved: RefCell::default(),
             returning: RefCell::default(),
@@ -305,24 +310,33 @@ impl Keeper {
     /// # Errors
     /// What is wrong with it; nothing is changed then.
     pub async fn install(self: &Rc<Self>, pem: String) -> Result<(), String> {
+        if pem.contains("PRIVATE KEY-----") {
+            return Err("it has a private key; the gateway has made its own, so take it out".to_owned());
+        }
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(pem.as_bytes()).map(|der| der.map(|der| der.to_vec())).collect();
         let chain = chain.map_err(|_| "the certificates cannot be read (PEM is expected)".to_owned())?;
         let (usage, now) = (self.settings.usage, self.clock.wall());
         let name = self.settings.name.clone();
+        let demands = self.renewal.borrow().demands_by_hand(self.clock());
         self.offered(move |store| {
-            let first = chain.first().ok_or("it holds no certificate (PEM is expected)")?;
-            let leaf = Leaf::parse(first).ok_or("its first certificate cannot be read")?;
+            if chain.is_empty() {
+                return Err("it holds no certificate (PEM is expected)".to_owned());
+            }
             let of_request = store.pending().map(|pending| pending.key.clone());
             let keys = of_request.into_iter().chain(store.current().map(|held| held.key.clone()));
-            let mut keys = keys.filter(|key| request::public_key(key).is_ok_and(|public| public == leaf.key));
-            let key = keys.next().ok_or_else(|| {
+            // In whatever order the CA put them.
+            let ordered = keys.filter_map(|key| {
+                let public = request::public_key(&key).ok()?;
+                Some((chain::order_for(&public, &chain, &[]).ok()?, key))
+            });
+            let (chain, key) = ordered.into_iter().next().ok_or_else(|| {
                 format!(
                     "its key is neither that of the open request nor that of the certificate in use; `tombolo cert csr \
                      {name}` prints the request"
                 )
             })?;
-            judge_and_stage(store, &chain, &[], usage, now, key).map_err(|fault| match fault {
+            judge_and_stage(store, &chain, &[], usage, (demands, now), key).map_err(|fault| match fault {
                 StageFault::Flaw(what) | StageFault::Disk(what) => what,
             })
         })
@@ -466,23 +480,22 @@ impl Keeper {
     /// Keeps what was tried and what happened; one save at a time.
     fn save(self: &Rc<Self>) {
         let entries: Vec<Entry> = self.entries.borrow().iter().cloned().collect();
-        if entries.is_empty() || self.saving.replace(true) {
+        let kept = self.renewal.borrow().kept();
+        let of = self.shown.borrow().current.as_ref().map(Leaf::serial_text);
+        let is_known = {
+            let written = self.written.borrow();
+            (&written.0, &written.1) == (&kept, &of)
+        };
+        if entries.is_empty() && is_known || self.saving.replace(true) {
             return;
         }
         self.entries.borrow_mut().clear();
-        let (history, last_error, confirmed) = {
-            let renewal = self.renewal.borrow();
-            let last_error = renewal.last_error().map(str::to_owned);
-            (renewal.history().clone(), last_error, renewal.is_confirmed())
-        };
+        self.written.replace((kept.clone(), of.clone()));
         let keeper = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let saved = keeper.with_store(move |store| {
                 let changed = store.change(|state| {
-                    state.obtained = history.obtained.map(|time| time.0);
-                    state.last_attempt = history.last_attempt.map(|time| time.0);
-                    (state.failures, state.last_error) = (history.failures, last_error);
-                    state.confirmed = confirmed;
+                    state.keep(kept, of);
                     state.events.extend(entries);
                 });
                 changed.map_err(|error| error.to_string())
@@ -618,11 +631,12 @@ impl Keeper {
             None => Vec::new(),
         };
         let (usage, now) = (self.settings.usage, self.clock.wall());
+        let demands = self.renewal.borrow().demands(self.clock());
         let staged = self.with_store(move |store| {
             let Some(pending) = store.pending().cloned() else {
                 return Ok(Err(StageFault::Flaw("the request is gone".to_owned())));
             };
-            Ok(judge_and_stage(store, &chain, &offered, usage, now, pending.key))
+            Ok(judge_and_stage(store, &chain, &offered, usage, (demands, now), pending.key))
         });
         staged.await.unwrap_or_else(|reason| Err(StageFault::Disk(reason)))
     }
@@ -682,13 +696,13 @@ fn judge_and_stage(
     chain: &[Vec<u8>],
     offered: &[Vec<u8>],
     usage: Usage,
-    now: Option<crate::clock::UnixTime>,
+    (demands, now): (Demands, Option<crate::clock::UnixTime>),
     key: Arc<Zeroizing<Vec<u8>>>,
 ) -> Result<(), StageFault> {
     let flaw = |what: String| StageFault::Flaw(what);
     let public = request::public_key(&key).map_err(|error| flaw(error.to_string()))?;
     let present = store.current().map(|held| held.chain.clone()).unwrap_or_default();
-    let expected = Expected { key: &public, present: &present, offered, usage, now };
+    let expected = Expected { key: &public, present: &present, demands, offered, usage, now };
     let chain = candidate::judge(chain, &expected).map_err(|error| flaw(error.to_string()))?;
     let held = Held::new(chain, key).map_err(flaw)?;
     if usage == Usage::Server {

@@ -129,6 +129,11 @@ impl FileWatch {
         self.look_at.set(Instant::now());
     }
 
+    /// Whether the files have the pair that is in use.
+    pub fn is_in_use(&self) -> bool {
+        self.core.borrow().is_in_use()
+    }
+
     /// What is wrong with the files and lasts, in one sentence.
     pub fn problem(&self) -> Option<String> {
         self.core.borrow().problem(Instant::now())

@@ -1,5 +1,6 @@
 use super::*;
 use crate::credential::decision::RenewAt;
+use crate::credential::store::State;
 
 const DAY: u64 = 86_400;
 const NOW: u64 = 1_782_864_000;
@@ -10,6 +11,11 @@ fn at(seconds: u64) -> UnixTime {
 
 fn valid(from: u64, life: u64) -> Validity {
     Validity { not_before: at(from), not_after: at(from + life) }
+}
+
+/// Of a certificate that was accepted.
+fn kept() -> Kept {
+    Kept { confirmed: true, ..Kept::default() }
 }
 
 /// One certificate in virtual time.
@@ -33,7 +39,7 @@ impl World {
             by_hand: false,
         };
         let begin = Instant::now();
-        let renewal = Renewal::new(begin, settings, present, History::default(), true, false);
+        let renewal = Renewal::new(begin, settings, present, kept(), false);
         let standing = Standing::Accepted;
         World {
             begin,
@@ -98,6 +104,28 @@ impl World {
         self.ordered(Outcome::Issued { chain: chain.clone() });
         assert_eq!(self.action(), Some(Action::Stage { chain }));
         self.renewal.handle_staged(self.now(), self.clock(), Ok(()));
+    }
+
+    /// The same where the judge refuses what `is_flawed` says.
+    fn staged_as(&mut self, is_flawed: impl Fn(&World) -> bool) {
+        self.prepared();
+        self.ordered(Outcome::Issued { chain: vec![vec![1]] });
+        assert!(matches!(self.action(), Some(Action::Stage { .. })));
+        let staged = match is_flawed(self) {
+            true => Err(StageFault::Flaw("it expires no later than the present one".to_owned())),
+            false => Ok(()),
+        };
+        self.renewal.handle_staged(self.now(), self.clock(), staged);
+    }
+
+    /// The process ends and begins anew with what is on disk.
+    fn restart(&mut self, has_candidate: bool) {
+        let mut state = State::default();
+        state.keep(self.renewal.kept(), None);
+        let state: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+        let (settings, present) = (self.renewal.settings.clone(), self.renewal.present);
+        self.renewal = Renewal::new(self.now(), settings, present, state.kept(), has_candidate);
+        (self.standing, self.refusals) = (Standing::Unknown, Refusals::default());
     }
 
     fn probed(&mut self, verdict: Verdict) {
@@ -315,7 +343,7 @@ fn a_candidate_found_at_the_start_is_probed_and_answers_to_nothing_asked_are_dro
     let mut world = World::new(Some(valid(NOW, 7 * DAY)));
     let settings = world.renewal.settings.clone();
     let present = Some(valid(NOW, 7 * DAY));
-    world.renewal = Renewal::new(world.begin, settings, present, History::default(), true, true);
+    world.renewal = Renewal::new(world.begin, settings, present, kept(), true);
     let (now, clock) = (world.now(), world.clock());
     world.renewal.handle_committed(now, clock, Ok(None));
     world.renewal.handle_outcome(now, clock, Outcome::Issued { chain: Vec::new() });
@@ -410,10 +438,12 @@ fn a_certificate_that_is_refused_later_gives_way_to_the_one_before_and_another_o
     world.refuses(2);
     assert_eq!(world.renewal.refused(), Some("not authorized"));
     world.tried_before(Verdict::Accepted);
+    // The disk is slow, and the connection stands already.
+    world.accepts();
+    world.pass(1);
     assert_eq!(world.action(), Some(Action::Commit));
     let present = world.previous;
     world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
-    world.accepts();
     world.pass(1);
     assert!(world.has(|event| *event == Event::Returned));
     assert_eq!(world.renewal.state(world.clock()), "retrying");
@@ -575,4 +605,197 @@ fn the_last_error_is_that_of_what_is_being_done() {
     world.probed(Verdict::Accepted);
     world.committed();
     assert_eq!(world.renewal.last_error(), None);
+}
+
+#[test]
+fn what_is_refused_or_has_expired_is_replaced_by_whatever_the_issuer_still_gives() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    let (of_source, by_hand) = (
+        |world: &World| world.renewal.demands(world.clock()),
+        |world: &World| world.renewal.demands_by_hand(world.clock()),
+    );
+    let all = Demands::ALL;
+    world.pass(1);
+    assert_eq!((of_source(&world), by_hand(&world)), (all, all));
+    world.refuses(1);
+    assert_eq!(of_source(&world), all, "once may be a mistake");
+    world.refuses(REFUSALS);
+    let not_longer = Demands { identity: true, longer: false };
+    let nothing = Demands { identity: false, longer: false };
+    assert_eq!((of_source(&world), by_hand(&world)), (not_longer, nothing));
+    world.accepts();
+    world.pass(1);
+    assert_eq!((of_source(&world), by_hand(&world)), (all, all));
+    world.refusals = Refusals { closes: CLOSES_MAX, ..Refusals::default() };
+    world.pass(1);
+    assert_eq!(of_source(&world), not_longer);
+    world.accepts();
+    world.clock_trusted = false;
+    world.pass(1);
+    assert_eq!((of_source(&world), by_hand(&world)), (not_longer, not_longer), "no date is judged");
+    world.clock_trusted = true;
+    // What a person asks for as if it were the first is compared with nothing, until it is there.
+    assert!(world.renewal.ask_enroll());
+    assert_eq!(of_source(&world), nothing);
+    world.staged();
+    world.probed(Verdict::Accepted);
+    world.committed();
+    assert_eq!(of_source(&world), all);
+    world.pass(100 * DAY);
+    assert_eq!((of_source(&world), by_hand(&world)), (not_longer, nothing));
+}
+
+#[test]
+fn a_certificate_that_is_refused_for_good_is_replaced_by_one_that_ends_no_later() {
+    // As long as the issuer gives none that ends later, by both ways of asking.
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.refuses(ORDER_AFTER);
+    for _ in 0..2 {
+        world.staged_as(|world| world.renewal.demands(world.clock()).longer);
+        if world.renewal.state(world.clock()) == "staged" {
+            break;
+        }
+    }
+    world.probed(Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Commit));
+    world.renewal.handle_committed(world.now(), world.clock(), Ok(Some(valid(NOW + 1, 200 * DAY))));
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "valid");
+}
+
+#[test]
+fn a_restart_forgets_neither_a_return_nor_what_was_wanted() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.previous = Some(valid(NOW - 60 * DAY, 90 * DAY));
+    world.refuses(2);
+    world.tried_before(Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Commit));
+    let present = world.previous;
+    world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+    world.accepts();
+    world.pass(1);
+    world.restart(false);
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "retrying");
+    assert!(world.renewal.last_error().unwrap().contains("not authorized"));
+    let before = world.seconds;
+    world.staged();
+    assert!((60..3600).contains(&(world.seconds - before)), "{}", world.seconds - before);
+
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    assert!(world.renewal.ask_enroll());
+    for wait in [0, 60, 120] {
+        let before = world.seconds;
+        world.prepared();
+        assert!((wait..wait + 5).contains(&(world.seconds - before)), "{wait}");
+        assert_eq!(world.ordered(Outcome::Failed { cause: "no route".to_owned() }), OrderKind::Enroll);
+        world.restart(false);
+        world.accepts();
+        assert_eq!(world.renewal.last_error(), Some("no route"));
+        assert_eq!(world.renewal.state(world.clock()), "retrying");
+    }
+}
+
+#[test]
+fn refusals_are_counted_over_restarts_until_the_peer_accepts() {
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    for round in 1..=ORDER_AFTER {
+        assert_eq!(world.renewal.poll_action(), None, "{round}");
+        world.restart(false);
+        world.pass(1);
+        assert_eq!(world.renewal.poll_action(), None, "a restart alone is no refusal");
+        world.refuses(1);
+    }
+    assert_eq!(world.action(), Some(Action::Prepare));
+    // What was mended meanwhile is tried first.
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.previous = Some(valid(NOW - 60 * DAY, 90 * DAY));
+    world.refuses(1);
+    world.restart(false);
+    world.accepts();
+    world.pass(1);
+    world.restart(false);
+    world.refuses(1);
+    assert_eq!(world.renewal.poll_action(), None, "it was accepted between the two");
+    assert_eq!(world.renewal.refused(), None);
+    // An outage of weeks is not a write for each attempt.
+    world.refuses(900);
+    assert_eq!(world.renewal.kept().refusals.times, ORDER_AFTER);
+}
+
+#[test]
+fn turns_of_two_that_are_both_refused_are_counted_over_restarts() {
+    let mut world = World::due();
+    world.staged();
+    for _ in 1..ALTERNATIONS_MAX {
+        world.probed(refused());
+        world.standing = Standing::Refused;
+        world.pass(1);
+        world.restart(true);
+    }
+    world.probed(refused());
+    world.standing = Standing::Refused;
+    assert_eq!(world.action(), Some(Action::Discard));
+}
+
+#[test]
+fn restarts_do_not_make_it_order_what_is_refused_in_use_in_a_loop() {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    let mut orders = Vec::new();
+    while world.seconds < 2 * DAY {
+        world.previous = Some(valid(NOW - DAY, 300 * DAY));
+        world.refuses(2);
+        world.tried_before(Verdict::Accepted);
+        assert_eq!(world.action(), Some(Action::Commit));
+        let present = world.previous;
+        world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+        world.accepts();
+        world.pass(1);
+        world.restart(false);
+        world.accepts();
+        world.staged();
+        orders.push(world.seconds);
+        world.probed(Verdict::Accepted);
+        world.committed();
+        world.accepts();
+        world.pass(10);
+        world.restart(false);
+    }
+    assert!((5..16).contains(&orders.len()), "{orders:?}");
+    // A day of peace counts over restarts, too.
+    assert!(world.renewal.kept().returns > 0);
+    for _ in 0..25 {
+        world.accepts();
+        world.pass(3_600);
+        world.restart(false);
+    }
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.kept().returns, 0);
+}
+
+#[test]
+fn a_newer_one_that_comes_back_after_a_forced_return_leaves_nothing_to_be_done() {
+    let older = valid(NOW - 60 * DAY, 90 * DAY);
+    let mut world = World::new(Some(older));
+    world.previous = Some(valid(NOW, 90 * DAY));
+    world.refuses(2);
+    world.tried_before(Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Commit));
+    world.renewal.handle_committed(world.now(), world.clock(), Ok(Some(valid(NOW, 90 * DAY))));
+    world.accepts();
+    world.pass(1);
+    assert_eq!((world.renewal.state(world.clock()), world.renewal.last_error()), ("valid", None));
+    assert_eq!(world.action(), None);
+}
+
+#[test]
+fn a_state_of_an_earlier_version_is_read() {
+    let text = br#"{"version":1,"obtained":7,"confirmed":true,"last_attempt":9,"failures":2,"last_error":"x","events":[]}"#;
+    let state: State = serde_json::from_slice(text).unwrap();
+    let kept = state.kept();
+    assert_eq!((kept.history.failures, kept.last_error.as_deref(), kept.confirmed), (2, Some("x"), true));
+    assert_eq!((kept.refusals, kept.returns, kept.enroll_asked), (Refusals::default(), 0, false));
 }

@@ -111,6 +111,9 @@ fn hash<'p>(files: impl Iterator<Item = (&'p PathBuf, Result<Vec<u8>, String>)>)
     hasher.finish()
 }
 
+/// How a sentence about a certificate begins that is not there yet.
+pub const NOT_ENROLLED: &str = "not enrolled yet";
+
 /// The configuration, and whether its key is in a token.
 fn tls_config(
     settings: &TlsSettings,
@@ -124,7 +127,7 @@ fn tls_config(
             if settings.is_kept_here() && !certificate.exists() {
                 let shown = certificate.display();
                 return Err(format!(
-                    "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
+                    "{NOT_ENROLLED}: there is no {shown}; `tombolo cert status` shows what it waits for"
                 ));
             }
             let chain = pem(certificate)?;

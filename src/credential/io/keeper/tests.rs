@@ -28,11 +28,15 @@ impl Drop for Folder {
 }
 
 fn held(name: &str, until: i32) -> Held {
+    held_from(name, 2020, until)
+}
+
+fn held_from(name: &str, from: i32, until: i32) -> Held {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
     (params.not_before, params.not_after) =
-        (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+        (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(until, 1, 1));
     let chain = vec![params.self_signed(&key).unwrap().der().to_vec()];
     Held::new(chain, Arc::new(Zeroizing::new(key.serialize_der()))).unwrap()
 }
@@ -100,6 +104,30 @@ fn a_return_keeps_the_request_that_waits_for_its_answer() {
     store.commit(None).unwrap();
     assert_eq!(store.current(), Some(&first));
     assert!(store.pending().is_some() && open_store(&folder.place()).unwrap().pending().is_some());
+}
+
+#[test]
+fn a_power_cut_between_a_commit_and_its_record_forgets_no_return_and_takes_no_new_one_for_refused() {
+    for is_return in [true, false] {
+        let folder = Folder::new(if is_return { "cut-return" } else { "cut-commit" });
+        with_current(&folder);
+        let mut store = open_store(&folder.place()).unwrap();
+        let second = held_from("gw", 2021, 2050);
+        store.stage(second.clone()).unwrap();
+        store.commit(None).unwrap();
+        let refusals = Refusals { times: 2, why: "not authorized".to_owned(), ..Refusals::default() };
+        let kept = Kept { refusals, confirmed: true, last_error: Some("x".to_owned()), ..Kept::default() };
+        store.change(|state| state.keep(kept, Some(second.leaf.serial_text()))).unwrap();
+        match is_return {
+            true => assert!(store.stage_previous().unwrap()),
+            false => store.stage(held_from("gw", 2022, 2050)).unwrap(),
+        }
+        store.commit(None).unwrap();
+        let kept = open_store(&folder.place()).unwrap().state().kept();
+        assert_eq!((kept.refusals.times, kept.confirmed), (0, false));
+        assert_eq!((kept.history.asked, kept.returns), (is_return, u32::from(is_return)));
+        assert_eq!(kept.last_error.is_some_and(|why| why.contains("not authorized")), is_return);
+    }
 }
 
 #[test]
