@@ -402,7 +402,13 @@ impl Updates {
                 inner.fetch.is_newer |= has_come;
                 (inner.fetch.is_asked, inner.fetch.interruptions) = (false, 0);
                 let at = self.clock.wall().map(|at| at.to_string());
-                let event = Event { version: version.to_owned(), what: What::Downloaded, at, cause: None };
+                let event = Event {
+                    version: version.to_owned(),
+                    what: What::Downloaded,
+                    at,
+                    cause: None,
+                    attempt: None,
+                };
                 let is_known = |history: &History| {
                     history
                         .events

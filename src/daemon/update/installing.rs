@@ -40,6 +40,8 @@ pub struct Installing {
     /// Requests since root's record changed last.
     untaken: Cell<u32>,
     failing: RefCell<Option<String>>,
+    /// Why nothing can be written in root's folder.
+    closed: RefCell<Option<String>>,
     /// Why a version that is ready is not installed now.
     waits: RefCell<Option<String>>,
 }
@@ -61,7 +63,7 @@ pub struct Seen<'a> {
 impl Installing {
     /// Reads root's files. It blocks: for the start.
     pub fn open(root: PathBuf, folder: PathBuf) -> Rc<Installing> {
-        let public = root::read(&root);
+        let (public, closed) = (root::read(&root), root::closed(&root));
         Rc::new(Installing {
             root,
             folder,
@@ -71,6 +73,7 @@ impl Installing {
             requests: RefCell::default(),
             untaken: Cell::new(0),
             failing: RefCell::new(None),
+            closed: RefCell::new(closed),
             waits: RefCell::new(None),
         })
     }
@@ -102,9 +105,10 @@ impl Installing {
         self.read_at.set(Some(now));
         let (installing, folder) = (Rc::clone(self), self.root.clone());
         spawn_local(async move {
-            let read = spawn_blocking(move || root::read(&folder)).await;
-            let read = read.unwrap_or_else(|_| Err("its thread failed".to_owned()));
+            let read = spawn_blocking(move || (root::read(&folder), root::closed(&folder))).await;
+            let (read, closed) = read.unwrap_or_else(|_| (Err("its thread failed".to_owned()), None));
             installing.is_reading.set(false);
+            *installing.closed.borrow_mut() = closed;
             if installing.public.replace(read.clone()) != read {
                 installing.untaken.set(0);
             }
@@ -213,6 +217,9 @@ impl Installing {
         }
         if let Err(reason) = &*self.public.borrow() {
             problems.push(format!("what was installed cannot be read, so nothing is installed: {reason}"));
+        }
+        if let Some(reason) = self.closed.borrow().as_ref().filter(|_| settings.backend != Backend::None) {
+            problems.push(format!("nothing is installed, because nothing could be written down: {reason}"));
         }
         if let Some(reason) = &*self.failing.borrow() {
             problems
