@@ -342,12 +342,20 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     for secret in secrets {
         assert!(!all.contains(secret), "{secret} is in {all}");
     }
-    for part in
-        ["config.txt", "check.json", "status.json", "queue.json", "verify.json", "state.txt", "update.txt", "log.txt"]
-    {
+    for part in [
+        "config.txt",
+        "check.json",
+        "status.json",
+        "queue.json",
+        "verify.json",
+        "state.txt",
+        "update.txt",
+        "log.txt",
+    ] {
         assert!(all.contains(&format!("{part}\n")), "{part}");
     }
-    for what in ["3.0.0-installed", "2.9.9-denied", "== floor", "state-update/installation.json", "disk of "] {
+    for what in ["3.0.0-installed", "2.9.9-denied", "== floor", "state-update/installation.json", "disk of "]
+    {
         assert!(all.contains(what), "{what}");
     }
     assert!(all.contains("greenhouse-user") && all.contains("upstream.password-file"), "{all}");
