@@ -10,8 +10,8 @@ use tombolo::update::health::Answered;
 use tombolo::update::history::{History, What};
 use tombolo::update::installation::{Installation, Phase};
 use tombolo::update::io::backend::{Backend, Effect, Wanted};
-use tombolo::update::io::ledger::{Ledger, Records};
-use tombolo::update::io::root::{Boot, Shared};
+use tombolo::update::io::ledger::{Ledger, Records, Shared};
+use tombolo::update::io::root::Boot;
 use tombolo::update::io::watch::{self, End, Surroundings};
 use tombolo::update::version::Scheme;
 

@@ -196,6 +196,8 @@ fn a_root_file_of_a_backup_lowers_nothing() {
     assert_eq!(gateway.offered("rotated"), "2.0.0", "its keys are others, and it begins anew");
     // Shown without the later root.json, under the old keys again.
     refused_by(&gateway, "newer", "version 1 of root.json, and version 2 was seen before");
+    gateway.trust("rotated/metadata/2.root.json");
+    assert_eq!(gateway.offered("rotated"), "2.0.0");
     gateway.trust("root.json");
     refused_by(&gateway, "newer", "version 1 of root.json, and version 2 was seen before");
 }
