@@ -65,33 +65,47 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         Some(settings) => settings.paths.update_root(),
         None => folder_of(&crate::config::io::texts(&context.options()).state_dir),
     };
-    let record = root::read(&folder).ok().and_then(|public| public.installation).filter(|_| is_root);
+    let record = root::installation(&folder).unwrap_or_else(|why| {
+        note(why);
+        None
+    });
+    let record = record.filter(|_| is_root);
     let is_judge = record.is_some();
     let steady = arguments.steady.unwrap_or(if is_judge { STEADY } else { Duration::from_secs(5) });
-    let judged = match record {
-        None => None,
-        Some(record) => {
-            let root = Root::open_patiently(&folder, AT_WORK).map_err(CommandError::failed)?;
-            let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
-            let backend =
-                backend::open(choice, root.folder(), &context.config).map_err(CommandError::Failed)?;
-            let always = settings.as_ref().is_some_and(|of| of.clock.trust == ClockTrust::Always);
-            let clock = install::clock(always, root.folder());
-            let at = || {
-                clock.refresh();
-                clock.wall().map(|at| at.to_string())
-            };
-            let mut around = Surroundings {
-                ask: &mut ask,
-                restarts: &mut restarts,
-                works: &mut works,
-                at: &at,
-                steady,
-                timeout,
-            };
-            watch::watch(&root, &*backend, &install::boot(), &mut around).map_err(CommandError::Failed)?
-        }
+    let judge = record.map(|record| {
+        let root = Root::open_patiently(&folder, AT_WORK).map_err(|why| why.to_string())?;
+        let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
+        Ok((backend::open(choice, root.folder(), &context.config)?, root))
+    });
+    // A version that cannot be judged by this one may work, and others judge it by that.
+    let (judge, mut fault) = match judge.transpose() {
+        Ok(judge) => (judge, None),
+        Err(why) => (None, Some(why)),
     };
+    let mut judged = None;
+    if let Some((backend, root)) = judge {
+        let always = settings.as_ref().is_some_and(|of| of.clock.trust == ClockTrust::Always);
+        let clock = install::clock(always, root.folder());
+        let at = || {
+            clock.refresh();
+            clock.wall().map(|at| at.to_string())
+        };
+        let mut around = Surroundings {
+            ask: &mut ask,
+            restarts: &mut restarts,
+            works: &mut works,
+            at: &at,
+            steady,
+            timeout,
+        };
+        match watch::watch(&root, &*backend, &install::boot(), &mut around) {
+            Ok(end) => judged = end,
+            Err(why) => fault = Some(why),
+        }
+        if let Some(why) = root.unwritten() {
+            note(why);
+        }
+    }
     let end = match judged {
         Some(end) => end,
         None => watch::wait(&mut Surroundings {
@@ -109,6 +123,10 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
             (false, "broken", format!("the gateway does not work: {cause}; `tombolo check` says more"))
         }
         End::Confirmed(version) => (true, "confirmed", install::confirmed(&version, last.as_ref())),
+        End::Unconfirmed { version, why } => {
+            let text = install::confirmed(&version, last.as_ref());
+            (true, "pending", format!("{text}; it is not confirmed yet: {why}"))
+        }
         End::Pending(version) => {
             (true, "pending", format!("version {version} works, and has not reached the broker; it stays"))
         }
@@ -125,6 +143,9 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
     };
     let connected = last.as_ref().is_some_and(|health| health.connected);
     say(context, healthy, connected, verdict, &text)?;
+    if let Some(why) = fault {
+        return Err(CommandError::Failed(format!("what was installed is not judged: {why}")));
+    }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -22,6 +22,7 @@ use crate::update::history::What;
 use crate::update::installation::Installation;
 use crate::update::io::apply::{Outcome, Work};
 use crate::update::io::backend::{self, Effect};
+use crate::update::io::ledger::Ledger as _;
 use crate::update::io::root::{Boot, NotHeld, Root};
 use crate::update::io::watch::{self, End};
 use crate::update::io::{local_time, untrusted};
@@ -68,6 +69,7 @@ pub(super) fn answered(health: &Health) -> Answered {
         works: health.journal,
         has_broker: health.configured,
         is_connected: health.connected,
+        connections: health.connections,
     }
 }
 
@@ -132,9 +134,13 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
     }
     .apply();
     drop(bar);
+    let unwritten = root.unwritten();
     // The judgement needs the folder.
     drop(root);
     let outcome = outcome.map_err(CommandError::Failed)?;
+    if let Some(why) = unwritten {
+        note(why);
+    }
     match outcome {
         Outcome::Nothing(reason) => said(context, "nothing", &reason),
         Outcome::Judged(version) => {
@@ -214,7 +220,7 @@ pub fn allow(context: &Context, version: Option<&str>) -> Result<(), CommandErro
         return Ok(());
     }
     let root = Root::open(&folder).map_err(CommandError::failed)?;
-    root.change(|history| {
+    root.change(&|history| {
         history.clear(version);
     })
     .map_err(CommandError::Failed)
@@ -230,20 +236,26 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
     let backend = backend::open(settings.update.backend, root.folder(), &context.config)
         .map_err(CommandError::Failed)?;
     let running = backend.running();
-    let record = root.read().map_err(CommandError::Failed)?.installation;
-    let record = record.filter(|record: &Installation| running.as_deref() == Some(record.version.as_str()));
-    let Some(record) = record else {
-        return Err(CommandError::Failed(format!(
-            "version {} was not installed by `tombolo update apply`, so the version before is not known",
-            running.unwrap_or_else(|| "that runs, which nothing tells,".to_owned())
-        )));
+    let last = root.installation().map_err(CommandError::Failed)?;
+    let is_it = |record: &&Installation| running.as_deref() == Some(record.version.as_str());
+    let Some(record) = last.as_ref().filter(is_it).cloned() else {
+        let runs = running.as_deref().unwrap_or("that runs, which nothing tells,");
+        return Err(CommandError::Failed(not_taken_back(runs, last.as_ref())));
     };
     let clock = clock(settings.clock.trust == ClockTrust::Always, root.folder());
     let at = clock.wall().map(|at: UnixTime| at.to_string());
     let cause = "the owner wanted the version before";
+    let version = record.version.clone();
     let end = watch::roll_back(&root, &*backend, record, &boot(), at, What::RolledBack, cause);
+    let unwritten = root.unwritten();
     drop(root);
-    match end.map_err(CommandError::Failed)? {
+    if let (End::RolledBack { .. }, Some(why)) = (&end, unwritten) {
+        return Err(CommandError::Failed(format!(
+            "the version before runs again, or after `systemctl reboot`; but that is not written down: {why}; \
+             give it room, then deny the version, or it is installed again: `tombolo update denied add {version}`"
+        )));
+    }
+    match end {
         End::RolledBack { version, effect, .. } => {
             let when = match effect {
                 Effect::Now => "the version before runs again",
@@ -260,9 +272,35 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
     }
 }
 
+/// Why nothing is taken back.
+fn not_taken_back(running: &str, last: Option<&Installation>) -> String {
+    match last {
+        Some(last) if last.previous.as_deref() == Some(running) => format!(
+            "version {running} runs, the one before {}: no version before that is kept, so it goes one step back and no further",
+            last.version
+        ),
+        Some(last) => format!(
+            "version {running} runs, and `tombolo update apply` installed {} last; the version before is not known",
+            last.version
+        ),
+        None => format!(
+            "version {running} was not installed by `tombolo update apply`, so the version before is not known"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::update::version::Scheme;
+
+    #[test]
+    fn the_second_way_back_is_refused_by_its_reason() {
+        let last = Installation::begin("3", Scheme::Debian, Some("2".to_owned()), "exec");
+        assert!(not_taken_back("2", Some(&last)).contains("one step back and no further"));
+        assert!(not_taken_back("1", Some(&last)).contains("installed 3 last"));
+        assert!(not_taken_back("1", None).contains("1 was not installed by"));
+    }
 
     #[test]
     fn a_version_is_said_to_have_reached_the_broker_where_there_is_one() {

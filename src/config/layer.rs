@@ -459,8 +459,10 @@ impl<'f> Check<'f> {
                 None
             }
             // Like an empty assignment in a systemd unit: resets the value of earlier layers.
-            // Not a question: without one the device is not asked, and nothing says so.
-            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_)) => {
+            // Not a question, nor a window: without one the device is not asked, and nothing says so.
+            (kind, Raw::Text(text))
+                if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans) =>
+            {
                 Some(Value::new(None, ValueKind::Nil))
             }
             (Kind::Size(_, max), raw)

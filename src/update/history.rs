@@ -23,6 +23,9 @@ pub struct Event {
     /// Why, one sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The attempt it belongs to; absent: none, or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
 }
 
 /// The kinds of events.
@@ -61,9 +64,23 @@ pub struct History {
     pub held: bool,
 }
 
+impl Event {
+    /// Whether the other one, of the same attempt, says nothing more.
+    fn covers(&self, other: &Event) -> bool {
+        let was_taken_back = matches!(self.what, What::FailedToConnect | What::RolledBack);
+        let is_known = self.what == other.what || (was_taken_back && other.what == What::FailedItself);
+        is_known && self.version == other.version && self.attempt.is_some() && self.attempt == other.attempt
+    }
+}
+
 impl History {
-    /// Adds an event; the second failure of its own denies the version.
+    /// Adds an event; the second failure of its own denies the version. What is known of the same
+    /// attempt already is not added again, nor is a version that was taken back counted as one that
+    /// went by itself.
     pub fn record(&mut self, event: Event) {
+        if self.events.iter().any(|past| past.covers(&event)) {
+            return;
+        }
         let version = event.version.clone();
         self.events.push(event);
         let failures =
@@ -137,7 +154,7 @@ mod tests {
     use super::*;
 
     fn event(version: &str, what: What) -> Event {
-        Event { version: version.to_owned(), what, at: None, cause: None }
+        Event { version: version.to_owned(), what, at: None, cause: None, attempt: None }
     }
 
     #[test]
@@ -166,6 +183,25 @@ mod tests {
         history.deny("1.0.0");
         history.deny("1.0.1");
         assert_eq!(history.clear(None), 2);
+    }
+
+    #[test]
+    fn one_attempt_is_one_failure_however_often_it_is_told() {
+        let of = |attempt: &str, what| Event { attempt: Some(attempt.to_owned()), ..event("2.0.0", what) };
+        let mut history = History::default();
+        for _ in 0..3 {
+            history.record(of("a", What::FailedItself));
+        }
+        // Taken back because of an outage, or by the owner: that it runs no more is no failure.
+        for (attempt, what) in [("b", What::FailedToConnect), ("c", What::RolledBack)] {
+            history.record(of(attempt, what));
+            history.record(of(attempt, What::FailedItself));
+        }
+        assert_eq!(history.events.len(), 3);
+        assert!(history.denied.is_empty());
+        history.record(of("d", What::NotInstalled));
+        history.record(of("d", What::FailedItself));
+        assert_eq!(history.denied, ["2.0.0"], "another attempt is another failure");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::history::What;
 use super::version::Scheme;
 
 /// Longest cause that is kept, in bytes.
@@ -75,6 +76,19 @@ pub struct Installation {
     /// The backend was told that the version works.
     #[serde(default)]
     pub is_good: bool,
+    /// Which attempt this is: text that no other one has; empty: not known. What is counted once an
+    /// attempt is so counted once, however often a program was killed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub attempt: String,
+    /// While it is taken back: what the history is to say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<What>,
+    /// The history says it.
+    #[serde(default)]
+    pub is_noted: bool,
+    /// What installs was told to go back, and did: only the boot is still to come.
+    #[serde(default)]
+    pub is_ordered: bool,
     /// The boot in which the phase began.
     #[serde(default)]
     pub boot: Option<String>,
@@ -100,6 +114,9 @@ pub enum Arrival {
     Reverted,
     /// The version runs though the version before was ordered.
     NotReverted,
+    /// The version runs, and is to be taken back: the program that began that did not come to its
+    /// end.
+    Unreverted,
     /// Another version runs: somebody else installed it.
     Superseded,
     /// What runs cannot be told; nothing is concluded from that.
@@ -119,6 +136,10 @@ impl Installation {
             cause: None,
             was_connected: false,
             is_good: false,
+            attempt: String::new(),
+            ending: None,
+            is_noted: false,
+            is_ordered: false,
             boot: None,
             at: None,
         }
@@ -154,6 +175,8 @@ impl Installation {
             // Only one program installs at a time, and it holds a lock: it is not at work any more.
             Phase::Installing if is_new => Arrival::Runs,
             Phase::Installing => Arrival::Interrupted,
+            Phase::Reverting if is_old => Arrival::Reverted,
+            Phase::Reverting if is_new && !self.is_ordered => Arrival::Unreverted,
             Phase::Installed | Phase::Reverting if is_same_boot => Arrival::AwaitsReboot,
             Phase::Reverting if is_new => Arrival::NotReverted,
             Phase::Reverting => Arrival::Reverted,
@@ -209,14 +232,20 @@ mod tests {
             (Phase::Judging, "1", "boot-2", Arrival::WentBack),
             (Phase::Pending, "2", "boot-9", Arrival::Runs),
             (Phase::Pending, "1", "boot-9", Arrival::WentBack),
-            (Phase::Reverting, "2", "boot-1", Arrival::AwaitsReboot),
+            (Phase::Reverting, "2", "boot-1", Arrival::Unreverted),
+            (Phase::Reverting, "2", "boot-2", Arrival::Unreverted),
+            (Phase::Reverting, "1", "boot-1", Arrival::Reverted),
             (Phase::Reverting, "1", "boot-2", Arrival::Reverted),
-            (Phase::Reverting, "2", "boot-2", Arrival::NotReverted),
             (Phase::Confirmed, "1", "boot-2", Arrival::Over),
             (Phase::Failed, "2", "boot-2", Arrival::Over),
         ] {
             assert_eq!(at(phase).arrive(Some(running), Some(boot)), meaning, "{phase:?} {running} {boot}");
         }
+        let mut ordered = at(Phase::Reverting);
+        ordered.is_ordered = true;
+        assert_eq!(ordered.arrive(Some("2"), Some("boot-1")), Arrival::AwaitsReboot);
+        assert_eq!(ordered.arrive(Some("2"), Some("boot-2")), Arrival::NotReverted);
+        assert_eq!(ordered.arrive(Some("1"), Some("boot-1")), Arrival::Reverted);
         assert_eq!(at(Phase::Judging).arrive(None, None), Arrival::Unknown);
         // A kernel without a boot id: a reboot that may be still to come is not waited for twice.
         assert_eq!(at(Phase::Installed).arrive(Some("1"), None), Arrival::WentBack);

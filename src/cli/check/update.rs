@@ -19,7 +19,12 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         return findings;
     }
     findings.extend(installer(loaded));
-    let public = root::read(&loaded.settings.paths.update_root());
+    let folder = loaded.settings.paths.update_root();
+    if let Some(reason) = root::closed(&folder).filter(|_| settings.backend != Backend::None) {
+        let finding = Finding::warn("update", reason);
+        findings.push(finding.advice("nothing is installed until then: make room there"));
+    }
+    let public = root::read(&folder);
     if let Err(reason) = &public {
         let finding = Finding::fail("update", format!("what was installed cannot be read: {reason}"));
         findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));

@@ -40,6 +40,8 @@ pub struct Installing {
     /// Requests since root's record changed last.
     untaken: Cell<u32>,
     failing: RefCell<Option<String>>,
+    /// Why nothing can be written in root's folder.
+    closed: RefCell<Option<String>>,
     /// Why a version that is ready is not installed now.
     waits: RefCell<Option<String>>,
 }
@@ -61,7 +63,7 @@ pub struct Seen<'a> {
 impl Installing {
     /// Reads root's files. It blocks: for the start.
     pub fn open(root: PathBuf, folder: PathBuf) -> Rc<Installing> {
-        let public = root::read(&root);
+        let (public, closed) = (root::read(&root), root::closed(&root));
         Rc::new(Installing {
             root,
             folder,
@@ -71,6 +73,7 @@ impl Installing {
             requests: RefCell::default(),
             untaken: Cell::new(0),
             failing: RefCell::new(None),
+            closed: RefCell::new(closed),
             waits: RefCell::new(None),
         })
     }
@@ -102,9 +105,10 @@ impl Installing {
         self.read_at.set(Some(now));
         let (installing, folder) = (Rc::clone(self), self.root.clone());
         spawn_local(async move {
-            let read = spawn_blocking(move || root::read(&folder)).await;
-            let read = read.unwrap_or_else(|_| Err("its thread failed".to_owned()));
+            let read = spawn_blocking(move || (root::read(&folder), root::closed(&folder))).await;
+            let (read, closed) = read.unwrap_or_else(|_| (Err("its thread failed".to_owned()), None));
             installing.is_reading.set(false);
+            *installing.closed.borrow_mut() = closed;
             if installing.public.replace(read.clone()) != read {
                 installing.untaken.set(0);
             }
@@ -214,6 +218,9 @@ impl Installing {
         if let Err(reason) = &*self.public.borrow() {
             problems.push(format!("what was installed cannot be read, so nothing is installed: {reason}"));
         }
+        if let Some(reason) = self.closed.borrow().as_ref().filter(|_| settings.backend != Backend::None) {
+            problems.push(format!("nothing is installed, because nothing could be written down: {reason}"));
+        }
         if let Some(reason) = &*self.failing.borrow() {
             problems
                 .push(format!("an installation cannot be asked for: {}: {reason}", self.folder.display()));
@@ -250,10 +257,9 @@ fn with_installation(mut status: Status, record: &Installation, is_newer: bool) 
         Phase::Reverting => {
             status.state = State::Failed;
             let cause = cause.unwrap_or_default();
-            status.reason = Some(format!(
-                "{}: {cause}; the version before runs after the next boot",
-                of(&record.version)
-            ));
+            let is_back = record.previous.is_some() && status.installed == record.previous;
+            let when = if is_back { "again" } else { "after the next boot" };
+            status.reason = Some(format!("{}: {cause}; the version before runs {when}", of(&record.version)));
         }
         Phase::Judging | Phase::Pending => {
             status.state = State::Pending;

@@ -17,16 +17,18 @@ use std::sync::Arc;
 
 use super::answer::{self, Found, Question};
 use super::backend::{Backend, Effect, Wanted};
+use super::ledger::Ledger as _;
 use super::root::{Boot, Public, Root};
 use super::system::PACKAGE;
-use super::{history, untrusted, watch};
+use super::watch::{self, End};
+use super::{history, untrusted};
 use crate::clock::WallClock;
 use crate::message::Name;
 use crate::update::apt::Candidate;
 use crate::update::eligibility::{Decision, Objections};
 use crate::update::health::{Answered, STEADY};
 use crate::update::history::What;
-use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
+use crate::update::installation::{Arrival, Installation, Phase};
 use crate::update::offer::Offer;
 use crate::update::settings::{Settings, Source};
 use crate::update::version::Scheme;
@@ -115,24 +117,30 @@ impl Work<'_> {
         if let Some(since) = since.filter(|since| self.is_requested && *since < PAUSE_S) {
             return Ok(Outcome::Nothing(format!("version {version} was tried {since} s ago")));
         }
+        self.root.reserve()?;
         self.root.note_attempt(&boot, &version);
         let mut record = Installation::begin(&version, scheme, running.clone(), self.backend.name());
         record.was_connected = self.was_connected;
+        record.attempt = crate::system::io::random()
+            .map(u64::from_ne_bytes)
+            .map_or_else(|_| String::new(), |number| format!("{number:016x}"));
         record.enter(Phase::Installing, boot.id.clone(), self.at());
         self.root.write(&record)?;
-        self.root.record(&version, What::Installing, self.at(), None)?;
+        self.root.record(&record, What::Installing, self.at().as_deref(), None)?;
         let installed = self.install(&mut record, offer.as_ref(), running);
         self.root.forget_image();
         match installed {
             Ok(effect) => {
                 let phase = if effect == Effect::Now { Phase::Judging } else { Phase::Installed };
                 record.enter(phase, boot.id, self.at());
-                self.root.write(&record)?;
+                // It is installed, and is judged: what runs says so to the next run, too.
+                self.root.keep(self.root.write(&record));
                 Ok(if effect == Effect::Now { Outcome::Runs(version) } else { Outcome::AtBoot(version) })
             }
             Err(reason) => {
-                self.fail(&mut record, What::NotInstalled, &reason)?;
-                Err(format!("version {version} was not installed: {reason}"))
+                let failed = self.fail(&mut record, What::NotInstalled, &reason);
+                let unwritten = failed.err().map(|why| format!("; and {why}")).unwrap_or_default();
+                Err(format!("version {version} was not installed: {reason}{unwritten}"))
             }
         }
     }
@@ -212,8 +220,8 @@ impl Work<'_> {
             let step = Some(percent / 10 * 10);
             if record.progress != step {
                 record.progress = step;
-                // What is shown; the installation does not depend on it.
-                let _ = root.write(record);
+                // The installation does not depend on it.
+                root.show(record);
             }
         })
     }
@@ -234,7 +242,10 @@ impl Work<'_> {
             free_bytes(self.root.folder()).filter(|free| *free < offer.bytes.saturating_add(SPARE))
         {
             let folder = self.root.folder().display();
-            return Err(format!("{folder} has {free} bytes free, and a copy of {} is needed", offer.bytes));
+            return Err(format!(
+                "{folder} has {free} bytes free, and needs {} for a copy of the image, and {SPARE} to spare",
+                offer.bytes
+            ));
         }
         let target = self.root.image();
         match untrusted::copy(&mut source, &target, offer.bytes, &offer.sha256) {
@@ -263,7 +274,7 @@ impl Work<'_> {
             Arrival::Runs => {
                 if matches!(record.phase, Phase::Installing | Phase::Installed) {
                     record.enter(Phase::Judging, self.boot.id.clone(), self.at());
-                    self.root.write(&record)?;
+                    self.root.keep(self.root.write(&record));
                 }
                 let is_steady = |daemon: Answered| record.phase == Phase::Pending || daemon.uptime >= STEADY;
                 let concludes = |daemon: Answered| {
@@ -284,14 +295,26 @@ impl Work<'_> {
                 self.fail(&mut record, What::NotInstalled, "the installation was interrupted")?;
                 Ok(None)
             }
-            Arrival::WentBack => {
-                self.fail(&mut record, What::FailedItself, WENT_BACK)?;
-                Ok(None)
-            }
-            Arrival::Reverted => {
-                record.enter(Phase::Failed, self.boot.id.clone(), self.at());
-                self.root.write(&record)?;
-                Ok(None)
+            // A failure that is not counted could be met for ever.
+            Arrival::WentBack => match watch::went_back(self.root, record, &self.boot, self.at()) {
+                true => Ok(None),
+                false => Err(self.root.unwritten().unwrap_or_default()),
+            },
+            Arrival::Reverted => match watch::reverted(self.root, record, &self.boot, self.at()) {
+                true => Ok(None),
+                false => Err(self.root.unwritten().unwrap_or_default()),
+            },
+            Arrival::Unreverted => {
+                match watch::take_back(self.root, self.backend, record, &self.boot, self.at()) {
+                    End::RolledBack { effect: Effect::Now, .. } => {
+                        Ok(Some(Outcome::Nothing(format!("version {version} was taken back"))))
+                    }
+                    End::RolledBack { .. } => {
+                        Ok(Some(Outcome::Nothing("the next boot brings back the version before".to_owned())))
+                    }
+                    End::Stuck(why) => Err(why),
+                    _ => Ok(None),
+                }
             }
             Arrival::NotReverted => {
                 let cause = record.cause.clone().unwrap_or_default();
@@ -313,7 +336,7 @@ impl Work<'_> {
         record.because(reason);
         record.enter(Phase::Failed, self.boot.id.clone(), self.at());
         // The event first: a failure that is not counted could be met for ever.
-        self.root.record(&record.version, what, self.at(), record.cause.as_deref())?;
+        self.root.record(record, what, self.at().as_deref(), record.cause.as_deref())?;
         self.root.write(record)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::untrusted::Folder;
 use crate::durable::atomic_file::{AtomicFile, Retrieved};
+use crate::durable::folder::StateFolder;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::update::history::History;
 
@@ -23,7 +24,15 @@ pub const NAME: &str = "history.json";
 /// One sentence: it is there, and cannot be read or is of no known kind. Denials that are not known
 /// are not taken for none.
 pub fn read(folder: &Path) -> Result<History, String> {
-    let found: Retrieved<History> = FILE.read(&OnDisk::new(folder), parse);
+    read_in(&OnDisk::new(folder), folder)
+}
+
+/// As [`read`], of any folder; `shown` is its name.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_in(files: &impl StateFolder, folder: &Path) -> Result<History, String> {
+    let found: Retrieved<History> = FILE.read(files, parse);
     let is_new = found.is_new();
     match (found.value, found.defects.first()) {
         (Some(history), _) => Ok(history),
@@ -101,14 +110,19 @@ fn refused(state_dir: &Path, name: &str, error: &io::Error) -> String {
     format!("{} is not used: {error}", state_dir.join(name).display())
 }
 
-/// As [`change`], of the one in root's folder, which everybody may read. It blocks.
+/// As [`change`], of the one in root's folder, which everybody may read; it is written also if it
+/// is the same: what was read may be in the page cache alone. It blocks.
 ///
 /// # Errors
 /// As [`change`].
-pub fn change_public(folder: &Path, act: impl FnOnce(&mut History)) -> Result<(), String> {
-    let mut history = read(folder)?;
+pub fn change_public(
+    files: &impl StateFolder,
+    folder: &Path,
+    act: impl FnOnce(&mut History),
+) -> Result<(), String> {
+    let mut history = read_in(files, folder)?;
     act(&mut history);
-    let written = PUBLIC.write(&OnDisk::new(folder), &serde_json::to_vec(&history).unwrap_or_default());
+    let written = PUBLIC.write(files, &serde_json::to_vec(&history).unwrap_or_default());
     written.map_err(|error| format!("{} cannot be written: {error}", folder.display()))
 }
 

@@ -9,6 +9,7 @@ pub mod check;
 pub mod download;
 pub mod floor;
 pub mod history;
+pub mod ledger;
 pub mod local_time;
 pub mod program;
 pub mod root;

@@ -10,8 +10,10 @@
 //! | `packages/` | apt: the packages of the version that runs and of the one before |
 //! | `metadata/` | working files of a check, while it lasts |
 //! | `attempt` | when an installation was begun last |
+//! | `reserve` | 256 KiB of nothing: room for the records where the disk is full |
 //! | `lock` | held by the program that works here, and by what it has install |
 
+use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -19,16 +21,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::ledger::{Ledger, Records, Shared};
 use super::trusted::{self, Distrust};
 use super::{floor, history};
-use crate::durable::atomic_file::{AtomicFile, Retrieved};
-use crate::durable::io::{OnDisk, sync_folder};
+use crate::durable::io::{OnDisk, sync_folder, write_atomically};
+use crate::splitmix::SplitMix64;
 use crate::update::floor::{FORMAT, Floor};
-use crate::update::history::{Event, History, What};
+use crate::update::history::History;
 use crate::update::installation::Installation;
 
-const RECORD: AtomicFile<'static> = AtomicFile::new("installation.json", 16 * 1024, 0o644).with_copy();
+/// Room set aside for the records.
+const RESERVE: &str = "reserve";
+/// The record and the history are at most 16 and 45 KiB, each with a copy, and each is written
+/// beside itself first.
+const RESERVE_BYTES: u64 = 256 << 10;
 
 /// This boot and its time.
 #[derive(Clone, Debug, Default)]
@@ -61,32 +69,48 @@ pub fn read(folder: &Path) -> Result<Public, String> {
     if !folder.exists() {
         return Ok(Public::default());
     }
-    let installation = installation(folder)?;
+    let installation = records(folder).installation()?;
     let history = history::read(folder)?;
     let floor = floor::read(floor::on_disk(folder)).map_err(|fault| fault.to_string())?;
     Ok(Public { installation, history, floor: floor.firmware.map(|(version, _)| version) })
 }
 
-fn installation(folder: &Path) -> Result<Option<Installation>, String> {
-    let found: Retrieved<Installation> = RECORD.read(&OnDisk::new(folder), Installation::parse);
-    let is_new = found.is_new();
-    match (found.value, found.defects.first()) {
-        (Some(record), _) => Ok(Some(record)),
-        (None, Some(defect)) if !is_new => Err(format!("{}: {defect}", folder.display())),
-        (None, _) => Ok(None),
+fn records(folder: &Path) -> Records<OnDisk> {
+    Records { files: OnDisk::new(folder), shown: folder.to_owned() }
+}
+
+/// The installation alone: a history that cannot be read keeps no version from being judged.
+///
+/// # Errors
+/// As [`read`].
+pub fn installation(folder: &Path) -> Result<Option<Installation>, String> {
+    records(folder).installation()
+}
+
+/// Why nothing could be written there now, one sentence; also nothing of an installation that is
+/// under way.
+pub fn closed(folder: &Path) -> Option<String> {
+    let about = statvfs(folder).ok()?;
+    if about.flags().contains(FsFlags::ST_RDONLY) {
+        return Some(format!("{} is on a file system that is read-only", folder.display()));
     }
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    let free = u64::from(about.blocks_available()).saturating_mul(u64::from(about.fragment_size()));
+    let is_reserved = folder.join(RESERVE).symlink_metadata().is_ok();
+    (free < RESERVE_BYTES && !is_reserved).then(|| {
+        format!(
+            "{} has {free} bytes free, and the records of an installation need {RESERVE_BYTES}",
+            folder.display()
+        )
+    })
 }
 
 /// The folder, held by this program alone, and by what installs for it.
 pub struct Root {
     folder: PathBuf,
     lock: Flock<File>,
-}
-
-/// While this is there, every program that is begun holds the folder as long as it runs: also when
-/// the one that began it was killed.
-pub struct Shared {
-    _file: File,
+    records: Records<OnDisk>,
+    unwritten: RefCell<Option<String>>,
 }
 
 /// Why it is not held.
@@ -133,10 +157,20 @@ impl Root {
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-        let file = options.open(folder.join("lock")).map_err(because)?;
+        // What cannot be written can be held: a version that runs there is judged, too.
+        let read_only = |path: &Path| OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let lock = folder.join("lock");
+        let file = match options.open(&lock) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull) =>
+            {
+                read_only(&lock).or_else(|_| read_only(&folder)).map_err(because)?
+            }
+            other => other.map_err(because)?,
+        };
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
-                let root = Root { folder, lock };
+                let root = Root { records: records(&folder), folder, lock, unwritten: RefCell::new(None) };
                 // Of a run that was killed.
                 root.forget_image();
                 Ok(root)
@@ -169,8 +203,7 @@ impl Root {
             fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Ok(file)
         });
-        file.map(|file| Shared { _file: file })
-            .map_err(|error| format!("{}: {error}", self.folder.join("lock").display()))
+        file.map(Shared::of).map_err(|error| format!("{}: {error}", self.folder.join("lock").display()))
     }
 
     /// Where it is.
@@ -186,48 +219,45 @@ impl Root {
         read(&self.folder)
     }
 
-    /// Writes the record.
+    /// Sets aside the room that the records of one installation need, to its end.
     ///
     /// # Errors
-    /// One sentence; it is what it was, or what it was to be.
-    pub fn write(&self, record: &Installation) -> Result<(), String> {
-        RECORD
-            .write(&OnDisk::new(&self.folder), &record.encode())
-            .map_err(|error| format!("{} cannot be written: {error}", self.folder.display()))
+    /// One sentence: there is none.
+    pub fn reserve(&self) -> Result<(), String> {
+        let file = self.folder.join(RESERVE);
+        if file.symlink_metadata().is_ok_and(|about| about.is_file() && about.len() == RESERVE_BYTES) {
+            return Ok(());
+        }
+        // Nothing that a file system makes smaller.
+        let mut chance = SplitMix64::new(RESERVE_BYTES);
+        let bytes: Vec<u8> = (0..RESERVE_BYTES / 8).flat_map(|_| chance.next_u64().to_ne_bytes()).collect();
+        write_atomically(&file, &bytes, 0o600).map_err(|error| {
+            let (folder, size) = (self.folder.display(), RESERVE_BYTES >> 10);
+            format!("{folder} has no {size} KiB for the records of an installation, so none begins: {error}")
+        })
     }
 
-    /// Adds to the history.
-    ///
-    /// # Errors
-    /// One sentence; then nothing is known to be changed.
-    pub fn record(
-        &self,
-        version: &str,
-        what: What,
-        at: Option<String>,
-        cause: Option<&str>,
-    ) -> Result<(), String> {
-        let cause = cause.map(str::to_owned);
-        self.change(|history| history.record(Event { version: version.to_owned(), what, at, cause }))
+    /// Gives that room free. False if there was none.
+    fn release(&self) -> bool {
+        fs::remove_file(self.folder.join(RESERVE)).is_ok_and(|()| sync_folder(&self.folder).is_ok())
     }
 
-    /// Changes the history.
-    ///
-    /// # Errors
-    /// One sentence; then nothing is known to be changed.
-    pub fn change(&self, act: impl FnOnce(&mut History)) -> Result<(), String> {
-        history::change_public(&self.folder, act)
+    /// Does it; where it fails, once more with the room that was set aside.
+    fn with_room(&self, act: impl Fn() -> Result<(), String>) -> Result<(), String> {
+        match act() {
+            Err(_) if self.release() => act(),
+            other => other,
+        }
     }
 
-    /// Raises the floor to a version that works.
-    ///
-    /// # Errors
-    /// One sentence; it is what it was, or higher.
-    pub fn raise(&self, version: &str, scheme: &str) -> Result<(), String> {
-        let seen = Floor { firmware: Some((version.to_owned(), scheme.to_owned())), ..Floor::default() };
-        floor::raise(floor::on_disk(&self.folder), &seen).map_err(|fault| fault.to_string())?;
-        self.publish_floor();
-        Ok(())
+    /// Writes the record where that is only shown: the room that was set aside stays.
+    pub fn show(&self, record: &Installation) {
+        let _ = self.records.write(record);
+    }
+
+    /// What could not be written, one sentence.
+    pub fn unwritten(&self) -> Option<String> {
+        self.unwritten.borrow().clone()
     }
 
     /// Has everybody read the floor.
@@ -258,6 +288,47 @@ impl Root {
         let (id, at, of) = (words.next()?, words.next()?, words.next()?);
         let is_same = id == boot.id.as_deref().unwrap_or("-") && of == version;
         boot.seconds.checked_sub(at.parse().ok()?).filter(|_| is_same)
+    }
+}
+
+impl Ledger for Root {
+    fn installation(&self) -> Result<Option<Installation>, String> {
+        self.records.installation()
+    }
+
+    fn history(&self) -> Result<History, String> {
+        self.records.history()
+    }
+
+    fn write(&self, record: &Installation) -> Result<(), String> {
+        self.with_room(|| self.records.write(record))
+    }
+
+    fn change(&self, act: &dyn Fn(&mut History)) -> Result<(), String> {
+        self.with_room(|| self.records.change(act))
+    }
+
+    fn raise(&self, version: &str, scheme: &str) -> Result<(), String> {
+        let seen = Floor { firmware: Some((version.to_owned(), scheme.to_owned())), ..Floor::default() };
+        self.with_room(|| {
+            let raised = floor::raise(floor::on_disk(&self.folder), &seen);
+            raised.map(|_| ()).map_err(|fault| format!("{}: {fault}", self.folder.display()))
+        })?;
+        self.publish_floor();
+        Ok(())
+    }
+
+    fn share(&self) -> Result<Option<Shared>, String> {
+        Root::share(self).map(Some)
+    }
+
+    fn keep(&self, written: Result<(), String>) -> bool {
+        let is_written = written.is_ok();
+        if let Err(why) = written {
+            log::error!(reason:% = why; "what an installation came to cannot be written down");
+            self.unwritten.borrow_mut().get_or_insert(why);
+        }
+        is_written
     }
 }
 

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Effect};
-use super::root::{Boot, Root};
+use super::ledger::{Ledger, event};
+use super::root::Boot;
 use crate::update::health::{Answered, Observation, Onlooker, Verdict, judge};
 use crate::update::history::What;
 use crate::update::installation::{Arrival, Installation, Phase, WENT_BACK};
@@ -42,6 +43,14 @@ pub enum End {
     Confirmed(String),
     /// It works and has not reached the broker.
     Pending(String),
+    /// It works and has reached the broker, and that could not be written down: it stays, and is
+    /// confirmed later.
+    Unconfirmed {
+        /// Which.
+        version: String,
+        /// One sentence.
+        why: String,
+    },
     /// The version before runs again, from now on or after the next boot.
     RolledBack {
         /// Which failed.
@@ -97,41 +106,40 @@ fn cause(restarts: u32, timeout: Duration) -> String {
 }
 
 /// Judges the installation that the record is about, to its end; `None`: there is none to judge.
-/// It blocks for as long as `timeout`.
+/// It blocks for as long as `timeout`. What cannot be written down keeps nothing from being done:
+/// see [`ledger`](super::ledger).
 ///
 /// # Errors
-/// One sentence: a file of root's cannot be read or written.
+/// One sentence: the record cannot be read.
 pub fn watch(
-    root: &Root,
+    ledger: &dyn Ledger,
     backend: &dyn Backend,
     boot: &Boot,
     around: &mut Surroundings<'_>,
 ) -> Result<Option<End>, String> {
-    let public = root.read()?;
-    let Some(mut record) = public.installation else { return Ok(None) };
+    let Some(mut record) = ledger.installation()? else { return Ok(None) };
     let version = record.version.clone();
     match record.arrive(backend.running().as_deref(), boot.id.as_deref()) {
         Arrival::Runs => {}
         Arrival::WentBack => {
-            record.because(WENT_BACK);
-            record.enter(Phase::Failed, boot.id.clone(), (around.at)());
-            root.record(&version, What::FailedItself, (around.at)(), Some(WENT_BACK))?;
-            root.write(&record)?;
+            went_back(ledger, record, boot, (around.at)());
             return Ok(None);
         }
         Arrival::Reverted => {
-            record.enter(Phase::Failed, boot.id.clone(), (around.at)());
-            root.write(&record)?;
+            reverted(ledger, record, boot, (around.at)());
             return Ok(None);
         }
+        Arrival::Unreverted => return Ok(Some(take_back(ledger, backend, record, boot, (around.at)()))),
         // The next `tombolo update apply` settles it.
         _ => return Ok(None),
     }
     if record.phase != Phase::Judging {
         record.enter(Phase::Judging, boot.id.clone(), (around.at)());
-        root.write(&record)?;
+        ledger.keep(ledger.write(&record));
     }
-    let was_rolled_back = public.history.was_rolled_back_for_broker(&version);
+    // If that is not known, an outage takes nothing back.
+    let was_rolled_back =
+        ledger.history().map_or(true, |history| history.was_rolled_back_for_broker(&version));
     let began = Instant::now();
     let mut onlooker = Onlooker::new(began, record.was_connected, was_rolled_back);
     let mut is_told = false;
@@ -140,7 +148,7 @@ pub fn watch(
         let verdict = judge(seen, around.steady, around.timeout);
         if !is_told && matches!(verdict, Verdict::MarkGood | Verdict::Confirm | Verdict::Pending) {
             is_told = true;
-            mark_good(root, backend, &mut record)?;
+            mark_good(ledger, backend, &mut record);
             (around.works)();
         }
         match verdict {
@@ -149,14 +157,17 @@ pub fn watch(
                 pause(if running >= LATER { LOOK_LATER } else { LOOK_EVERY }, around.timeout, running);
             }
             Verdict::Confirm => {
-                confirm(root, &mut record, boot, (around.at)())?;
-                return Ok(Some(End::Confirmed(version)));
+                return Ok(Some(match confirm(ledger, &mut record, boot, (around.at)()) {
+                    Ok(()) => End::Confirmed(version),
+                    Err(why) => End::Unconfirmed { version, why },
+                }));
             }
             Verdict::Pending => {
+                let at = (around.at)();
+                ledger.keep(ledger.record(&record, What::Pending, at.as_deref(), None));
                 record.because("the broker was not reached in time; the version works, and stays");
-                record.enter(Phase::Pending, boot.id.clone(), (around.at)());
-                root.write(&record)?;
-                root.record(&version, What::Pending, (around.at)(), None)?;
+                record.enter(Phase::Pending, boot.id.clone(), at);
+                ledger.keep(ledger.write(&record));
                 return Ok(Some(End::Pending(version)));
             }
             Verdict::RollBack { is_own_fault } => {
@@ -167,88 +178,136 @@ pub fn watch(
                     }
                 };
                 let what = if is_own_fault { What::FailedItself } else { What::FailedToConnect };
-                return roll_back(root, backend, record, boot, (around.at)(), what, &cause).map(Some);
+                return Ok(Some(roll_back(ledger, backend, record, boot, (around.at)(), what, &cause)));
             }
         }
     }
 }
 
-fn mark_good(root: &Root, backend: &dyn Backend, record: &mut Installation) -> Result<(), String> {
+fn mark_good(ledger: &dyn Ledger, backend: &dyn Backend, record: &mut Installation) {
     if record.is_good {
-        return Ok(());
+        return;
     }
     match backend.mark_good(&record.version) {
         Ok(()) => {
             record.is_good = true;
-            root.write(record)
+            ledger.keep(ledger.write(record));
         }
         // It runs and works; the boot loader may still go back by itself, which is then met.
         Err(reason) => {
             log::error!(version = record.version.as_str(), reason:% = reason; "the version that works cannot be marked good");
-            Ok(())
         }
     }
 }
 
-/// Concludes that a version works and has reached the broker.
+/// Concludes that a version works and has reached the broker. The record comes last: what a power
+/// cut took of the rest is done again.
 ///
 /// # Errors
-/// One sentence.
+/// One sentence: it is not confirmed yet.
 pub fn confirm(
-    root: &Root,
+    ledger: &dyn Ledger,
     record: &mut Installation,
     boot: &Boot,
     at: Option<String>,
 ) -> Result<(), String> {
-    root.raise(&record.version, &record.scheme)?;
+    ledger.raise(&record.version, &record.scheme)?;
+    ledger.record(record, What::Confirmed, at.as_deref(), None)?;
     record.cause = None;
-    record.enter(Phase::Confirmed, boot.id.clone(), at.clone());
-    root.write(record)?;
-    root.record(&record.version, What::Confirmed, at, None)
+    record.enter(Phase::Confirmed, boot.id.clone(), at);
+    ledger.write(record)
 }
 
-/// Goes back to the version before: what was recorded comes first, so that a power cut does not
-/// have it tried without end.
-///
-/// # Errors
-/// One sentence: a file of root's cannot be written.
+/// The version before runs though nobody here went back. It is over once it is counted, and not
+/// before. True if it is.
+pub fn went_back(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>) -> bool {
+    record.because(WENT_BACK);
+    let is_counted = ledger.keep(ledger.record(&record, What::FailedItself, at.as_deref(), Some(WENT_BACK)));
+    record.enter(Phase::Failed, boot.id.clone(), at);
+    is_counted && ledger.keep(ledger.write(&record))
+}
+
+/// The version before runs, as it was to. True if that is written down.
+pub fn reverted(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>) -> bool {
+    let what = record.ending.unwrap_or(What::FailedItself);
+    let is_noted = record.is_noted || ledger.keep(note(ledger, &record, what, at.as_deref()));
+    record.is_noted = is_noted;
+    record.enter(Phase::Failed, boot.id.clone(), at);
+    is_noted && ledger.keep(ledger.write(&record))
+}
+
+/// Goes on with a way back that was begun, and did not come to its end.
+pub fn take_back(
+    ledger: &dyn Ledger,
+    backend: &dyn Backend,
+    record: Installation,
+    boot: &Boot,
+    at: Option<String>,
+) -> End {
+    let what = record.ending.unwrap_or(What::FailedItself);
+    let cause = record.cause.clone().unwrap_or_default();
+    roll_back(ledger, backend, record, boot, at, what, &cause)
+}
+
+/// What the history is to say of one that is taken back, once an attempt.
+fn note(ledger: &dyn Ledger, record: &Installation, what: What, at: Option<&str>) -> Result<(), String> {
+    let event = event(record, what, at, record.cause.as_deref());
+    ledger.change(&|history| {
+        history.record(event.clone());
+        if what == What::RolledBack {
+            history.deny(&event.version);
+        }
+    })
+}
+
+/// Goes back to the version before. It is written down first, so that a power cut does not have it
+/// tried without end; but it is done also if that cannot be written: a version that does not work
+/// and stays would be worse. What is missing is written afterwards, or by the next run.
 pub fn roll_back(
-    root: &Root,
+    ledger: &dyn Ledger,
     backend: &dyn Backend,
     mut record: Installation,
     boot: &Boot,
     at: Option<String>,
     what: What,
     cause: &str,
-) -> Result<End, String> {
+) -> End {
     let version = record.version.clone();
-    root.record(&version, what, at.clone(), Some(cause))?;
-    if what == What::RolledBack {
-        root.change(|history| {
-            history.deny(&version);
-        })?;
-    }
     record.because(cause);
+    (record.ending, record.is_ordered) = (Some(what), false);
+    record.is_noted = note(ledger, &record, what, at.as_deref()).is_ok();
     record.enter(Phase::Reverting, boot.id.clone(), at.clone());
-    root.write(&record)?;
-    let back = root.share().and_then(|_shared| backend.roll_back(&version, record.previous.as_deref()));
-    match back {
+    let _ = ledger.write(&record);
+    let shared = ledger.share();
+    ledger.keep(shared.as_ref().map(|_| ()).map_err(Clone::clone));
+    let back = backend.roll_back(&version, record.previous.as_deref());
+    drop(shared);
+    if !record.is_noted {
+        record.is_noted = ledger.keep(note(ledger, &record, what, at.as_deref()));
+    }
+    let end = match back {
         Ok(Effect::AtBoot) => {
-            Ok(End::RolledBack { version, cause: cause.to_owned(), effect: Effect::AtBoot })
+            record.is_ordered = true;
+            End::RolledBack { version, cause: cause.to_owned(), effect: Effect::AtBoot }
         }
+        // Over once it is counted.
         Ok(Effect::Now) => {
-            record.enter(Phase::Failed, boot.id.clone(), at);
-            root.write(&record)?;
-            Ok(End::RolledBack { version, cause: cause.to_owned(), effect: Effect::Now })
+            if record.is_noted {
+                record.enter(Phase::Failed, boot.id.clone(), at);
+            }
+            End::RolledBack { version, cause: cause.to_owned(), effect: Effect::Now }
         }
         Err(reason) => {
             let text = format!("{cause}; and the version before cannot be brought back: {reason}");
             record.because(&text);
-            record.enter(Phase::Failed, boot.id.clone(), at);
-            root.write(&record)?;
-            Ok(End::Stuck(text))
+            if record.is_noted {
+                record.enter(Phase::Failed, boot.id.clone(), at);
+            }
+            End::Stuck(text)
         }
-    }
+    };
+    ledger.keep(ledger.write(&record));
+    end
 }
 
 #[cfg(test)]
