@@ -359,6 +359,9 @@ pub struct Uplink {
     pub nothing_taken_s: Option<u64>,
     /// Parts of the connection that are omitted because the broker refuses them, as text.
     pub left_out: Vec<String>,
+    /// What the broker leaves without an answer (SUBSCRIBE) or does not deliver (the gateway's own
+    /// status), one sentence each; it ends when the answer or the message comes.
+    pub unheard: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.

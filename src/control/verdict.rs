@@ -87,6 +87,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         ));
     }
     reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
+    reasons.extend(uplink.unheard.iter().cloned());
 }
 
 /// The verdict in one line.
@@ -176,6 +177,13 @@ mod tests {
                     ..fine()
                 },
                 "refuses: the will",
+            ),
+            (
+                Status {
+                    upstream: Uplink { unheard: vec!["no SUBACK".into()], ..fine().upstream },
+                    ..fine()
+                },
+                "no SUBACK",
             ),
             (
                 Status { journal: Journal { failing: Some("full".into()), ..Journal::default() }, ..fine() },

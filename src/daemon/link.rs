@@ -567,6 +567,7 @@ impl Link {
             );
         }
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+        problems.extend(status.unheard.iter().cloned());
         problems
     }
 
@@ -668,6 +669,7 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
+            unheard: status.unheard,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
                 // Not 0 for one that is to be waited for.
@@ -823,5 +825,6 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
         ));
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+    trouble.extend(status.unheard.iter().cloned());
     trouble
 }
