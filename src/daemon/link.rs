@@ -278,6 +278,10 @@ impl Link {
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
         match timeout(FILES_WITHIN, tried).await {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
+            // Perhaps it has nothing against the files, and takes no other client id.
+            Ok(TrialVerdict::Refused(_) | TrialVerdict::Closed(_)) if settings.probe_client_id.is_none() => {
+                self.prove_in_place(&handle, &settings, given, spoken).await
+            }
             Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => {
                 Proof::Fails(format!("a connection with the client id {client_id} beside it fails: {why}"))
             }
@@ -286,6 +290,45 @@ impl Link {
                 FILES_WITHIN.as_secs()
             )),
         }
+    }
+
+    /// The same under the gateway's own client id: a broker that refuses it leaves the connection
+    /// that stands alone; one that accepts it ends that, and the next one has the files.
+    async fn prove_in_place(
+        &self,
+        handle: &Handle,
+        settings: &Settings,
+        given: Fingerprints,
+        spoken: Option<Version>,
+    ) -> Proof {
+        let (connections, until) = (handle.status().connections, Instant::now() + 2 * FILES_WITHIN);
+        handle.with(|core| core.expect_take_over(Some(until)));
+        let clock: Arc<dyn WallClock> = self.clock.clone();
+        let tried = separate_trial(settings, clock, &settings.client_id, None, spoken);
+        let verdict = timeout(FILES_WITHIN, tried).await;
+        let why = match verdict {
+            Ok(TrialVerdict::Accepted) => {
+                // Where the broker lets both stand.
+                handle.with(|core| {
+                    if core.connections() == connections {
+                        core.replace_connection(Instant::now());
+                    }
+                });
+                let is_back = || {
+                    let status = handle.status();
+                    status.connected && status.connections > connections
+                };
+                while !is_back() && Instant::now() < until && !self.stopping.get() {
+                    tokio::time::sleep(PROBE_TICK).await;
+                }
+                handle.with(|core| core.expect_take_over(None));
+                return Proof::Works(given);
+            }
+            Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => why,
+            Err(_) => format!("it does not come about within {} s", FILES_WITHIN.as_secs()),
+        };
+        handle.with(|core| core.expect_take_over(None));
+        Proof::Fails(format!("a connection with the gateway's own client id fails, too: {why}"))
     }
 
     /// Takes over what [`Link::prove_files`] has shown.

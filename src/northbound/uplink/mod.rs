@@ -108,6 +108,9 @@ pub struct Uplink {
     stage: Stage,
     limits: Limits,
     accepted_at: Option<Instant>,
+    /// Until when an end of the connection is taken for our own doing: another one was made under
+    /// the same client id.
+    take_over_until: Option<Instant>,
     /// Of the password of this connection, if it expires.
     password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
@@ -146,6 +149,7 @@ impl Uplink {
             stage: Stage::Waiting,
             limits: Limits::default(),
             accepted_at: None,
+            take_over_until: None,
             password_life: None,
             spoken: None,
             stopping: false,
@@ -272,6 +276,12 @@ impl Uplink {
     /// Another certificate is the present one: what was said of the one before does not count.
     pub fn forget_refusals(&mut self) {
         (self.unwelcome, self.refusals) = (false, Refusals::default());
+    }
+
+    /// Another connection is about to be made under our client id: if this one ends before `until`
+    /// it is for that, and the next one is made at once. `None`: it is over.
+    pub fn expect_take_over(&mut self, until: Option<Instant>) {
+        self.take_over_until = until;
     }
 
     /// Replaces the connection in good order: what it was judged by has changed.
@@ -667,6 +677,11 @@ impl Uplink {
         self.stopping && self.stage == Stage::Waiting
     }
 
+    /// How many connections stood, this one with them.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// Whether the connection stands.
     pub fn is_connected(&self) -> bool {
         self.accepted_at.is_some()
@@ -1014,6 +1029,12 @@ impl Uplink {
         // The broker ends a connection whose password has expired: that is no fault, and what was
         // in flight is sent again.
         if self.is_connected() && self.password_life.is_some_and(|life| life.is_over(now)) {
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.renew(now);
+            return;
+        }
+        if self.is_connected() && self.take_over_until.take().is_some_and(|until| now < until) {
             self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
             self.poll_publisher();
             self.renew(now);
