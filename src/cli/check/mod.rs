@@ -155,7 +155,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             let untried = untried(report.context, loaded, upstream);
             report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
-            let steps = patiently(what, || uplink::walk(settings, upstream, clock, &way, untried));
+            let steps = patiently(what, || uplink::walk(loaded, upstream, clock, &way, untried));
             report.add(steps)
         }
         None => Ok(()),
