@@ -124,7 +124,7 @@ fn tls_config(
             if settings.is_kept_here() && !certificate.exists() {
                 let shown = certificate.display();
                 return Err(format!(
-                    "not enrolled yet: there is no {shown}; `tombolo cert status` shows what it waits for"
+                    "it waits for its certificate: there is no {shown} yet; `tombolo cert status` shows why"
                 ));
             }
             let chain = pem(certificate)?;
