@@ -29,6 +29,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open") {
             reasons.push(format!("serial port {name} is not open: {reason}"));
         }
+        reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
         if let Some(asked) = port.asked.as_ref().filter(|asked| ["down", "degraded"].contains(&&*asked.state))
         {
             reasons.push(format!("the device at serial port {name}, which is asked, is {}", asked.state));

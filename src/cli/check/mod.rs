@@ -231,7 +231,7 @@ fn ask(
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
             report.add(state::told(&status, loaded, &compared, &reload))?;
-            report.add(serial::told(&status))?;
+            report.add(serial::told(&status, &loaded.settings.serial))?;
             // An older daemon does not list devices.
             if let Ok(devices) = super::device::running::ask(context, None) {
                 report.add(refusal::told(&devices))?;
