@@ -27,7 +27,7 @@ use super::output::plural;
 use super::{Context, note};
 use crate::config::io::texts;
 use crate::config::show::show;
-use crate::config::{ClockTrust, Loaded, Paths};
+use crate::config::{ClockTrust, IdSource, Loaded, Paths};
 use crate::control::io::client::ClientError;
 use crate::credential::settings::FOLDER;
 use crate::daemon::clock::SystemClock;
@@ -87,8 +87,12 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
             if waiting == 1 { "1 reading was".to_owned() } else { format!("{waiting} readings were") }
         )));
     }
+    // It was done before, or the gateway never ran.
+    let blank = fs::read_dir(&state_dir).map_or(true, |mut entries| entries.next().is_none());
+    let nameless = loaded.settings.gateway.id_source == IdSource::Missing;
     let cleared = match (&loaded.settings.upstream, arguments.offline) {
-        (Some(_), false) => clear(context, &loaded)?,
+        // An id that was made just now is in no topic.
+        (Some(_), false) if !nameless => clear(context, &loaded)?,
         _ => 0,
     };
     let mut wiped = wipe(context, &loaded);
@@ -105,19 +109,31 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
     if context.out.json {
         let object = json!({
             "gateway": loaded.settings.gateway.id.as_str(), "cleared_topics": cleared, "discarded": waiting,
-            "wiped_files": files, "left": left,
+            "wiped_files": files, "left": left, "blank": blank,
         });
         context.out.object(&object)?;
     } else {
         if arguments.offline && loaded.settings.upstream.is_some() {
             let text = "the retained topics stay at the broker (--offline), the gateway's status among them";
             context.out.line(text)?;
+        } else if cleared == 0 {
+            context.out.line(
+                "nothing to clear at the broker: the gateway has no upstream, or no id yet or any more",
+            )?;
+        } else if blank {
+            context.out.line(format!(
+                "{} emptied at the broker, whether or not anything was there: no state is left here that tells",
+                plural(cleared as u64, "retained topic")
+            ))?;
         } else {
             context
                 .out
                 .line(format!("{} cleared at the broker", plural(cleared as u64, "retained topic")))?;
         }
-        context.out.line(format!("{} wiped", plural(files as u64, "file")))?;
+        match files {
+            0 => context.out.line("no file was left to wipe")?,
+            files => context.out.line(format!("{} wiped", plural(files as u64, "file")))?,
+        }
         left.iter().for_each(note);
         note(
             "on flash the old blocks of a file may remain: revoke this gateway's keys and password at the broker",

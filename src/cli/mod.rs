@@ -56,7 +56,7 @@ use clap::error::ErrorKind;
 
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
-use crate::telemetry::io::hinted;
+use crate::telemetry::io::{hinted, shown};
 use args::{AclCommand, Arguments, Command};
 use error::{CommandError, USAGE};
 use output::Output;
@@ -282,7 +282,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A closed output is not a failure.
-        let _ = write!(std::io::stdout(), "{error}");
+        let _ = std::io::stdout().write_all(shown(&error.to_string()).as_bytes());
         return ExitCode::SUCCESS;
     }
     let is_json = std::env::args_os().any(|argument| argument == "--json");
@@ -307,7 +307,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     match own {
         Some(text) => say(&CommandError::Usage(text), is_json),
         None => {
-            let _ = write!(std::io::stderr(), "{error}");
+            let _ = std::io::stderr().write_all(shown(&error.to_string()).as_bytes());
         }
     }
     ExitCode::from(USAGE)
@@ -384,6 +384,6 @@ fn note_object(object: &serde_json::Value) {
 pub fn note(text: impl std::fmt::Display) {
     let text = format!("{text}\n");
     progress::around(|| {
-        let _ = std::io::stderr().write_all(hinted(&text).as_bytes());
+        let _ = std::io::stderr().write_all(shown(&hinted(&text)).as_bytes());
     });
 }

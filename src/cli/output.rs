@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::telemetry::io::hinted;
+use crate::telemetry::io::{hinted, shown};
 use crate::telemetry::text::{Escaped, without_error_numbers};
 
 /// The output of a command's result: standard output.
@@ -78,6 +78,8 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn verbatim(self, text: &str) -> Result<(), Gone> {
+        // JSON is UTF-8 whatever the locale is (RFC 8259 §8.1).
+        let text = if self.json { text.into() } else { shown(text) };
         // One write per line, flushed at its end also if stdout is a pipe, so that a tail can be
         // followed.
         super::progress::around(|| {

@@ -81,7 +81,8 @@ fn paint(doing: &str, now: Instant) {
     let quiet = shown.written.is_some_and(|written| now.saturating_duration_since(written) >= QUIET);
     if let Some(begun) = shown.begun.filter(|_| quiet || shown.line) {
         let seconds = now.saturating_duration_since(begun).as_secs();
-        let _ = std::io::stderr().write_all(format!("\r\x1b[K{doing} … {seconds} s").as_bytes());
+        let line = format!("\r\x1b[K{doing} … {seconds} s");
+        let _ = std::io::stderr().write_all(crate::telemetry::io::shown(&line).as_bytes());
         shown.line = true;
     }
 }
@@ -105,7 +106,8 @@ impl Bar {
         if self.0 {
             let full = usize::from(percent.min(100)) * WIDTH / 100;
             let bar = format!("{}{}", "#".repeat(full), ".".repeat(WIDTH - full));
-            let _ = std::io::stderr().write_all(format!("\r\x1b[K[{bar}] {percent:3} % {what}").as_bytes());
+            let line = format!("\r\x1b[K[{bar}] {percent:3} % {what}");
+            let _ = std::io::stderr().write_all(crate::telemetry::io::shown(&line).as_bytes());
         }
     }
 }

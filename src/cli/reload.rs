@@ -7,13 +7,20 @@
 //! role or a port disabled by a fault, an upstream with files that are of no use or that the broker
 //! does not take, or the metrics without their address has an exit status of its own, and names it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::error::CommandError;
 use super::output::patiently;
 use super::{Context, note};
-use crate::control::io::client::{ClientError, SLOW_ANSWER};
+use crate::control::io::client::{ANSWER, Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
+use crate::control::snapshot::{ON_TRIAL, Status};
+
+/// What the trial of a certificate may take, and how often its outcome is asked for.
+const TRIAL_WITHIN: Duration = Duration::from_secs(45);
+const TRIAL_TICK: Duration = Duration::from_millis(100);
 
 /// Asks and prints.
 ///
@@ -57,6 +64,9 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         .map(|text| text.strip_prefix("fail  ").unwrap_or(text))
         .collect();
     let mut faults = Vec::new();
+    if answer["upstream_kept"].is_null() {
+        faults.extend(certificates(&mut daemon)?);
+    }
     faults.extend(unusable.map(|reason| {
         format!(
             "the files of [upstream] cannot be used: {reason}; a connection that stands goes on until it breaks, and there \
@@ -86,4 +96,42 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         true => Ok(()),
         false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
     }
+}
+
+/// Waits for the outcome of new certificates in watched files, and says which are not in use.
+fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
+    let on_trial = |status: &Status| -> Vec<String> {
+        let problems = status.problems.iter().filter(|problem| problem.contains(ON_TRIAL));
+        // What they are called, before the colon.
+        problems.filter_map(|text| Some(text.split_once(": ")?.0.to_owned())).collect()
+    };
+    let looking = |status: &Status| status.certificates.values().any(|certificate| certificate.looking);
+    let mut ask = || daemon.ask_for::<Status>(&Request::Status {}, ANSWER);
+    let mut names: Vec<String> = Vec::new();
+    let begun = Instant::now();
+    let status = patiently("waiting until the broker has decided on a new certificate", || {
+        loop {
+            let status = ask()?;
+            names.extend(on_trial(&status));
+            let is_open = looking(&status) || !on_trial(&status).is_empty();
+            if !is_open || begun.elapsed() >= TRIAL_WITHIN {
+                return Ok::<Status, ClientError>(status);
+            }
+            std::thread::sleep(TRIAL_TICK);
+        }
+    })?;
+    // One that was refused at once was never seen on trial.
+    names.extend(
+        status
+            .certificates
+            .iter()
+            .filter(|(_, of)| of.files.is_some())
+            .map(|(name, _)| format!("certificate {name}")),
+    );
+    let is_of = |problem: &&String| names.iter().any(|name| problem.starts_with(&format!("{name}: ")));
+    let mut faults: Vec<String> = status.problems.iter().filter(is_of).cloned().collect();
+    faults.extend(status.certificates.iter().filter(|(_, of)| of.looking).map(|(name, _)| {
+        format!("certificate {name}: its files could not be read within {} s", TRIAL_WITHIN.as_secs())
+    }));
+    Ok(faults)
 }

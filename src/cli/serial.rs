@@ -22,6 +22,7 @@ use crate::control::snapshot::Status;
 use crate::control::trace::Traced;
 use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
+use crate::southbound::serial::line_time::ADVICE;
 use crate::southbound::serial::settings::{Line, Port, PortName};
 use crate::telemetry::text::Escaped;
 
@@ -73,6 +74,9 @@ fn list(context: &Context) -> Result<(), CommandError> {
         context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
     {
         for (name, port) in &status.serial {
+            if let Some(why) = &port.overload {
+                context.out.line(format!("{}: {}; {ADVICE}", Escaped(name), Escaped(why)))?;
+            }
             if let Some(asked) = &port.asked
                 && let Some(reason) = &asked.reason
             {

@@ -550,6 +550,10 @@ fn unreadable(path: &Path, error: &FileError) -> Finding {
     let advice = match error {
         FileError::Missing => missing_advice(near(path).as_deref()),
         FileError::Denied => denied_advice(path),
+        // Of a link that leads to itself nothing is to be put anywhere.
+        _ if path.is_symlink() && !path.exists() => {
+            "remove the link, or let it lead to a text file".to_owned()
+        }
         _ => "put a text file there".to_owned(),
     };
     Finding::fail("configuration", error.to_string()).at(Some(&place)).advice(advice)

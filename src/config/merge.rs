@@ -29,12 +29,13 @@ impl Index {
         found.map_or((u32::MAX, u32::MAX), |(place, layer)| (*layer, place.line.unwrap_or(0)))
     }
 
-    /// The part needed after validation: places of tables and their keys; of single devices only
-    /// that of `enabled`.
+    /// The part needed after validation: places of tables and their keys, and of rules; of single
+    /// devices only that of `enabled`.
     pub(super) fn into_outline(self) -> HashMap<String, Place> {
         let outline = |key: &str| match key.starts_with("device.") {
             true => key.ends_with(".enabled"),
-            false => key.matches('.').count() < 2,
+            // Rules are few, and what the broker says of one is told with its place.
+            false => key.matches('.').count() < 2 || key.starts_with("role.") && key.contains(".uplink."),
         };
         let places = self.places.into_iter().filter(|(key, _)| outline(key));
         let mut places: HashMap<_, _> = places.map(|(key, (place, _))| (key, place)).collect();

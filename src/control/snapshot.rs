@@ -284,7 +284,13 @@ pub struct Certificate {
     pub next: Option<String>,
     /// The files that another program renews, where it is not this gateway that does.
     pub files: Option<Vec<String>>,
+    /// These are to be looked at, because a reload asks for it, and were not yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub looking: bool,
 }
+
+/// What is said of a new certificate in watched files that the broker has not decided on yet.
+pub const ON_TRIAL: &str = "it is tried before it is used";
 
 /// A configuration file on trial: `tombolo config apply FILE --confirm TIME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,6 +365,9 @@ pub struct Uplink {
     pub nothing_taken_s: Option<u64>,
     /// Parts of the connection that are omitted because the broker refuses them, as text.
     pub left_out: Vec<String>,
+    /// What the broker leaves without an answer (SUBSCRIBE) or does not deliver (the gateway's own
+    /// status), one sentence each; it ends when the answer or the message comes.
+    pub unheard: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
@@ -750,6 +759,13 @@ pub struct SerialPort {
     /// How a device does that is asked (`poll`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<SerialAsked>,
+    /// How much of the line's time its devices need to be asked in their periods, in per cent: as
+    /// computed, or as measured where that is more. `None`: none is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line_load_percent: Option<u64>,
+    /// Why that is too much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overload: Option<String>,
     /// Bytes that made no good frame.
     pub dropped_bytes: u64,
     /// Complete frames that could not be read.
@@ -788,6 +804,8 @@ pub struct SerialAsked {
     pub damaged: u64,
     /// Questions in place of whose answer the line was closed.
     pub closed: u64,
+    /// Milliseconds that answers in time took, in all.
+    pub busy_ms: u64,
     /// Frames not used: late answers, and what came unasked.
     pub late: u64,
 }
@@ -828,6 +846,8 @@ pub struct SerialUnit {
     /// Most coils or discrete inputs of one read that it answers, as was found out; 0: as many as
     /// are configured.
     pub learned_max_bits: u16,
+    /// Milliseconds that its answers took, in all.
+    pub busy_ms: u64,
     /// Polls completed.
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.

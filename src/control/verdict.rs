@@ -29,6 +29,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open") {
             reasons.push(format!("serial port {name} is not open: {reason}"));
         }
+        reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
         if let Some(asked) = port.asked.as_ref().filter(|asked| ["down", "degraded"].contains(&&*asked.state))
         {
             reasons.push(format!("the device at serial port {name}, which is asked, is {}", asked.state));
@@ -87,6 +88,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         ));
     }
     reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
+    reasons.extend(uplink.unheard.iter().cloned());
 }
 
 /// The verdict in one line.
@@ -176,6 +178,13 @@ mod tests {
                     ..fine()
                 },
                 "refuses: the will",
+            ),
+            (
+                Status {
+                    upstream: Uplink { unheard: vec!["no SUBACK".into()], ..fine().upstream },
+                    ..fine()
+                },
+                "no SUBACK",
             ),
             (
                 Status { journal: Journal { failing: Some("full".into()), ..Journal::default() }, ..fine() },

@@ -49,6 +49,9 @@ const UPSTREAM_FILES: &str = "upstream-files";
 /// The name of the files of `[coap]` there.
 const COAP_FILES: &str = "coap-files";
 
+/// What the next step of one begins with that was never there.
+const NOT_ENROLLED: &str = "not enrolled yet: ";
+
 /// One certificate.
 struct Entry {
     keeper: Rc<Keeper>,
@@ -330,12 +333,19 @@ impl Certificates {
             let (name, of) = (entry.name(), self.shown(entry));
             let reason = of.last_error.map(|reason| format!(": {reason}")).unwrap_or_default();
             let until = of.not_after.unwrap_or_default();
-            let next = of.next.map(|next| format!("; {next}")).unwrap_or_default();
+            let next = of.next.map(|next| format!("; {}", next.trim_start_matches(NOT_ENROLLED)));
+            let next = next.unwrap_or_default();
             let (present, is_refused, later) = entry.keeper.with_renewal(|renewal| {
                 (renewal.present(), renewal.refused().is_some(), renewal.later_since())
             });
             let is_over = present.is_none_or(|of| wall.is_some_and(|now| of.has_expired(now)));
             let later = later.map(|since| since.elapsed());
+            let on_trial = || {
+                Some(format!(
+                    "certificate {name}: its files have a new one, and {}; the one before, until {until}, stays in use meanwhile",
+                    snapshot::ON_TRIAL
+                ))
+            };
             problems.extend(match of.state.as_str() {
                 "missing" if !reason.is_empty() => {
                     let none = if entry.files.is_some() { "the files have none" } else { "none was issued" };
@@ -356,6 +366,8 @@ impl Certificates {
                     let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
                     Some(format!("certificate {name} could not be renewed, is asked for again, and {what}{reason}"))
                 }
+                // A person wrote them, and asks whether all is fine.
+                "staged" | "probing" if reason.is_empty() && entry.files.is_some() => on_trial(),
                 "staged" | "probing" | "comparing" if !reason.is_empty() => {
                     Some(format!("certificate {name}: there is a new one, and it is not in use yet{reason}"))
                 }
@@ -524,6 +536,7 @@ impl Certificates {
             next: next(entry, state, wall.is_some()),
             files: pair
                 .map(|pair| [&pair.certificate, &pair.key].map(|file| file.display().to_string()).to_vec()),
+            looking: entry.files.as_ref().is_some_and(|watch| watch.is_asked()),
         }
     }
 }
@@ -570,7 +583,7 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool) -> Option<String> {
     if !is_missing && state != "expired" {
         return None;
     }
-    let begin = if is_missing { "not enrolled yet: " } else { "" };
+    let begin = if is_missing { NOT_ENROLLED } else { "" };
     Some(match (&entry.files, settings.by_hand) {
         (Some(watch), _) => format!(
             "put a valid certificate in {} and its key in {}",

@@ -71,6 +71,9 @@ const SLOW_READ: Duration = Duration::from_secs(15);
 const SILENT_SHOWN: usize = 100;
 /// Devices named that the configuration switches off.
 const OFF_NAMED_MAX: usize = 20;
+/// How long the oldest record of a lane is asked for, of records that came just now, and how often.
+const OLDEST_WITHIN: Duration = Duration::from_secs(2);
+const OLDEST_TICK: Duration = Duration::from_millis(50);
 /// A sign of life at most so often; systemd waits 180 s for one.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -823,7 +826,7 @@ impl Control for Desk {
     }
 
     fn queue(&mut self, reply: Reply) {
-        let journal = self.journal.borrow();
+        let (of_journal, journal) = (self.journal.clone(), self.journal.borrow());
         let status = journal.status();
         let rejected = snapshot::Rejected {
             records: status.rejected.records,
@@ -840,8 +843,19 @@ impl Control for Desk {
             let mut lanes = BTreeMap::new();
             for (lane, (stopped, (suspected, held))) in Lane::ALL.into_iter().zip(shown) {
                 let reading = unread(&status, lane, now);
+                let mut oldest = store.oldest(lane).await;
+                // Counted now: what was delivered meanwhile has no oldest one, and is not counted.
+                let mut status = of_journal.borrow().status();
+                let begun = Instant::now();
+                while oldest.is_none()
+                    && status.lanes[lane.index()].records > 0
+                    && begun.elapsed() < OLDEST_WITHIN
+                {
+                    tokio::time::sleep(OLDEST_TICK).await;
+                    oldest = store.oldest(lane).await;
+                    status = of_journal.borrow().status();
+                }
                 let of = &status.lanes[lane.index()];
-                let oldest = store.oldest(lane).await;
                 lanes.insert(
                     lane.as_str().to_owned(),
                     snapshot::Lane {

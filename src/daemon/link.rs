@@ -286,6 +286,10 @@ impl Link {
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
         match timeout(FILES_WITHIN, tried).await {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
+            // Perhaps it has nothing against the files, and takes no other client id.
+            Ok(TrialVerdict::Refused(_) | TrialVerdict::Closed(_)) if settings.probe_client_id.is_none() => {
+                self.prove_in_place(&handle, &settings, given, spoken).await
+            }
             Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => {
                 let why = if of_probes.is_some() { with_client_id(&client_id, &why) } else { why };
                 Proof::Fails(format!("a connection with the client id {client_id} beside it fails: {why}"))
@@ -295,6 +299,45 @@ impl Link {
                 FILES_WITHIN.as_secs()
             )),
         }
+    }
+
+    /// The same under the gateway's own client id: a broker that refuses it leaves the connection
+    /// that stands alone; one that accepts it ends that, and the next one has the files.
+    async fn prove_in_place(
+        &self,
+        handle: &Handle,
+        settings: &Settings,
+        given: Fingerprints,
+        spoken: Option<Version>,
+    ) -> Proof {
+        let (connections, until) = (handle.status().connections, Instant::now() + 2 * FILES_WITHIN);
+        handle.with(|core| core.expect_take_over(Some(until)));
+        let clock: Arc<dyn WallClock> = self.clock.clone();
+        let tried = separate_trial(settings, clock, &settings.client_id, None, spoken);
+        let verdict = timeout(FILES_WITHIN, tried).await;
+        let why = match verdict {
+            Ok(TrialVerdict::Accepted) => {
+                // Where the broker lets both stand.
+                handle.with(|core| {
+                    if core.connections() == connections {
+                        core.replace_connection(Instant::now());
+                    }
+                });
+                let is_back = || {
+                    let status = handle.status();
+                    status.connected && status.connections > connections
+                };
+                while !is_back() && Instant::now() < until && !self.stopping.get() {
+                    tokio::time::sleep(PROBE_TICK).await;
+                }
+                handle.with(|core| core.expect_take_over(None));
+                return Proof::Works(given);
+            }
+            Ok(TrialVerdict::Refused(why) | TrialVerdict::Closed(why) | TrialVerdict::Fault(why)) => why,
+            Err(_) => format!("it does not come about within {} s", FILES_WITHIN.as_secs()),
+        };
+        handle.with(|core| core.expect_take_over(None));
+        Proof::Fails(format!("a connection with the gateway's own client id fails, too: {why}"))
     }
 
     /// Takes over what [`Link::prove_files`] has shown.
@@ -610,6 +653,7 @@ impl Link {
             );
         }
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+        problems.extend(status.unheard.iter().cloned());
         problems
     }
 
@@ -712,6 +756,7 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
+            unheard: status.unheard,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
                 // Not 0 for one that is to be waited for.
@@ -867,5 +912,6 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
         ));
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
+    trouble.extend(status.unheard.iter().cloned());
     trouble
 }

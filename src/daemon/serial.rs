@@ -35,11 +35,14 @@ use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
+use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
 use crate::southbound::serial::{Port, Taker, Verdict};
 use crate::splitmix::SplitMix64;
 
+/// Answers from which on what they took is a measurement.
+const MEASURED_LEAST: u64 = 5;
 /// A port's state is told at most so often, like a device's presence.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -370,10 +373,26 @@ impl Ports {
                 waiting: core.pending().0 as u64,
                 lost_readings: counters.lost,
                 units: core.units().map(|unit| (unit.id.to_string(), shown(&core, &unit))).collect(),
+                line_load_percent: None,
+                overload: None,
             };
             (name.to_string(), port)
         });
-        shown.collect()
+        let mut shown: BTreeMap<String, snapshot::SerialPort> = shown.collect();
+        // Several may be on one line.
+        let mut lines: BTreeMap<String, Vec<Demand>> = BTreeMap::new();
+        for (name, entry) in entries.iter() {
+            let core = entry.core.borrow();
+            let Some(port) = shown.get(name.as_str()) else { continue };
+            let wanted = line_time::demands(core.settings()).into_iter().map(|demand| measured(demand, port));
+            lines.entry(port.port.clone()).or_default().extend(wanted);
+        }
+        for port in shown.values_mut() {
+            let demands = lines.get(&port.port).filter(|demands| !demands.is_empty());
+            port.line_load_percent = demands.map(|demands| line_time::percent(demands));
+            port.overload = demands.and_then(|demands| line_time::overload(demands));
+        }
+        shown
     }
 
     /// The other port that is open as the device that this one means.
@@ -401,6 +420,20 @@ impl Ports {
     }
 }
 
+/// What asking a device takes: as computed, or as it was measured where that is more. One that does
+/// not answer is asked more seldom, and is not measured.
+fn measured(demand: Demand, port: &snapshot::SerialPort) -> Demand {
+    let (busy_ms, times) = match (port.units.get(demand.device.as_str()), &port.asked) {
+        (Some(unit), _) => (unit.busy_ms, unit.polls),
+        (None, Some(asked)) => (asked.busy_ms, asked.answers),
+        (None, None) => (0, 0),
+    };
+    // A few say little.
+    let each = busy_ms.checked_div(times).filter(|_| times >= MEASURED_LEAST);
+    let takes = demand.takes.max(Duration::from_millis(each.unwrap_or(0)));
+    Demand { takes, ..demand }
+}
+
 fn asked(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> snapshot::SerialAsked {
     snapshot::SerialAsked {
         state: state.as_str().to_owned(),
@@ -410,6 +443,7 @@ fn asked(state: State, failing: Option<poll::Failure>, counters: &poll::Counters
         silent: counters.silent,
         damaged: counters.damaged,
         closed: counters.closed,
+        busy_ms: counters.busy_ms,
         late: counters.late,
     }
 }
@@ -443,6 +477,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         damaged: bus.damaged,
         late: bus.late,
         misfits: bus.misfits,
+        busy_ms: bus.busy_ms,
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
         learned_max_registers: learned.widths().registers(),

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::JournalLog;
 
+use super::charset;
 use super::hint::localise;
 use super::log::{LEVEL_VARIABLE, escaped_fields, is_wanted, level_word, parse_level, write_message};
 use super::text::without_error_numbers;
@@ -106,6 +107,16 @@ pub fn hinted(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A text as this process's locale can show it.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    static NARROW: OnceLock<bool> = OnceLock::new();
+    let narrow = NARROW.get_or_init(|| {
+        let values = ["LC_ALL", "LC_CTYPE", "LANG"].map(|name| std::env::var(name).ok());
+        charset::is_narrow(values.each_ref().map(Option::as_deref))
+    });
+    if *narrow { charset::narrow(text) } else { Cow::Borrowed(text) }
+}
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -126,7 +137,7 @@ impl Log for Stderr {
         line.push('\n');
         // One write per line, so that lines of several threads do not mix. A failure cannot be
         // reported anywhere.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = std::io::stderr().write_all(shown(&line).as_bytes());
     }
 
     fn flush(&self) {}

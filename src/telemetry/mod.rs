@@ -10,6 +10,7 @@
 //!
 //! Formatting is pure ([`log`]); only [`io`] accesses stderr, the journal and the environment.
 
+pub mod charset;
 pub mod counters;
 pub mod hint;
 pub mod io;

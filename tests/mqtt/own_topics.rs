@@ -140,3 +140,69 @@ fn a_broker_that_refuses_the_status_or_the_subscription_still_gets_the_records()
     world.run_for(Duration::from_secs(25));
     assert!(world.payloads().contains(&"1".to_owned()));
 }
+
+/// The sentences about what the broker does not answer or deliver.
+fn unheard(world: &World) -> Vec<String> {
+    world.status().unheard
+}
+
+#[test]
+fn a_subscription_that_is_never_answered_is_named_until_it_is() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut settings = settings();
+        settings.protocol = protocol;
+        let mut world = World::new(settings);
+        world.broker.subscribe_reply = Reply::Hold;
+        world.store(Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(60));
+        assert!(world.payloads().contains(&"1".to_owned()), "readings flow all the same");
+        let named = unheard(&world);
+        assert!(
+            named.iter().any(|text| text.contains("does not answer") && text.contains(STATUS)),
+            "{named:?}"
+        );
+        // The next connection's is answered.
+        world.broker.subscribe_reply = Reply::Ack(0);
+        world.cut();
+        world.run_for(Duration::from_secs(60));
+        assert_eq!(unheard(&world), [""; 0]);
+    }
+}
+
+#[test]
+fn an_own_status_that_does_not_come_back_is_named_until_it_does() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut settings = settings();
+        settings.protocol = protocol;
+        let mut world = World::new(settings);
+        world.broker.delivers = false;
+        world.store(Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(15));
+        assert_eq!(unheard(&world), [""; 0], "one may be lost: it has QoS 0");
+        world.run_for(Duration::from_secs(15));
+        let named = unheard(&world);
+        assert!(
+            named.len() == 1 && named[0].contains("does not deliver it") && named[0].contains(STATUS),
+            "{named:?}"
+        );
+        assert!(world.status().connected && world.payloads().contains(&"1".to_owned()));
+        // It is not said ever faster: a handful of messages an hour.
+        let said = |world: &World| world.broker.delivered.iter().filter(|d| d.topic == STATUS).count();
+        let before = said(&world);
+        world.run_for(Duration::from_secs(3_600));
+        assert!((10..=14).contains(&(said(&world) - before)), "{}", said(&world) - before);
+        world.broker.delivers = true;
+        world.run_for(Duration::from_secs(301));
+        assert_eq!(unheard(&world), [""; 0]);
+    }
+}
+
+#[test]
+fn where_the_subscription_is_refused_no_echo_is_missed() {
+    let mut world = World::new(settings());
+    world.broker.delivers = false;
+    world.broker.subscribe_reply = Reply::Ack(0x87);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(unheard(&world), [""; 0]);
+    assert!(world.status().left_out.iter().any(|what| what.contains(STATUS)));
+}

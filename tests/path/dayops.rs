@@ -417,6 +417,11 @@ fn a_gateway_that_is_decommissioned_leaves_nothing_at_the_broker() {
     }
     assert_eq!(std::fs::read_dir(site.folder.join("state")).unwrap().count(), 0);
     assert!(!site.folder.join("door-7.psk").exists());
+    // Once more: it is not said to have cleared what was not there.
+    let (status, text) = site.daemon.command(&["decommission", "--yes"]);
+    assert_eq!(status, 0, "{text}");
+    assert!(!text.contains("cleared at") && text.contains("whether or not anything was there"), "{text}");
+    assert!(text.contains("no file was left to wipe"), "{text}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -79,6 +80,31 @@ fn tail_goes_on_while_readings_of_both_lanes_come_in_turn() {
     }
     assert!(device.post("t/last", b"1"));
     wait_for("the last", || shown(&site).contains("t/last"));
+}
+
+#[test]
+fn in_a_locale_without_utf_8_the_text_is_ascii_and_json_is_not_changed() {
+    let site = Site::new("tail-ascii", "");
+    assert!(site.post(&["-e", "21.5 \u{b0}C"], "t/env").contains("2.04"));
+    let tail = |locale: &str, json: bool| {
+        let mut command = Command::new(binary());
+        command.arg("--config").arg(site.daemon.config()).args(["tail", "--last", "1"]);
+        if json {
+            command.arg("--json");
+        }
+        command.env("LC_ALL", locale).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("it starts");
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+        out.read_line(&mut line).expect("UTF-8");
+        let _ = child.kill();
+        let _ = child.wait();
+        line
+    };
+    let plain = tail("C", false);
+    assert!(plain.is_ascii() && plain.contains(" -> ") && plain.contains("\\u{b0}C"), "{plain}");
+    assert!(tail("C.UTF-8", false).contains(" \u{2192} "));
+    assert_eq!(tail("C", true), tail("C.UTF-8", true));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What `tombolo check` and `tombolo reload` say beside brokers that do not do what they should,
 //! and after a fault was mended.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -27,7 +28,27 @@ struct Manner {
     acknowledges: bool,
     /// Accepts this client id alone.
     only: Option<&'static str>,
+    /// Accepts this password alone.
+    password: Option<&'static str>,
+    /// Refuses with this code.
+    code: u8,
+    /// Answers a SUBSCRIBE.
+    answers_subscribe: bool,
+    /// Answers a PUBLISH on topics with this in them by this code.
+    refuses: Option<(&'static str, u8)>,
 }
+
+/// The connection of each client id.
+type Standing = Mutex<HashMap<String, TcpStream>>;
+
+const ORDINARY: Manner = Manner {
+    acknowledges: true,
+    only: None,
+    password: None,
+    code: 0x85,
+    answers_subscribe: true,
+    refuses: None,
+};
 
 impl Script {
     fn start(manner: Manner) -> Script {
@@ -35,10 +56,11 @@ impl Script {
         let port = listener.local_addr().expect("an address").port();
         let ids = Arc::new(Mutex::new(Vec::new()));
         let heard = ids.clone();
+        let standing = Arc::new(Standing::default());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let heard = heard.clone();
-                std::thread::spawn(move || serve(stream, manner, &heard));
+                let (heard, standing) = (heard.clone(), standing.clone());
+                std::thread::spawn(move || serve(stream, manner, &heard, &standing));
             }
         });
         Script { port, ids }
@@ -49,7 +71,12 @@ impl Script {
     }
 }
 
-fn serve(mut stream: TcpStream, manner: Manner, heard: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(
+    mut stream: TcpStream,
+    manner: Manner,
+    heard: &Mutex<Vec<String>>,
+    standing: &Standing,
+) -> Option<()> {
     let (_, connect) = packet(&mut stream)?;
     // Protocol name, version, flags, keep alive, properties, client id (MQTT 5.0 §3.1).
     let properties = usize::from(*connect.get(10)?);
@@ -57,14 +84,27 @@ fn serve(mut stream: TcpStream, manner: Manner, heard: &Mutex<Vec<String>>) -> O
     let length = usize::from(u16::from_be_bytes([*connect.get(at)?, *connect.get(at + 1)?]));
     let id = String::from_utf8_lossy(connect.get(at + 2..at + 2 + length)?).into_owned();
     heard.lock().ok()?.push(id.clone());
-    let code = if manner.only.is_some_and(|only| only != id) { 0x85 } else { 0 };
+    let knows = |password: &str| connect.ends_with(password.as_bytes());
+    let refuses = manner.only.is_some_and(|only| only != id) || !manner.password.is_none_or(knows);
+    let code = if refuses { manner.code } else { 0 };
+    // Whom it accepts takes the place of the one before (MQTT 5.0 §3.1.4).
+    if code == 0
+        && let Some(mut before) = standing.lock().ok()?.insert(id, stream.try_clone().ok()?)
+    {
+        let _ = before.write_all(&[0xE0, 1, 0x8E]);
+        let _ = before.shutdown(std::net::Shutdown::Both);
+    }
     stream.write_all(&[0x20, 3, 0, code, 0]).ok()?;
     while let Some((first, body)) = packet(&mut stream).filter(|_| code == 0) {
         match first >> 4 {
+            8 if !manner.answers_subscribe => {}
             8 => stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).ok()?,
             3 if manner.acknowledges && first & 6 != 0 => {
                 let topic = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
-                stream.write_all(&[0x40, 2, body[topic], body[topic + 1]]).ok()?;
+                let name = String::from_utf8_lossy(&body[2..topic]);
+                let refused = manner.refuses.filter(|(part, _)| name.contains(part));
+                let code = refused.map_or(0, |(_, code)| code);
+                stream.write_all(&[0x40, 3, body[topic], body[topic + 1], code]).ok()?;
             }
             3 => {}
             12 => stream.write_all(&[0xD0, 0]).ok()?,
@@ -93,7 +133,7 @@ fn connected(daemon: &Daemon) -> bool {
 #[test]
 fn a_broker_that_acknowledges_nothing_is_a_failure() {
     let folder = Folder::new("silent");
-    let script = Script::start(Manner { acknowledges: false, only: None });
+    let script = Script::start(Manner { acknowledges: false, ..ORDINARY });
     let daemon = gateway(&folder, script.port);
     wait_for("CONNACK", || connected(&daemon));
     let (status, text) = daemon.command(&["check"]);
@@ -105,11 +145,44 @@ fn a_broker_that_acknowledges_nothing_is_a_failure() {
 }
 
 #[test]
+fn a_rule_whose_topic_the_broker_refuses_is_named_with_its_place() {
+    // What is invalid is so for real readings as well; what is not allowed may be so alone.
+    for (name, code, level) in [("invalid", 0x90, "fail"), ("denied", 0x87, "warn")] {
+        let folder = Folder::new(&format!("rule-{name}"));
+        let script = Script::start(Manner { refuses: Some(("/alarm/", code)), ..ORDINARY });
+        let mut daemon = gateway(&folder, script.port);
+        wait_for("CONNACK", || connected(&daemon));
+        let words = ["rule alarm of role sensor at ", ".toml:", "tombolo/gw/door-7/up/alarm/tombolo-check"];
+        let (status, text) = daemon.command(&["check"]);
+        assert!(found(&text, level, &words), "{text}");
+        assert_eq!(status, i32::from(level == "fail"), "{text}");
+        assert!(found(&text, "ok", &["readings: taken on", "rule telemetry of role sensor"]), "{text}");
+        daemon.stop();
+        let (_, text) = daemon.command(&["check"]);
+        assert!(found(&text, level, &words), "{text}");
+    }
+}
+
+#[test]
+fn a_broker_that_answers_no_subscription_is_named_by_the_running_gateway() {
+    let folder = Folder::new("no-suback");
+    let script = Script::start(Manner { answers_subscribe: false, ..ORDINARY });
+    let daemon = gateway(&folder, script.port);
+    let words = "does not answer the subscription to tombolo/gw/gateway/status";
+    let named = || daemon.status()["reasons"].to_string().contains(words);
+    wait_for("it is named", named);
+    let (_, text) = daemon.command(&["status"]);
+    assert!(text.contains(words), "{text}");
+    let (_, text) = daemon.command(&["check"]);
+    assert!(found(&text, "warn", &[words]), "{text}");
+}
+
+#[test]
 fn beside_a_running_gateway_its_client_id_is_never_used_connected_or_not() {
     let folder = Folder::new("beside");
     let mut daemon = gateway(&folder, free_tcp_port());
     wait_for("a failed attempt", || daemon.status()["upstream"]["last_error"].is_string());
-    let script = Script::start(Manner { acknowledges: true, only: None });
+    let script = Script::start(ORDINARY);
     let url = format!("[upstream]\nurl = \"mqtt://127.0.0.1:{}\"\n", script.port);
     folder.write("conf.d/50.toml", url);
     for _ in 0..3 {
@@ -126,7 +199,7 @@ fn beside_a_running_gateway_its_client_id_is_never_used_connected_or_not() {
 #[test]
 fn a_broker_that_binds_the_client_id_fails_neither_beside_the_gateway_nor_in_its_place() {
     let folder = Folder::new("binds");
-    let script = Script::start(Manner { acknowledges: true, only: Some("gw") });
+    let script = Script::start(Manner { only: Some("gw"), ..ORDINARY });
     let mut daemon = gateway(&folder, script.port);
     wait_for("CONNACK", || connected(&daemon));
     folder.write("conf.d/50.toml", "[upstream]\nkeep-alive = \"50s\"\n");
@@ -140,6 +213,66 @@ fn a_broker_that_binds_the_client_id_fails_neither_beside_the_gateway_nor_in_its
     assert_eq!(script.ids().last().map(String::as_str), Some("gw"), "{text}");
     assert!(found(&text, "ok", &["upstream mqtt: MQTT 5"]), "{text}");
     // It acknowledges, and what is published does not come back.
+    assert_eq!(status, 0, "{text}");
+}
+
+/// A gateway with a password in a file, at a broker that takes this client id alone.
+fn bound(name: &str, code: u8) -> (Folder, Script, Daemon) {
+    let folder = Folder::new(name);
+    let script = Script::start(Manner { only: Some("gw"), password: Some("goodpass"), code, ..ORDINARY });
+    let file = folder.write("password", "goodpass\n");
+    folder.write(
+        "conf.d/50.toml",
+        format!("[upstream]\nusername = \"bob\"\npassword-file = \"{}\"\n", file.display()),
+    );
+    let daemon = gateway(&folder, script.port);
+    wait_for("CONNACK", || connected(&daemon));
+    (folder, script, daemon)
+}
+
+fn connections(daemon: &Daemon) -> u64 {
+    let connected = &daemon.status()["counters"]["tombolo_northbound_connected_sessions_total"];
+    connected.as_u64().expect("a number")
+}
+
+#[test]
+fn a_broker_that_binds_the_client_id_proves_changed_files_by_the_gateways_own() {
+    for (name, code) in [("bound-id", 0x85), ("bound-all", 0x87)] {
+        let (folder, script, daemon) = bound(name, code);
+        let before = connections(&daemon);
+        // The same password, written anew.
+        folder.write("password", "goodpass");
+        let (status, text) = daemon.command(&["check"]);
+        assert!(found(&text, "warn", &["files that [upstream] names have changed"]), "{text}");
+        assert!(text.contains("gw-check") && text.contains("tombolo --config"), "{text}");
+        // What is said to be about the client id is no failure.
+        assert_eq!(status == 0, code == 0x85, "{text}");
+        let (status, text) = daemon.command(&["reload"]);
+        assert_eq!(status, 0, "{text}");
+        assert!(connected(&daemon) && connections(&daemon) == before + 1, "one with the new file");
+        assert_eq!(script.ids().last().map(String::as_str), Some("gw"));
+        let (status, text) = daemon.command(&["check"]);
+        assert!(status == 0 && !text.contains("have changed"), "{text}");
+        let shown = daemon.status();
+        assert!(shown["upstream"]["last_error"].is_null(), "no rival is suspected: {shown}");
+    }
+}
+
+#[test]
+fn a_broker_that_binds_the_client_id_refuses_a_wrong_password_and_the_connection_stands() {
+    let (folder, _script, daemon) = bound("bound-wrong", 0x87);
+    let before = connections(&daemon);
+    folder.write("password", "badpass");
+    let (status, text) = daemon.command(&["reload"]);
+    assert!(status == 3 && text.contains("the gateway's own client id fails, too"), "{status} {text}");
+    assert!(connected(&daemon) && connections(&daemon) == before);
+    assert_eq!(daemon.status()["ok"], false);
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 1 && found(&text, "fail", &["are not proven", "not authorized"]), "{text}");
+    folder.write("password", "goodpass");
+    let (status, text) = daemon.command(&["reload"]);
+    assert_eq!(status, 0, "{text}");
+    let (status, text) = daemon.command(&["check"]);
     assert_eq!(status, 0, "{text}");
 }
 

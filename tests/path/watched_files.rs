@@ -72,6 +72,37 @@ fn problem(daemon: &Daemon, words: &[&str]) -> bool {
 }
 
 #[test]
+fn a_reload_waits_for_what_the_broker_says_of_a_new_certificate_in_watched_files() {
+    let plan = Plan {
+        upstream: "certificate-file = \"live/fullchain.pem\"\nkey-file = \"live/privkey.pem\"",
+        table: Some(""),
+        ..Plan::default()
+    };
+    let (site, _est) = site_with("waits", &plan, |folder| {
+        for (name, ca) in [("1", "issuing"), ("2", "other"), ("3", "issuing")] {
+            issue(folder, name, ca);
+        }
+        point(folder, "fullchain.pem", "1.pem");
+        point(folder, "privkey.pem", "1.key");
+    });
+    let valid = || connected(&site.daemon) && files(&site.daemon)["state"] == "valid";
+    wait_for("a connection", valid);
+    let take = |name: &str| {
+        point(&site.folder, "fullchain.pem", &format!("{name}.pem"));
+        point(&site.folder, "privkey.pem", &format!("{name}.key"));
+        site.daemon.command(&["reload"])
+    };
+    let (code, text) = take("2");
+    assert!(code == 3 && text.contains("certificate upstream-files"), "{code} {text}");
+    // From then on until it is put right nobody says that all is fine.
+    assert_eq!(site.daemon.status()["ok"], false);
+    let (code, text) = take("3");
+    assert_eq!(code, 0, "{text}");
+    wait_for("the new one", valid);
+    assert!(!problem(&site.daemon, &["upstream-files"]));
+}
+
+#[test]
 fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_used() {
     let plan = Plan {
         upstream: "certificate-file = \"live/fullchain.pem\"\nkey-file = \"live/privkey.pem\"",

@@ -156,7 +156,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
             let may_try = untried.is_none();
-            let steps = patiently(what, || uplink::walk(settings, upstream, clock.clone(), &way, untried));
+            let steps = patiently(what, || uplink::walk(loaded, upstream, clock.clone(), &way, untried));
             let works = way.own_proven || steps.iter().all(|finding| finding.level != Level::Fail);
             report.add(steps)?;
             if may_try && works {
@@ -238,7 +238,7 @@ fn ask(
                     .advice("see the disk's findings, and `journalctl -u tombolo`")])?;
             }
             report.add(state::told(&status, loaded, &compared, &reload))?;
-            report.add(serial::told(&status))?;
+            report.add(serial::told(&status, &loaded.settings.serial))?;
             // An older daemon does not list devices.
             if let Ok(devices) = super::device::running::ask(context, None) {
                 report.add(refusal::told(&devices))?;

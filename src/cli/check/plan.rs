@@ -72,13 +72,7 @@ fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (
     let (file, name, subject) = (settings.current(), settings.name.as_str(), subject(certificate));
     if is_closed(&file) || settings.folder.parent().is_some_and(|above| above.exists() && is_closed(above)) {
         let message = format!("{} may not be read by this user", file.display());
-        return (
-            Present::Valid,
-            vec![
-                Finding::warn(subject, message)
-                    .advice("run `sudo tombolo check`, or check as the service's user"),
-            ],
-        );
+        return (Present::Valid, vec![Finding::warn(subject, message).advice("run `sudo tombolo check`")]);
     }
     if !file.exists() {
         let advice = match (settings.by_hand, settings.decision().may_enroll) {

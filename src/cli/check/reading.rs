@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::config::Settings;
+use crate::config::{Loaded, Place};
 use crate::control::snapshot::TakenReading;
 use crate::gate::{self, Device, Explanation, Gate};
 use crate::message::{Method, Name};
@@ -21,7 +21,8 @@ pub struct Plan {
 
 /// Of every role that a device has or, where there is none yet, that one could have. `taken`: what
 /// the broker has acknowledged, by the reason codes of MQTT 5.
-pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
+pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
+    let settings = &loaded.settings;
     let now = Instant::now();
     let known = &settings.gate.devices;
     let mut imagined = settings.gate.clone();
@@ -77,6 +78,11 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
                 plan.proven.push(of);
                 continue;
             }
+            // Where it is written, for what may be found of it.
+            let of = match place(loaded, role.name.as_str(), rule.name.as_str()) {
+                Some(place) => format!("{of} at {place}"),
+                None => of,
+            };
             let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
             let path = path(rule.path.as_str(), template.map_or("", |template| template.as_str()));
             let Some(Explanation { rule: decided, publish: Some(publish), .. }) = explain(gate, id, &path)
@@ -103,6 +109,12 @@ pub fn plan(settings: &Settings, taken: &[TakenReading]) -> Plan {
         }
     }
     plan
+}
+
+/// The file and line of a rule.
+fn place<'a>(loaded: &'a Loaded, role: &str, rule: &str) -> Option<&'a Place> {
+    let table = ["role", role, "uplink", rule];
+    loaded.place(&table).or_else(|| loaded.place(&[table.as_slice(), &["path"]].concat()))
 }
 
 /// A device that there is not, of that role.

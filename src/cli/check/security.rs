@@ -348,7 +348,7 @@ fn running(told: &SecurityReport, settings: &Settings) -> Vec<Finding> {
 /// Rules that decided no reading for as long as they have counted.
 fn unused(told: &SecurityReport) -> Vec<Finding> {
     if told.counted_s < COUNTED {
-        let message = format!("not judged by use: they have counted for {} only", span(told.counted_s));
+        let message = format!("not judged by use: they have counted for {} only", counted(told.counted_s));
         return vec![Finding::ok("rules", message)];
     }
     let of = |role: &str, rule: &str| {
@@ -373,7 +373,7 @@ fn silent(told: &SecurityReport) -> Option<Finding> {
     // A reload may have added one, or may have had it disabled, since the start.
     let known = told.silent_known_s.unwrap_or(told.uptime_s);
     if known < COUNTED {
-        let message = format!("not judged by silence: counted for {} only", span(known));
+        let message = format!("not judged by silence: counted for {} only", counted(known));
         return Some(Finding::ok("devices", message));
     }
     let message = format!(
@@ -384,6 +384,11 @@ fn silent(told: &SecurityReport) -> Option<Finding> {
     );
     let advice = "`tombolo device remove ID` takes one out that is gone";
     Some(Finding::warn("devices", message).advice(advice))
+}
+
+/// A time that is too short for a judgement.
+fn counted(seconds: u64) -> String {
+    if seconds < 60 { "less than a minute".to_owned() } else { span(seconds) }
 }
 
 fn names(names: &[&str]) -> String {
@@ -432,6 +437,8 @@ mod tests {
         told.silent_known_s = Some(51);
         let said = silent(&told).unwrap().to_string();
         assert!(said.starts_with("ok") && said.contains("not judged"), "{said}");
+        told.silent_known_s = Some(0);
+        assert!(silent(&told).unwrap().to_string().contains("counted for less than a minute only"));
         // An older daemon does not say.
         told.silent_known_s = None;
         assert!(silent(&told).unwrap().to_string().contains("30 d"));

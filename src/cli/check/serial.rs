@@ -1,11 +1,13 @@
 //! Whether the serial ports are there, and whether something else of the machine wants them too.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::config::{Finding, Settings};
 use crate::control::snapshot::{SerialUnit, Status};
 use crate::southbound::serial::io::find::{self, Unresolved};
+use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{Port, PortName};
 
 /// Most registers that a finding lists.
@@ -14,7 +16,7 @@ const SHOWN: usize = 3;
 /// A finding or more for each port. Nothing is opened: a running daemon has it.
 pub fn ports(settings: &Settings) -> Vec<Finding> {
     let own = settings.serial.iter().flat_map(|port| one(port, Path::new("/")));
-    own.chain(twice(&settings.serial)).collect()
+    own.chain(twice(&settings.serial)).chain(line_times(&settings.serial)).collect()
 }
 
 /// Ports whose names are different and mean one device: the second can never be opened.
@@ -45,11 +47,32 @@ fn twice(ports: &[Port]) -> Vec<Finding> {
     findings
 }
 
+/// The lines whose devices cannot be asked as often as the files say, by computation.
+fn line_times(ports: &[Port]) -> Vec<Finding> {
+    let mut lines: BTreeMap<String, (&Port, Vec<Demand>)> = BTreeMap::new();
+    for port in ports {
+        let line = lines.entry(port.port.to_string()).or_insert((port, Vec::new()));
+        line.1.extend(line_time::demands(port));
+    }
+    let told = |(port, demands): &(&Port, Vec<Demand>)| {
+        let message = line_time::overload(demands)?;
+        let finding = Finding::warn(format!("serial {}", port.name), message);
+        Some(finding.key(format!("serial.{}", port.name)).advice(line_time::ADVICE))
+    };
+    lines.values().filter_map(told).collect()
+}
+
 /// What the running daemon counts of its ports: units whose values do not arrive.
-pub fn told(status: &Status) -> Vec<Finding> {
+pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
+    let computed: Vec<String> = line_times(ports).into_iter().map(|found| found.message).collect();
     let mut findings = Vec::new();
     for (name, port) in &status.serial {
         let subject = format!("serial {name}");
+        // What follows from the files alone is said by their findings.
+        if let Some(why) = port.overload.as_ref().filter(|why| !computed.contains(why)) {
+            let message = format!("as measured: {why}");
+            findings.push(Finding::warn(&subject, message).advice(line_time::ADVICE));
+        }
         for (id, unit) in &port.units {
             let left_out: Vec<String> =
                 unit.left_out.iter().take(SHOWN).map(|(field, why)| format!("{field} ({why})")).collect();
@@ -254,7 +277,7 @@ mod tests {
         ];
         let bus = SerialPort { units: units.into(), ..SerialPort::default() };
         let serial = [("bus".to_owned(), bus)];
-        let found = told(&Status { serial: serial.into(), ..Status::default() });
+        let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
         let found: Vec<String> = found.iter().map(|finding| finding.message.clone()).collect();
         assert_eq!(
             found,
@@ -299,13 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_is_measured_to_be_too_slow_is_warned_of() {
+        let bus = SerialPort { overload: Some("140 % of the line's time".into()), ..SerialPort::default() };
+        let serial = [("bus".to_owned(), bus)];
+        let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
+        assert!(found.len() == 1 && found[0].message.contains("as measured: 140 %"), "{found:?}");
+        assert!(found[0].advice.contains("lengthen period"));
+    }
+
+    #[test]
     fn the_advice_for_a_register_that_is_left_out_fits_the_reason() {
         let advice = |why: &str| {
             let left_out = [("x".to_owned(), why.to_owned())].into();
             let unit = SerialUnit { address: 3, state: "up".to_owned(), left_out, ..SerialUnit::default() };
             let bus = SerialPort { units: [("u".to_owned(), unit)].into(), ..SerialPort::default() };
             let status = Status { serial: [("bus".to_owned(), bus)].into(), ..Status::default() };
-            told(&status)[0].advice.clone()
+            told(&status, &[])[0].advice.clone()
         };
         assert!(advice("exception 2, illegal data address").contains("enabled = false"));
         let busy = advice("exception 6, server device busy");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::reading::{self, Plan};
 use crate::cli::status;
 use crate::clock::WallClock;
-use crate::config::{Finding, Level, Settings};
+use crate::config::{Finding, Level, Loaded};
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{TakenReading, Uplink};
@@ -190,13 +190,13 @@ pub struct Known {
 /// Goes to the broker and back, unless nothing is left to be proven, or this user may not
 /// (`untried`).
 pub fn walk(
-    settings: &Settings,
+    loaded: &Loaded,
     upstream: &northbound::Settings,
     clock: Arc<dyn WallClock>,
     known: &Known,
     untried: Option<Finding>,
 ) -> Vec<Finding> {
-    let mut findings = go(settings, upstream, clock, known, untried);
+    let mut findings = go(loaded, upstream, clock, known, untried);
     if let Some(doubt) = known.doubt.clone() {
         let shows = |finding: &Finding| finding.subject == READINGS && finding.level == Level::Ok;
         let taken = findings.iter().any(shows);
@@ -206,13 +206,14 @@ pub fn walk(
 }
 
 fn go(
-    settings: &Settings,
+    loaded: &Loaded,
     upstream: &northbound::Settings,
     clock: Arc<dyn WallClock>,
     known: &Known,
     untried: Option<Finding>,
 ) -> Vec<Finding> {
-    let Plan { proven, trials } = reading::plan(settings, &known.taken);
+    let settings = &loaded.settings;
+    let Plan { proven, trials } = reading::plan(loaded, &known.taken);
     let mut findings = Vec::new();
     if proven.is_empty() && trials.is_empty() {
         let message =

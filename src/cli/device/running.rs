@@ -33,6 +33,11 @@ pub fn ask(context: &Context, device: Option<&str>) -> Result<BTreeMap<String, D
 
 /// What there is to do where the files may not be read and the daemon does not answer either.
 pub fn neither(unreadable: &str, daemon: &ClientError) -> CommandError {
+    // Both have the same way out: it is said once, at the end.
+    let unreadable = match daemon {
+        ClientError::Denied { .. } => unreadable.trim_end_matches(": use sudo"),
+        _ => unreadable,
+    };
     CommandError::Failed(format!("{unreadable}; nor can the daemon be asked: {daemon}"))
 }
 

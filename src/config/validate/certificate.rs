@@ -355,7 +355,7 @@ pub(super) fn needs(
     }
     let Some(material) = material.filter(|material| !material.key_fault) else { return };
     if keyed + certified > 0 && material.key.is_none() && renewed {
-        let message = "not enrolled yet: until it is, no device with a certificate or public key can connect";
+        let message = "its certificate is not there yet: until it is, no device with a certificate or public key can connect";
         let advice = "the running gateway enrols; `tombolo cert status` shows what it waits for";
         cx.warn("coap", &["coap", "certificate"], message, advice);
     } else if keyed + certified > 0 && material.key.is_none() {

@@ -162,7 +162,7 @@ impl Context<'_> {
     /// This user may not look; the service may be able to.
     fn closed(&mut self, subject: &str, key: &[&str], path: &Path) {
         let message = format!("{} may not be read by this user, so nothing is said about it", path.display());
-        self.warn(subject, key, message, "run `sudo tombolo check`, or check as the service's user");
+        self.warn(subject, key, message, "run `sudo tombolo check`");
     }
 
     /// Checks whether a file that a stage opens later can be read.

@@ -88,11 +88,9 @@ impl fmt::Display for ClientError {
                 "{} may not be opened by this user: use sudo, or join its group with `adduser $USER tombolo` and log in again",
                 socket.display()
             ),
-            ClientError::Denied { socket, privileged: true } => write!(
-                f,
-                "{} may not be opened by this user, and only root and the user of the daemon may ask this: use sudo",
-                socket.display()
-            ),
+            ClientError::Denied { socket, privileged: true } => {
+                write!(f, "{} may not be opened by this user: use sudo", socket.display())
+            }
             ClientError::Failed(failure) => write!(f, "{failure}"),
             ClientError::Broken { socket, error } if error.kind() == io::ErrorKind::TimedOut => write!(
                 f,

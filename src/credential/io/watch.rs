@@ -101,6 +101,8 @@ pub struct FileWatch {
     notices: RefCell<Option<Notices>>,
     look_at: Cell<Instant>,
     looking: Cell<bool>,
+    /// A person says that the files are done, and they were not looked at since.
+    asked: Cell<bool>,
     clock: Arc<dyn WallClock>,
 }
 
@@ -114,6 +116,7 @@ impl FileWatch {
             notices: RefCell::default(),
             look_at: Cell::new(now),
             looking: Cell::new(false),
+            asked: Cell::new(false),
             clock,
         })
     }
@@ -127,6 +130,12 @@ impl FileWatch {
     pub fn look_now(&self) {
         self.core.borrow_mut().handle_asked();
         self.look_at.set(Instant::now());
+        self.asked.set(true);
+    }
+
+    /// Whether [`FileWatch::look_now`] was called and they were not looked at since.
+    pub fn is_asked(&self) -> bool {
+        self.asked.get()
     }
 
     /// Whether the files have the pair that is in use.
@@ -153,10 +162,13 @@ impl FileWatch {
         if !due || self.looking.replace(true) {
             return;
         }
-        let (watch, keeper) = (Rc::clone(self), Rc::clone(keeper));
+        let (watch, keeper, asked) = (Rc::clone(self), Rc::clone(keeper), self.asked.get());
         tokio::task::spawn_local(async move {
             watch.look(&keeper).await;
             watch.looking.set(false);
+            if asked {
+                watch.asked.set(false);
+            }
         });
     }
 

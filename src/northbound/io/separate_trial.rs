@@ -4,6 +4,10 @@
 //!
 //! It says CONNECT, waits for CONNACK and leaves. It has no will, subscribes to nothing and
 //! publishes nothing, so that the broker's rules need to allow it only to connect.
+//!
+//! Under the gateway's own client id it keeps the session that the broker has for it. If the broker
+//! refuses it, which it decides before the client id counts (MQTT 5.0 §3.1.4), the connection that
+//! stands goes on; if it accepts it, that one ends.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +35,7 @@ pub async fn separate_trial(
     identity: Option<(PathBuf, PathBuf)>,
     spoken: Option<Version>,
 ) -> TrialVerdict {
+    let keeps_session = settings.client_id == client_id && !settings.commands.is_empty();
     let mut settings = settings.clone();
     settings.client_id = client_id.to_owned();
     if let (Some(tls), Some(identity)) = (&mut settings.tls, identity) {
@@ -42,10 +47,10 @@ pub async fn separate_trial(
         (Some(version), Protocol::Auto) => version,
     };
     let tried = async {
-        match one(&settings, clock.clone(), version).await {
+        match one(&settings, clock.clone(), version, keeps_session).await {
             // It does not say anything of the certificate.
             Err(Refusal::Version) if settings.protocol == Protocol::Auto && version == Version::V5 => {
-                one(&settings, clock, Version::V3_1_1).await
+                one(&settings, clock, Version::V3_1_1, keeps_session).await
             }
             tried => tried,
         }
@@ -65,7 +70,12 @@ enum Refusal {
     Verdict(TrialVerdict),
 }
 
-async fn one(settings: &Settings, clock: Arc<dyn WallClock>, version: Version) -> Result<(), Refusal> {
+async fn one(
+    settings: &Settings,
+    clock: Arc<dyn WallClock>,
+    version: Version,
+    keeps_session: bool,
+) -> Result<(), Refusal> {
     let Connected { transport, password, .. } = match transport::connect(settings, clock, &[]).await {
         Ok(connected) => connected,
         Err(ConnectError { text, unwelcome, alert, .. }) => {
@@ -82,7 +92,7 @@ async fn one(settings: &Settings, clock: Arc<dyn WallClock>, version: Version) -
         username: settings.username.clone(),
         password,
         will: None,
-        session_expiry: None,
+        session_expiry: Some(settings.session_expiry).filter(|_| keeps_session),
     };
     match transport {
         Transport::Plain(stream) => converse(stream, &opening, &settings.host).await,

@@ -49,6 +49,8 @@ pub struct Commands {
     at_least_once: bool,
     strikes: Strikes,
     refused: Vec<(String, u8)>,
+    /// It was not answered, on the last connection that it was tried on.
+    silent: bool,
     inbox: VecDeque<Inbound>,
     qos0: usize,
     dropped: u64,
@@ -65,6 +67,7 @@ impl Commands {
             at_least_once: false,
             strikes: Strikes::new(STRIKES, LEFT_OUT),
             refused: Vec::new(),
+            silent: false,
             inbox: VecDeque::new(),
             qos0: 0,
             dropped: 0,
@@ -92,6 +95,7 @@ impl Commands {
     /// for QoS 1.
     pub fn handle_answer(&mut self, codes: &[u8]) -> &[(String, u8)] {
         self.strikes.clear();
+        self.silent = false;
         self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
         let answered = self.filters.iter().zip(codes);
         self.refused = answered
@@ -99,6 +103,16 @@ impl Commands {
             .map(|(filter, code)| (filter.clone(), *code))
             .collect();
         &self.refused
+    }
+
+    /// The broker has not answered it in time.
+    pub fn handle_silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// Its filters, where the broker left it without an answer.
+    pub fn unanswered(&self) -> Option<String> {
+        self.silent.then(|| self.filters.join(", "))
     }
 
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now

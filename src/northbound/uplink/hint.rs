@@ -17,13 +17,21 @@ pub struct UpdateHint {
     topic: Option<String>,
     strikes: Strikes,
     refused: Option<u8>,
+    /// It was not answered, on the last connection that it was tried on.
+    silent: bool,
     came: bool,
 }
 
 impl UpdateHint {
     /// On `topic`; `None`: it is not wanted.
     pub fn new(topic: Option<String>) -> UpdateHint {
-        UpdateHint { topic, strikes: Strikes::new(STRIKES, LEFT_OUT), refused: None, came: false }
+        UpdateHint {
+            topic,
+            strikes: Strikes::new(STRIKES, LEFT_OUT),
+            refused: None,
+            silent: false,
+            came: false,
+        }
     }
 
     /// What to subscribe to on this connection.
@@ -34,9 +42,20 @@ impl UpdateHint {
     /// The broker answered. Whether it refused.
     pub fn handle_answer(&mut self, code: u8) -> bool {
         self.strikes.clear();
+        self.silent = false;
         let refused = reason_code::is_refusal(code);
         self.refused = refused.then_some(code);
         refused
+    }
+
+    /// The broker has not answered it in time.
+    pub fn handle_silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// Its topic, where the broker left it without an answer.
+    pub fn unanswered(&self) -> Option<&str> {
+        self.topic.as_deref().filter(|_| self.silent)
     }
 
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now

@@ -7,6 +7,7 @@
 //! | `attempts` | how, where and when the next connection is tried |
 //! | `gateway_status` | what the gateway says of itself, and that it is set right |
 //! | `subscription` | whether the subscription to that is left out |
+//! | `echo` | whether what is published there comes back |
 //! | `hint` | the subscription to update hints |
 //! | `commands` | the subscription to commands, and what came by it |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
@@ -22,6 +23,7 @@
 
 mod attempts;
 mod commands;
+mod echo;
 mod event;
 mod gateway_status;
 mod hint;
@@ -47,6 +49,7 @@ pub use super::ending::Closed;
 
 use self::attempts::Attempts;
 use self::commands::Commands;
+use self::echo::Echo;
 use self::gateway_status::GatewayStatus;
 use self::hint::UpdateHint;
 use self::password_life::PasswordLife;
@@ -89,6 +92,7 @@ pub struct Uplink {
     own: Own,
     gateway_status: GatewayStatus,
     subscription: SubscriptionDoubt,
+    echo: Echo,
     hint: UpdateHint,
     commands: Commands,
     /// On this connection.
@@ -104,6 +108,9 @@ pub struct Uplink {
     stage: Stage,
     limits: Limits,
     accepted_at: Option<Instant>,
+    /// Until when an end of the connection is taken for our own doing: another one was made under
+    /// the same client id.
+    take_over_until: Option<Instant>,
     /// Of the password of this connection, if it expires.
     password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
@@ -129,6 +136,7 @@ impl Uplink {
                 settings.topics.gateway_status.clone(),
             ),
             subscription: SubscriptionDoubt::default(),
+            echo: Echo::default(),
             hint: UpdateHint::new(settings.topics.update_hint.clone()),
             commands: Commands::new(settings.commands.clone()),
             are_commands_subscribed: false,
@@ -141,6 +149,7 @@ impl Uplink {
             stage: Stage::Waiting,
             limits: Limits::default(),
             accepted_at: None,
+            take_over_until: None,
             password_life: None,
             spoken: None,
             stopping: false,
@@ -269,6 +278,12 @@ impl Uplink {
         (self.unwelcome, self.refusals) = (false, Refusals::default());
     }
 
+    /// Another connection is about to be made under our client id: if this one ends before `until`
+    /// it is for that, and the next one is made at once. `None`: it is over.
+    pub fn expect_take_over(&mut self, until: Option<Instant>) {
+        self.take_over_until = until;
+    }
+
     /// Replaces the connection in good order: what it was judged by has changed.
     pub fn replace_connection(&mut self, now: Instant) {
         if self.stage == Stage::Flowing {
@@ -381,6 +396,7 @@ impl Uplink {
         self.session = None;
         self.stage = Stage::Waiting;
         self.gateway_status.handle_closed();
+        self.echo.handle_closed();
     }
 
     /// Acts on deadlines that passed.
@@ -404,9 +420,18 @@ impl Uplink {
                 self.handle_connect_failed(now, what, false);
             }
             Stage::Status { until } if now >= until => self.subscribe(now),
-            Stage::Subscribing { until } if now >= until => self.subscribe_hint(now),
-            Stage::SubscribingHint { until } if now >= until => self.subscribe_commands(now),
-            Stage::SubscribingCommands { until } if now >= until => self.flow(),
+            Stage::Subscribing { until } if now >= until => {
+                self.subscription.handle_silence();
+                self.subscribe_hint(now);
+            }
+            Stage::SubscribingHint { until } if now >= until => {
+                self.hint.handle_silence();
+                self.subscribe_commands(now);
+            }
+            Stage::SubscribingCommands { until } if now >= until => {
+                self.commands.handle_silence();
+                self.flow();
+            }
             Stage::Draining { until } if now >= until => {
                 self.subscription.handle_stood(); // with the next connection
                 self.flow();
@@ -435,6 +460,10 @@ impl Uplink {
         }
         if self.gateway_status.take_repair(now) {
             self.repair_status(now);
+        }
+        if self.stage == Stage::Flowing && !self.stopping && self.echo.take_due(now) {
+            self.announce();
+            self.more = true;
         }
     }
 
@@ -512,7 +541,8 @@ impl Uplink {
             && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
         let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
         let repair = self.gateway_status.repair_at().filter(|_| self.is_connected());
-        [stage, session, overdue, publisher, repair].into_iter().flatten().min()
+        let echo = self.echo.poll_timeout().filter(|_| self.stage == Stage::Flowing && !self.stopping);
+        [stage, session, overdue, publisher, repair, echo].into_iter().flatten().min()
     }
 
     /// What happened, oldest first.
@@ -554,8 +584,14 @@ impl Uplink {
     pub fn set_gateway_status(&mut self, json: Vec<u8>) {
         self.gateway_status.set_online(json);
         if self.is_connected() && !self.stopping {
-            self.gateway_status.announce(&mut self.own);
+            self.announce();
         }
+    }
+
+    /// Says the gateway's status on this connection. Whether there is anywhere to say it.
+    fn announce(&mut self) -> bool {
+        self.echo.handle_published();
+        self.gateway_status.announce(&mut self.own)
     }
 
     /// Says a device's status, retained; at most once a minute a device is the caller's care.
@@ -608,7 +644,7 @@ impl Uplink {
     pub fn begin_check(&mut self) -> bool {
         self.stage == Stage::Flowing
             && !self.stopping
-            && self.gateway_status.announce(&mut self.own)
+            && self.announce()
             && !self.gateway_status.is_settled(&self.own)
     }
 
@@ -639,6 +675,11 @@ impl Uplink {
     /// Whether [`Uplink::stop`] was called and nothing is left to do.
     pub fn is_stopped(&self) -> bool {
         self.stopping && self.stage == Stage::Waiting
+    }
+
+    /// How many connections stood, this one with them.
+    pub fn connections(&self) -> u64 {
+        self.connections
     }
 
     /// Whether the connection stands.
@@ -700,7 +741,11 @@ impl Uplink {
                 }
                 session::Event::Subscribed { code, .. } => {
                     if self.subscription.handle_answer(code) {
+                        self.echo.handle_refused();
                         self.events.push_back(Event::SubscriptionRefused { code });
+                    } else {
+                        // The status before it is acknowledged, or its acknowledgement is late.
+                        self.echo.handle_subscribed(self.limits.retain);
                     }
                     if matches!(self.stage, Stage::Subscribing { .. }) {
                         self.subscribe_hint(now);
@@ -778,6 +823,9 @@ impl Uplink {
 
     /// Goes on from the stages that wait for something to be answered.
     fn step(&mut self, now: Instant) {
+        if self.stage == Stage::Flowing && self.gateway_status.was_heard(&self.own) {
+            self.echo.handle_heard(now);
+        }
         match self.stage {
             Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
             Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
@@ -798,7 +846,10 @@ impl Uplink {
                 self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Subscribing { until: now + STEP_WITHIN };
             }
-            _ => self.subscribe_hint(now),
+            _ => {
+                self.echo.handle_refused();
+                self.subscribe_hint(now);
+            }
         }
     }
 
@@ -859,6 +910,9 @@ impl Uplink {
 
     fn handle_message(&mut self, now: Instant, topic: &str, payload: &[u8]) {
         self.hint.handle_message(topic);
+        if self.gateway_status.topic() == Some(topic) {
+            self.echo.handle_message();
+        }
         let listens = matches!(
             self.stage,
             Stage::Subscribing { .. }
@@ -975,6 +1029,12 @@ impl Uplink {
         // The broker ends a connection whose password has expired: that is no fault, and what was
         // in flight is sent again.
         if self.is_connected() && self.password_life.is_some_and(|life| life.is_over(now)) {
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.renew(now);
+            return;
+        }
+        if self.is_connected() && self.take_over_until.take().is_some_and(|until| now < until) {
             self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
             self.poll_publisher();
             self.renew(now);

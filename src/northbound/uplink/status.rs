@@ -60,6 +60,8 @@ pub struct Status {
     pub suspects: Vec<HeldRecord>,
     /// What is left out because the broker refuses it or closes over it, in words.
     pub left_out: Vec<String>,
+    /// What the broker leaves without an answer or an echo, one sentence each.
+    pub unheard: Vec<String>,
     /// Publishes a second at most, and whether that is because the broker complained.
     pub rate_limit: Option<(f64, bool)>,
     /// Connections that stood.
@@ -102,6 +104,7 @@ impl Status {
             suspect_count: records.suspect_count(),
             suspects: records.suspects(NAMED_MAX),
             left_out: left_out(uplink, now),
+            unheard: unheard(uplink),
             rate_limit: publisher.rate_limit(),
             connections: uplink.connections,
             counters: publisher.counters(),
@@ -130,4 +133,31 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     let refused = uplink.own.refused(NAMED_MAX);
     left_out.extend(refused.iter().map(|topic| format!("messages on {topic}: the broker refuses them")));
     left_out
+}
+
+/// What the broker leaves without an answer or an echo, one sentence each. It ends with the answer,
+/// or the message, that was missing; without a connection nothing is known of it.
+fn unheard(uplink: &Uplink) -> Vec<String> {
+    let mut unheard = Vec::new();
+    if !uplink.is_connected() {
+        return unheard;
+    }
+    let topic = uplink.gateway_status.topic().filter(|_| uplink.subscription.is_unanswered());
+    let silent = |what: &str, then: &str| {
+        format!("the broker does not answer the subscription to {what}: {then}; see the broker's log")
+    };
+    unheard.extend(topic.map(|topic| {
+        silent(topic, "a will of this gateway that is published late is not noticed and not put right")
+    }));
+    unheard.extend(uplink.hint.unanswered().map(|topic| silent(topic, "no update hint is heard")));
+    unheard.extend(
+        uplink.commands.unanswered().map(|filters| silent(&filters, "perhaps no command reaches a device")),
+    );
+    if let Some(topic) = uplink.gateway_status.topic().filter(|_| uplink.echo.is_missing()) {
+        unheard.push(format!(
+            "the broker acknowledges what is published on {topic} and accepts the subscription to it, but does not deliver it: \
+             allow this gateway to read that topic, or see the broker's log"
+        ));
+    }
+    unheard
 }

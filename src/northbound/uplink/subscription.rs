@@ -18,11 +18,18 @@ pub struct SubscriptionDoubt {
     /// Left out until the connection has shown that it stands without it; then tried once more.
     until_it_stands: bool,
     refused: Option<u8>,
+    /// It was not answered, on the last connection that it was tried on.
+    silent: bool,
 }
 
 impl Default for SubscriptionDoubt {
     fn default() -> SubscriptionDoubt {
-        SubscriptionDoubt { strikes: Strikes::new(STRIKES, LEFT_OUT), until_it_stands: false, refused: None }
+        SubscriptionDoubt {
+            strikes: Strikes::new(STRIKES, LEFT_OUT),
+            until_it_stands: false,
+            refused: None,
+            silent: false,
+        }
     }
 }
 
@@ -32,6 +39,7 @@ impl SubscriptionDoubt {
     pub fn strike(&mut self, now: Instant) -> bool {
         let left_out = self.strikes.strike(now);
         self.until_it_stands = !left_out;
+        self.silent = false;
         if left_out {
             self.refused = None;
         }
@@ -43,6 +51,16 @@ impl SubscriptionDoubt {
         let refused = reason_code::is_refusal(code);
         *self = SubscriptionDoubt { refused: refused.then_some(code), ..SubscriptionDoubt::default() };
         refused
+    }
+
+    /// The broker has not answered it in time.
+    pub fn handle_silence(&mut self) {
+        self.silent = true;
+    }
+
+    /// Whether the broker left it without an answer.
+    pub fn is_unanswered(&self) -> bool {
+        self.silent
     }
 
     /// It is tried on this connection.

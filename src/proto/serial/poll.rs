@@ -125,6 +125,8 @@ pub struct Counters {
     pub closed: u64,
     /// Those of the silent ones after which bytes came that did not become a frame.
     pub endless: u64,
+    /// Milliseconds that answers in time took, in all.
+    pub busy_ms: u64,
     /// Frames not used: late answers, answers to probes, and what came unasked.
     pub late: u64,
 }
@@ -372,6 +374,9 @@ impl Poller {
                 self.failing = None;
                 if !probe {
                     self.counters.answers += 1;
+                    let took = now.saturating_duration_since(asked).as_millis();
+                    let took = u64::try_from(took).unwrap_or(u64::MAX);
+                    self.counters.busy_ms = self.counters.busy_ms.saturating_add(took);
                     self.phase = Phase::Idle;
                     self.schedule(now);
                     return true;

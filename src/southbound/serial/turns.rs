@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::proto::serial::poll::Turn;
 
 /// From an answer to the next question to another device: transceivers turn around.
-const GAP: Duration = Duration::from_millis(20);
+pub(super) const GAP: Duration = Duration::from_millis(20);
 
 /// The turns of one line.
 #[derive(Debug, Default)]

@@ -85,6 +85,8 @@ pub struct Broker {
     pub policy: Policy,
     /// Answers PINGREQ.
     pub answers_pings: bool,
+    /// What is published comes by subscriptions to it.
+    pub delivers: bool,
     pub subscribe_reply: Reply,
     /// That reply is for this filter alone; others are granted. `None`: it is for all.
     pub subscribe_reply_to: Option<String>,
@@ -118,6 +120,7 @@ impl Default for Broker {
             assigned_client_id: None,
             policy: Box::new(|_| Reply::Ack(0)),
             answers_pings: true,
+            delivers: true,
             subscribe_reply: Reply::Ack(0),
             subscribe_reply_to: None,
             will: None,
@@ -504,13 +507,13 @@ impl Broker {
                 self.retained.insert(topic.to_owned(), payload.to_vec());
             }
         }
-        if link.subscriptions.iter().any(|filter| filter == topic) {
+        if self.delivers && link.subscriptions.iter().any(|filter| filter == topic) {
             self.send_message(link, topic, payload);
         }
     }
 
     fn send_retained(&mut self, link: &mut Link, filter: &str) {
-        if let Some(payload) = self.retained.get(filter).cloned() {
+        if let Some(payload) = self.retained.get(filter).cloned().filter(|_| self.delivers) {
             self.send_message(link, filter, &payload);
         }
     }

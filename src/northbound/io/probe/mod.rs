@@ -127,6 +127,8 @@ struct Refusal {
     advice: String,
     /// Another client id might be accepted.
     about_us: bool,
+    /// The broker says that it is the client id.
+    about_id: bool,
 }
 
 struct Walk<'a> {
@@ -232,14 +234,16 @@ impl<'a> Walk<'a> {
     }
 
     fn refused<T>(&mut self, refusal: Refusal) -> Result<T, Failed> {
-        let Refusal { text, advice, about_us, .. } = refusal;
-        if self.trial.beside && about_us && self.trial.files_changed {
+        let Refusal { text, advice, about_us, about_id, .. } = refusal;
+        if self.trial.beside && about_us && self.trial.files_changed && !about_id {
             let id = check_client_id(&self.settings.client_id);
             let text = format!(
                 "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}"
             );
-            let advice =
-                format!("{advice}; if the broker takes no other client id than the gateway's, {STOPPED}");
+            let advice = format!(
+                "{advice}; if the broker takes no other client id than the gateway's, `tombolo reload` tries them with that one, and \
+                 a connection that stands ends only if they are accepted"
+            );
             return fail(&mut self.steps, "mqtt", text, advice);
         }
         if self.trial.beside && about_us {
@@ -363,6 +367,7 @@ impl<'a> Walk<'a> {
             text,
             advice: advice.to_owned(),
             about_us,
+            about_id: false,
         };
         match ended {
             Ended::Refused(_) if failure == AttemptFailure::Version => {
@@ -380,7 +385,10 @@ impl<'a> Walk<'a> {
                     reason_code::connack_class(code),
                     reason_code::CodeClass::Unavailable | reason_code::CodeClass::Elsewhere
                 );
-                of(text, advice::of_connack(code), !away)
+                Refusal {
+                    about_id: reason_code::is_bad_client_id(code),
+                    ..of(text, advice::of_connack(code), !away)
+                }
             }
             // A TLS record, most likely an alert, instead of MQTT.
             _ if matches!(head, [0x14..=0x17, 0x03, ..]) => Refusal {
@@ -410,6 +418,7 @@ impl<'a> Walk<'a> {
                     text: MUTE.to_owned(),
                     advice: MUTE_ADVICE.to_owned(),
                     about_us: false,
+                    about_id: false,
                 };
             }
             Silence::Closed(error) => error,
@@ -420,6 +429,7 @@ impl<'a> Walk<'a> {
                 text: explained.text,
                 advice: "the broker's log says why".to_owned(),
                 about_us: false,
+                about_id: false,
             };
         }
         let text = "the broker closes the connection instead of answering CONNECT".to_owned();
@@ -432,7 +442,7 @@ impl<'a> Walk<'a> {
         if self.settings.protocol == Protocol::V5 {
             advice = format!("perhaps it has no MQTT 5: set [upstream] protocol = \"auto\"; or {advice}");
         }
-        Refusal { failure: AttemptFailure::Closed, text, advice, about_us: true }
+        Refusal { failure: AttemptFailure::Closed, text, advice, about_us: true, about_id: false }
     }
 
     /// Files, DNS, TCP and TLS.

@@ -3,9 +3,11 @@
 //! A topic that a device does use is never published on: its consumers would take the check for a
 //! reading. So an access list that names single topics refuses what is tried here and takes what is
 //! real. One refusal alone is therefore "not proven"; where several are tried and all are refused,
-//! it is a failure, whether or not there is a device yet. What is sent has no payload, so that
-//! nothing in it can be read as a value, and with MQTT 5 the user property `check`. With the retain
-//! flag, where the rule has it, an empty payload leaves nothing behind (MQTT 5.0 §3.3.1.3).
+//! it is a failure, whether or not there is a device yet. So is one topic that the broker calls
+//! invalid (0x90): that is about its levels and characters, which a real one has as well. What is
+//! sent has no payload, so that nothing in it can be read as a value, and with MQTT 5 the user
+//! property `check`. With the retain flag, where the rule has it, an empty payload leaves nothing
+//! behind (MQTT 5.0 §3.3.1.3).
 
 use super::talk::{Message, Said, Subscribed, Talk};
 use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
@@ -21,14 +23,14 @@ pub const LEVEL: &str = "tombolo-check";
 pub const TRIED_MAX: usize = 12;
 const REFUSED_MAX: usize = 4;
 /// Topics named in one finding.
-const NAMED: usize = 3;
+const NAMED: usize = REFUSED_MAX;
 
 /// A topic to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadingTrial {
     /// The topic; a level of it is [`LEVEL`].
     pub topic: String,
-    /// What maps to it, such as `rule alarm of role sensor`.
+    /// What maps to it, such as `rule alarm of role sensor at tombolo.toml:12`.
     pub of: String,
     /// The rule publishes with the retain flag.
     pub retain: bool,
@@ -132,7 +134,8 @@ impl<'a> Walk<'a> {
             tried.iter().filter(|tried| wanted(tried)).collect()
         };
         let proven = of(&|tried| tried.proven);
-        let refused = of(&|tried| tried.is_refused());
+        let invalid = of(&|tried| tried.said == Said::Refused(reason_code::TOPIC_NAME_INVALID));
+        let refused = of(&|tried| tried.is_refused() && !invalid.iter().any(|one| std::ptr::eq(*one, tried)));
         let unproven = of(&|tried| !tried.proven && matches!(tried.said, Said::Taken { .. }));
         let silent = of(&|tried| matches!(tried.said, Said::Silent | Said::TooLarge));
         if !proven.is_empty() {
@@ -161,8 +164,20 @@ impl<'a> Walk<'a> {
             let text = format!("the broker does not take a reading: {}", first.words());
             let _ = fail::<()>(steps, "readings", text, allow(&first.reading.topic));
         }
+        if !invalid.is_empty() {
+            let text = format!(
+                "the broker takes no such topic, and readings of it will be set aside: {}",
+                list(&invalid, |tried| tried.words())
+            );
+            let advice = "change the rule's topic, or [topics] reading: the broker limits levels, length or characters, or allows \
+                          a list of topics alone; its log says which";
+            let _ = fail::<()>(steps, "readings", text, advice);
+        }
         let Some(first) = refused.first() else { return };
-        let said = list(&refused, |tried| tried.words());
+        let mut said = list(&refused, |tried| tried.words());
+        if untried > 0 && proven.is_empty() {
+            said.push_str(&format!("; {untried} more not tried"));
+        }
         let own_refused = matches!(own, Said::Refused(_) | Said::Closed);
         if beside && own_taken && own_refused {
             let rules = list(&refused, |tried| tried.reading.of.clone());
@@ -174,7 +189,7 @@ impl<'a> Walk<'a> {
                 format!("`tombolo device test ID` sends a reading through the gateway itself; or {STOPPED}");
             return warn(steps, "readings", text, advice);
         }
-        let alone = proven.is_empty() && unproven.is_empty() && silent.is_empty();
+        let alone = proven.is_empty() && unproven.is_empty() && silent.is_empty() && invalid.is_empty();
         let several = refused.len() > 1;
         // What another code says is not about this topic.
         let because = match first.said {

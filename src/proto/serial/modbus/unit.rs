@@ -98,6 +98,8 @@ pub struct Counters {
     pub late: u64,
     /// Answers of another length or function than was asked for.
     pub misfits: u64,
+    /// Milliseconds that its answers took, in all: each from the request to its end.
+    pub busy_ms: u64,
     /// Polls completed.
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.
@@ -695,6 +697,8 @@ impl Unit {
         news: &mut Vec<News>,
     ) -> Progress {
         self.counters.answers += 1;
+        let took = now.saturating_duration_since(asked).as_millis();
+        self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
         self.failures = 0;
         self.failing = None;
         (self.is_late, self.crossed) = (false, None);
