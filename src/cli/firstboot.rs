@@ -17,7 +17,8 @@ use crate::durable::io::{create_directory, write_atomically};
 /// Does it.
 ///
 /// # Errors
-/// [`CommandError::Failed`]: the daemon runs, or the disk does not take a step; it can be run again.
+/// [`CommandError::Failed`]: the daemon runs, or the disk does not take a step; it can be run
+/// again.
 pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), CommandError> {
     let texts = texts(&context.options());
     let state_dir = &texts.state_dir;
@@ -50,7 +51,7 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
             }
             Err(error) => return Err(error.into()),
         }
-        let made = perform(state_dir, &context.socket().parent().unwrap_or(state_dir).to_owned());
+        let made = perform(state_dir, context.socket().parent().unwrap_or(state_dir));
         gateway = Some(made.map_err(|(path, error)| {
             CommandError::Failed(format!(
                 "{}: {error}; the gateway does not start before `tombolo firstboot` succeeds",

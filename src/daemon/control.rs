@@ -1152,7 +1152,8 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     problems
 }
 
-/// How long a disk call may take: under a watchdog shorter than the shipped 180 s, two thirds of that.
+/// How long a disk call may take: under a watchdog shorter than the shipped 180 s, two thirds of
+/// that.
 fn disk_patience() -> Duration {
     Notify::watchdog().map_or(DISK_CALL_MAX, |every| DISK_CALL_MAX.min(every * 2 / 3))
 }

@@ -1,6 +1,8 @@
 # A card that is copied, and a card that is replaced. Sourced by scenario.sh, before the purge.
 
 step "a copied card"
+check "the unit for it runs before the daemon at each boot" inside sh -c 'systemctl --quiet is-enabled tombolo-firstboot.service &&
+    systemctl show --value --property Before tombolo-firstboot.service | grep -q tombolo.service'
 before=$(gateway_id)
 check "a card is marked before it is copied" inside tombolo firstboot --mark
 check "the daemon does not start on the copy" inside sh -c '! systemctl restart tombolo.service'

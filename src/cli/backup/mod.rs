@@ -1,5 +1,5 @@
-//! `tombolo backup FILE`: what makes this gateway this gateway, in one file, to put it on another card or
-//! board with [`restore`].
+//! `tombolo backup FILE`: what makes this gateway this gateway, in one file, to put it on another
+//! card or board with [`restore`].
 //!
 //! | in it | not in it |
 //! |---|---|
@@ -55,8 +55,8 @@ pub(crate) struct Collected {
 /// Writes the backup.
 ///
 /// # Errors
-/// [`CommandError::Failed`] if the file exists or cannot be written, or if something cannot be read;
-/// [`CommandError::Usage`] if it would go to a terminal.
+/// [`CommandError::Failed`] if the file exists or cannot be written, or if something cannot be
+/// read; [`CommandError::Usage`] if it would go to a terminal.
 pub fn run(context: &Context, arguments: &BackupArguments) -> Result<(), CommandError> {
     let to_output = arguments.file == Path::new("-");
     if to_output && (context.out.json || io::stdout().is_terminal()) {
@@ -112,7 +112,7 @@ pub(crate) fn encode(collected: &Collected) -> Result<Zeroizing<Vec<u8>>, Comman
         .map_err(|fault| CommandError::Failed(format!("a backup cannot be made: {fault}")))
 }
 
-/// Writes a new file, 0600, which belongs to the user that runs this, and is there whole or not at all.
+/// Writes a new file, 0600, which belongs to the user that runs this. If it fails there is none.
 pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

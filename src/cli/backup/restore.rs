@@ -45,8 +45,8 @@ const KEPT: usize = 3;
 /// Restores it.
 ///
 /// # Errors
-/// [`CommandError::Failed`] as the table says; [`CommandError::Partly`] where the daemon refuses what
-/// was restored.
+/// [`CommandError::Failed`] as the table says; [`CommandError::Partly`] where the daemon refuses
+/// what was restored.
 pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), CommandError> {
     let shown = match arguments.file == Path::new("-") {
         true => "standard input".to_owned(),
@@ -54,7 +54,7 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     };
     let unchanged = |text: String| CommandError::Failed(format!("nothing was changed: {text}"));
     let archive = read(&arguments.file).map_err(|fault| unchanged(format!("{shown} {fault}")))?;
-    let (manifest, members) =
+    let (manifest, mut members) =
         archive::decode(&archive).map_err(|fault| unchanged(format!("{shown}: {fault}")))?;
     drop(archive);
     let before = collect(context, "restore")?;
@@ -65,6 +65,10 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
         return Err(unchanged(text.to_owned()));
     }
     let daemon = daemon(context, &before, &members)?;
+    // They are the same, and the daemon may be writing them now.
+    if daemon.is_some() {
+        members.retain(|member| !is_held(&member.name));
+    }
     let mut targets =
         Targets { folder: folder_of(&context.options().config), state_dir: before.state_dir.clone() };
     targets.judge(context, &members).map_err(unchanged)?;
@@ -175,6 +179,11 @@ fn same_gateway(
     }
 }
 
+/// What a running daemon holds: it writes what it holds.
+fn is_held(name: &str) -> bool {
+    name.starts_with("state/gateway-id") || name.starts_with("state/certificates/")
+}
+
 /// The running daemon, if it may stay running.
 fn daemon(context: &Context, before: &Collected, members: &[Member]) -> Result<Option<Client>, CommandError> {
     let client = match context.daemon() {
@@ -189,10 +198,7 @@ fn daemon(context: &Context, before: &Collected, members: &[Member]) -> Result<O
         }
         Err(error) => return Err(error.into()),
     };
-    // It holds these, and would write what it holds.
-    let held = |member: &&Member| {
-        member.name.starts_with("state/gateway-id") || member.name.starts_with("state/certificates/")
-    };
+    let held = |member: &&Member| is_held(&member.name);
     let of = |members: &[Member]| -> BTreeMap<String, Zeroizing<Vec<u8>>> {
         let held = members.iter().filter(held);
         held.map(|member| (member.name.clone(), member.content.clone())).collect()
@@ -318,8 +324,8 @@ impl Targets {
         self.make_folder(parent).map_err(failed)?;
         let mode = (member.mode & 0o644) | 0o600;
         write_atomically(&place, &member.content, mode).map_err(failed)?;
-        // A key that root writes and the service reads by its group. In a folder of that group the file
-        // has it already.
+        // A key that root writes and the service reads by its group. In a folder of that group the
+        // file has it already.
         let group =
             Group::from_name(&member.group).ok().flatten().filter(|_| mode & 0o040 != 0 && mode & 0o004 == 0);
         match group {
@@ -336,8 +342,8 @@ impl Targets {
         missing.into_iter().rev().try_for_each(create_directory)
     }
 
-    /// A folder of the configuration. That of secrets gets the group of the state directory, which is
-    /// the service's.
+    /// A folder of the configuration. That of secrets gets the group of the state directory, which
+    /// is the service's.
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
         if folder.is_dir() {
             return Ok(());
@@ -356,7 +362,7 @@ impl Targets {
         sync_folder(folder.parent().unwrap_or(Path::new(".")))
     }
 
-    /// Removes what the backup does not have where presence counts. It is in the backup that was kept.
+    /// Removes what the backup does not have where presence counts. The backup before has it.
     fn remove_others(&self, members: &[Member], under: &str) -> Result<Vec<PathBuf>, String> {
         let names: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
         let certificates =

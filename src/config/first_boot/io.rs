@@ -19,8 +19,8 @@ pub const SERIAL_FILES: [&str; 3] = [
 ];
 
 /// Whether the state directory was copied with its card, and no identity of its own was made yet.
-/// What cannot be looked at counts as marked: two gateways with one identity are worse than one that
-/// does not start.
+/// What the disk does not say counts as marked: two gateways with one identity are worse than one
+/// that does not start.
 pub fn is_marked(state_dir: &Path) -> bool {
     match state_dir.join(MARKER).symlink_metadata() {
         Ok(_) => true,

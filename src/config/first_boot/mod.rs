@@ -1,6 +1,6 @@
-//! The first boot of a copied card: a golden image, made on one board and written to many cards, has
-//! the identity of that board. A marker file says so, and each copy makes an identity of its own
-//! before the daemon starts.
+//! The first boot of a copied card: a golden image, made on one board and written to many cards,
+//! has the identity of that board. A marker file says so, and each copy makes an identity of its
+//! own before the daemon starts.
 //!
 //! | in the state directory | |
 //! |---|---|

@@ -55,7 +55,7 @@ impl Socket {
         Socket::set_up(std::net::UdpSocket::from(fd), address, index)
     }
 
-    /// Takes a socket over that another process has bound to `address`, as [`bind`](Self::bind) does.
+    /// Takes a socket that another process has bound to `address`, as [`bind`](Self::bind) does.
     ///
     /// # Errors
     /// The error of the system call; `InvalidInput` if it was bound in another way.
