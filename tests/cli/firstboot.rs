@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use tombolo::config::first_boot::Serial;
+use tombolo::config::first_boot::io::serial;
+
 use crate::place::Place;
 
 /// A card that was copied from a gateway in use.
@@ -61,6 +64,8 @@ fn two_copies_get_different_ids() {
 fn the_daemon_does_not_start_on_a_copy_without_an_identity_of_its_own() {
     let place = copied();
     place.run("run").failed(1, &["state/first-boot", "tombolo", "firstboot"]);
+    let checked = place.run("check --offline");
+    assert!(checked.status == 1 && checked.out.contains("fail  first boot"), "{}", checked.out);
     assert_eq!(place.read("state/gateway-id"), "tb-aaaaaaaa\n");
 }
 
@@ -122,4 +127,22 @@ fn what_all_copies_share_is_named() {
         said["shared"].to_string().contains("one-for-all")
             && said["shared"].to_string().contains("upstream.key-file")
     );
+}
+
+#[test]
+fn another_serial_number_of_the_board_is_said_once_and_changes_nothing() {
+    let place = Place::new();
+    let (state, source) = (place.path("state"), place.path("serial-number"));
+    let look = || serial(&state, &[place.path("nothing"), source.clone()]).unwrap();
+    assert_eq!(look(), Serial::Same);
+    place.write("serial-number", "10000000abcdef01\0");
+    assert_eq!(look(), Serial::First("10000000abcdef01".to_owned()));
+    assert_eq!(look(), Serial::Same);
+    place.write("serial-number", "10000000abcdef02\0");
+    let changed = Serial::Changed { from: "10000000abcdef01".to_owned(), to: "10000000abcdef02".to_owned() };
+    assert_eq!(look(), changed);
+    assert_eq!(look(), Serial::Same);
+    // Damaged, it is as if none had been stored.
+    place.write("state/board-serial", "two words");
+    assert_eq!(look(), Serial::First("10000000abcdef02".to_owned()));
 }
