@@ -264,6 +264,25 @@ fn a_restore_follows_no_link_and_writes_nothing_of_the_configuration_into_the_st
     other.run("restore b.tar").failed(1, &["nothing was changed", "would be in the state directory"]);
 }
 
+#[test]
+fn a_link_in_the_state_directory_is_not_followed_by_a_backup_or_a_restore() {
+    let (place, elsewhere) = (gateway("tb-aaaaaaaa"), Place::new());
+    place.run("backup b.tar").fine();
+    elsewhere.write("secret.toml", "only for root");
+    symlink(elsewhere.path("secret.toml"), place.path("state/devices/evil.toml")).unwrap();
+    place.run("backup x.tar").failed(1, &["state/devices/evil.toml", "symbolic link"]);
+    assert!(!place.path("x.tar").exists());
+    fs::remove_file(place.path("state/devices/evil.toml")).unwrap();
+    // The folder itself.
+    fs::rename(place.path("state/devices"), place.path("devices-before")).unwrap();
+    symlink(elsewhere.path(""), place.path("state/devices")).unwrap();
+    place.run("backup x.tar").failed(1, &["state/devices/", "symbolic link"]);
+    fs::remove_file(elsewhere.path("secret.toml")).unwrap();
+    fs::remove_file(elsewhere.path("tombolo.toml")).unwrap();
+    place.run("restore b.tar").failed(1, &["nothing was changed", "state/devices is no folder"]);
+    assert!(!elsewhere.path("door-7.toml").exists());
+}
+
 struct Running(Child);
 
 impl Running {

@@ -103,7 +103,12 @@ inside tombolo device add door-8 --role test --psk text:another-key-for-the-test
 check "it is restored while the daemon runs" inside tombolo restore /root/gateway.tar
 check "which has its devices again, and no other" sh -c '"$@" | grep -q door-7 && ! "$@" | grep -q door-8' sh \
     nsenter --target "$leader" --all tombolo --json device list
-check "what was there before is kept for root and the daemon alone" inside sh -c \
-    '[ "$(stat --format "%a %U" /var/lib/tombolo/before-restore-*.tar)" = "600 tombolo" ]'
+check "what was there before is kept for root alone" inside sh -c \
+    '[ "$(stat --format "%a %U" /var/lib/tombolo/before-restore-*.tar)" = "600 root" ]'
+check "and check has nothing against that" inside sh -c '! tombolo check --offline | grep before-restore'
+inside setpriv --reuid=tombolo --regid=tombolo --clear-groups ln -s /etc/shadow /var/lib/tombolo/devices/evil.toml
+check "a link of the daemon's user is not followed" inside sh -c \
+    '! tombolo backup /root/evil.tar 2>/tmp/said && grep -q "evil.toml.*symbolic link" /tmp/said && [ ! -e /root/evil.tar ]'
+inside rm /var/lib/tombolo/devices/evil.toml
 check "secrets have the owners they had" equal "$(mode /etc/tombolo/secrets/upstream-password)" "640 root:tombolo"
 check "and the id is the same" equal "$(gateway_id)" "$id"

@@ -15,7 +15,7 @@ pub mod restore;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -35,6 +35,7 @@ use crate::config::io::texts;
 use crate::config::show::{Shown, show};
 use crate::credential::settings::FOLDER as CERTIFICATES;
 use crate::durable::io::{regular, sync_folder};
+use crate::update::io::untrusted::open_below;
 use archive::{FILE_MAX, FILES_MAX, Manifest, Member, is_kept_state, is_plain_path};
 
 /// The main file's name in a backup, whatever it is called here.
@@ -166,14 +167,24 @@ pub(crate) fn collect(context: &Context, command: &str) -> Result<Collected, Com
         )));
     }
     let read = |(name, path): (&String, &PathBuf)| {
-        let content = regular::read(path, FILE_MAX)
-            .map_err(|fault| CommandError::Failed(format!("nothing was done: {} {fault}", path.display())))?;
-        let about = fs::metadata(path).map_err(|error| {
-            CommandError::Failed(format!("nothing was done: {}: {error}", path.display()))
-        })?;
+        let failed =
+            |fault: io::Error| CommandError::Failed(format!("nothing was done: {}: {fault}", path.display()));
+        // What the service's user owns may be a link to what only root may read.
+        let file = match name.strip_prefix("state/") {
+            Some(below) => open_below(&state_dir, Path::new(below)),
+            None => regular::open(path).map_err(io::Error::from),
+        };
+        let file = file.map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        // In one piece: a secret leaves no copies behind.
+        let room = usize::try_from(about.len().min(FILE_MAX)).unwrap_or(0) + 1;
+        let mut content = Zeroizing::new(Vec::with_capacity(room));
+        file.take(FILE_MAX + 1).read_to_end(&mut content).map_err(failed)?;
+        if content.len() as u64 > FILE_MAX {
+            return Err(failed(io::Error::other(format!("it has more than {FILE_MAX} bytes"))));
+        }
         let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(about.gid())).ok().flatten();
         let group = group.map(|group| group.name).unwrap_or_default();
-        let content = Zeroizing::new(content);
         Ok(Member { name: name.clone(), mode: about.mode() & 0o777, group, content })
     };
     let members = found.paths.iter().map(read).collect::<Result<Vec<Member>, CommandError>>()?;

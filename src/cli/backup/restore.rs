@@ -24,7 +24,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::archive::{self, ARCHIVE_MAX, Manifest, Member};
-use super::{Collected, MAIN, collect, encode, folder_of};
+use super::{Collected, MAIN, collect, encode, folder_of, write_new};
 use crate::cli::args::RestoreArguments;
 use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
@@ -36,6 +36,7 @@ use crate::config::trial::io as trial;
 use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::durable::io::{create_directory, regular, sync_folder, write_atomically};
+use crate::update::io::untrusted::Folder;
 
 /// Folders whose files take effect by being there.
 const WHOLE: [&str; 3] = ["config/conf.d", "state/devices", "state/conf.d"];
@@ -234,7 +235,8 @@ fn keep(before: &Collected) -> Result<PathBuf, CommandError> {
     let free =
         (0..1000).map(|n| before.state_dir.join(name(n))).find(|path| path.symlink_metadata().is_err());
     let path = free.ok_or_else(|| CommandError::failed("there are too many backups of this second"))?;
-    write_atomically(&path, &encoded, 0o600).map_err(|error| failed(&path, error))?;
+    // Not the service's user's: by a link, what it may not read could be in it.
+    write_new(&path, &encoded).map_err(|error| failed(&path, error))?;
     let listed = fs::read_dir(&before.state_dir).into_iter().flatten().flatten();
     let mut old: Vec<PathBuf> = listed
         .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(BEFORE_RESTORE)))
@@ -315,11 +317,13 @@ impl Targets {
         let place = self.place(context, &member.name);
         let failed = |error: io::Error| format!("{} cannot be written: {error}", place.display());
         let parent = place.parent().unwrap_or(Path::new("."));
-        if member.name.starts_with("state/") {
-            self.make_state_folders(parent).map_err(failed)?;
+        if let Some(path) = member.name.strip_prefix("state/") {
             // The daemon's own; others read the id.
-            let mode = if member.name.starts_with("state/gateway-id") { 0o644 } else { 0o600 };
-            return write_atomically(&place, &member.content, mode).map_err(failed);
+            let mode = if path.starts_with("gateway-id") { 0o644 } else { 0o600 };
+            let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let folder = self.held(parents, Folder::make).map_err(failed)?;
+            let folder = folder.as_ref().map_or(self.state_dir.as_path(), Folder::path);
+            return write_atomically(&folder.join(name), &member.content, mode).map_err(failed);
         }
         self.make_folder(parent).map_err(failed)?;
         let mode = (member.mode & 0o644) | 0o600;
@@ -336,10 +340,18 @@ impl Targets {
         }
     }
 
-    fn make_state_folders(&self, folder: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> =
-            folder.ancestors().take_while(|at| *at != self.state_dir && !at.is_dir()).collect();
-        missing.into_iter().rev().try_for_each(create_directory)
+    /// A folder below the state directory, held open: its user may put a link in its place
+    /// meanwhile. `None` is the state directory itself.
+    fn held(
+        &self,
+        path: &str,
+        open: impl Fn(&Path, &str) -> io::Result<Folder>,
+    ) -> io::Result<Option<Folder>> {
+        let mut held: Option<Folder> = None;
+        for level in path.split('/').filter(|level| !level.is_empty()) {
+            held = Some(open(held.as_ref().map_or(self.state_dir.as_path(), Folder::path), level)?);
+        }
+        Ok(held)
     }
 
     /// A folder of the configuration. That of secrets gets the group of the state directory, which
@@ -385,21 +397,31 @@ impl Targets {
                 continue;
             }
             let (root, path) = self.split(&folder);
-            let place = root.join(path);
-            let entries =
-                super::entries(&place).map_err(|error| format!("{}: {error:?}", place.display()))?;
+            let shown = root.join(path);
+            let held = match folder.strip_prefix("state/").map(|path| self.held(path, Folder::open)) {
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => continue,
+                Some(Err(error)) => return Err(format!("{}: {error}", shown.display())),
+                Some(Ok(held)) => held,
+                None => None,
+            };
+            let place = held.as_ref().map_or(shown.as_path(), Folder::path);
+            let entries = super::entries(place).map_err(|error| match error {
+                CommandError::Failed(text) => text,
+                other => format!("{}: {other:?}", shown.display()),
+            })?;
             for (name, path) in entries {
                 let inside = format!("{folder}/{name}");
                 let counts = folder.starts_with("state/certificates/") || name.ends_with(".toml");
                 if names.contains(inside.as_str()) || !counts || path.is_dir() {
                     continue;
                 }
+                let shown = shown.join(&name);
                 fs::remove_file(&path)
-                    .map_err(|error| format!("{} cannot be removed: {error}", path.display()))?;
-                removed.push(path);
+                    .map_err(|error| format!("{} cannot be removed: {error}", shown.display()))?;
+                removed.push(shown);
             }
             if place.is_dir() {
-                sync_folder(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+                sync_folder(place).map_err(|error| format!("{}: {error}", place.display()))?;
             }
         }
         Ok(removed)
