@@ -7,10 +7,11 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 mod maintenance;
 
 pub use maintenance::{
-    ApplyArguments, ApplyUpdateArguments, BundleArguments, CertCommand, CertInstallArguments,
-    CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand, DecommissionArguments,
-    DeniedCommand, DeniedVersionArgument, DownloadArguments, HealthArguments, HelpArguments,
-    MigrateArguments, Names, ShowArguments, UpdateCommand, VerifyArguments,
+    ApplyArguments, ApplyUpdateArguments, BackupArguments, BundleArguments, CertCommand,
+    CertInstallArguments, CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand,
+    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DownloadArguments, FirstbootArguments,
+    HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments, ShowArguments, UpdateCommand,
+    VerifyArguments,
 };
 
 /// The default of `--config`.
@@ -98,6 +99,12 @@ pub enum Command {
     Config(ConfigCommand),
     /// Write what somebody who helps needs to see into one file, without secrets and payloads
     SupportBundle(BundleArguments),
+    /// Write configuration, devices and credentials into one file, with its secrets
+    Backup(BackupArguments),
+    /// Put a backup in the place of configuration, devices and credentials
+    Restore(RestoreArguments),
+    /// Give a copied card a gateway id and keys of its own, where it is marked as a copy
+    Firstboot(FirstbootArguments),
     /// Take this gateway out of service: clear its retained topics, wipe its keys and state
     Decommission(DecommissionArguments),
     /// Print the help of a command

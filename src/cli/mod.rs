@@ -6,7 +6,7 @@
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
 //! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `send`, `mailbox`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock`, `health`, `update` | the running daemon, or the files where it does not run |
-//! | `config` | the files, with or without the daemon |
+//! | `config`, `backup`, `restore`, `firstboot` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
 //! | `demo` | nothing: it brings everything along |
 //!
@@ -16,6 +16,7 @@
 
 mod acl;
 pub mod args;
+mod backup;
 mod bundle;
 mod cert;
 pub mod check;
@@ -24,10 +25,11 @@ mod colour;
 mod complete;
 mod config;
 mod decommission;
-#[cfg(feature = "dimpl")]
+#[cfg(feature = "demo")]
 pub mod demo;
 mod device;
 pub mod error;
+mod firstboot;
 mod health;
 mod help;
 mod init;
@@ -209,6 +211,7 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Update(args::UpdateCommand::Verify(_)) => Some("verifying"),
         Command::Health(_) => Some("waiting for the gateway"),
         Command::SupportBundle(_) => Some("collecting"),
+        Command::Restore(_) => Some("restoring"),
         Command::Decommission(_) => Some("waiting for the broker"),
         _ => None,
     }
@@ -245,6 +248,9 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Complete(arguments) => complete::run(context, &arguments)?,
         Command::Config(command) => config::run(context, command)?,
         Command::Decommission(arguments) => decommission::run(context, &arguments)?,
+        Command::Backup(arguments) => backup::run(context, &arguments)?,
+        Command::Restore(arguments) => backup::restore::run(context, &arguments)?,
+        Command::Firstboot(arguments) => firstboot::run(context, &arguments)?,
         Command::SupportBundle(arguments) => bundle::run(context, &arguments)?,
         Command::Check(arguments) => check::run(context, &arguments)?,
         Command::Init(arguments) => init::run(context, arguments)?,
@@ -262,12 +268,12 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Update(command) => update::run(context, command)?,
         Command::Trace(arguments) => trace::run(context, arguments)?,
         Command::Serial(command) => serial::run(context, command)?,
-        #[cfg(not(feature = "dimpl"))]
+        #[cfg(not(feature = "demo"))]
         Command::Demo(_) => {
-            let why = "its sensors speak DTLS by the engine dimpl, and this program was built without that";
-            return Err(CommandError::Failed(format!("{why}; build it with the cargo feature dimpl")));
+            let why = "this program was built without its broker and its sensors";
+            return Err(CommandError::Failed(format!("{why}; build it with the cargo feature demo")));
         }
-        #[cfg(feature = "dimpl")]
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => {
             let options = demo::Options { seconds: arguments.seconds, json: context.out.json };
             if !demo::run(options).map_err(CommandError::Failed)? {

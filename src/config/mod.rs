@@ -27,6 +27,7 @@ pub mod alias;
 pub mod certificate;
 pub mod difference;
 mod finding;
+pub mod first_boot;
 pub mod gateway_id;
 pub mod init;
 pub mod io;

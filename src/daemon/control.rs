@@ -295,7 +295,8 @@ impl Desk {
         self.tell_presence(now);
         self.tell_status(now);
         notify.status(&self.line());
-        if now.duration_since(self.alive_at) >= ALIVE_EVERY && is_alive(&self.journal.borrow().status(), now)
+        if now.duration_since(self.alive_at) >= ALIVE_EVERY
+            && is_alive(&self.journal.borrow().status(), now, disk_patience())
         {
             self.alive_at = now;
             if Notify::watchdog().is_some() {
@@ -1006,7 +1007,7 @@ impl Control for Desk {
         snapshot::Health {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.saturating_duration_since(self.started).as_secs(),
-            journal: is_alive(&self.journal.borrow().status(), now),
+            journal: is_alive(&self.journal.borrow().status(), now, disk_patience()),
             listeners: (self.shared.sockets.len() + self.ports.snapshot(now).len()) as u64,
             configured: upstream.configured,
             connected: upstream.connected,
@@ -1173,10 +1174,16 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     problems
 }
 
+/// How long a disk call may take: under a watchdog shorter than the shipped 180 s, two thirds of
+/// that.
+fn disk_patience() -> Duration {
+    Notify::watchdog().map_or(DISK_CALL_MAX, |every| DISK_CALL_MAX.min(every * 2 / 3))
+}
+
 /// Whether the journal's threads make progress: one disk call may take long on an SD card. A read
 /// that hangs stops one lane and is named; a thread that is gone stops it for good.
-fn is_alive(journal: &Status, now: Instant) -> bool {
+fn is_alive(journal: &Status, now: Instant, patience: Duration) -> bool {
     !journal.dead
         && !journal.reader_dead
-        && journal.busy_since.is_none_or(|since| now.saturating_duration_since(since) < DISK_CALL_MAX)
+        && journal.busy_since.is_none_or(|since| now.saturating_duration_since(since) < patience)
 }

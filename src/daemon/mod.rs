@@ -27,6 +27,7 @@
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
+//! | `socket_store` | listening sockets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
 //! | `certificates` | the certificates that renew themselves |
@@ -37,6 +38,7 @@
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
+#[cfg(feature = "mqtt")]
 mod bus;
 mod bus_handle;
 mod certificates;
@@ -71,6 +73,7 @@ mod revocation;
 pub mod round;
 pub mod run;
 pub mod serial;
+mod socket_store;
 pub mod state;
 mod tracer;
 mod trial;

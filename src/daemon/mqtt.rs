@@ -14,7 +14,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use super::hub::Hub;
 use super::line_kind::LineKind;
 use super::mqtt_status::shown;
 use super::round::Shared;
+use super::socket_store::{self, SocketStore, Transport};
 use crate::config::Loaded;
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::CertificateIdentity;
@@ -77,6 +79,42 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// The address, where it is one of TCP.
+    fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Tls(address) | Address::Plain(PlainAddress::Loopback(address)) => Some(*address),
+            Address::Plain(PlainAddress::Unix(_)) => None,
+        }
+    }
+
+    /// Listens there; with the socket of the process before, if there is one.
+    fn open(&self, store: &SocketStore) -> io::Result<Listener> {
+        let inherited = self.tcp().and_then(|address| store.take_tcp(address));
+        let listener = match (inherited, self) {
+            (Some(socket), _) => Listener::adopt(socket)?,
+            (None, Address::Tls(address)) => Listener::tcp(*address)?,
+            (None, Address::Plain(address)) => Listener::plain(address)?,
+        };
+        if let (Some(wanted), Some(bound), Some(socket)) =
+            (self.tcp(), listener.local(), listener.descriptor())
+        {
+            socket_store::keep(Transport::Tcp, wanted, bound, socket);
+        }
+        Ok(listener)
+    }
+
+    /// Nobody listens there any more: connections must not wait in a socket that systemd keeps.
+    fn forget(&self) {
+        let Some(address) = self.tcp() else { return };
+        socket_store::forget(Transport::Tcp, address);
+        let any4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        if socket_store::serves(any4, address) {
+            socket_store::forget(Transport::Tcp, any4);
+        }
+    }
+}
+
 /// A listening address, its task, and why it does not listen.
 struct Place {
     task: JoinHandle<()>,
@@ -91,6 +129,8 @@ struct Common {
     /// Nothing more is read: the gateway stops.
     stopping: watch::Sender<bool>,
     open: Cell<usize>,
+    /// The sockets of the process before.
+    store: Rc<SocketStore>,
 }
 
 /// The files of TLS, and revocation lists.
@@ -108,13 +148,19 @@ pub struct Clients {
 
 impl Clients {
     /// Begins to listen.
-    pub fn start(loaded: &Loaded, shared: &Rc<Shared>, clock: &Arc<SystemClock>) -> Rc<Clients> {
+    pub fn start(
+        loaded: &Loaded,
+        shared: &Rc<Shared>,
+        clock: &Arc<SystemClock>,
+        store: Rc<SocketStore>,
+    ) -> Rc<Clients> {
         let common = Rc::new(Common {
             shared: shared.clone(),
             admission: RefCell::default(),
             acceptor: RefCell::new(None),
             stopping: watch::channel(false).0,
             open: Cell::new(0),
+            store,
         });
         tokio::task::spawn_local(verify(common.clone()));
         let clients = Rc::new(Clients {
@@ -134,8 +180,15 @@ impl Clients {
         let lists = [&loaded.certificates.revocation_lists[..], &loaded.certificates.fetched_lists[..]];
         self.take_tls(settings, lists.concat());
         let tls = settings.listen.iter().copied().map(Address::Tls);
-        let wanted: Vec<Address> =
+        let mut wanted: Vec<Address> =
             tls.chain(settings.insecure_listen.iter().cloned().map(Address::Plain)).collect();
+        if !cfg!(feature = "mqtt") && !wanted.is_empty() {
+            wanted.clear();
+            let text = "MQTT: not listening: this program was built without the cargo feature mqtt";
+            if self.trouble.replace(Some(text.to_owned())).as_deref() != Some(text) {
+                log::error!("{text}");
+            }
+        }
         if !wanted.is_empty() {
             self.start_bus();
         }
@@ -144,6 +197,7 @@ impl Clients {
             let stays = wanted.contains(address);
             if !stays {
                 place.task.abort();
+                address.forget();
                 log::info!(listen:% = address; "no longer listening for MQTT");
             }
             stays
@@ -157,7 +211,12 @@ impl Clients {
         }
     }
 
+    /// There is nobody to connect.
+    #[cfg(not(feature = "mqtt"))]
+    fn start_bus(&self) {}
+
     /// The bus has a thread, which a gateway without clients does not need.
+    #[cfg(feature = "mqtt")]
     fn start_bus(&self) {
         let shared = &self.common.shared;
         if shared.hub.borrow().bus.is_some() {
@@ -243,11 +302,7 @@ impl Clients {
 /// Listens on one address, for ever.
 async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option<String>>>) {
     let listener = loop {
-        let bound = match &address {
-            Address::Tls(address) => Listener::tcp(*address),
-            Address::Plain(address) => Listener::plain(address),
-        };
-        match bound {
+        match address.open(&common.store) {
             Ok(listener) => break listener,
             Err(error) => {
                 let why = match error.kind() {

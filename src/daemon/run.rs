@@ -38,9 +38,11 @@ use super::report;
 use super::revocation::Revocations;
 use super::round::{Shared, tick};
 use super::serial::Ports;
+use super::socket_store::{self, SocketStore, Transport};
 use super::update::Updates;
+use crate::config::first_boot;
 use crate::config::io::Options;
-use crate::config::{ClockTrust, Loaded, LogTarget};
+use crate::config::{ClockTrust, Loaded, LogTarget, Settings};
 use crate::control::io::server::Server;
 use crate::durable::io::give_to_owner_of;
 use crate::gate::Gate;
@@ -51,6 +53,7 @@ use crate::session_store::io::persistence::SessionPersistence;
 use crate::southbound::coap::EngineKind;
 use crate::southbound::coap::io::{BATCH, Inbox, Socket};
 use crate::southbound::mqtt;
+use crate::southbound::mqtt::settings::PlainAddress;
 use crate::{system, telemetry};
 
 /// Wrong configuration: systemd does not restart on it (`RestartPreventExitStatus`).
@@ -66,6 +69,17 @@ const ROUNDS: usize = 4;
 ///
 /// `json`: why it cannot start is said as one JSON object.
 pub fn run(options: &Options, json: bool) -> ExitCode {
+    // While there is one thread.
+    let store = Rc::new(SocketStore::inherited());
+    let state_dir = crate::config::io::texts(options).state_dir;
+    if first_boot::io::is_marked(&state_dir) {
+        let marker = state_dir.join(first_boot::MARKER);
+        return refuse(&format!(
+            "{} says that this card is a copy, and it has no identity of its own yet; `tombolo firstboot` makes one, \
+             tombolo-firstboot.service does so at boot",
+            marker.display()
+        ));
+    }
     let loaded = match crate::config::io::load_to_run(options) {
         Ok(loaded) => loaded,
         Err(findings) if json => {
@@ -95,7 +109,7 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
     };
-    let result = tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded));
+    let result = tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded, store));
     // A look-up at a name server that is silent cannot be cut short; the process does not wait for
     // it.
     runtime.shutdown_background();
@@ -103,6 +117,12 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => failed(&text),
     }
+}
+
+/// Before there is a log.
+fn refuse(text: &str) -> ExitCode {
+    eprintln!("tombolo: {}", telemetry::io::hinted(text));
+    ExitCode::FAILURE
 }
 
 fn failed(text: &str) -> ExitCode {
@@ -115,8 +135,11 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     system::io::random().map_err(|error| error.to_string())
 }
 
-async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
+async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Result<(), String> {
     let settings = &loaded.settings;
+    store.retain(|transport, bound| {
+        addresses(settings, transport).iter().any(|wanted| socket_store::serves(bound, *wanted))
+    });
     make_folder(&settings.paths.state_dir, 0o700)?;
     make_folder(&settings.paths.runtime_dir, 0o755)?;
     warn_of_another_owner(&settings.paths.state_dir);
@@ -145,12 +168,12 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
 
     let mut sockets = Vec::new();
     for &address in &settings.coap.listen {
-        sockets.push(bind(address, sockets.len(), "coap.listen")?);
+        sockets.push(bind(address, sockets.len(), "coap.listen", &store)?);
     }
     let secure = sockets.len();
     for &address in settings.coap.insecure.iter().flat_map(|(addresses, _)| addresses) {
         log::warn!(listen:% = address; "plain CoAP: whoever reaches this address is the insecure-device");
-        sockets.push(bind(address, sockets.len(), "coap.insecure-listen")?);
+        sockets.push(bind(address, sockets.len(), "coap.insecure-listen", &store)?);
     }
 
     let server = Server::start(&settings.paths.control_socket()).map_err(|e| e.to_string())?;
@@ -188,7 +211,7 @@ async fn serve(options: &Options, loaded: Loaded) -> Result<(), String> {
     }
     let seed = u64::from_le_bytes(random()?);
     let ports = Ports::start(settings, &shared, &clock, server.trace(), seed);
-    let clients = Clients::start(&loaded, &shared, &clock);
+    let clients = Clients::start(&loaded, &shared, &clock, store);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
     tasks.spawn_local(follow_commands(shared.clone(), uplink.inbound(), mailbox_wake));
@@ -343,10 +366,29 @@ async fn follow_commands(
     }
 }
 
-fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> {
+/// The addresses whose sockets outlive a restart.
+fn addresses(settings: &Settings, transport: Transport) -> Vec<SocketAddr> {
+    match transport {
+        Transport::Udp => {
+            let insecure = settings.coap.insecure.iter().flat_map(|(addresses, _)| addresses);
+            settings.coap.listen.iter().chain(insecure).copied().collect()
+        }
+        Transport::Tcp => {
+            let plain = settings.mqtt.insecure_listen.iter().filter_map(|address| match address {
+                PlainAddress::Loopback(address) => Some(*address),
+                PlainAddress::Unix(_) => None,
+            });
+            settings.mqtt.listen.iter().copied().chain(plain).collect()
+        }
+    }
+}
+
+fn bind(address: SocketAddr, index: usize, key: &str, store: &SocketStore) -> Result<Socket, String> {
     let index = u16::try_from(index).map_err(|_| format!("{key}: too many addresses"))?;
     let any6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, address.port()));
-    let bound = Socket::bind(address, index).or_else(|error| {
+    let inherited = store.take_udp(address).and_then(|socket| Socket::adopt(socket, address, index).ok());
+    let is_inherited = inherited.is_some();
+    let bound = inherited.map_or_else(|| Socket::bind(address, index), Ok).or_else(|error| {
         // A kernel without IPv6 still has the other half of `[::]`.
         let no_ipv6 =
             matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL));
@@ -367,7 +409,8 @@ fn bind(address: SocketAddr, index: usize, key: &str) -> Result<Socket, String> 
         _ => format!("{key}: {address} cannot be bound: {error}"),
     })?;
     let (granted, asked) = socket.receive_buffer();
-    log::info!(listen:% = socket.local(), receive_buffer = granted; "listening");
+    socket_store::keep(Transport::Udp, address, socket.local(), socket.descriptor());
+    log::info!(listen:% = socket.local(), receive_buffer = granted, inherited = is_inherited; "listening");
     if granted < asked {
         log::info!(granted, asked; "the kernel grants a smaller receive buffer; net.core.rmem_max raises it");
     }

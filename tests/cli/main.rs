@@ -2,12 +2,14 @@
 //! user.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests")]
 
+mod backup;
 mod certificate;
 mod check;
 mod completion;
 mod daemon;
 mod dayops;
 mod device;
+mod firstboot;
 mod help;
 mod init;
 mod place;

@@ -126,14 +126,17 @@ inside systemctl stop tombolo.service
 check "it stops within 5 seconds" test $((SECONDS - before)) -le 5
 inside systemctl start tombolo.service
 
+. "$here/appliance.sh"
+
 step "upgrade"
+waiting=$(queued)
 echo '# A line of the owner.' | inside tee -a /etc/tombolo/tombolo.toml >/dev/null
 old=$(process)
 check "the successor installs" inside dpkg --install --force-confdef --force-confold "/mnt/$second"
 check "it is running, as a new process" eventually 10 runs_anew "$old"
 check "the owner's line is still there" inside grep -q 'A line of the owner' /etc/tombolo/tombolo.toml
 check "the packaged file lies beside it" inside grep -q 'the next version added' /etc/tombolo/tombolo.toml.dpkg-dist
-check "the device and its reading are still there" equal "$(queued) $(json device show door-7 | grep -c '"door-7"')" "1 1"
+check "the device and its reading are still there" equal "$(queued) $(json device show door-7 | grep -c '"door-7"')" "$waiting 1"
 
 step "remove and purge"
 check "it is removed" inside dpkg --remove tombolo
@@ -141,7 +144,8 @@ check "nothing runs" equal "$(inside pgrep --exact tombolo)" ""
 check "the state stays" inside test -d /var/lib/tombolo/journal
 check "the configuration stays" inside test -e /etc/tombolo/tombolo.toml
 check "it can come back" inside dpkg --install "/mnt/$second"
-check "with what it had" equal "$(queued)" 1
+check "with what it had" equal "$(queued)" "$waiting"
+. "$here/copies.sh"
 check "it is purged" inside dpkg --purge tombolo
 check "its state is gone" missing /var/lib/tombolo
 check "its configuration is gone" missing /etc/tombolo/tombolo.toml

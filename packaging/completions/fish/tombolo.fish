@@ -47,6 +47,9 @@ complete -c tombolo -n __fish_use_subcommand -a health -d 'whether the gateway w
 complete -c tombolo -n __fish_use_subcommand -a serial -d 'serial ports, and what goes over one'
 complete -c tombolo -n __fish_use_subcommand -a config -d 'the configuration in force; try a new one'
 complete -c tombolo -n __fish_use_subcommand -a support-bundle -d 'a file for support'
+complete -c tombolo -n __fish_use_subcommand -a backup -d 'write configuration, devices and credentials into a file'
+complete -c tombolo -n __fish_use_subcommand -a restore -d 'put a backup in their place'
+complete -c tombolo -n __fish_use_subcommand -a firstboot -d 'give a copied card an identity of its own'
 complete -c tombolo -n __fish_use_subcommand -a decommission -d 'take this gateway out of service'
 complete -c tombolo -n __fish_use_subcommand -a help -d 'the help of a command'
 complete -c tombolo -n __fish_use_subcommand -a demo -d 'the whole path on this machine alone'
@@ -119,6 +122,10 @@ complete -c tombolo -n '__tombolo_at config' -l confirm -r -d 'go back after thi
 complete -c tombolo -n '__tombolo_at config' -l dry-run -d 'only print it'
 complete -c tombolo -n '__tombolo_at support-bundle' -l hide-names -d 'without user names and device ids'
 complete -c tombolo -n '__tombolo_at support-bundle' -l offline -d 'leave the network out'
+complete -c tombolo -n '__tombolo_at backup' -F
+complete -c tombolo -n '__tombolo_at restore' -F
+complete -c tombolo -n '__tombolo_at restore' -l take-id -d 'become the gateway of the backup'
+complete -c tombolo -n '__tombolo_at firstboot' -l mark -d 'the next boot makes an identity'
 complete -c tombolo -n '__tombolo_at decommission' -l yes -d 'confirm it'
 complete -c tombolo -n '__tombolo_at decommission' -l offline -d 'leave the broker out'
 complete -c tombolo -n '__tombolo_at decommission' -l discard -d 'give up what was not delivered'

@@ -256,6 +256,31 @@ pub struct BundleArguments {
     pub offline: bool,
 }
 
+/// `tombolo backup`
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    /// The file, which must not exist yet; - is standard output
+    pub file: PathBuf,
+}
+
+/// `tombolo restore`
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The backup; - is standard input
+    pub file: PathBuf,
+    /// This machine becomes the gateway of the backup, whatever its id was: for a new board or card
+    #[arg(long)]
+    pub take_id: bool,
+}
+
+/// `tombolo firstboot`
+#[derive(Debug, Args)]
+pub struct FirstbootArguments {
+    /// Mark this card as one that will be copied: the next boot of each copy makes the identity
+    #[arg(long)]
+    pub mark: bool,
+}
+
 /// `tombolo decommission`
 #[derive(Debug, Args)]
 pub struct DecommissionArguments {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::config::Finding;
+use crate::config::first_boot::BEFORE_RESTORE;
 use crate::config::io::user_name;
 
 /// Most entries that are looked at.
@@ -36,6 +37,10 @@ pub fn judge(state_dir: &Path) -> Option<Finding> {
             looked += 1;
             let path = entry.path();
             let Ok(about) = path.symlink_metadata() else { continue };
+            // Root's on purpose.
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(BEFORE_RESTORE)) {
+                continue;
+            }
             if looked > LOOKED_AT || about.is_symlink() {
                 continue;
             }

@@ -6,6 +6,7 @@ use super::owners;
 use super::running::Compared;
 use crate::cli::Context;
 use crate::cli::output::plural;
+use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
@@ -18,6 +19,15 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
     let state = &loaded.state;
     let mut findings = state.problems.clone();
     findings.extend(state.events.iter().cloned());
+    let state_dir = &loaded.settings.paths.state_dir;
+    if first_boot::io::is_marked(state_dir) {
+        let marker = state_dir.join(first_boot::MARKER);
+        let message = format!(
+            "{} says that this card is a copy: the gateway does not start before it has an identity of its own",
+            marker.display()
+        );
+        findings.push(Finding::fail("first boot", message).advice("reboot, or run `tombolo firstboot`"));
+    }
     let sessions = loaded.settings.paths.state_dir.join("sessions");
     let mut aside = set_aside(&sessions);
     aside.extend(sessions.join(DAMAGED).exists().then(|| DAMAGED.to_owned()));

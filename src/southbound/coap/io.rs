@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -48,11 +48,30 @@ impl Socket {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let fd = socket::socket(family, SockType::Datagram, flags, None)?;
-        if address.is_ipv4() {
+        if address.is_ipv6() {
+            socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!takes_both(address))?;
+        }
+        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        Socket::set_up(std::net::UdpSocket::from(fd), address, index)
+    }
+
+    /// Takes a socket that another process has bound to `address`, as [`bind`](Self::bind) does.
+    ///
+    /// # Errors
+    /// The error of the system call; `InvalidInput` if it was bound in another way.
+    pub fn adopt(fd: std::net::UdpSocket, address: SocketAddr, index: u16) -> io::Result<Socket> {
+        let bound = fd.local_addr()?;
+        if bound.is_ipv6() && socket::getsockopt(&fd, sockopt::Ipv6V6Only)? == takes_both(bound) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Socket::set_up(fd, address, index)
+    }
+
+    fn set_up(fd: std::net::UdpSocket, address: SocketAddr, index: u16) -> io::Result<Socket> {
+        let local = fd.local_addr().unwrap_or(address);
+        if local.is_ipv4() {
             socket::setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
         } else {
-            let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!both)?;
             socket::setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         // SO_RCVBUFFORCE needs CAP_NET_ADMIN; otherwise the kernel caps the buffer at
@@ -64,11 +83,12 @@ impl Socket {
         // The kernel reports twice the granted size, because it includes its own overhead
         // (socket(7)).
         let granted = socket::getsockopt(&fd, sockopt::RcvBuf).unwrap_or(0) / 2;
-        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-        let bound: SockaddrStorage = socket::getsockname(fd.as_raw_fd())?;
-        let local = to_socket_addr(&bound).unwrap_or(address);
-        let fd = UdpSocket::from_std(std::net::UdpSocket::from(fd))?;
-        Ok(Socket { fd, index, local, granted })
+        Ok(Socket { fd: UdpSocket::from_std(fd)?, index, local, granted })
+    }
+
+    /// The descriptor, to be kept for another process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// The bound address, with the actual port.
@@ -102,6 +122,11 @@ impl Socket {
             }
         }
     }
+}
+
+/// Whether a socket on this address accepts IPv4 too.
+fn takes_both(address: SocketAddr) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
 }
 
 /// The datagrams of one `recvmmsg`.

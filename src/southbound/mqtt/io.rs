@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -58,6 +59,22 @@ impl Listener {
                 Err(error)
             }
         })
+    }
+
+    /// Takes a socket over on which another process has listened.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn adopt(listener: std::net::TcpListener) -> io::Result<Listener> {
+        TcpListener::from_std(listener).map(Listener::Tcp)
+    }
+
+    /// The descriptor of a TCP socket, to be kept for another process.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Listener::Tcp(listener) => Some(listener.as_fd()),
+            Listener::Unix(_) => None,
+        }
     }
 
     /// Listens on an address without TLS. A Unix socket left by an earlier process is replaced.

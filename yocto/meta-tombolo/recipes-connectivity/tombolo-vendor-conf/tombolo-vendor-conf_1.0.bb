@@ -35,8 +35,10 @@ do_install() {
     if [ -n "${TOMBOLO_STATE_DIR}" ]; then
         printf '\n[paths]\nstate-dir = "%s"\n' "${TOMBOLO_STATE_DIR}" \
             >> ${D}${nonarch_libdir}/tombolo/conf.d/10-vendor.toml
-        install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data.conf \
-            ${D}${systemd_system_unitdir}/tombolo.service.d/10-data.conf
+        for unit in tombolo tombolo-firstboot; do
+            install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data.conf \
+                ${D}${systemd_system_unitdir}/$unit.service.d/10-data.conf
+        done
         for unit in update health; do
             install -D -m 0644 ${TOMBOLO_UNPACKED}/10-data-$unit.conf \
                 ${D}${systemd_system_unitdir}/tombolo-$unit.service.d/10-data.conf

@@ -27,15 +27,21 @@ SRCREV = "73b4d045dc9b4e2ea008bf5151a4ba6bd7f4db32"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
-PACKAGECONFIG ??= "dimpl update"
-# The demo, with its simulated DTLS sensors, and the second DTLS engine (DTLS 1.3).
+PACKAGECONFIG ??= "demo mqtt update"
+# The demo, with its broker and its simulated DTLS sensors; it brings dimpl and mqtt.
+PACKAGECONFIG[demo] = "--features demo"
+# The second DTLS engine (DTLS 1.3).
 PACKAGECONFIG[dimpl] = "--features dimpl"
+# The listener for local MQTT clients.
+PACKAGECONFIG[mqtt] = "--features mqtt"
 # Firmware update checks by TUF.
 PACKAGECONFIG[update] = "--features update"
 # Keys in a PKCS #11 token.
 PACKAGECONFIG[pkcs11] = "--features pkcs11"
 
-SYSTEMD_SERVICE:${PN} = "tombolo.service tombolo-update.path tombolo-update.service tombolo-health.service"
+SYSTEMD_SERVICE:${PN} = "\
+    tombolo.service tombolo-firstboot.service tombolo-update.path tombolo-update.service tombolo-health.service \
+"
 
 USERADD_PACKAGES = "${PN}"
 USERADD_PARAM:${PN} = "\
@@ -54,7 +60,7 @@ do_install:append() {
     install -d ${D}${datadir}/tombolo/modbus
     install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
     install -d ${D}${systemd_system_unitdir}
-    for unit in tombolo.service tombolo-update.path tombolo-update.service tombolo-health.service; do
+    for unit in tombolo.service tombolo-firstboot.service tombolo-update.path tombolo-update.service tombolo-health.service; do
         install -m 0644 ${S}/systemd/$unit ${D}${systemd_system_unitdir}/$unit
     done
     install -D -m 0644 ${S}/systemd/tombolo.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/tombolo.conf
