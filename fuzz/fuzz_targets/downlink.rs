@@ -85,6 +85,7 @@ fn route(topic: &str, filter: &str) {
         command: Some("p/{device}/down/{path}".to_owned()),
         request: Some("p/{device}/request/{id}/{path}".to_owned()),
         reply: Some("p/{device}/reply/{path}".to_owned()),
+        remote: Default::default(),
         filters: Vec::new(),
         roles: vec![RoleDownlink {
             name: Name::parse("r").unwrap(),

@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) log: Log,
     pub(super) update: Update,
     pub(super) metrics: Metrics,
+    pub(super) remote: Remote,
     pub(super) paths: Paths,
 }
 
@@ -306,6 +307,14 @@ pub(super) enum Envelope {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Deliver {
+    Auto,
+    Request,
+    Observe,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Downlink {
@@ -313,6 +322,7 @@ pub(super) struct Downlink {
     pub(super) deny: Option<bool>,
     pub(super) topic: Option<String>,
     pub(super) path: Option<String>,
+    pub(super) deliver: Option<Deliver>,
     pub(super) idempotent: Option<bool>,
     pub(super) latest_wins: Option<bool>,
     pub(super) expires: Option<Span>,
@@ -589,6 +599,12 @@ pub(super) enum LogTarget {
     Auto,
     Journal,
     Stderr,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Remote {
+    pub(super) allow: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

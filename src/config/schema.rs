@@ -111,6 +111,7 @@ pub const ROOT: &[Key] = &[
     key("log", Kind::Table(LOG)),
     key("update", Kind::Table(UPDATE)),
     key("metrics", Kind::Table(METRICS)),
+    key("remote", Kind::Table(REMOTE)),
     key("paths", Kind::Table(PATHS)),
 ];
 
@@ -236,6 +237,8 @@ const MQTT: &[Key] = &[
     key("mqtt311-deny", Kind::Choice(&["close", "drop"])),
 ];
 
+const REMOTE: &[Key] = &[key("allow", Kind::Texts)];
+
 const ROLE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("quota", Kind::Table(QUOTA)),
@@ -278,6 +281,7 @@ const DOWNLINK: &[Key] = &[
     key("deny", Kind::Flag),
     key("topic", Kind::Text(1024)),
     key("path", Kind::Text(255)),
+    key("deliver", Kind::Choice(&["auto", "request", "observe"])),
     key("idempotent", Kind::Flag),
     key("latest-wins", Kind::Flag),
     key("expires", Kind::Span(seconds(1), seconds(YEARS_10))),

@@ -5,19 +5,24 @@
 //! happened. Only replies that the journal does not take at once, expiry and deadlines wait for
 //! [`Commands::care`], once a second.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod observed;
+mod remote;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+pub use self::remote::RemoteCall;
 use super::reading_store::Readings;
 use crate::clock::Moment;
 use crate::control::tail::{CommandSeen, Tail};
 use crate::downlink::command::{Command, Outcome, PAYLOAD_MAX, Status};
 use crate::downlink::delivery::{Carrier, Delivery, NotSent, Told};
 use crate::downlink::io::MailboxFile;
-use crate::downlink::mailbox::{Arrival, Event, Mailbox, Take};
+use crate::downlink::mailbox::{Arrival, Event, Mailbox, Observer, Take};
+use crate::downlink::remote::Remote;
 use crate::downlink::router::{Directory, Routed, Router, Target};
 use crate::downlink::settings::Settings;
 use crate::gate::{DeviceView, Gate, reply};
@@ -29,8 +34,10 @@ use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
 use crate::proto::address::Peer;
 use crate::proto::coap::endpoint::client::Unsent;
-use crate::proto::coap::{self as protocol, Method, Outgoing, RequestId};
-use crate::southbound::coap::Intake;
+use crate::proto::coap::{self as protocol, Code, Method, Outgoing, RequestId, Response};
+use crate::session_store::io::persistence::SessionPersistence;
+use crate::southbound::coap::{Fetch, Intake};
+use crate::southbound::mqtt;
 
 /// Refusals that are told to the senders of commands: so many at once,
 const REFUSALS_BURST: u32 = 60;
@@ -72,6 +79,12 @@ pub struct Counts {
     pub untold: u64,
     /// Commands sent to devices.
     pub sent: u64,
+    /// GETs of devices that were answered with a message.
+    pub fetched: u64,
+    /// Registrations of observers.
+    pub observed: u64,
+    /// Commands to the gateway itself.
+    pub remote: u64,
 }
 
 /// What becomes of the commands of a device that is not there.
@@ -94,6 +107,15 @@ pub struct Commands {
     /// Why there is no file.
     defect: Option<String>,
     requests: Requests,
+    /// GETs that wait until their registration is durable, by its ticket.
+    registrations: HashMap<u64, (Name, Fetch)>,
+    /// GETs whose session has no number yet.
+    early: Vec<Fetch>,
+    /// Notifications without a command, and of which relation.
+    refreshes: HashMap<RequestId, u64>,
+    /// What may be asked of the gateway itself.
+    remote: Remote,
+    remote_calls: VecDeque<RemoteCall>,
     owed: HashMap<u64, Owed>,
     next_ticket: u64,
     answers: Vec<BrokerAnswer>,
@@ -113,17 +135,29 @@ struct Requests {
     requests: HashMap<u64, RequestId>,
 }
 
-/// How devices are reached over CoAP.
-struct CoapCarrier<'c> {
+/// The sides by which devices are reached.
+pub struct Sides<'s> {
+    /// The CoAP side.
+    pub coap: &'s mut Intake,
+    /// The MQTT side.
+    pub mqtt: &'s mut mqtt::Intake,
+}
+
+/// How devices are reached: over CoAP, and clients of the MQTT listener.
+struct SideCarrier<'c> {
     coap: &'c mut Intake,
+    mqtt: &'c mut mqtt::Intake,
     gate: &'c Gate,
     router: &'c Router,
     requests: &'c mut Requests,
     sent: &'c mut u64,
+    /// How long ago the command was taken that is sent.
+    age_s: u64,
 }
 
-impl Carrier for CoapCarrier<'_> {
-    fn is_reachable(&mut self, now: Instant, device: &Name) -> bool {
+impl SideCarrier<'_> {
+    /// Whether the device has a session over CoAP and can take a message now.
+    fn is_awake(&mut self, now: Instant, device: &Name) -> bool {
         let Some(index) = self.gate.device_by_id(device.as_str()) else { return false };
         let Some((_, heard)) = self.coap.heard(index) else { return false };
         let role = self.gate.device(now, index).map(|view| view.role.clone());
@@ -134,19 +168,8 @@ impl Carrier for CoapCarrier<'_> {
         }
     }
 
-    fn send(&mut self, now: Instant, number: u64, command: &Command) -> Result<(), NotSent> {
-        let index = self.gate.device_by_id(command.device.as_str()).ok_or(NotSent::Unreachable)?;
-        let (session, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
-        let holder = self.gate.holder(index).ok_or(NotSent::Unreachable)?;
-        let method = Method::from_code(protocol::Code(command.method))
-            .ok_or_else(|| NotSent::Never("the method is unknown".to_owned()))?;
-        let outgoing = Outgoing {
-            method,
-            path: &command.path,
-            content_format: command.content_format,
-            payload: &command.payload,
-        };
-        match self.coap.request(now, holder, Peer::Session(session), &outgoing) {
+    fn sent(&mut self, number: u64, sent: Result<RequestId, Unsent>) -> Result<(), NotSent> {
+        match sent {
             Ok(request) => {
                 self.requests.commands.insert(request, number);
                 self.requests.requests.insert(number, request);
@@ -157,6 +180,65 @@ impl Carrier for CoapCarrier<'_> {
             Err(Unsent::Unproven) => Err(NotSent::Unreachable),
             Err(Unsent::TooLarge) => Err(NotSent::Never("the request does not fit a message".to_owned())),
         }
+    }
+}
+
+impl Carrier for SideCarrier<'_> {
+    fn is_reachable(&mut self, now: Instant, command: &Command) -> bool {
+        let device = self.gate.device_by_id(command.device.as_str());
+        device.is_some_and(|device| self.mqtt.listens(device, &command.path))
+            || self.is_awake(now, &command.device)
+    }
+
+    fn send(
+        &mut self,
+        now: Instant,
+        number: u64,
+        command: &Command,
+        observer: Option<&Observer>,
+    ) -> Result<(), NotSent> {
+        let index = self.gate.device_by_id(command.device.as_str()).ok_or(NotSent::Unreachable)?;
+        let holder = self.gate.holder(index).ok_or(NotSent::Unreachable)?;
+        if let Some(Observer { peer, token, block, sequence, etag, max_age_s, .. }) = observer {
+            let left_s = max_age_s.saturating_sub(u32::try_from(self.age_s).unwrap_or(u32::MAX)).max(1);
+            let response = Response {
+                etag: Some(etag),
+                observe: Some(*sequence as u32),
+                ..Response::new(Code::CONTENT).max_age(left_s)
+            };
+            let (content_format, payload) = (command.content_format, &command.payload);
+            let response = Response { content_format, payload, ..response };
+            let sent = self.coap.notify(now, holder, *peer, (*token, *block), &response);
+            return self.sent(number, sent);
+        }
+        if self.mqtt.listens(index, &command.path) {
+            if !matches!(Method::from_code(Code(command.method)), Some(Method::Put | Method::Post)) {
+                return Err(NotSent::Never("an MQTT client takes only PUT and POST".to_owned()));
+            }
+            let Command { path, payload, content_format, .. } = command;
+            match self.mqtt.deliver(index, number, path, payload, *content_format) {
+                Ok(()) => {
+                    *self.sent += 1;
+                    return Ok(());
+                }
+                Err(mqtt::NotDelivered::Absent) => return Err(NotSent::Busy),
+                Err(mqtt::NotDelivered::TooLarge) => {
+                    let why = "the MQTT client takes no message of this size";
+                    return Err(NotSent::Never(why.to_owned()));
+                }
+            }
+        }
+        let (session, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
+        let method = Method::from_code(protocol::Code(command.method))
+            .ok_or_else(|| NotSent::Never("the method is unknown".to_owned()))?;
+        let outgoing = Outgoing {
+            method,
+            path: &command.path,
+            content_format: command.content_format,
+            payload: &command.payload,
+        };
+        let sent = self.coap.request(now, holder, Peer::Session(session), &outgoing);
+        self.sent(number, sent)
     }
 
     fn abandon(&mut self, number: u64) {
@@ -233,6 +315,11 @@ impl Commands {
             wake,
             defect,
             requests: Requests::default(),
+            registrations: HashMap::new(),
+            early: Vec::new(),
+            refreshes: HashMap::new(),
+            remote: settings.remote.clone(),
+            remote_calls: VecDeque::new(),
             owed: HashMap::new(),
             next_ticket: 0,
             answers: Vec::new(),
@@ -293,6 +380,7 @@ impl Commands {
             }
         }
         self.router = Router::new(settings);
+        self.remote = settings.remote.clone();
         self.review(now, gate, Absent::Refused);
     }
 
@@ -310,6 +398,10 @@ impl Commands {
                 target.device == command.device && target.path == command.path
             }));
             (!still).then(|| Outcome::of(Status::Refused, "the downlink rules do not allow it any more"))
+        });
+        self.mailbox.review_paths(|device, path| match devices.device(device.as_str()) {
+            Some((_, role)) => router.offers(&role, path),
+            None => absent == Absent::Waits,
         });
     }
 
@@ -365,6 +457,10 @@ impl Commands {
         let request = self.router.request(&message.topic);
         let wrapped = plain || request.is_some();
         let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
+        if let Some(asked) = self.remote.clone().asked(topic) {
+            let default = request.as_ref().and_then(|request| request.reply.clone());
+            return Some(self.take_remote(moment, pipeline, asked, message, (default, wrapped)));
+        }
         let router = std::mem::take(&mut self.router);
         let routed = router.route(topic, &Devices { gate: &pipeline.gate, now: moment.now });
         let code = match routed {
@@ -452,6 +548,7 @@ impl Commands {
                 wrapped: source.wrapped,
                 taken: moment.stamp(),
                 expires_s: message.expires_s.map_or(most, |seconds| seconds.min(most)),
+                deliver: rule.deliver,
                 idempotent: rule.idempotent,
                 latest_wins: rule.latest_wins,
                 answer_within_s: u16::try_from(rule.answer_within.as_secs()).unwrap_or(u16::MAX),
@@ -557,6 +654,7 @@ impl Commands {
             wrapped: false,
             taken: moment.stamp(),
             expires_s: u32::try_from(expires.as_secs()).unwrap_or(u32::MAX).max(1),
+            deliver: rule.deliver,
             idempotent: rule.idempotent,
             latest_wins: rule.latest_wins,
             answer_within_s: u16::try_from(rule.answer_within.as_secs()).unwrap_or(u16::MAX),
@@ -600,49 +698,90 @@ impl Commands {
     // What follows.
 
     /// Follows up whatever happened in a round.
-    pub fn round(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+    pub fn round(
+        &mut self,
+        moment: &Moment,
+        sides: &mut Sides<'_>,
+        pipeline: &mut Readings,
+        sessions: &SessionPersistence,
+    ) {
         let now = moment.now;
-        while let Some(index) = coap.poll_contact() {
+        self.take_fetches(moment, sides.coap, pipeline, sessions);
+        while let Some(index) = sides.coap.poll_contact() {
             if self.mailbox.is_empty() {
                 continue;
             }
             let Some(device) = pipeline.gate.id(index).cloned() else { continue };
             let Commands { router, mailbox, delivery, requests, counts, .. } = self;
             let sent = &mut counts.sent;
-            let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+            let mut carrier = SideCarrier {
+                coap: sides.coap,
+                mqtt: sides.mqtt,
+                gate: &pipeline.gate,
+                router,
+                requests,
+                sent,
+                age_s: 0,
+            };
             delivery.handle_contact(now, &device, mailbox, &mut carrier);
         }
-        while let Some(reply) = coap.poll_reply() {
-            if let Some(device) = coap.device_of(reply.request.peer().peer()) {
+        while let Some(reply) = sides.coap.poll_reply() {
+            if let Some(device) = sides.coap.device_of(reply.request.peer().peer()) {
                 pipeline.gate.seen(now, device);
+            }
+            if let Some(relation) = self.refreshes.remove(&reply.request) {
+                self.handle_refreshed(relation, &reply.outcome);
+                continue;
             }
             let Some(&number) = self.requests.commands.get(&reply.request) else { continue };
             let is_over = reply.outcome != protocol::Outcome::Acknowledged;
-            if is_over {
+            self.delivery.handle(now, number, told(reply.outcome), &mut self.mailbox);
+            // The acknowledgement of a notification ends it.
+            if is_over || !self.delivery.is_under_way(number) {
                 self.requests.commands.remove(&reply.request);
                 self.requests.requests.remove(&number);
             }
-            self.delivery.handle(now, number, told(reply.outcome), &mut self.mailbox);
         }
-        self.follow(moment, coap, pipeline);
+        while let Some((number, delivered)) = sides.mqtt.poll_delivered() {
+            let refused = |code: u8| {
+                Outcome::of(Status::Refused, format!("the MQTT client refused it: PUBACK 0x{code:02x}"))
+            };
+            let told = match delivered {
+                mqtt::Delivered::Sent => Told::Acknowledged,
+                mqtt::Delivered::Acknowledged => Told::Answered(Outcome::notified()),
+                mqtt::Delivered::Refused(code) => Told::Answered(refused(code)),
+                mqtt::Delivered::Gone => Told::Gone,
+            };
+            self.delivery.handle(now, number, told, &mut self.mailbox);
+        }
+        self.follow(moment, sides, pipeline);
     }
 
     /// What is due, once a second.
-    pub fn care(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+    pub fn care(&mut self, moment: &Moment, sides: &mut Sides<'_>, pipeline: &mut Readings) {
         if self.file.is_none() {
             return;
         }
+        self.mailbox.expire(moment);
+        self.refresh_relations(moment.now, sides, pipeline);
         if !self.mailbox.is_empty() {
-            self.mailbox.expire(moment);
             let Commands { router, mailbox, delivery, requests, counts, .. } = self;
             let sent = &mut counts.sent;
-            let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+            let mut carrier = SideCarrier {
+                coap: sides.coap,
+                mqtt: sides.mqtt,
+                gate: &pipeline.gate,
+                router,
+                requests,
+                sent,
+                age_s: 0,
+            };
             delivery.handle_timeout(moment.now, mailbox, &mut carrier);
             for number in std::mem::take(&mut self.unpublished) {
                 self.publish(moment, pipeline, number);
             }
         }
-        self.follow(moment, coap, pipeline);
+        self.follow(moment, sides, pipeline);
     }
 
     /// The journal has, or has not, the reply to a command.
@@ -654,7 +793,7 @@ impl Commands {
         }
     }
 
-    fn follow(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings) {
+    fn follow(&mut self, moment: &Moment, sides: &mut Sides<'_>, pipeline: &mut Readings) {
         let now = moment.now;
         let Some(file) = &self.file else { return };
         if let Some(committed) = file.poll_committed() {
@@ -667,7 +806,7 @@ impl Commands {
         }
         loop {
             while let Some(event) = self.mailbox.poll_event() {
-                self.handle_event(moment, coap, pipeline, event);
+                self.handle_event(moment, sides, pipeline, event);
             }
             let Some(batch) = self.mailbox.poll_batch(now) else { break };
             if let Some(file) = &self.file {
@@ -676,11 +815,17 @@ impl Commands {
         }
         // Without anything for the disk a batch is followed at once.
         while let Some(event) = self.mailbox.poll_event() {
-            self.handle_event(moment, coap, pipeline, event);
+            self.handle_event(moment, sides, pipeline, event);
         }
     }
 
-    fn handle_event(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings, event: Event) {
+    fn handle_event(
+        &mut self,
+        moment: &Moment,
+        sides: &mut Sides<'_>,
+        pipeline: &mut Readings,
+        event: Event,
+    ) {
         let now = moment.now;
         match event {
             Event::Stored { ticket } => {
@@ -700,15 +845,32 @@ impl Commands {
             Event::Ready(device) => {
                 let Commands { router, mailbox, delivery, requests, counts, .. } = self;
                 let sent = &mut counts.sent;
-                let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+                let mut carrier = SideCarrier {
+                    coap: sides.coap,
+                    mqtt: sides.mqtt,
+                    gate: &pipeline.gate,
+                    router,
+                    requests,
+                    sent,
+                    age_s: 0,
+                };
                 delivery.offer(now, &device, mailbox, &mut carrier);
             }
             Event::MaySend(number) => {
                 let shown = self.mailbox.command(number).cloned();
+                let age_s = self.mailbox.age(number, moment).map_or(0, |age| age.as_secs());
                 let Commands { router, mailbox, delivery, requests, counts, .. } = self;
                 let before = counts.sent;
                 let sent = &mut counts.sent;
-                let mut carrier = CoapCarrier { coap, gate: &pipeline.gate, router, requests, sent };
+                let mut carrier = SideCarrier {
+                    coap: sides.coap,
+                    mqtt: sides.mqtt,
+                    gate: &pipeline.gate,
+                    router,
+                    requests,
+                    sent,
+                    age_s,
+                };
                 delivery.handle_may_send(now, number, mailbox, &mut carrier);
                 if let Some(command) = shown.filter(|_| self.counts.sent > before) {
                     self.show(moment, &command, "sent", None);
@@ -733,6 +895,11 @@ impl Commands {
                 }
             }
             Event::Reply(number) => self.publish(moment, pipeline, number),
+            Event::Related { ticket, relation } => {
+                self.handle_related(moment, sides.coap, ticket, Some(relation));
+            }
+            Event::Unrelated { ticket } => self.handle_related(moment, sides.coap, ticket, None),
+            Event::Refresh(relation) => self.send_refresh(moment, sides.coap, pipeline, relation),
         }
     }
 
@@ -821,7 +988,7 @@ impl Commands {
 }
 
 /// Said of a device that is on a serial line, or of plain senders.
-const NO_SESSION: &str = "commands reach devices over DTLS, and this one has no credential for a session";
+const NO_SESSION: &str = "commands reach devices over DTLS and MQTT, and this one has no credential";
 
 /// Whether the device can have a DTLS session at all.
 fn has_session(gate: &Gate, now: Instant, device: &str) -> bool {

@@ -1,5 +1,7 @@
 //! The desk: what the control socket, systemd and the once-a-second care are answered from.
 
+mod remote;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -127,6 +129,8 @@ pub struct Desk {
     disk: DiskRoom,
     /// The configuration on trial.
     trial: Option<OnTrial>,
+    /// Changes of the registry that came from the broker.
+    registry_changes: Vec<remote::RegistryChange>,
 }
 
 impl Desk {
@@ -183,6 +187,7 @@ impl Desk {
             metrics_problems: Vec::new(),
             disk: DiskRoom::default(),
             trial: None,
+            registry_changes: Vec::new(),
         };
         desk.trial = OnTrial::of(&desk.loaded, now);
         desk.retry(interval);
@@ -291,6 +296,7 @@ impl Desk {
         }
         self.take_up_lists();
         self.updates.care(now);
+        self.care_for_remote().await;
         self.judge_trial(now);
         self.tell_presence(now);
         self.tell_status(now);

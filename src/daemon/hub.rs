@@ -24,7 +24,7 @@ use tokio::sync::{Notify as Wake, oneshot};
 
 use super::bus_handle::BusHandle;
 use super::clock::SystemClock;
-use super::commands::{Absent, Commands};
+use super::commands::{Absent, Commands, Sides};
 use super::dtls_sink::{DtlsSink, Reports};
 use super::line_kind::LineKind;
 use super::link::Link;
@@ -285,8 +285,8 @@ impl Hub {
 
     /// What is due of commands, once a second.
     pub fn care_for_commands(&mut self) {
-        let Hub { commands, coap, pipeline, moment, .. } = self;
-        commands.care(moment, coap, pipeline);
+        let Hub { commands, coap, mqtt, pipeline, moment, .. } = self;
+        commands.care(moment, &mut Sides { coap, mqtt }, pipeline);
     }
 
     fn follow_commands(&mut self) {
@@ -294,8 +294,8 @@ impl Hub {
         if self.left {
             return;
         }
-        let Hub { commands, coap, pipeline, moment, uplink, .. } = self;
-        commands.round(moment, coap, pipeline);
+        let Hub { commands, coap, mqtt, pipeline, moment, uplink, persistence, .. } = self;
+        commands.round(moment, &mut Sides { coap, mqtt }, pipeline, persistence);
         while let Some(answer) = commands.poll_answer() {
             uplink.answer_inbound(moment.now, &answer);
         }
@@ -455,6 +455,15 @@ impl Hub {
         self.persistence = persistence;
         self.reports.restoring = false;
         self.commands.review(now, &self.pipeline.gate, Absent::Waits);
+        let mut sessions = Vec::new();
+        self.engine.sessions(&mut |info| {
+            let device = self.coap.session_device(info.session);
+            let id = device.and_then(|device| self.pipeline.gate.id(device)).cloned();
+            if let Some((number, id)) = self.persistence.number(info.session).zip(id) {
+                sessions.push((number, id, Peer::Session(info.session).id()));
+            }
+        });
+        self.commands.attach(now, &sessions);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.

@@ -9,10 +9,11 @@
 
 use std::fmt;
 
+use crate::gate::Deliver;
 use crate::message::{ContentFormat, Name, Stamp};
 
-/// Longest payload of a command, in bytes: it goes into one datagram.
-pub const PAYLOAD_MAX: usize = 1024;
+/// Longest payload of a command, in bytes. One of more than 1,024 bytes is sent in blocks.
+pub const PAYLOAD_MAX: usize = 16 << 10;
 
 /// A command as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Command {
     pub taken: Stamp,
     /// Seconds after that when it is worth nothing any more.
     pub expires_s: u32,
+    /// How it reaches the device.
+    pub deliver: Deliver,
     /// It may run twice.
     pub idempotent: bool,
     /// A later command on the same path replaces it as long as it waits.
@@ -107,9 +110,13 @@ pub enum Status {
     Superseded,
     /// It was dropped for a newer one, or by the operator.
     Dropped,
+    /// The device has acknowledged the notification with it.
+    Notified,
+    /// The device has fetched it with a GET.
+    Fetched,
 }
 
-const WORDS: [(Status, &str); 7] = [
+const WORDS: [(Status, &str); 9] = [
     (Status::Timeout, "timeout"),
     (Status::Expired, "expired"),
     (Status::Refused, "refused"),
@@ -117,6 +124,8 @@ const WORDS: [(Status, &str); 7] = [
     (Status::Unknown, "unknown"),
     (Status::Superseded, "superseded"),
     (Status::Dropped, "dropped"),
+    (Status::Notified, "notified"),
+    (Status::Fetched, "fetched"),
 ];
 
 impl Status {
@@ -137,9 +146,12 @@ impl Status {
         }
     }
 
-    /// Whether the device has answered with success.
+    /// Whether the device has answered with success, or has it.
     pub fn is_success(self) -> bool {
-        matches!(self, Status::Code(code) if code >> 5 == 2)
+        match self {
+            Status::Code(code) => code >> 5 == 2,
+            word => matches!(word, Status::Notified | Status::Fetched),
+        }
     }
 }
 
@@ -166,6 +178,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The device has acknowledged it, and says nothing more.
+    pub fn notified() -> Outcome {
+        Outcome { status: Status::Notified, content_format: None, payload: Vec::new(), partial: false }
+    }
+
     /// With a sentence.
     pub fn of(status: Status, why: impl Into<String>) -> Outcome {
         let payload = why.into().into_bytes();

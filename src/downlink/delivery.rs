@@ -12,6 +12,9 @@
 //! | it does not acknowledge, or does not respond | `timeout` |
 //! | its session ends meanwhile | `unknown` |
 //!
+//! A notification is over with its acknowledgement: `notified`. If the device resets it, or does
+//! not acknowledge it, the relation ends; after a Reset the command waits again.
+//!
 //! In the last two rows an idempotent command waits again, until it expires: it is begun with the
 //! device's next datagram, or after a rest that grows from [`REST`] to [`REST_MAX`].
 
@@ -19,7 +22,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::command::{Command, Outcome, Status};
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Observer};
+use crate::gate::Deliver;
 use crate::message::Name;
 
 /// After a command that was not answered, at least.
@@ -31,14 +35,21 @@ const SHORT_REST: Duration = Duration::from_secs(1);
 
 /// How devices are reached: a transport, or several.
 pub trait Carrier {
-    /// Whether the device can take a request now.
-    fn is_reachable(&mut self, now: Instant, device: &Name) -> bool;
+    /// Whether the device can take this command now.
+    fn is_reachable(&mut self, now: Instant, command: &Command) -> bool;
 
-    /// Sends a command. What becomes of it is told by [`Delivery::handle`] with the same number.
+    /// Sends a command: to an observer as a notification, else as a request. What becomes of it is
+    /// told by [`Delivery::handle`] with the same number.
     ///
     /// # Errors
     /// [`NotSent`].
-    fn send(&mut self, now: Instant, number: u64, command: &Command) -> Result<(), NotSent>;
+    fn send(
+        &mut self,
+        now: Instant,
+        number: u64,
+        command: &Command,
+        observer: Option<&Observer>,
+    ) -> Result<(), NotSent>;
 
     /// Waits no longer for the response to a command that was acknowledged.
     fn abandon(&mut self, number: u64);
@@ -75,6 +86,8 @@ struct Flight {
     /// The response is waited for until then; `None`: it is not acknowledged, which the carrier
     /// decides.
     until: Option<Instant>,
+    /// It is a notification of this relation.
+    relation: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +109,11 @@ impl Delivery {
         if self.rests.get(device).is_some_and(|rest| now < rest.until) {
             return;
         }
-        if let Some(number) = mailbox.next_for(device)
-            && carrier.is_reachable(now, device)
-        {
+        // Mostly the first of them: only of a client that subscribed to some paths, others wait.
+        let ready = mailbox.candidates(device).into_iter().find(|number| {
+            mailbox.command(*number).is_some_and(|command| carrier.is_reachable(now, command))
+        });
+        if let Some(number) = ready {
             mailbox.begin(number);
         }
     }
@@ -125,9 +140,20 @@ impl Delivery {
         mailbox: &mut Mailbox,
         carrier: &mut impl Carrier,
     ) {
+        let observer = mailbox.observer(number);
         let Some(command) = mailbox.command(number) else { return };
-        match carrier.send(now, number, command) {
-            Ok(()) => drop(self.flights.insert(number, Flight { until: None })),
+        if command.deliver == Deliver::Observe && observer.is_none() {
+            // The device has stopped observing meanwhile.
+            return mailbox.unsend(number);
+        }
+        match carrier.send(now, number, command, observer.as_ref()) {
+            Ok(()) => {
+                let relation = observer.as_ref().map(|observer| observer.relation);
+                self.flights.insert(number, Flight { until: None, relation });
+                if let Some(Observer { relation, sequence, .. }) = observer {
+                    mailbox.note_notified(now, relation, sequence);
+                }
+            }
             Err(NotSent::Unreachable) => mailbox.unsend(number),
             Err(NotSent::Busy) => {
                 self.rests
@@ -145,6 +171,9 @@ impl Delivery {
             return;
         };
         let Some(flight) = self.flights.get_mut(&number) else { return };
+        if let Some(relation) = flight.relation {
+            return self.handle_notified(now, number, relation, told, mailbox);
+        }
         match told {
             Told::Acknowledged => {
                 flight.until = Some(now + Duration::from_secs(command.answer_within_s.into()));
@@ -165,6 +194,42 @@ impl Delivery {
             }
             Told::Gone => {
                 let why = "the session of the device ended while the command was on its way: it may have run";
+                self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
+            }
+        }
+    }
+
+    /// What a carrier tells of a notification (RFC 7641 §3.6, §4.5).
+    fn handle_notified(
+        &mut self,
+        now: Instant,
+        number: u64,
+        relation: u64,
+        told: Told,
+        mailbox: &mut Mailbox,
+    ) {
+        match told {
+            Told::Acknowledged | Told::Answered(_) => {
+                self.flights.remove(&number);
+                if let Some(command) = mailbox.command(number) {
+                    self.rests.remove(&command.device);
+                }
+                mailbox.end(number, Outcome::notified());
+            }
+            Told::Rejected => {
+                // It does not observe any more, so it has not taken it.
+                self.flights.remove(&number);
+                mailbox.end_relation(relation);
+                mailbox.unsend(number);
+            }
+            Told::Unanswered => {
+                mailbox.end_relation(relation);
+                let why = "the device did not acknowledge the notification: it may have it";
+                self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
+            }
+            Told::Gone => {
+                mailbox.end_relation(relation);
+                let why = "the session of the device ended during the notification: it may have it";
                 self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
             }
         }
@@ -202,6 +267,11 @@ impl Delivery {
         for device in &devices {
             self.offer(now, device, mailbox, carrier);
         }
+    }
+
+    /// Whether this command is on its way.
+    pub fn is_under_way(&self, number: u64) -> bool {
+        self.flights.contains_key(&number)
     }
 
     /// Commands on their way.

@@ -13,21 +13,32 @@
 //! | 8 session lost | 0 | –: no packet id means anything any more |
 //! | 9 marks | 0 | hashes of last commands by topic, packet ids |
 //! | 10 settled | packet id | –: the broker has the PUBACK |
+//! | 11 value | command | as taken: what a GET is answered with |
+//! | 12 related | relation | who observes what, and the number of the last notification |
+//! | 13 unrelated | relation | – |
+//! | 14 next | number | –: all smaller ones were given |
+//!
+//! A reader of minor version 0 skips the kinds from 11 on. The content of `sent` is the number of
+//! the notification, 8 bytes, which it does not read.
 //!
 //! What a sender of commands puts into a payload could look like a frame behind damage. So the
 //! epoch of a log is drawn at random each time it is written anew, and frames of another one are
 //! not read.
 
 use super::command::{Command, Outcome, Status};
+use super::observe::Registration;
 use crate::durable::frame::FrameFormat;
+use crate::gate::Deliver;
 use crate::message::{ContentFormat, Name, Stamp};
+use crate::proto::coap::Token;
+use crate::proto::coap::block::Block;
 
 /// The frames of the mailbox's log.
 pub const FORMAT: FrameFormat = FrameFormat {
     magic: *b"TMBX",
     marker: [0xC7, b'm', b'b', 0x5A],
     major: 1,
-    minor: 0,
+    minor: 1,
     content_max: 65_535,
     fits: |_, _| true,
 };
@@ -54,6 +65,27 @@ pub mod kind {
     pub const MARKS: u8 = 9;
     /// A message of QoS 1 does not come again.
     pub const SETTLED: u8 = 10;
+    /// The newest message on a path.
+    pub const VALUE: u8 = 11;
+    /// A device observes a path.
+    pub const RELATED: u8 = 12;
+    /// It does so no longer.
+    pub const UNRELATED: u8 = 13;
+    /// All smaller numbers were given.
+    pub const NEXT: u8 = 14;
+}
+
+/// Where [`Deliver`] is in the seconds of `answer_within_s`, which are at most 3,600: in the bits
+/// that minor version 0 leaves 0.
+const DELIVER_SHIFT: u32 = 14;
+const SECONDS: u16 = (1 << DELIVER_SHIFT) - 1;
+
+fn deliver_bits(deliver: Deliver) -> u16 {
+    (match deliver {
+        Deliver::Request => 0,
+        Deliver::Observe => 1,
+        Deliver::Auto => 2,
+    }) << DELIVER_SHIFT
 }
 
 /// By which packet a command came.
@@ -113,7 +145,8 @@ pub fn encode_taken(command: &Command, mark: &TakenMark) -> Vec<u8> {
             | flag(packet.is_some(), PACKET),
     );
     out.push(command.method);
-    out.extend(command.answer_within_s.to_le_bytes());
+    let seconds = command.answer_within_s.min(SECONDS) | deliver_bits(command.deliver);
+    out.extend(seconds.to_le_bytes());
     out.extend(boot.to_le_bytes());
     out.extend(command.taken.boottime_ms.to_le_bytes());
     out.extend(command.expires_s.to_le_bytes());
@@ -169,7 +202,12 @@ pub fn decode_taken(content: &[u8]) -> Option<(Command, TakenMark)> {
     let mut fields = Fields(content);
     let [flags, method] = fields.take()?;
     let has = |bit: u8| flags & bit != 0;
-    let answer_within_s = u16::from_le_bytes(fields.take()?);
+    let seconds = u16::from_le_bytes(fields.take()?);
+    let deliver = match seconds >> DELIVER_SHIFT {
+        0 => Deliver::Request,
+        1 => Deliver::Observe,
+        _ => Deliver::Auto,
+    };
     let boot = u32::from_le_bytes(fields.take()?);
     let boottime_ms = u64::from_le_bytes(fields.take()?);
     let expires_s = u32::from_le_bytes(fields.take()?);
@@ -197,9 +235,10 @@ pub fn decode_taken(content: &[u8]) -> Option<(Command, TakenMark)> {
         wrapped: has(WRAPPED),
         taken: Stamp { boottime_ms, wall_ms },
         expires_s,
+        deliver,
         idempotent: has(IDEMPOTENT),
         latest_wins: has(LATEST_WINS),
-        answer_within_s,
+        answer_within_s: seconds & SECONDS,
     };
     let is_valid = fields.0.is_empty() && (1..=7).contains(&method);
     is_valid.then_some((command, TakenMark { boot, group, topic_hash, hash, packet }))
@@ -226,6 +265,31 @@ pub fn decode_ended(content: &[u8]) -> Option<Outcome> {
         payload,
         partial: partial != 0,
     })
+}
+
+/// A relation of this session, whose last notification had the number `sequence`.
+pub fn encode_related(registration: &Registration, session: u64, sequence: u64) -> Vec<u8> {
+    let mut out = session.to_le_bytes().to_vec();
+    out.extend(sequence.to_le_bytes());
+    out.push(registration.block.map_or(u8::MAX, |block| block.size_exponent));
+    push_bytes(&mut out, registration.token.as_bytes());
+    push_bytes(&mut out, registration.device.as_str().as_bytes());
+    push_bytes(&mut out, registration.path.as_bytes());
+    out
+}
+
+/// Reads what [`encode_related`] wrote; `None` if it is something else.
+pub fn decode_related(content: &[u8]) -> Option<(Registration, u64)> {
+    let mut fields = Fields(content);
+    let session = u64::from_le_bytes(fields.take()?);
+    let sequence = u64::from_le_bytes(fields.take()?);
+    let [exponent] = fields.take()?;
+    let block = Block::from_uint(u32::from(exponent & 7)).filter(|_| exponent < 7);
+    let token = Token::new(fields.bytes()?)?;
+    let device = Name::parse(&fields.text()?).ok()?;
+    let path = fields.text()?;
+    let registration = Registration { device, path, peer: None, session: Some(session), token, block };
+    fields.0.is_empty().then_some((registration, sequence))
 }
 
 /// Hashes of last commands by the hash of their topic, and packet ids.
@@ -273,13 +337,14 @@ mod tests {
             reply_topic in proptest::option::of("[a-z/]{1,200}"),
             correlation in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1024)),
             flags: [bool; 3], boottime_ms: u64, wall_ms in proptest::option::of(any::<u64>()), expires_s: u32,
-            answer_within_s: u16, boot: u32, numbers: [u64; 3],
+            answer_within_s in 0u16..=3600, deliver in 0..3u8, boot: u32, numbers: [u64; 3],
             packet in proptest::option::of((1u8..=2, any::<u16>())),
         ) {
             let command = Command {
                 device: Name::parse("door-7").unwrap(), path, topic, method,
                 content_format: format.map(ContentFormat), payload, reply_topic, correlation,
                 wrapped: flags[0], taken: Stamp { boottime_ms, wall_ms }, expires_s,
+                deliver: [Deliver::Request, Deliver::Observe, Deliver::Auto][usize::from(deliver)],
                 idempotent: flags[1], latest_wins: flags[2], answer_within_s,
             };
             let [group, topic_hash, hash] = numbers;
@@ -292,6 +357,21 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(content in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = (decode_taken(&content), decode_ended(&content), decode_marks(&content));
+            let _ = decode_related(&content);
+        }
+
+        #[test]
+        fn every_relation_reads_back(
+            path in "[a-zü/]{1,100}", token in proptest::collection::vec(any::<u8>(), 0..=8),
+            exponent in proptest::option::of(0u8..=6), session: u64, sequence: u64,
+        ) {
+            let block = exponent.map(|size_exponent| Block { number: 0, more: false, size_exponent });
+            let registration = Registration {
+                device: Name::parse("door-7").unwrap(), path, peer: None, session: Some(session),
+                token: Token::new(&token).unwrap(), block,
+            };
+            let content = encode_related(&registration, session, sequence);
+            prop_assert_eq!(decode_related(&content), Some((registration, sequence)));
         }
 
         #[test]

@@ -7,6 +7,10 @@
 //! | [`Mailbox::begin`] | [`Event::MaySend`]: the command may be sent |
 //! | [`Mailbox::end`] | [`Event::Ended`] and [`Event::Reply`]: the outcome may be told |
 //! | [`Mailbox::handle_released`] | [`Event::Stored`]: PUBCOMP may be sent |
+//! | [`Mailbox::observe`] | [`Event::Related`]: the registration may be answered |
+//!
+//! A command whose device observes its path is sent as a notification, with a sequence number that
+//! is stored with the note that it is about to be sent.
 //!
 //! **A crash.** What was not acknowledged comes again from the broker. A command that waited still
 //! waits. One that was about to be sent, or sent, may have run: it is sent again if it is
@@ -30,9 +34,13 @@ use std::time::{Duration, Instant};
 use super::command::{Command, Outcome, State, Status};
 use super::frame::{self, PacketMark, TakenMark, kind};
 use super::log::{Batch, Committed, Entry};
+use super::observe::{Registration, Relation, Relations};
+use super::value::{Value, Values};
 use crate::clock::{Moment, UnixTime};
-use crate::gate::{MailboxLimits, WhenFull};
+use crate::gate::{Deliver, MailboxLimits, WhenFull};
 use crate::message::{Name, Stamp};
+use crate::proto::coap::block::Block;
+use crate::proto::coap::{PeerId, Token};
 
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
@@ -48,6 +56,10 @@ const LAST_MAX: usize = 16_384;
 const MARKS_A_FRAME: usize = 4_000;
 /// In the place of the QoS, in marks: a completed message of QoS 2.
 const COMPLETED: u8 = 3;
+/// No number comes near this one; a file that says so is wrong.
+const NUMBER_MAX: u64 = 1 << 62;
+/// From one look for expired values to the next.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Completed messages of QoS 2 that are known.
 const COMPLETED_MAX: usize = 256;
 /// Messages of QoS 1 whose repetition is recognised.
@@ -116,6 +128,39 @@ pub enum Event {
     },
     /// The outcome of this command is to be published.
     Reply(u64),
+    /// This relation is durable: its registration may be answered.
+    Related {
+        /// As given.
+        ticket: u64,
+        /// The relation.
+        relation: u64,
+    },
+    /// It could not be stored, and is not there any more.
+    Unrelated {
+        /// As given.
+        ticket: u64,
+    },
+    /// The number of a notification without a command is durable: it may be sent.
+    Refresh(u64),
+}
+
+/// A device that observes the path of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observer {
+    /// The relation.
+    pub relation: u64,
+    /// Where it is.
+    pub peer: PeerId,
+    /// By what it knows the notification.
+    pub token: Token,
+    /// The size of blocks that it asked for.
+    pub block: Option<Block>,
+    /// The sequence number of the notification.
+    pub sequence: u64,
+    /// The ETag of the value.
+    pub etag: [u8; 8],
+    /// For how long it is fresh, in seconds.
+    pub max_age_s: u32,
 }
 
 /// Numbers since the start.
@@ -148,6 +193,8 @@ struct Held {
     state: State,
     outcome: Option<Outcome>,
     attempts: u8,
+    /// Of its notification, once it was about to be sent.
+    sequence: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +222,12 @@ enum Op {
     },
     SessionLost,
     Settled(u16),
+    /// A relation, new, or with a new sequence number if there is no ticket.
+    Related {
+        relation: u64,
+        ticket: Option<u64>,
+    },
+    Unrelated(u64),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -196,6 +249,9 @@ pub struct Mailbox {
     qos1: VecDeque<PacketMark>,
     /// Completed messages of QoS 2, and when; `None`: before this process.
     completed: VecDeque<(PacketMark, Option<Instant>)>,
+    values: Values,
+    swept: Option<Instant>,
+    relations: Relations,
     pending: Vec<Op>,
     flying: Option<Vec<Op>>,
     wants_image: bool,
@@ -234,6 +290,9 @@ impl Mailbox {
             qos2: BTreeMap::new(),
             qos1: VecDeque::new(),
             completed: VecDeque::new(),
+            values: Values::default(),
+            swept: None,
+            relations: Relations::default(),
             pending: Vec::new(),
             flying: None,
             wants_image: true,
@@ -254,8 +313,9 @@ impl Mailbox {
                 kind::TAKEN => {
                     let Some((command, mark)) = frame::decode_taken(content) else { continue };
                     seen.insert(*number);
-                    self.next = self.next.max(number.saturating_add(1));
+                    self.note_given(*number);
                     let is_last = mark.packet.is_some();
+                    self.values.take(*number, mark.boot, &command);
                     self.insert(*number, command, mark, State::Waiting);
                     let group = mark.group..=*number;
                     if is_last && group.clone().any(|number| !seen.contains(&number)) {
@@ -272,7 +332,26 @@ impl Mailbox {
                     if let Some(held) = held {
                         (held.state, held.attempts) = (State::Sent, held.attempts.saturating_add(1));
                     }
+                    let sequence = content.first_chunk().copied().map(u64::from_le_bytes);
+                    self.note_given(sequence.unwrap_or(0));
                 }
+                kind::VALUE => {
+                    if let Some((command, mark)) = frame::decode_taken(content) {
+                        self.values.take(*number, mark.boot, &command);
+                        self.note_given(*number);
+                    }
+                }
+                kind::RELATED => {
+                    if let Some((registration, sequence)) = frame::decode_related(content) {
+                        match self.relations.get_mut(*number) {
+                            Some(relation) => relation.sequence = sequence,
+                            None => drop(self.relations.insert(*number, registration, true)),
+                        }
+                        self.note_given(sequence.max(*number));
+                    }
+                }
+                kind::UNRELATED => drop(self.relations.remove(*number)),
+                kind::NEXT => self.note_given(number.saturating_sub(1)),
                 kind::UNSENT => {
                     if let Some(held) = held {
                         held.state = State::Waiting;
@@ -328,6 +407,11 @@ impl Mailbox {
         }
     }
 
+    /// This number was given: the next one is greater.
+    fn note_given(&mut self, number: u64) {
+        self.next = self.next.max(number.min(NUMBER_MAX) + 1);
+    }
+
     fn set(&mut self, number: u64, state: State) {
         if let Some(held) = self.commands.get_mut(&number) {
             held.state = state;
@@ -339,7 +423,7 @@ impl Mailbox {
         self.bytes += bytes;
         let queue = self.queues.entry(command.device.clone()).or_default();
         queue.numbers.push_back(number);
-        self.commands.insert(number, Held { command, mark, state, outcome: None, attempts: 0 });
+        self.commands.insert(number, Held { command, mark, state, outcome: None, attempts: 0, sequence: 0 });
     }
 
     fn remove(&mut self, number: u64) -> Option<Held> {
@@ -540,17 +624,58 @@ impl Mailbox {
 
     // What comes of commands.
 
-    /// The command that a device is to be sent next; `None` if none waits, or one is on its way.
-    pub fn next_for(&self, device: &Name) -> Option<u64> {
-        let mut waiting = None;
-        for number in &self.queues.get(device)?.numbers {
-            match self.commands.get(number)?.state {
-                State::Preparing | State::Sent => return None,
-                State::Waiting => waiting = waiting.or(Some(*number)),
-                State::Taking | State::Ended => {}
+    /// Whether a command waits for the device, and none is on its way.
+    pub fn is_ready(&self, device: &Name) -> bool {
+        !self.candidates(device).is_empty()
+    }
+
+    /// The commands that wait for a device, in order; none if one is on its way. One that is only a
+    /// state waits for a device that observes its path.
+    pub fn candidates(&self, device: &Name) -> Vec<u64> {
+        let mut waiting = Vec::new();
+        let numbers = self.queues.get(device).map(|queue| &queue.numbers);
+        for number in numbers.into_iter().flatten() {
+            let Some(held) = self.commands.get(number) else { continue };
+            match held.state {
+                State::Preparing | State::Sent => return Vec::new(),
+                State::Waiting if self.can_go(&held.command) => waiting.push(*number),
+                State::Waiting | State::Taking | State::Ended => {}
             }
         }
         waiting
+    }
+
+    fn can_go(&self, command: &Command) -> bool {
+        command.deliver != Deliver::Observe || self.relations.find(&command.device, &command.path).is_some()
+    }
+
+    /// The device that observes the path of a command that is about to be sent, if that is to be
+    /// told by a notification.
+    pub fn observer(&self, number: u64) -> Option<Observer> {
+        let held = self.commands.get(&number)?;
+        let Command { device, path, method, deliver, .. } = &held.command;
+        if *deliver == Deliver::Request || !matches!(method, 2 | 3) {
+            return None;
+        }
+        let (relation, found) = self.relations.find(device, path)?;
+        let Registration { peer, token, block, .. } = &found.registration;
+        let value = Value {
+            number,
+            content_format: held.command.content_format,
+            payload: held.command.payload.clone(),
+            taken: held.command.taken,
+            boot: held.mark.boot,
+            expires_s: held.command.expires_s,
+        };
+        Some(Observer {
+            relation,
+            peer: (*peer)?,
+            token: *token,
+            block: *block,
+            sequence: held.sequence,
+            etag: value.etag(),
+            max_age_s: held.command.expires_s,
+        })
     }
 
     /// Stores that a waiting command is about to be sent.
@@ -558,6 +683,8 @@ impl Mailbox {
         if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Waiting) {
             held.state = State::Preparing;
             held.attempts = held.attempts.saturating_add(1);
+            held.sequence = self.next;
+            self.next += 1;
             self.pending.push(Op::Sent(number));
         }
     }
@@ -583,7 +710,7 @@ impl Mailbox {
             return;
         };
         let counter = match outcome.status {
-            Status::Code(_) => &mut self.counters.answered,
+            Status::Code(_) | Status::Notified | Status::Fetched => &mut self.counters.answered,
             Status::Timeout => &mut self.counters.timeouts,
             Status::Expired => &mut self.counters.expired,
             Status::Unknown => &mut self.counters.unknown,
@@ -621,6 +748,12 @@ impl Mailbox {
         for number in expired {
             self.end(number, Outcome::of(Status::Expired, "it was not sent before it expired"));
         }
+        self.relations.care(moment.now);
+        if self.swept.is_none_or(|at| moment.now.saturating_duration_since(at) >= SWEEP) {
+            self.swept = Some(moment.now);
+            let boot = self.boot;
+            self.values.retain(|_, _, value| left_s(value, boot, moment).is_some());
+        }
     }
 
     fn is_expired(&self, held: &Held, moment: &Moment) -> bool {
@@ -639,6 +772,140 @@ impl Mailbox {
             .collect();
         for (number, outcome) in ended {
             self.end(number, outcome);
+        }
+    }
+
+    /// Forgets the values of devices, and ends the relations, for which `keep` says no.
+    pub fn review_paths(&mut self, mut keep: impl FnMut(&Name, &str) -> bool) {
+        self.values.retain(|device, path, _| keep(device, path));
+        self.end_relations(|registration| !keep(&registration.device, &registration.path));
+    }
+
+    // What devices observe.
+
+    /// The newest message on a path, and for how many seconds it is still worth something.
+    pub fn value(&self, device: &Name, path: &str, moment: &Moment) -> Option<(&Value, u32)> {
+        let value = self.values.get(device, path)?;
+        Some((value, left_s(value, self.boot, moment)?))
+    }
+
+    /// The device has fetched the newest message on a path: those that only wait for that are over.
+    pub fn handle_fetched(&mut self, device: &Name, path: &str) {
+        let Some(value) = self.values.get(device, path) else { return };
+        let (newest, queue) = (value.number, self.queues.get(device));
+        let waiting: Vec<u64> = queue
+            .iter()
+            .flat_map(|queue| &queue.numbers)
+            .filter(|number| **number <= newest)
+            .filter(|number| {
+                self.commands.get(number).is_some_and(|held| {
+                    held.state == State::Waiting
+                        && held.command.deliver == Deliver::Observe
+                        && held.command.path == path
+                })
+            })
+            .copied()
+            .collect();
+        for number in waiting {
+            self.end(number, Outcome::of(Status::Fetched, ""));
+        }
+    }
+
+    /// A device observes a path from now on. [`Event::Related`] or [`Event::Unrelated`] follows;
+    /// false: there is no room, or it registers too often, and nothing follows.
+    pub fn observe(&mut self, now: Instant, registration: Registration, ticket: u64) -> bool {
+        if self.trouble.is_some() || !self.relations.may_register(now, &registration.device) {
+            return false;
+        }
+        let relation = self.next;
+        self.next += 1;
+        for replaced in self.relations.insert(relation, registration, false) {
+            self.pending.push(Op::Unrelated(replaced));
+        }
+        self.pending.push(Op::Related { relation, ticket: Some(ticket) });
+        true
+    }
+
+    /// A relation.
+    pub fn relation(&self, relation: u64) -> Option<&Relation> {
+        self.relations.get(relation)
+    }
+
+    /// How many relations there are.
+    pub fn relation_count(&self) -> usize {
+        self.relations.len()
+    }
+
+    /// How many values there are, and their bytes.
+    pub fn values(&self) -> (usize, usize) {
+        (self.values.len(), self.values.bytes())
+    }
+
+    /// Ends a relation.
+    pub fn end_relation(&mut self, relation: u64) {
+        if self.relations.remove(relation).is_some() {
+            self.pending.push(Op::Unrelated(relation));
+        }
+    }
+
+    /// Ends the relations for which `ends` says so.
+    pub fn end_relations(&mut self, mut ends: impl FnMut(&Registration) -> bool) {
+        let ended: Vec<u64> = self
+            .relations
+            .iter()
+            .filter(|(_, relation)| ends(&relation.registration))
+            .map(|(id, _)| id)
+            .collect();
+        ended.into_iter().for_each(|relation| self.end_relation(relation));
+    }
+
+    /// A notification, or the answer to a registration, was sent.
+    pub fn note_notified(&mut self, now: Instant, relation: u64, sequence: u64) {
+        self.relations.note_sent(now, relation, sequence);
+    }
+
+    /// Relations to which nothing was sent for most of a day.
+    pub fn relations_due(&self, now: Instant) -> Vec<u64> {
+        self.relations.due(now)
+    }
+
+    /// Draws a number for a notification without a command; [`Event::Refresh`] follows.
+    pub fn refresh(&mut self, relation: u64) {
+        let sequence = self.next;
+        if let Some(found) = self.relations.get_mut(relation) {
+            (found.sequence, found.refreshing) = (sequence, true);
+            self.next += 1;
+            self.pending.push(Op::Related { relation, ticket: None });
+        }
+    }
+
+    /// The notification without a command is over, or was not sent.
+    pub fn handle_refreshed(&mut self, relation: u64) {
+        if let Some(found) = self.relations.get_mut(relation) {
+            found.refreshing = false;
+        }
+    }
+
+    /// The sessions of the process before are there, or not: `find` says which peer the session of
+    /// this number of this device is. The relations of the others end.
+    pub fn attach(&mut self, now: Instant, mut find: impl FnMut(u64, &Name) -> Option<PeerId>) {
+        let lost: Vec<u64> = self
+            .relations
+            .iter()
+            .filter(|(_, relation)| relation.registration.peer.is_none())
+            .map(|(id, _)| id)
+            .collect();
+        for id in lost {
+            let Some(relation) = self.relations.get_mut(id) else { continue };
+            let Registration { session, device, .. } = &relation.registration;
+            match session.and_then(|session| find(session, device)) {
+                Some(peer) => {
+                    relation.registration.peer = Some(peer);
+                    let sequence = relation.sequence;
+                    self.relations.note_sent(now, id, sequence);
+                }
+                None => self.end_relation(id),
+            }
         }
     }
 
@@ -740,7 +1007,10 @@ impl Mailbox {
                 let content = frame::encode_taken(&held.command, &held.mark);
                 Some(Entry { kind: kind::TAKEN, number: *number, content })
             }
-            Op::Sent(number) => plain(kind::SENT, *number),
+            Op::Sent(number) => {
+                let content = self.commands.get(number).map(sequence_of).unwrap_or_default();
+                Some(Entry { kind: kind::SENT, number: *number, content })
+            }
             Op::Unsent(number) => plain(kind::UNSENT, *number),
             Op::Ended(number) => {
                 let content = frame::encode_ended(self.commands.get(number)?.outcome.as_ref()?);
@@ -750,13 +1020,22 @@ impl Mailbox {
             Op::Released { packet, .. } => plain(kind::RELEASED, u64::from(*packet)),
             Op::SessionLost => plain(kind::SESSION_LOST, 0),
             Op::Settled(packet) => plain(kind::SETTLED, u64::from(*packet)),
+            Op::Related { relation, .. } => related(*relation, self.relations.get(*relation)?),
+            Op::Unrelated(relation) => plain(kind::UNRELATED, *relation),
             Op::Group { .. } | Op::Barrier { .. } => None,
         }
     }
 
     /// All that is worth keeping.
     fn image(&self) -> Vec<Entry> {
-        let mut image = Vec::new();
+        let mut image = vec![Entry { kind: kind::NEXT, number: self.next, content: Vec::new() }];
+        for (device, path, value) in self.values.iter() {
+            let mark =
+                TakenMark { boot: value.boot, group: value.number, topic_hash: 0, hash: 0, packet: None };
+            let content = frame::encode_taken(&value.to_command(device, path), &mark);
+            image.push(Entry { kind: kind::VALUE, number: value.number, content });
+        }
+        image.extend(self.relations.iter().filter_map(|(id, relation)| related(id, relation)));
         let last: Vec<(u64, u64)> =
             self.last_order.iter().filter_map(|topic| Some((*topic, *self.last.get(topic)?))).collect();
         let qos2 = self.qos2.iter().map(|(id, hash)| PacketMark { qos: 2, id: *id, hash: *hash });
@@ -774,7 +1053,7 @@ impl Mailbox {
             let content = frame::encode_taken(&held.command, &TakenMark { packet, group, ..held.mark });
             image.push(Entry { kind: kind::TAKEN, number: *number, content });
             if matches!(held.state, State::Preparing | State::Sent) {
-                image.push(Entry { kind: kind::SENT, number: *number, content: Vec::new() });
+                image.push(Entry { kind: kind::SENT, number: *number, content: sequence_of(held) });
             }
             if let Some(outcome) = &held.outcome {
                 let content = frame::encode_ended(outcome);
@@ -813,7 +1092,22 @@ impl Mailbox {
                         held.state = State::Waiting;
                         ready.insert(held.command.device.clone());
                     }
+                    if let Some(held) = self.commands.get(&number) {
+                        self.values.take(number, held.mark.boot, &held.command);
+                    }
                 }
+                Op::Related { relation, ticket: Some(ticket) } => {
+                    let event = match self.relations.get_mut(relation) {
+                        Some(found) => {
+                            found.is_made = true;
+                            ready.insert(found.registration.device.clone());
+                            Event::Related { ticket, relation }
+                        }
+                        None => Event::Unrelated { ticket },
+                    };
+                    self.events.push_back(event);
+                }
+                Op::Related { relation, ticket: None } => self.events.push_back(Event::Refresh(relation)),
                 Op::Group { ticket } | Op::Barrier { ticket } | Op::Released { ticket, .. } => {
                     self.events.push_back(Event::Stored { ticket });
                 }
@@ -841,10 +1135,10 @@ impl Mailbox {
                     ready.insert(device.clone());
                     self.events.push_back(Event::Ended { number, device, path, outcome });
                 }
-                Op::Unsent(_) | Op::Gone { .. } | Op::SessionLost | Op::Settled(_) => {}
+                Op::Unsent(_) | Op::Gone { .. } | Op::SessionLost | Op::Settled(_) | Op::Unrelated(_) => {}
             }
         }
-        let ready = ready.into_iter().filter(|device| self.next_for(device).is_some());
+        let ready = ready.into_iter().filter(|device| self.is_ready(device));
         self.events.extend(ready.map(Event::Ready).collect::<Vec<_>>());
     }
 
@@ -872,6 +1166,11 @@ impl Mailbox {
                     }
                 }
                 Op::Group { ticket } => self.events.push_back(Event::Unstored { ticket }),
+                Op::Related { relation, ticket: Some(ticket) } => {
+                    self.relations.remove(relation);
+                    self.events.push_back(Event::Unrelated { ticket });
+                }
+                Op::Related { relation, ticket: None } => self.handle_refreshed(relation),
                 Op::Sent(number) => {
                     if self.state(number) == Some(State::Preparing) {
                         self.set(number, State::Waiting);
@@ -897,6 +1196,29 @@ impl Mailbox {
 
 /// Commands of a device whose outcomes wait to be published, beside those that are not over.
 const COUNT_SLACK: usize = 64;
+
+/// The frame of a relation; none for one that ends with the process.
+fn related(id: u64, relation: &Relation) -> Option<Entry> {
+    let Relation { registration, sequence, .. } = relation;
+    let content = frame::encode_related(registration, registration.session?, *sequence);
+    Some(Entry { kind: kind::RELATED, number: id, content })
+}
+
+/// The content of [`kind::SENT`].
+fn sequence_of(held: &Held) -> Vec<u8> {
+    match held.command.deliver {
+        Deliver::Request => Vec::new(),
+        Deliver::Observe | Deliver::Auto => held.sequence.to_le_bytes().to_vec(),
+    }
+}
+
+/// For how many seconds a value is still worth something, at least one; `None`: not any more.
+fn left_s(value: &Value, boot: u32, moment: &Moment) -> Option<u32> {
+    // Time that is not known ages nothing.
+    let age_s = age_ms(value.taken, value.boot == boot, moment).unwrap_or(0) / 1000;
+    let left = u64::from(value.expires_s).checked_sub(age_s).filter(|left| *left > 0)?;
+    Some(left as u32)
+}
 
 /// How long ago a stamp was made, in milliseconds; `None` if nothing trustworthy says so.
 fn age_ms(stamp: Stamp, same_boot: bool, moment: &Moment) -> Option<u64> {

@@ -5,7 +5,7 @@
 //!                                 └─> mailbox ─ stored ─> acknowledged upstream
 //!                                        │
 //!                     delivery <─────────┘  the device is reachable, and nothing else is on its way
-//!                        │ carrier: CoAP request over the device's session
+//!                        │ carrier: CoAP request over the device's session, or a notification
 //!                        └─ answer ─> mailbox ─ stored ─> reply ─> gate, journal ─> northbound
 //! ```
 //!
@@ -14,9 +14,12 @@
 //! | [`settings`] | what the configuration says: topics, rules by role, limits |
 //! | [`filter`] | the topic filters of rules, with `{device}` |
 //! | [`router`] | from a topic to devices, paths and rules, or a refusal |
+//! | [`remote`] | commands to the gateway itself |
 //! | [`command`] | a command, its states and its outcome |
 //! | [`frame`] | both as bytes on the disk |
 //! | [`log`] | the file: an [append log](crate::durable::append_log) |
+//! | [`value`] | the newest message on each path: what a GET of the device is answered with |
+//! | [`observe`] | which device observes which path |
 //! | [`mailbox`] | all commands, their order, limits, duplicates; what is durable when |
 //! | [`delivery`] | which command is sent when, and what comes of it |
 //! | [`io`] | the thread that writes |
@@ -34,5 +37,8 @@ pub mod frame;
 pub mod io;
 pub mod log;
 pub mod mailbox;
+pub mod observe;
+pub mod remote;
 pub mod router;
 pub mod settings;
+pub mod value;

@@ -14,7 +14,7 @@ use std::fmt;
 
 use super::filter::{Captures, Filter};
 use super::settings::Settings;
-use crate::gate::{DownlinkRule, MailboxLimits};
+use crate::gate::{Deliver, DownlinkRule, MailboxLimits};
 use crate::message::{Name, Path, PathError, RESERVED_DEVICE};
 
 /// Where devices are looked up.
@@ -164,6 +164,13 @@ impl Router {
         Some(Settings::filled(self.reply.as_deref()?, device, "", path))
     }
 
+    /// Whether a rule of this role could bring a message to `path` that a device may fetch.
+    pub fn offers(&self, role: &Name, path: &str) -> bool {
+        let Some(role) = self.roles.iter().find(|known| known.name == *role) else { return false };
+        let mut rules = role.rules.iter().map(|compiled| &compiled.rule);
+        rules.any(|rule| !rule.deny && rule.deliver != Deliver::Request && could_be(&rule.path, path))
+    }
+
     /// Which devices a message on `topic` is for.
     pub fn route(&self, topic: &str, devices: &impl Directory) -> Routed<'_> {
         let mut targets = Vec::new();
@@ -246,6 +253,37 @@ fn decide<'r>(
     }
 }
 
+/// Whether a rule with the path `template` could make `path` of a topic.
+fn could_be(template: &str, path: &str) -> bool {
+    let mut left = Some(path);
+    for level in template.split('/') {
+        let (before, after) = match level.find('{').zip(level.rfind('}')) {
+            Some((start, end)) => (&level[..start], &level[end + 1..]),
+            None => (level, ""),
+        };
+        if level.contains("{rest}") {
+            // What follows the rest of a topic is not looked at.
+            return left.unwrap_or_default().starts_with(before);
+        }
+        let Some(here) = left else { return false };
+        let (text, rest) = match here.split_once('/') {
+            Some((text, rest)) => (text, Some(rest)),
+            None => (here, None),
+        };
+        let fits = match level.contains('{') {
+            true => {
+                text.len() >= before.len() + after.len() && text.starts_with(before) && text.ends_with(after)
+            }
+            false => text == level,
+        };
+        if !fits {
+            return false;
+        }
+        left = rest;
+    }
+    left.is_none()
+}
+
 /// The path of a rule with the captures in their places, in one pass: what a topic has is no
 /// placeholder.
 fn expand(template: &str, captures: &Captures<'_>) -> String {
@@ -305,6 +343,7 @@ mod tests {
             command: Some("tombolo/gw/{device}/down/{path}".to_owned()),
             request: Some("tombolo/gw/{device}/request/{id}/{path}".to_owned()),
             reply: Some("tombolo/gw/{device}/reply/{path}".to_owned()),
+            remote: Default::default(),
             filters: Vec::new(),
             roles: vec![role("door", rules), role("lamp", Vec::new())],
         })
@@ -365,6 +404,19 @@ mod tests {
             let routed = router.route(topic, &Site);
             assert!(matches!(routed, Routed::Refused { refusal: Refusal::Path(_), .. }), "{routed:?}");
         }
+    }
+
+    #[test]
+    fn a_device_may_fetch_what_a_rule_could_bring() {
+        let fits = |template: &str, path: &str| could_be(template, path);
+        assert!(fits("{rest}", "a/b") && fits("set/{1}", "set/level") && fits("x{1}y/{2}", "x1y/z"));
+        assert!(fits("c/{rest}", "c/a/b") && fits("c/{rest}", "c") && fits("fixed", "fixed"));
+        assert!(!fits("set/{1}", "set") && !fits("set/{1}", "set/a/b") && !fits("fixed", "other"));
+        assert!(!fits("c/{rest}", "d/a") && !fits("x{1}y", "xy2") && !fits("", "a"));
+        let requests = DownlinkRule { deliver: Deliver::Request, ..all() };
+        let door = Name::parse("door").unwrap();
+        assert!(router(vec![all()]).offers(&door, "t") && !router(vec![requests]).offers(&door, "t"));
+        assert!(!router(vec![all()]).offers(&Name::parse("lamp").unwrap(), "t"));
     }
 
     #[test]

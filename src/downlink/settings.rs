@@ -1,5 +1,6 @@
 //! What the configuration says of commands, already validated.
 
+use super::remote::Remote;
 use crate::gate::{DownlinkRule, MailboxLimits};
 use crate::message::Name;
 
@@ -18,6 +19,8 @@ pub struct Settings {
     /// `[topics] reply`, with `{device}` and `{path}`; `None`: only where a response topic is
     /// named.
     pub reply: Option<String>,
+    /// Commands to the gateway itself.
+    pub remote: Remote,
     /// The filters to subscribe to; empty where no rule allows anything.
     pub filters: Vec<String>,
     /// The roles, in name order.

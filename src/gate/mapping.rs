@@ -79,7 +79,11 @@ impl Spaces {
         if self.own.iter().any(|own| !is_reply(own) && own.matches(topic)) {
             return Err(TopicFault::Own);
         }
-        let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic));
+        // The template's device is any but the gateway itself, whose replies have its place.
+        let of_gateway = (device == RESERVED_DEVICE)
+            .then(|| topic.replacen(&format!("/{RESERVED_DEVICE}/"), "/device/", 1));
+        let topic_of_device = of_gateway.as_deref().unwrap_or(topic);
+        let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic_of_device));
         let foreign = self.spaces.iter().any(|space| {
             let Some(tail) = topic.strip_prefix(space.head.as_str()) else { return false };
             let whose = tail.split('/').next().unwrap_or_default();

@@ -49,8 +49,8 @@ pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{
-    Device, DownlinkRule, Fleet, MailboxLimits, Psk, QoS, QueryUse, Quota, Role, Settings, UplinkRule,
-    WhenFull,
+    Deliver, Device, DownlinkRule, Fleet, MailboxLimits, Psk, QoS, QueryUse, Quota, Role, Settings,
+    UplinkRule, WhenFull,
 };
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 

@@ -129,6 +129,19 @@ pub enum QueryUse {
     Refuse,
 }
 
+/// How a message of the broker reaches a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deliver {
+    /// As a request to the device.
+    Request,
+    /// As the state of the path: a notification if the device observes it (RFC 7641), and the
+    /// answer to its GET. Only the newest message on a path waits.
+    Observe,
+    /// As a notification if the device observes the path, else as a request; a GET is answered.
+    #[default]
+    Auto,
+}
+
 /// Which commands reach a device, and as which path.
 #[derive(Clone, Debug)]
 pub struct DownlinkRule {
@@ -140,6 +153,8 @@ pub struct DownlinkRule {
     pub topic: String,
     /// The path at the device, which may contain captures of `topic`.
     pub path: String,
+    /// How it reaches the device.
+    pub deliver: Deliver,
     /// A command may run twice: it is sent again if its outcome is not known.
     pub idempotent: bool,
     /// A later command on the same path replaces one that waits.
@@ -159,6 +174,7 @@ impl DownlinkRule {
             deny: false,
             topic: topic.into(),
             path: path.into(),
+            deliver: Deliver::default(),
             idempotent: false,
             latest_wins: false,
             expires: None,

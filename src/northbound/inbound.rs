@@ -18,14 +18,14 @@ pub const UNANSWERED_MAX: usize = 1024;
 /// Longest topic, response topic and correlation data that are handed on, in bytes.
 const TEXT_MAX: usize = 1024;
 /// Longest payload that is handed on, in bytes; of a longer one only the length is known.
-const PAYLOAD_KEPT: usize = 4096;
+const PAYLOAD_KEPT: usize = 16 << 10;
 
 /// A message as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InboundMessage {
     /// The topic; one of more than 1,024 bytes is cut.
     pub topic: String,
-    /// The payload; one of more than 4,096 bytes is cut.
+    /// The payload; one of more than 16 KiB is cut.
     pub payload: Vec<u8>,
     /// The length of the whole payload.
     pub payload_length: usize,

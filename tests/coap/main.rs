@@ -7,6 +7,7 @@ mod blocks;
 mod bounds;
 mod client;
 mod link;
+mod observe;
 mod property;
 mod support;
 mod timing;

@@ -9,9 +9,8 @@ use tombolo::clock::Moment;
 use tombolo::downlink::command::{Command, Outcome, Status};
 use tombolo::downlink::delivery::{Carrier, Delivery, NotSent, Told};
 use tombolo::downlink::log::MailboxLog;
-use tombolo::downlink::mailbox::{Arrival, Event, Mailbox, Take};
+use tombolo::downlink::mailbox::{Arrival, Event, Mailbox, Observer, Take};
 use tombolo::gate::MailboxLimits;
-use tombolo::message::Name;
 use tombolo::proto::Holder;
 use tombolo::proto::address::Peer;
 use tombolo::proto::coap::encoder::Encoder;
@@ -54,11 +53,17 @@ impl Way {
 }
 
 impl Carrier for Way {
-    fn is_reachable(&mut self, now: Instant, _: &Name) -> bool {
+    fn is_reachable(&mut self, now: Instant, _command: &Command) -> bool {
         self.heard.is_some_and(|heard| now - heard <= AWAKE)
     }
 
-    fn send(&mut self, now: Instant, number: u64, command: &Command) -> Result<(), NotSent> {
+    fn send(
+        &mut self,
+        now: Instant,
+        number: u64,
+        command: &Command,
+        _observer: Option<&Observer>,
+    ) -> Result<(), NotSent> {
         let outgoing = Outgoing {
             method: Method::Put,
             path: &command.path,
@@ -212,6 +217,7 @@ impl Lossy {
                         self.mailbox.handle_published(number);
                     }
                     Event::Ended { .. } | Event::Unstored { .. } | Event::Failed(_) => {}
+                    Event::Related { .. } | Event::Unrelated { .. } | Event::Refresh(_) => {}
                 }
             }
             let Some(batch) = self.mailbox.poll_batch(self.now) else { break };

@@ -4,4 +4,5 @@
 mod crash;
 mod lossy;
 mod mailbox;
+mod observe;
 mod world;

@@ -8,8 +8,8 @@ use tombolo::clock::{Moment, UnixTime};
 use tombolo::downlink::command::{Command, Outcome, Status};
 use tombolo::downlink::delivery::{Carrier, Delivery, NotSent, Told};
 use tombolo::downlink::log::{Committed, MailboxLog};
-use tombolo::downlink::mailbox::{Arrival, Event, Mailbox, Take};
-use tombolo::gate::MailboxLimits;
+use tombolo::downlink::mailbox::{Arrival, Event, Mailbox, Observer, Take};
+use tombolo::gate::{Deliver, MailboxLimits};
 use tombolo::message::{Name, Stamp};
 use tombolo::splitmix::SplitMix64;
 use tombolo_test_support::journal::disk::{Cut, FakeDisk};
@@ -33,6 +33,7 @@ pub fn command(id: u32) -> Command {
         wrapped: false,
         taken: Stamp { boottime_ms: 0, wall_ms: None },
         expires_s: 1_000_000,
+        deliver: Deliver::Request,
         idempotent: false,
         latest_wins: false,
         answer_within_s: 60,
@@ -77,18 +78,36 @@ pub struct Wire {
     /// What is to be told, in order.
     pub told: Vec<(u64, Told)>,
     pub sent: usize,
+    /// Sequence numbers and ids of notifications, in order.
+    pub notified: Vec<(u64, u32)>,
     pub most: usize,
     open: BTreeSet<u64>,
 }
 
 impl Carrier for Wire {
-    fn is_reachable(&mut self, _now: Instant, _device: &Name) -> bool {
+    fn is_reachable(&mut self, _now: Instant, _command: &Command) -> bool {
         self.awake
     }
 
-    fn send(&mut self, _now: Instant, number: u64, command: &Command) -> Result<(), NotSent> {
+    fn send(
+        &mut self,
+        _now: Instant,
+        number: u64,
+        command: &Command,
+        observer: Option<&Observer>,
+    ) -> Result<(), NotSent> {
         if !self.awake {
             return Err(NotSent::Unreachable);
+        }
+        if let Some(observer) = observer {
+            self.notified.push((observer.sequence, id_of(command)));
+            let told = match self.mood {
+                Mood::Answers => Told::Acknowledged,
+                Mood::Resets => Told::Rejected,
+                _ => Told::Unanswered,
+            };
+            self.told.push((number, told));
+            return Ok(());
         }
         self.sent += 1;
         self.open.insert(number);
@@ -142,6 +161,10 @@ pub struct World {
     /// Outcomes of commands that were refused.
     pub refused: Vec<(u32, Status)>,
     pub limits: MailboxLimits,
+    /// Relations whose registration may be answered, and tickets of those that were not stored.
+    pub related: Vec<Result<u64, u64>>,
+    /// Relations that are due a notification.
+    pub refreshed: Vec<u64>,
 }
 
 impl World {
@@ -168,6 +191,7 @@ impl World {
                 runs: Vec::new(),
                 told: Vec::new(),
                 sent: 0,
+                notified: Vec::new(),
                 most: 0,
                 open: BTreeSet::new(),
             },
@@ -177,6 +201,8 @@ impl World {
             published: Vec::new(),
             refused: Vec::new(),
             limits: MailboxLimits { messages: 64, bytes: 1 << 20, ..MailboxLimits::default() },
+            related: Vec::new(),
+            refreshed: Vec::new(),
         }
     }
 
@@ -313,6 +339,12 @@ impl World {
                 self.delivery.handle_may_send(self.now, number, &mut self.mailbox, &mut self.wire);
             }
             Event::Ended { .. } => {}
+            Event::Related { relation, .. } => {
+                self.mailbox.note_notified(self.now, relation, relation);
+                self.related.push(Ok(relation));
+            }
+            Event::Unrelated { ticket } => self.related.push(Err(ticket)),
+            Event::Refresh(relation) => self.refreshed.push(relation),
             Event::Reply(number) => {
                 let (command, outcome) = self.mailbox.outcome(number).unwrap();
                 self.published.push((id_of(command), outcome.status));

@@ -66,7 +66,7 @@ fn every_refusal_has_its_own_answer() {
     assert!(output.contains("4.03") && output.contains("no rule"), "{output}");
     assert!(site.post(&["-e", "1"], "t/a+b").contains("4.00"), "bad path");
     assert!(site.post(&["-e", "1"], "~gw/x").contains("4.04"), "reserved");
-    assert!(site.coap_client("coap-client-openssl", "door-7", KEY, &[], "t/env").contains("4.05"), "GET");
+    assert!(site.coap_client("coap-client-openssl", "door-7", KEY, &[], "t/env").contains("4.03"), "GET");
     let delete = site.coap_client("coap-client-openssl", "door-7", KEY, &["-m", "delete"], "t/env");
     assert!(delete.contains("4.05"), "{delete}");
     let core = site.coap_client("coap-client-openssl", "door-7", KEY, &[], ".well-known/core");

@@ -142,8 +142,8 @@ fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked
     // What no rule allows, and what cannot be carried out.
     let answer = request(&site, "factory/reset", &["-m", "1"]);
     assert!(answer.contains("status:refused") && answer.contains("factory denies"), "{answer}");
-    let answer = request(&site, "set/level", &["-m", &"x".repeat(1025)]);
-    assert!(answer.contains("status:refused") && answer.contains("1024 bytes"), "{answer}");
+    let answer = request(&site, "set/level", &["-m", &"x".repeat(16_385)]);
+    assert!(answer.contains("status:refused") && answer.contains("16384 bytes"), "{answer}");
     let answer =
         request(&site, "set/level", &["-m", "1", "-D", "publish", "user-property", "method", "OPEN"]);
     assert!(answer.contains("status:refused"), "{answer}");

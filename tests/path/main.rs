@@ -21,12 +21,14 @@ mod disk_faults;
 mod faults;
 mod flood;
 mod mqtt;
+mod observe;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;
 mod query;
 mod refusals;
 mod reload_outcome;
+mod remote;
 mod renewals;
 mod revocation;
 mod rotation;

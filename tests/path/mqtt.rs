@@ -330,3 +330,49 @@ fn nothing_that_was_acknowledged_is_lost_when_the_gateway_is_killed() {
         });
     }
 }
+
+#[test]
+fn a_client_gets_messages_of_the_broker_on_the_paths_it_subscribed_to_once_it_is_there() {
+    let site = on_socket("mqtt-downlink");
+    wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+    let port = site.broker.plain_port.to_string();
+    let command = |path: &str, payload: &str| {
+        let topic = format!("tombolo/gw/pump-2/down/set/{path}");
+        let target = ["-h", "127.0.0.1", "-p", port.as_str(), "-V", "5", "-q", "2"];
+        let output = mosquitto("mosquitto_pub", &target, &["-t", &topic, "-m", payload]);
+        assert!(output.status.success(), "{}", printed(&output));
+    };
+    let taken = |count: u64| {
+        wait_for("it to be taken", || {
+            site.daemon.status()["counters"]["tombolo_downlink_taken_commands_total"] == count
+        });
+    };
+    // The subscription upstream may take a moment longer.
+    wait_for("the first one", || {
+        command("other", "0");
+        site.daemon.status()["counters"]["tombolo_downlink_taken_commands_total"] != 0
+    });
+    let before = site.daemon.status()["counters"]["tombolo_downlink_taken_commands_total"].as_u64().unwrap();
+    command("speed", "40");
+    command("speed", "41");
+    taken(before + 2);
+    for (version, expected) in [("mqttv5", "set/speed 40\nset/speed 41\n"), ("mqttv311", "set/speed 42\n")] {
+        if version == "mqttv311" {
+            command("speed", "42");
+            taken(before + 3);
+        }
+        let count = expected.lines().count().to_string();
+        let socket = socket(&site);
+        let target = ["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame", "-V", version];
+        let output = mosquitto(
+            "mosquitto_sub",
+            &target,
+            &["-q", "1", "-t", "set/speed", "-C", &count, "-W", "30", "-F", "%t %p"],
+        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{version}: {}", printed(&output));
+    }
+    let told = || site.arrived("tombolo/gw/pump-2/reply/set/speed");
+    wait_for("the outcomes", || told().len() >= 3);
+    assert!(told().iter().all(|fields| fields[3].contains("status:notified")), "{:?}", told());
+    assert!(site.arrived("tombolo/gw/pump-2/reply/set/other").is_empty(), "it waits for a subscriber");
+}

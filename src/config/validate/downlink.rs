@@ -5,9 +5,10 @@ use super::Context;
 use super::role::places;
 use crate::config::model;
 use crate::downlink::filter::Filter;
+use crate::downlink::remote::{Remote, Verb};
 use crate::downlink::settings::{RoleDownlink, Settings};
 use crate::gate::Role;
-use crate::message::Name;
+use crate::message::{Name, RESERVED_DEVICE};
 
 /// `[topics] command`, unless it is configured.
 pub(super) const COMMAND: &str = "{prefix}/{device}/down/{path}";
@@ -25,6 +26,7 @@ pub(super) fn downlink(
     prefix: &str,
     gateway: &Name,
     roles: &[Role],
+    (allowed, hint): (&model::Remote, Option<&str>),
 ) -> Settings {
     let filled = |text: &str| text.replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
     let mut topic = |name: &str, text: &Option<String>, default: &str, needed: &[&str]| {
@@ -50,16 +52,24 @@ pub(super) fn downlink(
             mailbox: role.mailbox.clone(),
         })
         .collect();
+    let gateway_topic =
+        command.as_deref().map(|command| command.replace("{device}", RESERVED_DEVICE).replace("{path}", ""));
+    let remote = Remote {
+        allow: allowed_verbs(cx, allowed, gateway_topic.is_some()),
+        head: gateway_topic,
+        hint: hint.map(str::to_owned),
+    };
     let mut settings = Settings {
         prefix: prefix.to_owned(),
         gateway: gateway.as_str().to_owned(),
         command,
         request,
         reply,
+        remote,
         filters: Vec::new(),
         roles,
     };
-    if settings.is_wanted() {
+    if settings.is_wanted() || !settings.remote.allow.is_empty() {
         settings.filters = filters(cx, table, &settings, filled);
     }
     settings
@@ -87,12 +97,45 @@ fn filters(
     if let Some(request) = settings.request.as_ref().filter(|_| settings.command.is_some()) {
         add(Filter::parse(request).to_mqtt());
     }
+    let remote = &settings.remote;
+    if let Some(head) = remote.head.as_ref().filter(|_| !remote.allow.is_empty()) {
+        filters.push(format!("{head}#"));
+    }
+    // Where two filters match, some brokers send a message twice, by two packet ids: two commands.
+    let all = filters.clone();
+    filters.retain(|filter| !all.iter().any(|other| other != filter && covers(other, filter)));
     if filters.len() > FILTERS_MAX {
         let message =
             format!("the downlink rules have {} different topics, more than {FILTERS_MAX}", filters.len());
         cx.fatal(&["topics", "subscribe"], message, "set topics.subscribe to one filter that has them all");
     }
     filters
+}
+
+/// Whether every topic that `filter` matches is matched by `other`, too.
+fn covers(other: &str, filter: &str) -> bool {
+    // A `+` or `#` of the filter is like any text, which only a wildcard of the other one matches.
+    (other.ends_with('#') || !filter.ends_with('#')) && Filter::parse(other).captures(filter).is_some()
+}
+
+/// `[remote] allow`.
+fn allowed_verbs(cx: &mut Context<'_>, table: &model::Remote, has_topic: bool) -> Vec<Verb> {
+    let mut allow = Vec::new();
+    for text in table.allow.iter().flatten() {
+        match Verb::parse(text) {
+            Some(verb) if !allow.contains(&verb) => allow.push(verb),
+            Some(_) => {}
+            None => {
+                let advice = format!("use some of: {}", Verb::names());
+                cx.fatal(&["remote", "allow"], format!("there is no command {text:?}"), &advice);
+            }
+        }
+    }
+    if !has_topic && !allow.is_empty() {
+        let message = "[topics] command is switched off, on which these commands come";
+        cx.fatal(&["remote", "allow"], message, "remove topics.command, or remote.allow");
+    }
+    allow
 }
 
 /// A template with exactly these placeholders beside `{prefix}` and `{gateway}`, the path last.
@@ -128,6 +171,14 @@ fn check(text: &str, needed: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_covers_another_if_it_matches_all_that_it_matches() {
+        assert!(covers("a/+/down/#", "a/+/down/run/+") && covers("a/+/down/#", "a/gateway/down/#"));
+        assert!(covers("a/#", "a/#") && covers("#", "a/+") && covers("a/+", "a/b"));
+        assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("a/+/c", "a/b/#"));
+        assert!(!covers("a/+/down/run/+", "a/+/down/#"));
+    }
 
     #[test]
     fn a_template_has_its_placeholders_as_whole_levels_and_the_path_last() {

@@ -237,7 +237,9 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         withheld: gate::settings::Withheld::default(),
     };
     judge::roles(cx, &mut gate, faulty);
-    let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles);
+    let hint = upstream.as_ref().and_then(|upstream| upstream.topics.update_hint.as_deref());
+    let remote = (&file.remote, hint);
+    let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles, remote);
     if let Some(upstream) = &mut upstream {
         upstream.commands = downlink.filters.clone();
         upstream::queries(cx, upstream, &gate.roles);

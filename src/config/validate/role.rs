@@ -7,7 +7,7 @@ use super::Context;
 use crate::config::model;
 use crate::gate::pattern::Pattern;
 use crate::gate::template::Template;
-use crate::gate::{DownlinkRule, MailboxLimits, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull};
+use crate::gate::{Deliver, DownlinkRule, MailboxLimits, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull};
 use crate::message::{Envelope, Lane, Name};
 use crate::proto::Holder;
 
@@ -173,10 +173,18 @@ fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -
         return None;
     }
     let plain = DownlinkRule::new(Name::parse(name).ok()?, topic.clone(), path);
+    let deliver = match table.deliver {
+        Some(model::Deliver::Request) => Deliver::Request,
+        Some(model::Deliver::Observe) => Deliver::Observe,
+        Some(model::Deliver::Auto) | None => Deliver::Auto,
+    };
+    // A state may be told twice, and only the newest counts.
+    let is_state = deliver == Deliver::Observe;
     Some(DownlinkRule {
         deny,
-        idempotent: table.idempotent.unwrap_or(false),
-        latest_wins: table.latest_wins.unwrap_or(false),
+        deliver,
+        idempotent: table.idempotent.unwrap_or(false) || is_state,
+        latest_wins: table.latest_wins.unwrap_or(false) || is_state,
         expires: table.expires.map(|span| span.0),
         answer_within: table.answer_within.map_or(plain.answer_within, |span| span.0),
         ..plain

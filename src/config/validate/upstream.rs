@@ -65,7 +65,8 @@ pub(super) fn topics(cx: &mut Context<'_>, table: &model::Topics, prefix: &str, 
 }
 
 /// The gateway's own topics, which no rule may map to: its statuses and losses, and, if configured,
-/// the topics of commands and replies. With a downlink rule, the defaults of the latter count too.
+/// the topics of commands and replies. With a downlink rule, or `[remote] allow`, the defaults of
+/// the latter count too.
 pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gateway: &Name) -> Vec<OwnTopic> {
     let about = &topics.own;
     let mut own: Vec<OwnTopic> = [
@@ -83,7 +84,8 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
         .flat_map(|(name, role)| role.downlink.iter().map(move |(rule, table)| (name, rule, table)))
         .filter(|(_, _, table)| table.enabled != Some(false) && table.deny != Some(true))
         .collect();
-    let default = |text: &'static str| Some(text).filter(|_| !downlinks.is_empty());
+    let is_asked = file.remote.allow.as_ref().is_some_and(|allow| !allow.is_empty());
+    let default = |text: &'static str| Some(text).filter(|_| !downlinks.is_empty() || is_asked);
     let table = &file.topics;
     let of_commands = [
         ("topics.command", table.command.as_deref().or(default(super::downlink::COMMAND))),

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use coap_numbers::{code, option};
 
 use super::PeerId;
+use super::block::Block;
 use super::exchange::Exchange;
-use super::message::Code;
+use super::message::{Code, Token};
 use super::option::{NoResponse, RequestOptions};
 use crate::message::{self, ContentFormat};
 
@@ -118,6 +119,8 @@ pub struct Request<'d> {
     pub exchange: Exchange,
     /// The method.
     pub method: Method,
+    /// The token, by which the peer knows the response.
+    pub token: Token,
     /// Whether it was sent as a confirmable message.
     pub confirmable: bool,
     /// The body: borrowed from the datagram, or owned if it came in blocks; at most
@@ -140,6 +143,11 @@ impl<'d> Request<'d> {
     /// The Observe option: 0 registers, 1 cancels (RFC 7641 §2).
     pub fn observe(&self) -> Option<u32> {
         self.options.observe
+    }
+
+    /// Which block of the response's body is asked for (RFC 7959 §2.2).
+    pub fn block2(&self) -> Option<Block> {
+        self.options.block2
     }
 
     /// ETags of the representations that the peer has stored: answer 2.03 if one matches.
@@ -174,6 +182,8 @@ pub struct Response<'a> {
     pub max_age: Option<u32>,
     /// Size1 with 4.13: the largest request body accepted, in bytes.
     pub size1: Option<u32>,
+    /// The sequence number of a notification, of which 24 bits are sent (RFC 7641 §3.4).
+    pub observe: Option<u32>,
     /// The payload; sent in blocks if it does not fit.
     pub payload: &'a [u8],
 }
@@ -188,6 +198,7 @@ impl<'a> Response<'a> {
             content_format: None,
             max_age: None,
             size1: None,
+            observe: None,
             payload: &[],
         }
     }

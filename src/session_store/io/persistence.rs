@@ -158,6 +158,19 @@ impl SessionPersistence {
         }
     }
 
+    /// The number of a session in the store; `None`: it is not stored, or not yet.
+    pub fn number(&self, session: SessionId) -> Option<Number> {
+        match self {
+            SessionPersistence::Open(open) => open.numbers.number(session),
+            SessionPersistence::Off | SessionPersistence::Failed(_) => None,
+        }
+    }
+
+    /// Whether sessions are stored.
+    pub fn is_open(&self) -> bool {
+        matches!(self, SessionPersistence::Open(_))
+    }
+
     /// Resumes the sessions that were found.
     pub fn restore(
         &mut self,

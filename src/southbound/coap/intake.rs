@@ -6,7 +6,8 @@
 //! handle_plain ────────┼─> endpoint ─> resource ─> pipeline ─ journaled: answered by handle_completion
 //! handle_message ──────┘                                  │
 //! poll_transmit <──────── endpoint <──────────────────────┘
-//! request ──────────────> endpoint ─> poll_reply           commands to devices
+//! request, notify ──────> endpoint ─> poll_reply           commands to devices
+//!                         GET ──────> poll_fetch ─> answer_fetch
 //! ```
 //!
 //! The device of each DTLS session is looked up once, when the session is established. All plain
@@ -17,6 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use super::answer;
+use super::fetch::Fetch;
 use super::plain::Plain;
 use super::resource::{self, Buffers, Resource};
 use super::return_routability::ReturnRoutability;
@@ -27,6 +29,7 @@ use crate::gate::stage::{DeviceIndex, Received, Refusal};
 use crate::message::{ContentFormat, Method};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, PeerId, Ticket};
+use crate::proto::coap::block::Block;
 use crate::proto::coap::endpoint::client::Unsent;
 use crate::proto::coap::{self, Code, Endpoint, Exchange, FirstBlock, Request, Response};
 use crate::proto::dtls::{PeerIdentity, SessionId};
@@ -47,6 +50,10 @@ pub struct Intake {
     heard: HashMap<DeviceIndex, (SessionId, Option<Instant>)>,
     /// Devices heard since they were polled last.
     contacts: VecDeque<DeviceIndex>,
+    /// GETs that wait for their answer.
+    fetches: VecDeque<Fetch>,
+    /// Sessions that have ended since they were polled last.
+    gone: VecDeque<SessionId>,
     /// Source addresses whose datagrams cannot be processed.
     pub strays: Strays,
 }
@@ -63,6 +70,8 @@ impl Intake {
             return_routability: ReturnRoutability::default(),
             heard: HashMap::new(),
             contacts: VecDeque::new(),
+            fetches: VecDeque::new(),
+            gone: VecDeque::new(),
             strays: Strays::default(),
         }
     }
@@ -126,6 +135,38 @@ impl Intake {
         self.contacts.pop_front()
     }
 
+    /// The next GET of a device for a message of the broker; to be called until `None` after each
+    /// round.
+    pub fn poll_fetch(&mut self) -> Option<Fetch> {
+        self.fetches.pop_front()
+    }
+
+    /// Answers one.
+    pub fn answer_fetch(&mut self, now: Instant, fetch: &Fetch, response: &Response<'_>) {
+        self.respond(now, fetch.exchange, response);
+    }
+
+    /// The next session that has ended; to be called until `None` after each round.
+    pub fn poll_gone(&mut self) -> Option<SessionId> {
+        self.gone.pop_front()
+    }
+
+    /// Sends a confirmable notification to an observer that is known by `token`, in blocks of the
+    /// size of `block` if that is given. [`Intake::poll_reply`] tells what becomes of it.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub fn notify(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: PeerId,
+        (token, block): (coap::Token, Option<Block>),
+        response: &Response<'_>,
+    ) -> Result<coap::RequestId, Unsent> {
+        self.endpoint.notify(now, holder, peer, (token, block), response)
+    }
+
     /// The session by which a device was heard last, and when in this process.
     pub fn heard(&self, device: DeviceIndex) -> Option<(SessionId, Option<Instant>)> {
         self.heard.get(&device).copied()
@@ -165,6 +206,7 @@ impl Intake {
     pub fn handle_closed(&mut self, session: SessionId) -> Option<DeviceIndex> {
         self.forget(session);
         self.return_routability.forget(session);
+        self.gone.push_back(session);
         let device = self.sessions.remove(&session)?;
         if self.heard.get(&device).is_some_and(|(heard, _)| *heard == session) {
             self.heard.remove(&device);
@@ -261,6 +303,30 @@ impl Intake {
                 let response = answer::refused(refusal);
                 self.respond(moment.now, request.exchange, &response);
             }
+            Resource::Value(path) => match request.peer().peer() {
+                // Whoever can send from an address is not known to be the device.
+                Peer::Plain(_) => {
+                    let response = Response::new(Code::FORBIDDEN).diagnostic("not without DTLS");
+                    self.respond(moment.now, request.exchange, &response);
+                }
+                Peer::Session(_) | Peer::Serial(_) => {
+                    pipeline.gate.seen(moment.now, device);
+                    self.fetches.push_back(Fetch::new(device, path.as_str(), request));
+                }
+            },
+            Resource::Time { cbor } => match moment.wall {
+                Some(wall) => {
+                    let format = if cbor { ContentFormat::CBOR } else { ContentFormat::TEXT };
+                    let body = resource::time(wall.0 / 1000, cbor);
+                    let response = Response::content(format, &body).max_age(0);
+                    self.respond(moment.now, request.exchange, &response);
+                }
+                None => {
+                    let response = Response::new(Code::SERVICE_UNAVAILABLE).max_age(60);
+                    let response = response.diagnostic("the clock is not trusted");
+                    self.respond(moment.now, request.exchange, &response);
+                }
+            },
             Resource::Core => {
                 let links = resource::links(pipeline.gate.uplink_patterns(device));
                 let response = Response::content(ContentFormat::LINK_FORMAT, links.as_bytes());
@@ -435,7 +501,9 @@ fn judge<S: ReadingStore>(
                 pipeline.handle_malformed(moment.now, device, method, &path, bytes, malformed),
             ))
         }
-        Resource::Core => Err(Response::new(Code::BAD_REQUEST).diagnostic("a GET has no body")),
+        Resource::Core | Resource::Value(_) | Resource::Time { .. } => {
+            Err(Response::new(Code::BAD_REQUEST).diagnostic("a GET has no body"))
+        }
         Resource::Answer(response) => {
             if response.code == Code::BAD_REQUEST {
                 pipeline.counters.count(Counter::RefusedPath);

@@ -6,12 +6,14 @@
 //! | [`intake`] | all state of the CoAP side: endpoint, sessions, plain senders |
 //! | [`resource`] | the resource of a request |
 //! | [`answer`] | the verdicts of gate and journal as CoAP responses |
+//! | [`fetch`] | a GET for a message of the broker |
 //! | [`plain`] | numbers of plain senders |
 //! | [`return_routability`] | the return routability check after a session's peer address changed |
 //! | [`stray`] | source addresses whose datagrams cannot be processed |
 //! | [`io`] | the UDP sockets |
 
 pub mod answer;
+pub mod fetch;
 pub mod intake;
 pub mod io;
 pub mod plain;
@@ -20,5 +22,6 @@ pub mod return_routability;
 mod settings;
 pub mod stray;
 
+pub use fetch::Fetch;
 pub use intake::Intake;
 pub use settings::{EngineKind, Settings};

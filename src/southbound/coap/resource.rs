@@ -3,8 +3,9 @@
 //! | path | GET | POST, PUT | DELETE |
 //! |---|---|---|---|
 //! | `/.well-known/core` | the resources (RFC 6690) | 4.05 | 4.05 |
-//! | reserved first segment | 4.04 | 4.04 | 4.04 |
-//! | any other path | 4.05; commands are not implemented yet | publishes | publishes an empty retained message if a rule allows `delete` |
+//! | `/time` | the time, if the clock is trusted, else 5.03 | 4.04 | 4.04 |
+//! | any other reserved first segment | 4.04 | 4.04 | 4.04 |
+//! | any other path | the newest message of the broker for it; Observe (RFC 7641) | publishes | publishes an empty retained message if a rule allows `delete` |
 //! | invalid path, or query of a reading | 4.00 | 4.00 | 4.00 |
 
 use crate::gate::stage::Malformed;
@@ -31,8 +32,15 @@ pub enum Resource<'a> {
         /// Why.
         malformed: Malformed,
     },
+    /// The newest message of the broker for this path.
+    Value(Path<'a>),
     /// `/.well-known/core`, the list of resources.
     Core,
+    /// `/time`: in CBOR, or as text.
+    Time {
+        /// Whether in CBOR.
+        cbor: bool,
+    },
     /// A response without a reading.
     Answer(Response<'static>),
 }
@@ -64,6 +72,19 @@ pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
             _ => Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only GET")),
         };
     }
+    if request.method == Request::Get && path.as_str() == "time" {
+        return match request.accept() {
+            None | Some(ContentFormat::TEXT) => Resource::Time { cbor: false },
+            Some(ContentFormat::CBOR) => Resource::Time { cbor: true },
+            Some(_) => Resource::Answer(Response::new(Code::NOT_ACCEPTABLE).diagnostic("only text or CBOR")),
+        };
+    }
+    if request.method == Request::Get && !path.is_reserved() {
+        return match request.uri_query().next() {
+            None => Resource::Value(path),
+            Some(_) => Resource::Answer(Response::new(Code::BAD_OPTION).diagnostic("query")),
+        };
+    }
     match method {
         // The gate refuses it, so that it is counted and shown as what it is.
         Some(method) if path.is_reserved() => Resource::Reading { path, query: None, method },
@@ -72,9 +93,21 @@ pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
             Ok(query) => Resource::Reading { path, query, method },
             Err(error) => Resource::Malformed { method, malformed: Malformed::Query(error) },
         },
-        None => {
-            Resource::Answer(Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only POST, PUT or DELETE"))
-        }
+        None => Resource::Answer(
+            Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("only GET, POST, PUT or DELETE"),
+        ),
+    }
+}
+
+/// The body of `/time`: seconds since 1970 as decimal digits, or as a CBOR epoch-based time (RFC
+/// 8949 §3.4.2).
+pub fn time(unix_s: u64, cbor: bool) -> Vec<u8> {
+    if !cbor {
+        return unix_s.to_string().into_bytes();
+    }
+    match u32::try_from(unix_s) {
+        Ok(seconds) => [&[0xc1, 0x1a][..], &seconds.to_be_bytes()].concat(),
+        Err(_) => [&[0xc1, 0x1b][..], &unix_s.to_be_bytes()].concat(),
     }
 }
 
@@ -119,6 +152,13 @@ pub fn links<'p>(patterns: impl Iterator<Item = &'p str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_is_decimal_digits_or_a_cbor_epoch_time() {
+        assert_eq!(time(1_790_000_000, false), b"1790000000");
+        assert_eq!(time(1_363_896_240, true), [0xc1, 0x1a, 0x51, 0x4b, 0x67, 0xb0], "RFC 8949 appendix A");
+        assert_eq!(time(1 << 32, true)[..2], [0xc1, 0x1b], "after 2106");
+    }
 
     #[test]
     fn a_device_is_told_where_it_may_publish() {

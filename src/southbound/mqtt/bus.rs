@@ -86,7 +86,16 @@ pub(super) struct Subscription {
     pub(super) filter: Filter,
     /// Whether it gets messages of the bus.
     pub(super) is_local: bool,
+    /// Whether it gets messages of the broker.
+    pub(super) is_downlink: bool,
     pub(super) options: Options,
+}
+
+impl Subscription {
+    /// Whether it gets a message of the broker on this path.
+    pub(super) fn takes_downlink(&self, path: &str) -> bool {
+        self.is_downlink && self.options.qos != Qos::AtMostOnce && self.filter.matches(path)
+    }
 }
 
 /// Subscription Options (MQTT 5.0 §3.8.3.1).

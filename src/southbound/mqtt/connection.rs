@@ -18,6 +18,7 @@ use mqtt::packet::{GenericPacket, GenericPacketTrait as _};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
 
+use super::bus::BusMessage;
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
 use crate::proto::dtls::PeerIdentity;
@@ -285,6 +286,29 @@ impl Connection {
                 self.output.extend_from_slice(&packet.to_continuous_buffer());
             }
         }
+    }
+
+    /// Sends a publish of QoS 1, if the client takes one of this size and no more than it may are
+    /// unacknowledged; its packet id.
+    pub(super) fn deliver(&mut self, message: &BusMessage<'_>) -> Option<u16> {
+        use mqtt::connection::Event as E;
+        let version = self.version?;
+        let id = self.library.acquire_packet_id().ok()?;
+        let Some(packet) = packet::publish_as(version, message, false, Some(id)) else {
+            self.library.release_packet_id(id);
+            return None;
+        };
+        let mut is_sent = false;
+        for event in self.library.send(packet) {
+            if let E::RequestSendPacket { packet, .. } = event {
+                self.output.extend_from_slice(&packet.to_continuous_buffer());
+                is_sent = true;
+            }
+        }
+        if !is_sent {
+            self.library.release_packet_id(id);
+        }
+        is_sent.then_some(id)
     }
 
     /// Sends a DISCONNECT, where the version has one and it is allowed.

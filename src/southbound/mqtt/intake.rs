@@ -17,6 +17,8 @@
 //! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
 //! In all: `max-clients` connections, and as many sessions without one.
 
+mod delivery;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -27,6 +29,7 @@ use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, DisconnectReasonCode, PubackReasonCode, SubackReasonCode, UnsubackReasonCode,
 };
 
+pub use self::delivery::{Delivered, NotDelivered};
 use super::answer::{self, Denial};
 use super::bus::{
     Allowed, BusMessage, BusRequest, LocalRules, Options, Retained, Subscription, is_topic, mirrored,
@@ -150,6 +153,8 @@ pub struct Intake {
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     ready: VecDeque<ConnectionNumber>,
     events: VecDeque<Event>,
+    /// What became of messages for clients.
+    delivered: VecDeque<(u64, Delivered)>,
 }
 
 /// What the shell is to do after it has sent the output.
@@ -187,6 +192,7 @@ impl Intake {
             due: BinaryHeap::new(),
             ready: VecDeque::new(),
             events: VecDeque::new(),
+            delivered: VecDeque::new(),
         };
         intake.replace(settings, roles);
         intake
@@ -494,6 +500,7 @@ impl Intake {
                 let known = session.is_some_and(|session| session.release(id));
                 self.send(number, |version| packet::pubcomp(version, id, known));
             }
+            Inbound::Puback { id, code } => self.handle_puback(session, id, code),
             Inbound::Subscribe { identifier: true, .. } => {
                 let code = DisconnectReasonCode::SubscriptionIdentifiersNotSupported;
                 self.reject(
@@ -896,8 +903,13 @@ impl Intake {
             return (SubackReasonCode::QuotaExceeded, false);
         }
         // Copies of local messages are QoS 0.
-        let qos = if is_local { Qos::AtMostOnce } else { options.qos };
-        session.subscriptions.push(Subscription { filter, is_local, options });
+        let qos = match (is_downlink, options.qos) {
+            (false, _) => Qos::AtMostOnce,
+            // Messages of the broker are published with QoS 1 at most.
+            (true, Qos::ExactlyOnce) => Qos::AtLeastOnce,
+            (true, qos) => qos,
+        };
+        session.subscriptions.push(Subscription { filter, is_local, is_downlink, options });
         self.follow_bus(at);
         let code = match qos {
             Qos::AtMostOnce => SubackReasonCode::GrantedQos0,
@@ -1032,6 +1044,8 @@ impl Intake {
         };
         self.clients -= 1;
         let Some(session) = self.sessions.get_mut(&at) else { return };
+        let gone = std::mem::take(&mut session.deliveries);
+        self.delivered.extend(gone.into_values().map(|number| (number, Delivered::Gone)));
         session.disconnected();
         let now = moment.now;
         session.expires_at = Some(now + session.expiry);

@@ -38,7 +38,7 @@ mod verification;
 
 pub use bus::BusRequest;
 pub use connection::{Ended, Source};
-pub use intake::{Accepted, ConnectionNumber, Event, Intake, Next};
+pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
 pub use packet::Version;
 pub use settings::Settings;
 pub use verification::Verification;

@@ -63,6 +63,13 @@ pub(super) enum Inbound {
         /// A Session Expiry Interval.
         session_expiry: Option<Duration>,
     },
+    /// Of a publish to it.
+    Puback {
+        /// The packet id.
+        id: u16,
+        /// The reason code; 0 on 3.1.1.
+        code: u8,
+    },
     /// AUTH, or a packet that only a client may get.
     Unexpected,
 }
@@ -151,6 +158,11 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             retain: publish.retain(),
             content_format: content_format(publish.props()),
         }),
+        GenericPacket::V3_1_1Puback(puback) => Inbound::Puback { id: puback.packet_id(), code: 0 },
+        GenericPacket::V5_0Puback(puback) => Inbound::Puback {
+            id: puback.packet_id(),
+            code: puback.reason_code().map_or(0, |code| code as u8),
+        },
         GenericPacket::V3_1_1Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V5_0Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V3_1_1Subscribe(subscribe) => Inbound::Subscribe {
@@ -395,11 +407,26 @@ pub(super) fn publish(
     message: &BusMessage<'_>,
     retain: bool,
 ) -> Option<GenericPacket<u16>> {
+    publish_as(version, message, retain, None)
+}
+
+/// PUBLISH of QoS 1 with a packet id, or of QoS 0 without.
+pub(super) fn publish_as(
+    version: Version,
+    message: &BusMessage<'_>,
+    retain: bool,
+    id: Option<u16>,
+) -> Option<GenericPacket<u16>> {
+    let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
     let (topic, payload) = (message.topic, message.payload.to_vec());
     Some(match version {
         Version::V3_1_1 => {
-            let publish = v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
-            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+            let mut publish =
+                v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
+            if let Some(id) = id {
+                publish = publish.packet_id(id);
+            }
+            publish.qos(qos).build().ok()?.into()
         }
         Version::V5 => {
             let mut publish =
@@ -407,7 +434,10 @@ pub(super) fn publish(
             if let Some(text) = message.content_format.and_then(ContentFormat::media_type) {
                 publish = publish.props(vec![mqtt::packet::ContentType::new(text).ok()?.into()]);
             }
-            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+            if let Some(id) = id {
+                publish = publish.packet_id(id);
+            }
+            publish.qos(qos).build().ok()?.into()
         }
     })
 }

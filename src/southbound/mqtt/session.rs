@@ -49,6 +49,8 @@ pub(super) struct Session {
     /// QoS 1 and 2 publishes of this connection that are not answered yet, in order.
     unanswered: VecDeque<Unanswered>,
     received: HashMap<u16, Receipt>,
+    /// Messages of the broker that the client has not acknowledged, by packet id.
+    pub(super) deliveries: HashMap<u16, u64>,
     count: u64,
 }
 
@@ -91,6 +93,7 @@ impl Session {
             is_on_bus: false,
             unanswered: VecDeque::new(),
             received: HashMap::new(),
+            deliveries: HashMap::new(),
             count: 0,
         }
     }

@@ -1,9 +1,10 @@
 //! The client's half of the endpoint: confirmable requests of ours to peers that have proven who
-//! they are, and what comes of them (RFC 7252 §2.1, §5.2, §5.3).
+//! they are, and what comes of them (RFC 7252 §2.1, §5.2, §5.3); and notifications to those that
+//! observe (RFC 7641 §4), which are confirmable, too, and end with their acknowledgement.
 //!
 //! | event | [`Outcome`] | the request |
 //! |---|---|---|
-//! | empty acknowledgement | `Acknowledged` | waits for its separate response |
+//! | empty acknowledgement | `Acknowledged` | waits for its separate response; a notification is over |
 //! | response: piggybacked, or separate with its token | `Response` | over |
 //! | Reset | `Reset` | over |
 //! | five transmissions without any answer | `Unanswered` | over |
@@ -14,6 +15,10 @@
 //! acknowledged again as long as they are among the newest [`REPEATED_MAX`]. How long a separate
 //! response is waited for is the caller's decision ([`Endpoint::abandon`]).
 //!
+//! A body that does not fit a block is sent in several (RFC 7959 §2.5): the next one when the peer
+//! has answered the last with 2.31, in the size that the peer names (§2.3). A peer that answers the
+//! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3).
+//!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,14 +26,14 @@ use std::time::Instant;
 
 use coap_numbers::option;
 
-use super::super::block::Block;
+use super::super::block::{Block, SIZE_EXPONENT_MAX};
 use super::super::encoder::Encoder;
 use super::super::fold::fold;
 use super::super::message::{Code, Message, MessageId, Token, Type};
-use super::super::request::Method;
+use super::super::request::{Method, Response};
 use super::super::{Holder, PeerId};
 use super::Endpoint;
-use super::sender::Sender;
+use super::sender::{Frame, Sender, write_response};
 use crate::message::ContentFormat;
 
 /// Separate responses whose repetitions are acknowledged again.
@@ -45,7 +50,7 @@ pub struct Outgoing<'a> {
     pub path: &'a str,
     /// The Content-Format of the payload.
     pub content_format: Option<ContentFormat>,
-    /// The payload, at most 1,024 bytes: it goes into one datagram.
+    /// The payload; one of more than 1,024 bytes is sent in blocks.
     pub payload: &'a [u8],
 }
 
@@ -113,6 +118,8 @@ pub struct Reply {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: BTreeMap<RequestId, Sent>,
+    /// The bodies of open requests that have one.
+    bodies: BTreeMap<RequestId, Body>,
     replies: VecDeque<Reply>,
     /// Separate responses that were acknowledged.
     acknowledged: VecDeque<(PeerId, MessageId)>,
@@ -123,6 +130,63 @@ pub(super) struct Requests {
 struct Sent {
     message_id: MessageId,
     acknowledged: bool,
+    /// It is a notification: no response follows its acknowledgement.
+    notification: bool,
+}
+
+/// What is needed to send another block of a request.
+#[derive(Clone, Debug)]
+struct Body {
+    holder: Holder,
+    method: Method,
+    path: String,
+    content_format: Option<ContentFormat>,
+    payload: Vec<u8>,
+    /// Where the block begins that was sent last.
+    offset: usize,
+    size_exponent: u8,
+}
+
+impl Body {
+    fn size(&self) -> usize {
+        16 << self.size_exponent
+    }
+
+    /// The block that was sent last; `None`: all is in one message.
+    fn block(&self) -> Option<Block> {
+        let end = self.offset + self.size();
+        let more = end < self.payload.len();
+        (self.offset > 0 || more).then(|| Block {
+            number: (self.offset / self.size()) as u32,
+            more,
+            size_exponent: self.size_exponent,
+        })
+    }
+
+    /// What the peer's answer to the last block makes of it: the next block, or nothing more.
+    fn advance(&mut self, code: Code, answered: Option<Block>) -> bool {
+        let Some(answered) = answered else { return false };
+        let sent = self.block();
+        if code == Code::CONTINUE {
+            let Some(sent) = sent.filter(|sent| sent.more) else { return false };
+            // The number counts in the size of the block that is acknowledged, which is the one
+            // that was sent, also where the peer wants smaller ones from now on (§2.3).
+            if answered.number != sent.number || answered.size_exponent > sent.size_exponent {
+                return false;
+            }
+            self.offset += self.size();
+            self.size_exponent = answered.size_exponent;
+            return true;
+        }
+        let smaller = code == Code::REQUEST_ENTITY_TOO_LARGE
+            && self.offset == 0
+            && answered.size_exponent < self.size_exponent
+            && self.payload.len() > answered.size();
+        if smaller {
+            self.size_exponent = answered.size_exponent;
+        }
+        smaller
+    }
 }
 
 impl Requests {
@@ -133,6 +197,7 @@ impl Requests {
 
     fn end(&mut self, request: RequestId, outcome: Outcome) {
         if self.open.remove(&request).is_some() {
+            self.bodies.remove(&request);
             self.replies.push_back(Reply { request, outcome });
         }
     }
@@ -168,12 +233,45 @@ impl Endpoint {
         if self.exchanges.len() + self.transmissions.len() >= self.settings.pending {
             return Err(Unsent::Busy);
         }
-        let tick = self.tick(now);
         let request = self.fresh_id(peer);
+        let body = Body {
+            holder,
+            method: outgoing.method,
+            path: outgoing.path.to_owned(),
+            content_format: outgoing.content_format,
+            payload: outgoing.payload.to_vec(),
+            offset: 0,
+            size_exponent: SIZE_EXPONENT_MAX,
+        };
+        let message_id = self.send_block(now, request, &body)?;
+        self.requests.open.insert(request, Sent { message_id, acknowledged: false, notification: false });
+        if !body.payload.is_empty() {
+            self.requests.bodies.insert(request, body);
+        }
+        Ok(request)
+    }
+
+    /// Sends the message with a request's current block.
+    fn send_block(&mut self, now: Instant, request: RequestId, body: &Body) -> Result<MessageId, Unsent> {
+        let mut datagram = Vec::new();
+        self.send_confirmable(now, body.holder, request.peer, |id| {
+            write(&mut datagram, id, request, body).ok_or(Unsent::TooLarge)?;
+            Ok(datagram)
+        })
+    }
+
+    /// Queues a confirmable message with a new Message ID, and sends it if no other is outstanding.
+    fn send_confirmable(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: PeerId,
+        write: impl FnOnce(MessageId) -> Result<Vec<u8>, Unsent>,
+    ) -> Result<MessageId, Unsent> {
+        let tick = self.tick(now);
         let (known, _) = self.sides[0].peers.meet(peer, tick);
         let message_id = known.ids.allocate(tick).ok_or(Unsent::Busy)?;
-        let mut datagram = Vec::new();
-        write(&mut datagram, message_id, request, outgoing).ok_or(Unsent::TooLarge)?;
+        let datagram = write(message_id)?;
         let write = |buffer: &mut Vec<u8>| buffer.extend_from_slice(&datagram);
         let first =
             self.transmissions.enqueue(now, &mut known.queue, (peer, holder.number), message_id, write);
@@ -181,7 +279,38 @@ impl Endpoint {
         if first.is_some() {
             Sender::new(&mut self.outbox, &mut self.counters, peer, &mut known.credit).datagram(&datagram);
         }
-        self.requests.open.insert(request, Sent { message_id, acknowledged: false });
+        Ok(message_id)
+    }
+
+    /// Sends a confirmable notification to an observer that is known by `token`, in blocks of the
+    /// size of `block` if that is given (RFC 7641 §4.2, RFC 7959 §2.6). [`Endpoint::poll_reply`]
+    /// tells once what becomes of it: `Acknowledged`, `Reset`, `Unanswered` or `Gone`.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub fn notify(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: PeerId,
+        (token, block): (Token, Option<Block>),
+        response: &Response<'_>,
+    ) -> Result<RequestId, Unsent> {
+        if peer.is_unproven() {
+            return Err(Unsent::Unproven);
+        }
+        if self.exchanges.len() + self.transmissions.len() >= self.settings.pending {
+            return Err(Unsent::Busy);
+        }
+        let request = self.fresh_id(peer);
+        let message_id = self.send_confirmable(now, holder, peer, |id| {
+            let (message_type, block1, wants_size2) = (Type::Confirmable, None, false);
+            let frame = Frame { message_type, id, token, block1, block2: block, wants_size2 };
+            let mut datagram = Vec::new();
+            write_response(&mut datagram, frame, response, SIZE_EXPONENT_MAX);
+            Ok(datagram)
+        })?;
+        self.requests.open.insert(request, Sent { message_id, acknowledged: false, notification: true });
         Ok(request)
     }
 
@@ -190,6 +319,7 @@ impl Endpoint {
     pub fn abandon(&mut self, request: RequestId) {
         if self.requests.open.get(&request).is_some_and(|sent| sent.acknowledged) {
             self.requests.open.remove(&request);
+            self.requests.bodies.remove(&request);
         }
     }
 
@@ -232,21 +362,27 @@ impl Endpoint {
             return false;
         }
         let is_it = |sent: Sent| !sent.acknowledged && sent.message_id == message.message_id;
-        let Some((request, _)) = self.requests.of(peer).find(|(_, sent)| is_it(*sent)) else {
+        let Some((request, found)) = self.requests.of(peer).find(|(_, sent)| is_it(*sent)) else {
             return false;
         };
         if message.message_type == Type::Reset {
             self.finish_transmission(now, peer);
             self.requests.end(request, Outcome::Reset);
+        } else if message.code == Code::EMPTY && found.notification {
+            self.finish_transmission(now, peer);
+            self.requests.end(request, Outcome::Acknowledged);
         } else if message.code == Code::EMPTY {
             self.finish_transmission(now, peer);
             if let Some(sent) = self.requests.open.get_mut(&request) {
                 sent.acknowledged = true;
             }
             self.requests.replies.push_back(Reply { request, outcome: Outcome::Acknowledged });
-        } else if message.code.is_response() && token_of(message) == Some(request.token) {
+        } else if message.code.is_response()
+            && !found.notification
+            && token_of(message) == Some(request.token)
+        {
             self.finish_transmission(now, peer);
-            self.requests.end(request, response(message));
+            self.handle_response(now, request, message);
         } else {
             // Neither empty nor the response to it: it is ignored, and the request repeated (§4.2).
             self.counters.unexpected += 1;
@@ -269,9 +405,8 @@ impl Endpoint {
             return true;
         }
         let request = token_of(message).map(|token| RequestId { peer, token });
-        let Some((request, sent)) = request.and_then(|id| Some((id, *self.requests.open.get(&id)?))) else {
-            return false;
-        };
+        let open = request.and_then(|id| Some((id, *self.requests.open.get(&id)?)));
+        let Some((request, sent)) = open.filter(|(_, sent)| !sent.notification) else { return false };
         if !sent.acknowledged {
             // The acknowledgement was lost, or comes later (§5.2.2). It can only be of a message
             // that was sent.
@@ -287,24 +422,57 @@ impl Endpoint {
             }
             self.requests.acknowledged.push_back(place);
         }
-        self.requests.end(request, response(message));
+        self.handle_response(now, request, message);
         true
     }
+
+    /// The response to a request: its outcome, or the answer to one of its blocks.
+    fn handle_response(&mut self, now: Instant, request: RequestId, message: &Message<'_>) {
+        let block1 = message.options.values(option::BLOCK1).next().filter(|value| value.len() <= 3);
+        let block1 = block1.and_then(|value| Block::from_uint(uint(value)));
+        let body = self.requests.bodies.remove(&request);
+        let Some(mut body) =
+            body.filter(|_| matches!(message.code, Code::CONTINUE | Code::REQUEST_ENTITY_TOO_LARGE))
+        else {
+            return self.requests.end(request, response(message));
+        };
+        if !body.advance(message.code, block1) {
+            return self.requests.end(request, response(message));
+        }
+        match self.send_block(now, request, &body) {
+            Ok(message_id) => {
+                self.requests
+                    .open
+                    .insert(request, Sent { message_id, acknowledged: false, notification: false });
+                self.requests.bodies.insert(request, body);
+            }
+            Err(_) => self.requests.end(request, Outcome::Unanswered),
+        }
+    }
+}
+
+fn uint(value: &[u8]) -> u32 {
+    value.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 fn token_of(message: &Message<'_>) -> Option<u32> {
     message.token.as_bytes().try_into().ok().map(u32::from_be_bytes)
 }
 
-fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, outgoing: &Outgoing<'_>) -> Option<usize> {
+fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> Option<usize> {
     let token = Token::new(&request.token.to_be_bytes())?;
-    let mut encoder = Encoder::new(out, Type::Confirmable, Code(outgoing.method as u8), id, &token);
-    for segment in outgoing.path.split('/').filter(|segment| !segment.is_empty()) {
+    let mut encoder = Encoder::new(out, Type::Confirmable, Code(body.method as u8), id, &token);
+    for segment in body.path.split('/').filter(|segment| !segment.is_empty()) {
         encoder = encoder.option(option::URI_PATH, segment.as_bytes());
     }
+    let block = body.block();
+    let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
+    let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
     encoder
-        .maybe_uint(option::CONTENT_FORMAT, outgoing.content_format.map(|format| format.0.into()))
-        .payload(outgoing.payload)
+        .maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()))
+        .maybe_uint(option::BLOCK1, block.map(Block::to_uint))
+        .maybe_uint(option::SIZE1, size1)
+        .payload(body.payload.get(body.offset..end)?)
         .finish()
         .ok()
 }
@@ -314,13 +482,13 @@ fn response(message: &Message<'_>) -> Outcome {
     let mut content_format = None;
     let mut partial = false;
     for option in message.options {
-        let uint = || option.value.iter().fold(0u32, |number, byte| number << 8 | u32::from(*byte));
         match option.number {
             option::CONTENT_FORMAT if option.value.len() <= 2 => {
-                content_format = Some(ContentFormat(uint() as u16));
+                content_format = Some(ContentFormat(uint(option.value) as u16));
             }
             option::BLOCK2 if option.value.len() <= 3 => {
-                partial |= Block::from_uint(uint()).is_none_or(|block| block.more || block.number > 0);
+                partial |=
+                    Block::from_uint(uint(option.value)).is_none_or(|block| block.more || block.number > 0);
             }
             option::BLOCK1 => {}
             // An option with an odd number must be understood (§5.4.1).

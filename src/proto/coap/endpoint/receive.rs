@@ -184,7 +184,8 @@ impl Endpoint {
             Some(block) => self.assemble(now, incoming, method, &options, block, judge)?,
         };
         let exchange = self.hand_up(now, incoming, method, &options);
-        Some(Request { exchange, method, confirmable: incoming.is_confirmable(), payload, options })
+        let (token, confirmable) = (message.token, incoming.is_confirmable());
+        Some(Request { exchange, method, token, confirmable, payload, options })
     }
 
     /// Answers the message if it is a duplicate. Otherwise returns the number of open exchanges of

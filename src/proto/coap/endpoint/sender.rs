@@ -155,7 +155,7 @@ fn write_header(buffer: &mut Vec<u8>, message_type: Type, code: Code, id: Messag
 }
 
 /// Writes one response, with the requested block of its body if the body does not fit.
-fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, largest: u8) {
+pub(super) fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, largest: u8) {
     let (block2, part) = match slice(response.payload, frame.block2, largest) {
         Ok(cut) => cut,
         Err(_) if response.code != Code::CONTENT => (None, &response.payload[..0]),
@@ -166,6 +166,9 @@ fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, l
     let etag = response.etag.or(content_mark.as_ref().map(|mark| &mark[..]));
     if let Some(tag) = etag.filter(|tag| (1..=TOKEN_MAX).contains(&tag.len())) {
         encoder = encoder.option(option::ETAG, tag);
+    }
+    if let Some(sequence) = response.observe {
+        encoder = encoder.maybe_uint(option::OBSERVE, Some(sequence & 0xff_ffff));
     }
     for segment in response.location_path {
         encoder = encoder.option(option::LOCATION_PATH, segment.as_bytes());

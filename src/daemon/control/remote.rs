@@ -1,0 +1,158 @@
+//! Commands to the gateway itself from the broker: answered as the control socket answers.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Desk;
+use crate::config::certificate::parse_key_hash;
+use crate::config::registry::io as registry;
+use crate::control::api::{Call, Reply};
+use crate::control::protocol::{Code, Failure, Request, Response};
+use crate::daemon::commands::RemoteCall;
+use crate::daemon::hub::Hub;
+use crate::downlink::command::{Outcome, Status};
+use crate::downlink::remote::{self, Verb};
+use crate::message::ContentFormat;
+use crate::proto::coap;
+
+/// An answer that takes longer is `timeout`.
+const WITHIN: Duration = Duration::from_secs(300);
+/// Longest answer, in bytes.
+const ANSWER_MAX: usize = 48 << 10;
+
+/// A change of the registry under way.
+pub(super) struct RegistryChange {
+    call: RemoteCall,
+    job: JoinHandle<Result<(), String>>,
+}
+
+impl Desk {
+    /// Once a second: takes what came, and goes on with changes of the registry that are written.
+    pub(super) async fn care_for_remote(&mut self) {
+        let (done, waiting) = std::mem::take(&mut self.registry_changes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|change| change.job.is_finished());
+        self.registry_changes = waiting;
+        for RegistryChange { call, job } in done {
+            match job.await {
+                Ok(Ok(())) => self.ask(call, Request::Reload {}),
+                Ok(Err(why)) => self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
+                Err(error) => {
+                    self.answer(&call, &failed(coap::Code::INTERNAL_SERVER_ERROR, error.to_string()));
+                }
+            }
+        }
+        loop {
+            let call = self.shared.hub.borrow_mut().commands.poll_remote();
+            let Some(call) = call else { break };
+            log::info!(verb = call.verb.as_str(), bytes = call.payload.len(); "command to the gateway from the broker");
+            self.take_remote(call);
+        }
+    }
+
+    fn take_remote(&mut self, call: RemoteCall) {
+        let request = match call.verb {
+            Verb::Reload => Request::Reload {},
+            Verb::Check => Request::ConfigCheck {},
+            Verb::Status => Request::Status {},
+            Verb::UpdateCheck => Request::UpdateCheck {},
+            Verb::CertRenew => match remote::named(&call.payload) {
+                Ok(name) => Request::CertRenew { name },
+                Err(why) => return self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
+            },
+            Verb::DeviceAdd => {
+                let device = match remote::new_device(&call.payload, parse_key_hash) {
+                    Ok(device) => device,
+                    Err(why) => return self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
+                };
+                let loaded = self.loaded.clone();
+                return self.change(call, move || registry::add(&loaded, &device).map(drop));
+            }
+            Verb::DeviceRemove => {
+                let id = match remote::named(&call.payload) {
+                    Ok(id) => id,
+                    Err(why) => return self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
+                };
+                let loaded = self.loaded.clone();
+                return self.change(call, move || registry::remove(&loaded, &id).map(drop));
+            }
+        };
+        self.ask(call, request);
+    }
+
+    /// Changes the registry away from the path's thread.
+    fn change(
+        &mut self,
+        call: RemoteCall,
+        work: impl FnOnce() -> Result<(), Box<crate::config::Finding>> + Send + 'static,
+    ) {
+        let job = tokio::task::spawn_blocking(move || work().map_err(|finding| finding.to_string()));
+        self.registry_changes.push(RegistryChange { call, job });
+    }
+
+    /// Asks as over the control socket, and answers when that is answered.
+    fn ask(&mut self, call: RemoteCall, request: Request) {
+        let (reply, response) = Reply::channel();
+        Call { request, reply }.dispatch(self);
+        let shared = self.shared.clone();
+        tokio::task::spawn_local(async move {
+            let outcome = match timeout(WITHIN, response).await {
+                Ok(Ok(response)) => outcome(call.verb, response),
+                Ok(Err(_)) => failed(coap::Code::INTERNAL_SERVER_ERROR, "there is no answer"),
+                Err(_) => Outcome::of(Status::Timeout, "the gateway did not answer in time"),
+            };
+            shared.round(|hub: &mut Hub| {
+                hub.begin();
+                let Hub { commands, pipeline, moment, .. } = hub;
+                commands.answer_remote(moment, pipeline, &call, &outcome);
+            });
+        });
+    }
+
+    fn answer(&self, call: &RemoteCall, outcome: &Outcome) {
+        self.shared.round(|hub: &mut Hub| {
+            hub.begin();
+            let Hub { commands, pipeline, moment, .. } = hub;
+            commands.answer_remote(moment, pipeline, call, outcome);
+        });
+    }
+}
+
+fn failed(code: coap::Code, why: impl Into<String>) -> Outcome {
+    Outcome::of(Status::Code(code.0), why)
+}
+
+fn outcome(verb: Verb, response: Response) -> Outcome {
+    let value = match response {
+        Response::Ok(value) => value,
+        // Only streams have items.
+        Response::Item(_) | Response::Missed(_) => {
+            return failed(coap::Code::INTERNAL_SERVER_ERROR, "no answer");
+        }
+        Response::Error(Failure { code, message }) => {
+            let code = match code {
+                Code::BadRequest => coap::Code::BAD_REQUEST,
+                Code::NotFound => coap::Code::NOT_FOUND,
+                Code::Denied => coap::Code::FORBIDDEN,
+                Code::Busy | Code::Unavailable => coap::Code::SERVICE_UNAVAILABLE,
+                Code::Failed => coap::Code::INTERNAL_SERVER_ERROR,
+            };
+            return failed(code, message);
+        }
+    };
+    let code = match verb {
+        Verb::Status | Verb::Check => coap::Code::CONTENT,
+        Verb::Reload | Verb::UpdateCheck | Verb::CertRenew => coap::Code::CHANGED,
+        Verb::DeviceAdd => coap::Code::CREATED,
+        Verb::DeviceRemove => coap::Code::DELETED,
+    };
+    let payload = value.to_string().into_bytes();
+    if payload.len() > ANSWER_MAX {
+        let why = format!("done; the answer has {} bytes, more than {ANSWER_MAX}", payload.len());
+        return failed(code, why);
+    }
+    let content_format = Some(ContentFormat::JSON);
+    Outcome { status: Status::Code(code.0), content_format, payload, partial: false }
+}

@@ -1,0 +1,108 @@
+//! Commands to the gateway itself, through a real broker.
+
+use std::process::{Command, Stdio};
+
+use tombolo_test_support::{printed, wait_for};
+
+use super::{KEY, Site};
+
+const BROKER: &str = "log_type subscribe\n";
+const HASH: &str = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+fn site(name: &str, extra: &str) -> Site {
+    let site = Site::with_broker(name, extra, BROKER);
+    wait_for("the subscription", || {
+        let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+        site.daemon.status()["upstream"]["connected"] == true && log.contains("/down/#")
+    });
+    site
+}
+
+/// User properties, a bar, and the payload of the answer.
+fn ask(site: &Site, verb: &str, payload: &str) -> String {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let answer = format!("app/gateway/{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let port = site.broker.plain_port.to_string();
+    let output = Command::new("mosquitto_rr")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-W", "60", "-F", "%P|%p"])
+        .args(["-t", &format!("tombolo/gw/gateway/down/{verb}"), "-e", &answer, "-m", payload])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    printed(&output)
+}
+
+#[test]
+fn without_a_list_nothing_is_carried_out_and_each_refusal_says_why() {
+    let rule = "[role.sensor.downlink.all]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    let site = site("remote-none", rule);
+    for verb in ["reload", "status", "device/add", "cert/renew"] {
+        let answer = ask(&site, verb, "x");
+        assert!(answer.contains("status:refused") && answer.contains("[remote] allow"), "{answer}");
+    }
+    let answer = ask(&site, "reboot", "x");
+    assert!(answer.contains("status:refused") && answer.contains("there are: reload"), "{answer}");
+}
+
+#[test]
+fn what_is_listed_is_carried_out_as_over_the_control_socket_and_answered() {
+    let allow = "[remote]\nallow = [\"status\", \"check\", \"reload\", \"device/add\", \"device/remove\", \
+                 \"cert/renew\"]\n";
+    let site = site("remote", allow);
+    let answer = ask(&site, "status", "x");
+    assert!(answer.contains("status:2.05") && answer.contains("\"id\":\"gw\""), "{answer}");
+    assert!(ask(&site, "check", "x").contains("status:2.05"));
+    assert!(ask(&site, "reload", "x").contains("status:2.04"));
+    let answer = ask(&site, "update/check", "x");
+    assert!(!answer.contains("status:2."), "it is not listed: {answer}");
+    let answer = ask(&site, "cert/renew", "nothing");
+    assert!(answer.contains("status:4.04"), "{answer}");
+    // A device without a secret, and one with a secret.
+    let device = format!("{{\"id\":\"door-9\",\"role\":\"sensor\",\"public_key\":\"{HASH}\"}}");
+    let answer = ask(&site, "device/add", &device);
+    assert!(answer.contains("status:2.01"), "{answer}");
+    let (code, shown) = site.daemon.command(&["device", "show", "door-9", "--json"]);
+    assert!(code == 0 && shown.contains(HASH), "{shown}");
+    let answer = ask(&site, "device/add", &device);
+    assert!(answer.contains("status:4.00") && answer.contains("exists already"), "{answer}");
+    let answer = ask(&site, "device/add", "{\"id\":\"x\",\"role\":\"sensor\",\"psk\":\"text:topsecret\"}");
+    assert!(answer.contains("status:4.00") && !answer.contains("topsecret"), "{answer}");
+    assert!(ask(&site, "device/remove", "door-9").contains("status:2.02"));
+    let (code, _) = site.daemon.command(&["device", "show", "door-9", "--json"]);
+    assert_ne!(code, 0);
+    let answer = ask(&site, "device/remove", "door-7");
+    assert!(answer.contains("status:4.00"), "it is in the configuration: {answer}");
+    assert!(site.post(&["-e", "1"], "t/x").contains("2.04"), "{KEY} still works");
+    // A broken configuration is answered, and changes nothing.
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    std::fs::write(site.daemon.config(), format!("{text}\nbroken")).unwrap();
+    let answer = ask(&site, "reload", "x");
+    assert!(answer.contains("status:5.00"), "{answer}");
+    // A reload that takes the permission away.
+    std::fs::write(site.daemon.config(), text.replace("\"status\", ", "")).unwrap();
+    assert!(ask(&site, "reload", "x").contains("status:2.04"));
+    assert!(ask(&site, "status", "x").contains("status:refused"));
+}
+
+#[test]
+fn a_retained_command_is_refused() {
+    let site = site("remote-retained", "[remote]\nallow = [\"reload\"]\n");
+    let port = site.broker.plain_port.to_string();
+    let status = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-r", "-m", "x"])
+        .args(["-t", "tombolo/gw/gateway/down/reload"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let topic = "tombolo/gw/gateway/reply/reload";
+    wait_for("an answer", || !site.arrived(topic).is_empty());
+}
+
+#[test]
+fn a_command_that_there_is_not_cannot_be_listed() {
+    let site = site("remote-check", "[remote]\nallow = [\"reload\"]\n");
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    std::fs::write(site.daemon.config(), text.replace("[\"reload\"]", "[\"reboot\"]")).unwrap();
+    let (code, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(code != 0 && text.contains("reboot") && text.contains("device/add"), "{text}");
+}
