@@ -441,7 +441,7 @@ fn what_the_broker_refuses_is_counted_over_restarts_and_replaced_by_one_that_end
     change(&site.folder.join("mosquitto.conf"), "est/root.pem", "est/other.pem");
     std::fs::write(site.folder.join("est/issuer"), "other").expect("the issuer");
     std::fs::copy(site.folder.join("est/other.pem"), site.folder.join("est/offered.pem")).expect("a CA");
-    change(&site.daemon.config().to_owned(), "/est/gateways", "/est/five-minutes");
+    change(site.daemon.config(), "/est/gateways", "/est/five-minutes");
     site.broker.resume();
     let state = site.folder.join("state/certificates/uplink/state");
     for times in 1..=2 {
