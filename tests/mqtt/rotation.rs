@@ -18,7 +18,7 @@ use tombolo::credential::renewal::{Refusals, Standing, Verdict};
 use tombolo::credential::request::{self, Names};
 use tombolo::credential::settings::Settings;
 use tombolo::credential::source::{Answer, Order, OrderKind, Outcome, Source};
-use tombolo::credential::store::Held;
+use tombolo::credential::store::{Held, State};
 use tombolo::message::Lane;
 use tombolo::northbound::io::Handle;
 use tombolo::northbound::uplink::TrialVerdict;
@@ -325,9 +325,11 @@ fn a_certificate_that_the_broker_refuses_later_gives_way_to_the_one_before() {
         assert!(said.is_some_and(|said| said.contains("refuses our client certificate")));
         assert!(keeper.shown().previous.is_some(), "the newer one is kept");
         // A restart begins with what the disk has.
-        let stored = || open_store(&bench.settings().folder).unwrap().state().kept();
-        running.until("it is stored", |_| stored().history.asked).await;
-        let kept = stored();
+        let file = bench.settings().folder.join("state");
+        let stored =
+            || std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
+        running.until("it is stored", |_| stored().is_some_and(|state| state.asked)).await;
+        let kept = stored().unwrap().kept();
         assert_eq!((kept.returns, kept.refusals.times), (1, 0));
         assert!(kept.last_error.is_some_and(|said| said.contains("refuses our client certificate")));
     });
