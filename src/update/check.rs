@@ -11,7 +11,7 @@
 use std::fmt;
 
 use super::eligibility::{self, Decision, Installed, Objections};
-use super::floor::{Floor, MetadataRole, MetadataVersions, Rollback};
+use super::floor::{Floor, MetadataRole, MetadataVersions, Rollback, Trust};
 use super::offer::Offer;
 use super::status::State;
 use crate::clock::UnixTime;
@@ -21,8 +21,8 @@ use crate::clock::UnixTime;
 pub struct Metadata {
     /// Of each role.
     pub versions: MetadataVersions,
-    /// Of timestamp and snapshot; see [`Floor::keys`].
-    pub keys: String,
+    /// By which keys.
+    pub trust: Trust,
     /// The role that expires first, and when.
     pub expires: (MetadataRole, UnixTime),
     /// The targets that are firmware.
@@ -94,10 +94,10 @@ pub fn judge(
     objections: &Objections,
     now: Option<UnixTime>,
 ) -> (Result<Decision, Fault>, bool) {
-    if let Err(rollback) = floor.admit(metadata.versions, &metadata.keys) {
+    if let Err(rollback) = floor.admit(metadata.versions, &metadata.trust) {
         return (Err(Fault::Rollback(rollback)), false);
     }
-    let is_raised = floor.raise(metadata.versions, &metadata.keys);
+    let is_raised = floor.raise(metadata.versions, &metadata.trust);
     let (role, since) = metadata.expires;
     let result = match now {
         None => Err(Fault::ClockUntrusted),
@@ -121,7 +121,7 @@ mod tests {
     fn metadata(timestamp: u64) -> Metadata {
         Metadata {
             versions: MetadataVersions { root: 1, timestamp, snapshot: 1, targets: 1 },
-            keys: String::new(),
+            trust: Trust::default(),
             expires: (MetadataRole::Timestamp, EXPIRES),
             offers: Vec::new(),
             unusable: Vec::new(),

@@ -8,9 +8,14 @@
 //!
 //! A restore of a backup does not contain it, so it never lowers it.
 //!
-//! One thing lowers it: a later root.json with other keys for timestamp or snapshot (TUF
-//! specification §5.3.11). Whoever had such a key could have signed the highest version there is,
-//! and without this the owner's own metadata would be below the floor for ever.
+//! Two things lower it, to what is offered then. A later root.json with other keys for timestamp or
+//! snapshot (TUF specification §5.3.11): with such a key somebody could have signed the highest
+//! version there is, and without this the owner's own metadata would be below the floor for ever.
+//! And another root-file of the owner's, with root keys that were never seen: another repository,
+//! or the same one after its root key was stolen. Nobody else can do that, since the root-file is
+//! configuration. Neither lowers the version of the firmware.
+
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +74,20 @@ impl MetadataVersions {
     }
 }
 
+/// Most sets of root keys that are remembered.
+const ROOTS_MAX: usize = 8;
+
+/// By which keys metadata was verified: digests, 32 hexadecimal digits each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Of timestamp and snapshot.
+    pub keys: String,
+    /// Of root in the owner's root-file.
+    pub root_file: String,
+    /// Of root in the newest root.json that was followed from there.
+    pub root: String,
+}
+
 /// What was seen, and what was good.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
@@ -77,6 +96,12 @@ pub struct Floor {
     /// Which keys that root.json has for timestamp and snapshot: a digest; empty: not known.
     #[serde(default)]
     pub keys: String,
+    /// Which root keys were seen, as digests; at most eight, the newest last.
+    #[serde(default)]
+    pub roots: Vec<String>,
+    /// How often another root-file began anew.
+    #[serde(default)]
+    pub start: u32,
     /// The highest version of the gateway's firmware that was installed and found good, with the
     /// scheme it is compared by (`debian`, `semver`).
     #[serde(default)]
@@ -118,12 +143,12 @@ impl Floor {
         serde_json::from_slice(content).ok()
     }
 
-    /// Whether verified metadata of these versions may be used. `keys`: as in [`Floor::keys`].
+    /// Whether verified metadata of these versions may be used.
     ///
     /// # Errors
     /// The first role whose version is below the floor.
-    pub fn admit(&self, offered: MetadataVersions, keys: &str) -> Result<(), Rollback> {
-        if self.is_replaced_by(offered.root, keys) {
+    pub fn admit(&self, offered: MetadataVersions, trust: &Trust) -> Result<(), Rollback> {
+        if self.begins_anew(trust) || self.is_replaced_by(offered.root, &trust.keys) {
             return Ok(());
         }
         let pairs = self.metadata.by_role().into_iter().zip(offered.by_role());
@@ -140,9 +165,33 @@ impl Floor {
         root > self.metadata.root && !self.keys.is_empty() && keys != self.keys
     }
 
+    /// Whether the owner's root-file is of another repository: by its root keys, which were not
+    /// seen before, neither in a root-file nor in what was followed from one. An older root-file of
+    /// the same one, of a backup, is none.
+    fn begins_anew(&self, trust: &Trust) -> bool {
+        let is_known = self.roots.is_empty() || trust.root_file.is_empty() || self.keys.is_empty();
+        !is_known && trust.keys != self.keys && !self.roots.contains(&trust.root_file)
+    }
+
     /// Raises the floor to what was admitted. True if that changes it, and it is to be written.
-    pub fn raise(&mut self, seen: MetadataVersions, keys: &str) -> bool {
+    pub fn raise(&mut self, seen: MetadataVersions, trust: &Trust) -> bool {
         let before = self.clone();
+        if self.begins_anew(trust) {
+            self.metadata = seen;
+            self.start = self.start.saturating_add(1);
+            self.roots.clear();
+        }
+        self.rise(seen, &trust.keys);
+        for root in [&trust.root_file, &trust.root] {
+            if !root.is_empty() && !self.roots.contains(root) {
+                self.roots.push(root.clone());
+            }
+        }
+        self.roots.drain(..self.roots.len().saturating_sub(ROOTS_MAX));
+        *self != before
+    }
+
+    fn rise(&mut self, seen: MetadataVersions, keys: &str) {
         if self.is_replaced_by(seen.root, keys) {
             self.metadata = seen;
         }
@@ -158,18 +207,30 @@ impl Floor {
         ] {
             *floor = (*floor).max(seen);
         }
-        *self != before
     }
 
     /// Raises the floor to another one where that is higher. A firmware's version that cannot be
     /// compared with ours does not replace it.
     pub fn join(&mut self, other: &Floor) {
-        if !other.is_replaced_by(self.metadata.root, &self.keys) {
-            self.raise(other.metadata, &other.keys);
+        match other.start.cmp(&self.start) {
+            Ordering::Less => {}
+            Ordering::Greater => {
+                (self.metadata, self.start) = (other.metadata, other.start);
+                (self.keys, self.roots) = (other.keys.clone(), other.roots.clone());
+            }
+            Ordering::Equal => {
+                if !other.is_replaced_by(self.metadata.root, &self.keys) {
+                    self.rise(other.metadata, &other.keys);
+                }
+                self.roots.extend(
+                    other.roots.iter().filter(|root| !self.roots.contains(root)).cloned().collect::<Vec<_>>(),
+                );
+                self.roots.drain(..self.roots.len().saturating_sub(ROOTS_MAX));
+            }
         }
         let is_higher = |ours: &(String, String), theirs: &(String, String)| {
             let compared = Scheme::parse(&ours.1).and_then(|scheme| scheme.compare(&theirs.0, &ours.0));
-            ours.1 == theirs.1 && compared == Some(std::cmp::Ordering::Greater)
+            ours.1 == theirs.1 && compared == Some(Ordering::Greater)
         };
         match (&self.firmware, &other.firmware) {
             (_, None) => {}
@@ -186,20 +247,27 @@ mod tests {
     const SEEN: MetadataVersions = MetadataVersions { root: 2, timestamp: 40, snapshot: 9, targets: 7 };
     const KEYS: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+    /// Of the repository whose root keys are `root`.
+    fn trust(root: &str, keys: &str) -> Trust {
+        Trust { keys: keys.to_owned(), root_file: root.to_owned(), root: root.to_owned() }
+    }
+
     #[test]
     fn older_metadata_of_any_role_is_refused_and_named() {
         let floor = Floor { metadata: SEEN, ..Floor::default() };
-        assert_eq!(floor.admit(SEEN, KEYS), Ok(()));
+        assert_eq!(floor.admit(SEEN, &trust("", KEYS)), Ok(()));
         for (role, older) in [
             (MetadataRole::Root, MetadataVersions { root: 1, ..SEEN }),
             (MetadataRole::Timestamp, MetadataVersions { timestamp: 39, ..SEEN }),
             (MetadataRole::Snapshot, MetadataVersions { snapshot: 8, ..SEEN }),
             (MetadataRole::Targets, MetadataVersions { targets: 1, ..SEEN }),
         ] {
-            assert_eq!(floor.admit(older, KEYS).map_err(|rollback| rollback.role), Err(role));
+            assert_eq!(floor.admit(older, &trust("", KEYS)).map_err(|rollback| rollback.role), Err(role));
         }
-        let message =
-            floor.admit(MetadataVersions { timestamp: 39, ..SEEN }, KEYS).expect_err("older").to_string();
+        let message = floor
+            .admit(MetadataVersions { timestamp: 39, ..SEEN }, &trust("", KEYS))
+            .expect_err("older")
+            .to_string();
         assert_eq!(
             message,
             "rollback: the repository offers version 39 of timestamp.json, and version 40 was seen before"
@@ -209,21 +277,27 @@ mod tests {
     #[test]
     fn the_floor_rises_role_by_role_and_never_sinks() {
         let mut floor = Floor { metadata: SEEN, ..Floor::default() };
-        assert!(!floor.raise(SEEN, ""));
-        assert!(floor.raise(MetadataVersions { root: 3, timestamp: 1, snapshot: 9, targets: 8 }, KEYS));
+        assert!(!floor.raise(SEEN, &Trust::default()));
+        assert!(
+            floor
+                .raise(MetadataVersions { root: 3, timestamp: 1, snapshot: 9, targets: 8 }, &trust("", KEYS))
+        );
         assert_eq!(floor.metadata, MetadataVersions { root: 3, timestamp: 40, snapshot: 9, targets: 8 });
     }
 
     #[test]
     fn a_later_root_with_other_keys_begins_anew_and_nothing_else_does() {
         let stolen = MetadataVersions { timestamp: u64::MAX, ..SEEN };
-        let mut floor = Floor { metadata: stolen, keys: KEYS.to_owned(), firmware: None };
+        let mut floor = Floor { metadata: stolen, keys: KEYS.to_owned(), ..Floor::default() };
         let before = floor.clone();
         let mended = MetadataVersions { root: 3, timestamp: 41, snapshot: 3, targets: 8 };
-        assert!(floor.admit(mended, KEYS).is_err(), "the same keys");
-        assert!(floor.admit(MetadataVersions { root: 2, ..mended }, "others").is_err(), "the same root");
-        assert_eq!(floor.admit(mended, "others"), Ok(()));
-        assert!(floor.raise(mended, "others"));
+        assert!(floor.admit(mended, &trust("", KEYS)).is_err(), "the same keys");
+        assert!(
+            floor.admit(MetadataVersions { root: 2, ..mended }, &trust("", "others")).is_err(),
+            "the same root"
+        );
+        assert_eq!(floor.admit(mended, &trust("", "others")), Ok(()));
+        assert!(floor.raise(mended, &trust("", "others")));
         assert_eq!((floor.metadata, floor.keys.as_str()), (mended, "others"));
         // What another program still remembers of the time before does not come back.
         let mut joined = before.clone();
@@ -231,16 +305,54 @@ mod tests {
         assert_eq!(joined, floor);
         floor.join(&before);
         assert_eq!(joined, floor);
-        assert!(floor.admit(stolen, KEYS).is_err(), "nor does the old root");
+        assert!(floor.admit(stolen, &trust("", KEYS)).is_err(), "nor does the old root");
+    }
+
+    #[test]
+    fn another_root_file_of_the_owners_begins_anew_and_an_older_one_of_the_same_repository_does_not() {
+        let firmware = Some(("3.0.0".to_owned(), "semver".to_owned()));
+        let mut floor = Floor { firmware: firmware.clone(), ..Floor::default() };
+        floor.raise(SEEN, &trust("first", KEYS));
+        // Its root keys were exchanged in the ordinary way: a chain, and a new root-file later.
+        let later = MetadataVersions { root: 3, ..SEEN };
+        floor.raise(later, &Trust { root: "second".to_owned(), ..trust("first", KEYS) });
+        let lower = MetadataVersions { root: 1, timestamp: 2, snapshot: 2, targets: 2 };
+        for known in ["first", "second"] {
+            assert!(floor.admit(lower, &trust(known, "others")).is_err(), "{known}: of a backup");
+        }
+        // With the same keys for timestamp and snapshot it is the same repository.
+        assert!(floor.admit(lower, &trust("third", KEYS)).is_err());
+        let before = floor.clone();
+        assert_eq!(floor.admit(lower, &trust("third", "others")), Ok(()));
+        assert!(floor.raise(lower, &trust("third", "others")));
+        assert_eq!((floor.metadata, &floor.firmware, floor.start), (lower, &firmware, 1));
+        assert!(floor.admit(MetadataVersions { timestamp: 1, ..lower }, &trust("third", "others")).is_err());
+        // What another program still has of the time before does not come back.
+        let mut joined = before.clone();
+        joined.join(&floor);
+        assert_eq!(joined, floor);
+        floor.join(&before);
+        assert_eq!(floor, joined);
+        // And back to the first one, by the owner's word.
+        assert_eq!(floor.admit(MetadataVersions { root: 1, ..lower }, &trust("first", KEYS)), Ok(()));
     }
 
     #[test]
     fn of_two_floors_the_higher_counts_for_each_role_and_for_the_firmware() {
         let firmware = |version: &str, scheme: &str| Some((version.to_owned(), scheme.to_owned()));
-        let mut floor =
-            Floor { metadata: SEEN, keys: KEYS.to_owned(), firmware: firmware("2.4.1", "semver") };
+        let mut floor = Floor {
+            metadata: SEEN,
+            keys: KEYS.to_owned(),
+            firmware: firmware("2.4.1", "semver"),
+            ..Floor::default()
+        };
         let lower = MetadataVersions { timestamp: 41, targets: 1, ..SEEN };
-        floor.join(&Floor { metadata: lower, keys: KEYS.to_owned(), firmware: firmware("2.4.0", "semver") });
+        floor.join(&Floor {
+            metadata: lower,
+            keys: KEYS.to_owned(),
+            firmware: firmware("2.4.0", "semver"),
+            ..Floor::default()
+        });
         assert_eq!(floor.metadata, MetadataVersions { timestamp: 41, ..SEEN });
         assert_eq!(floor.firmware, firmware("2.4.1", "semver"));
         for (offered, left) in [
@@ -248,7 +360,12 @@ mod tests {
             (None, firmware("2.4.1", "semver")),
             (firmware("2.10.0", "semver"), firmware("2.10.0", "semver")),
         ] {
-            floor.join(&Floor { metadata: SEEN, keys: KEYS.to_owned(), firmware: offered });
+            floor.join(&Floor {
+                metadata: SEEN,
+                keys: KEYS.to_owned(),
+                firmware: offered,
+                ..Floor::default()
+            });
             assert_eq!(floor.firmware, left);
         }
     }
@@ -258,7 +375,9 @@ mod tests {
         let floor = Floor {
             metadata: SEEN,
             keys: KEYS.to_owned(),
-            firmware: Some(("2.4.1".to_owned(), "semver".to_owned())),
+            roots: vec![KEYS[..32].to_owned(); ROOTS_MAX],
+            start: u32::MAX,
+            firmware: Some(("1".repeat(128), "semver".to_owned())),
         };
         assert_eq!(Floor::parse(&floor.encode()), Some(floor.clone()));
         assert!(floor.encode().len() < FORMAT.content_max);

@@ -18,7 +18,8 @@ fn seen(number: u64) -> Floor {
         return Floor::default();
     }
     let metadata = MetadataVersions { root: 1, timestamp: number, snapshot: number, targets: number };
-    Floor { metadata, keys: "a".to_owned(), firmware: Some((format!("{number}.0"), "debian".to_owned())) }
+    let firmware = Some((format!("{number}.0"), "debian".to_owned()));
+    Floor { metadata, keys: "a".to_owned(), firmware, ..Floor::default() }
 }
 
 /// What the record holds; it is a floor that was raised as a whole.

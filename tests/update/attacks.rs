@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tombolo::update::check::Fault;
+use tombolo::update::eligibility::Decision;
 
 use crate::gateway::Gateway;
 
@@ -168,4 +169,35 @@ fn a_server_that_drips_or_says_nothing_is_given_up() {
 fn a_server_of_another_ca_is_not_asked() {
     let gateway = Gateway::with_ca("other-ca.pem");
     assert!(matches!(gateway.check("newer"), Err(Fault::Unreachable(_))));
+}
+
+#[test]
+fn another_root_file_of_the_owners_begins_anew_and_the_firmware_keeps_its_floor() {
+    let mut gateway = Gateway::that_has_seen("newer");
+    refused_by(&gateway, "another", "Failed to verify timestamp metadata");
+    // Nobody but the owner can do this: lower versions, and root.json is version 1 again.
+    gateway.trust("another.json");
+    assert_eq!(gateway.offered("another"), "2.0.0");
+    assert_eq!(gateway.offered("another-later"), "2.0.0");
+    refused_by(&gateway, "another", "version 1 of timestamp.json, and version 2 was seen before");
+    // What is installed and good stays the least.
+    let mut installed = Gateway::that_has_seen("newer");
+    installed.confirm("2.5.0");
+    installed.trust("another.json");
+    match installed.check("another") {
+        Ok(Decision::Ineligible { reason, .. }) => assert!(reason.to_string().contains("older than 2.5.0")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_root_file_of_a_backup_lowers_nothing() {
+    let mut gateway = Gateway::that_has_seen("newer");
+    assert_eq!(gateway.offered("rotated"), "2.0.0", "its keys are others, and it begins anew");
+    // Shown without the later root.json, under the old keys again.
+    refused_by(&gateway, "newer", "version 1 of root.json, and version 2 was seen before");
+    gateway.trust("rotated/metadata/2.root.json");
+    assert_eq!(gateway.offered("rotated"), "2.0.0");
+    gateway.trust("root.json");
+    refused_by(&gateway, "newer", "version 1 of root.json, and version 2 was seen before");
 }

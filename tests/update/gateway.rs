@@ -16,7 +16,7 @@ use tombolo::update::check::Fault;
 use tombolo::update::eligibility::{Decision, Installed, Objections};
 use tombolo::update::floor::Floor;
 use tombolo::update::io::check::{Repository, check};
-use tombolo::update::io::floor::{on_disk, read};
+use tombolo::update::io::floor::{on_disk, raise, read};
 use tombolo::update::io::tuf::{self, Place};
 
 const KEYS: Keys = Keys { url: "url", ca_file: "ca-file", certificate: "a certificate" };
@@ -139,6 +139,11 @@ impl Gateway {
         gateway
     }
 
+    /// The owner puts another root.json in place.
+    pub fn trust(&mut self, root: &'static str) {
+        self.root = root;
+    }
+
     /// One that has seen this repository.
     pub fn that_has_seen(repository: &str) -> Gateway {
         let gateway = Gateway::new();
@@ -186,6 +191,12 @@ impl Gateway {
             }
             other => panic!("{repository}: {other:?}"),
         }
+    }
+
+    /// A version was installed, and is good.
+    pub fn confirm(&self, version: &str) {
+        let firmware = Some((version.to_owned(), "semver".to_owned()));
+        raise(on_disk(&self.state), &Floor { firmware, ..Floor::default() }).unwrap();
     }
 
     pub fn floor(&self) -> Floor {

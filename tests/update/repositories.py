@@ -102,6 +102,10 @@ def repositories():
     yield "signed-anew", repository(**{**second, "timestamp": 4, "soon": YEARS})
     yield "targets-expired", repository(**{**second, "soon": YEARS, "years": SOON})
     yield "other-product", repository(offers=(firmware("3.0.0", compatible="another"),))
+    # Signed as a repository is today: for a month.
+    month = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0) + datetime.timedelta(30)
+    yield "this-month", repository(**{**second, "soon": month, "years": month})
+    yield "this-month-before", repository(soon=month, years=month)
     # Of a size that comes in pieces.
     yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
     if content := bundle("3.0.0"):
@@ -133,6 +137,9 @@ def repositories():
     yield "rotated", repository(roots=(rotated,), keys=renewed)
     yield "stolen-timestamp-key", repository(timestamp=2**62)
     yield "revoked-timestamp-key", repository(roots=(rotated,), timestamp=9)
+    # Of another owner, or of this one after the root key was stolen: another root-file, lower versions.
+    yield "another", repository(keys={role: ("stranger",) for role in ROLES[1:]})
+    yield "another-later", repository(timestamp=2, keys={role: ("stranger",) for role in ROLES[1:]})
     yield "root-of-the-new-key-alone", repository(roots=(signed(root_of(2, root="new-root"), "new-root"),))
     yield "root-of-the-old-key-alone", repository(roots=(signed(root_of(2, root="new-root"), "root"),))
     yield "root-of-a-stranger", repository(roots=(signed(root_of(2, root="stranger"), "stranger"),))
@@ -330,6 +337,7 @@ def main():
     make_certificates()
     write("root.json", signed(root_of(), "root"))
     write("two-of-two.json", signed(root_of(targets=("targets", "second"), threshold=2), "root"))
+    write("another.json", signed(root_of(targets=("stranger",), **{role: "stranger" for role in ("root", "timestamp", "snapshot")}), "stranger"))
     for name, files in repositories():
         for file, content in files.items():
             write(f"{name}/metadata/{file}", content)

@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use aws_lc_rs::digest;
 use futures_core::Stream;
 use tough::error::Error;
-use tough::schema::{RoleType, Root};
+use tough::schema::{RoleType, Root, Signed};
 use tough::{
     Bytes, ExpirationEnforcement, FilesystemTransport, Limits, Repository, RepositoryLoader, Transport,
     TransportError, TransportErrorKind, TransportStream, async_trait,
@@ -33,7 +33,7 @@ use crate::https::io::Client;
 use crate::https::message::{Failure, Request};
 use crate::https::url::HttpsUrl;
 use crate::update::check::{Fault, Metadata};
-use crate::update::floor::{MetadataRole, MetadataVersions};
+use crate::update::floor::{MetadataRole, MetadataVersions, Trust};
 use crate::update::offer::Offer;
 
 /// What is fetched at most, in bytes and in files. The client's limit on a body must not be below
@@ -83,7 +83,10 @@ pub async fn load(
         loader = loader.datastore(folder);
     }
     let repository = loader.load().await.map_err(|error| fault(&error))?;
-    Ok(metadata(&repository))
+    let file: Option<Signed<Root>> = serde_json::from_slice(root).ok();
+    let mut found = metadata(&repository);
+    found.trust.root_file = file.map(|file| keys(&file.signed, &[RoleType::Root])).unwrap_or_default();
+    Ok(found)
 }
 
 /// A folder that ends with this.
@@ -161,23 +164,27 @@ pub(super) fn metadata(repository: &Repository) -> Metadata {
             snapshot: snapshot.version.get(),
             targets: targets.version.get(),
         },
-        keys: keys(root),
+        trust: Trust {
+            keys: keys(root, &[RoleType::Timestamp, RoleType::Snapshot]),
+            root_file: String::new(),
+            root: keys(root, &[RoleType::Root]),
+        },
         expires: first,
         offers,
         unusable,
     }
 }
 
-/// A digest of which keys timestamp and snapshot have.
-fn keys(root: &Root) -> String {
+/// A digest of which keys these roles have, half of it.
+fn keys(root: &Root, roles: &[RoleType]) -> String {
     let mut text = String::new();
-    for role in [RoleType::Timestamp, RoleType::Snapshot] {
-        let keys = root.roles.get(&role).map_or(&[][..], |keys| &keys.keyids[..]);
+    for role in roles {
+        let keys = root.roles.get(role).map_or(&[][..], |keys| &keys.keyids[..]);
         let mut keys: Vec<String> = keys.iter().map(|key| format_hex(key)).collect();
         keys.sort();
         text += &format!("{role}:{}\n", keys.join(","));
     }
-    format_hex(digest::digest(&digest::SHA256, text.as_bytes()).as_ref())
+    format_hex(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..16])
 }
 
 /// Reads the root of trust. It blocks.
