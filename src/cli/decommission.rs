@@ -6,7 +6,7 @@
 //! | the daemon does not run | nothing was changed |
 //! | nothing waits in the journal, or `--discard` | nothing was changed |
 //! | the broker acknowledges that every retained topic is empty, or `--offline` | nothing is wiped; what the broker refused, or why it was not reached, is named |
-//! | keys in tokens, files with secrets that are ours, copies of keys in the runtime directory, then the state directory's content | the rest is wiped all the same, and what is left is named |
+//! | keys in tokens, files with secrets that are ours, copies of keys in the runtime directory, the state directory's content, what was installed and denied in `{state-dir}-update` as root | the rest is wiped all the same, and what is left is named |
 //!
 //! A file counts as ours if it is below the folder of the configuration or the state directory:
 //! the live files of certbot and others stay. Overwriting is no guarantee on flash, where the old
@@ -15,7 +15,7 @@
 use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ use crate::northbound::io::{Driver, Handle};
 use crate::northbound::reason_code::Cause;
 use crate::northbound::uplink::Uplink;
 use crate::northbound::{Loss, Next, Outbox, RejectedFull};
+use crate::update::io::root::{NotHeld, Root};
 
 /// How long the broker may take to acknowledge all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,6 +79,7 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         }
         Err(error) => return Err(error.into()),
     }
+    let root = root_folder(&loaded)?;
     let waiting = waiting(&loaded)?;
     if waiting > 0 && !arguments.discard {
         return Err(CommandError::Failed(format!(
@@ -89,7 +91,17 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
         (Some(_), false) => clear(context, &loaded)?,
         _ => 0,
     };
-    let Wiped { files, left } = wipe(context, &loaded);
+    let mut wiped = wipe(context, &loaded);
+    match &root {
+        Of::None => {}
+        // What is denied, installed and the floor: another owner's repository begins at none.
+        Of::Ours(folder, _held) => wipe_folder(folder, &mut wiped),
+        Of::Roots(folder) => {
+            let shown = folder.display();
+            wiped.left.push(format!("{shown} is root's, and was left: `sudo rm -r {shown}` deletes it"));
+        }
+    }
+    let Wiped { files, left } = wiped;
     if context.out.json {
         let object = json!({
             "gateway": loaded.settings.gateway.id.as_str(), "cleared_topics": cleared, "discarded": waiting,
@@ -115,6 +127,36 @@ pub fn run(context: &Context, arguments: &DecommissionArguments) -> Result<(), C
     }
     let failed = left.iter().any(|left| left.contains("cannot be"));
     if failed { Err(CommandError::Said) } else { Ok(()) }
+}
+
+/// The folder of the programs that install.
+enum Of {
+    /// There is none.
+    None,
+    /// It is held, where it can be: nothing is installed meanwhile.
+    Ours(PathBuf, Option<Root>),
+    /// This user may not change it.
+    Roots(PathBuf),
+}
+
+fn root_folder(loaded: &Loaded) -> Result<Of, CommandError> {
+    let folder = loaded.settings.paths.update_root();
+    match fs::symlink_metadata(&folder) {
+        Ok(about) if about.is_dir() => {
+            use std::os::unix::fs::MetadataExt as _;
+            let uid = nix::unistd::geteuid();
+            if !uid.is_root() && about.uid() != uid.as_raw() {
+                return Ok(Of::Roots(folder));
+            }
+        }
+        _ => return Ok(Of::None),
+    }
+    match Root::open(&folder) {
+        Ok(root) => Ok(Of::Ours(folder, Some(root))),
+        Err(NotHeld::Busy) => Err(CommandError::Failed(format!("nothing was changed: {}", NotHeld::Busy))),
+        // Nothing is installed from one that cannot be trusted.
+        Err(NotHeld::Because(_)) => Ok(Of::Ours(folder, None)),
+    }
 }
 
 /// Readings that were not delivered, rejected ones included.

@@ -334,16 +334,29 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     );
     // A file named after a secret, which the listing would show.
     place.write("state/hunter2-hunter2", "sesame-sesame-77");
+    place.write("state-update/installation.json", "{\"version\":\"3.0.0-installed\"}");
+    place.write("state-update/history.json", "{\"denied\":[\"2.9.9-denied\"]}");
     place.run("support-bundle bundle.tar --offline").fine();
     assert_eq!(crate::place::mode(&place.path("bundle.tar")), 0o600);
     let all = untar(&place, "bundle.tar");
     for secret in secrets {
         assert!(!all.contains(secret), "{secret} is in {all}");
     }
-    for part in
-        ["config.txt", "check.json", "status.json", "queue.json", "verify.json", "state.txt", "log.txt"]
-    {
+    for part in [
+        "config.txt",
+        "check.json",
+        "status.json",
+        "queue.json",
+        "verify.json",
+        "state.txt",
+        "update.txt",
+        "log.txt",
+    ] {
         assert!(all.contains(&format!("{part}\n")), "{part}");
+    }
+    for what in ["3.0.0-installed", "2.9.9-denied", "== floor", "state-update/installation.json", "disk of "]
+    {
+        assert!(all.contains(what), "{what}");
     }
     assert!(all.contains("greenhouse-user") && all.contains("upstream.password-file"), "{all}");
     assert!(all.contains("not running"), "that the daemon is stopped is said");
@@ -423,6 +436,10 @@ fn a_gateway_is_taken_out_of_service_with_its_keys_and_nothing_else() {
             outside.path("live.key").display()
         ),
     );
+    // What was installed, denied and seen is of the owner before, too.
+    for name in ["installation.json", "history.json", "floor", "attempt", "packages/a.deb"] {
+        place.write(&format!("state-update/{name}"), "x");
+    }
     place.run("decommission").failed(2, &["gateway gw", "--yes"]);
     // The broker cannot be reached.
     assert!(place.path("pw").exists() && place.path("state/devices/window-1.toml").exists());
@@ -430,6 +447,7 @@ fn a_gateway_is_taken_out_of_service_with_its_keys_and_nothing_else() {
     assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
     assert!(!place.path("pw").exists() && !place.path("door-7.psk").exists());
     assert_eq!(fs::read_dir(place.path("state")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path("state-update")).unwrap().count(), 0);
     assert_eq!(outside.read("live.key"), "somebody else's");
     assert!(
         ran.err.contains("live.key") && ran.err.contains("was left") && ran.err.contains("flash"),

@@ -8,7 +8,8 @@
 //! | `config.txt`, `config.json` | `tombolo config show`: values and places, no comments |
 //! | `check.json`, `status.json`, `queue.json`, `verify.json`, `clock.json` | these commands, each with its own time limit |
 //! | `state.txt` | names, sizes, modes and dates in the state directory; no content |
-//! | `unit.txt` | the unit and its drop-ins |
+//! | `unit.txt` | the units and their drop-ins |
+//! | `update.txt` | what was installed, what became of versions, the floor: root's folder of updates |
 //! | `log.txt` | the last lines of the service in the journal of systemd |
 //!
 //! The commands run as processes of their own, so that one that hangs or fails is a line in the
@@ -33,6 +34,8 @@ use crate::clock::UnixTime;
 use crate::config::io::texts;
 use crate::config::show::{Shown, show};
 use crate::durable::io::write_atomically;
+use crate::update::installation::folder_of;
+use crate::update::io::floor;
 use redact::Redactor;
 use tar::Archive;
 
@@ -106,6 +109,7 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         add(name, &ours(context, line));
     }
     add("state.txt", &listing(&read.state_dir));
+    add("update.txt", &updates(&folder_of(&read.state_dir)));
     if context.is_packaged() {
         add("unit.txt", &units());
         add("log.txt", &log());
@@ -279,6 +283,15 @@ fn system(state_dir: &Path) -> String {
         text.push_str(&format!("== /proc/meminfo\n{memory}\n"));
     }
     for folder in [state_dir, Path::new("/"), Path::new("/var/log")] {
+        text.push_str(&space(folder));
+    }
+    text
+}
+
+/// How much room there is.
+fn space(folder: &Path) -> String {
+    let mut text = String::new();
+    {
         if let Ok(space) = nix::sys::statvfs::statvfs(folder) {
             #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
             let of = |blocks: u64| blocks.saturating_mul(u64::from(space.fragment_size()));
@@ -327,6 +340,31 @@ fn listing(state_dir: &Path) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Root's folder of updates: what is in its files, and their sizes.
+fn updates(folder: &Path) -> String {
+    if !folder.exists() {
+        return format!(
+            "{} is not there: nothing was installed by `tombolo update apply`\n",
+            folder.display()
+        );
+    }
+    let mut text = String::new();
+    for name in ["installation.json", "history.json", "attempt"] {
+        let content = read_bounded(&folder.join(name), PART_MAX as u64 / 4);
+        let content = content.map_or_else(
+            || "it is not there, or cannot be read".to_owned(),
+            |content| String::from_utf8_lossy(&content).trim_end().to_owned(),
+        );
+        text.push_str(&format!("== {name}\n{content}\n"));
+    }
+    let floor = match floor::read(floor::on_disk(folder)) {
+        Ok(floor) => String::from_utf8_lossy(&floor.encode()).into_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    text.push_str(&format!("== floor\n{floor}\n== {}\n{}", folder.display(), listing(folder)));
+    text + &space(folder)
+}
+
 /// The unit and its drop-ins.
 fn units() -> String {
     let mut text = String::new();
@@ -336,11 +374,15 @@ fn units() -> String {
         }
     };
     for folder in UNITS.map(Path::new) {
-        add(&folder.join("tombolo.service"));
-        let entries = std::fs::read_dir(folder.join("tombolo.service.d")).into_iter().flatten().flatten();
-        let mut drop_ins: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-        drop_ins.sort();
-        drop_ins.iter().for_each(|path| add(path));
+        for unit in
+            ["tombolo.service", "tombolo-update.service", "tombolo-update.path", "tombolo-health.service"]
+        {
+            add(&folder.join(unit));
+            let entries = std::fs::read_dir(folder.join(format!("{unit}.d"))).into_iter().flatten().flatten();
+            let mut drop_ins: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            drop_ins.sort();
+            drop_ins.iter().for_each(|path| add(path));
+        }
     }
     if text.is_empty() { "no unit is installed\n".to_owned() } else { text }
 }
@@ -348,7 +390,14 @@ fn units() -> String {
 /// The service's last lines. There is no library for this here; journalctl comes with systemd.
 fn log() -> String {
     let mut command = Command::new("journalctl");
-    command.args(["--unit=tombolo", "--lines=2000", "--no-pager", "--output=short-iso"]);
+    command.args([
+        "--unit=tombolo",
+        "--unit=tombolo-update",
+        "--unit=tombolo-health",
+        "--lines=2000",
+        "--no-pager",
+        "--output=short-iso",
+    ]);
     said(command, "journalctl")
 }
 
