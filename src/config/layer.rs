@@ -459,7 +459,7 @@ impl<'f> Check<'f> {
                 None
             }
             // Like an empty assignment in a systemd unit: resets the value of earlier layers.
-            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic) => {
+            (kind, Raw::Text(text)) if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Spans) => {
                 Some(Value::new(None, ValueKind::Nil))
             }
             (Kind::Size(_, max), raw)

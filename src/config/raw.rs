@@ -95,6 +95,7 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
         (Kind::Path | Kind::Secret, Raw::Text(text)) if clean(&text, 4096) => text.into(),
         (Kind::Url, Raw::Text(text)) if clean(&text, 1024) => text.into(),
         (Kind::Topic | Kind::FlagOrTopic, Raw::Text(text)) if clean(&text, 1024) => text.into(),
+        (Kind::Spans, Raw::Text(text)) if clean(&text, 500) => text.into(),
         (Kind::FlagOrTopic, Raw::Flag(flag)) => flag.into(),
         _ => return Err(()),
     })

@@ -46,6 +46,8 @@ pub enum Kind {
     Url,
     /// A topic or a topic template; `""` switches it off.
     Topic,
+    /// Spans of time; empty text is not the default, and is refused with its reason.
+    Spans,
     /// `true`, `false`, or a topic template.
     FlagOrTopic,
     /// A key or password itself, which is not allowed in the configuration; the text is the remedy.
@@ -489,7 +491,7 @@ const UPDATE: &[Key] = &[
     key("ca-file", Kind::Path),
     key("period", Kind::Span(seconds(60), seconds(30 * DAY))),
     key("backend", Kind::Choice(&["none", "rauc", "apt", "exec"])),
-    key("maintenance-window", Kind::Text(500)),
+    key("maintenance-window", Kind::Spans),
     key("compatible", Kind::Text(128)),
     key("hardware", Kind::Text(128)),
     key("health-timeout", Kind::Span(seconds(120), seconds(DAY))),
@@ -564,6 +566,7 @@ impl Kind {
             }
             Kind::Url => "\"mqtts://HOST\" or \"mqtts://HOST:PORT\"".to_owned(),
             Kind::FlagOrTopic => "true, false or a topic in quotes".to_owned(),
+            Kind::Spans => "\"always\" or spans of time in quotes, at most 500 bytes".to_owned(),
             Kind::Topic => "a topic in quotes, or \"\" to switch it off".to_owned(),
             Kind::Forbidden(instead) => instead.to_owned(),
             Kind::Reserved(_) => "nothing yet: take the key out".to_owned(),

@@ -2,7 +2,8 @@
 //!
 //! `"always"`, or spans of time, each with the days it begins on:
 //! `"02:00-04:00"`, `"Mon-Fri 22:00-05:00"`, `"Sat,Sun 00:00-24:00"`, several separated by `;`. A
-//! span whose end is not after its beginning ends on the next day.
+//! span whose end is before its beginning ends on the next day; one that ends when it begins is
+//! none: a whole day is `"00:00-24:00"`.
 
 /// Minutes in a day.
 const DAY: u16 = 24 * 60;
@@ -77,7 +78,7 @@ impl Span {
         };
         let (from, to) = times.split_once('-')?;
         let (from, to) = (parse_time(from)?, parse_time(to)?);
-        (from < DAY).then_some(Span { days, from, to })
+        (from < DAY && from != to).then_some(Span { days, from, to })
     }
 
     fn contains(&self, at: WeekTime) -> bool {
@@ -179,6 +180,8 @@ mod tests {
             "02:60-03:00",
             "24:00-25:00",
             "24:00-01:00",
+            "Thu 10:00-10:00",
+            "00:00-00:00",
             "Foo 02:00-03:00",
             "02:00-04:00;",
         ] {

@@ -203,6 +203,7 @@ fn schema_and_model_agree_on_every_key() {
             Kind::Path | Kind::Secret => "\"a\"".into(),
             Kind::Url => "\"mqtts://a\"".into(),
             Kind::Topic | Kind::FlagOrTopic => "\"a\"".into(),
+            Kind::Spans => "\"always\"".into(),
             Kind::Forbidden(_) | Kind::Reserved(_) => return None,
             Kind::Table(_) | Kind::Named(_) => return None,
         })

@@ -2,6 +2,7 @@
 
 use tombolo::config::{Level, Origin};
 use tombolo::update::settings::{Backend, Source};
+use tombolo::update::window::Window;
 
 use crate::support::{Case, Fake, main_file};
 
@@ -63,6 +64,13 @@ fn each_fault_switches_the_checks_off_and_names_the_way_out() {
     assert!(sentence.contains("gone.json"), "{sentence}");
     let sentence = finding(&format!("{TUF}maintenance-window = \"at night\"\n"), Level::Fail);
     assert!(sentence.contains("at night") && sentence.contains("22:00-05:00"), "{sentence}");
+    // Text that is empty is not the default here: it would install at any time.
+    for window in ["", "Thu 10:00-10:00", "00:00-00:00"] {
+        let text = format!("{TUF}maintenance-window = \"{window}\"\n");
+        let sentence = finding(&text, Level::Fail);
+        assert!(sentence.contains("nothing is installed automatically"), "{window:?}: {sentence}");
+        assert_eq!(case(&text).loaded().settings.update.window, Window::NEVER, "{window:?}");
+    }
     let sentence = finding("[update]\nurl = \"https://h\"\n", Level::Warn);
     assert!(sentence.contains("without effect"), "{sentence}");
 }
