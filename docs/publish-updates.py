@@ -94,8 +94,12 @@ class Repository:
             sys.exit(f"{file} is not a file")
         target = TargetFile.from_file(Path(file).name, file, ["sha256"])
         target.unrecognized_fields["custom"] = {"tombolo": {"class": "gateway", "version": version, **custom(pairs)}}
-        shutil.copyfile(file, self.targets / f"{target.hashes['sha256']}.{target.path}")
         targets = self.newest("targets").signed
+        if before := targets.targets.get(target.path):
+            listed = before.unrecognized_fields.get("custom", {}).get("tombolo", {}).get("version")
+            if listed != version:
+                sys.exit(f"{target.path} is version {listed} already: give the file another name, or remove {listed} first")
+        shutil.copyfile(file, self.targets / f"{target.hashes['sha256']}.{target.path}")
         targets.targets[target.path] = target
         self.publish(targets)
 

@@ -107,6 +107,8 @@ struct FetchState {
     running: Option<Running>,
     retry_at: Option<Instant>,
     interruptions: u32,
+    /// How much of an image was here when its download ended last.
+    kept: Option<([u8; 32], u64)>,
     /// The image that is ready, by its SHA-256, as far as anybody knows: the file is hashed anew
     /// when somebody asks for it, and when root did not install it.
     ready: Option<[u8; 32]>,
@@ -350,7 +352,9 @@ impl Updates {
             return;
         }
         let Source::Tuf(place) = &inner.settings.source else { return };
-        let running = Running { stop: Arc::default(), have: Arc::default(), sha256: offer.sha256 };
+        let kept = inner.fetch.kept.filter(|(sha256, _)| *sha256 == offer.sha256).map_or(0, |(_, have)| have);
+        let have = Arc::new(AtomicU64::new(kept));
+        let running = Running { stop: Arc::default(), have, sha256: offer.sha256 };
         log::info!(version = offer.version.as_str(), bytes = offer.bytes; "the image of the newer version is fetched");
         let order = Order {
             url: place.targets.file(&offer.path()),
@@ -363,7 +367,7 @@ impl Updates {
             stop: running.stop.clone(),
             have: running.have.clone(),
         };
-        inner.fetch.shown = Fetch::Running { have: 0 };
+        inner.fetch.shown = Fetch::Running { have: kept };
         (inner.fetch.running, inner.fetch.has_files) = (Some(running), true);
         let (updates, generation) = (Rc::clone(self), self.generation.get());
         self.is_busy.set(true);
@@ -393,6 +397,8 @@ impl Updates {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         let have = inner.fetch.running.take().map_or(0, |running| running.have.load(Ordering::Relaxed));
+        let is_kept = !matches!(fetched, Ok(()) | Err(NoImage::Refused(_) | NoImage::WrongBytes));
+        inner.fetch.kept = is_kept.then_some((sha256, have));
         let fault = match fetched {
             Ok(()) => {
                 log::info!(version; "the image of the newer version is here and verified");

@@ -82,6 +82,26 @@ fn the_documented_commands_make_a_repository_that_verifies_at_each_step() {
 }
 
 #[test]
+fn one_file_name_is_one_version() {
+    let folder = Folder::new("update-publish-twice");
+    let image = folder.write("gw.raucb", "x").display().to_string();
+    let publish = |step: &str| {
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/publish-updates.py");
+        let mut command = Command::new(python);
+        command.arg(script).arg(folder.join("repository")).arg(folder.join("keys")).args(step.split(' '));
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(publish("init").0 && publish(&format!("add {image} 1.0.0 version-scheme=semver")).0);
+    let (done, text) = publish(&format!("add {image} 2.0.0 version-scheme=semver"));
+    assert!(!done && text.contains("gw.raucb is version 1.0.0 already"), "{text}");
+    // The same version anew is a correction.
+    assert!(publish(&format!("add {image} 1.0.0 version-scheme=semver rollout=5")).0);
+    assert!(publish("remove 1.0.0").0 && publish(&format!("add {image} 2.0.0 version-scheme=semver")).0);
+}
+
+#[test]
 fn whatever_a_gateway_would_refuse_or_miss_is_named() {
     let folder = Folder::new("update-verify");
     let changed = copy(&folder, "large");

@@ -113,6 +113,7 @@ pub async fn download<S: Storage, O: Fn() -> S>(
 ) -> Result<(), NoImage> {
     let mut shelf = Shelf::open(&around.storage)?;
     let offer = &job.offer;
+    put_aside(&shelf.storage()).map_err(|error| disk(&error))?;
     if !shelf.record.is_of(offer) {
         shelf.clear()?;
         shelf.record = Record::of(offer, shelf.record.budget.clone());
@@ -173,10 +174,32 @@ pub async fn download<S: Storage, O: Fn() -> S>(
 /// # Errors
 /// As the system says.
 pub fn clear<S: Storage>(storage: &S) -> io::Result<()> {
+    put_aside(storage)?;
     let is_there = storage.has(IMAGE) || storage.has(PART);
     storage.remove(PART)?;
     storage.remove(IMAGE)?;
     if is_there { storage.sync_names() } else { Ok(()) }
+}
+
+/// A folder where the image or its part is to be is moved aside, under a name that says so. There
+/// are nine such names; then somebody has to look.
+fn put_aside<S: Storage>(storage: &S) -> io::Result<()> {
+    for name in [IMAGE, PART] {
+        match storage.open(name) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let mut names = (1..=9).map(|number| format!("{name}.in-the-way-{number}"));
+                let free = names.find(|aside| !storage.has(aside)).ok_or_else(|| {
+                    io::Error::other(format!(
+                        "{name} is a folder, and nine before it were moved aside: delete them"
+                    ))
+                })?;
+                storage.rename(name, &free)?;
+                storage.sync_names()?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn disk(error: &io::Error) -> NoImage {
