@@ -69,6 +69,7 @@ pub(super) fn answered(health: &Health) -> Answered {
         works: health.journal,
         has_broker: health.configured,
         is_connected: health.connected,
+        connections: health.connections,
     }
 }
 

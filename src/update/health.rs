@@ -91,6 +91,8 @@ pub struct Answered {
     pub has_broker: bool,
     /// The broker accepted a connection that stands.
     pub is_connected: bool,
+    /// Connections that the broker accepted since the process began.
+    pub connections: u64,
 }
 
 /// Looks again and again, and makes an [`Observation`] of it.
@@ -99,6 +101,10 @@ pub struct Onlooker {
     began: Instant,
     healthy: Option<Instant>,
     uptime: Duration,
+    /// Connections of the process that are of before somebody looked.
+    before: Option<u64>,
+    /// The broker accepted one since: also one that fell between two looks.
+    has_reached: bool,
     was_connected: bool,
     was_rolled_back_for_broker: bool,
 }
@@ -110,6 +116,8 @@ impl Onlooker {
             began: now,
             healthy: None,
             uptime: Duration::ZERO,
+            before: None,
+            has_reached: false,
             was_connected,
             was_rolled_back_for_broker,
         }
@@ -123,15 +131,21 @@ impl Onlooker {
         if works.is_none() || is_new {
             self.healthy = None;
         }
+        let running = now.saturating_duration_since(self.began);
         if let Some(answer) = works {
+            if self.before.is_none() || is_new {
+                self.before = Some(if answer.uptime < running { 0 } else { answer.connections });
+            }
+            let is_new_one = self.before.is_some_and(|before| answer.connections > before);
+            self.has_reached |= answer.is_connected || !answer.has_broker || is_new_one;
             self.uptime = answer.uptime;
             self.healthy = self.healthy.or(Some(now));
         }
         Observation {
-            running: now.saturating_duration_since(self.began),
+            running,
             healthy: self.healthy.map(|since| now.saturating_duration_since(since)),
             restarts,
-            is_connected: works.is_some_and(|answer| answer.is_connected || !answer.has_broker),
+            is_connected: self.has_reached,
             was_connected: self.was_connected,
             was_rolled_back_for_broker: self.was_rolled_back_for_broker,
         }
@@ -203,7 +217,7 @@ mod tests {
 
     fn up(second: u64, is_connected: bool) -> Option<Answered> {
         let uptime = Duration::from_secs(second);
-        Some(Answered { uptime, works: true, has_broker: true, is_connected })
+        Some(Answered { uptime, works: true, has_broker: true, is_connected, connections: 0 })
     }
 
     #[test]
@@ -211,6 +225,22 @@ mod tests {
         let answer = |second| (second >= 30).then(|| up(second - 30, second >= 600)).flatten();
         assert_eq!(decided(answer, |_| 0), (600, Verdict::Confirm));
         assert_eq!(decided(|second| up(second, true), |_| 0), (60, Verdict::Confirm));
+    }
+
+    #[test]
+    fn a_connection_between_two_looks_counts_and_one_of_before_does_not() {
+        let counted = |second: u64, connections| {
+            let uptime = Duration::from_secs(second);
+            Some(Answered { uptime, works: true, has_broker: true, is_connected: false, connections })
+        };
+        // It came and went between the looks of 99 and 100.
+        assert_eq!(decided(|second| counted(second + 500, 3 + second / 100), |_| 0), (100, Verdict::Confirm));
+        let verdict = decided(|second| counted(second + 500, 3), |_| 0);
+        assert_eq!(verdict, (1800, Verdict::RollBack { is_own_fault: false }));
+        // Of a process that began since, the first counts; and what was reached is reached.
+        let restarted = |second: u64| if second < 10 { counted(500, 3) } else { counted(second - 10, 1) };
+        assert_eq!(decided(restarted, |_| 0), (70, Verdict::Confirm));
+        assert_eq!(decided(|second| up(second, second == 30), |_| 0), (60, Verdict::Confirm));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod credential;
 mod disk;
 mod files;
 mod floor;
+mod installation;
 mod real;
 mod rules;
 mod two_slot;

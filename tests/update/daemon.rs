@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use tombolo::update::io::floor::{on_disk, read};
 use tombolo_test_support::{
     Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, wait_for, wait_within,
 };
@@ -270,4 +271,74 @@ fn without_a_daemon_the_command_looks_by_itself_and_keeps_the_history() {
     assert_eq!(code, 0, "{text}");
     site.daemon.resume();
     assert_eq!(site.daemon.status()["update"]["denied"][0], "9.9");
+}
+
+/// A board without a battery, or with a bad time server: the floor holds meanwhile, and the checks
+/// go on by themselves once the clock is right.
+fn starts_at(name: &str, time: &str) {
+    let mut site = site(name, "this-month");
+    let table = table("this-month").replace("period = \"1h\"", "period = \"1m\"");
+    site.configure_as(&table);
+    let (code, found) = site.check();
+    assert_eq!((code, &found["available"]["version"]), (0, &"2.1.0".into()), "{found}");
+    let floor = |site: &Site| read(on_disk(&site.folder.join("state/update"))).unwrap();
+    let before = floor(&site);
+    assert_eq!((before.metadata.timestamp, before.metadata.targets), (3, 2));
+    let library = Command::new("faketime").args(["-f", "+0d", "printenv", "LD_PRELOAD"]).output();
+    let library = String::from_utf8_lossy(&library.expect("faketime is installed").stdout).trim().to_owned();
+    let file = site.folder.write("time", time);
+    for (name, value) in [
+        ("LD_PRELOAD", library),
+        ("FAKETIME_TIMESTAMP_FILE", file.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ] {
+        site.daemon.environment.push((name.to_owned(), value));
+    }
+    site.daemon.stop();
+    site.daemon.resume();
+    wait_for("the daemon", || site.daemon.status()["update"]["source"] == "tuf");
+    let (code, _) = site.daemon.command(&["update", "check", "--json"]);
+    assert_eq!(code, 1, "no answer is believed at {time}");
+    let update = site.daemon.status()["update"].clone();
+    assert!(
+        ["unknown", "error", "stale"].contains(&update["state"].as_str().unwrap_or_default()),
+        "{update}"
+    );
+    assert_eq!(floor(&site), before, "at {time}");
+    // The time comes, and nobody asks.
+    site.folder.write("time", "+0");
+    wait_within(Duration::from_secs(180), "a check by itself", || {
+        site.daemon.status()["update"]["state"] == "available"
+    });
+    assert_eq!(floor(&site), before);
+    site.reload("this-month-before");
+    let (code, refused) = site.check();
+    let reason = refused["reason"].as_str().unwrap_or_default();
+    assert!(code == 1 && reason.starts_with("rollback: "), "{refused}");
+    assert_eq!(floor(&site), before);
+}
+
+#[test]
+fn after_a_start_in_1970_the_floor_holds_and_the_checks_go_on_by_themselves() {
+    starts_at("update-1970", "@1970-01-01 00:00:20");
+}
+
+#[test]
+fn after_a_start_in_2036_the_floor_holds_and_the_checks_go_on_by_themselves() {
+    starts_at("update-2036", "@2036-02-07 06:28:00");
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_image_is_moved_aside() {
+    let site = site("update-folder", "large");
+    assert_eq!(site.check().0, 0);
+    for name in ["image", "image.part"] {
+        std::fs::create_dir_all(site.folder.join("state/update").join(name).join("x")).unwrap();
+    }
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(std::fs::metadata(site.folder.join("state/update/image")).unwrap().len(), 200_000);
+    assert!(site.folder.join("state/update/image.in-the-way-1/x").is_dir());
 }

@@ -13,6 +13,8 @@ use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for,
 
 use crate::gateway::server;
 
+mod room;
+
 const STATE: &str = "state/update";
 const ROOT: &str = "state-update";
 const TOPIC: &str = "tombolo/gw/gateway/update";

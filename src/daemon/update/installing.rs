@@ -257,10 +257,9 @@ fn with_installation(mut status: Status, record: &Installation, is_newer: bool) 
         Phase::Reverting => {
             status.state = State::Failed;
             let cause = cause.unwrap_or_default();
-            status.reason = Some(format!(
-                "{}: {cause}; the version before runs after the next boot",
-                of(&record.version)
-            ));
+            let is_back = record.previous.is_some() && status.installed == record.previous;
+            let when = if is_back { "again" } else { "after the next boot" };
+            status.reason = Some(format!("{}: {cause}; the version before runs {when}", of(&record.version)));
         }
         Phase::Judging | Phase::Pending => {
             status.state = State::Pending;

@@ -11,10 +11,10 @@
 //! | while it is taken back | it is taken back; what it is counted as is written by the next run |
 //! | the floor | it is not confirmed; the next run of `tombolo update apply` tries it again |
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use super::history;
-use super::root::Shared;
 use crate::durable::atomic_file::{AtomicFile, Retrieved};
 use crate::durable::folder::StateFolder;
 use crate::update::history::{Event, History, What};
@@ -75,6 +75,19 @@ pub trait Ledger {
         cause: Option<&str>,
     ) -> Result<(), String> {
         self.change(&|history| history.record(event(of, what, at, cause)))
+    }
+}
+
+/// While this is there, every program that is begun holds the folder as long as it runs: also when
+/// the one that began it was killed.
+pub struct Shared {
+    _file: File,
+}
+
+impl Shared {
+    /// By a file that those programs inherit.
+    pub fn of(file: File) -> Shared {
+        Shared { _file: file }
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::ledger::{Ledger, Records};
+use super::ledger::{Ledger, Records, Shared};
 use super::trusted::{self, Distrust};
 use super::{floor, history};
 use crate::durable::io::{OnDisk, sync_folder, write_atomically};
@@ -111,12 +111,6 @@ pub struct Root {
     lock: Flock<File>,
     records: Records<OnDisk>,
     unwritten: RefCell<Option<String>>,
-}
-
-/// While this is there, every program that is begun holds the folder as long as it runs: also when
-/// the one that began it was killed.
-pub struct Shared {
-    _file: File,
 }
 
 /// Why it is not held.
@@ -209,8 +203,7 @@ impl Root {
             fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Ok(file)
         });
-        file.map(|file| Shared { _file: file })
-            .map_err(|error| format!("{}: {error}", self.folder.join("lock").display()))
+        file.map(Shared::of).map_err(|error| format!("{}: {error}", self.folder.join("lock").display()))
     }
 
     /// Where it is.
