@@ -297,7 +297,7 @@ mod tests {
             "the same root"
         );
         assert_eq!(floor.admit(mended, &trust("", "others")), Ok(()));
-        assert!(floor.raise(mended, "others"));
+        assert!(floor.raise(mended, &trust("", "others")));
         assert_eq!((floor.metadata, floor.keys.as_str()), (mended, "others"));
         // What another program still remembers of the time before does not come back.
         let mut joined = before.clone();

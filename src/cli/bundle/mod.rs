@@ -290,22 +290,12 @@ fn system(state_dir: &Path) -> String {
 
 /// How much room there is.
 fn space(folder: &Path) -> String {
-    let mut text = String::new();
-    {
-        if let Ok(space) = nix::sys::statvfs::statvfs(folder) {
-            #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
-            let of = |blocks: u64| blocks.saturating_mul(u64::from(space.fragment_size()));
-            #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
-            let (free, all) = (of(u64::from(space.blocks_available())), of(u64::from(space.blocks())));
-            text.push_str(&format!(
-                "== disk of {}: {} free of {}\n",
-                folder.display(),
-                bytes(free),
-                bytes(all)
-            ));
-        }
-    }
-    text
+    let Ok(space) = nix::sys::statvfs::statvfs(folder) else { return String::new() };
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    let of = |blocks: u64| blocks.saturating_mul(u64::from(space.fragment_size()));
+    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+    let (free, all) = (of(u64::from(space.blocks_available())), of(u64::from(space.blocks())));
+    format!("== disk of {}: {} free of {}\n", folder.display(), bytes(free), bytes(all))
 }
 
 /// The state directory's files: names, sizes, modes, dates.
