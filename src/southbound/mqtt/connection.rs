@@ -20,6 +20,7 @@ use mqtt_protocol_core::mqtt;
 
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
+use crate::clock::UnixTime;
 use crate::proto::dtls::PeerIdentity;
 
 /// The packet type PUBLISH, the upper four bits of a first byte (MQTT 5.0 §2.1.2).
@@ -37,6 +38,8 @@ pub struct Source {
     pub address: Option<IpAddr>,
     /// What its TLS certificate says, if it has shown a valid one.
     pub identity: Option<PeerIdentity>,
+    /// When that certificate is not valid any more.
+    pub expires: Option<UnixTime>,
 }
 
 /// Where a connection stands.
@@ -77,6 +80,8 @@ pub enum Ended {
     Denied(&'static str),
     /// The client broke the protocol, or sent more than was allowed.
     Protocol(String),
+    /// Its token, the key of its token, or its certificate expired.
+    Expired,
     /// The gateway stops.
     Stopping,
 }
@@ -94,6 +99,7 @@ impl std::fmt::Display for Ended {
             Ended::Removed => f.write_str("device removed, or its credentials changed"),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
             Ended::Protocol(what) => write!(f, "protocol error: {what}"),
+            Ended::Expired => f.write_str("its token or certificate expired"),
             Ended::Stopping => f.write_str("the gateway stops"),
         }
     }
@@ -109,8 +115,12 @@ pub(super) struct Connection {
     pub(super) hello: Option<Box<Hello>>,
     /// The session it has, from CONNACK on.
     pub(super) session: Option<u64>,
+    /// When the proof of its identity expires.
+    pub(super) proof_ends: Option<UnixTime>,
     pub(super) keep_alive: Option<Duration>,
     pub(super) wants_reasons: bool,
+    /// Publishes of QoS 1 and 2 that the client takes at once.
+    pub(super) receive_maximum: usize,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -137,8 +147,10 @@ impl Connection {
             version: None,
             hello: None,
             session: None,
+            proof_ends: None,
             keep_alive: None,
             wants_reasons: false,
+            receive_maximum: usize::from(u16::MAX),
             last_received: now,
             is_announced: false,
             library,
@@ -285,6 +297,13 @@ impl Connection {
                 self.output.extend_from_slice(&packet.to_continuous_buffer());
             }
         }
+    }
+
+    /// Sends a publish of QoS 1.
+    pub(super) fn send_publish(&mut self, id: u16, packet: Option<GenericPacket<u16>>) {
+        // The ids are those of the session, which never uses one twice at once.
+        let _ = self.library.register_packet_id(id);
+        self.send(packet);
     }
 
     /// Sends a DISCONNECT, where the version has one and it is allowed.

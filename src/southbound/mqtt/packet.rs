@@ -45,6 +45,8 @@ pub(super) enum Inbound {
     Publish(Message),
     /// PUBREL of this packet id.
     Pubrel(u16),
+    /// PUBACK of this packet id: whatever its code, the message is not sent again.
+    Puback(u16),
     /// SUBSCRIBE
     Subscribe {
         id: u16,
@@ -79,6 +81,8 @@ pub(super) struct Hello {
     pub(super) password: Option<Zeroizing<Vec<u8>>>,
     /// As asked for. On 3.1.1 a session that is not clean has no end.
     pub(super) session_expiry: Duration,
+    /// Publishes of QoS 1 and 2 that it takes at once.
+    pub(super) receive_maximum: u16,
     /// Extended authentication, which is not offered.
     pub(super) has_method: bool,
     /// Whether it may be sent Reason Strings.
@@ -131,6 +135,7 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             username: connect.user_name().map(str::to_owned),
             password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
             session_expiry: if connect.clean_session() { Duration::ZERO } else { Duration::MAX },
+            receive_maximum: u16::MAX,
             has_method: false,
             wants_reasons: false,
         })),
@@ -151,6 +156,8 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             retain: publish.retain(),
             content_format: content_format(publish.props()),
         }),
+        GenericPacket::V3_1_1Puback(puback) => Inbound::Puback(puback.packet_id()),
+        GenericPacket::V5_0Puback(puback) => Inbound::Puback(puback.packet_id()),
         GenericPacket::V3_1_1Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V5_0Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V3_1_1Subscribe(subscribe) => Inbound::Subscribe {
@@ -221,12 +228,14 @@ fn hello(connect: &v5_0::Connect) -> Hello {
         username: connect.user_name().map(str::to_owned),
         password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
         session_expiry: Duration::ZERO,
+        receive_maximum: u16::MAX,
         has_method: false,
         wants_reasons: true,
     };
     for property in connect.props() {
         match property {
             Property::SessionExpiryInterval(seconds) => hello.session_expiry = expiry(seconds.val()),
+            Property::ReceiveMaximum(maximum) => hello.receive_maximum = maximum.val(),
             Property::AuthenticationMethod(_) => hello.has_method = true,
             Property::RequestProblemInformation(wanted) => hello.wants_reasons = wanted.val() != 0,
             _ => {}
@@ -389,17 +398,23 @@ pub(super) fn unsuback(
     })
 }
 
-/// PUBLISH of QoS 0.
+/// PUBLISH of QoS 0, or with a packet id of QoS 1.
 pub(super) fn publish(
     version: Version,
     message: &BusMessage<'_>,
     retain: bool,
+    at_least_once: Option<AtLeastOnce>,
 ) -> Option<GenericPacket<u16>> {
     let (topic, payload) = (message.topic, message.payload.to_vec());
+    let qos = if at_least_once.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
     Some(match version {
         Version::V3_1_1 => {
-            let publish = v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
-            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+            let mut publish =
+                v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
+            if let Some(AtLeastOnce { id, again }) = at_least_once {
+                publish = publish.packet_id(id).dup(again);
+            }
+            publish.qos(qos).build().ok()?.into()
         }
         Version::V5 => {
             let mut publish =
@@ -407,9 +422,21 @@ pub(super) fn publish(
             if let Some(text) = message.content_format.and_then(ContentFormat::media_type) {
                 publish = publish.props(vec![mqtt::packet::ContentType::new(text).ok()?.into()]);
             }
-            publish.qos(Qos::AtMostOnce).build().ok()?.into()
+            if let Some(AtLeastOnce { id, again }) = at_least_once {
+                publish = publish.packet_id(id).dup(again);
+            }
+            publish.qos(qos).build().ok()?.into()
         }
     })
+}
+
+/// A publish of QoS 1 to a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtLeastOnce {
+    /// Its packet id.
+    pub(super) id: u16,
+    /// It was sent before, on another connection.
+    pub(super) again: bool,
 }
 
 /// DISCONNECT; 3.1.1 has none from the server.
