@@ -278,8 +278,8 @@ pub struct Known {
     pub place: Option<Place>,
     /// Whether it can be used; the findings say why not.
     pub usable: bool,
-    /// It is in the registry, and disabled there, or a `[device.ID]` with `enabled = false` switches
-    /// it off.
+    /// It is in the registry, and disabled there, or a `[device.ID]` with `enabled = false`
+    /// switches it off.
     pub switched_off: bool,
 }
 

@@ -74,6 +74,8 @@ pub mod round;
 pub mod run;
 pub mod serial;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod tracer;
 mod trial;
 pub mod units;

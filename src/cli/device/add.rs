@@ -83,7 +83,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         None => (None, None),
     };
     let jwt_keys = match &arguments.jwt_key {
-        Some(file) => vec![super::change::jwt_key(file, None)?],
+        Some(file) => vec![super::token_key::public(file, None)?],
         None => Vec::new(),
     };
     let device = Device {
@@ -210,7 +210,7 @@ pub(super) fn in_json(device: &Device) -> Value {
         object["public_key"] = format_key_hash(key).into();
     }
     if !device.jwt_keys.is_empty() {
-        object["jwt_keys"] = device.jwt_keys.iter().map(super::change::key_entry).collect();
+        object["jwt_keys"] = device.jwt_keys.iter().map(super::token_key::key_entry).collect();
     }
     object
 }

@@ -1,10 +1,9 @@
 //! `tombolo device set|enable|disable|rekey|key`: changes a device of the registry.
 
-use std::io::Read as _;
-
 use serde_json::json;
 
 use super::add;
+use super::token_key::{key_entry, public};
 use super::{Told, password, tell, without_level};
 use crate::cli::args::{
     DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
@@ -16,7 +15,7 @@ use crate::cli::output::{patiently, span};
 use crate::cli::{Context, note};
 use crate::clock::UnixTime;
 use crate::config::Loaded;
-use crate::config::certificate::{format_key_hash, public_key_info};
+use crate::config::certificate::format_key_hash;
 use crate::config::registry::Entry;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
@@ -24,9 +23,6 @@ use crate::config::scalar::{PSK_IDENTITY_MAX, parse_duration, parse_psk_identity
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
 use crate::gate::settings::{Device, NextPsk, Psk};
 use crate::message::Name;
-
-/// Largest file with a public key, in bytes.
-const KEY_FILE_MAX: u64 = 64 << 10;
 
 /// Changes the device in its file, and makes the daemon take it up. Returns it as it is now.
 fn apply(
@@ -210,17 +206,6 @@ fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) ->
     password::say(context, &loaded.settings, &device, &username, &secret)
 }
 
-/// The public key in a file.
-pub(super) fn jwt_key(file: &std::path::Path, until: Option<UnixTime>) -> Result<JwtKey, CommandError> {
-    let failed = |why: &dyn std::fmt::Display| CommandError::Failed(format!("{} {why}", file.display()));
-    let mut bytes = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|file| file.take(KEY_FILE_MAX).read_to_end(&mut bytes))
-        .map_err(|error| failed(&format_args!("cannot be read: {error}")))?;
-    let info = public_key_info(&bytes).map_err(|error| failed(&error))?;
-    JwtKey::parse(&info, until).map_err(|error| failed(&error))
-}
-
 /// `tombolo device key`
 pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), CommandError> {
     match command {
@@ -232,7 +217,7 @@ pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), Co
 
 fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), CommandError> {
     let DeviceKeyAddArguments { id, file, until } = arguments;
-    let mut key = jwt_key(&file, until)?;
+    let mut key = public(&file, until)?;
     key.since = today();
     let loaded = context.load_whole(&format!("device key add {id}"))?;
     let (algorithm, hash) = (key.algorithm.as_str(), format_key_hash(&key.hash()));
@@ -300,16 +285,6 @@ fn key_list(context: &Context, id: &str) -> Result<(), CommandError> {
         rows.push(vec![hash, key.algorithm.as_str().to_owned(), time(key.since), time(key.until)]);
     }
     Ok(context.out.table(&rows)?)
-}
-
-/// A key in JSON.
-pub(super) fn key_entry(key: &JwtKey) -> serde_json::Value {
-    json!({
-        "key": format_key_hash(&key.hash()),
-        "algorithm": key.algorithm.as_str(),
-        "since": key.since.map(format_time),
-        "until": key.until.map(format_time),
-    })
 }
 
 /// `tombolo device list --key-age`: every key of the registry, the oldest first.

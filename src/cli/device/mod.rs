@@ -8,6 +8,7 @@ mod import;
 mod password;
 pub mod running;
 mod test;
+mod token_key;
 
 use std::collections::BTreeMap;
 
@@ -464,7 +465,7 @@ fn entry(known: &Known) -> Value {
         "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
         "next_psk_identity": known.next_psk_identity.as_deref().map(format_psk_identity),
         "mqtt_username": known.mqtt_username,
-        "jwt_keys": known.jwt_keys.iter().map(change::key_entry).collect::<Vec<_>>(),
+        "jwt_keys": known.jwt_keys.iter().map(token_key::key_entry).collect::<Vec<_>>(),
         "certificate": known.certificate.as_ref().map(certificate),
         "public_key": known.public_key.as_ref().map(format_key_hash),
         "source": match known.source {

@@ -1,9 +1,10 @@
 //! The registry's files: read all, add one or thousands, change one, remove one; with or without a
 //! running daemon.
 //!
-//! **Import.** All files are written into `.import-new`, which is renamed to `.import`: from then on
-//! the devices are there. They are then moved beside the others; a writer that was killed meanwhile
-//! leaves that to the next one. Readers read `.import` first, so a file that is moved is not missed.
+//! **Import.** All files are written into `.import-new`, which is renamed to `.import`: from then
+//! on the devices are there. They are then moved beside the others; a writer that was killed
+//! meanwhile leaves that to the next one. Readers read `.import` first, so a file that is moved is
+//! not missed.
 //!
 //! Files are created and deleted atomically ([`durable`](crate::durable)). A file has mode 0600 and
 //! the folder's owner, also if root adds it, so that the daemon can read it. Writers use a lock;

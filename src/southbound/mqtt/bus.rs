@@ -24,7 +24,8 @@ const DEVICE: &str = "{device}";
 const FORM: u8 = 2;
 /// No content format.
 const NO_FORMAT: u16 = u16::MAX;
-/// Bytes before the topic: form 1, retain and QoS 1, content format 2, sender 8, length of the topic 2.
+/// Bytes before the topic: form 1, retain and QoS 1, content format 2, sender 8, length of the
+/// topic 2.
 const HEADER: usize = 14;
 
 /// `[role.X.local-publish.NAME]` or `[role.X.local-subscribe.NAME]`.

@@ -6,8 +6,8 @@
 //! | waiting | when fewer than [`IN_FLIGHT_MAX`], or the client's Receive Maximum, are in flight | in flight; or dropped, the oldest first, when there are too many |
 //! | in flight | again at the next connection, in order, with DUP (MQTT 5.0 §4.4) | acknowledged |
 //!
-//! **Bounds.** `max-queued` messages and [`QUEUED_BYTES_MAX`] bytes a session. The oldest gives way:
-//! what is shown on a dashboard is the newest. Each that is dropped is counted.
+//! **Bounds.** `max-queued` messages and [`QUEUED_BYTES_MAX`] bytes a session. The oldest gives
+//! way: what is shown on a dashboard is the newest. Each that is dropped is counted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ impl Queue {
         self.again = self.in_flight.len();
     }
 
-    /// The next one to be sent, with its packet id and whether it was sent on an earlier connection,
-    /// while fewer than `most` are in flight on this one.
+    /// The next one to be sent, with its packet id and whether it was sent on an earlier
+    /// connection, while fewer than `most` are in flight on this one.
     pub(super) fn next(&mut self, most: usize) -> Option<(u16, Shared, bool)> {
         let sent = self.in_flight.len() - self.again;
         if sent >= most.min(IN_FLIGHT_MAX) {
