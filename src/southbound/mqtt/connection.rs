@@ -299,11 +299,17 @@ impl Connection {
         }
     }
 
-    /// Sends a publish of QoS 1.
-    pub(super) fn send_publish(&mut self, id: u16, packet: Option<GenericPacket<u16>>) {
+    /// Sends a publish of QoS 1. Returns whether the client takes one of this size.
+    pub(super) fn send_publish(&mut self, id: u16, packet: GenericPacket<u16>) -> bool {
         // The ids are those of the session, which never uses one twice at once.
         let _ = self.library.register_packet_id(id);
-        self.send(packet);
+        let before = self.output.len();
+        self.send(Some(packet));
+        let is_sent = self.output.len() > before;
+        if !is_sent {
+            let _ = self.library.release_packet_id(id);
+        }
+        is_sent
     }
 
     /// Sends a DISCONNECT, where the version has one and it is allowed.

@@ -378,6 +378,12 @@ impl Intake {
             out.append(output);
         }
         *connection.output() = Vec::new();
+        let session = connection.session.and_then(|session| self.sessions.get(&session));
+        if connection.state == State::Open && session.is_some_and(|session| session.queue.has_waiting()) {
+            // There may have been no room for them.
+            self.send_queued(number);
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return Next::Close };
         match connection.state {
             State::Ended => Next::Close,
             State::Open if is_busy(connection, &self.sessions) => Next::Wait,

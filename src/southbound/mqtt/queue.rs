@@ -37,6 +37,11 @@ impl Queue {
         self.waiting.len() + self.in_flight.len()
     }
 
+    /// Whether some were not sent yet.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty() || self.again > 0
+    }
+
     /// Bytes of them.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -153,18 +153,16 @@ impl Intake {
         while connection.output().len() < UNSENT_MAX
             && let Some((id, bytes, again)) = session.queue.next(connection.receive_maximum)
         {
-            let send = BusMessage::decode(&bytes).and_then(|message| {
+            let packet = BusMessage::decode(&bytes).and_then(|message| {
                 let retain = session.queued_retain(&message)?;
                 let at_least_once = AtLeastOnce { id, again };
                 packet::publish(version, &message, retain, Some(at_least_once))
             });
-            match send {
-                Some(packet) => connection.send_publish(id, Some(packet)),
-                // The rules do not allow it any more.
-                None => {
-                    self.queued_bytes -= bytes.len();
-                    session.queue.acknowledge(id);
-                }
+            // The rules do not allow it any more, or it is larger than the client takes.
+            if !packet.is_some_and(|packet| connection.send_publish(id, packet)) {
+                self.queued_bytes -= bytes.len();
+                self.queued_dropped += 1;
+                session.queue.acknowledge(id);
             }
         }
         self.announce(number);
