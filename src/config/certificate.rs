@@ -152,10 +152,9 @@ pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
 pub fn public_key_info(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let bytes = unmarked(bytes);
     let of_certificate = |der: &[u8]| {
-        let leaf = webpki::EndEntityCert::try_from(&CertificateDer::from(der))
-            .ok()
-            .map(|leaf| leaf.subject_public_key_info().to_vec());
-        leaf
+        let der = CertificateDer::from(der);
+        let leaf = webpki::EndEntityCert::try_from(&der).ok()?;
+        Some(leaf.subject_public_key_info().to_vec())
     };
     if bytes.first() == Some(&SEQUENCE) {
         return Ok(of_certificate(bytes).unwrap_or_else(|| bytes.to_vec()));
