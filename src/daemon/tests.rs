@@ -88,7 +88,9 @@ impl Running {
     /// The bytes of the first packet that comes back.
     fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.intake.handle_bytes(&self.moment, self.client, bytes, &mut self.pipeline);
-        self.pipeline.store().answer(true);
+        while !self.pipeline.store().taken.is_empty() {
+            self.pipeline.store().answer(true);
+        }
         while self.pipeline.handle_completion() {}
         let mut completed = Vec::new();
         while let Some(event) = self.pipeline.poll_event() {
