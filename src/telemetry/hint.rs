@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 24] = [
+pub const COMMANDS: [&str; 25] = [
     "acl",
     "backup",
     "cert",
@@ -18,6 +18,7 @@ pub const COMMANDS: [&str; 24] = [
     "device",
     "firstboot",
     "health",
+    "import",
     "init",
     "mailbox",
     "metrics",
