@@ -81,6 +81,8 @@ fn settings(rules: usize) -> Settings {
         certificate: None,
         public_key: None,
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     });
     Settings {

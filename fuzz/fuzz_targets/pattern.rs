@@ -57,6 +57,8 @@ fuzz_target!(|data: &[u8]| {
         certificate: None,
         public_key: None,
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     };
     let mut gate = Gate::new(

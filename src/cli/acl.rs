@@ -4,15 +4,17 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+mod expectations;
+
 use super::Context;
-use super::args::ExplainArguments;
+use super::args::{AclCommand, ExplainArguments};
 use super::error::CommandError;
 use super::output::{align, bytes};
+use crate::config::acl::{Question, explain};
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Explained;
 use crate::gate::Gate;
-use crate::message::Method;
 use crate::telemetry::io::hinted;
 
 /// Asks the running daemon for the rules in force; without a daemon, reads the files.
@@ -20,7 +22,14 @@ use crate::telemetry::io::hinted;
 /// # Errors
 /// [`CommandError::Said`] if the reading would be refused, so that a script can test the exit
 /// status.
-pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
+pub fn run(context: &Context, command: AclCommand) -> Result<(), CommandError> {
+    match command {
+        AclCommand::Explain(arguments) => explained(context, arguments),
+        AclCommand::Test(arguments) => expectations::run(context, &arguments),
+    }
+}
+
+fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
     let ExplainArguments { device, method, path } = arguments;
     let (value, asked) = match context.daemon() {
         Ok(mut daemon) => {
@@ -28,13 +37,13 @@ pub fn run(context: &Context, arguments: ExplainArguments) -> Result<(), Command
             (daemon.ask(&request, ANSWER)?, "the rules in force")
         }
         Err(ClientError::NotRunning { .. }) => {
-            let method = Method::parse(&method)
-                .ok_or_else(|| CommandError::Usage(format!("{method:?} is not one of POST, PUT, DELETE")))?;
+            let question = Question::parse(&method).ok_or_else(|| {
+                CommandError::Usage(format!("{method:?} is not one of {}", Question::WORDS))
+            })?;
             let now = Instant::now();
             let loaded = context.load_whole("acl explain")?;
             let gate = Gate::new(loaded.settings.gate.clone(), now);
-            let explanation = gate.explain(now, &device, method, &path);
-            let mut value = serde_json::to_value(explanation).map_err(CommandError::failed)?;
+            let mut value = explain(&loaded.settings, &gate, now, &device, question, &path);
             loaded.complete_explanation(&device, &mut value);
             (value, "the rules in the files (tombolo is not running)")
         }
@@ -62,6 +71,16 @@ fn way_out(explained: &Explained) -> &'static str {
     }
 }
 
+/// What is asked about, as the first word of the human form.
+fn kind(method: &str) -> &'static str {
+    match method {
+        "publish" => "publish",
+        "subscribe" => "filter",
+        "command" => "command",
+        _ => "reading",
+    }
+}
+
 /// The human form.
 pub fn text(explained: &Explained, asked: &str) -> String {
     let verdict = match (explained.allowed, &explained.reason) {
@@ -72,7 +91,7 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     let Explained { device, method, path, query, .. } = explained;
     let query = query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut rows = vec![
-        vec!["reading".to_owned(), format!("{device} {method} {path}{query} {verdict}")],
+        vec![kind(&explained.method).to_owned(), format!("{device} {method} {path}{query} {verdict}")],
         vec!["why".to_owned(), format!("{}{}", explained.why, way_out(explained))],
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);

@@ -4,7 +4,14 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+mod device;
 mod maintenance;
+
+pub use device::{
+    AclTestArguments, DeviceImportArguments, DeviceKeyAddArguments, DeviceKeyCommand,
+    DeviceKeyRemoveArguments, DeviceKeygenArguments, DeviceListArguments, DeviceRekeyArguments,
+    DeviceSetArguments, ImportCommand, ImportMosquittoArguments, KeyKind, date,
+};
 
 pub use maintenance::{
     ApplyArguments, ApplyUpdateArguments, BackupArguments, BundleArguments, CertCommand,
@@ -75,6 +82,9 @@ pub enum Command {
     /// Print what the rules say about a reading
     #[command(subcommand)]
     Acl(AclCommand),
+    /// Make a configuration of what another program had
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Print what waits for the broker
     #[command(args_conflicts_with_subcommands = true)]
     Queue(QueueArguments),
@@ -227,9 +237,24 @@ pub enum DeviceCommand {
     /// Add a device, and print the command that sends a first reading
     Add(Box<DeviceAddArguments>),
     /// List all devices
-    List,
+    List(DeviceListArguments),
     /// Show a device; its key only with --key
     Show(DeviceShowArguments),
+    /// Change the role, the label or the time until it is offline
+    Set(DeviceSetArguments),
+    /// Let a disabled device in again
+    Enable(DeviceNameArgument),
+    /// Disable a device, and keep its keys; its sessions end at once
+    Disable(DeviceNameArgument),
+    /// Give a device a new key or password, with --overlap beside the one before
+    Rekey(DeviceRekeyArguments),
+    /// The public keys of a device for tokens as its MQTT password
+    #[command(subcommand)]
+    Key(DeviceKeyCommand),
+    /// Add the devices of a file, all or none
+    Import(DeviceImportArguments),
+    /// Make keys for devices, as a file for import; reads and changes nothing of the gateway
+    Keygen(DeviceKeygenArguments),
     /// Remove a device; its sessions end at once
     Remove(DeviceNameArgument),
     /// Send a reading in the place of a device to the broker, and print each step on the way
@@ -275,6 +300,9 @@ pub struct DeviceAddArguments {
     /// Its MQTT user name [default: its id]
     #[arg(long, value_name = "TEXT", requires = "password")]
     pub mqtt_username: Option<String>,
+    /// A file with a public key whose tokens (JWT) it may show as its MQTT password
+    #[arg(long, value_name = "FILE", group = "proof")]
+    pub jwt_key: Option<PathBuf>,
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
@@ -336,8 +364,10 @@ pub struct TraceArguments {
 /// `tombolo acl …`
 #[derive(Debug, Subcommand)]
 pub enum AclCommand {
-    /// Print which rule allows a reading, and the topic, or why it is refused
+    /// Print which rule allows a reading, a subscription or a command, or why it is refused
     Explain(ExplainArguments),
+    /// Compare the rules in the files with a table of what they are to allow and refuse
+    Test(AclTestArguments),
 }
 
 /// `tombolo acl explain`
@@ -345,10 +375,10 @@ pub enum AclCommand {
 pub struct ExplainArguments {
     /// Device id
     pub device: String,
-    /// POST, PUT or DELETE
-    #[arg(value_parser = ["POST", "PUT", "DELETE"], ignore_case = true)]
+    /// POST, PUT or DELETE of a reading; or publish, subscribe of an MQTT client; or command
+    #[arg(value_parser = ["POST", "PUT", "DELETE", "publish", "subscribe", "command"], ignore_case = true)]
     pub method: String,
-    /// The path, like t/temperature
+    /// The path, like t/temperature; the topic of a publish; the filter of a subscription
     pub path: String,
 }
 

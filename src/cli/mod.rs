@@ -32,6 +32,7 @@ pub mod error;
 mod firstboot;
 mod health;
 mod help;
+mod import_mosquitto;
 mod init;
 mod install;
 mod key;
@@ -59,7 +60,7 @@ use clap::error::ErrorKind;
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
 use crate::telemetry::io::{hinted, shown};
-use args::{AclCommand, Arguments, Command};
+use args::{Arguments, Command, ImportCommand};
 use error::{CommandError, USAGE};
 use output::Output;
 
@@ -259,7 +260,8 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Mailbox(command) => mailbox::run(context, command)?,
         Command::Tail(arguments) => tail::run(context, arguments)?,
         Command::Status(arguments) => status::run(context, arguments)?,
-        Command::Acl(AclCommand::Explain(arguments)) => acl::run(context, arguments)?,
+        Command::Acl(command) => acl::run(context, command)?,
+        Command::Import(ImportCommand::Mosquitto(arguments)) => import_mosquitto::run(context, &arguments)?,
         Command::Reload => reload::run(context)?,
         Command::Queue(arguments) => queue::run(context, arguments.command)?,
         Command::Clock(arguments) => clock::run(context, arguments.command)?,

@@ -199,6 +199,9 @@ pub fn text(status: &Status) -> String {
         if mqtt.absent_sessions > 0 {
             text.push_str(&format!(", {} kept", plural(mqtt.absent_sessions, "session")));
         }
+        if mqtt.queued_messages > 0 {
+            text.push_str(&format!(", {} waiting", plural(mqtt.queued_messages, "message")));
+        }
         row("mqtt", text);
     }
     for (name, fleet) in &devices.fleets {

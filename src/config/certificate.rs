@@ -145,6 +145,32 @@ pub fn fit(authorities: &Authorities, lists: &[Vec<u8>]) -> Result<(), String> {
     trust.map(drop).map_err(|error| format!("cannot be used: {error}"))
 }
 
+/// The SubjectPublicKeyInfo in DER of a file with it or with a certificate of it, PEM or DER.
+///
+/// # Errors
+/// The fault, as a text to append to the file's name.
+pub fn public_key_info(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let bytes = unmarked(bytes);
+    let of_certificate = |der: &[u8]| {
+        let der = CertificateDer::from(der);
+        let leaf = webpki::EndEntityCert::try_from(&der).ok()?;
+        Some(leaf.subject_public_key_info().to_vec())
+    };
+    if bytes.first() == Some(&SEQUENCE) {
+        return Ok(of_certificate(bytes).unwrap_or_else(|| bytes.to_vec()));
+    }
+    if let Ok(key) = SubjectPublicKeyInfoDer::from_pem_slice(bytes) {
+        return Ok(key.to_vec());
+    }
+    let certificate = CertificateDer::from_pem_slice(bytes).ok().and_then(|der| of_certificate(&der));
+    certificate.ok_or_else(|| match PrivateKeyDer::from_pem_slice(bytes) {
+        Ok(_) => {
+            "contains a private key; use the public key, and keep the private key on the device".to_owned()
+        }
+        Err(_) => "holds neither a public key nor a certificate in PEM form".to_owned(),
+    })
+}
+
 /// The SHA-256 of a device's public key, from a file with the key (SubjectPublicKeyInfo) or a
 /// certificate of it, PEM or DER.
 ///

@@ -458,8 +458,9 @@ impl<'f> Check<'f> {
                 self.fault(path, line, message, advice);
                 None
             }
-            // Like an empty assignment in a systemd unit: resets the value of earlier layers.
-            // Not a question, nor a window: without one the device is not asked, and nothing says so.
+            // Like an empty assignment in a systemd unit: resets the value of earlier layers. Not a
+            // question, nor a window: without one nothing is asked or installed, and nothing
+            // says so.
             (kind, Raw::Text(text))
                 if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans) =>
             {

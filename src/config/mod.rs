@@ -23,6 +23,7 @@
 //!   randomness.
 
 mod access_list;
+pub mod acl;
 pub mod alias;
 pub mod certificate;
 pub mod difference;
@@ -54,6 +55,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::gate::certificate::CertificateName;
+use crate::gate::jwt::JwtKey;
 
 pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
@@ -261,6 +263,10 @@ pub struct Known {
     pub label: Option<String>,
     /// Its PSK identity, if it has one.
     pub psk_identity: Option<Vec<u8>>,
+    /// The identity of the PSK that is to replace it.
+    pub next_psk_identity: Option<Vec<u8>>,
+    /// The public keys of its tokens.
+    pub jwt_keys: Vec<JwtKey>,
     /// Its MQTT user name, if it has a password.
     pub mqtt_username: Option<String>,
     /// Its certificate, if it has one.
@@ -273,7 +279,8 @@ pub struct Known {
     pub place: Option<Place>,
     /// Whether it can be used; the findings say why not.
     pub usable: bool,
-    /// It is in the registry, and a `[device.ID]` with `enabled = false` switches it off.
+    /// It is in the registry, and disabled there, or a `[device.ID]` with `enabled = false`
+    /// switches it off.
     pub switched_off: bool,
 }
 

@@ -188,6 +188,8 @@ pub(super) struct Mqtt {
     pub(super) client_ca_file: Option<String>,
     pub(super) max_clients: Option<u32>,
     pub(super) mirror: Option<Mirror>,
+    pub(super) max_queued: Option<u32>,
+    pub(super) jwt_audience: Option<String>,
     pub(super) mqtt311_deny: Option<DenyOn311>,
 }
 

@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 
 use super::protocol::{Code, Failure, Request, Response, Selection};
 use super::snapshot::{Certificate, DevicePage, Health, SecurityReport, SessionPage, Status};
-use crate::message::Method;
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
 /// block.
@@ -86,7 +85,8 @@ pub trait Control {
     fn reload(&mut self, reply: Reply);
 
     /// What the rules in force say: the gate's explanation as JSON. `path` is as the user wrote it.
-    fn explain(&mut self, device: &str, method: Method, path: &str) -> Value;
+    /// `None`: the method is none.
+    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<Value>;
 
     /// Publishes to ourselves where connected and answers with an
     /// [`Uplink`](super::snapshot::Uplink).
@@ -288,11 +288,11 @@ impl Call {
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
             Request::SecurityReport {} => reply.ok(&control.security_report()),
-            Request::AclExplain { device, method, path } => match Method::parse(&method) {
-                Some(method) => reply.ok(&control.explain(&device, method, &path)),
+            Request::AclExplain { device, method, path } => match control.explain(&device, &method, &path) {
+                Some(explanation) => reply.ok(&explanation),
                 None => reply.fail(Failure::new(
                     Code::BadRequest,
-                    format!("{method:?} is no method a device says something with; use POST, PUT or DELETE"),
+                    format!("{method:?} is nothing that rules are about; use POST, PUT, DELETE, publish, subscribe or command"),
                 )),
             },
             Request::UplinkCheck {} => control.uplink_check(reply),

@@ -82,6 +82,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_refused_subscriptions_total", "Subscriptions of MQTT clients that were refused."),
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),
     ("tombolo_mqtt_dropped_local_messages_total", "Local messages dropped: too slow a receiver or bus."),
+    (
+        "tombolo_mqtt_dropped_queued_messages_total",
+        "Local messages of QoS 1 dropped: too many waited for one client.",
+    ),
     ("tombolo_mqtt_dropped_retained_messages_total", "Retained local messages not kept: no room."),
     ("tombolo_gate_admitted_readings_total", "Readings that passed rules and quota."),
     ("tombolo_gate_refused_path_readings_total", "Readings refused with 4.00: invalid path."),

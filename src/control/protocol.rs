@@ -188,9 +188,9 @@ pub enum Request {
     AclExplain {
         /// A device id.
         device: String,
-        /// `POST`, `PUT` or `DELETE`.
+        /// `POST`, `PUT`, `DELETE`, `publish`, `subscribe` or `command`.
         method: String,
-        /// A path within the device.
+        /// A path within the device, a topic or a filter.
         path: String,
     },
     /// What only the running daemon knows for `check --security`: a

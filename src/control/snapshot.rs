@@ -556,6 +556,8 @@ pub struct Mqtt {
     pub max_clients: u64,
     /// Sessions that are kept without a connection.
     pub absent_sessions: u64,
+    /// Messages of QoS 1 that wait for local clients.
+    pub queued_messages: u64,
 }
 
 /// A source address whose datagrams could not be processed.

@@ -34,6 +34,8 @@ pub enum Outcome {
     Passed,
     /// Refused with this CoAP code: class and detail, `(4, 3)` for 4.03.
     Refused(u8, u8),
+    /// Refused with this reason code of MQTT, `0x87`.
+    RefusedMqtt(u8),
 }
 
 /// What became of a stored reading at the broker.
@@ -288,6 +290,7 @@ impl Kept {
             Outcome::Stored(id) => ("stored", Some(id.to_string()), None),
             Outcome::Passed => ("passed", None, None),
             Outcome::Refused(class, detail) => ("refused", None, Some(format!("{class}.{detail:02}"))),
+            Outcome::RefusedMqtt(code) => ("refused", None, Some(format!("0x{code:02X}"))),
         };
         let (payload, payload_hex) = shown(&self.preview, self.bytes);
         Item {
@@ -355,7 +358,7 @@ impl Recent {
         self.next = (at + 1) % RECENT;
         self.records[at] = match reading.outcome {
             Outcome::Stored(id) => Some(id),
-            Outcome::Passed | Outcome::Refused(..) => None,
+            Outcome::Passed | Outcome::Refused(..) | Outcome::RefusedMqtt(_) => None,
         };
         self.readings[at].fill(reading);
         &self.readings[at]
@@ -585,6 +588,13 @@ mod tests {
             items.push(item);
         }
         items
+    }
+
+    #[test]
+    fn a_refused_mqtt_publish_has_the_code_of_mqtt() {
+        let refused = Reading { topic: None, outcome: Outcome::RefusedMqtt(0x87), ..reading("a", 1) };
+        let item = Item::from(&refused);
+        assert_eq!((item.outcome.as_str(), item.code.as_deref()), ("refused", Some("0x87")));
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Watched {
         }
     }
 
+    /// Whether a pair was seen that is not yet decided.
+    pub fn is_new(&self, now: Instant) -> bool {
+        matches!(self.seen, Some((Seen::Pair(_), _))) && self.is_unsettled(now)
+    }
+
     /// Takes what is in the files now. True: it is to be offered.
     pub fn handle_seen(&mut self, now: Instant, seen: Seen) -> bool {
         if self.seen.as_ref().is_none_or(|(before, _)| *before != seen) {

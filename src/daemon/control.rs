@@ -32,6 +32,7 @@ use super::metrics::Metrics;
 use super::mqtt::Clients;
 use super::notify::Notify;
 use super::rejected;
+use super::rekeying::Rekeying;
 use super::reload::{self, Outcome, Ready};
 use super::report;
 use super::revocation::Revocations;
@@ -42,6 +43,7 @@ use super::trial::{Judgement, OnTrial};
 use super::update::Updates;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
+use crate::config::acl;
 use crate::config::io::Options;
 use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Finding, Level, Loaded};
@@ -51,7 +53,7 @@ use crate::control::api::{
 use crate::control::protocol::{Code, Failure};
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
-use crate::message::{Lane, Method, Name, RecordId};
+use crate::message::{Lane, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
 use crate::proto::dtls::server::{Certificates as DtlsCertificates, ServerKey};
@@ -91,6 +93,7 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
+    rekeying: Rekeying,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
     revocations: Revocations,
@@ -157,6 +160,7 @@ impl Desk {
             options,
             state: StateKeeper::new(now, &loaded),
             fleets,
+            rekeying: Rekeying::default(),
             deliveries,
             certificates,
             revocations,
@@ -280,6 +284,7 @@ impl Desk {
         let verdict = engine::verdict(&*self.clock);
         self.shared.round(|hub: &mut Hub| {
             hub.engine.set_clock(verdict);
+            hub.set_mqtt_clock(verdict);
             hub.handle_timeout();
             hub.care_for_commands();
         });
@@ -287,6 +292,7 @@ impl Desk {
         self.state.care(now);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
+        self.end_overlaps(now, verdict);
         self.certificates.care();
         if let Some(key) = self.certificates.take_server_key() {
             self.serve_with(key);
@@ -467,6 +473,18 @@ impl Desk {
             // A reload came in between, perhaps with other CAs.
             let lists = lists.clone();
             self.begin_lists(lists);
+        }
+    }
+
+    /// Devices that have used their new pre-shared key lose the one before.
+    fn end_overlaps(&mut self, now: Instant, verdict: crate::proto::dtls::server::Clock) {
+        let directory = self.loaded.settings.paths.devices();
+        let is_changed = {
+            let gate = &mut self.shared.hub.borrow_mut().pipeline.gate;
+            self.rekeying.care(now, verdict, gate, directory)
+        };
+        if is_changed {
+            self.begin_reload(None);
         }
     }
 
@@ -677,6 +695,7 @@ impl Desk {
         problems.extend(mailbox::problems(&self.shared.hub.borrow().commands));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
+        problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
     }
 
@@ -987,12 +1006,14 @@ impl Control for Desk {
         report
     }
 
-    fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
+    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<serde_json::Value> {
+        let question = acl::Question::parse(method)?;
         let hub = self.shared.hub.borrow();
-        let explanation = hub.pipeline.gate.explain(Instant::now(), device, method, path);
-        let mut value = serde_json::to_value(explanation).unwrap_or_default();
+        let settings = &self.loaded.settings;
+        let gate = &hub.pipeline.gate;
+        let mut value = acl::explain(settings, gate, Instant::now(), device, question, path);
         self.loaded.complete_explanation(device, &mut value);
-        value
+        Some(value)
     }
 
     fn uplink_check(&mut self, reply: Reply) {

@@ -41,10 +41,8 @@ pub fn open(
 
 /// The keys of all devices that have one.
 pub fn keyring(gate: &crate::gate::Settings) -> Keyring {
-    Keyring::new(gate.devices.iter().filter_map(|device| {
-        let psk = device.psk.as_ref()?;
-        Some((psk.identity.clone(), psk.key.to_vec()))
-    }))
+    let psks = gate.devices.iter().flat_map(|device| device.psks());
+    Keyring::new(psks.map(|psk| (psk.identity.clone(), psk.key.to_vec())))
 }
 
 /// The time devices' certificates are judged by: the clock's, or one that has certainly passed

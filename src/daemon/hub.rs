@@ -361,19 +361,30 @@ impl Hub {
                     outcome: Outcome::Stored(watched.id),
                     reason: None,
                 }),
-                Event::Refused { device, method, path, query, bytes, refusal } => {
+                Event::Refused { device, method, path, query, bytes, refusal, mqtt: of_mqtt } => {
                     let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
                         log::info!(device = device, path = path, reason:% = refusal; "reading refused");
                     }
-                    let code = answer::refused(refusal).code;
-                    let away = turned_away(moment, device, method, path, bytes, code, refusal);
+                    let outcome = match of_mqtt {
+                        true => {
+                            Outcome::RefusedMqtt(crate::southbound::mqtt::answer::refused(refusal).code as u8)
+                        }
+                        false => refused_by(answer::refused(refusal).code),
+                    };
+                    let away = turned_away(moment, device, method, path, bytes, outcome, refusal);
                     tail.push(&Reading { query, ..away });
                 }
-                Event::Unstored { device, method, path, query, bytes, reason } => {
-                    let (code, device) = (answer::unavailable().code, device.unwrap_or_default());
-                    let away = turned_away(moment, device, method, path, bytes, code, &reason);
+                Event::Unstored { device, method, path, query, bytes, reason, mqtt: of_mqtt } => {
+                    let outcome = match of_mqtt {
+                        true => {
+                            Outcome::RefusedMqtt(crate::southbound::mqtt::answer::unstored(reason).code as u8)
+                        }
+                        false => refused_by(answer::unavailable().code),
+                    };
+                    let device = device.unwrap_or_default();
+                    let away = turned_away(moment, device, method, path, bytes, outcome, &reason);
                     tail.push(&Reading { query, ..away });
                     if limiter.permit(now, LineKind::Unstored) {
                         log::warn!(device = device, path = path, reason:% = reason; "reading not stored");
@@ -578,6 +589,12 @@ impl Hub {
         }
     }
 
+    /// The time by which tokens and certificates of MQTT clients are judged.
+    pub fn set_mqtt_clock(&mut self, clock: crate::proto::dtls::server::Clock) {
+        self.begin();
+        self.mqtt.set_clock(&self.moment, clock, &mut self.pipeline);
+    }
+
     /// Wakes the tasks of MQTT clients that have something to do.
     fn flush_mqtt(&mut self) {
         while let Some(number) = self.mqtt.poll_ready() {
@@ -593,6 +610,8 @@ impl Hub {
         }
         // Wills of connections that ended just now.
         self.route_events();
+        let dropped = self.mqtt.take_queued_dropped();
+        self.pipeline.counters.add(Counter::MqttQueuedDropped, dropped);
         let dropped = self.mqtt.take_retained_dropped();
         self.pipeline.counters.add(Counter::MqttRetainedDropped, dropped);
         while let Some(request) = self.mqtt.poll_bus() {
@@ -624,7 +643,7 @@ fn turned_away<'a>(
     method: Method,
     path: &'a str,
     bytes: usize,
-    code: Code,
+    outcome: Outcome,
     reason: &'a dyn std::fmt::Display,
 ) -> Reading<'a> {
     Reading {
@@ -637,7 +656,11 @@ fn turned_away<'a>(
         topic: None,
         bytes,
         preview: b"",
-        outcome: Outcome::Refused(code.class(), code.detail()),
+        outcome,
         reason: Some(reason),
     }
+}
+
+fn refused_by(code: Code) -> Outcome {
+    Outcome::Refused(code.class(), code.detail())
 }

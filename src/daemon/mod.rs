@@ -16,6 +16,7 @@
 //! | [`gateway_status`] | the gateway's retained status |
 //! | `engine` | which DTLS engine there is |
 //! | `dtls_sink` | what the DTLS engine reports |
+//! | `rekeying` | ends the time of two pre-shared keys of a device |
 //! | `reading_store` | the journal as the pipeline wants to see it |
 //! | `dtls_status` | the DTLS sessions as `status` shows them |
 //! | [`reload`] | a new configuration, taken over whole or not at all |
@@ -67,6 +68,7 @@ mod notify;
 pub mod outbox;
 mod reading_store;
 pub mod rejected;
+mod rekeying;
 pub mod reload;
 pub mod report;
 mod revocation;
@@ -75,6 +77,8 @@ pub mod run;
 pub mod serial;
 mod socket_store;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod tracer;
 mod trial;
 pub mod units;

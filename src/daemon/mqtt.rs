@@ -34,9 +34,11 @@ use super::line_kind::LineKind;
 use super::mqtt_status::shown;
 use super::round::Shared;
 use super::socket_store::{self, SocketStore, Transport};
+use crate::clock::UnixTime;
 use crate::config::Loaded;
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::CertificateIdentity;
+use crate::proto::dtls::server::outline::Outline;
 use crate::southbound::mqtt::admission::Admission;
 use crate::southbound::mqtt::io::{Listener, Stream};
 use crate::southbound::mqtt::settings::PlainAddress;
@@ -371,7 +373,7 @@ impl Drop for Knocking {
 /// A connection from its handshake to its end.
 async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
     let address = knocking.peer;
-    let source = Source { address, identity: None };
+    let source = Source { address, ..Source::default() };
     match stream {
         Stream::Tcp(stream) if tls => {
             let Some(acceptor) = common.acceptor.borrow().clone() else { return };
@@ -392,7 +394,10 @@ async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking
             let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));
             let identity = identity.map(|identity| PeerIdentity::Certificate(identity.into()));
-            serve(&common, stream, Source { identity, ..source }, knocking).await;
+            // It is valid to the end of its last second.
+            let expires = leaf.and_then(|leaf| Outline::read(leaf)).map(|leaf| leaf.not_after);
+            let expires = expires.map(|last| UnixTime(last.0.saturating_add(1_000)));
+            serve(&common, stream, Source { identity, expires, ..source }, knocking).await;
         }
         Stream::Tcp(stream) => serve(&common, stream, source, knocking).await,
         Stream::Unix(stream) => serve(&common, stream, source, knocking).await,

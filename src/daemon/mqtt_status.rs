@@ -18,6 +18,7 @@ pub fn count(intake: &Intake, settings: &Settings) -> snapshot::Mqtt {
         clients: clients as u64,
         max_clients: settings.max_clients as u64,
         absent_sessions: absent as u64,
+        queued_messages: intake.queued_count() as u64,
     }
 }
 

@@ -184,6 +184,8 @@ pub fn new_device(payload: &[u8], key: impl Fn(&str) -> Option<[u8; 32]>) -> Res
         certificate,
         public_key,
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     })
 }

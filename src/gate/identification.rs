@@ -5,6 +5,7 @@
 //! |---|---|
 //! | PSK identity | the device configured with it |
 //! | MQTT user name, with its password | the device configured with it |
+//! | JSON Web Token ([`jwt`](super::jwt)) | the device that it names, by its registered keys |
 //! | raw public key | the device configured with it |
 //! | certificate | the one device configured with its key, or with one of its names and (if set) its issuer |
 //! | certificate that no device is configured with | the one fleet whose pattern matches one of its names, and the device with the id in that name |
@@ -24,6 +25,7 @@ use std::time::Instant;
 use super::Gate;
 use super::certificate::{self, NameKind};
 use super::identity::Entry;
+use super::jwt::JwtKey;
 use super::login::PasswordHash;
 use super::plan::Plan;
 use super::proof::{Ambiguous, Holder, issued_by};
@@ -31,6 +33,7 @@ use super::quota::Bucket;
 use super::roll::Roll;
 use super::settings;
 use super::stage::DeviceIndex;
+use crate::clock::UnixTime;
 use crate::message::Name;
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::DistinguishedName;
@@ -105,9 +108,34 @@ impl Gate {
     /// [`Unidentified`]: close the session and log the reason.
     pub fn identify(&mut self, now: Instant, peer: &PeerIdentity) -> Result<DeviceIndex, Unidentified> {
         match self.find(peer)? {
-            Found::Device(device) => Ok(device),
+            Found::Device(device) => {
+                self.note_next_psk(device, peer);
+                Ok(device)
+            }
             Found::New(fleet, id) => self.enlist(now, fleet, id),
         }
+    }
+
+    /// Notes that a device has used the PSK that is to replace another.
+    fn note_next_psk(&mut self, device: DeviceIndex, peer: &PeerIdentity) {
+        if let PeerIdentity::Psk(identity) = peer
+            && let Some(entry) = self.devices.entry(device)
+            && entry.proof.next_psk.as_ref().is_some_and(|next| *next.psk.identity == **identity)
+            && !self.next_psk_used.contains(&entry.id)
+        {
+            self.next_psk_used.push(entry.id.clone());
+        }
+    }
+
+    /// The next device that has used its new PSK: the one before is to be taken away.
+    pub fn poll_next_psk_used(&mut self) -> Option<Name> {
+        self.next_psk_used.pop()
+    }
+
+    /// Devices with two PSKs, and until when. The cost is proportional to the number of devices.
+    pub fn overlaps(&self) -> impl Iterator<Item = (&Name, UnixTime)> {
+        let two = self.devices.iter().filter_map(|(_, entry)| Some((entry, entry.proof.next_psk.as_ref()?)));
+        two.map(|(entry, next)| (&entry.id, next.until))
     }
 
     /// As [`Gate::identify`], but never creates a device.
@@ -123,6 +151,13 @@ impl Gate {
         let device = self.devices.index(self.proofs.username(username)?)?;
         let login = self.devices.entry(device)?.proof.login.as_ref()?;
         Some((device, &login.password))
+    }
+
+    /// The keys whose JSON Web Tokens prove that a client is this device; none if it has none.
+    pub fn jwt_keys(&self, id: &str) -> Option<(DeviceIndex, &[JwtKey])> {
+        let device = self.devices.by_id(id)?;
+        let keys = &self.devices.entry(device)?.proof.jwt_keys;
+        (!keys.is_empty()).then_some((device, keys))
     }
 
     fn find(&self, peer: &PeerIdentity) -> Result<Found, Unidentified> {

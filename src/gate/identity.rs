@@ -163,7 +163,7 @@ impl Devices {
             if !keeps_bucket(entry.role) {
                 entry.state.bucket = bucket;
             }
-            let stale = entry.proof != proof;
+            let stale = !proof.includes(&entry.proof);
             let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.id.clone() });
             (entry.label, entry.proof, entry.role, entry.offline_after) =
                 (device.label, proof, role, offline_after);

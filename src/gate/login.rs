@@ -4,17 +4,20 @@
 //! |---|---|---|
 //! | [`PasswordHash::Sha256`] | passwords that were generated, of at least 128 random bits | 1 µs |
 //! | [`PasswordHash::Argon2id`] | passwords that a person chose (RFC 9106) | memory and tens of milliseconds: never on the path's thread |
+//! | [`PasswordHash::Sha512`] | those of a mosquitto's password file | as it was chosen there |
 //!
 //! A generated password cannot be guessed, so a fast hash is enough: the hash protects it from a
 //! reader of the file. A chosen one can be guessed, so each guess has to cost.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, SHA512};
+use aws_lc_rs::pbkdf2::{self, PBKDF2_HMAC_SHA512};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 /// Longest user name, in bytes.
 pub const USERNAME_MAX: usize = 255;
@@ -26,6 +29,10 @@ pub const HASH_TEXT_MAX: usize = 255;
 pub const SALT_LENGTH: usize = 16;
 /// Bytes of a hash.
 const HASH_LENGTH: usize = 32;
+/// Bytes of SHA-512.
+const SHA512_LENGTH: usize = 64;
+/// Most iterations of PBKDF2 that a hash in a file may cost.
+const ITERATIONS_MAX: u32 = 1_000_000;
 /// Memory of a new Argon2id hash in KiB, its passes and lanes: OWASP's second choice, which a small
 /// board computes in about 100 ms.
 const ARGON_NEW: (u32, u32, u32) = (19_456, 2, 1);
@@ -57,6 +64,16 @@ pub enum PasswordHash {
         /// The hash.
         hash: [u8; HASH_LENGTH],
     },
+    /// As `mosquitto_passwd` makes it: PBKDF2 with HMAC-SHA-512 (RFC 8018 §5.2), or SHA-512 of
+    /// password and salt.
+    Sha512 {
+        /// Iterations of PBKDF2; `None` = SHA-512 once.
+        iterations: Option<NonZeroU32>,
+        /// Random bytes, `1..=64`.
+        salt: Vec<u8>,
+        /// The hash.
+        hash: [u8; SHA512_LENGTH],
+    },
     /// Argon2id, version 0x13.
     Argon2id {
         /// KiB of memory, passes, lanes.
@@ -70,7 +87,11 @@ pub enum PasswordHash {
 
 impl fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_costly() { "Argon2id(hidden)" } else { "Sha256(hidden)" })
+        f.write_str(match self {
+            PasswordHash::Sha256 { .. } => "Sha256(hidden)",
+            PasswordHash::Sha512 { .. } => "Sha512(hidden)",
+            PasswordHash::Argon2id { .. } => "Argon2id(hidden)",
+        })
     }
 }
 
@@ -89,14 +110,22 @@ impl PasswordHash {
         Ok(PasswordHash::Argon2id { cost: ARGON_NEW, salt: salt.to_vec(), hash })
     }
 
-    /// Parses `sha256:SALT:HASH` or `$argon2id$v=19$m=…,t=…,p=…$SALT$HASH`; salt and
-    /// hash in base64 without padding.
+    /// Parses `sha256:SALT:HASH` or `$argon2id$v=19$m=…,t=…,p=…$SALT$HASH`, salt and hash in base64
+    /// without padding; or `$7$ITERATIONS$SALT$HASH` or `$6$SALT$HASH` with padding.
     pub fn parse(text: &str) -> Option<PasswordHash> {
         if let Some(rest) = text.strip_prefix("sha256:") {
             let (salt, hash) = rest.split_once(':')?;
             let (salt, hash) = (STANDARD_NO_PAD.decode(salt).ok()?, STANDARD_NO_PAD.decode(hash).ok()?);
             let (salt, hash) = (salt.try_into().ok()?, hash.try_into().ok()?);
             return Some(PasswordHash::Sha256 { salt, hash });
+        }
+        if let Some(rest) = text.strip_prefix("$7$") {
+            let (iterations, rest) = rest.split_once('$')?;
+            let iterations = iterations.parse().ok().filter(|count| (1..=ITERATIONS_MAX).contains(count))?;
+            return mosquitto(NonZeroU32::new(iterations), rest);
+        }
+        if let Some(rest) = text.strip_prefix("$6$") {
+            return mosquitto(None, rest);
         }
         let mut parts = text.strip_prefix("$argon2id$v=19$")?.split('$');
         let (costs, salt, hash) = (parts.next()?, parts.next()?, parts.next()?);
@@ -116,7 +145,7 @@ impl PasswordHash {
 
     /// Whether [`PasswordHash::verify`] takes long and much memory.
     pub fn is_costly(&self) -> bool {
-        matches!(self, PasswordHash::Argon2id { .. })
+        !matches!(self, PasswordHash::Sha256 { .. })
     }
 
     /// Whether this is the password. Takes as long whether it is or not.
@@ -124,7 +153,21 @@ impl PasswordHash {
         if password.len() > PASSWORD_MAX {
             return false;
         }
+        if let PasswordHash::Sha512 { iterations, salt, hash } = self {
+            return match iterations {
+                Some(iterations) => {
+                    pbkdf2::verify(PBKDF2_HMAC_SHA512, *iterations, salt, password, hash).is_ok()
+                }
+                None => {
+                    let mut context = Context::new(&SHA512);
+                    context.update(password);
+                    context.update(salt);
+                    verify_slices_are_equal(hash, context.finish().as_ref()).is_ok()
+                }
+            };
+        }
         let (expected, found) = match self {
+            PasswordHash::Sha512 { .. } => return false, // above
             PasswordHash::Sha256 { salt, hash } => (hash, Some(sha256(salt, password))),
             PasswordHash::Argon2id { cost, salt, hash } => (hash, argon2id(*cost, salt, password)),
         };
@@ -139,12 +182,27 @@ impl fmt::Display for PasswordHash {
             PasswordHash::Sha256 { salt, hash } => {
                 write!(f, "sha256:{}:{}", STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash))
             }
+            PasswordHash::Sha512 { iterations, salt, hash } => {
+                let (salt, hash) = (STANDARD.encode(salt), STANDARD.encode(hash));
+                match iterations {
+                    Some(iterations) => write!(f, "$7${iterations}${salt}${hash}"),
+                    None => write!(f, "$6${salt}${hash}"),
+                }
+            }
             PasswordHash::Argon2id { cost: (memory, passes, lanes), salt, hash } => {
                 let (salt, hash) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(hash));
                 write!(f, "$argon2id$v=19$m={memory},t={passes},p={lanes}${salt}${hash}")
             }
         }
     }
+}
+
+/// Salt and hash of a hash of mosquitto's.
+fn mosquitto(iterations: Option<NonZeroU32>, rest: &str) -> Option<PasswordHash> {
+    let (salt, hash) = rest.split_once('$')?;
+    let salt = STANDARD.decode(salt).ok().filter(|salt| (1..=64).contains(&salt.len()))?;
+    let hash = STANDARD.decode(hash).ok()?.try_into().ok()?;
+    Some(PasswordHash::Sha512 { iterations, salt, hash })
 }
 
 fn sha256(salt: &[u8], password: &[u8]) -> [u8; HASH_LENGTH] {
@@ -188,6 +246,22 @@ mod tests {
         // `echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1 -e`
         let text = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         assert!(PasswordHash::parse(text).expect("a hash").verify(b"password"));
+    }
+
+    #[test]
+    fn hashes_of_mosquitto_are_understood() {
+        // `mosquitto_passwd -U` 2.0, with and without `-H sha512`, of the password `secret`.
+        for text in [
+            "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==",
+            "$6$X2+qR+Df/6783hoY$CEbJvWEEyhj+TJoVQViByQZt8PE+djLquP7ikAau61Mze/AuFjmY8NZcNjgV9HfZUBIdkqQ3+26TDr9M+jcoDA==",
+        ] {
+            let hash = PasswordHash::parse(text).expect("a hash");
+            assert!(hash.verify(b"secret") && !hash.verify(b"Secret") && hash.is_costly());
+            assert_eq!(hash.to_string(), text);
+            assert_eq!(PasswordHash::parse(&text[..text.len() - 4]), None);
+        }
+        assert_eq!(PasswordHash::parse("$7$0$YWJj$YWJj"), None);
+        assert_eq!(PasswordHash::parse("$7$99999999$YWJj$YWJj"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! * [`stage`]: the stages as types, and the types for refusals and counters.
 //! * [`settings`]: the input from the configuration; [`plan`] checks and compiles it.
 //! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`],
-//!   [`login`] and `proof`: which credentials identify which device.
+//!   [`login`], [`jwt`] and `proof`: which credentials identify which device.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod explain;
 mod identification;
 pub mod identity;
+pub mod jwt;
 mod last_refusal;
 pub mod login;
 pub mod mapping;
@@ -49,7 +50,7 @@ pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{
-    Deliver, Device, DownlinkRule, Fleet, MailboxLimits, Psk, QoS, QueryUse, Quota, Role, Settings,
+    Deliver, Device, DownlinkRule, Fleet, MailboxLimits, NextPsk, Psk, QoS, QueryUse, Quota, Role, Settings,
     UplinkRule, WhenFull,
 };
 pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
@@ -73,6 +74,8 @@ pub struct Gate {
     presence: Queue,
     /// Incremented when a device of a fleet is added or may have been removed.
     fleet_revision: u64,
+    /// Devices that have used their new PSK.
+    next_psk_used: Vec<Name>,
     /// Buffer for the topic of the current reading; never grows.
     topic: String,
     totals: Totals,
@@ -146,6 +149,7 @@ impl Gate {
             proofs: Proofs::default(),
             presence: Queue::default(),
             fleet_revision: 0,
+            next_psk_used: Vec::new(),
             topic: String::with_capacity(TOPIC_MAX),
             totals: Totals::default(),
         };

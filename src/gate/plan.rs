@@ -420,7 +420,7 @@ fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'s
     let mut by_username: HashMap<&str, usize> = HashMap::new();
     let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
     for (at, device) in devices.iter().enumerate().filter(|(at, _)| first[*at]) {
-        if let Some(psk) = &device.psk {
+        for psk in device.psks() {
             match by_psk.entry(&psk.identity) {
                 Vacant(place) => drop(place.insert(at)),
                 Occupied(other) => pair(*other.get(), at, "PSK identity"),

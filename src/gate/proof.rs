@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::certificate::{CertificateName, NameKind};
+use super::jwt::JwtKey;
 use super::login::Login;
-use super::settings::{self, Device, Psk, Withheld};
+use super::settings::{self, Device, NextPsk, Psk, Withheld};
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
 /// The credentials of a device.
@@ -17,6 +18,8 @@ pub(super) struct Proof {
     pub(super) certificate: Option<CertificateName>,
     pub(super) public_key: Option<[u8; 32]>,
     pub(super) login: Option<Login>,
+    pub(super) jwt_keys: Box<[JwtKey]>,
+    pub(super) next_psk: Option<Box<NextPsk>>,
     /// The fleet it belongs to, if any.
     pub(super) fleet: Option<Arc<settings::Fleet>>,
 }
@@ -27,12 +30,31 @@ impl Proof {
         *self != Proof::default()
     }
 
+    /// Whether all that proved the device before still does: its sessions may go on.
+    pub(super) fn includes(&self, before: &Proof) -> bool {
+        fn kept<T: PartialEq>(now: &Option<T>, before: &Option<T>) -> bool {
+            before.is_none() || now == before
+        }
+        let next = |proof: &Proof| proof.next_psk.as_ref().map(|next| next.psk.clone());
+        // The new key has replaced the one before: its own sessions go on, and those of the one
+        // before are closed because its identity is no device's any more.
+        let is_promoted = before.next_psk.is_some() && next(before) == self.psk && self.next_psk.is_none();
+        (is_promoted || (kept(&self.psk, &before.psk) && kept(&next(self), &next(before))))
+            && kept(&self.certificate, &before.certificate)
+            && kept(&self.public_key, &before.public_key)
+            && kept(&self.login, &before.login)
+            && before.jwt_keys.iter().all(|key| self.jwt_keys.contains(key))
+            && self.fleet == before.fleet
+    }
+
     pub(super) fn of(device: &mut Device) -> Proof {
         Proof {
             psk: device.psk.take(),
             certificate: device.certificate.take(),
             public_key: device.public_key.take(),
             login: device.login.take(),
+            jwt_keys: std::mem::take(&mut device.jwt_keys).into(),
+            next_psk: device.next_psk.take().map(Box::new),
             fleet: None,
         }
     }
@@ -62,8 +84,11 @@ impl Proofs {
     pub(super) fn new<'a>(known: impl Iterator<Item = (u32, &'a Proof)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
         for (slot, proof) in known {
-            let Proof { psk, certificate, public_key, login, fleet: None } = proof else { continue };
-            if let Some(psk) = psk {
+            if proof.fleet.is_some() {
+                continue;
+            }
+            let Proof { psk, certificate, public_key, login, next_psk, .. } = proof;
+            for psk in psk.iter().chain(next_psk.as_ref().map(|next| &next.psk)) {
                 proofs.by_psk.insert(psk.identity.as_slice().into(), slot);
             }
             if let Some(certificate) = certificate {

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
+use super::jwt::JwtKey;
 use super::login::Login;
 use super::own_topic::OwnTopic;
 use super::pattern::Pattern;
 use super::template::Template;
+use crate::clock::UnixTime;
 use crate::message::{Envelope, Lane, Name};
 
 /// Everything the gate decides by. A reload replaces it as a whole.
@@ -239,16 +241,25 @@ pub struct Device {
     pub public_key: Option<[u8; 32]>,
     /// Its MQTT user name and password, if it has one.
     pub login: Option<Login>,
+    /// Public keys whose JSON Web Tokens it may show as an MQTT password, at most
+    /// [`KEYS_MAX`](super::jwt::KEYS_MAX).
+    pub jwt_keys: Vec<JwtKey>,
+    /// The PSK that is to replace [`Device::psk`].
+    pub next_psk: Option<NextPsk>,
     /// Overrides the role's value.
     pub offline_after: Option<Duration>,
 }
 
 impl Device {
+    /// Its PSK, and the next one.
+    pub fn psks(&self) -> impl Iterator<Item = &Psk> {
+        self.psk.iter().chain(self.next_psk.as_ref().map(|next| &next.psk))
+    }
+
     /// The credential that both have, if any; it could not identify either of them.
     pub fn shares(&self, other: &Device) -> Option<&'static str> {
-        let psk = |device: &Device| device.psk.as_ref().map(|psk| psk.identity.clone());
         let certificates = self.certificate.as_ref().zip(other.certificate.as_ref());
-        if self.psk.is_some() && psk(self) == psk(other) {
+        if self.psks().any(|psk| other.psks().any(|other| other.identity == psk.identity)) {
             Some("PSK identity")
         } else if certificates.is_some_and(|(one, other)| one.overlaps(other)) {
             Some("certificate")
@@ -269,6 +280,7 @@ impl Device {
     pub fn same_proof(&self, other: &Device) -> bool {
         (&self.psk, &self.certificate, &self.public_key, &self.login)
             == (&other.psk, &other.certificate, &other.public_key, &other.login)
+            && (&self.jwt_keys, &self.next_psk) == (&other.jwt_keys, &other.next_psk)
     }
 }
 
@@ -317,6 +329,15 @@ pub struct Psk {
     pub identity: Vec<u8>,
     /// `1..=64` bytes.
     pub key: zeroize::Zeroizing<Vec<u8>>,
+}
+
+/// A PSK that is taken beside the one before it, until it is used or a time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextPsk {
+    /// Its identity and key.
+    pub psk: Psk,
+    /// From then on it is the only one.
+    pub until: UnixTime,
 }
 
 impl std::fmt::Debug for Psk {

@@ -33,6 +33,8 @@ pub enum Event<'a> {
         bytes: usize,
         /// Why.
         refusal: &'a Refusal,
+        /// It was an MQTT publish.
+        mqtt: bool,
     },
     /// The store did not take a reading: to be logged.
     Unstored {
@@ -48,6 +50,8 @@ pub enum Event<'a> {
         bytes: usize,
         /// Why.
         reason: Refused,
+        /// It was an MQTT publish.
+        mqtt: bool,
     },
     /// A reading of a `qos = 0` rule: to be offered to the uplink, and shown by `tail`.
     Passed(Passed<'a>),
@@ -103,6 +107,7 @@ enum Queued {
         query: Option<Span>,
         bytes: usize,
         refusal: Refusal,
+        mqtt: bool,
     },
     Unstored {
         device: Option<Name>,
@@ -111,6 +116,7 @@ enum Queued {
         query: Option<Span>,
         bytes: usize,
         reason: Refused,
+        mqtt: bool,
     },
     Passed {
         device: Span,
@@ -144,6 +150,8 @@ enum Queued {
 #[derive(Debug, Default)]
 pub(super) struct Events {
     queue: VecDeque<Queued>,
+    /// What is refused from now on are MQTT publishes.
+    mqtt: bool,
     /// The event that was polled last and may still be borrowed.
     current: Option<Queued>,
     texts: String,
@@ -169,6 +177,11 @@ impl Events {
         }
     }
 
+    /// Says whether what is refused from now on are MQTT publishes, whose codes are others.
+    pub(super) fn of_mqtt(&mut self, mqtt: bool) {
+        self.mqtt = mqtt;
+    }
+
     /// The gate refused a reading. Returns the refusal as it stands in the queue.
     pub(super) fn refused(
         &mut self,
@@ -181,7 +194,15 @@ impl Events {
     ) -> &Refusal {
         let path = self.text(path);
         let query = query.map(|query| self.text(query));
-        self.queue.push_back(Queued::Refused { device, method, path, query, bytes, refusal });
+        self.queue.push_back(Queued::Refused {
+            device,
+            method,
+            path,
+            query,
+            bytes,
+            refusal,
+            mqtt: self.mqtt,
+        });
         match self.queue.back() {
             Some(Queued::Refused { refusal, .. }) => refusal,
             // It was pushed just now.
@@ -194,7 +215,15 @@ impl Events {
         let path = self.text(received.path.as_str());
         let query = received.query.map(|query| self.text(query.as_str()));
         let (method, bytes) = (received.method, received.payload.len());
-        self.queue.push_back(Queued::Unstored { device, method, path, query, bytes, reason });
+        self.queue.push_back(Queued::Unstored {
+            device,
+            method,
+            path,
+            query,
+            bytes,
+            reason,
+            mqtt: self.mqtt,
+        });
     }
 
     /// A reading is for the uplink alone.
@@ -258,7 +287,8 @@ impl Events {
             Some(other) => self.current = Some(other),
         }
         Some(match self.current.as_ref()? {
-            Queued::Refused { device, method, path, query, bytes, refusal } => Event::Refused {
+            Queued::Refused { device, method, path, query, bytes, refusal, mqtt } => Event::Refused {
+                mqtt: *mqtt,
                 query: query.map(|query| self.text_of(query)),
                 device: device.as_ref().map(Name::as_str),
                 method: *method,
@@ -266,7 +296,8 @@ impl Events {
                 bytes: *bytes,
                 refusal,
             },
-            Queued::Unstored { device, method, path, query, bytes, reason } => Event::Unstored {
+            Queued::Unstored { device, method, path, query, bytes, reason, mqtt } => Event::Unstored {
+                mqtt: *mqtt,
                 query: query.map(|query| self.text_of(query)),
                 device: device.as_ref().map(Name::as_str),
                 method: *method,

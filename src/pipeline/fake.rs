@@ -100,6 +100,8 @@ impl Pipeline<FakeStore> {
                 username: "door-7".to_owned(),
                 password: PasswordHash::of_generated(b"sesame", [0; SALT_LENGTH]),
             }),
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: None,
         };
         let settings = Settings {

@@ -146,6 +146,7 @@ impl<S: ReadingStore> Pipeline<S> {
         ticket: Ticket,
         received: Received<'_>,
     ) -> Disposition<'_> {
+        self.events.of_mqtt(matches!(ticket, Ticket::Mqtt(_)));
         let mapped = match self.gate.admit(now, device, received) {
             Ok(mapped) => mapped,
             Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
@@ -235,6 +236,7 @@ impl<S: ReadingStore> Pipeline<S> {
         received: Received<'_>,
         bytes: usize,
     ) -> Result<u32, &Refusal> {
+        self.events.of_mqtt(false);
         match self.gate.announce(now, device, received, bytes) {
             Ok(limit) => Ok(limit),
             Err(refusal) => Err(self.refuse(device, &received, refusal)),
@@ -245,6 +247,33 @@ impl<S: ReadingStore> Pipeline<S> {
     /// logged and shown as a refusal. `path`: what it asked for, as far as it is text; `bytes` of
     /// payload.
     pub fn handle_malformed(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        method: Method,
+        path: &str,
+        bytes: usize,
+        malformed: Malformed,
+    ) -> &Refusal {
+        self.events.of_mqtt(false);
+        self.refuse_malformed(now, device, method, path, bytes, malformed)
+    }
+
+    /// The same of an MQTT publish whose topic is no path.
+    pub fn handle_malformed_topic(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        method: Method,
+        topic: &str,
+        bytes: usize,
+        malformed: Malformed,
+    ) -> &Refusal {
+        self.events.of_mqtt(true);
+        self.refuse_malformed(now, device, method, topic, bytes, malformed)
+    }
+
+    fn refuse_malformed(
         &mut self,
         now: Instant,
         device: DeviceIndex,
@@ -275,6 +304,7 @@ impl<S: ReadingStore> Pipeline<S> {
         let Err(refusal) = self.gate.admit_local(now, device, topic, bytes) else { return Ok(()) };
         self.counters.count(refusal::counter(refusal.reason()));
         let name = self.gate.id(device).cloned();
+        self.events.of_mqtt(true);
         Err(self.events.refused(name, Method::Post, topic, None, bytes, refusal))
     }
 

@@ -68,6 +68,8 @@ counters! {
     MqttLocalDelivered = "tombolo_mqtt_delivered_local_messages_total",
     /// Of those, messages dropped because the receiver or the bus was too slow.
     MqttLocalDropped = "tombolo_mqtt_dropped_local_messages_total",
+    /// Messages of QoS 1 that were dropped because too many waited for one local MQTT client.
+    MqttQueuedDropped = "tombolo_mqtt_dropped_queued_messages_total",
     /// Retained local messages that were not kept for want of room.
     MqttRetainedDropped = "tombolo_mqtt_dropped_retained_messages_total",
     /// Readings that passed the gate.

@@ -7,20 +7,24 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 21] = [
+pub const COMMANDS: [&str; 25] = [
     "acl",
+    "backup",
     "cert",
     "check",
     "clock",
     "config",
     "decommission",
     "device",
+    "firstboot",
     "health",
+    "import",
     "init",
     "mailbox",
     "metrics",
     "queue",
     "reload",
+    "restore",
     "run",
     "send",
     "serial",
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
         // What is said of the packaged service only, is no text, or is true of the machine.
-        const FINE: [(&str, &str); 10] = [
+        const FINE: [(&str, &str); 11] = [
             // The machine boots, not the gateway; a unit is asked for the service alone.
             ("cli/install.rs", "systemctl"),
             ("cli/health.rs", "systemctl"),
@@ -194,6 +198,8 @@ mod tests {
             ("cli/check/serial.rs", "systemctl mask serial-getty@"),
             ("cli/bundle/mod.rs", "journalctl"),
             ("cli/mod.rs", "run `sudo {}`"),
+            // A folder of root is there for the packaged service alone.
+            ("cli/decommission.rs", "sudo rm -r"),
             ("cli/demo/mod.rs", "sudo {program}"),
             ("southbound/serial/io/mod.rs", "adduser USER dialout"),
             ("telemetry/hint.rs", ""),

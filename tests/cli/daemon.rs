@@ -139,8 +139,11 @@ impl Control for Hub {
         reply.ok(&json!({}));
     }
 
-    fn explain(&mut self, device: &str, method: Method, path: &str) -> Value {
-        json!({ "device": device, "method": method.as_str(), "path": path, "allowed": path == "t", "why": "because" })
+    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<Value> {
+        let method = Method::parse(method)?;
+        Some(
+            json!({ "device": device, "method": method.as_str(), "path": path, "allowed": path == "t", "why": "because" }),
+        )
     }
 
     fn uplink_check(&mut self, reply: Reply) {

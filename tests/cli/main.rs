@@ -2,6 +2,7 @@
 //! user.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests")]
 
+mod acl;
 mod backup;
 mod certificate;
 mod check;

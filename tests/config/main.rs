@@ -12,6 +12,7 @@ mod layer;
 mod modbus;
 mod own_topics;
 mod registry;
+mod registry_change;
 mod reload;
 mod renewal;
 mod revocation;

@@ -74,7 +74,7 @@ fn a_registry_that_is_gone_is_a_fault_and_its_devices_stay_until_there_is_an_emp
     assert!(!is_known(&empty) && !empty.findings.iter().any(|finding| finding.level == Level::Fail));
 }
 
-fn device(id: &str, identity: &str) -> Device {
+pub fn device(id: &str, identity: &str) -> Device {
     let psk = Psk { identity: identity.into(), key: Zeroizing::new(b"0123456789abcdef".to_vec()) };
     Device {
         id: Name::parse(id).unwrap(),
@@ -84,6 +84,8 @@ fn device(id: &str, identity: &str) -> Device {
         certificate: None,
         public_key: None,
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     }
 }

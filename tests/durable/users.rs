@@ -56,6 +56,8 @@ fn device(version: u32) -> Device {
         certificate: None,
         public_key: Some([7; 32]),
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     }
 }

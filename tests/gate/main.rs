@@ -82,6 +82,8 @@ pub fn device(id: &str, role: &str) -> Device {
         certificate: None,
         public_key: None,
         login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: None,
     }
 }

@@ -21,6 +21,8 @@ mod disk_faults;
 mod faults;
 mod flood;
 mod mqtt;
+mod mqtt_identity;
+mod mqtt_local;
 mod observe;
 mod other_engine;
 #[cfg(feature = "dimpl")]

@@ -9,7 +9,7 @@ use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_
 use super::{SITE, Site, binary};
 
 /// A client `pump-2` with the password `sesame-sesame`.
-const PUMP: &str = r#"
+pub const PUMP: &str = r#"
 [role.sensor.downlink.set]
 topic = "{prefix}/{device}/down/set/#"
 path = "set/{rest}"
@@ -18,10 +18,10 @@ role = "sensor"
 password-file = "pump-2.password"
 "#;
 /// The listener on a Unix socket.
-const SOCKET: &str = "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\n";
+pub const SOCKET: &str = "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\n";
 
 /// A gateway whose clients have what `prepare` writes.
-fn site(name: &str, prepare: impl FnOnce(&Folder, &Pki) -> String) -> Site {
+pub fn site(name: &str, prepare: impl FnOnce(&Folder, &Pki) -> String) -> Site {
     let folder = Folder::new(name);
     folder.write("door-7.psk", format!("text:{}", super::KEY));
     folder.write("pump-2.password", "text:sesame-sesame\n");
@@ -34,7 +34,7 @@ fn site(name: &str, prepare: impl FnOnce(&Folder, &Pki) -> String) -> Site {
     Site { daemon, witness, broker, pki, folder }
 }
 
-fn on_socket(name: &str) -> Site {
+pub fn on_socket(name: &str) -> Site {
     site(name, |_, _| SOCKET.to_owned())
 }
 
@@ -45,11 +45,11 @@ fn mosquitto(program: &str, target: &[&str], arguments: &[&str]) -> Output {
     command.output().expect("mosquitto-clients is installed")
 }
 
-fn socket(site: &Site) -> String {
+pub fn socket(site: &Site) -> String {
     site.folder.join("mqtt.sock").display().to_string()
 }
 
-fn publish(site: &Site, arguments: &[&str]) -> Output {
+pub fn publish(site: &Site, arguments: &[&str]) -> Output {
     let socket = socket(site);
     mosquitto("mosquitto_pub", &["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame"], arguments)
 }
@@ -195,7 +195,7 @@ fn a_device_added_by_command_connects_by_the_printed_line_and_is_cut_off_when_re
 }
 
 /// Local rules, and readings of all transports for who may receive them.
-const LOCAL: &str = r#"
+pub const LOCAL: &str = r#"
 [role.sensor.local-publish.home]
 topic = "home/{device}/#"
 [role.sensor.local-subscribe.home]
@@ -295,7 +295,7 @@ fn paho(site: &Site, version: &str, qos: &str) -> std::process::Child {
         .expect("tests/run peers installs paho-mqtt")
 }
 
-fn python() -> std::path::PathBuf {
+pub fn python() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python")
 }
 

@@ -170,6 +170,8 @@ impl Site {
             certificate: None,
             public_key: None,
             login: None,
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: None,
         };
         let mut members = self.members.clone();

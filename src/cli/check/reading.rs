@@ -121,7 +121,8 @@ fn place<'a>(loaded: &'a Loaded, role: &str, rule: &str) -> Option<&'a Place> {
 fn imagine(id: &str, role: &Name) -> Option<Device> {
     let (label, psk, certificate, public_key, login, offline_after) = (None, None, None, None, None, None);
     let (id, role) = (Name::parse(id).ok()?, role.clone());
-    Some(Device { id, role, label, psk, certificate, public_key, offline_after, login })
+    let (jwt_keys, next_psk) = (Vec::new(), None);
+    Some(Device { id, role, label, psk, certificate, public_key, offline_after, login, jwt_keys, next_psk })
 }
 
 /// A path that a pattern matches and no device uses, with the query that a template asks for.

@@ -8,7 +8,7 @@ use crate::config::{Finding, Loaded, Settings};
 use crate::control::io::client::{Client, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::ConfigCheck;
-use crate::northbound::io::files::NOT_ENROLLED;
+use crate::northbound::io::files::WAITS;
 
 /// What follows for the other parts of the check.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> C
     let message = |sentence: &String| format!("as the service sees it: {sentence}");
     compared.findings.extend(unknown.iter().map(|sentence| Finding::fail("daemon", message(sentence))));
     if let Some(reason) = found.upstream_files.as_ref().filter(|_| unknown.is_empty())
-        && !reason.starts_with(NOT_ENROLLED)
+        && !reason.starts_with(WAITS)
     {
         compared.findings.push(
             Finding::fail("daemon", format!("the service cannot use the files of [upstream]: {reason}"))

@@ -11,7 +11,6 @@ use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::Status;
 use crate::daemon::disk_room::NEARLY_FULL;
-use crate::northbound::io::files::NOT_ENROLLED;
 use crate::session_store::log::DAMAGED;
 
 /// What the files show.
@@ -74,9 +73,7 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
     // The finding about the certificate says so, with the way out.
     let is_not_enrolled = |problem: &&String| {
         let names = loaded.settings.certificates.iter().map(|certificate| &certificate.settings.name);
-        names
-            .into_iter()
-            .any(|name| problem.starts_with(&format!("certificate {name} is missing; {NOT_ENROLLED}")))
+        names.into_iter().any(|name| problem.starts_with(&format!("certificate {name} is missing; ")))
     };
     let told = |problem: &String| {
         let refused = problem.starts_with("the last reload was refused");

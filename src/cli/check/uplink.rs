@@ -11,7 +11,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::{TakenReading, Uplink};
 use crate::credential::probe_place::with_client_id;
 use crate::northbound;
-use crate::northbound::io::files::NOT_ENROLLED;
+use crate::northbound::io::files::WAITS;
 use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
 use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::uplink::TrialVerdict;
@@ -261,7 +261,7 @@ fn go(
     };
     let mut steps = runtime.block_on(probe(upstream, clock.clone(), &trial));
     // That is said of the certificate.
-    steps.retain(|step| !step.text.starts_with(NOT_ENROLLED));
+    steps.retain(|step| !step.text.starts_with(WAITS));
     // A name server that is silent keeps nobody waiting.
     runtime.shutdown_background();
     let steps = if known.own_proven { about_readings(steps) } else { steps };

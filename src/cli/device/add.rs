@@ -26,7 +26,7 @@ use crate::proto::dtls::server::DistinguishedName;
 use crate::proto::dtls::server::bundle::public_key_hash;
 
 /// Longest label, in bytes.
-const LABEL_MAX: usize = 256;
+pub(super) const LABEL_MAX: usize = 256;
 /// Largest file with a public key, in bytes.
 const PUBLIC_KEY_FILE_MAX: u64 = 64 << 10;
 
@@ -82,8 +82,22 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         }
         None => (None, None),
     };
-    let device =
-        Device { id, role, label: arguments.label, psk, certificate, public_key, login, offline_after: None };
+    let jwt_keys = match &arguments.jwt_key {
+        Some(file) => vec![super::token_key::public(file, None)?],
+        None => Vec::new(),
+    };
+    let device = Device {
+        id,
+        role,
+        label: arguments.label,
+        psk,
+        certificate,
+        public_key,
+        login,
+        jwt_keys,
+        next_psk: None,
+        offline_after: None,
+    };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     if let Some(warning) = device.psk.as_ref().and_then(|psk| short(psk.key.len())) {
         note(warning);
@@ -110,6 +124,17 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     say_certificate(context, &loaded, &device)?;
     if let (Some(login), Some(password)) = (&device.login, &password) {
         password::say(context, &loaded.settings, &device, &login.username, password)?;
+    }
+    for key in &device.jwt_keys {
+        let settings = &loaded.settings;
+        let audience = settings.mqtt.jwt_audience.as_deref().unwrap_or(settings.gateway.id.as_str());
+        context.out.line(format_args!(
+            "token key {}, {}: the password is a JSON Web Token with aud {audience:?}, iat and exp (24 hours at most), the \
+             client id is {}",
+            format_key_hash(&key.hash()),
+            key.algorithm.as_str(),
+            device.id
+        ))?;
     }
     match told? {
         Told::Reloaded => {
@@ -170,7 +195,7 @@ fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
     certificate::public_key(&bytes).map_err(|error| failed(&error))
 }
 
-fn in_json(device: &Device) -> Value {
+pub(super) fn in_json(device: &Device) -> Value {
     let mut object = json!({ "id": device.id.as_str(), "role": device.role.as_str() });
     if let Some(psk) = &device.psk {
         let hex = Zeroizing::new(format_hex(&psk.key));
@@ -184,10 +209,13 @@ fn in_json(device: &Device) -> Value {
     if let Some(key) = &device.public_key {
         object["public_key"] = format_key_hash(key).into();
     }
+    if !device.jwt_keys.is_empty() {
+        object["jwt_keys"] = device.jwt_keys.iter().map(super::token_key::key_entry).collect();
+    }
     object
 }
 
-fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<(), CommandError> {
+pub(super) fn say_psk(context: &Context, settings: &Settings, device: &Device) -> Result<(), CommandError> {
     let Some(psk) = &device.psk else { return Ok(()) };
     let identity = format_psk_identity(&psk.identity);
     // One that has to be written in hexadecimal is no argument of coap-client.

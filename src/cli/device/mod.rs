@@ -2,10 +2,13 @@
 //! without the daemon; what runs is asked from the daemon.
 
 mod add;
+mod change;
 mod client;
+mod import;
 mod password;
 pub mod running;
 mod test;
+mod token_key;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +20,7 @@ use super::output::{patiently, span};
 use super::status::kind;
 use super::{Context, note};
 use crate::config::certificate::format_key_hash;
+use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::remove;
 use crate::config::registry::key_text;
 use crate::config::scalar::{format_hex, format_psk_identity};
@@ -35,7 +39,15 @@ use crate::message::Name;
 pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError> {
     match command {
         DeviceCommand::Add(arguments) => add::run(context, *arguments),
-        DeviceCommand::List => list(context),
+        DeviceCommand::List(arguments) if arguments.key_age => change::key_age(context),
+        DeviceCommand::List(_) => list(context),
+        DeviceCommand::Set(arguments) => change::set(context, arguments),
+        DeviceCommand::Enable(DeviceNameArgument { id }) => change::enable(context, &id, true),
+        DeviceCommand::Disable(DeviceNameArgument { id }) => change::enable(context, &id, false),
+        DeviceCommand::Rekey(arguments) => change::rekey(context, arguments),
+        DeviceCommand::Key(command) => change::key(context, command),
+        DeviceCommand::Import(arguments) => import::run(context, &arguments),
+        DeviceCommand::Keygen(arguments) => import::keygen(context, &arguments),
         DeviceCommand::Show(arguments) => show(context, &arguments),
         DeviceCommand::Test(arguments) => test::run(context, arguments),
         DeviceCommand::Remove(DeviceNameArgument { id }) => remove_device(context, &id),
@@ -219,7 +231,7 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
     for known in &loaded.known {
         let place = known.place.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
         let from = match (known.source, known.usable) {
-            (_, false) if known.switched_off => format!("switched off: {}", off_by(loaded, &known.id)),
+            (_, false) if known.switched_off => off_by(loaded, &known.id),
             (_, false) => format!("disabled: {place}"),
             (DeviceSource::Registry, true) => "registry".to_owned(),
             (DeviceSource::Configuration, true) => place,
@@ -344,7 +356,13 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("label", known.label.clone());
     row("role", known.role.clone());
     row("identity", known.psk_identity.as_deref().map(format_psk_identity));
+    row("next identity", known.next_psk_identity.as_deref().map(format_psk_identity));
     row("MQTT user name", known.mqtt_username.clone());
+    for key in &known.jwt_keys {
+        let until = key.until.map(|until| format!(", until {}", format_time(until))).unwrap_or_default();
+        let text = format!("{} {}{until}", key.algorithm.as_str(), format_key_hash(&key.hash()));
+        row("token key", Some(text));
+    }
     row("certificate", known.certificate.as_ref().map(ToString::to_string));
     row("public key", known.public_key.as_ref().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
@@ -352,7 +370,11 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
     row("from", known.place.as_ref().map(ToString::to_string));
     if known.switched_off {
-        row("switched off", Some(format!("by {} (enabled = false)", off_by(&loaded, &known.id))));
+        let text = match loaded.place(&["device", &known.id, "enabled"]) {
+            Some(place) => format!("by {place} (enabled = false)"),
+            None => format!("disabled; `{}`", context.hint(&format!("device enable {}", known.id))),
+        };
+        row("switched off", Some(text));
     } else if !known.usable {
         row("disabled", Some(format!("`{}` says why", context.hint("check"))));
     }
@@ -390,9 +412,10 @@ fn known<'l>(loaded: &'l Loaded, id: &str) -> Result<&'l Known, CommandError> {
     })
 }
 
-/// The place of the key that switches a device off.
+/// How a device is switched off.
 fn off_by(loaded: &Loaded, id: &str) -> String {
-    loaded.place(&["device", id, "enabled"]).map_or_else(|| "-".to_owned(), ToString::to_string)
+    let place = loaded.place(&["device", id, "enabled"]);
+    place.map_or_else(|| "disabled by command".to_owned(), |place| format!("switched off: {place}"))
 }
 
 /// The devices of fleets, each with its fleet, as last stored by the daemon.
@@ -411,6 +434,8 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
                 role: Some(fleet.role.to_string()),
                 label: fleet.label.clone(),
                 psk_identity: None,
+                next_psk_identity: None,
+                jwt_keys: Vec::new(),
                 mqtt_username: None,
                 certificate: None,
                 public_key: None,
@@ -438,7 +463,9 @@ fn entry(known: &Known) -> Value {
         "role": known.role,
         "label": known.label,
         "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
+        "next_psk_identity": known.next_psk_identity.as_deref().map(format_psk_identity),
         "mqtt_username": known.mqtt_username,
+        "jwt_keys": known.jwt_keys.iter().map(token_key::key_entry).collect::<Vec<_>>(),
         "certificate": known.certificate.as_ref().map(certificate),
         "public_key": known.public_key.as_ref().map(format_key_hash),
         "source": match known.source {
@@ -456,7 +483,9 @@ fn proof(known: &Known) -> String {
     let psk = known.psk_identity.as_deref().map(format_psk_identity);
     let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));
     let key = known.public_key.as_ref().map(|key| format!("{}…", &format_key_hash(key)[..15]));
-    let all: Vec<String> = [psk, certificate, key].into_iter().flatten().collect();
+    let tokens = (!known.jwt_keys.is_empty()).then(|| "tokens".to_owned());
+    let username = known.mqtt_username.as_ref().map(|name| format!("MQTT {name}"));
+    let all: Vec<String> = [psk, certificate, key, username, tokens].into_iter().flatten().collect();
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }
 

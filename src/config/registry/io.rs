@@ -1,4 +1,10 @@
-//! The registry's files: read all, add one, remove one; with or without a running daemon.
+//! The registry's files: read all, add one or thousands, change one, remove one; with or without a
+//! running daemon.
+//!
+//! **Import.** All files are written into `.import-new`, which is renamed to `.import`: from then
+//! on the devices are there. They are then moved beside the others; a writer that was killed
+//! meanwhile leaves that to the next one. Readers read `.import` first, so a file that is moved is
+//! not missed.
 //!
 //! Files are created and deleted atomically ([`durable`](crate::durable)). A file has mode 0600 and
 //! the folder's owner, also if root adds it, so that the daemon can read it. Writers use a lock;
@@ -14,7 +20,11 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
-use super::{FILE_MAX, FileText, Registry, check_new, check_remove, generated_key, render};
+use super::{
+    Entry, FILE_MAX, FileText, Registry, check_change, check_new, check_remove, generated_key, parse,
+    render_entry,
+};
+use crate::clock::UnixTime;
 use crate::config::Loaded;
 use crate::config::finding::{Finding, Place};
 use crate::durable::atomic_file::{AtomicFile, Condition, list};
@@ -25,6 +35,12 @@ use crate::system::io::fill_random;
 
 /// The lock file of writers.
 const LOCK: &str = ".lock";
+/// The folder of devices that were imported and are not moved yet.
+const IMPORT: &str = ".import";
+/// The folder of devices that are being imported.
+const IMPORT_NEW: &str = ".import-new";
+/// A clock before this time, 2025-01-01, was never set: no date is written.
+const NO_DATE_BEFORE: UnixTime = UnixTime::from_secs(1_735_689_600);
 /// The mode of its files, which contain keys.
 const MODE: u32 = 0o600;
 
@@ -84,8 +100,32 @@ fn unreadable(directory: &Path, condition: &Condition) -> Finding {
 }
 
 fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> Result<Vec<FileText>, Condition> {
-    let folder = OnDisk::new(directory);
     let mut files = Vec::new();
+    let import = directory.join(IMPORT);
+    if import.symlink_metadata().is_ok_and(|about| about.is_dir()) {
+        match read_folder(&import, &mut files, exposed) {
+            // Moved away meanwhile.
+            Ok(()) | Err(Condition::Missing) => {}
+            Err(condition) => return Err(condition),
+        }
+    }
+    read_folder(directory, &mut files, exposed)?;
+    // The order of a folder depends on the file system; that of findings must not. Of a file that
+    // was moved meanwhile the second is taken.
+    files.reverse();
+    files.sort_by(|a, b| a.id.cmp(&b.id));
+    files.dedup_by(|later, kept| later.id == kept.id);
+    exposed.sort();
+    Ok(files)
+}
+
+/// Appends the files of one folder.
+fn read_folder(
+    directory: &Path,
+    files: &mut Vec<FileText>,
+    exposed: &mut Vec<Arc<str>>,
+) -> Result<(), Condition> {
+    let folder = OnDisk::new(directory);
     for name in list(&folder)? {
         let Some(id) = name.strip_suffix(".toml").filter(|id| !id.starts_with('.')) else { continue };
         let path = directory.join(&name);
@@ -101,10 +141,7 @@ fn read_all(directory: &Path, exposed: &mut Vec<Arc<str>>) -> Result<Vec<FileTex
         }
         files.push(FileText { id: id.to_owned(), file, text });
     }
-    // The order of a folder depends on the file system; that of findings must not.
-    files.sort_by(|a, b| a.id.cmp(&b.id));
-    exposed.sort();
-    Ok(files)
+    Ok(())
 }
 
 fn text_of(bytes: &[u8]) -> Result<Zeroizing<String>, String> {
@@ -137,8 +174,7 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
         Box::new(finding.at(Some(&place)).advice(way_out(&error)))
     };
     create_directory(&directory).map_err(failed)?;
-    let _lock = lock(&directory).map_err(failed)?;
-    sweep(&directory);
+    let _lock = begin(&directory).map_err(failed)?;
     // Another process may have added a device since the configuration was read.
     let now = load(&directory, None);
     let twin = now.entries().find_map(|other| Some((other, device.shares(&other.device)?)));
@@ -151,8 +187,192 @@ pub fn add(loaded: &Loaded, device: &Device) -> Result<PathBuf, Box<Finding>> {
     if path.symlink_metadata().is_ok() {
         return Err(failed(io::ErrorKind::AlreadyExists.into()));
     }
-    write_atomically(&path, render(device).as_bytes(), MODE).map_err(failed)?;
+    write_atomically(&path, render_entry(&dated(device)).as_bytes(), MODE).map_err(failed)?;
     Ok(path)
+}
+
+/// A new device whose keys are of today.
+fn dated(device: &Device) -> Entry {
+    let today = today();
+    let mut device = device.clone();
+    device.jwt_keys.iter_mut().for_each(|key| key.since = key.since.or(today));
+    let (psk_since, password_since) =
+        (today.filter(|_| device.psk.is_some()), today.filter(|_| device.login.is_some()));
+    Entry { psk_since, password_since, ..Entry::new(device, "".into()) }
+}
+
+/// The time, if the clock was ever set.
+pub fn today() -> Option<UnixTime> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(UnixTime::from_secs(since.as_secs())).filter(|now| *now >= NO_DATE_BEFORE)
+}
+
+/// Changes a device of the registry; a running daemon uses it after its next reload. `change` gets
+/// it as it is in its file. Returns the file.
+///
+/// # Errors
+/// A finding: there is no such device in the registry; what `change` says; what it makes
+/// contradicts another device; the file cannot be written.
+pub fn change(
+    loaded: &Loaded,
+    id: &str,
+    change: impl FnOnce(&mut Entry) -> Result<(), String>,
+) -> Result<PathBuf, Box<Finding>> {
+    check_remove(id, loaded)?;
+    change_in(&loaded.settings.paths.devices(), id, |entry| {
+        change(entry).map_err(|message| Box::new(Finding::fail(format!("device {id}"), message)))?;
+        check_change(&entry.device, loaded)
+    })
+}
+
+/// The new PSK of a device takes the place of the one before. Returns whether there was a new one.
+///
+/// # Errors
+/// A finding: the file cannot be read or written.
+pub fn promote_psk(directory: &Path, id: &str) -> Result<bool, Box<Finding>> {
+    let mut is_changed = false;
+    change_in(directory, id, |entry| {
+        if let Some(next) = entry.device.next_psk.take() {
+            entry.device.psk = Some(next.psk);
+            is_changed = true;
+        }
+        Ok(())
+    })?;
+    Ok(is_changed)
+}
+
+fn change_in(
+    directory: &Path,
+    id: &str,
+    change: impl FnOnce(&mut Entry) -> Result<(), Box<Finding>>,
+) -> Result<PathBuf, Box<Finding>> {
+    let path = directory.join(format!("{id}.toml"));
+    let file: Arc<str> = path.display().to_string().into();
+    let place = Place { file: file.clone(), line: None };
+    let fault = |message: String, advice: &str| {
+        Box::new(Finding::fail(format!("device {id}"), message).at(Some(&place)).advice(advice))
+    };
+    let failed = |error: io::Error| fault(format!("cannot be written: {error}"), way_out(&error));
+    let _lock = begin(directory).map_err(failed)?;
+    let read = AtomicFile::new(&format!("{id}.toml"), FILE_MAX, MODE).look(&OnDisk::new(directory), text_of);
+    let text =
+        read.map_err(|condition| fault(condition.to_string(), "run this as root or as the folder's owner"))?;
+    let mut entry = parse(id, &file, &text)?;
+    change(&mut entry)?;
+    // Another process may have added a device since the configuration was read.
+    let now = load(directory, None);
+    let mut others = now.entries().filter(|other| other.device.id.as_str() != id);
+    if let Some((other, by)) = others.find_map(|other| Some((other, entry.device.shares(&other.device)?))) {
+        return Err(fault(format!("device {} has the same {by}", other.device.id), "use another identity"));
+    }
+    write_atomically(&path, render_entry(&entry).as_bytes(), MODE).map_err(failed)?;
+    Ok(path)
+}
+
+/// Adds many devices, all or none, whatever happens meanwhile. A running daemon uses them after
+/// its next reload.
+///
+/// # Errors
+/// The findings of all devices that cannot be added: nothing is added then.
+pub fn import(loaded: &Loaded, devices: &[Device]) -> Result<(), Vec<Finding>> {
+    let findings = check_import(loaded, devices);
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let directory = loaded.settings.paths.devices();
+    let failed = |error: io::Error| {
+        let place = Place { file: directory.display().to_string().into(), line: None };
+        let finding = Finding::fail("devices", format!("cannot be written: {error}; nothing was imported"));
+        vec![finding.at(Some(&place)).advice(way_out(&error))]
+    };
+    create_directory(&directory).map_err(failed)?;
+    let _lock = begin(&directory).map_err(failed)?;
+    let now = load(&directory, None);
+    if let Some(device) = devices.iter().find(|device| now.has_file(device.id.as_str())) {
+        let message = "was added meanwhile; nothing was imported";
+        return Err(vec![Finding::fail(format!("device {}", device.id), message)]);
+    }
+    let staging = directory.join(IMPORT_NEW);
+    write_import(&directory, &staging, devices)
+        .and_then(|()| fs::rename(&staging, directory.join(IMPORT)))
+        .map_err(|error| {
+        let _ = fs::remove_dir_all(&staging);
+        failed(error)
+    })?;
+    // It is done; what cannot be moved now is moved by the next writer.
+    let _ = sync_folder(&directory).and_then(|()| finish_import(&directory));
+    Ok(())
+}
+
+/// The findings of devices that cannot be added together.
+pub fn check_import(loaded: &Loaded, devices: &[Device]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen = std::collections::HashMap::new();
+    let mut named: std::collections::HashMap<&str, Vec<&Device>> = std::collections::HashMap::new();
+    for device in devices {
+        let subject = || format!("device {}", device.id);
+        findings.extend(check_new(device, loaded).err().map(|finding| *finding));
+        let mut proofs = vec![("id", device.id.as_str().as_bytes().to_vec())];
+        proofs.extend(device.psks().map(|psk| ("PSK identity", psk.identity.clone())));
+        proofs.extend(device.public_key.map(|key| ("public key", key.to_vec())));
+        let login = device.login.as_ref();
+        proofs.extend(login.map(|login| ("MQTT user name", login.username.clone().into_bytes())));
+        for proof in proofs {
+            let by = proof.0;
+            if let Some(other) = seen.insert(proof, &device.id) {
+                let message = format!("device {other} of the import has the same {by}");
+                findings.push(Finding::fail(subject(), message).advice("give each device one of its own"));
+            }
+        }
+        if let Some(name) = device.certificate.as_ref().map(|certificate| certificate.name()) {
+            let others = named.entry(name).or_default();
+            if let Some((other, by)) = others.iter().find_map(|o| Some((o, device.shares(o)?))) {
+                let message = format!("device {} of the import has the same {by}", other.id);
+                findings.push(Finding::fail(subject(), message).advice("give each device one of its own"));
+            }
+            others.push(device);
+        }
+    }
+    findings
+}
+
+/// Writes the files of an import, and makes them durable.
+fn write_import(directory: &Path, staging: &Path, devices: &[Device]) -> io::Result<()> {
+    use std::io::Write as _;
+    fs::create_dir(staging)?;
+    give_to_owner_of(directory, &File::open(staging)?)?;
+    for device in devices {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(MODE);
+        let mut file = options.open(staging.join(format!("{}.toml", device.id)))?;
+        give_to_owner_of(directory, &file)?;
+        file.write_all(render_entry(&dated(device)).as_bytes())?;
+        file.sync_all()?;
+    }
+    sync_folder(staging)
+}
+
+/// Moves the devices of an import beside the others. The lock excludes other writers.
+fn finish_import(directory: &Path) -> io::Result<()> {
+    let import = directory.join(IMPORT);
+    if !import.symlink_metadata().is_ok_and(|about| about.is_dir()) {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&import)? {
+        let entry = entry?;
+        fs::rename(entry.path(), directory.join(entry.file_name()))?;
+    }
+    sync_folder(directory)?;
+    fs::remove_dir(&import)?;
+    sync_folder(directory)
+}
+
+/// Locks the registry for a writer, and puts in order what a writer that was killed left behind.
+fn begin(directory: &Path) -> io::Result<File> {
+    let lock = lock(directory)?;
+    sweep(directory);
+    finish_import(directory)?;
+    Ok(lock)
 }
 
 fn way_out(error: &io::Error) -> &'static str {
@@ -168,6 +388,7 @@ fn way_out(error: &io::Error) -> &'static str {
 /// key. The lock excludes other writers.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
+    let _ = fs::remove_dir_all(directory.join(IMPORT_NEW));
     for entry in entries.flatten() {
         let name = entry.file_name();
         if name.to_str().is_some_and(|name| name.starts_with('.') && name.contains(".toml.")) {
@@ -191,7 +412,7 @@ pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
         let finding = Finding::fail(format!("device {id}"), format!("cannot be removed: {error}"));
         Box::new(finding.at(Some(&place)).advice(way_out(&error)))
     };
-    let _lock = lock(&directory).map_err(failed)?;
+    let _lock = begin(&directory).map_err(failed)?;
     fs::remove_file(&path).and_then(|()| sync_folder(&directory)).map_err(failed)?;
     Ok(path)
 }

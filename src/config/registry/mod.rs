@@ -2,7 +2,7 @@
 //! added or removed atomically.
 //!
 //! ```toml
-//! format = "tombolo-device 1.3"
+//! format = "tombolo-device 1.4"
 //! role = "sensor"
 //! label = "the north door"
 //! psk-identity = "door-7"
@@ -12,13 +12,17 @@
 //!
 //! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
 //! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`; `mqtt-username`, and
-//! `password`, which is a hash ([`PasswordHash`]).
+//! `password`, which is a hash ([`PasswordHash`]); the tables of [`credentials`].
+//!
+//! The file of a device that is disabled has format 2.0 and is otherwise the same: a version that
+//! knows no disabled devices does not take it either.
 //!
 //! A file that cannot be read, or has an unknown format version, disables only its device. It is
 //! not changed, so that the version that wrote it can use it. Unknown keys are ignored. On a reload
 //! the last good version of a device stays in use. This module parses and renders the texts; `io`
 //! accesses the files.
 
+pub mod credentials;
 pub mod io;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +40,7 @@ use super::scalar::{
     parse_duration, parse_psk, parse_psk_identity,
 };
 use super::{DeviceSource, Known, Loaded};
+use crate::clock::UnixTime;
 use crate::durable::atomic_file::Condition;
 use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
@@ -50,8 +55,14 @@ const MAGIC: &str = "tombolo-device ";
 /// The newest major version of the format that is understood.
 const MAJOR: u32 = 1;
 /// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
-/// ignore; 1.2 added the end line; 1.3 MQTT passwords.
-const MINOR: u32 = 3;
+/// ignore; 1.2 added the end line; 1.3 MQTT passwords; 1.4 public keys of tokens, dates of keys and
+/// the next PSK.
+const MINOR: u32 = 4;
+/// The major version of the file of a disabled device.
+const MAJOR_DISABLED: u32 = 2;
+/// Bytes for the text of a file, more than any has: growing would leave copies of its keys in
+/// memory.
+const TEXT_CAPACITY: usize = 12_288;
 /// The first minor version whose files end with [`END`].
 const MINOR_WITH_END: u32 = 2;
 /// The last line. A file without it is truncated, and a missing line could be a restriction such as
@@ -80,6 +91,19 @@ pub struct Entry {
     pub device: Device,
     /// The path of its file.
     pub file: Arc<str>,
+    /// `false`: it is disabled by command.
+    pub enabled: bool,
+    /// When its PSK was set, as far as that is known.
+    pub psk_since: Option<UnixTime>,
+    /// When its MQTT password was set, as far as that is known.
+    pub password_since: Option<UnixTime>,
+}
+
+impl Entry {
+    /// A new device in a file.
+    pub fn new(device: Device, file: Arc<str>) -> Entry {
+        Entry { device, file, enabled: true, psk_since: None, password_since: None }
+    }
 }
 
 /// The text of one file of the registry.
@@ -193,13 +217,15 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
             }
         }
     };
+    let mut enabled = true;
     if let Some((format, line)) = get("format", 64)? {
         let (major, minor) = version(format);
-        if major != Some(MAJOR) {
+        enabled = major != Some(MAJOR_DISABLED);
+        if major != Some(MAJOR) && enabled {
             let advice = "a newer version of Tombolo wrote it; that one will use it again";
             return Err(fault(line, "format", "has an unknown format version".to_owned(), advice));
         }
-        if minor >= MINOR_WITH_END && !text.trim_end().ends_with(END) {
+        if (minor >= MINOR_WITH_END || !enabled) && !text.trim_end().ends_with(END) {
             let message = format!("is damaged: it is truncated: its last line is not {END:?}");
             return Err(fault(None, "syntax", message, "remove the device and add it again"));
         }
@@ -266,8 +292,23 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
             Some(Login { username: username.to_owned(), password })
         }
     };
-    let device = Device { id: name, role, label, psk, certificate, public_key, login, offline_after };
-    Ok(Entry { device, file: file.clone() })
+    let jwt_keys = credentials::jwt_keys(table.get("jwt-keys"), &lines, &fault)?;
+    let next_psk = credentials::next_psk(&get, &fault, id)?;
+    let psk_since = credentials::time(&get, &fault, "psk-since")?;
+    let password_since = credentials::time(&get, &fault, "password-since")?;
+    let device = Device {
+        id: name,
+        role,
+        label,
+        psk,
+        certificate,
+        public_key,
+        login,
+        jwt_keys,
+        next_psk,
+        offline_after,
+    };
+    Ok(Entry { device, file: file.clone(), enabled, psk_since, password_since })
 }
 
 /// Major and minor version of a file, as far as they can be read.
@@ -324,11 +365,17 @@ fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<Certif
 /// Renders the file of one device. A key that is printable text is written as text, so that it can
 /// be copied to a client.
 pub fn render(device: &Device) -> Zeroizing<String> {
-    // Larger than any result, because growing would leave copies of the key in memory.
-    let mut text = Zeroizing::new(String::with_capacity(8192));
+    render_entry(&Entry::new(device.clone(), "".into()))
+}
+
+/// Renders the file of one device with the dates of its keys, and whether it is enabled.
+pub fn render_entry(entry: &Entry) -> Zeroizing<String> {
+    let Entry { device, enabled, psk_since, password_since, .. } = entry;
+    let mut text = Zeroizing::new(String::with_capacity(TEXT_CAPACITY));
     let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
     text.push_str("# A device of this gateway's registry. Change it through `tombolo device`.\n");
-    let _ = writeln!(text, "format = \"{MAGIC}{MAJOR}.{MINOR}\"");
+    let (major, minor) = if *enabled { (MAJOR, MINOR) } else { (MAJOR_DISABLED, 0) };
+    let _ = writeln!(text, "format = \"{MAGIC}{major}.{minor}\"");
     let _ = writeln!(text, "role = {}", quoted(device.role.as_str()));
     if let Some(label) = &device.label {
         let _ = writeln!(text, "label = {}", quoted(label));
@@ -346,17 +393,27 @@ pub fn render(device: &Device) -> Zeroizing<String> {
     if let Some(key) = &device.public_key {
         let _ = writeln!(text, "public-key = \"{}\"", format_key_hash(key));
     }
-    if let Some(psk) = &device.psk {
-        let _ = writeln!(text, "psk-identity = {}", quoted(&format_psk_identity(&psk.identity)));
+    let next = device.next_psk.as_ref();
+    for (prefix, psk) in [("", device.psk.as_ref()), ("next-", next.map(|next| &next.psk))] {
+        let Some(psk) = psk else { continue };
+        let _ = writeln!(text, "{prefix}psk-identity = {}", quoted(&format_psk_identity(&psk.identity)));
         match key_text(&psk.key) {
             Some(literal) => {
                 let key = Zeroizing::new(quoted(&format!("text:{literal}")));
-                let _ = writeln!(text, "psk = {}", *key);
+                let _ = writeln!(text, "{prefix}psk = {}", *key);
             }
             None => {
                 let digits = Zeroizing::new(format_hex(&psk.key));
-                let _ = writeln!(text, "psk = \"hex:{}\"", *digits);
+                let _ = writeln!(text, "{prefix}psk = \"hex:{}\"", *digits);
             }
+        }
+    }
+    let until = next.map(|next| next.until);
+    for (key, time) in
+        [("psk-since", psk_since), ("next-psk-until", &until), ("password-since", password_since)]
+    {
+        if let Some(time) = time {
+            let _ = writeln!(text, "{key} = \"{}\"", credentials::format_time(*time));
         }
     }
     if let Some(login) = &device.login {
@@ -365,6 +422,7 @@ pub fn render(device: &Device) -> Zeroizing<String> {
         }
         let _ = writeln!(text, "password = {}", quoted(&login.password.to_string()));
     }
+    credentials::render_jwt_keys(&mut text, &device.jwt_keys);
     text.push_str(END);
     text.push('\n');
     text
@@ -417,7 +475,27 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         let message = format!("{id} exists already, in a file that cannot be read");
         return refuse(message, None, &format!("remove it first: `tombolo device remove {id}`"));
     }
-    if let Some(psk) = &device.psk {
+    check_proofs(device, loaded)?;
+    check_role(device, loaded)
+}
+
+/// Checks a device that is to take the place of the one with its id in the registry.
+///
+/// # Errors
+/// A finding with the place of the conflict.
+pub fn check_change(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
+    check_proofs(device, loaded)?;
+    check_role(device, loaded)
+}
+
+/// Checks its credentials against those of all other devices.
+fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
+    let subject = format!("device {}", device.id);
+    let refuse = |message: String, place: Option<&Place>, advice: &str| {
+        Err(Box::new(Finding::fail(subject.clone(), message).at(place).advice(advice)))
+    };
+    let others = || loaded.known.iter().filter(|known| known.id != device.id.as_str());
+    for psk in device.psks() {
         let size = |what: &str, length: usize, max: usize| match length {
             0 => Some(format!("the {what} is empty")),
             n if n > max => Some(format!("the {what} has more than {max} bytes")),
@@ -428,15 +506,24 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         if let Some(wrong) = wrong {
             return refuse(wrong, None, "use another one");
         }
-        if let Some(other) = loaded.known.iter().find(|k| k.psk_identity.as_deref() == Some(&psk.identity)) {
+        let same = |known: &&Known| {
+            let identities = [&known.psk_identity, &known.next_psk_identity];
+            identities.into_iter().flatten().any(|identity| *identity == psk.identity)
+        };
+        if let Some(other) = others().find(same) {
             let message = format!("device {} has the same PSK identity", other.id);
             return refuse(message, other.place.as_ref(), "use another identity");
         }
     }
-    if let Some((other, by)) = loaded.known.iter().find_map(|known| Some((known, shared(device, known)?))) {
+    if let Some((other, by)) = others().find_map(|known| Some((known, shared(device, known)?))) {
         let message = format!("device {} has the same {by}", other.id);
         return refuse(message, other.place.as_ref(), "give each device one of its own");
     }
+    Ok(())
+}
+
+/// Checks that its role exists.
+fn check_role(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let roles = || loaded.settings.gate.roles.iter().map(|role| role.name.as_str());
     if !roles().any(|role| role == device.role.as_str()) {
         let advice = match did_you_mean(device.role.as_str(), roles()) {
@@ -446,7 +533,8 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
             }
             None => format!("there are: {}", roles().take(20).collect::<Vec<_>>().join(", ")),
         };
-        return refuse(format!("there is no role {:?}", device.role.as_str()), None, &advice);
+        let message = format!("there is no role {:?}", device.role.as_str());
+        return Err(Box::new(Finding::fail(format!("device {}", device.id), message).advice(advice)));
     }
     Ok(())
 }
@@ -493,6 +581,8 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::NextPsk;
+    use crate::gate::jwt::KEYS_MAX;
 
     fn certificate() -> CertificateName {
         let issuer = DistinguishedName::parse("O=\"A, \\\"B\\\"\", CN=ca").unwrap();
@@ -512,6 +602,8 @@ mod tests {
                 username: "the \"door\"".to_owned(),
                 password: PasswordHash::of_generated(key, [5; 16]),
             }),
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: Some(std::time::Duration::from_secs(5400)),
         }
     }
@@ -520,7 +612,7 @@ mod tests {
     fn a_device_reads_back_as_it_was_written() {
         for key in [&b"abc\"'\\ #"[..], b"\x00\xff", "täst".as_bytes(), &[b'"'; 64], &[b'\\'; 64]] {
             let text = render(&device(key));
-            assert!(text.capacity() == 8192, "the text grew");
+            assert!(text.capacity() == TEXT_CAPACITY, "the text grew");
             let entry = parse("door-7", &"f".into(), &text).unwrap();
             assert_eq!(format!("{:?}", entry.device), format!("{:?}", device(key)));
             assert_eq!(entry.device.psk, device(key).psk);
@@ -532,7 +624,7 @@ mod tests {
         let good = "format = \"tombolo-device 1.7\"\nrole = \"r\"\nnew-thing = [1]\n# end\n";
         assert!(parse("a", &"f".into(), good).is_ok());
         let newer =
-            parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 2.0\"\n").unwrap_err();
+            parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 3.0\"\n").unwrap_err();
         assert_eq!(
             newer.to_string(),
             "fail  dev/a.toml:2: format: has an unknown format version; a newer version of Tombolo wrote it; that one will use it again"
@@ -548,18 +640,48 @@ mod tests {
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
         // Files of earlier versions and files written by hand have no end line.
-        let before = text.replace("device 1.3", "device 1.1").replace("# end\n", "");
+        let before = text.replace("device 1.4", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;
         device.public_key = None;
         device.login = None;
-        let before = render(&device).replace("device 1.3", "device 1.1").replace("# end\n", "");
+        let before = render(&device).replace("device 1.4", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
             if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
                 parse("door-7", &"f".into(), &before[..length])
             {
                 assert_eq!(name, certificate(), "cut at {length} it stands for others too");
             }
+        }
+    }
+
+    #[test]
+    fn all_keys_of_a_device_and_their_dates_read_back_and_the_largest_text_does_not_grow() {
+        let time = UnixTime::from_secs(1_795_694_400);
+        let long = |at: u8| Psk { identity: vec![at; PSK_IDENTITY_MAX], key: Zeroizing::new(vec![at; 64]) };
+        let mut rsa = crate::gate::jwt::tests::Signer::new(crate::gate::jwt::SignatureAlgorithm::Rs256).key();
+        (rsa.until, rsa.since) = (Some(time), Some(time));
+        let mut largest = device(&[1; PSK_KEY_MAX]);
+        largest.label = Some("\"".repeat(LABEL_MAX));
+        largest.psk = Some(long(1));
+        largest.next_psk = Some(NextPsk { psk: long(2), until: time });
+        largest.jwt_keys = vec![rsa; KEYS_MAX];
+        let entry = Entry {
+            enabled: false,
+            psk_since: Some(time),
+            password_since: Some(time),
+            ..Entry::new(largest, "f".into())
+        };
+        let text = render_entry(&entry);
+        assert!(text.capacity() == TEXT_CAPACITY && text.len() as u64 <= FILE_MAX, "the text grew");
+        let back = parse("door-7", &"f".into(), &text).unwrap();
+        assert_eq!(
+            (&back.device.jwt_keys, &back.device.next_psk),
+            (&entry.device.jwt_keys, &entry.device.next_psk)
+        );
+        assert_eq!((back.enabled, back.psk_since, back.password_since), (false, Some(time), Some(time)));
+        for length in (0..text.trim_end().len()).step_by(5).filter(|length| text.is_char_boundary(*length)) {
+            assert!(parse("door-7", &"f".into(), &text[..length]).is_err());
         }
     }
 

@@ -130,6 +130,8 @@ impl All {
             role: device.map(|d| d.role.to_string()),
             label: device.and_then(|d| d.label.clone()),
             psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
+            next_psk_identity: device.and_then(|d| d.next_psk.as_ref()).map(|next| next.psk.identity.clone()),
+            jwt_keys: device.map(|d| d.jwt_keys.clone()).unwrap_or_default(),
             mqtt_username: device.and_then(|d| d.login.as_ref()).map(|login| login.username.clone()),
             certificate: device.and_then(|d| d.certificate.clone()),
             public_key: device.and_then(|d| d.public_key),
@@ -152,7 +154,7 @@ impl All {
 
     /// Another device with the same credential as this one.
     fn twin(&self, device: &Device) -> Option<Twin> {
-        let psk = device.psk.as_ref().and_then(|psk| self.psk.get(&psk.identity));
+        let psk = device.psks().find_map(|psk| self.psk.get(&psk.identity));
         let key = device.public_key.as_ref().and_then(|key| self.keys.get(key));
         let certificate = device.certificate.as_ref().and_then(|certificate| {
             let mut others = self.names.get(certificate.name())?.iter();
@@ -174,7 +176,7 @@ impl All {
     fn take(&mut self, device: Device, source: DeviceSource, place: Option<Place>) {
         self.known(device.id.as_str(), Some(&device), source, place, true);
         let at = self.devices.len();
-        if let Some(psk) = &device.psk {
+        for psk in device.psks() {
             self.psk.insert(psk.identity.clone(), at);
         }
         if let Some(key) = device.public_key {
@@ -269,6 +271,8 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
         certificate: names(table).device(cx, id)?,
         public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
         login,
+        jwt_keys: Vec::new(),
+        next_psk: None,
         offline_after: table.offline_after.map(|span| span.0),
     })
 }
@@ -379,6 +383,8 @@ impl Serial<'_> {
             certificate: None,
             public_key: None,
             login: None,
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: table.offline_after.map(|span| span.0),
         })
     }
@@ -405,6 +411,8 @@ impl Serial<'_> {
             certificate: None,
             public_key: None,
             login: None,
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: table.offline_after.map(|span| span.0),
         })
     }
@@ -577,6 +585,13 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
                 "if that is no longer meant, take [device.{id}] out; `tombolo device remove {id}` removes the device itself"
             );
             cx.warn(&format!("device {id}"), &key, message, &advice);
+            all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
+            if let Some(known) = all.known.get_mut(id) {
+                known.switched_off = true;
+            }
+            continue;
+        }
+        if !entry.enabled && !all.known.contains_key(id) {
             all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
             if let Some(known) = all.known.get_mut(id) {
                 known.switched_off = true;

@@ -49,6 +49,8 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Roles) -> 
         max_clients: table.max_clients.map_or(Settings::MAX_CLIENTS, |max| max as usize),
         local: roles.iter().filter_map(|(name, role)| local(cx, name, role)).collect(),
         mirror: mirror(cx, table),
+        max_queued: table.max_queued.map_or(Settings::MAX_QUEUED, |max| max as usize),
+        jwt_audience: table.jwt_audience.clone(),
         deny_on_311: match table.mqtt311_deny {
             Some(model::DenyOn311::Drop) => DenyOn311::Drop,
             Some(model::DenyOn311::Close) | None => DenyOn311::Close,
@@ -233,10 +235,12 @@ fn take<T>(
 
 /// Devices that have a password, and nowhere to show it; and the reverse.
 pub(super) fn needs(cx: &mut Context<'_>, settings: &Settings, devices: &[gate::Device]) {
-    let first = devices.iter().find(|device| device.login.is_some());
+    let first = devices.iter().find(|device| device.login.is_some() || !device.jwt_keys.is_empty());
     if let Some(device) = first.filter(|_| !settings.is_on()) {
-        let message =
-            format!("device {} has an MQTT password, and the gateway does not listen for MQTT", device.id);
+        let message = format!(
+            "device {} has an MQTT password or token key, and the gateway does not listen for MQTT",
+            device.id
+        );
         let advice = "set mqtt.insecure-listen for clients of this machine, or mqtt.listen for others";
         cx.warn("mqtt", &["mqtt"], message, advice);
     }

@@ -76,8 +76,9 @@ impl Control for Hub {
         reply.ok(&serde_json::json!({ "watched": self.tail.is_watched() }));
     }
 
-    fn explain(&mut self, device: &str, method: Method, path: &str) -> serde_json::Value {
-        serde_json::json!({ "device": device, "method": method.as_str(), "path": path })
+    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<serde_json::Value> {
+        let method = Method::parse(method)?;
+        Some(serde_json::json!({ "device": device, "method": method.as_str(), "path": path }))
     }
 
     fn uplink_check(&mut self, reply: Reply) {

@@ -166,7 +166,8 @@ impl FileWatch {
         tokio::task::spawn_local(async move {
             watch.look(&keeper).await;
             watch.looking.set(false);
-            if asked {
+            // A new pair is looked at a second time before it is offered.
+            if asked && !watch.core.borrow().is_new(Instant::now()) {
                 watch.asked.set(false);
             }
         });

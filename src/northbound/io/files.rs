@@ -114,6 +114,9 @@ fn hash<'p>(files: impl Iterator<Item = (&'p PathBuf, Result<Vec<u8>, String>)>)
 /// How a sentence about a certificate begins that is not there yet.
 pub const NOT_ENROLLED: &str = "not enrolled yet";
 
+/// How it is said that a connection has to wait for such a certificate.
+pub const WAITS: &str = "it waits for its certificate";
+
 /// The configuration, and whether its key is in a token.
 fn tls_config(
     settings: &TlsSettings,
@@ -126,9 +129,7 @@ fn tls_config(
         Some((certificate, key_file)) => {
             if settings.is_kept_here() && !certificate.exists() {
                 let shown = certificate.display();
-                return Err(format!(
-                    "{NOT_ENROLLED}: there is no {shown}; `tombolo cert status` shows what it waits for"
-                ));
+                return Err(format!("{WAITS}: there is no {shown}; `tombolo cert status` shows why"));
             }
             let chain = pem(certificate)?;
             match TokenKey::from_pem(&pem(key_file)?.bytes) {

@@ -4,7 +4,8 @@
 //! The bus itself is rumqttd's router, in the shell (docs/decisions/0029). It has one topic and one
 //! filter, and carries every message to every session that has a local subscription; here it is
 //! decided who gets it. So what the router keeps by topic or by filter neither grows nor reaches a
-//! client. All copies are QoS 0: what must not be lost is a reading.
+//! client. It carries the copies of QoS 0; those of QoS 1 go to the queue of each session
+//! ([`queue`](super::queue)) without it.
 
 use std::collections::HashMap;
 
@@ -20,10 +21,11 @@ pub const RETAINED_BYTES_MAX: usize = 1 << 20;
 /// The placeholder of a rule for the client's device.
 const DEVICE: &str = "{device}";
 /// The form of a message on the bus.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
 /// No content format.
 const NO_FORMAT: u16 = u16::MAX;
-/// Bytes before the topic: form 1, retain 1, content format 2, sender 8, length of the topic 2.
+/// Bytes before the topic: form 1, retain and QoS 1, content format 2, sender 8, length of the
+/// topic 2.
 const HEADER: usize = 14;
 
 /// `[role.X.local-publish.NAME]` or `[role.X.local-subscribe.NAME]`.
@@ -88,6 +90,8 @@ pub(super) struct Subscription {
     pub(super) is_local: bool,
     /// Whether it gets messages of the broker.
     pub(super) is_downlink: bool,
+    /// Its local messages are delivered with QoS 1, if they have it.
+    pub(super) is_queued: bool,
     pub(super) options: Options,
 }
 
@@ -118,6 +122,8 @@ pub struct BusMessage<'m> {
     pub content_format: Option<ContentFormat>,
     /// It was published with retain.
     pub retain: bool,
+    /// Its QoS: 0 or 1; 2 is delivered as 1.
+    pub qos: u8,
     /// The session that published it; 0 = none.
     pub sender: u64,
 }
@@ -126,7 +132,7 @@ impl<'m> BusMessage<'m> {
     /// The bytes that the bus carries.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.topic.len() + self.payload.len());
-        bytes.extend([FORM, u8::from(self.retain)]);
+        bytes.extend([FORM, u8::from(self.retain) | self.qos.min(1) << 1]);
         bytes.extend(self.content_format.map_or(NO_FORMAT, |format| format.0).to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
         // A topic has at most 1,024 bytes.
@@ -139,7 +145,7 @@ impl<'m> BusMessage<'m> {
     /// Reads what [`BusMessage::encode`] wrote; `None` for anything else.
     pub fn decode(bytes: &'m [u8]) -> Option<BusMessage<'m>> {
         let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
-        let [FORM, retain, format @ .., _, _] = header else { return None };
+        let [FORM, flags, format @ .., _, _] = header else { return None };
         let (format, sender) = format.split_first_chunk::<2>()?;
         let format = u16::from_be_bytes(*format);
         let sender = u64::from_be_bytes(sender.try_into().ok()?);
@@ -149,7 +155,8 @@ impl<'m> BusMessage<'m> {
             topic: std::str::from_utf8(topic).ok()?,
             payload,
             content_format: (format != NO_FORMAT).then_some(ContentFormat(format)),
-            retain: *retain != 0,
+            retain: *flags & 1 != 0,
+            qos: *flags >> 1 & 1,
             sender,
         })
     }
@@ -223,7 +230,7 @@ mod tests {
     use super::*;
 
     fn message<'m>(topic: &'m str, payload: &'m [u8]) -> BusMessage<'m> {
-        BusMessage { topic, payload, content_format: None, retain: true, sender: 7 }
+        BusMessage { topic, payload, content_format: None, retain: true, qos: 1, sender: 7 }
     }
 
     #[test]
@@ -236,7 +243,7 @@ mod tests {
                 assert_eq!(BusMessage::decode(&bytes[..length]), None);
             }
         }
-        assert_eq!(BusMessage::decode(&[2; 40]), None);
+        assert_eq!(BusMessage::decode(&[3; 40]), None);
     }
 
     #[test]

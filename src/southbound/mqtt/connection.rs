@@ -18,9 +18,9 @@ use mqtt::packet::{GenericPacket, GenericPacketTrait as _};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
 
-use super::bus::BusMessage;
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
+use crate::clock::UnixTime;
 use crate::proto::dtls::PeerIdentity;
 
 /// The packet type PUBLISH, the upper four bits of a first byte (MQTT 5.0 §2.1.2).
@@ -38,6 +38,8 @@ pub struct Source {
     pub address: Option<IpAddr>,
     /// What its TLS certificate says, if it has shown a valid one.
     pub identity: Option<PeerIdentity>,
+    /// When that certificate is not valid any more.
+    pub expires: Option<UnixTime>,
 }
 
 /// Where a connection stands.
@@ -78,6 +80,8 @@ pub enum Ended {
     Denied(&'static str),
     /// The client broke the protocol, or sent more than was allowed.
     Protocol(String),
+    /// Its token, the key of its token, or its certificate expired.
+    Expired,
     /// The gateway stops.
     Stopping,
 }
@@ -95,6 +99,7 @@ impl std::fmt::Display for Ended {
             Ended::Removed => f.write_str("device removed, or its credentials changed"),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
             Ended::Protocol(what) => write!(f, "protocol error: {what}"),
+            Ended::Expired => f.write_str("its token or certificate expired"),
             Ended::Stopping => f.write_str("the gateway stops"),
         }
     }
@@ -110,8 +115,12 @@ pub(super) struct Connection {
     pub(super) hello: Option<Box<Hello>>,
     /// The session it has, from CONNACK on.
     pub(super) session: Option<u64>,
+    /// When the proof of its identity expires.
+    pub(super) proof_ends: Option<UnixTime>,
     pub(super) keep_alive: Option<Duration>,
     pub(super) wants_reasons: bool,
+    /// Publishes of QoS 1 and 2 that the client takes at once.
+    pub(super) receive_maximum: usize,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -138,8 +147,10 @@ impl Connection {
             version: None,
             hello: None,
             session: None,
+            proof_ends: None,
             keep_alive: None,
             wants_reasons: false,
+            receive_maximum: usize::from(u16::MAX),
             last_received: now,
             is_announced: false,
             library,
@@ -288,27 +299,17 @@ impl Connection {
         }
     }
 
-    /// Sends a publish of QoS 1, if the client takes one of this size and no more than it may are
-    /// unacknowledged; its packet id.
-    pub(super) fn deliver(&mut self, message: &BusMessage<'_>) -> Option<u16> {
-        use mqtt::connection::Event as E;
-        let version = self.version?;
-        let id = self.library.acquire_packet_id().ok()?;
-        let Some(packet) = packet::publish_as(version, message, false, Some(id)) else {
-            self.library.release_packet_id(id);
-            return None;
-        };
-        let mut is_sent = false;
-        for event in self.library.send(packet) {
-            if let E::RequestSendPacket { packet, .. } = event {
-                self.output.extend_from_slice(&packet.to_continuous_buffer());
-                is_sent = true;
-            }
-        }
+    /// Sends a publish of QoS 1. Returns whether the client takes one of this size.
+    pub(super) fn send_publish(&mut self, id: u16, packet: GenericPacket<u16>) -> bool {
+        // The ids are those of the session, which never uses one twice at once.
+        let _ = self.library.register_packet_id(id);
+        let before = self.output.len();
+        self.send(Some(packet));
+        let is_sent = self.output.len() > before;
         if !is_sent {
-            self.library.release_packet_id(id);
+            let _ = self.library.release_packet_id(id);
         }
-        is_sent.then_some(id)
+        is_sent
     }
 
     /// Sends a DISCONNECT, where the version has one and it is allowed.

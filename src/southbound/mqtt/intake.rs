@@ -20,7 +20,7 @@
 mod delivery;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -43,14 +43,20 @@ use super::settings::{
     SUBSCRIPTIONS_MAX, Settings,
 };
 use super::verification::{Requested, Verification, Verifications};
-use crate::clock::Moment;
+use crate::clock::{Moment, UnixTime};
 use crate::gate::settings::Role;
 use crate::gate::stage::{DeviceIndex, Malformed, Received, Refusal};
 use crate::message::{ContentFormat, Method, Name, Path};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::Holder;
 use crate::proto::address::{MqttTicket, Ticket};
+use crate::proto::dtls::server::Clock;
 use crate::telemetry::counters::{Counter, Counters};
+
+mod connect;
+mod local;
+
+use local::{allowed, unsubscribe};
 
 /// A refused password is answered this long after it came, whatever it cost.
 const REFUSE_AFTER: Duration = Duration::from_secs(1);
@@ -135,6 +141,17 @@ pub struct Intake {
     downlink: HashMap<Name, DownlinkFilters>,
     local: HashMap<Name, LocalRules>,
     mirror: Option<String>,
+    jwt_audience: Option<String>,
+    max_queued: usize,
+    /// Sessions with a subscription whose messages are queued.
+    queueing: BTreeSet<u64>,
+    /// Bytes of all queues.
+    queued_bytes: usize,
+    queued_dropped: u64,
+    /// By which tokens and certificates are judged.
+    clock: Clock,
+    /// Connections whose proof expires, by the time.
+    proofs_end: BTreeSet<(UnixTime, ConnectionNumber)>,
     retained: Retained,
     bus: VecDeque<BusRequest>,
     /// Sessions that are on the bus.
@@ -177,6 +194,13 @@ impl Intake {
             downlink: HashMap::new(),
             local: HashMap::new(),
             mirror: None,
+            jwt_audience: None,
+            max_queued: settings.max_queued,
+            queueing: BTreeSet::new(),
+            queued_bytes: 0,
+            queued_dropped: 0,
+            clock: Clock { time: UnixTime(0), trusted: false },
+            proofs_end: BTreeSet::new(),
             retained: Retained::default(),
             bus: VecDeque::new(),
             on_bus: 0,
@@ -201,7 +225,8 @@ impl Intake {
     /// Takes over changed settings and rules; clients stay connected.
     pub fn replace(&mut self, settings: &Settings, roles: &[Role]) {
         (self.max_clients, self.deny_on_311) = (settings.max_clients, settings.deny_on_311);
-        self.mirror = settings.mirror.clone();
+        self.max_queued = settings.max_queued;
+        (self.mirror, self.jwt_audience) = (settings.mirror.clone(), settings.jwt_audience.clone());
         self.local = settings.local.iter().cloned().collect();
         let filters = |role: &Role| {
             let rules = role.downlink.iter();
@@ -261,25 +286,6 @@ impl Intake {
         self.connections.remove(&number);
     }
 
-    /// The password that [`Intake::poll_verification`] handed out is right, or wrong.
-    pub fn handle_verified<S: ReadingStore>(
-        &mut self,
-        moment: &Moment,
-        right: bool,
-        pipeline: &mut Pipeline<S>,
-    ) {
-        let Some((number, device)) = self.verifications.complete(moment.now, right) else { return };
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some(hello) = connection.hello.take() else { return };
-        if right {
-            self.accept(moment, number, device, &hello, pipeline);
-            self.process(moment, number, pipeline);
-        } else {
-            let code = ConnectReasonCode::BadUserNameOrPassword;
-            self.refuse(moment.now, number, code, hello.username.as_deref(), "wrong password", pipeline);
-        }
-    }
-
     /// The journal is done with a publish.
     pub fn handle_completion<S: ReadingStore>(
         &mut self,
@@ -336,6 +342,19 @@ impl Intake {
         }
     }
 
+    /// The wall clock shows this time: disconnects the clients whose token or certificate expired.
+    /// To be called every few seconds.
+    pub fn set_clock<S: ReadingStore>(&mut self, moment: &Moment, clock: Clock, pipeline: &mut Pipeline<S>) {
+        self.clock = clock;
+        while let Some((_, number)) = self.proofs_end.first().copied().filter(|(end, _)| *end <= clock.time) {
+            self.proofs_end.pop_first();
+            if let Some(connection) = self.connections.get_mut(&number) {
+                connection.disconnect(DisconnectReasonCode::MaximumConnectTime, Some("credential expired"));
+            }
+            self.end(moment, number, Ended::Expired, pipeline);
+        }
+    }
+
     /// When [`Intake::handle_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((at, _))| *at)
@@ -365,6 +384,12 @@ impl Intake {
             out.append(output);
         }
         *connection.output() = Vec::new();
+        let session = connection.session.and_then(|session| self.sessions.get(&session));
+        if connection.state == State::Open && session.is_some_and(|session| session.queue.has_waiting()) {
+            // There may have been no room for them.
+            self.send_queued(number);
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return Next::Close };
         match connection.state {
             State::Ended => Next::Close,
             State::Open if is_busy(connection, &self.sessions) => Next::Wait,
@@ -495,12 +520,13 @@ impl Intake {
         match packet {
             Inbound::Connect(hello) => self.handle_connect(moment, number, hello, pipeline),
             Inbound::Publish(message) => self.handle_publish(moment, number, &message, pipeline),
+            Inbound::Puback { id, code } => self.handle_puback(number, id, code, &mut pipeline.counters),
             Inbound::Pubrel(id) => {
                 let session = session.and_then(|session| self.sessions.get_mut(&session));
                 let known = session.is_some_and(|session| session.release(id));
                 self.send(number, |version| packet::pubcomp(version, id, known));
             }
-            Inbound::Puback { id, code } => self.handle_puback(session, id, code),
+
             Inbound::Subscribe { identifier: true, .. } => {
                 let code = DisconnectReasonCode::SubscriptionIdentifiersNotSupported;
                 self.reject(
@@ -572,217 +598,6 @@ impl Intake {
         self.end(moment, number, Ended::Protocol(what.to_owned()), pipeline);
     }
 
-    fn handle_connect<S: ReadingStore>(
-        &mut self,
-        moment: &Moment,
-        number: ConnectionNumber,
-        hello: Box<Hello>,
-        pipeline: &mut Pipeline<S>,
-    ) {
-        use ConnectReasonCode as Code;
-        let now = moment.now;
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        connection.version = Some(hello.version);
-        connection.wants_reasons = hello.wants_reasons;
-        let username = hello.username.clone();
-        let username = username.as_deref();
-        if hello.has_method {
-            let reason = "an authentication method, which is not offered";
-            return self.refuse(now, number, Code::BadAuthenticationMethod, username, reason, pipeline);
-        }
-        let is_nameless_session =
-            hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
-        if hello.client_id.len() > CLIENT_ID_MAX || is_nameless_session {
-            let reason = "client id too long, or empty for a session that is kept";
-            return self.refuse(now, number, Code::ClientIdentifierNotValid, username, reason, pipeline);
-        }
-        if hello.will.as_ref().is_some_and(|will| Path::parse(&will.topic).is_err()) {
-            let reason = "the topic of its will is not a path";
-            return self.refuse(now, number, Code::TopicNameInvalid, username, reason, pipeline);
-        }
-        // A certificate identifies by itself; one that is of no device leaves the password.
-        if let Some(identity) = &connection.source.identity
-            && let Ok(device) = pipeline.gate.identify(now, identity)
-        {
-            return self.accept(moment, number, device, &hello, pipeline);
-        }
-        let (Some(name), Some(password)) = (username, &hello.password) else {
-            let reason = "neither a password nor a certificate of a device";
-            return self.refuse(now, number, Code::NotAuthorized, username, reason, pipeline);
-        };
-        let Some((device, hash)) = pipeline.gate.login(name) else {
-            let reason = "no device has this user name";
-            return self.refuse(now, number, Code::BadUserNameOrPassword, username, reason, pipeline);
-        };
-        if !hash.is_costly() {
-            return match hash.verify(password) {
-                true => self.accept(moment, number, device, &hello, pipeline),
-                false => {
-                    let code = Code::BadUserNameOrPassword;
-                    self.refuse(now, number, code, username, "wrong password", pipeline);
-                }
-            };
-        }
-        let (hash, password) = (hash.clone(), password.clone());
-        let verification = Verification { connection: number, device, hash, password };
-        match self.verifications.request(now, connection.source.address, verification) {
-            Requested::Right => self.accept(moment, number, device, &hello, pipeline),
-            Requested::Waits => {
-                connection.hello = Some(hello);
-                connection.state = State::Verifying;
-            }
-            Requested::Full => {
-                let reason = "too many passwords wait to be verified";
-                self.refuse(now, number, Code::ServerBusy, username, reason, pipeline);
-            }
-            Requested::Paused => {
-                let reason = "too many wrong passwords from this address";
-                self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
-            }
-        }
-    }
-
-    /// Refuses a connect, after [`REFUSE_AFTER`].
-    fn refuse<S: ReadingStore>(
-        &mut self,
-        now: Instant,
-        number: ConnectionNumber,
-        code: ConnectReasonCode,
-        username: Option<&str>,
-        reason: &'static str,
-        pipeline: &mut Pipeline<S>,
-    ) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        connection.state = State::Refusing { at: connection.last_received.max(now) + REFUSE_AFTER, code };
-        pipeline.counters.count(Counter::MqttConnectsRefused);
-        let username = username.map(|name| name.chars().take(128).collect());
-        self.events.push_back(Event::Refused { address: connection.source.address, username, reason });
-        self.arm_connection(number);
-    }
-
-    /// The client is this device.
-    fn accept<S: ReadingStore>(
-        &mut self,
-        moment: &Moment,
-        number: ConnectionNumber,
-        device: DeviceIndex,
-        hello: &Hello,
-        pipeline: &mut Pipeline<S>,
-    ) {
-        use ConnectReasonCode as Code;
-        let now = moment.now;
-        let username = hello.username.as_deref();
-        // It may have been removed while its password was verified.
-        let Some(id) = pipeline.gate.id(device).cloned() else {
-            return self.refuse(now, number, Code::NotAuthorized, username, "device removed", pipeline);
-        };
-        let connects = self.connects.entry(device).or_insert(Connects { since: now, count: 0 });
-        if now.saturating_duration_since(connects.since) >= CONNECTS_PER {
-            *connects = Connects { since: now, count: 0 };
-        }
-        connects.count += 1;
-        if connects.count > CONNECTS_MAX {
-            let reason = "its device connects more than 120 times a minute";
-            return self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
-        }
-        let (client_id, assigned) = match hello.client_id.as_str() {
-            "" => (format!("auto-{number}"), true),
-            given => (given.to_owned(), false),
-        };
-        let sessions = self.by_device.get(&device).into_iter().flatten().copied();
-        let before =
-            sessions.into_iter().find(|at| self.sessions.get(at).is_some_and(|s| *s.client_id == *client_id));
-        if let Some(other) = before.and_then(|at| self.sessions.get(&at)?.connection) {
-            if let Some(connection) = self.connections.get_mut(&other) {
-                connection.disconnect(DisconnectReasonCode::SessionTakenOver, None);
-            }
-            self.end(moment, other, Ended::TakenOver, pipeline);
-        }
-        // A session that does not outlive its connection is gone by now.
-        let mut before = before.filter(|at| self.sessions.contains_key(at));
-        if let Some(at) = before.filter(|_| hello.clean) {
-            // Its will is due when it ends (MQTT 5.0 §3.1.3.2.2).
-            self.publish_will(moment, at, pipeline);
-            self.remove_session(at);
-            before = None;
-        }
-        if before.is_none() && !self.make_room(moment, device, pipeline) {
-            let reason = "as many clients as max-clients are connected";
-            return self.refuse(now, number, Code::QuotaExceeded, username, reason, pipeline);
-        }
-        let at = before.unwrap_or_else(|| {
-            self.next_session += 1;
-            self.sessions.insert(self.next_session, Session::new(device, &client_id));
-            self.next_session
-        });
-        let of_device = self.by_device.entry(device).or_default();
-        of_device.retain(|other| *other != at);
-        of_device.push(at);
-        let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
-        let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
-        if let Some(session) = self.sessions.get_mut(&at) {
-            (session.publishes, session.receives) = allowed(rules, id.as_str());
-            session.connection = Some(number);
-            (session.expiry, session.expires_at) = (expiry, None);
-            (session.will, session.will_at) = (hello.will.clone(), None);
-        }
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        connection.session = Some(at);
-        connection.keep_alive = hello.keep_alive;
-        connection.last_received = now;
-        let welcome = Welcome {
-            session_present: before.is_some(),
-            assigned: assigned.then_some(client_id.as_str()),
-            session_expiry: (expiry != hello.session_expiry).then_some(expiry),
-        };
-        connection.welcome(hello.version, &welcome);
-        connection.state = State::Open;
-        self.clients += 1;
-        let (address, version) = (connection.source.address, hello.version);
-        pipeline.gate.seen(now, device);
-        pipeline.counters.count(Counter::MqttConnectsAccepted);
-        self.events.push_back(Event::Connected { device: id, client_id, address, version });
-        self.arm_connection(number);
-        self.announce(number);
-        self.follow_bus(at);
-    }
-
-    /// Makes room for one more session of a device: its own oldest goes if it has as many as it may
-    /// have, one without a connection first. Returns whether there is room.
-    fn make_room<S: ReadingStore>(
-        &mut self,
-        moment: &Moment,
-        device: DeviceIndex,
-        pipeline: &mut Pipeline<S>,
-    ) -> bool {
-        let holder = pipeline.gate.holder(device);
-        let max = holder.map_or(Holder::SESSIONS, |holder| holder.max_sessions).max(1) as usize;
-        while let Some(own) = self.by_device.get(&device).filter(|own| own.len() >= max) {
-            let absent = |at: &&u64| self.sessions.get(at).is_none_or(|s| s.connection.is_none());
-            let Some(oldest) = own.iter().find(absent).or(own.first()).copied() else { break };
-            if let Some(other) = self.sessions.get(&oldest).and_then(|session| session.connection) {
-                if let Some(connection) = self.connections.get_mut(&other) {
-                    connection.disconnect(DisconnectReasonCode::QuotaExceeded, None);
-                }
-                self.end(moment, other, Ended::Replaced, pipeline);
-            }
-            self.publish_will(moment, oldest, pipeline);
-            self.remove_session(oldest);
-        }
-        if self.clients >= self.max_clients {
-            return false;
-        }
-        // Sessions without a connection are as many as clients may be; the next to expire goes.
-        if self.sessions.len() - self.clients >= self.max_clients {
-            let absent = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
-            if let Some(at) = absent.min_by_key(|(_, session)| session.expires_at).map(|(at, _)| *at) {
-                self.publish_will(moment, at, pipeline);
-                self.remove_session(at);
-            }
-        }
-        true
-    }
-
     fn handle_publish<S: ReadingStore>(
         &mut self,
         moment: &Moment,
@@ -817,8 +632,8 @@ impl Intake {
             let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
             let outcome = admitted.map_err(answer::refused);
             if outcome.is_ok() {
-                let retain = message.retain;
-                let message = BusMessage { topic, payload, content_format, retain, sender: at };
+                let (retain, qos) = (message.retain, message.qos as u8);
+                let message = BusMessage { topic, payload, content_format, retain, qos, sender: at };
                 self.publish_locally(&message);
             }
             Some(outcome)
@@ -868,158 +683,6 @@ impl Intake {
         }
     }
 
-    /// Judges one entry of a SUBSCRIBE: the paths of the device's own downlink, and what a
-    /// local-subscribe rule lets it receive. Returns whether the subscription is a new one, too.
-    fn subscribe<S: ReadingStore>(
-        &mut self,
-        now: Instant,
-        session: Option<u64>,
-        filter: &str,
-        options: Options,
-        pipeline: &mut Pipeline<S>,
-    ) -> (SubackReasonCode, bool) {
-        let filter = match Filter::parse(filter) {
-            Ok(filter) => filter,
-            Err(FilterError::Shared) => return (SubackReasonCode::SharedSubscriptionsNotSupported, false),
-            Err(FilterError::Invalid) => return (SubackReasonCode::TopicFilterInvalid, false),
-        };
-        let Some((at, session)) = session.and_then(|at| Some((at, self.sessions.get_mut(&at)?))) else {
-            return (SubackReasonCode::UnspecifiedError, false);
-        };
-        let role = pipeline.gate.device(now, session.device).map(|view| view.role.clone());
-        let rules = role.and_then(|role| self.downlink.get(&role));
-        let is_downlink =
-            rules.is_some_and(|rules| rules.iter().any(|(deny, paths)| !deny && paths.overlaps(&filter)));
-        let is_local = session.receives.filter(&filter);
-        if !is_downlink && !is_local {
-            pipeline.counters.count(Counter::MqttSubscriptionsRefused);
-            return (SubackReasonCode::NotAuthorized, false);
-        }
-        let before = session.subscriptions.len();
-        session.subscriptions.retain(|known| known.filter != filter);
-        let is_new = session.subscriptions.len() == before;
-        if session.subscriptions.len() >= SUBSCRIPTIONS_MAX {
-            pipeline.counters.count(Counter::MqttSubscriptionsRefused);
-            return (SubackReasonCode::QuotaExceeded, false);
-        }
-        // Copies of local messages are QoS 0.
-        let qos = match (is_downlink, options.qos) {
-            (false, _) => Qos::AtMostOnce,
-            // Messages of the broker are published with QoS 1 at most.
-            (true, Qos::ExactlyOnce) => Qos::AtLeastOnce,
-            (true, qos) => qos,
-        };
-        session.subscriptions.push(Subscription { filter, is_local, is_downlink, options });
-        self.follow_bus(at);
-        let code = match qos {
-            Qos::AtMostOnce => SubackReasonCode::GrantedQos0,
-            Qos::AtLeastOnce => SubackReasonCode::GrantedQos1,
-            Qos::ExactlyOnce => SubackReasonCode::GrantedQos2,
-        };
-        (code, is_new)
-    }
-
-    /// Sends the retained messages that a subscription is to begin with (MQTT 5.0 §3.3.1.3).
-    fn send_retained(
-        &mut self,
-        number: ConnectionNumber,
-        session: Option<u64>,
-        filter: &str,
-        options: &Options,
-        is_new: bool,
-    ) {
-        let is_wanted = match options.retain_handling {
-            RetainHandling::SendRetained => true,
-            RetainHandling::SendRetainedIfNotExists => is_new,
-            RetainHandling::DoNotSendRetained => false,
-        };
-        let session = session.and_then(|session| self.sessions.get(&session));
-        let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
-        let wanted = session.subscriptions.iter().find(|known| known.filter.as_str() == filter);
-        let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
-        else {
-            return;
-        };
-        if is_wanted {
-            for message in self.retained.matching(&subscription.filter) {
-                if connection.output().len() < RETAINED_UNSENT_MAX && session.receives.topic(message.topic) {
-                    connection.send(packet::publish(version, &message, true));
-                }
-            }
-        }
-        self.announce(number);
-    }
-
-    /// Joins the bus for a session, or leaves it.
-    fn follow_bus(&mut self, at: u64) {
-        let Some(session) = self.sessions.get_mut(&at) else { return };
-        let wants = session.wants_bus();
-        if wants != session.is_on_bus {
-            session.is_on_bus = wants;
-            self.on_bus = if wants { self.on_bus + 1 } else { self.on_bus - 1 };
-            self.bus.push_back(if wants { BusRequest::Join(at) } else { BusRequest::Leave(at) });
-        }
-    }
-
-    /// Publishes a message to local clients.
-    fn publish_locally(&mut self, message: &BusMessage<'_>) {
-        if message.retain && !self.retained.put(message) {
-            self.retained_dropped += 1;
-        }
-        if self.on_bus > 0 {
-            self.bus.push_back(BusRequest::Publish(message.encode()));
-        }
-    }
-
-    /// A reading of any transport was accepted: copies it to local clients, if `mirror` is set.
-    pub fn handle_accepted(&mut self, reading: &Accepted<'_>) {
-        let Some(template) = &self.mirror else { return };
-        let topic = mirrored(template, reading.device, reading.path);
-        if is_topic(&topic) {
-            let Accepted { payload, content_format, retain, .. } = *reading;
-            let message = BusMessage { topic: &topic, payload, content_format, retain, sender: 0 };
-            self.publish_locally(&message);
-        }
-    }
-
-    /// The bus has a message for a session.
-    pub fn handle_bus(&mut self, at: u64, bytes: &[u8], counters: &mut Counters) {
-        let Some(message) = BusMessage::decode(bytes) else { return };
-        let Some(session) = self.sessions.get(&at).filter(|session| session.is_on_bus) else { return };
-        let Some(number) = session.connection else { return };
-        let mut wanted = None;
-        for subscription in session.subscriptions.iter().filter(|known| known.is_local) {
-            let is_own = message.sender == at && subscription.options.no_local;
-            if !is_own && subscription.filter.matches(message.topic) {
-                wanted = Some(wanted.unwrap_or(false) || subscription.options.retain_as_published);
-            }
-        }
-        let Some(keeps_retain) = wanted.filter(|_| session.receives.topic(message.topic)) else { return };
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some(version) = connection.version else { return };
-        if connection.output().len() >= UNSENT_MAX {
-            return counters.count(Counter::MqttLocalDropped);
-        }
-        connection.send(packet::publish(version, &message, keeps_retain && message.retain));
-        counters.count(Counter::MqttLocalDelivered);
-        self.announce(number);
-    }
-
-    /// Retained messages that were not kept for want of room, since this was asked last.
-    pub fn take_retained_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.retained_dropped)
-    }
-
-    /// Whether accepted readings are to be handed to [`Intake::handle_accepted`].
-    pub fn mirrors(&self) -> bool {
-        self.mirror.is_some()
-    }
-
-    /// What is to be done on the bus next.
-    pub fn poll_bus(&mut self) -> Option<BusRequest> {
-        self.bus.pop_front()
-    }
-
     /// A connection is over; what is still to be sent on it is sent.
     fn end<S: ReadingStore>(
         &mut self,
@@ -1034,6 +697,9 @@ impl Intake {
         }
         connection.end();
         let session = connection.session.take();
+        if let Some(end) = connection.proof_ends.take() {
+            self.proofs_end.remove(&(end, number));
+        }
         self.verifications.forget(number);
         self.announce(number);
         let Some(at) = session else {
@@ -1088,6 +754,8 @@ impl Intake {
 
     fn remove_session(&mut self, at: u64) {
         let Some(session) = self.sessions.remove(&at) else { return };
+        self.queueing.remove(&at);
+        self.queued_bytes -= session.queue.bytes();
         if session.is_on_bus {
             self.on_bus -= 1;
             self.bus.push_back(BusRequest::Leave(at));
@@ -1172,7 +840,7 @@ fn offer<S: ReadingStore>(
             let malformed = Malformed::Path(error);
             let shown: String = topic.chars().take(256).collect();
             let refusal =
-                pipeline.handle_malformed(moment.now, device, method, &shown, payload.len(), malformed);
+                pipeline.handle_malformed_topic(moment.now, device, method, &shown, payload.len(), malformed);
             return Some(Err(answer::refused(refusal)));
         }
     };
@@ -1186,25 +854,4 @@ fn offer<S: ReadingStore>(
         Disposition::Refused(refusal) => Some(Err(answer::refused(refusal))),
         Disposition::Unstored(refused) => Some(Err(answer::unstored(refused))),
     }
-}
-
-/// What a device of a role with these rules may publish and receive.
-fn allowed(rules: Option<&LocalRules>, device: &str) -> (Allowed, Allowed) {
-    rules.map_or_else(Default::default, |rules| {
-        (Allowed::new(&rules.publish, device), Allowed::new(&rules.subscribe, device))
-    })
-}
-
-fn unsubscribe(subscriptions: Option<&mut Vec<Subscription>>, filters: &[String]) -> Vec<UnsubackReasonCode> {
-    let mut nothing = Vec::new();
-    let subscriptions = subscriptions.unwrap_or(&mut nothing);
-    let mut one = |filter: &String| {
-        let before = subscriptions.len();
-        subscriptions.retain(|known| known.filter.as_str() != filter);
-        match subscriptions.len() < before {
-            true => UnsubackReasonCode::Success,
-            false => UnsubackReasonCode::NoSubscriptionExisted,
-        }
-    };
-    filters.iter().map(&mut one).collect()
 }

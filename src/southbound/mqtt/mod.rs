@@ -7,13 +7,15 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `intake` | the whole: who is connected, and what becomes of each packet |
+//! | `intake` | the whole: who is connected, and what becomes of each packet; below it `connect` (who a client is) and `local` (subscriptions, messages between clients) |
 //! | `connection` | one connection: bytes to packets, and its times |
 //! | `session` | what outlives a connection: order, exactly once, the will |
 //! | `packet` | both versions as one vocabulary |
 //! | `answer` | the reason codes of refusals |
 //! | `filter` | topic filters |
+//! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
+//! | `queue` | messages of QoS 1 for one client, kept while it is away |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, anchors |
@@ -25,10 +27,12 @@ pub mod admission;
 pub mod answer;
 pub mod bus;
 mod connection;
+pub mod explain;
 pub mod filter;
 mod intake;
 pub mod io;
 mod packet;
+mod queue;
 mod session;
 pub mod settings;
 #[cfg(test)]

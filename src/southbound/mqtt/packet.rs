@@ -86,6 +86,8 @@ pub(super) struct Hello {
     pub(super) password: Option<Zeroizing<Vec<u8>>>,
     /// As asked for. On 3.1.1 a session that is not clean has no end.
     pub(super) session_expiry: Duration,
+    /// Publishes of QoS 1 and 2 that it takes at once.
+    pub(super) receive_maximum: u16,
     /// Extended authentication, which is not offered.
     pub(super) has_method: bool,
     /// Whether it may be sent Reason Strings.
@@ -138,6 +140,7 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             username: connect.user_name().map(str::to_owned),
             password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
             session_expiry: if connect.clean_session() { Duration::ZERO } else { Duration::MAX },
+            receive_maximum: u16::MAX,
             has_method: false,
             wants_reasons: false,
         })),
@@ -233,12 +236,14 @@ fn hello(connect: &v5_0::Connect) -> Hello {
         username: connect.user_name().map(str::to_owned),
         password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
         session_expiry: Duration::ZERO,
+        receive_maximum: u16::MAX,
         has_method: false,
         wants_reasons: true,
     };
     for property in connect.props() {
         match property {
             Property::SessionExpiryInterval(seconds) => hello.session_expiry = expiry(seconds.val()),
+            Property::ReceiveMaximum(maximum) => hello.receive_maximum = maximum.val(),
             Property::AuthenticationMethod(_) => hello.has_method = true,
             Property::RequestProblemInformation(wanted) => hello.wants_reasons = wanted.val() != 0,
             _ => {}
@@ -401,30 +406,21 @@ pub(super) fn unsuback(
     })
 }
 
-/// PUBLISH of QoS 0.
+/// PUBLISH of QoS 0, or with a packet id of QoS 1.
 pub(super) fn publish(
     version: Version,
     message: &BusMessage<'_>,
     retain: bool,
+    at_least_once: Option<AtLeastOnce>,
 ) -> Option<GenericPacket<u16>> {
-    publish_as(version, message, retain, None)
-}
-
-/// PUBLISH of QoS 1 with a packet id, or of QoS 0 without.
-pub(super) fn publish_as(
-    version: Version,
-    message: &BusMessage<'_>,
-    retain: bool,
-    id: Option<u16>,
-) -> Option<GenericPacket<u16>> {
-    let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
     let (topic, payload) = (message.topic, message.payload.to_vec());
+    let qos = if at_least_once.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
     Some(match version {
         Version::V3_1_1 => {
             let mut publish =
                 v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
-            if let Some(id) = id {
-                publish = publish.packet_id(id);
+            if let Some(AtLeastOnce { id, again }) = at_least_once {
+                publish = publish.packet_id(id).dup(again);
             }
             publish.qos(qos).build().ok()?.into()
         }
@@ -434,12 +430,21 @@ pub(super) fn publish_as(
             if let Some(text) = message.content_format.and_then(ContentFormat::media_type) {
                 publish = publish.props(vec![mqtt::packet::ContentType::new(text).ok()?.into()]);
             }
-            if let Some(id) = id {
-                publish = publish.packet_id(id);
+            if let Some(AtLeastOnce { id, again }) = at_least_once {
+                publish = publish.packet_id(id).dup(again);
             }
             publish.qos(qos).build().ok()?.into()
         }
     })
+}
+
+/// A publish of QoS 1 to a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtLeastOnce {
+    /// Its packet id.
+    pub(super) id: u16,
+    /// It was sent before, on another connection.
+    pub(super) again: bool,
 }
 
 /// DISCONNECT; 3.1.1 has none from the server.

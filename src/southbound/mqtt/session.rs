@@ -19,8 +19,9 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::answer::Denial;
-use super::bus::{Allowed, Subscription};
+use super::bus::{Allowed, BusMessage, Subscription};
 use super::packet::Will;
+use super::queue::{QUEUED_ID_MAX, Queue};
 use crate::gate::stage::DeviceIndex;
 
 /// What a publish is answered; `Ok` = success.
@@ -44,6 +45,8 @@ pub(super) struct Session {
     /// What its device may publish to local clients, and receive from them.
     pub(super) publishes: Allowed,
     pub(super) receives: Allowed,
+    /// Messages of QoS 1 for it.
+    pub(super) queue: Queue,
     /// It gets what is on the bus.
     pub(super) is_on_bus: bool,
     /// QoS 1 and 2 publishes of this connection that are not answered yet, in order.
@@ -90,6 +93,7 @@ impl Session {
             subscriptions: Vec::new(),
             publishes: Allowed::default(),
             receives: Allowed::default(),
+            queue: Queue::default(),
             is_on_bus: false,
             unanswered: VecDeque::new(),
             received: HashMap::new(),
@@ -103,12 +107,42 @@ impl Session {
         self.connection.is_some() && self.subscriptions.iter().any(|subscription| subscription.is_local)
     }
 
+    /// Whether it has a subscription whose messages are queued.
+    pub(super) fn wants_queue(&self) -> bool {
+        self.subscriptions.iter().any(|subscription| subscription.is_local && subscription.is_queued)
+    }
+
+    /// Whether a message of QoS 1 is to be queued for it; `at` is its number.
+    pub(super) fn receives_queued(&self, message: &BusMessage<'_>, at: u64) -> bool {
+        let wants = |known: &Subscription| {
+            let is_own = message.sender == at && known.options.no_local;
+            known.is_local && known.is_queued && !is_own && known.filter.matches(message.topic)
+        };
+        // A session that ends with its connection, and has none, gets nothing any more.
+        (self.connection.is_some() || !self.expiry.is_zero())
+            && self.subscriptions.iter().any(wants)
+            && self.receives.topic(message.topic)
+    }
+
+    /// The retain flag with which a queued message is sent; `None`: the rules do not allow it any
+    /// more.
+    pub(super) fn queued_retain(&self, message: &BusMessage<'_>) -> Option<bool> {
+        let wants = |known: &&Subscription| known.is_local && known.filter.matches(message.topic);
+        let keeps = self.subscriptions.iter().filter(wants).any(|known| known.options.retain_as_published);
+        self.receives.topic(message.topic).then_some(message.retain && keeps)
+    }
+
     /// The next thing due while there is no connection.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match (self.will_at, self.expires_at) {
             (Some(will), Some(end)) => Some(will.min(end)),
             (will, end) => will.or(end),
         }
+    }
+
+    /// A packet id for a message of the broker: above those of queued ones.
+    pub(super) fn free_delivery_id(&self) -> Option<u16> {
+        (QUEUED_ID_MAX + 1..=u16::MAX).find(|id| !self.deliveries.contains_key(id))
     }
 
     /// The count of a new publish.

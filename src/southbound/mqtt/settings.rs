@@ -30,6 +30,8 @@ pub const RECEIVED_MAX: usize = 1_000;
 pub const TOPIC_ALIAS_MAXIMUM: u16 = 16;
 /// Subscriptions of one session.
 pub const SUBSCRIPTIONS_MAX: usize = 64;
+/// Most bytes of messages that are kept for all sessions together.
+pub const QUEUED_TOTAL_MAX: usize = 16 << 20;
 /// Longest time a session outlives its connection; a client that asks for longer gets this.
 pub const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// A connection that has not sent a whole CONNECT after this time is closed.
@@ -56,6 +58,11 @@ pub struct Settings {
     /// The topic under which accepted readings are copied to local clients, with `{device}` and
     /// `{path}`; default none.
     pub mirror: Option<String>,
+    /// What a token has to name as its audience; `None` = the gateway's id.
+    pub jwt_audience: Option<String>,
+    /// Most messages of QoS 1 that are kept for one session, `0 ..= 10,000`; default 100. 0: none,
+    /// and all copies are QoS 0.
+    pub max_queued: usize,
     /// What becomes of a 3.1.1 client whose QoS 1 or 2 publish is denied; default
     /// [`DenyOn311::Close`].
     pub deny_on_311: DenyOn311,
@@ -70,6 +77,8 @@ impl Default for Settings {
             max_clients: Settings::MAX_CLIENTS,
             local: Vec::new(),
             mirror: None,
+            jwt_audience: None,
+            max_queued: Settings::MAX_QUEUED,
             deny_on_311: DenyOn311::default(),
         }
     }
@@ -78,6 +87,8 @@ impl Default for Settings {
 impl Settings {
     /// `mirror = true`.
     pub const MIRROR: &str = "{device}/{path}";
+    /// Default of `max-queued`.
+    pub const MAX_QUEUED: usize = 100;
     /// Default of `max-clients`.
     pub const MAX_CLIENTS: usize = 1_000;
 

@@ -113,10 +113,7 @@ impl Verifications {
             return Requested::Right;
         }
         let source = network(address);
-        if let Some(failures) = self.failures.get(&source)
-            && failures.count >= FREE_FAILURES
-            && now < failures.last + pause(source, failures.count)
-        {
+        if self.is_paused(now, address) {
             return Requested::Paused;
         }
         let of_source = self.waiting.iter().filter(|waiting| waiting.source == source).count();
@@ -125,6 +122,19 @@ impl Verifications {
         }
         self.waiting.push_back(Waiting { source, verification });
         Requested::Waits
+    }
+
+    /// Whether an address has to wait, after wrong passwords.
+    pub(super) fn is_paused(&self, now: Instant, address: Option<IpAddr>) -> bool {
+        let source = network(address);
+        self.failures.get(&source).is_some_and(|failures| {
+            failures.count >= FREE_FAILURES && now < failures.last + pause(source, failures.count)
+        })
+    }
+
+    /// A token of this address has a wrong signature.
+    pub(super) fn note_wrong(&mut self, now: Instant, address: Option<IpAddr>) {
+        self.note_failure(now, network(address));
     }
 
     /// Whether one waits and none is being verified.

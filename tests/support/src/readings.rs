@@ -49,6 +49,8 @@ impl Default for Readings {
             certificate: None,
             public_key: None,
             login: None,
+            jwt_keys: Vec::new(),
+            next_psk: None,
             offline_after: None,
         };
         let settings = Settings {

@@ -824,7 +824,17 @@ pub fn encode(settings: &Settings, payload: &[u8], out: &mut Vec<u8>) -> Result<
             cobs::encode(&body, out);
             Ok(())
         }
-        Framing::Markers(markers) => markers.encode(&body, out),
+        Framing::Markers(markers) => {
+            let before = out.len();
+            markers.encode(&body, out)?;
+            // A sequence of the data that is sent twice counts twice.
+            let data = out.len() - before - markers.start.len() - markers.end.len();
+            if matches!(markers.escape, Some(markers::Escape::Doubled(_))) && data > settings.max_frame {
+                out.truncate(before);
+                return Err(EncodeError::TooLong);
+            }
+            Ok(())
+        }
         Framing::Fixed(size) if body.len() != *size => Err(EncodeError::WrongSize),
         Framing::Length(_) | Framing::Gap(_) | Framing::Fixed(_) => {
             out.extend_from_slice(&body);

@@ -593,6 +593,19 @@ fn a_gap_frame_that_fails_its_checksum_counts_each_byte_once_and_a_later_start_i
 }
 
 #[test]
+fn data_that_is_too_long_once_its_sequences_are_doubled_is_not_encoded() {
+    let escape = Some(Escape::Doubled(b"\x1b\x1b".to_vec()));
+    let markers = Markers { start: b"\x1b\x1b\x01".to_vec(), end: b"\x1b\x1b\x1a".to_vec(), escape };
+    let settings = Settings { max_frame: 8, ..settings(Framing::Markers(markers), None) };
+    let (mut decoder, now) = opened(&settings);
+    let mut frame = Vec::new();
+    assert_eq!(encode(&settings, b"\x1b\x1b345678", &mut frame), Err(EncodeError::TooLong));
+    assert!(frame.is_empty());
+    encode(&settings, b"\x1b\x1b3456", &mut frame).expect("it fits");
+    assert_eq!(take(&mut decoder, now, &frame), [b"\x1b\x1b3456"]);
+}
+
+#[test]
 fn a_whole_frame_counts_with_its_markers_and_what_is_behind_its_end() {
     let ends = Framing::Line(line::End::Exactly(b"!".to_vec()));
     let settings = Settings { keep: 2, whole: true, max_frame: 8, ..settings(ends, None) };

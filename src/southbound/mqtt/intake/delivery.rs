@@ -8,6 +8,7 @@ use crate::gate::stage::DeviceIndex;
 use crate::message::ContentFormat;
 use crate::southbound::mqtt::bus::BusMessage;
 use crate::southbound::mqtt::connection::State;
+use crate::southbound::mqtt::packet::{self, AtLeastOnce};
 
 /// Publishes of one session that are not acknowledged.
 const UNACKNOWLEDGED_MAX: usize = 16;
@@ -23,6 +24,13 @@ pub enum Delivered {
     Refused(u8),
     /// Its connection ended.
     Gone,
+}
+
+impl Delivered {
+    /// What a PUBACK with this reason code means.
+    pub(super) fn by_puback(code: u8) -> Delivered {
+        if code >= 0x80 { Delivered::Refused(code) } else { Delivered::Acknowledged }
+    }
 }
 
 /// Why a message was not published to a client.
@@ -74,22 +82,19 @@ impl Intake {
         if connection.output().len() >= UNSENT_MAX {
             return Err(absent);
         }
-        let message = BusMessage { topic: path, payload, content_format, retain: false, sender: 0 };
-        let id = connection.deliver(&message).ok_or(NotDelivered::TooLarge)?;
+        let unacknowledged = session.queue.sent() + session.deliveries.len();
+        let version = connection.version.ok_or(absent)?;
+        let id = session.free_delivery_id().filter(|_| unacknowledged < connection.receive_maximum);
+        let id = id.ok_or(absent)?;
+        let message = BusMessage { topic: path, payload, content_format, retain: false, qos: 1, sender: 0 };
+        let packet = packet::publish(version, &message, false, Some(AtLeastOnce { id, again: false }));
+        if !packet.is_some_and(|packet| connection.send_publish(id, packet)) {
+            return Err(NotDelivered::TooLarge);
+        }
         session.deliveries.insert(id, number);
         self.delivered.push_back((number, Delivered::Sent));
         self.announce(connection_number);
         Ok(())
-    }
-
-    /// PUBACK came.
-    pub(super) fn handle_puback(&mut self, session: Option<u64>, id: u16, code: u8) {
-        let Some(session) = session.and_then(|at| self.sessions.get_mut(&at)) else { return };
-        if let Some(number) = session.deliveries.remove(&id) {
-            let refused = code >= 0x80;
-            let told = if refused { Delivered::Refused(code) } else { Delivered::Acknowledged };
-            self.delivered.push_back((number, told));
-        }
     }
 
     /// What became of a delivery, oldest first.

@@ -1,0 +1,196 @@
+//! `tombolo acl test`: a table of what the rules are to allow and refuse, for the configuration of
+//! a fleet to be tested before it is rolled out.
+//!
+//! ```text
+//! # device       method     path          expected
+//! door-7         POST       t/env         allow  topic=tombolo/gw/door-7/up/t/env
+//! door-7         POST       secret/x      deny   reason=no_rule
+//! role:sensor    publish    home/x        allow  rule=local-publish.own
+//! ```
+//!
+//! It reads the files alone, never the running daemon. `role:NAME` is a device of that role, for
+//! where the registry is not: its id is [`STAND_IN`].
+
+use std::io::Read as _;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::cli::Context;
+use crate::cli::args::AclTestArguments;
+use crate::cli::error::CommandError;
+use crate::cli::output::plural;
+use crate::config::Settings;
+use crate::config::acl::{Question, explain};
+use crate::gate::{Device, Gate};
+use crate::message::Name;
+
+/// The id of the device that stands for a role.
+pub const STAND_IN: &str = "some-device";
+/// Largest file, in bytes.
+const FILE_MAX: u64 = 16 << 20;
+/// What a role begins with in place of a device.
+const ROLE: &str = "role:";
+
+/// One line.
+#[derive(Debug, PartialEq, Eq)]
+struct Expectation {
+    line: usize,
+    device: String,
+    question: Question,
+    path: String,
+    allowed: bool,
+    /// Keys and values that are expected beside.
+    also: Vec<(Also, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Also {
+    Rule,
+    Topic,
+    Reason,
+}
+
+/// Reads the table; a fault has its line.
+fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
+    let mut all = Vec::new();
+    for (at, text) in text.lines().enumerate() {
+        let line = at + 1;
+        let words = text.split_whitespace().collect::<Vec<_>>();
+        let Some(first) = words.first().filter(|first| !first.starts_with('#')) else { continue };
+        let [_, question, path, expected, rest @ ..] = &words[..] else {
+            return Err((line, "a line has a device, a method, a path, and allow or deny".to_owned()));
+        };
+        let question = Question::parse(question)
+            .ok_or_else(|| (line, format!("{question:?} is not one of {}", Question::WORDS)))?;
+        let allowed = match *expected {
+            "allow" => true,
+            "deny" => false,
+            other => return Err((line, format!("{other:?} is neither allow nor deny"))),
+        };
+        let mut also = Vec::new();
+        for word in rest.iter().take_while(|word| !word.starts_with('#')) {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            let key = match key {
+                "rule" => Also::Rule,
+                "topic" => Also::Topic,
+                "reason" => Also::Reason,
+                _ => return Err((line, format!("{word:?} is none of rule=, topic=, reason="))),
+            };
+            also.push((key, value.to_owned()));
+        }
+        let (device, path) = ((*first).to_owned(), (*path).to_owned());
+        all.push(Expectation { line, device, question, path, allowed, also });
+    }
+    Ok(all)
+}
+
+/// The settings and their gate, and those of each role that stands for a device.
+struct Judge<'s> {
+    settings: &'s Settings,
+    gate: Gate,
+    now: Instant,
+}
+
+impl Judge<'_> {
+    fn new(settings: &Settings, now: Instant) -> Judge<'_> {
+        Judge { settings, gate: Gate::new(settings.gate.clone(), now), now }
+    }
+
+    /// What the rules say, and whether there is such a role.
+    fn say(&self, device: &str, question: Question, path: &str) -> Result<Value, String> {
+        let Some(role) = device.strip_prefix(ROLE) else {
+            return Ok(explain(self.settings, &self.gate, self.now, device, question, path));
+        };
+        let role = self.settings.gate.roles.iter().find(|known| known.name.as_str() == role);
+        let role = role.ok_or_else(|| format!("there is no role {:?}", &device[ROLE.len()..]))?;
+        let mut settings = self.settings.gate.clone();
+        settings.devices = Name::parse(STAND_IN).into_iter().map(|id| bare(id, role.name.clone())).collect();
+        let gate = Gate::new(settings, self.now);
+        Ok(explain(self.settings, &gate, self.now, STAND_IN, question, path))
+    }
+}
+
+fn bare(id: Name, role: Name) -> Device {
+    Device {
+        id,
+        role,
+        label: None,
+        psk: None,
+        certificate: None,
+        public_key: None,
+        login: None,
+        jwt_keys: Vec::new(),
+        next_psk: None,
+        offline_after: None,
+    }
+}
+
+/// What is not as expected; `None` = all is.
+fn difference(expected: &Expectation, said: &Value) -> Option<String> {
+    let why = said["why"].as_str().unwrap_or_default();
+    match (expected.allowed, said["allowed"] == true) {
+        (true, false) => return Some(format!("is refused: {why}")),
+        (false, true) => return Some(format!("passes: {why}")),
+        _ => {}
+    }
+    expected.also.iter().find_map(|(key, wanted)| {
+        let (name, found) = match key {
+            Also::Rule => ("rule", &said["rule"]),
+            Also::Topic => ("topic", &said["publish"]["topic"]),
+            Also::Reason => ("reason", &said["reason"]),
+        };
+        let found = found.as_str().unwrap_or("-");
+        (found != wanted).then(|| format!("{name} is {found}, not {wanted}"))
+    })
+}
+
+/// Runs the table.
+///
+/// # Errors
+/// [`CommandError::Said`] if something is not as expected.
+pub(super) fn run(context: &Context, arguments: &AclTestArguments) -> Result<(), CommandError> {
+    let file = arguments.file.display();
+    let failed = |error: std::io::Error| CommandError::Failed(format!("{file} cannot be read: {error}"));
+    let mut text = String::new();
+    if arguments.file.as_os_str() == "-" {
+        std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        let opened = std::fs::File::open(&arguments.file).map_err(failed)?;
+        opened.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
+    }
+    let expectations =
+        parse(&text).map_err(|(line, what)| CommandError::Failed(format!("{file}:{line}: {what}")))?;
+    if expectations.is_empty() {
+        return Err(CommandError::Failed(format!("{file} has no expectations")));
+    }
+    let loaded = context.load()?;
+    let judge = Judge::new(&loaded.settings, Instant::now());
+    let mut faults = 0;
+    for expected in &expectations {
+        let Expectation { line, device, question, path, .. } = expected;
+        let said = judge.say(device, *question, path);
+        let said = said.map_err(|what| CommandError::Failed(format!("{file}:{line}: {what}")))?;
+        let difference = difference(expected, &said);
+        faults += u64::from(difference.is_some());
+        if context.out.json {
+            context.out.object(&json!({
+                "line": line, "device": device, "method": question.to_string(), "path": path,
+                "ok": difference.is_none(), "difference": difference, "explanation": said,
+            }))?;
+        } else if let Some(difference) = difference {
+            context.out.line(format_args!("{file}:{line}: {device} {question} {path} {difference}"))?;
+        }
+    }
+    if !context.out.json {
+        let count = plural(expectations.len() as u64, "expectation");
+        context.out.line(match faults {
+            0 => format!("{count}: all as expected"),
+            faults => format!("{count}: {faults} not as expected"),
+        })?;
+    }
+    if faults == 0 { Ok(()) } else { Err(CommandError::Said) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! The table. That it agrees with the gate and the MQTT listener that run is tested beside the
+//! daemon, which has both.
+
+use super::*;
+use crate::config::Loaded;
+
+#[test]
+fn a_table_is_read_and_each_fault_has_its_line() {
+    let text = "# a comment\n\na POST t/env allow topic=x rule=r # why\nrole:r subscribe # deny\n";
+    let read = parse(text).expect("a table");
+    assert_eq!(read.iter().map(|one| (one.line, one.allowed)).collect::<Vec<_>>(), [(3, true), (4, false)]);
+    assert_eq!(read[0].also, [(Also::Topic, "x".to_owned()), (Also::Rule, "r".to_owned())]);
+    assert_eq!(read[1].path, "#");
+    for (text, line) in
+        [("a POST t", 1), ("\na GET t allow", 2), ("a POST t maybe", 1), ("a POST t allow because", 1)]
+    {
+        assert_eq!(parse(text).err().map(|(at, _)| at), Some(line), "{text}");
+    }
+}
+
+fn load(rules: &str) -> Loaded {
+    let text = format!(
+        "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
+         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\n[device.b]\nrole = \"s\"\n"
+    );
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tombolo-acl-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let config = folder.join("tombolo.toml");
+    std::fs::write(&config, text).expect("a file");
+    std::fs::write(folder.join("a.password"), "text:secret").expect("a file");
+    let options = crate::config::io::Options {
+        config,
+        vendor_conf_d: folder.join("vendor"),
+        environment: Vec::new(),
+        credentials_directory: None,
+    };
+    let loaded = crate::config::io::load(&options, None).expect("a configuration");
+    let _ = std::fs::remove_dir_all(&folder);
+    loaded
+}
+
+#[test]
+fn expectations_are_compared_with_rule_topic_and_reason() {
+    let loaded = load(
+        "[role.r.uplink.t]\npath = \"t/#\"\n[role.r.uplink.no]\npath = \"t/secret\"\ndeny = true\n\
+         [role.r.local-publish.own]\ntopic = \"home/{device}/#\"\n[role.r.local-subscribe.all]\ntopic = \"home/#\"\n\
+         [role.r.downlink.set]\ntopic = \"{prefix}/{device}/down/set/#\"\npath = \"set/{rest}\"\n[role.s]\n",
+    );
+    let judge = Judge::new(&loaded.settings, Instant::now());
+    let text = "a POST t/env allow rule=t topic=tombolo/gw/a/up/t/env\na POST t/secret deny reason=denied rule=no\n\
+                a PUT u deny reason=no_rule\nz POST t deny reason=unknown_device\nb POST t deny\n\
+                a publish t/env allow rule=t\na publish home/a/x allow rule=local-publish.own\n\
+                a publish home/b/x deny reason=no_rule\na publish /t/env deny reason=bad_path\n\
+                a subscribe home/# allow rule=local-subscribe.all\na subscribe set/+ allow rule=downlink.set\n\
+                a subscribe x/# deny\na subscribe $share/g/home/# deny\na subscribe a#b deny reason=bad_path\n\
+                a command set/led allow rule=downlink.set\na command get/led deny\nb command set/led deny\n\
+                role:r POST t/x allow topic=tombolo/gw/some-device/up/t/x\n";
+    for expected in parse(text).expect("a table") {
+        let said = judge.say(&expected.device, expected.question, &expected.path).expect("a role");
+        assert_eq!(difference(&expected, &said), None, "{expected:?}\n{said}");
+        let opposite = Expectation { allowed: !expected.allowed, ..expected };
+        assert!(difference(&opposite, &said).is_some());
+    }
+    assert!(judge.say("role:nobody", Question::Publish, "x").is_err());
+}

@@ -1,0 +1,173 @@
+//! `tombolo device …` and `tombolo acl …`, as far as they change or test many things.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::clock::UnixTime;
+use crate::config::registry::credentials::parse_time;
+use crate::config::scalar::parse_duration;
+
+/// `tombolo device list`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DeviceListArguments {
+    /// Print each key of the registry with its age and its expiry instead
+    #[arg(long)]
+    pub key_age: bool,
+}
+
+/// `tombolo device set`
+#[derive(Debug, Args)]
+pub struct DeviceSetArguments {
+    /// Device id
+    pub id: String,
+    /// Its role, which has its rules and limits
+    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after"])]
+    pub role: Option<String>,
+    /// Informational text; empty takes it away
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// Time without activity until it is offline, like 1h; empty for that of its role
+    #[arg(long, value_name = "TIME")]
+    pub offline_after: Option<String>,
+}
+
+/// `tombolo device rekey`
+#[derive(Debug, Args)]
+pub struct DeviceRekeyArguments {
+    /// Device id
+    pub id: String,
+    /// Its new pre-shared key: text:…, hex:…, or - for standard input; without a value a key is
+    /// generated
+    #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "",
+        required_unless_present = "password")]
+    pub psk: Option<String>,
+    /// The identity of the new key: text, or hex:… [default: as before; with --overlap ID.2]
+    #[arg(long, value_name = "TEXT", requires = "psk")]
+    pub psk_identity: Option<String>,
+    /// Take the key before too, until the new one is used or this time has passed, like 7d
+    #[arg(long, value_name = "TIME", requires = "psk", value_parser = overlap)]
+    pub overlap: Option<Duration>,
+    /// Its new password for MQTT: text:…, or - for standard input; without a value one is generated
+    #[arg(long, value_name = "PASSWORD", num_args = 0..=1, default_missing_value = "", conflicts_with = "psk")]
+    pub password: Option<String>,
+}
+
+/// `tombolo device key …`
+#[derive(Debug, Subcommand)]
+pub enum DeviceKeyCommand {
+    /// Add a public key whose tokens the device may show as its MQTT password
+    Add(DeviceKeyAddArguments),
+    /// Remove one; the device's clients are disconnected
+    Remove(DeviceKeyRemoveArguments),
+    /// List the public keys of a device
+    List(super::DeviceNameArgument),
+}
+
+/// `tombolo device key add`
+#[derive(Debug, Args)]
+pub struct DeviceKeyAddArguments {
+    /// Device id
+    pub id: String,
+    /// A file with the public key, or with a certificate of it (PEM or DER)
+    pub file: PathBuf,
+    /// The key is not taken any more from then on: 2027-01-31, or 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    pub until: Option<UnixTime>,
+}
+
+/// `tombolo device key remove`
+#[derive(Debug, Args)]
+pub struct DeviceKeyRemoveArguments {
+    /// Device id
+    pub id: String,
+    /// The beginning of the key's hash, as `tombolo device key list` shows it
+    pub key: String,
+}
+
+/// `tombolo device import`
+#[derive(Debug, Args)]
+pub struct DeviceImportArguments {
+    /// CSV with a header line, or JSON: an array of objects, or one object a line; - for standard
+    /// input
+    pub file: PathBuf,
+    /// The role of devices that name none
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Check everything, and add nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `tombolo device keygen`
+#[derive(Debug, Args)]
+pub struct DeviceKeygenArguments {
+    /// The ids of the devices
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+    /// What each gets
+    #[arg(long, value_enum, default_value_t = KeyKind::Psk)]
+    pub kind: KeyKind,
+    /// The folder for the devices' private keys, each ID.key
+    #[arg(long, value_name = "FOLDER", required_if_eq("kind", "jwt"))]
+    pub keys: Option<PathBuf>,
+    /// Their role
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+}
+
+/// What `tombolo device keygen` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyKind {
+    /// A pre-shared key for DTLS
+    Psk,
+    /// A password for MQTT
+    Password,
+    /// A key pair (P-256) for tokens as the MQTT password
+    Jwt,
+}
+
+/// `tombolo acl test`
+#[derive(Debug, Args)]
+pub struct AclTestArguments {
+    /// The table: a line each with device, method, path, and allow or deny; - for standard input
+    pub file: PathBuf,
+}
+
+/// `tombolo import …`
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Users, ACL and bridge topics of a mosquitto, as files for conf.d and for device import
+    Mosquitto(ImportMosquittoArguments),
+}
+
+/// `tombolo import mosquitto`
+#[derive(Debug, Args)]
+pub struct ImportMosquittoArguments {
+    /// Its password_file
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["acl_file", "conf"])]
+    pub password_file: Option<PathBuf>,
+    /// Its acl_file
+    #[arg(long, value_name = "FILE")]
+    pub acl_file: Option<PathBuf>,
+    /// Its mosquitto.conf, for the topics of bridges
+    #[arg(long, value_name = "FILE")]
+    pub conf: Option<PathBuf>,
+    /// The folder for the two files that are made
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub output: PathBuf,
+}
+
+/// The value of `--overlap`.
+fn overlap(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(60)..=Duration::from_secs(366 * 86_400);
+    let overlap = parse_duration(text).filter(|overlap| allowed.contains(overlap));
+    overlap.ok_or_else(|| "write a time from 1min to 1 year, like 7d".to_owned())
+}
+
+/// A date or a time in UTC.
+pub fn date(text: &str) -> Result<UnixTime, String> {
+    let time = parse_time(text).or_else(|| parse_time(&format!("{text}T00:00:00Z")));
+    time.ok_or_else(|| "write a date like 2027-01-31, or a time like 2027-01-31T12:00:00Z".to_owned())
+}

@@ -1,0 +1,335 @@
+//! `tombolo device set|enable|disable|rekey|key`: changes a device of the registry.
+
+use serde_json::json;
+
+use super::add;
+use super::token_key::{key_entry, public};
+use super::{Told, password, tell, without_level};
+use crate::cli::args::{
+    DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
+    DeviceSetArguments,
+};
+use crate::cli::error::CommandError;
+use crate::cli::key::from_argument;
+use crate::cli::output::{patiently, span};
+use crate::cli::{Context, note};
+use crate::clock::UnixTime;
+use crate::config::Loaded;
+use crate::config::certificate::format_key_hash;
+use crate::config::registry::Entry;
+use crate::config::registry::credentials::format_time;
+use crate::config::registry::io::{change, today};
+use crate::config::scalar::{PSK_IDENTITY_MAX, parse_duration, parse_psk_identity};
+use crate::gate::jwt::{JwtKey, KEYS_MAX};
+use crate::gate::settings::{Device, NextPsk, Psk};
+use crate::message::Name;
+
+/// Changes the device in its file, and makes the daemon take it up. Returns it as it is now.
+fn apply(
+    context: &Context,
+    loaded: &Loaded,
+    id: &str,
+    make: impl FnOnce(&mut Entry) -> Result<(), String>,
+) -> Result<(Device, Told), CommandError> {
+    let mut device = None;
+    let changed = change(loaded, id, |entry| {
+        make(entry)?;
+        device = Some(entry.device.clone());
+        Ok(())
+    });
+    changed.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
+    let told = tell(context)?;
+    let device = device.ok_or_else(|| CommandError::Failed(format!("{id} was not changed")))?;
+    Ok((device, told))
+}
+
+fn effect(told: &Told, running: &str) -> String {
+    match told {
+        Told::Reloaded => running.to_owned(),
+        Told::NotRunning => "tombolo is not running".to_owned(),
+    }
+}
+
+/// `tombolo device set`
+pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<(), CommandError> {
+    let DeviceSetArguments { id, role, label, offline_after } = arguments;
+    let role = match role {
+        None => None,
+        Some(text) => Some(
+            Name::parse(&text)
+                .map_err(|error| CommandError::Usage(format!("{text:?} is not a role: {error}")))?,
+        ),
+    };
+    if let Some(label) = &label
+        && (label.len() > add::LABEL_MAX || label.chars().any(char::is_control))
+    {
+        return Err(CommandError::Usage(format!(
+            "--label takes at most {} bytes of text without control characters",
+            add::LABEL_MAX
+        )));
+    }
+    let offline_after = match offline_after.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(text) => Some(Some(parse_duration(text).filter(|span| !span.is_zero()).ok_or_else(|| {
+            CommandError::Usage(format!("--offline-after: {text:?} is not a time; write it like 1h"))
+        })?)),
+    };
+    let loaded = context.load_whole(&format!("device set {id}"))?;
+    let (device, told) = apply(context, &loaded, &id, |entry| {
+        let device = &mut entry.device;
+        if let Some(role) = role {
+            device.role = role;
+        }
+        if let Some(label) = label {
+            device.label = Some(label).filter(|label| !label.is_empty());
+        }
+        if let Some(offline_after) = offline_after {
+            device.offline_after = offline_after;
+        }
+        Ok(())
+    })?;
+    if context.out.json {
+        return Ok(context
+            .out
+            .object(&json!({ "id": id, "role": device.role.as_str(), "label": device.label }))?);
+    }
+    let effect = effect(&told, "in force now");
+    Ok(context.out.line(format_args!("changed {id} (role {}); {effect}", device.role))?)
+}
+
+/// `tombolo device enable`, `tombolo device disable`
+pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), CommandError> {
+    let word = if enabled { "enable" } else { "disable" };
+    let loaded = context.load_whole(&format!("device {word} {id}"))?;
+    let (_, told) = apply(context, &loaded, id, |entry| {
+        entry.enabled = enabled;
+        Ok(())
+    })?;
+    if context.out.json {
+        return Ok(context.out.object(&json!({ "id": id, "enabled": enabled }))?);
+    }
+    let running = match enabled {
+        true => "it may connect now",
+        false => "its sessions are closed, and it cannot connect; its stored readings are still sent",
+    };
+    Ok(context.out.line(format_args!("{word}d {id}; {}", effect(&told, running)))?)
+}
+
+/// `tombolo device rekey`
+pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Result<(), CommandError> {
+    let DeviceRekeyArguments { id, psk, psk_identity, overlap, password } = arguments;
+    let loaded = context.load_whole(&format!("device rekey {id}"))?;
+    if let Some(argument) = password {
+        return new_password(context, &loaded, &id, &argument);
+    }
+    let key = from_argument(psk.as_deref().unwrap_or_default())?;
+    let identity = psk_identity.as_deref().map(parse_psk_identity).map(|identity| {
+        identity.ok_or_else(|| {
+            CommandError::Usage(format!(
+                "--psk-identity takes 1 to {PSK_IDENTITY_MAX} bytes of text, or hex: and two hexadecimal digits for each"
+            ))
+        })
+    });
+    let identity = identity.transpose()?;
+    let until = match overlap {
+        None => None,
+        Some(overlap) => Some(until(overlap)?),
+    };
+    let (device, told) = apply(context, &loaded, &id, |entry| {
+        let Some(before) = entry.device.psk.clone() else {
+            return Err("has no pre-shared key; `tombolo device add` adds a device with one".to_owned());
+        };
+        let Some(until) = until else {
+            let psk = Psk { identity: identity.unwrap_or(before.identity), key };
+            (entry.device.psk, entry.device.next_psk, entry.psk_since) = (Some(psk), None, today());
+            return Ok(());
+        };
+        let identity = identity.unwrap_or_else(|| second(&id, &before.identity));
+        if identity == before.identity {
+            return Err("two keys need two identities: --psk-identity names the new one's".to_owned());
+        }
+        entry.device.next_psk = Some(NextPsk { psk: Psk { identity, key }, until });
+        Ok(())
+    })?;
+    // What the device needs is that of the new key alone.
+    let shown = Device {
+        psk: device.next_psk.as_ref().map(|next| next.psk.clone()).or(device.psk.clone()),
+        ..device.clone()
+    };
+    if context.out.json {
+        let mut object = add::in_json(&shown);
+        object["both_until"] = json!(device.next_psk.as_ref().map(|next| format_time(next.until)));
+        return Ok(context.out.object(&object)?);
+    }
+    context.out.line(match &device.next_psk {
+        Some(next) => format!(
+            "{id} has a new key; the one before is taken until the new one is used, or {}",
+            format_time(next.until)
+        ),
+        None => format!("{id} has a new key; {}", effect(&told, "sessions of the one before are closed")),
+    })?;
+    add::say_psk(context, &loaded.settings, &shown)
+}
+
+/// The identity of a second key.
+fn second(id: &str, before: &[u8]) -> Vec<u8> {
+    let second = format!("{id}.2").into_bytes();
+    if second == before { id.as_bytes().to_vec() } else { second }
+}
+
+fn until(overlap: std::time::Duration) -> Result<UnixTime, CommandError> {
+    let now = today().ok_or_else(|| {
+        CommandError::Failed(
+            "the clock of this machine is not set, so that no end of --overlap can be said".to_owned(),
+        )
+    })?;
+    Ok(UnixTime::from_secs(now.as_secs() + overlap.as_secs()))
+}
+
+fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) -> Result<(), CommandError> {
+    let known = loaded.known(id);
+    let username = known.and_then(|known| known.mqtt_username.clone()).unwrap_or_else(|| id.to_owned());
+    let (login, secret) = patiently("hashing the password", || password::login(&username, argument))?;
+    let (device, told) = apply(context, loaded, id, |entry| {
+        (entry.device.login, entry.password_since) = (Some(login), today());
+        Ok(())
+    })?;
+    if context.out.json {
+        let object = json!({ "id": id, "mqtt_username": username, "password": secret.as_str() });
+        return Ok(context.out.object(&object)?);
+    }
+    context.out.line(format_args!(
+        "{id} has a new password; {}",
+        effect(&told, "clients with the one before are disconnected")
+    ))?;
+    password::say(context, &loaded.settings, &device, &username, &secret)
+}
+
+/// `tombolo device key`
+pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), CommandError> {
+    match command {
+        DeviceKeyCommand::Add(arguments) => key_add(context, arguments),
+        DeviceKeyCommand::Remove(arguments) => key_remove(context, &arguments),
+        DeviceKeyCommand::List(arguments) => key_list(context, &arguments.id),
+    }
+}
+
+fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), CommandError> {
+    let DeviceKeyAddArguments { id, file, until } = arguments;
+    let mut key = public(&file, until)?;
+    key.since = today();
+    let loaded = context.load_whole(&format!("device key add {id}"))?;
+    let (algorithm, hash) = (key.algorithm.as_str(), format_key_hash(&key.hash()));
+    let (_, told) = apply(context, &loaded, &id, |entry| {
+        let keys = &mut entry.device.jwt_keys;
+        keys.retain(|known| known.info() != key.info());
+        if keys.len() >= KEYS_MAX {
+            return Err(format!(
+                "has {KEYS_MAX} keys, which is the most; `tombolo device key remove` removes one"
+            ));
+        }
+        keys.push(key);
+        Ok(())
+    })?;
+    if context.out.json {
+        return Ok(context.out.object(&json!({ "id": id, "algorithm": algorithm, "key": hash }))?);
+    }
+    let effect = effect(&told, "its tokens are taken now");
+    Ok(context.out.line(format_args!("added a key for {algorithm} to {id}: {hash}; {effect}"))?)
+}
+
+fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result<(), CommandError> {
+    let DeviceKeyRemoveArguments { id, key } = arguments;
+    let loaded = context.load_whole(&format!("device key remove {id}"))?;
+    let wanted = key.strip_prefix("sha256:").unwrap_or(key).to_ascii_lowercase();
+    if wanted.len() < 4 {
+        return Err(CommandError::Usage("name at least the first four digits of the key's hash".to_owned()));
+    }
+    let mut removed = String::new();
+    let (_, told) = apply(context, &loaded, id, |entry| {
+        let keys = &mut entry.device.jwt_keys;
+        let is_it = |key: &JwtKey| format_key_hash(&key.hash())["sha256:".len()..].starts_with(&wanted);
+        match keys.iter().filter(|key| is_it(key)).count() {
+            1 => {}
+            0 => return Err(format!("has no such key; `tombolo device key list {id}` has all")),
+            _ => return Err("has several keys that begin so; name more digits".to_owned()),
+        }
+        removed =
+            keys.iter().find(|key| is_it(key)).map_or_else(String::new, |key| format_key_hash(&key.hash()));
+        keys.retain(|key| !is_it(key));
+        Ok(())
+    })?;
+    if context.out.json {
+        return Ok(context.out.object(&json!({ "id": id, "key": removed, "removed": true }))?);
+    }
+    let effect = effect(&told, "its clients are disconnected");
+    Ok(context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?)
+}
+
+fn key_list(context: &Context, id: &str) -> Result<(), CommandError> {
+    let loaded = context.load_whole("device key list")?;
+    let known = super::known(&loaded, id)?;
+    if context.out.json {
+        return known.jwt_keys.iter().try_for_each(|key| Ok(context.out.object(&key_entry(key))?));
+    }
+    if known.jwt_keys.is_empty() {
+        let next = context.hint(format_args!("device key add {id} FILE").to_string().as_str());
+        return Ok(context.out.line(format_args!("{id} has no public keys for tokens; {next} adds one"))?);
+    }
+    let words = ["key", "algorithm", "since", "until"];
+    let mut rows = vec![words.map(str::to_owned).to_vec()];
+    for key in &known.jwt_keys {
+        let time = |time: Option<UnixTime>| time.map_or_else(|| "-".to_owned(), format_time);
+        let hash = format_key_hash(&key.hash());
+        rows.push(vec![hash, key.algorithm.as_str().to_owned(), time(key.since), time(key.until)]);
+    }
+    Ok(context.out.table(&rows)?)
+}
+
+/// `tombolo device list --key-age`: every key of the registry, the oldest first.
+pub(super) fn key_age(context: &Context) -> Result<(), CommandError> {
+    let loaded = context.load_whole("device list --key-age")?;
+    let mut keys = Vec::new();
+    for entry in loaded.registry.entries() {
+        let id = entry.device.id.as_str();
+        let next = entry.device.next_psk.as_ref().map(|next| next.until);
+        if entry.device.psk.is_some() {
+            keys.push((entry.psk_since, id, "PSK".to_owned(), next));
+        }
+        if entry.device.login.is_some() {
+            keys.push((entry.password_since, id, "password".to_owned(), None));
+        }
+        keys.extend(entry.device.jwt_keys.iter().map(|key| {
+            let kind = format!("{} {}", key.algorithm.as_str(), &format_key_hash(&key.hash())[..15]);
+            (key.since, id, kind, key.until)
+        }));
+    }
+    // Those of an unknown date may be the oldest.
+    keys.sort();
+    let now = today();
+    if context.out.json {
+        return keys.iter().try_for_each(|(since, id, kind, until)| {
+            let age = now.zip(*since).map(|(now, since)| now.as_secs().saturating_sub(since.as_secs()));
+            let (since, until) = (since.map(format_time), until.map(format_time));
+            Ok(context
+                .out
+                .object(&json!({ "id": id, "kind": kind, "since": since, "age_s": age, "until": until }))?)
+        });
+    }
+    let mut rows = vec![["id", "kind", "age", "since", "until"].map(str::to_owned).to_vec()];
+    for (since, id, kind, until) in keys {
+        let age = now.zip(since).map(|(now, since)| span(now.as_secs().saturating_sub(since.as_secs())));
+        let dash = || "-".to_owned();
+        rows.push(vec![
+            id.to_owned(),
+            kind,
+            age.unwrap_or_else(dash),
+            since.map_or_else(dash, format_time),
+            until.map_or_else(dash, format_time),
+        ]);
+    }
+    context.out.table(&rows)?;
+    note("of the registry; the age of a key that a configuration file names is that of its file");
+    Ok(())
+}

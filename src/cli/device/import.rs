@@ -1,0 +1,495 @@
+//! `tombolo device import` and `tombolo device keygen`: many devices at once.
+//!
+//! Both speak of a device by the same columns, so that what a provisioner's machine makes is
+//! imported on the gateway as it is:
+//!
+//! | column | content |
+//! |---|---|
+//! | `id`, `role`, `label` | as of `device add` |
+//! | `psk`, `psk-identity` | `text:…`, `hex:…`, or `generate` |
+//! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…`, or `generate` |
+//! | `certificate-uri`, `-dns`, `-cn`, `-issuer`; `public-key` (`sha256:…`) | as of `device add` |
+//! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::{Told, password, tell, without_level};
+use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
+use crate::cli::error::CommandError;
+use crate::cli::output::{patiently, plural};
+use crate::cli::{Context, note};
+use crate::config::certificate::parse_key_hash;
+use crate::config::registry::io::{check_import, import, random_key};
+use crate::config::scalar::{parse_psk, parse_psk_identity};
+use crate::gate::certificate::{CertificateName, NameKind};
+use crate::gate::jwt::JwtKey;
+use crate::gate::login::{Login, PasswordHash, USERNAME_MAX};
+use crate::gate::settings::{Device, Psk};
+use crate::message::Name;
+use crate::proto::dtls::server::DistinguishedName;
+use crate::proto::pem;
+
+/// Largest file, in bytes.
+const FILE_MAX: u64 = 64 << 20;
+/// Most faults that are printed.
+const FAULTS_SHOWN: usize = 20;
+/// The columns.
+const COLUMNS: [&str; 14] = [
+    "id",
+    "role",
+    "label",
+    "psk",
+    "psk-identity",
+    "password",
+    "mqtt-username",
+    "certificate-uri",
+    "certificate-dns",
+    "certificate-cn",
+    "certificate-issuer",
+    "public-key",
+    "jwt-key",
+    "jwt-until",
+];
+
+/// One device as it stands in the file.
+struct Row {
+    line: usize,
+    fields: BTreeMap<String, Zeroizing<String>>,
+}
+
+/// What was generated for a device, to be shown once.
+#[derive(Default)]
+struct Made {
+    psk: Option<Zeroizing<String>>,
+    password: Option<Zeroizing<String>>,
+}
+
+/// `tombolo device import`
+pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Result<(), CommandError> {
+    let text = read(&arguments.file)?;
+    let rows = rows(&text).map_err(|(line, what)| {
+        CommandError::Failed(format!("{}:{line}: {what}", arguments.file.display()))
+    })?;
+    let loaded = context.load_whole("device import")?;
+    let (mut devices, mut made, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    let convert = || {
+        for row in &rows {
+            match device(row, arguments.role.as_deref()) {
+                Ok((device, new)) => {
+                    devices.push(device);
+                    made.push(new);
+                }
+                Err(what) => faults.push(format!("{}:{}: {what}", arguments.file.display(), row.line)),
+            }
+        }
+    };
+    patiently("reading the devices", convert);
+    let findings = check_import(&loaded, &devices);
+    faults.extend(findings.iter().map(without_level));
+    if !faults.is_empty() {
+        for fault in faults.iter().take(FAULTS_SHOWN) {
+            note(fault);
+        }
+        let count = plural(faults.len() as u64, "fault");
+        return Err(CommandError::Failed(format!("{count}; nothing was imported")));
+    }
+    if arguments.dry_run {
+        let count = plural(devices.len() as u64, "device");
+        return match context.out.json {
+            true => Ok(context.out.object(&json!({ "devices": devices.len(), "dry_run": true }))?),
+            false => Ok(context.out.line(format_args!("{count} can be imported; nothing was changed"))?),
+        };
+    }
+    patiently("writing the devices", || import(&loaded, &devices)).map_err(|findings| {
+        CommandError::Failed(findings.iter().map(without_level).collect::<Vec<_>>().join("; "))
+    })?;
+    // What was generated is shown whatever the daemon says.
+    for (device, made) in devices.iter().zip(&made) {
+        if made.psk.is_some() || made.password.is_some() {
+            let mut object = json!({ "id": device.id.as_str() });
+            for (key, secret) in [("psk", &made.psk), ("password", &made.password)] {
+                if let Some(secret) = secret {
+                    object[key] = secret.as_str().into();
+                }
+            }
+            context.out.object(&object)?;
+        }
+    }
+    let told = tell(context)?;
+    if context.out.json {
+        return Ok(context.out.object(&json!({ "devices": devices.len(), "dry_run": false }))?);
+    }
+    let effect = match told {
+        Told::Reloaded => "they may connect now",
+        Told::NotRunning => "tombolo is not running",
+    };
+    Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
+}
+
+fn read(file: &std::path::Path) -> Result<Zeroizing<String>, CommandError> {
+    let failed =
+        |error: std::io::Error| CommandError::Failed(format!("{} cannot be read: {error}", file.display()));
+    let mut text = Zeroizing::new(String::new());
+    if file.as_os_str() == "-" {
+        std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        let opened = std::fs::File::open(file).map_err(failed)?;
+        opened.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
+    }
+    Ok(text)
+}
+
+/// Reads CSV with a header, or JSON.
+fn rows(text: &str) -> Result<Vec<Row>, (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let rows = match text.trim_start().as_bytes().first() {
+        None => Vec::new(),
+        Some(b'[') => {
+            let all: Vec<Value> =
+                serde_json::from_str(text).map_err(|error| (error.line(), "is not JSON".to_owned()))?;
+            all.into_iter().enumerate().map(|(at, value)| object(at + 1, value)).collect::<Result<_, _>>()?
+        }
+        Some(b'{') => {
+            let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+            let one = |(at, line): (usize, &str)| {
+                let value = serde_json::from_str(line).map_err(|_| (at + 1, "is not JSON".to_owned()))?;
+                object(at + 1, value)
+            };
+            lines.map(one).collect::<Result<_, _>>()?
+        }
+        Some(_) => table(text)?,
+    };
+    if rows.is_empty() {
+        return Err((1, "has no devices".to_owned()));
+    }
+    Ok(rows)
+}
+
+fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
+    let name = name.trim().to_ascii_lowercase().replace('_', "-");
+    match COLUMNS.contains(&name.as_str()) {
+        true => Ok(name),
+        false => Err((line, format!("{name:?} is no column; there are: {}", COLUMNS.join(", ")))),
+    }
+}
+
+fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
+    let Value::Object(object) = value else { return Err((line, "is not an object".to_owned())) };
+    let mut fields = BTreeMap::new();
+    for (name, value) in object {
+        let name = column(line, &name)?;
+        match value {
+            Value::Null => {}
+            Value::String(text) => drop(fields.insert(name, Zeroizing::new(text))),
+            _ => return Err((line, format!("{name} is not a text"))),
+        }
+    }
+    Ok(Row { line, fields })
+}
+
+/// Reads CSV (RFC 4180); the first line names the columns.
+fn table(text: &str) -> Result<Vec<Row>, (usize, String)> {
+    let mut records = records(text)?.into_iter();
+    let Some((line, header)) = records.next() else { return Ok(Vec::new()) };
+    let columns: Vec<String> = header.iter().map(|name| column(line, name)).collect::<Result<_, _>>()?;
+    if let Some(twice) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
+        return Err((line, format!("the column {:?} is there twice", twice.1)));
+    }
+    let mut rows = Vec::new();
+    for (line, record) in records {
+        if record.len() == 1 && record[0].is_empty() {
+            continue;
+        }
+        if record.len() != columns.len() {
+            let message = format!("has {} fields, and the header {}", record.len(), columns.len());
+            return Err((line, message));
+        }
+        let filled = columns.iter().cloned().zip(record).filter(|(_, text)| !text.is_empty());
+        rows.push(Row { line, fields: filled.collect() });
+    }
+    Ok(rows)
+}
+
+/// The records of CSV, each with its line.
+#[allow(clippy::type_complexity)]
+fn records(text: &str) -> Result<Vec<(usize, Vec<Zeroizing<String>>)>, (usize, String)> {
+    let (mut records, mut record, mut field) = (Vec::new(), Vec::new(), Zeroizing::new(String::new()));
+    let (mut line, mut begun, mut quoted) = (1, 1, false);
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' if quoted => match characters.next_if_eq(&'"') {
+                Some(_) => field.push('"'),
+                None => quoted = false,
+            },
+            '"' if field.is_empty() => quoted = true,
+            '"' => return Err((line, "has a quote within a field".to_owned())),
+            ',' if !quoted => record.push(std::mem::take(&mut field)),
+            '\r' if !quoted && characters.peek() == Some(&'\n') => {}
+            '\n' if !quoted => {
+                record.push(std::mem::take(&mut field));
+                records.push((begun, std::mem::take(&mut record)));
+                line += 1;
+                begun = line;
+            }
+            other => {
+                line += usize::from(other == '\n');
+                field.push(other);
+            }
+        }
+    }
+    if quoted {
+        return Err((begun, "has a quote that is not closed".to_owned()));
+    }
+    if !field.is_empty() || !record.is_empty() {
+        record.push(field);
+        records.push((begun, record));
+    }
+    Ok(records)
+}
+
+/// The device of a row. Messages never have a secret in them.
+fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
+    let get = |name: &str| row.fields.get(name).map(|text| text.as_str()).filter(|text| !text.is_empty());
+    let id = get("id").ok_or("has no id")?;
+    let name = Name::parse(id).map_err(|error| format!("{id:?} is not a device id: {error}"))?;
+    let role = get("role").or(role).ok_or_else(|| format!("{id} has no role; --role names one for all"))?;
+    let role = Name::parse(role).map_err(|error| format!("{role:?} is not a role: {error}"))?;
+    let label = get("label").map(str::to_owned);
+    if label
+        .as_ref()
+        .is_some_and(|label| label.len() > super::add::LABEL_MAX || label.chars().any(char::is_control))
+    {
+        return Err(format!("{id}: its label is too long, or has control characters"));
+    }
+    let mut made = Made::default();
+    let psk = match get("psk") {
+        None => None,
+        Some(text) => {
+            let identity = match get("psk-identity") {
+                None => id.as_bytes().to_vec(),
+                Some(text) => {
+                    parse_psk_identity(text).ok_or_else(|| format!("{id}: psk-identity is no identity"))?
+                }
+            };
+            let key = if text == "generate" {
+                let key = random_key().map_err(|error| error.to_string())?;
+                made.psk = Some(Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key))));
+                key
+            } else {
+                parse_psk(text.as_bytes()).map_err(|error| format!("{id}: psk: {error}"))?
+            };
+            Some(Psk { identity, key })
+        }
+    };
+    let login = match get("password") {
+        None => None,
+        Some(text) => {
+            let username = get("mqtt-username").unwrap_or(id);
+            if username.len() > USERNAME_MAX || username.chars().any(char::is_control) {
+                return Err(format!("{id}: mqtt-username is no user name"));
+            }
+            if let Some(password) = PasswordHash::parse(text) {
+                Some(Login { username: username.to_owned(), password })
+            } else {
+                let argument = if text == "generate" { "" } else { text };
+                let refused = |_| {
+                    format!("{id}: password is neither a hash, nor text: and a password, nor \"generate\"")
+                };
+                let (login, secret) = password::login(username, argument).map_err(refused)?;
+                if text == "generate" {
+                    made.password = Some(secret);
+                }
+                Some(login)
+            }
+        }
+    };
+    let issuer = match get("certificate-issuer") {
+        None => None,
+        Some(text) => Some(
+            DistinguishedName::parse(text).map_err(|error| format!("{id}: certificate-issuer: {error}"))?,
+        ),
+    };
+    let mut certificate = None;
+    for kind in NameKind::ALL {
+        let Some(text) = get(kind.key()) else { continue };
+        if certificate.is_some() {
+            return Err(format!("{id}: only one name may identify a certificate"));
+        }
+        let named = CertificateName::new(kind, text, issuer.clone());
+        certificate = Some(named.map_err(|error| format!("{id}: {}: {error}", kind.key()))?);
+    }
+    if issuer.is_some() && certificate.is_none() {
+        return Err(format!("{id}: there is no certificate-uri, -dns or -cn"));
+    }
+    let public_key = match get("public-key") {
+        None => None,
+        Some(text) => Some(
+            parse_key_hash(text).ok_or_else(|| format!("{id}: public-key is not sha256: and 64 digits"))?,
+        ),
+    };
+    let until =
+        get("jwt-until").map(date).transpose().map_err(|error| format!("{id}: jwt-until: {error}"))?;
+    let mut jwt_keys = Vec::new();
+    if let Some(text) = get("jwt-key") {
+        let info = STANDARD.decode(text).map_err(|_| format!("{id}: jwt-key is not base64"))?;
+        jwt_keys.push(JwtKey::parse(&info, until).map_err(|error| format!("{id}: jwt-key {error}"))?);
+    }
+    if psk.is_none()
+        && login.is_none()
+        && certificate.is_none()
+        && public_key.is_none()
+        && jwt_keys.is_empty()
+    {
+        return Err(format!("{id} has no key, password or certificate"));
+    }
+    let device = Device {
+        id: name,
+        role,
+        label,
+        psk,
+        certificate,
+        public_key,
+        login,
+        jwt_keys,
+        next_psk: None,
+        offline_after: None,
+    };
+    Ok((device, made))
+}
+
+/// `tombolo device keygen`: prints what `device import` reads, CSV, or JSON with `--json`.
+pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Result<(), CommandError> {
+    for id in &arguments.ids {
+        Name::parse(id)
+            .map_err(|error| CommandError::Usage(format!("{id:?} is not a device id: {error}")))?;
+    }
+    let role = arguments.role.as_deref();
+    let name = match arguments.kind {
+        KeyKind::Psk => "psk",
+        KeyKind::Password => "password",
+        KeyKind::Jwt => "jwt-key",
+    };
+    let mut header = vec!["id"];
+    header.extend(role.map(|_| "role"));
+    header.push(name);
+    if !context.out.json {
+        context.out.verbatim(&format!("{}\n", header.join(",")))?;
+    }
+    for id in &arguments.ids {
+        let mut object = json!({ "id": id });
+        if let Some(role) = role {
+            object["role"] = role.into();
+        }
+        let key = match arguments.kind {
+            KeyKind::Jwt => {
+                let folder = arguments.keys.as_deref().unwrap_or_else(|| std::path::Path::new("."));
+                key_pair(&folder.join(format!("{id}.key")))?
+            }
+            KeyKind::Psk | KeyKind::Password => {
+                let key = random_key().map_err(CommandError::failed)?;
+                Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key)))
+            }
+        };
+        object[name] = key.as_str().into();
+        if context.out.json {
+            context.out.verbatim_object(&object)?;
+        } else {
+            // None of these has a comma or a quote.
+            let fields: Vec<&str> =
+                [Some(id.as_str()), role, Some(key.as_str())].into_iter().flatten().collect();
+            context.out.verbatim(&format!("{}\n", fields.join(",")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a key pair: the private key goes into a new file, the public one is returned in base64.
+fn key_pair(file: &std::path::Path) -> Result<Zeroizing<String>, CommandError> {
+    use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+    let broken = |_| CommandError::failed("the machine's random numbers fail");
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(broken)?;
+    let private = pair.to_pkcs8v1().map_err(broken)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(1_024));
+    pem::encode("PRIVATE KEY", private.as_ref(), &mut text);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options
+        .open(file)
+        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+        .map_err(|error| CommandError::Failed(format!("{} cannot be made: {error}", file.display())))?;
+    let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(broken)?;
+    Ok(Zeroizing::new(STANDARD.encode(public.as_ref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        let rows = match rows(text) {
+            Ok(rows) => rows,
+            Err((line, what)) => return format!("{line}: {what}"),
+        };
+        let bad = rows.iter().find_map(|row| Some((row.line, device(row, None).err()?)));
+        bad.map_or_else(String::new, |(line, what)| format!("{line}: {what}"))
+    }
+
+    #[test]
+    fn csv_and_json_say_the_same() {
+        let csv = "id,role,label,psk\r\na,r,\"the \"\"north\"\",\n door\",text:secret\r\n\r\nb,r,,hex:00ff\n";
+        // A label with a line break is refused; the record is read all the same.
+        let read = rows(csv).expect("rows");
+        assert_eq!(read.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(read[0].fields["label"].as_str(), "the \"north\",\n door");
+        let array = r#"[{"id":"b","role":"r","psk":"hex:00ff","label":null}]"#;
+        let lines = "{\"id\":\"b\",\"role\":\"r\",\"psk\":\"hex:00ff\"}\n\n{\"id\":\"c\",\"role\":\"r\",\"psk\":\"generate\"}\n";
+        for text in [array, lines] {
+            let read = rows(text).expect("rows");
+            let (device, _) = device(&read[0], None).expect("a device");
+            assert_eq!(device.psk.as_ref().map(|psk| psk.key.as_slice()), Some(&[0, 255][..]));
+        }
+        let (_, made) = device(&rows(lines).expect("rows")[1], None).expect("a device");
+        assert!(made.psk.is_some_and(|psk| psk.starts_with("text:") && psk.len() == 27));
+    }
+
+    #[test]
+    fn each_fault_has_its_line_and_no_secret() {
+        for (text, expected) in [
+            ("", "1: has no devices"),
+            ("id,color\na,red\n", "1: \"color\" is no column"),
+            ("id,id\na,b\n", "1: the column \"id\" is there twice"),
+            ("id,role\na\n", "2: has 1 fields, and the header 2"),
+            ("id,role,psk\na,r,text:x\n\"b,r,x\n", "3: has a quote that is not closed"),
+            ("id,role,psk\na b,r,text:x\n", "2: \"a b\" is not a device id"),
+            ("id,psk\na,text:x\n", "2: a has no role"),
+            ("id,role\na,r\n", "2: a has no key, password or certificate"),
+            ("id,role,psk\na,r,SECRET\n", "2: a: psk: "),
+            ("id,role,password\na,r,SECRET\n", "2: a: password is neither"),
+            ("id,role,jwt-key\na,r,AAAA\n", "2: a: jwt-key is not a public key"),
+            ("id,role,jwt-until,psk\na,r,soon,text:x\n", "2: a: jwt-until"),
+            ("[{\"id\":1}]", "1: id is not a text"),
+            ("{\"id\":\"a\"}\nx\n", "2: is not JSON"),
+        ] {
+            let found = fault(text);
+            assert!(found.starts_with(expected) && !found.contains("SECRET"), "{text:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_read_panics() {
+        let good = "id,role,label,psk\na,r,\"x\",text:y\n";
+        for length in 0..good.len() {
+            let _ = fault(&good[..length]);
+            let _ = fault(&good.replace(&good[length..=length], "\""));
+        }
+    }
+}

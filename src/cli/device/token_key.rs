@@ -1,0 +1,35 @@
+//! A public key for tokens: from a file, and as it is shown.
+
+use std::io::Read as _;
+
+use serde_json::json;
+
+use crate::cli::error::CommandError;
+use crate::clock::UnixTime;
+use crate::config::certificate::{format_key_hash, public_key_info};
+use crate::config::registry::credentials::format_time;
+use crate::gate::jwt::JwtKey;
+
+/// Largest file with a public key, in bytes.
+const KEY_FILE_MAX: u64 = 64 << 10;
+
+/// The public key in a file.
+pub(super) fn public(file: &std::path::Path, until: Option<UnixTime>) -> Result<JwtKey, CommandError> {
+    let failed = |why: &dyn std::fmt::Display| CommandError::Failed(format!("{} {why}", file.display()));
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(KEY_FILE_MAX).read_to_end(&mut bytes))
+        .map_err(|error| failed(&format_args!("cannot be read: {error}")))?;
+    let info = public_key_info(&bytes).map_err(|error| failed(&error))?;
+    JwtKey::parse(&info, until).map_err(|error| failed(&error))
+}
+
+/// A key in JSON.
+pub(super) fn key_entry(key: &JwtKey) -> serde_json::Value {
+    json!({
+        "key": format_key_hash(&key.hash()),
+        "algorithm": key.algorithm.as_str(),
+        "since": key.since.map(format_time),
+        "until": key.until.map(format_time),
+    })
+}

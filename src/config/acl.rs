@@ -1,0 +1,194 @@
+//! What the rules say about everything that a device says, asks for or is told: readings, MQTT
+//! publishes and subscriptions, commands. `tombolo acl explain` prints it, `tombolo acl test`
+//! compares it with expectations.
+
+use std::fmt;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Settings;
+use crate::downlink::router::{Directory, Refusal, Routed, Router};
+use crate::gate::Gate;
+use crate::message::{Method, Name, Path};
+use crate::southbound::mqtt::explain::{Judged, publish, subscribe};
+
+/// What is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// A reading, with this method.
+    Reading(Method),
+    /// A publish of a local MQTT client.
+    Publish,
+    /// A subscription of a local MQTT client.
+    Subscribe,
+    /// A command to the device, at a path of `[topics] command`.
+    Command,
+}
+
+impl Question {
+    /// All words, for messages.
+    pub const WORDS: &str = "POST, PUT, DELETE, publish, subscribe, command";
+
+    /// Parses a word; case is ignored.
+    pub fn parse(text: &str) -> Option<Question> {
+        match text.to_ascii_lowercase().as_str() {
+            "publish" => Some(Question::Publish),
+            "subscribe" => Some(Question::Subscribe),
+            "command" => Some(Question::Command),
+            _ => Method::parse(text).map(Question::Reading),
+        }
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Question::Reading(method) => method.as_str(),
+            Question::Publish => "publish",
+            Question::Subscribe => "subscribe",
+            Question::Command => "command",
+        })
+    }
+}
+
+/// The devices of the gate, as the router looks them up.
+struct Devices<'g>(&'g Gate, Instant);
+
+impl Directory for Devices<'_> {
+    fn device(&self, id: &str) -> Option<(Name, Name)> {
+        let Devices(gate, now) = self;
+        let view = gate.device(*now, gate.device_by_id(id)?)?;
+        Some((view.id.clone(), view.role.clone()))
+    }
+
+    fn devices_of(&self, role: &Name) -> Vec<Name> {
+        let Devices(gate, now) = self;
+        gate.devices(*now).filter(|view| view.role == role).map(|view| view.id.clone()).collect()
+    }
+}
+
+/// What the rules say, with the keys of an [`Explanation`](crate::gate::Explanation). `path`: a
+/// path, the topic of a publish, or a filter.
+pub fn explain(
+    settings: &Settings,
+    gate: &Gate,
+    now: Instant,
+    device: &str,
+    question: Question,
+    path: &str,
+) -> Value {
+    let reading = |method| serde_json::to_value(gate.explain(now, device, method, path)).unwrap_or_default();
+    let role =
+        gate.device_by_id(device).and_then(|index| gate.device(now, index)).map(|view| view.role.clone());
+    let Some(role) = role else {
+        let mut value = reading(Method::Post);
+        value["method"] = question.to_string().into();
+        return value;
+    };
+    let local = settings.mqtt.local.iter().find(|(name, _)| *name == role).map(|(_, rules)| rules);
+    let said = |judged: &Judged, kind: &str| {
+        let rule = |name: &Name| format!("{kind}.{name}");
+        let (reason, decides, why) = match judged {
+            Judged::Local(name) => (None, Some(rule(name)), format!("rule {} allows it", rule(name))),
+            Judged::Downlink(name) => {
+                let decides = format!("downlink.{name}");
+                let why = format!("rule {decides} leads to paths of its own that this filter matches");
+                (None, Some(decides), why)
+            }
+            Judged::Denied(name) => {
+                (Some("denied"), Some(rule(name)), format!("rule {} denies it", rule(name)))
+            }
+            Judged::NoRule => (
+                Some("no_rule"),
+                None,
+                format!("no {kind} rule of role {role} matches, and nothing is allowed without one"),
+            ),
+            Judged::Invalid if kind == "local-subscribe" => {
+                (Some("bad_path"), None, "it is not a topic filter".to_owned())
+            }
+            Judged::Invalid => (Some("bad_path"), None, "it is not a topic".to_owned()),
+            Judged::Shared => (Some("bad_path"), None, "shared subscriptions are not offered".to_owned()),
+        };
+        json!({
+            "device": device, "method": question.to_string(), "path": path, "query": null,
+            "allowed": judged.is_allowed(), "reason": reason, "why": why,
+            "role": role.as_str(), "rule": decides, "matched": [], "publish": null, "max_payload": null,
+            "quota": null,
+        })
+    };
+    match question {
+        Question::Reading(method) => reading(method),
+        Question::Publish => {
+            // An uplink rule, else a local-publish rule: as a client's publish is judged.
+            let index = gate.device_by_id(device);
+            let is_reading =
+                Path::parse(path).is_ok_and(|path| index.is_some_and(|index| gate.has_rule(index, path)));
+            let judged = publish(local, device, path);
+            if let (Err(error), false) = (Path::parse(path), judged.is_allowed()) {
+                let mut value = said(&Judged::Invalid, "local-publish");
+                value["why"] = error.to_string().into();
+                return value;
+            }
+            if is_reading || !judged.is_allowed() {
+                // A `?` of a topic is no query.
+                let path = path.replace('?', "%3F");
+                let explained = gate.explain(now, device, Method::Post, &path);
+                let mut value = serde_json::to_value(explained).unwrap_or_default();
+                value["method"] = question.to_string().into();
+                if let (false, Judged::Denied(rule)) = (is_reading, &judged) {
+                    value["why"] =
+                        format!("no uplink rule matches, and rule local-publish.{rule} denies it").into();
+                    value["reason"] = "denied".into();
+                    value["rule"] = format!("local-publish.{rule}").into();
+                }
+                return value;
+            }
+            let mut value = said(&judged, "local-publish");
+            let why = value["why"].as_str().unwrap_or_default().to_owned();
+            value["why"] =
+                format!("no uplink rule matches; {why}: it goes to local clients, never upstream").into();
+            value
+        }
+        Question::Subscribe => {
+            let downlink = settings.gate.roles.iter().find(|known| known.name == role);
+            let downlink = downlink.map_or(&[][..], |role| &role.downlink);
+            said(&subscribe(local, downlink, device, path), "local-subscribe")
+        }
+        Question::Command => command(settings, gate, now, device, &role, path),
+    }
+}
+
+fn command(settings: &Settings, gate: &Gate, now: Instant, device: &str, role: &Name, path: &str) -> Value {
+    let router = Router::new(&settings.downlink);
+    let mut value = json!({
+        "device": device, "method": "command", "path": path, "query": null, "allowed": false,
+        "reason": "no_rule", "why": "", "role": role.as_str(), "rule": null, "matched": [], "publish": null,
+        "max_payload": null, "quota": null,
+    });
+    let Some(topic) = router.command_topic(device, path) else {
+        value["why"] = "topics.command is switched off".into();
+        return value;
+    };
+    match router.route(&topic, &Devices(gate, now)) {
+        Routed::To(targets) => match targets.iter().find(|target| target.device.as_str() == device) {
+            Some(target) => {
+                let rule = format!("downlink.{}", target.rule.name);
+                value["allowed"] = true.into();
+                value["reason"] = Value::Null;
+                value["why"] = format!("rule {rule} allows {topic}, as {} at the device", target.path).into();
+                value["rule"] = rule.into();
+            }
+            None => value["why"] = "it is for other devices".into(),
+        },
+        Routed::Refused { refusal, .. } => {
+            if let Refusal::Denied(rule) = &refusal {
+                value["rule"] = format!("downlink.{rule}").into();
+                value["reason"] = "denied".into();
+            }
+            value["why"] = format!("{refusal} ({topic})").into();
+        }
+        Routed::Nothing => value["why"] = format!("no downlink rule matches {topic}").into(),
+    }
+    value
+}

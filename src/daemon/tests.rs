@@ -1,0 +1,178 @@
+//! What `acl explain` and `acl test` say agrees with the gate and the MQTT listener that run, under
+//! any rules.
+
+use std::time::Instant;
+
+use mqtt::packet::{Qos, SubEntry, SubOpts, v5_0};
+use mqtt_protocol_core::mqtt;
+use proptest::prelude::*;
+
+use crate::clock::Moment;
+use crate::config::Loaded;
+use crate::config::acl::{Question, explain};
+use crate::gate::Gate;
+use crate::message::{Method, Path, Stamp};
+use crate::pipeline::Pipeline;
+use crate::pipeline::fake::FakeStore;
+use crate::southbound::mqtt::{Intake, Source};
+
+fn load(rules: &str) -> Loaded {
+    let text = format!(
+        "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
+         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\n[device.b]\nrole = \"s\"\n"
+    );
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tombolo-acl-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let config = folder.join("tombolo.toml");
+    std::fs::write(&config, text).expect("a file");
+    std::fs::write(folder.join("a.password"), "text:secret").expect("a file");
+    let options = crate::config::io::Options {
+        config,
+        vendor_conf_d: folder.join("vendor"),
+        environment: Vec::new(),
+        credentials_directory: None,
+    };
+    let loaded = crate::config::io::load(&options, None).expect("a configuration");
+    let _ = std::fs::remove_dir_all(&folder);
+    loaded
+}
+
+/// Patterns, topics and paths from few words, so that they meet.
+fn words(wild: bool) -> impl Strategy<Value = String> {
+    let level = if wild {
+        prop::sample::select(vec!["t", "home", "a", "b", "+"])
+    } else {
+        prop::sample::select(vec!["t", "home", "a", "b"])
+    };
+    (prop::collection::vec(level, 1..4), prop::bool::weighted(if wild { 0.4 } else { 0.0 }))
+        .prop_map(|(levels, rest)| format!("{}{}", levels.join("/"), if rest { "/#" } else { "" }))
+}
+
+fn rules() -> impl Strategy<Value = String> {
+    let kind = prop::sample::select(vec!["uplink", "local-publish", "local-subscribe"]);
+    let rule = (kind, words(true), any::<bool>());
+    prop::collection::vec(rule, 0..8).prop_map(|rules| {
+        let mut text = "[role.s]\n[role.r]\n".to_owned();
+        for (at, (kind, pattern, deny)) in rules.into_iter().enumerate() {
+            let key = if kind == "uplink" { "path" } else { "topic" };
+            text.push_str(&format!("[role.r.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
+        }
+        text
+    })
+}
+
+/// The gate and the listener as they run, with a client of device `a`.
+struct Running {
+    intake: Intake,
+    pipeline: Pipeline<FakeStore>,
+    moment: Moment,
+    client: u64,
+}
+
+impl Running {
+    fn new(loaded: &Loaded) -> Running {
+        let now = Instant::now();
+        let gate = Gate::new(loaded.settings.gate.clone(), now);
+        let moment = Moment { now, boottime_ms: 1, wall: None, ages_from: None };
+        let mut intake = Intake::new(&loaded.settings.mqtt, &loaded.settings.gate.roles, &[1; 32]);
+        let client = intake.handle_opened(now, Source::default());
+        let mut running =
+            Running { intake, pipeline: Pipeline::new(gate, FakeStore::default()), moment, client };
+        let connect = v5_0::Connect::builder().client_id("c").unwrap().user_name("a").unwrap();
+        running.answer(&connect.password("secret").unwrap().build().unwrap().to_continuous_buffer());
+        running
+    }
+
+    /// The bytes of the first packet that comes back.
+    fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.intake.handle_bytes(&self.moment, self.client, bytes, &mut self.pipeline);
+        while !self.pipeline.store().taken.is_empty() {
+            self.pipeline.store().answer(true);
+        }
+        while self.pipeline.handle_completion() {}
+        let mut completed = Vec::new();
+        while let Some(event) = self.pipeline.poll_event() {
+            if let crate::pipeline::Event::Completed {
+                ticket: crate::proto::address::Ticket::Mqtt(ticket),
+                stored,
+            } = event
+            {
+                completed.push((ticket, stored));
+            }
+        }
+        for (ticket, stored) in completed {
+            self.intake.handle_completion(&self.moment, ticket, stored, &mut self.pipeline);
+        }
+        let mut out = Vec::new();
+        self.intake.take_output(self.client, &mut out);
+        out
+    }
+
+    fn publishes(&mut self, topic: &str) -> bool {
+        let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::AtLeastOnce);
+        let publish = publish.packet_id(7).payload(b"".to_vec()).build().unwrap();
+        let answer = self.answer(&publish.to_continuous_buffer());
+        assert_eq!(answer[0], 0x40, "{answer:?}");
+        // A PUBACK of two bytes, or with a code below 0x80, is a success.
+        answer[1] == 2 || answer[4] < 0x80
+    }
+
+    fn subscribes(&mut self, filter: &str) -> bool {
+        let entry = SubEntry::new(filter, SubOpts::new()).unwrap();
+        let subscribe = v5_0::Subscribe::builder().packet_id(9).entries(vec![entry]).build().unwrap();
+        let answer = self.answer(&subscribe.to_continuous_buffer());
+        assert_eq!(answer[0], 0x90, "{answer:?}");
+        answer[5] < 0x80
+    }
+
+    fn reads(&mut self, device: &str, method: Method, path: &str) -> bool {
+        let gate = &mut self.pipeline.gate;
+        let Some(device) = gate.device_by_id(device) else { return false };
+        let stamp = Stamp { boottime_ms: 1, wall_ms: None };
+        let received = crate::gate::Received {
+            path: Path::parse(path).expect("a path"),
+            query: None,
+            method,
+            payload: b"",
+            content_format: None,
+            blockwise: false,
+            stamp,
+        };
+        gate.admit(self.moment.now, device, received).is_ok()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_table_and_the_running_gate_agree_on_any_rules(
+        rules in rules(),
+        paths in prop::collection::vec(words(false), 1..5),
+        filters in prop::collection::vec(words(true), 1..5),
+    ) {
+        let quota = "[role.r.quota]\nmessages = 100000\nbytes = \"1GiB\"\nper = \"1s\"\nburst = 100000\n";
+        let loaded = load(&format!("{rules}{quota}"));
+        let now = Instant::now();
+        let gate = Gate::new(loaded.settings.gate.clone(), now);
+        let mut running = Running::new(&loaded);
+        let settings = &loaded.settings;
+        let says = |device: &str, question, path: &str| {
+            explain(settings, &gate, now, device, question, path)["allowed"] == true
+        };
+        for path in &paths {
+            for device in ["a", "b", "nobody"] {
+                for method in [Method::Post, Method::Put, Method::Delete] {
+                    let said = says(device, Question::Reading(method), path);
+                    prop_assert_eq!(said, running.reads(device, method, path), "{} {} {}", device, method.as_str(), path);
+                }
+            }
+            prop_assert_eq!(says("a", Question::Publish, path), running.publishes(path), "publish {} under {}", path, rules);
+        }
+        for filter in &filters {
+            prop_assert_eq!(says("a", Question::Subscribe, filter), running.subscribes(filter), "subscribe {} under {}", filter, rules);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! From a CONNECT to a session: who a client is, and what room there is for it.
+//!
+//! | it shows | is the device |
+//! |---|---|
+//! | a certificate | that has it |
+//! | a token ([`jwt`]) as the password | that the token names (`sub`), or else the client id, or what is behind its last `/`; by a key that is registered for it |
+//! | another password | with the user name |
+//!
+//! A wrong signature of a token counts against its address as a wrong password does.
+
+use super::*;
+use crate::gate::jwt::{self, JwtFault, Token};
+
+impl Intake {
+    /// The password that [`Intake::poll_verification`] handed out is right, or wrong.
+    pub fn handle_verified<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        right: bool,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let Some((number, device)) = self.verifications.complete(moment.now, right) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(hello) = connection.hello.take() else { return };
+        if right {
+            self.accept(moment, number, device, None, &hello, pipeline);
+            self.process(moment, number, pipeline);
+        } else {
+            let code = ConnectReasonCode::BadUserNameOrPassword;
+            self.refuse(moment.now, number, code, hello.username.as_deref(), "wrong password", pipeline);
+        }
+    }
+
+    pub(super) fn handle_connect<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        number: ConnectionNumber,
+        hello: Box<Hello>,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        use ConnectReasonCode as Code;
+        let now = moment.now;
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.version = Some(hello.version);
+        connection.wants_reasons = hello.wants_reasons;
+        let username = hello.username.clone();
+        let username = username.as_deref();
+        if hello.has_method {
+            let reason = "an authentication method, which is not offered";
+            return self.refuse(now, number, Code::BadAuthenticationMethod, username, reason, pipeline);
+        }
+        let is_nameless_session =
+            hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
+        if hello.client_id.len() > CLIENT_ID_MAX || is_nameless_session {
+            let reason = "client id too long, or empty for a session that is kept";
+            return self.refuse(now, number, Code::ClientIdentifierNotValid, username, reason, pipeline);
+        }
+        if hello.will.as_ref().is_some_and(|will| Path::parse(&will.topic).is_err()) {
+            let reason = "the topic of its will is not a path";
+            return self.refuse(now, number, Code::TopicNameInvalid, username, reason, pipeline);
+        }
+        // A certificate identifies by itself; one that is of no device leaves the password.
+        if let Some(identity) = &connection.source.identity
+            && let Ok(device) = pipeline.gate.identify(now, identity)
+        {
+            let expires = connection.source.expires;
+            return self.accept(moment, number, device, expires, &hello, pipeline);
+        }
+        if hello.password.as_ref().is_some_and(|password| jwt::is_token(password)) {
+            return self.handle_token(moment, number, &hello, pipeline);
+        }
+        let (Some(name), Some(password)) = (username, &hello.password) else {
+            let reason = "neither a password nor a certificate of a device";
+            return self.refuse(now, number, Code::NotAuthorized, username, reason, pipeline);
+        };
+        let Some((device, hash)) = pipeline.gate.login(name) else {
+            let reason = "no device has this user name";
+            return self.refuse(now, number, Code::BadUserNameOrPassword, username, reason, pipeline);
+        };
+        if !hash.is_costly() {
+            return match hash.verify(password) {
+                true => self.accept(moment, number, device, None, &hello, pipeline),
+                false => {
+                    let code = Code::BadUserNameOrPassword;
+                    self.refuse(now, number, code, username, "wrong password", pipeline);
+                }
+            };
+        }
+        let (hash, password) = (hash.clone(), password.clone());
+        let verification = Verification { connection: number, device, hash, password };
+        match self.verifications.request(now, connection.source.address, verification) {
+            Requested::Right => self.accept(moment, number, device, None, &hello, pipeline),
+            Requested::Waits => {
+                connection.hello = Some(hello);
+                connection.state = State::Verifying;
+            }
+            Requested::Full => {
+                let reason = "too many passwords wait to be verified";
+                self.refuse(now, number, Code::ServerBusy, username, reason, pipeline);
+            }
+            Requested::Paused => {
+                let reason = "too many wrong passwords from this address";
+                self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+            }
+        }
+    }
+
+    /// A token is the password: the user name is ignored.
+    fn handle_token<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        number: ConnectionNumber,
+        hello: &Hello,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        use ConnectReasonCode as Code;
+        let (now, username) = (moment.now, hello.username.as_deref());
+        let Some(connection) = self.connections.get(&number) else { return };
+        let address = connection.source.address;
+        if self.verifications.is_paused(now, address) {
+            let reason = "too many wrong passwords from this address";
+            return self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+        }
+        let judged =
+            Token::parse(hello.password.as_deref().map_or(&[][..], Vec::as_slice)).and_then(|token| {
+                let client_id = hello.client_id.as_str();
+                let id = token.subject().unwrap_or_else(|| client_id.rsplit('/').next().unwrap_or(client_id));
+                let gate = &pipeline.gate;
+                let Some((device, keys)) = gate.jwt_keys(id) else { return Ok(None) };
+                let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
+                Ok(Some((device, token.verify(keys, audience, self.clock)?)))
+            });
+        let reason = match judged {
+            Ok(Some((device, end))) => {
+                return self.accept(moment, number, device, Some(end), hello, pipeline);
+            }
+            Ok(None) => "no device with a registered key is named by the token (sub) or the client id",
+            Err(fault) => {
+                if fault == JwtFault::Signature {
+                    self.verifications.note_wrong(now, address);
+                }
+                fault.as_str()
+            }
+        };
+        self.refuse(now, number, Code::BadUserNameOrPassword, username, reason, pipeline);
+    }
+
+    /// Refuses a connect, after [`REFUSE_AFTER`].
+    fn refuse<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        number: ConnectionNumber,
+        code: ConnectReasonCode,
+        username: Option<&str>,
+        reason: &'static str,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.state = State::Refusing { at: connection.last_received.max(now) + REFUSE_AFTER, code };
+        pipeline.counters.count(Counter::MqttConnectsRefused);
+        let username = username.map(|name| name.chars().take(128).collect());
+        self.events.push_back(Event::Refused { address: connection.source.address, username, reason });
+        self.arm_connection(number);
+    }
+
+    /// The client is this device, until its proof expires.
+    #[allow(clippy::too_many_arguments)]
+    fn accept<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        number: ConnectionNumber,
+        device: DeviceIndex,
+        proof_ends: Option<UnixTime>,
+        hello: &Hello,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        use ConnectReasonCode as Code;
+        let now = moment.now;
+        let username = hello.username.as_deref();
+        // It may have been removed while its password was verified.
+        let Some(id) = pipeline.gate.id(device).cloned() else {
+            return self.refuse(now, number, Code::NotAuthorized, username, "device removed", pipeline);
+        };
+        let connects = self.connects.entry(device).or_insert(Connects { since: now, count: 0 });
+        if now.saturating_duration_since(connects.since) >= CONNECTS_PER {
+            *connects = Connects { since: now, count: 0 };
+        }
+        connects.count += 1;
+        if connects.count > CONNECTS_MAX {
+            let reason = "its device connects more than 120 times a minute";
+            return self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+        }
+        let (client_id, assigned) = match hello.client_id.as_str() {
+            "" => (format!("auto-{number}"), true),
+            given => (given.to_owned(), false),
+        };
+        let sessions = self.by_device.get(&device).into_iter().flatten().copied();
+        let before =
+            sessions.into_iter().find(|at| self.sessions.get(at).is_some_and(|s| *s.client_id == *client_id));
+        if let Some(other) = before.and_then(|at| self.sessions.get(&at)?.connection) {
+            if let Some(connection) = self.connections.get_mut(&other) {
+                connection.disconnect(DisconnectReasonCode::SessionTakenOver, None);
+            }
+            self.end(moment, other, Ended::TakenOver, pipeline);
+        }
+        // A session that does not outlive its connection is gone by now.
+        let mut before = before.filter(|at| self.sessions.contains_key(at));
+        if let Some(at) = before.filter(|_| hello.clean) {
+            // Its will is due when it ends (MQTT 5.0 §3.1.3.2.2).
+            self.publish_will(moment, at, pipeline);
+            self.remove_session(at);
+            before = None;
+        }
+        if before.is_none() && !self.make_room(moment, device, pipeline) {
+            let reason = "as many clients as max-clients are connected";
+            return self.refuse(now, number, Code::QuotaExceeded, username, reason, pipeline);
+        }
+        let at = before.unwrap_or_else(|| {
+            self.next_session += 1;
+            self.sessions.insert(self.next_session, Session::new(device, &client_id));
+            self.next_session
+        });
+        let of_device = self.by_device.entry(device).or_default();
+        of_device.retain(|other| *other != at);
+        of_device.push(at);
+        let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
+        let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
+        if let Some(session) = self.sessions.get_mut(&at) {
+            (session.publishes, session.receives) = allowed(rules, id.as_str());
+            session.connection = Some(number);
+            (session.expiry, session.expires_at) = (expiry, None);
+            (session.will, session.will_at) = (hello.will.clone(), None);
+            session.queue.begin();
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.session = Some(at);
+        connection.keep_alive = hello.keep_alive;
+        connection.proof_ends = proof_ends;
+        connection.receive_maximum = usize::from(hello.receive_maximum);
+        self.proofs_end.extend(proof_ends.map(|end| (end, number)));
+        connection.last_received = now;
+        let welcome = Welcome {
+            session_present: before.is_some(),
+            assigned: assigned.then_some(client_id.as_str()),
+            session_expiry: (expiry != hello.session_expiry).then_some(expiry),
+        };
+        connection.welcome(hello.version, &welcome);
+        connection.state = State::Open;
+        self.clients += 1;
+        let (address, version) = (connection.source.address, hello.version);
+        pipeline.gate.seen(now, device);
+        pipeline.counters.count(Counter::MqttConnectsAccepted);
+        self.events.push_back(Event::Connected { device: id, client_id, address, version });
+        self.arm_connection(number);
+        self.send_queued(number);
+        self.announce(number);
+        self.follow_bus(at);
+    }
+
+    /// Makes room for one more session of a device: its own oldest goes if it has as many as it may
+    /// have, one without a connection first. Returns whether there is room.
+    fn make_room<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        device: DeviceIndex,
+        pipeline: &mut Pipeline<S>,
+    ) -> bool {
+        let holder = pipeline.gate.holder(device);
+        let max = holder.map_or(Holder::SESSIONS, |holder| holder.max_sessions).max(1) as usize;
+        while let Some(own) = self.by_device.get(&device).filter(|own| own.len() >= max) {
+            let absent = |at: &&u64| self.sessions.get(at).is_none_or(|s| s.connection.is_none());
+            let Some(oldest) = own.iter().find(absent).or(own.first()).copied() else { break };
+            if let Some(other) = self.sessions.get(&oldest).and_then(|session| session.connection) {
+                if let Some(connection) = self.connections.get_mut(&other) {
+                    connection.disconnect(DisconnectReasonCode::QuotaExceeded, None);
+                }
+                self.end(moment, other, Ended::Replaced, pipeline);
+            }
+            self.publish_will(moment, oldest, pipeline);
+            self.remove_session(oldest);
+        }
+        if self.clients >= self.max_clients {
+            return false;
+        }
+        // Sessions without a connection are as many as clients may be; the next to expire goes.
+        if self.sessions.len() - self.clients >= self.max_clients {
+            let absent = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
+            if let Some(at) = absent.min_by_key(|(_, session)| session.expires_at).map(|(at, _)| *at) {
+                self.publish_will(moment, at, pipeline);
+                self.remove_session(at);
+            }
+        }
+        true
+    }
+}

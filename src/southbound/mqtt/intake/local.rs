@@ -1,0 +1,277 @@
+//! Subscriptions, and messages between local clients.
+
+use super::*;
+use crate::southbound::mqtt::packet::AtLeastOnce;
+use crate::southbound::mqtt::queue::Shared;
+use crate::southbound::mqtt::settings::QUEUED_TOTAL_MAX;
+
+impl Intake {
+    /// Judges one entry of a SUBSCRIBE: the paths of the device's own downlink, and what a
+    /// local-subscribe rule lets it receive. Returns whether the subscription is a new one, too.
+    pub(super) fn subscribe<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        session: Option<u64>,
+        filter: &str,
+        options: Options,
+        pipeline: &mut Pipeline<S>,
+    ) -> (SubackReasonCode, bool) {
+        let filter = match Filter::parse(filter) {
+            Ok(filter) => filter,
+            Err(FilterError::Shared) => return (SubackReasonCode::SharedSubscriptionsNotSupported, false),
+            Err(FilterError::Invalid) => return (SubackReasonCode::TopicFilterInvalid, false),
+        };
+        let Some((at, session)) = session.and_then(|at| Some((at, self.sessions.get_mut(&at)?))) else {
+            return (SubackReasonCode::UnspecifiedError, false);
+        };
+        let role = pipeline.gate.device(now, session.device).map(|view| view.role.clone());
+        let rules = role.and_then(|role| self.downlink.get(&role));
+        let is_downlink =
+            rules.is_some_and(|rules| rules.iter().any(|(deny, paths)| !deny && paths.overlaps(&filter)));
+        let is_local = session.receives.filter(&filter);
+        if !is_downlink && !is_local {
+            pipeline.counters.count(Counter::MqttSubscriptionsRefused);
+            return (SubackReasonCode::NotAuthorized, false);
+        }
+        let before = session.subscriptions.len();
+        session.subscriptions.retain(|known| known.filter != filter);
+        let is_new = session.subscriptions.len() == before;
+        if session.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            pipeline.counters.count(Counter::MqttSubscriptionsRefused);
+            return (SubackReasonCode::QuotaExceeded, false);
+        }
+        // Local messages and those of the broker have QoS 1 at most.
+        let is_acknowledged = options.qos != Qos::AtMostOnce;
+        let is_queued = is_local && is_acknowledged && self.max_queued > 0;
+        session.subscriptions.push(Subscription { filter, is_local, is_queued, is_downlink, options });
+        self.follow_bus(at);
+        let code = match is_queued || is_downlink && is_acknowledged {
+            true => SubackReasonCode::GrantedQos1,
+            false => SubackReasonCode::GrantedQos0,
+        };
+        (code, is_new)
+    }
+
+    /// Sends the retained messages that a subscription is to begin with (MQTT 5.0 §3.3.1.3).
+    pub(super) fn send_retained(
+        &mut self,
+        number: ConnectionNumber,
+        session: Option<u64>,
+        filter: &str,
+        options: &Options,
+        is_new: bool,
+    ) {
+        let is_wanted = match options.retain_handling {
+            RetainHandling::SendRetained => true,
+            RetainHandling::SendRetainedIfNotExists => is_new,
+            RetainHandling::DoNotSendRetained => false,
+        };
+        let session = session.and_then(|session| self.sessions.get(&session));
+        let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
+        let wanted = session.subscriptions.iter().find(|known| known.filter.as_str() == filter);
+        let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
+        else {
+            return;
+        };
+        if is_wanted {
+            for message in self.retained.matching(&subscription.filter) {
+                if connection.output().len() < RETAINED_UNSENT_MAX && session.receives.topic(message.topic) {
+                    connection.send(packet::publish(version, &message, true, None));
+                }
+            }
+        }
+        self.announce(number);
+    }
+
+    /// Joins the bus for a session, or leaves it.
+    pub(super) fn follow_bus(&mut self, at: u64) {
+        let Some(session) = self.sessions.get_mut(&at) else { return };
+        match session.wants_queue() {
+            true => drop(self.queueing.insert(at)),
+            false => drop(self.queueing.remove(&at)),
+        }
+        let wants = session.wants_bus();
+        if wants != session.is_on_bus {
+            session.is_on_bus = wants;
+            self.on_bus = if wants { self.on_bus + 1 } else { self.on_bus - 1 };
+            self.bus.push_back(if wants { BusRequest::Join(at) } else { BusRequest::Leave(at) });
+        }
+    }
+
+    /// Publishes a message to local clients.
+    pub(super) fn publish_locally(&mut self, message: &BusMessage<'_>) {
+        if message.retain && !self.retained.put(message) {
+            self.retained_dropped += 1;
+        }
+        let encoded = (self.on_bus > 0 || !self.queueing.is_empty()).then(|| message.encode());
+        let Some(encoded) = encoded else { return };
+        if message.qos > 0 && !self.queueing.is_empty() {
+            self.enqueue(message, &encoded);
+        }
+        if self.on_bus > 0 {
+            self.bus.push_back(BusRequest::Publish(encoded));
+        }
+    }
+
+    /// Queues a message of QoS 1 for every session that has a subscription of QoS 1 for it, and
+    /// sends it where there is a connection.
+    fn enqueue(&mut self, message: &BusMessage<'_>, encoded: &[u8]) {
+        let mut shared: Option<Shared> = None;
+        let mut connected = Vec::new();
+        for at in &self.queueing {
+            let Some(session) = self.sessions.get_mut(at) else { continue };
+            if !session.receives_queued(message, *at) {
+                continue;
+            }
+            let message = shared.get_or_insert_with(|| encoded.into()).clone();
+            let before = session.queue.bytes();
+            self.queued_dropped += session.queue.push(message, self.max_queued);
+            self.queued_bytes = self.queued_bytes + session.queue.bytes() - before;
+            if self.queued_bytes > QUEUED_TOTAL_MAX {
+                // All sessions together have too much: this one gives way, its oldest first.
+                let most = before.saturating_sub(self.queued_bytes - QUEUED_TOTAL_MAX);
+                let full = session.queue.bytes();
+                self.queued_dropped += session.queue.shrink(usize::MAX, most);
+                self.queued_bytes -= full - session.queue.bytes();
+            }
+            connected.extend(session.connection);
+        }
+        connected.into_iter().for_each(|number| self.send_queued(number));
+    }
+
+    /// Sends what waits, as far as the client takes it.
+    pub(super) fn send_queued(&mut self, number: ConnectionNumber) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(version) = connection.version else { return };
+        let session = connection.session.and_then(|session| self.sessions.get_mut(&session));
+        let Some(session) = session else { return };
+        while connection.output().len() < UNSENT_MAX
+            && let most = connection.receive_maximum.saturating_sub(session.deliveries.len())
+            && let Some((id, bytes, again)) = session.queue.next(most)
+        {
+            let packet = BusMessage::decode(&bytes).and_then(|message| {
+                let retain = session.queued_retain(&message)?;
+                let at_least_once = AtLeastOnce { id, again };
+                packet::publish(version, &message, retain, Some(at_least_once))
+            });
+            // The rules do not allow it any more, or it is larger than the client takes.
+            if !packet.is_some_and(|packet| connection.send_publish(id, packet)) {
+                self.queued_bytes -= bytes.len();
+                self.queued_dropped += 1;
+                session.queue.acknowledge(id);
+            }
+        }
+        self.announce(number);
+    }
+
+    /// The client has taken a message, or refused it.
+    pub(super) fn handle_puback(
+        &mut self,
+        number: ConnectionNumber,
+        id: u16,
+        code: u8,
+        counters: &mut Counters,
+    ) {
+        let session = self.connections.get(&number).and_then(|connection| connection.session);
+        let Some(session) = session.and_then(|session| self.sessions.get_mut(&session)) else { return };
+        if let Some(command) = session.deliveries.remove(&id) {
+            self.delivered.push_back((command, Delivered::by_puback(code)));
+            return self.send_queued(number);
+        }
+        let before = session.queue.bytes();
+        if session.queue.acknowledge(id) {
+            counters.count(Counter::MqttLocalDelivered);
+        }
+        self.queued_bytes -= before - session.queue.bytes();
+        self.send_queued(number);
+    }
+
+    /// Messages of QoS 1 that wait for clients.
+    pub fn queued_count(&self) -> usize {
+        self.sessions.values().map(|session| session.queue.len()).sum()
+    }
+
+    /// Messages of QoS 1 that were dropped, since this was asked last.
+    pub fn take_queued_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.queued_dropped)
+    }
+
+    /// A reading of any transport was accepted: copies it to local clients, if `mirror` is set.
+    pub fn handle_accepted(&mut self, reading: &Accepted<'_>) {
+        let Some(template) = &self.mirror else { return };
+        let topic = mirrored(template, reading.device, reading.path);
+        if is_topic(&topic) {
+            let Accepted { payload, content_format, retain, .. } = *reading;
+            // One that is stored for the broker is worth as much to a local client.
+            let message = BusMessage { topic: &topic, payload, content_format, retain, qos: 1, sender: 0 };
+            self.publish_locally(&message);
+        }
+    }
+
+    /// The bus has a message for a session.
+    pub fn handle_bus(&mut self, at: u64, bytes: &[u8], counters: &mut Counters) {
+        let Some(message) = BusMessage::decode(bytes) else { return };
+        let Some(session) = self.sessions.get(&at).filter(|session| session.is_on_bus) else { return };
+        let Some(number) = session.connection else { return };
+        let mut wanted = None;
+        for subscription in session.subscriptions.iter().filter(|known| known.is_local) {
+            let is_own = message.sender == at && subscription.options.no_local;
+            // With QoS 1 it went to the queue.
+            let is_queued = message.qos > 0 && subscription.is_queued;
+            if is_queued && !is_own && subscription.filter.matches(message.topic) {
+                return;
+            }
+            if !is_own && subscription.filter.matches(message.topic) {
+                wanted = Some(wanted.unwrap_or(false) || subscription.options.retain_as_published);
+            }
+        }
+        let Some(keeps_retain) = wanted.filter(|_| session.receives.topic(message.topic)) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(version) = connection.version else { return };
+        if connection.output().len() >= UNSENT_MAX {
+            return counters.count(Counter::MqttLocalDropped);
+        }
+        connection.send(packet::publish(version, &message, keeps_retain && message.retain, None));
+        counters.count(Counter::MqttLocalDelivered);
+        self.announce(number);
+    }
+
+    /// Retained messages that were not kept for want of room, since this was asked last.
+    pub fn take_retained_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.retained_dropped)
+    }
+
+    /// Whether accepted readings are to be handed to [`Intake::handle_accepted`].
+    pub fn mirrors(&self) -> bool {
+        self.mirror.is_some()
+    }
+
+    /// What is to be done on the bus next.
+    pub fn poll_bus(&mut self) -> Option<BusRequest> {
+        self.bus.pop_front()
+    }
+}
+
+/// What a device of a role with these rules may publish and receive.
+pub(super) fn allowed(rules: Option<&LocalRules>, device: &str) -> (Allowed, Allowed) {
+    rules.map_or_else(Default::default, |rules| {
+        (Allowed::new(&rules.publish, device), Allowed::new(&rules.subscribe, device))
+    })
+}
+
+pub(super) fn unsubscribe(
+    subscriptions: Option<&mut Vec<Subscription>>,
+    filters: &[String],
+) -> Vec<UnsubackReasonCode> {
+    let mut nothing = Vec::new();
+    let subscriptions = subscriptions.unwrap_or(&mut nothing);
+    let mut one = |filter: &String| {
+        let before = subscriptions.len();
+        subscriptions.retain(|known| known.filter.as_str() != filter);
+        match subscriptions.len() < before {
+            true => UnsubackReasonCode::Success,
+            false => UnsubackReasonCode::NoSubscriptionExisted,
+        }
+    };
+    filters.iter().map(&mut one).collect()
+}

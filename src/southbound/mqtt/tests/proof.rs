@@ -1,0 +1,171 @@
+//! Tokens as passwords, and the end of what proves an identity.
+
+use serde_json::json;
+
+use super::*;
+use crate::clock::UnixTime;
+use crate::gate::jwt::SignatureAlgorithm;
+use crate::gate::jwt::tests::{NOW, Signer, claims};
+use crate::proto::dtls::PeerIdentity;
+use crate::proto::dtls::server::{CertificateIdentity, Clock};
+
+/// A world with `cam-1`, which has the key of the signer, and `cam-2`, which has another.
+fn world(signer: &Signer) -> World {
+    let mut world = costly();
+    let settings = settings(&[("cam-1", signer), ("cam-2", &Signer::new(SignatureAlgorithm::Es256))]);
+    world.pipeline.gate.replace(settings, world.moment.now);
+    let clock = Clock { time: NOW, trusted: true };
+    world.intake.set_clock(&world.moment, clock, &mut world.pipeline);
+    world
+}
+
+fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
+    let mut settings = costly_settings();
+    settings.devices = signers
+        .iter()
+        .map(|(id, signer)| Device {
+            id: name(id),
+            login: None,
+            jwt_keys: vec![signer.key()],
+            certificate: Some(
+                crate::gate::certificate::CertificateName::new(
+                    crate::gate::certificate::NameKind::Dns,
+                    &format!("{id}.example"),
+                    None,
+                )
+                .unwrap(),
+            ),
+            ..settings.devices[0].clone()
+        })
+        .collect();
+    settings
+}
+
+fn show(world: &mut World, client_id: &str, token: &str) -> ConnectionNumber {
+    world.connect(Hello { client_id, username: Some("ignored"), password: Some(token), ..HELLO })
+}
+
+/// The return code of the CONNACK that comes at once, or after the wait of a refusal.
+fn code(world: &mut World, client: ConnectionNumber) -> u8 {
+    world.pass(Duration::from_secs(1));
+    world.heard(client)[0].1[1]
+}
+
+const BAD: u8 = ConnectReasonCode::BadUserNameOrPassword as u8;
+
+#[test]
+fn a_token_lets_in_the_device_that_the_client_id_or_its_subject_names() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    for client_id in ["cam-1", "projects/p/locations/l/registries/r/devices/cam-1"] {
+        let client = show(&mut world, client_id, &token);
+        assert_eq!(code(&mut world, client), 0);
+        world.say(client, &one(1, "t/a"));
+        assert_eq!(world.taken().last().map(String::as_str), Some("tombolo/gw/cam-1/up/t/a"));
+        world.commit(true);
+    }
+    let mut named = claims(0, 3_600);
+    named["sub"] = json!("cam-1");
+    let subject = signer.token(&json!({ "alg": "ES256" }), &named);
+    let client = show(&mut world, "any", &subject);
+    assert_eq!(code(&mut world, client), 0);
+    // Another device's key, an unknown device, and one that has no key.
+    for client_id in ["cam-2", "cam-3", ""] {
+        let client = show(&mut world, client_id, &token);
+        assert_eq!(code(&mut world, client), BAD, "{client_id}");
+    }
+    assert_eq!(world.pipeline.counters.value(Counter::MqttConnectsRefused), 3);
+}
+
+#[test]
+fn an_expired_token_ends_its_connection_and_its_will_is_published() {
+    let signer = Signer::new(SignatureAlgorithm::EdDsa);
+    for five in [true, false] {
+        let mut world = world(&signer);
+        let token = signer.token(&json!({ "alg": "EdDSA" }), &claims(-600, -599));
+        let hello = Hello { five, client_id: "cam-1", will: Some(("t/will", 0)), ..HELLO };
+        let client = world.connect(Hello { password: Some(&token), ..hello });
+        assert_eq!(code(&mut world, client), 0);
+        let clock = |milliseconds| Clock { time: UnixTime(NOW.0 + milliseconds), trusted: true };
+        world.intake.set_clock(&world.moment, clock(999), &mut world.pipeline);
+        assert!(!world.is_closed(client));
+        world.intake.set_clock(&world.moment, clock(1_000), &mut world.pipeline);
+        let heard = world.heard(client);
+        match five {
+            true => assert_eq!((heard[0].0, heard[0].1[0]), (DISCONNECT, 0xA0)),
+            false => assert_eq!(heard, []),
+        }
+        assert!(world.is_closed(client));
+        assert_eq!(world.ended(), [Ended::Expired]);
+        assert_eq!(world.taken(), ["tombolo/gw/cam-1/up/t/will"]);
+        let client = show(&mut world, "cam-1", &token);
+        assert_eq!(code(&mut world, client), BAD);
+    }
+}
+
+#[test]
+fn an_expired_certificate_ends_its_connection_and_one_that_left_is_forgotten() {
+    let mut world = world(&Signer::new(SignatureAlgorithm::Es256));
+    let identity = |id: &str| {
+        let dns = format!("{id}.example");
+        let identity =
+            CertificateIdentity::new([], [dns.as_str()], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
+        Some(PeerIdentity::Certificate(identity.into()))
+    };
+    let open = |world: &mut World, id: &str| {
+        let expires = Some(UnixTime(NOW.0 + 5_000));
+        let source = Source { identity: identity(id), expires, ..Source::default() };
+        let client = world.intake.handle_opened(world.moment.now, source);
+        world.say(client, &Hello { password: None, ..HELLO }.bytes());
+        assert_eq!(world.kinds(client), [CONNACK]);
+        client
+    };
+    let (stays, left) = (open(&mut world, "cam-1"), open(&mut world, "cam-2"));
+    world.intake.handle_closed(&world.moment, left, &mut world.pipeline);
+    let clock = Clock { time: UnixTime(NOW.0 + 5_000), trusted: false };
+    world.intake.set_clock(&world.moment, clock, &mut world.pipeline);
+    assert_eq!(world.kinds(stays), [DISCONNECT]);
+    assert_eq!(world.ended(), [Ended::Lost, Ended::Expired]);
+}
+
+#[test]
+fn wrong_signatures_make_their_address_wait_and_other_tokens_do_not() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let forger = Signer::new(SignatureAlgorithm::Es256);
+    let good = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    let expired = signer.token(&json!({ "alg": "ES256" }), &claims(-3_600, -700));
+    let forged = forger.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    for _ in 0..10 {
+        let client = show(&mut world, "cam-1", &expired);
+        assert_eq!(code(&mut world, client), BAD);
+    }
+    for _ in 0..6 {
+        let client = show(&mut world, "cam-1", &forged);
+        code(&mut world, client);
+    }
+    let client = show(&mut world, "cam-1", &forged);
+    assert_eq!(code(&mut world, client), ConnectReasonCode::ConnectionRateExceeded as u8);
+    world.pass(Duration::from_secs(11));
+    let client = show(&mut world, "cam-1", &good);
+    assert_eq!(code(&mut world, client), 0);
+}
+
+#[test]
+fn a_key_that_is_added_disturbs_nobody_and_one_that_is_removed_cuts_off() {
+    let (first, second) = (Signer::new(SignatureAlgorithm::Es256), Signer::new(SignatureAlgorithm::EdDsa));
+    let mut world = world(&first);
+    let token = first.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    let client = show(&mut world, "cam-1", &token);
+    assert_eq!(code(&mut world, client), 0);
+    let mut both = settings(&[("cam-1", &first)]);
+    both.devices[0].jwt_keys.push(second.key());
+    world.pipeline.gate.replace(both.clone(), world.moment.now);
+    world.intake.review(&world.moment, &mut world.pipeline);
+    assert!(!world.is_closed(client));
+    both.devices[0].jwt_keys.remove(0);
+    world.pipeline.gate.replace(both, world.moment.now);
+    world.intake.review(&world.moment, &mut world.pipeline);
+    assert!(world.is_closed(client));
+}

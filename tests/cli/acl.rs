@@ -1,0 +1,76 @@
+//! `tombolo acl`: explained for MQTT clients and commands, and compared with a table.
+
+use std::fs;
+use std::path::Path;
+
+use crate::place::Place;
+
+/// Local rules and a command for the role of the place.
+const RULES: &str = "[role.sensor.local-publish.own]\ntopic = \"home/{device}/#\"\n\
+     [role.sensor.local-subscribe.all]\ntopic = \"home/#\"\n\
+     [role.sensor.downlink.set]\ntopic = \"{prefix}/{device}/down/set/#\"\npath = \"set/{rest}\"\n";
+
+fn place() -> Place {
+    let place = Place::new();
+    fs::create_dir_all(place.path("conf.d")).expect("a folder");
+    fs::write(place.path("conf.d/30-rules.toml"), RULES).expect("a file");
+    place.run("device add door-7 --role sensor --psk").fine();
+    place
+}
+
+#[test]
+fn a_publish_a_subscription_and_a_command_are_explained() {
+    let place = place();
+    for (question, rule) in [
+        ("publish t/env", Some("telemetry")),
+        ("publish home/door-7/x", Some("local-publish.own")),
+        ("publish home/door-8/x", None),
+        ("subscribe home/+/x", Some("local-subscribe.all")),
+        ("subscribe set/led", Some("downlink.set")),
+        ("subscribe other/#", None),
+        ("command set/led", Some("downlink.set")),
+        ("command get/led", None),
+    ] {
+        let ran = place.run(&format!("acl explain door-7 {question}"));
+        assert_eq!(ran.status, i32::from(rule.is_none()), "{question}: {}", ran.out);
+        let said = place.run(&format!("--json acl explain door-7 {question}"));
+        let said: serde_json::Value = serde_json::from_str(said.out.trim()).expect("JSON");
+        assert_eq!(said["rule"].as_str(), rule, "{question}: {said}");
+        assert_eq!(said["method"], question.split(' ').next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_table_names_each_line_that_is_not_as_expected() {
+    let place = place();
+    let table =
+        "# all of it\ndoor-7 POST t/env allow rule=telemetry\nrole:sensor publish home/some-device/x allow\n";
+    fs::write(place.path("good.acl"), table).expect("a file");
+    let file = place.path("good.acl").display().to_string();
+    let ran = place.run(&format!("acl test {file}"));
+    assert_eq!((ran.status, ran.out.as_str()), (0, "2 expectations: all as expected\n"));
+    let input = b"door-7 POST t/env deny\ndoor-7 command get/led allow\ndoor-7 POST t/env allow rule=other\n";
+    let ran = place.run_with_input("acl test -", input);
+    assert_eq!(ran.status, 1);
+    for words in [
+        "-:1: door-7 POST t/env passes",
+        "-:2: door-7 command get/led is refused",
+        "-:3: ",
+        "not other",
+        "3 not as expected",
+    ] {
+        assert!(ran.out.contains(words), "{words}: {}", ran.out);
+    }
+    let ran = place.run_with_input("acl test -", b"door-7 GET t allow\n");
+    assert!(ran.status == 1 && ran.err.contains("-:1: \"GET\" is not one of"), "{}", ran.err);
+}
+
+#[test]
+fn the_example_that_is_shipped_is_as_its_rules() {
+    let place = Place::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    fs::create_dir_all(place.path("conf.d")).expect("a folder");
+    fs::copy(examples.join("greenhouse.toml"), place.path("conf.d/20-greenhouse.toml")).expect("a file");
+    let ran = place.run(&format!("acl test {}", examples.join("acl/greenhouse.acl").display()));
+    assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
+}

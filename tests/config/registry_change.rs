@@ -1,0 +1,120 @@
+//! Devices that are changed or imported, on a real disk.
+
+use std::fs;
+
+use tombolo::config::registry::io::{add, change, check_import, import, promote_psk};
+use tombolo::gate::{Device, NextPsk, Psk};
+use zeroize::Zeroizing;
+
+use crate::registry::{Folder, MAIN, device};
+
+fn ids(folder: &Folder) -> Vec<String> {
+    folder.load().registry.entries().map(|entry| entry.device.id.to_string()).collect()
+}
+
+#[test]
+fn a_change_keeps_everything_else_and_contradicts_no_other_device() {
+    let folder = Folder::new("change");
+    folder.write("tombolo.toml", MAIN);
+    for id in ["a", "b"] {
+        add(&folder.load(), &device(id, id)).unwrap();
+    }
+    change(&folder.load(), "a", |entry| {
+        entry.device.label = Some("north".to_owned());
+        entry.enabled = false;
+        Ok(())
+    })
+    .unwrap();
+    let loaded = folder.load();
+    let known = loaded.known("a").unwrap();
+    assert_eq!((known.switched_off, known.usable, known.label.as_deref()), (true, false, Some("north")));
+    assert!(loaded.settings.gate.devices.iter().all(|device| device.id.as_str() != "a"));
+    assert!(loaded.settings.gate.withheld.ids.iter().any(|id| id.as_str() == "a"), "no fleet takes its id");
+    assert!(loaded.findings.iter().all(|finding| finding.subject != "device a"), "that is no fault");
+    let entry = loaded.registry.entry("a").unwrap();
+    assert_eq!(entry.device.psk, device("a", "a").psk);
+    assert!(entry.psk_since.is_some());
+    let text = fs::read_to_string(folder.0.join("state/devices/a.toml")).unwrap();
+    assert!(text.contains("tombolo-device 2.0"), "an older version must not let it in: {text}");
+    let refused = change(&folder.load(), "b", |entry| {
+        entry.device.psk = device("b", "a").psk;
+        Ok(())
+    });
+    assert!(refused.unwrap_err().message.contains("device a has the same PSK identity"));
+    assert!(
+        change(&folder.load(), "fixed", |_| Ok(())).unwrap_err().message.contains("is in the configuration")
+    );
+    assert!(change(&folder.load(), "c", |_| Ok(())).unwrap_err().message.contains("there is no device c"));
+}
+
+#[test]
+fn the_next_key_is_another_identity_of_the_device_until_it_takes_the_place_of_the_first() {
+    let folder = Folder::new("next");
+    folder.write("tombolo.toml", MAIN);
+    add(&folder.load(), &device("a", "a")).unwrap();
+    let next = || Psk { identity: b"a.2".to_vec(), key: Zeroizing::new(b"fedcba9876543210".to_vec()) };
+    let until = tombolo::clock::UnixTime::from_secs(4_000_000_000);
+    change(&folder.load(), "a", |entry| {
+        entry.device.next_psk = Some(NextPsk { psk: next(), until });
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(folder.load().known("a").unwrap().next_psk_identity.as_deref(), Some(&b"a.2"[..]));
+    let refused = add(&folder.load(), &device("b", "a.2")).unwrap_err();
+    assert!(refused.message.contains("device a has the same PSK identity"), "{refused}");
+    let directory = folder.load().settings.paths.devices();
+    assert!(promote_psk(&directory, "a").unwrap());
+    assert!(!promote_psk(&directory, "a").unwrap(), "once");
+    let entry = folder.load().registry.entry("a").unwrap().clone();
+    assert_eq!((entry.device.psk, entry.device.next_psk), (Some(next()), None));
+    assert!(promote_psk(&directory, "b").is_err());
+}
+
+fn many(count: usize) -> Vec<Device> {
+    (0..count).map(|n| format!("unit-{n}")).map(|id| device(&id, &id)).collect()
+}
+
+#[test]
+fn an_import_adds_all_or_none() {
+    let folder = Folder::new("import");
+    folder.write("tombolo.toml", MAIN);
+    let mut devices = many(50);
+    devices.push(device("other", "unit-7"));
+    let refused = import(&folder.load(), &devices).unwrap_err();
+    assert_eq!(refused.len(), 1);
+    assert!(
+        refused[0].message.contains("device unit-7 of the import has the same PSK identity"),
+        "{}",
+        refused[0]
+    );
+    assert_eq!(ids(&folder).len(), 0);
+    devices.pop();
+    assert_eq!(check_import(&folder.load(), &devices), []);
+    import(&folder.load(), &devices).unwrap();
+    assert_eq!(ids(&folder).len(), 50);
+    let refused = import(&folder.load(), &devices).unwrap_err();
+    assert_eq!((refused.len(), ids(&folder).len()), (50, 50));
+}
+
+#[test]
+fn an_import_that_was_cut_off_is_there_whole_or_not_at_all() {
+    let folder = Folder::new("import-cut");
+    folder.write("tombolo.toml", MAIN);
+    import(&folder.load(), &many(4)).unwrap();
+    let devices = folder.0.join("state/devices");
+    // Cut off before the rename.
+    fs::create_dir(devices.join(".import-new")).unwrap();
+    fs::rename(devices.join("unit-3.toml"), devices.join(".import-new/unit-3.toml")).unwrap();
+    assert_eq!(ids(&folder), ["unit-0", "unit-1", "unit-2"]);
+    // Cut off behind it, when some files were moved already.
+    fs::rename(devices.join(".import-new"), devices.join(".import")).unwrap();
+    fs::rename(devices.join("unit-1.toml"), devices.join(".import/unit-1.toml")).unwrap();
+    assert_eq!(ids(&folder), ["unit-0", "unit-1", "unit-2", "unit-3"]);
+    // The next writer moves the rest.
+    add(&folder.load(), &device("later", "later")).unwrap();
+    assert_eq!(ids(&folder).len(), 5);
+    assert!(!devices.join(".import").exists() && devices.join("unit-3.toml").exists());
+    // And a device of an import can be removed and changed.
+    tombolo::config::registry::io::remove(&folder.load(), "unit-3").unwrap();
+    assert_eq!(ids(&folder).len(), 4);
+}

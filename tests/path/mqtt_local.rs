@@ -1,0 +1,172 @@
+//! What waits for local MQTT clients that are away, what `tail` and `acl explain` say of them, and
+//! what is taken over from a mosquitto.
+
+use std::process::{Command, Stdio};
+
+use tombolo_test_support::{printed, wait_for};
+
+use super::mqtt::{LOCAL, SOCKET, publish, site, socket};
+
+#[test]
+fn a_subscriber_with_a_session_gets_what_came_while_it_was_away() {
+    for version in ["mqttv311", "mqttv5"] {
+        let site = site(&format!("mqtt-queue-{version}"), |_, _| {
+            format!("{SOCKET}mirror = \"readings/{{device}}/{{path}}\"\nmax-queued = 5\n{LOCAL}")
+        });
+        let socket = socket(&site);
+        let subscribe = |count: &str, wait: &str| {
+            Command::new("mosquitto_sub")
+                .args([
+                    "--unix",
+                    &socket,
+                    "-u",
+                    "pump-2",
+                    "-P",
+                    "sesame-sesame",
+                    "-V",
+                    version,
+                    "-c",
+                    "-i",
+                    "board",
+                ])
+                .args([
+                    "-x",
+                    "3600",
+                    "-q",
+                    "2",
+                    "-t",
+                    "home/#",
+                    "-t",
+                    "readings/#",
+                    "-v",
+                    "-C",
+                    count,
+                    "-W",
+                    wait,
+                ])
+                .stdin(Stdio::null())
+                .output()
+                .expect("mosquitto-clients is installed")
+        };
+        // It subscribes, gets one, and leaves.
+        let first = std::thread::scope(|scope| {
+            let subscriber = scope.spawn(|| subscribe("1", "60"));
+            wait_for("the subscription", || {
+                publish(&site, &["-V", version, "-q", "1", "-t", "home/pump-2/try", "-m", "0"]);
+                subscriber.is_finished()
+            });
+            subscriber.join().expect("no panic")
+        });
+        assert!(printed(&first).contains("home/pump-2/try 0"), "{}", printed(&first));
+        let status = || site.daemon.status()["mqtt"].clone();
+        wait_for("the session without a connection", || status()["absent_sessions"].as_u64() >= Some(1));
+        for number in 1..=6 {
+            let text = number.to_string();
+            publish(&site, &["-V", version, "-q", "2", "-t", "home/pump-2/lamp", "-m", &text]);
+        }
+        site.post(&["-e", "21.5"], "t/env");
+        wait_for("what waits", || status()["queued_messages"] == 5);
+        let later = printed(&subscribe("5", "60"));
+        let lines: Vec<&str> = later.lines().collect();
+        let lamp = |number: u32| format!("home/pump-2/lamp {number}");
+        let expected = [lamp(3), lamp(4), lamp(5), lamp(6), "readings/door-7/t/env 21.5".to_owned()];
+        assert_eq!(lines, expected, "the newest five");
+        assert!(site.daemon.command(&["status"]).1.contains("mqtt"));
+    }
+}
+
+#[test]
+fn tail_and_explain_speak_of_mqtt_in_its_own_codes() {
+    let site = site("mqtt-tail", |_, _| format!("{SOCKET}{LOCAL}"));
+    publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "nowhere/x", "-m", "1"]);
+    publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "a//b", "-m", "1"]);
+    let mut tail = Command::new(super::binary())
+        .arg("--config")
+        .arg(site.daemon.config())
+        .args(["tail", "--last", "10", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(std::fs::File::create(site.folder.join("tail.txt")).expect("a file")))
+        .spawn()
+        .expect("the binary under test");
+    let lines = || std::fs::read_to_string(site.folder.join("tail.txt")).unwrap_or_default();
+    wait_for("both refusals", || lines().lines().filter(|line| line.contains("refused")).count() >= 2);
+    let _ = tail.kill();
+    let _ = tail.wait();
+    let lines = lines();
+    assert!(lines.contains("nowhere/x") && lines.contains("0x87") && lines.contains("0x90"), "{lines}");
+    assert!(!lines.contains("4.0"), "{lines}");
+    for (question, expected) in [
+        ("publish home/pump-2/x", "local-publish.home"),
+        ("subscribe home/#", "local-subscribe.home"),
+        ("subscribe set/+", "downlink.set"),
+        ("command set/led", "downlink.set"),
+    ] {
+        let mut arguments = vec!["acl", "explain", "pump-2"];
+        arguments.extend(question.split(' '));
+        let (status, text) = site.daemon.command(&arguments);
+        assert!(
+            status == 0 && text.contains(expected) && text.contains("rules in force"),
+            "{question}: {text}"
+        );
+    }
+}
+
+#[test]
+fn users_of_a_mosquitto_keep_their_passwords() {
+    let site = site("mqtt-import-mosquitto", |_, _| SOCKET.to_owned());
+    site.folder.write("passwd", "anna:secret\n");
+    let passwords = site.folder.join("passwd").display().to_string();
+    let hashed =
+        Command::new("mosquitto_passwd").args(["-U", &passwords]).output().expect("mosquitto is installed");
+    assert!(hashed.status.success(), "{}", printed(&hashed));
+    let acl = site.folder.write("acl", "user anna\ntopic readwrite plant/#\n").display().to_string();
+    let conf = "connection up\naddress b:8883\ntopic plant/+/temp out 1 \"\" site7/\n";
+    let conf = site.folder.write("mosquitto.conf.old", conf).display().to_string();
+    let output = site.folder.path().display().to_string();
+    let run = |arguments: &[&str]| {
+        let (status, text) = site.daemon.command(arguments);
+        assert_eq!(status, 0, "{arguments:?}: {text}");
+        text
+    };
+    let said = run(&[
+        "import",
+        "mosquitto",
+        "--password-file",
+        &passwords,
+        "--acl-file",
+        &acl,
+        "--conf",
+        &conf,
+        "--output",
+        &output,
+    ]);
+    assert!(said.contains("mosquitto.conf:2: address b:8883") && said.contains("1 user"), "{said}");
+    std::fs::create_dir_all(site.folder.join("conf.d")).expect("a folder");
+    std::fs::rename(site.folder.join("30-mosquitto.toml"), site.folder.join("conf.d/30-mosquitto.toml"))
+        .expect("a file");
+    run(&["reload"]);
+    run(&["device", "import", &format!("{output}/mosquitto-devices.csv")]);
+    let socket = socket(&site);
+    let send = |password: &str, topic: &str| {
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["--unix", &socket, "-u", "anna", "-P", password, "-V", "mqttv5", "-q", "1"]);
+        command
+            .args(["-t", topic, "-m", "21"])
+            .stdin(Stdio::null())
+            .output()
+            .expect("mosquitto-clients is installed")
+    };
+    assert!(!send("wrong", "plant/1/temp").status.success());
+    for topic in ["plant/1/temp", "plant/local"] {
+        let output = send("secret", topic);
+        assert!(
+            output.status.success() && !printed(&output).contains("Not authorized"),
+            "{}",
+            printed(&output)
+        );
+    }
+    let denied = send("secret", "other");
+    assert!(printed(&denied).contains("Not authorized"), "{}", printed(&denied));
+    let (_, text) = site.daemon.command(&["acl", "explain", "anna", "publish", "plant/1/temp"]);
+    assert!(text.contains("site7/plant/1/temp"), "{text}");
+}
