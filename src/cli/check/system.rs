@@ -361,7 +361,8 @@ mod tests {
         let missing = folder("state", Path::new("/nowhere/at/all"), "start it once");
         assert_eq!((missing.level, missing.advice.as_str()), (Level::Warn, "start it once"));
         assert_eq!(folder("state", Path::new("/etc/passwd"), "").level, Level::Fail);
-        assert_eq!(refused("state", &std::env::temp_dir().join("none/at/all"), ""), None);
+        let none = std::env::temp_dir().join(format!("tombolo-none-{}", std::process::id()));
+        assert_eq!(refused("state", &none.join("at/all"), ""), None);
         let below_a_file = refused("state", Path::new("/etc/passwd/state"), "[paths] state-dir").unwrap();
         assert!(below_a_file.message.contains("cannot be made by this user: /etc/passwd"), "{below_a_file}");
     }

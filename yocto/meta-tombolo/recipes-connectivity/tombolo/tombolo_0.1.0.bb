@@ -23,7 +23,7 @@ require ${BPN}-crates.inc
 SRC_URI += "file://run-ptest"
 
 # The commit of this version.
-SRCREV = "73b4d045dc9b4e2ea008bf5151a4ba6bd7f4db32"
+SRCREV = "c23c01f6677480c3513954479343e0ac4851b17a"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
