@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::args::ImportMosquittoArguments;
 use super::error::CommandError;
+use super::input::text_of;
 use super::output::plural;
 use super::{Context, note};
 use crate::gate::login::PasswordHash;
@@ -293,7 +294,7 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     let takes: [fn(&mut Found, &str); 3] = [Found::passwords, Found::acl, Found::bridges];
     for (file, take) in files.into_iter().zip(takes) {
         if let Some(file) = file {
-            take(&mut found, &read(file)?);
+            take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
     let unknown: Vec<String> = found
@@ -337,17 +338,6 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         context.hint(&format!("device import {}", devices.display()))
     ));
     Ok(())
-}
-
-fn read(file: &Path) -> Result<String, CommandError> {
-    use std::io::Read as _;
-    let failed =
-        |error: std::io::Error| CommandError::Failed(format!("{} cannot be read: {error}", file.display()));
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|file| file.take(FILE_MAX).read_to_string(&mut text))
-        .map_err(failed)?;
-    Ok(text)
 }
 
 fn write(file: &Path, text: &str, mode: u32) -> Result<(), CommandError> {

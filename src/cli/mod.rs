@@ -34,6 +34,7 @@ mod health;
 mod help;
 mod import_mosquitto;
 mod init;
+mod input;
 mod install;
 mod key;
 mod mailbox;

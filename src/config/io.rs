@@ -886,6 +886,31 @@ impl Files for Disk {
     }
 }
 
+/// For tests: devices `a` of role `r`, with a password, and `b` of role `s`, under these rules.
+#[cfg(test)]
+pub(crate) fn test_device_rules(rules: &str) -> Loaded {
+    let text = format!(
+        "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
+         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\n[device.b]\nrole = \"s\"\n"
+    );
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tombolo-acl-{}-{number}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let config = folder.join("tombolo.toml");
+    fs::write(&config, text).expect("a file");
+    fs::write(folder.join("a.password"), "text:secret").expect("a file");
+    let options = Options {
+        config,
+        vendor_conf_d: folder.join("vendor"),
+        environment: Vec::new(),
+        credentials_directory: None,
+    };
+    let loaded = load(&options, None).expect("a configuration");
+    let _ = fs::remove_dir_all(&folder);
+    loaded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,34 +10,12 @@ use proptest::prelude::*;
 use crate::clock::Moment;
 use crate::config::Loaded;
 use crate::config::acl::{Question, explain};
+use crate::config::io::test_device_rules as load;
 use crate::gate::Gate;
 use crate::message::{Method, Path, Stamp};
 use crate::pipeline::Pipeline;
 use crate::pipeline::fake::FakeStore;
 use crate::southbound::mqtt::{Intake, Source};
-
-fn load(rules: &str) -> Loaded {
-    let text = format!(
-        "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
-         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\n[device.b]\nrole = \"s\"\n"
-    );
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("tombolo-acl-{}-{number}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let config = folder.join("tombolo.toml");
-    std::fs::write(&config, text).expect("a file");
-    std::fs::write(folder.join("a.password"), "text:secret").expect("a file");
-    let options = crate::config::io::Options {
-        config,
-        vendor_conf_d: folder.join("vendor"),
-        environment: Vec::new(),
-        credentials_directory: None,
-    };
-    let loaded = crate::config::io::load(&options, None).expect("a configuration");
-    let _ = std::fs::remove_dir_all(&folder);
-    loaded
-}
 
 /// Patterns, topics and paths from few words, so that they meet.
 fn words(wild: bool) -> impl Strategy<Value = String> {

@@ -11,7 +11,6 @@
 //! It reads the files alone, never the running daemon. `role:NAME` is a device of that role, for
 //! where the registry is not: its id is [`STAND_IN`].
 
-use std::io::Read as _;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use crate::cli::Context;
 use crate::cli::args::AclTestArguments;
 use crate::cli::error::CommandError;
+use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::plural;
 use crate::config::Settings;
 use crate::config::acl::{Question, explain};
@@ -151,14 +151,7 @@ fn difference(expected: &Expectation, said: &Value) -> Option<String> {
 /// [`CommandError::Said`] if something is not as expected.
 pub(super) fn run(context: &Context, arguments: &AclTestArguments) -> Result<(), CommandError> {
     let file = arguments.file.display();
-    let failed = |error: std::io::Error| CommandError::Failed(format!("{file} cannot be read: {error}"));
-    let mut text = String::new();
-    if arguments.file.as_os_str() == "-" {
-        std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
-    } else {
-        let opened = std::fs::File::open(&arguments.file).map_err(failed)?;
-        opened.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
-    }
+    let text = text_of_or_stdin(&arguments.file, FILE_MAX)?;
     let expectations =
         parse(&text).map_err(|(line, what)| CommandError::Failed(format!("{file}:{line}: {what}")))?;
     if expectations.is_empty() {

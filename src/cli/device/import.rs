@@ -12,7 +12,7 @@
 //! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use base64::Engine as _;
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use super::{Told, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
+use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
 use crate::config::certificate::parse_key_hash;
@@ -73,7 +74,7 @@ struct Made {
 
 /// `tombolo device import`
 pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Result<(), CommandError> {
-    let text = read(&arguments.file)?;
+    let text = text_of_or_stdin(&arguments.file, FILE_MAX)?;
     let rows = rows(&text).map_err(|(line, what)| {
         CommandError::Failed(format!("{}:{line}: {what}", arguments.file.display()))
     })?;
@@ -131,19 +132,6 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
         Told::NotRunning => "tombolo is not running",
     };
     Ok(context.out.line(format_args!("imported {}; {effect}", plural(devices.len() as u64, "device")))?)
-}
-
-fn read(file: &std::path::Path) -> Result<Zeroizing<String>, CommandError> {
-    let failed =
-        |error: std::io::Error| CommandError::Failed(format!("{} cannot be read: {error}", file.display()));
-    let mut text = Zeroizing::new(String::new());
-    if file.as_os_str() == "-" {
-        std::io::stdin().lock().take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
-    } else {
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        opened.take(FILE_MAX).read_to_string(&mut text).map_err(failed)?;
-    }
-    Ok(text)
 }
 
 /// Reads CSV with a header, or JSON.

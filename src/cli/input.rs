@@ -1,0 +1,57 @@
+//! A text that a command is given: whole, or not at all. Half a table of devices or rules would be
+//! another one.
+
+use std::io::Read;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::error::CommandError;
+
+/// The text of a file of at most `max` bytes; it may be a pipe.
+///
+/// # Errors
+/// [`CommandError::Failed`]: it cannot be read, is longer, or is not UTF-8.
+pub(super) fn text_of(file: &Path, max: u64) -> Result<Zeroizing<String>, CommandError> {
+    let opened = std::fs::File::open(file).map_err(|error| failed(file, error))?;
+    read(file, opened, max)
+}
+
+/// The same; `-` is standard input.
+///
+/// # Errors
+/// As of [`text_of`].
+pub(super) fn text_of_or_stdin(file: &Path, max: u64) -> Result<Zeroizing<String>, CommandError> {
+    match file.as_os_str() == "-" {
+        true => read(file, std::io::stdin().lock(), max),
+        false => text_of(file, max),
+    }
+}
+
+fn read(file: &Path, from: impl Read, max: u64) -> Result<Zeroizing<String>, CommandError> {
+    let mut text = Zeroizing::new(String::new());
+    from.take(max + 1).read_to_string(&mut text).map_err(|error| failed(file, error))?;
+    if text.len() as u64 > max {
+        return Err(failed(file, format!("it has more than {max} bytes; make several files of it")));
+    }
+    Ok(text)
+}
+
+fn failed(file: &Path, why: impl std::fmt::Display) -> CommandError {
+    CommandError::Failed(format!("{} cannot be read: {why}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_read_whole_or_refused() {
+        let file = Path::new("devices.csv");
+        let whole = read(file, &b"id,role"[..], 7).map(|text| text.to_string());
+        assert_eq!(whole.expect("it fits"), "id,role");
+        let cut = read(file, &b"id,role\n"[..], 7).map(|text| text.to_string());
+        let Err(CommandError::Failed(why)) = cut else { panic!("half of it was taken") };
+        assert_eq!(why, "devices.csv cannot be read: it has more than 7 bytes; make several files of it");
+    }
+}
