@@ -155,7 +155,18 @@ struct SideCarrier<'c> {
     age_s: u64,
 }
 
-impl SideCarrier<'_> {
+impl<'c> SideCarrier<'c> {
+    fn new(
+        sides: &'c mut Sides<'_>,
+        gate: &'c Gate,
+        router: &'c Router,
+        requests: &'c mut Requests,
+        counts: &'c mut Counts,
+    ) -> SideCarrier<'c> {
+        let Sides { coap, mqtt } = sides;
+        SideCarrier { coap, mqtt, gate, router, requests, sent: &mut counts.sent, age_s: 0 }
+    }
+
     /// Whether the device has a session over CoAP and can take a message now.
     fn is_awake(&mut self, now: Instant, device: &Name) -> bool {
         let Some(index) = self.gate.device_by_id(device.as_str()) else { return false };
@@ -713,16 +724,7 @@ impl Commands {
             }
             let Some(device) = pipeline.gate.id(index).cloned() else { continue };
             let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-            let sent = &mut counts.sent;
-            let mut carrier = SideCarrier {
-                coap: sides.coap,
-                mqtt: sides.mqtt,
-                gate: &pipeline.gate,
-                router,
-                requests,
-                sent,
-                age_s: 0,
-            };
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
             delivery.handle_contact(now, &device, mailbox, &mut carrier);
         }
         while let Some(reply) = sides.coap.poll_reply() {
@@ -766,16 +768,7 @@ impl Commands {
         self.refresh_relations(moment.now, sides, pipeline);
         if !self.mailbox.is_empty() {
             let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-            let sent = &mut counts.sent;
-            let mut carrier = SideCarrier {
-                coap: sides.coap,
-                mqtt: sides.mqtt,
-                gate: &pipeline.gate,
-                router,
-                requests,
-                sent,
-                age_s: 0,
-            };
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
             delivery.handle_timeout(moment.now, mailbox, &mut carrier);
             for number in std::mem::take(&mut self.unpublished) {
                 self.publish(moment, pipeline, number);
@@ -844,16 +837,7 @@ impl Commands {
             }
             Event::Ready(device) => {
                 let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-                let sent = &mut counts.sent;
-                let mut carrier = SideCarrier {
-                    coap: sides.coap,
-                    mqtt: sides.mqtt,
-                    gate: &pipeline.gate,
-                    router,
-                    requests,
-                    sent,
-                    age_s: 0,
-                };
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
                 delivery.offer(now, &device, mailbox, &mut carrier);
             }
             Event::MaySend(number) => {
@@ -861,16 +845,8 @@ impl Commands {
                 let age_s = self.mailbox.age(number, moment).map_or(0, |age| age.as_secs());
                 let Commands { router, mailbox, delivery, requests, counts, .. } = self;
                 let before = counts.sent;
-                let sent = &mut counts.sent;
-                let mut carrier = SideCarrier {
-                    coap: sides.coap,
-                    mqtt: sides.mqtt,
-                    gate: &pipeline.gate,
-                    router,
-                    requests,
-                    sent,
-                    age_s,
-                };
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+                carrier.age_s = age_s;
                 delivery.handle_may_send(now, number, mailbox, &mut carrier);
                 if let Some(command) = shown.filter(|_| self.counts.sent > before) {
                     self.show(moment, &command, "sent", None);

@@ -134,6 +134,8 @@ pub struct Desk {
     trial: Option<OnTrial>,
     /// Changes of the registry that came from the broker.
     registry_changes: Vec<remote::RegistryChange>,
+    /// Held once more by each command from the broker that is not answered yet.
+    remote_under_way: Rc<()>,
 }
 
 impl Desk {
@@ -192,6 +194,7 @@ impl Desk {
             disk: DiskRoom::default(),
             trial: None,
             registry_changes: Vec::new(),
+            remote_under_way: Rc::default(),
         };
         desk.trial = OnTrial::of(&desk.loaded, now);
         desk.retry(interval);

@@ -200,16 +200,7 @@ impl Commands {
             let Some(found) = self.mailbox.relation(relation) else { continue };
             let device = found.registration.device.clone();
             let Commands { router, requests, counts, .. } = self;
-            let sent = &mut counts.sent;
-            let mut carrier = SideCarrier {
-                coap: sides.coap,
-                mqtt: sides.mqtt,
-                gate: &pipeline.gate,
-                router,
-                requests,
-                sent,
-                age_s: 0,
-            };
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
             if carrier.is_awake(now, &device) {
                 self.mailbox.refresh(relation);
             }

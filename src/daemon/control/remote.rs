@@ -1,5 +1,6 @@
 //! Commands to the gateway itself from the broker: answered as the control socket answers.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -19,6 +20,9 @@ use crate::proto::coap;
 
 /// An answer that takes longer is `timeout`.
 const WITHIN: Duration = Duration::from_secs(300);
+/// Commands that are carried out at once; more wait where they came in, and are refused there when
+/// too many wait. A disk that hangs keeps no more than these.
+const UNDER_WAY_MAX: usize = 16;
 /// Longest answer, in bytes.
 const ANSWER_MAX: usize = 48 << 10;
 
@@ -26,6 +30,7 @@ const ANSWER_MAX: usize = 48 << 10;
 pub(super) struct RegistryChange {
     call: RemoteCall,
     job: JoinHandle<Result<(), String>>,
+    _under_way: Rc<()>,
 }
 
 impl Desk {
@@ -35,7 +40,7 @@ impl Desk {
             .into_iter()
             .partition::<Vec<_>, _>(|change| change.job.is_finished());
         self.registry_changes = waiting;
-        for RegistryChange { call, job } in done {
+        for RegistryChange { call, job, .. } in done {
             match job.await {
                 Ok(Ok(())) => self.ask(call, Request::Reload {}),
                 Ok(Err(why)) => self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
@@ -44,7 +49,8 @@ impl Desk {
                 }
             }
         }
-        loop {
+        // The desk holds it once itself.
+        while Rc::strong_count(&self.remote_under_way) <= UNDER_WAY_MAX {
             let call = self.shared.hub.borrow_mut().commands.poll_remote();
             let Some(call) = call else { break };
             log::info!(verb = call.verb.as_str(), bytes = call.payload.len(); "command to the gateway from the broker");
@@ -89,15 +95,16 @@ impl Desk {
         work: impl FnOnce() -> Result<(), Box<crate::config::Finding>> + Send + 'static,
     ) {
         let job = tokio::task::spawn_blocking(move || work().map_err(|finding| finding.to_string()));
-        self.registry_changes.push(RegistryChange { call, job });
+        self.registry_changes.push(RegistryChange { call, job, _under_way: self.remote_under_way.clone() });
     }
 
     /// Asks as over the control socket, and answers when that is answered.
     fn ask(&mut self, call: RemoteCall, request: Request) {
         let (reply, response) = Reply::channel();
         Call { request, reply }.dispatch(self);
-        let shared = self.shared.clone();
+        let (shared, under_way) = (self.shared.clone(), self.remote_under_way.clone());
         tokio::task::spawn_local(async move {
+            let _under_way = under_way;
             let outcome = match timeout(WITHIN, response).await {
                 Ok(Ok(response)) => outcome(call.verb, response),
                 Ok(Err(_)) => failed(coap::Code::INTERNAL_SERVER_ERROR, "there is no answer"),
