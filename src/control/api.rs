@@ -134,6 +134,11 @@ pub trait Control {
         Health::default()
     }
 
+    /// Somebody waits for the broker: whether the next attempt is made earlier for that.
+    fn hurry(&mut self) -> bool {
+        false
+    }
+
     /// Does something about newer firmware, and answers when it is begun, or done.
     fn update(&mut self, action: UpdateAction, reply: Reply) {
         let _ = action;
@@ -312,6 +317,7 @@ impl Call {
             }
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
             Request::Health {} => reply.ok(&control.health()),
+            Request::UplinkHurry {} => reply.ok(&serde_json::json!({ "hurried": control.hurry() })),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
             Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
             Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),

@@ -251,6 +251,9 @@ pub enum Request {
     },
     /// Whether the daemon works and reaches its broker: a [`Health`](super::snapshot::Health).
     Health {},
+    /// The next attempt to reach the broker is made within 5 s, at most twice a minute; not after
+    /// refused credentials. Answered `{"hurried": bool}`.
+    UplinkHurry {},
     /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
     UpdateStatus {},
     /// Looks for newer firmware; answered as `update-status`, when the check ended.
@@ -523,6 +526,7 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"uplink-hurry"}"#, Request::UplinkHurry {}),
             (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
             (r#"{"request":"security-report"}"#, Request::SecurityReport {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
@@ -585,6 +589,7 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::UplinkHurry {}),
             Just(Request::ConfigCheck {}),
             Just(Request::Clock {}),
             Just(Request::ClockTrust {}),

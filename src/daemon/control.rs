@@ -1023,6 +1023,10 @@ impl Control for Desk {
         self.link.check(reply);
     }
 
+    fn hurry(&mut self) -> bool {
+        self.link.hurry()
+    }
+
     fn certificates(&mut self) -> BTreeMap<String, snapshot::Certificate> {
         self.certificates.snapshot()
     }

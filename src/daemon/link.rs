@@ -482,6 +482,12 @@ impl Link {
         });
     }
 
+    /// Somebody waits for the connection: the next attempt is brought forward, within bounds.
+    pub fn hurry(&self) -> bool {
+        let handle = self.handle.borrow().clone();
+        handle.is_some_and(|handle| handle.with(|core| core.hurry(Instant::now())))
+    }
+
     /// Another certificate is in use: one that was proven in the place of the connection has it
     /// already. The file's new content is no news for a reload.
     pub fn handle_renewed(self: &Rc<Self>) {

@@ -626,6 +626,12 @@ impl Uplink {
         self.attempts.reconnect.retry_now(now);
     }
 
+    /// Somebody waits for the connection, as
+    /// [`Reconnect::hurry`](super::reconnect::Reconnect::hurry) says.
+    pub fn hurry(&mut self, now: Instant) -> bool {
+        self.stage == Stage::Waiting && self.attempts.reconnect.hurry(now)
+    }
+
     /// Says goodbye: the retained status turns offline, DISCONNECT goes out, no attempt follows.
     pub fn stop(&mut self, now: Instant) {
         self.stopping = true;
