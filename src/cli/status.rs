@@ -353,6 +353,9 @@ fn serial(name: &str, port: &SerialPort) -> String {
                 text.push_str(&format!(", {count} {what}"));
             }
         }
+        if asked.learned_timeout_ms > 0 {
+            text.push_str(&format!(", waited for {} ms", asked.learned_timeout_ms));
+        }
     }
     if !port.bad_reasons.is_empty() {
         let reasons: Vec<String> =
@@ -399,6 +402,12 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
         lines.push(format!(
             "  asked {} ms after its last answer: silent if asked sooner",
             unit.learned_pause_ms
+        ));
+    }
+    if unit.learned_timeout_ms > 0 {
+        lines.push(format!(
+            "  waited for {} ms: its answers took longer than timeout",
+            unit.learned_timeout_ms
         ));
     }
     if unit.learned_max_registers > 0 {

@@ -796,6 +796,8 @@ pub struct SerialAsked {
     /// Why it gives no reading.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
+    pub learned_timeout_ms: u64,
     /// Questions sent.
     pub questions: u64,
     /// Answers in time.
@@ -843,6 +845,8 @@ pub struct SerialUnit {
     pub left_out: BTreeMap<String, String>,
     /// Milliseconds of silence that it was found to want before a request; 0: none.
     pub learned_pause_ms: u64,
+    /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
+    pub learned_timeout_ms: u64,
     /// Most registers of one request that it was found to answer; 0: as many as configured.
     pub learned_max_registers: u16,
     /// Most coils or discrete inputs of one read that it answers, as was found out; 0: as many as

@@ -164,7 +164,9 @@ impl Ports {
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
             let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
-            core.recall(now, &self.notebook.borrow());
+            let is_configured =
+                |id: &str| settings.iter().any(|port| port.devices().any(|device| device.as_str() == id));
+            core.recall(now, &self.notebook.borrow(), &is_configured);
             let on_it = lines.iter().filter(|(line, _)| *line == port.port);
             core.await_rest(on_it.map(|(_, still)| *still).max().unwrap_or_default());
             if let Some(old) = &old {
@@ -230,12 +232,16 @@ impl Ports {
     /// What all units taught that are configured, or were.
     fn notes(&self) -> Notebook {
         let mut notebook = self.notebook.borrow().clone();
-        for entry in self.entries.borrow().values() {
+        let entries = self.entries.borrow();
+        let is_configured = |id: &str| {
+            let has_it = |entry: &Rc<Entry>| {
+                entry.core.borrow().settings().devices().any(|device| device.as_str() == id)
+            };
+            entries.values().any(has_it)
+        };
+        for entry in entries.values() {
             for (id, learned) in entry.core.borrow().learned() {
-                match learned.is_empty() {
-                    true => drop(notebook.units.remove(id.as_str())),
-                    false => drop(notebook.units.insert(id.to_string(), learned)),
-                }
+                notebook.put(id.as_str(), learned, is_configured);
             }
         }
         notebook
@@ -365,7 +371,7 @@ impl Ports {
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
-                asked: core.asked().map(|(state, failing, counters)| asked(state, failing, &counters)),
+                asked: core.asked().map(|standing| asked(&standing)),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -434,10 +440,13 @@ fn measured(demand: Demand, port: &snapshot::SerialPort) -> Demand {
     Demand { takes, ..demand }
 }
 
-fn asked(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> snapshot::SerialAsked {
+fn asked(standing: &poll::Standing) -> snapshot::SerialAsked {
+    let counters = &standing.counters;
+    let learned_ms = standing.learned.as_millis();
     snapshot::SerialAsked {
-        state: state.as_str().to_owned(),
-        reason: why_not(state, failing, counters).map(str::to_owned),
+        state: standing.state.as_str().to_owned(),
+        reason: why_not(standing),
+        learned_timeout_ms: u64::try_from(learned_ms).unwrap_or(u64::MAX),
         questions: counters.questions,
         answers: counters.answers,
         silent: counters.silent,
@@ -480,6 +489,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         busy_ms: bus.busy_ms,
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
+        learned_timeout_ms: learned.timeout_ms,
         learned_max_registers: learned.widths().registers(),
         learned_max_bits: learned.widths().bits(),
         polls: bus.polls,
@@ -492,24 +502,34 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
 }
 
 /// Why a device that is asked gives no reading.
-fn why_not(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> Option<&'static str> {
-    match state {
-        State::Unknown | State::Up => None,
-        State::Degraded => Some("it answers, but its answers are no readings"),
-        State::Down if failing == Some(poll::Failure::Closed) => {
-            Some("the connection is closed in place of an answer")
+fn why_not(standing: &poll::Standing) -> Option<String> {
+    let counters = &standing.counters;
+    let why = match standing.state {
+        State::Unknown | State::Up => return None,
+        State::Degraded => "it answers, but its answers are no readings",
+        State::Down if standing.failing == Some(poll::Failure::Closed) => {
+            "the connection is closed in place of an answer"
+        }
+        State::Down if standing.beyond.is_some() => {
+            let (after, most) = standing.beyond.unwrap_or_default();
+            return Some(format!(
+                "its answers come {} ms after the question, later than the longest wait ({} ms); raise poll-timeout",
+                after.as_millis(),
+                most.as_millis()
+            ));
         }
         State::Down if counters.late > 0 && counters.answers == 0 => {
-            Some("its answers come after the time-out; raise poll-timeout")
+            "its answers come after the time-out; raise poll-timeout"
         }
         State::Down if counters.damaged > counters.silent => {
-            Some("its answers are damaged: look at framing, checksum, baud and parity")
+            "its answers are damaged: look at framing, checksum, baud and parity"
         }
         State::Down if counters.endless * 2 > counters.silent => {
-            Some("it answers, but no answer ends as framing says: look at framing, line-end and baud")
+            "it answers, but no answer ends as framing says: look at framing, line-end and baud"
         }
-        State::Down => Some("it does not answer"),
-    }
+        State::Down => "it does not answer",
+    };
+    Some(why.to_owned())
 }
 
 /// Why a unit is degraded or down.
@@ -551,9 +571,7 @@ impl Entry {
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
-                Some((state, failing, counters)) => {
-                    (Some(state.as_str()), why_not(state, failing, &counters).map(str::to_owned))
-                }
+                Some(standing) => (Some(standing.state.as_str()), why_not(&standing)),
                 None => (None, None),
             },
             Some((state, view)) => (Some(state.as_str()), why_unit(&core, &view)),
@@ -738,6 +756,11 @@ impl Host for Handle {
             true
         })
         .unwrap_or(false)
+    }
+
+    fn replaces_idle(&self, limit: Duration) {
+        let after_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        log::info!(device = self.name.as_str(), after_ms; "the converter gives up a connection that is idle; one that was idle for so long is replaced from now on before a request");
     }
 
     async fn changed(&self) {

@@ -18,7 +18,7 @@ use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
-use crate::proto::serial::{State, framing, poll};
+use crate::proto::serial::{framing, poll};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -76,10 +76,11 @@ impl Port {
         units.into_iter().flatten()
     }
 
-    /// Units of a bus go on with what was learned of them before.
-    pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
+    /// Units of a bus go on with what was learned of them before; `is_configured`: whether there is
+    /// a device of this id.
+    pub fn recall(&mut self, now: Instant, notebook: &Notebook, is_configured: &dyn Fn(&str) -> bool) {
         if let Work::Bus(units) = &mut self.work {
-            units.recall(now, notebook);
+            units.recall(now, notebook, is_configured);
         }
     }
 
@@ -169,9 +170,9 @@ impl Port {
     }
 
     /// How the device does that is asked; `None` for any other.
-    pub fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
+    pub fn asked(&self) -> Option<poll::Standing> {
         match &self.work {
-            Work::Stream(stream) => stream.asked(),
+            Work::Stream(stream) => stream.poller().map(poll::Poller::standing),
             Work::Bus(_) => None,
         }
     }

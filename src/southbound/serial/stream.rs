@@ -10,7 +10,6 @@ use super::pending::Bounds;
 use super::settings::{Duty, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
-use crate::proto::serial::State;
 use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
@@ -66,11 +65,6 @@ impl Stream {
         if let (Some(own), Some(other)) = (&mut self.poller, &mut before.poller) {
             own.adopt(other, now);
         }
-    }
-
-    /// How the device does that is asked.
-    pub(super) fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
-        self.poller.as_ref().map(|poller| (poller.state(), poller.failing(), poller.counters()))
     }
 
     /// The questions, if there are any.
