@@ -548,6 +548,9 @@ pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
 fn unreadable(path: &Path, error: &FileError) -> Finding {
     let place = Place { file: path.display().to_string().into(), line: None };
     let advice = match error {
+        FileError::Missing if path.is_symlink() => {
+            "it is a link to a file that does not exist: make that file, or remove the link".to_owned()
+        }
         FileError::Missing => missing_advice(near(path).as_deref()),
         FileError::Denied => denied_advice(path),
         // Of a link that leads to itself nothing is to be put anywhere.

@@ -21,6 +21,7 @@ use self::beside::Beside;
 use self::dtls_identity::DtlsIdentity;
 use self::prover::ByUplink;
 use super::clock::SystemClock;
+use super::config_check::WatchedPair;
 use super::link::Link;
 use crate::clock::WallClock;
 use crate::config::Settings;
@@ -308,6 +309,20 @@ impl Certificates {
             Usage::Server => "coap",
         })
         .collect()
+    }
+
+    /// The watched files for the broker, unless something about them is among the problems.
+    pub fn watched_pairs(&self) -> Vec<WatchedPair> {
+        let entries = self.entries.borrow();
+        let of_broker = entries.iter().filter(|entry| entry.usage() == Usage::Client);
+        of_broker
+            .filter_map(|entry| {
+                let watch = entry.files.as_ref().filter(|watch| watch.problem().is_none())?;
+                let shown = entry.keeper.shown();
+                let known = [Some(shown.current_print?), shown.candidate_print];
+                Some(WatchedPair { name: UPSTREAM_FILES, files: watch.files().clone(), known })
+            })
+            .collect()
     }
 
     /// As `status` and `cert status` show them, by name.

@@ -200,3 +200,25 @@ fn where_there_is_nothing_to_choose_from_a_message_lists_nothing() {
         assert!(!said.contains("there are: \n") && !said.contains(": \n"), "{line}: {said}");
     }
 }
+
+#[test]
+fn a_message_about_a_device_that_does_not_exist_names_it_once() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    for command in [
+        "device show nosuch",
+        "device remove nosuch",
+        "device set nosuch --label x",
+        "device enable nosuch",
+        "device disable nosuch",
+        "device rekey nosuch --psk",
+        "device rekey nosuch --password",
+        "device key list nosuch",
+        "device key remove nosuch abcdef",
+    ] {
+        let ran = place.run(command);
+        assert_eq!(ran.err.matches("nosuch").count(), 1, "{command}: {}", ran.err);
+        ran.failed(1, &["device list` names all"]);
+    }
+    place.run("device remove door-8").failed(1, &["did you mean door-7?"]);
+}

@@ -559,7 +559,7 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let subject = format!("device {id}");
     match loaded.known(id) {
         Some(known) if known.source == DeviceSource::Configuration && !loaded.registry.has_file(id) => {
-            let message = format!("{id} is in the configuration");
+            let message = "it is in the configuration";
             // Serial devices are in the table of their port.
             let ports = &loaded.settings.serial;
             let table = ports.iter().find_map(|port| port.table_of(id)).unwrap_or(format!("device.{id}"));
@@ -572,8 +572,8 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
         None => {
             let ids = loaded.known.iter().map(|known| known.id.as_str());
             let advice = did_you_mean(id, ids)
-                .map_or("tombolo device list names all".to_owned(), |id| format!("did you mean {id}?"));
-            Err(Box::new(Finding::fail(subject, format!("there is no device {id}")).advice(advice)))
+                .map_or("`tombolo device list` names all".to_owned(), |id| format!("did you mean {id}?"));
+            Err(Box::new(Finding::fail(subject, "it does not exist").advice(advice)))
         }
     }
 }

@@ -39,6 +39,14 @@ pub(super) enum Subscribed {
     Silent,
 }
 
+/// What a broker says to a SUBSCRIBE with several filters.
+pub(super) enum Answered {
+    /// A code for each, in their order.
+    Codes(Vec<u8>),
+    Closed,
+    Silent,
+}
+
 /// What is published.
 pub(super) struct Message<'a> {
     pub topic: &'a str,
@@ -116,6 +124,21 @@ impl Talk {
             Ok(Some(_)) => Subscribed::Yes,
             Ok(None) | Err(Silence::Closed(_)) => Subscribed::Closed,
             Err(Silence::Time) => Subscribed::Silent,
+        }
+    }
+
+    /// As the daemon subscribes to commands.
+    pub async fn subscribe_commands(&mut self, filters: &[String], at_least_once: bool) -> Answered {
+        self.session.subscribe_commands(Instant::now(), filters, at_least_once);
+        let answered = self.until(ECHO_WITHIN, |event| match event {
+            Event::CommandsSubscribed(codes) => Some(Some(codes.clone())),
+            Event::Ended(_) => Some(None),
+            _ => None,
+        });
+        match answered.await {
+            Ok(Some(codes)) => Answered::Codes(codes),
+            Ok(None) | Err(Silence::Closed(_)) => Answered::Closed,
+            Err(Silence::Time) => Answered::Silent,
         }
     }
 
