@@ -221,4 +221,8 @@ fn a_message_about_a_device_that_does_not_exist_names_it_once() {
         ran.failed(1, &["device list` names all"]);
     }
     place.run("device remove door-8").failed(1, &["did you mean door-7?"]);
+    // So does one about a device that exists already, beside its file and the way out.
+    place
+        .run("device add door-7 --role sensor --psk")
+        .failed(1, &["device door-7: it exists already; remove it first: `tombolo", "device remove door-7`"]);
 }

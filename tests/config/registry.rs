@@ -126,13 +126,13 @@ fn an_id_or_identity_that_exists_is_refused_with_its_place() {
     assert_eq!(
         refused("a", "two"),
         format!(
-            "fail  {at}/state/devices/a.toml: device a: a exists already; remove it first: `tombolo device remove a`"
+            "fail  {at}/state/devices/a.toml: device a: it exists already; remove it first: `tombolo device remove a`"
         )
     );
     assert_eq!(
         refused("fixed", "two"),
         format!(
-            "fail  {at}/tombolo.toml:8: device fixed: fixed exists already; change it there, or use another name"
+            "fail  {at}/tombolo.toml:8: device fixed: it exists already; change it there, or use another name"
         )
     );
     assert_eq!(

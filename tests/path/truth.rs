@@ -236,7 +236,11 @@ fn a_subscription_that_a_rule_needs_and_the_broker_refuses_fails_in_check_and_in
     let url = format!("{rule}[upstream]\nurl = \"mqtt://127.0.0.1:{}\"\n", accepting.port);
     folder.write("conf.d/50.toml", url);
     let (status, text) = daemon.command(&["check"]);
-    assert!(status == 0 && found(&text, "ok", &["commands", words[0], words[1]]), "{text}");
+    // This one delivers nothing, so more is not proven.
+    assert!(
+        status == 0 && found(&text, "warn", &["not proven that commands come", words[0], words[1]]),
+        "{text}"
+    );
 }
 
 #[test]

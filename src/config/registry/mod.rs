@@ -464,7 +464,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         );
     }
     if let Some(known) = loaded.known(id) {
-        let message = format!("{id} exists already");
+        let message = "it exists already".to_owned();
         let advice = match known.source {
             DeviceSource::Registry => format!("remove it first: `tombolo device remove {id}`"),
             DeviceSource::Configuration => "change it there, or use another name".to_owned(),
@@ -472,7 +472,7 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         return refuse(message, known.place.as_ref(), &advice);
     }
     if loaded.registry.has_file(id) {
-        let message = format!("{id} exists already, in a file that cannot be read");
+        let message = "it exists already, in a file that cannot be read".to_owned();
         return refuse(message, None, &format!("remove it first: `tombolo device remove {id}`"));
     }
     check_proofs(device, loaded)?;

@@ -180,7 +180,7 @@ impl<'a> Walk<'a> {
         self.judge_publish(said, readable, &tried);
         let talk = match said {
             Said::Silent => talk,
-            _ => self.try_commands(talk).await,
+            _ => self.try_commands(talk, matches!(said, Said::Taken { echoed: true, .. })).await,
         };
         if let Some(talk) = talk {
             talk.goodbye().await;
