@@ -226,3 +226,15 @@ fn a_message_about_a_device_that_does_not_exist_names_it_once() {
         .run("device add door-7 --role sensor --psk")
         .failed(1, &["device door-7: it exists already; remove it first: `tombolo", "device remove door-7`"]);
 }
+
+#[test]
+fn a_role_that_a_fault_disables_is_not_called_missing() {
+    let place = Place::new();
+    place.write("conf.d/50.toml", "[role.sensor]\nmax-payload = \"2MiB\"\n");
+    let ran = place.run("device add door-7 --role sensor --psk");
+    assert!(!ran.err.contains("there is no role"), "{}", ran.err);
+    ran.failed(
+        1,
+        &["device door-7: a fault disables the role \"sensor\"", "50.toml:2", "max-payload", "2MiB"],
+    );
+}

@@ -280,6 +280,7 @@ fn a_check_of_a_stopped_gateway_takes_no_command_that_waits_at_the_broker() {
     let (code, text) = site.daemon.command(&["check"]);
     let words = "upstream commands: the broker accepts the subscription to tombolo/gw/+/down/# (rule all of role sensor)";
     assert!(code == 0 && text.contains(words), "{text}");
+    assert!(text.contains("acknowledged and back from tombolo/gw/gateway/check"), "{text}");
     site.daemon.resume();
     wait_for("the command", || site.mailbox().len() == 1);
 }

@@ -526,6 +526,14 @@ fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
 fn check_role(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let roles = || loaded.settings.gate.roles.iter().map(|role| role.name.as_str());
     if !roles().any(|role| role == device.role.as_str()) {
+        let of_role = |finding: &&Finding| {
+            finding.level == Level::Fail && finding.subject == format!("role {}", device.role)
+        };
+        if let Some(fault) = loaded.findings.iter().find(of_role) {
+            let message =
+                format!("a fault disables the role {:?}: {}", device.role.as_str(), fault.sentence());
+            return Err(Box::new(Finding::fail(format!("device {}", device.id), message)));
+        }
         let advice = match did_you_mean(device.role.as_str(), roles()) {
             Some(role) => format!("did you mean {role:?}?"),
             None if loaded.settings.gate.roles.is_empty() => {

@@ -175,7 +175,12 @@ impl Talk {
             }
             let mut ended = false;
             while let Some(event) = self.session.poll_event() {
-                echoed |= matches!(&event, Event::Message { topic: found, .. } if found == topic);
+                echoed |= match &event {
+                    Event::Message { topic: found, .. } => found == topic,
+                    // So they come where commands are wanted.
+                    Event::Inbound(message) => message.topic == topic,
+                    _ => false,
+                };
                 ended |= matches!(event, Event::Ended(_));
             }
             if (ended || self.session.is_ended()) && !answered {
