@@ -369,9 +369,9 @@ pub struct Uplink {
     /// Topic filters of commands by which none comes, with the rules that need them: the broker
     /// refuses the subscription or does not answer it. One sentence each.
     pub unsubscribed: Vec<String>,
-    /// What the gateway cannot read of its own topics: the broker refuses the subscription, does not
-    /// answer it or delivers nothing by it. A note, since no reading depends on it; one sentence
-    /// each.
+    /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
+    /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
+    /// sentence each.
     pub unheard: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,

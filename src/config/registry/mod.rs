@@ -33,7 +33,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::certificate::{format_key_hash, parse_key_hash};
-use super::finding::{Finding, Place};
+use super::finding::{Finding, Level, Place};
 use super::raw::Lines;
 use super::scalar::{
     PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, format_psk_identity,

@@ -1,9 +1,9 @@
 //! Whether the broker accepts the subscription to commands, which downlink rules need.
 //!
 //! It is asked for with QoS 2 and, where the broker does not accept that, with QoS 1, as the daemon
-//! does. That it is accepted does not prove that commands are delivered: some brokers accept what an
-//! account may not read. A command that comes meanwhile is not acknowledged, so the broker sends it
-//! again to the daemon.
+//! does. That it is accepted does not prove that commands are delivered: some brokers accept what
+//! an account may not read. A command that comes meanwhile is not acknowledged, so the broker sends
+//! it again to the daemon.
 
 use super::reading::STOPPED;
 use super::talk::{Answered, Talk};
@@ -26,8 +26,8 @@ impl CommandTrial {
 }
 
 impl Walk<'_> {
-    /// Subscribes, on another connection where there is none or the broker ends it. `delivers`: what
-    /// was published on the check's own topic came back.
+    /// Subscribes, on another connection where there is none or the broker ends it. `delivers`:
+    /// what was published on the check's own topic came back.
     pub(super) async fn try_commands(&mut self, mut talk: Option<Talk>, delivers: bool) -> Option<Talk> {
         let commands = self.trial.commands;
         if commands.is_empty() {
