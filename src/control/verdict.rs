@@ -88,7 +88,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         ));
     }
     reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
-    // What is unheard is a note: no reading and no command depends on it.
+    // What is unheard is a note: no reading depends on it.
     reasons.extend(uplink.unsubscribed.iter().cloned());
 }
 

@@ -422,7 +422,7 @@ impl Certificates {
             let entries = self.entries.borrow();
             let known: Vec<&str> = entries.iter().map(|entry| entry.name()).collect();
             let known = match known.is_empty() {
-                true => "none renews itself".to_owned(),
+                true => "none renews itself: `tombolo cert status` says what configures one".to_owned(),
                 false => format!("known here: {}", known.join(", ")),
             };
             let text = format!("there is no certificate {name:?} in use; {known}");

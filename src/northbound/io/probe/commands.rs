@@ -62,20 +62,23 @@ impl Walk<'_> {
         let all = || commands.iter().map(CommandTrial::place).collect::<Vec<_>>().join(", ");
         let refused: Vec<String> = match answer {
             Answered::Closed => {
-                vec![format!("it closes the connection over the subscription to {}", all())]
+                vec![format!("the broker closes the connection over the subscription to {}", all())]
             }
-            Answered::Silent => vec![format!("it does not answer the subscription to {}", all())],
+            Answered::Silent => vec![format!("the broker does not answer the subscription to {}", all())],
             Answered::Codes(codes) => commands
                 .iter()
                 .zip(codes)
                 .filter(|(_, code)| reason_code::is_refusal(**code))
                 .map(|(command, code)| {
                     let text = reason_code::text(*code);
-                    format!("it refuses the subscription to {}: {text} (0x{code:02X})", command.place())
+                    format!(
+                        "the broker refuses the subscription to {}: {text} (0x{code:02X})",
+                        command.place()
+                    )
                 })
                 .collect(),
         };
-        let text = format!("the broker lets no command reach a device: {}", refused.join("; "));
+        let text = format!("commands do not come: {}", refused.join("; "));
         let allow = "allow this gateway to read that topic at the broker, or take the rule out";
         match (refused.is_empty(), self.trial.beside) {
             (true, _) if delivers => {
