@@ -545,7 +545,17 @@ pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
     gateway_id::io::find_or_make(paths)
 }
 
+/// A link that leads nowhere.
+fn dangling(path: &Path) -> Finding {
+    let place = Place { file: path.display().to_string().into(), line: None };
+    let finding = Finding::fail("configuration", "is a link to a file that does not exist");
+    finding.at(Some(&place)).advice("make that file, or remove the link")
+}
+
 fn unreadable(path: &Path, error: &FileError) -> Finding {
+    if *error == FileError::Missing && path.is_symlink() {
+        return dangling(path);
+    }
     let place = Place { file: path.display().to_string().into(), line: None };
     let advice = match error {
         FileError::Missing => missing_advice(near(path).as_deref()),
@@ -639,11 +649,7 @@ fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, fault
         match read_layer(&path, origin) {
             Ok(layer) => layers.push(layer),
             // It is named in the folder, so it is a link that leads nowhere.
-            Err(FileError::Missing) => {
-                let place = Place { file: path.display().to_string().into(), line: None };
-                let finding = Finding::fail("configuration", "is a link to a file that does not exist");
-                faults.push(finding.at(Some(&place)).advice("make that file, or remove the link"));
-            }
+            Err(FileError::Missing) => faults.push(dangling(&path)),
             Err(error) => faults.push(unreadable(&path, &error)),
         }
     }

@@ -363,10 +363,15 @@ pub struct Uplink {
     pub suspected: Vec<SuspectedRecord>,
     /// Seconds since a reading was accepted, while the broker refuses all.
     pub nothing_taken_s: Option<u64>,
-    /// Parts of the connection that are omitted because the broker refuses them, as text.
+    /// What of the will and of the gateway's own messages is omitted because the broker refuses it,
+    /// as text.
     pub left_out: Vec<String>,
-    /// What the broker leaves without an answer (SUBSCRIBE) or does not deliver (the gateway's own
-    /// status), one sentence each; it ends when the answer or the message comes.
+    /// Topic filters of commands by which none comes, with the rules that need them: the broker
+    /// refuses the subscription or does not answer it. One sentence each.
+    pub unsubscribed: Vec<String>,
+    /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
+    /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
+    /// sentence each.
     pub unheard: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
@@ -427,6 +432,9 @@ pub struct ConfigCheck {
     /// Files that `[upstream]` names have another content than when the connection was made, and
     /// are not shown to work since; without one, than at the start or the last reload.
     pub upstream_files_changed: bool,
+    /// Certificates whose watched files have another pair than the one in use, one sentence each:
+    /// the files are read for this, whether or not their change was noticed.
+    pub watched: Vec<String>,
     /// Why a reload would be refused, one finding each; empty = it would not be.
     pub refused: Vec<String>,
     /// Findings of level fail in what a reload would take up, as `check` prints them.

@@ -88,7 +88,8 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         ));
     }
     reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
-    reasons.extend(uplink.unheard.iter().cloned());
+    // What is unheard is a note: no reading depends on it.
+    reasons.extend(uplink.unsubscribed.iter().cloned());
 }
 
 /// The verdict in one line.
@@ -122,6 +123,9 @@ mod tests {
         // What was lost once does not end, so it cannot be a reason for ever.
         let lost = Status { journal: Journal { lost: 7, records: 9, ..Journal::default() }, ..fine() };
         assert_eq!(reasons(&lost), [""; 0]);
+        // The account may only write: no reading is lost by it.
+        let unheard = Uplink { unheard: vec!["no echo".into()], ..fine().upstream };
+        assert_eq!(reasons(&Status { upstream: unheard, ..fine() }), [""; 0]);
     }
 
     #[test]
@@ -181,7 +185,7 @@ mod tests {
             ),
             (
                 Status {
-                    upstream: Uplink { unheard: vec!["no SUBACK".into()], ..fine().upstream },
+                    upstream: Uplink { unsubscribed: vec!["no SUBACK".into()], ..fine().upstream },
                     ..fine()
                 },
                 "no SUBACK",

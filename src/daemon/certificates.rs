@@ -21,6 +21,7 @@ use self::beside::Beside;
 use self::dtls_identity::DtlsIdentity;
 use self::prover::ByUplink;
 use super::clock::SystemClock;
+use super::config_check::WatchedPair;
 use super::link::Link;
 use crate::clock::WallClock;
 use crate::config::Settings;
@@ -310,6 +311,20 @@ impl Certificates {
         .collect()
     }
 
+    /// The watched files for the broker, unless something about them is among the problems.
+    pub fn watched_pairs(&self) -> Vec<WatchedPair> {
+        let entries = self.entries.borrow();
+        let of_broker = entries.iter().filter(|entry| entry.usage() == Usage::Client);
+        of_broker
+            .filter_map(|entry| {
+                let watch = entry.files.as_ref().filter(|watch| watch.problem().is_none())?;
+                let shown = entry.keeper.shown();
+                let known = [Some(shown.current_print?), shown.candidate_print];
+                Some(WatchedPair { name: UPSTREAM_FILES, files: watch.files().clone(), known })
+            })
+            .collect()
+    }
+
     /// As `status` and `cert status` show them, by name.
     pub fn snapshot(&self) -> BTreeMap<String, snapshot::Certificate> {
         let entries = self.entries.borrow();
@@ -407,7 +422,7 @@ impl Certificates {
             let entries = self.entries.borrow();
             let known: Vec<&str> = entries.iter().map(|entry| entry.name()).collect();
             let known = match known.is_empty() {
-                true => "none renews itself".to_owned(),
+                true => "none renews itself: `tombolo cert status` says what configures one".to_owned(),
                 false => format!("known here: {}", known.join(", ")),
             };
             let text = format!("there is no certificate {name:?} in use; {known}");

@@ -622,6 +622,7 @@ impl Desk {
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
         drop(hub);
         self.rules_since = Instant::now();
+        self.link.set_downlink(&settings.downlink);
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -977,7 +978,8 @@ impl Control for Desk {
     fn config_check(&mut self, reply: Reply) {
         let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
         let (used, served) = (self.link.used_files(), self.in_force.key.clone());
-        config_check::answer(options, running, self.clock.clone(), used, served, reply);
+        let kept = (served, self.certificates.watched_pairs());
+        config_check::answer(options, running, self.clock.clone(), used, kept, reply);
     }
 
     fn security_report(&mut self) -> snapshot::SecurityReport {

@@ -1,6 +1,7 @@
 //! The uplink as the rest of the daemon holds it: one that can be replaced, or not be there at all.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::control::api::Reply;
 use crate::control::snapshot;
 use crate::credential::probe_place::{ProbePlace, with_client_id};
 use crate::credential::renewal::{Refusals, Standing, Verdict};
+use crate::downlink;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
@@ -31,7 +33,7 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
-use crate::northbound::uplink::{self, CLOSES, Inbound, Status, TrialVerdict, Uplink};
+use crate::northbound::uplink::{self, CLOSES, Inbound, Status, TrialVerdict, Unsubscribed, Uplink};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -87,6 +89,8 @@ pub struct Link {
     probe_place: RefCell<ProbePlace>,
     /// The last certificate that was accepted has the connection already.
     has_connection: Cell<bool>,
+    /// What needs each filter of commands, in words.
+    needed_by: RefCell<BTreeMap<String, String>>,
 }
 
 /// Starts it.
@@ -114,6 +118,7 @@ pub fn start(
         untaken: Cell::default(),
         probe_place: RefCell::default(),
         has_connection: Cell::new(false),
+        needed_by: RefCell::default(),
     });
     link.replace(settings, &[]);
     link
@@ -614,6 +619,23 @@ impl Link {
         ))
     }
 
+    /// The rules of commands in force, by which a subscription that fails is named.
+    pub fn set_downlink(&self, downlink: &downlink::settings::Settings) {
+        let needed = |filter: &String| (filter.clone(), downlink.needed_by(filter).join(", "));
+        self.needed_by.replace(downlink.filters.iter().map(needed).collect());
+    }
+
+    /// A filter by which no command comes, with the rules that need it.
+    fn unsubscribed(&self, it: &Unsubscribed) -> String {
+        let needed = self.needed_by.borrow();
+        let of = needed.get(&it.filter).filter(|of| !of.is_empty());
+        let of = of.map(|of| format!(", of {of}")).unwrap_or_default();
+        format!(
+            "no command on {}{of} reaches a device: {}; allow this gateway to read it, or take the rule out",
+            it.filter, it.why
+        )
+    }
+
     /// Why readings do not flow although the connection stands, of each lane and in all.
     fn stalled(&self, status: &Status, now: Instant) -> Vec<String> {
         let of_lane = |lane: Lane| Some(format!("lane {lane}: {}", self.stopped_at(lane, status, now)?));
@@ -659,7 +681,7 @@ impl Link {
             );
         }
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
-        problems.extend(status.unheard.iter().cloned());
+        problems.extend(status.unsubscribed.iter().map(|it| self.unsubscribed(it)));
         problems
     }
 
@@ -737,6 +759,8 @@ impl Link {
                     .to_owned(),
             );
         }
+        let unsubscribed: Vec<String> = status.unsubscribed.iter().map(|it| self.unsubscribed(it)).collect();
+        warnings.extend(unsubscribed.iter().cloned());
         let stalled = self.stalled(&status, now);
         warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
@@ -762,6 +786,7 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
+            unsubscribed,
             unheard: status.unheard,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
@@ -918,6 +943,6 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
         ));
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
-    trouble.extend(status.unheard.iter().cloned());
+    trouble.extend(status.unheard.iter().map(|what| format!("not proven: {what}")));
     trouble
 }

@@ -200,3 +200,41 @@ fn where_there_is_nothing_to_choose_from_a_message_lists_nothing() {
         assert!(!said.contains("there are: \n") && !said.contains(": \n"), "{line}: {said}");
     }
 }
+
+#[test]
+fn a_message_about_a_device_that_does_not_exist_names_it_once() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    for command in [
+        "device show nosuch",
+        "device remove nosuch",
+        "device set nosuch --label x",
+        "device enable nosuch",
+        "device disable nosuch",
+        "device rekey nosuch --psk",
+        "device rekey nosuch --password",
+        "device key list nosuch",
+        "device key remove nosuch abcdef",
+    ] {
+        let ran = place.run(command);
+        assert_eq!(ran.err.matches("nosuch").count(), 1, "{command}: {}", ran.err);
+        ran.failed(1, &["device list` names all"]);
+    }
+    place.run("device remove door-8").failed(1, &["did you mean door-7?"]);
+    // So does one about a device that exists already, beside its file and the way out.
+    place
+        .run("device add door-7 --role sensor --psk")
+        .failed(1, &["device door-7: it exists already; remove it first: `tombolo", "device remove door-7`"]);
+}
+
+#[test]
+fn a_role_that_a_fault_disables_is_not_called_missing() {
+    let place = Place::new();
+    place.write("conf.d/50.toml", "[role.sensor]\nmax-payload = \"2MiB\"\n");
+    let ran = place.run("device add door-7 --role sensor --psk");
+    assert!(!ran.err.contains("there is no role"), "{}", ran.err);
+    ran.failed(
+        1,
+        &["device door-7: a fault disables the role \"sensor\"", "50.toml:2", "max-payload", "2MiB"],
+    );
+}

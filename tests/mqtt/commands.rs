@@ -70,9 +70,9 @@ fn a_refused_subscription_is_named_and_readings_go_on() {
     let refused = Event::CommandsRefused { filter: FILTER.to_owned(), code: 0x87 };
     assert_eq!(world.count(|event| *event == refused), 1);
     assert!(
-        world.status().left_out.iter().any(|what| what.contains(FILTER)),
+        world.status().unsubscribed.iter().any(|it| it.filter == FILTER && it.why.contains("refuses")),
         "{:?}",
-        world.status().left_out
+        world.status().unsubscribed
     );
     world.store(tombolo::message::Lane::Normal, "a", b"1");
     world.settle();

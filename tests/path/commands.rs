@@ -270,6 +270,21 @@ fn the_operator_sends_lists_shows_and_drops_commands() {
     assert_eq!(device.runs(), ["PUT set/level 41", "GET set/level ", "PUT nothing 1"]);
 }
 
+#[test]
+fn a_check_of_a_stopped_gateway_takes_no_command_that_waits_at_the_broker() {
+    let mut site = Site::with_broker("commands-check", RULES, BROKER);
+    subscribed(&site);
+    site.daemon.stop();
+    publish(&site, "tombolo/gw/door-7/down/set/level", "40", &["-V", "5", "-q", "2"]);
+    // It connects with the gateway's client id and subscribes as the gateway does.
+    let (code, text) = site.daemon.command(&["check"]);
+    let words = "upstream commands: the broker accepts the subscription to tombolo/gw/+/down/# (rule all of role sensor)";
+    assert!(code == 0 && text.contains(words), "{text}");
+    assert!(text.contains("acknowledged and back from tombolo/gw/gateway/check"), "{text}");
+    site.daemon.resume();
+    wait_for("the command", || site.mailbox().len() == 1);
+}
+
 /// Publishes commands, after each few of them something is killed; then a device comes. `kept`:
 /// the broker loses nothing.
 fn each_runs_once(name: &str, few: usize, kept: bool, mut trouble: impl FnMut(&mut Site)) {

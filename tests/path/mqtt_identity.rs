@@ -254,7 +254,7 @@ fn thousands_of_devices_are_imported_at_once_and_what_keygen_made_connects() {
     let text = "id,role,psk\nnew-1,sensor,text:0123456789abcdef\nunit-7,sensor,text:0123456789abcdef\n";
     let csv = site.folder.write("faulty.csv", text).display().to_string();
     let (status, said) = site.daemon.command(&["device", "import", &csv]);
-    assert!(status == 1 && said.contains("unit-7 exists already") && count() == 3_000, "{said}");
+    assert!(status == 1 && said.contains("unit-7: it exists already") && count() == 3_000, "{said}");
     // A key pair for tokens.
     let keys = site.folder.path().display().to_string();
     let made =

@@ -12,7 +12,7 @@ use crate::control::snapshot::{TakenReading, Uplink};
 use crate::credential::probe_place::with_client_id;
 use crate::northbound;
 use crate::northbound::io::files::WAITS;
-use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
+use crate::northbound::io::probe::{CommandTrial, Grade, SCRATCH, Step, Trial, probe};
 use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::uplink::TrialVerdict;
 
@@ -23,8 +23,10 @@ const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
 
-/// The subject of what is said about readings.
+/// The subject of what is said about readings,
 const READINGS: &str = "upstream readings";
+/// and about commands.
+const COMMANDS: &str = "upstream commands";
 
 /// How the daemon's own connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,7 +157,10 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));
-    let others = uplink.warnings.iter().filter(|warning| !uplink.stalled.contains(warning));
+    findings.extend(uplink.unsubscribed.iter().map(|reason| Finding::fail(COMMANDS, reason.clone())));
+    let is_told =
+        |warning: &&String| uplink.stalled.contains(warning) || uplink.unsubscribed.contains(warning);
+    let others = uplink.warnings.iter().filter(|warning| !is_told(warning));
     findings.extend(others.map(|warning| Finding::warn("upstream", warning.clone())));
     (findings, doubt)
 }
@@ -250,10 +255,16 @@ fn go(
         }
     };
     let scratch = format!("{}{SCRATCH}", settings.gate.prefix);
+    let needed = |filter: &String| CommandTrial {
+        filter: filter.clone(),
+        of: settings.downlink.needed_by(filter).join(", "),
+    };
+    let commands: Vec<CommandTrial> = upstream.commands.iter().map(needed).collect();
     let payload_max = settings.gate.roles.iter().map(|role| role.max_payload.unwrap_or(PAYLOAD_MAX)).max();
     let trial = Trial {
         scratch: &scratch,
         readings: &trials,
+        commands: &commands,
         payload_max: u64::from(payload_max.unwrap_or(0)),
         beside: known.beside,
         own_taken: known.own_proven && known.doubt.is_none(),

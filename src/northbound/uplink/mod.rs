@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
-pub use self::commands::Inbound;
+pub use self::commands::{Inbound, Unsubscribed};
 pub use self::event::Event;
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;

@@ -8,6 +8,7 @@
 //! `Ok` says what was proven. A publish on the check's own topic, taken or refused, proves nothing
 //! about readings, so each rule is tried for itself ([`reading`]).
 
+mod commands;
 mod reading;
 mod talk;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio_rustls::client::TlsStream;
 
+pub use self::commands::CommandTrial;
 pub use self::reading::{LEVEL, ReadingTrial};
 use self::reading::{STOPPED, Tried, words};
 use self::talk::{Message, Said, Silence, Subscribed, Talk, Wire};
@@ -74,7 +76,7 @@ pub enum Grade {
 /// One step, or one remark about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// `files`, `dns`, `tcp`, `tls`, `mqtt`, `publish` or `readings`.
+    /// `files`, `dns`, `tcp`, `tls`, `mqtt`, `publish`, `readings` or `commands`.
     pub name: &'static str,
     /// How it went.
     pub grade: Grade,
@@ -91,6 +93,8 @@ pub struct Trial<'a> {
     pub scratch: &'a str,
     /// Topics in the space of readings that no reading has.
     pub readings: &'a [ReadingTrial],
+    /// What the gateway subscribes to for commands.
+    pub commands: &'a [CommandTrial],
     /// Bytes of the largest payload that a role allows.
     pub payload_max: u64,
     /// A daemon is connected to this broker under our client id.
@@ -174,6 +178,10 @@ impl<'a> Walk<'a> {
             _ => self.try_readings(talk).await,
         };
         self.judge_publish(said, readable, &tried);
+        let talk = match said {
+            Said::Silent => talk,
+            _ => self.try_commands(talk, matches!(said, Said::Taken { echoed: true, .. })).await,
+        };
         if let Some(talk) = talk {
             talk.goodbye().await;
         }
@@ -238,11 +246,12 @@ impl<'a> Walk<'a> {
         if self.trial.beside && about_us && self.trial.files_changed && !about_id {
             let id = check_client_id(&self.settings.client_id);
             let text = format!(
-                "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}"
+                "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}; either \
+                 it does not accept what is in the files, or it takes no other client id than the gateway's"
             );
             let advice = format!(
-                "{advice}; if the broker takes no other client id than the gateway's, `tombolo reload` tries them with that one, and \
-                 a connection that stands ends only if they are accepted"
+                "`tombolo reload` shows which: it tries the files with the gateway's own client id, and the connection that \
+                 stands ends only if they are accepted; if they are not, {advice}"
             );
             return fail(&mut self.steps, "mqtt", text, advice);
         }

@@ -39,6 +39,14 @@ pub(super) enum Subscribed {
     Silent,
 }
 
+/// What a broker says to a SUBSCRIBE with several filters.
+pub(super) enum Answered {
+    /// A code for each, in their order.
+    Codes(Vec<u8>),
+    Closed,
+    Silent,
+}
+
 /// What is published.
 pub(super) struct Message<'a> {
     pub topic: &'a str,
@@ -119,6 +127,21 @@ impl Talk {
         }
     }
 
+    /// As the daemon subscribes to commands.
+    pub async fn subscribe_commands(&mut self, filters: &[String], at_least_once: bool) -> Answered {
+        self.session.subscribe_commands(Instant::now(), filters, at_least_once);
+        let answered = self.until(ECHO_WITHIN, |event| match event {
+            Event::CommandsSubscribed(codes) => Some(Some(codes.clone())),
+            Event::Ended(_) => Some(None),
+            _ => None,
+        });
+        match answered.await {
+            Ok(Some(codes)) => Answered::Codes(codes),
+            Ok(None) | Err(Silence::Closed(_)) => Answered::Closed,
+            Err(Silence::Time) => Answered::Silent,
+        }
+    }
+
     /// Publishes, and waits for the answer and, where it can come, the echo.
     pub async fn publish(&mut self, message: &Message<'_>, limits: Limits, echo: bool) -> Said {
         let topic = message.topic;
@@ -152,7 +175,12 @@ impl Talk {
             }
             let mut ended = false;
             while let Some(event) = self.session.poll_event() {
-                echoed |= matches!(&event, Event::Message { topic: found, .. } if found == topic);
+                echoed |= match &event {
+                    Event::Message { topic: found, .. } => found == topic,
+                    // So they come where commands are wanted.
+                    Event::Inbound(message) => message.topic == topic,
+                    _ => false,
+                };
                 ended |= matches!(event, Event::Ended(_));
             }
             if (ended || self.session.is_ended()) && !answered {
