@@ -4,6 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::credential::io::keeper::{Local, Prover};
+use crate::credential::probe_place::InPlace;
 use crate::credential::renewal::{Refusals, Standing, Verdict};
 use crate::daemon::link::Link;
 
@@ -11,9 +12,9 @@ use crate::daemon::link::Link;
 pub struct ByUplink(pub Rc<Link>);
 
 impl Prover for ByUplink {
-    fn probe(&self, candidate: &Path) -> Local<Verdict> {
+    fn probe(&self, candidate: &Path, in_place: InPlace) -> Local<Verdict> {
         let (link, file) = (self.0.clone(), candidate.to_path_buf());
-        Box::pin(async move { link.probe(file).await })
+        Box::pin(async move { link.probe(file, in_place).await })
     }
 
     fn standing(&self) -> Standing {
@@ -26,5 +27,9 @@ impl Prover for ByUplink {
 
     fn handle_committed(&self) {
         self.0.handle_renewed();
+    }
+
+    fn handle_given_up(&self) {
+        self.0.handle_given_up();
     }
 }
