@@ -521,6 +521,7 @@ fn a_client_id_for_probes_that_the_broker_does_not_admit_is_named_and_gives_no_c
     assert_eq!(orders(&site), 2, "none was given up");
     assert!(!warned(&site), "nothing waits any more");
     // Without a connection it is tried with the own client id at once.
+    let_a_second_pass();
     site.broker.stop();
     let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
     assert_eq!(code, 0, "{text}");

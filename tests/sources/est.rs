@@ -249,7 +249,7 @@ fn a_certificate_that_is_ours_but_odd_is_refused_by_its_name() {
         let order = Order { name: "uplink".to_owned(), csr: csr.clone(), kind: OrderKind::Enroll, identity };
         issued(run(server().source(label).order(order)))
     };
-    let present = of_label("rotation");
+    let present = of_label("well");
     let judged = |chain: &[Vec<u8>]| {
         let expected = Expected {
             key: &public,
