@@ -21,22 +21,10 @@
 //! * where a person asks for the probe, and neither is accepted beside it ([`InPlace::AtOnce`]);
 //! * where no connection stands that could be spared.
 
-use super::renewal::Verdict;
+use super::renewal::{InPlace, Verdict};
 
 /// So often in a row neither is accepted beside the connection before that is given up.
 pub const BESIDE_MAX: u32 = 3;
-
-/// When the connection that stands may be given up for a probe, where neither certificate is
-/// accepted beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InPlace {
-    /// Only where the peer says that it does not admit the client id.
-    OfClientId,
-    /// Also after [`BESIDE_MAX`] times in a row: the present certificate is near its end.
-    AtLast,
-    /// At once: a person asks for the probe.
-    AtOnce,
-}
 
 /// What came of the present certificate with the client id for probes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -51,7 +51,6 @@ use super::candidate::Demands;
 use super::decision::{
     self, Clock, Decision, History, LONGEST_LATE, NEVER, Refused, SPACING, Settings, Validity,
 };
-use super::probe_place::InPlace;
 use super::source::{OrderKind, Outcome};
 use crate::clock::UnixTime;
 
@@ -169,6 +168,18 @@ pub enum StageFault {
     Flaw(String),
     /// It could not be written.
     Disk(String),
+}
+
+/// When the connection that stands may be given up for a probe, where neither certificate is
+/// accepted beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    /// Only where the peer says that it does not admit the client id.
+    OfClientId,
+    /// Also after some times in a row: the present certificate is near its end.
+    AtLast,
+    /// At once: a person asks for the probe.
+    AtOnce,
 }
 
 /// What the shell is to do.

@@ -14,8 +14,7 @@ use rcgen::{
 use tombolo::credential::decision::RenewAt;
 use tombolo::credential::io::keeper::{Keeper, Local, Prover, open_store};
 use tombolo::credential::leaf::Usage;
-use tombolo::credential::probe_place::InPlace;
-use tombolo::credential::renewal::{Refusals, Standing, Verdict};
+use tombolo::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use tombolo::credential::request::{self, Names};
 use tombolo::credential::settings::Settings;
 use tombolo::credential::source::{Answer, Order, OrderKind, Outcome, Source};

@@ -24,8 +24,9 @@ use crate::credential::candidate::{self, Demands, Expected};
 use crate::credential::chain;
 use crate::credential::decision::{Clock, Validity};
 use crate::credential::leaf::{Leaf, Usage};
-use crate::credential::probe_place::InPlace;
-use crate::credential::renewal::{Action, Event, Kept, Refusals, Renewal, StageFault, Standing, Verdict};
+use crate::credential::renewal::{
+    Action, Event, InPlace, Kept, Refusals, Renewal, StageFault, Standing, Verdict,
+};
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};

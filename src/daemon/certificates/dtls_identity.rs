@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use crate::config::certificate;
 use crate::credential::io::keeper::{Keeper, Local, Prover, server_key};
-use crate::credential::probe_place::InPlace;
-use crate::credential::renewal::{Standing, Verdict};
+use crate::credential::renewal::{InPlace, Standing, Verdict};
 use crate::credential::store::Held;
 use crate::durable::io::regular;
 use crate::proto::dtls::server::ServerKey;

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::credential::io::keeper::{Local, Prover};
-use crate::credential::probe_place::InPlace;
-use crate::credential::renewal::{Refusals, Standing, Verdict};
+use crate::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use crate::daemon::link::Link;
 
 /// The uplink shows whether a certificate is accepted.
