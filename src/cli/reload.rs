@@ -102,8 +102,13 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
 fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
     let on_trial = |status: &Status| -> Vec<String> {
         let problems = status.problems.iter().filter(|problem| problem.contains(ON_TRIAL));
-        // What they are called, before the colon.
-        problems.filter_map(|text| Some(text.split_once(": ")?.0.to_owned())).collect()
+        // What they are called, before the colon. One that renews itself is no matter of a reload.
+        let named = problems.filter_map(|text| Some(text.split_once(": ")?.0.to_owned()));
+        let has_files = |name: &String| {
+            let of = name.strip_prefix("certificate ").and_then(|name| status.certificates.get(name));
+            of.is_some_and(|of| of.files.is_some())
+        };
+        named.filter(has_files).collect()
     };
     let looking = |status: &Status| status.certificates.values().any(|certificate| certificate.looking);
     let mut ask = || daemon.ask_for::<Status>(&Request::Status {}, ANSWER);

@@ -219,7 +219,10 @@ pub enum CertificateAction {
     /// Ask for the next one now.
     Renew,
     /// Ask for one as if it were the first, now.
-    Enroll,
+    Enroll {
+        /// Take back what was asked for in this way.
+        cancel: bool,
+    },
     /// Print the open signing request; make one if there is none.
     Csr,
     /// Take this chain, PEM, as the candidate.
@@ -306,7 +309,9 @@ impl Call {
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),
             Request::CertStatus {} => reply.ok(&control.certificates()),
             Request::CertRenew { name } => control.certificate(&name, CertificateAction::Renew, reply),
-            Request::CertEnroll { name } => control.certificate(&name, CertificateAction::Enroll, reply),
+            Request::CertEnroll { name, cancel } => {
+                control.certificate(&name, CertificateAction::Enroll { cancel }, reply);
+            }
             Request::CertCsr { name } => control.certificate(&name, CertificateAction::Csr, reply),
             Request::CertInstall { name, pem } => {
                 control.certificate(&name, CertificateAction::Install(pem), reply);

@@ -219,6 +219,9 @@ pub enum Request {
     CertEnroll {
         /// `[certificate.NAME]`
         name: String,
+        /// Take back what was asked for in this way.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cancel: bool,
     },
     /// The open signing request, made if there is none: `{"csr": "PEM"}`. Only for root and the
     /// daemon's own user.
@@ -534,7 +537,14 @@ mod tests {
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
             (r#"{"request":"cert-status"}"#, Request::CertStatus {}),
             (r#"{"request":"cert-renew","name":"uplink"}"#, Request::CertRenew { name: "uplink".into() }),
-            (r#"{"request":"cert-enroll","name":"uplink"}"#, Request::CertEnroll { name: "uplink".into() }),
+            (
+                r#"{"request":"cert-enroll","name":"uplink"}"#,
+                Request::CertEnroll { name: "uplink".into(), cancel: false },
+            ),
+            (
+                r#"{"request":"cert-enroll","name":"uplink","cancel":true}"#,
+                Request::CertEnroll { name: "uplink".into(), cancel: true },
+            ),
             (r#"{"request":"cert-csr","name":"uplink"}"#, Request::CertCsr { name: "uplink".into() }),
             (
                 r#"{"request":"cert-install","name":"uplink","pem":"x"}"#,

@@ -18,8 +18,8 @@ use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
-use crate::credential::probe_place::{ProbePlace, with_client_id};
-use crate::credential::renewal::{Refusals, Standing, Verdict};
+use crate::credential::probe_place::{Comparison, ProbePlace, with_client_id};
+use crate::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use crate::downlink;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
@@ -289,7 +289,7 @@ impl Link {
         let client_id = of_probes.clone().unwrap_or_else(|| check_client_id(&settings.client_id));
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
-        match timeout(FILES_WITHIN, tried).await {
+        match timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict) {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
             // Perhaps it has nothing against the files, and takes no other client id.
             Ok(TrialVerdict::Refused(_) | TrialVerdict::Closed(_)) if settings.probe_client_id.is_none() => {
@@ -319,7 +319,7 @@ impl Link {
         handle.with(|core| core.expect_take_over(Some(until)));
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(settings, clock, &settings.client_id, None, spoken);
-        let verdict = timeout(FILES_WITHIN, tried).await;
+        let verdict = timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict);
         let why = match verdict {
             Ok(TrialVerdict::Accepted) => {
                 // Where the broker lets both stand.
@@ -409,17 +409,22 @@ impl Link {
 
     /// Shows by a connection whether the broker accepts this certificate: chain and key in one
     /// file. The connection takes the place of the present one, or, where one stands and there is a
-    /// `probe-client-id` that the broker admits, is made beside it.
-    pub async fn probe(&self, file: PathBuf) -> Verdict {
+    /// `probe-client-id`, is made beside it; `in_place` says when that one is given up all the
+    /// same.
+    pub async fn probe(&self, file: PathBuf, in_place: InPlace) -> Verdict {
         let until = Instant::now() + PROBE_WITHIN;
         while Instant::now() < until && !self.stopping.get() {
             let handle = self.handle.borrow().clone();
             let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
-            let is_beside = self.probe_place.borrow().is_beside(handle.with(|core| core.is_connected()));
+            let stands = handle.with(|core| core.is_connected());
+            let is_beside = self.probe_place.borrow().is_beside(stands, in_place);
             let client_id = handle.with_settings(|settings| settings.probe_client_id.clone());
             if let Some(client_id) = client_id.filter(|_| is_beside) {
                 self.has_connection.set(false);
-                return self.probe_beside(&handle, &client_id, file).await;
+                let verdict = self.probe_beside(&handle, &client_id, file.clone()).await;
+                if !self.probe_place.borrow().goes_on_in_place(in_place) {
+                    return verdict;
+                }
             }
             handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
             // A reload may replace the uplink meanwhile: then the next one is asked.
@@ -443,9 +448,10 @@ impl Link {
         let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
         let tried = async |identity| {
             let clock: Arc<dyn WallClock> = self.clock.clone();
-            of_trial(separate_trial(&settings, clock, client_id, identity, spoken).await)
+            let tried = separate_trial(&settings, clock, client_id, identity, spoken).await;
+            Comparison { verdict: of_trial(tried.verdict), refuses_client_id: tried.refuses_client_id }
         };
-        let candidate = tried(Some((file.clone(), file))).await;
+        let candidate = tried(Some((file.clone(), file))).await.verdict;
         let present = match ProbePlace::needs_comparison(&candidate) {
             true => Some(tried(None).await),
             false => None,
@@ -493,13 +499,24 @@ impl Link {
         handle.is_some_and(|handle| handle.with(|core| core.hurry(Instant::now())))
     }
 
+    /// No candidate waits for its probe any more.
+    pub fn handle_given_up(&self) {
+        self.probe_place.borrow_mut().handle_over();
+    }
+
+    /// Whether a candidate waits because the connection that stands is not given up for its probe.
+    pub fn spares_connection(&self) -> bool {
+        let place = self.probe_place.borrow();
+        place.fault().is_some() && !place.is_not_admitted()
+    }
+
     /// Another certificate is in use: one that was proven in the place of the connection has it
     /// already. The file's new content is no news for a reload.
     pub fn handle_renewed(self: &Rc<Self>) {
         let handle = self.handle.borrow().clone();
         let Some(handle) = handle else { return };
         handle.with(Uplink::forget_refusals);
-        self.probe_place.borrow_mut().handle_committed();
+        self.probe_place.borrow_mut().handle_over();
         let has_connection = self.has_connection.take();
         let beside = handle.with_settings(|settings| {
             settings.probe_client_id.as_ref()?;
@@ -613,9 +630,16 @@ impl Link {
     fn probe_id_problem(&self) -> Option<String> {
         let place = self.probe_place.borrow();
         let why = place.fault()?;
+        let place = match place.is_not_admitted() {
+            true => "certificates are tried in the place of the connection",
+            false => {
+                "the new certificate waits, and the connection that stands is not given up for it (`tombolo cert status` \
+                 names the command that does so)"
+            }
+        };
         Some(format!(
-            "{why}; certificates are tried in the place of the connection; allow that client id to connect at the broker, or \
-             take upstream.probe-client-id out, then `tombolo reload`"
+            "{why}; {place}; allow that client id to connect at the broker, or take upstream.probe-client-id out, then \
+             `tombolo reload`"
         ))
     }
 

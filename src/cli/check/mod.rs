@@ -102,8 +102,10 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         report.add(secrets::lists(tls, &*clock))?;
         report.add(secrets::token(Some(tls), !arguments.offline))?;
     }
+    let told = report.context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::CertStatus {}, ANSWER));
+    let told = told.unwrap_or_default();
     report.add(patiently("asking where certificates come from", || {
-        plan::judge(settings, clock.clone(), arguments.offline)
+        plan::judge(settings, clock.clone(), arguments.offline, &told)
     }))?;
     report.add(secrets::modes(settings))?;
     let options = report.context.options();

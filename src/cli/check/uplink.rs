@@ -148,6 +148,10 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             let failure = Finding::fail("upstream", message).advice(allow.clone());
             doubt = Some(Doubt { failure, taken: not_its_own() });
         }
+        // The finding about the certificate says why, and what is to be done.
+        (false, _) if uplink.last_error.as_ref().is_some_and(|why| why.starts_with(WAITS)) => {
+            findings.push(Finding::warn("upstream", text.clone()));
+        }
         (false, _) => findings.push(
             Finding::fail("upstream", text.clone())
                 .advice("readings are kept meanwhile; what follows shows where it stops"),
@@ -291,7 +295,7 @@ pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> O
     let verdict = runtime.block_on(separate_trial(upstream, clock, &client_id, None, None));
     runtime.shutdown_background();
     let key = "upstream.probe-client-id";
-    match verdict {
+    match verdict.verdict {
         TrialVerdict::Accepted => {
             let message = format!("the broker lets {client_id} connect");
             Some(Finding::ok("upstream", message).key(key))
@@ -299,8 +303,9 @@ pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> O
         TrialVerdict::Refused(why) | TrialVerdict::Closed(why) => {
             let message = format!("the broker does not let it connect: {}", with_client_id(&client_id, &why));
             Some(Finding::warn("upstream", message).key(key).advice(
-                "allow that client id to connect at the broker, or take the key out; until then a new certificate is tried in \
-                 the place of the connection",
+                "allow that client id to connect at the broker, or take the key out; until then a new certificate waits, and is \
+                 tried in the place of the connection only where the broker says that it is the client id (0x85), a day or \
+                 less before the present one expires, or with `tombolo cert probe`",
             ))
         }
         TrialVerdict::Fault(_) => None, // the network's doing, which is said elsewhere
@@ -371,6 +376,14 @@ mod tests {
         // One that has never acknowledged anything may be mute.
         assert_eq!(judged(&Uplink { last_taken_s: None, ..slow.clone() }).0, Level::Fail);
         assert_eq!(judged(&Uplink { unanswered_connections: 1, ..slow }).0, Level::Fail);
+    }
+
+    #[test]
+    fn what_waits_for_its_first_certificate_is_no_second_failure() {
+        let away =
+            |why: &str| Uplink { configured: true, last_error: Some(why.to_owned()), ..Uplink::default() };
+        assert_eq!(judged(&away("no route")).0, Level::Fail);
+        assert_eq!(judged(&away(&format!("{WAITS}: there is no current.pem"))).0, Level::Warn);
     }
 
     #[test]
