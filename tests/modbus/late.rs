@@ -313,7 +313,7 @@ fn a_unit_whose_answers_always_come_after_the_timeout_is_read_once_that_is_learn
     let slow = [310, 450, 700, 900, 1_100].map(|late| (late, false));
     let slower = [1_100, 1_800, 2_500].map(|late| (late, true));
     for (late, default) in slow.into_iter().chain(slower) {
-        for map in 0..3 {
+        for (map, pattern) in MAPS.into_iter().enumerate() {
             // Here an answer that comes to the next request has no number.
             for is_numbered in [false, !default] {
                 let mut world = with_timeout(map, late, default);
@@ -326,7 +326,7 @@ fn a_unit_whose_answers_always_come_after_the_timeout_is_read_once_that_is_learn
                 // Four of the longest take a little more than a period.
                 let least = if late > 2_000 { 85 } else { 150 };
                 assert!(readings.len() >= least, "{late} {map}: {} {failing:?}", readings.len());
-                assert_eq!(exchanged(&readings, MAPS[map]), 0, "{late} {map}");
+                assert_eq!(exchanged(&readings, pattern), 0, "{late} {map}");
                 let learned = world.bus.learned(0).unwrap().timeout_ms;
                 assert!(
                     learned > late && learned <= if default { 4_000 } else { 1_200 },
