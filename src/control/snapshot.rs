@@ -766,6 +766,10 @@ pub struct SerialPort {
     /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
+    /// Why nothing that comes can be read, on a line on which nothing is asked: what was seen when
+    /// that was found, and what to compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub illegible: Option<String>,
     /// How a device does that is asked (`poll`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<SerialAsked>,
