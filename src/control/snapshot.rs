@@ -373,6 +373,9 @@ pub struct Uplink {
     /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
     /// sentence each.
     pub unheard: Vec<String>,
+    /// Outcomes of commands that the broker refused within the last hour, by topic. A note, since
+    /// no reading depends on it; one sentence each.
+    pub refused_outcomes: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.

@@ -97,6 +97,13 @@ pub enum Departure {
         /// Why.
         cause: Cause,
     },
+    /// The outcome of a command, given up because the broker refused it.
+    GivenUp {
+        /// Which.
+        id: RecordId,
+        /// Why.
+        cause: Cause,
+    },
     /// Given up because it expired.
     Expired {
         /// Which.
@@ -495,9 +502,9 @@ impl LaneState {
             let Some(LaneEntry { id, state, device, .. }) = front else { return };
             match state {
                 // Where it goes was its receiver's choice: it must not fill what is for readings.
-                State::Rejected(_) if device == DeviceKey::REPLY => {
-                    outbox.discard(lane, id.sequence);
-                    depart(lane, Departure::Expired { id });
+                State::Rejected(cause) if device == DeviceKey::REPLY => {
+                    outbox.release(lane, id.sequence);
+                    depart(lane, Departure::GivenUp { id, cause });
                 }
                 State::Rejected(_) if self.stopped_until.is_some_and(|until| now < until) => return,
                 State::Rejected(cause) => {
