@@ -61,7 +61,7 @@ pub struct LaneEntry {
     pub id: RecordId,
     /// Its topic.
     pub topic: TopicKey,
-    /// Its device, once it was sent.
+    /// Its device, once it was to be sent.
     pub device: DeviceKey,
     /// Under which number it was sent last; 0 = never.
     pub serial: u64,

@@ -77,7 +77,7 @@ impl Stream {
         self.poller.as_ref().map(|poller| (poller.state(), poller.failing(), poller.counters()))
     }
 
-    /// Why nothing that comes can be read, if it is so. Of a device that is asked, its state says it.
+    /// Why nothing that comes can be read, if it is so; a device that is asked has a state instead.
     pub(super) fn illegible(&self) -> Option<&Illegible> {
         self.legibility.illegible()
     }
