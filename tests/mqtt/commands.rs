@@ -238,3 +238,32 @@ fn while_the_broker_refuses_readings_as_well_an_outcome_is_kept() {
     assert_eq!(world.outbox.waiting(Lane::Normal), 0);
     assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"2"));
 }
+
+#[test]
+fn a_broker_that_refuses_an_outcome_and_then_closes_is_left_for_it_once_an_hour_and_readings_flow() {
+    let mut world = with_answers(0);
+    let links = world.broker.links;
+    world.broker.policy = Box::new(|delivered| match delivered.topic == ANSWERS {
+        true => Reply::AckAndClose(0x87),
+        false => Reply::Ack(0),
+    });
+    for _ in 0..30 {
+        world.store(Lane::Normal, ANSWERS, b"1");
+    }
+    world.run_for(Duration::from_secs(60));
+    for _ in 0..30 {
+        world.store(Lane::Normal, ANSWERS, b"1");
+        world.store(Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert_eq!(world.status().counters.refused_outcomes, 60);
+    assert_eq!(world.broker.delivered.iter().filter(|delivered| delivered.topic == "a").count(), 30);
+    assert_eq!(world.broker.links - links, 1, "one connection was lost over it");
+    assert_eq!(world.count(|event| *event == Event::ClientIdElsewhere), 0);
+    world.run_for(Duration::from_secs(3600));
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.store(Lane::Normal, ANSWERS, b"again");
+    world.run_for(Duration::from_secs(10));
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"again"));
+}

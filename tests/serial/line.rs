@@ -154,9 +154,8 @@ fn a_line_of_which_no_frame_is_a_reading_is_not_fine_until_one_is() {
         assert!(text.contains(words), "{text}");
         let (_, text) = site.daemon.command(&["check", "--offline"]);
         assert!(text.lines().any(|line| line.starts_with("warn") && line.contains(words)), "{text}");
-        wait_for("its presence", || {
-            site.told(name).is_some_and(|told| told["online"] == false && told["unit"] == "degraded")
-        });
+        let (_, text) = site.daemon.command(&["device", "show", name]);
+        assert!(text.contains("degraded") && text.contains(words), "{text}");
     }
     wait_for("the gateway's status", || {
         let problems = site.told("gateway").map(|told| told["problems"].to_string()).unwrap_or_default();

@@ -33,6 +33,8 @@ pub struct Outcomes {
     sent: VecDeque<(TopicKey, Box<str>)>,
     /// The newest at the end.
     refused: VecDeque<(TopicKey, Instant, RefusedOutcomes)>,
+    /// Topics over whose outcomes the broker closed the connection, and when.
+    closing: VecDeque<(TopicKey, Instant)>,
 }
 
 impl Outcomes {
@@ -49,6 +51,25 @@ impl Outcomes {
     /// The broker took one: it is allowed now.
     pub fn note_taken(&mut self, key: TopicKey) {
         self.refused.retain(|(other, ..)| *other != key);
+    }
+
+    /// The broker closed the connection over the one that it refused last: so it would over the
+    /// next ones, and each would cost a connection.
+    pub fn note_closed_over(&mut self, now: Instant) {
+        let Some((key, ..)) = self.refused.back() else { return };
+        self.closing.retain(|(other, at)| other != key && now < *at + NAMED_FOR);
+        if self.closing.len() >= REFUSED_MAX {
+            self.closing.pop_front();
+        }
+        self.closing.push_back((*key, now));
+    }
+
+    /// Why outcomes on this topic are not sent: the broker closed the connection over one within
+    /// the last hour.
+    pub fn closed_over(&self, now: Instant, key: TopicKey) -> Option<Cause> {
+        self.closing.iter().find(|(other, at)| *other == key && now < *at + NAMED_FOR)?;
+        let of = self.refused.iter().find(|(other, ..)| *other == key);
+        Some(of.map_or(Cause::Closed, |(.., of)| of.cause))
     }
 
     /// The broker refused one. Its topic, if it was not named yet.

@@ -249,9 +249,18 @@ impl Records {
             return self.refuse(now, place, entry, cause, false);
         }
         // Some brokers close the connection over it as well.
-        self.progress.refused_at = Some(now);
+        self.progress.handle_refused_outcome(now);
         self.give_up(now, place, entry.topic, cause);
         self.suspicion.forget(place);
+    }
+
+    /// The broker has closed the connection over outcomes on this topic: whether this one is given
+    /// up unsent.
+    pub fn give_up_unsent(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) -> bool {
+        let Some(cause) = self.outcomes.closed_over(now, topic) else { return false };
+        self.give_up(now, place, topic, cause);
+        self.suspicion.forget(place);
+        true
     }
 
     /// The outcome of a command is not sent again.

@@ -95,7 +95,11 @@ impl<O: Outbox> Sender<'_, O> {
         }
         if record.content.reply.is_some() {
             records.outcomes.note_sent(topic, record.content.topic);
+            if records.give_up_unsent(now, place, topic) {
+                return Step::Decided;
+            }
         }
+        let lane = &mut records.lanes[index];
         if trial.is_none() && records.suspicion.is_gated(topic) {
             records.hold_back(now, place, topic, outlet.flight.serial());
             return Step::Decided;
