@@ -373,6 +373,9 @@ pub struct Uplink {
     /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
     /// sentence each.
     pub unheard: Vec<String>,
+    /// Outcomes of commands that the broker refused within the last hour, by topic. A note, since
+    /// no reading depends on it; one sentence each.
+    pub refused_outcomes: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
@@ -766,6 +769,10 @@ pub struct SerialPort {
     /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
+    /// Why nothing that comes can be read, on a line on which nothing is asked: what was seen when
+    /// that was found, and what to compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub illegible: Option<String>,
     /// How a device does that is asked (`poll`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<SerialAsked>,

@@ -255,6 +255,7 @@ impl Desk {
         let mut problems = uplink.stalled.clone();
         problems.extend(self.problems(&journal, Instant::now()));
         problems.extend(self.link.lasting_problems());
+        problems.extend(self.ports.problems());
         if let Some(first) = problems.first() {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
@@ -380,6 +381,7 @@ impl Desk {
                 .chain(rejected_problem(&status))
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
+                .chain(self.ports.problems())
                 .map(|problem| hinted(&problem).into_owned())
                 .collect(),
             connection: self.link.connections(),

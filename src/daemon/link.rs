@@ -812,6 +812,7 @@ impl Link {
             left_out: status.left_out,
             unsubscribed,
             unheard: status.unheard,
+            refused_outcomes: status.refused_outcomes,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
                 // Not 0 for one that is to be waited for.
@@ -851,8 +852,10 @@ impl Link {
             snapshot.put("tombolo_northbound_unanswered_connections_total", status.counters.unanswered);
             snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
             snapshot.put("tombolo_downlink_dropped_messages_total", status.inbound_dropped);
+            snapshot.put("tombolo_downlink_refused_outcomes_total", status.counters.refused_outcomes);
         } else {
             snapshot.put("tombolo_downlink_dropped_messages_total", 0);
+            snapshot.put("tombolo_downlink_refused_outcomes_total", 0);
         }
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
@@ -968,5 +971,6 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
     trouble.extend(status.unheard.iter().map(|what| format!("not proven: {what}")));
+    trouble.extend(status.refused_outcomes.iter().cloned());
     trouble
 }

@@ -22,6 +22,7 @@ use super::round::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
+use crate::control::verdict;
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
@@ -35,6 +36,7 @@ use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
+use crate::southbound::serial::legibility::Illegible;
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -86,8 +88,8 @@ type Told = (bool, Option<&'static str>);
 pub struct Standing {
     /// Whether its port is open.
     pub open: bool,
-    /// `unknown` before it gave a value, `up`, `degraded` or `down`; `None` for one that is not
-    /// asked.
+    /// `unknown` before it gave a value, `up`, `degraded` or `down`; for one that is not asked
+    /// `degraded` or `None`.
     pub unit: Option<&'static str>,
     /// Why it is not there.
     pub reason: Option<String>,
@@ -99,7 +101,7 @@ impl Standing {
         self.open && self.unit.is_none_or(|unit| matches!(unit, "up" | "unknown"))
     }
 
-    /// Whether it answers, and none of its values arrives.
+    /// Whether something comes from it, and none of its values arrives.
     pub fn is_degraded(&self) -> bool {
         self.open && self.unit == Some("degraded")
     }
@@ -320,6 +322,21 @@ impl Ports {
         Some(had)
     }
 
+    /// Devices from which something comes, and no reading: one sentence each, which stays the same
+    /// while it is so.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, entry) in self.entries.borrow().iter() {
+            let (core, name) = (entry.core.borrow(), name.as_str());
+            let asked = core.asked().filter(|standing| standing.state == State::Degraded);
+            problems.extend(asked.and_then(|standing| verdict::asked(name, standing.state.as_str())));
+            problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence())));
+            let units = core.units().filter(|unit| unit.state == State::Degraded);
+            problems.extend(units.filter_map(|it| verdict::unit(name, it.id.as_str(), it.state.as_str())));
+        }
+        problems
+    }
+
     /// Devices whose standing there is news of; to be told by the caller.
     pub fn poll_news(&self, now: Instant) -> Vec<Name> {
         let mut news = Vec::new();
@@ -372,6 +389,7 @@ impl Ports {
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
                 asked: core.asked().map(|standing| asked(&standing)),
+                illegible: core.illegible().map(Illegible::sentence),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -572,7 +590,10 @@ impl Entry {
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
                 Some(standing) => (Some(standing.state.as_str()), why_not(&standing)),
-                None => (None, None),
+                None => match core.illegible() {
+                    Some(illegible) => (Some(State::Degraded.as_str()), Some(illegible.sentence())),
+                    None => (None, None),
+                },
             },
             Some((state, view)) => (Some(state.as_str()), why_unit(&core, &view)),
         };
@@ -647,6 +668,16 @@ impl Taker for PortTaker<'_> {
         if self.hub.may_say(LineKind::Unreadable) {
             let first = crate::config::scalar::format_hex(bytes);
             log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
+        }
+    }
+
+    fn legible(&mut self, legible: bool) {
+        let device = self.name.as_str();
+        match legible {
+            true => log::info!(device; "what comes on the line can be read"),
+            false => {
+                log::warn!(device; "nothing that comes on the line can be read; `tombolo status` says why");
+            }
         }
     }
 

@@ -8,8 +8,9 @@
 //! role:sensor    publish    home/x        allow  rule=local-publish.own
 //! ```
 //!
-//! It reads the files alone, never the running daemon. `role:NAME` is a device of that role, for
-//! where the registry is not: its id is [`STAND_IN`].
+//! A reason may also be written as `acl explain` prints it, `reason=no rule`. It reads the files
+//! alone, never the running daemon. `role:NAME` is a device of that role, for where the registry is
+//! not: its id is [`STAND_IN`].
 
 use std::time::Instant;
 
@@ -68,8 +69,13 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
             "deny" => false,
             other => return Err((line, format!("{other:?} is neither allow nor deny"))),
         };
-        let mut also = Vec::new();
+        let mut also: Vec<(Also, String)> = Vec::new();
         for word in rest.iter().take_while(|word| !word.starts_with('#')) {
+            // As `acl explain` prints it for people: `no rule`.
+            if let Some((Also::Reason, reason)) = also.last_mut().filter(|_| !word.contains('=')) {
+                *reason = format!("{reason}_{word}");
+                continue;
+            }
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let key = match key {
                 "rule" => Also::Rule,

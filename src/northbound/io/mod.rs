@@ -628,6 +628,7 @@ fn kind(event: &Event) -> &'static str {
         Event::HintRefused { .. } | Event::HintLeftOut => "hint",
         Event::CommandsRefused { .. } | Event::CommandsLeftOut => "commands",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
+        Event::Publisher(PublisherEvent::OutcomeRefused { .. }) => "outcomes",
         Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
         Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
         Event::Publisher(PublisherEvent::Unanswered { .. }) => "unanswered",
@@ -759,6 +760,10 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         PublisherEvent::Blocked { lane, id } => {
             log::error!(broker, lane = lane.as_str(), record:% = id;
                 "the lane takes no more until this record is decided; `tombolo queue skip` sets it aside");
+        }
+        PublisherEvent::OutcomeRefused { topic, cause } => {
+            log::warn!(broker, topic = topic.as_str(), reason:% = cause;
+                "the broker refuses the outcome of a command: it is given up; allow this gateway to publish there, or have the command name another response topic");
         }
         PublisherEvent::OwnRefused { topic, code } => {
             log::warn!(broker, topic = topic.as_str(), reason = reason_code::text(*code), code;

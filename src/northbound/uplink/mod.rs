@@ -757,6 +757,8 @@ impl Uplink {
                         self.subscribe_hint(now);
                     }
                 }
+                // The uplink never unsubscribes.
+                session::Event::Unsubscribed => {}
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
                 session::Event::PingAnswered(number) => {
                     self.handle_settled(now, number);

@@ -6,7 +6,7 @@ use super::Uplink;
 use super::commands::Unsubscribed;
 use super::stage::Stage;
 use crate::message::{Lane, RecordId};
-use crate::northbound::publisher::{Counters, HeldRecord};
+use crate::northbound::publisher::{Counters, HeldRecord, RefusedOutcomes};
 use crate::northbound::session::Limits;
 use crate::northbound::wire::Version;
 
@@ -71,6 +71,9 @@ pub struct Status {
     /// What the gateway cannot read of its own topics: no reading and no command depends on it. One
     /// sentence each.
     pub unheard: Vec<String>,
+    /// Outcomes of commands that the broker refused within the last hour, one sentence each: no
+    /// reading depends on it.
+    pub refused_outcomes: Vec<String>,
     /// Publishes a second at most, and whether that is because the broker complained.
     pub rate_limit: Option<(f64, bool)>,
     /// Connections that stood.
@@ -115,6 +118,7 @@ impl Status {
             left_out: left_out(uplink, now),
             unsubscribed: uplink.commands.unsubscribed(now, connected),
             unheard: unheard(uplink, now),
+            refused_outcomes: refused_outcomes(uplink, now),
             rate_limit: publisher.rate_limit(),
             connections: uplink.connections,
             counters: publisher.counters(),
@@ -178,4 +182,17 @@ fn unheard(uplink: &Uplink, now: Instant) -> Vec<String> {
         }));
     }
     unheard
+}
+
+/// The topics on which outcomes of commands were refused lately.
+fn refused_outcomes(uplink: &Uplink, now: Instant) -> Vec<String> {
+    let sentence = |of: &RefusedOutcomes| {
+        let RefusedOutcomes { topic, cause, count } = of;
+        let s = if *count == 1 { "" } else { "s" };
+        format!(
+            "the broker refused {count} outcome{s} of commands on {topic}: {cause}; they are given up; allow this gateway to publish \
+             there, or have the command name another response topic"
+        )
+    };
+    uplink.publisher.records().outcomes().refused(now).map(sentence).collect()
 }

@@ -11,6 +11,11 @@ fn a_table_is_read_and_each_fault_has_its_line() {
     assert_eq!(read.iter().map(|one| (one.line, one.allowed)).collect::<Vec<_>>(), [(3, true), (4, false)]);
     assert_eq!(read[0].also, [(Also::Topic, "x".to_owned()), (Also::Rule, "r".to_owned())]);
     assert_eq!(read[1].path, "#");
+    let read =
+        parse("a PUT u deny reason=no rule rule=r # why\na PUT u deny reason=no_rule\n").expect("a table");
+    let reason = (Also::Reason, "no_rule".to_owned());
+    assert_eq!(read[0].also, [reason.clone(), (Also::Rule, "r".to_owned())]);
+    assert_eq!(read[1].also, [reason]);
     for (text, line) in
         [("a POST t", 1), ("\na GET t allow", 2), ("a POST t maybe", 1), ("a POST t allow because", 1)]
     {

@@ -12,6 +12,7 @@ mod commands;
 mod reading;
 mod talk;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,8 @@ pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial
         fallback: Fallback::new(settings.protocol, will),
         variant: None,
         connections: 0,
+        subscribed: BTreeSet::new(),
+        session_was_there: None,
         steps: Vec::new(),
     };
     let _ = walk.go().await; // a failed step is the last in the list
@@ -143,6 +146,10 @@ struct Walk<'a> {
     /// What the broker took, once it did.
     variant: Option<(Variant, Limits)>,
     connections: usize,
+    /// Topic filters that the check has added to the session.
+    subscribed: BTreeSet<String>,
+    /// Whether the broker had the gateway's session before the check.
+    session_was_there: Option<bool>,
     steps: Vec<Step>,
 }
 
@@ -182,10 +189,44 @@ impl<'a> Walk<'a> {
             Said::Silent => talk,
             _ => self.try_commands(talk, matches!(said, Said::Taken { echoed: true, .. })).await,
         };
-        if let Some(talk) = talk {
+        if let Some(talk) = self.leave_as_found(talk).await {
             talk.goodbye().await;
         }
         Ok(())
+    }
+
+    /// Whether the check is in the gateway's own session, which outlives the connection.
+    fn is_in_kept_session(&self) -> bool {
+        // A clean start in the gateway's place would lose the commands that wait there.
+        !self.trial.beside && !self.settings.commands.is_empty()
+    }
+
+    /// Subscribes to one topic, which is not to stay in the session.
+    async fn subscribe_to(&mut self, talk: &mut Talk, topic: &str) -> Subscribed {
+        self.subscribed.insert(topic.to_owned());
+        talk.subscribe(topic).await
+    }
+
+    /// Takes the check's subscriptions out of the gateway's session. The daemon makes those that it
+    /// needs itself. Those to commands stay if the session was there: it may have them, and without
+    /// them what comes until the daemon starts would be lost.
+    async fn leave_as_found(&mut self, talk: Option<Talk>) -> Option<Talk> {
+        if !self.is_in_kept_session() {
+            return talk;
+        }
+        let mut filters = std::mem::take(&mut self.subscribed);
+        if self.session_was_there == Some(false) {
+            filters.extend(self.trial.commands.iter().map(|command| command.filter.clone()));
+        }
+        if filters.is_empty() {
+            return talk;
+        }
+        let mut talk = match talk.filter(|talk| !talk.session.is_ended()) {
+            Some(talk) => talk,
+            None => self.connect().await.ok()?,
+        };
+        talk.unsubscribe(&filters.into_iter().collect::<Vec<_>>()).await;
+        Some(talk)
     }
 
     fn limits(&self) -> Limits {
@@ -346,9 +387,7 @@ impl<'a> Walk<'a> {
                 at_least_once: true,
                 retain: true,
             }),
-            // A clean start in the gateway's place would lose the commands that wait there.
-            session_expiry: Some(settings.session_expiry)
-                .filter(|_| !self.trial.beside && !settings.commands.is_empty()),
+            session_expiry: Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
         };
         let mut talk = Talk {
             session: Session::new(Instant::now(), &opening),
@@ -357,12 +396,15 @@ impl<'a> Walk<'a> {
             head: Vec::new(),
         };
         let accepted = talk.until(super::super::session::CONNACK_WITHIN, |event| match event {
-            Event::Accepted { limits, .. } => Some(Ok(*limits)),
+            Event::Accepted { limits, session_present, .. } => Some(Ok((*limits, *session_present))),
             Event::Ended(ended) => Some(Err(ended.clone())),
             _ => None,
         });
         Ok(match accepted.await {
-            Ok(Ok(limits)) => Ok((talk, limits)),
+            Ok(Ok((limits, present))) => {
+                self.session_was_there.get_or_insert(present);
+                Ok((talk, limits))
+            }
             Ok(Err(ended)) => Err(self.refusal(ended, &talk.head, variant.version)),
             Err(silence) => Err(self.unanswered(silence)),
         })
@@ -534,7 +576,7 @@ impl<'a> Walk<'a> {
     /// the broker closed the connection.
     async fn subscribe(&mut self, talk: &mut Talk) -> Option<bool> {
         let scratch = self.trial.scratch;
-        let (what, answer) = match talk.subscribe(scratch).await {
+        let (what, answer) = match self.subscribe_to(talk, scratch).await {
             Subscribed::Yes => return Some(true),
             Subscribed::Refused(code) => {
                 (format!("refuses a subscription to {scratch}: {}", reason_code::text(code)), Some(false))
@@ -556,7 +598,7 @@ impl<'a> Walk<'a> {
         if talk.session.is_ended() || topic.starts_with(self.trial.scratch) {
             return;
         }
-        if let Subscribed::Refused(code) = talk.subscribe(topic).await {
+        if let Subscribed::Refused(code) = self.subscribe_to(talk, topic).await {
             let text = format!(
                 "the broker refuses the gateway's subscription to {topic}: {}; it goes on without",
                 reason_code::text(code)

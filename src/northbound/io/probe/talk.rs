@@ -12,6 +12,9 @@ use crate::northbound::wire::{self, Publish, Version};
 /// What the echo may take.
 const ECHO_WITHIN: Duration = Duration::from_secs(10);
 
+/// What the broker may take to answer an UNSUBSCRIBE, which nothing depends on.
+const UNSUBACK_WITHIN: Duration = Duration::from_secs(3);
+
 /// Any stream of bytes.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire for S {}
@@ -125,6 +128,15 @@ impl Talk {
             Ok(None) | Err(Silence::Closed(_)) => Subscribed::Closed,
             Err(Silence::Time) => Subscribed::Silent,
         }
+    }
+
+    /// Unsubscribes, and waits for the answer for a while.
+    pub async fn unsubscribe(&mut self, filters: &[String]) {
+        self.session.unsubscribe(Instant::now(), filters);
+        let answered = self.until(UNSUBACK_WITHIN, |event| {
+            matches!(event, Event::Unsubscribed | Event::Ended(_)).then_some(())
+        });
+        let _ = answered.await; // there is nothing else to be done
     }
 
     /// As the daemon subscribes to commands.
