@@ -58,7 +58,7 @@ fn list(context: &Context, device: Option<String>) -> Result<(), CommandError> {
     if rows.is_empty() {
         context.out.line("no command is held")?;
     } else {
-        let head = ["number", "device", "command", "size", "state", "age", "expires at"];
+        let head = ["number", "device", "command", "size", "state", "age", "expires"];
         rows.insert(0, head.map(str::to_owned).to_vec());
         context.out.table(&rows)?;
     }
@@ -78,8 +78,17 @@ fn row(held: &HeldCommand) -> Vec<String> {
         bytes(held.bytes),
         state,
         held.age_s.map_or_else(|| "unknown".to_owned(), span),
-        format!("{} old", span(held.expires_s)),
+        expiry(held),
     ]
+}
+
+/// When a command expires: it is held until it has a certain age, which is not known without a
+/// clock.
+fn expiry(held: &HeldCommand) -> String {
+    match held.age_s {
+        Some(age) => format!("in {}", span(held.expires_s.saturating_sub(age))),
+        None => format!("at an age of {}", span(held.expires_s)),
+    }
 }
 
 fn show(context: &Context, number: u64) -> Result<(), CommandError> {
@@ -100,7 +109,7 @@ fn show(context: &Context, number: u64) -> Result<(), CommandError> {
         ("state", held.state.clone()),
         ("sent", format!("{} times", held.attempts)),
         ("age", held.age_s.map_or_else(|| "unknown".to_owned(), span)),
-        ("expires at", format!("{} old", span(held.expires_s))),
+        ("expires", expiry(&held)),
     ];
     if let Some(format) = held.content_format {
         rows.push(("content format", format.to_string()));
@@ -115,4 +124,17 @@ fn show(context: &Context, number: u64) -> Result<(), CommandError> {
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     context.out.table(&rows)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_expires_in_what_is_left_of_its_time() {
+        let held = HeldCommand { age_s: Some(3_600), expires_s: 7 * 86_400, ..HeldCommand::default() };
+        assert_eq!(row(&held).last().map(String::as_str), Some("in 6 d 23 h"));
+        let of_unknown_age = HeldCommand { age_s: None, ..held };
+        assert_eq!(expiry(&of_unknown_age), "at an age of 7 d");
+    }
 }
