@@ -9,7 +9,7 @@ use crate::cli::output::plural;
 use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
-use crate::control::snapshot::Status;
+use crate::control::snapshot::{Status, THEN_RELOAD};
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
 
@@ -79,8 +79,10 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         let refused = problem.starts_with("the last reload was refused");
         match refused && compared.acceptable || compared.repaired.contains(problem) {
             true => {
-                let message = format!("{problem}; a reload would take the files up now");
-                Finding::warn("daemon", message).advice(format!("run {reload}"))
+                // The reload that it asks for is all that there is to do.
+                let message = problem.strip_suffix(THEN_RELOAD).unwrap_or(problem);
+                Finding::warn("daemon", message)
+                    .advice(format!("the files can be taken up now: run {reload}"))
             }
             false => Finding::fail("daemon", problem.clone()),
         }
