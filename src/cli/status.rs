@@ -3,18 +3,18 @@
 use serde_json::Value;
 
 use super::args::StatusArguments;
-use super::device::running::refused_connect;
 use super::error::CommandError;
 use super::output::{align, bytes, plural, span};
 use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
-    Certificate, RevocationList, RevocationSource, SerialPort, SerialUnit, Session, SessionPage, Status,
-    Uplink,
+    Certificate, RefusedConnect, RevocationList, RevocationSource, SerialPort, SerialUnit, Session,
+    SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
+use crate::telemetry::text::Escaped;
 
 /// Devices named in one row.
 const OFF_NAMED: usize = 5;
@@ -428,6 +428,18 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
         lines.push(format!("  and without {more} more"));
     }
     lines
+}
+
+/// The newest refused connect in words; `device show` uses it too.
+pub fn refused_connect(last: &RefusedConnect) -> String {
+    let username = last.username.as_ref().map(|name| format!(", user name {}", Escaped(name)));
+    format!(
+        "the last {} ago from {}{}: {}",
+        span(last.ago_s),
+        last.peer,
+        username.unwrap_or_default(),
+        Escaped(&last.reason)
+    )
 }
 
 /// A counter by its stable name.

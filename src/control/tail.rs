@@ -197,9 +197,9 @@ pub struct Item {
     /// The beginning of the payload in hexadecimal, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_hex: Option<String>,
-    /// `stored`, `passed` or `refused`; `handshake_failed`; `connect_refused`; or, for a reading shown before under
-    /// the same `record`: `delivered`, `held_back`, `rejected` or `expired`; for a command to the
-    /// device `command_taken`, `command_sent` or `command_ended`.
+    /// `stored`, `passed` or `refused`; `handshake_failed`; `connect_refused`; or, for a reading
+    /// shown before under the same `record`: `delivered`, `held_back`, `rejected` or `expired`; for
+    /// a command to the device `command_taken`, `command_sent` or `command_ended`.
     pub outcome: String,
     /// The record id, if stored.
     pub record: Option<String>,

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::super::Context;
 use super::super::error::CommandError;
 use super::super::output::{plural, span};
+use super::super::status::refused_connect;
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal, RefusedConnect};
-use crate::telemetry::text::Escaped;
+use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
 
 /// The devices of the daemon by id: one, or all.
 ///
@@ -134,18 +134,6 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// The newest refused connect in words; `status` uses it too.
-pub fn refused_connect(last: &RefusedConnect) -> String {
-    let username = last.username.as_ref().map(|name| format!(", user name {}", Escaped(name)));
-    format!(
-        "the last {} ago from {}{}: {}",
-        span(last.ago_s),
-        last.peer,
-        username.unwrap_or_default(),
-        Escaped(&last.reason)
-    )
-}
-
 /// A reason of the counters in words.
 fn word_of(reason: &str) -> String {
     reason.replace('_', " ")
@@ -154,6 +142,7 @@ fn word_of(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::snapshot::RefusedConnect;
 
     fn state() -> DeviceState {
         DeviceState {
