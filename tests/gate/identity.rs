@@ -126,7 +126,7 @@ fn names_of_two_devices_in_one_certificate_identify_nobody() {
     let mut all = settings(vec![role("sensor", vec![])], devices);
     let mut gate = Gate::new(all.clone(), Instant::now());
     let both = shown(&[(NameKind::Dns, "a.example"), (NameKind::Uri, "urn:b")]);
-    assert_eq!(id_of(&mut gate, &both), ambiguous(["a", "b"]));
+    assert_eq!(id_of(&mut gate, &both), ambiguous(["keyed", "b"]));
     // One by its key, the other by its name.
     let refused = id_of(&mut gate, &dns("a.example"));
     assert_eq!(refused, ambiguous(["keyed", "a"]));
