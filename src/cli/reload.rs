@@ -44,15 +44,6 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         context.out.object(&answer)?;
     } else {
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        // Otherwise the end says that it is done, and what is not in force.
-        let kept = &answer["upstream_kept"];
-        if unusable.is_none()
-            && kept.is_null()
-            && answer["upstream_unproven"].is_null()
-            && texts("disabled").is_empty()
-        {
-            context.out.line("reloaded")?;
-        }
         for text in texts("problems") {
             note(text.as_str().unwrap_or_default());
         }
@@ -93,7 +84,8 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     let metrics = answer.get("metrics").and_then(Value::as_array).cloned().unwrap_or_default();
     faults.extend(metrics.iter().filter_map(Value::as_str).map(str::to_owned));
     match faults.is_empty() {
-        true => Ok(()),
+        true if context.out.json => Ok(()),
+        true => Ok(context.out.line("reloaded")?),
         false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
     }
 }

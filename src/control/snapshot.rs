@@ -289,6 +289,8 @@ pub struct Certificate {
     pub looking: bool,
 }
 
+/// What ends the problem of a reload that was refused, where another reload is to follow.
+pub const THEN_RELOAD: &str = "; then `tombolo reload`";
 /// What is said of a new certificate in watched files that the broker has not decided on yet.
 pub const ON_TRIAL: &str = "it is tried before it is used";
 
@@ -369,6 +371,9 @@ pub struct Uplink {
     /// Topic filters of commands by which none comes, with the rules that need them: the broker
     /// refuses the subscription or does not answer it. One sentence each.
     pub unsubscribed: Vec<String>,
+    /// Why the connection does not last: another client probably or perhaps has the same client id.
+    /// One sentence.
+    pub contested: Option<String>,
     /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
     /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
     /// sentence each.
@@ -496,8 +501,10 @@ pub struct Devices {
     pub online: u64,
     /// Serial devices that answer, but none of whose values arrives.
     pub degraded: u64,
-    /// Devices that are neither: also those that were not seen since the start.
+    /// Devices that were seen since the start, and are not there.
     pub offline: u64,
+    /// Devices that were not seen since the start.
+    pub not_seen: u64,
     /// Established DTLS sessions.
     pub sessions: u64,
     /// DTLS handshakes in progress.
@@ -569,6 +576,24 @@ pub struct Mqtt {
     pub absent_sessions: u64,
     /// Messages of QoS 1 that wait for local clients.
     pub queued_messages: u64,
+    /// The newest connect that was refused.
+    pub last_refused: Option<RefusedConnect>,
+}
+
+/// A connect of a local MQTT client that was refused. Nothing in it is proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedConnect {
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The address, or `a Unix socket`.
+    pub peer: String,
+    /// The user name.
+    pub username: Option<String>,
+    /// The device that it claimed to be.
+    pub device: Option<String>,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 /// A source address whose datagrams could not be processed.
@@ -659,6 +684,11 @@ pub struct DeviceState {
     pub sessions: u64,
     /// Connected MQTT clients.
     pub mqtt_clients: u64,
+    /// Connects of MQTT clients that claimed to be this device, and were refused.
+    pub mqtt_refused: u64,
+    /// The newest of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_mqtt_refused: Option<RefusedConnect>,
     /// Readings that the rules let pass.
     pub accepted: u64,
     /// Payload bytes of these.

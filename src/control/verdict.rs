@@ -67,6 +67,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         let then = if why.contains(';') { "" } else { "; `tombolo check` shows where it stops" };
         reasons.push(format!("not connected to {broker}{why}{then}"));
     }
+    reasons.extend(uplink.contested.iter().cloned());
     reasons.extend(uplink.stalled.iter().cloned());
     if let Some(seconds) = uplink.oldest_unanswered_s.filter(|seconds| *seconds >= SLOW_ANSWER_S)
         && uplink.stalled.is_empty()
@@ -178,6 +179,13 @@ mod tests {
                     ..fine()
                 },
                 "not connected to b:8883: refused",
+            ),
+            (
+                Status {
+                    upstream: Uplink { contested: Some("another client".into()), ..fine().upstream },
+                    ..fine()
+                },
+                "another client",
             ),
             (
                 Status { upstream: Uplink { stalled: vec!["lane".into()], ..fine().upstream }, ..fine() },

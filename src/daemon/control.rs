@@ -684,7 +684,7 @@ impl Desk {
         problems.extend(self.disk_problem());
         problems.extend(self.refused.iter().map(|reason| {
             // Where only a restart helps, its advice says so.
-            let then = if reason.contains("restart") { "" } else { "; then `tombolo reload`" };
+            let then = if reason.contains("restart") { "" } else { snapshot::THEN_RELOAD };
             format!("the last reload was refused, the configuration before it is in use: {reason}{then}")
         }));
         let connections = self.link.connections();
@@ -756,12 +756,13 @@ impl Control for Desk {
         let settings = &self.loaded.settings;
         let standings = self.ports.standings();
         let known = hub.pipeline.gate.device_count() as u64;
-        let (mut online, mut degraded) = (0, 0);
+        let (mut online, mut degraded, mut offline) = (0, 0, 0);
         for device in hub.pipeline.gate.devices(now) {
             match Presence::of(&device, standings.get(device.id)) {
                 Presence::Online => online += 1,
                 Presence::Degraded => degraded += 1,
-                Presence::Offline | Presence::NotSeen => {}
+                Presence::Offline => offline += 1,
+                Presence::NotSeen => {}
             }
         }
         let mut status = snapshot::Status {
@@ -789,7 +790,8 @@ impl Control for Desk {
                 known,
                 online,
                 degraded,
-                offline: known.saturating_sub(online + degraded),
+                offline,
+                not_seen: known.saturating_sub(online + degraded + offline),
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
@@ -799,7 +801,7 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
-            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt),
+            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),

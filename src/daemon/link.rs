@@ -33,7 +33,9 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
-use crate::northbound::uplink::{self, CLOSES, Inbound, Status, TrialVerdict, Unsubscribed, Uplink};
+use crate::northbound::uplink::{
+    self, CLOSES, Inbound, Status, TrialVerdict, Unsubscribed, Uplink, used_elsewhere,
+};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -690,7 +692,7 @@ impl Link {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
         let mut problems = Vec::new();
         problems.extend(status.version_why.as_ref().filter(|_| status.connected).map(fell_back));
-        problems.extend(closed_again(&status));
+        problems.extend(self.contested(&status));
         if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
             problems
                 .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
@@ -707,6 +709,12 @@ impl Link {
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
         problems.extend(status.unsubscribed.iter().map(|it| self.unsubscribed(it)));
         problems
+    }
+
+    /// See [`contested`].
+    fn contested(&self, status: &Status) -> Option<String> {
+        let handle = self.handle.borrow();
+        handle.as_ref()?.with_settings(|settings| contested(status, &settings.client_id))
     }
 
     /// How many connections there have been.
@@ -762,7 +770,9 @@ impl Link {
                 None => "MQTT 3.1.1 is spoken: the broker cannot say that it refuses a message".to_owned(),
             });
         }
-        warnings.extend(trouble(&status, now));
+        // Where there is no connection, a rival is the reason that is given.
+        let contested = self.contested(&status).filter(|_| status.connected || !status.rival);
+        warnings.extend(trouble(&status, contested.as_ref(), now));
         warnings.extend(self.probe_id_problem());
         if let Some(limits) = status.limits.filter(|limits| limits.receive_maximum < SMALL_RECEIVE_MAXIMUM) {
             warnings.push(format!(
@@ -810,6 +820,7 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
+            contested,
             unsubscribed,
             unheard: status.unheard,
             refused_outcomes: status.refused_outcomes,
@@ -936,16 +947,23 @@ fn fell_back(why: &String) -> String {
     format!("MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}")
 }
 
-fn closed_again(status: &Status) -> Option<String> {
+/// That the connection does not last because of something outside of this gateway: probably or
+/// perhaps another client with the same client id.
+fn contested(status: &Status, client_id: &str) -> Option<String> {
+    if status.rival {
+        return Some(used_elsewhere(client_id));
+    }
     (status.closes >= CLOSES).then(|| {
-        "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses this \
-         upstream.client-id, or a load balancer or firewall ends it"
-            .to_owned()
+        format!(
+            "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses \
+             the client id {client_id}, or a load balancer or firewall ends it; give each gateway an id of its own \
+             ([gateway] id or [upstream] client-id), and see the broker's log"
+        )
     })
 }
 
 /// What people should know beside whether a connection stands.
-fn trouble(status: &Status, now: Instant) -> Vec<String> {
+fn trouble(status: &Status, contested: Option<&String>, now: Instant) -> Vec<String> {
     let mut trouble = Vec::new();
     if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))
         && waited >= SLOW_ANSWER
@@ -955,7 +973,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
             "a publish has waited {seconds} s for its answer; the connection is replaced if none comes ([upstream] answer-timeout)"
         ));
     }
-    trouble.extend(closed_again(status));
+    trouble.extend(contested.cloned());
     if let Some((limit, true)) = status.rate_limit {
         let limit = limit.round();
         trouble.push(format!(

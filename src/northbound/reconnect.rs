@@ -39,7 +39,7 @@ const LEAST: Duration = Duration::from_millis(100);
 /// A connection lost sooner after its CONNACK may have been taken over.
 pub const QUICK: Duration = Duration::from_secs(10);
 /// A connection that lasted so long has no rival.
-const PEACE: Duration = Duration::from_secs(600);
+pub const PEACE: Duration = Duration::from_secs(600);
 /// So many take-overs told by 0x8E in a row are a rival.
 const TAKE_OVERS: u32 = 3;
 /// So many quick losses without a word in a row are probably one.
@@ -139,6 +139,17 @@ impl Reconnect {
         true
     }
 
+    /// Whether the client id is probably used elsewhere, by the connections until now.
+    pub fn has_rival(&self) -> bool {
+        self.fights() > 0
+    }
+
+    /// How often a rival was met since it is taken for one.
+    fn fights(&self) -> u32 {
+        let take_overs = self.take_overs.saturating_sub(TAKE_OVERS - 1);
+        take_overs.max(self.quick_losses.saturating_sub(QUICK_LOSSES - 1))
+    }
+
     /// CONNACK came with success, and the connection is used.
     pub fn handle_accepted(&mut self) {
         self.refusals = 0;
@@ -180,8 +191,7 @@ impl Reconnect {
                     Lost::Closed if lasted < QUICK => self.quick_losses += 1,
                     _ => {}
                 }
-                let fights = (self.take_overs.saturating_sub(TAKE_OVERS - 1))
-                    .max(self.quick_losses.saturating_sub(QUICK_LOSSES - 1));
+                let fights = self.fights();
                 rival = fights > 0;
                 if rival {
                     self.draw_late(span(TAKEN_OVER_FIRST, fights - 1))

@@ -166,13 +166,15 @@ fn tokens_of_pyjwt_are_judged_by_the_registered_keys_and_end_their_connection() 
     for reason in [
         "the token expired",
         "the token is not valid yet",
-        "the token has another audience",
+        "the token has another audience (aud): ",
         "the token has no exp",
         "valid for more than 24 hours",
         "no key of the device has the token's algorithm",
     ] {
         assert!(log.contains(reason), "{reason}\n{log}");
     }
+    assert!(run(&site, &["device", "show", "cam-1"]).contains("MQTT refused"));
+    assert!(run(&site, &["status"]).contains(" connects refused, the last "));
     assert_eq!(client(&site, "expiry").trim(), "connect Success, disconnect Maximum connect time");
     // A removed key is taken no more.
     let hash =

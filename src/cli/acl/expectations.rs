@@ -23,7 +23,7 @@ use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::plural;
 use crate::config::Settings;
 use crate::config::acl::{Question, explain};
-use crate::gate::{Device, Gate};
+use crate::gate::{Device, Gate, Reason};
 use crate::message::Name;
 
 /// The id of the device that stands for a role.
@@ -50,6 +50,11 @@ enum Also {
     Rule,
     Topic,
     Reason,
+}
+
+/// The reasons, as `acl explain --json` has them: of readings, and of topics and filters.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    Reason::ALL.into_iter().map(Reason::as_str).chain(["bad_path", "bad_query"])
 }
 
 /// Reads the table; a fault has its line.
@@ -83,6 +88,10 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                 "reason" => Also::Reason,
                 _ => return Err((line, format!("{word:?} is none of rule=, topic=, reason="))),
             };
+            if key == Also::Reason && !reasons().any(|known| known == value) {
+                let all = reasons().collect::<Vec<_>>().join(", ");
+                return Err((line, format!("{value:?} is no reason; there are: {all}")));
+            }
             also.push((key, value.to_owned()));
         }
         let (device, path) = ((*first).to_owned(), (*path).to_owned());

@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod drop_ins;
 mod metrics;
 mod owners;
 mod plan;
@@ -112,6 +113,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     let read = crate::config::io::texts(&options);
     let (shown, _) = crate::config::show::show(&read.layers, &options.environment);
     report.add(secrets::credentials(&shown))?;
+    report.add(drop_ins::judge(paths))?;
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
     let judged: Arc<dyn crate::clock::WallClock> = clock.clone();

@@ -10,7 +10,7 @@ use crate::cli::output::plural;
 use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
-use crate::control::snapshot::{ON_TRIAL, Status};
+use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
 use crate::credential::store::SET_ASIDE;
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
@@ -83,8 +83,10 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         match refused && compared.acceptable || compared.repaired.contains(problem) {
             false if is_notice => Finding::warn("daemon", problem.clone()),
             true => {
-                let message = format!("{problem}; a reload would take the files up now");
-                Finding::warn("daemon", message).advice(format!("run {reload}"))
+                // The reload that it asks for is all that there is to do.
+                let message = problem.strip_suffix(THEN_RELOAD).unwrap_or(problem);
+                Finding::warn("daemon", message)
+                    .advice(format!("the files can be taken up now: run {reload}"))
             }
             false => Finding::fail("daemon", problem.clone()),
         }

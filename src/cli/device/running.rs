@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::Context;
 use super::super::error::CommandError;
 use super::super::output::{plural, span};
+use super::super::status::refused_connect;
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
@@ -121,6 +122,10 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
         rows.push(("last refused", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
     }
+    if let Some(last) = &state.last_mqtt_refused {
+        let count = plural(state.mqtt_refused, "connect");
+        rows.push(("MQTT refused", format!("{count}, {}", refused_connect(last))));
+    }
     let clients = match state.mqtt_clients {
         0 => String::new(),
         count => format!(", {}", plural(count, "MQTT client")),
@@ -137,6 +142,7 @@ fn word_of(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::snapshot::RefusedConnect;
 
     fn state() -> DeviceState {
         DeviceState {
@@ -182,6 +188,23 @@ mod tests {
         assert_eq!(seen(&degraded)[0], "degraded");
         let text = "degraded, active 5 s ago: it answers 12 bytes where 2 are asked for";
         assert_eq!(rows(&degraded)[0].1, text);
+    }
+
+    #[test]
+    fn a_refused_connect_of_an_mqtt_client_is_shown_at_its_device() {
+        let last = RefusedConnect {
+            ago_s: 70,
+            peer: "192.0.2.7".into(),
+            username: Some("cam\u{1b}".into()),
+            device: Some("cam-1".into()),
+            reason: "wrong password".into(),
+        };
+        let refused = DeviceState { mqtt_refused: 3, last_mqtt_refused: Some(last), ..state() };
+        let rows = rows(&refused);
+        let text = rows.iter().find(|(name, _)| *name == "MQTT refused").map(|(_, text)| text.as_str());
+        let shown =
+            "3 connects, the last 1 min 10 s ago from 192.0.2.7, user name cam\\u{1b}: wrong password";
+        assert_eq!(text, Some(shown));
     }
 
     #[test]

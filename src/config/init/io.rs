@@ -116,7 +116,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     // What the service cannot read is copied for it; what then is still wrong was just typed.
     let state_dir = loaded.settings.paths.state_dir.clone();
     let plans = plan_copies(&mut site, &options.config, &state_dir, force)
-        .map_err(|(file, message)| failed(&file, message, "nothing was written"))?;
+        .map_err(|(file, message)| failed(&file, message, ""))?;
     let is_copied = |finding: &Finding| {
         plans.iter().any(|plan| finding.message.starts_with(&plan.copied.from.display().to_string()))
     };
@@ -140,7 +140,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
             "upstream.certificate-file" => "name a certificate, in PEM, and the key that belongs to it",
             _ => "name a file with CA certificates in PEM",
         };
-        return Err(vec![finding.advice(format!("{advice}; nothing was written"))].into());
+        return Err(vec![finding.advice(advice)].into());
     }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {

@@ -466,7 +466,10 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     if let Some(known) = loaded.known(id) {
         let message = "it exists already".to_owned();
         let advice = match known.source {
-            DeviceSource::Registry => format!("remove it first: `tombolo device remove {id}`"),
+            DeviceSource::Registry => format!(
+                "`tombolo device rekey {id}` gives it a new key, `tombolo device set {id}` another role or label; to begin \
+                 anew, `tombolo device remove {id}`"
+            ),
             DeviceSource::Configuration => "change it there, or use another name".to_owned(),
         };
         return refuse(message, known.place.as_ref(), &advice);

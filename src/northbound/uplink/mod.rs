@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
 pub use self::commands::{Inbound, Unsubscribed};
-pub use self::event::Event;
+pub use self::event::{Event, used_elsewhere};
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
 pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
@@ -1108,7 +1108,7 @@ impl Uplink {
         }
         self.failure = Some(what);
         if rival {
-            self.failure = Some("the client id is probably used elsewhere".to_owned());
+            self.failure = Some(used_elsewhere(&self.settings.client_id));
             self.events.push_back(Event::ClientIdElsewhere);
         }
     }

@@ -7,6 +7,7 @@ use super::commands::Unsubscribed;
 use super::stage::Stage;
 use crate::message::{Lane, RecordId};
 use crate::northbound::publisher::{Counters, HeldRecord, RefusedOutcomes};
+use crate::northbound::reconnect::PEACE;
 use crate::northbound::session::Limits;
 use crate::northbound::wire::Version;
 
@@ -53,6 +54,8 @@ pub struct Status {
     pub held_back: [usize; 2],
     /// How often the broker closed a connection in the last 10 min, and nothing showed why.
     pub closes: usize,
+    /// Another client probably connects with our client id, and has done so in the last 10 min.
+    pub rival: bool,
     /// When the broker took a reading last, over all connections.
     pub taken_at: Option<Instant>,
     /// By [`Lane::index`]: the record that must be decided before the lane takes more.
@@ -111,6 +114,7 @@ impl Status {
             held_back: Lane::ALL.map(|lane| records.held_back(lane)),
             nothing_taken: records.nothing_taken(now),
             closes: uplink.attempts.closes(now),
+            rival: uplink.attempts.reconnect.has_rival() && uplink.lasted(now) < PEACE,
             taken_at: records.taken_at(),
             blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
             suspect_count: records.suspect_count(),

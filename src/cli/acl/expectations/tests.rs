@@ -24,6 +24,14 @@ fn a_table_is_read_and_each_fault_has_its_line() {
 }
 
 #[test]
+fn a_reason_that_there_is_not_is_refused_with_those_that_there_are() {
+    for wrong in ["reason=no", "reason=no-rule", "reason="] {
+        let (line, said) = parse(&format!("a POST t deny {wrong}")).expect_err("no such reason");
+        assert!(line == 1 && said.contains("no_rule, denied") && said.contains("bad_path"), "{said}");
+    }
+}
+
+#[test]
 fn expectations_are_compared_with_rule_topic_and_reason() {
     let loaded = load(
         "[role.r.uplink.t]\npath = \"t/#\"\n[role.r.uplink.no]\npath = \"t/secret\"\ndeny = true\n\
