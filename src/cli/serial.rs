@@ -18,7 +18,7 @@ use crate::clock::UnixTime;
 use crate::config::scalar::{did_you_mean, format_hex};
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::Status;
+use crate::control::snapshot::{SerialPort, Status};
 use crate::control::trace::Traced;
 use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
@@ -135,10 +135,11 @@ fn describe(port: &Found, is_shared: bool) -> String {
 
 fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), CommandError> {
     let mut sink = Sink::new(context, arguments)?;
-    match context.daemon().and_then(|daemon| daemon.trace(arguments.port.clone())) {
+    let name = name_of(context, &arguments.port).unwrap_or_else(|| arguments.port.clone());
+    match context.daemon().and_then(|daemon| daemon.trace(name.clone())) {
         Ok(tracing) => {
-            super::note(format_args!("watching {} through the daemon; Ctrl-C ends it", arguments.port));
-            if let Some(why) = not_open(context, &arguments.port) {
+            super::note(format_args!("watching {} through the daemon; Ctrl-C ends it", Escaped(&name)));
+            if let Some(why) = not_open(context, &name) {
                 super::note(why);
             }
             for traced in tracing {
@@ -166,11 +167,26 @@ fn trace(context: &Context, arguments: &SerialTraceArguments) -> Result<(), Comm
     })
 }
 
+/// The status of the daemon, if it can be asked.
+fn status(context: &Context) -> Option<Status> {
+    let asked = context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::Status {}, ANSWER));
+    asked.ok()
+}
+
+/// The name of the port of this device file or USB adapter, if the daemon has it open: so nobody
+/// else can open it.
+fn name_of(context: &Context, device: &str) -> Option<String> {
+    let is_device = device.starts_with('/') || device.starts_with("usb:");
+    let device = is_device.then(|| find::device(&PortName::parse(device)?)).flatten()?;
+    let status = status(context)?;
+    let mut open = status.serial.into_iter().filter(|(_, port)| port.state == "open");
+    let of_daemon = |port: &SerialPort| find::device(&PortName::parse(port.device.as_ref()?)?);
+    open.find(|(_, port)| of_daemon(port).as_ref() == Some(&device)).map(|(name, _)| name)
+}
+
 /// Why nothing is to be seen of a port, if the daemon does not have it open.
 fn not_open(context: &Context, name: &str) -> Option<String> {
-    let status =
-        context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER));
-    let status = status.ok()?;
+    let status = status(context)?;
     let port = status.serial.get(name).filter(|port| port.state != "open")?;
     let reason = port.reason.as_deref().unwrap_or("its reason is not known");
     Some(format!("{} is not open: {reason}; it is tried again, and shown once it is", Escaped(name)))

@@ -8,6 +8,8 @@ use super::snapshot::Status;
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
+/// Fewer refused readings of a device of which none was accepted are no reason.
+pub const ALL_REFUSED: u64 = 3;
 /// What the clock's reason begins with.
 const CLOCK: &str = "the clock is ";
 
@@ -33,6 +35,11 @@ pub fn reasons(status: &Status) -> Vec<String> {
         reasons.extend(port.asked.as_ref().and_then(|of| asked(name, &of.state)));
         reasons.extend(port.illegible.as_ref().map(|why| illegible(name, why)));
         reasons.extend(port.units.iter().filter_map(|(id, of)| unit(name, id, &of.state)));
+        // Those of a bus are of its units.
+        let of_port = port.units.is_empty().then_some((name, port.readings, port.refused));
+        let of_units = port.units.iter().map(|(id, unit)| (id, unit.readings, unit.refused));
+        let devices = of_port.into_iter().chain(of_units);
+        reasons.extend(devices.filter_map(|(id, accepted, refused)| all_refused(id, accepted, refused)));
     }
     if journal.rejected > 0 {
         let (count, s) = (journal.rejected, if journal.rejected == 1 { "" } else { "s" });
@@ -54,6 +61,13 @@ pub fn reasons(status: &Status) -> Vec<String> {
     }
     reasons.extend(clock.failing.iter().map(|why| format!("the clock's file cannot be written: {why}")));
     reasons
+}
+
+/// Of a device that the rules let nothing of pass. It ends with the first reading that they do.
+fn all_refused(device: &str, accepted: u64, refused: u64) -> Option<String> {
+    (accepted == 0 && refused >= ALL_REFUSED).then(|| {
+        format!("all {refused} readings of {device} were refused; `tombolo device show {device}` says why")
+    })
 }
 
 fn uplink(status: &Status, reasons: &mut Vec<String>) {
@@ -229,6 +243,13 @@ mod tests {
             (Status { serial: [("m".to_owned(), away)].into(), ..fine() }, "m is not open"),
             (Status { serial: [("m".to_owned(), bus("down"))].into(), ..fine() }, "unit u of"),
             (Status { serial: [("m".to_owned(), illegible)].into(), ..fine() }, "m: 20 frames in a row"),
+            (
+                Status {
+                    serial: [("m".to_owned(), SerialPort { refused: 3, ..open.clone() })].into(),
+                    ..fine()
+                },
+                "all 3 readings of m were refused; `tombolo device show m`",
+            ),
             (
                 Status {
                     session_store: SessionStore { failing: Some("x".into()), ..SessionStore::default() },

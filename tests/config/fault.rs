@@ -281,6 +281,19 @@ fn a_bad_role_disables_itself_and_its_devices() {
 }
 
 #[test]
+fn a_name_in_braces_in_the_path_of_a_rule_is_refused_with_the_pattern_that_is_meant() {
+    let said = |path: &str| main_file(&format!("[role.r.uplink.x]\npath = \"{path}\"\n")).complaints().1;
+    assert_eq!(
+        said("data/s{t}/x"),
+        [
+            "fail  /etc/tombolo/tombolo.toml:3: role.r.uplink.x.path: \"data/s{t}/x\": a rule captures by '+' alone: \
+             '{t}' stands for itself there; use path = \"data/+/x\"; topic has what each '+' matched as {1}, {2}, …"
+        ]
+    );
+    assert!(said("data/{").iter().chain(&said("data/+")).all(|line| !line.contains("role.r")));
+}
+
+#[test]
 fn what_only_the_gate_can_judge_is_named_at_its_line_too() {
     let role = |more: &str| main_file(&format!("[role.r]\n{more}")).complaints().1;
     let line = |words: &str| [format!("fail  /etc/tombolo/tombolo.toml:{words}")];

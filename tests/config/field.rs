@@ -50,7 +50,7 @@ fn the_end_of_labels_is_for_messages_of_several_lines() {
     for (keys, expected) in [
         ("framing = \"line\"\nlabel-end = \"hex:09\"\n", "have several lines"),
         ("framing = \"gap\"\nlabel-end = \"hex:09\"\n", "have several lines"),
-        ("framing = \"line\"\nline-end = \"hex:03\"\nlabel-end = \"hex:0909\"\n", "is not accepted"),
+        ("framing = \"line\"\nline-end = \"hex:03\"\nlabel-end = \"hex:0909\"\n", "use one byte"),
     ] {
         let text = port(keys);
         assert!(text.contains("label-end") && text.contains(expected), "{keys}: {text}");

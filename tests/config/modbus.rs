@@ -299,12 +299,18 @@ fn a_device_whose_readings_no_rule_lets_pass_is_warned_about() {
     // A level that the frame says may be anything.
     let sensors = "[role.r.uplink.sensors]\npath = \"m/a7/+\"\n";
     assert_eq!(warned(&format!("{sensors}{}", line("path = \"m/{id}/t\"\n"))), [""; 0]);
-    assert_eq!(warned(&format!("{sensors}{}", line("path = \"m/{id}\"\n"))).len(), 1);
+    let advised = warned(&format!("{sensors}{}", line("path = \"n/s{id}/{id}\"\n")));
+    assert_eq!(advised.len(), 1, "{advised:?}");
+    assert_eq!(warned(&format!("{sensors}{}", line("path = \"m/s{id}\"\n"))).len(), 1);
+    // What is advised there lets them pass.
+    let pattern = advised[0].split("with path = ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert_eq!(pattern, "\"n/+/+\"");
+    let more = format!("[role.r.uplink.more]\npath = {pattern}\n");
+    assert_eq!(warned(&format!("{more}{}", line("path = \"n/s{id}/{id}\"\n"))), [""; 0]);
     let denied = format!("{ROLE}[role.r.uplink.no]\npath = \"#\"\ndeny = true\n{}", line(""));
-    assert!(
-        warned(&denied)[0]
-            .starts_with("serial.m.path: the rule no of the role \"r\" denies its path \"data\"")
-    );
+    assert!(warned(&denied)[0].starts_with(
+        "serial.m.path: the rule no of the role \"r\" denies its path \"data\"; take that rule out"
+    ));
     let unit = format!("{ROLE}{BUS}{GOOD}path = \"t/meter\"\n");
     assert!(
         warned(&unit)[0]

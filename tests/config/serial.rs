@@ -236,6 +236,32 @@ fn a_question_without_a_byte_is_refused() {
 }
 
 #[test]
+fn a_line_end_that_is_written_as_its_bytes_is_refused_with_its_word() {
+    for (end, word) in [("\\n", "lf"), ("\\r", "cr"), ("\\r\\n", "crlf"), ("x", "hex:03")] {
+        let complaints = complaints(&format!("{ROLE}{GOOD}line-end = \"{end}\"\n"));
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        let expected = format!("\"{word}\"");
+        assert!(complaints[0].contains("serial.good.line-end"), "{complaints:?}");
+        assert!(complaints[0].ends_with(&expected), "{complaints:?}");
+    }
+}
+
+#[test]
+fn a_period_below_the_default_timeout_of_a_question_shortens_it() {
+    let timeout = |more: &str| {
+        let port = only(&format!("{GOOD}poll = \"A\"\n{more}"));
+        let Duty::Readings { poll: Some(poll), .. } = port.duty else { panic!() };
+        poll.timeout.as_millis()
+    };
+    assert_eq!(timeout(""), 1000);
+    assert_eq!(timeout("poll-period = \"500ms\"\n"), 500);
+    assert_eq!(timeout("poll-period = \"500ms\"\npoll-timeout = \"200ms\"\n"), 200);
+    let asked = format!("{ROLE}{GOOD}poll = \"A\"\npoll-period = \"500ms\"\npoll-timeout = \"1s\"\n");
+    let complaints = complaints(&asked);
+    assert!(complaints.iter().any(|line| line.contains("serial.good.poll-timeout")), "{complaints:?}");
+}
+
+#[test]
 fn a_start_of_one_byte_without_a_checksum_is_warned_about() {
     let text = format!("{ROLE}{GOOD}").replace("\"line\"", "\"fixed\"\nsize = 8\nstart = \"hex:02\"");
     let complaints = complaints(&text);

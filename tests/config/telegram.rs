@@ -21,6 +21,12 @@ const P1: &str = "/ISk5\\2MT382-1000\r\n\r\n1-3:0.2.8(50)\r\n0-0:1.0.0(170102192
     1-0:61.7.0(00.142*kW)\r\n1-0:22.7.0(00.000*kW)\r\n1-0:42.7.0(00.000*kW)\r\n1-0:62.7.0(00.000*kW)\r\n\
     0-1:24.1.0(003)\r\n0-1:96.1.0(3232323241424344313233343536373839)\r\n0-1:24.2.1(170102161005W)(00000.107*m3)\r\n\
     0-2:24.1.0(003)\r\n0-2:96.1.0()\r\n!6EEE\r\n";
+/// DSMR 2.2, without a CRC and a time, from the same tests.
+const P1_OF_DSMR_2: &str = "/ISk5\\2MT382-1004\r\n\r\n0-0:96.1.1(00000000000000)\r\n1-0:1.8.1(00001.001*kWh)\r\n\
+    1-0:1.8.2(00001.001*kWh)\r\n1-0:2.8.1(00001.001*kWh)\r\n1-0:2.8.2(00001.001*kWh)\r\n0-0:96.14.0(0001)\r\n\
+    1-0:1.7.0(0001.01*kW)\r\n1-0:2.7.0(0000.00*kW)\r\n0-0:17.0.0(0999.00*kW)\r\n0-0:96.3.10(1)\r\n0-0:96.13.1()\r\n\
+    0-0:96.13.0()\r\n0-1:24.1.0(3)\r\n0-1:96.1.0(000000000000)\r\n\
+    0-1:24.3.0(161107190000)(00)(60)(1)(0-1:24.2.1)(m3)\r\n(00001.001)\r\n0-1:24.4.0(1)\r\n!\r\n";
 /// A file of an ISKRA meter, from the tests of sml-rs (github.com/felixwrt/sml-rs).
 const SML: &str = "1B1B1B1B010101017605006345516200620072630101760101050021171B0B0A0149534B00047A554472620165\
     0021155A620163828E00760500634552620062007263070177010B0A0149534B00047A5544070100620AFFFF726201650021155A757707\
@@ -99,6 +105,19 @@ fn a_p1_telegram_is_published_if_its_crc_behind_the_end_is_right() {
 }
 
 #[test]
+fn a_p1_telegram_of_dsmr_2_is_published_without_the_time_that_it_does_not_have() {
+    let text = include_str!("../../config/examples/serial/p1.toml");
+    let without = |line: &&str| !["keep", "checksum"].iter().any(|key| line.starts_with(key));
+    let text = text.lines().filter(without).collect::<Vec<_>>().join("\n");
+    let line = "baud = 9600\ndata-bits = 7\nparity = \"even\"";
+    let (settings, extractor) = example(&text.replace("baud = 115200", line));
+    let payload = &P1_OF_DSMR_2.as_bytes()[1..P1_OF_DSMR_2.len() - 3];
+    assert_eq!(decode(&settings, P1_OF_DSMR_2.repeat(2).as_bytes(), 7), vec![payload; 2]);
+    let json = r#"{"low":1.001,"high":1.001,"power":1.01}"#;
+    assert_eq!(read(&extractor, payload), ("data".to_owned(), json.to_owned()));
+}
+
+#[test]
 fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
     let (settings, extractor) = example(include_str!("../../config/examples/serial/nmea.toml"));
     // With this sentence many public implementations of NMEA test their checksum.
@@ -143,6 +162,47 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     // Damage that a sum of 6 bits may pass: a lost digit, a joined group, another label.
     for group in ["PAPP 0520", "HCHC 01446085", "ADCO 27062222434", "PAPP 00520 (0", "PAQP 00520", "HP..  "] {
         assert!(extractor.read(group.as_bytes(), &mut Room::default()).is_err(), "{group}");
+    }
+}
+
+#[test]
+fn each_group_of_a_linky_in_standard_mode_is_published_also_those_of_the_next_day() {
+    let text = include_str!("../../config/examples/serial/linky.toml");
+    let pattern = text.lines().find_map(|line| line.strip_prefix("# pattern = ")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("checksum-apart"));
+    let lines = lines.map(|line| match line.split_once(" = ") {
+        Some(("pattern", _)) => format!("pattern = {pattern}\n"),
+        Some(("baud", _)) => "baud = 9600\n".to_owned(),
+        _ => format!("{line}\n"),
+    });
+    let (settings, extractor) = example(&lines.collect::<String>());
+    // The sums of the first three are those that many public decoders quote.
+    let unused = ["NONUTILE"; 10].join(" ");
+    for (group, sum, path, json) in [
+        ("VTIC\t02\t", Some(b'J'), "VTIC", r#""value":"02""#.to_owned()),
+        ("NJOURF\t00\t", Some(b'&'), "NJOURF", r#""value":"00""#.to_owned()),
+        ("NJOURF+1\t00\t", Some(b'B'), "NJOURF", r#""next":"+1","value":"00""#.to_owned()),
+        (
+            &format!("PJOURF+1\t00008001 {unused}\t"),
+            None,
+            "PJOURF",
+            format!(r#""next":"+1","value":"00008001 {unused}""#),
+        ),
+        ("DATE\tE200407140532\t\t", None, "DATE", r#""time":"E200407140532","value":"""#.to_owned()),
+        (
+            "SMAXSN-1\tE200407140532\t05650\t",
+            None,
+            "SMAXSN-1",
+            r#""time":"E200407140532","value":"05650""#.to_owned(),
+        ),
+    ] {
+        let computed = (group.bytes().map(u32::from).sum::<u32>() & 0x3F) as u8 + 0x20;
+        assert!(sum.is_none_or(|sum| sum == computed), "{group}");
+        let sent = [b"\n", group.as_bytes(), &[computed, b'\r']].concat();
+        assert_eq!(decode(&settings, &sent, 3), [group.as_bytes()], "{group}");
+        let (found, payload) = read(&extractor, group.as_bytes());
+        assert_eq!(found, format!("tic/{path}"));
+        assert_eq!(payload, format!(r#"{{"label":"{path}",{json}}}"#));
     }
 }
 

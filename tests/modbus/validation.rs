@@ -83,7 +83,7 @@ id = "meter-4"
 max-registers = 12
 timeout = "2s"
 pause = "150ms"
-register.t = { address = 1, type = "i16", scale = 0.1, offset = -40, absent = "7FFF", unit = "°C" }
+register.t = { address = 1, type = "i16", scale = 0.1, offset = -40, absent = "0x7FFF", unit = "°C" }
 register.alarm = { address = 1, type = "bool", bit = 3 }
 [unit.5]
 enabled = false
@@ -123,6 +123,13 @@ const WRONG_UNITS: &[(&str, &str, &str)] = &[
     ("id = \"m\"\nperiod = \"1s\"\njitter = \"2s\"", "unit.3.jitter", "1s"),
     ("id = \"m\"\npath = \"a//b\"", "unit.3.path", "empty"),
     ("id = \"m\"\npath = \"~x\"", "unit.3.path", "own"),
+    ("id = \"m\"\ntemplate = \"meter\"\npath = \"x/{y}\"", "unit.3.path", "no captures"),
+    (
+        "id = \"m\"\nregister.x = { address = 1, dead-band = 0.5 }",
+        "unit.3.register.x.dead-band",
+        "publish = \"change\"",
+    ),
+    ("id = \"m\"\nregister.x = { address = 1, absent = \"0x80\" }", "unit.3.register.x.absent", "4 hex"),
     ("id = \"m\"\ntemplate = \"nobody\"", "unit.3.template", "no template"),
     ("id = \"m\"\nmax-unchanged = \"1min\"", "unit.3.max-unchanged", "publish"),
     ("id = \"m\"\npublish = \"change\"\nmax-unchanged = \"10ms\"", "unit.3.max-unchanged", "1s"),

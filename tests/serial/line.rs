@@ -92,11 +92,13 @@ fn what_goes_over_a_port_can_be_watched_through_the_daemon_and_without_it() {
     let mut site = Site::new("trace", |folder| port(folder, "meter", ""));
     let mut meter = Device::plugged_in(site.folder.join("meter"));
     site.wait_until_open("meter");
-    let watch = |config: &std::path::Path| {
+    let device = site.folder.join("meter");
+    let device = device.to_str().unwrap();
+    let watch = |config: &std::path::Path, port: &str| {
         let mut child = Command::new(binary())
             .arg("--config")
             .arg(config)
-            .args(["serial", "trace", "meter", "--json"])
+            .args(["serial", "trace", port, "--json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -107,7 +109,12 @@ fn what_goes_over_a_port_can_be_watched_through_the_daemon_and_without_it() {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         (child, said, lines)
     };
-    let (mut child, said, mut lines) = watch(site.daemon.config());
+    // By its path, too: the daemon has it open, so this command could not open it.
+    let (mut child, said, _) = watch(site.daemon.config(), device);
+    assert!(said.contains("watching meter through the daemon"), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, said, mut lines) = watch(site.daemon.config(), "meter");
     assert!(said.contains("through the daemon"), "{said}");
     meter.say(b"\nhello\n");
     let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
@@ -119,7 +126,7 @@ fn what_goes_over_a_port_can_be_watched_through_the_daemon_and_without_it() {
     wait_for("the reading", || site.payloads("meter") == ["hello"]);
 
     site.daemon.stop();
-    let (mut child, said, mut lines) = watch(site.daemon.config());
+    let (mut child, said, mut lines) = watch(site.daemon.config(), "meter");
     assert!(said.contains("9600 baud"), "{said}");
     meter.say(b"again");
     let first: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::config::Finding;
 use crate::control::snapshot::DeviceState;
+use crate::control::verdict::ALL_REFUSED;
 
-/// Fewer refused readings of a device are no warning.
+/// Fewer refused readings of a device are no warning, if any was accepted.
 const LEAST: u64 = 10;
 /// Devices that are named.
 const SHOWN: usize = 10;
@@ -14,7 +15,10 @@ const OVER_QUOTA: &str = "over_quota";
 
 /// A warning for each device of which more was refused than accepted since the daemon started.
 pub fn told(devices: &BTreeMap<String, DeviceState>) -> Vec<Finding> {
-    let is_loud = |device: &&DeviceState| device.refused >= LEAST && device.refused > device.accepted;
+    let is_loud = |device: &&DeviceState| match device.accepted {
+        0 => device.refused >= ALL_REFUSED,
+        accepted => device.refused >= LEAST && device.refused > accepted,
+    };
     let loud: Vec<&DeviceState> = devices.values().filter(is_loud).collect();
     let mut findings: Vec<Finding> = loud.iter().take(SHOWN).map(|device| one(device)).collect();
     if let Some(more) = loud.len().checked_sub(SHOWN).filter(|more| *more > 0) {
@@ -68,17 +72,20 @@ mod tests {
             ..DeviceState::default()
         };
         let devices = [
-            device("calm", 0, &[("over_quota", 9)]),
+            device("calm", 1, &[("over_quota", 9)]),
             device("coap", 10, &[("over_quota", 85), ("no_rule", 5)]),
+            device("few", 0, &[("no_rule", ALL_REFUSED - 1)]),
             device("lost", 1, &[("no_rule", 20)]),
+            device("none", 0, &[("no_rule", ALL_REFUSED)]),
             device("some", 100, &[("over_quota", 90)]),
         ];
         let found = told(&devices.map(|device| (device.id.clone(), device)).into());
         let found: Vec<String> = found.iter().map(Finding::sentence).collect();
-        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].contains("the quota refused 85 of its 100 readings"), "{}", found[0]);
         assert!(found[0].contains("raise the quota of [role.meter]"), "{}", found[0]);
         assert!(found[1].contains("20 of its 21 readings") && found[1].contains("no rule"), "{}", found[1]);
+        assert!(found[2].contains("3 of its 3 readings") && found[2].contains("no rule"), "{}", found[2]);
         let many: BTreeMap<String, DeviceState> =
             (0..30).map(|at| (at.to_string(), device("x", 0, &[("over_quota", 10)]))).collect();
         assert_eq!(told(&many).len(), SHOWN + 1);

@@ -186,6 +186,11 @@ fn one(port: &Port, root: &Path) -> Vec<Finding> {
         let message = format!("{} is not a serial port", device.display());
         return vec![Finding::fail(&subject, message).advice("see `tombolo serial list`")];
     };
+    // Those of every serial driver are of this class. Pseudo-terminals are of none.
+    if let Some(class) = class(found.rdev(), root).filter(|class| class != "tty") {
+        let message = format!("{} is not a serial port, but a device of the class {class}", device.display());
+        return vec![Finding::fail(&subject, message).advice("see `tombolo serial list`")];
+    }
     let shown = device.display();
     let name = device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut findings = Vec::new();
@@ -219,6 +224,13 @@ fn one(port: &Port, root: &Path) -> Vec<Finding> {
 fn absent(subject: &str, port: &Port, why: &str) -> Finding {
     let advice = "plug it in, or see `tombolo serial list`; the daemon waits for it";
     Finding::warn(subject, format!("{}: {why}", port.port)).advice(advice)
+}
+
+/// The kernel's class of a character device, if it has one.
+fn class(number: u64, root: &Path) -> Option<String> {
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let link = std::fs::read_link(root.join(format!("sys/dev/char/{major}:{minor}/subsystem"))).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The terminals that are the kernel's console, by name.
@@ -300,6 +312,36 @@ mod tests {
         let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].subject.as_str(), found[0].message.as_str()), ("serial scale", why));
+    }
+
+    #[test]
+    fn a_device_file_of_another_class_is_no_serial_port() {
+        use crate::southbound::serial::settings::{Duty, Line};
+        let root = std::env::temp_dir().join(format!("tombolo-class-{}", std::process::id()));
+        // The numbers of /dev/null.
+        let folder = root.join("sys/dev/char/1:3");
+        std::fs::create_dir_all(&folder).unwrap();
+        let port = Port {
+            name: crate::message::Name::parse("a").unwrap(),
+            port: PortName::parse("/dev/null").unwrap(),
+            line: Line::default(),
+            duty: Duty::Slipmux { max_message: 100 },
+        };
+        let said = |class: Option<&str>| {
+            let link = folder.join("subsystem");
+            let _ = std::fs::remove_file(&link);
+            if let Some(class) = class {
+                std::os::unix::fs::symlink(Path::new("../../../../class").join(class), &link).unwrap();
+            }
+            one(&port, &root).iter().map(Finding::sentence).collect::<Vec<_>>().join("; ")
+        };
+        let text = said(Some("mem"));
+        assert!(text.contains("/dev/null is not a serial port, but a device of the class mem"), "{text}");
+        for good in [Some("tty"), None] {
+            let text = said(good);
+            assert!(text.contains("/dev/null is there"), "{text}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

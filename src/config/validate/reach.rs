@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Context;
+use super::role::pattern_of;
 use crate::config::model::Serial;
 use crate::gate::policy::PAYLOAD_MAX;
 use crate::gate::{self, Quota, Role};
@@ -75,7 +76,13 @@ fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
         None if matching().any(|rule| !rule.deny) => return,
         None => format!("no rule of the role {:?} lets its path {path:?} pass", role.name.as_str()),
     };
-    let advice = format!("add [role.{}.uplink.NAME] with path = {path:?}, or set another path", role.name);
+    let advice = match denied {
+        Some(_) => "take that rule out, or set another path".to_owned(),
+        None => {
+            let pattern = pattern_of(path);
+            format!("add [role.{}.uplink.NAME] with path = {pattern:?}, or set another path", role.name)
+        }
+    };
     cx.warn(&subject(key), &with(key, "path"), message, &advice);
 }
 

@@ -102,6 +102,14 @@ fn uplink_rule(
         fault(faults, &["uplink", name, "path"], format!("{path:?}: {error}"), advice);
     });
     let pattern = pattern.ok()?;
+    if let Some(capture) = places(path).find_map(Result::ok) {
+        let message =
+            format!("{path:?}: a rule captures by '+' alone: '{{{capture}}}' stands for itself there");
+        let advice =
+            format!("use path = {:?}; topic has what each '+' matched as {{1}}, {{2}}, …", pattern_of(path));
+        fault(faults, &["uplink", name, "path"], message, advice);
+        return None;
+    }
     let mut topic = None;
     if let Some(text) = &table.topic {
         match Template::parse(text) {
@@ -206,6 +214,12 @@ fn mailbox(table: &model::Mailbox) -> MailboxLimits {
             _ => table.awake_for.map(|span| span.0).or(default.awake_for),
         },
     }
+}
+
+/// The path of the rule for a device's path with captures: each level with one is `+`.
+pub(super) fn pattern_of(path: &str) -> String {
+    let levels = path.split('/').map(|level| if level.contains('{') { "+" } else { level });
+    levels.collect::<Vec<_>>().join("/")
 }
 
 /// The names between braces, in order; `Err` for a brace that encloses nothing.

@@ -314,11 +314,11 @@ fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
         None => Some(text.as_bytes().to_vec()),
     };
     bytes.filter(|bytes| (1..=max).contains(&bytes.len())).ok_or_else(|| {
-        Fault::new(
-            key,
-            format!("{text:?} is not accepted"),
-            format!("use 1 to {max} bytes, as text or as \"hex:0d0a\""),
-        )
+        let advice = match max {
+            1 => "use one byte, as text or as \"hex:09\"".to_owned(),
+            _ => format!("use 1 to {max} bytes, as text or as \"hex:0d0a\""),
+        };
+        Fault::new(key, format!("{text:?} is not accepted"), advice)
     })
 }
 
@@ -342,7 +342,12 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
                 line::End::Exactly(bytes("line-end", text, line::END_MAX)?)
             }
             Some(text) => {
-                let advice = "use \"any\", \"lf\", \"cr\", \"crlf\", or bytes as \"hex:03\"";
+                let advice = match text {
+                    "\n" => "use \"lf\"",
+                    "\r" => "use \"cr\"",
+                    "\r\n" => "use \"crlf\"",
+                    _ => "use \"any\", \"lf\", \"cr\", \"crlf\", or bytes as \"hex:03\"",
+                };
                 return Err(Fault::new("line-end", format!("{text:?} is not accepted"), advice));
             }
         }),
@@ -501,10 +506,8 @@ fn asked(table: &Serial) -> Result<Option<poll::Settings>, Fault> {
             None => Ok(None),
         };
     };
-    let (period, timeout) = (
-        table.poll_period.map_or(poll::Settings::PERIOD, |span| span.0),
-        table.poll_timeout.map_or(poll::Settings::TIMEOUT, |span| span.0),
-    );
+    let period = table.poll_period.map_or(poll::Settings::PERIOD, |span| span.0);
+    let timeout = table.poll_timeout.map_or(poll::Settings::TIMEOUT.min(period), |span| span.0);
     let question = match text.starts_with("hex:") {
         true => bytes("poll", text, poll::QUESTION_MAX)?,
         false => unescaped(text).filter(|bytes| (1..=poll::QUESTION_MAX).contains(&bytes.len())).ok_or_else(

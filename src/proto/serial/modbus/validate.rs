@@ -240,6 +240,10 @@ fn unit<'t>(
         Ok(path) if path.is_reserved() => {
             faults.add(&["path"], format!("{path:?} is the gateway's own"), "use another");
         }
+        Ok(path) if path.to_string().contains(['{', '}']) => {
+            let message = format!("{path:?}: a unit has no captures, its path is the same for each reading");
+            faults.add(&["path"], message, "use a path without braces, like \"data\"");
+        }
         Ok(_) => {}
         Err(error) => faults.add(&["path"], format!("{path:?}: {error}"), "use a path like \"data\""),
     }
@@ -266,6 +270,13 @@ fn unit<'t>(
                     "means nothing here",
                     "set publish = \"change\", or take it out",
                 );
+            }
+            // A template may be of units that publish each reading, too.
+            for (name, register) in table.register.iter().filter(|(_, own)| own.enabled != Some(false)) {
+                if register.dead_band.is_some_and(|band| band > 0.0) {
+                    let advice = "set publish = \"change\" for the unit, or take it out";
+                    faults.add(&["register", name, "dead-band"], "means nothing here", advice);
+                }
             }
             Publish::Always
         }
@@ -519,7 +530,7 @@ fn register(
     let dead_band = real("dead-band", table.dead_band, 0.0, |band| band >= 0.0, "use a number from 0 on");
     let length = 2 * usize::from(kind.quantity());
     let absent = table.absent.as_deref().and_then(|text| {
-        let bytes = hexadecimal(text).filter(|bytes| bytes.len() == length && !place.has_bits());
+        let bytes = hexadecimal(digits(text)).filter(|bytes| bytes.len() == length && !place.has_bits());
         if bytes.is_none() {
             let advice = format!("use {} hexadecimal digits, as many as the value has", 2 * length);
             faults.add(&["absent"], format!("{text:?} is no raw value of this type"), advice);
@@ -598,7 +609,7 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
     let size = if is_byte || kind == Kind::Bcd(2) { 8 } else { 16 * u32::from(kind.quantity()) };
     let ones = u64::MAX.checked_shr(64_u32.saturating_sub(size)).unwrap_or_default();
     let mask = table.mask.as_deref().and_then(|text| {
-        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let digits = digits(text);
         let is_hex = digits.len() <= 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let mask = is_hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten();
         let mask = mask.filter(|mask| *mask != 0);
@@ -669,6 +680,11 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
         answer_bytes: table.answer_bytes,
         ..Register::default()
     }
+}
+
+/// The digits of a hexadecimal number, which may have a 0x before them.
+fn digits(text: &str) -> &str {
+    text.strip_prefix("0x").unwrap_or(text)
 }
 
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
