@@ -374,7 +374,8 @@ const SERIAL: &[Key] = &[
     key("keep", Kind::Whole(1, 8)),
     key("whole", Kind::Flag),
     key("label-end", Kind::Text(32)),
-    key("line-end", Kind::Text(64)),
+    // With control characters, so that each gets the word for it.
+    key("line-end", Kind::Raw(64)),
     key("length-bytes", Kind::Whole(1, 4)),
     key("length-order", Kind::Choice(&["big", "little"])),
     key("length-offset", Kind::Whole(0, 16)),

@@ -286,7 +286,7 @@ fn a_name_in_braces_in_the_path_of_a_rule_is_refused_with_the_pattern_that_is_me
     assert_eq!(
         said("data/s{t}/x"),
         [
-            "fail  /etc/tombolo/tombolo.toml:3: role.r.uplink.x.path: \"data/s{t}/x\": a rule captures by '+' alone: \
+            "fail  /etc/tombolo/tombolo.toml:2: role.r.uplink.x.path: \"data/s{t}/x\": a rule captures by '+' alone: \
              '{t}' stands for itself there; use path = \"data/+/x\"; topic has what each '+' matched as {1}, {2}, …"
         ]
     );
