@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::args::HealthArguments;
 use super::error::{CommandError, FAILED};
+use super::output::patiently;
 use super::{Context, install, note};
 use crate::clock::WallClock as _;
 use crate::config::ClockTrust;
@@ -23,6 +24,8 @@ use crate::update::settings::{Backend, Settings};
 
 /// So long another program may be at work before this one gives up.
 const AT_WORK: Duration = Duration::from_secs(3600);
+/// The steady time where no version is judged.
+const STEADY_NOW: Duration = Duration::from_secs(5);
 /// Between two times that the daemon is asked to try the broker.
 const HURRY_EVERY: Duration = Duration::from_secs(10);
 /// The service.
@@ -80,7 +83,7 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
     });
     let record = record.filter(|_| is_root);
     let is_judge = record.is_some();
-    let steady = arguments.steady.unwrap_or(if is_judge { STEADY } else { Duration::from_secs(5) });
+    let steady = steady(arguments.steady, if is_judge { STEADY } else { STEADY_NOW }, timeout)?;
     let judge = record.map(|record| {
         let root = Root::open_patiently(&folder, AT_WORK).map_err(|why| why.to_string())?;
         let choice = Backend::parse(&record.backend).unwrap_or(Backend::None);
@@ -107,7 +110,8 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
             steady,
             timeout,
         };
-        match watch::watch(&root, &*backend, &install::boot(), &mut around) {
+        let watched = patient(context, || watch::watch(&root, &*backend, &install::boot(), &mut around));
+        match watched {
             Ok(end) => judged = end,
             Err(why) => fault = Some(why),
         }
@@ -117,14 +121,17 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
     }
     let end = match judged {
         Some(end) => end,
-        None => watch::wait(&mut Surroundings {
-            ask: &mut ask,
-            restarts: &mut restarts,
-            works: &mut works,
-            at: &|| None,
-            steady,
-            timeout,
-        }),
+        None => {
+            let mut around = Surroundings {
+                ask: &mut ask,
+                restarts: &mut restarts,
+                works: &mut works,
+                at: &|| None,
+                steady,
+                timeout,
+            };
+            patient(context, || watch::wait(&mut around))
+        }
     };
     let (healthy, verdict, text) = match end {
         End::Works => (true, "works", "the gateway works".to_owned()),
@@ -161,6 +168,28 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         return Err(CommandError::Failed(format!("what was installed is not judged: {why}")));
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// For so long it must work: as `asked` for, or as is `usual`, and then at most half of the time.
+fn steady(asked: Option<Duration>, usual: Duration, timeout: Duration) -> Result<Duration, CommandError> {
+    match asked {
+        Some(asked) if asked >= timeout && !asked.is_zero() => {
+            let (asked, timeout) = (humantime::format_duration(asked), humantime::format_duration(timeout));
+            Err(CommandError::Usage(format!(
+                "--steady {asked} has to be shorter than the time that is waited, --wait {timeout}: give a longer --wait"
+            )))
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(usual.min(timeout / 2)),
+    }
+}
+
+/// With what is waited for, on standard error; not as a unit, whose log it would fill.
+fn patient<T>(context: &Context, act: impl FnOnce() -> T) -> T {
+    match context.out.json || std::env::var_os("NOTIFY_SOCKET").is_some() {
+        true => act(),
+        false => patiently("waiting until the gateway has worked without a break", act),
+    }
 }
 
 /// One look.
@@ -210,4 +239,25 @@ fn restarts(is_packaged: bool) -> u32 {
     let output = command.args(["show", "--value", "--property", "NRestarts", UNIT]).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_time_that_does_not_fit_is_refused_and_the_usual_one_is_capped() {
+        let seconds = Duration::from_secs;
+        assert_eq!(steady(None, seconds(5), seconds(60)).ok(), Some(seconds(5)));
+        assert_eq!(steady(None, seconds(60), seconds(20)).ok(), Some(seconds(10)));
+        assert_eq!(steady(None, seconds(5), seconds(5)).ok(), Some(Duration::from_millis(2500)));
+        assert_eq!(steady(Some(seconds(2)), seconds(5), seconds(3)).ok(), Some(seconds(2)));
+        for asked in [3, 10] {
+            let refused = steady(Some(seconds(asked)), seconds(5), seconds(3));
+            assert!(
+                matches!(&refused, Err(CommandError::Usage(text)) if text.contains("--wait 3s")),
+                "{refused:?}"
+            );
+        }
+    }
 }

@@ -105,6 +105,8 @@ pub struct Onlooker {
     before: Option<u64>,
     /// The broker accepted one since: also one that fell between two looks.
     has_reached: bool,
+    /// Somebody looked already, or what was before counts for nothing.
+    has_looked: bool,
     was_connected: bool,
     was_rolled_back_for_broker: bool,
 }
@@ -118,9 +120,16 @@ impl Onlooker {
             uptime: Duration::ZERO,
             before: None,
             has_reached: false,
+            has_looked: true,
             was_connected,
             was_rolled_back_for_broker,
         }
+    }
+
+    /// One that judges no version: a gateway that works at the first look has worked for as long as
+    /// it runs.
+    pub fn of_a_gateway(now: Instant) -> Onlooker {
+        Onlooker { has_looked: false, ..Onlooker::new(now, false, false) }
     }
 
     /// What is seen now. `answer`: the daemon's; `None`: it gave none. `restarts`: of the unit.
@@ -139,8 +148,10 @@ impl Onlooker {
             let is_new_one = self.before.is_some_and(|before| answer.connections > before);
             self.has_reached |= answer.is_connected || !answer.has_broker || is_new_one;
             self.uptime = answer.uptime;
-            self.healthy = self.healthy.or(Some(now));
+            let before = if self.has_looked { Duration::ZERO } else { answer.uptime };
+            self.healthy = self.healthy.or(Some(now.checked_sub(before).unwrap_or(now)));
         }
+        self.has_looked = true;
         Observation {
             running,
             healthy: self.healthy.map(|since| now.saturating_duration_since(since)),
@@ -249,6 +260,25 @@ mod tests {
         assert_eq!(verdict, (1800, Verdict::RollBack { is_own_fault: true }));
         let verdict = decided(|_| None, |second| (second / 2) as u32);
         assert_eq!(verdict, (10, Verdict::RollBack { is_own_fault: true }));
+    }
+
+    #[test]
+    fn a_gateway_that_has_worked_for_long_is_steady_at_the_first_look_and_one_that_began_anew_is_not() {
+        let begin = Instant::now();
+        let at = |second| begin + Duration::from_secs(second);
+        let steady = |seen: Observation| seen.healthy.is_some_and(|healthy| healthy >= STEADY);
+        let mut onlooker = Onlooker::of_a_gateway(begin);
+        assert!(steady(onlooker.look(at(0), up(90, true), 0)));
+        // Another process since: its health begins anew.
+        assert!(!steady(onlooker.look(at(1), up(0, true), 0)));
+        assert!(steady(onlooker.look(at(61), up(60, true), 0)));
+        // It did not work at the first look, however long it runs.
+        let mut onlooker = Onlooker::of_a_gateway(begin);
+        let broken = up(90, true).map(|answer| Answered { works: false, ..answer });
+        assert!(!steady(onlooker.look(at(0), broken, 0)));
+        assert!(!steady(onlooker.look(at(1), up(91, true), 0)));
+        // A version that is judged is watched from the first look on.
+        assert!(!steady(Onlooker::new(begin, true, false).look(at(0), up(90, true), 0)));
     }
 
     #[test]

@@ -215,7 +215,8 @@ pub struct HealthArguments {
     /// health-timeout of update]
     #[arg(long, value_name = "TIME", value_parser = wait)]
     pub wait: Option<Option<Duration>>,
-    /// So long the service must work without a break [default: 1min]
+    /// So long the service must work without a break, less than --wait [default: 5s, or 1min where
+    /// an update is judged; at most half of --wait]
     #[arg(long, value_name = "TIME", value_parser = wait, requires = "wait")]
     pub steady: Option<Duration>,
 }

@@ -70,7 +70,7 @@ pub enum End {
 /// Waits until the daemon works, or the time is over; nothing is installed or judged.
 pub fn wait(around: &mut Surroundings<'_>) -> End {
     let began = Instant::now();
-    let mut onlooker = Onlooker::new(began, false, false);
+    let mut onlooker = Onlooker::of_a_gateway(began);
     loop {
         let (now, seen) = look(&mut onlooker, around);
         match judge(seen, around.steady, around.timeout) {
@@ -82,7 +82,7 @@ pub fn wait(around: &mut Surroundings<'_>) -> End {
                 return End::Works;
             }
             Verdict::RollBack { is_own_fault: true } => {
-                return End::Broken(cause(seen.restarts, around.timeout));
+                return End::Broken(cause(seen, around));
             }
             Verdict::Wait => pause(LOOK_EVERY, around.timeout, now.saturating_duration_since(began)),
         }
@@ -101,10 +101,17 @@ fn pause(every: Duration, timeout: Duration, running: Duration) {
     std::thread::sleep(every.min(timeout.saturating_sub(running)));
 }
 
-fn cause(restarts: u32, timeout: Duration) -> String {
-    match restarts >= crate::update::health::RESTARTS_MAX {
-        true => format!("the service was restarted {restarts} times"),
-        false => format!("the service did not work within {}", humantime::format_duration(timeout)),
+fn cause(seen: Observation, around: &Surroundings<'_>) -> String {
+    let timeout = humantime::format_duration(around.timeout);
+    match seen.healthy {
+        _ if seen.restarts >= crate::update::health::RESTARTS_MAX => {
+            format!("the service was restarted {} times", seen.restarts)
+        }
+        None => format!("the service did not work within {timeout}"),
+        Some(_) => format!(
+            "the service did not work for {} without a break within {timeout}",
+            humantime::format_duration(around.steady)
+        ),
     }
 }
 
@@ -174,7 +181,7 @@ pub fn watch(
             Verdict::Pending => return Ok(Some(stay(ledger, record, boot, (around.at)(), None))),
             Verdict::RollBack { is_own_fault } => {
                 let cause = match is_own_fault {
-                    true => cause(seen.restarts, around.timeout),
+                    true => cause(seen, around),
                     false => {
                         "the broker was not reached in time, and the version before had reached it".to_owned()
                     }
@@ -392,5 +399,23 @@ mod tests {
         });
         assert!(matches!(end, End::Broken(_)), "{end:?}");
         assert_eq!(asked, 1);
+    }
+
+    #[test]
+    fn a_gateway_that_has_worked_for_longer_than_is_asked_is_looked_at_once() {
+        let mut asked = 0;
+        let end = wait(&mut Surroundings {
+            ask: &mut || {
+                asked += 1;
+                let uptime = Duration::from_secs(3600);
+                Some(Answered { uptime, works: true, ..Answered::default() })
+            },
+            restarts: &mut || 0,
+            works: &mut || (),
+            at: &|| None,
+            steady: Duration::from_secs(600),
+            timeout: Duration::from_secs(900),
+        });
+        assert_eq!((end, asked), (End::Works, 1));
     }
 }
