@@ -19,7 +19,7 @@ use crate::daemon::clock::SystemClock;
 use crate::message::Name;
 use crate::update::health::Answered;
 use crate::update::history::What;
-use crate::update::installation::Installation;
+use crate::update::installation::{Installation, Phase};
 use crate::update::io::apply::{Outcome, Work};
 use crate::update::io::backend::{self, Effect};
 use crate::update::io::ledger::Ledger as _;
@@ -148,6 +148,9 @@ pub fn apply(context: &Context, arguments: &ApplyUpdateArguments) -> Result<(), 
     }
     match outcome {
         Outcome::Nothing(reason) => said(context, "nothing", &reason),
+        // The unit did what it was to do; a person wanted it installed.
+        Outcome::Withheld(reason) if arguments.in_window => said(context, "nothing", &reason),
+        Outcome::Withheld(reason) => Err(CommandError::Failed(format!("nothing is installed: {reason}"))),
         Outcome::Judged(version) => {
             judge(context, arguments.in_window);
             said(
@@ -287,6 +290,11 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
 /// Why nothing is taken back.
 fn not_taken_back(running: &str, last: Option<&Installation>) -> String {
     match last {
+        Some(last) if last.phase == Phase::Failed => format!(
+            "version {running} runs, and {}, the last one that was to be installed, does not: {}; there is nothing to go back from",
+            last.version,
+            last.cause.as_deref().unwrap_or("it failed")
+        ),
         Some(last) if last.previous.as_deref() == Some(running) => format!(
             "version {running} runs, the one before {}: no version before that is kept, so it goes one step back and no further",
             last.version
@@ -312,6 +320,11 @@ mod tests {
         assert!(not_taken_back("2", Some(&last)).contains("one step back and no further"));
         assert!(not_taken_back("1", Some(&last)).contains("installed 3 last"));
         assert!(not_taken_back("1", None).contains("1 was not installed by"));
+        let mut failed = last.clone();
+        failed.because("no room");
+        failed.enter(Phase::Failed, None, None);
+        let text = not_taken_back("2", Some(&failed));
+        assert!(text.contains("3, the last one that was to be installed, does not: no room"), "{text}");
     }
 
     #[test]

@@ -9,18 +9,30 @@ use super::error::CommandError;
 use super::output::bytes;
 use super::progress::Bar;
 use super::{Context, install, note};
+#[cfg(feature = "update")]
+use crate::clock::UnixTime;
 use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Update;
 use crate::daemon::clock::SystemClock;
+use crate::telemetry::io::hinted;
 use crate::update::eligibility::Objections;
+#[cfg(feature = "update")]
+use crate::update::eligibility::twins;
+#[cfg(feature = "update")]
+use crate::update::floor::MetadataRole;
 use crate::update::history::History;
 use crate::update::io::answer::{self, Found, Question};
 use crate::update::io::system::PACKAGE;
+#[cfg(feature = "update")]
+use crate::update::io::verify::{Validity, Verified};
 use crate::update::io::{history, root};
+#[cfg(feature = "update")]
+use crate::update::offer::Offer;
 use crate::update::settings::Source;
 use crate::update::status::Status;
+use crate::update::version::Scheme;
 
 /// A check ends within ten minutes.
 const CHECK_WITHIN: Duration = Duration::from_secs(620);
@@ -59,7 +71,7 @@ fn check(context: &Context) -> Result<(), CommandError> {
     if context.out.json {
         context.out.object(&update)?;
     } else {
-        context.out.text(&text(&update))?;
+        context.out.text(&hinted(&text(&update)))?;
     }
     // Nothing new is an answer; no answer is none.
     match update.state.as_str() {
@@ -154,12 +166,16 @@ pub fn line(update: &Update) -> String {
         "pending" => "the version that runs is not confirmed yet".to_owned(),
         "failed" => "an update failed".to_owned(),
         "stale" => "no answer".to_owned(),
+        // The last check had its answer, so it is the image that failed.
+        "error" if update.good_at.is_some() && update.good_at == update.checked_at => {
+            format!("version {} is not fetched", version())
+        }
         "error" => "no answer".to_owned(),
         other => other.to_owned(),
     };
     let failure = update.failure.as_ref();
     let failure = failure.map(|cause| format!("; the last attempt failed: {cause}")).unwrap_or_default();
-    let held = if update.held { "; updates are held" } else { "" };
+    let held = if update.held && !reason.contains("updates are held") { "; updates are held" } else { "" };
     format!("{state}{reason}{failure}{held}")
 }
 
@@ -192,7 +208,7 @@ fn download(context: &Context, arguments: &DownloadArguments) -> Result<(), Comm
     if context.out.json {
         return Ok(context.out.object(&serde_json::to_value(&update).map_err(CommandError::failed)?)?);
     }
-    Ok(context.out.line(line(&update))?)
+    Ok(context.out.hint(line(&update))?)
 }
 
 /// Asks the daemon, or does it on the file.
@@ -261,6 +277,12 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
             if version.contains(char::is_whitespace) || version.contains(char::is_control) {
                 return Err(CommandError::Usage(format!("{version:?} is no version: it has blanks")));
             }
+            // Each version of an image or of a package has a number in it.
+            if !Scheme::Debian.accepts(&version) || !version.contains(|c: char| c.is_ascii_digit()) {
+                return Err(CommandError::Usage(format!(
+                    "{version:?} is no version; one is like 2.4.1, as `tombolo update check` and `tombolo update history` show it"
+                )));
+            }
             let request = Request::UpdateDeny { version: version.clone() };
             let history = history(context, &request, |history| {
                 history.deny(&version);
@@ -304,8 +326,6 @@ fn verify(_: &Context, _: &VerifyArguments) -> Result<(), CommandError> {
 
 #[cfg(feature = "update")]
 fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandError> {
-    use crate::clock::UnixTime;
-    use crate::update::eligibility::twins;
     use crate::update::io::verify::verify;
     if !arguments.folder.join("metadata").is_dir() {
         let shown = arguments.folder.display();
@@ -315,31 +335,7 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandE
     let found = verify(&arguments.folder, arguments.root.as_deref()).map_err(CommandError::failed)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = UnixTime(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-    let mut faults: Vec<String> = Vec::new();
-    for (role, expires) in found.expiries {
-        if expires <= now {
-            faults.push(format!("{}.json expired at {expires}: sign it anew", role.as_str()));
-        }
-    }
-    faults.extend(found.targets.iter().filter_map(|target| target.fault.clone()));
-    faults.extend(found.metadata.unusable.iter().cloned());
-    faults.extend(found.missing_roots.iter().map(|version| {
-        format!("metadata/{version}.root.json is missing: gateways with an older one cannot follow; all roots stay published")
-    }));
-    let mut warnings: Vec<String> = Vec::new();
-    if found.metadata.offers.is_empty() {
-        warnings
-            .push("no target has custom data for gateways (custom.tombolo): nothing is offered".to_owned());
-    }
-    for (first, second) in twins(&found.metadata.offers) {
-        warnings.push(format!(
-            "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
-            first.target, second.target, first.version
-        ));
-    }
-    if found.delegates {
-        warnings.push("targets of delegated roles are verified and not offered".to_owned());
-    }
+    let (faults, warnings) = judged(&found, now);
     let versions = found.metadata.versions;
     if context.out.json {
         let targets =
@@ -367,11 +363,7 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandE
             context.out.line(format!("{}.json version {version}, until {expires}", role.as_str()))?;
         }
         for offer in &found.metadata.offers {
-            let percent = offer.rollout.percent();
-            let (class, version, target) = (&offer.class, &offer.version, &offer.target);
-            context
-                .out
-                .line(format!("{class} {version}: {target}, {}, rollout {percent} %", bytes(offer.bytes)))?;
+            context.out.line(offered(offer))?;
         }
         for warning in &warnings {
             note(format_args!("warn  {warning}"));
@@ -384,4 +376,67 @@ fn verify(context: &Context, arguments: &VerifyArguments) -> Result<(), CommandE
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(CommandError::Said) }
+}
+
+/// What keeps the repository from being used, and what is to be looked at.
+#[cfg(feature = "update")]
+fn judged(found: &Verified, now: UnixTime) -> (Vec<String>, Vec<String>) {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    for (role, until) in found.expiries {
+        let way = match role {
+            MetadataRole::Root => {
+                "sign it anew with the root key (`publish-updates.py … renew-root`, then `refresh`)"
+            }
+            _ => "sign it anew (`publish-updates.py … refresh`)",
+        };
+        let name = role.as_str();
+        match Validity::judge(role, until, now) {
+            Validity::Expired => faults.push(format!("{name}.json expired at {until}: {way}")),
+            Validity::Soon(days) => warnings.push(format!(
+                "{name}.json expires at {until}, within {days} {}: before that, {way}",
+                if days == 1 { "day" } else { "days" }
+            )),
+            Validity::Good => {}
+        }
+    }
+    faults.extend(found.targets.iter().filter_map(|target| target.fault.clone()));
+    faults.extend(found.metadata.unusable.iter().cloned());
+    faults.extend(found.missing_roots.iter().map(|version| {
+        format!("metadata/{version}.root.json is missing: gateways with an older one cannot follow; all roots stay published")
+    }));
+    if found.metadata.offers.is_empty() {
+        warnings
+            .push("no target has custom data for gateways (custom.tombolo): nothing is offered".to_owned());
+    }
+    for (first, second) in twins(&found.metadata.offers) {
+        warnings.push(format!(
+            "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
+            first.target, second.target, first.version
+        ));
+    }
+    if found.delegates {
+        warnings.push("targets of delegated roles are verified and not offered".to_owned());
+    }
+    (faults, warnings)
+}
+
+/// A target in one line: what it is, and for which gateways.
+#[cfg(feature = "update")]
+fn offered(offer: &Offer) -> String {
+    let (class, version, target) = (&offer.class, &offer.version, &offer.target);
+    let mut text =
+        format!("{class} {version}: {target}, {}, rollout {} %", bytes(offer.bytes), offer.rollout.percent());
+    let hardware = (!offer.hardware.is_empty()).then(|| offer.hardware.join(","));
+    let bounds = [
+        ("compatible", offer.compatible.clone()),
+        ("hardware", hardware),
+        ("min-version", offer.min_version.clone()),
+        ("not-before", offer.not_before.map(|at| at.to_string())),
+    ];
+    for (name, value) in bounds {
+        if let Some(value) = value {
+            text += &format!(", {name} {value}");
+        }
+    }
+    text
 }

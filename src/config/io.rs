@@ -174,10 +174,17 @@ fn load_apart(
         files: &Disk { service: None, sandbox: None, is_outsider: false },
     });
     // The lines are those of what was kept.
-    loaded.map_err(|mut findings| {
-        findings.iter_mut().for_each(|finding| finding.line = None);
-        findings
-    })
+    let without = |findings: &mut Vec<Finding>| findings.iter_mut().for_each(|finding| finding.line = None);
+    match loaded {
+        Ok(mut loaded) => {
+            without(&mut loaded.findings);
+            Ok(loaded)
+        }
+        Err(mut findings) => {
+            without(&mut findings);
+            Err(findings)
+        }
+    }
 }
 
 /// As [`load`], for a running daemon that looks at what a reload would find: it sees the files as

@@ -23,7 +23,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use self::installing::{Installing, Seen};
 use super::clock::SystemClock;
 use super::link::Link;
-use crate::clock::WallClock;
+use crate::clock::{UnixTime, WallClock};
 use crate::config::Settings as Configuration;
 use crate::control::api::{Reply, UpdateAction};
 use crate::control::protocol::{Code, Failure};
@@ -32,7 +32,7 @@ use crate::durable::two_slot::TwoSlot;
 use crate::https::io::stream::Pace;
 use crate::message::Name;
 use crate::telemetry::counters::Snapshot;
-use crate::update::check::Fault;
+use crate::update::check::{Fault, root_ends};
 use crate::update::eligibility::{Decision, Objections};
 use crate::update::history::{Event, History, What};
 use crate::update::image::{self, Record};
@@ -81,6 +81,8 @@ struct Inner {
     /// `None`: nothing is looked for.
     schedule: Option<Schedule>,
     status: Status,
+    /// When the repository's root.json expires, as far as it is known.
+    root_until: Option<UnixTime>,
     offer: Option<Offer>,
     history: Result<History, String>,
     checking_since: Option<Instant>,
@@ -155,6 +157,7 @@ impl Updates {
             schedule: schedule(&settings, &gateway),
             settings,
             status: Status::new(None),
+            root_until: None,
             offer: None,
             history,
             checking_since: None,
@@ -204,7 +207,7 @@ impl Updates {
         inner.schedule = schedule(settings, gateway);
         inner.settings = settings.clone();
         inner.status = Status::new(inner.status.installed.take());
-        (inner.offer, inner.checking_since, inner.told) = (None, None, None);
+        (inner.offer, inner.checking_since, inner.told, inner.root_until) = (None, None, None, None);
         // What was asked for is asked for under the new settings, too, if it is the same.
         inner.fetch = FetchState {
             before: inner.fetch.before.take(),
@@ -261,7 +264,7 @@ impl Updates {
             let asked = spawn_blocking(move || answer::answer(&question)).await;
             let lost = || {
                 let result = Err(Fault::Local("the thread of the check failed".to_owned()));
-                Answer { installed: None, result, at: None }
+                Answer { installed: None, result, root_until: None, at: None }
             };
             if updates.generation.get() == generation {
                 updates.end_check(asked.unwrap_or_else(|_| lost()));
@@ -274,7 +277,8 @@ impl Updates {
         let inner = &mut *self.inner.borrow_mut();
         inner.checking_since = None;
         let before = inner.status.clone();
-        let Answer { installed, result, at } = answer;
+        let Answer { installed, result, root_until, at } = answer;
+        inner.root_until = root_until.or(inner.root_until);
         let is_transient = matches!(&result, Err(fault) if fault.is_transient());
         match result {
             Ok(Found::Tuf(decision)) => {
@@ -586,14 +590,27 @@ impl Updates {
     pub fn problems(&self, now: Instant) -> Vec<String> {
         let inner = self.inner.borrow();
         let mut problems = Vec::new();
-        let status = inner.status.with_fetch(&inner.fetch.shown);
+        let status = &inner.status;
         let of_repository = matches!(inner.settings.source, Source::Tuf(_)) && status.state == State::Stale;
         let is_error = status.state == State::Error || of_repository;
         // A repository that cannot be reached now and then is none.
         let failures = inner.schedule.as_ref().map_or(0, Schedule::failures);
-        if let Some(reason) = status.reason.filter(|_| is_error && (failures == 0 || failures >= 10)) {
+        if let Some(reason) = status.reason.as_ref().filter(|_| is_error && (failures == 0 || failures >= 10))
+        {
             problems
                 .push(format!("newer firmware is not found: {reason}; `tombolo update check` tries again"));
+        }
+        // After its end it is stale, which says more.
+        problems.extend(
+            inner.root_until.filter(|_| !of_repository).and_then(|until| root_ends(until, self.clock.wall())),
+        );
+        if let Fetch::Failed(reason) = &inner.fetch.shown
+            && status.state == State::Available
+        {
+            problems.push(format!(
+                "the image of the newer version is not fetched: {reason}; once the server is in order, \
+                 `tombolo update download` tries again"
+            ));
         }
         if let Fetch::Waiting { reason, .. } = &inner.fetch.shown
             && inner.fetch.interruptions >= 10
@@ -673,6 +690,10 @@ impl Updates {
             (Source::Tuf(_), Some(_), State::Available) => {
                 (inner.fetch.is_asked, inner.fetch.retry_at) = (true, None);
                 inner.fetch.doubt();
+                // What was said of the try before is over.
+                if inner.fetch.running.is_none() {
+                    inner.fetch.shown = Fetch::None;
+                }
                 inner.fetch.is_newer = true;
                 self.installing.refresh(now);
                 reply.ok(&self.shown(inner, now));

@@ -10,12 +10,26 @@
 //! The floor rises after 1, so that it also holds against a repository that is stale now.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::eligibility::{self, Decision, Installed, Objections};
 use super::floor::{Floor, Fork, MetadataRole, MetadataVersions, Refusal, Rollback, Trust};
 use super::offer::Offer;
 use super::status::State;
 use crate::clock::UnixTime;
+
+/// So long before the repository's root.json expires, gateways say so: nobody but its owner can sign
+/// it anew, and no later check finds anything.
+pub const ROOT_SOON: Duration = Duration::from_secs(30 * 86_400);
+
+/// What to say of a root.json that expires at `until`; `None`: not within [`ROOT_SOON`], or `now` is
+/// not known.
+pub fn root_ends(until: UnixTime, now: Option<UnixTime>) -> Option<String> {
+    let left = until.0.saturating_sub(now?.0);
+    (u128::from(left) < ROOT_SOON.as_millis()).then(|| {
+        format!("the repository's root.json expires at {until}, and nothing is found from then on: its owner has to sign it anew")
+    })
+}
 
 /// Metadata whose signatures and hashes were verified.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +40,8 @@ pub struct Metadata {
     pub trust: Trust,
     /// The role that expires first, and when.
     pub expires: (MetadataRole, UnixTime),
+    /// When root.json expires.
+    pub root_until: UnixTime,
     /// The targets that are firmware.
     pub offers: Vec<Offer>,
     /// Targets that are ours and cannot be used: one sentence each, at most 16.
@@ -136,6 +152,7 @@ mod tests {
             versions: MetadataVersions { root: 1, timestamp, snapshot: 1, targets: 1 },
             trust: Trust::default(),
             expires: (MetadataRole::Timestamp, EXPIRES),
+            root_until: EXPIRES,
             offers: Vec::new(),
             unusable: Vec::new(),
         }
@@ -165,6 +182,14 @@ mod tests {
         assert!(matches!(result, Err(Fault::Rollback(_))));
         assert!(!raised);
         assert_eq!(judged(&metadata(5), &mut floor, Some(before)), (Ok(Decision::UpToDate), false));
+    }
+
+    #[test]
+    fn the_end_of_root_is_said_a_month_before_and_not_earlier() {
+        let before = |seconds: u64| Some(UnixTime(EXPIRES.0 - seconds * 1000));
+        assert_eq!(root_ends(EXPIRES, before(30 * 86_400)), None);
+        assert!(root_ends(EXPIRES, before(30 * 86_400 - 1)).is_some_and(|text| text.contains("2027-01-15")));
+        assert_eq!(root_ends(EXPIRES, None), None);
     }
 
     #[test]

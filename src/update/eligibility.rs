@@ -100,7 +100,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ours = |ours: &Option<String>| ours.clone().unwrap_or_else(|| "not known".to_owned());
         match self {
-            Reason::NotKnownInstalled => f.write_str("the installed version is not known"),
+            Reason::NotKnownInstalled => f.write_str(
+                "the installed version is not known: neither RAUC, nor dpkg, nor IMAGE_VERSION in /etc/os-release says it",
+            ),
             Reason::NotComparable { installed } => {
                 write!(
                     f,
@@ -120,7 +122,7 @@ impl fmt::Display for Reason {
             Reason::NotBefore(time) => write!(f, "it is not to be installed before {time}"),
             Reason::ClockUntrusted => f.write_str("it has a not-before time, and the clock is not trusted"),
             Reason::Denied => f.write_str("it is denied here: see `tombolo update denied list`"),
-            Reason::Held => f.write_str("updates are held: see `tombolo update hold`"),
+            Reason::Held => f.write_str("updates are held: `tombolo update release` ends that"),
             Reason::BelowFloor(floor) => write!(f, "it is older than {floor}, which was installed and good"),
         }
     }

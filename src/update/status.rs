@@ -257,7 +257,7 @@ mod tests {
             json,
             serde_json::json!({
                 "state": "ineligible", "installed": "1.0.0", "available": null,
-                "reason": "version 2.0.0: updates are held: see `tombolo update hold`",
+                "reason": "version 2.0.0: updates are held: `tombolo update release` ends that",
                 "checked_at": "2027-01-15T08:00:00.000Z", "good_at": "2027-01-15T08:00:00.000Z",
             })
         );

@@ -139,6 +139,8 @@ fn a_version_that_is_none_or_not_denied_is_said_and_so_is_a_folder_that_is_no_re
     let blank = place.command("update denied add").arg("x y").output().unwrap();
     let said = String::from_utf8_lossy(&blank.stderr).into_owned();
     assert!(blank.status.code() == Some(2) && said.contains("\"x y\" is no version"), "{said}");
+    place.run("update denied add foo").failed(2, &["\"foo\" is no version", "one is like 2.4.1"]);
+    place.run("health --wait 3s --steady 10s").failed(2, &["--steady 10s has to be shorter", "--wait 3s"]);
     place.run("update denied add 1.2").fine();
     place.run("update denied clear 1.3").failed(1, &["\"1.3\" is not denied", "denied list"]);
     place.run("update denied clear 1.2").fine();

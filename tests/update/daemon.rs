@@ -139,6 +139,10 @@ fn a_newer_version_is_found_told_fetched_and_ready_also_after_a_restart() {
     let (code, text) = site.daemon.command(&["update", "hold"]);
     assert_eq!(code, 0, "{text}");
     site.is_told("ineligible", "updates are held");
+    // The way out once, as it has to be typed here.
+    let (_, text) = site.daemon.command(&["update", "check"]);
+    assert_eq!(text.matches("updates are held").count(), 1, "{text}");
+    assert!(text.contains("update release` ends that") && text.contains("tombolo --config "), "{text}");
     site.daemon.command(&["update", "release"]);
     wait_for("the end of the hold", || site.daemon.status()["update"]["state"] != "ineligible");
     let (code, text) = site.daemon.command(&["update", "denied", "add", "3.0.0"]);
@@ -256,6 +260,61 @@ fn an_image_that_is_not_the_signed_one_is_refused_and_the_path_does_not_wait() {
     assert_eq!(site.check().0, 0);
     let (code, text) = site.daemon.command(&["update", "download"]);
     assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn an_image_that_was_missing_is_fetched_when_somebody_asks_and_until_then_said_to_be_not_fetched() {
+    let from = server().folder().join("large");
+    let repository = server().folder().join("incomplete");
+    let copied = Command::new("cp").arg("-r").arg(&from).arg(&repository).status();
+    assert!(copied.unwrap().success());
+    let mut files = std::fs::read_dir(repository.join("targets")).unwrap().flatten();
+    let file = files.find(|file| file.file_name().to_string_lossy().ends_with(".gateway-3.0.0.bin"));
+    let file = file.unwrap().path();
+    std::fs::remove_file(&file).unwrap();
+    let site = site("update-incomplete", "incomplete");
+    assert_eq!(site.check().0, 0);
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 1 && text.contains("status 404"), "{text}");
+    // A check looks at the metadata, which is in order.
+    for command in [["update", "check"].as_slice(), &["status"], &["check"]] {
+        let (_, text) = site.daemon.command(command);
+        assert!(!text.contains("newer firmware is not found"), "{command:?}: {text}");
+    }
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("version 3.0.0 is not fetched: the download is refused: status 404"), "{text}");
+    assert!(text.contains("update download` tries again"), "{text}");
+    let name = file.file_name().unwrap();
+    std::fs::copy(from.join("targets").join(name), &file).unwrap();
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 0 && text.contains("version 3.0.0 is here and verified"), "{text}");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(!text.contains("is not fetched"), "{text}");
+}
+
+#[test]
+fn a_root_that_expires_within_a_month_is_named_by_the_gateway() {
+    let site = site("update-root-ends", "root-ends");
+    let (code, found) = site.check();
+    assert_eq!((code, &found["state"]), (0, &"available".into()), "{found}");
+    for command in ["status", "check"] {
+        let (_, text) = site.daemon.command(&[command]);
+        assert!(text.contains("the repository's root.json expires at"), "{command}: {text}");
+    }
+}
+
+#[test]
+fn a_fault_of_the_update_table_is_reported_once_by_check() {
+    let site = site("update-once", "large");
+    let gone = table("large").replace("root.json", "gone.json") + "backend = \"exec\"\n";
+    let window = table("large") + "backend = \"exec\"\nmaintenance-window = \"25:00-26:00\"\n";
+    for (table, fault) in [(gone, "gone.json"), (window, "25:00-26:00")] {
+        site.configure_as(&table);
+        let (code, text) = site.daemon.command(&["check", "--offline"]);
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(fault)).collect();
+        assert!(code != 0 && lines.len() == 1 && lines[0].contains("50-update.toml:"), "{text}");
+        assert!(!lines[0].contains("at every connection"), "{text}");
+    }
 }
 
 #[test]

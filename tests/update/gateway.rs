@@ -161,7 +161,8 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let objections = Objections::default();
         let floor = || on_disk(&self.state);
-        runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now))
+        let checked = runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now));
+        checked.map(|(decision, _)| decision)
     }
 
     /// What asks the server.

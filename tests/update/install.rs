@@ -334,6 +334,10 @@ fn what_the_daemons_user_puts_in_the_way_is_refused_by_its_name_and_nothing_is_i
     let history = site.folder.join(STATE).join("history.json");
     fs::write(&history, r#"{"held":true}"#).unwrap();
     site.refused("updates are held");
+    // A person wanted it installed; the unit did what it was to do.
+    assert_eq!(site.apply().0, 1);
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    assert!(code == 0 && text.contains("updates are held"), "{text}");
     fs::write(&history, r#"{"denied":["3.0.0"]}"#).unwrap();
     site.refused("denied here");
     fs::remove_file(&history).unwrap();
@@ -431,6 +435,29 @@ fn a_fork_by_a_root_key_that_was_replaced_is_refused_by_root_too_though_the_daem
     site.daemon.stop();
     fs::remove_dir_all(site.folder.join(STATE)).unwrap();
     site.refused("fork: the repository's 2.root.json");
+}
+
+#[test]
+fn check_says_what_keeps_rauc_from_installing_and_that_no_version_is_newer_than_an_unknown_one() {
+    let site = site("install-rauc-silent", "large", "rauc");
+    let (_, text) = site.root(&["check"]);
+    assert!(text.contains("ok    update: rauc installs what is found"), "{text}");
+    assert!(!text.contains("IMAGE_VERSION"), "{text}");
+    let fault = "Error connecting to D-Bus: The name de.pengutronix.rauc was not provided";
+    site.folder.script("bin/rauc", &format!("#!/bin/sh\necho '{fault}' >&2\nexit 1\n"));
+    let (code, text) = site.root(&["check"]);
+    assert!(
+        code == 1
+            && text.contains(&format!(
+                "rauc installs nothing as it is: rauc status ended with status 1: {fault}"
+            )),
+        "{text}"
+    );
+    assert!(!text.contains("rauc installs what is found"), "{text}");
+    assert!(
+        text.contains("warn  update: the repository verifies: ") && text.contains("IMAGE_VERSION="),
+        "{text}"
+    );
 }
 
 #[test]

@@ -8,14 +8,67 @@ use tombolo_test_support::Folder;
 use crate::gateway::server;
 
 fn verify(folder: &Path) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_tombolo"))
-        .args(["update", "verify", "--root"])
-        .arg(server().folder().join("root.json"))
-        .arg(folder)
-        .output()
-        .unwrap();
+    verify_by(&server().folder().join("root.json"), folder)
+}
+
+fn verify_by(root: &Path, folder: &Path) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+    said(command.args(["update", "verify", "--root"]).arg(root).arg(folder))
+}
+
+/// Its exit status, and all that it prints.
+fn said(command: &mut Command) -> (i32, String) {
+    let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The publishing machine: `repository` and `keys` in a folder.
+struct Publisher(Folder);
+
+impl Publisher {
+    fn new(name: &str) -> Publisher {
+        Publisher(Folder::new(name))
+    }
+
+    fn image(&self, name: &str) -> String {
+        self.0.write(name, name).display().to_string()
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.0.join("repository")
+    }
+
+    fn metadata(&self, name: &str) -> PathBuf {
+        self.repository().join("metadata").join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String) {
+        self.run_at("+0d", &self.0.join("keys"), arguments)
+    }
+
+    /// As that many days ago, with that folder of keys.
+    fn run_at(&self, days: &str, keys: &Path, arguments: &[&str]) -> (i32, String) {
+        let mut command = Command::new("faketime");
+        command.args(["-f", days, concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python")]);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/publish-updates.py"));
+        said(command.arg(self.repository()).arg(keys).args(arguments))
+    }
+
+    fn does(&self, step: &str) -> String {
+        let (code, text) = self.run(&step.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, 0, "{step}: {text}");
+        text
+    }
+
+    fn refuses(&self, step: &str, why: &str) {
+        let (code, text) = self.run(&step.split(' ').collect::<Vec<_>>());
+        assert!(code == 1 && text.contains(why) && !text.contains("Traceback"), "{step}: {code} {text}");
+    }
+
+    fn verify(&self) -> (i32, String) {
+        verify_by(&self.metadata("1.root.json"), &self.repository())
+    }
 }
 
 /// A copy of that repository.
@@ -42,63 +95,197 @@ fn a_repository_that_gateways_will_take_verifies() {
 /// What docs/updates.md has a publisher run.
 #[test]
 fn the_documented_commands_make_a_repository_that_verifies_at_each_step() {
-    let folder = Folder::new("update-publish");
-    let image = folder.write("gw-2.0.0.raucb", "x".repeat(100_000));
-    let image = image.display().to_string();
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/publish-updates.py");
+    let publisher = Publisher::new("update-publish");
+    let image = publisher.image("gw-2.0.0.raucb");
     let mut root = None;
     for step in [
         "init",
         &format!("add {image} 2.0.0 version-scheme=semver compatible=acme-gw2 rollout=1"),
         "set 2.0.0 rollout=25",
-        "set 2.0.0 rollout=100",
+        "set gw-2.0.0.raucb rollout=100",
         "refresh",
+        "renew-root",
         "rotate timestamp",
         "rotate root",
+        "renew-root",
         "refresh",
         "remove 2.0.0",
     ] {
-        let mut command = Command::new(python);
-        command.arg(script).arg(folder.join("repository")).arg(folder.join("keys")).args(step.split(' '));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+        publisher.does(step);
         // What gateways were delivered with at the beginning.
         let root = root.get_or_insert_with(|| {
-            let first = folder.join("root.json");
-            std::fs::copy(folder.join("repository/metadata/1.root.json"), &first).unwrap();
+            let first = publisher.0.join("root.json");
+            std::fs::copy(publisher.metadata("1.root.json"), &first).unwrap();
             first
         });
         let verified = Command::new(env!("CARGO_BIN_EXE_tombolo"))
             .args(["update", "verify", "--json", "--root"])
-            .args([root.as_path(), &folder.join("repository")])
+            .args([root.as_path(), &publisher.repository()])
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&verified.stdout).into_owned();
         assert!(verified.status.success(), "{step}: {text}{}", String::from_utf8_lossy(&verified.stderr));
         let is_offered = step != "init" && !step.starts_with("remove");
         assert_eq!(text.contains(r#""firmware":["2.0.0"]"#), is_offered, "{step}: {text}");
+        let warnings = match is_offered {
+            true => r#""warnings":[],"#,
+            false => r#""warnings":["no target has custom data"#,
+        };
+        assert!(text.contains(warnings), "{step}: {text}");
     }
 }
 
 #[test]
 fn one_file_name_is_one_version() {
-    let folder = Folder::new("update-publish-twice");
-    let image = folder.write("gw.raucb", "x").display().to_string();
-    let publish = |step: &str| {
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/publish-updates.py");
-        let mut command = Command::new(python);
-        command.arg(script).arg(folder.join("repository")).arg(folder.join("keys")).args(step.split(' '));
-        let output = command.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    assert!(publish("init").0 && publish(&format!("add {image} 1.0.0 version-scheme=semver")).0);
-    let (done, text) = publish(&format!("add {image} 2.0.0 version-scheme=semver"));
-    assert!(!done && text.contains("gw.raucb is version 1.0.0 already"), "{text}");
+    let publisher = Publisher::new("update-publish-twice");
+    let image = publisher.image("gw.raucb");
+    publisher.does("init");
+    publisher.does(&format!("add {image} 1.0.0 version-scheme=semver"));
+    publisher
+        .refuses(&format!("add {image} 2.0.0 version-scheme=semver"), "gw.raucb is version 1.0.0 already");
     // The same version anew is a correction.
-    assert!(publish(&format!("add {image} 1.0.0 version-scheme=semver rollout=5")).0);
-    assert!(publish("remove 1.0.0").0 && publish(&format!("add {image} 2.0.0 version-scheme=semver")).0);
+    publisher.does(&format!("add {image} 1.0.0 version-scheme=semver rollout=5"));
+    publisher.does("remove 1.0.0");
+    publisher.does(&format!("add {image} 2.0.0 version-scheme=semver"));
+}
+
+#[test]
+fn a_version_for_two_products_is_changed_and_removed_for_both_and_a_file_name_means_one() {
+    let publisher = Publisher::new("update-publish-products");
+    publisher.does("init");
+    for (file, product) in [("a.raucb", "acme-gw2"), ("b.raucb", "acme-gw3")] {
+        let image = publisher.image(file);
+        publisher.does(&format!("add {image} 2.4.1 min-version=2.0 compatible={product} rollout=1"));
+    }
+    assert!(publisher.does("set 2.4.1 rollout=25").contains("a.raucb b.raucb"));
+    publisher.does("set b.raucb not-before=2020-12-01T00:00:00Z rollout=50");
+    let (code, text) = publisher.verify();
+    assert_eq!(code, 0, "{text}");
+    for line in [
+        "gateway 2.4.1: a.raucb, 7 B, rollout 25 %, compatible acme-gw2, min-version 2.0\n",
+        "rollout 50 %, compatible acme-gw3, min-version 2.0, not-before 2020-12-01T00:00:00",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    publisher.refuses("set 2.4.1 compatible=acme-gw4", "name one by its file: a.raucb, b.raucb");
+    publisher.does("remove b.raucb");
+    assert!(publisher.verify().1.contains("a.raucb") && !publisher.verify().1.contains("b.raucb"));
+    publisher.does(&format!("add {} 2.4.1 compatible=acme-gw3", publisher.image("b.raucb")));
+    assert!(publisher.does("remove 2.4.1").contains("a.raucb b.raucb"));
+    assert!(publisher.verify().1.contains("nothing is offered"));
+}
+
+#[test]
+fn what_gateways_could_not_use_and_a_wrong_command_are_refused_in_a_sentence() {
+    let publisher = Publisher::new("update-publish-refused");
+    let image = publisher.image("gw.raucb");
+    publisher.refuses(&format!("add {image} 1.0.0"), "begin one with `init`");
+    publisher.does("init");
+    publisher.does(&format!("add {image} 1.0.0"));
+    let empty = publisher.0.write("empty.raucb", "").display().to_string();
+    let add = |more: &str| format!("add {image} {more}");
+    for (step, why) in [
+        (add("1.0.0 rollout=abc"), "0 to 100 percent"),
+        (add("1.0.0 rollout=250"), "0 to 100 percent"),
+        (add("1.0.0 rollout=nan"), "0 to 100 percent"),
+        (add("banana"), "'banana' is no version"),
+        (add("1.0 version-scheme=semver"), "no version by the scheme semver"),
+        (add("1.0.0 version-scheme=other"), "not one of debian, semver"),
+        (add("1.0.0 min-version=x"), "no min-version"),
+        (add("1.0.0 not-before=tomorrow"), "2026-12-01T00:00:00Z"),
+        (add("1.0.0 compatible="), "1 to 128 bytes"),
+        (add("1.0.0 color=blue"), "is not KEY=VALUE"),
+        (format!("add {empty} 1.0.0"), "is empty"),
+        ("add gone.raucb 1.0.0".to_owned(), "is not a file"),
+        (format!("add {image}"), "add: missing a required argument"),
+        ("set 1.0.0".to_owned(), "set: missing a required argument"),
+        ("set 9 rollout=5".to_owned(), "no target of version 9"),
+        ("rotate".to_owned(), "rotate: missing a required argument"),
+        ("rotate everything".to_owned(), "one of root, targets, snapshot, timestamp"),
+    ] {
+        publisher.refuses(&step, why);
+    }
+    let blank = publisher.0.write("g w.raucb", "x").display().to_string();
+    let (code, text) = publisher.run(&["add", &blank, "1.0.0"]);
+    assert!(code == 1 && text.contains("'g w.raucb'"), "{text}");
+    // Keys that are not there, and those of another repository, sign nothing.
+    let before = std::fs::read(publisher.metadata("timestamp.json")).unwrap();
+    let other = Publisher::new("update-publish-other");
+    other.does("init");
+    for (keys, why) in [
+        (publisher.0.join("gone"), "KEYS is the folder with the key of each role"),
+        (other.0.join("keys"), "is not the key of timestamp in 1.root.json"),
+    ] {
+        for step in ["refresh", "renew-root", "rotate"] {
+            let arguments = if step == "rotate" { vec![step, "snapshot"] } else { vec![step] };
+            let (code, text) = publisher.run_at("+0d", &keys, &arguments);
+            let why = if step == "refresh" { why.to_owned() } else { why.replace("timestamp", "root") };
+            assert!(code == 1 && text.contains(&why) && !text.contains("Traceback"), "{step}: {text}");
+        }
+    }
+    assert_eq!(std::fs::read(publisher.metadata("timestamp.json")).unwrap(), before);
+    assert!(!publisher.metadata("2.root.json").exists());
+    assert_eq!(publisher.verify().0, 0);
+}
+
+#[test]
+fn the_end_of_root_is_named_two_months_before_and_a_new_one_is_signed_by_the_root_key_alone() {
+    for (days, is_over) in [("-310d", false), ("-400d", true)] {
+        let publisher = Publisher::new("update-publish-year");
+        let keys = publisher.0.join("keys");
+        assert_eq!(publisher.run_at(days, &keys, &["init"]).0, 0);
+        let (code, text) = publisher.run(&["refresh"]);
+        assert_eq!((code, text.contains("renew-root")), (i32::from(is_over), true), "{text}");
+        let (code, text) = publisher.verify();
+        let said = match is_over {
+            true => "fail  root.json expired at",
+            false => "warn  root.json expires at",
+        };
+        assert_eq!(code, i32::from(is_over), "{text}");
+        assert!(text.contains(said) && text.contains("renew-root"), "{text}");
+        // Where the root key is, the others are not.
+        let offline = publisher.0.join("offline");
+        std::fs::create_dir(&offline).unwrap();
+        std::fs::rename(keys.join("root.pem"), offline.join("root.pem")).unwrap();
+        publisher.refuses("renew-root", "root.pem: No such file");
+        let (code, text) = publisher.run_at("+0d", &offline, &["renew-root"]);
+        assert!(code == 0 && text.contains("2.root.json is valid until"), "{text}");
+        assert_eq!(publisher.does("refresh"), "");
+        let (code, text) = publisher.verify();
+        assert!(code == 0 && !text.contains("root.json expire"), "{text}");
+        assert!(text.contains("root.json version 2"), "{text}");
+    }
+}
+
+#[test]
+fn a_root_that_is_missing_between_others_is_named() {
+    let publisher = Publisher::new("update-verify-hole");
+    publisher.does("init");
+    publisher.does("rotate root");
+    publisher.does("rotate root");
+    let second = publisher.metadata("2.root.json");
+    let kept = std::fs::read(&second).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    let (code, text) = publisher.verify();
+    assert!(code == 1 && text.contains("metadata/2.root.json is missing"), "{text}");
+    assert!(!text.contains("it can be published"), "{text}");
+    // With another key for the timestamp since, nothing verifies: it is said by what.
+    std::fs::write(&second, &kept).unwrap();
+    publisher.does("rotate timestamp");
+    std::fs::remove_file(&second).unwrap();
+    let (code, text) = publisher.verify();
+    assert!(code == 1 && text.contains("in metadata 2.root.json is missing"), "{text}");
+    std::fs::write(&second, &kept).unwrap();
+    assert_eq!(publisher.verify().0, 0);
+}
+
+#[test]
+fn a_private_key_and_another_file_are_no_root_of_trust() {
+    let repository = server().folder().join("large");
+    for (file, why) in [("ca.key", "it is a private key"), ("ca.pem", "it is no root.json of TUF")] {
+        let (code, text) = verify_by(&server().folder().join(file), &repository);
+        assert!(code == 1 && text.contains(why) && text.contains(file), "{text}");
+    }
 }
 
 #[test]

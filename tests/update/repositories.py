@@ -43,9 +43,9 @@ def signed(metadata, *keys):
     return metadata.to_bytes(SERIALIZER)
 
 
-def root_of(version=1, targets=("targets",), threshold=1, **replaced):
+def root_of(version=1, targets=("targets",), threshold=1, expires=YEARS, **replaced):
     """The root of these keys, not yet signed. `replaced`: the keys of roles that have another one."""
-    root = Root(version=version, expires=YEARS, consistent_snapshot=True)
+    root = Root(version=version, expires=expires, consistent_snapshot=True)
     for role in ROLES:
         for key in targets if role == "targets" else (replaced.get(role, role),):
             root.add_key(KEYS[key].public_key, role)
@@ -106,6 +106,8 @@ def repositories():
     month = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0) + datetime.timedelta(30)
     yield "this-month", repository(**{**second, "soon": month, "years": month})
     yield "this-month-before", repository(soon=month, years=month)
+    weeks = month - datetime.timedelta(10)
+    yield "root-ends", repository(roots=(signed(root_of(2, expires=weeks), "root"),), soon=month, years=month)
     # Of a size that comes in pieces.
     yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
     if content := bundle("3.0.0"):

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::clock::WallClock;
-use crate::config::{Finding, Loaded};
-use crate::update::check::Fault;
+use crate::config::{Finding, Level, Loaded};
+use crate::update::check::{Fault, root_ends};
 use crate::update::eligibility::Objections;
 use crate::update::io::answer::{self, Found, Question};
 use crate::update::io::{backend, history, root};
@@ -18,7 +18,14 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     if settings.source == Source::None {
         return findings;
     }
-    findings.extend(installer(loaded));
+    // What the files say is named already, with its line.
+    let is_new = |finding: &Finding| {
+        let is_it = |known: &Finding| {
+            known.key == finding.key && known.message == finding.message && known.key.is_some()
+        };
+        !loaded.findings.iter().any(is_it)
+    };
+    findings.extend(installer(loaded).into_iter().filter(is_new));
     let folder = loaded.settings.paths.update_root();
     if let Some(reason) = root::closed(&folder).filter(|_| settings.backend != Backend::None) {
         let finding = Finding::warn("update", reason);
@@ -56,6 +63,13 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
             return findings;
         }
     }
+    let is_missing = |known: &Finding| {
+        let key = known.key.as_deref().unwrap_or_default();
+        known.level == Level::Fail && matches!(key, "update.root-file" | "update.ca-file")
+    };
+    if loaded.findings.iter().any(is_missing) {
+        return findings;
+    }
     let question = Question {
         settings: settings.clone(),
         gateway: loaded.settings.gateway.id.clone(),
@@ -66,10 +80,13 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(None);
+    if let Some(text) = answer.root_until.and_then(|until| root_ends(until, answer.at)) {
+        findings.push(Finding::warn("update", text).advice("tell the repository's owner"));
+    }
     let finding = match answer.result {
         Ok(Found::Tuf(decision)) => {
             status.handle_decision(&decision, answer.installed, answer.at);
-            Finding::ok("update", format!("the repository verifies: {}", said(&status)))
+            judged(&status, format!("the repository verifies: {}", said(&status)))
         }
         Ok(Found::Apt(candidate)) => {
             status.handle_candidate(&candidate, system_package(), answer.installed, answer.at);
@@ -77,7 +94,7 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
                 State::Stale | State::Error => Finding::warn("update", said(&status))
                     .key("update.source")
                     .advice("see to it that `apt update` is run, or set source = \"none\""),
-                _ => Finding::ok("update", format!("apt was asked: {}", said(&status))),
+                _ => judged(&status, format!("apt was asked: {}", said(&status))),
             }
         }
         Err(fault @ Fault::Unreachable(_)) => {
@@ -94,9 +111,7 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         Err(fault) if loaded.state.closed.is_some() => {
             Finding::warn("update", fault.to_string()).advice("run `sudo tombolo check`")
         }
-        Err(fault) => {
-            Finding::fail("update", fault.to_string()).advice("correct [update], or run it as root")
-        }
+        Err(fault) => Finding::fail("update", fault.to_string()).advice("correct [update], or what it names"),
     };
     findings.push(finding);
     findings
@@ -121,9 +136,31 @@ fn installer(loaded: &Loaded) -> Vec<Finding> {
         return vec![finding.advice("set it below /etc/tombolo, in a file of root's")];
     }
     match backend::open(backend, &paths.update_root(), &paths.config_file) {
-        Ok(backend) => vec![Finding::ok("update", format!("{} installs what is found", backend.name()))],
+        Ok(backend) => vec![match backend.answers() {
+            Ok(()) => Finding::ok("update", format!("{} installs what is found", backend.name())),
+            Err(why) => {
+                let name = backend.name();
+                let finding = Finding::fail("update", format!("{name} installs nothing as it is: {why}"));
+                finding
+                    .key("update.backend")
+                    .advice(format!("`{name} status` says more; see to it that it works as root"))
+            }
+        }],
         Err(why) => vec![Finding::fail("update", why).key("update.backend").advice("see docs/updates.md")],
     }
+}
+
+/// An answer, by whether anything could follow from it.
+fn judged(status: &Status, text: String) -> Finding {
+    if status.installed.is_some() {
+        return Finding::ok("update", text);
+    }
+    let text = match text.contains("installed version is not known") {
+        true => text,
+        false => format!("{text}; the installed version is not known, so no version is newer"),
+    };
+    Finding::warn("update", text)
+        .advice("put a line IMAGE_VERSION=2.4.1, with the image's version, into /etc/os-release of the image")
 }
 
 fn system_package() -> &'static str {

@@ -175,15 +175,18 @@ impl Context<'_> {
             Err(FileError::Denied) if self.is_hidden(subject, key, path) => {}
             Err(FileError::Denied) if self.sources.files.is_outsider() => self.closed(subject, key, path),
             Err(error) => {
-                let advice = match error {
+                let what = match error {
                     FileError::Denied => READABLE,
                     FileError::NotAFile | FileError::TooLarge | FileError::Other(_) => {
                         "put a file in its place"
                     }
                     FileError::Missing => "put the file there",
                 };
-                let advice = format!("{advice}; the daemon looks again at every connection");
-                self.fail(subject, key, format!("{shown} {error}"), &advice);
+                let when = match subject {
+                    "update" => "each check for newer firmware reads it",
+                    _ => "the daemon looks again at every connection",
+                };
+                self.fail(subject, key, format!("{shown} {error}"), &format!("{what}; {when}"));
             }
         }
     }

@@ -51,6 +51,8 @@ pub struct Answer {
     pub installed: Option<String>,
     /// What is offered.
     pub result: Result<Found, Fault>,
+    /// When the repository's root.json expires; `None`: not asked, or no answer.
+    pub root_until: Option<UnixTime>,
     /// The wall time at the end, if it is trusted.
     pub at: Option<UnixTime>,
 }
@@ -71,7 +73,7 @@ pub fn answer(question: &Question) -> Answer {
         Ok(runtime) => runtime,
         Err(error) => {
             let result = Err(Fault::Local(format!("its thread cannot be started: {error}")));
-            return Answer { installed: None, result, at: None };
+            return Answer { installed: None, result, root_until: None, at: None };
         }
     };
     let asked = runtime.block_on(async {
@@ -83,16 +85,21 @@ pub fn answer(question: &Question) -> Answer {
     // A look-up at a name server that is silent cannot be cut short.
     runtime.shutdown_background();
     let (mut installed, result) = asked;
-    let result = result.map(|(found, of_apt)| {
+    let mut root_until = None;
+    let result = result.map(|(found, of_apt, until)| {
         installed = of_apt.or(installed.take());
+        root_until = until;
         found
     });
     let clock = &question.clock;
-    Answer { installed, result, at: clock.trusted().then(|| clock.raw()) }
+    Answer { installed, result, root_until, at: clock.trusted().then(|| clock.raw()) }
 }
 
-/// What is found, and the installed version where apt says it.
-async fn find(question: &Question, system: &system::System) -> Result<(Found, Option<String>), Fault> {
+/// What is found, the installed version where apt says it, and when root.json expires.
+async fn find(
+    question: &Question,
+    system: &system::System,
+) -> Result<(Found, Option<String>, Option<UnixTime>), Fault> {
     let clock = &question.clock;
     let now = || clock.trusted().then(|| clock.raw());
     match &question.settings.source {
@@ -100,13 +107,14 @@ async fn find(question: &Question, system: &system::System) -> Result<(Found, Op
         Source::Apt => {
             let (policy, read_at) = system::apt().await?;
             let candidate = apt::judge(policy.as_ref(), &question.objections, read_at, now());
-            Ok((Found::Apt(candidate), policy.and_then(|policy| policy.installed)))
+            Ok((Found::Apt(candidate), policy.and_then(|policy| policy.installed), None))
         }
         Source::Tuf(place) => {
             if now().is_none() {
                 return Err(Fault::ClockUntrusted);
             }
-            tuf(question, place, system, now()).await.map(|decision| (Found::Tuf(decision), None))
+            let (decision, until) = tuf(question, place, system, now()).await?;
+            Ok((Found::Tuf(decision), None, Some(until)))
         }
     }
 }
@@ -133,7 +141,7 @@ async fn tuf(
     _: &crate::update::settings::Place,
     _: &system::System,
     _: Option<UnixTime>,
-) -> Result<Decision, Fault> {
+) -> Result<(Decision, UnixTime), Fault> {
     Err(Fault::Local("this program was built without TUF; build it with the cargo feature update".to_owned()))
 }
 
@@ -143,7 +151,7 @@ async fn tuf(
     place: &crate::update::settings::Place,
     system: &system::System,
     now: Option<UnixTime>,
-) -> Result<Decision, Fault> {
+) -> Result<(Decision, UnixTime), Fault> {
     use super::untrusted::Folder;
     use super::{check, floor, tuf};
     use crate::update::eligibility::Installed;

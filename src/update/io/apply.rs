@@ -25,7 +25,7 @@ use super::{history, untrusted};
 use crate::clock::WallClock;
 use crate::message::Name;
 use crate::update::apt::Candidate;
-use crate::update::eligibility::{Decision, Objections};
+use crate::update::eligibility::{Decision, Objections, Reason};
 use crate::update::health::{Answered, STEADY};
 use crate::update::history::What;
 use crate::update::installation::{Arrival, Installation, Phase};
@@ -74,6 +74,8 @@ pub struct Work<'a> {
 pub enum Outcome {
     /// Nothing is to be done now: why.
     Nothing(String),
+    /// There is a newer version, and the owner or its failures here keep it from being installed: why.
+    Withheld(String),
     /// A version that runs is still to be judged: by `tombolo health`.
     Judged(String),
     /// A version that ran unconfirmed works and has reached the broker, if it has one to reach.
@@ -110,7 +112,7 @@ impl Work<'_> {
         let chosen = self.choose(&self.root.read()?)?;
         let (version, scheme, offer) = match chosen {
             Ok(chosen) => chosen,
-            Err(reason) => return Ok(Outcome::Nothing(reason)),
+            Err(outcome) => return Ok(outcome),
         };
         let boot = self.boot.clone();
         let since = self.root.since_attempt(&boot, &version);
@@ -156,7 +158,7 @@ impl Work<'_> {
 
     /// What is wanted; or why nothing is.
     #[allow(clippy::type_complexity, reason = "used once")]
-    fn choose(&self, public: &Public) -> Result<Result<(String, Scheme, Option<Offer>), String>, String> {
+    fn choose(&self, public: &Public) -> Result<Result<(String, Scheme, Option<Offer>), Outcome>, String> {
         let theirs = untrusted::read_below(
             self.state_dir,
             &Path::new(answer::FOLDER).join(history::NAME),
@@ -181,19 +183,22 @@ impl Work<'_> {
         };
         let answer = answer::answer(&question);
         self.root.publish_floor();
-        let nothing = || "nothing newer is offered".to_owned();
+        let nothing = || Outcome::Nothing("nothing newer is offered".to_owned());
+        let ineligible = |version: &str, reason: &Reason| {
+            let text = format!("version {version}: {reason}");
+            match reason {
+                Reason::Held | Reason::Denied => Outcome::Withheld(text),
+                _ => Outcome::Nothing(text),
+            }
+        };
         match answer.result.map_err(|fault| fault.to_string())? {
             Found::Tuf(Decision::Available(offer)) => {
                 Ok(Ok((offer.version.clone(), offer.scheme, Some(*offer))))
             }
             Found::Tuf(Decision::UpToDate) => Ok(Err(nothing())),
-            Found::Tuf(Decision::Ineligible { version, reason }) => {
-                Ok(Err(format!("version {version}: {reason}")))
-            }
+            Found::Tuf(Decision::Ineligible { version, reason }) => Ok(Err(ineligible(&version, &reason))),
             Found::Apt(Candidate::Available(version)) => Ok(Ok((version, Scheme::Debian, None))),
-            Found::Apt(Candidate::Ineligible { version, reason }) => {
-                Ok(Err(format!("version {version}: {reason}")))
-            }
+            Found::Apt(Candidate::Ineligible { version, reason }) => Ok(Err(ineligible(&version, &reason))),
             Found::Apt(Candidate::UpToDate | Candidate::Stale(_)) => Ok(Err(nothing())),
             Found::Apt(Candidate::Unknown) => Err(format!("apt knows no package {PACKAGE}")),
         }

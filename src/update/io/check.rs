@@ -23,7 +23,7 @@ pub struct Repository {
     pub scratch: Option<PathBuf>,
 }
 
-/// Checks. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
+/// Checks, and says when root.json expires. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
 /// and writing the floor blocks: not for the path's thread.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub async fn check<S: Storage>(
     installed: &Installed,
     objections: &Objections,
     now: Option<UnixTime>,
-) -> Result<Decision, Fault> {
+) -> Result<(Decision, UnixTime), Fault> {
     if now.is_none() {
         return Err(Fault::ClockUntrusted);
     }
@@ -48,5 +48,5 @@ pub async fn check<S: Storage>(
         // Another program may have seen something newer meanwhile.
         floor::raise(floor(), &seen)?.admit(metadata.versions, &metadata.trust)?;
     }
-    result
+    result.map(|decision| (decision, metadata.root_until))
 }

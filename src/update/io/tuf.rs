@@ -203,6 +203,7 @@ pub(super) fn metadata(repository: &Repository) -> Metadata {
             chain: Vec::new(),
         },
         expires: first,
+        root_until: expires[0].1,
         offers,
         unusable,
     }
@@ -227,13 +228,21 @@ fn keys(root: &Root, roles: &[RoleType]) -> String {
 pub fn read_root(path: &Path) -> Result<Vec<u8>, Fault> {
     let local = |why: String| Fault::Local(format!("root-file {}: {why}", path.display()));
     let root = regular::read(path, LIMITS.max_root_size);
-    root.map_err(|fault| {
+    let root = root.map_err(|fault| {
         local(match fault {
             regular::Fault::TooLarge(_) => format!("it is longer than {} bytes", LIMITS.max_root_size),
             regular::Fault::System(error) => error.to_string(),
             other => other.to_string(),
         })
-    })
+    })?;
+    if String::from_utf8_lossy(&root).contains(" PRIVATE KEY-----") {
+        let text = "it is a private key, which belongs on no gateway; use the repository's 1.root.json";
+        return Err(local(text.to_owned()));
+    }
+    if serde_json::from_slice::<Signed<Root>>(&root).is_err() {
+        return Err(local("it is no root.json of TUF; use the repository's 1.root.json".to_owned()));
+    }
+    Ok(root)
 }
 
 /// What the library says, sorted by what it means here.

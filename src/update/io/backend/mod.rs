@@ -62,6 +62,14 @@ pub trait Backend {
     /// One sentence; the version that ran runs.
     fn roll_back(&self, from: &str, to: Option<&str>) -> Result<Effect, String>;
 
+    /// Whether it can be asked at all, without anything being changed.
+    ///
+    /// # Errors
+    /// One sentence: it installs nothing as it is.
+    fn answers(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What runs now; `None`: nothing says it.
     fn running(&self) -> Option<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

@@ -11,6 +11,8 @@ use super::{Backend, Call, Effect, Wanted};
 /// A bundle of a gigabyte on a slow card.
 const INSTALL_WITHIN: Duration = Duration::from_secs(2 * 3600);
 const WITHIN: Duration = Duration::from_secs(120);
+/// To say how it stands.
+const STATUS_WITHIN: Duration = Duration::from_secs(20);
 
 /// It.
 pub struct Rauc;
@@ -35,6 +37,11 @@ fn percent(line: &str) -> Option<u8> {
 impl Backend for Rauc {
     fn name(&self) -> &'static str {
         "rauc"
+    }
+
+    fn answers(&self) -> Result<(), String> {
+        let status = ["status", "--output-format=json"];
+        rauc(STATUS_WITHIN).with_all(status).succeed(&mut |_| {}).map(|_| ())
     }
 
     fn install(&self, wanted: &Wanted, progress: &mut dyn FnMut(u8)) -> Result<Effect, String> {
