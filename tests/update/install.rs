@@ -438,11 +438,10 @@ fn a_fork_by_a_root_key_that_was_replaced_is_refused_by_root_too_though_the_daem
 }
 
 #[test]
-fn check_says_what_keeps_rauc_from_installing_and_that_no_version_is_newer_than_an_unknown_one() {
+fn check_says_what_keeps_rauc_from_installing() {
     let site = site("install-rauc-silent", "large", "rauc");
     let (_, text) = site.root(&["check"]);
     assert!(text.contains("ok    update: rauc installs what is found"), "{text}");
-    assert!(!text.contains("IMAGE_VERSION"), "{text}");
     let fault = "Error connecting to D-Bus: The name de.pengutronix.rauc was not provided";
     site.folder.script("bin/rauc", &format!("#!/bin/sh\necho '{fault}' >&2\nexit 1\n"));
     let (code, text) = site.root(&["check"]);
@@ -454,10 +453,6 @@ fn check_says_what_keeps_rauc_from_installing_and_that_no_version_is_newer_than_
         "{text}"
     );
     assert!(!text.contains("rauc installs what is found"), "{text}");
-    assert!(
-        text.contains("warn  update: the repository verifies: ") && text.contains("IMAGE_VERSION="),
-        "{text}"
-    );
 }
 
 #[test]

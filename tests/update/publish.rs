@@ -128,7 +128,7 @@ fn the_documented_commands_make_a_repository_that_verifies_at_each_step() {
         let is_offered = step != "init" && !step.starts_with("remove");
         assert_eq!(text.contains(r#""firmware":["2.0.0"]"#), is_offered, "{step}: {text}");
         let warnings = match is_offered {
-            true => r#""warnings":[],"#,
+            true => r#""warnings":[]"#,
             false => r#""warnings":["no target has custom data"#,
         };
         assert!(text.contains(warnings), "{step}: {text}");

@@ -86,7 +86,10 @@ pub fn verify(folder: &Path, root: Option<&Path>) -> Result<Verified, Fault> {
     let folder = folder.canonicalize().map_err(local)?;
     let roots = roots(&folder).map_err(local)?;
     let highest = roots.last().copied().unwrap_or(0);
-    let missing: Vec<u64> = (1..=highest).filter(|number| !roots.contains(number)).collect();
+    let missing_to = |last: u64| -> Vec<u64> {
+        (1..=last.min(ROOTS_MAX)).filter(|number| !roots.contains(number)).collect()
+    };
+    let missing = missing_to(highest);
     let oldest = || {
         let first = roots.first().map(|number| root_file(&folder, *number));
         first.ok_or_else(|| Fault::Local(format!("there is no metadata/1.root.json in {}", folder.display())))
@@ -121,7 +124,8 @@ pub fn verify(folder: &Path, root: Option<&Path>) -> Result<Verified, Fault> {
         metadata: tuf::metadata(&repository),
         expiries: tuf::expiries(&repository),
         targets,
-        missing_roots: missing,
+        // The one that was given may be a later one than any that is there.
+        missing_roots: missing_to(highest.max(signed.version.get())),
         delegates: repository.targets().signed.delegations.as_ref().is_some_and(|of| !of.roles.is_empty()),
     })
 }
