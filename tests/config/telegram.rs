@@ -176,7 +176,6 @@ fn each_group_of_a_linky_in_standard_mode_is_published_also_those_of_the_next_da
         _ => format!("{line}\n"),
     });
     let (settings, extractor) = example(&lines.collect::<String>());
-    // The sums of the first three are those that many public decoders quote.
     let unused = ["NONUTILE"; 10].join(" ");
     for (group, sum, path, json) in [
         ("VTIC\t02\t", Some(b'J'), "VTIC", r#""value":"02""#.to_owned()),
