@@ -498,7 +498,9 @@ fn revocation(source: &RevocationSource) -> String {
     let lists: Vec<String> = source.lists.iter().map(list).collect();
     let lists = if lists.is_empty() { "no list yet".to_owned() } else { lists.join("; ") };
     let why = source.last_error.as_ref().map(|why| format!("; not fetched: {why}")).unwrap_or_default();
-    format!("{}: {lists}{why}", source.table)
+    let again = source.retry_in_s.filter(|_| !why.is_empty());
+    let again = again.map(|left| format!("; asked again in {}", span(left))).unwrap_or_default();
+    format!("{}: {lists}{why}{again}", source.table)
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl fmt::Display for Basis {
             Basis::Kernel => "synchronised",
             Basis::Duration => "for a day without a jump",
             Basis::Owner => "confirmed by `tombolo clock trust`",
-            Basis::Certificate => "proven by the broker's certificate",
+            Basis::Certificate => "proven by a server's certificate",
         })
     }
 }
@@ -166,7 +166,7 @@ impl fmt::Display for Doubt {
             }
             Doubt::Behind { proven } => write!(f, "it is before {proven}, which was proven earlier"),
             Doubt::Implausible => f.write_str("it is more than 20 years after this version was built"),
-            Doubt::Refuted => f.write_str("the broker's certificate is not valid at this time"),
+            Doubt::Refuted => f.write_str("a server's certificate is not valid at this time"),
         }
     }
 }

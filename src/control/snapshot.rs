@@ -179,6 +179,8 @@ pub struct RevocationSource {
     pub fetched_at: Option<String>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
+    /// Seconds until the next attempt.
+    pub retry_in_s: Option<u64>,
     /// Those in use.
     pub lists: Vec<RevocationList>,
 }
@@ -282,6 +284,9 @@ pub struct Certificate {
     pub days_left: Option<i64>,
     /// What comes next where a person has to know or to act; `None` = all goes by itself.
     pub next: Option<String>,
+    /// Seconds until the next attempt, where one failed or was put off; `None` = none is due by
+    /// itself, or one is under way.
+    pub retry_in_s: Option<u64>,
     /// The files that another program renews, where it is not this gateway that does.
     pub files: Option<Vec<String>>,
     /// These are to be looked at, because a reload asks for it, and were not yet.

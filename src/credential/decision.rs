@@ -47,6 +47,10 @@ const LATE: u64 = 90;
 /// 9999-12-31T23:59:59Z: "no well-defined expiration date" (RFC 5280 §4.1.2.5).
 pub const NEVER: UnixTime = UnixTime::from_secs(253_402_300_799);
 
+/// What is said of a `renew-before` that has no effect.
+pub const BEFORE_TOO_LONG: &str = "renew-before is longer than 90 % of its life, so the next one is asked for at 66 % of it; \
+                                   set a shorter renew-before, or renew-at";
+
 /// When a certificate is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewAt {
@@ -171,6 +175,14 @@ pub fn due(validity: Validity, obtained: Option<UnixTime>, settings: &Settings) 
             }
         }
     })
+}
+
+/// Whether `renew-before` is more of the life than [`LATE`] percent, so that [`RENEW_AT`] counts
+/// in its place.
+pub fn is_before_too_long(validity: Validity, obtained: Option<UnixTime>, renew_at: RenewAt) -> bool {
+    let RenewAt::Before(before) = renew_at else { return false };
+    let life = validity.life(begin(validity, obtained));
+    validity.not_after < NEVER && before.as_millis() * 100 > u128::from(life) * u128::from(LATE)
 }
 
 /// A gateway's own place, `0 ..= 2 * SPREAD * 1000`.
@@ -439,6 +451,16 @@ mod tests {
         let before = Settings { renew_at: RenewAt::Before(Duration::from_secs(30 * DAY)), ..settings("a") };
         let due = due(valid(NOW, 90 * DAY), None, &before).as_secs();
         assert!((NOW + 57 * DAY..=NOW + 63 * DAY).contains(&due), "{}", (due - NOW) / DAY);
+    }
+
+    #[test]
+    fn a_renew_before_that_is_longer_than_the_life_is_known_to_have_no_effect() {
+        let month = RenewAt::Before(Duration::from_secs(30 * DAY));
+        assert!(is_before_too_long(valid(NOW, 3600), None, month));
+        assert!(!is_before_too_long(valid(NOW, 90 * DAY), None, month));
+        // Taken into use late, its life is shorter.
+        assert!(is_before_too_long(valid(NOW, 90 * DAY), Some(at(NOW + 60 * DAY)), month));
+        assert!(!is_before_too_long(valid(NOW, 3600), None, RenewAt::default()));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const LATER: Duration = Duration::from_secs(300);
 const LINE: usize = 76;
 /// The path of every EST server (RFC 7030 §3.2.2).
 const WELL_KNOWN: &str = "/.well-known/est";
+/// The names of operations, which are no labels (RFC 7030 §3.2.2).
+const OPERATIONS: [&str; 6] =
+    ["cacerts", "csrattrs", "fullcmc", "serverkeygen", "simpleenroll", "simplereenroll"];
 const PKCS7: &str = "application/pkcs7-mime";
 
 /// Where the EST server is, and how both sides know each other.
@@ -105,6 +108,13 @@ pub fn parse_url(text: &str) -> Result<EstUrl, String> {
         let name = label.strip_prefix('/');
         label.is_empty() || name.is_some_and(|name| !name.is_empty() && !name.contains(['/', '?']))
     };
+    if let Some(operation) =
+        label.and_then(|label| label.strip_prefix('/')).filter(|label| OPERATIONS.contains(label))
+    {
+        return Err(format!(
+            "the operation {operation:?} does not belong in the URL; the gateway appends it"
+        ));
+    }
     match label.is_some_and(is_label) {
         true => Ok(url),
         false => Err(format!("the path of an EST server is {WELL_KNOWN}, or that and one label")),

@@ -533,6 +533,22 @@ impl Renewal {
         ))
     }
 
+    /// After how long the next attempt follows by itself, where one failed or was put off.
+    pub fn retry_in(&self, now: Instant, clock: Clock) -> Option<Duration> {
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let retry_in = match self.step {
+            Step::Later { until } | Step::Staged { until } | Step::CommitFailed { until } => left(until),
+            Step::Resting if !self.settings.by_hand => {
+                let decision = decision::decide(clock, self.present, &self.history, &self.settings);
+                let Decision::RetryAt(at) = decision else { return None };
+                let by_wall = Duration::from_millis(at.0.saturating_sub(clock.now.0));
+                by_wall.max(self.not_before.map(left).unwrap_or_default())
+            }
+            _ => return None,
+        };
+        (!retry_in.is_zero()).then_some(retry_in)
+    }
+
     /// One word for what is being done.
     pub fn state(&self, clock: Clock) -> &'static str {
         match &self.step {

@@ -54,11 +54,14 @@ pub const CANDIDATE: &str = "candidate.pem";
 /// The file with those before.
 pub const PREVIOUS: &str = "previous.pem";
 const REQUEST: &str = "request.pem";
-const STATE: &str = "state";
+/// The file with what is kept beside them.
+pub const STATE: &str = "state";
 /// Longest file.
 const FILE_MAX: u64 = 2 * BYTES_MAX as u64 + 32 * 1024;
 /// What is said of files that were damaged.
 pub const SET_ASIDE: &str = "files of it were damaged and are set aside";
+/// What is said of files that were removed or damaged under a running gateway, and are there again.
+pub const WRITTEN_ANEW: &str = "files of it were removed or damaged while the gateway ran";
 /// Names of files that were set aside, told at most.
 const NAMED_MAX: usize = 16;
 /// Events kept.
@@ -374,6 +377,25 @@ impl State {
     }
 }
 
+/// What became of files that were gone or damaged while their content was known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Those that are written anew.
+    pub written: Vec<&'static str>,
+    /// Those that cannot be: name and reason.
+    pub failed: Vec<String>,
+}
+
+impl Restored {
+    fn note(&mut self, name: &'static str, done: io::Result<bool>) {
+        match done {
+            Ok(false) => {}
+            Ok(true) => self.written.push(name),
+            Err(error) => self.failed.push(format!("{name}: {error}")),
+        }
+    }
+}
+
 /// The files of one certificate.
 pub struct Store<F> {
     folder: F,
@@ -590,21 +612,63 @@ impl<F: StateFolder> Store<F> {
         Ok(true)
     }
 
-    /// Puts the file of the one in use in order if it is gone or damaged: it is known here. False:
-    /// nothing was wrong.
-    ///
-    /// # Errors
-    /// As the system says. What the disk does not give is not written over.
-    pub fn restore_current(&mut self) -> io::Result<bool> {
-        let Some(current) = &self.current else { return Ok(false) };
-        let retrieved = CURRENT_FILE.read(&self.folder, Held::parse);
-        let is_whole = retrieved.value.is_some();
-        if is_whole && retrieved.defects.is_empty() {
+    /// Whether a file is gone whose content is known here. What is in the others is not read.
+    pub fn lacks_files(&self) -> bool {
+        let is_known = [
+            (CURRENT_FILE, self.current.is_some()),
+            (pem(CANDIDATE), self.candidate.is_some()),
+            (pem(PREVIOUS), self.previous.is_some()),
+            (pem(REQUEST), self.pending.is_some()),
+            (STATE_FILE, self.has_state()),
+        ];
+        let mut wanted = is_known.iter().filter(|(_, is_known)| *is_known);
+        wanted.any(|(file, _)| !file.is_there(&self.folder))
+    }
+
+    /// Puts in order what is gone or damaged, and whose content is known here.
+    pub fn restore_files(&self) -> Restored {
+        let mut restored = Restored::default();
+        if let Some(current) = &self.current {
+            restored.note(CURRENT, self.restore_file(CURRENT_FILE, Held::parse, || current.to_bytes()));
+        }
+        for (name, held) in [(CANDIDATE, &self.candidate), (PREVIOUS, &self.previous)] {
+            if let Some(held) = held {
+                restored.note(name, self.restore_file(pem(name), Held::parse, || held.to_bytes()));
+            }
+        }
+        if let Some(pending) = &self.pending {
+            let done = self.restore_file(pem(REQUEST), Pending::parse, || pending.to_bytes());
+            restored.note(REQUEST, done);
+        }
+        if self.has_state() {
+            let bytes = || Zeroizing::new(serde_json::to_vec(&self.state).unwrap_or_default());
+            restored.note(STATE, self.restore_file(STATE_FILE, State::parse, bytes));
+        }
+        restored
+    }
+
+    fn has_state(&self) -> bool {
+        self.state != State { version: VERSION, ..State::default() }
+    }
+
+    /// `true`: it was written anew, or its copy.
+    fn restore_file<T>(
+        &self,
+        file: AtomicFile<'_>,
+        parse: impl Fn(&[u8]) -> Result<T, String>,
+        bytes: impl FnOnce() -> Zeroizing<Vec<u8>>,
+    ) -> io::Result<bool> {
+        let retrieved = file.read(&self.folder, parse);
+        if retrieved.defects.is_empty() {
             return Ok(false);
         }
-        CURRENT_FILE.mend(&self.folder, &retrieved)?;
-        if !is_whole && retrieved.may_be_replaced() {
-            CURRENT_FILE.write(&self.folder, &current.to_bytes())?;
+        file.mend(&self.folder, &retrieved)?;
+        if !retrieved.may_be_replaced() {
+            let defects: Vec<String> = retrieved.defects.iter().map(ToString::to_string).collect();
+            return Err(io::Error::other(defects.join("; ")));
+        }
+        if retrieved.value.is_none() {
+            file.write(&self.folder, &bytes())?;
         }
         Ok(true)
     }

@@ -28,7 +28,7 @@ use crate::config::Settings;
 use crate::control::api::{CertificateAction, Reply};
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot;
-use crate::credential::decision::RenewAt;
+use crate::credential::decision::{BEFORE_TOO_LONG, RenewAt, is_before_too_long};
 use crate::credential::expiry::{self, Said, Step};
 use crate::credential::io::anchors::AnchorKeeper;
 use crate::credential::io::est::EstSource;
@@ -275,6 +275,14 @@ impl Certificates {
         }
     }
 
+    /// The process ends: what somebody removed is written anew before.
+    pub async fn leave(&self) {
+        let entries = self.entries.borrow().clone();
+        for entry in &entries {
+            entry.keeper.leave().await;
+        }
+    }
+
     /// The key towards devices that has come into use since the last call.
     pub fn take_server_key(&self) -> Option<Arc<ServerKey>> {
         self.entries.borrow().iter().find_map(|entry| entry.dtls.as_ref()?.take())
@@ -348,7 +356,8 @@ impl Certificates {
             let (name, of) = (entry.name(), self.shown(entry));
             let reason = of.last_error.map(|reason| format!(": {reason}")).unwrap_or_default();
             let until = of.not_after.unwrap_or_default();
-            let next = of.next.map(|next| format!("; {}", next.trim_start_matches(NOT_ENROLLED)));
+            let next = self.next(entry, &of.state);
+            let next = next.map(|next| format!("; {}", next.trim_start_matches(NOT_ENROLLED)));
             let next = next.unwrap_or_default();
             let (present, is_refused, later) = entry.keeper.with_renewal(|renewal| {
                 (renewal.present(), renewal.refused().is_some(), renewal.later_since())
@@ -405,13 +414,7 @@ impl Certificates {
                     })
                 }
             });
-            problems.extend(entry.files.as_ref().and_then(|watch| {
-                let why = watch.problem()?;
-                Some(format!(
-                    "certificate {name}: {why}; the one before, until {until}, stays in use; correct the files, they are \
-                     looked at by themselves"
-                ))
-            }));
+            problems.extend(files_next(entry).map(|what| format!("certificate {name}: {what}")));
             let of_disk = entry.keeper.problems();
             problems.extend(of_disk.iter().map(|what| format!("certificate {name}: {what}")));
         }
@@ -523,6 +526,10 @@ impl Certificates {
         }
     }
 
+    fn next(&self, entry: &Entry, state: &str) -> Option<String> {
+        next(entry, state, self.clock.wall().is_some(), self.link.spares_connection())
+    }
+
     fn shown(&self, entry: &Entry) -> snapshot::Certificate {
         let (keeper, files) = (&entry.keeper, entry.keeper.shown());
         let (due, history, error, validity) = keeper.with_renewal(|renewal| {
@@ -560,7 +567,8 @@ impl Certificates {
             last_attempt: history.last_attempt.or(history.obtained).map(|at| at.to_string()),
             last_error: error,
             days_left: validity.zip(wall).and_then(|(of, now)| expiry::days_left(of, now)),
-            next: next(entry, state, wall.is_some(), self.link.spares_connection()),
+            next: self.next(entry, state).or_else(|| files_next(entry)),
+            retry_in_s: keeper.retry_in().map(|left| left.as_secs().max(1)),
             files: pair
                 .map(|pair| [&pair.certificate, &pair.key].map(|file| file.display().to_string()).to_vec()),
             looking: entry.files.as_ref().is_some_and(|watch| watch.is_asked()),
@@ -592,6 +600,16 @@ fn days(step: Step) -> u64 {
     }
 }
 
+/// What is wrong with the files that another program renews.
+fn files_next(entry: &Entry) -> Option<String> {
+    let why = entry.files.as_ref()?.problem()?;
+    let until = entry.keeper.with_renewal(|renewal| renewal.present()).map(|of| of.not_after.to_string());
+    Some(format!(
+        "{why}; the one before, until {}, stays in use; correct the files, they are looked at by themselves",
+        until.unwrap_or_default()
+    ))
+}
+
 /// What a person has to know or to do next.
 fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: bool) -> Option<String> {
     let settings = entry.keeper.settings();
@@ -621,8 +639,18 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: b
                 .to_owned(),
         );
     }
+    let is_put_off = entry.keeper.with_renewal(|renewal| renewal.later_since().is_some());
+    if state == "ordering" && is_put_off && entry.keeper.retry_in().is_some() {
+        return Some(format!(
+            "the source says \"not yet\" and is asked again by itself; `tombolo cert renew {name} --wait` asks at once"
+        ));
+    }
     if !is_missing && state != "expired" {
-        return None;
+        let is_too_long = entry.keeper.with_renewal(|renewal| {
+            let (of, obtained) = (renewal.present(), renewal.history().obtained);
+            of.is_some_and(|of| is_before_too_long(of, obtained, settings.renew_at))
+        });
+        return is_too_long.then(|| BEFORE_TOO_LONG.to_owned());
     }
     let begin = if is_missing { NOT_ENROLLED } else { "" };
     Some(match (&entry.files, settings.by_hand) {

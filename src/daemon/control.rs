@@ -1121,7 +1121,11 @@ fn rejected_problem(journal: &Status) -> Option<String> {
 fn say_clock(verdict: Verdict, clock: &SystemClock) {
     let (now, floor) = (clock.raw(), clock.floor());
     match verdict {
-        Verdict::Trusted(_) => log::info!(clock:% = now, reason:% = verdict; "the clock is trusted"),
+        Verdict::Trusted(_) => {
+            // It may count as synchronised because the configuration says so.
+            let reason = clock.snapshot().reason.unwrap_or_default();
+            log::info!(clock:% = now, reason; "the clock is trusted");
+        }
         Verdict::NotSynchronised => {
             log::info!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is not trusted");
         }

@@ -18,6 +18,7 @@ use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
+use crate::credential::leaf::Leaf;
 use crate::credential::probe_place::{Comparison, ProbePlace, with_client_id};
 use crate::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use crate::downlink;
@@ -287,6 +288,11 @@ impl Link {
             return Proof::NotNeeded;
         }
         let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+        let (of_lists, chain) = (settings.clone(), handle.broker_chain());
+        let revoked = tokio::task::spawn_blocking(move || revoked_in(&of_lists, &chain)).await;
+        if let Ok(Some(Some(subject))) = revoked {
+            return Proof::Revokes(subject);
+        }
         let of_probes = settings.probe_client_id.clone();
         let client_id = of_probes.clone().unwrap_or_else(|| check_client_id(&settings.client_id));
         let clock: Arc<dyn WallClock> = self.clock.clone();
@@ -360,7 +366,19 @@ impl Link {
                 self.proven.set(Some(given));
             }
             Proof::Fails(why) => {
-                self.unproven.replace(Some((why, self.connections())));
+                let what = format!(
+                    "files that [upstream] names have changed since the connection was made, and are not proven: {why}; the \
+                     connection stands until it breaks; correct them, then `tombolo reload`"
+                );
+                self.unproven.replace(Some((what, self.connections())));
+            }
+            Proof::Revokes(subject) => {
+                let what = format!(
+                    "the revocation lists of [upstream] have the certificate {subject:?} of the broker's chain: the connection is \
+                     ended, and none is made until the broker has another certificate; readings are kept; if the list is \
+                     wrong, correct it, then `tombolo reload`"
+                );
+                self.unproven.replace(Some((what, self.connections())));
             }
         }
     }
@@ -370,14 +388,9 @@ impl Link {
     pub fn unproven(&self) -> Option<String> {
         let connections = self.connections();
         let unproven = self.unproven.borrow();
-        let (why, _) = unproven.as_ref().filter(|(_, at)| *at == connections)?;
+        let (what, _) = unproven.as_ref().filter(|(_, at)| *at == connections)?;
         let connected = self.handle.borrow().as_ref().is_some_and(|handle| handle.status().connected);
-        connected.then(|| {
-            format!(
-                "files that [upstream] names have changed since the connection was made, and are not proven: {why}; the \
-                 connection stands until it breaks; correct them, then `tombolo reload`"
-            )
-        })
+        connected.then(|| what.clone())
     }
 
     /// Sets a record aside because its owner says so.
@@ -559,15 +572,9 @@ impl Link {
         let (link, settings) = (Rc::clone(self), handle.with_settings(Settings::clone));
         let chain = handle.broker_chain();
         spawn_local(async move {
-            let judged = tokio::task::spawn_blocking(move || {
-                let tls = settings.tls.as_ref()?;
-                // What is wrong with the files is said by the next connection.
-                let (anchors, _) = files::anchors(tls).ok()?;
-                let lists = files::revocation_lists(tls, &anchors).ok().flatten();
-                let revoked = lists.and_then(|lists| lists.first_revoked(chain.iter().map(Vec::as_slice)));
-                Some(revoked.is_some())
-            });
+            let judged = tokio::task::spawn_blocking(move || revoked_in(&settings, &chain));
             let Ok(Some(revoked)) = judged.await else { return };
+            let revoked = revoked.is_some();
             link.with(|core| match (core.is_connected(), revoked) {
                 (true, true) => {
                     log::warn!("a certificate of the broker's chain is revoked: the connection is replaced");
@@ -932,6 +939,21 @@ pub enum Proof {
     Works(Fingerprints),
     /// It does not, or it is not known: why.
     Fails(String),
+    /// They revoke a certificate of the broker's chain, with this subject: the connection ends.
+    Revokes(String),
+}
+
+/// The subject of the first certificate of the broker's chain that the lists revoke, as the files
+/// are now; `None`: they cannot be used, and the next connection says so. It blocks.
+#[allow(clippy::option_option, reason = "there may be none, and there may be a fault")]
+fn revoked_in(settings: &Settings, chain: &[Vec<u8>]) -> Option<Option<String>> {
+    let tls = settings.tls.as_ref()?;
+    let (anchors, _) = files::anchors(tls).ok()?;
+    let lists = files::revocation_lists(tls, &anchors).ok().flatten();
+    let at = lists.and_then(|lists| lists.first_revoked(chain.iter().map(Vec::as_slice)));
+    Some(at.map(|at| {
+        chain.get(at).and_then(|der| Leaf::parse(der)).map_or_else(String::new, |of| of.subject_text())
+    }))
 }
 
 fn of_trial(verdict: TrialVerdict) -> Verdict {

@@ -56,7 +56,13 @@ impl Revocations {
             known(fetching).unwrap_or_else(|| CrlKeeper::open(Instant::now(), fetching.clone(), clock))
         };
         self.keepers = fetchings.iter().map(made).collect();
-        self.keepers.iter().for_each(|keeper| keeper.store_soon());
+        for keeper in &self.keepers {
+            keeper.store_soon();
+            // What failed may have been put right.
+            if keeper.last_error().is_some() {
+                keeper.ask();
+            }
+        }
     }
 
     /// Once a second. The lists for devices, if there are new ones.
@@ -95,6 +101,7 @@ impl Revocations {
             url: Some(keeper.settings().url.to_string()),
             fetched_at: keeper.fetched_at().map(|at| at.to_string()),
             last_error: keeper.last_error(),
+            retry_in_s: keeper.retry_in().map(|left| left.as_secs()),
             lists: keeper.stored().iter().filter_map(|list| self.list(list)).collect(),
         }
     }

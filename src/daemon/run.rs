@@ -223,6 +223,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     let mut interrupt = listen_for(SignalKind::interrupt())?;
     let mut notify = Notify::default();
     let certificates = Certificates::open(settings, &uplink, &clock);
+    let kept_certificates = Rc::clone(&certificates);
     let revocations = Revocations::open(&loaded, &uplink, &clock);
     let updates = Updates::open(settings, &uplink, &clock);
     let mut desk = Desk::new(
@@ -295,6 +296,8 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     desk.close();
     drop(desk);
     drop(server);
+    // A disk that hangs holds the end up no longer.
+    let _ = tokio::time::timeout(LAST_COMMIT, kept_certificates.leave()).await;
     // What fails is in the log already.
     let _ = clock.save_within(LAST_COMMIT).await;
     fault.map_or(Ok(()), Err)

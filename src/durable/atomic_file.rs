@@ -136,6 +136,11 @@ impl<'n> AtomicFile<'n> {
         self.has_copy.then(|| format!("{}.copy", self.name))
     }
 
+    /// Whether something is under its name, and under that of its copy.
+    pub fn is_there(&self, folder: &impl StateFolder) -> bool {
+        folder.has(self.name) && self.copy_name().is_none_or(|copy| folder.has(&copy))
+    }
+
     /// Reads it. `judge` says what the content means, or in half a sentence why it cannot be what
     /// was written ("it is cut short"); empty content and nothing but zeros never reach it. Writes
     /// nothing.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tombolo::clock::UnixTime;
-use tombolo::credential::store::{Held, Pending, Store};
+use tombolo::credential::store::{CURRENT, Held, Pending, Store};
 use tombolo::durable::folder::{ReadFault, StateFolder};
 use tombolo::splitmix::SplitMix64;
 use zeroize::Zeroizing;
@@ -224,7 +224,7 @@ fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
     with_current(&disk, &all[0]);
     with_current(&disk, &all[1]);
     let mut store = Store::open(Shared(&disk));
-    assert!(!store.restore_current().unwrap(), "nothing is wrong");
+    assert!(store.restore_files().written.is_empty(), "nothing is wrong");
     let names = ["current.pem", "current.pem.copy"];
     let spoils: [fn(&Disk, &str); 3] = [
         |disk, name| disk.remove(name).unwrap(),
@@ -235,8 +235,8 @@ fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
         spoils.iter().flat_map(|spoil| [&names[..1], &names[1..], &names[..]].map(|n| (spoil, n)))
     {
         spoiled.iter().for_each(|name| spoil(&disk, name));
-        assert!(store.restore_current().unwrap());
-        assert!(!store.restore_current().unwrap(), "and that was all");
+        assert_eq!(store.restore_files().written, [CURRENT]);
+        assert!(store.restore_files().written.is_empty(), "and that was all");
         for name in names {
             let bytes = disk.content(name).unwrap_or_else(|| panic!("{name} is gone"));
             let other = Disk::default();
@@ -249,7 +249,8 @@ fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
         let bytes = disk.content(name).unwrap();
         disk.put(name, Node::Unreadable(bytes));
     }
-    let _ = store.restore_current();
+    let restored = store.restore_files();
+    assert!(restored.written.is_empty() && restored.failed[0].starts_with("current.pem: "), "{restored:?}");
     assert!(names.iter().all(|name| matches!(disk.node(name), Some(Node::Unreadable(_)))));
 }
 

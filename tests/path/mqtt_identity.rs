@@ -107,7 +107,7 @@ fn proven(name: &str, extra: impl FnOnce(&Pki) -> String) -> Site {
     let daemon = Daemon::start_with(binary(), &folder, broker.tls_port, &pki.ca(), &extra, str::to_owned);
     wait_for("the listener", || daemon.log().contains("listening for MQTT"));
     // Logged in the round from which on tokens are judged by it.
-    wait_for("the proof of the clock", || daemon.log().contains("proven by the broker's certificate"));
+    wait_for("the proof of the clock", || daemon.log().contains("proven by a server's certificate"));
     Site { daemon, witness, broker, pki, folder }
 }
 

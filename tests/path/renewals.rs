@@ -120,6 +120,36 @@ fn files_that_somebody_removes_are_written_anew_and_the_connection_comes_back() 
 }
 
 #[test]
+fn files_removed_under_a_connection_that_stands_are_written_anew_and_named_and_a_stop_loses_nothing() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (mut site, _est) = site_with("removed-standing", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon)["serial"].clone();
+    let before = connections(&site.daemon);
+    let files = ["current.pem", "current.pem.copy"].map(|name| {
+        let place = site.folder.join("state/certificates/uplink");
+        place.join(name)
+    });
+    files.iter().for_each(|file| std::fs::remove_file(file).expect("it is removed"));
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!text.contains("not enrolled yet"), "{text}");
+    wait_for("the files", || files.iter().all(|file| file.exists()));
+    let words = "files of it were removed or damaged while the gateway ran";
+    wait_for("the problem", || site.daemon.status()["problems"].to_string().contains(words));
+    let (code, text) = site.daemon.command(&["check"]);
+    let named = text.lines().any(|line| line.starts_with("warn") && line.contains(words));
+    assert!(code == 0 && named, "{text}");
+    wait_for("the history", || history(&site.daemon, "uplink").contains("written anew"));
+    assert_eq!(connections(&site.daemon), before);
+    files.iter().for_each(|file| std::fs::remove_file(file).expect("it is removed"));
+    site.daemon.stop();
+    assert!(files.iter().all(|file| file.exists()), "{}", site.daemon.log());
+    site.daemon.resume();
+    until_connected_and_confirmed(&site.daemon);
+    assert_eq!(certificate(&site.daemon)["serial"], first);
+}
+
+#[test]
 fn reloads_in_the_middle_of_a_renewal_change_nothing_about_it() {
     let plan = Plan { upstream: UPLINK, ..Plan::default() };
     let (site, _est) = site_with("reloads", &plan, |_| {});
@@ -343,7 +373,17 @@ fn a_certificate_on_trial_is_named_until_the_broker_has_decided() {
 #[test]
 fn a_gateway_that_got_no_certificate_yet_has_one_failure_in_check_with_its_cause() {
     let plan = Plan { upstream: UPLINK, label: "status-403", ..Plan::default() };
-    let (site, est) = site_with("never-issued", &plan, |_| {});
+    let (mut site, est) = site_with("never-issued", &plan, |_| {});
+    // Before the gateway runs that is as it should be.
+    site.daemon.stop();
+    let (_, text) = site.daemon.command(&["check"]);
+    let lines = |level: &str| {
+        let of = text.lines().filter(|line| line.starts_with(level) && line.contains("certificate uplink"));
+        of.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let warned = lines("warn").iter().any(|line| line.contains("not enrolled yet"));
+    assert!(warned && text.contains("enrols at its start") && lines("fail").is_empty(), "{text}");
+    site.daemon.resume();
     wait_for("a refusal", || !certificate(&site.daemon)["last_error"].is_null());
     let failures = || {
         let (code, text) = site.daemon.command(&["check"]);

@@ -161,6 +161,31 @@ fn a_broker_whose_certificate_is_on_a_fetched_list_is_left_and_readings_wait() {
 }
 
 #[test]
+fn a_reload_with_a_list_that_revokes_the_broker_says_that_the_connection_ends_and_it_does() {
+    let site = Site::new("crl-reload", "");
+    let list = site.folder.write("broker-crl.pem", site.pki.revoke(&[]));
+    let text = format!("[upstream]\ncrl-file = \"{}\"\n", list.display());
+    site.folder.write("conf.d/50-crl.toml", text);
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the uplink", || site.daemon.status()["upstream"]["connected"] == true);
+    std::fs::write(&list, site.pki.revoke_der(&[&serial(&site.folder.join("broker.pem"))]))
+        .expect("it is written");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("the connection is ended") && !text.contains("stands until"), "{text}");
+    wait_for("the end", || {
+        let upstream = site.daemon.status()["upstream"].clone();
+        upstream["connected"] == false
+            && upstream["last_error"].as_str().is_some_and(|said| said.contains("was revoked by"))
+    });
+    std::fs::write(&list, site.pki.revoke(&[])).expect("it is written");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the uplink", || site.daemon.status()["upstream"]["connected"] == true);
+}
+
+#[test]
 fn lists_that_the_disk_does_not_take_are_in_use_and_a_reload_keeps_them() {
     const ENOSPC: i32 = 28;
     let mut world = World::new("crl-full", "crl-url = \"URL\"", "crl-url = \"URL\"");

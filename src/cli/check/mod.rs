@@ -103,10 +103,15 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         report.add(secrets::lists(tls, &*clock))?;
         report.add(secrets::token(Some(tls), !arguments.offline))?;
     }
-    let told = report.context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::CertStatus {}, ANSWER));
-    let told = told.unwrap_or_default();
+    let told: Result<plan::Told, _> =
+        report.context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::CertStatus {}, ANSWER));
+    let running = plan::Running {
+        told: told.as_ref().ok(),
+        may_run: !matches!(told, Err(ClientError::NotRunning { .. })),
+        start: report.context.start_hint(),
+    };
     report.add(patiently("asking where certificates come from", || {
-        plan::judge(settings, clock.clone(), arguments.offline, &told)
+        plan::judge(settings, clock.clone(), arguments.offline, &running)
     }))?;
     report.add(secrets::modes(settings))?;
     let options = report.context.options();

@@ -2,7 +2,7 @@
 //! reached, what enrols after an expiry is there and valid, and a renewal comes before the expiry.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use super::credential::is_closed;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::{Certificate, Finding, Level, Settings};
 use crate::control::snapshot;
-use crate::credential::decision::{self, Validity};
+use crate::credential::decision::{self, BEFORE_TOO_LONG, Validity, is_before_too_long};
 use crate::credential::expiry;
 use crate::credential::io::watch::PairFiles;
 use crate::credential::source_settings::SourceSettings;
-use crate::credential::store::Held;
+use crate::credential::store::{Held, PREVIOUS, STATE, State};
 use crate::durable::io::regular;
 use crate::northbound::io::files::NOT_ENROLLED;
 
@@ -27,23 +27,42 @@ const MARGIN: Duration = Duration::from_secs(600);
 /// A source that is silent is waited for so long.
 const REACH_WITHIN: Duration = Duration::from_secs(20);
 
-/// Judges each. It reads files and, unless `offline`, asks the sources; it orders nothing. `told`:
-/// what the running gateway says of them.
+/// What `cert status` says, by name.
+pub type Told = BTreeMap<String, snapshot::Certificate>;
+
+/// What is known of the gateway itself.
+pub struct Running<'t> {
+    /// What it says of its certificates, if it can be asked.
+    pub told: Option<&'t Told>,
+    /// It runs, as far as this user can see.
+    pub may_run: bool,
+    /// The command that starts it.
+    pub start: String,
+}
+
+impl Running<'_> {
+    fn of(&self, certificate: &Certificate) -> Option<&snapshot::Certificate> {
+        self.told?.get(&certificate.settings.name)
+    }
+}
+
+/// Judges each. It reads files and, unless `offline`, asks the sources; it orders nothing.
 pub fn judge(
     settings: &Settings,
     clock: Arc<dyn WallClock>,
     offline: bool,
-    told: &BTreeMap<String, snapshot::Certificate>,
+    running: &Running<'_>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for certificate in &settings.certificates {
-        let (present, mut found) = present(certificate, &*clock, offline);
+        let (present, mut found) = present(certificate, &*clock, offline, running);
         let mut others = bootstrap(certificate, &*clock, present);
         if !offline {
             others.extend(source(settings, certificate, clock.clone(), present));
         }
-        if let Some(missing) = found.first_mut().filter(|_| is_missing(certificate)) {
-            let reason = told.get(&certificate.settings.name).and_then(|of| of.last_error.as_deref());
+        let never_issued = |finding: &&mut Finding| finding.message == NOT_ENROLLED;
+        if let Some(missing) = found.first_mut().filter(never_issued) {
+            let reason = running.of(certificate).and_then(|of| of.last_error.as_deref());
             give_cause(missing, &mut others, reason);
         }
         findings.extend(found.into_iter().chain(others));
@@ -63,7 +82,7 @@ fn give_cause(missing: &mut Finding, others: &mut Vec<Finding>, reason: Option<&
     if let Some(at) = others.iter().position(|finding| finding.level == Level::Fail) {
         let cause = others.remove(at);
         missing.message = format!("{NOT_ENROLLED}: {}", cause.message);
-        missing.advice = cause.advice;
+        (missing.level, missing.advice) = (cause.level, cause.advice);
     } else if let Some(reason) = reason {
         missing.message = format!("{NOT_ENROLLED}: {reason}");
     }
@@ -102,7 +121,40 @@ fn now(clock: &dyn WallClock) -> UnixTime {
     clock.wall().unwrap_or_else(|| clock.floor())
 }
 
-fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (Present, Vec<Finding>) {
+/// The file in use is gone, and the certificate is not: who has it.
+fn kept_elsewhere(certificate: &Certificate, running: &Running<'_>) -> Option<Finding> {
+    let settings = &certificate.settings;
+    let (file, subject) = (settings.current(), subject(certificate));
+    let shown = file.display();
+    if let Some(serial) = running.of(certificate).and_then(|of| of.serial.as_deref()) {
+        let message = format!(
+            "{shown} is missing; the running gateway has the certificate (serial {serial}), and writes the file anew within \
+             10 s"
+        );
+        let advice = "run `tombolo check` again; where it stays so, `tombolo status` says why: do not end the gateway \
+                      before it is there";
+        return Some(Finding::warn(subject, message).advice(advice));
+    }
+    let copy = file.with_extension("pem.copy");
+    let (from, advice) = if copy.exists() {
+        ("its copy is used", "the gateway puts it in order at its start")
+    } else if settings.folder.join(PREVIOUS).exists() {
+        let advice = "the newer one and its key are lost unless there is a backup (`tombolo restore FILE`)";
+        ("the certificate before (previous.pem) is used", advice)
+    } else {
+        return None;
+    };
+    (running.told.is_none()).then(|| {
+        Finding::warn(subject, format!("{shown} is missing; {from} at the next start")).advice(advice)
+    })
+}
+
+fn present(
+    certificate: &Certificate,
+    clock: &dyn WallClock,
+    offline: bool,
+    running: &Running<'_>,
+) -> (Present, Vec<Finding>) {
     let settings = &certificate.settings;
     let (file, name, subject) = (settings.current(), settings.name.as_str(), subject(certificate));
     if is_hidden(certificate) {
@@ -110,7 +162,18 @@ fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (
         return (Present::Valid, vec![Finding::warn(subject, message).advice("run `sudo tombolo check`")]);
     }
     if is_missing(certificate) {
+        if let Some(finding) = kept_elsewhere(certificate, running) {
+            return (Present::Valid, vec![finding]);
+        }
+        let start = &running.start;
         let advice = match (settings.by_hand, settings.decision().may_enroll) {
+            (true, _) if !running.may_run => format!(
+                "start the gateway (`{start}`); then `tombolo cert csr {name}` prints its signing request, `tombolo cert \
+                 install {name} FILE` takes the answer"
+            ),
+            (false, true) if !running.may_run => {
+                format!("the gateway enrols at its start: `{start}`")
+            }
             (true, _) => format!(
                 "`tombolo cert csr {name}` prints its signing request, `tombolo cert install {name} FILE` takes the answer"
             ),
@@ -122,7 +185,9 @@ fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (
                     .to_owned()
             }
         };
-        let finding = match offline {
+        // Before the first start that is as it should be.
+        let may_come = !running.may_run && (settings.by_hand || settings.decision().may_enroll);
+        let finding = match offline || may_come {
             true => Finding::warn(subject, NOT_ENROLLED),
             false => Finding::fail(subject, NOT_ENROLLED),
         };
@@ -133,18 +198,34 @@ fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (
         // As the daemon reads it: its key may be a reference to one in a token.
         Held::parse(&Zeroizing::new(bytes)).map_err(|why| format!("{}: {why}", file.display()))
     });
-    let validity = match held {
-        Ok(held) => held.leaf.validity,
+    let (validity, serial) = match held {
+        Ok(held) => (held.leaf.validity, held.leaf.serial_text()),
         Err(why) => {
             let advice = "the daemon takes its copy or the certificate before; see `tombolo cert status`";
             return (Present::Wanted, vec![Finding::fail(subject, why).advice(advice)]);
         }
     };
-    let (stands, finding) = judge_dates(certificate, validity, now(clock));
-    (stands, vec![finding])
+    let obtained = obtained(&settings.folder, &serial);
+    let (stands, finding) = judge_dates(certificate, validity, obtained, now(clock));
+    let is_too_long = is_before_too_long(validity, obtained, settings.renew_at);
+    let too_long = is_too_long.then(|| Finding::warn(self::subject(certificate), BEFORE_TOO_LONG));
+    (stands, std::iter::once(finding).chain(too_long).collect())
 }
 
-fn judge_dates(certificate: &Certificate, validity: Validity, now: UnixTime) -> (Present, Finding) {
+/// Since when the certificate with this serial number has been in use: its life begins then.
+fn obtained(folder: &Path, serial: &str) -> Option<UnixTime> {
+    let bytes = regular::read(&folder.join(STATE), PRESENT_MAX).ok()?;
+    let state: State = serde_json::from_slice(&bytes).ok()?;
+    let is_of = state.of.is_none_or(|of| of == serial);
+    state.obtained.filter(|_| is_of).map(UnixTime)
+}
+
+fn judge_dates(
+    certificate: &Certificate,
+    validity: Validity,
+    obtained: Option<UnixTime>,
+    now: UnixTime,
+) -> (Present, Finding) {
     let settings = &certificate.settings;
     let (subject, name, ends) = (subject(certificate), settings.name.as_str(), validity.not_after);
     if validity.has_expired(now) {
@@ -160,7 +241,7 @@ fn judge_dates(certificate: &Certificate, validity: Validity, now: UnixTime) -> 
         };
         return (Present::Valid, finding);
     }
-    let due = decision::due(validity, None, &settings.decision());
+    let due = decision::due(validity, obtained, &settings.decision());
     let margin = Duration::from_millis(ends.0.saturating_sub(due.0));
     if expiry::step(validity, now).is_some() {
         let message = format!("expires on {ends}, and the next one, due on {due}, is not there");

@@ -11,7 +11,7 @@ use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
-use crate::credential::store::SET_ASIDE;
+use crate::credential::store::{SET_ASIDE, WRITTEN_ANEW};
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
 
@@ -79,7 +79,7 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
     };
     let told = |problem: &String| {
         let refused = problem.starts_with("the last reload was refused");
-        let is_notice = problem.contains(ON_TRIAL) || problem.contains(SET_ASIDE);
+        let is_notice = [ON_TRIAL, SET_ASIDE, WRITTEN_ANEW].iter().any(|of| problem.contains(of));
         match refused && compared.acceptable || compared.repaired.contains(problem) {
             false if is_notice => Finding::warn("daemon", problem.clone()),
             true => {

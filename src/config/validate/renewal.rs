@@ -85,6 +85,17 @@ fn certificate(
             return None;
         }
     }
+    if let Some(wrong) = table.dns.iter().flatten().find(|name| !is_dns_name(name)) {
+        let message = format!("{wrong:?} is not a DNS name");
+        cx.fatal(&key("dns"), message, "use names like \"gateway-7.example.com\", one a list element");
+        return None;
+    }
+    let is_uri = |uri: &str| uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic());
+    if let Some(wrong) = table.uri.iter().flatten().find(|uri| !is_uri(uri)) {
+        let message = format!("{wrong:?} is not a URI");
+        cx.fatal(&key("uri"), message, "use \"SCHEME:REST\" without blanks, like \"urn:uuid:…\"");
+        return None;
+    }
     let (dns, uri) = (table.dns.as_deref().unwrap_or_default(), table.uri.as_deref().unwrap_or_default());
     let renew_at = renew_at(cx, name, table)?;
     let bootstrap = bootstrap(cx, name, table)?;
@@ -121,6 +132,16 @@ fn certificate(
         return None;
     }
     Some(Certificate { settings, source, trusts_est })
+}
+
+/// Labels of letters, digits, `-` and `_`; the first may be `*` (RFC 5280 §4.2.1.6, RFC 6125 §6.4.3).
+fn is_dns_name(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= 253 && rest.split('.').all(is_label)
 }
 
 /// Where keys are made. `None` after a fault.

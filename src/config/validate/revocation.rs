@@ -8,6 +8,7 @@ use crate::config::certificate::{self, FILE_MAX};
 use crate::config::model;
 use crate::config::settings::Paths;
 use crate::credential::revocation::{Anchors, FOLDER, Fetching, Side, parse_url};
+use crate::https::url::UrlError;
 use crate::message::Name;
 use crate::northbound;
 use crate::northbound::revocation::RevocationSettings;
@@ -110,7 +111,11 @@ pub(super) fn fetchings(
             Err(error) => {
                 let advice =
                     "use \"http://HOST/FILE\" or \"https://HOST/FILE\"; a list is signed, so both are safe";
-                cx.fatal(&[table, "crl-url"], error.to_string(), advice);
+                let what = match error {
+                    UrlError::Scheme => "the URL begins neither with http:// nor with https://".to_owned(),
+                    other => other.to_string(),
+                };
+                cx.fatal(&[table, "crl-url"], what, advice);
             }
         }
     };

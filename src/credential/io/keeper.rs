@@ -30,7 +30,9 @@ use crate::credential::renewal::{
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
-use crate::credential::store::{CANDIDATE, Entry, Held, Pending, SET_ASIDE, State, Store};
+use crate::credential::store::{
+    CANDIDATE, Entry, Held, Pending, Restored, SET_ASIDE, State, Store, WRITTEN_ANEW,
+};
 use crate::durable::atomic_file::set_aside;
 use crate::durable::io::regular;
 use crate::durable::io::{OnDisk, create_directory};
@@ -44,11 +46,13 @@ const FILE_MAX: u64 = 256 * 1024;
 
 /// How often it is looked whether the certificate before can go.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(600);
-/// How often it is looked whether the files are still there, while the peer does not accept us: a
-/// connection reads them.
+/// How often it is looked whether the files are still there; while the peer does not accept us
+/// they are read, too, since a connection reads them.
 const LOOK_AFTER_EVERY: Duration = Duration::from_secs(10);
-/// The same while it does.
-const LOOK_AFTER_RARELY: Duration = Duration::from_secs(600);
+/// How often they are read while it does.
+const READ_EVERY: Duration = Duration::from_secs(600);
+/// So long it is named that files had to be written anew: something removes them.
+const NAMED_FOR: Duration = Duration::from_secs(3600);
 
 /// After so long what was tried is written again, where the disk did not take it.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
@@ -130,8 +134,14 @@ pub struct Keeper {
     returning: RefCell<Option<oneshot::Sender<Result<(), String>>>>,
     /// When the certificate before is looked at next: whether its day is over.
     look_back_at: Cell<Instant>,
-    /// When it was looked last whether the files are still there.
+    /// When it was looked last whether the files are still there, and when they were read.
     looked_after_at: Cell<Instant>,
+    read_at: Cell<Instant>,
+    /// They are being looked at.
+    looking_after: Cell<bool>,
+    /// Files that were gone or damaged while the certificate was in use: what is said of them, and
+    /// until when; `None`: until they can be written.
+    restored: RefCell<Option<(String, Option<Instant>)>>,
 }
 
 impl Keeper {
@@ -192,6 +202,9 @@ impl Keeper {
             returning: RefCell::default(),
             look_back_at: Cell::new(now),
             looked_after_at: Cell::new(now),
+            read_at: Cell::new(now),
+            looking_after: Cell::new(false),
+            restored: RefCell::default(),
         })
     }
 
@@ -213,6 +226,11 @@ impl Keeper {
     /// One word for what is being done.
     pub fn state(&self) -> &'static str {
         self.renewal.borrow().state(self.clock())
+    }
+
+    /// After how long the next attempt follows by itself.
+    pub fn retry_in(&self) -> Option<Duration> {
+        self.renewal.borrow().retry_in(Instant::now(), self.clock())
     }
 
     fn clock(&self) -> Clock {
@@ -256,7 +274,11 @@ impl Keeper {
         // That they were damaged is said with what became of them.
         let is_known = |problem: &&String| aside.is_some() && problem.contains(DAMAGED);
         let others: Vec<String> = shown.problems.iter().filter(|it| !is_known(it)).cloned().collect();
-        others.into_iter().chain(aside).chain(unsaved).collect()
+        let restored = self.restored.borrow();
+        let now = Instant::now();
+        let is_named = |until: &Option<Instant>| until.is_none_or(|until| now < until);
+        let restored = restored.as_ref().filter(|(_, until)| is_named(until)).map(|(what, _)| what.clone());
+        others.into_iter().chain(aside).chain(restored).chain(unsaved).collect()
     }
 
     /// Writes what the disk did not take.
@@ -283,32 +305,66 @@ impl Keeper {
         self.saving.set(false);
     }
 
-    /// Restores the files of the certificate in use if somebody removed or damaged them.
+    /// Restores files if somebody removed or damaged them: what was in them is known here.
     fn look_after(self: &Rc<Self>, now: Instant, standing: Standing) {
-        // What was set aside may be gone by now.
-        let is_quiet = standing == Standing::Accepted && self.shown.borrow().set_aside.is_empty();
-        let every = if is_quiet { LOOK_AFTER_RARELY } else { LOOK_AFTER_EVERY };
-        if now.saturating_duration_since(self.looked_after_at.get()) < every
-            || self.shown.borrow().current.is_none()
+        if now.saturating_duration_since(self.looked_after_at.get()) < LOOK_AFTER_EVERY
+            || self.looking_after.replace(true)
         {
             return;
         }
         self.looked_after_at.set(now);
+        // What was set aside may be gone by now.
+        let has_failed = self.restored.borrow().as_ref().is_some_and(|(_, until)| until.is_none());
+        let is_quiet =
+            standing == Standing::Accepted && self.shown.borrow().set_aside.is_empty() && !has_failed;
+        let reads = !is_quiet || now.saturating_duration_since(self.read_at.get()) >= READ_EVERY;
+        if reads {
+            self.read_at.set(now);
+        }
         let keeper = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let restored =
-                keeper.with_store(|store| store.restore_current().map_err(|error| error.to_string())).await;
-            let certificate = keeper.settings.name.as_str();
-            match restored {
-                Ok(false) => {}
-                Ok(true) => {
-                    log::warn!(certificate; "the files of the certificate in use were gone or damaged, and are written anew")
-                }
-                Err(reason) => {
-                    log::warn!(certificate, reason; "the files of the certificate in use are gone or damaged, and cannot be written")
-                }
-            }
+            keeper.restore_files(reads).await;
+            keeper.looking_after.set(false);
         });
+    }
+
+    /// The last look, before the process ends: it would take with it what no file has.
+    pub async fn leave(self: &Rc<Self>) {
+        self.restore_files(true).await;
+    }
+
+    async fn restore_files(self: &Rc<Self>, reads: bool) {
+        let looked = self.with_store(move |store| {
+            let wanted = reads || store.lacks_files();
+            Ok(if wanted { store.restore_files() } else { Restored::default() })
+        });
+        let Ok(Restored { written, failed }) = looked.await else { return };
+        let certificate = self.settings.name.as_str();
+        if !failed.is_empty() {
+            let reason = failed.join("; ");
+            let what = format!(
+                "files of it are gone or damaged, and cannot be written anew ({reason}); it is tried again every 10 s; until \
+                 then a restart would lose what was in them"
+            );
+            let is_known = self.restored.borrow().as_ref().is_some_and(|(known, _)| *known == what);
+            if !is_known {
+                log::error!(certificate, reason = reason.as_str(); "files of a certificate are gone or damaged, and cannot be written");
+            }
+            self.restored.replace(Some((what, None)));
+        } else if !written.is_empty() {
+            let files = written.join(", ");
+            log::warn!(certificate, files = files.as_str(); "files of a certificate were gone or damaged, and are written anew");
+            let place = self.settings.folder.display();
+            self.note(format!("files that were gone or damaged are written anew: {files}"));
+            let what = format!(
+                "{WRITTEN_ANEW}, and are written anew ({files} in {place}); nothing but the gateway may change them: look for \
+                 what does"
+            );
+            self.restored.replace(Some((what, Some(Instant::now() + NAMED_FOR))));
+        } else {
+            // Those that could not be written are in order again.
+            self.restored.borrow_mut().take_if(|(_, until)| until.is_none());
+        }
     }
 
     /// Removes the certificate before once its day is over and the present one is accepted.
@@ -375,7 +431,7 @@ impl Keeper {
         let chain = chain.map_err(|_| "the certificates cannot be read (PEM is expected)".to_owned())?;
         let (usage, now) = (self.settings.usage, self.clock.wall());
         let name = self.settings.name.clone();
-        let demands = self.renewal.borrow().demands_by_hand(self.clock());
+        let mut demands = self.renewal.borrow().demands_by_hand(self.clock());
         self.offered(true, move |store| {
             if chain.is_empty() {
                 return Err("it holds no certificate (PEM is expected)".to_owned());
@@ -393,6 +449,13 @@ impl Keeper {
                      {name}` prints the request"
                 )
             })?;
+            // The one in use again, with another chain, ends no later.
+            if let Some(present) = store.current().filter(|present| present.chain.first() == chain.first()) {
+                if present.chain == chain {
+                    return Err("it is in use already, with this chain".to_owned());
+                }
+                demands.longer = false;
+            }
             judge_and_stage(store, &chain, &[], usage, (demands, now), key).map_err(|fault| match fault {
                 StageFault::Flaw(what) | StageFault::Disk(what) => what,
             })

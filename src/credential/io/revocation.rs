@@ -100,6 +100,12 @@ impl CrlKeeper {
         self.schedule.borrow().last_error().map(str::to_owned)
     }
 
+    /// After how long it is asked again, where the last attempt failed.
+    pub fn retry_in(&self) -> Option<Duration> {
+        let schedule = self.schedule.borrow();
+        schedule.last_error().map(|_| schedule.due().saturating_duration_since(Instant::now()))
+    }
+
     /// What is wrong with the file.
     pub fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()

@@ -7,7 +7,7 @@
 //!
 //! | what happens | what is done |
 //! |---|---|
-//! | the token is not there, or was pulled | the module is finalised, and loaded again at the next question, at most every 30 s |
+//! | the token is not there, or was pulled | the module is finalised, and loaded again at the next question, at most every 30 s, or once the PIN's file was written |
 //! | the module fails otherwise | the same |
 //! | the module does not answer | nothing more is asked of it; `systemctl restart tombolo` starts it anew |
 //! | the PIN is wrong | it is marked and never tried again ([`pin_mark`](crate::northbound::pin_mark)) |

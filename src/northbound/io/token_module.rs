@@ -31,8 +31,37 @@ const PIN_MAX: usize = 255;
 pub struct Module {
     settings: TokenSettings,
     open: Option<Open>,
-    /// When it failed last, and how.
-    failed: Option<(Instant, String)>,
+    /// How it failed last.
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    at: Instant,
+    text: String,
+    /// The PIN's file as it was then.
+    pin: Option<Stamp>,
+}
+
+/// What shows that a file was replaced or written.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &Path) -> Option<Stamp> {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::metadata(file).ok()?;
+        Some(Stamp {
+            inode: found.ino(),
+            length: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
 }
 
 struct Open {
@@ -58,12 +87,14 @@ impl Module {
 
     /// Answers one question. It blocks for as long as the module does.
     pub fn answer(&mut self, question: &Question) -> Result<Answer, String> {
+        // Of before: what is written meanwhile is tried again.
+        let pin = Stamp::of(&self.settings.pin_file);
         match self.try_answer(question) {
             Ok(answer) => Ok(answer),
             Err(Fault::Answered(text)) => Err(text),
             Err(Fault::Fatal(text)) => {
                 self.close();
-                self.failed = Some((Instant::now(), text.clone()));
+                self.failed = Some(Failed { at: Instant::now(), text: text.clone(), pin });
                 Err(text)
             }
         }
@@ -79,7 +110,9 @@ impl Module {
 
     fn try_answer(&mut self, question: &Question) -> Result<Answer, Fault> {
         if self.open.is_none() {
-            if let Some((at, text)) = &self.failed
+            // Somebody may have put the right PIN there.
+            if let Some(Failed { at, text, pin }) = &self.failed
+                && *pin == Stamp::of(&self.settings.pin_file)
                 && let Some(left) = RELOAD_AFTER.checked_sub(at.elapsed())
             {
                 return Err(Fault::Answered(format!("{text}; tried again in {} s", left.as_secs() + 1)));

@@ -191,12 +191,8 @@ impl WallClock for Untrusted {
     }
 }
 
-#[test]
-fn a_damaged_state_is_one_problem_with_its_place_and_way_out() {
-    let folder = Folder::new("aside-problem");
-    with_current(&folder);
-    open_store(&folder.place()).unwrap().keep_state().unwrap();
-    std::fs::write(folder.place().join("state"), b"{").unwrap();
+/// The keeper of a certificate that comes by hand.
+fn by_hand(folder: &Folder, prover: Rc<Probed>) -> Rc<Keeper> {
     let settings = Settings {
         name: "uplink".to_owned(),
         usage: Usage::Client,
@@ -210,8 +206,94 @@ fn a_damaged_state_is_one_problem_with_its_place_and_way_out() {
         may_enroll: false,
         token: None,
     };
+    Keeper::open(Instant::now(), settings, None, prover, Arc::new(Untrusted)).unwrap()
+}
+
+/// The files of a certificate, by name.
+fn files(folder: &Folder) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(folder.place()).into_iter().flatten();
+    let file = |path: std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read(path).unwrap())
+    };
+    entries.map(|entry| file(entry.unwrap().path())).collect()
+}
+
+#[test]
+fn every_file_that_is_removed_or_damaged_while_its_content_is_known_is_written_anew() {
+    let folder = Folder::new("written-anew");
+    with_current(&folder);
+    with_current(&folder);
+    let mut store = open_store(&folder.place()).unwrap();
+    store.stage(held("next", 2051)).unwrap();
+    store.keep_request(Pending { key: held("later", 2050).key, csr: vec![0x30, 3, 2, 1, 0] }).unwrap();
+    store.change(|state| state.failures = 7).unwrap();
+    let before = files(&folder);
+    assert_eq!(before.len(), 7, "{:?}", before.keys());
+    assert!(!store.lacks_files());
+    assert_eq!(store.restore_files(), Restored::default());
+    for name in before.keys() {
+        std::fs::remove_file(folder.place().join(name)).unwrap();
+        assert!(store.lacks_files(), "{name}");
+        let restored = store.restore_files();
+        assert_eq!(restored.written, [name.trim_end_matches(".copy")]);
+        assert!(restored.failed.is_empty() && files(&folder) == before, "{name}");
+    }
+    for name in before.keys() {
+        std::fs::write(folder.place().join(name), b"x").unwrap();
+    }
+    assert_eq!(store.restore_files().written.len(), 5);
+    let now = files(&folder);
+    assert!(before.iter().all(|(name, bytes)| now.get(name) == Some(bytes)), "{:?}", now.keys());
+    std::fs::remove_dir_all(folder.place()).unwrap();
+    let restored = store.restore_files();
+    assert!(restored.written.is_empty() && restored.failed.len() == 5, "{restored:?}");
+    assert!(restored.failed[0].starts_with("current.pem: "), "{restored:?}");
+    std::fs::create_dir(folder.place()).unwrap();
+    assert_eq!(store.restore_files().written.len(), 5);
+    assert_eq!(files(&folder), before);
+}
+
+#[test]
+fn files_removed_under_a_connection_that_stands_come_back_by_themselves_and_before_the_end() {
+    let folder = Folder::new("removed-by-hand");
+    let held = with_current(&folder);
+    let keeper = by_hand(&folder, Rc::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    let look = |now: Instant| {
+        local.block_on(&runtime, async {
+            keeper.look_after(now, Standing::Accepted);
+            while keeper.looking_after.get() {
+                tokio::task::yield_now().await;
+            }
+        });
+    };
+    let begun = Instant::now();
+    look(begun + LOOK_AFTER_EVERY);
+    assert_eq!(keeper.problems(), [""; 0]);
+    std::fs::remove_dir_all(folder.place()).unwrap();
+    look(begun + LOOK_AFTER_EVERY);
+    assert!(!folder.place().exists(), "not before it is time");
+    look(begun + 2 * LOOK_AFTER_EVERY);
+    assert_eq!(open_store(&folder.place()).unwrap().current(), Some(&held));
+    let problems = keeper.problems();
+    assert!(problems.len() == 1 && problems[0].contains(WRITTEN_ANEW), "{problems:?}");
+    assert!(problems[0].contains(CURRENT), "{problems:?}");
+    // A process that ends has all that no file has.
+    std::fs::remove_dir_all(folder.place()).unwrap();
+    runtime.block_on(keeper.leave());
+    assert_eq!(open_store(&folder.place()).unwrap().current(), Some(&held));
+}
+
+#[test]
+fn a_damaged_state_is_one_problem_with_its_place_and_way_out() {
+    let folder = Folder::new("aside-problem");
+    with_current(&folder);
+    open_store(&folder.place()).unwrap().keep_state().unwrap();
+    std::fs::write(folder.place().join("state"), b"{").unwrap();
     let prover = Rc::new(Probed::default());
-    let keeper = Keeper::open(Instant::now(), settings, None, prover.clone(), Arc::new(Untrusted)).unwrap();
+    let keeper = by_hand(&folder, prover.clone());
     let problems = keeper.problems();
     assert_eq!(problems.len(), 1, "{problems:?}");
     let place = folder.place().display().to_string();
