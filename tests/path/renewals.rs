@@ -374,6 +374,7 @@ fn a_certificate_on_trial_is_named_until_the_broker_has_decided() {
 fn a_gateway_that_got_no_certificate_yet_has_one_failure_in_check_with_its_cause() {
     let plan = Plan { upstream: UPLINK, label: "status-403", ..Plan::default() };
     let (mut site, est) = site_with("never-issued", &plan, |_| {});
+    wait_for("a refusal", || !certificate(&site.daemon)["last_error"].is_null());
     // Before the gateway runs that is as it should be.
     site.daemon.stop();
     let (_, text) = site.daemon.command(&["check"]);
