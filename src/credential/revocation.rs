@@ -7,7 +7,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::https::url::{HttpsUrl, UrlError};
+use crate::https::url::HttpsUrl;
+pub use crate::https::url::UrlError;
 use crate::northbound::certificate::RevocationList;
 use crate::northbound::revocation::parse;
 use crate::northbound::settings::TlsSettings;

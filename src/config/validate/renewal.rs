@@ -134,7 +134,8 @@ fn certificate(
     Some(Certificate { settings, source, trusts_est })
 }
 
-/// Labels of letters, digits, `-` and `_`; the first may be `*` (RFC 5280 §4.2.1.6, RFC 6125 §6.4.3).
+/// Labels of letters, digits, `-` and `_`; the first may be `*` (RFC 5280 §4.2.1.6, RFC 6125
+/// §6.4.3).
 fn is_dns_name(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     let is_label = |label: &str| {
