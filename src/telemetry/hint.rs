@@ -189,9 +189,13 @@ mod tests {
     #[test]
     fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
         // What is said of the packaged service only, is no text, or is true of the machine.
-        const FINE: [(&str, &str); 11] = [
+        const FINE: [(&str, &str); 14] = [
             // The machine boots, not the gateway; a unit is asked for the service alone.
             ("cli/install.rs", "systemctl"),
+            ("update/io/apply.rs", "systemctl reboot"),
+            ("daemon/update/installing.rs", "systemctl reboot"),
+            // The image's own, not the gateway's.
+            ("cli/check/update.rs", "into /etc/os-release"),
             ("cli/health.rs", "systemctl"),
             ("cli/check/service.rs", "systemctl edit tombolo"),
             ("cli/check/system.rs", "systemctl edit tombolo"),
