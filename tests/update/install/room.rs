@@ -108,7 +108,7 @@ fn the_owner_goes_back_also_where_nothing_can_be_written_and_is_told_what_is_mis
         }
         small.mend();
         let (code, text) = site.root(&["update", "rollback"]);
-        assert!(code == 1 && text.contains("one step back and no further"), "{text}");
+        assert!(code == 1 && text.contains("there is nothing to go back from"), "{text}");
     }
 }
 
