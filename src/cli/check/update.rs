@@ -30,6 +30,13 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
     }
     let public = public.unwrap_or_default();
+    if let Some(refused) = public.refusal.as_ref().filter(|_| settings.backend != Backend::None) {
+        let finding = Finding::warn("update", format!("what installs refused it: {}", refused.reason));
+        findings.push(finding.advice("`sudo tombolo update apply` tries again"));
+    }
+    if let Some(damage) = &public.damage {
+        findings.push(Finding::warn("update", format!("{}: {damage}", folder.display())));
+    }
     let objections = match history::read_below(&loaded.settings.paths.state_dir, answer::FOLDER) {
         Ok(mut history) => {
             history.join(&public.history);
@@ -63,8 +70,12 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         objections,
         clock: clock.clone(),
         keeps_within: false,
+        daemon: None,
+        raises: true,
+        dropped: Arc::default(),
     };
     let answer = answer::answer(&question);
+    findings.extend(answer.damage.map(|damage| Finding::warn("update", damage)));
     let mut status = Status::new(None);
     let finding = match answer.result {
         Ok(Found::Tuf(decision)) => {
