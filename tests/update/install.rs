@@ -483,6 +483,8 @@ fn a_floor_that_is_damaged_is_named_and_so_is_what_is_in_its_place() {
     assert!(text.contains("one of the two copies in the record floor is damaged"), "{text}");
     fs::write(&floor, vec![7; whole.len()]).unwrap();
     site.daemon.resume();
+    let (code, text) = site.daemon.command(&["update", "check"]);
+    assert_eq!(code, 0, "{text}");
     wait_within(Duration::from_secs(40), "the damage", || {
         site.daemon.status().to_string().contains("was damaged and is forgotten")
     });

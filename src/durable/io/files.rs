@@ -47,7 +47,11 @@ impl Storage for Files {
         // On a disk that is read-only what is stored can still be read.
         let refused = |what: &str| {
             let why = format!("{} is {what}, not a file; move it away", path.display());
-            io::Error::new(io::ErrorKind::InvalidInput, why)
+            let kind = match what {
+                "a folder" => io::ErrorKind::IsADirectory,
+                _ => io::ErrorKind::InvalidInput,
+            };
+            io::Error::new(kind, why)
         };
         let file = match open(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => open(false)?,
