@@ -44,28 +44,27 @@ impl Storage for Files {
         // A named pipe must not make the daemon wait for a writer.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let open = |write| OpenOptions::new().read(true).write(write).custom_flags(flags).open(&path);
-        // On a disk that is read-only what is stored can still be read.
-        let refused = |what: &str| {
-            let why = format!("{} is {what}, not a file; move it away", path.display());
-            let kind = match what {
-                "a folder" => io::ErrorKind::IsADirectory,
-                _ => io::ErrorKind::InvalidInput,
-            };
-            io::Error::new(kind, why)
+        let refused = |what: &str, kind| {
+            io::Error::new(kind, format!("{} is {what}, not a file; move it away", path.display()))
         };
+        // On a disk that is read-only what is stored can still be read.
         let file = match open(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => open(false)?,
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                return Err(refused("a symbolic link"));
+                return Err(refused("a symbolic link", io::ErrorKind::InvalidInput));
             }
-            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => return Err(refused("a folder")),
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(refused("a socket")),
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+                return Err(refused("a folder", io::ErrorKind::IsADirectory));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                return Err(refused("a socket", io::ErrorKind::InvalidInput));
+            }
             other => other?,
         };
         let about = file.metadata()?;
         match about.is_file() {
             true => Ok((file, about.len())),
-            false => Err(refused("a pipe or device")),
+            false => Err(refused("a pipe or device", io::ErrorKind::InvalidInput)),
         }
     }
 
