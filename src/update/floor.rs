@@ -360,13 +360,11 @@ impl Floor {
         let unproven = other.root_json.as_ref().filter(is_unproven).cloned();
         let is_later = unproven.is_none() && other.start > self.start;
         match other.start.cmp(&self.start) {
-            _ if unproven.is_some() => {}
-            Ordering::Less => {}
-            Ordering::Greater => {
+            Ordering::Greater if is_later => {
                 (self.metadata, self.start) = (other.metadata, other.start);
                 (self.keys, self.root_json) = (other.keys.clone(), other.root_json.clone());
             }
-            Ordering::Equal => {
+            Ordering::Equal if unproven.is_none() => {
                 if !other.is_replaced_by(self.metadata.root, &self.keys) {
                     self.rise(other.metadata, &other.keys);
                 }
@@ -374,6 +372,7 @@ impl Floor {
                     self.follow(root);
                 }
             }
+            _ => {}
         }
         let (mut roots, mut keys) = (other.roots.clone(), other.root_keys.clone());
         if !is_later {
