@@ -47,8 +47,8 @@ pub trait Storage: Send + 'static {
         self.open(name).is_ok()
     }
 
-    /// Holds the folder against every other process and thread that does so, as long as the value is
-    /// there. For a folder that only one writes it does nothing.
+    /// Holds the folder against every other process and thread that does so, as long as the value
+    /// is there. For a folder that only one writes it does nothing.
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: somebody else held it all the time. As the system says.

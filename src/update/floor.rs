@@ -352,9 +352,9 @@ impl Floor {
     }
 
     /// Raises the floor to another one where that is higher. A firmware's version that cannot be
-    /// compared with ours does not replace it. Nor does another root.json: without the chain between
-    /// the two nothing says that one follows from the other. Then ours stays, with its versions, and
-    /// the other one is returned.
+    /// compared with ours does not replace it. Nor does another root.json: without the chain
+    /// between the two nothing says that one follows from the other. Then ours stays, with its
+    /// versions, and the other one is returned.
     pub fn join(&mut self, other: &Floor) -> Option<RootJson> {
         let is_unproven = |theirs: &&RootJson| self.root_json.as_ref().is_some_and(|ours| ours != *theirs);
         let unproven = other.root_json.as_ref().filter(is_unproven).cloned();

@@ -198,7 +198,7 @@ impl Work<'_> {
             clock: self.clock.clone(),
             keeps_within: true,
             daemon: floor.and_then(|file| Floor::parse_untrusted(&file)),
-            // By what is installed alone: a check that installs nothing has nothing that it is held to.
+            // By what is installed alone: what a run meets that installs nothing is not kept.
             raises: false,
             dropped: Arc::default(),
         };
