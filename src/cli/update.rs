@@ -98,7 +98,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
     let public = root::read(&settings.paths.update_root()).map_err(CommandError::Failed)?;
     history.join(&public.history);
     let objections =
-        Objections { is_held: history.held, denied: history.denied.clone(), floor: public.floor };
+        Objections { is_held: history.held, denied: history.denied.clone(), floor: public.floor.clone() };
     let question = Question {
         settings: settings.update.clone(),
         gateway: settings.gateway.id.clone(),
@@ -106,6 +106,9 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         objections,
         clock: Arc::new(clock),
         keeps_within: false,
+        daemon: None,
+        raises: true,
+        dropped: Arc::default(),
     };
     let answer = answer::answer(&question);
     let mut status = Status::new(answer.installed.clone());
@@ -115,6 +118,10 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
             status.handle_candidate(&candidate, PACKAGE, answer.installed, answer.at)
         }
         Err(fault) => status.handle_fault(fault.state(), fault.to_string(), answer.at),
+    }
+    status.refuse(public.refusal.as_ref().map(|refused| refused.reason.as_str()));
+    if let Some(damage) = answer.damage {
+        note(damage);
     }
     let shown = serde_json::to_value(&status).and_then(serde_json::from_value::<Update>);
     Ok(Update {

@@ -19,6 +19,7 @@ use super::scalar::did_you_mean;
 use super::state::{self, State};
 use super::trial::{self, Standing, Trial};
 use super::{Content, FileError, Files, IdSource, LayerText, Loaded, Looked, Origin, Paths, Sources};
+use crate::durable::io::is_denied;
 use crate::message::Name;
 
 /// The main file unless another one is named.
@@ -482,9 +483,7 @@ fn closed(paths: &Paths) -> Option<PathBuf> {
         id(gateway_id::PLAIN),
         id(gateway_id::COPY),
     ];
-    let is_closed = |path: &PathBuf| {
-        fs::File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
+    let is_closed = |path: &PathBuf| is_denied(path);
     let of_devices = || {
         let entries = fs::read_dir(paths.devices()).into_iter().flatten().flatten();
         let files =

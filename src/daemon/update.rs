@@ -95,6 +95,10 @@ struct Inner {
     judged: Option<Objections>,
     /// What root wrote, as it was seen last.
     seen: Option<Public>,
+    /// Set once the settings of the check that is under way are replaced.
+    dropped: Arc<AtomicBool>,
+    /// What of the floor is damaged, one sentence.
+    damage: Option<String>,
 }
 
 #[derive(Default)]
@@ -167,6 +171,8 @@ impl Updates {
             counts: Counts::default(),
             judged: None,
             seen: None,
+            dropped: Arc::default(),
+            damage: None,
         };
         Rc::new(Updates {
             gateway: RefCell::new(gateway),
@@ -201,6 +207,7 @@ impl Updates {
             return;
         }
         self.generation.set(self.generation.get() + 1);
+        std::mem::take(&mut inner.dropped).store(true, Ordering::Relaxed);
         if let Some(running) = inner.fetch.running.take() {
             running.stop.store(true, Ordering::Relaxed);
         }
@@ -228,9 +235,9 @@ impl Updates {
             let is_trusted = self.clock.trusted() || inner.settings.source == Source::Apt;
             inner.schedule.as_mut().is_some_and(|schedule| {
                 schedule.handle_clock(is_trusted);
-                if hinted {
+                // Those that come too early are not told either: there may be one a second.
+                if hinted && schedule.handle_hint(now) {
                     log::info!("an update hint came");
-                    schedule.handle_hint(now);
                 }
                 schedule.poll_check(now)
             })
@@ -257,15 +264,15 @@ impl Updates {
                 objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
                 keeps_within: false,
+                daemon: None,
+                raises: true,
+                dropped: inner.dropped.clone(),
             }
         };
         let (updates, generation) = (Rc::clone(self), self.generation.get());
         spawn_local(async move {
             let asked = spawn_blocking(move || answer::answer(&question)).await;
-            let lost = || {
-                let result = Err(Fault::Local("the thread of the check failed".to_owned()));
-                Answer { installed: None, result, root_until: None, at: None }
-            };
+            let lost = || Answer::failed(Fault::Local("the thread of the check failed".to_owned()));
             if updates.generation.get() == generation {
                 updates.end_check(asked.unwrap_or_else(|_| lost()));
             }
@@ -277,8 +284,10 @@ impl Updates {
         let inner = &mut *self.inner.borrow_mut();
         inner.checking_since = None;
         let before = inner.status.clone();
-        let Answer { installed, result, root_until, at } = answer;
-        inner.root_until = root_until.or(inner.root_until);
+        let Answer { installed, result, verified, at, damage } = answer;
+        inner.root_until = verified.map(|metadata| metadata.root_until).or(inner.root_until);
+        // A check that succeeds has written it anew.
+        inner.damage = damage.or(inner.damage.take().filter(|_| result.is_err()));
         let is_transient = matches!(&result, Err(fault) if fault.is_transient());
         match result {
             Ok(Found::Tuf(decision)) => {
@@ -525,6 +534,18 @@ impl Updates {
         if public == inner.seen {
             return;
         }
+        let refusal = |of: &Option<Public>| of.as_ref().and_then(|public| public.refusal.clone());
+        let before = std::mem::replace(&mut inner.seen, public.clone());
+        // The image was not there, or will be another one.
+        if refusal(&public).is_some() && refusal(&public) != refusal(&before) {
+            inner.fetch.doubt();
+        }
+        let rest = |of: &Option<Public>| {
+            of.as_ref().map(|public| (public.installation.clone(), public.history.clone()))
+        };
+        if rest(&public) == rest(&before) {
+            return;
+        }
         let failed = public.as_ref().and_then(|public| public.installation.as_ref());
         let offered = inner.offer.as_ref().map(|offer| offer.version.as_str());
         let is_of = |record: &Installation| offered.is_none_or(|version| version == record.version);
@@ -533,7 +554,6 @@ impl Updates {
         }
         // One that was asked for meanwhile comes after what root says now.
         inner.fetch.is_newer = inner.fetch.is_asked;
-        inner.seen = public;
     }
 
     /// The daemon's history with root's.
@@ -623,6 +643,7 @@ impl Updates {
             let minutes = now.saturating_duration_since(since).as_secs() / 60;
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));
         }
+        problems.extend(inner.damage.clone());
         problems.extend(self.installing.problems(&inner.settings));
         problems.extend(
             inner.history.as_ref().err().map(|reason| {

@@ -47,6 +47,15 @@ pub trait Storage: Send + 'static {
         self.open(name).is_ok()
     }
 
+    /// Holds the folder against every other process and thread that does so, as long as the value
+    /// is there. For a folder that only one writes it does nothing.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: somebody else held it all the time. As the system says.
+    fn hold(&self) -> io::Result<Box<dyn Send>> {
+        Ok(Box::new(()))
+    }
+
     /// Waits before what looks damaged is read once more. False: enough was waited for; the first
     /// reading is believed.
     fn pause(&self, _time: Duration) -> bool {

@@ -108,7 +108,22 @@ impl SlotFormat {
         (HEAD + self.content_max).next_multiple_of(PAGE)
     }
 
-    fn encode(&self, generation: u64, content: &[u8]) -> Vec<u8> {
+    /// The newest sound version in a whole file that somebody else wrote.
+    pub fn newest_in(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let slots = bytes.chunks_exact(self.stride()).take(2).map(|slot| self.parse(slot));
+        let sound = slots.filter_map(|slot| match slot {
+            Slot::Sound { generation, content } => Some((generation, content)),
+            _ => None,
+        });
+        sound.max_by_key(|(generation, _)| *generation).map(|(_, content)| content)
+    }
+
+    /// The file's length, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        2 * self.stride() as u64
+    }
+
+    pub(crate) fn encode(&self, generation: u64, content: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEAD + content.len());
         out.extend(self.magic);
         out.extend([self.major, MINOR, 0, 0]);

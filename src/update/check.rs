@@ -59,6 +59,10 @@ pub enum Fault {
     Rollback(Rollback),
     /// Its keys come from another root.json than the one that was accepted.
     Fork(Fork),
+    /// The daemon would refuse it by what it has seen, and root has not.
+    OfDaemon(Refusal),
+    /// Its settings were replaced meanwhile.
+    Dropped,
     /// Its metadata expired: nobody signed it anew, or somebody holds back what is new.
     Stale {
         /// Which.
@@ -79,6 +83,8 @@ impl fmt::Display for Fault {
             Fault::Invalid(text) => write!(f, "the repository's metadata is refused: {text}"),
             Fault::Rollback(rollback) => rollback.fmt(f),
             Fault::Fork(fork) => fork.fmt(f),
+            Fault::OfDaemon(refusal) => write!(f, "{refusal}; the daemon saw that, and root has not yet"),
+            Fault::Dropped => f.write_str("[update] was changed meanwhile: ask again"),
             Fault::Stale { role, since } => {
                 write!(f, "{}.json expired at {since}: the repository was not signed anew", role.as_str())
             }

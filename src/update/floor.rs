@@ -81,6 +81,8 @@ impl MetadataVersions {
     }
 }
 
+/// Most root keys of one root.json: more would push out the ones of before.
+pub const KEYS_OF_ROOT_MAX: usize = 16;
 /// Most sets of root keys that are remembered.
 const ROOTS_MAX: usize = 8;
 /// Most root keys that are remembered. With fewer than about twenty, the record is no longer than
@@ -168,7 +170,8 @@ impl std::fmt::Display for Rollback {
         )?;
         match self.role {
             MetadataRole::Root => f.write_str(
-                "; every N.root.json has to stay published, or the newest one becomes the root-file by hand",
+                "; every N.root.json has to stay published, or the newest one becomes the root-file by hand; if that \
+                 one is refused, too, it stays there and `tombolo decommission` starts over from it",
             ),
             _ => Ok(()),
         }
@@ -184,19 +187,25 @@ pub struct Fork {
     pub accepted: String,
     /// Of what is offered.
     pub offered: String,
+    /// What is offered is the owner's own root-file.
+    pub is_file: bool,
 }
 
 impl std::fmt::Display for Fork {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Fork { version, accepted, offered } = self;
+        let Fork { version, accepted, offered, is_file } = self;
         let begin = |sha256: &str| sha256.chars().take(16).collect::<String>();
+        let (offered, accepted) = (begin(offered), begin(accepted));
+        let (whose, publish) = match is_file {
+            true => (format!("root-file, of version {version}"), "put that one back as root-file".to_owned()),
+            false => (format!("repository's {version}.root.json"), "publish that one again".to_owned()),
+        };
         write!(
             f,
-            "fork: the repository's {version}.root.json (SHA-256 {}) is not the one that was accepted before ({}), \
-             and may be signed by a root key that was replaced; publish that one again, or put a root.json of a \
-             version above {version} as root-file by hand, or start over with `tombolo decommission`",
-            begin(offered),
-            begin(accepted)
+            "fork: the {whose} (SHA-256 {offered}) is not the one that was accepted before ({accepted}), and may be \
+             signed by a root key that was replaced; {publish}, or put the owner's newest N.root.json, of a version \
+             above {version}, as root-file by hand; if that one is refused, too, it stays there and \
+             `tombolo decommission` starts over from it: never from an older one, which accepts what is refused now",
         )
     }
 }
@@ -208,6 +217,15 @@ pub enum Refusal {
     Rollback(Rollback),
     /// Its keys are of another chain.
     Fork(Fork),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Rollback(rollback) => rollback.fmt(f),
+            Refusal::Fork(fork) => fork.fmt(f),
+        }
+    }
 }
 
 impl Floor {
@@ -223,6 +241,16 @@ impl Floor {
         serde_json::from_slice(content).ok()
     }
 
+    /// As [`Floor::parse`], of a whole file of somebody who is not believed: a further reason to
+    /// refuse, and nothing else.
+    pub fn parse_untrusted(file: &[u8]) -> Option<Floor> {
+        let floor = Floor::parse(&FORMAT.newest_in(file)?)?;
+        let is_digest = |root: &RootJson| {
+            root.sha256.len() == 64 && root.sha256.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        floor.root_json.as_ref().is_none_or(is_digest).then_some(floor)
+    }
+
     /// Whether verified metadata of these versions may be used.
     ///
     /// # Errors
@@ -236,7 +264,8 @@ impl Floor {
             && link.root.sha256 != accepted.sha256
         {
             let (accepted, offered) = (accepted.clone(), link.root.sha256.clone());
-            let fork = Fork { version: accepted.version, accepted: accepted.sha256, offered };
+            let is_file = trust.chain.first().is_some_and(|file| file.root.version == accepted.version);
+            let fork = Fork { version: accepted.version, accepted: accepted.sha256, offered, is_file };
             return Err(Refusal::Fork(fork));
         }
         if self.is_replaced_by(offered.root, &trust.keys) {
@@ -293,7 +322,8 @@ impl Floor {
         }
     }
 
-    /// Remembers root keys; the oldest are forgotten first.
+    /// Remembers root keys; those that were not met for longest are forgotten first, so those of
+    /// the newest root.json never.
     fn remember<'a>(
         &mut self,
         roots: impl Iterator<Item = &'a String>,
@@ -322,15 +352,19 @@ impl Floor {
     }
 
     /// Raises the floor to another one where that is higher. A firmware's version that cannot be
-    /// compared with ours does not replace it.
-    pub fn join(&mut self, other: &Floor) {
+    /// compared with ours does not replace it. Nor does another root.json: without the chain
+    /// between the two nothing says that one follows from the other. Then ours stays, with its
+    /// versions, and the other one is returned.
+    pub fn join(&mut self, other: &Floor) -> Option<RootJson> {
+        let is_unproven = |theirs: &&RootJson| self.root_json.as_ref().is_some_and(|ours| ours != *theirs);
+        let unproven = other.root_json.as_ref().filter(is_unproven).cloned();
+        let is_later = unproven.is_none() && other.start > self.start;
         match other.start.cmp(&self.start) {
-            Ordering::Less => {}
-            Ordering::Greater => {
+            Ordering::Greater if is_later => {
                 (self.metadata, self.start) = (other.metadata, other.start);
                 (self.keys, self.root_json) = (other.keys.clone(), other.root_json.clone());
             }
-            Ordering::Equal => {
+            Ordering::Equal if unproven.is_none() => {
                 if !other.is_replaced_by(self.metadata.root, &self.keys) {
                     self.rise(other.metadata, &other.keys);
                 }
@@ -338,8 +372,14 @@ impl Floor {
                     self.follow(root);
                 }
             }
+            _ => {}
         }
-        self.remember(other.roots.iter(), other.root_keys.iter());
+        let (mut roots, mut keys) = (other.roots.clone(), other.root_keys.clone());
+        if !is_later {
+            std::mem::swap(&mut self.roots, &mut roots);
+            std::mem::swap(&mut self.root_keys, &mut keys);
+        }
+        self.remember(roots.iter(), keys.iter());
         let is_higher = |ours: &(String, String), theirs: &(String, String)| {
             let compared = Scheme::parse(&ours.1).and_then(|scheme| scheme.compare(&theirs.0, &ours.0));
             ours.1 == theirs.1 && compared == Some(Ordering::Greater)
@@ -349,15 +389,15 @@ impl Floor {
             (Some(ours), Some(theirs)) if !is_higher(ours, theirs) => {}
             (_, Some(theirs)) => self.firmware = Some(theirs.clone()),
         }
+        unproven
     }
 }
 
-/// Adds what is not there yet, and forgets the oldest beyond `max`.
+/// Adds these, or puts them last, and forgets the first beyond `max`.
 fn add<'a>(known: &mut Vec<String>, more: impl Iterator<Item = &'a String>, max: usize) {
     for one in more {
-        if !known.contains(one) {
-            known.push(one.clone());
-        }
+        known.retain(|other| other != one);
+        known.push(one.clone());
     }
     known.drain(..known.len().saturating_sub(max));
 }
@@ -431,7 +471,7 @@ mod tests {
         let fork = chain(&[(1, "a1", "old"), (2, "f2", "old"), (3, "f3", "old")], "others");
         assert!(matches!(floor.admit(at(3), &fork), Err(Refusal::Fork(_))));
         // Another program's floor that knows none leaves it.
-        floor.join(&before);
+        assert_eq!(floor.join(&before), None);
         assert_eq!(floor.root_json.map(|root| root.sha256).as_deref(), Some("a2"));
     }
 
@@ -455,6 +495,49 @@ mod tests {
         let many: Vec<String> = (0..200).map(|number| format!("more-{number}")).collect();
         floor.remember(std::iter::empty(), many.iter());
         assert_eq!((floor.root_keys.len(), floor.root_keys.last()), (ROOT_KEYS_MAX, many.last()));
+    }
+
+    #[test]
+    fn of_two_floors_with_different_roots_ours_stays_and_the_other_is_named() {
+        let mut floor = Floor::default();
+        floor.raise(at(2), &chain(&[(1, "a1", "old"), (2, "a2", "new")], KEYS));
+        let ours = floor.clone();
+        let mut fork = Floor::default();
+        fork.raise(at(9), &chain(&[(1, "a1", "old"), (2, "f2", "old"), (9, "f9", "old")], "others"));
+        let newest = fork.root_json.clone();
+        assert_eq!(floor.join(&fork), newest, "higher, and perhaps no later one of ours");
+        assert_eq!((&floor.root_json, floor.metadata), (&ours.root_json, ours.metadata));
+        assert_eq!(floor.keys, ours.keys);
+        // One that says that it began anew is none either.
+        fork.start = 7;
+        assert_eq!(floor.join(&fork), newest);
+        assert_eq!((&floor.root_json, floor.metadata), (&ours.root_json, ours.metadata));
+        // One that knows none learns it.
+        let mut empty = Floor::default();
+        assert_eq!((empty.join(&ours), empty.root_json), (None, ours.root_json));
+    }
+
+    #[test]
+    fn root_keys_that_are_met_are_not_pushed_out_by_others() {
+        let mut floor = Floor::default();
+        let ours = chain(&[(1, "a1", "old"), (2, "a2", "new")], KEYS);
+        floor.raise(at(2), &ours);
+        let junk: Vec<String> = (0..ROOT_KEYS_MAX).map(|number| format!("junk-{number}")).collect();
+        let mut later = ours.clone();
+        later.chain.insert(0, Link { root: RootJson::default(), keys: junk });
+        floor.raise(at(2), &later);
+        for key in ["old", "new"] {
+            assert!(floor.root_keys.iter().any(|known| known == key), "{key}");
+        }
+        assert_eq!(floor.root_keys.len(), ROOT_KEYS_MAX);
+    }
+
+    #[test]
+    fn a_root_file_signed_anew_with_the_same_number_is_named_as_ours() {
+        let mut floor = Floor::default();
+        floor.raise(at(1), &chain(&[(1, "a1", "old")], KEYS));
+        let refused = floor.admit(at(1), &chain(&[(1, "b1", "old")], KEYS)).expect_err("another").to_string();
+        assert!(refused.starts_with("fork: the root-file, of version 1 (SHA-256 b1) is not"), "{refused}");
     }
 
     #[test]
@@ -507,9 +590,9 @@ mod tests {
         assert_eq!((floor.metadata, floor.keys.as_str()), (mended, "others"));
         // What another program still remembers of the time before does not come back.
         let mut joined = before.clone();
-        joined.join(&floor);
+        assert_eq!(joined.join(&floor), None);
         assert_eq!(joined, floor);
-        floor.join(&before);
+        assert_eq!(floor.join(&before), None);
         assert_eq!(joined, floor);
         assert!(floor.admit(stolen, &trust("", KEYS)).is_err(), "nor does the old root");
     }
@@ -535,9 +618,9 @@ mod tests {
         assert!(floor.admit(MetadataVersions { timestamp: 1, ..lower }, &trust("third", "others")).is_err());
         // What another program still has of the time before does not come back.
         let mut joined = before.clone();
-        joined.join(&floor);
+        assert_eq!(joined.join(&floor), None);
         assert_eq!(joined, floor);
-        floor.join(&before);
+        assert_eq!(floor.join(&before), None);
         assert_eq!(floor, joined);
         // The first one is remembered: its root-file comes back from a backup, not by the owner.
         assert!(floor.admit(MetadataVersions { timestamp: 1, ..lower }, &trust("first", KEYS)).is_err());
@@ -553,7 +636,7 @@ mod tests {
             ..Floor::default()
         };
         let lower = MetadataVersions { timestamp: 41, targets: 1, ..SEEN };
-        floor.join(&Floor {
+        let _ = floor.join(&Floor {
             metadata: lower,
             keys: KEYS.to_owned(),
             firmware: firmware("2.4.0", "semver"),
@@ -566,7 +649,7 @@ mod tests {
             (None, firmware("2.4.1", "semver")),
             (firmware("2.10.0", "semver"), firmware("2.10.0", "semver")),
         ] {
-            floor.join(&Floor {
+            let _ = floor.join(&Floor {
                 metadata: SEEN,
                 keys: KEYS.to_owned(),
                 firmware: offered,
@@ -594,6 +677,14 @@ mod tests {
         };
         assert_eq!(Floor::parse(&floor.encode()), Some(floor.clone()));
         assert!(floor.encode().len() < FORMAT.content_max, "{}", floor.encode().len());
+        let mut file = FORMAT.encode(1, &floor.encode());
+        file.resize(usize::try_from(FORMAT.file_bytes()).expect("small"), 0);
+        assert_eq!(Floor::parse_untrusted(&file), Some(floor.clone()));
+        assert_eq!(Floor::parse_untrusted(&file[..4000]), None);
+        let root_json = Some(RootJson { version: 1, sha256: "\u{1b}[2J".to_owned() });
+        let mut file = FORMAT.encode(1, &Floor { root_json, ..Floor::default() }.encode());
+        file.resize(8192, 0);
+        assert_eq!(Floor::parse_untrusted(&file), None, "no digest");
         // A usual one can be read by the versions that had half of that.
         let usual = Floor {
             firmware: Some(("2.4.1+20261127".to_owned(), "semver".to_owned())),

@@ -68,12 +68,14 @@ impl Schedule {
     }
 
     /// A hint from the broker. Its content counts for nothing.
-    pub fn handle_hint(&mut self, now: Instant) {
+    pub fn handle_hint(&mut self, now: Instant) -> bool {
         let earliest = self.hinted.map_or(now, |last| (last + HINT_PAUSE).max(now));
-        if earliest < self.due {
+        let is_earlier = earliest < self.due;
+        if is_earlier {
             self.due = earliest;
             self.hinted = Some(earliest);
         }
+        is_earlier
     }
 
     /// A check ended: with an answer of any kind, or by a failure on the way.

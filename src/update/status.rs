@@ -205,6 +205,14 @@ impl Status {
         shown
     }
 
+    /// What installs does not install it, for that reason.
+    pub fn refuse(&mut self, reason: Option<&str>) {
+        let is_found = matches!(self.state, State::Available | State::Ready | State::Downloading);
+        if let Some(reason) = reason.filter(|_| is_found) {
+            self.failure = Some(reason.to_owned());
+        }
+    }
+
     /// As it is published: progress in steps of ten.
     pub fn coarse(mut self) -> Status {
         self.progress = self.progress.map(|percent| percent / 10 * 10);

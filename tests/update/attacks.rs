@@ -1,9 +1,12 @@
 //! Whoever is between the gateway and its repository, or has some of its keys, or its server.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tombolo::update::check::Fault;
 use tombolo::update::eligibility::Decision;
+use tombolo::update::floor::{Floor, RootJson};
 
 use crate::gateway::Gateway;
 
@@ -123,6 +126,54 @@ fn a_root_key_that_was_replaced_signs_no_fork_from_the_same_root_file() {
     assert!(gateway.refusal("forked").contains("3.root.json"));
     // One that has not seen it yet cannot know.
     assert_eq!(Gateway::new().offered("forked"), "9.0.0");
+}
+
+#[test]
+fn a_check_that_was_under_way_does_not_replace_a_root_that_was_accepted_meanwhile() {
+    let gateway = Gateway::new();
+    let accept = || assert_eq!(gateway.offered("rotated"), "2.0.0");
+    let fault = gateway.check_while("forked", &Arc::default(), accept).unwrap_err();
+    assert!(matches!(fault, Fault::Fork(_)), "{fault}");
+    assert_eq!(gateway.floor().metadata.root, 2);
+    refused_by(&gateway, "forked", "fork: ");
+    assert_eq!(gateway.offered("rotated-again"), "2.0.0");
+}
+
+#[test]
+fn a_check_whose_settings_were_replaced_meanwhile_keeps_nothing() {
+    let gateway = Gateway::new();
+    let dropped = Arc::new(AtomicBool::new(false));
+    let drop = || dropped.store(true, Ordering::Relaxed);
+    assert_eq!(gateway.check_while("forked", &dropped, drop), Err(Fault::Dropped));
+    assert_eq!(gateway.floor(), Floor::default());
+}
+
+#[test]
+fn the_way_out_of_a_fork_that_was_accepted_is_the_newest_root_file_and_then_another_begin() {
+    // It saw no rotation, so it could not know.
+    let mut gateway = Gateway::that_has_seen("forked");
+    refused_by(&gateway, "rotated", "the newest one becomes the root-file by hand");
+    gateway.trust("rotated/metadata/2.root.json");
+    assert_eq!(gateway.offered("rotated"), "2.0.0", "of keys that it has not seen");
+    refused_by(&gateway, "forked", "Failed to verify");
+    // It knew the owner's keys, and what was accepted after them is higher.
+    let mut gateway = Gateway::that_has_seen("rotated");
+    gateway.change(|floor| {
+        floor.metadata.root = 8;
+        floor.root_json = Some(RootJson { version: 8, sha256: "f".repeat(64) });
+    });
+    gateway.trust("rotated/metadata/2.root.json");
+    let sentence = gateway.refusal("rotated");
+    assert!(sentence.contains("it stays there and `tombolo decommission` starts over"), "{sentence}");
+    gateway.forget();
+    assert_eq!(gateway.offered("rotated"), "2.0.0");
+    refused_by(&gateway, "forked", "Failed to verify");
+    // With the root-file before, it accepts the fork: the message says so.
+    gateway.forget();
+    gateway.trust("root.json");
+    assert_eq!(gateway.offered("forked"), "9.0.0");
+    let sentence = Gateway::that_has_seen("rotated").refusal("forked");
+    assert!(sentence.contains("never from an older one"), "{sentence}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tombolo::update::check::Fault;
 use tombolo::update::eligibility::{Decision, Installed, Objections};
 use tombolo::update::floor::Floor;
 use tombolo::update::io::check::{Repository, check};
-use tombolo::update::io::floor::{on_disk, raise, read};
+use tombolo::update::io::floor::{change, on_disk, raise, read};
 use tombolo::update::io::tuf::{self, Place};
 
 const KEYS: Keys = Keys { url: "url", ca_file: "ca-file", certificate: "a certificate" };
@@ -152,17 +152,36 @@ impl Gateway {
     }
 
     pub fn check(&self, repository: &str) -> Result<Decision, Fault> {
+        self.check_while(repository, &Arc::default(), || ())
+    }
+
+    /// As [`Gateway::check`]; `meanwhile` happens when all is fetched and nothing is judged yet.
+    pub fn check_while(
+        &self,
+        repository: &str,
+        dropped: &Arc<AtomicBool>,
+        meanwhile: impl Fn() + Sync,
+    ) -> Result<Decision, Fault> {
         let server = server();
         let base = format!("https://127.0.0.1:{}/{repository}", server.port);
         let place = Place { metadata: format!("{base}/metadata/"), targets: format!("{base}/targets/") };
         let client = self.client();
         let root = tuf::read_root(&server.folder.join(self.root)).unwrap();
-        let repository = Repository { place, root, client, scratch: None };
+        let dropped = dropped.clone();
+        let repository =
+            Repository { place, root, client, scratch: None, daemon: None, raises: true, dropped };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let objections = Objections::default();
-        let floor = || on_disk(&self.state);
-        let checked = runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now));
-        checked.map(|(decision, _)| decision)
+        // It is opened before anything is asked, and at the end.
+        let opened = AtomicU32::new(0);
+        let floor = || {
+            if opened.fetch_add(1, Ordering::Relaxed) == 1 {
+                std::thread::scope(|scope| scope.spawn(&meanwhile).join().unwrap());
+            }
+            on_disk(&self.state)
+        };
+        let seen = runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now));
+        seen.map(|seen| seen.decision)
     }
 
     /// What asks the server.
@@ -198,6 +217,16 @@ impl Gateway {
     pub fn confirm(&self, version: &str) {
         let firmware = Some((version.to_owned(), "semver".to_owned()));
         raise(on_disk(&self.state), &Floor { firmware, ..Floor::default() }).unwrap();
+    }
+
+    /// The floor is what somebody made of it.
+    pub fn change(&self, act: impl FnOnce(&mut Floor)) {
+        change(on_disk(&self.state), |floor| (act(floor), true)).unwrap();
+    }
+
+    /// As `decommission` leaves it.
+    pub fn forget(&self) {
+        std::fs::remove_file(self.state.join("floor")).unwrap();
     }
 
     pub fn floor(&self) -> Floor {

@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tombolo::update::floor::Floor;
+use tombolo::update::io::floor::{on_disk, read};
 use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for, wait_within};
 
 use crate::gateway::server;
@@ -453,6 +455,76 @@ fn check_says_what_keeps_rauc_from_installing() {
         "{text}"
     );
     assert!(!text.contains("rauc installs what is found"), "{text}");
+}
+
+#[test]
+fn root_refuses_what_the_daemon_would_and_keeps_nothing_of_a_run_that_installs_nothing() {
+    let mut site = site("install-learn", "rotated-for-years", "exec");
+    site.ready();
+    let floor = |site: &Site| read(on_disk(&site.folder.join(ROOT))).unwrap();
+    // Root has seen nothing yet; the daemon has.
+    site.configure("forked", "exec", "");
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    for why in ["fork: the repository's 2.root.json", "the daemon saw that"] {
+        assert!(code == 1 && text.contains(why), "{why}: {text}");
+    }
+    assert_eq!(floor(&site), Floor::default());
+    wait_within(Duration::from_secs(40), "the refusal", || {
+        let status = site.daemon.status();
+        let failure = status["update"]["failure"].as_str().unwrap_or_default().to_owned();
+        failure.contains("fork: ") && status.to_string().contains("what installs refuses what is offered")
+    });
+    let (_, text) = site.root(&["check", "--offline"]);
+    assert!(text.contains("what installs refused it: fork: "), "{text}");
+    // The daemon's user forgets what it saw, and has no image.
+    site.daemon.stop();
+    fs::remove_file(site.folder.join(STATE).join("floor")).unwrap();
+    let image = site.folder.join(STATE).join("image");
+    let signed = fs::read(&image).unwrap();
+    fs::remove_file(&image).unwrap();
+    site.refused("its image is not here");
+    assert_eq!((floor(&site), site.record()), (Floor::default(), Value::Null), "no attempt that failed");
+    // The owner's is installed, and what it was verified by is kept.
+    fs::write(&image, signed).unwrap();
+    site.configure("rotated-for-years", "exec", "");
+    let (code, text) = site.apply();
+    assert!(code == 0 && text.contains("version 2.0.0 is installed"), "{text}");
+    assert_eq!(floor(&site).metadata.root, 2);
+    assert!(!site.folder.join(ROOT).join("refusal.json").exists());
+}
+
+#[test]
+fn a_floor_that_is_damaged_is_named_and_so_is_what_is_in_its_place() {
+    let mut site = site("install-damage", "newer", "exec");
+    site.ready();
+    site.daemon.stop();
+    let floor = site.folder.join(STATE).join("floor");
+    let whole = fs::read(&floor).unwrap();
+    fs::write(&floor, [vec![7; 512], whole[512..].to_vec()].concat()).unwrap();
+    let (_, text) = site.root(&["check"]);
+    assert!(text.contains("one of the two copies in the record floor is damaged"), "{text}");
+    fs::write(&floor, vec![7; whole.len()]).unwrap();
+    site.daemon.resume();
+    let (code, text) = site.daemon.command(&["update", "check"]);
+    assert_eq!(code, 0, "{text}");
+    wait_within(Duration::from_secs(40), "the damage", || {
+        site.daemon.status().to_string().contains("was damaged and is forgotten")
+    });
+    // Until somebody has seen to it.
+    wait_for("the check", || site.folder.join(STATE).join("floor.damaged-1").exists());
+    site.daemon.stop();
+    let (_, text) = site.root(&["check"]);
+    assert!(text.contains("and delete floor.damaged-1"), "{text}");
+    fs::remove_file(site.folder.join(STATE).join("floor.damaged-1")).unwrap();
+    let (_, text) = site.root(&["check"]);
+    assert!(!text.contains("damaged"), "{text}");
+    for (kind, name) in [("a folder", "mkdir"), ("a pipe or device", "mkfifo")] {
+        let _ = fs::remove_dir(&floor).or_else(|_| fs::remove_file(&floor));
+        assert!(Command::new(name).arg(&floor).status().unwrap().success());
+        let (_, text) = site.root(&["update", "check"]);
+        let why = format!("{} is {kind}, not a file; move it away", floor.display());
+        assert!(text.contains(&why), "{why}: {text}");
+    }
 }
 
 #[test]

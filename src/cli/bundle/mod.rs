@@ -339,7 +339,7 @@ fn updates(folder: &Path) -> String {
         );
     }
     let mut text = String::new();
-    for name in ["installation.json", "history.json", "attempt"] {
+    for name in ["installation.json", "history.json", "refusal.json", "attempt"] {
         let content = read_bounded(&folder.join(name), PART_MAX as u64 / 4);
         let content = content.map_or_else(
             || "it is not there, or cannot be read".to_owned(),

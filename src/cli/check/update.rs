@@ -37,6 +37,13 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
     }
     let public = public.unwrap_or_default();
+    if let Some(refused) = public.refusal.as_ref().filter(|_| settings.backend != Backend::None) {
+        let finding = Finding::warn("update", format!("what installs refused it: {}", refused.reason));
+        findings.push(finding.advice("`sudo tombolo update apply` tries again"));
+    }
+    if let Some(damage) = &public.damage {
+        findings.push(Finding::warn("update", format!("{}: {damage}", folder.display())));
+    }
     let objections = match history::read_below(&loaded.settings.paths.state_dir, answer::FOLDER) {
         Ok(mut history) => {
             history.join(&public.history);
@@ -77,10 +84,19 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         objections,
         clock: clock.clone(),
         keeps_within: false,
+        daemon: None,
+        raises: true,
+        dropped: Arc::default(),
     };
     let answer = answer::answer(&question);
+    findings.extend(answer.damage.map(|damage| Finding::warn("update", damage)));
     let mut status = Status::new(None);
-    if let Some(text) = answer.root_until.and_then(|until| root_ends(until, answer.at)) {
+    if let Some(text) = answer
+        .verified
+        .as_ref()
+        .map(|metadata| metadata.root_until)
+        .and_then(|until| root_ends(until, answer.at))
+    {
         findings.push(Finding::warn("update", text).advice("tell the repository's owner"));
     }
     let finding = match answer.result {

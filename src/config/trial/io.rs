@@ -8,7 +8,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{CANDIDATE_MAX, FILE_NAME, Moment, Trial};
 use crate::durable::atomic_file::{AtomicFile, Condition};
-use crate::durable::io::{OnDisk, sync_folder, write_atomically};
+use crate::durable::io::{OnDisk, is_denied, sync_folder, write_atomically};
 
 /// Two texts, escaped.
 const RECORD_MAX: u64 = 8 * CANDIDATE_MAX;
@@ -43,8 +43,7 @@ pub fn read(state_dir: &Path) -> Result<Option<Trial>, Condition> {
 
 /// Whether this user may not see if there is a record: then [`read`] finds none.
 pub fn is_closed(state_dir: &Path) -> bool {
-    let opened = std::fs::File::open(state_dir.join(FILE_NAME));
-    opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    is_denied(&state_dir.join(FILE_NAME))
 }
 
 /// Writes it, durably.

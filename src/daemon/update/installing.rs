@@ -18,7 +18,7 @@ use crate::clock::UnixTime;
 use crate::durable::io::{create_directory, write_atomically};
 use crate::update::installation::{Installation, Phase};
 use crate::update::io::local_time;
-use crate::update::io::root::{self, Public};
+use crate::update::io::root::{self, Public, Refused};
 use crate::update::request::{REQUEST, Requests, STANDS, Wish};
 use crate::update::settings::{Backend, Settings, Source};
 use crate::update::status::{State, Status};
@@ -206,6 +206,7 @@ impl Installing {
         if waits && shown.reason.is_none() {
             shown.reason.clone_from(&self.waits.borrow());
         }
+        shown.refuse(refusal(&public));
         shown
     }
 
@@ -237,7 +238,16 @@ impl Installing {
             problems
                 .push(format!("an installation cannot be asked for: {}: {reason}", self.folder.display()));
         }
-        if self.untaken.get() > UNTAKEN_MAX {
+        if let Ok(public) = &*self.public.borrow() {
+            if let Some(Refused { reason, at }) = &public.refusal {
+                let since = at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
+                problems.push(format!("what installs refuses what is offered{since}: {reason}"));
+            }
+            let of_root = |damage: &String| format!("{}: {damage}", self.root.display());
+            problems.extend(public.damage.as_ref().map(of_root));
+        }
+        let is_refused = refusal(&self.public.borrow()).is_some();
+        if self.untaken.get() > UNTAKEN_MAX && !is_refused {
             problems.push(
                 "a newer version is to be installed, and nobody does it: `systemctl status tombolo-update.service` says why; `sudo tombolo update apply` does it by hand"
                     .to_owned(),
@@ -245,6 +255,10 @@ impl Installing {
         }
         problems
     }
+}
+
+fn refusal(public: &Result<Public, String>) -> Option<&str> {
+    public.as_ref().ok()?.refusal.as_ref().map(|refused| refused.reason.as_str())
 }
 
 fn write(folder: &Path, text: &str) -> std::io::Result<()> {

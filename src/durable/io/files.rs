@@ -6,13 +6,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 use nix::libc;
 
 use super::{give_to_owner_of, remove_file, sync_folder};
 use crate::durable::storage::{Storage, StoredFile};
+
+/// Whoever holds a folder writes one record: longer than this it takes on no disk.
+const HOLD_WITHIN: Duration = Duration::from_secs(20);
+const HOLD_AGAIN: Duration = Duration::from_millis(20);
 
 /// The folder. Its files are made with mode 0600 and belong to its owner.
 pub struct Files {
@@ -40,13 +44,28 @@ impl Storage for Files {
         // A named pipe must not make the daemon wait for a writer.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let open = |write| OpenOptions::new().read(true).write(write).custom_flags(flags).open(&path);
+        let refused = |what: &str, kind| {
+            io::Error::new(kind, format!("{} is {what}, not a file; move it away", path.display()))
+        };
         // On a disk that is read-only what is stored can still be read.
         let file = match open(true) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => open(false)?,
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(refused("a symbolic link", io::ErrorKind::InvalidInput));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+                return Err(refused("a folder", io::ErrorKind::IsADirectory));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                return Err(refused("a socket", io::ErrorKind::InvalidInput));
+            }
             other => other?,
         };
-        let size = file.metadata()?.len();
-        Ok((file, size))
+        let about = file.metadata()?;
+        match about.is_file() {
+            true => Ok((file, about.len())),
+            false => Err(refused("a pipe or device", io::ErrorKind::InvalidInput)),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
@@ -67,6 +86,20 @@ impl Storage for Files {
 
     fn sync_names(&self) -> io::Result<()> {
         sync_folder(&self.path)
+    }
+
+    fn hold(&self) -> io::Result<Box<dyn Send>> {
+        // The folder itself: no file more in it, and what is renamed in it does not matter.
+        let mut folder = File::open(&self.path)?;
+        let begun = Instant::now();
+        loop {
+            folder = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Ok(Box::new(held)),
+                Err((folder, nix::Error::EWOULDBLOCK)) if begun.elapsed() < HOLD_WITHIN => folder,
+                Err((_, error)) => return Err(error.into()),
+            };
+            std::thread::sleep(HOLD_AGAIN);
+        }
     }
 
     fn pause(&self, time: Duration) -> bool {
@@ -102,5 +135,34 @@ impl StoredFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_named_with_its_path_and_not_waited_for() {
+        let folder = std::env::temp_dir().join(format!("tombolo-files-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(folder.join("a-folder")).expect("made");
+        mkfifo(&folder.join("a-pipe"), Mode::S_IRWXU).expect("made");
+        symlink("elsewhere", folder.join("a-link")).expect("made");
+        for (name, kind) in
+            [("a-folder", "a folder"), ("a-pipe", "a pipe or device"), ("a-link", "a symbolic link")]
+        {
+            let error = Files::new(&folder).open(name).map(|_| ()).expect_err(name).to_string();
+            let path = folder.join(name).display().to_string();
+            assert_eq!(error, format!("{path} is {kind}, not a file; move it away"));
+            // A pipe without a writer.
+            assert!(!crate::durable::io::is_denied(&folder.join(name)), "{name}");
+        }
+        fs::remove_dir_all(folder).expect("there");
     }
 }

@@ -152,6 +152,12 @@ fn content(file: &mut File, about: &Metadata, max_bytes: u64) -> Result<Zeroizin
     if bytes.len() as u64 > max_bytes { Err(ReadFault::TooLarge) } else { Ok(bytes) }
 }
 
+/// Whether this user may not open it. A pipe in its place is not waited for.
+pub fn is_denied(path: &Path) -> bool {
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
 /// Writes a file whole or not at all: beside its place, synced, renamed, the folder synced. It
 /// belongs to the folder's owner.
 ///

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::system;
@@ -12,8 +13,9 @@ use crate::https::message::Limits;
 use crate::https::wording::Keys;
 use crate::message::Name;
 use crate::update::apt::{self, Candidate};
-use crate::update::check::Fault;
+use crate::update::check::{Fault, Metadata};
 use crate::update::eligibility::{Decision, Objections};
+use crate::update::floor::Floor;
 use crate::update::settings::{Settings, Source};
 
 /// The folder in the state directory.
@@ -42,6 +44,12 @@ pub struct Question {
     pub clock: Arc<dyn WallClock>,
     /// The folder is for working files, too, and not `TMPDIR`.
     pub keeps_within: bool,
+    /// The floor of somebody who is not believed: a further reason to refuse.
+    pub daemon: Option<Floor>,
+    /// The floor rises by the check. Otherwise by what [`Answer::verified`] has, later.
+    pub raises: bool,
+    /// Set while it is asked: nothing is kept of the answer then.
+    pub dropped: Arc<AtomicBool>,
 }
 
 /// What it came to.
@@ -51,11 +59,23 @@ pub struct Answer {
     pub installed: Option<String>,
     /// What is offered.
     pub result: Result<Found, Fault>,
-    /// When the repository's root.json expires; `None`: not asked, or no answer.
-    pub root_until: Option<UnixTime>,
     /// The wall time at the end, if it is trusted.
     pub at: Option<UnixTime>,
+    /// The metadata that it was found by.
+    pub verified: Option<Metadata>,
+    /// What of the floor was found damaged, one sentence.
+    pub damage: Option<String>,
 }
+
+impl Answer {
+    /// One that came to nothing.
+    pub fn failed(fault: Fault) -> Answer {
+        Answer { installed: None, result: Err(fault), at: None, verified: None, damage: None }
+    }
+}
+
+/// What is found, the installed version where apt says it, and the metadata.
+type Known = (Found, Option<String>, Option<Metadata>);
 
 /// What is offered.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,34 +92,34 @@ pub fn answer(question: &Question) -> Answer {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let result = Err(Fault::Local(format!("its thread cannot be started: {error}")));
-            return Answer { installed: None, result, root_until: None, at: None };
+            return Answer::failed(Fault::Local(format!("its thread cannot be started: {error}")));
         }
     };
+    let mut damage = None;
     let asked = runtime.block_on(async {
         let system = system::installed().await;
-        let asked = tokio::time::timeout(WITHIN, find(question, &system)).await;
+        let asked = tokio::time::timeout(WITHIN, find(question, &system, &mut damage)).await;
         let late = || Fault::Unreachable(format!("the check did not end within {} s", WITHIN.as_secs()));
         (system.version, asked.unwrap_or_else(|_| Err(late())))
     });
     // A look-up at a name server that is silent cannot be cut short.
     runtime.shutdown_background();
     let (mut installed, result) = asked;
-    let mut root_until = None;
-    let result = result.map(|(found, of_apt, until)| {
+    let mut verified = None;
+    let result = result.map(|(found, of_apt, metadata)| {
         installed = of_apt.or(installed.take());
-        root_until = until;
+        verified = metadata;
         found
     });
     let clock = &question.clock;
-    Answer { installed, result, root_until, at: clock.trusted().then(|| clock.raw()) }
+    Answer { installed, result, at: clock.trusted().then(|| clock.raw()), verified, damage }
 }
 
-/// What is found, the installed version where apt says it, and when root.json expires.
 async fn find(
     question: &Question,
     system: &system::System,
-) -> Result<(Found, Option<String>, Option<UnixTime>), Fault> {
+    damage: &mut Option<String>,
+) -> Result<Known, Fault> {
     let clock = &question.clock;
     let now = || clock.trusted().then(|| clock.raw());
     match &question.settings.source {
@@ -113,8 +133,7 @@ async fn find(
             if now().is_none() {
                 return Err(Fault::ClockUntrusted);
             }
-            let (decision, until) = tuf(question, place, system, now()).await?;
-            Ok((Found::Tuf(decision), None, Some(until)))
+            tuf(question, place, system, now(), damage).await
         }
     }
 }
@@ -141,7 +160,8 @@ async fn tuf(
     _: &crate::update::settings::Place,
     _: &system::System,
     _: Option<UnixTime>,
-) -> Result<(Decision, UnixTime), Fault> {
+    _: &mut Option<String>,
+) -> Result<Known, Fault> {
     Err(Fault::Local("this program was built without TUF; build it with the cargo feature update".to_owned()))
 }
 
@@ -151,7 +171,8 @@ async fn tuf(
     place: &crate::update::settings::Place,
     system: &system::System,
     now: Option<UnixTime>,
-) -> Result<(Decision, UnixTime), Fault> {
+    damage: &mut Option<String>,
+) -> Result<Known, Fault> {
     use super::untrusted::Folder;
     use super::{check, floor, tuf};
     use crate::update::eligibility::Installed;
@@ -174,6 +195,22 @@ async fn tuf(
         root: tuf::read_root(&place.root_file)?,
         client: client(place.ca_file.as_deref(), &question.clock)?,
         scratch: question.keeps_within.then(|| held.path().join(SCRATCH)),
+        daemon: question.daemon.clone(),
+        raises: question.raises,
+        dropped: question.dropped.clone(),
     };
-    check::check(&repository, || floor::on_disk(held.path()), &installed, &question.objections, now).await
+    *damage = floor::damage(floor::on_disk(held.path())).map(|what| format!("{}: {what}", folder.display()));
+    if let Some(damage) = &*damage {
+        log::warn!(reason = damage.as_str(); "what was seen of the repository is not known in whole");
+    }
+    let on_disk = || floor::on_disk(held.path());
+    let seen = check::check(&repository, on_disk, &installed, &question.objections, now).await;
+    let seen = seen.map_err(|fault| match fault {
+        Fault::Local(why) => {
+            let held = held.path().display().to_string();
+            Fault::Local(why.replace(&held, &folder.display().to_string()))
+        }
+        other => other,
+    })?;
+    Ok((Found::Tuf(seen.decision), None, Some(seen.metadata)))
 }

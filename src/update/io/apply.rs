@@ -10,12 +10,13 @@
 //! | writes another image, a link, a pipe, or exchanges it meanwhile | the copy has not the signed SHA-256, and is deleted |
 //! | asks outside the window, or all the time | nothing is installed; a version that fails is tried once a minute |
 //! | lowers its own floor, clears its history | root's count |
+//! | has a floor that what is offered is below, or a fork of | nothing is installed: it may refuse, not allow |
 //! | holds or denies | nothing is installed: it may refuse, not allow |
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::answer::{self, Found, Question};
+use super::answer::{self, Answer, Found, Question};
 use super::backend::{Backend, Effect, Wanted};
 use super::ledger::Ledger as _;
 use super::root::{Boot, Public, Root};
@@ -25,7 +26,9 @@ use super::{history, untrusted};
 use crate::clock::WallClock;
 use crate::message::Name;
 use crate::update::apt::Candidate;
+use crate::update::check::Metadata;
 use crate::update::eligibility::{Decision, Objections, Reason};
+use crate::update::floor::{FORMAT, Floor};
 use crate::update::health::{Answered, STEADY};
 use crate::update::history::What;
 use crate::update::installation::{Arrival, Installation, Phase};
@@ -38,8 +41,19 @@ use crate::update::window::WeekTime;
 const PAUSE_S: u64 = 60;
 /// Longest history of the daemon's that is read, in bytes.
 const HISTORY_MAX: u64 = 256 * 1024;
+const NO_IMAGE: &str = "its image is not here; `tombolo update download` fetches it";
 /// Kept free beside the copy of an image.
 const SPARE: u64 = 16 << 20;
+
+/// What is to be installed.
+struct Chosen {
+    version: String,
+    scheme: Scheme,
+    /// Of a repository.
+    offer: Option<Offer>,
+    /// By what it was found there.
+    verified: Option<Metadata>,
+}
 
 /// What it works with.
 pub struct Work<'a> {
@@ -109,8 +123,14 @@ impl Work<'_> {
         }
         (self.progress)("verifying", None);
         // What was read before may have changed by what was settled.
-        let chosen = self.choose(&self.root.read()?)?;
-        let (version, scheme, offer) = match chosen {
+        let public = self.root.read()?;
+        let chosen = self.choose(&public).and_then(|chosen| match &chosen {
+            Ok(Chosen { offer: Some(_), .. }) if self.has_no_image() => Err(NO_IMAGE.to_owned()),
+            _ => Ok(chosen),
+        });
+        // Nothing was begun that could have failed; it is shown all the same.
+        self.root.show_refusal(chosen.as_ref().err().map(String::as_str), self.at());
+        let Chosen { version, scheme, offer, verified } = match chosen? {
             Ok(chosen) => chosen,
             Err(outcome) => return Ok(outcome),
         };
@@ -129,7 +149,7 @@ impl Work<'_> {
         record.enter(Phase::Installing, boot.id.clone(), self.at());
         self.root.write(&record)?;
         self.root.record(&record, What::Installing, self.at().as_deref(), None)?;
-        let installed = self.install(&mut record, offer.as_ref(), running);
+        let installed = self.install(&mut record, offer.as_ref(), verified.as_ref(), running);
         self.root.forget_image();
         match installed {
             Ok(effect) => {
@@ -157,13 +177,12 @@ impl Work<'_> {
     }
 
     /// What is wanted; or why nothing is.
-    #[allow(clippy::type_complexity, reason = "used once")]
-    fn choose(&self, public: &Public) -> Result<Result<(String, Scheme, Option<Offer>), Outcome>, String> {
-        let theirs = untrusted::read_below(
-            self.state_dir,
-            &Path::new(answer::FOLDER).join(history::NAME),
-            HISTORY_MAX,
-        );
+    fn choose(&self, public: &Public) -> Result<Result<Chosen, Outcome>, String> {
+        let of_daemon = |name: &str, max| {
+            untrusted::read_below(self.state_dir, &Path::new(answer::FOLDER).join(name), max)
+        };
+        let floor = of_daemon(FORMAT.name, FORMAT.file_bytes()).ok();
+        let theirs = of_daemon(history::NAME, HISTORY_MAX);
         let theirs = theirs.ok().and_then(|bytes| history::parse_untrusted(&bytes)).unwrap_or_default();
         let mut denied = public.history.denied.clone();
         denied.extend(theirs.denied);
@@ -180,9 +199,12 @@ impl Work<'_> {
             objections: Objections { is_held, denied, floor: public.floor.clone() },
             clock: self.clock.clone(),
             keeps_within: true,
+            daemon: floor.and_then(|file| Floor::parse_untrusted(&file)),
+            // By what is installed alone: what a run meets that installs nothing is not kept.
+            raises: false,
+            dropped: Arc::default(),
         };
-        let answer = answer::answer(&question);
-        self.root.publish_floor();
+        let Answer { result, verified, .. } = answer::answer(&question);
         let nothing = || Outcome::Nothing("nothing newer is offered".to_owned());
         let ineligible = |version: &str, reason: &Reason| {
             let text = format!("version {version}: {reason}");
@@ -191,13 +213,16 @@ impl Work<'_> {
                 _ => Outcome::Nothing(text),
             }
         };
-        match answer.result.map_err(|fault| fault.to_string())? {
+        match result.map_err(|fault| fault.to_string())? {
             Found::Tuf(Decision::Available(offer)) => {
-                Ok(Ok((offer.version.clone(), offer.scheme, Some(*offer))))
+                let (version, scheme) = (offer.version.clone(), offer.scheme);
+                Ok(Ok(Chosen { version, scheme, offer: Some(*offer), verified }))
             }
             Found::Tuf(Decision::UpToDate) => Ok(Err(nothing())),
             Found::Tuf(Decision::Ineligible { version, reason }) => Ok(Err(ineligible(&version, &reason))),
-            Found::Apt(Candidate::Available(version)) => Ok(Ok((version, Scheme::Debian, None))),
+            Found::Apt(Candidate::Available(version)) => {
+                Ok(Ok(Chosen { version, scheme: Scheme::Debian, offer: None, verified }))
+            }
             Found::Apt(Candidate::Ineligible { version, reason }) => Ok(Err(ineligible(&version, &reason))),
             Found::Apt(Candidate::UpToDate | Candidate::Stale(_)) => Ok(Err(nothing())),
             Found::Apt(Candidate::Unknown) => Err(format!("apt knows no package {PACKAGE}")),
@@ -208,6 +233,7 @@ impl Work<'_> {
         &mut self,
         record: &mut Installation,
         offer: Option<&Offer>,
+        verified: Option<&Metadata>,
         previous: Option<String>,
     ) -> Result<Effect, String> {
         let file = match offer {
@@ -217,6 +243,9 @@ impl Work<'_> {
             }
             None => None,
         };
+        if let Some(metadata) = verified {
+            self.root.learn(metadata)?;
+        }
         let wanted = Wanted {
             version: record.version.clone(),
             file,
@@ -240,6 +269,13 @@ impl Work<'_> {
         })
     }
 
+    /// There is nothing in its place; what else may be there is refused by its name.
+    fn has_no_image(&self) -> bool {
+        let name = Path::new(answer::FOLDER).join(crate::update::image::IMAGE);
+        let opened = untrusted::open_below(self.state_dir, &name);
+        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// The daemon's image, if it is the one that was signed, copied to where nobody else writes.
     fn take_image(&self, offer: &Offer) -> Result<PathBuf, String> {
         use std::io::ErrorKind;
@@ -247,9 +283,7 @@ impl Work<'_> {
         let shown = self.state_dir.join(&name).display().to_string();
         let mut source =
             untrusted::open_below(self.state_dir, &name).map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    "its image is not here; `tombolo update download` fetches it".to_owned()
-                }
+                ErrorKind::NotFound => NO_IMAGE.to_owned(),
                 _ => format!("{shown} is refused: {error}"),
             })?;
         if let Some(free) =

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::floor;
 use super::tuf::{self, Place};
 use crate::clock::UnixTime;
 use crate::durable::storage::Storage;
 use crate::https::io::Client;
-use crate::update::check::{Fault, judge};
+use crate::update::check::{Fault, Metadata, judge};
 use crate::update::eligibility::{Decision, Installed, Objections};
+use crate::update::floor::Floor;
 
 /// What is asked, and by what it is believed.
 pub struct Repository {
@@ -21,9 +23,24 @@ pub struct Repository {
     pub client: Arc<Client>,
     /// A folder to be made for working files; `None`: where the system has temporary ones.
     pub scratch: Option<PathBuf>,
+    /// The floor of somebody who is not believed: a further reason to refuse.
+    pub daemon: Option<Floor>,
+    /// The floor rises by the check itself; else by [`learn`].
+    pub raises: bool,
+    /// Set while it is under way: its settings were replaced, and nothing is kept of it.
+    pub dropped: Arc<AtomicBool>,
 }
 
-/// Checks, and says when root.json expires. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
+/// What a check came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// What is offered.
+    pub decision: Decision,
+    /// What was verified; the floor is still to be raised to it ([`learn`]), unless it was.
+    pub metadata: Metadata,
+}
+
+/// Checks. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
 /// and writing the floor blocks: not for the path's thread.
 ///
 /// # Errors
@@ -34,19 +51,45 @@ pub async fn check<S: Storage>(
     installed: &Installed,
     objections: &Objections,
     now: Option<UnixTime>,
-) -> Result<(Decision, UnixTime), Fault> {
+) -> Result<Seen, Fault> {
     if now.is_none() {
         return Err(Fault::ClockUntrusted);
     }
-    let mut seen = floor::read(floor())?;
-    let Repository { place, root, client, scratch } = repository;
+    floor::read(floor())?;
+    let Repository { place, root, client, scratch, daemon, raises, dropped } = repository;
     let metadata = tuf::load(place, root, client.clone(), scratch.as_deref()).await?;
-    let firmware = seen.firmware.clone().map(|(version, _)| version);
-    let objections = Objections { floor: firmware.or(objections.floor.clone()), ..objections.clone() };
-    let (result, _) = judge(&metadata, &mut seen, installed, &objections, now);
-    if !matches!(result, Err(Fault::Rollback(_) | Fault::Fork(_))) {
-        // Another program may have seen something newer meanwhile.
-        floor::raise(floor(), &seen)?.admit(metadata.versions, &metadata.trust)?;
-    }
-    result.map(|decision| (decision, metadata.root_until))
+    let decision = floor::change(floor(), |seen| {
+        // By other settings something else may have been accepted meanwhile.
+        if dropped.load(Ordering::Relaxed) {
+            return (Err(Fault::Dropped), false);
+        }
+        let firmware = seen.firmware.clone().map(|(version, _)| version);
+        let objections = Objections { floor: firmware.or(objections.floor.clone()), ..objections.clone() };
+        // Another program may have seen something newer since the check began.
+        let (result, _) = judge(&metadata, seen, installed, &objections, now);
+        if matches!(result, Err(Fault::Rollback(_) | Fault::Fork(_))) {
+            return (result, false);
+        }
+        let of_daemon =
+            daemon.as_ref().map_or(Ok(()), |floor| floor.admit(metadata.versions, &metadata.trust));
+        match of_daemon {
+            Err(refusal) => (Err(Fault::OfDaemon(refusal)), false),
+            Ok(()) => (result, *raises),
+        }
+    })??;
+    Ok(Seen { decision, metadata })
+}
+
+/// Raises the floor to what a check verified.
+///
+/// # Errors
+/// [`Fault`]: it is below what was seen since, or cannot be written.
+pub fn learn<S: Storage>(storage: S, metadata: &Metadata) -> Result<(), Fault> {
+    floor::change(storage, |floor| match floor.admit(metadata.versions, &metadata.trust) {
+        Err(refusal) => (Err(refusal.into()), false),
+        Ok(()) => {
+            floor.raise(metadata.versions, &metadata.trust);
+            (Ok(()), true)
+        }
+    })?
 }

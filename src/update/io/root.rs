@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `installation.json` | the [`Installation`], with a copy |
 //! | `history.json` | what became of versions, and those that failed twice, with a copy |
+//! | `refusal.json` | why the last run verified nothing to install, if so |
 //! | `floor` | the versions below which nothing is installed |
 //! | `image` | the copy that is installed; gone afterwards |
 //! | `packages/` | apt: the packages of the version that runs and of the one before |
@@ -22,12 +23,15 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, Records, Shared};
 use super::trusted::{self, Distrust};
 use super::{floor, history};
+use crate::durable::atomic_file::{AtomicFile, Retrieved};
 use crate::durable::io::{OnDisk, sync_folder, write_atomically};
 use crate::splitmix::SplitMix64;
+use crate::update::check::Metadata;
 use crate::update::floor::{FORMAT, Floor};
 use crate::update::history::History;
 use crate::update::installation::Installation;
@@ -37,6 +41,9 @@ const RESERVE: &str = "reserve";
 /// The record and the history are at most 16 and 45 KiB, each with a copy, and each is written
 /// beside itself first.
 const RESERVE_BYTES: u64 = 256 << 10;
+
+/// Longest reason of a refusal, in characters.
+const REASON_MAX: usize = 1000;
 
 /// This boot and its time.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +66,29 @@ pub struct Public {
     pub history: History,
     /// The highest version that was installed and good.
     pub floor: Option<String>,
+    /// What is offered was refused.
+    pub refusal: Option<Refused>,
+    /// What of the floor is damaged, one sentence.
+    pub damage: Option<String>,
+}
+
+/// Why what is offered is not installed, though no installation began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// One sentence.
+    pub reason: String,
+    /// When it was refused for that first, RFC 3339; absent while the clock was not trusted.
+    #[serde(default)]
+    pub at: Option<String>,
+}
+
+const REFUSAL_NAME: &str = "refusal.json";
+const REFUSAL: AtomicFile<'static> = AtomicFile::new(REFUSAL_NAME, 8 * 1024, 0o644);
+
+fn refusal(folder: &Path) -> Option<Refused> {
+    let found: Retrieved<Refused> = REFUSAL
+        .read(&OnDisk::new(folder), |bytes| serde_json::from_slice(bytes).map_err(|error| error.to_string()));
+    found.value
 }
 
 /// Reads it. It blocks.
@@ -73,7 +103,13 @@ pub fn read(folder: &Path) -> Result<Public, String> {
     let installation = records(folder).installation()?;
     let history = history::read(folder)?;
     let floor = floor::read(floor::on_disk(folder)).map_err(|fault| fault.to_string())?;
-    Ok(Public { installation, history, floor: floor.firmware.map(|(version, _)| version) })
+    Ok(Public {
+        installation,
+        history,
+        floor: floor.firmware.map(|(version, _)| version),
+        refusal: refusal(folder),
+        damage: floor::damage(floor::on_disk(folder)),
+    })
 }
 
 /// Where a link leads today may be another place tomorrow, with another floor.
@@ -278,6 +314,45 @@ impl Root {
     /// Has everybody read the floor.
     pub fn publish_floor(&self) {
         let _ = fs::set_permissions(self.folder.join(FORMAT.name), Permissions::from_mode(0o644));
+    }
+
+    /// Raises the floor to what was verified: an image of it is here.
+    ///
+    /// # Errors
+    /// One sentence.
+    #[cfg(feature = "update")]
+    pub fn learn(&self, metadata: &Metadata) -> Result<(), String> {
+        self.with_room(|| {
+            let learnt = super::check::learn(floor::on_disk(&self.folder), metadata);
+            learnt.map_err(|fault| fault.to_string())
+        })?;
+        self.publish_floor();
+        Ok(())
+    }
+
+    /// As with TUF; there is nothing to learn.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "update"))]
+    pub fn learn(&self, _: &Metadata) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Has everybody read why nothing is installed; `None`: nothing is refused any more.
+    pub fn show_refusal(&self, reason: Option<&str>, at: Option<String>) {
+        let before = refusal(&self.folder);
+        let Some(reason) = reason else {
+            let _ = fs::remove_file(self.folder.join(REFUSAL_NAME));
+            return;
+        };
+        let reason: String = reason.chars().take(REASON_MAX).collect();
+        if before.is_some_and(|before| before.reason == reason) {
+            return;
+        }
+        let refused = Refused { reason, at };
+        // Nothing depends on it.
+        let _ = REFUSAL.write(&OnDisk::new(&self.folder), &serde_json::to_vec(&refused).unwrap_or_default());
     }
 
     /// Where the copy of an image goes.

@@ -33,7 +33,7 @@ use crate::https::io::Client;
 use crate::https::message::{Failure, Request};
 use crate::https::url::HttpsUrl;
 use crate::update::check::{Fault, Metadata};
-use crate::update::floor::{Link, MetadataRole, MetadataVersions, RootJson, Trust};
+use crate::update::floor::{KEYS_OF_ROOT_MAX, Link, MetadataRole, MetadataVersions, RootJson, Trust};
 use crate::update::offer::Offer;
 
 /// What is fetched at most, in bytes and in files. The client's limit on a body must not be below
@@ -103,6 +103,12 @@ fn chain(file: Option<Link>, fetched: Vec<Link>, newest: u64) -> Result<Vec<Link
         if version < newest && link.root.version == version + 1 {
             chain.push(link);
         }
+    }
+    if let Some(link) = chain.iter().find(|link| link.keys.len() > KEYS_OF_ROOT_MAX) {
+        let (version, count) = (link.root.version, link.keys.len());
+        return Err(Fault::Invalid(format!(
+            "{version}.root.json has {count} root keys, and at most {KEYS_OF_ROOT_MAX} can be remembered"
+        )));
     }
     // What was followed is known in whole, or nothing of it is believed.
     match chain.last().is_some_and(|last| last.root.version == newest) {
