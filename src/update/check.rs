@@ -18,12 +18,12 @@ use super::offer::Offer;
 use super::status::State;
 use crate::clock::UnixTime;
 
-/// So long before the repository's root.json expires, gateways say so: nobody but its owner can sign
-/// it anew, and no later check finds anything.
+/// So long before the repository's root.json expires, gateways say so: nobody but its owner can
+/// sign it anew, and no later check finds anything.
 pub const ROOT_SOON: Duration = Duration::from_secs(30 * 86_400);
 
-/// What to say of a root.json that expires at `until`; `None`: not within [`ROOT_SOON`], or `now` is
-/// not known.
+/// What to say of a root.json that expires at `until`; `None`: not within [`ROOT_SOON`], or `now`
+/// is not known.
 pub fn root_ends(until: UnixTime, now: Option<UnixTime>) -> Option<String> {
     let left = until.0.saturating_sub(now?.0);
     (u128::from(left) < ROOT_SOON.as_millis()).then(|| {

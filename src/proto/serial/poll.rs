@@ -21,9 +21,9 @@
 //!
 //! On a line with several devices that are asked ([`Poller::share`]) another may ask only when a
 //! late answer cannot come any more: after a silence of three time-outs, or of half as long again
-//! as an answer was ever late, at most ten. Nothing is outstanding then. So long is waited, too, when
-//! the line is opened for the first time: an earlier process may have asked. A device that is down is
-//! asked again after the back-off, although its period is shorter.
+//! as an answer was ever late, at most ten. Nothing is outstanding then. So long is waited, too,
+//! when the line is opened for the first time: an earlier process may have asked. A device that is
+//! down is asked again after the back-off, although its period is shorter.
 //!
 //! A line that is closed during a question is a failure of that question, and its answer may still
 //! come: a converter in the network keeps it until the next connection. So time during which the

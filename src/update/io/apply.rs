@@ -88,7 +88,7 @@ pub struct Work<'a> {
 pub enum Outcome {
     /// Nothing is to be done now: why.
     Nothing(String),
-    /// There is a newer version, and the owner or its failures here keep it from being installed: why.
+    /// There is a newer version, and the owner or its failures here withhold it: why.
     Withheld(String),
     /// A version that runs is still to be judged: by `tombolo health`.
     Judged(String),

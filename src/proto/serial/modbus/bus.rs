@@ -635,7 +635,7 @@ impl Bus {
             None if self.receiver.has_noise() || exchange.unframed > 0 => Failure::Damaged,
             None if exchange.misnumbered => Failure::Misnumbered,
             None => {
-                // Where the other is known to answer with this one's address, its own is this one's.
+                // Where the other is known to answer with this one's address, its own is ours.
                 let own = self.units.get(exchange.unit).map(|unit| unit.settings.address);
                 let is_exchanged = |other: &u8| {
                     let other = self.units.iter().find(|unit| unit.settings.address == *other);

@@ -83,7 +83,7 @@ pub struct Learned {
     /// Most bits or registers of one read that it answers, by table.
     #[serde(skip_serializing_if = "Widths::is_empty")]
     pub widths: Widths,
-    /// Most registers of one read, whatever the table, as an earlier release kept it. It was learned
+    /// Most registers of one read, whatever the table, as an earlier release kept it. It was
     /// of one table; see [`Learned::widths`].
     #[serde(skip_serializing)]
     pub width: u16,

@@ -1363,7 +1363,7 @@ impl Unit {
     }
 
     /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
-    /// its request it came. `other`: the other unit that is being asked; then one that is later than
+    /// its request it came. `other`: the other unit that is being asked; then one later than
     /// any answer is waited for may be that one's.
     pub(super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
         let function = *pdu.first()?;

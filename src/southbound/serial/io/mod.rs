@@ -157,7 +157,7 @@ async fn serve(
                 if let Some(limit) = idle.poll_news() {
                     host.replaces_idle(limit);
                 }
-                // Sent twice, a request may be answered twice; only with a header that does no harm.
+                // Sent twice, a request may be answered twice: no harm where it has a header.
                 if !(was_idle && has_header) || port.replace(settings, idle).await.is_err() {
                     return reason;
                 }
