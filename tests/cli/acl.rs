@@ -108,7 +108,7 @@ fn the_format_and_size_of_a_payload_are_asked_about() {
     let rule = "[role.sensor.uplink.json]\npath = \"j/#\"\ncontent-formats = [\"application/json\"]\nmax-payload = 100\n";
     place.write("conf.d/40-json.toml", rule);
     let said = place.run("acl explain door-7 POST j/x").fine();
-    assert!(said.contains("content-formats 50") && said.contains("up to 100 bytes"), "{said}");
+    assert!(said.contains("content-formats 50") && said.contains("up to 100 B"), "{said}");
     for (options, words) in [
         ("--content-format none", "takes no reading without a content format"),
         ("--content-format 60", "does not take the content format 60 (application/cbor)"),

@@ -26,7 +26,8 @@ fn wrong(keys: &str, words: &str) {
 /// The tags of a device, as one text.
 fn tags(loaded: &Loaded, id: &str) -> String {
     let devices = &loaded.settings.gate.devices;
-    let device = devices.iter().find(|device| device.id.as_str() == id).expect("a device");
+    let device = devices.iter().find(|device| device.id.as_str() == id);
+    let device = device.unwrap_or_else(|| panic!("no device {id}: {:#?}", loaded.findings));
     device.tags.iter().map(|(name, value)| format!("{name}={value} ")).collect()
 }
 
@@ -91,7 +92,7 @@ fn tags_are_of_devices_ports_units_and_fleets_and_merge_by_name() {
     let text = format!(
         "{BASE}[device.d]\nrole = \"r\"\ntags = {{ site = \"north\", hall = \"2\" }}\n\
          [fleet.f]\nrole = \"r\"\ncertificate-dns = \"{{id}}.example\"\ntags = {{ site = \"east\" }}\n\
-         [serial.p]\nport = \"/dev/ttyS0\"\nrole = \"r\"\ntags.site = \"west\"\n\
+         [serial.p]\nport = \"/dev/ttyS0\"\nrole = \"r\"\nframing = \"line\"\ntags.site = \"west\"\n\
          [serial.b]\nport = \"/dev/ttyS1\"\n[serial.b.modbus]\n[serial.b.unit.1]\nid = \"u\"\nrole = \"r\"\ntags.site = \"south\"\n\
          [serial.b.unit.1.register.a]\naddress = 1\n"
     );
