@@ -33,7 +33,12 @@ pub fn run(context: &Context, command: &CertCommand) -> Result<(), CommandError>
             begin(context, &arguments.name, &request, arguments.wait, begun)
         }
         CertCommand::Enroll(arguments) => {
-            let request = Request::CertEnroll { name: arguments.name.clone() };
+            let request = Request::CertEnroll { name: arguments.name.clone(), cancel: arguments.cancel };
+            if arguments.cancel {
+                let certificate: Certificate = context.daemon()?.ask_for(&request, ANSWER)?;
+                let what = "the enrolment that was asked for is taken back";
+                return said(context, &arguments.name, &certificate, what);
+            }
             let begun = "a certificate is asked for, as if it were the first";
             begin(context, &arguments.name, &request, arguments.wait, begun)
         }

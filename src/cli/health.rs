@@ -5,7 +5,7 @@
 //! boot-complete.target be reached; the broker is waited for after that.
 
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::HealthArguments;
 use super::error::{CommandError, FAILED};
@@ -23,6 +23,8 @@ use crate::update::settings::{Backend, Settings};
 
 /// So long another program may be at work before this one gives up.
 const AT_WORK: Duration = Duration::from_secs(3600);
+/// Between two times that the daemon is asked to try the broker.
+const HURRY_EVERY: Duration = Duration::from_secs(10);
 /// The service.
 const UNIT: &str = "tombolo.service";
 
@@ -35,8 +37,15 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         return now(context);
     };
     let mut last: Option<Health> = None;
+    let mut hurried: Option<Instant> = None;
     let mut ask = || {
         last = install::ask(context);
+        let is_away = last.as_ref().is_some_and(|health| health.configured && !health.connected);
+        // With a wait of minutes the time could be over though the broker is back.
+        if is_away && hurried.is_none_or(|at| at.elapsed() >= HURRY_EVERY) {
+            hurried = Some(Instant::now());
+            install::hurry(context);
+        }
         last.as_ref().map(install::answered)
     };
     let is_packaged = context.is_packaged();
@@ -130,13 +139,18 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         End::Pending(version) => {
             (true, "pending", format!("version {version} works, and has not reached the broker; it stays"))
         }
-        End::RolledBack { version, cause, effect } => {
+        End::RolledBack { version, cause, effect, withheld } => {
             let when = if effect == Effect::Now { "runs again" } else { "runs after the reboot" };
             let text = format!("version {version} failed: {cause}; the version before {when}");
-            if effect == Effect::AtBoot {
-                note(&text);
-                install::reboot()?;
-            }
+            let text = match (effect, withheld) {
+                (Effect::AtBoot, Some(why)) => format!("{text}, {}", install::unordered(&why)),
+                (Effect::AtBoot, None) => {
+                    note(&text);
+                    install::reboot()?;
+                    text
+                }
+                (Effect::Now, _) => text,
+            };
             (false, "rolled-back", text)
         }
         End::Stuck(text) => (false, "stuck", text),

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -297,14 +297,16 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
-    let unknown: Vec<String> = found
+    let mut unknown: Vec<String> = found
         .access
         .iter()
         .filter_map(|(user, _)| user.clone())
         .filter(|user| !found.users.contains_key(user))
         .collect();
+    unknown.dedup();
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
-    write(&rules, &found.rules(), 0o640)?;
+    // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
+    write(&rules, &found.rules(), 0o644)?;
     write(&devices, &found.devices(), 0o600)?;
     if context.out.json {
         for Unmapped { file, line, text, why } in &found.unmapped {
@@ -318,15 +320,17 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     for Unmapped { file, line, text, why } in &found.unmapped {
         context.out.line(format_args!("not taken over: {file}:{line}: {text}: {why}"))?;
     }
-    let mut unknown = unknown;
-    unknown.dedup();
-    for user in unknown {
+    for user in &unknown {
         context
             .out
             .line(format_args!("not taken over: the rules of {user}, who is not in the password file"))?;
     }
+    let and_users = match unknown.len() {
+        0 => String::new(),
+        count => format!(" and the rules of {}", plural(count as u64, "user")),
+    };
     context.out.line(format_args!(
-        "wrote {} and {}: {}, {} not taken over",
+        "wrote {} and {}: {}; {}{and_users} not taken over",
         rules.display(),
         devices.display(),
         plural(found.users.len() as u64, "user"),
@@ -344,7 +348,14 @@ fn write(file: &Path, text: &str, mode: u32) -> Result<(), CommandError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
     let written = options.open(file).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| CommandError::Failed(format!("{} cannot be written: {error}", file.display())))
+    written.map_err(|error| {
+        let way_out = match error.kind() {
+            ErrorKind::AlreadyExists => "; delete it, or name another folder with --output",
+            ErrorKind::NotFound => "; make that folder, or name another one with --output",
+            _ => "; name a folder that may be written to with --output",
+        };
+        CommandError::Failed(format!("{} cannot be written: {error}{way_out}", file.display()))
+    })
 }
 
 #[cfg(test)]

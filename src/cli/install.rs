@@ -63,6 +63,11 @@ pub(super) fn ask(context: &Context) -> Option<Health> {
     context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::Health {}, ANSWER)).ok()
 }
 
+/// Has the daemon try the broker soon. One that cannot goes on as it does.
+pub(super) fn hurry(context: &Context) {
+    let _ = context.daemon().and_then(|mut daemon| daemon.ask(&Request::UplinkHurry {}, ANSWER));
+}
+
 pub(super) fn answered(health: &Health) -> Answered {
     Answered {
         uptime: Duration::from_secs(health.uptime_s),
@@ -195,6 +200,13 @@ fn judge(context: &Context, begins: bool) {
             note(format_args!("tombolo-health.service cannot be started: {error}"));
         }
     }
+}
+
+/// Why no reboot is ordered.
+pub(super) fn unordered(why: &str) -> String {
+    format!(
+        "which is not ordered, because that cannot be written down: {why}; `systemctl reboot` once it can"
+    )
 }
 
 /// Boots.

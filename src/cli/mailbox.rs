@@ -58,7 +58,7 @@ fn list(context: &Context, device: Option<String>) -> Result<(), CommandError> {
     if rows.is_empty() {
         context.out.line("no command is held")?;
     } else {
-        let head = ["number", "device", "command", "size", "state", "age", "expires at"];
+        let head = ["number", "device", "command", "size", "state", "age", "expires"];
         rows.insert(0, head.map(str::to_owned).to_vec());
         context.out.table(&rows)?;
     }
@@ -78,8 +78,17 @@ fn row(held: &HeldCommand) -> Vec<String> {
         bytes(held.bytes),
         state,
         held.age_s.map_or_else(|| "unknown".to_owned(), span),
-        format!("{} old", span(held.expires_s)),
+        expires(held),
     ]
+}
+
+/// When a command expires.
+fn expires(held: &HeldCommand) -> String {
+    match held.age_s {
+        Some(age) if age < held.expires_s => format!("in {}", span(held.expires_s - age)),
+        Some(_) => "now".to_owned(),
+        None => format!("{} after it came", span(held.expires_s)),
+    }
 }
 
 fn show(context: &Context, number: u64) -> Result<(), CommandError> {
@@ -100,7 +109,7 @@ fn show(context: &Context, number: u64) -> Result<(), CommandError> {
         ("state", held.state.clone()),
         ("sent", format!("{} times", held.attempts)),
         ("age", held.age_s.map_or_else(|| "unknown".to_owned(), span)),
-        ("expires at", format!("{} old", span(held.expires_s))),
+        ("expires", expires(&held)),
     ];
     if let Some(format) = held.content_format {
         rows.push(("content format", format.to_string()));
@@ -115,4 +124,18 @@ fn show(context: &Context, number: u64) -> Result<(), CommandError> {
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     context.out.table(&rows)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_expires_in_what_is_left_of_its_time() {
+        let held = |age_s| HeldCommand { age_s, expires_s: 7 * 86_400, ..HeldCommand::default() };
+        assert_eq!(expires(&held(Some(0))), format!("in {}", span(7 * 86_400)));
+        assert_eq!(expires(&held(Some(86_400))), format!("in {}", span(6 * 86_400)));
+        assert_eq!(expires(&held(Some(7 * 86_400))), "now");
+        assert_eq!(expires(&held(None)), format!("{} after it came", span(7 * 86_400)));
+    }
 }

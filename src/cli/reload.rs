@@ -44,15 +44,6 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
         context.out.object(&answer)?;
     } else {
         let texts = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        // Otherwise the end says that it is done, and what is not in force.
-        let kept = &answer["upstream_kept"];
-        if unusable.is_none()
-            && kept.is_null()
-            && answer["upstream_unproven"].is_null()
-            && texts("disabled").is_empty()
-        {
-            context.out.line("reloaded")?;
-        }
         for text in texts("problems") {
             note(text.as_str().unwrap_or_default());
         }
@@ -93,7 +84,8 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
     let metrics = answer.get("metrics").and_then(Value::as_array).cloned().unwrap_or_default();
     faults.extend(metrics.iter().filter_map(Value::as_str).map(str::to_owned));
     match faults.is_empty() {
-        true => Ok(()),
+        true if context.out.json => Ok(()),
+        true => Ok(context.out.line("reloaded")?),
         false => Err(CommandError::Partly(format!("reloaded, but {}", faults.join("; ")))),
     }
 }
@@ -102,8 +94,13 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
 fn certificates(daemon: &mut Client) -> Result<Vec<String>, CommandError> {
     let on_trial = |status: &Status| -> Vec<String> {
         let problems = status.problems.iter().filter(|problem| problem.contains(ON_TRIAL));
-        // What they are called, before the colon.
-        problems.filter_map(|text| Some(text.split_once(": ")?.0.to_owned())).collect()
+        // What they are called, before the colon. One that renews itself is no matter of a reload.
+        let named = problems.filter_map(|text| Some(text.split_once(": ")?.0.to_owned()));
+        let has_files = |name: &String| {
+            let of = name.strip_prefix("certificate ").and_then(|name| status.certificates.get(name));
+            of.is_some_and(|of| of.files.is_some())
+        };
+        named.filter(has_files).collect()
     };
     let looking = |status: &Status| status.certificates.values().any(|certificate| certificate.looking);
     let mut ask = || daemon.ask_for::<Status>(&Request::Status {}, ANSWER);

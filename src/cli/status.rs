@@ -9,11 +9,12 @@ use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
-    Certificate, RevocationList, RevocationSource, SerialPort, SerialUnit, Session, SessionPage, Status,
-    Uplink,
+    Certificate, RefusedConnect, RevocationList, RevocationSource, SerialPort, SerialUnit, Session,
+    SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
+use crate::telemetry::text::Escaped;
 
 /// Devices named in one row.
 const OFF_NAMED: usize = 5;
@@ -110,7 +111,7 @@ pub fn text(status: &Status) -> String {
     let gateway = &status.gateway;
     row("gateway", format!("{}, tombolo {}, up {}", gateway.id, gateway.version, span(gateway.uptime_s)));
     row("upstream", uplink(&status.upstream));
-    for warning in &status.upstream.warnings {
+    for warning in status.upstream.warnings.iter().filter(|warning| !reasons.contains(warning)) {
         row("", warning.clone());
     }
     for (name, of) in &status.certificates {
@@ -159,7 +160,9 @@ pub fn text(status: &Status) -> String {
     let devices = &status.devices;
     row("devices", {
         let mut text = format!("{} known, {} online", devices.known, devices.online);
-        for (count, word) in [(devices.degraded, "degraded"), (devices.offline, "offline")] {
+        for (count, word) in
+            [(devices.degraded, "degraded"), (devices.offline, "offline"), (devices.not_seen, "not seen")]
+        {
             if count > 0 {
                 text.push_str(&format!(", {count} {word}"));
             }
@@ -172,7 +175,8 @@ pub fn text(status: &Status) -> String {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        row("", format!("switched off by the configuration: {}{more}", named.join(", ")));
+        let named = named.join(", ");
+        row("", format!("switched off: {named}{more}; `tombolo device show ID` says by what"));
     }
     if let Some(failing) = &status.session_store.failing {
         row("", format!("DTLS sessions are NOT stored: {failing}; after a restart devices handshake again"));
@@ -203,6 +207,12 @@ pub fn text(status: &Status) -> String {
             text.push_str(&format!(", {} waiting", plural(mqtt.queued_messages, "message")));
         }
         row("mqtt", text);
+        if let Some(last) = &mqtt.last_refused {
+            let count = number(&status.counters, "tombolo_mqtt_refused_connects_total").max(1);
+            let device = last.device.as_ref().map(|id| format!(" (device {id})")).unwrap_or_default();
+            let last = refused_connect(last);
+            row("", format!("{} refused, {last}{device}", plural(count, "connect")));
+        }
     }
     for (name, fleet) in &devices.fleets {
         row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
@@ -353,6 +363,9 @@ fn serial(name: &str, port: &SerialPort) -> String {
                 text.push_str(&format!(", {count} {what}"));
             }
         }
+        if asked.learned_timeout_ms > 0 {
+            text.push_str(&format!(", waited for {} ms", asked.learned_timeout_ms));
+        }
     }
     if !port.bad_reasons.is_empty() {
         let reasons: Vec<String> =
@@ -401,6 +414,12 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
             unit.learned_pause_ms
         ));
     }
+    if unit.learned_timeout_ms > 0 {
+        lines.push(format!(
+            "  waited for {} ms: its answers took longer than timeout",
+            unit.learned_timeout_ms
+        ));
+    }
     if unit.learned_max_registers > 0 {
         lines.push(format!(
             "  asked for at most {}: longer reads fail",
@@ -420,9 +439,26 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     lines
 }
 
+/// The newest refused connect in words; `device show` uses it too.
+pub fn refused_connect(last: &RefusedConnect) -> String {
+    let username = last.username.as_ref().map(|name| format!(", user name {}", Escaped(name)));
+    format!(
+        "the last {} ago from {}{}: {}",
+        span(last.ago_s),
+        last.peer,
+        username.unwrap_or_default(),
+        Escaped(&last.reason)
+    )
+}
+
+/// A counter by its stable name.
+fn number(counters: &Value, name: &str) -> u64 {
+    counters.get(name).and_then(Value::as_u64).unwrap_or(0)
+}
+
 /// What became of the readings, by the counters' stable names.
 fn readings(counters: &Value) -> String {
-    let number = |name: &str| counters.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let number = |name: &str| number(counters, name);
     let mut text = format!("{} stored", number("tombolo_journal_stored_readings_total"));
     let refused: Vec<String> = counters
         .as_object()
@@ -503,6 +539,39 @@ mod tests {
         assert!(!shown(Dtls { refused_full_last_s: Some(3_600), ..full.clone() }));
         assert!(!shown(Dtls { sessions: 1, refused_full_last_s: Some(1), ..full.clone() }));
         assert!(shown(full), "of an older daemon");
+    }
+
+    #[test]
+    fn refused_connects_devices_not_seen_and_switched_off_ones_are_shown() {
+        let last_refused = crate::control::snapshot::RefusedConnect {
+            ago_s: 5,
+            peer: "a Unix socket".into(),
+            device: Some("cam-1".into()),
+            reason: "the token expired".into(),
+            ..Default::default()
+        };
+        let mqtt = crate::control::snapshot::Mqtt {
+            listen: vec!["127.0.0.1:1883".into()],
+            last_refused: Some(last_refused),
+            ..Default::default()
+        };
+        let devices = Devices {
+            known: 5,
+            offline: 2,
+            not_seen: 3,
+            switched_off: 1,
+            switched_off_ids: vec!["door-8".into()],
+            ..Devices::default()
+        };
+        let counters = serde_json::json!({ "tombolo_mqtt_refused_connects_total": 4 });
+        let shown = text(&Status { mqtt, devices, counters, ..Status::default() });
+        for part in [
+            "5 known, 0 online, 2 offline, 3 not seen, 0 sessions\n",
+            "switched off: door-8; `tombolo device show ID` says by what\n",
+            "4 connects refused, the last 5 s ago from a Unix socket: the token expired (device cam-1)\n",
+        ] {
+            assert!(shown.contains(part), "{part}\n{shown}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `tombolo tail`: prints one line for each reading when it is stored or refused, one when the
-//! broker has it, one for each step of a command, and one for each handshake that fails; first the
-//! last readings before.
+//! broker has it, one for each step of a command, and one for each handshake that fails and each
+//! MQTT connect that is refused; first the last readings before.
 
 use std::time::SystemTime;
 
@@ -15,8 +15,9 @@ use crate::control::io::client::Shown;
 use crate::control::tail::{Item, PREVIEW_BYTES};
 use crate::telemetry::text::Escaped;
 
-/// The outcome of an item that is no reading.
+/// The outcomes of items that are no readings.
 const HANDSHAKE_FAILED: &str = "handshake_failed";
+const CONNECT_REFUSED: &str = "connect_refused";
 
 /// Runs until it is interrupted, its output is closed, or the daemon ends.
 ///
@@ -69,12 +70,12 @@ impl Now {
     }
 }
 
-/// The item with `time`, when it was received; of a failed handshake, what it does not have is
-/// `null`.
+/// The item with `time`, when it was received; of a failed handshake or a refused connect, what it
+/// does not have is `null`.
 fn timed(item: &Item, now: Now) -> serde_json::Value {
     let mut value = serde_json::to_value(item).unwrap_or_default();
     value["time"] = now.time_of(item).into();
-    if item.outcome == HANDSHAKE_FAILED {
+    if [HANDSHAKE_FAILED, CONNECT_REFUSED].contains(&item.outcome.as_str()) {
         for key in ["device", "method", "path"] {
             if value[key] == "" {
                 value[key] = serde_json::Value::Null;
@@ -93,6 +94,9 @@ pub fn line(item: &Item, now: Now) -> String {
     let Item { device, method, path, bytes: length, outcome, .. } = item;
     if outcome == HANDSHAKE_FAILED {
         return format!("{clock}Z {}", handshake(item));
+    }
+    if outcome == CONNECT_REFUSED {
+        return format!("{clock}Z {}", refused_connect(item));
     }
     if outcome.starts_with("command_") {
         return format!("{clock}Z {}", command(item));
@@ -143,6 +147,20 @@ fn command(item: &Item) -> String {
         line.push_str(&format!(" \"{}\"{more}", Escaped(text)));
     } else if let Some(hex) = &item.payload_hex {
         line.push_str(&format!(" hex:{}{more}", Escaped(hex)));
+    }
+    line
+}
+
+/// `192.0.2.7 MQTT connect refused: wrong password, user name door-7 (device door-7)`
+fn refused_connect(item: &Item) -> String {
+    let peer = item.peer.as_deref().unwrap_or("?");
+    let reason = item.reason.as_deref().unwrap_or("no reason is known");
+    let mut line = format!("{} MQTT connect refused: {}", Escaped(peer), Escaped(reason));
+    if let Some(username) = &item.identity {
+        line.push_str(&format!(", user name {}", Escaped(username)));
+    }
+    if !item.device.is_empty() {
+        line.push_str(&format!(" (device {})", Escaped(&item.device)));
     }
     line
 }
@@ -220,6 +238,16 @@ mod tests {
         assert_eq!(
             line(&failed, at(0)),
             "00:00:00Z 192.0.2.7:9 handshake failed: wrong key for \"door-7\" (device door-7)"
+        );
+        let refused = Item {
+            outcome: "connect_refused".into(),
+            peer: Some("192.0.2.7".into()),
+            reason: Some("wrong password".into()),
+            ..failed
+        };
+        assert_eq!(
+            line(&refused, at(0)),
+            "00:00:00Z 192.0.2.7 MQTT connect refused: wrong password, user name door-7 (device door-7)"
         );
     }
 

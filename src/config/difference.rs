@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Loaded, dotted, reload};
+use super::{Loaded, Settings, dotted, reload};
+use crate::downlink::settings::Settings as Downlink;
 use crate::gate::Device;
 use crate::gate::settings::Role;
 use crate::message::Name;
@@ -100,6 +101,8 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
             was.gate.prefix != is.gate.prefix
                 || format!("{:?}", was.gate.reading) != format!("{:?}", is.gate.reading),
         ),
+        ("commands", answers(was) != answers(is)),
+        ("mqtt", was.mqtt != is.mqtt),
         ("coap certificates", of_devices != is.coap.certificates),
         ("coap handshakes", was.coap.policy != is.coap.policy),
         ("serial", was.serial != is.serial),
@@ -113,6 +116,13 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
         }
     }
     found
+}
+
+/// What of commands is in no role: where requests come and answers go, and what the gateway itself
+/// carries out.
+fn answers(settings: &Settings) -> String {
+    let Downlink { command, request, reply, remote, .. } = &settings.downlink;
+    format!("{command:?} {request:?} {reply:?} {remote:?}")
 }
 
 /// Most devices named one by one.

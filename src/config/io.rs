@@ -333,6 +333,7 @@ fn read_all(
     let registry =
         Arc::new(super::registry::io::load(&paths.devices(), previous.map(|previous| &*previous.registry)));
     let disk = Disk::new(&options.config, &paths.state_dir, view);
+    let of_files: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
     let load = |of_state: &[LayerText]| {
         super::load(&Sources {
             main: options.config.clone(),
@@ -353,6 +354,9 @@ fn read_all(
     aside.retain(|name| !gateway_id::is_aside(name));
     problems.extend(state::set_aside(&paths.state_dir, &aside));
     loaded.findings.extend(without_main);
+    let is_tried = |layer: &&LayerText| instead.iter().any(|tried| tried.path == layer.path);
+    let of_files = of_files.iter().filter(|layer| !is_tried(layer));
+    loaded.findings.extend(closed_to_service(&disk, of_files));
     loaded.state = State { layers, problems, trial: on_trial, ..State::default() };
     // If `[gateway] id` is set, the generated id is not needed.
     if loaded.settings.gateway.id_source != IdSource::Configured {
@@ -545,7 +549,17 @@ pub fn make_gateway_id(paths: &Paths) -> io::Result<Name> {
     gateway_id::io::find_or_make(paths)
 }
 
+/// A link that leads nowhere.
+fn dangling(path: &Path) -> Finding {
+    let place = Place { file: path.display().to_string().into(), line: None };
+    let finding = Finding::fail("configuration", "is a link to a file that does not exist");
+    finding.at(Some(&place)).advice("make that file, or remove the link")
+}
+
 fn unreadable(path: &Path, error: &FileError) -> Finding {
+    if *error == FileError::Missing && path.is_symlink() {
+        return dangling(path);
+    }
     let place = Place { file: path.display().to_string().into(), line: None };
     let advice = match error {
         FileError::Missing => missing_advice(near(path).as_deref()),
@@ -591,19 +605,49 @@ pub fn near(path: &Path) -> Option<PathBuf> {
 /// Why this user may not read a file, and who may.
 fn denied_advice(path: &Path) -> String {
     let own = nix::unistd::Uid::effective().as_raw();
+    let unit = sandbox();
+    let service = unit.user.as_deref().and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
+    let service = service.map(|user| Service::with(user.uid.as_raw(), user.gid.as_raw()));
+    denied_way_out(path, own, service.as_ref())
+}
+
+/// As [`denied_advice`], to the user `own`. `service`: the user of the packaged service, if there
+/// is one.
+fn denied_way_out(path: &Path, own: u32, service: Option<&Service>) -> String {
     match fs::metadata(path) {
-        // The owner, or the service's user for whom it is meant: another user would not help.
-        Ok(file) if file.mode() & 0o044 == 0 || file.uid() == own => {
-            let user = nix::unistd::User::from_uid(file.uid().into()).ok().flatten();
-            let user = user.map_or_else(|| file.uid().to_string(), |user| user.name);
+        // The owner, or a file that the service may not read either: another user would not help.
+        Ok(file)
+            if file.mode() & 0o044 == 0
+                || file.uid() == own
+                || service.map_or(file.gid() == 0 && file.mode() & 0o004 == 0, |service| {
+                    !service.reads(path, &file)
+                }) =>
+        {
             let shown = path.display();
             format!(
-                "it is of {user} with mode {:04o}: `chmod 0644 {shown}`, or run this as a user who may read it",
+                "it is of {} with mode {:04o}: `chmod 0644 {shown}`, or run this as a user who may read it",
+                user_name(file.uid()),
                 file.mode() & 0o7777
             )
         }
         _ => "run this as root or as the service's user".to_owned(),
     }
+}
+
+/// Files of the configuration that this user reads, and the service does not: it does not start.
+fn closed_to_service<'l>(
+    disk: &'l Disk,
+    layers: impl Iterator<Item = &'l LayerText> + 'l,
+) -> impl Iterator<Item = Finding> + 'l {
+    layers.filter_map(move |layer| {
+        let metadata = fs::metadata(&layer.path).ok()?;
+        let user = disk.judge(&layer.path, &metadata).closed_to?;
+        let place = Place { file: layer.path.display().to_string().into(), line: None };
+        let message =
+            format!("cannot be read by the service's user, {user}: it refuses a reload, and does not start");
+        let advice = format!("`chmod 0644 {}`, and let that user enter its folder", layer.path.display());
+        Some(Finding::fail("configuration", message).at(Some(&place)).advice(advice))
+    })
 }
 
 /// There are drop-ins, and no file that they are beside.
@@ -639,11 +683,7 @@ fn read_folder(folder: &Path, origin: Origin, layers: &mut Vec<LayerText>, fault
         match read_layer(&path, origin) {
             Ok(layer) => layers.push(layer),
             // It is named in the folder, so it is a link that leads nowhere.
-            Err(FileError::Missing) => {
-                let place = Place { file: path.display().to_string().into(), line: None };
-                let finding = Finding::fail("configuration", "is a link to a file that does not exist");
-                faults.push(finding.at(Some(&place)).advice("make that file, or remove the link"));
-            }
+            Err(FileError::Missing) => faults.push(dangling(&path)),
             Err(error) => faults.push(unreadable(&path, &error)),
         }
     }
@@ -756,6 +796,8 @@ pub fn sandbox() -> Sandbox {
     sandbox_in(&UNIT_FOLDERS.map(PathBuf::from))
 }
 
+/// Most names of a folder that are looked at for what may be meant.
+const NAMES_MAX: usize = 1_000;
 /// Where systemd looks for units (systemd.unit(5)).
 const UNIT_FOLDERS: [&str; 5] = [
     "/etc/systemd/system",
@@ -875,6 +917,11 @@ impl Files for Disk {
         Ok(self.judge(path, &metadata))
     }
 
+    fn names(&self, folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(NAMES_MAX);
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
     fn is_outsider(&self) -> bool {
         self.is_outsider
     }
@@ -913,6 +960,8 @@ pub(crate) fn test_device_rules(rules: &str) -> Loaded {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -935,5 +984,36 @@ mod tests {
         assert!(masked.hides(Path::new("/home/a")).is_some(), "the one in /etc takes its place");
         assert_eq!(masked.user.as_deref(), Some("third"));
         fs::remove_dir_all(&top).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_the_configuration_that_the_service_may_not_read_is_judged_as_by_the_service() {
+        let folder = std::env::temp_dir().join(format!("tombolo-closed-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = folder.join("30-rules.toml");
+        fs::write(&path, "").unwrap();
+        let set = |mode: u32| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let group = fs::metadata(&path).unwrap().gid();
+        let (stranger, other) = (4_000_000, 4_000_001);
+        let service = |gid: u32| Service { uid: stranger, groups: vec![gid] };
+        let layer = LayerText { origin: Origin::DropIn, path: path.clone(), text: String::new() };
+        let judged = |service: Service| -> Vec<String> {
+            let disk = Disk { service: Some(service), sandbox: None, is_outsider: false };
+            closed_to_service(&disk, [&layer].into_iter()).map(|finding| finding.to_string()).collect()
+        };
+        // As root's `cp` leaves it: nobody but root and its group reads it.
+        set(0o640);
+        let said = judged(service(other));
+        assert!(said.len() == 1 && said[0].contains("does not start; `chmod 0644 "), "{said:?}");
+        let advice = denied_way_out(&path, other, Some(&service(other)));
+        assert!(advice.contains("mode 0640: `chmod 0644 ") && advice.contains("30-rules.toml"), "{advice}");
+        // The service reads it by its group: another user is to be used.
+        assert!(judged(service(group)).is_empty());
+        let advice = denied_way_out(&path, other, Some(&service(group)));
+        assert_eq!(advice, "run this as root or as the service's user");
+        set(0o644);
+        assert!(judged(service(other)).is_empty());
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -107,6 +107,12 @@ pub trait Files {
     /// [`FileError`]
     fn look(&self, path: &Path) -> Result<Looked, FileError>;
 
+    /// The names of the files in a folder, some of them if there are many, for what may be meant by
+    /// a name that there is not.
+    fn names(&self, _folder: &Path) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether this user may see less than the service does: what is denied here says nothing.
     fn is_outsider(&self) -> bool {
         false
@@ -211,16 +217,21 @@ impl Loaded {
             explanation["serial"] = true.into();
         }
         if self.known(device).is_some_and(|known| !known.usable) {
-            let why = match self.disabling(device) {
-                Some(finding) => format!("a fault disables device {device}: {}", finding.sentence()),
-                None if self.known(device).is_some_and(|known| known.switched_off) => {
-                    let by = self.place(&["device", device, "enabled"]);
-                    let by = by.map_or_else(|| "the configuration".to_owned(), Place::to_string);
-                    format!("device {device} is switched off by {by} (enabled = false)")
+            let is_off = self.known(device).is_some_and(|known| known.switched_off);
+            let all = "`tombolo check` shows all";
+            let why = match (self.disabling(device), self.place(&["device", device, "enabled"])) {
+                (Some(finding), _) => {
+                    format!("a fault disables device {device}: {}; {all}", finding.sentence())
                 }
-                None => format!("device {device} is disabled"),
+                (None, Some(by)) if is_off => {
+                    format!("device {device} is switched off by {by} (enabled = false); {all}")
+                }
+                (None, _) if is_off => format!(
+                    "device {device} was disabled by a command; `tombolo device enable {device}` lets it connect again"
+                ),
+                (None, _) => format!("device {device} is disabled; {all}"),
             };
-            explanation["why"] = format!("{why}; `tombolo check` shows all").into();
+            explanation["why"] = why.into();
         }
         let near = || scalar::did_you_mean(device, self.known.iter().map(|known| known.id.as_str()));
         if explanation["reason"] == "unknown_device"

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::finding::{Finding, Findings, Place};
 use super::layer::{Layer, LayerText, check_environment, check_file, dotted};
+use super::scalar::format_size;
 use super::schema::{self, Key, Kind};
 
 /// The packaged file, which lists every key with its default, commented out.
@@ -55,6 +56,11 @@ pub fn show(layers: &[LayerText], environment: &[(String, String)]) -> (Vec<Show
                 // Reset by an empty text.
                 ValueKind::Nil => None,
                 value if is_url(&path) => Some(without_password(&json(value))),
+                // As it is written, and as the defaults are.
+                ValueKind::U64(bytes) if is_size(&path) => Some(format_size(*bytes).into()),
+                ValueKind::I64(bytes) if is_size(&path) => {
+                    Some(u64::try_from(*bytes).map_or_else(|_| (*bytes).into(), |it| format_size(it).into()))
+                }
                 value => Some(json(value)),
             };
             let place = places.get(key.as_str()).map(|place| (*place).clone());
@@ -72,6 +78,25 @@ pub fn show(layers: &[LayerText], environment: &[(String, String)]) -> (Vec<Show
     }
     named::add(&checked, &mut all);
     (all.into_values().collect(), findings.list)
+}
+
+/// Whether a key is a number of bytes.
+fn is_size(path: &[String]) -> bool {
+    let mut keys = schema::ROOT;
+    let mut names = path.iter();
+    while let Some(name) = names.next() {
+        let Some(key) = keys.iter().find(|key| key.name == name) else { return false };
+        match key.kind {
+            Kind::Table(inner) => keys = inner,
+            Kind::Named(inner) => {
+                names.next();
+                keys = inner;
+            }
+            Kind::Size(..) => return names.next().is_none(),
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn is_url(path: &[String]) -> bool {
@@ -241,7 +266,7 @@ mod tests {
         assert_eq!(place("upstream.url").as_deref(), Some("/e/t.toml:2"));
         assert_eq!(find(&shown, "upstream.keep-alive").value, Some("8s".into()));
         assert_eq!(place("upstream.keep-alive").as_deref(), Some("/e/conf.d/9.toml:3"));
-        assert_eq!(find(&shown, "role.x.max-payload").value, Some(2048.into()));
+        assert_eq!(find(&shown, "role.x.max-payload").value, Some("2KiB".into()));
         assert_eq!(
             place("upstream.drain-rate").as_deref(),
             Some("environment variable TOMBOLO_UPSTREAM__DRAIN_RATE")

@@ -143,6 +143,11 @@ pub trait Control {
         Health::default()
     }
 
+    /// Somebody waits for the broker: whether the next attempt is made earlier for that.
+    fn hurry(&mut self) -> bool {
+        false
+    }
+
     /// Does something about newer firmware, and answers when it is begun, or done.
     fn update(&mut self, action: UpdateAction, reply: Reply) {
         let _ = action;
@@ -223,7 +228,10 @@ pub enum CertificateAction {
     /// Ask for the next one now.
     Renew,
     /// Ask for one as if it were the first, now.
-    Enroll,
+    Enroll {
+        /// Take back what was asked for in this way.
+        cancel: bool,
+    },
     /// Print the open signing request; make one if there is none.
     Csr,
     /// Take this chain, PEM, as the candidate.
@@ -309,7 +317,9 @@ impl Call {
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),
             Request::CertStatus {} => reply.ok(&control.certificates()),
             Request::CertRenew { name } => control.certificate(&name, CertificateAction::Renew, reply),
-            Request::CertEnroll { name } => control.certificate(&name, CertificateAction::Enroll, reply),
+            Request::CertEnroll { name, cancel } => {
+                control.certificate(&name, CertificateAction::Enroll { cancel }, reply);
+            }
             Request::CertCsr { name } => control.certificate(&name, CertificateAction::Csr, reply),
             Request::CertInstall { name, pem } => {
                 control.certificate(&name, CertificateAction::Install(pem), reply);
@@ -320,6 +330,7 @@ impl Call {
             }
             Request::CertHistory { name } => control.certificate(&name, CertificateAction::History, reply),
             Request::Health {} => reply.ok(&control.health()),
+            Request::UplinkHurry {} => reply.ok(&serde_json::json!({ "hurried": control.hurry() })),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
             Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
             Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),

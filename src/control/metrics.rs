@@ -133,6 +133,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_downlink_unknown_commands_total", "Commands of which it is not known whether they ran."),
     ("tombolo_downlink_dropped_commands_total", "Commands taken that were superseded, dropped or refused."),
     ("tombolo_downlink_untold_outcomes_total", "Outcomes of commands that were not published."),
+    ("tombolo_downlink_refused_outcomes_total", "Outcomes of commands that the broker refused."),
     ("tombolo_downlink_dropped_messages_total", "Messages of QoS 0 with a command dropped for want of room."),
     ("tombolo_update_begun_checks_total", "Checks for newer firmware that were begun."),
     ("tombolo_update_failed_checks_total", "Of those, checks without an answer."),

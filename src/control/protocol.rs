@@ -226,6 +226,9 @@ pub enum Request {
     CertEnroll {
         /// `[certificate.NAME]`
         name: String,
+        /// Take back what was asked for in this way.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cancel: bool,
     },
     /// The open signing request, made if there is none: `{"csr": "PEM"}`. Only for root and the
     /// daemon's own user.
@@ -258,6 +261,9 @@ pub enum Request {
     },
     /// Whether the daemon works and reaches its broker: a [`Health`](super::snapshot::Health).
     Health {},
+    /// The next attempt to reach the broker is made within 5 s, at most twice a minute; not after
+    /// refused credentials. Answered `{"hurried": bool}`.
+    UplinkHurry {},
     /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
     UpdateStatus {},
     /// Looks for newer firmware; answered as `update-status`, when the check ended.
@@ -530,6 +536,7 @@ mod tests {
                 Request::Sessions { device: Some("door-7".into()) },
             ),
             (r#"{"request":"uplink-check"}"#, Request::UplinkCheck {}),
+            (r#"{"request":"uplink-hurry"}"#, Request::UplinkHurry {}),
             (r#"{"request":"config-check"}"#, Request::ConfigCheck {}),
             (r#"{"request":"security-report"}"#, Request::SecurityReport {}),
             (r#"{"request":"clock"}"#, Request::Clock {}),
@@ -537,7 +544,14 @@ mod tests {
             (r#"{"request":"clock-reset"}"#, Request::ClockReset {}),
             (r#"{"request":"cert-status"}"#, Request::CertStatus {}),
             (r#"{"request":"cert-renew","name":"uplink"}"#, Request::CertRenew { name: "uplink".into() }),
-            (r#"{"request":"cert-enroll","name":"uplink"}"#, Request::CertEnroll { name: "uplink".into() }),
+            (
+                r#"{"request":"cert-enroll","name":"uplink"}"#,
+                Request::CertEnroll { name: "uplink".into(), cancel: false },
+            ),
+            (
+                r#"{"request":"cert-enroll","name":"uplink","cancel":true}"#,
+                Request::CertEnroll { name: "uplink".into(), cancel: true },
+            ),
             (r#"{"request":"cert-csr","name":"uplink"}"#, Request::CertCsr { name: "uplink".into() }),
             (
                 r#"{"request":"cert-install","name":"uplink","pem":"x"}"#,
@@ -592,6 +606,7 @@ mod tests {
             Just(Request::Queue {}),
             Just(Request::Reload {}),
             Just(Request::UplinkCheck {}),
+            Just(Request::UplinkHurry {}),
             Just(Request::ConfigCheck {}),
             Just(Request::Clock {}),
             Just(Request::ClockTrust {}),

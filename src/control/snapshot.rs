@@ -289,6 +289,8 @@ pub struct Certificate {
     pub looking: bool,
 }
 
+/// What ends the problem of a reload that was refused, where another reload is to follow.
+pub const THEN_RELOAD: &str = "; then `tombolo reload`";
 /// What is said of a new certificate in watched files that the broker has not decided on yet.
 pub const ON_TRIAL: &str = "it is tried before it is used";
 
@@ -363,11 +365,22 @@ pub struct Uplink {
     pub suspected: Vec<SuspectedRecord>,
     /// Seconds since a reading was accepted, while the broker refuses all.
     pub nothing_taken_s: Option<u64>,
-    /// Parts of the connection that are omitted because the broker refuses them, as text.
+    /// What of the will and of the gateway's own messages is omitted because the broker refuses it,
+    /// as text.
     pub left_out: Vec<String>,
-    /// What the broker leaves without an answer (SUBSCRIBE) or does not deliver (the gateway's own
-    /// status), one sentence each; it ends when the answer or the message comes.
+    /// Topic filters of commands by which none comes, with the rules that need them: the broker
+    /// refuses the subscription or does not answer it. One sentence each.
+    pub unsubscribed: Vec<String>,
+    /// Why the connection does not last: another client probably or perhaps has the same client id.
+    /// One sentence.
+    pub contested: Option<String>,
+    /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
+    /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
+    /// sentence each.
     pub unheard: Vec<String>,
+    /// Outcomes of commands that the broker refused within the last hour, by topic. A note, since
+    /// no reading depends on it; one sentence each.
+    pub refused_outcomes: Vec<String>,
     /// The error that ended or prevented the last connection.
     pub last_error: Option<String>,
     /// Seconds until the next attempt.
@@ -427,6 +440,9 @@ pub struct ConfigCheck {
     /// Files that `[upstream]` names have another content than when the connection was made, and
     /// are not shown to work since; without one, than at the start or the last reload.
     pub upstream_files_changed: bool,
+    /// Certificates whose watched files have another pair than the one in use, one sentence each:
+    /// the files are read for this, whether or not their change was noticed.
+    pub watched: Vec<String>,
     /// Why a reload would be refused, one finding each; empty = it would not be.
     pub refused: Vec<String>,
     /// Findings of level fail in what a reload would take up, as `check` prints them.
@@ -485,8 +501,10 @@ pub struct Devices {
     pub online: u64,
     /// Serial devices that answer, but none of whose values arrives.
     pub degraded: u64,
-    /// Devices that are neither: also those that were not seen since the start.
+    /// Devices that were seen since the start, and are not there.
     pub offline: u64,
+    /// Devices that were not seen since the start.
+    pub not_seen: u64,
     /// Established DTLS sessions.
     pub sessions: u64,
     /// DTLS handshakes in progress.
@@ -558,6 +576,24 @@ pub struct Mqtt {
     pub absent_sessions: u64,
     /// Messages of QoS 1 that wait for local clients.
     pub queued_messages: u64,
+    /// The newest connect that was refused.
+    pub last_refused: Option<RefusedConnect>,
+}
+
+/// A connect of a local MQTT client that was refused. Nothing in it is proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedConnect {
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The address, or `a Unix socket`.
+    pub peer: String,
+    /// The user name.
+    pub username: Option<String>,
+    /// The device that it claimed to be.
+    pub device: Option<String>,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 /// A source address whose datagrams could not be processed.
@@ -648,6 +684,11 @@ pub struct DeviceState {
     pub sessions: u64,
     /// Connected MQTT clients.
     pub mqtt_clients: u64,
+    /// Connects of MQTT clients that claimed to be this device, and were refused.
+    pub mqtt_refused: u64,
+    /// The newest of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_mqtt_refused: Option<RefusedConnect>,
     /// Readings that the rules let pass.
     pub accepted: u64,
     /// Payload bytes of these.
@@ -760,6 +801,10 @@ pub struct SerialPort {
     /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
+    /// Why nothing that comes can be read, on a line on which nothing is asked: what was seen when
+    /// that was found, and what to compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub illegible: Option<String>,
     /// How a device does that is asked (`poll`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<SerialAsked>,
@@ -798,6 +843,8 @@ pub struct SerialAsked {
     /// Why it gives no reading.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
+    pub learned_timeout_ms: u64,
     /// Questions sent.
     pub questions: u64,
     /// Answers in time.
@@ -845,6 +892,8 @@ pub struct SerialUnit {
     pub left_out: BTreeMap<String, String>,
     /// Milliseconds of silence that it was found to want before a request; 0: none.
     pub learned_pause_ms: u64,
+    /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
+    pub learned_timeout_ms: u64,
     /// Most registers of one request that it was found to answer; 0: as many as configured.
     pub learned_max_registers: u16,
     /// Most coils or discrete inputs of one read that it answers, as was found out; 0: as many as

@@ -109,6 +109,23 @@ pub struct FailedHandshake<'a> {
     pub reason: &'a dyn fmt::Display,
 }
 
+/// A connect of an MQTT client that was refused.
+#[derive(Clone, Copy)]
+pub struct RefusedConnect<'a> {
+    /// The time, if the clock is trusted.
+    pub received: Option<UnixTime>,
+    /// Milliseconds of `CLOCK_BOOTTIME` at that time.
+    pub boottime_ms: u64,
+    /// The source address, or `a Unix socket`.
+    pub peer: &'a str,
+    /// The user name it gave.
+    pub username: Option<&'a str>,
+    /// The device that it claimed to be.
+    pub device: Option<&'a str>,
+    /// Why it was refused.
+    pub reason: &'a str,
+}
+
 /// A command for a device, at a step of its way.
 #[derive(Clone, Copy)]
 pub struct CommandSeen<'a> {
@@ -162,7 +179,8 @@ pub struct Item {
     /// Milliseconds of `CLOCK_BOOTTIME` at that time; 0 = not known.
     #[serde(skip_serializing_if = "is_zero")]
     pub boottime_ms: u64,
-    /// Device id; for a failed handshake, of the device that has the claimed identity.
+    /// Device id; for a failed handshake or a refused connect, of the device that has the claimed
+    /// identity.
     pub device: String,
     /// `POST`, `PUT` or `DELETE`.
     pub method: String,
@@ -181,9 +199,9 @@ pub struct Item {
     /// The beginning of the payload in hexadecimal, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_hex: Option<String>,
-    /// `stored`, `passed`, `filtered` or `refused`; `handshake_failed`; or, for a reading shown
-    /// before under the same `record`: `delivered`, `held_back`, `rejected` or `expired`; for a
-    /// command to the device `command_taken`, `command_sent` or `command_ended`.
+    /// `stored`, `passed`, `filtered` or `refused`; `handshake_failed`; `connect_refused`; or, for
+    /// a reading shown before under the same `record`: `delivered`, `held_back`, `rejected` or
+    /// `expired`; for a command to the device `command_taken`, `command_sent` or `command_ended`.
     pub outcome: String,
     /// The record id, if stored.
     pub record: Option<String>,
@@ -193,13 +211,13 @@ pub struct Item {
     /// The CoAP code, if refused; what became of a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Why it was refused or filtered, or why the handshake failed.
+    /// Why it was refused or filtered, or why the handshake failed or the connect was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The source address of a failed handshake.
+    /// The source address of a failed handshake or a refused connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// The identity claimed or proved in a failed handshake.
+    /// The identity claimed or proved in a failed handshake; the user name of a refused connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
 }
@@ -340,6 +358,21 @@ impl From<&FailedHandshake<'_>> for Item {
     }
 }
 
+impl From<&RefusedConnect<'_>> for Item {
+    fn from(refused: &RefusedConnect<'_>) -> Item {
+        Item {
+            received: refused.received.map(|time| time.to_string()),
+            boottime_ms: refused.boottime_ms,
+            device: refused.device.unwrap_or_default().to_owned(),
+            outcome: "connect_refused".to_owned(),
+            reason: Some(refused.reason.to_owned()),
+            peer: Some(refused.peer.to_owned()),
+            identity: refused.username.map(str::to_owned),
+            ..Item::default()
+        }
+    }
+}
+
 /// What is kept for a watcher that begins.
 #[derive(Debug, Default)]
 struct Recent {
@@ -423,9 +456,9 @@ impl Tail {
         }
     }
 
-    /// The same for a failed handshake.
-    pub fn push_failure(&self, failed: &FailedHandshake<'_>) {
-        let item = Arc::new(Item::from(failed));
+    /// The same for a [`FailedHandshake`] or a [`RefusedConnect`].
+    pub fn push_failure(&self, failed: impl Into<Item>) {
+        let item = Arc::new(failed.into());
         let failures = &mut self.recent().failures;
         if failures.len() >= RECENT_FAILURES {
             failures.pop_front();
@@ -657,6 +690,23 @@ mod tests {
             (own[1].outcome.as_str(), own[1].identity.as_deref()),
             ("handshake_failed", Some("door-7"))
         );
+    }
+
+    #[test]
+    fn a_refused_connect_is_shown_for_the_device_that_it_claims_to_be() {
+        let tail = Tail::new(4);
+        tail.push_failure(&RefusedConnect {
+            received: None,
+            boottime_ms: 3,
+            peer: "192.0.2.7",
+            username: Some("cam"),
+            device: Some("cam-1"),
+            reason: "wrong password",
+        });
+        let own = all(&mut tail.watch(Some("cam-1".into()), 10));
+        let item = own.first().expect("an item");
+        assert_eq!((item.outcome.as_str(), item.identity.as_deref()), ("connect_refused", Some("cam")));
+        assert!(all(&mut tail.watch(Some("cam-2".into()), 10)).is_empty());
     }
 
     #[test]

@@ -30,12 +30,9 @@ pub fn reasons(status: &Status) -> Vec<String> {
             reasons.push(format!("serial port {name} is not open: {reason}"));
         }
         reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
-        if let Some(asked) = port.asked.as_ref().filter(|asked| ["down", "degraded"].contains(&&*asked.state))
-        {
-            reasons.push(format!("the device at serial port {name}, which is asked, is {}", asked.state));
-        }
-        let away = port.units.iter().filter(|(_, unit)| ["down", "degraded"].contains(&unit.state.as_str()));
-        reasons.extend(away.map(|(id, unit)| format!("unit {id} of serial port {name} is {}", unit.state)));
+        reasons.extend(port.asked.as_ref().and_then(|of| asked(name, &of.state)));
+        reasons.extend(port.illegible.as_ref().map(|why| illegible(name, why)));
+        reasons.extend(port.units.iter().filter_map(|(id, of)| unit(name, id, &of.state)));
     }
     if journal.rejected > 0 {
         let (count, s) = (journal.rejected, if journal.rejected == 1 { "" } else { "s" });
@@ -70,6 +67,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         let then = if why.contains(';') { "" } else { "; `tombolo check` shows where it stops" };
         reasons.push(format!("not connected to {broker}{why}{then}"));
     }
+    reasons.extend(uplink.contested.iter().cloned());
     reasons.extend(uplink.stalled.iter().cloned());
     if let Some(seconds) = uplink.oldest_unanswered_s.filter(|seconds| *seconds >= SLOW_ANSWER_S)
         && uplink.stalled.is_empty()
@@ -88,7 +86,28 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         ));
     }
     reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
-    reasons.extend(uplink.unheard.iter().cloned());
+    // What is unheard is a note: no reading depends on it.
+    reasons.extend(uplink.unsubscribed.iter().cloned());
+}
+
+/// A state in which no reading comes.
+fn is_away(state: &str) -> bool {
+    ["down", "degraded"].contains(&state)
+}
+
+/// The device at a port, which is asked, gives no reading.
+pub fn asked(port: &str, state: &str) -> Option<String> {
+    is_away(state).then(|| format!("the device at serial port {port}, which is asked, is {state}"))
+}
+
+/// A unit of a bus gives no reading.
+pub fn unit(port: &str, id: &str, state: &str) -> Option<String> {
+    is_away(state).then(|| format!("unit {id} of serial port {port} is {state}"))
+}
+
+/// Nothing that comes at a port can be read.
+pub fn illegible(port: &str, why: &str) -> String {
+    format!("serial port {port}: {why}")
 }
 
 /// The verdict in one line.
@@ -122,6 +141,9 @@ mod tests {
         // What was lost once does not end, so it cannot be a reason for ever.
         let lost = Status { journal: Journal { lost: 7, records: 9, ..Journal::default() }, ..fine() };
         assert_eq!(reasons(&lost), [""; 0]);
+        // The account may only write: no reading is lost by it.
+        let unheard = Uplink { unheard: vec!["no echo".into()], ..fine().upstream };
+        assert_eq!(reasons(&Status { upstream: unheard, ..fine() }), [""; 0]);
     }
 
     #[test]
@@ -140,6 +162,8 @@ mod tests {
         let open = SerialPort { state: "open".into(), ..SerialPort::default() };
         let unit = |state: &str| SerialUnit { state: state.into(), ..SerialUnit::default() };
         let bus = |state: &str| SerialPort { units: [("u".to_owned(), unit(state))].into(), ..open.clone() };
+        let illegible =
+            SerialPort { illegible: Some("20 frames in a row gave no reading".into()), ..open.clone() };
         let away =
             SerialPort { state: "retrying".into(), reason: Some("it is not there".into()), ..open.clone() };
         let cases: Vec<(Status, &str)> = vec![
@@ -155,6 +179,13 @@ mod tests {
                     ..fine()
                 },
                 "not connected to b:8883: refused",
+            ),
+            (
+                Status {
+                    upstream: Uplink { contested: Some("another client".into()), ..fine().upstream },
+                    ..fine()
+                },
+                "another client",
             ),
             (
                 Status { upstream: Uplink { stalled: vec!["lane".into()], ..fine().upstream }, ..fine() },
@@ -181,7 +212,7 @@ mod tests {
             ),
             (
                 Status {
-                    upstream: Uplink { unheard: vec!["no SUBACK".into()], ..fine().upstream },
+                    upstream: Uplink { unsubscribed: vec!["no SUBACK".into()], ..fine().upstream },
                     ..fine()
                 },
                 "no SUBACK",
@@ -197,6 +228,7 @@ mod tests {
             (Status { problems: vec!["a problem".into()], ..fine() }, "a problem"),
             (Status { serial: [("m".to_owned(), away)].into(), ..fine() }, "m is not open"),
             (Status { serial: [("m".to_owned(), bus("down"))].into(), ..fine() }, "unit u of"),
+            (Status { serial: [("m".to_owned(), illegible)].into(), ..fine() }, "m: 20 frames in a row"),
             (
                 Status {
                     session_store: SessionStore { failing: Some("x".into()), ..SessionStore::default() },

@@ -36,6 +36,8 @@ pub const SPACING: Duration = Duration::from_secs(60);
 pub const LONGEST: Duration = Duration::from_secs(6 * 3600);
 /// Longest wait once nine tenths of the life have passed, or the certificate is gone.
 pub const LONGEST_LATE: Duration = Duration::from_secs(15 * 60);
+/// A certificate that expires within this time is near its end.
+pub const NEAR_END: Duration = Duration::from_secs(86_400);
 /// Default of `renew-at`, in percent.
 pub const RENEW_AT: u8 = 66;
 /// Of the life, in percent: how far a gateway's own place is from [`RENEW_AT`].
@@ -180,6 +182,14 @@ fn place(seed: &str) -> u64 {
 fn begin(validity: Validity, obtained: Option<UnixTime>) -> UnixTime {
     let obtained = obtained.filter(|at| *at <= validity.not_after);
     obtained.unwrap_or_default().max(validity.not_before)
+}
+
+/// Whether so little of the life is left that nothing is lost by what may cost the connection: a
+/// tenth, and at most [`NEAR_END`].
+pub fn is_near_end(validity: Validity, obtained: Option<UnixTime>, now: UnixTime) -> bool {
+    let life = Duration::from_millis(validity.life(begin(validity, obtained)));
+    let left = Duration::from_millis(validity.not_after.0.saturating_sub(now.0));
+    left <= (life / 10).min(NEAR_END)
 }
 
 /// How long to wait after so many failures in a row.
@@ -410,6 +420,18 @@ mod tests {
             });
             assert!((10..=20).contains(&world.orders.len()), "{renew_at:?}: {}", world.orders.len());
         }
+    }
+
+    #[test]
+    fn the_last_tenth_of_a_life_is_near_its_end_and_of_a_long_one_the_last_day() {
+        for (life, near) in [(300, 30), (7 * DAY, 7 * DAY / 10), (365 * DAY, DAY)] {
+            let held = valid(NOW, life);
+            let is_near = |left: u64| is_near_end(held, None, at(NOW + life - left));
+            assert!(!is_near(near + 1) && is_near(near) && is_near(0), "{life}");
+            assert!(is_near_end(held, None, at(NOW + 2 * life)), "{life}");
+        }
+        let endless = Validity { not_before: at(NOW), not_after: NEVER };
+        assert!(!is_near_end(endless, None, at(NOW + 20 * 365 * DAY)));
     }
 
     #[test]

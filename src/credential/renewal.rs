@@ -16,6 +16,11 @@
 //! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns
 //! another certificate is asked for, since then neither works.
 //!
+//! **A candidate that ends sooner** than the present certificate is taken only because the peer
+//! refuses the present one. That may be over by the time of the probe, so the present one is tried
+//! once more directly before; if it is accepted the candidate is given up. Where that is not
+//! decided the candidate waits, unless a person asks for its probe.
+//!
 //! Where there is no present certificate the candidate is committed without a probe: there is
 //! nothing that could be lost.
 //!
@@ -29,6 +34,9 @@
 //! **Taking the one before back** because a person asks is the same trial. If it does not succeed
 //! at once it is over, and the present one connects again.
 //!
+//! **An enrolment that a person asks for** is tried [`ENROLLS_MAX`] times, and can be taken back
+//! before; where there is no certificate it goes on all the same.
+//!
 //! **A restart** forgets nothing of it: [`Kept`]. Refusals that were counted before count again
 //! with the first one after it, since somebody may have mended something meanwhile.
 //!
@@ -40,7 +48,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::candidate::Demands;
-use super::decision::{self, Clock, Decision, History, LONGEST_LATE, Refused, SPACING, Settings, Validity};
+use super::decision::{
+    self, Clock, Decision, History, LONGEST_LATE, NEVER, Refused, SPACING, Settings, Validity,
+};
 use super::source::{OrderKind, Outcome};
 use crate::clock::UnixTime;
 
@@ -52,6 +62,8 @@ pub const ALTERNATIONS_MAX: u32 = 8;
 pub const REFUSALS: u32 = 2;
 /// Refusals in a row of the present certificate after which another one is asked for.
 pub const ORDER_AFTER: u32 = 3;
+/// So often an enrolment is tried that a person asked for beside a certificate in use.
+pub const ENROLLS_MAX: u32 = 8;
 /// So much weighs each return to the certificate before, in failures, for the time of the next
 /// order: what the peer accepts and later refuses is not ordered in a loop.
 const RETURN_WEIGHT: u32 = 4;
@@ -158,6 +170,18 @@ pub enum StageFault {
     Disk(String),
 }
 
+/// When the connection that stands may be given up for a probe, where neither certificate is
+/// accepted beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlace {
+    /// Only where the peer says that it does not admit the client id.
+    OfClientId,
+    /// Also after some times in a row: the present certificate is near its end.
+    AtLast,
+    /// At once: a person asks for the probe.
+    AtOnce,
+}
+
 /// What the shell is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -177,8 +201,13 @@ pub enum Action {
     StagePrevious,
     /// Give the candidate up, and keep the request. No answer is waited for.
     Unstage,
+    /// Connect with the present certificate, unless a connection with it stands.
+    TryPresent,
     /// Connect with the candidate.
-    Probe,
+    Probe {
+        /// When the connection that stands may be given up for that.
+        in_place: InPlace,
+    },
     /// Put the candidate in the place of the present one.
     Commit,
     /// Give the candidate and its request up. No answer is waited for.
@@ -223,6 +252,10 @@ pub enum Event {
     NotReturned(String),
     /// It failed; it is tried again, or a person has to do something.
     Failed(String),
+    /// The enrolment that a person asked for failed too often, and is not tried any more.
+    EnrollGivenUp,
+    /// A person took the enrolment back.
+    EnrollTakenBack,
     /// The certificate has expired or is missing, and nothing can enrol.
     Expired,
 }
@@ -251,6 +284,11 @@ impl fmt::Display for Event {
             Event::Returned => f.write_str("the certificate before is in use again"),
             Event::NotReturned(why) => write!(f, "the certificate before is not taken into use: {why}"),
             Event::Failed(why) => write!(f, "no new certificate: {why}"),
+            Event::EnrollGivenUp => write!(
+                f,
+                "the enrolment that was asked for failed {ENROLLS_MAX} times and is given up; the certificate in use stays"
+            ),
+            Event::EnrollTakenBack => f.write_str("the enrolment that was asked for is taken back"),
             Event::Expired => f.write_str(
                 "the certificate has expired or is missing, and nothing is configured that could enrol; install one",
             ),
@@ -269,6 +307,11 @@ enum Step {
     Staging,
     Staged {
         until: Instant,
+    },
+    /// The present one is tried before a candidate that ends sooner.
+    TryingPresent {
+        /// A person asks for the probe.
+        asked: bool,
     },
     Probing,
     Comparing {
@@ -307,6 +350,10 @@ pub struct Renewal {
     said: Refusals,
     /// Of the one before.
     previous: Option<Validity>,
+    /// Of the candidate.
+    candidate: Option<Validity>,
+    /// The candidate is not what its owner put there, whatever its dates.
+    is_compared: bool,
     /// The one before is not tried by itself earlier.
     fall_back_at: Option<Instant>,
     /// Why it is tried by itself: by then the peer may have accepted it.
@@ -362,6 +409,8 @@ impl Renewal {
             earlier: refusals,
             said: Refusals::default(),
             previous: None,
+            candidate: None,
+            is_compared: false,
             fall_back_at: None,
             fall_back_why: String::new(),
             fall_back_failures: 0,
@@ -388,6 +437,7 @@ impl Renewal {
         };
         if has_candidate {
             renewal.handle_candidate(now);
+            renewal.is_compared = !renewal.settings.by_hand && !renewal.enroll_asked;
             (renewal.closes, renewal.alternations) = (kept.closes, kept.alternations);
         }
         renewal
@@ -432,10 +482,11 @@ impl Renewal {
         Demands { identity: serves, longer: serves && clock.trusted }
     }
 
-    /// Nothing is known against the present certificate.
+    /// Nothing is known against the present certificate. A close without a word is not: it may be
+    /// anything.
     fn serves(&self, clock: Clock) -> bool {
         let is_over = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
-        !is_over && !self.refusals.are_against_it()
+        !is_over && !self.refusals.are_repeated()
     }
 
     /// Goes on with other settings.
@@ -496,7 +547,7 @@ impl Renewal {
             Step::Preparing | Step::Ordering | Step::Later { .. } => "ordering",
             Step::Staging | Step::Staged { .. } => "staged",
             Step::Probing => "probing",
-            Step::Comparing { .. } => "comparing",
+            Step::TryingPresent { .. } | Step::Comparing { .. } => "comparing",
             Step::Committing | Step::CommitFailed { .. } => "committing",
         }
     }
@@ -530,7 +581,46 @@ impl Renewal {
             Step::Later { .. } => (self.kind, self.enroll_asked) = (OrderKind::Enroll, true),
             _ => self.enroll_asked |= asked,
         }
+        if asked {
+            self.history.failures = 0;
+        }
         asked
+    }
+
+    /// How often the enrolment failed that a person asked for beside a certificate in use; `None`:
+    /// none is asked for.
+    pub fn enroll_failures(&self) -> Option<u32> {
+        (self.enroll_asked && self.present.is_some()).then_some(self.history.failures)
+    }
+
+    /// Takes the enrolment back that a person asked for. What was issued for it already is proven
+    /// all the same.
+    ///
+    /// # Errors
+    /// None is asked for, or it is being made at this moment.
+    pub fn cancel_enroll(&mut self) -> Result<(), &'static str> {
+        if !self.enroll_asked {
+            return Err("no enrolment is asked for");
+        }
+        match self.step {
+            Step::Resting => {}
+            Step::Later { .. } => {
+                self.step = Step::Resting;
+                self.actions.push_back(Action::Forget);
+            }
+            Step::Preparing | Step::Ordering => {
+                return Err("the source is being asked at this moment: try again when it has answered");
+            }
+            _ => return Err("a certificate was issued for it already, and is being proven"),
+        }
+        self.forget_enroll();
+        self.events.push_back(Event::EnrollTakenBack);
+        Ok(())
+    }
+
+    fn forget_enroll(&mut self) {
+        (self.enroll_asked, self.history.asked) = (false, false);
+        (self.history.failures, self.last_error) = (0, None);
     }
 
     /// Tries to take the certificate before into use again. False: something is being proven or
@@ -558,15 +648,24 @@ impl Renewal {
     /// Whether another candidate may take the place of what is under way: nothing is being proven
     /// or written.
     pub fn may_be_offered(&self) -> bool {
-        !matches!(self.step, Step::Staging | Step::Probing | Step::Comparing { .. } | Step::Committing)
+        !matches!(
+            self.step,
+            Step::Staging
+                | Step::TryingPresent { .. }
+                | Step::Probing
+                | Step::Comparing { .. }
+                | Step::Committing
+        )
     }
 
-    /// A candidate was stored that nobody asked a source for.
-    pub fn handle_offered(&mut self, now: Instant) {
+    /// A candidate was stored that nobody asked a source for. `is_compared`: it is one that is
+    /// judged by the present one, and not its owner's decision.
+    pub fn handle_offered(&mut self, now: Instant, is_compared: bool) {
         self.events.push_back(Event::Offered);
         self.origin = Origin::New;
         self.last_error = None;
         self.handle_candidate(now);
+        self.is_compared = is_compared;
     }
 
     /// A candidate is on disk: it was there at the start, or a person installed it.
@@ -587,10 +686,14 @@ impl Renewal {
 
     // Time and the present certificate.
 
-    /// How the peer refuses the present certificate, and from when until when the one before is
-    /// valid, if there is one: known with each [`Renewal::handle_timeout`].
-    pub fn handle_refusals(&mut self, refusals: Refusals, previous: Option<Validity>) {
-        self.previous = previous;
+    /// From when until when the one before and the candidate are valid, where there are such: known
+    /// with each [`Renewal::handle_timeout`].
+    pub fn handle_files(&mut self, previous: Option<Validity>, candidate: Option<Validity>) {
+        (self.previous, self.candidate) = (previous, candidate);
+    }
+
+    /// How the peer refuses the present certificate: known with each [`Renewal::handle_timeout`].
+    pub fn handle_refusals(&mut self, refusals: Refusals) {
         // The prover begins anew with each acceptance.
         if refusals.times < self.said.times || refusals.closes < self.said.closes {
             self.earlier = Refusals::default();
@@ -614,8 +717,9 @@ impl Renewal {
         match self.step.clone() {
             Step::Resting => self.rest(now, clock),
             Step::Later { until } if now >= until || std::mem::take(&mut self.order_asked) => self.order(),
-            Step::Staged { until } if now >= until || std::mem::take(&mut self.probe_asked) => {
-                self.probe();
+            Step::Staged { until } if now >= until || self.probe_asked => {
+                let asked = std::mem::take(&mut self.probe_asked);
+                self.begin_probe(clock, asked);
             }
             Step::Comparing { why, definite, until } => {
                 self.compare(now, clock, standing, why, definite, until);
@@ -729,19 +833,37 @@ impl Renewal {
         self.actions.push_back(Action::Commit);
     }
 
-    fn probe(&mut self) {
-        self.probe_asked = false;
-        match self.present {
-            None => self.commit(),
-            Some(_) => {
-                self.step = Step::Probing;
-                // What is repeated again and again is said once.
-                if self.faults == 0 && self.origin == Origin::New {
-                    self.events.push_back(Event::Probing);
-                }
-                self.actions.push_back(Action::Probe);
-            }
+    fn begin_probe(&mut self, clock: Clock, asked: bool) {
+        if self.present.is_none() {
+            self.commit();
+        } else if self.ends_sooner() {
+            self.step = Step::TryingPresent { asked };
+            self.actions.push_back(Action::TryPresent);
+        } else {
+            self.probe(clock, asked);
         }
+    }
+
+    /// The candidate would be taken only because the present one is refused.
+    fn ends_sooner(&self) -> bool {
+        let Some((candidate, present)) = self.candidate.zip(self.present) else { return false };
+        let is_sooner = present.not_after < NEVER && candidate.not_after < present.not_after;
+        is_sooner && self.is_compared && self.origin == Origin::New
+    }
+
+    fn probe(&mut self, clock: Clock, asked: bool) {
+        let is_near_end = |present| decision::is_near_end(present, self.history.obtained, clock.now);
+        let in_place = match self.present {
+            _ if asked => InPlace::AtOnce,
+            Some(present) if clock.trusted && is_near_end(present) => InPlace::AtLast,
+            _ => InPlace::OfClientId,
+        };
+        self.step = Step::Probing;
+        // What is repeated again and again is said once.
+        if self.faults == 0 && self.origin == Origin::New {
+            self.events.push_back(Event::Probing);
+        }
+        self.actions.push_back(Action::Probe { in_place });
     }
 
     fn compare(
@@ -773,9 +895,13 @@ impl Renewal {
     }
 
     fn reject(&mut self, now: Instant, clock: Clock, why: String) {
+        self.give_up(now, clock, why.clone(), format!("the new certificate was refused: {why}"));
+    }
+
+    fn give_up(&mut self, now: Instant, clock: Clock, why: String, error: String) {
         self.actions.push_back(Action::Discard);
-        self.events.push_back(Event::Rejected(why.clone()));
-        self.fail(now, clock, format!("the new certificate was refused: {why}"));
+        self.events.push_back(Event::Rejected(why));
+        self.fail(now, clock, error);
     }
 
     fn fail(&mut self, now: Instant, clock: Clock, why: String) {
@@ -785,6 +911,10 @@ impl Renewal {
         self.not_before = Some(now + SPACING);
         self.last_error = Some(why.clone());
         self.events.push_back(Event::Failed(why));
+        if self.enroll_failures().is_some_and(|failures| failures >= ENROLLS_MAX) {
+            self.forget_enroll();
+            self.events.push_back(Event::EnrollGivenUp);
+        }
     }
 
     /// The certificate before is not accepted either; the present one connects again.
@@ -855,6 +985,7 @@ impl Renewal {
                 self.events.push_back(Event::Staged);
                 self.last_error = None;
                 self.handle_candidate(now);
+                self.is_compared = !self.enroll_asked;
             }
             Err(StageFault::Flaw(flaw)) => {
                 self.actions.push_back(Action::Forget);
@@ -862,6 +993,35 @@ impl Renewal {
             }
             Err(StageFault::Disk(why)) => self.fail(now, clock, why),
         }
+    }
+
+    /// Of [`Action::TryPresent`].
+    pub fn handle_present(&mut self, now: Instant, clock: Clock, verdict: Verdict) {
+        let Step::TryingPresent { asked } = self.step else { return };
+        match verdict {
+            Verdict::Refused(_) => self.probe(clock, asked),
+            // Whether the candidate is accepted is what a person wants to know.
+            Verdict::Closed(_) | Verdict::Fault(_) if asked => self.probe(clock, asked),
+            Verdict::Accepted => {
+                let why = "it ends sooner than the present one, which is accepted again".to_owned();
+                let error = format!("the new certificate is not needed: {why}");
+                self.give_up(now, clock, why, error);
+            }
+            Verdict::Closed(why) | Verdict::Fault(why) => self.undecided(
+                now,
+                format!(
+                    "it ends sooner than the present one, and whether that is still refused could not be seen: {why}"
+                ),
+            ),
+        }
+    }
+
+    fn undecided(&mut self, now: Instant, why: String) {
+        self.faults = self.faults.saturating_add(1);
+        let retry_in = decision::back_off(self.faults, None, true).min(LONGEST_LATE);
+        self.step = Step::Staged { until: now + retry_in };
+        self.last_error = Some(format!("the new certificate could not be tried: {why}"));
+        self.events.push_back(Event::Undecided { why, retry_in });
     }
 
     /// Of [`Action::Probe`].
@@ -887,13 +1047,7 @@ impl Renewal {
                 self.events.push_back(Event::Refused(why.clone()));
                 self.step = Step::Comparing { why, definite: false, until };
             }
-            Verdict::Fault(why) => {
-                self.faults = self.faults.saturating_add(1);
-                let retry_in = decision::back_off(self.faults, None, true).min(LONGEST_LATE);
-                self.step = Step::Staged { until: now + retry_in };
-                self.last_error = Some(format!("the new certificate could not be tried: {why}"));
-                self.events.push_back(Event::Undecided { why, retry_in });
-            }
+            Verdict::Fault(why) => self.undecided(now, why),
         }
     }
 

@@ -43,7 +43,7 @@ use super::leaf::Leaf;
 use super::renewal::{CLOSES_MAX, Kept, REFUSALS, Refusals, failures_after, refused_in_use};
 use super::request;
 use crate::clock::UnixTime;
-use crate::durable::atomic_file::{AtomicFile, Retrieved, sweep};
+use crate::durable::atomic_file::{AtomicFile, Retrieved, name_before, sweep};
 use crate::durable::folder::StateFolder;
 use crate::northbound::token_key::{self, TokenKey};
 
@@ -57,6 +57,10 @@ const REQUEST: &str = "request.pem";
 const STATE: &str = "state";
 /// Longest file.
 const FILE_MAX: u64 = 2 * BYTES_MAX as u64 + 32 * 1024;
+/// What is said of files that were damaged.
+pub const SET_ASIDE: &str = "files of it were damaged and are set aside";
+/// Names of files that were set aside, told at most.
+const NAMED_MAX: usize = 16;
 /// Events kept.
 const EVENTS_MAX: usize = 64;
 /// Characters kept of one.
@@ -469,6 +473,16 @@ impl<F: StateFolder> Store<F> {
         &self.problems
     }
 
+    /// The names under which damaged files were set aside, now or earlier. They stay until the
+    /// next certificate comes into use or somebody removes them.
+    pub fn set_aside(&self) -> Vec<String> {
+        let names = self.folder.names().unwrap_or_default();
+        let mut aside: Vec<String> =
+            names.into_iter().filter(|name| name_before(name).is_some()).take(NAMED_MAX).collect();
+        aside.sort();
+        aside
+    }
+
     /// Keeps a key and its request, before the request leaves.
     ///
     /// # Errors
@@ -535,6 +549,11 @@ impl<F: StateFolder> Store<F> {
         (self.state.confirmed, self.state.failures) = (false, 0);
         (self.state.last_attempt, self.state.last_error) = (None, None);
         self.finish_commit();
+        self.problems.clear();
+        for name in self.set_aside() {
+            // A folder stays, and is named until somebody looks at it.
+            let _ = self.folder.remove(&name);
+        }
         Ok(())
     }
 

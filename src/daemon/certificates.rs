@@ -21,6 +21,7 @@ use self::beside::Beside;
 use self::dtls_identity::DtlsIdentity;
 use self::prover::ByUplink;
 use super::clock::SystemClock;
+use super::config_check::WatchedPair;
 use super::link::Link;
 use crate::clock::WallClock;
 use crate::config::Settings;
@@ -34,7 +35,7 @@ use crate::credential::io::est::EstSource;
 use crate::credential::io::keeper::{Keeper, Prover, open_store};
 use crate::credential::io::watch::{FileWatch, PairFiles};
 use crate::credential::leaf::Usage;
-use crate::credential::renewal::{PATIENCE, Standing};
+use crate::credential::renewal::{ENROLLS_MAX, PATIENCE, Standing};
 use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
@@ -310,6 +311,20 @@ impl Certificates {
         .collect()
     }
 
+    /// The watched files for the broker, unless something about them is among the problems.
+    pub fn watched_pairs(&self) -> Vec<WatchedPair> {
+        let entries = self.entries.borrow();
+        let of_broker = entries.iter().filter(|entry| entry.usage() == Usage::Client);
+        of_broker
+            .filter_map(|entry| {
+                let watch = entry.files.as_ref().filter(|watch| watch.problem().is_none())?;
+                let shown = entry.keeper.shown();
+                let known = [Some(shown.current_print?), shown.candidate_print];
+                Some(WatchedPair { name: UPSTREAM_FILES, files: watch.files().clone(), known })
+            })
+            .collect()
+    }
+
     /// As `status` and `cert status` show them, by name.
     pub fn snapshot(&self) -> BTreeMap<String, snapshot::Certificate> {
         let entries = self.entries.borrow();
@@ -341,8 +356,12 @@ impl Certificates {
             let is_over = present.is_none_or(|of| wall.is_some_and(|now| of.has_expired(now)));
             let later = later.map(|since| since.elapsed());
             let on_trial = || {
+                let there = match entry.files {
+                    Some(_) => "its files have a new one",
+                    None => "a new one is there",
+                };
                 Some(format!(
-                    "certificate {name}: its files have a new one, and {}; the one before, until {until}, stays in use meanwhile",
+                    "certificate {name}: {there}, and {}; the one before, until {until}, stays in use meanwhile",
                     snapshot::ON_TRIAL
                 ))
             };
@@ -366,16 +385,15 @@ impl Certificates {
                     let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
                     Some(format!("certificate {name} could not be renewed, is asked for again, and {what}{reason}"))
                 }
-                // A person wrote them, and asks whether all is fine.
-                "staged" | "probing" if reason.is_empty() && entry.files.is_some() => on_trial(),
+                "staged" | "probing" | "comparing" if reason.is_empty() && present.is_some() => on_trial(),
                 "staged" | "probing" | "comparing" if !reason.is_empty() => {
-                    Some(format!("certificate {name}: there is a new one, and it is not in use yet{reason}"))
+                    Some(format!("certificate {name}: there is a new one, and it is not in use yet{reason}{next}"))
                 }
                 "committing" if !reason.is_empty() => {
                     Some(format!("certificate {name}: the next one is proven, and not in use yet{reason}"))
                 }
                 "retrying" if entry.files.is_none() => {
-                    Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}"))
+                    Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}{next}"))
                 }
                 _ => {
                     let step = present.zip(wall).and_then(|(of, now)| expiry::step(of, now));
@@ -407,7 +425,7 @@ impl Certificates {
             let entries = self.entries.borrow();
             let known: Vec<&str> = entries.iter().map(|entry| entry.name()).collect();
             let known = match known.is_empty() {
-                true => "none renews itself".to_owned(),
+                true => "none renews itself: `tombolo cert status` says what configures one".to_owned(),
                 false => format!("known here: {}", known.join(", ")),
             };
             let text = format!("there is no certificate {name:?} in use; {known}");
@@ -415,7 +433,7 @@ impl Certificates {
         };
         let fail = |what: String| Failure::new(Code::Failed, format!("certificate {}: {what}", entry.name()));
         let keeper = &entry.keeper;
-        let asks = matches!(action, CertificateAction::Renew | CertificateAction::Enroll);
+        let asks = matches!(action, CertificateAction::Renew | CertificateAction::Enroll { .. });
         if let (Some(watch), true) =
             (&entry.files, asks || matches!(action, CertificateAction::Csr | CertificateAction::Install(_)))
         {
@@ -436,12 +454,16 @@ impl Certificates {
                 true => reply.ok(&self.shown(&entry)),
                 false => reply.fail(on_its_way(&entry)),
             },
-            CertificateAction::Enroll if !keeper.settings().decision().may_enroll => reply.fail(fail(
+            CertificateAction::Enroll { cancel: true } => match keeper.cancel_enroll() {
+                Ok(()) => reply.ok(&self.shown(&entry)),
+                Err(why) => reply.fail(fail(format!("{why} (it is {})", keeper.state()))),
+            },
+            CertificateAction::Enroll { .. } if !keeper.settings().decision().may_enroll => reply.fail(fail(
                 "nothing proves to the source who asks: set bootstrap-certificate-file and bootstrap-key-file, or \
                  username and password-file"
                     .to_owned(),
             )),
-            CertificateAction::Enroll => match keeper.ask_enroll() {
+            CertificateAction::Enroll { .. } => match keeper.ask_enroll() {
                 true => reply.ok(&self.shown(&entry)),
                 false => reply.fail(on_its_way(&entry)),
             },
@@ -513,12 +535,17 @@ impl Certificates {
             (renewal.due(), renewal.history().clone(), error, renewal.present())
         });
         let leaf = files.current.as_ref();
-        let slot = match (files.has_candidate, leaf) {
+        let slot = match (files.candidate.is_some(), leaf) {
             (true, _) => Some("candidate"),
             (false, Some(_)) => Some("current"),
             (false, None) => None,
         };
-        let state = keeper.state();
+        let is_taking_up = entry.dtls.as_ref().is_some_and(|dtls| dtls.is_taking_up());
+        let state = match keeper.state() {
+            // It is on disk, and handshakes have the one before.
+            "committed" if is_taking_up => "committing",
+            state => state,
+        };
         let pair = entry.files.as_ref().map(|watch| watch.files());
         let wall = self.clock.wall();
         snapshot::Certificate {
@@ -533,7 +560,7 @@ impl Certificates {
             last_attempt: history.last_attempt.or(history.obtained).map(|at| at.to_string()),
             last_error: error,
             days_left: validity.zip(wall).and_then(|(of, now)| expiry::days_left(of, now)),
-            next: next(entry, state, wall.is_some()),
+            next: next(entry, state, wall.is_some(), self.link.spares_connection()),
             files: pair
                 .map(|pair| [&pair.certificate, &pair.key].map(|file| file.display().to_string()).to_vec()),
             looking: entry.files.as_ref().is_some_and(|watch| watch.is_asked()),
@@ -566,12 +593,26 @@ fn days(step: Step) -> u64 {
 }
 
 /// What a person has to know or to do next.
-fn next(entry: &Entry, state: &str, is_clock_trusted: bool) -> Option<String> {
+fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: bool) -> Option<String> {
     let settings = entry.keeper.settings();
     let name = settings.name.as_str();
     let is_missing = state == "missing";
     if entry.keeper.with_renewal(|renewal| renewal.refused().is_some()) && state != "expired" {
         return Some(when_refused(entry, state));
+    }
+    if state == "staged" && entry.usage() == Usage::Client && spares_connection {
+        return Some(format!(
+            "the connection that stands is not given up for a trial while the broker refuses new ones; allow \
+             upstream.probe-client-id to connect there, or `tombolo cert probe {name}` tries it in the place of the connection"
+        ));
+    }
+    if let Some(failures) = entry.keeper.with_renewal(|renewal| renewal.enroll_failures())
+        && matches!(state, "ordering" | "retrying" | "valid" | "committed")
+    {
+        return Some(format!(
+            "an enrolment is asked for: {failures} of at most {ENROLLS_MAX} attempts failed; `tombolo cert enroll {name} \
+             --cancel` takes it back"
+        ));
     }
     if !is_clock_trusted && matches!(state, "ordering" | "staged" | "probing" | "comparing" | "retrying") {
         return Some(

@@ -23,7 +23,7 @@ use crate::downlink::delivery::{Carrier, Delivery, NotSent, Told};
 use crate::downlink::io::MailboxFile;
 use crate::downlink::mailbox::{Arrival, Event, Mailbox, Observer, Take};
 use crate::downlink::remote::Remote;
-use crate::downlink::router::{Directory, Routed, Router, Target};
+use crate::downlink::router::{Directory, Refusal, Routed, Router, Target};
 use crate::downlink::settings::Settings;
 use crate::gate::{DeviceView, Gate, reply};
 use crate::journal::Refused;
@@ -635,10 +635,15 @@ impl Commands {
         let routed = self.router.route(&topic, &Devices { gate, now: moment.now });
         let target = match routed {
             Routed::To(targets) => targets.into_iter().find(|target| target.device.as_str() == device),
+            Routed::Refused { refusal: Refusal::NoRule, .. } | Routed::Nothing => None,
             Routed::Refused { refusal, .. } => return Err(format!("{refusal} ({topic})")),
-            Routed::Nothing => None,
         };
-        let target = target.ok_or_else(|| format!("no downlink rule matches the topic ({topic})"))?;
+        let target = target.ok_or_else(|| {
+            format!(
+                "no downlink rule of the device's role matches the topic {topic}; a table [role.ROLE.downlink.NAME] with topic \
+                 and path, as `man tombolo.toml` shows, allows it"
+            )
+        })?;
         if !has_session(gate, moment.now, device) {
             return Err(NO_SESSION.to_owned());
         }

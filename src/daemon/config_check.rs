@@ -13,20 +13,53 @@ use crate::config::reload::compare;
 use crate::config::{Finding, Level, Loaded};
 use crate::control::api::Reply;
 use crate::control::snapshot::{ConfigCheck, ConfigDifference};
+use crate::credential::io::watch::PairFiles;
 use crate::northbound::io::files;
 use crate::proto::dtls::server::ServerKey;
 
 /// Answers off the path's thread. `used`: the files of the upstream in use. `served`: the key that
-/// handshakes of devices have, which may have come into use since the last reload.
+/// handshakes of devices have, which may have come into use since the last reload. `watched`: files
+/// whose pair is taken up by itself.
 pub fn answer(
     options: Options,
     running: Arc<Loaded>,
     clock: Arc<dyn WallClock>,
     used: UsedFiles,
-    served: Option<Arc<ServerKey>>,
+    (served, watched): (Option<Arc<ServerKey>>, Vec<WatchedPair>),
     reply: Reply,
 ) {
-    tokio::task::spawn_blocking(move || reply.ok(&look(&options, &running, clock, used, served)));
+    tokio::task::spawn_blocking(move || {
+        let mut found = look(&options, &running, clock.clone(), used, served);
+        found.watched = watched.iter().filter_map(|pair| pair.differs(&*clock)).collect();
+        reply.ok(&found);
+    });
+}
+
+/// The pair of files that another program renews for the broker.
+#[derive(Clone, Debug)]
+pub struct WatchedPair {
+    /// The certificate's name.
+    pub name: &'static str,
+    /// The files.
+    pub files: PairFiles,
+    /// The pair in use and the one on trial, as
+    /// [`Held::print`](crate::credential::store::Held::print).
+    pub known: [Option<u64>; 2],
+}
+
+impl WatchedPair {
+    /// Whether the files have another pair by now, in words. What is no pair is named by the check
+    /// itself. It blocks.
+    fn differs(&self, clock: &dyn WallClock) -> Option<String> {
+        let held = self.files.read(clock.wall()).ok()?;
+        (!self.known.contains(&Some(held.print()))).then(|| {
+            format!(
+                "certificate {}: its files have another pair than the one in use, which is proven before it is used, some \
+                 seconds after their last change",
+                self.name
+            )
+        })
+    }
 }
 
 fn look(

@@ -255,6 +255,7 @@ impl Desk {
         let mut problems = uplink.stalled.clone();
         problems.extend(self.problems(&journal, Instant::now()));
         problems.extend(self.link.lasting_problems());
+        problems.extend(self.ports.problems());
         if let Some(first) = problems.first() {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
@@ -380,6 +381,7 @@ impl Desk {
                 .chain(rejected_problem(&status))
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
+                .chain(self.ports.problems())
                 .map(|problem| hinted(&problem).into_owned())
                 .collect(),
             connection: self.link.connections(),
@@ -622,6 +624,7 @@ impl Desk {
         self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
         drop(hub);
         self.rules_since = Instant::now();
+        self.link.set_downlink(&settings.downlink);
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -681,7 +684,7 @@ impl Desk {
         problems.extend(self.disk_problem());
         problems.extend(self.refused.iter().map(|reason| {
             // Where only a restart helps, its advice says so.
-            let then = if reason.contains("restart") { "" } else { "; then `tombolo reload`" };
+            let then = if reason.contains("restart") { "" } else { snapshot::THEN_RELOAD };
             format!("the last reload was refused, the configuration before it is in use: {reason}{then}")
         }));
         let connections = self.link.connections();
@@ -753,12 +756,13 @@ impl Control for Desk {
         let settings = &self.loaded.settings;
         let standings = self.ports.standings();
         let known = hub.pipeline.gate.device_count() as u64;
-        let (mut online, mut degraded) = (0, 0);
+        let (mut online, mut degraded, mut offline) = (0, 0, 0);
         for device in hub.pipeline.gate.devices(now) {
             match Presence::of(&device, standings.get(device.id)) {
                 Presence::Online => online += 1,
                 Presence::Degraded => degraded += 1,
-                Presence::Offline | Presence::NotSeen => {}
+                Presence::Offline => offline += 1,
+                Presence::NotSeen => {}
             }
         }
         let mut status = snapshot::Status {
@@ -786,7 +790,8 @@ impl Control for Desk {
                 known,
                 online,
                 degraded,
-                offline: known.saturating_sub(online + degraded),
+                offline,
+                not_seen: known.saturating_sub(online + degraded + offline),
                 sessions: hub.engine.session_count() as u64,
                 half_open: hub.engine.half_open_count() as u64,
                 fleets: fleets(&hub),
@@ -796,7 +801,7 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
-            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt),
+            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),
@@ -977,7 +982,8 @@ impl Control for Desk {
     fn config_check(&mut self, reply: Reply) {
         let (options, running) = (self.options.clone(), Arc::clone(&self.loaded));
         let (used, served) = (self.link.used_files(), self.in_force.key.clone());
-        config_check::answer(options, running, self.clock.clone(), used, served, reply);
+        let kept = (served, self.certificates.watched_pairs());
+        config_check::answer(options, running, self.clock.clone(), used, kept, reply);
     }
 
     fn security_report(&mut self) -> snapshot::SecurityReport {
@@ -1031,6 +1037,10 @@ impl Control for Desk {
 
     fn uplink_check(&mut self, reply: Reply) {
         self.link.check(reply);
+    }
+
+    fn hurry(&mut self) -> bool {
+        self.link.hurry()
     }
 
     fn certificates(&mut self) -> BTreeMap<String, snapshot::Certificate> {

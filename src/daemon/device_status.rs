@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::deliveries::Deliveries;
 use super::hub::Hub;
+use super::mqtt_status;
 use super::serial::Standing;
 use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
@@ -98,6 +99,11 @@ pub fn known(hub: &Hub, id: &str) -> Result<DeviceIndex, Failure> {
 
 fn unknown(hub: &Hub, id: &str) -> Failure {
     let gate = &hub.pipeline.gate;
+    if gate.is_withheld(id) {
+        let text =
+            format!("device {id} is switched off or disabled; `tombolo device show {id}` has the way out");
+        return Failure::new(Code::NotFound, text);
+    }
     let advice = match did_you_mean(id, gate.devices(hub.moment.now).map(|view| view.id.as_str())) {
         Some(near) => format!("did you mean {near}?"),
         None if gate.fleets().next().is_some() => {
@@ -126,6 +132,7 @@ fn show(
         hub.moment.wall.map(|wall| UnixTime(wall.0.saturating_sub(ms)).to_string())
     };
     let reasons = view.refused.iter().filter(|(_, count)| *count > 0);
+    let mqtt_refused = hub.mqtt.refused_connects_of(view.index);
     DeviceState {
         id: view.id.to_string(),
         role: view.role.to_string(),
@@ -138,6 +145,8 @@ fn show(
         last_seen_s: view.last_seen.map(|at| ago(at).as_secs()),
         sessions,
         mqtt_clients: hub.mqtt.clients_of(view.index) as u64,
+        mqtt_refused: mqtt_refused.map_or(0, |(count, _)| count),
+        last_mqtt_refused: mqtt_refused.map(|(_, last)| mqtt_status::refused(now, last)),
         accepted: view.accepted,
         accepted_bytes: view.accepted_bytes,
         unstored: view.unstored.into(),

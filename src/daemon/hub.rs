@@ -621,7 +621,7 @@ impl Hub {
             self.mqtt_verify.notify_one();
         }
         while let Some(event) = self.mqtt.poll_event() {
-            super::mqtt_status::say(self.moment.now, &mut self.limiter, &event);
+            super::mqtt_status::say(&self.moment, &mut self.limiter, &self.tail, &event);
         }
         // Wills of connections that ended just now.
         self.route_events();

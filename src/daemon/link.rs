@@ -1,6 +1,7 @@
 //! The uplink as the rest of the daemon holds it: one that can be replaced, or not be there at all.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
 use crate::control::snapshot;
-use crate::credential::probe_place::{ProbePlace, with_client_id};
-use crate::credential::renewal::{Refusals, Standing, Verdict};
+use crate::credential::probe_place::{Comparison, ProbePlace, with_client_id};
+use crate::credential::renewal::{InPlace, Refusals, Standing, Verdict};
+use crate::downlink;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
@@ -31,7 +33,9 @@ use crate::northbound::publisher::{HeldRecord, Skip};
 use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
-use crate::northbound::uplink::{self, CLOSES, Inbound, Status, TrialVerdict, Uplink};
+use crate::northbound::uplink::{
+    self, CLOSES, Inbound, Status, TrialVerdict, Unsubscribed, Uplink, used_elsewhere,
+};
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -87,6 +91,8 @@ pub struct Link {
     probe_place: RefCell<ProbePlace>,
     /// The last certificate that was accepted has the connection already.
     has_connection: Cell<bool>,
+    /// What needs each filter of commands, in words.
+    needed_by: RefCell<BTreeMap<String, String>>,
 }
 
 /// Starts it.
@@ -114,6 +120,7 @@ pub fn start(
         untaken: Cell::default(),
         probe_place: RefCell::default(),
         has_connection: Cell::new(false),
+        needed_by: RefCell::default(),
     });
     link.replace(settings, &[]);
     link
@@ -284,7 +291,7 @@ impl Link {
         let client_id = of_probes.clone().unwrap_or_else(|| check_client_id(&settings.client_id));
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
-        match timeout(FILES_WITHIN, tried).await {
+        match timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict) {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
             // Perhaps it has nothing against the files, and takes no other client id.
             Ok(TrialVerdict::Refused(_) | TrialVerdict::Closed(_)) if settings.probe_client_id.is_none() => {
@@ -314,7 +321,7 @@ impl Link {
         handle.with(|core| core.expect_take_over(Some(until)));
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(settings, clock, &settings.client_id, None, spoken);
-        let verdict = timeout(FILES_WITHIN, tried).await;
+        let verdict = timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict);
         let why = match verdict {
             Ok(TrialVerdict::Accepted) => {
                 // Where the broker lets both stand.
@@ -404,17 +411,22 @@ impl Link {
 
     /// Shows by a connection whether the broker accepts this certificate: chain and key in one
     /// file. The connection takes the place of the present one, or, where one stands and there is a
-    /// `probe-client-id` that the broker admits, is made beside it.
-    pub async fn probe(&self, file: PathBuf) -> Verdict {
+    /// `probe-client-id`, is made beside it; `in_place` says when that one is given up all the
+    /// same.
+    pub async fn probe(&self, file: PathBuf, in_place: InPlace) -> Verdict {
         let until = Instant::now() + PROBE_WITHIN;
         while Instant::now() < until && !self.stopping.get() {
             let handle = self.handle.borrow().clone();
             let Some(handle) = handle else { return Verdict::Fault("no upstream is configured".to_owned()) };
-            let is_beside = self.probe_place.borrow().is_beside(handle.with(|core| core.is_connected()));
+            let stands = handle.with(|core| core.is_connected());
+            let is_beside = self.probe_place.borrow().is_beside(stands, in_place);
             let client_id = handle.with_settings(|settings| settings.probe_client_id.clone());
             if let Some(client_id) = client_id.filter(|_| is_beside) {
                 self.has_connection.set(false);
-                return self.probe_beside(&handle, &client_id, file).await;
+                let verdict = self.probe_beside(&handle, &client_id, file.clone()).await;
+                if !self.probe_place.borrow().goes_on_in_place(in_place) {
+                    return verdict;
+                }
             }
             handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file.clone())));
             // A reload may replace the uplink meanwhile: then the next one is asked.
@@ -438,9 +450,10 @@ impl Link {
         let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
         let tried = async |identity| {
             let clock: Arc<dyn WallClock> = self.clock.clone();
-            of_trial(separate_trial(&settings, clock, client_id, identity, spoken).await)
+            let tried = separate_trial(&settings, clock, client_id, identity, spoken).await;
+            Comparison { verdict: of_trial(tried.verdict), refuses_client_id: tried.refuses_client_id }
         };
-        let candidate = tried(Some((file.clone(), file))).await;
+        let candidate = tried(Some((file.clone(), file))).await.verdict;
         let present = match ProbePlace::needs_comparison(&candidate) {
             true => Some(tried(None).await),
             false => None,
@@ -482,13 +495,30 @@ impl Link {
         });
     }
 
+    /// Somebody waits for the connection: the next attempt is brought forward, within bounds.
+    pub fn hurry(&self) -> bool {
+        let handle = self.handle.borrow().clone();
+        handle.is_some_and(|handle| handle.with(|core| core.hurry(Instant::now())))
+    }
+
+    /// No candidate waits for its probe any more.
+    pub fn handle_given_up(&self) {
+        self.probe_place.borrow_mut().handle_over();
+    }
+
+    /// Whether a candidate waits because the connection that stands is not given up for its probe.
+    pub fn spares_connection(&self) -> bool {
+        let place = self.probe_place.borrow();
+        place.fault().is_some() && !place.is_not_admitted()
+    }
+
     /// Another certificate is in use: one that was proven in the place of the connection has it
     /// already. The file's new content is no news for a reload.
     pub fn handle_renewed(self: &Rc<Self>) {
         let handle = self.handle.borrow().clone();
         let Some(handle) = handle else { return };
         handle.with(Uplink::forget_refusals);
-        self.probe_place.borrow_mut().handle_committed();
+        self.probe_place.borrow_mut().handle_over();
         let has_connection = self.has_connection.take();
         let beside = handle.with_settings(|settings| {
             settings.probe_client_id.as_ref()?;
@@ -602,10 +632,34 @@ impl Link {
     fn probe_id_problem(&self) -> Option<String> {
         let place = self.probe_place.borrow();
         let why = place.fault()?;
+        let place = match place.is_not_admitted() {
+            true => "certificates are tried in the place of the connection",
+            false => {
+                "the new certificate waits, and the connection that stands is not given up for it (`tombolo cert status` \
+                 names the command that does so)"
+            }
+        };
         Some(format!(
-            "{why}; certificates are tried in the place of the connection; allow that client id to connect at the broker, or \
-             take upstream.probe-client-id out, then `tombolo reload`"
+            "{why}; {place}; allow that client id to connect at the broker, or take upstream.probe-client-id out, then \
+             `tombolo reload`"
         ))
+    }
+
+    /// The rules of commands in force, by which a subscription that fails is named.
+    pub fn set_downlink(&self, downlink: &downlink::settings::Settings) {
+        let needed = |filter: &String| (filter.clone(), downlink.needed_by(filter).join(", "));
+        self.needed_by.replace(downlink.filters.iter().map(needed).collect());
+    }
+
+    /// A filter by which no command comes, with the rules that need it.
+    fn unsubscribed(&self, it: &Unsubscribed) -> String {
+        let needed = self.needed_by.borrow();
+        let of = needed.get(&it.filter).filter(|of| !of.is_empty());
+        let of = of.map(|of| format!(", of {of}")).unwrap_or_default();
+        format!(
+            "no command on {}{of} reaches a device: {}; allow this gateway to read it, or take the rule out",
+            it.filter, it.why
+        )
     }
 
     /// Why readings do not flow although the connection stands, of each lane and in all.
@@ -638,7 +692,7 @@ impl Link {
         let Some(status) = self.handle.borrow().as_ref().map(Handle::status) else { return Vec::new() };
         let mut problems = Vec::new();
         problems.extend(status.version_why.as_ref().filter(|_| status.connected).map(fell_back));
-        problems.extend(closed_again(&status));
+        problems.extend(self.contested(&status));
         if status.rate_limit.is_some_and(|(_, lowered)| lowered) {
             problems
                 .push("the broker could not follow: fewer publishes a second than could be sent".to_owned());
@@ -653,8 +707,14 @@ impl Link {
             );
         }
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
-        problems.extend(status.unheard.iter().cloned());
+        problems.extend(status.unsubscribed.iter().map(|it| self.unsubscribed(it)));
         problems
+    }
+
+    /// See [`contested`].
+    fn contested(&self, status: &Status) -> Option<String> {
+        let handle = self.handle.borrow();
+        handle.as_ref()?.with_settings(|settings| contested(status, &settings.client_id))
     }
 
     /// How many connections there have been.
@@ -710,7 +770,9 @@ impl Link {
                 None => "MQTT 3.1.1 is spoken: the broker cannot say that it refuses a message".to_owned(),
             });
         }
-        warnings.extend(trouble(&status, now));
+        // Where there is no connection, a rival is the reason that is given.
+        let contested = self.contested(&status).filter(|_| status.connected || !status.rival);
+        warnings.extend(trouble(&status, contested.as_ref(), now));
         warnings.extend(self.probe_id_problem());
         if let Some(limits) = status.limits.filter(|limits| limits.receive_maximum < SMALL_RECEIVE_MAXIMUM) {
             warnings.push(format!(
@@ -731,6 +793,8 @@ impl Link {
                     .to_owned(),
             );
         }
+        let unsubscribed: Vec<String> = status.unsubscribed.iter().map(|it| self.unsubscribed(it)).collect();
+        warnings.extend(unsubscribed.iter().cloned());
         let stalled = self.stalled(&status, now);
         warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
@@ -756,7 +820,10 @@ impl Link {
             suspected: status.suspects.iter().map(|held| self.shown(held)).collect(),
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
+            contested,
+            unsubscribed,
             unheard: status.unheard,
+            refused_outcomes: status.refused_outcomes,
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
                 // Not 0 for one that is to be waited for.
@@ -796,8 +863,10 @@ impl Link {
             snapshot.put("tombolo_northbound_unanswered_connections_total", status.counters.unanswered);
             snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
             snapshot.put("tombolo_downlink_dropped_messages_total", status.inbound_dropped);
+            snapshot.put("tombolo_downlink_refused_outcomes_total", status.counters.refused_outcomes);
         } else {
             snapshot.put("tombolo_downlink_dropped_messages_total", 0);
+            snapshot.put("tombolo_downlink_refused_outcomes_total", 0);
         }
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
@@ -878,16 +947,23 @@ fn fell_back(why: &String) -> String {
     format!("MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}")
 }
 
-fn closed_again(status: &Status) -> Option<String> {
+/// That the connection does not last because of something outside of this gateway: probably or
+/// perhaps another client with the same client id.
+fn contested(status: &Status, client_id: &str) -> Option<String> {
+    if status.rival {
+        return Some(used_elsewhere(client_id));
+    }
     (status.closes >= CLOSES).then(|| {
-        "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses this \
-         upstream.client-id, or a load balancer or firewall ends it"
-            .to_owned()
+        format!(
+            "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses \
+             the client id {client_id}, or a load balancer or firewall ends it; give each gateway an id of its own \
+             ([gateway] id or [upstream] client-id), and see the broker's log"
+        )
     })
 }
 
 /// What people should know beside whether a connection stands.
-fn trouble(status: &Status, now: Instant) -> Vec<String> {
+fn trouble(status: &Status, contested: Option<&String>, now: Instant) -> Vec<String> {
     let mut trouble = Vec::new();
     if let Some(waited) = status.waiting_since.map(|since| now.saturating_duration_since(since))
         && waited >= SLOW_ANSWER
@@ -897,7 +973,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
             "a publish has waited {seconds} s for its answer; the connection is replaced if none comes ([upstream] answer-timeout)"
         ));
     }
-    trouble.extend(closed_again(status));
+    trouble.extend(contested.cloned());
     if let Some((limit, true)) = status.rate_limit {
         let limit = limit.round();
         trouble.push(format!(
@@ -912,6 +988,7 @@ fn trouble(status: &Status, now: Instant) -> Vec<String> {
         ));
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
-    trouble.extend(status.unheard.iter().cloned());
+    trouble.extend(status.unheard.iter().map(|what| format!("not proven: {what}")));
+    trouble.extend(status.refused_outcomes.iter().cloned());
     trouble
 }

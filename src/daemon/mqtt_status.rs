@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::line_kind::LineKind;
+use crate::clock::Moment;
 use crate::control::snapshot;
+use crate::control::tail::{self, Tail};
 use crate::southbound::mqtt::settings::PlainAddress;
-use crate::southbound::mqtt::{Event, Intake, Settings};
+use crate::southbound::mqtt::{Event, Intake, RefusedConnect, Settings};
 use crate::telemetry::limited::Limiter;
 
 /// The clients in numbers.
-pub fn count(intake: &Intake, settings: &Settings) -> snapshot::Mqtt {
+pub fn count(intake: &Intake, settings: &Settings, now: Instant) -> snapshot::Mqtt {
     let (clients, absent) = intake.counts();
     let tls = settings.listen.iter().map(SocketAddr::to_string);
     snapshot::Mqtt {
@@ -19,6 +21,7 @@ pub fn count(intake: &Intake, settings: &Settings) -> snapshot::Mqtt {
         max_clients: settings.max_clients as u64,
         absent_sessions: absent as u64,
         queued_messages: intake.queued_count() as u64,
+        last_refused: intake.last_refused_connect().map(|last| refused(now, last)),
     }
 }
 
@@ -27,8 +30,21 @@ pub fn shown(peer: Option<IpAddr>) -> String {
     peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string())
 }
 
-/// Says in the log what happened with clients.
-pub fn say(now: Instant, limiter: &mut Limiter<LineKind>, event: &Event) {
+/// A refused connect, `ago` seconds after it.
+pub fn refused(now: Instant, refused: &RefusedConnect) -> snapshot::RefusedConnect {
+    snapshot::RefusedConnect {
+        ago_s: now.saturating_duration_since(refused.at).as_secs(),
+        peer: shown(refused.address),
+        username: refused.username.clone(),
+        device: refused.device.as_ref().map(ToString::to_string),
+        reason: refused.reason.clone(),
+    }
+}
+
+/// Says in the log what happened with clients, and shows refused connects in `tail` as often as
+/// there.
+pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event: &Event) {
+    let now = moment.now;
     match event {
         Event::Connected { device, client_id, address, version } => {
             let (device, peer, version) = (device.as_str(), shown(*address), version.as_str());
@@ -38,14 +54,24 @@ pub fn say(now: Instant, limiter: &mut Limiter<LineKind>, event: &Event) {
             let device = device.as_ref().map_or("", |device| device.as_str());
             log::debug!(device, client_id = client_id.as_str(), reason:% = reason; "MQTT client disconnected");
         }
-        Event::Refused { address, username, reason } => {
-            let permit = match address {
-                Some(address) => limiter.permit_from(now, LineKind::MqttRefused, *address),
+        Event::Refused(refused) => {
+            let permit = match refused.address {
+                Some(address) => limiter.permit_from(now, LineKind::MqttRefused, address),
                 None => limiter.permit(now, LineKind::MqttRefused),
             };
             if permit {
-                let (peer, username) = (shown(*address), username.as_deref().unwrap_or("-"));
-                log::warn!(peer, username, reason; "MQTT client refused");
+                let (peer, reason) = (shown(refused.address), refused.reason.as_str());
+                let username = refused.username.as_deref().unwrap_or("-");
+                let device = refused.device.as_ref().map_or("-", |device| device.as_str());
+                log::warn!(device, peer = peer.as_str(), username, reason; "MQTT client refused");
+                tail.push_failure(&tail::RefusedConnect {
+                    received: moment.wall,
+                    boottime_ms: moment.boottime_ms,
+                    peer: &peer,
+                    username: refused.username.as_deref(),
+                    device: refused.device.as_ref().map(|device| device.as_str()),
+                    reason,
+                });
             }
         }
     }

@@ -45,10 +45,6 @@ impl Outbox for Journal {
         Journal::lose(self, lane, sequence, journal::LossCause::Expired);
     }
 
-    fn discard(&mut self, lane: Lane, sequence: u64) {
-        Journal::lose(self, lane, sequence, journal::LossCause::Discarded);
-    }
-
     fn published_id(&self, lane: Lane, id: RecordId) -> RecordId {
         Journal::published_id(self, lane, id)
     }

@@ -180,6 +180,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     let (tail, traffic) = (server.tail().clone(), server.traffic().clone());
     let deliveries = Rc::new(Deliveries::new(tail.clone(), traffic.clone(), clock.clone()));
     let uplink = super::link::start(settings.upstream.clone(), &clock, &journal, &deliveries);
+    uplink.set_downlink(&settings.downlink);
     let mailbox = settings.paths.state_dir.join(super::mailbox::FOLDER);
     let boot = system::io::boot_id();
     let commands =

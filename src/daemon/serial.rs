@@ -22,6 +22,7 @@ use super::round::Shared;
 use crate::clock::WallClock;
 use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
+use crate::control::verdict;
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
@@ -35,6 +36,7 @@ use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
+use crate::southbound::serial::legibility::Illegible;
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -86,8 +88,8 @@ type Told = (bool, Option<&'static str>);
 pub struct Standing {
     /// Whether its port is open.
     pub open: bool,
-    /// `unknown` before it gave a value, `up`, `degraded` or `down`; `None` for one that is not
-    /// asked.
+    /// `unknown` before it gave a value, `up`, `degraded` or `down`; for one that is not asked
+    /// `degraded` or `None`.
     pub unit: Option<&'static str>,
     /// Why it is not there.
     pub reason: Option<String>,
@@ -99,7 +101,7 @@ impl Standing {
         self.open && self.unit.is_none_or(|unit| matches!(unit, "up" | "unknown"))
     }
 
-    /// Whether it answers, and none of its values arrives.
+    /// Whether something comes from it, and none of its values arrives.
     pub fn is_degraded(&self) -> bool {
         self.open && self.unit == Some("degraded")
     }
@@ -164,7 +166,9 @@ impl Ports {
             self.next.set(number.wrapping_add(1));
             let port = Arc::new(port.clone());
             let mut core = Port::new(port.clone(), number, now, self.random.borrow_mut().next_u64());
-            core.recall(now, &self.notebook.borrow());
+            let is_configured =
+                |id: &str| settings.iter().any(|port| port.devices().any(|device| device.as_str() == id));
+            core.recall(now, &self.notebook.borrow(), &is_configured);
             let on_it = lines.iter().filter(|(line, _)| *line == port.port);
             core.await_rest(on_it.map(|(_, still)| *still).max().unwrap_or_default());
             if let Some(old) = &old {
@@ -230,12 +234,16 @@ impl Ports {
     /// What all units taught that are configured, or were.
     fn notes(&self) -> Notebook {
         let mut notebook = self.notebook.borrow().clone();
-        for entry in self.entries.borrow().values() {
+        let entries = self.entries.borrow();
+        let is_configured = |id: &str| {
+            let has_it = |entry: &Rc<Entry>| {
+                entry.core.borrow().settings().devices().any(|device| device.as_str() == id)
+            };
+            entries.values().any(has_it)
+        };
+        for entry in entries.values() {
             for (id, learned) in entry.core.borrow().learned() {
-                match learned.is_empty() {
-                    true => drop(notebook.units.remove(id.as_str())),
-                    false => drop(notebook.units.insert(id.to_string(), learned)),
-                }
+                notebook.put(id.as_str(), learned, is_configured);
             }
         }
         notebook
@@ -314,6 +322,21 @@ impl Ports {
         Some(had)
     }
 
+    /// Devices from which something comes, and no reading: one sentence each, which stays the same
+    /// while it is so.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, entry) in self.entries.borrow().iter() {
+            let (core, name) = (entry.core.borrow(), name.as_str());
+            let asked = core.asked().filter(|standing| standing.state == State::Degraded);
+            problems.extend(asked.and_then(|standing| verdict::asked(name, standing.state.as_str())));
+            problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence())));
+            let units = core.units().filter(|unit| unit.state == State::Degraded);
+            problems.extend(units.filter_map(|it| verdict::unit(name, it.id.as_str(), it.state.as_str())));
+        }
+        problems
+    }
+
     /// Devices whose standing there is news of; to be told by the caller.
     pub fn poll_news(&self, now: Instant) -> Vec<Name> {
         let mut news = Vec::new();
@@ -365,7 +388,8 @@ impl Ports {
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
-                asked: core.asked().map(|(state, failing, counters)| asked(state, failing, &counters)),
+                asked: core.asked().map(|standing| asked(&standing)),
+                illegible: core.illegible().map(Illegible::sentence),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 readings: counters.readings,
@@ -434,10 +458,13 @@ fn measured(demand: Demand, port: &snapshot::SerialPort) -> Demand {
     Demand { takes, ..demand }
 }
 
-fn asked(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> snapshot::SerialAsked {
+fn asked(standing: &poll::Standing) -> snapshot::SerialAsked {
+    let counters = &standing.counters;
+    let learned_ms = standing.learned.as_millis();
     snapshot::SerialAsked {
-        state: state.as_str().to_owned(),
-        reason: why_not(state, failing, counters).map(str::to_owned),
+        state: standing.state.as_str().to_owned(),
+        reason: why_not(standing),
+        learned_timeout_ms: u64::try_from(learned_ms).unwrap_or(u64::MAX),
         questions: counters.questions,
         answers: counters.answers,
         silent: counters.silent,
@@ -480,6 +507,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         busy_ms: bus.busy_ms,
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
+        learned_timeout_ms: learned.timeout_ms,
         learned_max_registers: learned.widths().registers(),
         learned_max_bits: learned.widths().bits(),
         polls: bus.polls,
@@ -492,24 +520,34 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
 }
 
 /// Why a device that is asked gives no reading.
-fn why_not(state: State, failing: Option<poll::Failure>, counters: &poll::Counters) -> Option<&'static str> {
-    match state {
-        State::Unknown | State::Up => None,
-        State::Degraded => Some("it answers, but its answers are no readings"),
-        State::Down if failing == Some(poll::Failure::Closed) => {
-            Some("the connection is closed in place of an answer")
+fn why_not(standing: &poll::Standing) -> Option<String> {
+    let counters = &standing.counters;
+    let why = match standing.state {
+        State::Unknown | State::Up => return None,
+        State::Degraded => "it answers, but its answers are no readings",
+        State::Down if standing.failing == Some(poll::Failure::Closed) => {
+            "the connection is closed in place of an answer"
+        }
+        State::Down if standing.beyond.is_some() => {
+            let (after, most) = standing.beyond.unwrap_or_default();
+            return Some(format!(
+                "its answers come {} ms after the question, later than the longest wait ({} ms); raise poll-timeout",
+                after.as_millis(),
+                most.as_millis()
+            ));
         }
         State::Down if counters.late > 0 && counters.answers == 0 => {
-            Some("its answers come after the time-out; raise poll-timeout")
+            "its answers come after the time-out; raise poll-timeout"
         }
         State::Down if counters.damaged > counters.silent => {
-            Some("its answers are damaged: look at framing, checksum, baud and parity")
+            "its answers are damaged: look at framing, checksum, baud and parity"
         }
         State::Down if counters.endless * 2 > counters.silent => {
-            Some("it answers, but no answer ends as framing says: look at framing, line-end and baud")
+            "it answers, but no answer ends as framing says: look at framing, line-end and baud"
         }
-        State::Down => Some("it does not answer"),
-    }
+        State::Down => "it does not answer",
+    };
+    Some(why.to_owned())
 }
 
 /// Why a unit is degraded or down.
@@ -551,10 +589,11 @@ impl Entry {
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
-                Some((state, failing, counters)) => {
-                    (Some(state.as_str()), why_not(state, failing, &counters).map(str::to_owned))
-                }
-                None => (None, None),
+                Some(standing) => (Some(standing.state.as_str()), why_not(&standing)),
+                None => match core.illegible() {
+                    Some(illegible) => (Some(State::Degraded.as_str()), Some(illegible.sentence())),
+                    None => (None, None),
+                },
             },
             Some((state, view)) => (Some(state.as_str()), why_unit(&core, &view)),
         };
@@ -629,6 +668,16 @@ impl Taker for PortTaker<'_> {
         if self.hub.may_say(LineKind::Unreadable) {
             let first = crate::config::scalar::format_hex(bytes);
             log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
+        }
+    }
+
+    fn legible(&mut self, legible: bool) {
+        let device = self.name.as_str();
+        match legible {
+            true => log::info!(device; "what comes on the line can be read"),
+            false => {
+                log::warn!(device; "nothing that comes on the line can be read; `tombolo status` says why");
+            }
         }
     }
 
@@ -738,6 +787,11 @@ impl Host for Handle {
             true
         })
         .unwrap_or(false)
+    }
+
+    fn replaces_idle(&self, limit: Duration) {
+        let after_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        log::info!(device = self.name.as_str(), after_ms; "the converter gives up a connection that is idle; one that was idle for so long is replaced from now on before a request");
     }
 
     async fn changed(&self) {

@@ -117,9 +117,23 @@ impl Filter {
     }
 }
 
+/// Whether every topic that the MQTT filter `filter` matches is matched by `other`, too.
+pub fn covers(other: &str, filter: &str) -> bool {
+    // A `+` or `#` of the filter is like any text, which only a wildcard of the other one matches.
+    (other.ends_with('#') || !filter.ends_with('#')) && Filter::parse(other).captures(filter).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_covers_another_if_it_matches_all_that_it_matches() {
+        assert!(covers("a/+/down/#", "a/+/down/run/+") && covers("a/+/down/#", "a/gateway/down/#"));
+        assert!(covers("a/#", "a/#") && covers("#", "a/+") && covers("a/+", "a/b"));
+        assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("a/+/c", "a/b/#"));
+        assert!(!covers("a/+/down/run/+", "a/+/down/#"));
+    }
 
     #[test]
     fn a_topic_fills_the_places_of_a_filter() {

@@ -14,7 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
 use super::field;
-use super::settings::ReadingFilter;
+use super::settings::{QoS, ReadingFilter};
 use crate::message::{Content, ContentFormat, Name};
 
 /// Most paths of a device for which is remembered what was published last, all its rules together.
@@ -59,18 +59,25 @@ pub struct Filtered<'a> {
 #[derive(Debug)]
 pub(super) struct Filter {
     settings: ReadingFilter,
-    /// Of its rule: the same after a reload that does not change its name, path, topic or filter.
+    /// Of its rule: the same after a reload that does not change its name, path, topic, QoS or
+    /// filter.
     key: u64,
 }
 
 impl Filter {
     /// `None` if nothing is filtered.
-    /// `rule`: its role, name, path and topic.
-    pub(super) fn new(settings: &ReadingFilter, rule: (&Name, &Name, &str, &str)) -> Option<Filter> {
+    /// `rule`: its role, name, path and topic. What a rule with `qos = 0` published is on no disk,
+    /// and holds nothing back once it has `qos = 1`.
+    pub(super) fn new(
+        settings: &ReadingFilter,
+        rule: (&Name, &Name, &str, &str),
+        qos: QoS,
+    ) -> Option<Filter> {
         settings.first_key()?;
         let ReadingFilter { on_change, dead_band, dead_band_field, min_interval } = settings;
         let mut hasher = DefaultHasher::new();
         rule.hash(&mut hasher);
+        qos.hash(&mut hasher);
         (on_change, dead_band.map(f64::to_bits), dead_band_field, min_interval).hash(&mut hasher);
         Some(Filter { settings: settings.clone(), key: hasher.finish() })
     }
@@ -193,7 +200,8 @@ mod tests {
     fn at_most_so_many_paths_are_remembered_and_the_one_published_longest_ago_gives_way() {
         let name = |text| Name::parse(text).expect("a name");
         let settings = ReadingFilter { on_change: true, ..ReadingFilter::default() };
-        let filter = Filter::new(&settings, (&name("r"), &name("u"), "#", "t")).expect("a filter");
+        let filter =
+            Filter::new(&settings, (&name("r"), &name("u"), "#", "t"), QoS::AtLeastOnce).expect("a filter");
         let mut remembered = Remembered::default();
         let start = Instant::now();
         let mut screen = |second: u64, path: &str| {

@@ -44,7 +44,10 @@ pub enum Unidentified {
     /// No device and no fleet has this credential.
     Unknown,
     /// The certificate's names match several devices.
-    Ambiguous,
+    Ambiguous {
+        /// The ids of two of them.
+        ids: Vec<Name>,
+    },
     /// The certificate has more than 32 names.
     TooManyNames,
     /// It identifies a device that is switched off or disabled, or an id that no fleet may use.
@@ -72,7 +75,13 @@ impl fmt::Display for Unidentified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unidentified::Unknown => f.write_str("no device and no fleet is configured for it"),
-            Unidentified::Ambiguous => f.write_str("its names match several devices"),
+            Unidentified::Ambiguous { ids } => {
+                f.write_str("its names match several devices")?;
+                for (at, id) in ids.iter().enumerate() {
+                    write!(f, "{}{id}", if at == 0 { ": " } else { ", " })?;
+                }
+                f.write_str("; issue one that names one device")
+            }
             Unidentified::TooManyNames => f.write_str("it has more than 32 names"),
             Unidentified::Withheld { id: None } => f.write_str("its device is switched off or disabled"),
             Unidentified::Withheld { id: Some(id) } => {
@@ -146,6 +155,11 @@ impl Gate {
         }
     }
 
+    /// Whether an id is that of a device that is switched off or disabled.
+    pub fn is_withheld(&self, id: &str) -> bool {
+        self.plan.withheld.contains(id)
+    }
+
     /// The device that has this MQTT user name, and the hash of its password, which proves it.
     pub fn login(&self, username: &str) -> Option<(DeviceIndex, &PasswordHash)> {
         let device = self.devices.index(self.proofs.username(username)?)?;
@@ -174,13 +188,19 @@ impl Gate {
                 let issuer = DistinguishedName::from_der(&identity.issuer);
                 match proofs
                     .certificate(identity, &names, issuer.as_ref())
-                    .map_err(|Ambiguous| Unidentified::Ambiguous)?
+                    .map_err(|Ambiguous(slots)| Unidentified::Ambiguous { ids: self.ids(slots) })?
                 {
                     Some(holder) => device(holder),
                     None => self.find_in_fleets(&names, issuer.as_ref()),
                 }
             }
         }
+    }
+
+    /// The ids of devices in these slots.
+    fn ids(&self, slots: [Holder; 2]) -> Vec<Name> {
+        let devices = slots.into_iter().flatten().filter_map(|slot| self.devices.index(slot));
+        devices.filter_map(|device| Some(self.devices.entry(device)?.id.clone())).collect()
     }
 
     fn find_in_fleets(
@@ -198,8 +218,11 @@ impl Gate {
             found.extend(fitting.filter_map(|(_, name)| Some((number, pattern.id(name)?))));
         }
         let (number, id) = found.pop_first().ok_or(Unidentified::Unknown)?;
-        if !found.is_empty() {
-            return Err(Unidentified::Ambiguous);
+        if let Some((_, other)) = found.pop_first() {
+            // Two fleets may give it one id.
+            let mut ids = vec![id, other];
+            ids.dedup();
+            return Err(Unidentified::Ambiguous { ids });
         }
         if self.plan.withholds(&id) {
             return Err(Unidentified::Withheld { id: Some(id) });

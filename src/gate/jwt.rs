@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 use crate::clock::UnixTime;
 use crate::proto::der::{BIT_STRING, Der, INTEGER, OBJECT_IDENTIFIER, SEQUENCE};
 use crate::proto::dtls::server::Clock;
+use crate::telemetry::text::Escaped;
 
 /// Most registered keys of a device.
 pub const KEYS_MAX: usize = 4;
@@ -38,6 +39,10 @@ pub const TOKEN_MAX: usize = 4_096;
 pub const DRIFT: Duration = Duration::from_secs(600);
 /// Longest time from `iat` to `exp`, without [`DRIFT`].
 pub const LIFE_MAX: Duration = Duration::from_secs(86_400);
+/// Characters of a text of a token that are shown.
+const SHOWN: usize = 64;
+/// Audiences of a token that are shown.
+const SHOWN_AUDIENCES: usize = 4;
 /// Largest SubjectPublicKeyInfo, in bytes: RSA with 4,096 bits has 550.
 const INFO_MAX: usize = 600;
 /// Bits of an RSA modulus.
@@ -310,6 +315,33 @@ impl<'t> Token<'t> {
         Err(fault)
     }
 
+    /// Why it is refused, with what it says and what is expected; for people.
+    pub fn explain(&self, fault: JwtFault, keys: &[JwtKey], audience: &str, clock: Clock) -> String {
+        let times = |names: &[&str]| {
+            let times = names.iter().filter_map(|name| Some((name, self.time(name).ok()??)));
+            times.map(|(name, time)| format!("{name} {time}, ")).collect::<String>()
+        };
+        let detail = match fault {
+            JwtFault::Audience => match self.claims.get("aud") {
+                Some(Value::String(one)) => format!("{}, not {}", quoted(one), quoted(audience)),
+                Some(Value::Array(all)) => {
+                    let texts = all.iter().filter_map(Value::as_str).take(SHOWN_AUDIENCES).map(quoted);
+                    format!("{}, none of them {}", texts.collect::<Vec<_>>().join(", "), quoted(audience))
+                }
+                _ => format!("none, not {}", quoted(audience)),
+            },
+            JwtFault::Expired => format!("{}and it is {} here", times(&["exp"]), clock.time),
+            JwtFault::Early => format!("{}and it is {} here", times(&["iat", "nbf"]), clock.time),
+            JwtFault::Algorithm => {
+                let mut own: Vec<&str> = keys.iter().map(|key| key.algorithm.as_str()).collect();
+                own.dedup();
+                format!("{}, not {}", quoted(&self.algorithm), own.join(" or "))
+            }
+            _ => return fault.as_str().to_owned(),
+        };
+        format!("{}: {detail}", fault.as_str())
+    }
+
     /// A NumericDate (RFC 7519 §2), which may have a fraction.
     fn time(&self, name: &str) -> Result<Option<UnixTime>, JwtFault> {
         let Some(value) = self.claims.get(name) else { return Ok(None) };
@@ -317,6 +349,13 @@ impl<'t> Token<'t> {
         let seconds = value.as_f64().filter(|seconds| (0.0..253_402_300_800.0).contains(seconds));
         seconds.map(|seconds| Some(UnixTime((seconds * 1_000.0) as u64))).ok_or(JwtFault::Malformed)
     }
+}
+
+/// A text from outside in quotes: harmless, and not longer than [`SHOWN`] characters.
+pub fn quoted(text: &str) -> String {
+    let begin: String = text.chars().take(SHOWN).collect();
+    let more = if begin.len() < text.len() { "…" } else { "" };
+    format!("\"{}{more}\"", Escaped(&begin))
 }
 
 fn later(time: UnixTime, by: Duration) -> UnixTime {
@@ -503,6 +542,37 @@ pub(crate) mod tests {
             claims["aud"] = audience;
             assert_eq!(of(&claims, true), expected);
         }
+    }
+
+    #[test]
+    fn a_refusal_is_explained_with_what_came_and_what_is_expected() {
+        let signer = Signer::new(SignatureAlgorithm::EdDsa);
+        let keys = [signer.key()];
+        let clock = Clock { time: NOW, trusted: true };
+        let said = |header: Value, claims: &Value| {
+            let text = signer.token(&header, claims);
+            let token = Token::parse(text.as_bytes()).expect("a token");
+            let fault = token.verify(&keys, "gw", clock).expect_err("a fault");
+            token.explain(fault, &keys, "gw", clock)
+        };
+        let of = |audience: Value| {
+            let mut claims = claims(0, 60);
+            claims["aud"] = audience;
+            said(json!({ "alg": "EdDSA" }), &claims)
+        };
+        let begin = "the token has another audience (aud)";
+        assert_eq!(of(json!("gw2")), format!("{begin}: \"gw2\", not \"gw\""));
+        assert_eq!(of(json!(["a", "b"])), format!("{begin}: \"a\", \"b\", none of them \"gw\""));
+        assert_eq!(of(Value::Null), format!("{begin}: none, not \"gw\""));
+        let hostile = of(json!(format!("\u{1b}[2J\u{202e}{}", "x".repeat(2_000))));
+        assert!(hostile.chars().all(crate::telemetry::text::is_harmless) && hostile.len() < 250, "{hostile}");
+        let expired = said(json!({ "alg": "EdDSA" }), &claims(-7_200, -3_600));
+        assert!(
+            expired.starts_with("the token expired: exp ") && expired.contains(&NOW.to_string()),
+            "{expired}"
+        );
+        let other = said(json!({ "alg": "HS256" }), &claims(0, 60));
+        assert_eq!(other, "no key of the device has the token's algorithm: \"HS256\", not EdDSA");
     }
 
     #[test]

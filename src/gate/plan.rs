@@ -521,7 +521,7 @@ fn action(
         query: rule.query,
         max_payload: rule.max_payload.unwrap_or(u32::MAX),
         content_formats: rule.content_formats.clone().into(),
-        filter: Filter::new(&rule.filter, (&role.name, &rule.name, rule.path.as_str(), &topic)),
+        filter: Filter::new(&rule.filter, (&role.name, &rule.name, rule.path.as_str(), &topic), rule.qos),
     })
 }
 

@@ -60,8 +60,8 @@ impl Proof {
     }
 }
 
-/// The names of a certificate lead to several devices.
-pub(super) struct Ambiguous;
+/// The names of a certificate lead to several devices: the slots of two.
+pub(super) struct Ambiguous(pub(super) [Holder; 2]);
 
 /// Whose something is: a slot, or nobody's although it is known.
 pub(super) type Holder = Option<u32>;
@@ -142,7 +142,9 @@ impl Proofs {
         let mut found: Option<Holder> = None;
         for holder in self.by_key.get(&identity.key_hash).copied().into_iter().chain(named) {
             found = match (found, holder) {
-                (Some(Some(one)), Some(other)) if one != other => return Err(Ambiguous),
+                (Some(Some(one)), Some(other)) if one != other => {
+                    return Err(Ambiguous([Some(one), Some(other)]));
+                }
                 (Some(Some(one)), _) => Some(Some(one)),
                 (_, holder) => Some(holder),
             };

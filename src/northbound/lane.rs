@@ -61,7 +61,7 @@ pub struct LaneEntry {
     pub id: RecordId,
     /// Its topic.
     pub topic: TopicKey,
-    /// Its device, once it was sent.
+    /// Its device, once it was to be sent.
     pub device: DeviceKey,
     /// Under which number it was sent last; 0 = never.
     pub serial: u64,
@@ -92,6 +92,13 @@ impl LaneEntry {
 pub enum Departure {
     /// Moved to the rejected store.
     Rejected {
+        /// Which.
+        id: RecordId,
+        /// Why.
+        cause: Cause,
+    },
+    /// The outcome of a command, given up because the broker refused it.
+    GivenUp {
         /// Which.
         id: RecordId,
         /// Why.
@@ -495,9 +502,9 @@ impl LaneState {
             let Some(LaneEntry { id, state, device, .. }) = front else { return };
             match state {
                 // Where it goes was its receiver's choice: it must not fill what is for readings.
-                State::Rejected(_) if device == DeviceKey::REPLY => {
-                    outbox.discard(lane, id.sequence);
-                    depart(lane, Departure::Expired { id });
+                State::Rejected(cause) if device == DeviceKey::REPLY => {
+                    outbox.release(lane, id.sequence);
+                    depart(lane, Departure::GivenUp { id, cause });
                 }
                 State::Rejected(_) if self.stopped_until.is_some_and(|until| now < until) => return,
                 State::Rejected(cause) => {

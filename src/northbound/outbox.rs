@@ -25,7 +25,8 @@ pub trait Outbox {
     /// The sequence of the newest record put into the lane, 0 if there was none: how fast they
     /// come.
     fn newest(&self, lane: Lane) -> u64;
-    /// The broker has everything up to and including `sequence`: it may go.
+    /// The broker has everything up to and including `sequence`, or has refused what of it was the
+    /// outcome of a command: it may go.
     fn release(&mut self, lane: Lane, sequence: u64);
     /// The broker will never take this record: keep it aside, durably, with the cause, then let it
     /// go from the lane.
@@ -35,10 +36,6 @@ pub trait Outbox {
     fn reject(&mut self, lane: Lane, sequence: u64, cause: Cause) -> Result<(), RejectedFull>;
     /// This record's time is over: account for it as a loss.
     fn expire(&mut self, lane: Lane, sequence: u64);
-    /// Gives up the reply to a command that the broker does not take; it counts as lost.
-    fn discard(&mut self, lane: Lane, sequence: u64) {
-        self.expire(lane, sequence);
-    }
     /// The id under which a record that was handed out is published: the one it had first.
     fn published_id(&self, _lane: Lane, id: RecordId) -> RecordId {
         id

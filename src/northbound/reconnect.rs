@@ -12,6 +12,9 @@
 //! Each wait is drawn from the whole span (*full jitter*), so that the gateways of a broker that
 //! restarts come back one after the other; the last two from its upper half. The draws follow from
 //! the gateway's id: no two gateways have the same.
+//!
+//! Somebody who waits for the connection may have the next attempt made within 5 s, twice a minute;
+//! not after refused credentials, nor while somebody else has our client id.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
@@ -27,12 +30,16 @@ const AWAY_FIRST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(300);
 const CREDENTIALS_FIRST: Duration = Duration::from_secs(60);
 const TAKEN_OVER_FIRST: Duration = Duration::from_secs(120);
+/// Where somebody waits, the next attempt is within this.
+const HURRIED: Duration = Duration::from_secs(5);
+/// Between two attempts that were made for somebody who waits.
+const HURRY_EVERY: Duration = Duration::from_secs(30);
 /// No wait is shorter.
 const LEAST: Duration = Duration::from_millis(100);
 /// A connection lost sooner after its CONNACK may have been taken over.
 pub const QUICK: Duration = Duration::from_secs(10);
 /// A connection that lasted so long has no rival.
-const PEACE: Duration = Duration::from_secs(600);
+pub const PEACE: Duration = Duration::from_secs(600);
 /// So many take-overs told by 0x8E in a row are a rival.
 const TAKE_OVERS: u32 = 3;
 /// So many quick losses without a word in a row are probably one.
@@ -85,6 +92,9 @@ pub struct Reconnect {
     quick_losses: u32,
     take_overs: u32,
     attempt_at: Instant,
+    /// The present wait is as long as it is for a reason of its own.
+    is_patient: bool,
+    hurried_at: Option<Instant>,
 }
 
 impl Reconnect {
@@ -98,6 +108,8 @@ impl Reconnect {
             quick_losses: 0,
             take_overs: 0,
             attempt_at: now,
+            is_patient: false,
+            hurried_at: None,
         }
     }
 
@@ -112,6 +124,30 @@ impl Reconnect {
         self.failures = 0;
         self.refusals = 0;
         self.attempt_at = now;
+    }
+
+    /// Somebody waits for the connection: brings the next attempt forward. How long later ones are
+    /// to wait stays. False if nothing is brought forward.
+    pub fn hurry(&mut self, now: Instant) -> bool {
+        let is_soon = self.attempt_at <= now + HURRIED;
+        let was_hurried = self.hurried_at.is_some_and(|at| now.saturating_duration_since(at) < HURRY_EVERY);
+        if is_soon || was_hurried || self.is_patient {
+            return false;
+        }
+        self.hurried_at = Some(now);
+        self.attempt_at = now + self.draw(HURRIED);
+        true
+    }
+
+    /// Whether the client id is probably used elsewhere, by the connections until now.
+    pub fn has_rival(&self) -> bool {
+        self.fights() > 0
+    }
+
+    /// How often a rival was met since it is taken for one.
+    fn fights(&self) -> u32 {
+        let take_overs = self.take_overs.saturating_sub(TAKE_OVERS - 1);
+        take_overs.max(self.quick_losses.saturating_sub(QUICK_LOSSES - 1))
     }
 
     /// CONNACK came with success, and the connection is used.
@@ -155,8 +191,7 @@ impl Reconnect {
                     Lost::Closed if lasted < QUICK => self.quick_losses += 1,
                     _ => {}
                 }
-                let fights = (self.take_overs.saturating_sub(TAKE_OVERS - 1))
-                    .max(self.quick_losses.saturating_sub(QUICK_LOSSES - 1));
+                let fights = self.fights();
                 rival = fights > 0;
                 if rival {
                     self.draw_late(span(TAKEN_OVER_FIRST, fights - 1))
@@ -172,6 +207,7 @@ impl Reconnect {
             }
         };
         self.attempt_at = now + wait;
+        self.is_patient = rival || outcome == Outcome::CredentialsRefused;
         rival
     }
 
@@ -217,6 +253,41 @@ mod tests {
             let (wait, _) = fail(&mut reconnect, &mut now, Outcome::CredentialsRefused);
             assert!(wait >= CREDENTIALS_FIRST / 2, "{wait:?}");
         }
+    }
+
+    #[test]
+    fn who_waits_has_an_attempt_made_within_seconds_twice_a_minute_and_later_waits_stay_long() {
+        let (mut reconnect, mut now) = new();
+        for _ in 0..20 {
+            fail(&mut reconnect, &mut now, Outcome::Unreachable);
+        }
+        let mut attempts = 0;
+        for second in 0..600 {
+            let at = now + Duration::from_secs(second);
+            if reconnect.hurry(at) {
+                assert!(reconnect.attempt_at() <= at + HURRIED);
+            }
+            if reconnect.attempt_at() <= at {
+                attempts += 1;
+                reconnect.handle_outcome(at, Outcome::Unreachable);
+            }
+        }
+        assert!((15..=40).contains(&attempts), "{attempts}");
+        let longest = (0..50).map(|_| fail(&mut reconnect, &mut now, Outcome::Unreachable).0).max();
+        assert!(longest > Some(Duration::from_secs(200)), "{longest:?}");
+    }
+
+    #[test]
+    fn nobody_hurries_where_credentials_were_refused_or_somebody_else_has_the_client_id() {
+        let (mut reconnect, mut now) = new();
+        fail(&mut reconnect, &mut now, Outcome::CredentialsRefused);
+        reconnect.handle_outcome(now, Outcome::CredentialsRefused);
+        assert!(!reconnect.hurry(now));
+        let taken = Outcome::Lost { lasted: Duration::from_secs(2), how: Lost::TakenOver };
+        let (mut reconnect, mut now) = new();
+        while !fail(&mut reconnect, &mut now, taken).1 {}
+        reconnect.handle_outcome(now, taken);
+        assert!(!reconnect.hurry(now));
     }
 
     #[test]

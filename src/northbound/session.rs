@@ -40,6 +40,8 @@ pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
 const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
 /// The number of the subscription to commands.
 pub const COMMANDS: u16 = 2;
+/// The number of an UNSUBSCRIBE.
+const UNSUBSCRIBE: u16 = 9;
 /// The packet id of the first subscription; the next ones have those below it.
 const SUBSCRIBE_ID: u16 = u16::MAX;
 
@@ -131,6 +133,8 @@ pub enum Event {
         /// The reason code.
         code: u8,
     },
+    /// The answer to an UNSUBSCRIBE, whatever it is.
+    Unsubscribed,
     /// A message on a subscribed topic.
     Message {
         /// Where.
@@ -458,6 +462,9 @@ impl Session {
                     _ => Event::Subscribed { number, code },
                 });
             }
+            GenericPacket::V5_0Unsuback(_) | GenericPacket::V3_1_1Unsuback(_) => {
+                self.events.push_back(Event::Unsubscribed);
+            }
             GenericPacket::V5_0Publish(publish) => self.events.push_back(Event::Message {
                 topic: publish.topic_name().to_owned(),
                 payload: publish.payload().as_slice().to_vec(),
@@ -474,7 +481,7 @@ impl Session {
         }
     }
 
-    /// Subscribes to one topic filter at QoS 0; each number, `0..=9`, once a session.
+    /// Subscribes to one topic filter at QoS 0; each number, `0..=8`, once a session.
     pub fn subscribe(&mut self, now: Instant, number: u16, filter: &str) {
         use mqtt::packet::{SubEntry, SubOpts};
         if let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) {
@@ -499,7 +506,7 @@ impl Session {
     }
 
     fn send_subscribe(&mut self, now: Instant, number: u16, entries: Vec<mqtt::packet::SubEntry>) {
-        let id = SUBSCRIBE_ID - number.min(9);
+        let id = SUBSCRIBE_ID - number.min(UNSUBSCRIBE - 1);
         if self.state != State::Open || self.connection.register_packet_id(id).is_err() {
             return;
         }
@@ -509,6 +516,31 @@ impl Session {
             }
             Version::V3_1_1 => {
                 v3_1_1::Subscribe::builder().packet_id(id).entries(entries).build().ok().map(Into::into)
+            }
+        };
+        if let Some(packet) = packet {
+            let events = self.connection.send(packet);
+            self.handle_library(events);
+            self.last_sent = now;
+        }
+    }
+
+    /// Unsubscribes from these topic filters; once a session.
+    pub fn unsubscribe(&mut self, now: Instant, filters: &[String]) {
+        let id = SUBSCRIBE_ID - UNSUBSCRIBE;
+        if self.state != State::Open || self.connection.register_packet_id(id).is_err() {
+            return;
+        }
+        let packet: Option<GenericPacket<u16>> = match self.version {
+            Version::V5 => {
+                let builder = v5_0::Unsubscribe::builder().packet_id(id);
+                let builder = builder.entries(filters.iter().map(String::as_str)).ok();
+                builder.and_then(|builder| builder.build().ok()).map(Into::into)
+            }
+            Version::V3_1_1 => {
+                let builder = v3_1_1::Unsubscribe::builder().packet_id(id);
+                let builder = builder.entries(filters.iter().map(String::as_str)).ok();
+                builder.and_then(|builder| builder.build().ok()).map(Into::into)
             }
         };
         if let Some(packet) = packet {

@@ -160,12 +160,18 @@ impl<S: ReadingStore> Pipeline<S> {
             Ok(Admitted::Passed(mapped)) => mapped,
             Ok(Admitted::Filtered(filtered)) => {
                 self.counters.count(Counter::ReadingsFiltered);
-                self.events.filtered(&filtered);
-                return match self.settling.follow(filtered.behind, ticket) {
+                let disposition = match self.settling.follow(filtered.behind, ticket) {
                     Followed::Settled => Disposition::Filtered,
                     Followed::Waits => Disposition::Journaled,
-                    Followed::Full => Disposition::Unstored(Refused::LaneFull),
+                    Followed::Full => {
+                        self.gate.give_back(device, received.payload.len());
+                        let name = self.gate.id(device).cloned();
+                        self.events.unstored(name, &received, Refused::LaneFull);
+                        return Disposition::Unstored(Refused::LaneFull);
+                    }
                 };
+                self.events.filtered(&filtered);
+                return disposition;
             }
             Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
         };

@@ -295,6 +295,25 @@ fn what_is_not_stored_holds_nothing_back_and_takes_those_that_wait_with_it() {
 }
 
 #[test]
+fn one_more_than_may_wait_is_refused_and_costs_no_quota() {
+    let now = Instant::now();
+    let filter = ReadingFilter { on_change: true, ..ReadingFilter::default() };
+    let most = settling::FOLLOWERS_MAX as u32;
+    let mut pipeline = Pipeline::fake_with(now, most + 2, &filter);
+    for count in 0..=most {
+        assert_eq!(post(&mut pipeline, now, count, "t/env"), Disposition::Journaled);
+    }
+    events(&mut pipeline);
+    for count in 0..3 {
+        let said = post(&mut pipeline, now, most + 1 + count, "t/env");
+        assert_eq!(said, Disposition::Unstored(Refused::LaneFull), "never over quota");
+    }
+    assert_eq!(events(&mut pipeline), [r#"unstored Some("door-7") t/env LaneFull"#; 3]);
+    pipeline.store().answer(true);
+    assert_eq!(complete(&mut pipeline).len(), most as usize + 1);
+}
+
+#[test]
 fn a_filtered_reading_of_a_rule_with_qos_0_has_no_disk_to_wait_for() {
     let (now, mut pipeline) = filtering();
     assert_eq!(post(&mut pipeline, now, 1, "live/env"), Disposition::Passed);

@@ -1,6 +1,7 @@
 //! What a repository's verified metadata means: the order of the steps of a check.
 //!
-//! 1. The floor: metadata older than what was seen is refused, whatever its signatures.
+//! 1. The floor: metadata older than what was seen is refused, whatever its signatures, and so is
+//!    metadata by keys of another root.json than the one that was accepted.
 //! 2. Expiry, by our own clock rules: a check begins only while the clock is trusted. `tough`'s own
 //!    check reads the system clock, and remembers what it read; one start in 2036 would then stop
 //!    every check until 2036.
@@ -11,7 +12,7 @@
 use std::fmt;
 
 use super::eligibility::{self, Decision, Installed, Objections};
-use super::floor::{Floor, MetadataRole, MetadataVersions, Rollback, Trust};
+use super::floor::{Floor, Fork, MetadataRole, MetadataVersions, Refusal, Rollback, Trust};
 use super::offer::Offer;
 use super::status::State;
 use crate::clock::UnixTime;
@@ -40,6 +41,8 @@ pub enum Fault {
     Invalid(String),
     /// It offers what is older than what was seen.
     Rollback(Rollback),
+    /// Its keys come from another root.json than the one that was accepted.
+    Fork(Fork),
     /// Its metadata expired: nobody signed it anew, or somebody holds back what is new.
     Stale {
         /// Which.
@@ -59,6 +62,7 @@ impl fmt::Display for Fault {
             Fault::Unreachable(text) => write!(f, "the repository cannot be asked: {text}"),
             Fault::Invalid(text) => write!(f, "the repository's metadata is refused: {text}"),
             Fault::Rollback(rollback) => rollback.fmt(f),
+            Fault::Fork(fork) => fork.fmt(f),
             Fault::Stale { role, since } => {
                 write!(f, "{}.json expired at {since}: the repository was not signed anew", role.as_str())
             }
@@ -66,6 +70,15 @@ impl fmt::Display for Fault {
                 f.write_str("the clock is not trusted, so the metadata's expiry cannot be judged")
             }
             Fault::Local(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        match refusal {
+            Refusal::Rollback(rollback) => Fault::Rollback(rollback),
+            Refusal::Fork(fork) => Fault::Fork(fork),
         }
     }
 }
@@ -94,8 +107,8 @@ pub fn judge(
     objections: &Objections,
     now: Option<UnixTime>,
 ) -> (Result<Decision, Fault>, bool) {
-    if let Err(rollback) = floor.admit(metadata.versions, &metadata.trust) {
-        return (Err(Fault::Rollback(rollback)), false);
+    if let Err(refusal) = floor.admit(metadata.versions, &metadata.trust) {
+        return (Err(refusal.into()), false);
     }
     let is_raised = floor.raise(metadata.versions, &metadata.trust);
     let (role, since) = metadata.expires;

@@ -6,14 +6,21 @@
 //! ([`durable::two_slot`](crate::durable::two_slot)), and compared with what `tough` verified. It
 //! holds versions and no times: a clock that was wrong leaves nothing behind.
 //!
+//! A version says nothing of who signed it. A root key that was replaced still signs a root.json
+//! that follows the configured root-file, and others after it, of any version. So the newest
+//! root.json that was accepted is kept by its digest, too, and a chain of root.json from the
+//! root-file on has to pass through that very one ([`Fork`]). Where the root-file is newer, the
+//! owner has said anew which keys are believed.
+//!
 //! A restore of a backup does not contain it, so it never lowers it.
 //!
 //! Two things lower it, to what is offered then. A later root.json with other keys for timestamp or
 //! snapshot (TUF specification §5.3.11): with such a key somebody could have signed the highest
 //! version there is, and without this the owner's own metadata would be below the floor for ever.
-//! And another root-file of the owner's, with root keys that were never seen: another repository,
+//! And another root-file of the owner's, of whose root keys none was ever seen: another repository,
 //! or the same one after its root key was stolen. Nobody else can do that, since the root-file is
-//! configuration. Neither lowers the version of the firmware.
+//! configuration. Keys stay remembered: an old root-file that comes back, from a backup or by a
+//! mistake, begins nothing. Neither lowers the version of the firmware.
 
 use std::cmp::Ordering;
 
@@ -23,7 +30,7 @@ use super::version::Scheme;
 use crate::durable::two_slot::SlotFormat;
 
 /// The record's file in the update folder.
-pub const FORMAT: SlotFormat = SlotFormat { name: "floor", magic: *b"TBUF", major: 1, content_max: 1024 };
+pub const FORMAT: SlotFormat = SlotFormat { name: "floor", magic: *b"TBUF", major: 1, content_max: 2048 };
 
 /// A role of TUF whose metadata has a version of its own (TUF specification §4.3–4.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +83,28 @@ impl MetadataVersions {
 
 /// Most sets of root keys that are remembered.
 const ROOTS_MAX: usize = 8;
+/// Most root keys that are remembered. With fewer than about twenty, the record is no longer than
+/// versions read that remember sets alone.
+const ROOT_KEYS_MAX: usize = 64;
+
+/// Which root.json it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootJson {
+    /// Its version.
+    pub version: u64,
+    /// The SHA-256 of what is signed in it, in canonical form, hexadecimal: further signatures and
+    /// blanks make no other one of it.
+    pub sha256: String,
+}
+
+/// One root.json of the chain that was followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Which.
+    pub root: RootJson,
+    /// Its root keys: the first 16 hexadecimal digits of their numbers.
+    pub keys: Vec<String>,
+}
 
 /// By which keys metadata was verified: digests, 32 hexadecimal digits each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +115,8 @@ pub struct Trust {
     pub root_file: String,
     /// Of root in the newest root.json that was followed from there.
     pub root: String,
+    /// From the root-file to the newest root.json, each verified by the one before.
+    pub chain: Vec<Link>,
 }
 
 /// What was seen, and what was good.
@@ -96,9 +127,17 @@ pub struct Floor {
     /// Which keys that root.json has for timestamp and snapshot: a digest; empty: not known.
     #[serde(default)]
     pub keys: String,
-    /// Which root keys were seen, as digests; at most eight, the newest last.
+    /// Which sets of root keys were seen, as digests; at most eight, the newest last.
     #[serde(default)]
     pub roots: Vec<String>,
+    /// The newest root.json that was accepted; absent: not known yet, since a version wrote this
+    /// that keeps none. The next one that is accepted is it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_json: Option<RootJson>,
+    /// The root keys of every root.json that was accepted, as in [`Link`]; at most 64, the newest
+    /// last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub root_keys: Vec<String>,
     /// How often another root-file began anew.
     #[serde(default)]
     pub start: u32,
@@ -126,8 +165,49 @@ impl std::fmt::Display for Rollback {
         write!(
             f,
             "rollback: the repository offers version {offered} of {role}.json, and version {floor} was seen before"
+        )?;
+        match self.role {
+            MetadataRole::Root => f.write_str(
+                "; every N.root.json has to stay published, or the newest one becomes the root-file by hand",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A chain of root.json that is not the one that was followed before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// Where the two part.
+    pub version: u64,
+    /// The SHA-256 of what was accepted there.
+    pub accepted: String,
+    /// Of what is offered.
+    pub offered: String,
+}
+
+impl std::fmt::Display for Fork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Fork { version, accepted, offered } = self;
+        let begin = |sha256: &str| sha256.chars().take(16).collect::<String>();
+        write!(
+            f,
+            "fork: the repository's {version}.root.json (SHA-256 {}) is not the one that was accepted before ({}), \
+             and may be signed by a root key that was replaced; publish that one again, or put a root.json of a \
+             version above {version} as root-file by hand, or start over with `tombolo decommission`",
+            begin(offered),
+            begin(accepted)
         )
     }
+}
+
+/// Why verified metadata is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is older.
+    Rollback(Rollback),
+    /// Its keys are of another chain.
+    Fork(Fork),
 }
 
 impl Floor {
@@ -146,15 +226,26 @@ impl Floor {
     /// Whether verified metadata of these versions may be used.
     ///
     /// # Errors
-    /// The first role whose version is below the floor.
-    pub fn admit(&self, offered: MetadataVersions, trust: &Trust) -> Result<(), Rollback> {
-        if self.begins_anew(trust) || self.is_replaced_by(offered.root, &trust.keys) {
+    /// Another chain of root.json, or the first role whose version is below the floor.
+    pub fn admit(&self, offered: MetadataVersions, trust: &Trust) -> Result<(), Refusal> {
+        if self.begins_anew(trust) {
+            return Ok(());
+        }
+        if let Some(accepted) = &self.root_json
+            && let Some(link) = trust.chain.iter().find(|link| link.root.version == accepted.version)
+            && link.root.sha256 != accepted.sha256
+        {
+            let (accepted, offered) = (accepted.clone(), link.root.sha256.clone());
+            let fork = Fork { version: accepted.version, accepted: accepted.sha256, offered };
+            return Err(Refusal::Fork(fork));
+        }
+        if self.is_replaced_by(offered.root, &trust.keys) {
             return Ok(());
         }
         let pairs = self.metadata.by_role().into_iter().zip(offered.by_role());
         for ((role, floor), (_, offered)) in pairs {
             if offered < floor {
-                return Err(Rollback { role, floor, offered });
+                return Err(Refusal::Rollback(Rollback { role, floor, offered }));
             }
         }
         Ok(())
@@ -165,12 +256,16 @@ impl Floor {
         root > self.metadata.root && !self.keys.is_empty() && keys != self.keys
     }
 
-    /// Whether the owner's root-file is of another repository: by its root keys, which were not
+    /// Whether the owner's root-file is of another repository: by its root keys, none of which was
     /// seen before, neither in a root-file nor in what was followed from one. An older root-file of
     /// the same one, of a backup, is none.
     fn begins_anew(&self, trust: &Trust) -> bool {
         let is_known = self.roots.is_empty() || trust.root_file.is_empty() || self.keys.is_empty();
-        !is_known && trust.keys != self.keys && !self.roots.contains(&trust.root_file)
+        let was_seen = |link: &Link| link.keys.iter().any(|key| self.root_keys.contains(key));
+        !is_known
+            && trust.keys != self.keys
+            && !self.roots.contains(&trust.root_file)
+            && !trust.chain.first().is_some_and(was_seen)
     }
 
     /// Raises the floor to what was admitted. True if that changes it, and it is to be written.
@@ -179,16 +274,33 @@ impl Floor {
         if self.begins_anew(trust) {
             self.metadata = seen;
             self.start = self.start.saturating_add(1);
-            self.roots.clear();
+            self.root_json = None;
         }
         self.rise(seen, &trust.keys);
-        for root in [&trust.root_file, &trust.root] {
-            if !root.is_empty() && !self.roots.contains(root) {
-                self.roots.push(root.clone());
-            }
+        if let Some(newest) = trust.chain.last() {
+            self.follow(&newest.root);
         }
-        self.roots.drain(..self.roots.len().saturating_sub(ROOTS_MAX));
+        let roots = [&trust.root_file, &trust.root].into_iter().filter(|root| !root.is_empty());
+        let keys = trust.chain.iter().flat_map(|link| &link.keys);
+        self.remember(roots, keys);
         *self != before
+    }
+
+    /// Keeps which root.json is the newest.
+    fn follow(&mut self, root: &RootJson) {
+        if self.root_json.as_ref().is_none_or(|known| known.version < root.version) {
+            self.root_json = Some(root.clone());
+        }
+    }
+
+    /// Remembers root keys; the oldest are forgotten first.
+    fn remember<'a>(
+        &mut self,
+        roots: impl Iterator<Item = &'a String>,
+        keys: impl Iterator<Item = &'a String>,
+    ) {
+        add(&mut self.roots, roots, ROOTS_MAX);
+        add(&mut self.root_keys, keys, ROOT_KEYS_MAX);
     }
 
     fn rise(&mut self, seen: MetadataVersions, keys: &str) {
@@ -216,18 +328,18 @@ impl Floor {
             Ordering::Less => {}
             Ordering::Greater => {
                 (self.metadata, self.start) = (other.metadata, other.start);
-                (self.keys, self.roots) = (other.keys.clone(), other.roots.clone());
+                (self.keys, self.root_json) = (other.keys.clone(), other.root_json.clone());
             }
             Ordering::Equal => {
                 if !other.is_replaced_by(self.metadata.root, &self.keys) {
                     self.rise(other.metadata, &other.keys);
                 }
-                self.roots.extend(
-                    other.roots.iter().filter(|root| !self.roots.contains(root)).cloned().collect::<Vec<_>>(),
-                );
-                self.roots.drain(..self.roots.len().saturating_sub(ROOTS_MAX));
+                if let Some(root) = &other.root_json {
+                    self.follow(root);
+                }
             }
         }
+        self.remember(other.roots.iter(), other.root_keys.iter());
         let is_higher = |ours: &(String, String), theirs: &(String, String)| {
             let compared = Scheme::parse(&ours.1).and_then(|scheme| scheme.compare(&theirs.0, &ours.0));
             ours.1 == theirs.1 && compared == Some(Ordering::Greater)
@@ -240,6 +352,16 @@ impl Floor {
     }
 }
 
+/// Adds what is not there yet, and forgets the oldest beyond `max`.
+fn add<'a>(known: &mut Vec<String>, more: impl Iterator<Item = &'a String>, max: usize) {
+    for one in more {
+        if !known.contains(one) {
+            known.push(one.clone());
+        }
+    }
+    known.drain(..known.len().saturating_sub(max));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,7 +371,90 @@ mod tests {
 
     /// Of the repository whose root keys are `root`.
     fn trust(root: &str, keys: &str) -> Trust {
-        Trust { keys: keys.to_owned(), root_file: root.to_owned(), root: root.to_owned() }
+        let (keys, root) = (keys.to_owned(), root.to_owned());
+        Trust { keys, root_file: root.clone(), root, chain: Vec::new() }
+    }
+
+    /// The chain of these root.json, by their versions, their digests and their root keys.
+    fn chain(roots: &[(u64, &str, &str)], keys: &str) -> Trust {
+        let link = |(version, sha256, key): &(u64, &str, &str)| Link {
+            root: RootJson { version: *version, sha256: (*sha256).to_owned() },
+            keys: vec![(*key).to_owned()],
+        };
+        let of = |root: Option<&(u64, &str, &str)>| root.map(|root| root.2.to_owned()).unwrap_or_default();
+        let (root_file, root) = (of(roots.first()), of(roots.last()));
+        Trust { keys: keys.to_owned(), root_file, root, chain: roots.iter().map(link).collect() }
+    }
+
+    fn at(root: u64) -> MetadataVersions {
+        MetadataVersions { root, ..SEEN }
+    }
+
+    #[test]
+    fn a_chain_that_does_not_pass_through_the_root_that_was_accepted_is_refused_and_named() {
+        let mut floor = Floor::default();
+        let followed = chain(&[(1, "a1", "old"), (2, "a2", "old"), (3, "a3", "new")], KEYS);
+        assert!(floor.raise(at(3), &followed));
+        assert_eq!(floor.admit(at(3), &followed), Ok(()));
+        // The key that was replaced goes on from the root-file by itself, as high as it likes, with
+        // its own keys for the rest.
+        let roots = (1..=9).map(|version| (version, if version == 1 { "a1" } else { "f" }, "old"));
+        let roots: Vec<_> = roots.collect();
+        let fork = chain(&roots, "others");
+        let refused = floor.admit(at(9), &fork).expect_err("a fork");
+        let Refusal::Fork(fork) = refused else { panic!("{refused:?}") };
+        assert_eq!((fork.version, fork.accepted.as_str(), fork.offered.as_str()), (3, "a3", "f"));
+        assert!(fork.to_string().contains("3.root.json") && fork.to_string().contains("root-file by hand"));
+        // The way on, and the ways out: a later one, a newer root-file, another repository.
+        let later = chain(&[(1, "a1", "old"), (2, "a2", "old"), (3, "a3", "new"), (4, "a4", "new")], KEYS);
+        let by_hand = chain(&[(4, "b4", "new")], "others");
+        let another = chain(&[(1, "c1", "stranger")], "others");
+        for (versions, trust) in [(at(4), &later), (at(4), &by_hand), (at(1), &another)] {
+            let mut floor = floor.clone();
+            assert_eq!(floor.admit(versions, trust), Ok(()), "{trust:?}");
+            floor.raise(versions, trust);
+            let newest = trust.chain.last().map(|link| link.root.clone());
+            assert_eq!((floor.root_json, floor.metadata.root), (newest, versions.root));
+        }
+        // Roots that are not published any more end below it.
+        let short = chain(&[(1, "a1", "old"), (2, "a2", "old")], KEYS);
+        assert!(matches!(floor.admit(at(2), &short), Err(Refusal::Rollback(_))));
+    }
+
+    #[test]
+    fn a_floor_that_knows_no_digest_yet_learns_it_from_what_it_accepts_next() {
+        let before = Floor { metadata: at(2), keys: KEYS.to_owned(), ..Floor::default() };
+        let mut floor = Floor::parse(&before.encode()).expect("as a version before wrote it");
+        let followed = chain(&[(1, "a1", "old"), (2, "a2", "new")], KEYS);
+        assert_eq!(floor.admit(at(2), &followed), Ok(()));
+        assert!(floor.raise(at(2), &followed), "it is to be written");
+        let fork = chain(&[(1, "a1", "old"), (2, "f2", "old"), (3, "f3", "old")], "others");
+        assert!(matches!(floor.admit(at(3), &fork), Err(Refusal::Fork(_))));
+        // Another program's floor that knows none leaves it.
+        floor.join(&before);
+        assert_eq!(floor.root_json.map(|root| root.sha256).as_deref(), Some("a2"));
+    }
+
+    #[test]
+    fn a_root_key_that_was_seen_once_begins_nothing_however_many_came_after_it() {
+        let mut floor = Floor::default();
+        floor.raise(at(1), &chain(&[(1, "a1", "first")], KEYS));
+        // A new repository: the root key was stolen.
+        let anew = chain(&[(1, "b1", "key-0")], "others");
+        assert_eq!(floor.admit(at(1), &anew), Ok(()));
+        floor.raise(at(1), &anew);
+        // Its root key is exchanged again and again, between two looks of the gateway.
+        let names: Vec<String> = (0..50).map(|number| format!("key-{number}")).collect();
+        let roots: Vec<_> = names.iter().zip(1..).map(|(name, version)| (version, "b1", &**name)).collect();
+        floor.raise(at(50), &chain(&roots, "others"));
+        for old in ["first", "key-0", "key-7", "key-48"] {
+            let root_file = chain(&[(1, "a1", old)], KEYS);
+            assert!(floor.admit(at(1), &root_file).is_err(), "{old}: an old root-file, put by hand");
+        }
+        assert_eq!(floor.admit(at(1), &chain(&[(1, "c1", "unseen")], KEYS)), Ok(()));
+        let many: Vec<String> = (0..200).map(|number| format!("more-{number}")).collect();
+        floor.remember(std::iter::empty(), many.iter());
+        assert_eq!((floor.root_keys.len(), floor.root_keys.last()), (ROOT_KEYS_MAX, many.last()));
     }
 
     #[test]
@@ -262,12 +467,13 @@ mod tests {
             (MetadataRole::Snapshot, MetadataVersions { snapshot: 8, ..SEEN }),
             (MetadataRole::Targets, MetadataVersions { targets: 1, ..SEEN }),
         ] {
-            assert_eq!(floor.admit(older, &trust("", KEYS)).map_err(|rollback| rollback.role), Err(role));
+            match floor.admit(older, &trust("", KEYS)) {
+                Err(Refusal::Rollback(rollback)) => assert_eq!(rollback.role, role),
+                other => panic!("{role:?}: {other:?}"),
+            }
         }
-        let message = floor
-            .admit(MetadataVersions { timestamp: 39, ..SEEN }, &trust("", KEYS))
-            .expect_err("older")
-            .to_string();
+        let older = Rollback { role: MetadataRole::Timestamp, floor: 40, offered: 39 };
+        let message = older.to_string();
         assert_eq!(
             message,
             "rollback: the repository offers version 39 of timestamp.json, and version 40 was seen before"
@@ -333,8 +539,8 @@ mod tests {
         assert_eq!(joined, floor);
         floor.join(&before);
         assert_eq!(floor, joined);
-        // And back to the first one, by the owner's word.
-        assert_eq!(floor.admit(MetadataVersions { root: 1, ..lower }, &trust("first", KEYS)), Ok(()));
+        // The first one is remembered: its root-file comes back from a backup, not by the owner.
+        assert!(floor.admit(MetadataVersions { timestamp: 1, ..lower }, &trust("first", KEYS)).is_err());
     }
 
     #[test]
@@ -373,14 +579,28 @@ mod tests {
     #[test]
     fn the_record_is_read_as_it_was_written_and_damage_is_not_a_floor() {
         let floor = Floor {
-            metadata: SEEN,
+            metadata: MetadataVersions {
+                root: u64::MAX,
+                timestamp: u64::MAX,
+                snapshot: u64::MAX,
+                targets: u64::MAX,
+            },
             keys: KEYS.to_owned(),
             roots: vec![KEYS[..32].to_owned(); ROOTS_MAX],
+            root_json: Some(RootJson { version: u64::MAX, sha256: KEYS.to_owned() }),
+            root_keys: vec![KEYS[..16].to_owned(); ROOT_KEYS_MAX],
             start: u32::MAX,
             firmware: Some(("1".repeat(128), "semver".to_owned())),
         };
         assert_eq!(Floor::parse(&floor.encode()), Some(floor.clone()));
-        assert!(floor.encode().len() < FORMAT.content_max);
+        assert!(floor.encode().len() < FORMAT.content_max, "{}", floor.encode().len());
+        // A usual one can be read by the versions that had half of that.
+        let usual = Floor {
+            firmware: Some(("2.4.1+20261127".to_owned(), "semver".to_owned())),
+            root_keys: vec![KEYS[..16].to_owned(); 12],
+            ..floor.clone()
+        };
+        assert!(usual.encode().len() <= 1024, "{}", usual.encode().len());
         assert_eq!(Floor::parse(b""), None);
         assert_eq!(Floor::parse(b"{}"), None);
         assert_eq!(Floor::parse(b"[[0,0,0,0]]"), None);

@@ -89,6 +89,10 @@ pub struct Installation {
     /// What installs was told to go back, and did: only the boot is still to come.
     #[serde(default)]
     pub is_ordered: bool,
+    /// It works and reached the broker: written before the floor rises, so that nothing but the
+    /// owner takes back a version for which it did.
+    #[serde(default)]
+    pub is_proven: bool,
     /// The boot in which the phase began.
     #[serde(default)]
     pub boot: Option<String>,
@@ -104,6 +108,8 @@ pub enum Arrival {
     Over,
     /// The version runs, and is to be judged.
     Runs,
+    /// It was judged, and found good; what is written down of that may not be all of it.
+    Proven,
     /// The backend did not come to its end, and the version does not run.
     Interrupted,
     /// The reboot is still to come.
@@ -140,6 +146,7 @@ impl Installation {
             ending: None,
             is_noted: false,
             is_ordered: false,
+            is_proven: false,
             boot: None,
             at: None,
         }
@@ -166,6 +173,9 @@ impl Installation {
     pub fn arrive(&self, running: Option<&str>, boot: Option<&str>) -> Arrival {
         if matches!(self.phase, Phase::Confirmed | Phase::Failed) {
             return Arrival::Over;
+        }
+        if self.is_proven && matches!(self.phase, Phase::Judging | Phase::Pending) {
+            return Arrival::Proven;
         }
         let Some(running) = running else { return Arrival::Unknown };
         let is_same_boot = self.boot.is_some() && self.boot.as_deref() == boot;
@@ -246,6 +256,15 @@ mod tests {
         assert_eq!(ordered.arrive(Some("2"), Some("boot-1")), Arrival::AwaitsReboot);
         assert_eq!(ordered.arrive(Some("2"), Some("boot-2")), Arrival::NotReverted);
         assert_eq!(ordered.arrive(Some("1"), Some("boot-1")), Arrival::Reverted);
+        for phase in [Phase::Judging, Phase::Pending] {
+            let proven = Installation { is_proven: true, ..at(phase) };
+            for running in [Some("2"), Some("1"), None] {
+                assert_eq!(proven.arrive(running, Some("boot-1")), Arrival::Proven, "{running:?}");
+            }
+        }
+        // The owner goes back from it.
+        let owners = Installation { is_proven: true, ..at(Phase::Reverting) };
+        assert_eq!(owners.arrive(Some("2"), Some("boot-1")), Arrival::Unreverted);
         assert_eq!(at(Phase::Judging).arrive(None, None), Arrival::Unknown);
         // A kernel without a boot id: a reboot that may be still to come is not waited for twice.
         assert_eq!(at(Phase::Installed).arrive(Some("1"), None), Arrival::WentBack);

@@ -96,3 +96,18 @@ fn the_pins_and_the_keys_password_are_judged() {
     let ran = with("key-password-file = \"nothing\"");
     assert!(ran.out.contains("without effect: there is no key-file"), "{}", ran.out);
 }
+
+#[test]
+fn a_file_of_conf_d_with_another_ending_is_named_and_a_template_that_may_be_meant() {
+    let place = Place::new();
+    place.write("conf.d/30-mqtt.tml", "[mqtt]\n");
+    place.write("conf.d/40-off.toml.disabled", "[mqtt]\n");
+    place.write("modbus/sdm120.toml", "");
+    let port = "[serial.bus]\nport = \"/dev/zero\"\n[serial.bus.unit.3]\nid = \"m\"\nrole = \"sensor\"\ntemplate = \"sdm12\"\n";
+    place.write("conf.d/50-bus.toml", port);
+    let said = place.run("check --offline").out;
+    let line = said.lines().find(|line| line.contains("30-mqtt.tml")).unwrap_or_default();
+    assert!(line.starts_with("warn") && line.contains("needs a name that ends in .toml"), "{said}");
+    assert!(!said.contains(".disabled: "), "{said}");
+    assert!(said.contains("there is no template \"sdm12\"; did you mean \"sdm120\"? or put"), "{said}");
+}

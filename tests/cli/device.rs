@@ -200,3 +200,99 @@ fn where_there_is_nothing_to_choose_from_a_message_lists_nothing() {
         assert!(!said.contains("there are: \n") && !said.contains(": \n"), "{line}: {said}");
     }
 }
+
+#[test]
+fn a_message_about_a_device_that_does_not_exist_names_it_once() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    for command in [
+        "device show nosuch",
+        "device remove nosuch",
+        "device set nosuch --label x",
+        "device enable nosuch",
+        "device disable nosuch",
+        "device rekey nosuch --psk",
+        "device rekey nosuch --password",
+        "device key list nosuch",
+        "device key remove nosuch abcdef",
+    ] {
+        let ran = place.run(command);
+        assert_eq!(ran.err.matches("nosuch").count(), 1, "{command}: {}", ran.err);
+        ran.failed(1, &["device list` names all"]);
+    }
+    place.run("device remove door-8").failed(1, &["did you mean door-7?"]);
+    // So does one about a device that exists already, beside its file and the way out.
+    place.run("device add door-7 --role sensor --psk").failed(
+        1,
+        &["device door-7: it exists already; `tombolo", "device rekey door-7`", "device remove door-7`"],
+    );
+}
+
+#[test]
+fn a_role_that_a_fault_disables_is_not_called_missing() {
+    let place = Place::new();
+    place.write("conf.d/50.toml", "[role.sensor]\nmax-payload = \"2MiB\"\n");
+    let ran = place.run("device add door-7 --role sensor --psk");
+    assert!(!ran.err.contains("there is no role"), "{}", ran.err);
+    ran.failed(
+        1,
+        &["device door-7: a fault disables the role \"sensor\"", "50.toml:2", "max-payload", "2MiB"],
+    );
+}
+
+#[test]
+fn a_device_with_a_token_key_alone_can_prove_who_it_is_and_keys_are_made_into_a_folder_that_is_there() {
+    let place = Place::new();
+    let missing = place.run("device keygen --kind jwt --keys nowhere cam-1");
+    assert_eq!(missing.out, "", "nothing that would be imported");
+    missing.failed(1, &["nowhere is no folder", "--keys"]);
+    std::fs::create_dir(place.path("keys")).unwrap();
+    let made = place.run("device keygen --role sensor --kind jwt --keys keys cam-1").fine();
+    place.write("cam.csv", &made);
+    place.run("device import cam.csv").fine();
+    let said = place.run("check --offline").out;
+    assert!(!said.contains("nothing says how these prove who they are"), "{said}");
+}
+
+#[test]
+fn a_second_new_key_takes_the_place_of_one_that_was_not_used_and_says_so() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    let first = place.run("device rekey door-7 --psk --overlap 7d");
+    assert!(!first.err.contains("not used yet"), "{}", first.err);
+    let said = first.fine();
+    assert!(said.contains("/t/temperature") && !said.contains("no rule of its role"), "{said}");
+    let second = place.run("device rekey door-7 --psk --overlap 7d");
+    let note = "another new key, identity door-7.2, which was not used yet: that one is not taken any more";
+    assert!(second.err.contains(note), "{}", second.err);
+    second.fine();
+}
+
+#[test]
+fn a_password_that_is_short_is_warned_of_as_a_key_is() {
+    let place = Place::new();
+    for line in
+        ["device add app --role sensor --password text:short", "device rekey app --password text:brief"]
+    {
+        let ran = place.run(line);
+        assert!(ran.err.contains("the password has only 5 bytes: it may be guessed"), "{line}: {}", ran.err);
+        ran.fine();
+    }
+    let long = place.run("device rekey app --password text:twelve-bytes");
+    assert!(!long.err.contains("guessed"), "{}", long.err);
+    long.fine();
+}
+
+#[test]
+fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_out_is_counted() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::new();
+    place.write("acl", "topic read x\nuser anna\ntopic write a/#\ntopic read b\nuser bert\ntopic c\n");
+    place.run("import mosquitto --acl-file acl --output none").failed(1, &["none/30-", "make that folder"]);
+    let said = place.run("import mosquitto --acl-file acl").fine();
+    assert_eq!(said.matches("not taken over: ").count(), 3, "{said}");
+    assert!(said.contains("1 line and the rules of 2 users not taken over"), "{said}");
+    let mode = std::fs::metadata(place.path("30-mosquitto.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "the service reads it in conf.d, whoever copies it there");
+    place.run("import mosquitto --acl-file acl").failed(1, &["30-mosquitto.toml", "delete it, or name"]);
+}

@@ -284,7 +284,9 @@ fn a_port_that_another_program_has_is_named_with_the_one_taken_instead() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
     let written = std::fs::read_to_string(&config).unwrap();
-    let port = ["15684", "25684"].into_iter().find(|port| written.contains(&format!("127.0.0.1:{port}")));
+    let port = ["15684", "25684", "35684", "45684", "55684"]
+        .into_iter()
+        .find(|port| written.contains(&format!("127.0.0.1:{port}")));
     let port = port.unwrap_or_else(|| panic!("{written}"));
     assert!(
         said.contains(&format!("devices connect to port {port}, because another program has port 5684")),
@@ -297,4 +299,24 @@ fn of_an_id_that_is_none_the_rule_is_said_as_for_a_command_line() {
     let ran = Place::new().run("init --url mqtts://broker.example.com --id a/b");
     assert!(ran.err.contains("\"a/b\" is not accepted; use 1 to 64 letters"), "{}", ran.err);
     assert!(!ran.err.contains("in quotes"), "{}", ran.err);
+}
+
+#[test]
+fn a_main_file_that_is_a_link_to_nowhere_is_called_that_and_not_missing() {
+    let place = Place::new();
+    let link = place.path("elsewhere/tombolo.toml");
+    std::fs::create_dir_all(place.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("nowhere.toml", &link).unwrap();
+    for words in ["check", "init --url mqtts://b"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        let output = command.arg("--config").arg(&link).args(words.split_whitespace()).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            said.contains("is a link to a file that does not exist; make that file, or remove the link"),
+            "{said}"
+        );
+        assert!(!output.status.success() && !said.contains("or make it: tombolo"), "{said}");
+    }
+    assert!(!place.path("elsewhere/conf.d").exists());
 }

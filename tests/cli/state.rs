@@ -444,7 +444,10 @@ fn a_first_start_on_a_full_disk_is_ready_and_its_id_is_stored_once_there_is_room
     place.run("device add late --role sensor --psk").failed(1, &["make room on this disk"]);
     fs::remove_file(&ballast).unwrap();
     daemon.reload();
-    assert_eq!((daemon.id(), daemon.problems()), (id.clone(), String::new()));
+    // 1 MiB is little for a journal, which the daemon may have noticed by now.
+    let left = daemon.problems();
+    assert!(left.is_empty() || left.starts_with("the disk of the journal is nearly full"), "{left}");
+    assert!(daemon.id() == id && !left.contains("No space left on device"), "{left}");
     assert_eq!(place.read("state/gateway-id").trim(), id);
     daemon.stop();
     drop(small);

@@ -69,7 +69,7 @@ fn units_are_devices_and_their_bus_is_none() {
     assert!(loaded.known("bus1").is_none());
     assert_eq!(
         tombolo::config::registry::check_remove("boiler", &loaded).unwrap_err().to_string(),
-        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: boiler is in the configuration; \
+        "fail  /etc/tombolo/tombolo.toml:10: serial.bus1.unit.3: it is in the configuration; \
          take [serial.bus1.unit.3] out there, then reload"
     );
 }

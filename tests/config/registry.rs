@@ -115,13 +115,14 @@ fn an_id_or_identity_that_exists_is_refused_with_its_place() {
     assert_eq!(
         refused("a", "two"),
         format!(
-            "fail  {at}/state/devices/a.toml: device a: a exists already; remove it first: `tombolo device remove a`"
+            "fail  {at}/state/devices/a.toml: device a: it exists already; `tombolo device rekey a` gives it a new key, \
+             `tombolo device set a` another role or label; to begin anew, `tombolo device remove a`"
         )
     );
     assert_eq!(
         refused("fixed", "two"),
         format!(
-            "fail  {at}/tombolo.toml:8: device fixed: fixed exists already; change it there, or use another name"
+            "fail  {at}/tombolo.toml:8: device fixed: it exists already; change it there, or use another name"
         )
     );
     assert_eq!(
@@ -159,13 +160,13 @@ fn a_configured_device_is_not_removed_but_found_by_file_and_line() {
     assert_eq!(
         remove(&folder.load(), "fixed").unwrap_err().to_string(),
         format!(
-            "fail  {}/tombolo.toml:8: device.fixed: fixed is in the configuration; take [device.fixed] out there, then reload",
+            "fail  {}/tombolo.toml:8: device.fixed: it is in the configuration; take [device.fixed] out there, then reload",
             folder.0.display()
         )
     );
     assert_eq!(
         remove(&folder.load(), "fixd").unwrap_err().to_string(),
-        "fail  device fixd: there is no device fixd; did you mean fixed?"
+        "fail  device fixd: it does not exist; did you mean fixed?"
     );
 }
 

@@ -44,7 +44,7 @@ fn a_change_keeps_everything_else_and_contradicts_no_other_device() {
     assert!(
         change(&folder.load(), "fixed", |_| Ok(())).unwrap_err().message.contains("is in the configuration")
     );
-    assert!(change(&folder.load(), "c", |_| Ok(())).unwrap_err().message.contains("there is no device c"));
+    assert!(change(&folder.load(), "c", |_| Ok(())).unwrap_err().message.contains("it does not exist"));
 }
 
 #[test]

@@ -28,6 +28,8 @@ struct Gateway {
     at_boot: bool,
     boot: Cell<u32>,
     ready: Cell<u32>,
+    /// What installs has no way back.
+    is_final: Cell<bool>,
 }
 
 impl Ledger for Gateway {
@@ -84,6 +86,9 @@ impl Backend for Gateway {
             return Err("the program was killed before".to_owned());
         }
         assert_eq!((from, to), ("2", Some("1")));
+        if self.is_final.get() {
+            return Err("it was committed".to_owned());
+        }
         match self.at_boot {
             true => {
                 *self.next.borrow_mut() = Some("1".to_owned());
@@ -112,6 +117,7 @@ impl Gateway {
             at_boot,
             boot: Cell::new(1),
             ready: Cell::new(0),
+            is_final: Cell::new(false),
         };
         let mut record = Installation::begin("2", Scheme::Semver, Some("1".to_owned()), "exec");
         record.attempt = "attempt".to_owned();
@@ -135,9 +141,29 @@ impl Gateway {
         }
     }
 
+    /// One whose version before was connected; it was installed for the `attempt`th time.
+    fn that_was_connected(at_boot: bool, attempt: usize) -> Gateway {
+        let gateway = Gateway::new(at_boot, Phase::Judging);
+        gateway.install_again(attempt);
+        gateway
+    }
+
+    fn install_again(&self, attempt: usize) {
+        let mut record = Installation::begin("2", Scheme::Semver, Some("1".to_owned()), "exec");
+        (record.attempt, record.was_connected) = (format!("attempt {attempt}"), true);
+        record.enter(Phase::Judging, self.boot().id, None);
+        self.write(&record).unwrap();
+        *self.running.borrow_mut() = "2".to_owned();
+        *self.next.borrow_mut() = None;
+    }
+
     /// `tombolo health --wait`, whose time is over at once.
     fn health(&self, works: bool) -> Option<End> {
-        let answer = Answered { works: true, has_broker: true, is_connected: true, ..Answered::default() };
+        self.health_with(works, true)
+    }
+
+    fn health_with(&self, works: bool, is_connected: bool) -> Option<End> {
+        let answer = Answered { works: true, has_broker: true, is_connected, ..Answered::default() };
         let mut around = Surroundings {
             ask: &mut || works.then_some(answer),
             restarts: &mut || 0,
@@ -236,14 +262,113 @@ fn a_version_that_works_is_confirmed_once_whatever_is_killed() {
     }
 }
 
+type Break = fn(&Disk, usize);
+const BREAKS: [(&str, Break); 2] = [
+    ("full at", |disk, call| disk.fail_at(call)),
+    ("read-only from", |disk, call| disk.read_only_from(call)),
+];
+
+#[test]
+fn a_version_whose_floor_rose_is_never_taken_back_whatever_was_killed_meanwhile() {
+    for stop in stops() {
+        let (mut calls, mut raised) = (0, 0);
+        loop {
+            calls += 1;
+            let told = format!("{stop:?} at {calls}");
+            let gateway = Gateway::that_was_connected(false, 1);
+            gateway.disk().cut_at(calls);
+            gateway.health(true);
+            if !gateway.disk().is_off() {
+                break;
+            }
+            gateway.go_on_after(stop);
+            if gateway.floor.borrow().is_none() {
+                continue;
+            }
+            raised += 1;
+            // From now on it does not work, or the broker is away.
+            gateway.health_with(false, false);
+            gateway.health_with(true, false);
+            let record = gateway.installation().unwrap().unwrap();
+            assert_eq!((gateway.running().as_deref(), record.phase), (Some("2"), Phase::Confirmed), "{told}");
+            assert_eq!(gateway.count(What::Confirmed), 1, "{told}");
+            assert_eq!((gateway.count(What::FailedItself), gateway.count(What::FailedToConnect)), (0, 0));
+        }
+        assert!(raised >= 12, "{raised}");
+    }
+}
+
+#[test]
+fn an_outage_denies_no_version_whatever_cannot_be_written() {
+    for (how, breaks) in BREAKS {
+        for at_boot in [false, true] {
+            for call in 1..=20 {
+                let told = format!("{how} {call}, at boot: {at_boot}");
+                let gateway = Gateway::that_was_connected(at_boot, 0);
+                for attempt in 1..=3 {
+                    gateway.install_again(attempt);
+                    gateway.disk().cut_at(usize::MAX);
+                    breaks(gateway.disk(), call);
+                    let end = gateway.health_with(true, false);
+                    assert!(matches!(end, Some(End::RolledBack { .. } | End::Pending(_))), "{told}: {end:?}");
+                    gateway.disk().calm();
+                    gateway.reboot();
+                    gateway.health_with(true, false);
+                    gateway.reboot();
+                    gateway.health_with(true, false);
+                    assert_eq!(gateway.count(What::FailedItself), 0, "{told}: {:?}", gateway.history());
+                }
+                assert!(gateway.history().unwrap().denied.is_empty(), "{told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_version_that_works_and_has_no_way_back_waits_for_the_broker_and_is_confirmed_then() {
+    let gateway = Gateway::that_was_connected(true, 1);
+    gateway.is_final.set(true);
+    assert_eq!(gateway.health_with(true, false), Some(End::Pending("2".to_owned())));
+    let record = gateway.installation().unwrap().unwrap();
+    assert_eq!(record.phase, Phase::Pending);
+    assert!(record.cause.unwrap().contains("it was committed"));
+    assert_eq!(gateway.health(true), Some(End::Confirmed("2".to_owned())));
+    // One that does not work is stuck.
+    let broken = Gateway::that_was_connected(true, 1);
+    broken.is_final.set(true);
+    assert!(matches!(broken.health(false), Some(End::Stuck(_))));
+}
+
+#[test]
+fn no_reboot_is_ordered_again_and_again_where_that_cannot_be_written_and_the_same_slot_boots() {
+    for (how, breaks) in BREAKS {
+        for call in 1..=30 {
+            let gateway = Gateway::new(true, Phase::Judging);
+            gateway.disk().cut_at(usize::MAX);
+            breaks(gateway.disk(), call);
+            let (mut ordered, mut withheld) = (0, 0);
+            for boot in 0..5 {
+                match gateway.health(false) {
+                    Some(End::RolledBack { effect: Effect::AtBoot, withheld: None, .. }) => {
+                        ordered += 1;
+                        assert!(gateway.installation().unwrap().unwrap().is_ordered, "{how} {call}");
+                    }
+                    Some(End::RolledBack { withheld: Some(_), .. }) => withheld += 1,
+                    other => assert!(matches!(other, None | Some(End::Stuck(_))), "{how} {call}: {other:?}"),
+                }
+                // The boot loader starts the same one.
+                *gateway.next.borrow_mut() = None;
+                gateway.boot.set(boot + 2);
+            }
+            assert!(ordered <= 1, "{how} {call}: {ordered}");
+            assert!(ordered + withheld > 0, "{how} {call}: nobody is told");
+        }
+    }
+}
+
 #[test]
 fn on_a_full_or_read_only_disk_a_broken_version_is_taken_back_all_the_same() {
-    type Break = fn(&Disk, usize);
-    let breaks: [(&str, Break); 2] = [
-        ("full at", |disk, call| disk.fail_at(call)),
-        ("read-only from", |disk, call| disk.read_only_from(call)),
-    ];
-    for (how, breaks) in breaks {
+    for (how, breaks) in BREAKS {
         for at_boot in [false, true] {
             for call in 1..=18 {
                 let told = format!("{how} {call}, at boot: {at_boot}");

@@ -6,7 +6,7 @@ use tombolo::gate::field::FieldPointer;
 use tombolo::gate::filter::HeldBack;
 use tombolo::gate::plan::Fault;
 use tombolo::gate::settings::ReadingFilter;
-use tombolo::gate::{Admitted, Gate, Received, UplinkRule};
+use tombolo::gate::{Admitted, Gate, QoS, Received, UplinkRule};
 use tombolo::message::{ContentFormat, QueryBuffer};
 
 use super::*;
@@ -207,6 +207,13 @@ fn a_reload_keeps_what_was_published_unless_the_rule_changes() {
     gate.replace(elsewhere.clone(), Instant::now());
     assert!(publishes(&mut gate) && !publishes(&mut gate));
     elsewhere.devices[0].tags.set("site", "north").unwrap();
+    gate.replace(elsewhere.clone(), Instant::now());
+    assert!(publishes(&mut gate) && !publishes(&mut gate));
+    // What was published with QoS 0 was never stored.
+    elsewhere.roles[0].uplink[0].qos = QoS::AtMostOnce;
+    gate.replace(elsewhere.clone(), Instant::now());
+    assert!(publishes(&mut gate) && !publishes(&mut gate));
+    elsewhere.roles[0].uplink[0].qos = QoS::AtLeastOnce;
     gate.replace(elsewhere, Instant::now());
     assert!(publishes(&mut gate) && !publishes(&mut gate));
 }

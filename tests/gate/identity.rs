@@ -115,6 +115,10 @@ fn each_proof_leads_to_its_device() {
     }
 }
 
+fn ambiguous<T>(ids: [&str; 2]) -> Result<T, Unidentified> {
+    Err(Unidentified::Ambiguous { ids: ids.map(name).to_vec() })
+}
+
 #[test]
 fn names_of_two_devices_in_one_certificate_identify_nobody() {
     let keyed = Device { psk: None, public_key: Some([0xcc; 32]), ..device("keyed", "sensor") };
@@ -123,9 +127,12 @@ fn names_of_two_devices_in_one_certificate_identify_nobody() {
     let mut all = settings(vec![role("sensor", vec![])], devices);
     let mut gate = Gate::new(all.clone(), Instant::now());
     let both = shown(&[(NameKind::Dns, "a.example"), (NameKind::Uri, "urn:b")]);
-    assert_eq!(id_of(&mut gate, &both), Err(Unidentified::Ambiguous));
+    assert_eq!(id_of(&mut gate, &both), ambiguous(["keyed", "b"]));
     // One by its key, the other by its name.
-    assert_eq!(id_of(&mut gate, &dns("a.example")), Err(Unidentified::Ambiguous));
+    let refused = id_of(&mut gate, &dns("a.example"));
+    assert_eq!(refused, ambiguous(["keyed", "a"]));
+    let said = refused.map_err(|why| why.to_string());
+    assert!(said.is_err_and(|said| said.contains("several devices: keyed, a; ")));
     all.devices.pop();
     gate.replace(all, Instant::now());
     assert_eq!(id_of(&mut gate, &dns("a.example")).as_deref(), Ok("a"));
@@ -201,9 +208,9 @@ fn a_fleet_never_makes_what_is_somebody_elses() {
     assert_eq!(id_of(&mut gate, &shown(&[(NameKind::CommonName, "1")])).as_deref(), Ok("1"));
     assert!(matches!(refused(&mut gate, "door-1.example"), Unidentified::IdTaken { .. }));
     let both = shown(&[(NameKind::CommonName, "2"), (NameKind::Dns, "door-2.example")]);
-    assert_eq!(id_of(&mut gate, &both), Err(Unidentified::Ambiguous));
+    assert!(matches!(id_of(&mut gate, &both), Err(Unidentified::Ambiguous { ids }) if ids == [name("2")]));
     let two = shown(&[(NameKind::Dns, "door-2.example"), (NameKind::Dns, "door-3.example")]);
-    assert_eq!(id_of(&mut gate, &two), Err(Unidentified::Ambiguous));
+    assert_eq!(id_of(&mut gate, &two), ambiguous(["2", "3"]));
     assert_eq!(gate.device_count(), 2);
 }
 

@@ -107,3 +107,83 @@ fn a_read_refused_with_any_exception_but_a_gateways_is_taken_apart() {
         assert_eq!(last, r#"{"r0":0,"r1":1,"r2":2,"r4":4,"r5":5}"#, "{code}");
     }
 }
+
+#[test]
+fn a_converter_that_closes_a_connection_when_it_is_idle_does_not_shorten_the_period() {
+    for is_numbered in [true, false] {
+        let mut meter = with(&[0, 40]);
+        meter.period = MINUTE;
+        let mut world = World::new(settings(vec![meter]));
+        if is_numbered {
+            world.bus.answers_are_numbered();
+        }
+        for _ in 0..120 {
+            world.inject(Duration::from_secs(5), &[]);
+            world.run(ms(5_200));
+        }
+        let readings = world.readings(0).len();
+        assert!((10..=12).contains(&readings), "{is_numbered}: {readings}");
+        assert!(world.requests.len() <= 30, "{is_numbered}: {}", world.requests.len());
+        assert_eq!(world.bus.state(0), Some(State::Up));
+    }
+}
+
+#[test]
+fn a_connection_that_is_closed_before_earlier_answers_could_have_come_is_used_at_once() {
+    let mut world = World::new(settings(vec![with(&[0, 1])]));
+    world.inject(Duration::ZERO, &[]);
+    world.run(ms(200));
+    for _ in 0..100 {
+        // For 200 ms; earlier answers are waited for 300 ms.
+        world.inject(ms(200), &[]);
+        world.run(ms(400));
+    }
+    let readings = world.readings(0).len();
+    assert!(readings >= 15, "{readings}");
+    assert_eq!(world.bus.state(0), Some(State::Up));
+}
+
+#[test]
+fn how_late_an_answer_on_the_next_connection_is_does_not_count_the_time_without_one() {
+    let mut world = World::new(settings(vec![with(&[0, 1])]));
+    world.behave(1, |_| Vec::new());
+    world.run(ms(50));
+    assert_eq!(world.requests.len(), 1);
+    world.bus.line_down(world.now);
+    world.now += Duration::from_secs(3_600);
+    world.bus.line_up(world.now);
+    let asked = &world.requests[0].1;
+    let late = frame(&support::answer(asked));
+    world.inject(ms(50), &late);
+    world.run(ms(200));
+    let after = world.events.iter().find_map(|(_, event)| match event {
+        Event::Late { after, .. } => Some(*after),
+        _ => None,
+    });
+    assert!(after.is_some_and(|after| after < ms(200)), "{after:?}");
+}
+
+#[test]
+fn what_may_still_come_is_waited_for_as_long_on_the_next_connection() {
+    // 1.8 s after the probe, of which two were without a connection.
+    for after in [20, 200, 1_000, 1_500] {
+        let mut world = World::new(settings(vec![with(&[0, 40])]));
+        let mut count = 0;
+        world.behave(1, move |request| {
+            count += 1;
+            if count == 5 { Vec::new() } else { support::meter(request) }
+        });
+        while world.requests.len() < 6 {
+            world.run(ms(10));
+        }
+        world.run(ms(50));
+        world.bus.line_down(world.now);
+        world.now += Duration::from_secs(2);
+        world.bus.line_up(world.now);
+        world.inject(ms(after), &frame(&[1, 3, 2, 0x12, 0x34]));
+        world.run(MINUTE);
+        let readings = world.readings(0);
+        assert!(readings.len() > 50);
+        assert!(readings.iter().all(|(_, payload)| !payload.contains("4660")), "{after}: {readings:?}");
+    }
+}

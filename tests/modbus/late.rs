@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tombolo::proto::serial::modbus::learn::Obstacle;
+use tombolo::proto::serial::modbus::learn::{Learned, Obstacle};
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::{Event, Settings};
@@ -259,7 +259,7 @@ fn a_read_that_is_always_answered_late_is_halved_and_named_if_it_is_one_register
     let mut world = World::new(settings(vec![slow]));
     world.behave(1, |request| {
         let is_late = request[5] > 8 || request[3] == 100;
-        vec![(ms(if is_late { 450 } else { 3 }), frame(&answer(request)))]
+        vec![(ms(if is_late { 1_250 } else { 3 }), frame(&answer(request)))]
     });
     world.run(Duration::from_secs(300));
     let (_, last) = world.readings(0).pop().unwrap();
@@ -276,20 +276,198 @@ fn noise_as_long_as_an_answer_before_a_late_one_does_not_exchange_the_values() {
         .map(|(name, address)| register(name, Table::Holding, *address as u16, Kind::U16))
         .collect();
     slow.period = Duration::from_secs(5);
-    let mut world = World::new(settings(vec![slow]));
+    // The back-off is 1 s, twice as long after the first failure.
+    for late in [1_050, 1_080, 1_150, 1_250, 2_050] {
+        let mut world = World::new(settings(vec![slow.clone()]));
+        let mut count = 0;
+        world.behave(1, move |request| {
+            count += 1;
+            let whole = frame(&answer(request));
+            if count % 7 == 0 {
+                vec![(ms(3), vec![0x55; whole.len()]), (ms(late), whole)]
+            } else {
+                vec![(ms(3), whole)]
+            }
+        });
+        world.run(Duration::from_secs(600));
+        let readings = world.readings(0);
+        assert!(readings.len() > 60, "{late}: {}", readings.len());
+        assert_eq!(exchanged(&readings, MAPS[0]), 0, "{late}: {readings:?}");
+    }
+}
+
+/// A unit that takes this long for each answer, with the registers of a map, asked once in 10 s.
+fn always_late(map: usize, late: u64) -> World {
+    with_timeout(map, late, false)
+}
+
+/// The same; `default`: with a timeout of a second.
+fn with_timeout(map: usize, late: u64, default: bool) -> World {
+    let mut world = often_late(map, 10_000, 0, 2, 7, default);
+    world.behave(1, move |request| vec![(ms(late), frame(&answer(request)))]);
+    world
+}
+
+#[test]
+fn a_unit_whose_answers_always_come_after_the_timeout_is_read_once_that_is_learned() {
+    let slow = [310, 450, 700, 900, 1_100].map(|late| (late, false));
+    let slower = [1_100, 1_800, 2_500].map(|late| (late, true));
+    for (late, default) in slow.into_iter().chain(slower) {
+        for (map, pattern) in MAPS.into_iter().enumerate() {
+            // Here an answer that comes to the next request has no number.
+            for is_numbered in [false, !default] {
+                let mut world = with_timeout(map, late, default);
+                if is_numbered {
+                    world.bus.answers_are_numbered();
+                }
+                world.run(Duration::from_secs(1_800));
+                let readings = world.readings(0);
+                let failing = world.bus.failing(0);
+                // Four of the longest take a little more than a period.
+                let least = if late > 2_000 { 85 } else { 150 };
+                assert!(readings.len() >= least, "{late} {map}: {} {failing:?}", readings.len());
+                assert_eq!(exchanged(&readings, pattern), 0, "{late} {map}");
+                let learned = world.bus.learned(0).unwrap().timeout_ms;
+                assert!(
+                    learned > late && learned <= if default { 4_000 } else { 1_200 },
+                    "{late} {map}: {learned}"
+                );
+                assert!(world.count(|event| *event == Event::Learned { unit: 0 }) >= 1);
+                assert_eq!(world.bus.obstacles(0).count(), 0);
+                assert!(readings.iter().rev().take(100).all(|(_, last)| last.matches(':').count() == 4));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_read_whose_answer_is_always_late_is_waited_for() {
+    for is_numbered in [false, true] {
+        let mut slow = unit(1);
+        slow.period = Duration::from_secs(5);
+        slow.registers = vec![
+            register("a", Table::Holding, 0, Kind::U16),
+            register("b", Table::Holding, 40, Kind::U16),
+            register("c", Table::Holding, 80, Kind::U32),
+        ];
+        let mut world = World::new(settings(vec![slow]));
+        if is_numbered {
+            world.bus.answers_are_numbered();
+        }
+        world
+            .behave(1, |request| vec![(ms(if request[3] == 40 { 600 } else { 3 }), frame(&answer(request)))]);
+        world.run(Duration::from_secs(600));
+        let readings = world.readings(0);
+        let last: Vec<_> = readings.iter().rev().take(80).map(|(_, payload)| payload.as_str()).collect();
+        assert!(last.iter().all(|last| *last == r#"{"a":0,"b":40,"c":5242961}"#), "{last:?}");
+        assert_eq!(last.len(), 80);
+    }
+}
+
+#[test]
+fn answers_later_than_the_longest_wait_are_named_with_both() {
+    let mut world = always_late(0, 1_250);
+    world.run(Duration::from_secs(300));
+    assert_eq!(world.readings(0), []);
+    let said = world.bus.failing(0).unwrap().to_string();
+    assert!(said.contains("later than the longest wait (1200 ms); raise timeout"), "{said}");
+    assert_eq!(world.bus.learned(0).unwrap().timeout_ms, 0);
+}
+
+#[test]
+fn a_wait_that_was_learned_is_kept_over_a_restart_and_forgotten_when_told_to() {
+    let mut world = always_late(0, 900);
+    world.run(Duration::from_secs(300));
+    let learned = world.bus.learned(0).unwrap();
+    assert!(!learned.is_empty());
+    let mut again = always_late(0, 900);
+    let now = again.now;
+    again.bus.recall(now, |_| Some(learned.clone()));
+    again.run(Duration::from_secs(100));
+    assert_eq!(again.bus.counters(0).unwrap().silent, 0);
+    assert!(again.readings(0).len() >= 9);
+    let now = again.now;
+    assert!(again.bus.relearn(now, 0));
+    assert!(again.bus.learned(0).unwrap().is_empty());
+    // A file says no more than what could have been learned.
+    let mut other = always_late(0, 5);
+    let now = other.now;
+    let false_one = Learned { timeout_ms: 600_000, ..Learned::default() };
+    other.bus.recall(now, |_| Some(false_one.clone()));
+    assert_eq!(other.bus.learned(0).unwrap().timeout_ms, 1_200);
+}
+
+#[test]
+fn a_unit_that_is_gone_is_waited_for_no_longer_than_is_configured() {
+    let mut world = always_late(0, 900);
+    world.run(Duration::from_secs(300));
+    assert!(world.bus.learned(0).unwrap().timeout_ms > 900);
+    world.behave(1, |_| Vec::new());
+    let before = world.requests.len();
+    world.run(Duration::from_secs(300));
+    let failed: Vec<Duration> = world
+        .events
+        .iter()
+        .filter(|(at, event)| matches!(event, Event::Failed { .. }) && *at > Duration::from_secs(300))
+        .map(|(at, _)| *at)
+        .collect();
+    let waits: Vec<Duration> =
+        world.requests[before..].iter().zip(&failed).map(|((asked, _), failed)| *failed - *asked).collect();
+    assert!(waits.len() > 5 && waits[..3].iter().all(|wait| *wait > ms(900)), "{waits:?}");
+    assert!(waits[3..].iter().all(|wait| *wait < ms(350)), "{waits:?}");
+    // It is there again, and as slow as before.
+    world.behave(1, |request| vec![(ms(900), frame(&answer(request)))]);
+    let before = world.readings(0).len();
+    world.run(Duration::from_secs(300));
+    assert!(world.readings(0).len() > before + 15);
+}
+
+#[test]
+fn an_answer_that_is_late_now_and_then_does_not_make_the_wait_longer() {
+    let mut world = World::new(settings(vec![unit(1)]));
     let mut count = 0;
     world.behave(1, move |request| {
         count += 1;
-        let whole = frame(&answer(request));
-        // The back-off is 1 s, twice as long after the first failure.
-        if count % 7 == 0 {
-            vec![(ms(3), vec![0x55; whole.len()]), (ms(2_050), whole)]
-        } else {
-            vec![(ms(3), whole)]
-        }
+        vec![(ms(if count % 5 == 0 { 450 } else { 5 }), frame(&answer(request)))]
     });
     world.run(Duration::from_secs(600));
+    assert!(world.bus.counters(0).unwrap().late > 50);
+    assert_eq!(world.bus.learned(0).unwrap().timeout_ms, 0);
+}
+
+#[test]
+fn after_a_restart_a_late_answer_is_not_taken_for_another_registers() {
+    for after in [5, 30, 200, 500] {
+        let mut two = unit(1);
+        two.registers =
+            vec![register("a", Table::Holding, 10, Kind::U16), register("b", Table::Holding, 60, Kind::U16)];
+        let mut world = World::new(settings(vec![two]));
+        world.behave(1, |request| vec![(ms(200), frame(&answer(request)))]);
+        // The earlier process asked for the other one.
+        world.inject(ms(after), &frame(&[1, 3, 2, 0, 60]));
+        world.run(Duration::from_secs(20));
+        let readings = world.readings(0);
+        assert!(readings.len() >= 18, "{after}: {readings:?}");
+        assert!(readings.iter().all(|(_, payload)| payload == r#"{"a":10,"b":60}"#), "{after}: {readings:?}");
+    }
+}
+
+#[test]
+fn a_read_that_was_answered_in_time_and_is_not_any_more_is_waited_for_soon() {
+    let mut slow = unit(1);
+    slow.period = Duration::from_secs(2);
+    slow.registers = vec![
+        register("a", Table::Holding, 0, Kind::U16),
+        register("b", Table::Holding, 40, Kind::U16),
+        register("c", Table::Holding, 80, Kind::U32),
+    ];
+    let mut world = World::new(settings(vec![slow]));
+    world.run(Duration::from_secs(60));
+    world.behave(1, |request| vec![(ms(if request[3] == 40 { 600 } else { 3 }), frame(&answer(request)))]);
+    world.run(Duration::from_secs(20));
+    let before = world.readings(0).len();
+    world.run(Duration::from_secs(60));
     let readings = world.readings(0);
-    assert!(readings.len() > 60, "{}", readings.len());
-    assert_eq!(exchanged(&readings, MAPS[0]), 0, "{readings:?}");
+    assert!(readings.len() >= before + 29);
+    assert!(readings[before..].iter().all(|(_, payload)| payload.contains("\"b\":40")), "{readings:?}");
 }

@@ -267,13 +267,13 @@ fn a_unit_says_how_it_fails() {
     let damaged = |_: &[u8]| -> Answers { vec![(ms(5), vec![1, 3, 2, 0, 0, 0, 0])] };
     let other = |_: &[u8]| -> Answers { vec![(ms(5), frame(&[1, 3, 4, 0, 1, 0, 2]))] };
     let gateway = |request: &[u8]| -> Answers { vec![(ms(5), frame(&[1, request[1] | 0x80, 11]))] };
-    let late = |request: &[u8]| -> Answers { vec![(ms(500), frame(&answer(request)))] };
+    let late = |request: &[u8]| -> Answers { vec![(ms(1_250), frame(&answer(request)))] };
     let cases: [(Behaviour, Option<State>, &str); 5] = [
         (Box::new(silent), Some(State::Down), "does not answer"),
         (Box::new(damaged), Some(State::Down), "only damaged answers come"),
         (Box::new(other), Some(State::Degraded), "answers 4 bytes where 2 are asked for"),
         (Box::new(gateway), Some(State::Down), "exception 11"),
-        (Box::new(late), None, "after the timeout"),
+        (Box::new(late), None, "later than the longest wait"),
     ];
     for (behaviour, state, text) in cases {
         let mut world = World::new(settings(vec![unit(1)]));
@@ -310,4 +310,22 @@ fn what_was_learned_can_be_discarded_at_once() {
     let widest = world.requests.iter().rev().take(12).map(|(_, body)| body[5]).max();
     assert_eq!(widest, Some(6));
     check_after(&mut world, &meter).unwrap();
+}
+
+#[test]
+fn an_answer_that_breaks_off_after_the_units_address_is_damage_and_no_silence() {
+    let meter = with(0..20);
+    let mut world = World::new(settings(vec![meter]));
+    let mut count = 0;
+    world.behave(1, move |request| {
+        if request[5] <= 4 {
+            return support::meter(request);
+        }
+        // Of another length each time.
+        count += 1;
+        vec![(ms(1), request[..1 + count % 2].to_vec())]
+    });
+    world.run(MINUTE);
+    assert!(world.bus.counters(0).unwrap().damaged > 10);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
 }

@@ -67,7 +67,7 @@ fn reopened(units: Vec<Unit>, learned: &Learned) -> World {
     let notebook = Notebook::parse(notebook.encode().as_bytes()).unwrap();
     let mut world = World::new(settings(units));
     let now = world.now;
-    world.bus.recall(now, |id| notebook.units.get(id).cloned());
+    world.bus.recall(now, |unit| notebook.units.get(unit.id.as_str()).cloned());
     world
 }
 
@@ -264,7 +264,7 @@ fn a_unit_whose_answers_to_longer_reads_come_late_is_asked_for_less_until_they_d
     let mut world = World::new(settings(vec![meter]));
     world.behave(1, |request| {
         let (_, quantity) = span(request);
-        let delay = if quantity > 1 { 400 } else { 5 };
+        let delay = if quantity > 1 { 1_250 } else { 5 };
         vec![(ms(delay), frame(&support::answer(request)))]
     });
     world.run(10 * MINUTE);
@@ -495,6 +495,10 @@ fn a_width_that_an_earlier_release_kept_is_that_of_registers() {
 
 #[test]
 fn after_a_reload_a_late_answer_is_not_taken_for_another_registers() {
+    [10, 15, 20, 25, 330].into_iter().for_each(late_after_a_reload);
+}
+
+fn late_after_a_reload(after: u64) {
     // One shape only: an answer does not say which register it is of.
     let meter = with([10, 40]);
     let mut world = World::new(settings(vec![meter.clone()]));
@@ -517,13 +521,13 @@ fn after_a_reload_a_late_answer_is_not_taken_for_another_registers() {
     next.bus.line_up(world.now);
     next.behave(1, support::meter);
     let late = frame(&[&[1, 4, 2][..], &asked.to_be_bytes()].concat());
-    // So late that it comes to the first request after the reload.
-    next.inject(ms(330), &late);
+    // At once, or so late that it comes to the first request after the reload.
+    next.inject(ms(after), &late);
     next.run(MINUTE);
     assert!(next.readings(0).len() > 20);
     for (at, payload) in next.readings(0) {
-        assert!(payload.contains("\"r10\":10") || !payload.contains("r10"), "{at:?} {payload}");
-        assert!(payload.contains("\"r40\":40") || !payload.contains("r40"), "{at:?} {payload}");
+        assert!(payload.contains("\"r10\":10") || !payload.contains("r10"), "{after} {at:?} {payload}");
+        assert!(payload.contains("\"r40\":40") || !payload.contains("r40"), "{after} {at:?} {payload}");
     }
 }
 
@@ -657,4 +661,126 @@ fn a_unit_that_answers_every_second_request_only_is_read_in_full() {
             assert!(world.readings(1).len() > 440, "the other unit: {}", world.readings(1).len());
         }
     }
+}
+
+#[test]
+fn a_width_that_an_earlier_release_learned_of_one_table_is_not_that_of_the_other() {
+    let kept = |reads: &str| {
+        let text = format!("{{\"units\":{{\"a\":{{\"width\":7,\"map\":0,\"reads\":[{reads}]}}}}}}");
+        Notebook::parse(text.as_bytes()).unwrap().units["a"].widths()
+    };
+    let widths = kept(r#"["input",0,7],["input",7,5],["holding",0,40]"#);
+    assert_eq!((widths.input, widths.holding), (7, 0));
+    let widths = kept(r#"["holding",0,7],["holding",7,7]"#);
+    assert_eq!((widths.input, widths.holding), (0, 7));
+    let widths = kept(r#"["holding",0,7],["input",7,7]"#);
+    assert_eq!((widths.input, widths.holding, widths.bits()), (7, 7, 0));
+    assert_eq!((kept("").input, kept("").holding), (7, 7));
+}
+
+#[test]
+fn exceptions_in_a_regular_pattern_neither_split_reads_nor_blank_a_value() {
+    let maps: [&[u16]; 3] =
+        [&[0, 1, 2, 3], &[0, 40, 80, 120, 160, 200], &[0, 1, 40, 41, 42, 80, 120, 160, 161]];
+    for code in [4, 5, 6] {
+        for map in maps {
+            // So many exceptions before each answer, or one before so many answers.
+            for (refused, answered) in [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2)] {
+                let mut meter = with(map.iter().copied());
+                meter.period = Duration::from_secs(10);
+                let expected = whole(&meter.registers);
+                let mut world = World::new(settings(vec![meter]));
+                let mut count = 0;
+                world.behave(1, move |request| {
+                    count += 1;
+                    if count % (refused + answered) < refused {
+                        return vec![(ms(5), frame(&[1, request[1] | 0x80, code]))];
+                    }
+                    support::meter(request)
+                });
+                world.run(10 * MINUTE);
+                let readings = world.readings(0);
+                let what = format!("{code} {map:?} {refused} {answered}");
+                assert!(readings.len() >= 59, "{what}: {}", readings.len());
+                assert!(readings.iter().all(|(_, payload)| *payload == expected), "{what}: {readings:?}");
+                assert_eq!(world.bus.obstacles(0).count(), 0, "{what}");
+                assert!(world.bus.learned(0).unwrap().is_empty(), "{what} {:?}", world.bus.learned(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_unit_that_was_taken_apart_while_it_was_busy_is_read_whole_again_within_the_hour() {
+    let meter = with([0, 1, 2, 3, 4, 5]);
+    let mut world = World::new(settings(vec![meter]));
+    let clock = world.clock();
+    world.behave(1, move |request| {
+        // Busy with its own work, for longer than anything is asked for again.
+        if clock.get() < MINUTE && span(request).1 > 1 {
+            return vec![(ms(5), frame(&[1, request[1] | 0x80, 6]))];
+        }
+        support::meter(request)
+    });
+    world.run(MINUTE);
+    assert!(!world.bus.learned(0).unwrap().reads.is_empty());
+    world.run(60 * MINUTE);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    assert_eq!(span(&world.requests.last().unwrap().1), (0, 6));
+}
+
+#[test]
+fn what_was_learned_goes_with_a_unit_whose_id_changes_and_not_with_another_at_its_place() {
+    let learned =
+        |place: &str, pause_ms| Learned { place: place.to_owned(), pause_ms, map: 5, ..Learned::default() };
+    let mut notebook = Notebook::default();
+    notebook.put("bus-1", learned("/dev/ttyUSB0 1", 100), |_| true);
+    notebook.put("bus-2", learned("/dev/ttyUSB0 2", 300), |_| true);
+    let of = |id: &str, place: &str, map: u32, configured: &[&str]| {
+        let is_configured = |id: &str| configured.contains(&id);
+        notebook.of(id, place, map, is_configured).map(|learned| learned.pause_ms)
+    };
+    assert_eq!(of("bus-1", "/dev/ttyUSB0 9", 7, &[]), Some(100), "its own id");
+    assert_eq!(of("new-2", "/dev/ttyUSB0 2", 5, &["new-1", "new-2"]), Some(300));
+    assert_eq!(of("new-2", "/dev/ttyUSB0 2", 5, &["new-2", "bus-2"]), None, "that one is still there");
+    assert_eq!(of("new-2", "/dev/ttyUSB0 2", 6, &["new-2"]), None, "another map");
+    assert_eq!(of("new-2", "/dev/ttyUSB1 2", 5, &["new-2"]), None, "another port");
+    assert_eq!(of("new-2", "", 5, &["new-2"]), None);
+    // Once it is kept under the new id, the old one is forgotten.
+    notebook.put("new-2", learned("/dev/ttyUSB0 2", 300), |id| id == "new-2");
+    assert_eq!(notebook.units.keys().collect::<Vec<_>>(), ["bus-1", "new-2"]);
+    notebook.put("new-2", Learned { place: "/dev/ttyUSB0 2".to_owned(), ..Learned::default() }, |_| true);
+    assert_eq!(notebook.units.keys().collect::<Vec<_>>(), ["bus-1"]);
+}
+
+#[test]
+fn a_unit_that_was_down_and_is_another_one_is_asked_as_configured_at_once() {
+    let meter = with(0..40);
+    let mut world = World::new(settings(vec![meter]));
+    world.behave(1, |request| if span(request).1 > 10 { Vec::new() } else { support::meter(request) });
+    world.run(3 * MINUTE);
+    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
+    world.behave(1, |_| Vec::new());
+    world.run(2 * MINUTE);
+    assert_eq!(world.bus.state(0), Some(State::Down));
+    world.behave(1, support::meter);
+    world.run(2 * MINUTE);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+}
+
+#[test]
+fn a_register_that_is_refused_as_before_does_not_keep_the_others_from_being_read_as_configured_again() {
+    let meter = with((0..40).chain([200]));
+    let mut world = World::new(settings(vec![meter]));
+    let clock = world.clock();
+    world.behave(1, move |request| match span(request) {
+        (200, _) => vec![(ms(5), frame(&[1, request[1] | 0x80, 2]))],
+        (_, quantity) if quantity > 10 && clock.get() < 3 * MINUTE => Vec::new(),
+        _ => support::meter(request),
+    });
+    world.run(3 * MINUTE);
+    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
+    world.run(20 * MINUTE);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    assert_eq!(world.bus.obstacles(0).count(), 1);
 }

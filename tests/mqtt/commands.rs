@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use tombolo::message::Lane;
 use tombolo::northbound::inbound::Answer;
+use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::settings::{Protocol, Settings};
 use tombolo::northbound::uplink::{Event, Inbound};
 
@@ -70,11 +72,11 @@ fn a_refused_subscription_is_named_and_readings_go_on() {
     let refused = Event::CommandsRefused { filter: FILTER.to_owned(), code: 0x87 };
     assert_eq!(world.count(|event| *event == refused), 1);
     assert!(
-        world.status().left_out.iter().any(|what| what.contains(FILTER)),
+        world.status().unsubscribed.iter().any(|it| it.filter == FILTER && it.why.contains("refuses")),
         "{:?}",
-        world.status().left_out
+        world.status().unsubscribed
     );
-    world.store(tombolo::message::Lane::Normal, "a", b"1");
+    world.store(Lane::Normal, "a", b"1");
     world.settle();
     assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
 }
@@ -84,7 +86,7 @@ fn a_subscription_over_which_the_broker_closes_is_left_out_and_readings_go_on() 
     let mut world = World::new(with_commands());
     world.broker.subscribe_reply = Reply::Close;
     world.broker.subscribe_reply_to = Some(FILTER.to_owned());
-    world.store(tombolo::message::Lane::Normal, "a", b"1");
+    world.store(Lane::Normal, "a", b"1");
     world.run_for(Duration::from_secs(600));
     assert_eq!(world.count(|event| *event == Event::CommandsLeftOut), 1);
     assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
@@ -161,19 +163,107 @@ fn a_malformed_message_ends_the_connection_and_nothing_panics() {
     }
 }
 
-#[test]
-fn a_reply_that_the_broker_rejects_is_given_up_and_takes_no_room_of_readings() {
+const ANSWERS: &str = "app/answers";
+
+/// Outcomes go to [`ANSWERS`], where the broker answers with `code`; all else it takes.
+fn with_answers(code: u8) -> World {
     let mut world = World::new(with_commands());
-    world.outbox.replies.push("app/answers".to_owned());
+    world.outbox.replies.push(ANSWERS.to_owned());
     world.broker.policy =
-        Box::new(|delivered| Reply::Ack(if delivered.topic == "app/answers" { 0x87 } else { 0 }));
+        Box::new(move |delivered| Reply::Ack(if delivered.topic == ANSWERS { code } else { 0 }));
     world.settle();
-    world.store(tombolo::message::Lane::Normal, "app/answers", b"1");
-    for _ in 0..60 {
-        world.store(tombolo::message::Lane::Normal, "a", b"1");
+    world
+}
+
+#[test]
+fn outcomes_that_the_broker_refuses_are_given_up_counted_and_named_and_no_lane_is_held_up() {
+    for code in [0x80, 0x83, 0x87, 0x90, 0x95, 0x99] {
+        let mut world = with_answers(code);
+        for _ in 0..7 {
+            world.store(Lane::Normal, ANSWERS, b"1");
+            world.run_for(Duration::from_secs(1));
+        }
+        // No reading has come that could have shown anything.
+        world.run_for(Duration::from_secs(60));
+        let status = world.status();
+        assert_eq!(
+            (status.nothing_taken, status.suspect_count, status.held_back),
+            (None, 0, [0, 0]),
+            "{code:#x}"
+        );
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+        assert!(world.outbox.rejected.is_empty() && world.outbox.expired.is_empty());
+        let counters = status.counters;
+        assert_eq!((counters.refused_outcomes, counters.rejected, counters.expired), (7, 0, 0));
+        assert_eq!(status.refused_outcomes.len(), 1);
+        assert!(
+            status.refused_outcomes[0].contains("refused 7 outcomes of commands on app/answers: "),
+            "{:?}",
+            status.refused_outcomes
+        );
+        let told = |event: &Event| matches!(event, Event::Publisher(PublisherEvent::OutcomeRefused { topic, .. }) if topic == ANSWERS);
+        assert_eq!(world.count(told), 1, "once a topic");
+        world.store(Lane::Normal, "a", b"1");
+        world.settle();
+        assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
+        world.run_for(Duration::from_secs(3600));
+        assert!(world.status().refused_outcomes.is_empty(), "for an hour");
+    }
+}
+
+#[test]
+fn a_topic_of_outcomes_that_the_broker_takes_again_is_not_named_any_more() {
+    let mut world = with_answers(0x87);
+    world.store(Lane::Normal, ANSWERS, b"1");
+    world.settle();
+    assert_eq!(world.status().refused_outcomes.len(), 1);
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.store(Lane::Normal, ANSWERS, b"2");
+    world.settle();
+    assert!(world.status().refused_outcomes.is_empty());
+}
+
+#[test]
+fn while_the_broker_refuses_readings_as_well_an_outcome_is_kept() {
+    let mut world = with_answers(0x87);
+    world.broker.policy =
+        Box::new(|delivered| Reply::Ack(if ["a", ANSWERS].contains(&&*delivered.topic) { 0x87 } else { 0 }));
+    world.store(Lane::Normal, "a", b"1");
+    world.settle();
+    world.store(Lane::Normal, ANSWERS, b"2");
+    world.run_for(Duration::from_secs(600));
+    assert_eq!((world.outbox.waiting(Lane::Normal), world.status().counters.refused_outcomes), (2, 0));
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.run_for(Duration::from_secs(600));
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"2"));
+}
+
+#[test]
+fn a_broker_that_refuses_an_outcome_and_then_closes_is_left_for_it_once_an_hour_and_readings_flow() {
+    let mut world = with_answers(0);
+    let links = world.broker.links;
+    world.broker.policy = Box::new(|delivered| match delivered.topic == ANSWERS {
+        true => Reply::AckAndClose(0x87),
+        false => Reply::Ack(0),
+    });
+    for _ in 0..30 {
+        world.store(Lane::Normal, ANSWERS, b"1");
+    }
+    world.run_for(Duration::from_secs(60));
+    for _ in 0..30 {
+        world.store(Lane::Normal, ANSWERS, b"1");
+        world.store(Lane::Normal, "a", b"1");
         world.run_for(Duration::from_secs(1));
     }
-    assert!(world.outbox.rejected.is_empty(), "{:?}", world.outbox.rejected);
-    assert_eq!(world.outbox.expired.len(), 1);
-    assert_eq!(world.outbox.waiting(tombolo::message::Lane::Normal), 0);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert_eq!(world.status().counters.refused_outcomes, 60);
+    assert_eq!(world.broker.delivered.iter().filter(|delivered| delivered.topic == "a").count(), 30);
+    assert_eq!(world.broker.links - links, 1, "one connection was lost over it");
+    assert_eq!(world.count(|event| *event == Event::ClientIdElsewhere), 0);
+    world.run_for(Duration::from_secs(3600));
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.store(Lane::Normal, ANSWERS, b"again");
+    world.run_for(Duration::from_secs(10));
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"again"));
 }

@@ -278,8 +278,11 @@ fn a_rival_for_the_client_id_is_recognised_and_not_fought() {
         }
     }
     assert!(world.count(|event| *event == Event::ClientIdElsewhere) >= 3);
+    assert!(world.status().rival, "connected, and the rival may be back at any time");
     let last = world.attempts.windows(2).last().unwrap();
     assert!(last[1] - last[0] >= Duration::from_secs(60), "{last:?}");
+    world.run_for(Duration::from_secs(601));
+    assert!(world.uplink.is_connected() && !world.status().rival, "a connection lasted");
 }
 
 #[test]

@@ -482,7 +482,15 @@ fn reading(topic: &str) -> ReadingTrial {
 }
 
 fn trial<'a>(scratch: &'a str, readings: &'a [ReadingTrial]) -> Trial<'a> {
-    Trial { scratch, readings, payload_max: 1024, beside: true, own_taken: false, files_changed: false }
+    Trial {
+        scratch,
+        readings,
+        commands: &[],
+        payload_max: 1024,
+        beside: true,
+        own_taken: false,
+        files_changed: false,
+    }
 }
 
 #[test]

@@ -83,6 +83,7 @@ fn the_check_warns_where_the_account_may_not_use_its_topic() {
             beside: false,
             no_device: false,
         }],
+        commands: &[],
         payload_max: 1024,
         beside: true,
         own_taken: false,

@@ -574,7 +574,7 @@ fn a_subscription_the_broker_closes_over_is_found_and_left_out_for_an_hour() {
         assert!(world.uplink.is_connected());
         assert!(world.outbox.rejected.is_empty());
         assert_eq!(world.count(|e| *e == Event::SubscriptionLeftOut), 1);
-        assert!(world.status().left_out[0].contains("subscription"), "{:?}", world.status().left_out);
+        assert!(world.status().unheard[0].contains("closes the connection"), "{:?}", world.status().unheard);
         assert!(world.broker.links <= 3, "{}", world.broker.links);
         let links = world.broker.links;
         traffic(&mut world, 300);
@@ -614,7 +614,7 @@ fn a_subscription_to_update_hints_the_broker_closes_over_is_left_out_alone() {
         assert_eq!(world.count(|e| *e == Event::HintLeftOut), 1);
         assert_eq!(world.count(|e| *e == Event::SubscriptionLeftOut), 0);
         assert!(world.link.as_ref().unwrap().is_subscribed(STATUS));
-        assert!(world.status().left_out[0].contains(HINT), "{:?}", world.status().left_out);
+        assert!(world.status().unheard[0].contains(HINT), "{:?}", world.status().unheard);
         assert!(world.broker.links <= 3, "{}", world.broker.links);
     }
 }

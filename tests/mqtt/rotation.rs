@@ -14,7 +14,7 @@ use rcgen::{
 use tombolo::credential::decision::RenewAt;
 use tombolo::credential::io::keeper::{Keeper, Local, Prover, open_store};
 use tombolo::credential::leaf::Usage;
-use tombolo::credential::renewal::{Refusals, Standing, Verdict};
+use tombolo::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use tombolo::credential::request::{self, Names};
 use tombolo::credential::settings::Settings;
 use tombolo::credential::source::{Answer, Order, OrderKind, Outcome, Source};
@@ -106,7 +106,7 @@ struct ByUplink {
 }
 
 impl Prover for ByUplink {
-    fn probe(&self, candidate: &Path) -> Local<Verdict> {
+    fn probe(&self, candidate: &Path, _: InPlace) -> Local<Verdict> {
         let (handle, file) = (self.handle.clone(), candidate.to_path_buf());
         Box::pin(async move {
             handle.with(|core| core.begin_trial(Instant::now(), (file.clone(), file)));
@@ -291,7 +291,7 @@ fn a_candidate_that_the_broker_refuses_is_given_up_and_the_old_one_serves_on() {
             })
             .await;
         running.until("the old one connects", |running| running.handle.status().connected).await;
-        running.until("the candidate goes", |_| !keeper.shown().has_candidate).await;
+        running.until("the candidate goes", |_| keeper.shown().candidate.is_none()).await;
         assert_eq!(keeper.shown().current.unwrap().serial_text(), serial);
         store(&running, "tombolo/g/door-7/up/t/env", "after");
         running.until("drains", |running| running.outbox.borrow().waiting(Lane::Normal) == 0).await;

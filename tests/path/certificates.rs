@@ -246,7 +246,7 @@ enabled = false
         ("8", &["door-8.example", "another device has already"]),
         ("9", &["door-9.example", "the id 9 is switched off, disabled or reserved"]),
         ("gateway", &["the id gateway is switched off, disabled or reserved"]),
-        ("two", &["door-2.example", "its names match several devices"]),
+        ("two", &["door-2.example", "its names match several devices: 1, 2; "]),
         ("stranger", &["stranger.example", "no device and no fleet is configured for it"]),
     ] {
         let answer = world.post_as(name, "t/refused");

@@ -270,6 +270,79 @@ fn the_operator_sends_lists_shows_and_drops_commands() {
     assert_eq!(device.runs(), ["PUT set/level 41", "GET set/level ", "PUT nothing 1"]);
 }
 
+#[test]
+fn a_check_of_a_stopped_gateway_takes_no_command_that_waits_at_the_broker() {
+    let mut site = Site::with_broker("commands-check", RULES, BROKER);
+    subscribed(&site);
+    site.daemon.stop();
+    publish(&site, "tombolo/gw/door-7/down/set/level", "40", &["-V", "5", "-q", "2"]);
+    // It connects with the gateway's client id and subscribes as the gateway does.
+    let (code, text) = site.daemon.command(&["check"]);
+    let words = "upstream commands: the broker accepts the subscription to tombolo/gw/+/down/# (rule all of role sensor)";
+    assert!(code == 0 && text.contains(words), "{text}");
+    assert!(text.contains("acknowledged and back from tombolo/gw/gateway/check"), "{text}");
+    site.daemon.resume();
+    wait_for("the command", || site.mailbox().len() == 1);
+}
+
+/// The first topic that comes in the gateway's session at the broker, of those that are published
+/// one after the other until one comes.
+fn first_in_its_session(site: &Site, topics: &[&str], qos: &str) -> String {
+    let port = site.broker.plain_port.to_string();
+    let end = "after/check";
+    let mut child = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-c", "-i", "gw", "-x", "100000"])
+        .args(["-t", end, "-C", "1", "-F", "%t"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("a message", || {
+        topics.iter().for_each(|topic| publish(site, topic, "1", &["-q", qos]));
+        publish(site, end, "1", &["-q", "0"]);
+        child.try_wait().unwrap().is_some()
+    });
+    printed(&child.wait_with_output().unwrap()).trim().to_owned()
+}
+
+#[test]
+fn a_check_leaves_no_subscription_of_its_own_in_the_gateways_session() {
+    let mut site = Site::with_broker("commands-check-session", RULES, BROKER);
+    subscribed(&site);
+    site.daemon.stop();
+    let own = ["tombolo/gw/gateway/check", "tombolo/gw/gateway/status"];
+    let command = "tombolo/gw/door-7/down/set/level";
+    let echo = "acknowledged and back from tombolo/gw/gateway/check";
+    let (code, text) = site.daemon.command(&["check"]);
+    assert!(code == 0 && text.contains(echo), "{text}");
+    assert_eq!(first_in_its_session(&site, &own, "0"), "after/check");
+    // What the gateway subscribes to is still there.
+    assert_eq!(first_in_its_session(&site, &[command], "1"), command);
+    // Without a session before the check there is nothing in it behind it. A clean start ends it.
+    let port = site.broker.plain_port.to_string();
+    let ended = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-i", "gw", "-t", "nothing", "-E"])
+        .status()
+        .unwrap();
+    assert!(ended.success());
+    let (code, text) = site.daemon.command(&["check"]);
+    assert!(code == 0 && text.contains(echo), "{text}");
+    assert_eq!(first_in_its_session(&site, &[own[0], own[1], command], "0"), "after/check");
+}
+
+#[test]
+fn over_mqtt_3_1_1_a_check_sees_its_own_come_back_where_commands_are_wanted() {
+    let plain = |text: &str| text.replacen("[upstream]\n", "[upstream]\nprotocol = \"3.1.1\"\n", 1);
+    let mut site = Site::build("commands-check-plain", RULES, BROKER, plain);
+    subscribed(&site);
+    assert_eq!(site.daemon.status()["upstream"]["protocol"], "3.1.1");
+    site.daemon.stop();
+    let (code, text) = site.daemon.command(&["check"]);
+    assert!(code == 0 && text.contains("and back from tombolo/gw/gateway/check"), "{text}");
+    assert!(text.contains("upstream readings: taken on") && !text.contains("not proven"), "{text}");
+    let own = ["tombolo/gw/gateway/check", "tombolo/gw/tombolo-check/up/t/tombolo-check"];
+    assert_eq!(first_in_its_session(&site, &own, "0"), "after/check");
+}
+
 /// Publishes commands, after each few of them something is killed; then a device comes. `kept`:
 /// the broker loses nothing.
 fn each_runs_once(name: &str, few: usize, kept: bool, mut trouble: impl FnMut(&mut Site)) {

@@ -166,13 +166,15 @@ fn tokens_of_pyjwt_are_judged_by_the_registered_keys_and_end_their_connection() 
     for reason in [
         "the token expired",
         "the token is not valid yet",
-        "the token has another audience",
+        "the token has another audience (aud): ",
         "the token has no exp",
         "valid for more than 24 hours",
         "no key of the device has the token's algorithm",
     ] {
         assert!(log.contains(reason), "{reason}\n{log}");
     }
+    assert!(run(&site, &["device", "show", "cam-1"]).contains("MQTT refused"));
+    assert!(run(&site, &["status"]).contains(" connects refused, the last "));
     assert_eq!(client(&site, "expiry").trim(), "connect Success, disconnect Maximum connect time");
     // A removed key is taken no more.
     let hash =
@@ -254,7 +256,7 @@ fn thousands_of_devices_are_imported_at_once_and_what_keygen_made_connects() {
     let text = "id,role,psk\nnew-1,sensor,text:0123456789abcdef\nunit-7,sensor,text:0123456789abcdef\n";
     let csv = site.folder.write("faulty.csv", text).display().to_string();
     let (status, said) = site.daemon.command(&["device", "import", &csv]);
-    assert!(status == 1 && said.contains("unit-7 exists already") && count() == 3_000, "{said}");
+    assert!(status == 1 && said.contains("unit-7: it exists already") && count() == 3_000, "{said}");
     // A key pair for tokens.
     let keys = site.folder.path().display().to_string();
     let made =

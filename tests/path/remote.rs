@@ -106,3 +106,46 @@ fn a_command_that_there_is_not_cannot_be_listed() {
     let (code, text) = site.daemon.command(&["check", "--offline"]);
     assert!(code != 0 && text.contains("reboot") && text.contains("device/add"), "{text}");
 }
+
+#[test]
+fn an_outcome_that_the_broker_refuses_is_named_and_readings_flow() {
+    let folder = tombolo_test_support::Folder::new("remote-acl-file");
+    let acl = folder.write("acl", "topic readwrite tombolo/#\n");
+    let broker = format!("{BROKER}acl_file {}", acl.display());
+    let site = Site::with_broker("remote-acl", "[remote]\nallow = [\"status\"]\n", &broker);
+    wait_for("the connection", || site.daemon.status()["upstream"]["connected"] == true);
+    let port = site.broker.plain_port.to_string();
+    let answered = || site.daemon.status()["counters"]["tombolo_downlink_refused_outcomes_total"].as_u64();
+    wait_for("refused outcomes", || {
+        let status = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-m", ""])
+            .args([
+                "-t",
+                "tombolo/gw/gateway/down/status",
+                "-D",
+                "PUBLISH",
+                "response-topic",
+                "app/answers/1",
+            ])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        answered().is_some_and(|count| count >= 3)
+    });
+    let words = "of commands on app/answers/1: ";
+    let status = site.daemon.status();
+    let upstream = &status["upstream"];
+    assert!(upstream["refused_outcomes"].to_string().contains(words), "{upstream}");
+    assert!(upstream["stalled"].as_array().is_none_or(Vec::is_empty), "{upstream}");
+    assert_eq!((&status["journal"]["lost"], &status["journal"]["rejected"]), (&0.into(), &0.into()));
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains(words) && !text.contains("refuses every reading"), "{text}");
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(text.lines().any(|line| line.starts_with("warn") && line.contains(words)), "{text}");
+    assert!(!text.contains("readings do not flow"), "{text}");
+    let log = site.daemon.log();
+    assert!(log.contains("refuses the outcome of a command") && log.contains("app/answers/1"), "{log}");
+    assert!(site.post(&["-e", "1"], "t/x").contains("2.04"));
+    wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/x").is_empty());
+    wait_for("an empty lane", || site.daemon.status()["journal"]["records"] == 0);
+}

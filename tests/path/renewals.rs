@@ -282,7 +282,7 @@ fn a_person_takes_the_request_to_a_ca_and_installs_what_it_issued() {
 #[test]
 fn a_person_enrols_anew_although_the_certificate_is_valid() {
     let plan = Plan { upstream: UPLINK, ..Plan::default() };
-    let (site, _est) = site_with("enroll", &plan, |_| {});
+    let (site, est) = site_with("enroll", &plan, |_| {});
     until_connected_and_confirmed(&site.daemon);
     let first = certificate(&site.daemon)["serial"].clone();
     let_a_second_pass();
@@ -291,6 +291,106 @@ fn a_person_enrols_anew_although_the_certificate_is_valid() {
     assert_ne!(certificate(&site.daemon)["serial"], first);
     let operations = asked(&site.folder);
     assert!(operations.iter().all(|line| line["operation"] != "simplereenroll"), "{operations:?}");
+
+    // One that fails is named while it is wanted, and can be taken back.
+    let second = certificate(&site.daemon)["serial"].clone();
+    let port = est.port;
+    drop(est);
+    wait_for("its end", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    let (code, text) = site.daemon.command(&["cert", "enroll", "uplink"]);
+    assert_eq!(code, 0, "{text}");
+    let wanted = || {
+        let next = certificate(&site.daemon)["next"].clone();
+        next.as_str().is_some_and(|next| next.contains("1 of at most 8") && next.contains("--cancel"))
+    };
+    wait_for("a failure", wanted);
+    let problems = site.daemon.status()["problems"].to_string();
+    assert!(problems.contains("cert enroll uplink --cancel"), "{problems}");
+    let (code, text) = site.daemon.command(&["cert", "enroll", "uplink", "--cancel"]);
+    assert!(code == 0 && text.contains("taken back"), "{text}");
+    let now = certificate(&site.daemon);
+    assert_eq!((&now["state"], &now["serial"]), (&Value::from("valid"), &second));
+    assert!(now["last_error"].is_null() && now["next"].is_null(), "{now}");
+    let (code, text) = site.daemon.command(&["cert", "enroll", "uplink", "--cancel"]);
+    assert!(code == 1 && text.contains("no enrolment is asked for"), "{text}");
+}
+
+#[test]
+fn a_certificate_on_trial_is_named_until_the_broker_has_decided() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (site, _est) = site_with("on-trial", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon)["serial"].clone();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &site.broker.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{name}");
+    };
+    let named = || site.daemon.status()["problems"].to_string().contains("a new one is there");
+    assert!(!named());
+    let_a_second_pass();
+    // A broker that does not answer yet.
+    signal("-STOP");
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the notice", named);
+    assert_eq!(site.daemon.status()["ok"], false);
+    signal("-CONT");
+    wait_for("the new certificate", || certificate(&site.daemon)["serial"] != first);
+    until_connected_and_confirmed(&site.daemon);
+    assert!(!named());
+}
+
+#[test]
+fn a_gateway_that_got_no_certificate_yet_has_one_failure_in_check_with_its_cause() {
+    let plan = Plan { upstream: UPLINK, label: "status-403", ..Plan::default() };
+    let (site, est) = site_with("never-issued", &plan, |_| {});
+    wait_for("a refusal", || !certificate(&site.daemon)["last_error"].is_null());
+    let failures = || {
+        let (code, text) = site.daemon.command(&["check"]);
+        let lines: Vec<String> =
+            text.lines().filter(|line| line.starts_with("fail")).map(str::to_owned).collect();
+        assert!(code == 1 && lines.len() == 1, "{text}");
+        lines[0].clone()
+    };
+    let found = failures();
+    let words = ["certificate uplink", "not enrolled yet", "403", "cert enroll uplink --wait"];
+    assert!(words.iter().all(|word| found.contains(word)), "{found}");
+    let port = est.port;
+    drop(est);
+    wait_for("its end", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    let found = failures();
+    let words = ["certificate uplink", "not enrolled yet", "the EST server cannot be used"];
+    assert!(words.iter().all(|word| found.contains(word)), "{found}");
+}
+
+#[test]
+fn damaged_files_of_a_certificate_are_named_until_another_one_is_in_use() {
+    let plan = Plan { upstream: UPLINK, ..Plan::default() };
+    let (mut site, _est) = site_with("set-aside", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    site.daemon.stop();
+    let place = site.folder.join("state/certificates/uplink");
+    for name in ["state", "state.copy"] {
+        std::fs::write(place.join(name), "{").expect("it is written");
+    }
+    for _ in 0..2 {
+        site.daemon.resume();
+        until_connected_and_confirmed(&site.daemon);
+        let problems = site.daemon.status()["problems"].to_string();
+        assert!(problems.matches("state.damaged-1").count() == 1, "{problems}");
+        assert!(site.daemon.log().contains("damaged files of a certificate are set aside"));
+        let (_, text) = site.daemon.command(&["check"]);
+        let said = |line: &str| line.starts_with("warn") && line.contains("state.damaged-1");
+        assert!(text.lines().any(said) && text.contains("then delete them"), "{text}");
+        site.daemon.stop();
+    }
+    site.daemon.resume();
+    until_connected_and_confirmed(&site.daemon);
+    let_a_second_pass();
+    let (code, text) = site.daemon.command(&["cert", "renew", "uplink", "--wait"]);
+    assert_eq!(code, 0, "{text}");
+    let problems = site.daemon.status()["problems"].to_string();
+    assert!(!problems.contains("set aside") && !place.join("state.damaged-1").exists(), "{problems}");
 }
 
 #[test]
@@ -376,6 +476,12 @@ fn a_client_id_for_probes_that_the_broker_does_not_admit_is_named_and_gives_no_c
     });
     let held = certificate(&site.daemon);
     assert_eq!((&held["slot"], &held["serial"]), (&Value::from("candidate"), &first), "{held}");
+    let next = held["next"].as_str().unwrap_or_default();
+    assert!(next.contains("not given up") && next.contains("cert probe uplink"), "{held}");
+    let warned = |site: &Site| {
+        site.daemon.status()["upstream"]["warnings"].to_string().contains("upstream.probe-client-id")
+    };
+    assert!(warned(&site));
     let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
     assert!(code == 1 && text.contains("cert probe uplink"), "{text}");
     let said = |text: &str| {
@@ -399,8 +505,9 @@ fn a_client_id_for_probes_that_the_broker_does_not_admit_is_named_and_gives_no_c
     until_connected_and_confirmed(&site.daemon);
     let (_, text) = site.daemon.command(&["check"]);
     assert!(!said(&text) && text.contains("lets probe-gw connect"), "{text}");
+    assert!(!warned(&site));
 
-    // It stays so: the connection gives way to the probe.
+    // It stays so: the connection gives way to the probe that a person asks for.
     admit(&mut site, "gw");
     let second = certificate(&site.daemon)["serial"].clone();
     let_a_second_pass();
@@ -412,7 +519,9 @@ fn a_client_id_for_probes_that_the_broker_does_not_admit_is_named_and_gives_no_c
     });
     until_connected_and_confirmed(&site.daemon);
     assert_eq!(orders(&site), 2, "none was given up");
+    assert!(!warned(&site), "nothing waits any more");
     // Without a connection it is tried with the own client id at once.
+    let_a_second_pass();
     site.broker.stop();
     let (code, text) = site.daemon.command(&["cert", "renew", "uplink"]);
     assert_eq!(code, 0, "{text}");
@@ -522,11 +631,12 @@ fn the_certificate_for_devices_renews_for_new_handshakes_and_no_session_ends() {
     let_a_second_pass();
     let (code, text) = site.daemon.command(&["cert", "renew", "devices", "--wait"]);
     assert_eq!(code, 0, "{text}");
+    // It is in use: new handshakes have it, and what is in use is what is in the files.
+    let (_, text) = site.daemon.command(&["check"]);
+    assert!(!text.contains("coap certificates"), "{text}");
     assert_ne!(of(&site)["serial"], first["serial"]);
-    wait_for("the new one in handshakes", || {
-        let now = served(&site, &ca);
-        now.contains("BEGIN") && now != shown
-    });
+    let now = served(&site, &ca);
+    assert!(now.contains("BEGIN") && now != shown, "{now}");
     assert!(site.daemon.status()["devices"]["sessions"].as_u64().is_some_and(|sessions| sessions >= 1));
     let (_, text) = site.daemon.command(&["check"]);
     assert!(!text.contains("coap certificates"), "what is in use is what is in the files: {text}");

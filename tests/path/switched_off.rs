@@ -33,11 +33,11 @@ fn a_device_of_the_registry_that_a_configuration_file_switches_off_is_off_everyw
     assert_eq!(status["devices"]["known"], 1);
     assert_eq!(status["devices"]["switched_off_ids"], serde_json::json!(["door-8"]));
     let (_, text) = run(&site, &["status"]);
-    assert!(text.contains("switched off by the configuration: door-8"), "{text}");
+    assert!(text.contains("switched off: door-8; "), "{text}");
     let (_, text) = run(&site, &["acl", "explain", "door-8", "POST", "t/after"]);
     assert!(text.contains("door-8 is switched off by") && text.contains("30.toml:3"), "{text}");
     let (status, text) = run(&site, &["device", "test", "door-8"]);
-    assert!(status != 0, "{text}");
+    assert!(status != 0 && text.contains("door-8 is switched off or disabled"), "{text}");
     let (_, text) = run(&site, &["device", "list"]);
     let row = text.lines().find(|line| line.starts_with("door-8")).unwrap_or_default();
     assert!(row.contains("switched off: ") && row.contains("30.toml:3"), "{text}");
@@ -55,4 +55,11 @@ fn a_device_of_the_registry_that_a_configuration_file_switches_off_is_off_everyw
     assert!(post(&site, "t/again"));
     wait_for("the reading", || !site.arrived("tombolo/gw/door-8/up/t/again").is_empty());
     assert!(site.arrived("tombolo/gw/door-8/up/t/after").is_empty());
+
+    // By a command, which another one takes back.
+    assert_eq!(run(&site, &["device", "disable", "door-8"]).0, 0);
+    let (_, text) = run(&site, &["acl", "explain", "door-8", "POST", "t/after"]);
+    assert!(text.contains("device enable door-8") && !text.contains("enabled = false"), "{text}");
+    let (status, text) = run(&site, &["device", "test", "door-8"]);
+    assert!(status != 0 && text.contains("door-8 is switched off or disabled"), "{text}");
 }

@@ -34,6 +34,8 @@ struct Manner {
     code: u8,
     /// Answers a SUBSCRIBE.
     answers_subscribe: bool,
+    /// Refuses filters with this in them (0x87).
+    unreadable: Option<&'static str>,
     /// Answers a PUBLISH on topics with this in them by this code.
     refuses: Option<(&'static str, u8)>,
 }
@@ -47,6 +49,7 @@ const ORDINARY: Manner = Manner {
     password: None,
     code: 0x85,
     answers_subscribe: true,
+    unreadable: None,
     refuses: None,
 };
 
@@ -98,7 +101,14 @@ fn serve(
     while let Some((first, body)) = packet(&mut stream).filter(|_| code == 0) {
         match first >> 4 {
             8 if !manner.answers_subscribe => {}
-            8 => stream.write_all(&[0x90, 4, body[0], body[1], 0, 0]).ok()?,
+            8 => {
+                let codes = filters(&body).into_iter().map(|filter| {
+                    if manner.unreadable.is_some_and(|part| filter.contains(part)) { 0x87 } else { 0 }
+                });
+                let codes: Vec<u8> = codes.collect();
+                let head = [0x90, 3 + codes.len() as u8, body[0], body[1], 0];
+                stream.write_all(&[&head[..], &codes].concat()).ok()?;
+            }
             3 if manner.acknowledges && first & 6 != 0 => {
                 let topic = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
                 let name = String::from_utf8_lossy(&body[2..topic]);
@@ -112,6 +122,18 @@ fn serve(
         }
     }
     None
+}
+
+/// The filters of a SUBSCRIBE (MQTT 5.0 §3.8), whose properties have less than 128 bytes.
+fn filters(body: &[u8]) -> Vec<String> {
+    let mut rest = &body[3 + usize::from(body[2])..];
+    let mut found = Vec::new();
+    while let [high, low, after @ ..] = rest {
+        let (filter, options) = after.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        found.push(String::from_utf8_lossy(filter).into_owned());
+        rest = &options[1..];
+    }
+    found
 }
 
 fn gateway(folder: &Folder, port: u16) -> Daemon {
@@ -168,13 +190,57 @@ fn a_broker_that_answers_no_subscription_is_named_by_the_running_gateway() {
     let folder = Folder::new("no-suback");
     let script = Script::start(Manner { answers_subscribe: false, ..ORDINARY });
     let daemon = gateway(&folder, script.port);
-    let words = "does not answer the subscription to tombolo/gw/gateway/status";
-    let named = || daemon.status()["reasons"].to_string().contains(words);
+    let words = "not proven: the subscription to tombolo/gw/gateway/status: the broker does not answer it";
+    let named = || daemon.command(&["status"]).1.contains(words);
     wait_for("it is named", named);
-    let (_, text) = daemon.command(&["status"]);
-    assert!(text.contains(words), "{text}");
+    assert_eq!(daemon.status()["ok"], true, "no reading depends on it");
     let (_, text) = daemon.command(&["check"]);
     assert!(found(&text, "warn", &[words]), "{text}");
+}
+
+#[test]
+fn a_broker_that_lets_the_gateway_write_alone_is_not_proven_and_no_fault() {
+    let folder = Folder::new("write-only");
+    let script = Script::start(Manner { unreadable: Some("/gateway/"), ..ORDINARY });
+    let mut daemon = gateway(&folder, script.port);
+    let words = "not proven: the subscription to tombolo/gw/gateway/status: the broker refuses it";
+    wait_for("it is named", || daemon.command(&["status"]).1.contains(words));
+    let status = daemon.status();
+    assert!(status["ok"] == true && status["reasons"].as_array().is_some_and(Vec::is_empty), "{status}");
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 0 && found(&text, "warn", &[words]), "{text}");
+    daemon.stop();
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 0 && found(&text, "warn", &["subscription", "gateway/status"]), "{text}");
+}
+
+#[test]
+fn a_subscription_that_a_rule_needs_and_the_broker_refuses_fails_in_check_and_in_status() {
+    let folder = Folder::new("no-commands");
+    let rule = "[role.sensor.downlink.all]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    folder.write("conf.d/50.toml", rule);
+    let script = Script::start(Manner { unreadable: Some("/down/"), ..ORDINARY });
+    let mut daemon = gateway(&folder, script.port);
+    let words = ["tombolo/gw/+/down/#", "rule all of role sensor", "(0x87)"];
+    let named = |text: &str| words.iter().all(|word| text.contains(word));
+    wait_for("it is named", || named(&daemon.status()["reasons"].to_string()));
+    assert_eq!(daemon.status()["ok"], false);
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 1 && found(&text, "fail", &words), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("warn") && named(line)), "said once: {text}");
+    daemon.stop();
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 1 && found(&text, "fail", &words), "{text}");
+    // One that is accepted is no failure.
+    let accepting = Script::start(ORDINARY);
+    let url = format!("{rule}[upstream]\nurl = \"mqtt://127.0.0.1:{}\"\n", accepting.port);
+    folder.write("conf.d/50.toml", url);
+    let (status, text) = daemon.command(&["check"]);
+    // This one delivers nothing, so more is not proven.
+    assert!(
+        status == 0 && found(&text, "warn", &["not proven that commands come", words[0], words[1]]),
+        "{text}"
+    );
 }
 
 #[test]
@@ -247,6 +313,10 @@ fn a_broker_that_binds_the_client_id_proves_changed_files_by_the_gateways_own() 
         assert!(text.contains("gw-check") && text.contains("tombolo --config"), "{text}");
         // What is said to be about the client id is no failure.
         assert_eq!(status == 0, code == 0x85, "{text}");
+        // Of 0x87 nobody knows: both are named, and what tells them apart.
+        let both =
+            ["either it does not accept what is in the files, or it takes no other client id", "shows which"];
+        assert_eq!(found(&text, "fail", &both), code == 0x87, "{text}");
         let (status, text) = daemon.command(&["reload"]);
         assert_eq!(status, 0, "{text}");
         assert!(connected(&daemon) && connections(&daemon) == before + 1, "one with the new file");
@@ -319,13 +389,16 @@ fn what_differs_is_named_with_its_object_and_nothing_else_is() {
     site.folder.write("door-7.psk", "text:another-another-77");
     site.folder.write(
         "conf.d/60.toml",
-        "[role.sensor.uplink.more]\npath = \"more/+\"\n[gateway]\nlabel = \"barn\"\n",
+        "[role.sensor.uplink.more]\npath = \"more/+\"\n[gateway]\nlabel = \"barn\"\n\
+         [topics]\nreply = \"x/{device}/{path}\"\n[mqtt]\nmax-clients = 7\n",
     );
     let (_, text) = site.daemon.command(&["check"]);
     for words in [
         ["device.door-7: the running gateway still uses its earlier key", "reload"],
         ["role.sensor: the running gateway still uses its earlier rules", "reload"],
         ["gateway.label: the running gateway still uses none", "reload"],
+        ["commands: the running gateway still uses what it was before", "reload"],
+        ["mqtt: the running gateway still uses what it was before", "reload"],
     ] {
         assert!(found(&text, "warn", &words), "{words:?} in {text}");
     }

@@ -126,6 +126,13 @@ fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_u
     assert!(said.contains("2.04"), "{said}");
     assert_eq!(files(&site.daemon)["serial"], first["serial"]);
     point(&site.folder, "privkey.pem", "2.key");
+    // Before the daemon has noticed it, the check has read the files.
+    let (_, text) = site.daemon.command(&["check"]);
+    let taken_up = files(&site.daemon)["serial"] != first["serial"];
+    let warned =
+        text.lines().any(|line| line.starts_with("warn") && line.contains("upstream-files: its files have"));
+    let on_trial = text.contains("its files have a new one");
+    assert!(warned || on_trial || taken_up, "{text}");
     wait_for("the second pair", || files(&site.daemon)["serial"] != first["serial"]);
     wait_for("a connection", || connected(&site.daemon) && files(&site.daemon)["state"] == "valid");
     let second = files(&site.daemon)["serial"].clone();

@@ -127,3 +127,42 @@ fn what_goes_over_a_port_can_be_watched_through_the_daemon_and_without_it() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_line_of_which_no_frame_is_a_reading_is_not_fine_until_one_is() {
+    let site = Site::new("illegible", |folder| {
+        let summed = port(folder, "summed", "checksum = \"crc16-modbus\"\n");
+        port(folder, "scale", "form = \"json\"\npattern = '^W=(?<t>[-0-9.]+)'\n") + &summed
+    });
+    let mut devices = ["scale", "summed"].map(|name| Device::plugged_in(site.folder.join(name)));
+    site.wait_until_open("scale");
+    site.wait_until_open("summed");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(!text.contains("frames in a row"), "{text}");
+    for device in &mut devices {
+        device.say(b"\n");
+        device.say(&b"T=21.5 C\n".repeat(30));
+    }
+    for (name, words) in [
+        ("scale", "(\"T=21.5 C\"): the pattern does not match; compare pattern"),
+        ("summed", "the checksum is wrong; compare checksum"),
+    ] {
+        let seen = || site.ports()[name]["illegible"].as_str().is_some_and(|why| why.contains(words));
+        wait_for("the judgement", seen);
+        let (_, text) = site.daemon.command(&["status"]);
+        assert!(text.contains("NOT FINE") && text.contains(&format!("serial port {name}: ")), "{text}");
+        assert!(text.contains(words), "{text}");
+        let (_, text) = site.daemon.command(&["check", "--offline"]);
+        assert!(text.lines().any(|line| line.starts_with("warn") && line.contains(words)), "{text}");
+        let (_, text) = site.daemon.command(&["device", "show", name]);
+        assert!(text.contains("degraded") && text.contains(words), "{text}");
+    }
+    wait_for("the gateway's status", || {
+        let problems = site.told("gateway").map(|told| told["problems"].to_string()).unwrap_or_default();
+        problems.contains("serial port scale: ") && problems.contains("serial port summed: ")
+    });
+    devices[0].say(b"W=3.5\nT=21.5\n");
+    wait_for("the end of it", || site.ports()["scale"].get("illegible").is_none());
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("serial port summed: ") && !text.contains("serial port scale: "), "{text}");
+}

@@ -288,3 +288,62 @@ fn a_device_for_which_a_converter_closes_is_down_and_the_other_on_its_line_is_re
     assert!(port["asked"]["closed"].as_u64() >= Some(3), "{port}");
     assert!(site.payloads("two").iter().all(|payload| payload == "b"));
 }
+
+/// Serves units over a converter that gives up a connection which was idle for more than a second:
+/// it closes it at the next request, and answers all others. Counts its connections.
+fn serve_while_busy(listener: TcpListener, has_header: bool) -> std::sync::Arc<std::sync::atomic::AtomicU64> {
+    let count = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut used = std::time::Instant::now();
+            let mut request = [0; 12];
+            let length = if has_header { 12 } else { 8 };
+            while stream.read_exact(&mut request[..length]).is_ok() {
+                if used.elapsed() > Duration::from_secs(1) {
+                    break;
+                }
+                let body = if has_header { &request[6..12] } else { &request[..6] };
+                let mut answer = vec![body[0], body[1], 2, 0, 5];
+                if has_header {
+                    answer = [&request[..4], &[0, 5], &answer[..]].concat();
+                } else {
+                    answer.extend(crc16(&answer).to_le_bytes());
+                }
+                if stream.write_all(&answer).is_err() {
+                    break;
+                }
+                used = std::time::Instant::now();
+            }
+        }
+    });
+    count
+}
+
+#[test]
+fn a_converter_that_gives_up_idle_connections_costs_one_failure_at_most_and_is_named_once() {
+    let bind = || TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (plain, header) = (bind(), bind());
+    let addresses = [&plain, &header].map(|listener| listener.local_addr().expect("its address"));
+    let counts = [serve_while_busy(plain, false), serve_while_busy(header, true)];
+    let site = Site::new("idle", |_| {
+        let slow =
+            |bus: &str, address| unit(bus, address, "register.v.address = 0\n").replace("200ms", "1500ms");
+        bus("line", &format!("tcp://{}", addresses[0]))
+            + &slow("line", 11)
+            + &bus("plc", &format!("modbus-tcp://{}", addresses[1]))
+            + &slow("plc", 12)
+    });
+    wait_within(Duration::from_secs(60), "readings", || {
+        ["u11", "u12"].iter().all(|id| site.payloads(id).len() >= 5)
+    });
+    let unit = |bus: &str, id: &str| site.ports()[bus]["units"][id].clone();
+    assert_eq!(unit("line", "u11")["silent"], 1, "{}", unit("line", "u11"));
+    assert_eq!(unit("plc", "u12")["silent"], 0, "{}", unit("plc", "u12"));
+    assert!(counts.iter().all(|count| count.load(std::sync::atomic::Ordering::Relaxed) >= 4));
+    let log = site.daemon.log();
+    let told = log.lines().filter(|line| line.contains("gives up a connection that is idle")).count();
+    assert_eq!(told, 2, "{log}");
+}

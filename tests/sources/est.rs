@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use tombolo::credential::candidate::{self, Demands, Expected, Flaw};
 use tombolo::credential::csr_attributes::KeyKind;
 use tombolo::credential::est::{EstSettings, EstTrust};
 use tombolo::credential::io::est::EstSource;
+use tombolo::credential::leaf::Usage;
+use tombolo::credential::request::public_key;
 use tombolo::credential::source::{Identity, Order, OrderKind, Outcome, Source as _};
 use tombolo::northbound::certificate::Certificate;
 
@@ -231,6 +234,49 @@ fn a_certificate_that_is_ours_but_odd_is_handed_over() {
     assert_eq!(chain.len(), 1);
     let chain = issued(enrol("other-ca"));
     assert_eq!(chain.len(), 1, "cacerts has no issuer of it");
+}
+
+/// What comes of them: what a CA of openssl issued meets the judge of the renewal.
+#[test]
+fn a_certificate_that_is_ours_but_odd_is_refused_by_its_name() {
+    let label_of = |kind: fn(&Flaw) -> bool| kind;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = tombolo::clock::UnixTime::from_secs(now.as_secs());
+    let (csr, key) = request();
+    let public = public_key(&key).unwrap();
+    let of_label = |label: &str| {
+        let identity = Some(server().factory());
+        let order = Order { name: "uplink".to_owned(), csr: csr.clone(), kind: OrderKind::Enroll, identity };
+        issued(run(server().source(label).order(order)))
+    };
+    let present = of_label("well");
+    let judged = |chain: &[Vec<u8>]| {
+        let expected = Expected {
+            key: &public,
+            present: &present,
+            demands: Demands::ALL,
+            offered: &[],
+            usage: Usage::Client,
+            now: Some(now),
+        };
+        candidate::judge(chain, &expected)
+    };
+    for (label, is_named) in [
+        ("authority", label_of(|flaw| *flaw == Flaw::Authority)),
+        ("server-only", label_of(|flaw| *flaw == Flaw::Purpose(Usage::Client))),
+        ("other-subject", label_of(|flaw| matches!(flaw, Flaw::Subject(..)))),
+        ("not-yet", label_of(|flaw| matches!(flaw, Flaw::NotYet(_)))),
+        ("five-minutes", label_of(|flaw| matches!(flaw, Flaw::Shorter(..)))),
+        ("version-1", label_of(|flaw| *flaw == Flaw::Version(1))),
+        ("other-ca", label_of(|flaw| matches!(flaw, Flaw::MissingIntermediate(_)))),
+    ] {
+        let flaw = judged(&of_label(label)).unwrap_err();
+        assert!(is_named(&flaw), "{label}: {flaw}");
+    }
+    for label in ["forever", "missing-intermediate"] {
+        // The intermediate is known from the present chain.
+        assert_eq!(judged(&of_label(label)).unwrap().len(), 2, "{label}");
+    }
 }
 
 #[test]

@@ -111,6 +111,33 @@ fn versions_without_bound_by_a_stolen_key_are_forgotten_once_the_root_revokes_it
 }
 
 #[test]
+fn a_root_key_that_was_replaced_signs_no_fork_from_the_same_root_file() {
+    let gateway = Gateway::that_has_seen("rotated");
+    let sentence = gateway.refusal("forked");
+    for what in ["fork: ", "2.root.json", "root-file by hand", "tombolo decommission"] {
+        assert!(sentence.contains(what), "{what}: {sentence}");
+    }
+    // What is signed counts, not how it is written; and the chain goes on from there.
+    assert_eq!(gateway.offered("rotated-again"), "2.0.0");
+    assert_eq!(gateway.floor().metadata.root, 3);
+    assert!(gateway.refusal("forked").contains("3.root.json"));
+    // One that has not seen it yet cannot know.
+    assert_eq!(Gateway::new().offered("forked"), "9.0.0");
+}
+
+#[test]
+fn the_owner_goes_on_from_a_newer_root_file_and_not_from_withdrawn_roots() {
+    let mut gateway = Gateway::that_has_seen("rotated");
+    let sentence = gateway.refusal("first");
+    assert!(sentence.contains("every N.root.json has to stay published"), "{sentence}");
+    gateway.trust("rotated/metadata/2.root.json");
+    assert_eq!(gateway.offered("roots-withdrawn"), "2.0.0");
+    gateway.trust("rotated-again/metadata/3.root.json");
+    assert_eq!(gateway.offered("rotated-again"), "2.0.0", "its intermediate roots are not asked for");
+    refused_by(&gateway, "forked", "Failed to verify");
+}
+
+#[test]
 fn a_root_that_the_key_before_did_not_sign_is_refused_and_so_is_one_that_its_own_did_not() {
     for repository in ["root-of-the-new-key-alone", "root-of-the-old-key-alone", "root-of-a-stranger"] {
         refused(repository, "Failed to verify root metadata");

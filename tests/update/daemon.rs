@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tombolo::update::io::floor::{on_disk, read};
 use tombolo_test_support::{
-    Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, wait_for, wait_within,
+    Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, resident_kb, wait_for, wait_within,
 };
 
 use crate::gateway::server;
@@ -341,4 +341,24 @@ fn a_folder_in_the_place_of_the_image_is_moved_aside() {
     assert_eq!(code, 0, "{text}");
     assert_eq!(std::fs::metadata(site.folder.join("state/update/image")).unwrap().len(), 200_000);
     assert!(site.folder.join("state/update/image.in-the-way-1/x").is_dir());
+}
+
+#[test]
+fn a_gateway_that_looks_for_newer_firmware_takes_no_more_memory_at_rest() {
+    let mut site = site("update-memory", "large");
+    let mut at_rest = |table: &str, checks: u32| {
+        site.daemon.stop();
+        site.configure_as(table);
+        site.daemon.resume();
+        wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+        for _ in 0..checks {
+            assert_eq!(site.check().0, 0);
+        }
+        resident_kb(site.daemon.pid())
+    };
+    let without = at_rest("[update]\nsource = \"none\"\n", 0);
+    let (before, after) = (at_rest(&table("large"), 0), at_rest(&table("large"), 3));
+    println!("kB at rest: {without} without, {before} before the first check, {after} after three");
+    assert!(before <= without + 1024, "{before} instead of {without} kB");
+    assert!(after <= without + 8 * 1024, "{after} instead of {without} kB");
 }

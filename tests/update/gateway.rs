@@ -185,7 +185,7 @@ impl Gateway {
     pub fn refusal(&self, repository: &str) -> String {
         let before = self.floor();
         match self.check(repository) {
-            Err(fault @ (Fault::Invalid(_) | Fault::Rollback(_))) => {
+            Err(fault @ (Fault::Invalid(_) | Fault::Rollback(_) | Fault::Fork(_))) => {
                 assert_eq!(self.floor(), before, "{repository}");
                 fault.to_string()
             }

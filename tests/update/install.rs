@@ -417,6 +417,23 @@ fn the_metadata_is_verified_anew_against_a_floor_that_only_root_can_lower() {
 }
 
 #[test]
+fn a_fork_by_a_root_key_that_was_replaced_is_refused_by_root_too_though_the_daemon_forgot() {
+    let mut site = site("install-fork", "rotated-for-years", "exec");
+    site.ready();
+    site.folder.write("backend.status", "1");
+    site.refused("the slot is locked");
+    site.configure("forked", "exec", "");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = site.daemon.command(&["update", "check"]);
+    assert!(code == 1 && text.contains("fork: the repository's 2.root.json"), "{text}");
+    site.is_told("error", "fork: the repository's 2.root.json");
+    site.daemon.stop();
+    fs::remove_dir_all(site.folder.join(STATE)).unwrap();
+    site.refused("fork: the repository's 2.root.json");
+}
+
+#[test]
 fn rauc_is_asked_for_every_outcome() {
     let site = site("install-rauc", "large", "rauc");
     site.ready();
@@ -541,6 +558,21 @@ fn an_outage_rolls_back_once_denies_nothing_and_then_it_is_pending_until_the_bro
     assert_eq!(site.record()["phase"], "confirmed");
     // A gateway that had no broker before is not rolled back for having none.
     assert!(!site.history().contains("3.0.0  failed itself"));
+}
+
+/// The daemon's own next attempt may be minutes away.
+#[test]
+fn a_broker_that_is_back_is_reached_within_the_time_however_long_the_daemon_would_wait() {
+    let mut site = site("install-hurry", "large", "exec");
+    site.ready();
+    assert_eq!(site.apply().0, 0);
+    site.broker.stop();
+    wait_within(Duration::from_secs(400), "a long wait", || {
+        site.daemon.status()["upstream"]["retry_in_s"].as_u64().is_some_and(|seconds| seconds > 16)
+    });
+    site.broker.resume();
+    let (code, seen) = site.health("12s");
+    assert_eq!((code, &seen["verdict"]), (0, &"confirmed".into()), "{seen}");
 }
 
 #[test]

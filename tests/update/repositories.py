@@ -135,6 +135,15 @@ def repositories():
     rotated = signed(root_of(2, root="new-root", timestamp="new-timestamp"), "root", "new-root")
     renewed = {"timestamp": ("new-timestamp",)}
     yield "rotated", repository(roots=(rotated,), keys=renewed)
+    # The root key that was replaced there goes on by itself, from the same first root.json.
+    forged = [signed(root_of(number, timestamp="stranger"), "root") for number in range(2, 9)]
+    yield "forked", repository(roots=forged, keys={"timestamp": ("stranger",)}, timestamp=9, snapshot=9, targets=9, offers=("9.0.0",), soon=YEARS)
+    yield "rotated-for-years", repository(roots=(rotated,), keys=renewed, soon=YEARS)
+    # Signed once more by another root key, and written otherwise: what is signed is the same.
+    content = json.loads(rotated)
+    content["signatures"].reverse()
+    yield "rotated-again", repository(roots=(json.dumps(content, indent=1).encode(), signed(root_of(3, root="new-root", timestamp="new-timestamp"), "new-root")), keys=renewed)
+    yield "roots-withdrawn", repository(keys=renewed)
     yield "stolen-timestamp-key", repository(timestamp=2**62)
     yield "revoked-timestamp-key", repository(roots=(rotated,), timestamp=9)
     # Of another owner, or of this one after the root key was stolen: another root-file, lower versions.

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `content-format=` and `bytes=` are a part of the question, as of `acl explain`; `tag.NAME=` is a
-//! tag of the device that stands for a role.
+//! tag of the device that stands for a role. A reason may also be written as `acl explain` prints
+//! it, `reason=no rule`.
 //!
 //! It reads the files alone, never the running daemon. `role:NAME` is a device of that role, for
 //! where the registry is not: its id is [`STAND_IN`].
@@ -26,7 +27,7 @@ use crate::cli::output::plural;
 use crate::config::Settings;
 use crate::config::acl::{Question, explain, supposed};
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Gate, Supposed};
+use crate::gate::{Device, Gate, Reason, Supposed};
 use crate::message::Name;
 
 /// The id of the device that stands for a role.
@@ -58,6 +59,11 @@ enum Also {
     Reason,
 }
 
+/// The reasons, as `acl explain --json` has them: of readings, and of topics and filters.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    Reason::ALL.into_iter().map(Reason::as_str).chain(["bad_path", "bad_query"])
+}
+
 /// Reads the table; a fault has its line.
 fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
     let mut all = Vec::new();
@@ -75,9 +81,14 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
             "deny" => false,
             other => return Err((line, format!("{other:?} is neither allow nor deny"))),
         };
-        let mut also = Vec::new();
+        let mut also: Vec<(Also, String)> = Vec::new();
         let (mut content_format, mut bytes, mut tags) = (None, None, Tags::default());
         for word in rest.iter().take_while(|word| !word.starts_with('#')) {
+            // As `acl explain` prints it for people: `no rule`.
+            if let Some((Also::Reason, reason)) = also.last_mut().filter(|_| !word.contains('=')) {
+                *reason = format!("{reason}_{word}");
+                continue;
+            }
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             let key = match key {
                 "rule" => Also::Rule,
@@ -101,6 +112,10 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                     return Err((line, format!("{word:?} is none of {known}")));
                 }
             };
+            if key == Also::Reason && !reasons().any(|known| known == value) {
+                let all = reasons().collect::<Vec<_>>().join(", ");
+                return Err((line, format!("{value:?} is no reason; there are: {all}")));
+            }
             also.push((key, value.to_owned()));
         }
         let supposed = supposed(content_format, bytes).map_err(|what| (line, what))?;

@@ -156,7 +156,7 @@ pub enum ImportCommand {
 /// `tombolo import mosquitto`
 #[derive(Debug, Args)]
 pub struct ImportMosquittoArguments {
-    /// Its password_file
+    /// Its password_file; this, --acl-file or --conf is needed
     #[arg(long, value_name = "FILE", required_unless_present_any = ["acl_file", "conf"])]
     pub password_file: Option<PathBuf>,
     /// Its acl_file

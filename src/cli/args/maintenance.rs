@@ -103,7 +103,7 @@ pub enum CertCommand {
     /// Ask for the next certificate now
     Renew(CertRenewArguments),
     /// Ask for a certificate as if it were the first
-    Enroll(CertRenewArguments),
+    Enroll(CertEnrollArguments),
     /// Print the signing request, for a CA that is asked by hand
     Csr(CertNameArgument),
     /// Take what a CA issued for that request; it is proven before it is used
@@ -114,6 +114,19 @@ pub enum CertCommand {
     Rollback(CertRollbackArguments),
     /// Print what happened to a certificate lately
     History(CertNameArgument),
+}
+
+/// `tombolo cert enroll`
+#[derive(Debug, Args)]
+pub struct CertEnrollArguments {
+    /// The name of a [certificate.NAME]
+    pub name: String,
+    /// Return when it is in use; exit status 1 if it does not come to that
+    #[arg(long, conflicts_with = "cancel")]
+    pub wait: bool,
+    /// Take back what was asked for in this way
+    #[arg(long)]
+    pub cancel: bool,
 }
 
 /// `tombolo cert install`

@@ -67,9 +67,11 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     }
     let daemon = daemon(context, &before, &members)?;
     // They are the same, and the daemon may be writing them now.
+    let all = members.len();
     if daemon.is_some() {
         members.retain(|member| !is_held(&member.name));
     }
+    let held = all - members.len();
     let mut targets =
         Targets { folder: folder_of(&context.options().config), state_dir: before.state_dir.clone() };
     targets.judge(context, &members).map_err(unchanged)?;
@@ -104,7 +106,8 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     let refused = daemon.and_then(|mut daemon| {
         daemon.ask(&Request::Reload {}, SLOW_ANSWER).err().map(|error| error.to_string())
     });
-    say(context, &manifest, &members, &removed, &kept, running, refused.as_deref())?;
+    let done = Done { members: &members, held, removed: &removed, kept: &kept, running };
+    say(context, &manifest, &done, refused.as_deref())?;
     match refused {
         None => Ok(()),
         Some(reason) => Err(CommandError::Partly(format!(
@@ -113,25 +116,42 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     }
 }
 
+/// What was done.
+struct Done<'d> {
+    members: &'d [Member],
+    /// Members that the running daemon holds, which are as in the backup.
+    held: usize,
+    removed: &'d [PathBuf],
+    /// The backup of what was there before.
+    kept: &'d Path,
+    running: bool,
+}
+
 fn say(
     context: &Context,
     manifest: &Manifest,
-    members: &[Member],
-    removed: &[PathBuf],
-    kept: &Path,
-    running: bool,
+    done: &Done<'_>,
     refused: Option<&str>,
 ) -> Result<(), CommandError> {
+    let Done { members, held, removed, kept, running } = *done;
     if context.out.json {
         let files: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
         return Ok(context.out.object(&json!({
             "gateway": manifest.gateway, "made": manifest.made, "version": manifest.version, "files": files,
-            "removed": removed, "before": kept, "running": running, "reloaded": running && refused.is_none(),
+            "unchanged": held, "removed": removed, "before": kept, "running": running,
+            "reloaded": running && refused.is_none(),
         }))?);
     }
     let of = manifest.gateway.as_deref().unwrap_or("no id yet");
+    let same = match held {
+        0 => String::new(),
+        count => format!(
+            "; {} of its id and certificates, which the running gateway uses, are as in the backup",
+            plural(count as u64, "file")
+        ),
+    };
     context.out.line(format_args!(
-        "restored {} of gateway {of}, of {}; removed {}",
+        "restored {} of gateway {of}, of {}{same}; removed {}",
         plural(members.len() as u64, "file"),
         manifest.made,
         plural(removed.len() as u64, "file")

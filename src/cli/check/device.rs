@@ -119,6 +119,7 @@ fn mute(settings: &Settings) -> Option<Finding> {
         .iter()
         .filter(|device| device.psk.is_none() && device.certificate.is_none())
         .filter(|device| device.public_key.is_none() && device.login.is_none())
+        .filter(|device| device.jwt_keys.is_empty())
         .filter(|device| {
             Some(&device.id) != insecure
                 && settings.serial.iter().all(|port| port.table_of(device.id.as_str()).is_none())
@@ -131,7 +132,8 @@ fn mute(settings: &Settings) -> Option<Finding> {
     }
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     let message = format!("nothing says how these prove who they are: {}{more}", shown.join(", "));
-    let advice = "set psk-file, one of certificate-uri, -dns, -cn, public-key or password-file; until then they cannot connect";
+    let advice = "set psk-file, one of certificate-uri, -dns, -cn, public-key or password-file, or, for tokens, add a device of \
+                  the registry with a key (`tombolo device add ID --jwt-key FILE`); until then they cannot connect";
     Some(Finding::warn("devices", message).advice(advice))
 }
 

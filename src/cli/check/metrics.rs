@@ -14,7 +14,7 @@ pub fn judge(listen: &[SocketAddr], own: &str) -> Vec<Finding> {
 
 fn one(address: SocketAddr) -> Option<Finding> {
     let finding = match TcpListener::bind(address) {
-        Ok(_) => Finding::ok("metrics", format!("{address} can be had")),
+        Ok(_) => Finding::ok("metrics", format!("{address} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let message = format!("{address} cannot be had: another program has the port");
             let advice = format!("`ss -ltnp sport = :{}` names it; or use another port", address.port());

@@ -9,6 +9,7 @@
 
 mod credential;
 mod device;
+mod drop_ins;
 mod metrics;
 mod owners;
 mod plan;
@@ -102,14 +103,17 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         report.add(secrets::lists(tls, &*clock))?;
         report.add(secrets::token(Some(tls), !arguments.offline))?;
     }
+    let told = report.context.daemon().and_then(|mut daemon| daemon.ask_for(&Request::CertStatus {}, ANSWER));
+    let told = told.unwrap_or_default();
     report.add(patiently("asking where certificates come from", || {
-        plan::judge(settings, clock.clone(), arguments.offline)
+        plan::judge(settings, clock.clone(), arguments.offline, &told)
     }))?;
     report.add(secrets::modes(settings))?;
     let options = report.context.options();
     let read = crate::config::io::texts(&options);
     let (shown, _) = crate::config::show::show(&read.layers, &options.environment);
     report.add(secrets::credentials(&shown))?;
+    report.add(drop_ins::judge(paths))?;
     report.add(device::judge(loaded, &*clock))?;
     report.add(serial::ports(settings))?;
     let judged: Arc<dyn crate::clock::WallClock> = clock.clone();

@@ -1,6 +1,7 @@
 //! Whether the certificates that the gateway renews by itself will be renewed: the source can be
 //! reached, what enrols after an expiry is there and valid, and a renewal comes before the expiry.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::credential::is_closed;
 use crate::clock::{UnixTime, WallClock};
-use crate::config::{Certificate, Finding, Settings};
+use crate::config::{Certificate, Finding, Level, Settings};
+use crate::control::snapshot;
 use crate::credential::decision::{self, Validity};
 use crate::credential::expiry;
 use crate::credential::io::watch::PairFiles;
@@ -25,16 +27,26 @@ const MARGIN: Duration = Duration::from_secs(600);
 /// A source that is silent is waited for so long.
 const REACH_WITHIN: Duration = Duration::from_secs(20);
 
-/// Judges each. It reads files and, unless `offline`, asks the sources; it orders nothing.
-pub fn judge(settings: &Settings, clock: Arc<dyn WallClock>, offline: bool) -> Vec<Finding> {
+/// Judges each. It reads files and, unless `offline`, asks the sources; it orders nothing. `told`:
+/// what the running gateway says of them.
+pub fn judge(
+    settings: &Settings,
+    clock: Arc<dyn WallClock>,
+    offline: bool,
+    told: &BTreeMap<String, snapshot::Certificate>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for certificate in &settings.certificates {
-        let (present, found) = present(certificate, &*clock, offline);
-        findings.extend(found);
-        findings.extend(bootstrap(certificate, &*clock, present));
+        let (present, mut found) = present(certificate, &*clock, offline);
+        let mut others = bootstrap(certificate, &*clock, present);
         if !offline {
-            findings.extend(source(settings, certificate, clock.clone(), present));
+            others.extend(source(settings, certificate, clock.clone(), present));
         }
+        if let Some(missing) = found.first_mut().filter(|_| is_missing(certificate)) {
+            let reason = told.get(&certificate.settings.name).and_then(|of| of.last_error.as_deref());
+            give_cause(missing, &mut others, reason);
+        }
+        findings.extend(found.into_iter().chain(others));
     }
     if !settings.certificates.is_empty() && !clock.trusted() {
         let message = "nothing is renewed while the clock is not trusted, and no expiry is noticed";
@@ -44,6 +56,29 @@ pub fn judge(settings: &Settings, clock: Arc<dyn WallClock>, offline: bool) -> V
         );
     }
     findings
+}
+
+/// That one is missing, with the reason and its way out: one finding for one cause.
+fn give_cause(missing: &mut Finding, others: &mut Vec<Finding>, reason: Option<&str>) {
+    if let Some(at) = others.iter().position(|finding| finding.level == Level::Fail) {
+        let cause = others.remove(at);
+        missing.message = format!("{NOT_ENROLLED}: {}", cause.message);
+        missing.advice = cause.advice;
+    } else if let Some(reason) = reason {
+        missing.message = format!("{NOT_ENROLLED}: {reason}");
+    }
+}
+
+/// Whether there is none in use, as far as this user may see.
+pub fn is_missing(certificate: &Certificate) -> bool {
+    let file = certificate.settings.current();
+    !is_hidden(certificate) && !file.exists()
+}
+
+fn is_hidden(certificate: &Certificate) -> bool {
+    let settings = &certificate.settings;
+    let above = settings.folder.parent();
+    is_closed(&settings.current()) || above.is_some_and(|above| above.exists() && is_closed(above))
 }
 
 /// How the certificate in use stands.
@@ -70,11 +105,11 @@ fn now(clock: &dyn WallClock) -> UnixTime {
 fn present(certificate: &Certificate, clock: &dyn WallClock, offline: bool) -> (Present, Vec<Finding>) {
     let settings = &certificate.settings;
     let (file, name, subject) = (settings.current(), settings.name.as_str(), subject(certificate));
-    if is_closed(&file) || settings.folder.parent().is_some_and(|above| above.exists() && is_closed(above)) {
+    if is_hidden(certificate) {
         let message = format!("{} may not be read by this user", file.display());
         return (Present::Valid, vec![Finding::warn(subject, message).advice("run `sudo tombolo check`")]);
     }
-    if !file.exists() {
+    if is_missing(certificate) {
         let advice = match (settings.by_hand, settings.decision().may_enroll) {
             (true, _) => format!(
                 "`tombolo cert csr {name}` prints its signing request, `tombolo cert install {name} FILE` takes the answer"
@@ -204,4 +239,35 @@ fn source(
         Present::Wanted => Finding::fail(subject, message)
             .advice("no certificate can be had until it is; it is asked again by itself"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing() -> Finding {
+        Finding::fail("certificate uplink", NOT_ENROLLED).advice("`tombolo cert enroll uplink --wait`")
+    }
+
+    #[test]
+    fn a_certificate_that_was_never_issued_is_one_failure_with_its_cause_and_one_way_out() {
+        let source = Finding::fail("certificate uplink", "the EST server cannot be used: no route");
+        let mut others = vec![
+            Finding::ok("certificate uplink", "the bootstrap certificate is valid"),
+            source.advice("it is asked again by itself"),
+        ];
+        let mut found = missing();
+        give_cause(&mut found, &mut others, Some("no route"));
+        assert_eq!(found.message, format!("{NOT_ENROLLED}: the EST server cannot be used: no route"));
+        assert_eq!(found.advice, "it is asked again by itself");
+        assert!(others.len() == 1 && others[0].level == Level::Ok, "{others:?}");
+        // Where nothing fails here, the running gateway knows why.
+        let mut found = missing();
+        give_cause(&mut found, &mut others, Some("the source refuses: 403"));
+        assert_eq!(found.message, format!("{NOT_ENROLLED}: the source refuses: 403"));
+        assert_eq!((found.level, found.advice), (Level::Fail, missing().advice));
+        let mut found = missing();
+        give_cause(&mut found, &mut others, None);
+        assert_eq!(found, missing());
+    }
 }

@@ -89,6 +89,9 @@ fn judge(found: &ConfigCheck, loaded: &Loaded, reload: &str, restart: &str) -> C
                 .advice("correct them; the connection that stands goes on until it breaks"),
         );
     }
+    compared.findings.extend(found.watched.iter().map(|what| {
+        Finding::warn("daemon", what.clone()).advice("check again then; `tombolo cert status` shows it")
+    }));
     if found.upstream_files_changed {
         let message = "files that [upstream] names have changed; the running gateway uses them from its next connection on";
         compared

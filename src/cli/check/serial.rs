@@ -108,6 +108,7 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
         }
+        findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
         if let Some(asked) = &port.asked {
             let (questions, answers) = (asked.questions, asked.answers);
             let what = match asked.state.as_str() {
@@ -289,6 +290,16 @@ mod tests {
                 "unit 3, slow: its answers come after the timeout; raise timeout",
             ]
         );
+    }
+
+    #[test]
+    fn a_line_of_which_nothing_can_be_read_is_warned_of() {
+        let why = "20 frames in a row gave no reading; compare pattern with what comes";
+        let port = SerialPort { illegible: Some(why.into()), ..SerialPort::default() };
+        let serial = [("scale".to_owned(), port), ("good".to_owned(), SerialPort::default())];
+        let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].subject.as_str(), found[0].message.as_str()), ("serial scale", why));
     }
 
     #[test]

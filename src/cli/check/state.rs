@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use super::owners;
+use super::plan;
 use super::running::Compared;
 use crate::cli::Context;
 use crate::cli::output::plural;
 use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
-use crate::control::snapshot::Status;
+use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
+use crate::credential::store::SET_ASIDE;
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
 
@@ -70,17 +72,21 @@ pub fn closed(context: &Context, closed: &Path, asked: bool) -> Finding {
 pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str) -> Vec<Finding> {
     let is_known =
         |problem: &&String| loaded.state.problems.iter().any(|known| known.sentence() == **problem);
-    // The finding about the certificate says so, with the way out.
+    // The finding about the certificate says so, with why and the way out.
     let is_not_enrolled = |problem: &&String| {
-        let names = loaded.settings.certificates.iter().map(|certificate| &certificate.settings.name);
-        names.into_iter().any(|name| problem.starts_with(&format!("certificate {name} is missing; ")))
+        let mut missing = loaded.settings.certificates.iter().filter(|of| plan::is_missing(of));
+        missing.any(|of| problem.starts_with(&format!("certificate {} ", of.settings.name)))
     };
     let told = |problem: &String| {
         let refused = problem.starts_with("the last reload was refused");
+        let is_notice = problem.contains(ON_TRIAL) || problem.contains(SET_ASIDE);
         match refused && compared.acceptable || compared.repaired.contains(problem) {
+            false if is_notice => Finding::warn("daemon", problem.clone()),
             true => {
-                let message = format!("{problem}; a reload would take the files up now");
-                Finding::warn("daemon", message).advice(format!("run {reload}"))
+                // The reload that it asks for is all that there is to do.
+                let message = problem.strip_suffix(THEN_RELOAD).unwrap_or(problem);
+                Finding::warn("daemon", message)
+                    .advice(format!("the files can be taken up now: run {reload}"))
             }
             false => Finding::fail("daemon", problem.clone()),
         }

@@ -85,8 +85,11 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         }
         Err(fault @ Fault::Stale { .. }) => Finding::fail("update", fault.to_string())
             .advice("tell the repository's owner: it has to be signed anew"),
-        Err(fault @ (Fault::Invalid(_) | Fault::Rollback(_))) => Finding::fail("update", fault.to_string())
-            .advice("nothing of it is used; if the repository is as its owner made it, see docs/updates.md"),
+        Err(fault @ (Fault::Invalid(_) | Fault::Rollback(_) | Fault::Fork(_))) => {
+            Finding::fail("update", fault.to_string()).advice(
+                "nothing of it is used; if the repository is as its owner made it, see docs/updates.md",
+            )
+        }
         // What this user may not read or write, the service may.
         Err(fault) if loaded.state.closed.is_some() => {
             Finding::warn("update", fault.to_string()).advice("run `sudo tombolo check`")

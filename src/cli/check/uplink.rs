@@ -12,7 +12,7 @@ use crate::control::snapshot::{TakenReading, Uplink};
 use crate::credential::probe_place::with_client_id;
 use crate::northbound;
 use crate::northbound::io::files::WAITS;
-use crate::northbound::io::probe::{Grade, SCRATCH, Step, Trial, probe};
+use crate::northbound::io::probe::{CommandTrial, Grade, SCRATCH, Step, Trial, probe};
 use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::uplink::TrialVerdict;
 
@@ -23,8 +23,10 @@ const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
 
-/// The subject of what is said about readings.
+/// The subject of what is said about readings,
 const READINGS: &str = "upstream readings";
+/// and about commands.
+const COMMANDS: &str = "upstream commands";
 
 /// How the daemon's own connection is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,6 +148,10 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             let failure = Finding::fail("upstream", message).advice(allow.clone());
             doubt = Some(Doubt { failure, taken: not_its_own() });
         }
+        // The finding about the certificate says why, and what is to be done.
+        (false, _) if uplink.last_error.as_ref().is_some_and(|why| why.starts_with(WAITS)) => {
+            findings.push(Finding::warn("upstream", text.clone()));
+        }
         (false, _) => findings.push(
             Finding::fail("upstream", text.clone())
                 .advice("readings are kept meanwhile; what follows shows where it stops"),
@@ -155,7 +161,10 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));
-    let others = uplink.warnings.iter().filter(|warning| !uplink.stalled.contains(warning));
+    findings.extend(uplink.unsubscribed.iter().map(|reason| Finding::fail(COMMANDS, reason.clone())));
+    let is_told =
+        |warning: &&String| uplink.stalled.contains(warning) || uplink.unsubscribed.contains(warning);
+    let others = uplink.warnings.iter().filter(|warning| !is_told(warning));
     findings.extend(others.map(|warning| Finding::warn("upstream", warning.clone())));
     (findings, doubt)
 }
@@ -250,10 +259,16 @@ fn go(
         }
     };
     let scratch = format!("{}{SCRATCH}", settings.gate.prefix);
+    let needed = |filter: &String| CommandTrial {
+        filter: filter.clone(),
+        of: settings.downlink.needed_by(filter).join(", "),
+    };
+    let commands: Vec<CommandTrial> = upstream.commands.iter().map(needed).collect();
     let payload_max = settings.gate.roles.iter().map(|role| role.max_payload.unwrap_or(PAYLOAD_MAX)).max();
     let trial = Trial {
         scratch: &scratch,
         readings: &trials,
+        commands: &commands,
         payload_max: u64::from(payload_max.unwrap_or(0)),
         beside: known.beside,
         own_taken: known.own_proven && known.doubt.is_none(),
@@ -280,7 +295,7 @@ pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> O
     let verdict = runtime.block_on(separate_trial(upstream, clock, &client_id, None, None));
     runtime.shutdown_background();
     let key = "upstream.probe-client-id";
-    match verdict {
+    match verdict.verdict {
         TrialVerdict::Accepted => {
             let message = format!("the broker lets {client_id} connect");
             Some(Finding::ok("upstream", message).key(key))
@@ -288,8 +303,9 @@ pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> O
         TrialVerdict::Refused(why) | TrialVerdict::Closed(why) => {
             let message = format!("the broker does not let it connect: {}", with_client_id(&client_id, &why));
             Some(Finding::warn("upstream", message).key(key).advice(
-                "allow that client id to connect at the broker, or take the key out; until then a new certificate is tried in \
-                 the place of the connection",
+                "allow that client id to connect at the broker, or take the key out; until then a new certificate waits, and is \
+                 tried in the place of the connection only where the broker says that it is the client id (0x85), a day or \
+                 less before the present one expires, or with `tombolo cert probe`",
             ))
         }
         TrialVerdict::Fault(_) => None, // the network's doing, which is said elsewhere
@@ -360,6 +376,14 @@ mod tests {
         // One that has never acknowledged anything may be mute.
         assert_eq!(judged(&Uplink { last_taken_s: None, ..slow.clone() }).0, Level::Fail);
         assert_eq!(judged(&Uplink { unanswered_connections: 1, ..slow }).0, Level::Fail);
+    }
+
+    #[test]
+    fn what_waits_for_its_first_certificate_is_no_second_failure() {
+        let away =
+            |why: &str| Uplink { configured: true, last_error: Some(why.to_owned()), ..Uplink::default() };
+        assert_eq!(judged(&away("no route")).0, Level::Fail);
+        assert_eq!(judged(&away(&format!("{WAITS}: there is no current.pem"))).0, Level::Warn);
     }
 
     #[test]

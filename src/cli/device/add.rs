@@ -102,9 +102,9 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         ..Device::new(id, role)
     };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    if let Some(warning) = device.psk.as_ref().and_then(|psk| short(psk.key.len())) {
-        note(warning);
-    }
+    let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len()));
+    let short_password = password.as_ref().and_then(|password| password::short(password));
+    short_key.into_iter().chain(short_password).for_each(note);
     let told = tell(context);
     let shown = format!("device show {} --key", device.id);
     if context.out.json {

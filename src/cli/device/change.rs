@@ -19,7 +19,7 @@ use crate::config::certificate::format_key_hash;
 use crate::config::registry::Entry;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
-use crate::config::scalar::{PSK_IDENTITY_MAX, parse_duration, parse_psk_identity};
+use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_duration, parse_psk_identity};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
 use crate::gate::settings::{Device, NextPsk, Psk};
 use crate::message::Name;
@@ -140,10 +140,12 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         None => None,
         Some(overlap) => Some(until(overlap)?),
     };
+    let mut unused = None;
     let (device, told) = apply(context, &loaded, &id, |entry| {
         let Some(before) = entry.device.psk.clone() else {
             return Err("has no pre-shared key; `tombolo device add` adds a device with one".to_owned());
         };
+        unused = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
         let Some(until) = until else {
             let psk = Psk { identity: identity.unwrap_or(before.identity), key };
             (entry.device.psk, entry.device.next_psk, entry.psk_since) = (Some(psk), None, today());
@@ -159,8 +161,14 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
     // What the device needs is that of the new key alone.
     let shown = Device {
         psk: device.next_psk.as_ref().map(|next| next.psk.clone()).or(device.psk.clone()),
+        next_psk: None,
         ..device.clone()
     };
+    if let Some(identity) = unused {
+        note(format_args!(
+            "{id} had another new key, identity {identity}, which was not used yet: that one is not taken any more"
+        ));
+    }
     if context.out.json {
         let mut object = add::in_json(&shown);
         object["both_until"] = json!(device.next_psk.as_ref().map(|next| format_time(next.until)));
@@ -199,6 +207,7 @@ fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) ->
         (entry.device.login, entry.password_since) = (Some(login), today());
         Ok(())
     })?;
+    password::short(&secret).into_iter().for_each(note);
     if context.out.json {
         let object = json!({ "id": id, "mqtt_username": username, "password": secret.as_str() });
         return Ok(context.out.object(&object)?);

@@ -366,6 +366,13 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
     let mut header = vec!["id"];
     header.extend(role.map(|_| "role"));
     header.push(name);
+    let folder = arguments.keys.as_deref().unwrap_or_else(|| std::path::Path::new("."));
+    if arguments.kind == KeyKind::Jwt && !folder.is_dir() {
+        let shown = folder.display();
+        return Err(CommandError::Failed(format!(
+            "{shown} is no folder; make it, or name another with --keys"
+        )));
+    }
     if !context.out.json {
         context.out.verbatim(&format!("{}\n", header.join(",")))?;
     }
@@ -375,10 +382,7 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
             object["role"] = role.into();
         }
         let key = match arguments.kind {
-            KeyKind::Jwt => {
-                let folder = arguments.keys.as_deref().unwrap_or_else(|| std::path::Path::new("."));
-                key_pair(&folder.join(format!("{id}.key")))?
-            }
+            KeyKind::Jwt => key_pair(&folder.join(format!("{id}.key")))?,
             KeyKind::Psk | KeyKind::Password => {
                 let key = random_key().map_err(CommandError::failed)?;
                 Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key)))

@@ -9,7 +9,7 @@ use super::client;
 use crate::cli::Context;
 use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
-use crate::cli::output::align;
+use crate::cli::output::{align, plural};
 use crate::config::Settings;
 use crate::config::registry::io::random_key;
 use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH, USERNAME_MAX};
@@ -17,6 +17,8 @@ use crate::gate::settings::Device;
 use crate::southbound::mqtt::settings::PlainAddress;
 use crate::system;
 
+/// A chosen password that is shorter can be guessed, though guesses are damped.
+const PASSWORD_MIN: usize = 12;
 /// Most bytes read from standard input.
 const STDIN_MAX: u64 = 4_096;
 
@@ -45,6 +47,17 @@ pub(super) fn login(username: &str, argument: &str) -> Result<(Login, Zeroizing<
         PasswordHash::of_chosen(password.as_bytes(), salt).map_err(CommandError::failed)?
     };
     Ok((Login { username: username.to_owned(), password: hash }, password))
+}
+
+/// The warning about a password that is short.
+pub(super) fn short(password: &str) -> Option<String> {
+    (password.len() < PASSWORD_MIN).then(|| {
+        format!(
+            "the password has only {}: it may be guessed; use {PASSWORD_MIN} or more, or --password without a value, which \
+             makes one",
+            plural(password.len() as u64, "byte")
+        )
+    })
 }
 
 fn chosen(argument: &str) -> Result<Zeroizing<String>, CommandError> {

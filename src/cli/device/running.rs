@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::Context;
 use super::super::error::CommandError;
 use super::super::output::{plural, span};
+use super::super::status::refused_connect;
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
@@ -125,6 +126,10 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
         rows.push(("last refused", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
     }
+    if let Some(last) = &state.last_mqtt_refused {
+        let count = plural(state.mqtt_refused, "connect");
+        rows.push(("MQTT refused", format!("{count}, {}", refused_connect(last))));
+    }
     let clients = match state.mqtt_clients {
         0 => String::new(),
         count => format!(", {}", plural(count, "MQTT client")),
@@ -141,6 +146,7 @@ fn word_of(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::snapshot::RefusedConnect;
 
     fn state() -> DeviceState {
         DeviceState {
@@ -192,6 +198,23 @@ mod tests {
     fn readings_that_were_not_published_are_shown_where_there_are_any() {
         let filtered = DeviceState { filtered: 3, ..state() };
         assert_eq!(rows(&filtered)[1].1, "7 accepted, 6 delivered, 3 filtered, 2 refused");
+    }
+
+    #[test]
+    fn a_refused_connect_of_an_mqtt_client_is_shown_at_its_device() {
+        let last = RefusedConnect {
+            ago_s: 70,
+            peer: "192.0.2.7".into(),
+            username: Some("cam\u{1b}".into()),
+            device: Some("cam-1".into()),
+            reason: "wrong password".into(),
+        };
+        let refused = DeviceState { mqtt_refused: 3, last_mqtt_refused: Some(last), ..state() };
+        let rows = rows(&refused);
+        let text = rows.iter().find(|(name, _)| *name == "MQTT refused").map(|(_, text)| text.as_str());
+        let shown =
+            "3 connects, the last 1 min 10 s ago from 192.0.2.7, user name cam\\u{1b}: wrong password";
+        assert_eq!(text, Some(shown));
     }
 
     #[test]

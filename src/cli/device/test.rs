@@ -64,7 +64,11 @@ fn print(context: &Context, id: &str, steps: &[TestStep], record: Option<&str>) 
             context.out.table(&[vec![format!("{word:<4}"), format!("{step:<12}"), text.clone()]])?;
         }
         if !ok {
-            return Err(CommandError::Failed(format!("step {step} failed: {text}")));
+            // The line above has the reason.
+            return Err(CommandError::Failed(match context.out.json {
+                true => format!("step {step} failed: {text}"),
+                false => format!("step {step} failed"),
+            }));
         }
     }
     Ok(())

@@ -116,7 +116,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     // What the service cannot read is copied for it; what then is still wrong was just typed.
     let state_dir = loaded.settings.paths.state_dir.clone();
     let plans = plan_copies(&mut site, &options.config, &state_dir, force)
-        .map_err(|(file, message)| failed(&file, message, "nothing was written"))?;
+        .map_err(|(file, message)| failed(&file, message, ""))?;
     let is_copied = |finding: &Finding| {
         plans.iter().any(|plan| finding.message.starts_with(&plan.copied.from.display().to_string()))
     };
@@ -140,7 +140,7 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
             "upstream.certificate-file" => "name a certificate, in PEM, and the key that belongs to it",
             _ => "name a file with CA certificates in PEM",
         };
-        return Err(vec![finding.advice(format!("{advice}; nothing was written"))].into());
+        return Err(vec![finding.advice(advice)].into());
     }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {
@@ -153,7 +153,13 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
     let text = render(&site);
     let put = std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, text.as_bytes(), 0o644));
-    put.map_err(|error| failed(&path, as_root(error), "run this as root"))?;
+    let advice = match is_packaged(&options.config) {
+        true => {
+            "run this as root; as another user: tombolo --config gw/tombolo.toml init, which makes a gateway in the folder gw"
+        }
+        false => "run this as the owner of that folder, or as root",
+    };
+    put.map_err(|error| failed(&path, as_root(error), advice))?;
     if !plans.is_empty() || main.is_some() {
         loaded = load_with(options, None, &[])?;
     }
@@ -187,7 +193,7 @@ fn free_port() -> Option<u16> {
         !in_use(UdpSocket::bind((Ipv4Addr::LOCALHOST, *port)))
             && !in_use(UdpSocket::bind((Ipv6Addr::LOCALHOST, *port)))
     };
-    [COAPS_PORT, 15684, 25684].into_iter().find(is_free)
+    (0..6).map(|number| COAPS_PORT + number * 10_000).find(is_free)
 }
 
 /// The main file and the folders beside it.

@@ -34,7 +34,7 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::certificate::{format_key_hash, parse_key_hash};
-use super::finding::{Finding, Place};
+use super::finding::{Finding, Level, Place};
 use super::raw::Lines;
 use super::scalar::{
     PSK_IDENTITY_MAX, PSK_KEY_MAX, did_you_mean, format_duration, format_hex, format_psk_identity,
@@ -493,15 +493,18 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         );
     }
     if let Some(known) = loaded.known(id) {
-        let message = format!("{id} exists already");
+        let message = "it exists already".to_owned();
         let advice = match known.source {
-            DeviceSource::Registry => format!("remove it first: `tombolo device remove {id}`"),
+            DeviceSource::Registry => format!(
+                "`tombolo device rekey {id}` gives it a new key, `tombolo device set {id}` another role or label; to begin \
+                 anew, `tombolo device remove {id}`"
+            ),
             DeviceSource::Configuration => "change it there, or use another name".to_owned(),
         };
         return refuse(message, known.place.as_ref(), &advice);
     }
     if loaded.registry.has_file(id) {
-        let message = format!("{id} exists already, in a file that cannot be read");
+        let message = "it exists already, in a file that cannot be read".to_owned();
         return refuse(message, None, &format!("remove it first: `tombolo device remove {id}`"));
     }
     check_proofs(device, loaded)?;
@@ -555,6 +558,14 @@ fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
 fn check_role(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let roles = || loaded.settings.gate.roles.iter().map(|role| role.name.as_str());
     if !roles().any(|role| role == device.role.as_str()) {
+        let of_role = |finding: &&Finding| {
+            finding.level == Level::Fail && finding.subject == format!("role {}", device.role)
+        };
+        if let Some(fault) = loaded.findings.iter().find(of_role) {
+            let message =
+                format!("a fault disables the role {:?}: {}", device.role.as_str(), fault.sentence());
+            return Err(Box::new(Finding::fail(format!("device {}", device.id), message)));
+        }
         let advice = match did_you_mean(device.role.as_str(), roles()) {
             Some(role) => format!("did you mean {role:?}?"),
             None if loaded.settings.gate.roles.is_empty() => {
@@ -588,7 +599,7 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let subject = format!("device {id}");
     match loaded.known(id) {
         Some(known) if known.source == DeviceSource::Configuration && !loaded.registry.has_file(id) => {
-            let message = format!("{id} is in the configuration");
+            let message = "it is in the configuration";
             // Serial devices are in the table of their port.
             let ports = &loaded.settings.serial;
             let table = ports.iter().find_map(|port| port.table_of(id)).unwrap_or(format!("device.{id}"));
@@ -601,8 +612,8 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
         None => {
             let ids = loaded.known.iter().map(|known| known.id.as_str());
             let advice = did_you_mean(id, ids)
-                .map_or("tombolo device list names all".to_owned(), |id| format!("did you mean {id}?"));
-            Err(Box::new(Finding::fail(subject, format!("there is no device {id}")).advice(advice)))
+                .map_or("`tombolo device list` names all".to_owned(), |id| format!("did you mean {id}?"));
+            Err(Box::new(Finding::fail(subject, "it does not exist").advice(advice)))
         }
     }
 }

@@ -199,14 +199,12 @@ fn take<T>(
             return None;
         }
         Err(error) => {
-            let advice = "put the file there, readable to the service's user; no device with a certificate or raw public key \
-                          can connect until then";
-            let advice = if cx.sources.certificates.is_some() {
-                "put the file there, readable to the service's user, then reload"
-            } else {
-                advice
+            let then = match cx.sources.certificates.is_some() {
+                true => ", then reload",
+                false => "; no device with a certificate or raw public key can connect until then",
             };
-            cx.fail("coap", key, format!("{shown} {error}"), advice);
+            let advice = format!("{}{then}", super::way_to_read(&error, "put the file there"));
+            cx.fail("coap", key, format!("{shown} {error}"), &advice);
             return None;
         }
     };
@@ -323,8 +321,8 @@ pub(super) fn public_key(
             let path = cx.path(&key, text);
             let shown = path.display();
             let content = cx.sources.files.read(&path, FILE_MAX).map_err(|error| {
-                let advice = "put the device's public key there, readable to the service's user";
-                cx.fail(&subject, &key, format!("{shown} {error}"), advice);
+                let advice = super::way_to_read(&error, "put the device's public key there");
+                cx.fail(&subject, &key, format!("{shown} {error}"), &advice);
             })?;
             cx.judge(&subject, &key, &path, &content.looked, false);
             certificate::public_key(&content.bytes).map(Some).map_err(|error| {

@@ -317,8 +317,8 @@ fn login(cx: &mut Context<'_>, subject: &str, id: &str, table: &model::Device) -
             return Err(());
         }
         Err(error) => {
-            let advice = "put the password there, readable to the service's user";
-            cx.fail(subject, &key, format!("{shown} {error}"), advice);
+            let advice = super::way_to_read(&error, "put the password there");
+            cx.fail(subject, &key, format!("{shown} {error}"), &advice);
             return Err(());
         }
     };
@@ -478,8 +478,8 @@ fn psk_key(cx: &mut Context<'_>, subject: &str, id: &str, text: &str) -> Option<
             return None;
         }
         Err(error) => {
-            let advice = "put the key there, as hex:… or text:…, readable to the service's user";
-            cx.fail(subject, &key, format!("{shown} {error}"), advice);
+            let advice = super::way_to_read(&error, "put the key there, as hex:… or text:…");
+            cx.fail(subject, &key, format!("{shown} {error}"), &advice);
             return None;
         }
     };

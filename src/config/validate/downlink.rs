@@ -4,7 +4,7 @@
 use super::Context;
 use super::role::places;
 use crate::config::model;
-use crate::downlink::filter::Filter;
+use crate::downlink::filter::{Filter, covers};
 use crate::downlink::remote::{Remote, Verb};
 use crate::downlink::settings::{RoleDownlink, Settings};
 use crate::gate::Role;
@@ -112,12 +112,6 @@ fn filters(
     filters
 }
 
-/// Whether every topic that `filter` matches is matched by `other`, too.
-fn covers(other: &str, filter: &str) -> bool {
-    // A `+` or `#` of the filter is like any text, which only a wildcard of the other one matches.
-    (other.ends_with('#') || !filter.ends_with('#')) && Filter::parse(other).captures(filter).is_some()
-}
-
 /// `[remote] allow`.
 fn allowed_verbs(cx: &mut Context<'_>, table: &model::Remote, has_topic: bool) -> Vec<Verb> {
     let mut allow = Vec::new();
@@ -171,14 +165,6 @@ fn check(text: &str, needed: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_filter_covers_another_if_it_matches_all_that_it_matches() {
-        assert!(covers("a/+/down/#", "a/+/down/run/+") && covers("a/+/down/#", "a/gateway/down/#"));
-        assert!(covers("a/#", "a/#") && covers("#", "a/+") && covers("a/+", "a/b"));
-        assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("a/+/c", "a/b/#"));
-        assert!(!covers("a/+/down/run/+", "a/+/down/#"));
-    }
 
     #[test]
     fn a_template_has_its_placeholders_as_whole_levels_and_the_path_last() {

@@ -176,18 +176,28 @@ impl Context<'_> {
             Err(FileError::Denied) if self.sources.files.is_outsider() => self.closed(subject, key, path),
             Err(error) => {
                 let advice = match error {
-                    FileError::Denied => {
-                        "give it to the user that runs the gateway, or chgrp it to that user's group and chmod 0640, and let \
-                         the group enter its folder; the daemon looks again at every connection"
-                    }
+                    FileError::Denied => READABLE,
                     FileError::NotAFile | FileError::TooLarge | FileError::Other(_) => {
-                        "put a file in its place; the daemon looks again at every connection"
+                        "put a file in its place"
                     }
-                    FileError::Missing => "put the file there; the daemon looks again at every connection",
+                    FileError::Missing => "put the file there",
                 };
-                self.fail(subject, key, format!("{shown} {error}"), advice);
+                let advice = format!("{advice}; the daemon looks again at every connection");
+                self.fail(subject, key, format!("{shown} {error}"), &advice);
             }
         }
+    }
+}
+
+/// What there is to do about a file that is there and that the gateway may not read.
+const READABLE: &str = "give it to the user that runs the gateway, or chgrp it to that user's group and chmod 0640, and let \
+                        the group enter its folder";
+
+/// What there is to do about a file that cannot be read: `put` if it is not there.
+fn way_to_read(error: &FileError, put: &str) -> String {
+    match error {
+        FileError::Denied => READABLE.to_owned(),
+        _ => format!("{put}, readable to the service's user"),
     }
 }
 

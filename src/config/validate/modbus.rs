@@ -13,6 +13,7 @@ use crate::config::finding::{Finding, Place};
 use crate::config::layer::dotted;
 use crate::config::model::Serial;
 use crate::config::raw;
+use crate::config::scalar::did_you_mean;
 use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::modbus::model::{RegisterTable, TemplateTable};
 use crate::proto::serial::modbus::settings::Settings;
@@ -93,13 +94,17 @@ fn read(cx: &mut Context<'_>, name: &str) -> Result<Template, Missing> {
     let shown = |folder: Option<&std::path::PathBuf>| {
         folder.map_or_else(String::new, |folder| Path::new(folder).display().to_string())
     };
+    let files: Vec<String> = folders.iter().flat_map(|folder| cx.sources.files.names(folder)).collect();
+    let near = did_you_mean(name, files.iter().filter_map(|file| file.strip_suffix(".toml")));
     let others = match folders.len() {
+        _ if near.is_some() => String::new(),
         0 | 1 => String::new(),
         _ => format!("; those that come with Tombolo are in {}", shown(folders.last())),
     };
+    let near = near.map(|near| format!("did you mean {near:?}? or ")).unwrap_or_default();
     missing(
         format!("there is no template {name:?}"),
-        format!("put {name}.toml into {}{others}", shown(folders.first())),
+        format!("{near}put {name}.toml into {}{others}", shown(folders.first())),
     )
 }
 

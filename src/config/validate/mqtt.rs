@@ -227,9 +227,11 @@ fn take<T>(
             return None;
         }
         Err(error) => {
-            let advice = "put the file there, readable to the service's user, then reload; no TLS client of [mqtt] can connect \
-                          until then, unless the files before are still in use";
-            cx.fail("mqtt", &key, format!("{shown} {error}"), advice);
+            let advice = format!(
+                "{}, then reload; no TLS client of [mqtt] can connect until then, unless the files before are still in use",
+                super::way_to_read(&error, "put the file there")
+            );
+            cx.fail("mqtt", &key, format!("{shown} {error}"), &advice);
             return None;
         }
     };

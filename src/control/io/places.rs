@@ -188,6 +188,7 @@ impl Places {
             | Request::CertStatus {}
             | Request::CertHistory { .. }
             | Request::Health {}
+            | Request::UplinkHurry {}
             | Request::UpdateStatus {}
             | Request::MailboxList { .. }
             | Request::MailboxShow { .. }

@@ -24,11 +24,13 @@ use crate::credential::candidate::{self, Demands, Expected};
 use crate::credential::chain;
 use crate::credential::decision::{Clock, Validity};
 use crate::credential::leaf::{Leaf, Usage};
-use crate::credential::renewal::{Action, Event, Kept, Refusals, Renewal, StageFault, Standing, Verdict};
+use crate::credential::renewal::{
+    Action, Event, InPlace, Kept, Refusals, Renewal, StageFault, Standing, Verdict,
+};
 use crate::credential::request::{self, Names};
 use crate::credential::settings::Settings;
 use crate::credential::source::{Identity, Order, OrderKind, Outcome, Source};
-use crate::credential::store::{CANDIDATE, Entry, Held, Pending, State, Store};
+use crate::credential::store::{CANDIDATE, Entry, Held, Pending, SET_ASIDE, State, Store};
 use crate::durable::atomic_file::set_aside;
 use crate::durable::io::regular;
 use crate::durable::io::{OnDisk, create_directory};
@@ -51,13 +53,26 @@ const LOOK_AFTER_RARELY: Duration = Duration::from_secs(600);
 /// After so long what was tried is written again, where the disk did not take it.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
 
+/// What a file that was damaged is called in a problem of the [`Store`].
+const DAMAGED: &str = " is damaged: ";
+
 /// Something that is answered on the same thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// Who shows whether a certificate is accepted.
 pub trait Prover {
-    /// Tries this file, chain and key, with the peer.
-    fn probe(&self, candidate: &Path) -> Local<Verdict>;
+    /// Tries this file, chain and key, with the peer. `in_place`: when the connection that stands
+    /// may be given up for that.
+    fn probe(&self, candidate: &Path, in_place: InPlace) -> Local<Verdict>;
+
+    /// Whether the peer accepts the certificate in use, chain and key in `present`, at this moment.
+    fn try_present(&self, present: &Path) -> Local<Verdict> {
+        match self.standing() {
+            Standing::Accepted => Box::pin(std::future::ready(Verdict::Accepted)),
+            // No connection stands that could be given up.
+            Standing::Refused | Standing::Unknown => self.probe(present, InPlace::OfClientId),
+        }
+    }
 
     /// How the present certificate fares.
     fn standing(&self) -> Standing;
@@ -69,6 +84,9 @@ pub trait Prover {
 
     /// Another certificate is in use from now on.
     fn handle_committed(&self);
+
+    /// The candidate is given up.
+    fn handle_given_up(&self) {}
 }
 
 /// What is known of the files, without asking the disk.
@@ -76,8 +94,8 @@ pub trait Prover {
 pub struct Shown {
     /// The certificate in use.
     pub current: Option<Leaf>,
-    /// Whether there is a candidate.
-    pub has_candidate: bool,
+    /// The candidate.
+    pub candidate: Option<Leaf>,
     /// The one before.
     pub previous: Option<Leaf>,
     /// [`Held::print`] of the one in use.
@@ -88,6 +106,8 @@ pub struct Shown {
     pub state: State,
     /// What is wrong with the files.
     pub problems: Vec<String>,
+    /// Files that were damaged and set aside.
+    pub set_aside: Vec<String>,
 }
 
 /// One certificate.
@@ -146,7 +166,16 @@ impl Keeper {
             store.state().kept(),
             store.candidate().is_some(),
         );
-        let shown = RefCell::new(shown(&store));
+        let shown = shown(&store);
+        let certificate = settings.name.as_str();
+        for problem in &shown.problems {
+            log::warn!(certificate, problem = problem.as_str(); "a file of a certificate was not in order");
+        }
+        if !shown.set_aside.is_empty() {
+            let (files, folder) = (shown.set_aside.join(", "), settings.folder.display());
+            log::warn!(certificate, files, folder:% = folder; "damaged files of a certificate are set aside");
+        }
+        let shown = RefCell::new(shown);
         let written = RefCell::new((store.state().kept(), store.state().of.clone()));
         Rc::new(Keeper {
             settings,
@@ -193,10 +222,14 @@ impl Keeper {
     /// Every second or so, and after each answer.
     pub fn care(self: &Rc<Self>) {
         let (clock, standing) = (self.clock(), self.prover.standing());
-        let previous = self.shown.borrow().previous.as_ref().map(|leaf| leaf.validity);
+        let [previous, candidate] = {
+            let shown = self.shown.borrow();
+            [&shown.previous, &shown.candidate].map(|leaf| leaf.as_ref().map(|leaf| leaf.validity))
+        };
         {
             let mut renewal = self.renewal.borrow_mut();
-            renewal.handle_refusals(self.prover.refusals(), previous);
+            renewal.handle_files(previous, candidate);
+            renewal.handle_refusals(self.prover.refusals());
             renewal.handle_timeout(Instant::now(), clock, standing);
         }
         self.pump();
@@ -211,7 +244,19 @@ impl Keeper {
         let unsaved = unsaved.as_ref().map(|(why, _)| {
             format!("what was tried is not kept over a restart: {why}; it is written again every minute")
         });
-        self.shown.borrow().problems.iter().cloned().chain(unsaved).collect()
+        let shown = self.shown.borrow();
+        let aside = (!shown.set_aside.is_empty()).then(|| {
+            format!(
+                "{SET_ASIDE} ({} in {}); a copy or an earlier version is in use, and what was tried before may be forgotten; see \
+                 in `dmesg` whether the disk fails, then delete them; the next certificate that comes into use does that too",
+                shown.set_aside.join(", "),
+                self.settings.folder.display()
+            )
+        });
+        // That they were damaged is said with what became of them.
+        let is_known = |problem: &&String| aside.is_some() && problem.contains(DAMAGED);
+        let others: Vec<String> = shown.problems.iter().filter(|it| !is_known(it)).cloned().collect();
+        others.into_iter().chain(aside).chain(unsaved).collect()
     }
 
     /// Writes what the disk did not take.
@@ -240,7 +285,9 @@ impl Keeper {
 
     /// Restores the files of the certificate in use if somebody removed or damaged them.
     fn look_after(self: &Rc<Self>, now: Instant, standing: Standing) {
-        let every = if standing == Standing::Accepted { LOOK_AFTER_RARELY } else { LOOK_AFTER_EVERY };
+        // What was set aside may be gone by now.
+        let is_quiet = standing == Standing::Accepted && self.shown.borrow().set_aside.is_empty();
+        let every = if is_quiet { LOOK_AFTER_RARELY } else { LOOK_AFTER_EVERY };
         if now.saturating_duration_since(self.looked_after_at.get()) < every
             || self.shown.borrow().current.is_none()
         {
@@ -287,6 +334,16 @@ impl Keeper {
         asked
     }
 
+    /// Takes the enrolment back that a person asked for.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    pub fn cancel_enroll(self: &Rc<Self>) -> Result<(), &'static str> {
+        let cancelled = self.renewal.borrow_mut().cancel_enroll();
+        self.care();
+        cancelled
+    }
+
     /// Asks for a certificate as if it were the first, now. False: one is on its way.
     pub fn ask_enroll(self: &Rc<Self>) -> bool {
         let asked = self.renewal.borrow_mut().ask_enroll();
@@ -319,7 +376,7 @@ impl Keeper {
         let (usage, now) = (self.settings.usage, self.clock.wall());
         let name = self.settings.name.clone();
         let demands = self.renewal.borrow().demands_by_hand(self.clock());
-        self.offered(move |store| {
+        self.offered(true, move |store| {
             if chain.is_empty() {
                 return Err("it holds no certificate (PEM is expected)".to_owned());
             }
@@ -349,7 +406,7 @@ impl Keeper {
     /// # Errors
     /// It cannot be stored now.
     pub async fn offer(self: &Rc<Self>, held: Held) -> Result<(), String> {
-        self.offered(move |store| {
+        self.offered(false, move |store| {
             store.stage(held).map_err(|error| format!("{CANDIDATE} cannot be written: {error}"))
         })
         .await
@@ -357,13 +414,14 @@ impl Keeper {
 
     async fn offered(
         self: &Rc<Self>,
+        is_compared: bool,
         stage: impl FnOnce(&mut Store<OnDisk>) -> Result<(), String> + Send + 'static,
     ) -> Result<(), String> {
         if !self.renewal.borrow().may_be_offered() {
             return Err(format!("another certificate is being proven ({}): try again", self.state()));
         }
         self.with_store(stage).await?;
-        self.renewal.borrow_mut().handle_offered(Instant::now());
+        self.renewal.borrow_mut().handle_offered(Instant::now(), is_compared);
         self.care();
         Ok(())
     }
@@ -465,6 +523,7 @@ impl Keeper {
             Event::Failed(_)
             | Event::Rejected(_)
             | Event::Refused(_)
+            | Event::EnrollGivenUp
             | Event::FallingBack(_)
             | Event::NotReturned(_) => log::warn!(certificate; "{event}"),
             _ => log::info!(certificate; "{event}"),
@@ -551,8 +610,12 @@ impl Keeper {
                 let staged = staged.map_err(StageFault::Disk);
                 self.renewal.borrow_mut().handle_staged(Instant::now(), self.clock(), staged);
             }
-            Action::Probe => {
-                let verdict = self.prover.probe(&self.settings.folder.join(CANDIDATE)).await;
+            Action::TryPresent => {
+                let verdict = self.prover.try_present(&self.settings.current()).await;
+                self.renewal.borrow_mut().handle_present(Instant::now(), self.clock(), verdict);
+            }
+            Action::Probe { in_place } => {
+                let verdict = self.prover.probe(&self.settings.folder.join(CANDIDATE), in_place).await;
                 self.renewal.borrow_mut().handle_probed(Instant::now(), verdict);
             }
             Action::Commit => {
@@ -565,6 +628,7 @@ impl Keeper {
                 self.renewal.borrow_mut().handle_committed(Instant::now(), self.clock(), committed);
             }
             Action::Discard => {
+                self.prover.handle_given_up();
                 let discarded = self.with_store(|store| {
                     store.drop_request();
                     store.discard().map_err(|error| error.to_string())
@@ -575,6 +639,7 @@ impl Keeper {
                 }
             }
             Action::Unstage => {
+                self.prover.handle_given_up();
                 let discarded = self.with_store(|store| store.discard().map_err(|error| error.to_string()));
                 let _ = discarded.await; // one that stays is forgotten at the next start
             }
@@ -803,12 +868,13 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 fn shown(store: &Store<OnDisk>) -> Shown {
     Shown {
         current: store.current().map(|held| held.leaf.clone()),
-        has_candidate: store.candidate().is_some(),
+        candidate: store.candidate().map(|held| held.leaf.clone()),
         previous: store.previous().map(|held| held.leaf.clone()),
         current_print: store.current().map(Held::print),
         candidate_print: store.candidate().map(Held::print),
         state: store.state().clone(),
         problems: store.problems().to_vec(),
+        set_aside: store.set_aside(),
     }
 }
 

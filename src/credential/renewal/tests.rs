@@ -27,6 +27,7 @@ struct World {
     standing: Standing,
     refusals: Refusals,
     previous: Option<Validity>,
+    candidate: Option<Validity>,
     events: Vec<Event>,
 }
 
@@ -49,6 +50,7 @@ impl World {
             standing,
             refusals: Refusals::default(),
             previous: None,
+            candidate: None,
             events: Vec::new(),
         }
     }
@@ -69,7 +71,8 @@ impl World {
 
     fn pass(&mut self, seconds: u64) {
         self.seconds += seconds;
-        self.renewal.handle_refusals(self.refusals.clone(), self.previous);
+        self.renewal.handle_files(self.previous, self.candidate);
+        self.renewal.handle_refusals(self.refusals.clone());
         self.renewal.handle_timeout(self.now(), self.clock(), self.standing);
     }
 
@@ -129,7 +132,7 @@ impl World {
     }
 
     fn probed(&mut self, verdict: Verdict) {
-        assert_eq!(self.action(), Some(Action::Probe));
+        assert!(matches!(self.action(), Some(Action::Probe { .. })));
         self.standing = Standing::Unknown;
         self.renewal.handle_probed(self.now(), verdict);
     }
@@ -156,7 +159,7 @@ impl World {
     fn tried_before(&mut self, verdict: Verdict) {
         assert_eq!(self.action(), Some(Action::StagePrevious));
         self.renewal.handle_staged(self.now(), self.clock(), Ok(()));
-        assert_eq!(self.action(), Some(Action::Probe));
+        assert!(matches!(self.action(), Some(Action::Probe { .. })));
         self.renewal.handle_probed(self.now(), verdict);
     }
 
@@ -404,12 +407,12 @@ fn what_comes_by_hand_is_never_ordered_and_proven_like_the_rest() {
     assert_eq!(world.renewal.poll_action(), None);
     assert!(world.has(|event| *event == Event::Expired));
     assert_eq!(world.renewal.state(world.clock()), "expired");
-    world.renewal.handle_offered(world.now());
+    world.renewal.handle_offered(world.now(), true);
     world.probed(refused());
     world.standing = Standing::Accepted;
     world.pass(1);
     assert_eq!(world.action(), Some(Action::Discard));
-    world.renewal.handle_offered(world.now());
+    world.renewal.handle_offered(world.now(), true);
     world.probed(Verdict::Accepted);
     assert!(!world.renewal.may_be_offered(), "it is being written");
     world.committed();
@@ -422,7 +425,7 @@ fn a_candidate_that_is_offered_while_one_is_ordered_takes_its_place() {
     let mut world = World::due();
     world.prepared();
     assert!(matches!(world.action(), Some(Action::Order { .. })));
-    world.renewal.handle_offered(world.now());
+    world.renewal.handle_offered(world.now(), true);
     world.renewal.handle_outcome(world.now(), world.clock(), fetched());
     world.probed(Verdict::Accepted);
     world.committed();
@@ -626,9 +629,10 @@ fn what_is_refused_or_has_expired_is_replaced_by_whatever_the_issuer_still_gives
     world.accepts();
     world.pass(1);
     assert_eq!((of_source(&world), by_hand(&world)), (all, all));
-    world.refusals = Refusals { closes: CLOSES_MAX, ..Refusals::default() };
+    // A close says nothing of the certificate.
+    world.refusals = Refusals { closes: 9 * CLOSES_MAX, times: REFUSALS - 1, ..Refusals::default() };
     world.pass(1);
-    assert_eq!(of_source(&world), not_longer);
+    assert_eq!((of_source(&world), by_hand(&world)), (all, all));
     world.accepts();
     world.clock_trusted = false;
     world.pass(1);
@@ -798,4 +802,174 @@ fn a_state_of_an_earlier_version_is_read() {
     let kept = state.kept();
     assert_eq!((kept.history.failures, kept.last_error.as_deref(), kept.confirmed), (2, Some("x"), true));
     assert_eq!((kept.refusals, kept.returns, kept.enroll_asked), (Refusals::default(), 0, false));
+}
+
+#[test]
+fn a_probe_may_cost_the_connection_near_the_end_of_the_present_one_and_by_hand() {
+    let in_place = |world: &mut World| match world.action() {
+        Some(Action::Probe { in_place }) => in_place,
+        other => panic!("{other:?}"),
+    };
+    let mut world = World::new(Some(valid(NOW, 90 * DAY)));
+    world.pass(70 * DAY);
+    world.staged();
+    // However often it comes to nothing.
+    for _ in 0..20 {
+        assert_eq!(in_place(&mut world), InPlace::OfClientId);
+        world.renewal.handle_probed(world.now(), fault());
+    }
+    assert!(world.renewal.ask_probe());
+    assert_eq!(in_place(&mut world), InPlace::AtOnce);
+    world.renewal.handle_probed(world.now(), fault());
+    world.clock_trusted = false;
+    world.seconds = 89 * DAY + DAY / 2;
+    assert_eq!(in_place(&mut world), InPlace::OfClientId, "by no clock");
+    world.renewal.handle_probed(world.now(), fault());
+    world.clock_trusted = true;
+    assert_eq!(in_place(&mut world), InPlace::AtLast);
+    world.renewal.handle_probed(world.now(), Verdict::Accepted);
+    world.committed();
+}
+
+/// A certificate that was refused for good, and a candidate that ends sooner.
+fn ends_sooner() -> World {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.refuses(ORDER_AFTER);
+    world.candidate = Some(valid(NOW, 200 * DAY));
+    world.staged();
+    assert_eq!(world.action(), Some(Action::TryPresent));
+    assert_eq!(world.renewal.state(world.clock()), "comparing");
+    world
+}
+
+#[test]
+fn a_candidate_that_ends_sooner_is_tried_only_where_the_present_one_is_refused_directly_before() {
+    let mut world = ends_sooner();
+    world.renewal.handle_present(world.now(), world.clock(), refused());
+    world.probed(Verdict::Accepted);
+    world.committed();
+
+    let mut world = ends_sooner();
+    world.accepts();
+    world.renewal.handle_present(world.now(), world.clock(), Verdict::Accepted);
+    assert_eq!(world.action(), Some(Action::Discard));
+    assert!(world.has(|event| matches!(event, Event::Rejected(why) if why.contains("ends sooner"))));
+    world.pass(1);
+    assert_eq!((world.renewal.state(world.clock()), world.renewal.last_error()), ("valid", None));
+    assert_eq!(world.action(), None, "nothing is to be replaced any more");
+
+    // As long as that is not decided both stay where they are, and nothing is given up.
+    let mut world = ends_sooner();
+    for verdict in [fault(), closed(), fault()] {
+        world.renewal.handle_present(world.now(), world.clock(), verdict);
+        assert_eq!(world.renewal.state(world.clock()), "staged");
+        assert!(world.renewal.last_error().unwrap().contains("ends sooner"));
+        assert_eq!(world.action(), Some(Action::TryPresent));
+    }
+    // A person who asks wants to know what the peer says of the candidate.
+    world.renewal.handle_present(world.now(), world.clock(), closed());
+    assert!(world.renewal.ask_probe());
+    assert_eq!(world.action(), Some(Action::TryPresent));
+    world.renewal.handle_present(world.now(), world.clock(), closed());
+    assert_eq!(world.action(), Some(Action::Probe { in_place: InPlace::AtOnce }));
+}
+
+#[test]
+fn a_candidate_that_ends_sooner_is_compared_after_a_restart_and_by_hand_but_not_what_its_owner_wants() {
+    // The peer accepts the present one by the time of the probe.
+    let mut world = ends_sooner();
+    world.restart(true);
+    world.accepts();
+    assert_eq!(world.action(), Some(Action::TryPresent));
+    for is_compared in [true, false] {
+        let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+        world.candidate = Some(valid(NOW, 200 * DAY));
+        world.pass(1);
+        world.renewal.handle_offered(world.now(), is_compared);
+        assert_eq!(world.action() == Some(Action::TryPresent), is_compared);
+    }
+    for candidate in [valid(NOW, 300 * DAY), valid(NOW, 301 * DAY)] {
+        let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+        world.candidate = Some(candidate);
+        world.refuses(ORDER_AFTER);
+        world.staged();
+        world.probed(Verdict::Accepted);
+    }
+    // One without an end is replaced by any.
+    let mut world = World::new(Some(Validity { not_before: at(NOW), not_after: NEVER }));
+    world.candidate = Some(valid(NOW, DAY));
+    world.refuses(ORDER_AFTER);
+    world.staged();
+    world.probed(Verdict::Accepted);
+    // And a person who enrols anew compares with nothing.
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.candidate = Some(valid(NOW, DAY));
+    world.pass(1);
+    assert!(world.renewal.ask_enroll());
+    world.staged();
+    world.probed(Verdict::Accepted);
+}
+
+#[test]
+fn an_enrolment_that_is_asked_for_ends_after_eight_failures_also_over_restarts() {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.pass(10);
+    assert_eq!(world.renewal.enroll_failures(), None);
+    assert!(world.renewal.ask_enroll());
+    for failures in 0..ENROLLS_MAX {
+        assert_eq!(world.renewal.enroll_failures(), Some(failures));
+        world.prepared();
+        assert_eq!(world.ordered(Outcome::Failed { cause: "403".to_owned() }), OrderKind::Enroll);
+        if failures == 3 {
+            world.restart(false);
+            world.accepts();
+        }
+    }
+    assert!(world.has(|event| *event == Event::EnrollGivenUp));
+    assert_eq!(world.renewal.enroll_failures(), None);
+    assert_eq!(world.action(), None, "the certificate in use stays");
+    assert_eq!((world.renewal.state(world.clock()), world.renewal.last_error()), ("valid", None));
+    let restarted = world.renewal.kept();
+    assert!(!restarted.enroll_asked && !restarted.history.asked);
+    // What failed before it was asked for does not count.
+    assert!(world.renewal.ask_enroll());
+    world.prepared();
+    world.ordered(Outcome::Failed { cause: "403".to_owned() });
+    assert_eq!(world.renewal.enroll_failures(), Some(1));
+    // Where there is no certificate it goes on without end.
+    let mut world = World::new(None);
+    assert!(world.renewal.ask_enroll());
+    for _ in 0..3 * ENROLLS_MAX {
+        world.prepared();
+        world.ordered(Outcome::Failed { cause: "403".to_owned() });
+    }
+    world.staged();
+}
+
+#[test]
+fn an_enrolment_that_is_asked_for_can_be_taken_back_while_nothing_is_being_made() {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.pass(10);
+    assert!(world.renewal.cancel_enroll().is_err(), "none is asked for");
+    assert!(world.renewal.ask_enroll());
+    world.prepared();
+    assert!(world.renewal.cancel_enroll().is_err(), "it is being made");
+    world.ordered(Outcome::Failed { cause: "403".to_owned() });
+    assert_eq!(world.renewal.cancel_enroll(), Ok(()));
+    assert!(world.has(|event| *event == Event::EnrollTakenBack));
+    assert_eq!((world.renewal.state(world.clock()), world.renewal.last_error()), ("valid", None));
+    assert_eq!(world.action(), None);
+    // One that the source has not answered yet: its request is forgotten.
+    assert!(world.renewal.ask_enroll());
+    world.prepared();
+    world.ordered(Outcome::Later { after: Duration::from_secs(3_600) });
+    assert_eq!(world.renewal.cancel_enroll(), Ok(()));
+    assert_eq!(world.action(), Some(Action::Forget));
+    assert_eq!(world.action(), None);
+    // One that was issued is proven.
+    assert!(world.renewal.ask_enroll());
+    world.staged();
+    assert!(world.renewal.cancel_enroll().is_err());
+    world.probed(Verdict::Accepted);
+    world.committed();
 }

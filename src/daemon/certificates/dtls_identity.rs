@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::config::certificate;
 use crate::credential::io::keeper::{Keeper, Local, Prover, server_key};
-use crate::credential::renewal::{Standing, Verdict};
+use crate::credential::renewal::{InPlace, Standing, Verdict};
 use crate::credential::store::Held;
 use crate::durable::io::regular;
 use crate::proto::dtls::server::ServerKey;
@@ -46,6 +46,11 @@ impl DtlsIdentity {
         self.is_new.take().then(|| self.present())?
     }
 
+    /// Another one was committed, and handshakes have the one before yet.
+    pub fn is_taking_up(&self) -> bool {
+        self.to_load.get() || self.loading.get() || self.is_new.get()
+    }
+
     /// Loads what was committed.
     pub fn care(self: &Rc<Self>, keeper: &Rc<Keeper>) {
         if !self.to_load.get() || self.loading.replace(true) {
@@ -71,7 +76,7 @@ impl DtlsIdentity {
 }
 
 impl Prover for DtlsIdentity {
-    fn probe(&self, candidate: &Path) -> Local<Verdict> {
+    fn probe(&self, candidate: &Path, _: InPlace) -> Local<Verdict> {
         let file = candidate.to_path_buf();
         Box::pin(async move {
             let proven = tokio::task::spawn_blocking(move || prove(&file)).await;
@@ -85,7 +90,7 @@ impl Prover for DtlsIdentity {
     }
 
     fn standing(&self) -> Standing {
-        match self.present.borrow().is_some() && !self.to_load.get() && !self.is_new.get() {
+        match self.present.borrow().is_some() && !self.is_taking_up() {
             true => Standing::Accepted,
             false => Standing::Unknown,
         }

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::rc::Rc;
 
 use crate::credential::io::keeper::{Local, Prover};
-use crate::credential::renewal::{Refusals, Standing, Verdict};
+use crate::credential::renewal::{InPlace, Refusals, Standing, Verdict};
 use crate::daemon::link::Link;
 
 /// The uplink shows whether a certificate is accepted.
 pub struct ByUplink(pub Rc<Link>);
 
 impl Prover for ByUplink {
-    fn probe(&self, candidate: &Path) -> Local<Verdict> {
+    fn probe(&self, candidate: &Path, in_place: InPlace) -> Local<Verdict> {
         let (link, file) = (self.0.clone(), candidate.to_path_buf());
-        Box::pin(async move { link.probe(file).await })
+        Box::pin(async move { link.probe(file, in_place).await })
     }
 
     fn standing(&self) -> Standing {
@@ -26,5 +26,9 @@ impl Prover for ByUplink {
 
     fn handle_committed(&self) {
         self.0.handle_renewed();
+    }
+
+    fn handle_given_up(&self) {
+        self.0.handle_given_up();
     }
 }

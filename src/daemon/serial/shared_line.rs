@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Handle;
 use crate::proto::serial::poll::Turn;
@@ -86,6 +86,10 @@ impl Host for SharedLine {
 
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {
         self.members.iter().any(|member| member.poll_transmit(buffer))
+    }
+
+    fn replaces_idle(&self, limit: Duration) {
+        self.members.iter().take(1).for_each(|member| member.replaces_idle(limit));
     }
 
     async fn changed(&self) {

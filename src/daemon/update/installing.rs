@@ -219,7 +219,19 @@ impl Installing {
             problems.push(format!("what was installed cannot be read, so nothing is installed: {reason}"));
         }
         if let Some(reason) = self.closed.borrow().as_ref().filter(|_| settings.backend != Backend::None) {
-            problems.push(format!("nothing is installed, because nothing could be written down: {reason}"));
+            let is_judged = self.public.borrow().as_ref().is_ok_and(|public| {
+                let phase = public.installation.as_ref().map(|record| record.phase);
+                matches!(phase, Some(Phase::Installing | Phase::Judging | Phase::Pending | Phase::Reverting))
+            });
+            let boots = match is_judged {
+                true => {
+                    "; nor is a reboot ordered for what is installed or taken back: `systemctl reboot` by hand"
+                }
+                false => "",
+            };
+            problems.push(format!(
+                "nothing is installed, because nothing could be written down: {reason}{boots}"
+            ));
         }
         if let Some(reason) = &*self.failing.borrow() {
             problems

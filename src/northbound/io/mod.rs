@@ -556,7 +556,7 @@ impl<M: Fn() -> Moment> Driver<M> {
                     rename(event, &*outbox.borrow());
                 }
                 let settings = core.settings();
-                log_event(&settings.host, settings.port, &event);
+                log_event(&settings.host, settings.port, &settings.client_id, &event);
             }
         }
         while let Some(Suppressed { kind, count }) = limiter.poll_event(now) {
@@ -628,6 +628,7 @@ fn kind(event: &Event) -> &'static str {
         Event::HintRefused { .. } | Event::HintLeftOut => "hint",
         Event::CommandsRefused { .. } | Event::CommandsLeftOut => "commands",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
+        Event::Publisher(PublisherEvent::OutcomeRefused { .. }) => "outcomes",
         Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
         Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
         Event::Publisher(PublisherEvent::Unanswered { .. }) => "unanswered",
@@ -639,7 +640,7 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-fn log_event(broker: &str, port: u16, event: &Event) {
+fn log_event(broker: &str, port: u16, own_id: &str, event: &Event) {
     match event {
         Event::Connected { version, limits, assigned_client_id } => {
             log::info!(broker, port, protocol = version.as_str(), receive_maximum = limits.receive_maximum;
@@ -676,11 +677,11 @@ fn log_event(broker: &str, port: u16, event: &Event) {
                 "the broker closes the connection over the subscription to [topics] gateway-status: it is left out for an hour; allow it, or switch the topic off");
         }
         Event::ClientIdElsewhere => {
-            log::error!(broker; "our client id is probably used by somebody else: trying only every few minutes; give each gateway its own upstream.client-id");
+            log::error!(broker, client_id = own_id; "our client id is probably used by another client: trying only every few minutes; give each gateway an id of its own");
         }
         Event::ClosedAgain { times } => {
-            log::warn!(broker, times;
-                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our upstream.client-id, or a load balancer or firewall ends it");
+            log::warn!(broker, times, client_id = own_id;
+                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our client id, or a load balancer or firewall ends it");
         }
         Event::HintRefused { code } => {
             log::info!(broker, reason = reason_code::text(*code), code;
@@ -759,6 +760,10 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         PublisherEvent::Blocked { lane, id } => {
             log::error!(broker, lane = lane.as_str(), record:% = id;
                 "the lane takes no more until this record is decided; `tombolo queue skip` sets it aside");
+        }
+        PublisherEvent::OutcomeRefused { topic, cause } => {
+            log::warn!(broker, topic = topic.as_str(), reason:% = cause;
+                "the broker refuses the outcome of a command: it is given up; allow this gateway to publish there, or have the command name another response topic");
         }
         PublisherEvent::OwnRefused { topic, code } => {
             log::warn!(broker, topic = topic.as_str(), reason = reason_code::text(*code), code;

@@ -26,6 +26,21 @@ use crate::northbound::settings::{Protocol, Settings};
 use crate::northbound::uplink::{TRIAL_WITHIN, TrialVerdict, of_session, of_transport};
 use crate::northbound::wire::Version;
 
+/// What came of such a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeparateVerdict {
+    /// Whether the broker accepts it.
+    pub verdict: TrialVerdict,
+    /// It says that it does not admit the client id (0x85, or 2 in MQTT 3.1.1).
+    pub refuses_client_id: bool,
+}
+
+impl From<TrialVerdict> for SeparateVerdict {
+    fn from(verdict: TrialVerdict) -> SeparateVerdict {
+        SeparateVerdict { verdict, refuses_client_id: false }
+    }
+}
+
 /// Tries `identity`, a chain and its key, or without it the one of `settings`, under the client id
 /// `client_id`. `spoken`: the MQTT that the connection speaks, if it has ever stood.
 pub async fn separate_trial(
@@ -34,7 +49,7 @@ pub async fn separate_trial(
     client_id: &str,
     identity: Option<(PathBuf, PathBuf)>,
     spoken: Option<Version>,
-) -> TrialVerdict {
+) -> SeparateVerdict {
     let keeps_session = settings.client_id == client_id && !settings.commands.is_empty();
     let mut settings = settings.clone();
     settings.client_id = client_id.to_owned();
@@ -56,17 +71,20 @@ pub async fn separate_trial(
         }
     };
     match timeout(TRIAL_WITHIN, tried).await {
-        Ok(Ok(())) => TrialVerdict::Accepted,
-        Ok(Err(Refusal::Verdict(verdict))) => verdict,
+        Ok(Ok(())) => TrialVerdict::Accepted.into(),
+        Ok(Err(Refusal::Verdict(verdict))) => verdict.into(),
+        Ok(Err(Refusal::ClientId(verdict))) => SeparateVerdict { verdict, refuses_client_id: true },
         Ok(Err(Refusal::Version)) => {
-            TrialVerdict::Fault("the broker does not take this version of MQTT".to_owned())
+            TrialVerdict::Fault("the broker does not take this version of MQTT".to_owned()).into()
         }
-        Err(_) => TrialVerdict::Fault(format!("no CONNACK within {} s", TRIAL_WITHIN.as_secs())),
+        Err(_) => TrialVerdict::Fault(format!("no CONNACK within {} s", TRIAL_WITHIN.as_secs())).into(),
     }
 }
 
 enum Refusal {
     Version,
+    /// It is the client id that is not admitted.
+    ClientId(TrialVerdict),
     Verdict(TrialVerdict),
 }
 
@@ -156,10 +174,73 @@ fn outcome(session: &mut Session) -> Option<Result<(), Refusal>> {
                     return Some(Err(Refusal::Version));
                 }
                 let what = Ending::of_session(ended.clone(), None).what;
-                return Some(Err(Refusal::Verdict(of_session(&ended, &what))));
+                let verdict = of_session(&ended, &what);
+                let is_of_id =
+                    matches!(&ended, Ended::Refused(answer) if reason_code::is_bad_client_id(answer.code));
+                return Some(Err(if is_of_id {
+                    Refusal::ClientId(verdict)
+                } else {
+                    Refusal::Verdict(verdict)
+                }));
             }
             _ => {}
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What a broker says that answers CONNECT with these bytes.
+    fn of_connack(version: Version, connack: &[u8]) -> Result<(), Refusal> {
+        let opening = Opening {
+            version,
+            client_id: "probe".to_owned(),
+            keep_alive: Duration::from_secs(60),
+            username: None,
+            password: None,
+            will: None,
+            session_expiry: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, mut broker) = tokio::io::duplex(4096);
+            let answers = async {
+                let mut connect = [0; 256];
+                assert!(broker.read(&mut connect).await.unwrap() > 0);
+                broker.write_all(connack).await.unwrap();
+                // Until we are gone.
+                while broker.read(&mut connect).await.is_ok_and(|length| length > 0) {}
+            };
+            let (tried, ()) = tokio::join!(
+                async {
+                    let mut ours = ours;
+                    converse(&mut ours, &opening, "broker").await
+                },
+                answers
+            );
+            tried
+        })
+    }
+
+    #[test]
+    fn a_client_id_that_is_not_admitted_is_told_from_every_other_refusal() {
+        for (version, connack) in [
+            (Version::V5, &[0x20, 3, 0, reason_code::CLIENT_IDENTIFIER_NOT_VALID, 0][..]),
+            (Version::V3_1_1, &[0x20, 2, 0, reason_code::return_code::IDENTIFIER_REJECTED]),
+        ] {
+            let tried = of_connack(version, connack);
+            assert!(matches!(tried, Err(Refusal::ClientId(TrialVerdict::Refused(_)))), "{version:?}");
+        }
+        for code in [reason_code::BAD_USER_NAME_OR_PASSWORD, reason_code::NOT_AUTHORIZED, reason_code::BANNED]
+        {
+            let tried = of_connack(Version::V5, &[0x20, 3, 0, code, 0]);
+            assert!(matches!(tried, Err(Refusal::Verdict(TrialVerdict::Refused(_)))), "{code:#x}");
+        }
+        assert!(of_connack(Version::V5, &[0x20, 3, 0, 0, 0]).is_ok());
+    }
 }

@@ -95,6 +95,9 @@ impl Judge<'_> {
             if let Some((place, topic)) = refused {
                 self.refusal = true;
                 records.suspicion.handle_closed_over(place, topic);
+            } else if cause == Cause::Closed && records.progress.was_outcome_just_refused(now) {
+                self.refusal = true;
+                records.outcomes.note_closed_over(now);
             }
             return true;
         }

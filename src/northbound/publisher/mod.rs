@@ -35,6 +35,7 @@
 
 mod connection_end;
 mod fill;
+mod outcomes;
 mod outlet;
 mod own_doubt;
 mod progress;
@@ -49,6 +50,7 @@ use std::time::Instant;
 
 pub use self::connection_end::{Aftermath, ConnectionEnd};
 pub use self::fill::FILL_BYTES;
+pub use self::outcomes::RefusedOutcomes;
 pub use self::records::Records;
 pub use self::report::{Counters, Event, Filled, HeldRecord, Hold, Skip};
 

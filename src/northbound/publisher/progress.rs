@@ -26,6 +26,8 @@ pub struct Progress {
     pub taken_at: Option<Instant>,
     /// When something was refused on this connection last.
     pub refused_at: Option<Instant>,
+    /// When the outcome of a command was refused on this connection last.
+    pub refused_outcome_at: Option<Instant>,
     /// The record that was refused on this connection last, and when.
     refused_record: Option<(Instant, RecordPlace, TopicKey)>,
     /// Topics of which a reading was taken on this connection; none of more than [`TOPICS_MAX`].
@@ -43,6 +45,7 @@ impl Progress {
             taken_here: 0,
             taken_at: None,
             refused_at: None,
+            refused_outcome_at: None,
             refused_record: None,
             taken_topics: HashSet::new(),
             quota_topics: HashSet::new(),
@@ -54,6 +57,7 @@ impl Progress {
         self.opened_at = now;
         self.taken_here = 0;
         self.refused_at = None;
+        self.refused_outcome_at = None;
         self.refused_record = None;
         self.taken_topics.clear();
         self.quota_topics.clear();
@@ -77,6 +81,16 @@ impl Progress {
     /// well.
     pub fn was_just_refused(&self, now: Instant) -> bool {
         self.refused_at.is_some_and(|at| now < at + REFUSED_BEFORE)
+    }
+
+    /// Whether a close at `now` follows from the refusal of an outcome.
+    pub fn was_outcome_just_refused(&self, now: Instant) -> bool {
+        self.refused_outcome_at.is_some_and(|at| now < at + REFUSED_BEFORE)
+    }
+
+    /// The outcome of a command was refused by a code.
+    pub fn handle_refused_outcome(&mut self, now: Instant) {
+        (self.refused_at, self.refused_outcome_at) = (Some(now), Some(now));
     }
 
     /// A record was refused by a code.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::connection_end::THROTTLES;
+use super::outcomes::Outcomes;
 use super::outlet::Outlet;
 use super::progress::Progress;
 use super::report::{Counters, Event, HeldRecord, Skip};
@@ -43,6 +44,8 @@ pub struct Records {
     pub(super) counters: Counters,
     /// Examples of what was taken on this connection.
     pub(super) taken: TakenTopics,
+    /// Outcomes of commands that were refused.
+    pub(super) outcomes: Outcomes,
     /// What became of records, while somebody follows it.
     settled: Option<Vec<Settled>>,
 }
@@ -61,6 +64,7 @@ impl Records {
             events: VecDeque::new(),
             counters: Counters::default(),
             taken: TakenTopics::default(),
+            outcomes: Outcomes::default(),
             settled: None,
         }
     }
@@ -179,7 +183,11 @@ impl Records {
                     }
                 }
                 Ruling::Condemn(place, cause) => {
-                    self.lanes[place.lane].set(place.sequence, State::Rejected(cause));
+                    let entry = self.lanes[place.lane].entry(place.sequence).copied();
+                    match entry.filter(|entry| entry.device == DeviceKey::REPLY) {
+                        Some(entry) => self.give_up(now, place, entry.topic, cause),
+                        None => drop(self.lanes[place.lane].set(place.sequence, State::Rejected(cause))),
+                    }
                 }
                 Ruling::Open(topic) => {
                     self.lanes.iter_mut().for_each(|lane| lane.set_waiting(topic, u64::MAX, State::Unsent));
@@ -229,8 +237,37 @@ impl Records {
         } else if cause.is_quota() {
             self.throttle(now, outlet, place, &entry, code, sent_at);
         } else {
-            self.refuse(now, place, &entry, cause, false);
+            self.refuse_answered(now, place, &entry, cause);
         }
+    }
+
+    /// The record is refused by a reason code that is about what it is. An outcome of a command is
+    /// given up: its topic is mostly its receiver's choice, so it accuses nobody, and must not take
+    /// the room of readings. Where readings are refused as well it is not about the outcome.
+    pub fn refuse_answered(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
+        if entry.device != DeviceKey::REPLY || self.suspicion.nothing_taken_since().is_some() {
+            return self.refuse(now, place, entry, cause, false);
+        }
+        // Some brokers close the connection over it as well.
+        self.progress.handle_refused_outcome(now);
+        self.give_up(now, place, entry.topic, cause);
+        self.suspicion.forget(place);
+    }
+
+    /// The broker has closed the connection over outcomes on this topic: whether this one is given
+    /// up unsent.
+    pub fn give_up_unsent(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) -> bool {
+        let Some(cause) = self.outcomes.closed_over(now, topic) else { return false };
+        self.give_up(now, place, topic, cause);
+        self.suspicion.forget(place);
+        true
+    }
+
+    /// The outcome of a command is not sent again.
+    fn give_up(&mut self, now: Instant, place: RecordPlace, topic: TopicKey, cause: Cause) {
+        self.lanes[place.lane].set(place.sequence, State::Rejected(cause));
+        let told = self.outcomes.note_refused(now, topic, cause);
+        self.events.extend(told.map(|topic| Event::OutcomeRefused { topic, cause }));
     }
 
     /// All PINGREQs up to `ping` are answered: a broker without QoS 1 has read what was sent
@@ -252,6 +289,9 @@ impl Records {
         self.taken.handle_taken(now, topic);
         let lane = &self.lanes[place.lane];
         if let Some(LaneEntry { id, device, .. }) = lane.entry(place.sequence).copied() {
+            if device == DeviceKey::REPLY {
+                self.outcomes.note_taken(topic);
+            }
             let id = self.retried.get(&(place.lane, place.sequence)).copied().unwrap_or(id);
             self.note_settled(lane.lane(), id, Some(device), Verdict::Delivered);
         }
@@ -359,6 +399,12 @@ impl Records {
                     let verdict = Verdict::Rejected(cause);
                     settled.iter_mut().for_each(|all| all.push(Settled { lane, id, device: None, verdict }));
                 }
+                Departure::GivenUp { id, cause } => {
+                    retried.remove(&(lane.index(), id.sequence));
+                    counters.refused_outcomes += 1;
+                    let verdict = Verdict::Rejected(cause);
+                    settled.iter_mut().for_each(|all| all.push(Settled { lane, id, device: None, verdict }));
+                }
                 Departure::Expired { id } => {
                     counters.expired += 1;
                     let verdict = Verdict::Expired;
@@ -425,6 +471,11 @@ impl Records {
     /// Examples of the readings that the broker took on this connection.
     pub fn taken(&self) -> &TakenTopics {
         &self.taken
+    }
+
+    /// Outcomes of commands that were refused lately.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// When the broker took a reading last, over all connections.

@@ -70,6 +70,13 @@ pub enum Event {
         /// The id it had when it was rejected.
         original: RecordId,
     },
+    /// The broker refused the outcome of a command, the first on its topic: these are given up.
+    OutcomeRefused {
+        /// Its topic.
+        topic: String,
+        /// Why.
+        cause: Cause,
+    },
     /// The broker refused a message of the gateway's own: it is tried ever more seldom.
     OwnRefused {
         /// Its topic.
@@ -97,6 +104,8 @@ pub struct Counters {
     pub acknowledged: u64,
     /// Stored records moved to the rejected store.
     pub rejected: u64,
+    /// Outcomes of commands that the broker refused, and that were given up.
+    pub refused_outcomes: u64,
     /// Stored records that expired.
     pub expired: u64,
     /// Readings of `qos = 0` rules sent.

@@ -86,6 +86,20 @@ impl<O: Outbox> Sender<'_, O> {
         if !to_be_sent {
             return Step::Decided;
         }
+        if let Some(entry) = lane.entry_mut(sequence) {
+            entry.device = match (record.content.test, record.content.reply) {
+                (_, Some(_)) => DeviceKey::REPLY,
+                (true, None) => DeviceKey::NOBODY,
+                (false, None) => DeviceKey::of(record.content.device),
+            };
+        }
+        if record.content.reply.is_some() {
+            records.outcomes.note_sent(topic, record.content.topic);
+            if records.give_up_unsent(now, place, topic) {
+                return Step::Decided;
+            }
+        }
+        let lane = &mut records.lanes[index];
         if trial.is_none() && records.suspicion.is_gated(topic) {
             records.hold_back(now, place, topic, outlet.flight.serial());
             return Step::Decided;
@@ -132,13 +146,6 @@ impl<O: Outbox> Sender<'_, O> {
             None => (outlet.flight.next_serial(), State::SentBefore(self.next_ping)),
         };
         lane.note_sent(sequence, state, serial);
-        if let Some(entry) = lane.entry_mut(sequence) {
-            entry.device = match (record.content.test, record.content.reply) {
-                (_, Some(_)) => DeviceKey::REPLY,
-                (true, None) => DeviceKey::NOBODY,
-                (false, None) => DeviceKey::of(record.content.device),
-            };
-        }
         if let Some(original) = record.original {
             records.note_retried(place, original);
         }
@@ -192,7 +199,7 @@ impl<O: Outbox> Sender<'_, O> {
         let lane = &mut records.lanes[place.lane];
         lane.note_sent(place.sequence, State::Unsent, serial);
         if let Some(entry) = lane.entry(place.sequence).copied() {
-            records.refuse(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE), false);
+            records.refuse_answered(now, place, &entry, Cause::Code(reason_code::PACKET_TOO_LARGE));
         }
         // Where everything is too large newcomers wait, as they do for a broker that refuses
         // everything.

@@ -41,6 +41,15 @@ pub enum Inbound {
     Settled(Vec<u16>),
 }
 
+/// A topic filter of commands that the broker does not let the gateway subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsubscribed {
+    /// The filter.
+    pub filter: String,
+    /// What the broker does instead.
+    pub why: String,
+}
+
 /// What is known of the subscription, and what came by it.
 #[derive(Debug)]
 pub struct Commands {
@@ -110,11 +119,6 @@ impl Commands {
         self.silent = true;
     }
 
-    /// Its filters, where the broker left it without an answer.
-    pub fn unanswered(&self) -> Option<String> {
-        self.silent.then(|| self.filters.join(", "))
-    }
-
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now
     /// on.
     pub fn strike(&mut self, now: Instant) -> bool {
@@ -126,17 +130,20 @@ impl Commands {
         self.strikes.strike(now)
     }
 
-    /// What to tell of it.
-    pub fn left_out(&self, now: Instant) -> Vec<String> {
+    /// The filters by which no command comes. `connected`: without a connection nothing is known of
+    /// an answer that did not come.
+    pub fn unsubscribed(&self, now: Instant, connected: bool) -> Vec<Unsubscribed> {
+        let of = |filter: &String, why: String| Unsubscribed { filter: filter.clone(), why };
+        let all = |why: &str| self.filters.iter().map(|filter| of(filter, why.to_owned())).collect();
         if self.strikes.is_left_out(now) {
-            let filters = self.filters.join(", ");
-            return vec![format!(
-                "commands ({filters}): the broker closes the connection over the subscription"
-            )];
+            return all("the broker closes the connection over the subscription");
+        }
+        if self.silent && connected {
+            return all("the broker does not answer the subscription");
         }
         let told = |(filter, code): &(String, u8)| {
             let text = reason_code::text(*code);
-            format!("commands on {filter}: the broker refuses the subscription: {text} (0x{code:02x})")
+            of(filter, format!("the broker refuses the subscription: {text} (0x{code:02x})"))
         };
         self.refused.iter().map(told).collect()
     }

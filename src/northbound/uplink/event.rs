@@ -89,3 +89,12 @@ pub enum Event {
     /// Of the publisher.
     Publisher(publisher::Event),
 }
+
+/// That another client probably connects with our client id, and what there is to do.
+pub fn used_elsewhere(client_id: &str) -> String {
+    format!(
+        "another client probably connects with this gateway's client id, {client_id}, so that the broker disconnects them in \
+         turn; give each gateway an id of its own ([gateway] id or [upstream] client-id; on a copied card `tombolo firstboot \
+         --mark` and a reboot)"
+    )
+}

@@ -53,9 +53,14 @@ impl UpdateHint {
         self.silent = true;
     }
 
-    /// Its topic, where the broker left it without an answer.
-    pub fn unanswered(&self) -> Option<&str> {
-        self.topic.as_deref().filter(|_| self.silent)
+    /// Where hints come; `None`: they are not wanted.
+    pub fn topic(&self) -> Option<&str> {
+        self.topic.as_deref()
+    }
+
+    /// Whether the broker left it without an answer.
+    pub fn is_unanswered(&self) -> bool {
+        self.silent
     }
 
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now
@@ -74,16 +79,12 @@ impl UpdateHint {
         std::mem::take(&mut self.came)
     }
 
-    /// What to tell of it.
+    /// What the broker does instead of accepting it.
     pub fn left_out(&self, now: Instant) -> Option<String> {
-        let topic = self.topic.as_deref()?;
         if self.strikes.is_left_out(now) {
-            return Some(format!("the subscription to {topic}: the broker closes the connection over it"));
+            return Some("the broker closes the connection over it".to_owned());
         }
         let code = self.refused?;
-        Some(format!(
-            "the subscription to {topic}: the broker refuses it: {} (0x{code:02x})",
-            reason_code::text(code)
-        ))
+        Some(format!("the broker refuses it: {} (0x{code:02x})", reason_code::text(code)))
     }
 }

@@ -39,8 +39,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
-pub use self::commands::Inbound;
-pub use self::event::Event;
+pub use self::commands::{Inbound, Unsubscribed};
+pub use self::event::{Event, used_elsewhere};
 pub(super) use self::gateway_status::payload as status_payload;
 pub use self::status::Status;
 pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
@@ -626,6 +626,12 @@ impl Uplink {
         self.attempts.reconnect.retry_now(now);
     }
 
+    /// Somebody waits for the connection, as
+    /// [`Reconnect::hurry`](super::reconnect::Reconnect::hurry) says.
+    pub fn hurry(&mut self, now: Instant) -> bool {
+        self.stage == Stage::Waiting && self.attempts.reconnect.hurry(now)
+    }
+
     /// Says goodbye: the retained status turns offline, DISCONNECT goes out, no attempt follows.
     pub fn stop(&mut self, now: Instant) {
         self.stopping = true;
@@ -751,6 +757,8 @@ impl Uplink {
                         self.subscribe_hint(now);
                     }
                 }
+                // The uplink never unsubscribes.
+                session::Event::Unsubscribed => {}
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
                 session::Event::PingAnswered(number) => {
                     self.handle_settled(now, number);
@@ -1100,7 +1108,7 @@ impl Uplink {
         }
         self.failure = Some(what);
         if rival {
-            self.failure = Some("the client id is probably used elsewhere".to_owned());
+            self.failure = Some(used_elsewhere(&self.settings.client_id));
             self.events.push_back(Event::ClientIdElsewhere);
         }
     }

@@ -3,14 +3,20 @@
 use std::time::Instant;
 
 use super::Uplink;
+use super::commands::Unsubscribed;
 use super::stage::Stage;
 use crate::message::{Lane, RecordId};
-use crate::northbound::publisher::{Counters, HeldRecord};
+use crate::northbound::publisher::{Counters, HeldRecord, RefusedOutcomes};
+use crate::northbound::reconnect::PEACE;
 use crate::northbound::session::Limits;
 use crate::northbound::wire::Version;
 
 /// Suspects and topics named.
 const NAMED_MAX: usize = 16;
+/// A SUBSCRIBE has no SUBACK.
+const UNANSWERED: &str = "the broker does not answer it";
+/// What there is to do about a topic that the gateway cannot read.
+const ALLOW: &str = "allow this gateway to read it, or see the broker's log";
 
 /// The uplink as `tombolo status` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +54,8 @@ pub struct Status {
     pub held_back: [usize; 2],
     /// How often the broker closed a connection in the last 10 min, and nothing showed why.
     pub closes: usize,
+    /// Another client probably connects with our client id, and has done so in the last 10 min.
+    pub rival: bool,
     /// When the broker took a reading last, over all connections.
     pub taken_at: Option<Instant>,
     /// By [`Lane::index`]: the record that must be decided before the lane takes more.
@@ -58,10 +66,17 @@ pub struct Status {
     pub suspect_count: usize,
     /// Some of them.
     pub suspects: Vec<HeldRecord>,
-    /// What is left out because the broker refuses it or closes over it, in words.
+    /// What is left out of what the gateway publishes because the broker refuses it or closes over
+    /// it, in words.
     pub left_out: Vec<String>,
-    /// What the broker leaves without an answer or an echo, one sentence each.
+    /// Filters of commands by which none comes.
+    pub unsubscribed: Vec<Unsubscribed>,
+    /// What the gateway cannot read of its own topics: no reading and no command depends on it. One
+    /// sentence each.
     pub unheard: Vec<String>,
+    /// Outcomes of commands that the broker refused within the last hour, one sentence each: no
+    /// reading depends on it.
+    pub refused_outcomes: Vec<String>,
     /// Publishes a second at most, and whether that is because the broker complained.
     pub rate_limit: Option<(f64, bool)>,
     /// Connections that stood.
@@ -99,12 +114,15 @@ impl Status {
             held_back: Lane::ALL.map(|lane| records.held_back(lane)),
             nothing_taken: records.nothing_taken(now),
             closes: uplink.attempts.closes(now),
+            rival: uplink.attempts.reconnect.has_rival() && uplink.lasted(now) < PEACE,
             taken_at: records.taken_at(),
             blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
             suspect_count: records.suspect_count(),
             suspects: records.suspects(NAMED_MAX),
             left_out: left_out(uplink, now),
-            unheard: unheard(uplink),
+            unsubscribed: uplink.commands.unsubscribed(now, connected),
+            unheard: unheard(uplink, now),
+            refused_outcomes: refused_outcomes(uplink, now),
             rate_limit: publisher.rate_limit(),
             connections: uplink.connections,
             counters: publisher.counters(),
@@ -120,10 +138,6 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     if let Some(why) = uplink.attempts.settled().and_then(|settled| settled.why_will.as_deref()) {
         left_out.push(format!("the will, because of which {why}"));
     }
-    let topic = uplink.gateway_status.topic().unwrap_or_default();
-    left_out.extend(uplink.subscription.left_out(now, topic));
-    left_out.extend(uplink.hint.left_out(now));
-    left_out.extend(uplink.commands.left_out(now));
     left_out.extend(uplink.own.paused(now).map(|class| {
         format!(
             "messages of [topics] {}: the broker refuses them, or closes the connection over them",
@@ -135,29 +149,54 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     left_out
 }
 
-/// What the broker leaves without an answer or an echo, one sentence each. It ends with the answer,
-/// or the message, that was missing; without a connection nothing is known of it.
-fn unheard(uplink: &Uplink) -> Vec<String> {
+/// What the gateway cannot read of its own topics at `now`. What is not answered or does not come
+/// ends with the answer, or the message, that was missing; without a connection nothing is known of
+/// it.
+fn unheard(uplink: &Uplink, now: Instant) -> Vec<String> {
     let mut unheard = Vec::new();
-    if !uplink.is_connected() {
-        return unheard;
+    let connected = uplink.is_connected();
+    if let Some(topic) = uplink.gateway_status.topic() {
+        let silent = connected && uplink.subscription.is_unanswered();
+        let why = uplink.subscription.left_out(now).or_else(|| silent.then(|| UNANSWERED.to_owned()));
+        unheard.extend(why.map(|why| {
+            format!(
+                "the subscription to {topic}: {why}; a will of this gateway that is published late is not noticed and not \
+                 put right; {ALLOW}"
+            )
+        }));
+        if connected && uplink.echo.is_missing() {
+            let commands = match uplink.commands.is_wanted() {
+                true => "; where it may read nothing, no command reaches a device either",
+                false => "",
+            };
+            unheard.push(format!(
+                "the broker acknowledges what is published on {topic} and accepts the subscription to it, but does not \
+                 deliver it{commands}; {ALLOW}"
+            ));
+        }
     }
-    let topic = uplink.gateway_status.topic().filter(|_| uplink.subscription.is_unanswered());
-    let silent = |what: &str, then: &str| {
-        format!("the broker does not answer the subscription to {what}: {then}; see the broker's log")
-    };
-    unheard.extend(topic.map(|topic| {
-        silent(topic, "a will of this gateway that is published late is not noticed and not put right")
-    }));
-    unheard.extend(uplink.hint.unanswered().map(|topic| silent(topic, "no update hint is heard")));
-    unheard.extend(
-        uplink.commands.unanswered().map(|filters| silent(&filters, "perhaps no command reaches a device")),
-    );
-    if let Some(topic) = uplink.gateway_status.topic().filter(|_| uplink.echo.is_missing()) {
-        unheard.push(format!(
-            "the broker acknowledges what is published on {topic} and accepts the subscription to it, but does not deliver it: \
-             allow this gateway to read that topic, or see the broker's log"
-        ));
+    if let Some(topic) = uplink.hint.topic() {
+        let silent = connected && uplink.hint.is_unanswered();
+        let why = uplink.hint.left_out(now).or_else(|| silent.then(|| UNANSWERED.to_owned()));
+        unheard.extend(why.map(|why| {
+            format!(
+                "the subscription to {topic}: {why}; no update hint is heard, and newer firmware is looked for at its \
+                 times; {ALLOW}"
+            )
+        }));
     }
     unheard
+}
+
+/// The topics on which outcomes of commands were refused lately.
+fn refused_outcomes(uplink: &Uplink, now: Instant) -> Vec<String> {
+    let sentence = |of: &RefusedOutcomes| {
+        let RefusedOutcomes { topic, cause, count } = of;
+        let s = if *count == 1 { "" } else { "s" };
+        format!(
+            "the broker refused {count} outcome{s} of commands on {topic}: {cause}; they are given up; allow this gateway to publish \
+             there, or have the command name another response topic"
+        )
+    };
+    uplink.publisher.records().outcomes().refused(now).map(sentence).collect()
 }

@@ -83,13 +83,13 @@ impl SubscriptionDoubt {
         self.until_it_stands.then_some(stands_at).into_iter().chain(self.strikes.left_out_until()).max()
     }
 
-    /// What to tell of it, where it goes to `topic`.
-    pub fn left_out(&self, now: Instant, topic: &str) -> Option<String> {
+    /// What the broker does instead of accepting it.
+    pub fn left_out(&self, now: Instant) -> Option<String> {
         if self.strikes.is_left_out(now) {
-            return Some(format!("the subscription to {topic}: the broker closes the connection over it"));
+            return Some("the broker closes the connection over it".to_owned());
         }
         let code = self.refused?;
         let text = reason_code::text(code);
-        Some(format!("the subscription to {topic}: the broker refuses it: {text} (0x{code:02x})"))
+        Some(format!("the broker refuses it: {text} (0x{code:02x})"))
     }
 }

@@ -9,17 +9,31 @@
 //! | [`charset`], [`json`] | bytes to characters, and JSON that all consumers read alike |
 //! | [`slipmux`] | CoAP in SLIP frames |
 //! | [`link`] | when to open and reopen a port |
+//! | [`idle`] | connections that a converter gives up when they are idle |
 //! | [`modbus`] | Modbus RTU master |
 
 pub mod charset;
 pub mod checksum;
 pub mod framing;
+pub mod idle;
 pub mod json;
 pub mod link;
 pub mod modbus;
 pub mod poll;
 pub mod reading;
 pub mod slipmux;
+
+use std::time::Duration;
+
+/// The longest wait for an answer that is learned, in time-outs and at all.
+const WAIT_MAX: (u32, Duration) = (4, Duration::from_secs(60));
+
+/// The longest that an answer is waited for where `timeout` is configured, if late answers show
+/// that the device takes longer; never shorter than that.
+pub fn wait_max(timeout: Duration) -> Duration {
+    let (times, longest) = WAIT_MAX;
+    (timeout * times).min(longest).max(timeout)
+}
 
 /// Whether a device that is asked answers: a Modbus unit, or one that is sent a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

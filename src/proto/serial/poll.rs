@@ -15,9 +15,14 @@
 //! not used, nor is what follows, until nothing has come for half as long again as the oldest
 //! answer was late, at most ten time-outs; then the question is asked again.
 //!
+//! A device whose answers come late, twice without one in time between, is waited for longer: half
+//! as long again as the last one took, at most four time-outs ([`wait_max`]). After three questions
+//! without any frame the configured time-out holds again.
+//!
 //! On a line with several devices that are asked ([`Poller::share`]) another may ask only when a
 //! late answer cannot come any more: after a silence of three time-outs, or of half as long again
-//! as an answer was ever late, at most ten. Nothing is outstanding then. A device that is down is
+//! as an answer was ever late, at most ten. Nothing is outstanding then. So long is waited, too, when
+//! the line is opened for the first time: an earlier process may have asked. A device that is down is
 //! asked again after the back-off, although its period is shorter.
 //!
 //! A line that is closed during a question is a failure of that question, and its answer may still
@@ -31,7 +36,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::State;
+use super::{State, wait_max};
 
 /// Consecutive failures after which the device counts as down, and unreadable answers after which
 /// it counts as degraded.
@@ -48,7 +53,11 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const STILL_TO_COME_MAX: u32 = 10;
 /// On a shared line: the shortest such wait, in time-outs.
 const STILL_TO_COME_MIN: u32 = 3;
-/// If the line is open again so soon after the last question, the period goes on.
+/// Late answers in a row after which answers are waited for longer.
+const LATES: u32 = 2;
+/// The longest silence on a shared line that is opened for the first time.
+const FIRST_REST_MAX: Duration = Duration::from_secs(10);
+/// If the line is open again so soon, or so soon after the last question, the period goes on.
 const RESUME: Duration = Duration::from_secs(15);
 /// After so many openings without a question a device counts as down.
 const OPENINGS_MAX: u32 = 16;
@@ -139,6 +148,21 @@ enum Phase {
     Listening { until: Instant },
 }
 
+/// How a device that is asked does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it answers.
+    pub state: State,
+    /// How the last question failed, if it did.
+    pub failing: Option<Failure>,
+    /// So long its answers are waited for, as late ones taught; zero: as configured.
+    pub learned: Duration,
+    /// How late its last answer was, and the longest wait, if that is beyond it.
+    pub beyond: Option<(Duration, Duration)>,
+    /// Counters since the start.
+    pub counters: Counters,
+}
+
 /// How a device stands among those on the same line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
@@ -184,6 +208,13 @@ pub struct Poller {
     is_held: bool,
     /// The greatest age of an answer that came late.
     latest: Duration,
+    /// How long an answer is waited for, as was learned; zero: as configured.
+    wait: Duration,
+    /// Late answers in a row, and the age of the last one.
+    lates: u32,
+    late_after: Duration,
+    /// Questions in a row after which nothing came from it.
+    mute: u32,
     /// See [`Turn::quiet_at`].
     quiet_at: Option<Instant>,
     /// See [`Turn::opens_at`].
@@ -220,6 +251,10 @@ impl Poller {
             is_shared: false,
             is_held: false,
             latest: Duration::ZERO,
+            wait: Duration::ZERO,
+            lates: 0,
+            late_after: Duration::ZERO,
+            mute: 0,
             quiet_at: None,
             opens_at: None,
             still: Duration::ZERO,
@@ -242,6 +277,31 @@ impl Poller {
     /// The counters.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// All of that, for those who look at it.
+    pub fn standing(&self) -> Standing {
+        let most = wait_max(self.settings.timeout);
+        let beyond = (self.late_after > most).then_some((self.late_after, most));
+        let (state, failing, counters) = (self.state, self.failing, self.counters);
+        Standing { state, failing, learned: self.wait, beyond, counters }
+    }
+
+    /// How long the beginning of an answer is waited for.
+    fn timeout(&self) -> Duration {
+        let learned = if self.mute < FAILURES { self.wait } else { Duration::ZERO };
+        learned.max(self.settings.timeout)
+    }
+
+    /// An answer came so long after its question, at least.
+    fn late(&mut self, after: Duration) {
+        let most = wait_max(self.settings.timeout);
+        self.lates = self.lates.saturating_add(1);
+        (self.late_after, self.mute) = (after, 0);
+        let wait = after.max(self.timeout()).mul_f64(1.5).min(most);
+        if self.lates >= LATES && after <= most && wait > self.wait {
+            (self.wait, self.lates) = (wait, 0);
+        }
     }
 
     /// There are other devices on the line: nothing is asked until [`Poller::hold`] allows it.
@@ -281,6 +341,7 @@ impl Poller {
         before.line_down(now);
         self.outstanding = std::mem::take(&mut before.outstanding);
         (self.asked_at, self.latest, self.closed_at) = (before.asked_at, before.latest, before.closed_at);
+        self.wait = before.wait.min(wait_max(self.settings.timeout));
     }
 
     /// An answer to another device on the line may still come for so long once the line is open.
@@ -292,7 +353,9 @@ impl Poller {
     /// device whose turn it was before is asked no later than it was due.
     pub fn line_up(&mut self, now: Instant) {
         let closed_at = self.closed_at.take();
-        let is_short = self.asked_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME);
+        let is_soon = |at: Instant| now.saturating_duration_since(at) <= RESUME;
+        let is_short = closed_at.is_some_and(is_soon) || self.asked_at.is_some_and(is_soon);
+        let is_first = closed_at.is_none() && self.asked_at.is_none();
         if let Some(closed) = closed_at.map(|at| now.saturating_duration_since(at)) {
             self.asked_at.iter_mut().chain(&mut self.outstanding).for_each(|at| *at += closed);
         }
@@ -302,7 +365,12 @@ impl Poller {
         let still = std::mem::take(&mut self.still);
         self.quiet_at = (!still.is_zero()).then(|| now + still);
         // Where the line is closed again and again before a question, it goes out at once.
-        let listen = if self.openings > FAILURES { Duration::ZERO } else { self.settings.timeout };
+        let timeout = self.settings.timeout;
+        let listen = match (self.openings > FAILURES, is_first && self.is_shared) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.longest().min(FIRST_REST_MAX).max(timeout),
+            (false, false) => timeout,
+        };
         let opens_at = now + still.max(listen);
         self.opens_at = Some(opens_at);
         if !is_short {
@@ -372,7 +440,9 @@ impl Poller {
                 }
                 self.failures = 0;
                 self.failing = None;
+                self.mute = 0;
                 if !probe {
+                    (self.lates, self.late_after) = (0, Duration::ZERO);
                     self.counters.answers += 1;
                     let took = now.saturating_duration_since(asked).as_millis();
                     let took = u64::try_from(took).unwrap_or(u64::MAX);
@@ -384,6 +454,7 @@ impl Poller {
                 self.counters.late += 1;
                 let oldest = self.outstanding.front().copied().unwrap_or(asked);
                 let late = now.saturating_duration_since(oldest);
+                self.late(late);
                 let timeout = self.settings.timeout;
                 let wait = late.mul_f64(1.5).clamp(timeout, timeout * STILL_TO_COME_MAX);
                 self.phase = Phase::Listening { until: now + wait };
@@ -399,6 +470,7 @@ impl Poller {
                     // Those before may never be answered: told is the least that it is late.
                     let after = now.saturating_duration_since(self.asked_at.unwrap_or(now));
                     self.latest = self.latest.max(after);
+                    self.late(after);
                     if self.outstanding.is_empty() {
                         self.quiet_at = None;
                     }
@@ -467,7 +539,7 @@ impl Poller {
         }
         self.phase = Phase::Waiting {
             asked: now,
-            deadline: now + self.settings.timeout,
+            deadline: now + self.timeout(),
             probe: !self.outstanding.is_empty(),
             damaged: false,
         };
@@ -527,6 +599,7 @@ impl Poller {
     fn fail(&mut self, now: Instant, asked: Instant, failure: Failure) {
         self.phase = Phase::Idle;
         self.failures = self.failures.saturating_add(1);
+        self.mute = self.mute.saturating_add(1);
         match failure {
             Failure::Damaged => self.counters.damaged += 1,
             Failure::Closed => self.counters.closed += 1,
@@ -670,7 +743,9 @@ mod tests {
         let mut line = Line::new(2 * SECOND);
         line.run(120 * SECOND, |number| Some(if (3..6).contains(&number) { ms(2_500) } else { ms(900) }));
         for (at, number) in &line.used {
-            assert!(*at < line.asked[*number as usize - 1] + SECOND, "{number}");
+            // It is the answer to the last question before it.
+            let number = *number as usize;
+            assert!(line.asked[number..].first().is_none_or(|next| next > at), "{number}");
         }
         assert!(line.used.len() > 40);
     }
@@ -690,11 +765,71 @@ mod tests {
     }
 
     #[test]
-    fn always_too_late_is_told_and_gives_no_reading() {
+    fn always_later_than_the_longest_wait_is_told_and_gives_no_reading() {
+        let mut line = Line::new(60 * SECOND);
+        line.run(600 * SECOND, |_| Some(ms(4_500)));
+        assert_eq!(line.used.len(), 0);
+        let standing = line.poller.standing();
+        assert_eq!(standing.beyond, Some((ms(4_500), 4 * SECOND)), "{standing:?}");
+        assert!(line.events.iter().any(|event| matches!(event, Event::Late { .. })), "{:?}", line.events);
+    }
+
+    #[test]
+    fn a_device_whose_answers_always_come_after_the_timeout_is_read_once_that_is_learned() {
+        for late in [1_050, 1_500, 2_100, 2_500, 3_500, 3_900] {
+            let mut line = Line::new(10 * SECOND);
+            line.run(600 * SECOND, |_| Some(ms(late)));
+            assert!(line.used.len() >= 45, "{late}: {}", line.used.len());
+            for (at, number) in &line.used {
+                assert_eq!(*at, line.asked[*number as usize - 1] + ms(late));
+            }
+            let standing = line.poller.standing();
+            assert!(standing.learned > ms(late) && standing.learned <= 4 * SECOND, "{standing:?}");
+            assert_eq!((standing.state, standing.beyond), (State::Up, None));
+            // The poller after a reload knows it.
+            let mut next = Poller::new(line.poller.settings.clone(), None, line.now);
+            next.adopt(&mut line.poller, line.now);
+            assert_eq!(next.standing().learned, standing.learned);
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_gone_is_waited_for_no_longer_than_is_configured() {
+        let mut line = Line::new(10 * SECOND);
+        line.run(300 * SECOND, |_| Some(ms(2_000)));
+        assert!(line.poller.standing().learned > 2 * SECOND);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let at = line.poller.poll_timeout().unwrap();
+            assert!(line.poller.handle_timeout(at));
+            let until = line.poller.poll_timeout().unwrap();
+            waits.push(until - at);
+            assert!(!line.poller.handle_timeout(until));
+        }
+        assert!(waits[..3].iter().all(|wait| *wait > 2 * SECOND), "{waits:?}");
+        assert_eq!(waits[3..], [SECOND; 5]);
+    }
+
+    #[test]
+    fn an_answer_that_is_late_now_and_then_does_not_make_the_wait_longer() {
         let mut line = Line::new(5 * SECOND);
-        line.run(60 * SECOND, |_| Some(ms(1_500)));
-        assert_eq!((line.used.len(), line.poller.state()), (0, State::Down));
-        assert!(line.events.contains(&Event::Late { after: ms(1_500) }), "{:?}", line.events);
+        line.run(600 * SECOND, |number| Some(ms(if number % 4 == 0 { 1_500 } else { 100 })));
+        assert!(line.poller.counters().late > 20);
+        assert_eq!(line.poller.standing().learned, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_converter_that_closes_a_connection_when_it_is_idle_does_not_shorten_the_period() {
+        let mut line = Line::new(60 * SECOND);
+        for _ in 0..120 {
+            line.run(ms(5_000), |_| Some(ms(100)));
+            line.poller.line_down(line.now);
+            line.now += ms(200);
+            line.poller.line_up(line.now);
+        }
+        assert!((10..=12).contains(&line.asked.len()), "{:?}", line.asked);
+        // The line may be closed in place of one answer.
+        assert!(line.used.len() + 1 >= line.asked.len(), "{:?}", line.used);
     }
 
     #[test]
@@ -870,6 +1005,19 @@ mod tests {
         assert_eq!(line.poller.state(), State::Down);
         assert_eq!(line.poller.poll_event(), Some(Event::Down { failure: Failure::Closed }));
         assert_eq!(line.poller.poll_event(), None);
+    }
+
+    #[test]
+    fn a_line_that_is_closed_again_and_again_within_a_period_does_not_make_the_device_down() {
+        let mut line = Line::new(60 * SECOND);
+        line.run(5 * SECOND, |_| Some(ms(100)));
+        assert_eq!(line.poller.state(), State::Up);
+        for _ in 0..40 {
+            line.poller.line_down(line.now);
+            line.now += ms(300);
+            line.poller.line_up(line.now);
+        }
+        assert_eq!((line.poller.state(), line.poller.poll_event()), (State::Up, None));
     }
 
     #[test]

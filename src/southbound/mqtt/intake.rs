@@ -37,6 +37,7 @@ use super::bus::{
 use super::connection::{Connection, Ended, Source, State};
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
+use super::refused_connects::{RefusedConnect, RefusedConnects};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
@@ -99,14 +100,7 @@ pub enum Event {
         version: Version,
     },
     /// A connect was refused.
-    Refused {
-        /// Its address; `None` for a Unix socket.
-        address: Option<IpAddr>,
-        /// The user name it gave, at most 128 bytes of it.
-        username: Option<String>,
-        /// Why.
-        reason: &'static str,
-    },
+    Refused(RefusedConnect),
     /// A connected client is gone.
     Disconnected {
         /// Its device; `None` if the device is not known any more.
@@ -162,6 +156,7 @@ pub struct Intake {
     /// The sessions of each device, the one that connected last at the end.
     by_device: HashMap<DeviceIndex, Vec<u64>>,
     connects: HashMap<DeviceIndex, Connects>,
+    refused_connects: RefusedConnects,
     verifications: Verifications,
     /// Connections that have a session.
     clients: usize,
@@ -209,6 +204,7 @@ impl Intake {
             sessions: HashMap::new(),
             by_device: HashMap::new(),
             connects: HashMap::new(),
+            refused_connects: RefusedConnects::default(),
             verifications: Verifications::new(seed),
             clients: 0,
             next_connection: 0,
@@ -244,6 +240,16 @@ impl Intake {
     pub fn clients_of(&self, device: DeviceIndex) -> usize {
         let sessions = self.by_device.get(&device).into_iter().flatten();
         sessions.filter(|number| self.sessions.get(number).is_some_and(|s| s.connection.is_some())).count()
+    }
+
+    /// The newest connect that was refused.
+    pub fn last_refused_connect(&self) -> Option<&RefusedConnect> {
+        self.refused_connects.last()
+    }
+
+    /// How many refused connects claimed to be a device, and the newest.
+    pub fn refused_connects_of(&self, device: DeviceIndex) -> Option<(u64, &RefusedConnect)> {
+        self.refused_connects.of(device)
     }
 
     /// Publishes that are not acknowledged yet.

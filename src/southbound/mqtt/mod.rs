@@ -16,6 +16,7 @@
 //! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
 //! | `queue` | messages of QoS 1 for one client, kept while it is away |
+//! | `refused_connects` | the refused connects for people |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, anchors |
@@ -33,6 +34,7 @@ mod intake;
 pub mod io;
 mod packet;
 mod queue;
+mod refused_connects;
 mod session;
 pub mod settings;
 #[cfg(test)]
@@ -44,5 +46,6 @@ pub use bus::BusRequest;
 pub use connection::{Ended, Source};
 pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
 pub use packet::Version;
+pub use refused_connects::RefusedConnect;
 pub use settings::Settings;
 pub use verification::Verification;

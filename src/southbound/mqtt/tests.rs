@@ -446,6 +446,9 @@ fn nobody_is_anonymous_and_a_wrong_password_is_answered_late() {
             assert_eq!((heard[0].0, heard[0].1[1]), (CONNACK, if five { code } else { old_code }));
             assert!(world.is_closed(client) && world.taken().is_empty());
             assert_eq!(world.pipeline.counters.value(Counter::MqttConnectsRefused), 1);
+            let last = world.intake.last_refused_connect().expect("one");
+            let is_of_device = hello.username == HELLO.username;
+            assert_eq!((last.username.as_deref(), last.device.is_some()), (hello.username, is_of_device));
         }
     }
 }

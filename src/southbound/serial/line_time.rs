@@ -104,7 +104,7 @@ mod tests {
     use crate::proto::serial::modbus::plan::Limits;
 
     /// A bus with one unit, whose registers are too far apart for one request.
-    fn bus(baud: u32, period: Duration, registers: u16) -> Vec<Demand> {
+    fn bus_of(baud: u32, period: Duration, registers: u16) -> Bus {
         let register = |at| Register { name: format!("r{at}"), address: at * 100, ..Register::default() };
         let unit = Unit {
             id: Name::parse("meter").unwrap(),
@@ -118,7 +118,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             pause: Duration::ZERO,
         };
-        let duty = Duty::Modbus(Bus {
+        Bus {
             speed: Speed { baud, bits: 11 },
             timeout: Bus::TIMEOUT,
             interval: Duration::ZERO,
@@ -127,7 +127,11 @@ mod tests {
             echo: false,
             ascii: false,
             units: vec![unit],
-        });
+        }
+    }
+
+    fn bus(baud: u32, period: Duration, registers: u16) -> Vec<Demand> {
+        let duty = Duty::Modbus(bus_of(baud, period, registers));
         let (name, port) = (Name::parse("bus").unwrap(), PortName::parse("/dev/ttyS9").unwrap());
         demands(&Port { name, port, line: Line::default(), duty })
     }
@@ -143,6 +147,17 @@ mod tests {
         assert_eq!(percent(&slow), 20 * 22 * 11 * 100 / 1_200);
         assert_eq!(overload(&bus(1_200, 10 * SECOND, 20)), None);
         assert_eq!(overload(&bus(115_200, SECOND, 20)), None);
+    }
+
+    #[test]
+    fn the_time_between_two_requests_counts_where_it_is_more_than_they_take() {
+        let port = |interval| {
+            let settings = Bus { interval, ..bus_of(115_200, SECOND, 20) };
+            let (name, port) = (Name::parse("bus").unwrap(), PortName::parse("/dev/ttyS9").unwrap());
+            demands(&Port { name, port, line: Line::default(), duty: Duty::Modbus(settings) })
+        };
+        assert_eq!(percent(&port(Duration::from_millis(100))), 200);
+        assert!(percent(&port(Duration::ZERO)) < 20);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod counters;
 pub mod delivery;
 pub mod intake;
 pub mod io;
+pub mod legibility;
 pub mod line_time;
 pub mod pending;
 pub mod port;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use super::legibility::Illegible;
 use super::settings::{self, Duty};
 use super::stream::Stream;
 use super::taker::Taker;
@@ -18,7 +19,7 @@ use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
-use crate::proto::serial::{State, framing, poll};
+use crate::proto::serial::{framing, poll};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -76,10 +77,11 @@ impl Port {
         units.into_iter().flatten()
     }
 
-    /// Units of a bus go on with what was learned of them before.
-    pub fn recall(&mut self, now: Instant, notebook: &Notebook) {
+    /// Units of a bus go on with what was learned of them before; `is_configured`: whether there is
+    /// a device of this id.
+    pub fn recall(&mut self, now: Instant, notebook: &Notebook, is_configured: &dyn Fn(&str) -> bool) {
         if let Work::Bus(units) = &mut self.work {
-            units.recall(now, notebook);
+            units.recall(now, notebook, is_configured);
         }
     }
 
@@ -169,9 +171,17 @@ impl Port {
     }
 
     /// How the device does that is asked; `None` for any other.
-    pub fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
+    pub fn asked(&self) -> Option<poll::Standing> {
         match &self.work {
-            Work::Stream(stream) => stream.asked(),
+            Work::Stream(stream) => stream.poller().map(poll::Poller::standing),
+            Work::Bus(_) => None,
+        }
+    }
+
+    /// Why nothing that comes on the line of a device that is not asked can be read.
+    pub fn illegible(&self) -> Option<&Illegible> {
+        match &self.work {
+            Work::Stream(stream) => stream.illegible(),
             Work::Bus(_) => None,
         }
     }
@@ -275,6 +285,7 @@ mod tests {
         taken: Vec<(SerialTicket, String, u64)>,
         messages: Vec<Vec<u8>>,
         unreadable: usize,
+        legible: Vec<bool>,
     }
 
     impl Taker for Journal {
@@ -292,6 +303,10 @@ mod tests {
 
         fn unreadable(&mut self, _: Unreadable) {
             self.unreadable += 1;
+        }
+
+        fn legible(&mut self, legible: bool) {
+            self.legible.push(legible);
         }
 
         fn alive(&mut self, _: &str) {}
@@ -323,8 +338,13 @@ mod tests {
         let mut port = Port::new(Arc::new(settings), 7, start, 0);
         assert!(port.poll_open(start));
         port.handle_opened(start);
-        let journal =
-            Journal { verdict: Verdict::Taken, taken: Vec::new(), messages: Vec::new(), unreadable: 0 };
+        let journal = Journal {
+            verdict: Verdict::Taken,
+            taken: Vec::new(),
+            messages: Vec::new(),
+            unreadable: 0,
+            legible: Vec::new(),
+        };
         (port, start + Duration::from_secs(1), journal)
     }
 
@@ -376,6 +396,35 @@ mod tests {
         let counters = port.counters();
         assert_eq!((counters.unreadable, counters.refused, journal.unreadable), (1, 1, 1));
         assert_eq!((counters.framing.good, port.pending()), (3, (0, 1)));
+    }
+
+    #[test]
+    fn a_line_whose_frames_are_all_unreadable_is_illegible_until_one_is_a_reading() {
+        let (mut port, now, mut journal) = port(Some("^W=[0-9]+$"));
+        for _ in 0..19 {
+            port.handle_bytes(now, stamp(1), b"T=21.5\n", &mut journal);
+        }
+        assert_eq!((port.illegible(), &journal.legible[..]), (None, &[][..]));
+        port.handle_bytes(now, stamp(1), b"T=21.5\nT=21.5\n", &mut journal);
+        let why = port.illegible().unwrap().sentence();
+        assert!(why.contains("(\"T=21.5\"): the pattern does not match; compare pattern"), "{why}");
+        // It is told once, and so is the end.
+        port.handle_bytes(now, stamp(1), b"W=1\nW=2\nT=3\n", &mut journal);
+        assert_eq!((port.illegible(), &journal.legible[..]), (None, &[false, true][..]));
+    }
+
+    #[test]
+    fn frames_that_are_all_dropped_make_a_line_illegible_too() {
+        let (mut port, now, mut journal) = port(None);
+        for _ in 0..20 {
+            port.handle_bytes(now, stamp(1), &[b'x'; 101], &mut journal);
+            port.handle_bytes(now, stamp(1), b"\n", &mut journal);
+        }
+        assert_eq!(port.counters().framing.bad, 20);
+        let why = port.illegible().unwrap().sentence();
+        assert!(why.contains("longer than max-frame; compare framing, line-end, baud"), "{why}");
+        port.handle_bytes(now, stamp(1), b"one\n", &mut journal);
+        assert_eq!(port.illegible(), None);
     }
 
     #[test]

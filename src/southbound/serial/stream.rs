@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use super::counters::Counters;
 use super::delivery::Delivery;
+use super::legibility::{Cause, Illegible, Legibility};
 use super::pending::Bounds;
 use super::settings::{Duty, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
-use crate::proto::serial::State;
 use crate::proto::serial::framing::{self, Decoder};
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
@@ -24,6 +24,8 @@ pub(super) struct Stream {
     pub(super) delivery: Delivery,
     unreadable: u64,
     poller: Option<Poller>,
+    /// Of a line on which nothing is asked.
+    legibility: Legibility,
 }
 
 impl Stream {
@@ -41,6 +43,7 @@ impl Stream {
             delivery: Delivery::new(port, 0, Bounds::default()),
             unreadable: 0,
             poller,
+            legibility: Legibility::default(),
         }
     }
 
@@ -68,9 +71,9 @@ impl Stream {
         }
     }
 
-    /// How the device does that is asked.
-    pub(super) fn asked(&self) -> Option<(State, Option<poll::Failure>, poll::Counters)> {
-        self.poller.as_ref().map(|poller| (poller.state(), poller.failing(), poller.counters()))
+    /// Why nothing that comes can be read, if it is so; a device that is asked has a state instead.
+    pub(super) fn illegible(&self) -> Option<&Illegible> {
+        self.legibility.illegible()
     }
 
     /// The questions, if there are any.
@@ -138,8 +141,11 @@ impl Stream {
         taker: &mut dyn Taker,
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
-        let Stream { decoder, room, delivery, unreadable, poller } = self;
+        let Stream { decoder, room, delivery, unreadable, poller, legibility } = self;
         let bad = decoder.counters().bad;
+        let is_asked = poller.is_some();
+        let was_illegible = legibility.illegible().is_some();
+        let mut gave = false;
         match &port.duty {
             Duty::Readings { extractor, .. } => feed(decoder, &mut |frame| {
                 if poller.as_mut().is_some_and(|poller| !poller.handle_frame(now, frame)) {
@@ -151,20 +157,31 @@ impl Stream {
                 }
                 match read {
                     Ok(reading) => {
+                        gave = true;
+                        legibility.handle_reading();
                         let _: Verdict = delivery.offer(now, port.name.as_str(), &reading, stamp, taker);
                     }
                     Err(why) => {
                         *unreadable += 1;
+                        if !is_asked {
+                            legibility.handle_frames(now, 1, Cause::Unreadable(why), frame);
+                        }
                         taker.unreadable(why);
                     }
                 }
             }),
             Duty::Slipmux { .. } => feed(decoder, &mut |frame| match slipmux::decode(frame) {
-                Ok(slipmux::Frame::Coap(message)) => taker.message(message),
-                // Used only by `serial trace`.
-                Ok(slipmux::Frame::Diagnostic(_) | slipmux::Frame::Packet(_)) => {}
+                Ok(decoded) => {
+                    gave = true;
+                    legibility.handle_reading();
+                    // The others are used only by `serial trace`.
+                    if let slipmux::Frame::Coap(message) = decoded {
+                        taker.message(message);
+                    }
+                }
                 Err(slipmux::Broken) => {
                     *unreadable += 1;
+                    legibility.handle_frames(now, 1, Cause::Unreadable(Unreadable::Broken), frame);
                     taker.unreadable(Unreadable::Broken);
                 }
             }),
@@ -172,7 +189,16 @@ impl Stream {
             Duty::Modbus(_) => {}
         }
         if let Some((why, bytes)) = self.decoder.take_bad() {
+            // Which came first is not known; a reading shows that the line can be read.
+            if !is_asked && !gave {
+                let frames = self.decoder.counters().bad.saturating_sub(bad).max(1);
+                self.legibility.handle_frames(now, frames, Cause::Bad(why), &bytes);
+            }
             taker.dropped(why, &bytes);
+        }
+        let is_illegible = self.legibility.illegible().is_some();
+        if is_illegible != was_illegible {
+            taker.legible(!is_illegible);
         }
         let was_bad = self.decoder.counters().bad > bad;
         if let Some(poller) = &mut self.poller {

@@ -36,6 +36,11 @@ pub trait Taker {
         let _ = (why, bytes);
     }
 
+    /// Nothing that comes on the line can be read, or something can again.
+    fn legible(&mut self, legible: bool) {
+        let _ = legible;
+    }
+
     /// A device gave a sign of life, whether or not a reading comes of it.
     fn alive(&mut self, device: &str);
 

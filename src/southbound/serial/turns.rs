@@ -225,10 +225,11 @@ mod tests {
     #[test]
     fn each_is_asked_in_its_own_period_and_one_at_a_time() {
         let mut line = Line::new(&[2 * SECOND, 5 * SECOND, 10 * SECOND], &[b"", b"", b""]);
-        line.run(101 * SECOND, |_, _| Some(ms(300)));
+        // Answers to questions of before are waited for 3 s.
+        line.run(103 * SECOND, |_, _| Some(ms(300)));
         assert_eq!((line.count(0), line.count(1), line.count(2)), (50, 20, 10));
         assert_eq!(line.exchanged(), 0);
-        assert!(line.asked.windows(2).all(|pair| pair[1].0 >= pair[0].0 + ms(300)));
+        assert!(line.asked.windows(2).all(|pair| pair[1].0 >= pair[0].0 + ms(300) + GAP));
     }
 
     #[test]
@@ -352,5 +353,26 @@ mod tests {
         let mut alike = Line::new(&[SECOND, SECOND], &[b"\x01", b"\x01\x03"]);
         alike.run(8 * SECOND, silent);
         assert!(apart.count(0) > alike.count(0), "{} {}", apart.count(0), alike.count(0));
+    }
+
+    #[test]
+    fn an_answer_to_a_question_of_an_earlier_process_is_not_taken_for_anothers() {
+        for stale in [500, 1_200, 1_500, 2_000, 2_900] {
+            let mut line = Line::new(&[2 * SECOND, 2 * SECOND], &[b"", b""]);
+            line.coming.push((line.now + ms(stale), 1));
+            line.run(60 * SECOND, |_, _| Some(ms(900)));
+            assert_eq!(line.exchanged(), 0, "{stale}");
+            assert!(line.count(0) > 20 && line.count(1) > 20);
+        }
+    }
+
+    #[test]
+    fn one_that_is_always_late_is_read_once_that_is_learned_and_never_taken_for_another() {
+        for late in [1_100, 1_900, 2_900] {
+            let mut line = Line::new(&[10 * SECOND, 10 * SECOND, 10 * SECOND], &[b"", b"", b""]);
+            line.run(900 * SECOND, |at, _| Some(ms(if at == 1 { late } else { 200 })));
+            assert_eq!(line.exchanged(), 0, "{late}");
+            assert!((0..3).all(|of| line.count(of) > 70), "{late}: {}", line.count(1));
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::modbus::ascii::Ascii;
 use crate::proto::serial::modbus::bus::Medium;
-use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::learn::{self, Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
@@ -26,6 +26,8 @@ use crate::proto::serial::{State, framing};
 #[derive(Debug)]
 pub(super) struct Units {
     bus: Bus,
+    /// The port, as it is configured.
+    line: String,
     wire: Wire,
     units: Vec<Unit>,
     bytes: u64,
@@ -104,7 +106,7 @@ impl Units {
         } else if is_network {
             bus.is_behind(Medium::Network);
         }
-        Units { bus, wire, units, bytes: 0 }
+        Units { bus, line: line.to_string(), wire, units, bytes: 0 }
     }
 
     pub(super) fn opened(&mut self, now: Instant) {
@@ -243,8 +245,12 @@ impl Units {
         })
     }
 
-    pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook) {
-        self.bus.recall(now, |id| notebook.units.get(id).cloned());
+    pub(super) fn recall(&mut self, now: Instant, notebook: &Notebook, is_configured: &dyn Fn(&str) -> bool) {
+        let line = &self.line;
+        self.bus.recall(now, |unit| {
+            let map = learn::fingerprint(&unit.registers, unit.limits);
+            notebook.of(unit.id.as_str(), &place(line, unit.address), map, is_configured).cloned()
+        });
     }
 
     pub(super) fn relearn(&mut self, now: Instant, device: &str) -> Option<bool> {
@@ -254,7 +260,11 @@ impl Units {
     }
 
     pub(super) fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
-        (0..self.units.len()).filter_map(|index| Some((&self.bus.unit(index)?.id, self.bus.learned(index)?)))
+        (0..self.units.len()).filter_map(|index| {
+            let unit = self.bus.unit(index)?;
+            let place = place(&self.line, unit.address);
+            Some((&unit.id, Learned { place, ..self.bus.learned(index)? }))
+        })
     }
 
     pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
@@ -301,6 +311,11 @@ impl Units {
             }
         }
     }
+}
+
+/// Where a unit is, whatever its device is called.
+fn place(line: &str, address: u8) -> String {
+    format!("{line} {address}")
 }
 
 #[cfg(test)]
@@ -503,6 +518,50 @@ mod tests {
             assert_eq!(journal.of("u1").len(), 2);
             let refused: Vec<u64> = port.units().map(|unit| unit.refused).collect();
             assert_eq!(refused, [journal.refused as u64, 0]);
+        }
+    }
+
+    #[test]
+    fn a_reading_refused_after_it_waited_is_offered_again_although_nothing_changes() {
+        let mut journal = Journal { verdicts: vec![("u1", Verdict::Unavailable)], ..Journal::default() };
+        let start = Instant::now();
+        let mut port = port(&[1], start);
+        let now = run(&mut port, start, 1, 7, &mut journal);
+        assert_eq!(port.units().map(|unit| unit.waiting).sum::<usize>(), 1);
+        journal.verdicts = vec![("u1", Verdict::Refused)];
+        let now = run(&mut port, now, 1, 7, &mut journal);
+        assert_eq!((journal.of("u1").len(), port.units().map(|unit| unit.waiting).sum::<usize>()), (0, 0));
+        journal.verdicts.clear();
+        run(&mut port, now, 3, 7, &mut journal);
+        assert_eq!(journal.of("u1"), [r#"{"v":7}"#]);
+    }
+
+    #[test]
+    fn what_was_learned_of_a_unit_is_kept_when_its_bus_and_its_device_are_renamed() {
+        let start = Instant::now();
+        let renamed = |id: &str, map: u16| {
+            let mut settings = (**port(&[1], start).settings()).clone();
+            settings.name = Name::parse("hall").unwrap();
+            if let Duty::Modbus(bus) = &mut settings.duty {
+                bus.units[0].id = Name::parse(id).unwrap();
+                bus.units[0].registers[0].address = map;
+            }
+            Port::new(Arc::new(settings), 6, start, 1)
+        };
+        let mut before = port(&[1], start);
+        let known = Learned { pause_ms: 300, ..Learned::default() };
+        let mut notebook = Notebook { units: [("u1".to_owned(), known)].into() };
+        before.recall(start, &notebook, &|_| true);
+        for (id, learned) in before.learned() {
+            notebook.put(id.as_str(), learned, |_| true);
+        }
+        let pause = |port: &Port| port.learned().map(|(_, learned)| learned.pause_ms).sum::<u64>();
+        for (id, map, is_configured, expected) in
+            [("new", 0, false, 300), ("new", 0, true, 0), ("new", 9, false, 0), ("u1", 0, true, 300)]
+        {
+            let mut port = renamed(id, map);
+            port.recall(start, &notebook, &|other| other == "u1" && is_configured);
+            assert_eq!(pause(&port), expected, "{id} {map} {is_configured}");
         }
     }
 

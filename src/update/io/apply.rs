@@ -133,9 +133,18 @@ impl Work<'_> {
             Ok(effect) => {
                 let phase = if effect == Effect::Now { Phase::Judging } else { Phase::Installed };
                 record.enter(phase, boot.id, self.at());
-                // It is installed, and is judged: what runs says so to the next run, too.
-                self.root.keep(self.root.write(&record));
-                Ok(if effect == Effect::Now { Outcome::Runs(version) } else { Outcome::AtBoot(version) })
+                match (effect, self.root.write(&record)) {
+                    // It is judged: what runs says so to the next run, too.
+                    (Effect::Now, written) => {
+                        self.root.keep(written);
+                        Ok(Outcome::Runs(version))
+                    }
+                    (Effect::AtBoot, Ok(())) => Ok(Outcome::AtBoot(version)),
+                    (Effect::AtBoot, Err(why)) => Err(format!(
+                        "version {version} is installed, and that cannot be written down: {why}; so no reboot is \
+                         ordered: give it room, then `systemctl reboot`"
+                    )),
+                }
             }
             Err(reason) => {
                 let failed = self.fail(&mut record, What::NotInstalled, &reason);
@@ -271,6 +280,12 @@ impl Work<'_> {
                 Phase::Installed => Outcome::AtBoot(version),
                 _ => Outcome::Nothing("the next boot brings back the version before".to_owned()),
             })),
+            Arrival::Proven => {
+                let at = self.at();
+                watch::conclude(self.root, self.backend, &mut record, running, &self.boot, at)?;
+                // Where another one runs, a boot loader went back: the newest is installed again.
+                Ok((running == Some(&*version)).then_some(Outcome::Confirmed(version)))
+            }
             Arrival::Runs => {
                 if matches!(record.phase, Phase::Installing | Phase::Installed) {
                     record.enter(Phase::Judging, self.boot.id.clone(), self.at());

@@ -44,8 +44,9 @@ pub async fn check<S: Storage>(
     let firmware = seen.firmware.clone().map(|(version, _)| version);
     let objections = Objections { floor: firmware.or(objections.floor.clone()), ..objections.clone() };
     let (result, _) = judge(&metadata, &mut seen, installed, &objections, now);
-    if !matches!(result, Err(Fault::Rollback(_))) {
-        floor::raise(floor(), &seen)?;
+    if !matches!(result, Err(Fault::Rollback(_) | Fault::Fork(_))) {
+        // Another program may have seen something newer meanwhile.
+        floor::raise(floor(), &seen)?.admit(metadata.versions, &metadata.trust)?;
     }
     result
 }

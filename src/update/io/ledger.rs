@@ -9,6 +9,8 @@
 //! | at the begin of an installation | nothing is installed |
 //! | while a version is judged | it is judged, and READY is told |
 //! | while it is taken back | it is taken back; what it is counted as is written by the next run |
+//! | while it is taken back because of the broker alone | it stays: an outage denies no version |
+//! | that a boot is ordered | it is not ordered |
 //! | the floor | it is not confirmed; the next run of `tombolo update apply` tries it again |
 
 use std::fs::File;
@@ -20,7 +22,9 @@ use crate::durable::folder::StateFolder;
 use crate::update::history::{Event, History, What};
 use crate::update::installation::Installation;
 
-const RECORD: AtomicFile<'static> = AtomicFile::new("installation.json", 16 * 1024, 0o644).with_copy();
+const RECORD: AtomicFile<'static> = AtomicFile::new(NAME, 16 * 1024, 0o644).with_copy();
+/// The record's name.
+const NAME: &str = "installation.json";
 
 /// It. All calls block.
 pub trait Ledger {
@@ -120,7 +124,10 @@ impl<F: StateFolder> Records<F> {
         let is_new = found.is_new();
         match (found.value, found.defects.first()) {
             (Some(record), _) => Ok(Some(record)),
-            (None, Some(defect)) if !is_new => Err(format!("{}: {defect}", self.shown.display())),
+            (None, Some(defect)) if !is_new => Err(format!(
+                "{}: {defect}; delete {NAME} and its copy there: the version that runs stays then, and is not judged",
+                self.shown.display()
+            )),
             (None, _) => Ok(None),
         }
     }

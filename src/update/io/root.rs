@@ -66,6 +66,7 @@ pub struct Public {
 /// # Errors
 /// One sentence: something is there, and cannot be read. What is denied is then not known.
 pub fn read(folder: &Path) -> Result<Public, String> {
+    refuse_link(folder)?;
     if !folder.exists() {
         return Ok(Public::default());
     }
@@ -73,6 +74,18 @@ pub fn read(folder: &Path) -> Result<Public, String> {
     let history = history::read(folder)?;
     let floor = floor::read(floor::on_disk(folder)).map_err(|fault| fault.to_string())?;
     Ok(Public { installation, history, floor: floor.firmware.map(|(version, _)| version) })
+}
+
+/// Where a link leads today may be another place tomorrow, with another floor.
+fn refuse_link(folder: &Path) -> Result<(), String> {
+    match folder.symlink_metadata() {
+        Ok(about) if about.is_symlink() => Err(format!(
+            "{} is a symbolic link, which is not followed: delete it, and mount the folder there (`mount --bind`) \
+             if it is to be elsewhere",
+            folder.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn records(folder: &Path) -> Records<OnDisk> {
@@ -84,6 +97,7 @@ fn records(folder: &Path) -> Records<OnDisk> {
 /// # Errors
 /// As [`read`].
 pub fn installation(folder: &Path) -> Result<Option<Installation>, String> {
+    refuse_link(folder)?;
     records(folder).installation()
 }
 
@@ -148,6 +162,7 @@ impl Root {
             };
             NotHeld::Because(format!("{}: {error}{hint}", folder.display()))
         };
+        refuse_link(folder).map_err(NotHeld::Because)?;
         if let Some(parent) = folder.parent().filter(|_| !folder.exists()) {
             trusted::real_path(parent).map_err(|why| NotHeld::Because(why.to_string()))?;
             DirBuilder::new().mode(0o755).create(folder).map_err(because)?;

@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use aws_lc_rs::digest;
 use futures_core::Stream;
 use tough::error::Error;
-use tough::schema::{RoleType, Root, Signed};
+use tough::schema::{Role as _, RoleType, Root, Signed};
 use tough::{
     Bytes, ExpirationEnforcement, FilesystemTransport, Limits, Repository, RepositoryLoader, Transport,
     TransportError, TransportErrorKind, TransportStream, async_trait,
@@ -33,7 +33,7 @@ use crate::https::io::Client;
 use crate::https::message::{Failure, Request};
 use crate::https::url::HttpsUrl;
 use crate::update::check::{Fault, Metadata};
-use crate::update::floor::{MetadataRole, MetadataVersions, Trust};
+use crate::update::floor::{Link, MetadataRole, MetadataVersions, RootJson, Trust};
 use crate::update::offer::Offer;
 
 /// What is fetched at most, in bytes and in files. The client's limit on a body must not be below
@@ -74,8 +74,9 @@ pub async fn load(
     scratch: Option<&Path>,
 ) -> Result<Metadata, Fault> {
     let url = |text: &str| Url::parse(text).map_err(|error| Fault::Local(format!("{text}: {error}")));
+    let roots = Arc::new(Mutex::new(Vec::new()));
     let mut loader = RepositoryLoader::new(&root, url(&place.metadata)?, url(&place.targets)?)
-        .transport(Https { client, left: Arc::new(AtomicU32::new(FILES_MAX)) })
+        .transport(Https { client, left: Arc::new(AtomicU32::new(FILES_MAX)), roots: roots.clone() })
         .limits(LIMITS)
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
     let scratch = scratch.map(Scratch::make).transpose()?;
@@ -85,8 +86,39 @@ pub async fn load(
     let repository = loader.load().await.map_err(|error| fault(&error))?;
     let file: Option<Signed<Root>> = serde_json::from_slice(root).ok();
     let mut found = metadata(&repository);
-    found.trust.root_file = file.map(|file| keys(&file.signed, &[RoleType::Root])).unwrap_or_default();
+    if let Some(file) = file {
+        found.trust.root_file = keys(&file.signed, &[RoleType::Root]);
+        let fetched = std::mem::take(&mut *roots.lock().unwrap_or_else(PoisonError::into_inner));
+        found.trust.chain = chain(link(&file.signed), fetched, found.versions.root)?;
+    }
     Ok(found)
+}
+
+/// What was followed from the root-file on, to version `newest`. Of what was fetched, each first
+/// one was verified: the library goes on by it, or ends.
+fn chain(file: Option<Link>, fetched: Vec<Link>, newest: u64) -> Result<Vec<Link>, Fault> {
+    let mut chain: Vec<Link> = file.into_iter().collect();
+    for link in fetched {
+        let version = chain.last().map_or(0, |last| last.root.version);
+        if version < newest && link.root.version == version + 1 {
+            chain.push(link);
+        }
+    }
+    // What was followed is known in whole, or nothing of it is believed.
+    match chain.last().is_some_and(|last| last.root.version == newest) {
+        true => Ok(chain),
+        false => Err(Fault::Invalid(format!("the chain of root.json to version {newest} is not known"))),
+    }
+}
+
+/// Which root.json it is, and by which keys. `None`: it has no canonical form.
+fn link(root: &Root) -> Option<Link> {
+    let sha256 = digest::digest(&digest::SHA256, &root.canonical_form().ok()?);
+    let of_root = root.roles.get(&RoleType::Root).map_or(&[][..], |keys| &keys.keyids[..]);
+    Some(Link {
+        root: RootJson { version: root.version.get(), sha256: format_hex(sha256.as_ref()) },
+        keys: of_root.iter().map(|key| format_hex(key.get(..8).unwrap_or(key))).collect(),
+    })
 }
 
 /// A folder that ends with this.
@@ -168,6 +200,7 @@ pub(super) fn metadata(repository: &Repository) -> Metadata {
             keys: keys(root, &[RoleType::Timestamp, RoleType::Snapshot]),
             root_file: String::new(),
             root: keys(root, &[RoleType::Root]),
+            chain: Vec::new(),
         },
         expires: first,
         offers,
@@ -296,6 +329,8 @@ struct Https {
     client: Arc<Client>,
     /// Files that may still be asked for: delegations name as many as they like.
     left: Arc<AtomicU32>,
+    /// Each root.json that came, in that order; not verified.
+    roots: Arc<Mutex<Vec<Link>>>,
 }
 
 impl fmt::Debug for Https {
@@ -305,6 +340,14 @@ impl fmt::Debug for Https {
 }
 
 impl Https {
+    /// Keeps which one it is, if it is a root.json.
+    fn note_root(&self, url: &Url, body: &[u8]) {
+        let is_root = url.path().ends_with(".root.json") && body.len() as u64 <= LIMITS.max_root_size;
+        let root: Option<Signed<Root>> = if is_root { serde_json::from_slice(body).ok() } else { None };
+        let link = root.and_then(|root| link(&root.signed));
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).extend(link);
+    }
+
     /// One file. `None`: the repository does not have it.
     async fn get(&self, url: &Url) -> Result<Option<Vec<u8>>, Refused> {
         let refused = |text: String, is_content: bool| Refused { text, is_content };
@@ -315,7 +358,10 @@ impl Https {
         let address = HttpsUrl::parse(url.as_str()).map_err(|error| refused(error.to_string(), true))?;
         match self.client.send(&Request::get(address, "application/json")).await {
             Ok(response) => match response.status {
-                200 => Ok(Some(response.body)),
+                200 => {
+                    self.note_root(url, &response.body);
+                    Ok(Some(response.body))
+                }
                 403 | 404 | 410 => Ok(None),
                 status => Err(refused(format!("status {status}"), false)),
             },

@@ -59,6 +59,9 @@ pub enum End {
         cause: String,
         /// When the one before takes effect.
         effect: Effect,
+        /// Why no boot may be ordered: that it was could not be written down. A boot loader that
+        /// starts the same version again would otherwise have it ordered for ever.
+        withheld: Option<String>,
     },
     /// It was to be rolled back, and that failed.
     Stuck(String),
@@ -119,8 +122,14 @@ pub fn watch(
 ) -> Result<Option<End>, String> {
     let Some(mut record) = ledger.installation()? else { return Ok(None) };
     let version = record.version.clone();
-    match record.arrive(backend.running().as_deref(), boot.id.as_deref()) {
+    let running = backend.running();
+    match record.arrive(running.as_deref(), boot.id.as_deref()) {
         Arrival::Runs => {}
+        Arrival::Proven => {
+            let at = (around.at)();
+            ledger.keep(conclude(ledger, backend, &mut record, running.as_deref(), boot, at));
+            return Ok(None);
+        }
         Arrival::WentBack => {
             went_back(ledger, record, boot, (around.at)());
             return Ok(None);
@@ -162,14 +171,7 @@ pub fn watch(
                     Err(why) => End::Unconfirmed { version, why },
                 }));
             }
-            Verdict::Pending => {
-                let at = (around.at)();
-                ledger.keep(ledger.record(&record, What::Pending, at.as_deref(), None));
-                record.because("the broker was not reached in time; the version works, and stays");
-                record.enter(Phase::Pending, boot.id.clone(), at);
-                ledger.keep(ledger.write(&record));
-                return Ok(Some(End::Pending(version)));
-            }
+            Verdict::Pending => return Ok(Some(stay(ledger, record, boot, (around.at)(), None))),
             Verdict::RollBack { is_own_fault } => {
                 let cause = match is_own_fault {
                     true => cause(seen.restarts, around.timeout),
@@ -200,8 +202,44 @@ fn mark_good(ledger: &dyn Ledger, backend: &dyn Backend, record: &mut Installati
     }
 }
 
-/// Concludes that a version works and has reached the broker. The record comes last: what a power
-/// cut took of the rest is done again.
+/// It works without the broker, and waits for it. `why`: it was to be taken back, and is not.
+fn stay(
+    ledger: &dyn Ledger,
+    mut record: Installation,
+    boot: &Boot,
+    at: Option<String>,
+    why: Option<&str>,
+) -> End {
+    ledger.keep(ledger.record(&record, What::Pending, at.as_deref(), None));
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    record.because(&format!("the broker was not reached in time; the version works, and stays{why}"));
+    (record.ending, record.is_noted) = (None, false);
+    record.enter(Phase::Pending, boot.id.clone(), at);
+    ledger.keep(ledger.write(&record));
+    End::Pending(record.version)
+}
+
+/// Writes down what is missing of a version that is proven, whatever runs.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn conclude(
+    ledger: &dyn Ledger,
+    backend: &dyn Backend,
+    record: &mut Installation,
+    running: Option<&str>,
+    boot: &Boot,
+    at: Option<String>,
+) -> Result<(), String> {
+    if running == Some(record.version.as_str()) {
+        mark_good(ledger, backend, record);
+    }
+    confirm(ledger, record, boot, at)
+}
+
+/// Concludes that a version works and has reached the broker. That comes first in the record: from
+/// then on nothing takes it back, so nothing goes below the floor that rises next. Its end in the
+/// record comes last: what a power cut took of the rest is done again.
 ///
 /// # Errors
 /// One sentence: it is not confirmed yet.
@@ -211,6 +249,10 @@ pub fn confirm(
     boot: &Boot,
     at: Option<String>,
 ) -> Result<(), String> {
+    if !record.is_proven {
+        record.is_proven = true;
+        ledger.write(record)?;
+    }
     ledger.raise(&record.version, &record.scheme)?;
     ledger.record(record, What::Confirmed, at.as_deref(), None)?;
     record.cause = None;
@@ -263,6 +305,10 @@ fn note(ledger: &dyn Ledger, record: &Installation, what: What, at: Option<&str>
 /// Goes back to the version before. It is written down first, so that a power cut does not have it
 /// tried without end; but it is done also if that cannot be written: a version that does not work
 /// and stays would be worse. What is missing is written afterwards, or by the next run.
+///
+/// Not so where the version works and only the broker is missing: unless that can be written down,
+/// it would be counted as a failure of its own by whoever finds the version before. Then it stays,
+/// as where there is no way back any more.
 pub fn roll_back(
     ledger: &dyn Ledger,
     backend: &dyn Backend,
@@ -275,9 +321,14 @@ pub fn roll_back(
     let version = record.version.clone();
     record.because(cause);
     (record.ending, record.is_ordered) = (Some(what), false);
-    record.is_noted = note(ledger, &record, what, at.as_deref()).is_ok();
+    let noted = note(ledger, &record, what, at.as_deref());
+    record.is_noted = noted.is_ok();
     record.enter(Phase::Reverting, boot.id.clone(), at.clone());
-    let _ = ledger.write(&record);
+    let written = noted.and_then(|()| ledger.write(&record));
+    if what == What::FailedToConnect && !ledger.keep(written) {
+        let why = "an outage that cannot be written down takes nothing back";
+        return stay(ledger, record, boot, at, Some(why));
+    }
     let shared = ledger.share();
     ledger.keep(shared.as_ref().map(|_| ()).map_err(Clone::clone));
     let back = backend.roll_back(&version, record.previous.as_deref());
@@ -285,17 +336,27 @@ pub fn roll_back(
     if !record.is_noted {
         record.is_noted = ledger.keep(note(ledger, &record, what, at.as_deref()));
     }
-    let end = match back {
+    let cause = cause.to_owned();
+    match back {
         Ok(Effect::AtBoot) => {
             record.is_ordered = true;
-            End::RolledBack { version, cause: cause.to_owned(), effect: Effect::AtBoot }
+            let written = ledger.write(&record);
+            let withheld = written.clone().err();
+            ledger.keep(written);
+            End::RolledBack { version, cause, effect: Effect::AtBoot, withheld }
         }
         // Over once it is counted.
         Ok(Effect::Now) => {
             if record.is_noted {
                 record.enter(Phase::Failed, boot.id.clone(), at);
             }
-            End::RolledBack { version, cause: cause.to_owned(), effect: Effect::Now }
+            ledger.keep(ledger.write(&record));
+            End::RolledBack { version, cause, effect: Effect::Now, withheld: None }
+        }
+        // It works, and is confirmed once the broker is reached.
+        Err(reason) if what == What::FailedToConnect => {
+            let why = format!("the version before cannot be brought back: {reason}");
+            stay(ledger, record, boot, at, Some(&why))
         }
         Err(reason) => {
             let text = format!("{cause}; and the version before cannot be brought back: {reason}");
@@ -303,11 +364,10 @@ pub fn roll_back(
             if record.is_noted {
                 record.enter(Phase::Failed, boot.id.clone(), at);
             }
+            ledger.keep(ledger.write(&record));
             End::Stuck(text)
         }
-    };
-    ledger.keep(ledger.write(&record));
-    end
+    }
 }
 
 #[cfg(test)]

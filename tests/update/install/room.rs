@@ -151,6 +151,72 @@ fn a_version_that_works_is_told_ready_also_where_nothing_can_be_written() {
 }
 
 #[test]
+fn no_reboot_is_ordered_for_a_version_whose_installation_cannot_be_written_down() {
+    let site = site("room-boot", "large", "exec");
+    let Some(small) = Small::mount(&site) else { return };
+    site.ready();
+    // It takes every byte that there is while it installs.
+    let root = small.0.display();
+    let greedy = format!(
+        "#!/bin/sh\nrm -f '{root}/reserve' \"$2\"\ncat /dev/zero >'{root}/fill' 2>/dev/null\nexit 10\n"
+    );
+    site.folder.script("update-backend", &greedy);
+    let (code, text) = site.root(&["update", "apply", "--in-window"]);
+    assert!(
+        code == 1 && text.contains("so no reboot is ordered") && text.contains("No space left"),
+        "{text}"
+    );
+    assert_eq!(site.text("systemctl.log"), "");
+    wait_for("the problem", || {
+        let problems = site.daemon.status()["problems"].to_string();
+        problems.contains("nor is a reboot ordered") && problems.contains("bytes free")
+    });
+}
+
+#[test]
+fn a_folder_of_roots_that_is_a_link_is_refused_by_its_name() {
+    let site = site("room-link", "large", "exec");
+    site.ready();
+    let folder = site.folder.join(ROOT);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(site.folder.join("elsewhere")).unwrap();
+    for target in ["elsewhere", "nowhere"] {
+        symlink(target, &folder).unwrap();
+        for arguments in [&["update", "apply"][..], &["update", "rollback"], &["check"]] {
+            let (code, text) = site.root(arguments);
+            let is_named = text.contains("state-update is a symbolic link") && text.contains("mount --bind");
+            assert!(code != 0 && is_named, "{target} {arguments:?}: {code} {text}");
+        }
+        wait_for("the problem", || {
+            site.daemon.status()["problems"].to_string().contains("state-update is a symbolic link")
+        });
+        fs::remove_file(&folder).unwrap();
+    }
+    assert_eq!(fs::read_dir(site.folder.join("elsewhere")).unwrap().count(), 0);
+    assert_eq!(site.text("version"), "1.0.0");
+}
+
+#[test]
+fn a_record_that_is_damaged_is_named_with_its_cure() {
+    let site = site("room-record", "large", "exec");
+    site.ready();
+    assert_eq!(site.apply().0, 0);
+    for name in ["installation.json", "installation.json.copy"] {
+        site.folder.write(&format!("{ROOT}/{name}"), "{");
+    }
+    let (code, text) = site.apply();
+    assert!(code == 1 && text.contains("delete installation.json and its copy there"), "{text}");
+    wait_for("the problem", || {
+        site.daemon.status()["problems"].to_string().contains("delete installation.json and its copy there")
+    });
+    for name in ["installation.json", "installation.json.copy"] {
+        fs::remove_file(site.folder.join(ROOT).join(name)).unwrap();
+    }
+    let (code, text) = site.apply();
+    assert!(code == 0 && text.contains("nothing newer"), "the version that runs stays: {text}");
+}
+
+#[test]
 fn nothing_is_installed_where_its_records_would_have_no_room() {
     let site = site("room-none", "large", "exec");
     let Some(small) = Small::mount(&site) else { return };

@@ -11,10 +11,23 @@ fn a_table_is_read_and_each_fault_has_its_line() {
     assert_eq!(read.iter().map(|one| (one.line, one.allowed)).collect::<Vec<_>>(), [(3, true), (4, false)]);
     assert_eq!(read[0].also, [(Also::Topic, "x".to_owned()), (Also::Rule, "r".to_owned())]);
     assert_eq!(read[1].path, "#");
+    let read =
+        parse("a PUT u deny reason=no rule rule=r # why\na PUT u deny reason=no_rule\n").expect("a table");
+    let reason = (Also::Reason, "no_rule".to_owned());
+    assert_eq!(read[0].also, [reason.clone(), (Also::Rule, "r".to_owned())]);
+    assert_eq!(read[1].also, [reason]);
     for (text, line) in
         [("a POST t", 1), ("\na GET t allow", 2), ("a POST t maybe", 1), ("a POST t allow because", 1)]
     {
         assert_eq!(parse(text).err().map(|(at, _)| at), Some(line), "{text}");
+    }
+}
+
+#[test]
+fn a_reason_that_there_is_not_is_refused_with_those_that_there_are() {
+    for wrong in ["reason=no", "reason=no-rule", "reason="] {
+        let (line, said) = parse(&format!("a POST t deny {wrong}")).expect_err("no such reason");
+        assert!(line == 1 && said.contains("no_rule, denied") && said.contains("bad_path"), "{said}");
     }
 }
 

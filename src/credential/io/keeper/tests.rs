@@ -131,6 +131,100 @@ fn a_power_cut_between_a_commit_and_its_record_forgets_no_return_and_takes_no_ne
 }
 
 #[test]
+fn files_that_were_damaged_are_named_over_restarts_until_they_are_deleted_or_another_one_is_in_use() {
+    for renewed in [true, false] {
+        let folder = Folder::new(if renewed { "aside-renewed" } else { "aside-deleted" });
+        with_current(&folder);
+        let mut store = open_store(&folder.place()).unwrap();
+        store.change(|state| state.failures = 7).unwrap();
+        for name in ["state", "state.copy"] {
+            std::fs::write(folder.place().join(name), b"{").unwrap();
+        }
+        for _ in 0..2 {
+            let store = open_store(&folder.place()).unwrap();
+            assert_eq!(store.set_aside(), ["state.copy.damaged-1", "state.damaged-1"]);
+            assert!(store.current().is_some() && store.state().failures == 0);
+        }
+        let mut store = open_store(&folder.place()).unwrap();
+        match renewed {
+            true => {
+                store.stage(held("next", 2051)).unwrap();
+                store.commit(None).unwrap();
+            }
+            false => {
+                for name in store.set_aside() {
+                    std::fs::remove_file(folder.place().join(name)).unwrap();
+                }
+            }
+        }
+        assert_eq!((store.set_aside(), open_store(&folder.place()).unwrap().set_aside()), (vec![], vec![]));
+        assert_eq!(open_store(&folder.place()).unwrap().problems(), [""; 0]);
+    }
+}
+
+/// A peer that accepts whatever it is shown, and counts.
+#[derive(Default)]
+struct Probed(Cell<u32>);
+
+impl Prover for Probed {
+    fn probe(&self, _: &Path, _: InPlace) -> Local<Verdict> {
+        self.0.set(self.0.get() + 1);
+        Box::pin(std::future::ready(Verdict::Accepted))
+    }
+    fn standing(&self) -> Standing {
+        Standing::Accepted
+    }
+    fn handle_committed(&self) {}
+}
+
+struct Untrusted;
+
+impl WallClock for Untrusted {
+    fn raw(&self) -> crate::clock::UnixTime {
+        crate::clock::UnixTime::from_secs(0)
+    }
+    fn trusted(&self) -> bool {
+        false
+    }
+    fn floor(&self) -> crate::clock::UnixTime {
+        crate::clock::UnixTime::from_secs(0)
+    }
+}
+
+#[test]
+fn a_damaged_state_is_one_problem_with_its_place_and_way_out() {
+    let folder = Folder::new("aside-problem");
+    with_current(&folder);
+    open_store(&folder.place()).unwrap().keep_state().unwrap();
+    std::fs::write(folder.place().join("state"), b"{").unwrap();
+    let settings = Settings {
+        name: "uplink".to_owned(),
+        usage: Usage::Client,
+        folder: folder.place(),
+        names: Names::default(),
+        reuse_key: false,
+        renew_at: crate::credential::decision::RenewAt::default(),
+        seed: String::new(),
+        bootstrap: None,
+        by_hand: true,
+        may_enroll: false,
+        token: None,
+    };
+    let prover = Rc::new(Probed::default());
+    let keeper = Keeper::open(Instant::now(), settings, None, prover.clone(), Arc::new(Untrusted)).unwrap();
+    let problems = keeper.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let place = folder.place().display().to_string();
+    for words in [SET_ASIDE, "state.damaged-1", &*place, "dmesg", "delete them"] {
+        assert!(problems[0].contains(words), "{words}: {problems:?}");
+    }
+    // A connection that stands says what is to be known of the present one.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let tried = runtime.block_on(prover.try_present(&folder.place().join(CURRENT)));
+    assert_eq!((tried, prover.0.get()), (Verdict::Accepted, 0));
+}
+
+#[test]
 fn what_the_disk_refuses_is_named_by_its_own_name() {
     let folder = Folder::new("names");
     with_current(&folder);

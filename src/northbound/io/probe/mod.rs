@@ -8,14 +8,17 @@
 //! `Ok` says what was proven. A publish on the check's own topic, taken or refused, proves nothing
 //! about readings, so each rule is tried for itself ([`reading`]).
 
+mod commands;
 mod reading;
 mod talk;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_rustls::client::TlsStream;
 
+pub use self::commands::CommandTrial;
 pub use self::reading::{LEVEL, ReadingTrial};
 use self::reading::{STOPPED, Tried, words};
 use self::talk::{Message, Said, Silence, Subscribed, Talk, Wire};
@@ -74,7 +77,7 @@ pub enum Grade {
 /// One step, or one remark about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// `files`, `dns`, `tcp`, `tls`, `mqtt`, `publish` or `readings`.
+    /// `files`, `dns`, `tcp`, `tls`, `mqtt`, `publish`, `readings` or `commands`.
     pub name: &'static str,
     /// How it went.
     pub grade: Grade,
@@ -91,6 +94,8 @@ pub struct Trial<'a> {
     pub scratch: &'a str,
     /// Topics in the space of readings that no reading has.
     pub readings: &'a [ReadingTrial],
+    /// What the gateway subscribes to for commands.
+    pub commands: &'a [CommandTrial],
     /// Bytes of the largest payload that a role allows.
     pub payload_max: u64,
     /// A daemon is connected to this broker under our client id.
@@ -112,6 +117,8 @@ pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial
         fallback: Fallback::new(settings.protocol, will),
         variant: None,
         connections: 0,
+        subscribed: BTreeSet::new(),
+        session_was_there: None,
         steps: Vec::new(),
     };
     let _ = walk.go().await; // a failed step is the last in the list
@@ -139,6 +146,10 @@ struct Walk<'a> {
     /// What the broker took, once it did.
     variant: Option<(Variant, Limits)>,
     connections: usize,
+    /// Topic filters that the check has added to the session.
+    subscribed: BTreeSet<String>,
+    /// Whether the broker had the gateway's session before the check.
+    session_was_there: Option<bool>,
     steps: Vec<Step>,
 }
 
@@ -174,10 +185,48 @@ impl<'a> Walk<'a> {
             _ => self.try_readings(talk).await,
         };
         self.judge_publish(said, readable, &tried);
-        if let Some(talk) = talk {
+        let talk = match said {
+            Said::Silent => talk,
+            _ => self.try_commands(talk, matches!(said, Said::Taken { echoed: true, .. })).await,
+        };
+        if let Some(talk) = self.leave_as_found(talk).await {
             talk.goodbye().await;
         }
         Ok(())
+    }
+
+    /// Whether the check is in the gateway's own session, which outlives the connection.
+    fn is_in_kept_session(&self) -> bool {
+        // A clean start in the gateway's place would lose the commands that wait there.
+        !self.trial.beside && !self.settings.commands.is_empty()
+    }
+
+    /// Subscribes to one topic, which is not to stay in the session.
+    async fn subscribe_to(&mut self, talk: &mut Talk, topic: &str) -> Subscribed {
+        self.subscribed.insert(topic.to_owned());
+        talk.subscribe(topic).await
+    }
+
+    /// Takes the check's subscriptions out of the gateway's session. The daemon makes those that it
+    /// needs itself. Those to commands stay if the session was there: it may have them, and without
+    /// them what comes until the daemon starts would be lost.
+    async fn leave_as_found(&mut self, talk: Option<Talk>) -> Option<Talk> {
+        if !self.is_in_kept_session() {
+            return talk;
+        }
+        let mut filters = std::mem::take(&mut self.subscribed);
+        if self.session_was_there == Some(false) {
+            filters.extend(self.trial.commands.iter().map(|command| command.filter.clone()));
+        }
+        if filters.is_empty() {
+            return talk;
+        }
+        let mut talk = match talk.filter(|talk| !talk.session.is_ended()) {
+            Some(talk) => talk,
+            None => self.connect().await.ok()?,
+        };
+        talk.unsubscribe(&filters.into_iter().collect::<Vec<_>>()).await;
+        Some(talk)
     }
 
     fn limits(&self) -> Limits {
@@ -238,11 +287,12 @@ impl<'a> Walk<'a> {
         if self.trial.beside && about_us && self.trial.files_changed && !about_id {
             let id = check_client_id(&self.settings.client_id);
             let text = format!(
-                "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}"
+                "with the files of [upstream] as they are now, and the client id {id} beside the running gateway, {text}; either \
+                 it does not accept what is in the files, or it takes no other client id than the gateway's"
             );
             let advice = format!(
-                "{advice}; if the broker takes no other client id than the gateway's, `tombolo reload` tries them with that one, and \
-                 a connection that stands ends only if they are accepted"
+                "`tombolo reload` shows which: it tries the files with the gateway's own client id, and the connection that \
+                 stands ends only if they are accepted; if they are not, {advice}"
             );
             return fail(&mut self.steps, "mqtt", text, advice);
         }
@@ -337,9 +387,7 @@ impl<'a> Walk<'a> {
                 at_least_once: true,
                 retain: true,
             }),
-            // A clean start in the gateway's place would lose the commands that wait there.
-            session_expiry: Some(settings.session_expiry)
-                .filter(|_| !self.trial.beside && !settings.commands.is_empty()),
+            session_expiry: Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
         };
         let mut talk = Talk {
             session: Session::new(Instant::now(), &opening),
@@ -348,12 +396,15 @@ impl<'a> Walk<'a> {
             head: Vec::new(),
         };
         let accepted = talk.until(super::super::session::CONNACK_WITHIN, |event| match event {
-            Event::Accepted { limits, .. } => Some(Ok(*limits)),
+            Event::Accepted { limits, session_present, .. } => Some(Ok((*limits, *session_present))),
             Event::Ended(ended) => Some(Err(ended.clone())),
             _ => None,
         });
         Ok(match accepted.await {
-            Ok(Ok(limits)) => Ok((talk, limits)),
+            Ok(Ok((limits, present))) => {
+                self.session_was_there.get_or_insert(present);
+                Ok((talk, limits))
+            }
             Ok(Err(ended)) => Err(self.refusal(ended, &talk.head, variant.version)),
             Err(silence) => Err(self.unanswered(silence)),
         })
@@ -525,7 +576,7 @@ impl<'a> Walk<'a> {
     /// the broker closed the connection.
     async fn subscribe(&mut self, talk: &mut Talk) -> Option<bool> {
         let scratch = self.trial.scratch;
-        let (what, answer) = match talk.subscribe(scratch).await {
+        let (what, answer) = match self.subscribe_to(talk, scratch).await {
             Subscribed::Yes => return Some(true),
             Subscribed::Refused(code) => {
                 (format!("refuses a subscription to {scratch}: {}", reason_code::text(code)), Some(false))
@@ -547,7 +598,7 @@ impl<'a> Walk<'a> {
         if talk.session.is_ended() || topic.starts_with(self.trial.scratch) {
             return;
         }
-        if let Subscribed::Refused(code) = talk.subscribe(topic).await {
+        if let Subscribed::Refused(code) = self.subscribe_to(talk, topic).await {
             let text = format!(
                 "the broker refuses the gateway's subscription to {topic}: {}; it goes on without",
                 reason_code::text(code)

@@ -94,7 +94,7 @@ impl<'a> Walk<'a> {
             let has_codes = version == Version::V5 && limits.at_least_once;
             let mut readable = false;
             if !has_codes && may_subscribe {
-                match one.subscribe(&reading.topic).await {
+                match self.subscribe_to(&mut one, &reading.topic).await {
                     Subscribed::Yes => readable = true,
                     Subscribed::Refused(_) | Subscribed::Silent => {}
                     Subscribed::Closed => {

@@ -12,6 +12,9 @@ use crate::northbound::wire::{self, Publish, Version};
 /// What the echo may take.
 const ECHO_WITHIN: Duration = Duration::from_secs(10);
 
+/// What the broker may take to answer an UNSUBSCRIBE, which nothing depends on.
+const UNSUBACK_WITHIN: Duration = Duration::from_secs(3);
+
 /// Any stream of bytes.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire for S {}
@@ -35,6 +38,14 @@ pub(super) enum Silence {
 pub(super) enum Subscribed {
     Yes,
     Refused(u8),
+    Closed,
+    Silent,
+}
+
+/// What a broker says to a SUBSCRIBE with several filters.
+pub(super) enum Answered {
+    /// A code for each, in their order.
+    Codes(Vec<u8>),
     Closed,
     Silent,
 }
@@ -119,6 +130,30 @@ impl Talk {
         }
     }
 
+    /// Unsubscribes, and waits for the answer for a while.
+    pub async fn unsubscribe(&mut self, filters: &[String]) {
+        self.session.unsubscribe(Instant::now(), filters);
+        let answered = self.until(UNSUBACK_WITHIN, |event| {
+            matches!(event, Event::Unsubscribed | Event::Ended(_)).then_some(())
+        });
+        let _ = answered.await; // there is nothing else to be done
+    }
+
+    /// As the daemon subscribes to commands.
+    pub async fn subscribe_commands(&mut self, filters: &[String], at_least_once: bool) -> Answered {
+        self.session.subscribe_commands(Instant::now(), filters, at_least_once);
+        let answered = self.until(ECHO_WITHIN, |event| match event {
+            Event::CommandsSubscribed(codes) => Some(Some(codes.clone())),
+            Event::Ended(_) => Some(None),
+            _ => None,
+        });
+        match answered.await {
+            Ok(Some(codes)) => Answered::Codes(codes),
+            Ok(None) | Err(Silence::Closed(_)) => Answered::Closed,
+            Err(Silence::Time) => Answered::Silent,
+        }
+    }
+
     /// Publishes, and waits for the answer and, where it can come, the echo.
     pub async fn publish(&mut self, message: &Message<'_>, limits: Limits, echo: bool) -> Said {
         let topic = message.topic;
@@ -152,7 +187,12 @@ impl Talk {
             }
             let mut ended = false;
             while let Some(event) = self.session.poll_event() {
-                echoed |= matches!(&event, Event::Message { topic: found, .. } if found == topic);
+                echoed |= match &event {
+                    Event::Message { topic: found, .. } => found == topic,
+                    // So they come where commands are wanted.
+                    Event::Inbound(message) => message.topic == topic,
+                    _ => false,
+                };
                 ended |= matches!(event, Event::Ended(_));
             }
             if (ended || self.session.is_ended()) && !answered {

@@ -211,9 +211,9 @@ impl Bus {
     }
 
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
-    pub fn recall(&mut self, now: Instant, learned: impl Fn(&str) -> Option<Learned>) {
+    pub fn recall(&mut self, now: Instant, learned: impl Fn(&super::settings::Unit) -> Option<Learned>) {
         for unit in &mut self.units {
-            if let Some(learned) = learned(unit.settings.id.as_str()) {
+            if let Some(learned) = learned(&unit.settings) {
                 unit.recall(&learned, now);
             }
         }
@@ -533,12 +533,14 @@ impl Bus {
         let found = receiver.answer(address, &exchange.request, last, |frame| {
             let asked = (frame.unit != address).then_some(address);
             let is_other = stray(now, frame, asked, units, events, strangers);
-            if !is_other && frame.unit != address {
-                exchange.other = Some(frame.unit);
-            }
-            if is_other && frame.unit != address {
-                left_over(frame.unit, units);
-                exchange.foreign = Some(frame.unit);
+            if frame.unit != address {
+                // One that answers its own requests does not answer another's.
+                let sender = units.iter().find(|unit| unit.settings.address == frame.unit);
+                let is_sure = is_other && sender.is_none_or(|sender| !sender.is_healthy());
+                *(if is_sure { &mut exchange.foreign } else { &mut exchange.other }) = Some(frame.unit);
+                if is_other {
+                    left_over(frame.unit, units);
+                }
             }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
@@ -571,7 +573,7 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
-        let timeout = unit.settings.timeout;
+        let timeout = unit.timeout();
         let progress = unit.answered(now, of, answer, timeout, &mut news);
         if progress != Progress::More {
             self.current = None;
@@ -633,10 +635,15 @@ impl Bus {
             None if self.receiver.has_noise() || exchange.unframed > 0 => Failure::Damaged,
             None if exchange.misnumbered => Failure::Misnumbered,
             None => {
-                // Where each answers with the other's address, both are late by that.
-                let is_crossed = |unit: &Unit| unit.crossed.is_some();
-                let is_crossed = self.units.get(exchange.unit).is_some_and(is_crossed);
-                let address = exchange.foreign.or(exchange.other.filter(|_| is_crossed));
+                // Where the other is known to answer with this one's address, its own is this one's.
+                let own = self.units.get(exchange.unit).map(|unit| unit.settings.address);
+                let is_exchanged = |other: &u8| {
+                    let other = self.units.iter().find(|unit| unit.settings.address == *other);
+                    own.is_some() && other.and_then(Unit::answers_from) == own
+                };
+                let sure = exchange.foreign.or(exchange.other.filter(is_exchanged));
+                let unit = self.units.get_mut(exchange.unit);
+                let address = unit.and_then(|unit| unit.foreign(sure, exchange.other));
                 address.map_or(Failure::Silent, Failure::Foreign)
             }
         };
@@ -744,14 +751,13 @@ impl Bus {
     /// How long a request without an answer occupies the line.
     fn cost(&self, unit: &Unit, request: &Request) -> Duration {
         let sent = if request.function() > 6 { frame::FRAME_MAX } else { 8 };
-        unit.settings.timeout
-            + self.settings.speed.characters(sent + 3 + usize::from(request.answer().length))
+        unit.timeout() + self.settings.speed.characters(sent + 3 + usize::from(request.answer().length))
     }
 
     /// The time for which the probe of a failed unit occupies the line.
     fn probe_cost(&self, unit: &Unit) -> Duration {
         let request = unit.next_request(self.clock);
-        request.map_or(unit.settings.timeout, |(_, request)| self.cost(unit, &request))
+        request.map_or(unit.timeout(), |(_, request)| self.cost(unit, &request))
             + self.gap()
             + unit.settings.pause
     }
@@ -816,9 +822,14 @@ fn stray(
     strangers: &mut u64,
 ) -> bool {
     let sender = units.iter_mut().enumerate().find(|(_, unit)| unit.settings.address == frame.unit);
-    match sender.and_then(|(index, unit)| Some((index, unit.late(now, frame.pdu, asked)?))) {
-        Some((unit, after)) => {
+    let late = |(index, unit): (usize, &mut Unit)| {
+        let after = unit.late(now, frame.pdu, asked)?;
+        Some((index, after, unit.take_wait_news()))
+    };
+    match sender.and_then(late) {
+        Some((unit, after, is_news)) => {
             events.push_back(Event::Late { unit, after });
+            events.extend(is_news.then_some(Event::Learned { unit }));
             false
         }
         None => {

@@ -1,6 +1,7 @@
 //! How a request to a unit fails, and what that says of the unit.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::learn::Obstacle;
 use super::pdu::Exception;
@@ -73,6 +74,8 @@ pub struct Failing {
     pub misfit: Option<Misfit>,
     /// A late answer came since the last good one.
     pub is_late: bool,
+    /// How late the last one was, and the longest wait, if that is beyond it.
+    pub beyond: Option<(Duration, Duration)>,
     /// Its frames came while the unit of this address was asked.
     pub crossed: Option<u8>,
     /// What is between.
@@ -81,6 +84,7 @@ pub struct Failing {
 
 impl fmt::Display for Failing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let beyond = self.beyond.filter(|_| self.medium != Medium::Header);
         match (self.failure, self.misfit) {
             (Failure::Misfit, Some(misfit)) => misfit.fmt(f),
             (Failure::Misfit, None) => {
@@ -91,6 +95,15 @@ impl fmt::Display for Failing {
                     "its answers carry the transaction identifier of an earlier request: they come after the \
                      timeout (raise timeout), or the peer does not copy it",
                 ),
+            (Failure::Silent | Failure::Damaged, _) if beyond.is_some() => {
+                let (after, most) = beyond.unwrap_or_default();
+                write!(
+                    f,
+                    "its answers come {} ms after the request, later than the longest wait ({} ms); raise timeout",
+                    after.as_millis(),
+                    most.as_millis()
+                )
+            }
             (Failure::Silent | Failure::Damaged, _) if self.is_late => {
                 f.write_str("its answers come after the timeout; raise timeout")
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::wait_max;
 use super::map::Register;
 use super::pdu::{Exception, Table};
 use super::plan::{Block, Limits, Widths};
@@ -26,6 +27,8 @@ pub const CUT_ALIKE: u32 = 16;
 /// Pauses that are tried before a request, one after the other.
 pub const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
+/// Late answers in a row, without one in time, after which an answer is waited for longer.
+pub const LATES: u32 = 2;
 /// How long a register that is not answered for is left out at first; doubles up to
 /// [`ASIDE_MAX`].
 pub const ASIDE: Duration = Duration::from_secs(60);
@@ -71,11 +74,17 @@ impl fmt::Display for Obstacle {
 pub struct Learned {
     /// Milliseconds of silence before each request to it; 0: none beyond what is configured.
     pub pause_ms: u64,
+    /// Milliseconds that its answers are waited for; 0: as long as is configured.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub timeout_ms: u64,
+    /// Where it is: the port and its address there. A unit whose device id changes is found by it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub place: String,
     /// Most bits or registers of one read that it answers, by table.
     #[serde(skip_serializing_if = "Widths::is_empty")]
     pub widths: Widths,
-    /// Most registers of one read, whatever the table, as an earlier release kept it: it is taken
-    /// for that of both tables of registers, as bits were counted in sixteens.
+    /// Most registers of one read, whatever the table, as an earlier release kept it. It was learned
+    /// of one table; see [`Learned::widths`].
     #[serde(skip_serializing)]
     pub width: u16,
     /// The map that `reads` and `silent` belong to; see [`fingerprint`].
@@ -91,24 +100,32 @@ pub struct Learned {
 impl Learned {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
-        self.pause_ms == 0 && self.widths().is_empty() && self.reads.is_empty() && self.silent.is_empty()
+        self.timeout_ms == 0 && !self.is_testable()
     }
 
-    /// The widths.
+    /// Whether there is anything that one poll without it can show to be needed no more: a longer
+    /// wait is used only where it is needed.
+    pub(super) fn is_testable(&self) -> bool {
+        self.pause_ms != 0 || !self.widths().is_empty() || !self.reads.is_empty() || !self.silent.is_empty()
+    }
+
+    /// The widths. That of an earlier release is taken for each table of registers of which all
+    /// reads were that short; for both if it kept no reads. Bits were counted in sixteens.
     pub fn widths(&self) -> Widths {
-        let of = |width: u16| if width == 0 { self.width } else { width };
-        Widths { holding: of(self.widths.holding), input: of(self.widths.input), ..self.widths }
+        let of = |table: Table, width: u16| {
+            let own = self.reads.iter().filter(|(name, ..)| name == table.as_str());
+            let longest = own.map(|(.., quantity)| *quantity).max();
+            let is_of_it = self.reads.is_empty() || longest.is_some_and(|longest| longest <= self.width);
+            if width == 0 && is_of_it { self.width } else { width }
+        };
+        let (holding, input) = (self.widths.holding, self.widths.input);
+        Widths { holding: of(Table::Holding, holding), input: of(Table::Input, input), ..self.widths }
     }
 
-    /// What was learned of a unit.
-    pub(super) fn new(
-        pause_ms: u64,
-        widths: Widths,
-        map: u32,
-        reads: Vec<(String, u16, u16)>,
-        silent: Vec<String>,
-    ) -> Learned {
-        Learned { pause_ms, widths, width: 0, map, reads, silent }
+    /// The wait for answers where `timeout` is configured; zero: none of its own.
+    pub(super) fn wait(&self, timeout: Duration) -> Duration {
+        let wait = Duration::from_millis(self.timeout_ms).min(wait_max(timeout));
+        if wait > timeout { wait } else { Duration::ZERO }
     }
 
     /// The pause.
@@ -146,6 +163,10 @@ impl Learned {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A number that changes with the places a map reads and with the limits it is read in.
 pub fn fingerprint(registers: &[Register], limits: Limits) -> u32 {
     let mut text = format!("{} {}", limits.max_registers, limits.max_gap);
@@ -165,6 +186,33 @@ pub struct Notebook {
 }
 
 impl Notebook {
+    /// What is known of a unit: by its device id, or of another id at the same place with the same
+    /// map, if no unit of that id is configured: its bus was renamed.
+    pub fn of(
+        &self,
+        id: &str,
+        place: &str,
+        map: u32,
+        is_configured: impl Fn(&str) -> bool,
+    ) -> Option<&Learned> {
+        let is_it = |(other, learned): &(&String, &Learned)| {
+            learned.place == place && learned.map == map && !is_configured(other)
+        };
+        self.units.get(id).or_else(|| self.units.iter().find(is_it).map(|(_, learned)| learned))
+    }
+
+    /// Keeps what was learned of a unit, and nothing of one that was at its place before and is
+    /// configured no more.
+    pub fn put(&mut self, id: &str, learned: Learned, is_configured: impl Fn(&str) -> bool) {
+        let is_left = |other: &str| other != id && !is_configured(other);
+        self.units
+            .retain(|other, known| known.place.is_empty() || known.place != learned.place || !is_left(other));
+        match learned.is_empty() {
+            true => drop(self.units.remove(id)),
+            false => drop(self.units.insert(id.to_owned(), learned)),
+        }
+    }
+
     /// As text.
     pub fn encode(&self) -> String {
         // Maps of texts and numbers can always be written.

@@ -35,6 +35,11 @@
 //! in place of the probe, when none of its answers can still come. If that helps, silence is dealt
 //! with in this way until it does not help.
 //!
+//! A unit whose answers come late, twice without one in time between, is waited for longer, and so
+//! is one that answers the same read late each time: half as long again as the last answer took, at
+//! most four time-outs ([`wait_max`]). After three failures without any frame from it the
+//! configured time-out holds again, so that a unit that is gone costs the others no more.
+//!
 //! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
 //! reading is published without it, so that one group does not keep back the others.
 //!
@@ -45,7 +50,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::State;
+use super::super::{State, wait_max};
 use super::change::Changes;
 use super::fault::{Failing, Failure, Lost, Medium, Misfit};
 use super::learn::{self, Learned, Obstacle};
@@ -63,13 +68,20 @@ const DEGRADED_AFTER: u32 = 3;
 /// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
 /// more than any answer takes that comes up to four time-outs late.
 const STILL_TO_COME: (u32, u32) = (6, 20);
-/// If the port is open again so soon after the last answer or failure, a poll goes on where it was.
+/// If the port is open again so soon, or so soon after the last answer or failure, a poll goes on
+/// where it was.
 const RESUME: Duration = Duration::from_secs(15);
 /// So often in a row a block is asked for whole again that was refused by an exception that may
 /// pass.
 const WHOLE_AGAIN_MAX: u32 = 3;
 /// So long after an exception that may pass the same block is asked for again, so often in a poll.
 const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(300)];
+/// Requests in a row whose answer came from another address, after which that is named.
+const FOREIGN: u32 = 3;
+/// On the first opening answers to requests of an earlier process may still come: a unit whose
+/// answers cannot be told apart is asked after so many time-outs, or the longest time if that is
+/// less, but not less than one.
+const FIRST_REST: (u32, Duration) = (3, Duration::from_secs(10));
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -269,6 +281,16 @@ pub(super) struct Unit {
     ended_at: Option<Instant>,
     /// The greatest age of an answer that came late.
     latest: Duration,
+    /// How long an answer is waited for, as was learned; zero: as configured.
+    wait: Duration,
+    /// The wait was lengthened, which is to be told.
+    is_wait_news: bool,
+    /// Late answers in a row without one in time.
+    lates: u32,
+    /// The least age that the last late answer can have.
+    late_after: Duration,
+    /// Failures in a row without any frame from it.
+    mute: u32,
     /// When the port was closed; and for how long after its opening an answer may still come that
     /// could be taken for another's.
     closed_at: Option<Instant>,
@@ -294,6 +316,9 @@ pub(super) struct Unit {
     is_late: bool,
     /// One of its frames came while the unit of this address was asked, since the last good answer.
     pub(super) crossed: Option<u8>,
+    /// In place of its answers frames of this address came that lateness does not explain, so often
+    /// in a row.
+    foreign: Option<(u8, u32)>,
     /// Failures within the present poll.
     attempts: u32,
     /// The last request was a block that had no answer.
@@ -319,8 +344,10 @@ pub(super) struct Unit {
     /// The blocks before one was taken apart because of an exception that may pass.
     whole: Option<Vec<Part>>,
     whole_again: u32,
-    /// So often in this poll a block was asked for again because of such an exception.
-    again: usize,
+    /// The block that was refused last by such an exception, and so often it was asked for again.
+    again: Option<(Block, usize)>,
+    /// That was in vain for a block in this poll: others are asked for again once only.
+    is_in_vain: bool,
     trial: Option<Trial>,
     /// When what was learned is put to the test next, and how long after that again.
     trial_at: Instant,
@@ -353,6 +380,11 @@ impl Unit {
             openings: 0,
             ended_at: None,
             latest: Duration::ZERO,
+            wait: Duration::ZERO,
+            is_wait_news: false,
+            lates: 0,
+            late_after: Duration::ZERO,
+            mute: 0,
             closed_at: None,
             still: Duration::ZERO,
             position: 0,
@@ -368,6 +400,7 @@ impl Unit {
             misfit: None,
             is_late: false,
             crossed: None,
+            foreign: None,
             attempts: 0,
             is_unanswered: false,
             cycles: 0,
@@ -383,7 +416,8 @@ impl Unit {
             barren: 0,
             whole: None,
             whole_again: 0,
-            again: 0,
+            again: None,
+            is_in_vain: false,
             trial: None,
             trial_at: now + TRIAL_EVERY,
             trial_wait: TRIAL_EVERY,
@@ -397,6 +431,7 @@ impl Unit {
     /// Takes over what was learned before; what belongs to another map is left out.
     pub(super) fn recall(&mut self, learned: &Learned, now: Instant) {
         self.pause = learned.pause();
+        self.wait = learned.wait(self.settings.timeout);
         self.widths = learned.widths();
         self.plan();
         let registers = &self.settings.registers;
@@ -412,7 +447,7 @@ impl Unit {
             }
             self.find_probes();
         }
-        if !learned.is_empty() {
+        if learned.is_testable() {
             self.test_soon(now);
         }
     }
@@ -422,6 +457,7 @@ impl Unit {
         let had = !self.learned().is_empty() || !self.refused.is_empty();
         self.trial = None;
         (self.pause, self.widths) = (Duration::ZERO, Widths::default());
+        (self.wait, self.lates) = (Duration::ZERO, 0);
         (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
         (self.blame, self.whole, self.whole_again) = (None, None, 0);
         (self.repeat, self.cycles) = (Repeat::Unknown, 0);
@@ -445,7 +481,59 @@ impl Unit {
     pub(super) fn failing(&self) -> Option<Failing> {
         let misfit = self.misfit.filter(|_| self.failing == Some(Failure::Misfit));
         let medium = Medium::default();
-        Some(Failing { failure: self.failing?, misfit, is_late: self.is_late, crossed: self.crossed, medium })
+        let most = wait_max(self.settings.timeout);
+        let beyond = (self.is_late && self.late_after > most).then_some((self.late_after, most));
+        let (is_late, crossed) = (self.is_late, self.crossed);
+        Some(Failing { failure: self.failing?, misfit, is_late, beyond, crossed, medium })
+    }
+
+    /// How long an answer is waited for: as configured, or as was learned while something comes
+    /// from the unit.
+    pub(super) fn timeout(&self) -> Duration {
+        let learned = if self.mute < DOWN_AFTER { self.wait } else { Duration::ZERO };
+        learned.max(self.settings.timeout)
+    }
+
+    /// The wait becomes half as long again as a late answer took; whether it does. One that was
+    /// later than the longest wait changes nothing.
+    fn lengthen(&mut self) -> bool {
+        let most = wait_max(self.settings.timeout);
+        let wait = self.late_after.max(self.timeout()).mul_f64(1.5).min(most);
+        if self.late_after > most || wait <= self.wait {
+            return false;
+        }
+        (self.wait, self.is_wait_news, self.lates) = (wait, true, 0);
+        self.revision += 1;
+        true
+    }
+
+    /// Whether the wait was lengthened since this was asked last.
+    pub(super) fn take_wait_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_wait_news)
+    }
+
+    /// A request to it failed. `sure`: meanwhile a frame of this other address came that lateness
+    /// does not explain; `maybe`: one that may be a late one. The address from which its answers
+    /// come, once that is certain: then what seemed late was not.
+    pub(super) fn foreign(&mut self, sure: Option<u8>, maybe: Option<u8>) -> Option<u8> {
+        self.foreign = match (sure, self.foreign) {
+            (Some(address), Some((known, times))) if known == address => Some((known, times + 1)),
+            (Some(address), _) => Some((address, 1)),
+            (None, known) => known.filter(|(address, _)| maybe == Some(*address)),
+        };
+        let address = self.answers_from()?;
+        self.wait = Duration::ZERO;
+        Some(address)
+    }
+
+    /// The other address from which its answers come, if that is certain.
+    pub(super) fn answers_from(&self) -> Option<u8> {
+        self.foreign.filter(|(_, times)| *times >= FOREIGN).map(|(address, _)| address)
+    }
+
+    /// Whether it answers its own requests.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.failures == 0 && self.state == State::Up
     }
 
     /// What to keep over a restart.
@@ -468,13 +556,16 @@ impl Unit {
         let silent = parts.iter().filter(|part| part.aside.is_some()).flat_map(|part| {
             part.block.members.iter().filter_map(|index| Some(registers.get(*index)?.name.clone()))
         });
-        Learned::new(
-            u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Learned {
+            pause_ms: ms(pause),
+            timeout_ms: ms(self.wait),
             widths,
-            learn::fingerprint(registers, self.settings.limits),
-            if reads == planned { Vec::new() } else { reads },
-            silent.collect(),
-        )
+            map: learn::fingerprint(registers, self.settings.limits),
+            reads: if reads == planned { Vec::new() } else { reads },
+            silent: silent.collect(),
+            ..Learned::default()
+        }
     }
 
     /// What is left out of the readings, and why.
@@ -532,27 +623,41 @@ impl Unit {
 
     /// For so long an answer to its last request may still come.
     pub(super) fn rest(&self) -> Duration {
-        self.still_to_come(self.settings.timeout)
+        self.still_to_come(self.timeout())
     }
 
     /// The line is there again: due once answers to earlier requests have come, one timeout from
-    /// now. A short interruption changes nothing: some converters close the connection after each
-    /// answer, or in place of one.
+    /// now; three where it is open for the first time, an earlier process may have asked, and the
+    /// answers to two reads cannot be told apart. A short interruption changes nothing: some
+    /// converters close the connection after each answer, in place of one, or when it is idle.
     pub(super) fn start(&mut self, now: Instant) {
         self.openings = self.openings.saturating_add(1);
-        if let Some(closed) = self.closed_at.take().map(|at| now.saturating_duration_since(at)) {
+        let closed = self.closed_at.take().map(|at| now.saturating_duration_since(at));
+        if let Some(closed) = closed {
             self.unanswered.iter_mut().for_each(|(_, asked)| *asked += closed);
         }
         let still = std::mem::take(&mut self.still);
-        let listen = if self.is_numbered { Duration::ZERO } else { self.settings.timeout };
-        if self.ended_at.is_some_and(|at| now.saturating_duration_since(at) <= RESUME) {
+        // Without a shape of its own a probe shows no more than the listening, unless an answer may
+        // still come.
+        let has_shape = self.probes.first().is_some_and(|(_, distinct)| *distinct);
+        let is_first = closed.is_none() && self.ended_at.is_none();
+        let (times, longest) = FIRST_REST;
+        let timeout = self.timeout();
+        let listen = match self.is_numbered {
+            // Where the line is closed again and again before a request, it goes out at once.
+            false if self.openings > DOWN_AFTER => Duration::ZERO,
+            false if is_first && !has_shape && self.parts.len() > 1 => {
+                (timeout * times).min(longest).max(timeout)
+            }
+            false => timeout,
+            true => Duration::ZERO,
+        };
+        let is_soon = |at: Instant| now.saturating_duration_since(at) <= RESUME;
+        if closed.is_some_and(|closed| closed <= RESUME) || self.ended_at.is_some_and(is_soon) {
             let is_clean = self.is_numbered || self.in_step;
             self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        // Without a shape of its own a probe shows no more than the listening, unless an answer may
-        // still come.
-        let has_shape = self.probes.first().is_some_and(|(_, distinct)| *distinct);
         self.in_step = !has_shape && (self.is_numbered || self.unanswered.is_empty());
         self.blame = None;
         self.slot = now + listen;
@@ -581,7 +686,7 @@ impl Unit {
             return;
         }
         self.learning = now < self.slot;
-        self.again = 0;
+        (self.again, self.is_in_vain) = (None, false);
         self.rewind();
         if !self.learning && now >= self.trial_at {
             self.begin_trial(now);
@@ -628,7 +733,7 @@ impl Unit {
         }
         self.trial_at = now + self.trial_wait;
         self.trial_wait = (self.trial_wait * 2).min(TRIAL_EVERY);
-        if self.learned().is_empty() {
+        if !self.learned().is_testable() {
             return;
         }
         // The one after the other: a unit may have got quicker and still be narrow.
@@ -701,7 +806,12 @@ impl Unit {
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
         self.failures = 0;
         self.failing = None;
-        (self.is_late, self.crossed) = (false, None);
+        self.mute = 0;
+        let is_clear = self.account(request.answer(), asked, answer);
+        if is_clear {
+            self.lates = 0;
+            (self.is_late, self.crossed, self.foreign) = (false, None, None);
+        }
         self.answered_at = Some(now);
         self.ended_at = Some(now);
         self.openings = 0;
@@ -721,7 +831,6 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                self.account(request.answer(), asked, answer);
                 if !self.is_mistakable() {
                     return self.more(now);
                 }
@@ -734,7 +843,6 @@ impl Unit {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
                 }
-                self.account(request.answer(), asked, answer);
                 let progress = self.block_answered(now, answer, news);
                 if !self.is_mistakable() {
                     return progress;
@@ -750,16 +858,21 @@ impl Unit {
     }
 
     /// An answer came to this request, or to an earlier one whose answer has this shape: then that
-    /// one's is still to come. The unit answers in order, so those before have come.
-    fn account(&mut self, shape: Shape, asked: Instant, answer: Answer<'_>) {
+    /// one's is still to come. The unit answers in order, so those before have come. Whether it can
+    /// only be the answer to this one.
+    fn account(&mut self, shape: Shape, asked: Instant, answer: Answer<'_>) -> bool {
         let is_exception = matches!(answer, Answer::Exception(_));
         let fits = |of: &Shape| *of == shape || is_exception && of.function == shape.function;
         match self.unanswered.iter().position(|(of, _)| fits(of)).filter(|_| !self.is_numbered) {
             Some(at) => {
                 self.unanswered.drain(..=at);
                 self.remember(shape, asked);
+                false
             }
-            None => self.unanswered.clear(),
+            None => {
+                self.unanswered.clear();
+                true
+            }
         }
     }
 
@@ -852,6 +965,10 @@ impl Unit {
                     // this exception has.
                     self.find_probes();
                     self.revision += 1;
+                    if exception.may_pass_later() && self.whole.is_none() {
+                        // It may have been a passing fault of the whole after all.
+                        self.test_soon(now);
+                    }
                     self.position = index;
                     return Progress::More;
                 }
@@ -894,9 +1011,14 @@ impl Unit {
         let is_known =
             |at: &usize| self.refused.iter().any(|known| known.register == *at && known.why == why);
         // What is refused each time is asked for again at once only, and once.
-        let most = if block.members.iter().all(is_known) { 1 } else { AGAIN.len() };
-        let Some(wait) = AGAIN.get(..most).and_then(|waits| waits.get(self.again)) else { return false };
-        self.again += 1;
+        let is_in_vain = self.is_in_vain || block.members.iter().all(is_known);
+        let most = if is_in_vain { 1 } else { AGAIN.len() };
+        let times = self.again.as_ref().filter(|(of, _)| of == block).map_or(0, |(_, times)| *times);
+        let Some(wait) = AGAIN.get(..most).and_then(|waits| waits.get(times)) else {
+            self.is_in_vain = true;
+            return false;
+        };
+        self.again = Some((block.clone(), times + 1));
         if !wait.is_zero() {
             (self.due, self.is_interrupted) = (now + *wait, true);
         } else {
@@ -983,7 +1105,20 @@ impl Unit {
         }
         let part = &mut self.parts[index];
         part.failures += 1;
-        let enough = if why == Obstacle::Damage { 1 } else { part.failures_max() };
+        let enough = match why {
+            Obstacle::Damage => 1,
+            Obstacle::Late => part.failures_max().min(learn::FAILURES),
+            _ => part.failures_max(),
+        };
+        if why == Obstacle::Late && part.failures >= enough && self.lengthen() {
+            self.trying.take_if(|(_, tried)| *tried == block);
+            self.parts[index].failures = 0;
+            news.push(News::Learned);
+            self.is_wait_news = false;
+            return;
+        }
+        let part = &mut self.parts[index];
+        let enough = if why == Obstacle::Late { part.failures_max() } else { enough };
         let tried = self.trying.take_if(|(_, tried)| *tried == block).map(|(step, _)| step);
         if tried.is_none() && part.failures < enough {
             return;
@@ -1138,6 +1273,7 @@ impl Unit {
         self.failing = Some(lost.failure);
         self.ended_at = Some(now);
         self.openings = 0;
+        self.mute = self.mute.saturating_add(1);
         self.in_step = false;
         if !lost.is_answer {
             self.remember(request.answer(), asked);
@@ -1159,7 +1295,7 @@ impl Unit {
             // Its poll goes on with this block.
             (self.is_repeat, self.is_interrupted, self.is_unanswered) = (true, true, false);
             (self.in_step, self.asked, self.trying) = (true, None, None);
-            self.due = now + backoff.max(self.still_to_come(self.settings.timeout));
+            self.due = now + backoff.max(self.still_to_come(self.timeout()));
             return false;
         }
         let index = self.asked.filter(|index| purpose == Purpose::Block && *index < self.parts.len());
@@ -1227,7 +1363,8 @@ impl Unit {
     }
 
     /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
-    /// its request it came. `other`: the other unit that is being asked.
+    /// its request it came. `other`: the other unit that is being asked; then one that is later than
+    /// any answer is waited for may be that one's.
     pub(super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
         let function = *pdu.first()?;
         let fits = |shape: &Shape| match function {
@@ -1236,8 +1373,26 @@ impl Unit {
             _ => shape.function == function && usize::from(shape.length) == pdu.len(),
         };
         let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
+        let last = self.unanswered.iter().rposition(|(shape, _)| fits(shape)).unwrap_or(at);
+        // Those before may never be answered.
+        let least = self
+            .unanswered
+            .get(last)
+            .map_or(Duration::ZERO, |(_, asked)| now.saturating_duration_since(*asked));
         let (shape, asked) = self.unanswered.remove(at);
+        if other.is_some() && least > self.settings.timeout * STILL_TO_COME.1 {
+            return None;
+        }
         self.counters.late += 1;
+        self.mute = 0;
+        // Of several that it may answer, nobody knows how long it took.
+        if at == last {
+            self.late_after = least;
+            self.lates = self.lates.saturating_add(1);
+            if self.lates >= learn::LATES {
+                let _: bool = self.lengthen();
+            }
+        }
         // It is slow, not silent.
         if let Some((block, why, _)) = &mut self.blame
             && block.request().is_some_and(|request| request.answer() == shape)

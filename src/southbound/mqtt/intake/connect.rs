@@ -9,7 +9,14 @@
 //! A wrong signature of a token counts against its address as a wrong password does.
 
 use super::*;
-use crate::gate::jwt::{self, JwtFault, Token};
+use crate::gate::jwt::{self, JwtFault, Token, quoted};
+
+/// Who a client says that it is, which is not proven.
+#[derive(Clone, Copy)]
+struct Claim<'h> {
+    username: Option<&'h str>,
+    device: Option<DeviceIndex>,
+}
 
 impl Intake {
     /// The password that [`Intake::poll_verification`] handed out is right, or wrong.
@@ -27,7 +34,8 @@ impl Intake {
             self.process(moment, number, pipeline);
         } else {
             let code = ConnectReasonCode::BadUserNameOrPassword;
-            self.refuse(moment.now, number, code, hello.username.as_deref(), "wrong password", pipeline);
+            let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
+            self.refuse(moment.now, number, code, claim, "wrong password", pipeline);
         }
     }
 
@@ -45,19 +53,21 @@ impl Intake {
         connection.wants_reasons = hello.wants_reasons;
         let username = hello.username.clone();
         let username = username.as_deref();
+        let device = username.and_then(|name| pipeline.gate.login(name)).map(|(device, _)| device);
+        let claim = Claim { username, device };
         if hello.has_method {
             let reason = "an authentication method, which is not offered";
-            return self.refuse(now, number, Code::BadAuthenticationMethod, username, reason, pipeline);
+            return self.refuse(now, number, Code::BadAuthenticationMethod, claim, reason, pipeline);
         }
         let is_nameless_session =
             hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
         if hello.client_id.len() > CLIENT_ID_MAX || is_nameless_session {
             let reason = "client id too long, or empty for a session that is kept";
-            return self.refuse(now, number, Code::ClientIdentifierNotValid, username, reason, pipeline);
+            return self.refuse(now, number, Code::ClientIdentifierNotValid, claim, reason, pipeline);
         }
         if hello.will.as_ref().is_some_and(|will| Path::parse(&will.topic).is_err()) {
             let reason = "the topic of its will is not a path";
-            return self.refuse(now, number, Code::TopicNameInvalid, username, reason, pipeline);
+            return self.refuse(now, number, Code::TopicNameInvalid, claim, reason, pipeline);
         }
         // A certificate identifies by itself; one that is of no device leaves the password.
         if let Some(identity) = &connection.source.identity
@@ -71,18 +81,18 @@ impl Intake {
         }
         let (Some(name), Some(password)) = (username, &hello.password) else {
             let reason = "neither a password nor a certificate of a device";
-            return self.refuse(now, number, Code::NotAuthorized, username, reason, pipeline);
+            return self.refuse(now, number, Code::NotAuthorized, claim, reason, pipeline);
         };
         let Some((device, hash)) = pipeline.gate.login(name) else {
             let reason = "no device has this user name";
-            return self.refuse(now, number, Code::BadUserNameOrPassword, username, reason, pipeline);
+            return self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
         };
         if !hash.is_costly() {
             return match hash.verify(password) {
                 true => self.accept(moment, number, device, None, &hello, pipeline),
                 false => {
                     let code = Code::BadUserNameOrPassword;
-                    self.refuse(now, number, code, username, "wrong password", pipeline);
+                    self.refuse(now, number, code, claim, "wrong password", pipeline);
                 }
             };
         }
@@ -96,11 +106,11 @@ impl Intake {
             }
             Requested::Full => {
                 let reason = "too many passwords wait to be verified";
-                self.refuse(now, number, Code::ServerBusy, username, reason, pipeline);
+                self.refuse(now, number, Code::ServerBusy, claim, reason, pipeline);
             }
             Requested::Paused => {
                 let reason = "too many wrong passwords from this address";
-                self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+                self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
             }
         }
     }
@@ -114,35 +124,45 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         use ConnectReasonCode as Code;
-        let (now, username) = (moment.now, hello.username.as_deref());
+        let now = moment.now;
+        let mut claim = Claim { username: hello.username.as_deref(), device: None };
         let Some(connection) = self.connections.get(&number) else { return };
         let address = connection.source.address;
         if self.verifications.is_paused(now, address) {
             let reason = "too many wrong passwords from this address";
-            return self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+            return self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
         }
-        let judged =
-            Token::parse(hello.password.as_deref().map_or(&[][..], Vec::as_slice)).and_then(|token| {
+        let reason = match Token::parse(hello.password.as_deref().map_or(&[][..], Vec::as_slice)) {
+            Err(fault) => fault.as_str().to_owned(),
+            Ok(token) => {
                 let client_id = hello.client_id.as_str();
-                let id = token.subject().unwrap_or_else(|| client_id.rsplit('/').next().unwrap_or(client_id));
+                let last = client_id.rsplit('/').next().unwrap_or(client_id);
+                let (id, by) = token.subject().map_or((last, "client id"), |subject| (subject, "sub"));
                 let gate = &pipeline.gate;
-                let Some((device, keys)) = gate.jwt_keys(id) else { return Ok(None) };
-                let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
-                Ok(Some((device, token.verify(keys, audience, self.clock)?)))
-            });
-        let reason = match judged {
-            Ok(Some((device, end))) => {
-                return self.accept(moment, number, device, Some(end), hello, pipeline);
-            }
-            Ok(None) => "no device with a registered key is named by the token (sub) or the client id",
-            Err(fault) => {
-                if fault == JwtFault::Signature {
-                    self.verifications.note_wrong(now, address);
+                claim.device = gate.device_by_id(id);
+                match gate.jwt_keys(id) {
+                    None => format!(
+                        "the token's {by} {} names no device with a registered key (`tombolo device key add`)",
+                        quoted(id)
+                    ),
+                    Some((device, keys)) => {
+                        let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
+                        match token.verify(keys, audience, self.clock) {
+                            Ok(end) => {
+                                return self.accept(moment, number, device, Some(end), hello, pipeline);
+                            }
+                            Err(fault) => {
+                                if fault == JwtFault::Signature {
+                                    self.verifications.note_wrong(now, address);
+                                }
+                                token.explain(fault, keys, audience, self.clock)
+                            }
+                        }
+                    }
                 }
-                fault.as_str()
             }
         };
-        self.refuse(now, number, Code::BadUserNameOrPassword, username, reason, pipeline);
+        self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
     }
 
     /// Refuses a connect, after [`REFUSE_AFTER`].
@@ -151,15 +171,24 @@ impl Intake {
         now: Instant,
         number: ConnectionNumber,
         code: ConnectReasonCode,
-        username: Option<&str>,
-        reason: &'static str,
+        claim: Claim<'_>,
+        reason: impl Into<String>,
         pipeline: &mut Pipeline<S>,
     ) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.state = State::Refusing { at: connection.last_received.max(now) + REFUSE_AFTER, code };
         pipeline.counters.count(Counter::MqttConnectsRefused);
-        let username = username.map(|name| name.chars().take(128).collect());
-        self.events.push_back(Event::Refused { address: connection.source.address, username, reason });
+        let gate = &pipeline.gate;
+        let refused = RefusedConnect {
+            at: now,
+            address: connection.source.address,
+            username: claim.username.map(|name| name.chars().take(128).collect()),
+            device: claim.device.and_then(|device| gate.id(device)).cloned(),
+            reason: reason.into(),
+        };
+        let is_known = |device| gate.id(device).is_some();
+        self.refused_connects.note(claim.device, refused.clone(), gate.device_count(), is_known);
+        self.events.push_back(Event::Refused(refused));
         self.arm_connection(number);
     }
 
@@ -176,10 +205,10 @@ impl Intake {
     ) {
         use ConnectReasonCode as Code;
         let now = moment.now;
-        let username = hello.username.as_deref();
+        let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
         // It may have been removed while its password was verified.
         let Some(id) = pipeline.gate.id(device).cloned() else {
-            return self.refuse(now, number, Code::NotAuthorized, username, "device removed", pipeline);
+            return self.refuse(now, number, Code::NotAuthorized, claim, "device removed", pipeline);
         };
         let connects = self.connects.entry(device).or_insert(Connects { since: now, count: 0 });
         if now.saturating_duration_since(connects.since) >= CONNECTS_PER {
@@ -188,7 +217,7 @@ impl Intake {
         connects.count += 1;
         if connects.count > CONNECTS_MAX {
             let reason = "its device connects more than 120 times a minute";
-            return self.refuse(now, number, Code::ConnectionRateExceeded, username, reason, pipeline);
+            return self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
         }
         let (client_id, assigned) = match hello.client_id.as_str() {
             "" => (format!("auto-{number}"), true),
@@ -213,7 +242,7 @@ impl Intake {
         }
         if before.is_none() && !self.make_room(moment, device, pipeline) {
             let reason = "as many clients as max-clients are connected";
-            return self.refuse(now, number, Code::QuotaExceeded, username, reason, pipeline);
+            return self.refuse(now, number, Code::QuotaExceeded, claim, reason, pipeline);
         }
         let at = before.unwrap_or_else(|| {
             self.next_session += 1;

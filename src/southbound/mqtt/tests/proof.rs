@@ -79,6 +79,29 @@ fn a_token_lets_in_the_device_that_the_client_id_or_its_subject_names() {
 }
 
 #[test]
+fn a_refused_connect_is_kept_with_the_device_that_it_claims_to_be_and_the_reason() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let mut other = claims(0, 3_600);
+    other["aud"] = json!("gw-of-yesterday");
+    let wrong = signer.token(&json!({ "alg": "ES256" }), &other);
+    let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    for (client_id, token, device, reason) in [
+        ("cam-1", &wrong, Some("cam-1"), "aud): \"gw-of-yesterday\", not \"gw\""),
+        ("cam-9", &token, None, "client id \"cam-9\" names no device with a registered key"),
+    ] {
+        let client = show(&mut world, client_id, token);
+        assert_eq!(code(&mut world, client), BAD);
+        let last = world.intake.last_refused_connect().expect("one");
+        assert_eq!(last.device.as_ref().map(|device| device.as_str()), device);
+        assert!(last.reason.contains(reason), "{}", last.reason);
+    }
+    let index = world.pipeline.gate.device_by_id("cam-1").expect("a device");
+    let (count, last) = world.intake.refused_connects_of(index).expect("one");
+    assert!(count == 1 && last.reason.contains("gw-of-yesterday"), "{last:?}");
+}
+
+#[test]
 fn an_expired_token_ends_its_connection_and_its_will_is_published() {
     let signer = Signer::new(SignatureAlgorithm::EdDsa);
     for five in [true, false] {

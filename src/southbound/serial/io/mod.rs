@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_serial::SerialStream;
 
 use super::settings::{FlowControl, Line, Parity, Port, PortName, Rs485};
+use crate::proto::serial::idle::Idle;
 
 /// Why a port cannot be opened that is open elsewhere.
 pub const TAKEN: &str = "another program has it";
@@ -47,6 +48,8 @@ pub trait Host {
     fn poll_timeout(&self) -> Option<Instant>;
     /// Writes the next bytes to send to the empty `buffer`; returns whether there are any.
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool;
+    /// From now on a connection that was idle for so long is replaced before bytes are sent.
+    fn replaces_idle(&self, limit: Duration);
     /// Completes when a deadline may have changed, or there are bytes to send.
     fn changed(&self) -> impl Future<Output = ()>;
 }
@@ -54,6 +57,7 @@ pub trait Host {
 /// Keeps a port open and transfers its bytes, as long as the task runs.
 pub async fn run(settings: Arc<Port>, host: impl Host) {
     let mut chunk = vec![0; CHUNK];
+    let mut idle = Idle::default();
     loop {
         wait_to_open(&host).await;
         let port = Arc::clone(&settings);
@@ -63,7 +67,8 @@ pub async fn run(settings: Arc<Port>, host: impl Host) {
         let reason = match opened {
             Ok(Ok((mut port, device))) => {
                 host.opened(&device);
-                let reason = serve(&mut port, &host, &mut chunk).await;
+                idle.opened(Instant::now());
+                let reason = serve(&settings, &mut port, &mut idle, &host, &mut chunk).await;
                 port.close().await;
                 reason
             }
@@ -102,24 +107,63 @@ async fn pass_time(due: Option<Instant>, host: &impl Host) {
 }
 
 /// Transfers bytes until the port fails; returns the reason.
-async fn serve(port: &mut Opened, host: &impl Host, chunk: &mut [u8]) -> String {
+async fn serve(
+    settings: &Arc<Port>,
+    port: &mut Opened,
+    idle: &mut Idle,
+    host: &impl Host,
+    chunk: &mut [u8],
+) -> String {
+    let (is_network, has_header) = match settings.port {
+        PortName::Tcp { has_header, .. } => (true, has_header),
+        PortName::Path(_) | PortName::Usb { .. } => (false, false),
+    };
     let mut outgoing = Vec::new();
+    let mut last = Vec::new();
     let mut sent = 0;
     loop {
         if sent == outgoing.len() {
             outgoing.clear();
             sent = 0;
-            host.poll_transmit(&mut outgoing);
+            if host.poll_transmit(&mut outgoing) && is_network {
+                if idle.is_stale(Instant::now())
+                    && let Err(reason) = port.replace(settings, idle).await
+                {
+                    return reason;
+                }
+                idle.sent(Instant::now());
+                last.clone_from(&outgoing);
+            }
         }
         let due = host.poll_timeout();
         tokio::select! {
             // Bytes that are available arrived before a deadline that has just passed.
             biased;
-            moved = transfer(port.stream(), chunk, &outgoing[sent..]) => match moved {
-                Ok(Moved::Read(0)) => return "it hung up".to_owned(),
-                Ok(Moved::Read(length)) => host.received(&chunk[..length]),
-                Ok(Moved::Written(length)) => sent += length,
-                Err(error) => return lost(&error),
+            moved = transfer(port.stream(), chunk, &outgoing[sent..]) => {
+                let reason = match moved {
+                    Ok(Moved::Read(0)) => "it hung up".to_owned(),
+                    Ok(Moved::Read(length)) => {
+                        idle.received(Instant::now());
+                        host.received(&chunk[..length]);
+                        continue;
+                    }
+                    Ok(Moved::Written(length)) => {
+                        sent += length;
+                        continue;
+                    }
+                    Err(error) => lost(&error),
+                };
+                let was_idle = is_network && idle.closed(Instant::now());
+                if let Some(limit) = idle.poll_news() {
+                    host.replaces_idle(limit);
+                }
+                // Sent twice, a request may be answered twice; only with a header that does no harm.
+                if !(was_idle && has_header) || port.replace(settings, idle).await.is_err() {
+                    return reason;
+                }
+                idle.sent(Instant::now());
+                outgoing.clone_from(&last);
+                sent = 0;
             },
             () = pass_time(due, host) => {
                 if due.is_some_and(|due| due <= Instant::now()) {
@@ -212,6 +256,17 @@ impl Opened {
         match transfer(self.stream(), chunk, &[]).await? {
             Moved::Read(length) | Moved::Written(length) => Ok(length),
         }
+    }
+
+    /// Opens the port anew.
+    async fn replace(&mut self, settings: &Arc<Port>, idle: &mut Idle) -> Result<(), String> {
+        // Some converters take one connection at a time.
+        std::mem::replace(self, Opened(None)).close().await;
+        let settings = Arc::clone(settings);
+        let opened = tokio::task::spawn_blocking(move || open(&settings)).await;
+        (*self, _) = opened.map_err(|error| format!("opening it broke off: {error}"))??;
+        idle.opened(Instant::now());
+        Ok(())
     }
 
     /// Closes the port and waits until it is closed.
