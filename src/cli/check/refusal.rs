@@ -12,14 +12,9 @@ const SHOWN: usize = 10;
 /// The quota, as a reason of the counters.
 const OVER_QUOTA: &str = "over_quota";
 
-/// The readings of a device that were not refused: what a filter held back is among them.
-fn allowed(device: &DeviceState) -> u64 {
-    device.accepted + device.filtered
-}
-
-/// A warning for each device of which more was refused than allowed since the daemon started.
+/// A warning for each device of which more was refused than accepted since the daemon started.
 pub fn told(devices: &BTreeMap<String, DeviceState>) -> Vec<Finding> {
-    let is_loud = |device: &&DeviceState| device.refused >= LEAST && device.refused > allowed(device);
+    let is_loud = |device: &&DeviceState| device.refused >= LEAST && device.refused > device.accepted;
     let loud: Vec<&DeviceState> = devices.values().filter(is_loud).collect();
     let mut findings: Vec<Finding> = loud.iter().take(SHOWN).map(|device| one(device)).collect();
     if let Some(more) = loud.len().checked_sub(SHOWN).filter(|more| *more > 0) {
@@ -30,7 +25,7 @@ pub fn told(devices: &BTreeMap<String, DeviceState>) -> Vec<Finding> {
 }
 
 fn one(device: &DeviceState) -> Finding {
-    let all = device.refused + allowed(device);
+    let all = device.refused + device.accepted;
     let subject = format!("device {}", device.id);
     let most = device.refused_reasons.iter().max_by_key(|(_, count)| **count);
     match most {
@@ -77,7 +72,6 @@ mod tests {
             device("coap", 10, &[("over_quota", 85), ("no_rule", 5)]),
             device("lost", 1, &[("no_rule", 20)]),
             device("some", 100, &[("over_quota", 90)]),
-            DeviceState { filtered: 100, ..device("held", 1, &[("over_quota", 90)]) },
         ];
         let found = told(&devices.map(|device| (device.id.clone(), device)).into());
         let found: Vec<String> = found.iter().map(Finding::sentence).collect();
