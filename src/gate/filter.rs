@@ -82,6 +82,11 @@ impl Filter {
         Some(Filter { settings: settings.clone(), key: hasher.finish() })
     }
 
+    /// Another one for each rule and filter.
+    pub(super) fn key(&self) -> u64 {
+        self.key
+    }
+
     /// What it does, for an explanation.
     pub(super) fn settings(&self) -> &ReadingFilter {
         &self.settings

@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) filtered: u64,
     /// What its filters measure against.
     pub(super) remembered: Option<Box<Remembered>>,
+    /// Under which rules that was: those of its role at the last reload.
+    pub(super) filtering: u64,
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
@@ -93,6 +95,7 @@ impl State {
             refused: Refused::default(),
             filtered: 0,
             remembered: None,
+            filtering: 0,
             unstored: 0,
             last_refusal: None,
             since: now,

@@ -210,6 +210,13 @@ impl Gate {
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
+        for (_, entry) in self.devices.iter_mut() {
+            let filtering = self.plan.roles.get(entry.role as usize).map_or(0, |role| role.filtering);
+            if entry.state.filtering != filtering {
+                // Other rules may publish on the same topic in between, which nothing remembers.
+                (entry.state.remembered, entry.state.filtering) = (None, filtering);
+            }
+        }
         self.fleet_revision += 1;
         replaced.removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
         self.proofs = self.devices.proofs(withheld);

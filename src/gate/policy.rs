@@ -5,6 +5,7 @@
 //! it. The checks run in this order, and the first that fails is the
 //! reason: reserved path, deny, no rule, method, query, content format, size, quota.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ pub(super) struct Role {
     pub(super) offline_after: Duration,
     pub(super) max_sessions: u32,
     pub(super) rules: Box<[Rule]>,
+    /// The same as long as no rule, and no filter of one, changes: what was published before is
+    /// measured against no longer than that.
+    pub(super) filtering: u64,
     allow: Matcher,
     deny: Matcher,
 }
@@ -157,7 +161,14 @@ pub(super) fn matchers<'a>(rules: impl Iterator<Item = (&'a Pattern, bool)>) -> 
 impl Role {
     /// `allow` and `deny` are the matchers of `rules`.
     pub(super) fn new(role: &settings::Role, rules: Vec<Rule>, (allow, deny): (Matcher, Matcher)) -> Role {
+        let mut hasher = DefaultHasher::new();
+        role.name.hash(&mut hasher);
+        for rule in &rules {
+            (&rule.name, rule.pattern.as_str(), rule.action.is_some()).hash(&mut hasher);
+            rule.filter().map(Filter::key).hash(&mut hasher);
+        }
         Role {
+            filtering: hasher.finish(),
             name: role.name.clone(),
             quota: role.quota,
             rate: Rate::new(&role.quota),

@@ -201,6 +201,10 @@ fn a_reload_keeps_what_was_published_unless_the_rule_changes() {
     assert!(!publishes(&mut gate));
     gate.replace(world(dead_band(2.0)), Instant::now());
     assert!(publishes(&mut gate) && !publishes(&mut gate));
+    // Without a filter in between others may have been published.
+    gate.replace(world(ReadingFilter::default()), Instant::now());
+    gate.replace(world(dead_band(2.0)), Instant::now());
+    assert!(publishes(&mut gate) && !publishes(&mut gate));
     // Elsewhere nobody has it yet.
     let mut elsewhere = world(dead_band(2.0));
     elsewhere.reading = Some(Template::parse("x/{device}/{path}").unwrap());

@@ -112,11 +112,12 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                     return Err((line, format!("{word:?} is none of {known}")));
                 }
             };
-            if key == Also::Reason && !reasons().any(|known| known == value) {
-                let all = reasons().collect::<Vec<_>>().join(", ");
-                return Err((line, format!("{value:?} is no reason; there are: {all}")));
-            }
             also.push((key, value.to_owned()));
+        }
+        let mut named = also.iter().filter(|(key, _)| *key == Also::Reason).map(|(_, value)| value);
+        if let Some(value) = named.find(|value| !reasons().any(|known| known == value.as_str())) {
+            let all = reasons().collect::<Vec<_>>().join(", ");
+            return Err((line, format!("{value:?} is no reason; there are: {all}")));
         }
         let supposed = supposed(content_format, bytes).map_err(|what| (line, what))?;
         let (device, path) = ((*first).to_owned(), (*path).to_owned());
