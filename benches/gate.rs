@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tombolo::gate::pattern::Pattern;
 use tombolo::gate::template::Template;
-use tombolo::gate::{Device, DeviceIndex, Gate, Psk, QoS, Quota, Received, Role, Settings, UplinkRule};
-use tombolo::message::{Envelope, Lane, Method, Name, Path, Stamp};
+use tombolo::gate::{Device, DeviceIndex, Gate, Psk, Quota, Received, Role, Settings, UplinkRule};
+use tombolo::message::{Method, Name, Path, Stamp};
 
 const DEVICES: usize = 10_000;
 const RULES: usize = 1_000;
@@ -34,17 +34,11 @@ fn rule(number: usize) -> UplinkRule {
         _ => (format!("site-{}/sensor-{number}/#", number / 10), Some("plant/{gateway}/{rest}".to_owned())),
     };
     UplinkRule {
-        name: name(&format!("rule-{number}")),
-        path: Pattern::parse(&path).expect("the patterns made here parse"),
-        deny: false,
         topic: topic.map(|topic| Template::parse(&topic).expect("the templates made here parse")),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        lane: Lane::Normal,
-        expires: None,
-        envelope: Envelope::None,
-        delete: false,
-        query: Default::default(),
+        ..UplinkRule::new(
+            name(&format!("rule-{number}")),
+            Pattern::parse(&path).expect("the patterns made here parse"),
+        )
     }
 }
 
@@ -71,19 +65,11 @@ fn settings(rules: usize) -> Settings {
         mailbox: Default::default(),
     };
     let devices = (0..DEVICES).map(|number| Device {
-        id: name(&format!("device-{number}")),
-        role: name("sensor"),
-        label: None,
         psk: Some(Psk {
             identity: format!("device-{number}").into_bytes(),
             key: b"0123456789abcdef".to_vec().into(),
         }),
-        certificate: None,
-        public_key: None,
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
+        ..Device::new(name(&format!("device-{number}")), name("sensor"))
     });
     Settings {
         gateway: name("greenhouse-7"),

@@ -334,6 +334,16 @@ impl ContentFormat {
     }
 }
 
+impl fmt::Display for ContentFormat {
+    /// The number, with its media type where it is registered: `50 (application/json)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.media_type() {
+            Some(media_type) => write!(f, "{} ({media_type})", self.0),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
 /// The method of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -1,6 +1,6 @@
 //! `tombolo acl explain`: prints whether a reading would pass, and the rule that decides.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -10,10 +10,11 @@ use super::Context;
 use super::args::{AclCommand, ExplainArguments};
 use super::error::CommandError;
 use super::output::{align, bytes};
-use crate::config::acl::{Question, explain};
+use crate::config::acl::{Question, explain, supposed};
+use crate::config::scalar::format_duration;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::Explained;
+use crate::control::snapshot::{Explained, ExplainedFilter};
 use crate::gate::Gate;
 use crate::telemetry::io::hinted;
 
@@ -30,10 +31,11 @@ pub fn run(context: &Context, command: AclCommand) -> Result<(), CommandError> {
 }
 
 fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
-    let ExplainArguments { device, method, path } = arguments;
+    let ExplainArguments { device, method, path, content_format, bytes } = arguments;
+    let supposed = supposed(content_format.as_deref(), bytes).map_err(CommandError::Usage)?;
     let (value, asked) = match context.daemon() {
         Ok(mut daemon) => {
-            let request = Request::AclExplain { device, method, path };
+            let request = Request::AclExplain { device, method, path, content_format, bytes };
             (daemon.ask(&request, ANSWER)?, "the rules in force")
         }
         Err(ClientError::NotRunning { .. }) => {
@@ -43,7 +45,7 @@ fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), Comma
             let now = Instant::now();
             let loaded = context.load_whole("acl explain")?;
             let gate = Gate::new(loaded.settings.gate.clone(), now);
-            let mut value = explain(&loaded.settings, &gate, now, &device, question, &path);
+            let mut value = explain(&loaded.settings, &gate, now, &device, question, &path, supposed);
             loaded.complete_explanation(&device, &mut value);
             (value, "the rules in the files (tombolo is not running)")
         }
@@ -98,11 +100,20 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     if let Some(role) = &explained.role {
         row("role", role.clone());
     }
+    if !explained.tags.is_empty() {
+        let tags = explained.tags.iter().map(|(name, value)| format!("{name}={value}"));
+        row("tags", tags.collect::<Vec<_>>().join(", "));
+    }
     for (at, rule) in explained.matched.iter().enumerate() {
         let decides = if explained.rule.as_ref() == Some(&rule.rule) { ", decides" } else { "" };
         let deny = if rule.deny { ", denies" } else { "" };
         let query = rule.query.as_ref().map(|query| format!(", query {query}")).unwrap_or_default();
-        let text = format!("{}: path {}{query}{deny}{decides}", rule.rule, rule.path);
+        let formats = match &rule.content_formats {
+            Some(formats) => format!(", content-formats {}", formats.join(" ")),
+            None => String::new(),
+        };
+        let lacks = rule.lacks_tag.as_ref().map(|tag| format!(", needs the tag {tag}")).unwrap_or_default();
+        let text = format!("{}: path {}{query}{formats}{lacks}{deny}{decides}", rule.rule, rule.path);
         row(if at == 0 { "rules" } else { "" }, text);
     }
     if let Some(publish) = &explained.publish {
@@ -117,6 +128,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             text.push_str(&format!(", wrapped in {envelope}"));
         }
         row("topic", text);
+        if let Some(filter) = &publish.filter {
+            row("filter", filter_text(filter));
+        }
         if let Some(query) = &explained.query {
             let place = match publish.envelope {
                 Some(_) => "member of the envelope",
@@ -148,6 +162,22 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     }
     row("asked", asked.to_owned());
     align(&rows)
+}
+
+/// What a filter does not publish.
+fn filter_text(filter: &ExplainedFilter) -> String {
+    let mut held = Vec::new();
+    if filter.on_change {
+        held.push("what equals the reading before".to_owned());
+    }
+    if let Some(band) = filter.dead_band {
+        let field = filter.dead_band_field.as_ref().map(|field| format!(" of {field}")).unwrap_or_default();
+        held.push(format!("a change{field} of {band} or less"));
+    }
+    if let Some(ms) = filter.min_interval_ms {
+        held.push(format!("what comes within {}", format_duration(Duration::from_millis(ms))));
+    }
+    format!("acknowledged and not published: {}", held.join("; "))
 }
 
 #[cfg(test)]

@@ -306,6 +306,9 @@ pub struct DeviceAddArguments {
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
+    /// A tag, for {tag.NAME} in topics. May be repeated
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = device::tag)]
+    pub tags: Vec<(String, String)>,
 }
 
 /// `tombolo device show`
@@ -380,6 +383,13 @@ pub struct ExplainArguments {
     pub method: String,
     /// The path, like t/temperature; the topic of a publish; the filter of a subscription
     pub path: String,
+    /// Of a reading: the content format of its payload, as a number or a media type, or none
+    /// [default: one that its rule takes]
+    #[arg(long, value_name = "TYPE")]
+    pub content_format: Option<String>,
+    /// Of a reading: the bytes of its payload
+    #[arg(long, value_name = "N")]
+    pub bytes: Option<u64>,
 }
 
 /// `tombolo queue`

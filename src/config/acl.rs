@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
-use crate::gate::Gate;
-use crate::message::{Method, Name, Path};
+use crate::gate::{Gate, Supposed};
+use crate::message::{ContentFormat, Method, Name, Path};
 use crate::southbound::mqtt::explain::{Judged, publish, subscribe};
 
 /// What is asked about.
@@ -41,6 +41,34 @@ impl Question {
     }
 }
 
+/// Parses the content format of a reading: a number, a media type, or `none`, which is a reading
+/// without one.
+///
+/// # Errors
+/// What to write.
+pub fn content_format(text: &str) -> Result<Option<ContentFormat>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let known = text.parse().ok().map(ContentFormat).or_else(|| ContentFormat::from_media_type(text));
+    known.map(Some).ok_or_else(|| {
+        format!(
+            "{text:?} is not a content format that CoAP knows; write its number, or its media type, or none"
+        )
+    })
+}
+
+/// What is supposed about a reading, as the user wrote it.
+///
+/// # Errors
+/// What to write.
+pub fn supposed(content_format: Option<&str>, bytes: Option<u64>) -> Result<Supposed, String> {
+    Ok(Supposed {
+        content_format: content_format.map(self::content_format).transpose()?,
+        bytes: bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+    })
+}
+
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -69,7 +97,7 @@ impl Directory for Devices<'_> {
 }
 
 /// What the rules say, with the keys of an [`Explanation`](crate::gate::Explanation). `path`: a
-/// path, the topic of a publish, or a filter.
+/// path, the topic of a publish, or a filter. What is `supposed` counts for readings.
 pub fn explain(
     settings: &Settings,
     gate: &Gate,
@@ -77,8 +105,12 @@ pub fn explain(
     device: &str,
     question: Question,
     path: &str,
+    supposed: Supposed,
 ) -> Value {
-    let reading = |method| serde_json::to_value(gate.explain(now, device, method, path)).unwrap_or_default();
+    let reading = |method| {
+        let explained = gate.explain_supposed(now, device, method, path, supposed);
+        serde_json::to_value(explained).unwrap_or_default()
+    };
     let role =
         gate.device_by_id(device).and_then(|index| gate.device(now, index)).map(|view| view.role.clone());
     let Some(role) = role else {
@@ -133,7 +165,7 @@ pub fn explain(
             if is_reading || !judged.is_allowed() {
                 // A `?` of a topic is no query.
                 let path = path.replace('?', "%3F");
-                let explained = gate.explain(now, device, Method::Post, &path);
+                let explained = gate.explain_supposed(now, device, Method::Post, &path, supposed);
                 let mut value = serde_json::to_value(explained).unwrap_or_default();
                 value["method"] = question.to_string().into();
                 if let (false, Judged::Denied(rule)) = (is_reading, &judged) {

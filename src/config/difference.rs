@@ -143,6 +143,7 @@ fn devices(was: &[Device], is: &[Device]) -> Vec<(Name, String)> {
                 Some(label) => format!("the label {label:?}"),
                 None => "no label".to_owned(),
             },
+            Some(new) if old.tags != new.tags => "its earlier tags".to_owned(),
             Some(new) if old.offline_after != new.offline_after => "its earlier offline-after".to_owned(),
             Some(_) => continue,
         };

@@ -944,7 +944,7 @@ impl Files for Disk {
 pub(crate) fn test_device_rules(rules: &str) -> Loaded {
     let text = format!(
         "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
-         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\n[device.b]\nrole = \"s\"\n"
+         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\ntags = {{ site = \"north\" }}\n[device.b]\nrole = \"s\"\n"
     );
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -19,6 +19,7 @@ use super::finding::{Finding, Findings, Place};
 use super::raw::{Entry, Lines, Raw, accept, table_of, unfit};
 use super::scalar::{did_you_mean, format_size};
 use super::schema::{self, Key, Kind};
+use crate::gate::tag::Tags;
 use crate::message::{Name, RESERVED_DEVICE};
 
 /// The origin of a layer; later ones have precedence.
@@ -406,6 +407,32 @@ impl<'f> Check<'f> {
         values
     }
 
+    /// The tags of a device.
+    fn tags(&mut self, entries: Vec<Entry>, path: &mut Vec<String>) -> Map<String, Value> {
+        let mut values = Map::new();
+        for (name, line, raw) in entries {
+            path.push(name.clone());
+            // An empty text takes away the value of an earlier layer.
+            let tag = match &raw {
+                Raw::Text(text) => Tags::default().set(&name, text).map_err(|error| error.to_string()),
+                other => Err(format!("is {}", other.kind_name())),
+            };
+            match (tag, raw) {
+                (Ok(()), Raw::Text(text)) => {
+                    let value = if text.is_empty() { ValueKind::Nil } else { text.into() };
+                    self.note(path, line);
+                    values.insert(name, Value::new(None, value));
+                }
+                (Err(message), _) => {
+                    self.fault(path, line, message, format!("use {}", Kind::Tags.accepted()));
+                }
+                (Ok(()), _) => {}
+            }
+            path.pop();
+        }
+        values
+    }
+
     /// Whether the last part of `path` may name an item.
     fn item_name(&mut self, line: Option<u32>, path: &[String]) -> bool {
         let name = path.last().map_or("", String::as_str);
@@ -438,6 +465,7 @@ impl<'f> Check<'f> {
                 let table = self.named(keys, entries, path);
                 Some(Value::new(None, table))
             }
+            (Kind::Tags, Raw::Table(entries)) => Some(Value::new(None, self.tags(entries, path))),
             (Kind::Forbidden(instead), _) => {
                 self.fault(path, line, "a secret does not belong here".to_owned(), instead.to_owned());
                 None

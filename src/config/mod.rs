@@ -56,6 +56,7 @@ use zeroize::Zeroizing;
 
 use crate::gate::certificate::CertificateName;
 use crate::gate::jwt::JwtKey;
+use crate::gate::tag::Tags;
 
 pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
@@ -272,6 +273,8 @@ pub struct Known {
     pub role: Option<String>,
     /// Its label: free text.
     pub label: Option<String>,
+    /// Its tags.
+    pub tags: Tags,
     /// Its PSK identity, if it has one.
     pub psk_identity: Option<Vec<u8>>,
     /// The identity of the PSK that is to replace it.

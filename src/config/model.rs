@@ -14,6 +14,9 @@ use super::scalar::parse_duration;
 use crate::proto::serial::charset::Charset;
 use crate::proto::serial::modbus::model::{BusTable, UnitTable};
 
+/// The value of each tag; `None` = reset by an empty text.
+pub(super) type Tags = BTreeMap<String, Option<String>>;
+
 /// The whole configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -261,6 +264,10 @@ pub(super) struct Local {
     pub(super) enabled: Option<bool>,
     pub(super) deny: Option<bool>,
     pub(super) topic: Option<String>,
+    /// Of `local-publish` alone, as the schema has it.
+    pub(super) retain: Option<bool>,
+    /// Of `local-publish` alone.
+    pub(super) qos: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -286,6 +293,12 @@ pub(super) struct Uplink {
     pub(super) envelope: Option<Envelope>,
     pub(super) delete: Option<bool>,
     pub(super) query: Option<QueryUse>,
+    pub(super) max_payload: Option<u32>,
+    pub(super) content_formats: Option<Vec<String>>,
+    pub(super) on_change: Option<bool>,
+    pub(super) dead_band: Option<f64>,
+    pub(super) dead_band_field: Option<String>,
+    pub(super) min_interval: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -348,6 +361,7 @@ pub(super) struct Device {
     pub(super) enabled: Option<bool>,
     pub(super) role: Option<String>,
     pub(super) label: Option<String>,
+    pub(super) tags: Tags,
     pub(super) psk_identity: Option<String>,
     pub(super) psk_file: Option<String>,
     pub(super) mqtt_username: Option<String>,
@@ -367,6 +381,7 @@ pub(super) struct Fleet {
     pub(super) enabled: Option<bool>,
     pub(super) role: Option<String>,
     pub(super) label: Option<String>,
+    pub(super) tags: Tags,
     pub(super) certificate_uri: Option<String>,
     pub(super) certificate_dns: Option<String>,
     pub(super) certificate_cn: Option<String>,
@@ -382,6 +397,7 @@ pub(super) struct Serial {
     pub(super) port: Option<String>,
     pub(super) role: Option<String>,
     pub(super) label: Option<String>,
+    pub(super) tags: Tags,
     pub(super) offline_after: Option<Span>,
     pub(super) baud: Option<u32>,
     pub(super) data_bits: Option<u8>,

@@ -56,6 +56,8 @@ pub enum Kind {
     Reserved(&'static str),
     /// A table of these keys.
     Table(&'static [Key]),
+    /// A table of tags: names with texts, both chosen by the user.
+    Tags,
     /// A table of tables with names chosen by the user, each with these keys.
     Named(&'static [Key]),
 }
@@ -251,11 +253,20 @@ const ROLE: &[Key] = &[
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
     key("mailbox", Kind::Table(MAILBOX)),
-    key("local-publish", Kind::Named(LOCAL)),
-    key("local-subscribe", Kind::Named(LOCAL)),
+    key("local-publish", Kind::Named(LOCAL_PUBLISH)),
+    key("local-subscribe", Kind::Named(LOCAL_SUBSCRIBE)),
 ];
 
-const LOCAL: &[Key] = &[key("enabled", Kind::Flag), key("deny", Kind::Flag), key("topic", Kind::Text(1024))];
+const LOCAL_PUBLISH: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("topic", Kind::Text(1024)),
+    key("retain", Kind::Flag),
+    key("qos", Kind::Whole(0, 1)),
+];
+
+const LOCAL_SUBSCRIBE: &[Key] =
+    &[key("enabled", Kind::Flag), key("deny", Kind::Flag), key("topic", Kind::Text(1024))];
 
 const QUOTA: &[Key] = &[
     key("messages", Kind::Whole(1, 1_000_000)),
@@ -276,6 +287,12 @@ const UPLINK: &[Key] = &[
     key("envelope", Kind::Choice(&["none", "json"])),
     key("delete", Kind::Flag),
     key("query", Kind::Choice(&["publish", "refuse"])),
+    key("max-payload", Kind::Size(1, 64 * KIB)),
+    key("content-formats", Kind::Texts),
+    key("on-change", Kind::Flag),
+    key("dead-band", Kind::Number(0.0, 1e12)),
+    key("dead-band-field", Kind::Text(255)),
+    key("min-interval", Kind::Span(Duration::from_millis(100), seconds(DAY))),
 ];
 
 const DOWNLINK: &[Key] = &[
@@ -303,6 +320,7 @@ const DEVICE: &[Key] = &[
     key("enabled", Kind::Flag),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
+    key("tags", Kind::Tags),
     // Longer ones are refused by what an identity is, in bytes.
     key("psk-identity", Kind::Text(1024)),
     key("psk-file", Kind::Secret),
@@ -326,6 +344,7 @@ const FLEET: &[Key] = &[
     key("enabled", Kind::Flag),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
+    key("tags", Kind::Tags),
     key("certificate-uri", Kind::Text(CERTIFICATE_NAME_MAX)),
     key("certificate-dns", Kind::Text(CERTIFICATE_NAME_MAX)),
     key("certificate-cn", Kind::Text(CERTIFICATE_NAME_MAX)),
@@ -339,6 +358,7 @@ const SERIAL: &[Key] = &[
     key("port", Kind::Text(4096)),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
+    key("tags", Kind::Tags),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("baud", Kind::Whole(50, 4_000_000)),
     key("data-bits", Kind::Whole(5, 8)),
@@ -416,6 +436,7 @@ const UNIT: &[Key] = &[
     key("id", Kind::Name),
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
+    key("tags", Kind::Tags),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("template", Kind::Name),
     key("path", Kind::Text(255)),
@@ -578,6 +599,7 @@ impl Kind {
             Kind::Topic => "a topic in quotes, or \"\" to switch it off".to_owned(),
             Kind::Forbidden(instead) => instead.to_owned(),
             Kind::Reserved(_) => "nothing yet: take the key out".to_owned(),
+            Kind::Tags => "a table of names with texts, like { site = \"north\" }".to_owned(),
             Kind::Table(_) | Kind::Named(_) => "a table".to_owned(),
         }
     }

@@ -85,8 +85,17 @@ pub trait Control {
     fn reload(&mut self, reply: Reply);
 
     /// What the rules in force say: the gate's explanation as JSON. `path` is as the user wrote it.
-    /// `None`: the method is none.
-    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<Value>;
+    ///
+    /// # Errors
+    /// What is wrong with the question, for the user.
+    fn explain(
+        &mut self,
+        device: &str,
+        method: &str,
+        path: &str,
+        content_format: Option<&str>,
+        bytes: Option<u64>,
+    ) -> Result<Value, String>;
 
     /// Publishes to ourselves where connected and answers with an
     /// [`Uplink`](super::snapshot::Uplink).
@@ -296,13 +305,12 @@ impl Call {
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
             Request::SecurityReport {} => reply.ok(&control.security_report()),
-            Request::AclExplain { device, method, path } => match control.explain(&device, &method, &path) {
-                Some(explanation) => reply.ok(&explanation),
-                None => reply.fail(Failure::new(
-                    Code::BadRequest,
-                    format!("{method:?} is nothing that rules are about; use POST, PUT, DELETE, publish, subscribe or command"),
-                )),
-            },
+            Request::AclExplain { device, method, path, content_format, bytes } => {
+                match control.explain(&device, &method, &path, content_format.as_deref(), bytes) {
+                    Ok(explanation) => reply.ok(&explanation),
+                    Err(text) => reply.fail(Failure::new(Code::BadRequest, text)),
+                }
+            }
             Request::UplinkCheck {} => control.uplink_check(reply),
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),

@@ -88,11 +88,13 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     ("tombolo_mqtt_dropped_retained_messages_total", "Retained local messages not kept: no room."),
     ("tombolo_gate_admitted_readings_total", "Readings that passed rules and quota."),
+    ("tombolo_gate_filtered_readings_total", "Readings acknowledged and not published, by a filter."),
     ("tombolo_gate_refused_path_readings_total", "Readings refused with 4.00: invalid path."),
     ("tombolo_gate_refused_reserved_readings_total", "Readings refused with 4.04: a reserved path."),
     ("tombolo_gate_refused_no_rule_readings_total", "Readings refused with 4.03: no rule matches."),
     ("tombolo_gate_refused_denied_readings_total", "Readings refused with 4.03: a deny rule matches."),
     ("tombolo_gate_refused_not_allowed_readings_total", "Readings refused with 4.05: the method."),
+    ("tombolo_gate_refused_content_format_readings_total", "Readings refused with 4.15: their format."),
     ("tombolo_gate_refused_too_large_readings_total", "Readings refused with 4.13: too large."),
     (
         "tombolo_gate_refused_query_readings_total",

@@ -192,6 +192,13 @@ pub enum Request {
         method: String,
         /// A path within the device, a topic or a filter.
         path: String,
+        /// The content format of the reading: a number, a media type or `none`. Without it one that
+        /// its rule takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content_format: Option<String>,
+        /// Bytes of its payload.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
     },
     /// What only the running daemon knows for `check --security`: a
     /// [`SecurityReport`](super::snapshot::SecurityReport).
@@ -612,11 +619,15 @@ mod tests {
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),
             selection.clone().prop_map(|records| Request::RejectedRetry { records }),
             selection.prop_map(|records| Request::RejectedDrop { records }),
-            any::<(String, String, String)>().prop_map(|(device, method, path)| Request::AclExplain {
-                device,
-                method,
-                path
-            }),
+            any::<(String, String, String, Option<String>, Option<u64>)>().prop_map(
+                |(device, method, path, content_format, bytes)| Request::AclExplain {
+                    device,
+                    method,
+                    path,
+                    content_format,
+                    bytes
+                }
+            ),
         ]
     }
 

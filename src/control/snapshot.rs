@@ -702,6 +702,8 @@ pub struct DeviceState {
     pub unstored: u64,
     /// Readings that the broker acknowledged, also those stored before the daemon started.
     pub delivered: u64,
+    /// Readings that were acknowledged and not published, by a filter of their rule.
+    pub filtered: u64,
     /// Readings that were refused.
     pub refused: u64,
     /// Of these, by reason; those that occurred.
@@ -1075,7 +1077,7 @@ pub struct ExportPage {
 
 /// The part of a rule decision that `tombolo acl explain` prints as text; its JSON output is the
 /// complete explanation of the gate.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Explained {
     /// The device's id.
@@ -1086,7 +1088,7 @@ pub struct Explained {
     pub path: String,
     /// The query, if the question had one.
     pub query: Option<String>,
-    /// Whether the rules allow it, without quota and size.
+    /// Whether the rules allow it, without the quota.
     pub allowed: bool,
     /// If refused: the kind of refusal, as in the counters.
     pub reason: Option<String>,
@@ -1094,13 +1096,15 @@ pub struct Explained {
     pub why: String,
     /// The device's role.
     pub role: Option<String>,
+    /// The device's tags.
+    pub tags: BTreeMap<String, String>,
     /// The rule that decided.
     pub rule: Option<String>,
     /// All rules that match; the one that decided is first.
     pub matched: Vec<ExplainedRule>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
-    /// Largest payloads of the role.
+    /// Largest payloads that the role and the rule allow.
     pub max_payload: Option<ExplainedPayload>,
     /// Whether the device is on a serial port, where there are no datagrams and no Block1.
     pub serial: bool,
@@ -1120,10 +1124,14 @@ pub struct ExplainedRule {
     pub deny: bool,
     /// `refuse`, if the rule refuses requests with a query.
     pub query: Option<String>,
+    /// The tag that its topic needs and the device does not have: it does not apply.
+    pub lacks_tag: Option<String>,
+    /// The content formats that it takes, if not any.
+    pub content_formats: Option<Vec<String>>,
 }
 
 /// How a reading would be published.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedPublish {
     /// The topic.
@@ -1138,6 +1146,22 @@ pub struct ExplainedPublish {
     pub expires: Option<u32>,
     /// `json`, if it is wrapped.
     pub envelope: Option<String>,
+    /// Which readings are acknowledged and not published.
+    pub filter: Option<ExplainedFilter>,
+}
+
+/// The filter of a rule.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedFilter {
+    /// What equals the reading before is held back.
+    pub on_change: bool,
+    /// A number that differs by so much or less is held back.
+    pub dead_band: Option<f64>,
+    /// Where the number stands in JSON.
+    pub dead_band_field: Option<String>,
+    /// What comes sooner, in milliseconds, is held back.
+    pub min_interval_ms: Option<u64>,
 }
 
 /// Largest payloads in bytes.

@@ -32,6 +32,8 @@ pub enum Outcome {
     Stored(RecordId),
     /// Passed to the uplink without storing, by a rule with `qos = 0`.
     Passed,
+    /// Acknowledged and not published, by a filter of its rule.
+    Filtered,
     /// Refused with this CoAP code: class and detail, `(4, 3)` for 4.03.
     Refused(u8, u8),
     /// Refused with this reason code of MQTT, `0x87`.
@@ -86,7 +88,7 @@ pub struct Reading<'a> {
     pub preview: &'a [u8],
     /// The result.
     pub outcome: Outcome,
-    /// Why it was refused: a short constant text with names.
+    /// Why it was refused or filtered: a short constant text with names.
     pub reason: Option<&'a dyn fmt::Display>,
 }
 
@@ -197,9 +199,9 @@ pub struct Item {
     /// The beginning of the payload in hexadecimal, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_hex: Option<String>,
-    /// `stored`, `passed` or `refused`; `handshake_failed`; `connect_refused`; or, for a reading
-    /// shown before under the same `record`: `delivered`, `held_back`, `rejected` or `expired`; for
-    /// a command to the device `command_taken`, `command_sent` or `command_ended`.
+    /// `stored`, `passed`, `filtered` or `refused`; `handshake_failed`; `connect_refused`; or, for
+    /// a reading shown before under the same `record`: `delivered`, `held_back`, `rejected` or
+    /// `expired`; for a command to the device `command_taken`, `command_sent` or `command_ended`.
     pub outcome: String,
     /// The record id, if stored.
     pub record: Option<String>,
@@ -209,7 +211,7 @@ pub struct Item {
     /// The CoAP code, if refused; what became of a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// Why it was refused, or why the handshake failed or the connect was refused.
+    /// Why it was refused or filtered, or why the handshake failed or the connect was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The source address of a failed handshake or a refused connect.
@@ -307,6 +309,7 @@ impl Kept {
         let (outcome, record, code) = match self.outcome {
             Outcome::Stored(id) => ("stored", Some(id.to_string()), None),
             Outcome::Passed => ("passed", None, None),
+            Outcome::Filtered => ("filtered", None, None),
             Outcome::Refused(class, detail) => ("refused", None, Some(format!("{class}.{detail:02}"))),
             Outcome::RefusedMqtt(code) => ("refused", None, Some(format!("0x{code:02X}"))),
         };
@@ -391,7 +394,7 @@ impl Recent {
         self.next = (at + 1) % RECENT;
         self.records[at] = match reading.outcome {
             Outcome::Stored(id) => Some(id),
-            Outcome::Passed | Outcome::Refused(..) | Outcome::RefusedMqtt(_) => None,
+            Outcome::Passed | Outcome::Filtered | Outcome::Refused(..) | Outcome::RefusedMqtt(_) => None,
         };
         self.readings[at].fill(reading);
         &self.readings[at]

@@ -1015,14 +1015,24 @@ impl Control for Desk {
         report
     }
 
-    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<serde_json::Value> {
-        let question = acl::Question::parse(method)?;
+    fn explain(
+        &mut self,
+        device: &str,
+        method: &str,
+        path: &str,
+        content_format: Option<&str>,
+        bytes: Option<u64>,
+    ) -> Result<serde_json::Value, String> {
+        let question = acl::Question::parse(method).ok_or_else(|| {
+            format!("{method:?} is nothing that rules are about; use one of {}", acl::Question::WORDS)
+        })?;
+        let supposed = acl::supposed(content_format, bytes)?;
         let hub = self.shared.hub.borrow();
         let settings = &self.loaded.settings;
         let gate = &hub.pipeline.gate;
-        let mut value = acl::explain(settings, gate, Instant::now(), device, question, path);
+        let mut value = acl::explain(settings, gate, Instant::now(), device, question, path, supposed);
         self.loaded.complete_explanation(device, &mut value);
-        Some(value)
+        Ok(value)
     }
 
     fn uplink_check(&mut self, reply: Reply) {

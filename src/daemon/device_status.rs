@@ -151,6 +151,7 @@ fn show(
         accepted_bytes: view.accepted_bytes,
         unstored: view.unstored.into(),
         delivered,
+        filtered: view.filtered,
         refused: view.refused.total(),
         refused_reasons: reasons
             .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))

@@ -19,7 +19,7 @@ use super::round::Shared;
 use crate::control::api::Reply;
 use crate::control::protocol::{Code, Failure};
 use crate::control::snapshot::{DeviceTest, TestStep};
-use crate::gate::{Gate, Received};
+use crate::gate::{Gate, Received, Supposed};
 use crate::message::{ContentFormat, Lane, Method, Path, RecordId};
 use crate::northbound::advice;
 use crate::northbound::reason_code::Cause;
@@ -28,6 +28,9 @@ use crate::pipeline::Tested;
 
 /// What is published.
 pub const PAYLOAD: &[u8] = b"tombolo device test";
+const CONTENT_FORMAT: ContentFormat = ContentFormat::TEXT;
+/// The same, for an explanation.
+const SUPPOSED: Supposed = Supposed { content_format: Some(Some(CONTENT_FORMAT)), bytes: PAYLOAD.len() };
 /// How long the commit may take, in the worst case of a slow card.
 const STORED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the broker may take.
@@ -120,7 +123,7 @@ fn decide(
             return Ok(None);
         }
     };
-    let explained = gate.explain(now, device, Method::Post, &path);
+    let explained = gate.explain_supposed(now, device, Method::Post, &path, SUPPOSED);
     if !explained.allowed {
         steps.push("rule", false, format!("POST {path}: {}; choose another --path", explained.why));
         return Ok(None);
@@ -146,7 +149,7 @@ fn decide(
         query: None,
         method: Method::Post,
         payload: PAYLOAD,
-        content_format: Some(ContentFormat::TEXT),
+        content_format: Some(CONTENT_FORMAT),
         blockwise: false,
         stamp: hub.moment.stamp(),
     };
@@ -175,7 +178,7 @@ fn choose(gate: &Gate, now: Instant, device: &str, role: &str) -> Result<String,
     let mut harmless: Vec<(String, String)> = Vec::new();
     let mut others: Vec<(String, String)> = Vec::new();
     for path in index.into_iter().flat_map(|index| gate.uplink_patterns(index)).map(concrete) {
-        let explained = gate.explain(now, device, Method::Post, &path);
+        let explained = gate.explain_supposed(now, device, Method::Post, &path, SUPPOSED);
         let (true, Some(rule), Some(publish)) = (explained.allowed, explained.rule, explained.publish) else {
             continue;
         };

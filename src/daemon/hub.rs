@@ -331,6 +331,21 @@ impl Hub {
                         let _ = waits.send(stored);
                     }
                 }
+                Event::Filtered { device, method, path, query, bytes, preview, why } => {
+                    tail.push(&Reading {
+                        received: moment.wall,
+                        boottime_ms,
+                        device,
+                        method,
+                        path,
+                        query,
+                        topic: None,
+                        bytes,
+                        preview,
+                        outcome: Outcome::Filtered,
+                        reason: Some(&why),
+                    });
+                }
                 Event::Passed(passed) => {
                     let content = passed.content();
                     tail.push(&Reading {

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use mqtt::packet::{Qos, SubEntry, SubOpts, v5_0};
+use mqtt::packet::{ContentType, Property, Qos, SubEntry, SubOpts, v5_0};
 use mqtt_protocol_core::mqtt;
 use proptest::prelude::*;
 
@@ -11,8 +11,8 @@ use crate::clock::Moment;
 use crate::config::Loaded;
 use crate::config::acl::{Question, explain};
 use crate::config::io::test_device_rules as load;
-use crate::gate::Gate;
-use crate::message::{Method, Path, Stamp};
+use crate::gate::{Gate, Supposed};
+use crate::message::{ContentFormat, Method, Path, Stamp};
 use crate::pipeline::Pipeline;
 use crate::pipeline::fake::FakeStore;
 use crate::southbound::mqtt::{Intake, Source};
@@ -30,12 +30,31 @@ fn words(wild: bool) -> impl Strategy<Value = String> {
 
 fn rules() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec!["uplink", "local-publish", "local-subscribe"]);
-    let rule = (kind, words(true), any::<bool>());
+    let cap = prop::option::weighted(0.3, 1..4_u32);
+    let format = prop::sample::select(vec!["application/json", "60", "none"]);
+    let formats = prop::option::weighted(0.3, prop::collection::vec(format, 1..3));
+    // The device `a` has the tag `site` alone.
+    let topics = vec![
+        "x/{tag.site}/{path}",
+        "x/{tag.hall}/{path}",
+        "{prefix}/{device}/up/{content-format}/{tag.site}",
+    ];
+    let topic = prop::option::weighted(0.4, prop::sample::select(topics));
+    // What is filtered is allowed all the same.
+    let filters = vec!["", "on-change = true\n", "dead-band = 0.5\n", "min-interval = \"10s\"\n"];
+    let deny = prop::bool::weighted(0.3);
+    let rule = (kind, words(true), deny, cap, formats, topic, prop::sample::select(filters));
     prop::collection::vec(rule, 0..8).prop_map(|rules| {
         let mut text = "[role.s]\n[role.r]\n".to_owned();
-        for (at, (kind, pattern, deny)) in rules.into_iter().enumerate() {
+        for (at, (kind, pattern, deny, cap, formats, topic, filter)) in rules.into_iter().enumerate() {
             let key = if kind == "uplink" { "path" } else { "topic" };
             text.push_str(&format!("[role.r.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
+            if kind == "uplink" && !deny {
+                text.extend(cap.map(|cap| format!("max-payload = {cap}\n")));
+                text.extend(formats.map(|formats| format!("content-formats = {formats:?}\n")));
+                text.extend(topic.map(|topic| format!("topic = {topic:?}\n")));
+                text.push_str(filter);
+            }
         }
         text
     })
@@ -88,9 +107,12 @@ impl Running {
         out
     }
 
-    fn publishes(&mut self, topic: &str) -> bool {
+    fn publishes(&mut self, topic: &str, supposed: Supposed) -> bool {
         let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::AtLeastOnce);
-        let publish = publish.packet_id(7).payload(b"".to_vec()).build().unwrap();
+        let content_type = supposed.content_format.flatten().and_then(ContentFormat::media_type);
+        let properties = content_type.map(|text| Property::ContentType(ContentType::new(text).unwrap()));
+        let publish = publish.packet_id(7).payload(vec![b'1'; supposed.bytes]);
+        let publish = publish.props(properties.into_iter().collect::<Vec<_>>()).build().unwrap();
         let answer = self.answer(&publish.to_continuous_buffer());
         assert_eq!(answer[0], 0x40, "{answer:?}");
         // A PUBACK of two bytes, or with a code below 0x80, is a success.
@@ -105,7 +127,7 @@ impl Running {
         answer[5] < 0x80
     }
 
-    fn reads(&mut self, device: &str, method: Method, path: &str) -> bool {
+    fn reads(&mut self, device: &str, method: Method, path: &str, supposed: Supposed) -> bool {
         let gate = &mut self.pipeline.gate;
         let Some(device) = gate.device_by_id(device) else { return false };
         let stamp = Stamp { boottime_ms: 1, wall_ms: None };
@@ -113,8 +135,8 @@ impl Running {
             path: Path::parse(path).expect("a path"),
             query: None,
             method,
-            payload: b"",
-            content_format: None,
+            payload: &vec![b'1'; supposed.bytes],
+            content_format: supposed.content_format.flatten(),
             blockwise: false,
             stamp,
         };
@@ -130,6 +152,8 @@ proptest! {
         rules in rules(),
         paths in prop::collection::vec(words(false), 1..5),
         filters in prop::collection::vec(words(true), 1..5),
+        format in prop::option::of(prop::sample::select(vec![ContentFormat::JSON, ContentFormat::CBOR])),
+        bytes in 0..5_usize,
     ) {
         let quota = "[role.r.quota]\nmessages = 100000\nbytes = \"1GiB\"\nper = \"1s\"\nburst = 100000\n";
         let loaded = load(&format!("{rules}{quota}"));
@@ -137,17 +161,23 @@ proptest! {
         let gate = Gate::new(loaded.settings.gate.clone(), now);
         let mut running = Running::new(&loaded);
         let settings = &loaded.settings;
+        let supposed = Supposed { content_format: Some(format), bytes };
         let says = |device: &str, question, path: &str| {
-            explain(settings, &gate, now, device, question, path)["allowed"] == true
+            // A DELETE has no payload.
+            let bytes = if question == Question::Reading(Method::Delete) { 0 } else { bytes };
+            let supposed = Supposed { bytes, ..supposed };
+            explain(settings, &gate, now, device, question, path, supposed)["allowed"] == true
         };
         for path in &paths {
             for device in ["a", "b", "nobody"] {
                 for method in [Method::Post, Method::Put, Method::Delete] {
                     let said = says(device, Question::Reading(method), path);
-                    prop_assert_eq!(said, running.reads(device, method, path), "{} {} {}", device, method.as_str(), path);
+                    let bytes = if method == Method::Delete { 0 } else { bytes };
+                    let supposed = Supposed { bytes, ..supposed };
+                    prop_assert_eq!(said, running.reads(device, method, path, supposed), "{} {} {}", device, method.as_str(), path);
                 }
             }
-            prop_assert_eq!(says("a", Question::Publish, path), running.publishes(path), "publish {} under {}", path, rules);
+            prop_assert_eq!(says("a", Question::Publish, path), running.publishes(path, supposed), "publish {} under {}", path, rules);
         }
         for filter in &filters {
             prop_assert_eq!(says("a", Question::Subscribe, filter), running.subscribes(filter), "subscribe {} under {}", filter, rules);

@@ -176,18 +176,7 @@ pub fn new_device(payload: &[u8], key: impl Fn(&str) -> Option<[u8; 32]>) -> Res
     if certificate.is_none() && public_key.is_none() {
         return Err("the device has neither a certificate name nor a public_key".to_owned());
     }
-    Ok(Device {
-        id,
-        role,
-        label: new.label,
-        psk: None,
-        certificate,
-        public_key,
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
-    })
+    Ok(Device { label: new.label, certificate, public_key, ..Device::new(id, role) })
 }
 
 /// A name in a payload: as text, or as JSON `{"name": …}` or `{"id": …}`.

@@ -2,20 +2,23 @@
 //!
 //! It applies the same rules in the same order as [`Gate::admit`]; tests compare the two.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Gate;
+use super::mapping::{NO_FORMAT, Places};
 use super::matcher::Segments;
-use super::policy::{Limits, Role};
+use super::policy::{Asked, Limits, Role, Rule};
 use super::settings::{QoS, QueryUse};
 use super::stage::{Reason, Refusal};
-use crate::message::{Envelope, Method, Path, QueryBuffer};
+use super::tag::Tags;
+use crate::message::{ContentFormat, Envelope, Method, Name, Path, QueryBuffer};
 
 /// What the gate would do with an empty payload at a path, and why. Its JSON is part of the
 /// command's contract.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
     /// The device id from the question.
     pub device: String,
@@ -25,6 +28,9 @@ pub struct Explanation {
     pub path: String,
     /// The query from the question, as it would be published.
     pub query: Option<String>,
+    /// The content format that is supposed, by its number; `None`: the reading has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_format: Option<u16>,
     /// Whether the rules allow it. The quota is not considered.
     pub allowed: bool,
     /// If refused: the kind of refusal, as in the counters; `bad_path` or `bad_query` if
@@ -34,13 +40,17 @@ pub struct Explanation {
     pub why: String,
     /// The device's role.
     pub role: Option<String>,
+    /// The device's tags.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// The rule that decided.
     pub rule: Option<String>,
-    /// All rules that match: first the one that decided, then by specificity.
+    /// All rules whose path matches: first the one that decided, then by specificity, at last those
+    /// whose topic needs a tag that the device does not have.
     pub matched: Vec<MatchedRule>,
     /// How it would be published, if it passes.
     pub publish: Option<Publish>,
-    /// Largest payloads of the role, in bytes.
+    /// Largest payloads that the role and the rule allow, in bytes.
     pub max_payload: Option<MaxPayload>,
     /// What is left of the device's quota now.
     pub quota: Option<QuotaState>,
@@ -58,10 +68,25 @@ pub struct MatchedRule {
     /// `refuse`, if the rule refuses requests with a query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<&'static str>,
+    /// The tag that its topic needs and the device does not have: it does not apply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks_tag: Option<String>,
+    /// The content formats that it takes, if not any: numbers, and `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_formats: Option<Vec<String>>,
+}
+
+/// What is supposed about the reading that is asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supposed {
+    /// Its content format; `Some(None)`: it has none. `None`: one that its rule takes.
+    pub content_format: Option<Option<ContentFormat>>,
+    /// Bytes of its payload, which comes in blocks if it needs to.
+    pub bytes: usize,
 }
 
 /// How a reading would be published.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Publish {
     /// The topic.
     pub topic: String,
@@ -75,6 +100,22 @@ pub struct Publish {
     pub expires: Option<u32>,
     /// `json`, if it is wrapped.
     pub envelope: Option<&'static str>,
+    /// Which readings are acknowledged and not published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterView>,
+}
+
+/// The filter of a rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FilterView {
+    /// What equals the reading before is held back.
+    pub on_change: bool,
+    /// A number that differs by so much or less is held back.
+    pub dead_band: Option<f64>,
+    /// Where the number stands in JSON; `None`: it is the payload.
+    pub dead_band_field: Option<String>,
+    /// What comes sooner, in milliseconds, is held back.
+    pub min_interval_ms: Option<u64>,
 }
 
 /// Largest payloads in bytes.
@@ -109,6 +150,18 @@ impl Gate {
     /// What the gate would do with `method` and an empty payload at `path` from `device`, and why.
     /// `path` may have a query behind a `?`, as in a URI; a `?` of the path itself is `%3F`.
     pub fn explain(&self, now: Instant, device: &str, method: Method, path: &str) -> Explanation {
+        self.explain_supposed(now, device, method, path, Supposed::default())
+    }
+
+    /// As [`Gate::explain`], with what is supposed about the reading.
+    pub fn explain_supposed(
+        &self,
+        now: Instant,
+        device: &str,
+        method: Method,
+        path: &str,
+        supposed: Supposed,
+    ) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let path = path.replace("%3F", "?");
@@ -117,10 +170,12 @@ impl Gate {
             method: method.as_str(),
             path: path.clone(),
             query: query.map(str::to_owned),
+            content_format: None,
             allowed: false,
             reason: None,
             why: String::new(),
             role: None,
+            tags: BTreeMap::new(),
             rule: None,
             matched: Vec::new(),
             publish: None,
@@ -133,6 +188,8 @@ impl Gate {
             return refused(explanation, &Refusal::UnknownDevice);
         };
         explanation.role = Some(role.name.to_string());
+        let tags = entry.tags.iter().map(|(name, value)| (name.to_string(), value.to_owned()));
+        explanation.tags = tags.collect();
         explanation.max_payload = Some(role.limits.into());
         let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
         explanation.quota = Some(QuotaState {
@@ -159,13 +216,21 @@ impl Gate {
             }
         };
         explanation.query = query.map(|query| query.as_str().to_owned());
-        explanation.matched = matched(role, path);
+        explanation.matched = matched(role, path, &entry.tags);
         let segments = Segments::new(path);
-        let (rule, action) = match role.decide(path, &segments, method, query.is_some()) {
+        let content_format = supposed
+            .content_format
+            .unwrap_or_else(|| formats(role, &segments, &entry.tags).first().copied()?);
+        explanation.content_format = content_format.map(|format| format.0);
+        let asked = Asked { path, method, has_query: query.is_some(), content_format, tags: &entry.tags };
+        let (rule, action) = match role.decide(&asked, &segments) {
             Ok(decided) => decided,
             Err(refusal) => {
                 explanation.rule = match &refusal {
-                    Refusal::Denied { .. } | Refusal::NotAllowed | Refusal::QueryUnwanted { .. } => {
+                    Refusal::Denied { .. }
+                    | Refusal::NotAllowed
+                    | Refusal::QueryUnwanted { .. }
+                    | Refusal::ContentFormat { .. } => {
                         explanation.matched.first().map(|matched| matched.rule.clone())
                     }
                     _ => None,
@@ -174,13 +239,19 @@ impl Gate {
             }
         };
         explanation.rule = Some(rule.name.to_string());
+        let limit = |blockwise| action.limit(role, blockwise);
+        explanation.max_payload = Some(MaxPayload { datagram: limit(false), blockwise: limit(true) });
+        if supposed.bytes > limit(true) as usize {
+            return refused(explanation, &Refusal::TooLarge { limit: limit(true) });
+        }
         let mut topic = String::new();
-        if let Err(refusal) = action.mapping.expand(&self.plan.spaces, device, &segments, query, &mut topic) {
+        let places = Places { device, segments: &segments, query, content_format, tags: &entry.tags };
+        if let Err(refusal) = action.mapping.expand(&self.plan.spaces, &places, &mut topic) {
             return refused(explanation, &refusal);
         }
         let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
         explanation.allowed = true;
-        explanation.why = match explanation.matched.len() {
+        explanation.why = match explanation.matched.iter().filter(|rule| rule.lacks_tag.is_none()).count() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),
             _ => format!(
                 "rule {} is the most specific rule that matches, and no rule that matches denies",
@@ -200,6 +271,16 @@ impl Gate {
                 Envelope::None => None,
                 Envelope::Json => Some("json"),
             },
+            filter: action.filter.as_ref().map(|filter| {
+                let settings = filter.settings();
+                FilterView {
+                    on_change: settings.on_change,
+                    dead_band: settings.dead_band,
+                    dead_band_field: settings.dead_band_field.as_ref().map(|field| field.as_str().to_owned()),
+                    // At most a day.
+                    min_interval_ms: settings.min_interval.map(|least| least.as_millis() as u64),
+                }
+            }),
         });
         explanation
     }
@@ -208,34 +289,57 @@ impl Gate {
 fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
     explanation.reason = Some(refusal.reason().as_str());
     explanation.why = match refusal.reason() {
-        Reason::NoRule => match &explanation.role {
-            Some(role) => {
+        Reason::NoRule => match (&explanation.role, explanation.matched.first()) {
+            // The others lack a tag, too.
+            (Some(role), Some(MatchedRule { rule, lacks_tag: Some(tag), .. })) => format!(
+                "rule {rule} of role {role} needs the tag {tag} for its topic, and device {} does not have it; no other rule matches",
+                explanation.device
+            ),
+            (Some(role), _) => {
                 format!("no rule of role {role} matches, and a path that no rule allows is refused")
             }
-            None => refusal.to_string(),
+            (None, _) => refusal.to_string(),
         },
         _ => refusal.to_string(),
     };
     explanation
 }
 
-/// All rules that match: first those that deny, then the others, each by specificity.
-fn matched(role: &Role, path: Path<'_>) -> Vec<MatchedRule> {
+/// The content formats that the rule takes which allows a path; none: it takes any.
+fn formats<'r>(role: &'r Role, segments: &Segments<'_>, tags: &Tags) -> &'r [Option<ContentFormat>] {
+    let action = role.allowing(segments, tags).and_then(|rule| rule.action.as_ref());
+    action.map_or(&[], |action| &action.content_formats)
+}
+
+/// All rules whose path matches: first those that deny, then the others, each by specificity, at
+/// last those that need a tag which there is not.
+fn matched(role: &Role, path: Path<'_>, tags: &Tags) -> Vec<MatchedRule> {
     if path.is_reserved() {
         return Vec::new();
     }
     let mut rules: Vec<_> = role.rules.iter().filter(|rule| rule.pattern.matches(path)).collect();
     rules.sort_by(|a, b| {
-        a.action.is_some().cmp(&b.action.is_some()).then_with(|| a.pattern.specificity(&b.pattern))
+        let rank = |rule: &Rule| (rule.lacks(tags).is_some(), rule.action.is_some());
+        rank(a).cmp(&rank(b)).then_with(|| a.pattern.specificity(&b.pattern))
     });
     let described = rules.into_iter().map(|rule| MatchedRule {
         rule: rule.name.to_string(),
         path: rule.pattern.to_string(),
         deny: rule.action.is_none(),
+        lacks_tag: rule.lacks(tags).map(Name::to_string),
         query: match &rule.action {
             Some(action) if action.query == QueryUse::Refuse => Some("refuse"),
             _ => None,
         },
+        content_formats: rule.action.as_ref().filter(|action| !action.content_formats.is_empty()).map(
+            |action| {
+                let number = |format: &Option<ContentFormat>| match format {
+                    Some(ContentFormat(number)) => number.to_string(),
+                    None => NO_FORMAT.to_owned(),
+                };
+                action.content_formats.iter().map(number).collect()
+            },
+        ),
     });
     described.collect()
 }

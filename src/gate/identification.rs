@@ -307,7 +307,10 @@ impl Gate {
             if old.is_none_or(|old| old.quota != role.quota) {
                 entry.state.bucket = Bucket::full(&role.rate, now);
             }
-            (entry.role, entry.label) = (*role_index, fleet.label.clone());
+            if entry.tags != fleet.tags {
+                entry.state.remembered = None;
+            }
+            (entry.role, entry.label, entry.tags) = (*role_index, fleet.label.clone(), fleet.tags.clone());
             entry.proof.fleet = Some(fleet.clone());
             entry.offline_after = fleet.offline_after.unwrap_or(role.offline_after);
             keep(slot);

@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::filter::Remembered;
 use super::last_refusal::LastRefusal;
 use super::presence::Presence;
 use super::proof::{Proof, Proofs};
 use super::quota::Bucket;
 use super::settings::{self, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refusal, Refused};
+use super::tag::Tags;
 use crate::message::Name;
 use crate::slots::{Key, Slots};
 
@@ -32,6 +34,7 @@ pub(super) struct Devices {
 pub(super) struct Entry {
     pub(super) id: Name,
     pub(super) label: Option<String>,
+    pub(super) tags: Tags,
     pub(super) proof: Proof,
     /// The index of its role in the plan.
     pub(super) role: u32,
@@ -47,6 +50,12 @@ pub(super) struct State {
     pub(super) accepted: u64,
     pub(super) accepted_bytes: u64,
     pub(super) refused: Refused,
+    /// Readings that passed and were not published.
+    pub(super) filtered: u64,
+    /// What its filters measure against.
+    pub(super) remembered: Option<Box<Remembered>>,
+    /// Under which rules that was: those of its role at the last reload.
+    pub(super) filtering: u64,
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
@@ -66,7 +75,8 @@ impl Entry {
     ) -> Entry {
         let proof = Proof { fleet: Some(fleet.clone()), ..Proof::default() };
         let state = State::new(bucket, now);
-        Entry { id, label: fleet.label.clone(), proof, role, offline_after, state }
+        let (label, tags) = (fleet.label.clone(), fleet.tags.clone());
+        Entry { id, label, tags, proof, role, offline_after, state }
     }
 
     /// The fleet it belongs to, if any.
@@ -83,6 +93,9 @@ impl State {
             accepted: 0,
             accepted_bytes: 0,
             refused: Refused::default(),
+            filtered: 0,
+            remembered: None,
+            filtering: 0,
             unstored: 0,
             last_refusal: None,
             since: now,
@@ -165,15 +178,22 @@ impl Devices {
             }
             let stale = !proof.includes(&entry.proof);
             let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.id.clone() });
-            (entry.label, entry.proof, entry.role, entry.offline_after) =
-                (device.label, proof, role, offline_after);
+            if entry.tags != device.tags {
+                // The same reading may have another topic now.
+                entry.state.remembered = None;
+            }
+            (entry.label, entry.tags, entry.proof) = (device.label, device.tags, proof);
+            (entry.role, entry.offline_after) = (role, offline_after);
             if stale {
+                // What was on its way to disk under the old index can no longer be forgotten alone.
+                entry.state.remembered = None;
                 self.slots.renew(key);
             }
             return (slot, gone);
         }
         let state = State::new(bucket, now);
-        let entry = Entry { id: device.id, label: device.label, proof, role, offline_after, state };
+        let (id, label, tags) = (device.id, device.label, device.tags);
+        let entry = Entry { id, label, tags, proof, role, offline_after, state };
         (self.insert(entry), None)
     }
 

@@ -1,6 +1,6 @@
-//! Maps a path, and the arguments of a query, to a topic. A rule's template is compiled with all
-//! constant parts filled in, and the result is checked so that a device cannot reach topics of
-//! another owner.
+//! Maps a path, the arguments of a query, the content format and the device's tags to a topic. A
+//! rule's template is compiled with all constant parts filled in, and the result is checked so that
+//! a device cannot reach topics of another owner.
 //!
 //! A **space** is a set of topics with a common head; the level after the head is the id of the
 //! owner:
@@ -8,7 +8,7 @@
 //! | space | default head | owner |
 //! |---|---|---|
 //! | devices | `{prefix}/` | the device with that id; `gateway` is the gateway itself |
-//! | readings | the text before `{device}` in `[topics] reading` | the device with that id |
+//! | readings | what precedes `{device}` in `[topics] reading` | the device with that id |
 //! | gateways | the text before the gateway's id in `prefix`: `tombolo/` | the gateway with that id |
 //!
 //! A topic in a space must belong to the device that sent the reading. Literal text in a template
@@ -19,16 +19,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Write as _;
 
 use super::matcher::Segments;
 use super::own_topic::{OwnTopic, Shape};
 use super::pattern::{LevelText, Pattern};
 use super::settings::Settings;
-use super::stage::{Authorized, Mapped, Refusal, TopicFault};
+use super::stage::{Authorized, Mapped, Received, Refusal, TopicFault};
+use super::tag::Tags;
 use super::template::{Part, Template};
 use crate::message::{
-    ArgumentError, Content, Envelope, Method, Name, Query, RESERVED_DEVICE, SEGMENT_MAX, TOPIC_MAX,
-    is_topic_character,
+    ArgumentError, Content, ContentFormat, Envelope, Method, Name, Query, RESERVED_DEVICE, SEGMENT_MAX,
+    TOPIC_MAX, is_topic_character,
 };
 
 /// All spaces, and the topics that the gateway itself uses.
@@ -41,9 +43,30 @@ pub(super) struct Spaces {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Space {
-    /// Ends in `/`.
-    head: String,
+    head: Head,
     owner: Owner,
+}
+
+/// What precedes the level that identifies the owner.
+#[derive(Debug, PartialEq, Eq)]
+enum Head {
+    /// Constant text, which ends in `/`.
+    Text(String),
+    /// Levels; `None` is any one level, of which a tag or a part of a reading is at least a part.
+    Levels(Vec<Option<String>>),
+}
+
+impl Head {
+    /// What follows the head in a topic that begins with it.
+    fn tail<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        match self {
+            Head::Text(head) => topic.strip_prefix(head.as_str()),
+            Head::Levels(levels) => levels.iter().try_fold(topic, |rest, level| {
+                let (first, rest) = rest.split_once('/')?;
+                level.as_ref().is_none_or(|level| level == first).then_some(rest)
+            }),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +77,12 @@ enum Owner {
 
 impl Spaces {
     pub(super) fn new(settings: &Settings) -> Spaces {
-        let mut spaces = vec![Space { head: format!("{}/", settings.prefix), owner: Owner::Device }];
+        let head = Head::Text(format!("{}/", settings.prefix));
+        let mut spaces = vec![Space { head, owner: Owner::Device }];
         if let Some(head) = settings.prefix.strip_suffix(settings.gateway.as_str())
             && head.ends_with('/')
         {
-            spaces.push(Space { head: head.to_owned(), owner: Owner::Gateway });
+            spaces.push(Space { head: Head::Text(head.to_owned()), owner: Owner::Gateway });
         }
         if let Some(reading) = &settings.reading {
             for role in &settings.roles {
@@ -85,7 +109,7 @@ impl Spaces {
         let topic_of_device = of_gateway.as_deref().unwrap_or(topic);
         let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic_of_device));
         let foreign = self.spaces.iter().any(|space| {
-            let Some(tail) = topic.strip_prefix(space.head.as_str()) else { return false };
+            let Some(tail) = space.head.tail(topic) else { return false };
             let whose = tail.split('/').next().unwrap_or_default();
             match space.owner {
                 Owner::Device => !is_default || whose != device,
@@ -99,7 +123,7 @@ impl Spaces {
     /// owned by `device`.
     fn holds(&self, reachable: &[u32], topic: &str, device: &str) -> bool {
         reachable.iter().filter_map(|number| self.spaces.get(*number as usize)).all(|space| {
-            let Some(tail) = topic.strip_prefix(space.head.as_str()) else { return true };
+            let Some(tail) = space.head.tail(topic) else { return true };
             let whose = tail.split('/').next().unwrap_or_default();
             whose
                 == match space.owner {
@@ -110,15 +134,22 @@ impl Spaces {
     }
 }
 
-/// The text before `{device}` in the reading template, if `{device}` is a whole level and all text
-/// before it is constant.
-fn head_of(reading: &Template, settings: &Settings, role: &Name) -> Option<String> {
+/// Stands for a part of a level that is not constant. It is no character of a topic.
+const UNKNOWN: char = '+';
+
+/// What precedes `{device}` in the reading template, if `{device}` is a whole level and no
+/// placeholder before it stands for several levels.
+fn head_of(reading: &Template, settings: &Settings, role: &Name) -> Option<Head> {
     let mut head = String::new();
     let mut parts = reading.parts().iter();
     for part in parts.by_ref() {
         match part {
             Part::Device => break,
-            _ => head.push_str(known(reading, *part, settings, role)?),
+            Part::Path | Part::Rest => return None,
+            _ => match known(reading, *part, settings, role) {
+                Some(text) => head.push_str(text),
+                None => head.push(UNKNOWN),
+            },
         }
     }
     let next = match parts.next() {
@@ -126,7 +157,14 @@ fn head_of(reading: &Template, settings: &Settings, role: &Name) -> Option<Strin
         Some(_) => return None,
         None => "/",
     };
-    (reading.parts().contains(&Part::Device) && head.ends_with('/') && next.starts_with('/')).then_some(head)
+    if !(reading.parts().contains(&Part::Device) && head.ends_with('/') && next.starts_with('/')) {
+        return None;
+    }
+    if !head.contains(UNKNOWN) {
+        return Some(Head::Text(head));
+    }
+    let levels = head.trim_end_matches('/').split('/');
+    Some(Head::Levels(levels.map(|level| (!level.contains(UNKNOWN)).then(|| level.to_owned())).collect()))
 }
 
 /// The text of a part that is the same for all devices of a role.
@@ -136,7 +174,13 @@ fn known<'a>(template: &'a Template, part: Part, settings: &'a Settings, role: &
         Part::Prefix => Some(&settings.prefix),
         Part::Gateway => Some(settings.gateway.as_str()),
         Part::Role => Some(role.as_str()),
-        Part::Device | Part::Path | Part::Capture(_) | Part::Rest | Part::Query(..) => None,
+        Part::Device
+        | Part::Path
+        | Part::Capture(_)
+        | Part::Rest
+        | Part::ContentFormat
+        | Part::Query(..)
+        | Part::Tag(..) => None,
     }
 }
 
@@ -155,6 +199,8 @@ pub(super) struct Mapping {
     pieces: Box<[Piece]>,
     /// The arguments of the query that [`Piece::Argument`] numbers.
     arguments: Box<[Name]>,
+    /// The tags that [`Piece::Tag`] numbers.
+    tags: Box<[Name]>,
     /// The numbers of the spaces that the path or the query of a reading can lead into.
     reachable: Box<[u32]>,
 }
@@ -170,8 +216,25 @@ enum Piece {
     /// All segments from this one on; if there are none, the level and the `/` before it are
     /// omitted.
     Rest(u8),
+    /// The number of the content format, or [`NO_FORMAT`].
+    ContentFormat,
     /// The value of the argument of the query with this number.
     Argument(u16),
+    /// The value of the device's tag with this number.
+    Tag(u16),
+}
+
+/// What stands for the content format of a reading that has none.
+pub(super) const NO_FORMAT: &str = "none";
+
+/// What the placeholders of a topic stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    pub(super) device: &'a str,
+    pub(super) segments: &'a Segments<'a>,
+    pub(super) query: Option<Query<'a>>,
+    pub(super) content_format: Option<ContentFormat>,
+    pub(super) tags: &'a Tags,
 }
 
 impl Mapping {
@@ -191,7 +254,7 @@ impl Mapping {
     ) -> Result<Mapping, MappingError> {
         let mut text = String::new();
         let mut pieces = Vec::new();
-        let mut arguments = Vec::new();
+        let (mut arguments, mut tags) = (Vec::new(), Vec::new());
         for part in template.parts() {
             let piece = match part {
                 Part::Device => Piece::Device,
@@ -203,11 +266,17 @@ impl Mapping {
                     Piece::Segment(depth.unwrap_or_default() as u8)
                 }
                 Part::Rest => Piece::Rest(pattern.levels().count().saturating_sub(1) as u8),
+                Part::ContentFormat => Piece::ContentFormat,
                 Part::Query(start, end) => {
                     // A template has fewer placeholders than bytes, and only valid names.
                     let number = arguments.len() as u16;
                     arguments.extend(Name::parse(template.text(*start, *end)));
                     Piece::Argument(number)
+                }
+                Part::Tag(start, end) => {
+                    let number = tags.len() as u16;
+                    tags.extend(Name::parse(template.text(*start, *end)));
+                    Piece::Tag(number)
                 }
                 _ => {
                     let start = text.len();
@@ -226,8 +295,9 @@ impl Mapping {
             };
             pieces.push(piece);
         }
-        let (text, pieces, arguments) = (text.into(), pieces.into(), arguments.into());
-        let mut mapping = Mapping { text, pieces, arguments, reachable: Box::default() };
+        let (text, pieces) = (text.into(), pieces.into());
+        let (arguments, tags) = (arguments.into(), tags.into());
+        let mut mapping = Mapping { text, pieces, arguments, tags, reachable: Box::default() };
         let mut reachable = Vec::new();
         for (number, space) in (0_u32..).zip(&spaces.spaces) {
             if mapping.may_leave(space, taken)? {
@@ -247,23 +317,39 @@ impl Mapping {
                 Piece::Text(start, end) => shape.text(self.text(*start, *end)),
                 Piece::Device => shape.device(),
                 Piece::Path => shape.path(pattern),
-                Piece::Segment(_) | Piece::Argument(_) => shape.segment(),
+                Piece::Segment(_) | Piece::ContentFormat | Piece::Argument(_) | Piece::Tag(_) => {
+                    shape.segment();
+                }
                 Piece::Rest(_) => shape.rest(),
             }
         }
         shape.meets(&spaces.own)
     }
 
+    /// The first tag that its topic needs and a device does not have.
+    pub(super) fn lacks(&self, tags: &Tags) -> Option<&Name> {
+        self.tags.iter().find(|name| tags.get(name.as_str()).is_none())
+    }
+
     fn text(&self, start: u16, end: u16) -> &str {
         &self.text[usize::from(start)..usize::from(end)]
     }
 
-    /// Whether the path or the query of a reading could lead to another owner's topics in `space`.
+    /// Whether the path or the query of a reading, its content format or a tag could lead to
+    /// another owner's topics in `space`.
     fn may_leave(&self, space: &Space, taken: &mut BTreeSet<String>) -> Result<bool, MappingError> {
-        let head = space.head.as_str();
         let leading = match self.pieces.first() {
             Some(Piece::Text(start, end)) => self.text(*start, *end),
             _ => "",
+        };
+        let head = match &space.head {
+            Head::Text(head) => head.as_str(),
+            // Each topic is looked at, unless it certainly begins with another level.
+            Head::Levels(levels) => {
+                let own = leading.split_once('/').map(|(level, _)| level);
+                let wanted = levels.first().and_then(Option::as_deref);
+                return Ok(own.zip(wanted).is_none_or(|(own, wanted)| own == wanted));
+            }
         };
         let Some(behind) = leading.strip_prefix(head) else {
             // The literal text either differs from the head, or is a prefix of it, so the next
@@ -283,7 +369,12 @@ impl Mapping {
                     ended = next.is_some();
                 }
                 Piece::Device => devices += 1,
-                Piece::Path | Piece::Segment(_) | Piece::Rest(_) | Piece::Argument(_) => chosen = true,
+                Piece::Path
+                | Piece::Segment(_)
+                | Piece::Rest(_)
+                | Piece::ContentFormat
+                | Piece::Argument(_)
+                | Piece::Tag(_) => chosen = true,
             }
             if ended {
                 break;
@@ -304,19 +395,19 @@ impl Mapping {
         }
     }
 
-    /// Writes the topic for `segments` and `device` into `topic`, which is cleared first and never
-    /// grows beyond [`TOPIC_MAX`] bytes.
+    /// Writes the topic into `topic`, which is cleared first and never grows beyond [`TOPIC_MAX`]
+    /// bytes.
     ///
     /// # Errors
     /// [`Refusal::Topic`], [`Refusal::Argument`]; the contents of `topic` are then unspecified.
+    /// [`Refusal::NoRule`] if the device lacks a tag, which the choice of the rule excludes.
     pub(super) fn expand(
         &self,
         spaces: &Spaces,
-        device: &str,
-        segments: &Segments<'_>,
-        query: Option<Query<'_>>,
+        places: &Places<'_>,
         topic: &mut String,
     ) -> Result<(), Refusal> {
+        let Places { device, segments, query, content_format, tags } = *places;
         topic.clear();
         let mut buffer = [0; SEGMENT_MAX];
         for piece in &self.pieces {
@@ -331,6 +422,14 @@ impl Mapping {
                         topic.pop();
                     }
                     rest
+                }
+                Piece::ContentFormat => match content_format {
+                    Some(ContentFormat(number)) => digits(number, &mut buffer),
+                    None => NO_FORMAT,
+                },
+                Piece::Tag(number) => {
+                    let name = self.tags.get(usize::from(*number));
+                    name.and_then(|name| tags.get(name.as_str())).ok_or(Refusal::NoRule)?
                 }
                 Piece::Argument(number) => {
                     let Some(name) = self.arguments.get(usize::from(*number)) else { continue };
@@ -356,17 +455,29 @@ impl Mapping {
     }
 }
 
+/// A number in decimal, without an allocation.
+fn digits(number: u16, buffer: &mut [u8; SEGMENT_MAX]) -> &str {
+    let mut free = &mut buffer[..];
+    // A u16 has at most 5 digits.
+    let _ = write!(free, "{number}");
+    let used = SEGMENT_MAX - free.len();
+    std::str::from_utf8(&buffer[..used]).unwrap_or_default()
+}
+
 /// The third stage: the reading gets its topic.
 pub(super) fn map<'a>(
     authorized: Authorized<'a>,
     spaces: &Spaces,
+    tags: &Tags,
     topic: &'a mut String,
 ) -> Result<Mapped<'a>, Refusal> {
     let (identified, rule) = (authorized.identified(), authorized.rule());
     let received = identified.received();
     let device = identified.device().as_str();
     let Some(action) = &rule.action else { return Err(Refusal::NoRule) };
-    action.mapping.expand(spaces, device, authorized.segments(), received.query, topic)?;
+    let Received { query, content_format, .. } = *received;
+    let places = Places { device, segments: authorized.segments(), query, content_format, tags };
+    action.mapping.expand(spaces, &places, topic)?;
     // An empty retained message deletes the retained message (MQTT 5.0 §3.3.1.3), so it needs
     // DELETE or a rule that allows `delete`. A wrapped payload is never empty.
     let deletes = received.method == Method::Delete;

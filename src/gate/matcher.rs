@@ -105,14 +105,29 @@ fn key(segment: &str) -> u128 {
 impl Matcher {
     /// The number of the most specific pattern that matches.
     pub(super) fn find(&self, segments: &Segments<'_>) -> Option<u32> {
-        self.descend(0, segments, 0)
+        self.find_applicable(segments, |_| true)
     }
 
-    fn descend(&self, node: u32, segments: &Segments<'_>, depth: usize) -> Option<u32> {
+    /// The number of the most specific pattern that matches, among those that apply.
+    pub(super) fn find_applicable(
+        &self,
+        segments: &Segments<'_>,
+        applies: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        self.descend(0, segments, 0, &applies)
+    }
+
+    fn descend(
+        &self,
+        node: u32,
+        segments: &Segments<'_>,
+        depth: usize,
+        applies: &impl Fn(u32) -> bool,
+    ) -> Option<u32> {
         let node = self.nodes.get(node as usize)?;
-        let rest = (node.rest != NONE).then_some(node.rest);
+        let ends = |rule: u32| (rule != NONE && applies(rule)).then_some(rule);
         if depth == segments.count() {
-            return if node.exact != NONE { Some(node.exact) } else { rest };
+            return ends(node.exact).or_else(|| ends(node.rest));
         }
         if node.edge_count > 0 {
             let segment = segments.get(depth);
@@ -128,17 +143,17 @@ impl Matcher {
                 })
             });
             if let Ok(at) = found
-                && let Some(rule) = self.descend(edges[at].child, segments, depth + 1)
+                && let Some(rule) = self.descend(edges[at].child, segments, depth + 1, applies)
             {
                 return Some(rule);
             }
         }
         if node.any != NONE
-            && let Some(rule) = self.descend(node.any, segments, depth + 1)
+            && let Some(rule) = self.descend(node.any, segments, depth + 1, applies)
         {
             return Some(rule);
         }
-        rest
+        ends(node.rest)
     }
 }
 

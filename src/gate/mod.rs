@@ -11,6 +11,8 @@
 //!   [`login`], [`jwt`] and `proof`: which credentials identify which device.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets.
+//! * [`filter`], [`field`]: which readings are acknowledged and not published.
+//! * [`tag`]: what its owner writes on a device, for topics.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
 //! * [`reply`]: the replies to commands, which are stored as readings are.
 //! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 
 pub mod certificate;
 pub mod explain;
+pub mod field;
+pub mod filter;
 mod identification;
 pub mod identity;
 pub mod jwt;
@@ -41,9 +45,10 @@ pub mod reply;
 pub mod roll;
 pub mod settings;
 pub mod stage;
+pub mod tag;
 pub mod template;
 
-pub use explain::Explanation;
+pub use explain::{Explanation, Supposed};
 pub use identification::Unidentified;
 pub use identity::Gone;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
@@ -53,16 +58,20 @@ pub use settings::{
     Deliver, Device, DownlinkRule, Fleet, MailboxLimits, NextPsk, Psk, QoS, QueryUse, Quota, Role, Settings,
     UplinkRule, WhenFull,
 };
-pub use stage::{DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
+pub use stage::{Admitted, DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
-use crate::message::{Name, TOPIC_MAX};
+use crate::message::{Method, Name, TOPIC_MAX};
 use crate::proto::Holder;
 use crate::proto::dtls::PeerIdentity;
+use filter::Filtered;
 use identity::{Devices, Entry};
+use matcher::Segments;
 use plan::Plan;
+use policy::Asked;
 use presence::Queue;
 use proof::Proofs;
 use quota::Bucket;
+use tag::Tags;
 
 /// Decides whether a reading passes, and to which topic.
 #[derive(Debug)]
@@ -78,6 +87,8 @@ pub struct Gate {
     next_psk_used: Vec<Name>,
     /// Buffer for the topic of the current reading; never grows.
     topic: String,
+    /// Numbers the readings that filters measure against.
+    next_number: u64,
     totals: Totals,
 }
 
@@ -90,6 +101,8 @@ pub struct Totals {
     pub accepted_bytes: u64,
     /// Readings that were refused.
     pub refused: Refused,
+    /// Readings that were acknowledged and not published.
+    pub filtered: u64,
 }
 
 /// The devices that a reload affected.
@@ -115,6 +128,8 @@ pub struct DeviceView<'a> {
     pub fleet: Option<&'a Name>,
     /// Its label: free text.
     pub label: Option<&'a str>,
+    /// Its tags.
+    pub tags: &'a Tags,
     /// Whether it has a credential of its own, by which it can have a DTLS session.
     pub has_credential: bool,
     /// Whether it was active within its `offline-after`.
@@ -129,6 +144,8 @@ pub struct DeviceView<'a> {
     pub accepted_bytes: u64,
     /// Of these, readings that the journal did not take.
     pub unstored: u32,
+    /// Readings that were acknowledged and not published.
+    pub filtered: u64,
     /// Readings that were refused.
     pub refused: &'a Refused,
     /// The newest refusal since the start.
@@ -151,6 +168,7 @@ impl Gate {
             fleet_revision: 0,
             next_psk_used: Vec::new(),
             topic: String::with_capacity(TOPIC_MAX),
+            next_number: 0,
             totals: Totals::default(),
         };
         gate.take_over(devices, &withheld, None, now);
@@ -192,6 +210,13 @@ impl Gate {
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
+        for (_, entry) in self.devices.iter_mut() {
+            let filtering = self.plan.roles.get(entry.role as usize).map_or(0, |role| role.filtering);
+            if entry.state.filtering != filtering {
+                // Other rules may publish on the same topic in between, which nothing remembers.
+                (entry.state.remembered, entry.state.filtering) = (None, filtering);
+            }
+        }
         self.fleet_revision += 1;
         replaced.removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
         self.proofs = self.devices.proofs(withheld);
@@ -247,12 +272,14 @@ impl Gate {
         self.devices.iter().filter_map(move |(index, entry)| self.view(now, index, entry))
     }
 
-    /// The patterns of the allowing rules of a device's role, as configured and in the order of the
-    /// settings. Paths that a deny rule excludes are not removed. Empty for a stale index.
+    /// The patterns of the allowing rules of a device's role that apply to it, as configured and in
+    /// the order of the settings. Paths that a deny rule excludes are not removed. Empty for a
+    /// stale index.
     pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
-        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
-        let rules = role.map_or(&[][..], |role| &role.rules);
-        rules.iter().filter(|rule| rule.action.is_some()).map(|rule| rule.pattern.as_str())
+        let found = self.entry_and_role(device).into_iter();
+        let rules = found.flat_map(|(entry, role)| role.rules.iter().map(|rule| (rule, &entry.tags)));
+        let applying = rules.filter(|(rule, tags)| rule.action.is_some() && rule.lacks(tags).is_none());
+        applying.map(|(rule, _)| rule.pattern.as_str())
     }
 
     /// The number under which the sessions of a device are counted, and their maximum; `None` for a
@@ -274,6 +301,11 @@ impl Gate {
         &self.totals
     }
 
+    fn entry_and_role(&self, device: DeviceIndex) -> Option<(&Entry, &policy::Role)> {
+        let entry = self.devices.entry(device)?;
+        Some((entry, self.plan.roles.get(entry.role as usize)?))
+    }
+
     fn view<'a>(&'a self, now: Instant, index: DeviceIndex, entry: &'a Entry) -> Option<DeviceView<'a>> {
         let role = self.plan.roles.get(entry.role as usize)?;
         let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
@@ -283,6 +315,7 @@ impl Gate {
             role: &role.name,
             fleet: entry.fleet(),
             label: entry.label.as_deref(),
+            tags: &entry.tags,
             has_credential: entry.proof.is_there(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
@@ -290,6 +323,7 @@ impl Gate {
             accepted: entry.state.accepted,
             accepted_bytes: entry.state.accepted_bytes,
             unstored: entry.state.unstored,
+            filtered: entry.state.filtered,
             refused: &entry.state.refused,
             last_refusal: entry.state.last_refusal.as_deref(),
             quota: explain::QuotaState {
@@ -301,8 +335,9 @@ impl Gate {
         })
     }
 
-    /// Decides whether a reading passes. In either case the device counts as active and the reading
-    /// is counted; only a reading that passes takes tokens. Does not allocate.
+    /// Decides whether a reading passes, and is published. In any case the device counts as active
+    /// and the reading is counted; only a reading that is not refused takes tokens. Does not
+    /// allocate.
     ///
     /// # Errors
     /// [`Refusal`], which the southbound protocol translates to its own response.
@@ -311,14 +346,14 @@ impl Gate {
         now: Instant,
         device: DeviceIndex,
         received: Received<'g>,
-    ) -> Result<Mapped<'g>, Refusal> {
+    ) -> Result<Admitted<'g>, Refusal> {
         self.judge(now, device, received, None)
     }
 
     /// Decides whether a reading of which only the first block has come could pass with `bytes` of
     /// payload. The device counts as active, and a refusal is counted; a reading that could pass is
     /// neither counted nor takes tokens, because [`Gate::admit`] decides about it when it is
-    /// complete. Returns the largest payload that the role allows it, in bytes.
+    /// complete. Returns the largest payload that its role and rule allow, in bytes.
     ///
     /// # Errors
     /// As [`Gate::admit`].
@@ -330,8 +365,10 @@ impl Gate {
         bytes: usize,
     ) -> Result<u32, Refusal> {
         self.judge(now, device, received, Some(bytes.max(received.payload.len())))?;
-        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
-        role.map(|role| role.limits.of(received.blockwise)).ok_or(Refusal::UnknownDevice)
+        let (entry, role) = self.entry_and_role(device).ok_or(Refusal::UnknownDevice)?;
+        let asked = Asked::of(&received, &entry.tags);
+        let (_, action) = role.decide(&asked, &Segments::new(received.path))?;
+        Ok(action.limit(role, received.blockwise))
     }
 
     /// `announced` = the payload has not come yet, and will have this many bytes.
@@ -341,44 +378,84 @@ impl Gate {
         device: DeviceIndex,
         received: Received<'g>,
         announced: Option<usize>,
-    ) -> Result<Mapped<'g>, Refusal> {
-        let Gate { plan, devices, presence, topic, totals, .. } = self;
+    ) -> Result<Admitted<'g>, Refusal> {
+        let Gate { plan, devices, presence, topic, next_number, totals, .. } = self;
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
             totals.refused.count(Reason::UnknownDevice);
             return Err(Refusal::UnknownDevice);
         };
-        let Entry { id, state, .. } = entry;
+        let Entry { id, tags, state, .. } = entry;
+        let tags = &*tags;
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
         let bytes = received.payload.len();
+        let announced_bytes = announced.unwrap_or(bytes);
         let mapped =
-            policy::authorize(role, &mut state.bucket, now, identified, announced.unwrap_or(bytes), false)
-                .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic));
-        match &mapped {
-            Ok(_) if announced.is_some() => {}
-            Ok(_) => {
-                state.bucket.take(&role.rate, bytes);
-                state.accepted += 1;
-                state.accepted_bytes += bytes as u64;
-                totals.accepted += 1;
-                totals.accepted_bytes += bytes as u64;
-            }
+            policy::authorize(role, &mut state.bucket, now, identified, tags, announced_bytes, false)
+                .and_then(|authorized| {
+                    let filter = authorized.rule().filter();
+                    let mapped = mapping::map(authorized, &plan.spaces, tags, topic)?;
+                    Ok((mapped, filter))
+                });
+        let (mapped, filter) = match mapped {
+            Ok(mapped) => mapped,
             Err(refusal) => {
                 state.refused.count(refusal.reason());
-                state.note_refusal(now, received.path.as_str(), refusal, role.deciding(received.path));
+                state.note_refusal(now, received.path.as_str(), &refusal, role.deciding(received.path, tags));
                 totals.refused.count(refusal.reason());
+                return Err(refusal);
             }
+        };
+        if announced.is_some() {
+            return Ok(Admitted::Passed(mapped));
         }
-        mapped
+        state.bucket.take(&role.rate, bytes);
+        let mapped = match (filter, mapped.rule()) {
+            (Some(filter), Some(_)) if received.method == Method::Delete => {
+                if let Some(remembered) = &mut state.remembered {
+                    remembered.clear(filter, &mapped.content());
+                }
+                mapped
+            }
+            (Some(filter), Some(rule)) => {
+                *next_number += 1;
+                let remembered = state.remembered.get_or_insert_default();
+                match remembered.screen(now, filter, &mapped.content(), *next_number) {
+                    Ok(()) => mapped.numbered(*next_number),
+                    Err((why, behind)) => {
+                        state.filtered += 1;
+                        totals.filtered += 1;
+                        let content = mapped.content();
+                        return Ok(Admitted::Filtered(Filtered { content, rule, why, behind }));
+                    }
+                }
+            }
+            _ => mapped,
+        };
+        state.accepted += 1;
+        state.accepted_bytes += bytes as u64;
+        totals.accepted += 1;
+        totals.accepted_bytes += bytes as u64;
+        Ok(Admitted::Passed(mapped))
+    }
+
+    /// Forgets a reading of this number that was not stored, so that no later one is held back
+    /// because of it.
+    pub fn forget(&mut self, device: DeviceIndex, number: u64) {
+        if let Some(entry) = self.devices.entry_mut(device)
+            && let Some(remembered) = &mut entry.state.remembered
+        {
+            remembered.forget(number);
+        }
     }
 
     /// Whether a rule of the device's role decides about readings at this path: one that allows, or
     /// one that denies. A reserved path is decided about too.
     pub fn has_rule(&self, device: DeviceIndex, path: crate::message::Path<'_>) -> bool {
-        let role = self.devices.entry(device).and_then(|entry| self.plan.roles.get(entry.role as usize));
-        path.is_reserved() || role.is_some_and(|role| role.deciding(path).is_some())
+        let found = self.entry_and_role(device);
+        path.is_reserved() || found.is_some_and(|(entry, role)| role.deciding(path, &entry.tags).is_some())
     }
 
     /// Decides whether a message to local clients is within the limits of its device, and takes its
@@ -472,11 +549,12 @@ impl Gate {
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
-        let Entry { id, state, .. } = entry;
+        let Entry { id, tags, state, .. } = entry;
+        let tags = &*tags;
         let bytes = received.payload.len();
         let identified = identity::identify(device, id, received);
-        policy::authorize(role, &mut state.bucket, now, identified, bytes, true)
-            .and_then(|authorized| mapping::map(authorized, &plan.spaces, topic))
+        policy::authorize(role, &mut state.bucket, now, identified, tags, bytes, true)
+            .and_then(|authorized| mapping::map(authorized, &plan.spaces, tags, topic))
             .map(Mapped::into_test)
     }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::filter::Filter;
 use super::mapping::{self, Mapping, MappingError, Spaces};
 use super::policy::{self, Action, PAYLOAD_MAX, Role, Rule};
 use super::quota::QuotaError;
@@ -110,6 +111,13 @@ pub enum Fault {
     },
     /// `delete` without `retain`: a message that is not retained cannot be deleted.
     DeleteWithoutRetain,
+    /// A deny rule has a key that only readings which pass could meet: it denies by path alone.
+    DenyWith {
+        /// The key.
+        key: &'static str,
+    },
+    /// More content formats than [`FORMATS_MAX`](settings::FORMATS_MAX).
+    TooManyFormats,
     /// The quota is invalid.
     Quota(QuotaError),
     /// `max-payload` is more than 65,536 bytes.
@@ -193,6 +201,15 @@ impl fmt::Display for Fault {
                 );
             }
             Fault::DeleteWithoutRetain => "delete needs retain: what is not retained cannot be deleted",
+            Fault::DenyWith { key } => {
+                return write!(
+                    f,
+                    "a rule with deny = true denies every reading at its path, so it has no {key}"
+                );
+            }
+            Fault::TooManyFormats => {
+                return write!(f, "a rule has at most {} content-formats", settings::FORMATS_MAX);
+            }
             Fault::Quota(error) => return error.fmt(f),
             Fault::PayloadLimit => "max-payload is at most 64KiB",
             Fault::PayloadExceedsQuota { bytes } => {
@@ -302,13 +319,19 @@ impl Draft {
         for rule in &role.uplink {
             let (name, pattern) = (rule.name.clone(), rule.path.clone());
             let mut compiled = Rule { name, pattern, action: None, hits: Default::default() };
-            if !rule.deny {
-                match action(rule, role, settings, spaces, &mut taken) {
-                    Ok(action) => compiled.action = Some(action),
-                    Err(fault) => {
-                        let item = Item::Rule { role: role.name.clone(), rule: rule.name.clone() };
-                        self.problems.push(Problem { item, fault });
-                    }
+            let made = if rule.deny {
+                match key_of_passing(rule) {
+                    Some(key) => Err(Fault::DenyWith { key }),
+                    None => Ok(None),
+                }
+            } else {
+                action(rule, role, settings, spaces, &mut taken).map(Some)
+            };
+            match made {
+                Ok(action) => compiled.action = action,
+                Err(fault) => {
+                    let item = Item::Rule { role: role.name.clone(), rule: rule.name.clone() };
+                    self.problems.push(Problem { item, fault });
                 }
             }
             rules.push(compiled);
@@ -464,6 +487,12 @@ fn action(
     if rule.delete && !rule.retain {
         return Err(Fault::DeleteWithoutRetain);
     }
+    if rule.max_payload.is_some_and(|limit| limit > PAYLOAD_MAX) {
+        return Err(Fault::PayloadLimit);
+    }
+    if rule.content_formats.len() > settings::FORMATS_MAX {
+        return Err(Fault::TooManyFormats);
+    }
     let template = rule.topic.as_ref().or(settings.reading.as_ref()).ok_or(Fault::NoTopic)?;
     template.check_captures(&rule.path).map_err(Fault::Template)?;
     if rule.query == settings::QueryUse::Refuse
@@ -480,6 +509,7 @@ fn action(
     for level in levels {
         taken.entry(level).or_insert_with(|| rule.name.clone());
     }
+    let topic = [&settings.prefix, " ", template.as_str()].concat();
     Ok(Action {
         mapping,
         qos: rule.qos,
@@ -489,7 +519,17 @@ fn action(
         envelope: rule.envelope,
         delete: rule.delete,
         query: rule.query,
+        max_payload: rule.max_payload.unwrap_or(u32::MAX),
+        content_formats: rule.content_formats.clone().into(),
+        filter: Filter::new(&rule.filter, (&role.name, &rule.name, rule.path.as_str(), &topic), rule.qos),
     })
+}
+
+/// The first key of a rule that limits readings which pass.
+fn key_of_passing(rule: &settings::UplinkRule) -> Option<&'static str> {
+    let keys =
+        [("max-payload", rule.max_payload.is_some()), ("content-formats", !rule.content_formats.is_empty())];
+    keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key)).or_else(|| rule.filter.first_key())
 }
 
 /// Rounded up, so that no message expires too early.

@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
+use super::field::FieldPointer;
 use super::jwt::JwtKey;
 use super::login::Login;
 use super::own_topic::OwnTopic;
 use super::pattern::Pattern;
+use super::tag::Tags;
 use super::template::Template;
 use crate::clock::UnixTime;
-use crate::message::{Envelope, Lane, Name};
+use crate::message::{ContentFormat, Envelope, Lane, Name};
 
 /// Everything the gate decides by. A reload replaces it as a whole.
 #[derive(Clone, Debug)]
@@ -118,6 +120,65 @@ pub struct UplinkRule {
     pub delete: bool,
     /// What happens to a request with a query.
     pub query: QueryUse,
+    /// Largest payload in bytes, `1 ..= 65,536`, where that is less than the role's. `None`: the
+    /// role's.
+    pub max_payload: Option<u32>,
+    /// The content formats that it takes, at most [`FORMATS_MAX`]; `None` within is a reading
+    /// without one. Empty: any, and none.
+    pub content_formats: Vec<Option<ContentFormat>>,
+    /// Which of its readings are acknowledged and not published.
+    pub filter: ReadingFilter,
+}
+
+/// Which readings of a rule are not published. All that are set apply: a reading is published if
+/// none of them holds it back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadingFilter {
+    /// Holds back what equals the reading before, byte by byte and in its content format.
+    pub on_change: bool,
+    /// Holds back a number that differs from the one before by so much or less; finite, 0 or more.
+    pub dead_band: Option<f64>,
+    /// The number stands there in a JSON document. `None`: it is the payload, as text.
+    pub dead_band_field: Option<FieldPointer>,
+    /// Holds back what comes sooner after the reading before; `100 ms ..= 1 day`.
+    pub min_interval: Option<Duration>,
+}
+
+impl ReadingFilter {
+    /// The first key that is set.
+    pub(super) fn first_key(&self) -> Option<&'static str> {
+        let keys = [
+            ("on-change", self.on_change),
+            ("dead-band", self.dead_band.is_some()),
+            ("min-interval", self.min_interval.is_some()),
+        ];
+        keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key))
+    }
+}
+
+/// Most content formats of a rule.
+pub const FORMATS_MAX: usize = 16;
+
+impl UplinkRule {
+    /// A rule that allows, with every default.
+    pub fn new(name: Name, path: Pattern) -> UplinkRule {
+        UplinkRule {
+            name,
+            path,
+            deny: false,
+            topic: None,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            lane: Lane::Normal,
+            expires: None,
+            envelope: Envelope::None,
+            delete: false,
+            query: QueryUse::default(),
+            max_payload: None,
+            content_formats: Vec::new(),
+            filter: ReadingFilter::default(),
+        }
+    }
 }
 
 /// What a rule does with the query of a request.
@@ -232,6 +293,8 @@ pub struct Device {
     pub role: Name,
     /// A label: free text.
     pub label: Option<String>,
+    /// Its tags, for topics.
+    pub tags: Tags,
     /// Its PSK identity and key, if it uses DTLS-PSK.
     pub psk: Option<Psk>,
     /// Its certificate, if it has one.
@@ -251,6 +314,23 @@ pub struct Device {
 }
 
 impl Device {
+    /// A device without a credential, which no transport but its own port can identify.
+    pub fn new(id: Name, role: Name) -> Device {
+        Device {
+            id,
+            role,
+            label: None,
+            tags: Tags::default(),
+            psk: None,
+            certificate: None,
+            public_key: None,
+            login: None,
+            jwt_keys: Vec::new(),
+            next_psk: None,
+            offline_after: None,
+        }
+    }
+
     /// Its PSK, and the next one.
     pub fn psks(&self) -> impl Iterator<Item = &Psk> {
         self.psk.iter().chain(self.next_psk.as_ref().map(|next| &next.psk))
@@ -294,6 +374,8 @@ pub struct Fleet {
     pub role: Name,
     /// The label of each device: free text.
     pub label: Option<String>,
+    /// The tags of each device.
+    pub tags: Tags,
     /// The pattern that its certificates match, and which part of it is the device's id.
     pub certificate: CertificatePattern,
     /// Most devices, `1 ..= 100,000`; default 1,000. Further devices are refused.

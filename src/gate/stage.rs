@@ -41,6 +41,7 @@
 
 use std::fmt;
 
+use super::filter::Filtered;
 use super::matcher::Segments;
 use super::policy::Rule;
 use super::settings::QoS;
@@ -164,6 +165,26 @@ pub struct Mapped<'a> {
     content: Content<'a>,
     lane: Lane,
     qos: QoS,
+    number: Option<u64>,
+}
+
+/// What becomes of a reading that the rules allow.
+#[derive(Clone, Copy)]
+pub enum Admitted<'a> {
+    /// It is to be stored and published.
+    Passed(Mapped<'a>),
+    /// It is acknowledged and not published.
+    Filtered(Filtered<'a>),
+}
+
+impl<'a> Admitted<'a> {
+    /// The reading, if it is to be published.
+    pub fn passed(self) -> Option<Mapped<'a>> {
+        match self {
+            Admitted::Passed(mapped) => Some(mapped),
+            Admitted::Filtered(_) => None,
+        }
+    }
 }
 
 impl<'a> Mapped<'a> {
@@ -174,12 +195,18 @@ impl<'a> Mapped<'a> {
         lane: Lane,
         qos: QoS,
     ) -> Mapped<'a> {
-        Mapped { device: authorized.identified.device, rule: Some(rule), content, lane, qos }
+        Mapped { device: authorized.identified.device, rule: Some(rule), content, lane, qos, number: None }
+    }
+
+    /// The same, which later readings are measured against under this number.
+    pub(super) fn numbered(self, number: u64) -> Mapped<'a> {
+        Mapped { number: Some(number), ..self }
     }
 
     /// The reply to a command, which no device sent.
     pub(super) fn of_reply(content: Content<'a>, lane: Lane, qos: QoS) -> Mapped<'a> {
-        Mapped { device: DeviceIndex { slot: u32::MAX, generation: 0 }, rule: None, content, lane, qos }
+        let device = DeviceIndex { slot: u32::MAX, generation: 0 };
+        Mapped { device, rule: None, content, lane, qos, number: None }
     }
 
     /// The same, as what the operator sends in the place of the device.
@@ -211,6 +238,12 @@ impl<'a> Mapped<'a> {
     /// The name of the rule that allows it; a reply needs none.
     pub fn rule(&self) -> Option<&'a Name> {
         self.rule
+    }
+
+    /// The number by which later readings that are filtered name it; `None` if its rule has no
+    /// filter. [`Gate::forget`](super::Gate::forget) if it is not stored.
+    pub fn number(&self) -> Option<u64> {
+        self.number
     }
 
     /// How the payload is wrapped.
@@ -252,7 +285,14 @@ pub enum Refusal {
         /// What is wrong with it.
         error: ArgumentError,
     },
-    /// The payload is larger than its role allows. CoAP 4.13 with Size1.
+    /// The rule does not take this content format. CoAP 4.15.
+    ContentFormat {
+        /// The name of the rule.
+        rule: Name,
+        /// The content format; `None`: it has none.
+        format: Option<ContentFormat>,
+    },
+    /// The payload is larger than its role or its rule allows. CoAP 4.13 with Size1.
     TooLarge {
         /// The limit in bytes for the way it was sent (datagram or Block1).
         limit: u32,
@@ -297,6 +337,7 @@ impl Refusal {
             Refusal::Denied { .. } => Reason::Denied,
             Refusal::NotAllowed => Reason::NotAllowed,
             Refusal::QueryUnwanted { .. } | Refusal::Argument { .. } => Reason::Query,
+            Refusal::ContentFormat { .. } => Reason::ContentFormat,
             Refusal::TooLarge { .. } => Reason::TooLarge,
             Refusal::OverQuota { .. } => Reason::OverQuota,
             Refusal::Topic(_) => Reason::Topic,
@@ -317,6 +358,12 @@ impl fmt::Display for Refusal {
             Refusal::QueryUnwanted { rule } => return write!(f, "rule {rule} refuses requests with a query"),
             Refusal::Argument { name, error } => {
                 return write!(f, "the topic needs the query argument {name}: {error}");
+            }
+            Refusal::ContentFormat { rule, format: None } => {
+                return write!(f, "rule {rule} takes no reading without a content format");
+            }
+            Refusal::ContentFormat { rule, format: Some(format) } => {
+                return write!(f, "rule {rule} does not take the content format {format}");
             }
             Refusal::TooLarge { limit } => return write!(f, "the payload has more than {limit} bytes"),
             Refusal::OverQuota { retry_after_s } => {
@@ -351,6 +398,8 @@ pub enum Reason {
     NotAllowed,
     /// [`Refusal::QueryUnwanted`], [`Refusal::Argument`]
     Query,
+    /// [`Refusal::ContentFormat`]
+    ContentFormat,
     /// [`Refusal::TooLarge`]
     TooLarge,
     /// [`Refusal::OverQuota`]
@@ -361,7 +410,7 @@ pub enum Reason {
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::UnknownDevice,
         Reason::Malformed,
         Reason::Reserved,
@@ -369,6 +418,7 @@ impl Reason {
         Reason::Denied,
         Reason::NotAllowed,
         Reason::Query,
+        Reason::ContentFormat,
         Reason::TooLarge,
         Reason::OverQuota,
         Reason::Topic,
@@ -384,6 +434,7 @@ impl Reason {
             Reason::Denied => "denied",
             Reason::NotAllowed => "not_allowed",
             Reason::Query => "query",
+            Reason::ContentFormat => "content_format",
             Reason::TooLarge => "too_large",
             Reason::OverQuota => "over_quota",
             Reason::Topic => "topic",
@@ -391,7 +442,7 @@ impl Reason {
     }
 }
 
-/// The number of refusals of each kind. 40 bytes; the counters saturate.
+/// The number of refusals of each kind. 44 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

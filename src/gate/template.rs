@@ -6,7 +6,9 @@
 //! | `{gateway}` `{device}` `{role}` | names |
 //! | `{path}` | the whole path; must be a whole level |
 //! | `{1}` `{2}` … | the text that the first, second, … `+` of the rule's pattern matched |
+//! | `{content-format}` | the number of the payload's content format, or `none` |
 //! | `{query.NAME}` | the value of the argument `NAME=` of the request's query |
+//! | `{tag.NAME}` | the value of the device's tag; without it the rule does not apply to the device |
 //! | `{rest}` | the text that its `#` matched; must be a whole level, which is omitted if the text is empty |
 //!
 //! A parsed template begins with a literal level or with `{prefix}`, so a device cannot choose the
@@ -44,8 +46,12 @@ pub(super) enum Part {
     Capture(u8),
     /// `{rest}`
     Rest,
+    /// `{content-format}`
+    ContentFormat,
     /// `{query.NAME}`: start and end of the name in the template; it is a valid [`Name`].
     Query(u16, u16),
+    /// `{tag.NAME}`: start and end of the name in the template; it is a valid [`Name`].
+    Tag(u16, u16),
 }
 
 impl Template {
@@ -100,12 +106,21 @@ impl Template {
         })
     }
 
+    /// The names of the tags that it needs.
+    pub fn tag_names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Tag(start, end) => Some(self.text(*start, *end)),
+            _ => None,
+        })
+    }
+
     /// The parts in order.
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    /// The text of a [`Part::Text`] of this template, or the name in a [`Part::Query`].
+    /// The text of a [`Part::Text`] of this template, or the name in a [`Part::Query`] or
+    /// [`Part::Tag`].
     pub(super) fn text(&self, start: u16, end: u16) -> &str {
         &self.text[usize::from(start)..usize::from(end)]
     }
@@ -125,6 +140,8 @@ impl fmt::Display for Template {
 
 /// Begins the placeholder of an argument of the query.
 const QUERY: &str = "query.";
+/// Begins the placeholder of a tag of the device.
+const TAG: &str = "tag.";
 
 /// Literal text and placeholders, in order. Every brace belongs to a placeholder, and no
 /// placeholder contains `/`.
@@ -142,14 +159,21 @@ fn split(text: &str) -> Result<Vec<Part>, TemplateError> {
         }
         let place = rest.strip_prefix('{').ok_or(TemplateError::Brace)?;
         let (name, _) = place.split_once('}').ok_or(TemplateError::Brace)?;
-        parts.push(match name.strip_prefix(QUERY) {
-            Some(argument) => {
-                Name::parse(argument)
-                    .map_err(|_| TemplateError::Argument(argument.chars().take(32).collect()))?;
-                let start = at + 1 + QUERY.len();
-                Part::Query(start as u16, (start + argument.len()) as u16)
-            }
-            None => place_of(name)?,
+        let shown = |name: &str| name.chars().take(32).collect();
+        let span = |before: &str, name: &str| {
+            let start = at + 1 + before.len();
+            (start as u16, (start + name.len()) as u16)
+        };
+        parts.push(if let Some(argument) = name.strip_prefix(QUERY) {
+            Name::parse(argument).map_err(|_| TemplateError::Argument(shown(argument)))?;
+            let (start, end) = span(QUERY, argument);
+            Part::Query(start, end)
+        } else if let Some(tag) = name.strip_prefix(TAG) {
+            Name::parse(tag).map_err(|_| TemplateError::Tag(shown(tag)))?;
+            let (start, end) = span(TAG, tag);
+            Part::Tag(start, end)
+        } else {
+            place_of(name)?
         });
         at += name.len() + 2;
     }
@@ -164,6 +188,7 @@ fn place_of(name: &str) -> Result<Part, TemplateError> {
         "role" => Part::Role,
         "path" => Part::Path,
         "rest" => Part::Rest,
+        "content-format" => Part::ContentFormat,
         _ => match name.parse::<u8>() {
             // The spelling is checked too: `{+1}` and `{01}` parse as numbers.
             Ok(number)
@@ -211,6 +236,8 @@ pub enum TemplateError {
     Place(String),
     /// What follows `query.` in a placeholder is not a name; its first 32 characters.
     Argument(String),
+    /// What follows `tag.` in a placeholder is not a name; its first 32 characters.
+    Tag(String),
     /// A level is empty, also by a leading or trailing `/`.
     EmptyLevel,
     /// `+`, `#`, a control character or a Unicode noncharacter.
@@ -239,13 +266,20 @@ impl fmt::Display for TemplateError {
                 return write!(
                     f,
                     "{{{name}}} is not a placeholder; the placeholders are {{prefix}}, {{gateway}}, {{device}}, {{role}}, {{path}}, \
-                     {{1}} to {{16}}, {{rest}} and {{query.NAME}}"
+                     {{1}} to {{16}}, {{rest}}, {{content-format}}, {{query.NAME}} and {{tag.NAME}}"
                 );
             }
             TemplateError::Argument(name) => {
                 return write!(
                     f,
                     "{{query.{name}}} does not name an argument: a name has letters, digits, '.', '_' and '-', \
+                     and begins with a letter or a digit"
+                );
+            }
+            TemplateError::Tag(name) => {
+                return write!(
+                    f,
+                    "{{tag.{name}}} does not name a tag: a name has letters, digits, '.', '_' and '-', \
                      and begins with a letter or a digit"
                 );
             }
@@ -315,6 +349,18 @@ mod tests {
         }
         assert_eq!(refused("a/{query}"), TemplateError::Place("query".into()));
         assert_eq!(refused("{query.a}/x"), TemplateError::FirstLevel);
+    }
+
+    #[test]
+    fn a_tag_has_a_name() {
+        let template = Template::parse("x/{tag.site}-{tag.hall.2}/{content-format}").unwrap();
+        assert_eq!(template.tag_names().collect::<Vec<_>>(), ["site", "hall.2"]);
+        for name in ["", "-a", "a b", "ä"] {
+            assert_eq!(refused(&format!("a/{{tag.{name}}}")), TemplateError::Tag(name.to_owned()));
+        }
+        assert_eq!(refused("a/{tag}"), TemplateError::Place("tag".into()));
+        assert_eq!(refused("{tag.a}/x"), TemplateError::FirstLevel);
+        assert_eq!(refused("{content-format}/x"), TemplateError::FirstLevel);
     }
 
     #[test]

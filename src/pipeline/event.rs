@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::watch::Watched;
+use super::watch::{PREVIEW_BYTES, Watched};
+use crate::gate::filter::{Filtered, HeldBack};
 use crate::gate::stage::{Mapped, Received, Refusal};
 use crate::journal::Refused;
 use crate::message::{Content, ContentFormat, Envelope, Method, Name, Stamp};
@@ -52,6 +53,23 @@ pub enum Event<'a> {
         reason: Refused,
         /// It was an MQTT publish.
         mqtt: bool,
+    },
+    /// The rules allow a reading, and its rule does not publish it: shown by `tail`.
+    Filtered {
+        /// The device's id.
+        device: &'a str,
+        /// How it came.
+        method: Method,
+        /// The path, in the device's space.
+        path: &'a str,
+        /// The query of the request, if it had one.
+        query: Option<&'a str>,
+        /// Bytes of payload.
+        bytes: usize,
+        /// The beginning of the payload.
+        preview: &'a [u8],
+        /// Why.
+        why: HeldBack,
     },
     /// A reading of a `qos = 0` rule: to be offered to the uplink, and shown by `tail`.
     Passed(Passed<'a>),
@@ -117,6 +135,15 @@ enum Queued {
         bytes: usize,
         reason: Refused,
         mqtt: bool,
+    },
+    Filtered {
+        device: Span,
+        path: Span,
+        query: Option<Span>,
+        preview: Span,
+        bytes: usize,
+        method: Method,
+        why: HeldBack,
     },
     Passed {
         device: Span,
@@ -226,6 +253,24 @@ impl Events {
         });
     }
 
+    /// A reading is not published.
+    pub(super) fn filtered(&mut self, filtered: &Filtered<'_>) {
+        let content = filtered.content;
+        let start = self.payloads.len() as u32;
+        let preview = content.payload.get(..PREVIEW_BYTES).unwrap_or(content.payload);
+        self.payloads.extend_from_slice(preview);
+        let queued = Queued::Filtered {
+            device: self.text(content.device),
+            path: self.text(content.path),
+            query: content.query.map(|query| self.text(query)),
+            preview: Span { start, length: preview.len() as u32 },
+            bytes: content.payload.len(),
+            method: content.method,
+            why: filtered.why,
+        };
+        self.queue.push_back(queued);
+    }
+
     /// A reading is for the uplink alone.
     pub(super) fn passed(&mut self, mapped: &Mapped<'_>) {
         let content = mapped.content();
@@ -304,6 +349,15 @@ impl Events {
                 bytes: *bytes,
                 path: self.text_of(*path),
                 reason: *reason,
+            },
+            Queued::Filtered { device, path, query, preview, bytes, method, why } => Event::Filtered {
+                device: self.text_of(*device),
+                path: self.text_of(*path),
+                query: query.map(|query| self.text_of(query)),
+                preview: self.payloads.get(preview.range()).unwrap_or_default(),
+                bytes: *bytes,
+                method: *method,
+                why: *why,
             },
             Queued::Passed {
                 device,

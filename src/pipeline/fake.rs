@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::{Completion, Pipeline, ReadingStore};
 use crate::gate::login::{Login, PasswordHash, SALT_LENGTH};
 use crate::gate::pattern::Pattern;
+use crate::gate::settings::ReadingFilter;
 use crate::gate::stage::{Mapped, Received};
 use crate::gate::template::Template;
 use crate::gate::{Device, Gate, QoS, Quota, Role, Settings, UplinkRule};
 use crate::journal::Refused;
-use crate::message::{Envelope, Lane, Method, Name, Path, RecordId, Stamp};
+use crate::message::{Method, Name, Path, RecordId, Stamp};
 use crate::proto::address::Ticket;
 
 /// A store that answers when it is told to, refuses what it is told to, and may die.
@@ -65,19 +66,18 @@ impl Pipeline<FakeStore> {
     /// The device `door-7` (MQTT password `sesame`) may POST and DELETE to `t/#`, and to `live/#`
     /// with `qos = 0`; `burst` readings at once, then one a second.
     pub(crate) fn fake(now: Instant, burst: u32) -> Pipeline<FakeStore> {
+        Pipeline::fake_with(now, burst, &ReadingFilter::default())
+    }
+
+    /// The same, with this filter in both rules.
+    pub(crate) fn fake_with(now: Instant, burst: u32, filter: &ReadingFilter) -> Pipeline<FakeStore> {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, qos| UplinkRule {
-            name: name(rule),
-            path: Pattern::parse(pattern).expect("a pattern"),
-            deny: false,
-            topic: None,
+            filter: filter.clone(),
             qos,
             retain: true,
-            lane: Lane::Normal,
-            expires: None,
-            envelope: Envelope::None,
             delete: true,
-            query: Default::default(),
+            ..UplinkRule::new(name(rule), Pattern::parse(pattern).expect("a pattern"))
         };
         let role = Role {
             name: name("sensor"),
@@ -90,19 +90,11 @@ impl Pipeline<FakeStore> {
             mailbox: Default::default(),
         };
         let device = Device {
-            id: name("door-7"),
-            role: name("sensor"),
-            label: None,
-            psk: None,
-            certificate: None,
-            public_key: None,
             login: Some(Login {
                 username: "door-7".to_owned(),
                 password: PasswordHash::of_generated(b"sesame", [0; SALT_LENGTH]),
             }),
-            jwt_keys: Vec::new(),
-            next_psk: None,
-            offline_after: None,
+            ..Device::new(name("door-7"), name("sensor"))
         };
         let settings = Settings {
             gateway: name("gw"),

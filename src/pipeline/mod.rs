@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!                      ┌─ Refused ── the gate does not let it pass
+//!                      ├─ Filtered ─ its rule does not publish it: acknowledged all the same
 //! handle_reading ─ gate ─ Passed ─── qos = 0: for the uplink, not stored
 //!                      └─ store.append ─┬─ Unstored ── not taken; the quota is given back
 //!                                       └─ … ─ handle_completion ─ Completed{ticket, stored}, Shown
@@ -16,19 +17,20 @@
 //! |---|---|
 //! | `event` | what leaves, kept in memory that is used again |
 //! | `refusal` | which counter a refusal belongs to |
+//! | `settling` | readings that others are measured against, until they are on disk |
 //! | `watch` | readings on their way to disk, for `tail` |
 //!
-//! Invariants: a reading is counted once as admitted or refused, and once more as stored or not; a
-//! reading that the journal does not take costs its device no quota; nothing is completed as stored
-//! before the store says that it is; a reading costs no allocation, unless it is refused or
-//! somebody watches.
+//! Invariants: a reading is counted once as admitted, filtered or refused, and if admitted once
+//! more as stored or not; a reading that the journal does not take costs its device no quota;
+//! nothing is completed as stored before the store says that it is; a reading costs no allocation,
+//! unless it is refused or somebody watches.
 
 use std::time::Instant;
 
 use crate::gate::Gate;
 use crate::gate::reply::Outcome;
 use crate::gate::settings::QoS;
-use crate::gate::stage::{DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
+use crate::gate::stage::{Admitted, DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
 use crate::journal::Refused;
 use crate::message::{Method, RecordId};
 use crate::proto::address::Ticket;
@@ -38,6 +40,7 @@ mod event;
 #[cfg(test)]
 pub(crate) mod fake;
 mod refusal;
+mod settling;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -46,6 +49,7 @@ pub use event::{Event, Passed};
 pub use watch::{Attention, PREVIEW_BYTES, Watched};
 
 use event::Events;
+use settling::{Followed, Settling};
 use watch::Waiting;
 
 /// Where readings are stored: the journal, or a fake one in a test.
@@ -76,6 +80,9 @@ pub enum Disposition<'p> {
     Journaled,
     /// By a rule with `qos = 0`, straight to the uplink by [`Event::Passed`].
     Passed,
+    /// Nowhere: its rule does not publish it, and it is to be acknowledged. If the reading that it
+    /// was measured against is not on disk yet, it is [`Disposition::Journaled`] instead.
+    Filtered,
     /// Nowhere: the gate refused it.
     Refused(&'p Refusal),
     /// Nowhere: the store does not take it. The sender may offer it again, unless it is too large.
@@ -115,6 +122,7 @@ pub struct Pipeline<S> {
     attention: Attention,
     mirrors: bool,
     waiting: Waiting,
+    settling: Settling,
     events: Events,
 }
 
@@ -128,6 +136,7 @@ impl<S: ReadingStore> Pipeline<S> {
             attention: Attention::Nobody,
             mirrors: false,
             waiting: Waiting::default(),
+            settling: Settling::default(),
             events: Events::default(),
         }
     }
@@ -148,9 +157,25 @@ impl<S: ReadingStore> Pipeline<S> {
     ) -> Disposition<'_> {
         self.events.of_mqtt(matches!(ticket, Ticket::Mqtt(_)));
         let mapped = match self.gate.admit(now, device, received) {
-            Ok(mapped) => mapped,
+            Ok(Admitted::Passed(mapped)) => mapped,
+            Ok(Admitted::Filtered(filtered)) => {
+                self.counters.count(Counter::ReadingsFiltered);
+                let disposition = match self.settling.follow(filtered.behind, ticket) {
+                    Followed::Settled => Disposition::Filtered,
+                    Followed::Waits => Disposition::Journaled,
+                    Followed::Full => {
+                        self.gate.give_back(device, received.payload.len());
+                        let name = self.gate.id(device).cloned();
+                        self.events.unstored(name, &received, Refused::LaneFull);
+                        return Disposition::Unstored(Refused::LaneFull);
+                    }
+                };
+                self.events.filtered(&filtered);
+                return disposition;
+            }
             Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
         };
+        let number = mapped.number();
         self.counters.count(Counter::ReadingsAdmitted);
         if mapped.qos() == QoS::AtMostOnce {
             self.counters.count(Counter::ReadingsUnpromised);
@@ -168,11 +193,17 @@ impl<S: ReadingStore> Pipeline<S> {
                 if self.mirrors {
                     self.events.mirrored(&mapped);
                 }
+                if let Some(number) = number {
+                    self.settling.keep(ticket, device, number);
+                }
                 Disposition::Journaled
             }
             Err(refused) => {
                 self.counters.count(Counter::ReadingsUnstored);
                 self.gate.give_back(device, received.payload.len());
+                if let Some(number) = number {
+                    self.gate.forget(device, number);
+                }
                 let name = self.gate.id(device).cloned();
                 self.events.unstored(name, &received, refused);
                 Disposition::Unstored(refused)
@@ -329,6 +360,14 @@ impl<S: ReadingStore> Pipeline<S> {
             self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
         }
         self.events.completed(ticket, stored);
+        if let Some((device, number, followers)) = self.settling.completed(ticket) {
+            if !stored {
+                self.gate.forget(device, number);
+            }
+            for follower in followers {
+                self.events.completed(follower, stored);
+            }
+        }
         if let Some(watched) = self.waiting.completed(ticket, stored) {
             self.events.shown(watched);
         }

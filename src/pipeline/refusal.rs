@@ -13,6 +13,7 @@ pub(super) fn counter(reason: Reason) -> Counter {
         Reason::Denied => Counter::RefusedDenied,
         Reason::NotAllowed => Counter::RefusedMethod,
         Reason::Query => Counter::RefusedQuery,
+        Reason::ContentFormat => Counter::RefusedContentFormat,
         Reason::TooLarge => Counter::RefusedTooLarge,
         Reason::OverQuota => Counter::RefusedQuota,
         Reason::Topic => Counter::RefusedTopic,

@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::fake::{FakeStore, received};
 use super::*;
+use crate::gate::settings::ReadingFilter;
 use crate::gate::stage::Reason;
 use crate::message::Method;
 use crate::proto::address::SerialTicket;
@@ -16,6 +17,7 @@ fn post(pipeline: &mut Pipeline<FakeStore>, now: Instant, count: u32, path: &str
         Disposition::Refused(refusal) => Disposition::Refused(Box::leak(Box::new(refusal.clone()))),
         Disposition::Journaled => Disposition::Journaled,
         Disposition::Passed => Disposition::Passed,
+        Disposition::Filtered => Disposition::Filtered,
         Disposition::Unstored(refused) => Disposition::Unstored(refused),
     }
 }
@@ -29,6 +31,9 @@ fn events(pipeline: &mut Pipeline<FakeStore>) -> Vec<String> {
                 format!("refused {device:?} {} {path} {bytes} {:?}", method.as_str(), refusal.reason())
             }
             Event::Unstored { device, path, reason, .. } => format!("unstored {device:?} {path} {reason:?}"),
+            Event::Filtered { device, path, bytes, preview, why, .. } => {
+                format!("filtered {device} {path} {bytes} {} {why}", String::from_utf8_lossy(preview))
+            }
             Event::Passed(passed) => {
                 let content = passed.content();
                 let payload = String::from_utf8_lossy(content.payload);
@@ -247,4 +252,70 @@ fn a_local_message_costs_quota_and_is_stored_nowhere() {
     assert_eq!(events(&mut pipeline).len(), 2);
     let view = pipeline.gate.device(now, device).expect("it is known");
     assert_eq!((view.accepted, view.refused.total()), (0, 2));
+}
+
+/// Both rules publish only what changes.
+fn filtering() -> (Instant, Pipeline<FakeStore>) {
+    let now = Instant::now();
+    let filter = ReadingFilter { on_change: true, ..ReadingFilter::default() };
+    (now, Pipeline::fake_with(now, 10, &filter))
+}
+
+#[test]
+fn a_filtered_reading_is_acknowledged_no_sooner_than_the_one_before_it_is_on_disk() {
+    let (now, mut pipeline) = filtering();
+    assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Journaled);
+    // The same again, while the first is on its way to disk.
+    assert_eq!(post(&mut pipeline, now, 2, "t/env"), Disposition::Journaled);
+    assert_eq!(events(&mut pipeline), ["filtered door-7 t/env 4 21.5 unchanged (on-change)"]);
+    assert_eq!(pipeline.store().taken.len(), 1, "one record for both");
+    assert!(complete(&mut pipeline).is_empty());
+    pipeline.store().answer(true);
+    assert_eq!(complete(&mut pipeline), ["completed 1 true", "completed 2 true"]);
+    assert_eq!(post(&mut pipeline, now, 3, "t/env"), Disposition::Filtered);
+    let of = |counter| pipeline.counters.value(counter);
+    assert_eq!((of(Counter::ReadingsFiltered), of(Counter::ReadingsAdmitted)), (2, 1));
+    assert_eq!(of(Counter::ReadingsStored), 1);
+}
+
+#[test]
+fn what_is_not_stored_holds_nothing_back_and_takes_those_that_wait_with_it() {
+    let (now, mut pipeline) = filtering();
+    assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Journaled);
+    assert_eq!(post(&mut pipeline, now, 2, "t/env"), Disposition::Journaled);
+    events(&mut pipeline);
+    pipeline.store().answer(false);
+    assert_eq!(complete(&mut pipeline), ["completed 1 false", "completed 2 false"]);
+    assert_eq!(post(&mut pipeline, now, 3, "t/env"), Disposition::Journaled, "offered again, it is stored");
+    pipeline.store().refuses = Some(Refused::LaneFull);
+    assert_eq!(post(&mut pipeline, now, 4, "t/other"), Disposition::Unstored(Refused::LaneFull));
+    pipeline.store().refuses = None;
+    assert_eq!(post(&mut pipeline, now, 5, "t/other"), Disposition::Journaled, "nor what was not taken");
+    assert_eq!(pipeline.store().taken.len(), 2);
+}
+
+#[test]
+fn one_more_than_may_wait_is_refused_and_costs_no_quota() {
+    let now = Instant::now();
+    let filter = ReadingFilter { on_change: true, ..ReadingFilter::default() };
+    let most = settling::FOLLOWERS_MAX as u32;
+    let mut pipeline = Pipeline::fake_with(now, most + 2, &filter);
+    for count in 0..=most {
+        assert_eq!(post(&mut pipeline, now, count, "t/env"), Disposition::Journaled);
+    }
+    events(&mut pipeline);
+    for count in 0..3 {
+        let said = post(&mut pipeline, now, most + 1 + count, "t/env");
+        assert_eq!(said, Disposition::Unstored(Refused::LaneFull), "never over quota");
+    }
+    assert_eq!(events(&mut pipeline), [r#"unstored Some("door-7") t/env LaneFull"#; 3]);
+    pipeline.store().answer(true);
+    assert_eq!(complete(&mut pipeline).len(), most as usize + 1);
+}
+
+#[test]
+fn a_filtered_reading_of_a_rule_with_qos_0_has_no_disk_to_wait_for() {
+    let (now, mut pipeline) = filtering();
+    assert_eq!(post(&mut pipeline, now, 1, "live/env"), Disposition::Passed);
+    assert_eq!(post(&mut pipeline, now, 2, "live/env"), Disposition::Filtered);
 }

@@ -74,6 +74,8 @@ counters! {
     MqttRetainedDropped = "tombolo_mqtt_dropped_retained_messages_total",
     /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
+    /// Readings that the rules allow and that were not published, by a filter of their rule.
+    ReadingsFiltered = "tombolo_gate_filtered_readings_total",
     /// 4.00: invalid path or query.
     RefusedPath = "tombolo_gate_refused_path_readings_total",
     /// 4.04: a reserved path.
@@ -87,7 +89,9 @@ counters! {
     /// 4.02: the rule wants no query. 4.00: its topic needs an argument that the query does not
     /// have, or has in a form that is not safe in a topic.
     RefusedQuery = "tombolo_gate_refused_query_readings_total",
-    /// 4.13: more bytes than the role allows.
+    /// 4.15: the rule does not take the content format.
+    RefusedContentFormat = "tombolo_gate_refused_content_format_readings_total",
+    /// 4.13: more bytes than the role or the rule allows.
     RefusedTooLarge = "tombolo_gate_refused_too_large_readings_total",
     /// 4.29: over quota.
     RefusedQuota = "tombolo_gate_refused_over_quota_readings_total",

@@ -74,3 +74,50 @@ fn the_example_that_is_shipped_is_as_its_rules() {
     let ran = place.run(&format!("acl test {}", examples.join("acl/greenhouse.acl").display()));
     assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
 }
+
+#[test]
+fn a_tag_is_set_shown_explained_and_taken_away() {
+    let place = place();
+    let rule =
+        "[role.sensor.uplink.plant]\npath = \"plant/#\"\ntopic = \"plant/{tag.site}/{device}/{rest}\"\n";
+    place.write("conf.d/40-tags.toml", rule);
+    let explain = || place.run("acl explain door-7 POST plant/x");
+    let refused = explain();
+    assert_eq!(refused.status, 1);
+    assert!(refused.out.contains("needs the tag site for its topic"), "{}", refused.out);
+    place.run("device set door-7 --tag site=north --tag hall=2").fine();
+    let shown = place.run("device show door-7").fine();
+    assert!(shown.contains("hall=2, site=north"), "{shown}");
+    let said = explain().fine();
+    assert!(said.contains("plant/north/door-7/x") && said.contains("hall=2, site=north"), "{said}");
+    assert_eq!(place.run("--json device show door-7").json()["tags"]["site"], "north");
+    place.run("device set door-7 --tag site=").fine();
+    assert_eq!(explain().status, 1);
+    place.run("device set door-7 --tag site=a/b").failed(2, &["the value of tag site has to be"]);
+    place.run("device set door-7 --tag site").failed(2, &["write a tag like site=north"]);
+    place.run("device add door-9 --role sensor --psk --tag site=south").fine();
+    assert!(place.run("acl explain door-9 POST plant/x").fine().contains("plant/south/door-9/x"));
+    place.write("more.csv", "id,role,psk,tags\ndoor-10,sensor,generate,site=east;hall=3\n");
+    place.run(&format!("device import {}", place.path("more.csv").display())).fine();
+    assert!(place.run("acl explain door-10 POST plant/x").fine().contains("plant/east/door-10/x"));
+}
+
+#[test]
+fn the_format_and_size_of_a_payload_are_asked_about() {
+    let place = place();
+    let rule = "[role.sensor.uplink.json]\npath = \"j/#\"\ncontent-formats = [\"application/json\"]\nmax-payload = 100\n";
+    place.write("conf.d/40-json.toml", rule);
+    let said = place.run("acl explain door-7 POST j/x").fine();
+    assert!(said.contains("content-formats 50") && said.contains("up to 100 B"), "{said}");
+    for (options, words) in [
+        ("--content-format none", "takes no reading without a content format"),
+        ("--content-format 60", "does not take the content format 60 (application/cbor)"),
+        ("--bytes 101", "the payload has more than 100 bytes"),
+    ] {
+        let ran = place.run(&format!("acl explain door-7 POST j/x {options}"));
+        assert!(ran.status == 1 && ran.out.contains(words), "{options}: {}", ran.out);
+    }
+    place
+        .run("acl explain door-7 POST j/x --content-format x/y")
+        .failed(2, &["x/y", "is not a content format"]);
+}

@@ -139,9 +139,16 @@ impl Control for Hub {
         reply.ok(&json!({}));
     }
 
-    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<Value> {
-        let method = Method::parse(method)?;
-        Some(
+    fn explain(
+        &mut self,
+        device: &str,
+        method: &str,
+        path: &str,
+        _: Option<&str>,
+        _: Option<u64>,
+    ) -> Result<Value, String> {
+        let method = Method::parse(method).ok_or("no method")?;
+        Ok(
             json!({ "device": device, "method": method.as_str(), "path": path, "allowed": path == "t", "why": "because" }),
         )
     }

@@ -16,6 +16,7 @@ mod registry_change;
 mod reload;
 mod renewal;
 mod revocation;
+mod rules;
 mod secret;
 mod serial;
 mod shipped;

@@ -76,18 +76,7 @@ fn a_registry_that_is_gone_is_a_fault_and_its_devices_stay_until_there_is_an_emp
 
 pub fn device(id: &str, identity: &str) -> Device {
     let psk = Psk { identity: identity.into(), key: Zeroizing::new(b"0123456789abcdef".to_vec()) };
-    Device {
-        id: Name::parse(id).unwrap(),
-        role: Name::parse("sensor").unwrap(),
-        label: None,
-        psk: Some(psk),
-        certificate: None,
-        public_key: None,
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
-    }
+    Device { psk: Some(psk), ..Device::new(Name::parse(id).unwrap(), Name::parse("sensor").unwrap()) }
 }
 
 fn mode(path: &Path) -> u32 {

@@ -204,6 +204,7 @@ fn schema_and_model_agree_on_every_key() {
             Kind::Url => "\"mqtts://a\"".into(),
             Kind::Topic | Kind::FlagOrTopic => "\"a\"".into(),
             Kind::Spans => "\"always\"".into(),
+            Kind::Tags => "{ a = \"b\" }".into(),
             Kind::Forbidden(_) | Kind::Reserved(_) => return None,
             Kind::Table(_) | Kind::Named(_) => return None,
         })

@@ -223,7 +223,7 @@ fn files_that_are_removed_or_damaged_while_they_are_in_use_are_written_anew() {
     let disk = Disk::default();
     with_current(&disk, &all[0]);
     with_current(&disk, &all[1]);
-    let mut store = Store::open(Shared(&disk));
+    let store = Store::open(Shared(&disk));
     assert!(store.restore_files().written.is_empty(), "nothing is wrong");
     let names = ["current.pem", "current.pem.copy"];
     let spoils: [fn(&Disk, &str); 3] = [

@@ -49,16 +49,9 @@ fn id(version: u32) -> MadeId {
 
 fn device(version: u32) -> Device {
     Device {
-        id: name("meter"),
-        role: name("sensor"),
         label: Some(version.to_string()),
-        psk: None,
-        certificate: None,
         public_key: Some([7; 32]),
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
+        ..Device::new(name("meter"), name("sensor"))
     }
 }
 

@@ -43,6 +43,7 @@ pub fn fleet(id: &str, kind: NameKind, pattern: &str) -> Fleet {
         name: name(id),
         role: name("sensor"),
         label: None,
+        tags: Default::default(),
         certificate: CertificatePattern::new(kind, pattern, None).unwrap(),
         max_devices: 1_000,
         offline_after: None,
@@ -172,7 +173,7 @@ fn a_fleet_makes_a_device_at_first_sight_that_is_like_any_other() {
     let view = gate.device(now, seven).unwrap();
     assert_eq!((view.id.as_str(), view.fleet.map(Name::as_str), view.online), ("7", Some("doors"), false));
     assert_eq!(gate.device_by_id("7"), Some(seven));
-    let mapped = gate.admit(now, seven, received(Method::Post, "t", b"1")).unwrap();
+    let mapped = gate.admit(now, seven, received(Method::Post, "t", b"1")).unwrap().passed().unwrap();
     assert_eq!(mapped.content().topic, "tombolo/gw/7/up/t");
     let change = gate.poll_presence(now).unwrap();
     assert_eq!((change.id.as_str(), change.online), ("7", true));

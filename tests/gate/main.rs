@@ -2,7 +2,9 @@
 
 mod allocation;
 mod explain;
+mod filters;
 mod identity;
+mod limits;
 mod namespace;
 mod own_topics;
 mod presence;
@@ -13,13 +15,14 @@ mod roll;
 mod rules;
 mod scale;
 mod settings;
+mod tags;
 
 use std::time::{Duration, Instant};
 
 use tombolo::gate::pattern::Pattern;
 use tombolo::gate::template::Template;
 use tombolo::gate::{Device, Gate, Psk, QoS, Quota, Received, Refusal, Role, Settings, UplinkRule};
-use tombolo::message::{Content, Envelope, Lane, Method, Name, Path, Stamp};
+use tombolo::message::{Content, Method, Name, Path, Stamp};
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const STAMP: Stamp = Stamp { boottime_ms: 1, wall_ms: None };
@@ -30,19 +33,7 @@ pub fn name(text: &str) -> Name {
 
 /// A rule that allows, QoS 1, normal lane.
 pub fn rule(name_: &str, path: &str) -> UplinkRule {
-    UplinkRule {
-        name: name(name_),
-        path: Pattern::parse(path).unwrap(),
-        deny: false,
-        topic: None,
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        lane: Lane::Normal,
-        expires: None,
-        envelope: Envelope::None,
-        delete: false,
-        query: Default::default(),
-    }
+    UplinkRule::new(name(name_), Pattern::parse(path).unwrap())
 }
 
 pub fn deny(name: &str, path: &str) -> UplinkRule {
@@ -74,18 +65,7 @@ pub fn psk(identity: &str, key: &str) -> Psk {
 /// A device with a key, whose identity is its id.
 pub fn device(id: &str, role: &str) -> Device {
     let psk = Some(psk(id, &format!("key of {id}")));
-    Device {
-        id: name(id),
-        role: name(role),
-        label: None,
-        psk,
-        certificate: None,
-        public_key: None,
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
-    }
+    Device { psk, ..Device::new(name(id), name(role)) }
 }
 
 pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
@@ -133,6 +113,7 @@ pub fn say_as<T>(
     look: impl FnOnce(Content<'_>) -> T,
 ) -> Result<(T, String), Refusal> {
     let device = gate.device_by_id(device).expect("the device is known");
-    let mapped = gate.admit(Instant::now(), device, received(method, path, payload))?;
+    let admitted = gate.admit(Instant::now(), device, received(method, path, payload))?;
+    let mapped = admitted.passed().expect("no filter");
     Ok((look(mapped.content()), mapped.rule().unwrap().to_string()))
 }

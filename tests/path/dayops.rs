@@ -28,6 +28,33 @@ fn status_says_first_whether_everything_is_fine() {
     assert!(text.starts_with("state     NOT FINE: not connected to localhost:"), "{text}");
 }
 
+#[test]
+fn a_reading_that_a_filter_holds_back_is_acknowledged_shown_and_not_published() {
+    let rules = "[role.sensor.uplink.state]\npath = \"state/+\"\ntopic = \"plant/{tag.site}/{1}\"\non-change = true\n\
+                 content-formats = [\"text/plain\", \"none\"]\n";
+    let site = Site::new("filter", &format!("{rules}[device.door-7.tags]\nsite = \"north\"\n"));
+    wait_for("the broker", || connected(&site));
+    // What follows is answered, and comes, after what is before it.
+    for payload in ["open", "open", "open", "closed"] {
+        let said = site.post(&["-e", payload], "state/door");
+        assert!(!said.contains("4.") && !said.contains("5."), "{said}");
+    }
+    assert!(site.post(&["-t", "50", "-e", "{}"], "state/door").contains("4.15"));
+    site.post(&["-e", "1"], "t/env");
+    wait_for("the last reading", || !site.arrived("tombolo/gw/door-7/up/t/env").is_empty());
+    let (_, shown) = site.daemon.command(&["device", "show", "door-7", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["filtered"], &shown["accepted"]), (&2.into(), &3.into()), "{shown}");
+    assert_eq!(shown["refused_reasons"]["content_format"], 1, "{shown}");
+    let counters = &site.daemon.status()["counters"];
+    assert_eq!(counters["tombolo_gate_filtered_readings_total"], 2, "{counters}");
+    let (_, explained) = site.daemon.command(&["acl", "explain", "door-7", "POST", "state/door"]);
+    assert!(
+        explained.contains("plant/north/door") && explained.contains("what equals the reading before"),
+        "{explained}"
+    );
+}
+
 /// Sends bytes and reads what comes until the other side closes.
 fn talk(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -262,7 +262,7 @@ impl Gateway {
                     serial.handle_completion(ticket, stored);
                 }
                 Event::Passed(passed) => uplink.push_volatile(&passed.content()),
-                Event::Shown(_) | Event::Mirrored { .. } => {}
+                Event::Shown(_) | Event::Mirrored { .. } | Event::Filtered { .. } => {}
                 Event::Refused { device, path, method, .. } => {
                     if *plant == Plant::RefusedCountedAsStored {
                         miscounted += 1;

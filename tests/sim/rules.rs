@@ -160,19 +160,11 @@ impl Site {
             mailbox: Default::default(),
         };
         let device = |member: &Member| Device {
-            id: name(&member.id),
-            role: name(member.role),
-            label: None,
             psk: Some(Psk {
                 identity: member.id.clone().into_bytes(),
                 key: member.key.clone().into_bytes().into(),
             }),
-            certificate: None,
-            public_key: None,
-            login: None,
-            jwt_keys: Vec::new(),
-            next_psk: None,
-            offline_after: None,
+            ..Device::new(name(&member.id), name(member.role))
         };
         let mut members = self.members.clone();
         members.sort_by(|one, other| one.id.cmp(&other.id));
@@ -199,17 +191,12 @@ impl Site {
 
 fn uplink_rule(number: usize, rule: &Rule) -> UplinkRule {
     UplinkRule {
-        name: Name::parse(&format!("r{number}")).unwrap(),
-        path: Pattern::parse(rule.path).unwrap(),
         deny: rule.deny,
         topic: rule.topic.map(|topic| Template::parse(topic).unwrap()),
         qos: if rule.stored { QoS::AtLeastOnce } else { QoS::AtMostOnce },
-        retain: false,
         lane: rule.lane,
         expires: rule.expires_s.map(Duration::from_secs),
-        envelope: Envelope::None,
-        delete: false,
-        query: Default::default(),
+        ..UplinkRule::new(Name::parse(&format!("r{number}")).unwrap(), Pattern::parse(rule.path).unwrap())
     }
 }
 

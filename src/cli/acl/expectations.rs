@@ -8,9 +8,12 @@
 //! role:sensor    publish    home/x        allow  rule=local-publish.own
 //! ```
 //!
-//! A reason may also be written as `acl explain` prints it, `reason=no rule`. It reads the files
-//! alone, never the running daemon. `role:NAME` is a device of that role, for where the registry is
-//! not: its id is [`STAND_IN`].
+//! `content-format=` and `bytes=` are a part of the question, as of `acl explain`; `tag.NAME=` is a
+//! tag of the device that stands for a role. A reason may also be written as `acl explain` prints
+//! it, `reason=no rule`.
+//!
+//! It reads the files alone, never the running daemon. `role:NAME` is a device of that role, for
+//! where the registry is not: its id is [`STAND_IN`].
 
 use std::time::Instant;
 
@@ -22,8 +25,9 @@ use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::plural;
 use crate::config::Settings;
-use crate::config::acl::{Question, explain};
-use crate::gate::{Device, Gate, Reason};
+use crate::config::acl::{Question, explain, supposed};
+use crate::gate::tag::Tags;
+use crate::gate::{Device, Gate, Reason, Supposed};
 use crate::message::Name;
 
 /// The id of the device that stands for a role.
@@ -41,6 +45,9 @@ struct Expectation {
     question: Question,
     path: String,
     allowed: bool,
+    supposed: Supposed,
+    /// Of the device that stands for a role.
+    tags: Tags,
     /// Keys and values that are expected beside.
     also: Vec<(Also, String)>,
 }
@@ -75,6 +82,7 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
             other => return Err((line, format!("{other:?} is neither allow nor deny"))),
         };
         let mut also: Vec<(Also, String)> = Vec::new();
+        let (mut content_format, mut bytes, mut tags) = (None, None, Tags::default());
         for word in rest.iter().take_while(|word| !word.starts_with('#')) {
             // As `acl explain` prints it for people: `no rule`.
             if let Some((Also::Reason, reason)) = also.last_mut().filter(|_| !word.contains('=')) {
@@ -86,16 +94,34 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                 "rule" => Also::Rule,
                 "topic" => Also::Topic,
                 "reason" => Also::Reason,
-                _ => return Err((line, format!("{word:?} is none of rule=, topic=, reason="))),
+                "content-format" => {
+                    content_format = Some(value);
+                    continue;
+                }
+                "bytes" => {
+                    let number = value.parse::<u64>();
+                    bytes = Some(number.map_err(|_| (line, format!("{word:?} is no number of bytes")))?);
+                    continue;
+                }
+                key if key.starts_with("tag.") && first.starts_with(ROLE) && !value.is_empty() => {
+                    tags.set(&key[4..], value).map_err(|error| (line, error.to_string()))?;
+                    continue;
+                }
+                _ => {
+                    let known = "rule=, topic=, reason=, content-format=, bytes=, or of a role tag.NAME=";
+                    return Err((line, format!("{word:?} is none of {known}")));
+                }
             };
-            if key == Also::Reason && !reasons().any(|known| known == value) {
-                let all = reasons().collect::<Vec<_>>().join(", ");
-                return Err((line, format!("{value:?} is no reason; there are: {all}")));
-            }
             also.push((key, value.to_owned()));
         }
+        let mut named = also.iter().filter(|(key, _)| *key == Also::Reason).map(|(_, value)| value);
+        if let Some(value) = named.find(|value| !reasons().any(|known| known == value.as_str())) {
+            let all = reasons().collect::<Vec<_>>().join(", ");
+            return Err((line, format!("{value:?} is no reason; there are: {all}")));
+        }
+        let supposed = supposed(content_format, bytes).map_err(|what| (line, what))?;
         let (device, path) = ((*first).to_owned(), (*path).to_owned());
-        all.push(Expectation { line, device, question, path, allowed, also });
+        all.push(Expectation { line, device, question, path, allowed, supposed, tags, also });
     }
     Ok(all)
 }
@@ -113,31 +139,19 @@ impl Judge<'_> {
     }
 
     /// What the rules say, and whether there is such a role.
-    fn say(&self, device: &str, question: Question, path: &str) -> Result<Value, String> {
+    fn say(&self, expected: &Expectation) -> Result<Value, String> {
+        let Expectation { device, question, path, supposed, tags, .. } = expected;
         let Some(role) = device.strip_prefix(ROLE) else {
-            return Ok(explain(self.settings, &self.gate, self.now, device, question, path));
+            return Ok(explain(self.settings, &self.gate, self.now, device, *question, path, *supposed));
         };
         let role = self.settings.gate.roles.iter().find(|known| known.name.as_str() == role);
         let role = role.ok_or_else(|| format!("there is no role {:?}", &device[ROLE.len()..]))?;
         let mut settings = self.settings.gate.clone();
-        settings.devices = Name::parse(STAND_IN).into_iter().map(|id| bare(id, role.name.clone())).collect();
+        let stand_in = Name::parse(STAND_IN).into_iter();
+        let device = |id| Device { tags: tags.clone(), ..Device::new(id, role.name.clone()) };
+        settings.devices = stand_in.map(device).collect();
         let gate = Gate::new(settings, self.now);
-        Ok(explain(self.settings, &gate, self.now, STAND_IN, question, path))
-    }
-}
-
-fn bare(id: Name, role: Name) -> Device {
-    Device {
-        id,
-        role,
-        label: None,
-        psk: None,
-        certificate: None,
-        public_key: None,
-        login: None,
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
+        Ok(explain(self.settings, &gate, self.now, STAND_IN, *question, path, *supposed))
     }
 }
 
@@ -177,7 +191,7 @@ pub(super) fn run(context: &Context, arguments: &AclTestArguments) -> Result<(),
     let mut faults = 0;
     for expected in &expectations {
         let Expectation { line, device, question, path, .. } = expected;
-        let said = judge.say(device, *question, path);
+        let said = judge.say(expected);
         let said = said.map_err(|what| CommandError::Failed(format!("{file}:{line}: {what}")))?;
         let difference = difference(expected, &said);
         faults += u64::from(difference.is_some());

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::clock::UnixTime;
 use crate::config::registry::credentials::parse_time;
 use crate::config::scalar::parse_duration;
+use crate::gate::tag::Tags;
 
 /// `tombolo device list`
 #[derive(Clone, Copy, Debug, Args)]
@@ -23,7 +24,7 @@ pub struct DeviceSetArguments {
     /// Device id
     pub id: String,
     /// Its role, which has its rules and limits
-    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after"])]
+    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after", "tags"])]
     pub role: Option<String>,
     /// Informational text; empty takes it away
     #[arg(long, value_name = "TEXT")]
@@ -31,6 +32,16 @@ pub struct DeviceSetArguments {
     /// Time without activity until it is offline, like 1h; empty for that of its role
     #[arg(long, value_name = "TIME")]
     pub offline_after: Option<String>,
+    /// A tag, for {tag.NAME} in topics; an empty value takes it away. May be repeated
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+    pub tags: Vec<(String, String)>,
+}
+
+/// The value of `--tag`.
+pub fn tag(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write a tag like site=north")?;
+    Tags::default().set(name, value).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// `tombolo device rekey`

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use crate::config::{Loaded, Place};
 use crate::control::snapshot::TakenReading;
+use crate::gate::tag::Tags;
+use crate::gate::template::Template;
 use crate::gate::{self, Device, Explanation, Gate};
 use crate::message::{Method, Name};
 use crate::northbound::io::probe::{LEVEL, ReadingTrial};
@@ -31,14 +33,18 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
     if let Some(role) = of_fleets.first() {
         let ids: BTreeSet<&str> = taken.iter().map(|taken| taken.device.as_str()).collect();
         let new = ids.into_iter().filter(|id| !known.iter().any(|device| device.id.as_str() == *id));
-        imagined.devices.extend(new.filter_map(|id| imagine(id, role)));
+        let tags = settings.gate.fleets.first().map(|fleet| fleet.tags.clone()).unwrap_or_default();
+        imagined.devices.extend(new.filter_map(|id| imagine(id, role, tags.clone())));
     }
     // Where there is no device, one for each role.
     let mut stand_ins: Vec<(Name, Device)> = Vec::new();
     if known.is_empty() {
-        let roles = settings.gate.roles.iter().map(|role| &role.name);
-        let wanted = roles.filter(|role| of_fleets.is_empty() || of_fleets.contains(role));
-        stand_ins.extend(wanted.filter_map(|role| Some((role.clone(), imagine(LEVEL, role)?))));
+        let roles = settings.gate.roles.iter();
+        let wanted = roles.filter(|role| of_fleets.is_empty() || of_fleets.contains(&&role.name));
+        let reading = settings.gate.reading.as_ref();
+        stand_ins.extend(wanted.filter_map(|role| {
+            Some((role.name.clone(), imagine(LEVEL, &role.name, all_tags(role, reading))?))
+        }));
     }
     let stand_ins: Vec<(Name, Gate)> = stand_ins
         .into_iter()
@@ -66,7 +72,14 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
     for index in 0..longest {
         for role in &settings.gate.roles {
             let Some(rule) = role.uplink.get(index).filter(|rule| !rule.deny) else { continue };
-            let device = known.iter().find(|device| device.role == role.name);
+            let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
+            let all = || known.iter().filter(|device| device.role == role.name);
+            // A rule that needs a tag is for the devices that have it.
+            let has = |device: &Device| {
+                template
+                    .is_none_or(|template| template.tag_names().all(|name| device.tags.get(name).is_some()))
+            };
+            let device = all().find(|device| has(device)).or_else(|| all().next());
             let stand_in = stand_ins.iter().find(|(name, _)| *name == role.name);
             let (gate, id) = match (device, stand_in) {
                 (Some(device), _) => (&gate, device.id.as_str()),
@@ -83,7 +96,6 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
                 Some(place) => format!("{of} at {place}"),
                 None => of,
             };
-            let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
             let path = path(rule.path.as_str(), template.map_or("", |template| template.as_str()));
             let Some(Explanation { rule: decided, publish: Some(publish), .. }) = explain(gate, id, &path)
             else {
@@ -118,11 +130,19 @@ fn place<'a>(loaded: &'a Loaded, role: &str, rule: &str) -> Option<&'a Place> {
 }
 
 /// A device that there is not, of that role.
-fn imagine(id: &str, role: &Name) -> Option<Device> {
-    let (label, psk, certificate, public_key, login, offline_after) = (None, None, None, None, None, None);
-    let (id, role) = (Name::parse(id).ok()?, role.clone());
-    let (jwt_keys, next_psk) = (Vec::new(), None);
-    Some(Device { id, role, label, psk, certificate, public_key, offline_after, login, jwt_keys, next_psk })
+fn imagine(id: &str, role: &Name, tags: Tags) -> Option<Device> {
+    Some(Device { tags, ..Device::new(Name::parse(id).ok()?, role.clone()) })
+}
+
+/// The tags that the topics of a role need, each with a value that no device has.
+fn all_tags(role: &gate::Role, reading: Option<&Template>) -> Tags {
+    let mut tags = Tags::default();
+    let templates = role.uplink.iter().filter_map(|rule| rule.topic.as_ref().or(reading));
+    for name in templates.flat_map(Template::tag_names) {
+        // One more than a device may have is needed by no device.
+        let _ = tags.set(name, LEVEL);
+    }
+    tags
 }
 
 /// A path that a pattern matches and no device uses, with the query that a template asks for.

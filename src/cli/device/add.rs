@@ -21,6 +21,7 @@ use crate::config::scalar::{PSK_IDENTITY_MAX, format_hex, format_psk_identity, p
 use crate::config::{Loaded, Settings};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::settings::{Device, Psk};
+use crate::gate::tag::Tags;
 use crate::message::Name;
 use crate::proto::dtls::server::DistinguishedName;
 use crate::proto::dtls::server::bundle::public_key_hash;
@@ -86,17 +87,19 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         Some(file) => vec![super::token_key::public(file, None)?],
         None => Vec::new(),
     };
+    let mut tags = Tags::default();
+    for (name, value) in &arguments.tags {
+        tags.set(name, value).map_err(|error| CommandError::Usage(format!("--tag: {error}")))?;
+    }
     let device = Device {
-        id,
-        role,
         label: arguments.label,
+        tags,
         psk,
         certificate,
         public_key,
         login,
         jwt_keys,
-        next_psk: None,
-        offline_after: None,
+        ..Device::new(id, role)
     };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len()));

@@ -52,7 +52,7 @@ fn effect(told: &Told, running: &str) -> String {
 
 /// `tombolo device set`
 pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<(), CommandError> {
-    let DeviceSetArguments { id, role, label, offline_after } = arguments;
+    let DeviceSetArguments { id, role, label, offline_after, tags } = arguments;
     let role = match role {
         None => None,
         Some(text) => Some(
@@ -87,12 +87,16 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
         if let Some(offline_after) = offline_after {
             device.offline_after = offline_after;
         }
+        for (name, value) in tags {
+            device.tags.set(&name, &value).map_err(|error| error.to_string())?;
+        }
         Ok(())
     })?;
     if context.out.json {
-        return Ok(context
-            .out
-            .object(&json!({ "id": id, "role": device.role.as_str(), "label": device.label }))?);
+        return Ok(context.out.object(&json!({
+            "id": id, "role": device.role.as_str(), "label": device.label,
+            "tags": super::tag_entry(&device.tags),
+        }))?);
     }
     let effect = effect(&told, "in force now");
     Ok(context.out.line(format_args!("changed {id} (role {}); {effect}", device.role))?)

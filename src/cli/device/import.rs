@@ -33,6 +33,7 @@ use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
 use crate::gate::login::{Login, PasswordHash, USERNAME_MAX};
 use crate::gate::settings::{Device, Psk};
+use crate::gate::tag::Tags;
 use crate::message::Name;
 use crate::proto::dtls::server::DistinguishedName;
 use crate::proto::pem;
@@ -42,10 +43,11 @@ const FILE_MAX: u64 = 64 << 20;
 /// Most faults that are printed.
 const FAULTS_SHOWN: usize = 20;
 /// The columns.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "id",
     "role",
     "label",
+    "tags",
     "psk",
     "psk-identity",
     "password",
@@ -257,6 +259,12 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     {
         return Err(format!("{id}: its label is too long, or has control characters"));
     }
+    let mut tags = Tags::default();
+    for tag in get("tags").into_iter().flat_map(|tags| tags.split(';')) {
+        let (tag, value) =
+            tag.split_once('=').ok_or_else(|| format!("{id}: tags is not like site=north;hall=2"))?;
+        tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
+    }
     let mut made = Made::default();
     let psk = match get("psk") {
         None => None,
@@ -338,18 +346,8 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     {
         return Err(format!("{id} has no key, password or certificate"));
     }
-    let device = Device {
-        id: name,
-        role,
-        label,
-        psk,
-        certificate,
-        public_key,
-        login,
-        jwt_keys,
-        next_psk: None,
-        offline_after: None,
-    };
+    let device =
+        Device { label, tags, psk, certificate, public_key, login, jwt_keys, ..Device::new(name, role) };
     Ok((device, made))
 }
 

@@ -30,6 +30,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceState, Session, SessionPage};
 use crate::daemon::fleets;
 use crate::gate::certificate::{CertificateName, NameKind};
+use crate::gate::tag::Tags;
 use crate::message::Name;
 
 /// Runs the command.
@@ -354,6 +355,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     };
     row("id", Some(known.id.clone()));
     row("label", known.label.clone());
+    row("tags", Some(shown_tags(&known.tags)).filter(|_| !known.tags.is_empty()));
     row("role", known.role.clone());
     row("identity", known.psk_identity.as_deref().map(format_psk_identity));
     row("next identity", known.next_psk_identity.as_deref().map(format_psk_identity));
@@ -433,6 +435,7 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
                 id: id.to_string(),
                 role: Some(fleet.role.to_string()),
                 label: fleet.label.clone(),
+                tags: fleet.tags.clone(),
                 psk_identity: None,
                 next_psk_identity: None,
                 jwt_keys: Vec::new(),
@@ -450,6 +453,19 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
     made
 }
 
+/// Tags as one object.
+fn tag_entry(tags: &Tags) -> Value {
+    tags.iter()
+        .map(|(name, value)| (name.to_string(), json!(value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// Tags as one text.
+fn shown_tags(tags: &Tags) -> String {
+    tags.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
+}
+
 fn fleet_entry(known: &Known, fleet: &Name) -> Value {
     let mut value = entry(known);
     value["source"] = json!("fleet");
@@ -462,6 +478,7 @@ fn entry(known: &Known) -> Value {
         "id": known.id,
         "role": known.role,
         "label": known.label,
+        "tags": tag_entry(&known.tags),
         "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
         "next_psk_identity": known.next_psk_identity.as_deref().map(format_psk_identity),
         "mqtt_username": known.mqtt_username,

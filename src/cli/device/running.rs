@@ -105,10 +105,14 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         0 => String::new(),
         count => format!(", {count} not stored"),
     };
+    let filtered = match state.filtered {
+        0 => String::new(),
+        count => format!(", {count} filtered"),
+    };
     rows.push((
         "readings",
         format!(
-            "{} accepted{unstored}, {} delivered, {} refused",
+            "{} accepted{unstored}, {} delivered{filtered}, {} refused",
             state.accepted, state.delivered, state.refused
         ),
     ));
@@ -188,6 +192,12 @@ mod tests {
         assert_eq!(seen(&degraded)[0], "degraded");
         let text = "degraded, active 5 s ago: it answers 12 bytes where 2 are asked for";
         assert_eq!(rows(&degraded)[0].1, text);
+    }
+
+    #[test]
+    fn readings_that_were_not_published_are_shown_where_there_are_any() {
+        let filtered = DeviceState { filtered: 3, ..state() };
+        assert_eq!(rows(&filtered)[1].1, "7 accepted, 6 delivered, 3 filtered, 2 refused");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! added or removed atomically.
 //!
 //! ```toml
-//! format = "tombolo-device 1.4"
+//! format = "tombolo-device 1.5"
 //! role = "sensor"
 //! label = "the north door"
+//! tags = { site = "north" }
 //! psk-identity = "door-7"
 //! psk = "text:…"
 //! # end
@@ -44,6 +45,7 @@ use crate::clock::UnixTime;
 use crate::durable::atomic_file::Condition;
 use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
+use crate::gate::tag::Tags;
 use crate::gate::{Device, Psk};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::server::DistinguishedName;
@@ -56,13 +58,13 @@ const MAGIC: &str = "tombolo-device ";
 const MAJOR: u32 = 1;
 /// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
 /// ignore; 1.2 added the end line; 1.3 MQTT passwords; 1.4 public keys of tokens, dates of keys and
-/// the next PSK.
-const MINOR: u32 = 4;
+/// the next PSK; 1.5 tags.
+const MINOR: u32 = 5;
 /// The major version of the file of a disabled device.
 const MAJOR_DISABLED: u32 = 2;
 /// Bytes for the text of a file, more than any has: growing would leave copies of its keys in
 /// memory.
-const TEXT_CAPACITY: usize = 12_288;
+const TEXT_CAPACITY: usize = 16_000;
 /// The first minor version whose files end with [`END`].
 const MINOR_WITH_END: u32 = 2;
 /// The last line. A file without it is truncated, and a missing line could be a restriction such as
@@ -242,6 +244,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         fault(line, "role", format!("is not a role name: {error}"), "name one of the [role.*]")
     })?;
     let label = get("label", LABEL_MAX)?.map(|(label, _)| label.to_owned());
+    let tags = tags(table.get("tags"), &lines, &fault)?;
     let offline_after = match get("offline-after", 64)? {
         None => None,
         Some((text, line)) => match parse_duration(text) {
@@ -297,9 +300,8 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
     let psk_since = credentials::time(&get, &fault, "psk-since")?;
     let password_since = credentials::time(&get, &fault, "password-since")?;
     let device = Device {
-        id: name,
-        role,
         label,
+        tags,
         psk,
         certificate,
         public_key,
@@ -307,6 +309,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         jwt_keys,
         next_psk,
         offline_after,
+        ..Device::new(name, role)
     };
     Ok(Entry { device, file: file.clone(), enabled, psk_since, password_since })
 }
@@ -322,6 +325,27 @@ fn version(format: &str) -> (Option<u32>, u32) {
 type Get<'a, 't> = dyn Fn(&str, usize) -> Result<Option<(&'t str, Option<u32>)>, Box<Finding>> + 'a;
 /// Makes a fault from line, key, message and remedy.
 type MakeFault<'a> = dyn Fn(Option<u32>, &str, String, &str) -> Box<Finding> + 'a;
+
+/// The tags.
+fn tags(
+    value: Option<&toml::Spanned<DeValue<'_>>>,
+    lines: &Lines,
+    fault: &MakeFault<'_>,
+) -> Result<Tags, Box<Finding>> {
+    let mut tags = Tags::default();
+    let Some(value) = value else { return Ok(tags) };
+    let line = Some(lines.line(value.span().start));
+    let wrong =
+        |message: &str| fault(line, "tags", message.to_owned(), "write them like { site = \"north\" }");
+    let DeValue::Table(table) = value.get_ref() else { return Err(wrong("is not a table")) };
+    for (name, value) in table {
+        let DeValue::String(text) = value.get_ref() else {
+            return Err(wrong("has a value that is not a text"));
+        };
+        tags.set(name.get_ref(), text).map_err(|error| wrong(&error.to_string()))?;
+    }
+    Ok(tags)
+}
 
 /// The certificate name, at most one.
 fn certificate(get: &Get<'_, '_>, fault: &MakeFault<'_>) -> Result<Option<CertificateName>, Box<Finding>> {
@@ -379,6 +403,11 @@ pub fn render_entry(entry: &Entry) -> Zeroizing<String> {
     let _ = writeln!(text, "role = {}", quoted(device.role.as_str()));
     if let Some(label) = &device.label {
         let _ = writeln!(text, "label = {}", quoted(label));
+    }
+    if !device.tags.is_empty() {
+        let tag = |(name, value): (&Name, &str)| format!("\"{name}\" = {}", quoted(value));
+        let tags = device.tags.iter().map(tag).collect::<Vec<_>>();
+        let _ = writeln!(text, "tags = {{ {} }}", tags.join(", "));
     }
     if let Some(after) = device.offline_after {
         let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
@@ -603,8 +632,6 @@ mod tests {
     fn device(key: &[u8]) -> Device {
         let psk = Psk { identity: b"door \"7\"".to_vec(), key: Zeroizing::new(key.to_vec()) };
         Device {
-            id: Name::parse("door-7").unwrap(),
-            role: Name::parse("sensor").unwrap(),
             label: Some("the \"north\" door\\".to_owned()),
             psk: Some(psk),
             certificate: Some(certificate()),
@@ -613,9 +640,8 @@ mod tests {
                 username: "the \"door\"".to_owned(),
                 password: PasswordHash::of_generated(key, [5; 16]),
             }),
-            jwt_keys: Vec::new(),
-            next_psk: None,
             offline_after: Some(std::time::Duration::from_secs(5400)),
+            ..Device::new(Name::parse("door-7").unwrap(), Name::parse("sensor").unwrap())
         }
     }
 
@@ -651,12 +677,12 @@ mod tests {
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
         // Files of earlier versions and files written by hand have no end line.
-        let before = text.replace("device 1.4", "device 1.1").replace("# end\n", "");
+        let before = text.replace("device 1.5", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;
         device.public_key = None;
         device.login = None;
-        let before = render(&device).replace("device 1.4", "device 1.1").replace("# end\n", "");
+        let before = render(&device).replace("device 1.5", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
             if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
                 parse("door-7", &"f".into(), &before[..length])
@@ -673,6 +699,10 @@ mod tests {
         let mut rsa = crate::gate::jwt::tests::Signer::new(crate::gate::jwt::SignatureAlgorithm::Rs256).key();
         (rsa.until, rsa.since) = (Some(time), Some(time));
         let mut largest = device(&[1; PSK_KEY_MAX]);
+        for number in 0..crate::gate::tag::TAGS_MAX {
+            let name = format!("{number:-<64}");
+            largest.tags.set(&name, &"\"'".repeat(32)).unwrap();
+        }
         largest.label = Some("\"".repeat(LABEL_MAX));
         largest.psk = Some(long(1));
         largest.next_psk = Some(NextPsk { psk: long(2), until: time });
@@ -690,6 +720,7 @@ mod tests {
             (&back.device.jwt_keys, &back.device.next_psk),
             (&entry.device.jwt_keys, &entry.device.next_psk)
         );
+        assert_eq!(back.device.tags, entry.device.tags);
         assert_eq!((back.enabled, back.psk_since, back.password_since), (false, Some(time), Some(time)));
         for length in (0..text.trim_end().len()).step_by(5).filter(|length| text.is_char_boundary(*length)) {
             assert!(parse("door-7", &"f".into(), &text[..length]).is_err());

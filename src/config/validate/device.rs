@@ -10,6 +10,7 @@ use crate::config::scalar::{did_you_mean, parse_psk, parse_psk_identity};
 use crate::config::{DeviceSource, Known, model};
 use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH};
 use crate::gate::settings::Withheld;
+use crate::gate::tag::Tags;
 use crate::gate::{Device, Psk, Role};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::serial::modbus::settings::Unit;
@@ -129,6 +130,7 @@ impl All {
             id: id.to_owned(),
             role: device.map(|d| d.role.to_string()),
             label: device.and_then(|d| d.label.clone()),
+            tags: device.map(|d| d.tags.clone()).unwrap_or_default(),
             psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
             next_psk_identity: device.and_then(|d| d.next_psk.as_ref()).map(|next| next.psk.identity.clone()),
             jwt_keys: device.map(|d| d.jwt_keys.clone()).unwrap_or_default(),
@@ -264,17 +266,34 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
     };
     let login = login(cx, &subject, id, table)?;
     Ok(Device {
-        id: Name::parse(id).map_err(drop)?,
-        role,
         label: table.label.clone(),
+        tags: tags(cx, &subject, &["device", id], &table.tags)?,
         psk,
         certificate: names(table).device(cx, id)?,
         public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
         login,
-        jwt_keys: Vec::new(),
-        next_psk: None,
         offline_after: table.offline_after.map(|span| span.0),
+        ..Device::new(Name::parse(id).map_err(drop)?, role)
     })
+}
+
+/// The tags in the table at `key`.
+pub(super) fn tags(
+    cx: &mut Context<'_>,
+    subject: &str,
+    key: &[&str],
+    table: &model::Tags,
+) -> Result<Tags, ()> {
+    let mut tags = Tags::default();
+    for (name, value) in table {
+        // Each is checked where it stands; only together they may be too many.
+        if let Err(error) = tags.set(name, value.as_deref().unwrap_or_default()) {
+            let key = [key, &["tags"]].concat();
+            cx.fail(subject, &key, error.to_string(), "take some out");
+            return Err(());
+        }
+    }
+    Ok(tags)
 }
 
 /// The MQTT user name, and the password of a file: as text, or as the hash that `device add` makes.
@@ -374,18 +393,13 @@ impl Serial<'_> {
         let table = self.table;
         let port = self.port.clone();
         let key = ["serial", port.as_str()];
+        let Ok(tags) = tags(cx, &format!("serial {port}"), &key, &table.tags) else { return false };
         let words = ("port", "give the port another name");
         self.device(cx, all, &key, &port, &table.role, words, |role| Device {
-            id: port.clone(),
-            role,
             label: table.label.clone(),
-            psk: None,
-            certificate: None,
-            public_key: None,
-            login: None,
-            jwt_keys: Vec::new(),
-            next_psk: None,
+            tags,
             offline_after: table.offline_after.map(|span| span.0),
+            ..Device::new(port.clone(), role)
         })
     }
 
@@ -402,18 +416,13 @@ impl Serial<'_> {
             cx.fail(&format!("serial {port}"), &whole, message, "use another id");
             return false;
         }
+        let Ok(tags) = tags(cx, &format!("serial {port}"), &key, &table.tags) else { return false };
         let words = ("unit", "give the unit another id");
         self.device(cx, all, &key, &unit.id, &table.role, words, |role| Device {
-            id: unit.id.clone(),
-            role,
             label: table.label.clone(),
-            psk: None,
-            certificate: None,
-            public_key: None,
-            login: None,
-            jwt_keys: Vec::new(),
-            next_psk: None,
+            tags,
             offline_after: table.offline_after.map(|span| span.0),
+            ..Device::new(unit.id.clone(), role)
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Context;
 use super::certificate::Names;
-use super::device::Roles;
+use super::device::{Roles, tags};
 use crate::config::layer::Item;
 use crate::config::model;
 use crate::gate::{Fault, Fleet, Item as GateItem, Role, Settings};
@@ -41,10 +41,12 @@ fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'
         issuer: table.certificate_issuer.as_deref(),
     };
     let certificate = names.fleet(cx, item);
+    let tags = tags(cx, &format!("fleet {item}"), &["fleet", item], &table.tags);
     Some(Fleet {
         name: Name::parse(item).ok()?,
         role: role?,
         label: table.label.clone(),
+        tags: tags.ok()?,
         certificate: certificate?,
         max_devices: table.max_devices.unwrap_or(MAX_DEVICES),
         offline_after: table.offline_after.map(|span| span.0),

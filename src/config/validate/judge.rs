@@ -42,6 +42,8 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
             Fault::QueryNeeded { .. } => {
                 (Some("topic"), "take {query.NAME} out of it, or set query = \"publish\" for this rule")
             }
+            Fault::DenyWith { key } => (Some(*key), "take it out"),
+            Fault::TooManyFormats => (Some("content-formats"), "take some out"),
             Fault::Quota(_) => (Some("quota"), "correct the quota"),
             Fault::PayloadLimit => (Some("max-payload"), "use at most 64KiB"),
             Fault::PayloadExceedsQuota { .. } => (Some("max-payload"), "raise quota.bytes, or use less"),

@@ -13,7 +13,7 @@ use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
 use crate::message::{NAME_MAX, Name};
-use crate::southbound::mqtt::bus::{LocalRule, LocalRules};
+use crate::southbound::mqtt::bus::{Grant, LocalRule, LocalRules};
 use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings};
 use crate::southbound::mqtt::tls::Material;
 
@@ -109,7 +109,17 @@ fn local_rules(
             continue;
         };
         let Ok(rule_name) = Name::parse(name) else { continue };
-        let rule = LocalRule { name: rule_name, topic: topic.clone(), deny: table.deny == Some(true) };
+        let deny = table.deny == Some(true);
+        if deny && (table.retain.is_some() || table.qos.is_some()) {
+            let key = if table.retain.is_some() { "retain" } else { "qos" };
+            fail(
+                key,
+                format!("a rule with deny = true denies every message on its topics, so it has no {key}"),
+            );
+            continue;
+        }
+        let grant = Grant { retain: table.retain.unwrap_or(true), qos: table.qos.unwrap_or(1) };
+        let rule = LocalRule { name: rule_name, topic: topic.clone(), deny, grant };
         // As of a device with the longest id.
         if rule.filter(&"d".repeat(NAME_MAX)).is_none_or(|filter| filter.as_str().contains(['{', '}'])) {
             fail("topic", format!("{topic:?} is no topic filter"));

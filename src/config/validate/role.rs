@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Context;
+use crate::config::acl::content_format;
 use crate::config::model;
+use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
+use crate::gate::settings::ReadingFilter;
 use crate::gate::template::Template;
 use crate::gate::{Deliver, DownlinkRule, MailboxLimits, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull};
 use crate::message::{Envelope, Lane, Name};
@@ -120,6 +123,16 @@ fn uplink_rule(
             }
         }
     }
+    let mut content_formats = Vec::new();
+    for text in table.content_formats.iter().flatten() {
+        match content_format(text) {
+            Ok(format) => content_formats.push(format),
+            Err(message) => {
+                let advice = "use media types and numbers, like [\"application/json\", \"60\"]; \"none\" is a reading without one";
+                fault(faults, &["uplink", name, "content-formats"], message, advice);
+            }
+        }
+    }
     Some(UplinkRule {
         name: Name::parse(name).ok()?,
         path: pattern,
@@ -141,7 +154,29 @@ fn uplink_rule(
             model::QueryUse::Publish => QueryUse::Publish,
             model::QueryUse::Refuse => QueryUse::Refuse,
         },
+        max_payload: table.max_payload,
+        content_formats,
+        filter: filter(name, table, faults),
     })
+}
+
+fn filter(name: &str, table: &model::Uplink, faults: &mut Vec<Fault>) -> ReadingFilter {
+    let key = ["uplink", name, "dead-band-field"];
+    let field = table.dead_band_field.as_deref().map(FieldPointer::parse).transpose();
+    let field = field.unwrap_or_else(|error| {
+        let text = table.dead_band_field.as_deref().unwrap_or_default();
+        fault(faults, &key, format!("{text:?}: {error}"), "write it like \"/env/temperature\"");
+        None
+    });
+    if table.dead_band_field.is_some() && table.dead_band.is_none() {
+        fault(faults, &key, "there is no dead-band", "set dead-band, like 0.5");
+    }
+    ReadingFilter {
+        on_change: table.on_change.unwrap_or(false),
+        dead_band: table.dead_band,
+        dead_band_field: field,
+        min_interval: table.min_interval.map(|span| span.0),
+    }
 }
 
 fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -> Option<DownlinkRule> {

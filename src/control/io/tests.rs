@@ -76,9 +76,16 @@ impl Control for Hub {
         reply.ok(&serde_json::json!({ "watched": self.tail.is_watched() }));
     }
 
-    fn explain(&mut self, device: &str, method: &str, path: &str) -> Option<serde_json::Value> {
-        let method = Method::parse(method)?;
-        Some(serde_json::json!({ "device": device, "method": method.as_str(), "path": path }))
+    fn explain(
+        &mut self,
+        device: &str,
+        method: &str,
+        path: &str,
+        _: Option<&str>,
+        _: Option<u64>,
+    ) -> Result<serde_json::Value, String> {
+        let method = Method::parse(method).ok_or("no method")?;
+        Ok(serde_json::json!({ "device": device, "method": method.as_str(), "path": path }))
     }
 
     fn uplink_check(&mut self, reply: Reply) {
@@ -165,8 +172,13 @@ fn one_connection_asks_several_times() {
 fn failures_and_answers_never_given_are_told_apart() {
     let daemon = Daemon::start("failures");
     let mut client = daemon.client();
-    let explain =
-        |method: &str| Request::AclExplain { device: "x".into(), method: method.into(), path: "t".into() };
+    let explain = |method: &str| Request::AclExplain {
+        device: "x".into(),
+        method: method.into(),
+        path: "t".into(),
+        content_format: None,
+        bytes: None,
+    };
     assert_eq!(client.ask(&explain("put"), ANSWER).unwrap()["method"], "PUT");
     match client.ask(&explain("GET"), ANSWER) {
         Err(ClientError::Failed(failure)) => assert_eq!(failure.code, Code::BadRequest),

@@ -48,6 +48,9 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
             ArgumentError::Repeated => "query argument repeated",
             ArgumentError::Value(_) => "query argument invalid",
         }),
+        Refusal::ContentFormat { .. } => {
+            Response::new(Code::UNSUPPORTED_CONTENT_FORMAT).diagnostic("content format")
+        }
         Refusal::TooLarge { limit } => {
             Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(*limit).diagnostic("too large")
         }
@@ -70,7 +73,8 @@ mod tests {
             Refusal::UnknownDevice,
             Refusal::Reserved,
             Refusal::NoRule,
-            Refusal::Denied { rule },
+            Refusal::Denied { rule: rule.clone() },
+            Refusal::ContentFormat { rule, format: None },
             Refusal::NotAllowed,
             Refusal::TooLarge { limit: 7 },
             Refusal::OverQuota { retry_after_s: 7 },

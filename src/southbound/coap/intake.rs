@@ -352,7 +352,7 @@ impl Intake {
         let ticket = Ticket::Coap { exchange, method: received.method };
         let response = match pipeline.handle_reading(now, device, ticket, received) {
             Disposition::Journaled => return,
-            Disposition::Passed => answer::taken(received.method),
+            Disposition::Passed | Disposition::Filtered => answer::taken(received.method),
             Disposition::Refused(refusal) => {
                 if let (Refusal::UnknownDevice, Peer::Session(session)) = (refusal, exchange.peer().peer()) {
                     self.sessions.remove(&session);

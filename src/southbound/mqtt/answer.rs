@@ -55,6 +55,7 @@ pub fn refused(refusal: &Refusal) -> Denial {
             Denial::lasting(NotAuthorized, "its topic needs a query, which MQTT has not")
         }
         Refusal::Topic(_) => Denial::lasting(NotAuthorized, "topic"),
+        Refusal::ContentFormat { .. } => Denial::lasting(NotAuthorized, "content type"),
         Refusal::TooLarge { .. } => Denial::lasting(QuotaExceeded, "payload too large"),
         Refusal::OverQuota { .. } => Denial::temporary("over quota"),
     }

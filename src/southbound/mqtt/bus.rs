@@ -37,6 +37,22 @@ pub struct LocalRule {
     pub topic: String,
     /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
+    /// Of what is published: how it may be.
+    pub grant: Grant,
+}
+
+/// How a message to local clients may be published; what is more is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// It may be retained.
+    pub retain: bool,
+    /// Its highest QoS, 0 or 1.
+    pub qos: u8,
+}
+
+impl Grant {
+    /// What a rule grants that does not say otherwise.
+    pub const ALL: Grant = Grant { retain: true, qos: 1 };
 }
 
 /// The local rules of a role.
@@ -57,28 +73,35 @@ impl LocalRule {
 
 /// Rules of one direction, for one device.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Allowed(Vec<(bool, Filter)>);
+pub(super) struct Allowed(Vec<(bool, Filter, Grant)>);
 
 impl Allowed {
     pub(super) fn new(rules: &[LocalRule], device: &str) -> Allowed {
-        Allowed(rules.iter().filter_map(|rule| Some((rule.deny, rule.filter(device)?))).collect())
+        Allowed(rules.iter().filter_map(|rule| Some((rule.deny, rule.filter(device)?, rule.grant))).collect())
     }
 
     /// Whether a topic is allowed; a deny takes precedence.
     pub(super) fn topic(&self, topic: &str) -> bool {
-        let mut allowed = false;
-        for (deny, filter) in self.0.iter().filter(|(_, filter)| filter.matches(topic)) {
+        self.granted(topic).is_some()
+    }
+
+    /// How a message on a topic may be published, if it may; a deny takes precedence, and of
+    /// several rules that allow it each grants what it says.
+    pub(super) fn granted(&self, topic: &str) -> Option<Grant> {
+        let mut all: Option<Grant> = None;
+        for (deny, _, grant) in self.0.iter().filter(|(_, filter, _)| filter.matches(topic)) {
             if *deny {
-                return false;
+                return None;
             }
-            allowed |= filter.matches(topic);
+            let Grant { retain, qos } = all.unwrap_or(*grant);
+            all = Some(Grant { retain: retain || grant.retain, qos: qos.max(grant.qos) });
         }
-        allowed
+        all
     }
 
     /// Whether a filter may match a topic that is allowed.
     pub(super) fn filter(&self, wanted: &Filter) -> bool {
-        self.0.iter().any(|(deny, filter)| !deny && filter.overlaps(wanted))
+        self.0.iter().any(|(deny, filter, _)| !deny && filter.overlaps(wanted))
     }
 }
 
@@ -268,6 +291,7 @@ mod tests {
             name: Name::parse(name).expect("a name"),
             topic: topic.to_owned(),
             deny,
+            grant: Grant::ALL,
         };
         let rules = [rule("own", "home/{device}/#", false), rule("not", "home/+/secret", true)];
         let allowed = Allowed::new(&rules, "pump-2");
@@ -275,6 +299,19 @@ mod tests {
         assert!(!allowed.topic("home/pump-2/secret") && !allowed.topic("home/door-7/x"));
         let filter = |text: &str| Filter::parse(text).expect("a filter");
         assert!(allowed.filter(&filter("home/#")) && !allowed.filter(&filter("other/#")));
+        let granting = |grant, rule: LocalRule| LocalRule { grant, ..rule };
+        let least = Grant { retain: false, qos: 0 };
+        let rules = [
+            granting(least, rule("all", "a/#", false)),
+            granting(Grant { retain: false, qos: 1 }, rule("one", "a/+", false)),
+            granting(Grant { retain: true, qos: 0 }, rule("exact", "a/b", false)),
+            rule("not", "a/no", true),
+        ];
+        let allowed = Allowed::new(&rules, "pump-2");
+        assert_eq!(allowed.granted("a/x/y"), Some(least));
+        assert_eq!(allowed.granted("a/x"), Some(Grant { retain: false, qos: 1 }));
+        assert_eq!(allowed.granted("a/b"), Some(Grant::ALL), "each grants what it says");
+        assert_eq!((allowed.granted("a/no"), allowed.granted("b")), (None, None));
     }
 
     #[test]

@@ -633,12 +633,13 @@ impl Intake {
         let content_format = message.content_format;
         // An uplink rule, else a local-publish rule.
         let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
-        let is_local = !is_reading && is_topic(topic) && session.publishes.topic(topic);
-        let outcome = if is_local {
+        let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
+        let outcome = if let Some(granted) = granted {
             let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
             let outcome = admitted.map_err(answer::refused);
             if outcome.is_ok() {
-                let (retain, qos) = (message.retain, message.qos as u8);
+                let retain = message.retain && granted.retain;
+                let qos = (message.qos as u8).min(granted.qos);
                 let message = BusMessage { topic, payload, content_format, retain, qos, sender: at };
                 self.publish_locally(&message);
             }
@@ -855,7 +856,7 @@ fn offer<S: ReadingStore>(
     let received = Received { path, query: None, method, payload, content_format, blockwise: true, stamp };
     match pipeline.handle_reading(moment.now, device, Ticket::Mqtt(ticket), received) {
         Disposition::Journaled => None,
-        Disposition::Passed => Some(Ok(())),
+        Disposition::Passed | Disposition::Filtered => Some(Ok(())),
         Disposition::Refused(Refusal::UnknownDevice) => Some(Err(UNKNOWN)),
         Disposition::Refused(refusal) => Some(Err(answer::refused(refusal))),
         Disposition::Unstored(refused) => Some(Err(answer::unstored(refused))),

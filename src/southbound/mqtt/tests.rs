@@ -713,27 +713,11 @@ fn costly() -> World {
 }
 
 fn costly_settings() -> crate::gate::Settings {
-    let rule = |path: &str| crate::gate::UplinkRule {
-        name: name("t"),
-        path: crate::gate::pattern::Pattern::parse(path).unwrap(),
-        deny: false,
-        topic: None,
-        qos: crate::gate::QoS::AtLeastOnce,
-        retain: false,
-        lane: crate::message::Lane::Normal,
-        expires: None,
-        envelope: Default::default(),
-        delete: false,
-        query: Default::default(),
+    let rule = |path: &str| {
+        crate::gate::UplinkRule::new(name("t"), crate::gate::pattern::Pattern::parse(path).unwrap())
     };
     let role = Role { uplink: vec![rule("t/#")], downlink: Vec::new(), ..roles().remove(0) };
     let device = |id: &str| Device {
-        id: name(id),
-        role: name("sensor"),
-        label: None,
-        psk: None,
-        certificate: None,
-        public_key: None,
         login: Some(Login {
             username: id.to_owned(),
             // Never verified here: the shell does, and the tests stand in for it.
@@ -742,9 +726,7 @@ fn costly_settings() -> crate::gate::Settings {
             )
             .unwrap(),
         }),
-        jwt_keys: Vec::new(),
-        next_psk: None,
-        offline_after: None,
+        ..Device::new(name(id), name("sensor"))
     };
     crate::gate::Settings {
         gateway: name("gw"),
@@ -854,6 +836,7 @@ fn local_rules() -> Vec<(Name, super::bus::LocalRules)> {
         name: name(if deny { "not" } else { "home" }),
         topic: topic.to_owned(),
         deny,
+        grant: super::bus::Grant::ALL,
     };
     let rules = super::bus::LocalRules {
         publish: vec![rule("home/{device}/#", false), rule("t/#", false)],
@@ -953,6 +936,26 @@ fn retained_local_messages_begin_a_subscription_and_an_empty_one_deletes_them() 
         [got("home/door-7/fan", "off", true), got("home/door-7/fan", "", false)],
         "an empty message without retain deletes nothing"
     );
+}
+
+#[test]
+fn a_rule_may_grant_neither_retain_nor_qos_1() {
+    let mut local = local_rules();
+    local[0].1.publish[0].grant = super::bus::Grant { retain: false, qos: 0 };
+    let mut world = World::with(Settings { local, ..Settings::default() }, 100);
+    let client = world.client(HELLO);
+    world.say(client, &subscribe("home/+/lamp", SubOpts::new().set_qos(Qos::AtLeastOnce).set_rap(true)));
+    world.heard(client);
+    let message = v5_0::Publish::builder().topic_name("home/door-7/lamp").unwrap().qos(Qos::AtLeastOnce);
+    let message = message.packet_id(1).retain(true).payload(b"on".to_vec()).build().unwrap();
+    world.say(client, &message.to_continuous_buffer());
+    world.carry();
+    let heard = world.heard(client);
+    assert!(heard.iter().any(|(kind, _)| *kind == PUBACK), "it is acknowledged: {heard:?}");
+    let kinds: Vec<u8> = heard.iter().map(|(kind, _)| *kind).filter(|kind| kind >> 4 == 3).collect();
+    assert_eq!(kinds, [0x30], "delivered with QoS 0 and without the retain flag");
+    world.say(client, &subscribe("home/#", SubOpts::new()));
+    assert!(world.received(client).is_empty(), "nothing is retained");
 }
 
 #[test]

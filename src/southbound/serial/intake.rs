@@ -87,7 +87,7 @@ pub fn handle_reading<S: ReadingStore>(
     let Some(device) = pipeline.gate.device_by_id(device) else { return Verdict::Refused };
     match pipeline.handle_reading(now, device, Ticket::Serial(ticket), received) {
         Disposition::Journaled => Verdict::Taken,
-        Disposition::Passed => Verdict::Passed,
+        Disposition::Passed | Disposition::Filtered => Verdict::Passed,
         Disposition::Refused(Refusal::OverQuota { .. }) => Verdict::OverQuota,
         Disposition::Refused(_) | Disposition::Unstored(Refused::TooLarge) => Verdict::Refused,
         Disposition::Unstored(_) => Verdict::Unavailable,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tombolo::gate::pattern::Pattern;
 use tombolo::gate::template::Template;
-use tombolo::gate::{Device, DeviceIndex, Gate, Mapped, QoS, Quota, Received, Role, Settings, UplinkRule};
-use tombolo::message::{Envelope, Lane, Method, Name, Path, Stamp};
+use tombolo::gate::{Device, DeviceIndex, Gate, Mapped, Quota, Received, Role, Settings, UplinkRule};
+use tombolo::message::{Lane, Method, Name, Path, Stamp};
 
 /// A gate that lets `door-7` POST to `t/#`, which goes to the normal lane, and to `high/#`.
 pub struct Readings {
@@ -19,17 +19,8 @@ impl Default for Readings {
     fn default() -> Self {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, lane| UplinkRule {
-            name: name(rule),
-            path: Pattern::parse(pattern).expect("a pattern"),
-            deny: false,
-            topic: None,
-            qos: QoS::AtLeastOnce,
-            retain: false,
             lane,
-            expires: None,
-            envelope: Envelope::None,
-            delete: false,
-            query: Default::default(),
+            ..UplinkRule::new(name(rule), Pattern::parse(pattern).expect("a pattern"))
         };
         let role = Role {
             name: name("sensor"),
@@ -41,18 +32,7 @@ impl Default for Readings {
             downlink: Vec::new(),
             mailbox: Default::default(),
         };
-        let device = Device {
-            id: name("door-7"),
-            role: name("sensor"),
-            label: None,
-            psk: None,
-            certificate: None,
-            public_key: None,
-            login: None,
-            jwt_keys: Vec::new(),
-            next_psk: None,
-            offline_after: None,
-        };
+        let device = Device::new(name("door-7"), name("sensor"));
         let settings = Settings {
             gateway: name("tb-abcdefgh"),
             prefix: "tombolo/tb-abcdefgh".to_owned(),
@@ -86,6 +66,7 @@ impl Readings {
             stamp,
         };
         let mapped = self.gate.admit(self.now, self.device, received).expect("a rule allows it");
+        let mapped = mapped.passed().expect("its rule has no filter");
         assert_eq!(mapped.lane(), lane);
         mapped
     }

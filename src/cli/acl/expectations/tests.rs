@@ -48,10 +48,38 @@ fn expectations_are_compared_with_rule_topic_and_reason() {
                 a command set/led allow rule=downlink.set\na command get/led deny\nb command set/led deny\n\
                 role:r POST t/x allow topic=tombolo/gw/some-device/up/t/x\n";
     for expected in parse(text).expect("a table") {
-        let said = judge.say(&expected.device, expected.question, &expected.path).expect("a role");
+        let said = judge.say(&expected).expect("a role");
         assert_eq!(difference(&expected, &said), None, "{expected:?}\n{said}");
         let opposite = Expectation { allowed: !expected.allowed, ..expected };
         assert!(difference(&opposite, &said).is_some());
     }
-    assert!(judge.say("role:nobody", Question::Publish, "x").is_err());
+    let nobody = parse("role:nobody publish x deny").expect("a table").remove(0);
+    assert!(judge.say(&nobody).is_err());
+}
+
+#[test]
+fn tags_format_and_size_are_a_part_of_the_question() {
+    let loaded = load(
+        "[role.r.uplink.t]\npath = \"t/#\"\ntopic = \"plant/{tag.site}/{device}/{tag.hall}\"\n\
+         [role.r.uplink.j]\npath = \"j\"\ncontent-formats = [\"application/json\", \"none\"]\nmax-payload = 10\n[role.s]\n",
+    );
+    let judge = Judge::new(&loaded.settings, Instant::now());
+    let text = "role:r POST t deny reason=no_rule tag.site=north\n\
+                role:r POST t allow tag.site=north tag.hall=2 topic=plant/north/some-device/2\n\
+                a POST t deny reason=no_rule\na POST j allow\na POST j allow content-format=none bytes=10\n\
+                a POST j deny reason=content_format content-format=60\na POST j deny reason=too_large bytes=11\n\
+                a publish j deny content-format=application/cbor\n";
+    for expected in parse(text).expect("a table") {
+        let said = judge.say(&expected).expect("a role");
+        assert_eq!(difference(&expected, &said), None, "{expected:?}\n{said}");
+    }
+    for text in [
+        "a POST t allow tag.site=x",
+        "role:r POST t allow tag.site=",
+        "a POST t allow bytes=x",
+        "a POST t allow content-format=x/y",
+        "role:r POST t allow tag.site=a/b",
+    ] {
+        assert_eq!(parse(text).err().map(|(at, _)| at), Some(1), "{text}");
+    }
 }

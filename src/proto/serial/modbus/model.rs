@@ -51,6 +51,8 @@ pub struct UnitTable {
     pub role: Option<String>,
     /// A label: free text.
     pub label: Option<String>,
+    /// The value of each tag, for the gate; `None` = reset by an empty text.
+    pub tags: BTreeMap<String, Option<String>>,
     /// Time without activity until it is offline, for the gate.
     pub offline_after: Option<Span>,
     /// The template of its register map: a file name without `.toml`.

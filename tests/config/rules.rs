@@ -1,0 +1,147 @@
+//! Keys of uplink rules and tags, as they are written and as they are refused.
+
+use std::time::Duration;
+
+use tombolo::config::{Loaded, Origin};
+use tombolo::gate::UplinkRule;
+use tombolo::message::ContentFormat;
+
+use crate::support::main_file;
+
+const BASE: &str = "[role.r.uplink.x]\npath = \"x\"\n";
+
+fn rule(keys: &str) -> UplinkRule {
+    main_file(&format!("{BASE}{keys}")).loaded().settings.gate.roles[0].uplink[0].clone()
+}
+
+/// The complaints about a rule with these keys.
+#[track_caller]
+fn wrong(keys: &str, words: &str) {
+    let (_, complaints) = main_file(&format!("{BASE}{keys}")).complaints();
+    let about: Vec<_> = complaints.iter().filter(|line| line.contains(words)).collect();
+    assert_eq!(about.len(), 1, "{complaints:#?}");
+    assert!(about[0].starts_with("fail  /etc/tombolo/tombolo.toml:"), "{about:?}");
+}
+
+/// The tags of a device, as one text.
+fn tags(loaded: &Loaded, id: &str) -> String {
+    let devices = &loaded.settings.gate.devices;
+    let device = devices.iter().find(|device| device.id.as_str() == id);
+    let device = device.unwrap_or_else(|| panic!("no device {id}: {:#?}", loaded.findings));
+    device.tags.iter().map(|(name, value)| format!("{name}={value} ")).collect()
+}
+
+#[test]
+fn the_keys_of_a_rule_that_restrict_are_taken_as_written() {
+    let plain = rule("");
+    assert_eq!((plain.max_payload, plain.content_formats.len(), plain.filter), (None, 0, Default::default()));
+    let full = rule(
+        "max-payload = \"2KiB\"\ncontent-formats = [\"application/json\", \"text/plain\", \"65000\", \"none\"]\n\
+         on-change = true\ndead-band = 0.5\ndead-band-field = \"/env/t\"\nmin-interval = \"1500ms\"\n",
+    );
+    assert_eq!(full.max_payload, Some(2_048));
+    let formats = [Some(ContentFormat::JSON), Some(ContentFormat::TEXT), Some(ContentFormat(65_000)), None];
+    assert_eq!(full.content_formats, formats);
+    assert!(full.filter.on_change && full.filter.dead_band == Some(0.5));
+    assert_eq!(full.filter.dead_band_field.map(|field| field.as_str().to_owned()), Some("/env/t".to_owned()));
+    assert_eq!(full.filter.min_interval, Some(Duration::from_millis(1_500)));
+}
+
+#[test]
+fn a_key_that_makes_no_sense_is_refused_with_its_line() {
+    wrong(
+        "content-formats = [\"application/nothing\"]\n",
+        ":3: role.r.uplink.x.content-formats: \"application/nothing\" is not",
+    );
+    wrong("content-formats = [\"70000\"]\n", ":3: role.r.uplink.x.content-formats: ");
+    wrong("dead-band-field = \"/t\"\n", ":3: role.r.uplink.x.dead-band-field: there is no dead-band");
+    wrong(
+        "dead-band = 1\ndead-band-field = \"t\"\n",
+        ":4: role.r.uplink.x.dead-band-field: \"t\": a JSON pointer begins",
+    );
+    wrong("dead-band = -1\n", ":3: role.r.uplink.x.dead-band: -1 is not accepted");
+    wrong("min-interval = \"1ms\"\n", ":3: role.r.uplink.x.min-interval: ");
+    wrong("max-payload = \"65KiB\"\n", ":3: role.r.uplink.x.max-payload: ");
+    for key in [
+        "max-payload = 1",
+        "content-formats = [\"60\"]",
+        "on-change = true",
+        "dead-band = 1",
+        "min-interval = \"1s\"",
+    ] {
+        let name = key.split(' ').next().unwrap_or_default();
+        wrong(
+            &format!("deny = true\n{key}\n"),
+            &format!("denies every reading at its path, so it has no {name}"),
+        );
+    }
+    let local = |keys: &str| format!("[role.r.local-publish.l]\ntopic = \"home/#\"\n{keys}\n");
+    wrong(&local("deny = true\nqos = 0"), "denies every message on its topics, so it has no qos");
+    wrong(&local("qos = 2"), "role.r.local-publish.l.qos: 2 is not accepted");
+    wrong(
+        "[role.r.local-subscribe.l]\ntopic = \"home/#\"\nretain = false\n",
+        "role.r.local-subscribe.l.retain: ",
+    );
+    // What is not built is no key.
+    wrong("when = \"payload.t > 5\"\n", "role.r.uplink.x.when: ");
+    wrong("topic = \"x/{tag.a b}\"\n", "{tag.a b} does not name a tag");
+}
+
+#[test]
+fn tags_are_of_devices_ports_units_and_fleets_and_merge_by_name() {
+    let text = format!(
+        "{BASE}[device.d]\nrole = \"r\"\ntags = {{ site = \"north\", hall = \"2\" }}\n\
+         [fleet.f]\nrole = \"r\"\ncertificate-dns = \"{{id}}.example\"\ntags = {{ site = \"east\" }}\n\
+         [serial.p]\nport = \"/dev/ttyS0\"\nrole = \"r\"\nframing = \"line\"\ntags.site = \"west\"\n\
+         [serial.b]\nport = \"/dev/ttyS1\"\n[serial.b.modbus]\n[serial.b.unit.1]\nid = \"u\"\nrole = \"r\"\ntags.site = \"south\"\n\
+         [serial.b.unit.1.register.a]\naddress = 1\n"
+    );
+    let case = main_file(&text).layer(
+        Origin::DropIn,
+        "/etc/tombolo/conf.d/50-tags.toml",
+        "[device.d.tags]\nsite = \"south\"\nhall = \"\"\nfloor = \"größe 1\"\n",
+    );
+    let loaded = case.loaded();
+    assert_eq!(tags(&loaded, "d"), "floor=größe 1 site=south ");
+    assert_eq!((tags(&loaded, "p"), tags(&loaded, "u")), ("site=west ".to_owned(), "site=south ".to_owned()));
+    assert_eq!(loaded.settings.gate.fleets[0].tags.get("site"), Some("east"));
+    let registered = main_file(BASE).device(
+        "a",
+        "format = \"tombolo-device 1.5\"\nrole = \"r\"\ntags = { site = \"north\" }\npsk = \"text:0123456789abcdef\"\n# end\n",
+    );
+    assert_eq!(tags(&registered.loaded(), "a"), "site=north ");
+}
+
+#[test]
+fn a_wrong_tag_disables_its_device_alone_and_names_the_line() {
+    for (tag, words) in [
+        ("site = \"a/b\"", "the value of tag site has to be 1 to 64 bytes"),
+        ("site = \"+\"", "the value of tag site has to be"),
+        ("site = 5", "is a whole number"),
+        ("\"a b\" = \"x\"", "\"a b\" is not the name of a tag"),
+    ] {
+        let text =
+            format!("{BASE}[device.d.tags]\n{tag}\n[device.d]\nrole = \"r\"\n[device.e]\nrole = \"r\"\n");
+        let (loads, complaints) = main_file(&text).complaints();
+        let about: Vec<_> = complaints.iter().filter(|line| line.contains(words)).collect();
+        assert!(
+            loads && about.len() == 1 && about[0].contains("tombolo.toml:4: device.d.tags."),
+            "{tag}: {complaints:#?}"
+        );
+        let ids: Vec<_> =
+            main_file(&text).loaded().settings.gate.devices.iter().map(|d| d.id.to_string()).collect();
+        assert_eq!(ids, ["e"]);
+    }
+    let many: String = (0..17).map(|number| format!("t{number} = \"x\"\n")).collect();
+    let text = format!("{BASE}[device.d]\nrole = \"r\"\n[device.d.tags]\n{many}");
+    let (_, complaints) = main_file(&text).complaints();
+    assert!(complaints.iter().any(|line| line.contains("a device has at most 16 tags")), "{complaints:#?}");
+    let (_, complaints) =
+        main_file(&format!("{BASE}[device.d]\nrole = \"r\"\ntags = \"north\"\n")).complaints();
+    assert!(complaints.iter().any(|line| line.contains("like { site = \"north\" }")), "{complaints:#?}");
+    let bad = main_file(BASE).device("a", "role = \"r\"\ntags = { site = \"a/b\" }\n").complaints().1;
+    assert!(
+        bad.iter().any(|line| line.contains("devices/a.toml:2: tags: the value of tag site")),
+        "{bad:#?}"
+    );
+}
