@@ -46,7 +46,12 @@ fn rules() -> impl Strategy<Value = String> {
     let rule = (kind, words(true), deny, cap, formats, topic, prop::sample::select(filters));
     prop::collection::vec(rule, 0..8).prop_map(|rules| {
         let mut text = "[role.s]\n[role.r]\n".to_owned();
+        let mut seen = std::collections::BTreeSet::new();
         for (at, (kind, pattern, deny, cap, formats, topic, filter)) in rules.into_iter().enumerate() {
+            // Two of one pattern are a fault, which disables the role.
+            if !seen.insert((kind, pattern.clone())) {
+                continue;
+            }
             let key = if kind == "uplink" { "path" } else { "topic" };
             text.push_str(&format!("[role.r.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
             if kind == "uplink" && !deny {

@@ -192,3 +192,19 @@ fn a_connection_that_is_over_is_closed_and_made_anew_without_being_woken() {
     }
     assert!(world.broker.links > 5, "{}", world.broker.links);
 }
+
+#[test]
+fn connections_that_we_end_ourselves_are_no_sign_of_a_rival_for_the_client_id() {
+    let mut settings = bare_settings();
+    settings.answer_timeout = 5 * SECOND;
+    let mut world = World::new(settings);
+    world.broker.policy = Box::new(|_| Reply::Drop);
+    world.store(Lane::Normal, "a", b"1");
+    world.run_for(Duration::from_secs(1_800));
+    assert!(unanswered(&world) > 12, "{}", unanswered(&world));
+    assert_eq!(world.count(|event| *event == Event::ClientIdElsewhere), 0);
+    assert!(!world.status().rival);
+    world.broker.policy = Box::new(|_| Reply::Ack(0));
+    world.run_for(Duration::from_secs(400));
+    assert_eq!(world.outbox.released[1], [1]);
+}

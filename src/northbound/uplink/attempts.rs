@@ -190,7 +190,12 @@ impl Attempts {
         } else {
             self.blind_searches += 1;
         }
-        let how = if self.blind_searches > BLIND_SEARCHES { Lost::Closed } else { Lost::Search };
+        let how = match gone {
+            _ if self.blind_searches <= BLIND_SEARCHES => Lost::Search,
+            // What we end because nothing is answered nobody took over.
+            ConnectionEnd::Unanswered => Lost::Explained,
+            _ => Lost::Closed,
+        };
         (Outcome::Lost { lasted, how }, false)
     }
 
