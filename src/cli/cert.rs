@@ -219,7 +219,11 @@ fn until_in_use(
             }
             "ordering" | "staged" | "probing" | "comparing" | "committing" if Instant::now() < until => {}
             state @ ("ordering" | "staged" | "probing" | "comparing" | "committing") => {
-                return failed(format!("still {state} after {} s; it goes on", WAIT.as_secs()));
+                let why = certificate.last_error.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                return failed(format!(
+                    "still {state} after {} s{why}; it goes on by itself",
+                    WAIT.as_secs()
+                ));
             }
             _ => return failed(format!("no new certificate: {reason}")),
         }

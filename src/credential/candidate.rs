@@ -17,7 +17,7 @@ pub const CHAIN_MAX: usize = 8;
 /// Most bytes of a chain.
 pub const BYTES_MAX: usize = 64 * 1024;
 /// So far the clocks of this gateway and of its issuer may differ.
-const SKEW: Duration = Duration::from_secs(300);
+pub const SKEW: Duration = Duration::from_secs(300);
 /// A new certificate has to be valid for so long at least.
 const LEAST_REST: Duration = Duration::from_secs(30);
 
@@ -112,7 +112,10 @@ impl fmt::Display for Flaw {
                 write!(f, "its subject is \"{now}\", and the present one's is \"{before}\"")
             }
             Flaw::Names => f.write_str("its subject alternative names are not those of the present one"),
-            Flaw::NotYet(time) => write!(f, "it is not valid before {time}"),
+            Flaw::NotYet(time) => write!(
+                f,
+                "it is not valid before {time} by the clock of this gateway; compare that of its CA"
+            ),
             Flaw::Expired(time) => write!(f, "it is not valid after {time}"),
             Flaw::Shorter(new, old) => {
                 write!(f, "it expires on {new}, no later than the present one, which expires on {old}")

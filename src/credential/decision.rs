@@ -204,6 +204,46 @@ pub fn is_near_end(validity: Validity, obtained: Option<UnixTime>, now: UnixTime
     left <= (life / 10).min(NEAR_END)
 }
 
+/// Whether nine tenths of the life have passed.
+pub fn is_late(validity: Validity, obtained: Option<UnixTime>, now: UnixTime) -> bool {
+    let begin = begin(validity, obtained);
+    let passed = now.0.saturating_sub(begin.0);
+    u128::from(passed) * 100 >= u128::from(validity.life(begin)) * u128::from(LATE)
+}
+
+/// How long it may be waited because a source says "not yet": until nine tenths of the life have
+/// passed, and then until its end; `None`: it is over, and nothing bounds it any more.
+pub fn longest_delay(validity: Validity, obtained: Option<UnixTime>, now: UnixTime) -> Option<Duration> {
+    if validity.has_expired(now) {
+        return None;
+    }
+    let begin = begin(validity, obtained);
+    let late = begin.0.saturating_add((u128::from(validity.life(begin)) * u128::from(LATE) / 100) as u64);
+    // It is valid through the whole second of notAfter.
+    let end = validity.not_after.0.saturating_add(1_000);
+    let until = if now.0 < late { late } else { end };
+    Some(Duration::from_millis(until.saturating_sub(now.0)))
+}
+
+/// When what decided nothing is repeated, after so many times in a row: where the present
+/// certificate serves with patience, since each time may cost its connection.
+pub fn repeat_in(
+    times: u32,
+    present: Option<Validity>,
+    obtained: Option<UnixTime>,
+    clock: Clock,
+    serves: bool,
+) -> Duration {
+    let Some(present) = present.filter(|_| serves) else { return back_off(times, None, true) };
+    if !clock.trusted {
+        return back_off(times, None, false);
+    }
+    let life = Duration::from_millis(present.life(begin(present, obtained)));
+    let left = Duration::from_millis(present.not_after.0.saturating_sub(clock.now.0));
+    let wait = back_off(times, Some(life), is_late(present, obtained, clock.now));
+    wait.min(left / 4).max(SPACING)
+}
+
 /// How long to wait after so many failures in a row.
 pub fn back_off(failures: u32, life: Option<Duration>, late: bool) -> Duration {
     let longest = if late { LONGEST_LATE } else { LONGEST };
@@ -232,11 +272,8 @@ pub fn decide(clock: Clock, validity: Option<Validity>, history: &History, setti
             if now < due && !is_wanted {
                 return Decision::Wait(due);
             }
-            let begin = begin(validity, history.obtained);
-            let life = validity.life(begin);
-            let passed = now.0.saturating_sub(begin.0);
-            let late = u128::from(passed) * 100 >= u128::from(life) * u128::from(LATE);
-            (true, late, Some(Duration::from_millis(life)))
+            let life = validity.life(begin(validity, history.obtained));
+            (true, is_late(validity, history.obtained, now), Some(Duration::from_millis(life)))
         }
     };
     if !renewal && !settings.may_enroll {

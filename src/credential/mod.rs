@@ -43,5 +43,6 @@ pub mod schedule;
 pub mod settings;
 pub mod source;
 pub mod source_settings;
+pub mod steadiness;
 pub mod store;
 pub mod watched;

@@ -16,8 +16,9 @@
 //!
 //! * after the peer has said [`BESIDE_MAX`] times in a row that it does not admit the client id
 //!   (0x85, or 2 in MQTT 3.1.1);
-//! * after neither was accepted [`BESIDE_MAX`] times in a row, and the present certificate is so
-//!   near its end that nothing is lost ([`InPlace::AtLast`]);
+//! * after [`BESIDE_MAX`] times in a row that neither was accepted, or that nothing was decided
+//!   although the connection stands, where the present certificate is so near its end that nothing
+//!   is lost ([`InPlace::AtLast`]);
 //! * where a person asks for the probe, and neither is accepted beside it ([`InPlace::AtOnce`]);
 //! * where no connection stands that could be spared.
 
@@ -40,6 +41,8 @@ pub struct Comparison {
 pub struct ProbePlace {
     /// So often in a row neither certificate was accepted.
     undecided: u32,
+    /// So often in a row nothing was decided of the candidate at all.
+    faults: u32,
     /// So often in a row the peer said that it does not admit the client id.
     not_admitted: u32,
     /// The last probe was one at which neither was accepted.
@@ -51,7 +54,7 @@ pub struct ProbePlace {
 impl ProbePlace {
     /// Whether the next probe is made beside the connection. `stands`: there is one.
     pub fn is_beside(&self, stands: bool, in_place: InPlace) -> bool {
-        let is_over = in_place == InPlace::AtLast && self.undecided >= BESIDE_MAX;
+        let is_over = in_place == InPlace::AtLast && self.undecided.max(self.faults) >= BESIDE_MAX;
         stands && !is_over && !self.is_not_admitted()
     }
 
@@ -76,6 +79,7 @@ impl ProbePlace {
     pub fn judge(&mut self, client_id: &str, candidate: Verdict, present: Option<Comparison>) -> Verdict {
         let of_id = |why: &str| with_client_id(client_id, why);
         self.neither = false;
+        self.faults = if matches!(candidate, Verdict::Fault(_)) { self.faults.saturating_add(1) } else { 0 };
         let refuses_client_id = present.as_ref().is_some_and(|present| present.refuses_client_id);
         match (candidate, present.map(|present| present.verdict)) {
             (Verdict::Accepted, _) => {
@@ -240,13 +244,18 @@ mod tests {
     }
 
     #[test]
-    fn the_network_alone_never_costs_the_connection() {
+    fn the_network_alone_costs_the_connection_only_near_the_end_of_the_present_certificate() {
         let mut place = ProbePlace::default();
         for _ in 0..20 {
             place.judge("p", fault(), None);
             place.judge("p", refused(), of(fault()));
         }
-        assert!(ALL.into_iter().all(|in_place| place.is_beside(true, in_place)));
+        assert!(ALL.into_iter().all(|in_place| place.is_beside(true, in_place)), "it answers in between");
+        for _ in 0..BESIDE_MAX {
+            place.judge("p", fault(), None);
+        }
+        assert!(place.is_beside(true, InPlace::OfClientId) && place.is_beside(true, InPlace::AtOnce));
+        assert!(!place.is_beside(true, InPlace::AtLast));
         assert!(place.fault().is_none());
     }
 }

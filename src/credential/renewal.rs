@@ -16,6 +16,12 @@
 //! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns
 //! another certificate is asked for, since then neither works.
 //!
+//! **A probe that decides nothing** is repeated: with patience where the present certificate serves,
+//! within 15 min where it is refused or has expired. After [`BESIDE_AFTER`] such turns another one
+//! is asked for, as it is when a person enrols: the candidate stays, and is tried between the
+//! attempts, until the other one takes its place. A candidate that has expired itself is given up;
+//! one that is not valid yet waits until it is, for [`SKEW`] at most.
+//!
 //! **A candidate that ends sooner** than the present certificate is taken only because the peer
 //! refuses the present one. That may be over by the time of the probe, so the present one is tried
 //! once more directly before; if it is accepted the candidate is given up. Where that is not
@@ -29,7 +35,8 @@
 //! other, and comes into use once it is accepted. After [`ORDER_AFTER`] refusals another one is
 //! asked for, whatever is due; where that fails, by turns with the present certificate and as if it
 //! were the first. A close says too little for that. Both are repeated with back-off as long as the
-//! refusals last.
+//! refusals last. The one before is tried as well where no connection with the present one has
+//! lasted since it came into use, whatever the reason ([`Steadiness`]).
 //!
 //! **Taking the one before back** because a person asks is the same trial. If it does not succeed
 //! at once it is over, and the present one connects again.
@@ -47,17 +54,23 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::candidate::Demands;
-use super::decision::{
-    self, Clock, Decision, History, LONGEST_LATE, NEVER, Refused, SPACING, Settings, Validity,
-};
+use super::candidate::{Demands, SKEW};
+use super::decision::{self, Clock, Decision, History, NEVER, Refused, SPACING, Settings, Validity};
 use super::source::{OrderKind, Outcome};
+use super::steadiness::Steadiness;
 use crate::clock::UnixTime;
 
 /// Closes before CONNACK that give a candidate up, the present certificate accepted after each.
 pub const CLOSES_MAX: u32 = 3;
 /// Turns of a candidate and a present certificate that both are not accepted.
 pub const ALTERNATIONS_MAX: u32 = 8;
+/// Probes that decide nothing, while the present certificate does not serve, after which another
+/// one is asked for beside the candidate.
+pub const BESIDE_AFTER: u32 = 4;
+/// So long after its notBefore a candidate is tried: the peer's clock is not ours.
+const SETTLES: Duration = Duration::from_secs(3);
+/// So long the next order waits for the files of what was given up.
+const AFTER_DISCARD: Duration = Duration::from_secs(5);
 /// Refusals in a row of the present certificate after which the one before is tried.
 pub const REFUSALS: u32 = 2;
 /// Refusals in a row of the present certificate after which another one is asked for.
@@ -210,6 +223,9 @@ pub enum Action {
     },
     /// Put the candidate in the place of the present one.
     Commit,
+    /// Connect with the candidate until it can be put there: it is proven, and the disk does not
+    /// take it. No answer is waited for.
+    UseCandidate,
     /// Give the candidate and its request up. No answer is waited for.
     Discard,
     /// The next request has a new key. No answer is waited for.
@@ -238,13 +254,15 @@ pub enum Event {
     },
     /// The candidate was refused; the present one decides what that means.
     Refused(String),
+    /// The candidate is not valid before then.
+    NotYetValid(UnixTime),
     /// The candidate is given up.
     Rejected(String),
     /// The candidate is now the present one.
     Committed,
     /// A connection stands with it.
     Confirmed,
-    /// The peer refuses the present one: why. The one before is tried.
+    /// The present one does not serve: why. The one before is tried.
     FallingBack(String),
     /// The one before is now the present one.
     Returned,
@@ -273,13 +291,18 @@ impl fmt::Display for Event {
                 write!(f, "the new certificate could not be tried: {why}; again in {} s", retry_in.as_secs())
             }
             Event::Refused(why) => write!(f, "the new certificate was refused: {why}"),
+            Event::NotYetValid(begin) => write!(
+                f,
+                "the new certificate is not valid before {begin} by the clock of this gateway, and is tried then; compare the \
+                 clock of its CA"
+            ),
             Event::Rejected(why) => {
                 write!(f, "the new certificate is given up, the old one stays in use: {why}")
             }
             Event::Committed => f.write_str("the new certificate is in use"),
             Event::Confirmed => f.write_str("a connection stands with the new certificate"),
             Event::FallingBack(why) => {
-                write!(f, "the certificate in use is refused, and the one before is tried: {why}")
+                write!(f, "the certificate in use does not serve, and the one before is tried: {why}")
             }
             Event::Returned => f.write_str("the certificate before is in use again"),
             Event::NotReturned(why) => write!(f, "the certificate before is not taken into use: {why}"),
@@ -376,8 +399,28 @@ pub struct Renewal {
     closes: u32,
     alternations: u32,
     faults: u32,
+    /// Those of them while the present one did not serve.
+    stuck: u32,
+    /// A candidate stays while another one is asked for.
+    beside: bool,
+    /// A person wants another one in the place of the candidate.
+    replaces: bool,
+    /// How often another one took the place of a candidate that nothing was decided of.
+    besides: u32,
+    /// No other one is asked for in its place earlier.
+    beside_at: Option<Instant>,
+    /// The candidate is not valid before then.
+    begins_at: Option<UnixTime>,
+    /// The present one did not serve when the candidate was tried.
+    is_needed: bool,
+    /// A connection stood while the candidate waited.
+    stood: bool,
     laters: u32,
     confirmed: bool,
+    said_confirmed: bool,
+    steadiness: Steadiness,
+    /// How many connections there were.
+    connections: u64,
     said_expired: bool,
     /// A person asks for a probe at once.
     probe_asked: bool,
@@ -426,8 +469,22 @@ impl Renewal {
             closes: 0,
             alternations: 0,
             faults: 0,
+            stuck: 0,
+            beside: false,
+            replaces: false,
+            besides: 0,
+            beside_at: None,
+            begins_at: None,
+            is_needed: false,
+            stood: false,
             laters: 0,
             confirmed,
+            said_confirmed: confirmed,
+            steadiness: match present {
+                Some(_) if !confirmed => Steadiness::new(now),
+                _ => Steadiness::default(),
+            },
+            connections: 0,
             said_expired: false,
             probe_asked: false,
             enroll_asked,
@@ -452,7 +509,7 @@ impl Renewal {
         Kept {
             history: History { refused: Refused::No, ..self.history.clone() },
             last_error: self.last_error.clone(),
-            confirmed: self.confirmed,
+            confirmed: self.confirmed && self.steadiness.is_shown(),
             enroll_asked: self.enroll_asked,
             returns: self.returns,
             accepted_since: self.accepted_at,
@@ -484,7 +541,7 @@ impl Renewal {
 
     /// Nothing is known against the present certificate. A close without a word is not: it may be
     /// anything.
-    fn serves(&self, clock: Clock) -> bool {
+    pub fn serves(&self, clock: Clock) -> bool {
         let is_over = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
         !is_over && !self.refusals.are_repeated()
     }
@@ -512,6 +569,17 @@ impl Renewal {
     /// How the peer refuses the present certificate, if it does so again and again.
     pub fn refused(&self) -> Option<&str> {
         (self.present.is_some() && self.refusals.are_repeated()).then_some(&*self.refusals.why)
+    }
+
+    /// For how long no connection with the present certificate has lasted since it came into use,
+    /// where none stands.
+    pub fn unsteady_for(&self, now: Instant) -> Option<Duration> {
+        self.steadiness.missing_for(now)
+    }
+
+    /// When a candidate that waits becomes valid, where it is not yet.
+    pub fn begins_at(&self) -> Option<UnixTime> {
+        self.begins_at.filter(|_| matches!(self.step, Step::Staged { .. }))
     }
 
     /// Since when the source says "not yet", if it is that which is waited for.
@@ -590,8 +658,15 @@ impl Renewal {
         }
     }
 
-    /// Asks for a certificate as if it were the first, now. False: one is on its way.
+    /// Asks for a certificate as if it were the first, now; a candidate that waits for its probe is
+    /// replaced by it. False: one is on its way.
     pub fn ask_enroll(&mut self) -> bool {
+        if matches!(self.step, Step::Staged { .. }) && self.origin == Origin::New && !self.settings.by_hand {
+            (self.enroll_asked, self.replaces, self.history.asked) = (true, true, true);
+            (self.history.failures, self.history.last_attempt) = (0, None);
+            self.not_before = None;
+            return true;
+        }
         let asked = self.ask();
         match self.step {
             Step::Later { .. } => (self.kind, self.enroll_asked) = (OrderKind::Enroll, true),
@@ -620,6 +695,8 @@ impl Renewal {
         }
         match self.step {
             Step::Resting => {}
+            // It stays, and is proven.
+            Step::Staged { .. } if self.replaces => {}
             Step::Later { .. } => {
                 self.step = Step::Resting;
                 self.actions.push_back(Action::Forget);
@@ -635,7 +712,7 @@ impl Renewal {
     }
 
     fn forget_enroll(&mut self) {
-        (self.enroll_asked, self.history.asked) = (false, false);
+        (self.enroll_asked, self.replaces, self.history.asked) = (false, false, false);
         (self.history.failures, self.last_error) = (0, None);
     }
 
@@ -644,6 +721,11 @@ impl Renewal {
     pub fn ask_previous(&mut self) -> bool {
         let may = self.may_be_offered() && self.step != Step::Preparing && self.step != Step::Ordering;
         if may {
+            // Its place is taken.
+            if matches!(self.step, Step::Staged { .. } | Step::CommitFailed { .. }) {
+                self.events.push_back(Event::Rejected("a person wants the one before".to_owned()));
+                self.last_error = None;
+            }
             self.stage_previous(Origin::Asked);
         }
         may
@@ -655,9 +737,10 @@ impl Renewal {
         self.actions.push_back(Action::StagePrevious);
     }
 
-    /// Probes the candidate now. False: there is none that waits for its probe.
+    /// Probes the candidate now. False: there is none that waits for its probe, or it is not valid
+    /// yet.
     pub fn ask_probe(&mut self) -> bool {
-        self.probe_asked = matches!(self.step, Step::Staged { .. });
+        self.probe_asked = matches!(self.step, Step::Staged { .. }) && self.begins_at.is_none();
         self.probe_asked
     }
 
@@ -686,15 +769,16 @@ impl Renewal {
 
     /// A candidate is on disk: it was there at the start, or a person installed it.
     pub fn handle_candidate(&mut self, now: Instant) {
-        (self.closes, self.alternations, self.faults) = (0, 0, 0);
+        (self.closes, self.alternations, self.faults, self.stuck) = (0, 0, 0, 0);
+        (self.beside, self.replaces, self.begins_at, self.stood) = (false, false, None, false);
         self.step = Step::Staged { until: now };
     }
 
     /// The present certificate is another one, by a person's doing.
-    pub fn handle_replaced(&mut self, clock: Clock, present: Option<Validity>) {
+    pub fn handle_replaced(&mut self, now: Instant, clock: Clock, present: Option<Validity>) {
         self.present = present;
         self.step = Step::Resting;
-        self.confirmed = false;
+        self.begin_use(now);
         self.forget_refusals();
         self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
         self.last_error = None;
@@ -718,6 +802,18 @@ impl Renewal {
         self.refusals = if refusals.is_none() { refusals } else { refusals.after(&self.earlier) };
     }
 
+    /// How many connections there were so far: known with each [`Renewal::handle_timeout`].
+    pub fn handle_connections(&mut self, connections: u64) {
+        self.connections = connections;
+    }
+
+    /// Another certificate is the present one.
+    fn begin_use(&mut self, now: Instant) {
+        (self.confirmed, self.said_confirmed) = (false, false);
+        self.steadiness = Steadiness::new(now);
+        (self.beside, self.replaces, self.besides, self.beside_at) = (false, false, 0, None);
+    }
+
     fn forget_refusals(&mut self) {
         self.refusals = Refusals::default();
         (self.earlier, self.said) = (Refusals::default(), Refusals::default());
@@ -727,16 +823,21 @@ impl Renewal {
     pub fn handle_timeout(&mut self, now: Instant, clock: Clock, standing: Standing) {
         if standing == Standing::Accepted && !self.confirmed && self.present.is_some() {
             self.confirmed = true;
-            self.events.push_back(Event::Confirmed);
+            if !std::mem::replace(&mut self.said_confirmed, true) {
+                self.events.push_back(Event::Confirmed);
+            }
+        }
+        let is_lost = self.steadiness.handle(now, standing, self.connections);
+        if is_lost && standing != Standing::Accepted && self.step == Step::Resting {
+            self.confirmed = false;
         }
         self.know_peace(now, clock, standing);
         match self.step.clone() {
-            Step::Resting => self.rest(now, clock),
-            Step::Later { until } if now >= until || std::mem::take(&mut self.order_asked) => self.order(),
-            Step::Staged { until } if now >= until || self.probe_asked => {
-                let asked = std::mem::take(&mut self.probe_asked);
-                self.begin_probe(clock, asked);
+            Step::Resting => self.rest(now, clock, standing),
+            Step::Later { until } if now >= until || std::mem::take(&mut self.order_asked) => {
+                self.order(clock);
             }
+            Step::Staged { until } => self.wait(now, clock, standing, until),
             Step::Comparing { why, definite, until } => {
                 self.compare(now, clock, standing, why, definite, until);
             }
@@ -766,29 +867,113 @@ impl Renewal {
         }
     }
 
-    /// Tries the certificate before where the present one is refused. Whether it does.
-    fn falls_back(&mut self, now: Instant, clock: Clock) -> bool {
+    /// A candidate waits for its probe.
+    fn wait(&mut self, now: Instant, clock: Clock, standing: Standing, until: Instant) {
+        let asked = std::mem::take(&mut self.probe_asked);
+        if self.origin != Origin::New {
+            return self.begin_probe(clock, asked);
+        }
+        if let Some(candidate) = self.candidate.filter(|_| clock.trusted) {
+            if candidate.has_expired(clock.now) {
+                return self
+                    .let_go(now, format!("it expired on {} before it was proven", candidate.not_after));
+            }
+            if candidate.not_before > later(clock.now, SKEW) {
+                let why = format!("it is not valid before {}", candidate.not_before);
+                let error = format!("the new certificate is given up: {why}");
+                return self.give_up(now, clock, why, error);
+            }
+            if later(candidate.not_before, SETTLES) > clock.now {
+                if self.begins_at.replace(candidate.not_before).is_none() {
+                    self.events.push_back(Event::NotYetValid(candidate.not_before));
+                }
+                return;
+            }
+        }
+        self.begins_at = None;
+        // The connection is gone for whose sake it was tried beside it, or not at all.
+        let is_cut_off = match standing {
+            Standing::Accepted => {
+                self.stood = true;
+                false
+            }
+            Standing::Refused | Standing::Unknown => {
+                std::mem::take(&mut self.stood) && self.faults > 0 && !self.serves(clock)
+            }
+        };
+        if now >= until || asked || is_cut_off {
+            self.begin_probe(clock, asked);
+        } else {
+            self.order_beside(now, clock);
+        }
+    }
+
+    /// Asks for another one while the candidate stays: a person wants that, or the present one does
+    /// not serve and nothing is decided of the candidate.
+    fn order_beside(&mut self, now: Instant, clock: Clock) {
+        let is_stuck =
+            self.stuck >= BESIDE_AFTER && !self.serves(clock) && self.beside_at.is_none_or(|at| now >= at);
+        if self.settings.by_hand || !(self.replaces || is_stuck) {
+            return;
+        }
+        self.note_refused();
+        let decision = decision::decide(clock, self.present, &self.history, &self.settings);
+        let kind = self.kind_of(decision).filter(|_| self.not_before.is_none_or(|at| now >= at));
+        if let Some(kind) = kind {
+            self.begin(now, clock, kind);
+            self.beside = true;
+        }
+    }
+
+    /// The candidate is of no use any more, and no failure of the source.
+    fn let_go(&mut self, now: Instant, why: String) {
+        self.last_error = Some(format!("the new certificate is given up: {why}"));
+        self.put_away();
+        self.events.push_back(Event::Rejected(why));
+        self.step = Step::Resting;
+        let soon = now + AFTER_DISCARD;
+        self.not_before = Some(self.not_before.map_or(soon, |at| at.max(soon)));
+    }
+
+    /// What comes by hand may be offered again: its key and request stay.
+    fn put_away(&mut self) {
+        self.begins_at = None;
+        self.actions.push_back(if self.settings.by_hand { Action::Unstage } else { Action::Discard });
+    }
+
+    /// Tries the certificate before where the present one is refused, or no connection with it has
+    /// lasted. Whether it does.
+    fn falls_back(&mut self, now: Instant, clock: Clock, standing: Standing) -> bool {
+        let is_unsteady = standing != Standing::Accepted && self.steadiness.is_over(now, self.returns);
         let is_refused = self.refusals.are_against_it();
         let is_valid =
             |of: Validity| !clock.trusted || !of.has_expired(clock.now) && of.not_before <= clock.now;
-        if !is_refused || !self.previous.is_some_and(is_valid) || self.fall_back_at.is_some_and(|at| now < at)
+        let is_wanted = is_refused || is_unsteady;
+        if !is_wanted || !self.previous.is_some_and(is_valid) || self.fall_back_at.is_some_and(|at| now < at)
         {
             return false;
         }
-        self.fall_back_why.clone_from(&self.refusals.why);
-        self.events.push_back(Event::FallingBack(self.refusals.why.clone()));
+        self.fall_back_why = match is_refused {
+            true => self.refusals.why.clone(),
+            false => "no connection with it has lasted for a minute since it came into use".to_owned(),
+        };
+        self.events.push_back(Event::FallingBack(self.fall_back_why.clone()));
         self.stage_previous(Origin::FallBack);
         true
     }
 
-    fn rest(&mut self, now: Instant, clock: Clock) {
-        self.origin = Origin::New;
+    fn note_refused(&mut self) {
         self.history.refused = match self.refusals.times {
             ORDER_AFTER.. if self.refusals.as_expired => Refused::AsExpired,
             ORDER_AFTER.. => Refused::Yes,
             _ => Refused::No,
         };
-        if self.falls_back(now, clock) {
+    }
+
+    fn rest(&mut self, now: Instant, clock: Clock, standing: Standing) {
+        self.origin = Origin::New;
+        self.note_refused();
+        if self.falls_back(now, clock, standing) {
             return;
         }
         if self.settings.by_hand {
@@ -799,21 +984,24 @@ impl Renewal {
             return;
         }
         let decision = decision::decide(clock, self.present, &self.history, &self.settings);
-        let kind = match decision {
-            Decision::Wait(_) => {
-                // What had to be replaced is accepted again: nothing is outstanding.
-                if clock.trusted && self.history.failures > 0 {
-                    (self.last_error, self.history.failures) = (None, 0);
-                }
-                return;
-            }
-            Decision::RetryAt(_) => return,
-            Decision::Expired => {
-                if !std::mem::replace(&mut self.said_expired, true) {
-                    self.events.push_back(Event::Expired);
-                }
-                return;
-            }
+        // What had to be replaced is accepted again: nothing is outstanding.
+        if matches!(decision, Decision::Wait(_)) && clock.trusted && self.history.failures > 0 {
+            (self.last_error, self.history.failures) = (None, 0);
+        }
+        if decision == Decision::Expired && !std::mem::replace(&mut self.said_expired, true) {
+            self.events.push_back(Event::Expired);
+        }
+        // By the wall clock it would be time; but that may have jumped.
+        let kind = self.kind_of(decision).filter(|_| self.not_before.is_none_or(|at| now >= at));
+        if let Some(kind) = kind {
+            self.begin(now, clock, kind);
+        }
+    }
+
+    /// What is asked for, if anything is.
+    fn kind_of(&self, decision: Decision) -> Option<OrderKind> {
+        Some(match decision {
+            Decision::Wait(_) | Decision::RetryAt(_) | Decision::Expired => return None,
             // A source may refuse what the peer refuses, so that nothing but the other way is left.
             Decision::Renew if self.history.refused != Refused::No && self.settings.may_enroll => {
                 match self.history.failures.is_multiple_of(2) && !self.enroll_asked {
@@ -823,11 +1011,10 @@ impl Renewal {
             }
             Decision::Renew if !self.enroll_asked => OrderKind::Reenroll,
             Decision::Renew | Decision::UseBootstrap => OrderKind::Enroll,
-        };
-        // By the wall clock it would be time; but that may have jumped.
-        if self.not_before.is_some_and(|at| now < at) {
-            return;
-        }
+        })
+    }
+
+    fn begin(&mut self, now: Instant, clock: Clock, kind: OrderKind) {
         self.said_expired = false;
         self.kind = kind;
         self.not_before = Some(now + SPACING);
@@ -838,8 +1025,13 @@ impl Renewal {
         self.actions.push_back(Action::Prepare);
     }
 
-    fn order(&mut self) {
+    fn order(&mut self, clock: Clock) {
         self.order_asked = false;
+        let is_over = self.present.is_some_and(|present| clock.trusted && present.has_expired(clock.now));
+        if is_over && self.settings.may_enroll && self.kind == OrderKind::Reenroll {
+            self.kind = OrderKind::Enroll;
+            self.events.push_back(Event::Begun(OrderKind::Enroll));
+        }
         self.step = Step::Ordering;
         self.actions.push_back(Action::Order { kind: self.kind });
     }
@@ -875,6 +1067,7 @@ impl Renewal {
             _ => InPlace::OfClientId,
         };
         self.step = Step::Probing;
+        self.is_needed = !self.serves(clock);
         // What is repeated again and again is said once.
         if self.faults == 0 && self.origin == Origin::New {
             self.events.push_back(Event::Probing);
@@ -911,17 +1104,27 @@ impl Renewal {
     }
 
     fn reject(&mut self, now: Instant, clock: Clock, why: String) {
+        let is_young = |of: &Validity| clock.trusted && later(of.not_before, SKEW) > clock.now;
+        let why = match self.candidate.filter(is_young) {
+            Some(of) => format!(
+                "{why}; it is valid since {}: where the peer takes it for not yet valid, compare the clocks of the peer, the CA \
+                 and this gateway",
+                of.not_before
+            ),
+            None => why,
+        };
         self.give_up(now, clock, why.clone(), format!("the new certificate was refused: {why}"));
     }
 
     fn give_up(&mut self, now: Instant, clock: Clock, why: String, error: String) {
-        self.actions.push_back(Action::Discard);
+        self.put_away();
+        (self.beside, self.replaces, self.besides, self.beside_at) = (false, false, 0, None);
         self.events.push_back(Event::Rejected(why));
         self.fail(now, clock, error);
     }
 
     fn fail(&mut self, now: Instant, clock: Clock, why: String) {
-        self.step = Step::Resting;
+        self.step = self.without_answer(now);
         self.history.failures = self.history.failures.saturating_add(1);
         self.history.last_attempt = Some(clock.now);
         self.not_before = Some(now + SPACING);
@@ -930,6 +1133,15 @@ impl Renewal {
         if self.enroll_failures().is_some_and(|failures| failures >= ENROLLS_MAX) {
             self.forget_enroll();
             self.events.push_back(Event::EnrollGivenUp);
+        }
+    }
+
+    /// Where it goes on without another certificate: with the candidate that stayed, if there is
+    /// one.
+    fn without_answer(&mut self, now: Instant) -> Step {
+        match std::mem::take(&mut self.beside) {
+            true => Step::Staged { until: now + SPACING },
+            false => Step::Resting,
         }
     }
 
@@ -952,7 +1164,7 @@ impl Renewal {
             return;
         }
         match prepared {
-            Ok(()) => self.order(),
+            Ok(()) => self.order(clock),
             Err(why) => self.fail(now, clock, why),
         }
     }
@@ -971,8 +1183,19 @@ impl Renewal {
                 self.laters += 1;
                 self.later_since.get_or_insert(now);
                 self.last_error = None;
-                let after = after.clamp(LATER.0, LATER.1);
-                self.step = Step::Later { until: now + after };
+                // Not beyond what is left of the life.
+                let longest = self
+                    .present
+                    .filter(|_| clock.trusted)
+                    .and_then(|present| decision::longest_delay(present, self.history.obtained, clock.now));
+                let after = after.min(longest.unwrap_or(LATER.1)).clamp(LATER.0, LATER.1);
+                self.step = match std::mem::take(&mut self.beside) {
+                    true => {
+                        self.not_before = Some(now + after);
+                        Step::Staged { until: now + SPACING }
+                    }
+                    false => Step::Later { until: now + after },
+                };
                 self.events.push_back(Event::Later(after));
             }
             Outcome::Later { .. } => {
@@ -1000,6 +1223,12 @@ impl Renewal {
             Ok(()) => {
                 self.events.push_back(Event::Staged);
                 self.last_error = None;
+                if self.beside && !self.replaces {
+                    // What is issued and comes to nothing is not asked for in a loop.
+                    self.besides = self.besides.saturating_add(1);
+                    let wait = decision::back_off(BESIDE_AFTER.saturating_add(self.besides), None, false);
+                    self.beside_at = Some(now + wait);
+                }
                 self.handle_candidate(now);
                 self.is_compared = !self.enroll_asked;
             }
@@ -1025,6 +1254,7 @@ impl Renewal {
             }
             Verdict::Closed(why) | Verdict::Fault(why) => self.undecided(
                 now,
+                clock,
                 format!(
                     "it ends sooner than the present one, and whether that is still refused could not be seen: {why}"
                 ),
@@ -1032,16 +1262,18 @@ impl Renewal {
         }
     }
 
-    fn undecided(&mut self, now: Instant, why: String) {
+    fn undecided(&mut self, now: Instant, clock: Clock, why: String) {
         self.faults = self.faults.saturating_add(1);
-        let retry_in = decision::back_off(self.faults, None, true).min(LONGEST_LATE);
+        let serves = self.serves(clock);
+        self.stuck = if serves { 0 } else { self.stuck.saturating_add(1) };
+        let retry_in = decision::repeat_in(self.faults, self.present, self.history.obtained, clock, serves);
         self.step = Step::Staged { until: now + retry_in };
         self.last_error = Some(format!("the new certificate could not be tried: {why}"));
         self.events.push_back(Event::Undecided { why, retry_in });
     }
 
     /// Of [`Action::Probe`].
-    pub fn handle_probed(&mut self, now: Instant, verdict: Verdict) {
+    pub fn handle_probed(&mut self, now: Instant, clock: Clock, verdict: Verdict) {
         if self.step != Step::Probing {
             return;
         }
@@ -1063,7 +1295,7 @@ impl Renewal {
                 self.events.push_back(Event::Refused(why.clone()));
                 self.step = Step::Comparing { why, definite: false, until };
             }
-            Verdict::Fault(why) => self.undecided(now, why),
+            Verdict::Fault(why) => self.undecided(now, clock, why),
         }
     }
 
@@ -1084,7 +1316,7 @@ impl Renewal {
                 let is_newer = begin(present) > begin(self.present);
                 self.present = present;
                 self.step = Step::Resting;
-                self.confirmed = false;
+                self.begin_use(now);
                 self.last_error = None;
                 self.history = History { obtained: clock.trusted.then_some(clock.now), ..History::default() };
                 self.not_before = Some(now + SPACING);
@@ -1111,6 +1343,9 @@ impl Renewal {
             Err(why) => {
                 self.last_error = Some(why.clone());
                 self.step = Step::CommitFailed { until: now + SPACING };
+                if self.is_needed || self.present.is_none() || !self.serves(clock) {
+                    self.actions.push_back(Action::UseCandidate);
+                }
                 self.events.push_back(Event::Failed(why));
             }
         }
@@ -1141,9 +1376,13 @@ impl Renewal {
     }
 }
 
+fn later(time: UnixTime, by: Duration) -> UnixTime {
+    UnixTime(time.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// Why the one before is in use and another one is asked for.
 pub fn refused_in_use(why: &str) -> String {
-    format!("the newer certificate was refused once it was in use: {why}")
+    format!("the newer certificate did not serve once it was in use: {why}")
 }
 
 /// How often in a row another one counts as failed after so many returns.

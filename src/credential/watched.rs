@@ -7,11 +7,15 @@
 //! | a certificate whose key does not belong to it, half a file, none | nothing; after [`GRACE`] it is named |
 //! | another pair, whole | after [`SETTLE`] without a change it is offered, once |
 //! | a pair that was refused | not offered again before [`RETRY`], or before it changes |
+//! | the same, and the pair in use does not serve | offered again by turns with that, and after a reload |
+//! | the same, and a person asks for its proof | offered again at once |
 //!
 //! A program that writes the certificate first and the key later, or in several pieces, is so never
 //! caught in the middle: a certificate without its own key is no pair.
 
 use std::time::{Duration, Instant};
+
+use super::decision::back_off;
 
 /// So long the files must stay the same before what is in them is offered.
 pub const SETTLE: Duration = Duration::from_secs(2);
@@ -39,6 +43,12 @@ pub struct Watched {
     offered: Option<u64>,
     /// The pair that was refused last, when, and why.
     refused: Option<(u64, Instant, String)>,
+    /// How often it was refused.
+    times: u32,
+    /// The pair in use is refused, or has expired.
+    is_needed: bool,
+    /// A person wants the pair proven that was refused.
+    again: bool,
     /// A person says that the files are as they should be.
     asked: bool,
 }
@@ -49,17 +59,37 @@ impl Watched {
         Watched { in_use, offered, ..Watched::default() }
     }
 
-    /// A person says that the files are done: what is of no use is named at once.
+    /// A person says that the files are done: what is of no use is named at once, and what was
+    /// refused is offered again where the pair in use does not serve.
     pub fn handle_asked(&mut self) {
         self.asked = true;
+        self.again |= self.is_needed;
+    }
+
+    /// A person wants what is in the files proven again. False: it was not refused.
+    pub fn ask_again(&mut self) -> bool {
+        let is_refused = match (&self.seen, &self.refused) {
+            (Some((Seen::Pair(pair), _)), Some((refused, ..))) => pair == refused,
+            _ => false,
+        };
+        self.again |= is_refused;
+        is_refused
+    }
+
+    /// Whether the pair in use serves: nothing is known against it.
+    pub fn handle_serves(&mut self, serves: bool) {
+        self.is_needed = !serves;
     }
 
     /// Whether what was seen is not yet decided: the files are looked at again soon.
     pub fn is_unsettled(&self, now: Instant) -> bool {
         match &self.seen {
             Some((Seen::Pair(pair), _)) => {
-                let refused = self.refused.as_ref().is_some_and(|(refused, ..)| refused == pair);
-                Some(*pair) != self.in_use && Some(*pair) != self.offered && !refused
+                let waits = self
+                    .refused
+                    .as_ref()
+                    .is_some_and(|refused| refused.0 == *pair && now < self.again_at(refused));
+                Some(*pair) != self.in_use && Some(*pair) != self.offered && !waits
             }
             Some((Seen::Unusable(_), since)) => now.saturating_duration_since(*since) < GRACE,
             None => true,
@@ -71,22 +101,33 @@ impl Watched {
         matches!(self.seen, Some((Seen::Pair(_), _))) && self.is_unsettled(now)
     }
 
+    /// When a pair that was refused is offered again.
+    fn again_at(&self, (_, at, _): &(u64, Instant, String)) -> Instant {
+        *at + match (self.again, self.is_needed) {
+            (true, _) => Duration::ZERO,
+            (false, true) => back_off(self.times, None, true),
+            (false, false) => RETRY,
+        }
+    }
+
     /// Takes what is in the files now. True: it is to be offered.
     pub fn handle_seen(&mut self, now: Instant, seen: Seen) -> bool {
         if self.seen.as_ref().is_none_or(|(before, _)| *before != seen) {
             self.seen = Some((seen, now));
             return false;
         }
+        let at_again = self.refused.as_ref().map(|refused| self.again_at(refused));
         let Some((Seen::Pair(pair), since)) = self.seen else { return false };
         self.asked = false;
         if Some(pair) == self.in_use || Some(pair) == self.offered {
             return false;
         }
-        let refused = self.refused.as_ref().filter(|(refused, ..)| *refused == pair);
-        let at = refused.map_or(since + SETTLE, |(_, at, _)| *at + RETRY);
+        let is_refused = self.refused.as_ref().is_some_and(|(refused, ..)| *refused == pair);
+        let at = at_again.filter(|_| is_refused).unwrap_or(since + SETTLE);
         if now < at {
             return false;
         }
+        self.again = false;
         self.offered = Some(pair);
         true
     }
@@ -104,11 +145,17 @@ impl Watched {
         self.in_use = Some(pair);
         self.offered = self.offered.filter(|offered| *offered != pair);
         self.refused = self.refused.take().filter(|(refused, ..)| *refused != pair);
+        if self.refused.is_none() {
+            (self.times, self.again) = (0, false);
+        }
     }
 
     /// This pair was given up, or a person does not want it.
     pub fn handle_refused(&mut self, now: Instant, pair: u64, why: String) {
         self.offered = self.offered.filter(|offered| *offered != pair);
+        let is_same = self.refused.as_ref().is_some_and(|(refused, ..)| *refused == pair);
+        self.times = if is_same { self.times.saturating_add(1) } else { 1 };
+        self.again = false;
         self.refused = Some((pair, now, why));
     }
 
@@ -212,6 +259,42 @@ mod tests {
         assert!(world.sees(&Seen::Pair(3), 4), "another one");
         world.watched.handle_in_use(3);
         assert!(!world.watched.is_unsettled(world.now()));
+    }
+
+    #[test]
+    fn a_refused_pair_is_tried_by_turns_where_the_one_in_use_does_not_serve_and_at_once_by_a_reload() {
+        let mut world = World::new();
+        assert!(world.sees(&Seen::Pair(2), 4));
+        world.watched.handle_refused(world.now(), 2, "not authorized".to_owned());
+        world.watched.handle_asked();
+        assert!(!world.sees(&Seen::Pair(2), 3600), "the one in use serves: a reload costs no connection");
+        world.watched.handle_serves(false);
+        assert!(world.watched.is_unsettled(world.now()));
+        assert!(world.sees(&Seen::Pair(2), 2));
+        for wait in [120, 240, 480, 900, 900] {
+            world.watched.handle_refused(world.now(), 2, "not authorized".to_owned());
+            assert!(!world.watched.is_unsettled(world.now()));
+            assert!(!world.sees(&Seen::Pair(2), wait), "{wait}");
+            assert!(world.sees(&Seen::Pair(2), 2), "{wait}");
+        }
+        world.watched.handle_refused(world.now(), 2, "not authorized".to_owned());
+        world.watched.handle_asked();
+        assert!(world.sees(&Seen::Pair(2), 2), "after a reload");
+        world.watched.handle_in_use(2);
+        world.watched.handle_serves(true);
+        assert!(!world.sees(&Seen::Pair(2), 3600));
+    }
+
+    #[test]
+    fn a_refused_pair_is_tried_at_once_where_a_person_asks_for_its_proof() {
+        let mut world = World::new();
+        assert!(world.sees(&Seen::Pair(2), 4));
+        assert!(!world.watched.ask_again(), "it was not refused");
+        world.watched.handle_refused(world.now(), 2, "not authorized".to_owned());
+        assert!(world.watched.ask_again());
+        assert!(world.sees(&Seen::Pair(2), 2));
+        world.watched.handle_refused(world.now(), 2, "not authorized".to_owned());
+        assert!(!world.sees(&Seen::Pair(2), 3600), "once");
     }
 
     #[test]

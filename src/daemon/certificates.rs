@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 use serde_json::json;
@@ -23,7 +23,7 @@ use self::prover::ByUplink;
 use super::clock::SystemClock;
 use super::config_check::WatchedPair;
 use super::link::Link;
-use crate::clock::WallClock;
+use crate::clock::{UnixTime, WallClock};
 use crate::config::Settings;
 use crate::control::api::{CertificateAction, Reply};
 use crate::control::protocol::{Code, Failure};
@@ -40,6 +40,7 @@ use crate::credential::request::Names;
 use crate::credential::settings::FOLDER;
 use crate::credential::source::Source;
 use crate::credential::source_settings::SourceSettings;
+use crate::credential::steadiness::LASTS;
 use crate::credential::store::Store;
 use crate::durable::io::OnDisk;
 use crate::hex::format_hex;
@@ -49,6 +50,11 @@ use crate::proto::dtls::server::ServerKey;
 const UPSTREAM_FILES: &str = "upstream-files";
 /// The name of the files of `[coap]` there.
 const COAP_FILES: &str = "coap-files";
+
+/// So long it may take until watched files are looked at because a person asks.
+const LOOKED_WITHIN: Duration = Duration::from_secs(10);
+/// How often that is asked for.
+const LOOKED_TICK: Duration = Duration::from_millis(50);
 
 /// What the next step of one begins with that was never there.
 const NOT_ENROLLED: &str = "not enrolled yet: ";
@@ -364,6 +370,11 @@ impl Certificates {
             });
             let is_over = present.is_none_or(|of| wall.is_some_and(|now| of.has_expired(now)));
             let later = later.map(|since| since.elapsed());
+            let ends = || match (present, is_over) {
+                (None, _) => "is missing".to_owned(),
+                (Some(_), true) => format!("expired on {until}"),
+                (Some(_), false) => format!("expires on {until}"),
+            };
             let on_trial = || {
                 let there = match entry.files {
                     Some(_) => "its files have a new one",
@@ -384,14 +395,14 @@ impl Certificates {
                 _ if is_refused => Some(format!("certificate {name} does not connect{reason}{next}")),
                 "ordering" if later.is_some_and(|waited| is_over || waited >= PATIENCE) => {
                     let minutes = later.unwrap_or_default().as_secs() / 60;
-                    let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
+                    let what = ends();
                     Some(format!(
                         "certificate {name} {what}, and its source has said \"not yet\" for {minutes} min; `tombolo cert renew {name} \
                          --wait` asks at once"
                     ))
                 }
                 "ordering" if !reason.is_empty() => {
-                    let what = if present.is_none() { "is missing".to_owned() } else { format!("expires on {until}") };
+                    let what = ends();
                     Some(format!("certificate {name} could not be renewed, is asked for again, and {what}{reason}"))
                 }
                 "staged" | "probing" | "comparing" if reason.is_empty() && present.is_some() => on_trial(),
@@ -400,6 +411,22 @@ impl Certificates {
                 }
                 "committing" if !reason.is_empty() => {
                     Some(format!("certificate {name}: the next one is proven, and not in use yet{reason}"))
+                }
+                "committed" if unsteady_for(entry).is_some() => {
+                    let minutes = unsteady_for(entry).unwrap_or_default().as_secs() / 60;
+                    Some(format!(
+                        "certificate {name} is in use for {minutes} min, and no connection with it has lasted since{next}"
+                    ))
+                }
+                "committed" | "valid"
+                    if entry.usage() == Usage::Client
+                        && entry.keeper.shown().previous.is_some()
+                        && entry.keeper.taken_into_use().is_some_and(|at| self.link.refuses_all_since(at)) =>
+                {
+                    Some(format!(
+                        "certificate {name}: since it came into use the broker has taken no reading; where the one before may \
+                         publish and this one may not, allow it at the broker, or `tombolo cert rollback {name}`"
+                    ))
                 }
                 "retrying" if entry.files.is_none() => {
                     Some(format!("certificate {name} could not be renewed, and expires on {until}{reason}{next}"))
@@ -470,10 +497,26 @@ impl Certificates {
                 true => reply.ok(&self.shown(&entry)),
                 false => reply.fail(on_its_way(&entry)),
             },
-            CertificateAction::Probe => match keeper.ask_probe() {
-                true => reply.ok(&self.shown(&entry)),
-                false => reply.fail(busy("there is no new certificate that waits for its proof")),
-            },
+            CertificateAction::Probe => {
+                let is_asked = keeper.ask_probe();
+                if let Some(watch) = entry.files.clone().filter(|watch| !is_asked && watch.ask_again()) {
+                    watch.look_now();
+                    let certificates = Rc::clone(self);
+                    tokio::task::spawn_local(async move {
+                        let until = Instant::now() + LOOKED_WITHIN;
+                        while watch.is_asked() && Instant::now() < until {
+                            tokio::time::sleep(LOOKED_TICK).await;
+                        }
+                        reply.ok(&certificates.shown(&entry));
+                    });
+                    return;
+                }
+                match (is_asked, keeper.with_renewal(|renewal| renewal.begins_at())) {
+                    (true, _) => reply.ok(&self.shown(&entry)),
+                    (false, Some(begin)) => reply.fail(fail(not_yet_valid(begin))),
+                    (false, None) => reply.fail(busy("there is no new certificate that waits for its proof")),
+                }
+            }
             CertificateAction::History => reply.ok(&json!({ "events": keeper.shown().state.events })),
             CertificateAction::Csr => {
                 tokio::task::spawn_local(async move {
@@ -584,10 +627,29 @@ fn failed(entry: &Entry, text: &str) -> Failure {
 fn on_its_way(entry: &Entry) -> Failure {
     let state = entry.keeper.state();
     let hint = match state {
-        "staged" => format!("; `tombolo cert probe {}` tries it at once", entry.name()),
+        "staged" => format!(
+            "; `tombolo cert probe {name}` tries it at once, `tombolo cert enroll {name}` asks for another one in its place",
+            name = entry.name()
+        ),
         _ => String::new(),
     };
     failed(entry, &format!("one is on its way already: it is {state}{hint}"))
+}
+
+/// Why a candidate waits whose validity lies ahead.
+fn not_yet_valid(begin: UnixTime) -> String {
+    format!(
+        "the new certificate is not valid before {begin} by the clock of this gateway, and is tried then by itself; compare the \
+         clocks of its CA and of this gateway (`tombolo clock`)"
+    )
+}
+
+/// For how long no connection with the certificate in use has lasted since it came into use.
+fn unsteady_for(entry: &Entry) -> Option<Duration> {
+    let unsteady = entry.keeper.with_renewal(|renewal| renewal.unsteady_for(Instant::now()));
+    // Without one before there is nothing that could be done about it.
+    let is_told = entry.usage() == Usage::Client && entry.keeper.shown().previous.is_some();
+    unsteady.filter(|waited| is_told && *waited >= LASTS)
 }
 
 fn days(step: Step) -> u64 {
@@ -615,8 +677,16 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: b
     let settings = entry.keeper.settings();
     let name = settings.name.as_str();
     let is_missing = state == "missing";
+    if let Some(begin) = entry.keeper.with_renewal(|renewal| renewal.begins_at()) {
+        return Some(not_yet_valid(begin));
+    }
     if entry.keeper.with_renewal(|renewal| renewal.refused().is_some()) && state != "expired" {
         return Some(when_refused(entry, state));
+    }
+    if state == "committed" && unsteady_for(entry).is_some() {
+        return Some(format!(
+            "the one before is tried by itself where none lasts; `tombolo cert rollback {name}` tries it at once"
+        ));
     }
     if state == "staged" && entry.usage() == Usage::Client && spares_connection {
         return Some(format!(
@@ -688,6 +758,13 @@ fn when_refused(entry: &Entry, state: &str) -> String {
                 "another one is there and is tried by itself; `tombolo cert probe {name}` tries it at once"
             )
         }
+        _ if state == "committing" => {
+            "another one is proven and used, and takes its place as soon as the disk takes it".to_owned()
+        }
+        (Some(watch), _) if watch.problem().is_some() => format!(
+            "what is in {} is tried again by itself where it can be; `tombolo reload` does so at once; or put another one there",
+            watch.files().certificate.display()
+        ),
         (Some(watch), _) => {
             format!("put another one in {} and its key's file", watch.files().certificate.display())
         }

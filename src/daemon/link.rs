@@ -493,6 +493,15 @@ impl Link {
         Refusals { times, closes, why, as_expired }
     }
 
+    /// Whether the connection stands and the broker refuses every reading, and took none since `at`.
+    pub fn refuses_all_since(&self, at: Instant) -> bool {
+        self.handle.borrow().as_ref().is_some_and(|handle| {
+            let status = handle.status();
+            let refuses = status.nothing_taken.is_some_and(|(since, _)| since.elapsed() >= REFUSES_ALL_AFTER);
+            status.connected && refuses && status.taken_at.is_none_or(|taken| taken < at)
+        })
+    }
+
     /// Takes this certificate, chain and key in one file, for each attempt from the next on.
     pub fn use_identity(&self, file: PathBuf) {
         self.with(|core| core.set_identity((file.clone(), file)));

@@ -175,6 +175,38 @@ fn links_that_lead_to_a_new_pair_are_proven_and_what_the_broker_refuses_is_not_u
 }
 
 #[test]
+fn what_the_broker_refused_of_the_files_is_tried_again_by_a_proof_that_a_person_asks_for() {
+    let plan = Plan {
+        upstream: "certificate-file = \"live/fullchain.pem\"\nkey-file = \"live/privkey.pem\"",
+        table: Some(""),
+        ..Plan::default()
+    };
+    let (mut site, _est) = site_with("again", &plan, |folder| {
+        for (name, ca) in [("1", "issuing"), ("2", "other")] {
+            issue(folder, name, ca);
+        }
+        point(folder, "fullchain.pem", "1.pem");
+        point(folder, "privkey.pem", "1.key");
+    });
+    let valid = |site: &Site| connected(&site.daemon) && files(&site.daemon)["state"] == "valid";
+    wait_for("a connection", || valid(&site));
+    let first = files(&site.daemon)["serial"].clone();
+    point(&site.folder, "fullchain.pem", "2.pem");
+    point(&site.folder, "privkey.pem", "2.key");
+    wait_for("it is named", || problem(&site.daemon, &["upstream-files", "not used", "refused"]));
+    // The broker gets the CA of the new one, and does not know that of the present one any more.
+    let file = site.folder.join("mosquitto.conf");
+    let text = std::fs::read_to_string(&file).expect("the broker's configuration");
+    site.broker.stop();
+    std::fs::write(&file, text.replace("est/root.pem", "est/other.pem")).expect("it is written");
+    site.broker.resume();
+    let (code, text) = site.daemon.command(&["cert", "probe", "upstream-files"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("a connection", || valid(&site));
+    assert_ne!(files(&site.daemon)["serial"], first);
+}
+
+#[test]
 fn files_for_devices_are_taken_up_by_themselves_and_half_a_file_is_not() {
     let devices = "[device.front]\nrole = \"sensor\"\ncertificate-dns = \"front.example\"\n";
     let coap = "[coap]\ncertificate-file = \"gateway.pem\"\nkey-file = \"gateway.key\"\nclient-ca-file = \"ca.pem\"\n";

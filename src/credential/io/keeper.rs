@@ -86,6 +86,14 @@ pub trait Prover {
         Refusals::default()
     }
 
+    /// How many connections there were.
+    fn connections(&self) -> u64 {
+        0
+    }
+
+    /// Connections are made with this file, chain and key, from the next attempt on.
+    fn use_file(&self, _: &Path) {}
+
     /// Another certificate is in use from now on.
     fn handle_committed(&self);
 
@@ -132,6 +140,10 @@ pub struct Keeper {
     unsaved: RefCell<Option<(String, Instant)>>,
     /// Who waits for the certificate before.
     returning: RefCell<Option<oneshot::Sender<Result<(), String>>>>,
+    /// Connections are made with the candidate, since the disk does not take the commit.
+    uses_candidate: Cell<bool>,
+    /// When the certificate in use came into use, since this process began.
+    taken_into_use: Cell<Option<Instant>>,
     /// When the certificate before is looked at next: whether its day is over.
     look_back_at: Cell<Instant>,
     /// When it was looked last whether the files are still there, and when they were read.
@@ -200,6 +212,8 @@ impl Keeper {
             saving: Cell::new(false),
             unsaved: RefCell::default(),
             returning: RefCell::default(),
+            uses_candidate: Cell::new(false),
+            taken_into_use: Cell::new(None),
             look_back_at: Cell::new(now),
             looked_after_at: Cell::new(now),
             read_at: Cell::new(now),
@@ -233,6 +247,16 @@ impl Keeper {
         self.renewal.borrow().retry_in(Instant::now(), self.clock())
     }
 
+    /// When the certificate in use came into use, if that was since this process began.
+    pub fn taken_into_use(&self) -> Option<Instant> {
+        self.taken_into_use.get()
+    }
+
+    /// Whether nothing is known against the certificate in use.
+    pub fn serves(&self) -> bool {
+        self.renewal.borrow().serves(self.clock())
+    }
+
     fn clock(&self) -> Clock {
         Clock { now: self.clock.raw(), trusted: self.clock.trusted() }
     }
@@ -248,6 +272,7 @@ impl Keeper {
             let mut renewal = self.renewal.borrow_mut();
             renewal.handle_files(previous, candidate);
             renewal.handle_refusals(self.prover.refusals());
+            renewal.handle_connections(self.prover.connections());
             renewal.handle_timeout(Instant::now(), clock, standing);
         }
         self.pump();
@@ -533,14 +558,28 @@ impl Keeper {
         }
         let now = self.clock.wall();
         let rolled = self.with_store(move |store| {
-            let rolled = store.roll_back(now);
-            let present = store.current().map(|held| held.leaf.validity);
-            rolled.map(|rolled| (rolled, present)).map_err(|error| error.to_string())
+            let rolled = store.roll_back(now).map_err(|error| error.to_string())?;
+            let waited = rolled && store.candidate().is_some();
+            // A restart would bring it into use.
+            let discarded = if waited { store.discard() } else { Ok(()) };
+            let discarded = discarded.map_err(|error| format!("{CANDIDATE} cannot be removed: {error}"));
+            Ok((rolled, waited, discarded, store.current().map(|held| held.leaf.validity)))
         });
         match rolled.await? {
-            (false, _) => Err("there is no certificate before this one".to_owned()),
-            (true, present) => {
-                self.renewal.borrow_mut().handle_replaced(self.clock(), present);
+            (false, ..) => Err("there is no certificate before this one".to_owned()),
+            (true, waited, discarded, present) => {
+                if waited {
+                    self.note(Event::Rejected("a person took the one before".to_owned()).to_string());
+                    self.prover.handle_given_up();
+                }
+                if let Err(reason) = discarded {
+                    let certificate = self.settings.name.as_str();
+                    log::warn!(certificate, reason; "the candidate would be tried again after a restart");
+                }
+                if self.uses_candidate.take() {
+                    self.prover.use_file(&self.settings.current());
+                }
+                self.renewal.borrow_mut().handle_replaced(Instant::now(), self.clock(), present);
                 self.note("the certificate before is in use again".to_owned());
                 self.prover.handle_committed();
                 self.pump();
@@ -555,6 +594,12 @@ impl Keeper {
             let event = self.renewal.borrow_mut().poll_event();
             let Some(event) = event else { break };
             self.say(&event);
+            if matches!(event, Event::Committed | Event::Returned) {
+                self.taken_into_use.set(Some(Instant::now()));
+                if self.uses_candidate.take() {
+                    self.prover.use_file(&self.settings.current());
+                }
+            }
             let returned = match event {
                 Event::Returned => Ok(()),
                 Event::NotReturned(why) | Event::Failed(why) => Err(why),
@@ -679,7 +724,7 @@ impl Keeper {
             }
             Action::Probe { in_place } => {
                 let verdict = self.prover.probe(&self.settings.folder.join(CANDIDATE), in_place).await;
-                self.renewal.borrow_mut().handle_probed(Instant::now(), verdict);
+                self.renewal.borrow_mut().handle_probed(Instant::now(), self.clock(), verdict);
             }
             Action::Commit => {
                 let now = self.clock.wall();
@@ -689,6 +734,10 @@ impl Keeper {
                 });
                 let committed: Result<Option<Validity>, String> = committed.await;
                 self.renewal.borrow_mut().handle_committed(Instant::now(), self.clock(), committed);
+            }
+            Action::UseCandidate => {
+                self.uses_candidate.set(true);
+                self.prover.use_file(&self.settings.folder.join(CANDIDATE));
             }
             Action::Discard => {
                 self.prover.handle_given_up();

@@ -133,6 +133,11 @@ impl FileWatch {
         self.asked.set(true);
     }
 
+    /// A person wants what is in the files proven again. False: it was not refused.
+    pub fn ask_again(&self) -> bool {
+        self.core.borrow_mut().ask_again()
+    }
+
     /// Whether [`FileWatch::look_now`] was called and they were not looked at since.
     pub fn is_asked(&self) -> bool {
         self.asked.get()
@@ -177,6 +182,7 @@ impl FileWatch {
     fn follow(&self, keeper: &Keeper) {
         let shown = keeper.shown();
         let mut core = self.core.borrow_mut();
+        core.handle_serves(keeper.serves());
         if let Some(current) = shown.current_print {
             core.handle_in_use(current);
         }

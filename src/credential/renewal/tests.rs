@@ -26,6 +26,7 @@ struct World {
     renewal: Renewal,
     standing: Standing,
     refusals: Refusals,
+    connections: u64,
     previous: Option<Validity>,
     candidate: Option<Validity>,
     events: Vec<Event>,
@@ -49,6 +50,7 @@ impl World {
             renewal,
             standing,
             refusals: Refusals::default(),
+            connections: 0,
             previous: None,
             candidate: None,
             events: Vec::new(),
@@ -73,6 +75,7 @@ impl World {
         self.seconds += seconds;
         self.renewal.handle_files(self.previous, self.candidate);
         self.renewal.handle_refusals(self.refusals.clone());
+        self.renewal.handle_connections(self.connections);
         self.renewal.handle_timeout(self.now(), self.clock(), self.standing);
     }
 
@@ -134,7 +137,7 @@ impl World {
     fn probed(&mut self, verdict: Verdict) {
         assert!(matches!(self.action(), Some(Action::Probe { .. })));
         self.standing = Standing::Unknown;
-        self.renewal.handle_probed(self.now(), verdict);
+        self.renewal.handle_probed(self.now(), self.clock(), verdict);
     }
 
     fn committed(&mut self) {
@@ -160,7 +163,7 @@ impl World {
         assert_eq!(self.action(), Some(Action::StagePrevious));
         self.renewal.handle_staged(self.now(), self.clock(), Ok(()));
         assert!(matches!(self.action(), Some(Action::Probe { .. })));
-        self.renewal.handle_probed(self.now(), verdict);
+        self.renewal.handle_probed(self.now(), self.clock(), verdict);
     }
 
     fn has(&mut self, wanted: impl Fn(&Event) -> bool) -> bool {
@@ -228,15 +231,23 @@ fn a_close_before_connack_counts_after_the_third_time() {
 
 #[test]
 fn the_network_never_gives_a_candidate_up() {
-    let mut world = World::due();
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.pass(230 * DAY);
     world.staged();
     let mut last = world.seconds;
-    for round in 0..200 {
+    for round in 0..100 {
         world.probed(fault());
         let waited = world.seconds - last;
-        assert!(round == 0 || (60..=900).contains(&waited), "{waited}");
+        // Each may cost a connection that is good.
+        assert!(round == 0 || (60..=6 * 3600).contains(&waited), "{waited}");
+        assert!(round < 20 || waited >= 6 * 3600, "{waited}");
         last = world.seconds;
     }
+    world.seconds = 271 * DAY;
+    world.probed(fault());
+    let last = world.seconds;
+    world.probed(fault());
+    assert!((60..=900).contains(&(world.seconds - last)), "it is late");
     world.probed(Verdict::Accepted);
     world.committed();
 }
@@ -411,7 +422,8 @@ fn what_comes_by_hand_is_never_ordered_and_proven_like_the_rest() {
     world.probed(refused());
     world.standing = Standing::Accepted;
     world.pass(1);
-    assert_eq!(world.action(), Some(Action::Discard));
+    // Its key and its request stay, so that it can be brought once more.
+    assert_eq!(world.action(), Some(Action::Unstage));
     world.renewal.handle_offered(world.now(), true);
     world.probed(Verdict::Accepted);
     assert!(!world.renewal.may_be_offered(), "it is being written");
@@ -816,18 +828,18 @@ fn a_probe_may_cost_the_connection_near_the_end_of_the_present_one_and_by_hand()
     // However often it comes to nothing.
     for _ in 0..20 {
         assert_eq!(in_place(&mut world), InPlace::OfClientId);
-        world.renewal.handle_probed(world.now(), fault());
+        world.renewal.handle_probed(world.now(), world.clock(), fault());
     }
     assert!(world.renewal.ask_probe());
     assert_eq!(in_place(&mut world), InPlace::AtOnce);
-    world.renewal.handle_probed(world.now(), fault());
+    world.renewal.handle_probed(world.now(), world.clock(), fault());
     world.clock_trusted = false;
     world.seconds = 89 * DAY + DAY / 2;
     assert_eq!(in_place(&mut world), InPlace::OfClientId, "by no clock");
-    world.renewal.handle_probed(world.now(), fault());
+    world.renewal.handle_probed(world.now(), world.clock(), fault());
     world.clock_trusted = true;
     assert_eq!(in_place(&mut world), InPlace::AtLast);
-    world.renewal.handle_probed(world.now(), Verdict::Accepted);
+    world.renewal.handle_probed(world.now(), world.clock(), Verdict::Accepted);
     world.committed();
 }
 
@@ -972,4 +984,341 @@ fn an_enrolment_that_is_asked_for_can_be_taken_back_while_nothing_is_being_made(
     assert!(world.renewal.cancel_enroll().is_err());
     world.probed(Verdict::Accepted);
     world.committed();
+}
+
+/// One that has expired or is refused, and a candidate that nothing is decided of.
+fn stuck(expired: bool) -> World {
+    let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+    world.pass(250 * DAY);
+    world.staged();
+    world.standing = Standing::Unknown;
+    match expired {
+        true => world.seconds = 301 * DAY,
+        false => world.refuses(ORDER_AFTER),
+    }
+    world
+}
+
+#[test]
+fn a_probe_that_never_decides_does_not_keep_another_one_from_being_asked_for_once_the_present_one_is_over() {
+    for expired in [true, false] {
+        let mut world = stuck(expired);
+        let begin = world.seconds;
+        for _ in 0..BESIDE_AFTER {
+            world.probed(fault());
+        }
+        world.prepared();
+        assert!(world.seconds - begin <= 11 * 60, "{}", world.seconds - begin);
+        let kind = world.ordered(Outcome::Failed { cause: "no route".to_owned() });
+        assert_eq!(kind == OrderKind::Enroll, expired);
+        // The candidate stays, and may be accepted by now.
+        assert_eq!(world.renewal.state(world.clock()), "staged");
+        world.probed(Verdict::Accepted);
+        world.committed();
+        // Or the other one takes its place.
+        let mut world = stuck(expired);
+        for _ in 0..BESIDE_AFTER {
+            world.probed(fault());
+        }
+        world.staged();
+        world.probed(Verdict::Accepted);
+        world.committed();
+    }
+    // As long as the present one serves, it waits.
+    let mut world = stuck(true);
+    world.clock_trusted = false;
+    for _ in 0..3 * BESIDE_AFTER {
+        world.probed(fault());
+    }
+}
+
+#[test]
+fn certificates_that_nothing_is_decided_of_are_not_ordered_in_a_loop() {
+    let mut world = stuck(true);
+    let mut orders = 0;
+    let begin = world.seconds;
+    while world.seconds - begin < 2 * DAY {
+        match world.action() {
+            Some(Action::Probe { .. }) => world.renewal.handle_probed(world.now(), world.clock(), fault()),
+            Some(Action::Prepare) => {
+                orders += 1;
+                world.renewal.handle_prepared(world.now(), world.clock(), Ok(()));
+                world.ordered(fetched());
+                assert!(matches!(world.action(), Some(Action::Stage { .. })));
+                world.renewal.handle_staged(world.now(), world.clock(), Ok(()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((4..16).contains(&orders), "{orders}");
+}
+
+#[test]
+fn a_source_that_says_not_yet_does_not_keep_the_candidate_from_being_tried() {
+    let mut world = stuck(true);
+    for _ in 0..BESIDE_AFTER {
+        world.probed(fault());
+    }
+    world.prepared();
+    world.ordered(Outcome::Later { after: Duration::from_secs(3_600) });
+    let (before, mut probes) = (world.seconds, 0);
+    loop {
+        match world.action() {
+            Some(Action::Probe { .. }) => world.renewal.handle_probed(world.now(), world.clock(), fault()),
+            other => break assert_eq!(other, Some(Action::Prepare)),
+        }
+        probes += 1;
+    }
+    assert!(probes >= 3 && world.seconds - before >= 3_600, "and it is asked when it said");
+}
+
+#[test]
+fn an_enrolment_that_a_person_asks_for_replaces_a_candidate_that_waits() {
+    let mut world = World::due();
+    world.staged();
+    world.probed(fault());
+    assert!(!world.renewal.ask(), "one is there");
+    assert!(world.renewal.ask_enroll());
+    let before = world.seconds;
+    world.prepared();
+    assert!(world.seconds - before <= 2);
+    let kind = world.ordered(Outcome::Failed { cause: "403".to_owned() });
+    assert_eq!((kind, world.renewal.enroll_failures()), (OrderKind::Enroll, Some(1)));
+    world.probed(fault());
+    world.staged();
+    world.probed(Verdict::Accepted);
+    world.committed();
+    // Taken back, what was there is proven.
+    let mut world = World::due();
+    world.staged();
+    assert!(world.renewal.ask_enroll());
+    assert_eq!(world.renewal.cancel_enroll(), Ok(()));
+    world.probed(Verdict::Accepted);
+    world.committed();
+}
+
+#[test]
+fn a_candidate_that_expires_before_it_is_proven_gives_way_to_an_enrolment_at_once() {
+    let mut world = stuck(true);
+    world.candidate = Some(valid(NOW + 250 * DAY, 60 * DAY));
+    world.probed(fault());
+    world.probed(fault());
+    world.seconds = 311 * DAY;
+    assert_eq!(world.action(), Some(Action::Discard));
+    assert!(world.has(|event| matches!(event, Event::Rejected(why) if why.contains("expired"))));
+    let before = world.seconds;
+    world.prepared();
+    assert!(world.seconds - before <= 10, "{}", world.seconds - before);
+    assert_eq!(world.ordered(fetched()), OrderKind::Enroll);
+    // By a clock that is not trusted nothing has expired.
+    let mut world = stuck(true);
+    world.candidate = Some(valid(NOW + 250 * DAY, 60 * DAY));
+    (world.seconds, world.clock_trusted) = (311 * DAY, false);
+    world.probed(Verdict::Accepted);
+    world.committed();
+}
+
+#[test]
+fn a_candidate_that_is_not_valid_yet_waits_and_is_tried_then() {
+    for begins_in in [1, 45, 290] {
+        let mut world = World::due();
+        world.candidate = Some(valid(NOW + world.seconds + begins_in, 7 * DAY));
+        let begin = world.seconds;
+        world.staged();
+        world.pass(1);
+        let not_before = world.candidate.unwrap().not_before;
+        assert_eq!(world.renewal.begins_at(), Some(not_before));
+        assert!(!world.renewal.ask_probe(), "the peer would refuse it");
+        world.probed(Verdict::Accepted);
+        let waited = world.seconds - begin;
+        assert!((begins_in + 1..begins_in + 10).contains(&waited), "{begins_in}: {waited}");
+        assert!(world.has(|event| *event == Event::NotYetValid(not_before)));
+        assert_eq!(world.renewal.begins_at(), None);
+        world.committed();
+    }
+    // One of next year is of no use.
+    let mut world = World::due();
+    world.candidate = Some(valid(NOW + 365 * DAY, 7 * DAY));
+    world.staged();
+    assert_eq!(world.action(), Some(Action::Discard));
+    assert!(world.renewal.last_error().unwrap().contains("not valid before"));
+    // A refusal shortly after its begin names the clocks.
+    let mut world = World::due();
+    world.candidate = Some(valid(NOW + world.seconds, 7 * DAY));
+    world.staged();
+    world.probed(refused());
+    world.standing = Standing::Accepted;
+    assert_eq!(world.action(), Some(Action::Discard));
+    assert!(world.renewal.last_error().unwrap().contains("compare the clocks"));
+}
+
+/// One that has just come into use, and the one before is valid.
+fn in_use() -> World {
+    let mut world = World::due();
+    world.staged();
+    world.probed(Verdict::Accepted);
+    world.previous = Some(valid(NOW, 7 * DAY));
+    world.committed();
+    world
+}
+
+#[test]
+fn a_certificate_with_which_no_connection_lasts_gives_way_to_the_one_before_whatever_the_reason() {
+    // Accepted and closed again and again; or never accepted with the gateway's own client id.
+    for flaps in [true, false] {
+        let mut world = in_use();
+        let begin = world.seconds;
+        world.standing = Standing::Unknown;
+        while world.renewal.poll_action().is_none() {
+            if flaps && world.seconds.is_multiple_of(7) {
+                (world.standing, world.connections) = (Standing::Accepted, world.connections + 1);
+                world.pass(1);
+                world.standing = Standing::Unknown;
+            }
+            world.pass(1);
+            assert!(world.seconds - begin < 400, "{flaps}");
+        }
+        assert!(world.seconds - begin >= 290, "{flaps}");
+        assert_eq!(world.renewal.state(world.clock()), "staged");
+        assert!(world.has(|event| matches!(event, Event::FallingBack(why) if why.contains("lasted"))));
+        world.renewal.handle_staged(world.now(), world.clock(), Ok(()));
+        world.probed(Verdict::Accepted);
+        assert_eq!(world.action(), Some(Action::Commit));
+        let newer = world.renewal.present();
+        let present = std::mem::replace(&mut world.previous, newer);
+        world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+        world.accepts();
+        world.pass(1);
+        world.pass(60);
+        assert!(world.has(|event| *event == Event::Returned));
+        assert!(world.renewal.last_error().unwrap().contains("lasted"));
+        world.standing = Standing::Unknown;
+        world.pass(DAY / 2);
+        assert!(!matches!(world.action(), Some(Action::StagePrevious)), "it has shown that it serves");
+    }
+}
+
+#[test]
+fn a_certificate_is_not_called_valid_before_a_connection_lasted_and_a_restart_knows_that() {
+    let mut world = in_use();
+    world.accepts();
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "valid");
+    assert!(!world.renewal.kept().confirmed);
+    world.standing = Standing::Unknown;
+    world.pass(1);
+    assert_eq!(world.renewal.state(world.clock()), "committed");
+    world.restart(false);
+    world.pass(1);
+    world.pass(400);
+    assert_eq!(world.action(), Some(Action::StagePrevious), "it goes on counting from the start");
+    let mut world = in_use();
+    world.accepts();
+    world.pass(1);
+    world.pass(60);
+    assert!(world.renewal.kept().confirmed);
+    world.standing = Standing::Unknown;
+    world.pass(DAY / 2);
+    assert_eq!((world.renewal.state(world.clock()), world.renewal.poll_action()), ("valid", None));
+}
+
+#[test]
+fn two_with_which_no_connection_lasts_change_places_ever_more_seldom() {
+    let mut world = in_use();
+    let mut changes = Vec::new();
+    world.standing = Standing::Unknown;
+    let begin = world.seconds;
+    while world.seconds - begin < DAY / 2 {
+        world.pass(1);
+        match world.renewal.poll_action() {
+            Some(Action::StagePrevious) => {
+                world.renewal.handle_staged(world.now(), world.clock(), Ok(()));
+                world.probed(Verdict::Accepted);
+                assert_eq!(world.action(), Some(Action::Commit));
+                let newer = world.renewal.present();
+                let present = std::mem::replace(&mut world.previous, newer);
+                world.renewal.handle_committed(world.now(), world.clock(), Ok(present));
+                changes.push(world.seconds - begin);
+            }
+            Some(Action::Prepare) => {
+                world.renewal.handle_prepared(world.now(), world.clock(), Err("no".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    assert!((3..9).contains(&changes.len()), "{changes:?}");
+}
+
+#[test]
+fn not_yet_never_lasts_beyond_the_life_and_becomes_an_enrolment_at_its_end() {
+    let mut world = World::due();
+    world.seconds = 6 * DAY;
+    world.prepared();
+    let hours = Duration::from_secs(6 * 3600);
+    let late = 7 * DAY * 9 / 10;
+    let mut asked = Vec::new();
+    loop {
+        let kind = world.ordered(Outcome::Later { after: hours });
+        asked.push((world.seconds, kind));
+        if world.seconds > 8 * DAY {
+            break;
+        }
+    }
+    assert!(asked.iter().any(|(at, _)| (late..late + 10).contains(at)), "{asked:?}");
+    let first = asked.iter().find(|(_, kind)| *kind == OrderKind::Enroll).unwrap();
+    assert!((7 * DAY..7 * DAY + 10).contains(&first.0), "{asked:?}");
+    assert!(asked.iter().all(|(at, kind)| (*at > 7 * DAY) == (*kind == OrderKind::Enroll)), "{asked:?}");
+}
+
+#[test]
+fn a_candidate_that_waits_is_tried_at_once_when_the_last_connection_is_gone_and_the_present_one_is_over() {
+    for serves in [true, false] {
+        let mut world = World::new(Some(valid(NOW, 300 * DAY)));
+        world.pass(299 * DAY);
+        world.staged();
+        for _ in 0..2 {
+            world.probed(fault());
+            world.accepts();
+            world.pass(1);
+        }
+        if !serves {
+            world.seconds = 300 * DAY + 10;
+            world.probed(fault());
+            world.accepts();
+            world.pass(1);
+        }
+        world.standing = Standing::Unknown;
+        world.pass(1);
+        let probes = matches!(world.renewal.poll_action(), Some(Action::Probe { .. }));
+        assert_eq!(probes, !serves);
+    }
+}
+
+#[test]
+fn a_proven_candidate_is_used_from_where_it_is_while_the_disk_takes_no_commit_and_the_present_one_is_over() {
+    for is_refused in [true, false] {
+        let mut world = World::due();
+        world.staged();
+        if is_refused {
+            world.refuses(ORDER_AFTER);
+        }
+        world.probed(Verdict::Accepted);
+        world.accepts();
+        assert_eq!(world.action(), Some(Action::Commit));
+        let full = Err("current.pem cannot be written: disk full".to_owned());
+        world.renewal.handle_committed(world.now(), world.clock(), full);
+        let next = if is_refused { Action::UseCandidate } else { Action::Commit };
+        assert_eq!(world.action(), Some(next));
+    }
+}
+
+#[test]
+fn one_before_that_a_person_wants_takes_the_place_of_a_candidate_that_waits_and_that_is_said() {
+    let mut world = World::due();
+    world.previous = Some(valid(NOW - DAY, 30 * DAY));
+    world.staged();
+    world.probed(fault());
+    assert!(world.renewal.ask_previous());
+    assert!(world.has(|event| matches!(event, Event::Rejected(why) if why.contains("a person"))));
+    assert_eq!(world.renewal.last_error(), None);
 }

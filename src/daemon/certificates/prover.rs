@@ -24,6 +24,15 @@ impl Prover for ByUplink {
         self.0.refusals()
     }
 
+    fn connections(&self) -> u64 {
+        self.0.connections()
+    }
+
+    fn use_file(&self, file: &Path) {
+        self.0.use_identity(file.to_path_buf());
+        self.0.retry_if_away();
+    }
+
     fn handle_committed(&self) {
         self.0.handle_renewed();
     }

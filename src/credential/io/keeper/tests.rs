@@ -329,3 +329,38 @@ fn what_has_expired_or_lost_its_token_is_not_taken_into_use_again() {
     assert!(judge_again(&held("gw", 2021), None, now).unwrap_err().contains("expired on 2021-01-01"));
     assert_eq!(judge_again(&held("gw", 2021), None, None), Ok(()), "no clock says so");
 }
+
+#[test]
+fn a_forced_return_leaves_no_candidate_that_a_restart_would_bring_into_use_and_says_so() {
+    let folder = Folder::new("forced-return");
+    let first = with_current(&folder);
+    with_current(&folder);
+    open_store(&folder.place()).unwrap().stage(held("next", 2051)).unwrap();
+    let settings = Settings {
+        name: "uplink".to_owned(),
+        usage: Usage::Client,
+        folder: folder.place(),
+        names: Names::default(),
+        reuse_key: false,
+        renew_at: crate::credential::decision::RenewAt::default(),
+        seed: String::new(),
+        bootstrap: None,
+        by_hand: true,
+        may_enroll: false,
+        token: None,
+    };
+    let prover: Rc<dyn Prover> = Rc::new(Probed::default());
+    let keeper = Keeper::open(Instant::now(), settings, None, prover, Arc::new(Untrusted)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        keeper.roll_back_unproven().await.unwrap();
+        while keeper.saving.get() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let store = open_store(&folder.place()).unwrap();
+    assert_eq!((store.current(), store.candidate()), (Some(&first), None));
+    let said = |entry: &Entry| entry.what.contains("given up") && entry.what.contains("a person");
+    assert!(store.state().events.iter().any(said), "{:?}", store.state().events);
+}
