@@ -16,8 +16,8 @@
 //! accepted either, or has expired, both are tried in turn; after [`ALTERNATIONS_MAX`] turns
 //! another certificate is asked for, since then neither works.
 //!
-//! **A probe that decides nothing** is repeated: with patience where the present certificate serves,
-//! within 15 min where it is refused or has expired. After [`BESIDE_AFTER`] such turns another one
+//! **A probe that decides nothing** is repeated: with patience where the present certificate
+//! serves, within 15 min where it is refused or has expired. After [`BESIDE_AFTER`] such turns another one
 //! is asked for, as it is when a person enrols: the candidate stays, and is tried between the
 //! attempts, until the other one takes its place. A candidate that has expired itself is given up;
 //! one that is not valid yet waits until it is, for [`SKEW`] at most.
@@ -827,7 +827,7 @@ impl Renewal {
                 self.events.push_back(Event::Confirmed);
             }
         }
-        let is_lost = self.steadiness.handle(now, standing, self.connections);
+        let is_lost = self.steadiness.handle(now, standing == Standing::Accepted, self.connections);
         if is_lost && standing != Standing::Accepted && self.step == Step::Resting {
             self.confirmed = false;
         }

@@ -8,8 +8,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::renewal::Standing;
-
 /// A connection that lasts for so long shows that the certificate serves.
 pub const LASTS: Duration = Duration::from_secs(60);
 /// Without such a connection for so long the certificate before is tried.
@@ -37,17 +35,17 @@ impl Steadiness {
         self.since.is_none()
     }
 
-    /// Takes how it fares, and the number of connections so far. True: a connection with it is lost
+    /// Takes whether a connection stands, and their number so far. True: a connection with it is lost
     /// that did not last.
-    pub fn handle(&mut self, now: Instant, standing: Standing, connections: u64) -> bool {
+    pub fn handle(&mut self, now: Instant, stands: bool, connections: u64) -> bool {
         if self.is_shown() {
             return false;
         }
         let before = self.run;
-        self.run = match (standing, before) {
-            (Standing::Accepted, Some((number, since))) if number == connections => Some((number, since)),
-            (Standing::Accepted, _) => Some((connections, now)),
-            (Standing::Refused | Standing::Unknown, _) => None,
+        self.run = match before {
+            _ if !stands => None,
+            Some((number, since)) if number == connections => Some((number, since)),
+            _ => Some((connections, now)),
         };
         if self.run.is_some_and(|(_, since)| now.saturating_duration_since(since) >= LASTS) {
             *self = Steadiness::default();
@@ -83,18 +81,15 @@ mod tests {
         let mut steadiness = Steadiness::new(begin);
         for at in 0..900 {
             // Each is another one, though each look finds one.
-            let lost = steadiness.handle(begin + second(at), Standing::Accepted, at / 30);
+            let lost = steadiness.handle(begin + second(at), true, at / 30);
             assert_eq!(lost, at > 0 && at % 30 == 0, "{at}");
         }
         assert!(!steadiness.is_shown());
         for at in 900..959 {
-            steadiness.handle(begin + second(at), Standing::Accepted, 29);
+            steadiness.handle(begin + second(at), true, 29);
         }
         assert!(steadiness.is_shown());
-        assert!(
-            !steadiness.handle(begin + second(960), Standing::Unknown, 29),
-            "lost later, it has shown it"
-        );
+        assert!(!steadiness.handle(begin + second(960), false, 29), "lost later, it has shown it");
     }
 
     #[test]
@@ -104,9 +99,9 @@ mod tests {
         let at = |seconds| begin + second(seconds);
         assert!(!steadiness.is_over(at(299), 0));
         assert!(steadiness.is_over(at(300), 0));
-        steadiness.handle(at(310), Standing::Accepted, 1);
+        steadiness.handle(at(310), true, 1);
         assert!(!steadiness.is_over(at(320), 0), "one stands, and may last");
-        assert!(steadiness.handle(at(330), Standing::Refused, 1));
+        assert!(steadiness.handle(at(330), false, 1));
         assert!(steadiness.is_over(at(330), 0));
         assert!(!steadiness.is_over(at(599), 1) && steadiness.is_over(at(600), 1));
         assert!(!steadiness.is_over(at(6 * 3600 - 1), 40) && steadiness.is_over(at(6 * 3600), 40));

@@ -493,7 +493,8 @@ impl Link {
         Refusals { times, closes, why, as_expired }
     }
 
-    /// Whether the connection stands and the broker refuses every reading, and took none since `at`.
+    /// Whether the connection stands and the broker refuses every reading, and took none since
+    /// `at`.
     pub fn refuses_all_since(&self, at: Instant) -> bool {
         self.handle.borrow().as_ref().is_some_and(|handle| {
             let status = handle.status();
