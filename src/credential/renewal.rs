@@ -17,10 +17,10 @@
 //! another certificate is asked for, since then neither works.
 //!
 //! **A probe that decides nothing** is repeated: with patience where the present certificate
-//! serves, within 15 min where it is refused or has expired. After [`BESIDE_AFTER`] such turns another one
-//! is asked for, as it is when a person enrols: the candidate stays, and is tried between the
-//! attempts, until the other one takes its place. A candidate that has expired itself is given up;
-//! one that is not valid yet waits until it is, for [`SKEW`] at most.
+//! serves, within 15 min where it is refused or has expired. After [`BESIDE_AFTER`] such turns
+//! another one is asked for, as it is when a person enrols: the candidate stays, and is tried
+//! between the attempts, until the other one takes its place. A candidate that has expired itself
+//! is given up; one that is not valid yet waits until it is, for [`SKEW`] at most.
 //!
 //! **A candidate that ends sooner** than the present certificate is taken only because the peer
 //! refuses the present one. That may be over by the time of the probe, so the present one is tried

@@ -35,8 +35,8 @@ impl Steadiness {
         self.since.is_none()
     }
 
-    /// Takes whether a connection stands, and their number so far. True: a connection with it is lost
-    /// that did not last.
+    /// Takes whether a connection stands, and their number so far. True: a connection with it is
+    /// lost that did not last.
     pub fn handle(&mut self, now: Instant, stands: bool, connections: u64) -> bool {
         if self.is_shown() {
             return false;
