@@ -15,6 +15,15 @@
 //! not used, nor is what follows, until nothing has come for half as long again as the oldest
 //! answer was late, at most ten time-outs; then the question is asked again.
 //!
+//! Some devices answer one of several questions only: they sleep, or measure at most so often. Three
+//! times in a row they are silent, and answer the probe, and nothing else comes. Then the answer to
+//! a question that is repeated after silence is used: whichever of the questions it is for, it is
+//! the only one. The first repeat goes out at once, and after its answer nothing is asked for a whole
+//! period, nor before another answer to one of those questions would have come. If one comes, this
+//! is over: the device answers each question.
+//!
+//! An answer to a probe is no reading: a device of which only such come is degraded.
+//!
 //! A device whose answers come late, twice without one in time between, is waited for longer: half
 //! as long again as the last one took, at most four time-outs ([`wait_max`]). After three questions
 //! without any frame the configured time-out holds again.
@@ -159,6 +168,8 @@ pub struct Standing {
     pub learned: Duration,
     /// How late its last answer was, and the longest wait, if that is beyond it.
     pub beyond: Option<(Duration, Duration)>,
+    /// Only answers come that may be for an earlier question.
+    pub is_unused: bool,
     /// Counters since the start.
     pub counters: Counters,
 }
@@ -226,6 +237,16 @@ pub struct Poller {
     openings: u32,
     /// How the last question failed, if it did.
     failing: Option<Failure>,
+    /// Answers to probes since an answer was used.
+    unused: u32,
+    /// Frames since the present probe.
+    heard: u32,
+    /// After all outstanding questions nothing came at all, on this connection.
+    is_silence: bool,
+    /// Times in a row that, after such silence, a probe was answered by one frame only.
+    singles: u32,
+    /// One of several questions is answered: the answer to a repeated one is used.
+    is_repeated: bool,
 }
 
 impl Poller {
@@ -261,6 +282,11 @@ impl Poller {
             closed_at: None,
             openings: 0,
             failing: None,
+            unused: 0,
+            heard: 0,
+            is_silence: false,
+            singles: 0,
+            is_repeated: false,
         }
     }
 
@@ -284,7 +310,8 @@ impl Poller {
         let most = wait_max(self.settings.timeout);
         let beyond = (self.late_after > most).then_some((self.late_after, most));
         let (state, failing, counters) = (self.state, self.failing, self.counters);
-        Standing { state, failing, learned: self.wait, beyond, counters }
+        let is_unused = self.unused >= FAILURES;
+        Standing { state, failing, learned: self.wait, beyond, is_unused, counters }
     }
 
     /// How long the beginning of an answer is waited for.
@@ -342,6 +369,7 @@ impl Poller {
         self.outstanding = std::mem::take(&mut before.outstanding);
         (self.asked_at, self.latest, self.closed_at) = (before.asked_at, before.latest, before.closed_at);
         self.wait = before.wait.min(wait_max(self.settings.timeout));
+        self.is_repeated = before.is_repeated;
     }
 
     /// An answer to another device on the line may still come for so long once the line is open.
@@ -395,6 +423,7 @@ impl Poller {
         };
         self.still = self.quiet_at.take().map(rest).unwrap_or_default().max(listening);
         self.phase = Phase::Closed;
+        self.is_silence = false;
         self.opens_at = None;
         self.closed_at = Some(now);
         self.to_send = false;
@@ -442,16 +471,24 @@ impl Poller {
                 self.failing = None;
                 self.mute = 0;
                 if !probe {
-                    (self.lates, self.late_after) = (0, Duration::ZERO);
-                    self.counters.answers += 1;
-                    let took = now.saturating_duration_since(asked).as_millis();
-                    let took = u64::try_from(took).unwrap_or(u64::MAX);
-                    self.counters.busy_ms = self.counters.busy_ms.saturating_add(took);
-                    self.phase = Phase::Idle;
+                    (self.lates, self.late_after, self.singles) = (0, Duration::ZERO, 0);
+                    self.count_answer(now, asked);
                     self.schedule(now);
                     return true;
                 }
+                if self.is_repeated && self.is_silence {
+                    self.count_answer(now, asked);
+                    self.slot = now + self.settings.period;
+                    let quiet_at = now + self.longest();
+                    (self.due, self.quiet_at) = (self.slot.max(quiet_at), Some(quiet_at));
+                    return true;
+                }
                 self.counters.late += 1;
+                self.heard = 1;
+                self.unused = self.unused.saturating_add(1);
+                if self.unused >= FAILURES {
+                    self.degrade();
+                }
                 let oldest = self.outstanding.front().copied().unwrap_or(asked);
                 let late = now.saturating_duration_since(oldest);
                 self.late(late);
@@ -462,11 +499,13 @@ impl Poller {
             }
             Phase::Listening { .. } | Phase::Closed => {
                 self.counters.late += 1;
+                self.heard = self.heard.saturating_add(1);
                 false
             }
             Phase::Idle => {
                 self.counters.late += 1;
                 if self.outstanding.pop_front().is_some() {
+                    (self.singles, self.is_repeated) = (0, false);
                     // Those before may never be answered: told is the least that it is late.
                     let after = now.saturating_duration_since(self.asked_at.unwrap_or(now));
                     self.latest = self.latest.max(after);
@@ -481,9 +520,29 @@ impl Poller {
         }
     }
 
+    /// An answer is used.
+    fn count_answer(&mut self, now: Instant, asked: Instant) {
+        self.unused = 0;
+        self.counters.answers += 1;
+        let took = u64::try_from(now.saturating_duration_since(asked).as_millis()).unwrap_or(u64::MAX);
+        self.counters.busy_ms = self.counters.busy_ms.saturating_add(took);
+        self.phase = Phase::Idle;
+    }
+
+    /// The listening after a probe's answer is over.
+    fn find_single(&mut self) {
+        self.singles = if self.heard == 1 && self.is_silence { self.singles + 1 } else { 0 };
+        if self.singles >= FAILURES {
+            (self.singles, self.is_repeated) = (0, true);
+            // That one came so long after the first question taught nothing.
+            (self.wait, self.lates, self.late_after) = (Duration::ZERO, 0, Duration::ZERO);
+        }
+    }
+
     /// A frame with a fault came: if nothing else does, the answer was damaged, and is not
     /// outstanding.
     pub fn handle_damage(&mut self) {
+        self.heard = self.heard.saturating_add(1);
         if let Phase::Waiting { damaged, .. } = &mut self.phase {
             *damaged = true;
         }
@@ -499,10 +558,16 @@ impl Poller {
             }
         } else {
             self.unreadable = self.unreadable.saturating_add(1);
-            if self.unreadable >= FAILURES && self.state != State::Degraded {
-                self.state = State::Degraded;
-                self.tell(Event::Degraded);
+            if self.unreadable >= FAILURES {
+                self.degrade();
             }
+        }
+    }
+
+    fn degrade(&mut self) {
+        if self.state != State::Degraded {
+            self.state = State::Degraded;
+            self.tell(Event::Degraded);
         }
     }
 
@@ -524,6 +589,7 @@ impl Poller {
                 self.fail(now, asked, if damaged { Failure::Damaged } else { Failure::Silent });
             }
             Phase::Listening { until } if now >= until => {
+                self.find_single();
                 self.phase = Phase::Idle;
                 self.outstanding.clear();
                 self.due = now;
@@ -608,6 +674,8 @@ impl Poller {
                 self.counters.endless += u64::from(self.is_begun);
             }
         }
+        let is_silence = failure == Failure::Silent && !self.is_begun;
+        self.is_silence = is_silence && (self.outstanding.is_empty() || self.is_silence);
         // What had begun when the line was closed may be ended on the next connection.
         if failure != Failure::Damaged && self.outstanding.len() < OUTSTANDING_MAX {
             self.outstanding.push_back(asked);
@@ -625,7 +693,8 @@ impl Poller {
         let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);
         self.schedule(now);
         if !self.is_shared {
-            self.due = self.due.min(again);
+            let is_first = self.failures == 1 && self.is_repeated && self.is_silence;
+            self.due = if is_first { now } else { self.due.min(again) };
             return;
         }
         // Not sooner than that: the others have the line.
@@ -672,8 +741,12 @@ mod tests {
 
     impl Line {
         fn new(period: Duration) -> Line {
+            Line::with(period, SECOND)
+        }
+
+        fn with(period: Duration, timeout: Duration) -> Line {
             let now = Instant::now();
-            let settings = Settings { question: b"A\r".to_vec(), period, timeout: SECOND, echo: false };
+            let settings = Settings { question: b"A\r".to_vec(), period, timeout, echo: false };
             let mut poller = Poller::new(settings, Some(b"A".to_vec()), now);
             poller.line_up(now);
             let (asked, used, events, coming) = Default::default();
@@ -681,6 +754,11 @@ mod tests {
         }
 
         fn run(&mut self, time: Duration, mut answer: impl FnMut(u64) -> Option<Duration>) {
+            self.run_at(time, |number, _| answer(number));
+        }
+
+        /// `answer`: of the nth question, which was asked at this time.
+        fn run_at(&mut self, time: Duration, mut answer: impl FnMut(u64, Duration) -> Option<Duration>) {
             let end = self.now + time;
             loop {
                 let timer = self.poller.poll_timeout().unwrap();
@@ -703,7 +781,8 @@ mod tests {
                     assert_eq!(sent, b"A\r");
                     self.asked.push(at - self.start);
                     let number = self.asked.len() as u64;
-                    self.coming.extend(answer(number).map(|after| (at + after, number)));
+                    let answer = answer(number, at - self.start);
+                    self.coming.extend(answer.map(|after| (at + after, number)));
                 }
                 while let Some(event) = self.poller.poll_event() {
                     self.events.push(event);
@@ -791,6 +870,70 @@ mod tests {
             next.adopt(&mut line.poller, line.now);
             assert_eq!(next.standing().learned, standing.learned);
         }
+    }
+
+    #[test]
+    fn a_device_that_answers_every_second_question_is_read_and_is_not_told_as_late() {
+        for (period, timeout, least) in
+            [(SECOND, ms(300), 170), (10 * SECOND, ms(300), 24), (10 * SECOND, SECOND, 23)]
+        {
+            let mut line = Line::with(period, timeout);
+            line.run(300 * SECOND, |number| number.is_multiple_of(2).then_some(ms(50)));
+            // Until it is known, it is not "up".
+            assert_eq!(line.events, [Event::Degraded, Event::Up], "{period:?}");
+            let standing = line.poller.standing();
+            assert_eq!((standing.learned, standing.beyond), (Duration::ZERO, None));
+            assert!(line.used.len() >= least, "{period:?} {}", line.used.len());
+            for (at, number) in &line.used {
+                assert_eq!(*at, line.asked[*number as usize - 1] + ms(50));
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_measures_seldom_is_read_on_after_a_question_is_lost() {
+        let mut line = Line::with(5 * SECOND, ms(300));
+        let mut measured: Option<Duration> = None;
+        line.run_at(300 * SECOND, |number, at| {
+            let is_lost = [5, 40, 50].contains(&number);
+            let is_busy = measured.is_some_and(|last| at < last + 4 * SECOND);
+            (!is_lost && !is_busy).then(|| {
+                measured = Some(at);
+                ms(50)
+            })
+        });
+        assert!(line.used.len() >= 48, "{}", line.used.len());
+        assert_eq!(line.poller.state(), State::Up);
+    }
+
+    #[test]
+    fn a_device_that_the_first_question_wakes_is_read_by_the_second() {
+        let mut line = Line::with(3 * SECOND, ms(300));
+        let mut last: Option<Duration> = None;
+        line.run_at(120 * SECOND, |_, at| {
+            let is_awake = last.is_some_and(|last| at <= last + 2 * SECOND);
+            last = Some(at);
+            is_awake.then_some(ms(50))
+        });
+        assert!(line.used.len() >= 28, "{}", line.used.len());
+        assert_eq!(line.poller.state(), State::Up);
+    }
+
+    #[test]
+    fn a_device_that_answers_each_question_again_gives_no_shifted_reading() {
+        let mut line = Line::new(2 * SECOND);
+        line.run(60 * SECOND, |number| number.is_multiple_of(2).then_some(ms(50)));
+        let (known, asked) = (line.used.len(), line.asked.len() as u64);
+        assert!(known > 5 && line.poller.is_repeated);
+        // From now on it answers each, two of three late.
+        line.run(120 * SECOND, |number| Some(ms(if number % 3 == 0 { 100 } else { 1_700 })));
+        assert!(!line.poller.is_repeated);
+        let shifted = line.used[known..].iter().filter(|(at, number)| {
+            let next = line.asked.iter().filter(|asked| *asked <= at).count() as u64;
+            *number > asked && *number != next
+        });
+        // At most the one by which that was found.
+        assert!(shifted.count() <= 1, "{:?} {:?}", line.used, line.asked);
     }
 
     #[test]

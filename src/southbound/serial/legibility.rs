@@ -1,6 +1,9 @@
 //! Whether what comes on a line can be read. A wrong baud, checksum, framing or pattern looks like
 //! this: bytes come, and no reading.
 //!
+//! Where the framing is wrong, no frame may ever end. So bytes that end no frame count, too: as many
+//! as the longest frame has count as one, and so do those that come after a pause of [`PAUSE`].
+//!
 //! | so far | the line is illegible after |
 //! |---|---|
 //! | no reading | [`FIRST`] frames in a row, or [`SLOW`] of them over [`SLOW_FOR`] |
@@ -24,6 +27,8 @@ const SLOW_FOR: Duration = Duration::from_secs(300);
 const LATER: u64 = 100;
 /// and how long they must have come.
 const LATER_FOR: Duration = Duration::from_secs(60);
+/// Bytes without such a pause between them belong together.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often the longest usual row may be exceeded.
 const USUAL: u64 = 3;
 
@@ -41,17 +46,30 @@ pub enum Cause {
 pub struct Illegible {
     /// Frames in a row until then.
     pub frames: u64,
-    /// Why the last of them gave no reading.
-    pub cause: Cause,
-    /// Its first bytes, at most [`SHOWN_MAX`].
+    /// Bytes since then that ended none, if that is what says it.
+    pub endless: u64,
+    /// Why the last of them gave no reading; `None`: there was none.
+    pub cause: Option<Cause>,
+    /// Its first bytes, or the first that came last, at most [`SHOWN_MAX`].
     pub first: Vec<u8>,
 }
 
 /// The judgement of one line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Legibility {
-    /// Frames in a row that gave no reading.
+    /// The longest frame, in bytes.
+    longest: u64,
+    /// Frames in a row that gave no reading, and what counts as such.
     row: u64,
+    /// Frames among these.
+    frames: u64,
+    /// Why the last of them gave none.
+    cause: Option<Cause>,
+    /// Bytes since then that ended no frame, how often they came after a pause, and when the last
+    /// came.
+    endless: u64,
+    bursts: u64,
+    last_at: Option<Instant>,
     /// Since when they come.
     since: Option<Instant>,
     /// The longest row that a reading ended; `None`: there was no reading.
@@ -60,6 +78,14 @@ pub struct Legibility {
 }
 
 impl Legibility {
+    /// For frames of at most so many bytes.
+    pub fn new(longest: usize) -> Legibility {
+        let (row, frames, cause, endless, bursts) = Default::default();
+        let (last_at, since, usual, illegible) = Default::default();
+        let longest = u64::try_from(longest).unwrap_or(u64::MAX).max(1);
+        Legibility { longest, row, frames, cause, endless, bursts, last_at, since, usual, illegible }
+    }
+
     /// What makes the line illegible.
     pub fn illegible(&self) -> Option<&Illegible> {
         self.illegible.as_ref()
@@ -69,21 +95,54 @@ impl Legibility {
     pub fn handle_reading(&mut self) {
         // One long failure must not make the next one count for nothing.
         let usual = self.usual.unwrap_or(0);
-        self.usual = Some(usual.max(self.row.min(2 * needed(usual))));
+        self.usual = Some(usual.max(self.row().min(2 * needed(usual))));
         (self.row, self.since, self.illegible) = (0, None, None);
+        (self.frames, self.cause, self.endless, self.bursts) = (0, None, 0, 0);
     }
 
     /// So many frames gave none, the last of them for this cause.
     pub fn handle_frames(&mut self, now: Instant, frames: u64, cause: Cause, frame: &[u8]) {
-        self.row = self.row.saturating_add(frames);
+        // What came before it was its beginning, at least in part.
+        self.row = self.row.saturating_add(self.pieces().max(frames));
+        (self.endless, self.bursts) = (0, 0);
+        self.frames = self.frames.saturating_add(frames);
+        self.cause = Some(cause);
+        self.judge(now, frame);
+    }
+
+    /// These bytes ended no frame.
+    pub fn handle_endless(&mut self, now: Instant, bytes: &[u8]) {
+        let is_pause = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
+        self.bursts += u64::from(self.endless == 0 || self.last_at.is_none_or(is_pause));
+        self.last_at = Some(now);
+        self.endless = self.endless.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.since.get_or_insert(now);
+        // Until then it may be the beginning of a frame.
+        if self.pieces() > 1 {
+            self.judge(now, bytes);
+        }
+    }
+
+    /// With those that count as frames.
+    fn row(&self) -> u64 {
+        self.row.saturating_add(self.pieces())
+    }
+
+    fn pieces(&self) -> u64 {
+        self.bursts.max(self.endless / self.longest)
+    }
+
+    fn judge(&mut self, now: Instant, shown: &[u8]) {
         let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
+        let row = self.row();
         let found = match self.usual {
-            None => self.row >= FIRST || self.row >= SLOW && lasted >= SLOW_FOR,
-            Some(usual) => self.row >= needed(usual) && lasted >= LATER_FOR,
+            None => row >= FIRST || row >= SLOW && lasted >= SLOW_FOR,
+            Some(usual) => row >= needed(usual) && lasted >= LATER_FOR,
         };
         if found && self.illegible.is_none() {
-            let first = frame[..frame.len().min(SHOWN_MAX)].to_vec();
-            self.illegible = Some(Illegible { frames: self.row, cause, first });
+            let first = shown[..shown.len().min(SHOWN_MAX)].to_vec();
+            let (frames, endless, cause) = (self.frames, self.endless, self.cause);
+            self.illegible = Some(Illegible { frames, endless, cause, first });
         }
     }
 }
@@ -96,7 +155,16 @@ fn needed(usual: u64) -> u64 {
 impl Illegible {
     /// What is seen, and what to compare: one sentence.
     pub fn sentence(&self) -> String {
-        let (why, advice) = match self.cause {
+        const TRACE: &str = "`tombolo serial trace` shows what comes";
+        let shown = self.first.escape_ascii();
+        let Some(cause) = self.cause else {
+            return format!(
+                "{} bytes came, and no frame ended: the last begin with \"{shown}\"; compare framing, its start, line-end or \
+                 size, and baud and parity with the device's manual; {TRACE}",
+                self.endless
+            );
+        };
+        let (why, advice) = match cause {
             Cause::Bad(Bad::Checksum) => {
                 ("the checksum is wrong", "compare checksum, baud and parity with the device's manual")
             }
@@ -116,10 +184,16 @@ impl Illegible {
             }
             Cause::Unreadable(why) => (why.as_str(), "compare form, baud and parity with what comes"),
         };
+        if self.endless > 0 {
+            return format!(
+                "{} bytes in a row gave no reading, \"{shown}\" among them, and the last frame was dropped: {why}; compare \
+                 framing, start and size, too; {advice}; {TRACE}",
+                self.endless
+            );
+        }
         format!(
-            "{} frames in a row gave no reading, the last (\"{}\"): {why}; {advice}; `tombolo serial trace` shows what comes",
-            self.frames,
-            self.first.escape_ascii()
+            "{} frames in a row gave no reading, the last (\"{shown}\"): {why}; {advice}; {TRACE}",
+            self.frames
         )
     }
 }
@@ -128,6 +202,8 @@ impl Illegible {
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
     use super::*;
+
+    const LONGEST: usize = 100;
 
     const NO_MATCH: Cause = Cause::Unreadable(Unreadable::NoMatch);
 
@@ -141,13 +217,13 @@ mod tests {
     #[test]
     fn a_line_that_never_gave_a_reading_is_illegible_after_twenty_frames_and_legible_with_the_first() {
         let now = Instant::now();
-        let mut line = Legibility::default();
+        let mut line = Legibility::new(LONGEST);
         assert!(!frames(&mut line, now, FIRST - 1));
         line.handle_frames(now, 1, Cause::Bad(Bad::Checksum), &[b'T'; 40]);
         let found = line.illegible().unwrap().clone();
         assert_eq!(
             (found.frames, found.cause, found.first.len()),
-            (20, Cause::Bad(Bad::Checksum), SHOWN_MAX)
+            (20, Some(Cause::Bad(Bad::Checksum)), SHOWN_MAX)
         );
         // Its words stay the same.
         assert!(!frames(&mut line, now, 500));
@@ -159,7 +235,7 @@ mod tests {
     #[test]
     fn on_a_slow_line_three_frames_over_five_minutes_are_enough() {
         let now = Instant::now();
-        let mut line = Legibility::default();
+        let mut line = Legibility::new(LONGEST);
         assert!(!frames(&mut line, now, 1));
         assert!(!frames(&mut line, now + SLOW_FOR, 1));
         assert!(frames(&mut line, now + SLOW_FOR, 1));
@@ -168,7 +244,7 @@ mod tests {
     #[test]
     fn a_few_bad_frames_on_a_good_line_are_none_and_a_long_row_of_them_is() {
         let now = Instant::now();
-        let mut line = Legibility::default();
+        let mut line = Legibility::new(LONGEST);
         for _ in 0..100 {
             line.handle_reading();
             assert!(!frames(&mut line, now, FIRST));
@@ -180,9 +256,45 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_which_no_frame_ends_make_a_line_illegible_whether_it_is_fast_or_slow() {
+        let now = Instant::now();
+        let mut line = Legibility::new(LONGEST);
+        let after = (0..100).find(|count| {
+            line.handle_endless(now + Duration::from_millis(10) * *count, &[b'x'; 50]);
+            line.illegible().is_some()
+        });
+        assert_eq!(after, Some(39), "twenty frames of the longest");
+        let text = line.illegible().unwrap().sentence();
+        assert!(text.contains("2000 bytes came, and no frame ended"), "{text}");
+        line.handle_reading();
+        assert_eq!(line.illegible(), None);
+        // Three times a few bytes over five minutes.
+        let mut line = Legibility::new(LONGEST);
+        for seconds in [0, 150] {
+            line.handle_endless(now + Duration::from_secs(seconds), b"T=21");
+            assert_eq!(line.illegible(), None);
+        }
+        line.handle_endless(now + SLOW_FOR, b"T=21");
+        assert!(line.illegible().is_some());
+    }
+
+    #[test]
+    fn a_long_frame_that_comes_in_pieces_is_not_illegible() {
+        let now = Instant::now();
+        let mut line = Legibility::new(LONGEST);
+        for frame in 0..1_000 {
+            for piece in 0..100 {
+                line.handle_endless(now + Duration::from_millis(200 * frame + piece), b"x");
+            }
+            assert_eq!(line.illegible(), None, "{frame}");
+            line.handle_reading();
+        }
+    }
+
+    #[test]
     fn a_pattern_that_picks_few_frames_out_of_many_is_judged_by_what_is_usual() {
         let mut now = Instant::now();
-        let mut line = Legibility::default();
+        let mut line = Legibility::new(LONGEST);
         let mut found = 0;
         for _ in 0..20 {
             for _ in 0..400 {
@@ -199,7 +311,9 @@ mod tests {
 
     #[test]
     fn the_sentence_names_what_to_compare_and_the_bytes_without_control_characters() {
-        let of = |cause, first: &[u8]| Illegible { frames: 20, cause, first: first.to_vec() }.sentence();
+        let of = |cause, first: &[u8]| {
+            Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec() }.sentence()
+        };
         let text = of(NO_MATCH, b"T=\x1b\xff");
         let words = r#"the last ("T=\x1b\xff"): the pattern does not match; compare pattern"#;
         assert!(text.contains(words), "{text}");

@@ -273,7 +273,8 @@ mod tests {
     use super::*;
     use crate::gate::stage::Received;
     use crate::message::Name;
-    use crate::proto::serial::framing::{Framing, line};
+    use crate::proto::serial::checksum::Checksum;
+    use crate::proto::serial::framing::{Framing, length, line, markers};
     use crate::proto::serial::modbus;
     use crate::proto::serial::reading::Unreadable;
     use crate::proto::serial::reading::{Extractor, Form};
@@ -314,9 +315,9 @@ mod tests {
         fn news(&mut self, _: &modbus::settings::Unit, _: &modbus::Event) {}
     }
 
-    fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
-        let framing = framing::Settings {
-            framing: Framing::Line(line::End::Any),
+    fn framed(framing: Framing) -> framing::Settings {
+        framing::Settings {
+            framing,
             checksum: None,
             max_frame: 100,
             start: Vec::new(),
@@ -326,7 +327,14 @@ mod tests {
             keep: 0,
             whole: false,
             label_end: None,
-        };
+        }
+    }
+
+    fn port(pattern: Option<&str>) -> (Port, Instant, Journal) {
+        port_with(framed(Framing::Line(line::End::Any)), pattern)
+    }
+
+    fn port_with(framing: framing::Settings, pattern: Option<&str>) -> (Port, Instant, Journal) {
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),
@@ -425,6 +433,41 @@ mod tests {
         assert!(why.contains("longer than max-frame; compare framing, line-end, baud"), "{why}");
         port.handle_bytes(now, stamp(1), b"one\n", &mut journal);
         assert_eq!(port.illegible(), None);
+    }
+
+    #[test]
+    fn a_framing_that_finds_no_frame_in_what_comes_makes_a_line_illegible() {
+        let start = |start: &[u8], framing| framing::Settings { start: start.to_vec(), ..framed(framing) };
+        let header = |offset, adjust| {
+            let width = length::Width::One;
+            Framing::Length(length::Header { width, little_endian: false, offset, adjust })
+        };
+        let enclosed = markers::Markers { start: b"<".to_vec(), end: b">".to_vec(), escape: None };
+        let checked = |settings| framing::Settings { checksum: Some(Checksum::Crc16Modbus), ..settings };
+        for settings in [
+            checked(start(b"BM", Framing::Fixed(12))),
+            start(b"XY", Framing::Fixed(12)),
+            start(b"BM", Framing::Fixed(11)),
+            checked(start(b"BM", header(2, 0))),
+            start(b"BM", header(2, 3)),
+            start(b"BM", header(3, 0)),
+            framed(Framing::Markers(enclosed)),
+            framed(Framing::Line(line::End::Any)),
+            framed(Framing::Line(line::End::Exactly(b"END".to_vec()))),
+            framed(Framing::Slip),
+            framed(Framing::Cobs),
+        ] {
+            let (mut port, mut now, mut journal) = port_with(settings.clone(), None);
+            for number in 0..1_000_u32 {
+                let frame = [b"BM\x09".as_slice(), &[0xFE; 4], &[b'a' + (number % 20) as u8; 5]].concat();
+                now += Duration::from_millis(100);
+                port.handle_timeout(now, stamp(1), &mut journal);
+                port.handle_bytes(now, stamp(1), &frame, &mut journal);
+            }
+            assert_eq!((&journal.taken[..], &journal.legible[..]), (&[][..], &[false][..]), "{settings:?}");
+            let why = port.illegible().unwrap().sentence();
+            assert!(why.contains("compare"), "{why}");
+        }
     }
 
     #[test]

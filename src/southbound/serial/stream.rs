@@ -11,7 +11,7 @@ use super::pending::Bounds;
 use super::settings::{Duty, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
-use crate::proto::serial::framing::{self, Decoder};
+use crate::proto::serial::framing::{self, Decoder, Framing};
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
@@ -43,7 +43,10 @@ impl Stream {
             delivery: Delivery::new(port, 0, Bounds::default()),
             unreadable: 0,
             poller,
-            legibility: Legibility::default(),
+            legibility: Legibility::new(match framing.framing {
+                Framing::Fixed(size) => size,
+                _ => framing.max_frame,
+            }),
         }
     }
 
@@ -110,14 +113,14 @@ impl Stream {
     ) {
         let stripped = self.poller.as_mut().map(|poller| poller.strip_echo(bytes));
         let bytes = stripped.as_deref().unwrap_or(bytes);
-        self.decode(now, stamp, port, taker, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
+        self.decode(now, stamp, port, taker, bytes, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
         if let Some(poller) = self.poller.as_mut().filter(|_| self.decoder.is_within()) {
             poller.handle_part(now, self.decoder.poll_timeout());
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
-        self.decode(now, stamp, port, taker, |decoder, sink| decoder.handle_timeout(now, sink));
+        self.decode(now, stamp, port, taker, &[], |decoder, sink| decoder.handle_timeout(now, sink));
         if let Some(poller) = &mut self.poller {
             if poller.handle_timeout(now) {
                 self.decoder.clear();
@@ -139,10 +142,11 @@ impl Stream {
         stamp: Stamp,
         port: &Port,
         taker: &mut dyn Taker,
+        bytes: &[u8],
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
         let Stream { decoder, room, delivery, unreadable, poller, legibility } = self;
-        let bad = decoder.counters().bad;
+        let (bad, good) = (decoder.counters().bad, decoder.counters().good);
         let is_asked = poller.is_some();
         let was_illegible = legibility.illegible().is_some();
         let mut gave = false;
@@ -188,13 +192,17 @@ impl Stream {
             // Such a port has no stream.
             Duty::Modbus(_) => {}
         }
-        if let Some((why, bytes)) = self.decoder.take_bad() {
+        if let Some((why, begun)) = self.decoder.take_bad() {
             // Which came first is not known; a reading shows that the line can be read.
             if !is_asked && !gave {
                 let frames = self.decoder.counters().bad.saturating_sub(bad).max(1);
-                self.legibility.handle_frames(now, frames, Cause::Bad(why), &bytes);
+                self.legibility.handle_frames(now, frames, Cause::Bad(why), &begun);
             }
-            taker.dropped(why, &bytes);
+            taker.dropped(why, &begun);
+        }
+        let is_endless = (bad, good) == (self.decoder.counters().bad, self.decoder.counters().good);
+        if is_endless && !bytes.is_empty() && !is_asked {
+            self.legibility.handle_endless(now, bytes);
         }
         let is_illegible = self.legibility.illegible().is_some();
         if is_illegible != was_illegible {
