@@ -524,17 +524,20 @@ fn why_not(standing: &poll::Standing) -> Option<String> {
     let counters = &standing.counters;
     let why = match standing.state {
         State::Unknown | State::Up => return None,
-        State::Degraded => "it answers, but its answers are no readings",
+        State::Degraded if !standing.is_unused => "it answers, but its answers are no readings",
         State::Down if standing.failing == Some(poll::Failure::Closed) => {
             "the connection is closed in place of an answer"
         }
-        State::Down if standing.beyond.is_some() => {
+        State::Degraded | State::Down if standing.beyond.is_some() => {
             let (after, most) = standing.beyond.unwrap_or_default();
             return Some(format!(
                 "its answers come {} ms after the question, later than the longest wait ({} ms); raise poll-timeout",
                 after.as_millis(),
                 most.as_millis()
             ));
+        }
+        State::Degraded => {
+            "its answers come after questions without one, and may be for those; raise poll-timeout or poll-period"
         }
         State::Down if counters.late > 0 && counters.answers == 0 => {
             "its answers come after the time-out; raise poll-timeout"
@@ -561,6 +564,10 @@ fn why_unit(core: &Port, unit: &UnitView<'_>) -> Option<String> {
     }
 }
 
+/// Where its short answers are whole, and the others not.
+const DAMAGED: &str =
+    "; its longer answers are damaged: look at baud, parity, termination and wiring, or set max-registers";
+
 /// Why none of a unit's values arrives although it answers.
 fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     let mut text = "it answers, but none of its values can be read".to_owned();
@@ -573,6 +580,8 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
         }
     } else if !left_out.is_empty() {
         text.push_str(&format!(" ({})", left_out.join("; ")));
+    } else if unit.bus.damaged > unit.bus.silent {
+        text.push_str(DAMAGED);
     } else if unit.bus.late > 0 {
         text.push_str("; its answers come after the timeout");
     } else if unit.bus.misfits > 0 {

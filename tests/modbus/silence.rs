@@ -784,3 +784,93 @@ fn a_register_that_is_refused_as_before_does_not_keep_the_others_from_being_read
     assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
     assert_eq!(world.bus.obstacles(0).count(), 1);
 }
+
+#[test]
+fn units_behind_a_converter_that_needs_a_rest_after_any_answer_are_all_read() {
+    let maps = [&[0_u16, 20, 40][..], &[0]];
+    for (addresses, map) in [(&[1_u8, 2][..], maps[0]), (&[1, 2, 3], maps[0]), (&[1, 2, 3], maps[1])] {
+        let of = |address: &u8| Unit {
+            registers: with(map.iter().copied()).registers,
+            period: Duration::from_secs(3),
+            ..unit(*address)
+        };
+        let units: Vec<Unit> = addresses.iter().map(of).collect();
+        let expected = whole(&units[0].registers);
+        let mut world = World::new(settings(units));
+        let last: Rc<Cell<Option<Duration>>> = Rc::default();
+        for address in addresses {
+            let (clock, last) = (world.clock(), last.clone());
+            world.behave(*address, move |request| {
+                let now = clock.get();
+                if last.get().is_some_and(|last| now < last + ms(80)) {
+                    return Vec::new();
+                }
+                last.set(Some(now + ms(20)));
+                support::meter(request)
+            });
+        }
+        world.run(8 * MINUTE);
+        let count = |world: &World, index| {
+            world.readings(index).iter().filter(|(_, payload)| *payload == expected).count()
+        };
+        let before: Vec<usize> = (0..addresses.len()).map(|index| count(&world, index)).collect();
+        world.run(MINUTE);
+        for (index, before) in before.iter().enumerate() {
+            let after = count(&world, index);
+            assert!(after >= before + 19, "{map:?} {index} {before} {after}");
+            // The first to be asked may not need it, if it has one read only.
+            assert!(
+                (map.len(), index) == (1, 0) || world.bus.learned(index).unwrap().pause_ms == 100,
+                "{index}"
+            );
+            assert_eq!(world.bus.obstacles(index).count(), 0);
+        }
+        // That it is put to the test costs little.
+        world.run(21 * MINUTE);
+        for (index, before) in before.iter().enumerate() {
+            let after = count(&world, index);
+            assert!(after >= before + 400, "{map:?} {index} {before} {after}");
+        }
+    }
+}
+
+/// The right answer to what is not `damaged`, and a damaged one of the same length to the rest.
+fn spoiling(damaged: impl Fn(u16, u16) -> bool + 'static) -> impl FnMut(&[u8]) -> Answers {
+    move |request| {
+        let mut answers = support::meter(request);
+        let (address, quantity) = span(request);
+        if damaged(address, quantity)
+            && let Some(last) = answers.last_mut().and_then(|(_, bytes)| bytes.last_mut())
+        {
+            *last ^= 0x10;
+        }
+        answers
+    }
+}
+
+#[test]
+fn a_register_that_does_not_arrive_for_twenty_polls_is_named_whatever_the_cause() {
+    let mut world = World::new(settings(vec![with([0, 40])]));
+    world.behave(1, spoiling(|address, _| address == 40));
+    world.run(3 * MINUTE);
+    assert_eq!(world.bus.state(0), Some(State::Up));
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(1, Obstacle::Damaged)]);
+    let named = Event::Refused { unit: 0, register: 1, why: Obstacle::Damaged };
+    assert_eq!(world.count(|event| *event == named), 1);
+    // It is asked for all the time, and forgotten when it is there.
+    world.behave(1, support::meter);
+    world.run(MINUTE);
+    assert_eq!(world.bus.obstacles(0).count(), 0);
+    assert_eq!(world.readings(0).pop().unwrap().1, whole(&with([0, 40]).registers));
+}
+
+#[test]
+fn a_register_for_which_a_gateway_has_no_answer_is_named_with_what_the_gateway_says() {
+    let mut world = World::new(settings(vec![with([0, 40])]));
+    world.behave(1, |request| match span(request) {
+        (40, _) => vec![(ms(5), frame(&[1, request[1] | 0x80, 11]))],
+        _ => support::meter(request),
+    });
+    world.run(3 * MINUTE);
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(1, Obstacle::Exception(Exception(11)))]);
+}

@@ -150,6 +150,12 @@ fn special(unit: &SerialUnit) -> Option<&'static str> {
         "raise timeout"
     } else if is("only damaged answers") {
         "the unit or the adapter may cut long answers: set max-registers; or look at baud, parity and termination"
+    } else if is("answers are damaged") || unit.reason.as_ref().is_some_and(|why| why.contains("are damaged"))
+    {
+        "look at baud, parity, termination and wiring; shorter requests suffer less: set max-registers"
+    } else if is("did not arrive") {
+        "compare what `tombolo status` counts of the unit: silent, damaged and late; if the line needs a rest after \
+         each answer, set pause under modbus"
     } else if is("no answer") {
         "correct their addresses, or take them out with enabled = false; if the unit needs more than 1 s between \
          requests, set pause"
@@ -381,6 +387,20 @@ mod tests {
         let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
         assert!(found.len() == 1 && found[0].message.contains("as measured: 140 %"), "{found:?}");
         assert!(found[0].advice.contains("lengthen period"));
+    }
+
+    #[test]
+    fn the_advice_for_damaged_answers_and_for_registers_that_do_not_arrive_is_about_the_line() {
+        use crate::proto::serial::modbus::learn::Obstacle;
+        let unit = |reason: Option<&str>, why: Option<Obstacle>| SerialUnit {
+            reason: reason.map(str::to_owned),
+            left_out: why.into_iter().map(|why| ("r0".to_owned(), why.to_string())).collect(),
+            ..SerialUnit::default()
+        };
+        let of = |unit: &SerialUnit| special(unit).unwrap_or_default();
+        assert!(of(&unit(None, Some(Obstacle::Damaged))).contains("termination"));
+        assert!(of(&unit(Some("its longer answers are damaged"), None)).contains("termination"));
+        assert!(of(&unit(None, Some(Obstacle::Missed))).contains("set pause under modbus"));
     }
 
     #[test]

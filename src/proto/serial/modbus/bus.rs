@@ -124,6 +124,8 @@ pub struct Bus {
     quiet_at: Instant,
     /// When the line was last used, for the pauses of units.
     used_at: Instant,
+    /// When the last answer of any unit came.
+    answered_at: Option<Instant>,
     /// When the bytes that nobody asked for began.
     babble: Instant,
     /// When the last unexpected byte came.
@@ -186,6 +188,7 @@ impl Bus {
             events: VecDeque::new(),
             quiet_at: now,
             used_at: now,
+            answered_at: None,
             babble: now,
             heard: now,
             begun: None,
@@ -463,7 +466,7 @@ impl Bus {
     /// When a unit may be asked.
     fn open_for(&self, unit: &Unit) -> Instant {
         let paused = self.used_at + self.settings.speed.gap() + unit.settings.pause;
-        unit.open_at().map_or(paused, |at| at.max(paused)).max(self.open_at())
+        unit.open_at(self.answered_at).map_or(paused, |at| at.max(paused)).max(self.open_at())
     }
 
     /// When the next request may be sent.
@@ -569,6 +572,7 @@ impl Bus {
 
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
+        self.answered_at = Some(now);
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
@@ -724,7 +728,7 @@ impl Bus {
         }
         let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
-        unit.sent(now);
+        unit.sent(now, self.answered_at);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();

@@ -29,6 +29,8 @@ pub const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
 /// Late answers in a row, without one in time, after which an answer is waited for longer.
 pub const LATES: u32 = 2;
+/// Polls in a row without a register after which it is named.
+pub const MISSED: u32 = 20;
 /// How long a register that is not answered for is left out at first; doubles up to
 /// [`ASIDE_MAX`].
 pub const ASIDE: Duration = Duration::from_secs(60);
@@ -51,6 +53,10 @@ pub enum Obstacle {
     Scale,
     /// Only bytes that are no frame come when it is asked for, and good answers for others.
     Damage,
+    /// It did not arrive [`MISSED`] polls in a row, whatever the cause, and others did.
+    Missed,
+    /// The same, and the last answers were damaged.
+    Damaged,
 }
 
 impl fmt::Display for Obstacle {
@@ -64,6 +70,14 @@ impl fmt::Display for Obstacle {
             }
             Obstacle::Scale => f.write_str("the register that scales it is left out"),
             Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
+            Obstacle::Missed => write!(
+                f,
+                "it did not arrive {MISSED} polls in a row; if it needs a rest after each answer on the line, set pause"
+            ),
+            Obstacle::Damaged => write!(
+                f,
+                "its answers are damaged, {MISSED} polls in a row; look at baud, parity and termination"
+            ),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The bus speaks RTU; here its requests get the header, and answers lose it. Unlike RTU an answer
-//! says which request it answers: one of an earlier transaction is late, whatever its shape.
+//! says which request it answers: one of an earlier transaction is late, whatever its shape, and one
+//! of the last is the answer, although some peers put another unit into it (255, or 0).
 //!
 //! MODBUS Messaging on TCP/IP Implementation Guide V1.0b §3.1.3.
 
@@ -34,6 +35,8 @@ const LATE_MAX: u64 = 32;
 #[derive(Debug, Default)]
 pub struct Mbap {
     transaction: u16,
+    /// The unit that was asked last.
+    unit: u8,
     bytes: Vec<u8>,
     noise: u64,
     /// That when the last request was made.
@@ -50,6 +53,7 @@ impl Mbap {
             return;
         };
         self.transaction = self.transaction.wrapping_add(1);
+        self.unit = body.first().copied().unwrap_or_default();
         // What is left of earlier bytes is no whole frame, and no answer to this.
         self.clear();
         self.noise_before = self.noise;
@@ -72,9 +76,12 @@ impl Mbap {
             }
             let Some(whole) = self.bytes.get(HEADER - 1..HEADER - 1 + length) else { return };
             let mut frame = whole.to_vec();
+            let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
+            if let (0, Some(unit)) = (earlier, frame.first_mut()) {
+                *unit = self.unit;
+            }
             frame.extend_from_slice(&crc16(&frame).to_le_bytes());
             self.bytes.drain(..HEADER - 1 + length);
-            let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
             arrived(match earlier {
                 0 => Arrived::Answer(frame),
                 1..=LATE_MAX if earlier < self.requests => Arrived::Late(frame),
@@ -124,6 +131,17 @@ mod tests {
         for cut in 0..answer.len() {
             assert_eq!(push(&mut mbap, &answer[..cut]), []);
             assert_eq!(push(&mut mbap, &answer[cut..]), [Arrived::Answer(rtu(&answer[6..]))]);
+        }
+    }
+
+    #[test]
+    fn an_answer_to_the_last_request_is_accepted_whatever_unit_the_peer_puts_into_it() {
+        for unit in [0, 1, 9, 255] {
+            let mut mbap = Mbap::default();
+            let mut request = rtu(&[9, 3, 0, 0, 0, 1]);
+            mbap.wrap(&mut request);
+            let answer = [0, 1, 0, 0, 0, 5, unit, 3, 2, 0, 7];
+            assert_eq!(push(&mut mbap, &answer), [Arrived::Answer(rtu(&[9, 3, 2, 0, 7]))]);
         }
     }
 

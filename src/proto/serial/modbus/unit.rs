@@ -25,6 +25,12 @@
 //! part was answered it is *suspect*: it is read after all others, and when it fails the reading is
 //! published without it. Between two polls there are turns for suspects alone.
 //!
+//! Some converters, and so each unit behind them, miss a request that comes too soon after any
+//! answer on the line. So a pause of at most [`SMALL_PAUSE`] counts from the last answer of whatever
+//! unit, a longer one from the unit's own.
+//!
+//! A register that did not arrive in [`learn::MISSED`] polls in a row is named, whatever the cause.
+//!
 //! Noise is a property of the line, not of the unit. A damaged answer teaches nothing: the read is
 //! repeated. Noise damages requests, too, and then the unit is silent; so a read that was answered
 //! before must fail twelve times in a row. Only an answer that breaks off at the same length
@@ -82,6 +88,8 @@ const FOREIGN: u32 = 3;
 /// answers cannot be told apart is asked after so many time-outs, or the longest time if that is
 /// less, but not less than one.
 const FIRST_REST: (u32, Duration) = (3, Duration::from_secs(10));
+/// Pauses up to this cost the other units on the line little.
+const SMALL_PAUSE: Duration = learn::PAUSES[0];
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -183,6 +191,10 @@ struct Part {
     shaky: bool,
     /// So many bytes its answer had, in place of more, and so often in a row.
     cut: (usize, u32),
+    /// Its last failure was a damaged answer.
+    is_damaged: bool,
+    /// A gateway said why it did not answer.
+    gateway: Option<Exception>,
     /// It came of a read that failed, and was not answered yet.
     suspect: bool,
     /// It was answered.
@@ -195,8 +207,18 @@ struct Part {
 
 impl Part {
     fn new(block: Block) -> Part {
-        let (failures, shaky, cut) = (0, false, (0, 0));
-        Part { block, failures, shaky, cut, suspect: false, proven: false, aside: None, half_of: None }
+        Part {
+            block,
+            failures: 0,
+            shaky: false,
+            cut: (0, 0),
+            is_damaged: false,
+            gateway: None,
+            suspect: false,
+            proven: false,
+            aside: None,
+            half_of: None,
+        }
     }
 
     fn is_doubtful(&self) -> bool {
@@ -210,6 +232,11 @@ impl Part {
 
     /// What its failure may teach; `None` for damage, which shows that it is answered.
     fn blame(&mut self, lost: Lost) -> Option<Obstacle> {
+        self.is_damaged = lost.obstacle().is_none();
+        self.gateway = match lost.failure {
+            Failure::Gateway(exception) => Some(exception),
+            _ => None,
+        };
         if let Some(why) = lost.obstacle() {
             self.cut = (0, 0);
             return Some(why);
@@ -228,6 +255,15 @@ impl Part {
             (false, true) => learn::FAILURES_PROVEN,
         }
     }
+}
+
+/// How long before a request there was no answer; longest if there never was.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// Of the unit.
+    own: Duration,
+    /// Of any on the line.
+    line: Duration,
 }
 
 /// A read without gaps that was taken apart in the middle.
@@ -300,6 +336,9 @@ pub(super) struct Unit {
     /// This turn is for suspects only.
     learning: bool,
     values: Vec<Option<Value>>,
+    /// For each register: whether it arrived in this poll, and in how many polls before it did not.
+    arrived: Vec<bool>,
+    missed: Vec<u32>,
     changes: Changes,
     refused: Vec<Refusal>,
     /// When the next poll is due without its jitter, and with it.
@@ -307,7 +346,7 @@ pub(super) struct Unit {
     slot_due: Instant,
     unanswered: Vec<(Shape, Instant)>,
     /// The block that failed last, how, and after how much silence it was asked for.
-    blame: Option<(Block, Obstacle, Duration)>,
+    blame: Option<(Block, Obstacle, Silence)>,
     /// How the last request failed, if the last one did.
     failing: Option<Failure>,
     /// The last answer of another length or function.
@@ -330,10 +369,13 @@ pub(super) struct Unit {
     is_repeat: bool,
     /// When its last answer came.
     answered_at: Option<Instant>,
-    /// From its last answer to the present request; longest if there was none.
-    silence: Duration,
-    /// The shortest such silence before a request that was answered.
-    soonest: Option<Duration>,
+    /// Before the present request.
+    silence: Silence,
+    /// The shortest before a request that was answered.
+    soonest: Option<Silence>,
+    /// So often a read failed sooner after an answer on the line than any was answered, and not
+    /// after a longer silence.
+    hurried: u32,
     /// Which of [`learn::PAUSES`] is being tried, and for which read.
     trying: Option<(usize, Block)>,
     has_tried_pauses: bool,
@@ -366,6 +408,8 @@ impl Unit {
             parts: Vec::new(),
             halved: Vec::new(),
             values: vec![None; settings.registers.len()],
+            arrived: vec![false; settings.registers.len()],
+            missed: vec![0; settings.registers.len()],
             settings,
             state: State::Unknown,
             failures: 0,
@@ -407,8 +451,9 @@ impl Unit {
             repeat: Repeat::Unknown,
             is_repeat: false,
             answered_at: None,
-            silence: Duration::MAX,
+            silence: Silence { own: Duration::MAX, line: Duration::MAX },
             soonest: None,
+            hurried: 0,
             trying: None,
             has_tried_pauses: false,
             pause: Duration::ZERO,
@@ -459,6 +504,7 @@ impl Unit {
         (self.pause, self.widths) = (Duration::ZERO, Widths::default());
         (self.wait, self.lates) = (Duration::ZERO, 0);
         (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
+        self.hurried = 0;
         (self.blame, self.whole, self.whole_again) = (None, None, 0);
         (self.repeat, self.cycles) = (Repeat::Unknown, 0);
         self.refused.clear();
@@ -573,12 +619,13 @@ impl Unit {
         &self.refused
     }
 
-    /// Not before this is it asked again: a pause after its last answer that was learned, or is
-    /// being tried.
-    pub(super) fn open_at(&self) -> Option<Instant> {
+    /// Not before this is it asked again: a pause after an answer that was learned, or is being
+    /// tried. `line_at`: when the last answer of any unit came.
+    pub(super) fn open_at(&self, line_at: Option<Instant>) -> Option<Instant> {
         let trial = self.trying.as_ref().and_then(|(step, _)| learn::PAUSES.get(*step));
-        let trial = trial.copied().unwrap_or_default();
-        Some(self.answered_at? + self.pause.max(trial))
+        let pause = self.pause.max(trial.copied().unwrap_or_default());
+        let small = line_at.filter(|_| !pause.is_zero()).map(|at| at + pause.min(SMALL_PAUSE));
+        small.max(self.answered_at.map(|at| at + pause))
     }
 
     /// The blocks as they are planned, within what was learned of their width.
@@ -673,6 +720,7 @@ impl Unit {
         self.asked = None;
         self.learning = false;
         self.values.fill(None);
+        self.arrived.fill(false);
         // One suspect after the other: pauses are tried with one read at a time.
         self.parts.sort_by_key(|part| (part.is_doubtful(), part.shaky && !part.is_doubtful()));
     }
@@ -784,9 +832,12 @@ impl Unit {
         Some((Purpose::Block, self.parts.get(self.current(now)?)?.block.request()?))
     }
 
-    /// The request that [`Unit::next_request`] told is sent now.
-    pub(super) fn sent(&mut self, now: Instant) {
-        self.silence = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+    /// The request that [`Unit::next_request`] told is sent now. `line_at`: when the last answer of
+    /// any unit came.
+    pub(super) fn sent(&mut self, now: Instant, line_at: Option<Instant>) {
+        let since = |at: Option<Instant>| at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        let (own, line) = (since(self.answered_at), since(line_at));
+        self.silence = Silence { own, line: line.min(own) };
         self.asked = self.current(now);
         self.counters.requests += 1;
         self.served = true;
@@ -815,7 +866,11 @@ impl Unit {
         self.answered_at = Some(now);
         self.ended_at = Some(now);
         self.openings = 0;
-        self.soonest = Some(self.soonest.map_or(self.silence, |soonest| soonest.min(self.silence)));
+        let Silence { own, line } = self.silence;
+        self.soonest = Some(self.soonest.map_or(self.silence, |soonest| Silence {
+            own: soonest.own.min(own),
+            line: soonest.line.min(line),
+        }));
         if let Answer::Exception(_) = answer {
             self.counters.exceptions += 1;
         }
@@ -911,6 +966,7 @@ impl Unit {
         let was_doubtful = part.is_doubtful();
         (part.failures, part.suspect, part.proven) = (0, false, true);
         (part.shaky, part.cut) = (false, (0, 0));
+        (part.is_damaged, part.gateway) = (false, None);
         if part.aside.take().is_some() {
             self.revision += 1;
         }
@@ -920,6 +976,8 @@ impl Unit {
                 for member in &block.members {
                     let value = map::decode(&self.settings.registers[*member], block.address, data);
                     self.values[*member] = value;
+                    self.arrived[*member] = true;
+                    self.missed[*member] = 0;
                     self.refused.retain(|refusal| refusal.register != *member);
                 }
                 if self.has_value() {
@@ -1100,6 +1158,17 @@ impl Unit {
         let Some(index) = self.parts.iter().position(|part| part.block == block) else { return };
         if block.request().as_ref() == Some(answered) {
             self.parts[index].failures = 0;
+            let was_tried = self.trying.take_if(|(_, tried)| *tried == block).is_some();
+            // The same read was answered, after a longer silence of the other units.
+            let is_line = silence.line < SMALL_PAUSE && silence.own >= SMALL_PAUSE;
+            if is_line && self.soonest.is_none_or(|soonest| soonest.line > silence.line) {
+                self.hurried = self.hurried.saturating_add(1);
+            }
+            let may = !was_tried && self.trying.is_none() && self.pause.is_zero();
+            if may && self.hurried >= learn::FAILURES {
+                (self.trying, self.hurried) = (Some((0, block)), 0);
+                return;
+            }
             let _: bool = self.may_repeat(why);
             return;
         }
@@ -1124,7 +1193,8 @@ impl Unit {
             return;
         }
         // Whether it may have been too soon: nothing that was asked as soon was ever answered.
-        let is_too_soon = why != Obstacle::Late && self.soonest.is_none_or(|soonest| soonest > silence);
+        let is_sooner = |soonest: Silence| soonest.own > silence.own || soonest.line > silence.line;
+        let is_too_soon = why != Obstacle::Late && self.soonest.is_none_or(is_sooner);
         let is_alone = part.block.members.len() == 1;
         let next = match tried {
             Some(step) => step + 1,
@@ -1133,7 +1203,7 @@ impl Unit {
             None if self.pause.is_zero() && (is_alone || !self.has_tried_pauses) => 0,
             None => learn::PAUSES.len(),
         };
-        let longer = (next..learn::PAUSES.len()).find(|step| learn::PAUSES[*step] > silence);
+        let longer = (next..learn::PAUSES.len()).find(|step| learn::PAUSES[*step] > silence.line);
         if let Some(step) = longer.filter(|_| is_too_soon) {
             self.trying = Some((step, block));
             self.has_tried_pauses = true;
@@ -1164,6 +1234,11 @@ impl Unit {
             let longest = if is_last { learn::ASIDE } else { learn::ASIDE_MAX };
             let wait = (waited * 2).clamp(learn::ASIDE, longest);
             self.parts[index].aside = Some((now + wait, wait));
+            // A gateway says why.
+            let why = match (why, self.parts[index].gateway) {
+                (Obstacle::Silence, Some(exception)) => Obstacle::Exception(exception),
+                (why, _) => why,
+            };
             for register in block.members {
                 self.refuse(register, why, news);
             }
@@ -1206,6 +1281,18 @@ impl Unit {
         if self.trial.take().is_some() {
             self.test_soon(now);
             news.push(News::Learned);
+        }
+        let registers = &self.settings.registers;
+        let is_any = self.arrived.contains(&true);
+        let missing: Vec<usize> = (0..registers.len()).filter(|at| is_any && !self.arrived[*at]).collect();
+        for at in missing {
+            self.missed[at] = self.missed[at].saturating_add(1);
+            let is_named = self.refused.iter().any(|known| known.register == at);
+            if self.missed[at] >= learn::MISSED && !is_named {
+                let part = self.parts.iter().find(|part| part.block.members.contains(&at));
+                let is_damaged = part.is_some_and(|part| part.is_damaged);
+                self.refuse(at, if is_damaged { Obstacle::Damaged } else { Obstacle::Missed }, news);
+            }
         }
         let registers = &self.settings.registers;
         map::resolve(registers, &mut self.values);
