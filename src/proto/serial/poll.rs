@@ -15,12 +15,12 @@
 //! not used, nor is what follows, until nothing has come for half as long again as the oldest
 //! answer was late, at most ten time-outs; then the question is asked again.
 //!
-//! Some devices answer one of several questions only: they sleep, or measure at most so often. Three
-//! times in a row they are silent, and answer the probe, and nothing else comes. Then the answer to
-//! a question that is repeated after silence is used: whichever of the questions it is for, it is
-//! the only one. The first repeat goes out at once, and after its answer nothing is asked for a whole
-//! period, nor before another answer to one of those questions would have come. If one comes, this
-//! is over: the device answers each question.
+//! Some devices answer one of several questions only: they sleep, or measure at most so often.
+//! Three times in a row they are silent, and answer the probe, and nothing else comes. Then the
+//! answer to a question that is repeated after silence is used: whichever of the questions it is
+//! for, it is the only one. The first repeat goes out at once, and after its answer nothing is
+//! asked for a whole period, nor before another answer to one of those questions would have come.
+//! If one comes, this is over: the device answers each question.
 //!
 //! An answer to a probe is no reading: a device of which only such come is degraded.
 //!

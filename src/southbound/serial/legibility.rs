@@ -1,8 +1,9 @@
 //! Whether what comes on a line can be read. A wrong baud, checksum, framing or pattern looks like
 //! this: bytes come, and no reading.
 //!
-//! Where the framing is wrong, no frame may ever end. So bytes that end no frame count, too: as many
-//! as the longest frame has count as one, and so do those that come after a pause of [`PAUSE`].
+//! Where the framing is wrong, no frame may ever end. So bytes that end no frame count, too: as
+//! many as the longest frame has count as one, and so do those that come after a pause of
+//! [`PAUSE`].
 //!
 //! | so far | the line is illegible after |
 //! |---|---|

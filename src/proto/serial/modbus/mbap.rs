@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The bus speaks RTU; here its requests get the header, and answers lose it. Unlike RTU an answer
-//! says which request it answers: one of an earlier transaction is late, whatever its shape, and one
-//! of the last is the answer, although some peers put another unit into it (255, or 0).
+//! says which request it answers: one of an earlier transaction is late, whatever its shape, and
+//! one of the last is the answer, although some peers put another unit into it (255, or 0).
 //!
 //! MODBUS Messaging on TCP/IP Implementation Guide V1.0b §3.1.3.
 

@@ -26,8 +26,8 @@
 //! published without it. Between two polls there are turns for suspects alone.
 //!
 //! Some converters, and so each unit behind them, miss a request that comes too soon after any
-//! answer on the line. So a pause of at most [`SMALL_PAUSE`] counts from the last answer of whatever
-//! unit, a longer one from the unit's own.
+//! answer on the line. So a pause of at most [`SMALL_PAUSE`] counts from the last answer of
+//! whatever unit, a longer one from the unit's own.
 //!
 //! A register that did not arrive in [`learn::MISSED`] polls in a row is named, whatever the cause.
 //!
