@@ -271,8 +271,14 @@ fn a_ca_file_without_a_certificate_and_a_key_of_another_certificate_are_refused(
 
 #[test]
 fn a_port_that_another_program_has_is_named_with_the_one_taken_instead() {
-    // Whether this or another program has it: it is taken from here on.
-    let _taken = std::net::UdpSocket::bind(("127.0.0.1", 5684));
+    // Another test's `init` has it for the moment in which it tries it; another program, for good.
+    let taken = || std::net::UdpSocket::bind(("127.0.0.1", 5684)).ok();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let mut held = taken();
+    while held.is_none() && std::time::Instant::now() < until {
+        std::thread::yield_now();
+        held = taken();
+    }
     let place = Place::new();
     let config = place.path("own/tombolo.toml");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tombolo"))
