@@ -132,8 +132,9 @@ fn a_torn_slot_leaves_the_floor_before_and_two_do_not_stop_the_checks() {
     for bit in (0..8 * 60).step_by(7) {
         let files = Files::default();
         live(&files, 0, 4);
-        // The newest is in the second slot; it was torn, so it was acknowledged to nobody.
-        files.flip(FORMAT.name, 8 * STRIDE + bit);
+        // The newest is in the first slot, since the first write took both; it was torn, so it was
+        // acknowledged to nobody.
+        files.flip(FORMAT.name, bit);
         assert_eq!(found(&files), 3, "{bit}");
         raise(files.clone(), &seen(4)).unwrap();
         assert_eq!(found(&files), 4, "{bit}");
