@@ -141,6 +141,7 @@ fn a_gateway_enrols_renews_under_load_and_rolls_back_and_nothing_is_lost() {
         "next",
         "not_after",
         "not_before",
+        "retry_in_s",
         "serial",
         "slot",
         "state",
