@@ -249,11 +249,12 @@ fn a_certificate_that_is_ours_but_odd_is_refused_by_its_name() {
         let order = Order { name: "uplink".to_owned(), csr: csr.clone(), kind: OrderKind::Enroll, identity };
         issued(run(server().source(label).order(order)))
     };
-    let present = of_label("well");
-    let judged = |chain: &[Vec<u8>]| {
+    // One that ends sooner than what is judged, whatever second that is issued in.
+    let (well, short) = (of_label("well"), of_label("five-minutes"));
+    let judged = |chain: &[Vec<u8>], present: &[Vec<u8>]| {
         let expected = Expected {
             key: &public,
-            present: &present,
+            present,
             demands: Demands::ALL,
             offered: &[],
             usage: Usage::Client,
@@ -270,12 +271,13 @@ fn a_certificate_that_is_ours_but_odd_is_refused_by_its_name() {
         ("version-1", label_of(|flaw| *flaw == Flaw::Version(1))),
         ("other-ca", label_of(|flaw| matches!(flaw, Flaw::MissingIntermediate(_)))),
     ] {
-        let flaw = judged(&of_label(label)).unwrap_err();
+        let present = if label == "five-minutes" { &well } else { &short };
+        let flaw = judged(&of_label(label), present).unwrap_err();
         assert!(is_named(&flaw), "{label}: {flaw}");
     }
     for label in ["forever", "missing-intermediate"] {
         // The intermediate is known from the present chain.
-        assert_eq!(judged(&of_label(label)).unwrap().len(), 2, "{label}");
+        assert_eq!(judged(&of_label(label), &short).unwrap().len(), 2, "{label}");
     }
 }
 
