@@ -29,6 +29,7 @@ use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceState, Session, SessionPage};
 use crate::daemon::fleets;
+use crate::durable::io::is_denied;
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::tag::Tags;
 use crate::message::Name;
@@ -139,10 +140,7 @@ enum Files {
 }
 
 fn files(context: &Context) -> Result<Files, CommandError> {
-    let closed = |file: &std::path::Path| {
-        std::fs::File::open(file).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    };
-    if closed(&context.config) {
+    if is_denied(&context.config) {
         let text = format!("{}: it cannot be read by this user: use sudo", context.config.display());
         return Ok(Files::Closed(text));
     }

@@ -336,21 +336,7 @@ fn a_forced_return_leaves_no_candidate_that_a_restart_would_bring_into_use_and_s
     let first = with_current(&folder);
     with_current(&folder);
     open_store(&folder.place()).unwrap().stage(held("next", 2051)).unwrap();
-    let settings = Settings {
-        name: "uplink".to_owned(),
-        usage: Usage::Client,
-        folder: folder.place(),
-        names: Names::default(),
-        reuse_key: false,
-        renew_at: crate::credential::decision::RenewAt::default(),
-        seed: String::new(),
-        bootstrap: None,
-        by_hand: true,
-        may_enroll: false,
-        token: None,
-    };
-    let prover: Rc<dyn Prover> = Rc::new(Probed::default());
-    let keeper = Keeper::open(Instant::now(), settings, None, prover, Arc::new(Untrusted)).unwrap();
+    let keeper = by_hand(&folder, Rc::new(Probed::default()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
