@@ -246,6 +246,7 @@ mod tests {
             assert_eq!(at("/t", broken), None, "{broken}");
         }
         assert_eq!(at("/t", r#"{"t":1,"t":2}"#), Some(2.0), "the last of two");
+        assert_eq!(at("/t", r#"{"t":956326.2684060029}"#), Some(956_326.268_406_002_9), "to the last digit");
         assert_eq!(at("/t", &format!("{{\"t\":{}1{}}}", "[".repeat(1_000), "]".repeat(1_000))), None);
     }
 
