@@ -420,16 +420,29 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
             unit.learned_timeout_ms
         ));
     }
-    if unit.learned_max_registers > 0 {
+    let why = if unit.learned_of_damage {
+        "longer answers came damaged; tried again within the hour"
+    } else {
+        "longer reads fail"
+    };
+    for (most, what) in
+        [(unit.learned_max_registers, "register"), (unit.learned_max_bits, "coil or discrete input")]
+    {
+        if most > 0 {
+            lines.push(format!("  asked for at most {}: {why}", plural(most.into(), what)));
+        }
+    }
+    if unit.learned_of_damage && unit.learned_max_registers == 0 && unit.learned_max_bits == 0 {
+        lines.push(format!("  asked in shorter reads: {why}"));
+    }
+    if let Some(other) = unit.answers_as {
         lines.push(format!(
-            "  asked for at most {}: longer reads fail",
-            plural(unit.learned_max_registers.into(), "register")
+            "  its answers name unit {other}; they are used, as their transaction identifier is right"
         ));
     }
-    if unit.learned_max_bits > 0 {
+    if let Some(ms) = unit.rest_advised_ms {
         lines.push(format!(
-            "  asked for at most {}: longer reads fail",
-            plural(unit.learned_max_bits.into(), "coil or discrete input")
+            "  nothing was answered sooner than {ms} ms after an answer on the line: set pause = \"{ms}ms\" under modbus"
         ));
     }
     lines.extend(unit.left_out.iter().take(MOST).map(|(name, why)| format!("  without {name}: {why}")));
@@ -530,6 +543,30 @@ mod tests {
              readings  0 stored\n\
              clock     not trusted: waiting for time synchronisation\n\
              next      tombolo init --url mqtts://BROKER\n"
+        );
+    }
+
+    #[test]
+    fn what_was_found_out_of_a_unit_is_shown_with_why_and_what_to_set() {
+        let of = |unit: SerialUnit| serial_unit_faults(&unit);
+        let narrow = SerialUnit { learned_max_registers: 10, ..SerialUnit::default() };
+        assert_eq!(of(narrow.clone()), ["  asked for at most 10 registers: longer reads fail"]);
+        let why = "longer answers came damaged; tried again within the hour";
+        assert_eq!(
+            of(SerialUnit { learned_of_damage: true, ..narrow }),
+            [format!("  asked for at most 10 registers: {why}")]
+        );
+        // At its gaps it may have been taken apart without a width.
+        let apart = SerialUnit { learned_of_damage: true, ..SerialUnit::default() };
+        assert_eq!(of(apart), [format!("  asked in shorter reads: {why}")]);
+        assert_eq!(
+            of(SerialUnit { rest_advised_ms: Some(300), ..SerialUnit::default() }),
+            ["  nothing was answered sooner than 300 ms after an answer on the line: set pause = \"300ms\" \
+                 under modbus"]
+        );
+        assert_eq!(
+            of(SerialUnit { answers_as: Some(255), ..SerialUnit::default() }),
+            ["  its answers name unit 255; they are used, as their transaction identifier is right"]
         );
     }
 

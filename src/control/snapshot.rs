@@ -904,6 +904,17 @@ pub struct SerialUnit {
     /// Most coils or discrete inputs of one read that it answers, as was found out; 0: as many as
     /// are configured.
     pub learned_max_bits: u16,
+    /// Reads were taken apart because longer answers came damaged. That is tried again within the
+    /// hour and not kept over a restart.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub learned_of_damage: bool,
+    /// The other unit that its last answer named; such answers of Modbus TCP are used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_as: Option<u8>,
+    /// It is silent, and no unit of the bus ever answered a request that came sooner than this after
+    /// an answer on the line, in milliseconds: the `pause` to set for the bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest_advised_ms: Option<u64>,
     /// Milliseconds that its answers took, in all.
     pub busy_ms: u64,
     /// Polls completed.

@@ -26,7 +26,6 @@ use crate::control::verdict;
 use crate::gate::stage::Received;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
-use crate::proto::serial::State;
 use crate::proto::serial::framing::Bad;
 use crate::proto::serial::link::FLAPS_TOLD;
 use crate::proto::serial::modbus;
@@ -34,6 +33,7 @@ use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::poll;
 use crate::proto::serial::reading::Unreadable;
 use crate::proto::serial::slipmux;
+use crate::proto::serial::{State, timeout_advised_ms};
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
 use crate::southbound::serial::legibility::Illegible;
@@ -497,6 +497,8 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         address: unit.address,
         state: unit.state.as_str().to_owned(),
         reason: why_unit(core, unit),
+        answers_as: unit.answers_as,
+        rest_advised_ms: unit.rest_advised.and_then(|rest| u64::try_from(rest.as_millis()).ok()),
         requests: bus.requests,
         answers: bus.answers,
         exceptions: bus.exceptions,
@@ -508,8 +510,9 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
         learned_pause_ms: learned.pause_ms,
         learned_timeout_ms: learned.timeout_ms,
-        learned_max_registers: learned.widths().registers(),
-        learned_max_bits: learned.widths().bits(),
+        learned_max_registers: learned.in_force().registers(),
+        learned_max_bits: learned.in_force().bits(),
+        learned_of_damage: learned.damage.is_some(),
         polls: bus.polls,
         skipped: bus.skipped,
         readings: unit.readings,
@@ -531,13 +534,30 @@ fn why_not(standing: &poll::Standing) -> Option<String> {
         State::Degraded | State::Down if standing.beyond.is_some() => {
             let (after, most) = standing.beyond.unwrap_or_default();
             return Some(format!(
-                "its answers come {} ms after the question, later than the longest wait ({} ms); raise poll-timeout",
+                "its answers come {} ms after the question, later than the longest wait ({} ms); raise poll-timeout, \
+                 to {}ms",
                 after.as_millis(),
-                most.as_millis()
+                most.as_millis(),
+                timeout_advised_ms(after)
+            ));
+        }
+        State::Degraded if !standing.late.is_zero() => {
+            return Some(format!(
+                "its answers come {} ms after a question, after others without one, and may be for those; raise \
+                 poll-timeout, to {}ms, and poll-period if it is shorter",
+                standing.late.as_millis(),
+                timeout_advised_ms(standing.late)
             ));
         }
         State::Degraded => {
             "its answers come after questions without one, and may be for those; raise poll-timeout or poll-period"
+        }
+        State::Down if counters.late > 0 && !standing.late.is_zero() => {
+            return Some(format!(
+                "its answers come {} ms after the question, after the time-out; raise poll-timeout, to {}ms",
+                standing.late.as_millis(),
+                timeout_advised_ms(standing.late)
+            ));
         }
         State::Down if counters.late > 0 && counters.answers == 0 => {
             "its answers come after the time-out; raise poll-timeout"

@@ -50,6 +50,11 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for; answer-bytes of a register takes it");
             }
         }
+        Event::Named { other, .. } => {
+            if hub.may_say(LineKind::LateAnswer) {
+                log::info!(device, port, unit = address, named = *other; "answers name another unit and are used, as their transaction identifier is right");
+            }
+        }
         Event::Late { after, .. } => {
             if hub.may_say(LineKind::LateAnswer) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);

@@ -334,12 +334,24 @@ fn more_than_64_kib_is_4_13_with_the_size_taken() {
 }
 
 #[test]
-fn another_content_format_on_the_way_is_4_08() {
-    let mut bench = Bench::default();
-    bench.reply(DEVICE, &put(1, 0, true, &[1; 1024]));
-    let options: [(u16, &[u8]); 3] = [(11, b"log"), (12, b"\x32"), (27, &block(1, false, 6))];
-    let sent = bench.reply(DEVICE, &message(Type::Confirmable, PUT, 2, b"", &options, b"end"));
-    assert_eq!(parse(&sent[0]).code, Code::REQUEST_ENTITY_INCOMPLETE);
+fn a_block_whose_content_format_is_not_that_of_the_first_is_4_08_and_says_so() {
+    let next = block(1, false, 6);
+    let cases: [(&[(u16, &[u8])], &str); 3] = [
+        (&[(11, b"log"), (12, b"\x32"), (27, &next)], "Content-Format is not that of block 0"),
+        (&[(11, b"log"), (27, &next)], "no Content-Format, but block 0 has one: send it in each block"),
+        (&[(11, b"log"), (12, b"\x2a"), (17, b"\x32"), (27, &next)], "options are not those of block 0"),
+    ];
+    for (options, expected) in cases {
+        let mut bench = Bench::default();
+        bench.reply(DEVICE, &put(1, 0, true, &[1; 1024]));
+        let sent = bench.reply(DEVICE, &message(Type::Confirmable, PUT, 2, b"", options, b"end"));
+        let answer = parse(&sent[0]);
+        assert_eq!(answer.code, Code::REQUEST_ENTITY_INCOMPLETE);
+        let said = String::from_utf8_lossy(answer.payload);
+        assert!(said.contains(expected), "{said}");
+        // Sent as it should be, it is taken.
+        assert!(bench.feed(DEVICE, &put(3, 1, false, b"end")).is_some());
+    }
 }
 
 #[test]

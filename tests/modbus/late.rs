@@ -370,7 +370,7 @@ fn answers_later_than_the_longest_wait_are_named_with_both() {
     world.run(Duration::from_secs(300));
     assert_eq!(world.readings(0), []);
     let said = world.bus.failing(0).unwrap().to_string();
-    assert!(said.contains("later than the longest wait (1200 ms); raise timeout"), "{said}");
+    assert!(said.contains("later than the longest wait (1200 ms); raise timeout, to 1900ms"), "{said}");
     assert_eq!(world.bus.learned(0).unwrap().timeout_ms, 0);
 }
 
@@ -433,6 +433,24 @@ fn an_answer_that_is_late_now_and_then_does_not_make_the_wait_longer() {
     world.run(Duration::from_secs(600));
     assert!(world.bus.counters(0).unwrap().late > 50);
     assert_eq!(world.bus.learned(0).unwrap().timeout_ms, 0);
+}
+
+#[test]
+fn an_answer_that_may_be_for_an_earlier_request_does_not_end_a_row_of_late_ones() {
+    let mut world = World::new(settings(vec![unit(1)]));
+    // The first comes late, before the second request; that to the second in time for the third, for
+    // which it may be; that to the third late again.
+    let delays = [700, 2_400, 600];
+    let mut count = 0;
+    world.behave(1, move |request| {
+        count += 1;
+        vec![(ms(delays.get(count - 1).copied().unwrap_or(5)), frame(&answer(request)))]
+    });
+    world.run(Duration::from_secs(6));
+    let bus = world.bus.counters(0).unwrap();
+    assert_eq!((bus.silent, bus.late), (2, 2), "{bus:?}");
+    let learned = world.bus.learned(0).unwrap().timeout_ms;
+    assert!((900..=1_200).contains(&learned), "two late answers, none that is surely in time: {learned}");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Noise is a property of the line: it is never learned as one of the unit.
+//! Noise is a property of the line: nothing that it taught is kept.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tombolo::proto::serial::modbus::Event;
 use tombolo::proto::serial::modbus::bus::State;
-use tombolo::proto::serial::modbus::learn::Obstacle;
+use tombolo::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use tombolo::proto::serial::modbus::map::{Kind, Register};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Unit;
@@ -129,26 +130,130 @@ proptest! {
     }
 }
 
-#[test]
-fn damaged_answers_of_the_long_read_only_teach_nothing_about_the_unit() {
-    for kind in [Hit::Flip, Hit::Cut, Hit::Garbage] {
-        let meter = with(0..20);
-        let mut world = World::new(settings(vec![meter.clone()]));
-        let (clock, mut dice) = (world.clock(), Dice(4));
-        world.behave(1, move |request| {
-            let mut bytes = frame(&answer(request));
-            if bytes.len() > 20 && clock.get() < 10 * MINUTE {
-                hit(&mut dice, kind, &mut bytes);
-            }
-            if bytes.is_empty() { Vec::new() } else { vec![(ms(5), bytes)] }
-        });
-        world.run(10 * MINUTE);
-        assert!(world.bus.counters(0).unwrap().damaged > 100, "{kind:?}");
-        assert!(world.bus.learned(0).unwrap().is_empty(), "{kind:?} {:?}", world.bus.learned(0));
-        assert_eq!(world.bus.obstacles(0).count(), 0, "{kind:?}");
-        world.run(Duration::from_secs(5));
-        check_after(&mut world, &meter).unwrap();
+/// A unit whose frames of more bytes than this are hit until then.
+fn hit_if_longer(
+    world: &World,
+    most: usize,
+    kind: Hit,
+    until: Duration,
+) -> impl FnMut(&[u8]) -> Answers + use<> {
+    let (clock, mut dice) = (world.clock(), Dice(4));
+    move |request| {
+        let mut bytes = frame(&answer(request));
+        if bytes.len() > most && clock.get() < until {
+            hit(&mut dice, kind, &mut bytes);
+        }
+        if bytes.is_empty() { Vec::new() } else { vec![(ms(5), bytes)] }
     }
+}
+
+/// What is kept of the first unit over a restart.
+fn kept(world: &World) -> Learned {
+    let mut notebook = Notebook::default();
+    notebook.put("meter", world.bus.learned(0).unwrap(), |_| true);
+    let kept = Notebook::parse(notebook.encode().as_bytes()).unwrap();
+    kept.units.get("meter").cloned().unwrap_or_default()
+}
+
+/// That its values do not come at all while only the long read is damaged helps nobody; that it
+/// stays narrow for ever after a noisy hour neither.
+#[test]
+fn a_read_of_which_only_damaged_answers_come_is_halved_until_the_line_is_better() {
+    for (kind, period) in [(Hit::Flip, 1), (Hit::Cut, 1), (Hit::Garbage, 1), (Hit::Last, 1), (Hit::Flip, 60)]
+    {
+        let meter = Unit { period: Duration::from_secs(period), ..with(0..20) };
+        let mut world = World::new(settings(vec![meter.clone()]));
+        let behaviour = hit_if_longer(&world, 20, kind, 40 * MINUTE);
+        world.behave(1, behaviour);
+        world.run(4 * MINUTE);
+        let before = world.readings(0).len();
+        world.run(5 * MINUTE);
+        let readings = world.readings(0).split_off(before);
+        assert!(readings.len() as u64 >= 290 / period, "{kind:?} {period} {}", readings.len());
+        assert!(readings.iter().all(|(_, payload)| *payload == whole(&meter.registers)), "{kind:?}");
+        assert_eq!(world.bus.state(0), Some(State::Up));
+        let learned = world.bus.learned(0).unwrap();
+        assert_eq!(learned.in_force().registers(), 5, "{kind:?} {learned:?}");
+        assert!(world.count(|event| *event == Event::Learned { unit: 0 }) >= 1);
+        // It may be the line: it is not kept over a restart.
+        assert!(kept(&world).is_empty(), "{kind:?} {learned:?}");
+        // While the line is noisy, that it is put to the test costs a reading at most.
+        let before = world.readings(0).len();
+        world.run(30 * MINUTE);
+        let count = (world.readings(0).len() - before) as u64;
+        assert!(count + 30 >= 30 * 60 / period && count + 3 >= 30 * 60 / period / 2, "{kind:?} {count}");
+        // Within the hour after the noise it is asked as configured.
+        world.run(65 * MINUTE);
+        assert!(world.bus.learned(0).unwrap().is_empty(), "{kind:?} {:?}", world.bus.learned(0));
+        let widest = world.requests.iter().rev().take(3).map(|(_, body)| body[5]).max();
+        assert_eq!(widest, Some(20), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_converter_of_64_bytes_is_read_and_put_to_the_test_each_hour() {
+    let meter = with(0..60);
+    let mut world = World::new(settings(vec![meter.clone(), unit(2)]));
+    world.behave(1, |request| {
+        let mut bytes = frame(&answer(request));
+        bytes.truncate(64);
+        vec![(ms(5), bytes)]
+    });
+    world.run(2 * MINUTE);
+    assert_eq!(world.bus.learned(0).unwrap().in_force().registers(), 15);
+    check_after(&mut world, &meter).unwrap();
+    let (start, from) = (world.elapsed(), world.requests.len());
+    let readings = world.readings(0).len();
+    world.run(24 * 60 * MINUTE);
+    let asked = world.requests.split_off(from);
+    let trials: Vec<Duration> =
+        asked.iter().filter(|(_, body)| body[0] == 1 && body[5] == 60).map(|(at, _)| *at - start).collect();
+    assert!((23..=30).contains(&trials.len()), "{trials:?}");
+    assert!(world.readings(0).len() - readings >= 24 * 3_600 - 3 * trials.len());
+    assert_eq!(world.bus.counters(1).unwrap().silent, 0, "the other unit is not disturbed");
+}
+
+#[test]
+fn a_width_learned_by_silence_is_kept_although_damage_taught_a_shorter_one() {
+    let mut meter = with(0..40);
+    meter.registers.push(register("h", Table::Holding, 0, Kind::U16));
+    let mut world = World::new(settings(vec![meter]));
+    world.behave(1, |request| if request[5] > 20 { Vec::new() } else { support::meter(request) });
+    world.run(3 * MINUTE);
+    assert_eq!(kept(&world).widths().registers(), 20);
+    let mut spoilt = 0u8;
+    world.behave(1, move |request| {
+        let mut bytes = frame(&answer(request));
+        spoilt = spoilt.wrapping_add(1);
+        if request[5] > 10 {
+            bytes[5] ^= spoilt | 1;
+        }
+        if request[5] > 20 { Vec::new() } else { vec![(ms(5), bytes)] }
+    });
+    world.run(3 * MINUTE);
+    assert_eq!(world.bus.learned(0).unwrap().in_force().registers(), 10);
+    assert_eq!(kept(&world).widths().registers(), 20);
+}
+
+#[test]
+fn damage_while_no_shorter_read_is_answered_halves_nothing() {
+    // Two reads of one length, of which one is always damaged.
+    let mut meter = with([0, 1]);
+    meter.registers.push(register("h", Table::Holding, 0, Kind::U16));
+    meter.registers.push(register("i", Table::Holding, 1, Kind::U16));
+    let mut world = World::new(settings(vec![meter]));
+    let mut count = 0u8;
+    world.behave(1, move |request| {
+        let mut bytes = frame(&answer(request));
+        count = count.wrapping_add(1);
+        if request[1] == 3 || request[5] == 1 {
+            bytes[3] ^= count | 1;
+        }
+        vec![(ms(5), bytes)]
+    });
+    world.run(10 * MINUTE);
+    assert!(world.bus.counters(0).unwrap().damaged > 100);
+    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
 }
 
 #[test]
@@ -162,7 +267,7 @@ fn an_answer_that_always_breaks_off_at_the_same_length_is_asked_for_in_parts() {
         vec![(ms(5), bytes)]
     });
     world.run(5 * MINUTE);
-    assert_eq!(world.bus.learned(0).unwrap().widths().registers(), 10);
+    assert_eq!(world.bus.learned(0).unwrap().in_force().registers(), 10);
     check_after(&mut world, &meter).unwrap();
 }
 
@@ -326,6 +431,6 @@ fn an_answer_that_breaks_off_after_the_units_address_is_damage_and_no_silence() 
         vec![(ms(1), request[..1 + count % 2].to_vec())]
     });
     world.run(MINUTE);
-    assert!(world.bus.counters(0).unwrap().damaged > 10);
-    assert!(world.bus.learned(0).unwrap().is_empty(), "{:?}", world.bus.learned(0));
+    assert!(world.bus.counters(0).unwrap().damaged >= 6);
+    assert!(kept(&world).is_empty(), "{:?}", world.bus.learned(0));
 }

@@ -874,3 +874,41 @@ fn a_register_for_which_a_gateway_has_no_answer_is_named_with_what_the_gateway_s
     world.run(3 * MINUTE);
     assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(1, Obstacle::Exception(Exception(11)))]);
 }
+
+#[test]
+fn a_line_that_needs_a_longer_rest_than_is_learned_is_told_the_pause_to_set() {
+    for (rest, is_set) in [(300, false), (300, true), (450, false), (0, false)] {
+        let of = |address: u8| Unit {
+            registers: with([0, 20, 40]).registers,
+            period: Duration::from_secs(10),
+            pause: if is_set { ms(rest) } else { Duration::ZERO },
+            ..unit(address)
+        };
+        let mut world = World::new(settings(vec![of(1), of(2), of(3)]));
+        let last: Rc<Cell<Option<Duration>>> = Rc::default();
+        for address in [1, 2, 3] {
+            let (clock, last) = (world.clock(), last.clone());
+            world.behave(address, move |request| {
+                let now = clock.get();
+                // One that never answers for a register is no reason to rest.
+                if last.get().is_some_and(|last| now < last + ms(rest)) || rest == 0 && request[3] == 20 {
+                    return Vec::new();
+                }
+                last.set(Some(now + ms(20)));
+                support::meter(request)
+            });
+        }
+        world.run(60 * MINUTE);
+        let advised: Vec<_> = (0..3).filter_map(|index| world.bus.rest_advised(index)).collect();
+        let left_out = (0..3).map(|index| world.bus.obstacles(index).count()).sum::<usize>();
+        match (rest, is_set) {
+            (0, _) => assert!(advised.is_empty() && left_out == 3, "{advised:?} {left_out}"),
+            (_, true) => assert!(advised.is_empty() && left_out == 0, "{advised:?} {left_out}"),
+            (_, false) => {
+                assert!(left_out > 0 && !advised.is_empty(), "{rest} {left_out}");
+                let is_it = |pause: &Duration| *pause >= ms(rest) && *pause <= Duration::from_secs(1);
+                assert!(advised.iter().all(is_it), "{rest} {advised:?}");
+            }
+        }
+    }
+}

@@ -80,6 +80,13 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let without = format!("{}{more}", left_out.join(", "));
             let reason = unit.reason.as_deref();
+            // What the bus has measured is more than a guess.
+            let rest = unit.rest_advised_ms.map(|ms| {
+                format!(
+                    "no request sooner than {ms} ms after an answer on the line was ever answered: set pause = \
+                     \"{ms}ms\" in [serial.{name}.modbus]"
+                )
+            });
             let unit = unit.address;
             if port.units[id].state == "degraded" {
                 let message = match reason {
@@ -91,7 +98,7 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 };
                 let advice = special(&port.units[id])
                     .unwrap_or("compare table, address and numbering of its registers with the manual");
-                findings.push(Finding::warn(&subject, message).advice(advice));
+                findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             } else if port.units[id].state == "down" {
                 let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
                 let advice = if port.port.contains("tcp://") {
@@ -100,12 +107,12 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 } else {
                     "look at its power, its wiring (A and B), its address and the port's baud and parity"
                 };
-                findings.push(Finding::warn(&subject, message).advice(advice));
+                findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             } else if !left_out.is_empty() {
                 let message = format!("unit {unit}, {id}: its readings come without {without}");
                 let advice = special(&port.units[id])
                     .unwrap_or("take these registers out with enabled = false, or correct their addresses");
-                findings.push(Finding::warn(&subject, message).advice(advice));
+                findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             }
         }
         findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
@@ -401,6 +408,24 @@ mod tests {
         assert!(of(&unit(None, Some(Obstacle::Damaged))).contains("termination"));
         assert!(of(&unit(Some("its longer answers are damaged"), None)).contains("termination"));
         assert!(of(&unit(None, Some(Obstacle::Missed))).contains("set pause under modbus"));
+    }
+
+    #[test]
+    fn the_pause_that_a_line_needs_is_advised_with_its_key_and_value() {
+        let unit = |state: &str, why: Option<&str>| SerialUnit {
+            state: state.to_owned(),
+            left_out: why.into_iter().map(|why| ("x".to_owned(), why.to_owned())).collect(),
+            rest_advised_ms: Some(350),
+            ..SerialUnit::default()
+        };
+        for unit in
+            [unit("up", Some("no answer to a read of it alone")), unit("down", None), unit("degraded", None)]
+        {
+            let bus = SerialPort { units: [("u".to_owned(), unit)].into(), ..SerialPort::default() };
+            let status = Status { serial: [("bus1".to_owned(), bus)].into(), ..Status::default() };
+            let advice = told(&status, &[])[0].advice.clone();
+            assert!(advice.ends_with("set pause = \"350ms\" in [serial.bus1.modbus]"), "{advice}");
+        }
     }
 
     #[test]

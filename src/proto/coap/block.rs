@@ -106,10 +106,34 @@ pub(super) enum Progress {
     Malformed,
     /// 4.08: the block is out of sequence, or its transfer is unknown.
     Incomplete,
+    /// 4.08: it would be the next one, but is not like block 0.
+    Differs(Difference),
     /// 4.13: the body is larger than this limit.
     TooLarge(u32),
     /// 5.03: there is no room for it now, but may be after so many seconds.
     NoRoom(u32),
+}
+
+/// In what a block differs from block 0 of its transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// It has no Content-Format.
+    NoContentFormat,
+    /// It has another Content-Format, or block 0 has none.
+    ContentFormat,
+    /// The method or another option.
+    Other,
+}
+
+impl Difference {
+    /// What differs, and what to do, for the client's log.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Difference::NoContentFormat => "no Content-Format, but block 0 has one: send it in each block",
+            Difference::ContentFormat => "Content-Format is not that of block 0: send the same in each block",
+            Difference::Other => "method or options are not those of block 0: send the same in each block",
+        }
+    }
 }
 
 /// A block of a request and the transfer it belongs to.
@@ -121,6 +145,8 @@ pub(super) struct Piece<'a> {
     pub(super) place: u64,
     /// Hash of the method and all other options that must be equal in all blocks.
     pub(super) tag: u64,
+    /// The Content-Format, which must be equal as well.
+    pub(super) content_format: Option<u16>,
     pub(super) block: Block,
     pub(super) size1: Option<u32>,
     pub(super) message_id: u16,
@@ -134,6 +160,7 @@ pub(super) struct Piece<'a> {
 #[derive(Debug)]
 struct Transfer {
     tag: u64,
+    content_format: Option<u16>,
     /// The largest body, in bytes.
     limit: u32,
     /// The number of the peer's holder.
@@ -147,8 +174,17 @@ struct Transfer {
 
 impl Transfer {
     /// Whether this block is the next one.
-    fn continues(&self, tag: u64, block: Block) -> bool {
-        self.tag == tag && self.body.len() == block.offset()
+    fn continues(&self, piece: &Piece<'_>) -> bool {
+        self.body.len() == piece.block.offset() && self.difference(piece).is_none()
+    }
+
+    /// In what this block differs from block 0.
+    fn difference(&self, piece: &Piece<'_>) -> Option<Difference> {
+        match (self.content_format, piece.content_format) {
+            (Some(_), None) => Some(Difference::NoContentFormat),
+            (known, own) if known != own => Some(Difference::ContentFormat),
+            _ => (self.tag != piece.tag).then_some(Difference::Other),
+        }
     }
 }
 
@@ -184,7 +220,7 @@ impl Assemblies {
 
     /// Accepts one block.
     pub(super) fn accept(&mut self, now: Instant, piece: Piece<'_>) -> Progress {
-        let Piece { peer, holder, place, tag, block, size1, message_id, token, payload, limit } = piece;
+        let Piece { peer, holder, place, block, size1, message_id, token, payload, limit, .. } = piece;
         let at = (peer, place);
         if block.more && payload.len() != block.size() || payload.len() > block.size() {
             return Progress::Malformed;
@@ -196,7 +232,7 @@ impl Assemblies {
         let held = self.transfers.get(&at);
         let limit = held.map_or(limit, |transfer| transfer.limit).min(self.body_max as u32);
         if end > limit as usize || size1.is_some_and(|size| size > limit) {
-            if held.is_some_and(|transfer| transfer.continues(tag, block)) {
+            if held.is_some_and(|transfer| transfer.continues(&piece)) {
                 self.abandon(now, at);
             }
             return Progress::TooLarge(limit);
@@ -205,13 +241,17 @@ impl Assemblies {
             return Progress::NoRoom(self.retry_after(now, peer, holder));
         }
         let Some(transfer) = self.transfers.get_mut(&at) else { return Progress::Incomplete };
-        if transfer.tag == tag && block.more && transfer.body.get(block.offset()..) == Some(payload) {
+        let difference = transfer.difference(&piece);
+        if difference.is_none() && block.more && transfer.body.get(block.offset()..) == Some(payload) {
             // The last block again with another Message ID: its response was lost.
             transfer.moved = now;
             return Progress::Continue;
         }
-        if !transfer.continues(tag, block) {
+        if transfer.body.len() != block.offset() {
             return Progress::Incomplete;
+        }
+        if let Some(difference) = difference {
+            return Progress::Differs(difference);
         }
         if block.number > 0 {
             // Another Size1 is that of another body.
@@ -285,7 +325,7 @@ impl Assemblies {
     }
 
     fn begin(&mut self, now: Instant, piece: &Piece<'_>, limit: u32) -> bool {
-        let Piece { peer, holder, place, tag, size1, message_id, token, .. } = *piece;
+        let Piece { peer, holder, place, tag, content_format, size1, message_id, token, .. } = *piece;
         let at = (peer, place);
         if !self.has_place(at.0, holder) {
             self.forget_stalled(now);
@@ -302,6 +342,7 @@ impl Assemblies {
         self.oldest.get_or_insert(now);
         let transfer = Transfer {
             tag,
+            content_format,
             limit,
             holder: holder.number,
             body: Vec::new(),
@@ -399,8 +440,9 @@ mod tests {
         let holder = Holder { number: peer, max_sessions: 1 };
         // A client that counts its Message IDs, and has one Token.
         let (message_id, token) = (number as u16, 0);
-        let (peer, size1, limit) = (PeerId(peer), None, u32::MAX);
-        Piece { peer, holder, place: 1, tag: 1, block, size1, message_id, token, payload, limit }
+        let (peer, content_format, size1, limit) = (PeerId(peer), None, None, u32::MAX);
+        let (place, tag) = (1, 1);
+        Piece { peer, holder, place, tag, content_format, block, size1, message_id, token, payload, limit }
     }
 
     #[test]
@@ -429,6 +471,31 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_is_not_like_block_0_is_told_in_what() {
+        use Difference::{ContentFormat, NoContentFormat, Other};
+        let cases = [
+            (Some(50), 1, None, 1, Some(NoContentFormat)),
+            (Some(50), 1, Some(60), 1, Some(ContentFormat)),
+            (None, 1, Some(50), 1, Some(ContentFormat)),
+            (Some(50), 1, Some(50), 2, Some(Other)),
+            (Some(50), 1, Some(50), 1, None),
+            (None, 1, None, 1, None),
+        ];
+        for (content_format, tag, later_format, later_tag, expected) in cases {
+            let now = Instant::now();
+            let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
+            let first = Piece { content_format, tag, ..piece(1, 0, true, &[1; 16]) };
+            assert_eq!(assemblies.accept(now, first), Progress::Continue);
+            let next = Piece { content_format: later_format, tag: later_tag, ..piece(1, 1, true, &[2; 16]) };
+            let expected = expected.map_or(Progress::Continue, Progress::Differs);
+            assert_eq!(assemblies.accept(now, next), expected);
+            // One further on is missing what is before it, whatever it is like.
+            let far = Piece { block: Block { number: 3, ..next.block }, ..next };
+            assert_eq!(assemblies.accept(now, far), Progress::Incomplete);
+        }
+    }
+
+    #[test]
     fn a_late_block_of_an_older_transfer_is_refused_and_harms_nothing() {
         let now = Instant::now();
         let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
@@ -440,7 +507,7 @@ mod tests {
         assert_eq!(assemblies.accept(now, piece(1, 3, false, &[1; 5])), Progress::Incomplete);
         assert_eq!(assemblies.accept(now, piece(1, 2, true, &[1; 16])), Progress::Incomplete);
         let other = Piece { tag: 2, ..piece(1, 1, false, &[1; 5]) };
-        assert_eq!(assemblies.accept(now, other), Progress::Incomplete, "other options");
+        assert_eq!(assemblies.accept(now, other), Progress::Differs(Difference::Other));
         assert_eq!(
             assemblies.accept(now, piece(1, 4096, true, &[1; 16])),
             Progress::TooLarge(BODY_MAX as u32)

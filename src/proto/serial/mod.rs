@@ -8,6 +8,7 @@
 //! | [`reading`] | a frame's payload to path, format and bytes |
 //! | [`charset`], [`json`] | bytes to characters, and JSON that all consumers read alike |
 //! | [`slipmux`] | CoAP in SLIP frames |
+//! | `lateness` | how long the answers of a device are waited for, when they come late |
 //! | [`link`] | when to open and reopen a port |
 //! | [`idle`] | connections that a converter gives up when they are idle |
 //! | [`modbus`] | Modbus RTU master |
@@ -17,6 +18,7 @@ pub mod checksum;
 pub mod framing;
 pub mod idle;
 pub mod json;
+mod lateness;
 pub mod link;
 pub mod modbus;
 pub mod poll;
@@ -33,6 +35,13 @@ const WAIT_MAX: (u32, Duration) = (4, Duration::from_secs(60));
 pub fn wait_max(timeout: Duration) -> Duration {
     let (times, longest) = WAIT_MAX;
     (timeout * times).min(longest).max(timeout)
+}
+
+/// The time-out to set, in milliseconds, where answers come so late: half as long again, in whole
+/// tenths of a second, and at most what can be set.
+pub fn timeout_advised_ms(late: Duration) -> u64 {
+    let tenths = late.mul_f64(1.5).min(WAIT_MAX.1).as_millis().div_ceil(100);
+    u64::try_from(tenths * 100).unwrap_or(u64::MAX)
 }
 
 /// Whether a device that is asked answers: a Modbus unit, or one that is sent a question.

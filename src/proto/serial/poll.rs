@@ -45,6 +45,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::lateness::Lateness;
 use super::{State, wait_max};
 
 /// Consecutive failures after which the device counts as down, and unreadable answers after which
@@ -62,8 +63,6 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const STILL_TO_COME_MAX: u32 = 10;
 /// On a shared line: the shortest such wait, in time-outs.
 const STILL_TO_COME_MIN: u32 = 3;
-/// Late answers in a row after which answers are waited for longer.
-const LATES: u32 = 2;
 /// The longest silence on a shared line that is opened for the first time.
 const FIRST_REST_MAX: Duration = Duration::from_secs(10);
 /// If the line is open again so soon, or so soon after the last question, the period goes on.
@@ -166,6 +165,8 @@ pub struct Standing {
     pub failing: Option<Failure>,
     /// So long its answers are waited for, as late ones taught; zero: as configured.
     pub learned: Duration,
+    /// How late its last answer was, unless one came in time since.
+    pub late: Duration,
     /// How late its last answer was, and the longest wait, if that is beyond it.
     pub beyond: Option<(Duration, Duration)>,
     /// Only answers come that may be for an earlier question.
@@ -219,13 +220,8 @@ pub struct Poller {
     is_held: bool,
     /// The greatest age of an answer that came late.
     latest: Duration,
-    /// How long an answer is waited for, as was learned; zero: as configured.
-    wait: Duration,
-    /// Late answers in a row, and the age of the last one.
-    lates: u32,
-    late_after: Duration,
-    /// Questions in a row after which nothing came from it.
-    mute: u32,
+    /// How late its answers come.
+    lateness: Lateness,
     /// See [`Turn::quiet_at`].
     quiet_at: Option<Instant>,
     /// See [`Turn::opens_at`].
@@ -272,10 +268,7 @@ impl Poller {
             is_shared: false,
             is_held: false,
             latest: Duration::ZERO,
-            wait: Duration::ZERO,
-            lates: 0,
-            late_after: Duration::ZERO,
-            mute: 0,
+            lateness: Lateness::default(),
             quiet_at: None,
             opens_at: None,
             still: Duration::ZERO,
@@ -307,28 +300,16 @@ impl Poller {
 
     /// All of that, for those who look at it.
     pub fn standing(&self) -> Standing {
-        let most = wait_max(self.settings.timeout);
-        let beyond = (self.late_after > most).then_some((self.late_after, most));
+        let late = self.lateness.row_at();
+        let beyond = late.and_then(|_| self.lateness.beyond(self.settings.timeout));
         let (state, failing, counters) = (self.state, self.failing, self.counters);
-        let is_unused = self.unused >= FAILURES;
-        Standing { state, failing, learned: self.wait, beyond, is_unused, counters }
+        let (learned, is_unused) = (self.lateness.wait(), self.unused >= FAILURES);
+        Standing { state, failing, learned, late: late.unwrap_or_default(), beyond, is_unused, counters }
     }
 
     /// How long the beginning of an answer is waited for.
     fn timeout(&self) -> Duration {
-        let learned = if self.mute < FAILURES { self.wait } else { Duration::ZERO };
-        learned.max(self.settings.timeout)
-    }
-
-    /// An answer came so long after its question, at least.
-    fn late(&mut self, after: Duration) {
-        let most = wait_max(self.settings.timeout);
-        self.lates = self.lates.saturating_add(1);
-        (self.late_after, self.mute) = (after, 0);
-        let wait = after.max(self.timeout()).mul_f64(1.5).min(most);
-        if self.lates >= LATES && after <= most && wait > self.wait {
-            (self.wait, self.lates) = (wait, 0);
-        }
+        self.lateness.timeout(self.settings.timeout)
     }
 
     /// There are other devices on the line: nothing is asked until [`Poller::hold`] allows it.
@@ -368,7 +349,8 @@ impl Poller {
         before.line_down(now);
         self.outstanding = std::mem::take(&mut before.outstanding);
         (self.asked_at, self.latest, self.closed_at) = (before.asked_at, before.latest, before.closed_at);
-        self.wait = before.wait.min(wait_max(self.settings.timeout));
+        let wait = before.lateness.wait().min(wait_max(self.settings.timeout));
+        self.lateness = Lateness::with_wait(wait);
         self.is_repeated = before.is_repeated;
     }
 
@@ -469,9 +451,10 @@ impl Poller {
                 }
                 self.failures = 0;
                 self.failing = None;
-                self.mute = 0;
+                self.lateness.heard();
                 if !probe {
-                    (self.lates, self.late_after, self.singles) = (0, Duration::ZERO, 0);
+                    self.lateness.in_time();
+                    self.singles = 0;
                     self.count_answer(now, asked);
                     self.schedule(now);
                     return true;
@@ -491,7 +474,7 @@ impl Poller {
                 }
                 let oldest = self.outstanding.front().copied().unwrap_or(asked);
                 let late = now.saturating_duration_since(oldest);
-                self.late(late);
+                let _: bool = self.lateness.late(late, self.settings.timeout);
                 let timeout = self.settings.timeout;
                 let wait = late.mul_f64(1.5).clamp(timeout, timeout * STILL_TO_COME_MAX);
                 self.phase = Phase::Listening { until: now + wait };
@@ -509,7 +492,7 @@ impl Poller {
                     // Those before may never be answered: told is the least that it is late.
                     let after = now.saturating_duration_since(self.asked_at.unwrap_or(now));
                     self.latest = self.latest.max(after);
-                    self.late(after);
+                    let _: bool = self.lateness.late(after, self.settings.timeout);
                     if self.outstanding.is_empty() {
                         self.quiet_at = None;
                     }
@@ -535,7 +518,7 @@ impl Poller {
         if self.singles >= FAILURES {
             (self.singles, self.is_repeated) = (0, true);
             // That one came so long after the first question taught nothing.
-            (self.wait, self.lates, self.late_after) = (Duration::ZERO, 0, Duration::ZERO);
+            self.lateness.forget_wait();
         }
     }
 
@@ -665,7 +648,7 @@ impl Poller {
     fn fail(&mut self, now: Instant, asked: Instant, failure: Failure) {
         self.phase = Phase::Idle;
         self.failures = self.failures.saturating_add(1);
-        self.mute = self.mute.saturating_add(1);
+        self.lateness.failed();
         match failure {
             Failure::Damaged => self.counters.damaged += 1,
             Failure::Closed => self.counters.closed += 1,
@@ -870,6 +853,45 @@ mod tests {
             next.adopt(&mut line.poller, line.now);
             assert_eq!(next.standing().learned, standing.learned);
         }
+    }
+
+    #[test]
+    fn an_answer_a_little_after_the_usual_timeout_is_taken_whatever_the_period() {
+        for period in [1, 2, 3, 5, 10, 60] {
+            for late in [1_050, 1_200, 1_500] {
+                let mut line = Line::new(period * SECOND);
+                line.run(20 * period * SECOND + 60 * SECOND, |_| Some(ms(late)));
+                let standing = line.poller.standing();
+                assert_eq!((standing.state, standing.failing), (State::Up, None), "{period} {late}");
+                assert!(standing.learned > ms(late), "{period} {late} {standing:?}");
+                // Two are late before that is known, and one answers a probe.
+                let lost = line.asked.len() - line.used.len();
+                assert!(lost <= 3, "{period} {late}: {lost} of {}", line.asked.len());
+            }
+        }
+    }
+
+    #[test]
+    fn while_two_answers_are_outstanding_one_does_not_free_the_line() {
+        let mut line = Line::new(10 * SECOND);
+        let poller = &mut line.poller;
+        poller.share();
+        poller.hold(false);
+        // Two questions without an answer.
+        let mut at = line.start + 3 * SECOND;
+        for outstanding in 1..=2 {
+            assert!(poller.handle_timeout(at));
+            at = poller.poll_timeout().unwrap();
+            assert!(!poller.handle_timeout(at));
+            assert_eq!(poller.outstanding.len(), outstanding);
+            assert!(poller.turn().quiet_at.is_some());
+            at = poller.poll_timeout().unwrap();
+        }
+        let quiet_at = poller.turn().quiet_at.unwrap();
+        assert!(!poller.handle_frame(at - ms(200), b"1"));
+        assert_eq!(poller.turn().quiet_at, Some(quiet_at), "that of the other may still come");
+        assert!(!poller.handle_frame(at - ms(100), b"2"));
+        assert_eq!(poller.turn().quiet_at, None);
     }
 
     #[test]

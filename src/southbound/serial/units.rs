@@ -72,6 +72,10 @@ pub struct UnitView<'a> {
     pub state: State,
     /// How its last request failed, if it did.
     pub failing: Option<modbus::bus::Failing>,
+    /// The other unit that its last answer named, if it did.
+    pub answers_as: Option<u8>,
+    /// The pause to set for the bus, if the line may need one.
+    pub rest_advised: Option<Duration>,
     /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
@@ -160,6 +164,9 @@ impl Units {
                     Arrived::Late(frame) => self.bus.handle_late(now, &frame),
                     Arrived::Misnumbered => self.bus.handle_misnumbered(now),
                 });
+                if let Some((asked, named)) = mbap.take_named() {
+                    self.bus.handle_named(asked, named);
+                }
                 self.bus.handle_unframed(now, mbap.unframed());
             }
         }
@@ -236,6 +243,8 @@ impl Units {
                 address: settings.address,
                 state: self.bus.state(index)?,
                 failing: self.bus.failing(index),
+                answers_as: self.bus.answers_as(index),
+                rest_advised: self.bus.rest_advised(index),
                 bus: self.bus.counters(index)?,
                 readings: unit.delivery.readings(),
                 refused: unit.delivery.refused(),
@@ -294,6 +303,7 @@ impl Units {
             | Event::Misfit { unit: index, .. }
             | Event::Failed { unit: index, .. }
             | Event::Refused { unit: index, .. }
+            | Event::Named { unit: index, .. }
             | Event::Late { unit: index, .. }) = event;
             let (Some(settings), Some(unit)) = (self.bus.unit(index), self.units.get_mut(index)) else {
                 continue;
@@ -433,8 +443,8 @@ mod tests {
         end
     }
 
-    /// What is said of a unit behind this port that answers each request with these bytes at once.
-    fn why(line: &str, is_ascii: bool, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> (String, u64) {
+    /// Five minutes of a unit behind this port that answers each request with these bytes at once.
+    fn drive(line: &str, is_ascii: bool, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> (Port, Journal) {
         let start = Instant::now();
         let mut settings = (**port(&[1], start).settings()).clone();
         settings.port = PortName::parse(line).unwrap();
@@ -456,6 +466,12 @@ mod tests {
                 port.handle_bytes(now, stamp, &answer(&sent), &mut journal);
             }
         }
+        (port, journal)
+    }
+
+    /// What is said of such a unit, none of whose answers is used.
+    fn why(line: &str, is_ascii: bool, answer: impl FnMut(&[u8]) -> Vec<u8>) -> (String, u64) {
+        let (port, journal) = drive(line, is_ascii, answer);
         assert_eq!(journal.of("u1").len(), 0);
         let failing = port.units().next().unwrap().failing.unwrap();
         let dropped = port.counters().framing.dropped;
@@ -500,6 +516,27 @@ mod tests {
         // That of the request before may be a late one as well.
         let (said, _) = why("modbus-tcp://plc", false, move |request| answer(of(request) - 1));
         assert!(said.contains("raise timeout") && said.contains("does not copy it"), "{said}");
+    }
+
+    #[test]
+    fn answers_that_name_another_unit_are_used_and_it_is_told_once_for_each() {
+        let answer = |request: &[u8], unit: u8| [&request[..2], &[0, 0, 0, 5, unit, 3, 2, 1, 0xFF]].concat();
+        let told = |journal: &Journal| {
+            let named = journal.news.iter().filter(|news| news.contains("Named"));
+            named.cloned().collect::<Vec<_>>()
+        };
+        let (port, journal) = drive("modbus-tcp://plc", false, |request| answer(request, 255));
+        assert!(!journal.of("u1").is_empty());
+        assert_eq!(told(&journal), ["u1 Named { unit: 0, other: 255 }"]);
+        assert_eq!(port.units().next().unwrap().answers_as, Some(255));
+        // The right one in between is shown and does not make it news again.
+        let mut count = 0;
+        let (port, journal) = drive("modbus-tcp://plc", false, |request| {
+            count += 1;
+            answer(request, if count < 100 && count % 2 == 0 { 0 } else { 1 })
+        });
+        assert_eq!(told(&journal), ["u1 Named { unit: 0, other: 0 }"]);
+        assert_eq!(port.units().next().unwrap().answers_as, None);
     }
 
     #[test]

@@ -318,6 +318,7 @@ impl Endpoint {
             holder,
             place,
             tag,
+            content_format: options.content_format,
             block,
             size1: options.size1,
             message_id: message.message_id.0,
@@ -336,6 +337,9 @@ impl Endpoint {
             Progress::Incomplete => {
                 Response::new(Code::REQUEST_ENTITY_INCOMPLETE).diagnostic("earlier blocks missing")
             }
+            Progress::Differs(difference) => {
+                Response::new(Code::REQUEST_ENTITY_INCOMPLETE).diagnostic(difference.as_str())
+            }
             Progress::TooLarge(limit) => {
                 Response::new(Code::REQUEST_ENTITY_TOO_LARGE).size1(limit).diagnostic("payload too large")
             }
@@ -349,8 +353,8 @@ impl Endpoint {
     }
 
     /// Hashes of what identifies a transfer: the resource and the Request-Tag (RFC 7959 §2.5, RFC
-    /// 9175 §3.3); and of everything else that must be equal in all its blocks. No Request-Tag and
-    /// an empty one are different.
+    /// 9175 §3.3); and of everything else that must be equal in all its blocks, but for the
+    /// Content-Format. No Request-Tag and an empty one are different.
     fn marks(&self, code: Code, options: &RequestOptions<'_>) -> (u64, u64) {
         let mut place = self.seed;
         let mut tag = self.seed ^ u64::from(code.0);
@@ -364,7 +368,8 @@ impl Endpoint {
                 | option::SIZE1
                 | option::SIZE2
                 | option::NO_RESPONSE
-                | option::OBSERVE => {}
+                | option::OBSERVE
+                | option::CONTENT_FORMAT => {}
                 number => tag = fingerprint(tag ^ u64::from(number) << 32, option.value),
             }
         }

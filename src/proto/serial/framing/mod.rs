@@ -599,6 +599,7 @@ impl Decoder {
         if let Scanner::Fixed(size) = self.scanner
             && self.checksum.is_none()
             && (1..size).contains(&self.start.len())
+            && size <= self.buffer.max
         {
             self.scan_started(size, last, sink);
             return;

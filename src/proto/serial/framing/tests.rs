@@ -434,6 +434,20 @@ fn a_fixed_frame_that_lost_a_byte_is_dropped_and_no_later_one_is_shifted() {
 }
 
 #[test]
+fn a_fixed_size_beyond_the_longest_frame_gives_no_frame() {
+    let settings = Settings { max_frame: 12, ..started(Framing::Fixed(17), None) };
+    let sent: Vec<u8> = [&b"\x42\x4D"[..], &[0x11; 15]].concat().repeat(3);
+    for chunk in [1, 5, sent.len()] {
+        let (mut decoder, now) = opened(&settings);
+        for part in sent.chunks(chunk) {
+            assert!(take(&mut decoder, now, part).is_empty(), "{chunk}");
+        }
+        assert!(pause(&mut decoder, now + IDLE).is_empty(), "{chunk}");
+        assert!(decoder.counters().too_long > 0, "{:?}", decoder.counters());
+    }
+}
+
+#[test]
 fn a_frame_with_a_length_that_lost_a_byte_costs_that_frame_only() {
     let frames = numbered(5);
     for checksum in [None, Some(Checksum::Crc16Modbus)] {

@@ -23,7 +23,7 @@ pub use super::super::State;
 use super::fault::Lost;
 pub use super::fault::{Failing, Failure, Medium, Misfit};
 use super::frame::{self, Found, Receiver};
-use super::learn::{Learned, Obstacle};
+use super::learn::{LINE_PAUSES, Learned, Obstacle};
 use super::pdu::{Answer, Exception, Request};
 use super::settings::Settings;
 pub use super::unit::Counters;
@@ -100,6 +100,14 @@ pub enum Event {
         bytes: usize,
         /// Bytes of data that were asked for.
         asked: usize,
+    },
+    /// The answers of a unit name another one. They are used, as the transaction identifier of
+    /// Modbus TCP says which request they answer. Told once for each other unit.
+    Named {
+        /// The unit.
+        unit: usize,
+        /// The address that its answers name.
+        other: u8,
     },
     /// A response came after the timeout and was not used: the timeout is too short for this unit.
     Late {
@@ -243,6 +251,17 @@ impl Bus {
         Some(Failing { medium: self.medium, ..failing })
     }
 
+    /// The `pause` to set for the bus, if this unit is silent and may have been asked too soon after
+    /// an answer on the line: the shortest after which any of the units ever answered, in whole
+    /// twentieths of a second, if that is longer than what is found out.
+    pub fn rest_advised(&self, unit: usize) -> Option<Duration> {
+        let (found_out, longest) = LINE_PAUSES;
+        let soonest = self.units.iter().filter_map(Unit::soonest_on_line).min()?;
+        let is_it = soonest > found_out && soonest <= longest;
+        let ms = u64::try_from(soonest.as_millis().div_ceil(50) * 50).ok()?;
+        (is_it && self.units.get(unit)?.may_want_rest(soonest)).then_some(Duration::from_millis(ms))
+    }
+
     /// What was learned of a unit.
     pub fn learned(&self, unit: usize) -> Option<Learned> {
         Some(self.units.get(unit)?.learned())
@@ -354,6 +373,21 @@ impl Bus {
             let frame = frame::Frame { unit: *unit, pdu };
             stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
         }
+    }
+
+    /// An answer came of the unit of this address, by its number, and named that one.
+    pub fn handle_named(&mut self, address: u8, other: u8) {
+        let mut units = self.units.iter_mut().enumerate();
+        if let Some((unit, of)) = units.find(|(_, unit)| unit.settings.address == address)
+            && of.named(other)
+        {
+            self.events.push_back(Event::Named { unit, other });
+        }
+    }
+
+    /// The other unit that the last answer of a unit named, if it did.
+    pub fn answers_as(&self, unit: usize) -> Option<u8> {
+        self.units.get(unit)?.answers_as()
     }
 
     /// A whole frame came that carries the number of no request.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::super::timeout_advised_ms;
 use super::learn::Obstacle;
 use super::pdu::Exception;
 
@@ -99,9 +100,11 @@ impl fmt::Display for Failing {
                 let (after, most) = beyond.unwrap_or_default();
                 write!(
                     f,
-                    "its answers come {} ms after the request, later than the longest wait ({} ms); raise timeout",
+                    "its answers come {} ms after the request, later than the longest wait ({} ms); raise timeout, \
+                     to {}ms",
                     after.as_millis(),
-                    most.as_millis()
+                    most.as_millis(),
+                    timeout_advised_ms(after)
                 )
             }
             (Failure::Silent | Failure::Damaged, _) if self.is_late => {

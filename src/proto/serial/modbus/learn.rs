@@ -22,13 +22,19 @@ pub const FAILURES: u32 = 3;
 /// The same for a read that was answered before: noise that damages requests makes a unit silent.
 /// If a fifth of all requests is lost, so many in a row are in 200 million.
 pub const FAILURES_PROVEN: u32 = 12;
-/// Answers of one read in a row that broke off at the same length, after which it is changed.
+/// Damaged answers to a read of several registers since its last good one, each followed by a good
+/// answer to a shorter read of the same unit, after which it is taken apart. If a fifth of all
+/// answers is damaged, so many in a row are in 16,000.
+pub const DAMAGED: u32 = 6;
+/// Answers to a read of one register in a row that broke off at the same length, after which it is
+/// left out.
 pub const CUT_ALIKE: u32 = 16;
 /// Pauses that are tried before a request, one after the other.
 pub const PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_secs(1)];
-/// Late answers in a row, without one in time, after which an answer is waited for longer.
-pub const LATES: u32 = 2;
+/// Up to this a pause that counts from the last answer on the line is found out; up to the second
+/// one it is advised to set it.
+pub const LINE_PAUSES: (Duration, Duration) = (PAUSES[0], Duration::from_secs(1));
 /// Polls in a row without a register after which it is named.
 pub const MISSED: u32 = 20;
 /// How long a register that is not answered for is left out at first; doubles up to
@@ -109,6 +115,10 @@ pub struct Learned {
     /// Fields that it never answered for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<String>,
+    /// The widths in force, where reads were taken apart because longer answers came damaged. That
+    /// may be the line's fault, so it is not kept over a restart.
+    #[serde(skip)]
+    pub damage: Option<Widths>,
 }
 
 impl Learned {
@@ -120,7 +130,13 @@ impl Learned {
     /// Whether there is anything that one poll without it can show to be needed no more: a longer
     /// wait is used only where it is needed.
     pub(super) fn is_testable(&self) -> bool {
-        self.pause_ms != 0 || !self.widths().is_empty() || !self.reads.is_empty() || !self.silent.is_empty()
+        let is_kept = self.pause_ms != 0 || !self.reads.is_empty() || !self.silent.is_empty();
+        is_kept || !self.widths().is_empty() || self.damage.is_some()
+    }
+
+    /// The widths that the unit is asked within now.
+    pub fn in_force(&self) -> Widths {
+        self.damage.unwrap_or_else(|| self.widths())
     }
 
     /// The widths. That of an earlier release is taken for each table of registers of which all
@@ -218,6 +234,7 @@ impl Notebook {
     /// Keeps what was learned of a unit, and nothing of one that was at its place before and is
     /// configured no more.
     pub fn put(&mut self, id: &str, learned: Learned, is_configured: impl Fn(&str) -> bool) {
+        let learned = Learned { damage: None, ..learned };
         let is_left = |other: &str| other != id && !is_configured(other);
         self.units
             .retain(|other, known| known.place.is_empty() || known.place != learned.place || !is_left(other));

@@ -37,6 +37,8 @@ pub struct Mbap {
     transaction: u16,
     /// The unit that was asked last.
     unit: u8,
+    /// The unit that the answer to it named, until that is asked for.
+    named: Option<u8>,
     bytes: Vec<u8>,
     noise: u64,
     /// That when the last request was made.
@@ -78,7 +80,7 @@ impl Mbap {
             let mut frame = whole.to_vec();
             let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
             if let (0, Some(unit)) = (earlier, frame.first_mut()) {
-                *unit = self.unit;
+                self.named = Some(std::mem::replace(unit, self.unit));
             }
             frame.extend_from_slice(&crc16(&frame).to_le_bytes());
             self.bytes.drain(..HEADER - 1 + length);
@@ -88,6 +90,11 @@ impl Mbap {
                 _ => Arrived::Misnumbered,
             });
         }
+    }
+
+    /// The unit that was asked last, and the one that the answer named, once for each answer.
+    pub fn take_named(&mut self) -> Option<(u8, u8)> {
+        self.named.take().map(|named| (self.unit, named))
     }
 
     /// Forgets what is not whole.
@@ -142,6 +149,7 @@ mod tests {
             mbap.wrap(&mut request);
             let answer = [0, 1, 0, 0, 0, 5, unit, 3, 2, 0, 7];
             assert_eq!(push(&mut mbap, &answer), [Arrived::Answer(rtu(&[9, 3, 2, 0, 7]))]);
+            assert_eq!((mbap.take_named(), mbap.take_named()), (Some((9, unit)), None));
         }
     }
 

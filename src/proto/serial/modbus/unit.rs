@@ -31,10 +31,13 @@
 //!
 //! A register that did not arrive in [`learn::MISSED`] polls in a row is named, whatever the cause.
 //!
-//! Noise is a property of the line, not of the unit. A damaged answer teaches nothing: the read is
-//! repeated. Noise damages requests, too, and then the unit is silent; so a read that was answered
-//! before must fail twelve times in a row. Only an answer that breaks off at the same length
-//! sixteen times in a row counts like silence: an adapter or a unit with a small buffer does that.
+//! Noise is a property of the line, not of the unit. It damages requests, too, and then the unit is
+//! silent; so a read that was answered before must fail twelve times in a row. A damaged answer is
+//! asked for again. If a read of several registers had [`learn::DAMAGED`] of them since its last
+//! good one, and shorter reads were answered each time, it is taken apart: an adapter with a small
+//! buffer, or a line on which only short frames come through, is read so. But that may be the
+//! line's fault: it is put to the test each hour at least, and not kept over a restart. A single
+//! register whose answer breaks off at the same length sixteen times in a row counts as silent.
 //!
 //! Some units answer every second request only: each block would be silent, and each probe be
 //! answered, for ever. After three such cycles, before a read is taken apart, it is repeated once
@@ -43,7 +46,7 @@
 //!
 //! A unit whose answers come late, twice without one in time between, is waited for longer, and so
 //! is one that answers the same read late each time: half as long again as the last answer took, at
-//! most four time-outs ([`wait_max`]). After three failures without any frame from it the
+//! most four time-outs. After three failures without any frame from it the
 //! configured time-out holds again, so that a unit that is gone costs the others no more.
 //!
 //! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
@@ -56,7 +59,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{State, wait_max};
+use super::super::State;
+use super::super::lateness::Lateness;
 use super::change::Changes;
 use super::fault::{Failing, Failure, Lost, Medium, Misfit};
 use super::learn::{self, Learned, Obstacle};
@@ -98,7 +102,8 @@ const ATTEMPTS_MAX: u32 = 3;
 const TRIAL_FIRST: Duration = Duration::from_secs(600);
 /// The longest time between two such trials.
 const TRIAL_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// Not sooner after the last trial than this, for a unit that was down.
+/// Not sooner after the last trial than this, for a unit that was down; and the longest time
+/// between two of them where answers were damaged.
 const TRIAL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Counters of a unit since the start.
@@ -191,6 +196,10 @@ struct Part {
     shaky: bool,
     /// So many bytes its answer had, in place of more, and so often in a row.
     cut: (usize, u32),
+    /// Damaged answers since the last good one, each followed by a good one to a shorter read.
+    spoiled: u32,
+    /// It came of a read whose answers were damaged.
+    is_of_damage: bool,
     /// Its last failure was a damaged answer.
     is_damaged: bool,
     /// A gateway said why it did not answer.
@@ -212,6 +221,8 @@ impl Part {
             failures: 0,
             shaky: false,
             cut: (0, 0),
+            spoiled: 0,
+            is_of_damage: false,
             is_damaged: false,
             gateway: None,
             suspect: false,
@@ -225,13 +236,13 @@ impl Part {
         self.suspect || self.aside.is_some()
     }
 
-    /// Whether it has a turn between two polls.
+    /// Whether it has a turn between two polls. A damaged answer now and then is no question.
     fn is_in_question(&self) -> bool {
-        self.suspect || self.failures > 0
+        self.suspect || self.failures > 0 || self.spoiled > 1 && self.block.members.len() > 1
     }
 
-    /// What its failure may teach; `None` for damage, which shows that it is answered.
-    fn blame(&mut self, lost: Lost) -> Option<Obstacle> {
+    /// What its failure may teach. Damage shows that it is answered.
+    fn blame(&mut self, lost: Lost) -> Obstacle {
         self.is_damaged = lost.obstacle().is_none();
         self.gateway = match lost.failure {
             Failure::Gateway(exception) => Some(exception),
@@ -239,12 +250,22 @@ impl Part {
         };
         if let Some(why) = lost.obstacle() {
             self.cut = (0, 0);
-            return Some(why);
+            return why;
         }
         let times = if lost.came || self.cut.0 != lost.bytes { 0 } else { self.cut.1 };
         self.cut = (lost.bytes, times + 1);
         self.failures = 0;
-        (times + 1 >= learn::CUT_ALIKE).then_some(Obstacle::Damage)
+        Obstacle::Damage
+    }
+
+    /// Its answer was damaged, and then this read was answered: whether that was once too often.
+    fn is_spoiled(&mut self, answered: &Request) -> bool {
+        let length = self.block.request().map_or(0, |request| request.answer().length);
+        self.spoiled = self.spoiled.saturating_add(u32::from(answered.answer().length < length));
+        match self.block.members.len() {
+            1 => self.cut.1 >= learn::CUT_ALIKE,
+            _ => self.spoiled >= learn::DAMAGED,
+        }
     }
 
     /// Failures in a row after which it is changed.
@@ -275,6 +296,8 @@ struct Halved {
     failed: bool,
     /// Registers of the longer half.
     quantity: u16,
+    /// Because its answers were damaged.
+    is_of_damage: bool,
 }
 
 /// What was learned, while a poll is made without it.
@@ -282,6 +305,7 @@ struct Halved {
 struct Trial {
     pause: Duration,
     widths: Widths,
+    kept_widths: Widths,
     parts: Vec<Part>,
     halved: Vec<Halved>,
     refused: Vec<Refusal>,
@@ -317,16 +341,10 @@ pub(super) struct Unit {
     ended_at: Option<Instant>,
     /// The greatest age of an answer that came late.
     latest: Duration,
-    /// How long an answer is waited for, as was learned; zero: as configured.
-    wait: Duration,
+    /// How late its answers come, at least.
+    lateness: Lateness,
     /// The wait was lengthened, which is to be told.
     is_wait_news: bool,
-    /// Late answers in a row without one in time.
-    lates: u32,
-    /// The least age that the last late answer can have.
-    late_after: Duration,
-    /// Failures in a row without any frame from it.
-    mute: u32,
     /// When the port was closed; and for how long after its opening an answer may still come that
     /// could be taken for another's.
     closed_at: Option<Instant>,
@@ -355,6 +373,9 @@ pub(super) struct Unit {
     is_late: bool,
     /// One of its frames came while the unit of this address was asked, since the last good answer.
     pub(super) crossed: Option<u8>,
+    /// Its last answer named this other unit, and was used all the same; and which was told.
+    answers_as: Option<u8>,
+    told_as: Option<u8>,
     /// In place of its answers frames of this address came that lateness does not explain, so often
     /// in a row.
     foreign: Option<(u8, u32)>,
@@ -373,6 +394,8 @@ pub(super) struct Unit {
     silence: Silence,
     /// The shortest before a request that was answered.
     soonest: Option<Silence>,
+    /// The shortest time after any answer on the line at which it was asked in vain.
+    ignored_after: Option<Duration>,
     /// So often a read failed sooner after an answer on the line than any was answered, and not
     /// after a longer silence.
     hurried: u32,
@@ -381,6 +404,8 @@ pub(super) struct Unit {
     has_tried_pauses: bool,
     pause: Duration,
     widths: Widths,
+    /// The same without what damaged answers taught.
+    kept_widths: Widths,
     /// Reads in a row without a value.
     barren: u32,
     /// The blocks before one was taken apart because of an exception that may pass.
@@ -424,11 +449,8 @@ impl Unit {
             openings: 0,
             ended_at: None,
             latest: Duration::ZERO,
-            wait: Duration::ZERO,
+            lateness: Lateness::default(),
             is_wait_news: false,
-            lates: 0,
-            late_after: Duration::ZERO,
-            mute: 0,
             closed_at: None,
             still: Duration::ZERO,
             position: 0,
@@ -444,6 +466,8 @@ impl Unit {
             misfit: None,
             is_late: false,
             crossed: None,
+            answers_as: None,
+            told_as: None,
             foreign: None,
             attempts: 0,
             is_unanswered: false,
@@ -453,11 +477,13 @@ impl Unit {
             answered_at: None,
             silence: Silence { own: Duration::MAX, line: Duration::MAX },
             soonest: None,
+            ignored_after: None,
             hurried: 0,
             trying: None,
             has_tried_pauses: false,
             pause: Duration::ZERO,
             widths: Widths::default(),
+            kept_widths: Widths::default(),
             barren: 0,
             whole: None,
             whole_again: 0,
@@ -476,8 +502,9 @@ impl Unit {
     /// Takes over what was learned before; what belongs to another map is left out.
     pub(super) fn recall(&mut self, learned: &Learned, now: Instant) {
         self.pause = learned.pause();
-        self.wait = learned.wait(self.settings.timeout);
+        self.lateness = Lateness::with_wait(learned.wait(self.settings.timeout));
         self.widths = learned.widths();
+        self.kept_widths = self.widths;
         self.plan();
         let registers = &self.settings.registers;
         if let Some(blocks) = learned.blocks(registers, self.settings.limits) {
@@ -501,9 +528,10 @@ impl Unit {
     pub(super) fn relearn(&mut self, now: Instant) -> bool {
         let had = !self.learned().is_empty() || !self.refused.is_empty();
         self.trial = None;
-        (self.pause, self.widths) = (Duration::ZERO, Widths::default());
-        (self.wait, self.lates) = (Duration::ZERO, 0);
-        (self.trying, self.has_tried_pauses, self.soonest) = (None, false, None);
+        (self.pause, self.widths, self.kept_widths) = (Duration::ZERO, Widths::default(), Widths::default());
+        self.lateness.forget_wait();
+        (self.trying, self.has_tried_pauses) = (None, false);
+        (self.soonest, self.ignored_after) = (None, None);
         self.hurried = 0;
         (self.blame, self.whole, self.whole_again) = (None, None, 0);
         (self.repeat, self.cycles) = (Repeat::Unknown, 0);
@@ -527,8 +555,7 @@ impl Unit {
     pub(super) fn failing(&self) -> Option<Failing> {
         let misfit = self.misfit.filter(|_| self.failing == Some(Failure::Misfit));
         let medium = Medium::default();
-        let most = wait_max(self.settings.timeout);
-        let beyond = (self.is_late && self.late_after > most).then_some((self.late_after, most));
+        let beyond = self.lateness.beyond(self.settings.timeout).filter(|_| self.is_late);
         let (is_late, crossed) = (self.is_late, self.crossed);
         Some(Failing { failure: self.failing?, misfit, is_late, beyond, crossed, medium })
     }
@@ -536,21 +563,7 @@ impl Unit {
     /// How long an answer is waited for: as configured, or as was learned while something comes
     /// from the unit.
     pub(super) fn timeout(&self) -> Duration {
-        let learned = if self.mute < DOWN_AFTER { self.wait } else { Duration::ZERO };
-        learned.max(self.settings.timeout)
-    }
-
-    /// The wait becomes half as long again as a late answer took; whether it does. One that was
-    /// later than the longest wait changes nothing.
-    fn lengthen(&mut self) -> bool {
-        let most = wait_max(self.settings.timeout);
-        let wait = self.late_after.max(self.timeout()).mul_f64(1.5).min(most);
-        if self.late_after > most || wait <= self.wait {
-            return false;
-        }
-        (self.wait, self.is_wait_news, self.lates) = (wait, true, 0);
-        self.revision += 1;
-        true
+        self.lateness.timeout(self.settings.timeout)
     }
 
     /// Whether the wait was lengthened since this was asked last.
@@ -568,13 +581,26 @@ impl Unit {
             (None, known) => known.filter(|(address, _)| maybe == Some(*address)),
         };
         let address = self.answers_from()?;
-        self.wait = Duration::ZERO;
+        self.lateness.forget_wait();
         Some(address)
     }
 
     /// The other address from which its answers come, if that is certain.
     pub(super) fn answers_from(&self) -> Option<u8> {
         self.foreign.filter(|(_, times)| *times >= FOREIGN).map(|(address, _)| address)
+    }
+
+    /// An answer to it named this unit. Whether that is another one that is to be told.
+    pub(super) fn named(&mut self, address: u8) -> bool {
+        self.answers_as = Some(address).filter(|address| *address != self.settings.address);
+        let is_news = self.answers_as.is_some() && self.answers_as != self.told_as;
+        self.told_as = self.answers_as.or(self.told_as);
+        is_news
+    }
+
+    /// The other unit that its last answer named, if it did.
+    pub(super) fn answers_as(&self) -> Option<u8> {
+        self.answers_as
     }
 
     /// Whether it answers its own requests.
@@ -585,10 +611,13 @@ impl Unit {
     /// What to keep over a restart.
     pub(super) fn learned(&self) -> Learned {
         let registers = &self.settings.registers;
-        let (pause, widths, parts) = match (&self.trial, &self.whole) {
-            (Some(trial), _) => (trial.pause, trial.widths, &trial.parts),
-            (None, whole) => (self.pause, self.widths, whole.as_ref().unwrap_or(&self.parts)),
+        let (pause, widths, kept, parts) = match (&self.trial, &self.whole) {
+            (Some(trial), _) => (trial.pause, trial.widths, trial.kept_widths, &trial.parts),
+            (None, whole) => {
+                (self.pause, self.widths, self.kept_widths, whole.as_ref().unwrap_or(&self.parts))
+            }
         };
+        let is_of_damage = widths != kept || parts.iter().any(|part| part.is_of_damage);
         let mut reads: Vec<(String, u16, u16)> = parts
             .iter()
             .map(|part| (part.block.table.as_str().to_owned(), part.block.address, part.block.quantity))
@@ -605,11 +634,12 @@ impl Unit {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Learned {
             pause_ms: ms(pause),
-            timeout_ms: ms(self.wait),
-            widths,
+            timeout_ms: ms(self.lateness.wait()),
+            widths: kept,
             map: learn::fingerprint(registers, self.settings.limits),
-            reads: if reads == planned { Vec::new() } else { reads },
+            reads: if reads == planned || is_of_damage { Vec::new() } else { reads },
             silent: silent.collect(),
+            damage: is_of_damage.then_some(widths),
             ..Learned::default()
         }
     }
@@ -626,6 +656,20 @@ impl Unit {
         let pause = self.pause.max(trial.copied().unwrap_or_default());
         let small = line_at.filter(|_| !pause.is_zero()).map(|at| at + pause.min(SMALL_PAUSE));
         small.max(self.answered_at.map(|at| at + pause))
+    }
+
+    /// The shortest time after any answer on the line at which it was asked, and answered.
+    pub(super) fn soonest_on_line(&self) -> Option<Duration> {
+        self.soonest.map(|soonest| soonest.line)
+    }
+
+    /// Whether it is silent where it may have been asked too soon: less than this after an answer
+    /// on the line.
+    pub(super) fn may_want_rest(&self, rest: Duration) -> bool {
+        let is_of_it = |known: &Refusal| matches!(known.why, Obstacle::Silence | Obstacle::Missed);
+        let is_silent = self.state == State::Down && self.failing == Some(Failure::Silent);
+        let is_sooner = self.ignored_after.is_some_and(|after| after < rest);
+        is_sooner && (is_silent || self.refused.iter().any(is_of_it))
     }
 
     /// The blocks as they are planned, within what was learned of their width.
@@ -779,9 +823,11 @@ impl Unit {
             // At the next poll, then.
             return;
         }
-        self.trial_at = now + self.trial_wait;
+        let learned = self.learned();
+        let most = if learned.damage.is_some() { TRIAL_AGAIN } else { TRIAL_EVERY };
+        self.trial_at = now + self.trial_wait.min(most);
         self.trial_wait = (self.trial_wait * 2).min(TRIAL_EVERY);
-        if !self.learned().is_testable() {
+        if !learned.is_testable() {
             return;
         }
         // The one after the other: a unit may have got quicker and still be narrow.
@@ -791,6 +837,7 @@ impl Unit {
         self.trial = Some(Trial {
             pause: self.pause,
             widths: self.widths,
+            kept_widths: self.kept_widths,
             parts: self.parts.clone(),
             halved: self.halved.clone(),
             refused: self.refused.clone(),
@@ -798,7 +845,7 @@ impl Unit {
         if is_of_pause {
             self.pause = Duration::ZERO;
         } else {
-            self.widths = Widths::default();
+            (self.widths, self.kept_widths) = (Widths::default(), Widths::default());
             self.plan();
         }
     }
@@ -806,7 +853,7 @@ impl Unit {
     /// What was learned is in force again, after a failure in a trial. Whether there was one.
     fn end_trial(&mut self) -> bool {
         let Some(trial) = self.trial.take() else { return false };
-        (self.pause, self.widths) = (trial.pause, trial.widths);
+        (self.pause, self.widths, self.kept_widths) = (trial.pause, trial.widths, trial.kept_widths);
         (self.parts, self.halved, self.refused) = (trial.parts, trial.halved, trial.refused);
         self.blame = None;
         self.find_probes();
@@ -857,10 +904,10 @@ impl Unit {
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
         self.failures = 0;
         self.failing = None;
-        self.mute = 0;
+        self.lateness.heard();
         let is_clear = self.account(request.answer(), asked, answer);
         if is_clear {
-            self.lates = 0;
+            self.lateness.in_time();
             (self.is_late, self.crossed, self.foreign) = (false, None, None);
         }
         self.answered_at = Some(now);
@@ -965,7 +1012,7 @@ impl Unit {
         let part = &mut self.parts[index];
         let was_doubtful = part.is_doubtful();
         (part.failures, part.suspect, part.proven) = (0, false, true);
-        (part.shaky, part.cut) = (false, (0, 0));
+        (part.shaky, part.cut, part.spoiled) = (false, (0, 0), 0);
         (part.is_damaged, part.gateway) = (false, None);
         if part.aside.take().is_some() {
             self.revision += 1;
@@ -1018,7 +1065,9 @@ impl Unit {
                     {
                         self.whole = Some(self.parts.clone());
                     }
-                    self.parts.splice(index..=index, parts.into_iter().map(Part::new));
+                    let is_of_damage = self.parts[index].is_of_damage;
+                    let parts = parts.into_iter().map(|block| Part { is_of_damage, ..Part::new(block) });
+                    self.parts.splice(index..=index, parts);
                     // A part may have the old probe's shape. Answers to old probes have come, for
                     // this exception has.
                     self.find_probes();
@@ -1108,9 +1157,12 @@ impl Unit {
             return;
         }
         let table = self.parts[index].block.table;
-        let (width, known) = (halved.quantity, self.widths.of(table));
+        let (width, known, is_of_damage) = (halved.quantity, self.widths.of(table), halved.is_of_damage);
         if known == 0 || width < known {
             self.widths.set(table, width);
+            if !is_of_damage {
+                self.kept_widths.set(table, width);
+            }
             self.test_soon(now);
             news.push(News::Learned);
         }
@@ -1126,7 +1178,7 @@ impl Unit {
             let members: Vec<_> = part.block.members.iter().map(|index| registers[*index].clone()).collect();
             let blocks = plan::blocks_within(&members, limits, widths).into_iter().map(|block| {
                 let members = block.members.iter().map(|at| part.block.members[*at]).collect();
-                Part { suspect: true, ..Part::new(Block { members, ..block }) }
+                Part { suspect: true, is_of_damage, ..Part::new(Block { members, ..block }) }
             });
             let blocks: Vec<Part> = blocks.collect();
             let count = blocks.len().max(1);
@@ -1157,7 +1209,10 @@ impl Unit {
         let Some((block, why, silence)) = self.blame.take() else { return };
         let Some(index) = self.parts.iter().position(|part| part.block == block) else { return };
         if block.request().as_ref() == Some(answered) {
-            self.parts[index].failures = 0;
+            (self.parts[index].failures, self.parts[index].spoiled) = (0, 0);
+            if why == Obstacle::Damage {
+                return;
+            }
             let was_tried = self.trying.take_if(|(_, tried)| *tried == block).is_some();
             // The same read was answered, after a longer silence of the other units.
             let is_line = silence.line < SMALL_PAUSE && silence.own >= SMALL_PAUSE;
@@ -1172,18 +1227,29 @@ impl Unit {
             let _: bool = self.may_repeat(why);
             return;
         }
+        if why == Obstacle::Damage {
+            if self.parts[index].is_spoiled(answered) {
+                self.trying.take_if(|(_, tried)| *tried == block);
+                self.take_apart(now, index, why, news);
+            } else if self.parts[index].spoiled >= learn::DAMAGED {
+                // It cannot be split: it is asked for once a poll.
+                self.parts[index].suspect = false;
+                self.fail_half(index);
+            }
+            return;
+        }
         let part = &mut self.parts[index];
         part.failures += 1;
         let enough = match why {
-            Obstacle::Damage => 1,
             Obstacle::Late => part.failures_max().min(learn::FAILURES),
             _ => part.failures_max(),
         };
-        if why == Obstacle::Late && part.failures >= enough && self.lengthen() {
+        let timeout = self.settings.timeout;
+        if why == Obstacle::Late && part.failures >= enough && self.lateness.lengthen(timeout) {
             self.trying.take_if(|(_, tried)| *tried == block);
             self.parts[index].failures = 0;
+            self.revision += 1;
             news.push(News::Learned);
-            self.is_wait_news = false;
             return;
         }
         let part = &mut self.parts[index];
@@ -1213,8 +1279,16 @@ impl Unit {
         if self.may_repeat(why) {
             return;
         }
+        self.take_apart(now, index, why, news);
+    }
+
+    /// A read fails again and again while others are answered: it is split, or left out for a time
+    /// if it is of one register.
+    fn take_apart(&mut self, now: Instant, index: usize, why: Obstacle, news: &mut Vec<News>) {
         let part = &mut self.parts[index];
-        part.failures = 0;
+        (part.failures, part.spoiled) = (0, 0);
+        let block = part.block.clone();
+        let is_of_damage = part.is_of_damage || why == Obstacle::Damage;
         let is_news = part.aside.is_none();
         self.revision += 1;
         if is_news {
@@ -1222,11 +1296,8 @@ impl Unit {
             self.trial_at = now + TRIAL_FIRST;
         }
         self.whole = None;
-        let half_of = part.half_of.take();
         let waited = part.aside.take().map_or(Duration::ZERO, |(_, waited)| waited);
-        if let Some(halved) = half_of.and_then(|id| self.halved.get_mut(id)) {
-            halved.failed = true;
-        }
+        self.fail_half(index);
         let Some(parts) = plan::split(&self.settings.registers, &block) else {
             self.parts[index].suspect = false;
             let others = self.parts.iter().enumerate();
@@ -1248,13 +1319,22 @@ impl Unit {
         let has_gap = parts.iter().map(|part| part.quantity).sum::<u16>() < block.quantity;
         let half_of = (!has_gap && parts.len() == 2).then(|| {
             let quantity = parts.iter().map(|part| part.quantity).max().unwrap_or(1);
-            self.halved.push(Halved { left: 2, failed: false, quantity });
+            self.halved.push(Halved { left: 2, failed: false, quantity, is_of_damage });
             self.halved.len() - 1
         });
         self.parts.remove(index);
-        let parts = parts.into_iter().map(|block| Part { suspect: true, half_of, ..Part::new(block) });
+        let part = |block| Part { suspect: true, half_of, is_of_damage, ..Part::new(block) };
+        let parts = parts.into_iter().map(part);
         self.parts.extend(parts);
         self.find_probes();
+    }
+
+    /// If this is a half of a read, that was not too wide alone.
+    fn fail_half(&mut self, index: usize) {
+        let half_of = self.parts.get_mut(index).and_then(|part| part.half_of.take());
+        if let Some(halved) = half_of.and_then(|id| self.halved.get_mut(id)) {
+            halved.failed = true;
+        }
     }
 
     /// It answers each probe and no block: whether it is tried first whether a block is answered
@@ -1360,7 +1440,11 @@ impl Unit {
         self.failing = Some(lost.failure);
         self.ended_at = Some(now);
         self.openings = 0;
-        self.mute = self.mute.saturating_add(1);
+        self.lateness.failed();
+        if lost.obstacle() == Some(Obstacle::Silence) {
+            let after = self.silence.line;
+            self.ignored_after = Some(self.ignored_after.map_or(after, |least| least.min(after)));
+        }
         self.in_step = false;
         if !lost.is_answer {
             self.remember(request.answer(), asked);
@@ -1394,7 +1478,7 @@ impl Unit {
             let is_again = part.shaky || self.attempts >= ATTEMPTS_MAX;
             is_complete = !self.learning && (part.is_doubtful() || has_value && is_again);
             part.shaky = true;
-            self.blame = part.blame(lost).map(|why| (part.block.clone(), why, self.silence));
+            self.blame = Some((part.block.clone(), part.blame(lost), self.silence));
             if !has_value {
                 self.barren = self.barren.saturating_add(1);
             }
@@ -1471,14 +1555,11 @@ impl Unit {
             return None;
         }
         self.counters.late += 1;
-        self.mute = 0;
+        self.lateness.heard();
         // Of several that it may answer, nobody knows how long it took.
-        if at == last {
-            self.late_after = least;
-            self.lates = self.lates.saturating_add(1);
-            if self.lates >= learn::LATES {
-                let _: bool = self.lengthen();
-            }
+        if at == last && self.lateness.late(least, self.settings.timeout) {
+            self.is_wait_news = true;
+            self.revision += 1;
         }
         // It is slow, not silent.
         if let Some((block, why, _)) = &mut self.blame
