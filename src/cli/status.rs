@@ -336,6 +336,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
             port.unreadable,
             if bus { "frame that no request was outstanding for" } else { "frame without a reading" },
         ),
+        (port.other_master, "request of another master"),
         (if bus { port.dropped_bytes } else { 0 }, "byte that belonged to no frame"),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
@@ -345,7 +346,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
             // The noun is not always the last word, so the first word gets the plural.
             let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
             match first {
-                "frame" | "byte" => text.push_str(&format!(", {} {rest}", plural(count, first))),
+                "frame" | "byte" | "request" => text.push_str(&format!(", {} {rest}", plural(count, first))),
                 _ => text.push_str(&format!(", {}", plural(count, what))),
             }
         }
@@ -438,6 +439,25 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     if let Some(other) = unit.answers_as {
         lines.push(format!(
             "  its answers name unit {other}; they are used, as their transaction identifier is right"
+        ));
+    }
+    if unit.one_behind {
+        lines.push(
+            "  its answers come one request late (the converter delivers each with the next request): each read is \
+             sent twice"
+                .to_owned(),
+        );
+    }
+    if unit.surplus > 0 {
+        lines.push(format!(
+            "  {} came from its address without a request: another unit has it, or another master asks it",
+            plural(unit.surplus, "frame")
+        ));
+    }
+    if unit.learned_rest_ms > 0 {
+        lines.push(format!(
+            "  asked {} ms after any answer on the line: busy if asked sooner",
+            unit.learned_rest_ms
         ));
     }
     if let Some(ms) = unit.rest_advised_ms {

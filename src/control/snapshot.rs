@@ -781,6 +781,10 @@ pub struct SessionStore {
     pub failing: Option<String>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// One serial port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -824,6 +828,9 @@ pub struct SerialPort {
     pub dropped_bytes: u64,
     /// Complete frames that could not be read.
     pub unreadable: u64,
+    /// Requests of another master that were seen on a Modbus bus.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub other_master: u64,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
     /// Readings that the rules or the quota refused.
@@ -911,6 +918,17 @@ pub struct SerialUnit {
     /// The other unit that its last answer named; such answers of Modbus TCP are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_as: Option<u8>,
+    /// Its answers come one request late: each read is sent twice, and the second answer is used.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub one_behind: bool,
+    /// Frames that it sent without being asked, if they are no accident: another unit has its
+    /// address, or another master asks it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub surplus: u64,
+    /// Milliseconds of silence after each answer on the line that it was found to want, as units
+    /// said that they are busy sooner; 0: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub learned_rest_ms: u64,
     /// It is silent, and no unit of the bus ever answered a request that came sooner than this after
     /// an answer on the line, in milliseconds: the `pause` to set for the bus.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -29,6 +29,7 @@ use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing::Bad;
 use crate::proto::serial::link::FLAPS_TOLD;
 use crate::proto::serial::modbus;
+use crate::proto::serial::modbus::Failure;
 use crate::proto::serial::modbus::learn::Notebook;
 use crate::proto::serial::poll;
 use crate::proto::serial::reading::Unreadable;
@@ -392,6 +393,7 @@ impl Ports {
                 illegible: core.illegible().map(Illegible::sentence),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
+                other_master: counters.rivals,
                 readings: counters.readings,
                 refused: counters.refused,
                 waiting: core.pending().0 as u64,
@@ -499,6 +501,9 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         reason: why_unit(core, unit),
         answers_as: unit.answers_as,
         rest_advised_ms: unit.rest_advised.and_then(|rest| u64::try_from(rest.as_millis()).ok()),
+        one_behind: unit.is_one_behind,
+        surplus: unit.surplus,
+        learned_rest_ms: u64::try_from(unit.rest.as_millis()).unwrap_or(u64::MAX),
         requests: bus.requests,
         answers: bus.answers,
         exceptions: bus.exceptions,
@@ -595,9 +600,11 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
     if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
         text.push_str(&format!(": {misfit}"));
-        if misfit.function == misfit.asked_function && misfit.announced.is_none() {
+        if misfit.may_be_configured() {
             text.push_str("; answer-bytes of a register takes such an answer");
         }
+    } else if unit.failing.is_some_and(|failing| failing.failure == Failure::Intruded || failing.is_behind) {
+        text.push_str(&unit.failing.map_or_else(String::new, |failing| format!(": {failing}")));
     } else if !left_out.is_empty() {
         text.push_str(&format!(" ({})", left_out.join("; ")));
     } else if unit.bus.damaged > unit.bus.silent {

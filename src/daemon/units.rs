@@ -45,6 +45,11 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
                 log::warn!(device, port, unit = address, function, asked = asked_function; "unit answered another function than was asked for");
             }
         }
+        Event::Misfit { function, bytes, asked, .. } if !(1..=250).contains(bytes) => {
+            if hub.may_say(LineKind::LateAnswer) {
+                log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for");
+            }
+        }
         Event::Misfit { function, bytes, asked, .. } => {
             if hub.may_say(LineKind::LateAnswer) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for; answer-bytes of a register takes it");
@@ -84,6 +89,7 @@ impl std::fmt::Display for Words {
             }
             Failure::Misnumbered => "answers carry a transaction identifier that no request had",
             Failure::Misfit => "answers of another function or length than was asked for",
+            Failure::Intruded => "another master asked it meanwhile",
             Failure::Gateway(_) => "the gateway at the port has no answer from it",
         })
     }

@@ -4,6 +4,7 @@
 
 mod closed;
 mod decoder;
+mod doubt;
 mod late;
 mod line;
 mod map;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::cli::output::plural;
 use crate::config::{Finding, Settings};
 use crate::control::snapshot::{SerialUnit, Status};
 use crate::southbound::serial::io::find::{self, Unresolved};
@@ -87,7 +88,19 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                      \"{ms}ms\" in [serial.{name}.modbus]"
                 )
             });
+            let (is_behind, surplus) = (unit.one_behind, unit.surplus);
             let unit = unit.address;
+            if is_behind {
+                let message = format!("unit {unit}, {id}: its answers come one request late");
+                let advice = "restart the converter, or replace it: it delivers each answer with the next request; until \
+                              then each read is sent twice";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            }
+            if surplus > 0 && port.other_master == 0 {
+                let message = format!("unit {unit}, {id}: it sends frames that nothing was asked for");
+                let advice = "give each unit of the line an address of its own, and let no other master ask it";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            }
             if port.units[id].state == "degraded" {
                 let message = match reason {
                     Some(reason) => format!("unit {unit}, {id}: {reason}"),
@@ -114,6 +127,15 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                     .unwrap_or("take these registers out with enabled = false, or correct their addresses");
                 findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             }
+        }
+        if port.other_master > 0 {
+            let message = format!(
+                "another master is on this line: {} of it were seen",
+                plural(port.other_master, "request")
+            );
+            let advice = "let one master ask alone, or let both ask less often: its answers are told from those to the \
+                          gateway only as long as its requests are seen";
+            findings.push(Finding::warn(&subject, message).advice(advice));
         }
         findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
         if let Some(asked) = &port.asked {

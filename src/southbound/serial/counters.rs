@@ -13,6 +13,8 @@ pub struct Counters {
     pub unreadable: u64,
     /// Readings that no rule or quota allowed.
     pub refused: u64,
+    /// On a bus: requests of another master.
+    pub rivals: u64,
     /// Readings lost because the journal did not take them for too long.
     pub lost: u64,
 }

@@ -76,6 +76,12 @@ pub struct UnitView<'a> {
     pub answers_as: Option<u8>,
     /// The pause to set for the bus, if the line may need one.
     pub rest_advised: Option<Duration>,
+    /// Its answers come one request late, and each read is sent twice.
+    pub is_one_behind: bool,
+    /// Frames that it sent without being asked, if they are no accident.
+    pub surplus: u64,
+    /// The silence that the line was found to want after each answer.
+    pub rest: Duration,
     /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
     /// Readings committed, or passed on by a rule with `qos = 0`.
@@ -222,6 +228,7 @@ impl Units {
                 ..Default::default()
             },
             unreadable: self.bus.strangers(),
+            rivals: self.bus.rivals(),
             ..Counters::default()
         };
         for unit in self.views() {
@@ -245,6 +252,9 @@ impl Units {
                 failing: self.bus.failing(index),
                 answers_as: self.bus.answers_as(index),
                 rest_advised: self.bus.rest_advised(index),
+                is_one_behind: self.bus.is_one_behind(index),
+                surplus: self.bus.surplus(index),
+                rest: self.bus.rest(),
                 bus: self.bus.counters(index)?,
                 readings: unit.delivery.readings(),
                 refused: unit.delivery.refused(),

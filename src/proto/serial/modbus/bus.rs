@@ -25,6 +25,7 @@ pub use super::fault::{Failing, Failure, Medium, Misfit};
 use super::frame::{self, Found, Receiver};
 use super::learn::{LINE_PAUSES, Learned, Obstacle};
 use super::pdu::{Answer, Exception, Request};
+use super::rest::Rest;
 use super::settings::Settings;
 pub use super::unit::Counters;
 use super::unit::{News, Progress, Purpose, Unit};
@@ -32,6 +33,8 @@ use crate::splitmix::SplitMix64;
 
 /// Most queued events; no further request is sent until they are collected.
 const EVENTS_MAX: usize = 256;
+/// A unit that may sleep is asked again after such a part of the time in which it may answer.
+const KNOCK: u32 = 4;
 /// Time after the last byte at which a complete but invalid response is given up; longer than the
 /// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
@@ -144,7 +147,12 @@ pub struct Bus {
     clock: Instant,
     random: SplitMix64,
     strangers: u64,
+    /// Requests of another master.
+    rivals: u64,
+    /// Another master asked this unit, at this time, and was not answered yet.
+    rival: Option<(u8, Instant)>,
     medium: Medium,
+    rest: Rest,
     /// For so long nothing is asked once the port is open.
     still: Duration,
 }
@@ -180,6 +188,15 @@ struct Exchange {
     unframed: usize,
     /// What the gateway at the port said of it.
     gateway: Option<Exception>,
+    /// Another master asked the same unit meanwhile.
+    is_intruded: bool,
+    /// It was answered with this exception, and the data is waited for.
+    deferred: Option<Exception>,
+    /// If nothing has come until then, it is sent once more; and whether it was.
+    knock: Option<Instant>,
+    is_knocked: bool,
+    /// A late answer came in place of the answer.
+    is_late: bool,
 }
 
 impl Bus {
@@ -204,7 +221,10 @@ impl Bus {
             clock: now,
             random: SplitMix64::new(seed),
             strangers: 0,
+            rivals: 0,
+            rival: None,
             medium: Medium::Line,
+            rest: Rest::default(),
             still: Duration::ZERO,
         }
     }
@@ -319,6 +339,7 @@ impl Bus {
         self.current = None;
         self.to_send = false;
         self.begun = None;
+        self.rival = None;
         self.receiver.clear();
         self.quiet_at = now + self.gap().max(std::mem::take(&mut self.still));
         self.used_at = now;
@@ -370,7 +391,7 @@ impl Bus {
     pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
         self.tick(now);
         if let [unit, pdu @ .., _, _] = frame {
-            let frame = frame::Frame { unit: *unit, pdu };
+            let frame = frame::Frame { unit: *unit, pdu, is_request: false };
             stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
         }
     }
@@ -411,6 +432,7 @@ impl Bus {
     /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
+        self.knock(now);
         if let Line::Waiting(exchange) = &self.line
             && (now >= exchange.deadline || exchange.settled.is_some_and(|settled| now >= settled))
         {
@@ -425,7 +447,8 @@ impl Bus {
         match &self.line {
             Line::Down => None,
             Line::Waiting(exchange) => {
-                Some(exchange.settled.map_or(exchange.deadline, |settled| settled.min(exchange.deadline)))
+                let sooner = exchange.settled.into_iter().chain(exchange.knock).min();
+                Some(sooner.map_or(exchange.deadline, |sooner| sooner.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
             Line::Idle => self.next_begin(),
@@ -481,6 +504,26 @@ impl Bus {
         self.strangers
     }
 
+    /// Requests of another master that were seen on the line.
+    pub fn rivals(&self) -> u64 {
+        self.rivals
+    }
+
+    /// The silence after each answer that units which say that they are busy were found to want.
+    pub fn rest(&self) -> Duration {
+        self.rest.pause()
+    }
+
+    /// Whether a unit's answers come one request late.
+    pub fn is_one_behind(&self, unit: usize) -> bool {
+        self.units.get(unit).is_some_and(Unit::is_behind)
+    }
+
+    /// Frames of a unit that it sent without being asked, since its answers were right last.
+    pub fn surplus(&self, unit: usize) -> u64 {
+        self.units.get(unit).map_or(0, Unit::surplus)
+    }
+
     /// Bytes that belong to no frame.
     pub fn noise(&self) -> u64 {
         self.receiver.noise()
@@ -500,13 +543,16 @@ impl Bus {
     /// When a unit may be asked.
     fn open_for(&self, unit: &Unit) -> Instant {
         let paused = self.used_at + self.settings.speed.gap() + unit.settings.pause;
+        let paused = self.answered_at.map_or(paused, |at| paused.max(at + self.rest.pause()));
         unit.open_at(self.answered_at).map_or(paused, |at| at.max(paused)).max(self.open_at())
     }
 
     /// When the next request may be sent.
     fn open_at(&self) -> Instant {
         let paced = self.begun.map(|begun| begun + self.settings.interval);
-        paced.map_or(self.quiet_at, |paced| paced.max(self.quiet_at))
+        // What the other master asked for would be taken for an answer to ours.
+        let rival = self.rival.map(|(_, at)| at + self.settings.timeout);
+        paced.into_iter().chain(rival).fold(self.quiet_at, Instant::max)
     }
 
     /// Unexpected bytes: waits until they end, but at most one timeout, because a line may never be
@@ -521,9 +567,19 @@ impl Bus {
         self.quiet_at = self.quiet_at.max(quiet);
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
+        let (rival, rivals) = (&mut self.rival, &mut self.rivals);
         self.receiver.overhear(|frame| {
-            if stray(now, frame, None, units, events, strangers) {
-                left_over(frame.unit, units);
+            if frame.is_request {
+                *rivals += 1;
+                let since = rival.map_or(now, |(_, at)| at);
+                *rival = Some((frame.unit, since));
+            } else if rival.take_if(|(unit, _)| *unit == frame.unit).is_some() {
+                // The answer to the other master.
+                *strangers += 1;
+            } else if stray(now, frame, None, units, events, strangers) {
+                left_over(now, frame.unit, units);
+            } else if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == frame.unit) {
+                unit.late_by_itself();
             }
         });
     }
@@ -543,6 +599,18 @@ impl Bus {
             receiver.clear();
             self.receiver = receiver;
             return self.give_up(now);
+        }
+        // Some units send the data after this exception, without being asked again.
+        if let Some(Answer::Exception(exception)) = answer
+            && let Line::Waiting(exchange) = &mut self.line
+            && exchange.deferred.is_none()
+            && !last
+            && self.units.get(exchange.unit).is_some_and(|unit| unit.may_defer(exception))
+        {
+            (exchange.deferred, exchange.knock, exchange.settled) = (Some(exception), None, None);
+            receiver.clear();
+            self.receiver = receiver;
+            return;
         }
         if let Some(answer) = answer
             && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
@@ -566,17 +634,38 @@ impl Bus {
         }
         let address = self.units.get(exchange.unit)?.settings.address;
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
+        let (rivals, sent) = (&mut self.rivals, &self.sent);
         let shape = exchange.request.answer();
         let found = receiver.answer(address, &exchange.request, last, |frame| {
+            if frame.is_request {
+                // Its own echo after noise is none of another master, and what answers the same
+                // question answers ours.
+                if sent.get(1..6) != Some(frame.pdu) || sent.first() != Some(&frame.unit) {
+                    *rivals += 1;
+                    exchange.is_intruded |= frame.unit == address;
+                }
+                return;
+            }
+            if exchange.is_intruded && frame.unit == address {
+                *strangers += 1;
+                return;
+            }
+            let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
+            let is_misfit = frame.unit == address
+                && frame.pdu.first() == Some(&shape.function)
+                && units.get(exchange.unit).is_some_and(|unit| unit.is_as_odd(bytes, asked));
             let asked = (frame.unit != address).then_some(address);
-            let is_other = stray(now, frame, asked, units, events, strangers);
+            let is_other = is_misfit || stray(now, frame, asked, units, events, strangers);
+            if frame.unit == address && !is_other {
+                exchange.is_late = true;
+            }
             if frame.unit != address {
                 // One that answers its own requests does not answer another's.
                 let sender = units.iter().find(|unit| unit.settings.address == frame.unit);
                 let is_sure = is_other && sender.is_none_or(|sender| !sender.is_healthy());
                 *(if is_sure { &mut exchange.foreign } else { &mut exchange.other }) = Some(frame.unit);
                 if is_other {
-                    left_over(frame.unit, units);
+                    left_over(now, frame.unit, units);
                 }
             }
             if is_other && frame.unit == address {
@@ -596,8 +685,14 @@ impl Bus {
             }
         });
         match found {
+            Found::Answer(_) if exchange.is_intruded => {
+                exchange.settled = exchange.settled.or(Some(now + SETTLE));
+                None
+            }
             Found::Answer(answer) => Some(answer),
             Found::Nothing { complete } => {
+                let is_behind = exchange.is_late && units.get(exchange.unit).is_some_and(Unit::is_behind);
+                let complete = complete || is_behind || exchange.settled.is_some() && exchange.is_intruded;
                 exchange.settled = complete.then(|| now + SETTLE.max(2 * self.settings.speed.gap()));
                 None
             }
@@ -609,6 +704,8 @@ impl Bus {
         self.answered_at = Some(now);
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
+        unit.came(exchange.deferred.is_some(), exchange.is_knocked, exchange.knock.is_some(), answer);
+        self.rest.answered(now, answer, unit.silence_on_line());
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
         let timeout = unit.timeout();
@@ -655,9 +752,32 @@ impl Bus {
         self.babble = now;
     }
 
-    /// Gives up the outstanding request, if there is one.
+    /// Gives up the outstanding request, if there is one: an exception that the data did not follow
+    /// is its answer.
     fn give_up(&mut self, now: Instant) {
+        if let Line::Waiting(exchange) = &self.line
+            && let Some(exception) = exchange.deferred
+            && !exchange.is_intruded
+            && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
+        {
+            self.answered(now, &exchange, Answer::Exception(exception));
+            return self.receiver.clear();
+        }
         self.lose(now, false);
+    }
+
+    /// A unit that sleeps is woken by a request, and answers the next one if that comes soon.
+    fn knock(&mut self, now: Instant) {
+        let Line::Waiting(exchange) = &mut self.line else { return };
+        if exchange.knock.take_if(|at| *at <= now).is_none() || self.receiver.first().is_some() {
+            return;
+        }
+        let is_paced = self.begun.is_none_or(|begun| now >= begun + self.settings.interval);
+        let Some(unit) = self.units.get_mut(exchange.unit).filter(|_| is_paced) else { return };
+        unit.knocked(&exchange.request, exchange.asked);
+        (exchange.asked, exchange.is_knocked) = (now, true);
+        self.begun = Some(now);
+        self.to_send = true;
     }
 
     /// The same; `closed`: because the port was closed.
@@ -668,6 +788,7 @@ impl Bus {
         let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
         let failure = match exchange.gateway {
             Some(exception) => Failure::Gateway(exception),
+            None if exchange.is_intruded => Failure::Intruded,
             None if exchange.misfit => Failure::Misfit,
             None if closed => Failure::Closed,
             None if self.receiver.has_noise() || exchange.unframed > 0 => Failure::Damaged,
@@ -701,6 +822,7 @@ impl Bus {
             | Failure::Foreign(_)
             | Failure::Closed
             | Failure::Misnumbered
+            | Failure::Intruded
             | Failure::Gateway(_) => unit.counters.silent += 1,
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
@@ -713,6 +835,8 @@ impl Bus {
         let doubled =
             2u32.checked_pow(unit.failures).and_then(|factor| self.settings.backoff.checked_mul(factor));
         let backoff = doubled.unwrap_or(self.settings.backoff_max).min(self.settings.backoff_max);
+        unit.was_late(exchange.is_late && failure == Failure::Silent);
+        let backoff = if failure == Failure::Intruded { SETTLE } else { backoff };
         let of = (exchange.purpose, &exchange.request, exchange.asked);
         let is_complete = unit.failed(now, of, lost, backoff);
         let went_down = unit.has_gone_down();
@@ -762,10 +886,14 @@ impl Bus {
         }
         let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
+        // Its part of the time, so that it costs the others nothing.
+        let part = unit.may_knock(now).then(|| deadline.saturating_duration_since(now) / KNOCK);
+        let knock = part.filter(|part| unit.settings.pause < *part).map(|part| now + part);
         unit.sent(now, self.answered_at);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
+        self.rival = None;
         self.begun = Some(now);
         self.current = Some(index);
         let echo = self.settings.echo;
@@ -783,6 +911,11 @@ impl Bus {
             misnumbered: false,
             unframed: 0,
             gateway: None,
+            is_intruded: false,
+            deferred: None,
+            knock,
+            is_knocked: false,
+            is_late: false,
         });
     }
 
@@ -843,9 +976,9 @@ impl Bus {
 }
 
 /// A frame came of this address, whose unit was not asked.
-fn left_over(address: u8, units: &mut [Unit]) {
+fn left_over(now: Instant, address: u8, units: &mut [Unit]) {
     if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == address) {
-        unit.left_over();
+        unit.left_over(now);
     }
 }
 

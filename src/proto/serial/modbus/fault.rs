@@ -24,6 +24,8 @@ pub enum Failure {
     Misnumbered,
     /// A gateway of Modbus TCP responded that the unit does not.
     Gateway(Exception),
+    /// Another master asked the unit meanwhile: what came may be the answer to it.
+    Intruded,
 }
 
 /// An answer of another length or function than was asked for.
@@ -39,6 +41,13 @@ pub struct Misfit {
     pub asked: usize,
     /// Bytes of data that it says it has, if it has another number.
     pub announced: Option<u8>,
+}
+
+impl Misfit {
+    /// Whether `answer-bytes` makes such an answer readable.
+    pub fn may_be_configured(&self) -> bool {
+        self.function == self.asked_function && self.announced.is_none() && (1..=250).contains(&self.bytes)
+    }
 }
 
 impl fmt::Display for Misfit {
@@ -75,6 +84,8 @@ pub struct Failing {
     pub misfit: Option<Misfit>,
     /// A late answer came since the last good one.
     pub is_late: bool,
+    /// Its answers come one request late.
+    pub is_behind: bool,
     /// How late the last one was, and the longest wait, if that is beyond it.
     pub beyond: Option<(Duration, Duration)>,
     /// Its frames came while the unit of this address was asked.
@@ -91,6 +102,14 @@ impl fmt::Display for Failing {
             (Failure::Misfit, None) => {
                 f.write_str("it answers with another function or length than is asked for")
             }
+            (Failure::Intruded, _) => f.write_str(
+                "another master asks it at the same time, so nobody knows whose answers come; let one of the two \
+                 ask less often",
+            ),
+            (Failure::Silent | Failure::Damaged, _) if self.is_behind => f.write_str(
+                "its answers come one request late: the converter delivers each with the next request; restart it \
+                 or replace it",
+            ),
             (Failure::Silent | Failure::Damaged, _) if self.is_late && self.medium == Medium::Header => f
                 .write_str(
                     "its answers carry the transaction identifier of an earlier request: they come after the \
@@ -165,6 +184,7 @@ impl Lost {
             | Failure::Foreign(_)
             | Failure::Closed
             | Failure::Misnumbered
+            | Failure::Intruded
             | Failure::Gateway(_) => Some(Obstacle::Silence),
             Failure::Misfit => Some(Obstacle::Misfit),
             // A line without bias makes a byte or two when its direction turns.

@@ -11,10 +11,12 @@
 use std::time::Duration;
 
 use super::super::checksum::Checksum;
-use super::pdu::{Answer, EXCEPTION, PDU_MAX, Request};
+use super::pdu::{Answer, EXCEPTION, PDU_MAX, READ_BITS_MAX, READ_REGISTERS_MAX, Request};
 
 /// Longest frame in bytes: address, protocol data unit, checksum.
 pub const FRAME_MAX: usize = 1 + PDU_MAX + 2;
+/// Length of the request of a read.
+const REQUEST: usize = 8;
 /// Most bytes kept while looking for a frame. Older bytes cannot belong to a future response.
 const KEPT_MAX: usize = FRAME_MAX + 64;
 
@@ -62,6 +64,8 @@ pub struct Frame<'b> {
     pub unit: u8,
     /// The protocol data unit: function code and data.
     pub pdu: &'b [u8],
+    /// It is a request: another master sent it, or it is an echo.
+    pub is_request: bool,
 }
 
 /// The frame at the beginning of `bytes`, parsed as a response: its length follows from its
@@ -74,7 +78,16 @@ fn whole(bytes: &[u8]) -> Option<Frame<'_>> {
         EXCEPTION.. => 5,
         _ => return None,
     };
-    checked(bytes.get(..length)?).map(|pdu| Frame { unit, pdu })
+    checked(bytes.get(..length)?).map(|pdu| Frame { unit, pdu, is_request: false })
+}
+
+/// The read request at the beginning of `bytes`.
+fn read_request(bytes: &[u8]) -> Option<Frame<'_>> {
+    let [unit, function @ 1..=4, _, _, high, low, ..] = *bytes else { return None };
+    let most = if function <= 2 { READ_BITS_MAX } else { READ_REGISTERS_MAX };
+    let is_one = (1..=most).contains(&u16::from_be_bytes([high, low]));
+    let pdu = is_one.then(|| checked(bytes.get(..REQUEST)?)).flatten()?;
+    Some(Frame { unit, pdu, is_request: true })
 }
 
 /// The protocol data unit of a frame, if the checksum is valid.
@@ -182,7 +195,7 @@ impl Receiver {
                 Candidate::Short if !last => break,
                 Candidate::Short | Candidate::No => {}
             }
-            let Some(frame) = whole(rest) else {
+            let Some(frame) = whole(rest).or_else(|| read_request(rest)) else {
                 at += 1;
                 continue;
             };
@@ -202,7 +215,7 @@ impl Receiver {
             && address == unit
             && let Some(pdu) = checked(rest)
         {
-            other(Frame { unit, pdu });
+            other(Frame { unit, pdu, is_request: false });
             self.framed += rest.len();
             self.told = self.bytes.len();
         }
@@ -227,7 +240,8 @@ impl Receiver {
     pub fn overhear(&mut self, mut other: impl FnMut(Frame<'_>)) {
         let mut at = self.told;
         while at < self.bytes.len() {
-            match whole(&self.bytes[at..]) {
+            let rest = &self.bytes[at..];
+            match whole(rest).or_else(|| read_request(rest)) {
                 Some(frame) => {
                     let length = frame.pdu.len() + 3;
                     other(frame);

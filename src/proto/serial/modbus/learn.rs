@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::wait_max;
+use super::fault::Misfit;
 use super::map::Register;
 use super::pdu::{Exception, Table};
 use super::plan::{Block, Limits, Widths};
@@ -55,6 +56,8 @@ pub enum Obstacle {
     /// Only answers of another function or length come when it is asked for, and good answers for
     /// others.
     Misfit,
+    /// The same, and what it answers.
+    Answers(Misfit),
     /// The register that scales it is left out.
     Scale,
     /// Only bytes that are no frame come when it is asked for, and good answers for others.
@@ -74,6 +77,7 @@ impl fmt::Display for Obstacle {
             Obstacle::Misfit => {
                 f.write_str("only answers of another function or length to a read of it alone")
             }
+            Obstacle::Answers(misfit) => misfit.fmt(f),
             Obstacle::Scale => f.write_str("the register that scales it is left out"),
             Obstacle::Damage => f.write_str("only damaged answers to a read of it alone"),
             Obstacle::Missed => write!(

@@ -22,14 +22,17 @@
 pub mod ascii;
 pub mod bus;
 pub mod change;
+mod doubt;
 pub mod fault;
 pub mod frame;
 pub mod learn;
 pub mod map;
 pub mod mbap;
 pub mod model;
+mod patience;
 pub mod pdu;
 pub mod plan;
+mod rest;
 pub mod settings;
 mod unit;
 pub mod validate;

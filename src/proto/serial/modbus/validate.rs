@@ -600,7 +600,6 @@ fn extra(table: &RegisterTable, kind: Kind, place: Table, faults: &mut Faults<'_
         ("characters", table.characters.is_some(), is_string, "it is for type = \"string\""),
         ("charset", table.charset.is_some(), is_string, "it is for type = \"string\""),
         ("scale-from", table.scale_from.is_some(), kind.is_number(), "it is for numbers"),
-        ("answer-bytes", table.answer_bytes.is_some(), !place.has_bits(), "it is for registers"),
     ] {
         if is_set && !fits {
             faults.add(&[key], "means nothing here", advice);

@@ -1,0 +1,269 @@
+//! Whether an answer may be used, where answers do not say which request they answer.
+//!
+//! ```text
+//!  nothing outstanding ──a request without an answer──> outstanding: the request
+//!          ^                                                  │ an answer of its shape
+//!          │ an answer of no outstanding shape                v
+//!          └──────────── or twice in step ────── outstanding: the last request, and so on
+//! ```
+//!
+//! Units, and the converters before them, hand on answers in order, each at most once. So an answer
+//! is that to the last request, or to an outstanding one of the same shape; then those before have
+//! come, and the last one's is outstanding in its place. It is used only if every request that it
+//! may answer asked the same, not long ago. So in doubt each read is sent once more than answers may
+//! be outstanding, and the values of two reads are never exchanged.
+//!
+//! What is outstanding is forgotten with time, but for one: some converters deliver an answer only
+//! with the next request, however late. That one is forgotten when the answers show that they are
+//! in step: the answers to a read that is repeated are the same, and not that to the read before,
+//! twice. If instead the first one equals the answer to the read before, and not the one that
+//! follows it, answers come one request late ([`Doubt::is_behind`]).
+
+use std::time::{Duration, Instant};
+
+use super::pdu::{Answer, EXCEPTION, Request};
+
+/// Most requests remembered whose answers may still come.
+const OPEN_MAX: usize = 32;
+/// Most answers of one run that are kept.
+const RUN_MAX: usize = 4;
+/// So often the answers must show that they are in step.
+const IN_STEP: u32 = 2;
+/// So often they must show that they come one request late.
+const BEHIND: u32 = 3;
+/// Where there is one read only, its answer can be old, but no other's: so many without a sign of
+/// that are enough.
+const ALONE: u32 = 20;
+
+/// What a request answers that may be that to an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It can only be that to the last request.
+    Sure,
+    /// It may be that to an earlier request, which asked the same a short time ago.
+    Alike,
+    /// It may be that to another request.
+    Doubtful,
+}
+
+/// A request whose answer may still come.
+#[derive(Clone, Debug)]
+struct Open {
+    /// `None`: one that nobody knows, of before the port was opened.
+    request: Option<Request>,
+    asked: Instant,
+    /// It was answered with an exception that may be followed by the data.
+    is_deferred: bool,
+}
+
+impl Open {
+    fn may_bring(&self, request: &Request, is_exception: bool) -> bool {
+        let Some(own) = &self.request else { return true };
+        match is_exception {
+            true => !self.is_deferred && own.function() == request.function(),
+            false => own.answer() == request.answer(),
+        }
+    }
+}
+
+/// A late answer.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    /// The request that it answers at the earliest, and when that was sent.
+    pub(super) request: Request,
+    pub(super) asked: Instant,
+    /// When the last request was sent that it may answer.
+    pub(super) last_asked: Instant,
+    /// There is one such request only.
+    pub(super) is_certain: bool,
+}
+
+/// The answers to one read that is repeated.
+#[derive(Clone, Debug, Default)]
+struct Run {
+    request: Option<Request>,
+    /// The answer to the read before.
+    before: Option<Vec<u8>>,
+    answers: Vec<Vec<u8>>,
+    is_over: bool,
+}
+
+/// What may still come of the requests to one unit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt {
+    open: Vec<Open>,
+    run: Run,
+    in_step: u32,
+    behind: u32,
+    plain: u32,
+}
+
+impl Doubt {
+    /// Whether nothing can still come.
+    pub(super) fn is_none(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether answers come one request late, by their values.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind >= BEHIND
+    }
+
+    /// Nothing can still come.
+    pub(super) fn clear(&mut self) {
+        *self = Doubt { behind: self.behind, ..Doubt::default() };
+    }
+
+    /// An answer may come that nobody of this process asked for.
+    pub(super) fn expect_unknown(&mut self, now: Instant) {
+        self.push(Open { request: None, asked: now, is_deferred: false });
+    }
+
+    /// A request was not answered.
+    pub(super) fn unanswered(&mut self, request: &Request, asked: Instant) {
+        self.run = Run::default();
+        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
+    }
+
+    /// The data may still come of a request that was answered with an exception.
+    pub(super) fn deferred(&mut self, request: &Request, asked: Instant) {
+        // It is this one that was accounted for as the last.
+        self.open.retain(|open| open.asked != asked);
+        self.push(Open { request: Some(request.clone()), asked, is_deferred: true });
+    }
+
+    fn push(&mut self, open: Open) {
+        if self.open.len() == OPEN_MAX {
+            self.open.remove(0);
+        }
+        self.open.push(open);
+    }
+
+    /// No answer can still come that was asked for so long ago, except the last one.
+    pub(super) fn settle(&mut self, now: Instant, after: Duration) {
+        let last = self.open.len().saturating_sub(1);
+        let mut at = 0;
+        self.open.retain(|open| {
+            at += 1;
+            at > last || now.saturating_duration_since(open.asked) < after
+        });
+    }
+
+    /// The port was closed for so long, in which nothing could come.
+    pub(super) fn suspend(&mut self, closed: Duration) {
+        self.open.iter_mut().for_each(|open| open.asked += closed);
+    }
+
+    /// How many answers may still come that could be taken for that to one of these requests.
+    pub(super) fn mistakable(&self, of: &[Request]) -> usize {
+        self.open.iter().filter(|open| of.iter().any(|request| open.may_bring(request, false))).count()
+    }
+
+    /// An answer came after the request was sent. `limit`: how old a request may be whose answer is
+    /// used.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        (request, asked): (&Request, Instant),
+        answer: Answer<'_>,
+        limit: Duration,
+    ) -> Trust {
+        let is_exception = matches!(answer, Answer::Exception(_));
+        match answer {
+            Answer::Data(data) => self.heard(request, data),
+            _ => self.run = Run::default(),
+        }
+        let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
+            // Those before have come, except data behind an exception.
+            self.open.retain(|open| open.is_deferred);
+            if self.open.is_empty() {
+                (self.in_step, self.behind, self.plain) = (0, 0, 0);
+            }
+            return Trust::Sure;
+        };
+        let is_same = |open: &Open| {
+            let age = now.saturating_duration_since(open.asked);
+            open.request.as_ref() == Some(request) && age <= limit
+        };
+        let mut fitting = self.open.iter().filter(|open| open.may_bring(request, is_exception));
+        let trust = if fitting.all(is_same) { Trust::Alike } else { Trust::Doubtful };
+        let mut at = 0;
+        self.open.retain(|open| {
+            at += 1;
+            at > first + 1 || at <= first && open.is_deferred
+        });
+        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
+        trust
+    }
+
+    fn heard(&mut self, request: &Request, data: &[u8]) {
+        if self.run.is_over || self.run.request.as_ref() != Some(request) {
+            let before = self.run.answers.pop();
+            self.run = Run { request: Some(request.clone()), before, ..Run::default() };
+        }
+        self.run.answers.truncate(RUN_MAX - 1);
+        self.run.answers.push(data.to_vec());
+    }
+
+    /// The last answer was used although another one may still come. Whether it is news that answers
+    /// come one request late. `is_alone`: there is no other read.
+    pub(super) fn used(&mut self, is_alone: bool) -> bool {
+        self.run.is_over = true;
+        let was_behind = self.is_behind();
+        match self.run.sign() {
+            Some(Sign::InStep) => (self.in_step, self.behind, self.plain) = (self.in_step + 1, 0, 0),
+            Some(Sign::Behind) => (self.in_step, self.behind) = (0, self.behind.saturating_add(1)),
+            None => self.plain = self.plain.saturating_add(1),
+        }
+        if self.in_step >= IN_STEP || is_alone && self.plain >= ALONE && self.behind == 0 {
+            self.clear();
+        }
+        if self.is_behind() {
+            // No more than one is held back.
+            self.open.drain(..self.open.len().saturating_sub(1));
+        }
+        self.is_behind() && !was_behind
+    }
+
+    /// A frame came that is not the answer waited for: if it is a late one, of which request.
+    pub(super) fn late(&mut self, pdu: &[u8]) -> Option<Late> {
+        let function = *pdu.first()?;
+        let fits = |open: &Open| {
+            let Some(shape) = open.request.as_ref().map(Request::answer) else { return false };
+            match function {
+                EXCEPTION.. => !open.is_deferred && shape.function | EXCEPTION == function,
+                1..=4 if pdu.get(1).is_none_or(|count| usize::from(*count) + 2 != pdu.len()) => false,
+                _ => shape.function == function && usize::from(shape.length) == pdu.len(),
+            }
+        };
+        let at = self.open.iter().position(fits)?;
+        // Those before may never be answered.
+        let last = self.open.iter().rposition(fits).unwrap_or(at);
+        let last_asked = self.open.get(last)?.asked;
+        let Open { request, asked, .. } = self.open.remove(at);
+        Some(Late { request: request?, asked, last_asked, is_certain: at == last })
+    }
+}
+
+/// What the answers of a run show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    InStep,
+    Behind,
+}
+
+impl Run {
+    fn sign(&self) -> Option<Sign> {
+        let (before, first, last) = (self.before.as_ref()?, self.answers.first()?, self.answers.last()?);
+        if self.answers.len() < 2 || before == last || before.len() != last.len() {
+            return None;
+        }
+        if self.answers.iter().all(|answer| answer == last) {
+            Some(Sign::InStep)
+        } else if first == before && self.answers.iter().skip(1).all(|answer| answer == last) {
+            Some(Sign::Behind)
+        } else {
+            None
+        }
+    }
+}

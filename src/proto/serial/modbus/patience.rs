@@ -1,0 +1,115 @@
+//! What a unit needs beside its time-out: to be woken, or to be waited for behind an exception.
+//!
+//! * A unit that sleeps is silent to the first request and answers one that comes soon after. After
+//!   two failures, and at each second one from then on, a request is sent once more after a part of
+//!   the time in which its answer is waited for. If that helps twice, it is done with each request
+//!   that follows a longer silence, until the first one is answered again. It costs the other units
+//!   nothing, and an answer to either of the two answers the same.
+//! * Some units send exception 5 or 6, and then the data without being asked again. So after such
+//!   an exception the rest of the time-out is waited. If nothing came three times, this is not done
+//!   any more, until data comes that nothing was asked for any more.
+
+use std::time::{Duration, Instant};
+
+use super::pdu::{Answer, Exception};
+
+/// So often a repeated request must have been answered.
+const WOKEN: u32 = 2;
+/// So often the first request must have been answered.
+const AWAKE: u32 = 5;
+/// Failures after which it is tried.
+const FAILURES: u32 = 2;
+/// Exceptions in vain after which the data is not waited for any more.
+const IN_VAIN: u32 = 3;
+
+/// The patience with one unit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Patience {
+    woken: u32,
+    awake: u32,
+    in_vain: u32,
+}
+
+impl Patience {
+    /// Whether the next request may have to wake the unit. `silence`: since the last one ended.
+    pub(super) fn may_sleep(&self, failures: u32, silence: Duration, timeout: Duration) -> bool {
+        failures >= FAILURES && failures.is_multiple_of(2) || self.is_sleepy() && silence >= timeout
+    }
+
+    /// Whether it was found to sleep.
+    pub(super) fn is_sleepy(&self) -> bool {
+        self.woken >= WOKEN
+    }
+
+    /// The second of two requests was answered.
+    pub(super) fn woke(&mut self) {
+        (self.woken, self.awake) = (self.woken.saturating_add(1), 0);
+    }
+
+    /// The first of two requests was answered.
+    pub(super) fn was_awake(&mut self) {
+        self.awake = self.awake.saturating_add(1);
+        if self.awake >= AWAKE {
+            self.woken = 0;
+        }
+    }
+
+    /// Whether data may follow this exception.
+    pub(super) fn may_defer(&self, exception: Exception) -> bool {
+        matches!(exception, Exception::ACKNOWLEDGE | Exception::BUSY) && self.in_vain < IN_VAIN
+    }
+
+    /// The rest of a time-out was waited behind such an exception.
+    pub(super) fn waited(&mut self, answer: Answer<'_>) {
+        match answer {
+            Answer::Exception(_) => self.in_vain = self.in_vain.saturating_add(1),
+            _ => self.in_vain = 0,
+        }
+    }
+
+    /// Data came that nothing was asked for any more.
+    pub(super) fn surplus(&mut self) {
+        self.in_vain = 0;
+    }
+}
+
+/// Frames of a unit that nothing was asked of: another one has its address, or another master asks
+/// it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Surplus {
+    frames: u64,
+    /// The last one came so long after its answer.
+    after: Duration,
+    at: Option<Instant>,
+}
+
+/// So many are no accident.
+const FRAMES: u64 = 3;
+/// So long one is remembered.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+impl Surplus {
+    /// A frame came, so long after the unit's last answer.
+    pub(super) fn came(&mut self, now: Instant, after: Duration) {
+        if self.at.is_some_and(|at| now > at + REMEMBERED) {
+            *self = Surplus::default();
+        }
+        self.frames += 1;
+        self.at = Some(now);
+        if after < REMEMBERED {
+            self.after = self.after.max(after);
+        }
+    }
+
+    /// So many came, if that is no accident.
+    pub(super) fn frames(&self) -> u64 {
+        if self.frames >= FRAMES { self.frames } else { 0 }
+    }
+
+    /// How long after an answer the next request is sent at the earliest, so that a second answer
+    /// comes before it.
+    pub(super) fn pause(&self, now: Instant, longest: Duration) -> Duration {
+        let is_known = self.frames() > 0 && self.at.is_some_and(|at| now <= at + REMEMBERED);
+        if is_known { (2 * self.after).min(longest) } else { Duration::ZERO }
+    }
+}

@@ -1,0 +1,360 @@
+//! Answers that may be those to another request are not used, and the unit is read all the same.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::learn::Obstacle;
+use tombolo::proto::serial::modbus::map::Kind;
+use tombolo::proto::serial::modbus::pdu::{Exception, Table};
+use tombolo::proto::serial::modbus::settings::Unit;
+use tombolo::splitmix::SplitMix64;
+
+use crate::support::{self, World, answer, frame, ms, register, settings, unit};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Answers = Vec<(Duration, Vec<u8>)>;
+
+/// A unit with these registers, each named after its address, which is its value.
+fn with(address: u8, registers: &[u16], period: u64, timeout: u64) -> Unit {
+    let named = |at: &u16| register(&format!("r{at}"), Table::Holding, *at, Kind::U16);
+    Unit {
+        registers: registers.iter().map(named).collect(),
+        period: ms(period),
+        timeout: ms(timeout),
+        ..unit(address)
+    }
+}
+
+fn world(units: Vec<Unit>) -> World {
+    let timeout = units[0].timeout;
+    let mut settings = settings(units);
+    settings.timeout = timeout;
+    World::new(settings)
+}
+
+/// The false values in a unit's readings; each register holds its own address.
+fn exchanged(world: &World, unit: usize) -> Vec<(Duration, String)> {
+    let is_false = |payload: &String| {
+        let values: serde_json::Value = serde_json::from_str(payload).unwrap();
+        let values = values.as_object().unwrap().clone();
+        values.into_iter().any(|(name, value)| name[1..] != value.to_string())
+    };
+    world.readings(unit).into_iter().filter(|(_, payload)| is_false(payload)).collect()
+}
+
+fn whole(world: &World, unit: usize, count: usize) -> usize {
+    world.readings(unit).iter().filter(|(_, payload)| payload.matches(':').count() == count).count()
+}
+
+/// A converter that hands on each answer with the next request only, from this time to that.
+fn held(world: &World, from: Duration, to: Duration) -> impl FnMut(&[u8]) -> Answers + use<> {
+    let clock = world.clock();
+    let mut kept: Option<Vec<u8>> = None;
+    move |request| {
+        let whole = frame(&answer(request));
+        if clock.get() < from || clock.get() >= to {
+            kept = None;
+            return vec![(ms(20), whole)];
+        }
+        kept.replace(whole).map(|before| (ms(20), before)).into_iter().collect()
+    }
+}
+
+const MAPS: [&[u16]; 6] = [
+    &[0, 40],
+    &[0, 40, 100],
+    &[0, 1, 40, 41, 100, 101],
+    &[0, 1, 40, 41, 42, 100],
+    &[0, 1, 2, 3, 40, 41, 42, 43, 100],
+    &[5],
+];
+
+#[test]
+fn a_converter_that_delivers_each_answer_with_the_next_request_exchanges_no_values_and_is_named() {
+    for map in MAPS {
+        for (from, timeout, period) in [(0, 1_000, 3_000), (30, 1_000, 2_000), (0, 300, 10_000), (40, 300, 1_000)] {
+            let what = format!("{map:?} from {from} s, {timeout} ms, each {period} ms");
+            let mut world = world(vec![with(1, map, period, timeout)]);
+            let behaviour = held(&world, from * SECOND, Duration::MAX);
+            world.behave(1, behaviour);
+            world.run(10 * MINUTE);
+            assert_eq!(exchanged(&world, 0), [], "{what}");
+            let polls = 600_000 / period as usize;
+            let count = whole(&world, 0, map.len());
+            assert!(count >= polls / 2, "{what}: {count} of {polls}, {:?}", world.bus.failing(0));
+            if map.len() > 1 {
+                assert!(world.bus.is_one_behind(0), "{what}");
+            }
+            assert_eq!(world.bus.state(0), Some(State::Up), "{what}");
+            assert_eq!(world.bus.obstacles(0).count(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_converter_that_is_in_step_again_is_asked_once_for_each_read() {
+    for map in [MAPS[0], MAPS[2], MAPS[3]] {
+        let mut world = world(vec![with(1, map, 2_000, 1_000)]);
+        let behaviour = held(&world, 30 * SECOND, 90 * SECOND);
+        world.behave(1, behaviour);
+        world.run(3 * MINUTE);
+        assert_eq!(exchanged(&world, 0), [], "{map:?}");
+        assert!(!world.bus.is_one_behind(0), "{map:?}");
+        let before = (world.requests.len(), world.readings(0).len());
+        world.run(MINUTE);
+        let (requests, readings) = (world.requests.len() - before.0, world.readings(0).len() - before.1);
+        assert_eq!((readings, requests % readings), (30, 0), "{map:?}: {requests}");
+        assert!(requests / readings <= 3, "{map:?}: {requests}");
+    }
+}
+
+#[test]
+fn an_answer_that_a_converter_holds_from_an_earlier_process_is_not_used() {
+    let mut world = world(vec![with(1, &[0, 40], 2_000, 1_000)]);
+    let mut kept = Some(frame(&[1, 3, 2, 0, 40]));
+    world.behave(1, move |request| {
+        let whole = frame(&answer(request));
+        kept.replace(whole).map(|before| (ms(20), before)).into_iter().collect()
+    });
+    world.run(MINUTE);
+    assert_eq!(exchanged(&world, 0), []);
+    assert!(whole(&world, 0, 2) >= 28, "{}", whole(&world, 0, 2));
+}
+
+#[test]
+fn a_unit_that_loses_every_tenth_answer_is_read_nearly_always_though_all_have_one_length() {
+    for percent in [10, 40] {
+        let mut world = world(vec![with(1, &[0, 40], 3_000, 1_000), unit(2)]);
+        let mut dice = SplitMix64::new(3);
+        world.behave(1, move |request| {
+            if dice.next_u64() % 100 < percent { Vec::new() } else { support::meter(request) }
+        });
+        world.run(10 * MINUTE);
+        assert_eq!(exchanged(&world, 0), []);
+        let count = whole(&world, 0, 2);
+        assert!(count >= if percent == 10 { 170 } else { 80 }, "{percent} %: {count} of 200");
+        assert_eq!(world.bus.obstacles(0).count(), 0);
+    }
+}
+
+#[test]
+fn reads_whose_values_are_all_the_same_stay_in_doubt_and_are_read() {
+    let mut world = world(vec![with(1, &[0, 40], 2_000, 1_000)]);
+    let mut count = 0;
+    world.behave(1, move |request| {
+        count += 1;
+        let mut body = answer(request);
+        body[4] = 7;
+        if count == 20 { Vec::new() } else { vec![(ms(5), frame(&body))] }
+    });
+    world.run(5 * MINUTE);
+    assert!(whole(&world, 0, 2) >= 148);
+    assert!(!world.bus.is_one_behind(0));
+}
+
+/// An exception, and the data so long after it.
+fn deferring(code: u8, after: u64, every: usize) -> impl FnMut(&[u8]) -> Answers {
+    let mut count = 0;
+    move |request| {
+        count += 1;
+        let whole = frame(&answer(request));
+        match count % every {
+            0 => vec![(ms(20), frame(&[1, request[1] | 0x80, code])), (ms(after), whole)],
+            _ => vec![(ms(20), whole)],
+        }
+    }
+}
+
+#[test]
+fn the_data_that_a_unit_sends_after_exception_5_or_6_is_that_of_the_read_it_was_asked_for() {
+    for map in [&[0, 1, 40, 41][..], &[0, 40], &[0, 1, 40, 41, 100, 101], &[0]] {
+        for (code, after, timeout, every) in
+            [(5, 180, 300, 1), (6, 180, 300, 1), (5, 180, 1_000, 1), (5, 130, 300, 7), (6, 800, 1_000, 1)]
+        {
+            let what = format!("{map:?}, {code}, {after} of {timeout} ms, every {every}");
+            let mut world = world(vec![with(1, map, 5_000, timeout)]);
+            world.behave(1, deferring(code, after, every));
+            world.run(10 * MINUTE);
+            assert_eq!(exchanged(&world, 0), [], "{what}");
+            assert!(whole(&world, 0, map.len()) >= 110, "{what}: {}", whole(&world, 0, map.len()));
+            assert_eq!(world.bus.obstacles(0).count(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn data_that_comes_after_the_time_out_behind_an_exception_is_not_that_of_another_read() {
+    for after in [350, 600, 1_000] {
+        let mut world = world(vec![with(1, &[0, 40, 80], 3_000, 300)]);
+        world.behave(1, deferring(5, after, 1));
+        world.run(10 * MINUTE);
+        assert_eq!(exchanged(&world, 0), [], "{after}");
+    }
+}
+
+/// Another master asks the same unit this often for as many registers, and is answered 50 ms after.
+fn rival(world: &mut World, every: u64, quantity: u8, is_answered: bool) -> Rc<Cell<Duration>> {
+    let busy = Rc::new(Cell::new(Duration::ZERO));
+    for at in (every..600_000).step_by(every as usize) {
+        let request = [1, 3, 0, 200, 0, quantity];
+        world.inject(ms(at), &frame(&request));
+        if is_answered {
+            world.inject(ms(at + 50), &frame(&answer(&request)));
+        }
+    }
+    let (clock, busy_until) = (world.clock(), busy.clone());
+    world.behave(1, move |request| {
+        // It is at the other's request then, and misses this one.
+        let into = Duration::from_nanos(clock.get().as_nanos() as u64 % ms(every).as_nanos() as u64);
+        if clock.get() > ms(every) && into < ms(60) { Vec::new() } else { support::meter(request) }
+    });
+    busy_until
+}
+
+#[test]
+fn the_answer_to_another_masters_request_is_not_used_and_the_other_master_is_counted() {
+    for (every, quantity, map, least) in [
+        (230, 2, &[0, 1, 40, 41][..], 500),
+        (1_070, 2, &[0, 1, 40, 41], 580),
+        (1_070, 1, &[0, 40], 580),
+        (1_070, 4, &[0, 1, 40, 41], 580),
+        (930, 1, &[0], 580),
+    ] {
+        let what = format!("each {every} ms for {quantity}, {map:?}");
+        let mut world = world(vec![with(1, map, 1_000, 300)]);
+        rival(&mut world, every, quantity, true);
+        world.run(10 * MINUTE);
+        assert_eq!(exchanged(&world, 0), [], "{what}");
+        assert!(whole(&world, 0, map.len()) >= least, "{what}: {}", whole(&world, 0, map.len()));
+        assert!(world.bus.rivals() as u64 > 590_000 / every * 9 / 10, "{what}: {}", world.bus.rivals());
+        assert_eq!(world.bus.state(0), Some(State::Up), "{what}");
+    }
+}
+
+#[test]
+fn another_master_whose_requests_are_not_answered_keeps_the_bus_from_asking_for_a_time_out_only() {
+    let mut world = world(vec![with(2, &[0], 1_000, 300)]);
+    for at in 0..6_000 {
+        world.inject(ms(100 * at + 50), &frame(&[9, 3, 0, 0, 0, 1]));
+    }
+    world.run(9 * MINUTE);
+    assert!(world.readings(0).len() >= 500, "{}", world.readings(0).len());
+    assert_eq!(world.bus.strangers(), 0);
+}
+
+#[test]
+fn two_units_at_one_address_are_named_and_their_answers_kept_apart() {
+    let mut world = world(vec![with(1, &[0, 1, 40, 41], 1_000, 300)]);
+    world.behave(1, |request| {
+        let mut other = request.to_vec();
+        other[3] += 7;
+        vec![(ms(5), frame(&answer(request))), (ms(20), frame(&answer(&other)))]
+    });
+    world.run(5 * MINUTE);
+    assert!(exchanged(&world, 0).len() <= 3, "{:?}", exchanged(&world, 0));
+    assert!(world.bus.surplus(0) > 100, "{}", world.bus.surplus(0));
+    assert!(world.readings(0).len() >= 280, "{}", world.readings(0).len());
+}
+
+/// A unit that is asleep so long after its last request; the one that wakes it is lost.
+fn asleep(world: &World, window: u64) -> impl FnMut(&[u8]) -> Answers + use<> {
+    let clock = world.clock();
+    let mut last = None;
+    move |request| {
+        let now = clock.get();
+        let is_awake = last.replace(now).is_some_and(|last| now < last + ms(window));
+        if is_awake { vec![(ms(20), frame(&answer(request)))] } else { Vec::new() }
+    }
+}
+
+#[test]
+fn a_unit_that_must_be_woken_by_a_request_is_read() {
+    for map in [&[0][..], &[0, 40], &[0, 1, 40, 41], &[0, 1, 40, 41, 100]] {
+        for (window, timeout, period) in [
+            (500, 300, 5_000),
+            (1_000, 300, 5_000),
+            (1_000, 1_000, 5_000),
+            (2_000, 1_000, 5_000),
+            (2_500, 1_000, 10_000),
+            (4_000, 1_000, 10_000),
+            (8_000, 1_000, 10_000),
+        ] {
+            let what = format!("{map:?}, {window} ms, {timeout} ms, each {period} ms");
+            let mut world = world(vec![with(1, map, period, timeout), unit(2)]);
+            let behaviour = asleep(&world, window);
+            world.behave(1, behaviour);
+            world.run(10 * MINUTE);
+            let polls = 600_000 / period as usize;
+            assert!(whole(&world, 0, map.len()) >= polls * 9 / 10, "{what}: {}", whole(&world, 0, map.len()));
+            assert_eq!(exchanged(&world, 0), [], "{what}");
+            assert_eq!(world.bus.state(0), Some(State::Up), "{what}");
+            assert!(world.readings(1).len() >= 580, "{what}: {}", world.readings(1).len());
+        }
+    }
+}
+
+#[test]
+fn a_line_that_says_busy_so_soon_after_any_answer_is_given_the_silence_it_wants() {
+    for rest in [50, 100, 150, 300, 450] {
+        let maps: [&[u16]; 3] = [&[0, 1, 40, 41], &[5, 50], &[6]];
+        let mut units = Vec::new();
+        for (address, map) in (1..).zip(maps) {
+            units.push(with(address, map, 3_000, 1_000));
+        }
+        let mut world = world(units);
+        let last = Rc::new(Cell::new(Duration::ZERO));
+        for address in 1..=3 {
+            let (clock, last) = (world.clock(), last.clone());
+            world.behave(address, move |request| {
+                let now = clock.get();
+                let is_busy = now < last.get() + ms(rest);
+                last.set(now + ms(30));
+                let body = if is_busy { vec![request[0], request[1] | 0x80, 6] } else { answer(request) };
+                vec![(ms(20), frame(&body))]
+            });
+        }
+        world.run(2 * MINUTE);
+        let before: Vec<usize> = (0..3).map(|unit| whole(&world, unit, maps[unit].len())).collect();
+        world.run(8 * MINUTE);
+        for unit in 0..3 {
+            let count = whole(&world, unit, maps[unit].len()) - before[unit];
+            assert!(count >= 155, "{rest} ms, {unit}: {count} of 160, {:?}", world.bus.rest());
+            assert_eq!(exchanged(&world, unit), []);
+        }
+        assert!(world.bus.rest() >= ms(rest.min(50)), "{rest}: {:?}", world.bus.rest());
+    }
+}
+
+#[test]
+fn a_unit_that_is_busy_with_its_own_work_teaches_no_silence() {
+    let mut world = world(vec![with(1, &[0, 40], 3_000, 1_000), unit(2)]);
+    world.behave(1, |request| match request[3] {
+        40 => vec![(ms(20), frame(&[1, 0x83, 6]))],
+        _ => support::meter(request),
+    });
+    world.run(10 * MINUTE);
+    assert_eq!(world.bus.rest(), Duration::ZERO);
+    assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(1, Obstacle::Exception(Exception::BUSY))]);
+}
+
+#[test]
+fn answers_that_are_always_one_register_longer_are_named_by_their_length_and_not_called_late() {
+    for map in [&[0, 1, 40][..], &[0, 40], &[0, 1, 2, 40, 41, 80]] {
+        let mut world = world(vec![with(1, map, 3_000, 1_000)]);
+        world.behave(1, |request| {
+            let mut longer = request.to_vec();
+            longer[5] += 1;
+            vec![(ms(20), frame(&answer(&longer)))]
+        });
+        world.run(5 * MINUTE);
+        assert_eq!(world.readings(0), []);
+        assert_eq!(world.bus.state(0), Some(State::Degraded), "{map:?}");
+        let said = world.bus.failing(0).unwrap().to_string();
+        assert!(said.contains("bytes where"), "{map:?}: {said}");
+        assert_eq!(world.bus.counters(0).unwrap().late, 0, "{map:?}");
+    }
+}
