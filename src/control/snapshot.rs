@@ -911,8 +911,8 @@ pub struct SerialUnit {
     /// The other unit that its last answer named; such answers of Modbus TCP are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_as: Option<u8>,
-    /// It is silent, and no unit of the bus ever answered a request that came sooner than this after
-    /// an answer on the line, in milliseconds: the `pause` to set for the bus.
+    /// It is silent, and no unit of the bus ever answered a request that came sooner than this
+    /// after an answer on the line, in milliseconds: the `pause` to set for the bus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_advised_ms: Option<u64>,
     /// Milliseconds that its answers took, in all.
