@@ -929,8 +929,8 @@ pub struct SerialUnit {
     /// said that they are busy sooner; 0: none.
     #[serde(skip_serializing_if = "is_zero")]
     pub learned_rest_ms: u64,
-    /// It is silent, and no unit of the bus ever answered a request that came sooner than this after
-    /// an answer on the line, in milliseconds: the `pause` to set for the bus.
+    /// It is silent, and no unit of the bus ever answered a request that came sooner than this
+    /// after an answer on the line, in milliseconds: the `pause` to set for the bus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_advised_ms: Option<u64>,
     /// Milliseconds that its answers took, in all.

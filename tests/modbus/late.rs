@@ -438,8 +438,8 @@ fn an_answer_that_is_late_now_and_then_does_not_make_the_wait_longer() {
 #[test]
 fn an_answer_that_may_be_for_an_earlier_request_does_not_end_a_row_of_late_ones() {
     let mut world = World::new(settings(vec![unit(1)]));
-    // The first comes late, before the second request; that to the second in time for the third, for
-    // which it may be; that to the third late again.
+    // The first comes late, before the second request; that to the second in time for the third,
+    // for which it may be; that to the third late again.
     let delays = [700, 2_400, 600];
     let mut count = 0;
     world.behave(1, move |request| {

@@ -271,9 +271,9 @@ impl Bus {
         Some(Failing { medium: self.medium, ..failing })
     }
 
-    /// The `pause` to set for the bus, if this unit is silent and may have been asked too soon after
-    /// an answer on the line: the shortest after which any of the units ever answered, in whole
-    /// twentieths of a second, if that is longer than what is found out.
+    /// The `pause` to set for the bus, if this unit is silent and may have been asked too soon
+    /// after an answer on the line: the shortest after which any of the units ever answered, in
+    /// whole twentieths of a second, if that is longer than what is found out.
     pub fn rest_advised(&self, unit: usize) -> Option<Duration> {
         let (found_out, longest) = LINE_PAUSES;
         let soonest = self.units.iter().filter_map(Unit::soonest_on_line).min()?;

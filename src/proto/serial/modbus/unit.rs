@@ -12,99 +12,57 @@
 //! then every answer for that of the request before. So such a unit is *unsure*: it is first sent a
 //! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
 //! order; so once a probe is answered, only answers to other probes can be outstanding, and those
-//! are told from all others. Where all reads of a map have one shape, one of them is the probe: its
-//! answer is not used, and the unit is left alone until all that is outstanding has come, or until
-//! it was silent for longer than any answer takes: six time-outs, or twice the age of the latest
-//! answer if that is more, at most twenty. As it answers in order, one answer after the other would
-//! come within that. An answer that is left over shows that a unit is out of step after all. Where
-//! answers say which request they answer (Modbus TCP) none of this is needed.
-//!
-//! A read that had no answer three times while the unit answers others is changed, in this order:
-//! asked after a pause, if nothing was ever answered sooner after an answer; taken apart, at its
-//! gaps and then in the middle; left out for a time that doubles, if it is one value only. Until a
-//! part was answered it is *suspect*: it is read after all others, and when it fails the reading is
-//! published without it. Between two polls there are turns for suspects alone.
-//!
-//! Some converters, and so each unit behind them, miss a request that comes too soon after any
-//! answer on the line. So a pause of at most [`SMALL_PAUSE`] counts from the last answer of
-//! whatever unit, a longer one from the unit's own.
-//!
-//! A register that did not arrive in [`learn::MISSED`] polls in a row is named, whatever the cause.
-//!
-//! Noise is a property of the line, not of the unit. It damages requests, too, and then the unit is
-//! silent; so a read that was answered before must fail twelve times in a row. A damaged answer is
-//! asked for again. If a read of several registers had [`learn::DAMAGED`] of them since its last
-//! good one, and shorter reads were answered each time, it is taken apart: an adapter with a small
-//! buffer, or a line on which only short frames come through, is read so. But that may be the
-//! line's fault: it is put to the test each hour at least, and not kept over a restart. A single
-//! register whose answer breaks off at the same length sixteen times in a row counts as silent.
-//!
-//! Some units answer every second request only: each block would be silent, and each probe be
-//! answered, for ever. After three such cycles, before a read is taken apart, it is repeated once
-//! in place of the probe, when none of its answers can still come. If that helps, silence is dealt
-//! with in this way until it does not help.
-//!
-//! A unit whose answers come late, twice without one in time between, is waited for longer, and so
-//! is one that answers the same read late each time: half as long again as the last answer took, at
-//! most four time-outs. After three failures without any frame from it the
-//! configured time-out holds again, so that a unit that is gone costs the others no more.
+//! are told from all others. Where answers say which request they answer (Modbus TCP) none of this
+//! is needed.
 //!
 //! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
 //! reading is published without it, so that one group does not keep back the others.
 //!
-//! What was learned may have been a passing matter. Ten minutes later, then after twice as long and
-//! so on up to a day, and when a unit that was down is up again, one poll is made as configured: if
-//! all of it is answered, what was learned is forgotten; with its first failure it is in force
-//! again.
+//! | part | content |
+//! |---|---|
+//! | `part` | one read, and how it does |
+//! | `outstanding` | what may still come |
+//! | `reading` | what the answers of a poll bring |
+//! | `learning` | what failures teach |
+//! | `learned` | how that is kept, put to the test and forgotten |
+//! | `reason` | what is said of it |
+
+mod learned;
+mod learning;
+mod outstanding;
+mod part;
+mod reading;
+mod reason;
 
 use std::time::{Duration, Instant};
 
 use super::super::State;
 use super::super::lateness::Lateness;
 use super::change::Changes;
-use super::fault::{Failing, Failure, Lost, Medium, Misfit};
-use super::learn::{self, Learned, Obstacle};
-use super::map::{self, Value};
-use super::pdu::{Answer, EXCEPTION, Exception, Request, Shape};
+use super::doubt::{Doubt, Trust};
+use super::fault::{Failure, Lost, Misfit};
+use super::learn::Obstacle;
+use super::map::Value;
+use super::patience::{Patience, Surplus};
+use super::pdu::{Answer, Request};
 use super::plan::{self, Block, Widths};
 use super::settings;
+use learned::{TRIAL_EVERY, Trial};
+use part::{Halved, Part};
 
-/// Most unanswered requests remembered, to detect late responses.
-const UNANSWERED_MAX: usize = 32;
 /// Consecutive failures after which a unit counts as down.
 const DOWN_AFTER: u32 = 3;
 /// After so many reads in a row without a value a unit that answers counts as degraded.
 const DEGRADED_AFTER: u32 = 3;
-/// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
-/// more than any answer takes that comes up to four time-outs late.
-const STILL_TO_COME: (u32, u32) = (6, 20);
 /// If the port is open again so soon, or so soon after the last answer or failure, a poll goes on
 /// where it was.
 const RESUME: Duration = Duration::from_secs(15);
-/// So often in a row a block is asked for whole again that was refused by an exception that may
-/// pass.
-const WHOLE_AGAIN_MAX: u32 = 3;
-/// So long after an exception that may pass the same block is asked for again, so often in a poll.
-const AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(300)];
-/// Requests in a row whose answer came from another address, after which that is named.
-const FOREIGN: u32 = 3;
 /// On the first opening answers to requests of an earlier process may still come: a unit whose
 /// answers cannot be told apart is asked after so many time-outs, or the longest time if that is
 /// less, but not less than one.
 const FIRST_REST: (u32, Duration) = (3, Duration::from_secs(10));
-/// Pauses up to this cost the other units on the line little.
-const SMALL_PAUSE: Duration = learn::PAUSES[0];
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
-
-/// After this it is tried for the first time whether what was learned is still needed; doubles up
-/// to [`TRIAL_EVERY`].
-const TRIAL_FIRST: Duration = Duration::from_secs(600);
-/// The longest time between two such trials.
-const TRIAL_EVERY: Duration = Duration::from_secs(24 * 3600);
-/// Not sooner after the last trial than this, for a unit that was down; and the longest time
-/// between two of them where answers were damaged.
-const TRIAL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Counters of a unit since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,98 +144,6 @@ enum Repeat {
     Fails,
 }
 
-/// A block and how it does.
-#[derive(Clone, Debug)]
-struct Part {
-    block: Block,
-    /// Failures in a row that were no damage, while the unit answered others.
-    failures: u32,
-    /// It failed when it was asked for last.
-    shaky: bool,
-    /// So many bytes its answer had, in place of more, and so often in a row.
-    cut: (usize, u32),
-    /// Damaged answers since the last good one, each followed by a good one to a shorter read.
-    spoiled: u32,
-    /// It came of a read whose answers were damaged.
-    is_of_damage: bool,
-    /// Its last failure was a damaged answer.
-    is_damaged: bool,
-    /// A gateway said why it did not answer.
-    gateway: Option<Exception>,
-    /// It came of a read that failed, and was not answered yet.
-    suspect: bool,
-    /// It was answered.
-    proven: bool,
-    /// Not asked for before then; and how long it was left out.
-    aside: Option<(Instant, Duration)>,
-    /// Of which read it is a half, as an index into `halved`.
-    half_of: Option<usize>,
-}
-
-impl Part {
-    fn new(block: Block) -> Part {
-        Part {
-            block,
-            failures: 0,
-            shaky: false,
-            cut: (0, 0),
-            spoiled: 0,
-            is_of_damage: false,
-            is_damaged: false,
-            gateway: None,
-            suspect: false,
-            proven: false,
-            aside: None,
-            half_of: None,
-        }
-    }
-
-    fn is_doubtful(&self) -> bool {
-        self.suspect || self.aside.is_some()
-    }
-
-    /// Whether it has a turn between two polls. A damaged answer now and then is no question.
-    fn is_in_question(&self) -> bool {
-        self.suspect || self.failures > 0 || self.spoiled > 1 && self.block.members.len() > 1
-    }
-
-    /// What its failure may teach. Damage shows that it is answered.
-    fn blame(&mut self, lost: Lost) -> Obstacle {
-        self.is_damaged = lost.obstacle().is_none();
-        self.gateway = match lost.failure {
-            Failure::Gateway(exception) => Some(exception),
-            _ => None,
-        };
-        if let Some(why) = lost.obstacle() {
-            self.cut = (0, 0);
-            return why;
-        }
-        let times = if lost.came || self.cut.0 != lost.bytes { 0 } else { self.cut.1 };
-        self.cut = (lost.bytes, times + 1);
-        self.failures = 0;
-        Obstacle::Damage
-    }
-
-    /// Its answer was damaged, and then this read was answered: whether that was once too often.
-    fn is_spoiled(&mut self, answered: &Request) -> bool {
-        let length = self.block.request().map_or(0, |request| request.answer().length);
-        self.spoiled = self.spoiled.saturating_add(u32::from(answered.answer().length < length));
-        match self.block.members.len() {
-            1 => self.cut.1 >= learn::CUT_ALIKE,
-            _ => self.spoiled >= learn::DAMAGED,
-        }
-    }
-
-    /// Failures in a row after which it is changed.
-    fn failures_max(&self) -> u32 {
-        match (self.aside.is_some(), self.proven) {
-            (true, _) => 1,
-            (false, false) => learn::FAILURES,
-            (false, true) => learn::FAILURES_PROVEN,
-        }
-    }
-}
-
 /// How long before a request there was no answer; longest if there never was.
 #[derive(Clone, Copy, Debug)]
 struct Silence {
@@ -285,30 +151,6 @@ struct Silence {
     own: Duration,
     /// Of any on the line.
     line: Duration,
-}
-
-/// A read without gaps that was taken apart in the middle.
-#[derive(Clone, Debug)]
-struct Halved {
-    /// Halves not answered yet.
-    left: usize,
-    /// A half was not answered either.
-    failed: bool,
-    /// Registers of the longer half.
-    quantity: u16,
-    /// Because its answers were damaged.
-    is_of_damage: bool,
-}
-
-/// What was learned, while a poll is made without it.
-#[derive(Debug)]
-struct Trial {
-    pause: Duration,
-    widths: Widths,
-    kept_widths: Widths,
-    parts: Vec<Part>,
-    halved: Vec<Halved>,
-    refused: Vec<Refusal>,
 }
 
 #[derive(Debug)]
@@ -362,7 +204,17 @@ pub(super) struct Unit {
     /// When the next poll is due without its jitter, and with it.
     slot: Instant,
     slot_due: Instant,
-    unanswered: Vec<(Shape, Instant)>,
+    /// What may still come.
+    doubt: Doubt,
+    /// It is left alone until that has come.
+    is_resting: bool,
+    /// Late answers in a row in place of that to the next request; the last request had such a one,
+    /// and is sent again.
+    behind: u32,
+    is_displaced: bool,
+    is_sent_again: bool,
+    patience: Patience,
+    surplus: Surplus,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Silence)>,
     /// How the last request failed, if the last one did.
@@ -460,7 +312,13 @@ impl Unit {
             refused: Vec::new(),
             slot: now,
             slot_due: now,
-            unanswered: Vec::new(),
+            doubt: Doubt::default(),
+            is_resting: false,
+            behind: 0,
+            is_displaced: false,
+            is_sent_again: false,
+            patience: Patience::default(),
+            surplus: Surplus::default(),
             blame: None,
             failing: None,
             misfit: None,
@@ -499,177 +357,9 @@ impl Unit {
         unit
     }
 
-    /// Takes over what was learned before; what belongs to another map is left out.
-    pub(super) fn recall(&mut self, learned: &Learned, now: Instant) {
-        self.pause = learned.pause();
-        self.lateness = Lateness::with_wait(learned.wait(self.settings.timeout));
-        self.widths = learned.widths();
-        self.kept_widths = self.widths;
-        self.plan();
-        let registers = &self.settings.registers;
-        if let Some(blocks) = learned.blocks(registers, self.settings.limits) {
-            self.parts = blocks.into_iter().map(Part::new).collect();
-            for part in &mut self.parts {
-                if let [only] = part.block.members[..]
-                    && learned.silent.contains(&registers[only].name)
-                {
-                    part.aside = Some((now + learn::ASIDE, learn::ASIDE));
-                    self.refused.push(Refusal { register: only, why: Obstacle::Silence });
-                }
-            }
-            self.find_probes();
-        }
-        if learned.is_testable() {
-            self.test_soon(now);
-        }
-    }
-
-    /// Forgets what was learned: it is asked as configured again.
-    pub(super) fn relearn(&mut self, now: Instant) -> bool {
-        let had = !self.learned().is_empty() || !self.refused.is_empty();
-        self.trial = None;
-        (self.pause, self.widths, self.kept_widths) = (Duration::ZERO, Widths::default(), Widths::default());
-        self.lateness.forget_wait();
-        (self.trying, self.has_tried_pauses) = (None, false);
-        (self.soonest, self.ignored_after) = (None, None);
-        self.hurried = 0;
-        (self.blame, self.whole, self.whole_again) = (None, None, 0);
-        (self.repeat, self.cycles) = (Repeat::Unknown, 0);
-        self.refused.clear();
-        self.plan();
-        self.revision += 1;
-        self.in_step = false;
-        self.due = now;
-        self.restart();
-        had
-    }
-
-    /// Something was learned: it is put to the test soon.
-    fn test_soon(&mut self, now: Instant) {
-        self.revision += 1;
-        self.trial_wait = TRIAL_FIRST;
-        self.trial_at = now + TRIAL_FIRST;
-    }
-
-    /// How it failed last, if it did, and did not answer since.
-    pub(super) fn failing(&self) -> Option<Failing> {
-        let misfit = self.misfit.filter(|_| self.failing == Some(Failure::Misfit));
-        let medium = Medium::default();
-        let beyond = self.lateness.beyond(self.settings.timeout).filter(|_| self.is_late);
-        let (is_late, crossed) = (self.is_late, self.crossed);
-        Some(Failing { failure: self.failing?, misfit, is_late, beyond, crossed, medium })
-    }
-
-    /// How long an answer is waited for: as configured, or as was learned while something comes
-    /// from the unit.
-    pub(super) fn timeout(&self) -> Duration {
-        self.lateness.timeout(self.settings.timeout)
-    }
-
-    /// Whether the wait was lengthened since this was asked last.
-    pub(super) fn take_wait_news(&mut self) -> bool {
-        std::mem::take(&mut self.is_wait_news)
-    }
-
-    /// A request to it failed. `sure`: meanwhile a frame of this other address came that lateness
-    /// does not explain; `maybe`: one that may be a late one. The address from which its answers
-    /// come, once that is certain: then what seemed late was not.
-    pub(super) fn foreign(&mut self, sure: Option<u8>, maybe: Option<u8>) -> Option<u8> {
-        self.foreign = match (sure, self.foreign) {
-            (Some(address), Some((known, times))) if known == address => Some((known, times + 1)),
-            (Some(address), _) => Some((address, 1)),
-            (None, known) => known.filter(|(address, _)| maybe == Some(*address)),
-        };
-        let address = self.answers_from()?;
-        self.lateness.forget_wait();
-        Some(address)
-    }
-
-    /// The other address from which its answers come, if that is certain.
-    pub(super) fn answers_from(&self) -> Option<u8> {
-        self.foreign.filter(|(_, times)| *times >= FOREIGN).map(|(address, _)| address)
-    }
-
-    /// An answer to it named this unit. Whether that is another one that is to be told.
-    pub(super) fn named(&mut self, address: u8) -> bool {
-        self.answers_as = Some(address).filter(|address| *address != self.settings.address);
-        let is_news = self.answers_as.is_some() && self.answers_as != self.told_as;
-        self.told_as = self.answers_as.or(self.told_as);
-        is_news
-    }
-
-    /// The other unit that its last answer named, if it did.
-    pub(super) fn answers_as(&self) -> Option<u8> {
-        self.answers_as
-    }
-
-    /// Whether it answers its own requests.
-    pub(super) fn is_healthy(&self) -> bool {
-        self.failures == 0 && self.state == State::Up
-    }
-
-    /// What to keep over a restart.
-    pub(super) fn learned(&self) -> Learned {
-        let registers = &self.settings.registers;
-        let (pause, widths, kept, parts) = match (&self.trial, &self.whole) {
-            (Some(trial), _) => (trial.pause, trial.widths, trial.kept_widths, &trial.parts),
-            (None, whole) => {
-                (self.pause, self.widths, self.kept_widths, whole.as_ref().unwrap_or(&self.parts))
-            }
-        };
-        let is_of_damage = widths != kept || parts.iter().any(|part| part.is_of_damage);
-        let mut reads: Vec<(String, u16, u16)> = parts
-            .iter()
-            .map(|part| (part.block.table.as_str().to_owned(), part.block.address, part.block.quantity))
-            .collect();
-        reads.sort();
-        let mut planned: Vec<(String, u16, u16)> = plan::blocks(registers, self.settings.limits)
-            .into_iter()
-            .map(|block| (block.table.as_str().to_owned(), block.address, block.quantity))
-            .collect();
-        planned.sort();
-        let silent = parts.iter().filter(|part| part.aside.is_some()).flat_map(|part| {
-            part.block.members.iter().filter_map(|index| Some(registers.get(*index)?.name.clone()))
-        });
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Learned {
-            pause_ms: ms(pause),
-            timeout_ms: ms(self.lateness.wait()),
-            widths: kept,
-            map: learn::fingerprint(registers, self.settings.limits),
-            reads: if reads == planned || is_of_damage { Vec::new() } else { reads },
-            silent: silent.collect(),
-            damage: is_of_damage.then_some(widths),
-            ..Learned::default()
-        }
-    }
-
     /// What is left out of the readings, and why.
     pub(super) fn refused(&self) -> &[Refusal] {
         &self.refused
-    }
-
-    /// Not before this is it asked again: a pause after an answer that was learned, or is being
-    /// tried. `line_at`: when the last answer of any unit came.
-    pub(super) fn open_at(&self, line_at: Option<Instant>) -> Option<Instant> {
-        let trial = self.trying.as_ref().and_then(|(step, _)| learn::PAUSES.get(*step));
-        let pause = self.pause.max(trial.copied().unwrap_or_default());
-        let small = line_at.filter(|_| !pause.is_zero()).map(|at| at + pause.min(SMALL_PAUSE));
-        small.max(self.answered_at.map(|at| at + pause))
-    }
-
-    /// The shortest time after any answer on the line at which it was asked, and answered.
-    pub(super) fn soonest_on_line(&self) -> Option<Duration> {
-        self.soonest.map(|soonest| soonest.line)
-    }
-
-    /// Whether it is silent where it may have been asked too soon: less than this after an answer
-    /// on the line.
-    pub(super) fn may_want_rest(&self, rest: Duration) -> bool {
-        let is_of_it = |known: &Refusal| matches!(known.why, Obstacle::Silence | Obstacle::Missed);
-        let is_silent = self.state == State::Down && self.failing == Some(Failure::Silent);
-        let is_sooner = self.ignored_after.is_some_and(|after| after < rest);
-        is_sooner && (is_silent || self.refused.iter().any(is_of_it))
     }
 
     /// The blocks as they are planned, within what was learned of their width.
@@ -695,28 +385,6 @@ impl Unit {
         self.probes = probes.concat();
     }
 
-    /// The port was closed. A converter keeps what comes meanwhile, so time until it is open again
-    /// does not count.
-    pub(super) fn closed(&mut self, now: Instant) {
-        self.closed_at = Some(now);
-        // A unit in step is waiting for what is still to come.
-        let is_waiting = self.in_step && !self.is_numbered && self.is_mistakable();
-        self.still = if is_waiting { self.due.saturating_duration_since(now) } else { Duration::ZERO };
-    }
-
-    /// Takes over from the unit of this address of before a reload what may still come.
-    pub(super) fn adopt(&mut self, before: &Unit) {
-        self.unanswered.clone_from(&before.unanswered);
-        (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
-        // The map may be another one, and with it what can be mistaken.
-        self.in_step = self.unanswered.is_empty() && before.in_step;
-    }
-
-    /// For so long an answer to its last request may still come.
-    pub(super) fn rest(&self) -> Duration {
-        self.still_to_come(self.timeout())
-    }
-
     /// The line is there again: due once answers to earlier requests have come, one timeout from
     /// now; three where it is open for the first time, an earlier process may have asked, and the
     /// answers to two reads cannot be told apart. A short interruption changes nothing: some
@@ -725,12 +393,12 @@ impl Unit {
         self.openings = self.openings.saturating_add(1);
         let closed = self.closed_at.take().map(|at| now.saturating_duration_since(at));
         if let Some(closed) = closed {
-            self.unanswered.iter_mut().for_each(|(_, asked)| *asked += closed);
+            self.doubt.suspend(closed);
         }
         let still = std::mem::take(&mut self.still);
         // Without a shape of its own a probe shows no more than the listening, unless an answer may
         // still come.
-        let has_shape = self.probes.first().is_some_and(|(_, distinct)| *distinct);
+        let has_shape = self.has_shape();
         let is_first = closed.is_none() && self.ended_at.is_none();
         let (times, longest) = FIRST_REST;
         let timeout = self.timeout();
@@ -749,7 +417,10 @@ impl Unit {
             self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        self.in_step = !has_shape && (self.is_numbered || self.unanswered.is_empty());
+        if !self.is_numbered && !has_shape && self.parts.len() > 1 {
+            self.doubt.expect_unknown(now);
+        }
+        self.in_step = !has_shape && (self.is_numbered || self.doubt.is_none());
         self.blame = None;
         self.slot = now + listen;
         self.slot_due = self.slot;
@@ -771,9 +442,10 @@ impl Unit {
 
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
+        self.is_resting = false;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
-                self.unanswered.clear();
+                self.doubt.settle(now, Duration::ZERO);
             }
             return;
         }
@@ -787,7 +459,7 @@ impl Unit {
             self.in_step = false;
         }
         if self.in_step {
-            self.unanswered.clear();
+            self.doubt.settle(now, self.still_to_come(self.timeout()));
         }
     }
 
@@ -813,52 +485,6 @@ impl Unit {
     fn rewind(&mut self) {
         self.position = 0;
         self.asked = None;
-    }
-
-    /// One poll without the pause that was learned; without one, as it is planned.
-    fn begin_trial(&mut self, now: Instant) {
-        let is_busy = self.trying.is_some() || self.whole.is_some() || self.trial.is_some();
-        let is_learning = self.blame.is_some() || self.parts.iter().any(Part::is_in_question);
-        if is_busy || is_learning || !self.in_step || self.state != State::Up {
-            // At the next poll, then.
-            return;
-        }
-        let learned = self.learned();
-        let most = if learned.damage.is_some() { TRIAL_AGAIN } else { TRIAL_EVERY };
-        self.trial_at = now + self.trial_wait.min(most);
-        self.trial_wait = (self.trial_wait * 2).min(TRIAL_EVERY);
-        if !learned.is_testable() {
-            return;
-        }
-        // The one after the other: a unit may have got quicker and still be narrow.
-        let is_of_pause = !self.pause.is_zero() && self.trials.is_multiple_of(2);
-        self.trials = self.trials.wrapping_add(1);
-        self.tried_at = Some(now);
-        self.trial = Some(Trial {
-            pause: self.pause,
-            widths: self.widths,
-            kept_widths: self.kept_widths,
-            parts: self.parts.clone(),
-            halved: self.halved.clone(),
-            refused: self.refused.clone(),
-        });
-        if is_of_pause {
-            self.pause = Duration::ZERO;
-        } else {
-            (self.widths, self.kept_widths) = (Widths::default(), Widths::default());
-            self.plan();
-        }
-    }
-
-    /// What was learned is in force again, after a failure in a trial. Whether there was one.
-    fn end_trial(&mut self) -> bool {
-        let Some(trial) = self.trial.take() else { return false };
-        (self.pause, self.widths, self.kept_widths) = (trial.pause, trial.widths, trial.kept_widths);
-        (self.parts, self.halved, self.refused) = (trial.parts, trial.halved, trial.refused);
-        self.blame = None;
-        self.find_probes();
-        self.restart();
-        true
     }
 
     /// The next block to ask for.
@@ -905,8 +531,10 @@ impl Unit {
         self.failures = 0;
         self.failing = None;
         self.lateness.heard();
-        let is_clear = self.account(request.answer(), asked, answer);
-        if is_clear {
+        let trust = self.account(now, (request, asked), answer);
+        self.is_sent_again = false;
+        if trust == Trust::Sure {
+            self.behind = 0;
             self.lateness.in_time();
             (self.is_late, self.crossed, self.foreign) = (false, None, None);
         }
@@ -933,11 +561,24 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                if !self.is_mistakable() {
-                    return self.more(now);
+                let current = self.current(now).filter(|_| trust == Trust::Alike);
+                if current.and_then(|at| self.parts[at].block.request()).as_ref() == Some(request) {
+                    // It is the first read as well.
+                    self.asked = current;
+                    return self.use_answer(now, answer, trust, news);
                 }
-                self.due = now + self.still_to_come(timeout);
-                Progress::Wait
+                if self.rests(now, timeout) {
+                    return Progress::Wait;
+                }
+                self.more(now)
+            }
+            Purpose::Block if trust == Trust::Doubtful => {
+                // Whatever it is the answer to: the read is sent again.
+                self.asked = None;
+                if self.rests(now, timeout) {
+                    return Progress::Wait;
+                }
+                Progress::More
             }
             Purpose::Block => {
                 self.cycles = 0;
@@ -945,56 +586,27 @@ impl Unit {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
                 }
-                let progress = self.block_answered(now, answer, news);
-                if !self.is_mistakable() {
-                    return progress;
-                }
-                self.in_step = false;
-                if progress != Progress::More {
-                    return progress;
-                }
-                self.due = now + self.still_to_come(timeout);
-                Progress::Wait
+                self.use_answer(now, answer, trust, news)
             }
         }
     }
 
-    /// An answer came to this request, or to an earlier one whose answer has this shape: then that
-    /// one's is still to come. The unit answers in order, so those before have come. Whether it can
-    /// only be the answer to this one.
-    fn account(&mut self, shape: Shape, asked: Instant, answer: Answer<'_>) -> bool {
-        let is_exception = matches!(answer, Answer::Exception(_));
-        let fits = |of: &Shape| *of == shape || is_exception && of.function == shape.function;
-        match self.unanswered.iter().position(|(of, _)| fits(of)).filter(|_| !self.is_numbered) {
-            Some(at) => {
-                self.unanswered.drain(..=at);
-                self.remember(shape, asked);
-                false
-            }
-            None => {
-                self.unanswered.clear();
-                true
-            }
+    /// An answer to a block, which is used.
+    fn use_answer(
+        &mut self,
+        now: Instant,
+        answer: Answer<'_>,
+        trust: Trust,
+        news: &mut Vec<News>,
+    ) -> Progress {
+        if trust == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
+            news.push(News::Learned);
         }
-    }
-
-    /// Whether an answer that is still to come could be taken for that to a block.
-    fn is_mistakable(&self) -> bool {
-        let of = |part: &Part| part.block.request().map(|request| request.answer());
-        let is_like = |shape: &Shape| self.parts.iter().any(|part| of(part) == Some(*shape));
-        self.unanswered.iter().any(|(shape, _)| is_like(shape))
-    }
-
-    /// A frame of this unit came while nothing was asked of it, and nothing is outstanding: one of
-    /// its answers may have been taken for another's. Its next turn begins with a probe.
-    pub(super) fn left_over(&mut self) {
-        self.is_left_over = !self.is_numbered;
-    }
-
-    /// After so much silence none of its answers can still come.
-    fn still_to_come(&self, timeout: Duration) -> Duration {
-        let (least, most) = STILL_TO_COME;
-        (2 * self.latest).clamp(timeout * least, timeout * most)
+        let progress = self.block_answered(now, answer, news);
+        if !self.is_numbered && self.has_shape() && !self.is_behind() && self.mistakable() > 0 {
+            self.in_step = false;
+        }
+        progress
     }
 
     fn more(&self, now: Instant) -> Progress {
@@ -1003,399 +615,6 @@ impl Unit {
             (None, false) => Progress::Done,
             (None, true) => Progress::End,
         }
-    }
-
-    fn block_answered(&mut self, now: Instant, answer: Answer<'_>, news: &mut Vec<News>) -> Progress {
-        let Some(index) = self.asked.take().filter(|index| *index < self.parts.len()) else {
-            return Progress::Done;
-        };
-        let part = &mut self.parts[index];
-        let was_doubtful = part.is_doubtful();
-        (part.failures, part.suspect, part.proven) = (0, false, true);
-        (part.shaky, part.cut, part.spoiled) = (false, (0, 0), 0);
-        (part.is_damaged, part.gateway) = (false, None);
-        if part.aside.take().is_some() {
-            self.revision += 1;
-        }
-        let block = part.block.clone();
-        match answer {
-            Answer::Data(data) => {
-                for member in &block.members {
-                    let value = map::decode(&self.settings.registers[*member], block.address, data);
-                    self.values[*member] = value;
-                    self.arrived[*member] = true;
-                    self.missed[*member] = 0;
-                    self.refused.retain(|refusal| refusal.register != *member);
-                }
-                if self.has_value() {
-                    self.barren = 0;
-                    if self.state != State::Up {
-                        if self.state == State::Down {
-                            self.repeat = Repeat::Unknown;
-                            // It may be another one, or may have been set up anew.
-                            let soonest = self.tried_at.map_or(now, |at| at + TRIAL_AGAIN);
-                            self.trial_at = self.trial_at.min(soonest.max(now));
-                        }
-                        self.state = State::Up;
-                        news.push(News::Up);
-                    }
-                }
-            }
-            Answer::Exception(_) if self.is_refused_in_trial(&block) => {
-                self.end_trial();
-                self.due = now;
-                return Progress::Wait;
-            }
-            Answer::Exception(exception) if self.is_asked_again(now, exception, &block) => {
-                self.position = index;
-                return match self.due > now {
-                    true => Progress::Wait,
-                    false => Progress::More,
-                };
-            }
-            Answer::Exception(exception) => {
-                let parts = exception
-                    .may_pass_smaller()
-                    .then(|| plan::split(&self.settings.registers, &block))
-                    .flatten();
-                if let Some(parts) = parts {
-                    if exception.may_pass_later()
-                        && self.whole.is_none()
-                        && self.whole_again < WHOLE_AGAIN_MAX
-                    {
-                        self.whole = Some(self.parts.clone());
-                    }
-                    let is_of_damage = self.parts[index].is_of_damage;
-                    let parts = parts.into_iter().map(|block| Part { is_of_damage, ..Part::new(block) });
-                    self.parts.splice(index..=index, parts);
-                    // A part may have the old probe's shape. Answers to old probes have come, for
-                    // this exception has.
-                    self.find_probes();
-                    self.revision += 1;
-                    if exception.may_pass_later() && self.whole.is_none() {
-                        // It may have been a passing fault of the whole after all.
-                        self.test_soon(now);
-                    }
-                    self.position = index;
-                    return Progress::More;
-                }
-                for register in block.members.iter().copied() {
-                    self.refuse(register, Obstacle::Exception(exception), news);
-                }
-                if self.whole.take().is_some() {
-                    // It was no passing fault of the whole.
-                    self.whole_again = WHOLE_AGAIN_MAX;
-                }
-            }
-            Answer::Done => {}
-        }
-        self.position = index + 1;
-        if let Some((step, _)) = self.trying.take_if(|(_, tried)| *tried == block) {
-            self.pause = learn::PAUSES.get(step).copied().unwrap_or_default();
-            self.test_soon(now);
-            news.push(News::Learned);
-            // What was taken apart before may have been too soon rather than too much.
-            if self.parts.iter().any(|part| part.half_of.is_some() || part.suspect) {
-                self.plan();
-                self.due = now;
-                self.restart();
-                return Progress::Wait;
-            }
-        }
-        if was_doubtful {
-            self.learn_width(now, index, news);
-        }
-        self.more(now)
-    }
-
-    /// A unit that wakes up, or is busy, may answer the same request at once, or a little later:
-    /// whether it is asked for this block again before anything is made of the exception.
-    fn is_asked_again(&mut self, now: Instant, exception: Exception, block: &Block) -> bool {
-        if !exception.may_pass_later() || self.trial.is_some() {
-            return false;
-        }
-        let why = Obstacle::Exception(exception);
-        let is_known =
-            |at: &usize| self.refused.iter().any(|known| known.register == *at && known.why == why);
-        // What is refused each time is asked for again at once only, and once.
-        let is_in_vain = self.is_in_vain || block.members.iter().all(is_known);
-        let most = if is_in_vain { 1 } else { AGAIN.len() };
-        let times = self.again.as_ref().filter(|(of, _)| of == block).map_or(0, |(_, times)| *times);
-        let Some(wait) = AGAIN.get(..most).and_then(|waits| waits.get(times)) else {
-            self.is_in_vain = true;
-            return false;
-        };
-        self.again = Some((block.clone(), times + 1));
-        if !wait.is_zero() {
-            (self.due, self.is_interrupted) = (now + *wait, true);
-        } else {
-            self.due = now;
-        }
-        true
-    }
-
-    /// Whether a value was read that a reading can have: a raw number is none without the register
-    /// that scales it.
-    fn has_value(&self) -> bool {
-        let is_read = |at: usize| self.values.get(at).is_some_and(Option::is_some);
-        let registers = self.settings.registers.iter().enumerate();
-        registers.into_iter().any(|(at, register)| is_read(at) && register.exponent.is_none_or(is_read))
-    }
-
-    /// Whether an exception says that a trial failed: not if this very read was refused before.
-    fn is_refused_in_trial(&self, block: &Block) -> bool {
-        self.trial.as_ref().is_some_and(|trial| trial.parts.iter().all(|part| part.block != *block))
-    }
-
-    /// A half was answered: if all halves of a read were, it was too wide.
-    fn learn_width(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
-        self.revision += 1;
-        let Some(id) = self.parts[index].half_of.take() else { return };
-        let Some(halved) = self.halved.get_mut(id) else { return };
-        halved.left = halved.left.saturating_sub(1);
-        if halved.left > 0 || halved.failed {
-            return;
-        }
-        let table = self.parts[index].block.table;
-        let (width, known, is_of_damage) = (halved.quantity, self.widths.of(table), halved.is_of_damage);
-        if known == 0 || width < known {
-            self.widths.set(table, width);
-            if !is_of_damage {
-                self.kept_widths.set(table, width);
-            }
-            self.test_soon(now);
-            news.push(News::Learned);
-        }
-        // Those that are wider and were never answered are not asked for in vain.
-        let (limits, widths) = (self.settings.limits, self.widths);
-        let registers = &self.settings.registers;
-        let mut at = self.position;
-        while let Some(part) = self.parts.get(at) {
-            if part.proven || part.block.table != table || part.block.quantity <= width {
-                at += 1;
-                continue;
-            }
-            let members: Vec<_> = part.block.members.iter().map(|index| registers[*index].clone()).collect();
-            let blocks = plan::blocks_within(&members, limits, widths).into_iter().map(|block| {
-                let members = block.members.iter().map(|at| part.block.members[*at]).collect();
-                Part { suspect: true, is_of_damage, ..Part::new(Block { members, ..block }) }
-            });
-            let blocks: Vec<Part> = blocks.collect();
-            let count = blocks.len().max(1);
-            self.parts.splice(at..=at, blocks);
-            at += count;
-        }
-        self.find_probes();
-    }
-
-    fn refuse(&mut self, register: usize, why: Obstacle, news: &mut Vec<News>) {
-        let refusal = Refusal { register, why };
-        if !self.refused.contains(&refusal) {
-            self.refused.retain(|known| known.register != register);
-            self.refused.push(refusal);
-            news.push(News::Refused { register, why });
-        }
-    }
-
-    fn degrade(&mut self, news: &mut Vec<News>) {
-        if self.state != State::Degraded {
-            self.state = State::Degraded;
-            news.push(News::Degraded);
-        }
-    }
-
-    /// The unit answers: so the read that failed before did not fail because it is not there.
-    fn settle_blame(&mut self, now: Instant, answered: &Request, news: &mut Vec<News>) {
-        let Some((block, why, silence)) = self.blame.take() else { return };
-        let Some(index) = self.parts.iter().position(|part| part.block == block) else { return };
-        if block.request().as_ref() == Some(answered) {
-            (self.parts[index].failures, self.parts[index].spoiled) = (0, 0);
-            if why == Obstacle::Damage {
-                return;
-            }
-            let was_tried = self.trying.take_if(|(_, tried)| *tried == block).is_some();
-            // The same read was answered, after a longer silence of the other units.
-            let is_line = silence.line < SMALL_PAUSE && silence.own >= SMALL_PAUSE;
-            if is_line && self.soonest.is_none_or(|soonest| soonest.line > silence.line) {
-                self.hurried = self.hurried.saturating_add(1);
-            }
-            let may = !was_tried && self.trying.is_none() && self.pause.is_zero();
-            if may && self.hurried >= learn::FAILURES {
-                (self.trying, self.hurried) = (Some((0, block)), 0);
-                return;
-            }
-            let _: bool = self.may_repeat(why);
-            return;
-        }
-        if why == Obstacle::Damage {
-            if self.parts[index].is_spoiled(answered) {
-                self.trying.take_if(|(_, tried)| *tried == block);
-                self.take_apart(now, index, why, news);
-            } else if self.parts[index].spoiled >= learn::DAMAGED {
-                // It cannot be split: it is asked for once a poll.
-                self.parts[index].suspect = false;
-                self.fail_half(index);
-            }
-            return;
-        }
-        let part = &mut self.parts[index];
-        part.failures += 1;
-        let enough = match why {
-            Obstacle::Late => part.failures_max().min(learn::FAILURES),
-            _ => part.failures_max(),
-        };
-        let timeout = self.settings.timeout;
-        if why == Obstacle::Late && part.failures >= enough && self.lateness.lengthen(timeout) {
-            self.trying.take_if(|(_, tried)| *tried == block);
-            self.parts[index].failures = 0;
-            self.revision += 1;
-            news.push(News::Learned);
-            return;
-        }
-        let part = &mut self.parts[index];
-        let enough = if why == Obstacle::Late { part.failures_max() } else { enough };
-        let tried = self.trying.take_if(|(_, tried)| *tried == block).map(|(step, _)| step);
-        if tried.is_none() && part.failures < enough {
-            return;
-        }
-        // Whether it may have been too soon: nothing that was asked as soon was ever answered.
-        let is_sooner = |soonest: Silence| soonest.own > silence.own || soonest.line > silence.line;
-        let is_too_soon = why != Obstacle::Late && self.soonest.is_none_or(is_sooner);
-        let is_alone = part.block.members.len() == 1;
-        let next = match tried {
-            Some(step) => step + 1,
-            // Another read is being tried.
-            None if self.trying.is_some() => learn::PAUSES.len(),
-            None if self.pause.is_zero() && (is_alone || !self.has_tried_pauses) => 0,
-            None => learn::PAUSES.len(),
-        };
-        let longer = (next..learn::PAUSES.len()).find(|step| learn::PAUSES[*step] > silence.line);
-        if let Some(step) = longer.filter(|_| is_too_soon) {
-            self.trying = Some((step, block));
-            self.has_tried_pauses = true;
-            part.suspect = true;
-            return;
-        }
-        if self.may_repeat(why) {
-            return;
-        }
-        self.take_apart(now, index, why, news);
-    }
-
-    /// A read fails again and again while others are answered: it is split, or left out for a time
-    /// if it is of one register.
-    fn take_apart(&mut self, now: Instant, index: usize, why: Obstacle, news: &mut Vec<News>) {
-        let part = &mut self.parts[index];
-        (part.failures, part.spoiled) = (0, 0);
-        let block = part.block.clone();
-        let is_of_damage = part.is_of_damage || why == Obstacle::Damage;
-        let is_news = part.aside.is_none();
-        self.revision += 1;
-        if is_news {
-            self.trial_wait = TRIAL_FIRST;
-            self.trial_at = now + TRIAL_FIRST;
-        }
-        self.whole = None;
-        let waited = part.aside.take().map_or(Duration::ZERO, |(_, waited)| waited);
-        self.fail_half(index);
-        let Some(parts) = plan::split(&self.settings.registers, &block) else {
-            self.parts[index].suspect = false;
-            let others = self.parts.iter().enumerate();
-            let is_last = others.filter(|(at, part)| *at != index && part.aside.is_none()).count() == 0;
-            let longest = if is_last { learn::ASIDE } else { learn::ASIDE_MAX };
-            let wait = (waited * 2).clamp(learn::ASIDE, longest);
-            self.parts[index].aside = Some((now + wait, wait));
-            // A gateway says why.
-            let why = match (why, self.parts[index].gateway) {
-                (Obstacle::Silence, Some(exception)) => Obstacle::Exception(exception),
-                (why, _) => why,
-            };
-            for register in block.members {
-                self.refuse(register, why, news);
-            }
-            self.find_probes();
-            return;
-        };
-        let has_gap = parts.iter().map(|part| part.quantity).sum::<u16>() < block.quantity;
-        let half_of = (!has_gap && parts.len() == 2).then(|| {
-            let quantity = parts.iter().map(|part| part.quantity).max().unwrap_or(1);
-            self.halved.push(Halved { left: 2, failed: false, quantity, is_of_damage });
-            self.halved.len() - 1
-        });
-        self.parts.remove(index);
-        let part = |block| Part { suspect: true, half_of, is_of_damage, ..Part::new(block) };
-        let parts = parts.into_iter().map(part);
-        self.parts.extend(parts);
-        self.find_probes();
-    }
-
-    /// If this is a half of a read, that was not too wide alone.
-    fn fail_half(&mut self, index: usize) {
-        let half_of = self.parts.get_mut(index).and_then(|part| part.half_of.take());
-        if let Some(halved) = half_of.and_then(|id| self.halved.get_mut(id)) {
-            halved.failed = true;
-        }
-    }
-
-    /// It answers each probe and no block: whether it is tried first whether a block is answered
-    /// that is repeated.
-    fn may_repeat(&mut self, why: Obstacle) -> bool {
-        let may =
-            why == Obstacle::Silence && self.cycles >= learn::FAILURES && self.repeat == Repeat::Unknown;
-        if may {
-            self.repeat = Repeat::Trying;
-        }
-        may
-    }
-
-    /// The poll is done: writes the reading to `payload` if it is to be published, and sets the
-    /// next due time.
-    pub(super) fn complete(
-        &mut self,
-        now: Instant,
-        jitter: Duration,
-        payload: &mut Vec<u8>,
-        news: &mut Vec<News>,
-    ) -> bool {
-        self.counters.polls += 1;
-        if self.trial.take().is_some() {
-            self.test_soon(now);
-            news.push(News::Learned);
-        }
-        let registers = &self.settings.registers;
-        let is_any = self.arrived.contains(&true);
-        let missing: Vec<usize> = (0..registers.len()).filter(|at| is_any && !self.arrived[*at]).collect();
-        for at in missing {
-            self.missed[at] = self.missed[at].saturating_add(1);
-            let is_named = self.refused.iter().any(|known| known.register == at);
-            if self.missed[at] >= learn::MISSED && !is_named {
-                let part = self.parts.iter().find(|part| part.block.members.contains(&at));
-                let is_damaged = part.is_some_and(|part| part.is_damaged);
-                self.refuse(at, if is_damaged { Obstacle::Damaged } else { Obstacle::Missed }, news);
-            }
-        }
-        let registers = &self.settings.registers;
-        map::resolve(registers, &mut self.values);
-        let has_value = self.values.iter().any(Option::is_some);
-        let publish = has_value && self.changes.decide(now, self.settings.publish, registers, &self.values);
-        if publish {
-            map::write_json(registers, &self.values, payload);
-        }
-        if !has_value {
-            self.barren = self.barren.saturating_add(1);
-            if self.barren >= DEGRADED_AFTER || self.state == State::Unknown {
-                self.degrade(news);
-            }
-        }
-        if let Some(whole) = self.whole.take() {
-            self.whole_again += 1;
-            self.parts = whole;
-            self.find_probes();
-        } else if self.whole_again < WHOLE_AGAIN_MAX {
-            self.whole_again = 0;
-        }
-        self.schedule(now, jitter);
-        publish
     }
 
     /// Ends a turn that was for suspects only, or had nothing to ask.
@@ -1445,10 +664,24 @@ impl Unit {
             let after = self.silence.line;
             self.ignored_after = Some(self.ignored_after.map_or(after, |least| least.min(after)));
         }
-        self.in_step = false;
+        let was_in_step = std::mem::take(&mut self.in_step);
         if !lost.is_answer {
-            self.remember(request.answer(), asked);
+            self.doubt.unanswered(request, asked);
         }
+        if lost.failure == Failure::Intruded && self.failures < DOWN_AFTER {
+            // Nothing is known of the unit, or of the read.
+            (self.is_interrupted, self.in_step, self.asked) = (true, was_in_step, None);
+            self.due = now + backoff;
+            return false;
+        }
+        if self.is_displaced && self.is_behind() && !self.is_sent_again {
+            // The next answer is that to this request.
+            (self.is_interrupted, self.in_step, self.asked) = (true, true, None);
+            self.is_sent_again = purpose == Purpose::Block;
+            self.due = now;
+            return false;
+        }
+        self.is_sent_again = false;
         if self.end_trial() {
             self.due = now + backoff;
             return false;
@@ -1512,80 +745,12 @@ impl Unit {
     /// Whether it counts as down from now on, or as degraded because what it answers does not fit,
     /// and did not before.
     pub(super) fn has_gone_down(&mut self) -> Option<State> {
-        let to = if self.failing == Some(Failure::Misfit) { State::Degraded } else { State::Down };
+        let is_there = matches!(self.failing, Some(Failure::Misfit | Failure::Intruded));
+        let to = if is_there { State::Degraded } else { State::Down };
         if self.failures < DOWN_AFTER || self.state == to {
             return None;
         }
         self.state = to;
         Some(to)
-    }
-
-    fn remember(&mut self, shape: Shape, asked: Instant) {
-        if self.unanswered.len() == UNANSWERED_MAX {
-            self.unanswered.remove(0);
-        }
-        self.unanswered.push((shape, asked));
-    }
-
-    /// A frame of this unit with the function asked for, but not as long as asked for.
-    pub(super) fn misfit(&mut self, misfit: Misfit) {
-        self.counters.misfits += 1;
-        self.misfit = Some(misfit);
-    }
-
-    /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
-    /// its request it came. `other`: the other unit that is being asked; then one later than
-    /// any answer is waited for may be that one's.
-    pub(super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
-        let function = *pdu.first()?;
-        let fits = |shape: &Shape| match function {
-            EXCEPTION.. => shape.function | EXCEPTION == function,
-            1..=4 if pdu.get(1).is_none_or(|count| usize::from(*count) + 2 != pdu.len()) => false,
-            _ => shape.function == function && usize::from(shape.length) == pdu.len(),
-        };
-        let at = self.unanswered.iter().position(|(shape, _)| fits(shape))?;
-        let last = self.unanswered.iter().rposition(|(shape, _)| fits(shape)).unwrap_or(at);
-        // Those before may never be answered.
-        let least = self
-            .unanswered
-            .get(last)
-            .map_or(Duration::ZERO, |(_, asked)| now.saturating_duration_since(*asked));
-        let (shape, asked) = self.unanswered.remove(at);
-        if other.is_some() && least > self.settings.timeout * STILL_TO_COME.1 {
-            return None;
-        }
-        self.counters.late += 1;
-        self.lateness.heard();
-        // Of several that it may answer, nobody knows how long it took.
-        if at == last && self.lateness.late(least, self.settings.timeout) {
-            self.is_wait_news = true;
-            self.revision += 1;
-        }
-        // It is slow, not silent.
-        if let Some((block, why, _)) = &mut self.blame
-            && block.request().is_some_and(|request| request.answer() == shape)
-        {
-            *why = Obstacle::Late;
-        }
-        match other {
-            None => self.is_late = true,
-            Some(_) => self.crossed = other,
-        }
-        self.latest = self.latest.max(now.saturating_duration_since(asked));
-        // A unit in step is waiting for what is still to come.
-        let timeout = self.settings.timeout;
-        if self.in_step && self.is_mistakable() {
-            // The next one may take as long.
-            self.due = self.due.max(now + self.still_to_come(timeout));
-        } else if self.in_step && now < self.due {
-            // All have come.
-            self.due = self.due.min(now + timeout).max(self.slot.min(self.due));
-        }
-        Some(now.saturating_duration_since(asked))
-    }
-
-    /// The last reading was refused.
-    pub(super) fn forget_published(&mut self) {
-        self.changes.forget();
     }
 }

@@ -1,0 +1,226 @@
+//! What may still come of a unit's requests, and whether it could be taken for another's answer.
+//!
+//! Units answer in order, and an RTU answer does not say which request it answers; see
+//! [`unit`](super). Where all reads of a map have one shape, one of them is the probe, and in doubt
+//! each read is repeated until its answer cannot be another's ([`Doubt`](super::super::doubt)). If
+//! more than a few answers may still come, the unit is first left alone until they have, or until it
+//! was silent for longer than any answer takes: six time-outs, or twice the age of the latest answer
+//! if that is more, at most twenty. An answer that is left over shows that a unit is out of step
+//! after all.
+//!
+//! A converter that delivers each answer with the next request makes answers come one request late.
+//! Where that shows by their lengths, a read is repeated as soon as the answer of the one before has
+//! come in its place.
+//!
+//! A unit whose answers come late, twice without one in time between, is waited for longer, and so
+//! is one that answers the same read late each time; see `lateness`.
+
+use std::time::{Duration, Instant};
+
+use super::super::learn::Obstacle;
+use super::super::doubt::Trust;
+use super::super::pdu::{Answer, Exception, Request};
+use super::Unit;
+
+/// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
+/// more than any answer takes that comes up to four time-outs late.
+const STILL_TO_COME: (u32, u32) = (6, 20);
+/// So many time-outs old a request may be whose answer is used for a later one that asks the same.
+const ALIKE: u32 = 3;
+/// If more answers than this may still come that could be taken for another's, they are waited for.
+const SEVERAL: usize = 3;
+/// Late answers in a row in place of that to the next request, after which answers are said to come
+/// one request late.
+const BEHIND: u32 = 3;
+
+impl Unit {
+    /// For so long an answer to its last request may still come.
+    pub(in super::super) fn rest(&self) -> Duration {
+        self.still_to_come(self.timeout())
+    }
+
+    /// The port was closed. A converter keeps what comes meanwhile, so time until it is open again
+    /// does not count.
+    pub(in super::super) fn closed(&mut self, now: Instant) {
+        self.closed_at = Some(now);
+        self.still = if self.is_resting { self.due.saturating_duration_since(now) } else { Duration::ZERO };
+    }
+
+    /// Takes over from the unit of this address of before a reload what may still come.
+    pub(in super::super) fn adopt(&mut self, before: &Unit) {
+        self.doubt.clone_from(&before.doubt);
+        (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
+        // The map may be another one, and with it what can be mistaken.
+        self.in_step = self.doubt.is_none() && before.in_step;
+    }
+
+    /// An answer came: whether it can be that to another request.
+    pub(super) fn account(
+        &mut self,
+        now: Instant,
+        (request, asked): (&Request, Instant),
+        answer: Answer<'_>,
+    ) -> Trust {
+        if self.is_numbered {
+            self.doubt.clear();
+            return Trust::Sure;
+        }
+        // One that is repeated after a silence is waited for, so its request is old.
+        let limit = if self.is_repeat { Duration::MAX } else { self.timeout() * ALIKE };
+        let trust = self.doubt.answered(now, (request, asked), answer, limit);
+        if let Answer::Exception(exception) = answer
+            && self.may_defer(exception)
+        {
+            self.doubt.deferred(request, asked);
+        }
+        trust
+    }
+
+    /// How many answers may still come that could be taken for that to a block.
+    pub(super) fn mistakable(&self) -> usize {
+        let blocks: Vec<Request> = self.parts.iter().filter_map(|part| part.block.request()).collect();
+        self.doubt.mistakable(&blocks)
+    }
+
+    /// So many may come that the unit is left alone first; whether it is.
+    pub(super) fn rests(&mut self, now: Instant, timeout: Duration) -> bool {
+        self.is_resting = self.mistakable() > SEVERAL;
+        if self.is_resting {
+            self.due = now + self.still_to_come(timeout);
+        }
+        self.is_resting
+    }
+
+    /// Whether no other request of the map has an answer that can be taken for that to a probe.
+    pub(super) fn has_shape(&self) -> bool {
+        self.probes.first().is_some_and(|(_, distinct)| *distinct)
+    }
+
+    /// Whether its answers come one request late.
+    pub(in super::super) fn is_behind(&self) -> bool {
+        self.doubt.is_behind() || self.behind >= BEHIND
+    }
+
+    /// The request that failed last: whether a late answer came in place of its own.
+    pub(in super::super) fn was_late(&mut self, is_late: bool) {
+        self.behind = if is_late { self.behind.saturating_add(1) } else { self.behind };
+        self.is_displaced = is_late;
+    }
+
+    /// A frame of this unit came while nothing was asked of it, and nothing is outstanding: one of
+    /// its answers may have been taken for another's. Its next turn begins with a probe.
+    pub(in super::super) fn left_over(&mut self, now: Instant) {
+        self.is_left_over = !self.is_numbered;
+        self.patience.surplus();
+        let after = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        self.surplus.came(now, after);
+    }
+
+    /// Frames that it sent without being asked, if they are no accident.
+    pub(in super::super) fn surplus(&self) -> u64 {
+        self.surplus.frames()
+    }
+
+    /// Whether the next request may have to wake it.
+    pub(in super::super) fn may_knock(&self, now: Instant) -> bool {
+        let silence = self.ended_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        !self.is_numbered && self.patience.may_sleep(self.failures, silence, self.settings.timeout)
+    }
+
+    /// Its request is sent once more.
+    pub(in super::super) fn knocked(&mut self, request: &Request, asked: Instant) {
+        self.doubt.unanswered(request, asked);
+        self.counters.requests += 1;
+        self.counters.silent += 1;
+    }
+
+    /// Whether data may follow this exception.
+    pub(in super::super) fn may_defer(&self, exception: Exception) -> bool {
+        !self.is_numbered && self.patience.may_defer(exception)
+    }
+
+    /// An answer came: one that was waited for behind an exception, to a request that was sent twice
+    /// to wake the unit, or to one that would have been.
+    pub(in super::super) fn came(
+        &mut self,
+        is_deferred: bool,
+        is_knocked: bool,
+        is_awake: bool,
+        answer: Answer<'_>,
+    ) {
+        if is_deferred {
+            self.patience.waited(answer);
+        }
+        match (is_knocked, is_awake) {
+            (true, _) => self.patience.woke(),
+            (false, true) => self.patience.was_awake(),
+            (false, false) => {}
+        }
+    }
+
+    /// A late answer came while nothing was asked: answers do not wait for the next request.
+    pub(in super::super) fn late_by_itself(&mut self) {
+        self.behind = 0;
+    }
+
+    /// The time since the last answer of any unit before its last request.
+    pub(in super::super) fn silence_on_line(&self) -> Duration {
+        self.silence.line
+    }
+
+    /// After so much silence none of its answers can still come.
+    pub(super) fn still_to_come(&self, timeout: Duration) -> Duration {
+        let (least, most) = STILL_TO_COME;
+        (2 * self.latest).clamp(timeout * least, timeout * most)
+    }
+
+    /// How long an answer is waited for: as configured, or as was learned while something comes
+    /// from the unit.
+    pub(in super::super) fn timeout(&self) -> Duration {
+        self.lateness.timeout(self.settings.timeout)
+    }
+
+    /// A frame of this unit that is not the answer waited for: if it is a late one, how long after
+    /// its request it came. `other`: the other unit that is being asked; then one later than
+    /// any answer is waited for may be that one's.
+    pub(in super::super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
+        let late = self.doubt.late(pdu)?;
+        let least = now.saturating_duration_since(late.last_asked);
+        let asked = late.asked;
+        if other.is_some() && least > self.settings.timeout * STILL_TO_COME.1 {
+            return None;
+        }
+        self.counters.late += 1;
+        self.lateness.heard();
+        // Of several that it may answer, nobody knows how long it took.
+        if late.is_certain && self.lateness.late(least, self.settings.timeout) {
+            self.is_wait_news = true;
+            self.revision += 1;
+        }
+        // It is slow, not silent.
+        if let Some((block, why, _)) = &mut self.blame
+            && block.request().is_some_and(|request| request.answer() == late.request.answer())
+        {
+            *why = Obstacle::Late;
+        }
+        match other {
+            None => self.is_late = true,
+            Some(_) => self.crossed = other,
+        }
+        self.latest = self.latest.max(now.saturating_duration_since(asked));
+        let timeout = self.settings.timeout;
+        if self.is_resting && self.mistakable() > 0 {
+            // The next one may take as long.
+            self.due = self.due.max(now + self.still_to_come(timeout));
+        } else if self.is_resting && now < self.due {
+            // All have come.
+            self.due = self.due.min(now + timeout).max(self.slot.min(self.due));
+        }
+        Some(now.saturating_duration_since(asked))
+    }
+
+    /// Whether the wait was lengthened since this was asked last.
+    pub(in super::super) fn take_wait_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_wait_news)
+    }
+}
