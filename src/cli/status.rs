@@ -585,6 +585,15 @@ mod tests {
                  under modbus"]
         );
         assert_eq!(
+            of(SerialUnit { one_behind: true, surplus: 3, learned_rest_ms: 200, ..SerialUnit::default() }),
+            [
+                "  its answers come one request late (the converter delivers each with the next request): each read is \
+                 sent twice",
+                "  3 frames came from its address without a request: another unit has it, or another master asks it",
+                "  asked 200 ms after any answer on the line: busy if asked sooner",
+            ]
+        );
+        assert_eq!(
             of(SerialUnit { answers_as: Some(255), ..SerialUnit::default() }),
             ["  its answers name unit 255; they are used, as their transaction identifier is right"]
         );

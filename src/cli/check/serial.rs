@@ -340,6 +340,22 @@ mod tests {
     }
 
     #[test]
+    fn another_master_frames_nobody_asked_for_and_answers_one_request_late_are_warned_of() {
+        let found = |other_master: u64| {
+            let unit =
+                SerialUnit { address: 3, state: "up".into(), one_behind: true, surplus: 9, ..SerialUnit::default() };
+            let bus =
+                SerialPort { units: [("m".to_owned(), unit)].into(), other_master, ..SerialPort::default() };
+            let serial = [("bus".to_owned(), bus)].into();
+            let found = told(&Status { serial, ..Status::default() }, &[]);
+            found.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>()
+        };
+        let behind = "unit 3, m: its answers come one request late";
+        assert_eq!(found(0), [behind, "unit 3, m: it sends frames that nothing was asked for"]);
+        assert_eq!(found(2), [behind, "another master is on this line: 2 requests of it were seen"]);
+    }
+
+    #[test]
     fn a_line_of_which_nothing_can_be_read_is_warned_of() {
         let why = "20 frames in a row gave no reading; compare pattern with what comes";
         let port = SerialPort { illegible: Some(why.into()), ..SerialPort::default() };

@@ -98,6 +98,7 @@ impl Stream {
             framing: self.decoder.counters(),
             readings: self.delivery.readings(),
             unreadable: self.unreadable,
+            rivals: 0,
             refused: self.delivery.refused(),
             lost: self.delivery.lost(),
         }

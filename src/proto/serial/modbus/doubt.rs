@@ -139,8 +139,12 @@ impl Doubt {
         self.open.push(open);
     }
 
-    /// No answer can still come that was asked for so long ago, except the last one.
-    pub(super) fn settle(&mut self, now: Instant, after: Duration) {
+    /// No answer can still come that was asked for so long ago, except the last one; nor so long after
+    /// the answer before.
+    pub(super) fn settle(&mut self, now: Instant, after: Duration, heard: Option<Instant>) {
+        if heard.is_some_and(|heard| now.saturating_duration_since(heard) < after) {
+            return;
+        }
         let last = self.open.len().saturating_sub(1);
         let mut at = 0;
         self.open.retain(|open| {

@@ -28,6 +28,10 @@ pub(super) struct Patience {
     woken: u32,
     awake: u32,
     in_vain: u32,
+    /// Data came behind an exception.
+    is_deferring: bool,
+    /// The last answer was such an exception.
+    is_excepted: bool,
 }
 
 impl Patience {
@@ -59,17 +63,29 @@ impl Patience {
         matches!(exception, Exception::ACKNOWLEDGE | Exception::BUSY) && self.in_vain < IN_VAIN
     }
 
-    /// The rest of a time-out was waited behind such an exception.
-    pub(super) fn waited(&mut self, answer: Answer<'_>) {
+    /// Whether data did follow such exceptions, and may still come.
+    pub(super) fn is_deferring(&self, exception: Exception) -> bool {
+        self.is_deferring && self.may_defer(exception)
+    }
+
+    /// An answer came; `is_deferred`: the rest of a time-out was waited behind an exception.
+    pub(super) fn answered(&mut self, is_deferred: bool, answer: Answer<'_>) {
+        self.is_excepted = matches!(answer, Answer::Exception(Exception::ACKNOWLEDGE | Exception::BUSY));
         match answer {
-            Answer::Exception(_) => self.in_vain = self.in_vain.saturating_add(1),
-            _ => self.in_vain = 0,
+            Answer::Exception(_) if is_deferred => {
+                self.in_vain = self.in_vain.saturating_add(1);
+                self.is_deferring &= self.in_vain < IN_VAIN;
+            }
+            Answer::Data(_) if is_deferred => (self.in_vain, self.is_deferring) = (0, true),
+            _ => {}
         }
     }
 
-    /// Data came that nothing was asked for any more.
-    pub(super) fn surplus(&mut self) {
-        self.in_vain = 0;
+    /// A frame came that nothing was asked for any more.
+    pub(super) fn unasked(&mut self) {
+        if self.is_excepted {
+            (self.in_vain, self.is_deferring) = (0, true);
+        }
     }
 }
 

@@ -206,6 +206,8 @@ pub(super) struct Unit {
     slot_due: Instant,
     /// What may still come.
     doubt: Doubt,
+    /// When its last frame came, late or not.
+    heard_at: Option<Instant>,
     /// It is left alone until that has come.
     is_resting: bool,
     /// Late answers in a row in place of that to the next request; the last request had such a one,
@@ -313,6 +315,7 @@ impl Unit {
             slot: now,
             slot_due: now,
             doubt: Doubt::default(),
+            heard_at: None,
             is_resting: false,
             behind: 0,
             is_displaced: false,
@@ -445,7 +448,7 @@ impl Unit {
         self.is_resting = false;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
-                self.doubt.settle(now, Duration::ZERO);
+                self.doubt.settle(now, Duration::ZERO, None);
             }
             return;
         }
@@ -459,7 +462,9 @@ impl Unit {
             self.in_step = false;
         }
         if self.in_step {
-            self.doubt.settle(now, self.still_to_come(self.timeout()));
+            // The answers to one read cannot be exchanged.
+            let heard = self.heard_at.filter(|_| self.parts.len() > 1);
+            self.doubt.settle(now, self.still_to_come(self.timeout()), heard);
         }
     }
 
@@ -539,6 +544,7 @@ impl Unit {
             (self.is_late, self.crossed, self.foreign) = (false, None, None);
         }
         self.answered_at = Some(now);
+        self.heard_at = Some(now);
         self.ended_at = Some(now);
         self.openings = 0;
         let Silence { own, line } = self.silence;
@@ -602,8 +608,9 @@ impl Unit {
         if trust == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
             news.push(News::Learned);
         }
+        let is_data = matches!(answer, Answer::Data(_));
         let progress = self.block_answered(now, answer, news);
-        if !self.is_numbered && self.has_shape() && !self.is_behind() && self.mistakable() > 0 {
+        if is_data && !self.is_numbered && self.has_shape() && !self.is_behind() && self.mistakable() > 0 {
             self.in_step = false;
         }
         progress

@@ -17,7 +17,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::learn::Obstacle;
+use super::super::learn::{self, Obstacle};
 use super::super::doubt::Trust;
 use super::super::pdu::{Answer, Exception, Request};
 use super::Unit;
@@ -69,7 +69,7 @@ impl Unit {
         let limit = if self.is_repeat { Duration::MAX } else { self.timeout() * ALIKE };
         let trust = self.doubt.answered(now, (request, asked), answer, limit);
         if let Answer::Exception(exception) = answer
-            && self.may_defer(exception)
+            && self.patience.is_deferring(exception)
         {
             self.doubt.deferred(request, asked);
         }
@@ -84,7 +84,7 @@ impl Unit {
 
     /// So many may come that the unit is left alone first; whether it is.
     pub(super) fn rests(&mut self, now: Instant, timeout: Duration) -> bool {
-        self.is_resting = self.mistakable() > SEVERAL;
+        self.is_resting = self.parts.len() > 1 && self.mistakable() > SEVERAL;
         if self.is_resting {
             self.due = now + self.still_to_come(timeout);
         }
@@ -111,7 +111,7 @@ impl Unit {
     /// its answers may have been taken for another's. Its next turn begins with a probe.
     pub(in super::super) fn left_over(&mut self, now: Instant) {
         self.is_left_over = !self.is_numbered;
-        self.patience.surplus();
+        self.patience.unasked();
         let after = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         self.surplus.came(now, after);
     }
@@ -123,8 +123,14 @@ impl Unit {
 
     /// Whether the next request may have to wake it.
     pub(in super::super) fn may_knock(&self, now: Instant) -> bool {
-        let silence = self.ended_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        !self.is_numbered && self.patience.may_sleep(self.failures, silence, self.settings.timeout)
+        let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        // A shorter silence can be too short for it, and a slow unit does not sleep.
+        let is_rested = self.answered_at.is_none_or(|at| now >= at + learn::PAUSES[learn::PAUSES.len() - 1]);
+        let is_slow = !self.latest.is_zero() || !self.lateness.wait().is_zero();
+        let is_learning = self.trying.is_some() || !self.pause.is_zero() || self.trial.is_some();
+        let (failures, timeout) = (if is_rested { self.failures } else { 0 }, self.settings.timeout);
+        let may = self.patience.may_sleep(failures, since(self.ended_at), timeout);
+        may && !self.is_numbered && !is_slow && !is_learning
     }
 
     /// Its request is sent once more.
@@ -148,9 +154,7 @@ impl Unit {
         is_awake: bool,
         answer: Answer<'_>,
     ) {
-        if is_deferred {
-            self.patience.waited(answer);
-        }
+        self.patience.answered(is_deferred, answer);
         match (is_knocked, is_awake) {
             (true, _) => self.patience.woke(),
             (false, true) => self.patience.was_awake(),
@@ -192,6 +196,7 @@ impl Unit {
         }
         self.counters.late += 1;
         self.lateness.heard();
+        self.heard_at = Some(now);
         // Of several that it may answer, nobody knows how long it took.
         if late.is_certain && self.lateness.late(least, self.settings.timeout) {
             self.is_wait_news = true;
