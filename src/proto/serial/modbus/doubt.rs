@@ -121,6 +121,12 @@ impl Doubt {
 
     /// A request was not answered.
     pub(super) fn unanswered(&mut self, request: &Request, asked: Instant) {
+        (self.in_step, self.behind) = (0, 0);
+        self.repeated(request, asked);
+    }
+
+    /// A request is sent once more to wake the unit.
+    pub(super) fn repeated(&mut self, request: &Request, asked: Instant) {
         self.run = Run::default();
         self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
     }

@@ -573,7 +573,7 @@ impl Unit {
                     self.asked = current;
                     return self.use_answer(now, answer, trust, news);
                 }
-                if self.rests(now, timeout) {
+                if self.rests(now, timeout, true) {
                     return Progress::Wait;
                 }
                 self.more(now)
@@ -581,7 +581,7 @@ impl Unit {
             Purpose::Block if trust == Trust::Doubtful => {
                 // Whatever it is the answer to: the read is sent again.
                 self.asked = None;
-                if self.rests(now, timeout) {
+                if self.rests(now, timeout, false) {
                     return Progress::Wait;
                 }
                 Progress::More

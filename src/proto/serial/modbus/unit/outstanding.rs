@@ -82,9 +82,13 @@ impl Unit {
         self.doubt.mistakable(&blocks)
     }
 
-    /// So many may come that the unit is left alone first; whether it is.
-    pub(super) fn rests(&mut self, now: Instant, timeout: Duration) -> bool {
-        self.is_resting = self.parts.len() > 1 && self.mistakable() > SEVERAL;
+    /// So many may come that the unit is left alone first; whether it is. After a probe: any, if its
+    /// answers come late, or if the read after it was silent again.
+    pub(super) fn rests(&mut self, now: Instant, timeout: Duration, is_probe: bool) -> bool {
+        let is_quick = !is_probe || self.latest.is_zero() && self.cycles <= 1;
+        let most = if is_quick { SEVERAL } else { 0 };
+        let is_many = self.mistakable() > most;
+        self.is_resting = is_many && (!is_quick || self.parts.len() > 1);
         if self.is_resting {
             self.due = now + self.still_to_come(timeout);
         }
@@ -135,7 +139,7 @@ impl Unit {
 
     /// Its request is sent once more.
     pub(in super::super) fn knocked(&mut self, request: &Request, asked: Instant) {
-        self.doubt.unanswered(request, asked);
+        self.doubt.repeated(request, asked);
         self.counters.requests += 1;
         self.counters.silent += 1;
     }
