@@ -330,7 +330,8 @@ fn exceptions_1_4_and_6_take_a_read_apart_as_2_and_3_do_and_good_neighbours_come
         });
         world.run(Duration::from_secs(10));
         let readings = world.readings(0);
-        assert!(readings.len() >= 10, "{code}");
+        // Behind 6 the data is waited for, three times.
+        assert!(readings.len() >= if code == 6 { 8 } else { 10 }, "{code}");
         assert!(readings.iter().all(|(_, payload)| *payload == without), "{code}: {readings:?}");
         let why = Obstacle::Exception(Exception(code));
         assert_eq!(world.bus.obstacles(0).collect::<Vec<_>>(), [(2, why)]);

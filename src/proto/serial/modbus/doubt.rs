@@ -145,13 +145,13 @@ impl Doubt {
         self.open.push(open);
     }
 
-    /// No answer can still come that was asked for so long ago, except the last one; nor so long after
-    /// the answer before.
-    pub(super) fn settle(&mut self, now: Instant, after: Duration, heard: Option<Instant>) {
+    /// No answer can still come that was asked for so long ago, nor so long after the answer before;
+    /// `held`: except the last one, which may come with the next request only.
+    pub(super) fn settle(&mut self, now: Instant, after: Duration, heard: Option<Instant>, held: bool) {
         if heard.is_some_and(|heard| now.saturating_duration_since(heard) < after) {
             return;
         }
-        let last = self.open.len().saturating_sub(1);
+        let last = self.open.len().saturating_sub(usize::from(held));
         let mut at = 0;
         self.open.retain(|open| {
             at += 1;

@@ -448,7 +448,7 @@ impl Unit {
         self.is_resting = false;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
-                self.doubt.settle(now, Duration::ZERO, None);
+                self.doubt.settle(now, Duration::ZERO, None, true);
             }
             return;
         }
@@ -464,7 +464,9 @@ impl Unit {
         if self.in_step {
             // The answers to one read cannot be exchanged.
             let heard = self.heard_at.filter(|_| self.parts.len() > 1);
-            self.doubt.settle(now, self.still_to_come(self.timeout()), heard);
+            // One whose late answers come by themselves is behind no converter that holds them back.
+            let held = self.latest.is_zero() || self.is_behind();
+            self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
         }
     }
 

@@ -85,7 +85,9 @@ impl Unit {
     /// So many may come that the unit is left alone first; whether it is. After a probe: any, if its
     /// answers come late, or if the read after it was silent again.
     pub(super) fn rests(&mut self, now: Instant, timeout: Duration, is_probe: bool) -> bool {
-        let is_quick = !is_probe || self.latest.is_zero() && self.cycles <= 1;
+        // Nor is anything sent at once that may be too soon for it.
+        let is_soon = self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0]);
+        let is_quick = !is_probe || self.latest.is_zero() && (self.cycles == 0 || is_soon);
         let most = if is_quick { SEVERAL } else { 0 };
         let is_many = self.mistakable() > most;
         self.is_resting = is_many && (!is_quick || self.parts.len() > 1);
