@@ -76,7 +76,9 @@ const MAPS: [&[u16]; 6] = [
 #[test]
 fn a_converter_that_delivers_each_answer_with_the_next_request_exchanges_no_values_and_is_named() {
     for map in MAPS {
-        for (from, timeout, period) in [(0, 1_000, 3_000), (30, 1_000, 2_000), (0, 300, 10_000), (40, 300, 1_000)] {
+        for (from, timeout, period) in
+            [(0, 1_000, 3_000), (30, 1_000, 2_000), (0, 300, 10_000), (40, 300, 1_000)]
+        {
             let what = format!("{map:?} from {from} s, {timeout} ms, each {period} ms");
             let mut world = world(vec![with(1, map, period, timeout)]);
             let behaviour = held(&world, from * SECOND, Duration::MAX);
@@ -130,9 +132,12 @@ fn a_unit_that_loses_every_tenth_answer_is_read_nearly_always_though_all_have_on
     for percent in [5, 10] {
         let mut world = world(vec![with(1, &[0, 40], 3_000, 1_000), unit(2)]);
         let mut dice = SplitMix64::new(3);
-        world.behave(1, move |request| {
-            if dice.next_u64() % 100 < percent { Vec::new() } else { support::meter(request) }
-        });
+        world.behave(
+            1,
+            move |request| {
+                if dice.next_u64() % 100 < percent { Vec::new() } else { support::meter(request) }
+            },
+        );
         world.run(10 * MINUTE);
         assert_eq!(exchanged(&world, 0), []);
         let count = whole(&world, 0, 2);

@@ -98,8 +98,7 @@ fn on_a_full_bus_the_dead_cost_the_live_one_time_out_a_cycle() {
     }
     world.run(Duration::from_secs(300));
     let is_dead = |body: &[u8]| [2, 5, 9].contains(&body[0]);
-    let requests: Vec<_> =
-        turns(&world).into_iter().filter(|(at, _)| *at > Duration::from_secs(5)).collect();
+    let requests: Vec<_> = turns(&world).into_iter().filter(|(at, _)| *at > Duration::from_secs(5)).collect();
     let mut live_since = std::collections::BTreeSet::new();
     let mut turns = 0;
     for (at, body) in &requests {

@@ -98,7 +98,8 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
             }
             if surplus > 0 && port.other_master == 0 {
                 let message = format!("unit {unit}, {id}: it sends frames that nothing was asked for");
-                let advice = "give each unit of the line an address of its own, and let no other master ask it";
+                let advice =
+                    "give each unit of the line an address of its own, and let no other master ask it";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
             if port.units[id].state == "degraded" {
@@ -342,8 +343,13 @@ mod tests {
     #[test]
     fn another_master_frames_nobody_asked_for_and_answers_one_request_late_are_warned_of() {
         let found = |other_master: u64| {
-            let unit =
-                SerialUnit { address: 3, state: "up".into(), one_behind: true, surplus: 9, ..SerialUnit::default() };
+            let unit = SerialUnit {
+                address: 3,
+                state: "up".into(),
+                one_behind: true,
+                surplus: 9,
+                ..SerialUnit::default()
+            };
             let bus =
                 SerialPort { units: [("m".to_owned(), unit)].into(), other_master, ..SerialPort::default() };
             let serial = [("bus".to_owned(), bus)].into();

@@ -17,8 +17,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::learn::{self, Obstacle};
 use super::super::doubt::Trust;
+use super::super::learn::{self, Obstacle};
 use super::super::pdu::{Answer, Exception, Request};
 use super::Unit;
 
