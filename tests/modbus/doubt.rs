@@ -41,7 +41,7 @@ fn exchanged(world: &World, unit: usize) -> Vec<(Duration, String)> {
     let is_false = |payload: &String| {
         let values: serde_json::Value = serde_json::from_str(payload).unwrap();
         let values = values.as_object().unwrap().clone();
-        values.into_iter().any(|(name, value)| name[1..] != value.to_string())
+        values.into_iter().any(|(name, value)| name[1..].parse().ok() != value.as_u64())
     };
     world.readings(unit).into_iter().filter(|(_, payload)| is_false(payload)).collect()
 }

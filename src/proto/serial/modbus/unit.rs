@@ -61,6 +61,8 @@ const RESUME: Duration = Duration::from_secs(15);
 /// answers cannot be told apart is asked after so many time-outs, or the longest time if that is
 /// less, but not less than one.
 const FIRST_REST: (u32, Duration) = (3, Duration::from_secs(10));
+/// A unit that was never answered sooner is sent a request again after so long only.
+const LEAST_KNOWN: Duration = Duration::from_secs(1);
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -465,7 +467,7 @@ impl Unit {
             // The answers to one read cannot be exchanged.
             let heard = self.heard_at.filter(|_| self.parts.len() > 1);
             // One whose late answers come by themselves is behind no converter that holds them back.
-            let held = self.latest.is_zero() || self.is_behind();
+            let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
             self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
         }
     }
@@ -584,6 +586,10 @@ impl Unit {
                 // Whatever it is the answer to: the read is sent again.
                 self.asked = None;
                 if self.rests(now, timeout, false) {
+                    return Progress::Wait;
+                }
+                if !self.is_quick() {
+                    (self.due, self.is_interrupted) = (now + LEAST_KNOWN, true);
                     return Progress::Wait;
                 }
                 Progress::More

@@ -27,6 +27,8 @@ use super::Unit;
 const STILL_TO_COME: (u32, u32) = (6, 20);
 /// So many time-outs old a request may be whose answer is used for a later one that asks the same.
 const ALIKE: u32 = 3;
+/// And at least so old.
+const ALIKE_LEAST: Duration = Duration::from_secs(2);
 /// If more answers than this may still come that could be taken for another's, they are waited for.
 const SEVERAL: usize = 3;
 /// Late answers in a row in place of that to the next request, after which answers are said to come
@@ -66,7 +68,7 @@ impl Unit {
             return Trust::Sure;
         }
         // One that is repeated after a silence is waited for, so its request is old.
-        let limit = if self.is_repeat { Duration::MAX } else { self.timeout() * ALIKE };
+        let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(ALIKE_LEAST) };
         let trust = self.doubt.answered(now, (request, asked), answer, limit);
         if let Answer::Exception(exception) = answer
             && self.patience.is_deferring(exception)
@@ -86,8 +88,7 @@ impl Unit {
     /// answers come late, or if the read after it was silent again.
     pub(super) fn rests(&mut self, now: Instant, timeout: Duration, is_probe: bool) -> bool {
         // Nor is anything sent at once that may be too soon for it.
-        let is_soon = self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0]);
-        let is_quick = !is_probe || self.latest.is_zero() && (self.cycles == 0 || is_soon);
+        let is_quick = !is_probe || self.latest.is_zero() && (self.cycles == 0 || self.is_quick());
         let most = if is_quick { SEVERAL } else { 0 };
         let is_many = self.mistakable() > most;
         self.is_resting = is_many && (!is_quick || self.parts.len() > 1);
@@ -95,6 +96,11 @@ impl Unit {
             self.due = now + self.still_to_come(timeout);
         }
         self.is_resting
+    }
+
+    /// Whether it ever answered a request that came soon after an answer.
+    pub(super) fn is_quick(&self) -> bool {
+        self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
     }
 
     /// Whether no other request of the map has an answer that can be taken for that to a probe.
