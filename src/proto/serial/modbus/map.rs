@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 
 use super::pdu::{Table, data_length};
+use super::write::Access;
 pub use crate::proto::serial::charset::Charset;
 
 /// How raw bytes become a value.
@@ -138,6 +139,8 @@ pub struct Register {
     pub exponent: Option<usize>,
     /// The unit answers a read of it, alone, with so many bytes.
     pub answer_bytes: Option<u8>,
+    /// How it may be written; `None`: not at all.
+    pub write: Option<Access>,
 }
 
 impl Default for Register {
@@ -162,6 +165,7 @@ impl Default for Register {
             charset: Charset::Utf8,
             exponent: None,
             answer_bytes: None,
+            write: None,
         }
     }
 }
@@ -359,7 +363,7 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
 
 /// Rounds to 15 digits, which every f64 represents: 2301 times 0.1 is 230.1, not
 /// 230.10000000000002.
-fn tidy(number: f64) -> Value {
+pub(super) fn tidy(number: f64) -> Value {
     let rounded = format!("{number:.14e}").parse().unwrap_or(number);
     if rounded.is_finite() { Value::Float(rounded) } else { Value::Null }
 }

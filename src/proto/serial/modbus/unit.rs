@@ -54,6 +54,8 @@
 //! all of it is answered, what was learned is forgotten; with its first failure it is in force
 //! again.
 
+mod write;
+
 use std::time::{Duration, Instant};
 
 use super::super::{State, wait_max};
