@@ -103,6 +103,8 @@ pub struct Commands {
     router: Router,
     /// The serial devices that take commands.
     lines: Lines,
+    /// Those before the last reload.
+    lines_before: Lines,
     mailbox: Mailbox,
     delivery: Delivery,
     file: Option<MailboxFile>,
@@ -339,6 +341,7 @@ impl Commands {
         Commands {
             router: Router::new(settings),
             lines: Lines::default(),
+            lines_before: Lines::default(),
             mailbox,
             delivery: Delivery::default(),
             file,
@@ -416,25 +419,22 @@ impl Commands {
 
     /// Takes over which serial devices take commands.
     pub fn set_lines(&mut self, settings: &serial::Settings) {
-        self.lines = Lines::new(settings);
-    }
-
-    /// Whether the device can have a DTLS session at all, or is on a line and takes commands.
-    fn can_reach(&self, gate: &Gate, now: Instant, device: &str) -> bool {
-        let index = gate.device_by_id(device);
-        let has_session =
-            || index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential);
-        self.lines.has(device) || has_session()
+        self.lines_before = std::mem::replace(&mut self.lines, Lines::new(settings));
     }
 
     /// Refuses the commands that wait and are not allowed any more.
     pub fn review(&mut self, now: Instant, gate: &Gate, absent: Absent) {
-        let devices = Devices { gate, lines: &self.lines, now };
+        let (lines, lines_before) = (&self.lines, &self.lines_before);
+        let devices = Devices { gate, lines, now };
         let router = &self.router;
         self.mailbox.review(|command| {
             if devices.device(command.device.as_str()).is_none() {
                 let removed = || Outcome::of(Status::Refused, "the device was removed");
                 return (absent == Absent::Refused).then(removed);
+            }
+            let device = command.device.as_str();
+            if lines_before.has(device) && !lines.has(device) {
+                return Some(Outcome::of(Status::Refused, "the device takes no commands any more"));
             }
             let routed = router.route(&command.topic, &devices);
             let still = matches!(&routed, Routed::To(targets) if targets.iter().any(|target| {
@@ -559,7 +559,9 @@ impl Commands {
             let reply_topic = chosen.filter(|_| allowed).map(str::to_owned).or(default);
             let refused = match &wish {
                 Err(why) => Some(why.clone()),
-                Ok(_) if !self.can_reach(&pipeline.gate, moment.now, device) => Some(NO_SESSION.to_owned()),
+                Ok(_) if !can_reach(&self.lines, &pipeline.gate, moment.now, device) => {
+                    Some(NO_SESSION.to_owned())
+                }
                 Ok(_) if !allowed => {
                     Some("the response topic belongs to a device or to the gateway".to_owned())
                 }
@@ -679,7 +681,7 @@ impl Commands {
                  and path, as `man tombolo.toml` shows, allows it"
             )
         })?;
-        if !self.can_reach(gate, moment.now, device) {
+        if !can_reach(&self.lines, gate, moment.now, device) {
             return Err(NO_SESSION.to_owned());
         }
         line::check(&self.lines, device, &target.path, method, &payload)?;
@@ -1008,6 +1010,14 @@ impl Commands {
 /// Said of plain senders, and of serial devices that take no commands.
 const NO_SESSION: &str = "commands reach devices over DTLS, MQTT and serial lines; this one has no credential, and on a \
                           line nothing that is writable";
+
+/// Whether the device can have a DTLS session at all, or is on a line and takes commands.
+fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
+    let index = gate.device_by_id(device);
+    let has_session =
+        || index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential);
+    lines.has(device) || has_session()
+}
 
 /// What is known of where a message came from.
 struct Source<'a> {

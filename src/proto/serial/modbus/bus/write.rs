@@ -9,8 +9,8 @@
 //! * Between the first request of a write and its end the line is kept for it, so that nothing of
 //!   the gateway comes between reading the rest of a register and writing it. That are four
 //!   time-outs and a second at most.
-//! * After a write each unit that is due has its turn before the next write begins, and a write
-//!   waits for one turn at most: neither keeps the other from the line.
+//! * After a write each unit that is due has its turn before the next write begins, and no unit a
+//!   second one: neither keeps the other from the line.
 //! * A write is not sent before the unit's answers are in step ([`Unit::is_sure`]): a late answer
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
-use super::super::unit::Purpose;
+use super::super::unit::{Purpose, Unit};
 use super::super::write::{Job, Written};
 use super::{Bus, Exchange, Line};
 
@@ -38,8 +38,8 @@ const FETCHES: usize = 3;
 pub(super) struct Writes {
     present: Option<Writing>,
     over: VecDeque<(u64, Written)>,
-    /// The units that are due come first.
-    polls_first: bool,
+    /// So many units that are due have their turn first.
+    polls_first: usize,
     /// The adapter was seen to receive its own transmissions.
     is_echoed: bool,
 }
@@ -47,7 +47,7 @@ pub(super) struct Writes {
 impl Writes {
     /// A poll has its turn.
     pub(super) fn note_poll(&mut self) {
-        self.polls_first = false;
+        self.polls_first = self.polls_first.saturating_sub(1);
     }
 
     /// Whether the echo of a read came.
@@ -174,8 +174,12 @@ impl Bus {
     fn end_write(&mut self, written: Written) {
         if let Some(writing) = self.writes.present.take() {
             self.writes.over.push_back((writing.number, written));
-            self.writes.polls_first = true;
+            self.writes.polls_first = self.polls_due(self.clock).count();
         }
+    }
+
+    fn polls_due(&self, now: Instant) -> impl Iterator<Item = &Unit> {
+        self.units.iter().filter(move |unit| unit.failures == 0 && unit.due <= now)
     }
 
     fn stand(&self, now: Instant) -> Stand {
@@ -187,8 +191,8 @@ impl Bus {
         if self.current.is_some() {
             return Stand::None;
         }
-        let is_poll_due = || self.units.iter().any(|unit| unit.failures == 0 && unit.due <= now);
-        if now >= writing.until || self.writes.polls_first && is_poll_due() {
+        let is_poll_first = self.writes.polls_first > 0 && self.polls_due(now).next().is_some();
+        if now >= writing.until || is_poll_first {
             return Stand::Waits(writing.until);
         }
         let shape = writing.job.read().map(|read| read.answer());
