@@ -17,7 +17,7 @@ use regex::bytes::Regex;
 
 /// After a time-out an answer may still come for so many time-outs.
 const STILL_TO_COME: u32 = 3;
-/// How long the port may take for the bytes of a frame, beyond twice the time they take on the line.
+/// How long the port may take for the bytes of a frame, beyond twice their time on the line.
 const WRITE: Duration = Duration::from_secs(5);
 
 /// How commands are written.

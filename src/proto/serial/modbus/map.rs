@@ -8,7 +8,6 @@
 use std::fmt::Write as _;
 
 use super::pdu::{Table, data_length};
-use super::write::Access;
 pub use crate::proto::serial::charset::Charset;
 
 /// How raw bytes become a value.
@@ -97,6 +96,19 @@ pub enum Order {
     Big,
     /// Low part first.
     Little,
+}
+
+/// How a register may be written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Access {
+    /// The lowest value, as it is published; `None`: what the type can have.
+    pub min: Option<f64>,
+    /// The highest.
+    pub max: Option<f64>,
+    /// By function 15 or 16, although it is one bit or register.
+    pub multiple: bool,
+    /// What was written is read back.
+    pub read_back: bool,
 }
 
 /// One value of a unit's register map.

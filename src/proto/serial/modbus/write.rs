@@ -12,6 +12,7 @@
 //! `bits`. It must be within `min` and `max`, within what the type can have, and a step that the
 //! scale has: nothing is rounded but to the precision of a float.
 
+pub use super::map::Access;
 use super::map::{self, Half, Kind, Order, Register, Value};
 use super::pdu::{Exception, Request, Table};
 use crate::message::Path;
@@ -20,19 +21,6 @@ use crate::message::Path;
 pub const TEXT_MAX: usize = 1024;
 /// Most names that a refusal lists.
 const NAMES_TOLD: usize = 8;
-
-/// How a register may be written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Access {
-    /// The lowest value, as it is published; `None`: what the type can have.
-    pub min: Option<f64>,
-    /// The highest.
-    pub max: Option<f64>,
-    /// By function 15 or 16, although it is one bit or register.
-    pub multiple: bool,
-    /// What was written is read back.
-    pub read_back: bool,
-}
 
 /// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]

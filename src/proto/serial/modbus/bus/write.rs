@@ -121,7 +121,7 @@ enum Stand {
 
 impl Bus {
     /// Writes a value of a unit ([`Settings::units`](super::Settings::units)), once the line is
-    /// free for it; it begins within `within` or not at all. [`Bus::poll_written`] tells what became
+    /// free for it; it begins within `within` or not at all. [`Bus::poll_written`] tells what came
     /// of it, under `number`. Whether it is taken: one at a time is.
     pub fn write(&mut self, now: Instant, number: u64, unit: usize, job: Job, within: Duration) -> bool {
         self.tick(now);

@@ -43,7 +43,7 @@ impl Unit {
         self.openings = 0;
     }
 
-    /// It had no answer; `is_read`: to a read, whose late answer could be taken for that to another.
+    /// It had no answer; `is_read`: to a read, whose late answer could be taken for another's.
     /// It counts as no failure of the unit: many are silent to what they do not take.
     pub(in super::super) fn write_lost(&mut self, now: Instant, shape: Shape, asked: Instant, is_read: bool) {
         self.counters.silent += 1;
