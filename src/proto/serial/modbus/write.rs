@@ -19,6 +19,8 @@ use crate::message::Path;
 
 /// Longest text of a value.
 pub const TEXT_MAX: usize = 1024;
+/// From here on a float is not each whole number.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 /// Most names that a refusal lists.
 const NAMES_TOLD: usize = 8;
 
@@ -371,8 +373,13 @@ fn raw_whole(register: &Register, access: Access, input: &Input) -> Result<i128,
     }
     let value = number(register, input)?;
     within(register, access, value)?;
+    let is_plain = register.scale == 1.0 && register.offset == 0.0;
     let raw = match input {
-        Input::Whole(whole) if register.scale == 1.0 && register.offset == 0.0 => *whole,
+        Input::Whole(whole) if is_plain => *whole,
+        // A float has no more digits than that; a whole number that fits was read as one.
+        Input::Real(real) if is_plain && real.abs() >= EXACT => {
+            return Err(format!("{value} is more than the type of the register can have, or not exact"));
+        }
         _ => {
             let exact = (value - register.offset) / register.scale;
             let nearest = exact.round();
