@@ -512,6 +512,20 @@ fn a_line_that_is_closed_says_what_may_have_run() {
 }
 
 #[test]
+fn the_request_of_a_write_is_not_sent_a_second_time_on_a_new_connection() {
+    let (mut world, _) = world(1);
+    world.behave(1, |body| if body[1] == 6 { Vec::new() } else { meter(body) });
+    write(&mut world, 1, job(&writable("v", Kind::U16), "1"));
+    while world.requests.last().is_some_and(|(_, body)| body[1] != 6) {
+        assert!(world.bus.is_repeatable());
+        world.run(ms(5));
+    }
+    assert!(!world.bus.is_repeatable());
+    world.run(ms(400));
+    assert!(world.bus.is_repeatable(), "what is read back may be");
+}
+
+#[test]
 fn an_adapter_that_hears_itself_does_not_acknowledge_a_write() {
     let (mut world, store) = world(1);
     let own = store.clone();

@@ -117,6 +117,7 @@ fn a_command_for_a_line_that_is_not_there_waits_and_one_for_a_unit_that_is_silen
     wait_for("its outcome", || outcome(&site, "u12", "1", "setpoint").is_some());
     let told = outcome(&site, "u12", "1", "setpoint").expect("it is there");
     assert_eq!((&told["status"], &told["json"]), (&json!("2.04"), &json!({"setpoint": 7})), "{told}");
+    wait_for("the other to be down", || site.ports()["bus1"]["units"]["u99"]["state"] == "down");
     let answer = ask(&site, "u99/down/setpoint", &["-m", "7"]);
     assert!(answer.contains("status:timeout") && answer.contains("it was not sent"), "{answer}");
 }
@@ -191,6 +192,39 @@ fn a_device_that_is_asked_gets_commands_between_its_questions_and_both_go_on() {
     assert_eq!(sets(&heard).len(), 10);
     let before = site.payloads("relay").len();
     wait_for("further readings", || site.payloads("relay").len() >= before + 5);
+}
+
+#[test]
+fn devices_that_share_a_line_get_commands_in_their_turns() {
+    let mut behind = None;
+    let site = Site::new("write-shared", |folder: &Folder| {
+        behind = Some(Behind::new(folder, "line", b'\r', |text| {
+            let text = String::from_utf8_lossy(text).trim().to_owned();
+            format!("{text}=ok\r").into_bytes()
+        }));
+        let table = |id: &str| {
+            format!(
+                "[serial.{id}]\nport = \"{}\"\nframing = \"line\"\nline-end = \"cr\"\nrole = \"meter\"\npoll = '{id}\\r'\n\
+                 poll-period = \"100ms\"\npoll-timeout = \"90ms\"\nwritable = true\nanswer = '^{id}SET'\n",
+                folder.join("line").display()
+            )
+        };
+        RULES.to_owned() + &table("a") + &table("b")
+    });
+    wait_for("readings", || ["a", "b"].iter().all(|id| site.payloads(id).len() >= 3));
+    for number in 0..5 {
+        for id in ["a", "b"] {
+            let (code, text) = site.daemon.command(&["send", id, "x", &format!("{id}SET{number}")]);
+            assert!(code == 0 && text.contains(&format!("{id}SET{number}=ok")), "{text}");
+        }
+    }
+    for id in ["a", "b"] {
+        let before = site.payloads(id).len();
+        wait_for("further readings", || site.payloads(id).len() >= before + 5);
+        let other = if id == "a" { "b" } else { "a" };
+        let is_own = |text: &String| !text.contains(other) && !text.contains("SET");
+        assert!(site.payloads(id).iter().all(is_own), "{:?}", site.payloads(id));
+    }
 }
 
 #[test]

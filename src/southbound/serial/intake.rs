@@ -292,4 +292,41 @@ mod tests {
         assert!(serial.disconnect(1) && !serial.disconnect(1));
         assert_eq!(serial.poll_message(1), None);
     }
+
+    #[test]
+    fn one_command_at_a_time_goes_to_an_open_port_and_its_devices_take_turns() {
+        use crate::proto::serial::modbus::write::Written;
+        use crate::southbound::serial::order::Wanted;
+        let (now, mut serial) = (Instant::now(), Intake::default());
+        let names: Vec<Name> = ["a", "b", "c"].iter().map(|name| Name::parse(name).unwrap()).collect();
+        let order = |number: u64| Order {
+            number,
+            device: "a".to_owned(),
+            wanted: Wanted::Frame { frame: vec![1], payload: vec![1] },
+            within: Duration::from_secs(1),
+        };
+        serial.connect_writable(4, names.clone());
+        assert!(!serial.reserve(now, &names[0]), "it is not open");
+        serial.set_open(4, true);
+        assert_eq!(serial.poll_free(), Some(names.clone()));
+        // Kept for the first while that is noted on the disk, and not for ever.
+        assert!(serial.reserve(now, &names[0]) && !serial.reserve(now, &names[1]));
+        assert!(serial.reserve(now + RESERVED, &names[1]));
+        assert!(serial.deliver(now + RESERVED, &names[1], order(1)));
+        assert!(!serial.deliver(now + 2 * RESERVED, &names[0], order(2)));
+        assert_eq!((serial.poll_ready(), serial.poll_order(4).map(|order| order.number)), (Some(4), Some(1)));
+        serial.handle_delivered(4, 1, Written::Unknown.into());
+        assert_eq!(serial.poll_delivered(), Some((1, Delivered::Unknown)));
+        // That of the last command is last.
+        assert_eq!(serial.poll_free(), Some(vec![names[2].clone(), names[0].clone(), names[1].clone()]));
+        // What the port has not taken when it is closed was not sent.
+        assert!(serial.deliver(now, &names[2], order(3)));
+        serial.set_open(4, false);
+        assert_eq!(serial.poll_delivered(), Some((3, Delivered::Unsent)));
+        // What it has taken, and it is gone.
+        serial.set_open(4, true);
+        assert!(serial.deliver(now, &names[2], order(5)) && serial.poll_order(4).is_some());
+        serial.disconnect_writable(4);
+        assert_eq!(serial.poll_delivered(), Some((5, Delivered::Unknown)));
+    }
 }

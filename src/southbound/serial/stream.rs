@@ -172,6 +172,7 @@ impl Stream {
             self.decoder.clear();
             poller.line_up(now);
         }
+        self.hold(now, self.is_held);
     }
 
     /// What is news of it is told at the next occasion.
@@ -236,6 +237,8 @@ impl Stream {
         if let Some(poller) = self.poller.as_mut().filter(|_| self.decoder.is_within()) {
             poller.handle_part(now, self.decoder.poll_timeout());
         }
+        // A command may be over, and the device is asked again.
+        self.hold(now, self.is_held);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
