@@ -33,7 +33,6 @@ use crate::northbound::inbound::{Answer, InboundMessage};
 use crate::northbound::reason_code;
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
-use crate::proto::address::Peer;
 use crate::proto::coap::endpoint::client::Unsent;
 use crate::proto::coap::{self as protocol, Code, Method, Outgoing, RequestId, Response};
 use crate::session_store::io::persistence::SessionPersistence;
@@ -256,7 +255,7 @@ impl Carrier for SideCarrier<'_> {
                 }
             }
         }
-        let (session, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
+        let (peer, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
         let method = Method::from_code(protocol::Code(command.method))
             .ok_or_else(|| NotSent::Never("the method is unknown".to_owned()))?;
         let outgoing = Outgoing {
@@ -265,7 +264,7 @@ impl Carrier for SideCarrier<'_> {
             content_format: command.content_format,
             payload: &command.payload,
         };
-        let sent = self.coap.request(now, holder, Peer::Session(session), &outgoing);
+        let sent = self.coap.request(now, holder, peer, &outgoing);
         self.sent(number, sent)
     }
 
@@ -292,7 +291,9 @@ impl Directory for Devices<'_> {
 
     fn devices_of(&self, role: &Name) -> Vec<Name> {
         let is_one = |view: &DeviceView<'_>| {
-            view.role == role && (view.has_credential || self.lines.has(view.id.as_str()))
+            let id = view.id.as_str();
+            let is_reached = view.has_credential || self.lines.has(id) || self.lines.has_node(id);
+            view.role == role && is_reached
         };
         self.gate.devices(self.now).filter(is_one).map(|view| view.id.clone()).collect()
     }
@@ -1016,7 +1017,7 @@ fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
     let index = gate.device_by_id(device);
     let has_session =
         || index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential);
-    lines.has(device) || has_session()
+    lines.has(device) || lines.has_node(device) || has_session()
 }
 
 /// What is known of where a message came from.

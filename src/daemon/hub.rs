@@ -554,9 +554,12 @@ impl Hub {
         self.coap.set_insecure(device);
     }
 
-    /// From now on there is a CoAP node on the line of this port, and `wake` is notified of
-    /// messages for it.
-    pub fn connect_serial(&mut self, port: u32, wake: Rc<Wake>) {
+    /// From now on this CoAP node is on the line of this port, and `wake` is notified of messages
+    /// for it.
+    pub fn connect_serial(&mut self, port: u32, node: &Name, wake: Rc<Wake>) {
+        if let Some(device) = self.pipeline.gate.device_by_id(node.as_str()) {
+            self.coap.connect_line(port, device);
+        }
         self.serial.connect(port);
         self.serial_wakes.insert(port, wake);
     }

@@ -186,7 +186,7 @@ impl Ports {
             }
             let has_node = matches!(port.duty, Duty::Slipmux { .. });
             if has_node {
-                self.shared.hub.borrow_mut().connect_serial(number, changed.clone());
+                self.shared.hub.borrow_mut().connect_serial(number, &port.name, changed.clone());
             }
             let takers: Vec<Name> = port.takers().cloned().collect();
             let is_writable = !takers.is_empty();

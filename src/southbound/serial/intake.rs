@@ -219,6 +219,7 @@ pub fn handle_message<S: ReadingStore>(
 ) {
     let Some(device) = pipeline.gate.device_by_id(device) else { return };
     pipeline.gate.seen(moment.now, device);
+    coap.note_contact(moment.now, Peer::Serial(port), device);
     coap.handle_message(moment, Peer::Serial(port), device, message, pipeline);
 }
 

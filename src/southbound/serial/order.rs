@@ -123,12 +123,18 @@ pub struct Lines(Vec<Port>);
 impl Lines {
     /// Of these ports.
     pub fn new(settings: &Settings) -> Lines {
-        Lines(settings.iter().filter(|port| port.takers().next().is_some()).cloned().collect())
+        let is_one = |port: &&Port| port.takers().next().is_some() || is_node(port);
+        Lines(settings.iter().filter(is_one).cloned().collect())
     }
 
     /// Whether the device takes commands.
     pub fn has(&self, device: &str) -> bool {
         self.0.iter().any(|port| port.takers().any(|id| id.as_str() == device))
+    }
+
+    /// Whether the device is a CoAP node on a line: it takes requests, as over DTLS.
+    pub fn has_node(&self, device: &str) -> bool {
+        self.0.iter().any(|port| is_node(port) && port.name.as_str() == device)
     }
 
     /// What a command to one of them is.
@@ -154,4 +160,8 @@ impl Lines {
             Some(Duty::Slipmux { .. }) | None => Err("the device takes no commands".to_owned()),
         }
     }
+}
+
+fn is_node(port: &Port) -> bool {
+    matches!(port.duty, Duty::Slipmux { .. })
 }
