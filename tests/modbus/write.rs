@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tombolo::proto::serial::modbus::Bus;
 use tombolo::proto::serial::modbus::map::{Half, Kind, Order, Register};
 use tombolo::proto::serial::modbus::pdu::{Exception, Table};
 use tombolo::proto::serial::modbus::write::{Access, Job, Written};
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, frame, meter, ms, register, settings, unit};
 
@@ -539,4 +541,124 @@ fn an_adapter_that_hears_itself_does_not_acknowledge_a_write() {
     assert!(matches!(outcome(&mut world, job(&quiet, "5")).0, Written::Timeout(_)));
     assert!(matches!(outcome(&mut world, job(&writable("v", Kind::U16), "5")).0, Written::Timeout(_)));
     assert_eq!(store.borrow().get(&10), None);
+}
+
+#[test]
+fn a_gateway_that_did_not_reach_the_unit_refuses_and_one_without_its_answer_leaves_it_open() {
+    let (mut world, _) = world(1);
+    let mut code = 10;
+    world.behave(1, move |body| {
+        if body[1] != 6 {
+            return meter(body);
+        }
+        code += 1;
+        vec![(ms(5), frame(&[1, 0x86, code - 1]))]
+    });
+    let value = writable("v", Kind::U16);
+    assert_eq!(outcome(&mut world, job(&value, "1")).0, Written::Exception(Exception(10)));
+    let written = outcome(&mut world, job(&value, "1")).0;
+    assert!(matches!(&written, Written::Timeout(why) if why.contains("exception 11")), "{written:?}");
+    // It has it all the same.
+    let (mut world, store) = self::world(1);
+    world.behave(1, move |body| {
+        let answer = carry_out(&store, body);
+        vec![(ms(5), frame(if body[1] == 6 { &[1, 0x86, 11] } else { &answer }))]
+    });
+    assert_eq!(outcome(&mut world, job(&value, "1")).0, done(r#"{"v":1}"#));
+}
+
+#[test]
+fn a_reload_in_the_middle_of_a_write_tells_that_it_may_have_run_and_the_next_bus_is_not_confused() {
+    let (mut world, store) = world(1);
+    let own = store.clone();
+    // The answer to the write comes 250 ms later, on the next bus.
+    world.behave(1, move |body| {
+        let wait = if body[1] == 6 { 250 } else { 5 };
+        vec![(ms(wait), frame(&carry_out(&own, body)))]
+    });
+    write(&mut world, 1, job(&writable("v", Kind::U16), "500"));
+    while world.requests.last().is_some_and(|(_, body)| body[1] != 6) {
+        world.run(ms(1));
+    }
+    world.bus.interrupt_write();
+    assert_eq!(world.bus.poll_written(), Some((1, Written::Unknown)));
+    let mut next = Bus::new(settings(vec![unit(1)]), world.now, 3);
+    next.adopt(&mut world.bus, world.now);
+    next.line_up(world.now);
+    world.bus = next;
+    world.run(5 * SECOND);
+    assert!(world.readings(0).iter().all(|(_, text)| text == r#"{"value":0}"#));
+    assert_eq!(outcome(&mut world, job(&writable("v", Kind::U16), "501")).0, done(r#"{"v":501}"#));
+    // One that waits was not sent.
+    write(&mut world, 3, job(&writable("v", Kind::U16), "1"));
+    world.bus.interrupt_write();
+    assert_eq!(world.bus.poll_written(), Some((3, Written::Unsent)));
+}
+
+#[test]
+fn whatever_a_unit_and_its_line_do_an_outcome_is_right_and_the_rest_of_a_register_stays() {
+    for seed in 0..60 {
+        let (mut world, store) = world(2);
+        let own = store.clone();
+        let mut random = SplitMix64::new(seed);
+        let shapes = random.below(2);
+        let mut byte = Register { mask: Some(0x00FF), ..writable("v", Kind::U16) };
+        if shapes == 1 {
+            // Several lengths of answers in the map, or one.
+            let mut units = vec![unit(1), unit(2)];
+            units[0].registers.push(register("wide", Table::Holding, 40, Kind::U32));
+            world = World::new(settings(units));
+            byte.address = 30;
+        }
+        let at = byte.address;
+        let behaviour = move |body: &[u8]| {
+            let right = frame(&carry_out(&own, body));
+            match random.below(14) {
+                // As late as answers may be that are not taken for others (six time-outs).
+                0 => vec![(ms(300 + random.below(1_200)), right)],
+                1 => Vec::new(),
+                2 => {
+                    let mut damaged = right;
+                    let place = random.below(damaged.len() as u64) as usize;
+                    damaged[place] ^= 1 << random.below(8);
+                    vec![(ms(5), damaged)]
+                }
+                3 => vec![(ms(5), frame(&[body[0], body[1] | 0x80, 6]))],
+                4 => vec![(ms(5), [vec![0x55, 0xAA, 0x01], right].concat())],
+                _ => vec![(ms(5), right)],
+            }
+        };
+        world.behave(1, behaviour);
+        world.run(3 * SECOND);
+        let mut done = 0;
+        for value in 1..25_u16 {
+            let (rest, before) = (0xC300 | value << 8 & 0x0F00, 0x40 + value);
+            store.borrow_mut().insert(at, rest | before);
+            let sent = world.requests.len();
+            write(&mut world, value.into(), job(&byte, &value.to_string()));
+            let mut written = None;
+            for _ in 0..900 {
+                world.run(ms(100));
+                written = world.bus.poll_written();
+                if written.is_some() {
+                    break;
+                }
+            }
+            let (number, written) = written.expect("an outcome in time");
+            let held = store.borrow()[&at];
+            let writes = world.requests[sent..].iter().filter(|(_, body)| body[1] == 6).count();
+            let told = format!("seed {seed}, {value}: {written:?} {held:04x}");
+            assert_eq!((number, held & 0xFF00), (value.into(), rest), "{told}");
+            match written {
+                Written::Done(_) => assert_eq!(held & 0xFF, value, "{told}"),
+                Written::Unasked(_) => assert_eq!((held & 0xFF, writes), (before, 0), "{told}"),
+                Written::Exception(exception) => assert_eq!(exception, Exception::BUSY, "{told}"),
+                Written::Unconfirmed(_) | Written::Timeout(_) => {}
+                Written::Unknown | Written::Unsent => panic!("{told}"),
+            }
+            assert!(writes <= 3, "{told}");
+            done += usize::from(held & 0xFF == value);
+        }
+        assert!(done > 12, "seed {seed}: {done}");
+    }
 }
