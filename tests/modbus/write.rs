@@ -180,8 +180,8 @@ fn a_refusal_names_the_range_and_the_unit_of_measurement() {
             refused(&register, wrong)
         );
     }
-    assert!(Job::new(&[register.clone()], "setpoint", b"5").is_ok());
-    assert!(Job::new(&[register.clone()], "setpoint", b" 30.0\n").is_ok());
+    assert!(Job::new(std::slice::from_ref(&register), "setpoint", b"5").is_ok());
+    assert!(Job::new(std::slice::from_ref(&register), "setpoint", b" 30.0\n").is_ok());
     // Without one, what the type can have, scaled.
     let open = Register { write: Some(FREE), ..register };
     assert_eq!(refused(&open, "3276.8"), "3276.8 is outside -3276.8 to 3276.7 °C");
@@ -211,8 +211,8 @@ fn what_is_no_value_of_the_register_is_refused_in_a_sentence() {
     for wrong in ["", "  ", "abc", "[1]", "null", "{\"n\":1}", "true", "1e400", "NaN", "--1", "0x10"] {
         assert!(!refused(&number, wrong).is_empty(), "{wrong}");
     }
-    assert!(Job::new(&[number.clone()], "n", &[0xFF, 0xFE]).unwrap_err().contains("UTF-8"));
-    assert!(Job::new(&[number.clone()], "n", &[b'1'; 5000]).unwrap_err().contains("bytes"));
+    assert!(Job::new(std::slice::from_ref(&number), "n", &[0xFF, 0xFE]).unwrap_err().contains("UTF-8"));
+    assert!(Job::new(std::slice::from_ref(&number), "n", &[b'1'; 5000]).unwrap_err().contains("bytes"));
     let absent = Register { absent: Some(vec![0x80, 0]), ..number.clone() };
     assert!(refused(&absent, "32768").contains("no value"));
     let fixed = register("fixed", Table::Holding, 3, Kind::U16);
