@@ -436,6 +436,9 @@ pub(super) struct Serial {
     pub(super) poll_period: Option<Span>,
     pub(super) poll_timeout: Option<Span>,
     pub(super) poll_echo: Option<bool>,
+    pub(super) writable: Option<bool>,
+    pub(super) answer: Option<String>,
+    pub(super) answer_timeout: Option<Span>,
     /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.

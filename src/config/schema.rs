@@ -415,6 +415,9 @@ const SERIAL: &[Key] = &[
     key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
     key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("poll-echo", Kind::Flag),
+    key("writable", Kind::Flag),
+    key("answer", Kind::Text(1024)),
+    key("answer-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("modbus", Kind::Table(MODBUS)),
     key("unit", Kind::Named(UNIT)),
 ];
@@ -481,6 +484,11 @@ const REGISTER: &[Key] = &[
     key("byte-order", Kind::Choice(&["big", "little"])),
     key("absent", Kind::Text(500)),
     key("dead-band", Kind::Number(0.0, 1e12)),
+    key("writable", Kind::Flag),
+    key("min", Kind::Number(-1e19, 1e19)),
+    key("max", Kind::Number(-1e19, 1e19)),
+    key("write-multiple", Kind::Flag),
+    key("read-back", Kind::Flag),
 ];
 
 const FIELD: &[Key] = &[

@@ -613,7 +613,7 @@ impl Desk {
             self.in_force = certificates.clone();
         }
         let folder = settings.paths.state_dir.join(mailbox::FOLDER);
-        let downlink = (&settings.downlink, folder.as_path());
+        let downlink = (&settings.downlink, &settings.serial, folder.as_path());
         self.shared.round(|hub: &mut Hub| {
             hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
             hub.replace(prepared, keyring, certificates, insecure, downlink);

@@ -13,6 +13,7 @@ use crate::clock::Moment;
 use crate::config::scalar::format_psk_identity;
 use crate::control::tail::{FailedHandshake, Tail};
 use crate::gate::Unidentified;
+use crate::proto::address::Peer;
 use crate::proto::dtls::{CloseCause, HandshakeFailure, PeerIdentity, SessionId, Sink};
 use crate::proto::{Holder, Route};
 use crate::southbound::coap;
@@ -163,7 +164,7 @@ impl Sink for DtlsSink<'_> {
             return;
         }
         self.pipeline.gate.seen(now, device);
-        self.coap.note_contact(now, session, device);
+        self.coap.note_contact(now, Peer::Session(session), device);
         if let Some(id) = self.pipeline.gate.id(device) {
             log::debug!(device = id.as_str(), peer:% = route.remote, session = session.0; "session established");
         }

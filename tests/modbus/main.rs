@@ -15,3 +15,4 @@ mod silence;
 mod support;
 mod template;
 mod validation;
+mod write;

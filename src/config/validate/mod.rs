@@ -282,6 +282,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
             reach::port(cx, &gate, port, table);
         }
     }
+    reach::commands(cx, &gate, &serial);
     stage::insecure_device(cx, &coap, &gate.devices);
     let mqtt = mqtt::mqtt(cx, &file.mqtt, &file.role);
     mqtt::needs(cx, &mqtt, &gate.devices);

@@ -16,6 +16,8 @@
 //! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
 //!   the output.
 
+mod write;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -147,6 +149,7 @@ pub struct Bus {
     medium: Medium,
     /// For so long nothing is asked once the port is open.
     still: Duration,
+    writes: write::Writes,
 }
 
 #[derive(Debug)]
@@ -180,6 +183,8 @@ struct Exchange {
     unframed: usize,
     /// What the gateway at the port said of it.
     gateway: Option<Exception>,
+    /// It belongs to a write, and not to a poll.
+    of_write: bool,
 }
 
 impl Bus {
@@ -206,6 +211,7 @@ impl Bus {
             strangers: 0,
             medium: Medium::Line,
             still: Duration::ZERO,
+            writes: write::Writes::default(),
         }
     }
 
@@ -237,7 +243,8 @@ impl Bus {
         if self.current == Some(unit) && matches!(self.line, Line::Idle) {
             self.current = None;
         }
-        let is_waiting = matches!(&self.line, Line::Waiting(exchange) if exchange.unit == unit);
+        let is_waiting =
+            matches!(&self.line, Line::Waiting(exchange) if exchange.unit == unit && !exchange.of_write);
         if is_waiting {
             // Its answer, if it still comes, is a late one.
             self.give_up(now);
@@ -337,6 +344,7 @@ impl Bus {
         {
             unit.interrupted();
         }
+        self.interrupt_write();
         for (unit, of) in self.units.iter_mut().enumerate() {
             if of.is_kept_from_being_asked(now) {
                 self.events.push_back(Event::Down { unit, failure: Failure::Closed });
@@ -428,7 +436,7 @@ impl Bus {
                 Some(exchange.settled.map_or(exchange.deadline, |settled| settled.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
-            Line::Idle => self.next_begin(),
+            Line::Idle => self.next_turn(),
         }
     }
 
@@ -561,7 +569,10 @@ impl Bus {
             match receiver.strip_echo(&self.sent) {
                 None if exchange.echo && !last => return None,
                 None => {}
-                Some(_) => exchange.echo = false,
+                Some(is_echo) => {
+                    exchange.echo = false;
+                    self.writes.note_echo(is_echo);
+                }
             }
         }
         let address = self.units.get(exchange.unit)?.settings.address;
@@ -581,6 +592,9 @@ impl Bus {
             }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
+                if exchange.of_write {
+                    return;
+                }
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
                 let announced =
                     frame.pdu.get(1).copied().filter(|count| {
@@ -607,6 +621,9 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
+        if exchange.of_write {
+            return self.write_answered(now, exchange, answer);
+        }
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
@@ -666,6 +683,9 @@ impl Bus {
             return;
         }
         let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
+        if exchange.of_write {
+            return self.write_lost(now, &exchange, closed);
+        }
         let failure = match exchange.gateway {
             Some(exception) => Failure::Gateway(exception),
             None if exchange.misfit => Failure::Misfit,
@@ -741,10 +761,14 @@ impl Bus {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
+        if self.begin_write(now) {
+            return;
+        }
         let Some(index) = self.choose(now) else { return };
         if self.current.is_none() {
             self.units[index].begin(now);
             self.current = Some(index);
+            self.writes.note_poll();
         }
         if self.open_for(&self.units[index]) > now {
             // The line is kept for it: it needs a longer silence than the others.
@@ -783,6 +807,7 @@ impl Bus {
             misnumbered: false,
             unframed: 0,
             gateway: None,
+            of_write: false,
         });
     }
 

@@ -33,6 +33,7 @@ pub mod plan;
 pub mod settings;
 mod unit;
 pub mod validate;
+pub mod write;
 
 pub use bus::{Bus, Event};
 pub use fault::Failure;

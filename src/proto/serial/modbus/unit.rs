@@ -34,6 +34,8 @@ mod part;
 mod reading;
 mod reason;
 
+mod write;
+
 use std::time::{Duration, Instant};
 
 use super::super::State;
