@@ -65,7 +65,7 @@ impl Sink for Shell {
     }
     fn claim(&mut self, _: &PeerIdentity) -> Option<Holder> {
         // One certificate for as many sessions as are measured.
-        Some(Holder { number: 1, max_sessions: u32::MAX })
+        Some(Holder { number: 1, max_sessions: u32::MAX, max_handshakes: Holder::HANDSHAKES })
     }
     fn connected(&mut self, session: SessionId, _: &Route, _: &PeerIdentity) {
         self.session = Some(session);

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::config_check;
+use super::daily_bytes::DailyBytes;
 use super::deliveries::Deliveries;
 use super::device_status::{self, Presence};
 use super::device_test;
@@ -93,6 +94,7 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
+    daily_bytes: DailyBytes,
     rekeying: Rekeying,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
@@ -161,6 +163,11 @@ impl Desk {
         let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
+            daily_bytes: DailyBytes::open(
+                &loaded.settings.paths.state_dir,
+                &link,
+                loaded.settings.daily_bytes,
+            ),
             fleets,
             rekeying: Rekeying::default(),
             deliveries,
@@ -294,6 +301,7 @@ impl Desk {
         });
         self.clock.save_when_due(now);
         self.state.care(now);
+        self.daily_bytes.care(now, &self.clock.moment(), &self.link);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.end_overlaps(now, verdict);
@@ -412,6 +420,7 @@ impl Desk {
     /// At the stop, when nothing is received any more.
     pub fn close(&mut self) {
         self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
+        self.daily_bytes.close(&self.link);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -625,6 +634,7 @@ impl Desk {
         drop(hub);
         self.rules_since = Instant::now();
         self.link.set_downlink(&settings.downlink);
+        self.link.set_daily_bytes(settings.daily_bytes);
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -642,7 +652,7 @@ impl Desk {
             self.ports.replace(&settings.serial);
         }
         if changes.journal {
-            self.journal.borrow().set_bounds(settings.journal.lanes);
+            self.journal.borrow_mut().set_bounds(settings.journal.lanes);
         }
         if changes.update || changes.renamed_from.is_some() {
             self.updates.replace(&settings.update, &settings.gateway.id);
@@ -701,6 +711,8 @@ impl Desk {
         problems.extend(mailbox::problems(&self.shared.hub.borrow().commands));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
+        let of_daily_bytes = self.daily_bytes.problems(&problems);
+        problems.extend(of_daily_bytes);
         problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
     }
@@ -765,6 +777,7 @@ impl Control for Desk {
                 Presence::NotSeen => {}
             }
         }
+        let limited = device_status::limited(&hub.pipeline.gate, now);
         let mut status = snapshot::Status {
             ok: false,
             reasons: Vec::new(),
@@ -801,6 +814,9 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
+            limited: limited.named,
+            unlisted_limited: limited.more,
+            limited_counts: limited.counts,
             mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
@@ -829,7 +845,8 @@ impl Control for Desk {
     ) -> Result<snapshot::DevicePage, Failure> {
         let hub = &mut *self.shared.hub.borrow_mut();
         hub.begin();
-        device_status::page(hub, &self.deliveries, &self.ports.standings(), Instant::now(), device, after)
+        let (standings, journal) = (self.ports.standings(), &mut *self.journal.borrow_mut());
+        device_status::page(hub, &self.deliveries, &standings, journal, Instant::now(), device, after)
     }
 
     fn known_device(&mut self, device: &str) -> Result<(), Failure> {

@@ -25,7 +25,8 @@ pub const BEFORE_RESTORE: &str = "before-restore-";
 /// Folders that are removed.
 pub const WIPED_FOLDERS: [&str; 5] = ["sessions", "journal", "mailbox", "certificates", "tokens"];
 /// Files that are removed.
-pub const WIPED_FILES: [&str; 3] = ["fleet-devices", "modbus-learned", "config-before-trial.toml"];
+pub const WIPED_FILES: [&str; 5] =
+    ["fleet-devices", "modbus-learned", "config-before-trial.toml", "daily-bytes", "daily-bytes.copy"];
 
 /// What the board's serial number says.
 #[derive(Clone, Debug, PartialEq, Eq)]

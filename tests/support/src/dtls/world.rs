@@ -77,7 +77,11 @@ fn number(identity: &PeerIdentity) -> u64 {
 impl Sink for Recorder {
     fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
         let is_somebody = !self.nobodies.contains(&format!("{identity:?}"));
-        is_somebody.then(|| Holder { number: number(identity), max_sessions: self.max_sessions })
+        is_somebody.then(|| Holder {
+            number: number(identity),
+            max_sessions: self.max_sessions,
+            max_handshakes: Holder::HANDSHAKES,
+        })
     }
     fn unknown_session(&mut self, route: &Route) {
         self.unknown.push(route.remote.port());
