@@ -668,6 +668,9 @@ mod tests {
             reasons: Vec::new(),
             strays: vec![stray],
             unlisted_strays: 7,
+            limited: Vec::new(),
+            unlisted_limited: 0,
+            limited_counts: Default::default(),
             gateway: Gateway {
                 id: "g".into(),
                 version: "0.1.0".into(),

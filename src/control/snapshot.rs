@@ -763,6 +763,66 @@ pub struct LaneShare {
     pub max_bytes: u64,
 }
 
+/// What was counted of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageCounts {
+    /// Readings that the rules and the quota let pass.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Readings that were acknowledged and not published, by a filter.
+    pub filtered: u64,
+    /// Of `messages`: those that the journal did not take.
+    pub unstored: u64,
+    /// Readings that were refused.
+    pub refused: u64,
+    /// Of these, by reason; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_reasons: BTreeMap<String, u64>,
+}
+
+/// One day of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageDay {
+    /// The day in UTC, `2026-11-27`; `None`: up to 24 h in which the clock was not trusted.
+    pub day: Option<String>,
+    /// It is not over.
+    pub current: bool,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: UsageCounts,
+}
+
+/// What a device has sent within the last 30 days.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceUsage {
+    /// Its id.
+    pub device: String,
+    /// On how many days something was counted.
+    pub active_days: u64,
+    /// All of them together.
+    #[serde(flatten)]
+    pub counts: UsageCounts,
+    /// Each of them, the oldest first; only of one device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<UsageDay>,
+}
+
+/// A page of what devices have sent, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsagePage {
+    /// The devices, at most [`DEVICES_MAX`](super::protocol::DEVICES_MAX).
+    pub devices: Vec<DeviceUsage>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Days whose file cannot be read or is damaged, which are left out.
+    pub unreadable_days: u64,
+}
+
 /// A device that is held back beyond its rules and its quota.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

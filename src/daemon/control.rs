@@ -42,6 +42,7 @@ use super::serial::Ports;
 use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
 use super::update::Updates;
+use super::usage::UsageKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
@@ -95,6 +96,7 @@ pub struct Desk {
     state: StateKeeper,
     fleets: FleetKeeper,
     daily_bytes: DailyBytes,
+    usage: UsageKeeper,
     rekeying: Rekeying,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
@@ -163,6 +165,7 @@ impl Desk {
         let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
+            usage: UsageKeeper::open(now, &clock.moment(), &loaded.settings.paths.state_dir),
             daily_bytes: DailyBytes::open(
                 &loaded.settings.paths.state_dir,
                 &link,
@@ -302,6 +305,7 @@ impl Desk {
         self.clock.save_when_due(now);
         self.state.care(now);
         self.daily_bytes.care(now, &self.clock.moment(), &self.link);
+        self.usage.care(now, &self.clock.moment(), &self.shared.hub.borrow().pipeline.gate);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.end_overlaps(now, verdict);
@@ -421,6 +425,8 @@ impl Desk {
     pub fn close(&mut self) {
         self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
         self.daily_bytes.close(&self.link);
+        let gate = &self.shared.hub.borrow().pipeline.gate;
+        self.usage.close(Instant::now(), &self.clock.moment(), gate);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -623,9 +629,12 @@ impl Desk {
         }
         let folder = settings.paths.state_dir.join(mailbox::FOLDER);
         let downlink = (&settings.downlink, folder.as_path());
+        let (usage, moment) = (&mut self.usage, self.clock.moment());
         self.shared.round(|hub: &mut Hub| {
+            usage.look(Instant::now(), &moment, &hub.pipeline.gate);
             hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
             hub.replace(prepared, keyring, certificates, insecure, downlink);
+            usage.forget(&hub.pipeline.gate);
         });
         self.clients.replace(&loaded);
         let now = Instant::now();
@@ -713,6 +722,8 @@ impl Desk {
         problems.extend(of_fleets);
         let of_daily_bytes = self.daily_bytes.problems(&problems);
         problems.extend(of_daily_bytes);
+        let of_usage = self.usage.problems(&problems);
+        problems.extend(of_usage);
         problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
     }
@@ -874,6 +885,18 @@ impl Control for Desk {
 
     fn mailbox(&mut self, action: MailboxAction, reply: Reply) {
         mailbox::answer(&self.shared, action, reply);
+    }
+
+    fn usage(&mut self, device: Option<String>, after: Option<String>, reply: Reply) {
+        let hub = self.shared.hub.borrow();
+        let gate = &hub.pipeline.gate;
+        self.usage.look(Instant::now(), &self.clock.moment(), gate);
+        let is_known = device.as_ref().is_some_and(|id| gate.device_by_id(id).is_some());
+        let question = self.usage.question(device, after);
+        tokio::task::spawn_blocking(move || match question.answer(is_known) {
+            Ok(page) => reply.ok(&page),
+            Err(failure) => reply.fail(failure),
+        });
     }
 
     fn queue(&mut self, reply: Reply) {

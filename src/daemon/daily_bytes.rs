@@ -8,15 +8,14 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::kept_text::KeptText;
+use super::kept_text::{KeptText, Shape};
 use super::link::Link;
 use crate::clock::Moment;
-use crate::durable::atomic_file::AtomicFile;
 use crate::northbound::budget::{Budget, Spent};
 
 /// The file's name in the state directory.
 pub const FILE: &str = "daily-bytes";
-const TEXT: AtomicFile<'static> = AtomicFile::new(FILE, 4096, 0o600).with_copy();
+const SHAPE: Shape = Shape { max_bytes: 4096, has_copy: true };
 /// The file is written so often a day for each lane.
 const PARTS: u64 = 64;
 
@@ -31,7 +30,7 @@ impl DailyBytes {
     /// Reads it and gives the uplink what was used. Blocks; at the start only.
     pub fn open(state_dir: &Path, link: &Link, limits: [Option<u64>; 2]) -> DailyBytes {
         let cost = "after a restart the daily-bytes of the lanes are counted anew";
-        let (kept, spent) = KeptText::open(state_dir, FILE, TEXT, cost, Spent::parse);
+        let (kept, spent) = KeptText::open(state_dir, FILE, SHAPE, cost, Spent::parse);
         link.budget(|budget| {
             spent.iter().for_each(|spent| budget.restore(spent));
             budget.set_limits(limits);

@@ -22,8 +22,8 @@ const LAST_WRITE: Duration = Duration::from_secs(2);
 /// See the module.
 pub struct KeptText {
     directory: PathBuf,
-    name: &'static str,
-    file: AtomicFile<'static>,
+    name: String,
+    shape: Shape,
     /// What it costs that it cannot be read or written, as half a sentence.
     cost: &'static str,
     begun_at: Option<Instant>,
@@ -33,30 +33,54 @@ pub struct KeptText {
     aside: Vec<String>,
 }
 
+/// What the file may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Whether it has a copy, so that damage to one of the two costs nothing.
+    pub has_copy: bool,
+}
+
+impl Shape {
+    /// The file of this name.
+    pub fn file(self, name: &str) -> AtomicFile<'_> {
+        let file = AtomicFile::new(name, self.max_bytes, 0o600);
+        if self.has_copy { file.with_copy() } else { file }
+    }
+}
+
 impl KeptText {
+    /// One that is not there yet.
+    pub fn new(directory: &Path, name: &str, shape: Shape, cost: &'static str) -> KeptText {
+        KeptText {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            shape,
+            cost,
+            begun_at: None,
+            writing: None,
+            is_unread: false,
+            failing: None,
+            aside: Vec::new(),
+        }
+    }
+
     /// Reads it. Blocks; at the start only.
     pub fn open<T>(
         directory: &Path,
-        name: &'static str,
-        file: AtomicFile<'static>,
+        name: &str,
+        shape: Shape,
         cost: &'static str,
         parse: impl Fn(&[u8]) -> Result<T, String>,
     ) -> (KeptText, Option<T>) {
         let folder = OnDisk::new(directory);
         // What a killed process left behind is in nobody's way.
         let _ = atomic_file::sweep(&folder, name);
+        let file = shape.file(name);
         let retrieved = file.read(&folder, parse);
-        let mut kept = KeptText {
-            directory: directory.to_owned(),
-            name,
-            file,
-            cost,
-            begun_at: None,
-            writing: None,
-            is_unread: !retrieved.may_be_replaced(),
-            failing: None,
-            aside: Vec::new(),
-        };
+        let mut kept = KeptText::new(directory, name, shape, cost);
+        kept.is_unread = !retrieved.may_be_replaced();
         for defect in retrieved.defects.iter().filter(|_| !retrieved.is_new()) {
             let shown = format!("{}: {}; {cost}", directory.join(&defect.name).display(), defect.condition);
             log::error!("{shown}");
@@ -87,18 +111,34 @@ impl KeptText {
     pub fn write(&mut self, now: Instant, text: String) {
         self.begun_at = Some(now);
         let (sender, receiver) = channel();
-        let (directory, file) = (self.directory.clone(), self.file);
-        tokio::task::spawn_blocking(move || sender.send(store(&directory, &file, &text)));
+        let (directory, name, shape) = (self.directory.clone(), self.name.clone(), self.shape);
+        tokio::task::spawn_blocking(move || sender.send(store(&directory, &shape.file(&name), &text)));
         self.writing = Some(receiver);
+    }
+
+    /// Whether the last text could not be written, or what is there not be read.
+    pub fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    /// Whether a text is being written.
+    pub fn is_busy(&mut self) -> bool {
+        self.poll();
+        self.writing.is_some()
+    }
+
+    /// At the stop: waits for a write under way. Blocks.
+    pub fn finish(&mut self) {
+        if let Some(written) = self.writing.take().and_then(|writing| writing.recv_timeout(LAST_WRITE).ok()) {
+            self.settle(written);
+        }
     }
 
     /// At the stop: writes the last one. Blocks.
     pub fn close(&mut self, text: &str) {
-        if let Some(written) = self.writing.take().and_then(|writing| writing.recv_timeout(LAST_WRITE).ok()) {
-            self.settle(written);
-        }
+        self.finish();
         if !self.is_unread {
-            self.settle(store(&self.directory, &self.file, text));
+            self.settle(store(&self.directory, &self.shape.file(&self.name), text));
         }
     }
 
@@ -121,7 +161,11 @@ impl KeptText {
 
     fn settle(&mut self, written: Result<(), String>) {
         let failing = written.err().map(|error| {
-            format!("{}: cannot be written: {error}; {}", self.directory.join(self.name).display(), self.cost)
+            format!(
+                "{}: cannot be written: {error}; {}",
+                self.directory.join(&self.name).display(),
+                self.cost
+            )
         });
         if let Some(failing) = failing.as_ref().filter(|failing| self.failing.as_ref() != Some(*failing)) {
             log::error!("{failing}");
@@ -130,7 +174,7 @@ impl KeptText {
     }
 }
 
-fn store(directory: &Path, file: &AtomicFile<'static>, text: &str) -> Result<(), String> {
+fn store(directory: &Path, file: &AtomicFile<'_>, text: &str) -> Result<(), String> {
     file.write(&OnDisk::new(directory), text.as_bytes()).map_err(|error| error.to_string())
 }
 
@@ -139,7 +183,7 @@ fn store(directory: &Path, file: &AtomicFile<'static>, text: &str) -> Result<(),
 mod tests {
     use super::*;
 
-    const FILE: AtomicFile<'static> = AtomicFile::new("kept", 64, 0o600);
+    const SHAPE: Shape = Shape { max_bytes: 64, has_copy: false };
 
     struct Folder(PathBuf);
 
@@ -156,7 +200,7 @@ mod tests {
                 true => Ok(String::from_utf8_lossy(bytes).into_owned()),
                 false => Err("its checksum is wrong".to_owned()),
             };
-            KeptText::open(&self.0, "kept", FILE, "it is counted anew", parse)
+            KeptText::open(&self.0, "kept", SHAPE, "it is counted anew", parse)
         }
     }
 

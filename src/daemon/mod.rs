@@ -29,6 +29,7 @@
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
 //! | `kept_text`, `daily_bytes` | a small text from one process to the next; what the lanes have used of their day |
+//! | `usage` | what each device has sent, day by day |
 //! | `socket_store` | listening sockets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
@@ -87,6 +88,7 @@ mod trial;
 pub mod units;
 mod untaken;
 mod update;
+mod usage;
 
 /// The content format of a media type; `None` if it has none.
 pub fn content_format_of(media_type: &str) -> Option<u16> {

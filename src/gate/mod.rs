@@ -16,6 +16,7 @@
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
 //! * [`reply`]: the replies to commands, which are stored as readings are.
 //! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
+//! * [`usage`]: what each device has sent, day by day.
 //! * [`explain`]: why a reading would pass or be refused.
 //!
 //! It is pure: time is an argument and nothing is logged. [`Gate::admit`] does not allocate. The
@@ -48,6 +49,7 @@ pub mod settings;
 pub mod stage;
 pub mod tag;
 pub mod template;
+pub mod usage;
 
 pub use explain::{Explanation, Supposed};
 pub use identification::Unidentified;
