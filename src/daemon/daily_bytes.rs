@@ -1,9 +1,9 @@
-//! The bytes that the lanes have used of their `daily-bytes`, kept in `{state-dir}/daily-bytes` from
-//! one process to the next.
+//! The bytes that the lanes have used of their `daily-bytes`, kept in `{state-dir}/daily-bytes`
+//! from one process to the next.
 //!
-//! What is written is ahead of what was used, by a part of the limit: so after a power cut the count
-//! is at most that part too high, and too low only if the disk failed. A stop writes the exact
-//! count. Without a limit nothing is written.
+//! What is written is ahead of what was used, by a part of the limit: so after a power cut the
+//! count is at most that part too high, and too low only if the disk failed. A stop writes the
+//! exact count. Without a limit nothing is written.
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,8 +1,9 @@
 //! What each device has sent, day by day, kept in `{state-dir}/usage` for [`PERIODS`] days.
 //!
 //! One file a day, `NUMBER-DAY`, of which only the newest is written: at most every [`EVERY`], when
-//! its day ends, and at the stop, off the path's thread, if something was counted. After a power cut
-//! what was counted within the last hour is missing. The days before are read when somebody asks.
+//! its day ends, and at the stop, off the path's thread, if something was counted. After a power
+//! cut what was counted within the last hour is missing. The days before are read when somebody
+//! asks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -397,7 +398,9 @@ mod tests {
         let mut period = Period { day: Some(DAY - 1), ..Period::default() };
         for number in 0..DEVICES_MAX + 5 {
             let id = Name::parse(&format!("d{number:05}")).expect("a name");
-            period.devices.insert(id, Counts { messages: 1, bytes: 2, ..Counts::default() });
+            let mut counts = Counts::default();
+            (counts.messages, counts.bytes) = (1, 2);
+            period.devices.insert(id, counts);
         }
         std::fs::write(folder.0.join(FOLDER).join("00000009-2026-11-26"), period.encode()).expect("a file");
         std::fs::write(folder.0.join(FOLDER).join("00000008-2026-11-25"), "rubbish").expect("a file");

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// So many more ignored refusals than forgiven ones mute a device: more than a burst that is under
 /// way when the first is answered.
 pub const IGNORED_MAX: u32 = 64;
-/// Ignored refusals that one passed reading makes up for. A device is muted only if it keeps sending
-/// more than about nine times as much as its quota.
+/// Ignored refusals that one passed reading makes up for. A device is muted only if it keeps
+/// sending more than about nine times as much as its quota.
 pub const FORGIVEN: u64 = 8;
 /// The first mute.
 pub const MUTE_MIN: Duration = Duration::from_secs(10);

@@ -1,8 +1,8 @@
 //! What each device has sent, day by day: for a person who asks who uses how much.
 //!
-//! The gate counts since a device is known; a [`Tally`] makes days of that. It is asked to look when
-//! a day ends, before devices are removed, and now and then; what was counted since the last look
-//! counts for the day that it has.
+//! The gate counts since a device is known; a [`Tally`] makes days of that. It is asked to look
+//! when a day ends, before devices are removed, and now and then; what was counted since the last
+//! look counts for the day that it has.
 //!
 //! | the clock | a period |
 //! |---|---|
@@ -308,11 +308,12 @@ fn today(moment: &Moment) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::clock::UnixTime;
-    use crate::gate::Gate;
-    use crate::gate::stage::DeviceIndex;
-    use crate::message::Method;
-    use crate::pipeline::Pipeline;
-    use crate::pipeline::fake::{FakeStore, received};
+    use crate::gate::pattern::Pattern;
+    use crate::gate::stage::Received;
+    use crate::gate::template::Template;
+    use crate::gate::{Device, Gate, Quota, Role, Settings, UplinkRule};
+    use crate::message::{Method, Path, Stamp};
+    use std::time::Duration;
 
     const HOUR: u64 = 3_600_000;
     const DAY: u64 = 20_000;
@@ -322,19 +323,48 @@ mod tests {
         Moment { now, boottime_ms: hours * HOUR, wall: wall.map(UnixTime), ages_from: None }
     }
 
-    fn gate(pipeline: &Pipeline<FakeStore>) -> impl Iterator<Item = DeviceView<'_>> {
-        pipeline.gate.devices(Instant::now())
+    /// A gate whose `door-7` may send 10 readings.
+    fn gate() -> Gate {
+        let name = |text| Name::parse(text).expect("a name");
+        let role = Role {
+            name: name("sensor"),
+            quota: Quota { messages: 1, bytes: 1 << 20, per: Duration::from_secs(86_400), burst: 10 },
+            max_payload: None,
+            offline_after: Duration::from_secs(3_600),
+            max_sessions: 4,
+            max_handshakes: 120,
+            uplink: vec![UplinkRule::new(name("t"), Pattern::parse("t/#").expect("a pattern"))],
+            downlink: Vec::new(),
+            mailbox: Default::default(),
+        };
+        let settings = Settings {
+            reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
+            roles: vec![role],
+            devices: vec![Device::new(name("door-7"), name("sensor"))],
+            ..Settings::empty(name("gw"))
+        };
+        Gate::new(settings, Instant::now())
     }
 
-    fn door(gate: &Gate) -> DeviceIndex {
-        gate.device_by_id("door-7").expect("the device")
+    fn views(gate: &Gate) -> impl Iterator<Item = DeviceView<'_>> {
+        gate.devices(Instant::now())
     }
 
-    /// A gate whose `door-7` may send 10 readings, and sends so many.
-    fn sends(pipeline: &mut Pipeline<FakeStore>, count: usize) {
-        let (now, device) = (Instant::now(), door(&pipeline.gate));
+    /// It sends so many.
+    fn sends(gate: &mut Gate, count: usize) {
+        let device = gate.device_by_id("door-7").expect("the device");
+        let received = Received {
+            path: Path::parse("t/env").expect("a path"),
+            query: None,
+            method: Method::Post,
+            payload: b"1234",
+            content_format: None,
+            blockwise: false,
+            stamp: Stamp { boottime_ms: 1, wall_ms: None },
+        };
         for _ in 0..count {
-            let _ = pipeline.gate.admit(now, device, received(Method::Post, "t/env", b"1234"));
+            // Beyond its quota it is refused.
+            let _ = gate.admit(Instant::now(), device, received);
         }
     }
 
@@ -345,21 +375,21 @@ mod tests {
 
     #[test]
     fn each_look_counts_what_came_since_the_one_before() {
-        let mut pipeline = Pipeline::fake(Instant::now(), 10);
+        let mut gate = gate();
         let mut tally = Tally::new();
         let noon = DAY * DAY_MS + 12 * HOUR;
         assert!(tally.is_over(&at(0, Some(noon))), "the clock is trusted");
         assert_eq!(tally.turn(&at(0, Some(noon)), |_| None), None);
-        tally.look(&at(0, Some(noon)), gate(&pipeline));
+        tally.look(&at(0, Some(noon)), views(&gate));
         assert!(!tally.is_changed() && tally.period().devices.is_empty());
-        sends(&mut pipeline, 7);
-        tally.look(&at(1, Some(noon + HOUR)), gate(&pipeline));
+        sends(&mut gate, 7);
+        tally.look(&at(1, Some(noon + HOUR)), views(&gate));
         assert_eq!((of(tally.period()), tally.is_changed()), ((7, 28, 0), true));
         tally.note_kept();
-        tally.look(&at(1, Some(noon + HOUR)), gate(&pipeline));
+        tally.look(&at(1, Some(noon + HOUR)), views(&gate));
         assert!(!tally.is_changed());
-        sends(&mut pipeline, 5);
-        tally.look(&at(2, Some(noon + 2 * HOUR)), gate(&pipeline));
+        sends(&mut gate, 5);
+        tally.look(&at(2, Some(noon + 2 * HOUR)), views(&gate));
         assert_eq!((of(tally.period()), tally.period().name()), ((10, 40, 2), "2024-10-04".to_owned()));
         let refused: Vec<_> = tally.period().devices["door-7"].refused().collect();
         assert_eq!(refused, [(Reason::OverQuota, 2)]);
@@ -373,41 +403,41 @@ mod tests {
 
     #[test]
     fn what_came_before_the_clock_was_trusted_is_of_the_day_if_that_began_later() {
-        let mut pipeline = Pipeline::fake(Instant::now(), 10);
+        let mut gate = gate();
         let mut tally = Tally::new();
-        sends(&mut pipeline, 2);
-        tally.look(&at(0, None), gate(&pipeline));
+        sends(&mut gate, 2);
+        tally.look(&at(0, None), views(&gate));
         let one = Some(DAY * DAY_MS + HOUR);
-        tally.look(&at(1, one), gate(&pipeline));
+        tally.look(&at(1, one), views(&gate));
         let kept = Period { day: Some(DAY), lasted_ms: 5, devices: tally.period().devices.clone() };
         assert_eq!(tally.turn(&at(1, one), |day| (day == Some(DAY)).then_some(kept)), None);
         assert_eq!((of(tally.period()), tally.period().day), ((4, 16, 0), Some(DAY)));
 
         // The gateway ran over midnight before it knew the time.
         let mut tally = Tally::new();
-        tally.look(&at(0, None), gate(&pipeline));
-        tally.look(&at(2, one), gate(&pipeline));
+        tally.look(&at(0, None), views(&gate));
+        tally.look(&at(2, one), views(&gate));
         let before = tally.turn(&at(2, one), |_| None).expect("a period without a date");
         assert_eq!((before.name(), of(&before)), ("undated".to_owned(), (2, 8, 0)));
     }
 
     #[test]
     fn without_a_trusted_clock_a_period_is_24_h_and_goes_on_after_a_restart() {
-        let mut pipeline = Pipeline::fake(Instant::now(), 10);
+        let mut gate = gate();
         let mut tally = Tally::new();
         let mut kept = Period { lasted_ms: 20 * HOUR, ..Period::default() };
         kept.devices
             .insert(Name::parse("door-7").expect("a name"), Counts { messages: 3, ..Counts::default() });
         assert!(tally.turn(&at(0, None), |day| day.is_none().then_some(kept)).is_some());
-        sends(&mut pipeline, 1);
-        tally.look(&at(0, None), gate(&pipeline));
-        tally.look(&at(3, None), gate(&pipeline));
+        sends(&mut gate, 1);
+        tally.look(&at(0, None), views(&gate));
+        tally.look(&at(3, None), views(&gate));
         assert!(!tally.is_over(&at(3, None)));
         assert_eq!(of(tally.period()).0, 4);
         // It is of an earlier process, so it never becomes a day.
         let noon = Some(DAY * DAY_MS + 23 * HOUR);
         assert!(tally.is_over(&at(3, noon)));
-        tally.look(&at(4, None), gate(&pipeline));
+        tally.look(&at(4, None), views(&gate));
         assert!(tally.is_over(&at(4, None)));
         let before = tally.turn(&at(4, noon), |_| None).expect("a period");
         assert_eq!((before.day, before.lasted_ms), (None, 24 * HOUR));

@@ -1,9 +1,10 @@
 //! The share of each lane that a device takes, so that one device within its quota cannot fill a
 //! lane.
 //!
-//! A lane is counted in [`PARTS`] parts by sequence. A part is counted for the devices whose records
-//! are in it until all of it is released, so a device that is refused is taken again when the
-//! oldest part has left the lane. What was stored before the journal was opened is of no device.
+//! A lane is counted in [`PARTS`] parts by sequence. A part is counted for the devices whose
+//! records are in it until all of it is released, so a device that is refused is taken again when
+//! the oldest part has left the lane. What was stored before the journal was opened is of no
+//! device.
 //!
 //! | situation | counted |
 //! |---|---|

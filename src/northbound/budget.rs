@@ -1,8 +1,8 @@
 //! How many bytes a lane may publish in a day, for uplinks that are paid by the byte.
 //!
 //! Counted are PUBLISH packets of readings, as written to the connection, repeated ones included;
-//! not the gateway's own messages, nor what TLS and TCP add. A lane that has used up its bytes waits
-//! in the journal until the next day; the other lane goes on.
+//! not the gateway's own messages, nor what TLS and TCP add. A lane that has used up its bytes
+//! waits in the journal until the next day; the other lane goes on.
 //!
 //! | the clock | a day ends |
 //! |---|---|
