@@ -104,7 +104,7 @@ mod tests {
         let device = DeviceUsage { device: "door-7".into(), active_days: 2, counts, days: days_of };
         let shown: Vec<String> = days(&device).iter().map(|row| row.join("|")).collect();
         let expected =
-            ["clock not trusted|1|0 B|0|0", "2026-11-27, until now|7|2.0 KiB|1|4 over quota, 2 not stored"];
+            ["clock not trusted|1|0 B|0|0", "2026-11-27, until now|7|2 KiB|1|4 over quota, 2 not stored"];
         assert_eq!(shown, expected);
         assert_eq!(row("door-7", &device.counts, Some(2)).last().map(String::as_str), Some("2"));
     }

@@ -224,7 +224,7 @@ mod tests {
         let rows = rows(&limited);
         let of = |name: &str| rows.iter().find(|(row, _)| *row == name).map(|(_, text)| text.as_str());
         assert_eq!(of("muted"), Some("heard again after 40 s of silence: it ignored 4.29"));
-        assert_eq!(of("lane share"), Some("96.0 MiB of 96.0 MiB of lane normal"));
+        assert_eq!(of("lane share"), Some("96 MiB of 96 MiB of lane normal"));
         assert_eq!(of("over share"), Some("3 readings not stored: its records had its share of the lane"));
         let text = "2 handshakes and connects refused: more than max-handshakes";
         assert_eq!(of("too often"), Some(text));
