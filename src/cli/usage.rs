@@ -33,7 +33,7 @@ pub fn run(context: &Context, arguments: UsageArguments) -> Result<(), CommandEr
     };
     if unreadable > 0 {
         let days = plural(unreadable, "day");
-        super::note(&format!("{days} left out, whose file cannot be read: the log of the daemon names it"));
+        super::note(format!("{days} left out, whose file cannot be read: the log of the daemon names it"));
     }
     if context.out.json {
         return Ok(());
