@@ -250,6 +250,7 @@ pub(super) struct Role {
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
     pub(super) max_sessions: Option<u32>,
+    pub(super) max_handshakes: Option<u32>,
     pub(super) query: Option<QueryUse>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
@@ -575,6 +576,8 @@ pub(super) struct Lanes {
 pub(super) struct LaneTable {
     pub(super) max_bytes: Option<u64>,
     pub(super) when_full: Option<WhenFull>,
+    pub(super) device_share: Option<u8>,
+    pub(super) daily_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

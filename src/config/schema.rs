@@ -249,6 +249,7 @@ const ROLE: &[Key] = &[
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("max-sessions", Kind::Whole(1, 1_000_000)),
+    key("max-handshakes", Kind::Whole(1, 100_000)),
     key("query", Kind::Choice(&["publish", "refuse"])),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
@@ -510,6 +511,8 @@ const LANES: &[Key] = &[key("high", Kind::Table(LANE)), key("normal", Kind::Tabl
 const LANE: &[Key] = &[
     key("max-bytes", Kind::Size(256 * KIB, TIB)),
     key("when-full", Kind::Choice(&["refuse", "drop-oldest"])),
+    key("device-share", Kind::Whole(1, 100)),
+    key("daily-bytes", Kind::Size(64 * KIB, TIB)),
 ];
 
 const CLOCK: &[Key] = &[key("trust", Kind::Choice(&["kernel", "always"]))];

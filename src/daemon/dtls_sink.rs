@@ -197,6 +197,11 @@ impl Sink for DtlsSink<'_> {
         if matches!(failure, HandshakeFailure::TableFull(_)) {
             self.reports.full = Some(now);
         }
+        if let HandshakeFailure::TooOften(identity) = failure
+            && let Some(device) = self.pipeline.gate.recognise(identity)
+        {
+            self.pipeline.gate.note_too_often(now, device);
+        }
         if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.reports.unclaimed.take())
         {
             return self.unidentified(route, identity, &reason);

@@ -396,6 +396,7 @@ impl Hub {
                         true => {
                             Outcome::RefusedMqtt(crate::southbound::mqtt::answer::unstored(reason).code as u8)
                         }
+                        // That of the share has the same code.
                         false => refused_by(answer::unavailable().code),
                     };
                     let device = device.unwrap_or_default();

@@ -199,6 +199,7 @@ mod tests {
             ("role.x.quota.burst", 20.into()),
             ("role.x.offline-after", "1h".into()),
             ("role.x.max-sessions", 4.into()),
+            ("role.x.max-handshakes", 120.into()),
             ("role.x.query", "publish".into()),
             ("role.x.uplink.y.qos", 0.into()),
             ("role.x.uplink.y.retain", false.into()),

@@ -26,6 +26,7 @@ use super::stray::Strays;
 use crate::clock::Moment;
 use crate::gate::Unidentified;
 use crate::gate::stage::{DeviceIndex, Received, Refusal};
+use crate::journal::Refused;
 use crate::message::{ContentFormat, Method};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, PeerId, Ticket};
@@ -235,7 +236,8 @@ impl Intake {
         match self.insecure {
             Some(device) => self.handle_message(moment, peer.peer(), device, datagram, pipeline),
             None => {
-                let own = Holder { number: peer.to_bits(), max_sessions: 1 };
+                let own =
+                    Holder { number: peer.to_bits(), max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
                 let counters = &mut pipeline.counters;
                 let refuse = |_: &FirstBlock<'_>| {
                     counters.count(Counter::RefusedUnknownDevice);
@@ -262,7 +264,7 @@ impl Intake {
         let id = peer.id();
         // All plain senders are one device and no address is proven, so each address has its own
         // limits.
-        let own = Holder { number: id.to_bits(), max_sessions: 1 };
+        let own = Holder { number: id.to_bits(), max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
         let holder = match peer {
             Peer::Plain(_) => own,
             Peer::Session(_) | Peer::Serial(_) => pipeline.gate.holder(device).unwrap_or(own),
@@ -366,6 +368,7 @@ impl Intake {
                 }
                 answer::refused(refusal)
             }
+            Disposition::Unstored(Refused::DeviceShare) => answer::over_share(),
             Disposition::Unstored(_) => answer::unavailable(),
         };
         self.respond(now, exchange, &response);

@@ -201,7 +201,7 @@ pub fn handle_reading<S: ReadingStore>(
     match pipeline.handle_reading(now, device, Ticket::Serial(ticket), received) {
         Disposition::Journaled => Verdict::Taken,
         Disposition::Passed | Disposition::Filtered => Verdict::Passed,
-        Disposition::Refused(Refusal::OverQuota { .. }) => Verdict::OverQuota,
+        Disposition::Refused(Refusal::OverQuota { .. } | Refusal::Muted { .. }) => Verdict::OverQuota,
         Disposition::Refused(_) | Disposition::Unstored(Refused::TooLarge) => Verdict::Refused,
         Disposition::Unstored(_) => Verdict::Unavailable,
     }
@@ -254,6 +254,7 @@ mod tests {
         for (refused, verdict) in [
             (Refused::TooLarge, Verdict::Refused),
             (Refused::LaneFull, Verdict::Unavailable),
+            (Refused::DeviceShare, Verdict::Unavailable),
             (Refused::Failing, Verdict::Unavailable),
             (Refused::Closed, Verdict::Unavailable),
         ] {
