@@ -336,7 +336,8 @@ fn more_than_64_kib_is_4_13_with_the_size_taken() {
 #[test]
 fn a_block_whose_content_format_is_not_that_of_the_first_is_4_08_and_says_so() {
     let next = block(1, false, 6);
-    let cases: [(&[(u16, &[u8])], &str); 3] = [
+    type Options<'o> = &'o [(u16, &'o [u8])];
+    let cases: [(Options<'_>, &str); 3] = [
         (&[(11, b"log"), (12, b"\x32"), (27, &next)], "Content-Format is not that of block 0"),
         (&[(11, b"log"), (27, &next)], "no Content-Format, but block 0 has one: send it in each block"),
         (&[(11, b"log"), (12, b"\x2a"), (17, b"\x32"), (27, &next)], "options are not those of block 0"),
