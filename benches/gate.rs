@@ -60,6 +60,7 @@ fn settings(rules: usize) -> Settings {
         max_payload: None,
         offline_after: Duration::from_secs(3600),
         max_sessions: 4,
+        max_handshakes: 120,
         uplink,
         downlink: Vec::new(),
         mailbox: Default::default(),

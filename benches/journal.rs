@@ -33,7 +33,7 @@ fn main() {
 }
 
 fn settings(directory: &Path) -> Settings {
-    let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse };
+    let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse, device_share: 100 };
     Settings {
         directory: directory.to_path_buf(),
         max_bytes: 256 << 20,

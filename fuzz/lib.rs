@@ -62,7 +62,6 @@ impl World {
             hellos_per_second: u32::MAX,
             hellos_per_source: u32::MAX,
             work_burst: u32::MAX,
-            completed_per_minute: u32::MAX,
             ..Limits::default()
         };
         let settings = Settings { limits, mtu: 300, ..Settings::default() };
@@ -74,7 +73,7 @@ impl World {
             clients: [0, 1].map(|device| Client::new(config(device))),
             ports: [1, 2],
             sessions: [SessionId(0); 2],
-            recorder: Recorder::default(),
+            recorder: Recorder { max_handshakes: u32::MAX, ..Recorder::default() },
             rounds: 0,
         };
         for device in 0..2 {

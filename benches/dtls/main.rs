@@ -65,7 +65,7 @@ impl Sink for Shell {
     }
     fn claim(&mut self, _: &PeerIdentity) -> Option<Holder> {
         // One certificate for as many sessions as are measured.
-        Some(Holder { number: 1, max_sessions: u32::MAX })
+        Some(Holder { number: 1, max_sessions: u32::MAX, max_handshakes: u32::MAX })
     }
     fn connected(&mut self, session: SessionId, _: &Route, _: &PeerIdentity) {
         self.session = Some(session);
@@ -202,7 +202,6 @@ fn main() {
         hellos_per_second: u32::MAX,
         hellos_per_source: u32::MAX,
         work_burst: u32::MAX,
-        completed_per_minute: u32::MAX,
         ..Limits::new(sessions, 1 << 20, Duration::from_secs(24 * 60 * 60))
     };
     let pairs =

@@ -33,7 +33,7 @@ impl Sink for Shell<'_> {
         self.socket.send_to(datagram, route.remote).expect("loopback takes it");
     }
     fn claim(&mut self, _: &PeerIdentity) -> Option<Holder> {
-        Some(Holder { number: 1, max_sessions: u32::MAX })
+        Some(Holder { number: 1, max_sessions: u32::MAX, max_handshakes: u32::MAX })
     }
     fn connected(&mut self, _: SessionId, _: &Route, _: &PeerIdentity) {}
     fn data(&mut self, session: SessionId, plaintext: &[u8]) {

@@ -104,7 +104,7 @@ fn device(mut data: &[u8]) {
     let mut endpoint = Endpoint::new(Default::default(), 1);
     let now = Instant::now();
     let peer = Peer::Session(SessionId(1)).id();
-    let holder = Holder { number: 1, max_sessions: 1 };
+    let holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
     let outgoing = Outgoing { method: Method::Put, path: "a/b", content_format: None, payload: b"x" };
     let mut asked = 0;
     let mut buffer = Vec::new();

@@ -33,6 +33,7 @@ fuzz_target!(|data: &[u8]| {
         max_payload: None,
         offline_after: Duration::from_secs(3600),
         max_sessions: 4,
+        max_handshakes: 120,
         uplink: vec![rule],
         downlink: Vec::new(),
         mailbox: Default::default(),

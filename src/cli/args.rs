@@ -77,6 +77,8 @@ pub enum Command {
     Tail(TailArguments),
     /// Print the state of the uplink, the journal and the devices
     Status(StatusArguments),
+    /// Print what each device has sent within 30 days
+    Usage(UsageArguments),
     /// Apply the configuration files, and wait until they are in use or refused
     Reload,
     /// Print what the rules say about a reading
@@ -178,6 +180,13 @@ pub struct MailboxListArguments {
 pub struct MailboxNumberArgument {
     /// Its number, as `tombolo mailbox list` shows it
     pub number: u64,
+}
+
+/// `tombolo usage`
+#[derive(Debug, Args)]
+pub struct UsageArguments {
+    /// Day by day of this device
+    pub device: Option<String>,
 }
 
 /// `tombolo status`

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `run` | starts the daemon in this process |
 //! | `init`, `device` | the files, with or without the daemon; then tells it to reload |
-//! | `status`, `queue`, `tail`, `trace`, `reload`, `cert`, `send`, `mailbox`, `device test` | the running daemon, over its control socket |
+//! | `status`, `usage`, `queue`, `tail`, `trace`, `reload`, `cert`, `send`, `mailbox`, `device test` | the running daemon, over its control socket |
 //! | `acl explain`, `check`, `clock`, `health`, `update` | the running daemon, or the files where it does not run |
 //! | `config`, `backup`, `restore`, `firstboot` | the files, with or without the daemon |
 //! | `serial` | the machine's ports; the running daemon for one that it has |
@@ -50,6 +50,7 @@ mod status;
 mod tail;
 mod trace;
 mod update;
+mod usage;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -206,7 +207,9 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Queue(_) => Some("reading the journal"),
         Command::Send(_) => Some("waiting for the device"),
         Command::Mailbox(_) => Some("waiting for the gateway"),
-        Command::Status(_) | Command::Acl(_) | Command::Clock(_) => Some("waiting for the gateway"),
+        Command::Status(_) | Command::Usage(_) | Command::Acl(_) | Command::Clock(_) => {
+            Some("waiting for the gateway")
+        }
         Command::Config(_) => Some("waiting"),
         Command::Cert(_) => Some("waiting for the gateway"),
         Command::Update(args::UpdateCommand::Check) => Some("looking for newer firmware"),
@@ -261,6 +264,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Mailbox(command) => mailbox::run(context, command)?,
         Command::Tail(arguments) => tail::run(context, arguments)?,
         Command::Status(arguments) => status::run(context, arguments)?,
+        Command::Usage(arguments) => usage::run(context, arguments)?,
         Command::Acl(command) => acl::run(context, command)?,
         Command::Import(ImportCommand::Mosquitto(arguments)) => import_mosquitto::run(context, &arguments)?,
         Command::Reload => reload::run(context)?,

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::args::StatusArguments;
 use super::error::CommandError;
-use super::output::{align, bytes, plural, span};
+use super::output::{align, bytes, plural, plural_of, span};
 use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
-    Certificate, RefusedConnect, RevocationList, RevocationSource, SerialPort, SerialUnit, Session,
-    SessionPage, Status, Uplink,
+    Certificate, DailyBytes, LimitedDevice, RefusedConnect, RevocationList, RevocationSource, SerialPort,
+    SerialUnit, Session, SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
@@ -124,6 +124,9 @@ pub fn text(status: &Status) -> String {
     if !update.source.is_empty() && update.source != "none" {
         row("update", super::update::line(update));
     }
+    for (lane, day) in &status.upstream.daily_bytes {
+        row("", daily_bytes(lane, day));
+    }
     if let Some(limit) = status.upstream.rate_limit.filter(|_| !status.upstream.rate_lowered) {
         row("", super::queue::rate(limit, status.journal.records));
     }
@@ -214,6 +217,12 @@ pub fn text(status: &Status) -> String {
             row("", format!("{} refused, {last}{device}", plural(count, "connect")));
         }
     }
+    for limited in &status.limited {
+        row("limited", limited_device(limited));
+    }
+    if status.unlisted_limited > 0 {
+        row("", format!("and {} more; `tombolo device show ID`", status.unlisted_limited));
+    }
     for (name, fleet) in &devices.fleets {
         row("fleet", format!("{name}, {} of at most {} devices seen", fleet.devices, fleet.max_devices));
     }
@@ -289,6 +298,46 @@ pub fn text(status: &Status) -> String {
         row("next", "tombolo queue rejected list".to_owned());
     }
     align(&rows)
+}
+
+/// The bytes of a lane's day in one line.
+fn daily_bytes(lane: &str, day: &DailyBytes) -> String {
+    let held = if day.used_up { ", USED UP: its records are kept" } else { "" };
+    let ends =
+        if day.by_clock { "at midnight UTC" } else { "24 h after it began, as the clock is not trusted" };
+    format!(
+        "lane {lane}: {} of {} of this day{held}; the next one begins in {}, {ends}",
+        bytes(day.bytes),
+        bytes(day.max_bytes),
+        span(day.left_s)
+    )
+}
+
+/// Why a device is held back, in one line; `check` uses it too.
+pub fn limited(limited: &LimitedDevice) -> String {
+    let (count, when) = (limited.count, span(limited.seconds));
+    match limited.reason.as_str() {
+        "muted" => {
+            format!("muted because it ignored 4.29: heard again after {when} of silence ({})", times(count))
+        }
+        "over_share" => {
+            let readings = plural(count, "reading");
+            format!("its records have its share of the lane: {readings} not stored, the last {when} ago")
+        }
+        "too_often" => format!(
+            "connects too often: {} refused, the last {when} ago",
+            plural_of(count, "handshake or connect", "handshakes and connects")
+        ),
+        other => format!("{} ({})", other.replace('_', " "), times(count)),
+    }
+}
+
+fn times(count: u64) -> String {
+    plural(count, "time")
+}
+
+fn limited_device(of: &LimitedDevice) -> String {
+    format!("{}: {}", of.device, limited(of))
 }
 
 /// The uplink in one line; `check` uses it too.
@@ -685,6 +734,9 @@ mod tests {
             reasons: Vec::new(),
             strays: vec![stray],
             unlisted_strays: 7,
+            limited: Vec::new(),
+            unlisted_limited: 0,
+            limited_counts: Default::default(),
             gateway: Gateway {
                 id: "g".into(),
                 version: "0.1.0".into(),
@@ -792,6 +844,40 @@ mod tests {
              unserved  192.0.2.9 sends DTLS to a plain CoAP port; use a port of coap.listen (3 times, last 1 min ago)\n\
              \x20         and 7 datagrams of further source addresses\n\
              next      tombolo check\n"
+        );
+    }
+
+    #[test]
+    fn devices_that_are_held_back_are_named_with_why() {
+        let limited = |device: &str, reason: &str, count, seconds| LimitedDevice {
+            device: device.into(),
+            role: "sensor".into(),
+            reason: reason.into(),
+            count,
+            seconds,
+        };
+        let status = Status {
+            limited: vec![
+                limited("a", "muted", 1, 40),
+                limited("b", "over_share", 7, 5),
+                limited("c", "too_often", 1, 5),
+                limited("d", "what_comes_later", 2, 5),
+            ],
+            unlisted_limited: 3,
+            ..Status::default()
+        };
+        let text = text(&status);
+        let lines: Vec<_> =
+            text.lines().filter(|line| line.contains("limited") || line.contains("3 more")).collect();
+        assert_eq!(
+            lines,
+            [
+                "limited   a: muted because it ignored 4.29: heard again after 40 s of silence (1 time)",
+                "limited   b: its records have its share of the lane: 7 readings not stored, the last 5 s ago",
+                "limited   c: connects too often: 1 handshake or connect refused, the last 5 s ago",
+                "limited   d: what comes later (2 times)",
+                "          and 3 more; `tombolo device show ID`",
+            ]
         );
     }
 }

@@ -250,6 +250,7 @@ pub(super) struct Role {
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
     pub(super) max_sessions: Option<u32>,
+    pub(super) max_handshakes: Option<u32>,
     pub(super) query: Option<QueryUse>,
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
@@ -436,6 +437,9 @@ pub(super) struct Serial {
     pub(super) poll_period: Option<Span>,
     pub(super) poll_timeout: Option<Span>,
     pub(super) poll_echo: Option<bool>,
+    pub(super) writable: Option<bool>,
+    pub(super) answer: Option<String>,
+    pub(super) answer_timeout: Option<Span>,
     /// The port is a Modbus bus.
     pub(super) modbus: Option<BusTable>,
     /// Its units, by address.
@@ -572,6 +576,8 @@ pub(super) struct Lanes {
 pub(super) struct LaneTable {
     pub(super) max_bytes: Option<u64>,
     pub(super) when_full: Option<WhenFull>,
+    pub(super) device_share: Option<u8>,
+    pub(super) daily_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

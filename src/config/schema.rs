@@ -249,6 +249,7 @@ const ROLE: &[Key] = &[
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
     key("max-sessions", Kind::Whole(1, 1_000_000)),
+    key("max-handshakes", Kind::Whole(1, 100_000)),
     key("query", Kind::Choice(&["publish", "refuse"])),
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
@@ -415,6 +416,9 @@ const SERIAL: &[Key] = &[
     key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
     key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("poll-echo", Kind::Flag),
+    key("writable", Kind::Flag),
+    key("answer", Kind::Text(1024)),
+    key("answer-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("modbus", Kind::Table(MODBUS)),
     key("unit", Kind::Named(UNIT)),
 ];
@@ -481,6 +485,11 @@ const REGISTER: &[Key] = &[
     key("byte-order", Kind::Choice(&["big", "little"])),
     key("absent", Kind::Text(500)),
     key("dead-band", Kind::Number(0.0, 1e12)),
+    key("writable", Kind::Flag),
+    key("min", Kind::Number(-1e19, 1e19)),
+    key("max", Kind::Number(-1e19, 1e19)),
+    key("write-multiple", Kind::Flag),
+    key("read-back", Kind::Flag),
 ];
 
 const FIELD: &[Key] = &[
@@ -502,6 +511,8 @@ const LANES: &[Key] = &[key("high", Kind::Table(LANE)), key("normal", Kind::Tabl
 const LANE: &[Key] = &[
     key("max-bytes", Kind::Size(256 * KIB, TIB)),
     key("when-full", Kind::Choice(&["refuse", "drop-oldest"])),
+    key("device-share", Kind::Whole(1, 100)),
+    key("daily-bytes", Kind::Size(64 * KIB, TIB)),
 ];
 
 const CLOCK: &[Key] = &[key("trust", Kind::Choice(&["kernel", "always"]))];

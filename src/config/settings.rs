@@ -28,6 +28,9 @@ pub struct Settings {
     pub mqtt: southbound::mqtt::Settings,
     /// The usable serial ports, in name order. Their devices are in [`Settings::gate`] too.
     pub serial: southbound::serial::Settings,
+    /// Most bytes of PUBLISH packets of a lane in a day, by
+    /// [`Lane::index`](crate::message::Lane::index); `None`: no limit, the default.
+    pub daily_bytes: [Option<u64>; 2],
     /// The journal.
     pub journal: journal::Settings,
     /// When the wall clock is trusted.

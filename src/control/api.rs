@@ -68,6 +68,12 @@ pub trait Control {
         reply.fail(Failure::new(Code::Failed, "there is no mailbox here"));
     }
 
+    /// Answers with a [`UsagePage`](super::snapshot::UsagePage).
+    fn usage(&mut self, device: Option<String>, after: Option<String>, reply: Reply) {
+        let _ = (device, after);
+        reply.fail(Failure::new(Code::Failed, "nothing is counted here"));
+    }
+
     /// Answers with a [`Queue`](super::snapshot::Queue): the lanes.
     fn queue(&mut self, reply: Reply);
 
@@ -293,6 +299,7 @@ impl Call {
                 let send = MailboxAction::Send { device, path, method, payload, content_format, wait };
                 control.mailbox(send, reply);
             }
+            Request::Usage { device, after } => control.usage(device, after, reply),
             Request::MailboxList { device, after } => {
                 control.mailbox(MailboxAction::List { device, after }, reply);
             }

@@ -101,11 +101,16 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Readings refused with 4.02 or 4.00: a query that is not wanted, or an argument of it.",
     ),
     ("tombolo_gate_refused_over_quota_readings_total", "Readings refused with 4.29: over quota."),
+    ("tombolo_gate_refused_muted_readings_total", "Readings refused with 4.29: the device ignored 4.29."),
     ("tombolo_gate_refused_topic_readings_total", "Readings refused with 4.03: a topic that is not theirs."),
     ("tombolo_gate_refused_unknown_device_readings_total", "Readings refused with 4.01: of no device."),
     ("tombolo_journal_stored_readings_total", "Readings on disk and acknowledged."),
     ("tombolo_journal_stored_bytes_total", "Payload bytes of the stored readings."),
     ("tombolo_journal_refused_readings_total", "Readings refused with 5.03: the journal cannot take them."),
+    (
+        "tombolo_journal_refused_over_share_readings_total",
+        "Of those: the records of the device have its share of the lane.",
+    ),
     ("tombolo_northbound_connected_sessions_total", "Connections to the broker that were established."),
     ("tombolo_northbound_published_readings_total", "Readings sent to the broker, repeated ones included."),
     ("tombolo_northbound_acknowledged_readings_total", "Readings that the broker acknowledged."),
@@ -164,6 +169,9 @@ pub const GAUGES: &[(&str, &str, &str)] = &[
         "lane",
         "1 while nothing of the lane is published, though connected.",
     ),
+    ("tombolo_northbound_lane_day_bytes", "lane", "Bytes of its daily-bytes that a lane has published."),
+    ("tombolo_northbound_lane_day_max_bytes", "lane", "Its daily-bytes."),
+    ("tombolo_gate_limited_devices", "reason", "Devices that are held back."),
     ("tombolo_journal_rejected_records", "", "Records that the broker rejected and that are kept."),
     ("tombolo_journal_rejected_bytes", "", "Their bytes on disk."),
     ("tombolo_journal_rejected_max_bytes", "", "Most of these bytes."),
@@ -289,6 +297,19 @@ fn gauge(name: &str, status: &Status, queue: &Queue, page: &mut Page) {
             _ => continue,
         };
         page.sample(name, &[("lane", lane)], value);
+    }
+    for (lane, of) in &status.upstream.daily_bytes {
+        let value = match name {
+            "tombolo_northbound_lane_day_bytes" => of.bytes as f64,
+            "tombolo_northbound_lane_day_max_bytes" => of.max_bytes as f64,
+            _ => continue,
+        };
+        page.sample(name, &[("lane", lane)], value);
+    }
+    if name == "tombolo_gate_limited_devices" {
+        for (reason, count) in &status.limited_counts {
+            page.sample(name, &[("reason", reason)], *count as f64);
+        }
     }
     for (fleet, of) in &devices.fleets {
         let value = match name {

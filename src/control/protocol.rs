@@ -144,6 +144,15 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<String>,
     },
+    /// What devices have sent within 30 days: a [`UsagePage`](super::snapshot::UsagePage).
+    Usage {
+        /// Restricts it to one device, day by day; one of which nothing is known: `not-found`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// Starts after this id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+    },
     /// Sends a reading in the place of a device as far as the journal: a
     /// [`DeviceTest`](super::snapshot::DeviceTest). Only for root and the daemon's own user.
     DeviceTest {

@@ -37,6 +37,14 @@ pub struct Status {
     pub unlisted_strays: u64,
     /// The serial ports, by name.
     pub serial: BTreeMap<String, SerialPort>,
+    /// Devices that are held back, by their ids; at most 16.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limited: Vec<LimitedDevice>,
+    /// Further ones.
+    pub unlisted_limited: u64,
+    /// All of them, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limited_counts: BTreeMap<String, u64>,
     /// The local MQTT clients, in numbers.
     pub mqtt: Mqtt,
     /// The counters by stable name, from
@@ -395,6 +403,9 @@ pub struct Uplink {
     pub asked: Option<bool>,
     /// Milliseconds a publish took to be acknowledged; only in the answer to `uplink-check`.
     pub echo_ms: Option<u64>,
+    /// By lane: the bytes of its day, where it has `daily-bytes`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub daily_bytes: BTreeMap<String, DailyBytes>,
     /// Examples of the readings that the broker acknowledged on this connection, by a reason code
     /// of MQTT 5; only in the answer to `uplink-check`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -402,6 +413,22 @@ pub struct Uplink {
     /// Warnings: the broker supports only 3.1.1, QoS 0 or no retained messages, a small Receive
     /// Maximum, a stopped lane.
     pub warnings: Vec<String>,
+}
+
+/// The bytes that a lane has published on this day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DailyBytes {
+    /// Bytes of its PUBLISH packets.
+    pub bytes: u64,
+    /// `daily-bytes`.
+    pub max_bytes: u64,
+    /// Nothing more of it is published on this day; its records are kept.
+    pub used_up: bool,
+    /// Seconds until the next day.
+    pub left_s: u64,
+    /// The day ends at midnight UTC; else, because the clock is not trusted, 24 h after it began.
+    pub by_clock: bool,
 }
 
 /// A reading that the broker acknowledged.
@@ -711,6 +738,105 @@ pub struct DeviceState {
     pub refused_reasons: BTreeMap<String, u64>,
     /// The newest refusal.
     pub last_refusal: Option<LastRefusal>,
+    /// Seconds that it is to be silent for until its readings over CoAP are taken again; `None`: it
+    /// is not muted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub muted_s: Option<u64>,
+    /// How often it was muted.
+    pub mutes: u64,
+    /// Of `unstored`: because its records had its share of the lane.
+    pub over_share: u64,
+    /// Handshakes and MQTT connects that were refused because it had too many in a minute.
+    pub too_often: u64,
+    /// What its records take of the lanes, of those stored since the daemon started; by lane.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub lanes: BTreeMap<String, LaneShare>,
+}
+
+/// What the records of a device take of a lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaneShare {
+    /// Their bytes.
+    pub bytes: u64,
+    /// Most of them.
+    pub max_bytes: u64,
+}
+
+/// What was counted of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageCounts {
+    /// Readings that the rules and the quota let pass.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Readings that were acknowledged and not published, by a filter.
+    pub filtered: u64,
+    /// Of `messages`: those that the journal did not take.
+    pub unstored: u64,
+    /// Readings that were refused.
+    pub refused: u64,
+    /// Of these, by reason; those that occurred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_reasons: BTreeMap<String, u64>,
+}
+
+/// One day of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsageDay {
+    /// The day in UTC, `2026-11-27`; `None`: up to 24 h in which the clock was not trusted.
+    pub day: Option<String>,
+    /// It is not over.
+    pub current: bool,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: UsageCounts,
+}
+
+/// What a device has sent within the last 30 days.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceUsage {
+    /// Its id.
+    pub device: String,
+    /// On how many days something was counted.
+    pub active_days: u64,
+    /// All of them together.
+    #[serde(flatten)]
+    pub counts: UsageCounts,
+    /// Each of them, the oldest first; only of one device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<UsageDay>,
+}
+
+/// A page of what devices have sent, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsagePage {
+    /// The devices, at most [`DEVICES_MAX`](super::protocol::DEVICES_MAX).
+    pub devices: Vec<DeviceUsage>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Days whose file cannot be read or is damaged, which are left out.
+    pub unreadable_days: u64,
+}
+
+/// A device that is held back beyond its rules and its quota.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitedDevice {
+    /// Its id.
+    pub device: String,
+    /// Its role.
+    pub role: String,
+    /// `muted`, `over_share` or `too_often`; of the last two, within the last 10 minutes.
+    pub reason: String,
+    /// How often since the daemon started.
+    pub count: u64,
+    /// Seconds of silence until it is heard, if it is muted; else since it happened last.
+    pub seconds: u64,
 }
 
 /// The newest refusal of a device.

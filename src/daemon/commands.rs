@@ -5,6 +5,7 @@
 //! happened. Only replies that the journal does not take at once, expiry and deadlines wait for
 //! [`Commands::care`], once a second.
 
+mod line;
 mod observed;
 mod remote;
 
@@ -32,12 +33,12 @@ use crate::northbound::inbound::{Answer, InboundMessage};
 use crate::northbound::reason_code;
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
-use crate::proto::address::Peer;
 use crate::proto::coap::endpoint::client::Unsent;
 use crate::proto::coap::{self as protocol, Code, Method, Outgoing, RequestId, Response};
 use crate::session_store::io::persistence::SessionPersistence;
 use crate::southbound::coap::{Fetch, Intake};
-use crate::southbound::mqtt;
+use crate::southbound::serial::order::Lines;
+use crate::southbound::{mqtt, serial};
 
 /// Refusals that are told to the senders of commands: so many at once,
 const REFUSALS_BURST: u32 = 60;
@@ -99,6 +100,10 @@ pub enum Absent {
 /// All of it.
 pub struct Commands {
     router: Router,
+    /// The serial devices that take commands.
+    lines: Lines,
+    /// Those before the last reload.
+    lines_before: Lines,
     mailbox: Mailbox,
     delivery: Delivery,
     file: Option<MailboxFile>,
@@ -141,14 +146,18 @@ pub struct Sides<'s> {
     pub coap: &'s mut Intake,
     /// The MQTT side.
     pub mqtt: &'s mut mqtt::Intake,
+    /// The serial side.
+    pub serial: &'s mut serial::Intake,
 }
 
-/// How devices are reached: over CoAP, and clients of the MQTT listener.
+/// How devices are reached: over CoAP, clients of the MQTT listener, and serial lines.
 struct SideCarrier<'c> {
     coap: &'c mut Intake,
     mqtt: &'c mut mqtt::Intake,
+    serial: &'c mut serial::Intake,
     gate: &'c Gate,
     router: &'c Router,
+    lines: &'c Lines,
     requests: &'c mut Requests,
     sent: &'c mut u64,
     /// How long ago the command was taken that is sent.
@@ -159,12 +168,13 @@ impl<'c> SideCarrier<'c> {
     fn new(
         sides: &'c mut Sides<'_>,
         gate: &'c Gate,
-        router: &'c Router,
+        (router, lines): (&'c Router, &'c Lines),
         requests: &'c mut Requests,
         counts: &'c mut Counts,
     ) -> SideCarrier<'c> {
-        let Sides { coap, mqtt } = sides;
-        SideCarrier { coap, mqtt, gate, router, requests, sent: &mut counts.sent, age_s: 0 }
+        let Sides { coap, mqtt, serial } = sides;
+        let sent = &mut counts.sent;
+        SideCarrier { coap, mqtt, serial, gate, router, lines, requests, sent, age_s: 0 }
     }
 
     /// Whether the device has a session over CoAP and can take a message now.
@@ -196,6 +206,9 @@ impl<'c> SideCarrier<'c> {
 
 impl Carrier for SideCarrier<'_> {
     fn is_reachable(&mut self, now: Instant, command: &Command) -> bool {
+        if self.lines.has(command.device.as_str()) {
+            return self.serial.reserve(now, &command.device);
+        }
         let device = self.gate.device_by_id(command.device.as_str());
         device.is_some_and(|device| self.mqtt.listens(device, &command.path))
             || self.is_awake(now, &command.device)
@@ -208,6 +221,9 @@ impl Carrier for SideCarrier<'_> {
         command: &Command,
         observer: Option<&Observer>,
     ) -> Result<(), NotSent> {
+        if self.lines.has(command.device.as_str()) {
+            return self.send_to_line(now, number, command);
+        }
         let index = self.gate.device_by_id(command.device.as_str()).ok_or(NotSent::Unreachable)?;
         let holder = self.gate.holder(index).ok_or(NotSent::Unreachable)?;
         if let Some(Observer { peer, token, block, sequence, etag, max_age_s, .. }) = observer {
@@ -239,7 +255,7 @@ impl Carrier for SideCarrier<'_> {
                 }
             }
         }
-        let (session, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
+        let (peer, _) = self.coap.heard(index).ok_or(NotSent::Unreachable)?;
         let method = Method::from_code(protocol::Code(command.method))
             .ok_or_else(|| NotSent::Never("the method is unknown".to_owned()))?;
         let outgoing = Outgoing {
@@ -248,7 +264,7 @@ impl Carrier for SideCarrier<'_> {
             content_format: command.content_format,
             payload: &command.payload,
         };
-        let sent = self.coap.request(now, holder, Peer::Session(session), &outgoing);
+        let sent = self.coap.request(now, holder, peer, &outgoing);
         self.sent(number, sent)
     }
 
@@ -263,6 +279,7 @@ impl Carrier for SideCarrier<'_> {
 /// The gate, as the router asks for devices.
 struct Devices<'g> {
     gate: &'g Gate,
+    lines: &'g Lines,
     now: Instant,
 }
 
@@ -273,7 +290,11 @@ impl Directory for Devices<'_> {
     }
 
     fn devices_of(&self, role: &Name) -> Vec<Name> {
-        let is_one = |view: &DeviceView<'_>| view.role == role && view.has_credential;
+        let is_one = |view: &DeviceView<'_>| {
+            let id = view.id.as_str();
+            let is_reached = view.has_credential || self.lines.has(id) || self.lines.has_node(id);
+            view.role == role && is_reached
+        };
         self.gate.devices(self.now).filter(is_one).map(|view| view.id.clone()).collect()
     }
 }
@@ -320,6 +341,8 @@ impl Commands {
         }
         Commands {
             router: Router::new(settings),
+            lines: Lines::default(),
+            lines_before: Lines::default(),
             mailbox,
             delivery: Delivery::default(),
             file,
@@ -395,14 +418,24 @@ impl Commands {
         self.review(now, gate, Absent::Refused);
     }
 
+    /// Takes over which serial devices take commands.
+    pub fn set_lines(&mut self, settings: &serial::Settings) {
+        self.lines_before = std::mem::replace(&mut self.lines, Lines::new(settings));
+    }
+
     /// Refuses the commands that wait and are not allowed any more.
     pub fn review(&mut self, now: Instant, gate: &Gate, absent: Absent) {
-        let devices = Devices { gate, now };
+        let (lines, lines_before) = (&self.lines, &self.lines_before);
+        let devices = Devices { gate, lines, now };
         let router = &self.router;
         self.mailbox.review(|command| {
             if devices.device(command.device.as_str()).is_none() {
                 let removed = || Outcome::of(Status::Refused, "the device was removed");
                 return (absent == Absent::Refused).then(removed);
+            }
+            let device = command.device.as_str();
+            if lines_before.has(device) && !lines.has(device) {
+                return Some(Outcome::of(Status::Refused, "the device takes no commands any more"));
             }
             let routed = router.route(&command.topic, &devices);
             let still = matches!(&routed, Routed::To(targets) if targets.iter().any(|target| {
@@ -473,7 +506,8 @@ impl Commands {
             return Some(self.take_remote(moment, pipeline, asked, message, (default, wrapped)));
         }
         let router = std::mem::take(&mut self.router);
-        let routed = router.route(topic, &Devices { gate: &pipeline.gate, now: moment.now });
+        let routed =
+            router.route(topic, &Devices { gate: &pipeline.gate, lines: &self.lines, now: moment.now });
         let code = match routed {
             Routed::Nothing => Some(reason_code::SUCCESS),
             Routed::Refused { device, path, refusal } => {
@@ -526,11 +560,15 @@ impl Commands {
             let reply_topic = chosen.filter(|_| allowed).map(str::to_owned).or(default);
             let refused = match &wish {
                 Err(why) => Some(why.clone()),
-                Ok(_) if !has_session(&pipeline.gate, moment.now, device) => Some(NO_SESSION.to_owned()),
+                Ok(_) if !can_reach(&self.lines, &pipeline.gate, moment.now, device) => {
+                    Some(NO_SESSION.to_owned())
+                }
                 Ok(_) if !allowed => {
                     Some("the response topic belongs to a device or to the gateway".to_owned())
                 }
-                Ok(_) => None,
+                Ok((method, _)) => {
+                    line::check(&self.lines, device, &target.path, *method, &message.payload).err()
+                }
             };
             if let Some(why) = refused {
                 let to = ReplyTo {
@@ -632,7 +670,7 @@ impl Commands {
     ) -> Result<(u64, oneshot::Receiver<Outcome>), String> {
         let topic = self.router.command_topic(device, path);
         let topic = topic.ok_or("[topics] command is switched off, by which the downlink rules are asked")?;
-        let routed = self.router.route(&topic, &Devices { gate, now: moment.now });
+        let routed = self.router.route(&topic, &Devices { gate, lines: &self.lines, now: moment.now });
         let target = match routed {
             Routed::To(targets) => targets.into_iter().find(|target| target.device.as_str() == device),
             Routed::Refused { refusal: Refusal::NoRule, .. } | Routed::Nothing => None,
@@ -644,9 +682,10 @@ impl Commands {
                  and path, as `man tombolo.toml` shows, allows it"
             )
         })?;
-        if !has_session(gate, moment.now, device) {
+        if !can_reach(&self.lines, gate, moment.now, device) {
             return Err(NO_SESSION.to_owned());
         }
+        line::check(&self.lines, device, &target.path, method, &payload)?;
         if payload.len() > PAYLOAD_MAX {
             return Err(format!("the payload has more than {PAYLOAD_MAX} bytes"));
         }
@@ -728,8 +767,8 @@ impl Commands {
                 continue;
             }
             let Some(device) = pipeline.gate.id(index).cloned() else { continue };
-            let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+            let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
             delivery.handle_contact(now, &device, mailbox, &mut carrier);
         }
         while let Some(reply) = sides.coap.poll_reply() {
@@ -761,6 +800,7 @@ impl Commands {
             };
             self.delivery.handle(now, number, told, &mut self.mailbox);
         }
+        self.take_delivered(moment, sides, pipeline);
         self.follow(moment, sides, pipeline);
     }
 
@@ -772,8 +812,8 @@ impl Commands {
         self.mailbox.expire(moment);
         self.refresh_relations(moment.now, sides, pipeline);
         if !self.mailbox.is_empty() {
-            let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+            let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
             delivery.handle_timeout(moment.now, mailbox, &mut carrier);
             for number in std::mem::take(&mut self.unpublished) {
                 self.publish(moment, pipeline, number);
@@ -841,16 +881,16 @@ impl Commands {
                 self.tell(moment, pipeline, reply_to(&command), &outcome);
             }
             Event::Ready(device) => {
-                let Commands { router, mailbox, delivery, requests, counts, .. } = self;
-                let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+                let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
                 delivery.offer(now, &device, mailbox, &mut carrier);
             }
             Event::MaySend(number) => {
                 let shown = self.mailbox.command(number).cloned();
                 let age_s = self.mailbox.age(number, moment).map_or(0, |age| age.as_secs());
-                let Commands { router, mailbox, delivery, requests, counts, .. } = self;
+                let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
                 let before = counts.sent;
-                let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
                 carrier.age_s = age_s;
                 delivery.handle_may_send(now, number, mailbox, &mut carrier);
                 if let Some(command) = shown.filter(|_| self.counts.sent > before) {
@@ -968,13 +1008,16 @@ impl Commands {
     }
 }
 
-/// Said of a device that is on a serial line, or of plain senders.
-const NO_SESSION: &str = "commands reach devices over DTLS and MQTT, and this one has no credential";
+/// Said of plain senders, and of serial devices that take no commands.
+const NO_SESSION: &str = "commands reach devices over DTLS, MQTT and serial lines; this one has no credential, and on a \
+                          line nothing that is writable";
 
-/// Whether the device can have a DTLS session at all.
-fn has_session(gate: &Gate, now: Instant, device: &str) -> bool {
+/// Whether the device can have a DTLS session at all, or is on a line and takes commands.
+fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
     let index = gate.device_by_id(device);
-    index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential)
+    let has_session =
+        || index.and_then(|index| gate.device(now, index)).is_some_and(|view| view.has_credential);
+    lines.has(device) || lines.has_node(device) || has_session()
 }
 
 /// What is known of where a message came from.

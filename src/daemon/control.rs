@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::config_check;
+use super::daily_bytes::DailyBytes;
 use super::deliveries::Deliveries;
 use super::device_status::{self, Presence};
 use super::device_test;
@@ -41,6 +42,7 @@ use super::serial::Ports;
 use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
 use super::update::Updates;
+use super::usage::UsageKeeper;
 use crate::clock::judge::Verdict;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
@@ -93,6 +95,8 @@ pub struct Desk {
     clock: Arc<SystemClock>,
     state: StateKeeper,
     fleets: FleetKeeper,
+    daily_bytes: DailyBytes,
+    usage: UsageKeeper,
     rekeying: Rekeying,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
@@ -161,6 +165,12 @@ impl Desk {
         let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
+            usage: UsageKeeper::open(now, &clock.moment(), &loaded.settings.paths.state_dir),
+            daily_bytes: DailyBytes::open(
+                &loaded.settings.paths.state_dir,
+                &link,
+                loaded.settings.daily_bytes,
+            ),
             fleets,
             rekeying: Rekeying::default(),
             deliveries,
@@ -294,6 +304,8 @@ impl Desk {
         });
         self.clock.save_when_due(now);
         self.state.care(now);
+        self.daily_bytes.care(now, &self.clock.moment(), &self.link);
+        self.usage.care(now, &self.clock.moment(), &self.shared.hub.borrow().pipeline.gate);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
         self.end_overlaps(now, verdict);
@@ -412,6 +424,9 @@ impl Desk {
     /// At the stop, when nothing is received any more.
     pub fn close(&mut self) {
         self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
+        self.daily_bytes.close(&self.link);
+        let gate = &self.shared.hub.borrow().pipeline.gate;
+        self.usage.close(Instant::now(), &self.clock.moment(), gate);
     }
 
     fn tell_presence(&mut self, now: Instant) {
@@ -613,10 +628,13 @@ impl Desk {
             self.in_force = certificates.clone();
         }
         let folder = settings.paths.state_dir.join(mailbox::FOLDER);
-        let downlink = (&settings.downlink, folder.as_path());
+        let downlink = (&settings.downlink, &settings.serial, folder.as_path());
+        let (usage, moment) = (&mut self.usage, self.clock.moment());
         self.shared.round(|hub: &mut Hub| {
+            usage.look(Instant::now(), &moment, &hub.pipeline.gate);
             hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
             hub.replace(prepared, keyring, certificates, insecure, downlink);
+            usage.forget(&hub.pipeline.gate);
         });
         self.clients.replace(&loaded);
         let now = Instant::now();
@@ -625,6 +643,7 @@ impl Desk {
         drop(hub);
         self.rules_since = Instant::now();
         self.link.set_downlink(&settings.downlink);
+        self.link.set_daily_bytes(settings.daily_bytes);
         if changes.upstream || changes.renamed_from.is_some() {
             self.link.replace(settings.upstream.clone(), &clear);
             self.gateway_status.forget();
@@ -642,7 +661,7 @@ impl Desk {
             self.ports.replace(&settings.serial);
         }
         if changes.journal {
-            self.journal.borrow().set_bounds(settings.journal.lanes);
+            self.journal.borrow_mut().set_bounds(settings.journal.lanes);
         }
         if changes.update || changes.renamed_from.is_some() {
             self.updates.replace(&settings.update, &settings.gateway.id);
@@ -701,6 +720,10 @@ impl Desk {
         problems.extend(mailbox::problems(&self.shared.hub.borrow().commands));
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
+        let of_daily_bytes = self.daily_bytes.problems(&problems);
+        problems.extend(of_daily_bytes);
+        let of_usage = self.usage.problems(&problems);
+        problems.extend(of_usage);
         problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
     }
@@ -765,6 +788,7 @@ impl Control for Desk {
                 Presence::NotSeen => {}
             }
         }
+        let limited = device_status::limited(&hub.pipeline.gate, now);
         let mut status = snapshot::Status {
             ok: false,
             reasons: Vec::new(),
@@ -801,6 +825,9 @@ impl Control for Desk {
             dtls: dtls_status::count(&hub, now, settings.coap.engine, settings.coap.max_sessions),
             session_store: dtls_status::session_store(&hub, now),
             strays: dtls_status::strays(&hub, now),
+            limited: limited.named,
+            unlisted_limited: limited.more,
+            limited_counts: limited.counts,
             mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
@@ -829,7 +856,8 @@ impl Control for Desk {
     ) -> Result<snapshot::DevicePage, Failure> {
         let hub = &mut *self.shared.hub.borrow_mut();
         hub.begin();
-        device_status::page(hub, &self.deliveries, &self.ports.standings(), Instant::now(), device, after)
+        let (standings, journal) = (self.ports.standings(), &mut *self.journal.borrow_mut());
+        device_status::page(hub, &self.deliveries, &standings, journal, Instant::now(), device, after)
     }
 
     fn known_device(&mut self, device: &str) -> Result<(), Failure> {
@@ -857,6 +885,18 @@ impl Control for Desk {
 
     fn mailbox(&mut self, action: MailboxAction, reply: Reply) {
         mailbox::answer(&self.shared, action, reply);
+    }
+
+    fn usage(&mut self, device: Option<String>, after: Option<String>, reply: Reply) {
+        let hub = self.shared.hub.borrow();
+        let gate = &hub.pipeline.gate;
+        self.usage.look(Instant::now(), &self.clock.moment(), gate);
+        let is_known = device.as_ref().is_some_and(|id| gate.device_by_id(id).is_some());
+        let question = self.usage.question(device, after);
+        tokio::task::spawn_blocking(move || match question.answer(is_known) {
+            Ok(page) => reply.ok(&page),
+            Err(failure) => reply.fail(failure),
+        });
     }
 
     fn queue(&mut self, reply: Reply) {

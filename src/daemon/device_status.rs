@@ -10,9 +10,13 @@ use super::serial::Standing;
 use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
-use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
-use crate::gate::{DeviceIndex, DeviceView};
-use crate::message::Name;
+use crate::control::snapshot::{DevicePage, DeviceState, LaneShare, LastRefusal, LimitedDevice};
+use crate::gate::{DeviceIndex, DeviceView, Gate};
+use crate::journal::Journal;
+use crate::message::{Lane, Name};
+
+/// Devices that are held back and named.
+const LIMITED_NAMED: usize = 16;
 
 /// How a device stands, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub fn page(
     hub: &Hub,
     deliveries: &Deliveries,
     standings: &BTreeMap<Name, Standing>,
+    journal: &mut Journal,
     now: Instant,
     device: Option<&str>,
     after: Option<&str>,
@@ -81,12 +86,65 @@ pub fn page(
             *sessions.entry(device).or_default() += 1;
         }
     });
-    let shown = |view: &DeviceView<'_>| {
+    let mut shown = |view: &DeviceView<'_>| {
         let open = sessions.get(&view.index).copied().unwrap_or_default();
         let standing = standings.get(view.id);
-        show(hub, now, view, standing, open, deliveries.of(view.id.as_str()))
+        let state = show(hub, now, view, standing, open, deliveries.of(view.id.as_str()));
+        DeviceState { lanes: lanes(journal, view.id.as_str()), ..state }
     };
-    Ok(DevicePage { devices: views.iter().map(shown).collect(), more })
+    Ok(DevicePage { devices: views.iter().map(&mut shown).collect(), more })
+}
+
+fn lanes(journal: &mut Journal, device: &str) -> BTreeMap<String, LaneShare> {
+    let shares = journal.share_of(device);
+    let of = |lane: Lane| {
+        let share = shares[lane.index()];
+        (lane.as_str().to_owned(), LaneShare { bytes: share.bytes, max_bytes: share.max_bytes })
+    };
+    Lane::ALL.into_iter().map(of).filter(|(_, share)| share.bytes > 0).collect()
+}
+
+/// The devices that are held back.
+#[derive(Debug, Default)]
+pub struct LimitedDevices {
+    /// By their ids, some of them.
+    pub named: Vec<LimitedDevice>,
+    /// Those that are not named.
+    pub more: u64,
+    /// All, by reason; each reason is there.
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// The devices that are held back.
+pub fn limited(gate: &Gate, now: Instant) -> LimitedDevices {
+    let mut all = Vec::new();
+    for view in gate.devices(now) {
+        let Some(limited) = view.limited else { continue };
+        let mut add = |reason: &str, count: u32, seconds: u64| {
+            all.push(LimitedDevice {
+                device: view.id.to_string(),
+                role: view.role.to_string(),
+                reason: reason.to_owned(),
+                count: count.into(),
+                seconds,
+            });
+        };
+        if let Some(left) = limited.muted_for(now) {
+            add("muted", limited.mutes(), left.as_secs() + 1);
+        }
+        for (reason, tally) in [("over_share", limited.over_share), ("too_often", limited.too_often)] {
+            if let Some(last) = tally.last.filter(|_| tally.is_recent(now)) {
+                add(reason, tally.count, now.saturating_duration_since(last).as_secs());
+            }
+        }
+    }
+    all.sort_unstable_by(|a, b| (&a.device, &a.reason).cmp(&(&b.device, &b.reason)));
+    let count = |reason: &&str| all.iter().filter(|of: &&LimitedDevice| of.reason == **reason).count() as u64;
+    let reasons = ["muted", "over_share", "too_often"];
+    let counts = reasons.iter().map(|reason| ((*reason).to_owned(), count(reason))).collect();
+    let more = all.len().saturating_sub(LIMITED_NAMED) as u64;
+    all.truncate(LIMITED_NAMED);
+    LimitedDevices { named: all, more, counts }
 }
 
 /// The device of this id.
@@ -167,5 +225,10 @@ fn show(
                 rule: last.rule.as_ref().map(ToString::to_string),
             }
         }),
+        muted_s: view.limited.and_then(|limited| limited.muted_for(now)).map(|left| left.as_secs() + 1),
+        mutes: view.limited.map_or(0, |limited| limited.mutes().into()),
+        over_share: view.limited.map_or(0, |limited| limited.over_share.count.into()),
+        too_often: view.limited.map_or(0, |limited| limited.too_often.count.into()),
+        lanes: BTreeMap::new(),
     }
 }

@@ -13,6 +13,7 @@ use crate::clock::Moment;
 use crate::config::scalar::format_psk_identity;
 use crate::control::tail::{FailedHandshake, Tail};
 use crate::gate::Unidentified;
+use crate::proto::address::Peer;
 use crate::proto::dtls::{CloseCause, HandshakeFailure, PeerIdentity, SessionId, Sink};
 use crate::proto::{Holder, Route};
 use crate::southbound::coap;
@@ -163,7 +164,7 @@ impl Sink for DtlsSink<'_> {
             return;
         }
         self.pipeline.gate.seen(now, device);
-        self.coap.note_contact(now, session, device);
+        self.coap.note_contact(now, Peer::Session(session), device);
         if let Some(id) = self.pipeline.gate.id(device) {
             log::debug!(device = id.as_str(), peer:% = route.remote, session = session.0; "session established");
         }
@@ -195,6 +196,11 @@ impl Sink for DtlsSink<'_> {
         self.pipeline.counters.count(Counter::HandshakesFailed);
         if matches!(failure, HandshakeFailure::TableFull(_)) {
             self.reports.full = Some(now);
+        }
+        if let HandshakeFailure::TooOften(identity) = failure
+            && let Some(device) = self.pipeline.gate.recognise(identity)
+        {
+            self.pipeline.gate.note_too_often(now, device);
         }
         if let (HandshakeFailure::NoDevice(identity), Some(reason)) = (failure, self.reports.unclaimed.take())
         {

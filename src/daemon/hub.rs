@@ -35,7 +35,7 @@ use crate::control::tail::{Outcome, Reading, Tail};
 use crate::control::traffic::Traffic;
 use crate::gate::{DeviceIndex, Gate, Received};
 use crate::journal::Journal;
-use crate::message::Method;
+use crate::message::{Method, Name};
 use crate::pipeline::{Attention, Event, Pipeline, Tested};
 use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Code, Endpoint};
@@ -285,8 +285,8 @@ impl Hub {
 
     /// What is due of commands, once a second.
     pub fn care_for_commands(&mut self) {
-        let Hub { commands, coap, mqtt, pipeline, moment, .. } = self;
-        commands.care(moment, &mut Sides { coap, mqtt }, pipeline);
+        let Hub { commands, coap, mqtt, serial, pipeline, moment, .. } = self;
+        commands.care(moment, &mut Sides { coap, mqtt, serial }, pipeline);
     }
 
     fn follow_commands(&mut self) {
@@ -294,8 +294,8 @@ impl Hub {
         if self.left {
             return;
         }
-        let Hub { commands, coap, mqtt, pipeline, moment, uplink, persistence, .. } = self;
-        commands.round(moment, &mut Sides { coap, mqtt }, pipeline, persistence);
+        let Hub { commands, coap, mqtt, serial, pipeline, moment, uplink, persistence, .. } = self;
+        commands.round(moment, &mut Sides { coap, mqtt, serial }, pipeline, persistence);
         while let Some(answer) = commands.poll_answer() {
             uplink.answer_inbound(moment.now, &answer);
         }
@@ -396,6 +396,7 @@ impl Hub {
                         true => {
                             Outcome::RefusedMqtt(crate::southbound::mqtt::answer::unstored(reason).code as u8)
                         }
+                        // That of the share has the same code.
                         false => refused_by(answer::unavailable().code),
                     };
                     let device = device.unwrap_or_default();
@@ -513,7 +514,7 @@ impl Hub {
         keyring: crate::proto::dtls::Keyring,
         certificates: Option<Certificates>,
         insecure: Option<&str>,
-        downlink: (&crate::downlink::settings::Settings, &std::path::Path),
+        downlink: (&crate::downlink::settings::Settings, &serial::Settings, &std::path::Path),
     ) {
         self.begin();
         let now = self.moment.now;
@@ -530,7 +531,8 @@ impl Hub {
             identity.and_then(|identity| gate.recognise(identity)) == Some(device)
         });
         self.set_insecure(insecure);
-        let (settings, directory) = downlink;
+        let (settings, lines, directory) = downlink;
+        self.commands.set_lines(lines);
         self.commands.replace(now, settings, &self.pipeline.gate, directory);
         self.mqtt.review(&self.moment, &mut self.pipeline);
         for gone in replaced.removed {
@@ -553,16 +555,26 @@ impl Hub {
         self.coap.set_insecure(device);
     }
 
-    /// From now on there is a CoAP node on the line of this port, and `wake` is notified of
-    /// messages for it.
-    pub fn connect_serial(&mut self, port: u32, wake: Rc<Wake>) {
+    /// From now on this CoAP node is on the line of this port, and `wake` is notified of messages
+    /// for it.
+    pub fn connect_serial(&mut self, port: u32, node: &Name, wake: Rc<Wake>) {
+        if let Some(device) = self.pipeline.gate.device_by_id(node.as_str()) {
+            self.coap.connect_line(port, device);
+        }
         self.serial.connect(port);
+        self.serial_wakes.insert(port, wake);
+    }
+
+    /// From now on the port takes commands for these devices, and `wake` is notified of them.
+    pub fn connect_writable(&mut self, port: u32, devices: Vec<Name>, wake: Rc<Wake>) {
+        self.serial.connect_writable(port, devices);
         self.serial_wakes.insert(port, wake);
     }
 
     /// The port has gone.
     pub fn disconnect_serial(&mut self, port: u32) {
         self.serial_wakes.remove(&port);
+        self.serial.disconnect_writable(port);
         if self.serial.disconnect(port) {
             self.coap.forget_line(port);
         }

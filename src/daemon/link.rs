@@ -25,6 +25,7 @@ use crate::downlink;
 use crate::journal::Journal;
 use crate::message::{Lane, RecordId};
 use crate::northbound::Settings;
+use crate::northbound::budget::{Budget, LaneBudget};
 use crate::northbound::io::files::Fingerprints;
 use crate::northbound::io::observer::Observer;
 use crate::northbound::io::probe::check_client_id;
@@ -92,6 +93,8 @@ pub struct Link {
     probe_place: RefCell<ProbePlace>,
     /// The last certificate that was accepted has the connection already.
     has_connection: Cell<bool>,
+    /// What the lanes publish in a day.
+    budget: Rc<RefCell<Budget>>,
     /// What needs each filter of commands, in words.
     needed_by: RefCell<BTreeMap<String, String>>,
 }
@@ -121,6 +124,7 @@ pub fn start(
         untaken: Cell::default(),
         probe_place: RefCell::default(),
         has_connection: Cell::new(false),
+        budget: Rc::default(),
         needed_by: RefCell::default(),
     });
     link.replace(settings, &[]);
@@ -136,7 +140,8 @@ impl Link {
         self.generation.set(self.generation.get() + 1);
         let next = settings.map(|settings| {
             let observer: Rc<dyn Observer> = self.deliveries.clone();
-            let uplink = Uplink::new(Instant::now(), settings);
+            let mut uplink = Uplink::new(Instant::now(), settings);
+            uplink.set_budget(self.budget.clone());
             Handle::new(uplink).observed_by(observer).notifying(self.inbound.clone())
         });
         if let Some(next) = &next {
@@ -163,6 +168,22 @@ impl Link {
     pub fn is_broken(&self) -> bool {
         let ended = self.task.borrow().as_ref().is_some_and(JoinHandle::is_finished);
         ended && self.handle.borrow().is_some() && !self.stopping.get()
+    }
+
+    /// What the lanes publish in a day; it outlives the uplink.
+    pub fn budget<T>(&self, act: impl FnOnce(&mut Budget) -> T) -> T {
+        act(&mut self.budget.borrow_mut())
+    }
+
+    /// Sets the most bytes of a day, by [`Lane::index`]. The connection stays.
+    pub fn set_daily_bytes(&self, limits: [Option<u64>; 2]) {
+        self.budget(|budget| budget.set_limits(limits));
+        self.wake();
+    }
+
+    /// How a lane stands that has a limit.
+    pub fn daily_bytes(&self, lane: Lane) -> Option<LaneBudget> {
+        self.budget(|budget| budget.of(lane, &self.clock.moment()))
     }
 
     fn with(&self, act: impl FnOnce(&mut Uplink)) {
@@ -632,6 +653,14 @@ impl Link {
             ));
         }
         let waits = self.journal.borrow().status().lanes[lane.index()].records > 0;
+        if let Some(budget) = self.daily_bytes(lane).filter(|budget| waits && budget.is_used_up()) {
+            let LaneBudget { limit, left, by_clock, .. } = budget;
+            let day = if by_clock { "until midnight UTC" } else { "until 24 h after they began" };
+            return Some(format!(
+                "its daily-bytes ({limit}) are used up, and its records are kept {day}; tried again in {} s",
+                left.as_secs() + 1
+            ));
+        }
         let (since, until) = status.nothing_taken.filter(|_| status.connected && waits)?;
         // A moment of it is no state: the next reading may be taken.
         if now.saturating_duration_since(since) < REFUSES_ALL_AFTER {
@@ -770,6 +799,19 @@ impl Link {
         }
     }
 
+    /// The bytes of a lane's day, with its name, where it has a limit.
+    fn shown_day(&self, lane: Lane) -> Option<(String, snapshot::DailyBytes)> {
+        let of = self.daily_bytes(lane)?;
+        let day = snapshot::DailyBytes {
+            bytes: of.used,
+            max_bytes: of.limit,
+            used_up: of.is_used_up(),
+            left_s: of.left.as_secs(),
+            by_clock: of.by_clock,
+        };
+        Some((lane.as_str().to_owned(), day))
+    }
+
     /// As `status` shows it.
     pub fn snapshot(&self, now: Instant) -> snapshot::Uplink {
         let Some(handle) = &*self.handle.borrow() else { return snapshot::Uplink::default() };
@@ -831,6 +873,7 @@ impl Link {
             last_taken_s: status.taken_at.map(seconds),
             stalled,
             oldest_unanswered_s: status.waiting_since.map(seconds),
+            daily_bytes: Lane::ALL.into_iter().filter_map(|lane| self.shown_day(lane)).collect(),
             rate_limit: status.rate_limit.map(|(limit, _)| limit.round() as u64),
             rate_lowered: status.rate_limit.is_some_and(|(_, lowered)| lowered),
             suspects: status.suspect_count as u64,

@@ -28,6 +28,8 @@
 //! | [`units`] | what happens on a Modbus bus, in the log |
 //! | [`report`] | what was found in the configuration and in the journal, in the log |
 //! | [`fleets`] | the devices of fleets from one process to the next |
+//! | `kept_text`, `daily_bytes` | a small text from one process to the next; what the lanes have used of their day |
+//! | `usage` | what each device has sent, day by day |
 //! | `socket_store` | listening sockets from one process to the next |
 //! | [`state`] | what is wrong in the state directory |
 //! | `tracer` | decrypted CoAP messages for `trace` |
@@ -47,6 +49,7 @@ pub mod clock;
 mod commands;
 mod config_check;
 pub mod control;
+mod daily_bytes;
 mod deliveries;
 mod device_status;
 mod device_test;
@@ -57,6 +60,7 @@ mod engine;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
+mod kept_text;
 pub mod learned;
 pub mod line_kind;
 pub mod link;
@@ -84,6 +88,7 @@ mod trial;
 pub mod units;
 mod untaken;
 mod update;
+mod usage;
 
 /// The content format of a media type; `None` if it has none.
 pub fn content_format_of(media_type: &str) -> Option<u16> {

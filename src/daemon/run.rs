@@ -183,8 +183,9 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     uplink.set_downlink(&settings.downlink);
     let mailbox = settings.paths.state_dir.join(super::mailbox::FOLDER);
     let boot = system::io::boot_id();
-    let commands =
+    let mut commands =
         super::notify::while_starting(|| Commands::open(&mailbox, &settings.downlink, boot, tail.clone()));
+    commands.set_lines(&settings.serial);
     let mailbox_wake = commands.wake();
     let mut hub = Hub::new(
         engine,

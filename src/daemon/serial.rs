@@ -76,6 +76,8 @@ struct Entry {
     others: Vec<settings::Port>,
     /// There is a CoAP node on the line.
     has_node: bool,
+    /// Some of its devices take commands.
+    is_writable: bool,
     task: RefCell<Option<JoinHandle<()>>>,
     /// Of each device behind it: how it was last told to stand, and when.
     told: RefCell<BTreeMap<Name, (Told, Instant)>>,
@@ -173,6 +175,7 @@ impl Ports {
             let on_it = lines.iter().filter(|(line, _)| *line == port.port);
             core.await_rest(on_it.map(|(_, still)| *still).max().unwrap_or_default());
             if let Some(old) = &old {
+                old.core.borrow_mut().interrupt_write();
                 core.adopt(&mut old.core.borrow_mut(), now);
                 self.end(&port.name, old);
             }
@@ -184,7 +187,12 @@ impl Ports {
             }
             let has_node = matches!(port.duty, Duty::Slipmux { .. });
             if has_node {
-                self.shared.hub.borrow_mut().connect_serial(number, changed.clone());
+                self.shared.hub.borrow_mut().connect_serial(number, &port.name, changed.clone());
+            }
+            let takers: Vec<Name> = port.takers().cloned().collect();
+            let is_writable = !takers.is_empty();
+            if is_writable {
+                self.shared.hub.borrow_mut().connect_writable(number, takers, changed.clone());
             }
             let entry = Rc::new(Entry {
                 number,
@@ -193,6 +201,7 @@ impl Ports {
                 changed,
                 others,
                 has_node,
+                is_writable,
                 task: RefCell::default(),
                 told: RefCell::default(),
             });
@@ -229,7 +238,14 @@ impl Ports {
             log::error!(device = name.as_str(), readings = waiting; "what was behind the port was taken out with readings not stored");
         }
         entry.stop();
-        self.shared.hub.borrow_mut().disconnect_serial(entry.number);
+        let mut core = entry.core.borrow_mut();
+        core.interrupt_write();
+        // What became of the command under way is followed in the next round.
+        let mut hub = self.shared.hub.borrow_mut();
+        while let Some((number, delivered)) = core.poll_delivered() {
+            hub.serial.handle_delivered(entry.number, number, delivered);
+        }
+        hub.disconnect_serial(entry.number);
     }
 
     /// What all units taught that are configured, or were.
@@ -259,6 +275,8 @@ impl Ports {
     pub fn stop(&self) {
         self.keeper.borrow_mut().close(&self.notes());
         self.replace(&Vec::new());
+        // The outcomes of commands that were under way are still stored.
+        self.shared.round(Hub::begin);
     }
 
     /// Hands the journal's completions to the ports they belong to.
@@ -669,7 +687,44 @@ impl Handle {
                     moment.stamp(),
                     &mut PortTaker { hub, name: &self.name, number: entry.number },
                 );
+                while let Some((number, delivered)) = core.poll_delivered() {
+                    hub.serial.handle_delivered(entry.number, number, delivered);
+                }
             });
+        });
+    }
+
+    /// Takes the next command, if there is one for this port.
+    pub(super) fn take_order(&self) {
+        self.with(|ports, entry| {
+            if !entry.is_writable {
+                return;
+            }
+            let order = ports.shared.hub.borrow_mut().serial.poll_order(entry.number);
+            let Some(order) = order else { return };
+            let mut core = entry.core.borrow_mut();
+            core.write(Instant::now(), order);
+            if let Some((number, delivered)) = core.poll_delivered() {
+                ports.shared.round(|hub| {
+                    hub.begin();
+                    hub.serial.handle_delivered(entry.number, number, delivered);
+                });
+            }
+        });
+    }
+
+    /// The port was opened or closed: what becomes of commands.
+    fn set_open(&self, is_open: bool) {
+        self.with(|ports, entry| {
+            if entry.is_writable {
+                ports.shared.round(|hub| {
+                    hub.begin();
+                    while let Some((number, delivered)) = entry.core.borrow_mut().poll_delivered() {
+                        hub.serial.handle_delivered(entry.number, number, delivered);
+                    }
+                    hub.serial.set_open(entry.number, is_open);
+                });
+            }
         });
     }
 }
@@ -765,6 +820,7 @@ impl Host for Handle {
             ports.show(&self.name, "port", &[], Some(format!("open as {shown}")));
             *entry.device.borrow_mut() = Some(shown);
         });
+        self.set_open(true);
     }
 
     fn failed(&self, reason: &str) {
@@ -795,6 +851,7 @@ impl Host for Handle {
                 ports.show(&self.name, "port", &[], Some(format!("not open: {reason}")));
             }
         });
+        self.set_open(false);
     }
 
     fn received(&self, bytes: &[u8]) {
@@ -807,7 +864,12 @@ impl Host for Handle {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
+        self.take_order();
         self.with(|_, entry| entry.core.borrow().poll_timeout()).flatten()
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.with(|_, entry| entry.core.borrow().is_repeatable()).unwrap_or(false)
     }
 
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {

@@ -114,9 +114,15 @@ pub enum Status {
     Notified,
     /// The device has fetched it with a GET.
     Fetched,
+    /// A Modbus unit has refused it with an exception.
+    Exception,
+    /// A Modbus unit has acknowledged it, and what is read back says otherwise, or nothing.
+    Unconfirmed,
+    /// It was written to a line, and the device answers nothing.
+    Written,
 }
 
-const WORDS: [(Status, &str); 9] = [
+const WORDS: [(Status, &str); 12] = [
     (Status::Timeout, "timeout"),
     (Status::Expired, "expired"),
     (Status::Refused, "refused"),
@@ -126,6 +132,9 @@ const WORDS: [(Status, &str); 9] = [
     (Status::Dropped, "dropped"),
     (Status::Notified, "notified"),
     (Status::Fetched, "fetched"),
+    (Status::Exception, "exception"),
+    (Status::Unconfirmed, "unconfirmed"),
+    (Status::Written, "written"),
 ];
 
 impl Status {
@@ -150,7 +159,7 @@ impl Status {
     pub fn is_success(self) -> bool {
         match self {
             Status::Code(code) => code >> 5 == 2,
-            word => matches!(word, Status::Notified | Status::Fetched),
+            word => matches!(word, Status::Notified | Status::Fetched | Status::Written),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | it resets | `refused` |
 //! | it does not acknowledge, or does not respond | `timeout` |
 //! | its session ends meanwhile | `unknown` |
+//! | the line of a serial device is closed before it was sent | it waits again |
 //!
 //! A notification is over with its acknowledgement: `notified`. If the device resets it, or does
 //! not acknowledge it, the relation ends; after a Reset the command waits again.
@@ -79,6 +80,10 @@ pub enum Told {
     Unanswered,
     /// The way to the device is gone.
     Gone,
+    /// It may have run: the outcome, unless it is tried again because it is idempotent.
+    Failed(Outcome),
+    /// It was not sent after all: it waits again.
+    Unsent,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -196,6 +201,11 @@ impl Delivery {
                 let why = "the session of the device ended while the command was on its way: it may have run";
                 self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
             }
+            Told::Failed(outcome) => self.fail(now, number, outcome, mailbox),
+            Told::Unsent => {
+                self.flights.remove(&number);
+                mailbox.unsend(number);
+            }
         }
     }
 
@@ -216,7 +226,7 @@ impl Delivery {
                 }
                 mailbox.end(number, Outcome::notified());
             }
-            Told::Rejected => {
+            Told::Rejected | Told::Unsent => {
                 // It does not observe any more, so it has not taken it.
                 self.flights.remove(&number);
                 mailbox.end_relation(relation);
@@ -227,7 +237,7 @@ impl Delivery {
                 let why = "the device did not acknowledge the notification: it may have it";
                 self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
             }
-            Told::Gone => {
+            Told::Gone | Told::Failed(_) => {
                 mailbox.end_relation(relation);
                 let why = "the session of the device ended during the notification: it may have it";
                 self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);

@@ -710,7 +710,12 @@ impl Mailbox {
             return;
         };
         let counter = match outcome.status {
-            Status::Code(_) | Status::Notified | Status::Fetched => &mut self.counters.answered,
+            Status::Code(_)
+            | Status::Notified
+            | Status::Fetched
+            | Status::Exception
+            | Status::Unconfirmed
+            | Status::Written => &mut self.counters.answered,
             Status::Timeout => &mut self.counters.timeouts,
             Status::Expired => &mut self.counters.expired,
             Status::Unknown => &mut self.counters.unknown,

@@ -254,7 +254,7 @@ fn decide<'r>(
 }
 
 /// Whether a rule with the path `template` could make `path` of a topic.
-fn could_be(template: &str, path: &str) -> bool {
+pub fn could_be(template: &str, path: &str) -> bool {
     let mut left = Some(path);
     for level in template.split('/') {
         let (before, after) = match level.find('{').zip(level.rfind('}')) {

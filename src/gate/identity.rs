@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::filter::Remembered;
 use super::last_refusal::LastRefusal;
+use super::limited::Limited;
 use super::presence::Presence;
 use super::proof::{Proof, Proofs};
 use super::quota::Bucket;
@@ -59,6 +60,8 @@ pub(super) struct State {
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
+    /// What held it back, if something did.
+    pub(super) limited: Option<Box<Limited>>,
     /// Since when it is counted.
     pub(super) since: Instant,
 }
@@ -98,6 +101,7 @@ impl State {
             filtering: 0,
             unstored: 0,
             last_refusal: None,
+            limited: None,
             since: now,
         }
     }
@@ -175,6 +179,9 @@ impl Devices {
         {
             if !keeps_bucket(entry.role) {
                 entry.state.bucket = bucket;
+                if let Some(limited) = &mut entry.state.limited {
+                    limited.pardon();
+                }
             }
             let stale = !proof.includes(&entry.proof);
             let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.id.clone() });

@@ -10,12 +10,13 @@
 //! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`],
 //!   [`login`], [`jwt`] and `proof`: which credentials identify which device.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
-//! * [`quota`]: the token buckets.
+//! * [`quota`]: the token buckets; [`limited`]: devices that do not keep to them.
 //! * [`filter`], [`field`]: which readings are acknowledged and not published.
 //! * [`tag`]: what its owner writes on a device, for topics.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
 //! * [`reply`]: the replies to commands, which are stored as readings are.
 //! * [`presence`]: which devices are online; [`roll`]: the devices of fleets, kept across restarts.
+//! * [`usage`]: what each device has sent, day by day.
 //! * [`explain`]: why a reading would pass or be refused.
 //!
 //! It is pure: time is an argument and nothing is logged. [`Gate::admit`] does not allocate. The
@@ -31,6 +32,7 @@ mod identification;
 pub mod identity;
 pub mod jwt;
 mod last_refusal;
+pub mod limited;
 pub mod login;
 pub mod mapping;
 mod matcher;
@@ -47,11 +49,13 @@ pub mod settings;
 pub mod stage;
 pub mod tag;
 pub mod template;
+pub mod usage;
 
 pub use explain::{Explanation, Supposed};
 pub use identification::Unidentified;
 pub use identity::Gone;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
+pub use limited::Limited;
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{
@@ -150,6 +154,8 @@ pub struct DeviceView<'a> {
     pub refused: &'a Refused,
     /// The newest refusal since the start.
     pub last_refusal: Option<&'a LastRefusal>,
+    /// What held it back, if something did since the start.
+    pub limited: Option<&'a Limited>,
     /// The rest of its quota.
     pub quota: explain::QuotaState,
 }
@@ -288,7 +294,7 @@ impl Gate {
         let entry = self.devices.entry(device)?;
         let role = self.plan.roles.get(entry.role as usize)?;
         let number = (device.slot() as u64) << 32 | u64::from(device.generation());
-        Some(Holder { number, max_sessions: role.max_sessions })
+        Some(Holder { number, max_sessions: role.max_sessions, max_handshakes: role.max_handshakes })
     }
 
     /// The number of devices.
@@ -326,6 +332,7 @@ impl Gate {
             filtered: entry.state.filtered,
             refused: &entry.state.refused,
             last_refusal: entry.state.last_refusal.as_deref(),
+            limited: entry.state.limited.as_deref(),
             quota: explain::QuotaState {
                 messages_left,
                 messages_burst: role.quota.burst,
@@ -380,6 +387,7 @@ impl Gate {
         announced: Option<usize>,
     ) -> Result<Admitted<'g>, Refusal> {
         let Gate { plan, devices, presence, topic, next_number, totals, .. } = self;
+        let known = devices.len();
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else {
@@ -397,7 +405,7 @@ impl Gate {
                 .and_then(|authorized| {
                     let filter = authorized.rule().filter();
                     let mapped = mapping::map(authorized, &plan.spaces, tags, topic)?;
-                    Ok((mapped, filter))
+                    Ok((mapped.of_devices(known), filter))
                 });
         let (mapped, filter) = match mapped {
             Ok(mapped) => mapped,
@@ -526,6 +534,50 @@ impl Gate {
         }
     }
 
+    /// Whether a reading of a device comes that is muted: what it is refused with. `path`: where it
+    /// was sent. The refusal is counted, and the device counts as active. Only for senders that are
+    /// told when they may send again, as over CoAP.
+    pub fn check_mute(&mut self, now: Instant, device: DeviceIndex, path: &str) -> Option<Refusal> {
+        let Gate { devices, presence, totals, .. } = self;
+        let state = &mut devices.entry_mut(device)?.state;
+        let retry_after_s = state.limited.as_mut()?.handle_reading(now)?;
+        let refusal = Refusal::Muted { retry_after_s };
+        presence.seen(device.slot() as u32, &mut state.presence, now);
+        state.refused.count(Reason::Muted);
+        state.note_refusal(now, path, &refusal, None);
+        totals.refused.count(Reason::Muted);
+        Some(refusal)
+    }
+
+    /// What a device that is over its quota is told: the refusal of [`Gate::admit`], or the same
+    /// with another time, if it is muted from now on because it ignored the ones before.
+    pub fn note_over_quota(&mut self, now: Instant, device: DeviceIndex, refusal: Refusal) -> Refusal {
+        let Refusal::OverQuota { retry_after_s } = refusal else { return refusal };
+        let Some(entry) = self.devices.entry_mut(device) else { return refusal };
+        let passed = entry.state.accepted + entry.state.filtered;
+        let limited = entry.state.limited.get_or_insert_default();
+        match limited.handle_over_quota(now, retry_after_s, passed) {
+            Some(retry_after_s) => Refusal::OverQuota { retry_after_s },
+            None => refusal,
+        }
+    }
+
+    /// Counts a reading that was not stored because the records of its device have the device's
+    /// share of the lane.
+    pub fn note_over_share(&mut self, now: Instant, device: DeviceIndex) {
+        if let Some(entry) = self.devices.entry_mut(device) {
+            entry.state.limited.get_or_insert_default().note_over_share(now);
+        }
+    }
+
+    /// Counts a handshake or a connect of a device that was refused because it had too many in a
+    /// minute.
+    pub fn note_too_often(&mut self, now: Instant, device: DeviceIndex) {
+        if let Some(entry) = self.devices.entry_mut(device) {
+            entry.state.limited.get_or_insert_default().note_too_often(now);
+        }
+    }
+
     /// Counts a reading that passed and that the journal took but could not store.
     pub fn note_unstored(&mut self, device: DeviceIndex) {
         if let Some(entry) = self.devices.entry_mut(device) {
@@ -546,6 +598,7 @@ impl Gate {
         received: Received<'g>,
     ) -> Result<Mapped<'g>, Refusal> {
         let Gate { plan, devices, topic, .. } = self;
+        let known = devices.len();
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
@@ -555,7 +608,7 @@ impl Gate {
         let identified = identity::identify(device, id, received);
         policy::authorize(role, &mut state.bucket, now, identified, tags, bytes, true)
             .and_then(|authorized| mapping::map(authorized, &plan.spaces, tags, topic))
-            .map(Mapped::into_test)
+            .map(|mapped| mapped.of_devices(known).into_test())
     }
 
     /// Marks a device active without a reading: a session was established, a ping came.

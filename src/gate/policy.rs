@@ -33,6 +33,7 @@ pub(super) struct Role {
     pub(super) limits: Limits,
     pub(super) offline_after: Duration,
     pub(super) max_sessions: u32,
+    pub(super) max_handshakes: u32,
     pub(super) rules: Box<[Rule]>,
     /// The same as long as no rule, and no filter of one, changes: what was published before is
     /// measured against no longer than that.
@@ -175,6 +176,7 @@ impl Role {
             limits: Limits::new(role.max_payload, &role.quota),
             offline_after: role.offline_after,
             max_sessions: role.max_sessions,
+            max_handshakes: role.max_handshakes,
             rules: rules.into(),
             allow,
             deny,

@@ -68,6 +68,9 @@ pub struct Role {
     /// Most DTLS sessions each of its devices may have at once, at least 1; default 4. Devices that
     /// share a key need one session each.
     pub max_sessions: u32,
+    /// DTLS handshakes that each of its devices may complete a minute, and MQTT connects that are
+    /// accepted, each counted by itself; at least 1, default 120.
+    pub max_handshakes: u32,
     /// Named uplink rules, in name order. Without a matching rule a reading is refused.
     pub uplink: Vec<UplinkRule>,
     /// Named downlink rules, in name order.

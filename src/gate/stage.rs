@@ -166,6 +166,7 @@ pub struct Mapped<'a> {
     lane: Lane,
     qos: QoS,
     number: Option<u64>,
+    only: bool,
 }
 
 /// What becomes of a reading that the rules allow.
@@ -195,7 +196,8 @@ impl<'a> Mapped<'a> {
         lane: Lane,
         qos: QoS,
     ) -> Mapped<'a> {
-        Mapped { device: authorized.identified.device, rule: Some(rule), content, lane, qos, number: None }
+        let device = authorized.identified.device;
+        Mapped { device, rule: Some(rule), content, lane, qos, number: None, only: false }
     }
 
     /// The same, which later readings are measured against under this number.
@@ -206,7 +208,12 @@ impl<'a> Mapped<'a> {
     /// The reply to a command, which no device sent.
     pub(super) fn of_reply(content: Content<'a>, lane: Lane, qos: QoS) -> Mapped<'a> {
         let device = DeviceIndex { slot: u32::MAX, generation: 0 };
-        Mapped { device, rule: None, content, lane, qos, number: None }
+        Mapped { device, rule: None, content, lane, qos, number: None, only: false }
+    }
+
+    /// The same, where the gate knows so many devices.
+    pub(super) fn of_devices(self, count: usize) -> Mapped<'a> {
+        Mapped { only: count == 1, ..self }
     }
 
     /// The same, as what the operator sends in the place of the device.
@@ -244,6 +251,11 @@ impl<'a> Mapped<'a> {
     /// filter. [`Gate::forget`](super::Gate::forget) if it is not stored.
     pub fn number(&self) -> Option<u64> {
         self.number
+    }
+
+    /// Whether its device is the only one that the gate knows.
+    pub fn is_of_only_device(&self) -> bool {
+        self.only
     }
 
     /// How the payload is wrapped.
@@ -302,6 +314,11 @@ pub enum Refusal {
         /// Seconds, rounded up and at least 1, after which the same reading would pass.
         retry_after_s: u32,
     },
+    /// The device kept sending although it was told to wait. CoAP 4.29 with Max-Age.
+    Muted {
+        /// Seconds of silence after which it is heard again.
+        retry_after_s: u32,
+    },
     /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
 }
@@ -340,6 +357,7 @@ impl Refusal {
             Refusal::ContentFormat { .. } => Reason::ContentFormat,
             Refusal::TooLarge { .. } => Reason::TooLarge,
             Refusal::OverQuota { .. } => Reason::OverQuota,
+            Refusal::Muted { .. } => Reason::Muted,
             Refusal::Topic(_) => Reason::Topic,
         }
     }
@@ -368,6 +386,12 @@ impl fmt::Display for Refusal {
             Refusal::TooLarge { limit } => return write!(f, "the payload has more than {limit} bytes"),
             Refusal::OverQuota { retry_after_s } => {
                 return write!(f, "the quota is exhausted; retry after {retry_after_s} s");
+            }
+            Refusal::Muted { retry_after_s } => {
+                return write!(
+                    f,
+                    "muted, because it ignored 4.29; heard again after {retry_after_s} s of silence"
+                );
             }
             Refusal::Topic(TopicFault::TooLong) => "the topic would have more than 1,024 bytes",
             Refusal::Topic(TopicFault::ForeignSpace) => {
@@ -404,13 +428,15 @@ pub enum Reason {
     TooLarge,
     /// [`Refusal::OverQuota`]
     OverQuota,
+    /// [`Refusal::Muted`]
+    Muted,
     /// [`Refusal::Topic`]
     Topic,
 }
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::UnknownDevice,
         Reason::Malformed,
         Reason::Reserved,
@@ -421,6 +447,7 @@ impl Reason {
         Reason::ContentFormat,
         Reason::TooLarge,
         Reason::OverQuota,
+        Reason::Muted,
         Reason::Topic,
     ];
 
@@ -437,12 +464,13 @@ impl Reason {
             Reason::ContentFormat => "content_format",
             Reason::TooLarge => "too_large",
             Reason::OverQuota => "over_quota",
+            Reason::Muted => "muted",
             Reason::Topic => "topic",
         }
     }
 }
 
-/// The number of refusals of each kind. 44 bytes; the counters saturate.
+/// The number of refusals of each kind. 48 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

@@ -13,6 +13,8 @@ use crate::message::{Content, ContentFormat, Envelope, Lane, Method, RecordId, S
 pub enum Refused {
     /// The lane is full.
     LaneFull,
+    /// The records of its device have the device's share of the lane.
+    DeviceShare,
     /// The disk fails now, or is too slow.
     Failing,
     /// It is larger than the limit of a frame, or than a segment of the configured size.
@@ -25,6 +27,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Refused::LaneFull => "the lane is full",
+            Refused::DeviceShare => "its device has its share of the lane",
             Refused::Failing => "the disk fails or is too slow",
             Refused::TooLarge => "larger than the journal can store",
             Refused::Closed => "the gateway is stopping",

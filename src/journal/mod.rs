@@ -17,7 +17,8 @@
 //! In reading order: [`storage`] is the interface to the disk; [`frame`], [`record`], [`segment`]
 //! and [`loss`] are the formats; `scan` and [`recovery`] read them at the opening; `lane`,
 //! [`commit`], `pool` and [`retention`] write them; [`cursor`] reads committed records through a
-//! [`view`]; `rejected` keeps records that the broker refused; [`store`] combines these, without
+//! [`view`]; `rejected` keeps records that the broker refused; [`share`] counts what
+//! each device has in a lane; [`store`] combines these, without
 //! threads or clocks; [`io`] has the real disk, the threads, and the handle for the path.
 
 pub mod answer;
@@ -39,6 +40,7 @@ pub mod retention;
 mod scan;
 pub mod segment;
 pub mod settings;
+pub mod share;
 mod shelf;
 pub mod storage;
 pub mod store;

@@ -50,7 +50,7 @@ mod tests {
     use std::time::Duration;
 
     fn settings(segment_bytes: u32, normal: u64) -> Settings {
-        let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse };
+        let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse, device_share: 100 };
         Settings {
             directory: "x".into(),
             max_bytes: 256 << 20,
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_full_lane_does_as_configured() {
-        let mut bounds = LaneSettings { max_bytes: 300_000, when_full: WhenFull::Refuse };
+        let mut bounds = LaneSettings { max_bytes: 300_000, when_full: WhenFull::Refuse, device_share: 100 };
         assert_eq!(decide(&bounds, 200_000, 65_536), Decision::Take);
         assert_eq!(decide(&bounds, 240_000, 65_536), Decision::Refuse);
         bounds.when_full = WhenFull::DropOldest;

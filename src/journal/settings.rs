@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Largest size of the rejected store in bytes: offsets in its file have 32 bits.
 pub const REJECTED_BYTES_MAX: u64 = 1 << 30;
 
+/// The default of a lane's `device-share`, in percent.
+pub const DEVICE_SHARE: u8 = 50;
+
 /// The directory and the limits of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -33,6 +36,9 @@ pub struct LaneSettings {
     pub max_bytes: u64,
     /// `[lane.X] when-full`: what a full lane does.
     pub when_full: WhenFull,
+    /// `[lane.X] device-share`: percent of `max_bytes` that the records of one device may take,
+    /// `1 ..= 100`; default [`DEVICE_SHARE`].
+    pub device_share: u8,
 }
 
 /// What a full lane does with a new record.

@@ -17,6 +17,7 @@
 //! | [`publisher`], [`lane`], [`flight`] | which record goes next, when it may be released, when its answer is overdue |
 //! | [`suspicion`] | whose fault a refusal, a close or silence is |
 //! | [`rate`], [`pace`] | how fast everything goes, and how fast a backlog drains |
+//! | [`budget`] | how many bytes of a lane may go in a day |
 //! | [`retained`] | whether a record that comes again keeps its retain flag |
 //! | [`retry`] | which rejected records are tried once more |
 //! | [`publication`], [`wire`] | the bytes of one PUBLISH |
@@ -40,6 +41,7 @@
 pub mod address;
 pub mod advice;
 pub mod anatomy;
+pub mod budget;
 pub mod certificate;
 pub mod chain_fault;
 pub mod encrypted_key;

@@ -85,6 +85,7 @@ impl Pipeline<FakeStore> {
             max_payload: None,
             offline_after: Duration::from_secs(3600),
             max_sessions: 4,
+            max_handshakes: 120,
             uplink: vec![rule("live", "live/#", QoS::AtMostOnce), rule("t", "t/#", QoS::AtLeastOnce)],
             downlink: Vec::new(),
             mailbox: Default::default(),

@@ -156,6 +156,10 @@ impl<S: ReadingStore> Pipeline<S> {
         received: Received<'_>,
     ) -> Disposition<'_> {
         self.events.of_mqtt(matches!(ticket, Ticket::Mqtt(_)));
+        let told = matches!(ticket, Ticket::Coap { .. });
+        if told && let Some(refusal) = self.gate.check_mute(now, device, received.path.as_str()) {
+            return Disposition::Refused(self.refuse(device, &received, refusal));
+        }
         let mapped = match self.gate.admit(now, device, received) {
             Ok(Admitted::Passed(mapped)) => mapped,
             Ok(Admitted::Filtered(filtered)) => {
@@ -173,7 +177,10 @@ impl<S: ReadingStore> Pipeline<S> {
                 self.events.filtered(&filtered);
                 return disposition;
             }
-            Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
+            Err(refusal) => {
+                let refusal = if told { self.gate.note_over_quota(now, device, refusal) } else { refusal };
+                return Disposition::Refused(self.refuse(device, &received, refusal));
+            }
         };
         let number = mapped.number();
         self.counters.count(Counter::ReadingsAdmitted);
@@ -201,6 +208,10 @@ impl<S: ReadingStore> Pipeline<S> {
             Err(refused) => {
                 self.counters.count(Counter::ReadingsUnstored);
                 self.gate.give_back(device, received.payload.len());
+                if refused == Refused::DeviceShare {
+                    self.counters.count(Counter::ReadingsOverShare);
+                    self.gate.note_over_share(now, device);
+                }
                 if let Some(number) = number {
                     self.gate.forget(device, number);
                 }
@@ -268,9 +279,15 @@ impl<S: ReadingStore> Pipeline<S> {
         bytes: usize,
     ) -> Result<u32, &Refusal> {
         self.events.of_mqtt(false);
+        if let Some(refusal) = self.gate.check_mute(now, device, received.path.as_str()) {
+            return Err(self.refuse(device, &received, refusal));
+        }
         match self.gate.announce(now, device, received, bytes) {
             Ok(limit) => Ok(limit),
-            Err(refusal) => Err(self.refuse(device, &received, refusal)),
+            Err(refusal) => {
+                let refusal = self.gate.note_over_quota(now, device, refusal);
+                Err(self.refuse(device, &received, refusal))
+            }
         }
     }
 

@@ -16,6 +16,7 @@ pub(super) fn counter(reason: Reason) -> Counter {
         Reason::ContentFormat => Counter::RefusedContentFormat,
         Reason::TooLarge => Counter::RefusedTooLarge,
         Reason::OverQuota => Counter::RefusedQuota,
+        Reason::Muted => Counter::RefusedMuted,
         Reason::Topic => Counter::RefusedTopic,
     }
 }

@@ -104,6 +104,69 @@ fn what_the_store_refuses_is_named_and_costs_no_quota() {
     assert_eq!(pipeline.store().taken.len(), 2);
 }
 
+/// The same over CoAP, which tells its sender when to send again.
+fn coap(pipeline: &mut Pipeline<FakeStore>, now: Instant) -> Option<Refusal> {
+    let device = pipeline.gate.device_by_id("door-7").unwrap();
+    // A POST of a node on a serial line.
+    let ticket = Ticket::unpack(1 << 126 | 3 << 64 | 2 << 56).expect("a ticket");
+    assert!(matches!(ticket, Ticket::Coap { method: Method::Post, .. }));
+    match pipeline.handle_reading(now, device, ticket, received(Method::Post, "t/env", b"21.5")) {
+        Disposition::Refused(refusal) => Some(refusal.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_device_that_ignores_4_29_is_muted_over_coap_and_heard_again_after_silence() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 2);
+    assert_eq!((coap(&mut pipeline, now), coap(&mut pipeline, now)), (None, None));
+    for _ in 0..64 {
+        assert_eq!(coap(&mut pipeline, now), Some(Refusal::OverQuota { retry_after_s: 1 }));
+    }
+    assert_eq!(coap(&mut pipeline, now), Some(Refusal::OverQuota { retry_after_s: 10 }), "it is told");
+    let s = Duration::from_secs;
+    // Its bucket is full again, but it is not silent.
+    assert_eq!(coap(&mut pipeline, now + s(9)), Some(Refusal::Muted { retry_after_s: 10 }));
+    let counted = |counter| pipeline.counters.value(counter);
+    assert_eq!((counted(Counter::RefusedQuota), counted(Counter::RefusedMuted)), (65, 1));
+    let view = pipeline.gate.device(now + s(9), pipeline.gate.device_by_id("door-7").unwrap()).unwrap();
+    assert_eq!((view.refused.of(Reason::OverQuota), view.refused.of(Reason::Muted)), (65, 1));
+    assert_eq!(view.limited.and_then(|limited| limited.muted_for(now + s(9))), Some(s(10)));
+    // What is told no time is not muted: MQTT and serial lines.
+    assert_eq!(post(&mut pipeline, now + s(9), 7, "t/env"), Disposition::Journaled);
+    let device = pipeline.gate.device_by_id("door-7").unwrap();
+    let first = received(Method::Post, "t/env", b"21.5");
+    let refused = pipeline.handle_first_block(now + s(10), device, first, 2_000).unwrap_err();
+    assert_eq!(refused, &Refusal::Muted { retry_after_s: 10 }, "a body in blocks, at its first");
+    assert_eq!(coap(&mut pipeline, now + s(20)), None);
+}
+
+#[test]
+fn a_serial_device_over_its_quota_is_never_muted() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 1);
+    for count in 0..500 {
+        post(&mut pipeline, now, count, "t/env");
+    }
+    assert_eq!(post(&mut pipeline, now + Duration::from_secs(1), 1, "t/env"), Disposition::Journaled);
+}
+
+#[test]
+fn a_reading_beyond_the_share_of_the_lane_is_counted_for_its_device_and_costs_no_quota() {
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 1);
+    pipeline.store().refuses = Some(Refused::DeviceShare);
+    for _ in 0..3 {
+        assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Unstored(Refused::DeviceShare));
+    }
+    let counted = |counter| pipeline.counters.value(counter);
+    assert_eq!((counted(Counter::ReadingsUnstored), counted(Counter::ReadingsOverShare)), (3, 3));
+    let view = pipeline.gate.device(now, pipeline.gate.device_by_id("door-7").unwrap()).unwrap();
+    let tally = view.limited.map(|limited| limited.over_share).unwrap_or_default();
+    assert_eq!((tally.count, tally.is_recent(now + Duration::from_secs(601))), (3, false));
+}
+
 #[test]
 fn a_store_that_fails_later_does_not_give_the_quota_back() {
     let now = Instant::now();

@@ -31,11 +31,16 @@ pub struct Holder {
     pub number: u64,
     /// Most sessions at once; 0 counts as 1. The other limits of a session are multiplied by it.
     pub max_sessions: u32,
+    /// Handshakes that it may complete a minute; 0 counts as 1. The burst is the same, or twice its
+    /// `max_sessions` if that is more.
+    pub max_handshakes: u32,
 }
 
 impl Holder {
     /// The default of a role's `max-sessions`.
     pub const SESSIONS: u32 = 4;
+    /// The default of a role's `max-handshakes`.
+    pub const HANDSHAKES: u32 = 120;
     /// The share of one holder is at most this fraction of the total.
     const PARTS: usize = 8;
 

@@ -95,6 +95,8 @@ counters! {
     RefusedTooLarge = "tombolo_gate_refused_too_large_readings_total",
     /// 4.29: over quota.
     RefusedQuota = "tombolo_gate_refused_over_quota_readings_total",
+    /// 4.29: the device is muted, because it ignored 4.29.
+    RefusedMuted = "tombolo_gate_refused_muted_readings_total",
     /// 4.03: the mapped topic is not allowed for the device.
     RefusedTopic = "tombolo_gate_refused_topic_readings_total",
     /// 4.01 or a closed session: the device is not (or no longer) known.
@@ -105,6 +107,8 @@ counters! {
     BytesStored = "tombolo_journal_stored_bytes_total",
     /// 5.03: the lane is full, the disk is failing or the journal is closing.
     ReadingsUnstored = "tombolo_journal_refused_readings_total",
+    /// Of those: the records of the device have its share of the lane.
+    ReadingsOverShare = "tombolo_journal_refused_over_share_readings_total",
     /// Readings of a `qos = 0` rule passed to the uplink without storing.
     ReadingsUnpromised = "tombolo_northbound_unpromised_readings_total",
     /// Of those, readings dropped because there was no room or no connection.

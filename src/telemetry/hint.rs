@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 /// The commands that take `--config`, first words only. A test holds them against the command line.
-pub const COMMANDS: [&str; 25] = [
+pub const COMMANDS: [&str; 26] = [
     "acl",
     "backup",
     "cert",
@@ -33,6 +33,7 @@ pub const COMMANDS: [&str; 25] = [
     "tail",
     "trace",
     "update",
+    "usage",
 ];
 
 /// What stands before the name of one of our commands.

@@ -34,6 +34,7 @@ const FAILING: &[(&str, &str)] = &[
     ("tail", "tail"),
     ("trace", "trace nobody"),
     ("status", "status"),
+    ("usage", "usage"),
     ("reload", "reload"),
     ("acl explain", "acl explain nobody GET x"),
     ("acl test", "acl test nothing.acl"),

@@ -274,7 +274,7 @@ fn a_device_with_one_token_for_all_sends_body_after_body() {
 #[test]
 fn a_refusal_comes_at_the_first_block_once_and_duplicates_hear_it_again() {
     let mut bench = Bench::default();
-    let holder = Holder { number: 1, max_sessions: 1 };
+    let holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
     let (datagram, mut asked) = (tagged(1, b"log", b"", &[], 0, true, 1), 0);
     for _ in 0..3 {
         let refuse = |first: &FirstBlock<'_>| {
@@ -296,7 +296,7 @@ fn a_refusal_comes_at_the_first_block_once_and_duplicates_hear_it_again() {
 #[test]
 fn the_limit_of_the_judge_holds_for_size1_and_for_each_block() {
     let mut bench = Bench::default();
-    let holder = Holder { number: 1, max_sessions: 1 };
+    let holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
     let mut say = |datagram: &[u8]| {
         let judge = |_: &FirstBlock<'_>| Ok(40);
         assert!(bench.endpoint.handle_datagram_judged(bench.now, holder, DEVICE, datagram, judge).is_none());
@@ -336,7 +336,8 @@ fn more_than_64_kib_is_4_13_with_the_size_taken() {
 #[test]
 fn a_block_whose_content_format_is_not_that_of_the_first_is_4_08_and_says_so() {
     let next = block(1, false, 6);
-    let cases: [(&[(u16, &[u8])], &str); 3] = [
+    type Options<'o> = &'o [(u16, &'o [u8])];
+    let cases: [(Options<'_>, &str); 3] = [
         (&[(11, b"log"), (12, b"\x32"), (27, &next)], "Content-Format is not that of block 0"),
         (&[(11, b"log"), (27, &next)], "no Content-Format, but block 0 has one: send it in each block"),
         (&[(11, b"log"), (12, b"\x2a"), (17, b"\x32"), (27, &next)], "options are not those of block 0"),
@@ -472,7 +473,7 @@ fn a_later_block_of_the_answer_to_a_post_is_4_00() {
 fn the_sessions_of_one_device_do_not_take_all_places_for_bodies() {
     let mut bench = Bench::default();
     let first = put(1, 0, true, &[7; 1_024]);
-    let greedy = Holder { number: 1, max_sessions: 4 };
+    let greedy = Holder { number: 1, max_sessions: 4, max_handshakes: Holder::HANDSHAKES };
     let mut codes = Vec::new();
     for peer in 0..64 {
         assert!(bench.feed_of(greedy, proven(peer), &first).is_none());
@@ -481,7 +482,7 @@ fn the_sessions_of_one_device_do_not_take_all_places_for_bodies() {
     assert_eq!(codes.iter().filter(|code| **code == Code::CONTINUE).count(), 4);
     assert_eq!(codes.iter().filter(|code| **code == Code::SERVICE_UNAVAILABLE).count(), 60);
     for device in 2..17 {
-        let modest = Holder { number: device, max_sessions: 4 };
+        let modest = Holder { number: device, max_sessions: 4, max_handshakes: Holder::HANDSHAKES };
         assert!(bench.feed_of(modest, proven(100 * device), &first).is_none());
         assert_eq!(parse(&bench.sent_one()).code, Code::CONTINUE, "device {device}");
     }

@@ -43,7 +43,10 @@ fn too_many_unanswered_requests_in_all_are_5_03() {
 #[test]
 fn the_sessions_of_one_device_share_what_it_may_leave_unanswered() {
     let mut bench = Bench::new(Settings { pending: 400, ..Settings::default() });
-    let (greedy, modest) = (Holder { number: 1, max_sessions: 64 }, Holder { number: 2, max_sessions: 4 });
+    let (greedy, modest) = (
+        Holder { number: 1, max_sessions: 64, max_handshakes: Holder::HANDSHAKES },
+        Holder { number: 2, max_sessions: 4, max_handshakes: Holder::HANDSHAKES },
+    );
     let mut exchanges = Vec::new();
     for peer in 0..64 {
         for id in 0..10 {

@@ -7,7 +7,7 @@ use tombolo::proto::coap::{Code, Method, Outcome, Outgoing, PeerId, Reply, Reque
 
 use super::support::*;
 
-const HOLDER: Holder = Holder { number: 1, max_sessions: 1 };
+const HOLDER: Holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
 
 fn outgoing(payload: &[u8]) -> Outgoing<'_> {
     Outgoing { method: Method::Put, path: "set/level", content_format: Some(ContentFormat::TEXT), payload }

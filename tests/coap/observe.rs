@@ -8,7 +8,7 @@ use tombolo::proto::coap::{Code, Method, Outcome, Outgoing, RequestId, Response,
 
 use super::support::*;
 
-const HOLDER: Holder = Holder { number: 1, max_sessions: 1 };
+const HOLDER: Holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
 
 fn notification(payload: &[u8]) -> Response<'_> {
     let response =

@@ -374,3 +374,35 @@ fn an_address_that_the_standard_reserves_is_used_and_warned_of() {
     );
     assert_eq!(ids(&case).0, ["good"]);
 }
+
+#[test]
+fn what_is_writable_and_no_downlink_rule_reaches_is_warned_of() {
+    let rule = |path: &str| {
+        format!("[role.r.downlink.d]\ntopic = \"{{prefix}}/{{device}}/down/#\"\npath = \"{path}\"\n")
+    };
+    let unit = format!("{ROLE}{BUS}{GOOD}register.Set = {{ address = 9, writable = true }}\n");
+    let found = complaints(&case(&unit));
+    assert!(
+        found.len() == 1 && found[0].contains("reaches what is writable: Set; add [role.r.downlink.NAME]"),
+        "{found:?}"
+    );
+    for (path, count) in [("{rest}", 0), ("Set", 0), ("other/{rest}", 1)] {
+        let found = complaints(&case(&format!("{unit}{}", rule(path))));
+        assert_eq!(found.len(), count, "{path} {found:?}");
+    }
+}
+
+#[test]
+fn a_downlink_rule_for_serial_devices_with_nothing_writable_is_warned_of() {
+    let rule = "[role.r.downlink.d]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    let text = format!("{ROLE}{BUS}{GOOD}{rule}");
+    let found = complaints(&case(&text));
+    assert!(found.len() == 1 && found[0].contains("nothing writable: good"), "{found:?}");
+    // Another device of the role that takes commands.
+    let line = "[serial.relay]\nport = \"/dev/ttyS1\"\nframing = \"line\"\nrole = \"r\"\nwritable = true\n";
+    let node = "[serial.node]\nport = \"/dev/ttyS1\"\nframing = \"slipmux\"\nrole = \"r\"\n";
+    for other in [line, node] {
+        assert_eq!(complaints(&case(&format!("{text}{other}"))), [""; 0]);
+    }
+    assert_eq!(complaints(&case(&format!("{ROLE}{BUS}{GOOD}"))), [""; 0]);
+}

@@ -291,3 +291,34 @@ fn devices_that_are_asked_may_share_a_port_on_a_line_with_the_same_settings() {
         ]
     );
 }
+
+#[test]
+fn a_line_that_takes_commands_has_a_pattern_of_the_answer_and_a_time_for_it() {
+    let port = only(&format!("{GOOD}writable = true\nanswer = '^OK'\nanswer-timeout = \"300ms\"\n"));
+    let Duty::Readings { write: Some(write), .. } = &port.duty else { panic!() };
+    assert!(write.answer.as_ref().is_some_and(|answer| answer.is_match(b"OK 5")));
+    assert_eq!((write.timeout.as_millis(), write.echo), (300, false));
+    let Duty::Readings { write, .. } = &only(GOOD).duty else { panic!() };
+    assert!(write.is_none());
+    let rule = "[role.r.downlink.d]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    for (more, part) in [
+        ("answer = '^OK'\n", "no command is written"),
+        ("answer-timeout = \"1s\"\n", "no command is written"),
+        ("writable = true\nanswer = '('\n", "serial.good.answer"),
+        ("writable = true\nanswer-timeout = \"1h\"\n", "answer-timeout"),
+        ("writable = true\n", ""),
+    ] {
+        let found = complaints(&format!("{ROLE}{rule}{GOOD}{more}"));
+        assert_eq!(found.is_empty(), part.is_empty(), "{found:?}");
+        assert!(found.iter().any(|line| line.contains(part)) || part.is_empty(), "{found:?}");
+    }
+    let found = complaints(&format!("{ROLE}{GOOD}writable = true\n"));
+    assert!(
+        found.len() == 1 && found[0].contains("no downlink rule of the role \"r\" allows any"),
+        "{found:?}"
+    );
+    let bus = "[serial.bus]\nport = \"/dev/ttyS1\"\nwritable = true\n[serial.bus.unit.1]\nid = \"u\"\nrole = \"r\"\n\
+               register.x = { address = 0 }\n";
+    let found = complaints(&format!("{ROLE}{bus}"));
+    assert!(found.iter().any(|line| line.contains("the registers of units are writable")), "{found:?}");
+}

@@ -25,7 +25,7 @@ use tombolo_test_support::session_store::harness::Fake;
 use crate::world::{command, device, id_of};
 
 const PEER: PeerId = Peer::Session(SessionId(1)).id();
-const HOLDER: Holder = Holder { number: 1, max_sessions: 1 };
+const HOLDER: Holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
 const AWAKE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tombolo::downlink::command::{Outcome, State, Status};
+use tombolo::downlink::command::{Command, Outcome, State, Status};
 use tombolo::downlink::mailbox::{Arrival, Take};
 use tombolo::gate::{MailboxLimits, WhenFull};
 
@@ -46,6 +46,28 @@ fn a_command_that_is_not_answered_has_the_outcome_timeout_and_is_not_sent_again(
         assert_eq!(world.published, [(1, Status::Timeout)]);
         assert_eq!(world.wire.sent, 1);
         world.check();
+    }
+}
+
+#[test]
+fn a_command_whose_line_is_closed_before_it_was_sent_waits_and_one_that_was_is_unknown() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Closes;
+    world.publish(command(1));
+    world.pass(MINUTE);
+    assert!(world.wire.runs.is_empty() && world.published.is_empty());
+    world.wire.mood = Mood::Answers;
+    world.wake();
+    assert_eq!((&world.wire.runs[..], &world.published[..]), (&[1][..], &[(1, Status::Code(0x44))][..]));
+    for is_idempotent in [false, true] {
+        let mut world = World::new();
+        world.wire.mood = Mood::BreaksOff;
+        world.publish(Command { idempotent: is_idempotent, ..command(1) });
+        world.wire.mood = Mood::Answers;
+        world.pass(60 * MINUTE);
+        world.wake();
+        let (runs, status) = if is_idempotent { (2, Status::Code(0x44)) } else { (1, Status::Unknown) };
+        assert_eq!((world.wire.runs.len(), &world.published[..]), (runs, &[(1, status)][..]));
     }
 }
 

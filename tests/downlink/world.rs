@@ -67,6 +67,10 @@ pub enum Mood {
     /// It acknowledges and never responds; it runs.
     Lingers,
     Resets,
+    /// Its line is closed before the command is on it.
+    Closes,
+    /// It runs, and its line is closed in place of the answer.
+    BreaksOff,
 }
 
 /// The way to the device.
@@ -134,6 +138,15 @@ impl Carrier for Wire {
                 self.told.push((number, Told::Acknowledged));
             }
             Mood::Resets => self.told.push((number, Told::Rejected)),
+            Mood::Closes => {
+                self.awake = false;
+                self.told.push((number, Told::Unsent));
+            }
+            Mood::BreaksOff => {
+                self.runs.push(id);
+                let outcome = Outcome::of(Status::Unknown, "the line was closed");
+                self.told.push((number, Told::Failed(outcome)));
+            }
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ pub fn role(name_: &str, uplink: Vec<UplinkRule>) -> Role {
         max_payload: None,
         offline_after: HOUR,
         max_sessions: 4,
+        max_handshakes: 120,
         uplink,
         downlink: Vec::new(),
         mailbox: Default::default(),

@@ -112,3 +112,21 @@ fn presence_outlives_a_reload_and_is_told_anew_under_another_prefix() {
     let change = gate.poll_presence(now + Duration::from_secs(70)).unwrap();
     assert!(!change.online);
 }
+
+#[test]
+fn a_muted_device_is_heard_after_its_quota_is_changed() {
+    let now = Instant::now();
+    let mut gate = Gate::new(tight(1), now);
+    let door = gate.device_by_id("door-7").unwrap();
+    assert!(post(&mut gate, "t").is_ok());
+    while gate.device(now, door).unwrap().limited.is_none_or(|limited| limited.mutes() == 0) {
+        let refused = post(&mut gate, "t").unwrap_err();
+        gate.note_over_quota(now, door, refused);
+    }
+    assert!(matches!(gate.check_mute(now, door, "t"), Some(Refusal::Muted { .. })));
+    gate.replace(tight(1), now);
+    assert!(gate.check_mute(now, door, "t").is_some(), "the same quota");
+    gate.replace(tight(2), now);
+    assert_eq!(gate.check_mute(now, door, "t"), None);
+    assert_eq!(gate.device(now, door).unwrap().limited.unwrap().mutes(), 1, "it is not forgotten");
+}

@@ -16,7 +16,7 @@ use tombolo_test_support::journal::harness::payload;
 fn journal(name: &str, records: u64) -> (tokio::runtime::Runtime, Journal, std::path::PathBuf) {
     let directory = std::env::temp_dir().join(format!("tombolo-journal-{name}-{}", std::process::id()));
     drop(std::fs::remove_dir_all(&directory));
-    let lane = LaneSettings { max_bytes: 2 << 20, when_full: WhenFull::Refuse };
+    let lane = LaneSettings { max_bytes: 2 << 20, when_full: WhenFull::Refuse, device_share: 100 };
     let settings = Settings {
         directory: directory.join("journal"),
         max_bytes: 8 << 20,

@@ -35,7 +35,7 @@ impl Drop for Scratch {
 }
 
 fn settings(directory: &Path) -> Settings {
-    let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse };
+    let lane = |max_bytes| LaneSettings { max_bytes, when_full: WhenFull::Refuse, device_share: 100 };
     Settings {
         directory: directory.join("journal"),
         max_bytes: 256 << 20,
@@ -47,7 +47,7 @@ fn settings(directory: &Path) -> Settings {
 }
 
 pub fn small(directory: &Path) -> Settings {
-    let lane = LaneSettings { max_bytes: 1 << 20, when_full: WhenFull::Refuse };
+    let lane = LaneSettings { max_bytes: 1 << 20, when_full: WhenFull::Refuse, device_share: 100 };
     Settings {
         max_bytes: 4 << 20,
         segment_bytes: 128 << 10,
@@ -307,7 +307,8 @@ fn a_reader_overtaken_by_dropping_and_recycling_gets_no_wrong_record_and_each_is
     let scratch = Scratch::new("overtaken");
     let runtime = runtime();
     let mut settings = small(&scratch.0);
-    settings.lanes = [LaneSettings { max_bytes: 512 << 10, when_full: WhenFull::DropOldest }; 2];
+    settings.lanes =
+        [LaneSettings { max_bytes: 512 << 10, when_full: WhenFull::DropOldest, device_share: 100 }; 2];
     let (mut journal, _) = Journal::open(&settings).unwrap();
     let total = 30_000u64;
     let (mut appended, mut completed) = (0u64, 0u64);
@@ -564,7 +565,8 @@ fn many_segments_take_a_few_descriptors_and_little_time() {
     let segments = std::env::var("TOMBOLO_SEGMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
     let scratch = Scratch::new("descriptors");
     let runtime = runtime();
-    let lane = LaneSettings { max_bytes: (segments + 50) << 16, when_full: WhenFull::Refuse };
+    let lane =
+        LaneSettings { max_bytes: (segments + 50) << 16, when_full: WhenFull::Refuse, device_share: 100 };
     let settings = Settings {
         max_bytes: (4 * (segments + 50)) << 16,
         segment_bytes: 64 << 10,
@@ -712,4 +714,81 @@ fn a_process_killed_while_it_stores_loses_nothing_it_has_acknowledged() {
         }
     }
     assert!(durable.len() > 500, "{}", durable.len());
+}
+
+/// Appends records of this device until one is refused, and waits for all.
+fn fill(
+    runtime: &tokio::runtime::Runtime,
+    journal: &mut Journal,
+    readings: &mut Readings,
+    device: &str,
+) -> (u64, Refused) {
+    readings.turn_to(device);
+    let (mut taken, mut done) = (0, 0);
+    let refused = loop {
+        match journal.append(&readings.pass(Lane::Normal, &[7; 1_000]), Ticket(1)) {
+            Ok(_) => taken += 1,
+            Err(refused) => break refused,
+        }
+        while taken - done > 100 {
+            match journal.poll_completion() {
+                Some(completion) => done += u64::from(completion.result.is_ok()),
+                None => wait(runtime, journal),
+            }
+        }
+    };
+    while done < taken {
+        match journal.poll_completion() {
+            Some(completion) => done += u64::from(completion.result.is_ok()),
+            None => wait(runtime, journal),
+        }
+    }
+    (taken, refused)
+}
+
+#[test]
+fn a_device_fills_its_share_of_the_lane_and_its_neighbour_is_stored_all_the_same() {
+    let scratch = Scratch::new("share");
+    let mut settings = small(&scratch.0);
+    settings.lanes.iter_mut().for_each(|lane| lane.device_share = 50);
+    let runtime = runtime();
+    let mut readings = Readings::of(&["loud", "calm"]);
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    let (taken, refused) = fill(&runtime, &mut journal, &mut readings, "loud");
+    assert_eq!(refused, Refused::DeviceShare);
+    assert!((450..530).contains(&taken), "{taken} of about 1,060 bytes in 512 KiB");
+    let [_, share] = journal.share_of("loud");
+    assert!(share.bytes <= share.max_bytes && share.max_bytes == 512 << 10, "{share:?}");
+    let (others, _) = fill(&runtime, &mut journal, &mut readings, "calm");
+    assert!(others >= 300, "{others}");
+    // Another share, without a restart.
+    readings.turn_to("loud");
+    journal.set_bounds(settings.lanes.map(|lane| LaneSettings { device_share: 100, ..lane }));
+    let told = journal.append(&readings.pass(Lane::Normal, &[7; 1_000]), Ticket(1));
+    assert!(!matches!(told, Err(Refused::DeviceShare)), "{told:?}");
+    journal.set_bounds(settings.lanes);
+    // The broker takes the oldest, and the share is free again.
+    for _ in 0..taken {
+        assert!(!read(&runtime, &mut journal, Lane::Normal, 1).is_empty());
+    }
+    journal.release(Lane::Normal, taken);
+    let told = journal.append(&readings.pass(Lane::Normal, &[7; 1_000]), Ticket(1));
+    assert!(!matches!(told, Err(Refused::DeviceShare)), "{told:?}");
+    assert!(journal.share_of("loud")[Lane::Normal.index()].bytes < 80_000, "the last part at most");
+    // What was stored before the journal was opened is of no device.
+    drop(journal);
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    assert_eq!(journal.share_of("calm")[Lane::Normal.index()].bytes, 0);
+}
+
+#[test]
+fn the_only_device_of_a_gateway_has_all_of_the_lane() {
+    let scratch = Scratch::new("share-only");
+    let mut settings = small(&scratch.0);
+    settings.lanes.iter_mut().for_each(|lane| lane.device_share = 10);
+    let mut readings = Readings::default();
+    let (mut journal, _) = Journal::open(&settings).unwrap();
+    let (taken, refused) = fill(&runtime(), &mut journal, &mut readings, "door-7");
+    assert_eq!(refused, Refused::LaneFull);
+    assert!(taken > 700, "{taken}");
 }

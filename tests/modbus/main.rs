@@ -16,3 +16,4 @@ mod silence;
 mod support;
 mod template;
 mod validation;
+mod write;

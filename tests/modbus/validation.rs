@@ -10,6 +10,7 @@ use tombolo::proto::serial::modbus::model::{BusTable, TemplateTable, UnitTable};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Settings;
 use tombolo::proto::serial::modbus::validate::{self, Fault, Missing};
+use tombolo::proto::serial::modbus::write::Access;
 
 const SPEED: Speed = Speed { baud: 9600, bits: 11 };
 
@@ -353,4 +354,64 @@ register.odd = { address = 30, answer-bytes = 12 }
     assert_eq!(of("mode").names, [(0, "off".to_owned()), (1, "on".to_owned())]);
     assert_eq!((of("label").narrow, of("label").charset), (true, Charset::Windows1252));
     assert_eq!(registers[of("power").exponent.unwrap()].name, "power_sf");
+}
+
+#[test]
+fn what_is_writable_is_read_with_its_range_and_a_template_may_choose_the_function() {
+    let text = r#"
+[unit.3]
+id = "m"
+register.plain = { address = 0, writable = true }
+register.set = { address = 1, type = "i16", scale = 0.1, writable = true, min = 5, max = 30.5, write-multiple = true }
+register.reset = { address = 2, table = "coil", writable = true, read-back = false }
+register.fixed = { address = 3 }
+"#;
+    let (settings, faults) = judge(text);
+    assert_eq!(faults, []);
+    let registers = &settings.unwrap().units[0].registers;
+    let of = |name: &str| registers.iter().find(|register| register.name == name).unwrap().write;
+    let free = Access { min: None, max: None, multiple: false, read_back: true };
+    assert_eq!((of("plain"), of("fixed")), (Some(free), None));
+    assert_eq!(of("set"), Some(Access { min: Some(5.0), max: Some(30.5), multiple: true, ..free }));
+    assert_eq!(of("reset"), Some(Access { read_back: false, ..free }));
+    // For all of a template; a unit switches off what it allows.
+    let template = TemplateTable::parse(
+        "[default]\nwrite-multiple = true\n[register.a]\naddress = 0\nwritable = true\nmin = 1\n",
+    );
+    let template = template.unwrap();
+    let (registers, _) = validate::template("x", &template).unwrap();
+    assert!(registers[0].write.is_some_and(|access| access.multiple));
+    let units = [(
+        "3".to_owned(),
+        toml::from_str("id = \"m\"\ntemplate = \"x\"\nregister.a.writable = false").unwrap(),
+    )];
+    let (settings, faults) =
+        validate::bus(SPEED, &BusTable::default(), &units.into(), |_| 0, |_| Ok(&template));
+    assert_eq!((faults, settings.unwrap().units[0].registers[0].write), (Vec::new(), None));
+}
+
+#[test]
+fn what_cannot_be_written_is_no_writable_register_and_the_broadcast_address_no_unit() {
+    for (more, key, part) in [
+        ("table = \"input\", writable = true", "writable", "input table can only be read"),
+        ("table = \"discrete\", writable = true", "writable", "discrete table can only be read"),
+        ("type = \"string\", length = 2, writable = true", "writable", "texts"),
+        ("answer-bytes = 12, writable = true", "writable", "answer-bytes"),
+        ("name = \"a/b\", writable = true", "writable", "path"),
+        ("scale-from = \"other\", writable = true", "writable", "scale-from"),
+        ("writable = true, min = 5, max = 4", "min", "no value"),
+        ("writable = true, min = 70000", "min", "no value"),
+        ("table = \"coil\", writable = true, max = 1", "max", "numbers"),
+        ("min = 1", "min", "means nothing"),
+        ("read-back = false", "read-back", "means nothing"),
+    ] {
+        let (_, faults) = judge(&format!(
+            "[unit.3]\nid = \"m\"\nregister.other = {{ address = 9 }}\nregister.x = {{ address = 0, {more} }}\n"
+        ));
+        let [fault] = &faults[..] else { panic!("{more}: {faults:?}") };
+        assert_eq!(fault.key.last().map(String::as_str), Some(key), "{more}: {fault:?}");
+        assert!(fault.message.contains(part), "{more}: {fault:?}");
+    }
+    let (_, faults) = judge("[unit.0]\nid = \"m\"\nregister.x = { address = 0, writable = true }\n");
+    assert!(faults[0].message.contains("broadcast"), "{faults:?}");
 }

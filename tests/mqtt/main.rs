@@ -5,6 +5,7 @@
 
 mod support;
 
+mod budget;
 mod chance;
 mod commands;
 mod connection;

@@ -28,6 +28,7 @@ mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;
 mod query;
+mod quotas;
 mod refusals;
 mod reload_outcome;
 mod remote;

@@ -13,14 +13,14 @@ use crate::{Device, Folder, Site};
 use tombolo_test_support::wait_for;
 
 /// What is behind the line: bytes until the end of a question in, bytes out. Ends with the value.
-struct Behind {
+pub struct Behind {
     _device: Device,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Behind {
-    fn new(
+    pub fn new(
         folder: &Folder,
         name: &str,
         end: u8,

@@ -8,6 +8,7 @@ mod modbus;
 mod network;
 mod node;
 mod plug;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -53,7 +54,7 @@ impl Site {
     pub fn new(name: &str, ports: impl FnOnce(&Folder) -> String) -> Site {
         let folder = Folder::new(name);
         let pki = Pki::new(folder.path());
-        let broker = Mosquitto::start(folder.path(), &pki, "");
+        let broker = Mosquitto::start(folder.path(), &pki, "log_type subscribe\n");
         let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%t %x");
         let extra = format!("{ROLE}{}", ports(&folder));
         let daemon = Daemon::start(binary(), &folder, broker.tls_port, &pki.ca(), &extra);

@@ -15,7 +15,7 @@ use crate::{Device, Folder, Site};
 use tombolo_test_support::wait_for;
 
 /// pymodbus at one end of a line, and at the other a plug that can be pulled.
-struct Bus {
+pub struct Bus {
     plug: Device,
     stop: Arc<AtomicBool>,
     pump: Option<std::thread::JoinHandle<()>>,
@@ -24,7 +24,7 @@ struct Bus {
 }
 
 impl Bus {
-    fn new(link: PathBuf) -> Bus {
+    pub fn new(link: PathBuf) -> Bus {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers makes {}", python.display());
         // pymodbus has the other end when it is ready; until then the slave is held here.
@@ -49,7 +49,7 @@ impl Bus {
         bus
     }
 
-    fn plug_in(&mut self) {
+    pub fn plug_in(&mut self) {
         self.plug.plug_in();
         let near = self.plug.master.take().expect("it was plugged in");
         let far = self.units.try_clone().expect("a second descriptor");
@@ -98,14 +98,14 @@ fn carry(mut near: std::fs::File, mut far: std::fs::File, stop: &AtomicBool) {
 }
 
 /// A bus whose units have time enough also on a machine that does much else.
-fn port(folder: &Folder) -> String {
+pub fn port(folder: &Folder) -> String {
     format!(
         "[serial.bus1]\nport = \"{}\"\nbaud = 19200\n[serial.bus1.modbus]\ntimeout = \"2s\"\nbackoff = \"100ms\"\n",
         folder.join("bus1").display()
     )
 }
 
-fn unit(address: u8, more: &str) -> String {
+pub fn unit(address: u8, more: &str) -> String {
     format!("[serial.bus1.unit.{address}]\nid = \"u{address}\"\nrole = \"meter\"\nperiod = \"200ms\"\n{more}")
 }
 
@@ -113,7 +113,7 @@ fn unit(address: u8, more: &str) -> String {
 const VALUE: &str = "register.v.address = 0\n";
 
 /// A bus that is there before the gateway is.
-fn site(name: &str, configuration: impl FnOnce(&Folder) -> String) -> (Site, Bus) {
+pub fn site(name: &str, configuration: impl FnOnce(&Folder) -> String) -> (Site, Bus) {
     let mut bus = None;
     let site = Site::new(name, |folder| {
         bus = Some(Bus::plugged_in(folder.join("bus1")));

@@ -25,15 +25,9 @@ fn hear(device: &mut Device, decoder: &mut Decoder) -> Vec<u8> {
     heard.unwrap()
 }
 
-#[test]
-fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_own_words() {
-    let site = Site::new("node", |folder| {
-        let path = folder.join("node");
-        format!("[serial.node]\nport = \"{}\"\nframing = \"slipmux\"\nrole = \"meter\"\n", path.display())
-    });
-    let mut node = Device::plugged_in(site.folder.join("node"));
-    site.wait_until_open("node");
-    let slip = Settings {
+/// How the gateway frames messages.
+fn slip() -> Settings {
+    Settings {
         framing: Framing::Slip,
         checksum: None,
         max_frame: 1024,
@@ -44,8 +38,18 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
         keep: 0,
         whole: false,
         label_end: None,
-    };
-    let mut decoder = Decoder::new(&slip, Instant::now() - Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_own_words() {
+    let site = Site::new("node", |folder| {
+        let path = folder.join("node");
+        format!("[serial.node]\nport = \"{}\"\nframing = \"slipmux\"\nrole = \"meter\"\n", path.display())
+    });
+    let mut node = Device::plugged_in(site.folder.join("node"));
+    site.wait_until_open("node");
+    let mut decoder = Decoder::new(&slip(), Instant::now() - Duration::from_secs(1));
     let mut say = |device: &mut Device, message: &[u8]| {
         let mut wire = Vec::new();
         encode(message, &mut wire);
@@ -62,4 +66,34 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
     assert_eq!(say(&mut node, b"\x40\x00\x00\x08"), b"\x70\x00\x00\x08");
     assert_eq!(say(&mut node, b"\x40\x02\x00\x09\xb5other\xffx")[..2], *b"\x60\x83");
     assert_eq!(site.arrived("node").len(), 1);
+}
+
+#[test]
+fn a_coap_node_on_a_line_is_sent_commands_and_its_response_is_the_outcome() {
+    let rules = "[role.meter.mailbox]\nalways-awake = true\n[role.meter.downlink.all]\n\
+                 topic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    let site = Site::new("node-command", |folder| {
+        let path = folder.join("node");
+        format!(
+            "{rules}[serial.node]\nport = \"{}\"\nframing = \"slipmux\"\nrole = \"meter\"\n",
+            path.display()
+        )
+    });
+    let mut node = Device::plugged_in(site.folder.join("node"));
+    site.wait_until_open("node");
+    let mut decoder = Decoder::new(&slip(), Instant::now() - Duration::from_secs(1));
+    let (code, text) = std::thread::scope(|scope| {
+        let sent = scope.spawn(|| site.daemon.command(&["send", "node", "led", "on"]));
+        let request = hear(&mut node, &mut decoder);
+        // CON PUT with a token of some bytes, Uri-Path "led".
+        let token = usize::from(request[0] & 15);
+        assert_eq!((request[0] >> 4, request[1]), (4, 3), "{request:02x?}");
+        assert!(request.ends_with(b"\xb3led\xffon"), "{request:02x?}");
+        let answer = [&[0x60 | request[0] & 15, 0x44], &request[2..4 + token], b"\xffdone"].concat();
+        let mut wire = Vec::new();
+        encode(&answer, &mut wire);
+        assert!(node.say(&wire));
+        sent.join().expect("the command")
+    });
+    assert!(code == 0 && text.contains("2.04") && text.contains("done"), "{text}");
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 const BATCH_MAX: usize = 4 << 20;
 
 pub fn settings(when_full: WhenFull, segments: u64, rejected: u64) -> journal::Settings {
-    let lane = LaneSettings { max_bytes: segments * u64::from(SEGMENT), when_full };
+    let lane = LaneSettings { max_bytes: segments * u64::from(SEGMENT), when_full, device_share: 100 };
     journal::Settings {
         directory: "unused".into(),
         max_bytes: (2 * segments + 6) * u64::from(SEGMENT) + rejected,

@@ -155,6 +155,7 @@ impl Site {
             max_payload: None,
             offline_after: Duration::from_secs(3600),
             max_sessions: role.max_sessions,
+            max_handshakes: 120,
             uplink: role.rules.iter().enumerate().map(|(number, rule)| uplink_rule(number, rule)).collect(),
             downlink: Vec::new(),
             mailbox: Default::default(),

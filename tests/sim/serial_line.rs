@@ -72,6 +72,7 @@ pub fn port(id: &str) -> serial_settings::Port {
         port: serial_settings::PortName::parse("/dev/null").unwrap(),
         line: Default::default(),
         duty: serial_settings::Duty::Readings {
+            write: None,
             framing: framing::Settings {
                 framing: Framing::Slip,
                 checksum: Some(Checksum::Crc32),

@@ -31,7 +31,7 @@ fn ten_thousand_records_that_the_new_version_took_all_arrive_after_a_roll_back()
     wait_for("the broker", || before.status()["upstream"]["connected"] == true);
     before.stop();
     // The new one takes readings, none of which reaches the broker, and dies of its fault.
-    let lane = LaneSettings { max_bytes: 64 << 20, when_full: WhenFull::Refuse };
+    let lane = LaneSettings { max_bytes: 64 << 20, when_full: WhenFull::Refuse, device_share: 100 };
     let settings = Settings {
         directory: folder.join("state/journal"),
         max_bytes: 256 << 20,

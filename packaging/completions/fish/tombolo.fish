@@ -9,7 +9,7 @@ end
 function __tombolo_of_device
     __tombolo_at config; and return 1
     __tombolo_at serial; and return 1
-    __tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at send; or __tombolo_at tail; or __tombolo_at explain
+    __tombolo_at show; or __tombolo_at remove; or __tombolo_at test; or __tombolo_at trace; or __tombolo_at send; or __tombolo_at tail; or __tombolo_at usage; or __tombolo_at explain
 end
 
 # The names of devices, roles, ports, units or keys; of the configuration on the line.
@@ -37,6 +37,7 @@ complete -c tombolo -n __fish_use_subcommand -a mailbox -d 'the commands held fo
 complete -c tombolo -n __fish_use_subcommand -a tail -d 'readings as they come'
 complete -c tombolo -n __fish_use_subcommand -a trace -d 'decrypted messages of a device or the uplink'
 complete -c tombolo -n __fish_use_subcommand -a status -d 'uplink, journal, devices, counters'
+complete -c tombolo -n __fish_use_subcommand -a usage -d 'what each device has sent within 30 days'
 complete -c tombolo -n __fish_use_subcommand -a reload -d 'apply the configuration files'
 complete -c tombolo -n __fish_use_subcommand -a import -d 'a configuration of what another program had'
 complete -c tombolo -n __fish_use_subcommand -a acl -d 'why a reading would pass, or not'

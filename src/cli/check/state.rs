@@ -125,6 +125,21 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
             format!("{} refused for want of room in the last hour", plural(dtls.refused_full, "handshake"));
         findings.push(Finding::warn("DTLS sessions", message).advice("raise coap.max-sessions and restart"));
     }
+    for limited in &status.limited {
+        let advice = match limited.reason.as_str() {
+            "muted" => format!("let it wait for Max-Age, or raise the quota of [role.{}]", limited.role),
+            "over_share" => {
+                "see why the lane is not delivered (`tombolo queue`); device-share of [lane.X] is the share"
+                    .to_owned()
+            }
+            _ => format!(
+                "see why it does not keep its session, or raise max-handshakes of [role.{}]",
+                limited.role
+            ),
+        };
+        let subject = format!("device {}", limited.device);
+        findings.push(Finding::warn(subject, super::super::status::limited(limited)).advice(advice));
+    }
     if !status.strays.is_empty() || status.unlisted_strays > 0 {
         let message =
             format!("datagrams of {} cannot be served", plural(status.strays.len() as u64, "source"));

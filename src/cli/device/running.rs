@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::Context;
 use super::super::error::CommandError;
-use super::super::output::{plural, span};
+use super::super::output::{bytes, plural, span};
 use super::super::status::refused_connect;
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
@@ -126,6 +126,21 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
         rows.push(("last refused", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
     }
+    if let Some(seconds) = state.muted_s {
+        rows.push(("muted", format!("heard again after {} of silence: it ignored 4.29", span(seconds))));
+    }
+    for (lane, share) in &state.lanes {
+        let most = bytes(share.max_bytes);
+        rows.push(("lane share", format!("{} of {most} of lane {lane}", bytes(share.bytes))));
+    }
+    if state.over_share > 0 {
+        let readings = plural(state.over_share, "reading");
+        rows.push(("over share", format!("{readings} not stored: its records had its share of the lane")));
+    }
+    if state.too_often > 0 {
+        let text = format!("{} handshakes and connects refused: more than max-handshakes", state.too_often);
+        rows.push(("too often", text));
+    }
     if let Some(last) = &state.last_mqtt_refused {
         let count = plural(state.mqtt_refused, "connect");
         rows.push(("MQTT refused", format!("{count}, {}", refused_connect(last))));
@@ -146,7 +161,7 @@ fn word_of(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::RefusedConnect;
+    use crate::control::snapshot::{LaneShare, RefusedConnect};
 
     fn state() -> DeviceState {
         DeviceState {
@@ -198,6 +213,21 @@ mod tests {
     fn readings_that_were_not_published_are_shown_where_there_are_any() {
         let filtered = DeviceState { filtered: 3, ..state() };
         assert_eq!(rows(&filtered)[1].1, "7 accepted, 6 delivered, 3 filtered, 2 refused");
+    }
+
+    #[test]
+    fn a_device_that_is_held_back_is_shown_with_why() {
+        let share = LaneShare { bytes: 96 << 20, max_bytes: 96 << 20 };
+        let lanes = [("normal".to_owned(), share)].into();
+        let limited =
+            DeviceState { muted_s: Some(40), mutes: 1, over_share: 3, too_often: 2, lanes, ..state() };
+        let rows = rows(&limited);
+        let of = |name: &str| rows.iter().find(|(row, _)| *row == name).map(|(_, text)| text.as_str());
+        assert_eq!(of("muted"), Some("heard again after 40 s of silence: it ignored 4.29"));
+        assert_eq!(of("lane share"), Some("96 MiB of 96 MiB of lane normal"));
+        assert_eq!(of("over share"), Some("3 readings not stored: its records had its share of the lane"));
+        let text = "2 handshakes and connects refused: more than max-handshakes";
+        assert_eq!(of("too often"), Some(text));
     }
 
     #[test]

@@ -23,9 +23,10 @@ pub const SERIAL: &str = "board-serial";
 /// What begins the name of a backup that `tombolo restore` keeps.
 pub const BEFORE_RESTORE: &str = "before-restore-";
 /// Folders that are removed.
-pub const WIPED_FOLDERS: [&str; 5] = ["sessions", "journal", "mailbox", "certificates", "tokens"];
+pub const WIPED_FOLDERS: [&str; 6] = ["sessions", "journal", "mailbox", "certificates", "tokens", "usage"];
 /// Files that are removed.
-pub const WIPED_FILES: [&str; 3] = ["fleet-devices", "modbus-learned", "config-before-trial.toml"];
+pub const WIPED_FILES: [&str; 5] =
+    ["fleet-devices", "modbus-learned", "config-before-trial.toml", "daily-bytes", "daily-bytes.copy"];
 
 /// What the board's serial number says.
 #[derive(Clone, Debug, PartialEq, Eq)]

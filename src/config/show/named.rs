@@ -27,7 +27,7 @@ const LISTS: [(&str, &str); 9] = [
 ];
 
 /// A key that has a default only beside another one, or one that begins so.
-const BESIDE: [(&str, &str); 10] = [
+const BESIDE: [(&str, &str); 11] = [
     ("checksum-order", "checksum"),
     ("checksum-text", "checksum"),
     ("checksum-from", "checksum"),
@@ -35,6 +35,7 @@ const BESIDE: [(&str, &str); 10] = [
     ("poll-period", "poll"),
     ("poll-timeout", "poll"),
     ("poll-echo", "poll"),
+    ("answer-timeout", "writable"),
     ("max-unchanged", "publish"),
     ("psk-identity", "psk-file"),
     ("certificate-issuer", "certificate-"),
@@ -198,6 +199,7 @@ mod tests {
             ("role.x.quota.burst", 20.into()),
             ("role.x.offline-after", "1h".into()),
             ("role.x.max-sessions", 4.into()),
+            ("role.x.max-handshakes", 120.into()),
             ("role.x.query", "publish".into()),
             ("role.x.uplink.y.qos", 0.into()),
             ("role.x.uplink.y.retain", false.into()),

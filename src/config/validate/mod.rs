@@ -31,7 +31,7 @@ use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Path
 use super::{FileError, Known, Looked, Material, Sources, model};
 use crate::credential::leaf::Usage;
 use crate::gate;
-use crate::message::Name;
+use crate::message::{Lane, Name};
 use crate::southbound::serial::settings::Duty;
 use crate::update::settings::Source;
 
@@ -282,6 +282,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
             reach::port(cx, &gate, port, table);
         }
     }
+    reach::commands(cx, &gate, &serial);
     stage::insecure_device(cx, &coap, &gate.devices);
     let mqtt = mqtt::mqtt(cx, &file.mqtt, &file.role);
     mqtt::needs(cx, &mqtt, &gate.devices);
@@ -296,7 +297,11 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         },
     };
     let log = log(&file.log);
+    let mut daily_bytes = [None; 2];
+    daily_bytes[Lane::High.index()] = file.lane.high.daily_bytes;
+    daily_bytes[Lane::Normal.index()] = file.lane.normal.daily_bytes;
     let settings = Settings {
+        daily_bytes,
         gateway,
         gate,
         downlink,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Context;
 use super::role::pattern_of;
 use crate::config::model::Serial;
+use crate::downlink::router::could_be;
 use crate::gate::policy::PAYLOAD_MAX;
 use crate::gate::{self, Quota, Role};
 use crate::message::Name;
@@ -23,9 +24,16 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
     match &port.duty {
         // The paths are chosen by the node.
         Duty::Slipmux { .. } => {}
-        Duty::Readings { poll, .. } => {
+        Duty::Readings { poll, write, .. } => {
             let Some(role) = role(gate, &port.name) else { return };
             let key = ["serial", name];
+            if write.is_some() && !role.downlink.iter().any(|rule| !rule.deny) {
+                let message = format!(
+                    "it takes commands, and no downlink rule of the role {:?} allows any",
+                    role.name.as_str()
+                );
+                cx.warn(&subject(&key), &with(&key, "writable"), message, &downlink_advice(role));
+            }
             rule(cx, role, &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
             if let Some(poll) = poll {
                 rhythm(cx, role, &with(&key, "poll-period"), poll.period, "raise the quota or the period");
@@ -36,6 +44,7 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
                 let (Some(key), Some(role)) = (key_of(table, unit), role(gate, &unit.id)) else { continue };
                 let key = ["serial", name, "unit", key];
                 rule(cx, role, &key, &unit.path);
+                values(cx, role, &key, unit);
                 size(cx, role, &key, unit);
                 if unit.publish == Publish::Always {
                     let advice = "raise the quota or the period, or set publish = \"change\"";
@@ -84,6 +93,57 @@ fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
         }
     };
     cx.warn(&subject(key), &with(key, "path"), message, &advice);
+}
+
+/// Warns of values that are writable and that no downlink rule reaches.
+fn values(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
+    let writable = unit.registers.iter().filter(|register| register.write.is_some());
+    let is_reached = |path: &str| role.downlink.iter().any(|rule| !rule.deny && could_be(&rule.path, path));
+    let unreached: Vec<&str> =
+        writable.map(|register| register.name.as_str()).filter(|name| !is_reached(name)).collect();
+    if unreached.is_empty() {
+        return;
+    }
+    let message = format!(
+        "no downlink rule of the role {:?} reaches what is writable: {}",
+        role.name.as_str(),
+        unreached.join(", ")
+    );
+    cx.warn(&subject(key), key, message, &downlink_advice(role));
+}
+
+fn downlink_advice(role: &Role) -> String {
+    format!(
+        "add [role.{}.downlink.NAME] with topic = \"{{prefix}}/{{device}}/down/#\" and path = \"{{rest}}\", or take writable out",
+        role.name
+    )
+}
+
+/// Warns of roles with a downlink rule of whose devices, all on serial lines, none takes a command.
+pub(super) fn commands(cx: &mut Context<'_>, gate: &gate::Settings, ports: &[Port]) {
+    let has_rule = |role: &&Role| role.downlink.iter().any(|rule| !rule.deny);
+    for role in gate.roles.iter().filter(has_rule) {
+        let devices = gate.devices.iter().filter(|device| device.role == role.name);
+        let devices: Vec<&Name> = devices.map(|device| &device.id).collect();
+        // A CoAP node and a device with a credential take commands, too.
+        let takes_none = |device: &Name| {
+            let port = ports.iter().find(|port| port.devices().any(|own| own == device));
+            port.is_some_and(|port| {
+                !matches!(port.duty, Duty::Slipmux { .. }) && !port.takers().any(|own| own == device)
+            })
+        };
+        let is_of_fleet = gate.fleets.iter().any(|fleet| fleet.role == role.name);
+        if devices.is_empty() || is_of_fleet || !devices.iter().all(|device| takes_none(device)) {
+            continue;
+        }
+        let names: Vec<&str> = devices.iter().take(3).map(|device| device.as_str()).collect();
+        let message = format!(
+            "the role has a downlink rule, and its devices are on serial lines with nothing writable: {}",
+            names.join(", ")
+        );
+        let advice = "set writable = true for a register or a line, or take the downlink rules out";
+        cx.warn(&format!("role {}", role.name), &["role", role.name.as_str(), "downlink"], message, advice);
+    }
 }
 
 fn size(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {

@@ -83,6 +83,7 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         max_payload: table.max_payload,
         offline_after: table.offline_after.map_or(Duration::from_secs(3600), |span| span.0),
         max_sessions: table.max_sessions.unwrap_or(Holder::SESSIONS),
+        max_handshakes: table.max_handshakes.unwrap_or(Holder::HANDSHAKES),
         uplink,
         downlink,
         mailbox: mailbox(&table.mailbox),

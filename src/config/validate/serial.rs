@@ -11,10 +11,10 @@ use crate::message::Name;
 use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
 use crate::proto::serial::modbus::model::ModeWord;
-use crate::proto::serial::poll;
 use crate::proto::serial::reading::{
-    Decimal, Extractor, ExtractorError, Form, Kind, Notation, PATH_DEFAULT, Scale,
+    Decimal, Extractor, ExtractorError, Form, Kind, Notation, PATH_DEFAULT, Scale, compile,
 };
+use crate::proto::serial::{poll, writer};
 use crate::southbound::serial::settings::{Duty, FlowControl, Line, Parity, Port, PortName, Rs485};
 
 /// Default of `max-frame`: the default payload limit of a role for one datagram.
@@ -189,7 +189,9 @@ fn port(
     } else if table.framing == Some(model::Framing::Slipmux) {
         slipmux(table)?
     } else {
-        Duty::Readings { framing: framing(table)?, extractor: extractor(table)?, poll: asked(table)? }
+        let poll = asked(table)?;
+        let write = written(table, poll.as_ref())?;
+        Duty::Readings { framing: framing(table)?, extractor: extractor(table)?, poll, write }
     };
     if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
         let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
@@ -200,7 +202,7 @@ fn port(
 }
 
 /// Keys of ports whose frames become readings of the port, and whether they are set.
-fn of_readings(table: &Serial) -> [(&'static str, bool); 9] {
+fn of_readings(table: &Serial) -> [(&'static str, bool); 12] {
     [
         ("keep", table.keep.is_some()),
         ("whole", table.whole.is_some()),
@@ -211,6 +213,9 @@ fn of_readings(table: &Serial) -> [(&'static str, bool); 9] {
         ("poll-period", table.poll_period.is_some()),
         ("poll-timeout", table.poll_timeout.is_some()),
         ("poll-echo", table.poll_echo.is_some()),
+        ("writable", table.writable.is_some()),
+        ("answer", table.answer.is_some()),
+        ("answer-timeout", table.answer_timeout.is_some()),
     ]
 }
 
@@ -238,10 +243,12 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
     if let Some((key, _)) = keys.into_iter().find(|(_, set)| *set) {
         let message = match key {
             "path" | "role" | "offline-after" => "a Modbus bus is not a device; each of its units is one",
+            "writable" => "the registers of units are writable, not their bus",
             _ => "on a Modbus bus there are no other frames",
         };
         let advice = match key {
             "path" | "role" | "offline-after" => "set it in [serial.NAME.unit.ADDRESS]",
+            "writable" => "set it in [register.NAME] of a template or a unit",
             _ => "take it out, or the units and [serial.NAME.modbus]",
         };
         return Err(Fault::new(key, message, advice));
@@ -522,6 +529,30 @@ fn asked(table: &Serial) -> Result<Option<poll::Settings>, Fault> {
         return Err(Fault::new("poll-timeout", message, "use a shorter one, or a longer poll-period"));
     }
     Ok(Some(poll::Settings { question, period, timeout, echo: table.poll_echo.unwrap_or(false) }))
+}
+
+/// How commands are written, if the device takes any.
+fn written(table: &Serial, poll: Option<&poll::Settings>) -> Result<Option<writer::Settings>, Fault> {
+    if table.writable != Some(true) {
+        let keys = [("answer", table.answer.is_some()), ("answer-timeout", table.answer_timeout.is_some())];
+        return match keys.into_iter().find(|(_, set)| *set && table.writable.is_none()) {
+            Some((key, _)) => {
+                Err(Fault::new(key, "no command is written", "set writable = true, or take it out"))
+            }
+            None => Ok(None),
+        };
+    }
+    let pattern = |text: &String| {
+        compile(text).map_err(|error| {
+            let advice = "use a regular expression, like '^OK'";
+            Fault::new("answer", format!("{text:?}: {error}"), advice)
+        })
+    };
+    Ok(Some(writer::Settings {
+        answer: table.answer.as_ref().map(pattern).transpose()?,
+        timeout: table.answer_timeout.map_or(writer::Settings::TIMEOUT, |span| span.0),
+        echo: poll.is_some_and(|poll| poll.echo),
+    }))
 }
 
 /// A text with escapes, so that a question can be written in a literal string or a variable, too.

@@ -8,7 +8,7 @@ use crate::config::layer::dotted;
 use crate::config::model;
 use crate::config::scalar::format_size;
 use crate::gate;
-use crate::journal::settings::{self as journal, LaneSettings, REJECTED_BYTES_MAX, WhenFull};
+use crate::journal::settings::{self as journal, DEVICE_SHARE, LaneSettings, REJECTED_BYTES_MAX, WhenFull};
 use crate::message::{Lane, Name};
 use crate::proto::dtls::Policy;
 use crate::southbound::coap;
@@ -138,6 +138,7 @@ pub(super) fn journal(
             Some(model::WhenFull::DropOldest) => WhenFull::DropOldest,
             Some(model::WhenFull::Refuse) | None => WhenFull::Refuse,
         },
+        device_share: table.device_share.unwrap_or(DEVICE_SHARE),
     };
     let high = lane(&lanes.high, max_bytes / 32 * 5);
     let normal = lane(&lanes.normal, max_bytes / 4 * 3);

@@ -157,6 +157,7 @@ impl Places {
             | Request::RejectedRetry { .. }
             | Request::RejectedDrop { .. }
             | Request::QueueImport { .. }
+            | Request::Usage { .. }
             | Request::Reload {}
             | Request::ConfigCheck {}
             | Request::UplinkCheck {}

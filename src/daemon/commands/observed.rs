@@ -199,8 +199,8 @@ impl Commands {
         for relation in self.mailbox.relations_due(now) {
             let Some(found) = self.mailbox.relation(relation) else { continue };
             let device = found.registration.device.clone();
-            let Commands { router, requests, counts, .. } = self;
-            let mut carrier = SideCarrier::new(sides, &pipeline.gate, router, requests, counts);
+            let Commands { router, lines, requests, counts, .. } = self;
+            let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
             if carrier.is_awake(now, &device) {
                 self.mailbox.refresh(relation);
             }

@@ -31,16 +31,18 @@ impl SharedLine {
     }
 
     fn standing(&self) -> Vec<Turn> {
-        let of = |member: &Handle| member.with(|_, entry| entry.core.borrow().turn()).flatten();
+        let now = Instant::now();
+        let of = |member: &Handle| member.with(|_, entry| entry.core.borrow().turn(now)).flatten();
         let gone = Turn { is_busy: false, due: None, quiet_at: None, opens_at: None };
         self.members.iter().map(|member| of(member).unwrap_or(gone)).collect()
     }
 
     /// Gives the turn to whom it belongs.
     fn step(&self) {
-        let chosen = self.turns.borrow_mut().choose(Instant::now(), &self.standing());
+        let now = Instant::now();
+        let chosen = self.turns.borrow_mut().choose(now, &self.standing());
         for (at, member) in self.members.iter().enumerate() {
-            member.with(|_, entry| entry.core.borrow_mut().hold(chosen != Some(at)));
+            member.with(|_, entry| entry.core.borrow_mut().hold(now, chosen != Some(at)));
         }
     }
 }
@@ -78,10 +80,15 @@ impl Host for SharedLine {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
+        self.members.iter().for_each(Handle::take_order);
         let own = |member: &Handle| member.with(|_, entry| entry.core.borrow().work_timeout()).flatten();
         let open = self.members.first().and_then(Handle::poll_timeout);
         let turn = self.turns.borrow().poll_timeout(&self.standing());
         self.members.iter().filter_map(own).chain(open).chain(turn).min()
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.members.iter().all(Handle::is_repeatable)
     }
 
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool {

@@ -39,6 +39,7 @@ use super::range::RangeSet;
 use super::record::{self, Batch, Ticket};
 use super::segment::Segment;
 use super::settings::{LaneSettings, Settings};
+use super::share::{Share, Shares};
 use super::store::LaneStatus;
 use super::view::LaneView;
 use crate::gate::stage::Mapped;
@@ -92,6 +93,7 @@ pub struct Journal {
     /// For retried and imported records handed out: the current and the first id, by lane and
     /// sequence.
     again: [BTreeMap<u64, (RecordId, RecordId)>; 2],
+    shares: Shares,
     _directory: Directory,
 }
 
@@ -184,6 +186,7 @@ impl Journal {
             completing: VecDeque::new(),
             scratch: Vec::new(),
             again: Default::default(),
+            shares: Shares::new(&settings.lanes),
             _directory: directory,
         };
         let name = || std::thread::Builder::new().name(THREAD.to_owned());
@@ -214,6 +217,14 @@ impl Journal {
     pub fn append(&mut self, record: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, Refused> {
         let (lane, content) = (record.lane(), &record.content());
         let size = record::frame_size(content, None).map_err(|_| Refused::TooLarge)?;
+        // The reply to a command is the gateway's own record.
+        let device = record.rule().map(|_| content.device);
+        if let Some(device) = device
+            && !record.is_of_only_device()
+            && !self.is_within_share(lane, device, size)
+        {
+            return Err(Refused::DeviceShare);
+        }
         let mut state = self.shared.lock();
         if let Some(refused) = refusal(&state, lane, size) {
             return Err(refused);
@@ -224,7 +235,34 @@ impl Journal {
         if tell {
             self.shared.work.notify_one();
         }
+        self.shares.take(lane, device, sequence, size);
         Ok(RecordId { run: self.runs[lane.index()], sequence })
+    }
+
+    fn is_within_share(&mut self, lane: Lane, device: &str, size: usize) -> bool {
+        let Journal { readers, shares, .. } = self;
+        shares.release(lane, readers[lane.index()].released);
+        if shares.allows(lane, device, size) {
+            return true;
+        }
+        // What was dropped or rejected in the meantime is not known here yet.
+        self.refresh(lane);
+        self.shares.release(lane, self.readers[lane.index()].released);
+        if self.shares.is_settled(lane) && self.shared.lock().lanes[lane.index()].status.records == 0 {
+            self.shares.clear(lane);
+        }
+        self.shares.allows(lane, device, size)
+    }
+
+    /// What the records of a device take of each lane, by [`Lane::index`], since the journal was
+    /// opened.
+    pub fn share_of(&mut self, device: &str) -> [Share; 2] {
+        let mut found = [Share::default(); 2];
+        for lane in Lane::ALL {
+            self.shares.release(lane, self.readers[lane.index()].released);
+            found[lane.index()] = self.shares.of(lane, device);
+        }
+        found
     }
 
     /// The next completion; `None` if there is none.
@@ -251,6 +289,7 @@ impl Journal {
             let result = if *at < done.committed { Ok(()) } else { Err(thread::failed(done.failure)) };
             *at += 1;
             if let Some(ticket) = ticket {
+                self.shares.complete(done.lane, result.is_ok());
                 return Some(Completion { ticket, lane: done.lane, result });
             }
         }
@@ -530,7 +569,8 @@ impl Journal {
     }
 
     /// Sets new limits of the lanes; the other settings are fixed while the journal is open.
-    pub fn set_bounds(&self, bounds: [LaneSettings; 2]) {
+    pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
+        self.shares.set_bounds(&bounds);
         self.command(Command::Bounds(bounds));
     }
 

@@ -49,8 +49,9 @@ impl<O: Outbox> Fill<'_, O> {
     /// Appends what may go.
     pub fn run(mut self) -> Filled {
         let now = self.send.now();
-        let Publisher { records, outlet, retained, .. } = &mut *self.send.publisher;
+        let Publisher { records, outlet, retained, budget, .. } = &mut *self.send.publisher;
         outlet.handle_woken();
+        budget.borrow_mut().advance(self.send.moment);
         retained.get_or_insert_with(|| NewestRetained::new(self.send.moment.boottime_ms));
         records.suspicion.handle_timeout(now);
         records.obey(now);

@@ -7,7 +7,8 @@
 //!   the rejected store, or when it has expired; in sequence order within its lane.
 //! * While both lanes wait, `high` gets three of four places. Records older than a minute are
 //!   paced.
-//! * Everything that is published counts for the [rate](super::rate).
+//! * Everything that is published counts for the [rate](super::rate); readings count for the
+//!   [budget](super::budget) of their lane's day.
 //! * Suspects hold at most half the window.
 //! * Towards a broker without QoS 1, what was sent counts as taken when a PINGREQ sent after it is
 //!   answered.
@@ -46,6 +47,8 @@ mod solo;
 mod turns;
 mod volatile_doubt;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Instant;
 
 pub use self::connection_end::{Aftermath, ConnectionEnd};
@@ -62,6 +65,7 @@ use self::send::Sender;
 use self::solo::Solo;
 use self::turns::Turns;
 use self::volatile_doubt::VolatileDoubt;
+use super::budget::Budget;
 use super::flight::Sent;
 use super::loss_report::LossReports;
 use super::outbox::Outbox;
@@ -92,6 +96,8 @@ pub struct Publisher {
     own_doubt: OwnDoubt,
     losses: LossReports,
     hold: Hold,
+    /// Shared with the publisher that takes the place of this one.
+    budget: Rc<RefCell<Budget>>,
 }
 
 impl Publisher {
@@ -110,7 +116,18 @@ impl Publisher {
             own_doubt: OwnDoubt::default(),
             losses: LossReports::new(settings.gateway.as_str(), settings.topics.loss.clone()),
             hold: Hold::Nothing,
+            budget: Rc::default(),
         }
+    }
+
+    /// Counts what is published, from now on, and says what may be.
+    pub fn set_budget(&mut self, budget: Rc<RefCell<Budget>>) {
+        self.budget = budget;
+    }
+
+    /// What is published today, and may be.
+    pub fn budget(&self) -> &RefCell<Budget> {
+        &self.budget
     }
 
     /// The connection may be used from now on, within `limits`. `afresh`: perhaps the broker has

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Publisher;
 use super::outlet::PACED_TICK;
 use crate::clock::Moment;
+use crate::message::Lane;
 use crate::northbound::flight::Sent;
 use crate::northbound::lane::{Purpose, State};
 use crate::northbound::outbox::{Next, Outbox};
@@ -20,6 +21,9 @@ use crate::northbound::suspicion::{RecordPlace, TopicKey};
 pub const BACKLOG_AGE_MS: u64 = 60_000;
 /// When to look again for what the disk reads for another purpose; its wake-up comes sooner.
 const PENDING_TICK: Duration = Duration::from_millis(100);
+
+/// A lane without a budget left is looked at again so soon: its clock may be set meanwhile.
+const BUDGET_TICK: Duration = Duration::from_secs(60);
 
 /// What came of sending a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl<O: Outbox> Sender<'_, O> {
         if !self.seek(index, trial, purpose) {
             return Step::Dry;
         }
-        let Publisher { outlet, records, turns, pace, retained, .. } = &mut *self.publisher;
+        let Publisher { outlet, records, turns, pace, retained, budget, .. } = &mut *self.publisher;
         let lane = &mut records.lanes[index];
         let next = self.outbox.next(lane.lane());
         let was_pending = lane.is_pending(purpose);
@@ -133,6 +137,7 @@ impl<O: Outbox> Sender<'_, O> {
             return self.refuse_too_large(place, trial.is_some());
         }
         outlet.note_sent(now, self.out.len() - before);
+        budget.borrow_mut().take(lane.lane(), self.out.len() - before);
         if trial.is_none() {
             let age = publication::age_ms(record.content.received, record.same_boot, self.moment);
             // Stored in an earlier boot and of unknown age: certainly not fresh.
@@ -163,9 +168,14 @@ impl<O: Outbox> Sender<'_, O> {
     /// Moves the journal's reading position to what is to be sent, if the lane may be read now.
     fn seek(&mut self, index: usize, trial: Option<u64>, purpose: Purpose) -> bool {
         let now = self.moment.now;
-        let Publisher { outlet, records, pace, .. } = &mut *self.publisher;
+        let Publisher { outlet, records, pace, budget, .. } = &mut *self.publisher;
         let lane = &mut records.lanes[index];
         if !lane.may_send(now) {
+            return false;
+        }
+        let budget = budget.borrow();
+        if !budget.allows(lane.lane()) {
+            outlet.wake(now + budget.left(self.moment).clamp(PACED_TICK, BUDGET_TICK));
             return false;
         }
         if !lane.may_read(now, purpose) {
@@ -256,11 +266,13 @@ impl<O: Outbox> Sender<'_, O> {
     /// `room`. How many.
     pub fn send_volatile(&mut self, room: usize, limit: usize) -> usize {
         let now = self.moment.now;
-        let Publisher { outlet, records, ring, volatile_doubt, .. } = &mut *self.publisher;
+        let Publisher { outlet, records, ring, volatile_doubt, budget, .. } = &mut *self.publisher;
         if ring.is_empty() {
             return 0;
         }
-        if volatile_doubt.is_paused(now) {
+        let mut budget = budget.borrow_mut();
+        // They are in no lane; they count for the one that waits.
+        if volatile_doubt.is_paused(now) || !budget.allows(Lane::Normal) {
             ring.clear();
             return 0;
         }
@@ -275,6 +287,7 @@ impl<O: Outbox> Sender<'_, O> {
             {
                 packets += 1;
                 outlet.rate.take(self.out.len() - before);
+                budget.take(Lane::Normal, self.out.len() - before);
             } else {
                 ring.note_dropped();
             }

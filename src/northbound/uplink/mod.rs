@@ -33,9 +33,11 @@ mod status;
 mod subscription;
 mod trial;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 pub use self::attempts::{CLOSES, Dialed};
@@ -56,6 +58,7 @@ use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use self::trial::Trial;
+use super::budget::Budget;
 use super::ending::Ending;
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
 use super::inbound::Answer;
@@ -161,6 +164,11 @@ impl Uplink {
             events: VecDeque::new(),
             settings,
         }
+    }
+
+    /// Counts what is published there, and publishes no more than it says.
+    pub fn set_budget(&mut self, budget: Rc<RefCell<Budget>>) {
+        self.publisher.set_budget(budget);
     }
 
     /// What it was told.

@@ -437,7 +437,7 @@ mod tests {
 
     fn piece(peer: u64, number: u32, more: bool, payload: &[u8]) -> Piece<'_> {
         let block = Block { number, more, size_exponent: 0 };
-        let holder = Holder { number: peer, max_sessions: 1 };
+        let holder = Holder { number: peer, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
         // A client that counts its Message IDs, and has one Token.
         let (message_id, token) = (number as u16, 0);
         let (peer, content_format, size1, limit) = (PeerId(peer), None, None, u32::MAX);
@@ -683,7 +683,7 @@ mod tests {
             let mut assemblies = Assemblies::new(1 << 20, BODY_MAX);
             let mut begin = |at: u64, place: u64| {
                 let peer = 1 + place % sessions;
-                let holder = Holder { number: 7, max_sessions: 1 };
+                let holder = Holder { number: 7, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
                 let now = start + Duration::from_secs(at);
                 assemblies.accept(now, Piece { place, holder, ..piece(peer, 0, true, &[1; 16]) })
             };
@@ -723,7 +723,7 @@ mod tests {
         let now = Instant::now();
         let mut assemblies = Assemblies::new(4 << 20, BODY_MAX);
         let of = |peer, number, max_sessions| Piece {
-            holder: Holder { number, max_sessions },
+            holder: Holder { number, max_sessions, max_handshakes: Holder::HANDSHAKES },
             ..piece(peer, 0, true, &[1; 16])
         };
         let mut begun = |peers: std::ops::Range<u64>, number, max_sessions| {
@@ -747,7 +747,7 @@ mod tests {
             for peer in 0..40u64 {
                 let block = Block { number: round, more: true, size_exponent: 6 };
                 let number = u64::from(peer >= 30);
-                let holder = Holder { number, max_sessions: 100 };
+                let holder = Holder { number, max_sessions: 100, max_handshakes: Holder::HANDSHAKES };
                 let next = Piece { block, holder, ..piece(peer, 0, true, &large) };
                 held[number as usize] += usize::from(assemblies.accept(now, next) == Progress::Continue);
             }

@@ -185,7 +185,8 @@ impl EndedTransfers {
         if self.count < ENDED_MAX {
             return;
         }
-        let share = Holder { number: holder, max_sessions: u32::MAX }.share(PER_PEER, ENDED_MAX);
+        let share = Holder { number: holder, max_sessions: u32::MAX, max_handshakes: Holder::HANDSHAKES }
+            .share(PER_PEER, ENDED_MAX);
         let of_holder = self.of_peers.values().flatten().filter(|one| one.holder == holder).count();
         let all = self.of_peers.iter().flat_map(|(peer, ended)| ended.iter().map(move |one| (*peer, one)));
         let oldest = all

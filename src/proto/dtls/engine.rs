@@ -74,9 +74,6 @@ pub struct Limits {
     /// A session that had an authentic record within this time is not replaced by one of another
     /// holder; default 1 h.
     pub active: Duration,
-    /// Handshakes that a [`Holder`] may complete per minute; default 120. The burst is the same, or
-    /// twice its `max_sessions` if that is more.
-    pub completed_per_minute: u32,
     /// Most handshakes in progress; default 1,024. A further one replaces the oldest. They count
     /// from the valid cookie on, which proves the peer's address.
     pub half_open: usize,
@@ -110,7 +107,6 @@ impl Limits {
         Limits {
             sessions,
             active: Duration::from_secs(60 * 60),
-            completed_per_minute: 120,
             half_open,
             half_open_per_source: half_open.div_ceil(2),
             handshakes_burst: 512,
@@ -445,7 +441,11 @@ pub trait Sink {
         // By default each identity is a separate holder.
         let mut hasher = DefaultHasher::new();
         identity.hash(&mut hasher);
-        Some(Holder { number: hasher.finish(), max_sessions: Holder::SESSIONS })
+        Some(Holder {
+            number: hasher.finish(),
+            max_sessions: Holder::SESSIONS,
+            max_handshakes: Holder::HANDSHAKES,
+        })
     }
 
     /// A handshake is complete. Comes before the first [`Sink::data`] of the session.

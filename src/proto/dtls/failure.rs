@@ -184,7 +184,7 @@ pub enum HandshakeFailure {
     Certificate(Box<str>),
     /// The client proved its identity, but no device has it.
     NoDevice(Box<PeerIdentity>),
-    /// Its device completed more handshakes than [`Limits::completed_per_minute`](super::Limits)
+    /// Its device completed more handshakes than [`Holder::max_handshakes`](crate::proto::Holder)
     /// allows.
     TooOften(Box<PeerIdentity>),
     /// There are already [`Limits::sessions`](super::Limits) sessions, and all were active within

@@ -393,7 +393,7 @@ impl<T> SessionTable<T> {
         if self.holders.len() > 2 * self.count(Phase::Live) + 1_024 {
             self.holders.retain(|_, held| held.count > 0 || held.full > now_ms);
         }
-        let per_minute = self.limits.completed_per_minute.max(1);
+        let per_minute = holder.max_handshakes.max(1);
         let burst = u64::from(per_minute.max(holder.max_sessions.saturating_mul(2)));
         let every = (60_000 / u64::from(per_minute)).max(1);
         let held = self.holders.entry(holder.number).or_insert(Held { head: NONE, count: 0, full: 0 });
@@ -709,7 +709,7 @@ mod tests {
     }
 
     fn holder(number: u64) -> Holder {
-        Holder { number, max_sessions: 4 }
+        Holder { number, max_sessions: 4, max_handshakes: Holder::HANDSHAKES }
     }
 
     /// A session whose holder has no other.
@@ -838,7 +838,7 @@ mod tests {
         let mut now = Instant::now();
         let mut registry = SessionTable::new(limits(8, 10, 10));
         let others: Vec<_> = (1..=5).map(|port| live(&mut registry, now, port).0).collect();
-        let greedy = Holder { number: 99, max_sessions: 3 };
+        let greedy = Holder { number: 99, max_sessions: 3, max_handshakes: Holder::HANDSHAKES };
         let mut own = VecDeque::new();
         for round in 0..50u16 {
             now += Duration::from_secs(1);
@@ -872,7 +872,7 @@ mod tests {
     fn a_lowered_limit_closes_the_longest_idle_all_at_once() {
         let start = Instant::now();
         let mut registry = SessionTable::new(limits(6_000, 10, 10));
-        let shared = Holder { number: 9, max_sessions: 5_000 };
+        let shared = Holder { number: 9, max_sessions: 5_000, max_handshakes: Holder::HANDSHAKES };
         let sessions: Vec<_> = (0..5_000u16)
             .map(|n| live_of(&mut registry, start + Duration::from_millis(n.into()), 1 + n, shared).0)
             .collect();
@@ -923,8 +923,15 @@ mod tests {
         assert_eq!(completed(&mut registry, now, holder(2), 100), 100);
         assert_eq!(completed(&mut registry, now + Duration::from_millis(499), holder(1), 10), 0);
         assert_eq!(completed(&mut registry, now + Duration::from_secs(5), holder(1), 100), 10);
+        // A role may have a lower limit, which counts at once for a device that has used more.
+        let slow = Holder { max_handshakes: 10, ..holder(4) };
+        assert_eq!(completed(&mut registry, now, slow, 100), 10);
+        assert_eq!(completed(&mut registry, now + Duration::from_secs(30), slow, 100), 5);
+        let lowered = Holder { max_handshakes: 10, ..holder(2) };
+        assert_eq!(completed(&mut registry, now, lowered, 100), 1, "10 less 9 that the 100 before count for");
+        assert_eq!(completed(&mut registry, now + Duration::from_secs(6), lowered, 100), 1);
         // All devices with a shared key may come at once.
-        let shared = Holder { number: 3, max_sessions: 500 };
+        let shared = Holder { number: 3, max_sessions: 500, max_handshakes: Holder::HANDSHAKES };
         assert_eq!(completed(&mut registry, now, shared, 5_000), 1_000);
         // Full buckets are not kept.
         for number in 0..100_000 {

@@ -24,6 +24,7 @@ pub mod modbus;
 pub mod poll;
 pub mod reading;
 pub mod slipmux;
+pub mod writer;
 
 use std::time::Duration;
 

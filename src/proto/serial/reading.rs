@@ -374,7 +374,11 @@ impl Extractor {
     }
 }
 
-fn compile(text: &str) -> Result<Regex, ExtractorError> {
+/// Compiles a pattern over bytes, within bounds of memory.
+///
+/// # Errors
+/// [`ExtractorError::Pattern`].
+pub fn compile(text: &str) -> Result<Regex, ExtractorError> {
     let built = RegexBuilder::new(text)
         .unicode(false)
         .size_limit(PATTERN_MEMORY)

@@ -25,6 +25,12 @@ pub fn unavailable() -> Response<'static> {
     Response::new(Code::SERVICE_UNAVAILABLE).max_age(UNAVAILABLE_MAX_AGE).diagnostic("not stored")
 }
 
+/// 5.03: the records of the device have its share of the lane. The device should keep the reading,
+/// as for [`unavailable`].
+pub fn over_share() -> Response<'static> {
+    Response::new(Code::SERVICE_UNAVAILABLE).max_age(UNAVAILABLE_MAX_AGE).diagnostic("share used up")
+}
+
 /// The gate refused the reading. The diagnostic says which kind of refusal it is, and never names a
 /// rule or a topic.
 pub fn refused(refusal: &Refusal) -> Response<'static> {
@@ -57,6 +63,9 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
         Refusal::OverQuota { retry_after_s } => {
             Response::new(Code::TOO_MANY_REQUESTS).max_age(*retry_after_s).diagnostic("over quota")
         }
+        Refusal::Muted { retry_after_s } => {
+            Response::new(Code::TOO_MANY_REQUESTS).max_age(*retry_after_s).diagnostic("muted")
+        }
     }
 }
 
@@ -78,9 +87,10 @@ mod tests {
             Refusal::NotAllowed,
             Refusal::TooLarge { limit: 7 },
             Refusal::OverQuota { retry_after_s: 7 },
+            Refusal::Muted { retry_after_s: 7 },
             Refusal::Topic(TopicFault::Own),
         ];
-        for response in refusals.iter().map(refused).chain([unavailable()]) {
+        for response in refusals.iter().map(refused).chain([unavailable(), over_share()]) {
             let text = std::str::from_utf8(response.payload).expect("UTF-8");
             assert!((1..=64).contains(&text.len()) && !text.contains("secret"), "{text}");
             assert_eq!(response.content_format, None, "{text}");

@@ -26,6 +26,7 @@ use super::stray::Strays;
 use crate::clock::Moment;
 use crate::gate::Unidentified;
 use crate::gate::stage::{DeviceIndex, Received, Refusal};
+use crate::journal::Refused;
 use crate::message::{ContentFormat, Method};
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, PeerId, Ticket};
@@ -46,8 +47,9 @@ pub struct Intake {
     /// Sessions whose device was removed.
     ended: VecDeque<SessionId>,
     return_routability: ReturnRoutability,
-    /// The session by which each device was heard last, and when; `None`: not in this process.
-    heard: HashMap<DeviceIndex, (SessionId, Option<Instant>)>,
+    /// The session or line by which each device was heard last, and when; `None`: not in this
+    /// process.
+    heard: HashMap<DeviceIndex, (Peer, Option<Instant>)>,
     /// Devices heard since they were polled last.
     contacts: VecDeque<DeviceIndex>,
     /// GETs that wait for their answer.
@@ -96,7 +98,7 @@ impl Intake {
         match pipeline.gate.identify(now, identity) {
             Ok(device) => {
                 self.sessions.insert(session, device);
-                self.heard.insert(device, (session, None));
+                self.heard.insert(device, (Peer::Session(session), None));
                 Ok(device)
             }
             Err(unidentified) => {
@@ -115,16 +117,21 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let Some(&device) = self.sessions.get(&session) else { return };
-        self.note_contact(moment.now, session, device);
+        self.note_contact(moment.now, Peer::Session(session), device);
         if self.return_routability.take(session, plaintext) {
             return;
         }
         self.handle_message(moment, Peer::Session(session), device, plaintext, pipeline);
     }
 
+    /// The line of a port leads to this device.
+    pub fn connect_line(&mut self, port: u32, device: DeviceIndex) {
+        self.heard.entry(device).or_insert((Peer::Serial(port), None));
+    }
+
     /// A device has proven by a datagram, or by a handshake, that it is there.
-    pub fn note_contact(&mut self, now: Instant, session: SessionId, device: DeviceIndex) {
-        self.heard.insert(device, (session, Some(now)));
+    pub fn note_contact(&mut self, now: Instant, peer: Peer, device: DeviceIndex) {
+        self.heard.insert(device, (peer, Some(now)));
         if self.contacts.back() != Some(&device) {
             self.contacts.push_back(device);
         }
@@ -167,8 +174,8 @@ impl Intake {
         self.endpoint.notify(now, holder, peer, (token, block), response)
     }
 
-    /// The session by which a device was heard last, and when in this process.
-    pub fn heard(&self, device: DeviceIndex) -> Option<(SessionId, Option<Instant>)> {
+    /// The session or line by which a device was heard last, and when in this process.
+    pub fn heard(&self, device: DeviceIndex) -> Option<(Peer, Option<Instant>)> {
         self.heard.get(&device).copied()
     }
 
@@ -208,7 +215,7 @@ impl Intake {
         self.return_routability.forget(session);
         self.gone.push_back(session);
         let device = self.sessions.remove(&session)?;
-        if self.heard.get(&device).is_some_and(|(heard, _)| *heard == session) {
+        if self.heard.get(&device).is_some_and(|(heard, _)| *heard == Peer::Session(session)) {
             self.heard.remove(&device);
         }
         Some(device)
@@ -229,7 +236,8 @@ impl Intake {
         match self.insecure {
             Some(device) => self.handle_message(moment, peer.peer(), device, datagram, pipeline),
             None => {
-                let own = Holder { number: peer.to_bits(), max_sessions: 1 };
+                let own =
+                    Holder { number: peer.to_bits(), max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
                 let counters = &mut pipeline.counters;
                 let refuse = |_: &FirstBlock<'_>| {
                     counters.count(Counter::RefusedUnknownDevice);
@@ -256,7 +264,7 @@ impl Intake {
         let id = peer.id();
         // All plain senders are one device and no address is proven, so each address has its own
         // limits.
-        let own = Holder { number: id.to_bits(), max_sessions: 1 };
+        let own = Holder { number: id.to_bits(), max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
         let holder = match peer {
             Peer::Plain(_) => own,
             Peer::Session(_) | Peer::Serial(_) => pipeline.gate.holder(device).unwrap_or(own),
@@ -360,6 +368,7 @@ impl Intake {
                 }
                 answer::refused(refusal)
             }
+            Disposition::Unstored(Refused::DeviceShare) => answer::over_share(),
             Disposition::Unstored(_) => answer::unavailable(),
         };
         self.respond(now, exchange, &response);
@@ -427,6 +436,7 @@ impl Intake {
 
     /// Drops the unanswered requests of the node on a serial line.
     pub fn forget_line(&mut self, port: u32) {
+        self.heard.retain(|_, (heard, _)| *heard != Peer::Serial(port));
         self.endpoint.forget(Peer::Serial(port).id());
     }
 

@@ -58,6 +58,7 @@ pub fn refused(refusal: &Refusal) -> Denial {
         Refusal::ContentFormat { .. } => Denial::lasting(NotAuthorized, "content type"),
         Refusal::TooLarge { .. } => Denial::lasting(QuotaExceeded, "payload too large"),
         Refusal::OverQuota { .. } => Denial::temporary("over quota"),
+        Refusal::Muted { .. } => Denial::temporary("muted"),
     }
 }
 
@@ -65,6 +66,7 @@ pub fn refused(refusal: &Refusal) -> Denial {
 pub fn unstored(refused: Refused) -> Denial {
     match refused {
         Refused::TooLarge => Denial::lasting(PubackReasonCode::QuotaExceeded, "payload too large"),
+        Refused::DeviceShare => Denial::temporary("share of the lane used up"),
         Refused::LaneFull | Refused::Failing | Refused::Closed => NOT_STORED,
     }
 }

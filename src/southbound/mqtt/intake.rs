@@ -13,7 +13,7 @@
 //!
 //! **Bounds.** Of a client that is not identified: [`CONNECT_MAX`](super::settings::CONNECT_MAX)
 //! bytes, for [`CONNECT_WITHIN`](super::settings::CONNECT_WITHIN). Of a device: its role's
-//! `max-sessions` sessions (a new one replaces its own oldest), [`CONNECTS_MAX`] connects a minute.
+//! `max-sessions` sessions (a new one replaces its own oldest), `max-handshakes` connects a minute.
 //! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
 //! In all: `max-clients` connections, and as many sessions without one.
 
@@ -40,7 +40,7 @@ use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refused_connects::{RefusedConnect, RefusedConnects};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
-    CLIENT_ID_MAX, CONNECTS_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
+    CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
     SUBSCRIPTIONS_MAX, Settings,
 };
 use super::verification::{Requested, Verification, Verifications};

@@ -56,6 +56,7 @@ fn roles() -> Vec<Role> {
         max_payload: None,
         offline_after: Duration::from_secs(3600),
         max_sessions: 4,
+        max_handshakes: 120,
         uplink: Vec::new(),
         downlink: vec![rule("set", false, "set/{1}")],
         mailbox: Default::default(),
@@ -996,4 +997,36 @@ fn a_receiver_that_is_slow_misses_messages_and_holds_up_nobody() {
     }
     assert!(world.pipeline.counters.value(Counter::MqttLocalDropped) > 0);
     assert!(!world.is_closed(slow) && !world.is_closed(sender));
+}
+
+#[test]
+fn a_device_that_connects_more_often_than_its_role_allows_is_refused_and_counted() {
+    let mut world = World::new();
+    for _ in 0..120 {
+        world.client(HELLO);
+    }
+    let refused = world.connect(HELLO);
+    let old = world.connect(Hello { five: false, ..HELLO });
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.heard(refused)[0].1[1], ConnectReasonCode::ConnectionRateExceeded as u8);
+    assert_eq!(world.heard(old)[0].1[1], 3, "3.1.1: server unavailable");
+    let device = world.pipeline.gate.device_by_id("door-7").expect("the device");
+    let view = world.pipeline.gate.device(world.moment.now, device).expect("the device");
+    let tally = view.limited.expect("it is limited").too_often;
+    assert_eq!((tally.count, tally.is_recent(world.moment.now)), (2, true));
+    world.pass(Duration::from_secs(60));
+    world.client(HELLO);
+}
+
+#[test]
+fn a_publish_beyond_the_share_of_the_lane_is_refused_as_one_that_may_be_sent_again() {
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    let old = world.client(Hello { five: false, client_id: "d", ..HELLO });
+    world.pipeline.store().refuses = Some(Refused::DeviceShare);
+    world.say(client, &one(1, "t/x"));
+    let heard: Vec<_> = world.heard(client).iter().map(acknowledged).collect();
+    assert_eq!(heard, [(PUBACK, 1, 0x97)]);
+    world.say(old, &publish(false, "t/x", Qos::AtLeastOnce, 1, b"1"));
+    assert!(world.is_closed(old), "3.1.1 has no code for it");
 }

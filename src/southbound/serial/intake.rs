@@ -5,17 +5,21 @@
 //! |---|---|
 //! | the completion of a reading | the port of its ticket polls it: [`Intake::poll_completion`] |
 //! | a CoAP message for the node on a line | the port writes it: [`Intake::poll_message`] |
+//! | a command for a device on a line | the port takes it: [`Intake::poll_order`]; one at a time |
+//! | what became of a command | the mailbox polls it: [`Intake::poll_delivered`] |
 //!
 //! Only lines with a CoAP node (`slipmux`) are connected. At most [`MESSAGES_MAX`] messages per
 //! line are queued.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::order::{Delivered, Order};
 use super::taker::Verdict;
 use crate::clock::Moment;
 use crate::gate::stage::{Received, Refusal};
 use crate::journal::Refused;
+use crate::message::Name;
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::address::{Peer, SerialTicket, Ticket};
 use crate::southbound::coap;
@@ -24,10 +28,32 @@ use crate::southbound::coap;
 /// datagram.
 pub const MESSAGES_MAX: usize = 64;
 
+/// So long a line is kept for a command that is about to be sent, while that is being stored.
+const RESERVED: Duration = Duration::from_secs(5);
+
+/// A port that takes commands.
+#[derive(Debug, Default)]
+struct Writable {
+    devices: Vec<Name>,
+    is_open: bool,
+    /// The command that the port has not taken yet.
+    order: Option<Order>,
+    /// The one that is under way.
+    number: Option<u64>,
+    /// The device whose command is next, and until when.
+    reserved: Option<(Name, Instant)>,
+    /// The device whose command was last.
+    last: Option<Name>,
+}
+
 /// The state of the serial side apart from the ports.
 #[derive(Debug, Default)]
 pub struct Intake {
     lines: HashMap<u32, VecDeque<Vec<u8>>>,
+    writable: HashMap<u32, Writable>,
+    delivered: VecDeque<(u64, Delivered)>,
+    /// Ports whose line is free for a command.
+    free: Vec<u32>,
     /// Ports with a new message, one entry per message.
     ready: Vec<u32>,
     completions: VecDeque<(SerialTicket, bool)>,
@@ -64,6 +90,93 @@ impl Intake {
         self.lines.get_mut(&port)?.pop_front()
     }
 
+    /// From now on the port takes commands for these devices.
+    pub fn connect_writable(&mut self, port: u32, devices: Vec<Name>) {
+        self.writable.insert(port, Writable { devices, ..Writable::default() });
+    }
+
+    /// The port is gone, with what it had not taken.
+    pub fn disconnect_writable(&mut self, port: u32) {
+        if let Some(Writable { number: Some(number), order, .. }) = self.writable.remove(&port) {
+            let delivered = if order.is_some() { Delivered::Unsent } else { Delivered::Unknown };
+            self.delivered.push_back((number, delivered));
+        }
+    }
+
+    /// The port was opened, or closed.
+    pub fn set_open(&mut self, port: u32, is_open: bool) {
+        let Some(writable) = self.writable.get_mut(&port) else { return };
+        writable.is_open = is_open;
+        if is_open {
+            self.free.push(port);
+        } else if writable.order.take().is_some() {
+            let number = writable.number.take();
+            self.delivered.extend(number.map(|number| (number, Delivered::Unsent)));
+        }
+    }
+
+    fn writable_of(&mut self, device: &Name) -> Option<(u32, &mut Writable)> {
+        let found = self.writable.iter_mut().find(|(_, writable)| writable.devices.contains(device));
+        found.map(|(port, writable)| (*port, writable))
+    }
+
+    /// Whether the line of the device is open and free for a command to it; then it is kept for
+    /// that, for the time that noting it on the disk takes.
+    pub fn reserve(&mut self, now: Instant, device: &Name) -> bool {
+        let Some((_, writable)) = self.writable_of(device) else { return false };
+        let is_others =
+            writable.reserved.as_ref().is_some_and(|(other, until)| other != device && now < *until);
+        let is_free = writable.is_open && writable.number.is_none() && !is_others;
+        if is_free {
+            writable.reserved = Some((device.clone(), now + RESERVED));
+        }
+        is_free
+    }
+
+    /// Hands a command to the port of its device. Whether that takes it now.
+    pub fn deliver(&mut self, now: Instant, device: &Name, order: Order) -> bool {
+        if !self.reserve(now, device) {
+            return false;
+        }
+        let Some((port, writable)) = self.writable_of(device) else { return false };
+        writable.reserved = None;
+        writable.last = Some(device.clone());
+        writable.number = Some(order.number);
+        writable.order = Some(order);
+        self.ready.push(port);
+        true
+    }
+
+    /// The command for the line of a port, which it takes with this.
+    pub fn poll_order(&mut self, port: u32) -> Option<Order> {
+        self.writable.get_mut(&port)?.order.take()
+    }
+
+    /// The port tells what became of a command.
+    pub fn handle_delivered(&mut self, port: u32, number: u64, delivered: Delivered) {
+        if let Some(writable) = self.writable.get_mut(&port).filter(|of| of.number == Some(number)) {
+            writable.number = None;
+            self.free.push(port);
+        }
+        self.delivered.push_back((number, delivered));
+    }
+
+    /// What became of a command, by its number.
+    pub fn poll_delivered(&mut self) -> Option<(u64, Delivered)> {
+        self.delivered.pop_front()
+    }
+
+    /// The devices of a port whose line is free for a command, that of the last command at the end.
+    pub fn poll_free(&mut self) -> Option<Vec<Name>> {
+        let writable = self.writable.get(&self.free.pop()?);
+        Some(writable.map_or_else(Vec::new, |writable| {
+            let mut devices = writable.devices.clone();
+            let last = writable.last.as_ref().and_then(|last| devices.iter().position(|of| of == last));
+            devices.rotate_left(last.map_or(0, |last| last + 1));
+            devices
+        }))
+    }
+
     /// The store has committed (`stored`) or refused a reading.
     pub fn handle_completion(&mut self, ticket: SerialTicket, stored: bool) {
         self.completions.push_back((ticket, stored));
@@ -88,7 +201,7 @@ pub fn handle_reading<S: ReadingStore>(
     match pipeline.handle_reading(now, device, Ticket::Serial(ticket), received) {
         Disposition::Journaled => Verdict::Taken,
         Disposition::Passed | Disposition::Filtered => Verdict::Passed,
-        Disposition::Refused(Refusal::OverQuota { .. }) => Verdict::OverQuota,
+        Disposition::Refused(Refusal::OverQuota { .. } | Refusal::Muted { .. }) => Verdict::OverQuota,
         Disposition::Refused(_) | Disposition::Unstored(Refused::TooLarge) => Verdict::Refused,
         Disposition::Unstored(_) => Verdict::Unavailable,
     }
@@ -106,6 +219,7 @@ pub fn handle_message<S: ReadingStore>(
 ) {
     let Some(device) = pipeline.gate.device_by_id(device) else { return };
     pipeline.gate.seen(moment.now, device);
+    coap.note_contact(moment.now, Peer::Serial(port), device);
     coap.handle_message(moment, Peer::Serial(port), device, message, pipeline);
 }
 
@@ -140,6 +254,7 @@ mod tests {
         for (refused, verdict) in [
             (Refused::TooLarge, Verdict::Refused),
             (Refused::LaneFull, Verdict::Unavailable),
+            (Refused::DeviceShare, Verdict::Unavailable),
             (Refused::Failing, Verdict::Unavailable),
             (Refused::Closed, Verdict::Unavailable),
         ] {
@@ -178,5 +293,42 @@ mod tests {
         assert_eq!(serial.poll_message(1), Some(vec![3]));
         assert!(serial.disconnect(1) && !serial.disconnect(1));
         assert_eq!(serial.poll_message(1), None);
+    }
+
+    #[test]
+    fn one_command_at_a_time_goes_to_an_open_port_and_its_devices_take_turns() {
+        use crate::proto::serial::modbus::write::Written;
+        use crate::southbound::serial::order::Wanted;
+        let (now, mut serial) = (Instant::now(), Intake::default());
+        let names: Vec<Name> = ["a", "b", "c"].iter().map(|name| Name::parse(name).unwrap()).collect();
+        let order = |number: u64| Order {
+            number,
+            device: "a".to_owned(),
+            wanted: Wanted::Frame { frame: vec![1], payload: vec![1] },
+            within: Duration::from_secs(1),
+        };
+        serial.connect_writable(4, names.clone());
+        assert!(!serial.reserve(now, &names[0]), "it is not open");
+        serial.set_open(4, true);
+        assert_eq!(serial.poll_free(), Some(names.clone()));
+        // Kept for the first while that is noted on the disk, and not for ever.
+        assert!(serial.reserve(now, &names[0]) && !serial.reserve(now, &names[1]));
+        assert!(serial.reserve(now + RESERVED, &names[1]));
+        assert!(serial.deliver(now + RESERVED, &names[1], order(1)));
+        assert!(!serial.deliver(now + 2 * RESERVED, &names[0], order(2)));
+        assert_eq!((serial.poll_ready(), serial.poll_order(4).map(|order| order.number)), (Some(4), Some(1)));
+        serial.handle_delivered(4, 1, Written::Unknown.into());
+        assert_eq!(serial.poll_delivered(), Some((1, Delivered::Unknown)));
+        // That of the last command is last.
+        assert_eq!(serial.poll_free(), Some(vec![names[2].clone(), names[0].clone(), names[1].clone()]));
+        // What the port has not taken when it is closed was not sent.
+        assert!(serial.deliver(now, &names[2], order(3)));
+        serial.set_open(4, false);
+        assert_eq!(serial.poll_delivered(), Some((3, Delivered::Unsent)));
+        // What it has taken, and it is gone.
+        serial.set_open(4, true);
+        assert!(serial.deliver(now, &names[2], order(5)) && serial.poll_order(4).is_some());
+        serial.disconnect_writable(4);
+        assert_eq!(serial.poll_delivered(), Some((5, Delivered::Unknown)));
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! io: bytes ──> port ──┬─> stream: framing, reading ──┬─> delivery ──> Taker (gate, journal) ──> committed: forgotten here
 //!    <── requests ─────┴─> units: a Modbus bus ───────┘      └─ pending: what the journal does not take now, offered again
+//! mailbox: commands ──> order ──> intake ──> port
 //! ```
 //!
 //! A serial device cannot be asked to send again. So a reading stays in memory until it is
@@ -15,6 +16,7 @@ pub mod intake;
 pub mod io;
 pub mod legibility;
 pub mod line_time;
+pub mod order;
 pub mod pending;
 pub mod port;
 pub mod settings;

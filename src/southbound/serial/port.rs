@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::legibility::Illegible;
+use super::order::{Delivered, Order, Wanted};
 use super::settings::{self, Duty};
 use super::stream::Stream;
 use super::taker::Taker;
@@ -19,7 +20,7 @@ use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
-use crate::proto::serial::{framing, poll};
+use crate::proto::serial::{framing, poll, writer};
 
 /// The state of one port.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Port {
     settings: Arc<settings::Port>,
     link: Link,
     work: Work,
+    /// Commands that could not be begun, which are told next.
+    untaken: Vec<(u64, Delivered)>,
 }
 
 #[derive(Debug)]
@@ -39,15 +42,16 @@ impl Port {
     /// A port that is opened at once. Its tickets contain `number`; `seed` spreads the polls of
     /// units in time.
     pub fn new(settings: Arc<settings::Port>, number: u32, now: Instant, seed: u64) -> Port {
-        let stream = |framing: &framing::Settings, asked: Option<&poll::Settings>| {
-            Work::Stream(Box::new(Stream::new(framing, asked, number, now)))
-        };
+        let stream = |framing: &framing::Settings| Stream::new(framing, number, now);
         let work = match &settings.duty {
-            Duty::Readings { framing, poll, .. } => stream(framing, poll.as_ref()),
-            Duty::Slipmux { max_message } => stream(&settings::slipmux(*max_message), None),
+            Duty::Readings { framing, poll, write, .. } => {
+                let stream = stream(framing).asked(framing, poll.as_ref(), now);
+                Work::Stream(Box::new(stream.written(write.as_ref(), settings.line)))
+            }
+            Duty::Slipmux { max_message } => Work::Stream(Box::new(stream(&settings::slipmux(*max_message)))),
             Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, &settings.port, number, now, seed))),
         };
-        Port { link: Link::new(now), settings, work }
+        Port { link: Link::new(now), settings, work, untaken: Vec::new() }
     }
 
     /// The settings of the port.
@@ -195,28 +199,65 @@ impl Port {
         }
     }
 
+    /// Takes a command; [`Port::poll_delivered`] tells what became of it.
+    pub fn write(&mut self, now: Instant, order: Order) {
+        let Order { number, device, wanted, within } = order;
+        let is_taken = match (&mut self.work, wanted) {
+            (Work::Bus(units), Wanted::Value(job)) => units.write(now, &device, number, *job, within),
+            (Work::Stream(stream), Wanted::Frame { frame, payload }) => {
+                stream.write(now, writer::Command { number, frame, payload }, within)
+            }
+            // It was made for the settings of before a reload.
+            (Work::Bus(_), Wanted::Frame { .. }) | (Work::Stream(_), Wanted::Value(_)) => false,
+        };
+        if !is_taken {
+            self.untaken.push((number, Delivered::Unsent));
+        }
+    }
+
+    /// What became of a command.
+    pub fn poll_delivered(&mut self) -> Option<(u64, Delivered)> {
+        let told = match &mut self.work {
+            Work::Stream(stream) => stream.poll_sent().map(|(number, sent)| (number, sent.into())),
+            Work::Bus(units) => units.poll_written().map(|(number, written)| (number, written.into())),
+        };
+        told.or_else(|| self.untaken.pop())
+    }
+
+    /// The port is given up with the command that is under way.
+    pub fn interrupt_write(&mut self) {
+        match &mut self.work {
+            Work::Stream(stream) => stream.interrupt_write(),
+            Work::Bus(units) => units.interrupt_write(),
+        }
+    }
+
+    /// Whether what was sent last may be sent a second time: a command may not.
+    pub fn is_repeatable(&self) -> bool {
+        match &self.work {
+            Work::Stream(stream) => stream.is_repeatable(),
+            Work::Bus(units) => units.is_repeatable(),
+        }
+    }
+
     /// There are other devices on its line: it asks only when [`Port::hold`] allows it.
     pub fn share(&mut self) {
-        if let Work::Stream(stream) = &mut self.work
-            && let Some(poller) = stream.poller_mut()
-        {
-            poller.share();
+        if let Work::Stream(stream) = &mut self.work {
+            stream.share();
         }
     }
 
     /// Whether it must wait for its turn to ask.
-    pub fn hold(&mut self, is_held: bool) {
-        if let Work::Stream(stream) = &mut self.work
-            && let Some(poller) = stream.poller_mut()
-        {
-            poller.hold(is_held);
+    pub fn hold(&mut self, now: Instant, is_held: bool) {
+        if let Work::Stream(stream) = &mut self.work {
+            stream.hold(now, is_held);
         }
     }
 
     /// How it stands among those on the same line; `None` if nothing is asked here.
-    pub fn turn(&self) -> Option<poll::Turn> {
+    pub fn turn(&self, now: Instant) -> Option<poll::Turn> {
         match &self.work {
-            Work::Stream(stream) => stream.poller().map(poll::Poller::turn),
+            Work::Stream(stream) => stream.turn(now),
             Work::Bus(_) => None,
         }
     }
@@ -340,7 +381,7 @@ mod tests {
             name: Name::parse("meter").unwrap(),
             port: PortName::parse("/dev/null").unwrap(),
             line: Line::default(),
-            duty: Duty::Readings { framing, extractor, poll: None },
+            duty: Duty::Readings { framing, extractor, poll: None, write: None },
         };
         let start = Instant::now();
         let mut port = Port::new(Arc::new(settings), 7, start, 0);

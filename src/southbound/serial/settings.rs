@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::message::Name;
 use crate::proto::serial::reading::Extractor;
-use crate::proto::serial::{framing, modbus, poll, slipmux};
+use crate::proto::serial::{framing, modbus, poll, slipmux, writer};
 
 /// All ports, in name order. A port is a device whose id is its name; with [`Duty::Modbus`], each
 /// unit on it is a device instead.
@@ -36,6 +36,8 @@ pub enum Duty {
         extractor: Extractor,
         /// How the device is asked; `None`: it speaks of itself.
         poll: Option<poll::Settings>,
+        /// How commands are written; `None`: it takes none.
+        write: Option<writer::Settings>,
     },
     /// CoAP messages in SLIP frames (slipmux, draft-bormann-t2trg-slipmux): the node on the line is
     /// a CoAP device.
@@ -81,6 +83,17 @@ impl Port {
     pub fn bytes_of(&self, device: &str) -> Option<&Name> {
         let is_coap = matches!(self.duty, Duty::Slipmux { .. });
         (!is_coap && self.devices().any(|id| id.as_str() == device)).then_some(&self.name)
+    }
+
+    /// The ids of the devices of this port that take commands, but for a CoAP node.
+    pub fn takers(&self) -> impl Iterator<Item = &Name> {
+        let is_taker = |unit: &&modbus::settings::Unit| unit.registers.iter().any(|own| own.write.is_some());
+        let (own, units) = match &self.duty {
+            Duty::Modbus(bus) => (None, bus.units.as_slice()),
+            Duty::Readings { write, .. } => (write.as_ref().map(|_| &self.name), [].as_slice()),
+            Duty::Slipmux { .. } => (None, [].as_slice()),
+        };
+        own.into_iter().chain(units.iter().filter(is_taker).map(|unit| &unit.id))
     }
 
     /// The ids of the devices of this port.

@@ -2,19 +2,24 @@
 //! the node on the line. A device that must be asked is asked here, and only its answers are
 //! readings.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::delivery::Delivery;
 use super::legibility::{Cause, Illegible, Legibility};
 use super::pending::Bounds;
-use super::settings::{Duty, Port};
+use super::settings::{Duty, Line, Port};
 use super::taker::{Taker, Verdict};
 use crate::message::Stamp;
 use crate::proto::serial::framing::{self, Decoder, Framing};
+use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
+use crate::proto::serial::writer::{self, Sent, Writer};
+
+/// So long a command waits for the end of a message that has begun: some lines are two wires.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The protocol state of a port whose bytes are frames.
 #[derive(Debug)]
@@ -24,30 +29,140 @@ pub(super) struct Stream {
     pub(super) delivery: Delivery,
     unreadable: u64,
     poller: Option<Poller>,
+    writing: Option<Writing>,
+    /// It is not its turn on a line with others.
+    is_held: bool,
     /// Of a line on which nothing is asked.
     legibility: Legibility,
 }
 
+/// The commands of a device that takes some.
+#[derive(Debug)]
+struct Writing {
+    writer: Writer,
+    line: Line,
+    /// The device is asked first if it is due: questions asked when the last command was over.
+    asked_before: Option<u64>,
+}
+
 impl Stream {
-    pub(super) fn new(
-        framing: &framing::Settings,
-        asked: Option<&poll::Settings>,
-        port: u32,
-        now: Instant,
-    ) -> Stream {
-        let poller =
-            asked.map(|asked| Poller::new(asked.clone(), as_frame(framing, &asked.question, now), now));
+    pub(super) fn new(framing: &framing::Settings, port: u32, now: Instant) -> Stream {
         Stream {
             decoder: Decoder::new(framing, now),
             room: Room::default(),
             delivery: Delivery::new(port, 0, Bounds::default()),
             unreadable: 0,
-            poller,
+            poller: None,
+            writing: None,
+            is_held: false,
             legibility: Legibility::new(match framing.framing {
                 Framing::Fixed(size) => size,
                 _ => framing.max_frame,
             }),
         }
+    }
+
+    /// The device is asked.
+    pub(super) fn asked(
+        mut self,
+        framing: &framing::Settings,
+        asked: Option<&poll::Settings>,
+        now: Instant,
+    ) -> Stream {
+        self.poller =
+            asked.map(|asked| Poller::new(asked.clone(), as_frame(framing, &asked.question, now), now));
+        self
+    }
+
+    /// The device takes commands.
+    pub(super) fn written(mut self, write: Option<&writer::Settings>, line: Line) -> Stream {
+        let writer = write.map(|write| Writer::new(write.clone()));
+        self.writing = writer.map(|writer| Writing { writer, line, asked_before: None });
+        self
+    }
+
+    /// Takes a command, and says whether it is taken: one at a time is.
+    pub(super) fn write(&mut self, now: Instant, command: writer::Command, within: Duration) -> bool {
+        self.writing.as_mut().is_some_and(|writing| writing.writer.write(now, command, within))
+    }
+
+    /// What became of a command.
+    pub(super) fn poll_sent(&mut self) -> Option<(u64, Sent)> {
+        let writing = self.writing.as_mut()?;
+        let sent = writing.writer.poll_sent()?;
+        writing.asked_before = self.poller.as_ref().map(|poller| poller.counters().questions);
+        Some(sent)
+    }
+
+    /// Gives up the command that is under way.
+    pub(super) fn interrupt_write(&mut self) {
+        self.writing.iter_mut().for_each(|writing| writing.writer.line_down());
+    }
+
+    /// Whether what was sent last may be sent a second time.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.writing.is_none()
+    }
+
+    /// There are other devices on the line.
+    pub(super) fn share(&mut self) {
+        self.is_held = true;
+        self.poller.iter_mut().for_each(Poller::share);
+    }
+
+    /// Whether it must wait for its turn.
+    pub(super) fn hold(&mut self, now: Instant, is_held: bool) {
+        self.is_held = is_held;
+        let is_writing = self.is_writing(now);
+        self.poller.iter_mut().for_each(|poller| poller.hold(is_held || is_writing));
+    }
+
+    fn is_writing(&self, now: Instant) -> bool {
+        self.writing.as_ref().is_some_and(|writing| writing.writer.is_busy(now))
+    }
+
+    /// How it stands among those on the same line; `None` if nothing is asked here.
+    pub(super) fn turn(&self, now: Instant) -> Option<poll::Turn> {
+        let turn = self.poller.as_ref()?.turn();
+        if self.is_writing(now) {
+            return Some(poll::Turn { is_busy: true, due: None, ..turn });
+        }
+        let wanted = self.may_write(now).then(|| self.ready_since()).flatten();
+        Some(poll::Turn { due: turn.due.map(|due| wanted.map_or(due, |since| since.min(due))), ..turn })
+    }
+
+    fn ready_since(&self) -> Option<Instant> {
+        self.writing.as_ref().and_then(|writing| writing.writer.ready_since())
+    }
+
+    /// Whether a command that is ready may go out, once it is this device's turn: no message is
+    /// under way, no question is outstanding, and the device was asked since the last command if
+    /// it is due.
+    fn may_write(&self, now: Instant) -> bool {
+        let Some(writing) = &self.writing else { return false };
+        let Some(since) = writing.writer.ready_since().filter(|since| *since <= now) else { return false };
+        if self.decoder.is_within() && now < since + PATIENCE {
+            return false;
+        }
+        let Some(poller) = &self.poller else { return true };
+        let turn = poller.turn();
+        let Some(due) = turn.due else { return false };
+        let is_open = turn.opens_at.is_none_or(|at| at <= now);
+        let is_owed = writing.writer.is_answered() && !poller.still_to_come(now).is_zero();
+        let is_polled = writing.asked_before.is_none_or(|before| poller.counters().questions > before);
+        is_open && !is_owed && (is_polled || due > now)
+    }
+
+    /// Begins a command, if one is ready and may.
+    fn begin_write(&mut self, now: Instant) {
+        let may = !self.is_held && self.may_write(now);
+        if let Some(Writing { writer, line, .. }) = self.writing.as_mut().filter(|_| may) {
+            let characters = writer.frame_length().unwrap_or_default();
+            // Start, data, parity and stop bits are twelve at most.
+            let speed = Speed { baud: line.baud, bits: 12 };
+            writer.begin(now, speed.characters(characters));
+        }
+        self.hold(now, self.is_held);
     }
 
     pub(super) fn reopen(&mut self, now: Instant) {
@@ -57,10 +172,12 @@ impl Stream {
             self.decoder.clear();
             poller.line_up(now);
         }
+        self.hold(now, self.is_held);
     }
 
     /// What is news of it is told at the next occasion.
     pub(super) fn closed(&mut self, now: Instant) {
+        self.interrupt_write();
         if let Some(poller) = &mut self.poller {
             poller.line_down(now);
         }
@@ -90,6 +207,9 @@ impl Stream {
     }
 
     pub(super) fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
+        if self.writing.as_mut().is_some_and(|writing| writing.writer.poll_transmit(buffer)) {
+            return true;
+        }
         self.poller.as_mut().is_some_and(|poller| poller.poll_transmit(buffer))
     }
 
@@ -118,10 +238,14 @@ impl Stream {
         if let Some(poller) = self.poller.as_mut().filter(|_| self.decoder.is_within()) {
             poller.handle_part(now, self.decoder.poll_timeout());
         }
+        // A command may be over, and the device is asked again.
+        self.hold(now, self.is_held);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
         self.decode(now, stamp, port, taker, &[], |decoder, sink| decoder.handle_timeout(now, sink));
+        self.writing.iter_mut().for_each(|writing| writing.writer.handle_timeout(now));
+        self.begin_write(now);
         if let Some(poller) = &mut self.poller {
             if poller.handle_timeout(now) {
                 self.decoder.clear();
@@ -134,7 +258,22 @@ impl Stream {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let poller = self.poller.as_ref().and_then(Poller::poll_timeout);
-        [self.decoder.poll_timeout(), self.delivery.poll_timeout(), poller].into_iter().flatten().min()
+        let writer = self.writing.as_ref().and_then(|writing| writing.writer.poll_timeout());
+        let own =
+            [self.decoder.poll_timeout(), self.delivery.poll_timeout(), poller, writer, self.next_write()];
+        own.into_iter().flatten().min()
+    }
+
+    /// When a command that is ready may go out, as far as that is known; with a question or an
+    /// answer before it, what is heard of those is the occasion.
+    fn next_write(&self) -> Option<Instant> {
+        let since = self.ready_since().filter(|_| !self.is_held)?;
+        let within = if self.decoder.is_within() { since + PATIENCE } else { since };
+        let Some(poller) = &self.poller else { return Some(within) };
+        let turn = poller.turn();
+        turn.due?;
+        let at = turn.opens_at.map_or(within, |at| at.max(within));
+        self.may_write(at).then_some(at)
     }
 
     fn decode(
@@ -146,13 +285,18 @@ impl Stream {
         bytes: &[u8],
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
-        let Stream { decoder, room, delivery, unreadable, poller, legibility } = self;
+        let Stream { decoder, room, delivery, unreadable, poller, writing, legibility, .. } = self;
         let (bad, good) = (decoder.counters().bad, decoder.counters().good);
         let is_asked = poller.is_some();
         let was_illegible = legibility.illegible().is_some();
         let mut gave = false;
         match &port.duty {
             Duty::Readings { extractor, .. } => feed(decoder, &mut |frame| {
+                if writing.as_mut().is_some_and(|writing| writing.writer.handle_frame(now, frame)) {
+                    gave = true;
+                    legibility.handle_reading();
+                    return;
+                }
                 if poller.as_mut().is_some_and(|poller| !poller.handle_frame(now, frame)) {
                     return;
                 }

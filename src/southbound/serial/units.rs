@@ -18,6 +18,7 @@ use crate::proto::serial::modbus::ascii::Ascii;
 use crate::proto::serial::modbus::bus::Medium;
 use crate::proto::serial::modbus::learn::{self, Learned, Notebook, Obstacle};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
+use crate::proto::serial::modbus::write::{Job, Written};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
 use crate::proto::serial::reading::Reading;
 use crate::proto::serial::{State, framing};
@@ -117,6 +118,35 @@ impl Units {
             bus.is_behind(Medium::Network);
         }
         Units { bus, line: line.to_string(), wire, units, bytes: 0 }
+    }
+
+    /// Takes a write, and says whether it is taken: one at a time is.
+    pub(super) fn write(
+        &mut self,
+        now: Instant,
+        device: &str,
+        number: u64,
+        job: Job,
+        within: Duration,
+    ) -> bool {
+        let is_it = |index: &usize| self.bus.unit(*index).is_some_and(|unit| unit.id.as_str() == device);
+        let index = (0..self.units.len()).find(is_it);
+        index.is_some_and(|index| self.bus.write(now, number, index, job, within))
+    }
+
+    /// What became of a write.
+    pub(super) fn poll_written(&mut self) -> Option<(u64, Written)> {
+        self.bus.poll_written()
+    }
+
+    /// Gives up the write that is under way.
+    pub(super) fn interrupt_write(&mut self) {
+        self.bus.interrupt_write();
+    }
+
+    /// Whether the last request may be sent a second time.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.bus.is_repeatable()
     }
 
     pub(super) fn opened(&mut self, now: Instant) {

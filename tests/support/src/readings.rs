@@ -8,7 +8,8 @@ use tombolo::gate::template::Template;
 use tombolo::gate::{Device, DeviceIndex, Gate, Mapped, Quota, Received, Role, Settings, UplinkRule};
 use tombolo::message::{Lane, Method, Name, Path, Stamp};
 
-/// A gate that lets `door-7` POST to `t/#`, which goes to the normal lane, and to `high/#`.
+/// A gate that lets `door-7` POST to `t/#`, which goes to the normal lane, and to `high/#`; or
+/// several devices.
 pub struct Readings {
     gate: Gate,
     device: DeviceIndex,
@@ -17,6 +18,13 @@ pub struct Readings {
 
 impl Default for Readings {
     fn default() -> Self {
+        Readings::of(&["door-7"])
+    }
+}
+
+impl Readings {
+    /// Readings of the first of these devices.
+    pub fn of(devices: &[&str]) -> Readings {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, lane| UplinkRule {
             lane,
@@ -28,30 +36,33 @@ impl Default for Readings {
             max_payload: None,
             offline_after: Duration::from_secs(3_600),
             max_sessions: 1,
+            max_handshakes: 120,
             uplink: vec![rule("normal", "t/#", Lane::Normal), rule("high", "high/#", Lane::High)],
             downlink: Vec::new(),
             mailbox: Default::default(),
         };
-        let device = Device::new(name("door-7"), name("sensor"));
         let settings = Settings {
             gateway: name("tb-abcdefgh"),
             prefix: "tombolo/tb-abcdefgh".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             own: Vec::new(),
             roles: vec![role],
-            devices: vec![device],
+            devices: devices.iter().map(|id| Device::new(name(id), name("sensor"))).collect(),
             fleets: Vec::new(),
             withheld: Default::default(),
         };
         let now = Instant::now();
         let gate = Gate::new(settings, now);
         assert_eq!(gate.problems(), []);
-        let device = gate.device_by_id("door-7").expect("the device is known");
+        let device = gate.device_by_id(devices[0]).expect("the device is known");
         Readings { gate, device, now }
     }
-}
 
-impl Readings {
+    /// The next ones are of this device.
+    pub fn turn_to(&mut self, device: &str) {
+        self.device = self.gate.device_by_id(device).expect("the device is known");
+    }
+
     /// A reading of at most 65,536 bytes that the gate let pass into this lane.
     pub fn pass<'a>(&'a mut self, lane: Lane, payload: &'a [u8]) -> Mapped<'a> {
         let path = Path::parse(if lane == Lane::High { "high/env" } else { "t/env" }).expect("a path");

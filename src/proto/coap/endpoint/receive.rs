@@ -62,7 +62,12 @@ impl Endpoint {
         peer: PeerId,
         datagram: &'d [u8],
     ) -> Option<Request<'d>> {
-        self.handle_datagram_of(now, Holder { number: peer.0, max_sessions: 1 }, peer, datagram)
+        self.handle_datagram_of(
+            now,
+            Holder { number: peer.0, max_sessions: 1, max_handshakes: Holder::HANDSHAKES },
+            peer,
+            datagram,
+        )
     }
 
     /// As [`handle_datagram`](Endpoint::handle_datagram), for a peer that belongs to `holder`:

@@ -16,6 +16,8 @@
 //! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
 //!   the output.
 
+mod write;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -155,6 +157,7 @@ pub struct Bus {
     rest: Rest,
     /// For so long nothing is asked once the port is open.
     still: Duration,
+    writes: write::Writes,
 }
 
 #[derive(Debug)]
@@ -197,6 +200,8 @@ struct Exchange {
     is_knocked: bool,
     /// A late answer came in place of the answer.
     is_late: bool,
+    /// It belongs to a write, and not to a poll.
+    of_write: bool,
 }
 
 impl Bus {
@@ -226,6 +231,7 @@ impl Bus {
             medium: Medium::Line,
             rest: Rest::default(),
             still: Duration::ZERO,
+            writes: write::Writes::default(),
         }
     }
 
@@ -257,7 +263,8 @@ impl Bus {
         if self.current == Some(unit) && matches!(self.line, Line::Idle) {
             self.current = None;
         }
-        let is_waiting = matches!(&self.line, Line::Waiting(exchange) if exchange.unit == unit);
+        let is_waiting =
+            matches!(&self.line, Line::Waiting(exchange) if exchange.unit == unit && !exchange.of_write);
         if is_waiting {
             // Its answer, if it still comes, is a late one.
             self.give_up(now);
@@ -358,6 +365,7 @@ impl Bus {
         {
             unit.interrupted();
         }
+        self.interrupt_write();
         for (unit, of) in self.units.iter_mut().enumerate() {
             if of.is_kept_from_being_asked(now) {
                 self.events.push_back(Event::Down { unit, failure: Failure::Closed });
@@ -451,7 +459,7 @@ impl Bus {
                 Some(sooner.map_or(exchange.deadline, |sooner| sooner.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
-            Line::Idle => self.next_begin(),
+            Line::Idle => self.next_turn(),
         }
     }
 
@@ -604,6 +612,7 @@ impl Bus {
         if let Some(Answer::Exception(exception)) = answer
             && let Line::Waiting(exchange) = &mut self.line
             && exchange.deferred.is_none()
+            && !exchange.of_write
             && !last
             && self.units.get(exchange.unit).is_some_and(|unit| unit.may_defer(exception))
         {
@@ -629,7 +638,10 @@ impl Bus {
             match receiver.strip_echo(&self.sent) {
                 None if exchange.echo && !last => return None,
                 None => {}
-                Some(_) => exchange.echo = false,
+                Some(is_echo) => {
+                    exchange.echo = false;
+                    self.writes.note_echo(is_echo);
+                }
             }
         }
         let address = self.units.get(exchange.unit)?.settings.address;
@@ -670,6 +682,9 @@ impl Bus {
             }
             if is_other && frame.unit == address {
                 exchange.misfit = true;
+                if exchange.of_write {
+                    return;
+                }
                 let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
                 let announced =
                     frame.pdu.get(1).copied().filter(|count| {
@@ -685,7 +700,7 @@ impl Bus {
             }
         });
         match found {
-            Found::Answer(_) if exchange.is_intruded => {
+            Found::Answer(_) if exchange.is_intruded && exchange.request.function() <= 4 => {
                 exchange.settled = exchange.settled.or(Some(now + SETTLE));
                 None
             }
@@ -702,6 +717,9 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
+        if exchange.of_write {
+            return self.write_answered(now, exchange, answer);
+        }
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.came(exchange.deferred.is_some(), exchange.is_knocked, exchange.knock.is_some(), answer);
@@ -786,6 +804,9 @@ impl Bus {
             return;
         }
         let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return };
+        if exchange.of_write {
+            return self.write_lost(now, &exchange, closed);
+        }
         let failure = match exchange.gateway {
             Some(exception) => Failure::Gateway(exception),
             None if exchange.is_intruded => Failure::Intruded,
@@ -865,10 +886,14 @@ impl Bus {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
+        if self.begin_write(now) {
+            return;
+        }
         let Some(index) = self.choose(now) else { return };
         if self.current.is_none() {
             self.units[index].begin(now);
             self.current = Some(index);
+            self.writes.note_poll();
         }
         if self.open_for(&self.units[index]) > now {
             // The line is kept for it: it needs a longer silence than the others.
@@ -916,6 +941,7 @@ impl Bus {
             knock,
             is_knocked: false,
             is_late: false,
+            of_write: false,
         });
     }
 

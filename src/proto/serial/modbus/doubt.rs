@@ -21,7 +21,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pdu::{Answer, EXCEPTION, Request};
+use super::pdu::{Answer, EXCEPTION, Request, Shape};
 
 /// Most requests remembered whose answers may still come.
 const OPEN_MAX: usize = 32;
@@ -167,6 +167,16 @@ impl Doubt {
     /// How many answers may still come that could be taken for that to one of these requests.
     pub(super) fn mistakable(&self, of: &[Request]) -> usize {
         self.open.iter().filter(|open| of.iter().any(|request| open.may_bring(request, false))).count()
+    }
+
+    /// Whether an answer of this shape may still come.
+    pub(super) fn may_bring(&self, shape: Shape) -> bool {
+        self.open.iter().any(|open| open.request.as_ref().is_none_or(|own| own.answer() == shape))
+    }
+
+    /// Whether all that may still come was asked for so long ago, or longer.
+    pub(super) fn is_settled(&self, now: Instant, after: Duration) -> bool {
+        self.open.iter().all(|open| now.saturating_duration_since(open.asked) >= after)
     }
 
     /// An answer came after the request was sent. `limit`: how old a request may be whose answer is

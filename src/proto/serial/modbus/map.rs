@@ -98,6 +98,19 @@ pub enum Order {
     Little,
 }
 
+/// How a register may be written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Access {
+    /// The lowest value, as it is published; `None`: what the type can have.
+    pub min: Option<f64>,
+    /// The highest.
+    pub max: Option<f64>,
+    /// By function 15 or 16, although it is one bit or register.
+    pub multiple: bool,
+    /// What was written is read back.
+    pub read_back: bool,
+}
+
 /// One value of a unit's register map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Register {
@@ -138,6 +151,8 @@ pub struct Register {
     pub exponent: Option<usize>,
     /// The unit answers a read of it, alone, with so many bytes.
     pub answer_bytes: Option<u8>,
+    /// How it may be written; `None`: not at all.
+    pub write: Option<Access>,
 }
 
 impl Default for Register {
@@ -162,6 +177,7 @@ impl Default for Register {
             charset: Charset::Utf8,
             exponent: None,
             answer_bytes: None,
+            write: None,
         }
     }
 }
@@ -359,7 +375,7 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
 
 /// Rounds to 15 digits, which every f64 represents: 2301 times 0.1 is 230.1, not
 /// 230.10000000000002.
-fn tidy(number: f64) -> Value {
+pub(super) fn tidy(number: f64) -> Value {
     let rounded = format!("{number:.14e}").parse().unwrap_or(number);
     if rounded.is_finite() { Value::Float(rounded) } else { Value::Null }
 }

@@ -36,6 +36,7 @@ mod rest;
 pub mod settings;
 mod unit;
 pub mod validate;
+pub mod write;
 
 pub use bus::{Bus, Event};
 pub use fault::Failure;

@@ -144,6 +144,8 @@ pub struct DefaultTable {
     pub word_order: Option<OrderWord>,
     /// The order of the bytes of a register; default high byte first.
     pub byte_order: Option<OrderWord>,
+    /// Whether values of one bit or register are written by function 15 or 16; default no.
+    pub write_multiple: Option<bool>,
 }
 
 /// `[register.NAME]`
@@ -196,6 +198,16 @@ pub struct RegisterTable {
     pub absent: Option<String>,
     /// With `publish = "change"`: changes up to this are ignored; default 0.
     pub dead_band: Option<f64>,
+    /// Whether commands may write it; default no.
+    pub writable: Option<bool>,
+    /// The lowest value that may be written, as it is published; default what the type can have.
+    pub min: Option<f64>,
+    /// The highest one.
+    pub max: Option<f64>,
+    /// Written by function 15 or 16 although it is one bit or register; default no.
+    pub write_multiple: Option<bool>,
+    /// Whether what was written is read back; default yes.
+    pub read_back: Option<bool>,
 }
 
 impl RegisterTable {
@@ -224,6 +236,11 @@ impl RegisterTable {
             byte_order: over.byte_order.or(self.byte_order),
             absent: over.absent.clone().or_else(|| self.absent.clone()),
             dead_band: over.dead_band.or(self.dead_band),
+            writable: over.writable.or(self.writable),
+            min: over.min.or(self.min),
+            max: over.max.or(self.max),
+            write_multiple: over.write_multiple.or(self.write_multiple),
+            read_back: over.read_back.or(self.read_back),
         }
     }
 }

@@ -34,6 +34,8 @@ mod part;
 mod reading;
 mod reason;
 
+mod write;
+
 use std::time::{Duration, Instant};
 
 use super::super::State;
@@ -589,7 +591,7 @@ impl Unit {
                     return Progress::Wait;
                 }
                 if !self.is_quick() {
-                    (self.due, self.is_interrupted) = (now + LEAST_KNOWN, true);
+                    (self.due, self.is_interrupted) = (now + Duration::from_millis(std::env::var("LK").ok().and_then(|t| t.parse().ok()).unwrap_or(1000)), true);
                     return Progress::Wait;
                 }
                 Progress::More

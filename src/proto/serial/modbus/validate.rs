@@ -16,6 +16,7 @@ use super::model::{
 use super::pdu::Table;
 use super::plan::Limits;
 use super::settings::{Settings, Unit};
+use super::write::{self, Access};
 use crate::message::{Name, Path, RESERVED_DEVICE};
 
 /// Longest field name, in bytes.
@@ -219,7 +220,10 @@ fn unit<'t>(
     let mut faults =
         Faults { list: &mut own, template: None, prefix: vec!["unit".to_owned(), key.to_owned()] };
     let address = key.parse::<u8>().ok().filter(|address| *address != 0);
-    if address.is_none() {
+    if key.parse() == Ok(0_u8) {
+        let message = "0 is the broadcast address, which no unit answers";
+        faults.add(&[], message, "use a whole number from 1 to 255");
+    } else if address.is_none() {
         faults.add(&[], format!("{key:?} is no address of a unit"), "use a whole number from 1 to 255");
     }
     let id = match table.id.as_deref() {
@@ -397,6 +401,11 @@ fn map(
         let found = by_key.get(&from).and_then(place);
         let found = found.filter(|at| registers[*at].kind.is_whole() && registers[*at].name != name);
         match (found, place(&name)) {
+            (Some(_), Some(of)) if registers[of].write.is_some() => {
+                let mut faults = Faults { list: &mut *faults.list, template: source, prefix };
+                let message = "a value with scale-from cannot be written";
+                faults.add(&["writable"], message, "take writable out, or give the value a scale of its own");
+            }
             (Some(from), Some(of)) => registers[of].exponent = Some(from),
             _ => {
                 let mut faults = Faults { list: &mut *faults.list, template: source, prefix };
@@ -549,7 +558,8 @@ fn register(
         Some(OrderWord::Little) => Order::Little,
         Some(OrderWord::Big) | None => Order::Big,
     };
-    (faults.list.len() == before).then(|| Register {
+    let write = access(table, default, faults);
+    let register = (faults.list.len() == before).then(|| Register {
         name,
         table: place,
         address,
@@ -561,7 +571,38 @@ fn register(
         unit: table.unit.clone(),
         absent,
         dead_band,
+        write,
         ..extra
+    })?;
+    if let Err((key, message)) = write::judge(&register) {
+        let advice = "take writable out, or change this key";
+        faults.add(key.map(|key| [key]).as_ref().map_or(&[], |key| &key[..]), message, advice);
+        return None;
+    }
+    Some(register)
+}
+
+/// How a register may be written, if it may.
+fn access(table: &RegisterTable, default: &DefaultTable, faults: &mut Faults<'_>) -> Option<Access> {
+    if table.writable != Some(true) {
+        for (key, is_set) in [
+            ("min", table.min.is_some()),
+            ("max", table.max.is_some()),
+            ("write-multiple", table.write_multiple.is_some()),
+            ("read-back", table.read_back.is_some()),
+        ] {
+            // Where a unit switches off what its template allows, the other keys may stay.
+            if is_set && table.writable.is_none() {
+                faults.add(&[key], "means nothing here", "set writable = true, or take it out");
+            }
+        }
+        return None;
+    }
+    Some(Access {
+        min: table.min,
+        max: table.max,
+        multiple: table.write_multiple.or(default.write_multiple).unwrap_or(false),
+        read_back: table.read_back.unwrap_or(true),
     })
 }
 

@@ -214,9 +214,11 @@ impl Intake {
         if now.saturating_duration_since(connects.since) >= CONNECTS_PER {
             *connects = Connects { since: now, count: 0 };
         }
-        connects.count += 1;
-        if connects.count > CONNECTS_MAX {
-            let reason = "its device connects more than 120 times a minute";
+        connects.count = connects.count.saturating_add(1);
+        let most = pipeline.gate.holder(device).map_or(Holder::HANDSHAKES, |holder| holder.max_handshakes);
+        if connects.count > most.max(1) {
+            pipeline.gate.note_too_often(now, device);
+            let reason = format!("its device connects more than {most} times a minute (max-handshakes)");
             return self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
         }
         let (client_id, assigned) = match hello.client_id.as_str() {

@@ -48,6 +48,8 @@ pub trait Host {
     fn poll_timeout(&self) -> Option<Instant>;
     /// Writes the next bytes to send to the empty `buffer`; returns whether there are any.
     fn poll_transmit(&self, buffer: &mut Vec<u8>) -> bool;
+    /// Whether the bytes sent last may be sent a second time, on another connection.
+    fn is_repeatable(&self) -> bool;
     /// From now on a connection that was idle for so long is replaced before bytes are sent.
     fn replaces_idle(&self, limit: Duration);
     /// Completes when a deadline may have changed, or there are bytes to send.
@@ -158,7 +160,8 @@ async fn serve(
                     host.replaces_idle(limit);
                 }
                 // Sent twice, a request may be answered twice: no harm where it has a header.
-                if !(was_idle && has_header) || port.replace(settings, idle).await.is_err() {
+                let may_repeat = was_idle && has_header && host.is_repeatable();
+                if !may_repeat || port.replace(settings, idle).await.is_err() {
                     return reason;
                 }
                 idle.sent(Instant::now());

@@ -46,6 +46,8 @@ pub struct Recorder {
     pub largest_allowed: usize,
     /// Sessions any identity may have.
     pub max_sessions: u32,
+    /// Handshakes any identity may complete a minute.
+    pub max_handshakes: u32,
     /// Identities that are no device's, as they are shown.
     pub nobodies: Vec<String>,
     /// Records of sessions that are not known, by port.
@@ -60,6 +62,7 @@ impl Default for Recorder {
             largest: 0,
             largest_allowed: usize::MAX,
             max_sessions: Holder::SESSIONS,
+            max_handshakes: Holder::HANDSHAKES,
             nobodies: Vec::new(),
             unknown: Vec::new(),
         }
@@ -77,7 +80,11 @@ fn number(identity: &PeerIdentity) -> u64 {
 impl Sink for Recorder {
     fn claim(&mut self, identity: &PeerIdentity) -> Option<Holder> {
         let is_somebody = !self.nobodies.contains(&format!("{identity:?}"));
-        is_somebody.then(|| Holder { number: number(identity), max_sessions: self.max_sessions })
+        is_somebody.then(|| Holder {
+            number: number(identity),
+            max_sessions: self.max_sessions,
+            max_handshakes: self.max_handshakes,
+        })
     }
     fn unknown_session(&mut self, route: &Route) {
         self.unknown.push(route.remote.port());

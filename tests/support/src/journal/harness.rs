@@ -21,7 +21,7 @@ use super::disk::{FakeDisk, FakeFile};
 pub const SEGMENT: u32 = 65_536;
 
 pub fn settings(when_full: WhenFull, segments: u64) -> Settings {
-    let lane = LaneSettings { max_bytes: segments * u64::from(SEGMENT), when_full };
+    let lane = LaneSettings { max_bytes: segments * u64::from(SEGMENT), when_full, device_share: 100 };
     Settings {
         directory: "unused".into(),
         max_bytes: (2 * segments + 6) * u64::from(SEGMENT),

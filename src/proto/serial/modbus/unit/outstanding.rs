@@ -103,9 +103,11 @@ impl Unit {
         self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
     }
 
-    /// Whether no other request of the map has an answer that can be taken for that to a probe.
+    /// Whether no other request of the map has an answer that can be taken for that to the next
+    /// probe: those that failed are passed over.
     pub(super) fn has_shape(&self) -> bool {
-        self.probes.first().is_some_and(|(_, distinct)| *distinct)
+        let probe = self.probes.get(self.probe_at % self.probes.len().max(1));
+        probe.is_some_and(|(_, distinct)| *distinct)
     }
 
     /// Whether its answers come one request late.
