@@ -85,6 +85,8 @@ struct Run {
     /// The answer to the read before.
     before: Option<Vec<u8>>,
     answers: Vec<Vec<u8>>,
+    /// When the first request of it was sent.
+    begun: Option<Instant>,
     is_over: bool,
 }
 
@@ -190,10 +192,11 @@ impl Doubt {
     ) -> Trust {
         let is_exception = matches!(answer, Answer::Exception(_));
         match answer {
-            Answer::Data(data) => self.heard(request, data),
+            Answer::Data(data) => self.heard((request, asked), data),
             _ => self.run = Run::default(),
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
+            self.run.begun = None;
             // Those before have come, except data behind an exception.
             self.open.retain(|open| open.is_deferred);
             if self.open.is_empty() {
@@ -201,9 +204,12 @@ impl Doubt {
             }
             return Trust::Sure;
         };
+        let begun = self.run.begun;
         let is_same = |open: &Open| {
-            let age = now.saturating_duration_since(open.asked);
-            open.request.as_ref() == Some(request) && age <= limit
+            // However slowly the unit is asked, repeating has an end.
+            let is_of_run = begun.is_some_and(|begun| open.asked >= begun);
+            let is_recent = is_of_run || now.saturating_duration_since(open.asked) <= limit;
+            open.request.as_ref() == Some(request) && is_recent
         };
         let mut fitting = self.open.iter().filter(|open| open.may_bring(request, is_exception));
         let trust = if fitting.all(is_same) { Trust::Alike } else { Trust::Doubtful };
@@ -216,11 +222,12 @@ impl Doubt {
         trust
     }
 
-    fn heard(&mut self, request: &Request, data: &[u8]) {
+    fn heard(&mut self, (request, asked): (&Request, Instant), data: &[u8]) {
         if self.run.is_over || self.run.request.as_ref() != Some(request) {
             let before = self.run.answers.pop();
             self.run = Run { request: Some(request.clone()), before, ..Run::default() };
         }
+        self.run.begun = self.run.begun.or(Some(asked));
         self.run.answers.truncate(RUN_MAX - 1);
         self.run.answers.push(data.to_vec());
     }

@@ -63,8 +63,6 @@ const RESUME: Duration = Duration::from_secs(15);
 /// answers cannot be told apart is asked after so many time-outs, or the longest time if that is
 /// less, but not less than one.
 const FIRST_REST: (u32, Duration) = (3, Duration::from_secs(10));
-/// A unit that was never answered sooner is sent a request again after so long only.
-const LEAST_KNOWN: Duration = Duration::from_secs(1);
 /// With so many failures within one poll, what was read is published.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -588,10 +586,6 @@ impl Unit {
                 // Whatever it is the answer to: the read is sent again.
                 self.asked = None;
                 if self.rests(now, timeout, false) {
-                    return Progress::Wait;
-                }
-                if !self.is_quick() {
-                    (self.due, self.is_interrupted) = (now + Duration::from_millis(std::env::var("LK").ok().and_then(|t| t.parse().ok()).unwrap_or(1000)), true);
                     return Progress::Wait;
                 }
                 Progress::More

@@ -27,8 +27,8 @@ use super::Unit;
 const STILL_TO_COME: (u32, u32) = (6, 20);
 /// So many time-outs old a request may be whose answer is used for a later one that asks the same.
 const ALIKE: u32 = 3;
-/// And at least so old.
-const ALIKE_LEAST: Duration = Duration::from_secs(2);
+/// And at least so old: where no answer was ever seen to come late, and where one was.
+const ALIKE_LEAST: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(2));
 /// If more answers than this may still come that could be taken for another's, they are waited for.
 const SEVERAL: usize = 3;
 /// Late answers in a row in place of that to the next request, after which answers are said to come
@@ -68,7 +68,8 @@ impl Unit {
             return Trust::Sure;
         }
         // One that is repeated after a silence is waited for, so its request is old.
-        let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(ALIKE_LEAST) };
+        let least = if self.latest.is_zero() { ALIKE_LEAST.0 } else { ALIKE_LEAST.1 };
+        let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(least) };
         let trust = self.doubt.answered(now, (request, asked), answer, limit);
         if let Answer::Exception(exception) = answer
             && self.patience.is_deferring(exception)
