@@ -146,19 +146,76 @@ fn a_unit_that_loses_every_tenth_answer_is_read_nearly_always_though_all_have_on
     }
 }
 
-#[test]
-fn reads_whose_values_are_all_the_same_stay_in_doubt_and_are_read() {
-    let mut world = world(vec![with(1, &[0, 40], 2_000, 1_000)]);
+/// A unit whose registers have this value, from the number of the request on; it is silent to those
+/// requests.
+fn valued(value: impl Fn(u16, u16) -> u16, silent: &'static [u16]) -> impl FnMut(&[u8]) -> Answers {
     let mut count = 0;
-    world.behave(1, move |request| {
+    move |request| {
         count += 1;
         let mut body = answer(request);
-        body[4] = 7;
-        if count == 20 { Vec::new() } else { vec![(ms(5), frame(&body))] }
-    });
+        for (at, word) in (u16::from(request[3])..).zip(body[3..].chunks_exact_mut(2)) {
+            word.copy_from_slice(&value(at, count).to_be_bytes());
+        }
+        if silent.contains(&count) { Vec::new() } else { vec![(ms(5), frame(&body))] }
+    }
+}
+
+/// Readings and requests of one more minute.
+fn a_minute(world: &mut World) -> (usize, usize) {
+    let before = (world.readings(0).len(), world.requests.len());
+    world.run(MINUTE);
+    (world.readings(0).len() - before.0, world.requests.len() - before.1)
+}
+
+#[test]
+fn a_good_unit_is_sent_each_read_once() {
+    let values: [fn(u16, u16) -> u16; 3] = [|at, _| at, |_, _| 7, |_, count| count];
+    for map in MAPS {
+        for (kind, value) in values.into_iter().enumerate() {
+            let mut world = world(vec![with(1, map, 2_000, 1_000)]);
+            world.behave(1, valued(value, &[]));
+            world.run(MINUTE);
+            let (readings, requests) = a_minute(&mut world);
+            let blocks = map.windows(2).filter(|pair| pair[1] - pair[0] > 8).count() + 1;
+            assert_eq!((readings, requests), (30, 30 * blocks), "{map:?} {kind}");
+        }
+    }
+}
+
+#[test]
+fn reads_whose_values_are_all_the_same_are_read_and_after_a_lost_answer_not_repeated_for_long() {
+    let mut world = world(vec![with(1, &[0, 40], 2_000, 1_000)]);
+    world.behave(1, valued(|_, _| 7, &[20]));
     world.run(5 * MINUTE);
     assert!(whole(&world, 0, 2) >= 148);
     assert!(!world.bus.is_one_behind(0));
+    assert_eq!(a_minute(&mut world), (30, 60));
+}
+
+#[test]
+fn values_that_were_all_the_same_for_long_are_not_exchanged_when_they_differ() {
+    for map in [&[0, 40][..], &[0, 40, 100]] {
+        let mut world = world(vec![with(1, map, 2_000, 1_000)]);
+        let clock = world.clock();
+        let mut kept: Option<Vec<u8>> = None;
+        world.behave(1, move |request| {
+            let mut body = answer(request);
+            if clock.get() < 5 * MINUTE {
+                body[3..].fill(0);
+            }
+            // From the first minute on each answer comes with the next request.
+            let before = if clock.get() < MINUTE { Some(frame(&body)) } else { kept.replace(frame(&body)) };
+            before.map(|before| (ms(20), before)).into_iter().collect()
+        });
+        world.run(5 * MINUTE);
+        assert!(world.readings(0).len() >= 140, "{map:?}: {}", world.readings(0).len());
+        world.run(5 * MINUTE);
+        // One of zero may still be on its way.
+        let is_early = |at: &Duration| *at < 5 * MINUTE + 4 * SECOND;
+        let exchanged: Vec<_> = exchanged(&world, 0).into_iter().filter(|(at, _)| !is_early(at)).collect();
+        assert_eq!(exchanged, [], "{map:?}");
+        assert!(world.bus.is_one_behind(0), "{map:?}");
+    }
 }
 
 /// An exception, and the data so long after it.

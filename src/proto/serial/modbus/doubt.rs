@@ -16,7 +16,8 @@
 //! What is outstanding is forgotten with time, but for one: some converters deliver an answer only
 //! with the next request, however late. That one is forgotten when the answers show that they are
 //! in step: the answers to a read that is repeated are the same, and not that to the read before,
-//! twice. If instead the first one equals the answer to the read before, and not the one that
+//! twice. Where all values are the same there is nothing to exchange, and no read is repeated
+//! ([`Doubt::used`]) until one is another. If instead the first one equals the answer to the read before, and not the one that
 //! follows it, answers come one request late ([`Doubt::is_behind`]).
 
 use std::time::{Duration, Instant};
@@ -31,9 +32,11 @@ const RUN_MAX: usize = 4;
 const IN_STEP: u32 = 2;
 /// So often they must show that they come one request late.
 const BEHIND: u32 = 3;
-/// Where there is one read only, its answer can be old, but no other's: so many without a sign of
-/// that are enough.
-const ALONE: u32 = 20;
+/// Where there is one read only, its answer can be old, but no other's; and at an opening nothing
+/// failed: so many without a sign that answers come late are enough.
+const PLAIN: u32 = 20;
+/// So many that were all the same: nothing can be exchanged until one is not.
+const EQUAL: u32 = 20;
 
 /// What a request answers that may be that to an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,12 +101,19 @@ pub(super) struct Doubt {
     in_step: u32,
     behind: u32,
     plain: u32,
+    /// The last answer, and how many before it were the same.
+    last: Vec<u8>,
+    equal: u32,
+    /// What may still come is forgotten as long as each answer is the same as the last one.
+    is_calm: bool,
+    /// It is in doubt only because the port was opened.
+    is_of_opening: bool,
 }
 
 impl Doubt {
     /// Whether nothing can still come.
     pub(super) fn is_none(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && !self.is_calm
     }
 
     /// Whether answers come one request late, by their values.
@@ -118,7 +128,16 @@ impl Doubt {
 
     /// An answer may come that nobody of this process asked for.
     pub(super) fn expect_unknown(&mut self, now: Instant) {
+        self.is_of_opening = self.is_none();
+        self.end_calm(now);
         self.push(Open { request: None, asked: now, is_deferred: false });
+    }
+
+    /// What was forgotten may still come.
+    fn end_calm(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_calm) {
+            self.push(Open { request: None, asked: now, is_deferred: false });
+        }
     }
 
     /// A request was not answered.
@@ -130,11 +149,14 @@ impl Doubt {
     /// A request is sent once more to wake the unit.
     pub(super) fn repeated(&mut self, request: &Request, asked: Instant) {
         self.run = Run::default();
+        self.is_of_opening = false;
+        self.end_calm(asked);
         self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
     }
 
     /// The data may still come of a request that was answered with an exception.
     pub(super) fn deferred(&mut self, request: &Request, asked: Instant) {
+        self.is_of_opening = false;
         // It is this one that was accounted for as the last.
         self.open.retain(|open| open.asked != asked);
         self.push(Open { request: Some(request.clone()), asked, is_deferred: true });
@@ -192,7 +214,12 @@ impl Doubt {
     ) -> Trust {
         let is_exception = matches!(answer, Answer::Exception(_));
         match answer {
-            Answer::Data(data) => self.heard((request, asked), data),
+            Answer::Data(data) => {
+                if self.last != data {
+                    self.end_calm(asked);
+                }
+                self.heard((request, asked), data);
+            }
             _ => self.run = Run::default(),
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
@@ -227,6 +254,8 @@ impl Doubt {
             let before = self.run.answers.pop();
             self.run = Run { request: Some(request.clone()), before, ..Run::default() };
         }
+        self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
+        self.last = data.to_vec();
         self.run.begun = self.run.begun.or(Some(asked));
         self.run.answers.truncate(RUN_MAX - 1);
         self.run.answers.push(data.to_vec());
@@ -242,8 +271,13 @@ impl Doubt {
             Some(Sign::Behind) => (self.in_step, self.behind) = (0, self.behind.saturating_add(1)),
             None => self.plain = self.plain.saturating_add(1),
         }
-        if self.in_step >= IN_STEP || is_alone && self.plain >= ALONE && self.behind == 0 {
+        let is_plain = (is_alone || self.is_of_opening) && self.plain >= PLAIN;
+        let is_calm = self.equal >= EQUAL;
+        if self.in_step >= IN_STEP || (is_plain || is_calm) && self.behind == 0 {
+            let is_calm = is_calm && self.in_step < IN_STEP;
+            let last = std::mem::take(&mut self.last);
             self.clear();
+            (self.last, self.is_calm) = (last, is_calm);
         }
         if self.is_behind() {
             // No more than one is held back.

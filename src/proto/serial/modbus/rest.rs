@@ -22,16 +22,19 @@ const RESTS: [Duration; 4] = [
 ];
 /// So often in a row, for all units together, without data as soon as that after an answer.
 const BUSY: u32 = 6;
-/// If even the longest does not help, none is tried for so long.
+/// If even the longest does not help, none is tried for so long. So long it is remembered after what
+/// silence a unit was busy all the same.
 const IN_VAIN: Duration = Duration::from_secs(3600);
 
 /// The silence of one line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rest {
     pause: Duration,
-    /// Busy so often in a row, and the longest silence before that.
+    /// Busy so often in a row.
     busy: u32,
+    /// The longest silence after which one was busy, and when.
     longest: Duration,
+    longest_at: Option<Instant>,
     not_before: Option<Instant>,
 }
 
@@ -44,14 +47,19 @@ impl Rest {
     /// An answer came to a request that was sent after so long a silence.
     pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>, silence: Duration) {
         let [.., most] = RESTS;
+        if self.longest_at.is_some_and(|at| now >= at + IN_VAIN) {
+            self.longest = Duration::ZERO;
+        }
         match answer {
             Answer::Exception(Exception::BUSY) if silence < most => {
                 self.busy += 1;
-                self.longest = self.longest.max(silence);
+                if silence >= self.longest {
+                    (self.longest, self.longest_at) = (silence, Some(now));
+                }
             }
             // After such a silence it is no matter of haste.
-            Answer::Exception(Exception::BUSY) => self.forget(),
-            Answer::Data(_) | Answer::Done if silence <= self.longest => self.forget(),
+            Answer::Exception(Exception::BUSY) => self.busy = 0,
+            Answer::Data(_) | Answer::Done if silence <= self.longest => self.busy = 0,
             _ => {}
         }
         if self.busy < BUSY || self.not_before.is_some_and(|at| now < at) {
@@ -61,10 +69,6 @@ impl Rest {
             Some(rest) => self.pause = rest,
             None => (self.pause, self.not_before) = (Duration::ZERO, Some(now + IN_VAIN)),
         }
-        self.forget();
-    }
-
-    fn forget(&mut self) {
         (self.busy, self.longest) = (0, Duration::ZERO);
     }
 }
