@@ -294,6 +294,15 @@ pub struct Certificate {
     pub looking: bool,
 }
 
+/// How a problem begins that names an address of `[mqtt]` on which the gateway does not listen.
+pub const NOT_LISTENING: &str = "MQTT: not listening on ";
+
+/// How a problem begins that names a certificate of `[mqtt]` that clients cannot verify.
+pub const OUT_OF_DATE: &str = "MQTT: the certificate in ";
+
+/// How a problem begins that names an address of `[metrics]` that the gateway does not have.
+pub const NOT_EXPORTED: &str = "the metrics are not exported on ";
+
 /// What ends the problem of a reload that was refused, where another reload is to follow.
 pub const THEN_RELOAD: &str = "; then `tombolo reload`";
 /// What is said of a new certificate in watched files that the broker has not decided on yet.

@@ -415,3 +415,56 @@ fn what_differs_is_named_with_its_object_and_nothing_else_is() {
         assert!(!text.contains(&format!("{key}: the running")), "{key} in {text}");
     }
 }
+
+/// A running gateway without a broker, with what `[mqtt]` says beside its role.
+fn local(name: &str, mqtt: impl FnOnce(&Folder) -> String) -> (Folder, Daemon) {
+    let folder = Folder::new(name);
+    folder.write("door-7.psk", format!("text:{}", super::KEY));
+    let extra = format!("{SITE}{}", mqtt(&folder));
+    let port = free_tcp_port();
+    let daemon = Daemon::start_with(binary(), &folder, port, &folder.join("none.pem"), &extra, |text| {
+        let (before, rest) = text.split_once("[upstream]").expect("an upstream");
+        let (_, after) = rest.split_once("\n[").expect("another table");
+        format!("{before}[{after}")
+    });
+    (folder, daemon)
+}
+
+#[test]
+fn a_certificate_of_mqtt_that_clients_refuse_is_a_reason_in_status_and_one_failure_in_check() {
+    let (_folder, daemon) = local("truth-mqtt-expired", |folder| {
+        let pki = tombolo_test_support::Pki::new(folder.path());
+        pki.issue_with("old", &["localhost"], |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+        "[mqtt]\nlisten = [\"127.0.0.1:0\"]\ncertificate-file = \"old.pem\"\nkey-file = \"old.key\"\n"
+            .to_owned()
+    });
+    let (status, said) = daemon.command(&["check", "--offline"]);
+    let about = said.lines().filter(|line| line.starts_with("fail") && line.contains("expired on 2021"));
+    assert!(status == 1 && about.count() == 1, "{said}");
+    let problems = daemon.status()["problems"].to_string();
+    assert!(problems.contains("old.pem expired on 2021-01-01"), "{problems}");
+    assert_eq!(daemon.status()["ok"], false);
+}
+
+#[test]
+fn a_gateway_that_lacks_a_port_is_not_said_to_have_its_ports() {
+    let (folder, daemon) =
+        local("truth-mqtt-file", |_| "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\n".to_owned());
+    let has_all = |said: &str| found(said, "ok", &["daemon: tombolo", "runs and has its ports"]);
+    let (_, said) = daemon.command(&["check", "--offline"]);
+    assert!(has_all(&said), "{said}");
+    folder.write("other.sock", "");
+    let config = std::fs::read_to_string(daemon.config()).expect("the configuration");
+    folder.write("tombolo.toml", config.replace("unix:mqtt.sock", "unix:other.sock"));
+    let (_, said) = daemon.command(&["check", "--offline"]);
+    assert!(found(&said, "fail", &["other.sock cannot be had: what is there is no socket"]), "{said}");
+    daemon.command(&["reload"]);
+    let lacks = || daemon.status()["problems"].to_string().contains("what is there is no socket");
+    wait_for("the listener's trouble", lacks);
+    let (status, said) = daemon.command(&["check", "--offline"]);
+    assert!(status == 1 && !has_all(&said), "{said}");
+    assert!(found(&said, "fail", &["not listening on unix:", "no socket"]), "{said}");
+}

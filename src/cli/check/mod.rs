@@ -11,6 +11,7 @@ mod credential;
 mod device;
 mod drop_ins;
 mod metrics;
+mod mqtt;
 mod owners;
 mod plan;
 mod reading;
@@ -36,7 +37,7 @@ use super::output::patiently;
 use crate::config::{ClockTrust, Finding, IdSource, Level, Loaded, Settings, findings_to_json};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{Clock, Status};
+use crate::control::snapshot::{Clock, NOT_EXPORTED, NOT_LISTENING, OUT_OF_DATE, Status};
 use crate::daemon::clock::SystemClock;
 use crate::durable::atomic_file::Condition;
 use crate::northbound;
@@ -120,6 +121,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     report.add(secrets::credentials(&shown))?;
     report.add(drop_ins::judge(paths))?;
     report.add(device::judge(loaded, &*clock))?;
+    report.add(mqtt::certificates(&settings.mqtt, &*clock))?;
     report.add(serial::ports(settings))?;
     let judged: Arc<dyn crate::clock::WallClock> = clock.clone();
     report
@@ -153,6 +155,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             // too.
             way.beside = ports.held;
             report.add(ports.findings)?;
+            report.add(mqtt::listeners(&settings.mqtt, paths, &[]))?;
             report.add(metrics::judge(&settings.metrics.listen, ""))?;
         }
     }
@@ -229,11 +232,19 @@ fn ask(
         Err(_) => running::Compared::default(),
     };
     match asked {
-        Ok(status) => {
-            report.add([Finding::ok(
-                "daemon",
-                format!("tombolo {} runs and has its ports", status.gateway.version),
-            )])?;
+        Ok(mut status) => {
+            // That of the files is judged above.
+            let is_judged = |finding: &Finding| {
+                finding.level == Level::Fail && finding.key.as_deref() == Some("mqtt.certificate-file")
+            };
+            if report.findings.iter().any(is_judged) {
+                status.problems.retain(|problem| !problem.starts_with(OUT_OF_DATE));
+            }
+            // That it lacks one is among its problems.
+            let lacks =
+                |problem: &String| [NOT_LISTENING, NOT_EXPORTED].iter().any(|of| problem.starts_with(of));
+            let ports = if status.problems.iter().any(lacks) { "" } else { " and has its ports" };
+            report.add([Finding::ok("daemon", format!("tombolo {} runs{ports}", status.gateway.version))])?;
             let here = env!("CARGO_PKG_VERSION");
             if status.gateway.version != here {
                 report.add([Finding::warn(
@@ -248,6 +259,8 @@ fn ask(
             }
             report.add(state::told(&status, loaded, &compared, &reload))?;
             report.add(serial::told(&status, &loaded.settings.serial))?;
+            let other = mqtt::listeners(&loaded.settings.mqtt, &loaded.settings.paths, &status.mqtt.listen);
+            report.add(other)?;
             // An older daemon does not list devices.
             if let Ok(devices) = super::device::running::ask(context, None) {
                 report.add(refusal::told(&devices))?;
