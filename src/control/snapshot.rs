@@ -165,6 +165,36 @@ pub struct Health {
     pub since_s: Option<u64>,
     /// Connections that the broker accepted since the start.
     pub connections: u64,
+    /// Why readings do not flow though the connection stands, or that the broker refused some, one
+    /// sentence each. It says nothing about whether the program works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// What became of publishes that a check asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadingsTried {
+    /// One entry a topic, in their order; fewer where the rest was not tried.
+    pub tried: Vec<ReadingTried>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadingTried {
+    /// `acknowledged`, `closed`, `silent`, `too-large` or `unsent`.
+    pub answer: String,
+    /// The reason code of the acknowledgement.
+    pub code: Option<u8>,
+}
+
+/// What connections of a check did to the gateway's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionBeside {
+    /// The broker ended it for one of them.
+    pub ended: bool,
 }
 
 /// Where revocation lists come from.
@@ -316,6 +346,21 @@ pub struct ConfigTrial {
     pub file: String,
     /// Seconds until the one before comes back.
     pub left_s: u64,
+}
+
+impl ConfigTrial {
+    /// That it is on trial, in whole minutes where it is more than two, so that what is said of it
+    /// does not change all the time.
+    pub fn note(&self) -> String {
+        let left = match self.left_s {
+            seconds if seconds > 120 => format!("{} min", seconds.div_ceil(60)),
+            seconds => format!("{seconds} s"),
+        };
+        format!(
+            "{} is on trial for {left} yet, then the one before comes back; `tombolo config confirm` keeps it",
+            self.file
+        )
+    }
 }
 
 /// This gateway.

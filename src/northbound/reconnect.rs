@@ -126,6 +126,11 @@ impl Reconnect {
         self.attempt_at = now;
     }
 
+    /// Makes the next attempt due at that time, and not before.
+    pub fn wait_until(&mut self, at: Instant) {
+        (self.attempt_at, self.is_patient) = (at, true);
+    }
+
     /// Somebody waits for the connection: brings the next attempt forward. How long later ones are
     /// to wait stays. False if nothing is brought forward.
     pub fn hurry(&mut self, now: Instant) -> bool {

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod apart;
 mod chance;
 mod commands;
 mod connection;

@@ -3,7 +3,9 @@
 //! What the files say now is judged, whatever the running daemon goes by; where the two differ it
 //! is said. The daemon is asked about its ports and its uplink, so that the check takes neither its
 //! ports nor its client id, and reads the files once more as the service sees them. Where the
-//! uplink of the files is not the one that stands, the check goes to the broker step by step.
+//! uplink of the files is not the one that stands, the check goes to the broker step by step, beside
+//! the gateway, which is told so. Where it is, and the broker may know the account by more than the
+//! client id, the gateway publishes for the check itself: it never loses its connection for one.
 //!
 //! `ok` is for what was proven.
 
@@ -168,12 +170,17 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
             let may_try = untried.is_none();
-            let steps = patiently(what, || uplink::walk(loaded, upstream, clock.clone(), &way, untried));
+            let context = report.context;
+            let connect = || context.daemon();
+            let steps =
+                patiently(what, || uplink::walk(loaded, upstream, clock.clone(), &way, untried, &connect));
             let works = way.own_proven || steps.iter().all(|finding| finding.level != Level::Fail);
             report.add(steps)?;
             if may_try && works {
                 let what = "trying the client id for probes";
-                report.add(patiently(what, || uplink::probe_id(upstream, clock)))?;
+                let probe = || uplink::probe_id(upstream, clock);
+                let (found, ended) = patiently(what, || uplink::beside(&way, &connect, probe));
+                report.add(found.into_iter().chain(ended))?;
             }
             Ok(())
         }
@@ -297,12 +304,15 @@ fn ask(
         patiently("asking the running gateway to publish", || uplink::ask(daemon, prefix));
     report.add(findings)?;
     let same = standing.connected && !compared.upstream;
+    let is_bound = loaded.settings.upstream.as_ref().is_some_and(northbound::Settings::may_be_bound);
     let mut doubt = standing.doubt;
     if !same {
         // What is tried by the files says nothing about this connection.
         report.add(doubt.take().map(|doubt| doubt.resolve(false)))?;
     }
     Ok(uplink::Known {
+        answers: true,
+        through_gateway: same && is_bound,
         own_proven: same && standing.proves,
         // Connected or about to connect: its client id is its own.
         beside: standing.configured && !compared.renamed,

@@ -104,8 +104,8 @@ impl fmt::Display for ClientError {
             ClientError::Failed(failure) => write!(f, "{failure}"),
             ClientError::Lifeless { socket, silent } => write!(
                 f,
-                "the daemon on {} has given no sign of life for {} s, so it is not waited for any longer; what was asked may \
-                 be done once it goes on; `systemctl status tombolo` shows whether it is stopped",
+                "the daemon on {} has given no sign of life for {} s, so it is not waited for any longer: it may be stopped; what \
+                 was asked may be done once it goes on; `journalctl -u tombolo` may say why",
                 socket.display(),
                 silent.as_secs()
             ),

@@ -160,6 +160,7 @@ impl Places {
             | Request::Reload {}
             | Request::ConfigCheck {}
             | Request::UplinkCheck {}
+            | Request::UplinkReadings { .. }
             | Request::ClockTrust {}
             | Request::ClockReset {}
             | Request::CertRenew { .. }
@@ -189,6 +190,7 @@ impl Places {
             | Request::CertHistory { .. }
             | Request::Health {}
             | Request::UplinkHurry {}
+            | Request::UplinkBeside { .. }
             | Request::UpdateStatus {}
             | Request::MailboxList { .. }
             | Request::MailboxShow { .. }

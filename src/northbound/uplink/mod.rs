@@ -10,6 +10,7 @@
 //! | `echo` | whether what is published there comes back |
 //! | `hint` | the subscription to update hints |
 //! | `commands` | the subscription to commands, and what came by it |
+//! | `apart` | what is published for `tombolo check`, and its connections beside this one |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
@@ -21,6 +22,7 @@
 //! reading, by what happens without it: the will by [`super::fallback`], the status by
 //! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
 
+mod apart;
 mod attempts;
 mod commands;
 mod echo;
@@ -38,6 +40,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use self::apart::ReadingAnswer;
 pub use self::attempts::{CLOSES, Dialed};
 pub use self::commands::{Inbound, Unsubscribed};
 pub use self::event::{Event, used_elsewhere};
@@ -47,6 +50,7 @@ pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
 pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
 
+use self::apart::{Beside, ReadingTrial};
 use self::attempts::Attempts;
 use self::commands::Commands;
 use self::echo::Echo;
@@ -64,8 +68,8 @@ use super::outbox::Outbox;
 use super::own::{Class, Own};
 use super::publisher::{self, ConnectionEnd, Hold, Publisher, Skip};
 use super::reason_code;
-use super::reconnect::Outcome;
-use super::session::{self, Ended, Limits, Opening, Session, Will};
+use super::reconnect::{Lost, Outcome};
+use super::session::{self, APART_ID, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
 use super::settled::Settled;
 use super::taken::TakenTopic;
@@ -111,6 +115,9 @@ pub struct Uplink {
     /// Until when an end of the connection is taken for our own doing: another one was made under
     /// the same client id.
     take_over_until: Option<Instant>,
+    /// What is published for a check, and what a check does beside this connection.
+    reading_trial: ReadingTrial,
+    beside: Beside,
     /// Of the password of this connection, if it expires.
     password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
@@ -150,6 +157,8 @@ impl Uplink {
             limits: Limits::default(),
             accepted_at: None,
             take_over_until: None,
+            reading_trial: ReadingTrial::default(),
+            beside: Beside::default(),
             password_life: None,
             spoken: None,
             stopping: false,
@@ -253,6 +262,11 @@ impl Uplink {
         }
     }
 
+    /// Reads other files from the next attempt on; nothing else of the settings is another.
+    pub fn set_files(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// The certificate and key of the attempt under way, where it is one of a trial.
     pub fn trial_identity(&self) -> Option<&(PathBuf, PathBuf)> {
         self.trial.identity()
@@ -282,6 +296,39 @@ impl Uplink {
     /// it is for that, and the next one is made at once. `None`: it is over.
     pub fn expect_take_over(&mut self, until: Option<Instant>) {
         self.take_over_until = until;
+    }
+
+    /// A check makes connections beside this one until then; `None`: no more. If the broker ends
+    /// this one meanwhile, the next one is made after that, and nobody is taken for a rival. Whether
+    /// it did since that was announced.
+    pub fn announce_beside(&mut self, now: Instant, until: Option<Instant>) -> bool {
+        let ended = self.beside.announce(until);
+        if ended && until.is_none() && !self.is_connected() {
+            self.retry_now(now);
+        }
+        ended
+    }
+
+    /// Publishes once for a check, with nothing else in flight; [`Uplink::take_reading_answer`] says
+    /// what came of it. False: not now, or never on this connection.
+    pub fn begin_reading(&mut self, now: Instant, topic: &str, retain: bool) -> bool {
+        let may = self.stage == Stage::Flowing && self.may_try_readings();
+        let began = may && self.reading_trial.want(topic, retain);
+        if began {
+            self.clear(now);
+        }
+        began
+    }
+
+    /// Whether this connection can show whether readings are taken: by the reason codes of MQTT 5.
+    pub fn may_try_readings(&self) -> bool {
+        let has_codes = self.session.as_ref().is_some_and(|session| session.version() == Version::V5);
+        self.is_connected() && !self.stopping && has_codes && self.limits.at_least_once
+    }
+
+    /// What became of what [`Uplink::begin_reading`] published, once.
+    pub fn take_reading_answer(&mut self) -> Option<ReadingAnswer> {
+        self.reading_trial.take()
     }
 
     /// Replaces the connection in good order: what it was judged by has changed.
@@ -429,9 +476,19 @@ impl Uplink {
                 self.subscribe_commands(now);
             }
             Stage::SubscribingCommands { until } if now >= until => {
-                self.commands.handle_silence();
+                self.commands.handle_silence(now);
                 self.flow();
             }
+            // What is due is so once more.
+            Stage::Clearing { until } if now >= until => {
+                self.reading_trial.conclude(ReadingAnswer::Unsent);
+                self.flow();
+            }
+            Stage::TryingReading { until } if now >= until => {
+                self.reading_trial.conclude(ReadingAnswer::Silent);
+                self.flow();
+            }
+
             Stage::Draining { until } if now >= until => {
                 self.subscription.handle_stood(); // with the next connection
                 self.flow();
@@ -449,6 +506,9 @@ impl Uplink {
             Stage::Renewing { until } if now >= until => self.renew(now),
             Stage::Flowing if self.password_life.is_some_and(|life| now >= life.renew_at()) => {
                 self.leave(now);
+            }
+            Stage::Flowing if !self.stopping && self.commands_due_at().is_some_and(|at| now >= at) => {
+                self.clear(now);
             }
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
                 self.subscription.take_up();
@@ -517,6 +577,25 @@ impl Uplink {
         self.publisher.is_window_full()
     }
 
+    /// When commands that the broker has not granted are asked for once more on this connection.
+    fn commands_due_at(&self) -> Option<Instant> {
+        self.commands.again_at()
+    }
+
+    /// Lets what is in flight be answered, so that what is tried then is alone on the connection: a
+    /// close says what it is about.
+    fn clear(&mut self, now: Instant) {
+        self.publisher.hold(Hold::Everything);
+        self.stage = Stage::Clearing { until: now + STEP_WITHIN };
+        self.step(now);
+    }
+
+    /// Something was changed that may help: what the broker refused to subscribe to is asked for at
+    /// once.
+    pub fn retry_subscriptions(&mut self, now: Instant) {
+        self.commands.retry_now(now);
+    }
+
     /// When a subscription that was left out is to be tried on this connection.
     fn subscription_due_at(&self) -> Option<Instant> {
         self.subscription.due_at(self.publisher.stands_at())
@@ -530,7 +609,8 @@ impl Uplink {
             Stage::Opening => self.trial.until(),
             Stage::Flowing => {
                 let renewal = self.password_life.map(|life| life.renew_at());
-                [self.subscription_due_at(), renewal].into_iter().flatten().min()
+                let commands = self.commands_due_at().filter(|_| !self.stopping);
+                [self.subscription_due_at(), commands, renewal].into_iter().flatten().min()
             }
             stage => stage.until(),
         };
@@ -712,6 +792,13 @@ impl Uplink {
         };
         let empty = std::mem::take(&mut self.acknowledgements);
         let mut acknowledgements = session.take_acknowledgements(empty);
+        // One that comes late is nobody's.
+        let apart = acknowledgements.iter().rfind(|it| it.packet_id == APART_ID).copied();
+        acknowledgements.retain(|it| it.packet_id != APART_ID);
+        if let Some(answer) = apart.filter(|_| matches!(self.stage, Stage::TryingReading { .. })) {
+            self.reading_trial.conclude(ReadingAnswer::Acknowledged(answer.code));
+            self.flow();
+        }
         if !acknowledgements.is_empty() {
             self.publisher.handle_acknowledgements(now, outbox, &mut self.own, &acknowledgements);
             acknowledgements.clear();
@@ -732,8 +819,7 @@ impl Uplink {
                     }
                 }
                 session::Event::CommandsSubscribed(codes) => {
-                    for (filter, code) in self.commands.handle_answer(&codes) {
-                        let (filter, code) = (filter.clone(), *code);
+                    for (filter, code) in self.commands.handle_answer(now, &codes) {
                         self.events.push_back(Event::CommandsRefused { filter, code });
                     }
                     if matches!(self.stage, Stage::SubscribingCommands { .. }) {
@@ -838,6 +924,7 @@ impl Uplink {
             Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
             Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
             Stage::Renewing { .. } if self.publisher.in_flight() == 0 => self.renew(now),
+            Stage::Clearing { .. } if self.publisher.in_flight() == 0 => self.try_alone(now),
             Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
                 self.subscription.handle_stood();
                 self.subscribe(now);
@@ -876,9 +963,18 @@ impl Uplink {
 
     /// Alone on the connection, as the two before.
     fn subscribe_commands(&mut self, now: Instant) {
-        let filters = self.commands.filters(now);
+        match self.are_commands_subscribed {
+            true => self.flow(),
+            false => {
+                let filters = self.commands.ask(now).to_vec();
+                self.ask_for_commands(now, &filters);
+            }
+        }
+    }
+
+    fn ask_for_commands(&mut self, now: Instant, filters: &[String]) {
         match &mut self.session {
-            Some(session) if !filters.is_empty() && !self.are_commands_subscribed => {
+            Some(session) if !filters.is_empty() => {
                 session.subscribe_commands(now, filters, self.commands.is_at_least_once());
                 self.are_commands_subscribed = true;
                 self.publisher.hold(Hold::Everything);
@@ -886,6 +982,21 @@ impl Uplink {
             }
             _ => self.flow(),
         }
+    }
+
+    /// Nothing is in flight: what the connection was cleared for.
+    fn try_alone(&mut self, now: Instant) {
+        if let (Some((topic, retain)), Some(session)) = (self.reading_trial.send(), &mut self.session) {
+            if session.publish_apart(now, &self.limits, &topic, retain) {
+                self.stage = Stage::TryingReading { until: now + STEP_WITHIN };
+            } else {
+                self.reading_trial.conclude(ReadingAnswer::TooLarge);
+                self.flow();
+            }
+            return;
+        }
+        let filters = self.commands.ask_again().to_vec();
+        self.ask_for_commands(now, &filters);
     }
 
     /// A message where commands are wanted: mostly one, or one that is known by its topic.
@@ -928,6 +1039,8 @@ impl Uplink {
                 | Stage::SubscribingCommands { .. }
                 | Stage::Flowing
                 | Stage::Draining { .. }
+                | Stage::Clearing { .. }
+                | Stage::TryingReading { .. }
         );
         if listens && self.gateway_status.handle_message(now, topic, payload) {
             self.repair_status(now);
@@ -1048,7 +1161,25 @@ impl Uplink {
             self.renew(now);
             return;
         }
+        let by_broker = matches!(ending.outcome, Outcome::Lost { how: Lost::TakenOver | Lost::Closed, .. });
+        if self.is_connected()
+            && by_broker
+            && let Some(until) = self.beside.handle_ended(now)
+        {
+            self.reading_trial.conclude(ReadingAnswer::Unsent);
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.events.push_back(Event::EndedForCheck);
+            self.renew(now);
+            self.attempts.reconnect.wait_until(until);
+            return;
+        }
         let stage = self.stage;
+        let of_reading = matches!(stage, Stage::TryingReading { .. });
+        self.reading_trial.conclude(match of_reading {
+            true => ReadingAnswer::Closed,
+            false => ReadingAnswer::Unsent,
+        });
         let Ending { outcome, gone, failure, what } = ending;
         let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, gone);
         self.publisher.hold(Hold::Nothing);
@@ -1067,7 +1198,7 @@ impl Uplink {
             if of_commands && self.commands.strike(now) {
                 self.events.push_back(Event::CommandsLeftOut);
             }
-            let subscription = of_status || of_hint || of_commands;
+            let subscription = of_status || of_hint || of_commands || is_closed && of_reading;
             let suspects = self.publisher.records().suspect_count();
             let ended = attempts::Ended { gone, aftermath, subscription, suspects };
             let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use tokio_rustls::client::TlsStream;
 
 pub use self::commands::CommandTrial;
-pub use self::reading::{LEVEL, ReadingTrial};
-use self::reading::{STOPPED, Tried, words};
+pub use self::reading::{LEVEL, REFUSED_MAX, ReadingTrial, STOPPED, TRIED_MAX};
+use self::reading::{Tried, words};
 use self::talk::{Message, Said, Silence, Subscribed, Talk, Wire};
 use super::files::Material;
 use super::socket::Socket;
@@ -35,7 +35,7 @@ use crate::northbound::fallback::{AttemptFailure, Fallback, OnAccepted, Variant}
 use crate::northbound::reason_code;
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session, Will};
 use crate::northbound::settings::{Protocol, Settings};
-use crate::northbound::uplink::status_payload;
+use crate::northbound::uplink::{ReadingAnswer, status_payload};
 use crate::northbound::wire::{self, Publish, Version};
 
 /// A certificate of the broker that ends sooner is worth a warning.
@@ -125,6 +125,44 @@ pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial
     walk.steps
 }
 
+/// What the gateway's own publishes say, in the words of a check: `answers` to the first of the
+/// trial's readings, over MQTT 5 with QoS 1.
+pub fn judge_own(
+    settings: &Settings,
+    clock: Arc<dyn WallClock>,
+    trial: &Trial<'_>,
+    answers: &[ReadingAnswer],
+) -> Vec<Step> {
+    let said = |answer: &ReadingAnswer| match *answer {
+        ReadingAnswer::Acknowledged(code) if reason_code::is_refusal(code) => Some(Said::Refused(code)),
+        ReadingAnswer::Acknowledged(_) => Some(Said::Taken { ms: 0, echoed: false }),
+        ReadingAnswer::Closed => Some(Said::Closed),
+        ReadingAnswer::Silent => Some(Said::Silent),
+        ReadingAnswer::TooLarge => Some(Said::TooLarge),
+        ReadingAnswer::Unsent => None,
+    };
+    let answered = trial.readings.iter().zip(answers);
+    let tried: Vec<Tried<'_>> = answered
+        .filter_map(|(reading, answer)| {
+            let said = said(answer)?;
+            Some(Tried { reading, said, proven: matches!(said, Said::Taken { .. }) })
+        })
+        .collect();
+    let mut walk = Walk {
+        settings,
+        clock,
+        trial,
+        fallback: Fallback::new(settings.protocol, false),
+        variant: None,
+        connections: 0,
+        subscribed: BTreeSet::new(),
+        session_was_there: None,
+        steps: Vec::new(),
+    };
+    walk.judge_readings(Said::Taken { ms: 0, echoed: true }, &tried);
+    walk.steps
+}
+
 struct Failed;
 
 /// Why CONNECT was not accepted.
@@ -211,7 +249,8 @@ impl<'a> Walk<'a> {
     /// needs itself. Those to commands stay if the session was there: it may have them, and without
     /// them what comes until the daemon starts would be lost.
     async fn leave_as_found(&mut self, talk: Option<Talk>) -> Option<Talk> {
-        if !self.is_in_kept_session() {
+        let may_share = self.trial.beside && self.settings.session_beside(self.version()).is_some();
+        if !self.is_in_kept_session() && !may_share {
             return talk;
         }
         let mut filters = std::mem::take(&mut self.subscribed);
@@ -387,7 +426,10 @@ impl<'a> Walk<'a> {
                 at_least_once: true,
                 retain: true,
             }),
-            session_expiry: Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
+            session_expiry: match self.trial.beside {
+                true => settings.session_beside(variant.version),
+                false => Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
+            },
         };
         let mut talk = Talk {
             session: Session::new(Instant::now(), &opening),

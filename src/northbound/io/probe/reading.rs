@@ -14,14 +14,15 @@ use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
 use crate::northbound::advice;
 use crate::northbound::reason_code;
 use crate::northbound::session::Limits;
-use crate::northbound::wire::Version;
+use crate::northbound::wire::{CHECK_PROPERTY, Version};
 
 /// The level that stands for a wildcard of a rule, and in place of the last level of a topic that
 /// has none. Nothing but the check uses it.
 pub const LEVEL: &str = "tombolo-check";
-/// Topics tried at most, and refusals after which the rest says nothing new.
+/// Topics tried at most.
 pub const TRIED_MAX: usize = 12;
-const REFUSED_MAX: usize = 4;
+/// Refusals after which the rest says nothing new.
+pub const REFUSED_MAX: usize = 4;
 /// Topics named in one finding.
 const NAMED: usize = REFUSED_MAX;
 
@@ -212,7 +213,7 @@ impl<'a> Walk<'a> {
 }
 
 /// How the check has the gateway's own client id.
-pub(super) const STOPPED: &str =
+pub const STOPPED: &str =
     "`systemctl stop tombolo`, then `tombolo check` tries it with the gateway's own client id";
 
 async fn publish(
@@ -223,7 +224,7 @@ async fn publish(
     readable: bool,
 ) -> Said {
     let properties: &[u8] = match version {
-        Version::V5 => b"\x26\x00\x05check\x00\x04true",
+        Version::V5 => CHECK_PROPERTY,
         Version::V3_1_1 => b"",
     };
     let message = Message { topic: &reading.topic, retain: reading.retain, properties, payload: b"" };
