@@ -41,7 +41,7 @@ use super::serial::Ports;
 use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
 use super::update::Updates;
-use crate::clock::judge::Verdict;
+use crate::clock::judge::{BEFORE_CERTIFICATE, Verdict, way_out_of_impossible};
 use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
 use crate::config::io::Options;
@@ -1158,7 +1158,10 @@ fn clock_problem(clock: &SystemClock) -> Option<String> {
     let reason = shown.reason.unwrap_or_default();
     match shown.state.as_str() {
         "doubted" => Some(format!("the clock is in doubt: {reason}; `tombolo clock` says what ends it")),
-        "impossible" => Some(format!("the clock is wrong: {reason}; set it right")),
+        "impossible" => {
+            let way_out = way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE));
+            Some(format!("the clock cannot be right: {reason}; {way_out}"))
+        }
         _ => shown.failing.map(|failing| format!("the clock's file cannot be written: {failing}")),
     }
 }

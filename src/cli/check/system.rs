@@ -8,6 +8,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::cli::clock::way_out;
 use crate::cli::output::bytes;
+use crate::clock::judge::{BEFORE_CERTIFICATE, way_out_of_impossible};
 use crate::config::{Finding, Paths, Settings};
 use crate::control::snapshot::Clock;
 use crate::daemon::disk_room::Room;
@@ -30,8 +31,8 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
             "if the time is wrong, see what sets it (`timedatectl timesync-status`); the doubt ends {}",
             way_out(clock)
         )),
-        "impossible" => Finding::warn("clock", format!("{now} is wrong: {reason}"))
-            .advice("set it right; if that time is wrong, `tombolo clock reset`"),
+        "impossible" => Finding::warn("clock", format!("{now} cannot be right: {reason}"))
+            .advice(way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE))),
         _ => Finding::warn("clock", format!("{now} is not trusted: {reason}")).advice(
             "start a time service (`timedatectl set-ntp true`); until then readings are published without their time of receipt",
         ),
@@ -338,7 +339,10 @@ mod tests {
         assert_eq!(doubted.level, Level::Warn);
         assert!(doubted.message.contains("in doubt: it was set 3507 days"), "{doubted}");
         assert!(doubted.advice.contains("tombolo clock trust"), "{doubted}");
-        assert!(one(&of("impossible", "it is before")).advice.contains("tombolo clock reset"));
+        assert_eq!(one(&of("impossible", "it is before")).advice, "set it right");
+        let ahead = one(&of("impossible", &format!("it is before 2030, {BEFORE_CERTIFICATE}")));
+        assert!(ahead.advice.contains("have that certificate issued anew"), "{ahead}");
+        assert!(ahead.advice.contains("tombolo clock reset"), "{ahead}");
         assert!(one(&of("unsynchronised", "not synchronised")).advice.contains("timedatectl"));
         let unsaved = Clock { failing: Some("No space left".into()), ..of("trusted", "synchronised") };
         assert!(super::clock(&unsaved)[1].message.contains("No space left"));
