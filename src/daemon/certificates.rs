@@ -725,7 +725,7 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: b
     let begin = if is_missing { NOT_ENROLLED } else { "" };
     Some(match (&entry.files, settings.by_hand) {
         (Some(watch), _) => format!(
-            "put a valid certificate in {} and its key in {}",
+            "{} and {} have no valid pair of a certificate and its key: put one there",
             watch.files().certificate.display(),
             watch.files().key.display()
         ),

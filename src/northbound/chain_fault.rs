@@ -194,10 +194,17 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
+            // With a wildcard alone there is nothing to be copied.
+            let way_out = match names.iter().all(|name| name.starts_with("`*.")) && !names.is_empty() {
+                true => format!(
+                    "`*` stands for one label of a name below a domain: use such a name in upstream.url, or have the \
+                     certificate issued anew with subjectAltName = {}",
+                    alternative(host)
+                ),
+                false => "use that name in upstream.url".to_owned(),
+            };
             let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
-            format!(
-                "the broker's certificate is not for `{host}` but for {names}; use that name in upstream.url"
-            )
+            format!("the broker's certificate is not for `{host}` but for {names}; {way_out}")
         }
         CertificateError::Expired => "the broker's certificate has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, time } => format!(
@@ -241,8 +248,22 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
             } else if text.contains("UnsupportedCertVersion") {
                 "the broker's certificate is X.509 version 1, which TLS refuses; issue it anew as version 3"
                     .to_owned()
+            } else if text.contains("UnsupportedCriticalExtension") {
+                "a certificate of the broker's chain has a critical extension that is not known here; have it issued anew \
+                 without it, or with it not critical"
+                    .to_owned()
+            } else if text.contains("EndEntityUsedAsCa") {
+                "the broker's certificate is issued by one that is no CA's; have it issued by a CA's, with the basic \
+                 constraint CA:TRUE"
+                    .to_owned()
+            } else if text.contains("PathLenConstraintViolated") || text.contains("NameConstraintViolation") {
+                "a CA of the broker's chain may not issue what it has issued (path length or name constraint); have the \
+                 broker's certificate issued by another"
+                    .to_owned()
             } else {
-                format!("the broker's certificate is refused: {other}")
+                // The rule's name, without what is around it.
+                let rule = text.rsplit('(').next().unwrap_or(&text).trim_end_matches(')');
+                format!("the broker's certificate is refused: {rule}")
             }
         }
     }

@@ -406,7 +406,9 @@ impl Session {
                 }
                 E::NotifyPacketReceived(packet) => self.handle_received(packet),
                 E::NotifyError(error) => self.end(Ended::Protocol(format!("{error:?}"))),
-                E::RequestClose => self.end(Ended::Protocol("it broke the protocol".to_owned())),
+                E::RequestClose => {
+                    self.end(Ended::Protocol("it sent a packet that does not fit what it answers".to_owned()))
+                }
                 // Our own timers decide, and ids of subscriptions are used once.
                 E::RequestTimerReset { .. } | E::RequestTimerCancel(_) | E::NotifyPacketIdReleased(_) => {}
             }
