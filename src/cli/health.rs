@@ -204,8 +204,9 @@ fn now(context: &Context) -> Result<ExitCode, CommandError> {
     };
     let text = match health.journal {
         true => format!(
-            "the gateway works, for {}; {broker}{}",
+            "the gateway works, for {}; {broker}{}{}",
             humantime::format_duration(Duration::from_secs(health.uptime_s)),
+            but_disabled(health.disabled),
             but_refused(&health.refused)
         ),
         false => {
@@ -215,6 +216,17 @@ fn now(context: &Context) -> Result<ExitCode, CommandError> {
     let verdict = if health.journal { "works" } else { "broken" };
     say(context, health.journal, Some(&health), verdict, &text)?;
     Ok(if health.journal { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// What a fault of the configuration disables. It is no fault of the program either.
+fn but_disabled(disabled: u64) -> String {
+    match disabled {
+        0 => String::new(),
+        1 => "; but 1 item of the configuration is disabled by a fault: `tombolo status` names it".to_owned(),
+        more => format!(
+            "; but {more} items of the configuration are disabled by a fault: `tombolo status` names them"
+        ),
+    }
 }
 
 /// What the broker refuses. A version is not judged by it: an access list or a quota of the broker
