@@ -165,6 +165,8 @@ pub struct Health {
     pub since_s: Option<u64>,
     /// Connections that the broker accepted since the start.
     pub connections: u64,
+    /// Items of the configuration that are disabled by a fault.
+    pub disabled: u64,
     /// Why readings do not flow though the connection stands, or that the broker refused some, one
     /// sentence each. It says nothing about whether the program works.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -433,6 +435,15 @@ pub struct Uplink {
     /// Why the connection does not last: another client probably or perhaps has the same client id.
     /// One sentence.
     pub contested: Option<String>,
+    /// How often the broker closed the connection within the last 10 min without a reason.
+    pub closes: u64,
+    /// Seconds that the longest of these connections lasted.
+    pub closes_lasted_s: u64,
+    /// The key of `[upstream]` whose limit keeps the next publish back, if it does so for more than
+    /// a few seconds.
+    pub capped_by: Option<String>,
+    /// Seconds for which it does.
+    pub capped_for_s: Option<u64>,
     /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
     /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
     /// sentence each.

@@ -88,7 +88,7 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         reasons.push(format!("the broker could not follow: at most{limit} publishes a second at present"));
     }
     reasons.extend(held_back(uplink));
-    reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
+    reasons.extend(uplink.left_out.iter().map(|what| format!("left out: {what}")));
     // What is unheard is a note: no reading depends on it.
     reasons.extend(uplink.unsubscribed.iter().cloned());
 }
@@ -252,7 +252,7 @@ mod tests {
                     upstream: Uplink { left_out: vec!["the will".into()], ..fine().upstream },
                     ..fine()
                 },
-                "refuses: the will",
+                "left out: the will",
             ),
             (
                 Status {

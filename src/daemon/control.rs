@@ -1096,6 +1096,7 @@ impl Control for Desk {
             connected: upstream.connected,
             since_s: upstream.since_s,
             connections: self.link.connections(),
+            disabled: self.disabled().len() as u64,
             refused: verdict::refused(&upstream, self.journal.borrow().status().rejected.records),
         }
     }

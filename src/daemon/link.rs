@@ -49,6 +49,8 @@ const SMALL_RECEIVE_MAXIMUM: u16 = 100;
 const SLOW_ANSWER: Duration = Duration::from_secs(10);
 /// Nothing was taken for so long, though some was refused: the broker is said to refuse everything.
 const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
+/// A cap of the owner's that lets nothing go for longer is named.
+const CAPPED: Duration = Duration::from_secs(5);
 /// Records wait and none was taken for so long, though the connection stands.
 const NONE_TAKEN: Duration = Duration::from_secs(120);
 /// How long a probe of a certificate may take: the attempt under way, what is in flight, the trial.
@@ -658,7 +660,7 @@ impl Link {
     }
 
     fn stopped_at(&self, lane: Lane, status: &Status, now: Instant) -> Option<String> {
-        let in_seconds = |until: Instant| until.saturating_duration_since(now).as_secs() + 1;
+        let in_seconds = |until: Instant| in_seconds(until, now);
         if let Some(until) = status.stopped_until[lane.index()].filter(|until| *until > now) {
             let seconds = in_seconds(until);
             return Some(format!(
@@ -737,7 +739,15 @@ impl Link {
         let mut untaken = self.untaken.get();
         let waited = untaken.waited(now, &seen);
         self.untaken.set(untaken);
-        if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
+        if let Some((key, at)) = status.capped_until.filter(|(_, at)| *at > now + CAPPED) {
+            // The broker has no part in it.
+            if status.connected && records > 0 {
+                let seconds = in_seconds(at, now);
+                stalled.push(format!(
+                    "[upstream] {key} keeps the records back: the next publish goes in {seconds} s; raise it, or take it out"
+                ));
+            }
+        } else if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
             let seconds = waited.as_secs();
             stalled.push(format!(
                 "records wait, and the broker has taken none for {seconds} s; `tombolo queue` shows them"
@@ -862,6 +872,7 @@ impl Link {
         let stalled = self.stalled(&status, now);
         warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let capped = status.capped_until.filter(|(_, at)| *at > now + CAPPED);
         snapshot::Uplink {
             configured: true,
             connected: status.connected,
@@ -885,6 +896,10 @@ impl Link {
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
             contested,
+            closes: status.closes as u64,
+            closes_lasted_s: status.closes_lasted.as_secs() + 1,
+            capped_by: capped.map(|(key, _)| key.to_owned()),
+            capped_for_s: capped.map(|(_, at)| at.saturating_duration_since(now).as_secs() + 1),
             unsubscribed,
             unheard: status.unheard,
             refused_outcomes: status.refused_outcomes,
@@ -1075,6 +1090,11 @@ fn fell_back(why: &String) -> String {
     format!("MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}")
 }
 
+/// Never 0 for what is to be waited for.
+fn in_seconds(until: Instant, now: Instant) -> u64 {
+    until.saturating_duration_since(now).as_secs() + 1
+}
+
 /// That the connection does not last because of something outside of this gateway: probably or
 /// perhaps another client with the same client id.
 fn contested(status: &Status, client_id: &str) -> Option<String> {
@@ -1083,9 +1103,11 @@ fn contested(status: &Status, client_id: &str) -> Option<String> {
     }
     (status.closes >= CLOSES).then(|| {
         format!(
-            "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses \
-             the client id {client_id}, or a load balancer or firewall ends it; give each gateway an id of its own \
-             ([gateway] id or [upstream] client-id), and see the broker's log"
+            "the broker closed the connection {} times within 10 min, after {} s at the latest, and gave no reason: see its \
+             log first; perhaps it, or a load balancer or firewall before it, restarts or ends connections, or it does not \
+             allow what this gateway sends, or another client uses the client id {client_id}",
+            status.closes,
+            status.closes_lasted.as_secs() + 1
         )
     })
 }

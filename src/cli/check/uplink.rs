@@ -16,7 +16,7 @@ use crate::northbound::io::probe::{
     CommandTrial, Grade, ReadingTrial, SCRATCH, STOPPED, Step, TRIED_MAX, Trial, judge_own, probe,
 };
 use crate::northbound::io::separate_trial::separate_trial;
-use crate::northbound::uplink::{ReadingAnswer, TrialVerdict};
+use crate::northbound::uplink::{OWN_TOO_LARGE, ReadingAnswer, TrialVerdict};
 
 /// Rules named in one finding.
 const NAMED: usize = 3;
@@ -27,6 +27,9 @@ const ASKED_S: u64 = 10;
 
 /// For how long connections beside the gateway are announced at most, in seconds.
 const BESIDE_S: u64 = 90;
+
+/// A connection that has stood for less may be one of many.
+const YOUNG_S: u64 = 60;
 
 /// The subject of what is said about readings,
 const READINGS: &str = "upstream readings";
@@ -97,9 +100,19 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
     let within = if uplink.left_out.is_empty() { ASKED_S } else { uplink.since_s.unwrap_or(0) };
     let takes_readings =
         uplink.last_taken_s.is_some_and(|ago| ago <= within) && uplink.nothing_taken_s.is_none();
-    let not_its_own = || {
-        let message = format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
-        Finding::warn("upstream", message).advice(allow.clone())
+    let is_too_large = uplink.left_out.iter().any(|what| what.contains(OWN_TOO_LARGE));
+    let not_its_own = || match is_too_large {
+        true => {
+            let message =
+                format!("{text}; it takes readings, but the gateway's own status is too large for it");
+            let advice = "raise the broker's maximum packet size, or set [topics] gateway-status = \"\"";
+            Finding::warn("upstream", message).advice(advice)
+        }
+        false => {
+            let message =
+                format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
+            Finding::warn("upstream", message).advice(allow.clone())
+        }
     };
     let mut findings = Vec::new();
     match (uplink.connected, uplink.echo_ms) {
@@ -136,6 +149,14 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             findings
                 .push(Finding::warn("upstream", message).advice("see the broker's load, and check again"));
         }
+        (true, None) if uplink.capped_by.is_some() => {
+            let (key, seconds) =
+                (uplink.capped_by.as_deref().unwrap_or_default(), uplink.capped_for_s.unwrap_or(0));
+            let message = format!(
+                "{text}, but [upstream] {key} keeps publishes back: the next one goes in {seconds} s, so nothing can be proven"
+            );
+            findings.push(Finding::fail("upstream", message).advice("raise it, or take it out"));
+        }
         (true, None) if uplink.left_out.is_empty() => {
             let message = format!(
                 "{text}, but the broker acknowledges nothing: a publish got no answer within {ASKED_S} s, and no reading was \
@@ -146,11 +167,16 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             )));
         }
         (true, None) => {
+            let what = if is_too_large { "does not take" } else { "refuses" };
             let message = format!(
-                "{text}, but the broker refuses what this gateway publishes, and nothing shows that it takes readings: {}",
+                "{text}, but the broker {what} what this gateway publishes, and nothing shows that it takes readings: {}",
                 uplink.left_out.join("; ")
             );
-            let failure = Finding::fail("upstream", message).advice(allow.clone());
+            let advice = match is_too_large {
+                true => "raise the broker's maximum packet size".to_owned(),
+                false => allow.clone(),
+            };
+            let failure = Finding::fail("upstream", message).advice(advice);
             doubt = Some(Doubt { failure, taken: not_its_own() });
         }
         // The finding about the certificate says why, and what is to be done.
@@ -162,7 +188,19 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
                 .advice("readings are kept meanwhile; what follows shows where it stops"),
         ),
     }
-    findings.extend(uplink.stalled.iter().map(|reason| {
+    // More often than that is among the warnings.
+    let is_young = uplink.since_s.is_some_and(|seconds| seconds < YOUNG_S);
+    if uplink.connected && is_young && uplink.closes > 0 && uplink.contested.is_none() {
+        let times = if uplink.closes == 1 { "once".to_owned() } else { format!("{} times", uplink.closes) };
+        let message = format!(
+            "this connection is new: the broker closed the one before, {times} within 10 min, after {} s at the latest, and \
+             gave no reason",
+            uplink.closes_lasted_s
+        );
+        let advice = "see the broker's log, and check again in a minute";
+        findings.push(Finding::warn("upstream", message).advice(advice));
+    }
+    findings.extend(uplink.stalled.iter().filter(|_| uplink.capped_by.is_none()).map(|reason| {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));

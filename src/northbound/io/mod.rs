@@ -711,7 +711,7 @@ fn log_event(broker: &str, port: u16, own_id: &str, event: &Event) {
         }
         Event::ClosedAgain { times } => {
             log::warn!(broker, times, client_id = own_id;
-                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our client id, or a load balancer or firewall ends it");
+                "the broker closed the connection again and again within 10 min and gave no reason: its log may say why; it or a load balancer may restart, or refuse what is sent, or another client may use our client id");
         }
         Event::HintRefused { code } => {
             log::info!(broker, reason = reason_code::text(*code), code;

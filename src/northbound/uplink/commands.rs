@@ -71,6 +71,8 @@ pub struct Commands {
     /// When what is missing is asked for again, and how often it was asked for in vain.
     again_at: Option<Instant>,
     in_vain: u32,
+    /// Granted with QoS 0, though more was asked for.
+    is_at_most_once: bool,
     /// It was not answered, on the last connection that it was tried on.
     silent: bool,
     inbox: VecDeque<Inbound>,
@@ -92,6 +94,7 @@ impl Commands {
             refused: Vec::new(),
             again_at: None,
             in_vain: 0,
+            is_at_most_once: false,
             silent: false,
             inbox: VecDeque::new(),
             qos0: 0,
@@ -159,6 +162,7 @@ impl Commands {
         self.strikes.clear();
         self.silent = false;
         self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
+        self.is_at_most_once = codes.contains(&0);
         let before = std::mem::take(&mut self.refused);
         let answered = std::mem::take(&mut self.asked).into_iter().zip(codes.iter().copied());
         self.refused = answered.filter(|(_, code)| reason_code::is_refusal(*code)).collect();
@@ -167,6 +171,11 @@ impl Commands {
             false => self.note_in_vain(now),
         }
         self.refused.iter().filter(|of| !before.contains(of)).cloned().collect()
+    }
+
+    /// Whether commands come with QoS 0 alone, though more was asked for.
+    pub fn is_at_most_once(&self) -> bool {
+        self.is_at_most_once
     }
 
     /// The broker has not answered it in time.

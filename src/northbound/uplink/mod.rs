@@ -15,9 +15,10 @@
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
 //!
-//! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
-//! else: a broker that closes the connection over one of these does not bring a record under
-//! suspicion. The subscription shows when our own will, published late, stands there instead: then
+//! After CONNACK the gateway's status goes out alone. Then the subscriptions follow, one after the
+//! other, and readings beside them: these wait for no SUBACK. A close before a SUBACK is about the
+//! subscription where nothing else was in flight; where something was, nobody is blamed, and on the
+//! next connection readings wait for its SUBACKs, but not for long. The subscription shows when our own will, published late, stands there instead: then
 //! the status is repeated. What goes along with a connection beside readings is judged like a
 //! reading, by what happens without it: the will by [`super::fallback`], the status by
 //! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
@@ -45,7 +46,7 @@ pub use self::attempts::{CLOSES, Dialed};
 pub use self::commands::{Inbound, Unsubscribed};
 pub use self::event::{Event, used_elsewhere};
 pub(super) use self::gateway_status::payload as status_payload;
-pub use self::status::Status;
+pub use self::status::{OWN_TOO_LARGE, Status};
 pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
 pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
@@ -60,7 +61,7 @@ use self::password_life::PasswordLife;
 use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use self::trial::Trial;
-use super::ending::Ending;
+use super::ending::{Ending, without_advice};
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
 use super::inbound::Answer;
 use super::inbound::InboundMessage;
@@ -85,6 +86,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// The numbers of the subscriptions of a session: to the gateway's status, and to update hints.
 const STATUS: u16 = 0;
 const HINT: u16 = 1;
+/// How long readings wait for SUBACKs where it has to be found out what the broker closes over.
+const ALONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -102,6 +105,12 @@ pub struct Uplink {
     /// On this connection.
     are_commands_subscribed: bool,
     session_present: bool,
+    /// A connection was closed with a subscription and readings in flight: on the next one readings
+    /// wait for it, until then.
+    subscribes_alone: bool,
+    alone_until: Option<Instant>,
+    /// Readings acknowledged when the last subscription was sent.
+    acknowledged_before: u64,
     /// On this connection.
     is_hint_subscribed: bool,
     trial: Trial,
@@ -148,6 +157,9 @@ impl Uplink {
             commands: Commands::new(settings.commands.clone()),
             are_commands_subscribed: false,
             session_present: false,
+            subscribes_alone: false,
+            alone_until: None,
+            acknowledged_before: 0,
             is_hint_subscribed: false,
             trial: Trial::default(),
             unwelcome: false,
@@ -518,6 +530,10 @@ impl Uplink {
             }
             _ => {}
         }
+        if self.alone_until.take_if(|at| now >= *at).is_some() && self.stage.is_subscribing() {
+            self.publisher.hold(Hold::Nothing);
+            self.more = true;
+        }
         if self.gateway_status.take_repair(now) {
             self.repair_status(now);
         }
@@ -617,12 +633,13 @@ impl Uplink {
         let session = self.session.as_ref().and_then(Session::poll_timeout);
         let overdue = self.publisher.overdue_at();
         // Nothing is appended while so much waits to be written.
-        let fills = self.stage == Stage::Flowing
+        let fills = self.flows()
             && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
         let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
         let repair = self.gateway_status.repair_at().filter(|_| self.is_connected());
         let echo = self.echo.poll_timeout().filter(|_| self.stage == Stage::Flowing && !self.stopping);
-        [stage, session, overdue, publisher, repair, echo].into_iter().flatten().min()
+        let alone = self.alone_until.filter(|_| self.stage.is_subscribing());
+        [stage, session, overdue, publisher, repair, echo, alone].into_iter().flatten().min()
     }
 
     /// What happened, oldest first.
@@ -698,7 +715,7 @@ impl Uplink {
 
     /// Topics of the gateway's own messages that the broker refused last time, at most `limit`.
     pub fn refused_topics(&self, limit: usize) -> Vec<String> {
-        self.own.refused(limit)
+        self.own.refused(limit).into_iter().map(|(topic, _)| topic).collect()
     }
 
     /// Takes an attempt up at once: something was changed that may help.
@@ -728,24 +745,26 @@ impl Uplink {
     /// Publishes the status anew, so that the connection shows whether it works. Whether there is
     /// one to show.
     pub fn begin_check(&mut self) -> bool {
-        self.stage == Stage::Flowing
-            && !self.stopping
-            && self.announce()
-            && !self.gateway_status.is_settled(&self.own)
+        self.flows() && !self.stopping && self.announce() && !self.gateway_status.is_settled(&self.own)
     }
 
     /// Whether [`Uplink::begin_check`] may succeed in a moment: the connection was just accepted,
     /// and there is a status to publish.
     pub fn may_check_soon(&self) -> bool {
         self.is_connected()
-            && self.stage != Stage::Flowing
+            && !self.flows()
             && !self.stopping
             && self.settings.topics.gateway_status.is_some()
     }
 
     /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
     pub fn is_check_done(&self) -> bool {
-        self.stage != Stage::Flowing || self.gateway_status.is_settled(&self.own)
+        !self.flows() || self.gateway_status.is_settled(&self.own)
+    }
+
+    /// Whether readings and the gateway's own messages go out.
+    fn flows(&self) -> bool {
+        self.stage == Stage::Flowing || self.stage.is_subscribing() && self.alone_until.is_none()
     }
 
     /// Whether [`Uplink::stop`] was called.
@@ -938,8 +957,8 @@ impl Uplink {
         match (self.gateway_status.topic(), &mut self.session) {
             (Some(topic), Some(session)) if !left_out => {
                 session.subscribe(now, STATUS, topic);
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Subscribing { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => {
                 self.echo.handle_refused();
@@ -948,20 +967,28 @@ impl Uplink {
         }
     }
 
-    /// Alone on the connection, as the one before: a close then says what it is about.
+    /// A subscription was sent: readings go beside it.
+    fn note_subscribed(&mut self, now: Instant) {
+        self.acknowledged_before = self.publisher.counters().acknowledged;
+        self.alone_until = self.subscribes_alone.then_some(now + ALONE_WITHIN);
+        self.publisher.hold(if self.subscribes_alone { Hold::Everything } else { Hold::Nothing });
+        self.more = true;
+    }
+
+    /// When the one before is answered: a close then says which it is about.
     fn subscribe_hint(&mut self, now: Instant) {
         match (self.hint.wanted(now), &mut self.session) {
             (Some(topic), Some(session)) if !self.is_hint_subscribed => {
                 session.subscribe(now, HINT, topic);
                 self.is_hint_subscribed = true;
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingHint { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => self.subscribe_commands(now),
         }
     }
 
-    /// Alone on the connection, as the two before.
+    /// When the two before are answered.
     fn subscribe_commands(&mut self, now: Instant) {
         match self.are_commands_subscribed {
             true => self.flow(),
@@ -977,8 +1004,8 @@ impl Uplink {
             Some(session) if !filters.is_empty() => {
                 session.subscribe_commands(now, filters, self.commands.is_at_least_once());
                 self.are_commands_subscribed = true;
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingCommands { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => self.flow(),
         }
@@ -1023,6 +1050,7 @@ impl Uplink {
 
     fn flow(&mut self) {
         self.stage = Stage::Flowing;
+        (self.subscribes_alone, self.alone_until) = (false, None);
         self.publisher.hold(Hold::Nothing);
         self.more = true;
     }
@@ -1181,14 +1209,23 @@ impl Uplink {
             false => ReadingAnswer::Unsent,
         });
         let Ending { outcome, gone, failure, what } = ending;
-        let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, gone);
+        let is_closed = gone == ConnectionEnd::Closed;
+        // A broker that took a reading which was sent after it has passed the subscription over.
+        let passed_over = self.publisher.counters().acknowledged > self.acknowledged_before;
+        let subscribing = is_closed && stage.is_subscribing() && !passed_over;
+        let in_doubt = subscribing && self.alone_until.is_none() && self.publisher.in_flight() > 0;
+        // Only once: where readings did wait and it was closed later, it is about these.
+        let spares = in_doubt && !std::mem::replace(&mut self.subscribes_alone, in_doubt);
+        let over = if spares { ConnectionEnd::Otherwise } else { gone };
+        self.alone_until = None;
+        let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, over);
         self.publisher.hold(Hold::Nothing);
         self.poll_publisher();
         let outcome = if self.is_connected() {
-            let is_closed = gone == ConnectionEnd::Closed;
-            let of_status = is_closed && matches!(stage, Stage::Subscribing { .. });
-            let of_hint = is_closed && matches!(stage, Stage::SubscribingHint { .. });
-            let of_commands = is_closed && matches!(stage, Stage::SubscribingCommands { .. });
+            let blamed = subscribing && !in_doubt;
+            let of_status = blamed && matches!(stage, Stage::Subscribing { .. });
+            let of_hint = blamed && matches!(stage, Stage::SubscribingHint { .. });
+            let of_commands = blamed && matches!(stage, Stage::SubscribingCommands { .. });
             if of_status && self.subscription.strike(now) {
                 self.events.push_back(Event::SubscriptionLeftOut);
             }
@@ -1198,7 +1235,7 @@ impl Uplink {
             if of_commands && self.commands.strike(now) {
                 self.events.push_back(Event::CommandsLeftOut);
             }
-            let subscription = of_status || of_hint || of_commands || is_closed && of_reading;
+            let subscription = blamed || spares || is_closed && of_reading;
             let suspects = self.publisher.records().suspect_count();
             let ended = attempts::Ended { gone, aftermath, subscription, suspects };
             let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);

@@ -51,6 +51,14 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether a subscription waits for its answer.
+    pub fn is_subscribing(self) -> bool {
+        matches!(
+            self,
+            Stage::Subscribing { .. } | Stage::SubscribingHint { .. } | Stage::SubscribingCommands { .. }
+        )
+    }
+
     /// When it ends by itself, if it has a deadline of its own.
     pub fn until(self) -> Option<Instant> {
         match self {

@@ -10,7 +10,7 @@
 //! behind (MQTT 5.0 §3.3.1.3).
 
 use super::talk::{Message, Said, Subscribed, Talk};
-use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
+use super::{Failed, Step, Walk, check_client_id, fail, least_packet, ok, warn};
 use crate::northbound::advice;
 use crate::northbound::reason_code;
 use crate::northbound::session::Limits;
@@ -83,7 +83,10 @@ impl<'a> Walk<'a> {
         let trial = self.trial;
         // Some close the connection over a subscription that they do not allow.
         let mut may_subscribe = true;
-        for reading in trial.readings.iter().take(TRIED_MAX) {
+        let (version, limit) = (self.version(), u64::from(self.limits().packet_size));
+        // What is tried has no payload: that it passes shows nothing where no real one fits.
+        let fits = |reading: &&ReadingTrial| least_packet(&reading.topic, version) <= limit;
+        for reading in trial.readings.iter().filter(fits).take(TRIED_MAX) {
             let mut one = match talk.take() {
                 Some(talk) => talk,
                 None => match self.connect().await {
@@ -127,7 +130,10 @@ impl<'a> Walk<'a> {
     /// What they prove. `own`: what became of the publish on a topic of the gateway's own.
     pub(super) fn judge_readings(&mut self, own: Said, tried: &[Tried<'_>]) {
         let (beside, own_taken) = (self.trial.beside, self.trial.own_taken);
-        let untried = self.trial.readings.len() - tried.len();
+        let limit = u64::from(self.limits().packet_size);
+        // Those that do not fit are named already.
+        let fits = |reading: &&ReadingTrial| least_packet(&reading.topic, self.version()) <= limit;
+        let untried = self.trial.readings.iter().filter(fits).count().saturating_sub(tried.len());
         let id = check_client_id(&self.settings.client_id);
         let version = self.version();
         let steps: &mut Vec<Step> = &mut self.steps;
