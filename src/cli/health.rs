@@ -287,6 +287,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_disabled_is_said_beside_the_verdict() {
+        assert_eq!(but_disabled(0), "");
+        assert!(but_disabled(1).starts_with("; but 1 item of the configuration is disabled"));
+        assert!(but_disabled(2).starts_with("; but 2 items"));
+    }
+
+    #[test]
     fn a_steady_time_that_does_not_fit_is_refused_and_the_usual_one_is_capped() {
         let seconds = Duration::from_secs;
         assert_eq!(steady(None, seconds(5), seconds(60)).ok(), Some(seconds(5)));

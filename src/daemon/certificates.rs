@@ -390,6 +390,10 @@ impl Certificates {
                     let none = if entry.files.is_some() { "the files have none" } else { "none was issued" };
                     Some(format!("certificate {name} is missing, and {none}{reason}"))
                 }
+                // They are there, and do not fit, or cannot be read.
+                "missing" if !next.is_empty() && entry.files.is_some() => {
+                    Some(format!("certificate {name}: {}", next.trim_start_matches("; ")))
+                }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
                 _ if is_refused => Some(format!("certificate {name} does not connect{reason}{next}")),

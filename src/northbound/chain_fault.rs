@@ -390,6 +390,42 @@ mod tests {
     }
 
     #[test]
+    fn what_the_verifier_calls_by_a_name_of_its_own_has_words_for_the_owner() {
+        let said = |error: webpki::Error| {
+            explain_certificate(
+                &CertificateError::Other(OtherError(std::sync::Arc::new(error))),
+                "broker.test",
+            )
+        };
+        for (error, words) in [
+            (webpki::Error::UnsupportedCriticalExtension, "critical extension that is not known here"),
+            (webpki::Error::EndEntityUsedAsCa, "issued by one that is no CA's"),
+            (webpki::Error::PathLenConstraintViolated, "may not issue"),
+            (webpki::Error::NameConstraintViolation, "may not issue"),
+            // What has no words at least is no debug text.
+            (webpki::Error::BadDer, "is refused: BadDer"),
+        ] {
+            let text = said(error);
+            assert!(text.contains(words) && !text.contains("OtherError"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_no_name_that_can_be_copied() {
+        let said = |names: &[&str]| {
+            let presented = names.iter().map(|name| format!("DnsName(\"{name}\")")).collect();
+            let expected = rustls::pki_types::ServerName::try_from("broker.test").unwrap().to_owned();
+            explain_certificate(
+                &CertificateError::NotValidForNameContext { expected, presented },
+                "broker.test",
+            )
+        };
+        assert!(said(&["*.broker.test"]).contains("stands for one label"));
+        assert!(!said(&["*.broker.test"]).contains("use that name"));
+        assert!(said(&["other.test"]).ends_with("`other.test`; use that name in upstream.url"));
+    }
+
+    #[test]
     fn the_issuer_that_is_missing_is_named() {
         let (mut root, root_key) = made("Root");
         root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

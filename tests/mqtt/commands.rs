@@ -305,3 +305,16 @@ fn a_broker_that_refuses_an_outcome_and_then_closes_is_left_for_it_once_an_hour_
     world.run_for(Duration::from_secs(10));
     assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"again"));
 }
+
+#[test]
+fn commands_that_are_granted_with_qos_0_alone_are_noted() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    for (code, is_noted) in [(0, true), (1, false), (2, false)] {
+        world.broker.subscribe_reply = Reply::Ack(code);
+        world.cut();
+        world.run_for(Duration::from_secs(20));
+        let unheard = world.status().unheard;
+        assert_eq!(unheard.iter().any(|what| what.contains("QoS 0 only")), is_noted, "{code}: {unheard:?}");
+    }
+}

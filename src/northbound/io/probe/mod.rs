@@ -479,10 +479,13 @@ impl<'a> Walk<'a> {
                     reason_code::connack_class(code),
                     reason_code::CodeClass::Unavailable | reason_code::CodeClass::Elsewhere
                 );
-                Refusal {
-                    about_id: reason_code::is_bad_client_id(code),
-                    ..of(text, advice::of_connack(code), !away)
-                }
+                // The server that it names is in the text, with what to do.
+                let advice = if answer.server.is_some() && away {
+                    "see with the broker's operator whether that server is the right one"
+                } else {
+                    advice::of_connack(code)
+                };
+                Refusal { about_id: reason_code::is_bad_client_id(code), ..of(text, advice, !away) }
             }
             // A TLS record, most likely an alert, instead of MQTT.
             _ if matches!(head, [0x14..=0x17, 0x03, ..]) => Refusal {
