@@ -77,8 +77,8 @@ pub struct Fallback {
     said: Vec<Option<String>>,
     settled: Option<Settled>,
     will_again_at: Option<Instant>,
-    /// The will was accepted or suspected before: only the first time it is tried without it at once,
-    /// since it may be the credentials.
+    /// The will was accepted or suspected before: only the first time it is tried without it at
+    /// once, since it may be the credentials.
     doubted_will: bool,
 }
 

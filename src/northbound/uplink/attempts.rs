@@ -204,8 +204,8 @@ impl Attempts {
             // does not last than a rival.
             let how = match how {
                 _ if aftermath.suspicious || aftermath.progress => Lost::Explained,
-                // By MQTT 5 most brokers say that it is a take-over (0x8E). Where they cannot, or do
-                // not, the other client connects again within moments.
+                // By MQTT 5 most brokers say that it is a take-over (0x8E). Where they cannot, or
+                // do not, the other client connects again within moments.
                 Lost::Closed if lasted >= moments(self.variant.version) => Lost::Explained,
                 how => how,
             };
