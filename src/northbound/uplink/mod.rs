@@ -19,9 +19,10 @@
 //! other, and readings beside them: these wait for no SUBACK. A close before a SUBACK is about the
 //! subscription where nothing else was in flight; where something was, nobody is blamed, and on the
 //! next connection readings wait for its SUBACKs, but not for long. The subscription shows when our
-//! own will, published late, stands there instead: then the status is repeated. What goes along with a connection beside readings is judged like a
-//! reading, by what happens without it: the will by [`super::fallback`], the status by
-//! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
+//! own will, published late, stands there instead: then the status is repeated. What goes along
+//! with a connection beside readings is judged like a reading, by what happens without it: the will
+//! by [`super::fallback`], the status by [`Publisher`], the subscription here. What is at fault is
+//! named and left out for an hour.
 
 mod apart;
 mod attempts;
