@@ -23,7 +23,7 @@ use crate::update::eligibility::twins;
 #[cfg(feature = "update")]
 use crate::update::floor::MetadataRole;
 use crate::update::history::History;
-use crate::update::io::answer::{self, Found, Question};
+use crate::update::io::answer::{self, Fetching, Found, Question};
 use crate::update::io::system::PACKAGE;
 #[cfg(feature = "update")]
 use crate::update::io::verify::{Validity, Verified};
@@ -54,6 +54,7 @@ pub fn run(context: &Context, command: UpdateCommand) -> Result<(), CommandError
         UpdateCommand::Release => hold(context, false),
         UpdateCommand::Denied(command) => denied(context, command),
         UpdateCommand::Verify(arguments) => verify(context, &arguments),
+        UpdateCommand::Metadata => metadata(context),
     }
 }
 
@@ -78,6 +79,17 @@ fn check(context: &Context) -> Result<(), CommandError> {
         "error" | "stale" => Err(CommandError::Said),
         _ => Ok(()),
     }
+}
+
+#[cfg(feature = "update")]
+fn metadata(context: &Context) -> Result<(), CommandError> {
+    let said = crate::update::io::apart::serve().map_err(CommandError::Failed)?;
+    Ok(context.out.verbatim_object(&said)?)
+}
+
+#[cfg(not(feature = "update"))]
+fn metadata(_: &Context) -> Result<(), CommandError> {
+    Err(CommandError::Failed("this program was built without TUF".to_owned()))
 }
 
 fn unreadable(error: serde_json::Error) -> CommandError {
@@ -105,7 +117,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         folder: settings.paths.update(),
         objections,
         clock: Arc::new(clock),
-        keeps_within: false,
+        fetching: Fetching::Here,
         daemon: None,
         raises: true,
         dropped: Arc::default(),

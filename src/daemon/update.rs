@@ -1,5 +1,6 @@
 //! Newer firmware: when it is looked for, what was found, and its image fetched. Network, programs
-//! and files are touched on threads of their own, so that nothing here delays a reading.
+//! and files are touched on threads of their own, so that nothing here delays a reading; metadata is
+//! fetched and verified by a process that ends with the check.
 //!
 //! | meets | then |
 //! |---|---|
@@ -37,7 +38,7 @@ use crate::update::eligibility::{Decision, Objections};
 use crate::update::history::{Event, History, What};
 use crate::update::image::{self, Record};
 use crate::update::installation::{Installation, Phase};
-use crate::update::io::answer::{self, Answer, Found, Question, client};
+use crate::update::io::answer::{self, Answer, Fetching, Found, Question, client};
 use crate::update::io::download::{Job, NoImage, SYNC_EVERY, Surroundings, clear, download};
 use crate::update::io::floor::on_disk;
 use crate::update::io::history;
@@ -71,6 +72,8 @@ pub struct Updates {
     installing: Rc<Installing>,
     /// Of the settings; what was begun under others is dropped.
     generation: Cell<u64>,
+    /// A check's thread is there since then, though its settings may be replaced already.
+    asking_since: Cell<Option<Instant>>,
     /// A download's thread is there, though it may be called off already: two would write the same
     /// files.
     is_busy: Cell<bool>,
@@ -183,6 +186,7 @@ impl Updates {
             link: link.clone(),
             inner: RefCell::new(inner),
             generation: Cell::new(0),
+            asking_since: Cell::new(None),
             is_busy: Cell::new(false),
         })
     }
@@ -239,7 +243,7 @@ impl Updates {
                 if hinted && schedule.handle_hint(now) {
                     log::info!("an update hint came");
                 }
-                schedule.poll_check(now)
+                self.asking_since.get().is_none() && schedule.poll_check(now)
             })
         };
         if begins {
@@ -263,15 +267,17 @@ impl Updates {
                 folder: self.folder.clone(),
                 objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
-                keeps_within: false,
+                fetching: Fetching::Apart,
                 daemon: None,
                 raises: true,
                 dropped: inner.dropped.clone(),
             }
         };
         let (updates, generation) = (Rc::clone(self), self.generation.get());
+        self.asking_since.set(Some(now));
         spawn_local(async move {
             let asked = spawn_blocking(move || answer::answer(&question)).await;
+            updates.asking_since.set(None);
             let lost = || Answer::failed(Fault::Local("the thread of the check failed".to_owned()));
             if updates.generation.get() == generation {
                 updates.end_check(asked.unwrap_or_else(|_| lost()));
@@ -638,7 +644,7 @@ impl Updates {
             problems.push(format!("the image of the newer version does not arrive: {reason}"));
         }
         if let Some(since) =
-            inner.checking_since.filter(|since| now.saturating_duration_since(*since) >= LONG)
+            self.asking_since.get().filter(|since| now.saturating_duration_since(*since) >= LONG)
         {
             let minutes = now.saturating_duration_since(since).as_secs() / 60;
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));

@@ -16,6 +16,7 @@ use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for,
 use crate::gateway::server;
 
 mod room;
+mod service;
 
 const STATE: &str = "state/update";
 const ROOT: &str = "state-update";
@@ -36,7 +37,9 @@ echo "$*" >>"$here/rauc.log"
 case $1 in
     info) echo "{\"compatible\":\"acme-gw2\",\"version\":\"$(cat "$here/bundle" 2>/dev/null || echo 3.0.0)\"}"; exit ;;
     install)
-        [ ! -e "$here/rauc.fault" ] || { echo ' 20% Checking bundle'; cat "$here/rauc.fault" >&2; exit 1; }
+        [ ! -e "$here/rauc.fault" ] || {
+            echo ' 20% Checking bundle'; cat "$here/rauc.fault"; echo "Installing \`$2' failed" >&2; exit 1
+        }
         printf 'installing\n  0%% Installing\n 40%% Copying image\n100%% Installing done.\n'
         cp "$2" "$here/slot"; exit ;;
     status) ;;

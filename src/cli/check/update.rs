@@ -6,7 +6,7 @@ use crate::clock::WallClock;
 use crate::config::{Finding, Level, Loaded};
 use crate::update::check::{Fault, root_ends};
 use crate::update::eligibility::Objections;
-use crate::update::io::answer::{self, Found, Question};
+use crate::update::io::answer::{self, Fetching, Found, Question};
 use crate::update::io::{backend, history, root};
 use crate::update::settings::{Backend, Source};
 use crate::update::status::{State, Status};
@@ -83,7 +83,7 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         folder: loaded.settings.paths.update(),
         objections,
         clock: clock.clone(),
-        keeps_within: false,
+        fetching: Fetching::Here,
         daemon: None,
         raises: true,
         dropped: Arc::default(),

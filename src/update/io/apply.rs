@@ -16,7 +16,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::answer::{self, Answer, Found, Question};
+use super::answer::{self, Answer, Fetching, Found, Question};
 use super::backend::{Backend, Effect, Wanted};
 use super::ledger::Ledger as _;
 use super::root::{Boot, Public, Root};
@@ -198,7 +198,7 @@ impl Work<'_> {
             folder: self.root.folder().to_owned(),
             objections: Objections { is_held, denied, floor: public.floor.clone() },
             clock: self.clock.clone(),
-            keeps_within: true,
+            fetching: Fetching::Within,
             daemon: floor.and_then(|file| Floor::parse_untrusted(&file)),
             // By what is installed alone: what a run meets that installs nothing is not kept.
             raises: false,

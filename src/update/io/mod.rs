@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod answer;
+#[cfg(feature = "update")]
+pub mod apart;
 pub mod apply;
 pub mod backend;
 #[cfg(feature = "update")]
