@@ -268,7 +268,14 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
     let version = record.version.clone();
     let end = watch::roll_back(&root, &*backend, record, &boot(), at, What::RolledBack, cause);
     let unwritten = root.unwritten();
+    let is_denied = root.history().is_ok_and(|history| history.denied.contains(&version));
     drop(root);
+    if let (End::RolledBack { .. }, None, false) = (&end, &unwritten, is_denied) {
+        return Err(CommandError::Failed(format!(
+            "the version before runs again, or after `systemctl reboot`; but {version} is not denied, because as many \
+             are as can be: `tombolo update hold`, or it is installed again; then `tombolo update denied clear`"
+        )));
+    }
     if let (End::RolledBack { .. }, Some(why)) = (&end, unwritten) {
         return Err(CommandError::Failed(format!(
             "the version before runs again, or after `systemctl reboot`; but that is not written down: {why}; \

@@ -23,10 +23,13 @@ use crate::update::eligibility::twins;
 #[cfg(feature = "update")]
 use crate::update::floor::MetadataRole;
 use crate::update::history::History;
+use crate::update::image::IMAGE;
 use crate::update::io::answer::{self, Fetching, Found, Question};
 use crate::update::io::system::PACKAGE;
 #[cfg(feature = "update")]
-use crate::update::io::verify::{Validity, Verified};
+use crate::update::io::tuf::LIMITS;
+#[cfg(feature = "update")]
+use crate::update::io::verify::{ROOTS_MANY, Validity, Verified};
 use crate::update::io::{history, root};
 #[cfg(feature = "update")]
 use crate::update::offer::Offer;
@@ -131,7 +134,9 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         }
         Err(fault) => status.handle_fault(fault.state(), fault.to_string(), answer.at),
     }
-    status.refuse(public.refusal.as_ref().map(|refused| refused.reason.as_str()));
+    let has_image = settings.paths.update().join(IMAGE).exists();
+    let refused = public.refusal.as_ref().filter(|refused| refused.stands(has_image));
+    status.refuse(refused.map(|refused| refused.reason.as_str()));
     if let Some(damage) = answer.damage {
         note(damage);
     }
@@ -303,14 +308,9 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
                 )));
             }
             let request = Request::UpdateDeny { version: version.clone() };
-            let history = history(context, &request, |history| {
-                history.deny(&version);
-            })?;
-            if !history.denied.contains(&version) {
-                return Err(CommandError::Failed(format!(
-                    "{version:?} is no version: it is empty or too long"
-                )));
-            }
+            let mut denied = Ok(());
+            let history = history(context, &request, |history| denied = history.deny(&version))?;
+            denied.map_err(|why| CommandError::Failed(format!("{version:?} is not denied: {why}")))?;
             history
         }
         DeniedCommand::Clear { version } => {
@@ -406,6 +406,9 @@ fn judged(found: &Verified, now: UnixTime) -> (Vec<String>, Vec<String>) {
             MetadataRole::Root => {
                 "sign it anew with the root key (`publish-updates.py … renew-root`, then `refresh`)"
             }
+            MetadataRole::Targets => {
+                "sign it anew with the targets key (`publish-updates.py … renew-targets`, then `refresh`)"
+            }
             _ => "sign it anew (`publish-updates.py … refresh`)",
         };
         let name = role.as_str();
@@ -431,6 +434,13 @@ fn judged(found: &Verified, now: UnixTime) -> (Vec<String>, Vec<String>) {
         warnings.push(format!(
             "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
             first.target, second.target, first.version
+        ));
+    }
+    if found.roots_after > ROOTS_MANY {
+        warnings.push(format!(
+            "{} versions of root.json follow the one it was verified by, and a gateway follows {} at most: give \
+             gateways with that root-file a later N.root.json",
+            found.roots_after, LIMITS.max_root_updates
         ));
     }
     if found.delegates {

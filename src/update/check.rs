@@ -91,7 +91,9 @@ impl fmt::Display for Fault {
                 write!(f, "{}.json expired at {since}: the repository was not signed anew", role.as_str())
             }
             Fault::ClockUntrusted => {
-                f.write_str("the clock is not trusted, so the metadata's expiry cannot be judged")
+                f.write_str(
+                    "the clock is not trusted, so the metadata's expiry cannot be judged; `tombolo clock` says why",
+                )
             }
             Fault::Local(text) => f.write_str(text),
         }

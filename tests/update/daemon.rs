@@ -1,8 +1,9 @@
 //! The whole daemon between a real mosquitto and the repositories: what it finds, fetches, refuses
 //! and tells.
 
+use std::io::Read as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -357,9 +358,12 @@ fn starts_at(name: &str, time: &str) {
     site.daemon.stop();
     site.daemon.resume();
     wait_for("the daemon", || site.daemon.status()["update"]["source"] == "tuf");
-    let (code, _) = site.daemon.command(&["update", "check", "--json"]);
+    // With or without a daemon it is the promised object.
+    let (code, found) = site.check();
     assert_eq!(code, 1, "no answer is believed at {time}");
+    assert!(found["state"] != "unknown" && !found["reason"].is_null(), "{found}");
     let update = site.daemon.status()["update"].clone();
+    assert!(!update["reason"].is_null(), "{update}");
     assert!(
         ["unknown", "error", "stale"].contains(&update["state"].as_str().unwrap_or_default()),
         "{update}"
@@ -386,6 +390,146 @@ fn after_a_start_in_1970_the_floor_holds_and_the_checks_go_on_by_themselves() {
 #[test]
 fn after_a_start_in_2036_the_floor_holds_and_the_checks_go_on_by_themselves() {
     starts_at("update-2036", "@2036-02-07 06:28:00");
+}
+
+#[test]
+fn as_many_versions_as_can_be_are_denied_and_one_more_is_refused_and_drops_none() {
+    let mut site = site("update-denied", "large");
+    let list = |site: &Site| site.daemon.command(&["update", "denied", "list"]).1;
+    let deny = |site: &Site, version: &str| site.daemon.command(&["update", "denied", "add", version]);
+    for number in 0..32 {
+        // Some of them where the daemon does not run.
+        if number == 28 {
+            site.daemon.stop();
+        }
+        let (code, text) = deny(&site, &format!("3.0.{number}"));
+        assert_eq!(code, 0, "{number}: {text}");
+    }
+    for is_running in [false, true] {
+        if is_running {
+            site.daemon.resume();
+        }
+        let (code, text) = deny(&site, "4.0.0");
+        let is_said = text.contains("is not denied: 32 versions are denied") && text.contains("denied clear");
+        assert!(code == 1 && is_said, "{is_running}: {text}");
+        assert_eq!(deny(&site, "3.0.0").0, 0, "it is denied already");
+        let list = list(&site);
+        assert!(list.contains("3.0.0\n") && list.contains("3.0.31") && !list.contains("4.0.0"), "{list}");
+    }
+    let (code, found) = site.check();
+    assert_eq!((code, &found["state"]), (0, &"ineligible".into()), "{found}");
+}
+
+#[test]
+fn an_image_that_cannot_be_stored_here_is_a_problem_at_once() {
+    for (repository, file, why) in [
+        ("huge", None, "there is no room for the image: it needs 4611686018427387904 bytes more"),
+        ("large", Some("download"), "download is a folder, not a file; move it away"),
+    ] {
+        let site = site(&format!("update-room-{repository}"), repository);
+        let script = site.folder.script("update-backend", "#!/bin/sh\n");
+        assert!(script.exists());
+        site.configure_as(&(table(repository) + "backend = \"exec\"\n"));
+        if let Some(name) = file {
+            std::fs::create_dir_all(site.folder.join("state/update").join(name)).unwrap();
+        }
+        assert_eq!(site.daemon.command(&["reload"]).0, 0);
+        assert_eq!(site.check().0, 0);
+        let mut problems = String::new();
+        wait_for("the problem", || {
+            problems = site.daemon.status()["problems"].to_string();
+            problems.contains(why)
+        });
+        assert!(problems.contains("does not arrive") && problems.contains("update download"), "{problems}");
+        let (_, text) = site.daemon.command(&["status"]);
+        assert!(text.contains("NOT FINE"), "{text}");
+        let output = Command::new(env!("CARGO_BIN_EXE_tombolo"))
+            .arg("--config")
+            .arg(site.daemon.config())
+            .arg("check")
+            .env("PATH", format!("{}:{}", site.folder.join("bin").display(), std::env::var("PATH").unwrap()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!output.status.success(), "{text}");
+        assert!(
+            text.contains("fail  update: the image of version 3.0.0 cannot be fetched: ")
+                && text.contains(why),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_check_without_a_daemon_that_is_killed_leaves_nothing_for_longer_than_to_the_next_one() {
+    let mut site = site("update-killed", "newer:silent:timestamp.json");
+    site.daemon.stop();
+    let temporary = site.folder.join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let left = || std::fs::read_dir(&temporary).unwrap().count();
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+        command.arg("--config").arg(site.daemon.config()).args(["update", "check"]).env("TMPDIR", &temporary);
+        command
+    };
+    let start = || {
+        let before = left();
+        let child = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_for("its working files", || left() > before);
+        child
+    };
+    let (mut killed, mut running) = (start(), start());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(left(), 2);
+    // One that is at work keeps its own.
+    site.configure("newer");
+    assert!(command().output().unwrap().status.success());
+    assert_eq!(left(), 1);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(command().output().unwrap().status.success());
+    assert_eq!(left(), 0);
+}
+
+/// What a terminal gets until it has `words`, or until it is closed.
+fn read_until(terminal: &mut std::fs::File, words: &str) -> String {
+    let (mut text, mut bytes) = (String::new(), [0; 4096]);
+    while !text.contains(words) {
+        match terminal.read(&mut bytes) {
+            Ok(count) if count > 0 => text += &String::from_utf8_lossy(&bytes[..count]),
+            // The other end is closed.
+            _ => break,
+        }
+    }
+    text
+}
+
+#[test]
+fn a_download_shows_a_bar_on_a_terminal_and_erases_it() {
+    let site = site("update-bar", "large:waits:gateway-3.0.0.bin");
+    assert_eq!(site.check().0, 0);
+    let go_on = server().folder().join("go-on");
+    let _ = std::fs::remove_file(&go_on);
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tombolo"));
+    command.arg("--config").arg(site.daemon.config()).args(["update", "download"]);
+    command.env("TERM", "xterm").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(pty.slave);
+    let child = command.spawn().unwrap();
+    drop(command);
+    let mut terminal = std::fs::File::from(pty.master);
+    let shown = read_until(&mut terminal, " 50 % of 195.3 KiB");
+    assert!(shown.contains(&format!("\r\x1b[K[{}{}]  50 %", "#".repeat(15), ".".repeat(15))), "{shown:?}");
+    std::fs::write(&go_on, "").unwrap();
+    let rest = read_until(&mut terminal, "until it is closed");
+    let output = child.wait_with_output().unwrap();
+    std::fs::remove_file(&go_on).unwrap();
+    assert!(output.status.success() && rest.ends_with("\r\x1b[K"), "{rest:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text, "version 3.0.0 is here and verified\n");
+    // Nothing of it where nobody looks.
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 0 && !text.contains('\x1b') && !text.contains('['), "{text:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod history;
 pub mod ledger;
 pub mod local_time;
 pub mod program;
+pub mod room;
 pub mod root;
 pub mod system;
 pub mod trusted;
