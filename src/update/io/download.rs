@@ -184,7 +184,7 @@ pub fn admits<S: Storage>(
 fn has_room(free: Option<u64>, wanted: u64, reserve: u64) -> Result<(), NoImage> {
     match free {
         Some(free) if free < wanted.saturating_add(reserve) => Err(NoImage::NoRoom(format!(
-            "it needs {wanted} bytes more, {free} are free, and {reserve} of them are kept for the journal"
+            "it needs {wanted} bytes more, and {reserve} are kept free for the journal; {free} are free"
         ))),
         _ => Ok(()),
     }
