@@ -1,6 +1,6 @@
 //! Newer firmware: when it is looked for, what was found, and its image fetched. Network, programs
-//! and files are touched on threads of their own, so that nothing here delays a reading; metadata is
-//! fetched and verified by a process that ends with the check.
+//! and files are touched on threads of their own, so that nothing here delays a reading; metadata
+//! is fetched and verified by a process that ends with the check.
 //!
 //! | meets | then |
 //! |---|---|
@@ -38,7 +38,8 @@ use crate::update::eligibility::{Decision, Objections};
 use crate::update::history::{Event, History, What};
 use crate::update::image::{self, Record};
 use crate::update::installation::{Installation, Phase};
-use crate::update::io::answer::{self, Answer, Fetching, Found, Question, client};
+use crate::update::io::answer::{self, Answer, Fetching, Found, Question};
+use crate::update::io::client::client;
 use crate::update::io::download::{Job, NoImage, SYNC_EVERY, Surroundings, clear, download};
 use crate::update::io::floor::on_disk;
 use crate::update::io::history;

@@ -590,7 +590,7 @@ fn the_process_that_fetches_metadata_costs_one_check_if_it_dies_and_ends_with_th
 }
 
 #[test]
-fn a_gateway_that_looks_for_newer_firmware_takes_no_more_memory_at_rest() {
+fn looking_for_newer_firmware_costs_a_gateway_at_most_2_mb_at_rest() {
     let mut site = site("update-memory", "large");
     let mut begin = |table: &str| {
         site.daemon.stop();
@@ -607,7 +607,7 @@ fn a_gateway_that_looks_for_newer_firmware_takes_no_more_memory_at_rest() {
         after.push(resident_kb(site.daemon.pid()));
     }
     println!("kB at rest: {without} without, {before} before the first check, then {after:?}");
-    assert!(before <= without + 1024, "{before} instead of {without} kB");
-    let most = after.iter().copied().max().unwrap_or(0);
-    assert!(most <= before + 1024, "{most} instead of {before} kB");
+    let most = after.iter().copied().fold(before, u64::max);
+    // A check in the daemon itself left 7 MB of a build like this one.
+    assert!(most <= without + 2048, "{most} instead of {without} kB");
 }

@@ -1,16 +1,14 @@
 //! One check as a whole: what is installed, what is offered, what follows. For the daemon, and for
 //! the command where it does not run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::client::{WITHIN, late};
 use super::system;
 use crate::clock::{UnixTime, WallClock};
-use crate::https::io::{Client, Trust};
-use crate::https::message::Limits;
-use crate::https::wording::Keys;
 use crate::message::Name;
 use crate::update::apt::{self, Candidate};
 use crate::update::check::{Fault, Metadata};
@@ -23,13 +21,8 @@ pub const FOLDER: &str = "update";
 /// A folder in it, while a check lasts that keeps within it.
 #[cfg(feature = "update")]
 const SCRATCH: &str = "metadata";
-/// What a check may take altogether.
-pub(super) const WITHIN: Duration = Duration::from_secs(600);
 /// How often it is looked at whether anybody still wants the answer.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Largest body of metadata, as [`super::tuf::LIMITS`] has it.
-const BODY_MAX: usize = 4 * 1024 * 1024;
-const KEYS: Keys = Keys { url: "update.url", ca_file: "update.ca-file", certificate: "a client certificate" };
 
 /// What a check needs.
 #[derive(Clone)]
@@ -133,11 +126,6 @@ pub fn answer(question: &Question) -> Answer {
     Answer { installed, result, at: clock.trusted().then(|| clock.raw()), verified, damage }
 }
 
-/// It took too long.
-pub(super) fn late() -> Fault {
-    Fault::Unreachable(format!("the check did not end within {} s", WITHIN.as_secs()))
-}
-
 /// Ends once nobody wants the answer any more.
 async fn dropped(question: &Question) {
     while !question.dropped.load(Ordering::Relaxed) {
@@ -168,22 +156,6 @@ async fn find(
     }
 }
 
-/// The client for a place: it blocks on the file of CAs.
-///
-/// # Errors
-/// [`Fault::Local`] names the file.
-pub fn client(ca_file: Option<&Path>, clock: &Arc<dyn WallClock>) -> Result<Arc<Client>, Fault> {
-    let trust = ca_file.map_or(Trust::System, |file| Trust::File(file.to_owned()));
-    let limits = Limits {
-        total: Duration::from_secs(120),
-        idle: Duration::from_secs(20),
-        head: 16 * 1024,
-        body: BODY_MAX,
-    };
-    let client = Client::new(&trust, None, clock.clone(), limits, KEYS);
-    client.map(Arc::new).map_err(|failure| Fault::Local(failure.to_string()))
-}
-
 #[cfg(not(feature = "update"))]
 async fn tuf(
     _: &Question,
@@ -203,6 +175,9 @@ async fn tuf(
     now: Option<UnixTime>,
     damage: &mut Option<String>,
 ) -> Result<Known, Fault> {
+    use std::path::Path;
+
+    use super::client::client;
     use super::untrusted::Folder;
     use super::{apart, check, floor, tuf};
     use crate::update::eligibility::Installed;

@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::program::Group;
-use super::{answer, tuf};
+use super::{client, tuf};
 use crate::clock::{UnixTime, WallClock};
 use crate::update::check::{Fault, Metadata};
 use crate::update::settings::Place;
@@ -79,8 +79,8 @@ impl Order {
             Arc::new(Given { now: self.now, floor: self.floor, at: Instant::now() });
         let place = tuf::Place { metadata: self.metadata.clone(), targets: self.targets.clone() };
         let root = tuf::read_root(&self.root_file)?;
-        let client = answer::client(self.ca_file.as_deref(), &clock)?;
-        tuf::load(&place, &root, client, Some(&self.scratch)).await
+        let asks = client::client(self.ca_file.as_deref(), &clock)?;
+        tuf::load(&place, &root, asks, Some(&self.scratch)).await
     }
 }
 
@@ -131,9 +131,9 @@ pub fn serve() -> Result<impl Serialize, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     // Also where nobody is there any more to end it.
-    let asked = runtime.block_on(async { tokio::time::timeout(answer::WITHIN, order.work()).await });
+    let asked = runtime.block_on(async { tokio::time::timeout(client::WITHIN, order.work()).await });
     runtime.shutdown_background();
-    Ok(match asked.unwrap_or_else(|_| Err(answer::late())) {
+    Ok(match asked.unwrap_or_else(|_| Err(client::late())) {
         Ok(metadata) => Said::Verified(Box::new(metadata)),
         Err(Fault::Unreachable(text)) => Said::Unreachable(text),
         Err(Fault::Invalid(text)) => Said::Invalid(text),

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod backend;
 #[cfg(feature = "update")]
 pub mod check;
+pub mod client;
 pub mod download;
 pub mod floor;
 pub mod history;

@@ -50,7 +50,7 @@ fn failure(call: &Call, ended: &Ended) -> String {
     let last = match said {
         Some(said) => said.to_owned(),
         None if ended.earlier.is_empty() => {
-            format!("{}; RAUC's log says more: `journalctl --unit rauc`", ended.last)
+            format!("{}; the log of RAUC's service says more", ended.last)
         }
         None => format!("{}; {}", ended.earlier, ended.last),
     };
@@ -122,7 +122,7 @@ mod tests {
         let gone = ended("installing\n", "RAUC service disappeared", "D-Bus error while installing `/a`");
         assert!(failure(&call, &gone).ends_with("disappeared; D-Bus error while installing `/a`"));
         let silent = failure(&call, &ended("installing\n", "", "Installing `/a` failed"));
-        assert!(silent.ends_with("failed; RAUC's log says more: `journalctl --unit rauc`"), "{silent}");
+        assert!(silent.ends_with("failed; the log of RAUC's service says more"), "{silent}");
     }
 
     #[test]
