@@ -372,7 +372,7 @@ fn an_image_that_went_bad_is_fetched_again_when_somebody_asks_and_when_root_refu
         wait_within(Duration::from_secs(40), "the image", || {
             fs::read(&image).is_ok_and(|bytes| bytes == signed)
         });
-        // What is newer than the failure is shown, and the failure beside it: as long as it is true.
+        // What is newer than the failure is shown, and the failure beside it while it is true.
         wait_within(Duration::from_secs(40), "ready", || {
             let status = site.daemon.status();
             let failure = status["update"]["failure"].as_str().unwrap_or_default().to_owned();
