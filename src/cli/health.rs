@@ -4,7 +4,7 @@
 //! In `tombolo-health.service` systemd is told READY once the service works, which lets
 //! boot-complete.target be reached; the broker is waited for after that.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::args::HealthArguments;
@@ -269,10 +269,8 @@ fn restarts(is_packaged: bool) -> u32 {
     if !is_packaged {
         return 0;
     }
-    let mut command = Command::new("systemctl");
-    let output = command.args(["show", "--value", "--property", "NRestarts", UNIT]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    let ended = install::systemctl(&["show", "--value", "--property", "NRestarts", UNIT]);
+    ended.ok().and_then(|ended| ended.output.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
