@@ -753,8 +753,8 @@ impl Desk {
         self.retrying = interval.map(|interval| rejected::start_retrying(store, &self.link, interval));
     }
 
-    /// Whether a device sends nothing that a trace of it would show: it has credentials of MQTT alone,
-    /// or an MQTT client is connected for it and no DTLS session stands.
+    /// Whether a device sends nothing that a trace of it would show: it has credentials of MQTT
+    /// alone, or an MQTT client is connected for it and no DTLS session stands.
     fn speaks_mqtt_alone(&mut self, device: &str) -> bool {
         let known = self.loaded.settings.gate.devices.iter().find(|known| known.id.as_str() == device);
         let has_mqtt_alone = known.is_some_and(|known| {

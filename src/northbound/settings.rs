@@ -8,8 +8,8 @@ use super::revocation::RevocationSettings;
 use super::wire::Version;
 use crate::message::Name;
 
-/// How long the session of a connection beside the gateway's is kept: long enough for the gateway to
-/// take it over again.
+/// How long the session of a connection beside the gateway's is kept: long enough for the gateway
+/// to take it over again.
 const SESSION_BESIDE: Duration = Duration::from_secs(120);
 
 /// The one upstream broker and how to speak to it.

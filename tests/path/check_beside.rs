@@ -1,5 +1,5 @@
-//! `tombolo check` beside a gateway whose broker takes the client id from the user name: to it every
-//! connection of the account is the gateway's.
+//! `tombolo check` beside a gateway whose broker takes the client id from the user name: to it
+//! every connection of the account is the gateway's.
 
 use super::Site;
 use tombolo_test_support::{Folder, free_tcp_port, wait_for};

@@ -3,9 +3,10 @@
 //! What the files say now is judged, whatever the running daemon goes by; where the two differ it
 //! is said. The daemon is asked about its ports and its uplink, so that the check takes neither its
 //! ports nor its client id, and reads the files once more as the service sees them. Where the
-//! uplink of the files is not the one that stands, the check goes to the broker step by step, beside
-//! the gateway, which is told so. Where it is, and the broker may know the account by more than the
-//! client id, the gateway publishes for the check itself: it never loses its connection for one.
+//! uplink of the files is not the one that stands, the check goes to the broker step by step,
+//! beside the gateway, which is told so. Where it is, and the broker may know the account by more
+//! than the client id, the gateway publishes for the check itself: it never loses its connection
+//! for one.
 //!
 //! `ok` is for what was proven.
 

@@ -185,8 +185,8 @@ impl Client {
         Ok(Client { stream, lines, buffer, socket, deadline: None })
     }
 
-    /// Sends a request and waits for the answer: `within` is for all of it, however it comes. A long
-    /// wait ends sooner where the daemon gives no sign of life.
+    /// Sends a request and waits for the answer: `within` is for all of it, however it comes. A
+    /// long wait ends sooner where the daemon gives no sign of life.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Failed`] has the daemon's failure.

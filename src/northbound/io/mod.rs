@@ -172,8 +172,8 @@ impl Handle {
         Checked { asked: true, took }
     }
 
-    /// Publishes on a topic that no reading has, alone on the connection, and waits for what becomes
-    /// of it. `None`: there is no connection that could show it.
+    /// Publishes on a topic that no reading has, alone on the connection, and waits for what
+    /// becomes of it. `None`: there is no connection that could show it.
     pub async fn try_reading(&self, topic: &str, retain: bool, patience: Duration) -> Option<ReadingAnswer> {
         let tried = async {
             loop {

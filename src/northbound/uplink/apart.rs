@@ -1,10 +1,10 @@
 //! What `tombolo check` has the gateway do, and what it does beside it.
 //!
 //! Some brokers take the client id from the user name or from the certificate: to them a connection
-//! of the check's own is the gateway's, and ends it. So where the gateway is connected with the same
-//! account it publishes for the check itself ([`ReadingTrial`]), alone on its connection: a broker
-//! that closes it over that brings no reading under suspicion. Where the files say another account
-//! the check connects beside it, and says so before ([`Beside`]).
+//! of the check's own is the gateway's, and ends it. So where the gateway is connected with the
+//! same account it publishes for the check itself ([`ReadingTrial`]), alone on its connection: a
+//! broker that closes it over that brings no reading under suspicion. Where the files say another
+//! account the check connects beside it, and says so before ([`Beside`]).
 
 use std::time::Instant;
 
@@ -98,8 +98,8 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// They are made until then; `None`: no more. Whether they ended this connection since they were
-    /// announced.
+    /// They are made until then; `None`: no more. Whether they ended this connection since they
+    /// were announced.
     pub fn announce(&mut self, until: Option<Instant>) -> bool {
         let ended = self.ended;
         *self = Beside { until, ended: ended && until.is_some() };

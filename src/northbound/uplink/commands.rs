@@ -156,8 +156,8 @@ impl Commands {
         self.at_least_once
     }
 
-    /// The broker answered, one code for each filter that was asked for. Those it refused anew; what
-    /// is asked for later is with QoS 1.
+    /// The broker answered, one code for each filter that was asked for. Those it refused anew;
+    /// what is asked for later is with QoS 1.
     pub fn handle_answer(&mut self, now: Instant, codes: &[u8]) -> Vec<(String, u8)> {
         self.strikes.clear();
         self.silent = false;

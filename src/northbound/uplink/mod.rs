@@ -320,8 +320,8 @@ impl Uplink {
     }
 
     /// A check makes connections beside this one until then; `None`: no more. If the broker ends
-    /// this one meanwhile, the next one is made after that, and nobody is taken for a rival. Whether
-    /// it did since that was announced.
+    /// this one meanwhile, the next one is made after that, and nobody is taken for a rival.
+    /// Whether it did since that was announced.
     pub fn announce_beside(&mut self, now: Instant, until: Option<Instant>) -> bool {
         let ended = self.beside.announce(until);
         if ended && until.is_none() && !self.is_connected() {
@@ -330,8 +330,8 @@ impl Uplink {
         ended
     }
 
-    /// Publishes once for a check, with nothing else in flight; [`Uplink::take_reading_answer`] says
-    /// what came of it. False: not now, or never on this connection.
+    /// Publishes once for a check, with nothing else in flight; [`Uplink::take_reading_answer`]
+    /// says what came of it. False: not now, or never on this connection.
     pub fn begin_reading(&mut self, now: Instant, topic: &str, retain: bool) -> bool {
         let may = self.stage == Stage::Flowing && self.may_try_readings();
         let began = may && self.reading_trial.want(topic, retain);

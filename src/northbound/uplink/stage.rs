@@ -9,8 +9,8 @@
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
 //! Subscribing, SubscribingHint and SubscribingCommands (between that and Flowing, where hints and
-//! commands are wanted), Draining,
-//! Clearing (which leads to SubscribingCommands or TryingReading), Renewing and Closing have their own; Flowing has the keep-alive, and the timer of the oldest
+//! commands are wanted), Draining, Clearing (which leads to SubscribingCommands or TryingReading),
+//! Renewing and Closing have their own; Flowing has the keep-alive, and the timer of the oldest
 //! publish. Over is left at once: the shell closes, whatever the broker does.
 
 use std::time::Instant;
@@ -36,8 +36,8 @@ pub enum Stage {
     Flowing,
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
     Draining { until: Instant },
-    /// Nothing more is sent until all is answered; then something is tried alone: a subscription that
-    /// was refused, or a publish for a check.
+    /// Nothing more is sent until all is answered; then something is tried alone: a subscription
+    /// that was refused, or a publish for a check.
     Clearing { until: Instant },
     /// A publish for a check is sent, its answer awaited.
     TryingReading { until: Instant },

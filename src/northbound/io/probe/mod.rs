@@ -986,7 +986,7 @@ mod tests {
             let text = judged(&ahead, &[], trusted);
             assert!(text.contains("(early) that is not valid before 2030-01-01"), "{text}");
             assert!(text.contains("clock says 2026-11-18"), "{text}");
-            assert!(judged(&good, &[ahead.clone()], trusted).contains("(early)"));
+            assert!(judged(&good, std::slice::from_ref(&ahead), trusted).contains("(early)"));
         }
         assert!(judged(&good, &[], false).contains("clock is not trusted"));
         assert_eq!(judged(&good, &[], true), "");
