@@ -18,12 +18,13 @@ pub mod saved;
 use std::time::{Duration, Instant};
 
 use chain::ChainValidity;
+use serde::{Deserialize, Serialize};
 
 /// A day, in milliseconds: the deviation from the expected time beyond which a clock is in doubt.
 pub const DAY_MS: u64 = 86_400_000;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, leap seconds ignored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UnixTime(pub u64);
 
 impl UnixTime {

@@ -7,6 +7,7 @@ use super::args::ClockCommand;
 use super::error::CommandError;
 use super::output::{align, span};
 use super::{Context, note};
+use crate::clock::judge::{BEFORE_CERTIFICATE, way_out_of_impossible};
 use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
@@ -88,7 +89,8 @@ fn text(clock: &Clock) -> String {
     }
     match clock.state.as_str() {
         "impossible" => {
-            row("next", "set the clock right; or, if the floor is wrong, tombolo clock reset".to_owned())
+            let reason = clock.reason.as_deref().unwrap_or_default();
+            row("next", way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE)).to_owned());
         }
         "unsynchronised" => row("next", "timedatectl set-ntp true".to_owned()),
         _ => {}

@@ -4,7 +4,7 @@
 //! In `tombolo-health.service` systemd is told READY once the service works, which lets
 //! boot-complete.target be reached; the broker is waited for after that.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::args::HealthArguments;
@@ -162,8 +162,8 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         }
         End::Stuck(text) => (false, "stuck", text),
     };
-    let connected = last.as_ref().is_some_and(|health| health.connected);
-    say(context, healthy, connected, verdict, &text)?;
+    let refused = last.as_ref().map_or_else(String::new, |health| but_refused(&health.refused));
+    say(context, healthy, last.as_ref(), verdict, &format!("{text}{refused}"))?;
     if let Some(why) = fault {
         return Err(CommandError::Failed(format!("what was installed is not judged: {why}")));
     }
@@ -204,27 +204,61 @@ fn now(context: &Context) -> Result<ExitCode, CommandError> {
     };
     let text = match health.journal {
         true => format!(
-            "the gateway works, for {}; {broker}",
-            humantime::format_duration(Duration::from_secs(health.uptime_s))
+            "the gateway works, for {}; {broker}{}{}",
+            humantime::format_duration(Duration::from_secs(health.uptime_s)),
+            but_disabled(health.disabled),
+            but_refused(&health.refused)
         ),
         false => {
             "the gateway does not work: its journal does not answer; `tombolo status` says more".to_owned()
         }
     };
-    say(context, health.journal, health.connected, if health.journal { "works" } else { "broken" }, &text)?;
+    let verdict = if health.journal { "works" } else { "broken" };
+    say(context, health.journal, Some(&health), verdict, &text)?;
     Ok(if health.journal { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// What a fault of the configuration disables. It is no fault of the program either.
+fn but_disabled(disabled: u64) -> String {
+    match disabled {
+        0 => String::new(),
+        1 => "; but 1 item of the configuration is disabled by a fault: `tombolo status` names it".to_owned(),
+        more => format!(
+            "; but {more} items of the configuration are disabled by a fault: `tombolo status` names them"
+        ),
+    }
+}
+
+/// What the broker refuses. A version is not judged by it: an access list or a quota of the broker
+/// is no fault of the program, and the version before would be refused alike.
+fn but_refused(refused: &[String]) -> String {
+    match refused {
+        [] => String::new(),
+        [first, rest @ ..] => {
+            let more = match rest.len() {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            format!("; but not all readings are taken: {first}{more}")
+        }
+    }
 }
 
 fn say(
     context: &Context,
     healthy: bool,
-    connected: bool,
+    last: Option<&Health>,
     verdict: &str,
     text: &str,
 ) -> Result<(), CommandError> {
     if context.out.json {
         let text = hinted(text);
-        let object = serde_json::json!({ "healthy": healthy, "connected": connected, "verdict": verdict, "text": text });
+        let connected = last.is_some_and(|health| health.connected);
+        let refused: Vec<_> =
+            last.iter().flat_map(|health| &health.refused).map(|reason| hinted(reason)).collect();
+        let object = serde_json::json!({
+            "healthy": healthy, "connected": connected, "refused": refused, "verdict": verdict, "text": text,
+        });
         return Ok(context.out.object(&object)?);
     }
     Ok(context.out.line(hinted(text))?)
@@ -235,15 +269,27 @@ fn restarts(is_packaged: bool) -> u32 {
     if !is_packaged {
         return 0;
     }
-    let mut command = Command::new("systemctl");
-    let output = command.args(["show", "--value", "--property", "NRestarts", UNIT]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    let ended = install::systemctl(&["show", "--value", "--property", "NRestarts", UNIT]);
+    ended.ok().and_then(|ended| ended.output.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_broker_refuses_is_said_beside_the_verdict() {
+        assert_eq!(but_refused(&[]), "");
+        assert_eq!(but_refused(&["a".into()]), "; but not all readings are taken: a");
+        assert!(but_refused(&["a".into(), "b".into(), "c".into()]).ends_with("a; and 2 more"));
+    }
+
+    #[test]
+    fn what_is_disabled_is_said_beside_the_verdict() {
+        assert_eq!(but_disabled(0), "");
+        assert!(but_disabled(1).starts_with("; but 1 item of the configuration is disabled"));
+        assert!(but_disabled(2).starts_with("; but 2 items"));
+    }
 
     #[test]
     fn a_steady_time_that_does_not_fit_is_refused_and_the_usual_one_is_capped() {

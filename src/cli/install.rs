@@ -1,7 +1,6 @@
 //! `tombolo update apply` and `rollback`: as root, by files that nobody but root can change. The
 //! daemon installs nothing.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use crate::update::health::Answered;
 use crate::update::history::What;
 use crate::update::installation::{Installation, Phase};
 use crate::update::io::apply::{Outcome, Work};
-use crate::update::io::backend::{self, Effect};
+use crate::update::io::backend::{self, Call, Effect, Ended};
 use crate::update::io::ledger::Ledger as _;
 use crate::update::io::root::{Boot, NotHeld, Root};
 use crate::update::io::watch::{self, End};
@@ -30,6 +29,8 @@ use crate::update::settings::Backend;
 
 /// How long the daemon is waited for.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long systemd is waited for: longer than its own client does.
+const SYSTEMD: Duration = Duration::from_secs(120);
 /// A version that was connected so long ago reached the broker.
 const RECENTLY_S: u64 = 3600;
 /// Longest file of an id.
@@ -199,8 +200,8 @@ fn said(context: &Context, outcome: &str, text: &str) -> Result<(), CommandError
 fn judge(context: &Context, begins: bool) {
     if context.is_packaged() && begins {
         let verb = ["--no-block", "restart", "tombolo-health.service"];
-        if let Err(error) = Command::new("systemctl").args(verb).status() {
-            note(format_args!("tombolo-health.service cannot be started: {error}"));
+        if let Err(why) = systemctl(&verb) {
+            note(format_args!("tombolo-health.service cannot be started: {why}"));
         }
     }
 }
@@ -217,11 +218,15 @@ pub(super) fn unordered(why: &str) -> String {
 /// # Errors
 /// [`CommandError::Failed`]: the system does not do it.
 pub(super) fn reboot() -> Result<(), CommandError> {
-    match Command::new("systemctl").arg("reboot").status() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(CommandError::failed(format_args!("`systemctl reboot` ended with {status}"))),
-        Err(error) => Err(CommandError::failed(format_args!("`systemctl reboot` cannot be run: {error}"))),
-    }
+    systemctl(&["reboot"]).map(|_| ()).map_err(CommandError::Failed)
+}
+
+/// Asks systemd; it blocks for two minutes at most.
+///
+/// # Errors
+/// One sentence: it does not answer, or does not do it.
+pub(super) fn systemctl(arguments: &[&str]) -> Result<Ended, String> {
+    Call::new("systemctl", SYSTEMD).with_all(arguments.iter().copied()).succeed(&mut |_| {})
 }
 
 /// Allows again what failed here and was denied for that: `tombolo update denied clear`.
@@ -263,7 +268,14 @@ pub fn roll_back(context: &Context) -> Result<(), CommandError> {
     let version = record.version.clone();
     let end = watch::roll_back(&root, &*backend, record, &boot(), at, What::RolledBack, cause);
     let unwritten = root.unwritten();
+    let is_denied = root.history().is_ok_and(|history| history.denied.contains(&version));
     drop(root);
+    if let (End::RolledBack { .. }, None, false) = (&end, &unwritten, is_denied) {
+        return Err(CommandError::Failed(format!(
+            "the version before runs again, or after `systemctl reboot`; but {version} is not denied, because as many \
+             are as can be: `tombolo update hold`, or it is installed again; then `tombolo update denied clear`"
+        )));
+    }
     if let (End::RolledBack { .. }, Some(why)) = (&end, unwritten) {
         return Err(CommandError::Failed(format!(
             "the version before runs again, or after `systemctl reboot`; but that is not written down: {why}; \

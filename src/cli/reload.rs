@@ -37,7 +37,8 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
                 "the reload is refused, and the gateway goes on with the configuration it has: {failure}"
             )));
         }
-        Err(error) => return Err(error.into()),
+        // It may come to it later: whether it is refused then is not known.
+        Err(error) => return Err(CommandError::Failed(format!("the outcome is not known: {error}"))),
     };
     let unusable = answer.get("upstream_files").and_then(Value::as_str).map(str::to_owned);
     if context.out.json {

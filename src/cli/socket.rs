@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use crate::config::Paths;
-use crate::config::io::Options;
+use crate::config::io::{FILE_MAX, Options};
 use crate::control::protocol::SOCKET_NAME;
+use crate::durable::io::regular;
 
 /// The environment variable that overrides the key.
 const VARIABLE: &str = "TOMBOLO_PATHS__RUNTIME_DIR";
@@ -25,8 +26,9 @@ pub fn find(options: &Options) -> PathBuf {
     ];
     let mut found = None;
     for file in files.iter().flatten() {
-        let Ok(text) = std::fs::read_to_string(file) else { continue };
-        if let Some(value) = runtime_dir(&text) {
+        // Of a pipe or a device nothing is read, and nothing is waited for.
+        let Ok(bytes) = regular::read(file, FILE_MAX) else { continue };
+        if let Some(value) = std::str::from_utf8(&bytes).ok().and_then(runtime_dir) {
             found = Some((file.parent().unwrap_or(Path::new("")).to_owned(), value));
         }
     }
@@ -101,6 +103,12 @@ mod tests {
         std::fs::write(folder.join("conf.d/20.toml"), "paths.runtime-dir = \"/elsewhere\"").unwrap();
         std::fs::write(folder.join("conf.d/10.toml"), "paths.runtime-dir = \"x\"").unwrap();
         std::fs::write(folder.join("conf.d/.30.toml"), "paths.runtime-dir = \"y\"").unwrap();
+        assert_eq!(find(&options), Path::new("/elsewhere/control.sock"));
+        // What is no regular file says nothing, and holds nobody up.
+        let pipe = folder.join("conf.d/25.toml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::fs::create_dir(folder.join("conf.d/26.toml")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.join("conf.d/27.toml")).unwrap();
         assert_eq!(find(&options), Path::new("/elsewhere/control.sock"));
         options.environment = vec![(VARIABLE.to_owned(), "/v".to_owned())];
         assert_eq!(find(&options), Path::new("/v/control.sock"));

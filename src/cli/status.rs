@@ -261,8 +261,7 @@ pub fn text(status: &Status) -> String {
         row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
     }
     if let Some(trial) = &status.trial {
-        let left = span(trial.left_s);
-        row("trial", format!("{} is on trial for {left} yet; `tombolo config confirm` keeps it", trial.file));
+        row("trial", trial.note());
     }
     for problem in &status.problems {
         row("problem", problem.clone());

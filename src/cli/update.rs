@@ -23,10 +23,13 @@ use crate::update::eligibility::twins;
 #[cfg(feature = "update")]
 use crate::update::floor::MetadataRole;
 use crate::update::history::History;
-use crate::update::io::answer::{self, Found, Question};
+use crate::update::image::IMAGE;
+use crate::update::io::answer::{self, Fetching, Found, Question};
 use crate::update::io::system::PACKAGE;
 #[cfg(feature = "update")]
-use crate::update::io::verify::{Validity, Verified};
+use crate::update::io::tuf::LIMITS;
+#[cfg(feature = "update")]
+use crate::update::io::verify::{ROOTS_MANY, Validity, Verified};
 use crate::update::io::{history, root};
 #[cfg(feature = "update")]
 use crate::update::offer::Offer;
@@ -54,6 +57,7 @@ pub fn run(context: &Context, command: UpdateCommand) -> Result<(), CommandError
         UpdateCommand::Release => hold(context, false),
         UpdateCommand::Denied(command) => denied(context, command),
         UpdateCommand::Verify(arguments) => verify(context, &arguments),
+        UpdateCommand::Metadata => metadata(context),
     }
 }
 
@@ -78,6 +82,17 @@ fn check(context: &Context) -> Result<(), CommandError> {
         "error" | "stale" => Err(CommandError::Said),
         _ => Ok(()),
     }
+}
+
+#[cfg(feature = "update")]
+fn metadata(context: &Context) -> Result<(), CommandError> {
+    let said = crate::update::io::apart::serve().map_err(CommandError::Failed)?;
+    Ok(context.out.verbatim_object(&said)?)
+}
+
+#[cfg(not(feature = "update"))]
+fn metadata(_: &Context) -> Result<(), CommandError> {
+    Err(CommandError::Failed("this program was built without TUF".to_owned()))
 }
 
 fn unreadable(error: serde_json::Error) -> CommandError {
@@ -105,7 +120,7 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         folder: settings.paths.update(),
         objections,
         clock: Arc::new(clock),
-        keeps_within: false,
+        fetching: Fetching::Here,
         daemon: None,
         raises: true,
         dropped: Arc::default(),
@@ -119,7 +134,9 @@ fn check_here(context: &Context) -> Result<Update, CommandError> {
         }
         Err(fault) => status.handle_fault(fault.state(), fault.to_string(), answer.at),
     }
-    status.refuse(public.refusal.as_ref().map(|refused| refused.reason.as_str()));
+    let has_image = settings.paths.update().join(IMAGE).exists();
+    let refused = public.refusal.as_ref().filter(|refused| refused.stands(has_image));
+    status.refuse(refused.map(|refused| refused.reason.as_str()));
     if let Some(damage) = answer.damage {
         note(damage);
     }
@@ -291,14 +308,9 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
                 )));
             }
             let request = Request::UpdateDeny { version: version.clone() };
-            let history = history(context, &request, |history| {
-                history.deny(&version);
-            })?;
-            if !history.denied.contains(&version) {
-                return Err(CommandError::Failed(format!(
-                    "{version:?} is no version: it is empty or too long"
-                )));
-            }
+            let mut denied = Ok(());
+            let history = history(context, &request, |history| denied = history.deny(&version))?;
+            denied.map_err(|why| CommandError::Failed(format!("{version:?} is not denied: {why}")))?;
             history
         }
         DeniedCommand::Clear { version } => {
@@ -394,6 +406,9 @@ fn judged(found: &Verified, now: UnixTime) -> (Vec<String>, Vec<String>) {
             MetadataRole::Root => {
                 "sign it anew with the root key (`publish-updates.py … renew-root`, then `refresh`)"
             }
+            MetadataRole::Targets => {
+                "sign it anew with the targets key (`publish-updates.py … renew-targets`, then `refresh`)"
+            }
             _ => "sign it anew (`publish-updates.py … refresh`)",
         };
         let name = role.as_str();
@@ -419,6 +434,13 @@ fn judged(found: &Verified, now: UnixTime) -> (Vec<String>, Vec<String>) {
         warnings.push(format!(
             "{:?} and {:?} are both version {}, and fit the same gateways: those take the first by name",
             first.target, second.target, first.version
+        ));
+    }
+    if found.roots_after > ROOTS_MANY {
+        warnings.push(format!(
+            "{} versions of root.json follow the one it was verified by, and a gateway follows {} at most: give \
+             gateways with that root-file a later N.root.json",
+            found.roots_after, LIMITS.max_root_updates
         ));
     }
     if found.delegates {

@@ -180,6 +180,9 @@ pub enum Verdict {
     Impossible {
         /// The time it is compared with.
         certain: UnixTime,
+        /// That time is the notBefore of a certificate, and not the build date. One that was issued
+        /// with a date in the future is the other explanation.
+        by_certificate: bool,
     },
     /// It may be wrong.
     Doubted(Doubt),
@@ -191,10 +194,21 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verdict::NotSynchronised => f.write_str("the kernel says it is not synchronised"),
-            Verdict::Impossible { certain } => write!(f, "it is before {certain}, a time that has passed"),
+            Verdict::Impossible { certain, by_certificate } => impossible(f, *certain, *by_certificate),
             Verdict::Doubted(doubt) => doubt.fmt(f),
             Verdict::Trusted(basis) => basis.fmt(f),
         }
+    }
+}
+
+/// How a clock is called that a certificate contradicts.
+pub const BEFORE_CERTIFICATE: &str =
+    "before which a server's certificate, usually the broker's, is not valid";
+
+fn impossible(f: &mut fmt::Formatter<'_>, certain: UnixTime, by_certificate: bool) -> fmt::Result {
+    match by_certificate {
+        true => write!(f, "it is before {certain}, {BEFORE_CERTIFICATE}"),
+        false => write!(f, "it is before {certain}, when this version was made"),
     }
 }
 
@@ -207,6 +221,8 @@ pub enum TrustError {
     Impossible {
         /// The time it is compared with.
         certain: UnixTime,
+        /// That time is the notBefore of a certificate, and not the build date.
+        by_certificate: bool,
     },
 }
 
@@ -217,16 +233,27 @@ impl fmt::Display for TrustError {
                 "the kernel says that the clock is not synchronised; start a time service (`timedatectl set-ntp true`), \
                  or, where something else keeps it right, set [clock] trust = \"always\"",
             ),
-            TrustError::Impossible { certain } => write!(
-                f,
-                "the clock is before {certain}, a time that has passed; set it right, or, if that time is wrong, run \
-                 `tombolo clock reset` first"
-            ),
+            TrustError::Impossible { certain, by_certificate } => {
+                f.write_str("the clock cannot be right: ")?;
+                impossible(f, *certain, *by_certificate)?;
+                write!(f, "; {}", way_out_of_impossible(*by_certificate))
+            }
         }
     }
 }
 
 impl std::error::Error for TrustError {}
+
+/// What is to be done about a clock that is before a time that has passed.
+pub fn way_out_of_impossible(by_certificate: bool) -> &'static str {
+    match by_certificate {
+        true => {
+            "set it right; or, if it is right, have that certificate issued anew, not dated in the future, then run \
+             `tombolo clock reset`"
+        }
+        false => "set it right",
+    }
+}
 
 /// The state of the clock, for `status` and `clock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,7 +352,8 @@ impl Judge {
         }
         if look.raw < self.certain() {
             self.steady = None;
-            self.verdict = Verdict::Impossible { certain: self.certain() };
+            let by_certificate = self.certain > self.build;
+            self.verdict = Verdict::Impossible { certain: self.certain(), by_certificate };
             return;
         }
         let offset = look.offset();
@@ -387,7 +415,9 @@ impl Judge {
         self.observe(look);
         match self.verdict {
             Verdict::NotSynchronised => return Err(TrustError::NotSynchronised),
-            Verdict::Impossible { certain } => return Err(TrustError::Impossible { certain }),
+            Verdict::Impossible { certain, by_certificate } => {
+                return Err(TrustError::Impossible { certain, by_certificate });
+            }
             Verdict::Doubted(_) => self.accept(Basis::Owner),
             Verdict::Trusted(Basis::Certificate | Basis::Owner) => {}
             Verdict::Trusted(Basis::Kernel | Basis::Duration) => self.settle(Basis::Owner),

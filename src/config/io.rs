@@ -31,7 +31,7 @@ pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 /// Folders of Modbus templates: local ones, and those of the package.
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
 /// Largest configuration file, in bytes.
-const FILE_MAX: u64 = 16 << 20;
+pub const FILE_MAX: u64 = 16 << 20;
 
 /// The places that configuration is read from.
 #[derive(Clone, Debug)]

@@ -19,6 +19,9 @@ pub struct Changes {
     pub devices_new: Vec<Name>,
     /// The uplink must reconnect.
     pub upstream: bool,
+    /// The files of the upstream are elsewhere, and nothing else of it changed: they are tried
+    /// beside the connection.
+    pub upstream_files: bool,
     /// The device of plain CoAP changed.
     pub insecure_device: bool,
     /// The certificates, keys or trust anchors for devices with certificates or raw public keys
@@ -76,12 +79,19 @@ pub fn compare(old: &Loaded, new: &Loaded) -> Result<Changes, Vec<Finding>> {
             .collect());
     }
     let (was, is) = (&old.settings, &new.settings);
+    let has_other_files = was.upstream != is.upstream
+        && was
+            .upstream
+            .as_ref()
+            .zip(is.upstream.as_ref())
+            .is_some_and(|(was, is)| was.is_same_but_for_files(is));
     let (devices_gone, devices_new) = devices(&was.gate.devices, &is.gate.devices);
     Ok(Changes {
         renamed_from: (was.gateway.id != is.gateway.id).then(|| was.gateway.id.clone()),
         devices_gone,
         devices_new,
-        upstream: was.upstream != is.upstream,
+        upstream: was.upstream != is.upstream && !has_other_files,
+        upstream_files: has_other_files,
         insecure_device: was.coap.insecure.as_ref().map(|(_, device)| device)
             != is.coap.insecure.as_ref().map(|(_, device)| device),
         certificates: was.coap.certificates != is.coap.certificates,

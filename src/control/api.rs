@@ -8,8 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::protocol::{Code, Failure, Request, Response, Selection};
-use super::snapshot::{Certificate, DevicePage, Health, SecurityReport, SessionPage, Status};
+use super::protocol::{BESIDE_MAX_S, CheckTopic, Code, Failure, Request, Response, Selection};
+use super::snapshot::{
+    Certificate, ConnectionBeside, DevicePage, Health, ReadingsTried, SecurityReport, SessionPage, Status,
+};
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
 /// block.
@@ -106,6 +108,19 @@ pub trait Control {
     /// Publishes to ourselves where connected and answers with an
     /// [`Uplink`](super::snapshot::Uplink).
     fn uplink_check(&mut self, reply: Reply);
+
+    /// Publishes on these topics, one after the other, and answers with a
+    /// [`ReadingsTried`](super::snapshot::ReadingsTried).
+    fn uplink_readings(&mut self, topics: Vec<CheckTopic>, reply: Reply) {
+        let _ = topics;
+        reply.ok(&ReadingsTried::default());
+    }
+
+    /// A check makes connections beside the gateway's for so many seconds; 0: no more.
+    fn uplink_beside(&mut self, seconds: u64) -> ConnectionBeside {
+        let _ = seconds;
+        ConnectionBeside::default()
+    }
 
     /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on
     /// disk.
@@ -319,6 +334,8 @@ impl Call {
                 }
             }
             Request::UplinkCheck {} => control.uplink_check(reply),
+            Request::UplinkReadings { topics } => control.uplink_readings(topics, reply),
+            Request::UplinkBeside { seconds } => reply.ok(&control.uplink_beside(seconds.min(BESIDE_MAX_S))),
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),

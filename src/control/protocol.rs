@@ -28,6 +28,20 @@ pub const DEVICES_MAX: usize = 1_000;
 /// Most sessions in one answer: about 4 MiB.
 pub const SESSIONS_MAX: usize = 20_000;
 
+/// Longest time for which a check may announce connections beside the gateway's, in seconds.
+pub const BESIDE_MAX_S: u64 = 120;
+
+/// A topic that no reading has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckTopic {
+    /// The topic.
+    pub topic: String,
+    /// The rule publishes with the retain flag.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub retain: bool,
+}
+
 /// A request of a client. Unknown fields are refused, so that a request of a newer command is never
 /// applied partly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,6 +229,19 @@ pub enum Request {
     /// The state of the uplink: an [`Uplink`](super::snapshot::Uplink), after a test publish and
     /// its echo if connected.
     UplinkCheck {},
+    /// Whether the broker takes what is published on topics that no reading has, over the gateway's
+    /// own connection: a [`ReadingsTried`](super::snapshot::ReadingsTried).
+    UplinkReadings {
+        /// Topics with the level of the check in them; further ones than
+        /// [`TRIED_MAX`](crate::northbound::io::probe::TRIED_MAX) are not tried.
+        topics: Vec<CheckTopic>,
+    },
+    /// A check makes connections beside the gateway's for so long: their end of it is no rival's
+    /// doing. A [`ConnectionBeside`](super::snapshot::ConnectionBeside).
+    UplinkBeside {
+        /// At most [`BESIDE_MAX_S`]; 0: it is over.
+        seconds: u64,
+    },
     /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
     Clock {},
     /// The user confirms the clock. Answered as `clock`, when it is on disk.

@@ -173,6 +173,38 @@ pub struct Health {
     pub since_s: Option<u64>,
     /// Connections that the broker accepted since the start.
     pub connections: u64,
+    /// Items of the configuration that are disabled by a fault.
+    pub disabled: u64,
+    /// Why readings do not flow though the connection stands, or that the broker refused some, one
+    /// sentence each. It says nothing about whether the program works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// What became of publishes that a check asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadingsTried {
+    /// One entry a topic, in their order; fewer where the rest was not tried.
+    pub tried: Vec<ReadingTried>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadingTried {
+    /// `acknowledged`, `closed`, `silent`, `too-large` or `unsent`.
+    pub answer: String,
+    /// The reason code of the acknowledgement.
+    pub code: Option<u8>,
+}
+
+/// What connections of a check did to the gateway's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionBeside {
+    /// The broker ended it for one of them.
+    pub ended: bool,
 }
 
 /// Where revocation lists come from.
@@ -302,6 +334,15 @@ pub struct Certificate {
     pub looking: bool,
 }
 
+/// How a problem begins that names an address of `[mqtt]` on which the gateway does not listen.
+pub const NOT_LISTENING: &str = "MQTT: not listening on ";
+
+/// How a problem begins that names a certificate of `[mqtt]` that clients cannot verify.
+pub const OUT_OF_DATE: &str = "MQTT: the certificate in ";
+
+/// How a problem begins that names an address of `[metrics]` that the gateway does not have.
+pub const NOT_EXPORTED: &str = "the metrics are not exported on ";
+
 /// What ends the problem of a reload that was refused, where another reload is to follow.
 pub const THEN_RELOAD: &str = "; then `tombolo reload`";
 /// What is said of a new certificate in watched files that the broker has not decided on yet.
@@ -315,6 +356,21 @@ pub struct ConfigTrial {
     pub file: String,
     /// Seconds until the one before comes back.
     pub left_s: u64,
+}
+
+impl ConfigTrial {
+    /// That it is on trial, in whole minutes where it is more than two, so that what is said of it
+    /// does not change all the time.
+    pub fn note(&self) -> String {
+        let left = match self.left_s {
+            seconds if seconds > 120 => format!("{} min", seconds.div_ceil(60)),
+            seconds => format!("{seconds} s"),
+        };
+        format!(
+            "{} is on trial for {left} yet, then the one before comes back; `tombolo config confirm` keeps it",
+            self.file
+        )
+    }
 }
 
 /// This gateway.
@@ -387,6 +443,15 @@ pub struct Uplink {
     /// Why the connection does not last: another client probably or perhaps has the same client id.
     /// One sentence.
     pub contested: Option<String>,
+    /// How often the broker closed the connection within the last 10 min without a reason.
+    pub closes: u64,
+    /// Seconds that the longest of these connections lasted.
+    pub closes_lasted_s: u64,
+    /// The key of `[upstream]` whose limit keeps the next publish back, if it does so for more than
+    /// a few seconds.
+    pub capped_by: Option<String>,
+    /// Seconds for which it does.
+    pub capped_for_s: Option<u64>,
     /// What the gateway cannot read of its own topics: the broker refuses the subscription, does
     /// not answer it or delivers nothing by it. A note, since no reading depends on it; one
     /// sentence each.

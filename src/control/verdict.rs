@@ -4,7 +4,7 @@
 //! A reason is something that somebody must or may end: it goes when the cause goes. What was lost
 //! in the past, and what strangers send, is shown by `status` but is no reason.
 
-use super::snapshot::Status;
+use super::snapshot::{Status, Uplink};
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
@@ -41,12 +41,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         let devices = of_port.into_iter().chain(of_units);
         reasons.extend(devices.filter_map(|(id, accepted, refused)| all_refused(id, accepted, refused)));
     }
-    if journal.rejected > 0 {
-        let (count, s) = (journal.rejected, if journal.rejected == 1 { "" } else { "s" });
-        reasons.push(format!(
-            "the broker rejected {count} record{s}, which are kept; `tombolo queue rejected list` shows them"
-        ));
-    }
+    reasons.extend(rejected(journal.rejected));
     if let Some(failing) = &status.session_store.failing {
         reasons.push(format!("DTLS sessions are not stored: {failing}"));
     }
@@ -92,16 +87,37 @@ fn uplink(status: &Status, reasons: &mut Vec<String>) {
         let limit = uplink.rate_limit.map(|limit| format!(" {limit}")).unwrap_or_default();
         reasons.push(format!("the broker could not follow: at most{limit} publishes a second at present"));
     }
-    if uplink.stalled.is_empty() && uplink.suspects > 0 {
-        let (s, them) = if uplink.suspects == 1 { ("", "it") } else { ("s", "them") };
-        reasons.push(format!(
-            "{} record{s} held back, because the broker refused {them} or did not answer; `tombolo queue` shows {them}",
-            uplink.suspects
-        ));
-    }
-    reasons.extend(uplink.left_out.iter().map(|what| format!("the broker refuses: {what}")));
+    reasons.extend(held_back(uplink));
+    reasons.extend(uplink.left_out.iter().map(|what| format!("left out: {what}")));
     // What is unheard is a note: no reading depends on it.
     reasons.extend(uplink.unsubscribed.iter().cloned());
+}
+
+/// What the broker refuses of readings, or why they do not flow, one sentence each.
+pub fn refused(uplink: &Uplink, rejected: u64) -> Vec<String> {
+    let mut refused = uplink.stalled.clone();
+    refused.extend(held_back(uplink));
+    refused.extend(self::rejected(rejected));
+    refused
+}
+
+fn held_back(uplink: &Uplink) -> Option<String> {
+    let (s, them) = if uplink.suspects == 1 { ("", "it") } else { ("s", "them") };
+    (uplink.stalled.is_empty() && uplink.suspects > 0).then(|| {
+        format!(
+            "{} record{s} held back, because the broker refused {them} or did not answer; `tombolo queue` shows {them}",
+            uplink.suspects
+        )
+    })
+}
+
+fn rejected(count: u64) -> Option<String> {
+    let s = if count == 1 { "" } else { "s" };
+    (count > 0).then(|| {
+        format!(
+            "the broker rejected {count} record{s}, which are kept; `tombolo queue rejected list` shows them"
+        )
+    })
 }
 
 /// A state in which no reading comes.
@@ -138,7 +154,7 @@ pub fn line(reasons: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Dtls, Journal, SerialPort, SerialUnit, SessionStore, Uplink};
+    use crate::control::snapshot::{Clock, Dtls, Journal, SerialPort, SerialUnit, SessionStore};
 
     fn fine() -> Status {
         Status {
@@ -158,6 +174,20 @@ mod tests {
         // The account may only write: no reading is lost by it.
         let unheard = Uplink { unheard: vec!["no echo".into()], ..fine().upstream };
         assert_eq!(reasons(&Status { upstream: unheard, ..fine() }), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_broker_refuses_of_readings_is_told_apart_from_whether_it_is_reached() {
+        assert_eq!(refused(&fine().upstream, 0), [""; 0]);
+        let away = Uplink { connected: false, last_error: Some("x".into()), ..fine().upstream };
+        assert_eq!(refused(&away, 0), [""; 0]);
+        let stalled = Uplink { stalled: vec!["lane".into()], suspects: 3, ..fine().upstream };
+        let found = refused(&stalled, 1);
+        assert!(
+            found.len() == 2 && found[0] == "lane" && found[1].contains("rejected 1 record,"),
+            "{found:?}"
+        );
+        assert!(refused(&Uplink { suspects: 2, ..fine().upstream }, 0)[0].contains("2 records held back"));
     }
 
     #[test]
@@ -222,7 +252,7 @@ mod tests {
                     upstream: Uplink { left_out: vec!["the will".into()], ..fine().upstream },
                     ..fine()
                 },
-                "refuses: the will",
+                "left out: the will",
             ),
             (
                 Status {

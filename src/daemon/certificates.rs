@@ -390,6 +390,10 @@ impl Certificates {
                     let none = if entry.files.is_some() { "the files have none" } else { "none was issued" };
                     Some(format!("certificate {name} is missing, and {none}{reason}"))
                 }
+                // They are there, and do not fit, or cannot be read.
+                "missing" if !next.is_empty() && entry.files.is_some() => {
+                    Some(format!("certificate {name}: {}", next.trim_start_matches("; ")))
+                }
                 "missing" if !next.is_empty() => Some(format!("certificate {name} is missing{next}")),
                 "expired" => Some(format!("certificate {name} expired on {until}{reason}{next}")),
                 _ if is_refused => Some(format!("certificate {name} does not connect{reason}{next}")),
@@ -725,7 +729,7 @@ fn next(entry: &Entry, state: &str, is_clock_trusted: bool, spares_connection: b
     let begin = if is_missing { NOT_ENROLLED } else { "" };
     Some(match (&entry.files, settings.by_hand) {
         (Some(watch), _) => format!(
-            "put a valid certificate in {} and its key in {}",
+            "{} and {} have no valid pair of a certificate and its key: put one there",
             watch.files().certificate.display(),
             watch.files().key.display()
         ),

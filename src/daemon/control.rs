@@ -43,7 +43,7 @@ use super::state::StateKeeper;
 use super::trial::{Judgement, OnTrial};
 use super::update::Updates;
 use super::usage::UsageKeeper;
-use crate::clock::judge::Verdict;
+use crate::clock::judge::{BEFORE_CERTIFICATE, Verdict, way_out_of_impossible};
 use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
 use crate::config::io::Options;
@@ -52,7 +52,8 @@ use crate::config::{ClockTrust, Finding, Level, Loaded};
 use crate::control::api::{
     CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
 };
-use crate::control::protocol::{Code, Failure};
+use crate::control::protocol::{CheckTopic, Code, Failure};
+use crate::control::snapshot::DeviceState;
 use crate::control::{snapshot, verdict};
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Name, RecordId};
@@ -270,6 +271,9 @@ impl Desk {
             let (count, s) = (problems.len(), if problems.len() == 1 { "" } else { "s" });
             let _ = write!(line, "; {count} problem{s}: {first}; run tombolo check");
         }
+        if let Some(trial) = &self.trial {
+            let _ = write!(line, "; {}", trial.snapshot().note());
+        }
         hinted(&line).into_owned()
     }
 
@@ -394,6 +398,7 @@ impl Desk {
                 .chain(self.problems(&status, now))
                 .chain(self.link.lasting_problems())
                 .chain(self.ports.problems())
+                .chain(self.trial.as_ref().map(|trial| trial.snapshot().note()))
                 .map(|problem| hinted(&problem).into_owned())
                 .collect(),
             connection: self.link.connections(),
@@ -650,6 +655,12 @@ impl Desk {
             self.updates.forget();
             self.shared.hub.borrow_mut().pipeline.gate.retell_presence(Instant::now());
         }
+        if changes.renamed_from.is_none()
+            && let Some(upstream) = settings.upstream.as_ref().filter(|_| changes.upstream_files)
+        {
+            self.link.take_files(upstream);
+        }
+        self.link.retry_subscriptions();
         self.certificates.handle_reload(settings, changes.upstream || changes.renamed_from.is_some());
         self.link.look_at_files(upstream_files);
         self.link.take_proof(given, proof);
@@ -740,6 +751,19 @@ impl Desk {
         }
         let store = self.journal.borrow().rejected();
         self.retrying = interval.map(|interval| rejected::start_retrying(store, &self.link, interval));
+    }
+
+    /// Whether a device sends nothing that a trace of it would show: it has credentials of MQTT
+    /// alone, or an MQTT client is connected for it and no DTLS session stands.
+    fn speaks_mqtt_alone(&mut self, device: &str) -> bool {
+        let known = self.loaded.settings.gate.devices.iter().find(|known| known.id.as_str() == device);
+        let has_mqtt_alone = known.is_some_and(|known| {
+            let has_coap = known.psk.is_some() || known.certificate.is_some() || known.public_key.is_some();
+            (known.login.is_some() || !known.jwt_keys.is_empty()) && !has_coap
+        });
+        let is_connected_so = |of: DeviceState| of.mqtt_clients > 0 && of.sessions == 0;
+        let page = self.devices(Some(device), None).unwrap_or_default();
+        has_mqtt_alone || page.devices.into_iter().next().is_some_and(is_connected_so)
     }
 
     fn disabled(&self) -> Vec<String> {
@@ -866,7 +890,16 @@ impl Control for Desk {
 
     fn traceable(&mut self, device: &str) -> Result<(), Failure> {
         self.known_device(device)?;
+        let is_mqtt = self.speaks_mqtt_alone(device);
         match self.loaded.settings.serial.iter().find_map(|port| port.bytes_of(device)) {
+            None if is_mqtt => Err(Failure::new(
+                Code::Failed,
+                format!(
+                    "{device} is an MQTT client, and packets of local MQTT clients are not traced; `tombolo tail {device}` shows \
+                     its readings and what becomes of them, `tombolo device show {device}` its connections and why a connect was \
+                     refused"
+                ),
+            )),
             None => Ok(()),
             Some(port) => Err(Failure::new(
                 Code::Failed,
@@ -1103,6 +1136,8 @@ impl Control for Desk {
             connected: upstream.connected,
             since_s: upstream.since_s,
             connections: self.link.connections(),
+            disabled: self.disabled().len() as u64,
+            refused: verdict::refused(&upstream, self.journal.borrow().status().rejected.records),
         }
     }
 
@@ -1124,6 +1159,14 @@ impl Control for Desk {
             };
             Failure::new(Code::NotFound, format!("the running gateway has no Modbus unit {device}; {advice}"))
         })
+    }
+
+    fn uplink_readings(&mut self, topics: Vec<CheckTopic>, reply: Reply) {
+        self.link.try_readings(topics, reply);
+    }
+
+    fn uplink_beside(&mut self, seconds: u64) -> snapshot::ConnectionBeside {
+        snapshot::ConnectionBeside { ended: self.link.announce_beside(Duration::from_secs(seconds)) }
     }
 
     fn clock(&mut self, action: ClockAction, reply: Reply) {
@@ -1156,7 +1199,10 @@ fn clock_problem(clock: &SystemClock) -> Option<String> {
     let reason = shown.reason.unwrap_or_default();
     match shown.state.as_str() {
         "doubted" => Some(format!("the clock is in doubt: {reason}; `tombolo clock` says what ends it")),
-        "impossible" => Some(format!("the clock is wrong: {reason}; set it right")),
+        "impossible" => {
+            let way_out = way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE));
+            Some(format!("the clock cannot be right: {reason}; {way_out}"))
+        }
         _ => shown.failing.map(|failing| format!("the clock's file cannot be written: {failing}")),
     }
 }

@@ -274,6 +274,11 @@ fn undelivered(link: &Link, uplink: &crate::control::snapshot::Uplink, patience:
         let reason = uplink.last_error.as_deref().unwrap_or("still connecting");
         return format!("not connected to {broker}: {reason}; {later}");
     }
+    if let (Some(key), Some(seconds)) = (&uplink.capped_by, uplink.capped_for_s) {
+        return format!(
+            "[upstream] {key} keeps it back: the next publish goes in {seconds} s; raise it, or take it out; {later}"
+        );
+    }
     let stopped = uplink.stalled.first().cloned();
     let stopped =
         stopped.or_else(|| Lane::ALL.into_iter().find_map(|lane| link.stopped(lane, Instant::now())));

@@ -17,6 +17,7 @@ use super::deliveries::Deliveries;
 use super::untaken::{Seen, Untaken};
 use crate::clock::WallClock;
 use crate::control::api::Reply;
+use crate::control::protocol::{CheckTopic, Code, Failure};
 use crate::control::snapshot;
 use crate::credential::leaf::Leaf;
 use crate::credential::probe_place::{Comparison, ProbePlace, with_client_id};
@@ -28,15 +29,16 @@ use crate::northbound::Settings;
 use crate::northbound::budget::{Budget, LaneBudget};
 use crate::northbound::io::files::Fingerprints;
 use crate::northbound::io::observer::Observer;
-use crate::northbound::io::probe::check_client_id;
+use crate::northbound::io::probe::{LEVEL, REFUSED_MAX, TRIED_MAX, check_client_id};
 use crate::northbound::io::separate_trial::separate_trial;
 use crate::northbound::io::{Checked, Driver, Handle, files};
 use crate::northbound::publisher::{HeldRecord, Skip};
+use crate::northbound::reason_code::is_refusal;
 use crate::northbound::settings::{Protocol, TlsSettings};
 use crate::northbound::taken::TakenTopic;
 use crate::northbound::tls;
 use crate::northbound::uplink::{
-    self, CLOSES, Inbound, Status, TrialVerdict, Unsubscribed, Uplink, used_elsewhere,
+    self, CLOSES, Inbound, ReadingAnswer, Status, TrialVerdict, Unsubscribed, Uplink, used_elsewhere,
 };
 use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
@@ -48,14 +50,20 @@ const SMALL_RECEIVE_MAXIMUM: u16 = 100;
 const SLOW_ANSWER: Duration = Duration::from_secs(10);
 /// Nothing was taken for so long, though some was refused: the broker is said to refuse everything.
 const REFUSES_ALL_AFTER: Duration = Duration::from_secs(10);
+/// A cap of the owner's that lets nothing go for longer is named.
+const CAPPED: Duration = Duration::from_secs(5);
 /// Records wait and none was taken for so long, though the connection stands.
 const NONE_TAKEN: Duration = Duration::from_secs(120);
 /// How long a probe of a certificate may take: the attempt under way, what is in flight, the trial.
 const PROBE_WITHIN: Duration = Duration::from_secs(180);
 /// How long trying changed files beside the connection may take.
 const FILES_WITHIN: Duration = Duration::from_secs(20);
+/// What stands behind the number of outcomes that the broker refused.
+const OF_COMMANDS: &str = " of commands on ";
 /// What is known of a connection before CONNACK.
 const OPENING: &str = "the connection is there, and the broker has not answered CONNECT yet";
+/// How long a publish for a check may take: what is in flight, and its own answer.
+const READING_WITHIN: Duration = Duration::from_secs(22);
 /// How often its result is asked for.
 const PROBE_TICK: Duration = Duration::from_millis(20);
 /// How long an asked-for publish may take to be acknowledged.
@@ -299,16 +307,23 @@ impl Link {
         }
     }
 
-    /// Shows whether the broker lets us in with the files as they are now (`given`), where the
-    /// connection that stands was made with others. It is made beside that one, which stays.
-    pub async fn prove_files(&self, given: Fingerprints) -> Proof {
+    /// Shows whether the broker lets us in with the files as they are now (`given`) and where `now`
+    /// names them, where the connection that stands was made with others. It is made beside that
+    /// one, which stays.
+    pub async fn prove_files(&self, given: Fingerprints, now: &Settings) -> Proof {
         let handle = self.handle.borrow().clone();
         let Some(handle) = handle.filter(|handle| handle.status().connected) else { return Proof::NotNeeded };
-        let used = self.used_files();
+        let settings = self.with_files_of(&handle, now);
+        let has_other_pair = settings.tls.as_ref().is_some_and(|tls| {
+            handle.with_settings(|used| used.tls.as_ref().is_some_and(|used| used.names_other_pair(tls)))
+        });
+        let mut used = self.used_files();
+        // A pair that is elsewhere is none that the gateway proves by itself.
+        used.with_identity |= has_other_pair;
         if used.has(&given) {
             return Proof::NotNeeded;
         }
-        let (settings, spoken) = (handle.with_settings(Settings::clone), handle.status().version);
+        let spoken = handle.status().version;
         let (of_lists, chain) = (settings.clone(), handle.broker_chain());
         let revoked = tokio::task::spawn_blocking(move || revoked_in(&of_lists, &chain)).await;
         if let Ok(Some(Some(subject))) = revoked {
@@ -317,8 +332,12 @@ impl Link {
         let of_probes = settings.probe_client_id.clone();
         let client_id = of_probes.clone().unwrap_or_else(|| check_client_id(&settings.client_id));
         let clock: Arc<dyn WallClock> = self.clock.clone();
+        // A broker that takes the client id from the user name ends the connection for it.
+        handle.with(|core| core.expect_take_over(Some(Instant::now() + FILES_WITHIN)));
         let tried = separate_trial(&settings, clock, &client_id, None, spoken);
-        match timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict) {
+        let verdict = timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict);
+        handle.with(|core| core.expect_take_over(None));
+        match verdict {
             Ok(TrialVerdict::Accepted) => Proof::Works(given),
             // Perhaps it has nothing against the files, and takes no other client id.
             Ok(TrialVerdict::Refused(_) | TrialVerdict::Closed(_)) if settings.probe_client_id.is_none() => {
@@ -345,7 +364,10 @@ impl Link {
         spoken: Option<Version>,
     ) -> Proof {
         let (connections, until) = (handle.status().connections, Instant::now() + 2 * FILES_WITHIN);
-        handle.with(|core| core.expect_take_over(Some(until)));
+        handle.with(|core| {
+            core.set_files(settings.clone());
+            core.expect_take_over(Some(until));
+        });
         let clock: Arc<dyn WallClock> = self.clock.clone();
         let tried = separate_trial(settings, clock, &settings.client_id, None, spoken);
         let verdict = timeout(FILES_WITHIN, tried).await.map(|tried| tried.verdict);
@@ -372,6 +394,23 @@ impl Link {
         };
         handle.with(|core| core.expect_take_over(None));
         Proof::Fails(format!("a connection with the gateway's own client id fails, too: {why}"))
+    }
+
+    /// What the uplink goes by, with the files that `now` names.
+    fn with_files_of(&self, handle: &Handle, now: &Settings) -> Settings {
+        let configured = self.configured.borrow();
+        let before = configured.as_ref().unwrap_or(now);
+        handle.with_settings(|settings| settings.with_files_of(before, now))
+    }
+
+    /// Has the files read from where `now` names them, from the next attempt on.
+    pub fn take_files(&self, now: &Settings) {
+        let handle = self.handle.borrow().clone();
+        if let Some(handle) = handle {
+            let settings = self.with_files_of(&handle, now);
+            handle.with(|core| core.set_files(settings));
+        }
+        self.configured.replace(Some(now.clone()));
     }
 
     /// Takes over what [`Link::prove_files`] has shown.
@@ -529,6 +568,11 @@ impl Link {
         self.with(|core| core.set_identity((file.clone(), file)));
     }
 
+    /// A reload: what the broker did not let the gateway subscribe to is asked for at once.
+    pub fn retry_subscriptions(&self) {
+        self.with(|core| core.retry_subscriptions(Instant::now()));
+    }
+
     /// Something was changed that may help: an attempt is made at once, unless the connection
     /// stands.
     pub fn retry_if_away(&self) {
@@ -637,7 +681,7 @@ impl Link {
     }
 
     fn stopped_at(&self, lane: Lane, status: &Status, now: Instant) -> Option<String> {
-        let in_seconds = |until: Instant| until.saturating_duration_since(now).as_secs() + 1;
+        let in_seconds = |until: Instant| in_seconds(until, now);
         if let Some(until) = status.stopped_until[lane.index()].filter(|until| *until > now) {
             let seconds = in_seconds(until);
             return Some(format!(
@@ -724,7 +768,15 @@ impl Link {
         let mut untaken = self.untaken.get();
         let waited = untaken.waited(now, &seen);
         self.untaken.set(untaken);
-        if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
+        if let Some((key, at)) = status.capped_until.filter(|(_, at)| *at > now + CAPPED) {
+            // The broker has no part in it.
+            if status.connected && records > 0 {
+                let seconds = in_seconds(at, now);
+                stalled.push(format!(
+                    "[upstream] {key} keeps the records back: the next publish goes in {seconds} s; raise it, or take it out"
+                ));
+            }
+        } else if stalled.is_empty() && status.connected && records > 0 && waited >= NONE_TAKEN {
             let seconds = waited.as_secs();
             stalled.push(format!(
                 "records wait, and the broker has taken none for {seconds} s; `tombolo queue` shows them"
@@ -754,6 +806,11 @@ impl Link {
         }
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
         problems.extend(status.unsubscribed.iter().map(|it| self.unsubscribed(it)));
+        // Without their number, which is another each time.
+        problems.extend(status.refused_outcomes.iter().map(|text| match text.split_once(OF_COMMANDS) {
+            Some((_, of)) => format!("the broker refused outcomes{OF_COMMANDS}{of}"),
+            None => text.clone(),
+        }));
         problems
     }
 
@@ -857,6 +914,7 @@ impl Link {
         let stalled = self.stalled(&status, now);
         warnings.extend(stalled.iter().cloned());
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
+        let capped = status.capped_until.filter(|(_, at)| *at > now + CAPPED);
         snapshot::Uplink {
             configured: true,
             connected: status.connected,
@@ -881,6 +939,10 @@ impl Link {
             nothing_taken_s: status.nothing_taken.map(|(since, _)| seconds(since)),
             left_out: status.left_out,
             contested,
+            closes: status.closes as u64,
+            closes_lasted_s: status.closes_lasted.as_secs() + 1,
+            capped_by: capped.map(|(key, _)| key.to_owned()),
+            capped_for_s: capped.map(|(_, at)| at.saturating_duration_since(now).as_secs() + 1),
             unsubscribed,
             unheard: status.unheard,
             refused_outcomes: status.refused_outcomes,
@@ -931,6 +993,44 @@ impl Link {
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
 
+    /// Connections of a check are made beside this one for so long; zero: no more. Whether the
+    /// broker ended this one for them.
+    pub fn announce_beside(&self, lasts: Duration) -> bool {
+        let now = Instant::now();
+        let until = (!lasts.is_zero()).then(|| now + lasts);
+        let handle = self.handle.borrow();
+        handle.as_ref().is_some_and(|handle| handle.with(|core| core.announce_beside(now, until)))
+    }
+
+    /// Publishes on these topics, which no reading has, until one is not answered or the rest says
+    /// nothing new.
+    pub fn try_readings(&self, topics: Vec<CheckTopic>, reply: Reply) {
+        let named = |of: &CheckTopic| of.topic.contains(LEVEL) && !of.topic.contains(['#', '+', '\0']);
+        if let Some(other) = topics.iter().find(|of| !named(of)) {
+            let text = format!("{} is no topic of a check: there is no {LEVEL} in it", other.topic);
+            return reply.fail(Failure::new(Code::BadRequest, text));
+        }
+        let handle = self.handle.borrow().clone();
+        spawn_local(async move {
+            let mut tried = Vec::new();
+            let mut refused = 0;
+            for CheckTopic { topic, retain } in topics.into_iter().take(TRIED_MAX) {
+                let Some(handle) = &handle else { break };
+                let Some(answer) = handle.try_reading(&topic, retain, READING_WITHIN).await else { break };
+                tried.push(shown_answer(answer));
+                match answer {
+                    ReadingAnswer::Acknowledged(code) => refused += usize::from(is_refusal(code)),
+                    ReadingAnswer::TooLarge => {}
+                    ReadingAnswer::Closed | ReadingAnswer::Silent | ReadingAnswer::Unsent => break,
+                }
+                if refused >= REFUSED_MAX {
+                    break;
+                }
+            }
+            reply.ok(&snapshot::ReadingsTried { tried });
+        });
+    }
+
     /// Publishes to ourselves and answers with how long it took.
     pub fn check(self: &Rc<Self>, reply: Reply) {
         let link = Rc::clone(self);
@@ -947,6 +1047,17 @@ impl Link {
             reply.ok(&shown);
         });
     }
+}
+
+fn shown_answer(answer: ReadingAnswer) -> snapshot::ReadingTried {
+    let (answer, code) = match answer {
+        ReadingAnswer::Acknowledged(code) => ("acknowledged", Some(code)),
+        ReadingAnswer::Closed => ("closed", None),
+        ReadingAnswer::Silent => ("silent", None),
+        ReadingAnswer::TooLarge => ("too-large", None),
+        ReadingAnswer::Unsent => ("unsent", None),
+    };
+    snapshot::ReadingTried { answer: answer.to_owned(), code }
 }
 
 /// The gateway keeps its certificate itself, and proves it itself.
@@ -1022,6 +1133,11 @@ fn fell_back(why: &String) -> String {
     format!("MQTT 3.1.1 is spoken, which cannot say that a message is refused, because with 5 {why}")
 }
 
+/// Never 0 for what is to be waited for.
+fn in_seconds(until: Instant, now: Instant) -> u64 {
+    until.saturating_duration_since(now).as_secs() + 1
+}
+
 /// That the connection does not last because of something outside of this gateway: probably or
 /// perhaps another client with the same client id.
 fn contested(status: &Status, client_id: &str) -> Option<String> {
@@ -1030,9 +1146,11 @@ fn contested(status: &Status, client_id: &str) -> Option<String> {
     }
     (status.closes >= CLOSES).then(|| {
         format!(
-            "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses \
-             the client id {client_id}, or a load balancer or firewall ends it; give each gateway an id of its own \
-             ([gateway] id or [upstream] client-id), and see the broker's log"
+            "the broker closed the connection {} times within 10 min, after {} s at the latest, and gave no reason: see its \
+             log first; perhaps it, or a load balancer or firewall before it, restarts or ends connections, or it does not \
+             allow what this gateway sends, or another client uses the client id {client_id}",
+            status.closes,
+            status.closes_lasted.as_secs() + 1
         )
     })
 }

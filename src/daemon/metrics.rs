@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use crate::control::api::{Call, Reply};
 use crate::control::metrics::{self, render};
 use crate::control::protocol;
-use crate::control::snapshot::{Queue, Status};
+use crate::control::snapshot::{NOT_EXPORTED, Queue, Status};
 use crate::proto::dtls::server::suite_names;
 
 /// Most connections at once.
@@ -120,9 +120,7 @@ impl Metrics {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         trouble
             .iter()
-            .map(|(address, why)| {
-                format!("the metrics are not exported on {address}: {why}; it is tried again")
-            })
+            .map(|(address, why)| format!("{NOT_EXPORTED}{address}: {why}; it is tried again"))
             .collect()
     }
 }

@@ -34,8 +34,9 @@ use super::line_kind::LineKind;
 use super::mqtt_status::shown;
 use super::round::Shared;
 use super::socket_store::{self, SocketStore, Transport};
-use crate::clock::UnixTime;
+use crate::clock::{UnixTime, WallClock};
 use crate::config::Loaded;
+use crate::control::snapshot::{NOT_LISTENING, OUT_OF_DATE};
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::CertificateIdentity;
 use crate::proto::dtls::server::outline::Outline;
@@ -276,11 +277,13 @@ impl Clients {
         let places = self.places.borrow();
         let places = places.iter().filter_map(|(address, place)| {
             let why = place.trouble.borrow();
-            Some(format!("MQTT: not listening on {address}: {}; it is tried again", why.as_ref()?))
+            Some(format!("{NOT_LISTENING}{address}: {}; it is tried again", why.as_ref()?))
         });
         let mut problems: Vec<String> = places.collect();
         problems.sort();
         problems.extend(self.trouble.borrow().clone());
+        let material = self.material.borrow();
+        problems.extend(material.as_ref().and_then(|(material, _)| out_of_date(material, &*self.clock)));
         problems
     }
 
@@ -301,6 +304,24 @@ impl Clients {
     }
 }
 
+/// The certificate that clients see cannot be verified by them at this time.
+fn out_of_date(material: &Material, clock: &dyn WallClock) -> Option<String> {
+    let now = clock.wall().unwrap_or_else(|| clock.floor());
+    let file = material.chain_file.display();
+    material.chain.iter().filter_map(|der| Outline::read(der)).find_map(|of| {
+        let when = if of.not_after < now {
+            format!("expired on {}", of.not_after)
+        } else if clock.trusted() && of.not_before > now {
+            format!("is not valid before {}", of.not_before)
+        } else {
+            return None;
+        };
+        Some(format!(
+            "{OUT_OF_DATE}{file} {when}: clients that verify it cannot connect; replace it, then reload"
+        ))
+    })
+}
+
 /// Listens on one address, for ever.
 async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option<String>>>) {
     let listener = loop {
@@ -310,6 +331,8 @@ async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option
                 let why = match error.kind() {
                     std::io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
                     std::io::ErrorKind::PermissionDenied => "this user may not bind it".to_owned(),
+                    std::io::ErrorKind::AlreadyExists => "what is there is no socket".to_owned(),
+                    std::io::ErrorKind::NotFound => "its directory is not there".to_owned(),
                     _ => error.to_string(),
                 };
                 if trouble.replace(Some(why.clone())).as_ref() != Some(&why) {

@@ -20,6 +20,7 @@ use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded, Settings};
 use crate::credential::revocation::Side;
 use crate::gate::Prepared;
+use crate::northbound;
 use crate::northbound::io::files::{Fingerprints, fingerprint, fingerprints, load};
 use crate::northbound::io::kept;
 use crate::northbound::io::transport::unread;
@@ -65,13 +66,17 @@ pub fn begin(
 ) -> JoinHandle<Outcome> {
     spawn_local(async move {
         let before = running.settings.upstream.clone();
+        let is_same_account = |now: &northbound::Settings| {
+            before.as_ref().is_some_and(|before| before.is_same_but_for_files(now))
+        };
         let mut ready = read(options, running, clock, link.used_files(), READ_WITHIN).await?;
         // Another upstream is connected to anew, which shows it.
-        if let Some(given) = ready.given.filter(|_| ready.loaded.settings.upstream == before)
+        if let (Some(given), Some(now)) = (ready.given, ready.loaded.settings.upstream.clone())
+            && is_same_account(&now)
             && ready.unusable.is_none()
             && ready.changes.renamed_from.is_none()
         {
-            ready.proof = link.prove_files(given).await;
+            ready.proof = link.prove_files(given, &now).await;
         }
         Ok(ready)
     })

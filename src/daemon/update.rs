@@ -1,5 +1,6 @@
 //! Newer firmware: when it is looked for, what was found, and its image fetched. Network, programs
-//! and files are touched on threads of their own, so that nothing here delays a reading.
+//! and files are touched on threads of their own, so that nothing here delays a reading; metadata
+//! is fetched and verified by a process that ends with the check.
 //!
 //! | meets | then |
 //! |---|---|
@@ -37,10 +38,12 @@ use crate::update::eligibility::{Decision, Objections};
 use crate::update::history::{Event, History, What};
 use crate::update::image::{self, Record};
 use crate::update::installation::{Installation, Phase};
-use crate::update::io::answer::{self, Answer, Found, Question, client};
+use crate::update::io::answer::{self, Answer, Fetching, Found, Question};
+use crate::update::io::client::client;
 use crate::update::io::download::{Job, NoImage, SYNC_EVERY, Surroundings, clear, download};
 use crate::update::io::floor::on_disk;
 use crate::update::io::history;
+use crate::update::io::room::{free_bytes, kept_free};
 use crate::update::io::root::Public;
 use crate::update::io::system::PACKAGE;
 use crate::update::offer::Offer;
@@ -71,6 +74,8 @@ pub struct Updates {
     installing: Rc<Installing>,
     /// Of the settings; what was begun under others is dropped.
     generation: Cell<u64>,
+    /// A check's thread is there since then, though its settings may be replaced already.
+    asking_since: Cell<Option<Instant>>,
     /// A download's thread is there, though it may be called off already: two would write the same
     /// files.
     is_busy: Cell<bool>,
@@ -113,6 +118,8 @@ struct FetchState {
     running: Option<Running>,
     retry_at: Option<Instant>,
     interruptions: u32,
+    /// What interrupted it last is this machine's disk.
+    is_local: bool,
     /// How much of an image was here when its download ended last.
     kept: Option<([u8; 32], u64)>,
     /// The image that is ready, by its SHA-256, as far as anybody knows: the file is hashed anew
@@ -183,6 +190,7 @@ impl Updates {
             link: link.clone(),
             inner: RefCell::new(inner),
             generation: Cell::new(0),
+            asking_since: Cell::new(None),
             is_busy: Cell::new(false),
         })
     }
@@ -231,15 +239,14 @@ impl Updates {
         let hinted = self.link.take_update_hint();
         let begins = {
             let inner = &mut *self.inner.borrow_mut();
-            // What apt says was judged by apt.
-            let is_trusted = self.clock.trusted() || inner.settings.source == Source::Apt;
+            let is_trusted = self.judges(inner);
             inner.schedule.as_mut().is_some_and(|schedule| {
                 schedule.handle_clock(is_trusted);
                 // Those that come too early are not told either: there may be one a second.
                 if hinted && schedule.handle_hint(now) {
                     log::info!("an update hint came");
                 }
-                schedule.poll_check(now)
+                self.asking_since.get().is_none() && schedule.poll_check(now)
             })
         };
         if begins {
@@ -263,15 +270,17 @@ impl Updates {
                 folder: self.folder.clone(),
                 objections: self.objections(&inner.history),
                 clock: self.clock.clone(),
-                keeps_within: false,
+                fetching: Fetching::Apart,
                 daemon: None,
                 raises: true,
                 dropped: inner.dropped.clone(),
             }
         };
         let (updates, generation) = (Rc::clone(self), self.generation.get());
+        self.asking_since.set(Some(now));
         spawn_local(async move {
             let asked = spawn_blocking(move || answer::answer(&question)).await;
+            updates.asking_since.set(None);
             let lost = || Answer::failed(Fault::Local("the thread of the check failed".to_owned()));
             if updates.generation.get() == generation {
                 updates.end_check(asked.unwrap_or_else(|_| lost()));
@@ -435,7 +444,10 @@ impl Updates {
                         .is_some_and(|last| last.version == event.version && last.what == event.what)
                 };
                 if inner.history.as_ref().is_ok_and(|history| !is_known(history)) {
-                    self.change(None, move |history| history.record(event));
+                    self.change(None, move |history| {
+                        history.record(event);
+                        Ok(())
+                    });
                 }
                 return;
             }
@@ -450,6 +462,7 @@ impl Updates {
         match fault {
             NoImage::Interrupted(_) | NoImage::Disk(_) | NoImage::NoRoom(_) | NoImage::BudgetSpent => {
                 inner.fetch.interruptions += 1;
+                inner.fetch.is_local = matches!(fault, NoImage::Disk(_) | NoImage::NoRoom(_));
                 let wait = match fault {
                     NoImage::Interrupted(_) => {
                         RETRY.saturating_mul(1 << (inner.fetch.interruptions - 1).min(10)).min(RETRY_MAX)
@@ -586,13 +599,24 @@ impl Updates {
 
     /// With the download, and with what root installs.
     fn status(&self, inner: &Inner) -> Status {
-        let fetched = inner.status.with_fetch(&inner.fetch.shown);
+        let mut fetched = inner.status.with_fetch(&inner.fetch.shown);
+        if fetched.state == State::Unknown && inner.schedule.is_some() && !self.judges(inner) {
+            fetched.reason = Some(Fault::ClockUntrusted.to_string());
+        }
         self.installing.show(fetched, &inner.settings, inner.fetch.is_newer)
     }
 
+    /// Whether a check can begin now. What apt says was judged by apt.
+    fn judges(&self, inner: &Inner) -> bool {
+        self.clock.trusted() || inner.settings.source == Source::Apt
+    }
+
     fn shown(&self, inner: &Inner, now: Instant) -> snapshot::Update {
-        let status = self.status(inner);
-        let shown = serde_json::to_value(&status).and_then(serde_json::from_value::<snapshot::Update>);
+        self.shown_as(inner, &self.status(inner), now)
+    }
+
+    fn shown_as(&self, inner: &Inner, status: &Status, now: Instant) -> snapshot::Update {
+        let shown = serde_json::to_value(status).and_then(serde_json::from_value::<snapshot::Update>);
         let next = inner.schedule.as_ref().and_then(Schedule::poll_timeout);
         let history = inner.history.as_ref().ok();
         snapshot::Update {
@@ -633,18 +657,22 @@ impl Updates {
             ));
         }
         if let Fetch::Waiting { reason, .. } = &inner.fetch.shown
-            && inner.fetch.interruptions >= 10
+            && (inner.fetch.interruptions >= 10 || inner.fetch.is_local)
         {
-            problems.push(format!("the image of the newer version does not arrive: {reason}"));
+            problems.push(format!(
+                "the image of the newer version does not arrive: {reason}; it is tried again by itself, and at once by \
+                 `tombolo update download`"
+            ));
         }
         if let Some(since) =
-            inner.checking_since.filter(|since| now.saturating_duration_since(*since) >= LONG)
+            self.asking_since.get().filter(|since| now.saturating_duration_since(*since) >= LONG)
         {
             let minutes = now.saturating_duration_since(since).as_secs() / 60;
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));
         }
         problems.extend(inner.damage.clone());
-        problems.extend(self.installing.problems(&inner.settings));
+        let has_image = inner.fetch.shown == Fetch::Ready;
+        problems.extend(self.installing.problems(&inner.settings, has_image));
         problems.extend(
             inner.history.as_ref().err().map(|reason| {
                 format!("the history of updates cannot be read, so nothing is fetched: {reason}")
@@ -673,27 +701,35 @@ impl Updates {
                 Ok(history) => reply.ok(&history),
                 Err(reason) => reply.fail(Failure::new(Code::Failed, reason.clone())),
             },
-            UpdateAction::Hold(held) => self.change(Some(reply), move |history| history.held = held),
+            UpdateAction::Hold(held) => self.change(Some(reply), move |history| {
+                history.held = held;
+                Ok(())
+            }),
             UpdateAction::Deny(version) => self.change(Some(reply), move |history| {
-                history.deny(&version);
+                history.deny(&version).map_err(|why| format!("{version:?} is not denied: {why}"))
             }),
             UpdateAction::Allow(version) => self.change(Some(reply), move |history| {
                 history.clear(version.as_deref());
+                Ok(())
             }),
         }
     }
 
     fn check(&self, now: Instant, reply: Reply) {
         let inner = &mut *self.inner.borrow_mut();
-        let is_trusted = self.clock.trusted() || inner.settings.source == Source::Apt;
-        let Some(schedule) = &mut inner.schedule else { return reply.fail(no_source()) };
-        if !is_trusted {
-            return reply.fail(Failure::new(
-                Code::Failed,
-                format!("{}; `tombolo clock` says why", Fault::ClockUntrusted),
-            ));
+        let is_trusted = self.judges(inner);
+        if inner.schedule.is_none() {
+            return reply.fail(no_source());
         }
-        schedule.handle_request(now);
+        if !is_trusted {
+            // As without a daemon; what an earlier check found stays.
+            let (fault, mut status) = (Fault::ClockUntrusted, self.status(inner));
+            status.handle_fault(fault.state(), fault.to_string(), None);
+            return reply.ok(&self.shown_as(inner, &status, now));
+        }
+        if let Some(schedule) = &mut inner.schedule {
+            schedule.handle_request(now);
+        }
         inner.waiting.push(reply);
     }
 
@@ -729,13 +765,18 @@ impl Updates {
         }
     }
 
-    /// Changes the history, on disk first; then a check judges by it.
-    fn change(self: &Rc<Self>, reply: Option<Reply>, act: impl FnOnce(&mut History) + Send + 'static) {
+    /// Changes the history, on disk first; then a check judges by it. `act` may refuse, and then
+    /// has changed nothing.
+    fn change(
+        self: &Rc<Self>,
+        reply: Option<Reply>,
+        act: impl FnOnce(&mut History) -> Result<(), String> + Send + 'static,
+    ) {
         let (updates, folder) = (Rc::clone(self), self.folder.clone());
         spawn_local(async move {
-            let done =
-                spawn_blocking(move || history::change(&folder, act).map(|(history, ())| history)).await;
+            let done = spawn_blocking(move || history::change(&folder, act)).await;
             let done = done.unwrap_or_else(|_| Err("its thread failed".to_owned()));
+            let done = done.and_then(|(history, acted)| acted.map(|()| history));
             if let Ok(history) = &done {
                 let inner = &mut *updates.inner.borrow_mut();
                 let is_other = updates.objections(&inner.history) != updates.objections(&Ok(history.clone()));
@@ -835,7 +876,7 @@ fn fetch(order: &Order) -> (Result<(), NoImage>, u64) {
             client,
             pace: Pace::SLOWEST,
             daily_budget: order.settings.daily_budget,
-            reserve: order.settings.reserve.saturating_sub(size_of(&order.journal)),
+            reserve: kept_free(order.settings.reserve, &order.journal),
             sync_every: SYNC_EVERY,
         };
         let around = Surroundings {
@@ -851,16 +892,4 @@ fn fetch(order: &Order) -> (Result<(), NoImage>, u64) {
     })();
     let begun = first.load(Ordering::Relaxed);
     (fetched, order.have.load(Ordering::Relaxed).saturating_sub(begun))
-}
-
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
-    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
-}
-
-/// Bytes of the files in a folder.
-fn size_of(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|about| about.len()).sum()
 }

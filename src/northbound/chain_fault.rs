@@ -194,10 +194,17 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
         }
         CertificateError::NotValidForNameContext { presented, .. } => {
             let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
+            // With a wildcard alone there is nothing to be copied.
+            let way_out = match names.iter().all(|name| name.starts_with("`*.")) && !names.is_empty() {
+                true => format!(
+                    "`*` stands for one label of a name below a domain: use such a name in upstream.url, or have the \
+                     certificate issued anew with subjectAltName = {}",
+                    alternative(host)
+                ),
+                false => "use that name in upstream.url".to_owned(),
+            };
             let names = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
-            format!(
-                "the broker's certificate is not for `{host}` but for {names}; use that name in upstream.url"
-            )
+            format!("the broker's certificate is not for `{host}` but for {names}; {way_out}")
         }
         CertificateError::Expired => "the broker's certificate has expired".to_owned(),
         CertificateError::ExpiredContext { not_after, time } => format!(
@@ -241,8 +248,22 @@ pub fn explain_certificate(error: &CertificateError, host: &str) -> String {
             } else if text.contains("UnsupportedCertVersion") {
                 "the broker's certificate is X.509 version 1, which TLS refuses; issue it anew as version 3"
                     .to_owned()
+            } else if text.contains("UnsupportedCriticalExtension") {
+                "a certificate of the broker's chain has a critical extension that is not known here; have it issued anew \
+                 without it, or with it not critical"
+                    .to_owned()
+            } else if text.contains("EndEntityUsedAsCa") {
+                "the broker's certificate is issued by one that is no CA's; have it issued by a CA's, with the basic \
+                 constraint CA:TRUE"
+                    .to_owned()
+            } else if text.contains("PathLenConstraintViolated") || text.contains("NameConstraintViolation") {
+                "a CA of the broker's chain may not issue what it has issued (path length or name constraint); have the \
+                 broker's certificate issued by another"
+                    .to_owned()
             } else {
-                format!("the broker's certificate is refused: {other}")
+                // The rule's name, without what is around it.
+                let rule = text.rsplit('(').next().unwrap_or(&text).trim_end_matches(')');
+                format!("the broker's certificate is refused: {rule}")
             }
         }
     }
@@ -366,6 +387,42 @@ mod tests {
         let others: Vec<_> = presented[1..].iter().map(|other| other.der().clone()).collect();
         let explained = explain(error, "broker.test", presented[0].der(), &others, &roots);
         of(&explained).expect("a fault").text.clone()
+    }
+
+    #[test]
+    fn what_the_verifier_calls_by_a_name_of_its_own_has_words_for_the_owner() {
+        let said = |error: webpki::Error| {
+            explain_certificate(
+                &CertificateError::Other(OtherError(std::sync::Arc::new(error))),
+                "broker.test",
+            )
+        };
+        for (error, words) in [
+            (webpki::Error::UnsupportedCriticalExtension, "critical extension that is not known here"),
+            (webpki::Error::EndEntityUsedAsCa, "issued by one that is no CA's"),
+            (webpki::Error::PathLenConstraintViolated, "may not issue"),
+            (webpki::Error::NameConstraintViolation, "may not issue"),
+            // What has no words at least is no debug text.
+            (webpki::Error::BadDer, "is refused: BadDer"),
+        ] {
+            let text = said(error);
+            assert!(text.contains(words) && !text.contains("OtherError"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_no_name_that_can_be_copied() {
+        let said = |names: &[&str]| {
+            let presented = names.iter().map(|name| format!("DnsName(\"{name}\")")).collect();
+            let expected = rustls::pki_types::ServerName::try_from("broker.test").unwrap().to_owned();
+            explain_certificate(
+                &CertificateError::NotValidForNameContext { expected, presented },
+                "broker.test",
+            )
+        };
+        assert!(said(&["*.broker.test"]).contains("stands for one label"));
+        assert!(!said(&["*.broker.test"]).contains("use that name"));
+        assert!(said(&["other.test"]).ends_with("`other.test`; use that name in upstream.url"));
     }
 
     #[test]

@@ -127,7 +127,10 @@ impl Ending {
             if class == CodeClass::Elsewhere { words } else { format!("{words}; {otherwise}") }
         } else {
             match &answer.reason {
-                Some(reason) => format!("{advice} (0x{code:02X}, \"{}\")", printable(reason)),
+                Some(reason) => {
+                    let (text, way_out) = advice.split_once("; ").unwrap_or((advice, ""));
+                    format!("{text} (0x{code:02X}, \"{}\"); {way_out}", printable(reason))
+                }
                 None => advice.to_owned(),
             }
         };
@@ -181,7 +184,7 @@ impl Ending {
 }
 
 /// A code in the standard's words, the broker's own, and the server it names instead of itself.
-fn words(text: &str, answer: &BrokerAnswer) -> String {
+pub(super) fn words(text: &str, answer: &BrokerAnswer) -> String {
     let code = answer.code;
     let mut words = match &answer.reason {
         Some(reason) => format!("{text} (0x{code:02X}, \"{}\")", printable(reason)),
@@ -199,6 +202,11 @@ fn words(text: &str, answer: &BrokerAnswer) -> String {
         }
     }
     words
+}
+
+/// What happened, without what to do about the credentials.
+pub fn without_advice(what: &str) -> &str {
+    what.split_once("; see upstream.").map_or(what, |(what, _)| what)
 }
 
 /// The broker's words without control characters, at most 200 of them.

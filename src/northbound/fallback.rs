@@ -77,6 +77,9 @@ pub struct Fallback {
     said: Vec<Option<String>>,
     settled: Option<Settled>,
     will_again_at: Option<Instant>,
+    /// The will was accepted or suspected before: only the first time it is tried without it at
+    /// once, since it may be the credentials.
+    doubted_will: bool,
 }
 
 impl Fallback {
@@ -93,7 +96,15 @@ impl Fallback {
             .flat_map(|will| versions.iter().map(|version| Variant { version: *version, will: *will }))
             .collect();
         let said = vec![None; ladder.len()];
-        Fallback { ladder, at: 0, candidate: None, said, settled: None, will_again_at: None }
+        Fallback {
+            ladder,
+            at: 0,
+            candidate: None,
+            said,
+            settled: None,
+            will_again_at: None,
+            doubted_will: false,
+        }
     }
 
     /// How the next attempt connects.
@@ -163,12 +174,16 @@ impl Fallback {
         let top = self.top(now);
         let below = Some(self.at + 1).filter(|at| *at < self.ladder.len());
         self.at = next.or(below).unwrap_or(top).max(top);
-        failure == AttemptFailure::Version && next.is_some()
+        let is_sure = failure == AttemptFailure::Version;
+        let is_first =
+            failure == AttemptFailure::Will && will && !std::mem::replace(&mut self.doubted_will, true);
+        (is_sure || is_first) && next.is_some()
     }
 
     /// CONNACK came with success.
     pub fn handle_accepted(&mut self, now: Instant) -> OnAccepted {
         let variant = self.variant();
+        self.doubted_will |= variant.will;
         if self.at == 0 {
             (self.settled, self.will_again_at) = (None, None);
         }

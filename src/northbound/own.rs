@@ -66,6 +66,8 @@ struct Message {
     queued: bool,
     /// Refusals in a row, and until when it waits for the next try.
     refusals: u32,
+    /// What the last one was.
+    refused_by: u8,
     delayed_until: Option<Instant>,
 }
 
@@ -140,6 +142,7 @@ impl Own {
             sent: None,
             queued: false,
             refusals: 0,
+            refused_by: 0,
             delayed_until: None,
         });
         message.payload = payload;
@@ -199,8 +202,8 @@ impl Own {
         }
     }
 
-    /// The broker refused it: it is tried again ever more seldom. Whether that is new.
-    pub fn refuse(&mut self, now: Instant, key: &Key) -> bool {
+    /// The broker refused it by this code: it is tried again ever more seldom. Whether that is new.
+    pub fn refuse(&mut self, now: Instant, key: &Key, code: u8) -> bool {
         let Some(message) = self.messages.get_mut(key) else { return false };
         if message.sent.take().is_some() {
             self.in_flight = self.in_flight.saturating_sub(1);
@@ -211,6 +214,7 @@ impl Own {
         }
         let wait = RETRY.saturating_mul(1 << (2 * message.refusals).min(16)).min(PAUSE);
         message.refusals += 1;
+        message.refused_by = code;
         message.delayed_until = Some(now + wait);
         self.delayed.insert((now + wait, key.clone()));
         message.refusals == 1
@@ -286,10 +290,10 @@ impl Own {
         self.messages.contains_key(&Key::Status(topic.to_owned()))
     }
 
-    /// Topics of messages the broker refused last time, at most `limit`.
-    pub fn refused(&self, limit: usize) -> Vec<String> {
-        let mut topics: Vec<_> =
-            self.messages.values().filter(|message| message.refusals > 0).map(|m| m.topic.clone()).collect();
+    /// Topics of messages the broker refused last time, with the reason code, at most `limit`.
+    pub fn refused(&self, limit: usize) -> Vec<(String, u8)> {
+        let refused = self.messages.values().filter(|message| message.refusals > 0);
+        let mut topics: Vec<_> = refused.map(|of| (of.topic.clone(), of.refused_by)).collect();
         topics.sort_unstable();
         topics.truncate(limit);
         topics
@@ -389,7 +393,7 @@ mod tests {
         let mut now = start;
         for (number, wait) in [5, 20, 80, 320, 1280, 3600, 3600].into_iter().enumerate() {
             assert_eq!(own.next(now).unwrap().topic, "a");
-            assert_eq!(own.refuse(now, &key("a")), number == 0);
+            assert_eq!(own.refuse(now, &key("a"), 0x87), number == 0);
             assert!(!own.is_unsettled("a") && !own.has_due(now));
             own.set_status(Class::DeviceStatus, "b", b"1".to_vec());
             let version = own.next(now).unwrap().version;
@@ -399,7 +403,8 @@ mod tests {
         }
         // On another connection at once.
         own.next(now).unwrap();
-        own.refuse(now, &key("a"));
+        own.refuse(now, &key("a"), 0x87);
+        assert_eq!(own.refused(9), [("a".to_owned(), 0x87)]);
         own.handle_closed();
         assert_eq!(own.next(now).unwrap().topic, "a");
     }

@@ -29,6 +29,8 @@ const SLOW: f64 = 5.0;
 const NEAR: f64 = 0.9;
 const WAIT_FIRST: Duration = Duration::from_secs(60);
 const WAIT_LONGEST: Duration = Duration::from_secs(3600);
+/// A cap that lets something go sooner does not hold it back.
+const SOON: Duration = Duration::from_millis(1);
 /// Seconds over which what the broker took is remembered.
 const SECONDS: usize = 10;
 
@@ -118,6 +120,17 @@ impl PublishRate {
             (Some(limit), Some(cap)) => Some(limit.min(cap)),
             (limit, cap) => limit.or(cap),
         }
+    }
+
+    /// Until when a cap of the owner's lets nothing go, and its key. What the broker's complaints
+    /// hold back is not meant.
+    pub fn capped_until(&self, now: Instant) -> Option<(&'static str, Instant)> {
+        let publishes =
+            self.publishes.iter().filter(|_| self.limit.is_none()).map(|of| ("max-publish-rate", of));
+        let all = publishes.chain(self.bytes.iter().map(|of| ("max-byte-rate", of)));
+        all.map(|(key, bucket)| (key, bucket.ready_at(1.0)))
+            .filter(|(_, at)| *at > now + SOON)
+            .max_by_key(|(_, at)| *at)
     }
 
     /// The limit of our own, if the broker's complaints made one.
@@ -280,6 +293,13 @@ mod tests {
         let sent = drive(&mut rate, start, 10_000, 5000);
         assert_eq!(sent.len(), 2);
         assert!(rate.ready_at() > start);
+        // The cap is named that lets nothing go, with its time.
+        let mut rate = PublishRate::new(start, 1_000, 10);
+        assert_eq!(rate.capped_until(start), None);
+        rate.take(1_000);
+        let (key, until) = rate.capped_until(start).unwrap();
+        assert!(key == "max-byte-rate" && until > start + Duration::from_secs(99), "{key} {until:?}");
+        assert_eq!(rate.capped_until(start + Duration::from_secs(110)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | unreachable, silent, refused | 2 s, doubling to 5 min |
 //! | lost | 5 s, doubling to 5 min; 30 s where the broker said that it is away |
 //! | credentials refused | 1 min, doubling to 5 min: locking an account out helps nobody |
-//! | 0x8E, or lost within 10 s of CONNACK, again and again | 2 min, doubling to 5 min: somebody else has our client id |
+//! | 0x8E, or over MQTT 3.1.1 lost within moments of CONNACK, again and again | 2 min, doubling to 5 min: somebody else has our client id |
 //!
 //! Each wait is drawn from the whole span (*full jitter*), so that the gateways of a broker that
 //! restarts come back one after the other; the last two from its upper half. The draws follow from
@@ -36,7 +36,7 @@ const HURRIED: Duration = Duration::from_secs(5);
 const HURRY_EVERY: Duration = Duration::from_secs(30);
 /// No wait is shorter.
 const LEAST: Duration = Duration::from_millis(100);
-/// A connection lost sooner after its CONNACK may have been taken over.
+/// A connection lost sooner after its CONNACK did not last.
 pub const QUICK: Duration = Duration::from_secs(10);
 /// A connection that lasted so long has no rival.
 pub const PEACE: Duration = Duration::from_secs(600);
@@ -72,7 +72,7 @@ pub enum Outcome {
 pub enum Lost {
     /// DISCONNECT 0x8E.
     TakenOver,
-    /// Closed without a word.
+    /// Closed without a word, as a broker does that cannot say that it was a take-over.
     Closed,
     /// DISCONNECT with a code that says that the broker is away, or that another is to be used.
     Away,
@@ -124,6 +124,11 @@ impl Reconnect {
         self.failures = 0;
         self.refusals = 0;
         self.attempt_at = now;
+    }
+
+    /// Makes the next attempt due at that time, and not before.
+    pub fn wait_until(&mut self, at: Instant) {
+        (self.attempt_at, self.is_patient) = (at, true);
     }
 
     /// Somebody waits for the connection: brings the next attempt forward. How long later ones are

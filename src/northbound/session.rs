@@ -38,6 +38,8 @@ pub const RECEIVE_LIMIT: u32 = 128 * 1024;
 pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
 /// Without a byte for so long while answers are due, the peer is asked whether it lives.
 const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
+/// The packet id of a publish for `tombolo check`.
+pub const APART_ID: u16 = PUBLISH_ID_MAX + 1;
 /// The number of the subscription to commands.
 pub const COMMANDS: u16 = 2;
 /// The number of an UNSUBSCRIBE.
@@ -404,7 +406,9 @@ impl Session {
                 }
                 E::NotifyPacketReceived(packet) => self.handle_received(packet),
                 E::NotifyError(error) => self.end(Ended::Protocol(format!("{error:?}"))),
-                E::RequestClose => self.end(Ended::Protocol("it broke the protocol".to_owned())),
+                E::RequestClose => {
+                    self.end(Ended::Protocol("it sent a packet that does not fit what it answers".to_owned()))
+                }
                 // Our own timers decide, and ids of subscriptions are used once.
                 E::RequestTimerReset { .. } | E::RequestTimerCancel(_) | E::NotifyPacketIdReleased(_) => {}
             }
@@ -523,6 +527,24 @@ impl Session {
             self.handle_library(events);
             self.last_sent = now;
         }
+    }
+
+    /// Publishes for a check, with QoS 1, no payload and the user property `check`: answered by an
+    /// acknowledgement of [`APART_ID`]. Nothing else is to be in flight. False: it is too large.
+    pub fn publish_apart(&mut self, now: Instant, limits: &Limits, topic: &str, retain: bool) -> bool {
+        let publish = wire::Publish {
+            topic: topic.as_bytes(),
+            packet_id: Some(APART_ID),
+            retain: retain && limits.retain,
+            properties: wire::CHECK_PROPERTY,
+            payload: b"",
+        };
+        let limit = limits.packet_size as usize;
+        let fits = wire::push_publish(&mut self.outgoing, self.version, limit, &publish).is_ok();
+        if fits {
+            self.note_sent(now);
+        }
+        fits
     }
 
     /// Unsubscribes from these topic filters; once a session.

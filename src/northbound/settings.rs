@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use super::jwt::JwtSettings;
 use super::revocation::RevocationSettings;
+use super::wire::Version;
 use crate::message::Name;
+
+/// How long the session of a connection beside the gateway's is kept: long enough for the gateway
+/// to take it over again.
+const SESSION_BESIDE: Duration = Duration::from_secs(120);
 
 /// The one upstream broker and how to speak to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,68 @@ impl Settings {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         }
+    }
+
+    /// Whether a broker may know the gateway by something else than its client id, and take a
+    /// connection with another one for the same (mosquitto: `use_username_as_clientid`).
+    pub fn may_be_bound(&self) -> bool {
+        let certificate = self.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+        self.username.is_some() || self.jwt.is_some() || certificate
+    }
+
+    /// For how long the session of a connection beside the gateway's, with another client id, is
+    /// kept; `None`: it begins anew, and is not. A broker that knows the gateway by its account has
+    /// one session for both: a clean start would lose the commands that wait there.
+    pub fn session_beside(&self, version: Version) -> Option<Duration> {
+        let is_shared = self.may_be_bound() && !self.commands.is_empty() && version == Version::V5;
+        is_shared.then_some(SESSION_BESIDE)
+    }
+
+    /// Whether these differ from the others in nothing but where files are: then it is the same
+    /// account at the same broker, and the connection that stands need not be given up to try them.
+    /// A certificate that the gateway keeps itself is no such file.
+    pub fn is_same_but_for_files(&self, other: &Settings) -> bool {
+        self.without_paths() == other.without_paths()
+    }
+
+    /// The same, with the files of the other; the identity only where `before`, by which these were
+    /// made, names another one: the one in use may be a copy that the gateway keeps.
+    pub fn with_files_of(&self, before: &Settings, other: &Settings) -> Settings {
+        let mut settings = self.clone();
+        settings.password_file.clone_from(&other.password_file);
+        settings.jwt.clone_from(&other.jwt);
+        if let (Some(tls), Some(was), Some(is)) = (&mut settings.tls, &before.tls, &other.tls) {
+            tls.ca_file.clone_from(&is.ca_file);
+            tls.revocation.file.clone_from(&is.revocation.file);
+            if was.names_other_pair(is) {
+                tls.identity.clone_from(&is.identity);
+                tls.key_password.clone_from(&is.key_password);
+            }
+        }
+        settings
+    }
+
+    fn without_paths(&self) -> Settings {
+        let mut settings = self.clone();
+        let hide = |path: &mut Option<PathBuf>| {
+            if let Some(path) = path {
+                *path = PathBuf::new();
+            }
+        };
+        hide(&mut settings.password_file);
+        if let Some(jwt) = &mut settings.jwt {
+            jwt.key_file = PathBuf::new();
+        }
+        if let Some(tls) = &mut settings.tls {
+            let is_kept_here = tls.is_kept_here();
+            hide(&mut tls.ca_file);
+            hide(&mut tls.revocation.file);
+            hide(&mut tls.key_password);
+            if let Some((certificate, key)) = tls.identity.as_mut().filter(|_| !is_kept_here) {
+                (*certificate, *key) = Default::default();
+            }
+        }
+        settings
     }
 }
 
@@ -118,6 +185,11 @@ pub struct TokenSettings {
 }
 
 impl TlsSettings {
+    /// Whether the others name another certificate, key or password of it.
+    pub fn names_other_pair(&self, other: &TlsSettings) -> bool {
+        (&self.identity, &self.key_password) != (&other.identity, &other.key_password)
+    }
+
     /// Whether chain and key are in one file that the gateway itself keeps.
     pub fn is_kept_here(&self) -> bool {
         self.identity

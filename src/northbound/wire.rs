@@ -7,6 +7,10 @@
 
 use super::reason_code;
 
+/// The user property `check` with the value `true` (MQTT 5.0 §3.3.2.3.7): what is published for
+/// `tombolo check` has it.
+pub const CHECK_PROPERTY: &[u8] = b"\x26\x00\x05check\x00\x04true";
+
 /// Which MQTT is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

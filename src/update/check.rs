@@ -12,6 +12,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::eligibility::{self, Decision, Installed, Objections};
 use super::floor::{Floor, Fork, MetadataRole, MetadataVersions, Refusal, Rollback, Trust};
 use super::offer::Offer;
@@ -32,7 +34,7 @@ pub fn root_ends(until: UnixTime, now: Option<UnixTime>) -> Option<String> {
 }
 
 /// Metadata whose signatures and hashes were verified.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Of each role.
     pub versions: MetadataVersions,
@@ -89,7 +91,9 @@ impl fmt::Display for Fault {
                 write!(f, "{}.json expired at {since}: the repository was not signed anew", role.as_str())
             }
             Fault::ClockUntrusted => {
-                f.write_str("the clock is not trusted, so the metadata's expiry cannot be judged")
+                f.write_str(
+                    "the clock is not trusted, so the metadata's expiry cannot be judged; `tombolo clock` says why",
+                )
             }
             Fault::Local(text) => f.write_str(text),
         }

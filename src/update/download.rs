@@ -80,13 +80,30 @@ pub fn judge(head: Head<'_>, from: u64, bytes: u64) -> Answer {
         }
         // The part is not what the server has (RFC 9110 §15.5.17).
         416 => Answer::Refuse("the server cannot continue the download; it begins anew".to_owned()),
-        200 | 206 => Answer::Refuse(format!(
-            "the server offers {} bytes of the image, and the signed metadata says {}",
+        200 => Answer::Refuse(format!(
+            "the server offers {} bytes of the image, and the signed metadata says {bytes}",
             head.length.map_or_else(|| "other".to_owned(), |length| length.to_string()),
-            bytes - from.min(bytes),
+        )),
+        206 if from == 0 => Answer::Refuse(
+            "status 206: the server sends a part, and the whole image was asked for".to_owned(),
+        ),
+        206 => Answer::Refuse(format!(
+            "status 206: the server sends {}, and bytes {from}-{}/{bytes} were asked for",
+            part(head),
+            bytes - 1,
         )),
         301..=308 => Answer::Refuse(format!("status {}: redirects are not followed", head.status)),
         status => Answer::Refuse(format!("status {status}")),
+    }
+}
+
+/// What a 206 says that it is.
+fn part(head: Head<'_>) -> String {
+    let range: String = head.range.unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
+    match (range.is_empty(), head.length) {
+        (true, _) => "a part without Content-Range".to_owned(),
+        (false, Some(length)) => format!("{range} with {length} bytes"),
+        (false, None) => range,
     }
 }
 
@@ -171,6 +188,28 @@ mod tests {
         }
         let encoded = Head { is_encoded: true, ..head(200, Some(100), None) };
         assert!(matches!(judge(encoded, 0, 100), Answer::Refuse(_)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_part_is_said_as_it_is() {
+        for (from, length, range, said) in [
+            (0, 100, Some("bytes 0-99/100"), "sends a part, and the whole image was asked for"),
+            (40, 60, Some("bytes 5-64/100"), "sends bytes 5-64/100 with 60 bytes, and bytes 40-99/100 were"),
+            (
+                40,
+                59,
+                Some("bytes 40-99/100"),
+                "sends bytes 40-99/100 with 59 bytes, and bytes 40-99/100 were",
+            ),
+            (40, 60, None, "sends a part without Content-Range, and bytes 40-99/100 were asked for"),
+        ] {
+            let Answer::Refuse(why) = judge(head(206, Some(length), range), from, 100) else {
+                panic!("{range:?} is taken");
+            };
+            assert!(why.contains(said), "{why}");
+        }
+        let Answer::Refuse(why) = judge(head(200, Some(7), None), 40, 100) else { panic!("it is taken") };
+        assert_eq!(why, "the server offers 7 bytes of the image, and the signed metadata says 100");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::durable::two_slot::SlotFormat;
 pub const FORMAT: SlotFormat = SlotFormat { name: "floor", magic: *b"TBUF", major: 1, content_max: 2048 };
 
 /// A role of TUF whose metadata has a version of its own (TUF specification §4.3–4.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MetadataRole {
     /// Keys of all roles.
     Root,
@@ -100,7 +100,7 @@ pub struct RootJson {
 }
 
 /// One root.json of the chain that was followed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Which.
     pub root: RootJson,
@@ -109,7 +109,7 @@ pub struct Link {
 }
 
 /// By which keys metadata was verified: digests, 32 hexadecimal digits each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
     /// Of timestamp and snapshot.
     pub keys: String,

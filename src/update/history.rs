@@ -1,5 +1,7 @@
 //! What became of versions: failures, denials, the hold; kept in one small file.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::health::FAILURES_MAX;
@@ -7,8 +9,10 @@ use super::version::VERSION_MAX;
 
 /// Most entries kept; the oldest go first, those that deny a version last of all.
 const EVENTS_MAX: usize = 64;
-/// Most versions denied.
-const DENIED_MAX: usize = 32;
+/// Most versions that the owner denies; one more is refused, and none is dropped for it.
+pub const DENIED_MAX: usize = 32;
+/// Most versions denied in all, those that failed included.
+const DENIED_ALL_MAX: usize = 64;
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +60,7 @@ pub struct History {
     /// Oldest first, at most 64.
     #[serde(default)]
     pub events: Vec<Event>,
-    /// Versions denied, by failures or by the owner.
+    /// Versions denied, by failures or by the owner, at most 64.
     #[serde(default)]
     pub denied: Vec<String>,
     /// No update is installed until it is released.
@@ -73,6 +77,28 @@ impl Event {
     }
 }
 
+/// Why a version is not denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotDenied {
+    /// It is none.
+    NoVersion,
+    /// As many are denied as can be.
+    Full,
+}
+
+impl fmt::Display for NotDenied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotDenied::NoVersion => f.write_str("it is no version: it is empty or too long"),
+            NotDenied::Full => write!(
+                f,
+                "{DENIED_MAX} versions are denied, which is all that are kept; `tombolo update denied clear VERSION` \
+                 makes room, and `tombolo update hold` keeps every version away"
+            ),
+        }
+    }
+}
+
 impl History {
     /// Adds an event; the second failure of its own denies the version. What is known of the same
     /// attempt already is not added again, nor is a version that was taken back counted as one that
@@ -86,26 +112,40 @@ impl History {
         let failures =
             self.events.iter().filter(|past| past.version == version && past.what == What::FailedItself);
         if failures.count() >= FAILURES_MAX as usize {
-            self.deny(&version);
+            // Where 64 others are denied, its failures alone hold it back.
+            let _ = self.deny_failed(&version);
         }
         while self.events.len() > EVENTS_MAX {
             self.events.remove(0);
         }
     }
 
-    /// Denies a version. False if it is denied already, or is none.
-    pub fn deny(&mut self, version: &str) -> bool {
-        if version.is_empty()
-            || version.len() > VERSION_MAX
-            || self.denied.iter().any(|denied| denied == version)
-        {
-            return false;
+    /// Denies a version by the owner's word. One that is denied already stays so.
+    ///
+    /// # Errors
+    /// [`NotDenied`]; then nothing changed.
+    pub fn deny(&mut self, version: &str) -> Result<(), NotDenied> {
+        self.deny_within(version, DENIED_MAX)
+    }
+
+    /// Denies a version that ran here and is not to run again.
+    ///
+    /// # Errors
+    /// [`NotDenied`]; then nothing changed.
+    pub fn deny_failed(&mut self, version: &str) -> Result<(), NotDenied> {
+        self.deny_within(version, DENIED_ALL_MAX)
+    }
+
+    fn deny_within(&mut self, version: &str, most: usize) -> Result<(), NotDenied> {
+        match version {
+            _ if version.is_empty() || version.len() > VERSION_MAX => Err(NotDenied::NoVersion),
+            _ if self.denied.iter().any(|denied| denied == version) => Ok(()),
+            _ if self.denied.len() >= most => Err(NotDenied::Full),
+            _ => {
+                self.denied.push(version.to_owned());
+                Ok(())
+            }
         }
-        if self.denied.len() == DENIED_MAX {
-            self.denied.remove(0);
-        }
-        self.denied.push(version.to_owned());
-        true
     }
 
     /// Allows a denied version again, with its failures forgotten; all of them for `None`. Says how
@@ -180,8 +220,7 @@ mod tests {
         assert_eq!(history.clear(Some("2.0.0")), 1);
         history.record(event("2.0.0", What::FailedItself));
         assert!(history.denied.is_empty());
-        history.deny("1.0.0");
-        history.deny("1.0.1");
+        assert_eq!((history.deny("1.0.0"), history.deny("1.0.1")), (Ok(()), Ok(())));
         assert_eq!(history.clear(None), 2);
     }
 
@@ -209,10 +248,30 @@ mod tests {
         let mut history = History::default();
         for n in 0..1000 {
             history.record(event(&n.to_string(), What::Confirmed));
-            history.deny(&n.to_string());
         }
-        assert_eq!((history.events.len(), history.denied.len()), (EVENTS_MAX, DENIED_MAX));
-        assert_eq!(history.denied.last().map(String::as_str), Some("999"));
-        assert!(!history.deny("999") && !history.deny("") && !history.deny(&"1".repeat(129)));
+        assert_eq!(history.events.len(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn no_version_that_was_denied_is_dropped_for_another_one() {
+        let mut history = History::default();
+        let mut denied = Vec::new();
+        for n in 0..DENIED_MAX {
+            denied.push(n.to_string());
+            assert_eq!(history.deny(&denied[n]), Ok(()), "{n}");
+        }
+        assert_eq!(history.deny("one more"), Err(NotDenied::Full));
+        assert_eq!((history.deny("0"), history.deny("")), (Ok(()), Err(NotDenied::NoVersion)));
+        assert_eq!(history.deny(&"1".repeat(129)), Err(NotDenied::NoVersion));
+        // What fails here is denied all the same.
+        for n in DENIED_MAX..1000 {
+            for _ in 0..2 {
+                history.record(event(&n.to_string(), What::FailedItself));
+            }
+            denied.extend((n < DENIED_ALL_MAX).then(|| n.to_string()));
+        }
+        assert_eq!(history.denied, denied);
+        history.clear(Some("0"));
+        assert_eq!(history.deny_failed("one more"), Ok(()));
     }
 }

@@ -20,7 +20,8 @@ pub fn dpkg_version(output: &str) -> Option<String> {
     (status == "installed").then(|| plausible(version)).flatten()
 }
 
-/// Version and compatible of the system that runs, out of `rauc status --output-format=json`.
+/// Version and compatible of the system that runs, out of `rauc status --detailed
+/// --output-format=json`.
 pub fn rauc_status(output: &str) -> (Option<String>, Option<String>) {
     let Ok(status) = serde_json::from_str::<serde_json::Value>(output) else {
         return (None, None);

@@ -13,7 +13,7 @@
 //! key of the wrong kind makes the target useless here; that is reported, not passed over, because
 //! a limit that cannot be read must not be taken for none.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::rollout::Share;
 use super::version::Scheme;
@@ -29,7 +29,7 @@ const NOTES_MAX: usize = 1024;
 const HARDWARE_MAX: usize = 64;
 
 /// One target that is a firmware.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// The target's name in the repository: 1 to 128 of the characters that need no encoding in a
     /// URL, in segments of which none is `.`, `..` or empty.

@@ -8,6 +8,7 @@
 //! | a version that is ready, the window is open, nothing is installed or judged | at once, then every 10 min |
 //! | a version that failed here *n* times | 1 h, 2 h, 4 h … 1 day after the last failure |
 //! | a version that is judged or pending, and the broker is reached | at once, then every minute |
+//! | what root refused, and a check accepts; also outside of the window | at once, then every hour |
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub const REQUEST: &str = "request";
 const AGAIN: Duration = Duration::from_secs(600);
 /// Between two requests to conclude.
 const CONCLUDE_AGAIN: Duration = Duration::from_secs(60);
+/// Between two requests to look again.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// After the first failure of a version; twice as long after each further one.
 const RETRY: Duration = Duration::from_secs(3600);
 const RETRY_MAX: Duration = Duration::from_secs(86_400);
@@ -40,23 +43,34 @@ pub enum Wish {
     },
     /// A version that runs has reached the broker.
     Conclude,
+    /// What was refused, for this reason, is in order.
+    LookAgain(String),
 }
 
 /// What was asked.
 #[derive(Clone, Debug, Default)]
 pub struct Requests {
-    asked: Option<(Instant, Option<String>)>,
+    asked: Option<(Instant, Asked)>,
     /// The version that failed, how often, and when that was seen.
     failed: Option<(String, u32, Instant)>,
+}
+
+/// For what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asked {
+    Install(String),
+    Conclude,
+    LookAgain(String),
 }
 
 impl Requests {
     /// Whether the file is to be written now.
     pub fn poll(&mut self, now: Instant, wish: &Wish) -> bool {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let version = match wish {
+        let (what, pause) = match wish {
             Wish::Nothing => return false,
-            Wish::Conclude => None,
+            Wish::Conclude => (Asked::Conclude, CONCLUDE_AGAIN),
+            Wish::LookAgain(refused) => (Asked::LookAgain(refused.clone()), LOOK_AGAIN),
             Wish::Install { version, failures, is_open } => {
                 if *failures > 0 {
                     let is_known = self
@@ -70,13 +84,12 @@ impl Requests {
                 if !is_open || self.retry_in(now, version).is_some() {
                     return false;
                 }
-                Some(version.clone())
+                (Asked::Install(version.clone()), AGAIN)
             }
         };
-        let pause = if version.is_some() { AGAIN } else { CONCLUDE_AGAIN };
-        let is_asked = self.asked.as_ref().is_some_and(|(at, asked)| *asked == version && since(*at) < pause);
+        let is_asked = self.asked.as_ref().is_some_and(|(at, asked)| *asked == what && since(*at) < pause);
         if !is_asked {
-            self.asked = Some((now, version));
+            self.asked = Some((now, what));
         }
         !is_asked
     }
@@ -111,6 +124,7 @@ mod tests {
         assert!(asked(&install(0, false)).is_empty());
         assert!(asked(&Wish::Nothing).is_empty());
         assert_eq!(asked(&Wish::Conclude)[..3], [0, 1, 2]);
+        assert_eq!(asked(&Wish::LookAgain("a fork".to_owned()))[..3], [0, 60, 120]);
     }
 
     #[test]

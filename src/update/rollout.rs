@@ -1,6 +1,7 @@
 //! In which part of the fleet a gateway is, for a release that goes out in stages.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 
 use crate::message::Name;
 
@@ -8,7 +9,7 @@ use crate::message::Name;
 pub const BUCKETS: u16 = 10_000;
 
 /// A share of the fleet, in hundredths of a percent: `0..=10_000`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Share(u16);
 
 impl Share {

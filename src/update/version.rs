@@ -5,11 +5,13 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest version read, in bytes.
 pub const VERSION_MAX: usize = 128;
 
 /// The rules by which versions are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scheme {
     /// `[epoch:]upstream[-revision]` (deb-version(7)). It orders every text without blanks, so it
     /// also suits dates and plain numbers.

@@ -111,3 +111,53 @@ fn a_file_of_conf_d_with_another_ending_is_named_and_a_template_that_may_be_mean
     assert!(!said.contains(".disabled: "), "{said}");
     assert!(said.contains("there is no template \"sdm12\"; did you mean \"sdm120\"? or put"), "{said}");
 }
+
+#[test]
+fn a_certificate_of_mqtt_that_has_expired_fails_and_an_expired_ca_of_clients_warns() {
+    let place = Place::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = |year| {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        params.self_signed(&key).unwrap().pem()
+    };
+    place.write("mqtt.pem", &made(2021));
+    place.write("mqtt.key", &key.serialize_pem());
+    let files = "[mqtt]\nlisten = [\"127.0.0.1:0\"]\ncertificate-file = \"../mqtt.pem\"\nkey-file = \"../mqtt.key\"\n";
+    place.write("conf.d/50-mqtt.toml", files);
+    let line = |out: &str, key: &str| {
+        out.lines().find(|line| line.contains(key) && line.contains(" on 20")).unwrap_or_default().to_owned()
+    };
+    let ran = place.run("check --offline");
+    let said = line(&ran.out, "mqtt.certificate-file");
+    assert!(
+        ran.status == 1 && said.starts_with("fail") && said.contains("expired on 2021-01-01"),
+        "{}",
+        ran.out
+    );
+    place.write("mqtt.pem", &made(2090));
+    place.write("ca.pem", &made(2021));
+    place.write("conf.d/50-mqtt.toml", &format!("{files}client-ca-file = \"../ca.pem\"\n"));
+    let out = place.run("check --offline").fine();
+    let said = line(&out, "mqtt.client-ca-file");
+    assert!(said.starts_with("warn") && said.contains("accepted all the same"), "{out}");
+}
+
+#[test]
+fn a_port_of_mqtt_that_another_program_holds_fails_and_the_listener_is_a_way_for_devices() {
+    let place = Place::new();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap();
+    let config = std::fs::read_to_string(place.path("tombolo.toml")).unwrap();
+    place.write("tombolo.toml", &config.replace("[\"127.0.0.1:0\"]", "[]"));
+    assert!(place.run("check --offline").out.contains("no device can send"));
+    place.write("conf.d/50-mqtt.toml", &format!("[mqtt]\ninsecure-listen = [\"{address}\"]\n"));
+    let ran = place.run("check --offline");
+    assert_eq!(ran.status, 1, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains(&format!("mqtt {address} is held by another program")), "{}", ran.out);
+    assert!(!ran.out.contains("no device can send"), "{}", ran.out);
+    drop(held);
+    let out = place.run("check --offline").fine();
+    assert!(out.contains(&format!("mqtt {address} is free")), "{out}");
+}

@@ -78,6 +78,19 @@ fn the_rest_is_taken_up_and_told_apart() {
         reloads("[upstream]\nurl = \"mqtts://b\"\n"),
         Changes { upstream: true, ..Changes::default() }
     );
+    // Other files of the same account are tried beside the connection; a file more or less is not.
+    let with = |text: &str| main_file(&format!("{BASE}[upstream]\nurl = \"mqtts://b\"\n{text}"));
+    let files = Changes { upstream_files: true, ..Changes::default() };
+    let whole = Changes { upstream: true, ..Changes::default() };
+    let ca = |name: &str| with(&format!("ca-file = \"/{name}.pem\"\n"));
+    assert_eq!(after(&ca("a"), &ca("b")).unwrap(), files);
+    assert_eq!(after(&ca("a"), &with("")).unwrap(), whole);
+    assert_eq!(after(&ca("a"), &ca("a")).unwrap(), Changes::default());
+    let pair =
+        |name: &str| with(&format!("certificate-file = \"/{name}.crt\"\nkey-file = \"/{name}.key\"\n"));
+    assert_eq!(after(&pair("a"), &pair("b")).unwrap(), files);
+    assert_eq!(after(&pair("a"), &with("")).unwrap(), whole);
+    assert_eq!(after(&ca("a"), &with("ca-file = \"/b.pem\"\nkeep-alive = \"50s\"\n")).unwrap(), whole);
     assert_eq!(reloads("[role.new.uplink.x]\npath = \"x\"\n"), Changes::default());
 }
 

@@ -82,6 +82,44 @@ fn a_refused_subscription_is_named_and_readings_go_on() {
 }
 
 #[test]
+fn a_refused_subscription_is_asked_for_again_ever_more_seldom_and_granted_on_the_same_connection() {
+    const OTHER: &str = "tombolo/g/gateway/down/#";
+    let mut world =
+        World::new(Settings { commands: vec![FILTER.to_owned(), OTHER.to_owned()], ..settings() });
+    world.broker.subscribe_reply = Reply::Ack(0x87);
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    let asked = |world: &World| world.broker.subscribed.iter().filter(|filter| *filter == FILTER).count();
+    let granted = |world: &World| world.broker.subscribed.iter().filter(|filter| *filter == OTHER).count();
+    world.settle();
+    assert_eq!((asked(&world), granted(&world)), (1, 1));
+    world.run_for(Duration::from_secs(58));
+    assert_eq!(asked(&world), 1);
+    world.run_for(Duration::from_secs(4));
+    assert_eq!((asked(&world), granted(&world)), (2, 1), "after a minute, and that one alone");
+    world.run_for(Duration::from_secs(6 * 3600));
+    let times = asked(&world);
+    assert!((9..=14).contains(&times), "an hour apart at most: {times}");
+    let refused = Event::CommandsRefused { filter: FILTER.to_owned(), code: 0x87 };
+    assert_eq!(world.count(|event| *event == refused), 1, "said once");
+    assert!(world.status().unsubscribed.iter().any(|it| it.filter == FILTER));
+    // A reload asks at once.
+    let now = world.moment.now;
+    world.uplink.retry_subscriptions(now);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(asked(&world), times + 1);
+    // It is granted now, after a minute again.
+    world.broker.subscribe_reply = Reply::Ack(1);
+    world.run_for(Duration::from_secs(62));
+    assert!(world.status().unsubscribed.is_empty(), "{:?}", world.status().unsubscribed);
+    let times = asked(&world);
+    world.run_for(Duration::from_secs(2 * 3600));
+    assert_eq!((asked(&world), world.broker.connects.len()), (times, 1));
+    world.store(Lane::Normal, "a", b"1");
+    world.settle();
+    assert!(world.broker.delivered.iter().any(|delivered| delivered.topic == "a"));
+}
+
+#[test]
 fn a_subscription_over_which_the_broker_closes_is_left_out_and_readings_go_on() {
     let mut world = World::new(with_commands());
     world.broker.subscribe_reply = Reply::Close;
@@ -266,4 +304,17 @@ fn a_broker_that_refuses_an_outcome_and_then_closes_is_left_for_it_once_an_hour_
     world.store(Lane::Normal, ANSWERS, b"again");
     world.run_for(Duration::from_secs(10));
     assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"again"));
+}
+
+#[test]
+fn commands_that_are_granted_with_qos_0_alone_are_noted() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    for (code, is_noted) in [(0, true), (1, false), (2, false)] {
+        world.broker.subscribe_reply = Reply::Ack(code);
+        world.cut();
+        world.run_for(Duration::from_secs(20));
+        let unheard = world.status().unheard;
+        assert_eq!(unheard.iter().any(|what| what.contains("QoS 0 only")), is_noted, "{code}: {unheard:?}");
+    }
 }

@@ -394,3 +394,67 @@ fn what_was_in_flight_at_the_goodbye_is_the_next_uplinks() {
     world.run_for(Duration::from_secs(2));
     assert_eq!(world.outbox.released[1], [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn a_connection_that_is_closed_again_and_again_over_mqtt_5_is_nobody_elses_doing_by_that() {
+    for (protocol, rival) in [(Protocol::V5, false), (Protocol::V3_1_1, true)] {
+        let mut settings = bare_settings();
+        settings.protocol = protocol;
+        let mut world = World::new(settings);
+        world.settle();
+        for _ in 0..8 {
+            while !world.uplink.is_connected() {
+                world.run_for(Duration::from_millis(100));
+            }
+            world.run_for(Duration::from_secs(1));
+            world.cut();
+        }
+        // What has 0x8E says so of a take-over.
+        assert_eq!(world.count(|event| *event == Event::ClientIdElsewhere) > 0, rival, "{protocol:?}");
+        let status = world.status();
+        assert!(status.rival == rival && status.closes >= 4, "{protocol:?}: {status:?}");
+        assert!(
+            status.closes_lasted >= Duration::from_secs(1) && status.closes_lasted < Duration::from_secs(3)
+        );
+    }
+    // One that stood for longer was not taken over by a client that connects again at once.
+    let mut settings = bare_settings();
+    settings.protocol = Protocol::V3_1_1;
+    let mut world = World::new(settings);
+    world.settle();
+    for _ in 0..8 {
+        while !world.uplink.is_connected() {
+            world.run_for(Duration::from_millis(100));
+        }
+        world.run_for(Duration::from_secs(6));
+        world.cut();
+    }
+    assert_eq!(world.count(|event| *event == Event::ClientIdElsewhere), 0);
+}
+
+#[test]
+fn a_will_that_may_not_be_there_is_left_out_at_once_and_in_words_about_the_will() {
+    let mut world = World::new(settings());
+    world.broker.will = Some(Welcome::Code(0x87));
+    world.run_for(Duration::from_secs(3));
+    assert!(world.uplink.is_connected(), "{:?}", world.status());
+    let left_out = world.status().left_out.join("; ");
+    assert!(left_out.contains("the will on") && left_out.contains("not authorized"), "{left_out}");
+    assert!(left_out.contains("the gateway connects without it"), "{left_out}");
+    assert!(!left_out.contains("upstream.username"), "{left_out}");
+    // A broker that knows us not at all is asked once more, and then seldom.
+    let mut world = World::new(settings());
+    (world.broker.v5, world.broker.v3) = (Welcome::Code(0x87), Welcome::Code(0x87));
+    world.run_for(Duration::from_secs(29));
+    assert_eq!(world.attempts.len(), 2);
+}
+
+#[test]
+fn a_status_that_is_too_large_is_called_that() {
+    let mut world = World::new(settings());
+    world.broker.maximum_packet_size = Some(60);
+    world.run_for(Duration::from_secs(3));
+    let left_out = world.status().left_out.join("; ");
+    assert!(left_out.contains("takes only packets of 60 bytes"), "{left_out}");
+    assert!(!left_out.contains("refuses"), "{left_out}");
+}

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod apart;
 mod budget;
 mod chance;
 mod commands;

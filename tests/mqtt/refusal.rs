@@ -575,7 +575,8 @@ fn a_subscription_the_broker_closes_over_is_found_and_left_out_for_an_hour() {
         assert!(world.outbox.rejected.is_empty());
         assert_eq!(world.count(|e| *e == Event::SubscriptionLeftOut), 1);
         assert!(world.status().unheard[0].contains("closes the connection"), "{:?}", world.status().unheard);
-        assert!(world.broker.links <= 3, "{}", world.broker.links);
+        // With readings in flight once more, and then alone.
+        assert!(world.broker.links <= 4, "{}", world.broker.links);
         let links = world.broker.links;
         traffic(&mut world, 300);
         assert_eq!(world.broker.links, links);

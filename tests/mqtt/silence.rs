@@ -5,9 +5,10 @@ use std::time::Duration;
 use tombolo::message::Lane;
 use tombolo::northbound::publisher::Event as PublisherEvent;
 use tombolo::northbound::reason_code::Cause;
+use tombolo::northbound::settings::Protocol;
 use tombolo::northbound::uplink::Event;
 
-use crate::support::{World, bare_settings};
+use crate::support::{World, bare_settings, settings};
 use tombolo_test_support::broker::{Delivered, Reply};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -207,4 +208,50 @@ fn connections_that_we_end_ourselves_are_no_sign_of_a_rival_for_the_client_id() 
     world.broker.policy = Box::new(|_| Reply::Ack(0));
     world.run_for(Duration::from_secs(400));
     assert_eq!(world.outbox.released[1], [1]);
+}
+
+#[test]
+fn readings_go_beside_a_subscription_that_is_not_answered() {
+    let mut world = World::new(settings());
+    world.broker.subscribe_reply = Reply::Drop;
+    world.store(Lane::Normal, "a", b"1");
+    world.run_for(SECOND);
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    assert!(world.status().unheard.is_empty());
+    world.run_for(2 * SECOND);
+    assert!(
+        world.status().unheard[0].contains("has waited 3 s for its answer"),
+        "{:?}",
+        world.status().unheard
+    );
+    // Nor on a connection that ends before anybody could be sure that there is no answer.
+    for number in 2..6u32 {
+        world.cut();
+        while !world.uplink.is_connected() {
+            world.run_for(SECOND / 10);
+        }
+        world.store(Lane::Normal, "a", number.to_string().as_bytes());
+        world.run_for(2 * SECOND);
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{number}");
+    }
+}
+
+#[test]
+fn a_close_over_a_subscription_beside_readings_is_found_out_and_no_reading_is_blamed() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut settings = settings();
+        settings.protocol = protocol;
+        let mut world = World::new(settings);
+        world.broker.subscribe_reply = Reply::Close;
+        for _ in 0..120 {
+            world.store(Lane::Normal, "a", b"1");
+            world.run_for(SECOND);
+        }
+        assert_eq!(world.outbox.waiting(Lane::Normal), 0, "{protocol:?}");
+        assert!(world.outbox.rejected.is_empty() && world.status().suspect_count == 0);
+        let suspected = |e: &Event| matches!(e, Event::Publisher(PublisherEvent::Suspected { .. }));
+        assert_eq!(world.count(suspected), 0);
+        assert_eq!(world.count(|e| matches!(e, Event::SubscriptionLeftOut)), 1);
+        assert!(world.uplink.is_connected(), "{:?}", world.status());
+    }
 }

@@ -85,6 +85,41 @@ fn another_ca_under_a_connection_that_stands_is_a_failure_everywhere_until_it_is
 }
 
 #[test]
+fn files_at_another_path_are_tried_beside_the_connection_as_changed_ones_are() {
+    let (site, _, good) = with_ca("other-path");
+    deliver(&site);
+    let connections =
+        || site.daemon.status()["counters"]["tombolo_northbound_connected_sessions_total"].as_u64().unwrap();
+    let before = connections();
+    let name = |file: &std::path::Path| {
+        site.folder.write("conf.d/50-ca.toml", format!("[upstream]\nca-file = \"{}\"\n", file.display()));
+        site.daemon.command(&["reload"])
+    };
+    let other = Folder::new("other-path-pki");
+    let (code, text) = name(&Pki::new(other.path()).ca());
+    assert!(code == 3 && text.contains("are not proven"), "{code} {text}");
+    assert!(connected(&site) && connections() == before, "the connection was given up for it");
+    assert_eq!(site.daemon.status()["ok"], false);
+    // The same CA at another path: it works, and the connection stays.
+    let moved = site.folder.write("moved-ca.pem", &good);
+    let (code, text) = name(&moved);
+    assert_eq!(code, 0, "{text}");
+    assert!(connected(&site) && connections() == before, "the connection was given up for it");
+    let (code, text) = site.daemon.command(&["check"]);
+    assert!(code == 0 && !text.contains("still uses") && !text.contains("have changed"), "{text}");
+    // The next connection reads it there: the file before is gone.
+    std::fs::remove_file(site.folder.join("site-ca.pem")).unwrap();
+    let mut site = site;
+    site.broker.stop();
+    site.broker.resume();
+    wait_for("another connection", || {
+        let status = site.daemon.status();
+        let count = status["counters"]["tombolo_northbound_connected_sessions_total"].as_u64();
+        status["upstream"]["connected"] == true && count > Some(before)
+    });
+}
+
+#[test]
 fn another_password_under_a_connection_that_stands_is_a_failure_everywhere() {
     let folder = Folder::new("other-password-files");
     let users = folder.write("users", "");

@@ -98,3 +98,32 @@ fn a_file_that_is_edited_during_its_trial_is_not_said_to_be_put_back() {
     assert_eq!(read("conf.d/50-url.toml"), mine);
     assert_eq!(read("state/config-before-trial.toml"), "[gateway]\nlabel = \"barn\"\n");
 }
+
+#[test]
+fn a_file_on_trial_is_told_with_the_time_left_and_the_command_by_status_check_and_the_gateways_status() {
+    let site = Site::new("apply-told", "");
+    wait_for("the broker", || connected(&site));
+    let dead = tombolo_test_support::free_tcp_port();
+    site.folder.write("new/50-url.toml", format!("[upstream]\nurl = \"mqtts://localhost:{dead}\"\n"));
+    // It waits for a broker that never comes, so the trial goes on.
+    let mut child = apply(&site, "new/50-url.toml", &["--confirm", "20min"]);
+    wait_for("the trial", || site.daemon.status()["trial"]["left_s"].as_u64() > Some(120));
+    let told = |text: &str| {
+        text.lines().any(|line| {
+            ["50-url.toml is on trial for ", " min yet", "config confirm` keeps it"]
+                .iter()
+                .all(|words| line.contains(words))
+        })
+    };
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(told(&text), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(text.lines().any(|line| line.starts_with("warn") && told(line)), "{text}");
+    let (status, text) = site.daemon.command(&["config", "confirm"]);
+    assert_eq!(status, 0, "{text}");
+    wait_for("no trial", || site.daemon.status()["trial"].is_null());
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(!text.contains("is on trial"), "{text}");
+    let _ = child.kill();
+    let _ = child.wait();
+}

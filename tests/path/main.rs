@@ -7,6 +7,7 @@ mod backlog;
 mod ca_rollover;
 mod certificates;
 mod changed_files;
+mod check_beside;
 mod check_messages;
 mod check_readings;
 mod checks;

@@ -170,3 +170,13 @@ fn users_of_a_mosquitto_keep_their_passwords() {
     let (_, text) = site.daemon.command(&["acl", "explain", "anna", "publish", "plant/1/temp"]);
     assert!(text.contains("site7/plant/1/temp"), "{text}");
 }
+
+#[test]
+fn a_trace_of_an_mqtt_device_says_that_its_packets_are_not_traced_and_what_shows_them() {
+    let site = site("mqtt-trace", |_, _| format!("{SOCKET}{LOCAL}"));
+    let (status, text) = site.daemon.command(&["trace", "pump-2"]);
+    assert_eq!(status, 1, "{text}");
+    for words in ["pump-2 is an MQTT client", "tail pump-2", "device show pump-2"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}

@@ -143,6 +143,9 @@ fn an_outcome_that_the_broker_refuses_is_named_and_readings_flow() {
     let (_, text) = site.daemon.command(&["check"]);
     assert!(text.lines().any(|line| line.starts_with("warn") && line.contains(words)), "{text}");
     assert!(!text.contains("readings do not flow"), "{text}");
+    // The gateway's own status says it, too; its number of outcomes would be another each time.
+    let said = || site.arrived("tombolo/gw/gateway/status").last().map(|fields| fields[1].clone());
+    wait_for("the gateway's status", || said().is_some_and(|text| text.contains(words)));
     let log = site.daemon.log();
     assert!(log.contains("refuses the outcome of a command") && log.contains("app/answers/1"), "{log}");
     assert!(site.post(&["-e", "1"], "t/x").contains("2.04"));

@@ -34,6 +34,10 @@ struct Manner {
     code: u8,
     /// Answers a SUBSCRIBE.
     answers_subscribe: bool,
+    /// Its Maximum Packet Size.
+    largest: Option<u8>,
+    /// Closes the connection over a SUBSCRIBE.
+    closes_on_subscribe: bool,
     /// Refuses filters with this in them (0x87).
     unreadable: Option<&'static str>,
     /// Answers a PUBLISH on topics with this in them by this code.
@@ -49,6 +53,8 @@ const ORDINARY: Manner = Manner {
     password: None,
     code: 0x85,
     answers_subscribe: true,
+    closes_on_subscribe: false,
+    largest: None,
     unreadable: None,
     refuses: None,
 };
@@ -97,9 +103,14 @@ fn serve(
         let _ = before.write_all(&[0xE0, 1, 0x8E]);
         let _ = before.shutdown(std::net::Shutdown::Both);
     }
-    stream.write_all(&[0x20, 3, 0, code, 0]).ok()?;
+    match manner.largest {
+        Some(largest) => stream.write_all(&[0x20, 8, 0, code, 5, 0x27, 0, 0, 0, largest]).ok()?,
+        None => stream.write_all(&[0x20, 3, 0, code, 0]).ok()?,
+    }
     while let Some((first, body)) = packet(&mut stream).filter(|_| code == 0) {
         match first >> 4 {
+            // Beside the handle that stands for its client id.
+            8 if manner.closes_on_subscribe => return stream.shutdown(std::net::Shutdown::Both).ok(),
             8 if !manner.answers_subscribe => {}
             8 => {
                 let codes = filters(&body).into_iter().map(|filter| {
@@ -137,10 +148,15 @@ fn filters(body: &[u8]) -> Vec<String> {
 }
 
 fn gateway(folder: &Folder, port: u16) -> Daemon {
+    gateway_with(folder, port, "")
+}
+
+/// The same with another line in `[upstream]`.
+fn gateway_with(folder: &Folder, port: u16, extra: &str) -> Daemon {
     folder.write("door-7.psk", format!("text:{}", super::KEY));
     let plain = |text: &str| {
         let lines = text.lines().map(|line| match line.starts_with("url = ") {
-            true => format!("url = \"mqtt://127.0.0.1:{port}\"\ninsecure = true\nprotocol = \"5\""),
+            true => format!("url = \"mqtt://127.0.0.1:{port}\"\ninsecure = true\nprotocol = \"5\"\n{extra}"),
             false => line.to_owned(),
         });
         lines.filter(|line| !line.starts_with("ca-file")).collect::<Vec<_>>().join("\n")
@@ -414,4 +430,112 @@ fn what_differs_is_named_with_its_object_and_nothing_else_is() {
     for key in ["upstream.ca-file", "upstream.pin-sha256", "upstream.alpn", "upstream.tls-min"] {
         assert!(!text.contains(&format!("{key}: the running")), "{key} in {text}");
     }
+}
+
+/// A running gateway without a broker, with what `[mqtt]` says beside its role.
+fn local(name: &str, mqtt: impl FnOnce(&Folder) -> String) -> (Folder, Daemon) {
+    let folder = Folder::new(name);
+    folder.write("door-7.psk", format!("text:{}", super::KEY));
+    let extra = format!("{SITE}{}", mqtt(&folder));
+    let port = free_tcp_port();
+    let daemon = Daemon::start_with(binary(), &folder, port, &folder.join("none.pem"), &extra, |text| {
+        let (before, rest) = text.split_once("[upstream]").expect("an upstream");
+        let (_, after) = rest.split_once("\n[").expect("another table");
+        format!("{before}[{after}")
+    });
+    (folder, daemon)
+}
+
+#[test]
+fn a_certificate_of_mqtt_that_clients_refuse_is_a_reason_in_status_and_one_failure_in_check() {
+    let (_folder, daemon) = local("truth-mqtt-expired", |folder| {
+        let pki = tombolo_test_support::Pki::new(folder.path());
+        pki.issue_with("old", &["localhost"], |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+        "[mqtt]\nlisten = [\"127.0.0.1:0\"]\ncertificate-file = \"old.pem\"\nkey-file = \"old.key\"\n"
+            .to_owned()
+    });
+    let (status, said) = daemon.command(&["check", "--offline"]);
+    let about = said.lines().filter(|line| line.starts_with("fail") && line.contains("expired on 2021"));
+    assert!(status == 1 && about.count() == 1, "{said}");
+    let problems = daemon.status()["problems"].to_string();
+    assert!(problems.contains("old.pem expired on 2021-01-01"), "{problems}");
+    assert_eq!(daemon.status()["ok"], false);
+}
+
+#[test]
+fn a_gateway_that_lacks_a_port_is_not_said_to_have_its_ports() {
+    let (folder, daemon) =
+        local("truth-mqtt-file", |_| "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\n".to_owned());
+    let has_all = |said: &str| found(said, "ok", &["daemon: tombolo", "runs and has its ports"]);
+    let (_, said) = daemon.command(&["check", "--offline"]);
+    assert!(has_all(&said), "{said}");
+    folder.write("other.sock", "");
+    let config = std::fs::read_to_string(daemon.config()).expect("the configuration");
+    folder.write("tombolo.toml", config.replace("unix:mqtt.sock", "unix:other.sock"));
+    let (_, said) = daemon.command(&["check", "--offline"]);
+    assert!(found(&said, "fail", &["other.sock cannot be had: what is there is no socket"]), "{said}");
+    daemon.command(&["reload"]);
+    let lacks = || daemon.status()["problems"].to_string().contains("what is there is no socket");
+    wait_for("the listener's trouble", lacks);
+    let (status, said) = daemon.command(&["check", "--offline"]);
+    assert!(status == 1 && !has_all(&said), "{said}");
+    assert!(found(&said, "fail", &["not listening on unix:", "no socket"]), "{said}");
+}
+
+#[test]
+fn a_limit_of_the_owners_that_keeps_publishes_back_is_named_and_not_the_broker() {
+    let folder = Folder::new("truth-capped");
+    let script = Script::start(ORDINARY);
+    let daemon = gateway_with(&folder, script.port, "max-byte-rate = 1");
+    wait_for("CONNACK", || connected(&daemon));
+    let (status, text) = daemon.command(&["check"]);
+    assert!(found(&text, "warn", &["upstream.max-byte-rate", "keeps readings back"]), "{text}");
+    let words = ["[upstream] max-byte-rate keeps publishes back", "raise it"];
+    assert!(status == 1 && found(&text, "fail", &words), "{text}");
+    assert!(!text.contains("acknowledges nothing") && !text.contains("allow tombolo/"), "{text}");
+    assert_eq!(daemon.status()["upstream"]["capped_by"], "max-byte-rate");
+}
+
+#[test]
+fn a_close_over_a_subscription_is_not_said_of_the_publish_after_it() {
+    let folder = Folder::new("truth-close-subscribe");
+    let script = Script::start(Manner { closes_on_subscribe: true, ..ORDINARY });
+    let mut daemon = gateway(&folder, script.port);
+    daemon.stop();
+    let (_, text) = daemon.command(&["check"]);
+    assert!(
+        found(&text, "warn", &["upstream publish", "closes the connection over a subscription"]),
+        "{text}"
+    );
+    let taken = ["upstream readings: taken on", "rule alarm", "rule telemetry"];
+    assert!(found(&text, "ok", &taken), "{text}");
+    assert!(!text.contains("it closes the connection; allow"), "{text}");
+}
+
+#[test]
+fn readings_wait_for_no_answer_to_a_subscription() {
+    let folder = Folder::new("truth-no-suback");
+    let script = Script::start(Manner { answers_subscribe: false, ..ORDINARY });
+    let daemon = gateway(&folder, script.port);
+    wait_for("CONNACK", || connected(&daemon));
+    let (status, text) = daemon.command(&["device", "test", "door-7", "--path", "t/a"]);
+    assert!(status == 0 && text.contains("acknowledged"), "{text}");
+    assert!(daemon.status()["upstream"]["since_s"].as_u64().is_some_and(|seconds| seconds < 9), "{text}");
+    let (_, text) = daemon.command(&["check"]);
+    assert!(!text.contains("acknowledges nothing"), "{text}");
+}
+
+#[test]
+fn where_no_reading_fits_none_is_said_to_be_taken_and_the_size_is_the_cause() {
+    let folder = Folder::new("truth-small-packets");
+    let script = Script::start(Manner { largest: Some(60), ..ORDINARY });
+    let daemon = gateway(&folder, script.port);
+    wait_for("the status", || daemon.status()["upstream"]["left_out"].to_string().contains("60 bytes"));
+    let (status, text) = daemon.command(&["check"]);
+    assert!(status == 1 && !text.contains("taken on"), "{text}");
+    assert!(text.contains("packets of 60 bytes") && !text.contains("the broker refuses"), "{text}");
+    assert!(!text.contains("allow tombolo/"), "{text}");
 }

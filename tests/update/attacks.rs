@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tombolo::update::check::Fault;
 use tombolo::update::eligibility::Decision;
 use tombolo::update::floor::{Floor, RootJson};
+use tombolo::update::io::answer::{Found, answer};
 
 use crate::gateway::Gateway;
 
@@ -198,7 +199,8 @@ fn a_root_that_the_key_before_did_not_sign_is_refused_and_so_is_one_that_its_own
 
 #[test]
 fn roots_without_end_are_followed_to_the_bound() {
-    refused("roots-without-end", "Maximum root updates 64 exceeded");
+    refused("roots-without-end", "more than 64 versions of root.json follow the root-file");
+    refused("delegations-many", "the metadata has more than 100 files");
 }
 
 #[test]
@@ -241,6 +243,25 @@ fn a_server_that_drips_or_says_nothing_is_given_up() {
     unreachable(&gateway, "newer:drip:2.root.json", "the answer is not complete within 0.7 s");
     let gateway = Gateway::with_patience(Duration::from_secs(60), total);
     unreachable(&gateway, "newer:silent:2.root.json", "no answer within 0.7 s");
+}
+
+#[test]
+fn a_check_whose_settings_were_replaced_does_not_wait_for_a_silent_server() {
+    let (gateway, dropped) = (Gateway::new(), Arc::new(AtomicBool::new(false)));
+    let question = gateway.question("newer:silent:2.root.json", &dropped);
+    let begun = Instant::now();
+    let ended = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| answer(&question));
+        dropped.store(true, Ordering::Relaxed);
+        asked.join().unwrap()
+    });
+    assert_eq!(ended.result, Err(Fault::Dropped));
+    assert!(begun.elapsed() < Duration::from_secs(15), "the server is given 20 s");
+    assert_eq!(gateway.floor(), Floor::default());
+    // The same question otherwise.
+    dropped.store(false, Ordering::Relaxed);
+    let found = answer(&gateway.question("signed-anew", &dropped));
+    assert!(matches!(found.result, Ok(Found::Tuf(_))), "{:?}", found.result);
 }
 
 #[test]

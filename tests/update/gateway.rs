@@ -15,9 +15,12 @@ use tombolo::message::Name;
 use tombolo::update::check::Fault;
 use tombolo::update::eligibility::{Decision, Installed, Objections};
 use tombolo::update::floor::Floor;
-use tombolo::update::io::check::{Repository, check};
+use tombolo::update::io::answer::{Fetching, Question};
+use tombolo::update::io::check::{Terms, check};
 use tombolo::update::io::floor::{change, on_disk, raise, read};
 use tombolo::update::io::tuf::{self, Place};
+use tombolo::update::settings::{self, Backend, Folder, Settings, Source};
+use tombolo::update::window::Window;
 
 const KEYS: Keys = Keys { url: "url", ca_file: "ca-file", certificate: "a certificate" };
 /// 2026-12-01: nothing has expired.
@@ -167,9 +170,8 @@ impl Gateway {
         let place = Place { metadata: format!("{base}/metadata/"), targets: format!("{base}/targets/") };
         let client = self.client();
         let root = tuf::read_root(&server.folder.join(self.root)).unwrap();
-        let dropped = dropped.clone();
-        let repository =
-            Repository { place, root, client, scratch: None, daemon: None, raises: true, dropped };
+        let fetch = tuf::load(&place, &root, client, None);
+        let terms = Terms { daemon: None, raises: true, dropped: dropped.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let objections = Objections::default();
         // It is opened before anything is asked, and at the end.
@@ -180,8 +182,43 @@ impl Gateway {
             }
             on_disk(&self.state)
         };
-        let seen = runtime.block_on(check(&repository, floor, &self.installed, &objections, self.now));
+        let seen = runtime.block_on(check(fetch, &terms, floor, &self.installed, &objections, self.now));
         seen.map(|seen| seen.decision)
+    }
+
+    /// As the daemon asks, until `dropped` is set.
+    pub fn question(&self, repository: &str, dropped: &Arc<AtomicBool>) -> Question {
+        let folder = |name: &str| {
+            Folder::parse(&format!("https://127.0.0.1:{}/{repository}/{name}", server().port)).unwrap()
+        };
+        let place = settings::Place {
+            metadata: folder("metadata"),
+            targets: folder("targets"),
+            root_file: server().folder.join(self.root),
+            ca_file: Some(server().folder.join(self.ca)),
+        };
+        let settings = Settings {
+            source: Source::Tuf(place),
+            period: Settings::PERIOD,
+            backend: Backend::None,
+            window: Window::ALWAYS,
+            compatible: None,
+            hardware: None,
+            health_timeout: Settings::HEALTH_TIMEOUT,
+            daily_budget: None,
+            reserve: 0,
+        };
+        Question {
+            settings,
+            gateway: self.installed.gateway.clone(),
+            folder: self.state.clone(),
+            objections: Objections::default(),
+            clock: Arc::new(Today),
+            fetching: Fetching::Within,
+            daemon: None,
+            raises: true,
+            dropped: dropped.clone(),
+        }
     }
 
     /// What asks the server.

@@ -16,6 +16,7 @@ use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for,
 use crate::gateway::server;
 
 mod room;
+mod service;
 
 const STATE: &str = "state/update";
 const ROOT: &str = "state-update";
@@ -36,7 +37,9 @@ echo "$*" >>"$here/rauc.log"
 case $1 in
     info) echo "{\"compatible\":\"acme-gw2\",\"version\":\"$(cat "$here/bundle" 2>/dev/null || echo 3.0.0)\"}"; exit ;;
     install)
-        [ ! -e "$here/rauc.fault" ] || { echo ' 20% Checking bundle'; cat "$here/rauc.fault" >&2; exit 1; }
+        [ ! -e "$here/rauc.fault" ] || {
+            echo ' 20% Checking bundle'; cat "$here/rauc.fault"; echo "Installing \`$2' failed" >&2; exit 1
+        }
         printf 'installing\n  0%% Installing\n 40%% Copying image\n100%% Installing done.\n'
         cp "$2" "$here/slot"; exit ;;
     status) ;;
@@ -369,10 +372,14 @@ fn an_image_that_went_bad_is_fetched_again_when_somebody_asks_and_when_root_refu
         wait_within(Duration::from_secs(40), "the image", || {
             fs::read(&image).is_ok_and(|bytes| bytes == signed)
         });
-        // What is newer than the failure is shown, and the failure beside it.
+        // What is newer than the failure is shown, and the failure beside it while it is true.
         wait_within(Duration::from_secs(40), "ready", || {
-            let update = site.daemon.status()["update"].clone();
-            update["state"] == "ready" && update["failure"].as_str().unwrap_or_default().contains(why)
+            let status = site.daemon.status();
+            let failure = status["update"]["failure"].as_str().unwrap_or_default().to_owned();
+            let is_true = why != "its image is not here";
+            status["update"]["state"] == "ready"
+                && failure.contains(why) == is_true
+                && !status["problems"].to_string().contains("its image is not here")
         });
     }
     // Failed by something else: the cause stays the state until somebody asks for the image.
@@ -472,7 +479,7 @@ fn root_refuses_what_the_daemon_would_and_keeps_nothing_of_a_run_that_installs_n
     wait_within(Duration::from_secs(40), "the refusal", || {
         let status = site.daemon.status();
         let failure = status["update"]["failure"].as_str().unwrap_or_default().to_owned();
-        failure.contains("fork: ") && status.to_string().contains("what installs refuses what is offered")
+        failure.contains("fork: ") && status.to_string().contains("what installs refused what was offered")
     });
     let (_, text) = site.root(&["check", "--offline"]);
     assert!(text.contains("what installs refused it: fork: "), "{text}");
@@ -524,7 +531,17 @@ fn a_floor_that_is_damaged_is_named_and_so_is_what_is_in_its_place() {
         let (_, text) = site.root(&["update", "check"]);
         let why = format!("{} is {kind}, not a file; move it away", floor.display());
         assert!(text.contains(&why), "{why}: {text}");
+        // Nor does root install past it.
+        site.refused(&format!("{} is refused: it is not a file, so what the daemon saw", floor.display()));
     }
+    let _ = fs::remove_dir(&floor).or_else(|_| fs::remove_file(&floor));
+    symlink("nowhere", &floor).unwrap();
+    site.refused(
+        "it is a symbolic link, so what the daemon saw of the repository is not known; move it away",
+    );
+    fs::remove_file(&floor).unwrap();
+    let (code, text) = site.apply();
+    assert!(code == 0 && text.contains("version 2.1.0 is installed"), "{text}");
 }
 
 #[test]
@@ -669,14 +686,17 @@ fn a_broker_that_is_back_is_reached_within_the_time_however_long_the_daemon_woul
     assert_eq!((code, &seen["verdict"]), (0, &"confirmed".into()), "{seen}");
 }
 
+/// Of which an hour is not now.
+fn day_after_tomorrow() -> &'static str {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][usize::try_from((now / 86_400 + 2) % 7).unwrap()]
+}
+
 #[test]
 fn outside_of_the_window_nothing_is_asked_for_or_installed_but_by_root_itself() {
     let site = site("install-window", "large", "exec");
     site.ready();
-    // An hour of the day after tomorrow.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let day =
-        ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][usize::try_from((now / 86_400 + 2) % 7).unwrap()];
+    let day = day_after_tomorrow();
     let _ = fs::remove_file(site.folder.join(STATE).join("request"));
     site.configure("large", "exec", &format!("maintenance-window = \"{day} 02:00-03:00\""));
     assert_eq!(site.daemon.command(&["reload"]).0, 0);
@@ -689,6 +709,73 @@ fn outside_of_the_window_nothing_is_asked_for_or_installed_but_by_root_itself() 
     assert_eq!(site.text("version"), "1.0.0");
     let (code, text) = site.apply();
     assert!(code == 0 && text.contains("version 3.0.0 is installed"), "{text}");
+}
+
+#[test]
+fn what_was_refused_once_and_is_in_order_is_looked_at_again_outside_of_the_window() {
+    let site = site("install-again", "rotated-for-years", "exec");
+    let closed = format!("maintenance-window = \"{} 02:00-03:00\"", day_after_tomorrow());
+    site.configure("rotated-for-years", "exec", &closed);
+    assert_eq!(site.daemon.command(&["reload"]).0, 0);
+    site.ready();
+    let refusal = site.folder.join(ROOT).join("refusal.json");
+    let problem = || site.daemon.status()["problems"].to_string().contains("what installs refused");
+    let in_window = || site.root(&["update", "apply", "--in-window"]);
+    // The way out that it names is enough.
+    fs::remove_file(site.folder.join(STATE).join("image")).unwrap();
+    site.refused("its image is not here");
+    let (code, text) = site.daemon.command(&["update", "download"]);
+    assert!(code == 0 && !text.contains("its image is not here"), "{text}");
+    wait_within(Duration::from_secs(40), "the end of the problem", || !problem());
+    let (_, text) = site.root(&["check", "--offline"]);
+    assert!(!text.contains("its image is not here"), "{text}");
+    let (code, text) = in_window();
+    assert!(code == 0 && text.contains("outside of the maintenance window"), "{text}");
+    assert!(!refusal.exists() && site.text("backend.log").is_empty(), "{text}");
+    // A fork that root saw once, and the daemon never.
+    let request = site.folder.join(STATE).join("request");
+    let _ = fs::remove_file(&request);
+    let url = |from: &str, to: &str| {
+        let table = site.text("conf.d/50-update.toml").replace(&format!("/{from}/"), &format!("/{to}/"));
+        site.folder.write("conf.d/50-update.toml", table);
+    };
+    url("rotated-for-years", "forked");
+    site.refused("fork: ");
+    url("forked", "rotated-for-years");
+    wait_within(Duration::from_secs(40), "the problem", problem);
+    wait_within(Duration::from_secs(40), "the request", || {
+        fs::read_to_string(&request).is_ok_and(|text| text == "look again\n")
+    });
+    let (code, text) = in_window();
+    assert!(code == 0 && !refusal.exists(), "{text}");
+    wait_within(Duration::from_secs(40), "the end of the problem", || !problem());
+    assert_eq!(site.text("version"), "1.0.0");
+}
+
+#[test]
+fn another_user_who_locks_the_folder_of_root_keeps_nothing_from_being_installed_and_confirmed() {
+    let site = site("install-locked", "large", "exec");
+    site.ready();
+    let folder = site.folder.join(ROOT);
+    fs::create_dir_all(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    // As any user may; and so with each file there that this user may open.
+    let lock = |path: &Path| {
+        let flag = nix::fcntl::FlockArg::LockExclusiveNonblock;
+        nix::fcntl::Flock::lock(fs::File::open(path).unwrap(), flag).map_err(|(_, error)| error).unwrap()
+    };
+    let mut held = vec![lock(&folder)];
+    let (code, text) = site.apply();
+    assert!(code == 0 && text.contains("version 3.0.0 is installed"), "{text}");
+    for entry in fs::read_dir(&folder).unwrap().flatten() {
+        if entry.metadata().unwrap().permissions().mode() & 0o044 != 0 {
+            held.push(lock(&entry.path()));
+        }
+    }
+    assert!(held.len() > 2, "nothing there can be read by others");
+    let (code, seen) = site.health("20s");
+    assert_eq!((code, &seen["verdict"]), (0, &"confirmed".into()), "{seen}");
+    assert_eq!(site.record()["phase"], "confirmed");
 }
 
 #[test]

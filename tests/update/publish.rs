@@ -66,6 +66,33 @@ impl Publisher {
         assert!(code == 1 && text.contains(why) && !text.contains("Traceback"), "{step}: {code} {text}");
     }
 
+    /// What `rsync -a` does with these words: a file, or a folder without what is excluded.
+    fn upload(&self, words: &str, web: &Path) {
+        let (mut excluded, mut paths) = (Vec::new(), Vec::new());
+        for word in words.split(' ').map(|word| word.replace('\'', "")) {
+            match word.strip_prefix("--exclude=") {
+                Some(name) => excluded.push(name.to_owned()),
+                None => paths.push(word),
+            }
+        }
+        let [from, to] = &paths[..] else { panic!("{words}") };
+        let from = self.0.join(from);
+        let to = web.join(to.strip_prefix("HOST:/srv/gateways/").unwrap_or_else(|| panic!("{words}")));
+        if from.is_file() {
+            std::fs::copy(&from, to.join(from.file_name().unwrap())).unwrap();
+            return;
+        }
+        let to = to.join(from.file_name().unwrap());
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let is_it = |of: &String| of.strip_prefix('*').map_or(*of == name, |end| name.ends_with(end));
+            if !excluded.iter().any(is_it) {
+                std::fs::copy(entry.path(), to.join(name)).unwrap();
+            }
+        }
+    }
+
     fn verify(&self) -> (i32, String) {
         verify_by(&self.metadata("1.root.json"), &self.repository())
     }
@@ -106,6 +133,9 @@ fn the_documented_commands_make_a_repository_that_verifies_at_each_step() {
         "refresh",
         "renew-root",
         "rotate timestamp",
+        "rotate snapshot",
+        "rotate targets",
+        "renew-targets",
         "rotate root",
         "renew-root",
         "refresh",
@@ -188,6 +218,11 @@ fn what_gateways_could_not_use_and_a_wrong_command_are_refused_in_a_sentence() {
         (add("1.0.0 rollout=abc"), "0 to 100 percent"),
         (add("1.0.0 rollout=250"), "0 to 100 percent"),
         (add("1.0.0 rollout=nan"), "0 to 100 percent"),
+        (add("1.0.0 rollout=0.5"), "a whole number of 0 to 100 percent"),
+        (add("1: rollout=5"), "'1:' is no version"),
+        (add("2.4.1:"), "'2.4.1:' is no version"),
+        (add("1.0.0 not-before=2026-2-1T0:0:0Z"), "2026-12-01T00:00:00Z"),
+        (add("1.0.0 not-before=1960-01-01T00:00:00Z"), "2026-12-01T00:00:00Z"),
         (add("banana"), "'banana' is no version"),
         (add("1.0 version-scheme=semver"), "no version by the scheme semver"),
         (add("1.0.0 version-scheme=other"), "not one of debian, semver"),
@@ -252,8 +287,174 @@ fn the_end_of_root_is_named_two_months_before_and_a_new_one_is_signed_by_the_roo
         assert!(code == 0 && text.contains("2.root.json is valid until"), "{text}");
         assert_eq!(publisher.does("refresh"), "");
         let (code, text) = publisher.verify();
-        assert!(code == 0 && !text.contains("root.json expire"), "{text}");
+        assert!(code == 0 && !text.contains("json expire"), "{text}");
         assert!(text.contains("root.json version 2"), "{text}");
+    }
+}
+
+/// The keys of a publisher as docs/updates.md has them lie: of root, of who releases, of the
+/// publishing machine.
+fn apart(publisher: &Publisher) -> [PathBuf; 3] {
+    let keys = publisher.0.join("keys");
+    let [offline, release, online] = ["offline", "release", "online"].map(|name| publisher.0.join(name));
+    for (folder, roles) in
+        [(&offline, ["root"].as_slice()), (&release, &["targets"]), (&online, &["snapshot", "timestamp"])]
+    {
+        std::fs::create_dir(folder).unwrap();
+        for role in roles {
+            let name = format!("{role}.pem");
+            std::fs::rename(keys.join(&name), folder.join(&name)).unwrap();
+        }
+    }
+    [offline, release, online]
+}
+
+#[test]
+fn the_daily_refresh_needs_the_keys_of_the_publishing_machine_alone_and_keeps_all_fresh_for_a_year() {
+    let publisher = Publisher::new("update-publish-apart");
+    let image = publisher.image("gw.raucb");
+    assert_eq!(publisher.run_at("-310d", &publisher.0.join("keys"), &["init"]).0, 0);
+    let [offline, release, online] = apart(&publisher);
+    for day in (0..=310).step_by(31) {
+        let (code, text) = publisher.run_at(&format!("{:+}d", day - 310), &online, &["refresh"]);
+        assert_eq!(code, 0, "day {day}: {text}");
+        let is_soon = day > 305;
+        assert_eq!(
+            text.contains("1.targets.json expires on") && text.contains("renew-targets"),
+            is_soon,
+            "{text}"
+        );
+    }
+    let (code, text) = publisher.verify();
+    let warning = "warn  targets.json expires at";
+    assert!(code == 0 && text.contains(warning) && text.contains("renew-targets"), "{text}");
+    // Who releases signs what is released, and says what is left to do.
+    let by_release = |arguments: &[&str]| {
+        let (code, text) = publisher.run_at("+0d", &release, arguments);
+        assert!(code == 0 && text.contains("run `refresh` there"), "{arguments:?}: {text}");
+    };
+    by_release(&["renew-targets"]);
+    by_release(&["add", &image, "1.0.0", "rollout=1"]);
+    let (code, text) = publisher.verify();
+    assert!(code == 0 && !text.contains("gw.raucb"), "it is not published yet: {text}");
+    let (code, text) = publisher.run_at("+0d", &online, &["refresh"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = publisher.verify();
+    assert!(code == 0 && text.contains("gw.raucb") && !text.contains(warning), "{text}");
+    assert_eq!(publisher.run_at("+0d", &offline, &["renew-root"]).0, 0);
+    // With the key of the timestamp alone it is stamped, and the rest is named.
+    by_release(&["set", "1.0.0", "rollout=2"]);
+    std::fs::rename(online.join("snapshot.pem"), release.join("snapshot.pem")).unwrap();
+    let before = std::fs::read(publisher.metadata("timestamp.json")).unwrap();
+    let (code, text) = publisher.run_at("+0d", &online, &["refresh"]);
+    assert!(code == 1 && text.contains("run `refresh` where snapshot.pem is"), "{text}");
+    assert_ne!(std::fs::read(publisher.metadata("timestamp.json")).unwrap(), before);
+    assert_eq!(publisher.verify().0, 0);
+    // A key that lies elsewhere is not to be made.
+    let (code, text) = publisher.run_at("+0d", &online, &["set", "1.0.0", "rollout=3"]);
+    assert!(code == 1 && text.contains("that of targets lies with whoever releases"), "{text}");
+}
+
+/// Has the script end at its n-th rename, or fail there as on a disk that is read-only. `None`: it
+/// has not so many.
+fn interrupted(publisher: &Publisher, number: usize, how: &str, arguments: &[&str]) -> Option<String> {
+    const RUN: &str = "import os, pathlib, runpy, sys\n\
+        how, left, rename = sys.argv[1], [int(sys.argv[2])], pathlib.Path.rename\n\
+        def falls(path, target):\n    \
+            left[0] -= 1\n    \
+            if not left[0] and how == 'killed': os._exit(9)\n    \
+            if not left[0]: raise OSError(30, 'Read-only file system')\n    \
+            return rename(path, target)\n\
+        pathlib.Path.rename = falls\n\
+        sys.argv = sys.argv[3:]\n\
+        runpy.run_path(sys.argv[0], run_name='__main__')\n";
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python"));
+    command.args(["-c", RUN, how, &number.to_string()]);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/publish-updates.py"));
+    let (code, text) =
+        said(command.arg(publisher.repository()).arg(publisher.0.join("keys")).args(arguments));
+    assert!(!text.contains("Traceback"), "{text}");
+    (code != 0).then_some(text)
+}
+
+#[test]
+fn a_rotate_that_is_killed_or_cannot_write_leaves_a_repository_that_verifies_and_can_be_repeated() {
+    for (role, renames) in [("timestamp", 4), ("snapshot", 5), ("targets", 6), ("root", 3)] {
+        for how in ["killed", "cannot write"] {
+            let publisher = Publisher::new(&format!("update-publish-rotate-{role}-{}", how.len()));
+            publisher.does("init");
+            let mut count = 0;
+            while let Some(text) = interrupted(&publisher, count + 1, how, &["rotate", role]) {
+                count += 1;
+                let at = format!("{role} {how} at {count}");
+                assert!(how == "killed" || text.contains("nothing more was done"), "{at}: {text}");
+                let (code, text) = publisher.verify();
+                assert_eq!(code, 0, "{at}: {text}");
+                publisher.does("refresh");
+                let (code, text) = publisher.verify();
+                assert_eq!(code, 0, "{at}, refreshed: {text}");
+            }
+            // And the last one came to its end.
+            assert_eq!(count, renames, "{role} {how}");
+            publisher.does("refresh");
+            publisher.does("renew-root");
+            let (code, text) = publisher.verify();
+            assert_eq!(code, 0, "{role} {how}: {text}");
+            let (code, text) = publisher.run(&["rotate", role]);
+            assert_eq!(code, 0, "{role} {how}: {text}");
+        }
+    }
+}
+
+#[test]
+fn uploaded_in_the_documented_order_a_repository_verifies_at_each_step_also_with_another_key() {
+    let publisher = Publisher::new("update-publish-upload");
+    let image = publisher.image("gw.raucb");
+    publisher.does("init");
+    let web = publisher.0.join("web");
+    std::fs::create_dir(&web).unwrap();
+    let documented = include_str!("../../docs/updates.md");
+    let uploads: Vec<&str> = documented.lines().filter_map(|line| line.strip_prefix("rsync -a ")).collect();
+    assert_eq!(uploads.len(), 4, "{uploads:?}");
+    let root = publisher.metadata("1.root.json");
+    let add = format!("add {image} 1.0.0");
+    for step in [
+        "init",
+        &add,
+        "rotate timestamp",
+        "rotate snapshot",
+        "rotate targets",
+        "rotate root",
+        "set 1.0.0 rollout=5",
+    ] {
+        if step != "init" {
+            publisher.does(step);
+        }
+        for (number, upload) in uploads.iter().enumerate() {
+            publisher.upload(upload, &web);
+            // Before the first time there was nothing.
+            let (code, text) = verify_by(&root, &web);
+            assert!(code == 0 || (step == "init" && number < 3), "{step}, after {upload:?}: {text}");
+        }
+    }
+    assert!(verify_by(&root, &web).1.contains("rollout 5 %"));
+}
+
+#[test]
+fn more_roots_than_a_gateway_follows_and_more_files_than_it_fetches_are_named_before() {
+    let folder = Folder::new("update-verify-many");
+    for (repository, code, why) in [
+        (
+            "roots-without-end",
+            1,
+            "more than 64 versions of root.json follow the root-file: put the repository's newest",
+        ),
+        ("roots-many", 0, "warn  60 versions of root.json follow the one it was verified by"),
+        ("delegations-many", 1, "the metadata has more than 100 files"),
+    ] {
+        let (found, text) = verify(&copy(&folder, repository));
+        assert!(found == code && text.contains(why), "{repository}: {text}");
+        assert_eq!(text.contains("it can be published"), code == 0, "{repository}: {text}");
     }
 }
 
@@ -272,6 +473,7 @@ fn a_root_that_is_missing_between_others_is_named() {
     // With another key for the timestamp since, nothing verifies: it is said by what.
     std::fs::write(&second, &kept).unwrap();
     publisher.does("rotate timestamp");
+    publisher.does("refresh");
     std::fs::remove_file(&second).unwrap();
     let (code, text) = publisher.verify();
     assert!(code == 1 && text.contains("in metadata 2.root.json is missing"), "{text}");

@@ -24,7 +24,7 @@ import sys
 import threading
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
 FOLDER = sys.argv[1]
@@ -66,8 +66,9 @@ def firmware(version, size=0, content=None, **custom):
     return target
 
 
-def repository(roots=(), timestamp=1, snapshot=1, targets=1, offers=("2.0.0",), keys=None, hashes=True, soon=SOON, years=YEARS):
-    """The files of a repository. `roots`: bytes of 2.root.json and so on; `keys`: what each role is signed by."""
+def repository(roots=(), timestamp=1, snapshot=1, targets=1, offers=("2.0.0",), keys=None, hashes=True, soon=SOON, years=YEARS, delegated=()):
+    """The files of a repository. `roots`: bytes of 2.root.json and so on; `keys`: what each role is signed by;
+    `delegated`: names of roles that have no target."""
     keys = {"timestamp": ("timestamp",), "snapshot": ("snapshot",), "targets": ("targets",), **(keys or {})}
     offers = [offer if isinstance(offer, TargetFile) else firmware(offer) for offer in offers]
     listed = Targets(version=targets, expires=years, targets={offer.path: offer for offer in offers})
@@ -76,8 +77,13 @@ def repository(roots=(), timestamp=1, snapshot=1, targets=1, offers=("2.0.0",), 
     def meta(version, content):
         return MetaFile.from_data(version, content, ["sha256"]) if hashes else MetaFile(version)
 
+    if delegated:
+        key = KEYS["targets"].public_key
+        roles = {name: DelegatedRole(name, [key.keyid], 1, False, paths=["x*"]) for name in delegated}
+        listed.delegations = Delegations({key.keyid: key}, roles)
+        files |= {f"1.{name}.json": signed(Metadata(Targets(1, expires=years)), "targets") for name in delegated}
     content = files[f"{targets}.targets.json"] = signed(Metadata(listed), *keys["targets"])
-    content = signed(Metadata(Snapshot(snapshot, expires=years, meta={"targets.json": meta(targets, content)})), *keys["snapshot"])
+    content = signed(Metadata(Snapshot(snapshot, expires=years, meta={"targets.json": meta(targets, content), **{f"{name}.json": MetaFile(1) for name in delegated}})), *keys["snapshot"])
     files[f"{snapshot}.snapshot.json"] = content
     content = signed(Metadata(Timestamp(timestamp, expires=soon, snapshot_meta=meta(snapshot, content))), *keys["timestamp"])
     files["timestamp.json"] = content
@@ -110,6 +116,10 @@ def repositories():
     yield "root-ends", repository(roots=(signed(root_of(2, expires=weeks), "root"),), soon=month, years=month)
     # Of a size that comes in pieces.
     yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
+    # Of no size that a disk has.
+    huge = firmware("3.0.0")
+    huge.length = 2**62
+    yield "huge", repository(offers=(huge,), soon=YEARS)
     if content := bundle("3.0.0"):
         yield "bundle", repository(offers=(firmware("3.0.0", content=content),))
     yield "expired", repository(soon=datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc))
@@ -156,6 +166,8 @@ def repositories():
     yield "root-of-a-stranger", repository(roots=(signed(root_of(2, root="stranger"), "stranger"),))
     yield "root-version-skipped", repository(roots=(signed(root_of(3), "root"),))
     yield "roots-without-end", repository(roots=[signed(root_of(number), "root") for number in range(2, 70)])
+    yield "roots-many", repository(roots=[signed(root_of(number), "root") for number in range(2, 62)])
+    yield "delegations-many", repository(delegated=[f"role-{number}" for number in range(120)])
     # The targets need two keys here.
     yield "one-of-two", repository(keys={"targets": ("targets",)})
     yield "two-of-two", repository(keys={"targets": ("targets", "second")})
@@ -222,6 +234,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", etag_of(content))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2])
+
+    def fault_waits(self, name, file):
+        """Half of it; the rest once the file `go-on` is in the folder of the repositories."""
+        content = stored(name, "targets", file)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        while not os.path.exists(path("go-on")) and not STOP.wait(0.05):
+            pass
+        self.wfile.write(content[len(content) // 2 :])
+
+    def fault_misplaced(self, name, file):
+        """All of it, as a part that begins elsewhere."""
+        content = stored(name, "targets", file)
+        self.answer(206, content, ETag=etag_of(content), Content_Range=f"bytes 5-{len(content) - 1}/{len(content)}")
 
     def fault_changed(self, name, file):
         """Half of another file; then that is gone, and the right one is there."""

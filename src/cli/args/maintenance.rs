@@ -190,6 +190,9 @@ pub enum UpdateCommand {
     Denied(DeniedCommand),
     /// Verify a repository's folder before it is published; needs no gateway
     Verify(VerifyArguments),
+    /// Fetch and verify metadata for the daemon, which says on standard input from where
+    #[command(hide = true)]
+    Metadata,
 }
 
 /// `tombolo update download`

@@ -39,7 +39,7 @@ pub fn identity(tls: &TlsSettings, clock: &dyn WallClock) -> Vec<Finding> {
         match files::pem(file) {
             Ok(read) => {
                 findings.push(authorities(file, &read.bytes));
-                findings.extend(bundle(file, "upstream.ca-file", &pem(&read.bytes), clock));
+                findings.extend(anchors(file, "upstream.ca-file", &pem(&read.bytes), clock));
             }
             Err(text) => findings.push(broken(text, "upstream.ca-file")),
         }
@@ -114,6 +114,24 @@ pub(super) fn bundle(
             finding.level = Level::Warn;
             finding.advice = "take it out of the file, or renew it; the others are in use".to_owned();
         }
+    }
+    findings
+}
+
+/// As [`validity`], of a file of CAs whose own dates TLS does not judge: what they have issued is
+/// accepted all the same, so nothing here is a failure.
+pub(super) fn anchors(
+    file: &Path,
+    key: &str,
+    certificates: &[Vec<u8>],
+    clock: &dyn WallClock,
+) -> Vec<Finding> {
+    let mut findings = bundle(file, key, certificates, clock);
+    for finding in findings.iter_mut().filter(|finding| finding.level == Level::Fail) {
+        finding.level = Level::Warn;
+        finding.advice = "what it has issued is accepted all the same, since the dates of a CA in this file are not judged; \
+                          other programs may refuse it: have it renewed"
+            .to_owned();
     }
     findings
 }
@@ -350,6 +368,10 @@ mod tests {
         assert_eq!(levels(&[made(2024), made(2090)]), [Level::Warn]);
         assert_eq!(levels(&[made(2024), made(2023)]), [Level::Fail, Level::Fail]);
         assert_eq!(levels(&[made(2090)]), []);
+        // TLS accepts what such a CA has issued.
+        let found = anchors(Path::new("ca.pem"), "k", &[made(2024), made(2023)], &At(1_767_225_600, true));
+        assert!(found.iter().all(|finding| finding.level == Level::Warn) && found.len() == 2, "{found:?}");
+        assert!(found[0].advice.contains("accepted all the same"), "{found:?}");
     }
 
     #[test]

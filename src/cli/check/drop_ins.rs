@@ -24,8 +24,12 @@ pub fn judge(paths: &Paths) -> Vec<Finding> {
 fn is_meant(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let ending = path.extension().map(|ending| ending.to_string_lossy().into_owned()).unwrap_or_default();
-    let is_aside = name.starts_with('.')
-        || name.ends_with('~')
+    // Editors keep hidden copies with endings of their own beside a file.
+    let is_hidden = name.starts_with('.');
+    if is_hidden {
+        return ending == "toml";
+    }
+    let is_aside = name.ends_with('~')
         || name.starts_with("README")
         || ending.starts_with("dpkg-")
         || ending.starts_with("ucf-")
@@ -35,8 +39,12 @@ fn is_meant(path: &Path) -> bool {
 
 fn told(path: &Path) -> Finding {
     let place = Place { file: path.display().to_string().into(), line: None };
-    let finding =
-        Finding::warn("configuration", "is not read: a file in conf.d needs a name that ends in .toml");
+    let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let message = match is_hidden {
+        true => "is not read: a file in conf.d whose name begins with a dot is hidden",
+        false => "is not read: a file in conf.d needs a name that ends in .toml",
+    };
+    let finding = Finding::warn("configuration", message);
     finding.at(Some(&place)).advice("rename it, or let its name end in .disabled where that is meant")
 }
 
@@ -46,11 +54,13 @@ mod tests {
 
     #[test]
     fn a_file_with_another_ending_is_meant_unless_its_name_says_otherwise() {
-        let meant = ["30-mqtt.tml", "30-mqtt.toml.txt", "30-mqtt", "30-mqtt.conf", "30-mqtt.TOML"];
+        let meant =
+            ["30-mqtt.tml", "30-mqtt.toml.txt", "30-mqtt", "30-mqtt.conf", "30-mqtt.TOML", ".30-mqtt.toml"];
         assert!(meant.iter().all(|name| is_meant(Path::new(name))));
         let aside = [
             "30-mqtt.toml",
             ".30-mqtt.toml.swp",
+            ".gitkeep",
             "30-mqtt.toml~",
             "30-mqtt.toml.bak",
             "30-mqtt.toml.disabled",
@@ -63,5 +73,7 @@ mod tests {
             said.starts_with("warn  /etc/tombolo/conf.d/30-mqtt.tml: configuration: is not read"),
             "{said}"
         );
+        let hidden = told(Path::new("/etc/tombolo/conf.d/.30-mqtt.toml")).to_string();
+        assert!(hidden.contains("begins with a dot"), "{hidden}");
     }
 }

@@ -3,7 +3,10 @@
 //! What the files say now is judged, whatever the running daemon goes by; where the two differ it
 //! is said. The daemon is asked about its ports and its uplink, so that the check takes neither its
 //! ports nor its client id, and reads the files once more as the service sees them. Where the
-//! uplink of the files is not the one that stands, the check goes to the broker step by step.
+//! uplink of the files is not the one that stands, the check goes to the broker step by step,
+//! beside the gateway, which is told so. Where it is, and the broker may know the account by more
+//! than the client id, the gateway publishes for the check itself: it never loses its connection
+//! for one.
 //!
 //! `ok` is for what was proven.
 
@@ -11,6 +14,7 @@ mod credential;
 mod device;
 mod drop_ins;
 mod metrics;
+mod mqtt;
 mod owners;
 mod plan;
 mod reading;
@@ -36,7 +40,7 @@ use super::output::patiently;
 use crate::config::{ClockTrust, Finding, IdSource, Level, Loaded, Settings, findings_to_json};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{Clock, Status};
+use crate::control::snapshot::{Clock, NOT_EXPORTED, NOT_LISTENING, OUT_OF_DATE, Status};
 use crate::daemon::clock::SystemClock;
 use crate::durable::atomic_file::Condition;
 use crate::northbound;
@@ -120,6 +124,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
     report.add(secrets::credentials(&shown))?;
     report.add(drop_ins::judge(paths))?;
     report.add(device::judge(loaded, &*clock))?;
+    report.add(mqtt::certificates(&settings.mqtt, &*clock))?;
     report.add(serial::ports(settings))?;
     let judged: Arc<dyn crate::clock::WallClock> = clock.clone();
     report
@@ -153,6 +158,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             // too.
             way.beside = ports.held;
             report.add(ports.findings)?;
+            report.add(mqtt::listeners(&settings.mqtt, paths, &[]))?;
             report.add(metrics::judge(&settings.metrics.listen, ""))?;
         }
     }
@@ -165,12 +171,17 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             report.add(unnamed(settings, upstream).filter(|_| untried.is_none()))?;
             let what = "trying the broker";
             let may_try = untried.is_none();
-            let steps = patiently(what, || uplink::walk(loaded, upstream, clock.clone(), &way, untried));
+            let context = report.context;
+            let connect = || context.daemon();
+            let steps =
+                patiently(what, || uplink::walk(loaded, upstream, clock.clone(), &way, untried, &connect));
             let works = way.own_proven || steps.iter().all(|finding| finding.level != Level::Fail);
             report.add(steps)?;
             if may_try && works {
                 let what = "trying the client id for probes";
-                report.add(patiently(what, || uplink::probe_id(upstream, clock)))?;
+                let probe = || uplink::probe_id(upstream, clock);
+                let (found, ended) = patiently(what, || uplink::beside(&way, &connect, probe));
+                report.add(found.into_iter().chain(ended))?;
             }
             Ok(())
         }
@@ -229,11 +240,19 @@ fn ask(
         Err(_) => running::Compared::default(),
     };
     match asked {
-        Ok(status) => {
-            report.add([Finding::ok(
-                "daemon",
-                format!("tombolo {} runs and has its ports", status.gateway.version),
-            )])?;
+        Ok(mut status) => {
+            // That of the files is judged above.
+            let is_judged = |finding: &Finding| {
+                finding.level == Level::Fail && finding.key.as_deref() == Some("mqtt.certificate-file")
+            };
+            if report.findings.iter().any(is_judged) {
+                status.problems.retain(|problem| !problem.starts_with(OUT_OF_DATE));
+            }
+            // That it lacks one is among its problems.
+            let lacks =
+                |problem: &String| [NOT_LISTENING, NOT_EXPORTED].iter().any(|of| problem.starts_with(of));
+            let ports = if status.problems.iter().any(lacks) { "" } else { " and has its ports" };
+            report.add([Finding::ok("daemon", format!("tombolo {} runs{ports}", status.gateway.version))])?;
             let here = env!("CARGO_PKG_VERSION");
             if status.gateway.version != here {
                 report.add([Finding::warn(
@@ -248,6 +267,8 @@ fn ask(
             }
             report.add(state::told(&status, loaded, &compared, &reload))?;
             report.add(serial::told(&status, &loaded.settings.serial))?;
+            let other = mqtt::listeners(&loaded.settings.mqtt, &loaded.settings.paths, &status.mqtt.listen);
+            report.add(other)?;
             // An older daemon does not list devices.
             if let Ok(devices) = super::device::running::ask(context, None) {
                 report.add(refusal::told(&devices))?;
@@ -284,12 +305,15 @@ fn ask(
         patiently("asking the running gateway to publish", || uplink::ask(daemon, prefix));
     report.add(findings)?;
     let same = standing.connected && !compared.upstream;
+    let is_bound = loaded.settings.upstream.as_ref().is_some_and(northbound::Settings::may_be_bound);
     let mut doubt = standing.doubt;
     if !same {
         // What is tried by the files says nothing about this connection.
         report.add(doubt.take().map(|doubt| doubt.resolve(false)))?;
     }
     Ok(uplink::Known {
+        answers: true,
+        through_gateway: same && is_bound,
         own_proven: same && standing.proves,
         // Connected or about to connect: its client id is its own.
         beside: standing.configured && !compared.renamed,

@@ -6,18 +6,18 @@ use crate::config::Finding;
 use crate::control::snapshot::DeviceState;
 use crate::control::verdict::ALL_REFUSED;
 
-/// Fewer refused readings of a device are no warning, if any was accepted.
+/// Fewer refused readings of a device are no warning, if any was taken.
 const LEAST: u64 = 10;
 /// Devices that are named.
 const SHOWN: usize = 10;
 /// The quota, as a reason of the counters.
 const OVER_QUOTA: &str = "over_quota";
 
-/// A warning for each device of which more was refused than accepted since the daemon started.
+/// A warning for each device of which more was refused than taken since the daemon started.
 pub fn told(devices: &BTreeMap<String, DeviceState>) -> Vec<Finding> {
-    let is_loud = |device: &&DeviceState| match device.accepted {
+    let is_loud = |device: &&DeviceState| match taken(device) {
         0 => device.refused >= ALL_REFUSED,
-        accepted => device.refused >= LEAST && device.refused > accepted,
+        taken => device.refused >= LEAST && device.refused > taken,
     };
     let loud: Vec<&DeviceState> = devices.values().filter(is_loud).collect();
     let mut findings: Vec<Finding> = loud.iter().take(SHOWN).map(|device| one(device)).collect();
@@ -28,8 +28,13 @@ pub fn told(devices: &BTreeMap<String, DeviceState>) -> Vec<Finding> {
     findings
 }
 
+/// Readings that the gateway acknowledged: also those that a filter keeps from being published.
+fn taken(device: &DeviceState) -> u64 {
+    device.accepted.saturating_add(device.filtered)
+}
+
 fn one(device: &DeviceState) -> Finding {
-    let all = device.refused + device.accepted;
+    let all = device.refused.saturating_add(taken(device));
     let subject = format!("device {}", device.id);
     let most = device.refused_reasons.iter().max_by_key(|(_, count)| **count);
     match most {
@@ -86,6 +91,12 @@ mod tests {
         assert!(found[0].contains("raise the quota of [role.meter]"), "{}", found[0]);
         assert!(found[1].contains("20 of its 21 readings") && found[1].contains("no rule"), "{}", found[1]);
         assert!(found[2].contains("3 of its 3 readings") && found[2].contains("no rule"), "{}", found[2]);
+        // What a filter leaves out was taken.
+        let filtered = |filtered| DeviceState { filtered, ..device("f", 0, &[("no_rule", 12)]) };
+        let told_of = |of: DeviceState| told(&[("f".to_owned(), of)].into());
+        assert!(told_of(filtered(100)).is_empty());
+        let found = told_of(filtered(4));
+        assert!(found[0].sentence().contains("12 of its 16 readings"), "{}", found[0].sentence());
         let many: BTreeMap<String, DeviceState> =
             (0..30).map(|at| (at.to_string(), device("x", 0, &[("over_quota", 10)]))).collect();
         assert_eq!(told(&many).len(), SHOWN + 1);

@@ -91,13 +91,16 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
             false => Finding::fail("daemon", problem.clone()),
         }
     };
-    let mut findings: Vec<Finding> = status
-        .problems
-        .iter()
-        .filter(|problem| !is_known(problem) && !is_not_enrolled(problem))
-        .filter(|problem| !problem.starts_with(NEARLY_FULL))
-        .map(told)
-        .collect();
+    let on_trial = status.trial.iter().map(|trial| Finding::warn("configuration", trial.note()));
+    let mut findings: Vec<Finding> = on_trial.collect();
+    findings.extend(
+        status
+            .problems
+            .iter()
+            .filter(|problem| !is_known(problem) && !is_not_enrolled(problem))
+            .filter(|problem| !problem.starts_with(NEARLY_FULL))
+            .map(told),
+    );
     let disabled = status.gateway.disabled.iter().map(|item| item.strip_prefix("fail  ").unwrap_or(item));
     let repaired = disabled.filter(|item| compared.repaired.iter().any(|repaired| repaired == item));
     findings.extend(repaired.map(|item| {

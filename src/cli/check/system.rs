@@ -1,13 +1,14 @@
 //! What the machine has to give: a clock, a place for the state, room on the disk, ports.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, Uid, access};
 
 use crate::cli::clock::way_out;
 use crate::cli::output::bytes;
+use crate::clock::judge::{BEFORE_CERTIFICATE, way_out_of_impossible};
 use crate::config::{Finding, Paths, Settings};
 use crate::control::snapshot::Clock;
 use crate::daemon::disk_room::Room;
@@ -30,8 +31,8 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
             "if the time is wrong, see what sets it (`timedatectl timesync-status`); the doubt ends {}",
             way_out(clock)
         )),
-        "impossible" => Finding::warn("clock", format!("{now} is wrong: {reason}"))
-            .advice("set it right; if that time is wrong, `tombolo clock reset`"),
+        "impossible" => Finding::warn("clock", format!("{now} cannot be right: {reason}"))
+            .advice(way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE))),
         _ => Finding::warn("clock", format!("{now} is not trusted: {reason}")).advice(
             "start a time service (`timedatectl set-ntp true`); until then readings are published without their time of receipt",
         ),
@@ -161,7 +162,7 @@ pub fn ports(settings: &Settings) -> Ports {
     let all: Vec<(&str, SocketAddr)> = secure.chain(plain.map(|address| ("coap", *address))).collect();
     let runner = Runner::find(&settings.paths);
     // Of no address at all the configuration's own findings tell.
-    let findings = all.iter().map(|(scheme, address)| port(scheme, *address, &runner)).collect();
+    let findings = all.iter().map(|(scheme, address)| try_port(scheme, *address, &runner)).collect();
     let is_held = |address: SocketAddr| {
         UdpSocket::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
@@ -171,7 +172,28 @@ pub fn ports(settings: &Settings) -> Ports {
 
 /// An address that the files name and the running daemon has not bound.
 pub fn other_port(address: SocketAddr, paths: &Paths) -> Finding {
-    port("coap", address, &Runner::find(paths)).key("coap.listen")
+    port("coap", address, paths).key("coap.listen")
+}
+
+/// What binding an address of ours says about it. `scheme`: `coap`, `coaps`, `mqtt` or `mqtts`.
+pub fn port(scheme: &str, address: SocketAddr, paths: &Paths) -> Finding {
+    try_port(scheme, address, &Runner::find(paths))
+}
+
+/// Binds as the gateway would; a machine without IPv6 has the other half of `[::]`.
+fn bind(is_udp: bool, address: SocketAddr) -> io::Result<()> {
+    let bind = |address: SocketAddr| match is_udp {
+        true => UdpSocket::bind(address).map(drop),
+        false => TcpListener::bind(address).map(drop),
+    };
+    bind(address).or_else(|error| {
+        let no_ipv6 =
+            matches!(error.raw_os_error(), Some(nix::libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL));
+        match no_ipv6 && address.is_ipv6() && address.ip().is_unspecified() {
+            true => bind((Ipv4Addr::UNSPECIFIED, address.port()).into()),
+            false => Err(error),
+        }
+    })
 }
 
 /// Who runs the gateway, towards reserved ports.
@@ -250,29 +272,36 @@ fn closed_to(scheme: &str, address: SocketAddr, runner: &Runner, from: u16) -> O
     )
 }
 
-/// What binding an address says about it.
-fn port(scheme: &str, address: SocketAddr, runner: &Runner) -> Finding {
+fn try_port(scheme: &str, address: SocketAddr, runner: &Runner) -> Finding {
+    let is_udp = scheme.starts_with("coap");
+    let (key, secure) = if is_udp {
+        ("[coap] listen", "5684 is that of coaps")
+    } else {
+        ("[mqtt] listen", "8883 is that of mqtts")
+    };
+    let key = if scheme == "mqtt" { "[mqtt] insecure-listen" } else { key };
+    let option = if is_udp { "-lunp" } else { "-ltnp" };
     let from = unreserved_from();
     if let Some(closed) = closed_to(scheme, address, runner, from) {
         return closed;
     }
-    match UdpSocket::bind(address) {
-        Ok(_) => Finding::ok("ports", format!("{scheme} {address} is free")),
+    match bind(is_udp, address) {
+        Ok(()) => Finding::ok("ports", format!("{scheme} {address} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::fail(
             "ports",
             format!("{scheme} {address} is held by another program"),
         )
-        .advice(format!("`ss -lunp sport = :{}` names it; stop it, or change [coap] listen", address.port())),
+        .advice(format!("`ss {option} sport = :{}` names it; stop it, or change {key}", address.port())),
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             Finding::fail("ports", format!("{scheme} {address} is not an address of this machine"))
-                .advice("see `ip address`, and change [coap] listen")
+                .advice(format!("see `ip address`, and change {key}"))
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match runner {
             // This process is what the gateway would be: what it may not it may not.
             Runner::Own => {
                 let message = format!("{scheme} {address} may not be had by this user: {}", reserved(from));
                 Finding::fail("ports", message).advice(format!(
-                    "use a port from {from} on (5684 is that of coaps), or as root `sysctl -w \
+                    "use a port from {from} on ({secure}), or as root `sysctl -w \
                      net.ipv4.ip_unprivileged_port_start={}`, or `setcap cap_net_bind_service=+ep` on the program",
                     address.port()
                 ))
@@ -286,7 +315,7 @@ fn port(scheme: &str, address: SocketAddr, runner: &Runner) -> Finding {
             .advice("run `sudo tombolo check`"),
         },
         Err(error) => Finding::fail("ports", format!("{scheme} {address}: {error}"))
-            .advice("change [coap] listen, or see why the system refuses"),
+            .advice(format!("change {key}, or see why the system refuses")),
     }
 }
 
@@ -310,7 +339,10 @@ mod tests {
         assert_eq!(doubted.level, Level::Warn);
         assert!(doubted.message.contains("in doubt: it was set 3507 days"), "{doubted}");
         assert!(doubted.advice.contains("tombolo clock trust"), "{doubted}");
-        assert!(one(&of("impossible", "it is before")).advice.contains("tombolo clock reset"));
+        assert_eq!(one(&of("impossible", "it is before")).advice, "set it right");
+        let ahead = one(&of("impossible", &format!("it is before 2030, {BEFORE_CERTIFICATE}")));
+        assert!(ahead.advice.contains("have that certificate issued anew"), "{ahead}");
+        assert!(ahead.advice.contains("tombolo clock reset"), "{ahead}");
         assert!(one(&of("unsynchronised", "not synchronised")).advice.contains("timedatectl"));
         let unsaved = Clock { failing: Some("No space left".into()), ..of("trusted", "synchronised") };
         assert!(super::clock(&unsaved)[1].message.contains("No space left"));
@@ -330,13 +362,13 @@ mod tests {
     fn a_port_held_by_another_is_named_with_the_way_out() {
         let held = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        let finding = port("coaps", address, &Runner::Own);
+        let finding = try_port("coaps", address, &Runner::Own);
         assert_eq!(finding.level, Level::Fail);
         assert!(finding.message.contains(&address.to_string()), "{finding}");
         assert!(finding.advice.contains(&format!(":{}", address.port())), "{finding}");
         drop(held);
-        assert_eq!(port("coaps", address, &Runner::Own).level, Level::Ok);
-        assert_eq!(port("coaps", "192.0.2.1:5684".parse().unwrap(), &Runner::Own).level, Level::Fail);
+        assert_eq!(try_port("coaps", address, &Runner::Own).level, Level::Ok);
+        assert_eq!(try_port("coaps", "192.0.2.1:5684".parse().unwrap(), &Runner::Own).level, Level::Fail);
     }
 
     #[test]

@@ -5,9 +5,16 @@ use std::sync::Arc;
 use crate::clock::WallClock;
 use crate::config::{Finding, Level, Loaded};
 use crate::update::check::{Fault, root_ends};
-use crate::update::eligibility::Objections;
-use crate::update::io::answer::{self, Found, Question};
+use crate::update::eligibility::{Decision, Objections};
+use crate::update::image::IMAGE;
+use crate::update::io::answer::{self, Fetching, Found, Question};
+use crate::update::io::download::admits;
+use crate::update::io::floor::on_disk;
+use crate::update::io::room::{free_bytes, kept_free};
+use crate::update::io::root::Refused;
+use crate::update::io::untrusted::Folder;
 use crate::update::io::{backend, history, root};
+use crate::update::offer::Offer;
 use crate::update::settings::{Backend, Source};
 use crate::update::status::{State, Status};
 
@@ -37,7 +44,9 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         findings.push(finding.advice("nothing is installed until then; run `sudo tombolo check`"));
     }
     let public = public.unwrap_or_default();
-    if let Some(refused) = public.refusal.as_ref().filter(|_| settings.backend != Backend::None) {
+    let has_image = loaded.settings.paths.update().join(IMAGE).exists();
+    let stands = |refused: &&Refused| settings.backend != Backend::None && refused.stands(has_image);
+    if let Some(refused) = public.refusal.as_ref().filter(stands) {
         let finding = Finding::warn("update", format!("what installs refused it: {}", refused.reason));
         findings.push(finding.advice("`sudo tombolo update apply` tries again"));
     }
@@ -83,7 +92,7 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         folder: loaded.settings.paths.update(),
         objections,
         clock: clock.clone(),
-        keeps_within: false,
+        fetching: Fetching::Here,
         daemon: None,
         raises: true,
         dropped: Arc::default(),
@@ -98,6 +107,17 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
         .and_then(|until| root_ends(until, answer.at))
     {
         findings.push(Finding::warn("update", text).advice("tell the repository's owner"));
+    }
+    if let Ok(Found::Tuf(Decision::Available(offer))) = &answer.result
+        && settings.fetches()
+        && let Some(why) = obstacle(loaded, offer)
+    {
+        let finding = Finding::fail(
+            "update",
+            format!("the image of version {} cannot be fetched: {why}", offer.version),
+        );
+        findings
+            .push(finding.advice("nothing newer is installed until then; the gateway tries again each hour"));
     }
     let finding = match answer.result {
         Ok(Found::Tuf(decision)) => {
@@ -131,6 +151,17 @@ pub fn judge(loaded: &Loaded, clock: &Arc<dyn WallClock>, offline: bool) -> Vec<
     };
     findings.push(finding);
     findings
+}
+
+/// What keeps the gateway from fetching that image, of what lies here.
+fn obstacle(loaded: &Loaded, offer: &Offer) -> Option<String> {
+    let paths = &loaded.settings.paths;
+    // One that is not there is made; what else is in its place is named elsewhere.
+    let folder = Folder::open(&paths.state_dir, answer::FOLDER).ok()?;
+    let reserve = kept_free(loaded.settings.update.reserve, &paths.journal());
+    let admitted = admits(|| on_disk(folder.path()), free_bytes(folder.path()), offer, reserve);
+    let held = folder.path().display().to_string();
+    admitted.err().map(|why| why.to_string().replace(&held, &paths.update().display().to_string()))
 }
 
 /// Whether what installs would do it: by its own settings, and with its program.

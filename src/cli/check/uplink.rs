@@ -6,15 +6,17 @@ use super::reading::{self, Plan};
 use crate::cli::status;
 use crate::clock::WallClock;
 use crate::config::{Finding, Level, Loaded};
-use crate::control::io::client::{Client, SLOW_ANSWER};
-use crate::control::protocol::Request;
-use crate::control::snapshot::{TakenReading, Uplink};
+use crate::control::io::client::{ANSWER, Client, ClientError, SLOW_ANSWER};
+use crate::control::protocol::{CheckTopic, Request};
+use crate::control::snapshot::{ConnectionBeside, ReadingTried, ReadingsTried, TakenReading, Uplink};
 use crate::credential::probe_place::with_client_id;
 use crate::northbound;
 use crate::northbound::io::files::WAITS;
-use crate::northbound::io::probe::{CommandTrial, Grade, SCRATCH, Step, Trial, probe};
+use crate::northbound::io::probe::{
+    CommandTrial, Grade, ReadingTrial, SCRATCH, STOPPED, Step, TRIED_MAX, Trial, judge_own, probe,
+};
 use crate::northbound::io::separate_trial::separate_trial;
-use crate::northbound::uplink::TrialVerdict;
+use crate::northbound::uplink::{OWN_TOO_LARGE, ReadingAnswer, TrialVerdict};
 
 /// Rules named in one finding.
 const NAMED: usize = 3;
@@ -22,6 +24,12 @@ const NAMED: usize = 3;
 const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
+
+/// For how long connections beside the gateway are announced at most, in seconds.
+const BESIDE_S: u64 = 90;
+
+/// A connection that has stood for less may be one of many.
+const YOUNG_S: u64 = 60;
 
 /// The subject of what is said about readings,
 const READINGS: &str = "upstream readings";
@@ -92,9 +100,19 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
     let within = if uplink.left_out.is_empty() { ASKED_S } else { uplink.since_s.unwrap_or(0) };
     let takes_readings =
         uplink.last_taken_s.is_some_and(|ago| ago <= within) && uplink.nothing_taken_s.is_none();
-    let not_its_own = || {
-        let message = format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
-        Finding::warn("upstream", message).advice(allow.clone())
+    let is_too_large = uplink.left_out.iter().any(|what| what.contains(OWN_TOO_LARGE));
+    let not_its_own = || match is_too_large {
+        true => {
+            let message =
+                format!("{text}; it takes readings, but the gateway's own status is too large for it");
+            let advice = "raise the broker's maximum packet size, or set [topics] gateway-status = \"\"";
+            Finding::warn("upstream", message).advice(advice)
+        }
+        false => {
+            let message =
+                format!("{text}; it takes readings, but the gateway's own status was not acknowledged");
+            Finding::warn("upstream", message).advice(allow.clone())
+        }
     };
     let mut findings = Vec::new();
     match (uplink.connected, uplink.echo_ms) {
@@ -118,7 +136,7 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
         (true, None) if uplink.left_out.is_empty() && uplink.asked != Some(true) => {
             let message = format!(
                 "{text}; the running gateway publishes no status of its own ([topics] gateway-status), so it cannot be asked \
-                 whether the broker takes what it sends; that is tried beside it"
+                 whether the broker takes what it sends; that is tried apart"
             );
             findings.push(Finding::warn("upstream", message));
         }
@@ -131,6 +149,14 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             findings
                 .push(Finding::warn("upstream", message).advice("see the broker's load, and check again"));
         }
+        (true, None) if uplink.capped_by.is_some() => {
+            let (key, seconds) =
+                (uplink.capped_by.as_deref().unwrap_or_default(), uplink.capped_for_s.unwrap_or(0));
+            let message = format!(
+                "{text}, but [upstream] {key} keeps publishes back: the next one goes in {seconds} s, so nothing can be proven"
+            );
+            findings.push(Finding::fail("upstream", message).advice("raise it, or take it out"));
+        }
         (true, None) if uplink.left_out.is_empty() => {
             let message = format!(
                 "{text}, but the broker acknowledges nothing: a publish got no answer within {ASKED_S} s, and no reading was \
@@ -141,11 +167,16 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
             )));
         }
         (true, None) => {
+            let what = if is_too_large { "does not take" } else { "refuses" };
             let message = format!(
-                "{text}, but the broker refuses what this gateway publishes, and nothing shows that it takes readings: {}",
+                "{text}, but the broker {what} what this gateway publishes, and nothing shows that it takes readings: {}",
                 uplink.left_out.join("; ")
             );
-            let failure = Finding::fail("upstream", message).advice(allow.clone());
+            let advice = match is_too_large {
+                true => "raise the broker's maximum packet size".to_owned(),
+                false => allow.clone(),
+            };
+            let failure = Finding::fail("upstream", message).advice(advice);
             doubt = Some(Doubt { failure, taken: not_its_own() });
         }
         // The finding about the certificate says why, and what is to be done.
@@ -157,7 +188,19 @@ fn judge(uplink: &Uplink, prefix: &str) -> (Vec<Finding>, Option<Doubt>) {
                 .advice("readings are kept meanwhile; what follows shows where it stops"),
         ),
     }
-    findings.extend(uplink.stalled.iter().map(|reason| {
+    // More often than that is among the warnings.
+    let is_young = uplink.since_s.is_some_and(|seconds| seconds < YOUNG_S);
+    if uplink.connected && is_young && uplink.closes > 0 && uplink.contested.is_none() {
+        let times = if uplink.closes == 1 { "once".to_owned() } else { format!("{} times", uplink.closes) };
+        let message = format!(
+            "this connection is new: the broker closed the one before, {times} within 10 min, after {} s at the latest, and \
+             gave no reason",
+            uplink.closes_lasted_s
+        );
+        let advice = "see the broker's log, and check again in a minute";
+        findings.push(Finding::warn("upstream", message).advice(advice));
+    }
+    findings.extend(uplink.stalled.iter().filter(|_| uplink.capped_by.is_none()).map(|reason| {
         Finding::fail("upstream", format!("readings do not flow: {reason}"))
             .advice("`tombolo queue` shows what waits and what is suspected; they are kept meanwhile")
     }));
@@ -186,6 +229,11 @@ pub struct Known {
     /// A daemon is connected to the same broker with the same client id, and the check takes
     /// another one.
     pub beside: bool,
+    /// It runs and can be asked.
+    pub answers: bool,
+    /// It is connected with what the files say, and the broker may take a connection beside it for
+    /// the gateway's own: the gateway publishes for the check itself.
+    pub through_gateway: bool,
     /// Its connection has shown that what the files say works, but for readings.
     pub own_proven: bool,
     /// Files of the upstream were changed since that connection was made.
@@ -196,6 +244,43 @@ pub struct Known {
     pub doubt: Option<Doubt>,
 }
 
+/// Why the broker is not tried beside a gateway that cannot be told so.
+fn unasked(upstream: &northbound::Settings) -> Option<Finding> {
+    upstream.may_be_bound().then(|| {
+        let message = "the broker is not tried: a gateway seems to run and cannot be asked, and a broker that takes the client \
+                       id from the user name or the certificate would end its connection";
+        Finding::warn("upstream", message).advice("run this as a user who may ask it, or stop it before")
+    })
+}
+
+/// How the running daemon is reached.
+pub type Connect<'c> = &'c dyn Fn() -> Result<Client, ClientError>;
+
+/// Does something by connections beside the running gateway's, which is told before: if the broker
+/// ends its connection for them it makes another one afterwards, and that is said here.
+pub fn beside<T>(known: &Known, connect: Connect<'_>, act: impl FnOnce() -> T) -> (T, Option<Finding>) {
+    if !known.beside || !known.answers {
+        return (act(), None);
+    }
+    let announce = |seconds| {
+        // One that is older does not know this.
+        let told = connect().and_then(|mut daemon| {
+            daemon.ask_for::<ConnectionBeside>(&Request::UplinkBeside { seconds }, ANSWER)
+        });
+        told.unwrap_or_default().ended
+    };
+    announce(BESIDE_S);
+    let done = act();
+    let finding = announce(0).then(|| {
+        let message = "the broker ended the running gateway's connection for the check's, which had another client id: it takes \
+                       the client id from the user name or the certificate; the gateway connects again now, and no reading is \
+                       lost";
+        let advice = "give the gateway's account to nobody else; what differs in the files is tried by `tombolo reload`, too";
+        Finding::warn("upstream mqtt", message).advice(advice)
+    });
+    (done, finding)
+}
+
 /// Goes to the broker and back, unless nothing is left to be proven, or this user may not
 /// (`untried`).
 pub fn walk(
@@ -204,8 +289,9 @@ pub fn walk(
     clock: Arc<dyn WallClock>,
     known: &Known,
     untried: Option<Finding>,
+    connect: Connect<'_>,
 ) -> Vec<Finding> {
-    let mut findings = go(loaded, upstream, clock, known, untried);
+    let mut findings = go(loaded, upstream, clock, known, untried, connect);
     if let Some(doubt) = known.doubt.clone() {
         let shows = |finding: &Finding| finding.subject == READINGS && finding.level == Level::Ok;
         let taken = findings.iter().any(shows);
@@ -220,6 +306,7 @@ fn go(
     clock: Arc<dyn WallClock>,
     known: &Known,
     untried: Option<Finding>,
+    connect: Connect<'_>,
 ) -> Vec<Finding> {
     let settings = &loaded.settings;
     let Plan { proven, trials } = reading::plan(loaded, &known.taken);
@@ -241,6 +328,11 @@ fn go(
     if known.own_proven && trials.is_empty() {
         return findings;
     }
+    if known.through_gateway {
+        findings.extend(through_gateway(loaded, upstream, clock, &trials, connect));
+        return findings;
+    }
+    let untried = untried.or_else(|| (known.beside && !known.answers).then(|| unasked(upstream)).flatten());
     if let Some(untried) = untried {
         findings.push(match known.own_proven {
             false => untried,
@@ -274,7 +366,9 @@ fn go(
         own_taken: known.own_proven && known.doubt.is_none(),
         files_changed: known.files_changed,
     };
-    let mut steps = runtime.block_on(probe(upstream, clock.clone(), &trial));
+    let (mut steps, ended) =
+        beside(known, connect, || runtime.block_on(probe(upstream, clock.clone(), &trial)));
+    findings.extend(ended);
     // That is said of the certificate.
     steps.retain(|step| !step.text.starts_with(WAITS));
     // A name server that is silent keeps nobody waiting.
@@ -282,6 +376,62 @@ fn go(
     let steps = if known.own_proven { about_readings(steps) } else { steps };
     findings.extend(steps.into_iter().map(finding));
     findings
+}
+
+/// The gateway publishes on the topics of the trials over its own connection: another one with the
+/// same account may end it.
+fn through_gateway(
+    loaded: &Loaded,
+    upstream: &northbound::Settings,
+    clock: Arc<dyn WallClock>,
+    trials: &[ReadingTrial],
+    connect: Connect<'_>,
+) -> Vec<Finding> {
+    if trials.is_empty() {
+        return Vec::new();
+    }
+    let topics = trials.iter().take(TRIED_MAX);
+    let topics = topics.map(|of| CheckTopic { topic: of.topic.clone(), retain: of.retain }).collect();
+    let asked = connect().and_then(|mut daemon| {
+        daemon.ask_for::<ReadingsTried>(&Request::UplinkReadings { topics }, SLOW_ANSWER)
+    });
+    let unproven = |why: &str| {
+        let message = format!("not proven that readings are taken: {why}");
+        let advice =
+            format!("`tombolo device test ID` sends a reading through the gateway itself; or {STOPPED}");
+        Finding::warn(READINGS, message).advice(advice)
+    };
+    let answers: Vec<ReadingAnswer> = match asked {
+        Ok(found) => found.tried.iter().map(answer).collect(),
+        Err(error) => return vec![unproven(&error.to_string())],
+    };
+    if answers.iter().all(|answer| *answer == ReadingAnswer::Unsent) {
+        return vec![unproven(
+            "the gateway's connection cannot show it (only MQTT 5 with QoS 1 says that a publish is refused), and none is made \
+             beside it, since the broker may take it for the gateway's own",
+        )];
+    }
+    let scratch = format!("{}{SCRATCH}", loaded.settings.gate.prefix);
+    let trial = Trial {
+        scratch: &scratch,
+        readings: trials,
+        commands: &[],
+        payload_max: 0,
+        beside: false,
+        own_taken: true,
+        files_changed: false,
+    };
+    judge_own(upstream, clock, &trial, &answers).into_iter().map(finding).collect()
+}
+
+fn answer(tried: &ReadingTried) -> ReadingAnswer {
+    match (tried.answer.as_str(), tried.code) {
+        ("acknowledged", Some(code)) => ReadingAnswer::Acknowledged(code),
+        ("closed", _) => ReadingAnswer::Closed,
+        ("silent", _) => ReadingAnswer::Silent,
+        ("too-large", _) => ReadingAnswer::TooLarge,
+        _ => ReadingAnswer::Unsent,
+    }
 }
 
 /// Whether the broker admits the client id for probes of certificates. It is tried where the own

@@ -379,6 +379,12 @@ fn wait(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
     }
     let done = back(context, state_dir, trial)?;
     Err(CommandError::Failed(match left(trial, &done) {
+        None if matches!(context.daemon(), Err(ClientError::NotRunning { .. })) => format!(
+            "the gateway does not run any more, so that nothing showed whether the uplink works; nobody confirmed: {}; \
+             start it: {}",
+            restored(trial),
+            context.start_hint()
+        ),
         None => format!("the uplink was not connected in time, and nobody confirmed: {}", restored(trial)),
         Some(left) => format!("the trial is over, and nobody confirmed: {left}"),
     }))

@@ -12,6 +12,7 @@ use super::super::output::patiently;
 use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceTest, TestStep};
+use crate::telemetry::io::hinted;
 
 /// Longer than the daemon waits for the broker.
 const WITHIN: Duration = Duration::from_secs(45);
@@ -36,24 +37,29 @@ pub fn run(context: &Context, arguments: DeviceTestArguments) -> Result<(), Comm
     // A reload in between may have changed a step: it is then printed again.
     steps.retain(|step| !planned.contains(step));
     print(context, &id, &steps, record.as_deref())?;
-    if let Some(record) = record {
-        deliver(context, &mut daemon, &id, record)?;
-    }
+    let has_properties = match record {
+        Some(record) => deliver(context, &mut daemon, &id, record)?,
+        None => true,
+    };
     if !context.out.json {
-        note("it was published as a test: its payload says so, and the user property test is true");
+        let property = if has_properties { ", and the user property test is true" } else { "" };
+        note(format!("it was published as a test: its payload says so{property}"));
     }
     Ok(())
 }
 
-fn deliver(context: &Context, daemon: &mut Client, id: &str, record: String) -> Result<(), CommandError> {
+/// Whether it went out with properties, which MQTT 3.1.1 does not have.
+fn deliver(context: &Context, daemon: &mut Client, id: &str, record: String) -> Result<bool, CommandError> {
     let request = Request::DeviceTestDelivery { record: record.clone() };
     let ask = || daemon.ask_for(&request, WITHIN);
     let DeviceTest { steps, .. } = patiently("waiting for the broker", ask)?;
-    print(context, id, &steps, Some(&record))
+    print(context, id, &steps, Some(&record))?;
+    Ok(steps.iter().all(|step| !step.text.contains("MQTT 3.1.1")))
 }
 
 fn print(context: &Context, id: &str, steps: &[TestStep], record: Option<&str>) -> Result<(), CommandError> {
     for TestStep { step, ok, text } in steps {
+        let text = hinted(text).into_owned();
         if context.out.json {
             let record = record.filter(|_| matches!(step.as_str(), "stored" | "sent" | "acknowledged"));
             context

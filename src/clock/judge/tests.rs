@@ -87,9 +87,12 @@ fn in_1970_it_is_impossible_whoever_vouches_for_it() {
     let mut judge = fresh();
     judge.set_always(true);
     judge.observe(look(20_000, 20_000));
-    assert_eq!(judge.verdict(), Verdict::Impossible { certain: BUILD });
+    assert_eq!(judge.verdict(), Verdict::Impossible { certain: BUILD, by_certificate: false });
     assert_eq!((judge.wall(UnixTime(20_000), 20_000), judge.doubted(UnixTime(20_000), 20_000)), (None, None));
-    assert_eq!(judge.trust(look(21_000, 21_000)), Err(TrustError::Impossible { certain: BUILD }));
+    assert_eq!(
+        judge.trust(look(21_000, 21_000)),
+        Err(TrustError::Impossible { certain: BUILD, by_certificate: false })
+    );
     judge.observe(look(30_000, NOW));
     assert!(judge.wall(UnixTime(NOW), 30_000).is_some(), "and forgotten as soon as it is right");
 }
@@ -378,12 +381,12 @@ fn the_floor_does_not_sink_below_the_newest_not_before_but_by_the_owner() {
     let certain = short().not_before;
     let back = certain.0 - 1;
     judge.observe(look(1_000, back));
-    assert_eq!(judge.verdict(), Verdict::Impossible { certain });
+    assert_eq!(judge.verdict(), Verdict::Impossible { certain, by_certificate: true });
     judge.observe(look(1_000 + 2 * DAY, back));
     assert_eq!(judge.floor(), certain);
     let mut judge = next_boot(judge.saved());
     judge.observe(look(1_000, back));
-    assert_eq!(judge.verdict(), Verdict::Impossible { certain });
+    assert_eq!(judge.verdict(), Verdict::Impossible { certain, by_certificate: true });
     assert!(judge.trust(look(2_000, back)).is_err());
     judge.reset(look(3_000, back));
     assert_eq!(judge.floor(), BUILD);

@@ -58,6 +58,12 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Roles) -> 
     }
 }
 
+/// Whether the table names an address.
+pub(super) fn is_on(table: &model::Mqtt) -> bool {
+    table.listen.as_ref().is_some_and(|list| !list.is_empty())
+        || table.insecure_listen.as_ref().is_some_and(|list| !list.is_empty())
+}
+
 /// `[role.*]` as written.
 pub(super) type Roles = BTreeMap<String, model::Role>;
 
@@ -176,9 +182,10 @@ fn material(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<Material> {
     };
     let path = file(cx, "certificate-file", &table.certificate_file)?;
     let chain = take(cx, "certificate-file", &path, false, certificate::chain);
-    let authorities = match file(cx, "client-ca-file", &table.client_ca_file) {
+    let authorities_file = file(cx, "client-ca-file", &table.client_ca_file);
+    let authorities = match &authorities_file {
         None => Some(Vec::new()),
-        Some(path) => take(cx, "client-ca-file", &path, false, |bytes| {
+        Some(path) => take(cx, "client-ca-file", path, false, |bytes| {
             certificate::authorities(bytes)
                 .map(|authorities| [authorities.anchors, authorities.intermediates].concat())
         }),
@@ -187,7 +194,7 @@ fn material(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<Material> {
     let (chain, authorities) = (chain?, authorities?);
     take(cx, "key-file", &key, true, |bytes| {
         let key = private_key(bytes)?;
-        let material = Material { chain, key, authorities };
+        let material = Material { chain, chain_file: path, key, authorities, authorities_file };
         material.check().map(|()| material)
     })
 }

@@ -13,7 +13,7 @@ use crate::message::{Lane, Name};
 use crate::proto::dtls::Policy;
 use crate::southbound::coap;
 
-/// `[coap]`. `others`: devices have another way, a serial port.
+/// `[coap]`. `others`: devices have another way, a serial port or a listener for MQTT.
 pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap, others: bool) -> coap::Settings {
     let default = || vec![std::net::SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 5684))];
     let listen = table.listen.clone().unwrap_or_else(default);
@@ -46,7 +46,8 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap, others: bool) -> c
         cx.warn("coap", &["coap", "insecure-listen"], message, "listen on 127.0.0.1 or [::1], or use coaps");
     }
     if listen.is_empty() && insecure.is_none() && !others {
-        let message = "CoAP is switched off, and there is no serial port: no device can send";
+        let message =
+            "CoAP is switched off, and there is no serial port and no listener for MQTT: no device can send";
         let advice = "leave the key out for the default, [\"[::]:5684\"], or name an address";
         cx.warn("coap", &["coap", "listen"], message, advice);
     }

@@ -20,6 +20,8 @@ const RETRY_LEAST: Duration = Duration::from_secs(60);
 const AWS: &str = ".amazonaws.com";
 const AWS_RATE: u32 = 100;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A lower `max-byte-rate` keeps readings back for seconds.
+const BYTE_RATE_LEAST: u64 = 512;
 const JWT_LIFETIME: Duration = Duration::from_secs(3600);
 const RETRY_REJECTED: Duration = Duration::from_secs(3600);
 
@@ -184,6 +186,14 @@ pub(super) fn upstream(
         let message =
             format!("this broker drops publishes above {AWS_RATE} per second without an acknowledgement");
         cx.warn("upstream", &["upstream", "max-publish-rate"], message, "set max-publish-rate = 90");
+    }
+    if let Some(bytes) = table.max_byte_rate.filter(|bytes| (1..BYTE_RATE_LEAST).contains(bytes)) {
+        let message = format!(
+            "at {bytes} bytes a second the gateway's own status alone, of about 1 KiB, keeps readings back for {} s",
+            1_024 / bytes
+        );
+        let advice = format!("use {BYTE_RATE_LEAST}B or more, or take the key out");
+        cx.warn("upstream", &["upstream", "max-byte-rate"], message, &advice);
     }
     Some(northbound::Settings {
         gateway: gateway.clone(),

@@ -23,8 +23,11 @@ use crate::control::traffic::Message;
 const CONNECTION: Duration = Duration::from_secs(5);
 /// Timeout of an ordinary answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
-/// Timeout of an answer that needs the disk or the network.
+/// Timeout of an answer that needs the disk or the network, as long as the daemon shows that it
+/// runs: while such an answer is waited for, it is asked for a sign of life each [`SILENCE`].
 pub const SLOW_ANSWER: Duration = Duration::from_secs(155);
+/// A daemon that works answers the smallest question within this.
+const SILENCE: Duration = Duration::from_secs(6);
 
 /// Why a request to the daemon failed.
 #[derive(Debug)]
@@ -53,6 +56,13 @@ pub enum ClientError {
     },
     /// The daemon answered with a failure.
     Failed(Failure),
+    /// It took the request, and then answered not even the smallest question.
+    Lifeless {
+        /// The socket.
+        socket: PathBuf,
+        /// For how long.
+        silent: Duration,
+    },
     /// The connection was closed, or the request timed out.
     Broken {
         /// The socket.
@@ -92,6 +102,13 @@ impl fmt::Display for ClientError {
                 write!(f, "{} may not be opened by this user: use sudo", socket.display())
             }
             ClientError::Failed(failure) => write!(f, "{failure}"),
+            ClientError::Lifeless { socket, silent } => write!(
+                f,
+                "the daemon on {} has given no sign of life for {} s, so it is not waited for any longer: it may be stopped; what \
+                 was asked may be done once it goes on; `journalctl -u tombolo` may say why",
+                socket.display(),
+                silent.as_secs()
+            ),
             ClientError::Broken { socket, error } if error.kind() == io::ErrorKind::TimedOut => write!(
                 f,
                 "the daemon on {} does not answer; `journalctl -u tombolo` may say why",
@@ -116,6 +133,13 @@ impl ClientError {
             ClientError::Denied { socket, .. } => ClientError::Denied { socket, privileged: true },
             other => other,
         }
+    }
+}
+
+impl ClientError {
+    /// Whether the time was over.
+    fn is_timeout(&self) -> bool {
+        matches!(self, ClientError::Broken { error, .. } if error.kind() == io::ErrorKind::TimedOut)
     }
 }
 
@@ -161,16 +185,35 @@ impl Client {
         Ok(Client { stream, lines, buffer, socket, deadline: None })
     }
 
-    /// Sends a request and waits for the answer: `within` is for all of it, however it comes.
+    /// Sends a request and waits for the answer: `within` is for all of it, however it comes. A
+    /// long wait ends sooner where the daemon gives no sign of life.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Failed`] has the daemon's failure.
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Value, ClientError> {
-        self.deadline = Some(Instant::now() + within);
+        self.ask_attended(request, within, if within > ANSWER { SILENCE } else { within })
+    }
+
+    /// As [`Client::ask`], with a sign of life asked for each `silence`.
+    pub(super) fn ask_attended(
+        &mut self,
+        request: &Request,
+        within: Duration,
+        silence: Duration,
+    ) -> Result<Value, ClientError> {
+        let end = Instant::now() + within;
+        let attend = || Some(end.min(Instant::now() + silence));
+        self.deadline = attend();
         // A daemon with too many connections answers and closes without reading the request, so its
         // line is read even if the write failed.
         let written = self.send(&to_line(request));
-        match self.receive() {
+        let mut received = self.receive();
+        while received.as_ref().is_err_and(ClientError::is_timeout) && Instant::now() < end {
+            self.look_for_life(silence)?;
+            self.deadline = attend();
+            received = self.receive();
+        }
+        match received {
             Ok(Some(Response::Ok(value))) => Ok(value),
             Ok(Some(Response::Error(failure))) => Err(ClientError::Failed(failure)),
             Ok(Some(_)) => {
@@ -181,6 +224,17 @@ impl Client {
                 Err(broken(&self.socket, error))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the daemon still answers on another connection: any answer will do.
+    fn look_for_life(&self, silence: Duration) -> Result<(), ClientError> {
+        let asked = Client::connect(&self.socket);
+        match asked.and_then(|mut other| other.ask_attended(&Request::Health {}, silence, silence)) {
+            Err(error) if error.is_timeout() => {
+                Err(ClientError::Lifeless { socket: self.socket.clone(), silent: 2 * silence })
+            }
+            _ => Ok(()), // that the connection broke the next look at it shows
         }
     }
 

@@ -161,6 +161,7 @@ impl Places {
             | Request::Reload {}
             | Request::ConfigCheck {}
             | Request::UplinkCheck {}
+            | Request::UplinkReadings { .. }
             | Request::ClockTrust {}
             | Request::ClockReset {}
             | Request::CertRenew { .. }
@@ -190,6 +191,7 @@ impl Places {
             | Request::CertHistory { .. }
             | Request::Health {}
             | Request::UplinkHurry {}
+            | Request::UplinkBeside { .. }
             | Request::UpdateStatus {}
             | Request::MailboxList { .. }
             | Request::MailboxShow { .. }

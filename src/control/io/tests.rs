@@ -388,6 +388,28 @@ fn whatever_a_daemon_sends_a_client_reads_it_or_says_it_cannot() {
 }
 
 #[test]
+fn a_long_wait_goes_on_while_the_daemon_lives_and_ends_soon_where_it_gives_no_sign_of_life() {
+    let (within, silence) = (Duration::from_secs(600), Duration::from_millis(100));
+    // It keeps this reply for ever, and answers others.
+    let daemon = Daemon::start("alive");
+    let mut client = daemon.client();
+    let list = Request::RejectedList { after: None };
+    let answer = client.ask_attended(&list, Duration::from_millis(700), silence);
+    assert!(matches!(&answer, Err(ClientError::Broken { .. })), "{answer:?}");
+    drop(daemon);
+    // As one that was stopped: the system accepts, and nobody reads.
+    let folder = std::env::temp_dir().join(format!("tombolo-control-{}-lifeless", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let socket = folder.join("control.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut client = Client::connect(&socket).unwrap();
+    let answer = client.ask_attended(&Request::Reload {}, within, silence);
+    let Err(error @ ClientError::Lifeless { .. }) = answer else { panic!("{answer:?}") };
+    assert!(error.to_string().contains("no sign of life"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn an_answer_that_drips_is_given_up_at_the_deadline_of_the_whole() {
     let folder = std::env::temp_dir().join(format!("tombolo-control-{}-drips", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -6,6 +6,8 @@
 //! | root's folder that cannot be read | what is denied is not known: nothing is asked for; a problem in `status` |
 //! | a request that cannot be written | a problem in `status`; tried again after 10 min |
 //! | nobody takes the request | a problem in `status` after three: the path unit is not active |
+//! | a version that runs, and is not confirmed in time | a problem in `status`, with what is known of the cause |
+//! | what root refused once, and a check accepts | root is asked to look again, also outside of the window |
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -28,6 +30,10 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 const READ_SELDOM: Duration = Duration::from_secs(300);
 /// Requests that nobody takes until that is named.
 const UNTAKEN_MAX: u32 = 3;
+/// Behind the time in which a version is judged, until it is named that it is not confirmed.
+const SOON: Duration = Duration::from_secs(60);
+/// The same where the broker is reached, and it only has to be concluded.
+const CONCLUDED_WITHIN: Duration = Duration::from_secs(300);
 
 /// What it knows.
 pub struct Installing {
@@ -44,6 +50,10 @@ pub struct Installing {
     closed: RefCell<Option<String>>,
     /// Why a version that is ready is not installed now.
     waits: RefCell<Option<String>>,
+    /// The phase that root's record is in, and since when that was seen.
+    phase: RefCell<Option<(String, Phase, Instant)>>,
+    /// Which version should be confirmed, and is not, one sentence.
+    unconfirmed: RefCell<Option<String>>,
 }
 
 /// What the daemon knows besides.
@@ -75,6 +85,8 @@ impl Installing {
             failing: RefCell::new(None),
             closed: RefCell::new(closed),
             waits: RefCell::new(None),
+            phase: RefCell::new(None),
+            unconfirmed: RefCell::new(None),
         })
     }
 
@@ -90,6 +102,7 @@ impl Installing {
         if is_due && seen.settings.source != Source::None {
             self.refresh(now);
         }
+        *self.unconfirmed.borrow_mut() = self.watch(now, seen);
         let wish = self.wish(now, seen);
         if self.requests.borrow_mut().poll(now, &wish) {
             self.ask(&wish);
@@ -115,11 +128,37 @@ impl Installing {
         });
     }
 
+    /// Which version should be confirmed by now, and is not.
+    fn watch(&self, now: Instant, seen: &Seen<'_>) -> Option<String> {
+        let public = self.public.borrow();
+        let record = public.as_ref().ok()?.installation.as_ref()?;
+        let mut phase = self.phase.borrow_mut();
+        let is_same = |(version, phase, _): &&(String, Phase, Instant)| {
+            *version == record.version && *phase == record.phase
+        };
+        let since = phase.as_ref().filter(is_same).map_or(now, |(.., since)| *since);
+        *phase = Some((record.version.clone(), record.phase, since));
+        let time = now.saturating_duration_since(since);
+        unconfirmed(record, time, seen.connected, seen.settings.health_timeout)
+    }
+
     fn wish(&self, now: Instant, seen: &Seen<'_>) -> Wish {
         let mut waits = None;
         let wish = self.wish_of(now, seen, &mut waits);
         *self.waits.borrow_mut() = waits;
-        wish
+        let public = self.public.borrow();
+        let refused = public.as_ref().ok().and_then(|public| public.refusal.as_ref());
+        // The repository, or the image, is in order since.
+        let is_found = matches!(
+            seen.status.state,
+            State::Ready | State::Available | State::UpToDate | State::Ineligible
+        );
+        match (wish, refused.filter(|_| is_found && seen.settings.backend != Backend::None)) {
+            (Wish::Nothing | Wish::Install { is_open: false, .. }, Some(refused)) => {
+                Wish::LookAgain(format!("{:?} {}", refused.at, refused.reason))
+            }
+            (wish, _) => wish,
+        }
     }
 
     fn wish_of(&self, now: Instant, seen: &Seen<'_>, waits: &mut Option<String>) -> Wish {
@@ -175,7 +214,8 @@ impl Installing {
                 log::info!(version; "the newer version is to be installed: the root program is asked");
                 format!("install {version}\n")
             }
-            _ => "conclude\n".to_owned(),
+            Wish::LookAgain(_) => "look again\n".to_owned(),
+            Wish::Nothing | Wish::Conclude => "conclude\n".to_owned(),
         };
         // One that is judged is not asked for in vain: it is concluded by the judge.
         if matches!(wish, Wish::Install { .. }) {
@@ -206,12 +246,13 @@ impl Installing {
         if waits && shown.reason.is_none() {
             shown.reason.clone_from(&self.waits.borrow());
         }
-        shown.refuse(refusal(&public));
+        shown.refuse(refusal(&public, shown.state == State::Ready));
         shown
     }
 
-    /// What is wrong and needs somebody.
-    pub fn problems(&self, settings: &Settings) -> Vec<String> {
+    /// What is wrong and needs somebody. `has_image`: that of the version that is available is
+    /// here.
+    pub fn problems(&self, settings: &Settings, has_image: bool) -> Vec<String> {
         let mut problems = Vec::new();
         if settings.source == Source::None {
             return problems;
@@ -239,14 +280,18 @@ impl Installing {
                 .push(format!("an installation cannot be asked for: {}: {reason}", self.folder.display()));
         }
         if let Ok(public) = &*self.public.borrow() {
-            if let Some(Refused { reason, at }) = &public.refusal {
-                let since = at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
-                problems.push(format!("what installs refuses what is offered{since}: {reason}"));
+            if let Some(refused) = public.refusal.as_ref().filter(|refused| refused.stands(has_image)) {
+                let Refused { reason, at, .. } = refused;
+                let at = at.as_ref().map(|at| format!(" at {at}")).unwrap_or_default();
+                problems.push(format!(
+                    "what installs refused what was offered{at}: {reason}; `sudo tombolo update apply` tries again"
+                ));
             }
             let of_root = |damage: &String| format!("{}: {damage}", self.root.display());
             problems.extend(public.damage.as_ref().map(of_root));
         }
-        let is_refused = refusal(&self.public.borrow()).is_some();
+        problems.extend(self.unconfirmed.borrow().clone());
+        let is_refused = refusal(&self.public.borrow(), has_image).is_some();
         if self.untaken.get() > UNTAKEN_MAX && !is_refused {
             problems.push(
                 "a newer version is to be installed, and nobody does it: `systemctl status tombolo-update.service` says why; `sudo tombolo update apply` does it by hand"
@@ -257,8 +302,35 @@ impl Installing {
     }
 }
 
-fn refusal(public: &Result<Public, String>) -> Option<&str> {
-    public.as_ref().ok()?.refusal.as_ref().map(|refused| refused.reason.as_str())
+fn refusal(public: &Result<Public, String>, has_image: bool) -> Option<&str> {
+    let refused = public.as_ref().ok()?.refusal.as_ref().filter(|refused| refused.stands(has_image));
+    refused.map(|refused| refused.reason.as_str())
+}
+
+/// Why the version of `record`, which has been in its phase for `time`, should be confirmed by now.
+/// `connected`: how long the broker has been.
+fn unconfirmed(
+    record: &Installation,
+    time: Duration,
+    connected: Option<Duration>,
+    timeout: Duration,
+) -> Option<String> {
+    let is_late = match record.phase {
+        // It works, and only what is written down of that is missing.
+        Phase::Judging if record.is_proven => time >= SOON,
+        Phase::Judging => time >= timeout + SOON,
+        // Without a broker it waits for it, which is said elsewhere.
+        Phase::Pending => time.min(connected?) >= CONCLUDED_WITHIN,
+        _ => false,
+    };
+    let (version, minutes) = (&record.version, time.as_secs() / 60);
+    let cause = record.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+    is_late.then(|| {
+        format!(
+            "version {version} has been installed for {minutes} min and is not confirmed{cause}; `sudo tombolo \
+             health --wait` judges it, and says what keeps it from that"
+        )
+    })
 }
 
 fn write(folder: &Path, text: &str) -> std::io::Result<()> {
@@ -340,6 +412,34 @@ mod tests {
         let mut record = Installation::begin("2", Scheme::Debian, Some("1".to_owned()), "exec");
         record.enter(phase, None, None);
         record
+    }
+
+    #[test]
+    fn a_version_that_is_not_confirmed_in_time_is_named_and_one_that_waits_for_a_broker_is_not() {
+        let (minute, timeout) = (Duration::from_secs(60), Duration::from_secs(1800));
+        let late = |record: &Installation, minutes: u32, connected: Option<u32>| {
+            unconfirmed(record, minutes * minute, connected.map(|minutes| minutes * minute), timeout)
+        };
+        let judged = record(Phase::Judging);
+        assert_eq!(late(&judged, 30, Some(30)), None);
+        let said = late(&judged, 31, None).expect("late");
+        assert!(said.starts_with("version 2 has been installed for 31 min and is not confirmed; "), "{said}");
+        let mut proven = Installation { is_proven: true, ..judged };
+        proven.because("the floor is held");
+        assert_eq!(late(&proven, 0, Some(1)), None);
+        assert!(
+            late(&proven, 1, Some(1)).is_some_and(|said| said.contains("confirmed: the floor is held; "))
+        );
+        let pending = record(Phase::Pending);
+        for (minutes, connected, is_late) in
+            [(600, None, false), (600, Some(4), false), (4, Some(600), false), (5, Some(5), true)]
+        {
+            assert_eq!(late(&pending, minutes, connected).is_some(), is_late, "{minutes} {connected:?}");
+        }
+        for phase in [Phase::Installing, Phase::Installed, Phase::Reverting, Phase::Confirmed, Phase::Failed]
+        {
+            assert_eq!(late(&record(phase), 6000, Some(6000)), None, "{phase:?}");
+        }
     }
 
     #[test]

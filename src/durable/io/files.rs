@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ use crate::durable::storage::{Storage, StoredFile};
 /// Whoever holds a folder writes one record: longer than this it takes on no disk.
 const HOLD_WITHIN: Duration = Duration::from_secs(20);
 const HOLD_AGAIN: Duration = Duration::from_millis(20);
+/// By which a folder is held. The folder itself, and a file that everybody may read, could be
+/// locked by any user of the machine; this one is its owner's alone.
+const LOCK: &str = "records.lock";
 
 /// The folder. Its files are made with mode 0600 and belong to its owner.
 pub struct Files {
@@ -33,6 +36,67 @@ impl Files {
     /// That folder; so long is waited in all before something is looked at again.
     pub fn with_patience(path: &Path, patience: Duration) -> Files {
         Files { path: path.to_path_buf(), patience: Cell::new(patience) }
+    }
+
+    /// The file by which the folder is held; `None`: it cannot be made, because nothing is written
+    /// on that disk.
+    fn lock(&self) -> io::Result<Option<File>> {
+        loop {
+            match self.open(LOCK) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other.map(|(file, _)| Some(file)),
+            }
+            let path = self.path.join(LOCK);
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(None),
+                // Somebody else made it a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+                Ok(file) => {
+                    give_to_owner_of(&self.path, &file)?;
+                    return Ok(Some(file));
+                }
+            }
+        }
+    }
+
+    fn hold_within(&self, patience: Duration) -> io::Result<Box<dyn Send>> {
+        let Some(mut file) = self.lock()? else { return Ok(Box::new(())) };
+        let begun = Instant::now();
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Ok(Box::new(held)),
+                Err((file, nix::Error::EWOULDBLOCK)) if begun.elapsed() < patience => file,
+                Err((file, nix::Error::EWOULDBLOCK)) => {
+                    let (path, by) = (self.path.join(LOCK), holder(&file));
+                    let text = format!("{} is held by {by}", path.display());
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+                }
+                Err((_, error)) => return Err(error.into()),
+            };
+            std::thread::sleep(HOLD_AGAIN);
+        }
+    }
+}
+
+/// Which program has locked that file, as far as the kernel says it.
+fn holder(file: &File) -> String {
+    let pid = || {
+        let inode = file.metadata().ok()?.ino().to_string();
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        locks.lines().find_map(|line| {
+            // 1: FLOCK  ADVISORY  WRITE 1234 fd:01:131 0 EOF
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_it = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next()? == inode;
+            words.get(4)?.parse::<u32>().ok().filter(|pid| is_it && *pid > 0)
+        })
+    };
+    match pid() {
+        Some(pid) => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", name.trim())
+        }
+        None => "another program".to_owned(),
     }
 }
 
@@ -89,17 +153,7 @@ impl Storage for Files {
     }
 
     fn hold(&self) -> io::Result<Box<dyn Send>> {
-        // The folder itself: no file more in it, and what is renamed in it does not matter.
-        let mut folder = File::open(&self.path)?;
-        let begun = Instant::now();
-        loop {
-            folder = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-                Ok(held) => return Ok(Box::new(held)),
-                Err((folder, nix::Error::EWOULDBLOCK)) if begun.elapsed() < HOLD_WITHIN => folder,
-                Err((_, error)) => return Err(error.into()),
-            };
-            std::thread::sleep(HOLD_AGAIN);
-        }
+        self.hold_within(HOLD_WITHIN)
     }
 
     fn pause(&self, time: Duration) -> bool {
@@ -163,6 +217,27 @@ mod tests {
             // A pipe without a writer.
             assert!(!crate::durable::io::is_denied(&folder.join(name)), "{name}");
         }
+        fs::remove_dir_all(folder).expect("there");
+    }
+
+    #[test]
+    fn a_folder_is_held_by_a_file_that_other_users_cannot_open_and_what_holds_it_is_named() {
+        let folder = std::env::temp_dir().join(format!("tombolo-held-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("made");
+        // What any user may do with a folder that everybody may read.
+        let opened = File::open(&folder).expect("there");
+        let theirs = Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error);
+        let files = Files::new(&folder);
+        let held = files.hold_within(Duration::ZERO).expect("held all the same");
+        let mode = fs::metadata(folder.join(LOCK)).expect("made").mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let error = files.hold_within(Duration::ZERO).map(|_| ()).expect_err("held once").to_string();
+        let named = format!("records.lock is held by process {} (", std::process::id());
+        assert!(error.contains(&named), "{error}");
+        drop(held);
+        assert!(files.hold_within(Duration::ZERO).is_ok());
+        drop(theirs);
         fs::remove_dir_all(folder).expect("there");
     }
 }

@@ -30,6 +30,7 @@ use super::unverified;
 use super::url::HttpsUrl;
 use super::wording::{self, Keys};
 use crate::clock::WallClock;
+use crate::northbound::address;
 use crate::northbound::io::{files, token, transport};
 use crate::northbound::revocation::RevocationSettings;
 use crate::northbound::settings::{TlsSettings, TlsVersion, TokenSettings};
@@ -163,6 +164,8 @@ impl Client {
     ) -> Result<T, Failure> {
         let HttpsUrl { host, port, .. } = url;
         let addresses = transport::resolve(host, *port).await.map_err(Failure::Unreachable)?;
+        // As many as are tried in any case: a name may have thousands.
+        let addresses = address::order(&addresses, &[]);
         let (socket, _, _) = transport::dial(host, *port, &addresses).await.map_err(Failure::Unreachable)?;
         if url.plain {
             return self.exchange_on(socket, host, request, take).await;

@@ -37,7 +37,7 @@ use super::outbox::Outbox;
 use super::publisher::Event as PublisherEvent;
 use super::reason_code;
 use super::settings::Settings;
-use super::uplink::{Closed, Event, Inbound, Status, Uplink};
+use super::uplink::{Closed, Event, Inbound, ReadingAnswer, Status, Uplink};
 use super::wire::Version;
 use crate::clock::{Moment, WallClock};
 use crate::message::{Content, RecordId};
@@ -170,6 +170,32 @@ impl Handle {
         }
         let took = self.answered(begun, patience).await;
         Checked { asked: true, took }
+    }
+
+    /// Publishes on a topic that no reading has, alone on the connection, and waits for what
+    /// becomes of it. `None`: there is no connection that could show it.
+    pub async fn try_reading(&self, topic: &str, retain: bool, patience: Duration) -> Option<ReadingAnswer> {
+        let tried = async {
+            loop {
+                let (began, may_soon) = self.with(|core| {
+                    let began = core.begin_reading(Instant::now(), topic, retain);
+                    (began, core.may_try_readings())
+                });
+                match (began, may_soon) {
+                    (true, _) => break,
+                    (false, true) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    (false, false) => return None,
+                }
+            }
+            loop {
+                let answer = self.core.borrow_mut().take_reading_answer();
+                if answer.is_some() {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(patience, tried).await.unwrap_or(Some(ReadingAnswer::Unsent))
     }
 
     async fn answered(&self, begun: Instant, patience: Duration) -> Option<Duration> {
@@ -623,6 +649,7 @@ fn kind(event: &Event) -> &'static str {
         | Event::WillLeftOut { .. }
         | Event::Confirming { .. }
         | Event::ClosedAgain { .. }
+        | Event::EndedForCheck
         | Event::ClientIdElsewhere => "protocol",
         Event::StatusRepaired | Event::SubscriptionRefused { .. } | Event::SubscriptionLeftOut => "status",
         Event::HintRefused { .. } | Event::HintLeftOut => "hint",
@@ -660,6 +687,9 @@ fn log_event(broker: &str, port: u16, own_id: &str, event: &Event) {
         Event::PasswordRenewal => {
             log::info!(broker, port; "the password is about to expire: reconnecting with a new one");
         }
+        Event::EndedForCheck => {
+            log::info!(broker, port; "the broker ended the connection for that of tombolo check; another one follows it");
+        }
         Event::Confirming { accepted } => {
             log::debug!(broker, protocol = accepted.version.as_str(), will = accepted.will;
                 "the broker takes this; before it is used, what it refused is tried once more");
@@ -681,7 +711,7 @@ fn log_event(broker: &str, port: u16, own_id: &str, event: &Event) {
         }
         Event::ClosedAgain { times } => {
             log::warn!(broker, times, client_id = own_id;
-                "the broker closed the connection again and again within 10 min and gave no reason: perhaps another client uses our client id, or a load balancer or firewall ends it");
+                "the broker closed the connection again and again within 10 min and gave no reason: its log may say why; it or a load balancer may restart, or refuse what is sent, or another client may use our client id");
         }
         Event::HintRefused { code } => {
             log::info!(broker, reason = reason_code::text(*code), code;

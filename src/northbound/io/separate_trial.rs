@@ -110,7 +110,10 @@ async fn one(
         username: settings.username.clone(),
         password,
         will: None,
-        session_expiry: Some(settings.session_expiry).filter(|_| keeps_session),
+        session_expiry: match keeps_session {
+            true => Some(settings.session_expiry),
+            false => settings.session_beside(version),
+        },
     };
     match transport {
         Transport::Plain(stream) => converse(stream, &opening, &settings.host).await,

@@ -278,7 +278,7 @@ impl Publisher {
             own.settle(&key, version);
             own.pause(now, Class::Loss);
             self.records.events.push_back(Event::OwnRefused { topic, code });
-        } else if own.refuse(now, &key) {
+        } else if own.refuse(now, &key, code) {
             self.records.progress.refused_at = Some(now);
             self.records.events.push_back(Event::OwnRefused { topic, code });
         }
@@ -341,6 +341,11 @@ impl Publisher {
     pub fn rate_limit(&self) -> Option<(f64, bool)> {
         let rate = &self.outlet.rate;
         Some((rate.limit()?, rate.lowered_to().is_some()))
+    }
+
+    /// See [`PublishRate::capped_until`](super::rate::PublishRate::capped_until).
+    pub fn capped_until(&self, now: Instant) -> Option<(&'static str, Instant)> {
+        self.outlet.rate.capped_until(now)
     }
 
     /// When to fill again, though nothing comes from outside.

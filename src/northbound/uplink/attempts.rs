@@ -12,6 +12,7 @@ use crate::northbound::reason_code;
 use crate::northbound::reconnect::{Lost, Outcome, QUICK, Reconnect};
 use crate::northbound::session::Limits;
 use crate::northbound::settings::Settings;
+use crate::northbound::wire::Version;
 
 /// So many connections that the broker closed, and nothing shows why, are worth a warning,
 pub const CLOSES: usize = 4;
@@ -42,6 +43,14 @@ pub struct Ended {
     pub suspects: usize,
 }
 
+/// A connection that is closed sooner after its CONNACK may have been taken over.
+fn moments(version: Version) -> Duration {
+    match version {
+        Version::V5 => Duration::from_secs(1),
+        Version::V3_1_1 => Duration::from_secs(5),
+    }
+}
+
 /// The attempts, and what they have shown.
 #[derive(Debug)]
 pub struct Attempts {
@@ -58,9 +67,9 @@ pub struct Attempts {
     avoid: Vec<SocketAddr>,
     /// Attempts in a row that went on to the next address at once.
     hops: usize,
-    /// When the broker closed a connection and nothing showed why; at most those of
-    /// [`CLOSES_WITHIN`].
-    closes: VecDeque<Instant>,
+    /// When the broker closed a connection and nothing showed why, and how long it had lasted; at
+    /// most those of [`CLOSES_WITHIN`].
+    closes: VecDeque<(Instant, Duration)>,
     blind_searches: u32,
     /// The broker closed the last connection over a refusal, and answered since.
     over_refusal: bool,
@@ -140,16 +149,27 @@ impl Attempts {
 
     /// The broker closed a connection that stood, and nothing shows why. Whether it is so often
     /// that it is worth a warning.
-    fn note_close(&mut self, now: Instant) -> bool {
+    fn note_close(&mut self, now: Instant, lasted: Duration) -> bool {
         let lately = self.closes(now);
         self.closes.drain(..self.closes.len() - lately);
-        self.closes.push_back(now);
+        self.closes.push_back((now, lasted));
         lately + 1 == CLOSES
     }
 
     /// How often the broker closed the connection lately, and nothing showed why.
     pub fn closes(&self, now: Instant) -> usize {
-        self.closes.iter().filter(|at| now.saturating_duration_since(**at) < CLOSES_WITHIN).count()
+        self.lately(now).count()
+    }
+
+    /// The longest that one of these connections lasted.
+    pub fn closes_lasted(&self, now: Instant) -> Duration {
+        self.lately(now).max().unwrap_or_default()
+    }
+
+    /// How long each of the connections lasted that were closed lately.
+    fn lately(&self, now: Instant) -> impl Iterator<Item = Duration> {
+        let is_late = move |at: Instant| now.saturating_duration_since(at) < CLOSES_WITHIN;
+        self.closes.iter().filter(move |(at, _)| is_late(*at)).map(|(_, lasted)| *lasted)
     }
 
     /// A connection that stood is gone: what follows, and whether the broker closes connections so
@@ -179,10 +199,16 @@ impl Attempts {
         let search = suspicious && known || subscription;
         if !search {
             let unexplained = !aftermath.suspicious && gone == ConnectionEnd::Closed;
-            let again = unexplained && self.note_close(now);
+            let again = unexplained && self.note_close(now, lasted);
             // Where readings were answered it is rather a broker, or what stands before it, that
             // does not last than a rival.
-            let how = if aftermath.suspicious || aftermath.progress { Lost::Explained } else { how };
+            let how = match how {
+                _ if aftermath.suspicious || aftermath.progress => Lost::Explained,
+                // By MQTT 5 most brokers say that it is a take-over (0x8E). Where they cannot, or
+                // do not, the other client connects again within moments.
+                Lost::Closed if lasted >= moments(self.variant.version) => Lost::Explained,
+                how => how,
+            };
             return (Outcome::Lost { lasted, how }, again);
         }
         if suspects > 0 || aftermath.refusal {

@@ -1,4 +1,8 @@
 //! The subscription to commands, and the messages that come by it, until the daemon takes them.
+//!
+//! What the broker refuses or does not answer is asked for again on the connection that stands:
+//! after [`AGAIN_FIRST`], then twice as long each time, [`AGAIN_LONGEST`] at most, and at a reload.
+//! What it closes the connection over is asked for again when its time is over.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,6 +15,10 @@ use crate::northbound::strikes::Strikes;
 const LEFT_OUT: Duration = Duration::from_secs(3600);
 /// after so many closes over it.
 const STRIKES: u8 = 2;
+/// What was refused is asked for again after so long at first,
+const AGAIN_FIRST: Duration = Duration::from_secs(60);
+/// and at most.
+const AGAIN_LONGEST: Duration = Duration::from_secs(3600);
 /// Messages of QoS 0 that wait; further ones are dropped, as QoS 0 allows.
 const QOS0_MAX: usize = 256;
 
@@ -57,7 +65,14 @@ pub struct Commands {
     /// The broker closed over QoS 2, or refused it: some have no more than QoS 1.
     at_least_once: bool,
     strikes: Strikes,
+    /// What was asked for last, in the order of its answer.
+    asked: Vec<String>,
     refused: Vec<(String, u8)>,
+    /// When what is missing is asked for again, and how often it was asked for in vain.
+    again_at: Option<Instant>,
+    in_vain: u32,
+    /// Granted with QoS 0, though more was asked for.
+    is_at_most_once: bool,
     /// It was not answered, on the last connection that it was tried on.
     silent: bool,
     inbox: VecDeque<Inbound>,
@@ -65,7 +80,7 @@ pub struct Commands {
     dropped: u64,
     /// PUBACKs sent, and those of them that the ping of this number is behind.
     sent: Vec<u16>,
-    asked: Option<(u64, Vec<u16>)>,
+    pinged: Option<(u64, Vec<u16>)>,
 }
 
 impl Commands {
@@ -75,13 +90,17 @@ impl Commands {
             filters,
             at_least_once: false,
             strikes: Strikes::new(STRIKES, LEFT_OUT),
+            asked: Vec::new(),
             refused: Vec::new(),
+            again_at: None,
+            in_vain: 0,
+            is_at_most_once: false,
             silent: false,
             inbox: VecDeque::new(),
             qos0: 0,
             dropped: 0,
             sent: Vec::new(),
-            asked: None,
+            pinged: None,
         }
     }
 
@@ -90,9 +109,46 @@ impl Commands {
         !self.filters.is_empty()
     }
 
-    /// What to subscribe to on this connection; empty: nothing.
-    pub fn filters(&self, now: Instant) -> &[String] {
-        if self.strikes.is_left_out(now) { &[] } else { &self.filters }
+    /// What to subscribe to at the begin of a connection; empty: nothing.
+    pub fn ask(&mut self, now: Instant) -> &[String] {
+        self.again_at = None;
+        self.asked.clear();
+        if !self.strikes.is_left_out(now) {
+            self.strikes.take_up();
+            self.asked.clone_from(&self.filters);
+        }
+        &self.asked
+    }
+
+    /// What to subscribe to once more on the connection that stands: what was not granted.
+    pub fn ask_again(&mut self) -> &[String] {
+        self.again_at = None;
+        let whole = self.silent || self.strikes.left_out_until().is_some();
+        self.strikes.take_up();
+        self.asked = match whole {
+            true => self.filters.clone(),
+            false => self.refused.iter().map(|(filter, _)| filter.clone()).collect(),
+        };
+        &self.asked
+    }
+
+    /// When that is due on a connection that stands; `None`: nothing is missing.
+    pub fn again_at(&self) -> Option<Instant> {
+        let left_out = self.strikes.left_out_until().filter(|_| self.is_wanted());
+        left_out.or(self.again_at)
+    }
+
+    /// Something was changed that may help: it is due at once, where something is missing.
+    pub fn retry_now(&mut self, now: Instant) {
+        if self.again_at.is_some() {
+            (self.again_at, self.in_vain) = (Some(now), 0);
+        }
+    }
+
+    fn note_in_vain(&mut self, now: Instant) {
+        let wait = AGAIN_FIRST.saturating_mul(1 << self.in_vain.min(16)).min(AGAIN_LONGEST);
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.again_at = Some(now + wait);
     }
 
     /// Whether QoS 1 is asked for instead of 2.
@@ -100,23 +156,32 @@ impl Commands {
         self.at_least_once
     }
 
-    /// The broker answered, one code for each filter. Those it refused; the next connection asks
-    /// for QoS 1.
-    pub fn handle_answer(&mut self, codes: &[u8]) -> &[(String, u8)] {
+    /// The broker answered, one code for each filter that was asked for. Those it refused anew;
+    /// what is asked for later is with QoS 1.
+    pub fn handle_answer(&mut self, now: Instant, codes: &[u8]) -> Vec<(String, u8)> {
         self.strikes.clear();
         self.silent = false;
         self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
-        let answered = self.filters.iter().zip(codes);
-        self.refused = answered
-            .filter(|(_, code)| reason_code::is_refusal(**code))
-            .map(|(filter, code)| (filter.clone(), *code))
-            .collect();
-        &self.refused
+        self.is_at_most_once = codes.contains(&0);
+        let before = std::mem::take(&mut self.refused);
+        let answered = std::mem::take(&mut self.asked).into_iter().zip(codes.iter().copied());
+        self.refused = answered.filter(|(_, code)| reason_code::is_refusal(*code)).collect();
+        match self.refused.is_empty() {
+            true => (self.again_at, self.in_vain) = (None, 0),
+            false => self.note_in_vain(now),
+        }
+        self.refused.iter().filter(|of| !before.contains(of)).cloned().collect()
+    }
+
+    /// Whether commands come with QoS 0 alone, though more was asked for.
+    pub fn is_at_most_once(&self) -> bool {
+        self.is_at_most_once
     }
 
     /// The broker has not answered it in time.
-    pub fn handle_silence(&mut self) {
+    pub fn handle_silence(&mut self, now: Instant) {
         self.silent = true;
+        self.note_in_vain(now);
     }
 
     /// The broker closed the connection over it, or so it seems. Whether it is left out from now
@@ -190,17 +255,17 @@ impl Commands {
 
     /// Whether a ping is wanted, by whose answer the broker is known to have read PUBACKs.
     pub fn wants_ping(&self) -> bool {
-        self.asked.is_none() && !self.sent.is_empty()
+        self.pinged.is_none() && !self.sent.is_empty()
     }
 
     /// It is sent, with this number.
     pub fn handle_ping(&mut self, number: u64) {
-        self.asked = Some((number, std::mem::take(&mut self.sent)));
+        self.pinged = Some((number, std::mem::take(&mut self.sent)));
     }
 
     /// All pings up to this number are answered.
     pub fn handle_ping_answered(&mut self, number: u64) {
-        if let Some((_, packets)) = self.asked.take_if(|(asked, _)| *asked <= number) {
+        if let Some((_, packets)) = self.pinged.take_if(|(pinged, _)| *pinged <= number) {
             self.inbox.push_back(Inbound::Settled(packets));
         }
     }
@@ -208,6 +273,6 @@ impl Commands {
     /// The connection is gone: whatever is not known to be read may come again.
     pub fn handle_closed(&mut self) {
         self.sent.clear();
-        self.asked = None;
+        self.pinged = None;
     }
 }

@@ -36,6 +36,9 @@ pub enum Event {
     /// The password of this connection is about to expire, or has expired: the next connection is
     /// made at once with a new one.
     PasswordRenewal,
+    /// The broker ended the connection for one that `tombolo check` made beside it: the next one is
+    /// made when the check is over.
+    EndedForCheck,
     /// The broker took this variant; before it is used, a better one is tried once more.
     Confirming {
         /// What it took.

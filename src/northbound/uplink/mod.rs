@@ -10,17 +10,21 @@
 //! | `echo` | whether what is published there comes back |
 //! | `hint` | the subscription to update hints |
 //! | `commands` | the subscription to commands, and what came by it |
+//! | `apart` | what is published for `tombolo check`, and its connections beside this one |
 //! | `trial` | another client certificate is tried, and its place taken by the present one again |
 //! | `password_life` | when the connection is replaced because its password expires |
 //! | `event`, `status` | what is reported |
 //!
-//! After CONNACK the gateway's status goes out alone, then the subscription to it, then everything
-//! else: a broker that closes the connection over one of these does not bring a record under
-//! suspicion. The subscription shows when our own will, published late, stands there instead: then
-//! the status is repeated. What goes along with a connection beside readings is judged like a
-//! reading, by what happens without it: the will by [`super::fallback`], the status by
-//! [`Publisher`], the subscription here. What is at fault is named and left out for an hour.
+//! After CONNACK the gateway's status goes out alone. Then the subscriptions follow, one after the
+//! other, and readings beside them: these wait for no SUBACK. A close before a SUBACK is about the
+//! subscription where nothing else was in flight; where something was, nobody is blamed, and on the
+//! next connection readings wait for its SUBACKs, but not for long. The subscription shows when our
+//! own will, published late, stands there instead: then the status is repeated. What goes along
+//! with a connection beside readings is judged like a reading, by what happens without it: the will
+//! by [`super::fallback`], the status by [`Publisher`], the subscription here. What is at fault is
+//! named and left out for an hour.
 
+mod apart;
 mod attempts;
 mod commands;
 mod echo;
@@ -40,15 +44,17 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+pub use self::apart::ReadingAnswer;
 pub use self::attempts::{CLOSES, Dialed};
 pub use self::commands::{Inbound, Unsubscribed};
 pub use self::event::{Event, used_elsewhere};
 pub(super) use self::gateway_status::payload as status_payload;
-pub use self::status::Status;
+pub use self::status::{OWN_TOO_LARGE, Status};
 pub use self::trial::{Refusals, TRIAL_WITHIN, TrialVerdict};
 pub(super) use self::trial::{of_session, of_transport};
 pub use super::ending::Closed;
 
+use self::apart::{Beside, ReadingTrial};
 use self::attempts::Attempts;
 use self::commands::Commands;
 use self::echo::Echo;
@@ -59,7 +65,7 @@ use self::stage::Stage;
 use self::subscription::SubscriptionDoubt;
 use self::trial::Trial;
 use super::budget::Budget;
-use super::ending::Ending;
+use super::ending::{Ending, without_advice};
 use super::fallback::{AttemptFailure, OnAccepted, Variant};
 use super::inbound::Answer;
 use super::inbound::InboundMessage;
@@ -67,8 +73,8 @@ use super::outbox::Outbox;
 use super::own::{Class, Own};
 use super::publisher::{self, ConnectionEnd, Hold, Publisher, Skip};
 use super::reason_code;
-use super::reconnect::Outcome;
-use super::session::{self, Ended, Limits, Opening, Session, Will};
+use super::reconnect::{Lost, Outcome};
+use super::session::{self, APART_ID, Ended, Limits, Opening, Session, Will};
 use super::settings::Settings;
 use super::settled::Settled;
 use super::taken::TakenTopic;
@@ -84,6 +90,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(10);
 /// The numbers of the subscriptions of a session: to the gateway's status, and to update hints.
 const STATUS: u16 = 0;
 const HINT: u16 = 1;
+/// How long readings wait for SUBACKs where it has to be found out what the broker closes over.
+const ALONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -101,6 +109,12 @@ pub struct Uplink {
     /// On this connection.
     are_commands_subscribed: bool,
     session_present: bool,
+    /// A connection was closed with a subscription and readings in flight: on the next one readings
+    /// wait for it, until then.
+    subscribes_alone: bool,
+    alone_until: Option<Instant>,
+    /// Readings acknowledged when the last subscription was sent.
+    acknowledged_before: u64,
     /// On this connection.
     is_hint_subscribed: bool,
     trial: Trial,
@@ -114,6 +128,9 @@ pub struct Uplink {
     /// Until when an end of the connection is taken for our own doing: another one was made under
     /// the same client id.
     take_over_until: Option<Instant>,
+    /// What is published for a check, and what a check does beside this connection.
+    reading_trial: ReadingTrial,
+    beside: Beside,
     /// Of the password of this connection, if it expires.
     password_life: Option<PasswordLife>,
     /// The protocol spoken last, and since when.
@@ -144,6 +161,9 @@ impl Uplink {
             commands: Commands::new(settings.commands.clone()),
             are_commands_subscribed: false,
             session_present: false,
+            subscribes_alone: false,
+            alone_until: None,
+            acknowledged_before: 0,
             is_hint_subscribed: false,
             trial: Trial::default(),
             unwelcome: false,
@@ -153,6 +173,8 @@ impl Uplink {
             limits: Limits::default(),
             accepted_at: None,
             take_over_until: None,
+            reading_trial: ReadingTrial::default(),
+            beside: Beside::default(),
             password_life: None,
             spoken: None,
             stopping: false,
@@ -261,6 +283,11 @@ impl Uplink {
         }
     }
 
+    /// Reads other files from the next attempt on; nothing else of the settings is another.
+    pub fn set_files(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// The certificate and key of the attempt under way, where it is one of a trial.
     pub fn trial_identity(&self) -> Option<&(PathBuf, PathBuf)> {
         self.trial.identity()
@@ -290,6 +317,39 @@ impl Uplink {
     /// it is for that, and the next one is made at once. `None`: it is over.
     pub fn expect_take_over(&mut self, until: Option<Instant>) {
         self.take_over_until = until;
+    }
+
+    /// A check makes connections beside this one until then; `None`: no more. If the broker ends
+    /// this one meanwhile, the next one is made after that, and nobody is taken for a rival.
+    /// Whether it did since that was announced.
+    pub fn announce_beside(&mut self, now: Instant, until: Option<Instant>) -> bool {
+        let ended = self.beside.announce(until);
+        if ended && until.is_none() && !self.is_connected() {
+            self.retry_now(now);
+        }
+        ended
+    }
+
+    /// Publishes once for a check, with nothing else in flight; [`Uplink::take_reading_answer`]
+    /// says what came of it. False: not now, or never on this connection.
+    pub fn begin_reading(&mut self, now: Instant, topic: &str, retain: bool) -> bool {
+        let may = self.stage == Stage::Flowing && self.may_try_readings();
+        let began = may && self.reading_trial.want(topic, retain);
+        if began {
+            self.clear(now);
+        }
+        began
+    }
+
+    /// Whether this connection can show whether readings are taken: by the reason codes of MQTT 5.
+    pub fn may_try_readings(&self) -> bool {
+        let has_codes = self.session.as_ref().is_some_and(|session| session.version() == Version::V5);
+        self.is_connected() && !self.stopping && has_codes && self.limits.at_least_once
+    }
+
+    /// What became of what [`Uplink::begin_reading`] published, once.
+    pub fn take_reading_answer(&mut self) -> Option<ReadingAnswer> {
+        self.reading_trial.take()
     }
 
     /// Replaces the connection in good order: what it was judged by has changed.
@@ -437,9 +497,19 @@ impl Uplink {
                 self.subscribe_commands(now);
             }
             Stage::SubscribingCommands { until } if now >= until => {
-                self.commands.handle_silence();
+                self.commands.handle_silence(now);
                 self.flow();
             }
+            // What is due is so once more.
+            Stage::Clearing { until } if now >= until => {
+                self.reading_trial.conclude(ReadingAnswer::Unsent);
+                self.flow();
+            }
+            Stage::TryingReading { until } if now >= until => {
+                self.reading_trial.conclude(ReadingAnswer::Silent);
+                self.flow();
+            }
+
             Stage::Draining { until } if now >= until => {
                 self.subscription.handle_stood(); // with the next connection
                 self.flow();
@@ -458,6 +528,9 @@ impl Uplink {
             Stage::Flowing if self.password_life.is_some_and(|life| now >= life.renew_at()) => {
                 self.leave(now);
             }
+            Stage::Flowing if !self.stopping && self.commands_due_at().is_some_and(|at| now >= at) => {
+                self.clear(now);
+            }
             Stage::Flowing if self.subscription_due_at().is_some_and(|at| now >= at) => {
                 self.subscription.take_up();
                 self.publisher.hold(Hold::Everything);
@@ -465,6 +538,10 @@ impl Uplink {
                 self.step(now);
             }
             _ => {}
+        }
+        if self.alone_until.take_if(|at| now >= *at).is_some() && self.stage.is_subscribing() {
+            self.publisher.hold(Hold::Nothing);
+            self.more = true;
         }
         if self.gateway_status.take_repair(now) {
             self.repair_status(now);
@@ -525,6 +602,25 @@ impl Uplink {
         self.publisher.is_window_full()
     }
 
+    /// When commands that the broker has not granted are asked for once more on this connection.
+    fn commands_due_at(&self) -> Option<Instant> {
+        self.commands.again_at()
+    }
+
+    /// Lets what is in flight be answered, so that what is tried then is alone on the connection: a
+    /// close says what it is about.
+    fn clear(&mut self, now: Instant) {
+        self.publisher.hold(Hold::Everything);
+        self.stage = Stage::Clearing { until: now + STEP_WITHIN };
+        self.step(now);
+    }
+
+    /// Something was changed that may help: what the broker refused to subscribe to is asked for at
+    /// once.
+    pub fn retry_subscriptions(&mut self, now: Instant) {
+        self.commands.retry_now(now);
+    }
+
     /// When a subscription that was left out is to be tried on this connection.
     fn subscription_due_at(&self) -> Option<Instant> {
         self.subscription.due_at(self.publisher.stands_at())
@@ -538,19 +634,21 @@ impl Uplink {
             Stage::Opening => self.trial.until(),
             Stage::Flowing => {
                 let renewal = self.password_life.map(|life| life.renew_at());
-                [self.subscription_due_at(), renewal].into_iter().flatten().min()
+                let commands = self.commands_due_at().filter(|_| !self.stopping);
+                [self.subscription_due_at(), commands, renewal].into_iter().flatten().min()
             }
             stage => stage.until(),
         };
         let session = self.session.as_ref().and_then(Session::poll_timeout);
         let overdue = self.publisher.overdue_at();
         // Nothing is appended while so much waits to be written.
-        let fills = self.stage == Stage::Flowing
+        let fills = self.flows()
             && self.session.as_ref().is_some_and(|session| session.outgoing_len() < publisher::FILL_BYTES);
         let publisher = fills.then(|| self.publisher.poll_timeout()).flatten();
         let repair = self.gateway_status.repair_at().filter(|_| self.is_connected());
         let echo = self.echo.poll_timeout().filter(|_| self.stage == Stage::Flowing && !self.stopping);
-        [stage, session, overdue, publisher, repair, echo].into_iter().flatten().min()
+        let alone = self.alone_until.filter(|_| self.stage.is_subscribing());
+        [stage, session, overdue, publisher, repair, echo, alone].into_iter().flatten().min()
     }
 
     /// What happened, oldest first.
@@ -626,7 +724,7 @@ impl Uplink {
 
     /// Topics of the gateway's own messages that the broker refused last time, at most `limit`.
     pub fn refused_topics(&self, limit: usize) -> Vec<String> {
-        self.own.refused(limit)
+        self.own.refused(limit).into_iter().map(|(topic, _)| topic).collect()
     }
 
     /// Takes an attempt up at once: something was changed that may help.
@@ -656,24 +754,26 @@ impl Uplink {
     /// Publishes the status anew, so that the connection shows whether it works. Whether there is
     /// one to show.
     pub fn begin_check(&mut self) -> bool {
-        self.stage == Stage::Flowing
-            && !self.stopping
-            && self.announce()
-            && !self.gateway_status.is_settled(&self.own)
+        self.flows() && !self.stopping && self.announce() && !self.gateway_status.is_settled(&self.own)
     }
 
     /// Whether [`Uplink::begin_check`] may succeed in a moment: the connection was just accepted,
     /// and there is a status to publish.
     pub fn may_check_soon(&self) -> bool {
         self.is_connected()
-            && self.stage != Stage::Flowing
+            && !self.flows()
             && !self.stopping
             && self.settings.topics.gateway_status.is_some()
     }
 
     /// Whether what [`Uplink::begin_check`] published is answered, or the connection gone.
     pub fn is_check_done(&self) -> bool {
-        self.stage != Stage::Flowing || self.gateway_status.is_settled(&self.own)
+        !self.flows() || self.gateway_status.is_settled(&self.own)
+    }
+
+    /// Whether readings and the gateway's own messages go out.
+    fn flows(&self) -> bool {
+        self.stage == Stage::Flowing || self.stage.is_subscribing() && self.alone_until.is_none()
     }
 
     /// Whether [`Uplink::stop`] was called.
@@ -720,6 +820,13 @@ impl Uplink {
         };
         let empty = std::mem::take(&mut self.acknowledgements);
         let mut acknowledgements = session.take_acknowledgements(empty);
+        // One that comes late is nobody's.
+        let apart = acknowledgements.iter().rfind(|it| it.packet_id == APART_ID).copied();
+        acknowledgements.retain(|it| it.packet_id != APART_ID);
+        if let Some(answer) = apart.filter(|_| matches!(self.stage, Stage::TryingReading { .. })) {
+            self.reading_trial.conclude(ReadingAnswer::Acknowledged(answer.code));
+            self.flow();
+        }
         if !acknowledgements.is_empty() {
             self.publisher.handle_acknowledgements(now, outbox, &mut self.own, &acknowledgements);
             acknowledgements.clear();
@@ -740,8 +847,7 @@ impl Uplink {
                     }
                 }
                 session::Event::CommandsSubscribed(codes) => {
-                    for (filter, code) in self.commands.handle_answer(&codes) {
-                        let (filter, code) = (filter.clone(), *code);
+                    for (filter, code) in self.commands.handle_answer(now, &codes) {
                         self.events.push_back(Event::CommandsRefused { filter, code });
                     }
                     if matches!(self.stage, Stage::SubscribingCommands { .. }) {
@@ -846,6 +952,7 @@ impl Uplink {
             Stage::Status { .. } if self.gateway_status.is_settled(&self.own) => self.subscribe(now),
             Stage::Closing { .. } if self.gateway_status.is_settled(&self.own) => self.say_goodbye(now),
             Stage::Renewing { .. } if self.publisher.in_flight() == 0 => self.renew(now),
+            Stage::Clearing { .. } if self.publisher.in_flight() == 0 => self.try_alone(now),
             Stage::Draining { .. } if self.publisher.in_flight() == 0 => {
                 self.subscription.handle_stood();
                 self.subscribe(now);
@@ -859,8 +966,8 @@ impl Uplink {
         match (self.gateway_status.topic(), &mut self.session) {
             (Some(topic), Some(session)) if !left_out => {
                 session.subscribe(now, STATUS, topic);
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::Subscribing { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => {
                 self.echo.handle_refused();
@@ -869,31 +976,63 @@ impl Uplink {
         }
     }
 
-    /// Alone on the connection, as the one before: a close then says what it is about.
+    /// A subscription was sent: readings go beside it.
+    fn note_subscribed(&mut self, now: Instant) {
+        self.acknowledged_before = self.publisher.counters().acknowledged;
+        self.alone_until = self.subscribes_alone.then_some(now + ALONE_WITHIN);
+        self.publisher.hold(if self.subscribes_alone { Hold::Everything } else { Hold::Nothing });
+        self.more = true;
+    }
+
+    /// When the one before is answered: a close then says which it is about.
     fn subscribe_hint(&mut self, now: Instant) {
         match (self.hint.wanted(now), &mut self.session) {
             (Some(topic), Some(session)) if !self.is_hint_subscribed => {
                 session.subscribe(now, HINT, topic);
                 self.is_hint_subscribed = true;
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingHint { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => self.subscribe_commands(now),
         }
     }
 
-    /// Alone on the connection, as the two before.
+    /// When the two before are answered.
     fn subscribe_commands(&mut self, now: Instant) {
-        let filters = self.commands.filters(now);
+        match self.are_commands_subscribed {
+            true => self.flow(),
+            false => {
+                let filters = self.commands.ask(now).to_vec();
+                self.ask_for_commands(now, &filters);
+            }
+        }
+    }
+
+    fn ask_for_commands(&mut self, now: Instant, filters: &[String]) {
         match &mut self.session {
-            Some(session) if !filters.is_empty() && !self.are_commands_subscribed => {
+            Some(session) if !filters.is_empty() => {
                 session.subscribe_commands(now, filters, self.commands.is_at_least_once());
                 self.are_commands_subscribed = true;
-                self.publisher.hold(Hold::Everything);
                 self.stage = Stage::SubscribingCommands { until: now + STEP_WITHIN };
+                self.note_subscribed(now);
             }
             _ => self.flow(),
         }
+    }
+
+    /// Nothing is in flight: what the connection was cleared for.
+    fn try_alone(&mut self, now: Instant) {
+        if let (Some((topic, retain)), Some(session)) = (self.reading_trial.send(), &mut self.session) {
+            if session.publish_apart(now, &self.limits, &topic, retain) {
+                self.stage = Stage::TryingReading { until: now + STEP_WITHIN };
+            } else {
+                self.reading_trial.conclude(ReadingAnswer::TooLarge);
+                self.flow();
+            }
+            return;
+        }
+        let filters = self.commands.ask_again().to_vec();
+        self.ask_for_commands(now, &filters);
     }
 
     /// A message where commands are wanted: mostly one, or one that is known by its topic.
@@ -920,6 +1059,7 @@ impl Uplink {
 
     fn flow(&mut self) {
         self.stage = Stage::Flowing;
+        (self.subscribes_alone, self.alone_until) = (false, None);
         self.publisher.hold(Hold::Nothing);
         self.more = true;
     }
@@ -936,6 +1076,8 @@ impl Uplink {
                 | Stage::SubscribingCommands { .. }
                 | Stage::Flowing
                 | Stage::Draining { .. }
+                | Stage::Clearing { .. }
+                | Stage::TryingReading { .. }
         );
         if listens && self.gateway_status.handle_message(now, topic, payload) {
             self.repair_status(now);
@@ -1056,16 +1198,43 @@ impl Uplink {
             self.renew(now);
             return;
         }
+        let by_broker = matches!(ending.outcome, Outcome::Lost { how: Lost::TakenOver | Lost::Closed, .. });
+        if self.is_connected()
+            && by_broker
+            && let Some(until) = self.beside.handle_ended(now)
+        {
+            self.reading_trial.conclude(ReadingAnswer::Unsent);
+            self.publisher.handle_closed(now, outbox, &mut self.own, ConnectionEnd::Otherwise);
+            self.poll_publisher();
+            self.events.push_back(Event::EndedForCheck);
+            self.renew(now);
+            self.attempts.reconnect.wait_until(until);
+            return;
+        }
         let stage = self.stage;
+        let of_reading = matches!(stage, Stage::TryingReading { .. });
+        self.reading_trial.conclude(match of_reading {
+            true => ReadingAnswer::Closed,
+            false => ReadingAnswer::Unsent,
+        });
         let Ending { outcome, gone, failure, what } = ending;
-        let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, gone);
+        let is_closed = gone == ConnectionEnd::Closed;
+        // A broker that took a reading which was sent after it has passed the subscription over.
+        let passed_over = self.publisher.counters().acknowledged > self.acknowledged_before;
+        let subscribing = is_closed && stage.is_subscribing() && !passed_over;
+        let in_doubt = subscribing && self.alone_until.is_none() && self.publisher.in_flight() > 0;
+        // Only once: where readings did wait and it was closed later, it is about these.
+        let spares = in_doubt && !std::mem::replace(&mut self.subscribes_alone, in_doubt);
+        let over = if spares { ConnectionEnd::Otherwise } else { gone };
+        self.alone_until = None;
+        let aftermath = self.publisher.handle_closed(now, outbox, &mut self.own, over);
         self.publisher.hold(Hold::Nothing);
         self.poll_publisher();
         let outcome = if self.is_connected() {
-            let is_closed = gone == ConnectionEnd::Closed;
-            let of_status = is_closed && matches!(stage, Stage::Subscribing { .. });
-            let of_hint = is_closed && matches!(stage, Stage::SubscribingHint { .. });
-            let of_commands = is_closed && matches!(stage, Stage::SubscribingCommands { .. });
+            let blamed = subscribing && !in_doubt;
+            let of_status = blamed && matches!(stage, Stage::Subscribing { .. });
+            let of_hint = blamed && matches!(stage, Stage::SubscribingHint { .. });
+            let of_commands = blamed && matches!(stage, Stage::SubscribingCommands { .. });
             if of_status && self.subscription.strike(now) {
                 self.events.push_back(Event::SubscriptionLeftOut);
             }
@@ -1075,7 +1244,7 @@ impl Uplink {
             if of_commands && self.commands.strike(now) {
                 self.events.push_back(Event::CommandsLeftOut);
             }
-            let subscription = of_status || of_hint || of_commands;
+            let subscription = blamed || spares || is_closed && of_reading;
             let suspects = self.publisher.records().suspect_count();
             let ended = attempts::Ended { gone, aftermath, subscription, suspects };
             let (outcome, again) = self.attempts.handle_lost(now, outcome, ended);

@@ -9,7 +9,7 @@
 //!
 //! **No stage is without a deadline.** Waiting has the next attempt; Connecting, Opening, Status,
 //! Subscribing, SubscribingHint and SubscribingCommands (between that and Flowing, where hints and
-//! commands are wanted), Draining,
+//! commands are wanted), Draining, Clearing (which leads to SubscribingCommands or TryingReading),
 //! Renewing and Closing have their own; Flowing has the keep-alive, and the timer of the oldest
 //! publish. Over is left at once: the shell closes, whatever the broker does.
 
@@ -36,6 +36,11 @@ pub enum Stage {
     Flowing,
     /// Nothing more is sent until all is answered; then the subscription is tried once more.
     Draining { until: Instant },
+    /// Nothing more is sent until all is answered; then something is tried alone: a subscription
+    /// that was refused, or a publish for a check.
+    Clearing { until: Instant },
+    /// A publish for a check is sent, its answer awaited.
+    TryingReading { until: Instant },
     /// Nothing more is sent until all is answered; then the connection is replaced by one with a
     /// new password, or by the trial of another certificate.
     Renewing { until: Instant },
@@ -46,6 +51,14 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether a subscription waits for its answer.
+    pub fn is_subscribing(self) -> bool {
+        matches!(
+            self,
+            Stage::Subscribing { .. } | Stage::SubscribingHint { .. } | Stage::SubscribingCommands { .. }
+        )
+    }
+
     /// When it ends by itself, if it has a deadline of its own.
     pub fn until(self) -> Option<Instant> {
         match self {
@@ -55,6 +68,8 @@ impl Stage {
             | Stage::SubscribingHint { until }
             | Stage::SubscribingCommands { until }
             | Stage::Draining { until }
+            | Stage::Clearing { until }
+            | Stage::TryingReading { until }
             | Stage::Renewing { until }
             | Stage::Closing { until } => Some(until),
             Stage::Waiting | Stage::Opening | Stage::Flowing | Stage::Over { .. } => None,

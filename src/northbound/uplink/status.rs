@@ -1,20 +1,25 @@
 //! How the uplink stands, as `tombolo status` shows it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Uplink;
 use super::commands::Unsubscribed;
 use super::stage::Stage;
+use super::{STEP_WITHIN, Uplink};
 use crate::message::{Lane, RecordId};
 use crate::northbound::publisher::{Counters, HeldRecord, RefusedOutcomes};
+use crate::northbound::reason_code;
 use crate::northbound::reconnect::PEACE;
 use crate::northbound::session::Limits;
 use crate::northbound::wire::Version;
 
 /// Suspects and topics named.
 const NAMED_MAX: usize = 16;
+/// Of a message of the gateway's own that is too large.
+pub const OWN_TOO_LARGE: &str = "the broker takes only";
 /// A SUBSCRIBE has no SUBACK.
 const UNANSWERED: &str = "the broker does not answer it";
+/// A SUBACK that takes so long is named.
+const SLOW_SUBACK: Duration = Duration::from_secs(2);
 /// What there is to do about a topic that the gateway cannot read.
 const ALLOW: &str = "allow this gateway to read it, or see the broker's log";
 
@@ -54,6 +59,8 @@ pub struct Status {
     pub held_back: [usize; 2],
     /// How often the broker closed a connection in the last 10 min, and nothing showed why.
     pub closes: usize,
+    /// The longest that one of these lasted.
+    pub closes_lasted: Duration,
     /// Another client probably connects with our client id, and has done so in the last 10 min.
     pub rival: bool,
     /// When the broker took a reading last, over all connections.
@@ -79,6 +86,8 @@ pub struct Status {
     pub refused_outcomes: Vec<String>,
     /// Publishes a second at most, and whether that is because the broker complained.
     pub rate_limit: Option<(f64, bool)>,
+    /// Until when a cap of the owner's lets nothing go, and its key in `[upstream]`.
+    pub capped_until: Option<(&'static str, Instant)>,
     /// Connections that stood.
     pub connections: u64,
     /// Numbers since the start.
@@ -114,6 +123,7 @@ impl Status {
             held_back: Lane::ALL.map(|lane| records.held_back(lane)),
             nothing_taken: records.nothing_taken(now),
             closes: uplink.attempts.closes(now),
+            closes_lasted: uplink.attempts.closes_lasted(now),
             rival: uplink.attempts.reconnect.has_rival() && uplink.lasted(now) < PEACE,
             taken_at: records.taken_at(),
             blocked_by: Lane::ALL.map(|lane| publisher.blocked_by(lane)),
@@ -124,6 +134,7 @@ impl Status {
             unheard: unheard(uplink, now),
             refused_outcomes: refused_outcomes(uplink, now),
             rate_limit: publisher.rate_limit(),
+            capped_until: publisher.capped_until(now),
             connections: uplink.connections,
             counters: publisher.counters(),
             volatile_dropped: publisher.volatile_dropped(),
@@ -136,7 +147,12 @@ impl Status {
 fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
     let mut left_out = Vec::new();
     if let Some(why) = uplink.attempts.settled().and_then(|settled| settled.why_will.as_deref()) {
-        left_out.push(format!("the will, because of which {why}"));
+        let topic = uplink.gateway_status.topic().unwrap_or_default();
+        let why = super::without_advice(why);
+        left_out.push(format!(
+            "the will on {topic}: with it {why}; the gateway connects without it; allow a retained message there, or set \
+             [topics] gateway-status = \"\""
+        ));
     }
     left_out.extend(uplink.own.paused(now).map(|class| {
         format!(
@@ -145,7 +161,16 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
         )
     }));
     let refused = uplink.own.refused(NAMED_MAX);
-    left_out.extend(refused.iter().map(|topic| format!("messages on {topic}: the broker refuses them")));
+    let limit = uplink.limits.packet_size;
+    left_out.extend(refused.iter().map(|(topic, code)| match *code {
+        reason_code::PACKET_TOO_LARGE if limit < u32::MAX => format!(
+            "messages on {topic}: {OWN_TOO_LARGE} packets of {limit} bytes (Maximum Packet Size); smaller ones pass"
+        ),
+        reason_code::PACKET_TOO_LARGE => {
+            format!("messages on {topic}: {OWN_TOO_LARGE} smaller packets; smaller ones pass")
+        }
+        code => format!("messages on {topic}: the broker refuses them: {} (0x{code:02x})", reason_code::text(code)),
+    }));
     left_out
 }
 
@@ -155,6 +180,21 @@ fn left_out(uplink: &Uplink, now: Instant) -> Vec<String> {
 fn unheard(uplink: &Uplink, now: Instant) -> Vec<String> {
     let mut unheard = Vec::new();
     let connected = uplink.is_connected();
+    if let Some(until) = uplink.stage.until().filter(|_| uplink.stage.is_subscribing()) {
+        // Readings do not wait for it.
+        let waited = STEP_WITHIN.saturating_sub(until.saturating_duration_since(now));
+        if waited >= SLOW_SUBACK {
+            let seconds = waited.as_secs();
+            let what = match uplink.stage {
+                Stage::SubscribingCommands { .. } => "commands",
+                Stage::SubscribingHint { .. } => "update hints",
+                _ => "the gateway's own status",
+            };
+            unheard.push(format!(
+                "the subscription to {what} has waited {seconds} s for its answer; readings do not wait for it"
+            ));
+        }
+    }
     if let Some(topic) = uplink.gateway_status.topic() {
         let silent = connected && uplink.subscription.is_unanswered();
         let why = uplink.subscription.left_out(now).or_else(|| silent.then(|| UNANSWERED.to_owned()));
@@ -174,6 +214,13 @@ fn unheard(uplink: &Uplink, now: Instant) -> Vec<String> {
                  deliver it{commands}; {ALLOW}"
             ));
         }
+    }
+    if connected && uplink.commands.is_at_most_once() {
+        unheard.push(
+            "the broker grants the subscription to commands with QoS 0 only: a command that comes while the connection is \
+             away is lost; see who may subscribe with QoS 1 at the broker"
+                .to_owned(),
+        );
     }
     if let Some(topic) = uplink.hint.topic() {
         let silent = connected && uplink.hint.is_unanswered();

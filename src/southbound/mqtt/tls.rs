@@ -5,6 +5,7 @@
 //! (decision 0016), and revocation lists are those of the devices.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +24,14 @@ use crate::clock::WallClock;
 pub struct Material {
     /// The gateway's chain in DER, its own certificate first.
     pub chain: Vec<Vec<u8>>,
+    /// The file of `chain`.
+    pub chain_file: PathBuf,
     /// Its key in DER: PKCS #8, SEC 1 or PKCS #1.
     pub key: Zeroizing<Vec<u8>>,
     /// The anchors and intermediates of clients, in DER; empty = no client certificates.
     pub authorities: Vec<Vec<u8>>,
+    /// The file of `authorities`, if there is one.
+    pub authorities_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Material {

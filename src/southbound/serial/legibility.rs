@@ -160,7 +160,7 @@ impl Illegible {
         let shown = self.first.escape_ascii();
         let Some(cause) = self.cause else {
             return format!(
-                "{} bytes came, and no frame ended: the last begin with \"{shown}\"; compare framing, its start, line-end or \
+                "{} or more bytes came, and no frame ended: the last begin with \"{shown}\"; compare framing, its start, line-end or \
                  size, and baud and parity with the device's manual; {TRACE}",
                 self.endless
             );
@@ -187,13 +187,13 @@ impl Illegible {
         };
         if self.endless > 0 {
             return format!(
-                "{} bytes in a row gave no reading, \"{shown}\" among them, and the last frame was dropped: {why}; compare \
+                "{} or more bytes in a row gave no reading, \"{shown}\" among them, and the last frame was dropped: {why}; compare \
                  framing, start and size, too; {advice}; {TRACE}",
                 self.endless
             );
         }
         format!(
-            "{} frames in a row gave no reading, the last (\"{shown}\"): {why}; {advice}; {TRACE}",
+            "{} or more frames in a row gave no reading, one of them (\"{shown}\"): {why}; {advice}; {TRACE}",
             self.frames
         )
     }
@@ -226,9 +226,10 @@ mod tests {
             (found.frames, found.cause, found.first.len()),
             (20, Some(Cause::Bad(Bad::Checksum)), SHOWN_MAX)
         );
-        // Its words stay the same.
+        // Its words stay the same, and true of a row that goes on.
         assert!(!frames(&mut line, now, 500));
         assert_eq!(line.illegible(), Some(&found));
+        assert!(found.sentence().starts_with("20 or more frames in a row"), "{}", found.sentence());
         line.handle_reading();
         assert_eq!(line.illegible(), None);
     }
@@ -266,7 +267,7 @@ mod tests {
         });
         assert_eq!(after, Some(39), "twenty frames of the longest");
         let text = line.illegible().unwrap().sentence();
-        assert!(text.contains("2000 bytes came, and no frame ended"), "{text}");
+        assert!(text.contains("2000 or more bytes came, and no frame ended"), "{text}");
         line.handle_reading();
         assert_eq!(line.illegible(), None);
         // Three times a few bytes over five minutes.
@@ -316,7 +317,7 @@ mod tests {
             Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec() }.sentence()
         };
         let text = of(NO_MATCH, b"T=\x1b\xff");
-        let words = r#"the last ("T=\x1b\xff"): the pattern does not match; compare pattern"#;
+        let words = r#"one of them ("T=\x1b\xff"): the pattern does not match; compare pattern"#;
         assert!(text.contains(words), "{text}");
         assert!(of(Cause::Bad(Bad::Checksum), b"").contains("compare checksum, baud"));
         assert!(of(Cause::Bad(Bad::Incomplete), b"").contains("framing, baud"));

@@ -1,16 +1,14 @@
 //! One check as a whole: what is installed, what is offered, what follows. For the daemon, and for
 //! the command where it does not run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::client::{WITHIN, late};
 use super::system;
 use crate::clock::{UnixTime, WallClock};
-use crate::https::io::{Client, Trust};
-use crate::https::message::Limits;
-use crate::https::wording::Keys;
 use crate::message::Name;
 use crate::update::apt::{self, Candidate};
 use crate::update::check::{Fault, Metadata};
@@ -23,11 +21,8 @@ pub const FOLDER: &str = "update";
 /// A folder in it, while a check lasts that keeps within it.
 #[cfg(feature = "update")]
 const SCRATCH: &str = "metadata";
-/// What a check may take altogether.
-const WITHIN: Duration = Duration::from_secs(600);
-/// Largest body of metadata, as [`super::tuf::LIMITS`] has it.
-const BODY_MAX: usize = 4 * 1024 * 1024;
-const KEYS: Keys = Keys { url: "update.url", ca_file: "update.ca-file", certificate: "a client certificate" };
+/// How often it is looked at whether anybody still wants the answer.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a check needs.
 #[derive(Clone)]
@@ -42,14 +37,25 @@ pub struct Question {
     pub objections: Objections,
     /// Judges expiry and certificates.
     pub clock: Arc<dyn WallClock>,
-    /// The folder is for working files, too, and not `TMPDIR`.
-    pub keeps_within: bool,
+    /// Where metadata is fetched and verified.
+    pub fetching: Fetching,
     /// The floor of somebody who is not believed: a further reason to refuse.
     pub daemon: Option<Floor>,
     /// The floor rises by the check. Otherwise by what [`Answer::verified`] has, later.
     pub raises: bool,
-    /// Set while it is asked: nothing is kept of the answer then.
+    /// Set while it is asked: nothing is kept of the answer then, and it ends soon.
     pub dropped: Arc<AtomicBool>,
+}
+
+/// Where metadata is fetched and verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetching {
+    /// In this process, with working files where `TMPDIR` is.
+    Here,
+    /// In this process, with working files in the folder.
+    Within,
+    /// In a process of its own, with working files in the folder: one check at a time.
+    Apart,
 }
 
 /// What it came to.
@@ -98,9 +104,14 @@ pub fn answer(question: &Question) -> Answer {
     let mut damage = None;
     let asked = runtime.block_on(async {
         let system = system::installed().await;
-        let asked = tokio::time::timeout(WITHIN, find(question, &system, &mut damage)).await;
-        let late = || Fault::Unreachable(format!("the check did not end within {} s", WITHIN.as_secs()));
-        (system.version, asked.unwrap_or_else(|_| Err(late())))
+        let result = tokio::select! {
+            asked = tokio::time::timeout(WITHIN, find(question, &system, &mut damage)) => {
+                asked.unwrap_or_else(|_| Err(late()))
+            }
+            // Else each reload could leave a thread that waits for a slow server.
+            () = dropped(question) => Err(Fault::Dropped),
+        };
+        (system.version, result)
     });
     // A look-up at a name server that is silent cannot be cut short.
     runtime.shutdown_background();
@@ -113,6 +124,13 @@ pub fn answer(question: &Question) -> Answer {
     });
     let clock = &question.clock;
     Answer { installed, result, at: clock.trusted().then(|| clock.raw()), verified, damage }
+}
+
+/// Ends once nobody wants the answer any more.
+async fn dropped(question: &Question) {
+    while !question.dropped.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn find(
@@ -138,22 +156,6 @@ async fn find(
     }
 }
 
-/// The client for a place: it blocks on the file of CAs.
-///
-/// # Errors
-/// [`Fault::Local`] names the file.
-pub fn client(ca_file: Option<&Path>, clock: &Arc<dyn WallClock>) -> Result<Arc<Client>, Fault> {
-    let trust = ca_file.map_or(Trust::System, |file| Trust::File(file.to_owned()));
-    let limits = Limits {
-        total: Duration::from_secs(120),
-        idle: Duration::from_secs(20),
-        head: 16 * 1024,
-        body: BODY_MAX,
-    };
-    let client = Client::new(&trust, None, clock.clone(), limits, KEYS);
-    client.map(Arc::new).map_err(|failure| Fault::Local(failure.to_string()))
-}
-
 #[cfg(not(feature = "update"))]
 async fn tuf(
     _: &Question,
@@ -173,8 +175,11 @@ async fn tuf(
     now: Option<UnixTime>,
     damage: &mut Option<String>,
 ) -> Result<Known, Fault> {
+    use std::path::Path;
+
+    use super::client::client;
     use super::untrusted::Folder;
-    use super::{check, floor, tuf};
+    use super::{apart, check, floor, tuf};
     use crate::update::eligibility::Installed;
     let settings = &question.settings;
     let installed = Installed {
@@ -190,11 +195,22 @@ async fn tuf(
     let held = crate::durable::io::create_directory(above).and_then(|()| Folder::make(above, &name));
     let held = held
         .map_err(|error| Fault::Local(format!("the folder {} cannot be used: {error}", folder.display())))?;
-    let repository = check::Repository {
-        place: tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() },
-        root: tuf::read_root(&place.root_file)?,
-        client: client(place.ca_file.as_deref(), &question.clock)?,
-        scratch: question.keeps_within.then(|| held.path().join(SCRATCH)),
+    let fetch = async {
+        let scratch = match question.fetching {
+            Fetching::Here => None,
+            Fetching::Within => Some(held.path().join(SCRATCH)),
+            // By its name: what is held here is not held there.
+            Fetching::Apart => {
+                let order = apart::Order::new(place, folder.join(SCRATCH), &*question.clock);
+                return apart::load(&order).await;
+            }
+        };
+        let root = tuf::read_root(&place.root_file)?;
+        let client = client(place.ca_file.as_deref(), &question.clock)?;
+        let place = tuf::Place { metadata: place.metadata.to_string(), targets: place.targets.to_string() };
+        tuf::load(&place, &root, client, scratch.as_deref()).await
+    };
+    let terms = check::Terms {
         daemon: question.daemon.clone(),
         raises: question.raises,
         dropped: question.dropped.clone(),
@@ -204,7 +220,7 @@ async fn tuf(
         log::warn!(reason = damage.as_str(); "what was seen of the repository is not known in whole");
     }
     let on_disk = || floor::on_disk(held.path());
-    let seen = check::check(&repository, on_disk, &installed, &question.objections, now).await;
+    let seen = check::check(fetch, &terms, on_disk, &installed, &question.objections, now).await;
     let seen = seen.map_err(|fault| match fault {
         Fault::Local(why) => {
             let held = held.path().display().to_string();

@@ -8,17 +8,20 @@
 //! | the daemon's user | then |
 //! |---|---|
 //! | writes another image, a link, a pipe, or exchanges it meanwhile | the copy has not the signed SHA-256, and is deleted |
-//! | asks outside the window, or all the time | nothing is installed; a version that fails is tried once a minute |
+//! | asks outside the window, or all the time | nothing is installed; what was refused before is looked at again; a version that fails is tried once a minute |
 //! | lowers its own floor, clears its history | root's count |
 //! | has a floor that what is offered is below, or a fork of | nothing is installed: it may refuse, not allow |
+//! | puts something else in the place of its floor | nothing is installed; one that is gone or damaged is none |
 //! | holds or denies | nothing is installed: it may refuse, not allow |
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::answer::{self, Answer, Found, Question};
+use super::answer::{self, Answer, Fetching, Found, Question};
 use super::backend::{Backend, Effect, Wanted};
 use super::ledger::Ledger as _;
+use super::room::free_bytes;
 use super::root::{Boot, Public, Root};
 use super::system::PACKAGE;
 use super::watch::{self, End};
@@ -115,22 +118,32 @@ impl Work<'_> {
         if let Some(outcome) = self.settle(&public, running.as_deref())? {
             return Ok(outcome);
         }
-        if self.is_requested && !self.settings.window.is_open(self.local) {
-            return Ok(Outcome::Nothing(match self.local {
-                Some(_) => "it is outside of the maintenance window".to_owned(),
-                None => "the clock is not trusted, so the maintenance window is closed".to_owned(),
-            }));
-        }
-        (self.progress)("verifying", None);
         // What was read before may have changed by what was settled.
         let public = self.root.read()?;
+        let is_closed = self.is_requested && !self.settings.window.is_open(self.local);
+        let closed = || {
+            Outcome::Nothing(match self.local {
+                Some(_) => "it is outside of the maintenance window".to_owned(),
+                None => "the clock is not trusted, so the maintenance window is closed".to_owned(),
+            })
+        };
+        // What was refused may be in order: that is looked at, and said, at any time.
+        if is_closed && (public.refusal.is_none() || self.local.is_none()) {
+            return Ok(closed());
+        }
+        (self.progress)("verifying", None);
+        let mut lacks_image = false;
         let chosen = self.choose(&public).and_then(|chosen| match &chosen {
-            Ok(Chosen { offer: Some(_), .. }) if self.has_no_image() => Err(NO_IMAGE.to_owned()),
+            Ok(Chosen { offer: Some(_), .. }) if self.has_no_image() => {
+                lacks_image = true;
+                Err(NO_IMAGE.to_owned())
+            }
             _ => Ok(chosen),
         });
         // Nothing was begun that could have failed; it is shown all the same.
-        self.root.show_refusal(chosen.as_ref().err().map(String::as_str), self.at());
+        self.root.show_refusal(chosen.as_ref().err().map(String::as_str), self.at(), lacks_image);
         let Chosen { version, scheme, offer, verified } = match chosen? {
+            Ok(_) if is_closed => return Ok(closed()),
             Ok(chosen) => chosen,
             Err(outcome) => return Ok(outcome),
         };
@@ -181,7 +194,16 @@ impl Work<'_> {
         let of_daemon = |name: &str, max| {
             untrusted::read_below(self.state_dir, &Path::new(answer::FOLDER).join(name), max)
         };
-        let floor = of_daemon(FORMAT.name, FORMAT.file_bytes()).ok();
+        let floor = match of_daemon(FORMAT.name, FORMAT.file_bytes()) {
+            Err(error) if self.settings.source != Source::Apt && error.kind() != ErrorKind::NotFound => {
+                let shown = self.state_dir.join(answer::FOLDER).join(FORMAT.name);
+                return Err(format!(
+                    "{} is refused: {error}, so what the daemon saw of the repository is not known; move it away",
+                    shown.display()
+                ));
+            }
+            read => read.ok(),
+        };
         let theirs = of_daemon(history::NAME, HISTORY_MAX);
         let theirs = theirs.ok().and_then(|bytes| history::parse_untrusted(&bytes)).unwrap_or_default();
         let mut denied = public.history.denied.clone();
@@ -198,7 +220,7 @@ impl Work<'_> {
             folder: self.root.folder().to_owned(),
             objections: Objections { is_held, denied, floor: public.floor.clone() },
             clock: self.clock.clone(),
-            keeps_within: true,
+            fetching: Fetching::Within,
             daemon: floor.and_then(|file| Floor::parse_untrusted(&file)),
             // By what is installed alone: what a run meets that installs nothing is not kept.
             raises: false,
@@ -273,12 +295,11 @@ impl Work<'_> {
     fn has_no_image(&self) -> bool {
         let name = Path::new(answer::FOLDER).join(crate::update::image::IMAGE);
         let opened = untrusted::open_below(self.state_dir, &name);
-        opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        opened.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// The daemon's image, if it is the one that was signed, copied to where nobody else writes.
     fn take_image(&self, offer: &Offer) -> Result<PathBuf, String> {
-        use std::io::ErrorKind;
         let name = Path::new(answer::FOLDER).join(crate::update::image::IMAGE);
         let shown = self.state_dir.join(&name).display().to_string();
         let mut source =
@@ -393,10 +414,4 @@ impl Work<'_> {
         self.root.record(record, what, self.at().as_deref(), record.cause.as_deref())?;
         self.root.write(record)
     }
-}
-
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
-    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
 }

@@ -1,28 +1,17 @@
 //! One check of a TUF repository, from the floor to the decision.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::floor;
-use super::tuf::{self, Place};
 use crate::clock::UnixTime;
 use crate::durable::storage::Storage;
-use crate::https::io::Client;
 use crate::update::check::{Fault, Metadata, judge};
 use crate::update::eligibility::{Decision, Installed, Objections};
 use crate::update::floor::Floor;
 
-/// What is asked, and by what it is believed.
-pub struct Repository {
-    /// Where it is.
-    pub place: Place,
-    /// The content of a root.json of any version.
-    pub root: Vec<u8>,
-    /// Asks. Its bound on a body is at least [`tuf::LIMITS`]' largest.
-    pub client: Arc<Client>,
-    /// A folder to be made for working files; `None`: where the system has temporary ones.
-    pub scratch: Option<PathBuf>,
+/// What becomes of what is verified.
+pub struct Terms {
     /// The floor of somebody who is not believed: a further reason to refuse.
     pub daemon: Option<Floor>,
     /// The floor rises by the check itself; else by [`learn`].
@@ -40,13 +29,15 @@ pub struct Seen {
     pub metadata: Metadata,
 }
 
-/// Checks. `floor` opens the folder of the floor; `now` is the wall time, if it is trusted. Reading
-/// and writing the floor blocks: not for the path's thread.
+/// Checks. `fetch` fetches and verifies the metadata; `floor` opens the folder of the floor; `now`
+/// is the wall time, if it is trusted. Reading and writing the floor blocks: not for the path's
+/// thread.
 ///
 /// # Errors
 /// [`Fault`]. Nothing is asked while the clock is not trusted, or the floor cannot be read.
 pub async fn check<S: Storage>(
-    repository: &Repository,
+    fetch: impl Future<Output = Result<Metadata, Fault>>,
+    terms: &Terms,
     floor: impl Fn() -> S,
     installed: &Installed,
     objections: &Objections,
@@ -56,8 +47,8 @@ pub async fn check<S: Storage>(
         return Err(Fault::ClockUntrusted);
     }
     floor::read(floor())?;
-    let Repository { place, root, client, scratch, daemon, raises, dropped } = repository;
-    let metadata = tuf::load(place, root, client.clone(), scratch.as_deref()).await?;
+    let Terms { daemon, raises, dropped } = terms;
+    let metadata = fetch.await?;
     let decision = floor::change(floor(), |seen| {
         // By other settings something else may have been accepted meanwhile.
         if dropped.load(Ordering::Relaxed) {

@@ -133,13 +133,7 @@ pub async fn download<S: Storage, O: Fn() -> S>(
     if let Ask::From(0) | Ask::Discard = ask(have, offer.bytes, shelf.record.etag.as_deref()) {
         have = 0;
     }
-    let room = |wanted: u64| match (around.free)() {
-        Some(free) if free < wanted.saturating_add(job.reserve) => Err(NoImage::NoRoom(format!(
-            "it needs {wanted} bytes more, {free} are free, and {} of them are kept for the journal",
-            job.reserve
-        ))),
-        _ => Ok(()),
-    };
+    let room = |wanted: u64| has_room((around.free)(), wanted, job.reserve);
     room(offer.bytes - have)?;
     let left = shelf.record.budget.left(job.daily_budget, (around.now)());
     if left == 0 {
@@ -167,6 +161,33 @@ pub async fn download<S: Storage, O: Fn() -> S>(
     let resume = resume_etag.as_deref().filter(|_| have > 0).map(|etag| Resume { from: have, etag });
     let ended = job.client.stream(&job.url, resume, job.pace, &mut taker).await;
     taker.finish(ended)
+}
+
+/// What keeps an image from being fetched, whatever its server does; `free`: bytes of the disk, of
+/// which `reserve` stay so. Nothing is changed. It blocks.
+///
+/// # Errors
+/// [`NoImage`]
+pub fn admits<S: Storage>(
+    open: impl Fn() -> S,
+    free: Option<u64>,
+    offer: &Offer,
+    reserve: u64,
+) -> Result<(), NoImage> {
+    TwoSlot::open(open(), FORMAT).map_err(|error| disk(&error))?;
+    // What is there of this image is not fetched again, and of another one it is deleted.
+    let here = [IMAGE, PART].map(|name| open().open(name).map_or(0, |(_, length)| length));
+    let wanted = offer.bytes.saturating_sub(here.into_iter().fold(0, u64::saturating_add));
+    has_room(free, wanted, reserve)
+}
+
+fn has_room(free: Option<u64>, wanted: u64, reserve: u64) -> Result<(), NoImage> {
+    match free {
+        Some(free) if free < wanted.saturating_add(reserve) => Err(NoImage::NoRoom(format!(
+            "it needs {wanted} bytes more, and {reserve} are kept free for the journal; {free} are free"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Deletes image and part: nothing is wanted any more. It blocks.

@@ -64,10 +64,10 @@ pub fn change<S: Storage, T>(storage: S, act: impl FnOnce(&mut Floor) -> (T, boo
         ))
     };
     let _held = storage.hold().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => local(
-            "is held by another program, so nothing that was offered is used; the next check tries again"
-                .to_owned(),
-        ),
+        std::io::ErrorKind::WouldBlock => local(format!(
+            "cannot be changed: {error}, so nothing that was offered is used; end that program if it hangs, then \
+             try again"
+        )),
         _ => unwritten(error),
     })?;
     // An earlier process may have made the file without its name being durable.

@@ -9,7 +9,7 @@ use crate::durable::folder::StateFolder;
 use crate::durable::io::{OnDisk, create_directory};
 use crate::update::history::History;
 
-/// 64 events and 32 versions are less than a tenth of it.
+/// 64 events and 64 versions are less than half of it.
 const BYTES_MAX: u64 = 256 * 1024;
 /// In the daemon's update folder.
 const FILE: AtomicFile<'static> = AtomicFile::new(NAME, BYTES_MAX, 0o600).with_copy();
@@ -149,7 +149,7 @@ mod tests {
         let _ = std::fs::remove_dir_all(&folder);
         assert_eq!(read(&folder), Ok(History::default()));
         let (_, done) = change(&folder, |history| history.deny("1.0")).expect("it is written");
-        assert!(done);
+        assert_eq!(done, Ok(()));
         assert_eq!(read(&folder).expect("it is read").denied, ["1.0"]);
         std::fs::write(folder.join("history.json"), "{").expect("damaged");
         assert_eq!(read(&folder).expect("the copy").denied, ["1.0"]);

@@ -2,16 +2,20 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 pub mod answer;
+#[cfg(feature = "update")]
+pub mod apart;
 pub mod apply;
 pub mod backend;
 #[cfg(feature = "update")]
 pub mod check;
+pub mod client;
 pub mod download;
 pub mod floor;
 pub mod history;
 pub mod ledger;
 pub mod local_time;
 pub mod program;
+pub mod room;
 pub mod root;
 pub mod system;
 pub mod trusted;

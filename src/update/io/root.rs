@@ -80,6 +80,16 @@ pub struct Refused {
     /// When it was refused for that first, RFC 3339; absent while the clock was not trusted.
     #[serde(default)]
     pub at: Option<String>,
+    /// Nothing but its image was missing.
+    #[serde(default)]
+    pub lacks_image: bool,
+}
+
+impl Refused {
+    /// Whether it is to be told where the image is here, or is not.
+    pub fn stands(&self, has_image: bool) -> bool {
+        !(self.lacks_image && has_image)
+    }
 }
 
 const REFUSAL_NAME: &str = "refusal.json";
@@ -340,7 +350,7 @@ impl Root {
     }
 
     /// Has everybody read why nothing is installed; `None`: nothing is refused any more.
-    pub fn show_refusal(&self, reason: Option<&str>, at: Option<String>) {
+    pub fn show_refusal(&self, reason: Option<&str>, at: Option<String>, lacks_image: bool) {
         let before = refusal(&self.folder);
         let Some(reason) = reason else {
             let _ = fs::remove_file(self.folder.join(REFUSAL_NAME));
@@ -350,7 +360,7 @@ impl Root {
         if before.is_some_and(|before| before.reason == reason) {
             return;
         }
-        let refused = Refused { reason, at };
+        let refused = Refused { reason, at, lacks_image };
         // Nothing depends on it.
         let _ = REFUSAL.write(&OnDisk::new(&self.folder), &serde_json::to_vec(&refused).unwrap_or_default());
     }

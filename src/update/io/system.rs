@@ -30,7 +30,8 @@ pub struct System {
 
 /// Asks RAUC, then dpkg, then os-release. What cannot be asked says nothing.
 pub async fn installed() -> System {
-    let rauc = output("rauc", &["status", "--output-format=json"], WITHIN).await;
+    // Without `--detailed` it says nothing of versions.
+    let rauc = output("rauc", &["status", "--detailed", "--output-format=json"], WITHIN).await;
     let (version, compatible) = rauc.map_or((None, None), |text| rauc_status(&text));
     if version.is_some() {
         return System { version, compatible };

@@ -8,16 +8,18 @@
 //! Only metadata is fetched here. Each file is bounded before it is parsed, by the client and by
 //! [`LIMITS`]; so is their number. Delegated targets are verified, and not offered.
 
-use std::fmt;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use aws_lc_rs::digest;
 use futures_core::Stream;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use tough::error::Error;
 use tough::schema::{Role as _, RoleType, Root, Signed};
 use tough::{
@@ -47,6 +49,8 @@ pub const LIMITS: Limits = Limits {
 };
 /// Files of metadata a check, roots and delegations included.
 const FILES_MAX: u32 = 100;
+/// Begins the name of a folder for working files where the system has temporary ones.
+const TEMPORARY: &str = ".tombolo-check-";
 /// Unusable targets that are named.
 const UNUSABLE_MAX: usize = 16;
 /// Longest sentence taken over from the library, in bytes.
@@ -76,13 +80,11 @@ pub async fn load(
     let url = |text: &str| Url::parse(text).map_err(|error| Fault::Local(format!("{text}: {error}")));
     let roots = Arc::new(Mutex::new(Vec::new()));
     let mut loader = RepositoryLoader::new(&root, url(&place.metadata)?, url(&place.targets)?)
-        .transport(Https { client, left: Arc::new(AtomicU32::new(FILES_MAX)), roots: roots.clone() })
+        .transport(Https { client, left: Left::default(), roots: roots.clone() })
         .limits(LIMITS)
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
-    let scratch = scratch.map(Scratch::make).transpose()?;
-    if let Some(Scratch(folder)) = &scratch {
-        loader = loader.datastore(folder);
-    }
+    let scratch = scratch.map_or_else(Scratch::temporary, Scratch::make)?;
+    loader = loader.datastore(&scratch.folder);
     let repository = loader.load().await.map_err(|error| fault(&error))?;
     let file: Option<Signed<Root>> = serde_json::from_slice(root).ok();
     let mut found = metadata(&repository);
@@ -127,23 +129,66 @@ fn link(root: &Root) -> Option<Link> {
     })
 }
 
-/// A folder that ends with this.
-struct Scratch(PathBuf);
+/// A folder that ends with this. It is locked as long as a process uses it.
+struct Scratch {
+    folder: PathBuf,
+    _lock: Option<Flock<File>>,
+}
 
 impl Scratch {
     /// Makes it; what an earlier process left there goes first.
     fn make(folder: &Path) -> Result<Scratch, Fault> {
         let _ = std::fs::remove_dir_all(folder);
         let made = std::fs::DirBuilder::new().mode(0o700).create(folder);
-        made.map_err(|error| Fault::Local(format!("no working files can be written: {error}")))?;
-        Ok(Scratch(folder.to_owned()))
+        made.map_err(|error| unwritten(folder, &error))?;
+        Ok(Scratch { folder: folder.to_owned(), _lock: lock(folder) })
+    }
+
+    /// One where the system has temporary files, for a command that runs beside others. What was
+    /// left there by those that were killed goes first.
+    fn temporary() -> Result<Scratch, Fault> {
+        let parent = std::env::temp_dir();
+        for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+            let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY));
+            // One of another user cannot be opened, and one that is in use not be locked.
+            if is_one && lock(&entry.path()).is_some() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        let random = crate::system::io::random().map_err(|error| unwritten(&parent, &error))?;
+        let number = u64::from_ne_bytes(random);
+        let mut scratch = Scratch::make(&parent.join(format!(".tombolo-new-{number:016x}")))?;
+        // Locked before it has the name of those that are deleted if nobody has.
+        let folder = parent.join(format!("{TEMPORARY}{number:016x}"));
+        std::fs::rename(&scratch.folder, &folder).map_err(|error| unwritten(&parent, &error))?;
+        scratch.folder = folder;
+        Ok(scratch)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The folder, if nobody else has locked it.
+fn lock(folder: &Path) -> Option<Flock<File>> {
+    let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(folder).ok()?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).ok()
+}
+
+/// No working files can be written there.
+fn unwritten(folder: &Path, error: &io::Error) -> Fault {
+    let way = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there",
+        _ => "",
+    };
+    Fault::Local(format!(
+        "the working files of a check cannot be written in {}: {error}{way}",
+        folder.display()
+    ))
 }
 
 /// Verifies the metadata of a repository in a folder of this machine, which has `metadata/` and
@@ -157,11 +202,18 @@ pub(super) async fn load_folder(folder: &Path, root: &[u8]) -> Result<Repository
         Url::from_directory_path(&path)
             .map_err(|()| Fault::Local(format!("{} is no absolute path", path.display())))
     };
+    let scratch = Scratch::temporary()?;
     let loader = RepositoryLoader::new(&root, url("metadata")?, url("targets")?)
-        .transport(FilesystemTransport)
+        .transport(Disk { left: Left::default() })
+        .datastore(&scratch.folder)
         .limits(LIMITS)
         .expiration_enforcement(ExpirationEnforcement::Unsafe);
     loader.load().await.map_err(|error| fault(&error))
+}
+
+/// Which version of root.json that is; 0: none that can be read.
+pub(super) fn version_of(root: &[u8]) -> u64 {
+    serde_json::from_slice::<Signed<Root>>(root).map_or(0, |root| root.signed.version.get())
 }
 
 /// When each role expires.
@@ -259,10 +311,14 @@ fn fault(error: &Error) -> Fault {
             Fault::Local(format!("root-file: {}", sentence(error)))
         }
         // Its working files, in a folder that ends with the check.
-        Error::DatastoreInit { .. }
-        | Error::DatastoreCreate { .. }
-        | Error::DatastoreOpen { .. }
-        | Error::DatastoreRemove { .. } => Fault::Local(sentence(error)),
+        Error::DatastoreCreate { path, source, .. }
+        | Error::DatastoreOpen { path, source, .. }
+        | Error::DatastoreRemove { path, source, .. } => unwritten(path.parent().unwrap_or(path), source),
+        Error::DatastoreInit { .. } | Error::DatastoreSerialize { .. } => Fault::Local(sentence(error)),
+        Error::MaxUpdatesExceeded { max_root_updates, .. } => Fault::Invalid(format!(
+            "more than {max_root_updates} versions of root.json follow the root-file: put the repository's newest \
+             N.root.json as root-file"
+        )),
         _ => Fault::Invalid(sentence(error)),
     }
 }
@@ -338,12 +394,55 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// Files that may still be asked for: delegations name as many as they like.
+#[derive(Clone, Debug)]
+struct Left(Arc<AtomicU32>);
+
+impl Default for Left {
+    fn default() -> Left {
+        Left(Arc::new(AtomicU32::new(FILES_MAX)))
+    }
+}
+
+impl Left {
+    /// One file.
+    fn take(&self) -> Result<(), Refused> {
+        let take = |left: u32| left.checked_sub(1);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let text = format!("the metadata has more than {FILES_MAX} files");
+                Err(Refused { text, is_content: true })
+            }
+        }
+    }
+}
+
+/// A folder of this machine, within the bounds of a gateway.
+#[derive(Clone, Debug)]
+struct Disk {
+    left: Left,
+}
+
+#[async_trait]
+impl Transport for Disk {
+    /// As [`Https`] has it.
+    async fn fetch(&self, url: Url) -> Result<TransportStream, TransportError> {
+        match self.left.take() {
+            Ok(()) => FilesystemTransport.fetch(url).await,
+            Err(refused) => {
+                let error = TransportError::new_with_cause(TransportErrorKind::Other, url.as_str(), refused);
+                Ok(Box::pin(Once(Mutex::new(Some(Err(error))))))
+            }
+        }
+    }
+}
+
 /// The library's way to fetch a file.
 #[derive(Clone)]
 struct Https {
     client: Arc<Client>,
-    /// Files that may still be asked for: delegations name as many as they like.
-    left: Arc<AtomicU32>,
+    left: Left,
     /// Each root.json that came, in that order; not verified.
     roots: Arc<Mutex<Vec<Link>>>,
 }
@@ -366,10 +465,7 @@ impl Https {
     /// One file. `None`: the repository does not have it.
     async fn get(&self, url: &Url) -> Result<Option<Vec<u8>>, Refused> {
         let refused = |text: String, is_content: bool| Refused { text, is_content };
-        let take = |left: u32| left.checked_sub(1);
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
-            return Err(refused(format!("the metadata has more than {FILES_MAX} files"), true));
-        }
+        self.left.take()?;
         let address = HttpsUrl::parse(url.as_str()).map_err(|error| refused(error.to_string(), true))?;
         match self.client.send(&Request::get(address, "application/json")).await {
             Ok(response) => match response.status {

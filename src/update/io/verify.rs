@@ -14,14 +14,17 @@ use crate::update::floor::MetadataRole;
 
 /// Most roots that are looked for.
 const ROOTS_MAX: u64 = 1_000;
-/// So many days before a role's metadata expires a publisher is warned: root needs a key that lies
-/// elsewhere, the timestamp is to be signed each day.
+/// So many days before a role's metadata expires a publisher is warned: root and targets need keys
+/// that lie elsewhere, the timestamp is to be signed each day.
 const SOON_DAYS: [(MetadataRole, u64); 4] = [
     (MetadataRole::Root, 60),
     (MetadataRole::Timestamp, 2),
     (MetadataRole::Snapshot, 14),
-    (MetadataRole::Targets, 14),
+    (MetadataRole::Targets, 60),
 ];
+
+/// Once more roots than this follow the one it is verified by, a publisher is warned.
+pub const ROOTS_MANY: u64 = tuf::LIMITS.max_root_updates * 3 / 4;
 
 /// Missing roots that are named in one sentence.
 const NAMED_MAX: usize = 8;
@@ -40,6 +43,8 @@ pub struct Verified {
     pub missing_roots: Vec<u64>,
     /// Targets that are delegated to other roles, which gateways are not offered.
     pub delegates: bool,
+    /// How many versions of root.json follow the one that it was verified by.
+    pub roots_after: u64,
 }
 
 /// How long a role's metadata still holds.
@@ -99,6 +104,7 @@ pub fn verify(folder: &Path, root: Option<&Path>) -> Result<Verified, Fault> {
         None => oldest()?,
     };
     let root = tuf::read_root(&root)?;
+    let first = tuf::version_of(&root);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(local)?;
     // Without a root between, the keys of a later one are not known, and it looks like a forgery.
@@ -126,6 +132,7 @@ pub fn verify(folder: &Path, root: Option<&Path>) -> Result<Verified, Fault> {
         targets,
         // The one that was given may be a later one than any that is there.
         missing_roots: missing_to(highest.max(signed.version.get())),
+        roots_after: signed.version.get().saturating_sub(first),
         delegates: repository.targets().signed.delegations.as_ref().is_some_and(|of| !of.roles.is_empty()),
     })
 }
@@ -204,6 +211,7 @@ mod tests {
             (MetadataRole::Root, 0, Validity::Expired),
             (MetadataRole::Timestamp, 6 * DAY, Validity::Good),
             (MetadataRole::Timestamp, DAY, Validity::Soon(1)),
+            (MetadataRole::Targets, 61 * DAY, Validity::Good),
             (MetadataRole::Targets, 14 * DAY, Validity::Soon(14)),
             (MetadataRole::Snapshot, 45 * DAY, Validity::Good),
         ] {

@@ -175,7 +175,12 @@ pub fn watch(
             Verdict::Confirm => {
                 return Ok(Some(match confirm(ledger, &mut record, boot, (around.at)()) {
                     Ok(()) => End::Confirmed(version),
-                    Err(why) => End::Unconfirmed { version, why },
+                    Err(why) => {
+                        // `status` says it, and the next run concludes.
+                        record.because(&why);
+                        ledger.keep(ledger.write(&record));
+                        End::Unconfirmed { version, why }
+                    }
                 }));
             }
             Verdict::Pending => return Ok(Some(stay(ledger, record, boot, (around.at)(), None))),
@@ -304,7 +309,8 @@ fn note(ledger: &dyn Ledger, record: &Installation, what: What, at: Option<&str>
     ledger.change(&|history| {
         history.record(event.clone());
         if what == What::RolledBack {
-            history.deny(&event.version);
+            // That it could not be is told by the command.
+            let _ = history.deny_failed(&event.version);
         }
     })
 }

@@ -90,6 +90,8 @@ pub struct Broker {
     pub subscribe_reply: Reply,
     /// That reply is for this filter alone; others are granted. `None`: it is for all.
     pub subscribe_reply_to: Option<String>,
+    /// The filters that were asked for, in order.
+    pub subscribed: Vec<String>,
     /// How CONNECT with a will is met, if not like any other.
     pub will: Option<Welcome>,
     /// PUBACKs come so much later.
@@ -123,6 +125,7 @@ impl Default for Broker {
             delivers: true,
             subscribe_reply: Reply::Ack(0),
             subscribe_reply_to: None,
+            subscribed: Vec::new(),
             will: None,
             delay: Duration::ZERO,
             slow: None,
@@ -310,23 +313,27 @@ impl Broker {
                 self.handle_publish(link, delivered, p.packet_id());
             }
             GenericPacket::V5_0Subscribe(p) => {
-                let filter = p.entries()[0].topic_filter().to_owned();
-                if let Some(code) = self.subscribed(link, &filter) {
-                    let code = SubackReasonCode::try_from(code).unwrap();
-                    let suback = v5_0::Suback::builder().packet_id(p.packet_id()).reason_codes(vec![code]);
+                let filters: Vec<String> =
+                    p.entries().iter().map(|of| of.topic_filter().to_owned()).collect();
+                if let Some(codes) = self.subscribed_to(link, &filters) {
+                    let codes = codes.into_iter().map(|code| SubackReasonCode::try_from(code).unwrap());
+                    let suback = v5_0::Suback::builder()
+                        .packet_id(p.packet_id())
+                        .reason_codes(codes.collect::<Vec<_>>());
                     self.send(link, suback.build().unwrap());
-                    self.send_retained(link, &filter);
-                    link.subscriptions.push(filter);
+                    self.keep(link, filters);
                 }
             }
             GenericPacket::V3_1_1Subscribe(p) => {
-                let filter = p.entries()[0].topic_filter().to_owned();
-                if let Some(code) = self.subscribed(link, &filter) {
-                    let code = SubackReturnCode::try_from(code).unwrap();
-                    let suback = v3_1_1::Suback::builder().packet_id(p.packet_id()).return_codes(vec![code]);
+                let filters: Vec<String> =
+                    p.entries().iter().map(|of| of.topic_filter().to_owned()).collect();
+                if let Some(codes) = self.subscribed_to(link, &filters) {
+                    let codes = codes.into_iter().map(|code| SubackReturnCode::try_from(code).unwrap());
+                    let suback = v3_1_1::Suback::builder()
+                        .packet_id(p.packet_id())
+                        .return_codes(codes.collect::<Vec<_>>());
                     self.send(link, suback.build().unwrap());
-                    self.send_retained(link, &filter);
-                    link.subscriptions.push(filter);
+                    self.keep(link, filters);
                 }
             }
             GenericPacket::V5_0Pingreq(_) => {
@@ -354,7 +361,20 @@ impl Broker {
         }
     }
 
+    /// The codes of a SUBACK; `None`: there is none.
+    fn subscribed_to(&mut self, link: &mut Link, filters: &[String]) -> Option<Vec<u8>> {
+        filters.iter().map(|filter| self.subscribed(link, filter)).collect()
+    }
+
+    fn keep(&mut self, link: &mut Link, filters: Vec<String>) {
+        for filter in filters {
+            self.send_retained(link, &filter);
+            link.subscriptions.push(filter);
+        }
+    }
+
     fn subscribed(&mut self, link: &mut Link, filter: &str) -> Option<u8> {
+        self.subscribed.push(filter.to_owned());
         if self.subscribe_reply_to.as_ref().is_some_and(|only| only != filter) {
             return Some(0);
         }

@@ -78,6 +78,14 @@ impl Walk<'_> {
                 })
                 .collect(),
         };
+        if let Answered::Codes(codes) = answer
+            && codes.contains(&0)
+        {
+            let text = "the broker grants the subscription to commands with QoS 0 only: a command that comes while the \
+                        connection is away is lost"
+                .to_owned();
+            warn(&mut self.steps, "commands", text, "see who may subscribe with QoS 1 at the broker");
+        }
         let text = format!("commands do not come: {}", refused.join("; "));
         let allow = "allow this gateway to read that topic at the broker, or take the rule out";
         match (refused.is_empty(), self.trial.beside) {

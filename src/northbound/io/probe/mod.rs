@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use tokio_rustls::client::TlsStream;
 
 pub use self::commands::CommandTrial;
-pub use self::reading::{LEVEL, ReadingTrial};
-use self::reading::{STOPPED, Tried, words};
+pub use self::reading::{LEVEL, REFUSED_MAX, ReadingTrial, STOPPED, TRIED_MAX};
+use self::reading::{Tried, words};
 use self::talk::{Message, Said, Silence, Subscribed, Talk, Wire};
 use super::files::Material;
 use super::socket::Socket;
@@ -30,12 +30,12 @@ use crate::northbound::address;
 use crate::northbound::advice;
 use crate::northbound::certificate::Certificate;
 use crate::northbound::chain_fault;
-use crate::northbound::ending::Ending;
+use crate::northbound::ending::{self, Ending};
 use crate::northbound::fallback::{AttemptFailure, Fallback, OnAccepted, Variant};
 use crate::northbound::reason_code;
 use crate::northbound::session::{Ended, Event, Limits, Opening, Session, Will};
 use crate::northbound::settings::{Protocol, Settings};
-use crate::northbound::uplink::status_payload;
+use crate::northbound::uplink::{ReadingAnswer, status_payload};
 use crate::northbound::wire::{self, Publish, Version};
 
 /// A certificate of the broker that ends sooner is worth a warning.
@@ -125,6 +125,44 @@ pub async fn probe(settings: &Settings, clock: Arc<dyn WallClock>, trial: &Trial
     walk.steps
 }
 
+/// What the gateway's own publishes say, in the words of a check: `answers` to the first of the
+/// trial's readings, over MQTT 5 with QoS 1.
+pub fn judge_own(
+    settings: &Settings,
+    clock: Arc<dyn WallClock>,
+    trial: &Trial<'_>,
+    answers: &[ReadingAnswer],
+) -> Vec<Step> {
+    let said = |answer: &ReadingAnswer| match *answer {
+        ReadingAnswer::Acknowledged(code) if reason_code::is_refusal(code) => Some(Said::Refused(code)),
+        ReadingAnswer::Acknowledged(_) => Some(Said::Taken { ms: 0, echoed: false }),
+        ReadingAnswer::Closed => Some(Said::Closed),
+        ReadingAnswer::Silent => Some(Said::Silent),
+        ReadingAnswer::TooLarge => Some(Said::TooLarge),
+        ReadingAnswer::Unsent => None,
+    };
+    let answered = trial.readings.iter().zip(answers);
+    let tried: Vec<Tried<'_>> = answered
+        .filter_map(|(reading, answer)| {
+            let said = said(answer)?;
+            Some(Tried { reading, said, proven: matches!(said, Said::Taken { .. }) })
+        })
+        .collect();
+    let mut walk = Walk {
+        settings,
+        clock,
+        trial,
+        fallback: Fallback::new(settings.protocol, false),
+        variant: None,
+        connections: 0,
+        subscribed: BTreeSet::new(),
+        session_was_there: None,
+        steps: Vec::new(),
+    };
+    walk.judge_readings(Said::Taken { ms: 0, echoed: true }, &tried);
+    walk.steps
+}
+
 struct Failed;
 
 /// Why CONNECT was not accepted.
@@ -169,8 +207,10 @@ impl<'a> Walk<'a> {
             payload: b"{\"check\":true}",
         };
         let said = talk.publish(&scratch, self.limits(), readable).await;
-        self.subscribe_as_daemon(&mut talk).await;
+        let closed = self.subscribe_as_daemon(&mut talk).await;
         let talk = match said {
+            // What follows is tried on another connection: it is not about that.
+            _ if closed => None,
             // Some end the connection only after they have refused.
             Said::Refused(_) => {
                 talk.goodbye().await;
@@ -211,7 +251,8 @@ impl<'a> Walk<'a> {
     /// needs itself. Those to commands stay if the session was there: it may have them, and without
     /// them what comes until the daemon starts would be lost.
     async fn leave_as_found(&mut self, talk: Option<Talk>) -> Option<Talk> {
-        if !self.is_in_kept_session() {
+        let may_share = self.trial.beside && self.settings.session_beside(self.version()).is_some();
+        if !self.is_in_kept_session() && !may_share {
             return talk;
         }
         let mut filters = std::mem::take(&mut self.subscribed);
@@ -387,7 +428,10 @@ impl<'a> Walk<'a> {
                 at_least_once: true,
                 retain: true,
             }),
-            session_expiry: Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
+            session_expiry: match self.trial.beside {
+                true => settings.session_beside(variant.version),
+                false => Some(settings.session_expiry).filter(|_| self.is_in_kept_session()),
+            },
         };
         let mut talk = Talk {
             session: Session::new(Instant::now(), &opening),
@@ -427,19 +471,21 @@ impl<'a> Walk<'a> {
             }
             Ended::Refused(answer) => {
                 let code = answer.code;
-                let said = answer.reason.map(|reason| format!(", \"{reason}\"")).unwrap_or_default();
                 let text = format!(
-                    "the broker refuses the connection: {} (0x{code:02X}{said})",
-                    reason_code::connack_text(code)
+                    "the broker refuses the connection: {}",
+                    ending::words(reason_code::connack_text(code), &answer)
                 );
                 let away = matches!(
                     reason_code::connack_class(code),
                     reason_code::CodeClass::Unavailable | reason_code::CodeClass::Elsewhere
                 );
-                Refusal {
-                    about_id: reason_code::is_bad_client_id(code),
-                    ..of(text, advice::of_connack(code), !away)
-                }
+                // The server that it names is in the text, with what to do.
+                let advice = if answer.server.is_some() && away {
+                    "see with the broker's operator whether that server is the right one"
+                } else {
+                    advice::of_connack(code)
+                };
+                Refusal { about_id: reason_code::is_bad_client_id(code), ..of(text, advice, !away) }
             }
             // A TLS record, most likely an alert, instead of MQTT.
             _ if matches!(head, [0x14..=0x17, 0x03, ..]) => Refusal {
@@ -589,22 +635,24 @@ impl<'a> Walk<'a> {
         answer
     }
 
-    /// The subscription that the daemon makes.
-    async fn subscribe_as_daemon(&mut self, talk: &mut Talk) {
+    /// The subscription that the daemon makes. Whether the broker closes the connection over it.
+    async fn subscribe_as_daemon(&mut self, talk: &mut Talk) -> bool {
         let Some(topic) = self.settings.topics.gateway_status.as_deref().filter(|_| !self.trial.beside)
         else {
-            return;
+            return false;
         };
         if talk.session.is_ended() || topic.starts_with(self.trial.scratch) {
-            return;
+            return false;
         }
-        if let Subscribed::Refused(code) = self.subscribe_to(talk, topic).await {
+        let subscribed = self.subscribe_to(talk, topic).await;
+        if let Subscribed::Refused(code) = subscribed {
             let text = format!(
                 "the broker refuses the gateway's subscription to {topic}: {}; it goes on without",
                 reason_code::text(code)
             );
             warn(&mut self.steps, "publish", text, allow(self.trial.scratch));
         }
+        matches!(subscribed, Subscribed::Closed)
     }
 
     /// What the trials of a publish prove.
@@ -771,21 +819,51 @@ fn describe_tls(steps: &mut Vec<Step>, stream: &TlsStream<Socket>, clock: &dyn W
     let pin = connection.peer_certificates().and_then(|chain| chain_fault::pin(chain.first()?));
     let pin =
         pin.map(|pin| format!("; public key sha256 {}", crate::hex::format_hex(&pin))).unwrap_or_default();
-    let day = |time: UnixTime| time.to_string()[..10].to_owned();
-    let of = leaf.subject.map(|subject| format!(" of {subject}")).unwrap_or_default();
-    let by = leaf.issuer.map(|issuer| format!(" by {issuer}")).unwrap_or_default();
+    let of = leaf.subject.clone().map(|subject| format!(" of {subject}")).unwrap_or_default();
+    let by = leaf.issuer.clone().map(|issuer| format!(" by {issuer}")).unwrap_or_default();
     ok(steps, "tls", format!("{version}; certificate{of}{by}, until {}{pin}", day(leaf.not_after)));
+    let above = connection.peer_certificates().unwrap_or_default().iter().skip(1);
+    let above: Vec<Certificate> = above.filter_map(|der| Certificate::parse(der)).collect();
+    if let Some((text, advice)) = judge_dates(&leaf, &above, clock) {
+        warn(steps, "tls", text, advice);
+    }
+}
+
+fn day(time: UnixTime) -> String {
+    time.to_string()[..10].to_owned()
+}
+
+/// What the dates of an accepted chain say against it or against this machine's clock, and what is
+/// to be done.
+fn judge_dates(
+    leaf: &Certificate,
+    above: &[Certificate],
+    clock: &dyn WallClock,
+) -> Option<(String, &'static str)> {
+    let now = clock.raw();
+    let newest = std::iter::once(leaf).chain(above).max_by_key(|of| of.not_before);
+    if let Some(ahead) = newest.filter(|of| of.not_before > now) {
+        let name = ahead.subject.as_deref().unwrap_or("no name");
+        let text = format!(
+            "the broker shows a certificate ({name}) that is not valid before {}, and this machine's clock says {}: the \
+             gateway takes the broker's word, and its own clock for wrong",
+            day(ahead.not_before),
+            day(now)
+        );
+        let advice = "if the clock is right, have that certificate issued anew, not dated in the future, then run `tombolo \
+                      clock reset`; otherwise set the clock right";
+        return Some((text, advice));
+    }
     match clock.wall() {
         None => {
-            let text =
-                "this machine's clock is not trusted, so what expired lately is not noticed".to_owned();
-            warn(steps, "tls", text, "see `timedatectl`");
+            let text = "this machine's clock is not trusted, so what expired lately is not noticed";
+            Some((text.to_owned(), "see `timedatectl`"))
         }
         Some(now) if leaf.not_after.0 < now.0.saturating_add(EXPIRES_SOON.as_millis() as u64) => {
             let text = format!("the broker's certificate ends on {}", day(leaf.not_after));
-            warn(steps, "tls", text, "tell whoever runs the broker");
+            Some((text, "tell whoever runs the broker"))
         }
-        Some(_) => {}
+        Some(_) => None,
     }
 }
 
@@ -873,6 +951,46 @@ mod tests {
         assert_eq!(least_packet(&topic, Version::V3_1_1), bare);
         let properties = (5 + 2 + 18) + (5 + 6 + 1) + (5 + 6 + 4);
         assert_eq!(least_packet(&topic, Version::V5), bare + 1 + properties);
+    }
+
+    struct At(u64, bool);
+
+    impl WallClock for At {
+        fn raw(&self) -> UnixTime {
+            UnixTime::from_secs(self.0)
+        }
+        fn trusted(&self) -> bool {
+            self.1
+        }
+        fn floor(&self) -> UnixTime {
+            UnixTime::from_secs(0)
+        }
+    }
+
+    #[test]
+    fn a_certificate_dated_in_the_future_is_named_and_not_the_clock_alone() {
+        let of = |name: &str, begin: u64, end: u64| Certificate {
+            version: 3,
+            not_before: UnixTime::from_secs(begin),
+            not_after: UnixTime::from_secs(end),
+            subject: Some(name.to_owned()),
+            issuer: None,
+        };
+        let now = 1_795_000_000;
+        let judged = |leaf: &Certificate, above: &[Certificate], trusted| {
+            judge_dates(leaf, above, &At(now, trusted)).map(|(text, _)| text).unwrap_or_default()
+        };
+        let (good, ahead) = (of("broker", 0, now + 90 * 86_400), of("early", 1_893_456_000, 1_900_000_000));
+        // After such a chain the clock is not trusted any more.
+        for trusted in [true, false] {
+            let text = judged(&ahead, &[], trusted);
+            assert!(text.contains("(early) that is not valid before 2030-01-01"), "{text}");
+            assert!(text.contains("clock says 2026-11-18"), "{text}");
+            assert!(judged(&good, std::slice::from_ref(&ahead), trusted).contains("(early)"));
+        }
+        assert!(judged(&good, &[], false).contains("clock is not trusted"));
+        assert_eq!(judged(&good, &[], true), "");
+        assert!(judged(&of("broker", 0, now + 86_400), &[], true).contains("ends on"));
     }
 
     #[test]

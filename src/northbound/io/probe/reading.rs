@@ -10,18 +10,19 @@
 //! behind (MQTT 5.0 §3.3.1.3).
 
 use super::talk::{Message, Said, Subscribed, Talk};
-use super::{Failed, Step, Walk, check_client_id, fail, ok, warn};
+use super::{Failed, Step, Walk, check_client_id, fail, least_packet, ok, warn};
 use crate::northbound::advice;
 use crate::northbound::reason_code;
 use crate::northbound::session::Limits;
-use crate::northbound::wire::Version;
+use crate::northbound::wire::{CHECK_PROPERTY, Version};
 
 /// The level that stands for a wildcard of a rule, and in place of the last level of a topic that
 /// has none. Nothing but the check uses it.
 pub const LEVEL: &str = "tombolo-check";
-/// Topics tried at most, and refusals after which the rest says nothing new.
+/// Topics tried at most.
 pub const TRIED_MAX: usize = 12;
-const REFUSED_MAX: usize = 4;
+/// Refusals after which the rest says nothing new.
+pub const REFUSED_MAX: usize = 4;
 /// Topics named in one finding.
 const NAMED: usize = REFUSED_MAX;
 
@@ -82,7 +83,10 @@ impl<'a> Walk<'a> {
         let trial = self.trial;
         // Some close the connection over a subscription that they do not allow.
         let mut may_subscribe = true;
-        for reading in trial.readings.iter().take(TRIED_MAX) {
+        let (version, limit) = (self.version(), u64::from(self.limits().packet_size));
+        // What is tried has no payload: that it passes shows nothing where no real one fits.
+        let fits = |reading: &&ReadingTrial| least_packet(&reading.topic, version) <= limit;
+        for reading in trial.readings.iter().filter(fits).take(TRIED_MAX) {
             let mut one = match talk.take() {
                 Some(talk) => talk,
                 None => match self.connect().await {
@@ -126,7 +130,10 @@ impl<'a> Walk<'a> {
     /// What they prove. `own`: what became of the publish on a topic of the gateway's own.
     pub(super) fn judge_readings(&mut self, own: Said, tried: &[Tried<'_>]) {
         let (beside, own_taken) = (self.trial.beside, self.trial.own_taken);
-        let untried = self.trial.readings.len() - tried.len();
+        let limit = u64::from(self.limits().packet_size);
+        // Those that do not fit are named already.
+        let fits = |reading: &&ReadingTrial| least_packet(&reading.topic, self.version()) <= limit;
+        let untried = self.trial.readings.iter().filter(fits).count().saturating_sub(tried.len());
         let id = check_client_id(&self.settings.client_id);
         let version = self.version();
         let steps: &mut Vec<Step> = &mut self.steps;
@@ -212,7 +219,7 @@ impl<'a> Walk<'a> {
 }
 
 /// How the check has the gateway's own client id.
-pub(super) const STOPPED: &str =
+pub const STOPPED: &str =
     "`systemctl stop tombolo`, then `tombolo check` tries it with the gateway's own client id";
 
 async fn publish(
@@ -223,7 +230,7 @@ async fn publish(
     readable: bool,
 ) -> Said {
     let properties: &[u8] = match version {
-        Version::V5 => b"\x26\x00\x05check\x00\x04true",
+        Version::V5 => CHECK_PROPERTY,
         Version::V3_1_1 => b"",
     };
     let message = Message { topic: &reading.topic, retain: reading.retain, properties, payload: b"" };

@@ -337,6 +337,14 @@ fn watch(stream: &std::net::TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// A device file that can be opened, and has no line to be set.
+fn is_no_terminal(device: &Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(device);
+    opened.is_ok_and(|file| nix::sys::termios::tcgetattr(&file) == Err(nix::errno::Errno::ENOTTY))
+}
+
 /// Opens a device file. Blocks; must be called within a runtime.
 ///
 /// # Errors
@@ -348,7 +356,7 @@ pub fn open_device(device: &Path, line: &Line) -> Result<Opened, String> {
         io::ErrorKind::NotFound => "it is not there".to_owned(),
         _ => error.to_string(),
     })?;
-    if !found.file_type().is_char_device() {
+    if !found.file_type().is_char_device() || is_no_terminal(device) {
         return Err("it is not a serial port".to_owned());
     }
     if let Some(mode) = line.rs485 {

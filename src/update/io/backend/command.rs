@@ -39,6 +39,8 @@ pub struct Ended {
     pub output: String,
     /// The last line of its standard error that is not empty.
     pub last: String,
+    /// The one before that.
+    pub earlier: String,
 }
 
 /// Most bytes of output that are kept.
@@ -128,7 +130,7 @@ impl Call {
             command.spawn().map_err(|error| format!("{} cannot be started: {error}", self.name()))?;
         let group = child.id().map(Group);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (mut output, mut last) = (String::new(), String::new());
+        let (mut output, mut last, mut earlier) = (String::new(), String::new(), String::new());
         let work = async {
             let out = lines(stdout, |line| {
                 handle(line);
@@ -140,7 +142,7 @@ impl Call {
             let err = lines(stderr, |line| {
                 log::info!("{}: {line}", self.name());
                 if !line.trim().is_empty() {
-                    line.trim().clone_into(&mut last);
+                    earlier = std::mem::replace(&mut last, line.trim().to_owned());
                 }
             });
             let mut reading = pin!(async { tokio::join!(out, err) });
@@ -161,7 +163,7 @@ impl Call {
         let ended = timeout(self.within, work).await;
         drop(group);
         match ended {
-            Ok(status) => Ok(Ended { status: status?.code(), output, last }),
+            Ok(status) => Ok(Ended { status: status?.code(), output, last, earlier }),
             Err(_) => Err(format!(
                 "{} did not end within {} s and was killed",
                 self.name(),

@@ -11,7 +11,7 @@ use super::system;
 use crate::update::settings::Backend as Choice;
 
 pub use apt::Apt;
-pub use command::Call;
+pub use command::{Call, Ended};
 pub use exec::Exec;
 pub use rauc::Rauc;
 

@@ -3,9 +3,18 @@
 //!
 //! RAUC verifies the bundle's own signature and `compatible`; that the bundle says the version that
 //! was signed in the repository is looked at here, because what boots afterwards is judged by it.
+//!
+//! | an installation | the client |
+//! |---|---|
+//! | succeeds | progress on standard output; status 0 |
+//! | fails | `LastError: …` on standard output; status 1 |
+//! | is refused, or the service ends | the reason on standard error, then that D-Bus failed; status 2 |
+//! | is not answered | the same, after the 25 s that D-Bus waits for an answer |
+//! | is accepted, and nothing follows | goes on waiting: killed after 2 h |
 
 use std::time::Duration;
 
+use super::command::Ended;
 use super::{Backend, Call, Effect, Wanted};
 
 /// A bundle of a gigabyte on a slow card.
@@ -34,6 +43,20 @@ fn percent(line: &str) -> Option<u8> {
     number.parse().ok().filter(|percent| *percent <= 100)
 }
 
+/// Why an installation failed: what the service said last, or else what the client said before its
+/// last line, which only names the bundle.
+fn failure(call: &Call, ended: &Ended) -> String {
+    let said = ended.output.lines().rev().find_map(|line| line.trim_start().strip_prefix("LastError: "));
+    let last = match said {
+        Some(said) => said.to_owned(),
+        None if ended.earlier.is_empty() => {
+            format!("{}; the log of RAUC's service says more", ended.last)
+        }
+        None => format!("{}; {}", ended.earlier, ended.last),
+    };
+    call.failure(&Ended { last, ..ended.clone() })
+}
+
 impl Backend for Rauc {
     fn name(&self) -> &'static str {
         "rauc"
@@ -57,12 +80,16 @@ impl Backend for Rauc {
                 ));
             }
         }
-        rauc(INSTALL_WITHIN).with("install").with(file).succeed(&mut |line| {
+        let install = rauc(INSTALL_WITHIN).with("install").with(file);
+        let ended = install.run(&mut |line| {
             if let Some(percent) = percent(line) {
                 progress(percent);
             }
         })?;
-        Ok(Effect::AtBoot)
+        match ended.status {
+            Some(0) => Ok(Effect::AtBoot),
+            _ => Err(failure(&install, &ended)),
+        }
     }
 
     fn mark_good(&self, _: &str) -> Result<(), String> {
@@ -80,6 +107,23 @@ impl Backend for Rauc {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reason_of_a_failure_is_what_rauc_said_of_it_and_not_that_it_failed() {
+        let call = rauc(WITHIN).with("install");
+        let ended = |output: &str, earlier: &str, last: &str| Ended {
+            status: Some(1),
+            output: output.to_owned(),
+            last: last.to_owned(),
+            earlier: earlier.to_owned(),
+        };
+        let said = ended("installing\n 40% x\nLastError: no space\nidle\n", "", "Installing `/a` failed");
+        assert_eq!(failure(&call, &said), "rauc install ended with status 1: no space");
+        let gone = ended("installing\n", "RAUC service disappeared", "D-Bus error while installing `/a`");
+        assert!(failure(&call, &gone).ends_with("disappeared; D-Bus error while installing `/a`"));
+        let silent = failure(&call, &ended("installing\n", "", "Installing `/a` failed"));
+        assert!(silent.ends_with("failed; the log of RAUC's service says more"), "{silent}");
+    }
 
     #[test]
     fn progress_and_version_are_read() {
