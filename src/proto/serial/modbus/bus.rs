@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 
 pub use super::super::State;
 use super::fault::Lost;
-pub use super::fault::{Failing, Failure, Medium, Misfit};
+pub use super::fault::{Failing, Failure, Medium};
 use super::frame::{self, Found, Receiver};
 use super::learn::{LINE_PAUSES, Learned, Obstacle};
+pub use super::misfit::Misfit;
 use super::pdu::{Answer, Exception, Request};
 use super::rest::Rest;
 use super::settings::Settings;

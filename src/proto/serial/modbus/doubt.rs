@@ -10,15 +10,15 @@
 //! Units, and the converters before them, hand on answers in order, each at most once. So an answer
 //! is that to the last request, or to an outstanding one of the same shape; then those before have
 //! come, and the last one's is outstanding in its place. It is used only if every request that it
-//! may answer asked the same, not long ago. So in doubt each read is sent once more than answers may
-//! be outstanding, and the values of two reads are never exchanged.
+//! may answer asked the same, not long ago. So in doubt each read is sent once more than answers
+//! may be outstanding, and the values of two reads are never exchanged.
 //!
 //! What is outstanding is forgotten with time, but for one: some converters deliver an answer only
 //! with the next request, however late. That one is forgotten when the answers show that they are
 //! in step: the answers to a read that is repeated are the same, and not that to the read before,
 //! twice. Where all values are the same there is nothing to exchange, and no read is repeated
-//! ([`Doubt::used`]) until one is another. If instead the first one equals the answer to the read before, and not the one that
-//! follows it, answers come one request late ([`Doubt::is_behind`]).
+//! ([`Doubt::used`]) until one is another. If instead the first one equals the answer to the read
+//! before, and not the one that follows it, answers come one request late ([`Doubt::is_behind`]).
 
 use std::time::{Duration, Instant};
 
@@ -169,7 +169,7 @@ impl Doubt {
         self.open.push(open);
     }
 
-    /// No answer can still come that was asked for so long ago, nor so long after the answer before;
+    /// No answer can still come that was asked for so long ago, nor so long after the one before;
     /// `held`: except the last one, which may come with the next request only.
     pub(super) fn settle(&mut self, now: Instant, after: Duration, heard: Option<Instant>, held: bool) {
         if heard.is_some_and(|heard| now.saturating_duration_since(heard) < after) {
@@ -261,8 +261,8 @@ impl Doubt {
         self.run.answers.push(data.to_vec());
     }
 
-    /// The last answer was used although another one may still come. Whether it is news that answers
-    /// come one request late. `is_alone`: there is no other read.
+    /// The last answer was used although another one may still come. Whether it is news that
+    /// answers come one request late. `is_alone`: there is no other read.
     pub(super) fn used(&mut self, is_alone: bool) -> bool {
         self.run.is_over = true;
         let was_behind = self.is_behind();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::timeout_advised_ms;
 use super::learn::Obstacle;
+use super::misfit::Misfit;
 use super::pdu::Exception;
 
 /// Why a request failed.
@@ -26,41 +27,6 @@ pub enum Failure {
     Gateway(Exception),
     /// Another master asked the unit meanwhile: what came may be the answer to it.
     Intruded,
-}
-
-/// An answer of another length or function than was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    /// The function code of the answer; above 127 it is an exception.
-    pub function: u8,
-    /// The function code of the request.
-    pub asked_function: u8,
-    /// Bytes of data it answered with.
-    pub bytes: usize,
-    /// Bytes of data that were asked for.
-    pub asked: usize,
-    /// Bytes of data that it says it has, if it has another number.
-    pub announced: Option<u8>,
-}
-
-impl Misfit {
-    /// Whether `answer-bytes` makes such an answer readable.
-    pub fn may_be_configured(&self) -> bool {
-        self.function == self.asked_function && self.announced.is_none() && (1..=250).contains(&self.bytes)
-    }
-}
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Misfit { function, asked_function, bytes, asked, announced } = self;
-        if let Some(announced) = announced {
-            write!(f, "its answers have {bytes} bytes of data and say that they have {announced}")
-        } else if function == asked_function {
-            write!(f, "it answers {bytes} bytes where {asked} are asked for")
-        } else {
-            write!(f, "it answers with function {function} where {asked_function} is asked for")
-        }
-    }
 }
 
 /// What is between the bus and the gateway.
@@ -131,7 +97,8 @@ impl fmt::Display for Failing {
             }
             (Failure::Silent, _) if self.crossed.is_some() => write!(
                 f,
-                "its frames come while unit address {} is asked: after the timeout (raise timeout), or another \
+                "its frames come while unit address {} is asked: after the timeout (raise timeout), with the \
+                 next request (restart the converter), or another \
                  unit has its address",
                 self.crossed.unwrap_or_default()
             ),

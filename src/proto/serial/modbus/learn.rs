@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::wait_max;
-use super::fault::Misfit;
 use super::map::Register;
+use super::misfit::Misfit;
 use super::pdu::{Exception, Table};
 use super::plan::{Block, Limits, Widths};
 

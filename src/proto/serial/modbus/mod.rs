@@ -11,8 +11,8 @@
 //! * [`mbap`]: the same over TCP. [`ascii`]: the same as hexadecimal digits.
 //! * [`map`]: what registers mean. [`plan`]: as few requests as possible. [`change`]: when a
 //!   reading is worth publishing.
-//! * [`fault`]: how a request fails. [`learn`]: what a unit that is silent instead of refusing
-//!   wants.
+//! * [`fault`]: how a request fails, [`misfit`] one of these ways. [`learn`]: what a unit that is
+//!   silent instead of refusing wants.
 //! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
 //!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
 //!   other.
@@ -28,6 +28,7 @@ pub mod frame;
 pub mod learn;
 pub mod map;
 pub mod mbap;
+pub mod misfit;
 pub mod model;
 mod patience;
 pub mod pdu;

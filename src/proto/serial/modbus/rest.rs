@@ -22,8 +22,8 @@ const RESTS: [Duration; 4] = [
 ];
 /// So often in a row, for all units together, without data as soon as that after an answer.
 const BUSY: u32 = 6;
-/// If even the longest does not help, none is tried for so long. So long it is remembered after what
-/// silence a unit was busy all the same.
+/// If even the longest does not help, none is tried for so long. So long it is remembered after
+/// what silence a unit was busy all the same.
 const IN_VAIN: Duration = Duration::from_secs(3600);
 
 /// The silence of one line.

@@ -42,9 +42,10 @@ use super::super::State;
 use super::super::lateness::Lateness;
 use super::change::Changes;
 use super::doubt::{Doubt, Trust};
-use super::fault::{Failure, Lost, Misfit};
+use super::fault::{Failure, Lost};
 use super::learn::Obstacle;
 use super::map::Value;
+use super::misfit::Misfit;
 use super::patience::{Patience, Surplus};
 use super::pdu::{Answer, Request};
 use super::plan::{self, Block, Widths};
@@ -466,7 +467,7 @@ impl Unit {
         if self.in_step {
             // The answers to one read cannot be exchanged.
             let heard = self.heard_at.filter(|_| self.parts.len() > 1);
-            // One whose late answers come by themselves is behind no converter that holds them back.
+            // One whose late answers come by themselves is behind no converter that keeps them.
             let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
             self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
         }

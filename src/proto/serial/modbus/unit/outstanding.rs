@@ -3,14 +3,14 @@
 //! Units answer in order, and an RTU answer does not say which request it answers; see
 //! [`unit`](super). Where all reads of a map have one shape, one of them is the probe, and in doubt
 //! each read is repeated until its answer cannot be another's ([`Doubt`](super::super::doubt)). If
-//! more than a few answers may still come, the unit is first left alone until they have, or until it
-//! was silent for longer than any answer takes: six time-outs, or twice the age of the latest answer
-//! if that is more, at most twenty. An answer that is left over shows that a unit is out of step
-//! after all.
+//! more than a few answers may still come, the unit is first left alone until they have, or until
+//! it was silent for longer than any answer takes: six time-outs, or twice the age of the latest
+//! answer if that is more, at most twenty. An answer that is left over shows that a unit is out of
+//! step after all.
 //!
 //! A converter that delivers each answer with the next request makes answers come one request late.
-//! Where that shows by their lengths, a read is repeated as soon as the answer of the one before has
-//! come in its place.
+//! Where that shows by their lengths, a read is repeated as soon as the answer of the one before
+//! has come in its place.
 //!
 //! A unit whose answers come late, twice without one in time between, is waited for longer, and so
 //! is one that answers the same read late each time; see `lateness`.
@@ -85,8 +85,8 @@ impl Unit {
         self.doubt.mistakable(&blocks)
     }
 
-    /// So many may come that the unit is left alone first; whether it is. After a probe: any, if its
-    /// answers come late, or if the read after it was silent again.
+    /// So many may come that the unit is left alone first; whether it is. After a probe: any, if
+    /// its answers come late, or if the read after it was silent again.
     pub(super) fn rests(&mut self, now: Instant, timeout: Duration, is_probe: bool) -> bool {
         // Nor is anything sent at once that may be too soon for it.
         let is_quick = !is_probe || self.latest.is_zero() && (self.cycles == 0 || self.is_quick());
@@ -160,8 +160,8 @@ impl Unit {
         !self.is_numbered && self.patience.may_defer(exception)
     }
 
-    /// An answer came: one that was waited for behind an exception, to a request that was sent twice
-    /// to wake the unit, or to one that would have been.
+    /// An answer came: one that was waited for behind an exception, to a request that was sent
+    /// twice to wake the unit, or to one that would have been.
     pub(in super::super) fn came(
         &mut self,
         is_deferred: bool,

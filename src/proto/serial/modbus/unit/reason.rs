@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::super::super::State;
-use super::super::fault::{Failing, Failure, Medium, Misfit};
+use super::super::fault::{Failing, Failure, Medium};
 use super::super::learn::Obstacle;
+use super::super::misfit::Misfit;
 use super::{Refusal, Unit};
 
 /// Requests in a row whose answer came from another address, after which that is named.
