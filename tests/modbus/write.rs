@@ -453,6 +453,35 @@ fn a_late_answer_to_a_poll_is_never_taken_for_what_is_read_of_a_register() {
 }
 
 #[test]
+fn a_unit_whose_reads_stay_in_doubt_after_a_lost_answer_is_written_to() {
+    // All reads have one length, and no value stays the same from one read to the next.
+    let mut of = unit(1);
+    of.registers = vec![
+        register("a", Table::Holding, 0, Kind::U16),
+        register("b", Table::Holding, 40, Kind::U16),
+        register("v", Table::Holding, 80, Kind::U16),
+    ];
+    let mut world = World::new(settings(vec![of]));
+    let store = Store::default();
+    let (own, mut count) = (store.clone(), 0u16);
+    world.behave(1, move |body| {
+        count += 1;
+        if body[1] == 3 && body[3] != 10 {
+            own.borrow_mut().insert(u16::from(body[3]), count);
+        }
+        if count == 40 { Vec::new() } else { vec![(ms(5), frame(&carry_out(&own, body)))] }
+    });
+    world.run(60 * SECOND);
+    let before = world.requests.len();
+    world.run(10 * SECOND);
+    assert!(world.requests.len() - before > 50, "its reads are in doubt");
+    for value in ["4", "8", "9"] {
+        let (written, _) = outcome(&mut world, job(&writable("v", Kind::U16), value));
+        assert_eq!(written, done(&format!("{{\"v\":{value}}}")));
+    }
+}
+
+#[test]
 fn writes_without_end_leave_the_polls_their_turns_and_polls_without_end_the_writes() {
     let (mut world, _) = world(4);
     let before: Vec<usize> = (0..4).map(|unit| world.readings(unit).len()).collect();

@@ -108,6 +108,8 @@ pub(super) struct Doubt {
     is_calm: bool,
     /// It is in doubt only because the port was opened.
     is_of_opening: bool,
+    /// When the last request was sent that was not answered.
+    lost_at: Option<Instant>,
 }
 
 impl Doubt {
@@ -129,6 +131,7 @@ impl Doubt {
     /// An answer may come that nobody of this process asked for.
     pub(super) fn expect_unknown(&mut self, now: Instant) {
         self.is_of_opening = self.is_none();
+        self.lost_at = Some(now);
         self.end_calm(now);
         self.push(Open { request: None, asked: now, is_deferred: false });
     }
@@ -150,6 +153,7 @@ impl Doubt {
     pub(super) fn repeated(&mut self, request: &Request, asked: Instant) {
         self.run = Run::default();
         self.is_of_opening = false;
+        self.lost_at = Some(asked);
         self.end_calm(asked);
         self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
     }
@@ -157,6 +161,7 @@ impl Doubt {
     /// The data may still come of a request that was answered with an exception.
     pub(super) fn deferred(&mut self, request: &Request, asked: Instant) {
         self.is_of_opening = false;
+        self.lost_at = Some(asked);
         // It is this one that was accounted for as the last.
         self.open.retain(|open| open.asked != asked);
         self.push(Open { request: Some(request.clone()), asked, is_deferred: true });
@@ -198,9 +203,9 @@ impl Doubt {
         self.open.iter().any(|open| open.request.as_ref().is_none_or(|own| own.answer() == shape))
     }
 
-    /// Whether all that may still come was asked for so long ago, or longer.
+    /// Whether the last request without an answer was sent so long ago, or longer.
     pub(super) fn is_settled(&self, now: Instant, after: Duration) -> bool {
-        self.open.iter().all(|open| now.saturating_duration_since(open.asked) >= after)
+        self.lost_at.is_none_or(|at| now.saturating_duration_since(at) >= after)
     }
 
     /// An answer came after the request was sent. `limit`: how old a request may be whose answer is
