@@ -66,6 +66,7 @@ const FAILING: &[(&str, &str)] = &[
     ("update denied add", "update denied add"),
     ("update denied clear", "update denied clear --sideways"),
     ("update verify", "update verify nothing"),
+    ("update metadata", "update metadata --sideways"),
     ("clock trust", "clock trust --sideways"),
     ("clock reset", "clock reset --sideways"),
     ("serial list", "serial list --sideways"),
