@@ -110,15 +110,15 @@ pub trait Control {
     fn uplink_check(&mut self, reply: Reply);
 
     /// Publishes on these topics, one after the other, and answers with a
-    /// [`ReadingsTried`](super::snapshot::ReadingsTried).
+    /// [`ReadingsTried`].
     fn uplink_readings(&mut self, topics: Vec<CheckTopic>, reply: Reply) {
         let _ = topics;
         reply.ok(&ReadingsTried::default());
     }
 
-    /// A check makes connections beside the gateway's for so many seconds; 0: no more.
-    fn uplink_beside(&mut self, seconds: u64) -> ConnectionBeside {
-        let _ = seconds;
+    /// The check `by` makes connections beside the gateway's for so many seconds; 0: no more.
+    fn uplink_beside(&mut self, by: u32, seconds: u64) -> ConnectionBeside {
+        let _ = (by, seconds);
         ConnectionBeside::default()
     }
 
@@ -335,7 +335,9 @@ impl Call {
             }
             Request::UplinkCheck {} => control.uplink_check(reply),
             Request::UplinkReadings { topics } => control.uplink_readings(topics, reply),
-            Request::UplinkBeside { seconds } => reply.ok(&control.uplink_beside(seconds.min(BESIDE_MAX_S))),
+            Request::UplinkBeside { seconds, by } => {
+                reply.ok(&control.uplink_beside(by, seconds.min(BESIDE_MAX_S)));
+            }
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),
             Request::ClockReset {} => control.clock(ClockAction::Reset, reply),

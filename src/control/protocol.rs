@@ -29,7 +29,7 @@ pub const DEVICES_MAX: usize = 1_000;
 pub const SESSIONS_MAX: usize = 20_000;
 
 /// Longest time for which a check may announce connections beside the gateway's, in seconds.
-pub const BESIDE_MAX_S: u64 = 120;
+pub const BESIDE_MAX_S: u64 = 20;
 
 /// A topic that no reading has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,8 +239,11 @@ pub enum Request {
     /// A check makes connections beside the gateway's for so long: their end of it is no rival's
     /// doing. A [`ConnectionBeside`](super::snapshot::ConnectionBeside).
     UplinkBeside {
-        /// At most [`BESIDE_MAX_S`]; 0: it is over.
+        /// At most [`BESIDE_MAX_S`], and then it is said again; 0: it is over.
         seconds: u64,
+        /// Which check: the number of its process.
+        #[serde(default)]
+        by: u32,
     },
     /// The verdict on the clock: a [`Clock`](super::snapshot::Clock).
     Clock {},

@@ -993,13 +993,13 @@ impl Link {
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
 
-    /// Connections of a check are made beside this one for so long; zero: no more. Whether the
-    /// broker ended this one for them.
-    pub fn announce_beside(&self, lasts: Duration) -> bool {
+    /// Connections of the check `by` are made beside this one for so long; zero: no more. Whether
+    /// the broker ended this one for them.
+    pub fn announce_beside(&self, by: u32, lasts: Duration) -> bool {
         let now = Instant::now();
         let until = (!lasts.is_zero()).then(|| now + lasts);
         let handle = self.handle.borrow();
-        handle.as_ref().is_some_and(|handle| handle.with(|core| core.announce_beside(now, until)))
+        handle.as_ref().is_some_and(|handle| handle.with(|core| core.announce_beside(now, by, until)))
     }
 
     /// Publishes on these topics, which no reading has, until one is not answered or the rest says

@@ -40,7 +40,7 @@ pub const CONNACK_WITHIN: Duration = Duration::from_secs(20);
 const IMPATIENT_AFTER: Duration = Duration::from_secs(15);
 /// The packet id of a publish for `tombolo check`.
 pub const APART_ID: u16 = PUBLISH_ID_MAX + 1;
-/// The number of the subscription to commands.
+/// The number of the subscription to commands; further ones are those up to [`UNSUBSCRIBE`].
 pub const COMMANDS: u16 = 2;
 /// The number of an UNSUBSCRIBE.
 const UNSUBSCRIBE: u16 = 9;
@@ -450,7 +450,7 @@ impl Session {
                 let code = suback.reason_codes().first().map_or(0x80, |code| *code as u8);
                 let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
                 self.events.push_back(match number {
-                    COMMANDS => Event::CommandsSubscribed(
+                    COMMANDS.. => Event::CommandsSubscribed(
                         suback.reason_codes().iter().map(|code| *code as u8).collect(),
                     ),
                     _ => Event::Subscribed { number, code },
@@ -460,7 +460,7 @@ impl Session {
                 let code = suback.return_codes().first().map_or(0x80, |code| *code as u8);
                 let number = SUBSCRIBE_ID.saturating_sub(suback.packet_id());
                 self.events.push_back(match number {
-                    COMMANDS => Event::CommandsSubscribed(
+                    COMMANDS.. => Event::CommandsSubscribed(
                         suback.return_codes().iter().map(|code| *code as u8).collect(),
                     ),
                     _ => Event::Subscribed { number, code },
@@ -489,7 +489,7 @@ impl Session {
     pub fn subscribe(&mut self, now: Instant, number: u16, filter: &str) {
         use mqtt::packet::{SubEntry, SubOpts};
         if let Ok(entry) = SubEntry::new(filter, SubOpts::new().set_qos(Qos::AtMostOnce)) {
-            self.send_subscribe(now, number, vec![entry]);
+            self.send_subscribe(now, number..number + 1, vec![entry]);
         }
     }
 
@@ -505,15 +505,24 @@ impl Session {
         let entries: Result<Vec<_>, _> =
             filters.iter().map(|filter| SubEntry::new(filter.as_str(), options)).collect();
         if let Ok(entries) = entries {
-            self.send_subscribe(now, COMMANDS, entries);
+            self.send_subscribe(now, COMMANDS..UNSUBSCRIBE, entries);
         }
     }
 
-    fn send_subscribe(&mut self, now: Instant, number: u16, entries: Vec<mqtt::packet::SubEntry>) {
-        let id = SUBSCRIBE_ID - number.min(UNSUBSCRIBE - 1);
-        if self.state != State::Open || self.connection.register_packet_id(id).is_err() {
+    /// With the first of these numbers that is free: a subscription that was not answered still has
+    /// its packet identifier (MQTT 5.0 §2.2.1).
+    fn send_subscribe(
+        &mut self,
+        now: Instant,
+        mut numbers: std::ops::Range<u16>,
+        entries: Vec<mqtt::packet::SubEntry>,
+    ) {
+        if self.state != State::Open {
             return;
         }
+        let is_free = |number: &u16| self.connection.register_packet_id(SUBSCRIBE_ID - number).is_ok();
+        let Some(number) = numbers.find(is_free) else { return };
+        let id = SUBSCRIBE_ID - number;
         let packet: Option<GenericPacket<u16>> = match self.version {
             Version::V5 => {
                 v5_0::Subscribe::builder().packet_id(id).entries(entries).build().ok().map(Into::into)

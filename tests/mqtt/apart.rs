@@ -90,13 +90,13 @@ fn connections_that_end_for_a_check_name_no_rival_and_the_next_one_waits_for_its
     world.settle();
     for round in 1..=8 {
         let now = world.moment.now;
-        assert!(!world.uplink.announce_beside(now, Some(now + Duration::from_secs(90))));
+        assert!(!world.uplink.announce_beside(now, 1, Some(now + Duration::from_secs(90))));
         // DISCONNECT with "session taken over".
         world.uplink.handle_bytes(&world.moment, &mut world.outbox, &[0xE0, 1, 0x8E]);
         world.run_for(Duration::from_secs(5));
         assert!(!world.status().connected, "it would end the check's connection in turn");
         let now = world.moment.now;
-        assert!(world.uplink.announce_beside(now, None));
+        assert!(world.uplink.announce_beside(now, 1, None));
         world.run_for(Duration::from_secs(2));
         let status = world.status();
         assert!(status.connected && !status.rival && status.closes == 0, "{status:?}");
@@ -105,7 +105,7 @@ fn connections_that_end_for_a_check_name_no_rival_and_the_next_one_waits_for_its
     assert_eq!(world.count(|event| *event == Event::EndedForCheck), 8);
     // A check that is killed says nothing at its end: the connection comes back all the same.
     let now = world.moment.now;
-    world.uplink.announce_beside(now, Some(now + Duration::from_secs(90)));
+    world.uplink.announce_beside(now, 1, Some(now + Duration::from_secs(90)));
     world.uplink.handle_bytes(&world.moment, &mut world.outbox, &[0xE0, 1, 0x8E]);
     world.run_for(Duration::from_secs(91));
     assert!(world.status().connected);
@@ -115,4 +115,32 @@ fn connections_that_end_for_a_check_name_no_rival_and_the_next_one_waits_for_its
         world.run_for(Duration::from_secs(300));
     }
     assert!(world.count(|event| *event == Event::ClientIdElsewhere) > 0);
+}
+
+#[test]
+fn the_next_connection_waits_for_every_check_that_is_said_to_last_and_for_none_that_is_over() {
+    let mut world = World::new(settings());
+    world.settle();
+    let announce = |world: &mut World, by: u32, seconds: Option<u64>| {
+        let now = world.moment.now;
+        world.uplink.announce_beside(now, by, seconds.map(|seconds| now + Duration::from_secs(seconds)))
+    };
+    for by in [1, 2] {
+        assert!(!announce(&mut world, by, Some(10)));
+    }
+    world.uplink.handle_bytes(&world.moment, &mut world.outbox, &[0xE0, 1, 0x8E]);
+    assert!(announce(&mut world, 1, None), "the first is over");
+    for _ in 0..6 {
+        world.run_for(Duration::from_secs(3));
+        assert!(!world.status().connected, "the second lasts");
+        assert!(announce(&mut world, 2, Some(10)));
+    }
+    // It is killed.
+    world.run_for(Duration::from_secs(11));
+    assert!(world.status().connected && !world.status().rival);
+    // What the broker ends afterwards, it does not end for a check.
+    assert!(!announce(&mut world, 1, Some(10)) && !announce(&mut world, 1, None));
+    world.uplink.handle_bytes(&world.moment, &mut world.outbox, &[0xE0, 0]);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.count(|event| *event == Event::EndedForCheck), 1);
 }

@@ -120,6 +120,38 @@ fn a_refused_subscription_is_asked_for_again_ever_more_seldom_and_granted_on_the
 }
 
 #[test]
+fn a_subscription_that_was_not_answered_is_asked_for_again_on_the_same_connection() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply = Reply::Drop;
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    let asked = |world: &World| world.broker.subscribed.iter().filter(|filter| *filter == FILTER).count();
+    world.run_for(Duration::from_secs(300));
+    let times = asked(&world);
+    assert!((2..=5).contains(&times), "{times}");
+    world.broker.subscribe_reply = Reply::Ack(1);
+    let now = world.moment.now;
+    world.uplink.retry_subscriptions(now);
+    world.run_for(Duration::from_secs(15));
+    assert_eq!((asked(&world), world.broker.connects.len()), (times + 1, 1));
+    assert!(world.status().unsubscribed.is_empty(), "{:?}", world.status().unsubscribed);
+}
+
+#[test]
+fn a_subscription_that_was_left_out_is_asked_for_again_at_a_reload() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply = Reply::Close;
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    world.run_for(Duration::from_secs(600));
+    assert_eq!(world.count(|event| *event == Event::CommandsLeftOut), 1);
+    world.broker.subscribe_reply = Reply::Ack(1);
+    let (now, connects) = (world.moment.now, world.broker.connects.len());
+    world.uplink.retry_subscriptions(now);
+    world.run_for(Duration::from_secs(15));
+    assert!(world.status().unsubscribed.is_empty(), "{:?}", world.status().unsubscribed);
+    assert_eq!(world.broker.connects.len(), connects);
+}
+
+#[test]
 fn a_subscription_over_which_the_broker_closes_is_left_out_and_readings_go_on() {
     let mut world = World::new(with_commands());
     world.broker.subscribe_reply = Reply::Close;

@@ -180,7 +180,7 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             if may_try && works {
                 let what = "trying the client id for probes";
                 let probe = || uplink::probe_id(upstream, clock);
-                let (found, ended) = patiently(what, || uplink::beside(&way, &connect, probe));
+                let (found, ended) = patiently(what, || uplink::beside(&way, upstream, &connect, probe));
                 report.add(found.into_iter().chain(ended))?;
             }
             Ok(())

@@ -1,6 +1,9 @@
 //! The uplink: through the running daemon, and step by step by a connection of the check's own.
 
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 use super::reading::{self, Plan};
 use crate::cli::status;
@@ -25,8 +28,10 @@ const PAYLOAD_MAX: u32 = 65_536;
 /// Seconds that the daemon waits for the acknowledgement of its publish.
 const ASKED_S: u64 = 10;
 
-/// For how long connections beside the gateway are announced at most, in seconds.
-const BESIDE_S: u64 = 90;
+/// For how long connections beside the gateway are announced at a time, in seconds.
+const BESIDE_S: u64 = 10;
+/// How often they are announced again while they last.
+const BESIDE_EVERY: Duration = Duration::from_secs(3);
 
 /// A connection that has stood for less may be one of many.
 const YOUNG_S: u64 = 60;
@@ -254,23 +259,40 @@ fn unasked(upstream: &northbound::Settings) -> Option<Finding> {
 }
 
 /// How the running daemon is reached.
-pub type Connect<'c> = &'c dyn Fn() -> Result<Client, ClientError>;
+pub type Connect<'c> = &'c (dyn Fn() -> Result<Client, ClientError> + Sync);
 
 /// Does something by connections beside the running gateway's, which is told before: if the broker
 /// ends its connection for them it makes another one afterwards, and that is said here.
-pub fn beside<T>(known: &Known, connect: Connect<'_>, act: impl FnOnce() -> T) -> (T, Option<Finding>) {
-    if !known.beside || !known.answers {
+pub fn beside<T>(
+    known: &Known,
+    upstream: &northbound::Settings,
+    connect: Connect<'_>,
+    act: impl FnOnce() -> T,
+) -> (T, Option<Finding>) {
+    if !known.beside || !known.answers || !upstream.may_be_bound() {
         return (act(), None);
     }
+    let by = std::process::id();
     let announce = |seconds| {
         // One that is older does not know this.
         let told = connect().and_then(|mut daemon| {
-            daemon.ask_for::<ConnectionBeside>(&Request::UplinkBeside { seconds }, ANSWER)
+            daemon.ask_for::<ConnectionBeside>(&Request::UplinkBeside { seconds, by }, ANSWER)
         });
         told.unwrap_or_default().ended
     };
     announce(BESIDE_S);
-    let done = act();
+    // Said again while it lasts: a check that is killed holds the gateway up for no longer.
+    let done = thread::scope(|scope| {
+        let (finished, waits) = channel::<()>();
+        scope.spawn(move || {
+            while waits.recv_timeout(BESIDE_EVERY) == Err(RecvTimeoutError::Timeout) {
+                announce(BESIDE_S);
+            }
+        });
+        let done = act();
+        drop(finished);
+        done
+    });
     let finding = announce(0).then(|| {
         let message = "the broker ended the running gateway's connection for the check's, which had another client id: it takes \
                        the client id from the user name or the certificate; the gateway connects again now, and no reading is \
@@ -367,7 +389,7 @@ fn go(
         files_changed: known.files_changed,
     };
     let (mut steps, ended) =
-        beside(known, connect, || runtime.block_on(probe(upstream, clock.clone(), &trial)));
+        beside(known, upstream, connect, || runtime.block_on(probe(upstream, clock.clone(), &trial)));
     findings.extend(ended);
     // That is said of the certificate.
     steps.retain(|step| !step.text.starts_with(WAITS));

@@ -90,26 +90,47 @@ impl ReadingTrial {
     }
 }
 
-/// Connections of a check beside this one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Beside {
-    until: Option<Instant>,
+/// Most checks at a time that are known of; a further one takes the place of the oldest.
+const CHECKS_MAX: usize = 8;
+
+/// Connections of checks beside this one. Each check says it again while it lasts, so that one that
+/// was killed holds nothing up for long.
+#[derive(Clone, Debug, Default)]
+pub struct Beside(Vec<Announced>);
+
+#[derive(Clone, Copy, Debug)]
+struct Announced {
+    by: u32,
+    until: Instant,
+    /// The broker ended this connection for theirs.
     ended: bool,
 }
 
 impl Beside {
-    /// They are made until then; `None`: no more. Whether they ended this connection since they
-    /// were announced.
-    pub fn announce(&mut self, until: Option<Instant>) -> bool {
-        let ended = self.ended;
-        *self = Beside { until, ended: ended && until.is_some() };
+    /// Those of the check `by` are made until then; `None`: no more. Whether this connection was
+    /// ended since they were announced.
+    pub fn announce(&mut self, now: Instant, by: u32, until: Option<Instant>) -> bool {
+        let known = self.0.iter().position(|it| it.by == by).map(|at| self.0.remove(at));
+        self.0.retain(|it| now < it.until);
+        let ended = known.is_some_and(|it| it.ended);
+        if let Some(until) = until {
+            if self.0.len() == CHECKS_MAX {
+                self.0.remove(0);
+            }
+            self.0.push(Announced { by, until, ended });
+        }
         ended
+    }
+
+    /// Until when any are made.
+    pub fn until(&self) -> Option<Instant> {
+        self.0.iter().map(|it| it.until).max()
     }
 
     /// The broker ended this connection. Until when that is for theirs, if it is.
     pub fn handle_ended(&mut self, now: Instant) -> Option<Instant> {
-        let until = self.until.filter(|until| now < *until)?;
-        self.ended = true;
-        Some(until)
+        self.0.retain(|it| now < it.until);
+        self.0.iter_mut().for_each(|it| it.ended = true);
+        self.until()
     }
 }

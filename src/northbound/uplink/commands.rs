@@ -135,12 +135,12 @@ impl Commands {
     /// When that is due on a connection that stands; `None`: nothing is missing.
     pub fn again_at(&self) -> Option<Instant> {
         let left_out = self.strikes.left_out_until().filter(|_| self.is_wanted());
-        left_out.or(self.again_at)
+        left_out.into_iter().chain(self.again_at).min()
     }
 
     /// Something was changed that may help: it is due at once, where something is missing.
     pub fn retry_now(&mut self, now: Instant) {
-        if self.again_at.is_some() {
+        if self.again_at().is_some() {
             (self.again_at, self.in_vain) = (Some(now), 0);
         }
     }

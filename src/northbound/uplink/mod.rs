@@ -319,13 +319,16 @@ impl Uplink {
         self.take_over_until = until;
     }
 
-    /// A check makes connections beside this one until then; `None`: no more. If the broker ends
-    /// this one meanwhile, the next one is made after that, and nobody is taken for a rival.
+    /// The check `by` makes connections beside this one until then; `None`: no more. If the broker
+    /// ends this one meanwhile, the next one is made after that, and nobody is taken for a rival.
     /// Whether it did since that was announced.
-    pub fn announce_beside(&mut self, now: Instant, until: Option<Instant>) -> bool {
-        let ended = self.beside.announce(until);
-        if ended && until.is_none() && !self.is_connected() {
-            self.retry_now(now);
+    pub fn announce_beside(&mut self, now: Instant, by: u32, until: Option<Instant>) -> bool {
+        let ended = self.beside.announce(now, by, until);
+        if ended && self.stage == Stage::Waiting {
+            match self.beside.until() {
+                Some(until) => self.attempts.reconnect.wait_until(until),
+                None => self.retry_now(now),
+            }
         }
         ended
     }
