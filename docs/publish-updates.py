@@ -8,7 +8,7 @@
     publish-updates.py REPOSITORY KEYS renew-targets
     publish-updates.py REPOSITORY KEYS refresh
     publish-updates.py REPOSITORY KEYS renew-root
-    publish-updates.py REPOSITORY KEYS rotate ROLE
+    publish-updates.py REPOSITORY KEYS rotate ROLE [--stale-copy]
 
 REPOSITORY gets metadata/ and targets/, to be served by any web server over HTTPS. KEYS has one PEM file a role. Where
 only some of them are, the commands sign what those sign, and say what is to be run where the others are:
@@ -28,6 +28,7 @@ import sys
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.exceptions import StorageError
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -59,6 +60,10 @@ SCHEMES = {
 }
 NAME = re.compile(r"[A-Za-z0-9._~+-]+")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+class Unreadable(Exception):
+    """A file of metadata that is none, by its name and what to do."""
 
 
 def now():
@@ -95,7 +100,7 @@ class Repository:
         """The key of a role, if it is the one that root.json names: by another nothing is signed."""
         signer, root = self.read_key(role), self.newest("root").signed
         if not is_named(signer, role, root):
-            sys.exit(f"{self.keys / role}.pem is not the key of {role} in {root.version}.root.json; is it of another repository, or was it replaced?")
+            sys.exit(f"{self.keys / role}.pem is not the key of {role} in {root.version}.root.json; is it of another repository, was it replaced, or is the newest N.root.json not in {self.metadata} yet?")
         return signer
 
     def file(self, role):
@@ -110,7 +115,14 @@ class Repository:
         return file
 
     def newest(self, role):
-        return Metadata.from_file(str(self.file(role)))
+        file = self.file(role)
+        try:
+            metadata = Metadata.from_file(str(file))
+        except (DeserializationError, StorageError):
+            metadata = None
+        if metadata is None or metadata.signed.type != role:
+            raise Unreadable(f"{file} is not whole, or no {role}.json: copy it here again from where it was signed or is published, or delete it if it never was")
+        return metadata
 
     def verifies(self, role):
         """Whether the newest of a role is signed as the newest root.json says."""
@@ -123,8 +135,7 @@ class Repository:
 
     def listed(self, role):
         """What refers to the newest of a role."""
-        data = self.file(role).read_bytes()
-        return MetaFile.from_data(Metadata.from_bytes(data).signed.version, data, ["sha256"])
+        return MetaFile.from_data(self.newest(role).signed.version, self.file(role).read_bytes(), ["sha256"])
 
     def sign(self, role, content, *signers):
         content.expires = now() + datetime.timedelta(DAYS[role])
@@ -248,6 +259,12 @@ class Repository:
     def refresh(self):
         """Signs the timestamp anew, and the others where that is due and their keys are here. The rest is named."""
         self.key("timestamp")
+        try:
+            self.newest("targets")
+        except Unreadable as error:
+            # What gateways were offered before stays in force: the timestamp is not to expire for it.
+            self.sign_from("timestamp")
+            sys.exit(f"timestamp.json is signed anew, for the snapshot before, and nothing else: {error}, then `refresh`")
         targets, snapshot, root = (self.newest(role).signed for role in ("targets", "snapshot", "root"))
         name = f"{root.version}.root.json"
         signs = {role: self.has_key(role) and is_named(self.read_key(role), role, root) for role in ("targets", "snapshot")}
@@ -275,12 +292,15 @@ class Repository:
         self.sign("root", root)
         print(f"{root.version}.root.json is valid until {root.expires:%Y-%m-%d}")
 
-    def rotate(self, role):
+    def rotate(self, role, *options):
         """A new key for a role. The next root is signed by the root key before and the one from now on.
 
         What the role signs is signed by both keys, before that root is there: it verifies by the root before and by the
         next, whichever a gateway gets. The keys are exchanged last; what is interrupted is repeated, or `settle`d.
+        An old copy of the rest would be signed anew as the newest: with another key, gateways take what is older.
         """
+        if options not in ((), ("--stale-copy",)):
+            sys.exit(f"rotate: {' '.join(options)!r} is not --stale-copy, which is all that may follow ROLE")
         if role not in ROLES:
             sys.exit(f"{role!r} is no role; use one of {', '.join(ROLES)}")
         root, before = self.newest("root").signed, self.key("root")
@@ -290,6 +310,12 @@ class Repository:
         is_lost = not self.has_key(role)
         if not is_lost:
             self.key(role)
+        end = self.newest("timestamp").signed.expires
+        if role != "root" and not options and end <= now():
+            sys.exit(
+                f"{self.metadata / 'timestamp.json'} expired on {end:%Y-%m-%d}: copy the newest metadata/ of the publishing machine here first."
+                " If it is that already, run `refresh` there before; if that cannot sign any more, `rotate` with --stale-copy"
+            )
         new = self.make_key(role, f"{role}.new")
         if role != "root" and not is_lost:
             self.next_key = {role: (new,)}
@@ -313,7 +339,12 @@ class Repository:
         for role in roles:
             signed, way = self.newest(role).signed, ways[role]
             name, day = f"{signed.version}.{role}.json", f"{signed.expires:%Y-%m-%d}"
-            if signed.expires <= now():
+            if role == "root" and not self.has_key("root"):
+                way = f"if there is a later one, copy the newest N.root.json into {self.metadata} here; else {way}"
+            if signed.expires <= now() and role == "root" and not self.has_key("root") and not self.has_key("timestamp"):
+                # Neither where it is renewed nor where it is published: an old copy says nothing of what gateways get.
+                print(f"{name}, which is the newest here, expired on {day}: {way}", file=sys.stderr)
+            elif signed.expires <= now():
                 over.append(f"{name} expired on {day}, and no gateway takes anything of the repository: {way}")
             elif signed.expires - now() < SOON:
                 print(f"{name} expires on {day}; before that, {way}", file=sys.stderr)
@@ -404,8 +435,9 @@ def main():
             repository.settle()
         command(*arguments)
         # Where root.json is renewed there may be an old copy of the rest.
-        repository.warn(*(("root",) if sys.argv[3] == "renew-root" else ("root", "targets")))
-    except (OSError, DeserializationError) as error:
+        signs_root_alone = sys.argv[3:] in (["renew-root"], ["rotate", "root"])
+        repository.warn(*(("root",) if signs_root_alone else ("root", "targets")))
+    except (OSError, Unreadable) as error:
         sys.exit(f"{error}: nothing more was done")
 
 

@@ -355,6 +355,71 @@ fn the_daily_refresh_needs_the_keys_of_the_publishing_machine_alone_and_keeps_al
     assert!(code == 1 && text.contains("that of targets lies with whoever releases"), "{text}");
 }
 
+#[test]
+fn a_targets_file_that_is_not_whole_is_named_and_the_timestamp_is_signed_for_the_snapshot_before() {
+    let publisher = Publisher::new("update-publish-torn");
+    publisher.does("init");
+    publisher.does(&format!("add {} 1.0.0", publisher.image("gw.raucb")));
+    let whole = std::fs::read(publisher.metadata("2.targets.json")).unwrap();
+    let snapshot = publisher.metadata("3.snapshot.json");
+    let other = std::fs::read(publisher.metadata("1.root.json")).unwrap();
+    for torn in [&[][..], &whole[..whole.len() / 2], &other] {
+        let before = std::fs::read(publisher.metadata("timestamp.json")).unwrap();
+        std::fs::write(publisher.metadata("3.targets.json"), torn).unwrap();
+        publisher.refuses("refresh", "3.targets.json is not whole, or no targets.json: copy it here again");
+        assert_ne!(std::fs::read(publisher.metadata("timestamp.json")).unwrap(), before);
+        assert!(!snapshot.exists());
+        let (code, text) = publisher.verify();
+        assert!(code == 0 && text.contains("gw.raucb"), "{text}");
+        publisher.refuses("set 1.0.0 rollout=5", "3.targets.json is not whole");
+    }
+    std::fs::remove_file(publisher.metadata("3.targets.json")).unwrap();
+    publisher.does("set 1.0.0 rollout=5");
+    assert!(snapshot.exists());
+}
+
+#[test]
+fn where_the_copies_of_a_machine_are_old_it_says_what_to_copy_there() {
+    let publisher = Publisher::new("update-publish-old-copy");
+    let image = publisher.image("gw.raucb");
+    let keys = publisher.0.join("keys");
+    assert_eq!(publisher.run_at("-400d", &keys, &["init"]).0, 0);
+    // Another key is not put over a state that may be old, but by the publisher's word.
+    let all = publisher.0.join("all");
+    assert!(Command::new("cp").arg("-r").args([&keys, &all]).status().unwrap().success());
+    publisher.refuses("rotate timestamp", "copy the newest metadata/ of the publishing machine here first");
+    publisher.refuses("rotate timestamp --stale", "'--stale' is not --stale-copy");
+    assert!(!publisher.metadata("2.root.json").exists() && !keys.join("timestamp.new.pem").exists());
+    let [offline, release, online] = apart(&publisher);
+    assert_eq!(publisher.run_at("+0d", &offline, &["renew-root"]).0, 0);
+    let root = publisher.metadata("2.root.json");
+    std::fs::rename(&root, publisher.0.join("2.root.json")).unwrap();
+    // Who releases has the root before, and does not know whether that is the newest.
+    let (code, text) = publisher.run_at("+0d", &release, &["add", &image, "1.0.0"]);
+    let hint = "if there is a later one, copy the newest N.root.json into";
+    assert!(code == 0 && text.contains(hint) && !text.contains("no gateway"), "{code} {text}");
+    let (code, text) = publisher.run_at("+0d", &online, &["refresh"]);
+    assert!(code == 1 && text.contains(hint) && text.contains("no gateway"), "{code} {text}");
+    std::fs::rename(publisher.0.join("2.root.json"), &root).unwrap();
+    for (keys, step) in [(&release, "renew-targets"), (&online, "refresh")] {
+        let (code, text) = publisher.run_at("+0d", keys, &[step]);
+        assert!(code == 0 && !text.contains("root.json"), "{step}: {text}");
+    }
+    // A new key where the root that names it is not yet.
+    assert_eq!(publisher.run_at("+0d", &all, &["rotate", "targets"]).0, 0);
+    std::fs::remove_file(publisher.metadata("3.root.json")).unwrap();
+    let (code, text) = publisher.run_at("+0d", &all, &["renew-targets"]);
+    assert!(code == 1 && text.contains("or is the newest N.root.json not in"), "{code} {text}");
+    // The key of the timestamp is lost with it expired.
+    let lost = Publisher::new("update-publish-lost");
+    let keys = lost.0.join("keys");
+    assert_eq!(lost.run_at("-20d", &keys, &["init"]).0, 0);
+    std::fs::remove_file(keys.join("timestamp.pem")).unwrap();
+    lost.refuses("rotate timestamp", "timestamp.json expired on");
+    lost.does("rotate timestamp --stale-copy");
+    assert_eq!(lost.verify().0, 0);
+}
+
 /// Has the script end at its n-th rename, or fail there as on a disk that is read-only. `None`: it
 /// has not so many.
 fn interrupted(publisher: &Publisher, number: usize, how: &str, arguments: &[&str]) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Metadata fetched and verified by a process of its own, which ends with it: TLS, HTTP and the
 //! parser take several megabytes of code and heap, which a daemon that needs them every six hours
-//! would keep; and what the network sends is parsed where it can bring down nothing else.
+//! would keep; and what the network sends is parsed where it can bring down nothing else. (They
+//! share the memory of one service, whose unit goes on when the kernel kills one of its processes.)
 //!
 //! It is this program again, `tombolo update metadata`: the [`Order`] comes on its standard input,
 //! what it found goes to its standard output, both in JSON. It judges nothing and writes nothing
