@@ -172,11 +172,15 @@ fn a_journal_segment_overwritten_with_garbage_costs_what_it_held_and_no_more() {
 fn a_broker_nobody_vouches_for_is_refused_by_name_and_taken_once_it_is_right() {
     let other = Folder::new("other-ca");
     let stranger = tombolo_test_support::Pki::new(other.path());
-    let site = Site::new("chain", "");
+    let mut site = Site::new("chain", "");
     let good = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
     let bad = good.replace(&site.pki.ca().display().to_string(), &stranger.ca().display().to_string());
     std::fs::write(site.daemon.config(), &bad).expect("it can be changed");
     site.daemon.signal(Signal::SIGHUP);
+    // The connection that stands is kept; the next one is made with the other CA.
+    wait_for("the doubt", || site.daemon.status()["ok"] == false);
+    site.broker.stop();
+    site.broker.resume();
     wait_for("the refusal", || {
         let error = site.daemon.status()["upstream"]["last_error"].to_string();
         error.contains("unknown") || error.contains("not trusted") || error.contains("issuer")
