@@ -12,6 +12,8 @@
 //! | [`saved`] | the state kept across restarts |
 
 pub mod chain;
+#[cfg(test)]
+pub(crate) mod fixed;
 pub mod judge;
 pub mod saved;
 

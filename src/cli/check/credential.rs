@@ -276,20 +276,7 @@ fn pair(certificate: &Path, chain: &[u8], key: &Path, secret: &[u8]) -> Finding 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct At(u64, bool);
-
-    impl WallClock for At {
-        fn raw(&self) -> UnixTime {
-            UnixTime::from_secs(self.0)
-        }
-        fn trusted(&self) -> bool {
-            self.1
-        }
-        fn floor(&self) -> UnixTime {
-            UnixTime::from_secs(1_600_000_000)
-        }
-    }
+    use crate::clock::fixed::At;
 
     #[test]
     fn what_ends_is_named_before_and_after_but_never_by_a_clock_that_is_not_trusted() {

@@ -140,22 +140,8 @@ fn mute(settings: &Settings) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixTime;
+    use crate::clock::fixed::At;
     use crate::config::Level;
-
-    struct At(u64, bool);
-
-    impl WallClock for At {
-        fn raw(&self) -> UnixTime {
-            UnixTime::from_secs(self.0)
-        }
-        fn trusted(&self) -> bool {
-            self.1
-        }
-        fn floor(&self) -> UnixTime {
-            UnixTime::from_secs(0)
-        }
-    }
 
     #[test]
     fn a_list_that_was_to_be_renewed_is_named() {

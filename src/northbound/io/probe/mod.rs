@@ -942,6 +942,7 @@ fn fail<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::fixed::At;
 
     #[test]
     fn the_least_packet_counts_topic_properties_and_a_small_payload() {
@@ -951,20 +952,6 @@ mod tests {
         assert_eq!(least_packet(&topic, Version::V3_1_1), bare);
         let properties = (5 + 2 + 18) + (5 + 6 + 1) + (5 + 6 + 4);
         assert_eq!(least_packet(&topic, Version::V5), bare + 1 + properties);
-    }
-
-    struct At(u64, bool);
-
-    impl WallClock for At {
-        fn raw(&self) -> UnixTime {
-            UnixTime::from_secs(self.0)
-        }
-        fn trusted(&self) -> bool {
-            self.1
-        }
-        fn floor(&self) -> UnixTime {
-            UnixTime::from_secs(0)
-        }
     }
 
     #[test]
