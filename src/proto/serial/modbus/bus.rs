@@ -205,6 +205,33 @@ struct Exchange {
     of_write: bool,
 }
 
+impl Exchange {
+    /// A request that goes out now.
+    fn new(unit: usize, purpose: Purpose, request: Request, now: Instant, deadline: Instant) -> Exchange {
+        Exchange {
+            unit,
+            purpose,
+            request,
+            asked: now,
+            deadline,
+            settled: None,
+            echo: false,
+            misfit: false,
+            foreign: None,
+            other: None,
+            misnumbered: false,
+            unframed: 0,
+            gateway: None,
+            is_intruded: false,
+            deferred: None,
+            knock: None,
+            is_knocked: false,
+            is_late: false,
+            of_write: false,
+        }
+    }
+}
+
 impl Bus {
     /// A bus whose port is not open yet. `seed` is the seed of the jitter.
     pub fn new(mut settings: Settings, now: Instant, seed: u64) -> Bus {
@@ -923,27 +950,8 @@ impl Bus {
         self.begun = Some(now);
         self.current = Some(index);
         let echo = self.settings.echo;
-        self.line = Line::Waiting(Exchange {
-            unit: index,
-            purpose,
-            request,
-            asked: now,
-            deadline,
-            settled: None,
-            echo,
-            misfit: false,
-            foreign: None,
-            other: None,
-            misnumbered: false,
-            unframed: 0,
-            gateway: None,
-            is_intruded: false,
-            deferred: None,
-            knock,
-            is_knocked: false,
-            is_late: false,
-            of_write: false,
-        });
+        let exchange = Exchange::new(index, purpose, request, now, deadline);
+        self.line = Line::Waiting(Exchange { echo, knock, ..exchange });
     }
 
     /// How long a request without an answer occupies the line.

@@ -255,27 +255,9 @@ impl Bus {
         self.rival = None;
         self.begun = Some(now);
         let is_write = request.function() > 4;
-        self.line = Line::Waiting(Exchange {
-            unit: index,
-            purpose: Purpose::Block,
-            request,
-            asked: now,
-            deadline,
-            settled: None,
-            echo: self.settings.echo || is_write && self.writes.is_echoed,
-            misfit: false,
-            foreign: None,
-            other: None,
-            misnumbered: false,
-            unframed: 0,
-            gateway: None,
-            is_intruded: false,
-            deferred: None,
-            knock: None,
-            is_knocked: false,
-            is_late: false,
-            of_write: true,
-        });
+        let echo = self.settings.echo || is_write && self.writes.is_echoed;
+        let exchange = Exchange::new(index, Purpose::Block, request, now, deadline);
+        self.line = Line::Waiting(Exchange { echo, of_write: true, ..exchange });
         true
     }
 
