@@ -50,6 +50,7 @@
 
 pub mod append_log;
 pub mod atomic_file;
+pub mod checked_text;
 pub mod folder;
 pub mod frame;
 pub mod io;

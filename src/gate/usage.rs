@@ -20,6 +20,7 @@ use std::time::Instant;
 use super::DeviceView;
 use super::stage::Reason;
 use crate::clock::{DAY_MS, Moment, UnixTime};
+use crate::durable::checked_text;
 use crate::message::Name;
 
 /// Longest text of a period in bytes: of 100,000 devices.
@@ -148,22 +149,14 @@ impl Period {
             }
             text.push('\n');
         }
-        let _ = writeln!(text, "crc {:08x}", crc32c::crc32c(text.as_bytes()));
-        text
+        checked_text::seal(text)
     }
 
     /// # Errors
     /// Why it is not what was written, in half a sentence.
     pub fn parse(bytes: &[u8]) -> Result<Period, String> {
         let damaged = || "its checksum is wrong".to_owned();
-        let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
-        // The last line; no device's line begins so, as a reason follows no id.
-        let at = text.strip_suffix('\n').and_then(|text| text.rfind('\n')).ok_or_else(damaged)? + 1;
-        let (body, sum) = text.split_at(at);
-        if sum != format!("crc {:08x}\n", crc32c::crc32c(body.as_bytes())) {
-            return Err(damaged());
-        }
-        let mut lines = body.lines();
+        let mut lines = checked_text::open(bytes)?.lines();
         if lines.next() != Some(MAGIC) {
             return Err("it is of another version".to_owned());
         }

@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use crate::clock::{DAY_MS, Moment};
+use crate::durable::checked_text;
 use crate::message::Lane;
 
 /// Bytes used of each lane, and the most of a day.
@@ -134,23 +135,15 @@ impl Spent {
     pub fn encode(&self) -> String {
         let day = self.day.map_or_else(|| "-".to_owned(), |day| day.to_string());
         let [high, normal] = self.used;
-        let mut text =
-            format!("{MAGIC}\nday {day}\nlasted {}\nhigh {high}\nnormal {normal}\n", self.lasted_ms);
-        text.push_str(&format!("crc {:08x}\n", crc32c::crc32c(text.as_bytes())));
-        text
+        let lasted = self.lasted_ms;
+        checked_text::seal(format!("{MAGIC}\nday {day}\nlasted {lasted}\nhigh {high}\nnormal {normal}\n"))
     }
 
     /// # Errors
     /// Why it is not what was written, in half a sentence.
     pub fn parse(bytes: &[u8]) -> Result<Spent, String> {
         let damaged = || "its checksum is wrong".to_owned();
-        let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
-        let at = text.rfind("crc ").ok_or_else(damaged)?;
-        let (body, sum) = text.split_at(at);
-        if sum != format!("crc {:08x}\n", crc32c::crc32c(body.as_bytes())) {
-            return Err(damaged());
-        }
-        let mut lines = body.lines();
+        let mut lines = checked_text::open(bytes)?.lines();
         if lines.next() != Some(MAGIC) {
             return Err("it is of another version".to_owned());
         }
