@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use super::kept_text;
 use crate::durable::atomic_file::{AtomicFile, Retrieved};
 use crate::durable::io::OnDisk;
 use crate::gate::Gate;
@@ -79,11 +80,7 @@ impl FleetKeeper {
     /// What is wrong, one sentence each, beside what is `known`: a reload finds files that were set
     /// aside by itself.
     pub fn problems(&self, known: &[String]) -> Vec<String> {
-        let aside = self.aside.iter().filter(|name| !known.iter().any(|known| known.contains(name.as_str())));
-        let aside = aside.map(|name| {
-            let path = self.directory.join(name);
-            format!("{}: a state file was damaged, and set aside under this name", path.display())
-        });
+        let aside = kept_text::set_aside(&self.directory, &self.aside, known);
         self.failing.iter().cloned().chain(aside).collect()
     }
 

@@ -144,12 +144,7 @@ impl KeptText {
 
     /// What is wrong, one sentence each, beside what is `known`.
     pub fn problems(&self, known: &[String]) -> Vec<String> {
-        let aside = self.aside.iter().filter(|name| !known.iter().any(|known| known.contains(name.as_str())));
-        let aside = aside.map(|name| {
-            let path = self.directory.join(name);
-            format!("{}: a state file was damaged, and set aside under this name", path.display())
-        });
-        self.failing.iter().cloned().chain(aside).collect()
+        self.failing.iter().cloned().chain(set_aside(&self.directory, &self.aside, known)).collect()
     }
 
     fn poll(&mut self) {
@@ -172,6 +167,19 @@ impl KeptText {
         }
         self.failing = failing;
     }
+}
+
+/// A sentence for each file that was set aside under one of these names, beside what is `known`.
+pub(super) fn set_aside(
+    directory: &Path,
+    names: &[String],
+    known: &[String],
+) -> impl Iterator<Item = String> {
+    let news = names.iter().filter(|name| !known.iter().any(|known| known.contains(name.as_str())));
+    news.map(|name| {
+        let path = directory.join(name);
+        format!("{}: a state file was damaged, and set aside under this name", path.display())
+    })
 }
 
 fn store(directory: &Path, file: &AtomicFile<'_>, text: &str) -> Result<(), String> {
