@@ -65,6 +65,9 @@ fn one_that_is_not_answered_is_given_up_and_a_late_answer_means_nothing() {
     world.run_for(Duration::from_secs(11));
     assert_eq!(world.uplink.take_reading_answer(), Some(ReadingAnswer::Silent));
     assert!(world.broker.delivered.iter().any(|it| it.topic == "a"), "the readings wait no longer");
+    // Another one would have the same packet identifier (MQTT 5.0 §2.2.1).
+    let now = world.moment.now;
+    assert!(!world.uplink.may_try_readings() && !world.uplink.begin_reading(now, TOPIC, false));
     // PUBACK of the packet id of what is published for checks.
     let late = [0x40, 2, 0xFD, 0xE9];
     world.uplink.handle_bytes(&world.moment, &mut world.outbox, &late);
@@ -72,6 +75,7 @@ fn one_that_is_not_answered_is_given_up_and_a_late_answer_means_nothing() {
     let status = world.status();
     assert!(status.connected && status.counters.unknown_answers == 0, "{status:?}");
     assert_eq!(world.uplink.take_reading_answer(), None);
+    assert!(world.uplink.may_try_readings());
 }
 
 #[test]

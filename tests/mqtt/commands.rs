@@ -137,6 +137,25 @@ fn a_subscription_that_was_not_answered_is_asked_for_again_on_the_same_connectio
 }
 
 #[test]
+fn two_refusals_that_come_late_together_grant_nothing() {
+    let mut world = World::new(with_commands());
+    world.broker.subscribe_reply = Reply::Drop;
+    world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+    world.run_for(Duration::from_secs(75));
+    assert_eq!(world.broker.subscribed.iter().filter(|filter| *filter == FILTER).count(), 2);
+    // SUBACK of both, with "not authorized".
+    let late = [0x90, 4, 0xFF, 0xFD, 0, 0x87, 0x90, 4, 0xFF, 0xFC, 0, 0x87];
+    world.uplink.handle_bytes(&world.moment, &mut world.outbox, &late);
+    world.settle();
+    let status = world.status();
+    assert!(status.connected && status.unsubscribed.iter().any(|it| it.filter == FILTER), "{status:?}");
+    // It is asked for again.
+    world.broker.subscribe_reply = Reply::Ack(1);
+    world.run_for(Duration::from_secs(600));
+    assert!(world.status().unsubscribed.is_empty(), "{:?}", world.status().unsubscribed);
+}
+
+#[test]
 fn a_subscription_that_was_left_out_is_asked_for_again_at_a_reload() {
     let mut world = World::new(with_commands());
     world.broker.subscribe_reply = Reply::Close;

@@ -159,6 +159,10 @@ impl Commands {
     /// The broker answered, one code for each filter that was asked for. Those it refused anew;
     /// what is asked for later is with QoS 1.
     pub fn handle_answer(&mut self, now: Instant, codes: &[u8]) -> Vec<(String, u8)> {
+        if self.asked.is_empty() {
+            // An earlier one is answered late: what was granted is known from the later one.
+            return Vec::new();
+        }
         self.strikes.clear();
         self.silent = false;
         self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));

@@ -130,6 +130,8 @@ pub struct Uplink {
     take_over_until: Option<Instant>,
     /// What is published for a check, and what a check does beside this connection.
     reading_trial: ReadingTrial,
+    /// One was not answered in time on this connection, and still has its packet identifier.
+    is_reading_owed: bool,
     beside: Beside,
     /// Of the password of this connection, if it expires.
     password_life: Option<PasswordLife>,
@@ -174,6 +176,7 @@ impl Uplink {
             accepted_at: None,
             take_over_until: None,
             reading_trial: ReadingTrial::default(),
+            is_reading_owed: false,
             beside: Beside::default(),
             password_life: None,
             spoken: None,
@@ -347,7 +350,11 @@ impl Uplink {
     /// Whether this connection can show whether readings are taken: by the reason codes of MQTT 5.
     pub fn may_try_readings(&self) -> bool {
         let has_codes = self.session.as_ref().is_some_and(|session| session.version() == Version::V5);
-        self.is_connected() && !self.stopping && has_codes && self.limits.at_least_once
+        self.is_connected()
+            && !self.stopping
+            && !self.is_reading_owed
+            && has_codes
+            && self.limits.at_least_once
     }
 
     /// What became of what [`Uplink::begin_reading`] published, once.
@@ -510,6 +517,7 @@ impl Uplink {
             }
             Stage::TryingReading { until } if now >= until => {
                 self.reading_trial.conclude(ReadingAnswer::Silent);
+                self.is_reading_owed = true;
                 self.flow();
             }
 
@@ -826,6 +834,7 @@ impl Uplink {
         // One that comes late is nobody's.
         let apart = acknowledgements.iter().rfind(|it| it.packet_id == APART_ID).copied();
         acknowledgements.retain(|it| it.packet_id != APART_ID);
+        self.is_reading_owed &= apart.is_none();
         if let Some(answer) = apart.filter(|_| matches!(self.stage, Stage::TryingReading { .. })) {
             self.reading_trial.conclude(ReadingAnswer::Acknowledged(answer.code));
             self.flow();
@@ -839,6 +848,7 @@ impl Uplink {
             match event {
                 session::Event::Accepted { limits, assigned_client_id, session_present } => {
                     self.session_present = session_present;
+                    self.is_reading_owed = false;
                     self.handle_accepted(now, limits, assigned_client_id);
                 }
                 session::Event::Subscribed { number: HINT, code } => {
