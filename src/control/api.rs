@@ -117,9 +117,10 @@ pub trait Control {
     }
 
     /// The check `by` makes connections beside the gateway's for so many seconds; 0: no more.
-    fn uplink_beside(&mut self, by: u32, seconds: u64) -> ConnectionBeside {
+    /// Answers with a [`ConnectionBeside`].
+    fn uplink_beside(&mut self, by: u32, seconds: u64, reply: Reply) {
         let _ = (by, seconds);
-        ConnectionBeside::default()
+        reply.ok(&ConnectionBeside::default());
     }
 
     /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on
@@ -336,7 +337,7 @@ impl Call {
             Request::UplinkCheck {} => control.uplink_check(reply),
             Request::UplinkReadings { topics } => control.uplink_readings(topics, reply),
             Request::UplinkBeside { seconds, by } => {
-                reply.ok(&control.uplink_beside(by, seconds.min(BESIDE_MAX_S)));
+                control.uplink_beside(by, seconds.min(BESIDE_MAX_S), reply);
             }
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),

@@ -1165,8 +1165,8 @@ impl Control for Desk {
         self.link.try_readings(topics, reply);
     }
 
-    fn uplink_beside(&mut self, by: u32, seconds: u64) -> snapshot::ConnectionBeside {
-        snapshot::ConnectionBeside { ended: self.link.announce_beside(by, Duration::from_secs(seconds)) }
+    fn uplink_beside(&mut self, by: u32, seconds: u64, reply: Reply) {
+        self.link.announce_beside(by, Duration::from_secs(seconds), reply);
     }
 
     fn clock(&mut self, action: ClockAction, reply: Reply) {
