@@ -13,8 +13,8 @@
 //!
 //! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
 //! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`; `parent`;
-//! `mqtt-username`, and
-//! `password`, which is a hash ([`PasswordHash`]); the tables of [`credentials`].
+//! `mqtt-username`, and `password`, which is a hash ([`PasswordHash`]); the tables of
+//! [`credentials`].
 //!
 //! The file of a device that is disabled has format 2.0 and is otherwise the same: a version that
 //! knows no disabled devices does not take it either.
