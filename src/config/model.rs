@@ -246,6 +246,7 @@ pub(super) enum DtlsEngine {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Role {
     pub(super) enabled: Option<bool>,
+    pub(super) includes: Option<Vec<String>>,
     pub(super) quota: Quota,
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
@@ -257,6 +258,7 @@ pub(super) struct Role {
     pub(super) mailbox: Mailbox,
     pub(super) local_publish: BTreeMap<String, Local>,
     pub(super) local_subscribe: BTreeMap<String, Local>,
+    pub(super) on_behalf: BTreeMap<String, OnBehalf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -269,6 +271,12 @@ pub(super) struct Local {
     pub(super) retain: Option<bool>,
     /// Of `local-publish` alone.
     pub(super) qos: Option<u8>,
+    /// Of `local-subscribe` alone, as all that follow.
+    pub(super) content_formats: Option<Vec<String>>,
+    pub(super) on_change: Option<bool>,
+    pub(super) dead_band: Option<f64>,
+    pub(super) dead_band_field: Option<String>,
+    pub(super) min_interval: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -347,6 +355,15 @@ pub(super) struct Downlink {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct OnBehalf {
+    pub(super) enabled: Option<bool>,
+    pub(super) deny: Option<bool>,
+    pub(super) path: Option<String>,
+    pub(super) roles: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Mailbox {
     pub(super) messages: Option<u32>,
     pub(super) bytes: Option<u64>,
@@ -363,6 +380,7 @@ pub(super) struct Device {
     pub(super) role: Option<String>,
     pub(super) label: Option<String>,
     pub(super) tags: Tags,
+    pub(super) parent: Option<String>,
     pub(super) psk_identity: Option<String>,
     pub(super) psk_file: Option<String>,
     pub(super) mqtt_username: Option<String>,

@@ -245,6 +245,7 @@ const REMOTE: &[Key] = &[key("allow", Kind::Texts)];
 
 const ROLE: &[Key] = &[
     key("enabled", Kind::Flag),
+    key("includes", Kind::Texts),
     key("quota", Kind::Table(QUOTA)),
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
@@ -256,6 +257,14 @@ const ROLE: &[Key] = &[
     key("mailbox", Kind::Table(MAILBOX)),
     key("local-publish", Kind::Named(LOCAL_PUBLISH)),
     key("local-subscribe", Kind::Named(LOCAL_SUBSCRIBE)),
+    key("on-behalf", Kind::Named(ON_BEHALF)),
+];
+
+const ON_BEHALF: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("path", Kind::Text(255)),
+    key("roles", Kind::Texts),
 ];
 
 const LOCAL_PUBLISH: &[Key] = &[
@@ -266,8 +275,16 @@ const LOCAL_PUBLISH: &[Key] = &[
     key("qos", Kind::Whole(0, 1)),
 ];
 
-const LOCAL_SUBSCRIBE: &[Key] =
-    &[key("enabled", Kind::Flag), key("deny", Kind::Flag), key("topic", Kind::Text(1024))];
+const LOCAL_SUBSCRIBE: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("topic", Kind::Text(1024)),
+    key("content-formats", Kind::Texts),
+    key("on-change", Kind::Flag),
+    key("dead-band", Kind::Number(0.0, 1e12)),
+    key("dead-band-field", Kind::Text(255)),
+    key("min-interval", Kind::Span(Duration::from_millis(100), seconds(DAY))),
+];
 
 const QUOTA: &[Key] = &[
     key("messages", Kind::Whole(1, 1_000_000)),
@@ -322,6 +339,7 @@ const DEVICE: &[Key] = &[
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
     key("tags", Kind::Tags),
+    key("parent", Kind::Name),
     // Longer ones are refused by what an identity is, in bytes.
     key("psk-identity", Kind::Text(1024)),
     key("psk-file", Kind::Secret),

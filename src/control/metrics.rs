@@ -83,6 +83,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),
     ("tombolo_mqtt_dropped_local_messages_total", "Local messages dropped: too slow a receiver or bus."),
     (
+        "tombolo_mqtt_filtered_local_messages_total",
+        "Local messages that a filter of a local-subscribe rule held back from one client.",
+    ),
+    (
         "tombolo_mqtt_dropped_queued_messages_total",
         "Local messages of QoS 1 dropped: too many waited for one client.",
     ),
@@ -91,6 +95,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_gate_filtered_readings_total", "Readings acknowledged and not published, by a filter."),
     ("tombolo_gate_refused_path_readings_total", "Readings refused with 4.00: invalid path."),
     ("tombolo_gate_refused_reserved_readings_total", "Readings refused with 4.04: a reserved path."),
+    (
+        "tombolo_gate_refused_on_behalf_readings_total",
+        "Readings refused with 4.03: of a device for which the sender may not speak.",
+    ),
     ("tombolo_gate_refused_no_rule_readings_total", "Readings refused with 4.03: no rule matches."),
     ("tombolo_gate_refused_denied_readings_total", "Readings refused with 4.03: a deny rule matches."),
     ("tombolo_gate_refused_not_allowed_readings_total", "Readings refused with 4.05: the method."),

@@ -1314,16 +1314,24 @@ pub struct Explained {
     pub reason: Option<String>,
     /// The reason in one sentence.
     pub why: String,
+    /// The device behind this one that the reading is of.
+    pub on_behalf: Option<ExplainedOnBehalf>,
     /// The device's role.
     pub role: Option<String>,
     /// The device's tags.
     pub tags: BTreeMap<String, String>,
     /// The rule that decided.
     pub rule: Option<String>,
+    /// The role that this rule is from, where the device's role includes that one.
+    pub rule_from: Option<String>,
     /// All rules that match; the one that decided is first.
     pub matched: Vec<ExplainedRule>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
+    /// Of a subscription: the content formats that its rule takes, if not any.
+    pub content_formats: Option<Vec<String>>,
+    /// Of a subscription: which messages are held back.
+    pub filter: Option<ExplainedFilter>,
     /// Largest payloads that the role and the rule allow.
     pub max_payload: Option<ExplainedPayload>,
     /// Whether the device is on a serial port, where there are no datagrams and no Block1.
@@ -1332,12 +1340,28 @@ pub struct Explained {
     pub quota: Option<ExplainedQuota>,
 }
 
+/// For whom a device speaks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedOnBehalf {
+    /// The child.
+    pub device: String,
+    /// The path within it.
+    pub path: String,
+    /// The role of the sender.
+    pub role: String,
+    /// The rule of that role.
+    pub rule: String,
+}
+
 /// A rule that matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedRule {
     /// The rule's name.
     pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<String>,
     /// The rule's path pattern.
     pub path: String,
     /// Whether the rule denies.

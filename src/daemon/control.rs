@@ -1072,7 +1072,8 @@ impl Control for Desk {
             ..snapshot::SecurityReport::default()
         };
         for (role, rule, hits) in hub.pipeline.gate.rule_hits() {
-            report.rule_hits.entry(role.to_string()).or_default().insert(rule.to_string(), hits);
+            let rules = report.rule_hits.entry(role.to_string()).or_default();
+            *rules.entry(rule.to_string()).or_default() += hits;
         }
         let (mut silent, mut known) = (Vec::new(), None::<u64>);
         for device in hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none()) {

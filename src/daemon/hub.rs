@@ -321,7 +321,7 @@ impl Hub {
                 }
                 Event::Mirrored { device, path, payload, content_format, retain } => {
                     let accepted = mqtt::Accepted { device, path, payload, content_format, retain };
-                    mqtt.handle_accepted(&accepted);
+                    mqtt.handle_accepted(now, &accepted);
                 }
                 Event::Completed { ticket: Ticket::Mqtt(ticket), stored } => {
                     mqtt.handle_completion(moment, ticket, stored, pipeline);
@@ -612,7 +612,7 @@ impl Hub {
     pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes]) {
         self.begin();
         for message in messages {
-            self.mqtt.handle_bus(session, message, &mut self.pipeline.counters);
+            self.mqtt.handle_bus(self.moment.now, session, message, &mut self.pipeline.counters);
         }
     }
 
@@ -641,6 +641,8 @@ impl Hub {
         self.pipeline.counters.add(Counter::MqttQueuedDropped, dropped);
         let dropped = self.mqtt.take_retained_dropped();
         self.pipeline.counters.add(Counter::MqttRetainedDropped, dropped);
+        let filtered = self.mqtt.take_local_filtered();
+        self.pipeline.counters.add(Counter::MqttLocalFiltered, filtered);
         while let Some(request) = self.mqtt.poll_bus() {
             let taken = self.bus.as_ref().is_some_and(|bus| bus.handle(request));
             if !taken {

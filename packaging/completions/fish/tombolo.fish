@@ -82,6 +82,7 @@ complete -c tombolo -n '__tombolo_at device' -l certificate-issuer -x -d 'the CA
 complete -c tombolo -n '__tombolo_at device' -l public-key -r -d 'its public key, or sha256: and its hash'
 complete -c tombolo -n '__tombolo_at device' -l jwt-key -r -d 'a public key for tokens'
 complete -c tombolo -n '__tombolo_at device' -l key-age -d 'the age of each key'
+complete -c tombolo -n '__tombolo_at device' -l parent -x -d 'the device that it is behind'
 complete -c tombolo -n '__tombolo_at device' -l tag -x -d 'name=value, for topics'
 complete -c tombolo -n '__tombolo_at device' -l offline-after -x -d 'silence until it is offline'
 complete -c tombolo -n '__tombolo_at device' -l overlap -x -d 'take the key before too, for so long'

@@ -7,7 +7,9 @@
 mod certificate;
 mod device;
 mod downlink;
+mod family;
 mod fleet;
+mod includes;
 mod judge;
 mod metrics;
 mod modbus;
@@ -250,7 +252,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         fleets: Vec::new(),
         withheld: gate::settings::Withheld::default(),
     };
-    judge::roles(cx, &mut gate, faulty);
+    judge::roles(cx, &mut gate, faulty, &file.role);
     let hint = upstream.as_ref().and_then(|upstream| upstream.topics.update_hint.as_deref());
     let remote = (&file.remote, hint);
     let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles, remote);
@@ -266,6 +268,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
     fleet::exclusions(cx, file, &gate.fleets);
+    family::parents(cx, &gate, &known);
     certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), &gate);
     let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
