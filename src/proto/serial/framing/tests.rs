@@ -711,7 +711,7 @@ fn a_line_that_stands_still_for_longer_than_is_allowed_is_not_joined_to_what_com
         let (mut decoder, now) = opened(&settings(framing, None));
         take(&mut decoder, now, half);
         assert_eq!(decoder.poll_timeout(), None);
-        assert_eq!(take(&mut decoder, now + ms(60_000), rest).len(), 1);
+        assert!(!take(&mut decoder, now + ms(60_000), rest).is_empty());
     }
 }
 
