@@ -477,7 +477,9 @@ fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::
     let (start, end) = match (&table.interleaved_start, &table.interleaved_end) {
         (None, None) => return Ok(None),
         (Some(start), Some(end)) => (bytes(first, start, 1)?, bytes(last, end, 1)?),
-        (Some(_), None) => return Err(Fault::new(first, "nothing ends such a message", "set interleaved-end")),
+        (Some(_), None) => {
+            return Err(Fault::new(first, "nothing ends such a message", "set interleaved-end"));
+        }
         (None, Some(_)) => {
             return Err(Fault::new(last, "nothing begins such a message", "set interleaved-start"));
         }
@@ -487,10 +489,10 @@ fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::
         return Err(Fault::new(first, message, "take it out"));
     }
     match (&start[..], &end[..]) {
-        ([start], [end]) if start != end => {
-            Ok(Some(interleaved::Interleaved { start: *start, end: *end }))
+        ([start], [end]) if start != end => Ok(Some(interleaved::Interleaved { start: *start, end: *end })),
+        _ => {
+            Err(Fault::new(last, "it is the same as interleaved-start", "use the byte that ends the message"))
         }
-        _ => Err(Fault::new(last, "it is the same as interleaved-start", "use the byte that ends the message")),
     }
 }
 

@@ -450,14 +450,12 @@ fn numbered(text: &str) -> Cow<'_, str> {
 /// The name of a group without that number.
 fn bare(name: &str) -> &str {
     let numbered = name.strip_suffix(']').and_then(|name| name.rsplit_once('['));
-    numbered.filter(|(_, count)| count.bytes().all(|byte| byte.is_ascii_digit())).map_or(name, |(name, _)| name)
+    numbered
+        .filter(|(_, count)| count.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(name, |(name, _)| name)
 }
 
-fn parts(
-    text: &str,
-    fields: &[Field],
-    has_pattern: bool,
-) -> Result<Vec<Part>, ExtractorError> {
+fn parts(text: &str, fields: &[Field], has_pattern: bool) -> Result<Vec<Part>, ExtractorError> {
     let mut parts = Vec::new();
     let mut rest = text;
     // A placeholder for the captured text, to validate the rest.

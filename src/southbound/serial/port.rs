@@ -518,16 +518,14 @@ mod tests {
     fn asked_port(framing: framing::Settings, pattern: Option<&str>) -> (Port, Journal) {
         let period = Duration::from_secs(10);
         let timeout = Duration::from_secs(1);
-        let settings =
-            poll::Settings { question: b"A\r".to_vec(), period, timeout, echo: false, wake: None };
+        let settings = poll::Settings { question: b"A\r".to_vec(), period, timeout, echo: false, wake: None };
         let (port, _, journal) = port_of(framing, pattern, Some(settings));
         (port, journal)
     }
 
     #[test]
     fn why_an_answer_is_no_reading_is_told_with_its_first_bytes_until_one_is() {
-        let (mut port, mut journal) =
-            asked_port(framed(Framing::Line(line::End::Any)), Some("^W=[0-9]+$"));
+        let (mut port, mut journal) = asked_port(framed(Framing::Line(line::End::Any)), Some("^W=[0-9]+$"));
         for _ in 0..3 {
             ask(&mut port, &mut journal, b"T=\xb021.5\r\n");
         }
@@ -562,8 +560,7 @@ mod tests {
         let (second, question) = (Duration::from_secs(1), b"A\r".to_vec());
         let settings =
             poll::Settings { question, period: 10 * second, timeout: second, echo: false, wake: Some(wake) };
-        let (mut port, _, mut journal) =
-            port_of(framed(Framing::Line(line::End::Any)), None, Some(settings));
+        let (mut port, _, mut journal) = port_of(framed(Framing::Line(line::End::Any)), None, Some(settings));
         for _ in 0..3 {
             ask(&mut port, &mut journal, b"\xff?\r\n12");
             ask(&mut port, &mut journal, b"W=1\r\n");

@@ -126,8 +126,13 @@ mod tests {
         fn new(periods: &[Duration], starts: &[&[u8]]) -> Line {
             let now = Instant::now();
             let of = |period: &Duration| {
-                let settings =
-                    Settings { question: b"A\r".to_vec(), period: *period, timeout: SECOND, echo: false, wake: None };
+                let settings = Settings {
+                    question: b"A\r".to_vec(),
+                    period: *period,
+                    timeout: SECOND,
+                    echo: false,
+                    wake: None,
+                };
                 let mut poller = Poller::new(settings, None, now);
                 poller.share();
                 poller.line_up(now);

@@ -52,7 +52,8 @@ impl Filter {
             self.held.clear();
             return Taken::Held;
         }
-        let is_next = byte != self.of.start && matches!(byte, b' '..=b'~') && self.held.len() < LENGTH_MAX - 1;
+        let is_next =
+            byte != self.of.start && matches!(byte, b' '..=b'~') && self.held.len() < LENGTH_MAX - 1;
         if self.held.is_empty() || is_next {
             self.held.push(byte);
             return Taken::Held;

@@ -294,9 +294,7 @@ impl Decoder {
             Framing::Length(header) => (Scanner::Length(*header), Some(settings.within)),
             Framing::Gap(gap) => (Scanner::Gap, Some(*gap)),
             Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
-            Framing::Markers(markers) => {
-                (Scanner::Markers(markers::Scanner::new(markers)), settings.silence)
-            }
+            Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), settings.silence),
         };
         Decoder {
             scanner,

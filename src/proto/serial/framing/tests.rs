@@ -700,7 +700,10 @@ fn a_line_that_stands_still_for_longer_than_is_allowed_is_not_joined_to_what_com
         assert!(pause(&mut decoder, now + ms(1_999)).is_empty());
         assert_eq!(decoder.poll_timeout(), Some(now + ms(2_000)));
         assert!(pause(&mut decoder, now + ms(2_000)).is_empty());
-        assert_eq!((decoder.counters().incomplete, decoder.take_bad().map(|bad| bad.0)), (1, Some(Bad::Incomplete)));
+        assert_eq!(
+            (decoder.counters().incomplete, decoder.take_bad().map(|bad| bad.0)),
+            (1, Some(Bad::Incomplete))
+        );
         let later = now + ms(60_000);
         assert!(take(&mut decoder, later, rest).is_empty(), "{framing:?}");
         assert_eq!(take(&mut decoder, later, next), [b"T=22.0"], "{framing:?}");
