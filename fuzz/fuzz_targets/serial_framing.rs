@@ -105,8 +105,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(counters.dropped <= counters.bytes);
 
     // What it can frame comes back, on a line that is quiet. Frames with bytes behind their end,
-    // and those whose checksum is of bytes that were doubled, and lines with interleaved messages are only
-    // read.
+    // those whose checksum is of bytes that were doubled, and those with interleaved messages are
+    // only read.
     let mut frame = Vec::new();
     let is_doubled = matches!(&settings.framing, Framing::Markers(Markers { escape: Some(Escape::Doubled(_)), .. }));
     if settings.keep > 0 || settings.interleaved.is_some() || is_doubled && settings.checksum.is_some() {

@@ -214,7 +214,7 @@ fn passed_changes(extractor: &Extractor, group: &[u8]) -> Vec<String> {
     passed
 }
 
-/// Groups of mode standard, of which some are from public sources; the rest has values made up here.
+/// Groups of mode standard; the labels are public, the values made up here.
 const STANDARD: [&str; 25] = [
     "ADSC\t041876097592\t",
     "PRM\t24164671254800\t",
@@ -340,7 +340,7 @@ fn a_ve_direct_block_is_published_although_hex_messages_come_in_its_midst() {
         for chunk in [1, 7, stream.len()] {
             let found = decode(&settings, &stream, chunk);
             assert!(found.iter().all(|found| found == payload), "byte {at}");
-            assert!(found.len() == 3 || is_before_sum && found.len() >= 1, "byte {at}: {}", found.len());
+            assert!(found.len() == 3 || is_before_sum && !found.is_empty(), "byte {at}: {}", found.len());
         }
         // Two of them, one after the other.
         let stream = [&four[..at], hex, b":ABC\n", &four[at..]].concat();

@@ -279,7 +279,8 @@ pub struct Poller {
     /// Times that, after such silence, a probe was answered by one frame only; less those that a
     /// question was answered in time.
     singles: u32,
-    /// The question went out directly after an answer to a probe: a device that sleeps is awake then.
+    /// The question went out directly after an answer to a probe: a device that sleeps is awake
+    /// then.
     is_after_probe: bool,
     /// One of several questions is answered: the answer to a repeated one is used.
     is_repeated: bool,
@@ -503,8 +504,8 @@ impl Poller {
                 self.lateness.heard();
                 if !probe {
                     self.lateness.in_time();
-                    // It says nothing if the device was awake because of a question before, and little
-                    // if it may have been.
+                    // It says nothing if the device was awake because of a question before, and
+                    // little if it may have been.
                     if !std::mem::take(&mut self.is_after_probe) {
                         self.singles = self.singles.saturating_sub(1);
                     }
@@ -623,8 +624,8 @@ impl Poller {
         }
     }
 
-    /// Time has passed. Whether a question, or what wakes the device, is to be sent: then what is in
-    /// the decoder is dropped first.
+    /// Time has passed. Whether a question, or what wakes the device, is to be sent: then what is
+    /// in the decoder is dropped first.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Waiting { asked, deadline, damaged, .. } if now >= deadline => {
