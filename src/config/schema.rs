@@ -413,6 +413,8 @@ const SERIAL: &[Key] = &[
     key("keep", Kind::Whole(1, 8)),
     key("whole", Kind::Flag),
     key("label-end", Kind::Text(32)),
+    key("interleaved-start", Kind::Text(32)),
+    key("interleaved-end", Kind::Text(32)),
     // With control characters, so that each gets the word for it.
     key("line-end", Kind::Raw(64)),
     key("length-bytes", Kind::Whole(1, 4)),
@@ -434,6 +436,8 @@ const SERIAL: &[Key] = &[
     key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
     key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("poll-echo", Kind::Flag),
+    key("wake", Kind::Raw(1024)),
+    key("wake-pause", Kind::Span(Duration::ZERO, seconds(10))),
     key("writable", Kind::Flag),
     key("answer", Kind::Text(1024)),
     key("answer-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),

@@ -1046,6 +1046,10 @@ pub struct SerialAsked {
     /// Why it gives no reading.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why its last answer was no reading, and its first bytes; `None`: it was one, or there was
+    /// none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_fault: Option<String>,
     /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
     pub learned_timeout_ms: u64,
     /// Questions sent.

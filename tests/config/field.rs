@@ -58,6 +58,45 @@ fn the_end_of_labels_is_for_messages_of_several_lines() {
 }
 
 #[test]
+fn messages_in_the_midst_of_others_are_told_by_two_bytes_and_only_in_lines_or_between_markers() {
+    let both = "interleaved-start = \":\"\ninterleaved-end = \"hex:0a\"\n";
+    for good in ["framing = \"line\"\n", "framing = \"markers\"\nstart = \"/\"\nend = \"!\"\n"] {
+        assert_eq!(port(&format!("{good}{both}")), "");
+    }
+    for (keys, expected) in [
+        (format!("framing = \"gap\"\n{both}"), "lines and of frames between markers only"),
+        ("framing = \"line\"\ninterleaved-start = \":\"\n".to_owned(), "set interleaved-end"),
+        ("framing = \"line\"\ninterleaved-end = \":\"\n".to_owned(), "set interleaved-start"),
+        (format!("framing = \"line\"\n{}", both.replace("hex:0a", ":")), "the same as interleaved-start"),
+        (format!("framing = \"line\"\n{}", both.replace("hex:0a", "hex:0d0a")), "use one byte"),
+    ] {
+        let text = port(&keys);
+        assert!(text.contains("interleaved-") && text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn what_wakes_a_device_is_for_one_that_is_asked_and_fits_into_its_period() {
+    let line = "framing = \"line\"\n";
+    for good in ["poll = 'A\\r'\nwake = '\\x00'\n", "poll = 'A'\nwake = 'hex:0000'\nwake-pause = \"2s\"\n"] {
+        assert_eq!(port(&format!("{line}{good}")), "");
+    }
+    for (keys, expected) in [
+        ("wake = 'x'\n", "set poll, or take it out"),
+        ("poll = 'A'\nwake-pause = \"1s\"\n", "set wake, or take it out"),
+        ("poll = 'A'\nwake = '\\q'\n", "is not accepted"),
+        // One character of 12 bits takes 1.25 ms at 9600 baud.
+        (
+            "poll = 'A'\npoll-period = \"1s\"\npoll-timeout = \"900ms\"\nwake = 'x'\nwake-pause = \"100ms\"\n",
+            "use 1001 ms or more",
+        ),
+    ] {
+        let text = port(&format!("{line}{keys}"));
+        assert!(text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_shorter_than_its_type_is_for_whole_numbers() {
     let unit = |register: &str| {
         said(&format!(

@@ -143,12 +143,13 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
             let (questions, answers) = (asked.questions, asked.answers);
             let what = match asked.state.as_str() {
                 "down" => Some(asked.reason.as_deref().unwrap_or("it does not answer")),
-                "degraded" => Some("its answers are no readings"),
+                "degraded" => Some(asked.reason.as_deref().unwrap_or("its answers are no readings")),
                 _ => None,
             };
             findings.extend(what.map(|what| {
                 let message = format!("{what} ({answers} answers to {questions} questions)");
-                let advice = "compare poll, baud, parity and framing with the device's manual";
+                let advice = "compare poll, baud, parity and framing with the device's manual; if it must be woken before it \
+                              answers, set wake";
                 Finding::warn(&subject, message).advice(advice)
             }));
         }

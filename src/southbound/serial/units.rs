@@ -406,7 +406,7 @@ mod tests {
 
         fn message(&mut self, _: &[u8]) {}
 
-        fn unreadable(&mut self, _: Unreadable) {}
+        fn unreadable(&mut self, _: Unreadable, _: &[u8]) {}
 
         fn alive(&mut self, device: &str) {
             self.alive.push(device.to_owned());
