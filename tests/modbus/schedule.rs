@@ -255,8 +255,10 @@ fn a_port_that_goes_blames_no_unit_and_one_that_comes_polls_all() {
     let before = world.requests.len();
     world.bus.line_up(world.now);
     world.run(ms(500));
-    let after: Vec<u8> = world.requests[before..].iter().map(|(_, body)| body[0]).collect();
-    // Once answers to requests of before have come.
+    let mut after: Vec<u8> = world.requests[before..].iter().map(|(_, body)| body[0]).collect();
+    // Once answers to requests of before have come; each may be sent twice, as the line may be out
+    // of step.
+    after.dedup();
     assert_eq!(after, [1, 2]);
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Patience {
     in_vain: u32,
     /// Data came behind an exception.
     is_deferring: bool,
+    /// Data may still come behind an exception after which it was waited for in vain.
+    is_owing: bool,
     /// The last answer was such an exception.
     is_excepted: bool,
 }
@@ -68,17 +70,24 @@ impl Patience {
         self.is_deferring && self.may_defer(exception)
     }
 
-    /// An answer came; `is_deferred`: the rest of a time-out was waited behind an exception.
-    pub(super) fn answered(&mut self, is_deferred: bool, answer: Answer<'_>) {
+    /// An answer came; `is_deferred`: the rest of a time-out was waited behind an exception. Whether
+    /// it may be the data that an earlier exception announced.
+    pub(super) fn answered(&mut self, is_deferred: bool, answer: Answer<'_>) -> bool {
+        let is_data = matches!(answer, Answer::Data(_));
+        let is_next = is_deferred || self.is_excepted && self.in_vain < IN_VAIN;
+        let is_older = is_data && self.is_owing && is_next;
+        self.is_owing &= !is_data;
         self.is_excepted = matches!(answer, Answer::Exception(Exception::ACKNOWLEDGE | Exception::BUSY));
         match answer {
             Answer::Exception(_) if is_deferred => {
                 self.in_vain = self.in_vain.saturating_add(1);
                 self.is_deferring &= self.in_vain < IN_VAIN;
+                self.is_owing = true;
             }
             Answer::Data(_) if is_deferred => (self.in_vain, self.is_deferring) = (0, true),
             _ => {}
         }
+        is_older
     }
 
     /// A frame came that nothing was asked for any more.

@@ -219,6 +219,8 @@ pub(super) struct Unit {
     is_displaced: bool,
     is_sent_again: bool,
     patience: Patience,
+    /// The answer may be the data that an earlier exception announced.
+    is_older: bool,
     surplus: Surplus,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Silence)>,
@@ -324,6 +326,7 @@ impl Unit {
             is_displaced: false,
             is_sent_again: false,
             patience: Patience::default(),
+            is_older: false,
             surplus: Surplus::default(),
             blame: None,
             failing: None,
@@ -526,24 +529,25 @@ impl Unit {
         self.served = true;
     }
 
-    /// An answer came.
+    /// An answer came. `line`: whether it can be that to the request of another unit.
     pub(super) fn answered(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
-        answer: Answer<'_>,
-        timeout: Duration,
+        (answer, line): (Answer<'_>, Trust),
         news: &mut Vec<News>,
     ) -> Progress {
+        let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
         self.failures = 0;
         self.failing = None;
         self.lateness.heard();
-        let trust = self.account(now, (request, asked), answer);
+        let by_unit = self.account(now, (request, asked), answer);
+        let trust = by_unit.and(line);
         self.is_sent_again = false;
-        if trust == Trust::Sure {
+        if by_unit == Trust::Sure {
             self.behind = 0;
             self.lateness.in_time();
             (self.is_late, self.crossed, self.foreign) = (false, None, None);
@@ -576,7 +580,7 @@ impl Unit {
                 if current.and_then(|at| self.parts[at].block.request()).as_ref() == Some(request) {
                     // It is the first read as well.
                     self.asked = current;
-                    return self.use_answer(now, answer, trust, news);
+                    return self.use_answer(now, answer, by_unit, news);
                 }
                 if self.rests(now, timeout, true) {
                     return Progress::Wait;
@@ -597,7 +601,7 @@ impl Unit {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
                 }
-                self.use_answer(now, answer, trust, news)
+                self.use_answer(now, answer, by_unit, news)
             }
         }
     }
@@ -607,10 +611,10 @@ impl Unit {
         &mut self,
         now: Instant,
         answer: Answer<'_>,
-        trust: Trust,
+        by_unit: Trust,
         news: &mut Vec<News>,
     ) -> Progress {
-        if trust == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
+        if by_unit == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
             news.push(News::Learned);
         }
         let is_data = matches!(answer, Answer::Data(_));
@@ -686,10 +690,12 @@ impl Unit {
             self.due = now + backoff;
             return false;
         }
-        if self.is_displaced && self.is_behind() && !self.is_sent_again {
+        let is_displaced = lost.is_displaced || self.is_displaced && self.is_behind();
+        if is_displaced && !self.is_sent_again {
             // The next answer is that to this request.
-            (self.is_interrupted, self.in_step, self.asked) = (true, true, None);
-            self.is_sent_again = purpose == Purpose::Block;
+            (self.is_interrupted, self.asked) = (true, None);
+            self.in_step = was_in_step || !lost.is_displaced;
+            self.is_sent_again = lost.is_displaced || purpose == Purpose::Block;
             self.due = now;
             return false;
         }
@@ -745,6 +751,19 @@ impl Unit {
             self.restart();
         }
         is_complete
+    }
+
+    /// Whether its request is sent again because the answer to another one came in its place.
+    pub(super) fn is_sent_again(&self) -> bool {
+        self.is_sent_again
+    }
+
+    /// Whether it is polled in free time only: it failed, and is not to be retried in its turn, as
+    /// once a unit that was up is.
+    pub(super) fn is_put_off(&self) -> bool {
+        // Where answers come late, their wait is long, and they come all the same.
+        let is_late = !self.latest.is_zero() || !self.lateness.wait().is_zero();
+        self.failures > 1 || self.failures == 1 && (self.state != State::Up || is_late)
     }
 
     /// After a poll that was complete without a suspect: the next turn comes before the next poll.

@@ -71,8 +71,11 @@ impl Unit {
         let least = if self.latest.is_zero() { ALIKE_LEAST.0 } else { ALIKE_LEAST.1 };
         let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(least) };
         let trust = self.doubt.answered(now, (request, asked), answer, limit);
-        if let Answer::Exception(exception) = answer
-            && self.patience.is_deferring(exception)
+        // What did not come within the timeout behind it may still come; and if it is this, that
+        // of the last request.
+        let is_older = std::mem::take(&mut self.is_older);
+        if is_older
+            || matches!(answer, Answer::Exception(exception) if self.patience.is_deferring(exception))
         {
             self.doubt.deferred(request, asked);
         }
@@ -100,7 +103,7 @@ impl Unit {
     }
 
     /// Whether it ever answered a request that came soon after an answer.
-    pub(super) fn is_quick(&self) -> bool {
+    pub(in super::super) fn is_quick(&self) -> bool {
         self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
     }
 
@@ -169,7 +172,7 @@ impl Unit {
         is_awake: bool,
         answer: Answer<'_>,
     ) {
-        self.patience.answered(is_deferred, answer);
+        self.is_older = self.patience.answered(is_deferred, answer);
         match (is_knocked, is_awake) {
             (true, _) => self.patience.woke(),
             (false, true) => self.patience.was_awake(),
@@ -180,6 +183,7 @@ impl Unit {
     /// A late answer came while nothing was asked: answers do not wait for the next request.
     pub(in super::super) fn late_by_itself(&mut self) {
         self.behind = 0;
+        self.patience.unasked();
     }
 
     /// The time since the last answer of any unit before its last request.
@@ -212,8 +216,10 @@ impl Unit {
         self.counters.late += 1;
         self.lateness.heard();
         self.heard_at = Some(now);
-        // Of several that it may answer, nobody knows how long it took.
-        if late.is_certain && self.lateness.late(least, self.settings.timeout) {
+        // Of several that it may answer, nobody knows how long it took; and one that comes within
+        // the timeout was given up for another reason.
+        let is_slow = late.is_certain && least >= self.settings.timeout;
+        if is_slow && self.lateness.late(least, self.settings.timeout) {
             self.is_wait_news = true;
             self.revision += 1;
         }
