@@ -23,10 +23,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use super::super::State;
+use super::doubt::Trust;
 use super::fault::Lost;
 pub use super::fault::{Failing, Failure, Medium};
 use super::frame::{self, Found, Receiver};
-use super::doubt::Trust;
 use super::learn::{LINE_PAUSES, Learned, Obstacle, PAUSES};
 pub use super::misfit::Misfit;
 use super::pdu::{Answer, Exception, Request};
@@ -713,13 +713,15 @@ impl Bus {
                 *strangers += 1;
                 return;
             }
-            exchange.is_displaced |= relay.is_displacing(frame.unit, frame.pdu);
+            let is_displacing = relay.is_displacing(frame.unit, frame.pdu);
             let (bytes, asked) = (frame.pdu.len().saturating_sub(2), usize::from(shape.length) - 2);
             let is_misfit = frame.unit == address
                 && frame.pdu.first() == Some(&shape.function)
                 && units.get(exchange.unit).is_some_and(|unit| unit.is_as_odd(bytes, asked));
             let asked = (frame.unit != address).then_some(address);
             let is_other = is_misfit || stray(now, frame, asked, units, events, strangers);
+            // A unit that answers twice is no converter that is late.
+            exchange.is_displaced |= is_displacing && (frame.unit == address || !is_other);
             if frame.unit == address && !is_other {
                 exchange.is_late = true;
             }
@@ -759,7 +761,7 @@ impl Bus {
             Found::Answer(answer) => Some(answer),
             Found::Nothing { complete } => {
                 let is_behind = exchange.is_late && units.get(exchange.unit).is_some_and(Unit::is_behind)
-                    || exchange.is_displaced && relay.is_behind();
+                    || exchange.is_displaced && relay.is_displaced();
                 let complete = complete || is_behind || exchange.settled.is_some() && exchange.is_intruded;
                 exchange.settled = complete.then(|| now + SETTLE.max(2 * self.settings.speed.gap()));
                 None
@@ -854,7 +856,7 @@ impl Bus {
         }
         let is_paced = self.begun.is_none_or(|begun| now >= begun + self.settings.interval);
         let Some(unit) = self.units.get_mut(exchange.unit).filter(|_| is_paced) else { return };
-        unit.knocked(&exchange.request, exchange.asked);
+        unit.knocked(&exchange.request, exchange.asked, now);
         self.relay.asked(unit.settings.address, &exchange.request);
         (exchange.asked, exchange.is_knocked) = (now, true);
         self.begun = Some(now);
@@ -900,7 +902,8 @@ impl Bus {
             is_answer: came && self.receiver.begins_with(unit.settings.address, function),
             bytes: self.receiver.noise_held().max(exchange.unframed),
             is_begun: self.receiver.first() == Some(unit.settings.address),
-            is_displaced: exchange.is_displaced && self.relay.is_behind(),
+            is_displaced: exchange.is_displaced,
+            is_behind: self.relay.is_displaced(),
         };
         let is_there = matches!(failure, Failure::Intruded | Failure::Gateway(_)) || lost.is_answer;
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
@@ -926,7 +929,7 @@ impl Bus {
         let backoff = if failure == Failure::Intruded { SETTLE } else { backoff };
         let of = (exchange.purpose, &exchange.request, exchange.asked);
         let is_complete = unit.failed(now, of, lost, backoff);
-        if lost.is_displaced && unit.is_sent_again() {
+        if lost.is_displaced && lost.is_behind && unit.is_sent_again() {
             // Nothing of another unit may come between.
             self.current = Some(index);
         }

@@ -66,15 +66,13 @@ struct Open {
     /// `None`: one that nobody knows, of before the port was opened.
     request: Option<Request>,
     asked: Instant,
-    /// It was answered with an exception that may be followed by the data.
-    is_deferred: bool,
 }
 
 impl Open {
     fn may_bring(&self, request: &Request, is_exception: bool) -> bool {
         let Some(own) = &self.request else { return true };
         match is_exception {
-            true => !self.is_deferred && own.function() == request.function(),
+            true => own.function() == request.function(),
             false => own.answer() == request.answer(),
         }
     }
@@ -144,13 +142,13 @@ impl Doubt {
         self.is_of_opening = self.is_none();
         self.lost_at = Some(now);
         self.end_calm(now);
-        self.push(Open { request: None, asked: now, is_deferred: false });
+        self.push(Open { request: None, asked: now });
     }
 
     /// What was forgotten may still come.
     fn end_calm(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_calm) {
-            self.push(Open { request: None, asked: now, is_deferred: false });
+            self.push(Open { request: None, asked: now });
         }
     }
 
@@ -166,16 +164,7 @@ impl Doubt {
         self.is_of_opening = false;
         self.lost_at = Some(asked);
         self.end_calm(asked);
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
-    }
-
-    /// The data may still come of a request that was answered with an exception.
-    pub(super) fn deferred(&mut self, request: &Request, asked: Instant) {
-        self.is_of_opening = false;
-        self.lost_at = Some(asked);
-        // It is this one that was accounted for as the last.
-        self.open.retain(|open| open.asked != asked);
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: true });
+        self.push(Open { request: Some(request.clone()), asked });
     }
 
     fn push(&mut self, open: Open) {
@@ -240,11 +229,9 @@ impl Doubt {
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
             self.run.begun = None;
-            // Those before have come, except data behind an exception.
-            self.open.retain(|open| open.is_deferred);
-            if self.open.is_empty() {
-                (self.in_step, self.behind, self.plain) = (0, 0, 0);
-            }
+            // Those before have come.
+            self.open.clear();
+            (self.in_step, self.behind, self.plain) = (0, 0, 0);
             return Trust::Sure;
         };
         let begun = self.run.begun;
@@ -256,12 +243,8 @@ impl Doubt {
         };
         let mut fitting = self.open.iter().filter(|open| open.may_bring(request, is_exception));
         let trust = if fitting.all(is_same) { Trust::Alike } else { Trust::Doubtful };
-        let mut at = 0;
-        self.open.retain(|open| {
-            at += 1;
-            at > first + 1 || at <= first && open.is_deferred
-        });
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
+        self.open.drain(..=first);
+        self.push(Open { request: Some(request.clone()), asked });
         trust
     }
 
@@ -308,7 +291,7 @@ impl Doubt {
         let fits = |open: &Open| {
             let Some(request) = &open.request else { return false };
             match function {
-                EXCEPTION.. => !open.is_deferred && request.function() | EXCEPTION == function,
+                EXCEPTION.. => request.function() | EXCEPTION == function,
                 1..=4 => request.parse_answer(pdu).is_ok(),
                 _ => request.function() == function && usize::from(request.answer().length) == pdu.len(),
             }

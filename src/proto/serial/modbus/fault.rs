@@ -144,14 +144,16 @@ pub(super) struct Lost {
     pub(super) bytes: usize,
     /// The first of them is the unit's address.
     pub(super) is_begun: bool,
-    /// The answer to the request before, of another unit, came in its place, as each time.
+    /// The answer to the request before came in its place; and does so each time.
     pub(super) is_displaced: bool,
+    pub(super) is_behind: bool,
 }
 
 impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
     pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
+            _ if self.is_displaced => None,
             Failure::Silent
             | Failure::Foreign(_)
             | Failure::Closed

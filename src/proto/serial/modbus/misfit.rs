@@ -21,7 +21,9 @@ impl Misfit {
     /// Whether it says how many registers it has, and not how many bytes.
     pub fn counts_registers(&self) -> bool {
         let is_half = self.announced.is_some_and(|announced| 2 * usize::from(announced) == self.bytes);
-        is_half && matches!(self.function, 3 | 4) && (self.function, self.bytes) == (self.asked_function, self.asked)
+        is_half
+            && matches!(self.function, 3 | 4)
+            && (self.function, self.bytes) == (self.asked_function, self.asked)
     }
 
     /// Whether `answer-bytes` makes such an answer readable.

@@ -70,14 +70,19 @@ impl Relay {
     /// Takes over from the line of before a reload what it does.
     pub(super) fn adopt(&mut self, before: &Relay) {
         if self.is_shared {
-            (self.in_doubt, self.behind, self.displaced) =
-                (before.in_doubt, before.behind, before.displaced);
+            (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
     }
 
     /// Whether answers are handed on late.
     pub(super) fn is_behind(&self) -> bool {
-        self.displaced >= BEHIND || self.behind >= BEHIND
+        self.is_displaced() || self.behind >= BEHIND
+    }
+
+    /// Whether the answer to the request before comes in place of each: then the next one is that
+    /// to the present request.
+    pub(super) fn is_displaced(&self) -> bool {
+        self.displaced >= BEHIND
     }
 
     /// A request is sent.
@@ -120,15 +125,11 @@ impl Relay {
     pub(super) fn answered(&mut self, answer: Answer<'_>) -> Trust {
         let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
         let is_same = self.previous.as_ref() == Some(present);
-        let is_of_other = self.previous.as_ref().is_some_and(|previous| previous.unit != present.unit);
         // What is not known may have had any shape.
         let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
             Answer::Exception(_) => previous.request.function() == present.request.function(),
             _ => previous.request.answer() == present.request.answer(),
         });
-        if is_of_other {
-            self.displaced = 0;
-        }
         let first = match answer {
             Answer::Data(data) => {
                 self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
@@ -169,7 +170,7 @@ impl Relay {
 
     fn settle(&mut self) {
         self.in_doubt = false;
-        (self.in_step, self.behind, self.near) = (0, 0, 0);
+        (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
 }
 

@@ -219,8 +219,10 @@ pub(super) struct Unit {
     is_displaced: bool,
     is_sent_again: bool,
     patience: Patience,
-    /// The answer may be the data that an earlier exception announced.
-    is_older: bool,
+    /// The last answer came behind an exception, or is one behind which data was waited for.
+    is_deferred: bool,
+    /// The request whose data may still come behind an exception.
+    owed: Option<(Request, Instant)>,
     surplus: Surplus,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Silence)>,
@@ -326,7 +328,8 @@ impl Unit {
             is_displaced: false,
             is_sent_again: false,
             patience: Patience::default(),
-            is_older: false,
+            is_deferred: false,
+            owed: None,
             surplus: Surplus::default(),
             blame: None,
             failing: None,
@@ -452,6 +455,7 @@ impl Unit {
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.is_resting = false;
+        self.owed = None;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
                 self.doubt.settle(now, Duration::ZERO, None, true);
@@ -468,12 +472,17 @@ impl Unit {
             self.in_step = false;
         }
         if self.in_step {
-            // The answers to one read cannot be exchanged.
-            let heard = self.heard_at.filter(|_| self.parts.len() > 1);
-            // One whose late answers come by themselves is behind no converter that keeps them.
-            let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
-            self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
+            self.settle(now);
         }
+    }
+
+    /// What cannot come any more is not reckoned with.
+    pub(super) fn settle(&mut self, now: Instant) {
+        // The answers to one read cannot be exchanged.
+        let heard = self.heard_at.filter(|_| self.parts.len() > 1);
+        // One whose late answers come by themselves is behind no converter that keeps them.
+        let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
+        self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
     }
 
     /// The port was closed between two requests of its poll.
@@ -585,6 +594,10 @@ impl Unit {
                 if self.rests(now, timeout, true) {
                     return Progress::Wait;
                 }
+                if self.awaits_owed(now) {
+                    self.rest_for_owed(now);
+                    return Progress::Wait;
+                }
                 self.more(now)
             }
             Purpose::Block if trust == Trust::Doubtful => {
@@ -601,7 +614,13 @@ impl Unit {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
                 }
-                self.use_answer(now, answer, by_unit, news)
+                let progress = self.use_answer(now, answer, by_unit, news);
+                if progress == Progress::More && self.awaits_owed(now) {
+                    self.is_interrupted = true;
+                    self.rest_for_owed(now);
+                    return Progress::Wait;
+                }
+                progress
             }
         }
     }
@@ -690,12 +709,13 @@ impl Unit {
             self.due = now + backoff;
             return false;
         }
-        let is_displaced = lost.is_displaced || self.is_displaced && self.is_behind();
+        let is_relayed = lost.is_displaced && lost.is_behind;
+        let is_displaced = is_relayed || self.is_displaced && self.is_behind();
         if is_displaced && !self.is_sent_again {
             // The next answer is that to this request.
             (self.is_interrupted, self.asked) = (true, None);
-            self.in_step = was_in_step || !lost.is_displaced;
-            self.is_sent_again = lost.is_displaced || purpose == Purpose::Block;
+            self.in_step = was_in_step || !is_relayed;
+            self.is_sent_again = is_relayed || purpose == Purpose::Block;
             self.due = now;
             return false;
         }
@@ -720,7 +740,9 @@ impl Unit {
             self.due = now + backoff.max(self.still_to_come(self.timeout()));
             return false;
         }
-        let index = self.asked.filter(|index| purpose == Purpose::Block && *index < self.parts.len());
+        // What came in its place says nothing of the read.
+        let is_read = purpose == Purpose::Block && !lost.is_displaced;
+        let index = self.asked.filter(|index| is_read && *index < self.parts.len());
         let mut is_complete = false;
         if let Some(index) = index {
             self.attempts = self.attempts.saturating_add(1);

@@ -10,9 +10,8 @@ use super::change::Publish;
 use super::frame::Speed;
 use super::map::{Half, Kind, Order, Register};
 use super::model::{
-    ByteCountWord, TransactionIdWord,
-    BusTable, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord, RegisterTable, Span,
-    TableWord, TemplateTable, TypeWord, UnitTable,
+    BusTable, ByteCountWord, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord,
+    RegisterTable, Span, TableWord, TemplateTable, TransactionIdWord, TypeWord, UnitTable,
 };
 use super::pdu::Table;
 use super::plan::Limits;

@@ -32,7 +32,7 @@ use super::{Bus, Exchange, Line};
 /// After an answer that may pass, or another value than was written, the next try.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// So often the rest of a register is asked for.
-const FETCHES: usize = 3;
+const FETCHES: usize = 6;
 /// So many answers to its reads may be those to earlier requests.
 const DOUBTFUL: usize = 8;
 
@@ -261,10 +261,13 @@ impl Bus {
             self.end_write(Written::Unasked("it has no request".into()));
             return false;
         };
-        writing.is_begun = true;
+        let is_first = !std::mem::replace(&mut writing.is_begun, true);
         let index = writing.unit;
         let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
+        if is_first {
+            unit.settle(now);
+        }
         unit.write_sent();
         self.relay.asked(unit.settings.address, &request);
         frame::encode(unit.settings.address, &request, &mut self.sent);
