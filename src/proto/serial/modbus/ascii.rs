@@ -4,8 +4,8 @@
 //! ':' | address (2) | protocol data unit (2 each) | LRC (2) | CR LF
 //! ```
 //!
-//! Some units leave out the CR, some the LF. So a frame ends with either; with CR only if its LRC is
-//! right, and then an LF behind it belongs to it.
+//! Some units leave out the CR, some the LF. So a frame ends with either; with CR only if its LRC
+//! is right, and then an LF behind it belongs to it.
 //!
 //! The bus speaks RTU; here its requests become text, and answers bytes. A frame whose LRC is wrong
 //! or that has other characters becomes one with a wrong CRC, so that the bus knows that an answer

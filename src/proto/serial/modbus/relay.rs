@@ -13,9 +13,10 @@
 //! that asked the same, or has an answer of another shape: a read is sent once more than otherwise.
 //! What ends the doubt is an answer that cannot be that to the request before, or reads that were
 //! sent twice and show by their values that they are in step, as in
-//! [`Doubt`](super::doubt::Doubt), or if these always change, by how near they are to each other. A unit that is dead begins no doubt again and again: only its
-//! first failure does. Where all values are the same there is nothing to exchange. An opening of
-//! the port begins one, too: an earlier process may have asked before.
+//! [`Doubt`](super::doubt::Doubt), or if these always change, by how near they are to each other. A
+//! unit that is dead begins no doubt again and again: only its first failure does. Where all values
+//! are the same there is nothing to exchange. An opening of the port begins one, too: an earlier
+//! process may have asked before.
 //!
 //! With one unit on the line all this is known of the unit itself, and nothing is done here.
 
