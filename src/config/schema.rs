@@ -455,6 +455,7 @@ const MODBUS: &[Key] = &[
     key("mode", Kind::Choice(&["rtu", "ascii"])),
     key("max-registers", Kind::Whole(1, 125)),
     key("max-gap", Kind::Whole(0, 124)),
+    key("transaction-id", Kind::Choice(&["check", "ignore"])),
 ];
 
 const UNIT: &[Key] = &[
@@ -475,6 +476,7 @@ const UNIT: &[Key] = &[
     key("pause", Kind::Span(seconds(0), seconds(10))),
     key("timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("numbering", Kind::Choice(&["wire", "manual"])),
+    key("byte-count", Kind::Choice(&["bytes", "registers"])),
     key("register", Kind::Named(REGISTER)),
 ];
 

@@ -632,12 +632,14 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     let mut text = "it answers, but none of its values can be read".to_owned();
     let left_out: Vec<String> =
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
-    if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
+    if let Some(failing) = unit.failing.filter(|failing| failing.is_behind) {
+        text.push_str(&format!(": {failing}"));
+    } else if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
         text.push_str(&format!(": {misfit}"));
         if misfit.may_be_configured() {
             text.push_str("; answer-bytes of a register takes such an answer");
         }
-    } else if unit.failing.is_some_and(|failing| failing.failure == Failure::Intruded || failing.is_behind) {
+    } else if unit.failing.is_some_and(|failing| failing.failure == Failure::Intruded) {
         text.push_str(&unit.failing.map_or_else(String::new, |failing| format!(": {failing}")));
     } else if !left_out.is_empty() {
         text.push_str(&format!(" ({})", left_out.join("; ")));

@@ -136,3 +136,21 @@ fn queries_that_mqtt_3_1_1_cannot_carry_are_warned_of() {
         assert!(!text.contains("user properties"), "{protocol}{rule}: {text}");
     }
 }
+
+#[test]
+fn the_transaction_identifier_is_one_of_modbus_tcp_and_the_byte_count_one_of_a_unit() {
+    let bus = |port: &str, keys: &str| {
+        said(&format!(
+            "[serial.b]\nport = \"{port}\"\n[serial.b.modbus]\n{keys}\n[serial.b.unit.1]\nid = \"u\"\n\
+             path = \"data\"\nbyte-count = \"registers\"\nregister.r = {{ address = 0 }}\n{ROLE}"
+        ))
+    };
+    let ignored = "transaction-id = \"ignore\"";
+    assert_eq!(bus("modbus-tcp://plc", ignored), "");
+    for port in ["tcp://converter:4001", "/dev/serial/by-id/x"] {
+        let text = bus(port, ignored);
+        assert!(text.contains("transaction-id") && text.contains("modbus-tcp://"), "{text}");
+    }
+    let text = bus("modbus-tcp://plc", "transaction-id = \"none\"");
+    assert!(text.contains("transaction-id") && text.contains("ignore"), "{text}");
+}

@@ -264,12 +264,13 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         let advice = "take it out, or set [serial.NAME.modbus] mode = \"ascii\" if the units use that";
         return Err(Fault::new("data-bits", "Modbus RTU has 8 data bits", advice));
     }
-    if is_ascii
-        && matches!(
-            PortName::parse(table.port.as_deref().unwrap_or_default()),
-            Some(PortName::Tcp { has_header: true, .. })
-        )
-    {
+    let port = PortName::parse(table.port.as_deref().unwrap_or_default());
+    let has_header = matches!(port, Some(PortName::Tcp { has_header: true, .. }));
+    if !has_header && table.modbus.as_ref().is_some_and(|bus| bus.transaction_id.is_some()) {
+        let message = "only frames of modbus-tcp:// have one";
+        return Err(Fault::new("modbus.transaction-id", message, "take it out"));
+    }
+    if is_ascii && has_header {
         let message = "modbus-tcp:// has frames of its own";
         return Err(Fault::new("modbus.mode", message, "take it out, or use tcp:// for plain bytes"));
     }

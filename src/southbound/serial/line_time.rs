@@ -127,6 +127,7 @@ mod tests {
             backoff_max: Bus::BACKOFF_MAX,
             echo: false,
             ascii: false,
+            is_unnumbered: false,
             units: vec![unit],
         }
     }
