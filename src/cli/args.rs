@@ -16,7 +16,7 @@ pub use device::{
 pub use maintenance::{
     ApplyArguments, ApplyUpdateArguments, BackupArguments, BundleArguments, CertCommand,
     CertInstallArguments, CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand,
-    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DownloadArguments, FirstbootArguments,
+    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DevicesArguments, DownloadArguments, FirstbootArguments,
     HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments, ShowArguments, UpdateCommand,
     VerifyArguments,
 };

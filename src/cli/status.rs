@@ -124,6 +124,9 @@ pub fn text(status: &Status) -> String {
     if !update.source.is_empty() && update.source != "none" {
         row("update", super::update::line(update));
     }
+    for of in &status.firmware {
+        row("firmware", format!("{}: {}", of.class, super::update::firmware_line(of)));
+    }
     for (lane, day) in &status.upstream.daily_bytes {
         row("", daily_bytes(lane, day));
     }

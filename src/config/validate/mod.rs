@@ -7,6 +7,7 @@
 mod certificate;
 mod device;
 mod downlink;
+mod firmware;
 mod fleet;
 mod judge;
 mod metrics;
@@ -228,7 +229,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let served = of(Usage::Server).map(|certificate| certificate.settings.current());
     let renewed = of(Usage::Client);
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
-    let update = update::update(cx, &file.update, &journal);
+    let update = update::update(cx, &file.update, &file.role, &journal);
     if update.source == Source::None {
         (topics.own.update, topics.own.update_hint) = (None, None);
     }
