@@ -819,6 +819,7 @@ mod tests {
             }),
             clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
             mailbox: Mailbox { commands: 3, in_flight: 1, devices: 2, bytes: 2048, ..Mailbox::default() },
+            firmware: Vec::new(),
         };
         assert_eq!(
             text(&status),

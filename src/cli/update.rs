@@ -384,7 +384,8 @@ pub fn firmware_line(of: &FirmwareClass) -> String {
         (of.offered, "were offered it"),
         (of.late, "did not report it in time"),
     ];
-    parts.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    parts
+        .extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
     parts.extend(of.previous.as_ref().map(|version| format!("{version} is kept")));
     if let Some(version) = &of.coming {
         let percent = of.coming_percent.map(|percent| format!(", {percent} %")).unwrap_or_default();

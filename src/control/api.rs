@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::protocol::{BESIDE_MAX_S, CheckTopic, Code, Failure, Request, Response, Selection};
 use super::snapshot::{
-    Certificate, ConnectionBeside, DevicePage, FirmwarePage, Health, ReadingsTried, SecurityReport, SessionPage, Status,
+    Certificate, ConnectionBeside, DevicePage, FirmwarePage, Health, ReadingsTried, SecurityReport,
+    SessionPage, Status,
 };
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may

@@ -1151,7 +1151,11 @@ impl Control for Desk {
         }
     }
 
-    fn firmware(&mut self, after: Option<&str>, resume: Option<&str>) -> Result<snapshot::FirmwarePage, Failure> {
+    fn firmware(
+        &mut self,
+        after: Option<&str>,
+        resume: Option<&str>,
+    ) -> Result<snapshot::FirmwarePage, Failure> {
         let hub = self.shared.hub.borrow();
         resume.map_or(Ok(()), |class| hub.firmware.resume(class))?;
         Ok(hub.firmware.page(&hub.pipeline.gate, Instant::now(), after))

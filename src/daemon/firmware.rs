@@ -4,7 +4,7 @@
 //! | meets | then |
 //! |---|---|
 //! | the start | files are verified on another thread; 5.03 until then |
-//! | more than [`WAITING_MAX`] reads, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
+//! | more than 256 reads, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
 //! | a read that fails | 5.03; the class is verified anew, and fetched again if it is not whole |
 //! | many blocks at once | at most [`ROUND_MAX`] are answered in a round: readings come in between |
 
@@ -33,7 +33,7 @@ use crate::telemetry::counters::Snapshot;
 use crate::update::firmware::campaign::{Campaign, Change};
 use crate::update::firmware::library::{Answer, Library, MANIFEST_MAX_AGE, Piece, Question, SOON};
 use crate::update::firmware::settings::{Report, SensorFirmware};
-use crate::update::io::block_reader::{BlockReader, WAITING_MAX};
+use crate::update::io::block_reader::BlockReader;
 use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, open};
 
 /// Most reads of one device at once.
@@ -64,6 +64,8 @@ struct Inner {
     faults: BTreeMap<Name, Vec<String>>,
     /// Classes with a file that could not be read.
     doubted: BTreeSet<Name>,
+    /// Classes whose folder another thread changes: it is not verified meanwhile.
+    lent: BTreeSet<Name>,
     counts: Counts,
     looked_at: Option<Instant>,
     kept_at: Option<Instant>,
@@ -169,7 +171,6 @@ impl Firmware {
                 found.campaign = campaign.unwrap_or_default();
                 inner.progress.insert(class.clone(), text);
             }
-            inner.doubted.remove(&class);
             for fault in &shelf.faults {
                 log::error!(class = class.as_str(), reason = fault.as_str(); "firmware that is here cannot be used");
             }
@@ -210,7 +211,17 @@ impl Firmware {
             }
             inner.follow(now, elapsed, gate);
             inner.keep(now);
-            std::mem::take(&mut inner.doubted)
+            let (free, lent) = std::mem::take(&mut inner.doubted)
+                .into_iter()
+                .partition::<Vec<_>, _>(|class| !inner.lent.contains(class));
+            inner.doubted.extend(lent);
+            for class in &free {
+                // Nothing of it is served, or changed, meanwhile.
+                if let Some(found) = inner.library.class_mut(class.as_str()) {
+                    found.is_loading = true;
+                }
+            }
+            free
         };
         for class in doubted {
             self.load(class, false);
@@ -257,9 +268,19 @@ impl Firmware {
         Some(Shelf { kept: found.kept.clone(), files, faults: Vec::new() })
     }
 
-    /// These images are here, verified.
-    pub fn put(&self, class: &Name, shelf: Shelf) {
-        self.inner.borrow_mut().put(class, shelf);
+    /// The same, to be changed on disk, until [`Firmware::give_back`].
+    pub fn lend(&self, class: &Name) -> Option<Shelf> {
+        let shelf = self.shelf(class.as_str())?;
+        self.inner.borrow_mut().lent.insert(class.clone()).then_some(shelf)
+    }
+
+    /// What was lent is as it is on disk again; `shelf` if it is another.
+    pub fn give_back(&self, class: &Name, shelf: Option<Shelf>) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.lent.remove(class);
+        if let Some(shelf) = shelf {
+            inner.put(class, shelf);
+        }
     }
 
     /// What is shown of the image that comes.
@@ -417,7 +438,12 @@ impl Inner {
                     self.next_read += 1;
                     self.reads.insert(number, Read { device, fetch, piece });
                 } else {
-                    self.refuse(moment, coap, &fetch, (Code::SERVICE_UNAVAILABLE, "too many reads", Some(SOON)));
+                    self.refuse(
+                        moment,
+                        coap,
+                        &fetch,
+                        (Code::SERVICE_UNAVAILABLE, "too many reads", Some(SOON)),
+                    );
                 }
             }
         }
@@ -436,18 +462,13 @@ impl Inner {
     }
 
     /// A block was read.
-    fn answer(
-        &mut self,
-        moment: &Moment,
-        coap: &mut Intake,
-        read: &Read,
-        bytes: std::io::Result<Vec<u8>>,
-    ) {
+    fn answer(&mut self, moment: &Moment, coap: &mut Intake, read: &Read, bytes: std::io::Result<Vec<u8>>) {
         let Read { device, fetch, piece } = read;
         match bytes {
             Ok(bytes) => {
                 self.counts.blocks += 1;
-                let response = Response::content(ContentFormat::OCTET_STREAM, &bytes).max_age(MANIFEST_MAX_AGE);
+                let response =
+                    Response::content(ContentFormat::OCTET_STREAM, &bytes).max_age(MANIFEST_MAX_AGE);
                 let response = Response { etag: Some(&piece.etag), whole: Some(piece.whole), ..response };
                 coap.answer_firmware(moment.now, fetch, &response);
                 self.library.note_sent(device, piece);

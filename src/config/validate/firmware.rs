@@ -7,7 +7,9 @@ use crate::config::model;
 use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
 use crate::message::Name;
-use crate::update::firmware::settings::{CLASSES_MAX, Report, RoleFirmware, Rollout, STEPS_MAX, SensorFirmware};
+use crate::update::firmware::settings::{
+    CLASSES_MAX, Report, RoleFirmware, Rollout, STEPS_MAX, SensorFirmware,
+};
 use crate::update::offer::GATEWAY_CLASS;
 use crate::update::rollout::Share;
 use crate::update::settings::Source;
@@ -25,7 +27,9 @@ pub(super) fn sensors(
         rollout: rollout(cx, table),
     };
     for (name, table) in roles.iter().filter(|(_, table)| table.enabled != Some(false)) {
-        let (Some(role), Some(firmware)) = (Name::parse(name).ok(), of_role(cx, name, table)) else { continue };
+        let (Some(role), Some(firmware)) = (Name::parse(name).ok(), of_role(cx, name, table)) else {
+            continue;
+        };
         if sensors.classes().len() == CLASSES_MAX && !sensors.classes().contains(&firmware.class) {
             let message = format!("more than {CLASSES_MAX} classes of firmware");
             fail(cx, name, "firmware", message, "let roles share a class");
@@ -53,7 +57,12 @@ fn of_role(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<Role
     let Some(class) = &table.firmware else {
         if let Some(key) = path.as_ref().map(|_| PATH).or(field.as_ref().map(|_| FIELD)) {
             let advice = "set firmware = \"CLASS\", or take the key out";
-            cx.warn(&format!("role {name}"), &["role", name, key], "without effect: firmware is not set", advice);
+            cx.warn(
+                &format!("role {name}"),
+                &["role", name, key],
+                "without effect: firmware is not set",
+                advice,
+            );
         }
         return None;
     };
@@ -75,7 +84,13 @@ fn of_role(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<Role
             });
             let field = field.as_deref().map(|text| {
                 FieldPointer::parse(text).map_err(|error| {
-                    fail(cx, name, FIELD, format!("{text:?}: {error}"), "write it like \"/firmware/version\"");
+                    fail(
+                        cx,
+                        name,
+                        FIELD,
+                        format!("{text:?}: {error}"),
+                        "write it like \"/firmware/version\"",
+                    );
                 })
             });
             Some(Report { path: path.ok()?, field: field.transpose().ok()? })

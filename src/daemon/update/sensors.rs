@@ -141,41 +141,42 @@ impl Sensors {
 
     /// Begins that work; `order` is for the offer. `done` is called with the bytes that were fetched
     /// when it has ended.
-    pub fn begin(
-        self: &Rc<Self>,
-        class: Name,
-        order: Option<Order>,
-        done: impl FnOnce(u64) + 'static,
-    ) {
-        let Some(mut shelf) = self.firmware.shelf(class.as_str()) else { return done(0) };
+    pub fn begin(self: &Rc<Self>, class: Name, order: Option<Order>, done: impl FnOnce(u64) + 'static) {
+        let Some(mut shelf) = self.firmware.lend(&class) else { return done(0) };
         let folder = folder_of(&self.base, class.as_str());
         let Some(order) = order else {
             let sensors = Rc::clone(self);
             spawn_local(async move {
                 shelf.kept.is_withdrawn = true;
-                let written = spawn_blocking(move || firmware::write(&folder, &shelf.kept).map(|()| shelf)).await;
+                let written =
+                    spawn_blocking(move || firmware::write(&folder, &shelf.kept).map(|()| shelf)).await;
                 sensors.end(&class, written.unwrap_or_else(|_| Err(lost())));
                 done(0);
             });
             return;
         };
-        let running = Running {
-            stop: order.stop.clone(),
-            have: order.have.clone(),
-            sha256: order.offer.sha256,
-        };
+        let running =
+            Running { stop: order.stop.clone(), have: order.have.clone(), sha256: order.offer.sha256 };
+        let stop = order.stop.clone();
         if let Some(state) = self.classes.borrow_mut().get_mut(&class) {
             state.running = Some(running);
         }
         let disk = self.firmware.settings().disk;
-        let others: u64 = self.firmware.settings().classes().iter().filter(|other| **other != class).map(|other| {
-            self.firmware.shelf(other.as_str()).map_or(0, |shelf| shelf.kept.bytes())
-        }).sum();
+        let others: u64 = self
+            .firmware
+            .settings()
+            .classes()
+            .iter()
+            .filter(|other| **other != class)
+            .map(|other| self.firmware.shelf(other.as_str()).map_or(0, |shelf| shelf.kept.bytes()))
+            .sum();
         let sensors = Rc::clone(self);
         spawn_local(async move {
             let work = move || obtain(&order, &folder, shelf, others, disk);
             let (shelf, bytes) = spawn_blocking(work).await.unwrap_or_else(|_| (Err(lost()), 0));
-            sensors.end(&class, shelf);
+            // How what was called off ended says nothing about what is wanted since.
+            let is_over = stop.load(Ordering::Relaxed);
+            sensors.end(&class, shelf.map_err(|fault| if is_over { NoImage::Stopped } else { fault }));
             done(bytes);
         });
     }
@@ -186,11 +187,14 @@ impl Sensors {
             let version = shelf.kept.current().map_or("none", |image| image.version.as_str());
             log::info!(class = class.as_str(), version; "firmware for sensors is offered");
         }
+        let (shelf, failed) = match shelf {
+            Ok(shelf) => (Some(shelf), Ok(())),
+            Err(fault) => (None, Err(fault)),
+        };
+        self.firmware.give_back(class, shelf);
         let mut classes = self.classes.borrow_mut();
-        let state = classes.get_mut(class);
-        match (shelf, state) {
-            (Ok(shelf), state) => {
-                self.firmware.put(class, shelf);
+        match (failed, classes.get_mut(class)) {
+            (Ok(()), state) => {
                 if let Some(state) = state {
                     (state.running, state.retry_at, state.fault) = (None, None, None);
                     state.interruptions = 0;

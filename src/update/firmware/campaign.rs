@@ -217,7 +217,9 @@ impl Campaign {
             Stage::Reported if is_it => {}
             _ if is_it => (progress.stage, progress.at_s) = (Stage::Reported, clock_s),
             // It went back.
-            Stage::Reported => *progress = Progress { reported: progress.reported.take(), ..Progress::default() },
+            Stage::Reported => {
+                *progress = Progress { reported: progress.reported.take(), ..Progress::default() }
+            }
             _ => {}
         }
         let is_other = *progress != before;
@@ -255,9 +257,9 @@ impl Campaign {
             if late.len() >= rollout.failures as usize {
                 let named = late[..late.len().min(NAMED_MAX)].join(", ");
                 let more = if late.len() > NAMED_MAX { ", …" } else { "" };
+                let (count, s) = (late.len(), if late.len() == 1 { "" } else { "s" });
                 let why = format!(
-                    "{} devices fetched version {} and did not report it within {}: {named}{more}",
-                    late.len(),
+                    "{count} device{s} fetched version {} and did not report it within {}: {named}{more}",
                     image.version,
                     humantime::format_duration(rollout.report_within),
                 );
@@ -406,7 +408,8 @@ mod tests {
         let why = "2 devices fetched version 2.0.0 and did not report it within 10m: a, b";
         assert_eq!(changes, [Change::Stopped(why.to_owned())]);
         assert_eq!(campaign.counts(), Counts { reported: 1, late: 2, ..Counts::default() });
-        let admits = |campaign: &Campaign| [&a, &c, &d].map(|device| campaign.admits(device, &image, &rollout));
+        let admits =
+            |campaign: &Campaign| [&a, &c, &d].map(|device| campaign.admits(device, &image, &rollout));
         assert_eq!((admits(&campaign), campaign.stopped()), ([false, true, false], Some(why)));
         // It stays so over a restart, and late reports do not undo it.
         let mut campaign = Campaign::parse(&campaign.encode()).expect("its own text");

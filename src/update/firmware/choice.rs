@@ -71,7 +71,10 @@ mod tests {
             offer("window", "3.0.0", &[]),
         ];
         let version = |class| choose(class, &offers, NOW).offer.map(|offer| offer.version.as_str());
-        assert_eq!((version("door"), version("window"), version("roof")), (Some("1.10.0"), Some("3.0.0"), None));
+        assert_eq!(
+            (version("door"), version("window"), version("roof")),
+            (Some("1.10.0"), Some("3.0.0"), None)
+        );
         assert_eq!(choose("door", &offers, NOW).reason, None);
     }
 

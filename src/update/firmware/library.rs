@@ -189,11 +189,7 @@ impl Library {
     }
 
     /// What has become due, by class.
-    pub fn care(
-        &mut self,
-        elapsed_s: u64,
-        mut fleet: impl FnMut(&Name) -> Vec<Name>,
-    ) -> Vec<(Name, Change)> {
+    pub fn care(&mut self, elapsed_s: u64, mut fleet: impl FnMut(&Name) -> Vec<Name>) -> Vec<(Name, Change)> {
         let mut changes = Vec::new();
         for (name, class) in &mut self.classes {
             let Class { kept, campaign, .. } = class;
@@ -431,7 +427,10 @@ mod tests {
         let Answer::Manifest { etag, .. } = world.ask(|_| {}) else { panic!("no manifest") };
         let known: &'static [Vec<u8>] = Vec::leak(vec![vec![1], etag.to_vec(), vec![2; 8]]);
         assert_eq!(world.code(|of| of.etags = known), Code::VALID);
-        assert_eq!(world.code(|of| (of.etags, of.accept) = (known, Some(ContentFormat::CBOR))), Code::CONTENT);
+        assert_eq!(
+            world.code(|of| (of.etags, of.accept) = (known, Some(ContentFormat::CBOR))),
+            Code::CONTENT
+        );
         assert_eq!(world.code(|of| (of.etags, of.tag) = (known, Some(NEW))), Code::VALID);
         let mut kept = world.0.classes()["lock"].kept.clone();
         kept.images[0].is_suit = true;

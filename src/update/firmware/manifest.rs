@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_manifest_in_cbor_has_the_shortest_heads() {
-        let manifest = encode("door", &Image { is_suit: true, ..image("1.4.0", 0xab, 262_144) }, ContentFormat::CBOR);
+        let manifest =
+            encode("door", &Image { is_suit: true, ..image("1.4.0", 0xab, 262_144) }, ContentFormat::CBOR);
         let mut expected = vec![0xa5, 0x67];
         expected.extend_from_slice(b"version\x651.4.0\x64size");
         expected.extend_from_slice(&[0x1a, 0, 4, 0, 0]);

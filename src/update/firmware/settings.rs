@@ -66,11 +66,7 @@ impl Default for Rollout {
 
 impl Default for SensorFirmware {
     fn default() -> SensorFirmware {
-        SensorFirmware {
-            roles: BTreeMap::new(),
-            disk: SensorFirmware::DISK,
-            rollout: Rollout::default(),
-        }
+        SensorFirmware { roles: BTreeMap::new(), disk: SensorFirmware::DISK, rollout: Rollout::default() }
     }
 }
 

@@ -122,12 +122,14 @@ pub fn take(folder: &Path, offer: &Offer, mut shelf: Shelf) -> Result<Shelf, NoI
     let disk = |error: io::Error| NoImage::Disk(error.to_string());
     let storage = on_disk(folder);
     let mut image = Image::of(offer, false);
-    if storage.has(IMAGE) {
-        storage.rename(IMAGE, &image.file()).and_then(|()| storage.sync_names()).map_err(disk)?;
-    }
     // What is served was read back from the disk under its last name.
-    let file = verify(&storage, &image).map_err(disk)?;
-    let file = file.ok_or_else(|| NoImage::Disk("the disk does not give back what was written".to_owned()))?;
+    let mut file = verify(&storage, &image).map_err(disk)?;
+    if file.is_none() && storage.has(IMAGE) {
+        storage.rename(IMAGE, &image.file()).and_then(|()| storage.sync_names()).map_err(disk)?;
+        file = verify(&storage, &image).map_err(disk)?;
+    }
+    let file =
+        file.ok_or_else(|| NoImage::Disk("the disk does not give back what was written".to_owned()))?;
     let mut head = [0; 2];
     let read = file.read_at(0, &mut head).map_err(disk)?;
     image.is_suit = is_suit(&head[..read]);
@@ -199,4 +201,3 @@ pub fn retain(base: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
     }
     Ok(())
 }
-
