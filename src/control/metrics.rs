@@ -444,7 +444,8 @@ mod tests {
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
         let stages =
-            [&stages[..], &["mqtt", "gateway", "downlink", "update", "telemetry", "control"]].concat();
+            [&stages[..], &["mqtt", "gateway", "downlink", "update", "firmware", "telemetry", "control"]]
+                .concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

@@ -305,8 +305,8 @@ pub enum Request {
     UplinkHurry {},
     /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
     UpdateStatus {},
-    /// Firmware for sensors: a [`FirmwarePage`](super::snapshot::FirmwarePage). `resume` is only for
-    /// root and the daemon's own user.
+    /// Firmware for sensors: a [`FirmwarePage`](super::snapshot::FirmwarePage). `resume` is only
+    /// for root and the daemon's own user.
     UpdateDevices {
         /// Starts after this id.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -24,7 +24,6 @@ use super::device_test;
 use super::disk_room::DiskRoom;
 use super::dtls_status;
 use super::engine;
-use super::firmware::Firmware;
 use super::fleets::FleetKeeper;
 use super::gateway_status::{Facts, GatewayStatus, Numbers, States};
 use super::hub::Hub;
@@ -645,7 +644,7 @@ impl Desk {
             hub.replace(prepared, keyring, certificates, insecure, downlink);
             usage.forget(&hub.pipeline.gate);
             hub.firmware.forget(&hub.pipeline.gate);
-            hub.coap.reports.replace(Firmware::reports(&settings.update.sensors));
+            hub.coap.reports.replace(settings.coap.reports.clone());
         });
         self.clients.replace(&loaded);
         let now = Instant::now();

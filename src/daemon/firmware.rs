@@ -32,7 +32,7 @@ use crate::southbound::coap::{FirmwareFetch, Intake};
 use crate::telemetry::counters::Snapshot;
 use crate::update::firmware::campaign::{Campaign, Change};
 use crate::update::firmware::library::{Answer, Library, MANIFEST_MAX_AGE, Piece, Question, SOON};
-use crate::update::firmware::settings::{Report, SensorFirmware};
+use crate::update::firmware::settings::SensorFirmware;
 use crate::update::io::block_reader::BlockReader;
 use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, open};
 
@@ -137,12 +137,6 @@ impl Firmware {
         for class in new {
             self.load(class, true);
         }
-    }
-
-    /// Which readings have a version, by role.
-    pub fn reports(settings: &SensorFirmware) -> BTreeMap<Name, Report> {
-        let roles = settings.roles.iter();
-        roles.filter_map(|(role, of)| Some((role.clone(), of.report.clone()?))).collect()
     }
 
     /// Verifies the images of a class; with its campaign at the start.

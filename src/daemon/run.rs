@@ -204,7 +204,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
         commands,
         firmware.clone(),
     );
-    hub.coap.reports.replace(Firmware::reports(&settings.update.sensors));
+    hub.coap.reports.replace(settings.coap.reports.clone());
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found);

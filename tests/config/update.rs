@@ -110,14 +110,14 @@ fn a_role_has_a_class_of_firmware_and_where_its_devices_report_their_version() {
         let text = format!("{TUF}{keys}[role.door.uplink.all]\npath = \"t/#\"\n");
         let sensors = case(&text).loaded().settings.update.sensors;
         let role = sensors.roles.iter().next().map(|(role, of)| (role.to_string(), of.clone()));
-        (role, sensors)
+        (role, sensors, case(&text).loaded().settings.coap.reports)
     };
-    let (role, sensors) = of(
+    let (role, sensors, reports) = of(
         "firmware-disk = \"1MiB\"\nfirmware-steps = \"1, 12.5,100\"\nfirmware-failures = 7\n\
          [role.door]\nfirmware = \"lock\"\nfirmware-version-path = \"sys/+\"\nfirmware-version-field = \"/fw\"\n",
     );
     let (name, role) = role.expect("it has firmware");
-    let report = role.report.expect("it reports");
+    let report = reports.values().next().cloned().expect("it reports");
     assert_eq!((&*name, role.class.as_str(), report.path.as_str()), ("door", "lock", "sys/+"));
     assert_eq!(report.field.map(|field| field.as_str().to_owned()).as_deref(), Some("/fw"));
     let steps: Vec<f64> = sensors.rollout.steps.iter().map(|share| share.percent()).collect();
@@ -142,7 +142,7 @@ fn a_fault_in_firmware_for_sensors_names_the_key_and_the_way_out() {
         let found = loaded.findings.iter().find(|f| f.level == level && f.subject == subject);
         let found = found.unwrap_or_else(|| panic!("{keys}: {:?}", loaded.findings)).to_string();
         assert!(found.contains(expected), "{found}");
-        assert!(loaded.settings.update.sensors.roles.is_empty());
+        assert!(loaded.settings.coap.reports.is_empty());
     }
     let text = "[role.door]\nfirmware = \"lock\"\n[role.door.uplink.all]\npath = \"t/#\"\n";
     let loaded = case(text).loaded();

@@ -7,12 +7,14 @@ use crate::config::model;
 use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
 use crate::message::Name;
-use crate::update::firmware::settings::{
-    CLASSES_MAX, Report, RoleFirmware, Rollout, STEPS_MAX, SensorFirmware,
-};
+use crate::southbound::coap::reported::Report;
+use crate::update::firmware::settings::{CLASSES_MAX, RoleFirmware, Rollout, STEPS_MAX, SensorFirmware};
 use crate::update::offer::GATEWAY_CLASS;
 use crate::update::rollout::Share;
 use crate::update::settings::Source;
+
+const PATH: &str = "firmware-version-path";
+const FIELD: &str = "firmware-version-field";
 
 /// A fault leaves the role, or the steps, without it.
 pub(super) fn sensors(
@@ -50,33 +52,20 @@ fn fail(cx: &mut Context<'_>, role: &str, key: &str, message: String, advice: &s
     cx.fail(&format!("role {role}"), &["role", role, key], message, advice);
 }
 
-fn of_role(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<RoleFirmware> {
-    const PATH: &str = "firmware-version-path";
-    const FIELD: &str = "firmware-version-field";
+/// Which readings of which role report the version.
+pub(super) fn reports(cx: &mut Context<'_>, roles: &BTreeMap<String, model::Role>) -> BTreeMap<Name, Report> {
+    let enabled = roles.iter().filter(|(_, table)| table.enabled != Some(false) && table.firmware.is_some());
+    enabled.filter_map(|(name, table)| Some((Name::parse(name).ok()?, report(cx, name, table)?))).collect()
+}
+
+fn report(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<Report> {
     let (path, field) = (&table.firmware_version_path, &table.firmware_version_field);
-    let Some(class) = &table.firmware else {
-        if let Some(key) = path.as_ref().map(|_| PATH).or(field.as_ref().map(|_| FIELD)) {
-            let advice = "set firmware = \"CLASS\", or take the key out";
-            cx.warn(
-                &format!("role {name}"),
-                &["role", name, key],
-                "without effect: firmware is not set",
-                advice,
-            );
-        }
-        return None;
-    };
-    if class == GATEWAY_CLASS {
-        let message = format!("{class:?} is the class of gateways");
-        fail(cx, name, "firmware", message, "name a class of sensors");
-        return None;
-    }
-    let report = match (path, field) {
+    match (path, field) {
         (None, None) => None,
         (None, Some(_)) => {
             let advice = "set firmware-version-path, like \"info\"";
             fail(cx, name, FIELD, "firmware-version-path is not set".to_owned(), advice);
-            return None;
+            None
         }
         (Some(path), field) => {
             let path = Pattern::parse(path).map_err(|error| {
@@ -95,8 +84,29 @@ fn of_role(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<Role
             });
             Some(Report { path: path.ok()?, field: field.transpose().ok()? })
         }
+    }
+}
+
+fn of_role(cx: &mut Context<'_>, name: &str, table: &model::Role) -> Option<RoleFirmware> {
+    let (path, field) = (&table.firmware_version_path, &table.firmware_version_field);
+    let Some(class) = &table.firmware else {
+        if let Some(key) = path.as_ref().map(|_| PATH).or(field.as_ref().map(|_| FIELD)) {
+            let advice = "set firmware = \"CLASS\", or take the key out";
+            cx.warn(
+                &format!("role {name}"),
+                &["role", name, key],
+                "without effect: firmware is not set",
+                advice,
+            );
+        }
+        return None;
     };
-    Some(RoleFirmware { class: Name::parse(class).ok()?, report })
+    if class == GATEWAY_CLASS {
+        let message = format!("{class:?} is the class of gateways");
+        fail(cx, name, "firmware", message, "name a class of sensors");
+        return None;
+    }
+    Some(RoleFirmware { class: Name::parse(class).ok()? })
 }
 
 fn rollout(cx: &mut Context<'_>, table: &model::Update) -> Rollout {

@@ -238,6 +238,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let has_port = file.serial.values().any(|port| port.enabled != Some(false));
     let has_others = has_port || mqtt::is_on(&file.mqtt);
     let mut coap = stage::coap(cx, &file.coap, has_others);
+    coap.reports = firmware::reports(cx, &file.role);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let (roles, faulty) = role::roles(cx, &file.role);

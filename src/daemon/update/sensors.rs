@@ -1,4 +1,4 @@
-//! Images for sensors: which one is wanted, and fetched, one at a time and behind the gateway's own.
+//! Images for sensors: which one is wanted, and fetched, one at a time, behind the gateway's own.
 //!
 //! | meets | then |
 //! |---|---|
@@ -100,7 +100,8 @@ impl Sensors {
         });
     }
 
-    /// Which class has work to do, and on what. Once a second; `may_fetch`: nothing else is fetched.
+    /// Which class has work to do, and on what. Once a second; `may_fetch`: nothing else is
+    /// fetched.
     pub fn next(&self, now: Instant, may_fetch: bool) -> Option<(Name, Option<Offer>)> {
         let mut classes = self.classes.borrow_mut();
         let mut next = None;
@@ -139,8 +140,8 @@ impl Sensors {
         );
     }
 
-    /// Begins that work; `order` is for the offer. `done` is called with the bytes that were fetched
-    /// when it has ended.
+    /// Begins that work; `order` is for the offer. `done` is called with the bytes that were
+    /// fetched when it has ended.
     pub fn begin(self: &Rc<Self>, class: Name, order: Option<Order>, done: impl FnOnce(u64) + 'static) {
         let Some(mut shelf) = self.firmware.lend(&class) else { return done(0) };
         let folder = folder_of(&self.base, class.as_str());

@@ -2,10 +2,9 @@
 
 use super::fetch::ETAGS_MAX;
 use crate::gate::stage::DeviceIndex;
-use crate::message::{ContentFormat, Path};
+use crate::message::{ContentFormat, Path, is_firmware_version};
 use crate::proto::coap::block::Block;
 use crate::proto::coap::{Code, Exchange, Request, Response};
-use crate::update::firmware::is_version;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -46,7 +45,7 @@ impl FirmwareFetch {
         for argument in request.head().uri_query() {
             let text = argument.strip_prefix(b"v=").and_then(|text| std::str::from_utf8(text).ok());
             match text {
-                Some(text) if is_version(text) && version.is_none() && tag.is_none() => {
+                Some(text) if is_firmware_version(text) && version.is_none() && tag.is_none() => {
                     version = Some(text.to_owned());
                 }
                 Some(_) => return Err(Response::new(Code::BAD_REQUEST).diagnostic("not a version")),

@@ -4,10 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use crate::gate::Gate;
+use crate::gate::field::FieldPointer;
+use crate::gate::pattern::Pattern;
 use crate::gate::stage::{DeviceIndex, Received};
-use crate::message::{Method, Name};
-use crate::update::firmware::is_version;
-use crate::update::firmware::settings::Report;
+use crate::message::{Method, Name, is_firmware_version};
+
+/// Which readings of a role have the version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Their paths.
+    pub path: Pattern,
+    /// The version stands there in their JSON document. `None`: it is the payload, as text.
+    pub field: Option<FieldPointer>,
+}
 
 /// A device and the version that it reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +59,7 @@ impl Reports {
             Some(field) => field.text(received.payload)?,
             None => std::str::from_utf8(received.payload).ok()?.trim().to_owned(),
         };
-        is_version(&version).then_some(version)
+        is_firmware_version(&version).then_some(version)
     }
 
     /// It was taken.

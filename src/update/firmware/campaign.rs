@@ -1,5 +1,5 @@
-//! How one version goes out to the devices of a class: whose turn it is, how far each device is, and
-//! when to stop.
+//! How one version goes out to the devices of a class: whose turn it is, how far each device is,
+//! and when to stop.
 //!
 //! | stage | by |
 //! |---|---|

@@ -10,7 +10,7 @@
 //!
 //! The order on disk: the image is whole and verified under its name; then the record names it;
 //! then what the record does not name is deleted. So a power cut anywhere leaves either version,
-//! and a file that is not named is deleted at the start, or taken when it is the one that is wanted.
+//! and a file that is not named is deleted at the start, or taken if it is the one that is wanted.
 
 use serde::{Deserialize, Serialize};
 

@@ -296,7 +296,7 @@ mod tests {
     impl World {
         fn new() -> World {
             let mut settings = SensorFirmware::default();
-            settings.roles.insert(name("door"), RoleFirmware { class: name("lock"), report: None });
+            settings.roles.insert(name("door"), RoleFirmware { class: name("lock") });
             let mut library = Library::new(settings);
             let mut kept = Kept::default();
             kept.take(image("1.0.0", 1, 2_500));

@@ -25,11 +25,3 @@ pub mod kept;
 pub mod library;
 pub mod manifest;
 pub mod settings;
-
-/// Longest version that a device may report, in bytes.
-pub const VERSION_MAX: usize = 128;
-
-/// Whether a text can be a reported version: 1 to [`VERSION_MAX`] printable ASCII characters.
-pub fn is_version(text: &str) -> bool {
-    (1..=VERSION_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}

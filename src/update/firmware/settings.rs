@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::gate::field::FieldPointer;
-use crate::gate::pattern::Pattern;
 use crate::message::Name;
 use crate::update::rollout::Share;
 
@@ -29,17 +27,6 @@ pub struct SensorFirmware {
 pub struct RoleFirmware {
     /// The class of its targets.
     pub class: Name,
-    /// Where its devices report the version that they run. `None`: only by `GET ?v=`.
-    pub report: Option<Report>,
-}
-
-/// Which reading has the version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Its paths.
-    pub path: Pattern,
-    /// The version stands there in its JSON document. `None`: it is the payload, as text.
-    pub field: Option<FieldPointer>,
 }
 
 /// How a version goes out to the devices of a class.

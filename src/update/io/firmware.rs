@@ -25,8 +25,8 @@ pub const PROGRESS: &str = "progress";
 /// An image's file.
 pub type ImageFile = <Files as Storage>::File;
 
-/// The images of a class that were verified, with their files by tag. A file stays open, so an image
-/// that is deleted is read to the end of what was asked for.
+/// The images of a class that were verified, with their files by tag. A file stays open, so an
+/// image that is deleted is read to the end of what was asked for.
 #[derive(Default)]
 pub struct Shelf {
     /// The record.
