@@ -12,6 +12,14 @@ mod query;
 
 pub use query::{ArgumentError, Query, QueryBuffer, QueryError};
 
+/// Longest version of its firmware that a device may report, in bytes.
+pub const FIRMWARE_VERSION_MAX: usize = 128;
+
+/// Whether a text can be such a version: 1 to [`FIRMWARE_VERSION_MAX`] printable ASCII characters.
+pub fn is_firmware_version(text: &str) -> bool {
+    (1..=FIRMWARE_VERSION_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Longest name of a device, gateway, role or port, in bytes.
 pub const NAME_MAX: usize = 64;
 /// Longest path, in bytes, separators included.

@@ -16,9 +16,9 @@ pub use device::{
 pub use maintenance::{
     ApplyArguments, ApplyUpdateArguments, BackupArguments, BundleArguments, CertCommand,
     CertInstallArguments, CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand,
-    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DownloadArguments, FirstbootArguments,
-    HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments, ShowArguments, UpdateCommand,
-    VerifyArguments,
+    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DevicesArguments, DownloadArguments,
+    FirstbootArguments, HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments,
+    ShowArguments, UpdateCommand, VerifyArguments,
 };
 
 /// The default of `--config`.

@@ -124,6 +124,9 @@ pub fn text(status: &Status) -> String {
     if !update.source.is_empty() && update.source != "none" {
         row("update", super::update::line(update));
     }
+    for of in &status.firmware {
+        row("firmware", format!("{}: {}", of.class, super::update::firmware_line(of)));
+    }
     for (lane, day) in &status.upstream.daily_bytes {
         row("", daily_bytes(lane, day));
     }
@@ -842,6 +845,7 @@ mod tests {
             }),
             clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
             mailbox: Mailbox { commands: 3, in_flight: 1, devices: 2, bytes: 2048, ..Mailbox::default() },
+            firmware: Vec::new(),
         };
         assert_eq!(
             text(&status),

@@ -256,6 +256,9 @@ pub(super) struct Role {
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
     pub(super) mailbox: Mailbox,
+    pub(super) firmware: Option<String>,
+    pub(super) firmware_version_path: Option<String>,
+    pub(super) firmware_version_field: Option<String>,
     pub(super) local_publish: BTreeMap<String, Local>,
     pub(super) local_subscribe: BTreeMap<String, Local>,
     pub(super) on_behalf: BTreeMap<String, OnBehalf>,
@@ -669,6 +672,11 @@ pub(super) struct Update {
     pub(super) hardware: Option<String>,
     pub(super) health_timeout: Option<Span>,
     pub(super) daily_budget: Option<u64>,
+    pub(super) firmware_disk: Option<u64>,
+    pub(super) firmware_steps: Option<String>,
+    pub(super) firmware_step_after: Option<Span>,
+    pub(super) firmware_report_within: Option<Span>,
+    pub(super) firmware_failures: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

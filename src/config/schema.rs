@@ -255,6 +255,9 @@ const ROLE: &[Key] = &[
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
     key("mailbox", Kind::Table(MAILBOX)),
+    key("firmware", Kind::Name),
+    key("firmware-version-path", Kind::Text(255)),
+    key("firmware-version-field", Kind::Text(255)),
     key("local-publish", Kind::Named(LOCAL_PUBLISH)),
     key("local-subscribe", Kind::Named(LOCAL_SUBSCRIBE)),
     key("on-behalf", Kind::Named(ON_BEHALF)),
@@ -560,6 +563,11 @@ const UPDATE: &[Key] = &[
     key("hardware", Kind::Text(128)),
     key("health-timeout", Kind::Span(seconds(120), seconds(DAY))),
     key("daily-budget", Kind::Size(0, TIB)),
+    key("firmware-disk", Kind::Size(64 * KIB, TIB)),
+    key("firmware-steps", Kind::Text(255)),
+    key("firmware-step-after", Kind::Span(seconds(1), seconds(90 * DAY))),
+    key("firmware-report-within", Kind::Span(seconds(1), seconds(90 * DAY))),
+    key("firmware-failures", Kind::Whole(1, 100_000)),
 ];
 
 const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Kind::Flag)];

@@ -64,6 +64,72 @@ pub struct Status {
     pub update: Update,
     /// Commands held for devices.
     pub mailbox: Mailbox,
+    /// Firmware for sensors: one entry a class.
+    pub firmware: Vec<FirmwareClass>,
+}
+
+/// Firmware for sensors; `tombolo update devices --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwarePage {
+    /// The classes.
+    pub classes: Vec<FirmwareClass>,
+    /// Devices of roles with firmware, by id.
+    pub devices: Vec<FirmwareDevice>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// The firmware of a class of sensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwareClass {
+    /// Its name.
+    pub class: String,
+    /// The version that is offered; `None` = none.
+    pub version: Option<String>,
+    /// Where its image is.
+    pub path: Option<String>,
+    /// Bytes of it.
+    pub bytes: Option<u64>,
+    /// The version before, which is kept.
+    pub previous: Option<String>,
+    /// The share of the devices whose turn it is, in percent.
+    pub share_percent: Option<f64>,
+    /// Why the version goes to no further device.
+    pub stopped: Option<String>,
+    /// The version that is fetched.
+    pub coming: Option<String>,
+    /// How much of it is here, in percent.
+    pub coming_percent: Option<u8>,
+    /// Why it does not come, or a newer one is passed over, one sentence.
+    pub reason: Option<String>,
+    /// Devices that were sent the manifest, and no block.
+    pub offered: u64,
+    /// Devices that were sent a block, and not the last one.
+    pub fetching: u64,
+    /// Devices that were sent the last block, and have time to report.
+    pub fetched: u64,
+    /// Devices that reported the version.
+    pub reported: u64,
+    /// Devices that did not report it in time.
+    pub late: u64,
+}
+
+/// How far a device is with its firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwareDevice {
+    /// Its id.
+    pub device: String,
+    /// The class of its role.
+    pub class: String,
+    /// `waiting`, `offered`, `fetching`, `fetched`, `reported` or `late`.
+    pub state: String,
+    /// How far into the image it was sent blocks.
+    pub percent: Option<u8>,
+    /// The version that it reported last.
+    pub reported: Option<String>,
 }
 
 /// Commands held for devices, in numbers.

@@ -26,6 +26,7 @@ use super::bus_handle::BusHandle;
 use super::clock::SystemClock;
 use super::commands::{Absent, Commands, Sides};
 use super::dtls_sink::{DtlsSink, Reports};
+use super::firmware::Firmware;
 use super::line_kind::LineKind;
 use super::link::Link;
 use super::reading_store::Readings;
@@ -76,6 +77,8 @@ pub struct Hub {
     pub pipeline: Readings,
     /// Commands to devices.
     pub commands: Commands,
+    /// Firmware for devices.
+    pub firmware: Rc<Firmware>,
     uplink: Rc<Link>,
     tail: Tail,
     /// Decrypted messages, for `trace`.
@@ -108,6 +111,7 @@ impl Hub {
         tail: Tail,
         traffic: Traffic,
         commands: Commands,
+        firmware: Rc<Firmware>,
     ) -> Hub {
         Hub {
             moment: clock.moment(),
@@ -123,6 +127,7 @@ impl Hub {
             bus: None,
             pipeline: Pipeline::new(gate, journal),
             commands,
+            firmware,
             uplink,
             tail,
             traffic,
@@ -233,6 +238,7 @@ impl Hub {
         let now = self.moment.now;
         self.route_events();
         self.follow_commands();
+        self.firmware.round(&self.moment, &mut self.coap, &self.pipeline);
         while let Some(session) = self.coap.poll_ended() {
             if !self.left {
                 let (engine, mut sink) = self.split();

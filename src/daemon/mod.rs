@@ -57,6 +57,7 @@ pub mod disk_room;
 mod dtls_sink;
 mod dtls_status;
 mod engine;
+pub mod firmware;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;

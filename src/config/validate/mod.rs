@@ -8,6 +8,7 @@ mod certificate;
 mod device;
 mod downlink;
 mod family;
+mod firmware;
 mod fleet;
 mod includes;
 mod judge;
@@ -230,7 +231,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let served = of(Usage::Server).map(|certificate| certificate.settings.current());
     let renewed = of(Usage::Client);
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
-    let update = update::update(cx, &file.update, &journal);
+    let update = update::update(cx, &file.update, &file.role, &journal);
     if update.source == Source::None {
         (topics.own.update, topics.own.update_hint) = (None, None);
     }
@@ -239,6 +240,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let has_port = file.serial.values().any(|port| port.enabled != Some(false));
     let has_others = has_port || mqtt::is_on(&file.mqtt);
     let mut coap = stage::coap(cx, &file.coap, has_others);
+    coap.reports = firmware::reports(cx, &file.role);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let (roles, faulty) = role::roles(cx, &file.role);
