@@ -322,9 +322,10 @@ impl Desk {
         }
         self.take_up_lists();
         self.updates.care(now);
-        let hub = self.shared.hub.borrow();
-        hub.firmware.care(now, &hub.pipeline.gate);
-        drop(hub);
+        {
+            let hub = self.shared.hub.borrow();
+            hub.firmware.care(now, &hub.pipeline.gate);
+        }
         self.care_for_remote().await;
         self.judge_trial(now);
         self.tell_presence(now);

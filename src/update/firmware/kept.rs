@@ -173,6 +173,6 @@ pub(crate) mod tests {
         long.min_version = Some("9".repeat(128));
         let other = Image { sha256: [254; 32], ..long.clone() };
         let kept = Kept { images: vec![long, other], is_withdrawn: true };
-        assert!(kept.encode().len() <= FORMAT.content_max as usize);
+        assert!(kept.encode().len() <= FORMAT.content_max);
     }
 }

@@ -146,7 +146,7 @@ mod tests {
         let whole = rtu(&[0x11, 3, 6, 2, 0x2B, 0, 0, 0, 0x64]);
         for cut in 0..answer.len() - 1 {
             assert_eq!(push(&mut ascii, &answer[..cut]), [[0; 0]; 0]);
-            assert_eq!(push(&mut ascii, &answer[cut..]), [whole.clone()]);
+            assert_eq!(push(&mut ascii, &answer[cut..]), std::slice::from_ref(&whole));
         }
         let (last, others) = answer.split_last().unwrap();
         assert_eq!(push(&mut ascii, others), [whole]);
