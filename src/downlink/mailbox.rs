@@ -425,7 +425,10 @@ impl Mailbox {
         self.bytes += bytes;
         let queue = self.queues.entry(command.device.clone()).or_default();
         queue.numbers.push_back(number);
-        self.commands.insert(number, Held { command, mark, state, outcome: None, attempts: 0, sequence: 0, withdrawn: None });
+        self.commands.insert(
+            number,
+            Held { command, mark, state, outcome: None, attempts: 0, sequence: 0, withdrawn: None },
+        );
     }
 
     fn remove(&mut self, number: u64) -> Option<Held> {

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | of a device whose role has no `firmware`, or another class | 4.03 |
-//! | `/firmware/CLASS`, also with `?v=VERSION` | the [manifest](super::manifest) of the image for this device; 4.04 if there is none |
+//! | `/firmware/CLASS`, also with `?v=VERSION` | the [manifest] of the image for this device; 4.04 if there is none |
 //! | the same with Accept 42, for a SUIT envelope | the envelope itself |
 //! | `/firmware/CLASS/TAG` | the block that was asked for, of the image that has this tag |
 //! | an image that is not kept any more, or never was | 4.04 |
