@@ -651,8 +651,8 @@ impl Mailbox {
         waiting
     }
 
-    /// A notification tells a value: PUT or POST (RFC 7641 §4.2). What else is only a state waits to
-    /// be fetched.
+    /// A notification tells a value: PUT or POST (RFC 7641 §4.2). What else is only a state waits
+    /// to be fetched.
     fn can_go(&self, command: &Command) -> bool {
         command.deliver != Deliver::Observe
             || matches!(command.method, 2 | 3)
