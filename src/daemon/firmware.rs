@@ -385,6 +385,9 @@ impl Firmware {
 
 impl Inner {
     fn put(&mut self, class: &Name, shelf: Shelf) {
+        if !self.library.classes().contains_key(class) {
+            return; // a reload took it away meanwhile
+        }
         let Shelf { kept, files, faults } = shelf;
         self.library.set_kept(class.as_str(), kept);
         self.files.insert(class.clone(), files);
@@ -481,15 +484,10 @@ impl Inner {
     }
 
     fn follow(&mut self, now: Instant, elapsed_s: u64, gate: &Gate) {
-        let roles: HashMap<Name, Name> = {
-            let roles = &self.library.settings().roles;
-            roles.iter().map(|(role, of)| (role.clone(), of.class.clone())).collect()
+        let has = |is_it: &mut dyn FnMut(&Name, &Name) -> bool| {
+            gate.devices(now).any(|view| is_it(view.role, view.id))
         };
-        let fleet = |class: &Name| {
-            let of_class = gate.devices(now).filter(|view| roles.get(view.role) == Some(class));
-            of_class.map(|view| view.id.clone()).collect()
-        };
-        for (class, change) in self.library.care(elapsed_s, fleet) {
+        for (class, change) in self.library.care(elapsed_s, has) {
             let class = class.as_str();
             match change {
                 Change::Step(share) => {

@@ -107,11 +107,11 @@ impl Sensors {
         let mut next = None;
         for (class, state) in classes.iter_mut() {
             self.show(class, state);
-            let Some(shelf) = self.firmware.shelf(class.as_str()) else { continue };
             let waits = state.retry_at.is_some_and(|at| now < at) || state.running.is_some();
             if waits || !may_fetch || next.is_some() {
                 continue;
             }
+            let Some(shelf) = self.firmware.shelf(class.as_str()) else { continue };
             let current = shelf.kept.current();
             match &state.offer {
                 Some(offer) if current != Some(&known(offer, current)) => {
@@ -162,10 +162,9 @@ impl Sensors {
         if let Some(state) = self.classes.borrow_mut().get_mut(&class) {
             state.running = Some(running);
         }
-        let disk = self.firmware.settings().disk;
-        let others: u64 = self
-            .firmware
-            .settings()
+        let settings = self.firmware.settings();
+        let disk = settings.disk;
+        let others: u64 = settings
             .classes()
             .iter()
             .filter(|other| **other != class)

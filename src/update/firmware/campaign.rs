@@ -229,19 +229,18 @@ impl Campaign {
     fn progress(&mut self, device: &Name) -> &mut Progress {
         if !self.devices.contains_key(device.as_str()) {
             self.is_changed = true;
-            self.devices.insert(device.to_string(), Progress::default());
         }
-        // It is there.
         self.devices.entry(device.to_string()).or_default()
     }
 
-    /// What has become due after `elapsed_s` more; `fleet`: the devices of the class.
+    /// What has become due after `elapsed_s` more; `has`: whether there is such a device of the
+    /// class.
     pub fn care(
         &mut self,
         elapsed_s: u64,
         image: &Image,
         rollout: &Rollout,
-        fleet: impl FnOnce() -> Vec<Name>,
+        has: impl FnOnce(&mut dyn FnMut(&Name) -> bool) -> bool,
     ) -> Vec<Change> {
         self.clock_s += elapsed_s;
         let mut changes = Vec::new();
@@ -272,7 +271,8 @@ impl Campaign {
         if self.stopped.is_none() && !is_last && is_over {
             let share = self.share(image, rollout);
             let has_reported = self.devices.values().any(|progress| progress.stage == Stage::Reported);
-            if has_reported || !fleet().iter().any(|device| share.contains(bucket(device, &image.version))) {
+            let mut is_turn = |device: &Name| share.contains(bucket(device, &image.version));
+            if has_reported || !has(&mut is_turn) {
                 self.step += 1;
                 (self.step_since_s, self.is_changed) = (now, true);
                 changes.push(Change::Step(self.share(image, rollout)));
@@ -340,6 +340,11 @@ mod tests {
         (0..count).map(|number| name(&format!("sensor-{number}"))).collect()
     }
 
+    /// Whether there is such a device among so many.
+    fn has(count: usize) -> impl FnOnce(&mut dyn FnMut(&Name) -> bool) -> bool {
+        move |is_it| fleet(count).iter().any(is_it)
+    }
+
     fn percent(percent: f64) -> Share {
         Share::from_percent(percent).expect("a share")
     }
@@ -366,22 +371,22 @@ mod tests {
         let day = 86_400;
         let first = turns(&campaign, &image, &rollout);
         assert!((60..140).contains(&first.len()), "{}", first.len());
-        assert_eq!(campaign.care(30 * day, &image, &rollout, || fleet(1_000)), [], "none runs it yet");
+        assert_eq!(campaign.care(30 * day, &image, &rollout, has(1_000)), [], "none runs it yet");
         campaign.note_reported(&name(&first[0]), "2.0.0");
-        assert_eq!(campaign.care(0, &image, &rollout, || fleet(1_000)), [Change::Step(percent(50.0))]);
+        assert_eq!(campaign.care(0, &image, &rollout, has(1_000)), [Change::Step(percent(50.0))]);
         let second = turns(&campaign, &image, &rollout);
         assert!(first.iter().all(|device| second.contains(device)) && (420..580).contains(&second.len()));
-        assert_eq!(campaign.care(day - 1, &image, &rollout, || fleet(1_000)), [], "a step lasts");
-        assert_eq!(campaign.care(1, &image, &rollout, || fleet(1_000)), [Change::Step(Share::ALL)]);
+        assert_eq!(campaign.care(day - 1, &image, &rollout, has(1_000)), [], "a step lasts");
+        assert_eq!(campaign.care(1, &image, &rollout, has(1_000)), [Change::Step(Share::ALL)]);
         assert_eq!(turns(&campaign, &image, &rollout).len(), 1_000);
-        assert_eq!(campaign.care(30 * day, &image, &rollout, || fleet(1_000)), []);
+        assert_eq!(campaign.care(30 * day, &image, &rollout, has(1_000)), []);
     }
 
     #[test]
     fn a_step_without_any_device_is_passed() {
         let (mut campaign, image) = begun();
         let rollout = steps(&[0.0, 100.0]);
-        assert_eq!(campaign.care(86_400, &image, &rollout, || fleet(3)), [Change::Step(Share::ALL)]);
+        assert_eq!(campaign.care(86_400, &image, &rollout, has(3)), [Change::Step(Share::ALL)]);
     }
 
     #[test]
@@ -403,8 +408,8 @@ mod tests {
         }
         campaign.note_reported(&c, "2.0.0");
         campaign.note_reported(&a, "1.0.0");
-        assert_eq!(campaign.care(599, &image, &rollout, Vec::new), []);
-        let changes = campaign.care(1, &image, &rollout, Vec::new);
+        assert_eq!(campaign.care(599, &image, &rollout, |_| false), []);
+        let changes = campaign.care(1, &image, &rollout, |_| false);
         let why = "2 devices fetched version 2.0.0 and did not report it within 10m: a, b";
         assert_eq!(changes, [Change::Stopped(why.to_owned())]);
         assert_eq!(campaign.counts(), Counts { reported: 1, late: 2, ..Counts::default() });
@@ -416,7 +421,7 @@ mod tests {
         campaign.note_reported(&a, "2.0.0");
         assert!(campaign.stopped().is_some() && campaign.counts().reported == 2);
         assert!(campaign.resume() && admits(&campaign) == [true; 3]);
-        assert_eq!(campaign.care(600, &image, &rollout, Vec::new), [], "b has its time once more");
+        assert_eq!(campaign.care(600, &image, &rollout, |_| false), [], "b has its time once more");
         assert!(!campaign.resume());
     }
 
@@ -447,10 +452,10 @@ mod tests {
         let (mut campaign, image) = begun();
         let rollout = Rollout { failures: 1, report_within: Duration::from_secs(100), ..Rollout::default() };
         campaign.note_sent(&name("a"), 4096, true);
-        campaign.care(99, &image, &rollout, Vec::new);
+        campaign.care(99, &image, &rollout, |_| false);
         campaign.note_offered(&name("a"));
         campaign.note_sent(&name("a"), 16, false);
         campaign.note_sent(&name("a"), 4096, true);
-        assert_eq!(campaign.care(1, &image, &rollout, Vec::new).len(), 1);
+        assert_eq!(campaign.care(1, &image, &rollout, |_| false).len(), 1);
     }
 }

@@ -188,13 +188,20 @@ impl Library {
         }
     }
 
-    /// What has become due, by class.
-    pub fn care(&mut self, elapsed_s: u64, mut fleet: impl FnMut(&Name) -> Vec<Name>) -> Vec<(Name, Change)> {
+    /// What has become due, by class. `has`: whether there is a device with such a role and id.
+    pub fn care(
+        &mut self,
+        elapsed_s: u64,
+        has: impl Fn(&mut dyn FnMut(&Name, &Name) -> bool) -> bool,
+    ) -> Vec<(Name, Change)> {
         let mut changes = Vec::new();
+        let SensorFirmware { roles, rollout, .. } = &self.settings;
         for (name, class) in &mut self.classes {
             let Class { kept, campaign, .. } = class;
             let Some(image) = kept.current() else { continue };
-            let of = campaign.care(elapsed_s, image, &self.settings.rollout, || fleet(name));
+            let of = campaign.care(elapsed_s, image, rollout, |is_it| {
+                has(&mut |role, id| roles.get(role).is_some_and(|of| of.class == *name) && is_it(id))
+            });
             changes.extend(of.into_iter().map(|change| (name.clone(), change)));
         }
         changes
@@ -412,8 +419,8 @@ mod tests {
             panic!("no block")
         };
         world.0.note_sent(&name("a"), &piece);
-        assert_eq!(world.0.care(59, |_| Vec::new()), []);
-        assert_eq!(world.0.care(1, |_| Vec::new()).len(), 1);
+        assert_eq!(world.0.care(59, |_| false), []);
+        assert_eq!(world.0.care(1, |_| false).len(), 1);
         assert!(world.manifest().contains("1.0.0"));
         assert_eq!(world.code(|of| of.tag = Some(NEW)), Code::FORBIDDEN);
         // It runs after all.
