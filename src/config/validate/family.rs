@@ -3,7 +3,7 @@
 //! These are only warnings: a device of a fleet may come later, and a child may have a key of its
 //! own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Context;
 use crate::config::Known;
@@ -20,6 +20,10 @@ pub(super) fn parents(cx: &mut Context<'_>, gate: &Settings, known: &[Known]) {
             families.entry(parent).or_default().push(device);
         }
     }
+    if families.is_empty() {
+        return;
+    }
+    let known: HashMap<&str, &Known> = known.iter().rev().map(|it| (it.id.as_str(), it)).collect();
     for (parent, children) in families {
         let found = gate.devices.binary_search_by(|device| device.id.cmp(parent));
         let role = found.ok().and_then(|at| {
@@ -29,7 +33,7 @@ pub(super) fn parents(cx: &mut Context<'_>, gate: &Settings, known: &[Known]) {
         let mute: Vec<&Device> = match role {
             Some(role) => children.into_iter().filter(|child| !may_speak(role, &child.role)).collect(),
             // It may be one of a fleet.
-            None if !gate.fleets.is_empty() && known.iter().all(|other| other.id != parent.as_str()) => {
+            None if !gate.fleets.is_empty() && !known.contains_key(parent.as_str()) => {
                 continue;
             }
             None => children,
@@ -52,7 +56,7 @@ pub(super) fn parents(cx: &mut Context<'_>, gate: &Settings, known: &[Known]) {
                 "add that device, or name another parent".to_owned(),
             ),
         };
-        let place = known.iter().find(|other| other.id == first.id.as_str()).and_then(|it| it.place.as_ref());
+        let place = known.get(first.id.as_str()).and_then(|it| it.place.as_ref());
         cx.findings.push(Finding::warn(subject, message).at(place).advice(&advice));
     }
 }

@@ -185,77 +185,35 @@ macro_rules! tables {
 
 tables!(Uplink, Downlink, OnBehalf, Local);
 
-impl Rule for UplinkRule {
-    fn name(&self) -> &Name {
-        &self.name
-    }
+macro_rules! rules {
+    ($($rule:ty: $place:expr;)*) => {
+        $(impl Rule for $rule {
+            fn name(&self) -> &Name {
+                &self.name
+            }
 
-    fn place(&self) -> &str {
-        self.path.as_str()
-    }
+            fn place(&self) -> &str {
+                let place: fn(&$rule) -> &str = $place;
+                place(self)
+            }
 
-    fn denies(&self) -> bool {
-        self.deny
-    }
+            fn denies(&self) -> bool {
+                self.deny
+            }
 
-    fn of(self, role: &Name) -> UplinkRule {
-        UplinkRule { from: Some(role.clone()), ..self }
-    }
+            fn of(self, role: &Name) -> $rule {
+                Self { from: Some(role.clone()), ..self }
+            }
+        })*
+    };
 }
 
-impl Rule for DownlinkRule {
-    fn name(&self) -> &Name {
-        &self.name
-    }
-
-    fn place(&self) -> &str {
-        &self.topic
-    }
-
-    fn denies(&self) -> bool {
-        self.deny
-    }
-
-    fn of(self, role: &Name) -> DownlinkRule {
-        DownlinkRule { from: Some(role.clone()), ..self }
-    }
-}
-
-impl Rule for OnBehalfRule {
-    fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// Those of one path may be for different children, so none replaces another by it.
-    fn place(&self) -> &str {
-        self.name.as_str()
-    }
-
-    fn denies(&self) -> bool {
-        self.deny
-    }
-
-    fn of(self, role: &Name) -> OnBehalfRule {
-        OnBehalfRule { from: Some(role.clone()), ..self }
-    }
-}
-
-impl Rule for LocalRule {
-    fn name(&self) -> &Name {
-        &self.name
-    }
-
-    fn place(&self) -> &str {
-        &self.topic
-    }
-
-    fn denies(&self) -> bool {
-        self.deny
-    }
-
-    fn of(self, role: &Name) -> LocalRule {
-        LocalRule { from: Some(role.clone()), ..self }
-    }
+rules! {
+    UplinkRule: |rule| rule.path.as_str();
+    DownlinkRule: |rule| &rule.topic;
+    // Those of one path may be for different children, so none replaces another by it.
+    OnBehalfRule: |rule| rule.name.as_str();
+    LocalRule: |rule| &rule.topic;
 }
 
 #[cfg(test)]
