@@ -760,24 +760,21 @@ impl Mailbox {
         }
     }
 
-    /// Ends what waits and has expired.
+    /// Ends what waits and has expired, or lost its rule while it was on its way.
     pub fn expire(&mut self, moment: &Moment) {
-        let expired: Vec<u64> = self
-            .commands
-            .iter()
-            .filter(|(_, held)| held.state == State::Waiting && self.is_expired(held, moment))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in expired {
-            self.end(number, Outcome::of(Status::Expired, "it was not sent before it expired"));
-        }
-        let withdrawn: Vec<(u64, Outcome)> = self
+        let over: Vec<(u64, Outcome)> = self
             .commands
             .iter()
             .filter(|(_, held)| held.state == State::Waiting)
-            .filter_map(|(number, held)| Some((*number, held.withdrawn.clone()?)))
+            .filter_map(|(number, held)| {
+                let outcome = match self.is_expired(held, moment) {
+                    true => Outcome::of(Status::Expired, "it was not sent before it expired"),
+                    false => held.withdrawn.clone()?,
+                };
+                Some((*number, outcome))
+            })
             .collect();
-        for (number, outcome) in withdrawn {
+        for (number, outcome) in over {
             self.end(number, outcome);
         }
         self.relations.care(moment.now);
