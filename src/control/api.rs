@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::protocol::{BESIDE_MAX_S, CheckTopic, Code, Failure, Request, Response, Selection};
 use super::snapshot::{
-    Certificate, ConnectionBeside, DevicePage, Health, ReadingsTried, SecurityReport, SessionPage, Status,
+    Certificate, ConnectionBeside, DevicePage, FirmwarePage, Health, ReadingsTried, SecurityReport,
+    SessionPage, Status,
 };
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -168,6 +169,15 @@ pub trait Control {
     /// Somebody waits for the broker: whether the next attempt is made earlier for that.
     fn hurry(&mut self) -> bool {
         false
+    }
+
+    /// Firmware for sensors, devices from behind `after` on; `resume` goes on with a class first.
+    ///
+    /// # Errors
+    /// There is no such class, or it is not stopped.
+    fn firmware(&mut self, after: Option<&str>, resume: Option<&str>) -> Result<FirmwarePage, Failure> {
+        let _ = (after, resume);
+        Err(Failure::new(Code::Failed, "there is no firmware for sensors here"))
     }
 
     /// Does something about newer firmware, and answers when it is begun, or done.
@@ -359,6 +369,12 @@ impl Call {
             Request::Health {} => reply.ok(&control.health()),
             Request::UplinkHurry {} => reply.ok(&serde_json::json!({ "hurried": control.hurry() })),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
+            Request::UpdateDevices { after, resume } => {
+                match control.firmware(after.as_deref(), resume.as_deref()) {
+                    Ok(page) => reply.ok(&page),
+                    Err(failure) => reply.fail(failure),
+                }
+            }
             Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
             Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),
             Request::UpdateHistory {} => control.update(UpdateAction::History, reply),
