@@ -1,3 +1,5 @@
-//! What only the operating system knows and more than one module needs: [`io`].
+//! What only the operating system knows and more than one module needs: [`io`] asks it, [`mounts`]
+//! reads its answer.
 
 pub mod io;
+pub mod mounts;

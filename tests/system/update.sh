@@ -30,6 +30,8 @@ inside tee /etc/tombolo/conf.d/60-update.toml >/dev/null <<'TOML'
 backend = "apt"
 TOML
 inside systemctl reload tombolo.service
+check "the daemon's sandbox is no file system that is read-only" sh -c '! "$@" | grep read-only' sh \
+    nsenter --target "$leader" --all tombolo status
 check "a newer version is found" offer "$shared/later/$third"
 check "it is installed in the window" eventually 40 updated "$newest"
 check "it is judged, works, reached the broker, and is confirmed" eventually 30 phase confirmed

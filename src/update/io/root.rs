@@ -31,6 +31,7 @@ use super::{floor, history};
 use crate::durable::atomic_file::{AtomicFile, Retrieved};
 use crate::durable::io::{OnDisk, sync_folder, write_atomically};
 use crate::splitmix::SplitMix64;
+use crate::system::mounts;
 use crate::update::check::Metadata;
 use crate::update::floor::{FORMAT, Floor};
 use crate::update::history::History;
@@ -151,7 +152,7 @@ pub fn installation(folder: &Path) -> Result<Option<Installation>, String> {
 /// under way.
 pub fn closed(folder: &Path) -> Option<String> {
     let about = statvfs(folder).ok()?;
-    if about.flags().contains(FsFlags::ST_RDONLY) {
+    if about.flags().contains(FsFlags::ST_RDONLY) && is_on_read_only_file_system(folder) {
         return Some(format!("{} is on a file system that is read-only", folder.display()));
     }
     #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
@@ -163,6 +164,15 @@ pub fn closed(folder: &Path) -> Option<String> {
             folder.display()
         )
     })
+}
+
+/// The daemon's own sandbox has the folder mounted read-only, which says nothing of root's
+/// programs.
+fn is_on_read_only_file_system(folder: &Path) -> bool {
+    let (Ok(folder), Ok(mounts)) = (folder.canonicalize(), fs::read_to_string("/proc/self/mountinfo")) else {
+        return false;
+    };
+    mounts::is_read_only(&mounts, &folder).unwrap_or(false)
 }
 
 /// The folder, held by this program alone, and by what installs for it.
