@@ -38,6 +38,8 @@ pub struct Material {
     pub fetched_lists: Vec<Vec<u8>>,
     /// What becomes of a device while lists have expired or did not come yet.
     pub list_policy: ListPolicy,
+    /// Lists are configured, and something of `[coap]` cannot be used: there are none.
+    pub lists_fault: bool,
     /// The file of `chain`, if there is one.
     pub chain_file: Option<PathBuf>,
     /// The file of `authorities`, if there is one.

@@ -78,6 +78,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_coap_unacknowledged_responses_total", "Separate responses that were never acknowledged."),
     ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
     ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
+    (
+        "tombolo_mqtt_revoked_connections_total",
+        "MQTT connections ended because the certificate of the client is not trusted any more.",
+    ),
     ("tombolo_mqtt_received_publishes_total", "PUBLISH packets of local MQTT clients."),
     ("tombolo_mqtt_refused_subscriptions_total", "Subscriptions of MQTT clients that were refused."),
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),

@@ -59,7 +59,7 @@ use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
-use crate::proto::dtls::server::{Certificates as DtlsCertificates, ServerKey};
+use crate::proto::dtls::server::{Certificates as DtlsCertificates, ListPolicy, ServerKey};
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
@@ -492,8 +492,9 @@ impl Desk {
         let Some((loaded, lists, receiver)) = &self.lists else { return };
         let Ok(certificates) = receiver.try_recv() else { return };
         if Arc::ptr_eq(loaded, &self.loaded) {
+            let policy = ListPolicy { missing: lists.is_empty(), ..loaded.certificates.list_policy };
             let lists = [&loaded.certificates.revocation_lists[..], lists].concat();
-            self.clients.replace_lists(lists);
+            self.clients.replace_lists(lists, policy);
             self.lists = None;
             self.in_force.trust = certificates.trust;
             let certificates = self.in_force.clone();

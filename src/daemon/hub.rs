@@ -608,6 +608,12 @@ impl Hub {
         self.mqtt.handle_closed(&self.moment, number, &mut self.pipeline);
     }
 
+    /// The certificate of an MQTT client is not trusted any more, for this reason.
+    pub fn revoke_mqtt(&mut self, number: mqtt::ConnectionNumber, reason: String) {
+        self.begin();
+        self.mqtt.handle_revoked(&self.moment, number, reason, &mut self.pipeline);
+    }
+
     /// The password that was handed out is right, or wrong.
     pub fn verified_mqtt(&mut self, right: bool) {
         self.begin();

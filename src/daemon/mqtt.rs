@@ -22,11 +22,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify as Wake, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::clock::SystemClock;
 use super::hub::Hub;
@@ -38,12 +41,12 @@ use crate::clock::{UnixTime, WallClock};
 use crate::config::Loaded;
 use crate::control::snapshot::{NOT_LISTENING, OUT_OF_DATE};
 use crate::proto::dtls::PeerIdentity;
-use crate::proto::dtls::server::CertificateIdentity;
 use crate::proto::dtls::server::outline::Outline;
+use crate::proto::dtls::server::{CertificateIdentity, ListPolicy};
 use crate::southbound::mqtt::admission::Admission;
 use crate::southbound::mqtt::io::{Listener, Stream};
 use crate::southbound::mqtt::settings::PlainAddress;
-use crate::southbound::mqtt::tls::{Material, server_config};
+use crate::southbound::mqtt::tls::{Lists, Material, Verifier, server_config};
 use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source};
 
 /// How long a TLS handshake may take.
@@ -60,6 +63,9 @@ const READ_MAX: usize = 16 << 10;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// The lists of `[coap]` are those of `[mqtt]` too.
+const NO_LISTS: &str = "MQTT: no client can connect with a certificate: the revocation lists of [coap] cannot be used; `tombolo check` names the file";
 
 thread_local! {
     /// All connections read into it, so that an idle one needs no buffer.
@@ -129,6 +135,8 @@ struct Common {
     shared: Rc<Shared>,
     admission: RefCell<Admission>,
     acceptor: RefCell<Option<TlsAcceptor>>,
+    /// What judges certificates of clients; changed where connections are to be judged again.
+    verifier: watch::Sender<Option<Arc<Verifier>>>,
     /// Nothing more is read: the gateway stops.
     stopping: watch::Sender<bool>,
     open: Cell<usize>,
@@ -137,7 +145,7 @@ struct Common {
 }
 
 /// The files of TLS, and revocation lists.
-type TlsParts = (Arc<Material>, Vec<Vec<u8>>);
+type TlsParts = (Arc<Material>, Lists);
 
 /// The listening addresses of `[mqtt]`.
 pub struct Clients {
@@ -161,6 +169,7 @@ impl Clients {
             shared: shared.clone(),
             admission: RefCell::default(),
             acceptor: RefCell::new(None),
+            verifier: watch::channel(None).0,
             stopping: watch::channel(false).0,
             open: Cell::new(0),
             store,
@@ -180,8 +189,15 @@ impl Clients {
     /// Takes over what a reload changed. Connections stay, whatever becomes of their address.
     pub fn replace(&self, loaded: &Loaded) {
         let settings = &loaded.settings.mqtt;
-        let lists = [&loaded.certificates.revocation_lists[..], &loaded.certificates.fetched_lists[..]];
-        self.take_tls(settings, lists.concat());
+        let of_devices = &loaded.certificates;
+        self.take_tls(
+            settings,
+            Lists {
+                lists: [&of_devices.revocation_lists[..], &of_devices.fetched_lists[..]].concat(),
+                policy: of_devices.list_policy,
+                fault: of_devices.lists_fault,
+            },
+        );
         let tls = settings.listen.iter().copied().map(Address::Tls);
         let mut wanted: Vec<Address> =
             tls.chain(settings.insecure_listen.iter().cloned().map(Address::Plain)).collect();
@@ -231,14 +247,22 @@ impl Clients {
         }
     }
 
-    fn take_tls(&self, settings: &Settings, lists: Vec<Vec<u8>>) {
+    fn take_tls(&self, settings: &Settings, lists: Lists) {
+        let before = self.material.borrow().clone().map(|(material, _)| material);
+        let stays = before.is_some();
         if settings.listen.is_empty() {
+            // Connections stay, and are judged by new lists.
+            if let Some(material) = before {
+                self.set_up((material, lists));
+            }
             *self.common.acceptor.borrow_mut() = None;
             *self.trouble.borrow_mut() = None;
             return;
         }
         let Some(material) = &settings.tls else {
-            let stays = self.common.acceptor.borrow().is_some();
+            if let Some(material) = before {
+                self.set_up((material, lists));
+            }
             *self.trouble.borrow_mut() = Some(if stays {
                 "MQTT: the files of certificate and key cannot be used; the previous ones stay in use"
                     .to_owned()
@@ -247,29 +271,29 @@ impl Clients {
             });
             return;
         };
-        let new = (material.clone(), lists);
-        if self.material.borrow().as_ref() == Some(&new) {
-            *self.trouble.borrow_mut() = None;
-            return;
-        }
-        self.set_up(new);
+        self.set_up((material.clone(), lists));
     }
 
     fn set_up(&self, new: TlsParts) {
+        if self.material.borrow().as_ref() == Some(&new) && self.common.acceptor.borrow().is_some() {
+            *self.trouble.borrow_mut() = None;
+            return;
+        }
         match server_config(&new.0, &new.1, self.clock.clone()) {
-            Ok(config) => {
+            Ok((config, verifier)) => {
                 *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
                 *self.material.borrow_mut() = Some(new);
                 *self.trouble.borrow_mut() = None;
+                self.common.verifier.send_replace(verifier);
             }
             Err(why) => *self.trouble.borrow_mut() = Some(format!("MQTT: TLS cannot be set up: {why}")),
         }
     }
 
-    /// Other revocation lists are in force.
-    pub fn replace_lists(&self, lists: Vec<Vec<u8>>) {
-        let Some((material, _)) = self.material.borrow().clone() else { return };
-        self.set_up((material, lists));
+    /// Other revocation lists were fetched and are in force; `lists`: all of them.
+    pub fn replace_lists(&self, lists: Vec<Vec<u8>>, policy: ListPolicy) {
+        let Some((material, before)) = self.material.borrow().clone() else { return };
+        self.set_up((material, Lists { lists, policy, fault: before.fault }));
     }
 
     /// Why clients cannot connect, one sentence each.
@@ -283,7 +307,12 @@ impl Clients {
         problems.sort();
         problems.extend(self.trouble.borrow().clone());
         let material = self.material.borrow();
-        problems.extend(material.as_ref().and_then(|(material, _)| out_of_date(material, &*self.clock)));
+        if let Some((material, lists)) = material.as_ref() {
+            problems.extend(out_of_date(material, &*self.clock));
+            if lists.fault && !material.authorities.is_empty() {
+                problems.push(NO_LISTS.to_owned());
+            }
+        }
         problems
     }
 
@@ -397,6 +426,8 @@ impl Drop for Knocking {
 async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
     let address = knocking.peer;
     let source = Source { address, ..Source::default() };
+    // What changes during the handshake is looked at behind it.
+    let trust = common.verifier.subscribe();
     match stream {
         Stream::Tcp(stream) if tls => {
             let Some(acceptor) = common.acceptor.borrow().clone() else { return };
@@ -420,10 +451,36 @@ async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking
             // It is valid to the end of its last second.
             let expires = leaf.and_then(|leaf| Outline::read(leaf)).map(|leaf| leaf.not_after);
             let expires = expires.map(|last| UnixTime(last.0.saturating_add(1_000)));
-            serve(&common, stream, Source { identity, expires, ..source }, knocking).await;
+            serve(&common, stream, Source { identity, expires, ..source }, knocking, trust).await;
         }
-        Stream::Tcp(stream) => serve(&common, stream, source, knocking).await,
-        Stream::Unix(stream) => serve(&common, stream, source, knocking).await,
+        Stream::Tcp(stream) => serve(&common, stream, source, knocking, trust).await,
+        Stream::Unix(stream) => serve(&common, stream, source, knocking, trust).await,
+    }
+}
+
+/// The chain that a client has shown, its own certificate first.
+trait Shown {
+    fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        None
+    }
+}
+
+impl Shown for TcpStream {}
+
+impl Shown for UnixStream {}
+
+impl Shown for TlsStream<TcpStream> {
+    fn chain(&self) -> Option<&[CertificateDer<'static>]> {
+        self.get_ref().1.peer_certificates()
+    }
+}
+
+/// Why the chain of a client is good no longer.
+fn lapse(stream: &impl Shown, verifier: Option<&Verifier>) -> Option<String> {
+    let chain = stream.chain()?;
+    match verifier {
+        Some(verifier) => verifier.lapse(chain),
+        None => Some("mqtt.client-ca-file is not set any more".to_owned()),
     }
 }
 
@@ -450,11 +507,12 @@ enum Step {
 }
 
 /// Moves bytes between a stream and the hub.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
     common: &Common,
     mut stream: S,
     source: Source,
     knocking: Knocking,
+    mut trust: watch::Receiver<Option<Arc<Verifier>>>,
 ) {
     let wake = Rc::new(Wake::new());
     let number = common.shared.round(|hub| hub.open_mqtt(source, wake.clone()));
@@ -463,12 +521,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stopping = common.stopping.subscribe();
     let (mut out, mut sent, mut waiting_since) = (Vec::new(), 0, None::<Instant>);
     let mut is_unflushed = false;
+    let mut anew = trust.has_changed().unwrap_or(false);
     loop {
         if sent == out.len() {
             out.clear();
             sent = 0;
             if out.capacity() > 4_096 {
                 out = Vec::new(); // an idle client costs nothing
+            }
+        }
+        if std::mem::take(&mut anew) {
+            let verifier = trust.borrow_and_update().clone();
+            if let Some(why) = lapse(&stream, verifier.as_deref()) {
+                common.shared.round(|hub| hub.revoke_mqtt(number, why));
             }
         }
         let (next, identified) = {
@@ -496,6 +561,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         let reads = next == Next::Read && unsent < UNSENT_MAX && !*stopping.borrow();
         let mut woken = pin!(wake.notified());
         let mut stopped = pin!(stopping.changed());
+        let mut trusted = pin!(trust.changed());
         let give_up = waiting_since;
         let mut slow = pin!(async move {
             match give_up {
@@ -505,6 +571,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         });
         let step = poll_fn(|context| {
             if woken.as_mut().poll(context).is_ready() || stopped.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Step::Woken);
+            }
+            if trusted.as_mut().poll(context).is_ready() {
+                anew = true;
                 return Poll::Ready(Step::Woken);
             }
             if sent < out.len() {

@@ -8,7 +8,7 @@ use crate::clock::Moment;
 use crate::control::snapshot;
 use crate::control::tail::{self, Tail};
 use crate::southbound::mqtt::settings::PlainAddress;
-use crate::southbound::mqtt::{Event, Intake, RefusedConnect, Settings};
+use crate::southbound::mqtt::{Ended, Event, Intake, RefusedConnect, Settings};
 use crate::telemetry::limited::Limiter;
 
 /// The clients in numbers.
@@ -52,7 +52,11 @@ pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event:
         }
         Event::Disconnected { device, client_id, reason } => {
             let device = device.as_ref().map_or("", |device| device.as_str());
-            log::debug!(device, client_id = client_id.as_str(), reason:% = reason; "MQTT client disconnected");
+            let level = match reason {
+                Ended::Revoked(_) => log::Level::Warn,
+                _ => log::Level::Debug,
+            };
+            log::log!(level, device, client_id = client_id.as_str(), reason:% = reason; "MQTT client disconnected");
         }
         Event::Refused(refused) => {
             let permit = match refused.address {

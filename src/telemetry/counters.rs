@@ -60,6 +60,9 @@ counters! {
     MqttConnectsAccepted = "tombolo_mqtt_accepted_connects_total",
     /// Connects that were refused, and connections without one.
     MqttConnectsRefused = "tombolo_mqtt_refused_connects_total",
+    /// Connections of local MQTT clients that were ended because their certificate is not trusted
+    /// any more.
+    MqttRevoked = "tombolo_mqtt_revoked_connections_total",
     /// PUBLISH packets of local MQTT clients.
     MqttPublishes = "tombolo_mqtt_received_publishes_total",
     /// Subscriptions that were refused.

@@ -24,6 +24,7 @@ mod flood;
 mod mqtt;
 mod mqtt_identity;
 mod mqtt_local;
+mod mqtt_revocation;
 mod observe;
 mod on_behalf;
 mod other_engine;

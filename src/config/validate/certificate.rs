@@ -14,21 +14,25 @@ use crate::southbound::coap::EngineKind;
 
 /// Reads all files, or reports the fault and keeps the last good material. With `None`, only
 /// devices with pre-shared keys can connect. `served`: the file of a certificate that the gateway
-/// renews by itself.
+/// renews by itself. `of_mqtt`: `[mqtt]` has a CA, to whose clients the lists apply too.
 pub(super) fn material(
     cx: &mut Context<'_>,
     table: &model::Coap,
     served: Option<&Path>,
     paths: &Paths,
+    of_mqtt: bool,
 ) -> Option<Arc<Material>> {
     let before = cx.findings.list.len();
-    if let Some(read) = read_all(cx, table, served, paths) {
+    if let Some(read) = read_all(cx, table, served, paths, of_mqtt) {
         return Some(read.into());
     }
     let previous = cx.sources.certificates.clone()?;
-    if previous.key.is_none() && previous.authorities.anchors.is_empty() {
+    if previous.key.is_none()
+        && previous.authorities.anchors.is_empty()
+        && previous.revocation_lists.is_empty()
+    {
         // There is nothing that could stay in use.
-        return Some(previous);
+        return Some(Material { lists_fault: expects_lists(table), ..(*previous).clone() }.into());
     }
     for finding in cx.findings.list[before..].iter_mut().filter(|finding| finding.level == Level::Fail) {
         finding.message.push_str("; the previous files stay in use until the next restart");
@@ -39,11 +43,21 @@ pub(super) fn material(
     Some(previous)
 }
 
+/// What there is where nothing could be used at a start.
+pub(super) fn none(table: &model::Coap) -> Arc<Material> {
+    Material { lists_fault: expects_lists(table), ..Material::default() }.into()
+}
+
+fn expects_lists(table: &model::Coap) -> bool {
+    table.crl_file.is_some() || table.crl_url.is_some()
+}
+
 fn read_all(
     cx: &mut Context<'_>,
     table: &model::Coap,
     served: Option<&Path>,
     paths: &Paths,
+    of_mqtt: bool,
 ) -> Option<Material> {
     let chain = match &table.certificate_file {
         _ if table.certificate.is_some() => Some(Vec::new()),
@@ -106,8 +120,8 @@ fn read_all(
         }
         (None, None) => Some(None),
     };
-    if table.crl_file.is_some() && table.client_ca_file.is_none() {
-        let advice = "set coap.client-ca-file too, or take it out";
+    if table.crl_file.is_some() && table.client_ca_file.is_none() && !of_mqtt {
+        let advice = "set coap.client-ca-file or mqtt.client-ca-file too, or take it out";
         cx.warn("coap", &["coap", "crl-file"], "without effect: no CA is configured", advice);
     }
     let (authorities, lists) = (authorities?, lists?);
@@ -119,7 +133,7 @@ fn read_all(
         cx.fail("coap", &key, format!("{} {what}", path.display()), WITHOUT);
         return None;
     }
-    let (fetched, list_policy) = super::revocation::coap(cx, table, paths, &authorities);
+    let (fetched, list_policy) = super::revocation::coap(cx, table, paths, &authorities, of_mqtt);
     let file = |key: &str, text: &Option<String>| text.as_deref().map(|text| cx.path(&["coap", key], text));
     // At a start, files that are put right later are taken up by themselves; a reload goes back.
     let has_key = chain.is_some() && server_key.is_some();
@@ -135,6 +149,7 @@ fn read_all(
         revocation_lists: lists,
         fetched_lists: fetched,
         list_policy,
+        lists_fault: false,
         chain_file: served
             .map(Path::to_path_buf)
             .or_else(|| file("certificate-file", &table.certificate_file)),
@@ -335,17 +350,18 @@ pub(super) fn public_key(
 
 /// Checks once whether devices with certificates or public keys can connect at all. Without
 /// `material`, the fault is already reported. `renewed`: the gateway renews its own certificate by
-/// itself.
+/// itself. `by_mqtt`: certificates are for `[mqtt]` alone, which has a CA.
 pub(super) fn needs(
     cx: &mut Context<'_>,
     material: Option<&Material>,
     engine: EngineKind,
     renewed: bool,
+    by_mqtt: bool,
     settings: &crate::gate::Settings,
 ) {
     let keyed = settings.devices.iter().filter(|device| device.public_key.is_some()).count();
-    let certified =
-        settings.devices.iter().filter(|device| device.certificate.is_some()).count() + settings.fleets.len();
+    let certified = settings.devices.iter().filter(|device| device.certificate.is_some()).count();
+    let certified = if by_mqtt { 0 } else { certified + settings.fleets.len() };
     let has_key = material.is_some_and(|material| material.key.is_some());
     if engine == EngineKind::Dimpl && (keyed + certified > 0 || has_key) {
         let message = "the engine \"dimpl\" supports only pre-shared keys: no device can connect with a certificate or public key";
@@ -363,7 +379,8 @@ pub(super) fn needs(
     }
     if certified > 0 && material.authorities.anchors.is_empty() {
         let message = "devices have certificates, but no CA is configured to verify them";
-        cx.warn("coap", &["coap", "client-ca-file"], message, "set coap.client-ca-file");
+        let advice = "set coap.client-ca-file, or mqtt.client-ca-file for MQTT clients";
+        cx.warn("coap", &["coap", "client-ca-file"], message, advice);
     }
     if certified > 0 && material.key.is_some() && material.chain.is_empty() {
         let message = "the gateway has no certificate for devices that require one";

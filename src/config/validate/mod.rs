@@ -241,7 +241,8 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let has_others = has_port || mqtt::is_on(&file.mqtt);
     let mut coap = stage::coap(cx, &file.coap, has_others);
     coap.reports = firmware::reports(cx, &file.role);
-    let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
+    let material =
+        certificate::material(cx, &file.coap, served.as_deref(), &paths, file.mqtt.client_ca_file.is_some());
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let (roles, faulty) = role::roles(cx, &file.role);
     let mut gate = gate::Settings {
@@ -271,8 +272,9 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     fleet::judge(cx, &mut gate);
     fleet::exclusions(cx, file, &gate.fleets);
     family::parents(cx, &gate, &known);
-    certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), &gate);
-    let material = material.unwrap_or_default();
+    let by_mqtt = file.mqtt.client_ca_file.is_some() && file.coap.client_ca_file.is_none();
+    certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), by_mqtt, &gate);
+    let material = material.unwrap_or_else(|| certificate::none(&file.coap));
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));
     coap.certificate_files = certificate::files(cx, &file.coap);
     let usable = |id: &Name| gate.devices.binary_search_by(|device| device.id.cmp(id)).is_ok();

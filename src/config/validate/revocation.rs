@@ -62,6 +62,7 @@ pub(super) fn coap(
     table: &model::Coap,
     paths: &Paths,
     authorities: &Authorities,
+    of_mqtt: bool,
 ) -> (Vec<Vec<u8>>, ListPolicy) {
     let refuse_expired = table.crl_expired == Some(model::CrlExpired::Refuse);
     if table.crl_expired.is_some() && table.crl_file.is_none() && table.crl_url.is_none() {
@@ -70,8 +71,8 @@ pub(super) fn coap(
     if table.crl_url.is_none() {
         return (Vec::new(), ListPolicy { refuse_expired, missing: false });
     }
-    if table.client_ca_file.is_none() {
-        let advice = "set coap.client-ca-file too, or take it out";
+    if table.client_ca_file.is_none() && !of_mqtt {
+        let advice = "set coap.client-ca-file or mqtt.client-ca-file too, or take it out";
         cx.warn("coap", &["coap", "crl-url"], "without effect: no CA is configured", advice);
     }
     // Before the first answer there is none; what is damaged has a copy, or is fetched anew.

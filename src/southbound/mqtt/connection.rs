@@ -76,6 +76,8 @@ pub enum Ended {
     Replaced,
     /// The device was removed, or its credentials changed.
     Removed,
+    /// Its certificate is not trusted any more, for this reason.
+    Revoked(String),
     /// A 3.1.1 publish was refused, for this reason.
     Denied(&'static str),
     /// The client broke the protocol, or sent more than was allowed.
@@ -97,6 +99,7 @@ impl std::fmt::Display for Ended {
             Ended::TakenOver => f.write_str("session taken over by another connection"),
             Ended::Replaced => f.write_str("its device has max-sessions connections; this was the oldest"),
             Ended::Removed => f.write_str("device removed, or its credentials changed"),
+            Ended::Revoked(reason) => f.write_str(reason),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
             Ended::Protocol(what) => write!(f, "protocol error: {what}"),
             Ended::Expired => f.write_str("its token or certificate expired"),

@@ -693,6 +693,24 @@ impl Intake {
         }
     }
 
+    /// The certificate that a connection has shown is not trusted any more.
+    pub fn handle_revoked<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        number: ConnectionNumber,
+        reason: String,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        pipeline.counters.count(Counter::MqttRevoked);
+        if let Some(session) = connection.session.and_then(|session| self.sessions.get_mut(&session)) {
+            // As for a device that was removed: it leaves no will, and nothing waits for it.
+            (session.will, session.will_at, session.expiry) = (None, None, Duration::ZERO);
+        }
+        connection.disconnect(DisconnectReasonCode::NotAuthorized, None);
+        self.end(moment, number, Ended::Revoked(reason), pipeline);
+    }
+
     /// A connection is over; what is still to be sent on it is sent.
     fn end<S: ReadingStore>(
         &mut self,

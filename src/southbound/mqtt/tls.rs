@@ -2,22 +2,30 @@
 //!
 //! A client certificate is asked for where there are anchors, and never required: a client may show
 //! a password instead. The verdict on a certificate's validity is that of the gateway's clock
-//! (decision 0016), and revocation lists are those of the devices.
+//! (decision 0016). Revocation lists and what becomes of clients without them are those of `[coap]`,
+//! and a connection is judged again when they, or the anchors, change.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use zeroize::Zeroizing;
 
-use crate::clock::WallClock;
+use crate::clock::{self, WallClock};
+use crate::proto::dtls::server::outline::Outline;
+use crate::proto::dtls::server::{ListPolicy, RevocationLists};
 
 /// The files of `[mqtt]`, parsed.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,57 +68,178 @@ impl Material {
     }
 }
 
-/// The gateway's time, as rustls asks for it.
-struct GatewayTime(Arc<dyn WallClock>);
-
-impl fmt::Debug for GatewayTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GatewayTime")
-    }
+/// Revocation lists, and what becomes of clients without them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// In DER. One in the name of an anchor that is not signed by it says nothing of its clients.
+    pub lists: Vec<Vec<u8>>,
+    /// For lists that have expired, or did not come yet.
+    pub policy: ListPolicy,
+    /// Lists are configured and cannot be used: no certificate is taken.
+    pub fault: bool,
 }
 
-impl TimeProvider for GatewayTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let (clock, floor) = (&self.0, self.0.floor());
+/// Judges the certificates of clients.
+pub struct Verifier {
+    /// Paths, dates and signatures.
+    inner: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
+    revoked: RevocationLists,
+    fault: bool,
+    clock: Arc<dyn WallClock>,
+}
+
+impl Verifier {
+    fn new(authorities: &[Vec<u8>], lists: &Lists, clock: Arc<dyn WallClock>) -> Result<Verifier, String> {
+        let mut roots = RootCertStore::empty();
+        for der in authorities {
+            roots.add(CertificateDer::from(der.clone())).map_err(|error| error.to_string())?;
+        }
+        let (roots, provider) = (Arc::new(roots), Arc::new(default_provider()));
+        let inner = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider);
+        let inner = inner.allow_unauthenticated().build().map_err(|error| error.to_string())?;
+        let configured = || authorities.iter().map(Vec::as_slice);
+        let fits = |list: &&Vec<u8>| {
+            let list = std::slice::from_ref(*list);
+            RevocationLists::new(list, configured(), ListPolicy::default()).is_ok()
+        };
+        let own: Vec<Vec<u8>> = lists.lists.iter().filter(fits).cloned().collect();
+        let revoked = RevocationLists::new(&own, configured(), lists.policy)?;
+        Ok(Verifier { inner, roots, revoked, fault: lists.fault, clock })
+    }
+
+    /// Judges a chain, the client's own certificate first.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        if self.fault {
+            return Err(CertificateError::UnknownRevocationStatus.into());
+        }
+        let (leaf, rest) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let (clock, floor) = (&self.clock, self.clock.floor());
         // As for the certificates of DTLS: a clock that only the kernel speaks for may be wrong.
-        let time = clock.wall().filter(|_| !clock.is_refutable()).map_or(floor, |wall| wall.max(floor));
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(time.0)))
+        let wall = clock.wall().filter(|_| !clock.is_refutable());
+        let mut time = wall.map_or(floor, |wall| wall.max(floor));
+        if wall.is_none() {
+            // What was issued after the floor shows that it has passed.
+            let issued = chain.iter().filter_map(|der| Some(Outline::read(der)?.not_before));
+            time = issued.fold(time, clock::UnixTime::max);
+        }
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(time.0));
+        self.inner.verify_client_cert(leaf, rest, at)?;
+        if self.revoked.is_empty() {
+            return Ok(());
+        }
+        let end_entity = EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let judge = |path: &VerifiedPath<'_>| self.revoked.judge(&end_entity, path, time);
+        let (anchors, usage) = (&self.roots.roots, KeyUsage::client_auth());
+        let algorithms = default_provider().signature_verification_algorithms.all;
+        match end_entity.verify_for_usage(algorithms, anchors, rest, at, usage, None, Some(&judge)) {
+            Ok(_) => Ok(()),
+            Err(webpki::Error::CertRevoked) => Err(CertificateError::Revoked.into()),
+            Err(webpki::Error::CrlExpired { time, next_update }) => {
+                Err(CertificateError::ExpiredRevocationListContext { time, next_update }.into())
+            }
+            // What cannot be judged by lists that are there is not believed.
+            Err(_) => Err(CertificateError::UnknownRevocationStatus.into()),
+        }
+    }
+
+    /// Why the chain of a connection, verified once, is good no longer; `None`: it is. Lists that
+    /// are missing or have expired since keep new connections out, as for DTLS, and end none.
+    pub fn lapse(&self, chain: &[CertificateDer<'_>]) -> Option<String> {
+        match self.judge(chain) {
+            Ok(())
+            | Err(Error::InvalidCertificate(
+                CertificateError::UnknownRevocationStatus
+                | CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. },
+            )) => None,
+            Err(Error::InvalidCertificate(CertificateError::Revoked)) => {
+                Some("its certificate is revoked".to_owned())
+            }
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                Some("its certificate leads to no CA of mqtt.client-ca-file any more".to_owned())
+            }
+            Err(error) => Some(error.to_string()),
+        }
     }
 }
 
-/// What rustls needs for handshakes. `revoked`: revocation lists in DER; a client whose CA has none
-/// is taken.
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let chain: Vec<CertificateDer<'_>> =
+            std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        self.judge(&chain).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// What rustls needs for handshakes, and what judges clients; `None`: no certificate is taken.
 ///
 /// # Errors
 /// What cannot be used.
 pub fn server_config(
     material: &Material,
-    revoked: &[Vec<u8>],
+    lists: &Lists,
     clock: Arc<dyn WallClock>,
-) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(default_provider());
-    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(GatewayTime(clock)))
+) -> Result<(Arc<ServerConfig>, Option<Arc<Verifier>>), String> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let builder = if material.authorities.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let mut roots = RootCertStore::empty();
-        for der in &material.authorities {
-            roots.add(CertificateDer::from(der.clone())).map_err(|error| error.to_string())?;
-        }
-        let mut verifier =
-            WebPkiClientVerifier::builder_with_provider(roots.into(), provider).allow_unauthenticated();
-        if !revoked.is_empty() {
-            let lists = revoked.iter().map(|list| CertificateRevocationListDer::from(list.clone()));
-            verifier = verifier.with_crls(lists).allow_unknown_revocation_status();
-        }
-        builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+    let verifier = match &material.authorities[..] {
+        [] => None,
+        authorities => Some(Arc::new(Verifier::new(authorities, lists, clock)?)),
+    };
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+        None => builder.with_no_client_auth(),
     };
     let key = Arc::new(material.certified_key()?);
     let mut config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)));
     // A resumed session would skip the verdict on the client's certificate.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), verifier))
 }

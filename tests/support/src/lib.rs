@@ -173,15 +173,20 @@ impl Pki {
 impl Pki {
     /// The list of all certificates revoked, by their serial numbers, in PEM form.
     pub fn revoke(&self, serials: &[u64]) -> String {
-        self.revoke_serials(serials.iter().map(|serial| (*serial).into()))
+        self.revoke_serials(serials.iter().map(|serial| (*serial).into()), 2100)
+    }
+
+    /// The same; the list expires with the beginning of a year.
+    pub fn revoke_until(&self, serials: &[u64], year: i32) -> String {
+        self.revoke_serials(serials.iter().map(|serial| (*serial).into()), year)
     }
 
     /// The same, by the content of their serial numbers.
     pub fn revoke_der(&self, serials: &[&[u8]]) -> String {
-        self.revoke_serials(serials.iter().map(|serial| rcgen::SerialNumber::from_slice(serial)))
+        self.revoke_serials(serials.iter().map(|serial| rcgen::SerialNumber::from_slice(serial)), 2100)
     }
 
-    fn revoke_serials(&self, serials: impl Iterator<Item = rcgen::SerialNumber>) -> String {
+    fn revoke_serials(&self, serials: impl Iterator<Item = rcgen::SerialNumber>, year: i32) -> String {
         let revoked = serials.map(|serial_number| rcgen::RevokedCertParams {
             serial_number,
             revocation_time: rcgen::date_time_ymd(2024, 1, 1),
@@ -190,7 +195,7 @@ impl Pki {
         });
         let list = rcgen::CertificateRevocationListParams {
             this_update: rcgen::date_time_ymd(2024, 1, 1),
-            next_update: rcgen::date_time_ymd(2100, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
