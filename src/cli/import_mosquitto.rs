@@ -6,7 +6,7 @@
 //! | a user of `password_file` | a device of a role of its own, with the same password |
 //! | `topic write`, `topic read`, `topic deny` of a user | `local-publish`, `local-subscribe` rules with the same filter |
 //! | `pattern` | the same for every role; `%u` is `{device}` |
-//! | `topic … out` of a bridge | an uplink rule of every role that may write there, to the same topic at the broker |
+//! | `topic … out` of a bridge | uplink rules of every role for what both it and the ACL allow, to the same topic at the broker; what the ACL denies is denied there too |
 //! | anonymous topics, `%c`, `topic … in`, listeners, the rest | listed: nobody is anonymous here, and commands have rules of their own |
 //!
 //! It writes a file for `conf.d` and one for `device import`, and changes nothing.
@@ -54,14 +54,25 @@ struct Access {
 /// What a bridge sends: the local filter, and what is before it at the broker.
 #[derive(Debug, PartialEq, Eq)]
 struct Outgoing {
+    line: usize,
     filter: String,
     local: String,
     remote: String,
 }
 
+/// An uplink rule.
+#[derive(Debug, PartialEq, Eq)]
+struct Uplink {
+    path: String,
+    /// The topic at the broker; `None`: it denies.
+    topic: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Found {
     users: BTreeMap<String, String>,
+    /// There is an ACL: who is not in it may nothing.
+    has_acl: bool,
     /// By user; `None` = every user.
     access: Vec<(Option<String>, Access)>,
     outgoing: Vec<Outgoing>,
@@ -102,6 +113,7 @@ impl Found {
     }
 
     fn acl(&mut self, text: &str) {
+        self.has_acl = true;
         let mut user: Option<&str> = None;
         for (line, text) in lines(text) {
             let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
@@ -170,7 +182,7 @@ impl Found {
                         );
                     }
                     let filter = filter.trim_matches('"').to_owned();
-                    self.outgoing.push(Outgoing { filter, local: part(2), remote: part(3) });
+                    self.outgoing.push(Outgoing { line, filter, local: part(2), remote: part(3) });
                 }
                 ["address" | "addresses", ..] if in_bridge => {
                     self.skip(CONF, line, text, "[upstream] url names the broker");
@@ -193,12 +205,7 @@ impl Found {
         for user in named {
             let role = role_of(&user);
             let _ = writeln!(text, "\n# {}\n[role.{}]", user, quoted(&role));
-            let own: Vec<&Access> = self
-                .access
-                .iter()
-                .filter(|(of, _)| of.as_deref().is_none_or(|of| of == user))
-                .map(|(_, access)| access)
-                .collect();
+            let own = self.of(&user);
             for (at, access) in own.iter().enumerate() {
                 for (kind, on) in [("local-publish", access.write), ("local-subscribe", access.read)] {
                     if on {
@@ -216,23 +223,86 @@ impl Found {
                 }
             }
             for (at, outgoing) in self.outgoing.iter().enumerate() {
-                let path = format!("{}{}", outgoing.local, outgoing.filter);
-                let writes =
-                    own.iter().any(|access| access.write && !access.deny && meets(&access.filter, &path));
-                if writes || own.is_empty() {
-                    let topic = template(&outgoing.remote, &outgoing.filter);
-                    let _ = writeln!(
-                        text,
-                        "[role.{}.uplink.bridge-{}]\npath = {}\ntopic = {}",
-                        quoted(&role),
-                        at + 1,
-                        quoted(&path),
-                        quoted(&topic)
-                    );
+                let rules = self.uplink(&user, &own, outgoing);
+                for (number, rule) in rules.iter().enumerate() {
+                    let name = match rules.len() {
+                        1 => format!("bridge-{}", at + 1),
+                        _ => format!("bridge-{}-{}", at + 1, number + 1),
+                    };
+                    let (role, path) = (quoted(&role), quoted(&rule.path));
+                    let _ = writeln!(text, "[role.{role}.uplink.{name}]\npath = {path}");
+                    let _ = match &rule.topic {
+                        Some(topic) => writeln!(text, "topic = {}", quoted(topic)),
+                        None => writeln!(text, "deny = true"),
+                    };
                 }
             }
         }
         text
+    }
+
+    /// Lists the lines of bridges that nobody may write to.
+    fn list_unreached(&mut self) {
+        let reaches = |outgoing: &Outgoing| {
+            self.users.keys().any(|user| {
+                let own: Vec<&Access> = self.of(user);
+                self.uplink(user, &own, outgoing).iter().any(|rule| rule.topic.is_some())
+            })
+        };
+        let unreached = self.outgoing.iter().filter(|outgoing| !reaches(outgoing));
+        let unreached: Vec<(usize, String)> =
+            unreached.map(|outgoing| (outgoing.line, format!("topic {} out", outgoing.filter))).collect();
+        for (line, text) in unreached {
+            self.skip(CONF, line, &text, "no user of the two other files may write there");
+        }
+    }
+
+    /// The ACL of a user.
+    fn of(&self, user: &str) -> Vec<&Access> {
+        let own = self.access.iter().filter(|(of, _)| of.as_deref().is_none_or(|of| of == user));
+        own.map(|(_, access)| access).collect()
+    }
+
+    /// What a user's publishes upstream come to by one line of a bridge: no more than mosquitto sent,
+    /// which is what the ACL lets the user write. A deny counts before all others there.
+    fn uplink(&self, user: &str, own: &[&Access], outgoing: &Outgoing) -> Vec<Uplink> {
+        let bridged = format!("{}{}", outgoing.local, outgoing.filter);
+        let of_user = |access: &Access| access.filter.replace("{device}", user);
+        let everything = Access { filter: "#".to_owned(), read: false, write: true, deny: false };
+        let may = own.iter().filter(|access| access.write && !access.deny).copied();
+        let may: Vec<&Access> = if self.has_acl { may.collect() } else { vec![&everything] };
+        let mut allowed: Vec<String> =
+            may.into_iter().filter_map(|access| intersection(&of_user(access), &bridged)).collect();
+        let denied: Vec<String> =
+            own.iter().filter(|access| access.write && access.deny).map(|access| of_user(access)).collect();
+        // One within another adds nothing, nor does one that is denied whole.
+        let is_within = |inner: &str, outer: &str| intersection(inner, outer).as_deref() == Some(inner);
+        let all = allowed.clone();
+        let mut at = 0;
+        allowed.retain(|path| {
+            at += 1;
+            !denied.iter().any(|denied| is_within(path, denied))
+                && !all.iter().enumerate().any(|(other, wider)| {
+                    other != at - 1 && is_within(path, wider) && (path != wider || other < at - 1)
+                })
+        });
+        let mut rules: Vec<Uplink> = allowed
+            .iter()
+            .filter_map(|path| {
+                let filter = path.strip_prefix(&outgoing.local)?;
+                let topic = Some(template(&outgoing.remote, filter));
+                Some(Uplink { path: path.clone(), topic })
+            })
+            .collect();
+        for denied in &denied {
+            for path in allowed.iter().filter_map(|path| intersection(path, denied)) {
+                let rule = Uplink { path, topic: None };
+                if !rules.contains(&rule) {
+                    rules.push(rule);
+                }
+            }
+        }
+        rules
     }
 
     /// The file for `device import`.
@@ -261,11 +331,29 @@ fn role_of(user: &str) -> String {
     format!("mosquitto-{short}")
 }
 
-/// Whether there is a topic that both filters match; a placeholder stands for any level.
-fn meets(one: &str, other: &str) -> bool {
-    let one = one.replace("{device}", "+");
-    let both = |text: &str| crate::southbound::mqtt::filter::Filter::parse(text).ok();
-    both(&one).zip(both(other)).is_some_and(|(one, other)| one.overlaps(&other))
+/// The filter of the topics that both match; there is one, or there are none.
+fn intersection(one: &str, other: &str) -> Option<String> {
+    let (mut one, mut other) = (one.split('/').peekable(), other.split('/').peekable());
+    let mut levels = Vec::new();
+    loop {
+        let level = match (one.peek().copied(), other.peek().copied()) {
+            (None, None) => break,
+            (Some("#"), _) => {
+                levels.extend(other);
+                break;
+            }
+            (_, Some("#")) => {
+                levels.extend(one);
+                break;
+            }
+            (Some("+"), Some(level)) | (Some(level), Some("+")) => level,
+            (Some(level), Some(same)) if level == same => level,
+            _ => return None,
+        };
+        levels.push(level);
+        (one.next(), other.next());
+    }
+    Some(levels.join("/"))
 }
 
 /// The topic at the broker, with captures in the place of wildcards. Its first level must be
@@ -297,6 +385,7 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
+    found.list_unreached();
     let mut unknown: Vec<String> = found
         .access
         .iter()
@@ -399,8 +488,10 @@ mod tests {
             "[role.\"mosquitto-anna\".local-publish.acl-2]\ntopic = \"plant/9/#\"\ndeny = true\n",
             "[role.\"mosquitto-anna\".local-subscribe.acl-3]\ntopic = \"cmd/anna\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-4]\ntopic = \"own/{device}/#\"\n",
-            "[role.\"mosquitto-anna\".uplink.bridge-1]\npath = \"plant/+/temp\"\ntopic = \"site7/plant/{1}/temp\"\n",
-            "[role.\"mosquitto-anna\".uplink.bridge-2]\npath = \"own/#\"\ntopic = \"own/{rest}\"\n",
+            "[role.\"mosquitto-anna\".uplink.bridge-1-1]\npath = \"plant/+/temp\"\ntopic = \"site7/plant/{1}/temp\"\n",
+            "[role.\"mosquitto-anna\".uplink.bridge-1-2]\npath = \"plant/9/temp\"\ndeny = true\n",
+            "[role.\"mosquitto-anna\".uplink.bridge-2]\npath = \"own/anna/#\"\ntopic = \"own/anna/{rest}\"\n",
+            "[role.\"mosquitto-bert\".uplink.bridge-2]\npath = \"own/bert/#\"\ntopic = \"own/bert/{rest}\"\n",
             "[role.\"mosquitto-bert\".local-subscribe.acl-1]\ntopic = \"plant/#\"\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
@@ -408,5 +499,50 @@ mod tests {
         assert!(!text.contains("mosquitto-bert\".uplink.bridge-1"), "bert may not write there: {text}");
         assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
         assert_eq!(found().devices().lines().count(), 3);
+    }
+
+    #[test]
+    fn two_filters_meet_in_one() {
+        for (one, other, both) in [
+            ("#", "a/+", Some("a/+")),
+            ("a/#", "a/b/c", Some("a/b/c")),
+            ("a/#", "+/b/#", Some("a/b/#")),
+            ("+/b", "a/+", Some("a/b")),
+            ("a/#", "a", Some("a")),
+            ("a", "a/b", None),
+            ("a/b", "a/c", None),
+            ("a/+", "a/b/#", Some("a/b")),
+        ] {
+            assert_eq!(intersection(one, other).as_deref(), both, "{one} {other}");
+            assert_eq!(intersection(other, one).as_deref(), both, "{other} {one}");
+        }
+    }
+
+    /// The rules of `anna` for a bridge that sends everything, with `rules` as her ACL.
+    fn uplink(acl: &str) -> Vec<Uplink> {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        if !acl.is_empty() {
+            found.acl(acl);
+        }
+        found.bridges("connection up\ntopic # out 1 \"\" site/\n");
+        found.uplink("anna", &found.of("anna"), &found.outgoing[0])
+    }
+
+    #[test]
+    fn a_bridge_sends_no_more_than_the_acl_let_a_user_write() {
+        let rule = |path: &str, topic: Option<&str>| Uplink {
+            path: path.to_owned(),
+            topic: topic.map(str::to_owned),
+        };
+        let everything = [rule("#", Some("site/{rest}"))];
+        assert_eq!(uplink(""), everything, "there was no ACL");
+        assert_eq!(uplink("user bert\ntopic #\n"), [], "who is not in an ACL may write nothing");
+        assert_eq!(uplink("user anna\ntopic read #\n"), []);
+        let own = [rule("a/+", Some("site/a/{1}")), rule("b", Some("site/b"))];
+        assert_eq!(uplink("user anna\ntopic write a/+\ntopic write a/1\ntopic b\n"), own);
+        let cut = [rule("a/#", Some("site/a/{rest}")), rule("a/secret/+", None)];
+        assert_eq!(uplink("user anna\ntopic a/#\ntopic deny +/secret/+\n"), cut);
+        assert_eq!(uplink("user anna\ntopic a/b\ntopic deny a/#\n"), []);
     }
 }

@@ -79,6 +79,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
     ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
     (
+        "tombolo_mqtt_closed_unidentified_connections_total",
+        "MQTT connections closed before they were identified, because there were too many.",
+    ),
+    (
         "tombolo_mqtt_revoked_connections_total",
         "MQTT connections ended because the certificate of the client is not trusted any more.",
     ),

@@ -18,15 +18,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify as Wake, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify as Wake, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -43,11 +43,12 @@ use crate::control::snapshot::{NOT_LISTENING, OUT_OF_DATE};
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::outline::Outline;
 use crate::proto::dtls::server::{CertificateIdentity, ListPolicy};
-use crate::southbound::mqtt::admission::Admission;
+use crate::southbound::mqtt::admission::{Admission, Admitted, PENDING_MAX};
 use crate::southbound::mqtt::io::{Listener, Stream};
 use crate::southbound::mqtt::settings::PlainAddress;
 use crate::southbound::mqtt::tls::{Lists, Material, Verifier, server_config};
-use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source};
+use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source, Verification};
+use crate::telemetry::counters::Counter;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -64,6 +65,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// So long after strangers took all places `status` says so.
+const CROWDED: Duration = Duration::from_secs(60);
 /// The lists of `[coap]` are those of `[mqtt]` too.
 const NO_LISTS: &str = "MQTT: no client can connect with a certificate: the revocation lists of [coap] cannot be used; `tombolo check` names the file";
 
@@ -134,6 +137,10 @@ struct Place {
 struct Common {
     shared: Rc<Shared>,
     admission: RefCell<Admission>,
+    /// The tasks of unidentified connections.
+    knocking: RefCell<HashMap<u64, AbortHandle>>,
+    /// When one of them was closed last because all places were taken.
+    displaced: Cell<Option<Instant>>,
     acceptor: RefCell<Option<TlsAcceptor>>,
     /// What judges certificates of clients; changed where connections are to be judged again.
     verifier: watch::Sender<Option<Arc<Verifier>>>,
@@ -168,6 +175,8 @@ impl Clients {
         let common = Rc::new(Common {
             shared: shared.clone(),
             admission: RefCell::default(),
+            knocking: RefCell::default(),
+            displaced: Cell::default(),
             acceptor: RefCell::new(None),
             verifier: watch::channel(None).0,
             stopping: watch::channel(false).0,
@@ -313,6 +322,11 @@ impl Clients {
                 problems.push(NO_LISTS.to_owned());
             }
         }
+        if self.common.displaced.get().is_some_and(|at| at.elapsed() < CROWDED) {
+            problems.push(format!(
+                "MQTT: {PENDING_MAX} connections that do not identify themselves take all places; the oldest are closed for new ones; `journalctl -u tombolo -g identified` has addresses"
+            ));
+        }
         problems
     }
 
@@ -389,15 +403,25 @@ async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option
             }
         };
         let now = Instant::now();
-        if !common.admission.borrow_mut().admit(now, peer) {
-            if common.shared.hub.borrow_mut().may_say(LineKind::MqttAccept) {
-                let peer = shown(peer);
-                log::warn!(peer = peer; "too many connections that have not identified themselves; this one is closed");
+        let admitted = common.admission.borrow_mut().admit(now, peer);
+        let displaced = admitted.and_then(|admitted| admitted.displaced);
+        if admitted.is_none() || displaced.is_some() {
+            let mut hub = common.shared.hub.borrow_mut();
+            hub.pipeline.counters.count(Counter::MqttUnidentifiedClosed);
+            if hub.may_say(LineKind::MqttAccept) {
+                let which =
+                    if displaced.is_some() { "the oldest of the network that has most" } else { "this one" };
+                log::warn!(peer = shown(peer); "too many connections that have not identified themselves; {which} is closed");
             }
-            continue;
         }
-        let knocking = Knocking { common: common.clone(), peer, is_over: Cell::new(false) };
-        tokio::task::spawn_local(enter(common.clone(), stream, tls, knocking));
+        if let Some(task) = displaced.and_then(|number| common.knocking.borrow_mut().remove(&number)) {
+            common.displaced.set(Some(now));
+            task.abort();
+        }
+        let Some(Admitted { number, .. }) = admitted else { continue };
+        let knocking = Knocking { common: common.clone(), peer, number };
+        let task = tokio::task::spawn_local(enter(common.clone(), stream, tls, knocking));
+        common.knocking.borrow_mut().insert(number, task.abort_handle());
     }
 }
 
@@ -405,14 +429,13 @@ async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option
 struct Knocking {
     common: Rc<Common>,
     peer: Option<IpAddr>,
-    is_over: Cell<bool>,
+    number: u64,
 }
 
 impl Knocking {
     fn end(&self) {
-        if !self.is_over.replace(true) {
-            self.common.admission.borrow_mut().release(self.peer);
-        }
+        self.common.admission.borrow_mut().release(self.number);
+        self.common.knocking.borrow_mut().remove(&self.number);
     }
 }
 
@@ -620,18 +643,50 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
     }
 }
 
-/// Verifies costly passwords, one at a time.
+/// A password to be verified, and where its verdict goes.
+type Job = (Verification, oneshot::Sender<bool>);
+
+/// Verifies costly passwords, one at a time, on a thread of their own: each thread that did it
+/// would keep the memory of one.
 async fn verify(common: Rc<Common>) {
     let wake = common.shared.hub.borrow().mqtt_verify.clone();
+    let mut worker: Option<mpsc::Sender<Job>> = None;
     loop {
         let next = common.shared.hub.borrow_mut().mqtt.poll_verification();
         let Some(verification) = next else {
             wake.notified().await;
             continue;
         };
-        let verified = tokio::task::spawn_blocking(move || verification.hash.verify(&verification.password));
+        let (verdict, verified) = oneshot::channel();
+        let job = (verification, verdict);
+        let returned = match &worker {
+            Some(worker) => worker.send(job).map_err(|error| error.0),
+            None => Err(job),
+        };
+        if let Err(job) = returned {
+            worker = start_worker(job);
+        }
         // A fault there is a wrong password.
         let right = verified.await.unwrap_or(false);
         common.shared.round(|hub: &mut Hub| hub.verified_mqtt(right));
+    }
+}
+
+/// A thread that does this job and those that follow; `None`: there is none to be had.
+fn start_worker(first: Job) -> Option<mpsc::Sender<Job>> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    let work = move || {
+        for (verification, verdict) in std::iter::once(first).chain(jobs) {
+            // Nobody waits for a connection that is gone.
+            let _ = verdict.send(verification.hash.verify(&verification.password));
+        }
+    };
+    let started = std::thread::Builder::new().name("passwords".to_owned()).spawn(work);
+    match started {
+        Ok(_) => Some(sender),
+        Err(error) => {
+            log::error!(reason:% = error; "no thread to verify passwords on");
+            None
+        }
     }
 }

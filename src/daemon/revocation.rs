@@ -3,7 +3,7 @@
 //! | new lists of | what is done |
 //! |---|---|
 //! | `[upstream]` | the chain of the present connection is looked at: if a certificate of it is revoked, the connection is replaced, and the next one is refused with its name |
-//! | `[coap]` | they take the place of those before; sessions of devices whose certificate is revoked are closed |
+//! | `[coap]` | they take the place of those before; sessions of devices, and connections of `[mqtt]`, whose certificate is revoked are closed |
 
 use std::rc::Rc;
 use std::sync::Arc;

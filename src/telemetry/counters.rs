@@ -63,6 +63,8 @@ counters! {
     /// Connections of local MQTT clients that were ended because their certificate is not trusted
     /// any more.
     MqttRevoked = "tombolo_mqtt_revoked_connections_total",
+    /// Connections closed before they were identified, because there were too many.
+    MqttUnidentifiedClosed = "tombolo_mqtt_closed_unidentified_connections_total",
     /// PUBLISH packets of local MQTT clients.
     MqttPublishes = "tombolo_mqtt_received_publishes_total",
     /// Subscriptions that were refused.

@@ -1,6 +1,7 @@
 //! Local MQTT clients: mosquitto's programs in both versions, and paho, through the gateway to the
 //! broker.
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -143,6 +144,21 @@ fn tls_clients_are_known_by_password_or_certificate() {
         let output = mosquitto("mosquitto_pub", &target, arguments);
         assert!(!output.status.success(), "{}", printed(&output));
     }
+}
+
+#[test]
+fn connections_that_stay_silent_keep_no_client_out_and_are_said() {
+    let port = free_tcp_port();
+    let site = site("mqtt-silent", |_, _| format!("[mqtt]\ninsecure-listen = [\"127.0.0.1:{port}\"]\n"));
+    let silent: Vec<TcpStream> =
+        (0..600).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("a connection")).collect();
+    let target = ["-h", "127.0.0.1", "-p", &port.to_string(), "-u", "pump-2", "-P", "sesame-sesame"];
+    let output = mosquitto("mosquitto_pub", &target, &["-q", "1", "-t", "t/through", "-m", "1"]);
+    assert!(output.status.success(), "{}", printed(&output));
+    let problems = site.daemon.status()["problems"].to_string();
+    assert!(problems.contains("512 connections that do not identify themselves"), "{problems}");
+    assert!(site.daemon.log().contains("the oldest of the network that has most is closed"));
+    drop(silent);
 }
 
 #[test]

@@ -630,26 +630,10 @@ impl Intake {
             return self.reject(moment, number, code, what, pipeline);
         }
         let count = session.next_count();
-        let ticket = MqttTicket { session: at, count };
-        let device = session.device;
         let (topic, payload) = (message.topic.as_str(), message.payload.as_slice());
-        let content_format = message.content_format;
-        // An uplink rule, else a local-publish rule.
-        let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
-        let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
-        let outcome = if let Some(granted) = granted {
-            let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
-            let outcome = admitted.map_err(answer::refused);
-            if outcome.is_ok() {
-                let retain = message.retain && granted.retain;
-                let qos = (message.qos as u8).min(granted.qos);
-                let message = BusMessage { topic, payload, content_format, retain, qos, sender: at };
-                self.publish_locally(moment.now, &message);
-            }
-            Some(outcome)
-        } else {
-            offer(moment, device, ticket, topic, payload, message.retain, content_format, pipeline)
-        };
+        let Message { qos, retain, content_format, .. } = *message;
+        let published = Published { topic, payload, qos, retain, content_format };
+        let outcome = self.route(moment, MqttTicket { session: at, count }, &published, pipeline);
         let Some(session) = self.sessions.get_mut(&at) else { return };
         if outcome == Some(Err(UNKNOWN)) {
             let code = DisconnectReasonCode::NotAuthorized;
@@ -659,6 +643,33 @@ impl Intake {
             session.note_publish(count, message.id, exactly_once, outcome);
             self.acknowledge(moment, number, pipeline);
         }
+    }
+
+    /// Hands on what a session publishes: by an uplink rule as a reading, else by a local-publish
+    /// rule to other clients. `None`: the outcome follows with the ticket.
+    fn route<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        ticket: MqttTicket,
+        published: &Published<'_>,
+        pipeline: &mut Pipeline<S>,
+    ) -> Option<Result<(), Denial>> {
+        let session = self.sessions.get(&ticket.session)?;
+        let (device, Published { topic, payload, content_format, .. }) = (session.device, *published);
+        let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
+        let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
+        let Some(granted) = granted else {
+            return offer(moment, device, ticket, published, pipeline);
+        };
+        let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
+        let outcome = admitted.map_err(answer::refused);
+        if outcome.is_ok() {
+            let retain = published.retain && granted.retain;
+            let qos = (published.qos as u8).min(granted.qos);
+            let message = BusMessage { topic, payload, content_format, retain, qos, sender: ticket.session };
+            self.publish_locally(moment.now, &message);
+        }
+        Some(outcome)
     }
 
     /// Sends the acknowledgements whose turn it is.
@@ -774,10 +785,13 @@ impl Intake {
             return;
         };
         session.will_at = None;
-        let Some(Will { topic, payload, retain, content_format, .. }) = session.will.take() else { return };
+        let Some(Will { topic, payload, qos, retain, content_format, .. }) = session.will.take() else {
+            return;
+        };
         let ticket = MqttTicket { session: at, count: session.next_count() };
+        let will = Published { topic: &topic, payload: &payload, qos, retain, content_format };
         // Nobody waits for its outcome: a refusal is counted and logged as every other.
-        let _ = offer(moment, session.device, ticket, &topic, &payload, retain, content_format, pipeline);
+        let _ = self.route(moment, ticket, &will, pipeline);
     }
 
     fn remove_session(&mut self, at: u64) {
@@ -848,18 +862,25 @@ fn is_busy(connection: &Connection, sessions: &HashMap<u64, Session>) -> bool {
 const UNKNOWN: Denial =
     Denial { code: PubackReasonCode::NotAuthorized, reason: "not known", is_temporary: false };
 
+/// What a session publishes: a PUBLISH, or its will.
+#[derive(Clone, Copy)]
+struct Published<'p> {
+    topic: &'p str,
+    payload: &'p [u8],
+    qos: Qos,
+    retain: bool,
+    content_format: Option<ContentFormat>,
+}
+
 /// Offers a publish to the pipeline as a reading of its device. `None`: it is on its way to disk.
-#[allow(clippy::too_many_arguments)]
 fn offer<S: ReadingStore>(
     moment: &Moment,
     device: DeviceIndex,
     ticket: MqttTicket,
-    topic: &str,
-    payload: &[u8],
-    retain: bool,
-    content_format: Option<ContentFormat>,
+    published: &Published<'_>,
     pipeline: &mut Pipeline<S>,
 ) -> Option<Result<(), Denial>> {
+    let Published { topic, payload, retain, content_format, .. } = *published;
     // An empty retained message deletes the retained one (MQTT 5.0 §3.3.1.3).
     let method = if retain && payload.is_empty() { Method::Delete } else { Method::Post };
     let path = match Path::parse(topic) {

@@ -919,6 +919,22 @@ fn a_message_that_no_uplink_rule_is_for_goes_to_local_subscribers() {
 }
 
 #[test]
+fn a_will_that_no_uplink_rule_is_for_goes_to_local_subscribers() {
+    let mut world = local(None);
+    let receiver = world.client(Hello { client_id: "r", ..HELLO });
+    world.say(receiver, &subscribe("home/#", SubOpts::new()));
+    world.heard(receiver);
+    for (topic, expected) in [("home/door-7/state", 1), ("home/other/state", 0)] {
+        let client = world.client(Hello { will: Some((topic, 0)), ..HELLO });
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        assert_eq!(world.received(receiver).len(), expected, "{topic}");
+    }
+    world.route();
+    assert_eq!(world.refused, ["home/other/state: NoRule"]);
+    assert!(world.taken().is_empty());
+}
+
+#[test]
 fn retained_local_messages_begin_a_subscription_and_an_empty_one_deletes_them() {
     let mut world = local(None);
     let client = world.client(HELLO);
