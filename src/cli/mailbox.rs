@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::Context;
 use super::args::MailboxCommand;
 use super::error::CommandError;
-use super::output::{bytes, span};
+use super::output::{bytes, plural, span};
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{HeldCommand, MailboxPage};
@@ -69,7 +69,10 @@ fn row(held: &HeldCommand) -> Vec<String> {
     let state = match (&held.status, held.attempts) {
         (Some(status), _) => format!("{} {status}", held.state),
         (None, 0) => held.state.clone(),
-        (None, attempts) => format!("{}, sent {attempts} times", held.state),
+        (None, attempts) => {
+            let in_vain = if held.state == "waiting" { ", not answered" } else { "" };
+            format!("{}, sent {}{in_vain}", held.state, plural(attempts, "time"))
+        }
     };
     vec![
         held.number.to_string(),
@@ -107,7 +110,7 @@ fn show(context: &Context, number: u64) -> Result<(), CommandError> {
         ("device", Escaped(&held.device).to_string()),
         ("command", format!("{} {}", held.method, Escaped(&held.path))),
         ("state", held.state.clone()),
-        ("sent", format!("{} times", held.attempts)),
+        ("sent", plural(held.attempts, "time")),
         ("age", held.age_s.map_or_else(|| "unknown".to_owned(), span)),
         ("expires", expires(&held)),
     ];

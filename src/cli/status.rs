@@ -9,8 +9,8 @@ use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
-    Certificate, DailyBytes, LimitedDevice, RefusedConnect, RevocationList, RevocationSource, SerialAsked,
-    SerialPort, SerialUnit, Session, SessionPage, Status, Uplink,
+    Certificate, DailyBytes, HeldCommand, LimitedDevice, RefusedConnect, RevocationList, RevocationSource,
+    SerialAsked, SerialPort, SerialUnit, Session, SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
@@ -248,6 +248,21 @@ pub fn text(status: &Status) -> String {
         let sent =
             if mailbox.in_flight > 0 { format!(", {} sent", mailbox.in_flight) } else { String::new() };
         row("mailbox", format!("{held} held for {devices}, {}{sent}", bytes(mailbox.bytes)));
+    }
+    if let Some(held) = &mailbox.most_unanswered {
+        let HeldCommand { number, device, method, path, attempts, .. } = held;
+        let others = match mailbox.unanswered {
+            0 | 1 => String::new(),
+            all => format!("; and {} more", all - 1),
+        };
+        let (device, path) = (Escaped(device), Escaped(path));
+        let times = plural(*attempts, "time");
+        row(
+            "",
+            format!(
+                "command {number}, {method} {path}, to {device} was sent {times} and not answered{others}"
+            ),
+        );
     }
     if let Some(failing) = &mailbox.failing {
         row("", format!("commands to devices are refused: {failing}"));
@@ -844,7 +859,22 @@ mod tests {
                 "tombolo_dtls_failed_handshakes_total": 1,
             }),
             clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
-            mailbox: Mailbox { commands: 3, in_flight: 1, devices: 2, bytes: 2048, ..Mailbox::default() },
+            mailbox: Mailbox {
+                commands: 3,
+                in_flight: 1,
+                devices: 2,
+                bytes: 2048,
+                unanswered: 2,
+                most_unanswered: Some(HeldCommand {
+                    number: 12,
+                    device: "lamp-3".into(),
+                    method: "PUT".into(),
+                    path: "set/x".into(),
+                    attempts: 5,
+                    ..HeldCommand::default()
+                }),
+                ..Mailbox::default()
+            },
             firmware: Vec::new(),
         };
         assert_eq!(
@@ -867,6 +897,7 @@ mod tests {
              \u{20}         unit 3, boiler: down, 41 answers to 47 requests, 40 readings, 4 silent, 2 damaged\n\
              serial    meter: retrying for 3 s: /dev/ttyUSB0: it is not there, 7 readings, 1 bad frame, 2 frames without a reading\n\
              mailbox   3 commands held for 2 devices, 2 KiB, 1 sent\n\
+             \u{20}         command 12, PUT set/x, to lamp-3 was sent 5 times and not answered; and 1 more\n\
              readings  9 stored; refused: 2 no rule; 1 handshake failed\n\
              clock     2026-01-01T00:00:00.000Z\n\
              disabled  a.toml:3: device.x: has no role\n\

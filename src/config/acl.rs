@@ -95,6 +95,10 @@ impl Directory for Devices<'_> {
         let Devices(gate, now) = self;
         gate.devices(*now).filter(|view| view.role == role).map(|view| view.id.clone()).collect()
     }
+
+    fn takes_copies(&self, _: &str) -> bool {
+        true
+    }
 }
 
 /// What the rules say, with the keys of an [`Explanation`](crate::gate::Explanation). `path`: a

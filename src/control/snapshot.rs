@@ -152,6 +152,11 @@ pub struct Mailbox {
     pub file_bytes: u64,
     /// Why commands cannot be stored at present.
     pub failing: Option<String>,
+    /// Commands that were sent, not answered, and are sent again.
+    pub unanswered: u64,
+    /// The one of them that was sent most often.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_unanswered: Option<HeldCommand>,
 }
 
 /// A command that is held.

@@ -26,6 +26,7 @@ use crate::downlink::mailbox::{Arrival, Event, Mailbox, Observer, Take};
 use crate::downlink::remote::Remote;
 use crate::downlink::router::{Directory, Refusal, Routed, Router, Target};
 use crate::downlink::settings::Settings;
+use crate::gate::stage::TopicFault;
 use crate::gate::{DeviceView, Gate, reply};
 use crate::journal::Refused;
 use crate::message::{CommandReply, ContentFormat, Envelope, Name};
@@ -44,6 +45,8 @@ use crate::southbound::{mqtt, serial};
 const REFUSALS_BURST: u32 = 60;
 /// and one more in each of these.
 const REFUSAL_EVERY: Duration = Duration::from_secs(1);
+/// From one word in the log about outcomes that nobody was told to the next.
+const UNTOLD_EVERY: Duration = Duration::from_secs(60);
 /// Commands of the operator that are waited for at once.
 const WAITERS_MAX: usize = 256;
 
@@ -127,10 +130,40 @@ pub struct Commands {
     waiters: HashMap<u64, oneshot::Sender<Outcome>>,
     /// Outcomes that the journal did not take yet.
     unpublished: BTreeSet<u64>,
+    /// Outcomes that were not published since that was last logged.
+    untold: Untold,
     refusals_left: u32,
     refusal_at: Option<Instant>,
     counts: Counts,
     tail: Tail,
+}
+
+/// Outcomes of commands that were not taken and of which their senders were not told.
+#[derive(Debug, Default)]
+struct Untold {
+    count: u64,
+    /// The first of them.
+    example: String,
+    logged: Option<Instant>,
+}
+
+impl Untold {
+    fn note(&mut self, to: ReplyTo<'_>, status: &str) {
+        if self.count == 0 {
+            self.example = format!("{} for {} of {}", status, to.path, to.device);
+        }
+        self.count += 1;
+    }
+
+    /// How many there were since the last time, at most once in [`UNTOLD_EVERY`], and the first.
+    fn poll(&mut self, now: Instant) -> Option<(u64, String)> {
+        let is_due = self.logged.is_none_or(|at| now.saturating_duration_since(at) >= UNTOLD_EVERY);
+        if self.count == 0 || !is_due {
+            return None;
+        }
+        self.logged = Some(now);
+        Some((std::mem::take(&mut self.count), std::mem::take(&mut self.example)))
+    }
 }
 
 /// Requests on their way, by both of their numbers.
@@ -292,10 +325,13 @@ impl Directory for Devices<'_> {
     fn devices_of(&self, role: &Name) -> Vec<Name> {
         let is_one = |view: &DeviceView<'_>| {
             let id = view.id.as_str();
-            let is_reached = view.has_credential || self.lines.has(id) || self.lines.has_node(id);
-            view.role == role && is_reached
+            view.role == role && (view.has_credential || self.lines.has(id) || self.lines.has_node(id))
         };
         self.gate.devices(self.now).filter(is_one).map(|view| view.id.clone()).collect()
+    }
+
+    fn takes_copies(&self, id: &str) -> bool {
+        can_reach(self.lines, self.gate, self.now, id)
     }
 }
 
@@ -359,6 +395,7 @@ impl Commands {
             answers: Vec::new(),
             waiters: HashMap::new(),
             unpublished: BTreeSet::new(),
+            untold: Untold::default(),
             refusals_left: REFUSALS_BURST,
             refusal_at: None,
             counts: Counts::default(),
@@ -437,10 +474,7 @@ impl Commands {
             if lines_before.has(device) && !lines.has(device) {
                 return Some(Outcome::of(Status::Refused, "the device takes no commands any more"));
             }
-            let routed = router.route(&command.topic, &devices);
-            let still = matches!(&routed, Routed::To(targets) if targets.iter().any(|target| {
-                target.device == command.device && target.path == command.path
-            }));
+            let still = router.reaches(&command.topic, &command.device, &command.path, &devices);
             (!still).then(|| Outcome::of(Status::Refused, "the downlink rules do not allow it any more"))
         });
         self.mailbox.review_paths(|device, path| match devices.device(device.as_str()) {
@@ -515,10 +549,13 @@ impl Commands {
                     .as_ref()
                     .and_then(|request| request.reply.clone())
                     .or_else(|| device.as_deref().and_then(|device| router.reply_topic(device, &path)));
+                let id = device.as_deref().unwrap_or("-");
+                let chosen = message.response_topic.as_deref();
+                let chosen = chosen.filter(|topic| pipeline.gate.check_reply_topic(topic, id).is_ok());
                 let to = ReplyTo {
-                    device: device.as_deref().unwrap_or("-"),
+                    device: id,
                     path: if path.is_empty() { "-" } else { &path },
-                    topic: message.response_topic.as_deref().or(default.as_deref()),
+                    topic: chosen.or(default.as_deref()),
                     correlation: message.correlation.as_deref(),
                     wrapped,
                 };
@@ -527,7 +564,8 @@ impl Commands {
             }
             Routed::To(targets) => {
                 let default = request.as_ref().and_then(|request| request.reply.clone());
-                let source = Source { topic, default, wrapped, session_present };
+                let is_request = request.is_some();
+                let source = Source { topic, default, wrapped, session_present, is_request };
                 self.take(moment, pipeline, &router, owed, targets, message, source)
             }
         };
@@ -556,19 +594,16 @@ impl Commands {
                 source.default.clone().or_else(|| router.reply_topic(target.device.as_str(), &target.path));
             let device = target.device.as_str();
             let chosen = message.response_topic.as_deref();
-            let allowed = chosen.is_none_or(|topic| pipeline.gate.check_reply_topic(topic, device).is_ok());
-            let reply_topic = chosen.filter(|_| allowed).map(str::to_owned).or(default);
+            let fault = chosen.and_then(|topic| pipeline.gate.check_reply_topic(topic, device).err());
+            let reply_topic = chosen.filter(|_| fault.is_none()).map(str::to_owned).or(default);
             let refused = match &wish {
                 Err(why) => Some(why.clone()),
                 Ok(_) if !can_reach(&self.lines, &pipeline.gate, moment.now, device) => {
                     Some(NO_SESSION.to_owned())
                 }
-                Ok(_) if !allowed => {
-                    Some("the response topic belongs to a device or to the gateway".to_owned())
-                }
-                Ok((method, _)) => {
+                Ok((method, _)) => fault.map(reply_fault).or_else(|| {
                     line::check(&self.lines, device, &target.path, *method, &message.payload).err()
-                }
+                }),
             };
             if let Some(why) = refused {
                 let to = ReplyTo {
@@ -627,6 +662,9 @@ impl Commands {
             topic_hash: hash(&[message.topic.as_bytes()]),
             hash: hash_of(message),
             packet,
+            // The generations and the connections of each are few.
+            connection: owed.map_or(1, |owed| (owed.generation << 32 | owed.connection) + 1),
+            distinct: message.correlation.is_some() || source.is_request,
             again: message.duplicate && source.session_present,
             retained: message.retained,
         };
@@ -722,6 +760,8 @@ impl Commands {
             topic_hash: hash(&[own.as_bytes()]),
             hash: 0,
             packet: None,
+            connection: 1,
+            distinct: false,
             again: false,
             retained: false,
         };
@@ -806,6 +846,9 @@ impl Commands {
 
     /// What is due, once a second.
     pub fn care(&mut self, moment: &Moment, sides: &mut Sides<'_>, pipeline: &mut Readings) {
+        if let Some((count, example)) = self.untold.poll(moment.now) {
+            log::warn!(outcomes = count, example = example.as_str(); "commands were not taken, and their senders could not be told");
+        }
         if self.file.is_none() {
             return;
         }
@@ -870,15 +913,6 @@ impl Commands {
                 if let Some(owed) = self.owed.remove(&ticket) {
                     self.answer(owed, reason_code::SUCCESS);
                 }
-            }
-            Event::Unstored { ticket } => {
-                if let Some(owed) = self.owed.remove(&ticket) {
-                    self.answer(owed, reason_code::QUOTA_EXCEEDED);
-                }
-            }
-            Event::Failed(command) => {
-                let outcome = Outcome::of(Status::Full, "the command could not be stored");
-                self.tell(moment, pipeline, reply_to(&command), &outcome);
             }
             Event::Ready(device) => {
                 let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
@@ -958,13 +992,10 @@ impl Commands {
             state: "ended",
             outcome: Some(&status),
         });
-        if !self.may_refuse(moment.now) {
-            self.counts.untold += 1;
-            return;
-        }
         // Number 0 is no command's: nothing is waited for.
-        if !matches!(publish(moment, pipeline, 0, to, outcome), Ok(true)) {
+        if !self.may_refuse(moment.now) || !matches!(publish(moment, pipeline, 0, to, outcome), Ok(true)) {
             self.counts.untold += 1;
+            self.untold.note(to, &status);
         }
     }
 
@@ -1012,6 +1043,16 @@ impl Commands {
 const NO_SESSION: &str = "commands reach devices over DTLS, MQTT and serial lines; this one has no credential, and on a \
                           line nothing that is writable";
 
+/// Why a response topic is not taken.
+fn reply_fault(fault: TopicFault) -> String {
+    let why = match fault {
+        TopicFault::TooLong => "is empty or has more than 1,024 bytes",
+        TopicFault::Unpublishable => "is none that can be published to: it begins with $ or has a wildcard",
+        TopicFault::ForeignSpace | TopicFault::Own => "belongs to a device or to the gateway",
+    };
+    format!("the response topic {why}")
+}
+
 /// Whether the device can have a DTLS session at all, or is on a line and takes commands.
 fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
     let index = gate.device_by_id(device);
@@ -1027,6 +1068,8 @@ struct Source<'a> {
     default: Option<String>,
     wrapped: bool,
     session_present: bool,
+    /// Its topic has an id of the sender's own.
+    is_request: bool,
 }
 
 /// Publishes an outcome; `Ok(false)`: nobody wants it.
@@ -1068,6 +1111,12 @@ fn told(outcome: protocol::Outcome) -> Told {
         protocol::Outcome::Response { code, content_format, payload, partial } => {
             Told::Answered(Outcome { status: Status::Code(code.0), content_format, payload, partial })
         }
+        protocol::Outcome::Unintelligible(option) => Told::Answered(Outcome::of(
+            Status::Unknown,
+            format!(
+                "the device's answer has the critical option {option}, which is not known here: it may have run"
+            ),
+        )),
         protocol::Outcome::Reset => Told::Rejected,
         protocol::Outcome::Unanswered => Told::Unanswered,
         protocol::Outcome::Gone => Told::Gone,
@@ -1188,6 +1237,19 @@ mod tests {
         assert!(wish(&long).is_err());
         let body = InboundMessage { payload_length: 1, ..with("DELETE", "") };
         assert!(wish(&body).is_err());
+    }
+
+    #[test]
+    fn outcomes_that_nobody_was_told_are_named_once_a_minute() {
+        let (mut untold, now) = (Untold::default(), Instant::now());
+        let to = |device| ReplyTo { device, path: "set", topic: None, correlation: None, wrapped: false };
+        assert_eq!(untold.poll(now), None);
+        untold.note(to("a"), "full");
+        untold.note(to("b"), "refused");
+        assert_eq!(untold.poll(now), Some((2, "full for set of a".to_owned())));
+        untold.note(to("c"), "refused");
+        assert_eq!(untold.poll(now + Duration::from_secs(59)), None);
+        assert_eq!(untold.poll(now + UNTOLD_EVERY), Some((1, "refused for set of c".to_owned())));
     }
 
     #[test]

@@ -184,6 +184,7 @@ fn shown(
 pub fn snapshot(commands: &Commands, moment: &Moment) -> snapshot::Mailbox {
     let mailbox = commands.mailbox();
     let oldest = mailbox.view().next().map(|view| view.number);
+    let (unanswered, most_unanswered) = mailbox.unanswered();
     snapshot::Mailbox {
         commands: mailbox.len() as u64,
         in_flight: commands.in_flight() as u64,
@@ -193,6 +194,8 @@ pub fn snapshot(commands: &Commands, moment: &Moment) -> snapshot::Mailbox {
         oldest_s: oldest.and_then(|number| mailbox.age(number, moment)).map(|age| age.as_secs()),
         file_bytes: commands.bytes().0,
         failing: commands.trouble().map(str::to_owned),
+        unanswered: unanswered as u64,
+        most_unanswered: most_unanswered.map(|view| shown(mailbox, &view, moment)),
     }
 }
 

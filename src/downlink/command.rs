@@ -180,7 +180,7 @@ pub struct Outcome {
     pub status: Status,
     /// The format of the payload.
     pub content_format: Option<ContentFormat>,
-    /// The device's answer, or a sentence in plain text; at most 2,048 bytes.
+    /// The device's answer, or a sentence in plain text; at most 16 KiB.
     pub payload: Vec<u8>,
     /// The payload is not all that the device would have answered.
     pub partial: bool,

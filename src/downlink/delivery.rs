@@ -17,7 +17,8 @@
 //! not acknowledge it, the relation ends; after a Reset the command waits again.
 //!
 //! In the last two rows an idempotent command waits again, until it expires: it is begun with the
-//! device's next datagram, or after a rest that grows from [`REST`] to [`REST_MAX`].
+//! device's next datagram, or after a rest that grows from [`REST`] to [`REST_MAX`]. Commands on
+//! other paths pass it meanwhile, as they would if it had ended; those on its path wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -111,15 +112,18 @@ pub struct Delivery {
 impl Delivery {
     /// Something changed for this device: begins its next command if that can be sent.
     pub fn offer(&mut self, now: Instant, device: &Name, mailbox: &mut Mailbox, carrier: &mut impl Carrier) {
-        if self.rests.get(device).is_some_and(|rest| now < rest.until) {
+        let rest = self.rests.get(device).filter(|rest| now < rest.until);
+        if rest.is_some_and(|rest| rest.length < REST) {
             return;
         }
-        // Mostly the first of them: only of a client that subscribed to some paths, others wait.
-        let ready = mailbox.candidates(device).into_iter().find(|number| {
-            mailbox.command(*number).is_some_and(|command| carrier.is_reachable(now, command))
+        // Mostly the first of them: only of a client that subscribed to some paths, others wait. The
+        // rest is that of the commands that were sent in vain.
+        let ready = mailbox.candidates(device).into_iter().find(|candidate| {
+            (rest.is_none() || candidate.failures == 0)
+                && mailbox.command(candidate.number).is_some_and(|command| carrier.is_reachable(now, command))
         });
-        if let Some(number) = ready {
-            mailbox.begin(number);
+        if let Some(candidate) = ready {
+            mailbox.begin(candidate.number);
         }
     }
 
@@ -188,8 +192,9 @@ impl Delivery {
             }
             Told::Answered(outcome) => {
                 self.flights.remove(&number);
-                self.rests.remove(&command.device);
+                let device = command.device.clone();
                 mailbox.end(number, outcome);
+                self.forget_rest(&device, mailbox);
             }
             Told::Rejected => {
                 self.flights.remove(&number);
@@ -224,10 +229,11 @@ impl Delivery {
         match told {
             Told::Acknowledged | Told::Answered(_) => {
                 self.flights.remove(&number);
-                if let Some(command) = mailbox.command(number) {
-                    self.rests.remove(&command.device);
-                }
+                let device = mailbox.command(number).map(|command| command.device.clone());
                 mailbox.end(number, Outcome::notified());
+                if let Some(device) = device {
+                    self.forget_rest(&device, mailbox);
+                }
             }
             Told::Rejected | Told::Unsent => {
                 // It does not observe any more, so it has not taken it.
@@ -245,6 +251,13 @@ impl Delivery {
                 let why = "the session of the device ended during the notification: it may have it";
                 self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
             }
+        }
+    }
+
+    /// The device has answered: unless another command was sent to it in vain, nothing rests.
+    fn forget_rest(&mut self, device: &Name, mailbox: &Mailbox) {
+        if mailbox.candidates(device).iter().all(|candidate| candidate.failures == 0) {
+            self.rests.remove(device);
         }
     }
 

@@ -12,7 +12,7 @@
 //! | 7 released | packet id | –: PUBREL came |
 //! | 8 session lost | 0 | –: no packet id means anything any more |
 //! | 9 marks | 0 | hashes of last commands by topic, packet ids |
-//! | 10 settled | packet id | –: the broker has the PUBACK |
+//! | 10 settled | packet id | the hash of the message: the broker has the PUBACK |
 //! | 11 value | command | as taken: what a GET is answered with |
 //! | 12 related | relation | who observes what, and the number of the last notification |
 //! | 13 unrelated | relation | – |

@@ -17,15 +17,20 @@
 //! idempotent, else its outcome is `unknown`. An outcome that was not published is published, and
 //! one whose publishing was not noted is published twice, with the same correlation data.
 //!
-//! **A disk that errs.** A command that cannot be stored is refused, and so is every further one
-//! until a write succeeds again; one is tried every [`RETRY`]. Nothing is sent meanwhile. Outcomes
-//! wait.
+//! **A disk that errs.** What a failed write has left on the disk nobody knows. So what was being
+//! stored is neither acknowledged nor refused until a write succeeds, which stores it; one is tried
+//! every [`RETRY`]. Commands that come meanwhile are refused. Nothing is sent, and outcomes wait.
+//!
+//! **Who makes room.** A command that a newer one replaces waits on until the newer one is durable:
+//! of two set-points one is always there.
 //!
 //! **Duplicates.** At QoS 2 a message whose packet id is held and has the same content is the one
 //! that was taken; so is one that the broker marks as a duplicate although it was completed within
 //! [`RECENT`]: a broker that was killed may go on from an older state. At QoS 1 that is so if the
 //! broker marks it as a duplicate within the same session, until the broker is known to have the
-//! acknowledgement. A retained message that comes with a subscription is not taken if it is equal
+//! acknowledgement. RabbitMQ gives the repetition another packet id: so a message that its sender
+//! made distinct, by correlation data or the id of its topic, is known by its content alone. Of
+//! others two may be equal and both be meant. A retained message that comes with a subscription is not taken if it is equal
 //! to the last one on its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -46,16 +51,20 @@ use crate::proto::coap::{PeerId, Token};
 pub const RETRY: Duration = Duration::from_secs(5);
 /// So long a message of QoS 2 is known after it was completed.
 pub const RECENT: Duration = Duration::from_secs(600);
-/// Bytes of all commands, in memory and about as many on the disk.
+/// Bytes of all commands and their outcomes, in memory and about as many on the disk.
 pub const BYTES_MAX: usize = 16 << 20;
+/// Bytes of an outcome for which there is room beside them.
+const OUTCOME_SURE: usize = 2048;
 /// Commands in all.
 pub const COMMANDS_MAX: usize = 65_536;
 /// Topics whose last command is remembered.
 const LAST_MAX: usize = 16_384;
 /// Hashes in one frame.
 const MARKS_A_FRAME: usize = 4_000;
-/// In the place of the QoS, in marks: a completed message of QoS 2.
+/// In the place of the QoS, in marks: a completed message of QoS 2,
 const COMPLETED: u8 = 3;
+/// and one of QoS 1 that its sender made distinct.
+const DISTINCT: u8 = 4;
 /// No number comes near this one; a file that says so is wrong.
 const NUMBER_MAX: u64 = 1 << 62;
 /// From one look for expired values to the next.
@@ -70,7 +79,7 @@ const QOS1_MAX: usize = 256;
 pub struct Arrival {
     /// When it came.
     pub now: Instant,
-    /// Comes back with [`Event::Stored`] or [`Event::Unstored`].
+    /// Comes back with [`Event::Stored`].
     pub ticket: u64,
     /// The hash of the topic.
     pub topic_hash: u64,
@@ -78,6 +87,10 @@ pub struct Arrival {
     pub hash: u64,
     /// QoS 1 or 2 and the packet id; `None` at QoS 0.
     pub packet: Option<(u8, u16)>,
+    /// By which connection it came; never 0.
+    pub connection: u64,
+    /// Its sender made it distinct: no other message that is meant has the same hash.
+    pub distinct: bool,
     /// The broker says that it sent it before, and knows the session in which it did.
     pub again: bool,
     /// It comes because of a subscription.
@@ -91,8 +104,8 @@ pub enum Take {
     Duplicate,
     /// A retained message equal to the last one: nothing follows, it may be acknowledged.
     Repeated,
-    /// For each device: the number of its command, or why there is none. [`Event::Stored`] or
-    /// [`Event::Unstored`] follows if there is a number.
+    /// For each device: the number of its command, or why there is none. [`Event::Stored`] follows
+    /// if there is a number.
     Taken(Vec<Result<u64, Outcome>>),
 }
 
@@ -104,13 +117,6 @@ pub enum Event {
         /// As given.
         ticket: u64,
     },
-    /// It could not be stored, and nothing is kept of it.
-    Unstored {
-        /// As given.
-        ticket: u64,
-    },
-    /// This command of an unstored message is gone: its outcome is `full`.
-    Failed(Box<Command>),
     /// A command waits for this device, and none is on its way.
     Ready(Name),
     /// That it is about to be sent is durable.
@@ -172,7 +178,7 @@ pub struct Counters {
     pub duplicates: u64,
     /// Commands refused because there was no room.
     pub full: u64,
-    /// Commands that could not be stored.
+    /// Commands refused because the disk errs.
     pub unstored: u64,
     /// Commands answered by their device.
     pub answered: u64,
@@ -197,6 +203,43 @@ struct Held {
     sequence: u64,
     /// Nothing allows it any more since it was taken: it is not sent again.
     withdrawn: Option<Outcome>,
+    /// How often it was sent in vain.
+    failures: u8,
+    /// It ends so when the command of this number, which takes its place, is durable.
+    leaving: Option<(u64, Outcome)>,
+}
+
+impl Held {
+    fn new(command: Command, mark: TakenMark, state: State) -> Held {
+        Held {
+            command,
+            mark,
+            state,
+            outcome: None,
+            attempts: 0,
+            sequence: 0,
+            withdrawn: None,
+            failures: 0,
+            leaving: None,
+        }
+    }
+
+    /// Bytes of it and of its outcome.
+    fn bytes(&self) -> usize {
+        self.command.bytes() + self.outcome.as_ref().map_or(0, |outcome| outcome.payload.len())
+    }
+
+    /// Where a later set-point would take the place of this one.
+    fn place(&self) -> (&Name, &str, u8) {
+        (&self.command.device, &self.command.path, self.command.method)
+    }
+}
+
+/// A message of QoS 1, and by which connection it came; 0: before this process.
+#[derive(Clone, Copy, Debug)]
+struct AtLeastOnce {
+    mark: PacketMark,
+    connection: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,7 +266,10 @@ enum Op {
         ticket: u64,
     },
     SessionLost,
-    Settled(u16),
+    Settled {
+        packet: u16,
+        hash: u64,
+    },
     /// A relation, new, or with a new sequence number if there is no ticket.
     Related {
         relation: u64,
@@ -248,7 +294,9 @@ pub struct Mailbox {
     last: HashMap<u64, u64>,
     last_order: VecDeque<u64>,
     qos2: BTreeMap<u16, u64>,
-    qos1: VecDeque<PacketMark>,
+    qos1: VecDeque<AtLeastOnce>,
+    /// The connection of the last message of QoS 1, and since when.
+    connection: (u64, Option<Instant>),
     /// Completed messages of QoS 2, and when; `None`: before this process.
     completed: VecDeque<(PacketMark, Option<Instant>)>,
     values: Values,
@@ -261,6 +309,15 @@ pub struct Mailbox {
     trouble: Option<String>,
     events: VecDeque<Event>,
     counters: Counters,
+}
+
+/// A command that waits for its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number.
+    pub number: u64,
+    /// How often it, or one before it on its path, was sent in vain.
+    pub failures: u8,
 }
 
 /// A command as `mailbox list` shows it.
@@ -291,6 +348,7 @@ impl Mailbox {
             last_order: VecDeque::new(),
             qos2: BTreeMap::new(),
             qos1: VecDeque::new(),
+            connection: (0, None),
             completed: VecDeque::new(),
             values: Values::default(),
             swept: None,
@@ -327,12 +385,13 @@ impl Mailbox {
                     }
                     self.remember(mark.topic_hash, mark.hash);
                     if let Some((qos, id)) = mark.packet {
-                        self.note_packet(PacketMark { qos, id, hash: mark.hash });
+                        self.note_packet(PacketMark { qos, id, hash: mark.hash }, 0);
                     }
                 }
                 kind::SENT => {
                     if let Some(held) = held {
                         (held.state, held.attempts) = (State::Sent, held.attempts.saturating_add(1));
+                        held.failures = held.failures.saturating_add(1);
                     }
                     let sequence = content.first_chunk().copied().map(u64::from_le_bytes);
                     self.note_given(sequence.unwrap_or(0));
@@ -357,10 +416,12 @@ impl Mailbox {
                 kind::UNSENT => {
                     if let Some(held) = held {
                         held.state = State::Waiting;
+                        held.failures = held.failures.saturating_sub(1);
                     }
                 }
                 kind::ENDED => {
                     if let Some((held, outcome)) = held.zip(frame::decode_ended(content)) {
+                        self.bytes += outcome.payload.len();
                         (held.state, held.outcome) = (State::Ended, Some(outcome));
                     }
                 }
@@ -376,14 +437,22 @@ impl Mailbox {
                     self.qos1.clear();
                     self.completed.clear();
                 }
-                kind::SETTLED => self.qos1.retain(|known| u64::from(known.id) != *number),
+                kind::SETTLED => {
+                    // That of an earlier release has no hash.
+                    let hash = content.first_chunk().copied().map(u64::from_le_bytes);
+                    self.qos1.retain(|AtLeastOnce { mark, .. }| match hash {
+                        // Its repetition may have had another id.
+                        Some(hash) if mark.qos == DISTINCT => mark.hash != hash,
+                        _ => u64::from(mark.id) != *number,
+                    });
+                }
                 kind::MARKS => {
                     if let Some((last, packets)) = frame::decode_marks(content) {
                         last.into_iter().for_each(|(topic, hash)| self.remember(topic, hash));
                         for packet in packets {
                             match packet.qos {
                                 COMPLETED => self.complete(PacketMark { qos: 2, ..packet }, None),
-                                _ => self.note_packet(packet),
+                                _ => self.note_packet(packet, 0),
                             }
                         }
                     }
@@ -407,6 +476,21 @@ impl Mailbox {
                 _ => {}
             }
         }
+        self.replace_again();
+    }
+
+    /// The gateway stopped when a set-point was durable, and that it takes the place of another one
+    /// was not.
+    fn replace_again(&mut self) {
+        let mut newest = BTreeSet::new();
+        let mut replaced = Vec::new();
+        for (number, held) in self.commands.iter().rev() {
+            let waits = held.state == State::Waiting && held.command.latest_wins;
+            if waits && !newest.insert(held.place()) && held.attempts == 0 {
+                replaced.push(*number);
+            }
+        }
+        replaced.into_iter().for_each(|number| self.end(number, superseded()));
     }
 
     /// This number was given: the next one is greater.
@@ -425,16 +509,12 @@ impl Mailbox {
         self.bytes += bytes;
         let queue = self.queues.entry(command.device.clone()).or_default();
         queue.numbers.push_back(number);
-        self.commands.insert(
-            number,
-            Held { command, mark, state, outcome: None, attempts: 0, sequence: 0, withdrawn: None },
-        );
+        self.commands.insert(number, Held::new(command, mark, state));
     }
 
     fn remove(&mut self, number: u64) -> Option<Held> {
         let held = self.commands.remove(&number)?;
-        let bytes = held.command.bytes();
-        self.bytes -= bytes;
+        self.bytes -= held.bytes();
         if let Some(queue) = self.queues.get_mut(&held.command.device) {
             queue.numbers.retain(|waiting| *waiting != number);
             if queue.numbers.is_empty() {
@@ -455,14 +535,21 @@ impl Mailbox {
         }
     }
 
-    fn note_packet(&mut self, packet: PacketMark) {
+    fn note_packet(&mut self, packet: PacketMark, connection: u64) {
         if packet.qos == 2 {
             self.completed.retain(|(known, _)| known.id != packet.id);
             self.qos2.insert(packet.id, packet.hash);
             return;
         }
-        self.qos1.retain(|known| known.id != packet.id);
-        self.qos1.push_back(packet);
+        // The id is given to another message only when the broker has the acknowledgement; but
+        // RabbitMQ counts anew on each connection.
+        self.qos1.retain(|AtLeastOnce { mark, connection: of }| match mark.qos {
+            DISTINCT if mark.id == packet.id => {
+                (*of != connection || connection == 0) && mark.hash != packet.hash
+            }
+            _ => mark.id != packet.id,
+        });
+        self.qos1.push_back(AtLeastOnce { mark: packet, connection });
         if self.qos1.len() > QOS1_MAX {
             self.qos1.pop_front();
         }
@@ -476,7 +563,7 @@ impl Mailbox {
         }
     }
 
-    fn is_duplicate(&self, arrival: &Arrival) -> bool {
+    fn is_duplicate(&mut self, arrival: &Arrival) -> bool {
         match arrival.packet {
             Some((2, id)) => {
                 let is_it = |(mark, at): &(PacketMark, Option<Instant>)| {
@@ -485,11 +572,31 @@ impl Mailbox {
                 };
                 self.qos2.get(&id) == Some(&arrival.hash) || arrival.again && self.completed.iter().any(is_it)
             }
-            Some((qos, id)) => {
-                arrival.again && self.qos1.contains(&PacketMark { qos, id, hash: arrival.hash })
-            }
+            Some((_, id)) => self.is_repeated(arrival, id),
             None => false,
         }
+    }
+
+    /// The same at QoS 1. One that is has the acknowledgement of the packet that repeats it.
+    fn is_repeated(&mut self, arrival: &Arrival, id: u16) -> bool {
+        let (connection, since) = &mut self.connection;
+        if *connection != arrival.connection {
+            (*connection, *since) = (arrival.connection, Some(arrival.now));
+        }
+        // What a broker repeats comes soon after the connection.
+        if since.is_some_and(|since| arrival.now.saturating_duration_since(since) > RECENT) {
+            let connection = *connection;
+            self.qos1.retain(|known| known.connection == connection);
+        }
+        let is_it = |AtLeastOnce { mark, .. }: &AtLeastOnce| {
+            let is_of = mark.id == id || arrival.distinct && mark.qos == DISTINCT;
+            is_of && mark.hash == arrival.hash
+        };
+        let Some(found) = self.qos1.iter_mut().find(|known| arrival.again && is_it(known)) else {
+            return false;
+        };
+        (found.mark.id, found.connection) = (id, arrival.connection);
+        true
     }
 
     // What comes from the broker and the operator.
@@ -506,10 +613,17 @@ impl Mailbox {
             return Take::Repeated;
         }
         let group = self.next;
+        let packet =
+            arrival.packet.map(|(qos, id)| (if qos == 1 && arrival.distinct { DISTINCT } else { qos }, id));
         let mut taken = Vec::with_capacity(commands.len());
         for (command, limits) in commands {
-            taken.push(self.make_room(&command, limits).map(|()| {
+            taken.push(self.make_room(&command, limits).map(|leaving| {
                 let number = self.next;
+                for (replaced, outcome) in leaving {
+                    if let Some(held) = self.commands.get_mut(&replaced) {
+                        held.leaving = Some((number, outcome));
+                    }
+                }
                 self.next += 1;
                 let mark = TakenMark {
                     boot: self.boot,
@@ -525,11 +639,11 @@ impl Mailbox {
         }
         if let Some(last) = taken.iter().rev().find_map(|taken| taken.as_ref().ok()) {
             if let Some(held) = self.commands.get_mut(last) {
-                held.mark.packet = arrival.packet;
+                held.mark.packet = packet;
             }
             self.remember(arrival.topic_hash, arrival.hash);
-            if let Some((qos, id)) = arrival.packet {
-                self.note_packet(PacketMark { qos, id, hash: arrival.hash });
+            if let Some((qos, id)) = packet {
+                self.note_packet(PacketMark { qos, id, hash: arrival.hash }, arrival.connection);
             }
             self.pending.push(Op::Group { ticket: arrival.ticket });
         }
@@ -537,8 +651,13 @@ impl Mailbox {
         Take::Taken(taken)
     }
 
-    /// Gives up what a new command replaces, or for which there is no room beside it.
-    fn make_room(&mut self, command: &Command, limits: &MailboxLimits) -> Result<(), Outcome> {
+    /// What a new command replaces, or for which there is no room beside it, and the outcome of
+    /// each.
+    fn make_room(
+        &mut self,
+        command: &Command,
+        limits: &MailboxLimits,
+    ) -> Result<Vec<(u64, Outcome)>, Outcome> {
         if let Some(trouble) = &self.trouble {
             self.counters.unstored += 1;
             return Err(Outcome::of(Status::Full, format!("commands cannot be stored: {trouble}")));
@@ -552,8 +671,7 @@ impl Mailbox {
                         && (&held.command.path, held.command.method) == (&command.path, command.method)
                 })
             });
-            let outcome = Outcome::of(Status::Superseded, "a later command took its place");
-            leaving.extend(replaced.map(|number| (number, outcome.clone())));
+            leaving.extend(replaced.map(|number| (number, superseded())));
         }
         let bytes = command.bytes();
         loop {
@@ -574,9 +692,8 @@ impl Mailbox {
                 && room;
             let all = self.bytes - freed + bytes <= BYTES_MAX && self.commands.len() - gone < COMMANDS_MAX;
             if fits && all {
-                // Only now that there is room: what would leave for nothing stays.
-                leaving.into_iter().for_each(|(number, outcome)| self.end(number, outcome));
-                return Ok(());
+                // What would leave for nothing stays.
+                return Ok(leaving);
             }
             let is_waiting = |number: &u64| self.state(*number) == Some(State::Waiting);
             match live.into_iter().find(is_waiting) {
@@ -590,11 +707,13 @@ impl Mailbox {
         Err(Outcome::of(Status::Full, "the mailbox of the device is full"))
     }
 
-    /// The commands of a device that are not over.
+    /// The commands of a device that are not over and keep their places.
     fn live(&self, device: &Name) -> Vec<u64> {
         let Some(queue) = self.queues.get(device) else { return Vec::new() };
-        let is_live =
-            |number: &&u64| self.commands.get(number).is_some_and(|held| held.state != State::Ended);
+        let is_live = |number: &&u64| {
+            let held = self.commands.get(number);
+            held.is_some_and(|held| held.state != State::Ended && held.leaving.is_none())
+        };
         queue.numbers.iter().filter(is_live).copied().collect()
     }
 
@@ -619,13 +738,18 @@ impl Mailbox {
         }
     }
 
-    /// The broker is known to have the PUBACKs of these packets: they do not come again.
+    /// The broker is known to have the PUBACKs of these packets, of the connection by which the last
+    /// message came: they do not come again.
     pub fn handle_settled(&mut self, packets: &[u16]) {
-        let before = self.qos1.len();
-        self.qos1.retain(|known| !packets.contains(&known.id));
-        if self.qos1.len() < before {
-            self.pending.extend(packets.iter().map(|packet| Op::Settled(*packet)));
-        }
+        let connection = self.connection.0;
+        let Mailbox { qos1, pending, .. } = self;
+        qos1.retain(|known| {
+            let is_settled = known.connection == connection && packets.contains(&known.mark.id);
+            if is_settled {
+                pending.push(Op::Settled { packet: known.mark.id, hash: known.mark.hash });
+            }
+            !is_settled
+        });
     }
 
     // What comes of commands.
@@ -636,19 +760,35 @@ impl Mailbox {
     }
 
     /// The commands that wait for a device, in order; none if one is on its way. One that is only a
-    /// state waits for a device that observes its path.
-    pub fn candidates(&self, device: &Name) -> Vec<u64> {
+    /// state waits for a device that observes its path. One that was sent in vain lets those on
+    /// other paths pass that were not sent as often; on one path the order stays.
+    pub fn candidates(&self, device: &Name) -> Vec<Candidate> {
         let mut waiting = Vec::new();
+        let mut paths: BTreeMap<&str, u8> = BTreeMap::new();
         let numbers = self.queues.get(device).map(|queue| &queue.numbers);
         for number in numbers.into_iter().flatten() {
             let Some(held) = self.commands.get(number) else { continue };
             match held.state {
                 State::Preparing | State::Sent => return Vec::new(),
-                State::Waiting if self.can_go(&held.command) => waiting.push(*number),
+                State::Waiting if self.can_go(&held.command) => {
+                    let failures = paths.entry(&held.command.path).or_default();
+                    *failures = held.failures.max(*failures);
+                    waiting.push(Candidate { number: *number, failures: *failures });
+                }
                 State::Waiting | State::Taking | State::Ended => {}
             }
         }
+        waiting.sort_by_key(|candidate| candidate.failures);
         waiting
+    }
+
+    /// How many commands were sent in vain and are to be sent again, and the one of them that was
+    /// most often.
+    pub fn unanswered(&self) -> (usize, Option<CommandView<'_>>) {
+        let tried = |number: u64| self.commands.get(&number).map_or(0, |held| held.failures);
+        let again = |view: &CommandView<'_>| view.state != State::Ended && tried(view.number) > 0;
+        let worst = self.view().filter(again).max_by_key(|view| (tried(view.number), u64::MAX - view.number));
+        (self.view().filter(again).count(), worst)
     }
 
     /// A notification tells a value: PUT or POST (RFC 7641 §4.2). What else is only a state waits
@@ -700,6 +840,8 @@ impl Mailbox {
         }
         if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Waiting) {
             held.state = State::Preparing;
+            // What is sent before that is durable does not leave.
+            held.leaving = None;
             held.attempts = held.attempts.saturating_add(1);
             held.sequence = self.next;
             self.next += 1;
@@ -719,6 +861,7 @@ impl Mailbox {
     pub fn again(&mut self, number: u64) {
         if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Sent) {
             held.state = State::Waiting;
+            held.failures = held.failures.saturating_add(1);
         }
     }
 
@@ -744,6 +887,12 @@ impl Mailbox {
         *counter += 1;
         held.state = State::Ended;
         if held.command.reply_topic.is_some() {
+            let mut outcome = outcome;
+            if self.bytes + outcome.payload.len() > BYTES_MAX && outcome.payload.len() > OUTCOME_SURE {
+                outcome.payload.truncate(OUTCOME_SURE);
+                outcome.partial = true;
+            }
+            self.bytes += outcome.payload.len();
             held.outcome = Some(outcome);
             self.pending.push(Op::Ended(number));
         } else if let Some(held) = self.remove(number) {
@@ -1050,7 +1199,10 @@ impl Mailbox {
             Op::Gone { number, .. } => plain(kind::GONE, *number),
             Op::Released { packet, .. } => plain(kind::RELEASED, u64::from(*packet)),
             Op::SessionLost => plain(kind::SESSION_LOST, 0),
-            Op::Settled(packet) => plain(kind::SETTLED, u64::from(*packet)),
+            Op::Settled { packet, hash } => {
+                let content = hash.to_le_bytes().to_vec();
+                Some(Entry { kind: kind::SETTLED, number: u64::from(*packet), content })
+            }
             Op::Related { relation, .. } => related(*relation, self.relations.get(*relation)?),
             Op::Unrelated(relation) => plain(kind::UNRELATED, *relation),
             Op::Group { .. } | Op::Barrier { .. } => None,
@@ -1071,7 +1223,8 @@ impl Mailbox {
             self.last_order.iter().filter_map(|topic| Some((*topic, *self.last.get(topic)?))).collect();
         let qos2 = self.qos2.iter().map(|(id, hash)| PacketMark { qos: 2, id: *id, hash: *hash });
         let completed = self.completed.iter().map(|(mark, _)| PacketMark { qos: COMPLETED, ..*mark });
-        let packets: Vec<PacketMark> = qos2.chain(self.qos1.iter().copied()).chain(completed).collect();
+        let packets: Vec<PacketMark> =
+            qos2.chain(self.qos1.iter().map(|known| known.mark)).chain(completed).collect();
         let mut mark = |last: &[(u64, u64)], packets: &[PacketMark]| {
             let content = frame::encode_marks(last, packets);
             image.push(Entry { kind: kind::MARKS, number: 0, content });
@@ -1125,6 +1278,7 @@ impl Mailbox {
                     }
                     if let Some(held) = self.commands.get(&number) {
                         self.values.take(number, held.mark.boot, &held.command);
+                        self.leave(number);
                     }
                 }
                 Op::Related { relation, ticket: Some(ticket) } => {
@@ -1166,37 +1320,37 @@ impl Mailbox {
                     ready.insert(device.clone());
                     self.events.push_back(Event::Ended { number, device, path, outcome });
                 }
-                Op::Unsent(_) | Op::Gone { .. } | Op::SessionLost | Op::Settled(_) | Op::Unrelated(_) => {}
+                Op::Unsent(_) | Op::Gone { .. } | Op::SessionLost | Op::Settled { .. } | Op::Unrelated(_) => {
+                }
             }
         }
         let ready = ready.into_iter().filter(|device| self.is_ready(device));
         self.events.extend(ready.map(Event::Ready).collect::<Vec<_>>());
     }
 
+    /// The command is durable: those end whose places it takes, if they still wait.
+    fn leave(&mut self, number: u64) {
+        let Some(held) = self.commands.get(&number) else { return };
+        let queue = self.queues.get(&held.command.device);
+        let leaving: Vec<(u64, Outcome)> = queue
+            .iter()
+            .flat_map(|queue| &queue.numbers)
+            .filter_map(|older| {
+                let held = self.commands.get(older).filter(|held| held.state == State::Waiting)?;
+                let (by, outcome) = held.leaving.clone()?;
+                (by == number).then_some((*older, outcome))
+            })
+            .collect();
+        leaving.into_iter().for_each(|(older, outcome)| self.end(older, outcome));
+    }
+
     /// The disk did not take a batch: nobody knows what of it is there. The next one is an image,
-    /// and says it all.
+    /// and says it all. What was being stored is neither acknowledged nor refused until then: after
+    /// a crash it may be there.
     fn undo(&mut self, ops: Vec<Op>) {
         let mut again = Vec::new();
         for op in ops {
             match op {
-                Op::Taken(number) => {
-                    if self.state(number) == Some(State::Taking)
-                        && let Some(held) = self.remove(number)
-                    {
-                        self.counters.unstored += 1;
-                        self.counters.taken = self.counters.taken.saturating_sub(1);
-                        if let Some((2, id)) = held.mark.packet {
-                            self.qos2.remove(&id);
-                        }
-                        if let Some((_, id)) = held.mark.packet {
-                            self.qos1.retain(|known| known.id != id);
-                        }
-                        self.last.remove(&held.mark.topic_hash);
-                        self.last_order.retain(|topic| *topic != held.mark.topic_hash);
-                        self.events.push_back(Event::Failed(Box::new(held.command)));
-                    }
-                }
-                Op::Group { ticket } => self.events.push_back(Event::Unstored { ticket }),
                 Op::Related { relation, ticket: Some(ticket) } => {
                     self.relations.remove(relation);
                     self.events.push_back(Event::Unrelated { ticket });
@@ -1227,6 +1381,10 @@ impl Mailbox {
 
 /// Commands of a device whose outcomes wait to be published, beside those that are not over.
 const COUNT_SLACK: usize = 64;
+
+fn superseded() -> Outcome {
+    Outcome::of(Status::Superseded, "a later command took its place")
+}
 
 /// The frame of a relation; none for one that ends with the process.
 fn related(id: u64, relation: &Relation) -> Option<Entry> {

@@ -22,8 +22,11 @@ pub trait Directory {
     /// The id and the role of a device.
     fn device(&self, id: &str) -> Option<(Name, Name)>;
 
-    /// All devices of a role.
+    /// All devices of a role that take copies.
     fn devices_of(&self, role: &Name) -> Vec<Name>;
+
+    /// Whether the device of this id is among those of its role.
+    fn takes_copies(&self, id: &str) -> bool;
 }
 
 /// One device that a message is for.
@@ -95,6 +98,13 @@ struct CompiledRole {
     name: Name,
     rules: Vec<CompiledRule>,
     limits: MailboxLimits,
+}
+
+impl CompiledRole {
+    /// The rules that match, and what the topic has in their places.
+    fn matching<'r, 't>(&'r self, topic: &'t str) -> Vec<(&'r CompiledRule, Captures<'t>)> {
+        self.rules.iter().filter_map(|rule| Some((rule, rule.filter.captures(topic)?))).collect()
+    }
 }
 
 /// The compiled rules.
@@ -171,14 +181,27 @@ impl Router {
         rules.any(|rule| !rule.deny && rule.deliver != Deliver::Request && could_be(&rule.path, path))
     }
 
+    /// Whether a message on `topic` would go to this device at `path`. No other device is asked
+    /// about, so all copies of a message are looked at in time that grows with their number alone.
+    pub fn reaches(&self, topic: &str, device: &Name, path: &str, devices: &impl Directory) -> bool {
+        let id = device.as_str();
+        let Some((_, role)) = devices.device(id) else { return false };
+        let Some(role) = self.roles.iter().find(|known| known.name == role) else { return false };
+        let matching = role.matching(topic);
+        let is_about = matching.iter().any(|(rule, captures)| match captures.device {
+            Some(named) => named == id,
+            None => !rule.rule.deny && devices.takes_copies(id),
+        });
+        is_about && decide(&matching, device).is_ok_and(|(_, made)| made == path)
+    }
+
     /// Which devices a message on `topic` is for.
     pub fn route(&self, topic: &str, devices: &impl Directory) -> Routed<'_> {
         let mut targets = Vec::new();
         let mut refusal = None;
         let mut named: Option<&str> = None;
         for role in &self.roles {
-            let matching: Vec<(&CompiledRule, Captures<'_>)> =
-                role.rules.iter().filter_map(|rule| Some((rule, rule.filter.captures(topic)?))).collect();
+            let matching = role.matching(topic);
             // Each device that any of these rules is about.
             let mut about: Vec<Name> = Vec::new();
             for (rule, captures) in &matching {
@@ -325,6 +348,36 @@ mod tests {
             };
             ids.iter().map(|id| Name::parse(id).unwrap()).collect()
         }
+
+        fn takes_copies(&self, _: &str) -> bool {
+            true
+        }
+    }
+
+    /// A role of many devices; how often it was asked for one, and for all.
+    #[derive(Default)]
+    struct Large {
+        one: std::cell::Cell<usize>,
+        all: std::cell::Cell<usize>,
+    }
+
+    const LARGE: usize = 1_000;
+
+    impl Directory for Large {
+        fn device(&self, id: &str) -> Option<(Name, Name)> {
+            self.one.set(self.one.get() + 1);
+            Some((Name::parse(id).unwrap(), Name::parse("door").unwrap()))
+        }
+
+        fn devices_of(&self, _: &Name) -> Vec<Name> {
+            self.all.set(self.all.get() + 1);
+            (0..LARGE).map(|number| Name::parse(&format!("door-{number}")).unwrap()).collect()
+        }
+
+        fn takes_copies(&self, _: &str) -> bool {
+            self.one.set(self.one.get() + 1);
+            true
+        }
     }
 
     fn rule(name: &str, topic: &str, path: &str, deny: bool) -> DownlinkRule {
@@ -395,6 +448,44 @@ mod tests {
         let router = router(vec![rule("site", "site/doors/#", "{rest}", false)]);
         let routed = router.route("site/doors/lock", &Site);
         assert_eq!(show(&routed), ["door-7 lock site", "door-8 lock site"]);
+    }
+
+    #[test]
+    fn the_copies_of_a_message_are_looked_at_again_without_listing_all_devices_for_each() {
+        let router = router(vec![rule("site", "site/doors/#", "{rest}", false)]);
+        let devices = Large::default();
+        let Routed::To(targets) = router.route("site/doors/lock", &devices) else { panic!() };
+        assert_eq!((targets.len(), devices.all.get()), (LARGE, 1));
+        devices.one.set(0);
+        assert!(targets.iter().all(|to| router.reaches("site/doors/lock", &to.device, &to.path, &devices)));
+        assert_eq!((devices.one.get(), devices.all.get()), (2 * LARGE, 1));
+    }
+
+    #[test]
+    fn a_message_reaches_the_devices_that_it_is_for_and_no_others() {
+        let rules = vec![
+            all(),
+            rule("never", "{prefix}/{device}/down/factory/#", "", true),
+            rule("site", "site/doors/#", "{rest}", false),
+        ];
+        let router = router(rules);
+        let door = Name::parse("door-7").unwrap();
+        for topic in [
+            "tombolo/gw/door-7/down/t",
+            "tombolo/gw/door-7/down/factory/t",
+            "site/doors/t",
+            "tombolo/gw/door-8/down/t",
+            "tombolo/gw/lamp-1/down/t",
+            "elsewhere/t",
+        ] {
+            for path in ["t", "factory/t"] {
+                let routed = router.route(topic, &Site);
+                let is_for = matches!(&routed, Routed::To(targets) if targets.iter().any(|to| {
+                    to.device == door && to.path == path
+                }));
+                assert_eq!(router.reaches(topic, &door, path, &Site), is_for, "{topic} {path}");
+            }
+        }
     }
 
     #[test]

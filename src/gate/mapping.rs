@@ -67,6 +67,11 @@ impl Head {
             }),
         }
     }
+
+    /// Whether `topic` is the head itself, without its last slash.
+    fn is(&self, topic: &str) -> bool {
+        self.tail(&format!("{topic}/")) == Some("")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +114,7 @@ impl Spaces {
         let topic_of_device = of_gateway.as_deref().unwrap_or(topic);
         let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic_of_device));
         let foreign = self.spaces.iter().any(|space| {
-            let Some(tail) = space.head.tail(topic) else { return false };
+            let Some(tail) = space.head.tail(topic) else { return space.head.is(topic) };
             let whose = tail.split('/').next().unwrap_or_default();
             match space.owner {
                 Owner::Device => !is_default || whose != device,

@@ -44,7 +44,7 @@ impl Gate {
             return Err(TopicFault::TooLong);
         }
         if topic.starts_with('$') || !topic.chars().all(is_topic_character) {
-            return Err(TopicFault::ForeignSpace);
+            return Err(TopicFault::Unpublishable);
         }
         self.plan.spaces.check_reply(topic, device)
     }

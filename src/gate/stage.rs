@@ -357,6 +357,8 @@ pub enum TopicFault {
     ForeignSpace,
     /// The gateway itself publishes to it or subscribes to it.
     Own,
+    /// Nothing can be published to it: it begins with `$` or has a wildcard.
+    Unpublishable,
 }
 
 impl Refusal {
@@ -422,6 +424,7 @@ impl fmt::Display for Refusal {
                 "the topic belongs to another device or to the gateway"
             }
             Refusal::Topic(TopicFault::Own) => "the topic is reserved for the gateway",
+            Refusal::Topic(TopicFault::Unpublishable) => "the topic begins with $ or has a wildcard",
         })
     }
 }

@@ -54,6 +54,8 @@ counters! {
     CoapMalformed = "tombolo_coap_malformed_datagrams_total",
     /// Responses that took longer than a second and were sent separately.
     CoapSeparate = "tombolo_coap_separate_responses_total",
+    /// GETs of devices that ask too often, refused with 4.29.
+    CoapReadsRefused = "tombolo_coap_refused_reads_total",
     /// Separate responses that the device never acknowledged.
     CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
     /// Connects of local MQTT clients that were accepted.

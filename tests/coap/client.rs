@@ -2,6 +2,7 @@
 
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
+use tombolo::proto::coap::block::Block;
 use tombolo::proto::coap::endpoint::client::Unsent;
 use tombolo::proto::coap::{Code, Method, Outcome, Outgoing, PeerId, Reply, RequestId, Type};
 
@@ -150,25 +151,127 @@ fn a_peer_that_is_forgotten_ends_its_requests_and_no_others() {
 }
 
 #[test]
-fn a_response_that_is_not_whole_or_not_understood_says_so() {
-    // More blocks follow; a critical option that is unknown.
-    for option in [(23, &b"\x0e"[..]), (9, b"x")] {
-        let mut bench = Bench::default();
-        ask(&mut bench, DEVICE);
-        let datagram = bench.sent_one();
-        let sent = parse(&datagram);
-        let answer = message(
-            Type::Acknowledgement,
-            Code::CONTENT,
-            sent.message_id.0,
-            sent.token.as_bytes(),
-            &[option],
-            b"part",
-        );
-        bench.reply(DEVICE, &answer);
-        let outcome = replies(&mut bench).remove(0);
-        assert!(matches!(outcome, Outcome::Response { partial: true, .. }), "{outcome:?}");
+fn a_response_to_a_put_that_is_not_whole_says_so() {
+    let mut bench = Bench::default();
+    ask(&mut bench, DEVICE);
+    let datagram = bench.sent_one();
+    let sent = parse(&datagram);
+    let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+    let answer = message(Type::Acknowledgement, Code::CONTENT, id, token, &[(23, b"\x0e")], b"part");
+    assert!(bench.reply(DEVICE, &answer).is_empty(), "nothing is asked for: the PUT would run again");
+    let outcome = replies(&mut bench).remove(0);
+    assert!(matches!(outcome, Outcome::Response { partial: true, .. }), "{outcome:?}");
+}
+
+#[test]
+fn a_response_with_a_critical_option_that_is_unknown_is_rejected() {
+    // OSCORE; Uri-Path, which no response has; a Block2 of five bytes; a second one.
+    let second: &[(u16, &[u8])] = &[(23, b"\x06"), (23, b"\x16")];
+    let cases: [(&[(u16, &[u8])], u16); 4] =
+        [(&[(9, b"x")], 9), (&[(11, b"x")], 11), (&[(23, b"12345")], 23), (second, 23)];
+    for (options, number) in cases {
+        for separate in [None, Some(Type::Confirmable), Some(Type::NonConfirmable)] {
+            let mut bench = Bench::default();
+            ask(&mut bench, DEVICE);
+            let datagram = bench.sent_one();
+            let sent = parse(&datagram);
+            let token = sent.token.as_bytes();
+            let (kind, id) = separate.map_or((Type::Acknowledgement, sent.message_id.0), |kind| (kind, 7));
+            let answered = bench.reply(DEVICE, &message(kind, Code::CONTENT, id, token, options, b"x"));
+            let rejected = (kind == Type::Confirmable).then(|| empty(Type::Reset, 7));
+            assert_eq!(answered, rejected.into_iter().collect::<Vec<_>>());
+            assert_eq!(replies(&mut bench), [Outcome::Unintelligible(number)]);
+            bench.pass(seconds(300.0));
+            assert!(bench.sent().is_empty());
+        }
     }
+    // One that is elective is passed over.
+    let mut bench = Bench::default();
+    ask(&mut bench, DEVICE);
+    let datagram = bench.sent_one();
+    let sent = parse(&datagram);
+    let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+    bench.reply(DEVICE, &message(Type::Acknowledgement, Code::CONTENT, id, token, &[(2048, b"x")], b"x"));
+    assert_eq!(replies(&mut bench), [content(b"x")]);
+}
+
+/// A device with this body: answers each request with the block that it asks for, of at most
+/// `exponent`; the outcome, and how many requests it had.
+fn get_from(device: &dyn Fn(usize) -> Vec<u8>, etag: &dyn Fn(u32) -> u8, exponent: u8) -> (Outcome, usize) {
+    let mut bench = Bench::default();
+    let outgoing = Outgoing { method: Method::Get, path: "log", content_format: None, payload: b"" };
+    bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+    let mut datagram = bench.sent_one();
+    for requests in 1..1_000 {
+        let sent = parse(&datagram);
+        let asked = uint(&sent, 23).and_then(Block::from_uint);
+        assert_eq!(asked.is_none(), requests == 1, "{requests}");
+        let block = asked.unwrap_or(Block { number: 0, more: false, size_exponent: exponent });
+        let body = device(requests);
+        let end = (block.offset() + block.size()).min(body.len());
+        let answered = Block { more: end < body.len(), ..block }.to_uint().to_be_bytes();
+        let options: [(u16, &[u8]); 2] = [(4, &[etag(block.number)]), (23, &answered[1..])];
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let part = &body[block.offset().min(end)..end];
+        let answer = message(Type::Acknowledgement, Code::CONTENT, id, token, &options, part);
+        let next = bench.reply(DEVICE, &answer);
+        if let Some(outcome) = replies(&mut bench).pop() {
+            assert!(next.is_empty() && bench.endpoint.request_count() == 0);
+            return (outcome, requests);
+        }
+        datagram = next.into_iter().next().expect("the next block is asked for");
+    }
+    panic!("no end");
+}
+
+#[test]
+fn the_further_blocks_of_a_response_to_a_get_are_asked_for() {
+    let body: Vec<u8> = (0..5_000u32).map(|number| number as u8).collect();
+    for (exponent, requests) in [(6, 5), (2, 79)] {
+        assert_eq!(get_from(&|_| body.clone(), &|_| 1, exponent), (content(&body), requests));
+    }
+    let exact = vec![7; 2_048];
+    assert_eq!(get_from(&|_| exact.clone(), &|_| 1, 6), (content(&exact), 2));
+}
+
+#[test]
+fn a_response_that_is_too_long_or_changes_meanwhile_is_told_in_part() {
+    let partial = |payload: &[u8]| Outcome::Response {
+        code: Code::CONTENT,
+        content_format: None,
+        payload: payload.to_vec(),
+        partial: true,
+    };
+    let endless = vec![7; 1 << 20];
+    assert_eq!(get_from(&|_| endless.clone(), &|_| 1, 6), (partial(&endless[..16 << 10]), 16));
+    let whole = vec![7; 16 << 10];
+    assert_eq!(get_from(&|_| whole.clone(), &|_| 1, 6), (content(&whole), 16));
+    let body = vec![7; 5_000];
+    let changed = get_from(&|_| body.clone(), &|number| u8::from(number >= 2), 6);
+    assert_eq!(changed, (partial(&body[..2_048]), 3));
+    // It became shorter meanwhile, so that there is no such block.
+    let shorter = get_from(&|request| vec![7; if request == 1 { 5_000 } else { 1_024 }], &|_| 1, 6);
+    assert_eq!(shorter, (content(&body[..1_024]), 2));
+}
+
+#[test]
+fn a_peer_that_is_silent_after_the_first_block_has_answered_in_part() {
+    let mut bench = Bench::default();
+    let outgoing = Outgoing { method: Method::Get, path: "log", content_format: None, payload: b"" };
+    bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+    let datagram = bench.sent_one();
+    let sent = parse(&datagram);
+    let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+    let part = [7; 1_024];
+    let answer = message(Type::Acknowledgement, Code::CONTENT, id, token, &[(23, b"\x0e")], &part);
+    assert_eq!(bench.reply(DEVICE, &answer).len(), 1);
+    bench.pass(seconds(100.0));
+    let outcome = replies(&mut bench).remove(0);
+    assert!(
+        matches!(&outcome, Outcome::Response { partial: true, payload, .. } if *payload == part),
+        "{outcome:?}"
+    );
+    assert_eq!(bench.endpoint.request_count(), 0);
 }
 
 #[test]

@@ -106,6 +106,30 @@ fn an_operation_that_fails_refuses_commands_or_waits_and_loses_no_outcome() {
 }
 
 #[test]
+fn the_power_goes_off_while_the_disk_errs_and_what_was_told_stays_true() {
+    for seed in 1..=2 {
+        let mut whole = World::new();
+        live(&mut whole, seed);
+        for operation in 1..=whole.disk.operations() {
+            for (later, cut) in
+                [(1, Cut::Nothing), (1, Cut::Everything), (2, Cut::Some(operation)), (4, Cut::Nothing)]
+            {
+                let disk = FakeDisk::default();
+                disk.fail_at(operation);
+                disk.cut_at(operation + later);
+                let mut world = World::on(disk);
+                live(&mut world, seed);
+                if !world.disk.is_off() {
+                    continue;
+                }
+                world.restart(cut);
+                finish(&mut world);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_command_under_way_in_a_crash_is_unknown_or_sent_again_where_it_may_be() {
     for idempotent in [false, true] {
         let mut world = World::new();

@@ -167,6 +167,8 @@ impl Lossy {
             topic_hash: 1,
             hash: u64::from(id) << 8,
             packet: Some((2, id as u16)),
+            connection: 1,
+            distinct: false,
             again,
             retained: false,
         };
@@ -194,6 +196,7 @@ impl Lossy {
                 coap::Outcome::Reset => Told::Rejected,
                 coap::Outcome::Unanswered => Told::Unanswered,
                 coap::Outcome::Gone => Told::Gone,
+                coap::Outcome::Unintelligible(_) => panic!("no such option is sent"),
             };
             self.delivery.handle(self.now, number, told, &mut self.mailbox);
         }
@@ -216,7 +219,7 @@ impl Lossy {
                         self.published.push((id_of(command), outcome.status));
                         self.mailbox.handle_published(number);
                     }
-                    Event::Ended { .. } | Event::Unstored { .. } | Event::Failed(_) => {}
+                    Event::Ended { .. } => {}
                     Event::Related { .. } | Event::Unrelated { .. } | Event::Refresh(_) => {}
                 }
             }

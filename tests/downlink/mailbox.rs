@@ -5,6 +5,7 @@ use std::time::Duration;
 use tombolo::downlink::command::{Command, Outcome, State, Status};
 use tombolo::downlink::mailbox::{Arrival, Take};
 use tombolo::gate::{MailboxLimits, WhenFull};
+use tombolo_test_support::journal::disk::Cut;
 
 use crate::world::{AtBroker, Mood, World, command, device};
 
@@ -145,7 +146,7 @@ fn unknown_downtime_ages_no_command() {
     let mut short = command(1);
     short.expires_s = 30;
     world.publish(short);
-    world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+    world.restart(Cut::Nothing);
     world.pass(60 * MINUTE);
     assert!(world.published.is_empty(), "another boot, and no trusted clock");
     world.wake();
@@ -235,6 +236,8 @@ fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_i
         topic_hash: 1,
         hash: 9,
         packet: Some((1, 5)),
+        connection: 1,
+        distinct: false,
         again,
         retained: false,
     };
@@ -262,7 +265,7 @@ fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
         assert_eq!(world.broker[&1].1, AtBroker::Done);
         world.pass(after);
         if restart {
-            world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+            world.restart(Cut::Nothing);
         }
         let arrival = |again| Arrival {
             now: world.now,
@@ -270,6 +273,8 @@ fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
             topic_hash: 1,
             hash: 1 << 8,
             packet: Some((2, 1)),
+            connection: 1,
+            distinct: false,
             again,
             retained: false,
         };
@@ -286,8 +291,17 @@ fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
 fn a_retained_command_equal_to_the_last_one_is_not_run_again_also_after_a_restart() {
     let mut world = World::new();
     let now = world.now;
-    let retained =
-        |hash| Arrival { now, ticket: 0, topic_hash: 1, hash, packet: None, again: false, retained: true };
+    let retained = |hash| Arrival {
+        now,
+        ticket: 0,
+        topic_hash: 1,
+        hash,
+        packet: None,
+        connection: 1,
+        distinct: false,
+        again: false,
+        retained: true,
+    };
     let limits = MailboxLimits::default();
     let take = |world: &mut World, hash| {
         let taken = world.mailbox.take(&retained(hash), vec![(command(1), &limits)]);
@@ -296,7 +310,7 @@ fn a_retained_command_equal_to_the_last_one_is_not_run_again_also_after_a_restar
     };
     assert!(matches!(take(&mut world, 7), Take::Taken(_)));
     assert_eq!(take(&mut world, 7), Take::Repeated);
-    world.restart(tombolo_test_support::journal::disk::Cut::Nothing);
+    world.restart(Cut::Nothing);
     assert_eq!(take(&mut world, 7), Take::Repeated);
     assert!(matches!(take(&mut world, 8), Take::Taken(_)));
 }
@@ -308,10 +322,13 @@ fn a_full_disk_refuses_commands_sends_nothing_and_heals() {
     world.publish(command(1));
     world.disk.fail_syncs(2);
     world.publish(command(2));
-    assert_eq!(world.refused, [(2, Status::Full)]);
-    assert!(world.mailbox.trouble().is_some());
+    assert!(
+        world.mailbox.trouble().is_some() && world.refused.is_empty(),
+        "nobody knows whether it is there"
+    );
+    assert_eq!(world.broker[&2].1, AtBroker::Sent { again: false }, "nor is it acknowledged");
     world.publish(command(3));
-    assert_eq!(world.refused, [(2, Status::Full), (3, Status::Full)], "at once, without asking the disk");
+    assert_eq!(world.refused, [(3, Status::Full)], "at once, without asking the disk");
     world.wake();
     assert!(world.wire.runs.is_empty(), "what cannot be noted is not sent");
     for _ in 0..6 {
@@ -320,8 +337,200 @@ fn a_full_disk_refuses_commands_sends_nothing_and_heals() {
     assert_eq!(world.mailbox.trouble(), None);
     world.publish(command(4));
     world.wake();
-    assert_eq!(world.wire.runs, [1, 4]);
+    assert_eq!(world.wire.runs, [1, 2, 4]);
     world.check();
+}
+
+#[test]
+fn what_the_disk_may_have_after_an_error_is_not_refused() {
+    for cut in [Cut::Nothing, Cut::Everything] {
+        for syncs in 1..4 {
+            let mut world = World::new();
+            world.wire.awake = false;
+            world.publish(command(1));
+            world.disk.fail_syncs(syncs);
+            world.publish(command(2));
+            world.restart(cut);
+            world.wake();
+            assert_eq!((&world.wire.runs[..], world.refused.len()), (&[1, 2][..], 0), "{syncs}");
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn of_two_set_points_one_is_there_whatever_the_disk_does() {
+    for when_full in [WhenFull::Refuse, WhenFull::DropOldest] {
+        for syncs in 0..4 {
+            for cut in [None, Some(Cut::Nothing), Some(Cut::Everything)] {
+                let mut world = World::new();
+                world.wire.awake = false;
+                let latest_wins = when_full == WhenFull::Refuse;
+                world.limits = MailboxLimits { messages: 1, when_full, ..world.limits.clone() };
+                world.publish(Command { latest_wins, ..command(1) });
+                world.disk.fail_syncs(syncs);
+                world.publish(Command { latest_wins, ..command(2) });
+                if syncs > 0 {
+                    assert!(world.published.is_empty(), "the newer one is not known to be there");
+                }
+                match cut {
+                    Some(cut) => {
+                        // The broker has lost the newer one.
+                        if syncs > 0 {
+                            world.broker.remove(&2);
+                        }
+                        world.restart(cut);
+                    }
+                    None => (0..4).for_each(|_| world.pass(Duration::from_secs(5))),
+                }
+                world.wake();
+                let place = format!("{when_full:?} {syncs} {cut:?} {:?}", world.wire.runs);
+                match (cut, syncs) {
+                    (None, _) | (_, 0) => assert_eq!(world.wire.runs, [2], "{place}"),
+                    _ => assert!(!world.wire.runs.is_empty(), "{place}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_set_point_that_is_sent_before_the_newer_one_is_durable_is_not_superseded() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    world.publish(Command { latest_wins: true, ..command(1) });
+    world.disk.fail_syncs(1);
+    world.publish(Command { latest_wins: true, ..command(2) });
+    world.wake();
+    for _ in 0..2 {
+        world.pass(Duration::from_secs(5));
+    }
+    world.wake();
+    assert_eq!(world.wire.runs.last(), Some(&2), "{:?}", world.wire.runs);
+    world.check();
+}
+
+#[test]
+fn a_command_passes_one_that_is_sent_again_unless_it_is_for_the_same_path() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Deaf;
+    world.publish(Command { idempotent: true, ..command(1) });
+    world.wire.mood = Mood::Answers;
+    world.publish(Command { path: "lamp".to_owned(), ..command(2) });
+    assert_eq!(world.wire.runs, [2], "at once");
+    world.publish(command(3));
+    assert_eq!(world.wire.runs, [2], "it would come before the one that it follows");
+    let (count, worst) = world.mailbox.unanswered();
+    assert_eq!((count, worst.map(|view| (view.number, view.attempts))), (1, Some((1, 1))));
+    world.wake();
+    assert_eq!((&world.wire.runs[..], world.mailbox.unanswered().0), (&[2, 1, 3][..], 0));
+    world.check();
+}
+
+#[test]
+fn a_command_that_is_never_answered_is_sent_ever_more_rarely_while_others_are() {
+    let mut world = World::new();
+    world.wire.mood = Mood::Deaf;
+    world.publish(Command { idempotent: true, ..command(1) });
+    let before = world.wire.sent;
+    for id in 2..62 {
+        world.wire.mood = Mood::Answers;
+        world.publish(Command { path: "lamp".to_owned(), ..command(id) });
+        world.wire.mood = Mood::Deaf;
+        world.pass(MINUTE);
+    }
+    assert_eq!(world.wire.runs.len(), 60);
+    let again = world.wire.sent - before - 60;
+    assert!((5..14).contains(&again), "{again}");
+}
+
+/// A message of QoS 1 on the `n`th connection.
+fn at_least_once(
+    world: &World,
+    connection: u64,
+    id: u16,
+    hash: u64,
+    (distinct, again): (bool, bool),
+) -> Arrival {
+    Arrival {
+        now: world.now,
+        ticket: 0,
+        topic_hash: 1,
+        hash,
+        packet: Some((1, id)),
+        connection,
+        distinct,
+        again,
+        retained: false,
+    }
+}
+
+#[test]
+fn a_distinct_message_of_qos_1_is_known_by_its_content_when_the_broker_changes_the_packet_id() {
+    for restart in [false, true] {
+        let mut world = World::new();
+        world.wire.awake = false;
+        let limits = MailboxLimits::default();
+        let take = |world: &mut World, connection, id, hash, how| {
+            let arrival = at_least_once(world, connection, id, hash, how);
+            let taken = world.mailbox.take(&arrival, vec![(command(1), &limits)]);
+            world.settle();
+            taken == Take::Duplicate
+        };
+        let first = [(8, 80), (1, 10), (2, 20), (3, 30)];
+        for (id, hash) in first {
+            assert!(!take(&mut world, 1, id, hash, (true, false)));
+        }
+        world.mailbox.handle_settled(&[3]);
+        world.settle();
+        if restart {
+            world.restart(Cut::Nothing);
+        }
+        // RabbitMQ counts anew: the ids of others are given to those that are repeated.
+        for (id, hash) in [(1, 80), (2, 10), (3, 20)] {
+            assert!(take(&mut world, 2, id, hash, (true, true)), "{restart} {hash}");
+        }
+        assert!(!take(&mut world, 2, 4, 30, (true, true)), "the broker had the acknowledgement");
+        // On the next connection as well, until the acknowledgements are known to be there.
+        world.mailbox.handle_settled(&[1, 3]);
+        world.settle();
+        for (id, hash, known) in [(1, 10, true), (2, 80, false), (3, 20, false)] {
+            assert_eq!(take(&mut world, 3, id, hash, (true, true)), known, "{restart} {hash}");
+        }
+    }
+}
+
+#[test]
+fn equal_messages_of_qos_1_that_nothing_makes_distinct_are_all_taken_under_other_packet_ids() {
+    let mut world = World::new();
+    let limits = MailboxLimits::default();
+    for (connection, id, again) in [(1, 8, false), (2, 1, true), (2, 2, true)] {
+        let arrival = at_least_once(&world, connection, id, 9, (false, again));
+        let taken = world.mailbox.take(&arrival, vec![(command(1), &limits)]);
+        assert!(matches!(taken, Take::Taken(_)), "{id}");
+    }
+    // One that is not marked as repeated is another one also where it is distinct.
+    for id in [3, 4] {
+        let arrival = at_least_once(&world, 2, id, 7, (true, false));
+        assert!(matches!(world.mailbox.take(&arrival, vec![(command(1), &limits)]), Take::Taken(_)));
+    }
+}
+
+#[test]
+fn what_a_broker_does_not_repeat_within_ten_minutes_of_a_connection_is_forgotten() {
+    let mut world = World::new();
+    world.wire.awake = false;
+    let limits = MailboxLimits::default();
+    let take = |world: &mut World, connection, id, hash, again| {
+        let arrival = at_least_once(world, connection, id, hash, (true, again));
+        world.mailbox.take(&arrival, vec![(command(1), &limits)]) == Take::Duplicate
+    };
+    assert!(!take(&mut world, 1, 8, 80, false));
+    // However long the connection was away.
+    world.now += 600 * MINUTE;
+    assert!(!take(&mut world, 2, 1, 10, false));
+    world.now += 11 * MINUTE;
+    assert!(!take(&mut world, 2, 2, 80, true));
 }
 
 #[test]
@@ -407,6 +616,8 @@ fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_di
             topic_hash: u64::from(id),
             hash: u64::from(id),
             packet: Some((2, id as u16)),
+            connection: 1,
+            distinct: false,
             again: false,
             retained: false,
         };

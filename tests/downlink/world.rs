@@ -255,6 +255,8 @@ impl World {
             topic_hash: 1,
             hash: u64::from(id) << 8,
             packet: Some((2, id as u16)),
+            connection: 1,
+            distinct: false,
             again,
             retained: false,
         }
@@ -340,11 +342,6 @@ impl World {
                     self.release(id);
                 }
             }
-            Event::Unstored { ticket } => {
-                let (id, _) = self.tickets.remove(&ticket).unwrap();
-                self.broker.get_mut(&id).unwrap().1 = AtBroker::Done;
-            }
-            Event::Failed(command) => self.refused.push((id_of(&command), Status::Full)),
             Event::Ready(device) => {
                 self.delivery.offer(self.now, &device, &mut self.mailbox, &mut self.wire);
             }

@@ -20,10 +20,14 @@ fn a_reply_goes_to_the_devices_own_reply_topic_or_outside_and_nowhere_else() {
     assert_eq!(check("tombolo/gw/door-7/reply/set/level"), Ok(()));
     assert_eq!(check("tombolo/gw/door-8/reply/set/level"), Err(TopicFault::ForeignSpace));
     for topic in
-        ["tombolo/gw/door-7/up/t", "tombolo/gw/door-7/status", "tombolo/other/x", "$SYS/x", "a/+/b", "a/#"]
+        ["tombolo/gw/door-7/up/t", "tombolo/gw/door-7/status", "tombolo/other/x", "tombolo/gw", "tombolo"]
     {
         assert_eq!(check(topic), Err(TopicFault::ForeignSpace), "{topic}");
     }
+    for topic in ["$SYS/x", "$share/a/b", "a/+/b", "a/#"] {
+        assert_eq!(check(topic), Err(TopicFault::Unpublishable), "{topic}");
+    }
+    assert_eq!(check("tombolo-app"), Ok(()));
     for topic in ["tombolo/gw/gateway/status", "tombolo/gw/door-7/down/set", "ops/loss"] {
         assert_eq!(check(topic), Err(TopicFault::Own), "{topic}");
     }

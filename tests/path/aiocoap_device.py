@@ -4,7 +4,7 @@ aiocoap_device.py URI IDENTITY KEY LOG
 
 It posts a reading, then one for each line of standard input, and answers requests meanwhile. Each request that it
 carries out is a line of LOG: method, path, payload. `set/…` keeps what it is PUT, `slow` answers after two seconds, so
-that the response is separate, `big` is the first of several blocks, and everything else is 4.04.
+that the response is separate, `big` is the first of several blocks, of `long` there are four, and everything else is 4.04.
 """
 
 import asyncio
@@ -29,6 +29,11 @@ class Device(Resource):
             return Message(code=CHANGED, payload=b"at last")
         if path == "big":
             return Message(code=CONTENT, payload=b"x" * 512, block2=(0, True, 5))
+        if path == "long":
+            whole = "".join(f"{number:03} " for number in range(1000)).encode()
+            number = request.opt.block2.block_number if request.opt.block2 else 0
+            part, rest = whole[number * 1024 :][:1024], whole[(number + 1) * 1024 :]
+            return Message(code=CONTENT, payload=part, block2=(number, bool(rest), 6), etag=b"1")
         if not path.startswith("set/"):
             return Message(code=NOT_FOUND)
         if request.code == GET:

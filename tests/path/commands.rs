@@ -139,6 +139,9 @@ fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked
     assert!(answer.contains("status:2.04") && answer.trim_end().ends_with("|at last"), "{answer}");
     let answer = request(&site, "big", &["-m", "1"]);
     assert!(answer.contains("partial:true") && answer.contains("xxxx"), "{answer}");
+    let answer = request(&site, "long", &get);
+    let numbers: String = (0..1_000).map(|number| format!("{number:03} ")).collect();
+    assert!(answer.trim_end().ends_with(numbers.trim_end()) && !answer.contains("partial:true"), "{answer}");
     // What no rule allows, and what cannot be carried out.
     let answer = request(&site, "factory/reset", &["-m", "1"]);
     assert!(answer.contains("status:refused") && answer.contains("factory denies"), "{answer}");
@@ -147,11 +150,12 @@ fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked
     let answer =
         request(&site, "set/level", &["-m", "1", "-D", "publish", "user-property", "method", "OPEN"]);
     assert!(answer.contains("status:refused"), "{answer}");
-    assert_eq!(device.runs().len(), 5);
+    // One of them in four blocks.
+    assert_eq!(device.runs().len(), 9);
     wait_for("the mailbox to be empty", || site.mailbox().is_empty());
     let counters = &site.daemon.status()["counters"];
-    assert_eq!(counters["tombolo_downlink_taken_commands_total"], 5);
-    assert_eq!(counters["tombolo_downlink_answered_commands_total"], 5);
+    assert_eq!(counters["tombolo_downlink_taken_commands_total"], 6);
+    assert_eq!(counters["tombolo_downlink_answered_commands_total"], 6);
     assert_eq!(counters["tombolo_downlink_refused_commands_total"], 3);
 }
 
@@ -160,13 +164,20 @@ fn a_response_topic_of_somebody_else_is_refused_and_nothing_is_published_there()
     let site = Site::with_broker("commands-topic", RULES, BROKER);
     subscribed(&site);
     let device = Device::start(&site);
-    for topic in ["tombolo/gw/door-7/up/t/forged", "tombolo/gw/gateway/status", "tombolo/other/x/up/t"] {
+    let foreign =
+        ["tombolo/gw/door-7/up/t/forged", "tombolo/gw/gateway/status", "tombolo/other/x/up/t", "$SYS/x"];
+    for topic in foreign {
         let asked = ["-V", "5", "-q", "2", "-D", "publish", "response-topic", topic];
         publish(&site, "tombolo/gw/door-7/down/set/level", "1", &asked);
     }
     let default = "tombolo/gw/door-7/reply/set/level";
-    wait_for("three refusals", || site.arrived(default).len() == 3);
+    wait_for("the refusals", || site.arrived(default).len() == foreign.len());
     assert!(site.arrived(default).iter().all(|fields| fields[3].contains("status:refused")));
+    assert!(site.arrived(default)[3][1].contains("begins with $"), "{:?}", site.arrived(default));
+    // Also where there is no such device.
+    let asked = ["-V", "5", "-q", "2", "-D", "publish", "response-topic", "tombolo/gw/gateway/status"];
+    publish(&site, "tombolo/gw/nobody/down/set/level", "1", &asked);
+    wait_for("its refusal", || site.arrived("tombolo/gw/nobody/reply/set/level").len() == 1);
     assert!(site.arrived("tombolo/gw/door-7/up/t/forged").is_empty());
     assert!(site.arrived("tombolo/other/x/up/t").is_empty());
     assert!(device.runs().is_empty());

@@ -147,9 +147,12 @@ impl Commands {
             payload: if has_it { &[] } else { &value.payload },
             ..Response::new(Code::CONTENT).max_age(left_s)
         };
+        let is_last = has_it || fetch.is_last_block(value.payload.len());
         coap.answer_fetch(moment.now, fetch, &response);
         self.counts.fetched += 1;
-        self.mailbox.handle_fetched(device, &fetch.path);
+        if is_last {
+            self.mailbox.handle_fetched(device, &fetch.path);
+        }
     }
 
     /// Sends a notification that no command brings: its number is durable.

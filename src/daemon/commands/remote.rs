@@ -1,6 +1,6 @@
 //! Commands to the gateway itself: refused, or kept until the desk takes them.
 
-use super::{Commands, ReplyTo, publish};
+use super::{Commands, ReplyTo, publish, reply_fault};
 use crate::clock::Moment;
 use crate::control::tail::CommandSeen;
 use crate::daemon::reading_store::Readings;
@@ -58,14 +58,13 @@ impl Commands {
             }
         };
         let chosen = message.response_topic.clone();
-        let is_allowed = chosen
-            .as_ref()
-            .is_none_or(|topic| pipeline.gate.check_reply_topic(topic, RESERVED_DEVICE).is_ok());
+        let fault =
+            chosen.as_ref().and_then(|topic| pipeline.gate.check_reply_topic(topic, RESERVED_DEVICE).err());
         let default = default.or_else(|| self.router.reply_topic(RESERVED_DEVICE, text));
-        let reply_topic = chosen.filter(|_| is_allowed).or(default);
+        let reply_topic = chosen.filter(|_| fault.is_none()).or(default);
         let refusal = refusal.or_else(|| {
-            if !is_allowed {
-                Some("the response topic belongs to a device or to the gateway".to_owned())
+            if let Some(fault) = fault {
+                Some(reply_fault(fault))
             } else if message.retained {
                 Some("it is a retained message: publish it without retain".to_owned())
             } else {

@@ -3,7 +3,7 @@
 use crate::gate::stage::DeviceIndex;
 use crate::message::ContentFormat;
 use crate::proto::address::Peer;
-use crate::proto::coap::block::Block;
+use crate::proto::coap::block::{Block, SIZE_EXPONENT_MAX};
 use crate::proto::coap::{Exchange, Request, Token};
 
 /// ETags of a request that are compared.
@@ -43,6 +43,13 @@ impl Fetch {
             block,
             exchange: request.exchange,
         }
+    }
+
+    /// Whether the block that it asks for is the last of a payload of so many bytes.
+    pub fn is_last_block(&self, bytes: usize) -> bool {
+        let first = Block { number: 0, more: false, size_exponent: SIZE_EXPONENT_MAX };
+        let block = self.block.unwrap_or(first);
+        block.offset() + block.size() >= bytes
     }
 
     /// Who asks.

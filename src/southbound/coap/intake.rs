@@ -22,6 +22,7 @@ use super::answer;
 use super::fetch::Fetch;
 use super::firmware::FirmwareFetch;
 use super::plain::Plain;
+use super::reads::Reads;
 use super::reported::{Reported, Reports};
 use super::resource::{self, Buffers, Resource};
 use super::return_routability::ReturnRoutability;
@@ -50,6 +51,7 @@ pub struct Intake {
     /// Sessions whose device was removed.
     ended: VecDeque<SessionId>,
     return_routability: ReturnRoutability,
+    reads: Reads,
     /// The session or line by which each device was heard last, and when; `None`: not in this
     /// process.
     heard: HashMap<DeviceIndex, (Peer, Option<Instant>)>,
@@ -77,6 +79,7 @@ impl Intake {
             insecure: None,
             ended: VecDeque::new(),
             return_routability: ReturnRoutability::default(),
+            reads: Reads::default(),
             heard: HashMap::new(),
             contacts: VecDeque::new(),
             fetches: VecDeque::new(),
@@ -317,7 +320,19 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let mut buffers = Buffers::default();
-        match resource::find(&request.head(), &mut buffers) {
+        let found = resource::find(&request.head(), &mut buffers);
+        let is_read = matches!(
+            found,
+            Resource::Value(_) | Resource::Firmware(_) | Resource::Time { .. } | Resource::Core
+        );
+        // All plain senders are one device.
+        let is_own = !matches!(request.peer().peer(), Peer::Plain(_));
+        if is_read && is_own && !self.reads.take(moment.now, device) {
+            pipeline.counters.count(Counter::CoapReadsRefused);
+            let response = Response::new(Code::TOO_MANY_REQUESTS).max_age(1).diagnostic("too many GETs");
+            return self.respond(moment.now, request.exchange, &response);
+        }
+        match found {
             Resource::Reading { path, query, method } => {
                 let received = Received {
                     path,
@@ -571,6 +586,7 @@ fn judge<S: ReadingStore>(
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
+    use super::super::reads::{READS_BURST, READS_PER_SECOND};
     use super::*;
     use crate::journal::Refused;
     use crate::pipeline::Event;
@@ -663,6 +679,27 @@ mod tests {
             ]
         );
         assert_eq!(world.coap.pending_count(), 0);
+    }
+
+    #[test]
+    fn a_device_that_asks_without_end_is_told_to_wait_and_its_readings_are_taken() {
+        let mut world = World::new();
+        let refused = |world: &mut World, count: u32| {
+            (0..count).for_each(|id| world.say(A, Code(1), (id % 60_000) as u16, "time", b""));
+            let codes = world.sent().into_iter().map(|(.., code)| code);
+            codes.filter(|code| *code == Code::TOO_MANY_REQUESTS).count() as u32
+        };
+        // The clock is not trusted: the others are 5.03.
+        assert_eq!(refused(&mut world, READS_BURST + 300), 300);
+        world.say(A, POST, 61_000, "t/env", b"1");
+        assert!(world.sent().is_empty(), "a reading waits until it is stored");
+        world.moment.now += std::time::Duration::from_secs(300);
+        assert_eq!(refused(&mut world, READS_BURST), 0);
+        world.moment.now += std::time::Duration::from_secs(1);
+        (0..300).for_each(|id| world.say(A, Code(1), 62_000 + id, "time", b""));
+        let codes = world.sent().into_iter().map(|(.., code)| code);
+        let refused = codes.filter(|code| *code == Code::TOO_MANY_REQUESTS).count() as u32;
+        assert_eq!(refused, 300 - READS_PER_SECOND);
     }
 
     #[test]

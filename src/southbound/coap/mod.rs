@@ -10,6 +10,7 @@
 //! | [`firmware`] | a GET for firmware of the device |
 //! | [`reported`] | the firmware version that a reading reports |
 //! | [`plain`] | numbers of plain senders |
+//! | [`reads`] | how often a device may ask for what the gateway has for it |
 //! | [`return_routability`] | the return routability check after a session's peer address changed |
 //! | [`stray`] | source addresses whose datagrams cannot be processed |
 //! | [`io`] | the UDP sockets |
@@ -20,6 +21,7 @@ pub mod firmware;
 pub mod intake;
 pub mod io;
 pub mod plain;
+pub mod reads;
 pub mod reported;
 pub mod resource;
 pub mod return_routability;

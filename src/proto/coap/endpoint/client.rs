@@ -9,6 +9,7 @@
 //! | Reset | `Reset` | over |
 //! | five transmissions without any answer | `Unanswered` | over |
 //! | the peer was forgotten: its session ended | `Gone` | over |
+//! | a response with a critical option that is unknown (RFC 7252 §5.4.1) | `Unintelligible` | over |
 //!
 //! A request shares the peer's queue with separate responses, so that at most one confirmable
 //! message is outstanding (NSTART = 1). A separate response is acknowledged; its repetitions are
@@ -18,6 +19,11 @@
 //! A body that does not fit a block is sent in several (RFC 7959 §2.5): the next one when the peer
 //! has answered the last with 2.31, in the size that the peer names (§2.3). A peer that answers the
 //! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3).
+//!
+//! Where the response to a GET or FETCH has further blocks, these are asked for, up to [`BODY_MAX`]
+//! bytes in all (RFC 7959 §2.4, RFC 8132 §2). For the response to another method they are not: who
+//! does not keep it would carry the request out again. Blocks of another ETag, or that do not fit
+//! together, end the transfer: the response has what came before.
 //!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
 
@@ -38,8 +44,10 @@ use crate::message::ContentFormat;
 
 /// Separate responses whose repetitions are acknowledged again.
 const REPEATED_MAX: usize = 256;
-/// Longest payload of a response that is kept, in bytes: a datagram has no more.
+/// Longest payload of one message that is kept, in bytes: a datagram has no more.
 const PAYLOAD_MAX: usize = 2048;
+/// Longest payload of a response that comes in blocks, in bytes.
+pub const BODY_MAX: usize = 16 << 10;
 
 /// A request of ours.
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +99,14 @@ pub enum Outcome {
         code: Code,
         /// The Content-Format of the payload, if the peer named it.
         content_format: Option<ContentFormat>,
-        /// The payload, at most 2,048 bytes.
+        /// The payload, at most [`BODY_MAX`] bytes.
         payload: Vec<u8>,
-        /// The payload is not all of it: further blocks would follow, or an option of the response
-        /// that must be understood is not.
+        /// The payload is not all of it: further blocks would follow.
         partial: bool,
     },
+    /// The peer's response has this option, which must be understood and is not: the response is
+    /// rejected.
+    Unintelligible(u16),
     /// The peer does not take requests like this one.
     Reset,
     /// The peer did not acknowledge it.
@@ -118,7 +128,7 @@ pub struct Reply {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: BTreeMap<RequestId, Sent>,
-    /// The bodies of open requests that have one.
+    /// The bodies of open requests of which another block may be sent or asked for.
     bodies: BTreeMap<RequestId, Body>,
     replies: VecDeque<Reply>,
     /// Separate responses that were acknowledged.
@@ -145,9 +155,66 @@ struct Body {
     /// Where the block begins that was sent last.
     offset: usize,
     size_exponent: u8,
+    /// The blocks of the response so far.
+    gathered: Option<Gathered>,
+}
+
+/// The first blocks of a response.
+#[derive(Clone, Debug)]
+struct Gathered {
+    content_format: Option<ContentFormat>,
+    etag: Option<Vec<u8>>,
+    payload: Vec<u8>,
+    /// The block that is asked for.
+    next: Block,
+}
+
+/// What a response is to those of a [`Body`] before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Another block follows, which is to be asked for.
+    More,
+    /// The last block.
+    Last,
+    /// It does not continue them.
+    Other,
 }
 
 impl Body {
+    /// Takes a block of the response.
+    fn gather(&mut self, code: Code, options: &ResponseOptions, payload: &[u8]) -> Part {
+        let is_safe = matches!(self.method, Method::Get | Method::Fetch);
+        let Some(block) = options.block2.filter(|_| is_safe && code == Code::CONTENT) else {
+            return Part::Other;
+        };
+        if self.block().is_some() || block.more && payload.len() != block.size() {
+            return Part::Other;
+        }
+        let known = self.gathered.as_ref().map_or(0, |gathered| gathered.payload.len());
+        let is_same = self.gathered.as_ref().is_none_or(|gathered| gathered.etag == options.etag);
+        let end = known + payload.len();
+        if !is_same || block.offset() != known || end > BODY_MAX || !block.more && known == 0 {
+            return Part::Other;
+        }
+        let next = Block { number: (end / block.size()) as u32, more: false, ..block };
+        let (content_format, etag) = (options.content_format, options.etag.clone());
+        let gathered =
+            self.gathered.get_or_insert_with(|| Gathered { content_format, etag, payload: Vec::new(), next });
+        gathered.payload.extend_from_slice(payload);
+        gathered.next = next;
+        match block.more {
+            true if end < BODY_MAX => Part::More,
+            true => Part::Other,
+            false => Part::Last,
+        }
+    }
+
+    /// What was gathered, if anything was.
+    fn gathered(self, is_whole: bool) -> Option<Outcome> {
+        let Gathered { content_format, payload, .. } = self.gathered?;
+        Some(Outcome::Response { code: Code::CONTENT, content_format, payload, partial: !is_whole })
+    }
+
     fn size(&self) -> usize {
         16 << self.size_exponent
     }
@@ -197,7 +264,9 @@ impl Requests {
 
     fn end(&mut self, request: RequestId, outcome: Outcome) {
         if self.open.remove(&request).is_some() {
-            self.bodies.remove(&request);
+            // A peer that has answered with the first blocks has answered.
+            let gathered = self.bodies.remove(&request).and_then(|body| body.gathered(false));
+            let outcome = gathered.unwrap_or(outcome);
             self.replies.push_back(Reply { request, outcome });
         }
     }
@@ -242,10 +311,11 @@ impl Endpoint {
             payload: outgoing.payload.to_vec(),
             offset: 0,
             size_exponent: SIZE_EXPONENT_MAX,
+            gathered: None,
         };
         let message_id = self.send_block(now, request, &body)?;
         self.requests.open.insert(request, Sent { message_id, acknowledged: false, notification: false });
-        if !body.payload.is_empty() {
+        if !body.payload.is_empty() || body.method == Method::Get {
             self.requests.bodies.insert(request, body);
         }
         Ok(request)
@@ -415,7 +485,9 @@ impl Endpoint {
             }
             self.finish_transmission(now, peer);
         }
-        if confirmable {
+        if confirmable && ResponseOptions::of(message).unknown.is_some() {
+            self.send_empty(peer, Type::Reset, message.message_id);
+        } else if confirmable {
             self.send_empty(peer, Type::Acknowledgement, message.message_id);
             if self.requests.acknowledged.len() >= REPEATED_MAX {
                 self.requests.acknowledged.pop_front();
@@ -428,16 +500,23 @@ impl Endpoint {
 
     /// The response to a request: its outcome, or the answer to one of its blocks.
     fn handle_response(&mut self, now: Instant, request: RequestId, message: &Message<'_>) {
-        let block1 = message.options.values(option::BLOCK1).next().filter(|value| value.len() <= 3);
-        let block1 = block1.and_then(|value| Block::from_uint(uint(value)));
-        let body = self.requests.bodies.remove(&request);
-        let Some(mut body) =
-            body.filter(|_| matches!(message.code, Code::CONTINUE | Code::REQUEST_ENTITY_TOO_LARGE))
-        else {
-            return self.requests.end(request, response(message));
+        let options = ResponseOptions::of(message);
+        if let Some(number) = options.unknown {
+            return self.requests.end(request, Outcome::Unintelligible(number));
+        }
+        let Some(mut body) = self.requests.bodies.remove(&request) else {
+            return self.requests.end(request, response(message, &options));
         };
-        if !body.advance(message.code, block1) {
-            return self.requests.end(request, response(message));
+        let is_asked = matches!(message.code, Code::CONTINUE | Code::REQUEST_ENTITY_TOO_LARGE);
+        let part = match is_asked {
+            true if body.advance(message.code, options.block1) => Part::More,
+            true => Part::Other,
+            false => body.gather(message.code, &options, message.payload),
+        };
+        if part != Part::More {
+            let outcome = body.gathered(part == Part::Last);
+            let outcome = outcome.unwrap_or_else(|| response(message, &options));
+            return self.requests.end(request, outcome);
         }
         match self.send_block(now, request, &body) {
             Ok(message_id) => {
@@ -446,7 +525,10 @@ impl Endpoint {
                     .insert(request, Sent { message_id, acknowledged: false, notification: false });
                 self.requests.bodies.insert(request, body);
             }
-            Err(_) => self.requests.end(request, Outcome::Unanswered),
+            Err(_) => {
+                let outcome = body.gathered(false).unwrap_or(Outcome::Unanswered);
+                self.requests.end(request, outcome);
+            }
         }
     }
 }
@@ -468,8 +550,10 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
     let block = body.block();
     let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
     let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
+    let block2 = body.gathered.as_ref().map(|gathered| gathered.next);
     encoder
         .maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()))
+        .maybe_uint(option::BLOCK2, block2.map(Block::to_uint))
         .maybe_uint(option::BLOCK1, block.map(Block::to_uint))
         .maybe_uint(option::SIZE1, size1)
         .payload(body.payload.get(body.offset..end)?)
@@ -477,25 +561,43 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
         .ok()
 }
 
-/// A response: its format, and whether its payload can be used.
-fn response(message: &Message<'_>) -> Outcome {
-    let mut content_format = None;
-    let mut partial = false;
-    for option in message.options {
-        match option.number {
-            option::CONTENT_FORMAT if option.value.len() <= 2 => {
-                content_format = Some(ContentFormat(uint(option.value) as u16));
+/// What is read of the options of a response.
+#[derive(Default)]
+struct ResponseOptions {
+    content_format: Option<ContentFormat>,
+    etag: Option<Vec<u8>>,
+    block1: Option<Block>,
+    block2: Option<Block>,
+    /// One that must be understood and is not: one with an odd number that no response has, or
+    /// whose value is none (RFC 7252 §5.4.1, §5.4.3).
+    unknown: Option<u16>,
+}
+
+impl ResponseOptions {
+    fn of(message: &Message<'_>) -> ResponseOptions {
+        let mut options = ResponseOptions::default();
+        for option in message.options {
+            let block = || Block::from_uint(uint(option.value)).filter(|_| option.value.len() <= 3);
+            match option.number {
+                option::CONTENT_FORMAT if option.value.len() <= 2 => {
+                    options.content_format = Some(ContentFormat(uint(option.value) as u16));
+                }
+                option::ETAG => options.etag = Some(option.value.to_vec()),
+                option::BLOCK1 if options.block1.is_none() && block().is_some() => options.block1 = block(),
+                option::BLOCK2 if options.block2.is_none() && block().is_some() => options.block2 = block(),
+                number if number & 1 == 1 => options.unknown = options.unknown.or(Some(number)),
+                _ => {}
             }
-            option::BLOCK2 if option.value.len() <= 3 => {
-                partial |=
-                    Block::from_uint(uint(option.value)).is_none_or(|block| block.more || block.number > 0);
-            }
-            option::BLOCK1 => {}
-            // An option with an odd number must be understood (§5.4.1).
-            number => partial |= number & 1 == 1,
         }
+        options
     }
+}
+
+/// A response in one message, and whether that is all of it.
+fn response(message: &Message<'_>, options: &ResponseOptions) -> Outcome {
+    let is_part = |block: Block| block.more || block.number > 0;
     let payload = message.payload.get(..PAYLOAD_MAX).unwrap_or(message.payload);
-    partial |= payload.len() < message.payload.len();
+    let partial = options.block2.is_some_and(is_part) || payload.len() < message.payload.len();
+    let content_format = options.content_format;
     Outcome::Response { code: message.code, content_format, payload: payload.to_vec(), partial }
 }
