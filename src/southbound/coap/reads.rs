@@ -9,9 +9,9 @@ use std::time::Instant;
 use crate::gate::stage::DeviceIndex;
 
 /// GETs of a device at once.
-pub const READS_BURST: u32 = 2_048;
+pub const READS_BURST: u32 = 8_192;
 /// And so many more in a second.
-pub const READS_PER_SECOND: u32 = 256;
+pub const READS_PER_SECOND: u32 = 512;
 
 /// What each device has left. One that has all of it is not kept.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Allowance {
 impl Reads {
     /// Whether the device may ask once more now.
     pub fn take(&mut self, now: Instant, device: DeviceIndex) -> bool {
-        // One is full again after eight seconds.
+        // One is full again after sixteen seconds.
         let swept = *self.swept.get_or_insert(now);
         if now.saturating_duration_since(swept).as_secs() >= 60 {
             self.swept = Some(now);
