@@ -9,6 +9,7 @@ mod fault;
 mod field;
 mod init;
 mod layer;
+#[cfg(feature = "modbus")]
 mod modbus;
 mod own_topics;
 mod registry;

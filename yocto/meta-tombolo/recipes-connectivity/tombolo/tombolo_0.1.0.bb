@@ -27,11 +27,13 @@ SRCREV = "c23c01f6677480c3513954479343e0ac4851b17a"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
-PACKAGECONFIG ??= "demo mqtt update"
-# The demo, with its broker and its simulated DTLS sensors; it brings dimpl and mqtt.
+PACKAGECONFIG ??= "modbus mqtt update"
+# The demo, with its broker and its simulated sensors; it brings dimpl, modbus and mqtt.
 PACKAGECONFIG[demo] = "--features demo"
 # The second DTLS engine (DTLS 1.3).
 PACKAGECONFIG[dimpl] = "--features dimpl"
+# Modbus masters.
+PACKAGECONFIG[modbus] = "--features modbus"
 # The listener for local MQTT clients.
 PACKAGECONFIG[mqtt] = "--features mqtt"
 # Firmware update checks by TUF.
