@@ -12,7 +12,7 @@ use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Clock;
-use crate::daemon::clock::SystemClock;
+use crate::daemon::clock::{SystemClock, mark};
 use crate::durable::atomic_file::Condition;
 use crate::telemetry::io::hinted;
 
@@ -26,6 +26,7 @@ pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), Comma
         None => Request::Clock {},
         Some(ClockCommand::Trust) => Request::ClockTrust {},
         Some(ClockCommand::Reset) => Request::ClockReset {},
+        Some(ClockCommand::Watch) => match mark::watch().map_err(CommandError::Failed)? {},
     };
     let asked = context.daemon().and_then(|mut daemon| daemon.ask(&request, ANSWER));
     let (value, running) = match asked {
@@ -62,7 +63,7 @@ fn offline(context: &Context, command: Option<ClockCommand>) -> Result<SystemClo
         note(format_args!("{defect} (in {})", folder.display()));
     }
     match command {
-        None => return Ok(clock),
+        None | Some(ClockCommand::Watch) => return Ok(clock),
         Some(ClockCommand::Trust) => clock.trust().map_err(CommandError::failed)?,
         Some(ClockCommand::Reset) => clock.reset(),
     }

@@ -1,11 +1,12 @@
 //! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock::judge`]).
 //!
 //! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever
-//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon). What the judge knows is kept in
+//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon; [`mark`]). What the judge knows is kept in
 //! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
 pub mod file;
+pub mod mark;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::clock::chain::ChainValidity;
@@ -328,7 +328,7 @@ impl WallClock for SystemClock {
 }
 
 fn look() -> Look {
-    Look { boottime_ms: boottime_ms(), raw: raw(), synchronised: kernel_says_synchronised() }
+    Look { boottime_ms: boottime_ms(), raw: raw(), synchronised: mark::is_synchronised() }
 }
 
 fn raw() -> UnixTime {
@@ -341,15 +341,6 @@ fn boottime_ms() -> u64 {
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
         seconds * 1000 + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
     })
-}
-
-fn kernel_says_synchronised() -> bool {
-    let mut timex = rtime_clock::adjtime::Timex::new();
-    match rtime_clock::adjtime::adjtimex(&mut timex) {
-        Ok(_) => timex.0.status & libc::STA_UNSYNC == 0,
-        // A sandbox may refuse even reading; timesyncd leaves a mark of its own.
-        Err(_) => Path::new("/run/systemd/timesync/synchronized").exists(),
-    }
 }
 
 const fn parse_seconds(text: &[u8]) -> u64 {

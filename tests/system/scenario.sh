@@ -44,6 +44,9 @@ check "the secrets are root's to write, the daemon's to read" equal "$(mode /etc
 check "it has no capability, no new privileges, and a system call filter" equal \
     "$(inside sed -n -E 's/^(CapEff|CapBnd|NoNewPrivs|Seccomp):\s*/\1=/p' "/proc/$(process)/status" | tr '\n' ' ')" \
     "CapEff=0000000000000000 CapBnd=0000000000000000 NoNewPrivs=1 Seccomp=2 "
+check "it may not ask the kernel about its clock, and another service does" inside sh -c '
+    systemctl --quiet is-active tombolo-clock.service && [ -d /run/tombolo-clock ] &&
+    nsenter --target "$1" --mount -- test -d /run/tombolo-clock' sh "$(process)"
 check "it cannot write outside its state" \
     inside sh -c 'nsenter --target "$1" --mount -- sh -c "! touch /etc/tombolo/x /usr/x /home/x 2>/dev/null"' sh "$(process)"
 check "what it says is in the journal under its name" logged SYSLOG_IDENTIFIER=tombolo
