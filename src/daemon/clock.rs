@@ -1,7 +1,8 @@
 //! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock::judge`]).
 //!
 //! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever
-//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon; [`mark`]). What the judge knows is kept in
+//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon; [`mark`]). What the judge knows is kept
+//! in
 //! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
