@@ -2,8 +2,7 @@
 //!
 //! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever
 //! disciplines it: timesyncd, chrony, ntpd, a PTP daemon; [`mark`]). What the judge knows is kept
-//! in
-//! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
+//! in `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
 pub mod file;

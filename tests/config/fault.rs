@@ -85,12 +85,12 @@ fn parts_that_are_not_built_in() {
              [serial.bus]\nport = \"/dev/ttyS0\"\n\n[serial.bus.unit.7]\nid = \"meter\"\nrole = \"sensor\"\n",
         ),
         &[
-            "fail  /etc/tombolo/tombolo.toml:3: mqtt.insecure-listen: this program was built without a listener for MQTT \
-             clients; take it out, or use a program built with the cargo feature mqtt (on by default)",
-            "fail  /etc/tombolo/tombolo.toml:6: update.source: this program was built without TUF; use source = \"apt\" \
+            "fail  /etc/tombolo/tombolo.toml:5: update.source: this program was built without TUF; use source = \"apt\" \
              or \"none\", or a program built with the cargo feature update (on by default)",
-            "fail  /etc/tombolo/tombolo.toml:11: serial.bus.unit: this program was built without Modbus; use a program \
+            "fail  /etc/tombolo/tombolo.toml:10: serial.bus.unit: this program was built without Modbus; use a program \
              built with the cargo feature modbus (on by default), or take the port out",
+            "fail  /etc/tombolo/tombolo.toml:2: mqtt.insecure-listen: this program was built without a listener for MQTT \
+             clients; take it out, or use a program built with the cargo feature mqtt (on by default)",
         ],
     );
 }

@@ -24,4 +24,5 @@ mod shipped;
 mod state;
 mod support;
 mod telegram;
+#[cfg(feature = "update")]
 mod update;
