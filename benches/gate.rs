@@ -63,6 +63,7 @@ fn settings(rules: usize) -> Settings {
         max_handshakes: 120,
         uplink,
         downlink: Vec::new(),
+        on_behalf: Vec::new(),
         mailbox: Default::default(),
     };
     let devices = (0..DEVICES).map(|number| Device {

@@ -12,6 +12,14 @@ mod query;
 
 pub use query::{ArgumentError, Query, QueryBuffer, QueryError};
 
+/// Longest version of its firmware that a device may report, in bytes.
+pub const FIRMWARE_VERSION_MAX: usize = 128;
+
+/// Whether a text can be such a version: 1 to [`FIRMWARE_VERSION_MAX`] printable ASCII characters.
+pub fn is_firmware_version(text: &str) -> bool {
+    (1..=FIRMWARE_VERSION_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Longest name of a device, gateway, role or port, in bytes.
 pub const NAME_MAX: usize = 64;
 /// Longest path, in bytes, separators included.
@@ -148,6 +156,14 @@ impl<'a> Path<'a> {
     pub fn is_reserved(self) -> bool {
         let first = self.0.split('/').next().unwrap_or_default();
         matches!(first, ".well-known" | "rd" | "firmware" | "time") || first.starts_with('~')
+    }
+
+    /// Of `~CHILD/path` the child and the path there, `None` if that is missing; `None` for a path
+    /// that does not begin with `~`. The child need not be a name.
+    pub fn of_child(self) -> Option<(&'a str, Option<Path<'a>>)> {
+        let rest = self.0.strip_prefix('~')?;
+        // Whole segments of a path are a path.
+        Some(rest.split_once('/').map_or((rest, None), |(child, path)| (child, Some(Path(path)))))
     }
 }
 
@@ -581,6 +597,14 @@ mod tests {
             assert!(Path::parse(text).unwrap().is_reserved(), "{text}");
         }
         assert!(!Path::parse("t/rd").unwrap().is_reserved());
+        let of_child = |text| {
+            let of_child = Path::parse(text).unwrap().of_child();
+            of_child.map(|(child, path)| (child, path.map(Path::as_str)))
+        };
+        assert_eq!(of_child("~a/t/b"), Some(("a", Some("t/b"))));
+        assert_eq!(of_child("~a/~b/t"), Some(("a", Some("~b/t"))));
+        assert_eq!((of_child("~a"), of_child("~/t")), (Some(("a", None)), Some(("", Some("t")))));
+        assert_eq!((of_child("a/~b/t"), of_child("rd")), (None, None));
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn run(bytes: &[u8]) {
         backoff_max: Settings::BACKOFF_MAX,
         echo: bytes.first().is_some_and(|byte| byte & 1 == 1),
         ascii: false,
+        is_unnumbered: false,
         units: vec![unit(1), unit(2)],
     };
     let mut bus = Bus::new(settings, now, 1);

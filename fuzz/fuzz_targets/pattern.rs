@@ -36,6 +36,7 @@ fuzz_target!(|data: &[u8]| {
         max_handshakes: 120,
         uplink: vec![rule],
         downlink: Vec::new(),
+        on_behalf: Vec::new(),
         mailbox: Default::default(),
     };
     let device = |id| Device::new(name(id), name("sensor"));

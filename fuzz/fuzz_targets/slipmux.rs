@@ -31,6 +31,8 @@ fuzz_target!(|data: &[u8]| {
         keep: 0,
         whole: false,
         label_end: None,
+        interleaved: None,
+        silence: None,
     };
     let start = Instant::now();
     let mut last = Vec::new();

@@ -97,6 +97,13 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         vec!["why".to_owned(), format!("{}{}", explained.why, way_out(explained))],
     ];
     let mut row = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    if let Some(child) = &explained.on_behalf {
+        let text = format!(
+            "{} {}, by on-behalf rule {} of role {}",
+            child.device, child.path, child.rule, child.role
+        );
+        row("for", text);
+    }
     if let Some(role) = &explained.role {
         row("role", role.clone());
     }
@@ -113,7 +120,8 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             None => String::new(),
         };
         let lacks = rule.lacks_tag.as_ref().map(|tag| format!(", needs the tag {tag}")).unwrap_or_default();
-        let text = format!("{}: path {}{query}{formats}{lacks}{deny}{decides}", rule.rule, rule.path);
+        let from = rule.from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
+        let text = format!("{}{from}: path {}{query}{formats}{lacks}{deny}{decides}", rule.rule, rule.path);
         row(if at == 0 { "rules" } else { "" }, text);
     }
     if let Some(publish) = &explained.publish {
@@ -129,7 +137,7 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         }
         row("topic", text);
         if let Some(filter) = &publish.filter {
-            row("filter", filter_text(filter));
+            row("filter", format!("acknowledged and not published: {}", held_back(filter)));
         }
         if let Some(query) = &explained.query {
             let place = match publish.envelope {
@@ -138,6 +146,12 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             };
             row("query", format!("{query}, as the {place} query"));
         }
+    }
+    if let Some(formats) = &explained.content_formats {
+        row("formats", formats.join(" "));
+    }
+    if let Some(filter) = &explained.filter {
+        row("filter", format!("not delivered: {}", held_back(filter)));
     }
     if let Some(size) = &explained.max_payload {
         row(
@@ -164,8 +178,8 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     align(&rows)
 }
 
-/// What a filter does not publish.
-fn filter_text(filter: &ExplainedFilter) -> String {
+/// What a filter holds back.
+fn held_back(filter: &ExplainedFilter) -> String {
     let mut held = Vec::new();
     if filter.on_change {
         held.push("what equals the reading before".to_owned());
@@ -177,7 +191,7 @@ fn filter_text(filter: &ExplainedFilter) -> String {
     if let Some(ms) = filter.min_interval_ms {
         held.push(format!("what comes within {}", format_duration(Duration::from_millis(ms))));
     }
-    format!("acknowledged and not published: {}", held.join("; "))
+    held.join("; ")
 }
 
 #[cfg(test)]

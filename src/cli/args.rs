@@ -16,9 +16,9 @@ pub use device::{
 pub use maintenance::{
     ApplyArguments, ApplyUpdateArguments, BackupArguments, BundleArguments, CertCommand,
     CertInstallArguments, CertNameArgument, CertRenewArguments, CompleteArguments, ConfigCommand,
-    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DownloadArguments, FirstbootArguments,
-    HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments, ShowArguments, UpdateCommand,
-    VerifyArguments,
+    DecommissionArguments, DeniedCommand, DeniedVersionArgument, DevicesArguments, DownloadArguments,
+    FirstbootArguments, HealthArguments, HelpArguments, MigrateArguments, Names, RestoreArguments,
+    ShowArguments, UpdateCommand, VerifyArguments,
 };
 
 /// The default of `--config`.
@@ -315,6 +315,9 @@ pub struct DeviceAddArguments {
     /// Informational text
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
+    /// The device that it is behind, which may forward its readings: it needs no key then
+    #[arg(long, value_name = "ID", group = "proof")]
+    pub parent: Option<String>,
     /// A tag, for {tag.NAME} in topics. May be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = device::tag)]
     pub tags: Vec<(String, String)>,

@@ -9,8 +9,8 @@ use super::{Context, colour};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
-    Certificate, DailyBytes, LimitedDevice, RefusedConnect, RevocationList, RevocationSource, SerialPort,
-    SerialUnit, Session, SessionPage, Status, Uplink,
+    Certificate, DailyBytes, LimitedDevice, RefusedConnect, RevocationList, RevocationSource, SerialAsked,
+    SerialPort, SerialUnit, Session, SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
@@ -124,6 +124,9 @@ pub fn text(status: &Status) -> String {
     if !update.source.is_empty() && update.source != "none" {
         row("update", super::update::line(update));
     }
+    for of in &status.firmware {
+        row("firmware", format!("{}: {}", of.class, super::update::firmware_line(of)));
+    }
     for (lane, day) in &status.upstream.daily_bytes {
         row("", daily_bytes(lane, day));
     }
@@ -228,6 +231,9 @@ pub fn text(status: &Status) -> String {
     }
     for (name, port) in &status.serial {
         row("serial", serial(name, port));
+        if let Some(why) = port.asked.as_ref().and_then(serial_asked_fault) {
+            row("", why);
+        }
         for (id, unit) in &port.units {
             row("", serial_unit(id, unit));
             for line in serial_unit_faults(unit) {
@@ -424,6 +430,12 @@ fn serial(name: &str, port: &SerialPort) -> String {
     text
 }
 
+/// Why a device that is asked gives no reading, or its last answer was none.
+fn serial_asked_fault(asked: &SerialAsked) -> Option<String> {
+    let last = asked.last_fault.as_ref().map(|why| format!("  its last answer was no reading: {why}"));
+    asked.reason.as_ref().map(|reason| format!("  {reason}")).or(last)
+}
+
 /// A unit of a bus in one line.
 fn serial_unit(id: &str, unit: &SerialUnit) -> String {
     let mut text = format!(
@@ -588,6 +600,23 @@ fn revocation(source: &RevocationSource) -> String {
 mod tests {
     use super::*;
     use crate::control::snapshot::{Clock, Devices, Dtls, Gateway, Journal, Mailbox, SessionStore, Stray};
+
+    #[test]
+    fn of_a_device_that_is_asked_why_it_gives_no_reading_is_shown_or_why_its_last_answer_was_none() {
+        let asked = |reason: Option<&str>, last: Option<&str>| SerialAsked {
+            reason: reason.map(str::to_owned),
+            last_fault: last.map(str::to_owned),
+            ..SerialAsked::default()
+        };
+        let last = "its last answer was no reading: incomplete \"W=1\"";
+        assert_eq!(serial_asked_fault(&asked(None, None)), None);
+        assert_eq!(serial_asked_fault(&asked(None, Some("incomplete \"W=1\""))), Some(format!("  {last}")));
+        let both = asked(Some("it does not answer"), Some("incomplete"));
+        assert_eq!(serial_asked_fault(&both).as_deref(), Some("  it does not answer"));
+        let port = SerialPort { asked: Some(both), ..SerialPort::default() };
+        let status = Status { serial: [("scale".to_owned(), port)].into(), ..Status::default() };
+        assert!(text(&status).contains("\n            it does not answer\n"), "{}", text(&status));
+    }
 
     #[test]
     fn a_new_gateway_says_what_to_do_next() {
@@ -816,6 +845,7 @@ mod tests {
             }),
             clock: Clock { trusted: true, now: Some("2026-01-01T00:00:00.000Z".into()), ..Clock::default() },
             mailbox: Mailbox { commands: 3, in_flight: 1, devices: 2, bytes: 2048, ..Mailbox::default() },
+            firmware: Vec::new(),
         };
         assert_eq!(
             text(&status),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::{DeniedCommand, DownloadArguments, UpdateCommand, VerifyArguments};
+use super::args::{DeniedCommand, DevicesArguments, DownloadArguments, UpdateCommand, VerifyArguments};
 use super::error::CommandError;
 use super::output::bytes;
 use super::progress::Bar;
@@ -14,7 +14,7 @@ use crate::clock::UnixTime;
 use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::Update;
+use crate::control::snapshot::{FirmwareClass, FirmwarePage, Update};
 use crate::daemon::clock::SystemClock;
 use crate::telemetry::io::hinted;
 use crate::update::eligibility::Objections;
@@ -56,6 +56,7 @@ pub fn run(context: &Context, command: UpdateCommand) -> Result<(), CommandError
         UpdateCommand::Hold => hold(context, true),
         UpdateCommand::Release => hold(context, false),
         UpdateCommand::Denied(command) => denied(context, command),
+        UpdateCommand::Devices(arguments) => devices(context, arguments),
         UpdateCommand::Verify(arguments) => verify(context, &arguments),
         UpdateCommand::Metadata => metadata(context),
     }
@@ -335,6 +336,64 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
         note("no version is denied");
     }
     Ok(context.out.table(&history.denied.iter().map(|version| vec![version.clone()]).collect::<Vec<_>>())?)
+}
+
+fn devices(context: &Context, arguments: DevicesArguments) -> Result<(), CommandError> {
+    let mut daemon = context.daemon()?;
+    let mut page = FirmwarePage { more: true, ..FirmwarePage::default() };
+    let mut resume = arguments.resume;
+    while page.more {
+        let after = page.devices.last().map(|of| of.device.clone());
+        let request = Request::UpdateDevices { after, resume: resume.take() };
+        let next: FirmwarePage = daemon.ask_for(&request, ANSWER)?;
+        // One that says that there is more and has none would be asked for ever.
+        page.more = next.more && !next.devices.is_empty();
+        page.classes = next.classes;
+        page.devices.extend(next.devices);
+    }
+    if context.out.json {
+        return Ok(context.out.object(&page)?);
+    }
+    if page.classes.is_empty() {
+        note("no role has firmware; see [role.ROLE] firmware");
+    }
+    let rows = page.classes.iter().map(|of| vec![of.class.clone(), firmware_line(of)]);
+    context.out.table(&rows.collect::<Vec<_>>())?;
+    let rows = page.devices.into_iter().map(|of| {
+        let percent = of.percent.map(|percent| format!("{percent} %")).unwrap_or_default();
+        let reported = of.reported.map(|version| format!("runs {version}"));
+        vec![of.device, of.class, of.state, percent, reported.unwrap_or_default()]
+    });
+    Ok(context.out.table(&rows.collect::<Vec<_>>())?)
+}
+
+/// The firmware of a class in one line, for `status` too.
+pub fn firmware_line(of: &FirmwareClass) -> String {
+    let mut parts = Vec::new();
+    match (&of.version, of.share_percent) {
+        (Some(version), Some(share)) if share < 100.0 => {
+            parts.push(format!("version {version} for {share} % of the devices"));
+        }
+        (Some(version), _) => parts.push(format!("version {version}")),
+        (None, _) => parts.push("none is offered".to_owned()),
+    }
+    let counts = [
+        (of.reported, "run it"),
+        (of.fetched, "fetched it"),
+        (of.fetching, "fetch it"),
+        (of.offered, "were offered it"),
+        (of.late, "did not report it in time"),
+    ];
+    parts
+        .extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+    parts.extend(of.previous.as_ref().map(|version| format!("{version} is kept")));
+    if let Some(version) = &of.coming {
+        let percent = of.coming_percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
+        parts.push(format!("version {version} is fetched{percent}"));
+    }
+    parts.extend(of.reason.clone());
+    parts.extend(of.stopped.as_ref().map(|why| format!("stopped: {why}")));
+    parts.join("; ")
 }
 
 #[cfg(not(feature = "update"))]

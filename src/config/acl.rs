@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
+use crate::gate::explain::{FilterView, format_text};
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
-use crate::southbound::mqtt::explain::{Judged, publish, subscribe};
+use crate::southbound::mqtt::explain::{Deciding, Judged, publish, subscribe};
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,34 +121,48 @@ pub fn explain(
     };
     let local = settings.mqtt.local.iter().find(|(name, _)| *name == role).map(|(_, rules)| rules);
     let said = |judged: &Judged, kind: &str| {
-        let rule = |name: &Name| format!("{kind}.{name}");
-        let (reason, decides, why) = match judged {
-            Judged::Local(name) => (None, Some(rule(name)), format!("rule {} allows it", rule(name))),
-            Judged::Downlink(name) => {
-                let decides = format!("downlink.{name}");
-                let why = format!("rule {decides} leads to paths of its own that this filter matches");
-                (None, Some(decides), why)
+        let mut from = None;
+        let mut decides = |kind: &str, rule: &Deciding, does: &str| {
+            from = rule.from.as_ref().map(Name::to_string);
+            let of = from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
+            let decides = format!("{kind}.{}", rule.name);
+            let why = format!("rule {decides}{of} {does}");
+            (Some(decides), why)
+        };
+        let (reason, (decides, why)) = match judged {
+            Judged::Local(rule) => (None, decides(kind, rule, "allows it")),
+            Judged::Downlink(rule) => {
+                (None, decides("downlink", rule, "leads to paths of its own that this filter matches"))
             }
-            Judged::Denied(name) => {
-                (Some("denied"), Some(rule(name)), format!("rule {} denies it", rule(name)))
-            }
+            Judged::Denied(rule) => (Some("denied"), decides(kind, rule, "denies it")),
             Judged::NoRule => (
                 Some("no_rule"),
-                None,
-                format!("no {kind} rule of role {role} matches, and nothing is allowed without one"),
+                (None, format!("no {kind} rule of role {role} matches, and nothing is allowed without one")),
             ),
             Judged::Invalid if kind == "local-subscribe" => {
-                (Some("bad_path"), None, "it is not a topic filter".to_owned())
+                (Some("bad_path"), (None, "it is not a topic filter".to_owned()))
             }
-            Judged::Invalid => (Some("bad_path"), None, "it is not a topic".to_owned()),
-            Judged::Shared => (Some("bad_path"), None, "shared subscriptions are not offered".to_owned()),
+            Judged::Invalid => (Some("bad_path"), (None, "it is not a topic".to_owned())),
+            Judged::Shared => (Some("bad_path"), (None, "shared subscriptions are not offered".to_owned())),
         };
-        json!({
+        let mut value = json!({
             "device": device, "method": question.to_string(), "path": path, "query": null,
             "allowed": judged.is_allowed(), "reason": reason, "why": why,
             "role": role.as_str(), "rule": decides, "matched": [], "publish": null, "max_payload": null,
             "quota": null,
-        })
+        });
+        if let Some(from) = from {
+            value["rule_from"] = from.into();
+        }
+        if let Judged::Local(rule) = judged {
+            if !rule.content_formats.is_empty() {
+                value["content_formats"] = rule.content_formats.iter().map(format_text).collect();
+            }
+            if rule.filter.first_key().is_some() {
+                value["filter"] = serde_json::to_value(FilterView::from(&rule.filter)).unwrap_or_default();
+            }
+        }
+        value
     };
     match question {
         Question::Reading(method) => reading(method),
@@ -169,10 +184,10 @@ pub fn explain(
                 let mut value = serde_json::to_value(explained).unwrap_or_default();
                 value["method"] = question.to_string().into();
                 if let (false, Judged::Denied(rule)) = (is_reading, &judged) {
-                    value["why"] =
-                        format!("no uplink rule matches, and rule local-publish.{rule} denies it").into();
+                    let name = format!("local-publish.{}", rule.name);
+                    value["why"] = format!("no uplink rule matches, and rule {name} denies it").into();
                     value["reason"] = "denied".into();
-                    value["rule"] = format!("local-publish.{rule}").into();
+                    value["rule"] = name.into();
                 }
                 return value;
             }
@@ -210,6 +225,9 @@ fn command(settings: &Settings, gate: &Gate, now: Instant, device: &str, role: &
                 value["reason"] = Value::Null;
                 value["why"] = format!("rule {rule} allows {topic}, as {} at the device", target.path).into();
                 value["rule"] = rule.into();
+                if let Some(from) = &target.rule.from {
+                    value["rule_from"] = from.as_str().into();
+                }
             }
             None => value["why"] = "it is for other devices".into(),
         },

@@ -144,6 +144,10 @@ fn devices(was: &[Device], is: &[Device]) -> Vec<(Name, String)> {
                 None => "no label".to_owned(),
             },
             Some(new) if old.tags != new.tags => "its earlier tags".to_owned(),
+            Some(new) if old.parent != new.parent => match &old.parent {
+                Some(parent) => format!("the parent {parent}"),
+                None => "no parent".to_owned(),
+            },
             Some(new) if old.offline_after != new.offline_after => "its earlier offline-after".to_owned(),
             Some(_) => continue,
         };

@@ -939,12 +939,13 @@ impl Files for Disk {
     }
 }
 
-/// For tests: devices `a` of role `r`, with a password, and `b` of role `s`, under these rules.
+/// For tests: devices `a` of role `r`, with a password, and `b` of role `s` behind it, under these
+/// rules.
 #[cfg(test)]
 pub(crate) fn test_device_rules(rules: &str) -> Loaded {
     let text = format!(
         "[gateway]\nid = \"gw\"\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\
-         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\ntags = {{ site = \"north\" }}\n[device.b]\nrole = \"s\"\n"
+         {rules}\n[device.a]\nrole = \"r\"\npassword-file = \"a.password\"\ntags = {{ site = \"north\" }}\n[device.b]\nrole = \"s\"\nparent = \"a\"\n"
     );
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

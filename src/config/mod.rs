@@ -57,6 +57,7 @@ use zeroize::Zeroizing;
 use crate::gate::certificate::CertificateName;
 use crate::gate::jwt::JwtKey;
 use crate::gate::tag::Tags;
+use crate::message::Name;
 
 pub use certificate::Material;
 pub use finding::{Finding, Level, Place, findings_to_json, findings_to_lines};
@@ -275,6 +276,8 @@ pub struct Known {
     pub label: Option<String>,
     /// Its tags.
     pub tags: Tags,
+    /// The device that it is behind.
+    pub parent: Option<Name>,
     /// Its PSK identity, if it has one.
     pub psk_identity: Option<Vec<u8>>,
     /// The identity of the PSK that is to replace it.

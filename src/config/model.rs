@@ -246,6 +246,7 @@ pub(super) enum DtlsEngine {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Role {
     pub(super) enabled: Option<bool>,
+    pub(super) includes: Option<Vec<String>>,
     pub(super) quota: Quota,
     pub(super) max_payload: Option<u32>,
     pub(super) offline_after: Option<Span>,
@@ -255,8 +256,12 @@ pub(super) struct Role {
     pub(super) uplink: BTreeMap<String, Uplink>,
     pub(super) downlink: BTreeMap<String, Downlink>,
     pub(super) mailbox: Mailbox,
+    pub(super) firmware: Option<String>,
+    pub(super) firmware_version_path: Option<String>,
+    pub(super) firmware_version_field: Option<String>,
     pub(super) local_publish: BTreeMap<String, Local>,
     pub(super) local_subscribe: BTreeMap<String, Local>,
+    pub(super) on_behalf: BTreeMap<String, OnBehalf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -269,6 +274,12 @@ pub(super) struct Local {
     pub(super) retain: Option<bool>,
     /// Of `local-publish` alone.
     pub(super) qos: Option<u8>,
+    /// Of `local-subscribe` alone, as all that follow.
+    pub(super) content_formats: Option<Vec<String>>,
+    pub(super) on_change: Option<bool>,
+    pub(super) dead_band: Option<f64>,
+    pub(super) dead_band_field: Option<String>,
+    pub(super) min_interval: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -347,6 +358,15 @@ pub(super) struct Downlink {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct OnBehalf {
+    pub(super) enabled: Option<bool>,
+    pub(super) deny: Option<bool>,
+    pub(super) path: Option<String>,
+    pub(super) roles: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct Mailbox {
     pub(super) messages: Option<u32>,
     pub(super) bytes: Option<u64>,
@@ -363,6 +383,7 @@ pub(super) struct Device {
     pub(super) role: Option<String>,
     pub(super) label: Option<String>,
     pub(super) tags: Tags,
+    pub(super) parent: Option<String>,
     pub(super) psk_identity: Option<String>,
     pub(super) psk_file: Option<String>,
     pub(super) mqtt_username: Option<String>,
@@ -427,6 +448,8 @@ pub(super) struct Serial {
     pub(super) end: Option<String>,
     pub(super) escape: Option<String>,
     pub(super) label_end: Option<String>,
+    pub(super) interleaved_start: Option<String>,
+    pub(super) interleaved_end: Option<String>,
     pub(super) form: Option<Form>,
     pub(super) charset: Option<Charset>,
     pub(super) decimal: Option<Decimal>,
@@ -437,6 +460,8 @@ pub(super) struct Serial {
     pub(super) poll_period: Option<Span>,
     pub(super) poll_timeout: Option<Span>,
     pub(super) poll_echo: Option<bool>,
+    pub(super) wake: Option<String>,
+    pub(super) wake_pause: Option<Span>,
     pub(super) writable: Option<bool>,
     pub(super) answer: Option<String>,
     pub(super) answer_timeout: Option<Span>,
@@ -647,6 +672,11 @@ pub(super) struct Update {
     pub(super) hardware: Option<String>,
     pub(super) health_timeout: Option<Span>,
     pub(super) daily_budget: Option<u64>,
+    pub(super) firmware_disk: Option<u64>,
+    pub(super) firmware_steps: Option<String>,
+    pub(super) firmware_step_after: Option<Span>,
+    pub(super) firmware_report_within: Option<Span>,
+    pub(super) firmware_failures: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -245,6 +245,7 @@ const REMOTE: &[Key] = &[key("allow", Kind::Texts)];
 
 const ROLE: &[Key] = &[
     key("enabled", Kind::Flag),
+    key("includes", Kind::Texts),
     key("quota", Kind::Table(QUOTA)),
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
@@ -254,8 +255,19 @@ const ROLE: &[Key] = &[
     key("uplink", Kind::Named(UPLINK)),
     key("downlink", Kind::Named(DOWNLINK)),
     key("mailbox", Kind::Table(MAILBOX)),
+    key("firmware", Kind::Name),
+    key("firmware-version-path", Kind::Text(255)),
+    key("firmware-version-field", Kind::Text(255)),
     key("local-publish", Kind::Named(LOCAL_PUBLISH)),
     key("local-subscribe", Kind::Named(LOCAL_SUBSCRIBE)),
+    key("on-behalf", Kind::Named(ON_BEHALF)),
+];
+
+const ON_BEHALF: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("path", Kind::Text(255)),
+    key("roles", Kind::Texts),
 ];
 
 const LOCAL_PUBLISH: &[Key] = &[
@@ -266,8 +278,16 @@ const LOCAL_PUBLISH: &[Key] = &[
     key("qos", Kind::Whole(0, 1)),
 ];
 
-const LOCAL_SUBSCRIBE: &[Key] =
-    &[key("enabled", Kind::Flag), key("deny", Kind::Flag), key("topic", Kind::Text(1024))];
+const LOCAL_SUBSCRIBE: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("deny", Kind::Flag),
+    key("topic", Kind::Text(1024)),
+    key("content-formats", Kind::Texts),
+    key("on-change", Kind::Flag),
+    key("dead-band", Kind::Number(0.0, 1e12)),
+    key("dead-band-field", Kind::Text(255)),
+    key("min-interval", Kind::Span(Duration::from_millis(100), seconds(DAY))),
+];
 
 const QUOTA: &[Key] = &[
     key("messages", Kind::Whole(1, 1_000_000)),
@@ -322,6 +342,7 @@ const DEVICE: &[Key] = &[
     key("role", Kind::Name),
     key("label", Kind::Text(256)),
     key("tags", Kind::Tags),
+    key("parent", Kind::Name),
     // Longer ones are refused by what an identity is, in bytes.
     key("psk-identity", Kind::Text(1024)),
     key("psk-file", Kind::Secret),
@@ -395,6 +416,8 @@ const SERIAL: &[Key] = &[
     key("keep", Kind::Whole(1, 8)),
     key("whole", Kind::Flag),
     key("label-end", Kind::Text(32)),
+    key("interleaved-start", Kind::Text(32)),
+    key("interleaved-end", Kind::Text(32)),
     // With control characters, so that each gets the word for it.
     key("line-end", Kind::Raw(64)),
     key("length-bytes", Kind::Whole(1, 4)),
@@ -416,6 +439,8 @@ const SERIAL: &[Key] = &[
     key("poll-period", Kind::Span(Duration::from_millis(50), seconds(DAY))),
     key("poll-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("poll-echo", Kind::Flag),
+    key("wake", Kind::Raw(1024)),
+    key("wake-pause", Kind::Span(Duration::ZERO, seconds(10))),
     key("writable", Kind::Flag),
     key("answer", Kind::Text(1024)),
     key("answer-timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
@@ -433,6 +458,7 @@ const MODBUS: &[Key] = &[
     key("mode", Kind::Choice(&["rtu", "ascii"])),
     key("max-registers", Kind::Whole(1, 125)),
     key("max-gap", Kind::Whole(0, 124)),
+    key("transaction-id", Kind::Choice(&["check", "ignore"])),
 ];
 
 const UNIT: &[Key] = &[
@@ -453,6 +479,7 @@ const UNIT: &[Key] = &[
     key("pause", Kind::Span(seconds(0), seconds(10))),
     key("timeout", Kind::Span(Duration::from_millis(10), seconds(60))),
     key("numbering", Kind::Choice(&["wire", "manual"])),
+    key("byte-count", Kind::Choice(&["bytes", "registers"])),
     key("register", Kind::Named(REGISTER)),
 ];
 
@@ -536,6 +563,11 @@ const UPDATE: &[Key] = &[
     key("hardware", Kind::Text(128)),
     key("health-timeout", Kind::Span(seconds(120), seconds(DAY))),
     key("daily-budget", Kind::Size(0, TIB)),
+    key("firmware-disk", Kind::Size(64 * KIB, TIB)),
+    key("firmware-steps", Kind::Text(255)),
+    key("firmware-step-after", Kind::Span(seconds(1), seconds(90 * DAY))),
+    key("firmware-report-within", Kind::Span(seconds(1), seconds(90 * DAY))),
+    key("firmware-failures", Kind::Whole(1, 100_000)),
 ];
 
 const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Kind::Flag)];

@@ -160,6 +160,11 @@ impl Paths {
         self.state_dir.join("journal")
     }
 
+    /// The folder of firmware for sensors.
+    pub fn firmware(&self) -> PathBuf {
+        self.state_dir.join(update::io::firmware::FOLDER)
+    }
+
     /// The folder of the update checks.
     pub fn update(&self) -> PathBuf {
         self.state_dir.join("update")

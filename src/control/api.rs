@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::protocol::{BESIDE_MAX_S, CheckTopic, Code, Failure, Request, Response, Selection};
 use super::snapshot::{
-    Certificate, ConnectionBeside, DevicePage, Health, ReadingsTried, SecurityReport, SessionPage, Status,
+    Certificate, ConnectionBeside, DevicePage, FirmwarePage, Health, ReadingsTried, SecurityReport,
+    SessionPage, Status,
 };
 
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
@@ -117,9 +118,10 @@ pub trait Control {
     }
 
     /// The check `by` makes connections beside the gateway's for so many seconds; 0: no more.
-    fn uplink_beside(&mut self, by: u32, seconds: u64) -> ConnectionBeside {
+    /// Answers with a [`ConnectionBeside`].
+    fn uplink_beside(&mut self, by: u32, seconds: u64, reply: Reply) {
         let _ = (by, seconds);
-        ConnectionBeside::default()
+        reply.ok(&ConnectionBeside::default());
     }
 
     /// Answers with a [`Clock`](super::snapshot::Clock), after what is to be done is done and on
@@ -167,6 +169,15 @@ pub trait Control {
     /// Somebody waits for the broker: whether the next attempt is made earlier for that.
     fn hurry(&mut self) -> bool {
         false
+    }
+
+    /// Firmware for sensors, devices from behind `after` on; `resume` goes on with a class first.
+    ///
+    /// # Errors
+    /// There is no such class, or it is not stopped.
+    fn firmware(&mut self, after: Option<&str>, resume: Option<&str>) -> Result<FirmwarePage, Failure> {
+        let _ = (after, resume);
+        Err(Failure::new(Code::Failed, "there is no firmware for sensors here"))
     }
 
     /// Does something about newer firmware, and answers when it is begun, or done.
@@ -336,7 +347,7 @@ impl Call {
             Request::UplinkCheck {} => control.uplink_check(reply),
             Request::UplinkReadings { topics } => control.uplink_readings(topics, reply),
             Request::UplinkBeside { seconds, by } => {
-                reply.ok(&control.uplink_beside(by, seconds.min(BESIDE_MAX_S)));
+                control.uplink_beside(by, seconds.min(BESIDE_MAX_S), reply);
             }
             Request::Clock {} => control.clock(ClockAction::Show, reply),
             Request::ClockTrust {} => control.clock(ClockAction::Trust, reply),
@@ -358,6 +369,12 @@ impl Call {
             Request::Health {} => reply.ok(&control.health()),
             Request::UplinkHurry {} => reply.ok(&serde_json::json!({ "hurried": control.hurry() })),
             Request::UpdateStatus {} => control.update(UpdateAction::Show, reply),
+            Request::UpdateDevices { after, resume } => {
+                match control.firmware(after.as_deref(), resume.as_deref()) {
+                    Ok(page) => reply.ok(&page),
+                    Err(failure) => reply.fail(failure),
+                }
+            }
             Request::UpdateCheck {} => control.update(UpdateAction::Check, reply),
             Request::UpdateDownload {} => control.update(UpdateAction::Download, reply),
             Request::UpdateHistory {} => control.update(UpdateAction::History, reply),

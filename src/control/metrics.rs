@@ -83,6 +83,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),
     ("tombolo_mqtt_dropped_local_messages_total", "Local messages dropped: too slow a receiver or bus."),
     (
+        "tombolo_mqtt_filtered_local_messages_total",
+        "Local messages that a filter of a local-subscribe rule held back from one client.",
+    ),
+    (
         "tombolo_mqtt_dropped_queued_messages_total",
         "Local messages of QoS 1 dropped: too many waited for one client.",
     ),
@@ -91,6 +95,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_gate_filtered_readings_total", "Readings acknowledged and not published, by a filter."),
     ("tombolo_gate_refused_path_readings_total", "Readings refused with 4.00: invalid path."),
     ("tombolo_gate_refused_reserved_readings_total", "Readings refused with 4.04: a reserved path."),
+    (
+        "tombolo_gate_refused_on_behalf_readings_total",
+        "Readings refused with 4.03: of a device for which the sender may not speak.",
+    ),
     ("tombolo_gate_refused_no_rule_readings_total", "Readings refused with 4.03: no rule matches."),
     ("tombolo_gate_refused_denied_readings_total", "Readings refused with 4.03: a deny rule matches."),
     ("tombolo_gate_refused_not_allowed_readings_total", "Readings refused with 4.05: the method."),
@@ -143,6 +151,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_update_begun_checks_total", "Checks for newer firmware that were begun."),
     ("tombolo_update_failed_checks_total", "Of those, checks without an answer."),
     ("tombolo_update_fetched_bytes_total", "Bytes of images that were fetched."),
+    ("tombolo_firmware_sent_manifests_total", "Manifests of firmware that were sent to devices."),
+    ("tombolo_firmware_sent_blocks_total", "Blocks of firmware that were sent to devices."),
+    ("tombolo_firmware_refused_requests_total", "Requests of devices for firmware that were refused."),
+    ("tombolo_firmware_unreadable_blocks_total", "Blocks of firmware that the disk did not give."),
     ("tombolo_telemetry_suppressed_lines_total", "Log lines suppressed by the rate limit."),
     ("tombolo_control_answered_requests_total", "Requests answered on the control socket."),
 ];
@@ -194,6 +206,9 @@ pub const GAUGES: &[(&str, &str, &str)] = &[
         "port, device",
         "1 while the unit of a Modbus bus answers with values.",
     ),
+    ("tombolo_firmware_reported_devices", "class", "Devices that reported the version that is offered."),
+    ("tombolo_firmware_late_devices", "class", "Devices that fetched it and did not report it in time."),
+    ("tombolo_firmware_stopped_state", "class", "1 while it goes to no further device."),
     ("tombolo_clock_trusted_state", "", "1 while the clock is trusted."),
 ];
 
@@ -319,6 +334,15 @@ fn gauge(name: &str, status: &Status, queue: &Queue, page: &mut Page) {
         };
         page.sample(name, &[("fleet", fleet)], value);
     }
+    for of in &status.firmware {
+        let value = match name {
+            "tombolo_firmware_reported_devices" => of.reported as f64,
+            "tombolo_firmware_late_devices" => of.late as f64,
+            "tombolo_firmware_stopped_state" => flag(of.stopped.is_some()),
+            _ => continue,
+        };
+        page.sample(name, &[("class", &of.class)], value);
+    }
     if name == "tombolo_dtls_open_sessions" {
         dtls.suites.iter().for_each(|(suite, count)| page.sample(name, &[("suite", suite)], *count as f64));
     }
@@ -428,7 +452,8 @@ mod tests {
         let stages =
             ["southbound", "dtls", "coap", "gate", "journal", "northbound", "serial", "modbus", "clock"];
         let stages =
-            [&stages[..], &["mqtt", "gateway", "downlink", "update", "telemetry", "control"]].concat();
+            [&stages[..], &["mqtt", "gateway", "downlink", "update", "firmware", "telemetry", "control"]]
+                .concat();
         for name in names {
             let words: Vec<&str> = name.split('_').collect();
             assert!(words[0] == "tombolo" && stages.contains(&words[1]) && words.len() >= 4, "{name}");

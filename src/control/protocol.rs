@@ -305,6 +305,16 @@ pub enum Request {
     UplinkHurry {},
     /// What is known of newer firmware: an [`Update`](super::snapshot::Update).
     UpdateStatus {},
+    /// Firmware for sensors: a [`FirmwarePage`](super::snapshot::FirmwarePage). `resume` is only
+    /// for root and the daemon's own user.
+    UpdateDevices {
+        /// Starts after this id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<String>,
+        /// Goes on with the version of this class, which was stopped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<String>,
+    },
     /// Looks for newer firmware; answered as `update-status`, when the check ended.
     UpdateCheck {},
     /// Fetches the image of the version that is available; answered as `update-status`, when that
@@ -372,6 +382,7 @@ impl Request {
                 | Request::UpdateHold { .. }
                 | Request::UpdateDeny { .. }
                 | Request::UpdateAllow { .. }
+                | Request::UpdateDevices { resume: Some(_), .. }
         )
     }
 

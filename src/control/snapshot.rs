@@ -64,6 +64,72 @@ pub struct Status {
     pub update: Update,
     /// Commands held for devices.
     pub mailbox: Mailbox,
+    /// Firmware for sensors: one entry a class.
+    pub firmware: Vec<FirmwareClass>,
+}
+
+/// Firmware for sensors; `tombolo update devices --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwarePage {
+    /// The classes.
+    pub classes: Vec<FirmwareClass>,
+    /// Devices of roles with firmware, by id.
+    pub devices: Vec<FirmwareDevice>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// The firmware of a class of sensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwareClass {
+    /// Its name.
+    pub class: String,
+    /// The version that is offered; `None` = none.
+    pub version: Option<String>,
+    /// Where its image is.
+    pub path: Option<String>,
+    /// Bytes of it.
+    pub bytes: Option<u64>,
+    /// The version before, which is kept.
+    pub previous: Option<String>,
+    /// The share of the devices whose turn it is, in percent.
+    pub share_percent: Option<f64>,
+    /// Why the version goes to no further device.
+    pub stopped: Option<String>,
+    /// The version that is fetched.
+    pub coming: Option<String>,
+    /// How much of it is here, in percent.
+    pub coming_percent: Option<u8>,
+    /// Why it does not come, or a newer one is passed over, one sentence.
+    pub reason: Option<String>,
+    /// Devices that were sent the manifest, and no block.
+    pub offered: u64,
+    /// Devices that were sent a block, and not the last one.
+    pub fetching: u64,
+    /// Devices that were sent the last block, and have time to report.
+    pub fetched: u64,
+    /// Devices that reported the version.
+    pub reported: u64,
+    /// Devices that did not report it in time.
+    pub late: u64,
+}
+
+/// How far a device is with its firmware.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirmwareDevice {
+    /// Its id.
+    pub device: String,
+    /// The class of its role.
+    pub class: String,
+    /// `waiting`, `offered`, `fetching`, `fetched`, `reported` or `late`.
+    pub state: String,
+    /// How far into the image it was sent blocks.
+    pub percent: Option<u8>,
+    /// The version that it reported last.
+    pub reported: Option<String>,
 }
 
 /// Commands held for devices, in numbers.
@@ -1046,6 +1112,10 @@ pub struct SerialAsked {
     /// Why it gives no reading.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why its last answer was no reading, and its first bytes; `None`: it was one, or there was
+    /// none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_fault: Option<String>,
     /// Milliseconds that its answers are waited for, as late ones taught; 0: as configured.
     pub learned_timeout_ms: u64,
     /// Questions sent.
@@ -1314,16 +1384,24 @@ pub struct Explained {
     pub reason: Option<String>,
     /// The reason in one sentence.
     pub why: String,
+    /// The device behind this one that the reading is of.
+    pub on_behalf: Option<ExplainedOnBehalf>,
     /// The device's role.
     pub role: Option<String>,
     /// The device's tags.
     pub tags: BTreeMap<String, String>,
     /// The rule that decided.
     pub rule: Option<String>,
+    /// The role that this rule is from, where the device's role includes that one.
+    pub rule_from: Option<String>,
     /// All rules that match; the one that decided is first.
     pub matched: Vec<ExplainedRule>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
+    /// Of a subscription: the content formats that its rule takes, if not any.
+    pub content_formats: Option<Vec<String>>,
+    /// Of a subscription: which messages are held back.
+    pub filter: Option<ExplainedFilter>,
     /// Largest payloads that the role and the rule allow.
     pub max_payload: Option<ExplainedPayload>,
     /// Whether the device is on a serial port, where there are no datagrams and no Block1.
@@ -1332,12 +1410,28 @@ pub struct Explained {
     pub quota: Option<ExplainedQuota>,
 }
 
+/// For whom a device speaks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedOnBehalf {
+    /// The child.
+    pub device: String,
+    /// The path within it.
+    pub path: String,
+    /// The role of the sender.
+    pub role: String,
+    /// The rule of that role.
+    pub rule: String,
+}
+
 /// A rule that matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedRule {
     /// The rule's name.
     pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<String>,
     /// The rule's path pattern.
     pub path: String,
     /// Whether the rule denies.

@@ -322,6 +322,10 @@ impl Desk {
         }
         self.take_up_lists();
         self.updates.care(now);
+        {
+            let hub = self.shared.hub.borrow();
+            hub.firmware.care(now, &hub.pipeline.gate);
+        }
         self.care_for_remote().await;
         self.judge_trial(now);
         self.tell_presence(now);
@@ -640,6 +644,8 @@ impl Desk {
             hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
             hub.replace(prepared, keyring, certificates, insecure, downlink);
             usage.forget(&hub.pipeline.gate);
+            hub.firmware.forget(&hub.pipeline.gate);
+            hub.coap.reports.replace(settings.coap.reports.clone());
         });
         self.clients.replace(&loaded);
         let now = Instant::now();
@@ -735,6 +741,8 @@ impl Desk {
         problems.extend(of_daily_bytes);
         let of_usage = self.usage.problems(&problems);
         problems.extend(of_usage);
+        let of_firmware = self.shared.hub.borrow().firmware.problems(&problems);
+        problems.extend(of_firmware);
         problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
     }
@@ -791,6 +799,7 @@ impl Desk {
         self.link.count(&mut snapshot);
         mailbox::count(&hub.commands, &mut snapshot);
         self.updates.count(&mut snapshot);
+        hub.firmware.count(&mut snapshot);
         snapshot
     }
 }
@@ -863,6 +872,7 @@ impl Control for Desk {
             revocation: self.revocations.snapshot(&self.loaded),
             update: self.updates.snapshot(now),
             mailbox: mailbox::snapshot(&hub.commands, &hub.moment),
+            firmware: hub.firmware.snapshot(),
         };
         status.reasons = verdict::reasons(&status);
         status.ok = status.reasons.is_empty();
@@ -1072,7 +1082,8 @@ impl Control for Desk {
             ..snapshot::SecurityReport::default()
         };
         for (role, rule, hits) in hub.pipeline.gate.rule_hits() {
-            report.rule_hits.entry(role.to_string()).or_default().insert(rule.to_string(), hits);
+            let rules = report.rule_hits.entry(role.to_string()).or_default();
+            *rules.entry(rule.to_string()).or_default() += hits;
         }
         let (mut silent, mut known) = (Vec::new(), None::<u64>);
         for device in hub.pipeline.gate.devices(now).filter(|device| device.last_seen.is_none()) {
@@ -1141,6 +1152,16 @@ impl Control for Desk {
         }
     }
 
+    fn firmware(
+        &mut self,
+        after: Option<&str>,
+        resume: Option<&str>,
+    ) -> Result<snapshot::FirmwarePage, Failure> {
+        let hub = self.shared.hub.borrow();
+        resume.map_or(Ok(()), |class| hub.firmware.resume(class))?;
+        Ok(hub.firmware.page(&hub.pipeline.gate, Instant::now(), after))
+    }
+
     fn update(&mut self, action: UpdateAction, reply: Reply) {
         self.updates.act(action, reply);
     }
@@ -1165,8 +1186,8 @@ impl Control for Desk {
         self.link.try_readings(topics, reply);
     }
 
-    fn uplink_beside(&mut self, by: u32, seconds: u64) -> snapshot::ConnectionBeside {
-        snapshot::ConnectionBeside { ended: self.link.announce_beside(by, Duration::from_secs(seconds)) }
+    fn uplink_beside(&mut self, by: u32, seconds: u64, reply: Reply) {
+        self.link.announce_beside(by, Duration::from_secs(seconds), reply);
     }
 
     fn clock(&mut self, action: ClockAction, reply: Reply) {

@@ -15,7 +15,8 @@ use crate::northbound::budget::{Budget, Spent};
 
 /// The file's name in the state directory.
 pub const FILE: &str = "daily-bytes";
-const SHAPE: Shape = Shape { max_bytes: 4096, has_copy: true };
+/// What the file may be.
+pub const SHAPE: Shape = Shape { max_bytes: 4096, has_copy: true };
 /// The file is written so often a day for each lane.
 const PARTS: u64 = 64;
 
@@ -40,6 +41,9 @@ impl DailyBytes {
 
     /// Once a second: writes what is due. Never waits for the disk.
     pub fn care(&mut self, now: Instant, moment: &Moment, link: &Link) {
+        if let Some(spent) = self.kept.retry(now, Spent::parse) {
+            link.budget(|budget| budget.recall(&spent));
+        }
         let budget = link.budget(|budget| {
             budget.advance(moment);
             budget.clone()

@@ -26,6 +26,7 @@ use super::bus_handle::BusHandle;
 use super::clock::SystemClock;
 use super::commands::{Absent, Commands, Sides};
 use super::dtls_sink::{DtlsSink, Reports};
+use super::firmware::Firmware;
 use super::line_kind::LineKind;
 use super::link::Link;
 use super::reading_store::Readings;
@@ -76,6 +77,8 @@ pub struct Hub {
     pub pipeline: Readings,
     /// Commands to devices.
     pub commands: Commands,
+    /// Firmware for devices.
+    pub firmware: Rc<Firmware>,
     uplink: Rc<Link>,
     tail: Tail,
     /// Decrypted messages, for `trace`.
@@ -108,6 +111,7 @@ impl Hub {
         tail: Tail,
         traffic: Traffic,
         commands: Commands,
+        firmware: Rc<Firmware>,
     ) -> Hub {
         Hub {
             moment: clock.moment(),
@@ -123,6 +127,7 @@ impl Hub {
             bus: None,
             pipeline: Pipeline::new(gate, journal),
             commands,
+            firmware,
             uplink,
             tail,
             traffic,
@@ -233,6 +238,7 @@ impl Hub {
         let now = self.moment.now;
         self.route_events();
         self.follow_commands();
+        self.firmware.round(&self.moment, &mut self.coap, &self.pipeline);
         while let Some(session) = self.coap.poll_ended() {
             if !self.left {
                 let (engine, mut sink) = self.split();
@@ -321,7 +327,7 @@ impl Hub {
                 }
                 Event::Mirrored { device, path, payload, content_format, retain } => {
                     let accepted = mqtt::Accepted { device, path, payload, content_format, retain };
-                    mqtt.handle_accepted(&accepted);
+                    mqtt.handle_accepted(now, &accepted);
                 }
                 Event::Completed { ticket: Ticket::Mqtt(ticket), stored } => {
                     mqtt.handle_completion(moment, ticket, stored, pipeline);
@@ -612,7 +618,7 @@ impl Hub {
     pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes]) {
         self.begin();
         for message in messages {
-            self.mqtt.handle_bus(session, message, &mut self.pipeline.counters);
+            self.mqtt.handle_bus(self.moment.now, session, message, &mut self.pipeline.counters);
         }
     }
 
@@ -641,6 +647,8 @@ impl Hub {
         self.pipeline.counters.add(Counter::MqttQueuedDropped, dropped);
         let dropped = self.mqtt.take_retained_dropped();
         self.pipeline.counters.add(Counter::MqttRetainedDropped, dropped);
+        let filtered = self.mqtt.take_local_filtered();
+        self.pipeline.counters.add(Counter::MqttLocalFiltered, filtered);
         while let Some(request) = self.mqtt.poll_bus() {
             let taken = self.bus.as_ref().is_some_and(|bus| bus.handle(request));
             if !taken {

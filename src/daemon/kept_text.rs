@@ -4,20 +4,23 @@
 //! | the file | at the start | later |
 //! |---|---|---|
 //! | is damaged | set aside as `NAME.damaged-N`, named by `status` and `check`; a new one is begun | written |
-//! | is not given by the disk | left alone; a new one is begun in memory | not written: what is there may be good |
+//! | is not given by the disk | left alone; a new one is begun in memory | asked for again every [`RETRY`]; not written until it is given: what is there may be good |
 //! | cannot be written | | named, and tried again every [`RETRY`] |
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::durable::atomic_file::{self, AtomicFile};
+use crate::durable::atomic_file::{self, AtomicFile, Retrieved};
 use crate::durable::io::OnDisk;
 
 /// Between two attempts where the disk errs.
 pub const RETRY: Duration = Duration::from_secs(60);
 /// How long a stop waits for a write under way.
 const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// What was read, and the names under which damage was set aside.
+type Found = (Retrieved<Vec<u8>>, Result<Vec<String>, String>);
 
 /// See the module.
 pub struct KeptText {
@@ -28,6 +31,8 @@ pub struct KeptText {
     cost: &'static str,
     begun_at: Option<Instant>,
     writing: Option<Receiver<Result<(), String>>>,
+    /// What is asked for again.
+    reading: Option<Receiver<Found>>,
     is_unread: bool,
     failing: Option<String>,
     aside: Vec<String>,
@@ -60,6 +65,7 @@ impl KeptText {
             cost,
             begun_at: None,
             writing: None,
+            reading: None,
             is_unread: false,
             failing: None,
             aside: Vec::new(),
@@ -91,6 +97,39 @@ impl KeptText {
             Err(error) => log::error!(reason:% = error; "a damaged {name} cannot be set aside"),
         }
         (kept, retrieved.value)
+    }
+
+    /// Once a second, where the disk did not give the file at the start: asks for it again, and
+    /// returns what it is once it is given. Never waits for the disk.
+    pub fn retry<T: 'static>(&mut self, now: Instant, parse: fn(&[u8]) -> Result<T, String>) -> Option<T> {
+        if !self.is_unread {
+            return None;
+        }
+        let is_due = self.begun_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY);
+        if self.reading.is_none() && is_due {
+            self.begun_at = Some(now);
+            let (sender, receiver) = channel();
+            let (directory, name, shape) = (self.directory.clone(), self.name.clone(), self.shape);
+            tokio::task::spawn_blocking(move || {
+                let (folder, file) = (OnDisk::new(&directory), shape.file(&name));
+                let retrieved = file.read(&folder, |bytes| parse(bytes).map(|_| bytes.to_vec()));
+                let aside = file.mend(&folder, &retrieved).map_err(|error| error.to_string());
+                sender.send((retrieved, aside))
+            });
+            self.reading = Some(receiver);
+        }
+        let (retrieved, aside) = self.reading.as_ref()?.try_recv().ok()?;
+        self.reading = None;
+        match aside {
+            Ok(aside) => self.aside.extend(aside),
+            Err(error) => log::error!(reason:% = error; "a damaged {} cannot be set aside", self.name),
+        }
+        if !retrieved.may_be_replaced() {
+            return None;
+        }
+        (self.is_unread, self.failing, self.begun_at) = (false, None, None);
+        log::info!("{} is read now", self.directory.join(&self.name).display());
+        parse(&retrieved.value?).ok()
     }
 
     /// Whether a text may be written now: none is being written, and the last one failed a while
@@ -278,5 +317,33 @@ mod tests {
         assert!(!kept.is_ready(now));
         kept.close("good 1");
         assert_eq!(folder.open().1.as_deref(), Some("good 0"));
+    }
+
+    /// Asks until an attempt is over.
+    fn retried(kept: &mut KeptText, now: Instant) -> Option<String> {
+        let parse = |bytes: &[u8]| Ok(String::from_utf8_lossy(bytes).into_owned());
+        loop {
+            let found = kept.retry(now, parse);
+            if found.is_some() || kept.reading.is_none() {
+                return found;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_the_disk_did_not_give_is_asked_for_again_and_written_afterwards() {
+        let (folder, now) = (Folder::new("again"), Instant::now());
+        std::fs::write(folder.0.join("kept"), "good 0").expect("a file");
+        let (mut kept, _) = folder.open();
+        // As root, a test cannot have a file that is not given: the attempt at `now` failed.
+        (kept.is_unread, kept.failing, kept.begun_at) = (true, Some("kept: EIO".to_owned()), Some(now));
+        let soon = now + RETRY - Duration::from_secs(1);
+        assert_eq!(retried(&mut kept, soon), None, "not before its time");
+        assert!(!kept.is_ready(soon) && !kept.problems(&[]).is_empty());
+        assert_eq!(retried(&mut kept, now + RETRY).as_deref(), Some("good 0"));
+        assert!(kept.is_ready(now + RETRY) && kept.problems(&[]).is_empty());
+        kept.close("good 1");
+        assert_eq!(folder.open().1.as_deref(), Some("good 1"));
     }
 }

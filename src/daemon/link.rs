@@ -44,6 +44,9 @@ use crate::northbound::wire::Version;
 use crate::pipeline::Passed;
 use crate::telemetry::counters::{Counter, Snapshot};
 
+/// So long the broker may take to show that a connection still stands.
+const ENDED_WITHIN: Duration = Duration::from_secs(3);
+
 /// A broker that takes fewer publishes at once makes every batch small.
 const SMALL_RECEIVE_MAXIMUM: u16 = 100;
 /// An answer that takes so long is worth a warning.
@@ -993,13 +996,21 @@ impl Link {
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
 
-    /// Connections of the check `by` are made beside this one for so long; zero: no more. Whether
-    /// the broker ended this one for them.
-    pub fn announce_beside(&self, by: u32, lasts: Duration) -> bool {
-        let now = Instant::now();
-        let until = (!lasts.is_zero()).then(|| now + lasts);
-        let handle = self.handle.borrow();
-        handle.as_ref().is_some_and(|handle| handle.with(|core| core.announce_beside(now, by, until)))
+    /// Connections of the check `by` are made beside this one for so long; zero: no more. Answers
+    /// whether the broker ended this one for them.
+    pub fn announce_beside(&self, by: u32, lasts: Duration, reply: Reply) {
+        let handle = self.handle.borrow().clone();
+        spawn_local(async move {
+            let Some(handle) = handle else { return reply.ok(&snapshot::ConnectionBeside::default()) };
+            if lasts.is_zero() {
+                // That it was ended is known here behind a round trip at the latest.
+                handle.check(ENDED_WITHIN).await;
+            }
+            let now = Instant::now();
+            let until = (!lasts.is_zero()).then(|| now + lasts);
+            let ended = handle.with(|core| core.announce_beside(now, by, until));
+            reply.ok(&snapshot::ConnectionBeside { ended });
+        });
     }
 
     /// Publishes on these topics, which no reading has, until one is not answered or the rest says

@@ -49,7 +49,7 @@ pub mod clock;
 mod commands;
 mod config_check;
 pub mod control;
-mod daily_bytes;
+pub mod daily_bytes;
 mod deliveries;
 mod device_status;
 mod device_test;
@@ -57,10 +57,11 @@ pub mod disk_room;
 mod dtls_sink;
 mod dtls_status;
 mod engine;
+pub mod firmware;
 pub mod fleets;
 pub mod gateway_status;
 pub mod hub;
-mod kept_text;
+pub mod kept_text;
 pub mod learned;
 pub mod line_kind;
 pub mod link;
@@ -88,7 +89,7 @@ mod trial;
 pub mod units;
 mod untaken;
 mod update;
-mod usage;
+pub mod usage;
 
 /// The content format of a media type; `None` if it has none.
 pub fn content_format_of(media_type: &str) -> Option<u16> {

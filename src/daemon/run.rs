@@ -9,7 +9,7 @@
 //! | one a serial port | bytes, its return, a unit's turn | a round of the hub |
 //! | timer | the hub's next deadline | retransmissions, expiry |
 //! | uplink | broker, journal | publishes, releases |
-//! | commands | the uplink, the mailbox's file | a round of the hub |
+//! | commands | the uplink, the mailbox's file, blocks of firmware | a round of the hub |
 //! | control | a command | an answer |
 //! | care | a second | clock, presence, status line, watchdog |
 
@@ -30,6 +30,7 @@ use super::clock::SystemClock;
 use super::commands::Commands;
 use super::control::Desk;
 use super::deliveries::Deliveries;
+use super::firmware::Firmware;
 use super::fleets::FleetKeeper;
 use super::hub::Hub;
 use super::mqtt::Clients;
@@ -187,6 +188,8 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
         super::notify::while_starting(|| Commands::open(&mailbox, &settings.downlink, boot, tail.clone()));
     commands.set_lines(&settings.serial);
     let mailbox_wake = commands.wake();
+    let firmware = Firmware::open(&settings.paths.firmware(), &settings.update.sensors);
+    let firmware_wake = firmware.wake();
     let mut hub = Hub::new(
         engine,
         persistence,
@@ -199,7 +202,9 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
         tail,
         traffic,
         commands,
+        firmware.clone(),
     );
+    hub.coap.reports.replace(settings.coap.reports.clone());
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found);
@@ -217,7 +222,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     let clients = Clients::start(&loaded, &shared, &clock, store);
     tasks.spawn_local(complete(shared.clone(), waker, uplink.clone(), ports.clone()));
     tasks.spawn_local(tick(shared.clone()));
-    tasks.spawn_local(follow_commands(shared.clone(), uplink.inbound(), mailbox_wake));
+    tasks.spawn_local(follow_commands(shared.clone(), uplink.inbound(), mailbox_wake, firmware_wake));
 
     let mut hangup = listen_for(SignalKind::hangup())?;
     let mut terminate = listen_for(SignalKind::terminate())?;
@@ -226,7 +231,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     let certificates = Certificates::open(settings, &uplink, &clock);
     let kept_certificates = Rc::clone(&certificates);
     let revocations = Revocations::open(&loaded, &uplink, &clock);
-    let updates = Updates::open(settings, &uplink, &clock);
+    let updates = Updates::open(settings, &uplink, &clock, &firmware);
     let mut desk = Desk::new(
         options.clone(),
         loaded,
@@ -323,6 +328,7 @@ async fn stop(
     journal.borrow_mut().close();
     let mut hub = shared.hub.borrow_mut();
     hub.commands.close();
+    hub.firmware.close();
     hub.persistence.close();
 }
 
@@ -358,16 +364,18 @@ async fn complete(shared: Rc<Shared>, waker: Waker, uplink: Rc<super::link::Link
     }
 }
 
-/// Takes what the broker has for devices, and follows what was made durable.
+/// Takes what the broker has for devices, and follows what was made durable or read.
 async fn follow_commands(
     shared: Rc<Shared>,
     inbound: Rc<tokio::sync::Notify>,
     mailbox: Arc<tokio::sync::Notify>,
+    firmware: Arc<tokio::sync::Notify>,
 ) {
     loop {
         tokio::select! {
             () = inbound.notified() => shared.round(Hub::receive_commands),
             () = mailbox.notified() => shared.round(Hub::begin),
+            () = firmware.notified() => shared.round(Hub::begin),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::control::snapshot;
 use crate::control::trace::{Trace, Traced};
 use crate::control::verdict;
 use crate::gate::stage::Received;
+use crate::hex::format_hex;
 use crate::message::Name;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::framing::Bad;
@@ -37,7 +38,7 @@ use crate::proto::serial::slipmux;
 use crate::proto::serial::{State, timeout_advised_ms};
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
-use crate::southbound::serial::legibility::Illegible;
+use crate::southbound::serial::legibility::{Fault, Illegible, Shown};
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -407,7 +408,7 @@ impl Ports {
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing),
-                asked: core.asked().map(|standing| asked(&standing)),
+                asked: core.asked().map(|standing| asked(&standing, core.fault())),
                 illegible: core.illegible().map(Illegible::sentence),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
@@ -457,7 +458,7 @@ impl Ports {
                 at: self.clock.raw().to_string(),
                 boottime_ms: self.clock.moment().boottime_ms,
                 direction: direction.to_owned(),
-                hex: crate::config::scalar::format_hex(bytes),
+                hex: format_hex(bytes),
                 event,
             });
         }
@@ -478,12 +479,13 @@ fn measured(demand: Demand, port: &snapshot::SerialPort) -> Demand {
     Demand { takes, ..demand }
 }
 
-fn asked(standing: &poll::Standing) -> snapshot::SerialAsked {
+fn asked(standing: &poll::Standing, fault: Option<&Fault>) -> snapshot::SerialAsked {
     let counters = &standing.counters;
     let learned_ms = standing.learned.as_millis();
     snapshot::SerialAsked {
         state: standing.state.as_str().to_owned(),
-        reason: why_not(standing),
+        reason: why_not(standing, fault),
+        last_fault: fault.map(|fault| fault.words().0),
         learned_timeout_ms: u64::try_from(learned_ms).unwrap_or(u64::MAX),
         questions: counters.questions,
         answers: counters.answers,
@@ -546,11 +548,20 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
 }
 
 /// Why a device that is asked gives no reading.
-fn why_not(standing: &poll::Standing) -> Option<String> {
+fn why_not(standing: &poll::Standing, fault: Option<&Fault>) -> Option<String> {
     let counters = &standing.counters;
+    let seen = fault.map(Fault::words);
     let why = match standing.state {
         State::Unknown | State::Up => return None,
-        State::Degraded if !standing.is_unused => "it answers, but its answers are no readings",
+        State::Degraded if !standing.is_unused => {
+            let text = "it answers, but its answers are no readings";
+            return Some(
+                seen.map_or_else(|| text.to_owned(), |(why, advice)| format!("{text}: {why}; {advice}")),
+            );
+        }
+        State::Degraded if standing.is_single => {
+            "it answers a question only if one went before it; if it must be woken, set wake"
+        }
         State::Down if standing.failing == Some(poll::Failure::Closed) => {
             "the connection is closed in place of an answer"
         }
@@ -567,13 +578,14 @@ fn why_not(standing: &poll::Standing) -> Option<String> {
         State::Degraded if !standing.late.is_zero() => {
             return Some(format!(
                 "its answers come {} ms after a question, after others without one, and may be for those; raise \
-                 poll-timeout, to {}ms, and poll-period if it is shorter",
+                 poll-timeout, to {}ms, and poll-period if it is shorter, or set wake if it must be woken",
                 standing.late.as_millis(),
                 timeout_advised_ms(standing.late)
             ));
         }
         State::Degraded => {
-            "its answers come after questions without one, and may be for those; raise poll-timeout or poll-period"
+            "its answers come after questions without one, and may be for those; raise poll-timeout or poll-period, or \
+             set wake if it must be woken"
         }
         State::Down if counters.late > 0 && !standing.late.is_zero() => {
             return Some(format!(
@@ -586,10 +598,14 @@ fn why_not(standing: &poll::Standing) -> Option<String> {
             "its answers come after the time-out; raise poll-timeout"
         }
         State::Down if counters.damaged > counters.silent => {
-            "its answers are damaged: look at framing, checksum, baud and parity"
+            let why = seen.map_or_else(String::new, |(why, _)| format!(" ({why})"));
+            return Some(format!("its answers are damaged{why}: look at framing, checksum, baud and parity"));
         }
         State::Down if counters.endless * 2 > counters.silent => {
-            "it answers, but no answer ends as framing says: look at framing, line-end and baud"
+            let first = fault.map_or_else(String::new, |fault| format!(" ({})", Shown(fault.first())));
+            return Some(format!(
+                "it answers, but no answer ends as framing says{first}: look at framing, line-end and baud"
+            ));
         }
         State::Down => "it does not answer",
     };
@@ -616,12 +632,14 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
     let mut text = "it answers, but none of its values can be read".to_owned();
     let left_out: Vec<String> =
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
-    if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
+    if let Some(failing) = unit.failing.filter(|failing| failing.is_behind) {
+        text.push_str(&format!(": {failing}"));
+    } else if let Some(misfit) = unit.failing.and_then(|failing| failing.misfit) {
         text.push_str(&format!(": {misfit}"));
         if misfit.may_be_configured() {
             text.push_str("; answer-bytes of a register takes such an answer");
         }
-    } else if unit.failing.is_some_and(|failing| failing.failure == Failure::Intruded || failing.is_behind) {
+    } else if unit.failing.is_some_and(|failing| failing.failure == Failure::Intruded) {
         text.push_str(&unit.failing.map_or_else(String::new, |failing| format!(": {failing}")));
     } else if !left_out.is_empty() {
         text.push_str(&format!(" ({})", left_out.join("; ")));
@@ -643,7 +661,7 @@ impl Entry {
         let view = core.units().find(|unit| unit.id.as_str() == device);
         let (unit, fault) = match view.map(|view| (view.state, view)) {
             None => match core.asked() {
-                Some(standing) => (Some(standing.state.as_str()), why_not(&standing)),
+                Some(standing) => (Some(standing.state.as_str()), why_not(&standing, core.fault())),
                 None => match core.illegible() {
                     Some(illegible) => (Some(State::Degraded.as_str()), Some(illegible.sentence())),
                     None => (None, None),
@@ -747,17 +765,18 @@ impl Taker for PortTaker<'_> {
         intake::handle_message(moment, self.number, self.name.as_str(), message, coap, pipeline);
     }
 
-    fn unreadable(&mut self, why: Unreadable) {
+    fn unreadable(&mut self, why: Unreadable, bytes: &[u8]) {
         let name = self.name;
         self.alive(name.as_str());
         if self.hub.may_say(LineKind::Unreadable) {
-            log::info!(device = name.as_str(), reason:% = why; "frame without a reading");
+            let first = format_hex(bytes);
+            log::info!(device = name.as_str(), reason:% = why, first = first.as_str(); "frame without a reading");
         }
     }
 
     fn dropped(&mut self, why: Bad, bytes: &[u8]) {
         if self.hub.may_say(LineKind::Unreadable) {
-            let first = crate::config::scalar::format_hex(bytes);
+            let first = format_hex(bytes);
             log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
         }
     }
@@ -772,13 +791,19 @@ impl Taker for PortTaker<'_> {
         }
     }
 
-    fn asked(&mut self, event: poll::Event) {
+    fn asked(&mut self, event: poll::Event, fault: Option<&Fault>) {
         let device = self.name.as_str();
         match event {
             poll::Event::Up => log::info!(device; "device answers"),
-            poll::Event::Degraded => {
-                log::warn!(device; "device answers, but its answers are no readings; `tombolo status` counts them");
-            }
+            poll::Event::Degraded => match fault {
+                Some(fault) => {
+                    let (reason, first) = (fault.cause().words().0, format_hex(fault.first()));
+                    log::warn!(device, reason, first = first.as_str(); "device answers, but its answers are no readings; `tombolo status` counts them");
+                }
+                None => {
+                    log::warn!(device; "device answers, but its answers may be for earlier questions; `tombolo status` says more");
+                }
+            },
             poll::Event::Down { failure } => {
                 let reason = match failure {
                     poll::Failure::Silent => "silence",

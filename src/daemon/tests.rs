@@ -28,8 +28,16 @@ fn words(wild: bool) -> impl Strategy<Value = String> {
         .prop_map(|(levels, rest)| format!("{}{}", levels.join("/"), if rest { "/#" } else { "" }))
 }
 
+/// Paths of a device, and of devices behind it: `b` is behind `a`.
+fn paths() -> impl Strategy<Value = String> {
+    let child = prop::sample::select(vec!["", "", "~b/", "~a/", "~nobody/", "~b/~b/"]);
+    (child, words(false)).prop_map(|(child, path)| format!("{child}{path}"))
+}
+
 fn rules() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec!["uplink", "local-publish", "local-subscribe"]);
+    // `r` includes `base`; `s` is the role of the child.
+    let role = prop::sample::select(vec!["r", "r", "base", "s"]);
     let cap = prop::option::weighted(0.3, 1..4_u32);
     let format = prop::sample::select(vec!["application/json", "60", "none"]);
     let formats = prop::option::weighted(0.3, prop::collection::vec(format, 1..3));
@@ -43,17 +51,19 @@ fn rules() -> impl Strategy<Value = String> {
     // What is filtered is allowed all the same.
     let filters = vec!["", "on-change = true\n", "dead-band = 0.5\n", "min-interval = \"10s\"\n"];
     let deny = prop::bool::weighted(0.3);
-    let rule = (kind, words(true), deny, cap, formats, topic, prop::sample::select(filters));
+    let rule = ((role, kind), words(true), deny, cap, formats, topic, prop::sample::select(filters));
     prop::collection::vec(rule, 0..8).prop_map(|rules| {
-        let mut text = "[role.s]\n[role.r]\n".to_owned();
+        let mut text = "[role.s]\n[role.base]\n[role.r]\nincludes = [\"base\"]\n[role.r.on-behalf.all]\npath = \"+/#\"\n\
+                        [role.r.on-behalf.not]\npath = \"b/#\"\ndeny = true\n"
+            .to_owned();
         let mut seen = std::collections::BTreeSet::new();
-        for (at, (kind, pattern, deny, cap, formats, topic, filter)) in rules.into_iter().enumerate() {
+        for (at, ((role, kind), pattern, deny, cap, formats, topic, filter)) in rules.into_iter().enumerate() {
             // Two of one pattern are a fault, which disables the role.
-            if !seen.insert((kind, pattern.clone())) {
+            if !seen.insert((role, kind, pattern.clone())) {
                 continue;
             }
             let key = if kind == "uplink" { "path" } else { "topic" };
-            text.push_str(&format!("[role.r.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
+            text.push_str(&format!("[role.{role}.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
             if kind == "uplink" && !deny {
                 text.extend(cap.map(|cap| format!("max-payload = {cap}\n")));
                 text.extend(formats.map(|formats| format!("content-formats = {formats:?}\n")));
@@ -136,8 +146,10 @@ impl Running {
         let gate = &mut self.pipeline.gate;
         let Some(device) = gate.device_by_id(device) else { return false };
         let stamp = Stamp { boottime_ms: 1, wall_ms: None };
+        let path = Path::parse(path).expect("a path");
+        let Ok((device, path)) = gate.speaker(self.moment.now, device, path) else { return false };
         let received = crate::gate::Received {
-            path: Path::parse(path).expect("a path"),
+            path,
             query: None,
             method,
             payload: &vec![b'1'; supposed.bytes],
@@ -155,13 +167,15 @@ proptest! {
     #[test]
     fn a_table_and_the_running_gate_agree_on_any_rules(
         rules in rules(),
-        paths in prop::collection::vec(words(false), 1..5),
+        paths in prop::collection::vec(paths(), 1..5),
         filters in prop::collection::vec(words(true), 1..5),
         format in prop::option::of(prop::sample::select(vec![ContentFormat::JSON, ContentFormat::CBOR])),
         bytes in 0..5_usize,
     ) {
-        let quota = "[role.r.quota]\nmessages = 100000\nbytes = \"1GiB\"\nper = \"1s\"\nburst = 100000\n";
-        let loaded = load(&format!("{rules}{quota}"));
+        let quota = |role| {
+            format!("[role.{role}.quota]\nmessages = 100000\nbytes = \"1GiB\"\nper = \"1s\"\nburst = 100000\n")
+        };
+        let loaded = load(&format!("{rules}{}{}", quota("r"), quota("s")));
         let now = Instant::now();
         let gate = Gate::new(loaded.settings.gate.clone(), now);
         let mut running = Running::new(&loaded);

@@ -11,6 +11,7 @@
 //! | a history that cannot be read | checks go on, and nothing is fetched: what is denied is not known |
 
 mod installing;
+mod sensors;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use self::installing::{Installing, Seen};
+use self::sensors::Sensors;
 use super::clock::SystemClock;
+use super::firmware::Firmware;
 use super::link::Link;
 use crate::clock::{UnixTime, WallClock};
 use crate::config::Settings as Configuration;
@@ -41,6 +44,7 @@ use crate::update::installation::{Installation, Phase};
 use crate::update::io::answer::{self, Answer, Fetching, Found, Question};
 use crate::update::io::client::client;
 use crate::update::io::download::{Job, NoImage, SYNC_EVERY, Surroundings, clear, download};
+use crate::update::io::firmware;
 use crate::update::io::floor::on_disk;
 use crate::update::io::history;
 use crate::update::io::room::{free_bytes, kept_free};
@@ -72,6 +76,10 @@ pub struct Updates {
     link: Rc<Link>,
     inner: RefCell<Inner>,
     installing: Rc<Installing>,
+    firmware: Rc<Firmware>,
+    sensors: Rc<Sensors>,
+    /// `{state-dir}/firmware`
+    state_firmware: PathBuf,
     /// Of the settings; what was begun under others is dropped.
     generation: Cell<u64>,
     /// A check's thread is there since then, though its settings may be replaced already.
@@ -156,7 +164,12 @@ struct Counts {
 
 impl Updates {
     /// Reads the history. It blocks: for the start.
-    pub fn open(configuration: &Configuration, link: &Rc<Link>, clock: &Arc<SystemClock>) -> Rc<Updates> {
+    pub fn open(
+        configuration: &Configuration,
+        link: &Rc<Link>,
+        clock: &Arc<SystemClock>,
+        firmware: &Rc<Firmware>,
+    ) -> Rc<Updates> {
         let folder = configuration.paths.update();
         let settings = configuration.update.clone();
         let history = history::read(&folder);
@@ -184,6 +197,9 @@ impl Updates {
         Rc::new(Updates {
             gateway: RefCell::new(gateway),
             installing: Installing::open(configuration.paths.update_root(), folder.clone()),
+            firmware: firmware.clone(),
+            sensors: Rc::new(Sensors::new(configuration.paths.firmware(), firmware)),
+            state_firmware: configuration.paths.firmware(),
             folder,
             journal: configuration.paths.journal(),
             clock: clock.clone(),
@@ -202,13 +218,16 @@ impl Updates {
         if inner.settings == *settings && !is_renamed {
             return;
         }
+        self.firmware.replace(&settings.sensors);
+        self.sensors.replace(&settings.sensors, inner.settings.source != settings.source);
+        let is_other_class = inner.settings.sensors.classes() != settings.sensors.classes();
         if inner.settings.source == settings.source
             && let Some(schedule) = &mut inner.schedule
         {
             let now = Instant::now();
             schedule.set_period(now, settings.period);
             let who = |of: &Settings| (of.compatible.clone(), of.hardware.clone());
-            if is_renamed || who(&inner.settings) != who(settings) {
+            if is_renamed || is_other_class || who(&inner.settings) != who(settings) {
                 schedule.handle_request(now);
             }
             inner.settings = settings.clone();
@@ -253,6 +272,7 @@ impl Updates {
             self.begin_check(now);
         }
         self.care_for_fetch(now);
+        self.care_for_sensors(now);
         self.care_for_installation(now);
         self.tell(now);
     }
@@ -294,6 +314,9 @@ impl Updates {
         inner.checking_since = None;
         let before = inner.status.clone();
         let Answer { installed, result, verified, at, damage } = answer;
+        if let Some((metadata, at)) = verified.as_ref().zip(at) {
+            self.sensors.handle_offers(&metadata.offers, at);
+        }
         inner.root_until = verified.map(|metadata| metadata.root_until).or(inner.root_until);
         // A check that succeeds has written it anew.
         inner.damage = damage.or(inner.damage.take().filter(|_| result.is_err()));
@@ -384,6 +407,7 @@ impl Updates {
             offer,
             settings: inner.settings.clone(),
             folder: self.folder.clone(),
+            budget_with: self.sensors.folders(),
             journal: self.journal.clone(),
             clock: self.clock.clone(),
             stop: running.stop.clone(),
@@ -404,6 +428,42 @@ impl Updates {
             if updates.generation.get() == generation {
                 updates.end_fetch(sha256, &version, fetched, bytes > 0);
             }
+        });
+    }
+
+    /// Fetches for sensors what they have not, behind the gateway's own image.
+    fn care_for_sensors(self: &Rc<Self>, now: Instant) {
+        let inner = self.inner.borrow();
+        let Source::Tuf(place) = &inner.settings.source else { return };
+        let is_held = self.objections(&inner.history).is_held;
+        let Some((class, offer)) = self.sensors.next(now, !self.is_busy.get() && !is_held) else { return };
+        let order = offer.map(|offer| {
+            let folders = self.sensors.folders();
+            let folder = firmware::folder_of(&self.state_firmware, class.as_str());
+            let others = folders.into_iter().filter(|other| *other != folder);
+            log::info!(
+                class = class.as_str(), version = offer.version.as_str(), bytes = offer.bytes;
+                "firmware for sensors is fetched"
+            );
+            Order {
+                url: place.targets.file(&offer.path()),
+                ca_file: place.ca_file.clone(),
+                offer,
+                settings: inner.settings.clone(),
+                budget_with: others.chain([self.folder.clone()]).collect(),
+                folder,
+                journal: self.journal.clone(),
+                clock: self.clock.clone(),
+                stop: Arc::default(),
+                have: Arc::default(),
+            }
+        });
+        drop(inner);
+        self.is_busy.set(true);
+        let updates = Rc::clone(self);
+        self.sensors.begin(class, order, move |bytes| {
+            updates.is_busy.set(false);
+            updates.inner.borrow_mut().counts.bytes += bytes;
         });
     }
 
@@ -671,6 +731,7 @@ impl Updates {
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));
         }
         problems.extend(inner.damage.clone());
+        problems.extend(self.sensors.problems());
         let has_image = inner.fetch.shown == Fetch::Ready;
         problems.extend(self.installing.problems(&inner.settings, has_image));
         problems.extend(
@@ -730,6 +791,7 @@ impl Updates {
         if let Some(schedule) = &mut inner.schedule {
             schedule.handle_request(now);
         }
+        self.sensors.hurry();
         inner.waiting.push(reply);
     }
 
@@ -824,6 +886,12 @@ fn begun(folder: &Path) -> Option<String> {
     Record::parse(slots.read().ok()??).map(|record| record.sha256)
 }
 
+/// How much of a day's budget the downloads into that folder have taken.
+fn spent(folder: &Path, limit: u64, now: UnixTime) -> u64 {
+    let record = || Record::parse(TwoSlot::open(on_disk(folder), image::FORMAT).ok()?.read().ok()??);
+    record().map_or(0, |mut record| limit.saturating_sub(record.budget.left(Some(limit), now)))
+}
+
 /// A change, in the log.
 fn say(status: &Status) {
     let state = serde_json::to_value(status.state).ok();
@@ -846,6 +914,8 @@ struct Order {
     ca_file: Option<PathBuf>,
     settings: Settings,
     folder: PathBuf,
+    /// Folders of other downloads, which have the day's budget with this one.
+    budget_with: Vec<PathBuf>,
     journal: PathBuf,
     clock: Arc<SystemClock>,
     stop: Arc<AtomicBool>,
@@ -875,7 +945,10 @@ fn fetch(order: &Order) -> (Result<(), NoImage>, u64) {
             url: order.url.clone(),
             client,
             pace: Pace::SLOWEST,
-            daily_budget: order.settings.daily_budget,
+            daily_budget: order.settings.daily_budget.map(|limit| {
+                let spent = order.budget_with.iter().map(|folder| spent(folder, limit, now()));
+                limit.saturating_sub(spent.fold(0, u64::saturating_add))
+            }),
             reserve: kept_free(order.settings.reserve, &order.journal),
             sync_every: SYNC_EVERY,
         };

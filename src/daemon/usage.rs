@@ -25,7 +25,8 @@ pub const FOLDER: &str = "usage";
 pub const PERIODS: usize = 30;
 /// Between two writes.
 const EVERY: Duration = Duration::from_secs(3_600);
-const SHAPE: Shape = Shape { max_bytes: MAX_BYTES, has_copy: false };
+/// What each file may be.
+pub const SHAPE: Shape = Shape { max_bytes: MAX_BYTES, has_copy: false };
 const COST: &str = "what devices sent on that day is not known to `tombolo usage`";
 
 /// See the module.

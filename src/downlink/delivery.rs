@@ -145,6 +145,9 @@ impl Delivery {
         mailbox: &mut Mailbox,
         carrier: &mut impl Carrier,
     ) {
+        if let Some(outcome) = mailbox.withdrawn(number) {
+            return mailbox.end(number, outcome);
+        }
         let observer = mailbox.observer(number);
         let Some(command) = mailbox.command(number) else { return };
         if command.deliver == Deliver::Observe && observer.is_none() {
@@ -249,7 +252,7 @@ impl Delivery {
         self.flights.remove(&number);
         let Some(command) = mailbox.command(number) else { return };
         let device = command.device.clone();
-        if !command.idempotent {
+        if !command.idempotent || mailbox.withdrawn(number).is_some() {
             return mailbox.end(number, outcome);
         }
         let before = self.rests.get(&device).map_or(Duration::ZERO, |rest| rest.length);

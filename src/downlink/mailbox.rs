@@ -195,6 +195,8 @@ struct Held {
     attempts: u8,
     /// Of its notification, once it was about to be sent.
     sequence: u64,
+    /// Nothing allows it any more since it was taken: it is not sent again.
+    withdrawn: Option<Outcome>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -423,7 +425,10 @@ impl Mailbox {
         self.bytes += bytes;
         let queue = self.queues.entry(command.device.clone()).or_default();
         queue.numbers.push_back(number);
-        self.commands.insert(number, Held { command, mark, state, outcome: None, attempts: 0, sequence: 0 });
+        self.commands.insert(
+            number,
+            Held { command, mark, state, outcome: None, attempts: 0, sequence: 0, withdrawn: None },
+        );
     }
 
     fn remove(&mut self, number: u64) -> Option<Held> {
@@ -538,44 +543,45 @@ impl Mailbox {
             self.counters.unstored += 1;
             return Err(Outcome::of(Status::Full, format!("commands cannot be stored: {trouble}")));
         }
-        let waiting: Vec<u64> = self
-            .queues
-            .get(&command.device)
-            .map(|queue| queue.numbers.iter().copied().collect())
-            .unwrap_or_default();
+        let mut leaving: Vec<(u64, Outcome)> = Vec::new();
         if command.latest_wins {
-            for number in waiting {
-                let replaced = self.commands.get(&number).is_some_and(|held| {
+            let replaced = self.live(&command.device).into_iter().filter(|number| {
+                self.commands.get(number).is_some_and(|held| {
                     matches!(held.state, State::Waiting | State::Taking)
                         && held.command.latest_wins
                         && (&held.command.path, held.command.method) == (&command.path, command.method)
-                });
-                if replaced {
-                    self.end(number, Outcome::of(Status::Superseded, "a later command took its place"));
-                }
-            }
+                })
+            });
+            let outcome = Outcome::of(Status::Superseded, "a later command took its place");
+            leaving.extend(replaced.map(|number| (number, outcome.clone())));
         }
         let bytes = command.bytes();
         loop {
+            let is_leaving = |number: &u64| leaving.iter().any(|(leaving, _)| leaving == number);
             let live = self.live(&command.device);
+            let live: Vec<u64> = live.into_iter().filter(|number| !is_leaving(number)).collect();
             let size = |number: &u64| self.commands.get(number).map_or(0, |held| held.command.bytes());
             let held: usize = live.iter().map(size).sum();
-            let count = self.queues.get(&command.device).map_or(0, |queue| queue.numbers.len());
+            // What has an outcome to be told stays until that is published.
+            let gone = leaving.iter().map(|(number, _)| number).filter(|number| {
+                self.commands.get(number).is_some_and(|held| held.command.reply_topic.is_none())
+            });
+            let (gone, freed) = gone.fold((0, 0), |(gone, freed), number| (gone + 1, freed + size(number)));
+            let queued = self.queues.get(&command.device).map_or(0, |queue| queue.numbers.len());
+            let room = queued - gone < COUNT_SLACK + limits.messages as usize;
             let fits = (live.len() as u64) < u64::from(limits.messages)
                 && (live.is_empty() || (held + bytes) as u64 <= limits.bytes)
-                && count < COUNT_SLACK + limits.messages as usize;
-            let all = self.bytes + bytes <= BYTES_MAX && self.commands.len() < COMMANDS_MAX;
+                && room;
+            let all = self.bytes - freed + bytes <= BYTES_MAX && self.commands.len() - gone < COMMANDS_MAX;
             if fits && all {
+                // Only now that there is room: what would leave for nothing stays.
+                leaving.into_iter().for_each(|(number, outcome)| self.end(number, outcome));
                 return Ok(());
             }
             let is_waiting = |number: &u64| self.state(*number) == Some(State::Waiting);
             match live.into_iter().find(is_waiting) {
-                Some(number)
-                    if limits.when_full == WhenFull::DropOldest
-                        && all
-                        && count < COUNT_SLACK + limits.messages as usize =>
-                {
-                    self.end(number, Outcome::of(Status::Dropped, "dropped for a newer command"));
+                Some(number) if limits.when_full == WhenFull::DropOldest && all && room => {
+                    leaving.push((number, Outcome::of(Status::Dropped, "dropped for a newer command")));
                 }
                 _ => break,
             }
@@ -645,8 +651,12 @@ impl Mailbox {
         waiting
     }
 
+    /// A notification tells a value: PUT or POST (RFC 7641 §4.2). What else is only a state waits
+    /// to be fetched.
     fn can_go(&self, command: &Command) -> bool {
-        command.deliver != Deliver::Observe || self.relations.find(&command.device, &command.path).is_some()
+        command.deliver != Deliver::Observe
+            || matches!(command.method, 2 | 3)
+                && self.relations.find(&command.device, &command.path).is_some()
     }
 
     /// The device that observes the path of a command that is about to be sent, if that is to be
@@ -678,8 +688,16 @@ impl Mailbox {
         })
     }
 
+    /// Why a command is not to be sent any more, although it was to be.
+    pub fn withdrawn(&self, number: u64) -> Option<Outcome> {
+        self.commands.get(&number)?.withdrawn.clone()
+    }
+
     /// Stores that a waiting command is about to be sent.
     pub fn begin(&mut self, number: u64) {
+        if let Some(outcome) = self.withdrawn(number) {
+            return self.end(number, outcome);
+        }
         if let Some(held) = self.commands.get_mut(&number).filter(|held| held.state == State::Waiting) {
             held.state = State::Preparing;
             held.attempts = held.attempts.saturating_add(1);
@@ -742,16 +760,22 @@ impl Mailbox {
         }
     }
 
-    /// Ends what waits and has expired.
+    /// Ends what waits and has expired, or lost its rule while it was on its way.
     pub fn expire(&mut self, moment: &Moment) {
-        let expired: Vec<u64> = self
+        let over: Vec<(u64, Outcome)> = self
             .commands
             .iter()
-            .filter(|(_, held)| held.state == State::Waiting && self.is_expired(held, moment))
-            .map(|(number, _)| *number)
+            .filter(|(_, held)| held.state == State::Waiting)
+            .filter_map(|(number, held)| {
+                let outcome = match self.is_expired(held, moment) {
+                    true => Outcome::of(Status::Expired, "it was not sent before it expired"),
+                    false => held.withdrawn.clone()?,
+                };
+                Some((*number, outcome))
+            })
             .collect();
-        for number in expired {
-            self.end(number, Outcome::of(Status::Expired, "it was not sent before it expired"));
+        for (number, outcome) in over {
+            self.end(number, outcome);
         }
         self.relations.care(moment.now);
         if self.swept.is_none_or(|at| moment.now.saturating_duration_since(at) >= SWEEP) {
@@ -767,14 +791,16 @@ impl Mailbox {
             .is_some_and(|age| age >= u64::from(held.command.expires_s) * 1000)
     }
 
-    /// Ends each waiting command for which `why` has a reason.
+    /// Ends each waiting command for which `why` has a reason; one that is on its way ends so if it
+    /// would wait again.
     pub fn review(&mut self, mut why: impl FnMut(&Command) -> Option<Outcome>) {
-        let ended: Vec<(u64, Outcome)> = self
-            .commands
-            .iter()
-            .filter(|(_, held)| held.state == State::Waiting)
-            .filter_map(|(number, held)| Some((*number, why(&held.command)?)))
-            .collect();
+        let mut ended = Vec::new();
+        for (number, held) in self.commands.iter_mut().filter(|(_, held)| held.state != State::Ended) {
+            held.withdrawn = why(&held.command);
+            if held.state == State::Waiting {
+                ended.extend(held.withdrawn.clone().map(|outcome| (*number, outcome)));
+            }
+        }
         for (number, outcome) in ended {
             self.end(number, outcome);
         }

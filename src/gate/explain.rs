@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::Gate;
 use super::mapping::{NO_FORMAT, Places};
 use super::matcher::Segments;
+use super::on_behalf::Forwarded;
 use super::policy::{Asked, Limits, Role, Rule};
-use super::settings::{QoS, QueryUse};
+use super::settings::{QoS, QueryUse, ReadingFilter};
 use super::stage::{Reason, Refusal};
 use super::tag::Tags;
 use crate::message::{ContentFormat, Envelope, Method, Name, Path, QueryBuffer};
@@ -38,6 +39,10 @@ pub struct Explanation {
     pub reason: Option<&'static str>,
     /// The reason in one sentence.
     pub why: String,
+    /// Of a path that begins with `~`: the device behind this one that the reading is of. What
+    /// follows is about that device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_behalf: Option<OnBehalf>,
     /// The device's role.
     pub role: Option<String>,
     /// The device's tags.
@@ -45,6 +50,9 @@ pub struct Explanation {
     pub tags: BTreeMap<String, String>,
     /// The rule that decided.
     pub rule: Option<String>,
+    /// The role that this rule is from, where the device's role includes that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_from: Option<String>,
     /// All rules whose path matches: first the one that decided, then by specificity, at last those
     /// whose topic needs a tag that the device does not have.
     pub matched: Vec<MatchedRule>,
@@ -56,11 +64,27 @@ pub struct Explanation {
     pub quota: Option<QuotaState>,
 }
 
+/// For whom a device speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OnBehalf {
+    /// The child.
+    pub device: String,
+    /// The path within it.
+    pub path: String,
+    /// The role of the sender.
+    pub role: String,
+    /// The on-behalf rule of that role which lets it speak.
+    pub rule: String,
+}
+
 /// A rule whose pattern matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatchedRule {
     /// The rule's name.
     pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// The rule's path pattern.
     pub path: String,
     /// Whether the rule denies.
@@ -118,6 +142,18 @@ pub struct FilterView {
     pub min_interval_ms: Option<u64>,
 }
 
+impl From<&ReadingFilter> for FilterView {
+    fn from(settings: &ReadingFilter) -> FilterView {
+        FilterView {
+            on_change: settings.on_change,
+            dead_band: settings.dead_band,
+            dead_band_field: settings.dead_band_field.as_ref().map(|field| field.as_str().to_owned()),
+            // At most a day.
+            min_interval_ms: settings.min_interval.map(|least| least.as_millis() as u64),
+        }
+    }
+}
+
 /// Largest payloads in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MaxPayload {
@@ -162,6 +198,26 @@ impl Gate {
         path: &str,
         supposed: Supposed,
     ) -> Explanation {
+        let mut explanation = self.explain_reading(now, device, method, path, supposed);
+        let deciding = explanation.matched.iter().find(|rule| Some(&rule.rule) == explanation.rule.as_ref());
+        explanation.rule_from = deciding.and_then(|rule| rule.from.clone());
+        if let Some(OnBehalf { device: child, role, rule, .. }) = &explanation.on_behalf {
+            explanation.why = format!(
+                "on-behalf rule {rule} of role {role} lets {device} speak for {child}; {}",
+                explanation.why
+            );
+        }
+        explanation
+    }
+
+    fn explain_reading(
+        &self,
+        now: Instant,
+        device: &str,
+        method: Method,
+        path: &str,
+        supposed: Supposed,
+    ) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
         let path = path.replace("%3F", "?");
@@ -174,19 +230,45 @@ impl Gate {
             allowed: false,
             reason: None,
             why: String::new(),
+            on_behalf: None,
             role: None,
             tags: BTreeMap::new(),
             rule: None,
+            rule_from: None,
             matched: Vec::new(),
             publish: None,
             max_payload: None,
             quota: None,
         };
-        let entry = self.devices.by_id(device).and_then(|index| self.devices.entry(index));
-        let role = entry.and_then(|entry| self.plan.roles.get(entry.role as usize));
-        let (Some(entry), Some(role)) = (entry, role) else {
+        let mut index = self.devices.by_id(device);
+        let sender = index.and_then(|index| self.entry_and_role(index));
+        let mut within = path.clone();
+        if let (Some(from), Some((_, role))) = (index, sender)
+            && let Ok(path) = Path::parse(&path)
+            && path.of_child().is_some()
+            && !role.on_behalf.is_empty()
+        {
+            match self.forwarded(from, path) {
+                Ok(Forwarded { child, path, rule }) => {
+                    explanation.on_behalf = Some(OnBehalf {
+                        device: self.id(child).map(Name::to_string).unwrap_or_default(),
+                        path: path.as_str().to_owned(),
+                        role: role.name.to_string(),
+                        rule: rule.name.to_string(),
+                    });
+                    (index, within) = (Some(child), path.as_str().to_owned());
+                }
+                Err(refusal) => {
+                    explanation.role = Some(role.name.to_string());
+                    return refused(explanation, &refusal);
+                }
+            }
+        }
+        let path = within;
+        let Some((entry, role)) = index.and_then(|index| self.entry_and_role(index)) else {
             return refused(explanation, &Refusal::UnknownDevice);
         };
+        let device = entry.id.as_str();
         explanation.role = Some(role.name.to_string());
         let tags = entry.tags.iter().map(|(name, value)| (name.to_string(), value.to_owned()));
         explanation.tags = tags.collect();
@@ -271,16 +353,7 @@ impl Gate {
                 Envelope::None => None,
                 Envelope::Json => Some("json"),
             },
-            filter: action.filter.as_ref().map(|filter| {
-                let settings = filter.settings();
-                FilterView {
-                    on_change: settings.on_change,
-                    dead_band: settings.dead_band,
-                    dead_band_field: settings.dead_band_field.as_ref().map(|field| field.as_str().to_owned()),
-                    // At most a day.
-                    min_interval_ms: settings.min_interval.map(|least| least.as_millis() as u64),
-                }
-            }),
+            filter: action.filter.as_ref().map(|filter| filter.settings().into()),
         });
         explanation
     }
@@ -293,7 +366,7 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
             // The others lack a tag, too.
             (Some(role), Some(MatchedRule { rule, lacks_tag: Some(tag), .. })) => format!(
                 "rule {rule} of role {role} needs the tag {tag} for its topic, and device {} does not have it; no other rule matches",
-                explanation.device
+                explanation.on_behalf.as_ref().map_or(&explanation.device, |child| &child.device)
             ),
             (Some(role), _) => {
                 format!("no rule of role {role} matches, and a path that no rule allows is refused")
@@ -303,6 +376,14 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
         _ => refusal.to_string(),
     };
     explanation
+}
+
+/// A content format as its number, or `none`.
+pub fn format_text(format: &Option<ContentFormat>) -> String {
+    match format {
+        Some(ContentFormat(number)) => number.to_string(),
+        None => NO_FORMAT.to_owned(),
+    }
 }
 
 /// The content formats that the rule takes which allows a path; none: it takes any.
@@ -324,6 +405,7 @@ fn matched(role: &Role, path: Path<'_>, tags: &Tags) -> Vec<MatchedRule> {
     });
     let described = rules.into_iter().map(|rule| MatchedRule {
         rule: rule.name.to_string(),
+        from: rule.from.as_ref().map(Name::to_string),
         path: rule.pattern.to_string(),
         deny: rule.action.is_none(),
         lacks_tag: rule.lacks(tags).map(Name::to_string),
@@ -331,15 +413,11 @@ fn matched(role: &Role, path: Path<'_>, tags: &Tags) -> Vec<MatchedRule> {
             Some(action) if action.query == QueryUse::Refuse => Some("refuse"),
             _ => None,
         },
-        content_formats: rule.action.as_ref().filter(|action| !action.content_formats.is_empty()).map(
-            |action| {
-                let number = |format: &Option<ContentFormat>| match format {
-                    Some(ContentFormat(number)) => number.to_string(),
-                    None => NO_FORMAT.to_owned(),
-                };
-                action.content_formats.iter().map(number).collect()
-            },
-        ),
+        content_formats: rule
+            .action
+            .as_ref()
+            .filter(|action| !action.content_formats.is_empty())
+            .map(|action| action.content_formats.iter().map(format_text).collect()),
     });
     described.collect()
 }

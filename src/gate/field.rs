@@ -41,6 +41,17 @@ impl FieldPointer {
         &self.text
     }
 
+    /// The text or the number there, as text; `None` if the payload is not JSON, or has neither
+    /// there.
+    pub fn text(&self, payload: &[u8]) -> Option<String> {
+        let json: serde_json::Value = serde_json::from_slice(payload).ok()?;
+        match json.pointer(&self.text)? {
+            serde_json::Value::String(text) => Some(text.clone()),
+            serde_json::Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
     /// The number there; `None` if the payload is not JSON, or has no number there. Of two members
     /// with one name the last counts.
     pub(super) fn number(&self, payload: &[u8]) -> Option<f64> {

@@ -1,5 +1,6 @@
 //! Filters: readings of a rule that are acknowledged and not published, because they tell nothing
-//! new or come too soon after the one before.
+//! new or come too soon after the one before; and local messages that a subscriber does not get for
+//! the same reasons.
 //!
 //! What was published last is remembered for each rule and path of a device, a few bytes of each
 //! ([`Remembered`]). A reading passes if nothing is remembered, or if it cannot be judged: a filter
@@ -55,9 +56,27 @@ pub struct Filtered<'a> {
     pub behind: u64,
 }
 
+/// What of a reading or message a filter looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample<'a> {
+    /// Where it is: the path and the query of a reading, the topic of a message.
+    pub place: (&'a str, Option<&'a str>),
+    /// Its content format.
+    pub content_format: Option<ContentFormat>,
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+impl<'a> From<&Content<'a>> for Sample<'a> {
+    fn from(content: &Content<'a>) -> Sample<'a> {
+        let Content { path, query, content_format, payload, .. } = *content;
+        Sample { place: (path, query), content_format, payload }
+    }
+}
+
 /// A filter as a rule uses it.
-#[derive(Debug)]
-pub(super) struct Filter {
+#[derive(Clone, Debug)]
+pub struct Filter {
     settings: ReadingFilter,
     /// Of its rule: the same after a reload that does not change its name, path, topic, QoS or
     /// filter.
@@ -73,11 +92,16 @@ impl Filter {
         rule: (&Name, &Name, &str, &str),
         qos: QoS,
     ) -> Option<Filter> {
+        Filter::of(settings, &(rule, qos))
+    }
+
+    /// The filter of whatever `rule` stands for; `None` if nothing is filtered. The same text and
+    /// filter are the same rule.
+    pub fn of(settings: &ReadingFilter, rule: &impl Hash) -> Option<Filter> {
         settings.first_key()?;
         let ReadingFilter { on_change, dead_band, dead_band_field, min_interval } = settings;
         let mut hasher = DefaultHasher::new();
         rule.hash(&mut hasher);
-        qos.hash(&mut hasher);
         (on_change, dead_band.map(f64::to_bits), dead_band_field, min_interval).hash(&mut hasher);
         Some(Filter { settings: settings.clone(), key: hasher.finish() })
     }
@@ -93,15 +117,15 @@ impl Filter {
     }
 
     /// What of a reading is remembered, and compared.
-    fn measure(&self, content: &Content<'_>) -> Measured {
+    fn measure(&self, sample: &Sample<'_>) -> Measured {
         let ReadingFilter { on_change, dead_band, dead_band_field, .. } = &self.settings;
         let number = dead_band.and_then(|_| match dead_band_field {
-            Some(pointer) => pointer.number(content.payload),
-            None => field::number(content.payload),
+            Some(pointer) => pointer.number(sample.payload),
+            None => field::number(sample.payload),
         });
         // Two hashes of 64 bits: that two payloads of a device have the same ones does not happen.
-        let format = content.content_format.map(|ContentFormat(number)| number);
-        let content = if *on_change { digest(&(format, content.payload)) } else { [0; 2] };
+        let format = sample.content_format.map(|ContentFormat(number)| number);
+        let content = if *on_change { digest(&(format, sample.payload)) } else { [0; 2] };
         Measured { content, number }
     }
 
@@ -136,9 +160,10 @@ struct Published {
     number: u64,
 }
 
-/// What was published last of a device, at most [`PATHS_MAX`] readings of 80 bytes.
+/// What was published last of a device, or delivered last to a subscriber, at most [`PATHS_MAX`]
+/// of 80 bytes.
 #[derive(Debug, Default)]
-pub(super) struct Remembered(Vec<Published>);
+pub struct Remembered(Vec<Published>);
 
 impl Remembered {
     /// Whether a reading is to be published, which then has this number, or why not, and the number
@@ -150,15 +175,33 @@ impl Remembered {
         content: &Content<'_>,
         number: u64,
     ) -> Result<(), (HeldBack, u64)> {
-        let place = place(filter, content);
-        let measured = filter.measure(content);
-        let published = Published { place, at: now, measured, number };
+        let sample = Sample::from(content);
+        let published = Published::new(now, filter, &sample, number);
+        if let Some(last) = self.0.iter().find(|last| last.place == published.place)
+            && let Some(why) = filter.holds_back(last, now, &published.measured)
+        {
+            return Err((why, last.number));
+        }
+        self.keep(published);
+        Ok(())
+    }
+
+    /// Why a message is not to be delivered; `None`: it is. Nothing is remembered of it.
+    pub fn judge(&self, now: Instant, filter: &Filter, sample: &Sample<'_>) -> Option<HeldBack> {
+        let place = place(filter, sample);
+        let last = self.0.iter().find(|last| last.place == place)?;
+        filter.holds_back(last, now, &filter.measure(sample))
+    }
+
+    /// A message was delivered: later ones are measured against it.
+    pub fn note(&mut self, now: Instant, filter: &Filter, sample: &Sample<'_>) {
+        self.keep(Published::new(now, filter, sample, 0));
+    }
+
+    fn keep(&mut self, published: Published) {
         let is_full = self.0.len() >= PATHS_MAX;
-        match self.0.iter_mut().find(|last| last.place == place) {
-            Some(last) => match filter.holds_back(last, now, &measured) {
-                Some(why) => return Err((why, last.number)),
-                None => *last = published,
-            },
+        match self.0.iter_mut().find(|last| last.place == published.place) {
+            Some(last) => *last = published,
             None if !is_full => self.0.push(published),
             None => {
                 if let Some(oldest) = self.0.iter_mut().min_by_key(|last| last.at) {
@@ -166,12 +209,11 @@ impl Remembered {
                 }
             }
         }
-        Ok(())
     }
 
     /// A DELETE takes away what was published: the next reading passes.
     pub(super) fn clear(&mut self, filter: &Filter, content: &Content<'_>) {
-        let place = place(filter, content);
+        let place = place(filter, &content.into());
         self.0.retain(|last| last.place != place);
     }
 
@@ -181,8 +223,14 @@ impl Remembered {
     }
 }
 
-fn place(filter: &Filter, content: &Content<'_>) -> [u64; 2] {
-    digest(&(filter.key, content.path, content.query))
+impl Published {
+    fn new(now: Instant, filter: &Filter, sample: &Sample<'_>, number: u64) -> Published {
+        Published { place: place(filter, sample), at: now, measured: filter.measure(sample), number }
+    }
+}
+
+fn place(filter: &Filter, sample: &Sample<'_>) -> [u64; 2] {
+    digest(&(filter.key, sample.place))
 }
 
 fn digest(value: &impl Hash) -> [u64; 2] {

@@ -36,6 +36,8 @@ pub(super) struct Entry {
     pub(super) id: Name,
     pub(super) label: Option<String>,
     pub(super) tags: Tags,
+    /// The device that it is behind.
+    pub(super) parent: Option<Name>,
     pub(super) proof: Proof,
     /// The index of its role in the plan.
     pub(super) role: u32,
@@ -79,7 +81,7 @@ impl Entry {
         let proof = Proof { fleet: Some(fleet.clone()), ..Proof::default() };
         let state = State::new(bucket, now);
         let (label, tags) = (fleet.label.clone(), fleet.tags.clone());
-        Entry { id, label, tags, proof, role, offline_after, state }
+        Entry { id, label, tags, parent: None, proof, role, offline_after, state }
     }
 
     /// The fleet it belongs to, if any.
@@ -190,7 +192,7 @@ impl Devices {
                 entry.state.remembered = None;
             }
             (entry.label, entry.tags, entry.proof) = (device.label, device.tags, proof);
-            (entry.role, entry.offline_after) = (role, offline_after);
+            (entry.role, entry.offline_after, entry.parent) = (role, offline_after, device.parent);
             if stale {
                 // What was on its way to disk under the old index can no longer be forgotten alone.
                 entry.state.remembered = None;
@@ -199,8 +201,8 @@ impl Devices {
             return (slot, gone);
         }
         let state = State::new(bucket, now);
-        let (id, label, tags) = (device.id, device.label, device.tags);
-        let entry = Entry { id, label, tags, proof, role, offline_after, state };
+        let (id, label, tags, parent) = (device.id, device.label, device.tags, device.parent);
+        let entry = Entry { id, label, tags, parent, proof, role, offline_after, state };
         (self.insert(entry), None)
     }
 

@@ -9,6 +9,7 @@
 //! * [`settings`]: the input from the configuration; [`plan`] checks and compiles it.
 //! * [`identity`]: devices and their indices, which stay valid across a reload; [`certificate`],
 //!   [`login`], [`jwt`] and `proof`: which credentials identify which device.
+//! * [`on_behalf`]: readings that a device forwards for one behind it.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets; [`limited`]: devices that do not keep to them.
 //! * [`filter`], [`field`]: which readings are acknowledged and not published.
@@ -36,6 +37,7 @@ pub mod limited;
 pub mod login;
 pub mod mapping;
 mod matcher;
+pub mod on_behalf;
 pub mod own_topic;
 pub mod pattern;
 pub mod plan;
@@ -59,8 +61,8 @@ pub use limited::Limited;
 pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{
-    Deliver, Device, DownlinkRule, Fleet, MailboxLimits, NextPsk, Psk, QoS, QueryUse, Quota, Role, Settings,
-    UplinkRule, WhenFull,
+    Deliver, Device, DownlinkRule, Fleet, MailboxLimits, NextPsk, OnBehalfRule, Psk, QoS, QueryUse, Quota,
+    Role, Settings, UplinkRule, WhenFull,
 };
 pub use stage::{Admitted, DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
@@ -134,6 +136,8 @@ pub struct DeviceView<'a> {
     pub label: Option<&'a str>,
     /// Its tags.
     pub tags: &'a Tags,
+    /// The device that it is behind.
+    pub parent: Option<&'a Name>,
     /// Whether it has a credential of its own, by which it can have a DTLS session.
     pub has_credential: bool,
     /// Whether it was active within its `offline-after`.
@@ -322,6 +326,7 @@ impl Gate {
             fleet: entry.fleet(),
             label: entry.label.as_deref(),
             tags: &entry.tags,
+            parent: entry.parent.as_ref(),
             has_credential: entry.proof.is_there(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
@@ -515,11 +520,15 @@ impl Gate {
     }
 
     /// The readings that each rule has decided since the rules were last compiled, refused ones
-    /// included: role, rule, number.
+    /// included: role, rule, number. A rule that other roles include occurs once for each of them,
+    /// under the role that it is from.
     pub fn rule_hits(&self) -> impl Iterator<Item = (&Name, &Name, u64)> {
         use std::sync::atomic::Ordering;
         self.plan.roles.iter().flat_map(|role| {
-            role.rules.iter().map(|rule| (&role.name, &rule.name, rule.hits.load(Ordering::Relaxed)))
+            let hits = |rule: &policy::Rule| rule.hits.load(Ordering::Relaxed);
+            role.rules
+                .iter()
+                .map(move |rule| (rule.from.as_ref().unwrap_or(&role.name), &rule.name, hits(rule)))
         })
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::filter::Filter;
 use super::mapping::{self, Mapping, MappingError, Spaces};
+use super::on_behalf;
 use super::policy::{self, Action, PAYLOAD_MAX, Role, Rule};
 use super::quota::QuotaError;
 use super::settings::{self, Settings};
@@ -162,6 +163,20 @@ pub enum Fault {
     },
     /// `max-devices` is not within 1 and 100,000.
     MaxDevices,
+    /// The role has more than [`RULES_MAX`](on_behalf::RULES_MAX) on-behalf rules.
+    TooManyOnBehalf,
+    /// The device is its own parent.
+    OwnParent,
+    /// Its parent has a parent: no device speaks for another through a third.
+    ParentIsChild {
+        /// The parent.
+        parent: Name,
+    },
+    /// Its parent has [`CHILDREN_MAX`](on_behalf::CHILDREN_MAX) children already.
+    TooManyChildren {
+        /// The parent.
+        parent: Name,
+    },
 }
 
 /// Largest `max-devices` of a fleet.
@@ -236,6 +251,19 @@ impl fmt::Display for Fault {
                 return write!(f, "a certificate could also match fleet {with}");
             }
             Fault::MaxDevices => "max-devices is from 1 to 100000",
+            Fault::TooManyOnBehalf => {
+                return write!(f, "a role has at most {} on-behalf rules", on_behalf::RULES_MAX);
+            }
+            Fault::OwnParent => "a device is not its own parent",
+            Fault::ParentIsChild { parent } => {
+                return write!(
+                    f,
+                    "its parent {parent} has a parent itself, and no device speaks for another through a third"
+                );
+            }
+            Fault::TooManyChildren { parent } => {
+                return write!(f, "its parent {parent} has {} children already", on_behalf::CHILDREN_MAX);
+            }
         })
     }
 }
@@ -318,7 +346,8 @@ impl Draft {
         let mut rules = Vec::with_capacity(role.uplink.len());
         for rule in &role.uplink {
             let (name, pattern) = (rule.name.clone(), rule.path.clone());
-            let mut compiled = Rule { name, pattern, action: None, hits: Default::default() };
+            let from = rule.from.clone();
+            let mut compiled = Rule { name, from, pattern, action: None, hits: Default::default() };
             let made = if rule.deny {
                 match key_of_passing(rule) {
                     Some(key) => Err(Fault::DenyWith { key }),
@@ -359,6 +388,9 @@ impl Draft {
                 self.problems.push(Problem { item: item(), fault });
             }
         }
+        if role.on_behalf.len() > on_behalf::RULES_MAX {
+            self.problems.push(Problem { item: item(), fault: Fault::TooManyOnBehalf });
+        }
         if let Err(error) = role.quota.check() {
             self.problems.push(Problem { item: item(), fault: Fault::Quota(error) });
         }
@@ -376,6 +408,7 @@ impl Draft {
         let mut ids = HashSet::new();
         let first: Vec<bool> = devices.iter().map(|device| ids.insert(device.id.as_str())).collect();
         let twins = twins(&devices, &first);
+        let mut families = Families::new(&devices);
         let mut faults: Vec<Option<Fault>> = Vec::with_capacity(devices.len());
         for (at, device) in devices.iter().enumerate() {
             faults.push(if !first[at] {
@@ -389,10 +422,10 @@ impl Draft {
             } else if let Some((other, by)) = twins[at] {
                 Some(Fault::DuplicateIdentity { with: devices[other].id.clone(), by })
             } else {
-                None
+                families.fault(device)
             });
         }
-        drop(ids);
+        drop((ids, families));
         let mut known = Vec::with_capacity(devices.len());
         for (mut device, fault) in devices.into_iter().zip(faults) {
             match (fault, roles.get(device.role.as_str())) {
@@ -428,6 +461,36 @@ impl Draft {
             self.problems.push(Problem { item: Item::Fleet(fleet.name), fault });
         }
         known
+    }
+}
+
+/// Which devices are behind others.
+struct Families<'d> {
+    /// The devices that have a parent.
+    children: HashSet<&'d str>,
+    /// How many children each has so far.
+    sizes: HashMap<&'d str, usize>,
+}
+
+impl<'d> Families<'d> {
+    fn new(devices: &'d [settings::Device]) -> Families<'d> {
+        let children = devices.iter().filter(|device| device.parent.is_some());
+        Families { children: children.map(|device| device.id.as_str()).collect(), sizes: HashMap::new() }
+    }
+
+    /// What is wrong with the parent of the next device, if it has one. One that is no device now
+    /// may be one of a fleet.
+    fn fault(&mut self, device: &'d settings::Device) -> Option<Fault> {
+        let parent = device.parent.as_ref()?;
+        if *parent == device.id {
+            return Some(Fault::OwnParent);
+        }
+        if self.children.contains(parent.as_str()) {
+            return Some(Fault::ParentIsChild { parent: parent.clone() });
+        }
+        let size = self.sizes.entry(parent.as_str()).or_default();
+        *size += 1;
+        (*size > on_behalf::CHILDREN_MAX).then(|| Fault::TooManyChildren { parent: parent.clone() })
     }
 }
 

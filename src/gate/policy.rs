@@ -14,7 +14,7 @@ use super::mapping::Mapping;
 use super::matcher::{Builder, Matcher, Segments};
 use super::pattern::Pattern;
 use super::quota::{Bucket, Rate};
-use super::settings::{self, QoS, QueryUse, Quota};
+use super::settings::{self, OnBehalfRule, QoS, QueryUse, Quota};
 use super::stage::{Authorized, Identified, Received, Refusal};
 use super::tag::Tags;
 use crate::message::{ContentFormat, Envelope, Lane, Method, Name, Path};
@@ -40,6 +40,7 @@ pub(super) struct Role {
     pub(super) filtering: u64,
     allow: Matcher,
     deny: Matcher,
+    pub(super) on_behalf: Box<[OnBehalfRule]>,
 }
 
 /// Largest payloads in bytes.
@@ -69,6 +70,8 @@ impl Limits {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: Name,
+    /// The role that it is from, if that is not the one that has it.
+    pub(super) from: Option<Name>,
     pub(super) pattern: Pattern,
     /// `None` = deny.
     pub(super) action: Option<Action>,
@@ -180,6 +183,7 @@ impl Role {
             rules: rules.into(),
             allow,
             deny,
+            on_behalf: role.on_behalf.clone().into(),
         }
     }
 

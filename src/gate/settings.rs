@@ -75,6 +75,8 @@ pub struct Role {
     pub uplink: Vec<UplinkRule>,
     /// Named downlink rules, in name order.
     pub downlink: Vec<DownlinkRule>,
+    /// For which children its devices may speak, and where; none: for none.
+    pub on_behalf: Vec<OnBehalfRule>,
     /// What is held for each of its devices.
     pub mailbox: MailboxLimits,
 }
@@ -103,6 +105,8 @@ impl Default for Quota {
 pub struct UplinkRule {
     /// The name; rules have no order.
     pub name: Name,
+    /// The role that it is from, where its role includes that one.
+    pub from: Option<Name>,
     /// The paths it applies to, within the device.
     pub path: Pattern,
     /// A deny rule that matches has precedence over every other rule.
@@ -149,7 +153,7 @@ pub struct ReadingFilter {
 
 impl ReadingFilter {
     /// The first key that is set.
-    pub(super) fn first_key(&self) -> Option<&'static str> {
+    pub fn first_key(&self) -> Option<&'static str> {
         let keys = [
             ("on-change", self.on_change),
             ("dead-band", self.dead_band.is_some()),
@@ -167,6 +171,7 @@ impl UplinkRule {
     pub fn new(name: Name, path: Pattern) -> UplinkRule {
         UplinkRule {
             name,
+            from: None,
             path,
             deny: false,
             topic: None,
@@ -182,6 +187,21 @@ impl UplinkRule {
             filter: ReadingFilter::default(),
         }
     }
+}
+
+/// Lets devices of a role forward readings of devices behind them.
+#[derive(Clone, Debug)]
+pub struct OnBehalfRule {
+    /// The name; rules have no order.
+    pub name: Name,
+    /// The role that it is from, where its role includes that one.
+    pub from: Option<Name>,
+    /// The paths it applies to, within the child.
+    pub path: Pattern,
+    /// The roles of the children it applies to; none: all.
+    pub roles: Vec<Name>,
+    /// A deny rule that matches has precedence over every other rule.
+    pub deny: bool,
 }
 
 /// What a rule does with the query of a request.
@@ -213,6 +233,8 @@ pub enum Deliver {
 pub struct DownlinkRule {
     /// The name.
     pub name: Name,
+    /// The role that it is from, where its role includes that one.
+    pub from: Option<Name>,
     /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
     /// MQTT topic filter with `{prefix}`, `{gateway}`, `{device}`.
@@ -237,6 +259,7 @@ impl DownlinkRule {
     pub fn new(name: Name, topic: impl Into<String>, path: impl Into<String>) -> DownlinkRule {
         DownlinkRule {
             name,
+            from: None,
             deny: false,
             topic: topic.into(),
             path: path.into(),
@@ -314,6 +337,8 @@ pub struct Device {
     pub next_psk: Option<NextPsk>,
     /// Overrides the role's value.
     pub offline_after: Option<Duration>,
+    /// The device that it is behind, and that may forward its readings.
+    pub parent: Option<Name>,
 }
 
 impl Device {
@@ -331,6 +356,7 @@ impl Device {
             jwt_keys: Vec::new(),
             next_psk: None,
             offline_after: None,
+            parent: None,
         }
     }
 

@@ -274,6 +274,8 @@ pub enum Refusal {
     Malformed(Malformed),
     /// The path is reserved for the gateway. CoAP 4.04.
     Reserved,
+    /// The path is one of a child, for which the device may not speak. CoAP 4.03.
+    OnBehalf(OnBehalfFault),
     /// No rule of its role matches the path. CoAP 4.03.
     NoRule,
     /// A rule denies the path. CoAP 4.03.
@@ -332,6 +334,20 @@ pub enum Malformed {
     Query(QueryError),
 }
 
+/// Why a device may not forward a reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnBehalfFault {
+    /// It has no child of this id.
+    NoChild,
+    /// No on-behalf rule of its role matches.
+    NoRule,
+    /// An on-behalf rule of its role denies it.
+    Denied {
+        /// The name of the rule.
+        rule: Name,
+    },
+}
+
 /// Why the topic of a reading is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicFault {
@@ -350,6 +366,7 @@ impl Refusal {
             Refusal::UnknownDevice => Reason::UnknownDevice,
             Refusal::Malformed(_) => Reason::Malformed,
             Refusal::Reserved => Reason::Reserved,
+            Refusal::OnBehalf(_) => Reason::OnBehalf,
             Refusal::NoRule => Reason::NoRule,
             Refusal::Denied { .. } => Reason::Denied,
             Refusal::NotAllowed => Reason::NotAllowed,
@@ -370,6 +387,13 @@ impl fmt::Display for Refusal {
             Refusal::Malformed(Malformed::Path(error)) => return error.fmt(f),
             Refusal::Malformed(Malformed::Query(error)) => return error.fmt(f),
             Refusal::Reserved => "the path is reserved for the gateway",
+            Refusal::OnBehalf(OnBehalfFault::NoChild) => "no device behind it has this id",
+            Refusal::OnBehalf(OnBehalfFault::NoRule) => {
+                "no on-behalf rule of its role lets it speak for this device there"
+            }
+            Refusal::OnBehalf(OnBehalfFault::Denied { rule }) => {
+                return write!(f, "on-behalf rule {rule} denies it to speak for this device there");
+            }
             Refusal::NoRule => "no rule of its role matches the path",
             Refusal::Denied { rule } => return write!(f, "rule {rule} denies the path"),
             Refusal::NotAllowed => "the rule does not allow this method",
@@ -414,6 +438,8 @@ pub enum Reason {
     Malformed,
     /// [`Refusal::Reserved`]
     Reserved,
+    /// [`Refusal::OnBehalf`]
+    OnBehalf,
     /// [`Refusal::NoRule`]
     NoRule,
     /// [`Refusal::Denied`]
@@ -436,10 +462,11 @@ pub enum Reason {
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::UnknownDevice,
         Reason::Malformed,
         Reason::Reserved,
+        Reason::OnBehalf,
         Reason::NoRule,
         Reason::Denied,
         Reason::NotAllowed,
@@ -457,6 +484,7 @@ impl Reason {
             Reason::UnknownDevice => "unknown_device",
             Reason::Malformed => "malformed",
             Reason::Reserved => "reserved",
+            Reason::OnBehalf => "on_behalf",
             Reason::NoRule => "no_rule",
             Reason::Denied => "denied",
             Reason::NotAllowed => "not_allowed",
@@ -470,7 +498,7 @@ impl Reason {
     }
 }
 
-/// The number of refusals of each kind. 48 bytes; the counters saturate.
+/// The number of refusals of each kind. 52 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

@@ -328,6 +328,7 @@ mod tests {
             max_handshakes: 120,
             uplink: vec![UplinkRule::new(name("t"), Pattern::parse("t/#").expect("a pattern"))],
             downlink: Vec::new(),
+            on_behalf: Vec::new(),
             mailbox: Default::default(),
         };
         let settings = Settings {

@@ -68,6 +68,23 @@ impl Budget {
         self.looked_ms = None;
     }
 
+    /// Takes up what was kept of this day, which the disk did not give at the start.
+    pub fn recall(&mut self, spent: &Spent) {
+        // A period without a day is this one only where it has not ended in the meantime.
+        let is_this = match (spent.day, self.day) {
+            (Some(day), Some(today)) => day == today,
+            (Some(_), None) => true,
+            (None, _) => spent.lasted_ms.saturating_add(self.lasted_ms) < DAY_MS,
+        };
+        if is_this {
+            for (used, before) in self.used.iter_mut().zip(spent.used) {
+                *used = used.saturating_add(before);
+            }
+            self.day = self.day.or(spent.day);
+            self.lasted_ms = self.lasted_ms.saturating_add(spent.lasted_ms);
+        }
+    }
+
     /// Sets the limits, by [`Lane::index`]. What was used stays.
     pub fn set_limits(&mut self, limits: [Option<u64>; 2]) {
         self.limits = limits;
@@ -181,6 +198,28 @@ mod tests {
         budget.set_limits([None, Some(1_000)]);
         budget.advance(moment);
         budget
+    }
+
+    #[test]
+    fn what_the_disk_gives_late_counts_with_what_was_used_since_if_it_is_of_this_day() {
+        let noon = 20_000 * DAY_MS + 12 * HOUR;
+        let kept = |day| Spent { day, lasted_ms: HOUR, used: [1, 700] };
+        for (day, used) in [(Some(20_000), 1_000), (Some(19_999), 300), (None, 1_000)] {
+            let mut budget = budget(&at(0, Some(noon)));
+            budget.take(Lane::Normal, 300);
+            budget.recall(&kept(day));
+            assert_eq!(
+                (budget.spent().used[1], budget.allows(Lane::Normal)),
+                (used, used < 1_000),
+                "{day:?}"
+            );
+        }
+        // A clock that is not known yet does not lose the day.
+        let mut budget = budget(&at(0, None));
+        budget.recall(&kept(Some(20_000)));
+        assert_eq!((budget.spent().day, budget.spent().used[1]), (Some(20_000), 700));
+        budget.advance(&at(HOUR, Some(noon)));
+        assert_eq!(budget.spent().used[1], 700);
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Pipeline<FakeStore> {
             max_handshakes: 120,
             uplink: vec![rule("live", "live/#", QoS::AtMostOnce), rule("t", "t/#", QoS::AtLeastOnce)],
             downlink: Vec::new(),
+            on_behalf: Vec::new(),
             mailbox: Default::default(),
         };
         let device = Device {

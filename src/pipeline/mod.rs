@@ -157,6 +157,10 @@ impl<S: ReadingStore> Pipeline<S> {
     ) -> Disposition<'_> {
         self.events.of_mqtt(matches!(ticket, Ticket::Mqtt(_)));
         let told = matches!(ticket, Ticket::Coap { .. });
+        let (device, received) = match self.gate.speaker(now, device, received.path) {
+            Ok((device, path)) => (device, Received { path, ..received }),
+            Err(refusal) => return Disposition::Refused(self.refuse(device, &received, refusal)),
+        };
         if told && let Some(refusal) = self.gate.check_mute(now, device, received.path.as_str()) {
             return Disposition::Refused(self.refuse(device, &received, refusal));
         }
@@ -279,6 +283,10 @@ impl<S: ReadingStore> Pipeline<S> {
         bytes: usize,
     ) -> Result<u32, &Refusal> {
         self.events.of_mqtt(false);
+        let (device, received) = match self.gate.speaker(now, device, received.path) {
+            Ok((device, path)) => (device, Received { path, ..received }),
+            Err(refusal) => return Err(self.refuse(device, &received, refusal)),
+        };
         if let Some(refusal) = self.gate.check_mute(now, device, received.path.as_str()) {
             return Err(self.refuse(device, &received, refusal));
         }

@@ -9,6 +9,7 @@ pub(super) fn counter(reason: Reason) -> Counter {
         Reason::UnknownDevice => Counter::RefusedUnknownDevice,
         Reason::Malformed => Counter::RefusedPath,
         Reason::Reserved => Counter::RefusedReserved,
+        Reason::OnBehalf => Counter::RefusedOnBehalf,
         Reason::NoRule => Counter::RefusedNoRule,
         Reason::Denied => Counter::RefusedDenied,
         Reason::NotAllowed => Counter::RefusedMethod,

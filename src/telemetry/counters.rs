@@ -68,6 +68,8 @@ counters! {
     MqttLocalDelivered = "tombolo_mqtt_delivered_local_messages_total",
     /// Of those, messages dropped because the receiver or the bus was too slow.
     MqttLocalDropped = "tombolo_mqtt_dropped_local_messages_total",
+    /// Local messages that a filter of a local-subscribe rule held back from one client.
+    MqttLocalFiltered = "tombolo_mqtt_filtered_local_messages_total",
     /// Messages of QoS 1 that were dropped because too many waited for one local MQTT client.
     MqttQueuedDropped = "tombolo_mqtt_dropped_queued_messages_total",
     /// Retained local messages that were not kept for want of room.
@@ -80,6 +82,8 @@ counters! {
     RefusedPath = "tombolo_gate_refused_path_readings_total",
     /// 4.04: a reserved path.
     RefusedReserved = "tombolo_gate_refused_reserved_readings_total",
+    /// 4.03: a path of a device for which the sender may not speak.
+    RefusedOnBehalf = "tombolo_gate_refused_on_behalf_readings_total",
     /// 4.03: no rule matches.
     RefusedNoRule = "tombolo_gate_refused_no_rule_readings_total",
     /// 4.03: a deny rule matches.

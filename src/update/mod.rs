@@ -29,6 +29,7 @@
 //! | [`installed`] | what the system says is installed |
 //! | [`apt`] | what apt's candidate means |
 //! | [`image`] | the record of the one image that is here, or comes |
+//! | [`firmware`] | firmware for sensors: kept, and served to devices in blocks |
 //! | [`settings`] | `[update]`, validated |
 //! | [`status`] | what the fleet is told |
 //! | [`io`] | the network, the system's programs, the files; a check and a download as a whole |
@@ -37,6 +38,7 @@ pub mod apt;
 pub mod check;
 pub mod download;
 pub mod eligibility;
+pub mod firmware;
 pub mod floor;
 pub mod health;
 pub mod history;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::firmware::settings::SensorFirmware;
 use super::window::Window;
 use crate::https::url::HttpsUrl;
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub daily_budget: Option<u64>,
     /// Bytes of the disk that an image leaves to the journal, what that has already included.
     pub reserve: u64,
+    /// Firmware for sensors.
+    pub sensors: SensorFirmware,
 }
 
 impl Settings {

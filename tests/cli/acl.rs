@@ -103,6 +103,43 @@ fn a_tag_is_set_shown_explained_and_taken_away() {
 }
 
 #[test]
+fn a_device_behind_another_is_added_shown_explained_and_moved() {
+    let place = place();
+    let rules = "[role.sensor.on-behalf.all]\npath = \"t/#\"\n";
+    place.write("conf.d/40-children.toml", rules);
+    let added = place.run("device add probe-1 --role sensor --parent door-7").fine();
+    assert!(added.contains("door-7 sends its readings to the paths ~probe-1/"), "{added}");
+    let shown = place.run("device show probe-1").fine();
+    assert!(shown.contains("parent") && shown.contains("door-7"), "{shown}");
+    assert_eq!(place.run("--json device show probe-1").json()["parent"], "door-7");
+    assert_eq!(place.run("--json device show door-7").json()["children"][0], "probe-1");
+    let said = place.run("acl explain door-7 POST ~probe-1/t/env").fine();
+    assert!(said.contains("probe-1 t/env, by on-behalf rule all of role sensor"), "{said}");
+    place.write("more.csv", "id,role,parent\nprobe-2,sensor,door-7\nprobe-3,sensor,door-7\n");
+    place.run(&format!("device import {}", place.path("more.csv").display())).fine();
+    assert!(place.run("device show door-7").fine().contains("probe-1, probe-2, probe-3"));
+    place.run("device set probe-1 --parent probe-1").failed(1, &["not its own parent"]);
+    place.run("device set probe-1 --parent probe-2").failed(1, &["has a parent itself"]);
+    place.run("device set probe-2 --parent probe-1").failed(1, &["has a parent itself"]);
+    place.run("device set door-7 --parent probe-9").failed(1, &["it is the parent of probe-1"]);
+    place.write("chain.csv", "id,role,parent\nprobe-4,sensor,door-7\nprobe-5,sensor,probe-4\n");
+    place
+        .run(&format!("device import {}", place.path("chain.csv").display()))
+        .failed(1, &["its parent probe-4 has a parent itself"]);
+    place.run("device set probe-1 --parent a/b").failed(2, &["is not a device id"]);
+    place.run("device set probe-1 --parent=").fine();
+    let refused = place.run("acl explain door-7 POST ~probe-1/t/env");
+    assert!(
+        refused.status == 1 && refused.out.contains("no device behind it has this id"),
+        "{}",
+        refused.out
+    );
+    place.run("device set probe-1 --parent nobody").fine();
+    let checked = place.run("check --offline");
+    assert!(checked.out.contains("its parent nobody is no usable device"), "{}", checked.out);
+}
+
+#[test]
 fn the_format_and_size_of_a_payload_are_asked_about() {
     let place = place();
     let rule = "[role.sensor.uplink.json]\npath = \"j/#\"\ncontent-formats = [\"application/json\"]\nmax-payload = 100\n";

@@ -65,6 +65,7 @@ const FAILING: &[(&str, &str)] = &[
     ("update denied list", "update denied list --sideways"),
     ("update denied add", "update denied add"),
     ("update denied clear", "update denied clear --sideways"),
+    ("update devices", "update devices"),
     ("update verify", "update verify nothing"),
     ("update metadata", "update metadata --sideways"),
     ("clock trust", "clock trust --sideways"),

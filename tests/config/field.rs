@@ -58,6 +58,45 @@ fn the_end_of_labels_is_for_messages_of_several_lines() {
 }
 
 #[test]
+fn messages_in_the_midst_of_others_are_told_by_two_bytes_and_only_in_lines_or_between_markers() {
+    let both = "interleaved-start = \":\"\ninterleaved-end = \"hex:0a\"\n";
+    for good in ["framing = \"line\"\n", "framing = \"markers\"\nstart = \"/\"\nend = \"!\"\n"] {
+        assert_eq!(port(&format!("{good}{both}")), "");
+    }
+    for (keys, expected) in [
+        (format!("framing = \"gap\"\n{both}"), "lines and of frames between markers only"),
+        ("framing = \"line\"\ninterleaved-start = \":\"\n".to_owned(), "set interleaved-end"),
+        ("framing = \"line\"\ninterleaved-end = \":\"\n".to_owned(), "set interleaved-start"),
+        (format!("framing = \"line\"\n{}", both.replace("hex:0a", ":")), "the same as interleaved-start"),
+        (format!("framing = \"line\"\n{}", both.replace("hex:0a", "hex:0d0a")), "use one byte"),
+    ] {
+        let text = port(&keys);
+        assert!(text.contains("interleaved-") && text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn what_wakes_a_device_is_for_one_that_is_asked_and_fits_into_its_period() {
+    let line = "framing = \"line\"\n";
+    for good in ["poll = 'A\\r'\nwake = '\\x00'\n", "poll = 'A'\nwake = 'hex:0000'\nwake-pause = \"2s\"\n"] {
+        assert_eq!(port(&format!("{line}{good}")), "");
+    }
+    for (keys, expected) in [
+        ("wake = 'x'\n", "set poll, or take it out"),
+        ("poll = 'A'\nwake-pause = \"1s\"\n", "set wake, or take it out"),
+        ("poll = 'A'\nwake = '\\q'\n", "is not accepted"),
+        // One character of 12 bits takes 1.25 ms at 9600 baud.
+        (
+            "poll = 'A'\npoll-period = \"1s\"\npoll-timeout = \"900ms\"\nwake = 'x'\nwake-pause = \"100ms\"\n",
+            "use 1001 ms or more",
+        ),
+    ] {
+        let text = port(&format!("{line}{keys}"));
+        assert!(text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_shorter_than_its_type_is_for_whole_numbers() {
     let unit = |register: &str| {
         said(&format!(
@@ -96,4 +135,22 @@ fn queries_that_mqtt_3_1_1_cannot_carry_are_warned_of() {
         let text = site(protocol, rule);
         assert!(!text.contains("user properties"), "{protocol}{rule}: {text}");
     }
+}
+
+#[test]
+fn the_transaction_identifier_is_one_of_modbus_tcp_and_the_byte_count_one_of_a_unit() {
+    let bus = |port: &str, keys: &str| {
+        said(&format!(
+            "[serial.b]\nport = \"{port}\"\n[serial.b.modbus]\n{keys}\n[serial.b.unit.1]\nid = \"u\"\n\
+             path = \"data\"\nbyte-count = \"registers\"\nregister.r = {{ address = 0 }}\n{ROLE}"
+        ))
+    };
+    let ignored = "transaction-id = \"ignore\"";
+    assert_eq!(bus("modbus-tcp://plc", ignored), "");
+    for port in ["tcp://converter:4001", "/dev/serial/by-id/x"] {
+        let text = bus(port, ignored);
+        assert!(text.contains("transaction-id") && text.contains("modbus-tcp://"), "{text}");
+    }
+    let text = bus("modbus-tcp://plc", "transaction-id = \"none\"");
+    assert!(text.contains("transaction-id") && text.contains("ignore"), "{text}");
 }

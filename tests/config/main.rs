@@ -7,6 +7,7 @@ mod downlink;
 mod environment;
 mod fault;
 mod field;
+mod includes;
 mod init;
 mod layer;
 #[cfg(feature = "modbus")]

@@ -106,7 +106,7 @@ fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
             ),
         ),
         (
-            format!("{tty}framing = \"slip\"\ngap = \"1s\"\n"),
+            format!("{tty}framing = \"slipmux\"\ngap = \"1s\"\n"),
             line(11, ".gap: it belongs to framing = \"gap\"; take it out, or change framing"),
         ),
         (

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tombolo::config::Level;
+use tombolo::proto::serial::checksum::Checksum;
 use tombolo::proto::serial::framing::{Decoder, Settings};
 use tombolo::proto::serial::reading::{Extractor, Room};
 use tombolo::southbound::serial::settings::Duty;
@@ -160,10 +161,87 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
         assert_eq!(read(&extractor, &group.as_bytes()[..group.len() - 2]).1, expected);
     }
     // Damage that a sum of 6 bits may pass: a lost digit, a joined group, another label.
-    for group in ["PAPP 0520", "HCHC 01446085", "ADCO 27062222434", "PAPP 00520 (0", "PAQP 00520", "HP..  "] {
+    for group in [
+        "PAPP 0520",
+        "HCHC 01446085",
+        "ADCO 27062222434",
+        "PAPP 00520 (0",
+        "PAQP 00520",
+        "HP..  ",
+        // Another group's value.
+        "PAPP 014460852",
+        "HCHC 00520",
+        "PTEC 00520",
+        "OPTARIF HP..",
+    ] {
         assert!(extractor.read(group.as_bytes(), &mut Room::default()).is_err(), "{group}");
     }
+    // Others of this mode.
+    for group in [
+        "OPTARIF BBR(",
+        "BBRHCJB 000123456",
+        "PEJP 30",
+        "DEMAIN ----",
+        "PTEC HPJR",
+        "IINST2 003",
+        "ADIR1 091",
+        "PMAX 06470",
+        "PPOT 0F",
+    ]
+    .into_iter()
+    .chain(groups.iter().map(|group| &group[..group.len() - 2]))
+    {
+        read(&extractor, group.as_bytes());
+        assert_eq!(passed_changes(&extractor, group.as_bytes()), [""; 0], "{group}");
+    }
 }
+
+/// The groups with one byte changed that the sum of a Linky lets pass, and the pattern, too.
+fn passed_changes(extractor: &Extractor, group: &[u8]) -> Vec<String> {
+    let mut passed = Vec::new();
+    let mut room = Room::default();
+    for at in 0..group.len() {
+        // The sum has 6 bits: others it sees.
+        for change in [0x40, 0x80, 0xC0] {
+            let mut changed = group.to_vec();
+            changed[at] = changed[at].wrapping_add(change);
+            assert_eq!(Checksum::Linky.of(&changed), Checksum::Linky.of(group));
+            if extractor.read(&changed, &mut room).is_ok() {
+                passed.push(changed.escape_ascii().to_string());
+            }
+        }
+    }
+    passed
+}
+
+/// Groups of mode standard; the labels are public, the values made up here.
+const STANDARD: [&str; 25] = [
+    "ADSC\t041876097592\t",
+    "PRM\t24164671254800\t",
+    "NGTF\t      TEMPO     \t",
+    "LTARF\t    HP  BLEU    \t",
+    "EAST\t006453830\t",
+    "EASF01\t002456470\t",
+    "EASD04\t000000000\t",
+    "EAIT\t000000100\t",
+    "ERQ1\t000001234\t",
+    "IRMS1\t002\t",
+    "URMS1\t232\t",
+    "PREF\t09\t",
+    "PCOUP\t09\t",
+    "SINSTS\t00439\t",
+    "SINSTS1\t00146\t",
+    "SINSTI\t00000\t",
+    "SMAXSN\tH220116093847\t02930\t",
+    "SMAXSN1-1\te220115064112\t03310\t",
+    "CCASN\tH220116180000\t00420\t",
+    "UMOY1\tH220116182000\t231\t",
+    "STGE\t003A4401\t",
+    "DPM1\t 220116000000\t00\t",
+    "MSG1\tPAS DE          MESSAGE         \t",
+    "RELAIS\t000\t",
+    "NTARF\t02\t",
+];
 
 #[test]
 fn each_group_of_a_linky_in_standard_mode_is_published_also_those_of_the_next_day() {
@@ -201,7 +279,27 @@ fn each_group_of_a_linky_in_standard_mode_is_published_also_those_of_the_next_da
         assert_eq!(decode(&settings, &sent, 3), [group.as_bytes()], "{group}");
         let (found, payload) = read(&extractor, group.as_bytes());
         assert_eq!(found, format!("tic/{path}"));
-        assert_eq!(payload, format!(r#"{{"label":"{path}",{json}}}"#));
+        // The order is that of the groups in the pattern.
+        let object = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(object(&payload), object(&format!(r#"{{"label":"{path}",{json}}}"#)));
+        assert_eq!(passed_changes(&extractor, group.as_bytes()), [""; 0], "{group}");
+    }
+    for group in STANDARD {
+        read(&extractor, group.as_bytes());
+        assert_eq!(passed_changes(&extractor, group.as_bytes()), [""; 0], "{group}");
+    }
+    for wrong in [
+        "PAPP\t00520\t",
+        "EAST\t00645383\t",
+        "EAST\t002\t",
+        "IRMS1\t006453830\t",
+        "EAST 006453830\t",
+        "SMAXSN\t02930\t",
+        "EAST\tH220116093847\t006453830\t",
+        "IRMS1\t002",
+        "MSG2\tPAS DE          MESSAGE         \t",
+    ] {
+        assert!(extractor.read(wrong.as_bytes(), &mut Room::default()).is_err(), "{wrong}");
     }
 }
 
@@ -228,6 +326,46 @@ fn a_ve_direct_block_is_published_if_its_sum_is_zero_whatever_its_last_byte_is()
     let mut without = four.clone();
     without.remove(3 * VE_DIRECT.len() - 1);
     assert_eq!(decode(&settings, &without, 64).len(), 2, "a lost checksum costs its block only");
+}
+
+#[test]
+fn a_ve_direct_block_is_published_although_hex_messages_come_in_its_midst() {
+    let (settings, _) = example(include_str!("../../config/examples/serial/ve-direct.toml"));
+    let payload = &VE_DIRECT[..VE_DIRECT.len() - 10];
+    let (size, hex, four) = (VE_DIRECT.len(), &b":7F0ED0071\n"[..], VE_DIRECT.repeat(4));
+    for at in size..2 * size {
+        // Between the tabulator and the checksum, which can be any byte, none is sent.
+        let is_before_sum = at == 2 * size - 1;
+        let stream = [&four[..at], hex, &four[at..]].concat();
+        for chunk in [1, 7, stream.len()] {
+            let found = decode(&settings, &stream, chunk);
+            assert!(found.iter().all(|found| found == payload), "byte {at}");
+            assert!(found.len() == 3 || is_before_sum && !found.is_empty(), "byte {at}: {}", found.len());
+        }
+        // Two of them, one after the other.
+        let stream = [&four[..at], hex, b":ABC\n", &four[at..]].concat();
+        assert!(is_before_sum || decode(&settings, &stream, 5).len() == 3, "byte {at}");
+        // Cut short, or with a byte lost: nothing false, and the next block but one is read.
+        for cut in 1..hex.len() {
+            let stream = [&four[..at], &hex[..cut], &four[at..]].concat();
+            let found = decode(&settings, &stream, 64);
+            assert!(found.iter().all(|found| found == payload), "byte {at}, {cut}");
+            assert!(!found.is_empty(), "byte {at}, {cut}");
+            let lost = [&hex[..cut - 1], &hex[cut..]].concat();
+            let stream = [&four[..at], &lost, &four[at..]].concat();
+            let found = decode(&settings, &stream, 64);
+            assert!(found.iter().all(|found| found == payload) && !found.is_empty(), "byte {at}, {cut}");
+        }
+    }
+    // The checksum may be the byte that such a message begins with.
+    let mut own = VE_DIRECT.to_vec();
+    own.truncate(size - 11);
+    let sum = own.iter().chain(b"x\r\nChecksum\t").fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    let last = b'x'.wrapping_sub(b':'.wrapping_add(sum));
+    own.extend([last, b'\r', b'\n']);
+    own.extend(b"Checksum\t:");
+    assert_eq!(own.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
+    assert_eq!(decode(&settings, &own.repeat(3), 7).len(), 2);
 }
 
 #[test]

@@ -103,3 +103,49 @@ fn the_drop_in_of_the_package_counts_for_its_service_alone() {
     elsewhere.main = Some("/srv/gw/tombolo.toml".into());
     assert_eq!(elsewhere.loaded().settings.update.source, Source::None);
 }
+
+#[test]
+fn a_role_has_a_class_of_firmware_and_where_its_devices_report_their_version() {
+    let of = |keys: &str| {
+        let text = format!("{TUF}{keys}[role.door.uplink.all]\npath = \"t/#\"\n");
+        let sensors = case(&text).loaded().settings.update.sensors;
+        let role = sensors.roles.iter().next().map(|(role, of)| (role.to_string(), of.clone()));
+        (role, sensors, case(&text).loaded().settings.coap.reports)
+    };
+    let (role, sensors, reports) = of(
+        "firmware-disk = \"1MiB\"\nfirmware-steps = \"1, 12.5,100\"\nfirmware-failures = 7\n\
+         [role.door]\nfirmware = \"lock\"\nfirmware-version-path = \"sys/+\"\nfirmware-version-field = \"/fw\"\n",
+    );
+    let (name, role) = role.expect("it has firmware");
+    let report = reports.values().next().cloned().expect("it reports");
+    assert_eq!((&*name, role.class.as_str(), report.path.as_str()), ("door", "lock", "sys/+"));
+    assert_eq!(report.field.map(|field| field.as_str().to_owned()).as_deref(), Some("/fw"));
+    let steps: Vec<f64> = sensors.rollout.steps.iter().map(|share| share.percent()).collect();
+    assert_eq!((sensors.disk, sensors.rollout.failures, steps), (1 << 20, 7, vec![1.0, 12.5, 100.0]));
+    assert!(of("[role.door]\n").0.is_none());
+}
+
+#[test]
+fn a_fault_in_firmware_for_sensors_names_the_key_and_the_way_out() {
+    for (keys, subject, level, expected) in [
+        ("[role.door]\nfirmware = \"gateway\"\n", "role door", Level::Fail, "is the class of gateways"),
+        ("[role.door]\nfirmware-version-path = \"x\"\n", "role door", Level::Warn, "firmware is not set"),
+        (
+            "[role.door]\nfirmware = \"lock\"\nfirmware-version-field = \"/x\"\n",
+            "role door",
+            Level::Fail,
+            "firmware-version-path is not set",
+        ),
+        ("firmware-steps = \"50, 10\"\n[role.door]\n", "update", Level::Fail, "not rising percentages"),
+    ] {
+        let loaded = case(&format!("{TUF}{keys}[role.door.uplink.all]\npath = \"t/#\"\n")).loaded();
+        let found = loaded.findings.iter().find(|f| f.level == level && f.subject == subject);
+        let found = found.unwrap_or_else(|| panic!("{keys}: {:?}", loaded.findings)).to_string();
+        assert!(found.contains(expected), "{found}");
+        assert!(loaded.settings.coap.reports.is_empty());
+    }
+    let text = "[role.door]\nfirmware = \"lock\"\n[role.door.uplink.all]\npath = \"t/#\"\n";
+    let loaded = case(text).loaded();
+    let warned = loaded.findings.iter().any(|f| f.level == Level::Warn && f.to_string().contains("TUF"));
+    assert!(warned, "{:?}", loaded.findings);
+}

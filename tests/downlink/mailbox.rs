@@ -172,6 +172,23 @@ fn the_latest_set_point_takes_the_place_of_those_that_wait() {
 }
 
 #[test]
+fn a_set_point_for_which_there_is_no_room_takes_no_ones_place() {
+    let mut world = World::new();
+    world.limits = MailboxLimits { messages: 64, bytes: 700, ..world.limits.clone() };
+    world.wire.awake = false;
+    world.publish(Command { latest_wins: true, ..command(1) });
+    world.publish(Command { path: "lamp".to_owned(), ..command(2) });
+    let mut large = Command { latest_wins: true, ..command(3) };
+    large.payload.resize(800, 0);
+    world.publish(large);
+    assert_eq!(world.refused, [(3, Status::Full)]);
+    assert!(world.published.is_empty(), "{:?}", world.published);
+    world.wake();
+    assert_eq!(world.wire.runs, [1, 2]);
+    world.check();
+}
+
+#[test]
 fn a_full_mailbox_refuses_or_drops_the_oldest_as_its_owner_chose() {
     for when_full in [WhenFull::Refuse, WhenFull::DropOldest] {
         let mut world = World::new();
@@ -318,6 +335,29 @@ fn a_command_for_a_device_that_is_gone_is_refused_unless_it_is_on_its_way() {
     world.settle();
     assert_eq!(world.published, [(1, Status::Refused)]);
     world.check();
+}
+
+#[test]
+fn an_idempotent_command_whose_rule_goes_while_it_is_on_its_way_is_not_sent_again() {
+    for is_back in [false, true] {
+        let mut world = World::new();
+        world.wire.mood = Mood::Lingers;
+        world.publish(Command { idempotent: true, ..command(1) });
+        world.mailbox.review(|_| Some(Outcome::of(Status::Refused, "no rule allows it")));
+        if is_back {
+            world.mailbox.review(|_| None);
+        }
+        for _ in 0..5 {
+            world.pass(MINUTE);
+        }
+        match is_back {
+            false => {
+                assert_eq!((world.wire.sent, &world.published[..]), (1, &[(1, Status::Timeout)][..]));
+                world.check();
+            }
+            true => assert!(world.wire.sent > 1 && world.published.is_empty(), "{}", world.wire.sent),
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,18 @@ fn a_state_that_only_waits_for_a_fetch_does_not_hold_up_other_commands() {
 }
 
 #[test]
+fn what_no_notification_can_tell_holds_nothing_up_where_the_device_observes_its_path() {
+    let mut world = World::new();
+    observe(&mut world, "lock", b"t");
+    for (id, method) in [(1, 1), (2, 4)] {
+        world.publish(Command { method, ..state(id) });
+    }
+    world.publish(Command { path: "lamp".to_owned(), ..command(3) });
+    assert_eq!(world.wire.runs, [3]);
+    assert!(world.wire.notified.is_empty());
+}
+
+#[test]
 fn a_reset_ends_the_relation_and_the_command_becomes_a_request_where_it_may() {
     let mut world = World::new();
     let relation = observe(&mut world, "lock", b"t");

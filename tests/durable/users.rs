@@ -17,10 +17,13 @@ use tombolo::credential::io::{anchors as stored_anchors, revocation as stored_li
 use tombolo::credential::revocation::Side;
 use tombolo::daemon::clock::file;
 use tombolo::daemon::fleets::ROLL;
+use tombolo::daemon::{daily_bytes, usage};
 use tombolo::durable::atomic_file::{AtomicFile, sweep};
 use tombolo::gate::Device;
 use tombolo::gate::roll::Roll;
+use tombolo::gate::usage::Period;
 use tombolo::message::Name;
+use tombolo::northbound::budget::Spent;
 use tombolo::splitmix::SplitMix64;
 
 use crate::disk::{Chance, Disk, Node};
@@ -87,7 +90,18 @@ fn list(version: u32) -> Vec<u8> {
     vec![0x30, 1, version as u8]
 }
 
-const USERS: [User; 7] = [
+const DAILY: AtomicFile<'_> =
+    AtomicFile::new(daily_bytes::FILE, daily_bytes::SHAPE.max_bytes, 0o600).with_copy();
+const DAY: AtomicFile<'_> = AtomicFile::new("00000001-2026-11-27", usage::SHAPE.max_bytes, 0o600);
+
+/// What a device has sent on a day.
+fn period(version: u32) -> Period {
+    let mut period = Period { day: Some(20_784), lasted_ms: 1, ..Period::default() };
+    period.devices.entry(name("meter")).or_default().messages = u64::from(version);
+    period
+}
+
+const USERS: [User; 9] = [
     User {
         names: &["clock", "clock.copy"],
         write: |disk, version| {
@@ -167,6 +181,29 @@ const USERS: [User; 7] = [
             (0..20).find(|version| set == cas(*version))
         },
         mend: |disk| drop(stored_anchors::take_up(disk)),
+    },
+    User {
+        names: &[daily_bytes::FILE, "daily-bytes.copy"],
+        write: |disk, version| {
+            let spent = Spent { day: Some(20_784), lasted_ms: 1, used: [u64::from(version), 7] };
+            DAILY.write(disk, spent.encode().as_bytes())
+        },
+        read: |disk| DAILY.read(disk, Spent::parse).value.map(|spent| spent.used[0] as u32),
+        mend: |disk| {
+            drop(sweep(disk, daily_bytes::FILE));
+            drop(DAILY.mend(disk, &DAILY.read(disk, Spent::parse)));
+        },
+    },
+    User {
+        names: &["00000001-2026-11-27"],
+        write: |disk, version| DAY.write(disk, period(version).encode().as_bytes()),
+        read: |disk| {
+            DAY.read(disk, Period::parse).value?.devices.get("meter").map(|counts| counts.messages as u32)
+        },
+        mend: |disk| {
+            drop(sweep(disk, "00000001-2026-11-27"));
+            drop(DAY.mend(disk, &DAY.read(disk, Period::parse)));
+        },
     },
 ];
 

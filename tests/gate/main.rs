@@ -6,6 +6,7 @@ mod filters;
 mod identity;
 mod limits;
 mod namespace;
+mod on_behalf;
 mod own_topics;
 mod presence;
 mod query;
@@ -55,6 +56,7 @@ pub fn role(name_: &str, uplink: Vec<UplinkRule>) -> Role {
         max_handshakes: 120,
         uplink,
         downlink: Vec::new(),
+        on_behalf: Vec::new(),
         mailbox: Default::default(),
     }
 }

@@ -905,6 +905,14 @@ fn a_line_that_needs_a_longer_rest_than_is_learned_is_told_the_pause_to_set() {
         let least = (0..3).map(|index| world.readings(index).len() - before[index]).min();
         let advised: Vec<_> = (0..3).filter_map(|index| world.bus.rest_advised(index)).collect();
         let left_out = (0..3).map(|index| world.bus.obstacles(index).count()).sum::<usize>();
+        for index in 0..3 {
+            // Its silence is not called one to the register.
+            let is_named = |(_, why): (usize, Obstacle)| match world.bus.rest_advised(index) {
+                Some(rest) => why == Obstacle::Haste(rest.as_millis() as u16),
+                None => !matches!(why, Obstacle::Haste(_)),
+            };
+            assert!(world.bus.obstacles(index).all(is_named), "{rest} {index}");
+        }
         match (rest, is_set) {
             (0, _) => assert!(advised.is_empty() && left_out == 3, "{advised:?} {left_out}"),
             (_, true) => assert!(advised.is_empty() && left_out == 0, "{advised:?} {left_out}"),

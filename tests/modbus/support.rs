@@ -50,6 +50,7 @@ pub fn settings(units: Vec<Unit>) -> Settings {
         backoff_max: Duration::from_secs(60),
         echo: false,
         ascii: false,
+        is_unnumbered: false,
         units,
     }
 }

@@ -415,3 +415,21 @@ fn what_cannot_be_written_is_no_writable_register_and_the_broadcast_address_no_u
     let (_, faults) = judge("[unit.0]\nid = \"m\"\nregister.x = { address = 0, writable = true }\n");
     assert!(faults[0].message.contains("broadcast"), "{faults:?}");
 }
+
+#[test]
+fn what_the_byte_count_says_is_a_units_or_its_templates_and_what_the_transaction_id_says_is_the_buss() {
+    let own = "id = \"a\"\nbyte-count = \"registers\"\nregister.x = { address = 1 }";
+    let other = "id = \"b\"\nregister.x = { address = 1 }";
+    let (settings, faults) =
+        judge(&format!("[modbus]\ntransaction-id = \"ignore\"\n[unit.1]\n{own}\n[unit.2]\n{other}\n"));
+    assert_eq!(faults, []);
+    let settings = settings.unwrap();
+    assert!(settings.is_unnumbered);
+    assert_eq!([0, 1].map(|unit| settings.units[unit].registers[0].counts_registers), [true, false]);
+    for (word, expected) in [("", false), ("transaction-id = \"check\"", false)] {
+        let (settings, _) = judge(&format!("[modbus]\n{word}\n[unit.1]\n{other}\n"));
+        assert_eq!(settings.unwrap().is_unnumbered, expected);
+    }
+    let table = TemplateTable::parse("byte-count = \"registers\"\n[register.x]\naddress = 1\n").unwrap();
+    assert!(validate::template("t", &table).unwrap().0[0].counts_registers);
+}

@@ -691,3 +691,46 @@ fn whatever_a_unit_and_its_line_do_an_outcome_is_right_and_the_rest_of_a_registe
         assert!(done > 12, "seed {seed}: {done}");
     }
 }
+
+#[test]
+fn the_rest_of_a_register_is_never_another_registers_where_answers_come_one_request_late() {
+    // The upper byte of register 10 stays as it is; that of the other one is different.
+    let part = writable("v", Kind::U8(Half::Low));
+    for (others, held) in [(1, 0), (1, 1), (2, 0), (2, 1), (1, 2), (2, 3)] {
+        let mut settings = settings((1..=others).map(unit).collect());
+        settings.units[0].registers[0].address = 60;
+        let mut world = World::new(settings);
+        let store = Store::default();
+        store.borrow_mut().insert(10, 0x0100);
+        store.borrow_mut().insert(60, 0x7700);
+        let kept: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
+        let is_held = Rc::new(RefCell::new(false));
+        for address in 1..=others {
+            let (own, kept, is_held) = (store.clone(), kept.clone(), is_held.clone());
+            world.behave(address, move |body| {
+                let answer = carry_out(&own, body);
+                if !*is_held.borrow() {
+                    return vec![(ms(5), frame(&answer))];
+                }
+                let before = kept.borrow_mut().replace(answer);
+                let readdress = |mut before: Vec<u8>| {
+                    before[0] = body[0];
+                    before
+                };
+                before.map(|before| (ms(5), frame(&readdress(before)))).into_iter().collect()
+            });
+        }
+        world.run(SECOND * 10);
+        // From the first request on, or after so many.
+        *is_held.borrow_mut() = true;
+        world.run(ms(700 * held));
+        write(&mut world, 7, job(&part, "5"));
+        for _ in 0..4 {
+            world.run(SECOND * 20);
+            let value = store.borrow()[&10];
+            assert!([0x0100, 0x0105].contains(&value), "{others} {held}: {value:04X}");
+            assert_eq!(store.borrow()[&60], 0x7700);
+        }
+        assert!(world.bus.poll_written().is_some());
+    }
+}

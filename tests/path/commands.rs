@@ -357,11 +357,19 @@ fn each_runs_once(name: &str, few: usize, kept: bool, mut trouble: impl FnMut(&m
             trouble(&mut site);
         }
     }
-    wait_for("all to be held", || site.mailbox().len() >= if kept { COUNT } else { COUNT - few });
+    match kept {
+        true => wait_for("all to be held", || site.mailbox().len() >= COUNT),
+        // What the broker has not forgotten comes before what is published now.
+        false => wait_for("a later one to be held", || {
+            publish(&site, "tombolo/gw/door-7/down/set/end", "1", &["-V", "5", "-q", "2"]);
+            site.mailbox().iter().any(|held| held["path"] == "set/end")
+        }),
+    }
     let device = Device::start(&site);
     wait_for("all to be told", || site.mailbox().is_empty());
     let mut runs = device.runs();
     if !kept {
+        runs.retain(|run| !run.starts_with("PUT set/end"));
         let all = runs.len();
         runs.sort();
         runs.dedup();

@@ -19,6 +19,9 @@ pub struct Device {
     message_id: u16,
     /// How often a request had to be sent again.
     pub repeated: u32,
+    /// Percent of the datagrams that are lost, each way; and where chance stands.
+    pub loss: u64,
+    pub chance: u64,
 }
 
 fn socket() -> UdpSocket {
@@ -36,7 +39,8 @@ impl Device {
     pub fn connect_from(from: Ipv4Addr, gateway: SocketAddr, config: Config) -> Option<Device> {
         let (client, heard) = (Client::new(config), VecDeque::new());
         let socket = UdpSocket::bind((from, 0)).expect("all of 127/8 is ours");
-        let mut device = Device { client, socket, gateway, heard, message_id: 0, repeated: 0 };
+        let mut device =
+            Device { client, socket, gateway, heard, message_id: 0, repeated: 0, loss: 0, chance: 1 };
         let first = device.client.start(Instant::now());
         device.transmit(&first);
         while !device.client.connected {
@@ -51,10 +55,20 @@ impl Device {
         Some(device)
     }
 
-    fn transmit(&self, datagrams: &[Vec<u8>]) {
+    fn transmit(&mut self, datagrams: &[Vec<u8>]) {
         for datagram in datagrams {
-            let _ = self.socket.send_to(datagram, self.gateway);
+            if !self.is_lost() {
+                let _ = self.socket.send_to(datagram, self.gateway);
+            }
         }
+    }
+
+    /// xorshift64.
+    fn is_lost(&mut self) -> bool {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance % 100 < self.loss
     }
 
     /// Takes one datagram, or lets `until` pass.
@@ -62,7 +76,9 @@ impl Device {
         let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         self.socket.set_read_timeout(Some(wait)).expect("a timeout");
         let mut buffer = [0; 4_096];
-        if let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
+        if let Ok((length, _)) = self.socket.recv_from(&mut buffer)
+            && !self.is_lost()
+        {
             let out = self.client.handle_datagram(Instant::now(), &buffer[..length]);
             self.transmit(&out);
             self.heard.extend(std::mem::take(&mut self.client.received));
@@ -100,10 +116,17 @@ impl Device {
             message.push(0xff);
             message.extend(payload);
         }
+        self.exchange(&message)
+    }
+
+    /// Sends a confirmable request, whose token of two bytes is its Message ID, and waits for its
+    /// response as [`Device::request`] does.
+    pub fn exchange(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        let (high, low) = (message[2], message[3]);
         let mut wait = FIRST_TIMEOUT;
         for attempt in 0..=RETRANSMIT {
             self.repeated += u32::from(attempt > 0);
-            self.send(&message);
+            self.send(message);
             let until = Instant::now() + wait;
             wait *= 2;
             while Instant::now() < until {

@@ -25,6 +25,7 @@ mod mqtt;
 mod mqtt_identity;
 mod mqtt_local;
 mod observe;
+mod on_behalf;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;

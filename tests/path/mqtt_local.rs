@@ -76,6 +76,52 @@ fn a_subscriber_with_a_session_gets_what_came_while_it_was_away() {
 }
 
 #[test]
+fn a_subscriber_gets_what_the_rule_of_an_included_role_lets_through_after_a_reload() {
+    let rules = "[role.board.local-subscribe.readings]\ntopic = \"readings/#\"\non-change = true\n\
+                 [role.sensor]\nincludes = [\"board\"]\n";
+    let site = site("mqtt-filter", |_, _| format!("{SOCKET}mirror = \"readings/{{device}}/{{path}}\"\n"));
+    let config = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
+    let reload = |text: &str| {
+        std::fs::write(site.daemon.config(), text).expect("it can be written");
+        let (code, said) = site.daemon.command(&["reload"]);
+        assert_eq!(code, 0, "{said}");
+    };
+    // A role that includes another, by a reload.
+    let filtered = config.replacen("[role.sensor]\n", rules, 1);
+    reload(&filtered);
+    let (_, said) = site.daemon.command(&["acl", "explain", "pump-2", "subscribe", "readings/#"]);
+    assert!(
+        said.contains("rule local-subscribe.readings of role board")
+            && said.contains("not delivered: what equals"),
+        "{said}"
+    );
+    let socket = socket(&site);
+    let login = ["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame", "-V", "mqttv5", "-q", "1"];
+    let filtered = || {
+        let counters = site.daemon.status()["counters"].clone();
+        counters["tombolo_mqtt_filtered_local_messages_total"].as_u64().unwrap_or_default()
+    };
+    let got = std::thread::scope(|scope| {
+        let subscriber = scope.spawn(|| {
+            let mut command = Command::new("mosquitto_sub");
+            command.args(login).args(["-t", "readings/door-7/t/#", "-F", "%p", "-C", "3", "-W", "60"]);
+            command.stdin(Stdio::null()).output().expect("mosquitto-clients is installed")
+        });
+        // What comes before its SUBSCRIBE is nothing to measure against.
+        wait_for("the subscription", || {
+            site.post(&["-e", "0"], "t/env");
+            filtered() > 0
+        });
+        for payload in ["1", "1", "2"] {
+            site.post(&["-e", payload], "t/env");
+        }
+        printed(&subscriber.join().expect("no panic"))
+    });
+    assert_eq!(got.lines().collect::<Vec<_>>(), ["0", "1", "2"], "what equals the one before is held back");
+    assert!(filtered() >= 2, "{}", filtered());
+}
+
+#[test]
 fn tail_and_explain_speak_of_mqtt_in_its_own_codes() {
     let site = site("mqtt-tail", |_, _| format!("{SOCKET}{LOCAL}"));
     publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "nowhere/x", "-m", "1"]);

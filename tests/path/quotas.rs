@@ -108,6 +108,35 @@ fn a_lane_that_has_used_its_day_keeps_its_readings_over_a_restart_and_alarms_go_
 }
 
 #[test]
+fn a_device_that_has_its_share_of_a_lane_is_told_5_03_and_its_neighbour_has_room() {
+    let lane = "[lane.normal]\nmax-bytes = \"1MiB\"\ndevice-share = 20\n";
+    let mut site = Site::new("share", &format!("{SLOW}{lane}"));
+    site.broker.stop();
+    let file = site.folder.write("large.txt", "0123456789abcdef".repeat(3_000)).display().to_string();
+    let large = |site: &Site, number: u32| site.post(&["-f", &file, "-b", "1024"], &format!("t/{number}"));
+    // 48 kB each, of 210 kB.
+    let said: Vec<String> = (0..6).map(|number| large(&site, number)).collect();
+    assert!(said[0].contains("2.04"), "{}", said[0]);
+    let refused = said.iter().position(|said| said.contains("5.03")).expect("one is beyond the share");
+    assert!((3..=5).contains(&refused) && said[refused].contains("share used up"), "{}", said[refused]);
+    assert!(said[refused..].iter().all(|said| said.contains("5.03")));
+    assert!(post(&site).contains("2.04"), "its neighbour has room");
+    let status = site.daemon.status();
+    let limited = &status["limited"][0];
+    assert_eq!(
+        (&limited["device"], &limited["reason"]),
+        (&"door-7".into(), &"over_share".into()),
+        "{status}"
+    );
+    let (_, shown) = site.daemon.command(&["--json", "device", "show", "door-7"]);
+    let shown: Value = serde_json::from_str(&shown).expect("an object");
+    assert_eq!(shown["unstored"].as_u64(), Some(6 - refused as u64), "{shown}");
+    // A reload of the share takes effect at once.
+    change(&site, "device-share = 20", "device-share = 100");
+    assert!(large(&site, 9).contains("2.04"));
+}
+
+#[test]
 fn usage_says_what_each_device_has_sent_and_is_kept_over_a_restart() {
     let mut site = Site::new("usage", SLOW);
     for _ in 0..3 {

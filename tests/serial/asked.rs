@@ -219,11 +219,67 @@ fn a_device_whose_answers_do_not_end_as_framing_says_is_not_called_silent() {
         )
     });
     wait_for("it to be down", || site.ports()["scale"]["asked"]["state"] == "down");
-    let why = "it answers, but no answer ends as framing says: look at framing, line-end and baud";
+    let why = "it answers, but no answer ends as framing says (\"W12\"): look at framing, line-end and baud";
     assert_eq!(site.ports()["scale"]["asked"]["reason"], why);
     let (_, text) = site.daemon.command(&["check", "--offline"]);
     assert!(text.contains(why), "{text}");
     assert!(site.payloads("scale").is_empty());
+}
+
+#[test]
+fn an_answer_that_is_no_reading_is_told_with_its_reason_and_its_first_bytes_everywhere() {
+    let good = Arc::new(AtomicBool::new(false));
+    let mut behind = None;
+    let site = Site::new("no-reading", |folder| {
+        let good = good.clone();
+        behind = Some(Behind::new(folder, "scale", b'\r', move |_| match good.load(Ordering::Relaxed) {
+            true => b"W=1\r\n".to_vec(),
+            false => b"T=\xb021\r\n".to_vec(),
+        }));
+        format!(
+            "[serial.scale]\nport = \"{}\"\nframing = \"line\"\nrole = \"meter\"\npoll = 'A\\r'\npattern = '^W='\n\
+             poll-period = \"200ms\"\npoll-timeout = \"150ms\"\n",
+            folder.join("scale").display()
+        )
+    });
+    wait_for("the state", || site.ports()["scale"]["asked"]["state"] == "degraded");
+    let seen = r#"the pattern does not match "T=.21" (hex 543db03231)"#;
+    assert_eq!(site.ports()["scale"]["asked"]["last_fault"], seen);
+    let reason = format!("its answers are no readings: {seen}; compare pattern with what comes");
+    for command in [&["status"][..], &["check", "--offline"], &["serial", "list"]] {
+        let (_, text) = site.daemon.command(command);
+        assert!(text.contains(&reason), "{command:?}: {text}");
+    }
+    let log = site.daemon.log();
+    let named = |what: &str| {
+        let line = |line: &&str| line.contains(what) && line.contains("first=543db03231");
+        log.lines().filter(line).any(|line| line.contains("the pattern does not match"))
+    };
+    assert!(named("frame without a reading") && named("its answers are no readings"), "{log}");
+    good.store(true, Ordering::Relaxed);
+    wait_for("a reading", || site.payloads("scale").iter().any(|payload| payload == "W=1"));
+    assert!(site.ports()["scale"]["asked"].get("last_fault").is_none());
+}
+
+#[test]
+fn a_device_that_answers_only_after_it_was_woken_is_read() {
+    let mut behind = None;
+    let site = Site::new("woken", |folder| {
+        let mut is_awake = false;
+        // It falls asleep with its answer.
+        behind = Some(Behind::new(folder, "logger", b'\r', move |question| {
+            let was_awake = std::mem::replace(&mut is_awake, question == b"\r");
+            if was_awake && question == b"A\r" { b"W=1\r\n".to_vec() } else { Vec::new() }
+        }));
+        format!(
+            "[serial.logger]\nport = \"{}\"\nframing = \"line\"\nrole = \"meter\"\npoll = 'A\\r'\nwake = '\\r'\n\
+             wake-pause = \"20ms\"\npoll-period = \"200ms\"\npoll-timeout = \"150ms\"\n",
+            folder.join("logger").display()
+        )
+    });
+    wait_for("readings", || site.payloads("logger").len() >= 5);
+    let asked = site.ports()["logger"]["asked"].clone();
+    assert_eq!(asked["state"], "up", "{asked}");
 }
 
 #[test]

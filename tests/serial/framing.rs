@@ -74,6 +74,8 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             keep: 0,
             whole: false,
             label_end: None,
+            interleaved: None,
+            silence: None,
         };
         // Eleven bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));

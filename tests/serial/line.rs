@@ -151,7 +151,7 @@ fn a_line_of_which_no_frame_is_a_reading_is_not_fine_until_one_is() {
         device.say(&b"T=21.5 C\n".repeat(30));
     }
     for (name, words) in [
-        ("scale", "(\"T=21.5 C\"): the pattern does not match; compare pattern"),
+        ("scale", "one of them \"T=21.5 C\": the pattern does not match; compare pattern"),
         ("summed", "the checksum is wrong; compare checksum"),
     ] {
         let seen = || site.ports()[name]["illegible"].as_str().is_some_and(|why| why.contains(words));

@@ -38,6 +38,8 @@ fn slip() -> Settings {
         keep: 0,
         whole: false,
         label_end: None,
+        interleaved: None,
+        silence: None,
     }
 }
 

@@ -96,7 +96,7 @@ impl Taker for PortSide<'_> {
 
     fn message(&mut self, _: &[u8]) {}
 
-    fn unreadable(&mut self, _: Unreadable) {}
+    fn unreadable(&mut self, _: Unreadable, _: &[u8]) {}
 
     fn alive(&mut self, device: &str) {
         serial::intake::handle_alive(self.moment.now, device, self.pipeline);

@@ -158,6 +158,7 @@ impl Site {
             max_handshakes: 120,
             uplink: role.rules.iter().enumerate().map(|(number, rule)| uplink_rule(number, rule)).collect(),
             downlink: Vec::new(),
+            on_behalf: Vec::new(),
             mailbox: Default::default(),
         };
         let device = |member: &Member| Device {

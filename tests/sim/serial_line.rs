@@ -84,6 +84,8 @@ pub fn port(id: &str) -> serial_settings::Port {
                 keep: 0,
                 whole: false,
                 label_end: None,
+                interleaved: None,
+                silence: None,
             },
             extractor: Extractor::new(Form::Raw, None, &[], "data").unwrap(),
             poll: None,

@@ -47,12 +47,20 @@ boot() {
     nspawn=$!
     trap shut_down EXIT
     eventually 10 leader_is_there || die "the machine does not start: $(cat "$work/console.log")"
-    eventually 180 is_booted || die "the machine does not boot: $(tail -20 "$work/console.log")"
+    eventually 180 is_booted || die "the machine does not boot, it is $(inside systemctl is-system-running 2>&1 || true):
+$(inside systemctl list-jobs --no-pager 2>&1 || true)
+$(tail -20 "$work/console.log")"
     nsenter --target "$leader" --net ip link set lo up
 }
 
+# The first child of systemd-nspawn only prepares the mounts and ends; the leader is process 1 in a PID namespace of its own.
 leader_is_there() {
-    leader=$(tr -d ' ' <"/proc/$nspawn/task/$nspawn/children") && [ -n "$leader" ]
+    local child
+    for child in $(cat "/proc/$nspawn/task/$nspawn/children"); do
+        leader=$child
+        awk '$1 == "NSpid:" { found = NF > 2 && $NF == 1 } END { exit !found }' "/proc/$child/status" 2>/dev/null && return
+    done
+    return 1
 }
 
 is_booted() {

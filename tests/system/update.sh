@@ -8,6 +8,8 @@ offer() {
     "$top/packaging/apt-repository" --out "$layer/share/apt" --key release@tombolo.example "$@" &&
         inside apt-get --quiet update >/dev/null && inside sh -c 'exec timeout 60 tombolo update check'
 }
+dpkg_state() { inside dpkg-query --show --showformat '${db:Status-Eflag} ${db:Status-Status}' tombolo; }
+is_whole() { [ "$(dpkg_state)" = "ok installed" ]; }
 # as_tombolo COMMAND…: as the daemon's user.
 as_tombolo() { inside setpriv --reuid=tombolo --regid=tombolo --clear-groups "$@"; }
 fails_as_tombolo() { ! as_tombolo "$@" 2>"$work/said" || { echo "it succeeds"; return 1; }; }
@@ -34,6 +36,17 @@ check "it is judged, works, reached the broker, and is confirmed" eventually 30 
 check "the daemon's user cannot change what root recorded" fails_as_tombolo \
     sh -c 'echo "{}" >/var/lib/tombolo-update/installation.json'
 check "nor install" fails_as_tombolo tombolo update apply
+
+step "an installation that a power cut left half done"
+inside sed -i 's/"phase":"confirmed"/"phase":"installing"/; s/"is_proven":true/"is_proven":false/' /var/lib/tombolo-update/installation.json
+inside sed -i '/^Package: tombolo$/,/^$/s/^Status: .*/Status: install reinstreq half-installed/' /var/lib/dpkg/status
+inside rm /usr/lib/systemd/system/tombolo-update.path
+check "dpkg has it half installed" equal "$(dpkg_state)" "reinstreq half-installed"
+inside systemctl restart --no-block tombolo-health.service
+check "the next start completes it" eventually 40 is_whole
+check "with its files" inside test -e /usr/lib/systemd/system/tombolo-update.path
+check "in the version that was wanted" updated "$newest"
+check "it is judged again, and confirmed" eventually 30 phase confirmed
 
 step "what the daemon's user puts in the way"
 as_tombolo sh -c 'cd /var/lib/tombolo/update && rm -f request image history.json* floor && ln -s /etc/shadow image &&

@@ -206,6 +206,7 @@ impl Gateway {
             hardware: None,
             health_timeout: Settings::HEALTH_TIMEOUT,
             daily_budget: None,
+            sensors: Default::default(),
             reserve: 0,
         };
         Question {

@@ -6,6 +6,9 @@
 mod attacks;
 mod clock;
 mod daemon;
+#[path = "../path/device.rs"]
+#[allow(dead_code, reason = "the tests of the path use the rest")]
+mod device;
 mod download;
 #[path = "../durable/files.rs"]
 #[allow(dead_code, reason = "the durable tests use the rest")]
@@ -15,3 +18,5 @@ mod found;
 mod gateway;
 mod install;
 mod publish;
+mod sensors;
+mod sensors_load;

@@ -66,6 +66,15 @@ def firmware(version, size=0, content=None, **custom):
     return target
 
 
+def sensor(version, **custom):
+    """256 KiB for the sensors of the class door."""
+    content = random.Random(version).randbytes(256 * 1024)
+    target = TargetFile.from_data(f"door-{version}.bin", content, ["sha256"])
+    target.unrecognized_fields["custom"] = {"tombolo": {"class": "door", "version": version, "version-scheme": "semver", **custom}}
+    IMAGES[f"{hashlib.sha256(content).hexdigest()}.door-{version}.bin"] = content
+    return target
+
+
 def repository(roots=(), timestamp=1, snapshot=1, targets=1, offers=("2.0.0",), keys=None, hashes=True, soon=SOON, years=YEARS, delegated=()):
     """The files of a repository. `roots`: bytes of 2.root.json and so on; `keys`: what each role is signed by;
     `delegated`: names of roles that have no target."""
@@ -116,6 +125,10 @@ def repositories():
     yield "root-ends", repository(roots=(signed(root_of(2, expires=weeks), "root"),), soon=month, years=month)
     # Of a size that comes in pieces.
     yield "large", repository(offers=(firmware("3.0.0", size=200_000),), soon=YEARS)
+    # For sensors: one version after the other is published.
+    for number in (1, 2, 3):
+        versions = [sensor(f"{version}.0.0") for version in range(1, number + 1)]
+        yield f"sensors-{number}", repository(timestamp=number, snapshot=number, targets=number, offers=versions, soon=YEARS)
     # Of no size that a disk has.
     huge = firmware("3.0.0")
     huge.length = 2**62

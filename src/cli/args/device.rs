@@ -24,7 +24,7 @@ pub struct DeviceSetArguments {
     /// Device id
     pub id: String,
     /// Its role, which has its rules and limits
-    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after", "tags"])]
+    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after", "parent", "tags"])]
     pub role: Option<String>,
     /// Informational text; empty takes it away
     #[arg(long, value_name = "TEXT")]
@@ -32,6 +32,9 @@ pub struct DeviceSetArguments {
     /// Time without activity until it is offline, like 1h; empty for that of its role
     #[arg(long, value_name = "TIME")]
     pub offline_after: Option<String>,
+    /// The device that it is behind, which may forward its readings; empty for none
+    #[arg(long, value_name = "ID")]
+    pub parent: Option<String>,
     /// A tag, for {tag.NAME} in topics; an empty value takes it away. May be repeated
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
     pub tags: Vec<(String, String)>,

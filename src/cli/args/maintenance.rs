@@ -188,11 +188,21 @@ pub enum UpdateCommand {
     /// Print, add or clear versions that are never installed
     #[command(subcommand)]
     Denied(DeniedCommand),
+    /// Print the firmware of sensors, and how far each device is
+    Devices(DevicesArguments),
     /// Verify a repository's folder before it is published; needs no gateway
     Verify(VerifyArguments),
     /// Fetch and verify metadata for the daemon, which says on standard input from where
     #[command(hide = true)]
     Metadata,
+}
+
+/// `tombolo update devices`
+#[derive(Debug, Args)]
+pub struct DevicesArguments {
+    /// Go on with the version of this class, which was stopped
+    #[arg(long, value_name = "CLASS")]
+    pub resume: Option<String>,
 }
 
 /// `tombolo update download`

@@ -92,7 +92,8 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
                 continue;
             }
             // Where it is written, for what may be found of it.
-            let of = match place(loaded, role.name.as_str(), rule.name.as_str()) {
+            let table = rule.from.as_ref().unwrap_or(&role.name);
+            let of = match place(loaded, table.as_str(), rule.name.as_str()) {
                 Some(place) => format!("{of} at {place}"),
                 None => of,
             };
@@ -123,7 +124,7 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
     plan
 }
 
-/// The file and line of a rule.
+/// The file and line of a rule in the table of this role.
 fn place<'a>(loaded: &'a Loaded, role: &str, rule: &str) -> Option<&'a Place> {
     let table = ["role", role, "uplink", rule];
     loaded.place(&table).or_else(|| loaded.place(&[table.as_slice(), &["path"]].concat()))

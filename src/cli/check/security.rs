@@ -20,6 +20,7 @@ use crate::config::{Finding, Level, Loaded, Settings};
 use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::SecurityReport;
+use crate::message::Name;
 use crate::northbound::settings::TlsVersion;
 
 /// A key older than this is named.
@@ -274,6 +275,17 @@ fn rules(settings: &Settings, whole: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut used: BTreeSet<&str> = gate.devices.iter().map(|device| device.role.as_str()).collect();
     used.extend(gate.fleets.iter().map(|fleet| fleet.role.as_str()));
+    // A role that others include has its use by them.
+    for role in &gate.roles {
+        let uplink = role.uplink.iter().filter_map(|rule| rule.from.as_ref());
+        let downlink = role.downlink.iter().filter_map(|rule| rule.from.as_ref());
+        let on_behalf = role.on_behalf.iter().filter_map(|rule| rule.from.as_ref());
+        used.extend(uplink.chain(downlink).chain(on_behalf).map(Name::as_str));
+    }
+    for (_, rules) in &settings.mqtt.local {
+        let all = rules.publish.iter().chain(&rules.subscribe);
+        used.extend(all.filter_map(|rule| rule.from.as_ref()).map(Name::as_str));
+    }
     for role in &gate.roles {
         if whole && !used.contains(role.name.as_str()) {
             let message = "no device has this role";
@@ -281,7 +293,7 @@ fn rules(settings: &Settings, whole: bool) -> Vec<Finding> {
                 Finding::warn(format!("role {}", role.name), message).advice("take it out if none will"),
             );
         }
-        for rule in role.uplink.iter().filter(|rule| !rule.deny) {
+        for rule in role.uplink.iter().filter(|rule| !rule.deny && rule.from.is_none()) {
             let subject = format!("role {}", role.name);
             let key = format!("role.{}.uplink.{}", role.name, rule.name);
             let template = rule.topic.as_ref().or(gate.reading.as_ref()).map_or("", |topic| topic.as_str());

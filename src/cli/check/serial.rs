@@ -102,7 +102,10 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                     "give each unit of the line an address of its own, and let no other master ask it";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
-            if port.units[id].state == "degraded" {
+            let is_failing = matches!(port.units[id].state.as_str(), "degraded" | "down");
+            if is_behind && is_failing {
+                // That is the reason, and all that there is to be done.
+            } else if port.units[id].state == "degraded" {
                 let message = match reason {
                     Some(reason) => format!("unit {unit}, {id}: {reason}"),
                     // An older daemon does not say why.
@@ -115,7 +118,9 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             } else if port.units[id].state == "down" {
                 let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
-                let advice = if port.port.contains("tcp://") {
+                let advice = if reason.is_some_and(|reason| reason.contains("transaction-id")) {
+                    "set transaction-id under modbus: then late answers are told as on a serial line"
+                } else if port.port.contains("tcp://") {
                     "look at its power, its address, the converter's own settings, and whether the port is one of \
                      tcp:// (RTU) or modbus-tcp://"
                 } else {
@@ -143,12 +148,13 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
             let (questions, answers) = (asked.questions, asked.answers);
             let what = match asked.state.as_str() {
                 "down" => Some(asked.reason.as_deref().unwrap_or("it does not answer")),
-                "degraded" => Some("its answers are no readings"),
+                "degraded" => Some(asked.reason.as_deref().unwrap_or("its answers are no readings")),
                 _ => None,
             };
             findings.extend(what.map(|what| {
                 let message = format!("{what} ({answers} answers to {questions} questions)");
-                let advice = "compare poll, baud, parity and framing with the device's manual";
+                let advice = "compare poll, baud, parity and framing with the device's manual; if it must be woken before it \
+                              answers, set wake";
                 Finding::warn(&subject, message).advice(advice)
             }));
         }
@@ -167,6 +173,9 @@ fn special(unit: &SerialUnit) -> Option<&'static str> {
         let (named, bare) = (format!("exception {code},"), format!("exception {code}"));
         unit.left_out.values().any(|why| why.starts_with(&named) || *why == bare)
     };
+    if unit.reason.as_ref().is_some_and(|why| why.contains("byte-count")) {
+        return Some("set byte-count for the unit, or in its template");
+    }
     Some(if has(5) || has(6) {
         "the unit says that it is busy, which may pass: ask it less often (period, pause)"
     } else if has(4) {

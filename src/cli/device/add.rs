@@ -49,6 +49,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
             "--label takes 1 to {LABEL_MAX} bytes of text without control characters"
         )));
     }
+    let parent = arguments.parent.as_deref().map(|text| name("device id", text)).transpose()?;
     let loaded = context.load_whole("device add")?;
     if loaded.known(id.as_str()).is_none()
         && loaded.settings.gate.withheld.ids.contains(&id)
@@ -99,6 +100,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         public_key,
         login,
         jwt_keys,
+        parent,
         ..Device::new(id, role)
     };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
@@ -123,6 +125,10 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         gone
     };
     context.out.line(&added).map_err(unsaid)?;
+    if let Some(parent) = &device.parent {
+        let told = format!("{parent} sends its readings to the paths ~{}/…", device.id);
+        context.out.line(told)?;
+    }
     say_psk(context, &loaded.settings, &device)?;
     say_certificate(context, &loaded, &device)?;
     if let (Some(login), Some(password)) = (&device.login, &password) {
@@ -211,6 +217,9 @@ pub(super) fn in_json(device: &Device) -> Value {
     }
     if let Some(key) = &device.public_key {
         object["public_key"] = format_key_hash(key).into();
+    }
+    if let Some(parent) = &device.parent {
+        object["parent"] = parent.as_str().into();
     }
     if !device.jwt_keys.is_empty() {
         object["jwt_keys"] = device.jwt_keys.iter().map(super::token_key::key_entry).collect();

@@ -52,7 +52,7 @@ fn effect(told: &Told, running: &str) -> String {
 
 /// `tombolo device set`
 pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<(), CommandError> {
-    let DeviceSetArguments { id, role, label, offline_after, tags } = arguments;
+    let DeviceSetArguments { id, role, label, offline_after, parent, tags } = arguments;
     let role = match role {
         None => None,
         Some(text) => Some(
@@ -68,6 +68,14 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
             add::LABEL_MAX
         )));
     }
+    let parent = match parent.as_deref() {
+        None => None,
+        Some("") => Some(None),
+        Some(text) => Some(Some(
+            Name::parse(text)
+                .map_err(|error| CommandError::Usage(format!("{text:?} is not a device id: {error}")))?,
+        )),
+    };
     let offline_after = match offline_after.as_deref() {
         None => None,
         Some("") => Some(None),
@@ -87,6 +95,9 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
         if let Some(offline_after) = offline_after {
             device.offline_after = offline_after;
         }
+        if let Some(parent) = parent {
+            device.parent = parent;
+        }
         for (name, value) in tags {
             device.tags.set(&name, &value).map_err(|error| error.to_string())?;
         }
@@ -95,7 +106,7 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
     if context.out.json {
         return Ok(context.out.object(&json!({
             "id": id, "role": device.role.as_str(), "label": device.label,
-            "tags": super::tag_entry(&device.tags),
+            "tags": super::tag_entry(&device.tags), "parent": device.parent.as_ref().map(Name::as_str),
         }))?);
     }
     let effect = effect(&told, "in force now");

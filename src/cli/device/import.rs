@@ -43,11 +43,12 @@ const FILE_MAX: u64 = 64 << 20;
 /// Most faults that are printed.
 const FAULTS_SHOWN: usize = 20;
 /// The columns.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "id",
     "role",
     "label",
     "tags",
+    "parent",
     "psk",
     "psk-identity",
     "password",
@@ -265,6 +266,8 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             tag.split_once('=').ok_or_else(|| format!("{id}: tags is not like site=north;hall=2"))?;
         tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
     }
+    let parent = get("parent").map(Name::parse).transpose();
+    let parent = parent.map_err(|error| format!("{id}: parent is not a device id: {error}"))?;
     let mut made = Made::default();
     let psk = match get("psk") {
         None => None,
@@ -343,11 +346,12 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         && certificate.is_none()
         && public_key.is_none()
         && jwt_keys.is_empty()
+        && parent.is_none()
     {
-        return Err(format!("{id} has no key, password or certificate"));
+        return Err(format!("{id} has no key, password, certificate or parent"));
     }
-    let device =
-        Device { label, tags, psk, certificate, public_key, login, jwt_keys, ..Device::new(name, role) };
+    let plain = Device::new(name, role);
+    let device = Device { label, tags, psk, certificate, public_key, login, jwt_keys, parent, ..plain };
     Ok((device, made))
 }
 
@@ -461,7 +465,7 @@ mod tests {
             ("id,role,psk\na,r,text:x\n\"b,r,x\n", "3: has a quote that is not closed"),
             ("id,role,psk\na b,r,text:x\n", "2: \"a b\" is not a device id"),
             ("id,psk\na,text:x\n", "2: a has no role"),
-            ("id,role\na,r\n", "2: a has no key, password or certificate"),
+            ("id,role\na,r\n", "2: a has no key, password, certificate or parent"),
             ("id,role,psk\na,r,SECRET\n", "2: a: psk: "),
             ("id,role,password\na,r,SECRET\n", "2: a: password is neither"),
             ("id,role,jwt-key\na,r,AAAA\n", "2: a: jwt-key is not a public key"),

@@ -336,6 +336,7 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
             None => entry(known),
         };
         value["sessions"] = json!(sessions);
+        value["children"] = json!(children(&loaded, &known.id));
         if let Some(state) = &running {
             running::add_to(&mut value, state);
         }
@@ -355,6 +356,9 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
     row("label", known.label.clone());
     row("tags", Some(shown_tags(&known.tags)).filter(|_| !known.tags.is_empty()));
     row("role", known.role.clone());
+    row("parent", known.parent.as_ref().map(Name::to_string));
+    let children = children(&loaded, &known.id);
+    row("children", Some(shown_children(&children)).filter(|_| !children.is_empty()));
     row("identity", known.psk_identity.as_deref().map(format_psk_identity));
     row("next identity", known.next_psk_identity.as_deref().map(format_psk_identity));
     row("MQTT user name", known.mqtt_username.clone());
@@ -434,6 +438,7 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
                 role: Some(fleet.role.to_string()),
                 label: fleet.label.clone(),
                 tags: fleet.tags.clone(),
+                parent: None,
                 psk_identity: None,
                 next_psk_identity: None,
                 jwt_keys: Vec::new(),
@@ -449,6 +454,23 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
         }
     }
     made
+}
+
+/// The devices behind one, in id order.
+fn children<'l>(loaded: &'l Loaded, id: &str) -> Vec<&'l str> {
+    let is_child = |known: &&Known| known.parent.as_ref().is_some_and(|parent| parent.as_str() == id);
+    loaded.known.iter().filter(is_child).map(|known| known.id.as_str()).collect()
+}
+
+/// Most children that are named.
+const CHILDREN_SHOWN: usize = 8;
+
+fn shown_children(children: &[&str]) -> String {
+    let named = children[..children.len().min(CHILDREN_SHOWN)].join(", ");
+    match children.len().saturating_sub(CHILDREN_SHOWN) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// Tags as one object.
@@ -477,6 +499,7 @@ fn entry(known: &Known) -> Value {
         "role": known.role,
         "label": known.label,
         "tags": tag_entry(&known.tags),
+        "parent": known.parent.as_ref().map(Name::as_str),
         "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
         "next_psk_identity": known.next_psk_identity.as_deref().map(format_psk_identity),
         "mqtt_username": known.mqtt_username,

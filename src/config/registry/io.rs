@@ -30,7 +30,9 @@ use crate::config::finding::{Finding, Place};
 use crate::durable::atomic_file::{AtomicFile, Condition, list};
 use crate::durable::folder::StateFolder as _;
 use crate::durable::io::{OnDisk, create_directory, give_to_owner_of, sync_folder, write_atomically};
-use crate::gate::Device;
+use crate::gate::on_behalf::CHILDREN_MAX;
+use crate::gate::{Device, Fault};
+use crate::message::Name;
 use crate::system::io::fill_random;
 
 /// The lock file of writers.
@@ -332,6 +334,27 @@ pub fn check_import(loaded: &Loaded, devices: &[Device]) -> Vec<Finding> {
             }
             others.push(device);
         }
+    }
+    // What the devices of the import are to each other.
+    let has_parent: std::collections::HashSet<&Name> =
+        devices.iter().filter(|device| device.parent.is_some()).map(|device| &device.id).collect();
+    let mut sizes: std::collections::HashMap<&Name, usize> = std::collections::HashMap::new();
+    for known in loaded.known.iter().filter_map(|known| known.parent.as_ref()) {
+        *sizes.entry(known).or_default() += 1;
+    }
+    for device in devices {
+        let Some(parent) = &device.parent else { continue };
+        let size = sizes.entry(parent).or_default();
+        *size += 1;
+        let fault = if *parent != device.id && has_parent.contains(parent) {
+            Fault::ParentIsChild { parent: parent.clone() }
+        } else if *size == CHILDREN_MAX + 1 {
+            Fault::TooManyChildren { parent: parent.clone() }
+        } else {
+            continue;
+        };
+        let finding = Finding::fail(format!("device {}", device.id), fault.to_string());
+        findings.push(finding.advice("name the device that forwards its readings"));
     }
     findings
 }

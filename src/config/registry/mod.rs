@@ -2,7 +2,7 @@
 //! added or removed atomically.
 //!
 //! ```toml
-//! format = "tombolo-device 1.5"
+//! format = "tombolo-device 1.6"
 //! role = "sensor"
 //! label = "the north door"
 //! tags = { site = "north" }
@@ -12,8 +12,9 @@
 //! ```
 //!
 //! or, in place of the two about the key, as in `[device.X]`: `certificate-uri`, `certificate-dns`
-//! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`; `mqtt-username`, and
-//! `password`, which is a hash ([`PasswordHash`]); the tables of [`credentials`].
+//! or `certificate-cn`, with `certificate-issuer`; `public-key = "sha256:…"`; `parent`;
+//! `mqtt-username`, and `password`, which is a hash ([`PasswordHash`]); the tables of
+//! [`credentials`].
 //!
 //! The file of a device that is disabled has format 2.0 and is otherwise the same: a version that
 //! knows no disabled devices does not take it either.
@@ -45,8 +46,9 @@ use crate::clock::UnixTime;
 use crate::durable::atomic_file::Condition;
 use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
+use crate::gate::on_behalf::CHILDREN_MAX;
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Psk};
+use crate::gate::{Device, Fault, Psk};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::server::DistinguishedName;
 
@@ -58,8 +60,8 @@ const MAGIC: &str = "tombolo-device ";
 const MAJOR: u32 = 1;
 /// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
 /// ignore; 1.2 added the end line; 1.3 MQTT passwords; 1.4 public keys of tokens, dates of keys and
-/// the next PSK; 1.5 tags.
-const MINOR: u32 = 5;
+/// the next PSK; 1.5 tags; 1.6 the parent.
+const MINOR: u32 = 6;
 /// The major version of the file of a disabled device.
 const MAJOR_DISABLED: u32 = 2;
 /// Bytes for the text of a file, more than any has: growing would leave copies of its keys in
@@ -245,6 +247,12 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
     })?;
     let label = get("label", LABEL_MAX)?.map(|(label, _)| label.to_owned());
     let tags = tags(table.get("tags"), &lines, &fault)?;
+    let parent = match get("parent", 64)? {
+        None => None,
+        Some((text, line)) => Some(Name::parse(text).map_err(|error| {
+            fault(line, "parent", format!("is not a device id: {error}"), "name the device that it is behind")
+        })?),
+    };
     let offline_after = match get("offline-after", 64)? {
         None => None,
         Some((text, line)) => match parse_duration(text) {
@@ -309,6 +317,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         jwt_keys,
         next_psk,
         offline_after,
+        parent,
         ..Device::new(name, role)
     };
     Ok(Entry { device, file: file.clone(), enabled, psk_since, password_since })
@@ -409,6 +418,9 @@ pub fn render_entry(entry: &Entry) -> Zeroizing<String> {
         let tags = device.tags.iter().map(tag).collect::<Vec<_>>();
         let _ = writeln!(text, "tags = {{ {} }}", tags.join(", "));
     }
+    if let Some(parent) = &device.parent {
+        let _ = writeln!(text, "parent = {}", quoted(parent.as_str()));
+    }
     if let Some(after) = device.offline_after {
         let _ = writeln!(text, "offline-after = {}", quoted(&format_duration(after)));
     }
@@ -508,7 +520,8 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         return refuse(message, None, &format!("remove it first: `tombolo device remove {id}`"));
     }
     check_proofs(device, loaded)?;
-    check_role(device, loaded)
+    check_role(device, loaded)?;
+    check_parent(device, loaded)
 }
 
 /// Checks a device that is to take the place of the one with its id in the registry.
@@ -517,7 +530,8 @@ pub fn check_new(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
 /// A finding with the place of the conflict.
 pub fn check_change(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     check_proofs(device, loaded)?;
-    check_role(device, loaded)
+    check_role(device, loaded)?;
+    check_parent(device, loaded)
 }
 
 /// Checks its credentials against those of all other devices.
@@ -552,6 +566,30 @@ fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
         return refuse(message, other.place.as_ref(), "give each device one of its own");
     }
     Ok(())
+}
+
+/// Checks that its parent may have it as a child, as the gate does.
+fn check_parent(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
+    let Some(parent) = &device.parent else { return Ok(()) };
+    let is_behind = |known: &&Known, of: &Name| known.parent.as_ref() == Some(of);
+    let others = || loaded.known.iter().filter(|known| known.id != device.id.as_str());
+    let fault = if *parent == device.id {
+        Fault::OwnParent
+    } else if loaded.known(parent.as_str()).is_some_and(|known| known.parent.is_some()) {
+        Fault::ParentIsChild { parent: parent.clone() }
+    } else if others().filter(|known| is_behind(known, parent)).count() >= CHILDREN_MAX {
+        Fault::TooManyChildren { parent: parent.clone() }
+    } else if let Some(child) = others().find(|known| is_behind(known, &device.id)) {
+        let message = format!("it is the parent of {}, so it has no parent itself", child.id);
+        return Err(Box::new(
+            Finding::fail(format!("device {}", device.id), message)
+                .advice("give its children another parent first"),
+        ));
+    } else {
+        return Ok(());
+    };
+    let finding = Finding::fail(format!("device {}", device.id), fault.to_string());
+    Err(Box::new(finding.advice("name the device that forwards its readings")))
 }
 
 /// Checks that its role exists.
@@ -677,12 +715,12 @@ mod tests {
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
         // Files of earlier versions and files written by hand have no end line.
-        let before = text.replace("device 1.5", "device 1.1").replace("# end\n", "");
+        let before = text.replace("device 1.6", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;
         device.public_key = None;
         device.login = None;
-        let before = render(&device).replace("device 1.5", "device 1.1").replace("# end\n", "");
+        let before = render(&device).replace("device 1.6", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
             if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
                 parse("door-7", &"f".into(), &before[..length])
@@ -704,6 +742,7 @@ mod tests {
             largest.tags.set(&name, &"\"'".repeat(32)).unwrap();
         }
         largest.label = Some("\"".repeat(LABEL_MAX));
+        largest.parent = Some(Name::parse(&"p".repeat(64)).unwrap());
         largest.psk = Some(long(1));
         largest.next_psk = Some(NextPsk { psk: long(2), until: time });
         largest.jwt_keys = vec![rsa; KEYS_MAX];
@@ -720,7 +759,7 @@ mod tests {
             (&back.device.jwt_keys, &back.device.next_psk),
             (&entry.device.jwt_keys, &entry.device.next_psk)
         );
-        assert_eq!(back.device.tags, entry.device.tags);
+        assert_eq!((&back.device.tags, &back.device.parent), (&entry.device.tags, &entry.device.parent));
         assert_eq!((back.enabled, back.psk_since, back.password_since), (false, Some(time), Some(time)));
         for length in (0..text.trim_end().len()).step_by(5).filter(|length| text.is_char_boundary(*length)) {
             assert!(parse("door-7", &"f".into(), &text[..length]).is_err());

@@ -27,7 +27,7 @@ const LISTS: [(&str, &str); 9] = [
 ];
 
 /// A key that has a default only beside another one, or one that begins so.
-const BESIDE: [(&str, &str); 11] = [
+const BESIDE: [(&str, &str); 12] = [
     ("checksum-order", "checksum"),
     ("checksum-text", "checksum"),
     ("checksum-from", "checksum"),
@@ -35,6 +35,7 @@ const BESIDE: [(&str, &str); 11] = [
     ("poll-period", "poll"),
     ("poll-timeout", "poll"),
     ("poll-echo", "poll"),
+    ("wake-pause", "wake"),
     ("answer-timeout", "writable"),
     ("max-unchanged", "publish"),
     ("psk-identity", "psk-file"),

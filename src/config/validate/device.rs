@@ -131,6 +131,7 @@ impl All {
             role: device.map(|d| d.role.to_string()),
             label: device.and_then(|d| d.label.clone()),
             tags: device.map(|d| d.tags.clone()).unwrap_or_default(),
+            parent: device.and_then(|d| d.parent.clone()),
             psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
             next_psk_identity: device.and_then(|d| d.next_psk.as_ref()).map(|next| next.psk.identity.clone()),
             jwt_keys: device.map(|d| d.jwt_keys.clone()).unwrap_or_default(),
@@ -273,6 +274,7 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
         public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
         login,
         offline_after: table.offline_after.map(|span| span.0),
+        parent: table.parent.as_deref().and_then(|parent| Name::parse(parent).ok()),
         ..Device::new(Name::parse(id).map_err(drop)?, role)
     })
 }

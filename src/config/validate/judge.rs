@@ -4,16 +4,26 @@
 use std::collections::BTreeSet;
 
 use super::Context;
+use super::includes::{self, Tables};
 use crate::config::Known;
 use crate::gate::{self, Fault, Item, Settings};
 use crate::message::Name;
 
-/// Removes the roles that the gate would close, and those in `closed`.
-pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: BTreeSet<Name>) {
+/// Removes the roles that the gate would close, those in `closed`, and those that include one of
+/// them.
+pub(super) fn roles(
+    cx: &mut Context<'_>,
+    settings: &mut Settings,
+    mut closed: BTreeSet<Name>,
+    tables: &Tables,
+) {
     for problem in gate::check(settings) {
         let (role, mut key) = match &problem.item {
             Item::Role(role) => (role, vec!["role", role.as_str()]),
-            Item::Rule { role, rule } => (role, vec!["role", role.as_str(), "uplink", rule.as_str()]),
+            Item::Rule { role, rule } => {
+                let at = written_in(settings, role, rule).unwrap_or(role);
+                (role, vec!["role", at.as_str(), "uplink", rule.as_str()])
+            }
             // The prefix was checked before; there are no devices yet.
             Item::Topics | Item::Device(_) | Item::Fleet(_) => continue,
         };
@@ -44,6 +54,7 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
             }
             Fault::DenyWith { key } => (Some(*key), "take it out"),
             Fault::TooManyFormats => (Some("content-formats"), "take some out"),
+            Fault::TooManyOnBehalf => (Some("on-behalf"), "take some out"),
             Fault::Quota(_) => (Some("quota"), "correct the quota"),
             Fault::PayloadLimit => (Some("max-payload"), "use at most 64KiB"),
             Fault::PayloadExceedsQuota { .. } => (Some("max-payload"), "raise quota.bytes, or use less"),
@@ -53,7 +64,24 @@ pub(super) fn roles(cx: &mut Context<'_>, settings: &mut Settings, mut closed: B
         cx.fail(&format!("role {role}"), &key, message, advice);
         closed.insert(role.clone());
     }
+    // A rule that a closed role would have had may be one that denies.
+    let own = closed.clone();
+    for role in settings.roles.iter().filter(|role| !own.contains(&role.name)) {
+        let order = includes::order(tables, role.name.as_str()).unwrap_or_default();
+        if let Some(included) = order.into_iter().find(|included| own.contains(*included)) {
+            let key = ["role", role.name.as_str(), "includes"];
+            let message = includes::disabled(included);
+            cx.fail(&format!("role {}", role.name), &key, message, includes::CORRECT);
+            closed.insert(role.name.clone());
+        }
+    }
     settings.roles.retain(|role| !closed.contains(&role.name));
+}
+
+/// The role in whose table a rule of a role stands, where that is another one.
+pub(super) fn written_in<'s>(settings: &'s Settings, role: &Name, rule: &Name) -> Option<&'s Name> {
+    let role = settings.roles.iter().find(|known| known.name == *role)?;
+    role.uplink.iter().find(|known| known.name == *rule)?.from.as_ref()
 }
 
 /// Removes the devices that the gate would close.
@@ -64,6 +92,8 @@ pub(super) fn devices(cx: &mut Context<'_>, settings: &mut Settings, known: &mut
         let subject = format!("device {id}");
         let advice = match &problem.fault {
             Fault::IdTaken { .. } => "use another id, or another topic in that rule",
+            Fault::OwnParent | Fault::ParentIsChild { .. } => "name the device that forwards its readings",
+            Fault::TooManyChildren { .. } => "give it another parent",
             _ => "correct it",
         };
         let entry = known.iter_mut().find(|entry| entry.id == id.as_str());

@@ -7,7 +7,10 @@
 mod certificate;
 mod device;
 mod downlink;
+mod family;
+mod firmware;
 mod fleet;
+mod includes;
 mod judge;
 mod metrics;
 mod modbus;
@@ -233,7 +236,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let served = of(Usage::Server).map(|certificate| certificate.settings.current());
     let renewed = of(Usage::Client);
     let journal = stage::journal(cx, &file.journal, &file.lane, paths.journal());
-    let update = update::update(cx, &file.update, &journal);
+    let update = update::update(cx, &file.update, &file.role, &journal);
     if update.source == Source::None {
         (topics.own.update, topics.own.update_hint) = (None, None);
     }
@@ -242,6 +245,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     let has_port = file.serial.values().any(|port| port.enabled != Some(false));
     let has_others = has_port || mqtt::is_on(&file.mqtt);
     let mut coap = stage::coap(cx, &file.coap, has_others);
+    coap.reports = firmware::reports(cx, &file.role);
     let material = certificate::material(cx, &file.coap, served.as_deref(), &paths);
     let revocation = revocation::fetchings(cx, file, &gateway.id, &paths, upstream.as_ref());
     let (roles, faulty) = role::roles(cx, &file.role);
@@ -255,7 +259,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         fleets: Vec::new(),
         withheld: gate::settings::Withheld::default(),
     };
-    judge::roles(cx, &mut gate, faulty);
+    judge::roles(cx, &mut gate, faulty, &file.role);
     let hint = upstream.as_ref().and_then(|upstream| upstream.topics.update_hint.as_deref());
     let remote = (&file.remote, hint);
     let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles, remote);
@@ -271,6 +275,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
     fleet::exclusions(cx, file, &gate.fleets);
+    family::parents(cx, &gate, &known);
     certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), &gate);
     let material = material.unwrap_or_default();
     coap.certificates = material.certificates(gate.devices.iter().filter_map(|device| device.public_key));

@@ -8,10 +8,12 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
-use super::{Context, built_with};
+use super::includes::{self, Tables};
+use super::{Context, built_with, role};
 use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
+use crate::gate::settings::FORMATS_MAX;
 use crate::message::{NAME_MAX, Name};
 use crate::southbound::mqtt::bus::{Grant, LocalRule, LocalRules};
 use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings};
@@ -23,7 +25,7 @@ const UNIX: &str = "unix:";
 const UNIX_PATH_MAX: usize = 107;
 
 /// `[mqtt]`
-pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Roles) -> Settings {
+pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Tables) -> Settings {
     let listen = table.listen.clone().unwrap_or_default();
     let insecure_listen = plain_addresses(cx, table);
     if !cfg!(feature = "mqtt") && is_on(table) {
@@ -53,7 +55,7 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Roles) -> 
         insecure_listen,
         tls: tls.map(Arc::new),
         max_clients: table.max_clients.map_or(Settings::MAX_CLIENTS, |max| max as usize),
-        local: roles.iter().filter_map(|(name, role)| local(cx, name, role)).collect(),
+        local: locals(cx, roles),
         mirror: mirror(cx, table),
         max_queued: table.max_queued.map_or(Settings::MAX_QUEUED, |max| max as usize),
         jwt_audience: table.jwt_audience.clone(),
@@ -69,9 +71,6 @@ pub(super) fn is_on(table: &model::Mqtt) -> bool {
     table.listen.as_ref().is_some_and(|list| !list.is_empty())
         || table.insecure_listen.as_ref().is_some_and(|list| !list.is_empty())
 }
-
-/// `[role.*]` as written.
-pub(super) type Roles = BTreeMap<String, model::Role>;
 
 /// The topic of copies of readings.
 fn mirror(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<String> {
@@ -91,7 +90,7 @@ fn mirror(cx: &mut Context<'_>, table: &model::Mqtt) -> Option<String> {
     Some(template)
 }
 
-/// The local rules of a role, if it has any. A fault of a rule closes the whole role to local
+/// The local rules of a role. A fault of a rule closes the whole role to local
 /// messages: without that rule more could be allowed than is meant.
 fn local(cx: &mut Context<'_>, name: &str, role: &model::Role) -> Option<(Name, LocalRules)> {
     if role.enabled == Some(false) {
@@ -99,8 +98,47 @@ fn local(cx: &mut Context<'_>, name: &str, role: &model::Role) -> Option<(Name, 
     }
     let publish = local_rules(cx, name, "local-publish", &role.local_publish)?;
     let subscribe = local_rules(cx, name, "local-subscribe", &role.local_subscribe)?;
-    let is_any = !publish.is_empty() || !subscribe.is_empty();
-    is_any.then_some((Name::parse(name).ok()?, LocalRules { publish, subscribe }))
+    Some((Name::parse(name).ok()?, LocalRules { publish, subscribe }))
+}
+
+/// The local rules of all roles that have any, with those of the roles that they include. What is
+/// wrong with `includes` itself is said elsewhere.
+fn locals(cx: &mut Context<'_>, roles: &Tables) -> Vec<(Name, LocalRules)> {
+    let own: Vec<(Name, LocalRules)> =
+        roles.iter().filter_map(|(name, role)| local(cx, name, role)).collect();
+    let of = |name: &str| own.iter().find(|(known, _)| known.as_str() == name);
+    let mut all = Vec::new();
+    for (name, rules) in &own {
+        let Ok(order) = includes::order(roles, name.as_str()) else { continue };
+        let mut rules = rules.clone();
+        let mut is_faulty = false;
+        for (at, included) in order.iter().enumerate().skip(1) {
+            // One whose own rules have a fault closes those that include it.
+            let Some((from, farther)) = of(included) else {
+                is_faulty = true;
+                continue;
+            };
+            let nearer = || order[..at].iter().filter_map(|name| roles.get(*name));
+            let added = [
+                includes::add(&mut rules.publish, from, &farther.publish, |rule| {
+                    includes::is_off(nearer().map(|table| &table.local_publish), rule)
+                }),
+                includes::add(&mut rules.subscribe, from, &farther.subscribe, |rule| {
+                    includes::is_off(nearer().map(|table| &table.local_subscribe), rule)
+                }),
+            ];
+            for replaced in added.into_iter().filter_map(Result::err) {
+                is_faulty = true;
+                let subject = format!("role {name}");
+                let key = ["role", name.as_str(), "includes"];
+                cx.fail(&subject, &key, replaced.to_string(), includes::RENAME);
+            }
+        }
+        if !is_faulty && (!rules.publish.is_empty() || !rules.subscribe.is_empty()) {
+            all.push((name.clone(), rules));
+        }
+    }
+    all
 }
 
 fn local_rules(
@@ -130,8 +168,33 @@ fn local_rules(
             );
             continue;
         }
+        let formats = table.content_formats.as_deref();
+        let content_formats = role::content_formats(formats, |message, _| fail("content-formats", message));
+        if content_formats.len() > FORMATS_MAX {
+            fail("content-formats", format!("a rule has at most {FORMATS_MAX} content-formats"));
+        }
+        let band = (table.dead_band, table.dead_band_field.as_deref());
+        let filter = role::filter(table.on_change, band, table.min_interval, |message, _| {
+            fail("dead-band-field", message);
+        });
+        let key = filter.first_key().or((!content_formats.is_empty()).then_some("content-formats"));
+        if let Some(key) = key.filter(|_| deny) {
+            fail(
+                key,
+                format!("a rule with deny = true denies every message on its topics, so it has no {key}"),
+            );
+            continue;
+        }
         let grant = Grant { retain: table.retain.unwrap_or(true), qos: table.qos.unwrap_or(1) };
-        let rule = LocalRule { name: rule_name, topic: topic.clone(), deny, grant };
+        let rule = LocalRule {
+            name: rule_name,
+            from: None,
+            topic: topic.clone(),
+            deny,
+            grant,
+            content_formats,
+            filter,
+        };
         // As of a device with the longest id.
         if rule.filter(&"d".repeat(NAME_MAX)).is_none_or(|filter| filter.as_str().contains(['{', '}'])) {
             fail("topic", format!("{topic:?} is no topic filter"));

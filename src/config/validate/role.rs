@@ -4,40 +4,104 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Context;
+use super::includes::{self, Tables};
 use crate::config::acl::content_format;
 use crate::config::model;
+use crate::config::scalar::did_you_mean;
 use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
 use crate::gate::settings::ReadingFilter;
 use crate::gate::template::Template;
-use crate::gate::{Deliver, DownlinkRule, MailboxLimits, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull};
-use crate::message::{Envelope, Lane, Name};
+use crate::gate::{
+    Deliver, DownlinkRule, MailboxLimits, OnBehalfRule, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull,
+};
+use crate::message::{ContentFormat, Envelope, Lane, Name};
 use crate::proto::Holder;
 
 /// The roles in name order, and the names of those with a fault. A fault in one rule disables its
-/// whole role, because the role without that rule could allow readings that it should deny.
-pub(super) fn roles(
-    cx: &mut Context<'_>,
-    tables: &BTreeMap<String, model::Role>,
-) -> (Vec<Role>, BTreeSet<Name>) {
+/// whole role, and those that include it, because the role without that rule could allow readings
+/// that it should deny.
+pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeSet<Name>) {
+    let mut own = BTreeMap::new();
+    for (name, table) in tables.iter().filter(|(_, table)| table.enabled != Some(false)) {
+        let mut faults = Vec::new();
+        let role = role(name, table, tables, &mut faults);
+        own.insert(name.as_str(), (role, faults));
+    }
     let mut roles = Vec::new();
     let mut faulty = BTreeSet::new();
-    for (name, table) in tables {
-        if table.enabled == Some(false) {
-            continue;
-        }
+    for name in tables.keys() {
+        let Some((role, own_faults)) = own.get(name.as_str()) else { continue };
         let mut faults = Vec::new();
-        let role = role(cx, name, table, &mut faults);
-        if !faults.is_empty() {
+        let role = role.clone().map(|role| with_included(role, tables, &own, &mut faults));
+        let is_faulty = !faults.is_empty() || !own_faults.is_empty();
+        if is_faulty {
             faulty.extend(Name::parse(name));
+        } else if let Some(role) = &role
+            && !role.uplink.iter().any(|rule| !rule.deny)
+            && !is_included(tables, name)
+        {
+            let message = "no uplink rule allows anything: every reading of its devices is refused";
+            let advice = format!("add [role.{name}.uplink.NAME]");
+            cx.warn(&format!("role {name}"), &["role", name], message, &advice);
         }
         roles.extend(role);
-        for Fault { key, message, advice } in faults {
-            let key: Vec<&str> = ["role", name].into_iter().chain(key.iter().map(String::as_str)).collect();
-            cx.fail(&format!("role {name}"), &key, message, &advice);
+        for Fault { key, message, advice } in own_faults.iter().chain(&faults) {
+            let key: Vec<&str> =
+                ["role", name.as_str()].into_iter().chain(key.iter().map(String::as_str)).collect();
+            cx.fail(&format!("role {name}"), &key, message, advice);
         }
     }
     (roles, faulty)
+}
+
+/// Whether another role includes this one, which then need not be complete.
+fn is_included(tables: &Tables, name: &str) -> bool {
+    tables.values().any(|table| table.includes.iter().flatten().any(|included| included == name))
+}
+
+/// The role with the rules of those that it includes.
+fn with_included(
+    mut role: Role,
+    tables: &Tables,
+    own: &BTreeMap<&str, (Option<Role>, Vec<Fault>)>,
+    faults: &mut Vec<Fault>,
+) -> Role {
+    let name = role.name.clone();
+    let order = match includes::order(tables, name.as_str()) {
+        Ok(order) => order,
+        Err(error) => {
+            fault(faults, &["includes"], error.to_string(), error.advice());
+            return role;
+        }
+    };
+    for (at, included) in order.iter().enumerate().skip(1) {
+        let Some((Some(farther), own_faults)) = own.get(included) else { continue };
+        if !own_faults.is_empty() {
+            fault(faults, &["includes"], includes::disabled(included), includes::CORRECT);
+            continue;
+        }
+        let nearer = || order[..at].iter().filter_map(|name| tables.get(*name));
+        let of = &farther.name;
+        let added = [
+            includes::add(&mut role.uplink, of, &farther.uplink, |rule| {
+                includes::is_off(nearer().map(|table| &table.uplink), rule)
+            }),
+            includes::add(&mut role.downlink, of, &farther.downlink, |rule| {
+                includes::is_off(nearer().map(|table| &table.downlink), rule)
+            }),
+            includes::add(&mut role.on_behalf, of, &farther.on_behalf, |rule| {
+                includes::is_off(nearer().map(|table| &table.on_behalf), rule)
+            }),
+        ];
+        for replaced in added.into_iter().filter_map(Result::err) {
+            fault(faults, &["includes"], replaced.to_string(), includes::RENAME);
+        }
+    }
+    role.uplink.sort_by(|a, b| a.name.cmp(&b.name));
+    role.downlink.sort_by(|a, b| a.name.cmp(&b.name));
+    role.on_behalf.sort_by(|a, b| a.name.cmp(&b.name));
+    role
 }
 
 /// A fault within a role; its key is relative to the role's table.
@@ -52,7 +116,7 @@ fn fault(faults: &mut Vec<Fault>, key: &[&str], message: impl Into<String>, advi
     faults.push(Fault { key, message: message.into(), advice: advice.into() });
 }
 
-fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<Fault>) -> Option<Role> {
+fn role(name: &str, table: &model::Role, tables: &Tables, faults: &mut Vec<Fault>) -> Option<Role> {
     let default = Quota::default();
     let quota = Quota {
         messages: table.quota.messages.unwrap_or(default.messages),
@@ -73,9 +137,9 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
             downlink.extend(downlink_rule(rule, table, faults));
         }
     }
-    if faults.is_empty() && !uplink.iter().any(|rule| !rule.deny) {
-        let message = "no uplink rule allows anything: every reading of its devices is refused";
-        cx.warn(&format!("role {name}"), &["role", name], message, &format!("add [role.{name}.uplink.NAME]"));
+    let mut on_behalf = Vec::new();
+    for (rule, table) in table.on_behalf.iter().filter(|(_, table)| table.enabled != Some(false)) {
+        on_behalf.extend(on_behalf_rule(rule, table, tables, faults));
     }
     Some(Role {
         name: Name::parse(name).ok()?,
@@ -86,6 +150,7 @@ fn role(cx: &mut Context<'_>, name: &str, table: &model::Role, faults: &mut Vec<
         max_handshakes: table.max_handshakes.unwrap_or(Holder::HANDSHAKES),
         uplink,
         downlink,
+        on_behalf,
         mailbox: mailbox(&table.mailbox),
     })
 }
@@ -101,11 +166,7 @@ fn uplink_rule(
         fault(faults, &["uplink", name], "the rule has no path", "set path, like \"t/#\"");
         return None;
     };
-    let pattern = Pattern::parse(path).map_err(|error| {
-        let advice = "use levels joined by '/', '+' for one level, '#' at the end for all the rest";
-        fault(faults, &["uplink", name, "path"], format!("{path:?}: {error}"), advice);
-    });
-    let pattern = pattern.ok()?;
+    let pattern = pattern(&["uplink", name, "path"], path, faults)?;
     if let Some(capture) = places(path).find_map(Result::ok) {
         let message =
             format!("{path:?}: a rule captures by '+' alone: '{{{capture}}}' stands for itself there");
@@ -124,18 +185,12 @@ fn uplink_rule(
             }
         }
     }
-    let mut content_formats = Vec::new();
-    for text in table.content_formats.iter().flatten() {
-        match content_format(text) {
-            Ok(format) => content_formats.push(format),
-            Err(message) => {
-                let advice = "use media types and numbers, like [\"application/json\", \"60\"]; \"none\" is a reading without one";
-                fault(faults, &["uplink", name, "content-formats"], message, advice);
-            }
-        }
-    }
+    let content_formats = content_formats(table.content_formats.as_deref(), |message, advice| {
+        fault(faults, &["uplink", name, "content-formats"], message, advice);
+    });
     Some(UplinkRule {
         name: Name::parse(name).ok()?,
+        from: None,
         path: pattern,
         deny: table.deny.unwrap_or(false),
         topic,
@@ -157,26 +212,62 @@ fn uplink_rule(
         },
         max_payload: table.max_payload,
         content_formats,
-        filter: filter(name, table, faults),
+        filter: {
+            let field = table.dead_band_field.as_deref();
+            filter(table.on_change, (table.dead_band, field), table.min_interval, |message, advice| {
+                fault(faults, &["uplink", name, "dead-band-field"], message, advice);
+            })
+        },
     })
 }
 
-fn filter(name: &str, table: &model::Uplink, faults: &mut Vec<Fault>) -> ReadingFilter {
-    let key = ["uplink", name, "dead-band-field"];
-    let field = table.dead_band_field.as_deref().map(FieldPointer::parse).transpose();
-    let field = field.unwrap_or_else(|error| {
-        let text = table.dead_band_field.as_deref().unwrap_or_default();
-        fault(faults, &key, format!("{text:?}: {error}"), "write it like \"/env/temperature\"");
+/// The pattern at `key`.
+fn pattern(key: &[&str], text: &str, faults: &mut Vec<Fault>) -> Option<Pattern> {
+    let parsed = Pattern::parse(text).map_err(|error| {
+        let advice = "use levels joined by '/', '+' for one level, '#' at the end for all the rest";
+        fault(faults, key, format!("{text:?}: {error}"), advice);
+    });
+    parsed.ok()
+}
+
+/// The content formats of a rule; `fault` takes message and advice.
+pub(super) fn content_formats(
+    texts: Option<&[String]>,
+    mut fault: impl FnMut(String, &str),
+) -> Vec<Option<ContentFormat>> {
+    let mut formats = Vec::new();
+    for text in texts.into_iter().flatten() {
+        match content_format(text) {
+            Ok(format) => formats.push(format),
+            Err(message) => fault(
+                message,
+                "use media types and numbers, like [\"application/json\", \"60\"]; \"none\" is a reading without one",
+            ),
+        }
+    }
+    formats
+}
+
+/// The filter of a rule, of its dead band the width and the field; `fault`, about that field, takes
+/// message and advice.
+pub(super) fn filter(
+    on_change: Option<bool>,
+    (dead_band, field): (Option<f64>, Option<&str>),
+    min_interval: Option<model::Span>,
+    mut fault: impl FnMut(String, &str),
+) -> ReadingFilter {
+    let dead_band_field = field.map(FieldPointer::parse).transpose().unwrap_or_else(|error| {
+        fault(format!("{:?}: {error}", field.unwrap_or_default()), "write it like \"/env/temperature\"");
         None
     });
-    if table.dead_band_field.is_some() && table.dead_band.is_none() {
-        fault(faults, &key, "there is no dead-band", "set dead-band, like 0.5");
+    if field.is_some() && dead_band.is_none() {
+        fault("there is no dead-band".to_owned(), "set dead-band, like 0.5");
     }
     ReadingFilter {
-        on_change: table.on_change.unwrap_or(false),
-        dead_band: table.dead_band,
-        dead_band_field: field,
-        min_interval: table.min_interval.map(|span| span.0),
+        on_change: on_change.unwrap_or(false),
+        dead_band,
+        dead_band_field,
+        min_interval: min_interval.map(|span| span.0),
     }
 }
 
@@ -233,6 +324,30 @@ fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -
         answer_within: table.answer_within.map_or(plain.answer_within, |span| span.0),
         ..plain
     })
+}
+
+fn on_behalf_rule(
+    name: &str,
+    table: &model::OnBehalf,
+    tables: &Tables,
+    faults: &mut Vec<Fault>,
+) -> Option<OnBehalfRule> {
+    let path = pattern(&["on-behalf", name, "path"], table.path.as_deref().unwrap_or("#"), faults)?;
+    let mut roles = Vec::new();
+    for role in table.roles.iter().flatten() {
+        if tables.contains_key(role) {
+            roles.extend(Name::parse(role));
+            continue;
+        }
+        let advice = match did_you_mean(role, tables.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => "name roles of the devices behind it".to_owned(),
+        };
+        fault(faults, &["on-behalf", name, "roles"], format!("there is no role {role:?}"), advice);
+        return None;
+    }
+    let deny = table.deny.unwrap_or(false);
+    Some(OnBehalfRule { name: Name::parse(name).ok()?, from: None, path, roles, deny })
 }
 
 fn mailbox(table: &model::Mailbox) -> MailboxLimits {

@@ -9,8 +9,9 @@ use super::{Context, built_with};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
 use crate::proto::serial::checksum::{Checksum, Placement};
-use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, length, line, markers};
+use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, interleaved, length, line, markers};
 use crate::proto::serial::modbus::BuiltIn;
+use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::modbus::model::ModeWord;
 use crate::proto::serial::reading::{
     Decimal, Extractor, ExtractorError, Form, Kind, Notation, PATH_DEFAULT, Scale, compile,
@@ -195,7 +196,7 @@ fn port(
     } else if table.framing == Some(model::Framing::Slipmux) {
         slipmux(table)?
     } else {
-        let poll = asked(table)?;
+        let poll = asked(table, &line)?;
         let write = written(table, poll.as_ref())?;
         Duty::Readings { framing: framing(table)?, extractor: extractor(table)?, poll, write }
     };
@@ -208,17 +209,21 @@ fn port(
 }
 
 /// Keys of ports whose frames become readings of the port, and whether they are set.
-fn of_readings(table: &Serial) -> [(&'static str, bool); 12] {
+fn of_readings(table: &Serial) -> [(&'static str, bool); 16] {
     [
         ("keep", table.keep.is_some()),
         ("whole", table.whole.is_some()),
         ("label-end", table.label_end.is_some()),
+        ("interleaved-start", table.interleaved_start.is_some()),
+        ("interleaved-end", table.interleaved_end.is_some()),
         ("charset", table.charset.is_some()),
         ("decimal", table.decimal.is_some()),
         ("poll", table.poll.is_some()),
         ("poll-period", table.poll_period.is_some()),
         ("poll-timeout", table.poll_timeout.is_some()),
         ("poll-echo", table.poll_echo.is_some()),
+        ("wake", table.wake.is_some()),
+        ("wake-pause", table.wake_pause.is_some()),
         ("writable", table.writable.is_some()),
         ("answer", table.answer.is_some()),
         ("answer-timeout", table.answer_timeout.is_some()),
@@ -265,12 +270,13 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         let advice = "take it out, or set [serial.NAME.modbus] mode = \"ascii\" if the units use that";
         return Err(Fault::new("data-bits", "Modbus RTU has 8 data bits", advice));
     }
-    if is_ascii
-        && matches!(
-            PortName::parse(table.port.as_deref().unwrap_or_default()),
-            Some(PortName::Tcp { has_header: true, .. })
-        )
-    {
+    let port = PortName::parse(table.port.as_deref().unwrap_or_default());
+    let has_header = matches!(port, Some(PortName::Tcp { has_header: true, .. }));
+    if !has_header && table.modbus.as_ref().is_some_and(|bus| bus.transaction_id.is_some()) {
+        let message = "only frames of modbus-tcp:// have one";
+        return Err(Fault::new("modbus.transaction-id", message, "take it out"));
+    }
+    if is_ascii && has_header {
         let message = "modbus-tcp:// has frames of its own";
         return Err(Fault::new("modbus.mode", message, "take it out, or use tcp:// for plain bytes"));
     }
@@ -455,6 +461,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         let message = "only frames between markers, and frames with one certain line-end, have several lines";
         return Err(Fault::new("label-end", message, "take it out, or set line-end"));
     }
+    let interleaved = interleaved(table, &framing)?;
     Ok(framing::Settings {
         framing,
         checksum,
@@ -465,8 +472,35 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         keep,
         whole,
         label_end,
+        interleaved,
+        silence: table.gap.map(|gap| gap.0),
         within,
     })
+}
+
+/// The messages that come in the midst of frames.
+fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::Interleaved>, Fault> {
+    let (first, last) = ("interleaved-start", "interleaved-end");
+    let (start, end) = match (&table.interleaved_start, &table.interleaved_end) {
+        (None, None) => return Ok(None),
+        (Some(start), Some(end)) => (bytes(first, start, 1)?, bytes(last, end, 1)?),
+        (Some(_), None) => {
+            return Err(Fault::new(first, "nothing ends such a message", "set interleaved-end"));
+        }
+        (None, Some(_)) => {
+            return Err(Fault::new(last, "nothing begins such a message", "set interleaved-start"));
+        }
+    };
+    if !matches!(framing, Framing::Line(_) | Framing::Markers(_)) {
+        let message = "such messages are told from the bytes of lines and of frames between markers only";
+        return Err(Fault::new(first, message, "take it out"));
+    }
+    match (&start[..], &end[..]) {
+        ([start], [end]) if start != end => Ok(Some(interleaved::Interleaved { start: *start, end: *end })),
+        _ => {
+            Err(Fault::new(last, "it is the same as interleaved-start", "use the byte that ends the message"))
+        }
+    }
 }
 
 /// The default of the longest silence within a frame of known length: of one that only its start
@@ -507,12 +541,14 @@ fn behind(framing: &Framing, keep: usize, whole: bool, width: usize) -> Result<(
 }
 
 /// How the device is asked, if it is.
-fn asked(table: &Serial) -> Result<Option<poll::Settings>, Fault> {
+fn asked(table: &Serial, line: &Line) -> Result<Option<poll::Settings>, Fault> {
     let Some(text) = &table.poll else {
         let keys = [
             ("poll-period", table.poll_period.is_some()),
             ("poll-timeout", table.poll_timeout.is_some()),
             ("poll-echo", table.poll_echo.is_some()),
+            ("wake", table.wake.is_some()),
+            ("wake-pause", table.wake_pause.is_some()),
         ];
         return match keys.into_iter().find(|(_, set)| *set) {
             Some((key, _)) => Err(Fault::new(key, "nothing is asked", "set poll, or take it out")),
@@ -521,20 +557,46 @@ fn asked(table: &Serial) -> Result<Option<poll::Settings>, Fault> {
     };
     let period = table.poll_period.map_or(poll::Settings::PERIOD, |span| span.0);
     let timeout = table.poll_timeout.map_or(poll::Settings::TIMEOUT.min(period), |span| span.0);
-    let question = match text.starts_with("hex:") {
-        true => bytes("poll", text, poll::QUESTION_MAX)?,
-        false => unescaped(text).filter(|bytes| (1..=poll::QUESTION_MAX).contains(&bytes.len())).ok_or_else(
-            || {
-                let advice = r#"use 1 to 256 bytes, as text with \r, \n, \t, \\ and \xHH, or as "hex:410d""#;
-                Fault::new("poll", format!("{text:?} is not accepted"), advice)
-            },
-        )?,
-    };
+    let question = sent("poll", text)?;
     if timeout > period {
         let message = "it is longer than poll-period";
         return Err(Fault::new("poll-timeout", message, "use a shorter one, or a longer poll-period"));
     }
-    Ok(Some(poll::Settings { question, period, timeout, echo: table.poll_echo.unwrap_or(false) }))
+    let wake = wake(table, line)?;
+    let takes = wake.as_ref().map(|wake| wake.pause).unwrap_or_default() + timeout;
+    if takes > period {
+        let message = "it is shorter than wake, wake-pause and poll-timeout take";
+        let advice = format!("use {} ms or more", takes.as_millis());
+        return Err(Fault::new("poll-period", message, advice));
+    }
+    let echo = table.poll_echo.unwrap_or(false);
+    Ok(Some(poll::Settings { question, period, timeout, echo, wake }))
+}
+
+/// Bytes to be sent: with escapes, or as `hex:`.
+fn sent(key: &'static str, text: &str) -> Result<Vec<u8>, Fault> {
+    if text.starts_with("hex:") {
+        return bytes(key, text, poll::QUESTION_MAX);
+    }
+    unescaped(text).filter(|bytes| (1..=poll::QUESTION_MAX).contains(&bytes.len())).ok_or_else(|| {
+        let advice = r#"use 1 to 256 bytes, as text with \r, \n, \t, \\ and \xHH, or as "hex:410d""#;
+        Fault::new(key, format!("{text:?} is not accepted"), advice)
+    })
+}
+
+/// What wakes the device before each question.
+fn wake(table: &Serial, line: &Line) -> Result<Option<poll::Wake>, Fault> {
+    let Some(text) = &table.wake else {
+        return match table.wake_pause {
+            Some(_) => Err(Fault::new("wake-pause", "nothing wakes the device", "set wake, or take it out")),
+            None => Ok(None),
+        };
+    };
+    let bytes = sent("wake", text)?;
+    // The pause begins when the last byte is out: of twelve bits at most each.
+    let wire = Speed { baud: line.baud, bits: 12 }.characters(bytes.len());
+    let pause = wire + table.wake_pause.map_or(poll::Wake::PAUSE, |span| span.0);
+    Ok(Some(poll::Wake { bytes, pause }))
 }
 
 /// How commands are written, if the device takes any.
@@ -600,7 +662,7 @@ fn foreign(table: &Serial, kind: Option<model::Framing>) -> Result<(), Fault> {
         ("length-order", F::Length, table.length_order.is_some()),
         ("length-offset", F::Length, table.length_offset.is_some()),
         ("length-adjust", F::Length, table.length_adjust.is_some()),
-        ("gap", F::Gap, table.gap.is_some() && !matches!(kind, Some(F::Length | F::Fixed))),
+        ("gap", F::Gap, table.gap.is_some() && matches!(kind, None | Some(F::Slipmux))),
         ("size", F::Fixed, table.size.is_some()),
         ("start", F::Markers, table.start.is_some() && !matches!(kind, Some(F::Length | F::Gap | F::Fixed))),
         ("end", F::Markers, table.end.is_some()),

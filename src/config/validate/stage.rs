@@ -61,6 +61,7 @@ pub(super) fn coap(cx: &mut Context<'_>, table: &model::Coap, others: bool) -> c
         persist_sessions: persist_sessions(cx, table),
         engine: engine(cx, table),
         policy: policy(table),
+        reports: Default::default(),
         certificates: Default::default(),
         certificate_files: None,
     }

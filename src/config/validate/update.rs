@@ -1,8 +1,9 @@
 //! `[update]`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Context, PACKAGED, built_with};
+use super::{Context, PACKAGED, built_with, firmware};
 use crate::config::model;
 use crate::journal;
 use crate::update::settings::{Backend, Folder, Place, Settings, Source};
@@ -16,8 +17,14 @@ const SPARE: u64 = 32 << 20;
 const OF_TUF: [&str; 5] = ["url", "metadata-url", "targets-url", "root-file", "ca-file"];
 
 /// A fault switches the update checks off and leaves the rest in use.
-pub(super) fn update(cx: &mut Context<'_>, table: &model::Update, journal: &journal::Settings) -> Settings {
+pub(super) fn update(
+    cx: &mut Context<'_>,
+    table: &model::Update,
+    roles: &BTreeMap<String, model::Role>,
+    journal: &journal::Settings,
+) -> Settings {
     let source = source(cx, table);
+    let sensors = firmware::sensors(cx, table, roles, &source);
     let backend = match table.backend {
         None | Some(model::UpdateBackend::None) => Backend::None,
         Some(model::UpdateBackend::Rauc) => Backend::Rauc,
@@ -53,6 +60,7 @@ pub(super) fn update(cx: &mut Context<'_>, table: &model::Update, journal: &jour
         health_timeout: table.health_timeout.map_or(Settings::HEALTH_TIMEOUT, |span| span.0),
         daily_budget: table.daily_budget.filter(|bytes| *bytes > 0),
         reserve: journal.max_bytes.saturating_add(SPARE),
+        sensors,
     }
 }
 

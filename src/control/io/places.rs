@@ -193,6 +193,7 @@ impl Places {
             | Request::UplinkHurry {}
             | Request::UplinkBeside { .. }
             | Request::UpdateStatus {}
+            | Request::UpdateDevices { .. }
             | Request::MailboxList { .. }
             | Request::MailboxShow { .. }
             | Request::MailboxDrop { .. }

@@ -91,6 +91,30 @@ pub fn slice(body: &[u8], wanted: Option<Block>, largest: u8) -> Result<(Option<
     Ok((Some(block), part))
 }
 
+/// The same of a body of `whole` bytes, of which only `piece` is there: the block that answers
+/// `wanted`, or what it begins with.
+///
+/// # Errors
+/// [`BeyondEnd`] if the body ends before that block.
+pub fn excerpt(
+    piece: &[u8],
+    whole: u64,
+    wanted: Option<Block>,
+    largest: u8,
+) -> Result<(Option<Block>, &[u8]), BeyondEnd> {
+    let asked = wanted.unwrap_or(Block { number: 0, more: false, size_exponent: largest });
+    let size_exponent = asked.size_exponent.min(largest);
+    let size = 16 << size_exponent;
+    let offset = asked.offset();
+    let rest = whole.checked_sub(offset as u64).filter(|rest| *rest > 0).ok_or(BeyondEnd)?;
+    let part = &piece[..size.min(piece.len())];
+    let more = (part.len() as u64) < rest;
+    if wanted.is_none() && !more {
+        return Ok((None, part));
+    }
+    Ok((Some(Block { number: (offset / size) as u32, more, size_exponent }), part))
+}
+
 /// The requested block is beyond the end of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeyondEnd;

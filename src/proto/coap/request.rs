@@ -186,6 +186,9 @@ pub struct Response<'a> {
     pub observe: Option<u32>,
     /// The payload; sent in blocks if it does not fit.
     pub payload: &'a [u8],
+    /// The length in bytes of a body of which `payload` is the block that was asked for, and no
+    /// more; `None`: the payload is the whole body.
+    pub whole: Option<u64>,
 }
 
 impl<'a> Response<'a> {
@@ -200,6 +203,7 @@ impl<'a> Response<'a> {
             size1: None,
             observe: None,
             payload: &[],
+            whole: None,
         }
     }
 

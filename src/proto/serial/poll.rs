@@ -20,7 +20,16 @@
 //! answer to a question that is repeated after silence is used: whichever of the questions it is
 //! for, it is the only one. The first repeat goes out at once, and after its answer nothing is
 //! asked for a whole period, nor before another answer to one of those questions would have come.
-//! If one comes, this is over: the device answers each question.
+//! If one comes, this is over: the device answers each question. So that a device is found that a
+//! question wakes for a moment only, every other question to one that is down is repeated at once,
+//! and so is the first after a probe that was answered so.
+//!
+//! Where it is known what wakes a device ([`Settings::wake`]), that is sent before each question;
+//! what comes until the question goes out is not looked at.
+//!
+//! ```text
+//!  idle ──due──> waking ──pause──> waiting
+//! ```
 //!
 //! An answer to a probe is no reading: a device of which only such come is degraded.
 //!
@@ -88,6 +97,22 @@ pub struct Settings {
     pub timeout: Duration,
     /// The line repeats what is sent.
     pub echo: bool,
+    /// What is sent before each question; default none.
+    pub wake: Option<Wake>,
+}
+
+/// What wakes a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// The bytes to send; `1..=256`.
+    pub bytes: Vec<u8>,
+    /// From when they are sent to the question.
+    pub pause: Duration,
+}
+
+impl Wake {
+    /// Default of the silence behind the bytes.
+    pub const PAUSE: Duration = Duration::from_millis(100);
 }
 
 impl Settings {
@@ -152,8 +177,16 @@ pub struct Counters {
 enum Phase {
     Closed,
     Idle,
+    Waking { until: Instant },
     Waiting { asked: Instant, deadline: Instant, probe: bool, damaged: bool },
     Listening { until: Instant },
+}
+
+/// What is to be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ToSend {
+    Wake,
+    Question,
 }
 
 /// How a device that is asked does.
@@ -171,6 +204,8 @@ pub struct Standing {
     pub beyond: Option<(Duration, Duration)>,
     /// Only answers come that may be for an earlier question.
     pub is_unused: bool,
+    /// Each of these was the only frame after several questions.
+    pub is_single: bool,
     /// Counters since the start.
     pub counters: Counters,
 }
@@ -206,7 +241,7 @@ pub struct Poller {
     outstanding: VecDeque<Instant>,
     /// When the last one was asked.
     asked_at: Option<Instant>,
-    to_send: bool,
+    to_send: Option<ToSend>,
     /// Bytes came since then that are no whole frame.
     is_begun: bool,
     /// Bytes of the echo that came, while it is awaited.
@@ -237,10 +272,16 @@ pub struct Poller {
     unused: u32,
     /// Frames since the present probe.
     heard: u32,
+    /// How late the first of them was, if it answers the oldest outstanding question.
+    probe_late: Duration,
     /// After all outstanding questions nothing came at all, on this connection.
     is_silence: bool,
-    /// Times in a row that, after such silence, a probe was answered by one frame only.
+    /// Times that, after such silence, a probe was answered by one frame only; less those that a
+    /// question was answered in time.
     singles: u32,
+    /// The question went out directly after an answer to a probe: a device that sleeps is awake
+    /// then.
+    is_after_probe: bool,
     /// One of several questions is answered: the answer to a repeated one is used.
     is_repeated: bool,
 }
@@ -259,7 +300,7 @@ impl Poller {
             slot: now,
             outstanding: VecDeque::new(),
             asked_at: None,
-            to_send: false,
+            to_send: None,
             is_begun: false,
             echoed: None,
             echo_frame_seen: false,
@@ -277,8 +318,10 @@ impl Poller {
             failing: None,
             unused: 0,
             heard: 0,
+            probe_late: Duration::ZERO,
             is_silence: false,
             singles: 0,
+            is_after_probe: false,
             is_repeated: false,
         }
     }
@@ -303,8 +346,9 @@ impl Poller {
         let late = self.lateness.row_at();
         let beyond = late.and_then(|_| self.lateness.beyond(self.settings.timeout));
         let (state, failing, counters) = (self.state, self.failing, self.counters);
-        let (learned, is_unused) = (self.lateness.wait(), self.unused >= FAILURES);
-        Standing { state, failing, learned, late: late.unwrap_or_default(), beyond, is_unused, counters }
+        let (learned, late) = (self.lateness.wait(), late.unwrap_or_default());
+        let (is_unused, is_single) = (self.unused >= FAILURES, self.singles > 0 || self.is_repeated);
+        Standing { state, failing, learned, late, beyond, is_unused, is_single, counters }
     }
 
     /// How long the beginning of an answer is waited for.
@@ -324,7 +368,8 @@ impl Poller {
 
     /// How it stands among those on the same line.
     pub fn turn(&self) -> Turn {
-        let is_busy = matches!(self.phase, Phase::Waiting { .. } | Phase::Listening { .. });
+        let is_busy =
+            matches!(self.phase, Phase::Waking { .. } | Phase::Waiting { .. } | Phase::Listening { .. });
         let due = (self.phase == Phase::Idle).then_some(self.due);
         Turn { is_busy, due, quiet_at: self.quiet_at, opens_at: self.opens_at }
     }
@@ -334,7 +379,7 @@ impl Poller {
         let rest = |at: Instant| at.saturating_duration_since(now);
         let own = match self.phase {
             Phase::Closed => self.still,
-            Phase::Waiting { .. } => self.longest(),
+            Phase::Waking { .. } | Phase::Waiting { .. } => self.longest(),
             Phase::Listening { until } => rest(until),
             Phase::Idle => self.quiet_at.map(rest).unwrap_or_default(),
         };
@@ -371,7 +416,7 @@ impl Poller {
         }
         self.phase = Phase::Idle;
         self.openings = self.openings.saturating_add(1);
-        (self.to_send, self.echoed) = (false, None);
+        (self.to_send, self.echoed) = (None, None);
         let still = std::mem::take(&mut self.still);
         self.quiet_at = (!still.is_zero()).then(|| now + still);
         // Where the line is closed again and again before a question, it goes out at once.
@@ -396,7 +441,7 @@ impl Poller {
         match self.phase {
             Phase::Closed => return,
             Phase::Waiting { asked, .. } => self.fail(now, asked, Failure::Closed),
-            Phase::Listening { .. } | Phase::Idle => self.find_kept(now),
+            Phase::Waking { .. } | Phase::Listening { .. } | Phase::Idle => self.find_kept(now),
         }
         let rest = |at: Instant| at.saturating_duration_since(now);
         let listening = match self.phase {
@@ -408,7 +453,7 @@ impl Poller {
         self.is_silence = false;
         self.opens_at = None;
         self.closed_at = Some(now);
-        self.to_send = false;
+        self.to_send = None;
     }
 
     /// The line is closed each time before a question: then the device counts as down.
@@ -420,6 +465,11 @@ impl Poller {
             self.state = State::Down;
             self.tell(Event::Down { failure: Failure::Closed });
         }
+    }
+
+    /// Whether what comes now is not looked at.
+    pub fn is_waking(&self) -> bool {
+        matches!(self.phase, Phase::Waking { .. })
     }
 
     /// The received bytes without the echo of the question.
@@ -454,7 +504,11 @@ impl Poller {
                 self.lateness.heard();
                 if !probe {
                     self.lateness.in_time();
-                    self.singles = 0;
+                    // It says nothing if the device was awake because of a question before, and
+                    // little if it may have been.
+                    if !std::mem::take(&mut self.is_after_probe) {
+                        self.singles = self.singles.saturating_sub(1);
+                    }
                     self.count_answer(now, asked);
                     self.schedule(now);
                     return true;
@@ -474,12 +528,13 @@ impl Poller {
                 }
                 let oldest = self.outstanding.front().copied().unwrap_or(asked);
                 let late = now.saturating_duration_since(oldest);
-                let _: bool = self.lateness.late(late, self.settings.timeout);
+                self.probe_late = late;
                 let timeout = self.settings.timeout;
                 let wait = late.mul_f64(1.5).clamp(timeout, timeout * STILL_TO_COME_MAX);
                 self.phase = Phase::Listening { until: now + wait };
                 false
             }
+            Phase::Waking { .. } => false,
             Phase::Listening { .. } | Phase::Closed => {
                 self.counters.late += 1;
                 self.heard = self.heard.saturating_add(1);
@@ -514,10 +569,15 @@ impl Poller {
 
     /// The listening after a probe's answer is over.
     fn find_single(&mut self) {
-        self.singles = if self.heard == 1 && self.is_silence { self.singles + 1 } else { 0 };
+        if self.heard != 1 || !self.is_silence {
+            self.singles = 0;
+            let _: bool = self.lateness.late(self.probe_late, self.settings.timeout);
+            return;
+        }
+        // If it answers only the probe, it is not late, however long the first question is ago.
+        self.singles += 1;
         if self.singles >= FAILURES {
             (self.singles, self.is_repeated) = (0, true);
-            // That one came so long after the first question taught nothing.
             self.lateness.forget_wait();
         }
     }
@@ -564,8 +624,8 @@ impl Poller {
         }
     }
 
-    /// Time has passed. Whether a question is to be sent: then what is in the decoder is dropped
-    /// first.
+    /// Time has passed. Whether a question, or what wakes the device, is to be sent: then what is
+    /// in the decoder is dropped first.
     pub fn handle_timeout(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Waiting { asked, deadline, damaged, .. } if now >= deadline => {
@@ -574,8 +634,13 @@ impl Poller {
             Phase::Listening { until } if now >= until => {
                 self.find_single();
                 self.phase = Phase::Idle;
+                self.is_after_probe = true;
                 self.outstanding.clear();
                 self.due = now;
+            }
+            Phase::Waking { until } if now >= until => {
+                self.ask(now);
+                return true;
             }
             _ => {}
         }
@@ -586,6 +651,18 @@ impl Poller {
         if self.phase != Phase::Idle || now < self.next() || self.is_held {
             return false;
         }
+        match &self.settings.wake {
+            Some(wake) => {
+                self.phase = Phase::Waking { until: now + wake.pause };
+                self.to_send = Some(ToSend::Wake);
+            }
+            None => self.ask(now),
+        }
+        true
+    }
+
+    /// The question goes out.
+    fn ask(&mut self, now: Instant) {
         self.phase = Phase::Waiting {
             asked: now,
             deadline: now + self.timeout(),
@@ -596,10 +673,9 @@ impl Poller {
         self.openings = 0;
         self.is_begun = false;
         self.counters.questions += 1;
-        self.to_send = true;
+        self.to_send = Some(ToSend::Question);
         self.echo_frame_seen = false;
         self.echoed = self.settings.echo.then_some(0);
-        true
     }
 
     /// When [`Poller::handle_timeout`] must be called next.
@@ -608,17 +684,19 @@ impl Poller {
             Phase::Closed => None,
             Phase::Idle => (!self.is_held).then_some(self.next()),
             Phase::Waiting { deadline, .. } => Some(deadline),
-            Phase::Listening { until } => Some(until),
+            Phase::Waking { until } | Phase::Listening { until } => Some(until),
         }
     }
 
-    /// Writes the question to `buffer` if it is to be sent now.
+    /// Writes the question, or what wakes the device, to `buffer` if it is to be sent now.
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        if !std::mem::take(&mut self.to_send) {
-            return false;
-        }
+        let bytes = match self.to_send.take() {
+            None => return false,
+            Some(ToSend::Question) => &self.settings.question[..],
+            Some(ToSend::Wake) => self.settings.wake.as_ref().map_or(&[][..], |wake| &wake.bytes),
+        };
         buffer.clear();
-        buffer.extend_from_slice(&self.settings.question);
+        buffer.extend_from_slice(bytes);
         true
     }
 
@@ -647,6 +725,7 @@ impl Poller {
 
     fn fail(&mut self, now: Instant, asked: Instant, failure: Failure) {
         self.phase = Phase::Idle;
+        self.is_after_probe = false;
         self.failures = self.failures.saturating_add(1);
         self.lateness.failed();
         match failure {
@@ -676,8 +755,10 @@ impl Poller {
         let again = now + doubled.unwrap_or(BACKOFF_MAX).min(BACKOFF_MAX);
         self.schedule(now);
         if !self.is_shared {
-            let is_first = self.failures == 1 && self.is_repeated && self.is_silence;
-            self.due = if is_first { now } else { self.due.min(again) };
+            let is_known = self.failures == 1 && (self.is_repeated || self.singles > 0);
+            let is_tried = self.failures >= FAILURES && self.failures % 2 == 1;
+            let is_repeat = self.is_silence && (is_known || is_tried);
+            self.due = if is_repeat { now } else { self.due.min(again) };
             return;
         }
         // Not sooner than that: the others have the line.
@@ -729,7 +810,7 @@ mod tests {
 
         fn with(period: Duration, timeout: Duration) -> Line {
             let now = Instant::now();
-            let settings = Settings { question: b"A\r".to_vec(), period, timeout, echo: false };
+            let settings = Settings { question: b"A\r".to_vec(), period, timeout, echo: false, wake: None };
             let mut poller = Poller::new(settings, Some(b"A".to_vec()), now);
             poller.line_up(now);
             let (asked, used, events, coming) = Default::default();
@@ -942,6 +1023,80 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_a_question_wakes_for_little_longer_than_the_time_out_is_read_by_the_next_one() {
+        // (awake for, does an answer keep it awake)
+        for (window, is_kept) in [(1_150, false), (1_150, true), (1_500, false), (1_500, true), (2_900, true)]
+        {
+            for period in [2_u32, 10, 60] {
+                let mut line = Line::new(period * SECOND);
+                let mut last: Option<Duration> = None;
+                line.run_at(120 * SECOND, |_, at| {
+                    let is_awake = last.is_some_and(|last| at <= last + ms(window));
+                    if !is_awake || is_kept {
+                        last = Some(at);
+                    }
+                    is_awake.then_some(ms(50))
+                });
+                let (found, standing) = (line.used.len(), line.poller.standing());
+                assert_eq!(standing.state, State::Up, "{window} {period}");
+                // Its answers are not late, and it is not waited for longer, which it would sleep.
+                assert_eq!((standing.learned, standing.late), (Duration::ZERO, Duration::ZERO));
+                let before = found;
+                line.run_at(20 * period * SECOND, |_, at| {
+                    let is_awake = last.is_some_and(|last| at <= last + ms(window));
+                    if !is_awake || is_kept {
+                        last = Some(at);
+                    }
+                    is_awake.then_some(ms(50))
+                });
+                let each = line.used.len() - before;
+                // After an answer, which takes a time-out more, it is left alone for a period, or
+                // three time-outs.
+                let cycle = u64::max(period.into(), 3) * 1_000 + 1_050;
+                let least = (20_000 * u64::from(period) / cycle).saturating_sub(1) as usize;
+                assert!(each >= least, "{window} {is_kept} {period}: {each}");
+                for (at, number) in &line.used {
+                    assert_eq!(*at, line.asked[*number as usize - 1] + ms(50));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_wakes_a_device_goes_out_before_each_question_and_what_it_says_then_is_no_answer() {
+        let mut line = Line::new(10 * SECOND);
+        let wake = Wake { bytes: vec![0; 3], pause: ms(250) };
+        line.poller.settings.wake = Some(wake.clone());
+        for count in 0..3 {
+            let at = line.poller.poll_timeout().unwrap();
+            assert_eq!(at, line.start + SECOND + count * 10 * SECOND);
+            assert!(line.poller.handle_timeout(at));
+            let mut sent = Vec::new();
+            assert!(line.poller.poll_transmit(&mut sent) && sent == wake.bytes);
+            assert!(line.poller.is_waking() && line.poller.turn().is_busy);
+            assert!(!line.poller.handle_frame(at + ms(20), b"awake"));
+            assert!(!line.poller.handle_timeout(at + ms(249)) && !line.poller.poll_transmit(&mut sent));
+            let question = at + ms(250);
+            assert_eq!(line.poller.poll_timeout(), Some(question));
+            assert!(line.poller.handle_timeout(question));
+            assert!(line.poller.poll_transmit(&mut sent) && sent == b"A\r");
+            // Its time begins with the question.
+            assert!(!line.poller.is_waking());
+            assert_eq!(line.poller.poll_timeout(), Some(question + SECOND));
+            assert!(line.poller.handle_frame(question + ms(900), b"23.5"));
+        }
+        assert_eq!((line.poller.counters().answers, line.poller.counters().late), (3, 0));
+        // A line that is closed while it wakes is no failure, and it is woken anew.
+        let at = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(at));
+        line.poller.line_down(at + ms(100));
+        line.poller.line_up(at + ms(300));
+        let again = line.poller.poll_timeout().unwrap();
+        assert!(line.poller.handle_timeout(again) && line.poller.is_waking());
+        assert_eq!((line.poller.counters().closed, line.poller.counters().questions), (0, 3));
+    }
+
+    #[test]
     fn a_device_that_answers_each_question_again_gives_no_shifted_reading() {
         let mut line = Line::new(2 * SECOND);
         line.run(60 * SECOND, |number| number.is_multiple_of(2).then_some(ms(50)));
@@ -964,12 +1119,12 @@ mod tests {
         line.run(300 * SECOND, |_| Some(ms(2_000)));
         assert!(line.poller.standing().learned > 2 * SECOND);
         let mut waits = Vec::new();
-        for _ in 0..8 {
+        let mut asked = None;
+        while waits.len() < 8 {
             let at = line.poller.poll_timeout().unwrap();
-            assert!(line.poller.handle_timeout(at));
-            let until = line.poller.poll_timeout().unwrap();
-            waits.push(until - at);
-            assert!(!line.poller.handle_timeout(until));
+            waits.extend(asked.map(|asked| at - asked));
+            // The next question may go out at once.
+            asked = line.poller.handle_timeout(at).then_some(at);
         }
         assert!(waits[..3].iter().all(|wait| *wait > 2 * SECOND), "{waits:?}");
         assert_eq!(waits[3..], [SECOND; 5]);

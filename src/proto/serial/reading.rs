@@ -10,6 +10,8 @@
 //! expressions on bytes with ASCII classes; matching takes linear time (crate `regex`). A number
 //! keeps the digits of the device in the JSON, unless it is scaled. A pattern is matched with the
 //! bytes as they came, before they are characters of a [`Charset`]: of one byte is `\xB0` the °.
+//! Alternatives of a pattern may have groups of the same name, of which one matches at most: so
+//! each kind of frame has a shape of its own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -106,8 +108,8 @@ pub struct Extractor {
     form: Form,
     notation: Notation,
     pattern: Option<Regex>,
-    /// The pattern's named groups in order: number, name, type.
-    fields: Vec<(usize, String, Kind)>,
+    /// The names of the pattern's groups in order.
+    fields: Vec<Field>,
     path: Vec<Part>,
 }
 
@@ -123,9 +125,19 @@ impl PartialEq for Extractor {
     }
 }
 
+/// A name of groups of a pattern.
+#[derive(Clone, Debug, PartialEq)]
+struct Field {
+    name: String,
+    kind: Kind,
+    /// The numbers of the groups, of which one matches at most.
+    groups: Vec<usize>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
+    /// The field with this index.
     Capture(usize),
 }
 
@@ -267,13 +279,20 @@ impl Extractor {
         path: &str,
     ) -> Result<Extractor, ExtractorError> {
         let pattern = pattern.map(compile).transpose()?;
-        let mut fields: Vec<(usize, String, Kind)> = Vec::new();
+        let mut fields: Vec<Field> = Vec::new();
         for (number, name) in pattern.iter().flat_map(|pattern| pattern.capture_names().enumerate()) {
-            fields.extend(name.map(|name| (number, name.to_owned(), Kind::Auto)));
+            let Some(name) = name.map(bare) else { continue };
+            match fields.iter_mut().find(|field| field.name == name) {
+                Some(field) => field.groups.push(number),
+                None => {
+                    let (name, groups) = (name.to_owned(), vec![number]);
+                    fields.push(Field { name, kind: Kind::Auto, groups });
+                }
+            }
         }
         for (name, kind) in kinds {
-            match fields.iter_mut().find(|field| field.1 == *name) {
-                Some(field) => field.2 = *kind,
+            match fields.iter_mut().find(|field| field.name == *name) {
+                Some(field) => field.kind = *kind,
                 None if pattern.is_none() => return Err(ExtractorError::NoPattern((*name).to_owned())),
                 None => return Err(ExtractorError::NoCapture((*name).to_owned())),
             }
@@ -305,8 +324,8 @@ impl Extractor {
         for part in &self.path {
             match part {
                 Part::Literal(text) => room.path.push_str(text),
-                Part::Capture(number) => {
-                    let text = self.group(captures.as_ref(), *number)?.ok_or(Unreadable::NoPath)?;
+                Part::Capture(field) => {
+                    let text = self.captured(captures.as_ref(), *field)?.ok_or(Unreadable::NoPath)?;
                     // A slash in a captured text would add a level to the path.
                     if text.contains('/') || text.is_empty() {
                         return Err(Unreadable::NoPath);
@@ -348,20 +367,23 @@ impl Extractor {
         }
     }
 
-    fn group<'c>(
+    /// The text of the field with this index, if it was captured.
+    fn captured<'c>(
         &self,
         captures: Option<&Captures<'c>>,
-        number: usize,
+        field: usize,
     ) -> Result<Option<Cow<'c, str>>, Unreadable> {
-        let Some(found) = captures.and_then(|captures| captures.get(number)) else { return Ok(None) };
+        let groups = self.fields.get(field).map_or(&[][..], |field| &field.groups);
+        let found = captures.and_then(|captures| groups.iter().find_map(|group| captures.get(*group)));
+        let Some(found) = found else { return Ok(None) };
         Ok(Some(self.notation.charset.read(found.as_bytes())?))
     }
 
     /// The captures as one JSON object in the pattern's order. A group without a match is omitted.
     fn object(&self, captures: &Captures<'_>, out: &mut Vec<u8>) -> Result<(), Unreadable> {
         out.push(b'{');
-        for (number, name, kind) in &self.fields {
-            let Some(text) = self.group(Some(captures), *number)? else { continue };
+        for (at, Field { name, kind, .. }) in self.fields.iter().enumerate() {
+            let Some(text) = self.captured(Some(captures), at)? else { continue };
             if out.len() > 1 {
                 out.push(b',');
             }
@@ -379,7 +401,7 @@ impl Extractor {
 /// # Errors
 /// [`ExtractorError::Pattern`].
 pub fn compile(text: &str) -> Result<Regex, ExtractorError> {
-    let built = RegexBuilder::new(text)
+    let built = RegexBuilder::new(&numbered(text))
         .unicode(false)
         .size_limit(PATTERN_MEMORY)
         .dfa_size_limit(PATTERN_MEMORY)
@@ -393,11 +415,47 @@ pub fn compile(text: &str) -> Result<Regex, ExtractorError> {
     })
 }
 
-fn parts(
-    text: &str,
-    fields: &[(usize, String, Kind)],
-    has_pattern: bool,
-) -> Result<Vec<Part>, ExtractorError> {
+/// The pattern with a number behind each name of a group that came before, which the expressions of
+/// the crate cannot have twice: `a`, `a[2]`, `a[3]`.
+fn numbered(text: &str) -> Cow<'_, str> {
+    let (mut out, mut rest, mut seen) = (String::new(), text, Vec::new());
+    let mut is_class = false;
+    while let Some(first) = rest.chars().next() {
+        let is_group = !is_class && (rest.starts_with("(?<") || rest.starts_with("(?P<"));
+        let length = match first {
+            '\\' => 1 + rest.chars().nth(1).map_or(0, char::len_utf8),
+            '(' if is_group => rest.find(['>', '=', '!']).unwrap_or(1),
+            _ => first.len_utf8(),
+        };
+        is_class = match first {
+            '[' => true,
+            ']' => false,
+            _ => is_class,
+        };
+        let (head, tail) = rest.split_at(length);
+        out.push_str(head);
+        if is_group && tail.starts_with('>') {
+            let name = head.split_once('<').map_or("", |(_, name)| name);
+            seen.push(name);
+            let count = seen.iter().filter(|other| **other == name).count();
+            if count > 1 {
+                out.push_str(&format!("[{count}]"));
+            }
+        }
+        rest = tail;
+    }
+    if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
+}
+
+/// The name of a group without that number.
+fn bare(name: &str) -> &str {
+    let numbered = name.strip_suffix(']').and_then(|name| name.rsplit_once('['));
+    numbered
+        .filter(|(_, count)| count.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(name, |(name, _)| name)
+}
+
+fn parts(text: &str, fields: &[Field], has_pattern: bool) -> Result<Vec<Part>, ExtractorError> {
     let mut parts = Vec::new();
     let mut rest = text;
     // A placeholder for the captured text, to validate the rest.
@@ -409,9 +467,9 @@ fn parts(
         if !before.is_empty() {
             parts.push(Part::Literal(before.to_owned()));
         }
-        let field = fields.iter().find(|field| field.1 == name);
+        let field = fields.iter().position(|field| field.name == name);
         match field {
-            Some((number, ..)) => parts.push(Part::Capture(*number)),
+            Some(field) => parts.push(Part::Capture(field)),
             None if has_pattern => return Err(ExtractorError::NoCapture(name.to_owned())),
             None => return Err(ExtractorError::NoPattern(name.to_owned())),
         }
@@ -565,6 +623,24 @@ mod tests {
         assert_eq!(format(&form(Form::Text), b"\xff"), Err(Unreadable::NotText));
         assert_eq!(format(&form(Form::Json), b" {\"t\": 1} "), Ok(Some(ContentFormat::JSON)));
         assert_eq!(format(&form(Form::Json), b"{\"t\": 1} x"), Err(Unreadable::NotJson));
+    }
+
+    #[test]
+    fn alternatives_may_name_their_groups_alike_and_each_has_its_own_shape() {
+        let pattern = r"^(?:(?<label>T[1-3]) (?P<value>\d{4})|(?<label>S) (?<value>[A-Z(?<]+)|(?<next>\+) (?<value>x))$";
+        let kinds = [("value", Kind::Text)];
+        let extractor = Extractor::new(Form::Json, Some(pattern), &kinds, "m/{label}").unwrap();
+        let ok = |path: &str, payload: &str| Ok((path.to_owned(), payload.to_owned()));
+        assert_eq!(read(&extractor, b"T2 0041"), ok("m/T2", r#"{"label":"T2","value":"0041"}"#));
+        assert_eq!(read(&extractor, b"S ON"), ok("m/S", r#"{"label":"S","value":"ON"}"#));
+        for wrong in [&b"S 0041"[..], b"T2 ON", b"T2 041"] {
+            assert_eq!(read(&extractor, wrong), Err(Unreadable::NoMatch));
+        }
+        assert_eq!(read(&extractor, b"+ x"), Err(Unreadable::NoPath), "no group of that name matched");
+        // What looks like a group and is none stays as it is.
+        for same in [r"\(?<a>(?<a>x)", r"[(?<a>](?<a>x)", "(?<a>x)(?<b>y)", "(?<a", "(?", r"\"] {
+            assert_eq!(numbered(same), same);
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
             })
         }
         Refusal::Reserved => Response::new(Code::NOT_FOUND).diagnostic("reserved"),
+        Refusal::OnBehalf(_) => Response::new(Code::FORBIDDEN).diagnostic("on behalf"),
         Refusal::NoRule => Response::new(Code::FORBIDDEN).diagnostic("no rule"),
         Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),
         Refusal::Topic(_) => Response::new(Code::FORBIDDEN).diagnostic("topic"),
@@ -72,7 +73,7 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::stage::TopicFault;
+    use crate::gate::stage::{OnBehalfFault, TopicFault};
     use crate::message::Name;
 
     #[test]
@@ -81,6 +82,7 @@ mod tests {
         let refusals = [
             Refusal::UnknownDevice,
             Refusal::Reserved,
+            Refusal::OnBehalf(OnBehalfFault::Denied { rule: rule.clone() }),
             Refusal::NoRule,
             Refusal::Denied { rule: rule.clone() },
             Refusal::ContentFormat { rule, format: None },

@@ -7,7 +7,7 @@ use crate::proto::coap::block::Block;
 use crate::proto::coap::{Exchange, Request, Token};
 
 /// ETags of a request that are compared.
-const ETAGS_MAX: usize = 8;
+pub(super) const ETAGS_MAX: usize = 8;
 
 /// See the module.
 #[derive(Clone, Debug)]

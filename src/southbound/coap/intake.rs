@@ -8,6 +8,7 @@
 //! poll_transmit <──────── endpoint <──────────────────────┘
 //! request, notify ──────> endpoint ─> poll_reply           commands to devices
 //!                         GET ──────> poll_fetch ─> answer_fetch
+//!                         /firmware > poll_firmware ─> answer_firmware
 //! ```
 //!
 //! The device of each DTLS session is looked up once, when the session is established. All plain
@@ -19,7 +20,9 @@ use std::time::Instant;
 
 use super::answer;
 use super::fetch::Fetch;
+use super::firmware::FirmwareFetch;
 use super::plain::Plain;
+use super::reported::{Reported, Reports};
 use super::resource::{self, Buffers, Resource};
 use super::return_routability::ReturnRoutability;
 use super::stray::Strays;
@@ -54,6 +57,10 @@ pub struct Intake {
     contacts: VecDeque<DeviceIndex>,
     /// GETs that wait for their answer.
     fetches: VecDeque<Fetch>,
+    /// GETs of firmware that wait for their answer.
+    firmware: VecDeque<FirmwareFetch>,
+    /// Which readings have a firmware version, and those that had one.
+    pub reports: Reports,
     /// Sessions that have ended since they were polled last.
     gone: VecDeque<SessionId>,
     /// Source addresses whose datagrams cannot be processed.
@@ -73,6 +80,8 @@ impl Intake {
             heard: HashMap::new(),
             contacts: VecDeque::new(),
             fetches: VecDeque::new(),
+            firmware: VecDeque::new(),
+            reports: Reports::default(),
             gone: VecDeque::new(),
             strays: Strays::default(),
         }
@@ -151,6 +160,22 @@ impl Intake {
     /// Answers one.
     pub fn answer_fetch(&mut self, now: Instant, fetch: &Fetch, response: &Response<'_>) {
         self.respond(now, fetch.exchange, response);
+    }
+
+    /// The next GET of firmware; to be called until `None` after each round.
+    pub fn poll_firmware(&mut self) -> Option<FirmwareFetch> {
+        self.firmware.pop_front()
+    }
+
+    /// Answers one.
+    pub fn answer_firmware(&mut self, now: Instant, fetch: &FirmwareFetch, response: &Response<'_>) {
+        self.respond(now, fetch.exchange, response);
+    }
+
+    /// The next firmware version that a device reported in a reading; to be called until `None`
+    /// after each round.
+    pub fn poll_reported(&mut self) -> Option<Reported> {
+        self.reports.poll()
     }
 
     /// The next session that has ended; to be called until `None` after each round.
@@ -322,6 +347,19 @@ impl Intake {
                     self.fetches.push_back(Fetch::new(device, path.as_str(), request));
                 }
             },
+            Resource::Firmware(path) => {
+                let parsed = match request.peer().peer() {
+                    Peer::Plain(_) => Err(Response::new(Code::FORBIDDEN).diagnostic("not without DTLS")),
+                    Peer::Session(_) | Peer::Serial(_) => {
+                        pipeline.gate.seen(moment.now, device);
+                        FirmwareFetch::parse(device, path, request)
+                    }
+                };
+                match parsed {
+                    Ok(fetch) => self.firmware.push_back(fetch),
+                    Err(response) => self.respond(moment.now, request.exchange, &response),
+                }
+            }
             Resource::Time { cbor } => match moment.wall {
                 Some(wall) => {
                     let format = if cbor { ContentFormat::CBOR } else { ContentFormat::TEXT };
@@ -358,7 +396,14 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let ticket = Ticket::Coap { exchange, method: received.method };
-        let response = match pipeline.handle_reading(now, device, ticket, received) {
+        let version = self.reports.look(&pipeline.gate, now, device, &received);
+        let disposition = pipeline.handle_reading(now, device, ticket, received);
+        let is_taken =
+            matches!(disposition, Disposition::Journaled | Disposition::Passed | Disposition::Filtered);
+        if let Some(version) = version.filter(|_| is_taken) {
+            self.reports.push(device, version);
+        }
+        let response = match disposition {
             Disposition::Journaled => return,
             Disposition::Passed | Disposition::Filtered => answer::taken(received.method),
             Disposition::Refused(refusal) => {
@@ -511,7 +556,7 @@ fn judge<S: ReadingStore>(
                 pipeline.handle_malformed(moment.now, device, method, &path, bytes, malformed),
             ))
         }
-        Resource::Core | Resource::Value(_) | Resource::Time { .. } => {
+        Resource::Core | Resource::Value(_) | Resource::Time { .. } | Resource::Firmware(_) => {
             Err(Response::new(Code::BAD_REQUEST).diagnostic("a GET has no body"))
         }
         Resource::Answer(response) => {

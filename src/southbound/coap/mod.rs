@@ -7,6 +7,8 @@
 //! | [`resource`] | the resource of a request |
 //! | [`answer`] | the verdicts of gate and journal as CoAP responses |
 //! | [`fetch`] | a GET for a message of the broker |
+//! | [`firmware`] | a GET for firmware of the device |
+//! | [`reported`] | the firmware version that a reading reports |
 //! | [`plain`] | numbers of plain senders |
 //! | [`return_routability`] | the return routability check after a session's peer address changed |
 //! | [`stray`] | source addresses whose datagrams cannot be processed |
@@ -14,14 +16,17 @@
 
 pub mod answer;
 pub mod fetch;
+pub mod firmware;
 pub mod intake;
 pub mod io;
 pub mod plain;
+pub mod reported;
 pub mod resource;
 pub mod return_routability;
 mod settings;
 pub mod stray;
 
 pub use fetch::Fetch;
+pub use firmware::FirmwareFetch;
 pub use intake::Intake;
 pub use settings::{EngineKind, Settings};

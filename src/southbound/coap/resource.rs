@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `/.well-known/core` | the resources (RFC 6690) | 4.05 | 4.05 |
 //! | `/time` | the time, if the clock is trusted, else 5.03 | 4.04 | 4.04 |
+//! | `/firmware/…` | firmware for the device: `firmware` | 4.04 | 4.04 |
 //! | any other reserved first segment | 4.04 | 4.04 | 4.04 |
 //! | any other path | the newest message of the broker for it; Observe (RFC 7641) | publishes | publishes an empty retained message if a rule allows `delete` |
 //! | invalid path, or query of a reading | 4.00 | 4.00 | 4.00 |
@@ -34,6 +35,8 @@ pub enum Resource<'a> {
     },
     /// The newest message of the broker for this path.
     Value(Path<'a>),
+    /// Firmware for the device.
+    Firmware(Path<'a>),
     /// `/.well-known/core`, the list of resources.
     Core,
     /// `/time`: in CBOR, or as text.
@@ -78,6 +81,9 @@ pub fn find<'a>(request: &Head<'_>, buffers: &'a mut Buffers) -> Resource<'a> {
             Some(ContentFormat::CBOR) => Resource::Time { cbor: true },
             Some(_) => Resource::Answer(Response::new(Code::NOT_ACCEPTABLE).diagnostic("only text or CBOR")),
         };
+    }
+    if request.method == Request::Get && path.segments().next() == Some("firmware") {
+        return Resource::Firmware(path);
     }
     if request.method == Request::Get && !path.is_reserved() {
         return match request.uri_query().next() {

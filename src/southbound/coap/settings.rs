@@ -1,8 +1,10 @@
 //! The settings of the CoAP side, already validated.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::reported::Report;
 use crate::message::Name;
 use crate::proto::dtls::Policy;
 use crate::proto::dtls::server::Certificates;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub engine: EngineKind,
     /// The handshake policy; a reload applies it to new handshakes.
     pub policy: Policy,
+    /// Which readings report the version of the device's firmware, by role; default none.
+    pub reports: BTreeMap<Name, Report>,
 }
 
 /// The DTLS engine (docs/decisions/0011).

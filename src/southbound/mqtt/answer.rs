@@ -48,6 +48,7 @@ pub fn refused(refusal: &Refusal) -> Denial {
         Refusal::UnknownDevice => Denial::lasting(NotAuthorized, "not known"),
         Refusal::Malformed(_) => Denial::lasting(TopicNameInvalid, "not a path"),
         Refusal::Reserved => Denial::lasting(NotAuthorized, "reserved"),
+        Refusal::OnBehalf(_) => Denial::lasting(NotAuthorized, "on behalf"),
         Refusal::NoRule => Denial::lasting(NotAuthorized, "no rule"),
         Refusal::Denied { .. } => Denial::lasting(NotAuthorized, "denied"),
         Refusal::NotAllowed => Denial::lasting(NotAuthorized, "not allowed"),

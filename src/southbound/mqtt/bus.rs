@@ -8,10 +8,13 @@
 //! ([`queue`](super::queue)) without it.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 
 use super::filter::Filter;
+use crate::gate::filter::{Filter as Screen, Remembered, Sample};
+use crate::gate::settings::ReadingFilter;
 use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
 
 /// Most topics with a retained message.
@@ -29,16 +32,24 @@ const NO_FORMAT: u16 = u16::MAX;
 const HEADER: usize = 14;
 
 /// `[role.X.local-publish.NAME]` or `[role.X.local-subscribe.NAME]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LocalRule {
     /// The name; rules have no order.
     pub name: Name,
+    /// The role that it is from, where its role includes that one.
+    pub from: Option<Name>,
     /// A topic filter, which may contain `{device}`.
     pub topic: String,
     /// A deny rule that matches has precedence over every other rule.
     pub deny: bool,
     /// Of what is published: how it may be.
     pub grant: Grant,
+    /// Of what is received: the content formats, at most
+    /// [`FORMATS_MAX`](crate::gate::settings::FORMATS_MAX); `None` within is a message without one.
+    /// Empty: any, and none.
+    pub content_formats: Vec<Option<ContentFormat>>,
+    /// Of what is received: which messages are held back.
+    pub filter: ReadingFilter,
 }
 
 /// How a message to local clients may be published; what is more is taken away.
@@ -56,7 +67,7 @@ impl Grant {
 }
 
 /// The local rules of a role.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocalRules {
     /// What its devices may publish to other local clients.
     pub publish: Vec<LocalRule>,
@@ -73,11 +84,89 @@ impl LocalRule {
 
 /// Rules of one direction, for one device.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Allowed(Vec<(bool, Filter, Grant)>);
+pub(super) struct Allowed(Vec<AllowedRule>);
+
+#[derive(Clone, Debug)]
+struct AllowedRule {
+    deny: bool,
+    topics: Filter,
+    grant: Grant,
+    content_formats: Box<[Option<ContentFormat>]>,
+    screen: Option<Screen>,
+}
+
+impl AllowedRule {
+    fn takes(&self, format: Option<ContentFormat>) -> bool {
+        self.content_formats.is_empty() || self.content_formats.contains(&format)
+    }
+}
+
+/// What becomes of a message whose topic a subscriber may receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reception {
+    /// It is delivered, and [`Allowed::note`]d then.
+    Delivered,
+    /// No rule allows it, or none takes its content format.
+    NotAllowed,
+    /// The filters of all rules that allow it hold it back.
+    HeldBack,
+}
 
 impl Allowed {
     pub(super) fn new(rules: &[LocalRule], device: &str) -> Allowed {
-        Allowed(rules.iter().filter_map(|rule| Some((rule.deny, rule.filter(device)?, rule.grant))).collect())
+        let of = |rule: &LocalRule| {
+            Some(AllowedRule {
+                deny: rule.deny,
+                topics: rule.filter(device)?,
+                grant: rule.grant,
+                content_formats: rule.content_formats.clone().into(),
+                screen: Screen::of(&rule.filter, &(&rule.name, &rule.from, &rule.topic)),
+            })
+        };
+        Allowed(rules.iter().filter_map(of).collect())
+    }
+
+    /// The rules that allow a message, by its topic and content format; `None`: one denies it.
+    fn allowing<'a>(&'a self, message: &BusMessage<'a>) -> Option<impl Iterator<Item = &'a AllowedRule>> {
+        let BusMessage { topic, content_format, .. } = *message;
+        let is_denied = self.0.iter().any(|rule| rule.deny && rule.topics.matches(topic));
+        (!is_denied).then(|| {
+            self.0
+                .iter()
+                .filter(move |rule| !rule.deny && rule.takes(content_format) && rule.topics.matches(topic))
+        })
+    }
+
+    /// What becomes of a message for a subscriber of whom is `remembered` what it got last. Each
+    /// rule that allows it delivers it, unless its filter holds it back.
+    pub(super) fn receive(
+        &self,
+        now: Instant,
+        message: &BusMessage<'_>,
+        remembered: Option<&Remembered>,
+    ) -> Reception {
+        let Some(allowing) = self.allowing(message) else { return Reception::NotAllowed };
+        let mut found = Reception::NotAllowed;
+        for rule in allowing {
+            let holds = rule.screen.as_ref().zip(remembered);
+            match holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message))) {
+                None => return Reception::Delivered,
+                Some(_) => found = Reception::HeldBack,
+            }
+        }
+        found
+    }
+
+    /// A message was delivered: later ones are measured against it, by every filter.
+    pub(super) fn note(
+        &self,
+        now: Instant,
+        message: &BusMessage<'_>,
+        remembered: &mut Option<Box<Remembered>>,
+    ) {
+        for screen in self.allowing(message).into_iter().flatten().filter_map(|rule| rule.screen.as_ref()) {
+            remembered.get_or_insert_default().note(now, screen, &sample(message));
+        }
     }
 
     /// Whether a topic is allowed; a deny takes precedence.
@@ -89,7 +178,7 @@ impl Allowed {
     /// several rules that allow it each grants what it says.
     pub(super) fn granted(&self, topic: &str) -> Option<Grant> {
         let mut all: Option<Grant> = None;
-        for (deny, _, grant) in self.0.iter().filter(|(_, filter, _)| filter.matches(topic)) {
+        for AllowedRule { deny, grant, .. } in self.0.iter().filter(|rule| rule.topics.matches(topic)) {
             if *deny {
                 return None;
             }
@@ -101,8 +190,13 @@ impl Allowed {
 
     /// Whether a filter may match a topic that is allowed.
     pub(super) fn filter(&self, wanted: &Filter) -> bool {
-        self.0.iter().any(|(deny, filter, _)| !deny && filter.overlaps(wanted))
+        self.0.iter().any(|rule| !rule.deny && rule.topics.overlaps(wanted))
     }
+}
+
+fn sample<'m>(message: &BusMessage<'m>) -> Sample<'m> {
+    let BusMessage { topic, payload, content_format, .. } = *message;
+    Sample { place: (topic, None), content_format, payload }
 }
 
 /// A subscription of a client.
@@ -289,9 +383,12 @@ mod tests {
     fn a_deny_rule_wins_and_the_place_is_the_device() {
         let rule = |name: &str, topic: &str, deny| LocalRule {
             name: Name::parse(name).expect("a name"),
+            from: None,
             topic: topic.to_owned(),
             deny,
             grant: Grant::ALL,
+            content_formats: Vec::new(),
+            filter: ReadingFilter::default(),
         };
         let rules = [rule("own", "home/{device}/#", false), rule("not", "home/+/secret", true)];
         let allowed = Allowed::new(&rules, "pump-2");

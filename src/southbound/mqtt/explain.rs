@@ -5,23 +5,55 @@
 use super::bus::{LocalRule, LocalRules, is_topic};
 use super::filter::{Filter, FilterError};
 use crate::gate::DownlinkRule;
-use crate::message::Name;
+use crate::gate::settings::ReadingFilter;
+use crate::message::{ContentFormat, Name};
 
 /// What decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Judged {
     /// This local rule allows it.
-    Local(Name),
+    Local(Deciding),
     /// This downlink rule allows it: the device's own commands.
-    Downlink(Name),
+    Downlink(Deciding),
     /// This rule denies it.
-    Denied(Name),
+    Denied(Deciding),
     /// No rule is about it.
     NoRule,
     /// It is no topic, or no filter.
     Invalid,
     /// A shared subscription, which is not offered.
     Shared,
+}
+
+/// A rule that decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deciding {
+    /// Its name.
+    pub name: Name,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<Name>,
+    /// Of a local-subscribe rule: the content formats it takes, if not any.
+    pub content_formats: Vec<Option<ContentFormat>>,
+    /// Of a local-subscribe rule: which messages are held back.
+    pub filter: ReadingFilter,
+}
+
+impl From<&LocalRule> for Deciding {
+    fn from(rule: &LocalRule) -> Deciding {
+        Deciding {
+            name: rule.name.clone(),
+            from: rule.from.clone(),
+            content_formats: rule.content_formats.clone(),
+            filter: rule.filter.clone(),
+        }
+    }
+}
+
+impl From<&DownlinkRule> for Deciding {
+    fn from(rule: &DownlinkRule) -> Deciding {
+        let (content_formats, filter) = (Vec::new(), ReadingFilter::default());
+        Deciding { name: rule.name.clone(), from: rule.from.clone(), content_formats, filter }
+    }
 }
 
 impl Judged {
@@ -41,8 +73,8 @@ pub fn publish(rules: Option<&LocalRules>, device: &str, topic: &str) -> Judged 
         rules.iter().filter(|rule| rule.filter(device).is_some_and(|filter| filter.matches(topic)));
     let (denying, allowing): (Vec<&LocalRule>, Vec<_>) = matching.partition(|rule| rule.deny);
     match (denying.first(), allowing.first()) {
-        (Some(rule), _) => Judged::Denied(rule.name.clone()),
-        (None, Some(rule)) => Judged::Local(rule.name.clone()),
+        (Some(rule), _) => Judged::Denied((*rule).into()),
+        (None, Some(rule)) => Judged::Local((*rule).into()),
         (None, None) => Judged::NoRule,
     }
 }
@@ -63,13 +95,13 @@ pub fn subscribe(
     let overlaps =
         |rule: &&LocalRule| !rule.deny && rule.filter(device).is_some_and(|filter| filter.overlaps(&wanted));
     if let Some(rule) = rules.iter().find(overlaps) {
-        return Judged::Local(rule.name.clone());
+        return Judged::Local(rule.into());
     }
     let paths = |rule: &&DownlinkRule| {
         !rule.deny && Filter::of_template(&rule.path).is_some_and(|paths| paths.overlaps(&wanted))
     };
     match downlink.iter().find(paths) {
-        Some(rule) => Judged::Downlink(rule.name.clone()),
+        Some(rule) => Judged::Downlink(rule.into()),
         None => Judged::NoRule,
     }
 }

@@ -32,7 +32,8 @@ use mqtt_protocol_core::mqtt::result_code::{
 pub use self::delivery::{Delivered, NotDelivered};
 use super::answer::{self, Denial};
 use super::bus::{
-    Allowed, BusMessage, BusRequest, LocalRules, Options, Retained, Subscription, is_topic, mirrored,
+    Allowed, BusMessage, BusRequest, LocalRules, Options, Reception, Retained, Subscription, is_topic,
+    mirrored,
 };
 use super::connection::{Connection, Ended, Source, State};
 use super::filter::{Filter, FilterError};
@@ -142,6 +143,7 @@ pub struct Intake {
     /// Bytes of all queues.
     queued_bytes: usize,
     queued_dropped: u64,
+    local_filtered: u64,
     /// By which tokens and certificates are judged.
     clock: Clock,
     /// Connections whose proof expires, by the time.
@@ -194,6 +196,7 @@ impl Intake {
             queueing: BTreeSet::new(),
             queued_bytes: 0,
             queued_dropped: 0,
+            local_filtered: 0,
             clock: Clock { time: UnixTime(0), trusted: false },
             proofs_end: BTreeSet::new(),
             retained: Retained::default(),
@@ -552,7 +555,7 @@ impl Intake {
                     packet::suback(version, id, codes.iter().map(|(code, _)| *code).collect())
                 });
                 for ((filter, options), (_, is_new)) in entries.iter().zip(&codes) {
-                    self.send_retained(number, session, filter, options, *is_new);
+                    self.send_retained(moment.now, number, session, filter, (options, *is_new));
                 }
             }
             Inbound::Unsubscribe { id, filters } => {
@@ -641,7 +644,7 @@ impl Intake {
                 let retain = message.retain && granted.retain;
                 let qos = (message.qos as u8).min(granted.qos);
                 let message = BusMessage { topic, payload, content_format, retain, qos, sender: at };
-                self.publish_locally(&message);
+                self.publish_locally(moment.now, &message);
             }
             Some(outcome)
         } else {

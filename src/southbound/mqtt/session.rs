@@ -19,9 +19,10 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::answer::Denial;
-use super::bus::{Allowed, BusMessage, Subscription};
+use super::bus::{Allowed, BusMessage, Reception, Subscription};
 use super::packet::Will;
 use super::queue::{QUEUED_ID_MAX, Queue};
+use crate::gate::filter::Remembered;
 use crate::gate::stage::DeviceIndex;
 
 /// What a publish is answered; `Ok` = success.
@@ -45,6 +46,8 @@ pub(super) struct Session {
     /// What its device may publish to local clients, and receive from them.
     pub(super) publishes: Allowed,
     pub(super) receives: Allowed,
+    /// What it got last, for the filters of its rules.
+    pub(super) remembered: Option<Box<Remembered>>,
     /// Messages of QoS 1 for it.
     pub(super) queue: Queue,
     /// It gets what is on the bus.
@@ -93,6 +96,7 @@ impl Session {
             subscriptions: Vec::new(),
             publishes: Allowed::default(),
             receives: Allowed::default(),
+            remembered: None,
             queue: Queue::default(),
             is_on_bus: false,
             unanswered: VecDeque::new(),
@@ -112,16 +116,23 @@ impl Session {
         self.subscriptions.iter().any(|subscription| subscription.is_local && subscription.is_queued)
     }
 
-    /// Whether a message of QoS 1 is to be queued for it; `at` is its number.
-    pub(super) fn receives_queued(&self, message: &BusMessage<'_>, at: u64) -> bool {
+    /// Whether a message of QoS 1 is to be queued for it, and then is noted as what it got; `at` is
+    /// its number.
+    pub(super) fn receive_queued(&mut self, now: Instant, message: &BusMessage<'_>, at: u64) -> Reception {
         let wants = |known: &Subscription| {
             let is_own = message.sender == at && known.options.no_local;
             known.is_local && known.is_queued && !is_own && known.filter.matches(message.topic)
         };
         // A session that ends with its connection, and has none, gets nothing any more.
-        (self.connection.is_some() || !self.expiry.is_zero())
-            && self.subscriptions.iter().any(wants)
-            && self.receives.topic(message.topic)
+        let is_there = self.connection.is_some() || !self.expiry.is_zero();
+        if !is_there || !self.subscriptions.iter().any(wants) {
+            return Reception::NotAllowed;
+        }
+        let found = self.receives.receive(now, message, self.remembered.as_deref());
+        if found == Reception::Delivered {
+            self.receives.note(now, message, &mut self.remembered);
+        }
+        found
     }
 
     /// The retain flag with which a queued message is sent; `None`: the rules do not allow it any

@@ -40,7 +40,7 @@ pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 pub const CONNECTS_PER: Duration = Duration::from_secs(60);
 
 /// `[mqtt]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// TLS addresses; default none.
     pub listen: Vec<SocketAddr>,

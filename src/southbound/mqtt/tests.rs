@@ -1,6 +1,7 @@
 //! The listener's core in virtual time, against a client that is nothing but bytes.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 
+mod filtered;
 mod proof;
 mod queued;
 
@@ -59,6 +60,7 @@ fn roles() -> Vec<Role> {
         max_handshakes: 120,
         uplink: Vec::new(),
         downlink: vec![rule("set", false, "set/{1}")],
+        on_behalf: Vec::new(),
         mailbox: Default::default(),
     }]
 }
@@ -834,6 +836,9 @@ fn local(mirror: Option<&str>) -> World {
 
 fn local_rules() -> Vec<(Name, super::bus::LocalRules)> {
     let rule = |topic: &str, deny| super::bus::LocalRule {
+        from: None,
+        content_formats: Vec::new(),
+        filter: Default::default(),
         name: name(if deny { "not" } else { "home" }),
         topic: topic.to_owned(),
         deny,
@@ -860,7 +865,8 @@ impl World {
                 super::BusRequest::Leave(session) => drop(self.joined.remove(&session)),
                 super::BusRequest::Publish(bytes) => {
                     for session in self.joined.clone() {
-                        self.intake.handle_bus(session, &bytes, &mut self.pipeline.counters);
+                        let (now, counters) = (self.moment.now, &mut self.pipeline.counters);
+                        self.intake.handle_bus(now, session, &bytes, counters);
                     }
                 }
             }
@@ -972,8 +978,9 @@ fn accepted_readings_are_mirrored_to_those_that_may_receive_them() {
         content_format: None,
         retain,
     };
-    world.intake.handle_accepted(&accepted("t/env", b"21.5", true));
-    world.intake.handle_accepted(&accepted("alarm/door", b"1", false));
+    let now = world.moment.now;
+    world.intake.handle_accepted(now, &accepted("t/env", b"21.5", true));
+    world.intake.handle_accepted(now, &accepted("alarm/door", b"1", false));
     assert_eq!(world.received(client), [got("door-7/t/env", "21.5", false)], "only what a rule allows");
     world.say(client, &subscribe("+/t/env", SubOpts::new()));
     assert_eq!(world.received(client), [got("door-7/t/env", "21.5", true)]);

@@ -13,8 +13,10 @@
 //! A pattern may be meant to pick a few frames out of many, so a line that has given readings is
 //! judged by what is usual on it. A reading ends the judgement.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::hex::format_hex;
 use crate::proto::serial::framing::{Bad, SHOWN_MAX};
 use crate::proto::serial::reading::Unreadable;
 
@@ -40,6 +42,80 @@ pub enum Cause {
     Bad(Bad),
     /// It is complete, and no reading.
     Unreadable(Unreadable),
+}
+
+/// Why a frame gave no reading, with its first bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    cause: Cause,
+    first: Vec<u8>,
+}
+
+impl Fault {
+    /// Of a frame that begins so; at most [`SHOWN_MAX`] bytes are kept.
+    pub fn new(cause: Cause, frame: &[u8]) -> Fault {
+        Fault { cause, first: frame[..frame.len().min(SHOWN_MAX)].to_vec() }
+    }
+
+    /// What is seen, and what to compare.
+    pub fn words(&self) -> (String, &'static str) {
+        let (why, advice) = self.cause.words();
+        (format!("{why} {}", Shown(&self.first)), advice)
+    }
+
+    /// The first bytes.
+    pub fn first(&self) -> &[u8] {
+        &self.first
+    }
+
+    /// Why.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+}
+
+impl Cause {
+    /// Why, and what to compare.
+    pub fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Cause::Bad(Bad::Checksum) => {
+                ("the checksum is wrong", "compare checksum, baud and parity with the device's manual")
+            }
+            Cause::Bad(Bad::TooLong) => {
+                ("longer than max-frame", "compare framing, line-end, baud and max-frame")
+            }
+            Cause::Bad(Bad::Malformed) => ("malformed", "compare framing, baud and parity"),
+            Cause::Bad(Bad::Incomplete) => ("incomplete", "compare framing, baud and parity"),
+            Cause::Unreadable(Unreadable::NoMatch) => {
+                (Unreadable::NoMatch.as_str(), "compare pattern with what comes, and baud and parity")
+            }
+            Cause::Unreadable(Unreadable::Broken) => {
+                (Unreadable::Broken.as_str(), "compare baud and parity with the device's")
+            }
+            Cause::Unreadable(why @ (Unreadable::NotANumber | Unreadable::NoPath)) => {
+                (why.as_str(), "compare pattern and path with what comes")
+            }
+            Cause::Unreadable(why) => (why.as_str(), "compare form, baud and parity with what comes"),
+        }
+    }
+}
+
+/// Bytes from a device: as text, with a point for each that is none, and then in hex, too. So
+/// nothing is left that would be escaped once more where it is printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        let text: String =
+            self.0.iter().map(|byte| if is_plain(byte) { char::from(*byte) } else { '.' }).collect();
+        write!(f, "\"{text}\"")?;
+        if !self.0.iter().all(is_plain) {
+            write!(f, " (hex {})", format_hex(self.0))?;
+        }
+        Ok(())
+    }
 }
 
 /// What makes a line illegible, as it was when that was found.
@@ -157,43 +233,24 @@ impl Illegible {
     /// What is seen, and what to compare: one sentence.
     pub fn sentence(&self) -> String {
         const TRACE: &str = "`tombolo serial trace` shows what comes";
-        let shown = self.first.escape_ascii();
+        let shown = Shown(&self.first);
         let Some(cause) = self.cause else {
             return format!(
-                "{} or more bytes came, and no frame ended: the last begin with \"{shown}\"; compare framing, its start, line-end or \
+                "{} or more bytes came, and no frame ended: the last begin with {shown}; compare framing, its start, line-end or \
                  size, and baud and parity with the device's manual; {TRACE}",
                 self.endless
             );
         };
-        let (why, advice) = match cause {
-            Cause::Bad(Bad::Checksum) => {
-                ("the checksum is wrong", "compare checksum, baud and parity with the device's manual")
-            }
-            Cause::Bad(Bad::TooLong) => {
-                ("longer than max-frame", "compare framing, line-end, baud and max-frame")
-            }
-            Cause::Bad(Bad::Malformed) => ("malformed", "compare framing, baud and parity"),
-            Cause::Bad(Bad::Incomplete) => ("incomplete", "compare framing, baud and parity"),
-            Cause::Unreadable(Unreadable::NoMatch) => {
-                (Unreadable::NoMatch.as_str(), "compare pattern with what comes, and baud and parity")
-            }
-            Cause::Unreadable(Unreadable::Broken) => {
-                (Unreadable::Broken.as_str(), "compare baud and parity with the device's")
-            }
-            Cause::Unreadable(why @ (Unreadable::NotANumber | Unreadable::NoPath)) => {
-                (why.as_str(), "compare pattern and path with what comes")
-            }
-            Cause::Unreadable(why) => (why.as_str(), "compare form, baud and parity with what comes"),
-        };
+        let (why, advice) = cause.words();
         if self.endless > 0 {
             return format!(
-                "{} or more bytes in a row gave no reading, \"{shown}\" among them, and the last frame was dropped: {why}; compare \
+                "{} or more bytes in a row gave no reading, {shown} among them, and the last frame was dropped: {why}; compare \
                  framing, start and size, too; {advice}; {TRACE}",
                 self.endless
             );
         }
         format!(
-            "{} or more frames in a row gave no reading, one of them (\"{shown}\"): {why}; {advice}; {TRACE}",
+            "{} or more frames in a row gave no reading, one of them {shown}: {why}; {advice}; {TRACE}",
             self.frames
         )
     }
@@ -312,13 +369,16 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_names_what_to_compare_and_the_bytes_without_control_characters() {
+    fn the_sentence_names_what_to_compare_and_the_bytes_so_that_no_printing_escapes_them_again() {
         let of = |cause, first: &[u8]| {
             Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec() }.sentence()
         };
         let text = of(NO_MATCH, b"T=\x1b\xff");
-        let words = r#"one of them ("T=\x1b\xff"): the pattern does not match; compare pattern"#;
+        let words = r#"one of them "T=.." (hex 543d1bff): the pattern does not match; compare pattern"#;
         assert!(text.contains(words), "{text}");
+        let printed = of(NO_MATCH, b"\\\"\x00T\xb0");
+        assert_eq!(crate::telemetry::text::Escaped(&printed).to_string(), printed);
+        assert!(printed.contains(r#""...T." (hex 5c220054b0)"#), "{printed}");
         assert!(of(Cause::Bad(Bad::Checksum), b"").contains("compare checksum, baud"));
         assert!(of(Cause::Bad(Bad::Incomplete), b"").contains("framing, baud"));
     }

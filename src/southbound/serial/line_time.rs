@@ -46,7 +46,8 @@ pub fn demands(port: &Port) -> Vec<Demand> {
         Duty::Readings { poll: Some(poll), .. } => {
             // An answer has one character at least, and its end.
             let wire = speed(&port.line).characters(poll.question.len() + 2);
-            let takes = if is_known { wire + GAP } else { Duration::ZERO };
+            let waking = poll.wake.as_ref().map(|wake| wake.pause).unwrap_or_default();
+            let takes = waking + if is_known { wire + GAP } else { Duration::ZERO };
             vec![Demand { device: port.name.clone(), takes, period: poll.period }]
         }
         Duty::Readings { poll: None, .. } | Duty::Slipmux { .. } => Vec::new(),
@@ -127,6 +128,7 @@ mod tests {
             backoff_max: Bus::BACKOFF_MAX,
             echo: false,
             ascii: false,
+            is_unnumbered: false,
             units: vec![unit],
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
-use super::legibility::Illegible;
+use super::legibility::{Fault, Illegible};
 use super::order::{Delivered, Order, Wanted};
 use super::settings::{self, Duty};
 use super::stream::Stream;
@@ -186,6 +186,14 @@ impl Port {
         }
     }
 
+    /// Why the last answer of a device that is asked was no reading, if it was none.
+    pub fn fault(&self) -> Option<&Fault> {
+        match &self.work {
+            Work::Stream(stream) => stream.fault(),
+            Work::Bus(..) => None,
+        }
+    }
+
     /// Why nothing that comes on the line of a device that is not asked can be read.
     pub fn illegible(&self) -> Option<&Illegible> {
         match &self.work {
@@ -332,6 +340,8 @@ mod tests {
         messages: Vec<Vec<u8>>,
         unreadable: usize,
         legible: Vec<bool>,
+        /// Why frames were none, and their first bytes.
+        said: Vec<(&'static str, Vec<u8>)>,
     }
 
     impl Taker for Journal {
@@ -347,8 +357,13 @@ mod tests {
             self.messages.push(message.to_vec());
         }
 
-        fn unreadable(&mut self, _: Unreadable) {
+        fn unreadable(&mut self, why: Unreadable, bytes: &[u8]) {
             self.unreadable += 1;
+            self.said.push((why.as_str(), bytes.to_vec()));
+        }
+
+        fn dropped(&mut self, why: framing::Bad, bytes: &[u8]) {
+            self.said.push((why.as_str(), bytes.to_vec()));
         }
 
         fn legible(&mut self, legible: bool) {
@@ -372,6 +387,8 @@ mod tests {
             keep: 0,
             whole: false,
             label_end: None,
+            interleaved: None,
+            silence: None,
         }
     }
 
@@ -380,12 +397,20 @@ mod tests {
     }
 
     fn port_with(framing: framing::Settings, pattern: Option<&str>) -> (Port, Instant, Journal) {
+        port_of(framing, pattern, None)
+    }
+
+    fn port_of(
+        framing: framing::Settings,
+        pattern: Option<&str>,
+        poll: Option<poll::Settings>,
+    ) -> (Port, Instant, Journal) {
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),
             port: PortName::parse("/dev/null").unwrap(),
             line: Line::default(),
-            duty: Duty::Readings { framing, extractor, poll: None, write: None },
+            duty: Duty::Readings { framing, extractor, poll, write: None },
         };
         let start = Instant::now();
         let mut port = Port::new(Arc::new(settings), 7, start, 0);
@@ -397,6 +422,7 @@ mod tests {
             messages: Vec::new(),
             unreadable: 0,
             legible: Vec::new(),
+            said: Vec::new(),
         };
         (port, start + Duration::from_secs(1), journal)
     }
@@ -460,7 +486,7 @@ mod tests {
         assert_eq!((port.illegible(), &journal.legible[..]), (None, &[][..]));
         port.handle_bytes(now, stamp(1), b"T=21.5\nT=21.5\n", &mut journal);
         let why = port.illegible().unwrap().sentence();
-        assert!(why.contains("(\"T=21.5\"): the pattern does not match; compare pattern"), "{why}");
+        assert!(why.contains("one of them \"T=21.5\": the pattern does not match; compare pattern"), "{why}");
         // It is told once, and so is the end.
         port.handle_bytes(now, stamp(1), b"W=1\nW=2\nT=3\n", &mut journal);
         assert_eq!((port.illegible(), &journal.legible[..]), (None, &[false, true][..]));
@@ -478,6 +504,73 @@ mod tests {
         assert!(why.contains("longer than max-frame; compare framing, line-end, baud"), "{why}");
         port.handle_bytes(now, stamp(1), b"one\n", &mut journal);
         assert_eq!(port.illegible(), None);
+    }
+
+    /// Asks the device of the port once; it answers this.
+    fn ask(port: &mut Port, journal: &mut Journal, answer: &[u8]) {
+        for _ in 0..20 {
+            let now = port.poll_timeout().unwrap();
+            port.handle_timeout(now, stamp(1), journal);
+            if port.poll_transmit(&mut Vec::new()) {
+                port.handle_bytes(now + Duration::from_millis(50), stamp(1), answer, journal);
+                return;
+            }
+        }
+        panic!("it is not asked");
+    }
+
+    fn asked_port(framing: framing::Settings, pattern: Option<&str>) -> (Port, Journal) {
+        let period = Duration::from_secs(10);
+        let timeout = Duration::from_secs(1);
+        let settings = poll::Settings { question: b"A\r".to_vec(), period, timeout, echo: false, wake: None };
+        let (port, _, journal) = port_of(framing, pattern, Some(settings));
+        (port, journal)
+    }
+
+    #[test]
+    fn why_an_answer_is_no_reading_is_told_with_its_first_bytes_until_one_is() {
+        let (mut port, mut journal) = asked_port(framed(Framing::Line(line::End::Any)), Some("^W=[0-9]+$"));
+        for _ in 0..3 {
+            ask(&mut port, &mut journal, b"T=\xb021.5\r\n");
+        }
+        assert_eq!(port.asked().unwrap().state.as_str(), "degraded");
+        let (said, advice) = port.fault().unwrap().words();
+        assert_eq!(said, "the pattern does not match \"T=.21.5\" (hex 543db032312e35)");
+        assert!(advice.starts_with("compare pattern with what comes"), "{advice}");
+        assert_eq!(journal.said.last(), Some(&("the pattern does not match", b"T=\xb021.5".to_vec())));
+        ask(&mut port, &mut journal, b"W=1\r\n");
+        assert_eq!((port.fault(), port.asked().unwrap().state.as_str()), (None, "up"));
+    }
+
+    #[test]
+    fn an_answer_that_is_dropped_is_told_with_its_reason_and_so_is_one_that_never_ends() {
+        let checked =
+            framing::Settings { checksum: Some(Checksum::Xor), ..framed(Framing::Line(line::End::Any)) };
+        let (mut port, mut journal) = asked_port(checked, None);
+        ask(&mut port, &mut journal, b"W=1x\r\n");
+        assert_eq!(port.fault().unwrap().words().0, "the checksum is wrong \"W=1x\"");
+        assert_eq!(journal.said, [("checksum", b"W=1x".to_vec())]);
+        // What is dropped when the next question goes out.
+        ask(&mut port, &mut journal, b"W=12");
+        ask(&mut port, &mut journal, b"");
+        assert_eq!(journal.said[1..], [("incomplete", b"W=12".to_vec())]);
+        assert_eq!(port.fault().unwrap().words().0, "incomplete \"W=12\"");
+        assert_eq!(port.counters().framing.bad, 2);
+    }
+
+    #[test]
+    fn what_comes_while_a_device_wakes_is_no_answer_and_no_fault() {
+        let wake = poll::Wake { bytes: vec![0], pause: Duration::from_millis(200) };
+        let (second, question) = (Duration::from_secs(1), b"A\r".to_vec());
+        let settings =
+            poll::Settings { question, period: 10 * second, timeout: second, echo: false, wake: Some(wake) };
+        let (mut port, _, mut journal) = port_of(framed(Framing::Line(line::End::Any)), None, Some(settings));
+        for _ in 0..3 {
+            ask(&mut port, &mut journal, b"\xff?\r\n12");
+            ask(&mut port, &mut journal, b"W=1\r\n");
+        }
+        assert_eq!(journal.taken.iter().map(|taken| &taken.1[..]).collect::<Vec<_>>(), ["W=1"; 3]);
+        assert_eq!((port.counters().framing.bad, port.fault(), &journal.said[..]), (0, None, &[][..]));
     }
 
     #[test]

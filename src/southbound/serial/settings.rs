@@ -62,6 +62,8 @@ pub fn slipmux(max_message: usize) -> framing::Settings {
         keep: 0,
         whole: false,
         label_end: None,
+        interleaved: None,
+        silence: None,
     }
 }
 

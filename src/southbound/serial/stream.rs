@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::Counters;
 use super::delivery::Delivery;
-use super::legibility::{Cause, Illegible, Legibility};
+use super::legibility::{Cause, Fault, Illegible, Legibility};
 use super::pending::Bounds;
 use super::settings::{Duty, Line, Port};
 use super::taker::{Taker, Verdict};
@@ -34,6 +34,8 @@ pub(super) struct Stream {
     is_held: bool,
     /// Of a line on which nothing is asked.
     legibility: Legibility,
+    /// Why the last answer of a device that is asked was no reading, if it was none.
+    fault: Option<Fault>,
 }
 
 /// The commands of a device that takes some.
@@ -55,6 +57,7 @@ impl Stream {
             poller: None,
             writing: None,
             is_held: false,
+            fault: None,
             legibility: Legibility::new(match framing.framing {
                 Framing::Fixed(size) => size,
                 _ => framing.max_frame,
@@ -196,6 +199,11 @@ impl Stream {
         self.legibility.illegible()
     }
 
+    /// Why the last answer of a device that is asked was no reading.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
     /// The questions, if there are any.
     pub(super) fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref()
@@ -232,6 +240,9 @@ impl Stream {
         port: &Port,
         taker: &mut dyn Taker,
     ) {
+        if self.poller.as_ref().is_some_and(Poller::is_waking) {
+            return;
+        }
         let stripped = self.poller.as_mut().map(|poller| poller.strip_echo(bytes));
         let bytes = stripped.as_deref().unwrap_or(bytes);
         self.decode(now, stamp, port, taker, bytes, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
@@ -249,9 +260,12 @@ impl Stream {
         if let Some(poller) = &mut self.poller {
             if poller.handle_timeout(now) {
                 self.decoder.clear();
-                let _ = self.decoder.take_bad();
+                if let Some((why, begun)) = self.decoder.take_bad() {
+                    taker.dropped(why, &begun);
+                    self.fault = Some(Fault::new(Cause::Bad(why), &begun));
+                }
             }
-            tell(poller, taker);
+            tell(poller, self.fault.as_ref(), taker);
         }
         self.delivery.handle_timeout(now, port.name.as_str(), taker);
     }
@@ -285,7 +299,7 @@ impl Stream {
         bytes: &[u8],
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
-        let Stream { decoder, room, delivery, unreadable, poller, writing, legibility, .. } = self;
+        let Stream { decoder, room, delivery, unreadable, poller, writing, legibility, fault, .. } = self;
         let (bad, good) = (decoder.counters().bad, decoder.counters().good);
         let is_asked = poller.is_some();
         let was_illegible = legibility.illegible().is_some();
@@ -307,15 +321,17 @@ impl Stream {
                 match read {
                     Ok(reading) => {
                         gave = true;
+                        *fault = None;
                         legibility.handle_reading();
                         let _: Verdict = delivery.offer(now, port.name.as_str(), &reading, stamp, taker);
                     }
                     Err(why) => {
                         *unreadable += 1;
-                        if !is_asked {
-                            legibility.handle_frames(now, 1, Cause::Unreadable(why), frame);
+                        match is_asked {
+                            true => *fault = Some(Fault::new(Cause::Unreadable(why), frame)),
+                            false => legibility.handle_frames(now, 1, Cause::Unreadable(why), frame),
                         }
-                        taker.unreadable(why);
+                        taker.unreadable(why, shown(frame));
                     }
                 }
             }),
@@ -331,7 +347,7 @@ impl Stream {
                 Err(slipmux::Broken) => {
                     *unreadable += 1;
                     legibility.handle_frames(now, 1, Cause::Unreadable(Unreadable::Broken), frame);
-                    taker.unreadable(Unreadable::Broken);
+                    taker.unreadable(Unreadable::Broken, shown(frame));
                 }
             }),
             // Such a port has no stream.
@@ -339,7 +355,9 @@ impl Stream {
         }
         if let Some((why, begun)) = self.decoder.take_bad() {
             // Which came first is not known; a reading shows that the line can be read.
-            if !is_asked && !gave {
+            if is_asked && !gave {
+                self.fault = Some(Fault::new(Cause::Bad(why), &begun));
+            } else if !gave {
                 let frames = self.decoder.counters().bad.saturating_sub(bad).max(1);
                 self.legibility.handle_frames(now, frames, Cause::Bad(why), &begun);
             }
@@ -358,15 +376,20 @@ impl Stream {
             if was_bad {
                 poller.handle_damage();
             }
-            tell(poller, taker);
+            tell(poller, self.fault.as_ref(), taker);
         }
     }
 }
 
-fn tell(poller: &mut Poller, taker: &mut dyn Taker) {
+fn tell(poller: &mut Poller, fault: Option<&Fault>, taker: &mut dyn Taker) {
     while let Some(event) = poller.poll_event() {
-        taker.asked(event);
+        taker.asked(event, fault);
     }
+}
+
+/// The first bytes of a frame.
+fn shown(frame: &[u8]) -> &[u8] {
+    &frame[..frame.len().min(framing::SHOWN_MAX)]
 }
 
 /// The question as the framing reads it, if it is one frame: so an echo of it looks.

@@ -1,5 +1,6 @@
 //! What a port hands its readings to.
 
+use super::legibility::Fault;
 use crate::gate::stage::Received;
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::reading::Unreadable;
@@ -28,8 +29,8 @@ pub trait Taker {
     /// A CoAP message of a node on the line; answers go out by the shell.
     fn message(&mut self, message: &[u8]);
 
-    /// A frame was no reading.
-    fn unreadable(&mut self, why: Unreadable);
+    /// A frame was no reading: why, and its first bytes.
+    fn unreadable(&mut self, why: Unreadable, bytes: &[u8]);
 
     /// A frame was dropped: why, and its first bytes. Of several at once, the last.
     fn dropped(&mut self, why: framing::Bad, bytes: &[u8]) {
@@ -44,9 +45,10 @@ pub trait Taker {
     /// A device gave a sign of life, whether or not a reading comes of it.
     fn alive(&mut self, device: &str);
 
-    /// Something happened with a device that is asked.
-    fn asked(&mut self, event: poll::Event) {
-        let _ = event;
+    /// Something happened with a device that is asked; with why its last answer was no reading, if
+    /// it was none.
+    fn asked(&mut self, event: poll::Event, fault: Option<&Fault>) {
+        let _ = (event, fault);
     }
 
     /// Something happened with a unit of the bus; never [`modbus::Event::Reading`].

@@ -126,8 +126,13 @@ mod tests {
         fn new(periods: &[Duration], starts: &[&[u8]]) -> Line {
             let now = Instant::now();
             let of = |period: &Duration| {
-                let settings =
-                    Settings { question: b"A\r".to_vec(), period: *period, timeout: SECOND, echo: false };
+                let settings = Settings {
+                    question: b"A\r".to_vec(),
+                    period: *period,
+                    timeout: SECOND,
+                    echo: false,
+                    wake: None,
+                };
                 let mut poller = Poller::new(settings, None, now);
                 poller.share();
                 poller.line_up(now);
@@ -332,7 +337,7 @@ mod tests {
         for timeout in [ms(100), SECOND, 5 * SECOND] {
             let mut line = Line::new(&[SECOND; 4], &[&b""[..]; 4]);
             line.pollers[3] = Poller::new(
-                Settings { question: b"A\r".to_vec(), period: SECOND, timeout, echo: false },
+                Settings { question: b"A\r".to_vec(), period: SECOND, timeout, echo: false, wake: None },
                 None,
                 line.now,
             );

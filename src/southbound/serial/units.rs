@@ -107,12 +107,15 @@ impl Units {
         let units =
             units.map(|number| Unit { delivery: Delivery::new(port, number, bounds), answers: 0 }).collect();
         let wire = match (has_header, settings.ascii) {
+            (true, _) if settings.is_unnumbered => Wire::Tcp(Mbap::unnumbered()),
             (true, _) => Wire::Tcp(Mbap::default()),
             (false, true) => Wire::Ascii(Ascii::default()),
             (false, false) => Wire::Rtu,
         };
         let mut bus = Bus::new(settings.clone(), now, seed);
-        if has_header {
+        if has_header && settings.is_unnumbered {
+            bus.is_behind(Medium::Unnumbered);
+        } else if has_header {
             bus.answers_are_numbered();
         } else if is_network {
             bus.is_behind(Medium::Network);
@@ -407,7 +410,7 @@ mod tests {
 
         fn message(&mut self, _: &[u8]) {}
 
-        fn unreadable(&mut self, _: Unreadable) {}
+        fn unreadable(&mut self, _: Unreadable, _: &[u8]) {}
 
         fn alive(&mut self, device: &str) {
             self.alive.push(device.to_owned());
@@ -450,6 +453,7 @@ mod tests {
             backoff_max: Settings::BACKOFF_MAX,
             echo: false,
             ascii: false,
+            is_unnumbered: false,
             units: addresses.iter().copied().map(unit).collect(),
         };
         let settings = settings::Port {
@@ -486,12 +490,21 @@ mod tests {
     }
 
     /// Five minutes of a unit behind this port that answers each request with these bytes at once.
-    fn drive(line: &str, is_ascii: bool, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> (Port, Journal) {
+    fn drive(line: &str, is_ascii: bool, answer: impl FnMut(&[u8]) -> Vec<u8>) -> (Port, Journal) {
+        drive_as(line, |bus| bus.ascii = is_ascii, answer)
+    }
+
+    /// The same on a bus that is changed so.
+    fn drive_as(
+        line: &str,
+        change: impl Fn(&mut Settings),
+        mut answer: impl FnMut(&[u8]) -> Vec<u8>,
+    ) -> (Port, Journal) {
         let start = Instant::now();
         let mut settings = (**port(&[1], start).settings()).clone();
         settings.port = PortName::parse(line).unwrap();
         if let Duty::Modbus(bus, _) = &mut settings.duty {
-            bus.ascii = is_ascii;
+            change(bus);
         }
         let mut port = Port::new(Arc::new(settings), 5, start, 1);
         let mut journal = Journal::default();
@@ -579,6 +592,28 @@ mod tests {
         });
         assert_eq!(told(&journal), ["u1 Named { unit: 0, other: 0 }"]);
         assert_eq!(port.units().next().unwrap().answers_as, None);
+    }
+
+    #[test]
+    fn a_peer_that_copies_no_transaction_identifier_is_read_if_that_is_configured_and_told_otherwise() {
+        for id in [[0, 0], [0xFF, 0xFF]] {
+            let answer = |unit: u8| [&id[..], &[0, 0, 0, 5, unit, 3, 2, 1, 0xFF]].concat();
+            let (said, _) = why("modbus-tcp://plc", false, |_| answer(1));
+            assert!(said.contains("transaction-id = \"ignore\""), "{said}");
+            let (_, journal) = drive_as("modbus-tcp://plc", |bus| bus.is_unnumbered = true, |_| answer(1));
+            assert!(!journal.of("u1").is_empty());
+            // Another unit's answer is not used then.
+            let (port, journal) = drive_as("modbus-tcp://plc", |bus| bus.is_unnumbered = true, |_| answer(2));
+            assert!(journal.of("u1").is_empty());
+            assert!(port.units().next().unwrap().failing.is_some());
+        }
+    }
+
+    #[test]
+    fn ascii_answers_that_end_with_cr_alone_are_read() {
+        let answer = |_: &[u8]| b":01030201FFFA\r".to_vec();
+        let (_, journal) = drive("/dev/null", true, answer);
+        assert!(!journal.of("u1").is_empty());
     }
 
     #[test]

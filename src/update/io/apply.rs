@@ -114,7 +114,10 @@ impl Work<'_> {
     /// One sentence: why nothing was installed though something was to be.
     pub fn apply(&mut self) -> Result<Outcome, String> {
         let public = self.root.read()?;
-        let running = self.backend.running();
+        let running = match &public.installation {
+            Some(record) => watch::what_runs(self.root, self.backend, record),
+            None => self.backend.running(),
+        };
         if let Some(outcome) = self.settle(&public, running.as_deref())? {
             return Ok(outcome);
         }
@@ -333,7 +336,7 @@ impl Work<'_> {
         match record.arrive(running, self.boot.id.as_deref()) {
             Arrival::Over => Ok(None),
             Arrival::Unknown => {
-                Err("the version that runs is not known, so nothing is concluded about the last installation"
+                Err("the version that runs is not known, so nothing is concluded about the last installation; a package that dpkg has half installed is completed by `apt-get install --reinstall tombolo`"
                     .to_owned())
             }
             Arrival::AwaitsReboot => Ok(Some(match record.phase {

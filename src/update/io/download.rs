@@ -233,7 +233,7 @@ fn disk(error: &io::Error) -> NoImage {
 }
 
 /// Hashes the first `length` bytes.
-fn hash_file(file: &impl StoredFile, length: u64, hash: &mut Context) -> io::Result<()> {
+pub(super) fn hash_file(file: &impl StoredFile, length: u64, hash: &mut Context) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;
     while at < length {

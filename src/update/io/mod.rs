@@ -6,10 +6,12 @@ pub mod answer;
 pub mod apart;
 pub mod apply;
 pub mod backend;
+pub mod block_reader;
 #[cfg(feature = "update")]
 pub mod check;
 pub mod client;
 pub mod download;
+pub mod firmware;
 pub mod floor;
 pub mod history;
 pub mod ledger;

@@ -115,6 +115,30 @@ fn cause(seen: Observation, around: &Surroundings<'_>) -> String {
     }
 }
 
+/// What runs, as what installs says it. An installation that a power cut left half done is brought
+/// to its end first: nothing else would, and until then no version can be told.
+pub fn what_runs(ledger: &dyn Ledger, backend: &dyn Backend, record: &Installation) -> Option<String> {
+    let running = backend.running();
+    let wanted = match record.phase {
+        Phase::Confirmed | Phase::Failed => None,
+        Phase::Reverting => record.previous.as_deref(),
+        _ => Some(record.version.as_str()),
+    };
+    let Some(wanted) = wanted.filter(|_| running.is_none()) else { return running };
+    let completed = ledger.share().and_then(|_shared| backend.complete(wanted));
+    let running = backend.running();
+    match (completed, &running) {
+        (Err(reason), _) => {
+            log::error!(version = wanted, reason:% = reason; "an installation was interrupted, and cannot be completed");
+        }
+        (Ok(()), Some(running)) => {
+            log::warn!(version = running.as_str(); "an installation was interrupted, and is completed now");
+        }
+        (Ok(()), None) => {}
+    }
+    running
+}
+
 /// Judges the installation that the record is about, to its end; `None`: there is none to judge.
 /// It blocks for as long as `timeout`. What cannot be written down keeps nothing from being done:
 /// see [`ledger`](super::ledger).
@@ -129,7 +153,7 @@ pub fn watch(
 ) -> Result<Option<End>, String> {
     let Some(mut record) = ledger.installation()? else { return Ok(None) };
     let version = record.version.clone();
-    let running = backend.running();
+    let running = what_runs(ledger, backend, &record);
     match record.arrive(running.as_deref(), boot.id.as_deref()) {
         Arrival::Runs => {}
         Arrival::Proven => {

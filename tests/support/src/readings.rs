@@ -39,6 +39,7 @@ impl Readings {
             max_handshakes: 120,
             uplink: vec![rule("normal", "t/#", Lane::Normal), rule("high", "high/#", Lane::High)],
             downlink: Vec::new(),
+            on_behalf: Vec::new(),
             mailbox: Default::default(),
         };
         let settings = Settings {

@@ -6,7 +6,7 @@
 use coap_numbers::option;
 
 use super::super::PeerId;
-use super::super::block::{Block, SIZE_EXPONENT_MAX, slice};
+use super::super::block::{Block, SIZE_EXPONENT_MAX, excerpt, slice};
 use super::super::deduplication::{Answer, fingerprint};
 use super::super::encoder::Encoder;
 use super::super::message::{Code, HEADER_LENGTH, Message, MessageId, TOKEN_MAX, Token, Type};
@@ -156,7 +156,11 @@ fn write_header(buffer: &mut Vec<u8>, message_type: Type, code: Code, id: Messag
 
 /// Writes one response, with the requested block of its body if the body does not fit.
 pub(super) fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Response<'_>, largest: u8) {
-    let (block2, part) = match slice(response.payload, frame.block2, largest) {
+    let cut = match response.whole {
+        None => slice(response.payload, frame.block2, largest),
+        Some(whole) => excerpt(response.payload, whole, frame.block2, largest),
+    };
+    let (block2, part) = match cut {
         Ok(cut) => cut,
         Err(_) if response.code != Code::CONTENT => (None, &response.payload[..0]),
         Err(_) => return write_header(buffer, frame.message_type, Code::BAD_REQUEST, frame.id, &frame.token),
@@ -173,7 +177,8 @@ pub(super) fn write_response(buffer: &mut Vec<u8>, frame: Frame, response: &Resp
     for segment in response.location_path {
         encoder = encoder.option(option::LOCATION_PATH, segment.as_bytes());
     }
-    let size2 = block2.filter(|_| frame.wants_size2).map(|_| response.payload.len() as u32);
+    let whole = response.whole.unwrap_or(response.payload.len() as u64);
+    let size2 = block2.filter(|_| frame.wants_size2).and_then(|_| u32::try_from(whole).ok());
     let written = encoder
         .maybe_uint(option::CONTENT_FORMAT, response.content_format.map(|format| format.0.into()))
         .maybe_uint(option::MAX_AGE, response.max_age)

@@ -22,6 +22,9 @@
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
 //!
+//! With [`Settings::interleaved`], messages of another kind are taken out before frames are looked
+//! for ([`mod@interleaved`]).
+//!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes, or eight of a
 //! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
 //! doubled delimiters make them. Time is an argument.
@@ -29,6 +32,7 @@
 pub mod cobs;
 pub mod fixed;
 pub mod gap;
+pub mod interleaved;
 mod labels;
 pub mod length;
 pub mod line;
@@ -101,6 +105,12 @@ pub struct Settings {
     /// in it once and it was seen with the same labels before: for a checksum of 8 bits, which one
     /// of 256 damaged frames passes.
     pub label_end: Option<u8>,
+    /// Messages of another kind in the midst of frames, which are taken out. In framings `line` and
+    /// `markers`.
+    pub interleaved: Option<interleaved::Interleaved>,
+    /// Longest silence within a frame that a delimiter ends: then what came of it is dropped, with
+    /// what comes up to the next delimiter. `None`: any.
+    pub silence: Option<Duration>,
 }
 
 /// Most bytes behind the end of a frame.
@@ -158,7 +168,7 @@ pub struct Counters {
     pub malformed: u64,
     /// Of these, [`Bad::Incomplete`].
     pub incomplete: u64,
-    /// Bytes that made no good frame, checksums and delimiters aside.
+    /// Bytes that made no good frame; checksums, delimiters and interleaved messages aside.
     pub dropped: u64,
 }
 
@@ -270,6 +280,7 @@ pub struct Decoder {
     spare: Vec<u8>,
     last_bad: Option<(Bad, Vec<u8>)>,
     labels: Option<labels::Labels>,
+    interleaved: Option<interleaved::Filter>,
 }
 
 impl Decoder {
@@ -277,13 +288,13 @@ impl Decoder {
     pub fn new(settings: &Settings, now: Instant) -> Decoder {
         let max = settings.max_frame.clamp(1, FRAME_MAX);
         let (scanner, pause) = match &settings.framing {
-            Framing::Line(end) => (Scanner::Line(line::Scanner::new(end)), None),
-            Framing::Slip => (Scanner::Slip(slip::Scanner::default()), None),
-            Framing::Cobs => (Scanner::Cobs(cobs::Scanner::default()), None),
+            Framing::Line(end) => (Scanner::Line(line::Scanner::new(end)), settings.silence),
+            Framing::Slip => (Scanner::Slip(slip::Scanner::default()), settings.silence),
+            Framing::Cobs => (Scanner::Cobs(cobs::Scanner::default()), settings.silence),
             Framing::Length(header) => (Scanner::Length(*header), Some(settings.within)),
             Framing::Gap(gap) => (Scanner::Gap, Some(*gap)),
             Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
-            Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), None),
+            Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), settings.silence),
         };
         Decoder {
             scanner,
@@ -304,6 +315,7 @@ impl Decoder {
             spare: Vec::new(),
             last_bad: None,
             labels: settings.label_end.map(labels::Labels::new),
+            interleaved: settings.interleaved.map(interleaved::Filter::new),
         }
     }
 
@@ -319,6 +331,8 @@ impl Decoder {
         self.fail(Bad::Incomplete);
         self.skipping = false;
         self.scanner.restart();
+        let held = self.interleaved.as_mut().map_or(0, interleaved::Filter::clear);
+        self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
         self.kept.clear();
         self.spare.clear();
@@ -368,7 +382,7 @@ impl Decoder {
                 }
             }
             Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
-            _ => bytes.iter().for_each(|byte| self.step(*byte, sink)),
+            _ => bytes.iter().for_each(|byte| self.pass(*byte, sink)),
         }
     }
 
@@ -388,7 +402,12 @@ impl Decoder {
                         self.scan(true, sink);
                     }
                     self.fail(Bad::Incomplete);
-                    self.skipping = false;
+                    // Where a delimiter ends a frame, what comes next may be its rest.
+                    let is_ended = std::mem::take(&mut self.is_behind);
+                    self.skipping = !is_ended && self.scanner.has_delimiter();
+                    if !is_ended {
+                        self.scanner.restart();
+                    }
                     self.forget_behind();
                 }
             }
@@ -427,6 +446,20 @@ impl Decoder {
             && !self.start.is_empty()
             && self.checksum.is_none()
             && self.buffer.bytes.starts_with(&self.start)
+    }
+
+    /// Decodes one byte of a framing with delimiters, unless it is one of an interleaved message.
+    fn pass(&mut self, byte: u8, sink: &mut dyn FnMut(&[u8])) {
+        let filter = self.interleaved.as_mut().filter(|_| !self.is_behind);
+        match filter.map_or(interleaved::Taken::Data, |filter| filter.take(byte)) {
+            interleaved::Taken::Data => self.step(byte, sink),
+            interleaved::Taken::Held => {}
+            interleaved::Taken::Broken(held) => {
+                held.iter().for_each(|byte| self.step(*byte, sink));
+                // Nothing is held now.
+                self.pass(byte, sink);
+            }
+        }
     }
 
     /// Decodes one byte of a framing with delimiters.
@@ -493,6 +526,7 @@ impl Decoder {
             .find_map(|at| Some((*at, strip(&bytes[*at..])?)))
             .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
+        let body = body.filter(|_| !(matches!(self.scanner, Scanner::Gap) && self.is_blank(bytes)));
         let payload = body.and_then(|body| body.get(self.start.len()..)).map(|body| self.scanner.plain(body));
         let payload = payload.filter(|payload| !payload.is_empty());
         let labels = &mut self.labels;
@@ -571,6 +605,13 @@ impl Decoder {
             sink(&payload);
             self.buffer.clear();
         }
+    }
+
+    /// Whether a frame that no delimiter marks is what a line says that is cut or has no driver:
+    /// zeros or FF, with which many checksums are right.
+    fn is_blank(&self, frame: &[u8]) -> bool {
+        let is_all = |value: u8| frame.iter().all(|byte| *byte == value);
+        self.checksum.is_some() && (is_all(0) || is_all(0xFF))
     }
 
     /// A frame without its checksum, if it has one; `None` if that is wrong.
@@ -666,7 +707,7 @@ impl Decoder {
                 Some(checksum) => self.placement.strip(checksum, frame),
                 None => Some(frame),
             };
-            let payload = body.and_then(|body| match &self.scanner {
+            let payload = body.filter(|_| !self.is_blank(frame)).and_then(|body| match &self.scanner {
                 Scanner::Length(header) => header.payload(body),
                 _ => body.get(self.start.len()..),
             });

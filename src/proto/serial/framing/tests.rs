@@ -19,6 +19,8 @@ fn settings(framing: Framing, checksum: Option<Checksum>) -> Settings {
         keep: 0,
         whole: false,
         label_end: None,
+        interleaved: None,
+        silence: None,
     }
 }
 
@@ -288,6 +290,8 @@ fn what_is_too_long_is_dropped_whole_and_counted() {
             keep: 0,
             whole: false,
             label_end: None,
+            interleaved: None,
+            silence: None,
         };
         let narrow = Settings { max_frame: 64, ..wide.clone() };
         let mut stream = Vec::new();
@@ -676,5 +680,74 @@ fn with_skip_first_what_was_begun_before_the_opening_is_dropped_however_late_it_
         found.extend(pause(&mut decoder, now + IDLE + SETTLE));
         assert_eq!(found, [b"23.5"], "{framing:?}");
         assert_eq!(decoder.counters().bad, 0);
+    }
+}
+
+#[test]
+fn a_line_that_stands_still_for_longer_than_is_allowed_is_not_joined_to_what_comes_then() {
+    let ms = Duration::from_millis;
+    let of = |framing| Settings { silence: Some(ms(2_000)), ..settings(framing, None) };
+    for (framing, half, rest, next) in [
+        // The device starts anew, or its cable is plugged in again.
+        (Framing::Line(End::Any), &b"T=2"[..], &b"T=21.5\n"[..], &b"T=22.0\n"[..]),
+        (Framing::Line(End::Exactly(b"\r\n".to_vec())), b"T=2\r", b"\n1.5\r\n", b"T=22.0\r\n"),
+        (markers(b"$", b"\n", None), b"$T=2", b"1.5\n", b"$T=22.0\n"),
+        (Framing::Slip, b"\xc0T=2", b"1.5\xc0", b"T=22.0\xc0"),
+    ] {
+        let (mut decoder, now) = opened(&of(framing.clone()));
+        assert!(take(&mut decoder, now, half).is_empty());
+        // As long as that, a device may pause.
+        assert!(pause(&mut decoder, now + ms(1_999)).is_empty());
+        assert_eq!(decoder.poll_timeout(), Some(now + ms(2_000)));
+        assert!(pause(&mut decoder, now + ms(2_000)).is_empty());
+        assert_eq!(
+            (decoder.counters().incomplete, decoder.take_bad().map(|bad| bad.0)),
+            (1, Some(Bad::Incomplete))
+        );
+        let later = now + ms(60_000);
+        assert!(take(&mut decoder, later, rest).is_empty(), "{framing:?}");
+        assert_eq!(take(&mut decoder, later, next), [b"T=22.0"], "{framing:?}");
+        // The timer may come too late.
+        assert!(take(&mut decoder, later + ms(100), half).is_empty());
+        assert!(take(&mut decoder, later + ms(9_000), rest).is_empty(), "{framing:?}");
+        // Without the key it is one.
+        let (mut decoder, now) = opened(&settings(framing, None));
+        take(&mut decoder, now, half);
+        assert_eq!(decoder.poll_timeout(), None);
+        assert!(!take(&mut decoder, now + ms(60_000), rest).is_empty());
+    }
+}
+
+#[test]
+fn zeros_and_ff_of_a_cut_line_are_no_message_although_many_checksums_of_them_are_right() {
+    let header = header(Width::One, false, 0, 2);
+    for framing in [Framing::Fixed(8), Framing::Fixed(2), header, Framing::Gap(Duration::from_millis(50))] {
+        for checksum in
+            [Checksum::Xor, Checksum::Sum, Checksum::SumNegated, Checksum::Sum16, Checksum::Crc16Arc]
+        {
+            let settings = settings(framing.clone(), Some(checksum));
+            for noise in [0, 0xFF] {
+                let (mut decoder, now) = opened(&settings);
+                for count in 0..100_u64 {
+                    let at = now + Duration::from_millis(100 * count);
+                    let mut found = pause(&mut decoder, at);
+                    found.extend(take(&mut decoder, at, &[noise; 4]));
+                    assert!(found.is_empty(), "{framing:?} {checksum:?} {noise}");
+                }
+                pause(&mut decoder, now + Duration::from_secs(60));
+                assert!(decoder.counters().bad > 0);
+                let mut good = Vec::new();
+                let payload = &[0, 0, 0, 0, 0, 0, 1][..match framing {
+                    Framing::Fixed(2) => 1,
+                    _ => 8 - checksum.width(),
+                }
+                .min(7)];
+                if encode(&settings, payload, &mut good).is_ok() && good.iter().any(|byte| *byte != 0) {
+                    let found = take(&mut decoder, now + Duration::from_secs(90), &good);
+                    let later = pause(&mut decoder, now + Duration::from_secs(120));
+                    assert_eq!([found, later].concat(), [payload], "{framing:?} {checksum:?}");
+                }
+            }
+        }
     }
 }

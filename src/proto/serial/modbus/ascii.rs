@@ -4,6 +4,9 @@
 //! ':' | address (2) | protocol data unit (2 each) | LRC (2) | CR LF
 //! ```
 //!
+//! Some units leave out the CR, some the LF. So a frame ends with either; with CR only if its LRC
+//! is right, and then an LF behind it belongs to it.
+//!
 //! The bus speaks RTU; here its requests become text, and answers bytes. A frame whose LRC is wrong
 //! or that has other characters becomes one with a wrong CRC, so that the bus knows that an answer
 //! came and was damaged.
@@ -21,6 +24,8 @@ const CHARACTERS_MAX: usize = 1 + 2 * (FRAME_MAX - 1) + 2;
 pub struct Ascii {
     /// What came since the last colon, without it; `None`: no colon came.
     digits: Option<Vec<u8>>,
+    /// The last character was the CR of a frame.
+    is_ended: bool,
     noise: u64,
     /// That when the last request was made.
     noise_before: u64,
@@ -43,13 +48,23 @@ impl Ascii {
     /// Takes characters in, and hands out whole frames as RTU.
     pub fn push(&mut self, bytes: &[u8], mut arrived: impl FnMut(&[u8])) {
         for byte in bytes {
+            if std::mem::take(&mut self.is_ended) && *byte == b'\n' {
+                continue;
+            }
             match (byte, &mut self.digits) {
                 (b':', digits) => {
                     self.noise += digits.take().map_or(0, |digits| digits.len() as u64 + 1);
                     self.digits = Some(Vec::new());
                 }
                 (_, None) => self.noise += 1,
-                // The CR before it is taken off with the digits; some units leave it out.
+                (b'\r', Some(digits)) if decode(digits).is_ok() => {
+                    let digits = std::mem::take(digits);
+                    (self.digits, self.is_ended) = (None, true);
+                    if let Ok(frame) = decode(&digits) {
+                        arrived(&frame);
+                    }
+                }
+                // The CR before it is taken off with the digits.
                 (b'\n', digits) => {
                     let digits = digits.take().unwrap_or_default();
                     match decode(&digits) {
@@ -128,12 +143,35 @@ mod tests {
         assert_eq!(request, b":1103006B00037E\r\n");
         let answer = b":110306022B000000645 5\r\n".iter().filter(|byte| **byte != b' ').copied();
         let answer: Vec<u8> = answer.collect();
-        for cut in 0..answer.len() {
+        let whole = rtu(&[0x11, 3, 6, 2, 0x2B, 0, 0, 0, 0x64]);
+        for cut in 0..answer.len() - 1 {
             assert_eq!(push(&mut ascii, &answer[..cut]), [[0; 0]; 0]);
-            let whole = rtu(&[0x11, 3, 6, 2, 0x2B, 0, 0, 0, 0x64]);
-            assert_eq!(push(&mut ascii, &answer[cut..]), [whole]);
+            assert_eq!(push(&mut ascii, &answer[cut..]), std::slice::from_ref(&whole));
         }
-        assert_eq!(ascii.noise(), 0);
+        let (last, others) = answer.split_last().unwrap();
+        assert_eq!(push(&mut ascii, others), [whole]);
+        assert_eq!(push(&mut ascii, &[*last]), [[0; 0]; 0]);
+        assert_eq!((ascii.noise(), ascii.unframed()), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_that_ends_with_cr_or_lf_alone_is_whole_and_a_cr_within_one_does_not_end_it() {
+        for end in [&b"\r"[..], b"\n", b"\r\n"] {
+            let mut ascii = Ascii::default();
+            for _ in 0..3 {
+                let sent = [b":1103020007E3", end].concat();
+                assert_eq!(push(&mut ascii, &sent), [rtu(&[0x11, 3, 2, 0, 7])], "{end:?}");
+            }
+            assert_eq!((ascii.noise(), ascii.unframed()), (0, 0), "{end:?}");
+        }
+        // Only the LF directly behind it belongs to it.
+        let mut ascii = Ascii::default();
+        assert_eq!(push(&mut ascii, b":1103020007E3\r:1103020007E3\r\n\n").len(), 2);
+        assert_eq!(ascii.noise(), 1);
+        let mut ascii = Ascii::default();
+        let found = push(&mut ascii, b":1103\r020007E3\r\n");
+        assert_eq!(found.len(), 1);
+        assert_ne!(found[0], rtu(&[0x11, 3, 2, 0, 7]));
     }
 
     #[test]

@@ -29,14 +29,14 @@ const OPEN_MAX: usize = 32;
 /// Most answers of one run that are kept.
 const RUN_MAX: usize = 4;
 /// So often the answers must show that they are in step.
-const IN_STEP: u32 = 2;
+pub(super) const IN_STEP: u32 = 2;
 /// So often they must show that they come one request late.
-const BEHIND: u32 = 3;
+pub(super) const BEHIND: u32 = 3;
 /// Where there is one read only, its answer can be old, but no other's; and at an opening nothing
 /// failed: so many without a sign that answers come late are enough.
-const PLAIN: u32 = 20;
+pub(super) const PLAIN: u32 = 20;
 /// So many that were all the same: nothing can be exchanged until one is not.
-const EQUAL: u32 = 20;
+pub(super) const EQUAL: u32 = 20;
 
 /// What a request answers that may be that to an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +49,30 @@ pub(super) enum Trust {
     Doubtful,
 }
 
+impl Trust {
+    /// What both allow.
+    pub(super) fn and(self, other: Trust) -> Trust {
+        match (self, other) {
+            (Trust::Doubtful, _) | (_, Trust::Doubtful) => Trust::Doubtful,
+            (Trust::Alike, _) | (_, Trust::Alike) => Trust::Alike,
+            (Trust::Sure, Trust::Sure) => Trust::Sure,
+        }
+    }
+}
+
 /// A request whose answer may still come.
 #[derive(Clone, Debug)]
 struct Open {
     /// `None`: one that nobody knows, of before the port was opened.
     request: Option<Request>,
     asked: Instant,
-    /// It was answered with an exception that may be followed by the data.
-    is_deferred: bool,
 }
 
 impl Open {
     fn may_bring(&self, request: &Request, is_exception: bool) -> bool {
         let Some(own) = &self.request else { return true };
         match is_exception {
-            true => !self.is_deferred && own.function() == request.function(),
+            true => own.function() == request.function(),
             false => own.answer() == request.answer(),
         }
     }
@@ -133,13 +142,13 @@ impl Doubt {
         self.is_of_opening = self.is_none();
         self.lost_at = Some(now);
         self.end_calm(now);
-        self.push(Open { request: None, asked: now, is_deferred: false });
+        self.push(Open { request: None, asked: now });
     }
 
     /// What was forgotten may still come.
     fn end_calm(&mut self, now: Instant) {
         if std::mem::take(&mut self.is_calm) {
-            self.push(Open { request: None, asked: now, is_deferred: false });
+            self.push(Open { request: None, asked: now });
         }
     }
 
@@ -155,16 +164,7 @@ impl Doubt {
         self.is_of_opening = false;
         self.lost_at = Some(asked);
         self.end_calm(asked);
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
-    }
-
-    /// The data may still come of a request that was answered with an exception.
-    pub(super) fn deferred(&mut self, request: &Request, asked: Instant) {
-        self.is_of_opening = false;
-        self.lost_at = Some(asked);
-        // It is this one that was accounted for as the last.
-        self.open.retain(|open| open.asked != asked);
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: true });
+        self.push(Open { request: Some(request.clone()), asked });
     }
 
     fn push(&mut self, open: Open) {
@@ -229,11 +229,9 @@ impl Doubt {
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
             self.run.begun = None;
-            // Those before have come, except data behind an exception.
-            self.open.retain(|open| open.is_deferred);
-            if self.open.is_empty() {
-                (self.in_step, self.behind, self.plain) = (0, 0, 0);
-            }
+            // Those before have come.
+            self.open.clear();
+            (self.in_step, self.behind, self.plain) = (0, 0, 0);
             return Trust::Sure;
         };
         let begun = self.run.begun;
@@ -245,12 +243,8 @@ impl Doubt {
         };
         let mut fitting = self.open.iter().filter(|open| open.may_bring(request, is_exception));
         let trust = if fitting.all(is_same) { Trust::Alike } else { Trust::Doubtful };
-        let mut at = 0;
-        self.open.retain(|open| {
-            at += 1;
-            at > first + 1 || at <= first && open.is_deferred
-        });
-        self.push(Open { request: Some(request.clone()), asked, is_deferred: false });
+        self.open.drain(..=first);
+        self.push(Open { request: Some(request.clone()), asked });
         trust
     }
 
@@ -295,11 +289,11 @@ impl Doubt {
     pub(super) fn late(&mut self, pdu: &[u8]) -> Option<Late> {
         let function = *pdu.first()?;
         let fits = |open: &Open| {
-            let Some(shape) = open.request.as_ref().map(Request::answer) else { return false };
+            let Some(request) = &open.request else { return false };
             match function {
-                EXCEPTION.. => !open.is_deferred && shape.function | EXCEPTION == function,
-                1..=4 if pdu.get(1).is_none_or(|count| usize::from(*count) + 2 != pdu.len()) => false,
-                _ => shape.function == function && usize::from(shape.length) == pdu.len(),
+                EXCEPTION.. => request.function() | EXCEPTION == function,
+                1..=4 => request.parse_answer(pdu).is_ok(),
+                _ => request.function() == function && usize::from(request.answer().length) == pdu.len(),
             }
         };
         let at = self.open.iter().position(fits)?;
@@ -313,23 +307,30 @@ impl Doubt {
 
 /// What the answers of a run show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
+pub(super) enum Sign {
     InStep,
     Behind,
 }
 
-impl Run {
-    fn sign(&self) -> Option<Sign> {
-        let (before, first, last) = (self.before.as_ref()?, self.answers.first()?, self.answers.last()?);
-        if self.answers.len() < 2 || before == last || before.len() != last.len() {
+impl Sign {
+    /// That of a read that was sent twice. `before`: the answer before it.
+    pub(super) fn of(before: &[u8], first: &[u8], last: &[u8]) -> Option<Sign> {
+        if before == last || before.len() != last.len() {
             return None;
         }
-        if self.answers.iter().all(|answer| answer == last) {
-            Some(Sign::InStep)
-        } else if first == before && self.answers.iter().skip(1).all(|answer| answer == last) {
-            Some(Sign::Behind)
-        } else {
-            None
+        match (first == last, first == before) {
+            (true, _) => Some(Sign::InStep),
+            (false, true) => Some(Sign::Behind),
+            (false, false) => None,
         }
+    }
+}
+
+impl Run {
+    fn sign(&self) -> Option<Sign> {
+        let [first, others @ ..] = &self.answers[..] else { return None };
+        let last = others.last()?;
+        let is_settled = others.iter().all(|answer| answer == last);
+        Sign::of(self.before.as_ref()?, first, last).filter(|_| is_settled)
     }
 }

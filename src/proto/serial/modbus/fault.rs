@@ -39,6 +39,8 @@ pub enum Medium {
     Network,
     /// A peer of Modbus TCP.
     Header,
+    /// One whose transaction identifiers say nothing.
+    Unnumbered,
 }
 
 /// How a unit fails.
@@ -64,6 +66,10 @@ impl fmt::Display for Failing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let beyond = self.beyond.filter(|_| self.medium != Medium::Header);
         match (self.failure, self.misfit) {
+            (Failure::Silent | Failure::Damaged | Failure::Misfit, _) if self.is_behind => f.write_str(
+                "its answers come one request late: the converter delivers each with the next request; restart it \
+                 or replace it",
+            ),
             (Failure::Misfit, Some(misfit)) => misfit.fmt(f),
             (Failure::Misfit, None) => {
                 f.write_str("it answers with another function or length than is asked for")
@@ -72,14 +78,10 @@ impl fmt::Display for Failing {
                 "another master asks it at the same time, so nobody knows whose answers come; let one of the two \
                  ask less often",
             ),
-            (Failure::Silent | Failure::Damaged, _) if self.is_behind => f.write_str(
-                "its answers come one request late: the converter delivers each with the next request; restart it \
-                 or replace it",
-            ),
             (Failure::Silent | Failure::Damaged, _) if self.is_late && self.medium == Medium::Header => f
                 .write_str(
                     "its answers carry the transaction identifier of an earlier request: they come after the \
-                     timeout (raise timeout), or the peer does not copy it",
+                     timeout (raise timeout), or the peer does not copy it (transaction-id = \"ignore\" under modbus)",
                 ),
             (Failure::Silent | Failure::Damaged, _) if beyond.is_some() => {
                 let (after, most) = beyond.unwrap_or_default();
@@ -104,7 +106,8 @@ impl fmt::Display for Failing {
             ),
             (Failure::Silent, _) => f.write_str("it does not answer"),
             (Failure::Misnumbered, _) => f.write_str(
-                "its answers carry a transaction identifier that no request had: the peer does not copy it",
+                "its answers carry a transaction identifier that no request had: the peer does not copy it; set \
+                 transaction-id = \"ignore\" under modbus",
             ),
             (Failure::Foreign(address), _) => {
                 write!(f, "answers come from unit address {address} in place of its own")
@@ -116,7 +119,7 @@ impl fmt::Display for Failing {
                     "only damaged answers come; look at baud and parity of the converter, or set port to \
                      modbus-tcp:// if it sends frames of Modbus TCP"
                 }
-                Medium::Header => {
+                Medium::Header | Medium::Unnumbered => {
                     "bytes come that are no frames of Modbus TCP, or not as long as these say; set port to \
                      tcp:// if the peer sends those of a line (RTU)"
                 }
@@ -141,12 +144,16 @@ pub(super) struct Lost {
     pub(super) bytes: usize,
     /// The first of them is the unit's address.
     pub(super) is_begun: bool,
+    /// The answer to the request before came in its place; and does so each time.
+    pub(super) is_displaced: bool,
+    pub(super) is_behind: bool,
 }
 
 impl Lost {
     /// The obstacle that it is for a read; `None` if it is no property of the read.
     pub(super) fn obstacle(self) -> Option<Obstacle> {
         match self.failure {
+            _ if self.is_displaced => None,
             Failure::Silent
             | Failure::Foreign(_)
             | Failure::Closed

@@ -288,7 +288,8 @@ fn candidate(bytes: &[u8], unit: u8, request: &Request) -> Candidate {
         _ => return Candidate::No,
     };
     // The byte count of a read is the first field that differs in a response of another shape.
-    if matches!(*function, 1..=4) && bytes.get(2).is_some_and(|count| usize::from(*count) + 5 != length) {
+    let is_data = *function == shape.function;
+    if is_data && request.count().zip(bytes.get(2)).is_some_and(|(count, byte)| count != *byte) {
         return Candidate::No;
     }
     let Some(frame) = bytes.get(..length) else { return Candidate::Short };

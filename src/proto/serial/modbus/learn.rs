@@ -66,6 +66,9 @@ pub enum Obstacle {
     Missed,
     /// The same, and the last answers were damaged.
     Damaged,
+    /// It was not answered, nor was anything on the line that was asked for so few milliseconds
+    /// after an answer of any unit.
+    Haste(u16),
 }
 
 impl fmt::Display for Obstacle {
@@ -83,6 +86,11 @@ impl fmt::Display for Obstacle {
             Obstacle::Missed => write!(
                 f,
                 "it did not arrive {MISSED} polls in a row; if it needs a rest after each answer on the line, set pause"
+            ),
+            Obstacle::Haste(ms) => write!(
+                f,
+                "no answer, as to nothing sooner than {ms} ms after an answer on the line; set pause = \"{ms}ms\" \
+                 under modbus"
             ),
             Obstacle::Damaged => write!(
                 f,

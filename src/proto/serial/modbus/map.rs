@@ -151,6 +151,8 @@ pub struct Register {
     pub exponent: Option<usize>,
     /// The unit answers a read of it, alone, with so many bytes.
     pub answer_bytes: Option<u8>,
+    /// Answers of the unit say how many registers they have, and not how many bytes.
+    pub counts_registers: bool,
     /// How it may be written; `None`: not at all.
     pub write: Option<Access>,
 }
@@ -177,6 +179,7 @@ impl Default for Register {
             charset: Charset::Utf8,
             exponent: None,
             answer_bytes: None,
+            counts_registers: false,
             write: None,
         }
     }

@@ -45,9 +45,16 @@ pub struct Mbap {
     noise_before: u64,
     /// Requests made.
     requests: u64,
+    /// The peer does not copy the transaction identifier.
+    is_unnumbered: bool,
 }
 
 impl Mbap {
+    /// For a peer that does not copy the transaction identifier: any is that of the last request.
+    pub fn unnumbered() -> Mbap {
+        Mbap { is_unnumbered: true, ..Mbap::default() }
+    }
+
     /// Makes the request with a header out of an RTU frame, which is at least address, function and
     /// checksum.
     pub fn wrap(&mut self, frame: &mut Vec<u8>) {
@@ -78,6 +85,13 @@ impl Mbap {
             }
             let Some(whole) = self.bytes.get(HEADER - 1..HEADER - 1 + length) else { return };
             let mut frame = whole.to_vec();
+            if self.is_unnumbered {
+                // Then nothing but the unit says whose answer it is.
+                frame.extend_from_slice(&crc16(&frame).to_le_bytes());
+                self.bytes.drain(..HEADER - 1 + length);
+                arrived(Arrived::Answer(frame));
+                continue;
+            }
             let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
             if let (0, Some(unit)) = (earlier, frame.first_mut()) {
                 self.named = Some(std::mem::replace(unit, self.unit));
@@ -178,6 +192,18 @@ mod tests {
             for late in count.saturating_sub(31).max(1)..count {
                 assert_eq!(push(&mut mbap, &answer(late)), [Arrived::Late(rtu(&[1, 3, 2, 0, 7]))]);
             }
+        }
+    }
+
+    #[test]
+    fn from_a_peer_that_copies_no_transaction_identifier_any_is_taken_and_the_unit_counts() {
+        let mut mbap = Mbap::unnumbered();
+        let mut request = rtu(&[9, 3, 0, 0, 0, 1]);
+        mbap.wrap(&mut request);
+        for (number, unit) in [(0, 9), (1, 9), (0xFFFF, 9), (0, 1)] {
+            let answer = [0, number as u8, 0, 0, 0, 5, unit, 3, 2, 0, 7];
+            assert_eq!(push(&mut mbap, &answer), [Arrived::Answer(rtu(&[unit, 3, 2, 0, 7]))]);
+            assert_eq!(mbap.take_named(), None);
         }
     }
 

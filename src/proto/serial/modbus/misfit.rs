@@ -18,6 +18,14 @@ pub struct Misfit {
 }
 
 impl Misfit {
+    /// Whether it says how many registers it has, and not how many bytes.
+    pub fn counts_registers(&self) -> bool {
+        let is_half = self.announced.is_some_and(|announced| 2 * usize::from(announced) == self.bytes);
+        is_half
+            && matches!(self.function, 3 | 4)
+            && (self.function, self.bytes) == (self.asked_function, self.asked)
+    }
+
     /// Whether `answer-bytes` makes such an answer readable.
     pub fn may_be_configured(&self) -> bool {
         self.function == self.asked_function && self.announced.is_none() && (1..=250).contains(&self.bytes)
@@ -28,7 +36,11 @@ impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Misfit { function, asked_function, bytes, asked, announced } = self;
         if let Some(announced) = announced {
-            write!(f, "its answers have {bytes} bytes of data and say that they have {announced}")
+            write!(f, "its answers have {bytes} bytes of data and say that they have {announced}")?;
+            if self.counts_registers() {
+                f.write_str(", as many as registers; set byte-count = \"registers\"")?;
+            }
+            Ok(())
         } else if function == asked_function {
             write!(f, "it answers {bytes} bytes where {asked} are asked for")
         } else {

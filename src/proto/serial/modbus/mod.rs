@@ -34,6 +34,7 @@ pub mod model;
 mod patience;
 pub mod pdu;
 pub mod plan;
+mod relay;
 mod rest;
 pub mod settings;
 mod unit;

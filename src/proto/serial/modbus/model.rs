@@ -37,6 +37,8 @@ pub struct BusTable {
     /// Most unwanted registers read between two wanted ones, unless a template or unit says
     /// otherwise; `0..=124`, default 8.
     pub max_gap: Option<u16>,
+    /// Whether the transaction identifier of answers of Modbus TCP counts; default yes.
+    pub transaction_id: Option<TransactionIdWord>,
 }
 
 /// `[serial.NAME.unit.ADDRESS]`: one unit.
@@ -78,6 +80,8 @@ pub struct UnitTable {
     pub timeout: Option<Span>,
     /// How the addresses of its own registers are counted; default as its template's.
     pub numbering: Option<NumberingWord>,
+    /// What its answers count; default as its template's.
+    pub byte_count: Option<ByteCountWord>,
     /// Registers of its own, and changes to those of its template.
     pub register: BTreeMap<String, RegisterTable>,
 }
@@ -100,6 +104,8 @@ pub struct TemplateTable {
     pub timeout: Option<Span>,
     /// How its addresses are counted; default as they go over the wire.
     pub numbering: Option<NumberingWord>,
+    /// What the byte count of its answers says; default bytes.
+    pub byte_count: Option<ByteCountWord>,
     /// What its registers have in common.
     pub default: DefaultTable,
     /// `[register.NAME]`
@@ -300,6 +306,26 @@ pub enum NumberingWord {
     /// As manuals do: 40001 and 400001 are holding register 0, 30001 input register 0, 10001
     /// discrete input 0, 1 coil 0.
     Manual,
+}
+
+/// What the byte count of an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ByteCountWord {
+    /// Bytes of data, as the standard says.
+    Bytes,
+    /// Registers.
+    Registers,
+}
+
+/// What an answer's transaction identifier says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransactionIdWord {
+    /// Which request it answers.
+    Check,
+    /// Nothing: the peer does not copy it.
+    Ignore,
 }
 
 /// A byte of a register.

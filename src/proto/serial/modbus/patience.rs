@@ -7,7 +7,9 @@
 //!   nothing, and an answer to either of the two answers the same.
 //! * Some units send exception 5 or 6, and then the data without being asked again. So after such
 //!   an exception the rest of the time-out is waited. If nothing came three times, this is not done
-//!   any more, until data comes that nothing was asked for any more.
+//!   any more, until data comes that nothing was asked for any more. After one in vain the unit is
+//!   left alone before another read, until what may come later has come: nothing would tell it
+//!   from the answer to that.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +30,6 @@ pub(super) struct Patience {
     woken: u32,
     awake: u32,
     in_vain: u32,
-    /// Data came behind an exception.
-    is_deferring: bool,
     /// The last answer was such an exception.
     is_excepted: bool,
 }
@@ -63,20 +63,12 @@ impl Patience {
         matches!(exception, Exception::ACKNOWLEDGE | Exception::BUSY) && self.in_vain < IN_VAIN
     }
 
-    /// Whether data did follow such exceptions, and may still come.
-    pub(super) fn is_deferring(&self, exception: Exception) -> bool {
-        self.is_deferring && self.may_defer(exception)
-    }
-
     /// An answer came; `is_deferred`: the rest of a time-out was waited behind an exception.
     pub(super) fn answered(&mut self, is_deferred: bool, answer: Answer<'_>) {
         self.is_excepted = matches!(answer, Answer::Exception(Exception::ACKNOWLEDGE | Exception::BUSY));
         match answer {
-            Answer::Exception(_) if is_deferred => {
-                self.in_vain = self.in_vain.saturating_add(1);
-                self.is_deferring &= self.in_vain < IN_VAIN;
-            }
-            Answer::Data(_) if is_deferred => (self.in_vain, self.is_deferring) = (0, true),
+            Answer::Exception(_) if is_deferred => self.in_vain = self.in_vain.saturating_add(1),
+            Answer::Data(_) if is_deferred => self.in_vain = 0,
             _ => {}
         }
     }
@@ -84,8 +76,13 @@ impl Patience {
     /// A frame came that nothing was asked for any more.
     pub(super) fn unasked(&mut self) {
         if self.is_excepted {
-            (self.in_vain, self.is_deferring) = (0, true);
+            self.in_vain = 0;
         }
+    }
+
+    /// Data came behind an exception after its timeout.
+    pub(super) fn was_owed(&mut self) {
+        self.in_vain = 0;
     }
 }
 

@@ -84,6 +84,7 @@ enum Inner {
         address: u16,
         quantity: u16,
         answer: Option<u8>,
+        counts_registers: bool,
     },
     WriteCoil {
         address: u16,
@@ -131,7 +132,7 @@ impl Request {
     /// [`OutOfRange`]: 1 to 2000 bits or 125 registers, none past 65535.
     pub fn read(table: Table, address: u16, quantity: u16) -> Result<Request, OutOfRange> {
         within(address, quantity.into(), table.read_max())?;
-        Ok(Request(Inner::Read { table, address, quantity, answer: None }))
+        Ok(Request(Inner::Read { table, address, quantity, answer: None, counts_registers: false }))
     }
 
     /// The same read of a unit that is known to answer it with `bytes` bytes of data, `1..=250`.
@@ -141,6 +142,24 @@ impl Request {
             *answer = Some(bytes.clamp(1, 250));
         }
         self
+    }
+
+    /// The same read of a unit whose answers say how many registers they have, and not how many
+    /// bytes.
+    #[must_use]
+    pub fn counted_in_registers(mut self, is_so: bool) -> Request {
+        if let Inner::Read { counts_registers, .. } = &mut self.0 {
+            *counts_registers = is_so;
+        }
+        self
+    }
+
+    /// What the answer to a read says of its length: bytes, or registers where the unit counts
+    /// these.
+    pub fn count(&self) -> Option<u8> {
+        let Inner::Read { table, counts_registers, .. } = &self.0 else { return None };
+        let bytes = self.answer().length - 2;
+        Some(if *counts_registers && !table.has_bits() { bytes / 2 } else { bytes })
     }
 
     /// Function 5, Write Single Coil (§6.5).
@@ -235,9 +254,8 @@ impl Request {
         if pdu.len() != usize::from(shape.length) || pdu.first() != Some(&shape.function) {
             return Err(Malformed);
         }
-        if let Inner::Read { .. } = self.0 {
-            let (count, data) = (pdu[1], &pdu[2..]);
-            return if usize::from(count) == data.len() { Ok(Answer::Data(data)) } else { Err(Malformed) };
+        if let Some(count) = self.count() {
+            return if pdu[1] == count { Ok(Answer::Data(&pdu[2..])) } else { Err(Malformed) };
         }
         // The response to a write is the first five bytes of its request (§6.5, §6.6, §6.11,
         // §6.12).

@@ -91,6 +91,8 @@ pub struct Block {
     pub members: Vec<usize>,
     /// The unit answers it with so many bytes of data.
     pub answer_bytes: Option<u8>,
+    /// Its answer says how many registers it has, and not how many bytes.
+    pub counts_registers: bool,
 }
 
 impl Block {
@@ -106,12 +108,14 @@ impl Block {
             quantity,
             members: members.to_vec(),
             answer_bytes,
+            counts_registers: first.counts_registers,
         })
     }
 
     /// The request that reads it; `None` only if the map exceeds the limits of the protocol.
     pub fn request(&self) -> Option<Request> {
         let request = Request::read(self.table, self.address, self.quantity).ok()?;
+        let request = request.counted_in_registers(self.counts_registers);
         Some(match self.answer_bytes {
             Some(bytes) => request.answered_with(bytes),
             None => request,

@@ -26,6 +26,9 @@ pub struct Settings {
     pub echo: bool,
     /// Frames are sent as hexadecimal digits (Modbus ASCII); default: as bytes (RTU).
     pub ascii: bool,
+    /// Answers of Modbus TCP do not say which request they answer: the peer does not copy the
+    /// transaction identifier; default no.
+    pub is_unnumbered: bool,
     /// The units on the bus, with unique addresses.
     pub units: Vec<Unit>,
 }

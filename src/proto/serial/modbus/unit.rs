@@ -219,6 +219,10 @@ pub(super) struct Unit {
     is_displaced: bool,
     is_sent_again: bool,
     patience: Patience,
+    /// The last answer came behind an exception, or is one behind which data was waited for.
+    is_deferred: bool,
+    /// The request whose data may still come behind an exception.
+    owed: Option<(Request, Instant)>,
     surplus: Surplus,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Silence)>,
@@ -324,6 +328,8 @@ impl Unit {
             is_displaced: false,
             is_sent_again: false,
             patience: Patience::default(),
+            is_deferred: false,
+            owed: None,
             surplus: Surplus::default(),
             blame: None,
             failing: None,
@@ -449,6 +455,7 @@ impl Unit {
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.is_resting = false;
+        self.owed = None;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
                 self.doubt.settle(now, Duration::ZERO, None, true);
@@ -465,12 +472,17 @@ impl Unit {
             self.in_step = false;
         }
         if self.in_step {
-            // The answers to one read cannot be exchanged.
-            let heard = self.heard_at.filter(|_| self.parts.len() > 1);
-            // One whose late answers come by themselves is behind no converter that keeps them.
-            let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
-            self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
+            self.settle(now);
         }
+    }
+
+    /// What cannot come any more is not reckoned with.
+    pub(super) fn settle(&mut self, now: Instant) {
+        // The answers to one read cannot be exchanged.
+        let heard = self.heard_at.filter(|_| self.parts.len() > 1);
+        // One whose late answers come by themselves is behind no converter that keeps them.
+        let held = self.parts.len() > 1 && (self.latest.is_zero() || self.is_behind());
+        self.doubt.settle(now, self.still_to_come(self.timeout()), heard, held);
     }
 
     /// The port was closed between two requests of its poll.
@@ -526,24 +538,25 @@ impl Unit {
         self.served = true;
     }
 
-    /// An answer came.
+    /// An answer came. `line`: whether it can be that to the request of another unit.
     pub(super) fn answered(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
-        answer: Answer<'_>,
-        timeout: Duration,
+        (answer, line): (Answer<'_>, Trust),
         news: &mut Vec<News>,
     ) -> Progress {
+        let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
         self.failures = 0;
         self.failing = None;
         self.lateness.heard();
-        let trust = self.account(now, (request, asked), answer);
+        let by_unit = self.account(now, (request, asked), answer);
+        let trust = by_unit.and(line);
         self.is_sent_again = false;
-        if trust == Trust::Sure {
+        if by_unit == Trust::Sure {
             self.behind = 0;
             self.lateness.in_time();
             (self.is_late, self.crossed, self.foreign) = (false, None, None);
@@ -576,9 +589,13 @@ impl Unit {
                 if current.and_then(|at| self.parts[at].block.request()).as_ref() == Some(request) {
                     // It is the first read as well.
                     self.asked = current;
-                    return self.use_answer(now, answer, trust, news);
+                    return self.use_answer(now, answer, by_unit, news);
                 }
                 if self.rests(now, timeout, true) {
+                    return Progress::Wait;
+                }
+                if self.awaits_owed(now) {
+                    self.rest_for_owed(now);
                     return Progress::Wait;
                 }
                 self.more(now)
@@ -597,7 +614,13 @@ impl Unit {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
                 }
-                self.use_answer(now, answer, trust, news)
+                let progress = self.use_answer(now, answer, by_unit, news);
+                if progress == Progress::More && self.awaits_owed(now) {
+                    self.is_interrupted = true;
+                    self.rest_for_owed(now);
+                    return Progress::Wait;
+                }
+                progress
             }
         }
     }
@@ -607,10 +630,10 @@ impl Unit {
         &mut self,
         now: Instant,
         answer: Answer<'_>,
-        trust: Trust,
+        by_unit: Trust,
         news: &mut Vec<News>,
     ) -> Progress {
-        if trust == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
+        if by_unit == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
             news.push(News::Learned);
         }
         let is_data = matches!(answer, Answer::Data(_));
@@ -686,10 +709,13 @@ impl Unit {
             self.due = now + backoff;
             return false;
         }
-        if self.is_displaced && self.is_behind() && !self.is_sent_again {
+        let is_relayed = lost.is_displaced && lost.is_behind;
+        let is_displaced = is_relayed || self.is_displaced && self.is_behind();
+        if is_displaced && !self.is_sent_again {
             // The next answer is that to this request.
-            (self.is_interrupted, self.in_step, self.asked) = (true, true, None);
-            self.is_sent_again = purpose == Purpose::Block;
+            (self.is_interrupted, self.asked) = (true, None);
+            self.in_step = was_in_step || !is_relayed;
+            self.is_sent_again = is_relayed || purpose == Purpose::Block;
             self.due = now;
             return false;
         }
@@ -714,7 +740,9 @@ impl Unit {
             self.due = now + backoff.max(self.still_to_come(self.timeout()));
             return false;
         }
-        let index = self.asked.filter(|index| purpose == Purpose::Block && *index < self.parts.len());
+        // What came in its place says nothing of the read.
+        let is_read = purpose == Purpose::Block && !lost.is_displaced;
+        let index = self.asked.filter(|index| is_read && *index < self.parts.len());
         let mut is_complete = false;
         if let Some(index) = index {
             self.attempts = self.attempts.saturating_add(1);
@@ -745,6 +773,19 @@ impl Unit {
             self.restart();
         }
         is_complete
+    }
+
+    /// Whether its request is sent again because the answer to another one came in its place.
+    pub(super) fn is_sent_again(&self) -> bool {
+        self.is_sent_again
+    }
+
+    /// Whether it is polled in free time only: it failed, and is not to be retried in its turn, as
+    /// once a unit that was up is.
+    pub(super) fn is_put_off(&self) -> bool {
+        // Where answers come late, their wait is long, and they come all the same.
+        let is_late = !self.latest.is_zero() || !self.lateness.wait().is_zero();
+        self.failures > 1 || self.failures == 1 && (self.state != State::Up || is_late)
     }
 
     /// After a poll that was complete without a suspect: the next turn comes before the next poll.

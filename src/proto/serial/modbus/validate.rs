@@ -10,8 +10,8 @@ use super::change::Publish;
 use super::frame::Speed;
 use super::map::{Half, Kind, Order, Register};
 use super::model::{
-    BusTable, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord, RegisterTable, Span,
-    TableWord, TemplateTable, TypeWord, UnitTable,
+    BusTable, ByteCountWord, DefaultTable, HalfWord, ModeWord, NumberingWord, OrderWord, PublishWord,
+    RegisterTable, Span, TableWord, TemplateTable, TransactionIdWord, TypeWord, UnitTable,
 };
 use super::pdu::Table;
 use super::plan::Limits;
@@ -159,6 +159,7 @@ pub fn bus<'t, O: Ord>(
         backoff_max: faults.span("backoff-max", table.backoff_max, default_max, backoff, HOUR),
         echo: table.echo.unwrap_or(false),
         ascii: table.mode == Some(ModeWord::Ascii),
+        is_unnumbered: table.transaction_id == Some(TransactionIdWord::Ignore),
         units: Vec::new(),
     };
     let limits = Limits {
@@ -394,6 +395,9 @@ fn map(
             faults.add(&["name"], message, "use another");
         }
         registers.push(register);
+    }
+    if unit.byte_count.or(base.byte_count) == Some(ByteCountWord::Registers) {
+        registers.iter_mut().for_each(|register| register.counts_registers = true);
     }
     registers.sort_by(|a, b| (a.table, a.address, &a.name).cmp(&(b.table, b.address, &b.name)));
     for (name, from, source, prefix) in exponents {

@@ -96,8 +96,9 @@ impl Job {
 
     /// The read of the register.
     pub fn read(&self) -> Option<Request> {
-        let Register { table, address, .. } = self.register;
-        Request::read(table, address, self.register.quantity()).ok()
+        let Register { table, address, counts_registers, .. } = self.register;
+        let read = Request::read(table, address, self.register.quantity()).ok()?;
+        Some(read.counted_in_registers(counts_registers))
     }
 
     /// The write; `before`: the register as it was read, if that is needed.

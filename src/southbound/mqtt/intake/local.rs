@@ -36,6 +36,10 @@ impl Intake {
         let before = session.subscriptions.len();
         session.subscriptions.retain(|known| known.filter != filter);
         let is_new = session.subscriptions.len() == before;
+        if is_new {
+            // It has nothing yet that later messages could be measured against.
+            session.remembered = None;
+        }
         if session.subscriptions.len() >= SUBSCRIPTIONS_MAX {
             pipeline.counters.count(Counter::MqttSubscriptionsRefused);
             return (SubackReasonCode::QuotaExceeded, false);
@@ -55,28 +59,32 @@ impl Intake {
     /// Sends the retained messages that a subscription is to begin with (MQTT 5.0 §3.3.1.3).
     pub(super) fn send_retained(
         &mut self,
+        now: Instant,
         number: ConnectionNumber,
         session: Option<u64>,
         filter: &str,
-        options: &Options,
-        is_new: bool,
+        (options, is_new): (&Options, bool),
     ) {
         let is_wanted = match options.retain_handling {
             RetainHandling::SendRetained => true,
             RetainHandling::SendRetainedIfNotExists => is_new,
             RetainHandling::DoNotSendRetained => false,
         };
-        let session = session.and_then(|session| self.sessions.get(&session));
+        let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
-        let wanted = session.subscriptions.iter().find(|known| known.filter.as_str() == filter);
+        let Session { subscriptions, receives, remembered, .. } = session;
+        let wanted = subscriptions.iter().find(|known| known.filter.as_str() == filter);
         let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
         else {
             return;
         };
         if is_wanted {
             for message in self.retained.matching(&subscription.filter) {
-                if connection.output().len() < RETAINED_UNSENT_MAX && session.receives.topic(message.topic) {
+                // As the state that it begins with: no filter holds it back.
+                let may = receives.receive(now, &message, None) == Reception::Delivered;
+                if connection.output().len() < RETAINED_UNSENT_MAX && may {
                     connection.send(packet::publish(version, &message, true, None));
+                    receives.note(now, &message, remembered);
                 }
             }
         }
@@ -99,14 +107,14 @@ impl Intake {
     }
 
     /// Publishes a message to local clients.
-    pub(super) fn publish_locally(&mut self, message: &BusMessage<'_>) {
+    pub(super) fn publish_locally(&mut self, now: Instant, message: &BusMessage<'_>) {
         if message.retain && !self.retained.put(message) {
             self.retained_dropped += 1;
         }
         let encoded = (self.on_bus > 0 || !self.queueing.is_empty()).then(|| message.encode());
         let Some(encoded) = encoded else { return };
         if message.qos > 0 && !self.queueing.is_empty() {
-            self.enqueue(message, &encoded);
+            self.enqueue(now, message, &encoded);
         }
         if self.on_bus > 0 {
             self.bus.push_back(BusRequest::Publish(encoded));
@@ -115,13 +123,18 @@ impl Intake {
 
     /// Queues a message of QoS 1 for every session that has a subscription of QoS 1 for it, and
     /// sends it where there is a connection.
-    fn enqueue(&mut self, message: &BusMessage<'_>, encoded: &[u8]) {
+    fn enqueue(&mut self, now: Instant, message: &BusMessage<'_>, encoded: &[u8]) {
         let mut shared: Option<Shared> = None;
         let mut connected = Vec::new();
         for at in &self.queueing {
             let Some(session) = self.sessions.get_mut(at) else { continue };
-            if !session.receives_queued(message, *at) {
-                continue;
+            match session.receive_queued(now, message, *at) {
+                Reception::Delivered => {}
+                Reception::NotAllowed => continue,
+                Reception::HeldBack => {
+                    self.local_filtered += 1;
+                    continue;
+                }
             }
             let message = shared.get_or_insert_with(|| encoded.into()).clone();
             let before = session.queue.bytes();
@@ -197,21 +210,22 @@ impl Intake {
     }
 
     /// A reading of any transport was accepted: copies it to local clients, if `mirror` is set.
-    pub fn handle_accepted(&mut self, reading: &Accepted<'_>) {
+    pub fn handle_accepted(&mut self, now: Instant, reading: &Accepted<'_>) {
         let Some(template) = &self.mirror else { return };
         let topic = mirrored(template, reading.device, reading.path);
         if is_topic(&topic) {
             let Accepted { payload, content_format, retain, .. } = *reading;
             // One that is stored for the broker is worth as much to a local client.
             let message = BusMessage { topic: &topic, payload, content_format, retain, qos: 1, sender: 0 };
-            self.publish_locally(&message);
+            self.publish_locally(now, &message);
         }
     }
 
     /// The bus has a message for a session.
-    pub fn handle_bus(&mut self, at: u64, bytes: &[u8], counters: &mut Counters) {
+    pub fn handle_bus(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
         let Some(message) = BusMessage::decode(bytes) else { return };
-        let Some(session) = self.sessions.get(&at).filter(|session| session.is_on_bus) else { return };
+        let session = self.sessions.get_mut(&at).filter(|session| session.is_on_bus);
+        let Some(session) = session else { return };
         let Some(number) = session.connection else { return };
         let mut wanted = None;
         for subscription in session.subscriptions.iter().filter(|known| known.is_local) {
@@ -225,13 +239,19 @@ impl Intake {
                 wanted = Some(wanted.unwrap_or(false) || subscription.options.retain_as_published);
             }
         }
-        let Some(keeps_retain) = wanted.filter(|_| session.receives.topic(message.topic)) else { return };
+        let Some(keeps_retain) = wanted else { return };
+        match session.receives.receive(now, &message, session.remembered.as_deref()) {
+            Reception::Delivered => {}
+            Reception::NotAllowed => return,
+            Reception::HeldBack => return self.local_filtered += 1,
+        }
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(version) = connection.version else { return };
         if connection.output().len() >= UNSENT_MAX {
             return counters.count(Counter::MqttLocalDropped);
         }
         connection.send(packet::publish(version, &message, keeps_retain && message.retain, None));
+        session.receives.note(now, &message, &mut session.remembered);
         counters.count(Counter::MqttLocalDelivered);
         self.announce(number);
     }
@@ -239,6 +259,11 @@ impl Intake {
     /// Retained messages that were not kept for want of room, since this was asked last.
     pub fn take_retained_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.retained_dropped)
+    }
+
+    /// Messages that filters of local-subscribe rules held back, since this was asked last.
+    pub fn take_local_filtered(&mut self) -> u64 {
+        std::mem::take(&mut self.local_filtered)
     }
 
     /// Whether accepted readings are to be handed to [`Intake::handle_accepted`].

@@ -66,17 +66,32 @@ impl Apt {
         fetch.with(format!("{PACKAGE}={version}")).succeed(&mut |_| {}).map(|_| ())
     }
 
-    /// Configures what a power cut left half done, of this package.
-    fn mend(&self) -> Result<(), String> {
-        let format = "--showformat=${db:Status-Status}";
+    /// How dpkg has this package.
+    fn state(&self) -> Result<State, String> {
+        let format = "--showformat=${db:Status-Eflag} ${db:Status-Status}";
         let status = self.call("dpkg-query").with_all(["--show", format, PACKAGE]).run(&mut |_| {})?;
-        match status.output.trim() {
-            "unpacked" | "half-configured" | "triggers-pending" => {
-                let mend = self.call("dpkg").with_all(DPKG_OPTIONS).with_all(["--configure", PACKAGE]);
-                mend.succeed(&mut |_| {}).map(|_| ())
-            }
-            _ => Ok(()),
+        Ok(State::parse(&status.output))
+    }
+
+    /// Configures what was unpacked whole.
+    fn configure(&self) -> Result<(), String> {
+        let mend = self.call("dpkg").with_all(DPKG_OPTIONS).with_all(["--configure", PACKAGE]);
+        mend.succeed(&mut |_| {}).map(|_| ())
+    }
+
+    /// Has apt install a version, whatever dpkg has of it.
+    fn install_by_apt(&self, version: &str, more: &[&str], line: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let mut install = self.apt_get();
+        for option in DPKG_OPTIONS {
+            install = install.with("-o").with(format!("Dpkg::Options::={option}"));
         }
+        let install = install.with_all(more.iter().copied()).with("install");
+        install.with(format!("{PACKAGE}={version}")).succeed(line).map(|_| ())
+    }
+
+    fn install_file(&self, package: &Path) -> Result<(), String> {
+        let install = self.call("dpkg").with_all(DPKG_OPTIONS).with("--install").with(package);
+        install.succeed(&mut |_| {}).map(|_| ())
     }
 
     fn forget_all_but(&self, versions: &[&str]) {
@@ -86,6 +101,30 @@ impl Apt {
             if path.extension().is_some_and(|e| e == "deb") && !kept.contains(&path) {
                 let _ = fs::remove_file(path);
             }
+        }
+    }
+}
+
+/// How dpkg has a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Installed, or not at all.
+    Whole,
+    /// Its files are there, and are to be configured.
+    Unpacked,
+    /// Some of its files may be there: it has to be installed again.
+    Broken,
+}
+
+impl State {
+    /// Out of `dpkg-query --showformat='${db:Status-Eflag} ${db:Status-Status}'`; dpkg-query(1).
+    fn parse(output: &str) -> State {
+        match output.trim().split_once(' ') {
+            Some(("reinstreq", _)) | Some((_, "half-installed")) => State::Broken,
+            Some((_, "unpacked" | "half-configured" | "triggers-pending" | "triggers-awaited")) => {
+                State::Unpacked
+            }
+            _ => State::Whole,
         }
     }
 }
@@ -101,7 +140,9 @@ impl Backend for Apt {
         }
         fs::create_dir_all(self.packages.join("partial"))
             .map_err(|error| format!("{}: {error}", self.packages.display()))?;
-        self.mend()?;
+        if self.state()? == State::Unpacked {
+            self.configure()?;
+        }
         progress(10);
         if let Some(previous) = &wanted.previous
             && let Err(reason) = self.keep(previous)
@@ -113,19 +154,13 @@ impl Backend for Apt {
         let both = [Some(wanted.version.as_str()), wanted.previous.as_deref()];
         self.forget_all_but(&both.into_iter().flatten().collect::<Vec<_>>());
         progress(40);
-        let mut install = self.apt_get();
-        for option in DPKG_OPTIONS {
-            install = install.with("-o").with(format!("Dpkg::Options::={option}"));
-        }
-        install.with_all(["--no-remove", "install"]).with(format!("{PACKAGE}={}", wanted.version)).succeed(
-            &mut |line| {
-                if line.starts_with("Unpacking ") {
-                    progress(60);
-                } else if line.starts_with("Setting up ") {
-                    progress(80);
-                }
-            },
-        )?;
+        self.install_by_apt(&wanted.version, &["--no-remove"], &mut |line| {
+            if line.starts_with("Unpacking ") {
+                progress(60);
+            } else if line.starts_with("Setting up ") {
+                progress(80);
+            }
+        })?;
         match self.running() {
             Some(running) if running == wanted.version => Ok(Effect::Now),
             other => Err(format!(
@@ -144,13 +179,57 @@ impl Backend for Apt {
         let package = self.kept(to).ok_or_else(|| {
             format!("the package of version {to} is not kept in {}", self.packages.display())
         })?;
-        self.call("dpkg").with_all(DPKG_OPTIONS).with("--install").with(package).succeed(&mut |_| {})?;
+        self.install_file(&package)?;
         Ok(Effect::Now)
+    }
+
+    fn complete(&self, version: &str) -> Result<(), String> {
+        match self.state()? {
+            State::Whole => Ok(()),
+            State::Unpacked => self.configure(),
+            // dpkg configures only what was unpacked whole. The package that is kept needs no
+            // network; it may be damaged by the same cut, and apt fetches it again then.
+            State::Broken => {
+                if let Some(package) = self.kept(version) {
+                    match self.install_file(&package) {
+                        Ok(()) => return Ok(()),
+                        Err(reason) => {
+                            log::warn!(version, reason:% = reason; "the kept package does not complete the installation; apt is asked for it");
+                            let _ = fs::remove_file(package);
+                        }
+                    }
+                }
+                self.install_by_apt(version, &["--no-remove", "--reinstall"], &mut |_| {})
+            }
+        }
     }
 
     fn running(&self) -> Option<String> {
         let format = "--showformat=${db:Status-Status} ${Version}";
         let ended = self.call("dpkg-query").with_all(["--show", format, PACKAGE]).run(&mut |_| {}).ok()?;
         crate::update::installed::dpkg_version(&ended.output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+
+    #[test]
+    fn a_package_is_configured_only_if_it_was_unpacked_whole() {
+        for (output, expected) in [
+            ("ok installed", State::Whole),
+            ("ok config-files", State::Whole),
+            ("", State::Whole),
+            ("ok unpacked", State::Unpacked),
+            ("ok half-configured\n", State::Unpacked),
+            ("ok triggers-pending", State::Unpacked),
+            ("reinstreq unpacked", State::Broken),
+            ("reinstreq half-installed", State::Broken),
+            ("ok half-installed", State::Broken),
+            ("reinstreq half-configured", State::Broken),
+        ] {
+            assert_eq!(State::parse(output), expected, "{output:?}");
+        }
     }
 }

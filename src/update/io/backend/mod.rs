@@ -70,6 +70,15 @@ pub trait Backend {
         Ok(())
     }
 
+    /// Brings to its end what a power cut left half done of this version; does nothing where that
+    /// is not known of it, or nothing is.
+    ///
+    /// # Errors
+    /// One sentence: it is as half done as before.
+    fn complete(&self, _version: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What runs now; `None`: nothing says it.
     fn running(&self) -> Option<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

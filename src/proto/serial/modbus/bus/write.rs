@@ -22,6 +22,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::super::doubt::Trust;
 use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
 use super::super::unit::{Purpose, Unit};
@@ -31,7 +32,9 @@ use super::{Bus, Exchange, Line};
 /// After an answer that may pass, or another value than was written, the next try.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// So often the rest of a register is asked for.
-const FETCHES: usize = 3;
+const FETCHES: usize = 6;
+/// So many answers to its reads may be those to earlier requests.
+const DOUBTFUL: usize = 8;
 
 /// The write of a bus, and what became of earlier ones.
 #[derive(Debug, Default)]
@@ -73,6 +76,7 @@ struct Writing {
     /// Tries of the present step that were in vain.
     tries: usize,
     fetches: usize,
+    doubtful: usize,
     /// The register before.
     before: Vec<u8>,
     /// Why it is not known whether the write was carried out.
@@ -140,6 +144,7 @@ impl Bus {
             at: now,
             tries: 0,
             fetches: 0,
+            doubtful: 0,
             before: Vec::new(),
             doubt: None,
         });
@@ -237,6 +242,18 @@ impl Bus {
         }
     }
 
+    /// Nobody knows to which requests the answers to its reads are.
+    fn end_doubtful(&mut self) {
+        let Some(writing) = &mut self.writes.present else { return };
+        let why = "its answers come late, and may be those to earlier requests";
+        let written = match (writing.step, writing.doubt.take()) {
+            (Step::Fetch | Step::Write, _) => Written::Unasked(format!("the register is read first: {why}")),
+            (Step::Check, None) => Written::Unconfirmed(format!("the unit acknowledged it; {why}")),
+            (Step::Check, Some(doubt)) => Written::Timeout(format!("{doubt}; {why}")),
+        };
+        self.end_write(written);
+    }
+
     fn send_write(&mut self, now: Instant) -> bool {
         let Some(writing) = &mut self.writes.present else { return false };
         let Some(request) = writing.request() else {
@@ -244,11 +261,15 @@ impl Bus {
             self.end_write(Written::Unasked("it has no request".into()));
             return false;
         };
-        writing.is_begun = true;
+        let is_first = !std::mem::replace(&mut writing.is_begun, true);
         let index = writing.unit;
         let deadline = now + self.cost(&self.units[index], &request);
         let unit = &mut self.units[index];
+        if is_first {
+            unit.settle(now);
+        }
         unit.write_sent();
+        self.relay.asked(unit.settings.address, &request);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
@@ -262,11 +283,27 @@ impl Bus {
     }
 
     /// A request of the write was answered, and the line is free.
-    pub(super) fn write_answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
+    /// `line`: whether it can be that to the request of another unit.
+    pub(super) fn write_answered(
+        &mut self,
+        now: Instant,
+        exchange: &Exchange,
+        answer: Answer<'_>,
+        line: Trust,
+    ) {
+        let mut trust = line;
         if let Some(unit) = self.units.get_mut(exchange.unit) {
-            unit.write_answered(now, (&exchange.request, exchange.asked), answer);
+            trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
         let Some(writing) = &mut self.writes.present else { return };
+        if trust == Trust::Doubtful && exchange.request.function() <= 4 {
+            // The read is sent again: what came may be the answer to an earlier one.
+            writing.doubtful += 1;
+            if writing.doubtful >= DOUBTFUL {
+                self.end_doubtful();
+            }
+            return;
+        }
         let reads_back = writing.job.reads_back();
         match (writing.step, answer) {
             (Step::Fetch, Answer::Data(data)) => {
@@ -337,7 +374,9 @@ impl Bus {
         if let Some(unit) = self.units.get_mut(exchange.unit)
             && was_sent
         {
+            let is_first = unit.failures == 0;
             unit.write_lost(now, &exchange.request, exchange.asked);
+            self.relay.lost(is_first, exchange.is_displaced);
         }
         let Some(writing) = &mut self.writes.present else { return };
         if !was_sent {

@@ -67,16 +67,42 @@ impl Unit {
             self.doubt.clear();
             return Trust::Sure;
         }
+        self.settle_owed((request, asked), answer);
         // One that is repeated after a silence is waited for, so its request is old.
         let least = if self.latest.is_zero() { ALIKE_LEAST.0 } else { ALIKE_LEAST.1 };
         let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(least) };
-        let trust = self.doubt.answered(now, (request, asked), answer, limit);
-        if let Answer::Exception(exception) = answer
-            && self.patience.is_deferring(exception)
-        {
-            self.doubt.deferred(request, asked);
+        self.doubt.answered(now, (request, asked), answer, limit)
+    }
+
+    /// Behind an exception the data was waited for in vain. It may come later, and so in place of
+    /// that to the next request: so another read waits until it has.
+    fn settle_owed(&mut self, (request, asked): (&Request, Instant), answer: Answer<'_>) {
+        let is_deferred = std::mem::take(&mut self.is_deferred);
+        let is_data = matches!(answer, Answer::Data(_));
+        if is_deferred && !is_data || is_data && self.owed.is_some() {
+            self.owed = Some((request.clone(), asked));
         }
-        trust
+    }
+
+    /// Whether data is owed that could be taken for that to the next request: then the unit is left
+    /// alone.
+    pub(super) fn awaits_owed(&mut self, now: Instant) -> bool {
+        let Some((owed, _)) = &self.owed else { return false };
+        let next = self.current(now).and_then(|at| self.parts.get(at)?.block.request());
+        next.is_some_and(|next| next != *owed && next.answer() == owed.answer())
+    }
+
+    /// It is left alone so long for what is owed.
+    pub(super) fn rest_for_owed(&mut self, now: Instant) {
+        self.due = self.due.max(now + self.still_to_come(self.timeout()));
+    }
+
+    /// A frame came while nothing was asked of it, or another unit was: if it is the data that is
+    /// owed, how long after its request.
+    fn take_owed(&mut self, now: Instant, pdu: &[u8]) -> Option<Duration> {
+        let (owed, asked) = self.owed.as_ref()?;
+        let after = now.saturating_duration_since(*asked);
+        matches!(owed.parse_answer(pdu), Ok(Answer::Data(_))).then_some(after)
     }
 
     /// How many answers may still come that could be taken for that to a block.
@@ -100,7 +126,7 @@ impl Unit {
     }
 
     /// Whether it ever answered a request that came soon after an answer.
-    pub(super) fn is_quick(&self) -> bool {
+    pub(in super::super) fn is_quick(&self) -> bool {
         self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
     }
 
@@ -149,7 +175,11 @@ impl Unit {
     }
 
     /// Its request is sent once more.
-    pub(in super::super) fn knocked(&mut self, request: &Request, asked: Instant) {
+    pub(in super::super) fn knocked(&mut self, request: &Request, asked: Instant, now: Instant) {
+        let longer = now.saturating_duration_since(asked);
+        for silence in [&mut self.silence.own, &mut self.silence.line] {
+            *silence = silence.saturating_add(longer);
+        }
         self.doubt.repeated(request, asked);
         self.counters.requests += 1;
         self.counters.silent += 1;
@@ -170,6 +200,7 @@ impl Unit {
         answer: Answer<'_>,
     ) {
         self.patience.answered(is_deferred, answer);
+        self.is_deferred = is_deferred;
         match (is_knocked, is_awake) {
             (true, _) => self.patience.woke(),
             (false, true) => self.patience.was_awake(),
@@ -180,6 +211,7 @@ impl Unit {
     /// A late answer came while nothing was asked: answers do not wait for the next request.
     pub(in super::super) fn late_by_itself(&mut self) {
         self.behind = 0;
+        self.patience.unasked();
     }
 
     /// The time since the last answer of any unit before its last request.
@@ -203,6 +235,20 @@ impl Unit {
     /// its request it came. `other`: the other unit that is being asked; then one later than
     /// any answer is waited for may be that one's.
     pub(in super::super) fn late(&mut self, now: Instant, pdu: &[u8], other: Option<u8>) -> Option<Duration> {
+        if let Some(after) = self.take_owed(now, pdu) {
+            self.counters.late += 1;
+            self.patience.was_owed();
+            self.heard_at = Some(now);
+            // The exception is in time each time: the wait is lengthened at once.
+            let timeout = self.settings.timeout;
+            if self.lateness.late(after, timeout) || self.lateness.lengthen(timeout) {
+                self.is_wait_news = true;
+                self.revision += 1;
+            }
+            // The next one may take as long.
+            self.rest_for_owed(now);
+            return Some(after);
+        }
         let late = self.doubt.late(pdu)?;
         let least = now.saturating_duration_since(late.last_asked);
         let asked = late.asked;
@@ -212,8 +258,10 @@ impl Unit {
         self.counters.late += 1;
         self.lateness.heard();
         self.heard_at = Some(now);
-        // Of several that it may answer, nobody knows how long it took.
-        if late.is_certain && self.lateness.late(least, self.settings.timeout) {
+        // Of several that it may answer, nobody knows how long it took; and one that comes within
+        // the timeout was given up for another reason.
+        let is_slow = late.is_certain && least >= self.settings.timeout;
+        if is_slow && self.lateness.late(least, self.settings.timeout) {
             self.is_wait_news = true;
             self.revision += 1;
         }

@@ -209,6 +209,9 @@ impl Unit {
             self.whole_again = 0;
         }
         self.schedule(now, jitter);
+        if self.awaits_owed(now) {
+            self.rest_for_owed(now);
+        }
         publish
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::super::doubt::Trust;
 use super::super::pdu::{Answer, Request, Shape};
 use super::{DOWN_AFTER, Unit};
 
@@ -34,23 +35,24 @@ impl Unit {
         self.counters.requests += 1;
     }
 
-    /// It was answered.
+    /// It was answered: whether that can be the answer to another request.
     pub(in super::super) fn write_answered(
         &mut self,
         now: Instant,
         (request, asked): (&Request, Instant),
         answer: Answer<'_>,
-    ) {
+    ) -> Trust {
         self.counters.answers += 1;
         self.counters.exceptions += u64::from(matches!(answer, Answer::Exception(_)));
         let took = now.saturating_duration_since(asked).as_millis();
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
-        // Whether it may be used was asked before; what it may have taken the place of still comes.
-        self.account(now, (request, asked), answer);
+        // What it may have taken the place of still comes.
+        let trust = self.account(now, (request, asked), answer);
         self.answered_at = Some(now);
         self.heard_at = Some(now);
         self.ended_at = Some(now);
         self.openings = 0;
+        trust
     }
 
     /// It had no answer. It counts as no failure of the unit: many are silent to what they do not

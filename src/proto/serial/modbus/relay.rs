@@ -1,0 +1,327 @@
+//! Whether a line hands on answers one request late, from one unit to the next.
+//!
+//! Some converters hold an answer back and deliver it with the next request, whichever unit that is
+//! for. Some put the address of that unit on it, and then it fits the request if it is as long.
+//!
+//! ```text
+//!  in step ──a request of a unit that answered is lost──> in doubt ──twice in step, or by a length──> in step
+//!                                                            │
+//!                                                            └─ as often late ──> behind: the same, and told
+//! ```
+//!
+//! In doubt an answer may be that to the request before, of whatever unit. So it is used only if
+//! that asked the same, or has an answer of another shape: a read is sent once more than otherwise.
+//! What ends the doubt is an answer that cannot be that to the request before, or reads that were
+//! sent twice and show by their values that they are in step, as in
+//! [`Doubt`](super::doubt::Doubt), or if these always change, by how near they are to each other. A
+//! unit that is dead begins no doubt again and again: only its first failure does. Where all values
+//! are the same there is nothing to exchange. An opening of the port begins one, too: an earlier
+//! process may have asked before.
+//!
+//! With one unit on the line all this is known of the unit itself, and nothing is done here.
+
+use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust};
+use super::pdu::{Answer, EXCEPTION, Request};
+
+/// One request.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked {
+    /// The address of the unit.
+    unit: u8,
+    request: Request,
+}
+
+/// What the line hands on from one unit to the next.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Relay {
+    is_shared: bool,
+    in_doubt: bool,
+    present: Option<Asked>,
+    previous: Option<Asked>,
+    /// The last answer with data, and the one before the present read was sent.
+    last: Vec<u8>,
+    before: Vec<u8>,
+    /// Answers to the present read until now.
+    answers: u32,
+    /// Reads in a row that were sent twice and whose second answer is nearer to the first than that
+    /// to the answer before.
+    near: u32,
+    /// How many in a row were the same.
+    equal: u32,
+    in_step: u32,
+    behind: u32,
+    /// So often in a row the answer to the request before, of another unit, came in place of one.
+    displaced: u32,
+}
+
+impl Relay {
+    /// The line has several units, and answers do not say which request they answer.
+    pub(super) fn set_shared(&mut self, is_shared: bool) {
+        *self = Relay { is_shared, ..Relay::default() };
+    }
+
+    /// The port was opened: nobody knows what was asked before.
+    pub(super) fn opened(&mut self) {
+        (self.present, self.previous) = (None, None);
+        if self.is_shared && !self.in_doubt {
+            (self.in_doubt, self.in_step, self.near) = (true, 0, 0);
+        }
+    }
+
+    /// Takes over from the line of before a reload what it does.
+    pub(super) fn adopt(&mut self, before: &Relay) {
+        if self.is_shared {
+            (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
+        }
+    }
+
+    /// Whether answers are handed on late.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_displaced() || self.behind >= BEHIND
+    }
+
+    /// Whether the answer to the request before comes in place of each: then the next one is that
+    /// to the present request.
+    pub(super) fn is_displaced(&self) -> bool {
+        self.displaced >= BEHIND
+    }
+
+    /// A request is sent.
+    pub(super) fn asked(&mut self, unit: u8, request: &Request) {
+        let asked = Asked { unit, request: request.clone() };
+        if self.present.as_ref() != Some(&asked) {
+            self.before.clone_from(&self.last);
+            self.answers = 0;
+        }
+        self.previous = self.present.replace(asked);
+    }
+
+    /// Whether this frame is the answer to the request before and not that to the present one.
+    pub(super) fn is_displacing(&self, unit: u8, pdu: &[u8]) -> bool {
+        let (Some(previous), Some(present)) = (&self.previous, &self.present) else { return false };
+        let fits = |asked: &Asked| match pdu.first() {
+            Some(function @ EXCEPTION..) => function & !EXCEPTION == asked.request.function(),
+            _ => asked.request.parse_answer(pdu).is_ok(),
+        };
+        let is_other = unit != present.unit || !fits(present);
+        let is_named = unit == previous.unit || unit == present.unit;
+        self.is_shared && is_other && is_named && fits(previous)
+    }
+
+    /// The present request had no answer. `is_first`: its unit did not fail before. `is_displaced`:
+    /// the answer to the request before came in place of its own.
+    pub(super) fn lost(&mut self, is_first: bool, is_displaced: bool) {
+        let is_of_other = self.present.as_ref().zip(self.previous.as_ref());
+        let is_of_other = is_of_other.is_some_and(|(present, previous)| present.unit != previous.unit);
+        if is_displaced && is_of_other {
+            self.displaced = self.displaced.saturating_add(1);
+        }
+        if self.is_shared && (is_first || is_displaced) {
+            self.near = 0;
+            (self.in_doubt, self.in_step) = (true, 0);
+        }
+    }
+
+    /// The present request was answered: whether that can be the answer to the one before.
+    pub(super) fn answered(&mut self, answer: Answer<'_>) -> Trust {
+        let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
+        let is_same = self.previous.as_ref() == Some(present);
+        // What is not known may have had any shape.
+        let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
+            Answer::Exception(_) => previous.request.function() == present.request.function(),
+            _ => previous.request.answer() == present.request.answer(),
+        });
+        let first = match answer {
+            Answer::Data(data) => {
+                self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
+                std::mem::replace(&mut self.last, data.to_vec())
+            }
+            _ => Vec::new(),
+        };
+        self.answers = self.answers.saturating_add(1);
+        if !self.in_doubt {
+            return Trust::Sure;
+        }
+        if !may_be {
+            self.settle();
+            return Trust::Sure;
+        }
+        if !is_same {
+            let is_calm = self.equal >= EQUAL && matches!(answer, Answer::Data(_));
+            return if is_calm { Trust::Alike } else { Trust::Doubtful };
+        }
+        // The first request may not have been answered, and a third one shows nothing new.
+        let is_second = self.answers == 2 && matches!(answer, Answer::Data(_));
+        match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
+            Some(Sign::InStep) => self.in_step += 1,
+            Some(Sign::Behind) => {
+                (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
+            }
+            None if !is_second => {}
+            None => {
+                let is_near = distance(&first, &self.last) < distance(&first, &self.before);
+                self.near = if is_near { self.near.saturating_add(1) } else { 0 };
+            }
+        }
+        if self.in_step >= IN_STEP || self.near >= PLAIN {
+            self.settle();
+        }
+        Trust::Alike
+    }
+
+    fn settle(&mut self) {
+        self.in_doubt = false;
+        (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
+    }
+}
+
+/// How far two answers are from each other: that of the first registers in which they differ, and
+/// none where they have different lengths.
+fn distance(one: &[u8], other: &[u8]) -> Option<u64> {
+    let whole = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let mut words = one.chunks(4).zip(other.chunks(4)).map(|(one, other)| whole(one).abs_diff(whole(other)));
+    (one.len() == other.len()).then(|| words.find(|difference| *difference > 0).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pdu::{Exception, Table};
+    use super::*;
+
+    fn read(address: u16, quantity: u16) -> Request {
+        Request::read(Table::Holding, address, quantity).unwrap()
+    }
+
+    fn doubtful() -> Relay {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        relay.asked(1, &read(0, 1));
+        relay.lost(true, false);
+        relay
+    }
+
+    /// Asks, and is answered.
+    fn ask(relay: &mut Relay, unit: u8, address: u16, quantity: u16, answer: &[u8]) -> Trust {
+        relay.asked(unit, &read(address, quantity));
+        relay.answered(Answer::Data(answer))
+    }
+
+    #[test]
+    fn after_a_lost_request_an_answer_as_long_as_its_own_is_another_units_until_the_read_is_repeated() {
+        let mut relay = doubtful();
+        assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 1]), Trust::Doubtful);
+        assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 7]), Trust::Alike);
+        // The first one shows nothing, as no answer was before it.
+        for _ in 0..2 {
+            assert_eq!(ask(&mut relay, 2, 9, 1, &[0, 7]), Trust::Doubtful);
+            assert!(!relay.is_behind());
+            assert_eq!(ask(&mut relay, 2, 9, 1, &[0, 9]), Trust::Alike);
+            assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 9]), Trust::Doubtful);
+            assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 7]), Trust::Alike);
+        }
+        assert!(relay.is_behind());
+        // In step again.
+        assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 5]), Trust::Doubtful);
+        assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 5]), Trust::Alike);
+        assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 7]), Trust::Doubtful);
+        assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 7]), Trust::Alike);
+        assert!(!relay.is_behind());
+        assert_eq!(ask(&mut relay, 2, 9, 1, &[0, 9]), Trust::Sure);
+    }
+
+    #[test]
+    fn an_answer_of_another_length_or_function_than_the_lost_one_ends_the_doubt() {
+        let mut relay = doubtful();
+        assert_eq!(ask(&mut relay, 2, 7, 2, &[0, 7, 0, 8]), Trust::Sure);
+        assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 7]), Trust::Sure);
+        assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 7]), Trust::Sure);
+        let mut relay = doubtful();
+        relay.asked(2, &Request::read(Table::Input, 0, 1).unwrap());
+        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Sure);
+        let mut relay = doubtful();
+        relay.asked(2, &read(9, 5));
+        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Doubtful);
+        relay.asked(2, &read(9, 5));
+        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Alike);
+    }
+
+    #[test]
+    fn a_unit_that_failed_before_and_a_line_with_one_unit_begin_no_doubt() {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        relay.asked(1, &read(0, 1));
+        relay.lost(false, false);
+        assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 1]), Trust::Sure);
+        let mut relay = doubtful();
+        relay.set_shared(false);
+        relay.asked(1, &read(0, 1));
+        relay.lost(true, false);
+        assert_eq!(ask(&mut relay, 1, 7, 1, &[0, 1]), Trust::Sure);
+    }
+
+    #[test]
+    fn while_all_values_are_the_same_no_read_is_repeated_and_with_the_first_other_one_it_is() {
+        let mut relay = doubtful();
+        for _ in 0..=EQUAL {
+            ask(&mut relay, 2, 7, 1, &[0, 0]);
+        }
+        for unit in [1, 2, 1, 2] {
+            assert_eq!(ask(&mut relay, unit, 3, 1, &[0, 0]), Trust::Alike);
+        }
+        assert_eq!(ask(&mut relay, 1, 3, 1, &[0, 4]), Trust::Doubtful);
+        assert_eq!(ask(&mut relay, 2, 3, 1, &[0, 4]), Trust::Doubtful);
+    }
+
+    #[test]
+    fn what_was_asked_before_the_port_was_opened_may_have_any_length() {
+        let mut relay = doubtful();
+        relay.opened();
+        assert_eq!(ask(&mut relay, 2, 7, 2, &[0, 1, 0, 2]), Trust::Doubtful);
+    }
+
+    #[test]
+    fn the_answer_to_another_units_request_in_place_of_its_own_is_known_by_address_or_length() {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        relay.asked(1, &read(0, 2));
+        relay.asked(2, &read(0, 1));
+        let long = [3, 4, 0, 1, 0, 2];
+        assert!(relay.is_displacing(1, &long) && relay.is_displacing(2, &long));
+        assert!(!relay.is_displacing(3, &long) && !relay.is_displacing(2, &[3, 2, 0, 1]));
+        assert!(!relay.is_displacing(2, &[3, 6, 0, 1, 0, 2, 0, 3]));
+        assert!(relay.is_displacing(1, &[0x83, 2]) && !relay.is_displacing(2, &[0x83, 2]));
+        for _ in 0..3 {
+            assert!(!relay.is_behind());
+            relay.lost(false, true);
+        }
+        assert!(relay.is_behind());
+        // That to the second of two is that to the first, and shows nothing.
+        assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 1]), Trust::Alike);
+        assert!(relay.is_behind());
+        assert_eq!(ask(&mut relay, 1, 0, 2, &[0, 1, 0, 2]), Trust::Sure);
+        assert!(!relay.is_behind());
+        // A unit's own are, too, but show nothing of the line.
+        relay.asked(1, &read(0, 1));
+        assert!(relay.is_displacing(1, &long));
+        (0..3).for_each(|_| relay.lost(false, true));
+        assert!(!relay.is_behind());
+    }
+
+    #[test]
+    fn values_that_always_change_show_by_their_distance_that_answers_are_in_step() {
+        for is_late in [false, true] {
+            let mut relay = doubtful();
+            let mut kept = [0, 0];
+            for count in 0..60_u8 {
+                for unit in [1, 2] {
+                    for second in [0, 1] {
+                        let own = [unit, 4 * count + second];
+                        let answer = if is_late { std::mem::replace(&mut kept, own) } else { own };
+                        ask(&mut relay, unit, 7, 1, &answer);
+                    }
+                }
+            }
+            assert_eq!(relay.in_doubt, is_late);
+        }
+    }
+}

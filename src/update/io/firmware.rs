@@ -1,0 +1,203 @@
+//! The images of a class on disk: verified before they are served, taken when they are whole, and
+//! deleted when nothing names them. All calls block: for a thread of their own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use super::download::{NoImage, clear, hash_file};
+use super::floor::on_disk;
+use crate::durable::io::{Files, create_directory};
+use crate::durable::storage::{Storage, StoredFile};
+use crate::durable::two_slot::TwoSlot;
+use crate::update::firmware::kept::{FORMAT, IMAGES_MAX, Image, Kept, SUFFIX, is_suit};
+use crate::update::image::IMAGE;
+use crate::update::offer::Offer;
+
+/// The folder in the state directory.
+pub const FOLDER: &str = "firmware";
+/// The campaign's file in a class's folder.
+pub const PROGRESS: &str = "progress";
+
+/// An image's file.
+pub type ImageFile = <Files as Storage>::File;
+
+/// The images of a class that were verified, with their files by tag. A file stays open, so an
+/// image that is deleted is read to the end of what was asked for.
+#[derive(Default)]
+pub struct Shelf {
+    /// The record.
+    pub kept: Kept,
+    /// The files.
+    pub files: BTreeMap<String, Arc<ImageFile>>,
+    /// What is wrong, one sentence each.
+    pub faults: Vec<String>,
+}
+
+/// The folder of a class below that of all.
+pub fn folder_of(base: &Path, class: &str) -> PathBuf {
+    base.join(class)
+}
+
+/// Reads the record and verifies each image; what is not whole is deleted, and so is what nothing
+/// names. A disk that does not give the record or an image is a fault, and nothing is deleted then.
+pub fn open(folder: &Path) -> Shelf {
+    let mut shelf = Shelf::default();
+    if !folder.is_dir() {
+        return shelf;
+    }
+    let fault = |what: String| format!("{}: {what}", folder.display());
+    let record = TwoSlot::open(on_disk(folder), FORMAT);
+    let kept = record.and_then(|slots| Ok(slots.read()?.and_then(Kept::parse)));
+    let mut kept = match kept {
+        Ok(kept) => kept.unwrap_or_default(),
+        Err(error) => {
+            shelf.faults.push(fault(format!("the record of the images cannot be read: {error}")));
+            return shelf;
+        }
+    };
+    let storage = on_disk(folder);
+    let before = kept.images.len();
+    kept.images.retain(|image| match verify(&storage, image) {
+        Ok(Some(file)) => shelf.files.insert(image.tag(), Arc::new(file)).is_none(),
+        Ok(None) => {
+            let version = &image.version;
+            shelf.faults.push(fault(format!("the image of {version} was damaged, and is fetched anew")));
+            false
+        }
+        Err(error) => {
+            let version = &image.version;
+            shelf.faults.push(fault(format!("the image of {version} cannot be read: {error}")));
+            false
+        }
+    });
+    let is_whole = kept.images.len() == before;
+    shelf.kept = kept;
+    if is_whole && let Err(error) = sweep(folder, &shelf.kept) {
+        shelf.faults.push(fault(format!("what is not needed any more cannot be deleted: {error}")));
+    }
+    shelf
+}
+
+/// The file of an image, if it is whole.
+fn verify(storage: &Files, image: &Image) -> io::Result<Option<ImageFile>> {
+    let (file, length) = match storage.open(&image.file()) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if length != image.bytes {
+        return Ok(None);
+    }
+    file.forget_cached();
+    let mut hash = Context::new(&SHA256);
+    hash_file(&file, length, &mut hash)?;
+    Ok((hash.finish().as_ref() == image.sha256).then_some(file))
+}
+
+/// Deletes images that the record does not name.
+fn sweep(folder: &Path, kept: &Kept) -> io::Result<()> {
+    let storage = on_disk(folder);
+    let mut is_changed = false;
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let tag = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
+        if let Some(tag) = tag.filter(|tag| kept.image(tag).is_none()) {
+            storage.remove(&format!("{tag}{SUFFIX}"))?;
+            is_changed = true;
+        }
+    }
+    if is_changed { storage.sync_names() } else { Ok(()) }
+}
+
+/// Takes the image that was downloaded into this folder, or that is here already, as the one that
+/// is offered. Returns what is kept then.
+///
+/// # Errors
+/// [`NoImage::Disk`]; what was kept before is kept.
+pub fn take(folder: &Path, offer: &Offer, mut shelf: Shelf) -> Result<Shelf, NoImage> {
+    let disk = |error: io::Error| NoImage::Disk(error.to_string());
+    let storage = on_disk(folder);
+    let mut image = Image::of(offer, false);
+    // What is served was read back from the disk under its last name.
+    let mut file = verify(&storage, &image).map_err(disk)?;
+    if file.is_none() && storage.has(IMAGE) {
+        storage.rename(IMAGE, &image.file()).and_then(|()| storage.sync_names()).map_err(disk)?;
+        file = verify(&storage, &image).map_err(disk)?;
+    }
+    let file =
+        file.ok_or_else(|| NoImage::Disk("the disk does not give back what was written".to_owned()))?;
+    let mut head = [0; 2];
+    let read = file.read_at(0, &mut head).map_err(disk)?;
+    image.is_suit = is_suit(&head[..read]);
+    shelf.files.insert(image.tag(), Arc::new(file));
+    shelf.kept.take(image);
+    write(folder, &shelf.kept)?;
+    let kept = shelf.kept.clone();
+    shelf.files.retain(|tag, _| kept.image(tag).is_some());
+    shelf.faults.clear();
+    sweep(folder, &shelf.kept).map_err(disk)?;
+    clear(&storage).map_err(disk)?;
+    Ok(shelf)
+}
+
+/// Whether an image of this target is in the folder, whole: after a power cut the record may not
+/// name it yet. One that is damaged is deleted.
+pub fn has(folder: &Path, offer: &Offer) -> bool {
+    let (storage, image) = (on_disk(folder), Image::of(offer, false));
+    match verify(&storage, &image) {
+        Ok(Some(_)) => true,
+        Ok(None) => {
+            let _ = storage.remove(&image.file());
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Writes the record.
+///
+/// # Errors
+/// [`NoImage::Disk`]
+pub fn write(folder: &Path, kept: &Kept) -> Result<(), NoImage> {
+    let disk = |error: io::Error| NoImage::Disk(error.to_string());
+    create_directory(folder).map_err(disk)?;
+    let mut slots = TwoSlot::open(on_disk(folder), FORMAT).map_err(disk)?;
+    slots.write(&kept.encode()).map_err(disk)
+}
+
+/// Gives up the image before, so that the one that comes has room.
+///
+/// # Errors
+/// [`NoImage::Disk`]
+pub fn drop_oldest(folder: &Path, shelf: &mut Shelf) -> Result<(), NoImage> {
+    if shelf.kept.images.len() < IMAGES_MAX {
+        return Ok(());
+    }
+    shelf.kept.images.truncate(IMAGES_MAX - 1);
+    write(folder, &shelf.kept)?;
+    let kept = shelf.kept.clone();
+    shelf.files.retain(|tag, _| kept.image(tag).is_some());
+    sweep(folder, &shelf.kept).map_err(|error| NoImage::Disk(error.to_string()))
+}
+
+/// Deletes the folders of classes that no role names any more.
+///
+/// # Errors
+/// As the system says.
+pub fn retain(base: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<()> {
+    if !base.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(base)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() && !name.to_str().is_some_and(&is_wanted) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
