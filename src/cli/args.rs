@@ -502,7 +502,7 @@ pub enum ClockCommand {
     Trust,
     /// Lower the floor, a time that has certainly passed, to the build date
     Reset,
-    /// Keep a file while the kernel's clock is synchronised, for tombolo-clock.service
+    /// Write again and again whether the kernel's clock is synchronised, for tombolo-clock.service
     #[command(hide = true)]
     Watch,
 }
