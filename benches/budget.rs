@@ -2,12 +2,14 @@
 //!
 //! `cargo bench --bench budget` — needs `strip` (binutils); the package is measured if
 //! `packaging/deb/build` has made one. Prints a table and ends with 1 if a budget is exceeded.
+//! `BINARY=PATH` in the environment measures another build, as that of a package: cargo builds the
+//! one for benches with what tests ask of the dependencies, which is 0.5 MB.
 //!
-//! Each load runs twice: on the program as it is built, for its resident memory, and on this one,
-//! which is the same daemon with an allocator that counts, for the bytes of the heap that are in
-//! use. `fixed` is what of the resident memory is not mapped from the program's file, so that the
-//! kernel cannot drop it. The broker of the configuration is not there: a gateway whose uplink is
-//! down has the same devices and sessions.
+//! Each load runs twice: on the program, for its resident memory, and on this one, which is the
+//! same daemon with an allocator that counts, for the bytes of the heap that are in use. `fixed`
+//! is what of the resident memory is not mapped from the program's file, so that the kernel cannot
+//! drop it. The environment is that of `tombolo.service`. The broker of the configuration is not
+//! there: a gateway whose uplink is down has the same devices and sessions.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
@@ -26,6 +28,8 @@ use tombolo_test_support::{Daemon, Folder, Pki, free_tcp_port};
 /// Where this program is the daemon: the socket on which it says how much of its heap is in use.
 const HEAP: &str = "BUDGET_HEAP_SOCKET";
 const KEY: &str = "benchbenchbench1";
+/// As in `systemd/tombolo.service`.
+const TRIM: (&str, &str) = ("MALLOC_TRIM_THRESHOLD_", "131072");
 const DEVICES: usize = 10_000;
 const MB: u64 = 1_000_000;
 
@@ -90,7 +94,8 @@ fn gateway(binary: &Path, folder: &Folder, pki: &Pki, devices: usize) -> (Daemon
     for number in 0..devices {
         let _ = writeln!(extra, "[device.d{number}]\nrole = \"sensor\"\npsk-file = \"{}\"", key.display());
     }
-    let environment = vec![(HEAP.to_owned(), socket.display().to_string())];
+    let trim = (TRIM.0.to_owned(), TRIM.1.to_owned());
+    let environment = vec![trim, (HEAP.to_owned(), socket.display().to_string())];
     let mut daemon = Daemon::configure(binary, folder, free_tcp_port(), &pki.ca(), &extra, str::to_owned);
     daemon.environment = environment;
     daemon.resume();
@@ -116,15 +121,20 @@ fn load(pki: &Pki, devices: usize, sessions: usize) -> Load {
         std::thread::sleep(Duration::from_secs(3));
         (memory(daemon.pid()), socket.exists().then(|| heap(&socket)))
     };
-    let (memory, _) = measure(Path::new(env!("CARGO_BIN_EXE_tombolo")));
+    let (memory, _) = measure(&program());
     let (_, heap) = measure(&own);
     Load { memory, heap: heap.expect("the counting daemon listens") }
+}
+
+/// What is measured.
+fn program() -> PathBuf {
+    std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tombolo").into()).into()
 }
 
 fn stripped() -> u64 {
     let folder = Folder::new("budget");
     let out = folder.join("tombolo");
-    let status = Command::new("strip").arg("-o").arg(&out).arg(env!("CARGO_BIN_EXE_tombolo")).status();
+    let status = Command::new("strip").arg("-o").arg(&out).arg(program()).status();
     assert!(status.is_ok_and(|status| status.success()), "strip is missing; apt-get install binutils");
     fs::metadata(out).expect("strip has written it").len()
 }
@@ -175,7 +185,7 @@ fn main() -> ExitCode {
     let pki = Pki::new(folder.path());
     let mut table = Table { exceeded: false };
     println!("| what | | budget | |\n|---|---|---|---|");
-    table.line("the program, stripped", stripped(), Some(10 * MB), "`strip target/release/tombolo`");
+    table.line("the program, stripped", stripped(), Some(10 * MB), &program().display().to_string());
     match package() {
         Some((path, size)) => {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
