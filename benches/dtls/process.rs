@@ -14,7 +14,8 @@ use tombolo::proto::dtls::{
 };
 use tombolo::proto::{Holder, Route};
 
-use tombolo_test_support::dtls::client::{self, Client, Config};
+use tombolo_test_support::dtls::client::{self, Config};
+use tombolo_test_support::dtls::connect;
 use tombolo_test_support::{cpu_time, resident_kb};
 
 const SERVE: &str = "TOMBOLO_BENCH_SERVE";
@@ -90,31 +91,6 @@ impl Drop for Killed {
     }
 }
 
-/// A client and the socket it sends from, until it is connected; each from an address of its own.
-fn connect(number: usize, port: u16, suite: u16) -> (Client, UdpSocket) {
-    let [_, a, b, c] = (number as u32 + 257).to_be_bytes();
-    let socket = UdpSocket::bind((Ipv4Addr::new(127, a, b, c), 0)).expect("all of 127/8 is ours");
-    socket.connect((Ipv4Addr::LOCALHOST, port)).expect("an address");
-    let mut client = Client::new(Config::psk("dev", KEY).with_suite(suite));
-    let mut out = client.start(Instant::now());
-    let mut buffer = [0; 2_048];
-    while !client.connected {
-        for datagram in out.drain(..) {
-            // Refused while the server is still starting.
-            let _ = socket.send(&datagram);
-        }
-        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-        let received = socket.recv(&mut buffer);
-        let now = Instant::now();
-        out = match received {
-            Ok(length) => client.handle_datagram(now, &buffer[..length]),
-            Err(_) => client.handle_timeout(now),
-        };
-        assert!(client.deadline.is_some() || client.connected, "it gave up: {:?}", client.alerts);
-    }
-    (client, socket)
-}
-
 fn measure(name: &str, mut command: Command, port: u16, suite: u16, sessions: usize) {
     let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let server = match started {
@@ -131,7 +107,8 @@ fn measure(name: &str, mut command: Command, port: u16, suite: u16, sessions: us
             resident = resident_kb(pid);
         }
         let before = cpu_time(pid);
-        let (mut client, socket) = connect(number, port, suite);
+        let config = Config::psk("dev", KEY).with_suite(suite);
+        let (mut client, socket) = connect(number, port, config);
         let between = cpu_time(pid);
         let mut buffer = [0; 2_048];
         for echo in 0..ECHOES as u8 {

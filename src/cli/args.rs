@@ -502,6 +502,9 @@ pub enum ClockCommand {
     Trust,
     /// Lower the floor, a time that has certainly passed, to the build date
     Reset,
+    /// Write again and again whether the kernel's clock is synchronised, for tombolo-clock.service
+    #[command(hide = true)]
+    Watch,
 }
 
 /// `tombolo serial …`

@@ -12,7 +12,7 @@ use crate::config::ClockTrust;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Clock;
-use crate::daemon::clock::SystemClock;
+use crate::daemon::clock::{SystemClock, mark};
 use crate::durable::atomic_file::Condition;
 use crate::telemetry::io::hinted;
 
@@ -26,6 +26,7 @@ pub fn run(context: &Context, command: Option<ClockCommand>) -> Result<(), Comma
         None => Request::Clock {},
         Some(ClockCommand::Trust) => Request::ClockTrust {},
         Some(ClockCommand::Reset) => Request::ClockReset {},
+        Some(ClockCommand::Watch) => match mark::watch(|text| note(text)).map_err(CommandError::Failed)? {},
     };
     let asked = context.daemon().and_then(|mut daemon| daemon.ask(&request, ANSWER));
     let (value, running) = match asked {
@@ -62,7 +63,7 @@ fn offline(context: &Context, command: Option<ClockCommand>) -> Result<SystemClo
         note(format_args!("{defect} (in {})", folder.display()));
     }
     match command {
-        None => return Ok(clock),
+        None | Some(ClockCommand::Watch) => return Ok(clock),
         Some(ClockCommand::Trust) => clock.trust().map_err(CommandError::failed)?,
         Some(ClockCommand::Reset) => clock.reset(),
     }
@@ -84,6 +85,9 @@ fn text(clock: &Clock) -> String {
     if !clock.trusted {
         row("last trusted", clock.last_trusted.clone().unwrap_or_else(|| "never".to_owned()));
     }
+    if let Some(reason) = unread(clock) {
+        row("kernel", reason.to_owned());
+    }
     if let Some(reason) = &clock.failing {
         row("file", format!("cannot be written: {reason}"));
     }
@@ -92,7 +96,8 @@ fn text(clock: &Clock) -> String {
             let reason = clock.reason.as_deref().unwrap_or_default();
             row("next", way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE)).to_owned());
         }
-        "unsynchronised" => row("next", "timedatectl set-ntp true".to_owned()),
+        "unsynchronised" if clock.unread.is_none() => row("next", "timedatectl set-ntp true".to_owned()),
+        _ if clock.unread.is_some() => row("next", UNREAD.to_owned()),
         _ => {}
     }
     align(&rows)
@@ -108,6 +113,16 @@ pub fn verdict(clock: &Clock) -> String {
     }
 }
 
+/// What helps where the kernel cannot be asked; `check` uses it too.
+pub const UNREAD: &str = "see `systemctl status tombolo-clock`; where that service cannot run, and something keeps the \
+                          clock right, set [clock] trust = \"always\"";
+
+/// Why the kernel cannot be asked, if the verdict does not say so already; `status` and `check` use
+/// it too.
+pub fn unread(clock: &Clock) -> Option<&str> {
+    clock.unread.as_deref().filter(|_| clock.unread != clock.reason)
+}
+
 /// How a doubt is resolved; `check` uses it too.
 pub fn way_out(clock: &Clock) -> String {
     let left = clock.doubt_ends_in_s.map_or_else(|| "24 h".to_owned(), span);
@@ -120,6 +135,26 @@ pub fn way_out(clock: &Clock) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_the_kernel_is_not_asked_is_shown_once_and_with_what_helps() {
+        let why = "the kernel cannot be asked";
+        for (trusted, reason) in [(true, "synchronised"), (false, why)] {
+            let clock = Clock {
+                trusted,
+                state: if trusted { "trusted" } else { "unsynchronised" }.into(),
+                reason: Some(reason.into()),
+                unread: Some(why.into()),
+                ..Clock::default()
+            };
+            let text = text(&clock);
+            assert_eq!(text.matches(why).count(), 1, "{text}");
+            assert!(
+                text.contains("systemctl status tombolo-clock") && !text.contains("timedatectl"),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_doubt_is_shown_with_its_reason_and_its_end() {

@@ -205,6 +205,7 @@ fn doing(command: &Command) -> Option<&'static str> {
         Command::Init(_) => Some("trying the configuration"),
         Command::Reload => Some("waiting for the gateway to reload"),
         Command::Queue(_) => Some("reading the journal"),
+        Command::Clock(args::ClockArguments { command: Some(args::ClockCommand::Watch) }) => None,
         Command::Send(_) => Some("waiting for the device"),
         Command::Mailbox(_) => Some("waiting for the gateway"),
         Command::Status(_) | Command::Usage(_) | Command::Acl(_) | Command::Clock(_) => {

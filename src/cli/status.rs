@@ -278,6 +278,9 @@ pub fn text(status: &Status) -> String {
             _ => super::clock::verdict(clock),
         },
     );
+    if let Some(reason) = super::clock::unread(clock) {
+        row("", reason.to_owned());
+    }
     if let Some(reason) = &clock.failing {
         row("", format!("its file cannot be written: {reason}; after a restart it may be doubted"));
     }

@@ -1242,6 +1242,9 @@ pub struct Clock {
     pub last_trusted: Option<String>,
     /// If in doubt: seconds of further synchronisation after which it is trusted.
     pub doubt_ends_in_s: Option<u64>,
+    /// Why the kernel cannot be asked whether it is synchronised; `None` = it can, or
+    /// `[clock] trust = "always"`.
+    pub unread: Option<String>,
     /// Why its file cannot be written; `None` = it can.
     pub failing: Option<String>,
 }

@@ -1,11 +1,13 @@
 //! The system's clocks, and the verdict on the wall clock (the shell of [`crate::clock::judge`]).
 //!
 //! The kernel is asked once a second whether the clock is synchronised (`adjtimex`, whoever
-//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon). What the judge knows is kept in
-//! `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
+//! disciplines it: timesyncd, chrony, ntpd, a PTP daemon; [`mark`] where the daemon may not ask).
+//! What the judge knows is kept
+//! in `{state-dir}/clock`, written hourly and when something is learned, by a thread of its own: a
 //! disk that hangs stops nobody.
 
 pub mod file;
+pub mod mark;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::clock::chain::ChainValidity;
@@ -143,10 +144,15 @@ impl SystemClock {
             Verdict::Impossible { .. } => (false, "impossible"),
             Verdict::NotSynchronised => (false, "unsynchronised"),
         };
-        let by_owner = self.judge().is_always() && !view.synchronised;
-        let reason = match view.verdict {
-            Verdict::Trusted(Basis::Kernel) if by_owner => "[clock] trust = \"always\"".to_owned(),
-            verdict => verdict.to_string(),
+        let is_always = self.judge().is_always();
+        // Where the owner vouches for the clock, the kernel's word does not matter.
+        let unread = if is_always { None } else { mark::ask().unread };
+        let reason = match (view.verdict, &unread) {
+            (Verdict::Trusted(Basis::Kernel), _) if is_always && !view.synchronised => {
+                "[clock] trust = \"always\"".to_owned()
+            }
+            (Verdict::NotSynchronised, Some(unread)) => unread.clone(),
+            (verdict, _) => verdict.to_string(),
         };
         snapshot::Clock {
             trusted,
@@ -162,6 +168,7 @@ impl SystemClock {
             floor: Some(view.floor.to_string()),
             last_trusted: view.known.map(|known| known.to_string()),
             doubt_ends_in_s: view.steady_in.map(|left| left.as_secs()),
+            unread,
             failing: self.saver().failing.clone(),
         }
     }
@@ -328,7 +335,7 @@ impl WallClock for SystemClock {
 }
 
 fn look() -> Look {
-    Look { boottime_ms: boottime_ms(), raw: raw(), synchronised: kernel_says_synchronised() }
+    Look { boottime_ms: boottime_ms(), raw: raw(), synchronised: mark::ask().is_synchronised }
 }
 
 fn raw() -> UnixTime {
@@ -341,15 +348,6 @@ fn boottime_ms() -> u64 {
         let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
         seconds * 1000 + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
     })
-}
-
-fn kernel_says_synchronised() -> bool {
-    let mut timex = rtime_clock::adjtime::Timex::new();
-    match rtime_clock::adjtime::adjtimex(&mut timex) {
-        Ok(_) => timex.0.status & libc::STA_UNSYNC == 0,
-        // A sandbox may refuse even reading; timesyncd leaves a mark of its own.
-        Err(_) => Path::new("/run/systemd/timesync/synchronized").exists(),
-    }
 }
 
 const fn parse_seconds(text: &[u8]) -> u64 {

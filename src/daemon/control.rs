@@ -1245,7 +1245,9 @@ fn say_clock(verdict: Verdict, clock: &SystemClock) {
             log::info!(clock:% = now, reason; "the clock is trusted");
         }
         Verdict::NotSynchronised => {
-            log::info!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is not trusted");
+            // The kernel may not have been asked.
+            let reason = clock.snapshot().reason.unwrap_or_default();
+            log::info!(clock:% = now, reason, floor:% = floor; "the clock is not trusted");
         }
         Verdict::Impossible { .. } => {
             log::warn!(clock:% = now, reason:% = verdict, floor:% = floor; "the clock is wrong");

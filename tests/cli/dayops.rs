@@ -70,6 +70,7 @@ const FAILING: &[(&str, &str)] = &[
     ("update metadata", "update metadata --sideways"),
     ("clock trust", "clock trust --sideways"),
     ("clock reset", "clock reset --sideways"),
+    ("clock watch", "clock watch --sideways"),
     ("serial list", "serial list --sideways"),
     ("serial trace", "serial trace nothing"),
     ("serial relearn", "serial relearn nothing"),

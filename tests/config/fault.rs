@@ -77,6 +77,25 @@ fn an_engine_that_is_not_built_in() {
 }
 
 #[test]
+#[cfg(not(any(feature = "modbus", feature = "mqtt", feature = "update")))]
+fn parts_that_are_not_built_in() {
+    complains(
+        &main_file(
+            "[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n\n[update]\nsource = \"tuf\"\n\n\
+             [serial.bus]\nport = \"/dev/ttyS0\"\n\n[serial.bus.unit.7]\nid = \"meter\"\nrole = \"sensor\"\n",
+        ),
+        &[
+            "fail  /etc/tombolo/tombolo.toml:5: update.source: this program was built without TUF; use source = \"apt\" \
+             or \"none\", or a program built with the cargo feature update (on by default)",
+            "fail  /etc/tombolo/tombolo.toml:10: serial.bus.unit: this program was built without Modbus; use a program \
+             built with the cargo feature modbus (on by default), or take the port out",
+            "fail  /etc/tombolo/tombolo.toml:2: mqtt.insecure-listen: this program was built without a listener for MQTT \
+             clients; take it out, or use a program built with the cargo feature mqtt (on by default)",
+        ],
+    );
+}
+
+#[test]
 fn unknown_keys() {
     refused(
         "[upstream]\nca_file = \"x\"\n",

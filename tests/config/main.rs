@@ -10,6 +10,7 @@ mod field;
 mod includes;
 mod init;
 mod layer;
+#[cfg(feature = "modbus")]
 mod modbus;
 mod own_topics;
 mod registry;
@@ -24,4 +25,5 @@ mod shipped;
 mod state;
 mod support;
 mod telegram;
+#[cfg(feature = "update")]
 mod update;

@@ -28,7 +28,7 @@ fn complaints(case: &Case) -> Vec<String> {
 
 fn bus(port: &Port) -> &Settings {
     match &port.duty {
-        Duty::Modbus(bus) => bus,
+        Duty::Modbus(bus, _) => bus,
         other => panic!("{other:?}"),
     }
 }
@@ -36,7 +36,7 @@ fn bus(port: &Port) -> &Settings {
 fn ids(case: &Case) -> (Vec<String>, Vec<String>) {
     let settings = case.loaded().settings;
     let units = settings.serial.iter().flat_map(|port| match &port.duty {
-        Duty::Modbus(bus) => bus.units.iter().map(|unit| unit.id.to_string()).collect(),
+        Duty::Modbus(bus, _) => bus.units.iter().map(|unit| unit.id.to_string()).collect(),
         _ => Vec::new(),
     });
     (units.collect(), settings.gate.devices.iter().map(|device| device.id.to_string()).collect())
@@ -88,7 +88,7 @@ fn of_two_with_one_id_the_later_in_the_files_is_left_out() {
         let (loads, complaints) = case.complaints();
         assert!(loads && complaints.len() == 1 && complaints[0].contains(place), "{complaints:?}");
         let settings = case.loaded().settings;
-        let Duty::Modbus(bus) = &settings.serial[0].duty else { panic!() };
+        let Duty::Modbus(bus, _) = &settings.serial[0].duty else { panic!() };
         assert_eq!((settings.serial.len(), bus.units[0].address), (1, 7));
     }
 }

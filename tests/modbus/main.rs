@@ -1,5 +1,6 @@
 //! Modbus RTU: the core in virtual time against units made up here, and for real against pymodbus
 //! on a pseudo-terminal.
+#![cfg(feature = "modbus")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
 mod closed;

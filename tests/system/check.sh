@@ -25,6 +25,9 @@ check() {
 equal() { [ "$1" = "$2" ] || { echo "expected: $2"; echo "found:    $1"; return 1; }; }
 matches() { [[ $1 =~ $2 ]] || { echo "expected: $2"; echo "found:    $1"; return 1; }; }
 
+# matches_now PATTERN COMMAND…: for what is tried again and again.
+matches_now() { local pattern=$1; shift; matches "$("$@" 2>&1)" "$pattern"; }
+
 # eventually SECONDS COMMAND…: succeeds as soon as the command does.
 eventually() {
     local limit=$((SECONDS + $1))

@@ -3,6 +3,10 @@
 property() { inside systemctl show --value --property "$1" tombolo.service; }
 is_active() { [ "$(property ActiveState)" = active ]; }
 process() { property MainPID; }
+clock_process() { inside systemctl show --value --property MainPID tombolo-clock.service; }
+clock_runs_anew() { [ "$(clock_process)" != "$1" ] && [ "$(clock_process)" != 0 ]; }
+clock_state() { inside cut --delimiter ' ' --fields 1 /run/tombolo-clock/state; }
+unread() { json clock | python3 -c 'import json, sys; print(json.load(sys.stdin)["unread"])'; }
 # Whether the service runs under another process id than the one given.
 runs_anew() { is_active && [ "$(process)" != "$1" ] && [ "$(process)" != 0 ]; }
 mode() { inside stat --format '%a %U:%G' "$1"; }
@@ -44,6 +48,8 @@ check "the secrets are root's to write, the daemon's to read" equal "$(mode /etc
 check "it has no capability, no new privileges, and a system call filter" equal \
     "$(inside sed -n -E 's/^(CapEff|CapBnd|NoNewPrivs|Seccomp):\s*/\1=/p' "/proc/$(process)/status" | tr '\n' ' ')" \
     "CapEff=0000000000000000 CapBnd=0000000000000000 NoNewPrivs=1 Seccomp=2 "
+check "its clock service has the kernel's answer" eventually 10 matches_now '^(un)?synchronised$' clock_state
+check "which the daemon, which may not ask, takes" equal "$(unread)" None
 check "it cannot write outside its state" \
     inside sh -c 'nsenter --target "$1" --mount -- sh -c "! touch /etc/tombolo/x /usr/x /home/x 2>/dev/null"' sh "$(process)"
 check "what it says is in the journal under its name" logged SYSLOG_IDENTIFIER=tombolo
@@ -83,6 +89,27 @@ check "which is not tried over and over" equal "$(property ActiveState)" failed
 inside rm /etc/tombolo/conf.d/60-broken.toml
 inside systemctl start tombolo.service
 check "mended, it starts" is_active
+
+inside systemctl stop tombolo-clock.service
+inside systemctl mask --quiet tombolo-clock.service
+check "without the clock service, it says so" matches "$(unread)" "tombolo-clock.service, which asks it for the daemon, does not run"
+check "and what helps" says 'systemctl status tombolo-clock' 'tombolo clock'
+check "so does the status" says 'the kernel cannot be asked whether it is synchronised' 'tombolo status'
+inside systemctl restart tombolo.service
+check "and it starts all the same" is_active
+inside systemctl unmask --quiet tombolo-clock.service
+inside mkdir -p /etc/systemd/system/tombolo-clock.service.d
+printf '[Service]\nWatchdogSec=12\n' | inside tee /etc/systemd/system/tombolo-clock.service.d/test.conf >/dev/null
+inside systemctl daemon-reload
+inside systemctl restart tombolo.service
+check "with it again, it has the kernel's answer" eventually 10 matches_now '^None$' unread
+old=$(clock_process)
+inside kill -STOP "$old"
+check "a clock service that hangs is killed and started again" eventually 40 clock_runs_anew "$old"
+inside systemctl stop tombolo.service
+check "it ends with the daemon" eventually 10 matches_now '^0$' clock_process
+inside systemctl start tombolo.service
+check "and begins with it" eventually 10 clock_runs_anew 0
 
 drop_in <<'UNIT'
 [Service]
@@ -131,9 +158,10 @@ inside systemctl start tombolo.service
 step "upgrade"
 waiting=$(queued)
 echo '# A line of the owner.' | inside tee -a /etc/tombolo/tombolo.toml >/dev/null
-old=$(process)
+old=$(process) old_clock=$(clock_process)
 check "the successor installs" inside dpkg --install --force-confdef --force-confold "/mnt/$second"
 check "it is running, as a new process" eventually 10 runs_anew "$old"
+check "so is the clock service" eventually 10 clock_runs_anew "$old_clock"
 check "the owner's line is still there" inside grep -q 'A line of the owner' /etc/tombolo/tombolo.toml
 check "the packaged file lies beside it" inside grep -q 'the next version added' /etc/tombolo/tombolo.toml.dpkg-dist
 check "the device and its reading are still there" equal "$(queued) $(json device show door-7 | grep -c '"door-7"')" "$waiting 1"

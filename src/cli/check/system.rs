@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, Uid, access};
 
-use crate::cli::clock::way_out;
+use crate::cli::clock::{UNREAD, unread, way_out};
 use crate::cli::output::bytes;
 use crate::clock::judge::{BEFORE_CERTIFICATE, way_out_of_impossible};
 use crate::config::{Finding, Paths, Settings};
@@ -33,10 +33,18 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
         )),
         "impossible" => Finding::warn("clock", format!("{now} cannot be right: {reason}"))
             .advice(way_out_of_impossible(reason.contains(BEFORE_CERTIFICATE))),
-        _ => Finding::warn("clock", format!("{now} is not trusted: {reason}")).advice(
-            "start a time service (`timedatectl set-ntp true`); until then readings are published without their time of receipt",
-        ),
+        _ => {
+            let advice = match clock.unread {
+                None => "start a time service (`timedatectl set-ntp true`)",
+                Some(_) => UNREAD,
+            };
+            Finding::warn("clock", format!("{now} is not trusted: {reason}"))
+                .advice(format!("{advice}; until then readings are published without their time of receipt"))
+        }
     }];
+    if let Some(reason) = unread(clock) {
+        findings.push(Finding::warn("clock", reason).advice(UNREAD));
+    }
     if let Some(reason) = &clock.failing {
         findings.push(
             Finding::warn("clock", format!("what is known of the time cannot be saved: {reason}"))
@@ -344,6 +352,13 @@ mod tests {
         assert!(ahead.advice.contains("have that certificate issued anew"), "{ahead}");
         assert!(ahead.advice.contains("tombolo clock reset"), "{ahead}");
         assert!(one(&of("unsynchronised", "not synchronised")).advice.contains("timedatectl"));
+        let why = "the kernel cannot be asked";
+        let unasked = |state: &str, reason: &str| Clock { unread: Some(why.into()), ..of(state, reason) };
+        let alone = super::clock(&unasked("unsynchronised", why));
+        assert!(alone.len() == 1 && alone[0].advice.contains("systemctl status tombolo-clock"), "{alone:?}");
+        let beside = super::clock(&unasked("trusted", "synchronised"));
+        assert_eq!((beside[0].level, beside[1].level), (Level::Ok, Level::Warn));
+        assert!(beside[1].message.contains(why) && beside[1].advice.contains("tombolo-clock"), "{beside:?}");
         let unsaved = Clock { failing: Some("No space left".into()), ..of("trusted", "synchronised") };
         assert!(super::clock(&unsaved)[1].message.contains("No space left"));
     }

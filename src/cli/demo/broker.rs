@@ -1,15 +1,16 @@
-//! The broker of the demo: rumqttd behind a TLS acceptor.
+//! The broker of the demo: rumqttd's router and server behind a TLS acceptor. Its `Broker`, which
+//! starts both, would bring a console and metrics over HTTP into the program.
 //!
 //! The broker also listens on loopback without TLS, for the acceptor, so it is only suitable for
 //! the demo.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use rumqttd::local::LinkRx;
-use rumqttd::{Broker, Config, ConnectionSettings, Notification, RouterConfig, ServerSettings};
+use rumqttd::local::{LinkBuilder, LinkRx};
+use rumqttd::protocol::v5::V5;
+use rumqttd::{ConnectionSettings, LinkType, Notification, Router, RouterConfig, Server, ServerSettings};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -42,9 +43,10 @@ pub struct DemoBroker {
 /// The error as text.
 pub async fn start(pki: &Pki) -> Result<DemoBroker, String> {
     let plain = free_port().await.map_err(|e| format!("no free port on 127.0.0.1: {e}"))?;
-    let mut broker = Broker::new(config(plain));
-    let (mut subscriber, incoming) =
-        broker.link("demo-screen").map_err(|e| format!("the embedded broker refused a link: {e}"))?;
+    let router = Router::new(0, router_config()).spawn();
+    let (mut subscriber, incoming, _) = LinkBuilder::new("demo-screen", router.clone())
+        .build()
+        .map_err(|e| format!("the embedded broker refused a link: {e}"))?;
     subscriber
         .subscribe("tombolo/#")
         .map_err(|e| format!("the embedded broker refused to subscribe: {e}"))?;
@@ -53,8 +55,11 @@ pub async fn start(pki: &Pki) -> Result<DemoBroker, String> {
         let _subscriber = subscriber;
         forward(incoming, &sender);
     })?;
+    let mut server = Server::new(server_settings(plain), router, V5);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| format!("the embedded broker cannot be started: {e}"))?;
     spawn_named("demo-broker", move || {
-        let _ = broker.start();
+        let _ = runtime.block_on(server.start(LinkType::Remote));
     })?;
 
     let tls =
@@ -149,7 +154,7 @@ fn forward(mut incoming: LinkRx, sender: &Sender<Arrived>) {
     }
 }
 
-fn config(listen: SocketAddr) -> Config {
+fn server_settings(listen: SocketAddr) -> ServerSettings {
     let connections = ConnectionSettings {
         connection_timeout_ms: 5_000,
         max_payload_size: 1 << 20,
@@ -158,25 +163,17 @@ fn config(listen: SocketAddr) -> Config {
         external_auth: None,
         dynamic_filters: true,
     };
-    let server = ServerSettings {
-        name: "demo".to_owned(),
-        listen,
-        tls: None,
-        next_connection_delay_ms: 1,
-        connections,
-    };
-    Config {
-        id: 0,
-        router: RouterConfig {
-            max_connections: 16,
-            max_outgoing_packet_count: 1_000,
-            max_segment_size: 1 << 20,
-            max_segment_count: 16,
-            custom_segment: None,
-            initialized_filters: None,
-            shared_subscriptions_strategy: Default::default(),
-        },
-        v5: Some(HashMap::from([("demo".to_owned(), server)])),
-        ..Config::default()
+    ServerSettings { name: "demo".to_owned(), listen, tls: None, next_connection_delay_ms: 1, connections }
+}
+
+fn router_config() -> RouterConfig {
+    RouterConfig {
+        max_connections: 16,
+        max_outgoing_packet_count: 1_000,
+        max_segment_size: 1 << 20,
+        max_segment_count: 16,
+        custom_segment: None,
+        initialized_filters: None,
+        shared_subscriptions_strategy: Default::default(),
     }
 }

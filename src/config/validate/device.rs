@@ -66,7 +66,7 @@ pub(super) fn devices(
         let mut serial =
             Serial { port: port.name.clone(), table, buses: &buses, first: &first, roles: usable };
         match &mut port.duty {
-            Duty::Modbus(bus) => {
+            Duty::Modbus(bus, _) => {
                 bus.units.retain(|unit| serial.unit(cx, unit, &mut all));
                 !bus.units.is_empty()
             }
@@ -343,7 +343,7 @@ fn login(cx: &mut Context<'_>, subject: &str, id: &str, table: &model::Device) -
 }
 
 fn is_bus(port: &Port) -> bool {
-    matches!(port.duty, Duty::Modbus(_))
+    matches!(port.duty, Duty::Modbus(..))
 }
 
 /// The table in which an id of a serial device stands first in the files.
@@ -367,7 +367,7 @@ fn first_of_each(cx: &Context<'_>, file: &model::File, ports: &[Port]) -> HashMa
             }
         };
         match &port.duty {
-            Duty::Modbus(bus) => {
+            Duty::Modbus(bus, _) => {
                 for unit in &bus.units {
                     let Some(key) = super::reach::key_of(table, unit) else { continue };
                     add(&unit.id, &[own[0], own[1], "unit", key]);

@@ -209,6 +209,11 @@ fn way_to_read(error: &FileError, put: &str) -> String {
 
 /// The packaged main file.
 const PACKAGED: &str = "/etc/tombolo/tombolo.toml";
+
+/// The advice where this program lacks a part.
+fn built_with(feature: &str) -> String {
+    format!("a program built with the cargo feature {feature} (on by default)")
+}
 /// What a merged configuration comes to.
 pub(super) struct Validated {
     pub(super) settings: Settings,
@@ -279,7 +284,7 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
     coap.certificate_files = certificate::files(cx, &file.coap);
     let usable = |id: &Name| gate.devices.binary_search_by(|device| device.id.cmp(id)).is_ok();
     serial.retain_mut(|port| match &mut port.duty {
-        Duty::Modbus(bus) => {
+        Duty::Modbus(bus, _) => {
             bus.units.retain(|unit| usable(&unit.id));
             !bus.units.is_empty()
         }

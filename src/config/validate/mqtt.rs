@@ -8,9 +8,8 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
-use super::Context;
 use super::includes::{self, Tables};
-use super::role;
+use super::{Context, built_with, role};
 use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
@@ -29,6 +28,12 @@ const UNIX_PATH_MAX: usize = 107;
 pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Tables) -> Settings {
     let listen = table.listen.clone().unwrap_or_default();
     let insecure_listen = plain_addresses(cx, table);
+    if !cfg!(feature = "mqtt") && is_on(table) {
+        let key = if listen.is_empty() { "insecure-listen" } else { "listen" };
+        let advice = format!("take it out, or use {}", built_with("mqtt"));
+        let message = "this program was built without a listener for MQTT clients";
+        cx.fail("mqtt", &["mqtt", key], message, &advice);
+    }
     for (at, address) in listen.iter().enumerate() {
         let elsewhere = insecure_listen.contains(&PlainAddress::Loopback(*address));
         if address.port() != 0 && (listen[..at].contains(address) || elsewhere) {

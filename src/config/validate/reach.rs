@@ -39,7 +39,7 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
                 rhythm(cx, role, &with(&key, "poll-period"), poll.period, "raise the quota or the period");
             }
         }
-        Duty::Modbus(bus) => {
+        Duty::Modbus(bus, _) => {
             for unit in &bus.units {
                 let (Some(key), Some(role)) = (key_of(table, unit), role(gate, &unit.id)) else { continue };
                 let key = ["serial", name, "unit", key];

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Context;
+use super::{Context, built_with};
 use crate::config::model;
 use crate::config::settings::{Certificate, Paths};
 use crate::config::source_keys::SourceKeys;
@@ -173,7 +173,8 @@ fn token(
     }
     if !cfg!(feature = "pkcs11") {
         let message = "this program was built without PKCS #11";
-        cx.fatal(&key("key"), message, "use a build with the cargo feature pkcs11, or key = \"file\"");
+        let advice = format!("use key = \"file\", or {}", built_with("pkcs11"));
+        cx.fatal(&key("key"), message, &advice);
         return None;
     }
     let (Some(module), Some(label), Some(pin)) = (&table.pkcs11_module, &table.pkcs11_token, &table.pin_file)

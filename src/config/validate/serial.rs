@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Context;
 use super::modbus::{self, Templates};
+use super::{Context, built_with};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
 use crate::proto::serial::checksum::{Checksum, Placement};
 use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, interleaved, length, line, markers};
+use crate::proto::serial::modbus::BuiltIn;
 use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::modbus::model::ModeWord;
 use crate::proto::serial::reading::{
@@ -183,8 +184,13 @@ fn port(
     let line = bits(table)?;
     let duty = if table.modbus.is_some() || !table.unit.is_empty() {
         fits_modbus(table, &line)?;
+        let Some(built_in) = BuiltIn::here() else {
+            let key = if table.modbus.is_some() { "modbus" } else { "unit" };
+            let advice = format!("use {}, or take the port out", built_with("modbus"));
+            return Err(Fault::new(key, BuiltIn::ABSENT, advice));
+        };
         match modbus::bus(cx, templates, name, table, &line) {
-            Some(bus) => Duty::Modbus(bus),
+            Some(bus) => Duty::Modbus(bus, built_in),
             None => return Ok(None),
         }
     } else if table.framing == Some(model::Framing::Slipmux) {
@@ -194,7 +200,7 @@ fn port(
         let write = written(table, poll.as_ref())?;
         Duty::Readings { framing: framing(table)?, extractor: extractor(table)?, poll, write }
     };
-    if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(_)) {
+    if matches!(port, PortName::Tcp { has_header: true, .. }) && !matches!(duty, Duty::Modbus(..)) {
         let advice = "add a [serial.NAME.unit.ADDRESS] for each unit, or use tcp:// for plain bytes";
         return Err(Fault::new("port", "modbus-tcp:// is for a Modbus bus", advice));
     }

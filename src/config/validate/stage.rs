@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Context;
+use super::{Context, built_with};
 use crate::config::layer::dotted;
 use crate::config::model;
 use crate::config::scalar::format_size;
@@ -92,8 +92,8 @@ fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
         return coap::EngineKind::Tombolo;
     }
     if !coap::EngineKind::HAS_DIMPL {
-        let advice = "use \"tombolo\", or a program built with the cargo feature dimpl (on by default)";
-        cx.fatal(&["coap", "engine"], coap::EngineKind::NO_DIMPL, advice);
+        let advice = format!("use \"tombolo\", or {}", built_with("dimpl"));
+        cx.fatal(&["coap", "engine"], coap::EngineKind::NO_DIMPL, &advice);
     }
     if table.connection_id == Some(true) {
         let message = "the engine \"dimpl\" does not support connection ids: a device whose address changes must handshake again";

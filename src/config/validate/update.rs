@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Context, PACKAGED, firmware};
+use super::{Context, PACKAGED, built_with, firmware};
 use crate::config::model;
 use crate::journal;
 use crate::update::settings::{Backend, Folder, Place, Settings, Source};
@@ -85,6 +85,12 @@ fn source(cx: &mut Context<'_>, table: &model::Update) -> Source {
     match source {
         None | Some(model::UpdateSource::None) => Source::None,
         Some(model::UpdateSource::Apt) => Source::Apt,
+        Some(model::UpdateSource::Tuf) if !cfg!(feature = "update") => {
+            let advice = format!("use source = \"apt\" or \"none\", or {}", built_with("update"));
+            let message = "this program was built without TUF";
+            cx.fail("update", &["update", "source"], message, &advice);
+            Source::None
+        }
         Some(model::UpdateSource::Tuf) => tuf(cx, table).map_or(Source::None, Source::Tuf),
     }
 }

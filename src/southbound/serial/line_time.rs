@@ -37,7 +37,7 @@ pub struct Demand {
 pub fn demands(port: &Port) -> Vec<Demand> {
     let is_known = !matches!(port.port, PortName::Tcp { .. });
     match &port.duty {
-        Duty::Modbus(bus) => {
+        Duty::Modbus(bus, _) => {
             let takes = |unit: &Unit| if is_known { of_unit(bus, unit) } else { Duration::ZERO };
             let of =
                 |unit: &Unit| Demand { device: unit.id.clone(), takes: takes(unit), period: unit.period };
@@ -97,9 +97,10 @@ pub fn overload(demands: &[Demand]) -> Option<String> {
 /// What to do about it.
 pub const ADVICE: &str = "lengthen period or poll-period, read fewer registers, or raise the baud rate";
 
-#[cfg(test)]
+#[cfg(all(test, feature = "modbus"))]
 mod tests {
     use super::*;
+    use crate::proto::serial::modbus::BuiltIn;
     use crate::proto::serial::modbus::change::Publish;
     use crate::proto::serial::modbus::map::Register;
     use crate::proto::serial::modbus::plan::Limits;
@@ -132,8 +133,12 @@ mod tests {
         }
     }
 
+    fn duty(bus: Bus) -> Duty {
+        Duty::Modbus(bus, BuiltIn::here().unwrap())
+    }
+
     fn bus(baud: u32, period: Duration, registers: u16) -> Vec<Demand> {
-        let duty = Duty::Modbus(bus_of(baud, period, registers));
+        let duty = duty(bus_of(baud, period, registers));
         let (name, port) = (Name::parse("bus").unwrap(), PortName::parse("/dev/ttyS9").unwrap());
         demands(&Port { name, port, line: Line::default(), duty })
     }
@@ -156,7 +161,7 @@ mod tests {
         let port = |interval| {
             let settings = Bus { interval, ..bus_of(115_200, SECOND, 20) };
             let (name, port) = (Name::parse("bus").unwrap(), PortName::parse("/dev/ttyS9").unwrap());
-            demands(&Port { name, port, line: Line::default(), duty: Duty::Modbus(settings) })
+            demands(&Port { name, port, line: Line::default(), duty: duty(settings) })
         };
         assert_eq!(percent(&port(Duration::from_millis(100))), 200);
         assert!(percent(&port(Duration::ZERO)) < 20);

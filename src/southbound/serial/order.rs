@@ -144,7 +144,7 @@ impl Lines {
     pub fn prepare(&self, device: &str, path: &str, payload: &[u8]) -> Result<Wanted, String> {
         let port = self.0.iter().find(|port| port.takers().any(|id| id.as_str() == device));
         match port.map(|port| &port.duty) {
-            Some(Duty::Modbus(bus)) => {
+            Some(Duty::Modbus(bus, _)) => {
                 let unit = bus.units.iter().find(|unit| unit.id.as_str() == device);
                 let registers = unit.map(|unit| &unit.registers[..]).unwrap_or_default();
                 Job::new(registers, path, payload).map(|job| Wanted::Value(Box::new(job)))

@@ -19,6 +19,7 @@ use super::units::{UnitView, Units};
 use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
+use crate::proto::serial::modbus::BuiltIn;
 use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
 use crate::proto::serial::{framing, poll, writer};
 
@@ -35,7 +36,7 @@ pub struct Port {
 #[derive(Debug)]
 enum Work {
     Stream(Box<Stream>),
-    Bus(Box<Units>),
+    Bus(Box<Units>, BuiltIn),
 }
 
 impl Port {
@@ -49,7 +50,10 @@ impl Port {
                 Work::Stream(Box::new(stream.written(write.as_ref(), settings.line)))
             }
             Duty::Slipmux { max_message } => Work::Stream(Box::new(stream(&settings::slipmux(*max_message)))),
-            Duty::Modbus(bus) => Work::Bus(Box::new(Units::new(bus, &settings.port, number, now, seed))),
+            Duty::Modbus(bus, built_in) => {
+                let units = Units::new(bus, &settings.port, number, now, seed);
+                Work::Bus(Box::new(units), *built_in)
+            }
         };
         Port { link: Link::new(now), settings, work, untaken: Vec::new() }
     }
@@ -68,7 +72,7 @@ impl Port {
     pub fn counters(&self) -> Counters {
         match &self.work {
             Work::Stream(stream) => stream.counters(),
-            Work::Bus(units) => units.counters(),
+            Work::Bus(units, _) => units.counters(),
         }
     }
 
@@ -76,7 +80,7 @@ impl Port {
     pub fn units(&self) -> impl Iterator<Item = UnitView<'_>> {
         let units = match &self.work {
             Work::Stream(_) => None,
-            Work::Bus(units) => Some(units.views()),
+            Work::Bus(units, _) => Some(units.views()),
         };
         units.into_iter().flatten()
     }
@@ -84,7 +88,7 @@ impl Port {
     /// Units of a bus go on with what was learned of them before; `is_configured`: whether there is
     /// a device of this id.
     pub fn recall(&mut self, now: Instant, notebook: &Notebook, is_configured: &dyn Fn(&str) -> bool) {
-        if let Work::Bus(units) = &mut self.work {
+        if let Work::Bus(units, _) = &mut self.work {
             units.recall(now, notebook, is_configured);
         }
     }
@@ -94,7 +98,7 @@ impl Port {
     pub fn relearn(&mut self, now: Instant, device: &str) -> Option<bool> {
         match &mut self.work {
             Work::Stream(_) => None,
-            Work::Bus(units) => units.relearn(now, device),
+            Work::Bus(units, _) => units.relearn(now, device),
         }
     }
 
@@ -102,7 +106,7 @@ impl Port {
     pub fn learned(&self) -> impl Iterator<Item = (&Name, Learned)> {
         let units = match &self.work {
             Work::Stream(_) => None,
-            Work::Bus(units) => Some(units.learned()),
+            Work::Bus(units, _) => Some(units.learned()),
         };
         units.into_iter().flatten()
     }
@@ -111,7 +115,7 @@ impl Port {
     pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
         let units = match &self.work {
             Work::Stream(_) => None,
-            Work::Bus(units) => Some(units.left_out(unit)),
+            Work::Bus(units, _) => Some(units.left_out(unit)),
         };
         units.into_iter().flatten()
     }
@@ -120,7 +124,7 @@ impl Port {
     pub fn pending(&self) -> (usize, usize) {
         match &self.work {
             Work::Stream(stream) => stream.delivery.pending(),
-            Work::Bus(units) => units.pending(),
+            Work::Bus(units, _) => units.pending(),
         }
     }
 
@@ -129,8 +133,8 @@ impl Port {
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
         match (&mut self.work, &mut predecessor.work) {
             (Work::Stream(own), Work::Stream(other)) => own.adopt(other, now),
-            (Work::Bus(own), Work::Bus(other)) => own.adopt(other, now),
-            (Work::Stream(_), Work::Bus(_)) | (Work::Bus(_), Work::Stream(_)) => {}
+            (Work::Bus(own, _), Work::Bus(other, _)) => own.adopt(other, now),
+            (Work::Stream(_), Work::Bus(..)) | (Work::Bus(..), Work::Stream(_)) => {}
         }
     }
 
@@ -144,14 +148,14 @@ impl Port {
         self.link.handle_opened(now);
         match &mut self.work {
             Work::Stream(stream) => stream.reopen(now),
-            Work::Bus(units) => units.opened(now),
+            Work::Bus(units, _) => units.opened(now),
         }
     }
 
     /// The port could not be opened, or failed. Returns whether the reason is new, to log it once.
     pub fn handle_failure(&mut self, now: Instant, reason: &str) -> bool {
         match &mut self.work {
-            Work::Bus(units) => units.failed(now),
+            Work::Bus(units, _) => units.failed(now),
             Work::Stream(stream) => stream.closed(now),
         }
         self.link.handle_failure(now, reason)
@@ -162,7 +166,7 @@ impl Port {
         self.link.handle_received();
         match &mut self.work {
             Work::Stream(stream) => stream.handle_bytes(now, stamp, bytes, &self.settings, taker),
-            Work::Bus(units) => units.handle_bytes(now, stamp, bytes, taker),
+            Work::Bus(units, _) => units.handle_bytes(now, stamp, bytes, taker),
         }
     }
 
@@ -170,7 +174,7 @@ impl Port {
     pub fn handle_timeout(&mut self, now: Instant, stamp: Stamp, taker: &mut dyn Taker) {
         match &mut self.work {
             Work::Stream(stream) => stream.handle_timeout(now, stamp, &self.settings, taker),
-            Work::Bus(units) => units.handle_timeout(now, stamp, taker),
+            Work::Bus(units, _) => units.handle_timeout(now, stamp, taker),
         }
     }
 
@@ -178,7 +182,7 @@ impl Port {
     pub fn asked(&self) -> Option<poll::Standing> {
         match &self.work {
             Work::Stream(stream) => stream.poller().map(poll::Poller::standing),
-            Work::Bus(_) => None,
+            Work::Bus(..) => None,
         }
     }
 
@@ -186,7 +190,7 @@ impl Port {
     pub fn fault(&self) -> Option<&Fault> {
         match &self.work {
             Work::Stream(stream) => stream.fault(),
-            Work::Bus(_) => None,
+            Work::Bus(..) => None,
         }
     }
 
@@ -194,7 +198,7 @@ impl Port {
     pub fn illegible(&self) -> Option<&Illegible> {
         match &self.work {
             Work::Stream(stream) => stream.illegible(),
-            Work::Bus(_) => None,
+            Work::Bus(..) => None,
         }
     }
 
@@ -203,7 +207,7 @@ impl Port {
     pub fn poll_transmit(&mut self, buffer: &mut Vec<u8>) -> bool {
         match &mut self.work {
             Work::Stream(stream) => stream.poll_transmit(buffer),
-            Work::Bus(units) => units.poll_transmit(buffer),
+            Work::Bus(units, _) => units.poll_transmit(buffer),
         }
     }
 
@@ -211,12 +215,12 @@ impl Port {
     pub fn write(&mut self, now: Instant, order: Order) {
         let Order { number, device, wanted, within } = order;
         let is_taken = match (&mut self.work, wanted) {
-            (Work::Bus(units), Wanted::Value(job)) => units.write(now, &device, number, *job, within),
+            (Work::Bus(units, _), Wanted::Value(job)) => units.write(now, &device, number, *job, within),
             (Work::Stream(stream), Wanted::Frame { frame, payload }) => {
                 stream.write(now, writer::Command { number, frame, payload }, within)
             }
             // It was made for the settings of before a reload.
-            (Work::Bus(_), Wanted::Frame { .. }) | (Work::Stream(_), Wanted::Value(_)) => false,
+            (Work::Bus(..), Wanted::Frame { .. }) | (Work::Stream(_), Wanted::Value(_)) => false,
         };
         if !is_taken {
             self.untaken.push((number, Delivered::Unsent));
@@ -227,7 +231,7 @@ impl Port {
     pub fn poll_delivered(&mut self) -> Option<(u64, Delivered)> {
         let told = match &mut self.work {
             Work::Stream(stream) => stream.poll_sent().map(|(number, sent)| (number, sent.into())),
-            Work::Bus(units) => units.poll_written().map(|(number, written)| (number, written.into())),
+            Work::Bus(units, _) => units.poll_written().map(|(number, written)| (number, written.into())),
         };
         told.or_else(|| self.untaken.pop())
     }
@@ -236,7 +240,7 @@ impl Port {
     pub fn interrupt_write(&mut self) {
         match &mut self.work {
             Work::Stream(stream) => stream.interrupt_write(),
-            Work::Bus(units) => units.interrupt_write(),
+            Work::Bus(units, _) => units.interrupt_write(),
         }
     }
 
@@ -244,7 +248,7 @@ impl Port {
     pub fn is_repeatable(&self) -> bool {
         match &self.work {
             Work::Stream(stream) => stream.is_repeatable(),
-            Work::Bus(units) => units.is_repeatable(),
+            Work::Bus(units, _) => units.is_repeatable(),
         }
     }
 
@@ -266,7 +270,7 @@ impl Port {
     pub fn turn(&self, now: Instant) -> Option<poll::Turn> {
         match &self.work {
             Work::Stream(stream) => stream.turn(now),
-            Work::Bus(_) => None,
+            Work::Bus(..) => None,
         }
     }
 
@@ -276,7 +280,7 @@ impl Port {
             Work::Stream(stream) => {
                 stream.poller().map(|poller| poller.still_to_come(now)).unwrap_or_default()
             }
-            Work::Bus(units) => units.still_to_come(),
+            Work::Bus(units, _) => units.still_to_come(),
         }
     }
 
@@ -285,7 +289,7 @@ impl Port {
     pub fn await_rest(&mut self, still: Duration) {
         match &mut self.work {
             Work::Stream(stream) => stream.poller_mut().into_iter().for_each(|own| own.await_rest(still)),
-            Work::Bus(units) => units.await_rest(still),
+            Work::Bus(units, _) => units.await_rest(still),
         }
     }
 
@@ -298,7 +302,7 @@ impl Port {
     pub fn work_timeout(&self) -> Option<Instant> {
         match &self.work {
             Work::Stream(stream) => stream.poll_timeout(),
-            Work::Bus(units) => units.poll_timeout(),
+            Work::Bus(units, _) => units.poll_timeout(),
         }
     }
 
@@ -311,7 +315,7 @@ impl Port {
     pub fn handle_completion(&mut self, now: Instant, ticket: SerialTicket, stored: bool) {
         match &mut self.work {
             Work::Stream(stream) => stream.delivery.handle_completion(now, ticket, stored),
-            Work::Bus(units) => units.handle_completion(now, ticket, stored),
+            Work::Bus(units, _) => units.handle_completion(now, ticket, stored),
         }
     }
 }

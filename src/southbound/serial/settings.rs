@@ -46,7 +46,7 @@ pub enum Duty {
         max_message: usize,
     },
     /// The gateway polls registers of units on a bus; each unit is a device, the port is not.
-    Modbus(modbus::Settings),
+    Modbus(modbus::Settings, modbus::BuiltIn),
 }
 
 /// The framing of a line with a CoAP node, for messages of at most `max_message` bytes.
@@ -71,7 +71,7 @@ impl Port {
     /// The configuration table of a device of this port; `None` if it has no such device.
     pub fn table_of(&self, device: &str) -> Option<String> {
         match &self.duty {
-            Duty::Modbus(bus) => {
+            Duty::Modbus(bus, _) => {
                 let unit = bus.units.iter().find(|unit| unit.id.as_str() == device)?;
                 Some(format!("serial.{}.unit.{}", self.name, unit.address))
             }
@@ -91,7 +91,7 @@ impl Port {
     pub fn takers(&self) -> impl Iterator<Item = &Name> {
         let is_taker = |unit: &&modbus::settings::Unit| unit.registers.iter().any(|own| own.write.is_some());
         let (own, units) = match &self.duty {
-            Duty::Modbus(bus) => (None, bus.units.as_slice()),
+            Duty::Modbus(bus, _) => (None, bus.units.as_slice()),
             Duty::Readings { write, .. } => (write.as_ref().map(|_| &self.name), [].as_slice()),
             Duty::Slipmux { .. } => (None, [].as_slice()),
         };
@@ -101,7 +101,7 @@ impl Port {
     /// The ids of the devices of this port.
     pub fn devices(&self) -> impl Iterator<Item = &Name> {
         let (own, units) = match &self.duty {
-            Duty::Modbus(bus) => (None, bus.units.as_slice()),
+            Duty::Modbus(bus, _) => (None, bus.units.as_slice()),
             Duty::Readings { .. } | Duty::Slipmux { .. } => (Some(&self.name), [].as_slice()),
         };
         own.into_iter().chain(units.iter().map(|unit| &unit.id))

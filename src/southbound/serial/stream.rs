@@ -351,7 +351,7 @@ impl Stream {
                 }
             }),
             // Such a port has no stream.
-            Duty::Modbus(_) => {}
+            Duty::Modbus(..) => {}
         }
         if let Some((why, begun)) = self.decoder.take_bad() {
             // Which came first is not known; a reading shows that the line can be read.

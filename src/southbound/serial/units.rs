@@ -371,10 +371,11 @@ fn place(line: &str, address: u8) -> String {
     format!("{line} {address}")
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "modbus"))]
 mod tests {
     use super::*;
     use crate::gate::stage::Received;
+    use crate::proto::serial::modbus::BuiltIn;
     use crate::proto::serial::modbus::change::Publish;
     use crate::proto::serial::modbus::frame::{Speed, crc16};
     use crate::proto::serial::modbus::map::Register;
@@ -444,21 +445,22 @@ mod tests {
     }
 
     fn port(addresses: &[u8], now: Instant) -> Port {
+        let bus = Settings {
+            speed: Speed { baud: 9600, bits: 10 },
+            timeout: Settings::TIMEOUT,
+            interval: Duration::ZERO,
+            backoff: Settings::BACKOFF,
+            backoff_max: Settings::BACKOFF_MAX,
+            echo: false,
+            ascii: false,
+            is_unnumbered: false,
+            units: addresses.iter().copied().map(unit).collect(),
+        };
         let settings = settings::Port {
             name: Name::parse("bus").unwrap(),
             port: PortName::parse("/dev/null").unwrap(),
             line: Line::default(),
-            duty: Duty::Modbus(Settings {
-                speed: Speed { baud: 9600, bits: 10 },
-                timeout: Settings::TIMEOUT,
-                interval: Duration::ZERO,
-                backoff: Settings::BACKOFF,
-                backoff_max: Settings::BACKOFF_MAX,
-                echo: false,
-                ascii: false,
-                is_unnumbered: false,
-                units: addresses.iter().copied().map(unit).collect(),
-            }),
+            duty: Duty::Modbus(bus, BuiltIn::here().unwrap()),
         };
         Port::new(Arc::new(settings), 5, now, 1)
     }
@@ -501,7 +503,7 @@ mod tests {
         let start = Instant::now();
         let mut settings = (**port(&[1], start).settings()).clone();
         settings.port = PortName::parse(line).unwrap();
-        if let Duty::Modbus(bus) = &mut settings.duty {
+        if let Duty::Modbus(bus, _) = &mut settings.duty {
             change(bus);
         }
         let mut port = Port::new(Arc::new(settings), 5, start, 1);
@@ -654,7 +656,7 @@ mod tests {
         let renamed = |id: &str, map: u16| {
             let mut settings = (**port(&[1], start).settings()).clone();
             settings.name = Name::parse("hall").unwrap();
-            if let Duty::Modbus(bus) = &mut settings.duty {
+            if let Duty::Modbus(bus, _) = &mut settings.duty {
                 bus.units[0].id = Name::parse(id).unwrap();
                 bus.units[0].registers[0].address = map;
             }

@@ -376,6 +376,20 @@ impl Daemon {
         extra: &str,
         change: impl FnOnce(&str) -> String,
     ) -> Daemon {
+        let mut daemon = Daemon::configure(binary, folder, broker_port, ca, extra, change);
+        daemon.resume();
+        daemon
+    }
+
+    /// The same without starting it.
+    pub fn configure(
+        binary: &Path,
+        folder: &Folder,
+        broker_port: u16,
+        ca: &Path,
+        extra: &str,
+        change: impl FnOnce(&str) -> String,
+    ) -> Daemon {
         let port = free_udp_port();
         let text = format!(
             "[gateway]\nid = \"gw\"\n\n[paths]\nstate-dir = \"state\"\nruntime-dir = \"run\"\n\n\
@@ -385,7 +399,7 @@ impl Daemon {
             ca = ca.display()
         );
         let config = folder.write("tombolo.toml", change(&text));
-        let mut daemon = Daemon {
+        Daemon {
             child: None,
             binary: binary.to_owned(),
             config,
@@ -393,9 +407,7 @@ impl Daemon {
             coaps: (Ipv4Addr::LOCALHOST, port).into(),
             coap: None,
             environment: Vec::new(),
-        };
-        daemon.resume();
-        daemon
+        }
     }
 
     pub fn config(&self) -> &Path {

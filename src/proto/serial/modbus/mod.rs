@@ -15,11 +15,12 @@
 //!   silent instead of refusing wants.
 //! * [`bus`]: the state machine the port's shell drives, with the usual verbs. [`settings`]: what
 //!   it is told. [`model`]: the same as files say it, and [`validate`], which leads from one to the
-//!   other.
+//!   other. [`built_in`]: whether this program has any of it.
 //!
 //! Other modules handle the port (opening, writing, time), permissions and topics.
 
 pub mod ascii;
+pub mod built_in;
 pub mod bus;
 pub mod change;
 mod doubt;
@@ -40,6 +41,7 @@ mod unit;
 pub mod validate;
 pub mod write;
 
+pub use built_in::BuiltIn;
 pub use bus::{Bus, Event};
 pub use fault::Failure;
 pub use settings::Settings;

@@ -27,11 +27,13 @@ SRCREV = "c23c01f6677480c3513954479343e0ac4851b17a"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
-PACKAGECONFIG ??= "demo mqtt update"
-# The demo, with its broker and its simulated DTLS sensors; it brings dimpl and mqtt.
+PACKAGECONFIG ??= "modbus mqtt update"
+# The demo, with its broker and its simulated sensors; it brings dimpl, modbus and mqtt.
 PACKAGECONFIG[demo] = "--features demo"
 # The second DTLS engine (DTLS 1.3).
 PACKAGECONFIG[dimpl] = "--features dimpl"
+# Modbus masters.
+PACKAGECONFIG[modbus] = "--features modbus"
 # The listener for local MQTT clients.
 PACKAGECONFIG[mqtt] = "--features mqtt"
 # Firmware update checks by TUF.
@@ -60,9 +62,10 @@ do_install:append() {
     install -d ${D}${datadir}/tombolo/modbus
     install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
     install -d ${D}${systemd_system_unitdir}
-    for unit in tombolo.service tombolo-firstboot.service tombolo-update.path tombolo-update.service tombolo-health.service; do
-        install -m 0644 ${S}/systemd/$unit ${D}${systemd_system_unitdir}/$unit
+    for unit in tombolo tombolo-clock tombolo-firstboot tombolo-update tombolo-health; do
+        install -m 0644 ${S}/systemd/$unit.service ${D}${systemd_system_unitdir}/$unit.service
     done
+    install -m 0644 ${S}/systemd/tombolo-update.path ${D}${systemd_system_unitdir}/tombolo-update.path
     install -D -m 0644 ${S}/systemd/tombolo.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/tombolo.conf
     install -D -m 0644 ${S}/packaging/man/tombolo.1 ${D}${mandir}/man1/tombolo.1
     install -D -m 0644 ${S}/packaging/man/tombolo.toml.5 ${D}${mandir}/man5/tombolo.toml.5
@@ -76,6 +79,8 @@ do_install_ptest() {
     install -m 0644 ${S}/config/tombolo.toml ${D}${PTEST_PATH}/tombolo.toml
 }
 
+# Started by tombolo.service alone, so it is not enabled.
+FILES:${PN} += "${systemd_system_unitdir}/tombolo-clock.service"
 FILES:${PN} += "${nonarch_libdir}/tmpfiles.d ${nonarch_libdir}/tombolo"
 
 RDEPENDS:${PN} = "ca-certificates"
