@@ -2,7 +2,8 @@
 
 use crate::message::Name;
 
-/// Their kinds; each has a limit of its own. Ports are those of the configuration, so there are few.
+/// Their kinds; each has a limit of its own. Ports are those of the configuration, so there are
+/// few.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LineKind {
     /// A handshake failed.

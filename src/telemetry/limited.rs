@@ -1,9 +1,9 @@
 //! Limits the log lines that the network can cause: a number of lines per kind and interval, then
 //! one line with the count of the rest.
 //!
-//! Pure: `now` is an argument. The kinds are constants of the program (an enum or `&'static str`), or
-//! of the configuration (a port), never a device or an address, so that their number is bounded.
-//! Within a kind, each source address has a share.
+//! Pure: `now` is an argument. The kinds are constants of the program (an enum or `&'static str`),
+//! or of the configuration (a port), never a device or an address, so that their number is
+//! bounded. Within a kind, each source address has a share.
 //!
 //! | state of a kind | event | next state and result |
 //! |---|---|---|

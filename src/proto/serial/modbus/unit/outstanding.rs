@@ -125,8 +125,8 @@ impl Unit {
         self.is_resting
     }
 
-    /// A request had no answer. A unit with one read is not left alone as long as it answers; but of
-    /// so many requests the answers may still come that as many in a row would have to be answered,
+    /// A request had no answer. A unit with one read is not left alone as long as it answers; but
+    /// if the answers to many requests may still come, as many in a row would have to be answered,
     /// and on a line that loses some each one lost would be one more.
     pub(super) fn rest_alone(&mut self, now: Instant) {
         if self.is_numbered || self.parts.len() > 1 || self.mistakable() <= SEVERAL {
