@@ -768,14 +768,14 @@ impl Taker for PortTaker<'_> {
     fn unreadable(&mut self, why: Unreadable, bytes: &[u8]) {
         let name = self.name;
         self.alive(name.as_str());
-        if self.hub.may_say(LineKind::Unreadable) {
+        if self.hub.may_say(LineKind::Unreadable(self.name.clone())) {
             let first = format_hex(bytes);
             log::info!(device = name.as_str(), reason:% = why, first = first.as_str(); "frame without a reading");
         }
     }
 
     fn dropped(&mut self, why: Bad, bytes: &[u8]) {
-        if self.hub.may_say(LineKind::Unreadable) {
+        if self.hub.may_say(LineKind::Unreadable(self.name.clone())) {
             let first = format_hex(bytes);
             log::info!(device = self.name.as_str(), reason = why.as_str(), first = first.as_str(); "frame dropped");
         }
@@ -813,7 +813,7 @@ impl Taker for PortTaker<'_> {
                 log::warn!(device, reason; "device does not answer");
             }
             poll::Event::Late { after } => {
-                if self.hub.may_say(LineKind::LateAnswer) {
+                if self.hub.may_say(LineKind::LateAnswer(self.name.clone())) {
                     let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                     log::info!(device, elapsed_ms; "answer came after its time and was not used; raise poll-timeout if it happens often");
                 }
@@ -826,7 +826,7 @@ impl Taker for PortTaker<'_> {
     }
 
     fn news(&mut self, unit: &modbus::settings::Unit, event: &modbus::Event) {
-        super::units::say(self.hub, self.name.as_str(), unit, event);
+        super::units::say(self.hub, self.name, unit, event);
     }
 }
 

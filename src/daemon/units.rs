@@ -2,14 +2,16 @@
 
 use super::hub::Hub;
 use super::line_kind::LineKind;
+use crate::message::Name;
 use crate::proto::serial::modbus::learn::Obstacle;
 use crate::proto::serial::modbus::map::Register;
 use crate::proto::serial::modbus::settings::Unit;
 use crate::proto::serial::modbus::{Event, Failure};
 
 /// Says it. A change of state always; what a noisy line can repeat, only so often.
-pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
-    let (device, address) = (unit.id.as_str(), unit.address);
+pub fn say(hub: &mut Hub, port: &Name, unit: &Unit, event: &Event) {
+    let (device, address, name) = (unit.id.as_str(), unit.address, port);
+    let port = name.as_str();
     match event {
         Event::Up { .. } => log::info!(device, port, unit = address; "unit answers"),
         Event::Degraded { .. } => {
@@ -41,27 +43,27 @@ pub fn say(hub: &mut Hub, port: &str, unit: &Unit, event: &Event) {
             }
         }
         Event::Misfit { function, asked_function, .. } if function != asked_function => {
-            if hub.may_say(LineKind::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 log::warn!(device, port, unit = address, function, asked = asked_function; "unit answered another function than was asked for");
             }
         }
         Event::Misfit { function, bytes, asked, .. } if !(1..=250).contains(bytes) => {
-            if hub.may_say(LineKind::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for");
             }
         }
         Event::Misfit { function, bytes, asked, .. } => {
-            if hub.may_say(LineKind::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for; answer-bytes of a register takes it");
             }
         }
         Event::Named { other, .. } => {
-            if hub.may_say(LineKind::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 log::info!(device, port, unit = address, named = *other; "answers name another unit and are used, as their transaction identifier is right");
             }
         }
         Event::Late { after, .. } => {
-            if hub.may_say(LineKind::LateAnswer) {
+            if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 log::info!(device, port, unit = address, elapsed_ms; "answer came after its time, or in place of another's, and was not used; if it happens often, `tombolo status` says what to do");
             }

@@ -2,8 +2,8 @@
 //! one line with the count of the rest.
 //!
 //! Pure: `now` is an argument. The kinds are constants of the program (an enum or `&'static str`),
-//! never a device or an address, so that their number is bounded. Within a kind, each source
-//! address has a share.
+//! or of the configuration (a port), never a device or an address, so that their number is
+//! bounded. Within a kind, each source address has a share.
 //!
 //! | state of a kind | event | next state and result |
 //! |---|---|---|
@@ -60,7 +60,7 @@ pub struct Suppressed<K> {
     pub count: u64,
 }
 
-impl<K: Copy + PartialEq> Limiter<K> {
+impl<K: PartialEq> Limiter<K> {
     /// A limiter without open windows.
     pub fn new(settings: Settings) -> Limiter<K> {
         Limiter { settings, windows: Vec::new() }

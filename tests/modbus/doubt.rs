@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tombolo::proto::serial::modbus::Bus;
 use tombolo::proto::serial::modbus::bus::State;
 use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
@@ -299,6 +300,24 @@ fn another_master_whose_requests_are_not_answered_keeps_the_bus_from_asking_for_
 }
 
 #[test]
+fn another_master_that_asks_one_unit_costs_its_neighbours_no_request() {
+    let mut world = world(vec![with(1, &[0], 1_000, 300), with(2, &[20], 1_000, 300)]);
+    // It asks while the answer to the gateway is on its way, and the unit answers both.
+    world.behave(1, |request| vec![(ms(100), frame(&answer(request)))]);
+    for at in (10_050..600_000).step_by(5_000) {
+        let request = [1, 3, 0, 200, 0, 1];
+        world.inject(ms(at), &frame(&request));
+        world.inject(ms(at + 20), &frame(&answer(&request)));
+    }
+    world.run(10 * MINUTE);
+    let (own, other) = (world.bus.counters(0).unwrap(), world.bus.counters(1).unwrap());
+    assert!(own.silent > 50, "{own:?}");
+    // Each read is sent twice at first, until the line shows that it is in step.
+    assert!((600..=603).contains(&other.requests), "{other:?}");
+    assert_eq!((exchanged(&world, 0), exchanged(&world, 1)), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn two_units_at_one_address_are_named_and_their_answers_kept_apart() {
     let mut world = world(vec![with(1, &[0, 1, 40, 41], 1_000, 300)]);
     world.behave(1, |request| {
@@ -544,10 +563,31 @@ fn several_units_behind_a_converter_that_delivers_each_answer_with_the_next_requ
                 let count = whole(&world, unit, map.len()) - before[unit];
                 assert!(count >= 80, "{what}: {count} of 100, {:?}", world.bus.failing(unit));
                 assert!(world.bus.is_one_behind(unit), "{what}");
+                // What came in place of an answer says nothing of the read.
+                if maps == SHARED[0] && from.is_zero() {
+                    assert!(
+                        world.bus.learned(unit).unwrap().is_empty(),
+                        "{what}: {:?}",
+                        world.bus.learned(unit)
+                    );
+                }
+                assert_eq!(world.bus.obstacles(unit).count(), 0, "{what}");
                 assert_eq!(world.bus.state(unit), Some(State::Up), "{what}");
             }
         }
     }
+}
+
+#[test]
+fn that_a_line_is_one_request_late_is_known_after_a_reload() {
+    let units = || vec![with(1, &[0], 3_000, 300), with(2, &[0], 3_000, 300)];
+    let mut world = world(units());
+    relayed(&mut world, Relayed::Frames, (Duration::ZERO, Duration::MAX), second);
+    world.run(5 * MINUTE);
+    assert!(world.bus.is_one_behind(0) && world.bus.is_one_behind(1));
+    let mut next = Bus::new(settings(units()), world.now, 7);
+    next.adopt(&mut world.bus, world.now);
+    assert!(next.is_one_behind(0) && next.is_one_behind(1));
 }
 
 #[test]
@@ -605,6 +645,56 @@ fn the_data_that_comes_after_the_timeout_behind_exception_5_or_6_is_that_of_the_
             assert_eq!(exchanged(&world, 0), [], "{what}");
             assert!(whole(&world, 0, map.len()) >= 60, "{what}: {}", whole(&world, 0, map.len()));
             assert_eq!(world.bus.obstacles(0).count(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_is_owed_of_the_last_read_of_a_poll_is_not_taken_for_the_first_of_the_next() {
+    for map in [&[0, 40][..], &[0, 40, 80]] {
+        for period in [300, 400, 500, 700, 1_000, 1_500, 2_000] {
+            for (after, every) in [(330, 1), (450, 1), (630, 1), (630, 5), (900, 1), (900, 3)] {
+                let what = format!("{map:?}, each {period} ms, {after} ms, every {every}");
+                let mut world = world(vec![with(1, map, period, 300)]);
+                let (last, mut count) = (map[map.len() - 1], 0);
+                world.behave(1, move |request| {
+                    let whole = frame(&answer(request));
+                    count += usize::from(u16::from(request[3]) == last);
+                    if u16::from(request[3]) == last && count % every == 0 {
+                        return vec![(ms(20), frame(&[1, request[1] | 0x80, 5])), (ms(after), whole)];
+                    }
+                    vec![(ms(20), whole)]
+                });
+                world.run(2 * MINUTE);
+                assert_eq!(exchanged(&world, 0), [], "{what}");
+            }
+        }
+    }
+}
+
+/// Whole readings of 200, of a line that loses so many of 100 answers.
+fn lossy(map: &[u16], percent: u64, timeout: u64, backoff: u64, seed: u64) -> usize {
+    let mut settings = settings(vec![with(1, map, 3_000, timeout), unit(2)]);
+    (settings.timeout, settings.backoff) = (ms(timeout), ms(backoff));
+    let mut world = World::new(settings);
+    let mut dice = SplitMix64::new(seed);
+    world.behave(
+        1,
+        move |request| {
+            if dice.next_u64() % 100 < percent { Vec::new() } else { support::meter(request) }
+        },
+    );
+    world.run(10 * MINUTE);
+    assert_eq!(exchanged(&world, 0), []);
+    whole(&world, 0, map.len())
+}
+
+#[test]
+fn a_unit_with_one_read_is_read_on_although_the_line_loses_answers() {
+    for (percent, timeout, least) in [(10, 1_000, 150), (20, 1_000, 120), (40, 1_000, 55), (30, 300, 150)] {
+        for seed in 1..=16 {
+            let count = lossy(&[0], percent, timeout, 1_000, seed);
+            assert!(count >= least, "{percent} %, {timeout} ms, {seed}: {count} of 200");
         }
     }
 }

@@ -437,6 +437,19 @@ fn an_answer_that_is_late_now_and_then_does_not_make_the_wait_longer() {
 }
 
 #[test]
+fn an_answer_within_the_timeout_that_noise_kept_from_being_used_does_not_make_the_wait_longer() {
+    let mut world = World::new(settings(vec![unit(1)]));
+    world.behave(1, |request| {
+        let whole = frame(&answer(request));
+        vec![(ms(3), vec![0x55; whole.len()]), (ms(150), whole)]
+    });
+    world.run(Duration::from_secs(600));
+    let counters = world.bus.counters(0).unwrap();
+    assert!(counters.late > 5 && counters.damaged > 5, "{counters:?}");
+    assert_eq!(world.bus.learned(0).unwrap().timeout_ms, 0);
+}
+
+#[test]
 fn an_answer_that_may_be_for_an_earlier_request_does_not_end_a_row_of_late_ones() {
     let mut world = World::new(settings(vec![unit(1)]));
     // The first comes late, before the second request; that to the second in time for the third,

@@ -9,7 +9,7 @@ use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Unit;
 use tombolo::proto::serial::modbus::{Event, Failure};
 
-use crate::support::{World, meter, ms, register, settings, unit};
+use crate::support::{World, answer, frame, meter, ms, register, settings, unit};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -314,6 +314,32 @@ fn a_map_in_several_blocks_is_read_in_one_go_and_makes_one_reading() {
     assert_eq!(world.readings(0).len(), 10);
     let order: Vec<u8> = world.requests.iter().take(12).map(|(_, body)| body[0]).collect();
     assert_eq!(order.windows(2).filter(|pair| pair[0] != pair[1]).count(), 3, "{order:?}");
+}
+
+#[test]
+fn a_unit_whose_answers_come_late_is_asked_again_when_the_others_can_wait_and_one_that_lost_one_at_once() {
+    for (late, least, most) in [(Some(380), 1_900, 2_600), (None, 1_000, 1_300)] {
+        let mut world = World::new(settings(vec![unit(1), Unit { period: ms(250), ..unit(2) }]));
+        let mut count = 0;
+        world.behave(1, move |request| {
+            count += 1;
+            match late {
+                Some(late) if count % 5 == 0 => vec![(ms(late), frame(&answer(request)))],
+                None if count % 5 == 0 => Vec::new(),
+                _ => meter(request),
+            }
+        });
+        world.run(Duration::from_secs(120));
+        let failed = world.events.iter().filter(|(_, event)| matches!(event, Event::Failed { unit: 0, .. }));
+        let waits: Vec<Duration> = failed
+            .filter_map(|(at, _)| {
+                let next = world.requests.iter().find(|(asked, body)| asked > at && body[0] == 1)?;
+                Some(next.0 - *at)
+            })
+            .collect();
+        assert!(waits.len() > 10, "{waits:?}");
+        assert!(waits.iter().all(|wait| (ms(least)..ms(most)).contains(wait)), "{late:?}: {waits:?}");
+    }
 }
 
 #[test]

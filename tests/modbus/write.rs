@@ -482,6 +482,28 @@ fn a_unit_whose_reads_stay_in_doubt_after_a_lost_answer_is_written_to() {
 }
 
 #[test]
+fn a_write_to_a_unit_that_is_back_after_a_long_silence_reckons_with_no_answer_that_is_over() {
+    let mut of = unit(1);
+    of.registers =
+        vec![register("a", Table::Holding, 0, Kind::U16), register("b", Table::Holding, 40, Kind::U16)];
+    let mut world = World::new(settings(vec![of]));
+    world.run(60 * SECOND);
+    world.behave(1, |_| Vec::new());
+    world.run(600 * SECOND);
+    let mask = Register { mask: Some(0x00FF), ..writable("v", Kind::U16) };
+    assert!(world.bus.write(world.now, 7, 0, job(&mask, "9"), 300 * SECOND));
+    let store = Store::default();
+    store.borrow_mut().insert(10, 0x5A00);
+    let own = store.clone();
+    world.behave(1, move |body| vec![(ms(5), frame(&carry_out(&own, body)))]);
+    world.run(120 * SECOND);
+    assert_eq!(world.bus.poll_written(), Some((7, done(r#"{"v":9}"#))));
+    assert_eq!(store.borrow()[&10], 0x5A09);
+    let reads = world.requests.iter().filter(|(_, body)| body[1] == 3 && body[3] == 10).count();
+    assert!(reads <= 4, "{reads}");
+}
+
+#[test]
 fn writes_without_end_leave_the_polls_their_turns_and_polls_without_end_the_writes() {
     let (mut world, _) = world(4);
     let before: Vec<usize> = (0..4).map(|unit| world.readings(unit).len()).collect();

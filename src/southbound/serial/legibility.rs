@@ -315,6 +315,18 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failure_of_days_the_next_one_is_noticed_all_the_same() {
+        let now = Instant::now();
+        let mut line = Legibility::new(LONGEST);
+        line.handle_reading();
+        frames(&mut line, now, 100 * LATER);
+        line.handle_reading();
+        let later = now + LATER_FOR;
+        assert!(!frames(&mut line, later, 2 * USUAL * LATER));
+        assert!(frames(&mut line, later + LATER_FOR, 1));
+    }
+
+    #[test]
     fn bytes_of_which_no_frame_ends_make_a_line_illegible_whether_it_is_fast_or_slow() {
         let now = Instant::now();
         let mut line = Legibility::new(LONGEST);

@@ -251,9 +251,11 @@ mod tests {
         let (mut old, mut new) = (Pending::default(), Pending::default());
         old.hold(1, held(1, 3));
         old.wait(held(2, 3));
+        old.lost = 4;
+        new.lost = 1;
         new.wait(held(3, 3));
         new.adopt(old);
-        assert_eq!(new.counts(), (3, 0));
+        assert_eq!((new.counts(), new.lost()), ((3, 0), 5));
         assert_eq!(new.first().unwrap().stamp.boottime_ms, 1);
         assert_eq!(new.bytes, 9);
     }

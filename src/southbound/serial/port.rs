@@ -405,12 +405,21 @@ mod tests {
         pattern: Option<&str>,
         poll: Option<poll::Settings>,
     ) -> (Port, Instant, Journal) {
+        written_port(framing, pattern, poll, None)
+    }
+
+    fn written_port(
+        framing: framing::Settings,
+        pattern: Option<&str>,
+        poll: Option<poll::Settings>,
+        write: Option<writer::Settings>,
+    ) -> (Port, Instant, Journal) {
         let extractor = Extractor::new(Form::Text, pattern, &[], "data").unwrap();
         let settings = settings::Port {
             name: Name::parse("meter").unwrap(),
             port: PortName::parse("/dev/null").unwrap(),
             line: Line::default(),
-            duty: Duty::Readings { framing, extractor, poll, write: None },
+            duty: Duty::Readings { framing, extractor, poll, write },
         };
         let start = Instant::now();
         let mut port = Port::new(Arc::new(settings), 7, start, 0);
@@ -571,6 +580,35 @@ mod tests {
         }
         assert_eq!(journal.taken.iter().map(|taken| &taken.1[..]).collect::<Vec<_>>(), ["W=1"; 3]);
         assert_eq!((port.counters().framing.bad, port.fault(), &journal.said[..]), (0, None, &[][..]));
+    }
+
+    #[test]
+    fn a_late_answer_to_a_question_is_not_taken_for_that_to_a_command() {
+        let (second, question) = (Duration::from_secs(1), b"A\r".to_vec());
+        let poll = poll::Settings { question, period: 10 * second, timeout: second, echo: false, wake: None };
+        let answer = regex::bytes::Regex::new("^W=").ok();
+        let write = writer::Settings { answer, timeout: second, echo: false };
+        let framing = framed(Framing::Line(line::End::Any));
+        let (mut port, _, mut journal) = written_port(framing, None, Some(poll), Some(write));
+        ask(&mut port, &mut journal, b"");
+        let now = port.poll_timeout().unwrap();
+        port.handle_timeout(now, stamp(1), &mut journal);
+        assert_eq!(port.asked().unwrap().counters.silent, 1);
+        let wanted = Wanted::Frame { frame: b"C\r".to_vec(), payload: b"C".to_vec() };
+        port.write(now, Order { number: 7, device: "meter".to_owned(), wanted, within: 60 * second });
+        port.handle_timeout(now, stamp(1), &mut journal);
+        let mut sent = Vec::new();
+        assert!(!port.poll_transmit(&mut sent), "{sent:?}");
+        let late = now + Duration::from_millis(200);
+        port.handle_bytes(late, stamp(1), b"W=1\n", &mut journal);
+        assert_eq!(port.poll_delivered(), None);
+        port.handle_timeout(late, stamp(1), &mut journal);
+        assert!(port.poll_transmit(&mut sent));
+        assert_eq!(sent, b"C\r");
+        port.handle_bytes(late, stamp(1), b"W=2\n", &mut journal);
+        let Some((7, Delivered::Done { payload, .. })) = port.poll_delivered() else { panic!() };
+        assert_eq!(payload, b"W=2");
+        assert!(journal.taken.is_empty());
     }
 
     #[test]

@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn of_those_that_are_due_alike_the_next_after_the_one_asked_last_is_asked() {
+        let now = Instant::now();
+        let turn = Turn { is_busy: false, due: Some(now), quiet_at: None, opens_at: None };
+        let mut turns = Turns::new(&[b"", b"", b""]);
+        turns.opened(&[turn; 3]);
+        let order: Vec<_> = (0..6).map(|_| turns.choose(now, &[turn; 3])).collect();
+        assert_eq!(order, [1, 2, 0, 1, 2, 0].map(Some));
+    }
+
+    #[test]
     fn each_is_asked_in_its_own_period_and_one_at_a_time() {
         let mut line = Line::new(&[2 * SECOND, 5 * SECOND, 10 * SECOND], &[b"", b"", b""]);
         // Answers to questions of before are waited for 3 s.

@@ -454,7 +454,7 @@ impl Unit {
 
     /// Its turn begins.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.is_resting = false;
+        let was_resting = std::mem::take(&mut self.is_resting);
         self.owed = None;
         if std::mem::take(&mut self.is_interrupted) {
             if self.is_repeat {
@@ -471,7 +471,7 @@ impl Unit {
         if std::mem::take(&mut self.is_left_over) {
             self.in_step = false;
         }
-        if self.in_step {
+        if self.in_step || was_resting && self.parts.len() == 1 {
             self.settle(now);
         }
     }
@@ -770,6 +770,7 @@ impl Unit {
             if now < self.slot {
                 self.due = self.due.min(self.slot_due);
             }
+            self.rest_alone(now);
             self.restart();
         }
         is_complete

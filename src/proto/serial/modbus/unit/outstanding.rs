@@ -125,6 +125,17 @@ impl Unit {
         self.is_resting
     }
 
+    /// A request had no answer. A unit with one read is not left alone as long as it answers; but
+    /// if the answers to many requests may still come, as many in a row would have to be answered,
+    /// and on a line that loses some each one lost would be one more.
+    pub(super) fn rest_alone(&mut self, now: Instant) {
+        if self.is_numbered || self.parts.len() > 1 || self.mistakable() <= SEVERAL {
+            return;
+        }
+        self.is_resting = true;
+        self.due = self.due.max(now + self.still_to_come(self.timeout()));
+    }
+
     /// Whether it ever answered a request that came soon after an answer.
     pub(in super::super) fn is_quick(&self) -> bool {
         self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
