@@ -6,10 +6,15 @@
 //! | a user of `password_file` | a device of a role of its own, with the same password |
 //! | `topic write`, `topic read`, `topic deny` of a user | `local-publish`, `local-subscribe` rules with the same filter |
 //! | `pattern` | the same for every role; `%u` is `{device}` |
-//! | `topic … out` of a bridge | an uplink rule of every role that may write there, to the same topic at the broker |
+//! | `topic … out` of a bridge | uplink rules for what is both sent by it and allowed to be written, to the same topic at the broker ([`bridge`]) |
 //! | anonymous topics, `%c`, `topic … in`, listeners, the rest | listed: nobody is anonymous here, and commands have rules of their own |
 //!
+//! The rules never allow more than mosquitto did. A deny line that has no counterpart takes the
+//! lines with it that it restricted.
+//!
 //! It writes a file for `conf.d` and one for `device import`, and changes nothing.
+
+mod bridge;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,6 +31,7 @@ use super::output::plural;
 use super::{Context, note};
 use crate::gate::login::PasswordHash;
 use crate::message::Name;
+use crate::southbound::mqtt::filter::Filter;
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -39,22 +45,58 @@ struct Unmapped {
     file: &'static str,
     line: usize,
     text: String,
-    why: &'static str,
+    why: String,
 }
 
-/// A filter that a user may use, and how.
+/// A line of the ACL: a filter that a user may use, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Access {
+    line: usize,
+    text: String,
+    /// As mosquitto has it.
     filter: String,
+    /// In its filter `%u` is the user.
+    is_pattern: bool,
     read: bool,
     write: bool,
     deny: bool,
+    /// Only of a deny line: no rule says the same.
+    is_lost: bool,
 }
 
-/// What a bridge sends: the local filter, and what is before it at the broker.
+impl Access {
+    /// The filter of a rule.
+    fn rule_filter(&self) -> String {
+        if self.is_pattern { self.filter.replace("%u", "{device}") } else { self.filter.clone() }
+    }
+
+    /// The filter of a user. One with `%c` is that of any client id; `None`: it is not valid.
+    fn filter_of(&self, user: &str) -> Option<Filter> {
+        let text = if self.is_pattern { self.filter.replace("%u", user) } else { self.filter.clone() };
+        let level = |level| if self.is_pattern && str::contains(level, "%c") { "+" } else { level };
+        Filter::parse(&text.split('/').map(level).collect::<Vec<_>>().join("/")).ok()
+    }
+
+    /// Why there is no rule like it.
+    fn fault(&self) -> Option<&'static str> {
+        if self.is_pattern && self.filter.contains("%c") {
+            Some("there is no placeholder for the client id")
+        } else if self.filter.contains(['{', '}']) {
+            Some("braces are placeholders here")
+        } else if self.filter_of("u").is_none() {
+            Some("it is no topic filter")
+        } else {
+            None
+        }
+    }
+}
+
+/// What a bridge sends: the local filter, and what is before it here and at the broker.
 #[derive(Debug, PartialEq, Eq)]
 struct Outgoing {
-    filter: String,
+    line: usize,
+    text: String,
+    whole: Filter,
     local: String,
     remote: String,
 }
@@ -64,15 +106,21 @@ struct Found {
     users: BTreeMap<String, String>,
     /// By user; `None` = every user.
     access: Vec<(Option<String>, Access)>,
+    /// There was an ACL file.
+    has_acl: bool,
+    /// The configuration names one, or other files that may name one.
+    wants_acl: bool,
+    /// A plugin decides what may be written.
+    has_plugin: bool,
     outgoing: Vec<Outgoing>,
     unmapped: Vec<Unmapped>,
 }
 
 impl Found {
-    fn skip(&mut self, file: &'static str, line: usize, text: &str, why: &'static str) {
+    fn skip(&mut self, file: &'static str, line: usize, text: &str, why: impl Into<String>) {
         // A line of the password file has a hash, which is not shown.
         let text = if file == PASSWORDS { text.split(':').next().unwrap_or_default() } else { text };
-        self.unmapped.push(Unmapped { file, line, text: text.to_owned(), why });
+        self.unmapped.push(Unmapped { file, line, text: text.to_owned(), why: why.into() });
     }
 
     fn passwords(&mut self, text: &str) {
@@ -102,6 +150,7 @@ impl Found {
     }
 
     fn acl(&mut self, text: &str) {
+        self.has_acl = true;
         let mut user: Option<&str> = None;
         for (line, text) in lines(text) {
             let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
@@ -115,27 +164,30 @@ impl Found {
                         }
                         _ => ("readwrite", rest),
                     };
-                    let access = Access {
-                        filter: filter.replace("%u", "{device}"),
+                    let mut access = Access {
+                        line,
+                        text: text.to_owned(),
+                        filter: filter.to_owned(),
+                        is_pattern: word == "pattern",
                         read: kind != "write",
                         write: kind != "read",
                         deny: kind == "deny",
+                        is_lost: false,
                     };
-                    let is_pattern = word == "pattern";
-                    if access.filter.contains("%c") {
-                        self.skip(ACL, line, text, "there is no placeholder for the client id");
-                    } else if is_pattern {
-                        self.access.push((None, access));
-                    } else if let Some(user) = user {
-                        self.access.push((Some(user.to_owned()), access));
-                    } else {
-                        self.skip(
-                            ACL,
-                            line,
-                            text,
-                            "it is of anonymous clients, and nobody is anonymous here",
-                        );
+                    if !access.is_pattern && user.is_none() {
+                        let why = "it is of anonymous clients, and nobody is anonymous here";
+                        self.skip(ACL, line, text, why);
+                        continue;
                     }
+                    if let Some(why) = access.fault() {
+                        self.skip(ACL, line, text, why);
+                        access.is_lost = access.deny;
+                        if !access.deny {
+                            continue;
+                        }
+                    }
+                    let of = user.filter(|_| !access.is_pattern).map(str::to_owned);
+                    self.access.push((of, access));
                 }
                 _ => self.skip(ACL, line, text, "is not understood"),
             }
@@ -169,14 +221,34 @@ impl Found {
                             "only its direction out: what comes from the broker are commands",
                         );
                     }
-                    let filter = filter.trim_matches('"').to_owned();
-                    self.outgoing.push(Outgoing { filter, local: part(2), remote: part(3) });
+                    let (local, remote) = (part(2), part(3));
+                    let whole = format!("{local}{}", filter.trim_matches('"'));
+                    if whole.contains(['{', '}']) || remote.contains(['{', '}']) {
+                        self.skip(CONF, line, text, "braces are placeholders here");
+                        continue;
+                    }
+                    match Filter::parse(&whole) {
+                        Ok(whole) => {
+                            let text = text.to_owned();
+                            self.outgoing.push(Outgoing { line, text, whole, local, remote });
+                        }
+                        Err(_) => self.skip(CONF, line, text, format!("{whole:?} is no topic filter")),
+                    }
                 }
                 ["address" | "addresses", ..] if in_bridge => {
                     self.skip(CONF, line, text, "[upstream] url names the broker");
                 }
                 _ if in_bridge => self.skip(CONF, line, text, "an option of the bridge: see [upstream]"),
-                ["password_file" | "acl_file" | "per_listener_settings", ..] => {}
+                ["acl_file", ..] => self.wants_acl = true,
+                ["password_file" | "per_listener_settings", ..] => {}
+                ["include_dir", ..] => {
+                    self.wants_acl = true;
+                    self.skip(CONF, line, text, "give the files of that folder to further imports");
+                }
+                [word, ..] if word.contains("plugin") => {
+                    self.has_plugin = true;
+                    self.skip(CONF, line, text, "what a plugin allows is not known");
+                }
                 ["listener" | "port" | "bind_address", ..] => {
                     self.skip(CONF, line, text, "[mqtt] listen, or insecure-listen on this machine");
                 }
@@ -185,53 +257,53 @@ impl Found {
         }
     }
 
-    /// The file for `conf.d`.
-    fn rules(&self) -> String {
+    /// The file for `conf.d`. What is left out because of a deny line, and what of a bridge has no
+    /// rule, is listed then.
+    fn rules(&mut self) -> String {
         let mut text = "# Made by `tombolo import mosquitto`: review it before it is used.\n".to_owned();
-        let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
-        let named = self.users.keys().cloned();
-        for user in named {
-            let role = role_of(&user);
-            let _ = writeln!(text, "\n# {}\n[role.{}]", user, quoted(&role));
+        let mut skipped = Vec::new();
+        let mut bridged = bridge::Bridged::new(self);
+        for user in self.users.keys() {
+            let role = quoted(&role_of(user));
+            let _ = writeln!(text, "\n# {user}\n[role.{role}]");
             let own: Vec<&Access> = self
                 .access
                 .iter()
                 .filter(|(of, _)| of.as_deref().is_none_or(|of| of == user))
                 .map(|(_, access)| access)
                 .collect();
-            for (at, access) in own.iter().enumerate() {
+            let mut taken = Vec::new();
+            for (at, access) in own.iter().copied().enumerate().filter(|(_, access)| !access.is_lost) {
+                if let Some(lost) = own.iter().find(|deny| deny.is_lost && restricts(deny, access, user)) {
+                    let why =
+                        format!("for {user}: line {}, which denies a part of it, has no rule", lost.line);
+                    let (line, text) = (access.line, access.text.clone());
+                    skipped.push(Unmapped { file: ACL, line, text, why });
+                    continue;
+                }
+                taken.push(access);
                 for (kind, on) in [("local-publish", access.write), ("local-subscribe", access.read)] {
                     if on {
-                        let _ = writeln!(
-                            text,
-                            "[role.{}.{kind}.acl-{}]\ntopic = {}",
-                            quoted(&role),
-                            at + 1,
-                            quoted(&access.filter)
-                        );
+                        let topic = quoted(&access.rule_filter());
+                        let name = at + 1;
+                        let _ = writeln!(text, "[role.{role}.{kind}.acl-{name}]\ntopic = {topic}");
                         if access.deny {
                             text.push_str("deny = true\n");
                         }
                     }
                 }
             }
-            for (at, outgoing) in self.outgoing.iter().enumerate() {
-                let path = format!("{}{}", outgoing.local, outgoing.filter);
-                let writes =
-                    own.iter().any(|access| access.write && !access.deny && meets(&access.filter, &path));
-                if writes || own.is_empty() {
-                    let topic = template(&outgoing.remote, &outgoing.filter);
-                    let _ = writeln!(
-                        text,
-                        "[role.{}.uplink.bridge-{}]\npath = {}\ntopic = {}",
-                        quoted(&role),
-                        at + 1,
-                        quoted(&path),
-                        quoted(&topic)
-                    );
-                }
+            for rule in bridged.rules(user, &taken, &mut skipped) {
+                let (name, path) = (rule.name, quoted(&rule.path));
+                let _ = writeln!(text, "[role.{role}.uplink.{name}]\npath = {path}");
+                let _ = match rule.topic {
+                    Some(topic) => writeln!(text, "topic = {}", quoted(&topic)),
+                    None => writeln!(text, "deny = true"),
+                };
             }
         }
+        bridged.list_unused(&mut skipped);
+        self.unmapped.extend(skipped);
         text
     }
 
@@ -261,27 +333,14 @@ fn role_of(user: &str) -> String {
     format!("mosquitto-{short}")
 }
 
-/// Whether there is a topic that both filters match; a placeholder stands for any level.
-fn meets(one: &str, other: &str) -> bool {
-    let one = one.replace("{device}", "+");
-    let both = |text: &str| crate::southbound::mqtt::filter::Filter::parse(text).ok();
-    both(&one).zip(both(other)).is_some_and(|(one, other)| one.overlaps(&other))
+fn quoted(value: &str) -> String {
+    toml::Value::String(value.to_owned()).to_string()
 }
 
-/// The topic at the broker, with captures in the place of wildcards. Its first level must be
-/// literal: without a remote prefix it is that of the filter.
-fn template(remote: &str, filter: &str) -> String {
-    let mut number = 0;
-    let level = |level: &str| match level {
-        "+" => {
-            number += 1;
-            format!("{{{number}}}")
-        }
-        "#" => "{rest}".to_owned(),
-        literal => literal.to_owned(),
-    };
-    let levels: Vec<String> = filter.split('/').map(level).collect();
-    format!("{remote}{}", levels.join("/"))
+/// Whether a deny line may be about a topic of another line.
+fn restricts(deny: &Access, other: &Access, user: &str) -> bool {
+    let both = deny.filter_of(user).zip(other.filter_of(user));
+    !other.deny && both.is_none_or(|(deny, other)| deny.overlaps(&other))
 }
 
 /// Runs it.
@@ -306,7 +365,8 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     unknown.dedup();
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
     // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
-    write(&rules, &found.rules(), 0o644)?;
+    let text = found.rules();
+    write(&rules, &text, 0o644)?;
     write(&devices, &found.devices(), 0o600)?;
     if context.out.json {
         for Unmapped { file, line, text, why } in &found.unmapped {
@@ -363,7 +423,7 @@ mod tests {
     use super::*;
 
     /// As mosquitto_passwd 2.0 wrote it for the password `secret`.
-    const HASH: &str = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
+    pub(super) const HASH: &str = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
 
     fn found() -> Found {
         let mut found = Found::default();
@@ -393,20 +453,40 @@ mod tests {
 
     #[test]
     fn the_rules_are_those_of_the_acl() {
-        let text = found().rules();
+        let mut found = found();
+        let text = found.rules();
         for part in [
             "[role.\"mosquitto-anna\".local-publish.acl-1]\ntopic = \"plant/+/temp\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-2]\ntopic = \"plant/9/#\"\ndeny = true\n",
             "[role.\"mosquitto-anna\".local-subscribe.acl-3]\ntopic = \"cmd/anna\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-4]\ntopic = \"own/{device}/#\"\n",
             "[role.\"mosquitto-anna\".uplink.bridge-1]\npath = \"plant/+/temp\"\ntopic = \"site7/plant/{1}/temp\"\n",
-            "[role.\"mosquitto-anna\".uplink.bridge-2]\npath = \"own/#\"\ntopic = \"own/{rest}\"\n",
+            "[role.\"mosquitto-anna\".uplink.deny-1]\npath = \"plant/9/#\"\ndeny = true\n",
+            "[role.\"mosquitto-anna\".uplink.bridge-2]\npath = \"own/anna/#\"\ntopic = \"own/anna/{rest}\"\n",
             "[role.\"mosquitto-bert\".local-subscribe.acl-1]\ntopic = \"plant/#\"\n",
+            "[role.\"mosquitto-bert\".uplink.bridge-2]\npath = \"own/bert/#\"\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("mosquitto-bert\".uplink.bridge-1"), "bert may not write there: {text}");
         assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
-        assert_eq!(found().devices().lines().count(), 3);
+        assert_eq!(found.devices().lines().count(), 3);
+    }
+
+    #[test]
+    fn a_deny_line_without_a_counterpart_takes_those_with_it_that_it_restricts() {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        found.acl(
+            "user anna\ntopic write a/#\ntopic write b/#\ntopic write c/%u\ntopic deny a/{x}\npattern deny b/%c/x\n\
+             topic write d/{device}\ntopic write e#\n",
+        );
+        let text = found.rules();
+        assert!(!text.contains("a/") && !text.contains("b/") && !text.contains("d/"), "{text}");
+        // `%u` stands for the user in patterns alone.
+        assert!(text.contains("local-publish.acl-3]\ntopic = \"c/%u\"\n"), "{text}");
+        let lines: Vec<usize> = found.unmapped.iter().map(|one| one.line).collect();
+        assert_eq!(lines, [5, 6, 7, 8, 2, 3], "{:?}", found.unmapped);
+        assert!(found.unmapped[4].why.contains("anna: line 5"), "{:?}", found.unmapped);
     }
 }
