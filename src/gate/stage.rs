@@ -323,6 +323,11 @@ pub enum Refusal {
     },
     /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
+    /// Of a message to local clients alone: it is to be retained, and there is no room for one more.
+    Retained {
+        /// Its device has its share of the room.
+        of_device: bool,
+    },
 }
 
 /// What of a request is invalid.
@@ -376,6 +381,7 @@ impl Refusal {
             Refusal::OverQuota { .. } => Reason::OverQuota,
             Refusal::Muted { .. } => Reason::Muted,
             Refusal::Topic(_) => Reason::Topic,
+            Refusal::Retained { .. } => Reason::Retained,
         }
     }
 }
@@ -422,6 +428,10 @@ impl fmt::Display for Refusal {
                 "the topic belongs to another device or to the gateway"
             }
             Refusal::Topic(TopicFault::Own) => "the topic is reserved for the gateway",
+            Refusal::Retained { of_device: true } => {
+                "its device has its share of the retained messages (mqtt.retained-share)"
+            }
+            Refusal::Retained { of_device: false } => "there is no room for a further retained message",
         })
     }
 }
@@ -458,11 +468,13 @@ pub enum Reason {
     Muted,
     /// [`Refusal::Topic`]
     Topic,
+    /// [`Refusal::Retained`]
+    Retained,
 }
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::UnknownDevice,
         Reason::Malformed,
         Reason::Reserved,
@@ -476,6 +488,7 @@ impl Reason {
         Reason::OverQuota,
         Reason::Muted,
         Reason::Topic,
+        Reason::Retained,
     ];
 
     /// The name in logs and JSON.
@@ -494,11 +507,12 @@ impl Reason {
             Reason::OverQuota => "over_quota",
             Reason::Muted => "muted",
             Reason::Topic => "topic",
+            Reason::Retained => "retained",
         }
     }
 }
 
-/// The number of refusals of each kind. 52 bytes; the counters saturate.
+/// The number of refusals of each kind. 56 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 
