@@ -174,6 +174,20 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             ),
         );
     }
+    if let (Some(share), Some(publish)) = (&explained.share, &explained.publish)
+        && share.bytes.saturating_mul(10) >= share.max_bytes.saturating_mul(9)
+    {
+        row(
+            "share",
+            format!(
+                "its device's records have {} of their {} of the lane {}: the journal refuses what has no room there, until \
+                 some are delivered",
+                bytes(share.bytes),
+                bytes(share.max_bytes),
+                publish.lane
+            ),
+        );
+    }
     row("asked", asked.to_owned());
     align(&rows)
 }

@@ -6,10 +6,15 @@
 //! | a user of `password_file` | a device of a role of its own, with the same password |
 //! | `topic write`, `topic read`, `topic deny` of a user | `local-publish`, `local-subscribe` rules with the same filter |
 //! | `pattern` | the same for every role; `%u` is `{device}` |
-//! | `topic … out` of a bridge | uplink rules of every role for what both it and the ACL allow, to the same topic at the broker; what the ACL denies is denied there too |
+//! | `topic … out` of a bridge | uplink rules for what is both sent by it and allowed to be written, to the same topic at the broker ([`bridge`]) |
 //! | anonymous topics, `%c`, `topic … in`, listeners, the rest | listed: nobody is anonymous here, and commands have rules of their own |
 //!
+//! The rules never allow more than mosquitto did. A deny line that has no counterpart takes the
+//! lines with it that it restricted.
+//!
 //! It writes a file for `conf.d` and one for `device import`, and changes nothing.
+
+mod bridge;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,6 +31,7 @@ use super::output::plural;
 use super::{Context, note};
 use crate::gate::login::PasswordHash;
 use crate::message::Name;
+use crate::southbound::mqtt::filter::Filter;
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -39,51 +45,82 @@ struct Unmapped {
     file: &'static str,
     line: usize,
     text: String,
-    why: &'static str,
+    why: String,
 }
 
-/// A filter that a user may use, and how.
+/// A line of the ACL: a filter that a user may use, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Access {
+    line: usize,
+    text: String,
+    /// As mosquitto has it.
     filter: String,
+    /// In its filter `%u` is the user.
+    is_pattern: bool,
     read: bool,
     write: bool,
     deny: bool,
+    /// Only of a deny line: no rule says the same.
+    is_lost: bool,
 }
 
-/// What a bridge sends: the local filter, and what is before it at the broker.
+impl Access {
+    /// The filter of a rule.
+    fn rule_filter(&self) -> String {
+        if self.is_pattern { self.filter.replace("%u", "{device}") } else { self.filter.clone() }
+    }
+
+    /// The filter of a user. One with `%c` is that of any client id; `None`: it is not valid.
+    fn filter_of(&self, user: &str) -> Option<Filter> {
+        let text = if self.is_pattern { self.filter.replace("%u", user) } else { self.filter.clone() };
+        let level = |level| if self.is_pattern && str::contains(level, "%c") { "+" } else { level };
+        Filter::parse(&text.split('/').map(level).collect::<Vec<_>>().join("/")).ok()
+    }
+
+    /// Why there is no rule like it.
+    fn fault(&self) -> Option<&'static str> {
+        if self.is_pattern && self.filter.contains("%c") {
+            Some("there is no placeholder for the client id")
+        } else if self.filter.contains(['{', '}']) {
+            Some("braces are placeholders here")
+        } else if self.filter_of("u").is_none() {
+            Some("it is no topic filter")
+        } else {
+            None
+        }
+    }
+}
+
+/// What a bridge sends: the local filter, and what is before it here and at the broker.
 #[derive(Debug, PartialEq, Eq)]
 struct Outgoing {
     line: usize,
-    filter: String,
+    text: String,
+    whole: Filter,
     local: String,
     remote: String,
-}
-
-/// An uplink rule.
-#[derive(Debug, PartialEq, Eq)]
-struct Uplink {
-    path: String,
-    /// The topic at the broker; `None`: it denies.
-    topic: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct Found {
     users: BTreeMap<String, String>,
-    /// There is an ACL: who is not in it may nothing.
-    has_acl: bool,
     /// By user; `None` = every user.
     access: Vec<(Option<String>, Access)>,
+    /// There was an ACL file.
+    has_acl: bool,
+    /// The configuration names one, or other files that may name one.
+    wants_acl: bool,
+    /// A plugin decides what may be written.
+    has_plugin: bool,
     outgoing: Vec<Outgoing>,
     unmapped: Vec<Unmapped>,
 }
 
 impl Found {
-    fn skip(&mut self, file: &'static str, line: usize, text: &str, why: &'static str) {
+    fn skip(&mut self, file: &'static str, line: usize, text: &str, why: impl Into<String>) {
         // A line of the password file has a hash, which is not shown.
         let text = if file == PASSWORDS { text.split(':').next().unwrap_or_default() } else { text };
-        self.unmapped.push(Unmapped { file, line, text: text.to_owned(), why });
+        self.unmapped.push(Unmapped { file, line, text: text.to_owned(), why: why.into() });
     }
 
     fn passwords(&mut self, text: &str) {
@@ -127,27 +164,30 @@ impl Found {
                         }
                         _ => ("readwrite", rest),
                     };
-                    let access = Access {
-                        filter: filter.replace("%u", "{device}"),
+                    let mut access = Access {
+                        line,
+                        text: text.to_owned(),
+                        filter: filter.to_owned(),
+                        is_pattern: word == "pattern",
                         read: kind != "write",
                         write: kind != "read",
                         deny: kind == "deny",
+                        is_lost: false,
                     };
-                    let is_pattern = word == "pattern";
-                    if access.filter.contains("%c") {
-                        self.skip(ACL, line, text, "there is no placeholder for the client id");
-                    } else if is_pattern {
-                        self.access.push((None, access));
-                    } else if let Some(user) = user {
-                        self.access.push((Some(user.to_owned()), access));
-                    } else {
-                        self.skip(
-                            ACL,
-                            line,
-                            text,
-                            "it is of anonymous clients, and nobody is anonymous here",
-                        );
+                    if !access.is_pattern && user.is_none() {
+                        let why = "it is of anonymous clients, and nobody is anonymous here";
+                        self.skip(ACL, line, text, why);
+                        continue;
                     }
+                    if let Some(why) = access.fault() {
+                        self.skip(ACL, line, text, why);
+                        access.is_lost = access.deny;
+                        if !access.deny {
+                            continue;
+                        }
+                    }
+                    let of = user.filter(|_| !access.is_pattern).map(str::to_owned);
+                    self.access.push((of, access));
                 }
                 _ => self.skip(ACL, line, text, "is not understood"),
             }
@@ -181,14 +221,34 @@ impl Found {
                             "only its direction out: what comes from the broker are commands",
                         );
                     }
-                    let filter = filter.trim_matches('"').to_owned();
-                    self.outgoing.push(Outgoing { line, filter, local: part(2), remote: part(3) });
+                    let (local, remote) = (part(2), part(3));
+                    let whole = format!("{local}{}", filter.trim_matches('"'));
+                    if whole.contains(['{', '}']) || remote.contains(['{', '}']) {
+                        self.skip(CONF, line, text, "braces are placeholders here");
+                        continue;
+                    }
+                    match Filter::parse(&whole) {
+                        Ok(whole) => {
+                            let text = text.to_owned();
+                            self.outgoing.push(Outgoing { line, text, whole, local, remote });
+                        }
+                        Err(_) => self.skip(CONF, line, text, format!("{whole:?} is no topic filter")),
+                    }
                 }
                 ["address" | "addresses", ..] if in_bridge => {
                     self.skip(CONF, line, text, "[upstream] url names the broker");
                 }
                 _ if in_bridge => self.skip(CONF, line, text, "an option of the bridge: see [upstream]"),
-                ["password_file" | "acl_file" | "per_listener_settings", ..] => {}
+                ["acl_file", ..] => self.wants_acl = true,
+                ["password_file" | "per_listener_settings", ..] => {}
+                ["include_dir", ..] => {
+                    self.wants_acl = true;
+                    self.skip(CONF, line, text, "give the files of that folder to further imports");
+                }
+                [word, ..] if word.contains("plugin") => {
+                    self.has_plugin = true;
+                    self.skip(CONF, line, text, "what a plugin allows is not known");
+                }
                 ["listener" | "port" | "bind_address", ..] => {
                     self.skip(CONF, line, text, "[mqtt] listen, or insecure-listen on this machine");
                 }
@@ -197,112 +257,54 @@ impl Found {
         }
     }
 
-    /// The file for `conf.d`.
-    fn rules(&self) -> String {
+    /// The file for `conf.d`. What is left out because of a deny line, and what of a bridge has no
+    /// rule, is listed then.
+    fn rules(&mut self) -> String {
         let mut text = "# Made by `tombolo import mosquitto`: review it before it is used.\n".to_owned();
-        let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
-        let named = self.users.keys().cloned();
-        for user in named {
-            let role = role_of(&user);
-            let _ = writeln!(text, "\n# {}\n[role.{}]", user, quoted(&role));
-            let own = self.of(&user);
-            for (at, access) in own.iter().enumerate() {
+        let mut skipped = Vec::new();
+        let mut bridged = bridge::Bridged::new(self);
+        for user in self.users.keys() {
+            let role = quoted(&role_of(user));
+            let _ = writeln!(text, "\n# {user}\n[role.{role}]");
+            let own: Vec<&Access> = self
+                .access
+                .iter()
+                .filter(|(of, _)| of.as_deref().is_none_or(|of| of == user))
+                .map(|(_, access)| access)
+                .collect();
+            let mut taken = Vec::new();
+            for (at, access) in own.iter().copied().enumerate().filter(|(_, access)| !access.is_lost) {
+                if let Some(lost) = own.iter().find(|deny| deny.is_lost && restricts(deny, access, user)) {
+                    let why =
+                        format!("for {user}: line {}, which denies a part of it, has no rule", lost.line);
+                    let (line, text) = (access.line, access.text.clone());
+                    skipped.push(Unmapped { file: ACL, line, text, why });
+                    continue;
+                }
+                taken.push(access);
                 for (kind, on) in [("local-publish", access.write), ("local-subscribe", access.read)] {
                     if on {
-                        let _ = writeln!(
-                            text,
-                            "[role.{}.{kind}.acl-{}]\ntopic = {}",
-                            quoted(&role),
-                            at + 1,
-                            quoted(&access.filter)
-                        );
+                        let topic = quoted(&access.rule_filter());
+                        let name = at + 1;
+                        let _ = writeln!(text, "[role.{role}.{kind}.acl-{name}]\ntopic = {topic}");
                         if access.deny {
                             text.push_str("deny = true\n");
                         }
                     }
                 }
             }
-            for (at, outgoing) in self.outgoing.iter().enumerate() {
-                let rules = self.uplink(&user, &own, outgoing);
-                for (number, rule) in rules.iter().enumerate() {
-                    let name = match rules.len() {
-                        1 => format!("bridge-{}", at + 1),
-                        _ => format!("bridge-{}-{}", at + 1, number + 1),
-                    };
-                    let (role, path) = (quoted(&role), quoted(&rule.path));
-                    let _ = writeln!(text, "[role.{role}.uplink.{name}]\npath = {path}");
-                    let _ = match &rule.topic {
-                        Some(topic) => writeln!(text, "topic = {}", quoted(topic)),
-                        None => writeln!(text, "deny = true"),
-                    };
-                }
+            for rule in bridged.rules(user, &taken, &mut skipped) {
+                let (name, path) = (rule.name, quoted(&rule.path));
+                let _ = writeln!(text, "[role.{role}.uplink.{name}]\npath = {path}");
+                let _ = match rule.topic {
+                    Some(topic) => writeln!(text, "topic = {}", quoted(&topic)),
+                    None => writeln!(text, "deny = true"),
+                };
             }
         }
+        bridged.list_unused(&mut skipped);
+        self.unmapped.extend(skipped);
         text
-    }
-
-    /// Lists the lines of bridges that nobody may write to.
-    fn list_unreached(&mut self) {
-        let reaches = |outgoing: &Outgoing| {
-            self.users.keys().any(|user| {
-                let own: Vec<&Access> = self.of(user);
-                self.uplink(user, &own, outgoing).iter().any(|rule| rule.topic.is_some())
-            })
-        };
-        let unreached = self.outgoing.iter().filter(|outgoing| !reaches(outgoing));
-        let unreached: Vec<(usize, String)> =
-            unreached.map(|outgoing| (outgoing.line, format!("topic {} out", outgoing.filter))).collect();
-        for (line, text) in unreached {
-            self.skip(CONF, line, &text, "no user of the two other files may write there");
-        }
-    }
-
-    /// The ACL of a user.
-    fn of(&self, user: &str) -> Vec<&Access> {
-        let own = self.access.iter().filter(|(of, _)| of.as_deref().is_none_or(|of| of == user));
-        own.map(|(_, access)| access).collect()
-    }
-
-    /// What a user's publishes upstream come to by one line of a bridge: no more than mosquitto sent,
-    /// which is what the ACL lets the user write. A deny counts before all others there.
-    fn uplink(&self, user: &str, own: &[&Access], outgoing: &Outgoing) -> Vec<Uplink> {
-        let bridged = format!("{}{}", outgoing.local, outgoing.filter);
-        let of_user = |access: &Access| access.filter.replace("{device}", user);
-        let everything = Access { filter: "#".to_owned(), read: false, write: true, deny: false };
-        let may = own.iter().filter(|access| access.write && !access.deny).copied();
-        let may: Vec<&Access> = if self.has_acl { may.collect() } else { vec![&everything] };
-        let mut allowed: Vec<String> =
-            may.into_iter().filter_map(|access| intersection(&of_user(access), &bridged)).collect();
-        let denied: Vec<String> =
-            own.iter().filter(|access| access.write && access.deny).map(|access| of_user(access)).collect();
-        // One within another adds nothing, nor does one that is denied whole.
-        let is_within = |inner: &str, outer: &str| intersection(inner, outer).as_deref() == Some(inner);
-        let all = allowed.clone();
-        let mut at = 0;
-        allowed.retain(|path| {
-            at += 1;
-            !denied.iter().any(|denied| is_within(path, denied))
-                && !all.iter().enumerate().any(|(other, wider)| {
-                    other != at - 1 && is_within(path, wider) && (path != wider || other < at - 1)
-                })
-        });
-        let mut rules: Vec<Uplink> = allowed
-            .iter()
-            .filter_map(|path| {
-                let filter = path.strip_prefix(&outgoing.local)?;
-                let topic = Some(template(&outgoing.remote, filter));
-                Some(Uplink { path: path.clone(), topic })
-            })
-            .collect();
-        for denied in &denied {
-            for path in allowed.iter().filter_map(|path| intersection(path, denied)) {
-                let rule = Uplink { path, topic: None };
-                if !rules.contains(&rule) {
-                    rules.push(rule);
-                }
-            }
-        }
-        rules
     }
 
     /// The file for `device import`.
@@ -331,45 +333,14 @@ fn role_of(user: &str) -> String {
     format!("mosquitto-{short}")
 }
 
-/// The filter of the topics that both match; there is one, or there are none.
-fn intersection(one: &str, other: &str) -> Option<String> {
-    let (mut one, mut other) = (one.split('/').peekable(), other.split('/').peekable());
-    let mut levels = Vec::new();
-    loop {
-        let level = match (one.peek().copied(), other.peek().copied()) {
-            (None, None) => break,
-            (Some("#"), _) => {
-                levels.extend(other);
-                break;
-            }
-            (_, Some("#")) => {
-                levels.extend(one);
-                break;
-            }
-            (Some("+"), Some(level)) | (Some(level), Some("+")) => level,
-            (Some(level), Some(same)) if level == same => level,
-            _ => return None,
-        };
-        levels.push(level);
-        (one.next(), other.next());
-    }
-    Some(levels.join("/"))
+fn quoted(value: &str) -> String {
+    toml::Value::String(value.to_owned()).to_string()
 }
 
-/// The topic at the broker, with captures in the place of wildcards. Its first level must be
-/// literal: without a remote prefix it is that of the filter.
-fn template(remote: &str, filter: &str) -> String {
-    let mut number = 0;
-    let level = |level: &str| match level {
-        "+" => {
-            number += 1;
-            format!("{{{number}}}")
-        }
-        "#" => "{rest}".to_owned(),
-        literal => literal.to_owned(),
-    };
-    let levels: Vec<String> = filter.split('/').map(level).collect();
-    format!("{remote}{}", levels.join("/"))
+/// Whether a deny line may be about a topic of another line.
+fn restricts(deny: &Access, other: &Access, user: &str) -> bool {
+    let both = deny.filter_of(user).zip(other.filter_of(user));
+    !other.deny && both.is_none_or(|(deny, other)| deny.overlaps(&other))
 }
 
 /// Runs it.
@@ -385,7 +356,6 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
-    found.list_unreached();
     let mut unknown: Vec<String> = found
         .access
         .iter()
@@ -395,7 +365,8 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     unknown.dedup();
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
     // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
-    write(&rules, &found.rules(), 0o644)?;
+    let text = found.rules();
+    write(&rules, &text, 0o644)?;
     write(&devices, &found.devices(), 0o600)?;
     if context.out.json {
         for Unmapped { file, line, text, why } in &found.unmapped {
@@ -452,7 +423,7 @@ mod tests {
     use super::*;
 
     /// As mosquitto_passwd 2.0 wrote it for the password `secret`.
-    const HASH: &str = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
+    pub(super) const HASH: &str = "$7$101$oGB4I/cYdnwLBuJr$FwP87im51rvl/wRx64yBq4i4ahrRI7eAuRa3tfWF8ndg/wU3hbcV74f+ZCi+oZjGpCoqA2jGAA3qeNY938K69w==";
 
     fn found() -> Found {
         let mut found = Found::default();
@@ -482,67 +453,40 @@ mod tests {
 
     #[test]
     fn the_rules_are_those_of_the_acl() {
-        let text = found().rules();
+        let mut found = found();
+        let text = found.rules();
         for part in [
             "[role.\"mosquitto-anna\".local-publish.acl-1]\ntopic = \"plant/+/temp\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-2]\ntopic = \"plant/9/#\"\ndeny = true\n",
             "[role.\"mosquitto-anna\".local-subscribe.acl-3]\ntopic = \"cmd/anna\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-4]\ntopic = \"own/{device}/#\"\n",
-            "[role.\"mosquitto-anna\".uplink.bridge-1-1]\npath = \"plant/+/temp\"\ntopic = \"site7/plant/{1}/temp\"\n",
-            "[role.\"mosquitto-anna\".uplink.bridge-1-2]\npath = \"plant/9/temp\"\ndeny = true\n",
+            "[role.\"mosquitto-anna\".uplink.bridge-1]\npath = \"plant/+/temp\"\ntopic = \"site7/plant/{1}/temp\"\n",
+            "[role.\"mosquitto-anna\".uplink.deny-1]\npath = \"plant/9/#\"\ndeny = true\n",
             "[role.\"mosquitto-anna\".uplink.bridge-2]\npath = \"own/anna/#\"\ntopic = \"own/anna/{rest}\"\n",
-            "[role.\"mosquitto-bert\".uplink.bridge-2]\npath = \"own/bert/#\"\ntopic = \"own/bert/{rest}\"\n",
             "[role.\"mosquitto-bert\".local-subscribe.acl-1]\ntopic = \"plant/#\"\n",
+            "[role.\"mosquitto-bert\".uplink.bridge-2]\npath = \"own/bert/#\"\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("mosquitto-bert\".uplink.bridge-1"), "bert may not write there: {text}");
         assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
-        assert_eq!(found().devices().lines().count(), 3);
+        assert_eq!(found.devices().lines().count(), 3);
     }
 
     #[test]
-    fn two_filters_meet_in_one() {
-        for (one, other, both) in [
-            ("#", "a/+", Some("a/+")),
-            ("a/#", "a/b/c", Some("a/b/c")),
-            ("a/#", "+/b/#", Some("a/b/#")),
-            ("+/b", "a/+", Some("a/b")),
-            ("a/#", "a", Some("a")),
-            ("a", "a/b", None),
-            ("a/b", "a/c", None),
-            ("a/+", "a/b/#", Some("a/b")),
-        ] {
-            assert_eq!(intersection(one, other).as_deref(), both, "{one} {other}");
-            assert_eq!(intersection(other, one).as_deref(), both, "{other} {one}");
-        }
-    }
-
-    /// The rules of `anna` for a bridge that sends everything, with `rules` as her ACL.
-    fn uplink(acl: &str) -> Vec<Uplink> {
+    fn a_deny_line_without_a_counterpart_takes_those_with_it_that_it_restricts() {
         let mut found = Found::default();
         found.passwords(&format!("anna:{HASH}\n"));
-        if !acl.is_empty() {
-            found.acl(acl);
-        }
-        found.bridges("connection up\ntopic # out 1 \"\" site/\n");
-        found.uplink("anna", &found.of("anna"), &found.outgoing[0])
-    }
-
-    #[test]
-    fn a_bridge_sends_no_more_than_the_acl_let_a_user_write() {
-        let rule = |path: &str, topic: Option<&str>| Uplink {
-            path: path.to_owned(),
-            topic: topic.map(str::to_owned),
-        };
-        let everything = [rule("#", Some("site/{rest}"))];
-        assert_eq!(uplink(""), everything, "there was no ACL");
-        assert_eq!(uplink("user bert\ntopic #\n"), [], "who is not in an ACL may write nothing");
-        assert_eq!(uplink("user anna\ntopic read #\n"), []);
-        let own = [rule("a/+", Some("site/a/{1}")), rule("b", Some("site/b"))];
-        assert_eq!(uplink("user anna\ntopic write a/+\ntopic write a/1\ntopic b\n"), own);
-        let cut = [rule("a/#", Some("site/a/{rest}")), rule("a/secret/+", None)];
-        assert_eq!(uplink("user anna\ntopic a/#\ntopic deny +/secret/+\n"), cut);
-        assert_eq!(uplink("user anna\ntopic a/b\ntopic deny a/#\n"), []);
+        found.acl(
+            "user anna\ntopic write a/#\ntopic write b/#\ntopic write c/%u\ntopic deny a/{x}\npattern deny b/%c/x\n\
+             topic write d/{device}\ntopic write e#\n",
+        );
+        let text = found.rules();
+        assert!(!text.contains("a/") && !text.contains("b/") && !text.contains("d/"), "{text}");
+        // `%u` stands for the user in patterns alone.
+        assert!(text.contains("local-publish.acl-3]\ntopic = \"c/%u\"\n"), "{text}");
+        let lines: Vec<usize> = found.unmapped.iter().map(|one| one.line).collect();
+        assert_eq!(lines, [5, 6, 7, 8, 2, 3], "{:?}", found.unmapped);
+        assert!(found.unmapped[4].why.contains("anna: line 5"), "{:?}", found.unmapped);
     }
 }

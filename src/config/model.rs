@@ -192,6 +192,7 @@ pub(super) struct Mqtt {
     pub(super) max_clients: Option<u32>,
     pub(super) mirror: Option<Mirror>,
     pub(super) max_queued: Option<u32>,
+    pub(super) retained_share: Option<u8>,
     pub(super) jwt_audience: Option<String>,
     pub(super) mqtt311_deny: Option<DenyOn311>,
 }

@@ -237,6 +237,7 @@ const MQTT: &[Key] = &[
     key("max-clients", Kind::Whole(1, 100_000)),
     key("mirror", Kind::FlagOrTopic),
     key("max-queued", Kind::Whole(0, 10_000)),
+    key("retained-share", Kind::Whole(1, 100)),
     key("jwt-audience", Kind::Text(255)),
     key("mqtt311-deny", Kind::Choice(&["close", "drop"])),
 ];

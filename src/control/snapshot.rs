@@ -1416,6 +1416,8 @@ pub struct Explained {
     pub serial: bool,
     /// What is left of the device's quota now.
     pub quota: Option<ExplainedQuota>,
+    /// What its device's records have of the lane's share now, which is judged after the rules.
+    pub share: Option<LaneShare>,
 }
 
 /// For whom a device speaks.

@@ -63,23 +63,25 @@ pub fn start(shared: &Rc<Shared>) -> std::io::Result<BusHandle> {
 /// The thread: the only one that waits for the router.
 fn carry(requests: &Receiver<BusRequest>, joined: &UnboundedSender<Joined>) {
     let mut bus = None;
+    let mut is_failing = false;
     while let Ok(request) = requests.recv() {
         let bus = match &mut bus {
             Some(bus) => bus,
             None => match open() {
                 Ok(opened) => bus.insert(opened),
                 Err(error) => {
-                    log::error!(reason:% = error; "the bus between local MQTT clients cannot be started");
+                    say(&mut is_failing, &error, "the bus between local MQTT clients cannot be started");
                     continue;
                 }
             },
         };
         match request {
-            BusRequest::Publish(message) => {
-                if let Err(error) = bus.publisher.publish(TOPIC, message) {
-                    log::error!(reason:% = error; "the bus between local MQTT clients does not answer");
+            BusRequest::Publish(message) => match bus.publisher.publish(TOPIC, message) {
+                Ok(_) => is_failing = false,
+                Err(error) => {
+                    say(&mut is_failing, &error, "the bus between local MQTT clients does not answer")
                 }
-            }
+            },
             BusRequest::Join(session) if bus.links.len() >= LINKS_MAX => {
                 log::warn!(session, links = LINKS_MAX; "too many subscribers on the bus: this one gets nothing");
             }
@@ -97,6 +99,13 @@ fn carry(requests: &Receiver<BusRequest>, joined: &UnboundedSender<Joined>) {
                 }
             }
         }
+    }
+}
+
+/// Says once what fails with every message.
+fn say(is_failing: &mut bool, error: &dyn std::fmt::Display, text: &str) {
+    if !std::mem::replace(is_failing, true) {
+        log::error!(reason:% = error; "{text}");
     }
 }
 

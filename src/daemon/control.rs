@@ -300,9 +300,10 @@ impl Desk {
         }
         // Closes sessions whose certificates have expired, and sends their close_notify.
         let verdict = engine::verdict(&*self.clock);
+        let tokens = engine::token_verdict(&*self.clock);
         self.shared.round(|hub: &mut Hub| {
             hub.engine.set_clock(verdict);
-            hub.set_mqtt_clock(verdict);
+            hub.set_mqtt_clock(verdict, tokens);
             hub.handle_timeout();
             hub.care_for_commands();
         });
@@ -1117,6 +1118,7 @@ impl Control for Desk {
         let gate = &hub.pipeline.gate;
         let mut value = acl::explain(settings, gate, Instant::now(), device, question, path, supposed);
         self.loaded.complete_explanation(device, &mut value);
+        device_status::add_share(&mut self.journal.borrow_mut(), &mut value);
         Ok(value)
     }
 

@@ -104,6 +104,17 @@ fn lanes(journal: &mut Journal, device: &str) -> BTreeMap<String, LaneShare> {
     Lane::ALL.into_iter().map(of).filter(|(_, share)| share.bytes > 0).collect()
 }
 
+/// Adds to the explanation of a reading that would be stored what its device has of the share of
+/// its lane.
+pub fn add_share(journal: &mut Journal, value: &mut serde_json::Value) {
+    let publish = &value["publish"];
+    let Some(lane) = publish["lane"].as_str().filter(|_| publish["qos"] == 1) else { return };
+    // Of a reading that is forwarded, the device that it is of.
+    let device = value["on_behalf"]["device"].as_str().or(value["device"].as_str());
+    let share = device.and_then(|device| lanes(journal, device).remove(lane));
+    value["share"] = serde_json::to_value(share).unwrap_or_default();
+}
+
 /// The devices that are held back.
 #[derive(Debug, Default)]
 pub struct LimitedDevices {

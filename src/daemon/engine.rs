@@ -57,10 +57,25 @@ pub fn verdict(clock: &dyn WallClock) -> Clock {
     }
 }
 
+/// The time tokens are judged by: also that of a clock that only the kernel or `[clock] trust`
+/// speaks
+/// for (decision 0033). A token lives for a day at most, so at the floor every one would pass.
+///
+/// While such a clock is wrong, tokens are refused. It is over when the clock is set right, or the
+/// certificate of the broker refutes it; nothing is remembered of it.
+pub fn token_verdict(clock: &dyn WallClock) -> Clock {
+    match clock.wall() {
+        Some(time) => Clock { time: time.max(clock.floor()), trusted: true },
+        None => Clock { time: clock.floor(), trusted: false },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::UnixTime;
+    use crate::clock::chain::ChainValidity;
+    use crate::clock::judge::{Judge, Look};
 
     struct Fake {
         raw: u64,
@@ -95,6 +110,51 @@ mod tests {
             (500, false, false, Clock { time: FLOOR, trusted: false }),
         ] {
             assert_eq!(verdict(&Fake { raw, trusted, refutable }), expected);
+        }
+    }
+
+    #[test]
+    fn tokens_are_judged_by_a_clock_that_only_the_kernel_speaks_for_until_it_is_refuted() {
+        const DAY: u64 = 86_400_000;
+        /// What the judge says at a time.
+        struct Judged(Judge, Look);
+        impl WallClock for Judged {
+            fn raw(&self) -> UnixTime {
+                self.1.raw
+            }
+            fn trusted(&self) -> bool {
+                self.0.wall(self.1.raw, self.1.boottime_ms).is_some()
+            }
+            fn floor(&self) -> UnixTime {
+                self.0.floor()
+            }
+            fn is_refutable(&self) -> bool {
+                self.0.is_refutable()
+            }
+        }
+        let build = UnixTime(20_000 * DAY);
+        for (synchronised, always) in [(true, false), (false, true)] {
+            // The first start, and the clock is ten years ahead.
+            let right = build.0 + 30 * DAY;
+            let look = |boottime_ms, raw| Look { boottime_ms, raw: UnixTime(raw), synchronised };
+            let wrong = look(1_000, right + 3_650 * DAY);
+            let mut clock = Judged(Judge::new(build, Some([1; 16]), always, None), wrong);
+            clock.0.observe(wrong);
+            assert_eq!(token_verdict(&clock), Clock { time: wrong.raw, trusted: true });
+            assert_eq!(verdict(&clock), Clock { time: build, trusted: false });
+            // The broker's chain is of today.
+            let chain = ChainValidity {
+                not_before: UnixTime(right - DAY),
+                not_after: UnixTime(right + 60 * DAY),
+                leaf: std::time::Duration::from_millis(61 * DAY),
+            };
+            clock.0.learn(chain, wrong);
+            let floor = UnixTime(right - DAY);
+            assert_eq!(token_verdict(&clock), Clock { time: floor, trusted: false });
+            // Set right, it counts at once.
+            clock.1 = look(2_000, right + 1_000);
+            clock.0.observe(clock.1);
+            assert_eq!(token_verdict(&clock), Clock { time: clock.1.raw, trusted: true });
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::message::{Method, Name};
 use crate::pipeline::{Attention, Event, Pipeline, Tested};
 use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Code, Endpoint};
-use crate::proto::dtls::server::Certificates;
+use crate::proto::dtls::server::{Certificates, Clock};
 use crate::proto::dtls::{Engine, SendError, SessionId};
 use crate::session_store::io::persistence::{FoundSessions, SessionPersistence};
 use crate::southbound::coap::answer;
@@ -314,9 +314,6 @@ impl Hub {
         while let Some(event) = pipeline.poll_event() {
             match event {
                 Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
-                    if let Some(device) = coap.device_of(exchange.peer().peer()).filter(|_| !stored) {
-                        pipeline.gate.note_unstored(device);
-                    }
                     coap.handle_completion(now, exchange, method, stored);
                 }
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
@@ -628,10 +625,10 @@ impl Hub {
         }
     }
 
-    /// The time by which tokens and certificates of MQTT clients are judged.
-    pub fn set_mqtt_clock(&mut self, clock: crate::proto::dtls::server::Clock) {
+    /// The times by which certificates and tokens of MQTT clients are judged.
+    pub fn set_mqtt_clock(&mut self, certificates: Clock, tokens: Clock) {
         self.begin();
-        self.mqtt.set_clock(&self.moment, clock, &mut self.pipeline);
+        self.mqtt.set_clock(&self.moment, certificates, tokens, &mut self.pipeline);
     }
 
     /// Wakes the tasks of MQTT clients that have something to do.

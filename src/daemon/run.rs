@@ -208,7 +208,7 @@ async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Res
     gone.iter().for_each(|id| uplink.clear_device(id.as_str()));
     hub.set_insecure(settings.coap.insecure.as_ref().map(|(_, device)| device.as_str()));
     hub.restore(found);
-    hub.set_mqtt_clock(super::engine::verdict(&*clock));
+    hub.set_mqtt_clock(super::engine::verdict(&*clock), super::engine::token_verdict(&*clock));
     let shared = Rc::new(Shared::new(hub, sockets, secure));
 
     // None of these ever ends. One that does has a defect: the service then stops, and systemd

@@ -116,8 +116,8 @@ impl Delivery {
         if rest.is_some_and(|rest| rest.length < REST) {
             return;
         }
-        // Mostly the first of them: only of a client that subscribed to some paths, others wait. The
-        // rest is that of the commands that were sent in vain.
+        // Mostly the first of them: only of a client that subscribed to some paths, others wait.
+        // The rest is that of the commands that were sent in vain.
         let ready = mailbox.candidates(device).into_iter().find(|candidate| {
             (rest.is_none() || candidate.failures == 0)
                 && mailbox.command(candidate.number).is_some_and(|command| carrier.is_reachable(now, command))

@@ -30,8 +30,8 @@
 //! broker marks it as a duplicate within the same session, until the broker is known to have the
 //! acknowledgement. RabbitMQ gives the repetition another packet id: so a message that its sender
 //! made distinct, by correlation data or the id of its topic, is known by its content alone. Of
-//! others two may be equal and both be meant. A retained message that comes with a subscription is not taken if it is equal
-//! to the last one on its topic.
+//! others two may be equal and both be meant. A retained message that comes with a subscription is
+//! not taken if it is equal to the last one on its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -738,8 +738,8 @@ impl Mailbox {
         }
     }
 
-    /// The broker is known to have the PUBACKs of these packets, of the connection by which the last
-    /// message came: they do not come again.
+    /// The broker is known to have the PUBACKs of these packets, of the connection by which the
+    /// last message came: they do not come again.
     pub fn handle_settled(&mut self, packets: &[u16]) {
         let connection = self.connection.0;
         let Mailbox { qos1, pending, .. } = self;

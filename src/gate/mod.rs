@@ -472,8 +472,9 @@ impl Gate {
     }
 
     /// Decides whether a message to local clients is within the limits of its device, and takes its
-    /// tokens if it is. The rule that allows it is the southbound side's. It does not count as a
-    /// reading; a refusal is counted. The device counts as active.
+    /// tokens if it is. The rule that allows it, and whether there is `room` for it, is the
+    /// southbound
+    /// side's. It does not count as a reading; a refusal is counted. The device counts as active.
     ///
     /// # Errors
     /// [`Refusal`]
@@ -483,6 +484,7 @@ impl Gate {
         device: DeviceIndex,
         topic: &str,
         bytes: usize,
+        room: Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let Gate { plan, devices, presence, totals, .. } = self;
         let entry = devices.entry_mut(device);
@@ -498,6 +500,8 @@ impl Gate {
             Refusal::TooLarge { limit }
         } else if let Err(retry_after_s) = state.bucket.check(&role.rate, now, bytes) {
             Refusal::OverQuota { retry_after_s }
+        } else if let Err(refusal) = room {
+            refusal
         } else {
             state.bucket.take(&role.rate, bytes);
             return Ok(());

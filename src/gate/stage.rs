@@ -323,6 +323,12 @@ pub enum Refusal {
     },
     /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
+    /// Of a message to local clients alone: it is to be retained, and there is no room for one
+    /// more.
+    Retained {
+        /// Its device has its share of the room.
+        of_device: bool,
+    },
 }
 
 /// What of a request is invalid.
@@ -378,6 +384,7 @@ impl Refusal {
             Refusal::OverQuota { .. } => Reason::OverQuota,
             Refusal::Muted { .. } => Reason::Muted,
             Refusal::Topic(_) => Reason::Topic,
+            Refusal::Retained { .. } => Reason::Retained,
         }
     }
 }
@@ -425,6 +432,10 @@ impl fmt::Display for Refusal {
             }
             Refusal::Topic(TopicFault::Own) => "the topic is reserved for the gateway",
             Refusal::Topic(TopicFault::Unpublishable) => "the topic begins with $ or has a wildcard",
+            Refusal::Retained { of_device: true } => {
+                "its device has its share of the retained messages (mqtt.retained-share)"
+            }
+            Refusal::Retained { of_device: false } => "there is no room for a further retained message",
         })
     }
 }
@@ -461,11 +472,13 @@ pub enum Reason {
     Muted,
     /// [`Refusal::Topic`]
     Topic,
+    /// [`Refusal::Retained`]
+    Retained,
 }
 
 impl Reason {
     /// All kinds, in the order of the checks.
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::UnknownDevice,
         Reason::Malformed,
         Reason::Reserved,
@@ -479,6 +492,7 @@ impl Reason {
         Reason::OverQuota,
         Reason::Muted,
         Reason::Topic,
+        Reason::Retained,
     ];
 
     /// The name in logs and JSON.
@@ -497,11 +511,12 @@ impl Reason {
             Reason::OverQuota => "over_quota",
             Reason::Muted => "muted",
             Reason::Topic => "topic",
+            Reason::Retained => "retained",
         }
     }
 }
 
-/// The number of refusals of each kind. 52 bytes; the counters saturate.
+/// The number of refusals of each kind. 56 bytes; the counters saturate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused([u32; Reason::ALL.len()]);
 

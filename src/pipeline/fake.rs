@@ -71,6 +71,13 @@ impl Pipeline<FakeStore> {
 
     /// The same, with this filter in both rules.
     pub(crate) fn fake_with(now: Instant, burst: u32, filter: &ReadingFilter) -> Pipeline<FakeStore> {
+        let gate = Gate::new(Pipeline::fake_settings(burst, filter), now);
+        assert_eq!(gate.problems(), []);
+        Pipeline::new(gate, FakeStore::default())
+    }
+
+    /// What the gate of [`Pipeline::fake_with`] is made from.
+    pub(crate) fn fake_settings(burst: u32, filter: &ReadingFilter) -> Settings {
         let name = |text| Name::parse(text).expect("a name");
         let rule = |rule, pattern, qos| UplinkRule {
             filter: filter.clone(),
@@ -98,7 +105,7 @@ impl Pipeline<FakeStore> {
             }),
             ..Device::new(name("door-7"), name("sensor"))
         };
-        let settings = Settings {
+        Settings {
             gateway: name("gw"),
             prefix: "tombolo/gw".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
@@ -107,10 +114,7 @@ impl Pipeline<FakeStore> {
             devices: vec![device],
             fleets: Vec::new(),
             withheld: Default::default(),
-        };
-        let gate = Gate::new(settings, now);
-        assert_eq!(gate.problems(), []);
-        Pipeline::new(gate, FakeStore::default())
+        }
     }
 
     /// The store.

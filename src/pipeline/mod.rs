@@ -25,6 +25,7 @@
 //! nothing is completed as stored before the store says that it is; a reading costs no allocation,
 //! unless it is refused or somebody watches.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::gate::Gate;
@@ -123,6 +124,9 @@ pub struct Pipeline<S> {
     mirrors: bool,
     waiting: Waiting,
     settling: Settling,
+    /// Whose the readings on their way to disk are, which may be another device's than the
+    /// sender's.
+    owners: HashMap<Ticket, DeviceIndex>,
     events: Events,
 }
 
@@ -137,6 +141,7 @@ impl<S: ReadingStore> Pipeline<S> {
             mirrors: false,
             waiting: Waiting::default(),
             settling: Settling::default(),
+            owners: HashMap::new(),
             events: Events::default(),
         }
     }
@@ -204,6 +209,7 @@ impl<S: ReadingStore> Pipeline<S> {
                 if self.mirrors {
                     self.events.mirrored(&mapped);
                 }
+                self.owners.insert(ticket, device);
                 if let Some(number) = number {
                     self.settling.keep(ticket, device, number);
                 }
@@ -346,7 +352,7 @@ impl<S: ReadingStore> Pipeline<S> {
     }
 
     /// Takes a message of a device to local clients, which goes to no store: it is held to the
-    /// limits of its device.
+    /// limits of its device, and to the `room` for it.
     ///
     /// # Errors
     /// The refusal, which is counted and told as that of a reading.
@@ -356,8 +362,9 @@ impl<S: ReadingStore> Pipeline<S> {
         device: DeviceIndex,
         topic: &str,
         bytes: usize,
+        room: Result<(), Refusal>,
     ) -> Result<(), &Refusal> {
-        let Err(refusal) = self.gate.admit_local(now, device, topic, bytes) else { return Ok(()) };
+        let Err(refusal) = self.gate.admit_local(now, device, topic, bytes, room) else { return Ok(()) };
         self.counters.count(refusal::counter(refusal.reason()));
         let name = self.gate.id(device).cloned();
         self.events.of_mqtt(true);
@@ -383,6 +390,9 @@ impl<S: ReadingStore> Pipeline<S> {
         let Some(Completion { ticket, stored }) = self.store.poll_completion() else { return false };
         if !matches!(ticket, Ticket::Reply(_)) {
             self.counters.count(if stored { Counter::ReadingsStored } else { Counter::ReadingsUnstored });
+        }
+        if let Some(device) = self.owners.remove(&ticket).filter(|_| !stored) {
+            self.gate.note_unstored(device);
         }
         self.events.completed(ticket, stored);
         if let Some((device, number, followers)) = self.settling.completed(ticket) {

@@ -19,5 +19,6 @@ pub(super) fn counter(reason: Reason) -> Counter {
         Reason::OverQuota => Counter::RefusedQuota,
         Reason::Muted => Counter::RefusedMuted,
         Reason::Topic => Counter::RefusedTopic,
+        Reason::Retained => Counter::RefusedRetained,
     }
 }

@@ -2,10 +2,11 @@ use std::time::{Duration, Instant};
 
 use super::fake::{FakeStore, received};
 use super::*;
-use crate::gate::settings::ReadingFilter;
+use crate::gate::Device;
+use crate::gate::settings::{Psk, ReadingFilter};
 use crate::gate::stage::Reason;
-use crate::message::Method;
-use crate::proto::address::SerialTicket;
+use crate::message::{Method, Name};
+use crate::proto::address::{MqttTicket, SerialTicket};
 
 fn ticket(count: u32) -> Ticket {
     Ticket::Serial(SerialTicket { port: 3, delivery: 0, count })
@@ -117,6 +118,40 @@ fn coap(pipeline: &mut Pipeline<FakeStore>, now: Instant) -> Option<Refusal> {
 }
 
 #[test]
+fn a_device_has_one_quota_over_coap_serial_lines_and_mqtt() {
+    let now = Instant::now();
+    let mut settings = Pipeline::fake_settings(4, &ReadingFilter::default());
+    let key = b"0123456789abcdef".to_vec().into();
+    settings.devices[0].psk = Some(Psk { identity: b"other-name".to_vec(), key });
+    let mut pipeline = Pipeline::new(Gate::new(settings, now), FakeStore::default());
+    // However it says who it is, it is the same device.
+    let device = pipeline.gate.device_by_id("door-7");
+    assert_eq!(pipeline.gate.identify_psk(b"other-name"), device);
+    assert_eq!(pipeline.gate.login("door-7").map(|(device, _)| device), device);
+    let device = device.expect("it is known");
+    let mqtt = |pipeline: &mut Pipeline<FakeStore>, count| {
+        let ticket = Ticket::Mqtt(MqttTicket { session: 1, count });
+        let received = received(Method::Post, "t/env", b"21.5");
+        match pipeline.handle_reading(now, device, ticket, received) {
+            Disposition::Journaled => Ok(()),
+            Disposition::Refused(refusal) => Err(refusal.reason()),
+            _ => panic!("it is journaled, or refused"),
+        }
+    };
+    assert_eq!(coap(&mut pipeline, now), None);
+    assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Journaled);
+    assert_eq!(mqtt(&mut pipeline, 1), Ok(()));
+    assert_eq!(pipeline.handle_local(now, device, "home/x", 4, Ok(())), Ok(()));
+    assert!(matches!(coap(&mut pipeline, now), Some(Refusal::OverQuota { .. })));
+    assert!(matches!(post(&mut pipeline, now, 2, "t/env"), Disposition::Refused(Refusal::OverQuota { .. })));
+    assert_eq!(mqtt(&mut pipeline, 2), Err(Reason::OverQuota));
+    assert!(matches!(
+        pipeline.handle_local(now, device, "home/x", 4, Ok(())),
+        Err(Refusal::OverQuota { .. })
+    ));
+}
+
+#[test]
 fn a_device_that_ignores_4_29_is_muted_over_coap_and_heard_again_after_silence() {
     let now = Instant::now();
     let mut pipeline = Pipeline::fake(now, 2);
@@ -165,6 +200,36 @@ fn a_reading_beyond_the_share_of_the_lane_is_counted_for_its_device_and_costs_no
     let view = pipeline.gate.device(now, pipeline.gate.device_by_id("door-7").unwrap()).unwrap();
     let tally = view.limited.map(|limited| limited.over_share).unwrap_or_default();
     assert_eq!((tally.count, tally.is_recent(now + Duration::from_secs(601))), (3, false));
+}
+
+#[test]
+fn a_forwarded_reading_that_is_not_stored_is_counted_for_the_device_that_it_is_of() {
+    use crate::gate::OnBehalfRule;
+    use crate::gate::pattern::Pattern;
+    let now = Instant::now();
+    let mut pipeline = Pipeline::fake(now, 10);
+    let name = |text| Name::parse(text).expect("a name");
+    let mut settings = Pipeline::fake_settings(10, &ReadingFilter::default());
+    settings.roles[0].on_behalf = vec![OnBehalfRule {
+        name: name("all"),
+        from: None,
+        path: Pattern::parse("#").expect("a pattern"),
+        deny: false,
+        roles: Vec::new(),
+    }];
+    let child = Device { parent: Some(name("door-7")), ..Device::new(name("probe"), name("sensor")) };
+    settings.devices.push(child);
+    pipeline.gate.replace(settings, now);
+    for (count, path, stored) in [(1, "~probe/t/x", true), (2, "~probe/t/x", false), (3, "t/x", false)] {
+        assert_eq!(post(&mut pipeline, now, count, path), Disposition::Journaled);
+        pipeline.store().answer(stored);
+        complete(&mut pipeline);
+    }
+    let of = |id| {
+        let view = pipeline.gate.device(now, pipeline.gate.device_by_id(id).unwrap()).unwrap();
+        (view.accepted, view.unstored)
+    };
+    assert_eq!((of("door-7"), of("probe")), ((1, 1), (2, 1)));
 }
 
 #[test]
@@ -306,10 +371,16 @@ fn a_local_message_costs_quota_and_is_stored_nowhere() {
     let mut pipeline = Pipeline::fake(now, 2);
     let device = pipeline.gate.device_by_id("door-7").expect("it is known");
     for _ in 0..2 {
-        assert_eq!(pipeline.handle_local(now, device, "home/x", 4), Ok(()));
+        assert_eq!(pipeline.handle_local(now, device, "home/x", 4, Ok(())), Ok(()));
     }
-    assert!(matches!(pipeline.handle_local(now, device, "home/x", 4), Err(Refusal::OverQuota { .. })));
-    assert!(matches!(pipeline.handle_local(now, device, "home/x", 70_000), Err(Refusal::TooLarge { .. })));
+    assert!(matches!(
+        pipeline.handle_local(now, device, "home/x", 4, Ok(())),
+        Err(Refusal::OverQuota { .. })
+    ));
+    assert!(matches!(
+        pipeline.handle_local(now, device, "home/x", 70_000, Ok(())),
+        Err(Refusal::TooLarge { .. })
+    ));
     assert!(pipeline.store().taken.is_empty());
     assert_eq!(pipeline.counters.value(Counter::RefusedQuota), 1);
     assert_eq!(events(&mut pipeline).len(), 2);

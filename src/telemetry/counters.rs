@@ -79,7 +79,7 @@ counters! {
     MqttLocalFiltered = "tombolo_mqtt_filtered_local_messages_total",
     /// Messages of QoS 1 that were dropped because too many waited for one local MQTT client.
     MqttQueuedDropped = "tombolo_mqtt_dropped_queued_messages_total",
-    /// Retained local messages that were not kept for want of room.
+    /// Mirrored readings that were not retained for want of room.
     MqttRetainedDropped = "tombolo_mqtt_dropped_retained_messages_total",
     /// Readings that passed the gate.
     ReadingsAdmitted = "tombolo_gate_admitted_readings_total",
@@ -110,6 +110,8 @@ counters! {
     RefusedMuted = "tombolo_gate_refused_muted_readings_total",
     /// 4.03: the mapped topic is not allowed for the device.
     RefusedTopic = "tombolo_gate_refused_topic_readings_total",
+    /// 0x97: a message to local MQTT clients that could not be retained.
+    RefusedRetained = "tombolo_gate_refused_retained_readings_total",
     /// 4.01 or a closed session: the device is not (or no longer) known.
     RefusedUnknownDevice = "tombolo_gate_refused_unknown_device_readings_total",
     /// Readings on disk and acknowledged.

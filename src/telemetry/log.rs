@@ -20,6 +20,11 @@ pub const VALUE_MAX: usize = 256;
 /// The names of the levels in the configuration.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// The router of the bus between local MQTT clients. Its tracing spans become lines of the level
+/// `error`, three for each message, and its warnings are as many as a slow subscriber misses
+/// messages. What it does wrong the daemon sees at its links and says itself.
+const SILENT: &str = "rumqttd";
+
 /// Parses the name of a level in [`LEVELS`]; case is ignored. `None` for anything else.
 pub fn parse_level(text: &str) -> Option<LevelFilter> {
     LEVELS.iter().any(|level| level.eq_ignore_ascii_case(text)).then(|| text.parse().ok()).flatten()
@@ -28,8 +33,11 @@ pub fn parse_level(text: &str) -> Option<LevelFilter> {
 /// Whether a record from `target` at `level` is written if the configured level is `most`.
 ///
 /// Libraries log only from `warn` on, regardless of the level, because their lines may contain
-/// payloads or keys.
+/// payloads or keys. [`SILENT`] logs nothing.
 pub fn is_wanted(target: &str, level: Level, most: LevelFilter) -> bool {
+    if target.split("::").next() == Some(SILENT) {
+        return false;
+    }
     let ours = target == "tombolo" || target.starts_with("tombolo::");
     level <= if ours { most } else { most.min(LevelFilter::Warn) }
 }
@@ -166,6 +174,14 @@ mod tests {
         assert!(!is_wanted("rustls::client", Level::Debug, LevelFilter::Trace));
         assert!(!is_wanted("tombolosque", Level::Debug, LevelFilter::Trace));
         assert!(!is_wanted("rustls", Level::Warn, LevelFilter::Error));
+    }
+
+    #[test]
+    fn the_router_of_the_bus_writes_no_line_for_each_message() {
+        for target in ["rumqttd", "rumqttd::router::routing"] {
+            assert!(!is_wanted(target, Level::Error, LevelFilter::Trace), "{target}");
+        }
+        assert!(is_wanted("rumqttd_other", Level::Error, LevelFilter::Error));
     }
 
     #[test]

@@ -255,6 +255,41 @@ fn a_device_with_a_token_key_alone_can_prove_who_it_is_and_keys_are_made_into_a_
 }
 
 #[test]
+fn check_names_devices_that_have_the_same_key_for_tokens() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("keys")).unwrap();
+    let made = place.run("device keygen --role sensor --kind jwt --keys keys cam-1 cam-2").fine();
+    let copied = made.lines().nth(1).unwrap().replace("cam-1", "cam-3");
+    place.write("cams.csv", &made);
+    place.run("device import cams.csv").fine();
+    let said = place.run("check --offline").out;
+    assert!(!said.contains("the same key for tokens"), "{said}");
+    place.write("more.csv", &format!("id,role,jwt-key\n{copied}\n"));
+    place.run("device import more.csv").fine();
+    let said = place.run("check --offline").out;
+    assert!(said.contains("each can connect as any of them: cam-1, cam-3"), "{said}");
+}
+
+#[test]
+fn a_password_of_keygen_is_kept_as_one_that_device_add_makes_and_a_chosen_one_is_not() {
+    let place = Place::new();
+    place.run("device add made-here --role sensor --password").fine();
+    let made = place.run("device keygen --role sensor --kind password made-there").fine();
+    assert!(made.contains("made-there,sensor,generated:"), "{made}");
+    place.write("all.csv", &format!("{made}chosen,sensor,text:swordfish-swordfish\n"));
+    place.run("device import all.csv").fine();
+    let kept = |id: &str| std::fs::read_to_string(place.path(&format!("state/devices/{id}.toml"))).unwrap();
+    for (id, form) in [("made-here", "sha256:"), ("made-there", "sha256:"), ("chosen", "$argon2id$")] {
+        assert!(kept(id).contains(form), "{id}: {}", kept(id));
+    }
+    let password = made.trim().rsplit(':').next().unwrap();
+    assert!(password.len() == 22 && !kept("made-there").contains(password));
+    // Only what has the form of such a password is believed to be one.
+    place.write("weak.csv", "id,role,password\nweak,sensor,generated:swordfish\n");
+    place.run("device import weak.csv").failed(1, &["weak: password is neither", "keygen"]);
+}
+
+#[test]
 fn a_second_new_key_takes_the_place_of_one_that_was_not_used_and_says_so() {
     let place = Place::new();
     place.run("device add door-7 --role sensor --psk").fine();

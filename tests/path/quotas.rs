@@ -132,6 +132,11 @@ fn a_device_that_has_its_share_of_a_lane_is_told_5_03_and_its_neighbour_has_room
     let shown: Value = serde_json::from_str(&shown).expect("an object");
     assert_eq!(shown["unstored"].as_u64(), Some(6 - refused as u64), "{shown}");
     // A reload of the share takes effect at once.
+    let (_, explained) = site.daemon.command(&["acl", "explain", "door-7", "POST", "t/env"]);
+    assert!(
+        explained.contains(" passes\n") && explained.contains("of the lane normal: the journal"),
+        "{explained}"
+    );
     change(&site, "device-share = 20", "device-share = 100");
     assert!(large(&site, 9).contains("2.04"));
 }

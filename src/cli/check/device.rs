@@ -4,6 +4,7 @@
 //! That the files of `[coap]` can be read and fit together is `config`'s finding; here is what time
 //! does to them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::credential::{bundle, validity};
@@ -11,6 +12,7 @@ use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
 use crate::config::{Finding, Loaded, Material, Settings};
 use crate::credential::leaf::Usage;
+use crate::hex::format_hex;
 use crate::northbound::certificate::RevocationList;
 use crate::proto::dtls::server::bundle::misplaced;
 
@@ -26,6 +28,7 @@ pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
         certificates(&loaded.certificates, loaded.settings.certificate(Usage::Server).is_some(), clock);
     // Who is in the registry is not known then.
     findings.extend(mute(&loaded.settings).filter(|_| loaded.state.closed.is_none()));
+    findings.extend(shared_token_key(&loaded.settings));
     findings
 }
 
@@ -134,6 +137,31 @@ fn mute(settings: &Settings) -> Option<Finding> {
     let message = format!("nothing says how these prove who they are: {}{more}", shown.join(", "));
     let advice = "set psk-file, one of certificate-uri, -dns, -cn, public-key or password-file, or, for tokens, add a device of \
                   the registry with a key (`tombolo device add ID --jwt-key FILE`); until then they cannot connect";
+    Some(Finding::warn("devices", message).advice(advice))
+}
+
+/// Devices that have a key for tokens in common: one can show a token that names the other.
+fn shared_token_key(settings: &Settings) -> Option<Finding> {
+    let mut by_key: BTreeMap<[u8; 32], Vec<&str>> = BTreeMap::new();
+    for device in &settings.gate.devices {
+        for key in &device.jwt_keys {
+            by_key.entry(key.hash()).or_default().push(device.id.as_str());
+        }
+    }
+    by_key.retain(|_, ids| ids.len() > 1);
+    let (key, ids) = by_key.first_key_value()?;
+    let (shown, rest) = ids.split_at(ids.len().min(NAMED_MAX));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let others = match by_key.len() - 1 {
+        0 => String::new(),
+        count => format!("; so have the devices of {}", plural(count as u64, "other key")),
+    };
+    let message = format!(
+        "these have the same key for tokens, sha256:{}, so each can connect as any of them: {}{more}{others}",
+        format_hex(key),
+        shown.join(", ")
+    );
+    let advice = "give each a key of its own: `tombolo device key add ID FILE`, then `tombolo device key remove ID KEY`";
     Some(Finding::warn("devices", message).advice(advice))
 }
 

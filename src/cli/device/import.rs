@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `id`, `role`, `label` | as of `device add` |
 //! | `psk`, `psk-identity` | `text:…`, `hex:…`, or `generate` |
-//! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…`, or `generate` |
+//! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…` (chosen), `generated:…` (of `device keygen`), or `generate` |
 //! | `certificate-uri`, `-dns`, `-cn`, `-issuer`; `public-key` (`sha256:…`) | as of `device add` |
 //! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
 
@@ -300,7 +300,10 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             } else {
                 let argument = if text == "generate" { "" } else { text };
                 let refused = |_| {
-                    format!("{id}: password is neither a hash, nor text: and a password, nor \"generate\"")
+                    format!(
+                        "{id}: password is neither a hash, nor text: and a password, nor generated: and one of `device \
+                         keygen`, nor \"generate\""
+                    )
                 };
                 let (login, secret) = password::login(username, argument).map_err(refused)?;
                 if text == "generate" {
@@ -389,7 +392,8 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
             KeyKind::Jwt => key_pair(&folder.join(format!("{id}.key")))?,
             KeyKind::Psk | KeyKind::Password => {
                 let key = random_key().map_err(CommandError::failed)?;
-                Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key)))
+                let form = if arguments.kind == KeyKind::Psk { "text:" } else { password::GENERATED };
+                Zeroizing::new(format!("{form}{}", String::from_utf8_lossy(&key)))
             }
         };
         object[name] = key.as_str().into();
@@ -468,6 +472,7 @@ mod tests {
             ("id,role\na,r\n", "2: a has no key, password, certificate or parent"),
             ("id,role,psk\na,r,SECRET\n", "2: a: psk: "),
             ("id,role,password\na,r,SECRET\n", "2: a: password is neither"),
+            ("id,role,password\na,r,generated:SECRET\n", "2: a: password is neither"),
             ("id,role,jwt-key\na,r,AAAA\n", "2: a: jwt-key is not a public key"),
             ("id,role,jwt-until,psk\na,r,soon,text:x\n", "2: a: jwt-until"),
             ("[{\"id\":1}]", "1: id is not a text"),

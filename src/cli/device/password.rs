@@ -12,6 +12,7 @@ use crate::cli::key::shell_word;
 use crate::cli::output::{align, plural};
 use crate::config::Settings;
 use crate::config::registry::io::random_key;
+use crate::config::registry::is_generated_key;
 use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH, USERNAME_MAX};
 use crate::gate::settings::Device;
 use crate::southbound::mqtt::settings::PlainAddress;
@@ -19,11 +20,14 @@ use crate::system;
 
 /// A chosen password that is shorter can be guessed, though guesses are damped.
 const PASSWORD_MIN: usize = 12;
+/// What stands before a password that `device keygen` made: like one that is made here, it needs no
+/// costly hash.
+pub(super) const GENERATED: &str = "generated:";
 /// Most bytes read from standard input.
 const STDIN_MAX: u64 = 4_096;
 
-/// A user name and the hash of a password, and the password: empty = generated, `-` = standard
-/// input, else `text:…`.
+/// A user name and the hash of a password, and the password: empty = made here, `generated:…` =
+/// made by `device keygen`, `-` = standard input, else `text:…`.
 ///
 /// # Errors
 /// [`CommandError::Usage`]; the message does not contain the password.
@@ -34,8 +38,18 @@ pub(super) fn login(username: &str, argument: &str) -> Result<(Login, Zeroizing<
         return Err(CommandError::Usage(text));
     }
     let salt: [u8; SALT_LENGTH] = system::io::random().map_err(CommandError::failed)?;
-    let is_generated = argument.is_empty();
-    let password = if is_generated {
+    let made_elsewhere = argument.strip_prefix(GENERATED);
+    let is_generated = argument.is_empty() || made_elsewhere.is_some();
+    let password = if let Some(password) = made_elsewhere {
+        if !is_generated_key(password) {
+            let text = format!(
+                "--password: what stands behind {GENERATED} is no password that `tombolo device keygen` made; write \
+                 text:SECRET for a chosen one"
+            );
+            return Err(CommandError::Usage(text));
+        }
+        Zeroizing::new(password.to_owned())
+    } else if is_generated {
         let key = random_key().map_err(CommandError::failed)?;
         Zeroizing::new(String::from_utf8_lossy(&key).into_owned())
     } else {

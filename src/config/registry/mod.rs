@@ -474,11 +474,18 @@ pub fn key_text(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key).ok().filter(|text| text.bytes().all(|b| (b' '..=b'~').contains(&b)))
 }
 
+/// The characters of a generated key.
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Whether a text has the form of a [`generated_key`].
+pub fn is_generated_key(text: &str) -> bool {
+    text.len() == GENERATED_LENGTH && text.bytes().all(|byte| ALPHABET.contains(&byte))
+}
+
 /// A key of 22 characters from 22 random bytes, with more than 131 bits. The characters are
 /// URL-safe, so that no shell changes them, and the first is a letter (not `0x` or `-`), so that
 /// `coap-client -k` reads it literally.
 pub fn generated_key(random: &[u8; GENERATED_LENGTH]) -> Zeroizing<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let character = |at: usize| match at {
         // 32 letters: 5 bits; with 21 times 6 bits, 131.
         0 => ALPHABET[usize::from(random[0] % 32)],

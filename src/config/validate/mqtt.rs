@@ -58,6 +58,7 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Tables) ->
         local: locals(cx, roles),
         mirror: mirror(cx, table),
         max_queued: table.max_queued.map_or(Settings::MAX_QUEUED, |max| max as usize),
+        retained_share: table.retained_share.unwrap_or(Settings::RETAINED_SHARE),
         jwt_audience: table.jwt_audience.clone(),
         deny_on_311: match table.mqtt311_deny {
             Some(model::DenyOn311::Drop) => DenyOn311::Drop,

@@ -48,6 +48,8 @@ pub fn refused(refusal: &Refusal) -> Response<'static> {
         Refusal::NoRule => Response::new(Code::FORBIDDEN).diagnostic("no rule"),
         Refusal::Denied { .. } => Response::new(Code::FORBIDDEN).diagnostic("denied"),
         Refusal::Topic(_) => Response::new(Code::FORBIDDEN).diagnostic("topic"),
+        // Only of messages to local MQTT clients.
+        Refusal::Retained { .. } => Response::new(Code::FORBIDDEN).diagnostic("retained"),
         Refusal::NotAllowed => Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("not allowed"),
         Refusal::QueryUnwanted { .. } => Response::new(Code::BAD_OPTION).diagnostic("query"),
         Refusal::Argument { error, .. } => Response::new(Code::BAD_REQUEST).diagnostic(match error {

@@ -5,8 +5,8 @@
 //! takes the places of others nor the processor. Programs on this machine are one network without
 //! such a share: they could take the processor anyway.
 //!
-//! Where all places are taken, the newest gets the place of the oldest of the network that has most:
-//! connections that stay silent keep nobody out, from wherever they come.
+//! Where all places are taken, the newest gets the place of the oldest of the network that has
+//! most: connections that stay silent keep nobody out, from wherever they come.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

@@ -5,7 +5,7 @@
 //! | stored | success | PUBACK, PUBREC | - |
 //! | no rule, denied, reserved | 0x87 not authorized | [`DenyOn311`](super::settings::DenyOn311) | dropped |
 //! | not a path | 0x90 topic name invalid | the same | dropped |
-//! | payload too large | 0x97 quota exceeded | the same | dropped |
+//! | payload too large, no room to retain it | 0x97 quota exceeded | the same | dropped |
 //! | over quota, or the journal cannot take it | 0x97 quota exceeded | closed: the client sends it again | dropped |
 //!
 //! A refusal is counted by the gate in every case. 0x97 is the code of MQTT 5 for an implementation
@@ -58,6 +58,7 @@ pub fn refused(refusal: &Refusal) -> Denial {
         Refusal::Topic(_) => Denial::lasting(NotAuthorized, "topic"),
         Refusal::ContentFormat { .. } => Denial::lasting(NotAuthorized, "content type"),
         Refusal::TooLarge { .. } => Denial::lasting(QuotaExceeded, "payload too large"),
+        Refusal::Retained { .. } => Denial::lasting(QuotaExceeded, "no room to retain it"),
         Refusal::OverQuota { .. } => Denial::temporary("over quota"),
         Refusal::Muted { .. } => Denial::temporary("muted"),
     }

@@ -15,6 +15,7 @@ use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 use super::filter::Filter;
 use crate::gate::filter::{Filter as Screen, Remembered, Sample};
 use crate::gate::settings::ReadingFilter;
+use crate::gate::stage::Refusal;
 use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
 
 /// Most topics with a retained message.
@@ -27,7 +28,9 @@ const DEVICE: &str = "{device}";
 const FORM: u8 = 2;
 /// No content format.
 const NO_FORMAT: u16 = u16::MAX;
-/// Bytes before the topic: form 1, retain and QoS 1, content format 2, sender 8, length of the
+/// The flag of a retained message that begins a subscription.
+const BEGINS: u8 = 4;
+/// Bytes before the topic: form 1, flags (retain, QoS) 1, content format 2, sender 8, length of the
 /// topic 2.
 const HEADER: usize = 14;
 
@@ -246,9 +249,26 @@ pub struct BusMessage<'m> {
 }
 
 impl<'m> BusMessage<'m> {
+    /// The length of [`BusMessage::encode`].
+    pub(super) fn encoded_length(&self) -> usize {
+        HEADER + self.topic.len() + self.payload.len()
+    }
+
+    /// The bytes of a retained message that begins a subscription, for a queue.
+    pub(super) fn encode_beginning(&self) -> Vec<u8> {
+        let mut bytes = self.encode();
+        bytes[1] |= BEGINS;
+        bytes
+    }
+
+    /// Whether these are the bytes of one that begins a subscription.
+    pub(super) fn is_beginning(bytes: &[u8]) -> bool {
+        bytes.get(1).is_some_and(|flags| flags & BEGINS != 0)
+    }
+
     /// The bytes that the bus carries.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEADER + self.topic.len() + self.payload.len());
+        let mut bytes = Vec::with_capacity(self.encoded_length());
         bytes.extend([FORM, u8::from(self.retain) | self.qos.min(1) << 1]);
         bytes.extend(self.content_format.map_or(NO_FORMAT, |format| format.0).to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
@@ -298,36 +318,104 @@ pub(super) fn is_topic(topic: &str) -> bool {
         && topic.chars().all(|c| c == '/' || is_topic_character(c))
 }
 
-/// The retained messages, in memory.
-#[derive(Debug, Default)]
+/// The retained messages, in memory. Each is held by the device that published it last.
+#[derive(Debug)]
 pub(super) struct Retained {
-    by_topic: HashMap<Box<str>, Box<[u8]>>,
+    by_topic: HashMap<Box<str>, Kept>,
+    all: Held,
+    by_device: HashMap<Box<str>, Held>,
+    /// Percent of the room that one device may have.
+    share: u8,
+}
+
+#[derive(Debug)]
+struct Kept {
+    device: Box<str>,
+    bytes: Box<[u8]>,
+}
+
+/// How much is retained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    topics: usize,
     bytes: usize,
 }
 
+impl Held {
+    /// Whether a message of so many bytes would make it too much, in the place of one that is there
+    /// or not. One that takes no more than that one always has its place.
+    fn is_full(self, place: Option<usize>, bytes: usize, percent: u8) -> bool {
+        let part = |most: usize| (most * usize::from(percent) / 100).max(1);
+        let topics = self.topics + usize::from(place.is_none());
+        let grows = place.is_none_or(|before| bytes > before);
+        let bytes = self.bytes - place.unwrap_or_default() + bytes;
+        grows && (topics > part(RETAINED_MAX) || bytes > part(RETAINED_BYTES_MAX))
+    }
+}
+
 impl Retained {
-    /// Keeps a message that was published with retain, or with an empty payload deletes the one of
-    /// its topic. Returns whether there was room.
-    pub(super) fn put(&mut self, message: &BusMessage<'_>) -> bool {
-        if let Some(before) = self.by_topic.remove(message.topic) {
-            self.bytes -= before.len();
+    /// None. `share`: percent of the room that one device may have, `1..=100`.
+    pub(super) fn new(share: u8) -> Retained {
+        Retained { by_topic: HashMap::new(), all: Held::default(), by_device: HashMap::new(), share }
+    }
+
+    /// From now on a device may have so much. What is there stays.
+    pub(super) fn set_share(&mut self, share: u8) {
+        self.share = share;
+    }
+
+    /// Whether a message of a device can be kept.
+    ///
+    /// # Errors
+    /// [`Refusal::Retained`]
+    pub(super) fn room(&self, device: &str, message: &BusMessage<'_>) -> Result<(), Refusal> {
+        if message.payload.is_empty() {
+            return Ok(());
+        }
+        let bytes = message.encoded_length();
+        let before = self.by_topic.get(message.topic);
+        if self.all.is_full(before.map(|kept| kept.bytes.len()), bytes, 100) {
+            return Err(Refusal::Retained { of_device: false });
+        }
+        let own = self.by_device.get(device).copied().unwrap_or_default();
+        let before = before.filter(|kept| *kept.device == *device);
+        match own.is_full(before.map(|kept| kept.bytes.len()), bytes, self.share) {
+            true => Err(Refusal::Retained { of_device: true }),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps a message that a device published with retain, or with an empty payload deletes the
+    /// one of its topic. Returns whether there was room.
+    pub(super) fn put(&mut self, device: &str, message: &BusMessage<'_>) -> bool {
+        if self.room(device, message).is_err() {
+            return false;
+        }
+        if let Some(Kept { device, bytes }) = self.by_topic.remove(message.topic) {
+            let Held { topics, bytes: all } = self.all;
+            self.all = Held { topics: topics - 1, bytes: all - bytes.len() };
+            if let Some(own) = self.by_device.get_mut(&device) {
+                *own = Held { topics: own.topics - 1, bytes: own.bytes - bytes.len() };
+                if own.topics == 0 {
+                    self.by_device.remove(&device);
+                }
+            }
         }
         if message.payload.is_empty() {
             return true;
         }
         let bytes = message.encode();
-        if self.by_topic.len() >= RETAINED_MAX || self.bytes + bytes.len() > RETAINED_BYTES_MAX {
-            return false;
+        for held in [&mut self.all, self.by_device.entry(device.into()).or_default()] {
+            *held = Held { topics: held.topics + 1, bytes: held.bytes + bytes.len() };
         }
-        self.bytes += bytes.len();
-        self.by_topic.insert(message.topic.into(), bytes.into());
+        self.by_topic.insert(message.topic.into(), Kept { device: device.into(), bytes: bytes.into() });
         true
     }
 
     /// Those that a filter matches, in no particular order.
     pub(super) fn matching(&self, filter: &Filter) -> impl Iterator<Item = BusMessage<'_>> {
         let all = self.by_topic.iter().filter(|(topic, _)| filter.matches(topic));
-        all.filter_map(|(_, bytes)| BusMessage::decode(bytes))
+        all.filter_map(|(_, kept)| BusMessage::decode(&kept.bytes))
     }
 }
 
@@ -365,18 +453,46 @@ mod tests {
 
     #[test]
     fn retained_messages_are_bounded_and_an_empty_one_deletes() {
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(100);
         let all = Filter::parse("#").expect("a filter");
-        assert!(retained.put(&message("a", b"1")) && retained.put(&message("a", b"22")));
+        assert!(retained.put("d", &message("a", b"1")) && retained.put("d", &message("a", b"22")));
         assert_eq!(retained.matching(&all).map(|m| m.payload.len()).collect::<Vec<_>>(), [2]);
-        assert!(retained.put(&message("a", b"")) && retained.matching(&all).next().is_none());
-        assert_eq!(retained.bytes, 0);
+        assert!(retained.put("e", &message("a", b"")) && retained.matching(&all).next().is_none());
+        assert_eq!((retained.all, retained.by_device.len()), (Held::default(), 0));
         let topics: Vec<String> = (0..RETAINED_MAX + 5).map(|n| n.to_string()).collect();
-        let kept = topics.iter().filter(|topic| retained.put(&message(topic, b"x"))).count();
+        let kept = topics.iter().filter(|topic| retained.put("d", &message(topic, b"x"))).count();
         assert_eq!(kept, RETAINED_MAX);
-        let mut retained = Retained::default();
+        let full = Err(Refusal::Retained { of_device: false });
+        assert_eq!(retained.room("e", &message("one more", b"x")), full);
+        let mut retained = Retained::new(100);
         let large = vec![0; 64 << 10];
-        assert!((0..100).filter(|n| retained.put(&message(&n.to_string(), &large))).count() < 17);
+        assert!((0..100).filter(|n| retained.put("d", &message(&n.to_string(), &large))).count() < 17);
+    }
+
+    #[test]
+    fn a_device_takes_no_more_than_its_share_of_the_retained_messages() {
+        let mut retained = Retained::new(30);
+        let topics: Vec<String> = (0..RETAINED_MAX).map(|n| n.to_string()).collect();
+        let kept = topics.iter().filter(|topic| retained.put("greedy", &message(topic, b"x"))).count();
+        assert_eq!(kept, 300);
+        let full = Err(Refusal::Retained { of_device: true });
+        assert_eq!(retained.room("greedy", &message("one more", b"x")), full);
+        assert!(retained.put("other", &message("one more", b"x")), "others have their room");
+        // What is there stays as it was if a message has no room, and may be replaced.
+        let all = Filter::parse("0").expect("a filter");
+        let now = |retained: &Retained| retained.matching(&all).map(|m| m.payload.len()).collect::<Vec<_>>();
+        assert!(!retained.put("greedy", &message("0", &vec![0; 400 << 10])));
+        assert_eq!(now(&retained), [1]);
+        assert!(retained.put("greedy", &message("0", b"yy")), "a larger one within the share");
+        retained.set_share(1);
+        assert!(retained.put("greedy", &message("0", b"zz")), "one that takes no more");
+        assert!(!retained.put("greedy", &message("0", b"zzz")));
+        assert!(retained.put("greedy", &message("0", b"")) && now(&retained).is_empty());
+        // A topic is of the device that published it last.
+        retained.set_share(30);
+        assert!(retained.put("other", &message("1", b"x")));
+        assert_eq!((retained.by_device["greedy"].topics, retained.by_device["other"].topics), (298, 2));
+        assert_eq!(retained.all.topics, 300);
     }
 
     #[test]

@@ -108,6 +108,13 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// When what proves an identity expires. Certificates and tokens are judged by different clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ProofEnd {
+    Certificate(UnixTime),
+    Token(UnixTime),
+}
+
 /// One connection.
 pub(super) struct Connection {
     pub(super) source: Source,
@@ -119,7 +126,7 @@ pub(super) struct Connection {
     /// The session it has, from CONNACK on.
     pub(super) session: Option<u64>,
     /// When the proof of its identity expires.
-    pub(super) proof_ends: Option<UnixTime>,
+    pub(super) proof_ends: Option<ProofEnd>,
     pub(super) keep_alive: Option<Duration>,
     pub(super) wants_reasons: bool,
     /// Publishes of QoS 1 and 2 that the client takes at once.

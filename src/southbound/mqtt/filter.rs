@@ -1,5 +1,5 @@
-//! Topic filters of clients (MQTT 5.0 §4.7): whether one is valid, and whether it may match a
-//! topic that another filter matches.
+//! Topic filters of clients (MQTT 5.0 §4.7): whether one is valid, and which topics it matches
+//! together with another one.
 
 /// Most levels of a filter.
 pub const LEVELS_MAX: usize = 32;
@@ -92,11 +92,78 @@ impl Filter {
             }
         }
     }
+
+    /// The filter of the topics that both match; `None`: there is none.
+    pub fn intersection(&self, other: &Filter) -> Option<Filter> {
+        // A wildcard in the first level does not match a topic that begins with `$`.
+        let is_apart =
+            |one: &Filter, other: &Filter| one.0.starts_with('$') && other.0.starts_with(['+', '#']);
+        if is_apart(self, other) || is_apart(other, self) {
+            return None;
+        }
+        let (mut one, mut other) = (self.0.split('/'), other.0.split('/'));
+        let mut levels: Vec<&str> = Vec::new();
+        loop {
+            match (one.next(), other.next()) {
+                (None, None) | (Some("#"), None) | (None, Some("#")) => break,
+                (Some("#"), Some(level)) => {
+                    levels.push(level);
+                    levels.extend(other);
+                    break;
+                }
+                (Some(level), Some("#")) => {
+                    levels.push(level);
+                    levels.extend(one);
+                    break;
+                }
+                (Some("+"), Some(level)) | (Some(level), Some("+")) => levels.push(level),
+                (Some(a), Some(b)) if a == b => levels.push(a),
+                _ => return None,
+            }
+        }
+        Filter::parse(&levels.join("/")).ok()
+    }
+
+    /// Whether it matches every topic that the other one matches.
+    pub fn covers(&self, other: &Filter) -> bool {
+        self.intersection(other).as_ref() == Some(other)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_intersection_matches_what_both_filters_match() {
+        let words = ["a", "b", "+", "#"];
+        let mut filters: Vec<Filter> = Vec::new();
+        let mut topics: Vec<String> = vec!["$a".into(), "$a/b".into()];
+        for one in words.map(|word| vec![word]).into_iter().chain([vec!["$a"]]) {
+            let two = words.iter().map(|word| [one.clone(), vec![*word]].concat());
+            let three: Vec<Vec<&str>> =
+                two.clone().flat_map(|two| words.map(|word| [two.clone(), vec![word]].concat())).collect();
+            for levels in [vec![one.clone()], two.collect(), three].concat() {
+                let text = levels.join("/");
+                filters.extend(Filter::parse(&text));
+                topics.extend((!text.contains(['+', '#'])).then_some(text));
+            }
+        }
+        assert!(filters.len() > 50 && topics.len() > 15);
+        for (one, other) in filters.iter().flat_map(|one| filters.iter().map(move |other| (one, other))) {
+            let both = one.intersection(other);
+            for topic in &topics {
+                let expected = one.matches(topic) && other.matches(topic);
+                let found = both.as_ref().is_some_and(|both| both.matches(topic));
+                assert_eq!(found, expected, "{one:?} {other:?} {topic}");
+            }
+            let covered = topics.iter().all(|topic| !other.matches(topic) || one.matches(topic));
+            assert!(covered || !one.covers(other), "{one:?} {other:?}");
+        }
+        let filter = |text| Filter::parse(text).expect("a filter");
+        assert!(filter("a/#").covers(&filter("a")) && filter("#").covers(&filter("a/+")));
+        assert!(!filter("a/+").covers(&filter("a/#")) && !filter("#").covers(&filter("$SYS/#")));
+    }
 
     fn filter(text: &str) -> Filter {
         Filter::parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))

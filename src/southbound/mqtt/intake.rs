@@ -35,7 +35,7 @@ use super::bus::{
     Allowed, BusMessage, BusRequest, LocalRules, Options, Reception, Retained, Subscription, is_topic,
     mirrored,
 };
-use super::connection::{Connection, Ended, Source, State};
+use super::connection::{Connection, Ended, ProofEnd, Source, State};
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refused_connects::{RefusedConnect, RefusedConnects};
@@ -144,10 +144,10 @@ pub struct Intake {
     queued_bytes: usize,
     queued_dropped: u64,
     local_filtered: u64,
-    /// By which tokens and certificates are judged.
-    clock: Clock,
-    /// Connections whose proof expires, by the time.
-    proofs_end: BTreeSet<(UnixTime, ConnectionNumber)>,
+    /// By which tokens are judged.
+    token_clock: Clock,
+    /// Connections whose proof expires, by its kind and the time.
+    proofs_end: BTreeSet<(ProofEnd, ConnectionNumber)>,
     retained: Retained,
     bus: VecDeque<BusRequest>,
     /// Sessions that are on the bus.
@@ -197,9 +197,9 @@ impl Intake {
             queued_bytes: 0,
             queued_dropped: 0,
             local_filtered: 0,
-            clock: Clock { time: UnixTime(0), trusted: false },
+            token_clock: Clock { time: UnixTime(0), trusted: false },
             proofs_end: BTreeSet::new(),
-            retained: Retained::default(),
+            retained: Retained::new(settings.retained_share),
             bus: VecDeque::new(),
             on_bus: 0,
             retained_dropped: 0,
@@ -225,6 +225,7 @@ impl Intake {
     pub fn replace(&mut self, settings: &Settings, roles: &[Role]) {
         (self.max_clients, self.deny_on_311) = (settings.max_clients, settings.deny_on_311);
         self.max_queued = settings.max_queued;
+        self.retained.set_share(settings.retained_share);
         (self.mirror, self.jwt_audience) = (settings.mirror.clone(), settings.jwt_audience.clone());
         self.local = settings.local.iter().cloned().collect();
         let filters = |role: &Role| {
@@ -304,9 +305,6 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let Some(session) = self.sessions.get_mut(&ticket.session) else { return };
-        if !stored {
-            pipeline.gate.note_unstored(session.device);
-        }
         let outcome = if stored { Ok(()) } else { Err(answer::NOT_STORED) };
         if session.complete(ticket.count, outcome)
             && let Some(number) = session.connection
@@ -351,12 +349,24 @@ impl Intake {
         }
     }
 
-    /// The wall clock shows this time: disconnects the clients whose token or certificate expired.
-    /// To be called every few seconds.
-    pub fn set_clock<S: ReadingStore>(&mut self, moment: &Moment, clock: Clock, pipeline: &mut Pipeline<S>) {
-        self.clock = clock;
-        while let Some((_, number)) = self.proofs_end.first().copied().filter(|(end, _)| *end <= clock.time) {
-            self.proofs_end.pop_first();
+    /// The times by which certificates and tokens are judged: disconnects the clients whose
+    /// certificate or token expired. To be called every few seconds.
+    pub fn set_clock<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        certificates: Clock,
+        tokens: Clock,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        self.token_clock = tokens;
+        let ends = [ProofEnd::Certificate(certificates.time), ProofEnd::Token(tokens.time)];
+        let from = [ProofEnd::Certificate(UnixTime(0)), ProofEnd::Token(UnixTime(0))];
+        let expired = from.into_iter().zip(ends).flat_map(|(from, end)| {
+            self.proofs_end.range((from, ConnectionNumber::MIN)..=(end, ConnectionNumber::MAX))
+        });
+        for proof in expired.copied().collect::<Vec<_>>() {
+            let (_, number) = proof;
+            self.proofs_end.remove(&proof);
             if let Some(connection) = self.connections.get_mut(&number) {
                 connection.disconnect(DisconnectReasonCode::MaximumConnectTime, Some("credential expired"));
             }
@@ -630,10 +640,15 @@ impl Intake {
             return self.reject(moment, number, code, what, pipeline);
         }
         let count = session.next_count();
-        let (topic, payload) = (message.topic.as_str(), message.payload.as_slice());
-        let Message { qos, retain, content_format, .. } = *message;
-        let published = Published { topic, payload, qos, retain, content_format };
-        let outcome = self.route(moment, MqttTicket { session: at, count }, &published, pipeline);
+        let published = BusMessage {
+            topic: message.topic.as_str(),
+            payload: message.payload.as_slice(),
+            content_format: message.content_format,
+            retain: message.retain,
+            qos: message.qos as u8,
+            sender: at,
+        };
+        let outcome = self.take(moment, at, count, &published, pipeline);
         let Some(session) = self.sessions.get_mut(&at) else { return };
         if outcome == Some(Err(UNKNOWN)) {
             let code = DisconnectReasonCode::NotAuthorized;
@@ -645,29 +660,31 @@ impl Intake {
         }
     }
 
-    /// Hands on what a session publishes: by an uplink rule as a reading, else by a local-publish
-    /// rule to other clients. `None`: the outcome follows with the ticket.
-    fn route<S: ReadingStore>(
+    /// Takes what a session publishes, its will too: by an uplink rule, else by a local-publish
+    /// rule. `None`: it is on its way to disk.
+    fn take<S: ReadingStore>(
         &mut self,
         moment: &Moment,
-        ticket: MqttTicket,
-        published: &Published<'_>,
+        at: u64,
+        count: u64,
+        message: &BusMessage<'_>,
         pipeline: &mut Pipeline<S>,
     ) -> Option<Result<(), Denial>> {
-        let session = self.sessions.get(&ticket.session)?;
-        let (device, Published { topic, payload, content_format, .. }) = (session.device, *published);
+        let session = self.sessions.get(&at)?;
+        let (device, topic) = (session.device, message.topic);
         let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
         let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
         let Some(granted) = granted else {
-            return offer(moment, device, ticket, published, pipeline);
+            return offer(moment, device, MqttTicket { session: at, count }, message, pipeline);
         };
-        let admitted = pipeline.handle_local(moment.now, device, topic, payload.len());
+        let Some(id) = pipeline.gate.id(device).cloned() else { return Some(Err(UNKNOWN)) };
+        let (retain, qos) = (message.retain && granted.retain, message.qos.min(granted.qos));
+        let message = BusMessage { retain, qos, ..*message };
+        let room = if retain { self.retained.room(id.as_str(), &message) } else { Ok(()) };
+        let admitted = pipeline.handle_local(moment.now, device, topic, message.payload.len(), room);
         let outcome = admitted.map_err(answer::refused);
         if outcome.is_ok() {
-            let retain = published.retain && granted.retain;
-            let qos = (published.qos as u8).min(granted.qos);
-            let message = BusMessage { topic, payload, content_format, retain, qos, sender: ticket.session };
-            self.publish_locally(moment.now, &message);
+            self.publish_locally(moment.now, id.as_str(), &message);
         }
         Some(outcome)
     }
@@ -788,10 +805,11 @@ impl Intake {
         let Some(Will { topic, payload, qos, retain, content_format, .. }) = session.will.take() else {
             return;
         };
-        let ticket = MqttTicket { session: at, count: session.next_count() };
-        let will = Published { topic: &topic, payload: &payload, qos, retain, content_format };
+        let count = session.next_count();
+        let message =
+            BusMessage { topic: &topic, payload: &payload, content_format, retain, qos, sender: at };
         // Nobody waits for its outcome: a refusal is counted and logged as every other.
-        let _ = self.route(moment, ticket, &will, pipeline);
+        let _ = self.take(moment, at, count, &message, pipeline);
     }
 
     fn remove_session(&mut self, at: u64) {
@@ -862,25 +880,15 @@ fn is_busy(connection: &Connection, sessions: &HashMap<u64, Session>) -> bool {
 const UNKNOWN: Denial =
     Denial { code: PubackReasonCode::NotAuthorized, reason: "not known", is_temporary: false };
 
-/// What a session publishes: a PUBLISH, or its will.
-#[derive(Clone, Copy)]
-struct Published<'p> {
-    topic: &'p str,
-    payload: &'p [u8],
-    qos: Qos,
-    retain: bool,
-    content_format: Option<ContentFormat>,
-}
-
 /// Offers a publish to the pipeline as a reading of its device. `None`: it is on its way to disk.
 fn offer<S: ReadingStore>(
     moment: &Moment,
     device: DeviceIndex,
     ticket: MqttTicket,
-    published: &Published<'_>,
+    message: &BusMessage<'_>,
     pipeline: &mut Pipeline<S>,
 ) -> Option<Result<(), Denial>> {
-    let Published { topic, payload, retain, content_format, .. } = *published;
+    let BusMessage { topic, payload, content_format, retain, .. } = *message;
     // An empty retained message deletes the retained one (MQTT 5.0 §3.3.1.3).
     let method = if retain && payload.is_empty() { Method::Delete } else { Method::Post };
     let path = match Path::parse(topic) {

@@ -99,7 +99,7 @@ pub(super) struct Hello {
 pub(super) struct Will {
     pub(super) topic: String,
     pub(super) payload: Vec<u8>,
-    pub(super) qos: Qos,
+    pub(super) qos: u8,
     pub(super) retain: bool,
     pub(super) content_format: Option<ContentFormat>,
     pub(super) delay: Duration,
@@ -134,7 +134,7 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             will: connect.will_topic().map(|topic| Will {
                 topic: topic.to_owned(),
                 payload: connect.will_payload().unwrap_or_default().to_vec(),
-                qos: connect.will_qos(),
+                qos: connect.will_qos() as u8,
                 retain: connect.will_retain(),
                 content_format: None,
                 delay: Duration::ZERO,
@@ -231,7 +231,7 @@ fn hello(connect: &v5_0::Connect) -> Hello {
         will: connect.will_topic().map(|topic| Will {
             topic: topic.to_owned(),
             payload: connect.will_payload().unwrap_or_default().to_vec(),
-            qos: connect.will_qos(),
+            qos: connect.will_qos() as u8,
             retain: connect.will_retain(),
             content_format: content_format(connect.will_props()),
             delay: Duration::ZERO,

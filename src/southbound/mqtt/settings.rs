@@ -61,6 +61,9 @@ pub struct Settings {
     /// Most messages of QoS 1 that are kept for one session, `0 ..= 10,000`; default 100. 0: none,
     /// and all copies are QoS 0.
     pub max_queued: usize,
+    /// Percent of the room for retained messages that those of one device may take, `1..=100`;
+    /// default 50.
+    pub retained_share: u8,
     /// What becomes of a 3.1.1 client whose QoS 1 or 2 publish is denied; default
     /// [`DenyOn311::Close`].
     pub deny_on_311: DenyOn311,
@@ -77,6 +80,7 @@ impl Default for Settings {
             mirror: None,
             jwt_audience: None,
             max_queued: Settings::MAX_QUEUED,
+            retained_share: Settings::RETAINED_SHARE,
             deny_on_311: DenyOn311::default(),
         }
     }
@@ -87,6 +91,8 @@ impl Settings {
     pub const MIRROR: &str = "{device}/{path}";
     /// Default of `max-queued`.
     pub const MAX_QUEUED: usize = 100;
+    /// Default of `retained-share`.
+    pub const RETAINED_SHARE: u8 = 50;
     /// Default of `max-clients`.
     pub const MAX_CLIENTS: usize = 1_000;
 

@@ -546,12 +546,13 @@ fn the_will_is_published_unless_the_client_says_goodbye() {
     world.pass(Duration::from_secs(2));
     assert_eq!(world.taken().len(), 1);
     assert_eq!(world.intake.counts(), (0, 0));
-    // A will that no rule allows is refused as every publish, and one that is no path at once.
+    // A will that no rule allows is refused as every publish, and one with no valid topic at once.
     let client = world.client(Hello { will: Some(("nowhere", 0)), ..HELLO });
     world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
     world.route();
     assert_eq!(world.refused, ["nowhere: NoRule"]);
-    let client = world.connect(Hello { will: Some(("a//b", 0)), ..HELLO });
+    let long = "x/".repeat(600);
+    let client = world.connect(Hello { will: Some((&long, 0)), ..HELLO });
     world.pass(Duration::from_secs(2));
     assert_eq!(world.heard(client)[0].1[1], 0x90);
 }
@@ -979,6 +980,67 @@ fn a_rule_may_grant_neither_retain_nor_qos_1() {
     assert_eq!(kinds, [0x30], "delivered with QoS 0 and without the retain flag");
     world.say(client, &subscribe("home/#", SubOpts::new()));
     assert!(world.received(client).is_empty(), "nothing is retained");
+}
+
+#[test]
+fn a_will_on_a_topic_that_a_local_rule_allows_goes_to_local_subscribers() {
+    let mut world = local(None);
+    let receiver = world.client(HELLO);
+    world.say(receiver, &subscribe("#", SubOpts::new()));
+    world.heard(receiver);
+    for (topic, expected) in [
+        ("home/door-7/state", vec![got("home/door-7/state", "gone", false)]),
+        ("home//door-7", vec![]),
+        ("home/other/state", vec![]),
+    ] {
+        let client = world.client(Hello { client_id: "w", will: Some((topic, 0)), ..HELLO });
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        world.route();
+        assert_eq!(world.received(receiver), expected, "{topic}");
+    }
+    assert_eq!(world.refused, ["home//door-7: Malformed", "home/other/state: NoRule"]);
+    // The rules of the time when it is published count, and an uplink rule comes first.
+    let client = world.client(Hello { client_id: "w", will: Some(("home/door-7/state", 0)), ..HELLO });
+    world.intake.replace(&Settings::default(), &roles());
+    world.intake.review(&world.moment, &mut world.pipeline);
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    assert!(world.received(receiver).is_empty());
+    let mut world = local(None);
+    let client = world.client(Hello { will: Some(("t/will", 0)), ..HELLO });
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    assert_eq!(world.taken(), ["tombolo/gw/door-7/up/t/will"]);
+}
+
+#[test]
+fn a_publish_beyond_the_devices_share_of_the_retained_messages_is_refused_by_name() {
+    let settings = Settings { local: local_rules(), retained_share: 1, ..Settings::default() };
+    let mut world = World::with(settings, 100);
+    let client = world.client(HELLO);
+    let retained = |id: u16, topic: &str| {
+        let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::AtLeastOnce).retain(true);
+        publish.packet_id(id).payload(b"on".to_vec()).build().unwrap().to_continuous_buffer()
+    };
+    for id in 1..=11 {
+        world.say(client, &retained(id, &format!("home/door-7/{id}")));
+    }
+    let heard = world.heard(client);
+    assert!(heard[..10].iter().all(|packet| acknowledged(packet).2 == 0), "{heard:?}");
+    assert_eq!(acknowledged(&heard[10]), (PUBACK, 11, 0x97));
+    assert_eq!(world.refused, ["home/door-7/11: Retained"]);
+    assert_eq!(world.pipeline.counters.value(Counter::RefusedRetained), 1);
+    // It is not delivered either; without retain it is, and one that is there may be replaced.
+    world.say(client, &subscribe("home/#", SubOpts::new()));
+    assert_eq!(world.received(client).len(), 10);
+    world.say(client, &[retained(12, "home/door-7/12"), retained(1, "home/door-7/1")].concat());
+    world.say(client, &one(13, "home/door-7/12"));
+    let topics: Vec<String> = world.received(client).into_iter().map(|(topic, ..)| topic).collect();
+    assert_eq!(topics, ["home/door-7/1", "home/door-7/12"]);
+    // 3.1.1 has no code for it, and sending it again would not help.
+    let old = world.client(Hello { client_id: "d", ..OLD });
+    let publish = v3_1_1::Publish::builder().topic_name("home/door-7/14").unwrap().qos(Qos::AtLeastOnce);
+    let publish = publish.packet_id(1).retain(true).payload(b"on".to_vec()).build().unwrap();
+    world.say(old, &publish.to_continuous_buffer());
+    assert!(world.is_closed(old));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! A client certificate is asked for where there are anchors, and never required: a client may show
 //! a password instead. The verdict on a certificate's validity is that of the gateway's clock
-//! (decision 0016). Revocation lists and what becomes of clients without them are those of `[coap]`,
-//! and a connection is judged again when they, or the anchors, change.
+//! (decision 0016). Revocation lists and what becomes of clients without them are those of
+//! `[coap]`, and a connection is judged again when they, or the anchors, change.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -65,15 +65,16 @@ impl Intake {
             let reason = "client id too long, or empty for a session that is kept";
             return self.refuse(now, number, Code::ClientIdentifierNotValid, claim, reason, pipeline);
         }
-        if hello.will.as_ref().is_some_and(|will| Path::parse(&will.topic).is_err()) {
-            let reason = "the topic of its will is not a path";
+        let is_invalid = |will: &Will| Path::parse(&will.topic).is_err() && !is_topic(&will.topic);
+        if hello.will.as_ref().is_some_and(is_invalid) {
+            let reason = "the topic of its will is neither a path nor a topic of a local message";
             return self.refuse(now, number, Code::TopicNameInvalid, claim, reason, pipeline);
         }
         // A certificate identifies by itself; one that is of no device leaves the password.
         if let Some(identity) = &connection.source.identity
             && let Ok(device) = pipeline.gate.identify(now, identity)
         {
-            let expires = connection.source.expires;
+            let expires = connection.source.expires.map(ProofEnd::Certificate);
             return self.accept(moment, number, device, expires, &hello, pipeline);
         }
         if hello.password.as_ref().is_some_and(|password| jwt::is_token(password)) {
@@ -147,15 +148,16 @@ impl Intake {
                     ),
                     Some((device, keys)) => {
                         let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
-                        match token.verify(keys, audience, self.clock) {
+                        match token.verify(keys, audience, self.token_clock) {
                             Ok(end) => {
-                                return self.accept(moment, number, device, Some(end), hello, pipeline);
+                                let end = Some(ProofEnd::Token(end));
+                                return self.accept(moment, number, device, end, hello, pipeline);
                             }
                             Err(fault) => {
                                 if fault == JwtFault::Signature {
                                     self.verifications.note_wrong(now, address);
                                 }
-                                token.explain(fault, keys, audience, self.clock)
+                                token.explain(fault, keys, audience, self.token_clock)
                             }
                         }
                     }
@@ -199,7 +201,7 @@ impl Intake {
         moment: &Moment,
         number: ConnectionNumber,
         device: DeviceIndex,
-        proof_ends: Option<UnixTime>,
+        proof_ends: Option<ProofEnd>,
         hello: &Hello,
         pipeline: &mut Pipeline<S>,
     ) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::southbound::mqtt::packet::AtLeastOnce;
-use crate::southbound::mqtt::queue::Shared;
+use crate::southbound::mqtt::queue::{QUEUED_BYTES_MAX, Shared};
 use crate::southbound::mqtt::settings::QUEUED_TOTAL_MAX;
 
 impl Intake {
@@ -72,7 +72,7 @@ impl Intake {
         };
         let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
-        let Session { subscriptions, receives, remembered, .. } = session;
+        let Session { subscriptions, receives, remembered, queue, .. } = session;
         let wanted = subscriptions.iter().find(|known| known.filter.as_str() == filter);
         let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
         else {
@@ -82,13 +82,25 @@ impl Intake {
             for message in self.retained.matching(&subscription.filter) {
                 // As the state that it begins with: no filter holds it back.
                 let may = receives.receive(now, &message, None) == Reception::Delivered;
-                if connection.output().len() < RETAINED_UNSENT_MAX && may {
-                    connection.send(packet::publish(version, &message, true, None));
-                    receives.note(now, &message, remembered);
+                if connection.output().len() >= RETAINED_UNSENT_MAX || !may {
+                    continue;
                 }
+                // With the lower QoS of message and subscription. What has no room in the queue is
+                // not worth dropping others for.
+                let bytes = message.encoded_length();
+                let has_room = queue.len() < self.max_queued
+                    && queue.bytes() + bytes <= QUEUED_BYTES_MAX
+                    && self.queued_bytes + bytes <= QUEUED_TOTAL_MAX;
+                if message.qos > 0 && subscription.is_queued && has_room {
+                    self.queued_dropped += queue.push(message.encode_beginning().into(), self.max_queued);
+                    self.queued_bytes += bytes;
+                } else {
+                    connection.send(packet::publish(version, &message, true, None));
+                }
+                receives.note(now, &message, remembered);
             }
         }
-        self.announce(number);
+        self.send_queued(number);
     }
 
     /// Joins the bus for a session, or leaves it.
@@ -106,9 +118,9 @@ impl Intake {
         }
     }
 
-    /// Publishes a message to local clients.
-    pub(super) fn publish_locally(&mut self, now: Instant, message: &BusMessage<'_>) {
-        if message.retain && !self.retained.put(message) {
+    /// Publishes a message of a device to local clients.
+    pub(super) fn publish_locally(&mut self, now: Instant, device: &str, message: &BusMessage<'_>) {
+        if message.retain && !self.retained.put(device, message) {
             self.retained_dropped += 1;
         }
         let encoded = (self.on_bus > 0 || !self.queueing.is_empty()).then(|| message.encode());
@@ -163,7 +175,7 @@ impl Intake {
             && let Some((id, bytes, again)) = session.queue.next(most)
         {
             let packet = BusMessage::decode(&bytes).and_then(|message| {
-                let retain = session.queued_retain(&message)?;
+                let retain = session.queued_retain(&message)? || BusMessage::is_beginning(&bytes);
                 let at_least_once = AtLeastOnce { id, again };
                 packet::publish(version, &message, retain, Some(at_least_once))
             });
@@ -217,7 +229,7 @@ impl Intake {
             let Accepted { payload, content_format, retain, .. } = *reading;
             // One that is stored for the broker is worth as much to a local client.
             let message = BusMessage { topic: &topic, payload, content_format, retain, qos: 1, sender: 0 };
-            self.publish_locally(now, &message);
+            self.publish_locally(now, reading.device, &message);
         }
     }
 
@@ -256,7 +268,7 @@ impl Intake {
         self.announce(number);
     }
 
-    /// Retained messages that were not kept for want of room, since this was asked last.
+    /// Mirrored readings that were not retained for want of room, since this was asked last.
     pub fn take_retained_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.retained_dropped)
     }

@@ -15,8 +15,12 @@ fn world(signer: &Signer) -> World {
     let settings = settings(&[("cam-1", signer), ("cam-2", &Signer::new(SignatureAlgorithm::Es256))]);
     world.pipeline.gate.replace(settings, world.moment.now);
     let clock = Clock { time: NOW, trusted: true };
-    world.intake.set_clock(&world.moment, clock, &mut world.pipeline);
+    set_clocks(&mut world, clock, clock);
     world
+}
+
+fn set_clocks(world: &mut World, certificates: Clock, tokens: Clock) {
+    world.intake.set_clock(&world.moment, certificates, tokens, &mut world.pipeline);
 }
 
 fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
@@ -111,9 +115,9 @@ fn an_expired_token_ends_its_connection_and_its_will_is_published() {
         let client = world.connect(Hello { password: Some(&token), ..hello });
         assert_eq!(code(&mut world, client), 0);
         let clock = |milliseconds| Clock { time: UnixTime(NOW.0 + milliseconds), trusted: true };
-        world.intake.set_clock(&world.moment, clock(999), &mut world.pipeline);
+        set_clocks(&mut world, clock(999), clock(999));
         assert!(!world.is_closed(client));
-        world.intake.set_clock(&world.moment, clock(1_000), &mut world.pipeline);
+        set_clocks(&mut world, clock(1_000), clock(1_000));
         let heard = world.heard(client);
         match five {
             true => assert_eq!((heard[0].0, heard[0].1[0]), (DISCONNECT, 0xA0)),
@@ -147,9 +151,38 @@ fn an_expired_certificate_ends_its_connection_and_one_that_left_is_forgotten() {
     let (stays, left) = (open(&mut world, "cam-1"), open(&mut world, "cam-2"));
     world.intake.handle_closed(&world.moment, left, &mut world.pipeline);
     let clock = Clock { time: UnixTime(NOW.0 + 5_000), trusted: false };
-    world.intake.set_clock(&world.moment, clock, &mut world.pipeline);
+    set_clocks(&mut world, clock, clock);
     assert_eq!(world.kinds(stays), [DISCONNECT]);
     assert_eq!(world.ended(), [Ended::Lost, Ended::Expired]);
+}
+
+#[test]
+fn on_the_first_day_an_expired_token_is_refused_and_a_certificate_is_judged_at_the_floor() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let dns = "cam-2.example";
+    let identity = CertificateIdentity::new([], [dns], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
+    let identity = Some(PeerIdentity::Certificate(identity.into()));
+    let source = Source { identity, expires: Some(UnixTime(NOW.0 - 1)), ..Source::default() };
+    // What the kernel's word alone is worth: certificates are not judged by it, tokens are.
+    let floor = Clock { time: UnixTime(NOW.0 - 86_400_000), trusted: false };
+    let kernel = |seconds: u64| Clock { time: UnixTime(NOW.0 + 1_000 * seconds), trusted: true };
+    set_clocks(&mut world, floor, kernel(0));
+    let certified = world.intake.handle_opened(world.moment.now, source);
+    world.say(certified, &Hello { password: None, ..HELLO }.bytes());
+    assert_eq!(world.kinds(certified), [CONNACK]);
+    let token = |begin, end| signer.token(&json!({ "alg": "ES256" }), &claims(begin, end));
+    for (begin, end, expected) in [(-7_200, -3_600, BAD), (3_600, 7_200, BAD), (0, 100, 0)] {
+        let client = show(&mut world, "cam-1", &token(begin, end));
+        assert_eq!(code(&mut world, client), expected, "from {begin} to {end}");
+    }
+    set_clocks(&mut world, floor, kernel(701));
+    assert_eq!(world.ended(), [Ended::Expired]);
+    assert!(!world.is_closed(certified));
+    // The clock is refuted: nothing is judged by it any more.
+    set_clocks(&mut world, floor, floor);
+    let client = show(&mut world, "cam-1", &token(-7_200, -3_600));
+    assert_eq!(code(&mut world, client), 0);
 }
 
 #[test]

@@ -115,6 +115,46 @@ fn a_client_is_sent_as_many_as_it_takes_at_once() {
 }
 
 #[test]
+fn a_retained_message_comes_with_the_lower_qos_of_message_and_subscription_and_is_acknowledged() {
+    let settings = Settings { max_queued: 2, local: local_rules(), ..Settings::default() };
+    let mut world = World::with(settings, 100);
+    let client = world.client(HELLO);
+    let retained = |topic: &str, qos, id: Option<u16>| {
+        let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(qos).retain(true);
+        let publish = if let Some(id) = id { publish.packet_id(id) } else { publish };
+        publish.payload(b"on".to_vec()).build().unwrap().to_continuous_buffer()
+    };
+    world.say(client, &retained("home/door-7/low", Qos::AtMostOnce, None));
+    world.say(client, &retained("home/door-7/high", Qos::AtLeastOnce, Some(1)));
+    world.heard(client);
+    let first_bytes = |world: &mut World, filter: &str, options| {
+        world.say(client, &subscribe(filter, options));
+        let heard = world.heard(client).into_iter().map(|(kind, _)| kind);
+        heard.filter(|kind| kind >> 4 == 3).collect::<Vec<u8>>()
+    };
+    // PUBLISH with retain: QoS 0 is 0x31, QoS 1 0x33.
+    assert_eq!(first_bytes(&mut world, "home/+/low", at_least_once()), [0x31]);
+    assert_eq!(first_bytes(&mut world, "home/+/high", SubOpts::new()), [0x31]);
+    assert_eq!(first_bytes(&mut world, "home/+/high", at_least_once()), [0x33]);
+    assert_eq!(world.intake.queued_count(), 1);
+    world.say(client, &puback(1));
+    assert_eq!(world.intake.queued_count(), 0);
+    // What the queue has no room for comes with QoS 0: nothing is dropped for it.
+    for id in 2..5 {
+        world.say(client, &retained(&format!("home/door-7/{id}"), Qos::AtLeastOnce, Some(id)));
+    }
+    world.heard(client);
+    for id in 2..6 {
+        world.say(client, &puback(id));
+    }
+    let dropped = world.intake.take_queued_dropped();
+    let mut kinds = first_bytes(&mut world, "home/door-7/#", at_least_once());
+    kinds.sort_unstable();
+    assert_eq!(kinds, [0x31, 0x31, 0x31, 0x33, 0x33]);
+    assert_eq!(world.intake.take_queued_dropped(), 0, "{dropped} before");
+}
+
+#[test]
 fn nothing_is_kept_for_a_session_that_ends_or_where_it_is_switched_off() {
     let (mut world, sender, receiver) = world(0);
     send(&mut world, sender, "1");
