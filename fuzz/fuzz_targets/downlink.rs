@@ -30,6 +30,10 @@ impl Directory for Site {
     fn devices_of(&self, _: &Name) -> Vec<Name> {
         Name::parse("d").into_iter().collect()
     }
+
+    fn takes_copies(&self, id: &str) -> bool {
+        id == "d"
+    }
 }
 
 fuzz_target!(|data: &[u8]| {

@@ -163,11 +163,14 @@ fn a_response_to_a_put_that_is_not_whole_says_so() {
     assert!(matches!(outcome, Outcome::Response { partial: true, .. }), "{outcome:?}");
 }
 
+/// Numbers and values.
+type Options<'o> = &'o [(u16, &'o [u8])];
+
 #[test]
 fn a_response_with_a_critical_option_that_is_unknown_is_rejected() {
     // OSCORE; Uri-Path, which no response has; a Block2 of five bytes; a second one.
-    let second: &[(u16, &[u8])] = &[(23, b"\x06"), (23, b"\x16")];
-    let cases: [(&[(u16, &[u8])], u16); 4] =
+    let second: Options<'_> = &[(23, b"\x06"), (23, b"\x16")];
+    let cases: [(Options<'_>, u16); 4] =
         [(&[(9, b"x")], 9), (&[(11, b"x")], 11), (&[(23, b"12345")], 23), (second, 23)];
     for (options, number) in cases {
         for separate in [None, Some(Type::Confirmable), Some(Type::NonConfirmable)] {

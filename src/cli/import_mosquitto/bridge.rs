@@ -88,7 +88,7 @@ impl<'f> Bridged<'f> {
                 };
                 let about = denies.iter().filter(|(_, deny)| deny.overlaps(&part));
                 let about: Result<Vec<Option<String>>, (&Access, PatternError)> =
-                    about.map(|(line, deny)| Ok(denied(deny).map_err(|error| (*line, error))?)).collect();
+                    about.map(|(line, deny)| denied(deny).map_err(|error| (*line, error))).collect();
                 let about = match about {
                     Ok(about) => about,
                     Err((line, error)) => {
