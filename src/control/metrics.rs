@@ -109,6 +109,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Readings refused with 4.03: of a device for which the sender may not speak.",
     ),
     ("tombolo_gate_refused_no_rule_readings_total", "Readings refused with 4.03: no rule matches."),
+    (
+        "tombolo_gate_refused_retained_readings_total",
+        "Local messages refused with 0x97: no room to retain them.",
+    ),
     ("tombolo_gate_refused_denied_readings_total", "Readings refused with 4.03: a deny rule matches."),
     ("tombolo_gate_refused_not_allowed_readings_total", "Readings refused with 4.05: the method."),
     ("tombolo_gate_refused_content_format_readings_total", "Readings refused with 4.15: their format."),

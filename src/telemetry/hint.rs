@@ -190,9 +190,10 @@ mod tests {
     #[test]
     fn no_text_of_ours_names_systemd_or_root_to_a_gateway_in_a_folder() {
         // What is said of the packaged service only, is no text, or is true of the machine.
-        const FINE: [(&str, &str); 14] = [
+        const FINE: [(&str, &str); 15] = [
             // The machine boots, not the gateway; a unit is asked for the service alone.
             ("cli/install.rs", "systemctl"),
+            ("cli/clock.rs", "systemctl status tombolo-clock"),
             ("update/io/apply.rs", "systemctl reboot"),
             ("daemon/update/installing.rs", "systemctl reboot"),
             // The image's own, not the gateway's.

@@ -37,6 +37,8 @@ pub struct Mbap {
     transaction: u16,
     /// The unit that was asked last.
     unit: u8,
+    /// The units that were asked, a bit for each address.
+    asked: [u64; 4],
     /// The unit that the answer to it named, until that is asked for.
     named: Option<u8>,
     bytes: Vec<u8>,
@@ -63,6 +65,7 @@ impl Mbap {
         };
         self.transaction = self.transaction.wrapping_add(1);
         self.unit = body.first().copied().unwrap_or_default();
+        self.asked[usize::from(self.unit / 64)] |= 1 << (self.unit % 64);
         // What is left of earlier bytes is no whole frame, and no answer to this.
         self.clear();
         self.noise_before = self.noise;
@@ -93,7 +96,13 @@ impl Mbap {
                 continue;
             }
             let earlier = u64::from(self.transaction.wrapping_sub(u16::from_be_bytes([high, low])));
-            if let (0, Some(unit)) = (earlier, frame.first_mut()) {
+            // One of another unit that is asked here, too, is that unit's: a peer that hands on the
+            // answer of the request before under this number.
+            let is_other =
+                |unit: u8| unit != self.unit && self.asked[usize::from(unit / 64)] & (1 << (unit % 64)) != 0;
+            if let (0, Some(unit)) = (earlier, frame.first_mut())
+                && !is_other(*unit)
+            {
                 self.named = Some(std::mem::replace(unit, self.unit));
             }
             frame.extend_from_slice(&crc16(&frame).to_le_bytes());
@@ -192,6 +201,20 @@ mod tests {
             for late in count.saturating_sub(31).max(1)..count {
                 assert_eq!(push(&mut mbap, &answer(late)), [Arrived::Late(rtu(&[1, 3, 2, 0, 7]))]);
             }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_names_another_unit_that_is_asked_there_too_is_that_ones() {
+        let mut mbap = Mbap::default();
+        for unit in [200, 9] {
+            let mut frame = rtu(&[unit, 3, 0, 0, 0, 1]);
+            mbap.wrap(&mut frame);
+        }
+        for (named, taken, told) in [(200, 200, None), (9, 9, Some((9, 9))), (201, 9, Some((9, 201)))] {
+            let answer = [0, 2, 0, 0, 0, 5, named, 3, 2, 0, 7];
+            assert_eq!(push(&mut mbap, &answer), [Arrived::Answer(rtu(&[taken, 3, 2, 0, 7]))]);
+            assert_eq!(mbap.take_named(), told);
         }
     }
 
