@@ -85,7 +85,8 @@ class Broker:
             for line in file.read().splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     self.at += len(line)
-                    self.seen[line.decode(errors="replace").split()[0]] += 1
+                    # What `check` publishes to try the broker is empty.
+                    self.seen.update(line.decode(errors="replace").split()[:1])
         return self.seen
 
     def losses(self):

@@ -191,6 +191,9 @@ class Machine:
     def start(self, seed, words="", second=None, counted=False):
         """`words` are added to the kernel's; `second` is another disk, read only. Counted, with one processor: its clock goes by one
         nanosecond an instruction."""
+        if shutil.disk_usage(self.folder).free < 1 << 30:
+            # A full disk here would be a broken one there.
+            raise SystemExit(f"less than 1 GiB is free in {self.folder}")
         self.boots += 1
         link, self.report, self.end = self.folder / "disk.sock", self.folder / "disk.json", self.folder / "disk.end"
         for path in (link, self.report, self.end):
