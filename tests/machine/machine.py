@@ -204,7 +204,7 @@ class Machine:
         self.console = self.folder / "console.log"
         forwards = ",".join(f"hostfwd={kind}:127.0.0.1:{self.ports[name]}-10.0.2.15:{port}" for name, kind, port in FORWARDS if name in self.ports)
         hardware, kvm = self.hardware, self.accelerator == "kvm" and not counted
-        options = ["-smp", "1", "-icount", "shift=0,sleep=off"] if counted else ["-smp", "2"]
+        options = ["-smp", "1", "-icount", "shift=0"] if counted else ["-smp", "2"]
         if second:
             options += ["-drive", f"file={second},format=raw,if=virtio,readonly=on"]
         self.qemu = subprocess.Popen(
