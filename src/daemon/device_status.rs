@@ -104,8 +104,8 @@ fn lanes(journal: &mut Journal, device: &str) -> BTreeMap<String, LaneShare> {
     Lane::ALL.into_iter().map(of).filter(|(_, share)| share.bytes > 0).collect()
 }
 
-/// Adds to the explanation of a reading that would be stored what its device has of the share of its
-/// lane.
+/// Adds to the explanation of a reading that would be stored what its device has of the share of
+/// its lane.
 pub fn add_share(journal: &mut Journal, value: &mut serde_json::Value) {
     let publish = &value["publish"];
     let Some(lane) = publish["lane"].as_str().filter(|_| publish["qos"] == 1) else { return };

@@ -472,8 +472,9 @@ impl Gate {
     }
 
     /// Decides whether a message to local clients is within the limits of its device, and takes its
-    /// tokens if it is. The rule that allows it, and whether there is `room` for it, is the southbound
-    /// side's. It does not count as a reading; a refusal is counted. The device counts as active.
+    /// tokens if it is. The rule that allows it, and whether there is `room` for it, is the
+    /// southbound side's. It does not count as a reading; a refusal is counted. The device counts
+    /// as active.
     ///
     /// # Errors
     /// [`Refusal`]

@@ -323,7 +323,7 @@ pub enum Refusal {
     },
     /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
-    /// Of a message to local clients alone: it is to be retained, and there is no room for one more.
+    /// Of a message to local clients alone: it is to be retained, and there is no room for it.
     Retained {
         /// Its device has its share of the room.
         of_device: bool,

@@ -26,8 +26,8 @@ pub(super) const GENERATED: &str = "generated:";
 /// Most bytes read from standard input.
 const STDIN_MAX: u64 = 4_096;
 
-/// A user name and the hash of a password, and the password: empty = made here, `generated:…` = made
-/// by `device keygen`, `-` = standard input, else `text:…`.
+/// A user name and the hash of a password, and the password: empty = made here, `generated:…` =
+/// made by `device keygen`, `-` = standard input, else `text:…`.
 ///
 /// # Errors
 /// [`CommandError::Usage`]; the message does not contain the password.

@@ -660,8 +660,8 @@ impl Intake {
         }
     }
 
-    /// Takes what a session publishes, its will too: by an uplink rule, else by a local-publish rule.
-    /// `None`: it is on its way to disk.
+    /// Takes what a session publishes, its will too: by an uplink rule, else by a local-publish
+    /// rule. `None`: it is on its way to disk.
     fn take<S: ReadingStore>(
         &mut self,
         moment: &Moment,
