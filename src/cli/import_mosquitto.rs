@@ -238,7 +238,7 @@ impl Found {
                 ["address" | "addresses", ..] if in_bridge => {
                     self.skip(CONF, line, text, "[upstream] url names the broker");
                 }
-                _ if in_bridge => self.skip(CONF, line, text, "an option of the bridge: see [upstream]"),
+                // These count wherever they stand: behind a bridge, too.
                 ["acl_file", ..] => self.wants_acl = true,
                 ["password_file" | "per_listener_settings", ..] => {}
                 ["include_dir", ..] => {
@@ -249,6 +249,7 @@ impl Found {
                     self.has_plugin = true;
                     self.skip(CONF, line, text, "what a plugin allows is not known");
                 }
+                _ if in_bridge => self.skip(CONF, line, text, "an option of the bridge: see [upstream]"),
                 ["listener" | "port" | "bind_address", ..] => {
                     self.skip(CONF, line, text, "[mqtt] listen, or insecure-listen on this machine");
                 }

@@ -3,9 +3,9 @@
 
 use std::process::{Command, Stdio};
 
-use tombolo_test_support::{printed, wait_for};
+use tombolo_test_support::{free_tcp_port, printed, wait_for};
 
-use super::mqtt::{LOCAL, SOCKET, publish, site, socket};
+use super::mqtt::{LOCAL, SOCKET, publish, python, site, socket};
 
 #[test]
 fn a_subscriber_with_a_session_gets_what_came_while_it_was_away() {
@@ -225,6 +225,51 @@ fn users_of_a_mosquitto_keep_their_passwords() {
     }
     let (_, text) = site.daemon.command(&["acl", "explain", "anna", "publish", "plant/1/temp"]);
     assert!(text.contains("site7/plant/1/temp"), "{text}");
+}
+
+/// Two clients of aiomqtt: one publishes, the other begins with what is retained.
+const AIOMQTT: &str = r#"
+import asyncio, sys
+import aiomqtt
+port, version = int(sys.argv[1]), aiomqtt.ProtocolVersion[sys.argv[2]]
+def client(identifier):
+    return aiomqtt.Client("127.0.0.1", port, username="pump-2", password="sesame-sesame", identifier=identifier,
+                          protocol=version, timeout=30)
+async def main():
+    async with client("writer") as writer, client("reader") as reader:
+        await writer.publish("home/pump-2/mode", "auto", qos=1, retain=True)
+        await reader.subscribe("home/#", qos=1)
+        for qos in (0, 1, 2):
+            await writer.publish("t/aiomqtt", str(qos), qos=qos)
+        await writer.publish("home/pump-2/done", "1", qos=2)
+        async for message in reader.messages:
+            print(message.topic, message.payload.decode(), message.qos, int(message.retain), flush=True)
+            if message.topic.value.endswith("done"):
+                return
+asyncio.run(main())
+"#;
+
+#[test]
+fn aiomqtt_publishes_and_subscribes_in_both_versions() {
+    let port = free_tcp_port();
+    let site =
+        site("mqtt-aiomqtt", |_, _| format!("[mqtt]\ninsecure-listen = [\"127.0.0.1:{port}\"]\n{LOCAL}"));
+    let script = site.folder.write("aio.py", AIOMQTT);
+    for version in ["V311", "V5"] {
+        let output = Command::new(python())
+            .arg(&script)
+            .args([&port.to_string(), version])
+            .stdin(Stdio::null())
+            .output()
+            .expect("tests/run peers installs aiomqtt");
+        let said = printed(&output);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines, ["home/pump-2/mode auto 1 1", "home/pump-2/done 1 1 0"], "{version}: {said}");
+    }
+    wait_for("the readings", || {
+        let arrived = site.arrived("tombolo/gw/pump-2/up/t/aiomqtt");
+        ["0", "1", "2"].iter().all(|qos| arrived.iter().any(|fields| fields[1] == *qos))
+    });
 }
 
 #[test]

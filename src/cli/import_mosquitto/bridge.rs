@@ -251,9 +251,11 @@ mod tests {
         assert!(passes(&rules(&mut found(None, conf)), "a/x"));
         assert!(rules(&mut found(Some(""), conf)).is_empty(), "an empty ACL allows nothing");
         for other in ["acl_file /x\n", "plugin /x.so\n", "auth_plugin /x.so\n", "include_dir /x\n"] {
-            let mut found = found(None, &format!("{other}{conf}"));
-            assert!(rules(&mut found).is_empty(), "{other}");
-            assert_eq!(whys(&found).last(), Some(&(CONF, 3)), "{other}");
+            for (conf, line) in [(format!("{other}{conf}"), 3), (format!("{conf}{other}"), 2)] {
+                let mut found = found(None, &conf);
+                assert!(rules(&mut found).is_empty(), "{conf}");
+                assert_eq!(whys(&found).last(), Some(&(CONF, line)), "{conf}");
+            }
         }
         assert!(rules(&mut found(Some("user u\ntopic #\n"), &format!("plugin /x.so\n{conf}"))).is_empty());
     }
