@@ -308,13 +308,13 @@ impl Intake {
         if qos > 0 {
             return; // it went to the queue
         }
-        if message.is_expired(bus_now) {
-            return self.local_expired += 1;
-        }
         match session.receives.receive(now, &message, session.remembered.as_deref()) {
             Reception::Delivered => {}
             Reception::NotAllowed => return,
             Reception::HeldBack => return self.local_filtered += 1,
+        }
+        if message.is_expired(bus_now) {
+            return self.local_expired += 1;
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(version) = connection.version else { return };
