@@ -473,7 +473,8 @@ mod tests {
         let allowed = Allowed::new(&rules, "pump-2");
         assert_eq!(allowed.granted("a/x/y"), Some(least));
         assert_eq!(allowed.granted("a/x"), Some(Grant { retain: false, qos: 1 }));
-        assert_eq!(allowed.granted("a/b"), Some(Grant::ALL), "each grants what it says");
+        let both = Grant { retain: true, qos: 1 };
+        assert_eq!(allowed.granted("a/b"), Some(both), "each grants what it says");
         assert_eq!((allowed.granted("a/no"), allowed.granted("b")), (None, None));
     }
 

@@ -27,6 +27,10 @@ use crate::proto::dtls::PeerIdentity;
 const PUBLISH: u8 = 3;
 /// The packet type CONNECT.
 const CONNECT: u8 = 1;
+/// The packet types whose flags are 2.
+const PUBREL: u8 = 6;
+const SUBSCRIBE: u8 = 8;
+const UNSUBSCRIBE: u8 = 10;
 /// The first byte of PUBCOMP.
 const PUBCOMP: u8 = 0x70;
 /// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
@@ -235,6 +239,10 @@ impl Connection {
             if self.input[start] >> 4 == CONNECT {
                 limit_aliases(&mut self.input[start..start + length]);
             }
+            if has_reserved_bits(&self.input[start..start + length]) {
+                self.disconnect(DisconnectReasonCode::MalformedPacket, None);
+                return Err("reserved bits of a packet are set".to_owned());
+            }
             let whole = &self.input[start..start + length];
             if whole[0] >> 4 == PUBLISH && topic_length(whole) > TOPIC_MAX {
                 self.disconnect(DisconnectReasonCode::TopicNameInvalid, None);
@@ -375,12 +383,30 @@ fn frame(bytes: &[u8]) -> Frame {
     Frame::Malformed
 }
 
+/// Whether the flags of a whole packet are not as they have to be (MQTT 5.0 §2.1.3), or the
+/// reserved one of a CONNECT is set (§3.1.2.3). The library checks neither.
+fn has_reserved_bits(whole: &[u8]) -> bool {
+    let is_connect = whole[0] >> 4 == CONNECT;
+    let flags = match whole[0] >> 4 {
+        PUBLISH => return false,
+        PUBREL | SUBSCRIBE | UNSUBSCRIBE => 2,
+        _ => 0,
+    };
+    let reserved = || level_at(whole).and_then(|at| whole.get(at + 1)).is_some_and(|flags| flags & 1 != 0);
+    whole[0] & 15 != flags || is_connect && reserved()
+}
+
+/// Where the protocol level of a whole CONNECT is: behind the protocol's name.
+fn level_at(whole: &[u8]) -> Option<usize> {
+    let at = header_length(whole);
+    let name = u16::from_be_bytes(*whole.get(at..)?.first_chunk::<2>()?);
+    Some(at + 2 + usize::from(name))
+}
+
 /// Sets the Topic Alias Maximum of a whole CONNECT to 1. It is for aliases towards the client, of
 /// which none is used; the library makes room for as many, and panics if there are 0.
 fn limit_aliases(whole: &mut [u8]) -> Option<()> {
-    let mut at = header_length(whole);
-    let name = usize::from(u16::from_be_bytes(*whole.get(at..)?.first_chunk::<2>()?));
-    at += 2 + name;
+    let mut at = level_at(whole)?;
     if *whole.get(at)? != mqtt::Version::V5_0 as u8 {
         return None;
     }

@@ -3,8 +3,9 @@
 
 use super::*;
 use mqtt::packet::{
-    ContentType, CorrelationData, GenericPacket, MessageExpiryInterval, PayloadFormat,
-    PayloadFormatIndicator, ResponseTopic, SubscriptionIdentifier, TopicAliasMaximum, UserProperty,
+    ContentType, CorrelationData, GenericPacket, GenericPacketTrait as _, MessageExpiryInterval,
+    PayloadFormat, PayloadFormatIndicator, ResponseTopic, SubscriptionIdentifier, TopicAliasMaximum,
+    UserProperty,
 };
 
 /// Properties that are forwarded, user properties twice and in an order.
@@ -33,9 +34,10 @@ fn message(qos: Qos, retain: bool, properties: Vec<Property>) -> Vec<u8> {
 fn subscribing(filters: &[(&str, Qos)], identifier: Option<u32>) -> Vec<u8> {
     let entry = |(filter, qos): &(&str, Qos)| SubEntry::new(*filter, SubOpts::new().set_qos(*qos)).unwrap();
     let entries = filters.iter().map(entry).collect::<Vec<_>>();
-    let identifier = identifier.map(|number| SubscriptionIdentifier::new(number).unwrap().into());
+    let properties: Vec<Property> =
+        identifier.into_iter().map(|number| SubscriptionIdentifier::new(number).unwrap().into()).collect();
     let subscribe = v5_0::Subscribe::builder().packet_id(3).entries(entries);
-    subscribe.props(identifier.into_iter().collect()).build().unwrap().to_continuous_buffer()
+    subscribe.props(properties).build().unwrap().to_continuous_buffer()
 }
 
 /// The publishes that a client gets.

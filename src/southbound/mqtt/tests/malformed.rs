@@ -16,18 +16,19 @@ fn publish_raw(topic: &[u8], properties: &[u8]) -> Vec<u8> {
     packet(0x30, &[&string(topic)[..], &[properties.len() as u8], properties, b"1"].concat())
 }
 
-/// A client sends it on a connection of its own, beside another client.
-fn closes(hello: Hello<'_>, bytes: &[u8]) {
+/// Whether it closes the connection of the client that sends it, and nothing else.
+fn closes(hello: Hello<'_>, bytes: &[u8]) -> bool {
     let mut world = local(None);
     let other = world.client(Hello { client_id: "other", ..HELLO });
     let client = world.client(hello);
     world.say(client, bytes);
-    assert!(world.is_closed(client), "{bytes:02x?} of {}", if hello.five { "5" } else { "3.1.1" });
     assert!(world.taken().is_empty() && !world.is_closed(other));
+    world.is_closed(client)
 }
 
 #[test]
 fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
+    let mut passed = Vec::new();
     for five in [true, false] {
         let hello = Hello { five, ..HELLO };
         let none: &[u8] = if five { &[0] } else { &[] };
@@ -59,7 +60,9 @@ fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
             packet(0x50, &[0, 1]),         // PUBREC of nothing
             packet(0x30, &[0, 200, b'x']), // shorter than its topic
         ] {
-            closes(hello, &bytes);
+            if !closes(hello, &bytes) {
+                passed.push((five, bytes));
+            }
         }
     }
     for bytes in [
@@ -74,12 +77,16 @@ fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
         packet(0x82, &[&[0, 1, 2, 0x0b, 0][..], &string(b"home/#"), &[0]].concat()), // identifier 0
         packet(0x82, &[&[0, 1, 0][..], &string(b"home/#"), &[0x30]].concat()), // retain handling 3
     ] {
-        closes(HELLO, &bytes);
+        if !closes(HELLO, &bytes) {
+            passed.push((true, bytes));
+        }
     }
+    assert!(passed.is_empty(), "{passed:02x?}");
 }
 
 #[test]
 fn a_connect_that_is_malformed_is_not_accepted() {
+    let mut passed = Vec::new();
     for five in [true, false] {
         let good = Hello { five, ..HELLO }.bytes();
         let flags = good[9];
@@ -98,8 +105,10 @@ fn a_connect_that_is_malformed_is_not_accepted() {
             let client = world.open();
             world.say(client, &bytes);
             world.pass(CONNECT_WITHIN);
-            assert!(world.is_closed(client), "{at} {byte:02x} {five}");
-            assert_eq!(world.intake.counts(), (0, 0));
+            if !world.is_closed(client) || world.intake.counts() != (0, 0) {
+                passed.push((five, at, byte));
+            }
         }
     }
+    assert!(passed.is_empty(), "{passed:02x?}");
 }
