@@ -31,6 +31,10 @@ const CONNECT: u8 = 1;
 const PUBREL: u8 = 6;
 const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
+/// The Will Flag of a CONNECT.
+const WILL: u8 = 0x04;
+/// Its Will QoS and Will Retain.
+const WILL_DETAILS: u8 = 0x38;
 /// The first byte of PUBCOMP.
 const PUBCOMP: u8 = 0x70;
 /// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
@@ -383,8 +387,9 @@ fn frame(bytes: &[u8]) -> Frame {
     Frame::Malformed
 }
 
-/// Whether the flags of a whole packet are not as they have to be (MQTT 5.0 §2.1.3), or the
-/// reserved one of a CONNECT is set (§3.1.2.3). The library checks neither.
+/// Whether the flags of a whole packet are not as they have to be (MQTT 5.0 §2.1.3), or in a
+/// CONNECT the reserved one is set or those of a will without one (§3.1.2.3). The library checks
+/// neither.
 fn has_reserved_bits(whole: &[u8]) -> bool {
     let is_connect = whole[0] >> 4 == CONNECT;
     let flags = match whole[0] >> 4 {
@@ -392,7 +397,10 @@ fn has_reserved_bits(whole: &[u8]) -> bool {
         PUBREL | SUBSCRIBE | UNSUBSCRIBE => 2,
         _ => 0,
     };
-    let reserved = || level_at(whole).and_then(|at| whole.get(at + 1)).is_some_and(|flags| flags & 1 != 0);
+    let reserved = || {
+        let flags = level_at(whole).and_then(|at| whole.get(at + 1)).copied().unwrap_or_default();
+        flags & 1 != 0 || flags & WILL == 0 && flags & WILL_DETAILS != 0
+    };
     whole[0] & 15 != flags || is_connect && reserved()
 }
 

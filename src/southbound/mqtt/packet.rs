@@ -153,6 +153,9 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             wants_reasons: false,
         })),
         GenericPacket::V5_0Connect(connect) => Inbound::Connect(Box::new(hello(&connect))),
+        // The library takes U+0000 (MQTT 5.0 §1.5.4).
+        GenericPacket::V3_1_1Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
+        GenericPacket::V5_0Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
         GenericPacket::V3_1_1Publish(publish) => Inbound::Publish(Message {
             topic: publish.topic_name().to_owned(),
             payload: publish.payload().clone(),

@@ -46,12 +46,9 @@ fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
             packet(0xC1, &[]),
             packet(0xE1, &[]),
             packet(0x36, &[&string(b"t/x")[..], &[0, 1], none, b"1"].concat()), // QoS 3
-            plain(b"t/+"),
-            plain(b"t/#"),
             plain(b"t/\0"),
             plain(b"t/\xff"),
-            plain(b"t/\xed\xa0\x80"), // a surrogate
-            plain(b""),
+            plain(b"t/\xed\xa0\x80"),                    // a surrogate
             packet(0x82, &[&[0, 1][..], none].concat()), // no filter
             packet(0xA2, &[&[0, 1][..], none].concat()),
             packet(0x82, &filter(b"home/#", 3)),    // QoS 3
@@ -111,4 +108,19 @@ fn a_connect_that_is_malformed_is_not_accepted() {
         }
     }
     assert!(passed.is_empty(), "{passed:02x?}");
+}
+
+#[test]
+fn a_topic_with_a_wildcard_or_without_a_letter_is_refused() {
+    let mut world = local(None);
+    let client = world.client(HELLO);
+    for topic in ["t/+", "home/door-7/#", "+"] {
+        let body = [&string(topic.as_bytes())[..], &[0, 1, 0], b"1"].concat();
+        world.say(client, &packet(0x32, &body));
+        let heard = world.heard(client);
+        assert_eq!((heard.len(), acknowledged(&heard[0])), (1, (PUBACK, 1, 0x90)), "{topic}");
+    }
+    assert!(!closes(HELLO, &packet(0x30, &[&string(b"t/#")[..], &[0], b"1"].concat())));
+    assert!(closes(OLD, &packet(0x32, &[&string(b"")[..], &[0, 1], b"1"].concat())));
+    assert!(closes(HELLO, &publish_raw(b"", &[])));
 }
