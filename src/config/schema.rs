@@ -276,7 +276,7 @@ const LOCAL_PUBLISH: &[Key] = &[
     key("deny", Kind::Flag),
     key("topic", Kind::Text(1024)),
     key("retain", Kind::Flag),
-    key("qos", Kind::Whole(0, 1)),
+    key("qos", Kind::Whole(0, 2)),
 ];
 
 const LOCAL_SUBSCRIBE: &[Key] = &[

@@ -96,8 +96,12 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Local messages that a filter of a local-subscribe rule held back from one client.",
     ),
     (
+        "tombolo_mqtt_expired_local_messages_total",
+        "Local messages that expired before they were sent: for one client, or as retained ones.",
+    ),
+    (
         "tombolo_mqtt_dropped_queued_messages_total",
-        "Local messages of QoS 1 dropped: too many waited for one client.",
+        "Local messages of QoS 1 or 2 dropped: too many waited for one client.",
     ),
     ("tombolo_mqtt_dropped_retained_messages_total", "Retained local messages not kept: no room."),
     ("tombolo_gate_admitted_readings_total", "Readings that passed rules and quota."),

@@ -58,8 +58,8 @@ pub fn verdict(clock: &dyn WallClock) -> Clock {
 }
 
 /// The time tokens are judged by: also that of a clock that only the kernel or `[clock] trust`
-/// speaks for (decision 0033). A token lives for a day at most, so at the floor every one would
-/// pass.
+/// speaks
+/// for (decision 0033). A token lives for a day at most, so at the floor every one would pass.
 ///
 /// While such a clock is wrong, tokens are refused. It is over when the clock is set right, or the
 /// certificate of the broker refutes it; nothing is remembered of it.

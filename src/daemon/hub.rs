@@ -652,6 +652,8 @@ impl Hub {
         self.pipeline.counters.add(Counter::MqttRetainedDropped, dropped);
         let filtered = self.mqtt.take_local_filtered();
         self.pipeline.counters.add(Counter::MqttLocalFiltered, filtered);
+        let expired = self.mqtt.take_local_expired();
+        self.pipeline.counters.add(Counter::MqttLocalExpired, expired);
         while let Some(request) = self.mqtt.poll_bus() {
             let taken = self.bus.as_ref().is_some_and(|bus| bus.handle(request));
             if !taken {

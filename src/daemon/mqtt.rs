@@ -563,7 +563,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
             let mut hub = common.shared.hub.borrow_mut();
             // What waits in the hub is bounded there.
             let next = match out.len() - sent < UNSENT_MAX {
-                true => hub.mqtt.take_output(number, &mut out),
+                true => hub.mqtt.take_output(Instant::now(), number, &mut out),
                 false => Next::Wait,
             };
             (next, hub.mqtt.is_identified(number))

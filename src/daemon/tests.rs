@@ -118,7 +118,7 @@ impl Running {
             self.intake.handle_completion(&self.moment, ticket, stored, &mut self.pipeline);
         }
         let mut out = Vec::new();
-        self.intake.take_output(self.client, &mut out);
+        self.intake.take_output(self.moment.now, self.client, &mut out);
         out
     }
 

@@ -323,7 +323,8 @@ pub enum Refusal {
     },
     /// The rule maps it to a topic that it may not publish to. CoAP 4.03.
     Topic(TopicFault),
-    /// Of a message to local clients alone: it is to be retained, and there is no room for it.
+    /// Of a message to local clients alone: it is to be retained, and there is no room for one
+    /// more.
     Retained {
         /// Its device has its share of the room.
         of_device: bool,
@@ -362,6 +363,8 @@ pub enum TopicFault {
     ForeignSpace,
     /// The gateway itself publishes to it or subscribes to it.
     Own,
+    /// Nothing can be published to it: it begins with `$` or has a wildcard.
+    Unpublishable,
 }
 
 impl Refusal {
@@ -428,6 +431,7 @@ impl fmt::Display for Refusal {
                 "the topic belongs to another device or to the gateway"
             }
             Refusal::Topic(TopicFault::Own) => "the topic is reserved for the gateway",
+            Refusal::Topic(TopicFault::Unpublishable) => "the topic begins with $ or has a wildcard",
             Refusal::Retained { of_device: true } => {
                 "its device has its share of the retained messages (mqtt.retained-share)"
             }

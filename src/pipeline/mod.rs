@@ -124,7 +124,8 @@ pub struct Pipeline<S> {
     mirrors: bool,
     waiting: Waiting,
     settling: Settling,
-    /// Whose the readings on their way to disk are; of one that is forwarded not the sender's.
+    /// Whose the readings on their way to disk are, which may be another device's than the
+    /// sender's.
     owners: HashMap<Ticket, DeviceIndex>,
     events: Events,
 }

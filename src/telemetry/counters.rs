@@ -77,7 +77,9 @@ counters! {
     MqttLocalDropped = "tombolo_mqtt_dropped_local_messages_total",
     /// Local messages that a filter of a local-subscribe rule held back from one client.
     MqttLocalFiltered = "tombolo_mqtt_filtered_local_messages_total",
-    /// Messages of QoS 1 that were dropped because too many waited for one local MQTT client.
+    /// Local messages that expired before they were sent: for one client, or as retained ones.
+    MqttLocalExpired = "tombolo_mqtt_expired_local_messages_total",
+    /// Messages of QoS 1 or 2 that were dropped because too many waited for one local MQTT client.
     MqttQueuedDropped = "tombolo_mqtt_dropped_queued_messages_total",
     /// Mirrored readings that were not retained for want of room.
     MqttRetainedDropped = "tombolo_mqtt_dropped_retained_messages_total",

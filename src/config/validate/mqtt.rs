@@ -186,7 +186,10 @@ fn local_rules(
             );
             continue;
         }
-        let grant = Grant { retain: table.retain.unwrap_or(true), qos: table.qos.unwrap_or(1) };
+        let grant = Grant {
+            retain: table.retain.unwrap_or(Grant::ALL.retain),
+            qos: table.qos.unwrap_or(Grant::ALL.qos),
+        };
         let rule = LocalRule {
             name: rule_name,
             from: None,

@@ -25,14 +25,19 @@ pub const RETAINED_BYTES_MAX: usize = 1 << 20;
 /// The placeholder of a rule for the client's device.
 const DEVICE: &str = "{device}";
 /// The form of a message on the bus.
-const FORM: u8 = 2;
+const FORM: u8 = 3;
 /// No content format.
 const NO_FORMAT: u16 = u16::MAX;
 /// The flag of a retained message that begins a subscription.
 const BEGINS: u8 = 4;
-/// Bytes before the topic: form 1, flags (retain, QoS) 1, content format 2, sender 8, length of the
-/// topic 2.
-const HEADER: usize = 14;
+/// No expiry.
+const NO_EXPIRY: u64 = u64::MAX;
+/// Bytes before the topic: form 1, flags (retain, begins, QoS) 1, content format 2, sender 8,
+/// expiry 8, length of the properties 4, length of the topic 2. After the topic: properties,
+/// payload.
+const HEADER: usize = 26;
+/// The QoS among the flags.
+const QOS_AT: u8 = 4;
 
 /// `[role.X.local-publish.NAME]` or `[role.X.local-subscribe.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,13 +65,13 @@ pub struct LocalRule {
 pub struct Grant {
     /// It may be retained.
     pub retain: bool,
-    /// Its highest QoS, 0 or 1.
+    /// Its highest QoS, `0..=2`.
     pub qos: u8,
 }
 
 impl Grant {
     /// What a rule grants that does not say otherwise.
-    pub const ALL: Grant = Grant { retain: true, qos: 1 };
+    pub const ALL: Grant = Grant { retain: true, qos: 2 };
 }
 
 /// The local rules of a role.
@@ -210,12 +215,17 @@ pub(super) struct Subscription {
     pub(super) is_local: bool,
     /// Whether it gets messages of the broker.
     pub(super) is_downlink: bool,
-    /// Its local messages are delivered with QoS 1, if they have it.
+    /// Its local messages are delivered with QoS 1 or 2, if they have it.
     pub(super) is_queued: bool,
     pub(super) options: Options,
 }
 
 impl Subscription {
+    /// The QoS of its local messages, at most.
+    pub(super) fn granted_qos(&self) -> u8 {
+        if self.is_queued { self.options.qos as u8 } else { 0 }
+    }
+
     /// Whether it gets a message of the broker on this path.
     pub(super) fn takes_downlink(&self, path: &str) -> bool {
         self.is_downlink && self.options.qos != Qos::AtMostOnce && self.filter.matches(path)
@@ -229,6 +239,8 @@ pub(super) struct Options {
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
     pub(super) retain_handling: RetainHandling,
+    /// The Subscription Identifier.
+    pub(super) identifier: Option<u32>,
 }
 
 /// A message on the bus.
@@ -242,16 +254,20 @@ pub struct BusMessage<'m> {
     pub content_format: Option<ContentFormat>,
     /// It was published with retain.
     pub retain: bool,
-    /// Its QoS: 0 or 1; 2 is delivered as 1.
+    /// Its QoS.
     pub qos: u8,
     /// The session that published it; 0 = none.
     pub sender: u64,
+    /// When it expires, on the clock of the bus: milliseconds since its first message.
+    pub expires: Option<u64>,
+    /// The properties of MQTT 5 that go with it unaltered, as on the wire (MQTT 5.0 §3.3.2.3).
+    pub properties: &'m [u8],
 }
 
 impl<'m> BusMessage<'m> {
     /// The length of [`BusMessage::encode`].
     pub(super) fn encoded_length(&self) -> usize {
-        HEADER + self.topic.len() + self.payload.len()
+        HEADER + self.topic.len() + self.properties.len() + self.payload.len()
     }
 
     /// The bytes of a retained message that begins a subscription, for a queue.
@@ -269,33 +285,52 @@ impl<'m> BusMessage<'m> {
     /// The bytes that the bus carries.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_length());
-        bytes.extend([FORM, u8::from(self.retain) | self.qos.min(1) << 1]);
+        bytes.extend([FORM, u8::from(self.retain) | self.qos.min(2) << QOS_AT]);
         bytes.extend(self.content_format.map_or(NO_FORMAT, |format| format.0).to_be_bytes());
         bytes.extend(self.sender.to_be_bytes());
-        // A topic has at most 1,024 bytes.
+        bytes.extend(self.expires.unwrap_or(NO_EXPIRY).to_be_bytes());
+        // A packet has at most 72 KiB, a topic 1,024 bytes.
+        bytes.extend((self.properties.len() as u32).to_be_bytes());
         bytes.extend((self.topic.len() as u16).to_be_bytes());
         bytes.extend(self.topic.as_bytes());
+        bytes.extend(self.properties);
         bytes.extend(self.payload);
         bytes
     }
 
     /// Reads what [`BusMessage::encode`] wrote; `None` for anything else.
     pub fn decode(bytes: &'m [u8]) -> Option<BusMessage<'m>> {
-        let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
-        let [FORM, flags, format @ .., _, _] = header else { return None };
-        let (format, sender) = format.split_first_chunk::<2>()?;
-        let format = u16::from_be_bytes(*format);
-        let sender = u64::from_be_bytes(sender.try_into().ok()?);
-        let length = usize::from(u16::from_be_bytes([header[HEADER - 2], header[HEADER - 1]]));
-        let (topic, payload) = rest.split_at_checked(length)?;
+        let ([FORM, flags], rest) = bytes.split_first_chunk::<2>()? else { return None };
+        let (format, rest) = rest.split_first_chunk::<2>()?;
+        let (sender, rest) = rest.split_first_chunk::<8>()?;
+        let (expires, rest) = rest.split_first_chunk::<8>()?;
+        let (properties, rest) = rest.split_first_chunk::<4>()?;
+        let (topic, rest) = rest.split_first_chunk::<2>()?;
+        let (topic, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*topic)))?;
+        let properties = usize::try_from(u32::from_be_bytes(*properties)).ok()?;
+        let (properties, payload) = rest.split_at_checked(properties)?;
+        let (format, expires) = (u16::from_be_bytes(*format), u64::from_be_bytes(*expires));
         Some(BusMessage {
             topic: std::str::from_utf8(topic).ok()?,
             payload,
             content_format: (format != NO_FORMAT).then_some(ContentFormat(format)),
             retain: *flags & 1 != 0,
-            qos: *flags >> 1 & 1,
-            sender,
+            qos: (*flags >> QOS_AT & 3).min(2),
+            sender: u64::from_be_bytes(*sender),
+            expires: (expires != NO_EXPIRY).then_some(expires),
+            properties,
         })
+    }
+
+    /// Whether it is not delivered any more (MQTT 5.0 §3.3.2.3.3).
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires.is_some_and(|at| at < now)
+    }
+
+    /// The Message Expiry Interval with which it is delivered: what is left of it, in seconds.
+    pub fn seconds_left(&self, now: u64) -> Option<u32> {
+        let left = self.expires?.saturating_sub(now).div_ceil(1_000).max(1);
+        Some(u32::try_from(left).unwrap_or(u32::MAX))
     }
 }
 
@@ -391,16 +426,7 @@ impl Retained {
         if self.room(device, message).is_err() {
             return false;
         }
-        if let Some(Kept { device, bytes }) = self.by_topic.remove(message.topic) {
-            let Held { topics, bytes: all } = self.all;
-            self.all = Held { topics: topics - 1, bytes: all - bytes.len() };
-            if let Some(own) = self.by_device.get_mut(&device) {
-                *own = Held { topics: own.topics - 1, bytes: own.bytes - bytes.len() };
-                if own.topics == 0 {
-                    self.by_device.remove(&device);
-                }
-            }
-        }
+        self.remove(message.topic);
         if message.payload.is_empty() {
             return true;
         }
@@ -410,6 +436,20 @@ impl Retained {
         }
         self.by_topic.insert(message.topic.into(), Kept { device: device.into(), bytes: bytes.into() });
         true
+    }
+
+    /// Removes the message of a topic.
+    pub(super) fn remove(&mut self, topic: &str) {
+        if let Some(Kept { device, bytes }) = self.by_topic.remove(topic) {
+            let Held { topics, bytes: all } = self.all;
+            self.all = Held { topics: topics - 1, bytes: all - bytes.len() };
+            if let Some(own) = self.by_device.get_mut(&device) {
+                *own = Held { topics: own.topics - 1, bytes: own.bytes - bytes.len() };
+                if own.topics == 0 {
+                    self.by_device.remove(&device);
+                }
+            }
+        }
     }
 
     /// Those that a filter matches, in no particular order.
@@ -435,20 +475,46 @@ mod tests {
     use super::*;
 
     fn message<'m>(topic: &'m str, payload: &'m [u8]) -> BusMessage<'m> {
-        BusMessage { topic, payload, content_format: None, retain: true, qos: 1, sender: 7 }
+        let (expires, properties) = (None, &[][..]);
+        BusMessage {
+            topic,
+            payload,
+            content_format: None,
+            retain: true,
+            qos: 1,
+            sender: 7,
+            expires,
+            properties,
+        }
     }
 
     #[test]
     fn a_message_reads_back_and_nothing_else_is_one() {
         for format in [None, Some(ContentFormat::JSON)] {
-            let message = BusMessage { content_format: format, ..message("a/b", b"{}") };
-            let bytes = message.encode();
-            assert_eq!(BusMessage::decode(&bytes), Some(message));
-            for length in 0..HEADER + 3 {
-                assert_eq!(BusMessage::decode(&bytes[..length]), None);
+            for (qos, expires, properties) in [(0, None, &[][..]), (1, Some(0), &[1]), (2, Some(7), &[1, 1])]
+            {
+                let known = message("a/b", b"{}");
+                let message = BusMessage { content_format: format, qos, expires, properties, ..known };
+                let bytes = message.encode();
+                assert_eq!(BusMessage::decode(&bytes), Some(message));
+                for length in 0..HEADER + 3 + properties.len() {
+                    assert_eq!(BusMessage::decode(&bytes[..length]), None);
+                }
             }
         }
         assert_eq!(BusMessage::decode(&[3; 40]), None);
+    }
+
+    #[test]
+    fn a_message_expires_after_its_interval_and_says_what_is_left_of_it() {
+        let lasts = BusMessage { expires: Some(6_000), ..message("a", b"") };
+        assert_eq!((lasts.seconds_left(0), lasts.seconds_left(3_001)), (Some(6), Some(3)));
+        assert!(!lasts.is_expired(6_000) && lasts.is_expired(6_001));
+        assert_eq!(lasts.seconds_left(9_000), Some(1), "of one that is sent again");
+        assert_eq!(
+            (message("a", b"").seconds_left(1), message("a", b"").is_expired(u64::MAX)),
+            (None, false)
+        );
     }
 
     #[test]
@@ -523,7 +589,8 @@ mod tests {
         let allowed = Allowed::new(&rules, "pump-2");
         assert_eq!(allowed.granted("a/x/y"), Some(least));
         assert_eq!(allowed.granted("a/x"), Some(Grant { retain: false, qos: 1 }));
-        assert_eq!(allowed.granted("a/b"), Some(Grant::ALL), "each grants what it says");
+        let both = Grant { retain: true, qos: 1 };
+        assert_eq!(allowed.granted("a/b"), Some(both), "each grants what it says");
         assert_eq!((allowed.granted("a/no"), allowed.granted("b")), (None, None));
     }
 

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mqtt::connection::{ConnectionOptions, role};
-use mqtt::packet::{GenericPacket, GenericPacketTrait as _};
+use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
 
@@ -27,6 +27,16 @@ use crate::proto::dtls::PeerIdentity;
 const PUBLISH: u8 = 3;
 /// The packet type CONNECT.
 const CONNECT: u8 = 1;
+/// The packet types whose flags are 2.
+const PUBREL: u8 = 6;
+const SUBSCRIBE: u8 = 8;
+const UNSUBSCRIBE: u8 = 10;
+/// The Will Flag of a CONNECT.
+const WILL: u8 = 0x04;
+/// Its Will QoS and Will Retain.
+const WILL_DETAILS: u8 = 0x38;
+/// The first byte of PUBCOMP.
+const PUBCOMP: u8 = 0x70;
 /// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
 /// version that is not spoken, in the form that older clients read (MQTT 3.1.1 §3.1.2.2).
 const UNACCEPTABLE_VERSION: [u8; 4] = [0x20, 2, 0, 1];
@@ -140,6 +150,9 @@ pub(super) struct Connection {
     /// How much of `input` is handled.
     taken: usize,
     output: Vec<u8>,
+    /// Packet ids whose PUBREL was sent again on this connection. The library, which has not seen
+    /// their publish, would count them wrongly against the client's Receive Maximum.
+    resumed: Vec<u16>,
     /// The library wants the connection closed, and why.
     fault: Option<String>,
 }
@@ -167,6 +180,7 @@ impl Connection {
             input: Vec::new(),
             taken: 0,
             output: Vec::new(),
+            resumed: Vec::new(),
             fault: None,
         }
     }
@@ -236,10 +250,21 @@ impl Connection {
             let start = self.taken;
             self.taken += length;
             self.last_received = now;
+            if self.input[start] >> 4 == CONNECT {
+                limit_aliases(&mut self.input[start..start + length]);
+            }
+            if has_reserved_bits(&self.input[start..start + length]) {
+                self.disconnect(DisconnectReasonCode::MalformedPacket, None);
+                return Err("reserved bits of a packet are set".to_owned());
+            }
             let whole = &self.input[start..start + length];
             if whole[0] >> 4 == PUBLISH && topic_length(whole) > TOPIC_MAX {
                 self.disconnect(DisconnectReasonCode::TopicNameInvalid, None);
                 return Err(format!("a topic of more than {TOPIC_MAX} bytes"));
+            }
+            let completed = pubcomp(whole).and_then(|id| self.resumed.iter().position(|known| *known == id));
+            if let Some(at) = completed {
+                return Ok(Some(Inbound::Pubcomp(self.resumed.swap_remove(at))));
             }
             let mut cursor = mqtt::common::Cursor::new(whole);
             let events = self.library.recv(&mut cursor);
@@ -298,35 +323,47 @@ impl Connection {
         }
     }
 
-    /// Sends a packet, if the client takes one of this size.
-    pub(super) fn send(&mut self, packet: Option<GenericPacket<u16>>) {
+    /// Sends a packet, if the client takes one of this size. Returns whether it was sent.
+    pub(super) fn send(&mut self, packet: Option<GenericPacket<u16>>) -> bool {
         use mqtt::connection::Event as E;
-        let Some(packet) = packet else { return };
-        for event in self.library.send(packet) {
+        let before = self.output.len();
+        for event in packet.into_iter().flat_map(|packet| self.library.send(packet)) {
             if let E::RequestSendPacket { packet, .. } = event {
                 self.output.extend_from_slice(&packet.to_continuous_buffer());
             }
         }
+        self.output.len() > before
     }
 
-    /// Sends a publish of QoS 1. Returns whether the client takes one of this size.
+    /// Sends a publish of QoS 1 or 2. Returns whether the client takes one of this size.
     pub(super) fn send_publish(&mut self, id: u16, packet: GenericPacket<u16>) -> bool {
         // The ids are those of the session, which never uses one twice at once.
         let _ = self.library.register_packet_id(id);
-        let before = self.output.len();
-        self.send(Some(packet));
-        let is_sent = self.output.len() > before;
+        let is_sent = self.send(Some(packet));
         if !is_sent {
             let _ = self.library.release_packet_id(id);
         }
         is_sent
     }
 
+    /// Sends PUBREL; `again`: for a publish of an earlier connection.
+    pub(super) fn send_pubrel(&mut self, id: u16, again: bool) {
+        let packet = self.version.and_then(|version| packet::pubrel(version, id));
+        if !again {
+            self.send(packet);
+        } else if let Some(packet) = packet {
+            self.output.extend_from_slice(&packet.to_continuous_buffer());
+            self.resumed.push(id);
+        }
+    }
+
     /// Sends a DISCONNECT, where the version has one and it is allowed.
     pub(super) fn disconnect(&mut self, code: DisconnectReasonCode, reason: Option<&str>) {
         if self.version == Some(Version::V5) && self.state == State::Open {
             let reason = reason.filter(|_| self.wants_reasons);
-            self.send(packet::disconnect(code, reason));
+            if !self.send(packet::disconnect(code, reason)) && reason.is_some() {
+                self.send(packet::disconnect(code, None));
+            }
         }
     }
 
@@ -360,11 +397,70 @@ fn frame(bytes: &[u8]) -> Frame {
     Frame::Malformed
 }
 
+/// Whether the flags of a whole packet are not as they have to be (MQTT 5.0 §2.1.3), or in a
+/// CONNECT the reserved one is set or those of a will without one (§3.1.2.3). The library checks
+/// neither.
+fn has_reserved_bits(whole: &[u8]) -> bool {
+    let is_connect = whole[0] >> 4 == CONNECT;
+    let flags = match whole[0] >> 4 {
+        PUBLISH => return false,
+        PUBREL | SUBSCRIBE | UNSUBSCRIBE => 2,
+        _ => 0,
+    };
+    let reserved = || {
+        let flags = level_at(whole).and_then(|at| whole.get(at + 1)).copied().unwrap_or_default();
+        flags & 1 != 0 || flags & WILL == 0 && flags & WILL_DETAILS != 0
+    };
+    whole[0] & 15 != flags || is_connect && reserved()
+}
+
+/// Where the protocol level of a whole CONNECT is: behind the protocol's name.
+fn level_at(whole: &[u8]) -> Option<usize> {
+    let at = header_length(whole);
+    let name = u16::from_be_bytes(*whole.get(at..)?.first_chunk::<2>()?);
+    Some(at + 2 + usize::from(name))
+}
+
+/// Sets the Topic Alias Maximum of a whole CONNECT to 1. It is for aliases towards the client, of
+/// which none is used; the library makes room for as many, and panics if there are 0.
+fn limit_aliases(whole: &mut [u8]) -> Option<()> {
+    let mut at = level_at(whole)?;
+    if *whole.get(at)? != mqtt::Version::V5_0 as u8 {
+        return None;
+    }
+    // Protocol level, flags, keep-alive; then as a packet has it: one byte, and a length.
+    at += 3;
+    let Frame::Of(length) = frame(whole.get(at..)?) else { return None };
+    let end = at + length;
+    at += header_length(whole.get(at..)?);
+    while at < end {
+        let (property, length) = Property::parse(whole.get(at..end)?).ok()?;
+        if matches!(property, Property::TopicAliasMaximum(_)) {
+            whole.get_mut(at + 1..at + 3)?.copy_from_slice(&1_u16.to_be_bytes());
+        }
+        at += length;
+    }
+    Some(())
+}
+
+/// The packet id of a whole PUBCOMP (MQTT 5.0 §3.7.2).
+fn pubcomp(whole: &[u8]) -> Option<u16> {
+    match *whole {
+        [PUBCOMP, length, high, low, ..] if length < 0x80 => Some(u16::from_be_bytes([high, low])),
+        _ => None,
+    }
+}
+
 /// The length of the topic in a whole PUBLISH; 0 where there is none.
 fn topic_length(whole: &[u8]) -> usize {
-    let header = 1 + whole[1..].iter().take(4).take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    let header = header_length(whole);
     match whole.get(header..header + 2) {
         Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
         _ => 0,
     }
+}
+
+/// The length of a fixed header whose remaining length is well-formed.
+fn header_length(bytes: &[u8]) -> usize {
+    2 + bytes.iter().skip(1).take(3).take_while(|byte| **byte & 0x80 != 0).count()
 }

@@ -144,6 +144,9 @@ pub struct Intake {
     queued_bytes: usize,
     queued_dropped: u64,
     local_filtered: u64,
+    local_expired: u64,
+    /// When the clock of the bus began, by which messages expire.
+    bus_began: Option<Instant>,
     /// By which tokens are judged.
     token_clock: Clock,
     /// Connections whose proof expires, by its kind and the time.
@@ -197,6 +200,8 @@ impl Intake {
             queued_bytes: 0,
             queued_dropped: 0,
             local_filtered: 0,
+            local_expired: 0,
+            bus_began: None,
             token_clock: Clock { time: UnixTime(0), trusted: false },
             proofs_end: BTreeSet::new(),
             retained: Retained::new(settings.retained_share),
@@ -394,7 +399,7 @@ impl Intake {
     }
 
     /// Appends what is to be sent on a connection to `out`, and says what is to be done then.
-    pub fn take_output(&mut self, number: ConnectionNumber, out: &mut Vec<u8>) -> Next {
+    pub fn take_output(&mut self, now: Instant, number: ConnectionNumber, out: &mut Vec<u8>) -> Next {
         let Some(connection) = self.connections.get_mut(&number) else { return Next::Close };
         let output = connection.output();
         if out.is_empty() {
@@ -406,7 +411,7 @@ impl Intake {
         let session = connection.session.and_then(|session| self.sessions.get(&session));
         if connection.state == State::Open && session.is_some_and(|session| session.queue.has_waiting()) {
             // There may have been no room for them.
-            self.send_queued(number);
+            self.send_queued(now, number);
         }
         let Some(connection) = self.connections.get_mut(&number) else { return Next::Close };
         match connection.state {
@@ -539,24 +544,20 @@ impl Intake {
         match packet {
             Inbound::Connect(hello) => self.handle_connect(moment, number, hello, pipeline),
             Inbound::Publish(message) => self.handle_publish(moment, number, &message, pipeline),
-            Inbound::Puback { id, code } => self.handle_puback(number, id, code, &mut pipeline.counters),
+            Inbound::Puback { id, code } => {
+                self.handle_puback(moment.now, number, id, code, &mut pipeline.counters);
+            }
+            Inbound::Pubrec { id, code } => {
+                self.handle_pubrec(moment.now, number, id, code, &mut pipeline.counters);
+            }
+            Inbound::Pubcomp(id) => self.handle_puback(moment.now, number, id, 0, &mut pipeline.counters),
             Inbound::Pubrel(id) => {
                 let session = session.and_then(|session| self.sessions.get_mut(&session));
                 let known = session.is_some_and(|session| session.release(id));
                 self.send(number, |version| packet::pubcomp(version, id, known));
             }
 
-            Inbound::Subscribe { identifier: true, .. } => {
-                let code = DisconnectReasonCode::SubscriptionIdentifiersNotSupported;
-                self.reject(
-                    moment,
-                    number,
-                    code,
-                    "a subscription identifier, which is not offered",
-                    pipeline,
-                );
-            }
-            Inbound::Subscribe { id, entries, .. } => {
+            Inbound::Subscribe { id, entries } => {
                 let codes = entries
                     .iter()
                     .map(|(filter, options)| self.subscribe(moment.now, session, filter, *options, pipeline))
@@ -640,6 +641,7 @@ impl Intake {
             return self.reject(moment, number, code, what, pipeline);
         }
         let count = session.next_count();
+        let expires = message.expiry.map(|interval| self.expires_at(moment.now, interval));
         let published = BusMessage {
             topic: message.topic.as_str(),
             payload: message.payload.as_slice(),
@@ -647,6 +649,8 @@ impl Intake {
             retain: message.retain,
             qos: message.qos as u8,
             sender: at,
+            expires,
+            properties: message.properties.as_slice(),
         };
         let outcome = self.take(moment, at, count, &published, pipeline);
         let Some(session) = self.sessions.get_mut(&at) else { return };
@@ -713,7 +717,10 @@ impl Intake {
                 }
                 Err(denial) => (denial.code, Some(denial.reason).filter(|_| connection.wants_reasons)),
             };
-            connection.send(packet::acknowledgement(version, id, exactly_once, code, reason));
+            let with = |reason| packet::acknowledgement(version, id, exactly_once, code, reason);
+            if !connection.send(with(reason)) && reason.is_some() {
+                connection.send(with(None)); // the client takes none as large as that
+            }
         }
         match denied {
             Some(reason) => self.end(moment, number, Ended::Denied(reason), pipeline),
@@ -802,12 +809,20 @@ impl Intake {
             return;
         };
         session.will_at = None;
-        let Some(Will { topic, payload, qos, retain, content_format, .. }) = session.will.take() else {
-            return;
-        };
+        let Some(will) = session.will.take() else { return };
         let count = session.next_count();
-        let message =
-            BusMessage { topic: &topic, payload: &payload, content_format, retain, qos, sender: at };
+        let expires = will.expiry.map(|interval| self.expires_at(moment.now, interval));
+        let Will { topic, payload, qos, retain, content_format, properties, .. } = &will;
+        let message = BusMessage {
+            topic,
+            payload,
+            content_format: *content_format,
+            retain: *retain,
+            qos: *qos,
+            sender: at,
+            expires,
+            properties,
+        };
         // Nobody waits for its outcome: a refusal is counted and logged as every other.
         let _ = self.take(moment, at, count, &message, pipeline);
     }

@@ -46,12 +46,7 @@ pub(super) enum Inbound {
     /// PUBREL of this packet id.
     Pubrel(u16),
     /// SUBSCRIBE
-    Subscribe {
-        id: u16,
-        entries: Vec<(String, Options)>,
-        /// A Subscription Identifier, which is not offered.
-        identifier: bool,
-    },
+    Subscribe { id: u16, entries: Vec<(String, Options)> },
     /// UNSUBSCRIBE
     Unsubscribe { id: u16, filters: Vec<String> },
     /// PINGREQ; the library has answered it.
@@ -70,6 +65,15 @@ pub(super) enum Inbound {
         /// The reason code; 0 on 3.1.1.
         code: u8,
     },
+    /// PUBREC of a publish to it.
+    Pubrec {
+        /// The packet id.
+        id: u16,
+        /// The reason code; 0 on 3.1.1.
+        code: u8,
+    },
+    /// PUBCOMP of this packet id.
+    Pubcomp(u16),
     /// AUTH, or a packet that only a client may get.
     Unexpected,
 }
@@ -103,6 +107,10 @@ pub(super) struct Will {
     pub(super) retain: bool,
     pub(super) content_format: Option<ContentFormat>,
     pub(super) delay: Duration,
+    /// The Message Expiry Interval.
+    pub(super) expiry: Option<Duration>,
+    /// What local subscribers get with it, as on the wire.
+    pub(super) properties: Vec<u8>,
 }
 
 /// A PUBLISH.
@@ -114,6 +122,10 @@ pub(super) struct Message {
     pub(super) id: u16,
     pub(super) retain: bool,
     pub(super) content_format: Option<ContentFormat>,
+    /// The Message Expiry Interval.
+    pub(super) expiry: Option<Duration>,
+    /// What local subscribers get with it, as on the wire.
+    pub(super) properties: Vec<u8>,
 }
 
 /// Session Expiry Interval 0xFFFFFFFF: the session does not expire (MQTT 5.0 §3.1.2.11.2).
@@ -138,6 +150,8 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
                 retain: connect.will_retain(),
                 content_format: None,
                 delay: Duration::ZERO,
+                expiry: None,
+                properties: Vec::new(),
             }),
             username: connect.user_name().map(str::to_owned),
             password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
@@ -147,6 +161,9 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             wants_reasons: false,
         })),
         GenericPacket::V5_0Connect(connect) => Inbound::Connect(Box::new(hello(&connect))),
+        // The library takes U+0000 (MQTT 5.0 §1.5.4).
+        GenericPacket::V3_1_1Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
+        GenericPacket::V5_0Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
         GenericPacket::V3_1_1Publish(publish) => Inbound::Publish(Message {
             topic: publish.topic_name().to_owned(),
             payload: publish.payload().clone(),
@@ -154,7 +171,10 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             id: publish.packet_id().unwrap_or_default(),
             retain: publish.retain(),
             content_format: None,
+            expiry: None,
+            properties: Vec::new(),
         }),
+        GenericPacket::V5_0Publish(publish) if !is_of_client(publish.props()) => Inbound::Unexpected,
         GenericPacket::V5_0Publish(publish) => Inbound::Publish(Message {
             topic: publish.topic_name().to_owned(),
             payload: publish.payload().clone(),
@@ -162,23 +182,35 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             id: publish.packet_id().unwrap_or_default(),
             retain: publish.retain(),
             content_format: content_format(publish.props()),
+            expiry: message_expiry(publish.props()),
+            properties: forwarded(publish.props()),
         }),
         GenericPacket::V3_1_1Puback(puback) => Inbound::Puback { id: puback.packet_id(), code: 0 },
         GenericPacket::V5_0Puback(puback) => Inbound::Puback {
             id: puback.packet_id(),
             code: puback.reason_code().map_or(0, |code| code as u8),
         },
+        GenericPacket::V3_1_1Pubrec(pubrec) => Inbound::Pubrec { id: pubrec.packet_id(), code: 0 },
+        GenericPacket::V5_0Pubrec(pubrec) => Inbound::Pubrec {
+            id: pubrec.packet_id(),
+            code: pubrec.reason_code().map_or(0, |code| code as u8),
+        },
+        GenericPacket::V3_1_1Pubcomp(pubcomp) => Inbound::Pubcomp(pubcomp.packet_id()),
+        GenericPacket::V5_0Pubcomp(pubcomp) => Inbound::Pubcomp(pubcomp.packet_id()),
         GenericPacket::V3_1_1Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V5_0Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
-        GenericPacket::V3_1_1Subscribe(subscribe) => Inbound::Subscribe {
-            id: subscribe.packet_id(),
-            entries: entries(subscribe.entries()),
-            identifier: false,
-        },
+        GenericPacket::V3_1_1Subscribe(subscribe) => {
+            Inbound::Subscribe { id: subscribe.packet_id(), entries: entries(subscribe.entries(), None) }
+        }
         GenericPacket::V5_0Subscribe(subscribe) => Inbound::Subscribe {
             id: subscribe.packet_id(),
-            entries: entries(subscribe.entries()),
-            identifier: subscribe.props().iter().any(|p| matches!(p, Property::SubscriptionIdentifier(_))),
+            entries: entries(
+                subscribe.entries(),
+                subscribe.props().iter().find_map(|property| match property {
+                    Property::SubscriptionIdentifier(identifier) => Some(identifier.val()),
+                    _ => None,
+                }),
+            ),
         },
         GenericPacket::V3_1_1Unsubscribe(unsubscribe) => Inbound::Unsubscribe {
             id: unsubscribe.packet_id(),
@@ -208,7 +240,7 @@ fn keep_alive(seconds: u16) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
-fn entries(entries: &[mqtt::packet::SubEntry]) -> Vec<(String, Options)> {
+fn entries(entries: &[mqtt::packet::SubEntry], identifier: Option<u32>) -> Vec<(String, Options)> {
     let one = |entry: &mqtt::packet::SubEntry| {
         let options = entry.sub_opts();
         let options = Options {
@@ -216,6 +248,7 @@ fn entries(entries: &[mqtt::packet::SubEntry]) -> Vec<(String, Options)> {
             no_local: options.nl(),
             retain_as_published: options.rap(),
             retain_handling: options.rh(),
+            identifier,
         };
         (entry.topic_filter().to_owned(), options)
     };
@@ -235,6 +268,8 @@ fn hello(connect: &v5_0::Connect) -> Hello {
             retain: connect.will_retain(),
             content_format: content_format(connect.will_props()),
             delay: Duration::ZERO,
+            expiry: message_expiry(connect.will_props()),
+            properties: forwarded(connect.will_props()),
         }),
         username: connect.user_name().map(str::to_owned),
         password: connect.password().map(|password| Zeroizing::new(password.to_vec())),
@@ -260,6 +295,52 @@ fn hello(connect: &v5_0::Connect) -> Hello {
         will.delay = delay.unwrap_or_default();
     }
     hello
+}
+
+/// Whether a client may publish with these: without a Subscription Identifier, and with a Response
+/// Topic that is one (MQTT 5.0 §3.3.2.3.5, §3.3.4).
+fn is_of_client(properties: &Properties) -> bool {
+    properties.iter().all(|property| match property {
+        Property::SubscriptionIdentifier(_) => false,
+        Property::ResponseTopic(topic) => !topic.val().is_empty() && !topic.val().contains(['+', '#']),
+        _ => true,
+    })
+}
+
+/// The Message Expiry Interval (MQTT 5.0 §3.3.2.3.3).
+fn message_expiry(properties: &Properties) -> Option<Duration> {
+    properties.iter().find_map(|property| match property {
+        Property::MessageExpiryInterval(seconds) => Some(Duration::from_secs(seconds.val().into())),
+        _ => None,
+    })
+}
+
+/// The properties that a server forwards unaltered and in order (MQTT 5.0 §3.3.2.3), as on the
+/// wire.
+fn forwarded(properties: &Properties) -> Vec<u8> {
+    let wanted = properties.iter().filter(|property| {
+        use Property as P;
+        matches!(
+            property,
+            P::PayloadFormatIndicator(_)
+                | P::ContentType(_)
+                | P::ResponseTopic(_)
+                | P::CorrelationData(_)
+                | P::UserProperty(_)
+        )
+    });
+    wanted.flat_map(Property::to_continuous_buffer).collect()
+}
+
+/// Reads what [`forwarded`] wrote.
+fn properties(mut bytes: &[u8]) -> Option<Properties> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let (property, length) = Property::parse(bytes).ok()?;
+        all.push(property);
+        bytes = bytes.get(length..)?;
+    }
+    Some(all)
 }
 
 /// The Content Type, if CoAP has a number for it.
@@ -294,7 +375,6 @@ pub(super) fn welcome(
     let mut properties = vec![
         mqtt::packet::MaximumPacketSize::new(PACKET_MAX as u32).ok()?.into(),
         mqtt::packet::TopicAliasMaximum::new(TOPIC_ALIAS_MAXIMUM).ok()?.into(),
-        mqtt::packet::SubscriptionIdentifierAvailable::new(0).ok()?.into(),
         mqtt::packet::SharedSubscriptionAvailable::new(0).ok()?.into(),
     ];
     if let Some(maximum) = receive_maximum {
@@ -380,6 +460,14 @@ pub(super) fn pubcomp(version: Version, id: u16, known: bool) -> Option<GenericP
     })
 }
 
+/// PUBREL of a publish to a client.
+pub(super) fn pubrel(version: Version, id: u16) -> Option<GenericPacket<u16>> {
+    Some(match version {
+        Version::V3_1_1 => v3_1_1::Pubrel::builder().packet_id(id).build().ok()?.into(),
+        Version::V5 => v5_0::Pubrel::builder().packet_id(id).build().ok()?.into(),
+    })
+}
+
 /// SUBACK
 pub(super) fn suback(version: Version, id: u16, codes: Vec<SubackReasonCode>) -> Option<GenericPacket<u16>> {
     Some(match version {
@@ -409,45 +497,71 @@ pub(super) fn unsuback(
     })
 }
 
-/// PUBLISH of QoS 0, or with a packet id of QoS 1.
+/// How one client gets a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The retain flag.
+    pub(super) retain: bool,
+    /// The Subscription Identifiers of the subscriptions that it is for.
+    pub(super) identifiers: Vec<u32>,
+    /// The Message Expiry Interval, in seconds.
+    pub(super) expiry: Option<u32>,
+}
+
+/// PUBLISH of QoS 0, or with a packet id of QoS 1 or 2.
 pub(super) fn publish(
     version: Version,
     message: &BusMessage<'_>,
-    retain: bool,
-    at_least_once: Option<AtLeastOnce>,
+    terms: &Terms,
+    acknowledged: Option<Acknowledged>,
 ) -> Option<GenericPacket<u16>> {
     let (topic, payload) = (message.topic, message.payload.to_vec());
-    let qos = if at_least_once.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+    let qos = match acknowledged {
+        None => Qos::AtMostOnce,
+        Some(Acknowledged { exactly_once: false, .. }) => Qos::AtLeastOnce,
+        Some(Acknowledged { exactly_once: true, .. }) => Qos::ExactlyOnce,
+    };
     Some(match version {
         Version::V3_1_1 => {
             let mut publish =
-                v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
-            if let Some(AtLeastOnce { id, again }) = at_least_once {
+                v3_1_1::Publish::builder().topic_name(topic).ok()?.retain(terms.retain).payload(payload);
+            if let Some(Acknowledged { id, again, .. }) = acknowledged {
                 publish = publish.packet_id(id).dup(again);
             }
             publish.qos(qos).build().ok()?.into()
         }
         Version::V5 => {
             let mut publish =
-                v5_0::Publish::builder().topic_name(topic).ok()?.retain(retain).payload(payload);
-            if let Some(text) = message.content_format.and_then(ContentFormat::media_type) {
-                publish = publish.props(vec![mqtt::packet::ContentType::new(text).ok()?.into()]);
+                v5_0::Publish::builder().topic_name(topic).ok()?.retain(terms.retain).payload(payload);
+            let mut properties = properties(message.properties)?;
+            let has_type = properties.iter().any(|property| matches!(property, Property::ContentType(_)));
+            let known = message.content_format.and_then(ContentFormat::media_type);
+            if let Some(text) = known.filter(|_| !has_type) {
+                properties.push(mqtt::packet::ContentType::new(text).ok()?.into());
             }
-            if let Some(AtLeastOnce { id, again }) = at_least_once {
+            if let Some(seconds) = terms.expiry {
+                properties.push(mqtt::packet::MessageExpiryInterval::new(seconds).ok()?.into());
+            }
+            for identifier in &terms.identifiers {
+                properties.push(mqtt::packet::SubscriptionIdentifier::new(*identifier).ok()?.into());
+            }
+            if let Some(Acknowledged { id, again, .. }) = acknowledged {
                 publish = publish.packet_id(id).dup(again);
             }
-            publish.qos(qos).build().ok()?.into()
+            publish.qos(qos).props(properties).build().ok()?.into()
         }
     })
 }
 
-/// A publish of QoS 1 to a client.
+/// A publish of QoS 1 or 2 to a client.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AtLeastOnce {
+pub(super) struct Acknowledged {
     /// Its packet id.
     pub(super) id: u16,
     /// It was sent before, on another connection.
     pub(super) again: bool,
+    /// QoS 2.
+    pub(super) exactly_once: bool,
 }
 
 /// DISCONNECT; 3.1.1 has none from the server.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::Denial;
 use super::bus::{Allowed, BusMessage, Reception, Subscription};
-use super::packet::Will;
+use super::packet::{Terms, Will};
 use super::queue::{QUEUED_ID_MAX, Queue};
 use crate::gate::filter::Remembered;
 use crate::gate::stage::DeviceIndex;
@@ -48,7 +48,7 @@ pub(super) struct Session {
     pub(super) receives: Allowed,
     /// What it got last, for the filters of its rules.
     pub(super) remembered: Option<Box<Remembered>>,
-    /// Messages of QoS 1 for it.
+    /// Messages of QoS 1 and 2 for it.
     pub(super) queue: Queue,
     /// It gets what is on the bus.
     pub(super) is_on_bus: bool,
@@ -106,9 +106,12 @@ impl Session {
         }
     }
 
-    /// Whether it has a connection and a subscription that gets local messages.
+    /// Whether it has a connection and a subscription that gets local messages. One that is on the
+    /// bus stays to the end of its connection: to join is dear, and a client may subscribe and
+    /// unsubscribe as fast as it writes.
     pub(super) fn wants_bus(&self) -> bool {
-        self.connection.is_some() && self.subscriptions.iter().any(|subscription| subscription.is_local)
+        let is_local = |subscription: &Subscription| subscription.is_local;
+        self.connection.is_some() && (self.is_on_bus || self.subscriptions.iter().any(is_local))
     }
 
     /// Whether it has a subscription whose messages are queued.
@@ -116,8 +119,27 @@ impl Session {
         self.subscriptions.iter().any(|subscription| subscription.is_local && subscription.is_queued)
     }
 
-    /// Whether a message of QoS 1 is to be queued for it, and then is noted as what it got; `at` is
-    /// its number.
+    /// How it gets a message, from all its subscriptions that match: with the highest QoS of them,
+    /// the retain flag if one of them keeps it, and all their identifiers (MQTT 5.0 §3.3.4).
+    /// `None`: none matches. `at` is its number, `now` the time of the bus.
+    pub(super) fn terms(&self, message: &BusMessage<'_>, at: u64, now: u64) -> Option<(u8, Terms)> {
+        let mut found: Option<(u8, Terms)> = None;
+        for known in &self.subscriptions {
+            let is_own = message.sender == at && known.options.no_local;
+            if !known.is_local || is_own || !known.filter.matches(message.topic) {
+                continue;
+            }
+            let (qos, terms) = found.get_or_insert_default();
+            *qos = known.granted_qos().min(message.qos).max(*qos);
+            terms.retain |= message.retain && known.options.retain_as_published;
+            terms.identifiers.extend(known.options.identifier);
+            terms.expiry = message.seconds_left(now);
+        }
+        found
+    }
+
+    /// Whether a message of QoS 1 or 2 is to be queued for it, and then is noted as what it got;
+    /// `at` is its number.
     pub(super) fn receive_queued(&mut self, now: Instant, message: &BusMessage<'_>, at: u64) -> Reception {
         let wants = |known: &Subscription| {
             let is_own = message.sender == at && known.options.no_local;
@@ -135,12 +157,12 @@ impl Session {
         found
     }
 
-    /// The retain flag with which a queued message is sent; `None`: the rules do not allow it any
-    /// more.
-    pub(super) fn queued_retain(&self, message: &BusMessage<'_>) -> Option<bool> {
-        let wants = |known: &&Subscription| known.is_local && known.filter.matches(message.topic);
-        let keeps = self.subscriptions.iter().filter(wants).any(|known| known.options.retain_as_published);
-        self.receives.topic(message.topic).then_some(message.retain && keeps)
+    /// How a queued message is sent; `None`: the rules do not allow it any more. What was queued
+    /// for a subscription that is gone is still sent (MQTT 5.0 §3.10.4).
+    pub(super) fn queued_terms(&self, message: &BusMessage<'_>, at: u64, now: u64) -> Option<(u8, Terms)> {
+        let terms = || Terms { expiry: message.seconds_left(now), ..Terms::default() };
+        let found = self.terms(message, at, now);
+        self.receives.topic(message.topic).then(|| found.unwrap_or_else(|| (1, terms())))
     }
 
     /// The next thing due while there is no connection.

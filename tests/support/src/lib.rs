@@ -9,6 +9,7 @@ pub mod dtls;
 pub mod http;
 pub mod journal;
 pub mod kernel;
+mod ports;
 pub mod readings;
 pub mod session_store;
 pub mod token;
@@ -87,12 +88,14 @@ impl Drop for Folder {
     }
 }
 
+/// A TCP port that nobody listens on.
 pub fn free_tcp_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+    ports::next(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
+/// A UDP port that nobody listens on.
 pub fn free_udp_port() -> u16 {
-    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port()
+    ports::next(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
 /// What a libcoap program printed, standard error included, without the times of its log: `5.03` is

@@ -285,7 +285,7 @@ impl Intake {
         pipeline.counters.count(Counter::MqttConnectsAccepted);
         self.events.push_back(Event::Connected { device: id, client_id, address, version });
         self.arm_connection(number);
-        self.send_queued(number);
+        self.send_queued(now, number);
         self.announce(number);
         self.follow_bus(at);
     }

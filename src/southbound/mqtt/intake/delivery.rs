@@ -8,7 +8,7 @@ use crate::gate::stage::DeviceIndex;
 use crate::message::ContentFormat;
 use crate::southbound::mqtt::bus::BusMessage;
 use crate::southbound::mqtt::connection::State;
-use crate::southbound::mqtt::packet::{self, AtLeastOnce};
+use crate::southbound::mqtt::packet::{self, Acknowledged, Terms};
 
 /// Publishes of one session that are not acknowledged.
 const UNACKNOWLEDGED_MAX: usize = 16;
@@ -86,8 +86,18 @@ impl Intake {
         let version = connection.version.ok_or(absent)?;
         let id = session.free_delivery_id().filter(|_| unacknowledged < connection.receive_maximum);
         let id = id.ok_or(absent)?;
-        let message = BusMessage { topic: path, payload, content_format, retain: false, qos: 1, sender: 0 };
-        let packet = packet::publish(version, &message, false, Some(AtLeastOnce { id, again: false }));
+        let message = BusMessage {
+            topic: path,
+            payload,
+            content_format,
+            retain: false,
+            qos: 1,
+            sender: 0,
+            expires: None,
+            properties: &[],
+        };
+        let acknowledged = Acknowledged { id, again: false, exactly_once: false };
+        let packet = packet::publish(version, &message, &Terms::default(), Some(acknowledged));
         if !packet.is_some_and(|packet| connection.send_publish(id, packet)) {
             return Err(NotDelivered::TooLarge);
         }

@@ -1,8 +1,8 @@
 //! Subscriptions, and messages between local clients.
 
 use super::*;
-use crate::southbound::mqtt::packet::AtLeastOnce;
-use crate::southbound::mqtt::queue::{QUEUED_BYTES_MAX, Shared};
+use crate::southbound::mqtt::packet::{Acknowledged, Terms};
+use crate::southbound::mqtt::queue::{QUEUED_BYTES_MAX, Sending, Shared};
 use crate::southbound::mqtt::settings::QUEUED_TOTAL_MAX;
 
 impl Intake {
@@ -44,14 +44,15 @@ impl Intake {
             pipeline.counters.count(Counter::MqttSubscriptionsRefused);
             return (SubackReasonCode::QuotaExceeded, false);
         }
-        // Local messages and those of the broker have QoS 1 at most.
+        // Those of the broker have QoS 1 at most.
         let is_acknowledged = options.qos != Qos::AtMostOnce;
         let is_queued = is_local && is_acknowledged && self.max_queued > 0;
         session.subscriptions.push(Subscription { filter, is_local, is_queued, is_downlink, options });
         self.follow_bus(at);
-        let code = match is_queued || is_downlink && is_acknowledged {
-            true => SubackReasonCode::GrantedQos1,
-            false => SubackReasonCode::GrantedQos0,
+        let code = match (is_queued, is_downlink && is_acknowledged) {
+            (true, _) if options.qos == Qos::ExactlyOnce => SubackReasonCode::GrantedQos2,
+            (true, _) | (_, true) => SubackReasonCode::GrantedQos1,
+            (false, false) => SubackReasonCode::GrantedQos0,
         };
         (code, is_new)
     }
@@ -70,6 +71,7 @@ impl Intake {
             RetainHandling::SendRetainedIfNotExists => is_new,
             RetainHandling::DoNotSendRetained => false,
         };
+        let (bus_now, mut expired) = (self.bus_time(now), Vec::new());
         let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
         let Session { subscriptions, receives, remembered, queue, .. } = session;
@@ -80,6 +82,10 @@ impl Intake {
         };
         if is_wanted {
             for message in self.retained.matching(&subscription.filter) {
+                if message.is_expired(bus_now) {
+                    expired.push(message.topic.to_owned());
+                    continue;
+                }
                 // As the state that it begins with: no filter holds it back.
                 let may = receives.receive(now, &message, None) == Reception::Delivered;
                 if connection.output().len() >= RETAINED_UNSENT_MAX || !may {
@@ -95,12 +101,18 @@ impl Intake {
                     self.queued_dropped += queue.push(message.encode_beginning().into(), self.max_queued);
                     self.queued_bytes += bytes;
                 } else {
-                    connection.send(packet::publish(version, &message, true, None));
+                    let identifiers = options.identifier.into_iter().collect();
+                    let terms = Terms { retain: true, identifiers, expiry: message.seconds_left(bus_now) };
+                    connection.send(packet::publish(version, &message, &terms, None));
                 }
                 receives.note(now, &message, remembered);
             }
         }
-        self.send_queued(number);
+        for topic in expired {
+            self.retained.remove(&topic);
+            self.local_expired += 1;
+        }
+        self.send_queued(now, number);
     }
 
     /// Joins the bus for a session, or leaves it.
@@ -118,6 +130,18 @@ impl Intake {
         }
     }
 
+    /// A time on the clock of the bus.
+    pub(super) fn bus_time(&mut self, at: Instant) -> u64 {
+        let began = *self.bus_began.get_or_insert(at);
+        u64::try_from(at.saturating_duration_since(began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When a message expires that is published now.
+    pub(super) fn expires_at(&mut self, now: Instant, interval: Duration) -> u64 {
+        let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        self.bus_time(now).saturating_add(interval)
+    }
+
     /// Publishes a message of a device to local clients.
     pub(super) fn publish_locally(&mut self, now: Instant, device: &str, message: &BusMessage<'_>) {
         if message.retain && !self.retained.put(device, message) {
@@ -133,8 +157,8 @@ impl Intake {
         }
     }
 
-    /// Queues a message of QoS 1 for every session that has a subscription of QoS 1 for it, and
-    /// sends it where there is a connection.
+    /// Queues a message of QoS 1 or 2 for every session that has a subscription of QoS 1 or 2 for
+    /// it, and sends it where there is a connection.
     fn enqueue(&mut self, now: Instant, message: &BusMessage<'_>, encoded: &[u8]) {
         let mut shared: Option<Shared> = None;
         let mut connected = Vec::new();
@@ -161,23 +185,43 @@ impl Intake {
             }
             connected.extend(session.connection);
         }
-        connected.into_iter().for_each(|number| self.send_queued(number));
+        connected.into_iter().for_each(|number| self.send_queued(now, number));
     }
 
     /// Sends what waits, as far as the client takes it.
-    pub(super) fn send_queued(&mut self, number: ConnectionNumber) {
+    pub(super) fn send_queued(&mut self, now: Instant, number: ConnectionNumber) {
+        let now = self.bus_time(now);
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(version) = connection.version else { return };
-        let session = connection.session.and_then(|session| self.sessions.get_mut(&session));
-        let Some(session) = session else { return };
+        let Some(at) = connection.session else { return };
+        let Some(session) = self.sessions.get_mut(&at) else { return };
         while connection.output().len() < UNSENT_MAX
             && let most = connection.receive_maximum.saturating_sub(session.deliveries.len())
-            && let Some((id, bytes, again)) = session.queue.next(most)
+            && let Some((id, bytes, sending)) = session.queue.next(most)
         {
-            let packet = BusMessage::decode(&bytes).and_then(|message| {
-                let retain = session.queued_retain(&message)? || BusMessage::is_beginning(&bytes);
-                let at_least_once = AtLeastOnce { id, again };
-                packet::publish(version, &message, retain, Some(at_least_once))
+            if sending == Sending::Release {
+                connection.send_pubrel(id, true);
+                continue;
+            }
+            let message = BusMessage::decode(&bytes);
+            if sending == Sending::First && message.is_some_and(|message| message.is_expired(now)) {
+                self.queued_bytes -= bytes.len();
+                self.local_expired += 1;
+                session.queue.acknowledge(id);
+                continue;
+            }
+            let packet = message.and_then(|message| {
+                let (qos, mut terms) = session.queued_terms(&message, at, now)?;
+                terms.retain |= BusMessage::is_beginning(&bytes);
+                let exactly_once = match sending {
+                    Sending::Again { exactly_once } => exactly_once,
+                    _ => qos == 2,
+                };
+                if sending == Sending::First && exactly_once {
+                    session.queue.note_exactly_once();
+                }
+                let acknowledged = Acknowledged { id, again: sending != Sending::First, exactly_once };
+                packet::publish(version, &message, &terms, Some(acknowledged))
             });
             // The rules do not allow it any more, or it is larger than the client takes.
             if !packet.is_some_and(|packet| connection.send_publish(id, packet)) {
@@ -189,9 +233,33 @@ impl Intake {
         self.announce(number);
     }
 
-    /// The client has taken a message, or refused it.
+    /// PUBREC: the client has a message of QoS 2, or refuses it.
+    pub(super) fn handle_pubrec(
+        &mut self,
+        now: Instant,
+        number: ConnectionNumber,
+        id: u16,
+        code: u8,
+        counters: &mut Counters,
+    ) {
+        if code >= 0x80 {
+            return self.handle_puback(now, number, id, code, counters);
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let session = connection.session.and_then(|session| self.sessions.get_mut(&session));
+        let Some(session) = session else { return };
+        let before = session.queue.bytes();
+        if session.queue.receive(id) {
+            connection.send_pubrel(id, false);
+        }
+        self.queued_bytes -= before - session.queue.bytes();
+        self.announce(number);
+    }
+
+    /// The client has taken a message, or refused it: PUBACK, or of QoS 2 PUBCOMP.
     pub(super) fn handle_puback(
         &mut self,
+        now: Instant,
         number: ConnectionNumber,
         id: u16,
         code: u8,
@@ -201,22 +269,22 @@ impl Intake {
         let Some(session) = session.and_then(|session| self.sessions.get_mut(&session)) else { return };
         if let Some(command) = session.deliveries.remove(&id) {
             self.delivered.push_back((command, Delivered::by_puback(code)));
-            return self.send_queued(number);
+            return self.send_queued(now, number);
         }
         let before = session.queue.bytes();
         if session.queue.acknowledge(id) {
             counters.count(Counter::MqttLocalDelivered);
         }
         self.queued_bytes -= before - session.queue.bytes();
-        self.send_queued(number);
+        self.send_queued(now, number);
     }
 
-    /// Messages of QoS 1 that wait for clients.
+    /// Messages of QoS 1 and 2 that wait for clients.
     pub fn queued_count(&self) -> usize {
         self.sessions.values().map(|session| session.queue.len()).sum()
     }
 
-    /// Messages of QoS 1 that were dropped, since this was asked last.
+    /// Messages of QoS 1 and 2 that were dropped, since this was asked last.
     pub fn take_queued_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.queued_dropped)
     }
@@ -228,7 +296,16 @@ impl Intake {
         if is_topic(&topic) {
             let Accepted { payload, content_format, retain, .. } = *reading;
             // One that is stored for the broker is worth as much to a local client.
-            let message = BusMessage { topic: &topic, payload, content_format, retain, qos: 1, sender: 0 };
+            let message = BusMessage {
+                topic: &topic,
+                payload,
+                content_format,
+                retain,
+                qos: 1,
+                sender: 0,
+                expires: None,
+                properties: &[],
+            };
             self.publish_locally(now, reading.device, &message);
         }
     }
@@ -236,33 +313,28 @@ impl Intake {
     /// The bus has a message for a session.
     pub fn handle_bus(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
         let Some(message) = BusMessage::decode(bytes) else { return };
+        let bus_now = self.bus_time(now);
         let session = self.sessions.get_mut(&at).filter(|session| session.is_on_bus);
         let Some(session) = session else { return };
         let Some(number) = session.connection else { return };
-        let mut wanted = None;
-        for subscription in session.subscriptions.iter().filter(|known| known.is_local) {
-            let is_own = message.sender == at && subscription.options.no_local;
-            // With QoS 1 it went to the queue.
-            let is_queued = message.qos > 0 && subscription.is_queued;
-            if is_queued && !is_own && subscription.filter.matches(message.topic) {
-                return;
-            }
-            if !is_own && subscription.filter.matches(message.topic) {
-                wanted = Some(wanted.unwrap_or(false) || subscription.options.retain_as_published);
-            }
+        let Some((qos, terms)) = session.terms(&message, at, bus_now) else { return };
+        if qos > 0 {
+            return; // it went to the queue
         }
-        let Some(keeps_retain) = wanted else { return };
         match session.receives.receive(now, &message, session.remembered.as_deref()) {
             Reception::Delivered => {}
             Reception::NotAllowed => return,
             Reception::HeldBack => return self.local_filtered += 1,
+        }
+        if message.is_expired(bus_now) {
+            return self.local_expired += 1;
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(version) = connection.version else { return };
         if connection.output().len() >= UNSENT_MAX {
             return counters.count(Counter::MqttLocalDropped);
         }
-        connection.send(packet::publish(version, &message, keeps_retain && message.retain, None));
+        connection.send(packet::publish(version, &message, &terms, None));
         session.receives.note(now, &message, &mut session.remembered);
         counters.count(Counter::MqttLocalDelivered);
         self.announce(number);
@@ -276,6 +348,12 @@ impl Intake {
     /// Messages that filters of local-subscribe rules held back, since this was asked last.
     pub fn take_local_filtered(&mut self) -> u64 {
         std::mem::take(&mut self.local_filtered)
+    }
+
+    /// Messages that expired before they were sent to one client or to later subscribers, since
+    /// this was asked last.
+    pub fn take_local_expired(&mut self) -> u64 {
+        std::mem::take(&mut self.local_expired)
     }
 
     /// Whether accepted readings are to be handed to [`Intake::handle_accepted`].

@@ -161,7 +161,7 @@ fn a_message_that_is_dropped_for_want_of_room_holds_nothing_back() {
     world.carry();
     assert!(world.pipeline.counters.value(Counter::MqttLocalDropped) > 0);
     let mut bytes = Vec::new();
-    world.intake.take_output(receiver, &mut bytes);
+    world.intake.take_output(world.moment.now, receiver, &mut bytes);
     assert_eq!(gets(&mut world, (sender, receiver), Qos::AtMostOnce, "home/a", &["1", "1"]), ["1"]);
 }
 

@@ -1,0 +1,126 @@
+//! What is not as the standard has it closes the connection, and nothing of it is taken.
+
+use super::*;
+
+fn string(bytes: &[u8]) -> Vec<u8> {
+    [&[0, bytes.len() as u8][..], bytes].concat()
+}
+
+/// A packet of this first byte and body.
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    [&[first, body.len() as u8][..], body].concat()
+}
+
+/// A PUBLISH of QoS 0 with these properties.
+fn publish_raw(topic: &[u8], properties: &[u8]) -> Vec<u8> {
+    packet(0x30, &[&string(topic)[..], &[properties.len() as u8], properties, b"1"].concat())
+}
+
+/// Whether it closes the connection of the client that sends it, and nothing else.
+fn closes(hello: Hello<'_>, bytes: &[u8]) -> bool {
+    let mut world = local(None);
+    let other = world.client(Hello { client_id: "other", ..HELLO });
+    let client = world.client(hello);
+    world.say(client, bytes);
+    assert!(world.taken().is_empty() && !world.is_closed(other));
+    world.is_closed(client)
+}
+
+#[test]
+fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
+    let mut passed = Vec::new();
+    for five in [true, false] {
+        let hello = Hello { five, ..HELLO };
+        let none: &[u8] = if five { &[0] } else { &[] };
+        let filter =
+            |filter: &[u8], options: u8| [&[0, 1][..], none, &string(filter)[..], &[options]].concat();
+        let plain = |topic: &[u8]| packet(0x30, &[&string(topic)[..], none, b"1"].concat());
+        for bytes in [
+            hello.bytes(),                       // a second CONNECT
+            packet(0x20, &[0, 0]),               // CONNACK
+            packet(0xD0, &[]),                   // PINGRESP
+            packet(0x00, &[]),                   // reserved
+            packet(0x80, &filter(b"home/#", 0)), // reserved flags
+            packet(0xA0, &[&[0, 1][..], none, &string(b"home/#")].concat()),
+            packet(0x60, &[0, 1]),
+            packet(0xC1, &[]),
+            packet(0xE1, &[]),
+            packet(0x36, &[&string(b"t/x")[..], &[0, 1], none, b"1"].concat()), // QoS 3
+            plain(b"t/\0"),
+            plain(b"t/\xff"),
+            plain(b"t/\xed\xa0\x80"),                    // a surrogate
+            packet(0x82, &[&[0, 1][..], none].concat()), // no filter
+            packet(0xA2, &[&[0, 1][..], none].concat()),
+            packet(0x82, &filter(b"home/#", 3)),    // QoS 3
+            packet(0x82, &filter(b"home/#", 0xC0)), // reserved bits
+            packet(0x82, &filter(b"home/\xff", 0)),
+            packet(0x50, &[0, 1]),         // PUBREC of nothing
+            packet(0x30, &[0, 200, b'x']), // shorter than its topic
+        ] {
+            if !closes(hello, &bytes) {
+                passed.push((five, bytes));
+            }
+        }
+    }
+    for bytes in [
+        packet(0xF0, &[]),                                                           // AUTH
+        publish_raw(b"t/x", &[0x23, 0, 0]),                                          // alias 0
+        publish_raw(b"", &[0x23, 0, 1]),          // an alias without a topic
+        publish_raw(b"t/x", &[0x01, 2]),          // payload format 2
+        publish_raw(b"t/x", &[0x01, 1, 0x01, 1]), // twice
+        publish_raw(b"t/x", &[0x11, 0, 0, 0, 1]), // of CONNECT
+        publish_raw(b"t/x", &[0x7f]),             // unknown
+        publish_raw(b"t/x", &[0x03, 0, 1, 0xff]), // not UTF-8
+        packet(0x82, &[&[0, 1, 2, 0x0b, 0][..], &string(b"home/#"), &[0]].concat()), // identifier 0
+        packet(0x82, &[&[0, 1, 0][..], &string(b"home/#"), &[0x30]].concat()), // retain handling 3
+    ] {
+        if !closes(HELLO, &bytes) {
+            passed.push((true, bytes));
+        }
+    }
+    assert!(passed.is_empty(), "{passed:02x?}");
+}
+
+#[test]
+fn a_connect_that_is_malformed_is_not_accepted() {
+    let mut passed = Vec::new();
+    for five in [true, false] {
+        let good = Hello { five, ..HELLO }.bytes();
+        let flags = good[9];
+        for (at, byte) in [
+            (9, flags | 1),    // reserved
+            (9, flags | 0x08), // a QoS without a will
+            (9, flags | 0x20), // retain without a will
+            (9, flags | 0x1C), // a will of QoS 3
+            (0, 0x11),         // reserved flags
+            (7, b'X'),         // the protocol's name
+            (3, 5),            // and its length
+        ] {
+            let mut world = World::new();
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            let client = world.open();
+            world.say(client, &bytes);
+            world.pass(CONNECT_WITHIN);
+            if !world.is_closed(client) || world.intake.counts() != (0, 0) {
+                passed.push((five, at, byte));
+            }
+        }
+    }
+    assert!(passed.is_empty(), "{passed:02x?}");
+}
+
+#[test]
+fn a_topic_with_a_wildcard_or_without_a_letter_is_refused() {
+    let mut world = local(None);
+    let client = world.client(HELLO);
+    for topic in ["t/+", "home/door-7/#", "+"] {
+        let body = [&string(topic.as_bytes())[..], &[0, 1, 0], b"1"].concat();
+        world.say(client, &packet(0x32, &body));
+        let heard = world.heard(client);
+        assert_eq!((heard.len(), acknowledged(&heard[0])), (1, (PUBACK, 1, 0x90)), "{topic}");
+    }
+    assert!(!closes(HELLO, &packet(0x30, &[&string(b"t/#")[..], &[0], b"1"].concat())));
+    assert!(closes(OLD, &packet(0x32, &[&string(b"")[..], &[0, 1], b"1"].concat())));
+    assert!(closes(HELLO, &publish_raw(b"", &[])));
+}
