@@ -440,7 +440,7 @@ fn damage_to_the_clocks_file_costs_nothing_and_its_loss_only_what_it_said() {
     world.daemon.resume();
     let clock = world.clock();
     assert!(clock["trusted"] == true && clock["proven_by"] == "certificate", "{clock}");
-    assert!(world.daemon.log().contains("clock.damaged-1"), "{}", world.daemon.log());
+    wait_for("the log", || world.daemon.log().contains("clock.damaged-1"));
     // Both: it is as at a first start.
     world.daemon.kill();
     for name in ["state/clock", "state/clock.copy"] {
@@ -450,7 +450,7 @@ fn damage_to_the_clocks_file_costs_nothing_and_its_loss_only_what_it_said() {
     world.daemon.resume();
     world.connected();
     world.until("evidence", |clock| clock["proven_by"] == "certificate");
-    assert!(world.daemon.log().contains("as at a first start"), "{}", world.daemon.log());
+    wait_for("the log", || world.daemon.log().contains("as at a first start"));
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn a_segment_cut_short_is_counted_to_the_last_record() {
     let lost = faulty.journal()["lost"].as_u64().expect("a number");
     assert!(lost > 150, "{}", faulty.journal());
     faulty.wait_for_all(200 - lost as usize);
-    assert!(faulty.site.daemon.log().contains("shorter than it was made"), "{}", faulty.site.daemon.log());
+    wait_for("the log", || faulty.site.daemon.log().contains("shorter than it was made"));
     wait_for("the loss", || !faulty.site.arrived("tombolo/gw/gateway/loss").is_empty());
     // One that is told twice, after a connection that broke, is the same to the letter.
     let reports: BTreeSet<Vec<String>> = faulty.site.arrived("tombolo/gw/gateway/loss").into_iter().collect();

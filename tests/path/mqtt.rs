@@ -157,7 +157,7 @@ fn connections_that_stay_silent_keep_no_client_out_and_are_said() {
     assert!(output.status.success(), "{}", printed(&output));
     let problems = site.daemon.status()["problems"].to_string();
     assert!(problems.contains("512 connections that do not identify themselves"), "{problems}");
-    assert!(site.daemon.log().contains("the oldest of the network that has most is closed"));
+    wait_for("the log", || site.daemon.log().contains("the oldest of the network that has most is closed"));
     drop(silent);
 }
 

@@ -146,8 +146,10 @@ fn an_outcome_that_the_broker_refuses_is_named_and_readings_flow() {
     // The gateway's own status says it, too; its number of outcomes would be another each time.
     let said = || site.arrived("tombolo/gw/gateway/status").last().map(|fields| fields[1].clone());
     wait_for("the gateway's status", || said().is_some_and(|text| text.contains(words)));
-    let log = site.daemon.log();
-    assert!(log.contains("refuses the outcome of a command") && log.contains("app/answers/1"), "{log}");
+    wait_for("the log", || {
+        let log = site.daemon.log();
+        log.contains("refuses the outcome of a command") && log.contains("app/answers/1")
+    });
     assert!(site.post(&["-e", "1"], "t/x").contains("2.04"));
     wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/t/x").is_empty());
     wait_for("an empty lane", || site.daemon.status()["journal"]["records"] == 0);

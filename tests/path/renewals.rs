@@ -116,7 +116,7 @@ fn files_that_somebody_removes_are_written_anew_and_the_connection_comes_back() 
             && site.daemon.status()["upstream"]["connected"] == true
     });
     assert_eq!(certificate(&site.daemon)["serial"], first);
-    assert!(site.daemon.log().contains("are written anew"), "{}", site.daemon.log());
+    wait_for("the log", || site.daemon.log().contains("are written anew"));
 }
 
 #[test]
@@ -419,7 +419,7 @@ fn damaged_files_of_a_certificate_are_named_until_another_one_is_in_use() {
         until_connected_and_confirmed(&site.daemon);
         let problems = site.daemon.status()["problems"].to_string();
         assert!(problems.matches("state.damaged-1").count() == 1, "{problems}");
-        assert!(site.daemon.log().contains("damaged files of a certificate are set aside"));
+        wait_for("the log", || site.daemon.log().contains("damaged files of a certificate are set aside"));
         let (_, text) = site.daemon.command(&["check"]);
         let said = |line: &str| line.starts_with("warn") && line.contains("state.damaged-1");
         assert!(text.lines().any(said) && text.contains("then delete them"), "{text}");
@@ -722,7 +722,7 @@ fn a_token_is_made_as_soon_as_the_clock_is_trusted() {
     });
     kernel.synchronise(true);
     wait_for("a connection", || daemon.status()["upstream"]["connected"] == true);
-    assert!(daemon.log().contains("so a token can be made"), "{}", daemon.log());
+    wait_for("the log", || daemon.log().contains("so a token can be made"));
 }
 
 #[test]

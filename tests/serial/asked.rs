@@ -250,12 +250,12 @@ fn an_answer_that_is_no_reading_is_told_with_its_reason_and_its_first_bytes_ever
         let (_, text) = site.daemon.command(command);
         assert!(text.contains(&reason), "{command:?}: {text}");
     }
-    let log = site.daemon.log();
     let named = |what: &str| {
+        let log = site.daemon.log();
         let line = |line: &&str| line.contains(what) && line.contains("first=543db03231");
         log.lines().filter(line).any(|line| line.contains("the pattern does not match"))
     };
-    assert!(named("frame without a reading") && named("its answers are no readings"), "{log}");
+    wait_for("the log", || named("frame without a reading") && named("its answers are no readings"));
     good.store(true, Ordering::Relaxed);
     wait_for("a reading", || site.payloads("scale").iter().any(|payload| payload == "W=1"));
     assert!(site.ports()["scale"]["asked"].get("last_fault").is_none());

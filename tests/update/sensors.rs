@@ -333,7 +333,7 @@ fn an_image_that_the_disk_loses_is_said_not_served_and_fetched_again() {
     assert_eq!(site.counter("tombolo_firmware_unreadable_blocks_total"), 1);
     wait_for("the image once more", || sensor.ask(&format!("block {path} 200 6")).code == "2.05");
     assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
-    assert!(site.daemon.log().contains("a block of firmware cannot be read"));
+    wait_for("the log", || site.daemon.log().contains("a block of firmware cannot be read"));
 }
 
 #[test]
