@@ -67,10 +67,11 @@ fn a_subscriber_with_a_session_gets_what_came_while_it_was_away() {
         site.post(&["-e", "21.5"], "t/env");
         wait_for("what waits", || status()["queued_messages"] == 5);
         let later = printed(&subscribe("5", "60"));
-        let lines: Vec<&str> = later.lines().collect();
-        let lamp = |number: u32| format!("home/pump-2/lamp {number}");
-        let expected = [lamp(3), lamp(4), lamp(5), lamp(6), "readings/door-7/t/env 21.5".to_owned()];
-        assert_eq!(lines, expected, "the newest five");
+        let (lamps, others): (Vec<&str>, Vec<&str>) =
+            later.lines().partition(|line| line.starts_with("home/pump-2/lamp "));
+        assert_eq!(lamps, [3, 4, 5, 6].map(|number| format!("home/pump-2/lamp {number}")), "the newest five");
+        // Of QoS 1: the client shows it before those of QoS 2, which are still to be released.
+        assert_eq!(others, ["readings/door-7/t/env 21.5"]);
         assert!(site.daemon.command(&["status"]).1.contains("mqtt"));
         // The router of the bus writes no line of its own.
         let log = site.daemon.log();
