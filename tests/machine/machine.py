@@ -19,6 +19,7 @@ TOP = HERE.parent.parent
 # The Debian packages of this machine that a machine in qemu needs.
 PACKAGES = ["nbdkit", "nbdkit-plugin-python", "e2fsprogs", "cpio", "kmod", "openssl"]
 MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio-rng"]
+E2FSCK = "/sbin/e2fsck"
 IN_GUEST = "/usr/local/lib/machine"
 FORWARDS = [("coap", "udp", 5683), ("dtls", "udp", 5684), ("mqtt", "tcp", 8884), ("agent", "tcp", 7000)]
 # For each architecture: qemu's package, program, board, and processor where there is no KVM; the kernel's package and console.
@@ -95,7 +96,8 @@ def fetch(folder, architecture):
     return fetched
 
 
-def make_initramfs(folder, fetched):
+def make_initramfs(folder, fetched, own):
+    """`own`: it is of this machine's architecture, whose e2fsck it gets."""
     tree = folder / "initramfs"
     shutil.rmtree(tree, ignore_errors=True)
     for name in ["bin", "modules", "proc", "sys", "dev", "root"]:
@@ -103,6 +105,11 @@ def make_initramfs(folder, fetched):
     shutil.copy(HERE / "init", tree / "init")
     shutil.copy(fetched / "bin/busybox", tree / "bin/busybox")
     (tree / "bin/sh").symlink_to("busybox")
+    if own:
+        found = subprocess.run(["ldd", E2FSCK], capture_output=True, text=True, check=True).stdout
+        for path in [E2FSCK, *re.findall(r"/\S+", found)]:
+            (tree / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tree / path[1:])
     order = []
 
     def add(name):
@@ -182,7 +189,7 @@ class Machine:
         self.folder, self.disk, self.ports, self.keeps = folder, disk, ports, keeps
         fetched = fetch(folder, architecture)
         self.kernel = next(fetched.glob("boot/vmlinuz-*"))
-        self.initramfs = make_initramfs(folder, fetched)
+        self.initramfs = make_initramfs(folder, fetched, not apt_of(folder, architecture))
         self.hardware = HARDWARE[architecture]
         self.accelerator = accelerator(self.kernel, self.hardware)
         self.qemu = self.nbd = None

@@ -8,13 +8,15 @@ LICENSE = "MIT"
 
 inherit core-image
 
-# read-only-rootfs: a slot is what was built, and stays it. What changes lies on /data.
+# read-only-rootfs: a slot is what was built, and stays it. What changes lies on /data, which e2fsck has to
+# check before the mount (docs/boards.md).
 IMAGE_FEATURES += "read-only-rootfs"
 IMAGE_INSTALL = "\
     packagegroup-core-boot \
     tombolo \
     tombolo-vendor-conf \
     ca-certificates \
+    e2fsprogs-e2fsck \
     ${@bb.utils.contains('BBFILE_COLLECTIONS', 'rauc', 'rauc', '', d)} \
 "
 
