@@ -269,6 +269,11 @@ impl Mosquitto {
 
     /// Starts it; false if it ended at once.
     fn try_resume(&mut self) -> bool {
+        // One that a test killed may still have its ports for a moment.
+        if let Some(mut before) = self.child.take() {
+            let _ = before.kill();
+            let _ = before.wait();
+        }
         let mut child = Command::new("mosquitto")
             .arg("-c")
             .arg(self.folder.join("mosquitto.conf"))
