@@ -77,7 +77,7 @@ fn a_key_that_makes_no_sense_is_refused_with_its_line() {
     }
     let local = |keys: &str| format!("[role.r.local-publish.l]\ntopic = \"home/#\"\n{keys}\n");
     wrong(&local("deny = true\nqos = 0"), "denies every message on its topics, so it has no qos");
-    wrong(&local("qos = 2"), "role.r.local-publish.l.qos: 2 is not accepted");
+    wrong(&local("qos = 3"), "role.r.local-publish.l.qos: 3 is not accepted");
     wrong(
         "[role.r.local-subscribe.l]\ntopic = \"home/#\"\nretain = false\n",
         "role.r.local-subscribe.l.retain: ",
