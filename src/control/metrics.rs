@@ -88,6 +88,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "MQTT connections ended because the certificate of the client is not trusted any more.",
     ),
     ("tombolo_mqtt_received_publishes_total", "PUBLISH packets of local MQTT clients."),
+    (
+        "tombolo_mqtt_held_clients_total",
+        "Pauses in which nothing was read from an MQTT client: too many of its publishes were refused.",
+    ),
     ("tombolo_mqtt_refused_subscriptions_total", "Subscriptions of MQTT clients that were refused."),
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),
     ("tombolo_mqtt_dropped_local_messages_total", "Local messages dropped: too slow a receiver or bus."),

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256, SHA512};
 use aws_lc_rs::pbkdf2::{self, PBKDF2_HMAC_SHA512};
@@ -38,6 +38,11 @@ const ITERATIONS_MAX: u32 = 1_000_000;
 const ARGON_NEW: (u32, u32, u32) = (19_456, 2, 1);
 /// The most that a hash in a file may cost: KiB, passes, lanes.
 const ARGON_MAX: (u32, u32, u32) = (65_536, 8, 4);
+
+/// A piece of this many bytes goes back to the system when it is freed. glibc takes smaller ones from
+/// an arena once one of their size was freed, and each thread that ever hashed keeps its own: its
+/// dynamic threshold rises to 32 MiB.
+const PIECE: usize = 33 << 20;
 
 /// The user name and the hash of the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -218,9 +223,18 @@ fn sha256(salt: &[u8], password: &[u8]) -> [u8; HASH_LENGTH] {
 fn argon2id(cost: (u32, u32, u32), salt: &[u8], password: &[u8]) -> Option<[u8; HASH_LENGTH]> {
     let params = Params::new(cost.0, cost.1, cost.2, Some(HASH_LENGTH)).ok()?;
     let mut hash = [0; HASH_LENGTH];
+    let mut memory = memory(params.block_count())?;
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon.hash_password_into(password, salt, &mut hash).ok()?;
+    argon.hash_password_into_with_memory(password, salt, &mut hash, &mut memory[..]).ok()?;
     Some(hash)
+}
+
+/// Zeroed memory for a hash, in a piece of [`PIECE`] of which only so many blocks are touched.
+fn memory(blocks: usize) -> Option<Vec<Block>> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(blocks.max(PIECE / Block::SIZE)).ok()?;
+    memory.resize(blocks, Block::new());
+    Some(memory)
 }
 
 #[cfg(test)]
@@ -239,6 +253,30 @@ mod tests {
                 assert!(!hash.verify(wrong));
             }
         }
+    }
+
+    /// In an arena it would stay mapped; another thread may map something there at once.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_memory_of_a_hash_goes_back_to_the_system_each_time() {
+        let is_mapped = |at: usize| {
+            let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings of this process");
+            maps.lines().any(|line| {
+                let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+                let hex = |text: &str| usize::from_str_radix(text, 16).expect("an address");
+                range.is_some_and(|(start, end)| (hex(start)..hex(end)).contains(&at))
+            })
+        };
+        let goes_back = || {
+            let memory = memory(ARGON_NEW.0 as usize).expect("memory");
+            let middle = &raw const memory[memory.len() / 2] as usize;
+            assert!(is_mapped(middle));
+            drop(memory);
+            !is_mapped(middle)
+        };
+        // The first one of a size goes back in any case.
+        goes_back();
+        assert!((0..5).any(|_| goes_back()));
     }
 
     #[test]

@@ -69,6 +69,9 @@ counters! {
     MqttUnidentifiedClosed = "tombolo_mqtt_closed_unidentified_connections_total",
     /// PUBLISH packets of local MQTT clients.
     MqttPublishes = "tombolo_mqtt_received_publishes_total",
+    /// Pauses in which nothing was read from a local MQTT client: too many of its publishes were
+    /// refused.
+    MqttClientsHeld = "tombolo_mqtt_held_clients_total",
     /// Subscriptions that were refused.
     MqttSubscriptionsRefused = "tombolo_mqtt_refused_subscriptions_total",
     /// Messages between local MQTT clients that were delivered, one for each receiver.

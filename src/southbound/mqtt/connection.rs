@@ -141,6 +141,8 @@ pub(super) struct Connection {
     pub(super) wants_reasons: bool,
     /// Publishes of QoS 1 and 2 that the client takes at once.
     pub(super) receive_maximum: usize,
+    /// Nothing is read from it until then: too many of its publishes were refused.
+    pub(super) held_until: Option<Instant>,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -174,6 +176,7 @@ impl Connection {
             keep_alive: None,
             wants_reasons: false,
             receive_maximum: usize::from(u16::MAX),
+            held_until: None,
             last_received: now,
             is_announced: false,
             library,
@@ -195,7 +198,11 @@ impl Connection {
         match self.state {
             State::Opening { until } => Some(until),
             State::Refusing { at, .. } => Some(at),
-            State::Open => self.keep_alive.map(|keep_alive| self.last_received + keep_alive / 2 * 3),
+            State::Open => {
+                // What it sends meanwhile is not seen, so it is not silent.
+                let silent = || self.keep_alive.map(|keep_alive| self.last_received + keep_alive / 2 * 3);
+                self.held_until.or_else(silent)
+            }
             State::Verifying | State::Ended => None,
         }
     }

@@ -14,6 +14,8 @@
 //! **Bounds.** Of a client that is not identified: [`CONNECT_MAX`](super::settings::CONNECT_MAX)
 //! bytes, for [`CONNECT_WITHIN`](super::settings::CONNECT_WITHIN). Of a device: its role's
 //! `max-sessions` sessions (a new one replaces its own oldest), `max-handshakes` connects a minute.
+//! Refused publishes of a device: [`RATE`](super::refusal_rate::RATE) a second, beyond which its
+//! connection is not read from.
 //! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
 //! In all: `max-clients` connections, and as many sessions without one.
 
@@ -38,6 +40,7 @@ use super::bus::{
 use super::connection::{Connection, Ended, ProofEnd, Source, State};
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
+use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
@@ -161,6 +164,8 @@ pub struct Intake {
     /// The sessions of each device, the one that connected last at the end.
     by_device: HashMap<DeviceIndex, Vec<u64>>,
     connects: HashMap<DeviceIndex, Connects>,
+    /// Of the devices of which publishes were refused.
+    refusals: HashMap<DeviceIndex, RefusalRate>,
     refused_connects: RefusedConnects,
     verifications: Verifications,
     /// Connections that have a session.
@@ -212,6 +217,7 @@ impl Intake {
             sessions: HashMap::new(),
             by_device: HashMap::new(),
             connects: HashMap::new(),
+            refusals: HashMap::new(),
             refused_connects: RefusedConnects::default(),
             verifications: Verifications::new(seed),
             clients: 0,
@@ -331,6 +337,13 @@ impl Intake {
             match due {
                 Due::Connection(number) => {
                     let Some(connection) = self.connections.get_mut(&number) else { continue };
+                    if connection.held_until.take_if(|until| *until <= now).is_some() {
+                        connection.last_received = now;
+                        self.arm_connection(number);
+                        self.process(moment, number, pipeline);
+                        self.wake(number);
+                        continue;
+                    }
                     match (connection.deadline(), connection.state) {
                         (Some(at), _) if at > now => self.arm_connection(number),
                         (Some(_), State::Opening { .. }) => {
@@ -416,6 +429,7 @@ impl Intake {
         let Some(connection) = self.connections.get_mut(&number) else { return Next::Close };
         match connection.state {
             State::Ended => Next::Close,
+            State::Open if connection.held_until.is_some() => Next::Wait,
             State::Open if is_busy(connection, &self.sessions) => Next::Wait,
             State::Opening { .. } | State::Open => Next::Read,
             State::Verifying | State::Refusing { .. } => Next::Wait,
@@ -484,6 +498,7 @@ impl Intake {
         rejudged.into_iter().for_each(|at| self.follow_bus(at));
         self.verifications.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
+        self.refusals.retain(|device, _| gate.id(*device).is_some());
     }
 
     /// The gateway stops: says goodbye to all clients. Their wills are published.
@@ -514,7 +529,7 @@ impl Intake {
                 }
                 break;
             }
-            if is_busy(connection, &self.sessions) {
+            if connection.held_until.is_some() || is_busy(connection, &self.sessions) {
                 break;
             }
             let Some(connection) = self.connections.get_mut(&number) else { return };
@@ -540,6 +555,10 @@ impl Intake {
         let session = self.connections.get(&number).and_then(|connection| connection.session);
         if let Some(session) = session.and_then(|session| self.sessions.get(&session)) {
             pipeline.gate.seen(moment.now, session.device);
+        }
+        if packet.id() == Some(0) {
+            let what = "a packet identifier of 0 (MQTT 5.0 §2.2.1)";
+            return self.reject(moment, number, DisconnectReasonCode::ProtocolError, what, pipeline);
         }
         match packet {
             Inbound::Connect(hello) => self.handle_connect(moment, number, hello, pipeline),
@@ -640,7 +659,7 @@ impl Intake {
             let what = "too many publishes of QoS 2 without PUBREL";
             return self.reject(moment, number, code, what, pipeline);
         }
-        let count = session.next_count();
+        let (count, device) = (session.next_count(), session.device);
         let expires = message.expiry.map(|interval| self.expires_at(moment.now, interval));
         let published = BusMessage {
             topic: message.topic.as_str(),
@@ -653,6 +672,9 @@ impl Intake {
             properties: message.properties.as_slice(),
         };
         let outcome = self.take(moment, at, count, &published, pipeline);
+        if let Some(Err(_)) = outcome {
+            self.note_refused(moment.now, number, device, &mut pipeline.counters);
+        }
         let Some(session) = self.sessions.get_mut(&at) else { return };
         if outcome == Some(Err(UNKNOWN)) {
             let code = DisconnectReasonCode::NotAuthorized;
@@ -691,6 +713,23 @@ impl Intake {
             self.publish_locally(moment.now, id.as_str(), &message);
         }
         Some(outcome)
+    }
+
+    /// A publish was refused: after too many of them nothing is read for a moment.
+    fn note_refused(
+        &mut self,
+        now: Instant,
+        number: ConnectionNumber,
+        device: DeviceIndex,
+        counters: &mut Counters,
+    ) {
+        let rate = self.refusals.entry(device).or_insert_with(|| RefusalRate::new(now));
+        let Some(until) = rate.note(now) else { return };
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.held_until = Some(until);
+            counters.count(Counter::MqttClientsHeld);
+            self.arm_connection(number);
+        }
     }
 
     /// Sends the acknowledgements whose turn it is.
@@ -859,8 +898,15 @@ impl Intake {
     /// Tells the shell that a connection has something to send, or is over.
     fn announce(&mut self, number: ConnectionNumber) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
-        let has_news = !connection.output().is_empty() || connection.state == State::Ended;
-        if has_news && !connection.is_announced {
+        if !connection.output().is_empty() || connection.state == State::Ended {
+            self.wake(number);
+        }
+    }
+
+    /// Has the shell look at a connection, though there is nothing to be sent.
+    fn wake(&mut self, number: ConnectionNumber) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        if !connection.is_announced {
             connection.is_announced = true;
             self.ready.push_back(number);
         }

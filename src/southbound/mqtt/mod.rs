@@ -16,10 +16,11 @@
 //! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
 //! | `queue` | messages of QoS 1 for one client, kept while it is away |
+//! | `refusal_rate` | how many publishes are refused without a pause |
 //! | `refused_connects` | the refused connects for people |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
-//! | `tls` | certificate, key, anchors |
+//! | `tls` | certificate, key, and the verdict on clients' certificates |
 //!
 //! A publish is a reading: its topic is a path in the space of the client's device. PUBACK and
 //! PUBREC go out after the journal's commit. docs/mqtt.md is the user's page.
@@ -34,6 +35,7 @@ mod intake;
 pub mod io;
 mod packet;
 mod queue;
+mod refusal_rate;
 mod refused_connects;
 mod session;
 pub mod settings;

@@ -128,6 +128,23 @@ pub(super) struct Message {
     pub(super) properties: Vec<u8>,
 }
 
+impl Inbound {
+    /// Its packet identifier, which is never 0; `None` if a packet of its kind has none.
+    pub(super) fn id(&self) -> Option<u16> {
+        match self {
+            Inbound::Publish(message) if message.qos == Qos::AtMostOnce => None,
+            Inbound::Publish(Message { id, .. })
+            | Inbound::Puback { id, .. }
+            | Inbound::Pubrec { id, .. }
+            | Inbound::Pubrel(id)
+            | Inbound::Pubcomp(id)
+            | Inbound::Subscribe { id, .. }
+            | Inbound::Unsubscribe { id, .. } => Some(*id),
+            Inbound::Connect(_) | Inbound::Ping | Inbound::Disconnect { .. } | Inbound::Unexpected => None,
+        }
+    }
+}
+
 /// Session Expiry Interval 0xFFFFFFFF: the session does not expire (MQTT 5.0 §3.1.2.11.2).
 const NEVER: u32 = u32::MAX;
 

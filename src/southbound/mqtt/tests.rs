@@ -7,6 +7,7 @@ mod malformed;
 mod proof;
 mod queued;
 mod subscriptions;
+mod throttle;
 
 use std::time::{Duration, Instant};
 

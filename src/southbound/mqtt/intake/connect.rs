@@ -71,9 +71,9 @@ impl Intake {
             return self.refuse(now, number, Code::TopicNameInvalid, claim, reason, pipeline);
         }
         // A certificate identifies by itself; one that is of no device leaves the password.
-        if let Some(identity) = &connection.source.identity
-            && let Ok(device) = pipeline.gate.identify(now, identity)
-        {
+        let identified =
+            connection.source.identity.as_ref().map(|identity| pipeline.gate.identify(now, identity));
+        if let Some(Ok(device)) = identified {
             let expires = connection.source.expires.map(ProofEnd::Certificate);
             return self.accept(moment, number, device, expires, &hello, pipeline);
         }
@@ -81,11 +81,17 @@ impl Intake {
             return self.handle_token(moment, number, &hello, pipeline);
         }
         let (Some(name), Some(password)) = (username, &hello.password) else {
-            let reason = "neither a password nor a certificate of a device";
+            let reason = match identified {
+                Some(Err(why)) => format!("no password, and its certificate identifies no device: {why}"),
+                _ => "neither a password nor a certificate of a device".to_owned(),
+            };
             return self.refuse(now, number, Code::NotAuthorized, claim, reason, pipeline);
         };
         let Some((device, hash)) = pipeline.gate.login(name) else {
-            let reason = "no device has this user name";
+            let reason = match pipeline.gate.is_withheld(name) {
+                true => format!("the device {name} is switched off or disabled"),
+                false => "no device that is enabled has this user name".to_owned(),
+            };
             return self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
         };
         if !hash.is_costly() {
@@ -142,6 +148,12 @@ impl Intake {
                 let gate = &pipeline.gate;
                 claim.device = gate.device_by_id(id);
                 match gate.jwt_keys(id) {
+                    None if gate.is_withheld(id) => {
+                        format!(
+                            "the token's {by} {} names a device that is switched off or disabled",
+                            quoted(id)
+                        )
+                    }
                     None => format!(
                         "the token's {by} {} names no device with a registered key (`tombolo device key add`)",
                         quoted(id)

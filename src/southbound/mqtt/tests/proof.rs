@@ -225,3 +225,27 @@ fn a_key_that_is_added_disturbs_nobody_and_one_that_is_removed_cuts_off() {
     world.intake.review(&world.moment, &mut world.pipeline);
     assert!(world.is_closed(client));
 }
+
+#[test]
+fn a_device_that_is_disabled_is_called_so_whatever_it_shows() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let mut settings = settings(&[("cam-1", &signer)]);
+    let mut device = settings.devices.remove(0);
+    settings.withheld.add(&mut device);
+    world.pipeline.gate.replace(settings, world.moment.now);
+    let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    let identity =
+        CertificateIdentity::new([], ["cam-1.example"], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
+    let certified =
+        Source { identity: Some(PeerIdentity::Certificate(identity.into())), ..Source::default() };
+    let password = Hello { username: Some("cam-1"), ..HELLO };
+    let by_token = Hello { client_id: "cam-1", password: Some(&token), ..HELLO };
+    let bare = Hello { username: None, password: None, ..HELLO };
+    for (source, hello) in [(Source::default(), password), (Source::default(), by_token), (certified, bare)] {
+        let client = world.intake.handle_opened(world.moment.now, source);
+        world.say(client, &hello.bytes());
+        let last = world.intake.last_refused_connect().expect("one");
+        assert!(last.reason.contains("switched off or disabled"), "{}", last.reason);
+    }
+}
