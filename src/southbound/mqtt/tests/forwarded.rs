@@ -231,3 +231,44 @@ fn any_topic_alias_maximum_of_a_client_is_taken_and_none_is_used() {
         }
     }
 }
+
+#[test]
+fn a_will_goes_to_local_subscribers_with_its_qos_retain_flag_properties_and_expiry() {
+    let mut world = local(None);
+    let receiver = world.client(Hello { client_id: "r", ..HELLO });
+    world.say(receiver, &subscribing(&[("home/#", Qos::ExactlyOnce)], None));
+    world.heard(receiver);
+    let leaves = |world: &mut World, delay: u32, lasts: u32| {
+        let of_will: Vec<Property> = vec![
+            mqtt::packet::WillDelayInterval::new(delay).unwrap().into(),
+            MessageExpiryInterval::new(lasts).unwrap().into(),
+        ];
+        let connect = v5_0::Connect::builder().client_id("w").unwrap().clean_start(true);
+        let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+        let session = mqtt::packet::SessionExpiryInterval::new(60).unwrap();
+        let connect = connect.props(vec![session.into()]);
+        let connect = connect.will_message(TOPIC, b"gone".to_vec(), Qos::ExactlyOnce, true).unwrap();
+        let connect = connect.will_props([of_will, properties()].concat()).build().unwrap();
+        let client = world.intake.handle_opened(world.moment.now, Source::default());
+        world.say(client, &connect.to_continuous_buffer());
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        world.pass(Duration::from_secs(u64::from(delay) + 1));
+    };
+    leaves(&mut world, 0, 30);
+    let got = publishes(&mut world, receiver);
+    assert_eq!((got.len(), got[0].qos(), got[0].retain()), (1, Qos::ExactlyOnce, false));
+    let kept =
+        got[0].props().iter().filter(|property| !matches!(property, Property::MessageExpiryInterval(_)));
+    assert_eq!(kept.cloned().collect::<Vec<_>>(), properties());
+    // The interval begins when it is published, and a later subscriber gets what is left of it.
+    leaves(&mut world, 5, 3);
+    assert_eq!(publishes(&mut world, receiver).len(), 1);
+    world.say(receiver, &subscribing(&[("home/+/x", Qos::AtMostOnce)], None));
+    assert_eq!(
+        publishes(&mut world, receiver).iter().map(|publish| publish.retain()).collect::<Vec<_>>(),
+        [true]
+    );
+    world.pass(Duration::from_secs(4));
+    world.say(receiver, &subscribing(&[("home/#", Qos::AtMostOnce)], None));
+    assert_eq!(publishes(&mut world, receiver).len(), 0, "it has expired");
+}
