@@ -324,7 +324,7 @@ impl Clients {
         }
         if self.common.displaced.get().is_some_and(|at| at.elapsed() < CROWDED) {
             problems.push(format!(
-                "MQTT: {PENDING_MAX} connections that do not identify themselves take all places; the oldest are closed for new ones; `journalctl -u tombolo -g identified` has addresses"
+                "MQTT: {PENDING_MAX} connections that do not identify themselves take all places; the oldest are closed for new ones; the log has their addresses (\"not identified themselves\")"
             ));
         }
         problems

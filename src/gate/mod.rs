@@ -164,6 +164,15 @@ pub struct DeviceView<'a> {
     pub quota: explain::QuotaState,
 }
 
+/// The size of a message to local clients.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalSize {
+    /// Bytes of its payload, which `max-payload` limits.
+    pub payload: usize,
+    /// Bytes of the properties that go with it; with the payload they cost the quota.
+    pub properties: usize,
+}
+
 impl Gate {
     /// Creates the gate. Never fails: an invalid setting closes the role or device it belongs to
     /// and is listed by [`Gate::problems`].
@@ -483,9 +492,10 @@ impl Gate {
         now: Instant,
         device: DeviceIndex,
         topic: &str,
-        bytes: usize,
+        size: LocalSize,
         room: Result<(), Refusal>,
     ) -> Result<(), Refusal> {
+        let bytes = size.payload + size.properties;
         let Gate { plan, devices, presence, totals, .. } = self;
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
@@ -496,7 +506,7 @@ impl Gate {
         let state = &mut entry.state;
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let limit = role.limits.of(true);
-        let refusal = if bytes > limit as usize {
+        let refusal = if size.payload > limit as usize {
             Refusal::TooLarge { limit }
         } else if let Err(retry_after_s) = state.bucket.check(&role.rate, now, bytes) {
             Refusal::OverQuota { retry_after_s }

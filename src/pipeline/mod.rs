@@ -29,6 +29,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::gate::Gate;
+use crate::gate::LocalSize;
 use crate::gate::reply::Outcome;
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Admitted, DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
@@ -361,14 +362,14 @@ impl<S: ReadingStore> Pipeline<S> {
         now: Instant,
         device: DeviceIndex,
         topic: &str,
-        bytes: usize,
+        size: LocalSize,
         room: Result<(), Refusal>,
     ) -> Result<(), &Refusal> {
-        let Err(refusal) = self.gate.admit_local(now, device, topic, bytes, room) else { return Ok(()) };
+        let Err(refusal) = self.gate.admit_local(now, device, topic, size, room) else { return Ok(()) };
         self.counters.count(refusal::counter(refusal.reason()));
         let name = self.gate.id(device).cloned();
         self.events.of_mqtt(true);
-        Err(self.events.refused(name, Method::Post, topic, None, bytes, refusal))
+        Err(self.events.refused(name, Method::Post, topic, None, size.payload, refusal))
     }
 
     /// Says whether each accepted reading leaves by [`Event::Mirrored`] too.

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 use super::fake::{FakeStore, received};
 use super::*;
 use crate::gate::Device;
+use crate::gate::LocalSize;
 use crate::gate::settings::{Psk, ReadingFilter};
 use crate::gate::stage::Reason;
 use crate::message::{Method, Name};
@@ -141,12 +142,13 @@ fn a_device_has_one_quota_over_coap_serial_lines_and_mqtt() {
     assert_eq!(coap(&mut pipeline, now), None);
     assert_eq!(post(&mut pipeline, now, 1, "t/env"), Disposition::Journaled);
     assert_eq!(mqtt(&mut pipeline, 1), Ok(()));
-    assert_eq!(pipeline.handle_local(now, device, "home/x", 4, Ok(())), Ok(()));
+    let small = LocalSize { payload: 3, properties: 1 };
+    assert_eq!(pipeline.handle_local(now, device, "home/x", small, Ok(())), Ok(()));
     assert!(matches!(coap(&mut pipeline, now), Some(Refusal::OverQuota { .. })));
     assert!(matches!(post(&mut pipeline, now, 2, "t/env"), Disposition::Refused(Refusal::OverQuota { .. })));
     assert_eq!(mqtt(&mut pipeline, 2), Err(Reason::OverQuota));
     assert!(matches!(
-        pipeline.handle_local(now, device, "home/x", 4, Ok(())),
+        pipeline.handle_local(now, device, "home/x", small, Ok(())),
         Err(Refusal::OverQuota { .. })
     ));
 }
@@ -370,15 +372,16 @@ fn a_local_message_costs_quota_and_is_stored_nowhere() {
     let now = Instant::now();
     let mut pipeline = Pipeline::fake(now, 2);
     let device = pipeline.gate.device_by_id("door-7").expect("it is known");
+    let small = LocalSize { payload: 3, properties: 1 };
     for _ in 0..2 {
-        assert_eq!(pipeline.handle_local(now, device, "home/x", 4, Ok(())), Ok(()));
+        assert_eq!(pipeline.handle_local(now, device, "home/x", small, Ok(())), Ok(()));
     }
     assert!(matches!(
-        pipeline.handle_local(now, device, "home/x", 4, Ok(())),
+        pipeline.handle_local(now, device, "home/x", small, Ok(())),
         Err(Refusal::OverQuota { .. })
     ));
     assert!(matches!(
-        pipeline.handle_local(now, device, "home/x", 70_000, Ok(())),
+        pipeline.handle_local(now, device, "home/x", LocalSize { payload: 70_000, ..small }, Ok(())),
         Err(Refusal::TooLarge { .. })
     ));
     assert!(pipeline.store().taken.is_empty());

@@ -218,12 +218,21 @@ pub(super) struct Subscription {
     /// Its local messages are delivered with QoS 1 or 2, if they have it.
     pub(super) is_queued: bool,
     pub(super) options: Options,
+    /// The QoS that its SUBACK granted.
+    pub(super) granted: u8,
 }
 
 impl Subscription {
     /// The QoS of its local messages, at most.
     pub(super) fn granted_qos(&self) -> u8 {
-        if self.is_queued { self.options.qos as u8 } else { 0 }
+        if self.is_queued { self.granted } else { 0 }
+    }
+
+    /// Other rules or another `max-queued` are in force. What was granted stays granted, and brings
+    /// what they allow.
+    pub(super) fn review(&mut self, receives: &Allowed, max_queued: usize) {
+        self.is_local = receives.filter(&self.filter);
+        self.is_queued = self.is_local && self.granted > 0 && max_queued > 0;
     }
 
     /// Whether it gets a message of the broker on this path.
@@ -450,6 +459,16 @@ impl Retained {
                 }
             }
         }
+    }
+
+    /// Removes those that have expired, and says how many.
+    pub(super) fn remove_expired(&mut self, now: u64) -> u64 {
+        let is_expired =
+            |bytes: &[u8]| BusMessage::decode(bytes).is_none_or(|message| message.is_expired(now));
+        let gone = self.by_topic.iter().filter(|(_, kept)| is_expired(&kept.bytes));
+        let gone: Vec<Box<str>> = gone.map(|(topic, _)| topic.clone()).collect();
+        gone.iter().for_each(|topic| self.remove(topic));
+        gone.len() as u64
     }
 
     /// Those that a filter matches, in no particular order.

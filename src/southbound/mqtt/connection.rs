@@ -33,6 +33,8 @@ const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
 /// The Will Flag of a CONNECT.
 const WILL: u8 = 0x04;
+/// Its Will QoS, of which 3 is none.
+const WILL_QOS: u8 = 0x18;
 /// Its Will QoS and Will Retain.
 const WILL_DETAILS: u8 = 0x38;
 /// The first byte of PUBCOMP.
@@ -155,6 +157,8 @@ pub(super) struct Connection {
     /// Packet ids whose PUBREL was sent again on this connection. The library, which has not seen
     /// their publish, would count them wrongly against the client's Receive Maximum.
     resumed: Vec<u16>,
+    /// The publish of QoS 2 that has just come again.
+    repeated: Option<u16>,
     /// The library wants the connection closed, and why.
     fault: Option<String>,
 }
@@ -184,6 +188,7 @@ impl Connection {
             taken: 0,
             output: Vec::new(),
             resumed: Vec::new(),
+            repeated: None,
             fault: None,
         }
     }
@@ -279,6 +284,9 @@ impl Connection {
             if let Some(fault) = self.fault.take() {
                 return Err(fault);
             }
+            if let Some(id) = self.repeated.take() {
+                return Ok(Some(Inbound::Repeated(id)));
+            }
             if let Some(packet) = received {
                 return Ok(Some(packet::read(packet)));
             }
@@ -293,10 +301,12 @@ impl Connection {
             match event {
                 // PUBREC to a publish that came before: it is sent by the session, after its
                 // commit.
-                E::RequestSendPacket {
-                    packet: GenericPacket::V3_1_1Pubrec(_) | GenericPacket::V5_0Pubrec(_),
-                    ..
-                } => {}
+                E::RequestSendPacket { packet: GenericPacket::V3_1_1Pubrec(pubrec), .. } => {
+                    self.repeated = Some(pubrec.packet_id());
+                }
+                E::RequestSendPacket { packet: GenericPacket::V5_0Pubrec(pubrec), .. } => {
+                    self.repeated = Some(pubrec.packet_id());
+                }
                 E::RequestSendPacket { packet, .. } => {
                     self.output.extend_from_slice(&packet.to_continuous_buffer());
                 }
@@ -320,14 +330,16 @@ impl Connection {
 
     /// Sends a CONNACK of success. The library sees it without the Receive Maximum, which is kept
     /// by the session: the library would end the connection where reading no more is enough.
-    pub(super) fn welcome(&mut self, version: Version, welcome: &Welcome<'_>) {
+    /// Returns whether the client takes a packet of this size.
+    pub(super) fn welcome(&mut self, version: Version, welcome: &Welcome<'_>) -> bool {
         use mqtt::connection::Event as E;
-        let Some(plain) = packet::welcome(version, welcome, None) else { return };
-        let Some(whole) = packet::welcome(version, welcome, Some(RECEIVE_MAXIMUM)) else { return };
+        let Some(plain) = packet::welcome(version, welcome, None) else { return false };
+        let Some(whole) = packet::welcome(version, welcome, Some(RECEIVE_MAXIMUM)) else { return false };
         let sent = self.library.send(plain).into_iter().any(|e| matches!(e, E::RequestSendPacket { .. }));
         if sent {
             self.output.extend_from_slice(&whole.to_continuous_buffer());
         }
+        sent
     }
 
     /// Sends a packet, if the client takes one of this size. Returns whether it was sent.
@@ -416,7 +428,7 @@ fn has_reserved_bits(whole: &[u8]) -> bool {
     };
     let reserved = || {
         let flags = level_at(whole).and_then(|at| whole.get(at + 1)).copied().unwrap_or_default();
-        flags & 1 != 0 || flags & WILL == 0 && flags & WILL_DETAILS != 0
+        flags & 1 != 0 || flags & WILL == 0 && flags & WILL_DETAILS != 0 || flags & WILL_QOS == WILL_QOS
     };
     whole[0] & 15 != flags || is_connect && reserved()
 }

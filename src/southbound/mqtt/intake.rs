@@ -49,6 +49,7 @@ use super::settings::{
 };
 use super::verification::{Requested, Verification, Verifications};
 use crate::clock::{Moment, UnixTime};
+use crate::gate::LocalSize;
 use crate::gate::settings::Role;
 use crate::gate::stage::{DeviceIndex, Malformed, Received, Refusal};
 use crate::message::{ContentFormat, Method, Name, Path};
@@ -489,9 +490,8 @@ impl Intake {
             let Some(view) = gate.device(moment.now, session.device) else { continue };
             (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id.as_str());
             let receives = &session.receives;
-            // What was granted stays granted, and brings what the new rules allow.
             for subscription in &mut session.subscriptions {
-                subscription.is_local = receives.filter(&subscription.filter);
+                subscription.review(receives, self.max_queued);
             }
             rejudged.push(*at);
         }
@@ -563,6 +563,12 @@ impl Intake {
         match packet {
             Inbound::Connect(hello) => self.handle_connect(moment, number, hello, pipeline),
             Inbound::Publish(message) => self.handle_publish(moment, number, &message, pipeline),
+            Inbound::Repeated(id) => {
+                let session = session.and_then(|session| self.sessions.get_mut(&session));
+                if session.is_some_and(|session| session.is_repeated(id)) {
+                    self.acknowledge(moment, number, pipeline);
+                }
+            }
             Inbound::Puback { id, code } => {
                 self.handle_puback(moment.now, number, id, code, &mut pipeline.counters);
             }
@@ -706,8 +712,9 @@ impl Intake {
         let Some(id) = pipeline.gate.id(device).cloned() else { return Some(Err(UNKNOWN)) };
         let (retain, qos) = (message.retain && granted.retain, message.qos.min(granted.qos));
         let message = BusMessage { retain, qos, ..*message };
-        let room = if retain { self.retained.room(id.as_str(), &message) } else { Ok(()) };
-        let admitted = pipeline.handle_local(moment.now, device, topic, message.payload.len(), room);
+        let room = if retain { self.room(moment.now, id.as_str(), &message) } else { Ok(()) };
+        let size = LocalSize { payload: message.payload.len(), properties: message.properties.len() };
+        let admitted = pipeline.handle_local(moment.now, device, topic, size, room);
         let outcome = admitted.map_err(answer::refused);
         if outcome.is_ok() {
             self.publish_locally(moment.now, id.as_str(), &message);

@@ -74,7 +74,9 @@ pub(super) enum Inbound {
     },
     /// PUBCOMP of this packet id.
     Pubcomp(u16),
-    /// AUTH, or a packet that only a client may get.
+    /// PUBLISH of QoS 2 that has come on this connection before, by its packet id.
+    Repeated(u16),
+    /// AUTH, a packet that only a client may get, or one with what no client may send.
     Unexpected,
 }
 
@@ -140,7 +142,11 @@ impl Inbound {
             | Inbound::Pubcomp(id)
             | Inbound::Subscribe { id, .. }
             | Inbound::Unsubscribe { id, .. } => Some(*id),
-            Inbound::Connect(_) | Inbound::Ping | Inbound::Disconnect { .. } | Inbound::Unexpected => None,
+            Inbound::Repeated(_)
+            | Inbound::Connect(_)
+            | Inbound::Ping
+            | Inbound::Disconnect { .. }
+            | Inbound::Unexpected => None,
         }
     }
 }
@@ -177,10 +183,22 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             has_method: false,
             wants_reasons: false,
         })),
+        GenericPacket::V5_0Connect(connect)
+            if !is_of_client(connect.will_props()) || !is_of_client(connect.props()) =>
+        {
+            Inbound::Unexpected
+        }
         GenericPacket::V5_0Connect(connect) => Inbound::Connect(Box::new(hello(&connect))),
         // The library takes U+0000 (MQTT 5.0 §1.5.4).
         GenericPacket::V3_1_1Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
         GenericPacket::V5_0Publish(publish) if publish.topic_name().contains('\0') => Inbound::Unexpected,
+        // DUP on QoS 0 (MQTT 5.0 §3.3.1.1).
+        GenericPacket::V3_1_1Publish(publish) if publish.dup() && publish.qos() == Qos::AtMostOnce => {
+            Inbound::Unexpected
+        }
+        GenericPacket::V5_0Publish(publish) if publish.dup() && publish.qos() == Qos::AtMostOnce => {
+            Inbound::Unexpected
+        }
         GenericPacket::V3_1_1Publish(publish) => Inbound::Publish(Message {
             topic: publish.topic_name().to_owned(),
             payload: publish.payload().clone(),
@@ -218,6 +236,17 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
         GenericPacket::V5_0Pubrel(pubrel) => Inbound::Pubrel(pubrel.packet_id()),
         GenericPacket::V3_1_1Subscribe(subscribe) => {
             Inbound::Subscribe { id: subscribe.packet_id(), entries: entries(subscribe.entries(), None) }
+        }
+        // Two Subscription Identifiers (MQTT 5.0 §3.8.2.1.2).
+        GenericPacket::V5_0Subscribe(subscribe)
+            if subscribe
+                .props()
+                .iter()
+                .filter(|p| matches!(p, Property::SubscriptionIdentifier(_)))
+                .count()
+                > 1 =>
+        {
+            Inbound::Unexpected
         }
         GenericPacket::V5_0Subscribe(subscribe) => Inbound::Subscribe {
             id: subscribe.packet_id(),
@@ -315,13 +344,27 @@ fn hello(connect: &v5_0::Connect) -> Hello {
 }
 
 /// Whether a client may publish with these: without a Subscription Identifier, and with a Response
-/// Topic that is one (MQTT 5.0 §3.3.2.3.5, §3.3.4).
+/// Topic that is one (MQTT 5.0 §3.3.2.3.5, §3.3.4). What others are to get has no character for
+/// which they may end their connection (§1.5.4).
 fn is_of_client(properties: &Properties) -> bool {
     properties.iter().all(|property| match property {
         Property::SubscriptionIdentifier(_) => false,
-        Property::ResponseTopic(topic) => !topic.val().is_empty() && !topic.val().contains(['+', '#']),
+        Property::ResponseTopic(topic) => {
+            let topic = topic.val();
+            !topic.is_empty() && !topic.contains(['+', '#']) && is_text(topic)
+        }
+        Property::ContentType(text) => is_text(text.val()),
+        Property::UserProperty(pair) => is_text(pair.key()) && is_text(pair.val()),
         _ => true,
     })
+}
+
+/// Whether a text has neither U+0000 nor a control character or non-character: a receiver may close
+/// its connection for these, as mosquitto's does (MQTT 5.0 §1.5.4).
+pub(super) fn is_text(text: &str) -> bool {
+    let is_none =
+        |c: char| matches!(c as u32 & 0xFFFF, 0xFFFE | 0xFFFF) || ('\u{FDD0}'..='\u{FDEF}').contains(&c);
+    !text.chars().any(|c| c.is_control() || is_none(c))
 }
 
 /// The Message Expiry Interval (MQTT 5.0 §3.3.2.3.3).

@@ -352,6 +352,9 @@ fn a_publish_of_qos_2_is_handed_on_once_whatever_is_repeated() {
     world.heard(client);
     world.say(client, &two(9, "t/x"));
     assert_eq!(world.heard(client), [(PUBREC, vec![0, 9])]);
+    // And on the same one.
+    world.say(client, &two(9, "t/x"));
+    assert_eq!(world.heard(client), [(PUBREC, vec![0, 9])]);
     assert!(world.taken().is_empty());
     world.say(client, &pubrel(9));
     assert_eq!(world.heard(client), [(PUBCOMP, vec![0, 9])]);

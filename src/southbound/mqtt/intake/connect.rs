@@ -61,8 +61,9 @@ impl Intake {
         }
         let is_nameless_session =
             hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
-        if hello.client_id.len() > CLIENT_ID_MAX || is_nameless_session {
-            let reason = "client id too long, or empty for a session that is kept";
+        let is_refused = hello.client_id.len() > CLIENT_ID_MAX || !packet::is_text(&hello.client_id);
+        if is_refused || is_nameless_session {
+            let reason = "client id too long, with a control character, or empty for a session that is kept";
             return self.refuse(now, number, Code::ClientIdentifierNotValid, claim, reason, pipeline);
         }
         let is_invalid = |will: &Will| Path::parse(&will.topic).is_err() && !is_topic(&will.topic);
@@ -236,7 +237,7 @@ impl Intake {
             return self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
         }
         let (client_id, assigned) = match hello.client_id.as_str() {
-            "" => (format!("auto-{number}"), true),
+            "" => (self.free_client_id(device, number), true),
             given => (given.to_owned(), false),
         };
         let sessions = self.by_device.get(&device).into_iter().flatten().copied();
@@ -289,7 +290,7 @@ impl Intake {
             assigned: assigned.then_some(client_id.as_str()),
             session_expiry: (expiry != hello.session_expiry).then_some(expiry),
         };
-        connection.welcome(hello.version, &welcome);
+        let is_welcome = connection.welcome(hello.version, &welcome);
         connection.state = State::Open;
         self.clients += 1;
         let (address, version) = (connection.source.address, hello.version);
@@ -300,6 +301,22 @@ impl Intake {
         self.send_queued(now, number);
         self.announce(number);
         self.follow_bus(at);
+        if !is_welcome {
+            let what = "its Maximum Packet Size is smaller than a CONNACK".to_owned();
+            self.end(moment, number, Ended::Protocol(what), pipeline);
+        }
+    }
+
+    /// A client id that no session of a device has.
+    fn free_client_id(&self, device: DeviceIndex, number: ConnectionNumber) -> String {
+        let own: Vec<&str> = (self.by_device.get(&device).into_iter().flatten())
+            .filter_map(|at| Some(&*self.sessions.get(at)?.client_id))
+            .collect();
+        // A device has few sessions, so one of the first ids is free.
+        (0..)
+            .map(|again| if again == 0 { format!("auto-{number}") } else { format!("auto-{number}-{again}") })
+            .find(|id| !own.contains(&id.as_str()))
+            .unwrap_or_default()
     }
 
     /// Makes room for one more session of a device: its own oldest goes if it has as many as it may

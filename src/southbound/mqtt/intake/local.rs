@@ -47,13 +47,14 @@ impl Intake {
         // Those of the broker have QoS 1 at most.
         let is_acknowledged = options.qos != Qos::AtMostOnce;
         let is_queued = is_local && is_acknowledged && self.max_queued > 0;
-        session.subscriptions.push(Subscription { filter, is_local, is_queued, is_downlink, options });
-        self.follow_bus(at);
-        let code = match (is_queued, is_downlink && is_acknowledged) {
-            (true, _) if options.qos == Qos::ExactlyOnce => SubackReasonCode::GrantedQos2,
-            (true, _) | (_, true) => SubackReasonCode::GrantedQos1,
-            (false, false) => SubackReasonCode::GrantedQos0,
+        let (code, granted) = match (is_queued, is_downlink && is_acknowledged) {
+            (true, _) if options.qos == Qos::ExactlyOnce => (SubackReasonCode::GrantedQos2, 2),
+            (true, _) | (_, true) => (SubackReasonCode::GrantedQos1, 1),
+            (false, false) => (SubackReasonCode::GrantedQos0, 0),
         };
+        let subscription = Subscription { filter, is_local, is_queued, is_downlink, options, granted };
+        session.subscriptions.push(subscription);
+        self.follow_bus(at);
         (code, is_new)
     }
 
@@ -71,7 +72,7 @@ impl Intake {
             RetainHandling::SendRetainedIfNotExists => is_new,
             RetainHandling::DoNotSendRetained => false,
         };
-        let (bus_now, mut expired) = (self.bus_time(now), Vec::new());
+        let (bus_now, mut expired, mut left_out) = (self.bus_time(now), Vec::new(), 0);
         let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
         let Session { subscriptions, receives, remembered, queue, .. } = session;
@@ -88,7 +89,11 @@ impl Intake {
                 }
                 // As the state that it begins with: no filter holds it back.
                 let may = receives.receive(now, &message, None) == Reception::Delivered;
-                if connection.output().len() >= RETAINED_UNSENT_MAX || !may {
+                if !may {
+                    continue;
+                }
+                if connection.output().len() >= RETAINED_UNSENT_MAX {
+                    left_out += 1;
                     continue;
                 }
                 // With the lower QoS of message and subscription. What has no room in the queue is
@@ -108,11 +113,29 @@ impl Intake {
                 receives.note(now, &message, remembered);
             }
         }
+        self.retained_dropped += left_out;
         for topic in expired {
             self.retained.remove(&topic);
             self.local_expired += 1;
         }
         self.send_queued(now, number);
+    }
+
+    /// Whether a message of a device can be retained; expired ones give way.
+    ///
+    /// # Errors
+    /// [`Refusal::Retained`]
+    pub(super) fn room(
+        &mut self,
+        now: Instant,
+        device: &str,
+        message: &BusMessage<'_>,
+    ) -> Result<(), Refusal> {
+        self.retained.room(device, message).or_else(|_| {
+            let now = self.bus_time(now);
+            self.local_expired += self.retained.remove_expired(now);
+            self.retained.room(device, message)
+        })
     }
 
     /// Joins the bus for a session, or leaves it.
@@ -144,7 +167,8 @@ impl Intake {
 
     /// Publishes a message of a device to local clients.
     pub(super) fn publish_locally(&mut self, now: Instant, device: &str, message: &BusMessage<'_>) {
-        if message.retain && !self.retained.put(device, message) {
+        let has_room = !message.retain || self.room(now, device, message).is_ok();
+        if message.retain && !(has_room && self.retained.put(device, message)) {
             self.retained_dropped += 1;
         }
         let encoded = (self.on_bus > 0 || !self.queueing.is_empty()).then(|| message.encode());

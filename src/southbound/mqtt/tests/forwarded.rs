@@ -272,3 +272,69 @@ fn a_will_goes_to_local_subscribers_with_its_qos_retain_flag_properties_and_expi
     world.say(receiver, &subscribing(&[("home/#", Qos::AtMostOnce)], None));
     assert_eq!(publishes(&mut world, receiver).len(), 0, "it has expired");
 }
+
+#[test]
+fn a_text_for_which_a_subscriber_may_end_its_connection_ends_that_of_its_sender() {
+    for text in ["a\0b", "\u{1}", "a\nb", "\u{7f}", "\u{85}", "\u{fdd0}", "\u{ffff}", "\u{1fffe}"] {
+        let user = |key, val| UserProperty::new(key, val).map(Property::from);
+        let each = [
+            user("k", text),
+            user(text, "v"),
+            ContentType::new(text).map(Property::from),
+            ResponseTopic::new(text).map(Property::from),
+        ];
+        // The library refuses to make some of them; those it makes are not taken.
+        for property in each.into_iter().flatten() {
+            let mut world = local(None);
+            let receiver = world.client(Hello { client_id: "r", ..HELLO });
+            world.say(receiver, &subscribing(&[("home/#", Qos::AtLeastOnce)], None));
+            world.heard(receiver);
+            let sender = world.client(HELLO);
+            world.say(sender, &message(Qos::AtLeastOnce, true, vec![property.clone()]));
+            assert!(world.is_closed(sender), "{property:?}");
+            assert!(publishes(&mut world, receiver).is_empty());
+            let connect = v5_0::Connect::builder().client_id("w").unwrap().clean_start(true);
+            let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+            let connect = connect.will_message(TOPIC, b"gone".to_vec(), Qos::AtMostOnce, true).unwrap();
+            let Ok(connect) = connect.will_props(vec![property.clone()]).build() else { continue };
+            let client = world.intake.handle_opened(world.moment.now, Source::default());
+            world.say(client, &connect.to_continuous_buffer());
+            assert!(world.is_closed(client), "{property:?}");
+            assert!(publishes(&mut world, receiver).is_empty());
+        }
+    }
+    for text in ["\u{20ac} \u{1F600}", "a\u{feff}b", ""] {
+        let mut world = local(None);
+        let sender = world.client(HELLO);
+        let property = UserProperty::new("k", text).unwrap().into();
+        world.say(sender, &message(Qos::AtLeastOnce, false, vec![property]));
+        assert!(!world.is_closed(sender), "{text:?}");
+    }
+}
+
+#[test]
+fn what_has_expired_gives_way_to_what_is_to_be_retained() {
+    let rules = Settings { local: local_rules(), retained_share: 1, ..Settings::default() };
+    let mut world = World::with(rules, 10_000);
+    let sender = world.client(HELLO);
+    let lasts: Vec<Property> = vec![MessageExpiryInterval::new(1).unwrap().into()];
+    let retained = |number: usize, lasts: &[Property]| {
+        let publish = v5_0::Publish::builder().topic_name(format!("home/door-7/{number}")).unwrap();
+        let publish = publish.qos(Qos::AtLeastOnce).packet_id(1).retain(true).payload(b"1".to_vec());
+        publish.props(lasts.to_vec()).build().unwrap().to_continuous_buffer()
+    };
+    // One percent of 1,000 topics.
+    let codes = |world: &mut World, number: usize, lasts: &[Property]| {
+        world.say(sender, &retained(number, lasts));
+        let heard = world.heard(sender);
+        heard.iter().map(acknowledged).map(|(_, _, code)| code).collect::<Vec<_>>()
+    };
+    for number in 0..10 {
+        // 0x10: nobody subscribes.
+        assert!(codes(&mut world, number, &lasts).iter().all(|code| *code < 0x80));
+    }
+    assert!(codes(&mut world, 10, &[])[0] >= 0x80, "there is no room");
+    world.pass(Duration::from_secs(3));
+    assert!(codes(&mut world, 10, &[])[0] < 0x80);
+    assert!(world.intake.take_local_expired() >= 10);
+}

@@ -124,3 +124,49 @@ fn a_topic_with_a_wildcard_or_without_a_letter_is_refused() {
     assert!(closes(OLD, &packet(0x32, &[&string(b"")[..], &[0, 1], b"1"].concat())));
     assert!(closes(HELLO, &publish_raw(b"", &[])));
 }
+
+#[test]
+fn what_the_library_lets_through_of_a_connect_a_publish_and_a_subscribe_is_not_taken() {
+    for five in [true, false] {
+        // A will of QoS 3, whose fields are there.
+        let mut bytes = Hello { five, will: Some(("t/will", 0)), ..HELLO }.bytes();
+        bytes[9] |= 0x18;
+        let mut world = World::new();
+        let client = world.open();
+        world.say(client, &bytes);
+        assert!(world.is_closed(client) && world.intake.counts() == (0, 0));
+        // DUP on QoS 0.
+        let mut bytes = publish(five, "t/a", Qos::AtMostOnce, 0, b"1");
+        bytes[0] |= 8;
+        assert!(closes(if five { HELLO } else { OLD }, &bytes));
+        let mut world = World::new();
+        let client = world.open();
+        world.say(client, &Hello { five, client_id: "a\u{1}b", ..HELLO }.bytes());
+        assert_eq!(world.intake.counts(), (0, 0));
+    }
+    // Two Subscription Identifiers.
+    let twice = packet(0x82, &[&[0, 3, 4, 0x0B, 1, 0x0B, 2][..], &string(b"t/#"), &[0]].concat());
+    assert!(closes(HELLO, &twice));
+}
+
+#[test]
+fn a_client_that_takes_no_connack_is_let_go() {
+    let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
+    let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+    let maximum = mqtt::packet::MaximumPacketSize::new(5).unwrap();
+    let connect = connect.props(vec![maximum.into()]).build().unwrap();
+    let mut world = World::new();
+    let client = world.open();
+    world.say(client, &connect.to_continuous_buffer());
+    assert!(world.is_closed(client));
+    assert_eq!(world.intake.counts(), (0, 0));
+}
+
+#[test]
+fn an_assigned_client_id_is_no_other_clients() {
+    let mut world = World::new();
+    // The third connection is the second or the third, however they are counted.
+    let named = ["auto-2", "auto-3"].map(|id| world.client(Hello { client_id: id, ..HELLO }));
+    let nameless = world.client(Hello { client_id: "", ..HELLO });
+    assert!(!world.is_closed(nameless) && named.into_iter().all(|client| !world.is_closed(client)));
+}

@@ -173,3 +173,21 @@ fn nothing_is_kept_for_a_session_that_ends_or_where_it_is_switched_off() {
     let receiver = world.connect(AWAY);
     assert_eq!((queued(&mut world, receiver), world.intake.queued_count()), (vec![], 0));
 }
+
+#[test]
+fn another_max_queued_by_a_reload_changes_how_messages_come_and_not_whether() {
+    let (mut world, sender, receiver) = world(100);
+    let comes = |world: &mut World, max_queued: usize| {
+        let settings = Settings { max_queued, local: local_rules(), ..Settings::default() };
+        world.intake.replace(&settings, &roles());
+        let World { intake, moment, pipeline, .. } = &mut *world;
+        intake.review(moment, pipeline);
+        world.say(sender, &publish(true, "home/door-7/x", Qos::AtLeastOnce, 1, b"1"));
+        world.carry();
+        let first = |(kind, _): &(u8, Vec<u8>)| *kind;
+        world.heard(receiver).iter().map(first).filter(|kind| kind >> 4 == 3).collect::<Vec<_>>()
+    };
+    assert_eq!(comes(&mut world, 100), [0x32]);
+    assert_eq!(comes(&mut world, 0), [0x30]);
+    assert_eq!(comes(&mut world, 100), [0x32]);
+}
