@@ -20,7 +20,7 @@
 //!
 //! With one unit on the line all this is known of the unit itself, and nothing is done here.
 
-use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust};
+use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request};
 
 /// One request.
@@ -126,6 +126,10 @@ impl Relay {
     pub(super) fn answered(&mut self, answer: Answer<'_>) -> Trust {
         let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
         let is_same = self.previous.as_ref() == Some(present);
+        if self.previous.as_ref().is_some_and(|previous| previous.unit != present.unit) {
+            // Nothing came in its place: an answer that is late now and then is no converter's.
+            self.displaced = 0;
+        }
         // What is not known may have had any shape.
         let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
             Answer::Exception(_) => previous.request.function() == present.request.function(),
@@ -173,14 +177,6 @@ impl Relay {
         self.in_doubt = false;
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
-}
-
-/// How far two answers are from each other: that of the first registers in which they differ, and
-/// none where they have different lengths.
-fn distance(one: &[u8], other: &[u8]) -> Option<u64> {
-    let whole = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    let mut words = one.chunks(4).zip(other.chunks(4)).map(|(one, other)| whole(one).abs_diff(whole(other)));
-    (one.len() == other.len()).then(|| words.find(|difference| *difference > 0).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -305,6 +301,21 @@ mod tests {
         assert!(relay.is_displacing(1, &long));
         (0..3).for_each(|_| relay.lost(false, true));
         assert!(!relay.is_behind());
+    }
+
+    #[test]
+    fn an_answer_that_is_late_now_and_then_is_not_called_one_request_late() {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        for _ in 0..9 {
+            relay.asked(1, &read(0, 1));
+            relay.asked(2, &read(0, 1));
+            relay.lost(false, true);
+            // In time, and in the place of the other's.
+            assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 1]), Trust::Doubtful);
+            assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 1]), Trust::Alike);
+            assert!(!relay.is_behind());
+        }
     }
 
     #[test]
