@@ -274,7 +274,6 @@ impl Bus {
     /// come by [`Bus::handle_late`]. To be called before the port is open.
     pub fn answers_are_numbered(&mut self) {
         self.medium = Medium::Header;
-        // Nothing is in doubt before a request has no answer.
         self.relay.set_shared(self.units.len() > 1);
         self.units.iter_mut().for_each(Unit::set_numbered);
     }
@@ -395,7 +394,7 @@ impl Bus {
         self.to_send = false;
         self.begun = None;
         self.rival = None;
-        if self.medium != Medium::Header {
+        if self.medium != Medium::Header || self.answered_at.is_none() {
             self.relay.opened();
         }
         self.receiver.clear();

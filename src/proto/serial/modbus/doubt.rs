@@ -292,7 +292,7 @@ impl Doubt {
         // A number is seldom the wrong one: where all values always change, it is enough that those
         // of one read are near to each other.
         let is_near = self.is_numbered && self.near >= PLAIN;
-        let is_plain = (is_alone || self.is_of_opening) && self.plain >= PLAIN;
+        let is_plain = (is_alone || self.is_of_opening && !self.is_numbered) && self.plain >= PLAIN;
         let is_calm = self.equal >= EQUAL;
         if self.in_step >= IN_STEP || (is_plain || is_near || is_calm) && self.behind == 0 {
             let is_calm = is_calm && self.in_step < IN_STEP;

@@ -434,7 +434,8 @@ impl Unit {
             self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        if !self.is_numbered && !has_shape && self.parts.len() > 1 {
+        // One who numbers answers may be one request late since another process asked.
+        if (!self.is_numbered || is_first) && !has_shape && self.parts.len() > 1 {
             self.doubt.expect_unknown(now);
         }
         self.in_step = !has_shape && (self.is_numbered || self.doubt.is_none());
