@@ -577,8 +577,8 @@ mod tests {
         port.handle_bytes(now, stamp(1), b"W=12", &mut journal);
         port.handle_failure(now + Duration::from_millis(50), "it was unplugged");
         port.handle_timeout(now + 2 * gap, stamp(1), &mut journal);
-        let taken: Vec<&[u8]> = journal.taken.iter().map(|taken| &taken.1[..]).collect();
-        assert_eq!(taken, [b"W=12345 kg"]);
+        let taken: Vec<&str> = journal.taken.iter().map(|taken| &taken.1[..]).collect();
+        assert_eq!(taken, ["W=12345 kg"]);
         assert_eq!(journal.said, [("incomplete", b"W=12".to_vec())]);
         assert_eq!(port.counters().framing.incomplete, 1);
     }
