@@ -124,8 +124,8 @@ fn describe(port: &Found, is_shared: bool) -> String {
     }
     let name = port.device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     text.push_str(&format!(
-        "\n    [serial.{name}]\n    port = {:?}\n    baud = 9600\n    framing = \"line\"\n    role = \"sensor\"\n    \
-         path = \"t/reading\"\n    # Or, where Modbus units are on it, in place of framing, role and path:\n    \
+        "\n    [serial.{name}]\n    port = {:?}\n    baud = 9600\n    framing = \"line\"\n    role = \"sensor\"  # \
+         needs [role.sensor], with a rule for path\n    path = \"t/reading\"\n    # Or, where Modbus units are on it, in place of framing, role and path:\n    \
          #[serial.{name}.unit.1]\n    #id = \"meter-1\"\n    #role = \"sensor\"\n    #path = \"t/meter\"\n    \
          #template = \"eastron-sdm120\"\n\n",
         stable.display().to_string()

@@ -8,7 +8,7 @@ use super::snapshot::{Status, Uplink};
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
-/// Fewer refused readings of a device of which none was accepted are no reason.
+/// Fewer refused readings of a device of which none was accepted are no warning of `check`.
 pub const ALL_REFUSED: u64 = 3;
 /// What the clock's reason begins with.
 const CLOCK: &str = "the clock is ";
@@ -60,9 +60,11 @@ pub fn reasons(status: &Status) -> Vec<String> {
 
 /// Of a device that the rules let nothing of pass. It ends with the first reading that they do.
 fn all_refused(device: &str, accepted: u64, refused: u64) -> Option<String> {
-    (accepted == 0 && refused >= ALL_REFUSED).then(|| {
-        format!("all {refused} readings of {device} were refused; `tombolo device show {device}` says why")
-    })
+    let which = match refused {
+        1 => format!("the only reading of {device} was refused"),
+        _ => format!("all {refused} readings of {device} were refused"),
+    };
+    (accepted == 0 && refused > 0).then(|| format!("{which}; `tombolo device show {device}` says why"))
 }
 
 fn uplink(status: &Status, reasons: &mut Vec<String>) {
@@ -279,6 +281,13 @@ mod tests {
                     ..fine()
                 },
                 "all 3 readings of m were refused; `tombolo device show m`",
+            ),
+            (
+                Status {
+                    serial: [("m".to_owned(), SerialPort { refused: 1, ..open.clone() })].into(),
+                    ..fine()
+                },
+                "the only reading of m was refused; `tombolo device show m`",
             ),
             (
                 Status {

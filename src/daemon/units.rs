@@ -35,10 +35,10 @@ pub fn say(hub: &mut Hub, port: &Name, unit: &Unit, event: &Event) {
                     log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
                 }
                 (_, "") => {
-                    log::warn!(device, port, unit = address, register, reason:% = why; "a register cannot be read; its readings come without it");
+                    log::warn!(device, port, unit = address, register, reason:% = why; "a register cannot be read and is left out");
                 }
                 _ => {
-                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "a register cannot be read; its readings come without it");
+                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "a register cannot be read and is left out");
                 }
             }
         }

@@ -363,6 +363,32 @@ fn a_mistyped_key_of_the_only_unit_is_not_followed_by_advice_to_switch_units_on(
 }
 
 #[test]
+fn did_you_mean_offers_only_keys_of_the_table_that_has_the_unknown_one() {
+    // Each key, or one like it, is known in another table of the same port.
+    let cases = [
+        ("[serial.bus1.modbus]\nperiods = \"1s\"\n", "serial.bus1.modbus.periods", "period"),
+        ("[serial.bus1.modbus]\ntemplate = \"meter\"\n", "serial.bus1.modbus.template", "template"),
+        (
+            "[serial.bus1.unit.8]\nid = \"b\"\nrole = \"r\"\ntemplate = \"meter\"\nechoo = true\n",
+            "serial.bus1.unit.8.echoo",
+            "echo",
+        ),
+        (
+            "[serial.bus1.unit.8]\nid = \"b\"\nrole = \"r\"\ntemplate = \"meter\"\nbauds = 9600\n",
+            "serial.bus1.unit.8.bauds",
+            "baud",
+        ),
+    ];
+    for (text, key, elsewhere) in cases {
+        let complaints = complaints(&case(&format!("{ROLE}{BUS}{GOOD}{text}")));
+        let unknown = complaints.iter().find(|complaint| complaint.contains(key));
+        let unknown = unknown.unwrap_or_else(|| panic!("{key}: {complaints:?}"));
+        assert!(unknown.contains("unknown key"), "{unknown}");
+        assert!(!unknown.contains(&format!("did you mean {elsewhere}?")), "{unknown}");
+    }
+}
+
+#[test]
 fn an_address_that_the_standard_reserves_is_used_and_warned_of() {
     let text = format!("{ROLE}{BUS}{}", GOOD.replace("unit.7", "unit.250"));
     let case = case(&text);

@@ -6,6 +6,7 @@
 mod closed;
 mod decoder;
 mod doubt;
+mod gateway;
 mod late;
 mod line;
 mod map;

@@ -8,6 +8,7 @@ use tombolo::proto::serial::modbus::frame::Speed;
 use tombolo::proto::serial::modbus::map::{Charset, Half, Kind, Order};
 use tombolo::proto::serial::modbus::model::{BusTable, TemplateTable, UnitTable};
 use tombolo::proto::serial::modbus::pdu::Table;
+use tombolo::proto::serial::modbus::plan;
 use tombolo::proto::serial::modbus::settings::Settings;
 use tombolo::proto::serial::modbus::validate::{self, Fault, Missing};
 use tombolo::proto::serial::modbus::write::Access;
@@ -55,6 +56,24 @@ type = "string"
 length = 10
 table = "holding"
 "#;
+
+#[test]
+fn the_max_gap_of_a_unit_is_its_own_else_its_templates_else_that_of_the_bus() {
+    let text = "[modbus]\nmax-gap = 4\n\
+                [unit.1]\nid = \"a\"\nmax-gap = 30\nregister.x = { address = 0 }\nregister.y = { address = 31 }\n\
+                [unit.2]\nid = \"b\"\nregister.x = { address = 0 }\nregister.y = { address = 31 }\n\
+                [unit.3]\nid = \"c\"\nmax-gap = 0\nregister.x = { address = 0 }\nregister.y = { address = 2 }\n";
+    let (settings, faults) = judge(text);
+    assert_eq!(faults, []);
+    let units = settings.unwrap().units;
+    let gaps: Vec<u16> = units.iter().map(|unit| unit.limits.max_gap).collect();
+    assert_eq!(gaps, [30, 4, 0]);
+    // It decides how many requests a poll takes.
+    let reads = units.iter().map(|unit| plan::blocks(&unit.registers, unit.limits).len());
+    assert_eq!(reads.collect::<Vec<_>>(), [1, 2, 2]);
+    let (_, faults) = judge("[unit.1]\nid = \"a\"\nmax-gap = 125\nregister.x = { address = 0 }\n");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+}
 
 #[test]
 fn a_whole_bus_is_read() {

@@ -756,3 +756,27 @@ fn the_rest_of_a_register_is_never_another_registers_where_answers_come_one_requ
         assert!(world.bus.poll_written().is_some());
     }
 }
+
+#[test]
+fn after_a_reading_back_without_an_answer_the_next_poll_begins_with_a_read_of_another_length() {
+    let mut of = unit(1);
+    of.registers =
+        vec![register("a", Table::Holding, 0, Kind::U32), register("b", Table::Holding, 40, Kind::U16)];
+    let mut world = World::new(settings(vec![of]));
+    let store = Store::default();
+    world.behave(1, move |body| {
+        if body[1] == 3 && body[3] == 10 {
+            Vec::new()
+        } else {
+            vec![(ms(5), frame(&carry_out(&store, body)))]
+        }
+    });
+    world.run(5 * SECOND);
+    let (written, _) = outcome(&mut world, job(&writable("v", Kind::U16), "9"));
+    assert!(matches!(written, Written::Unconfirmed(_)), "{written:?}");
+    world.run(3 * SECOND);
+    // What may still come is as long as the answer to the second read: the first shows that it cannot.
+    let order: Vec<u8> = world.requests.iter().map(|(_, body)| body[3]).collect();
+    let last = order.iter().rposition(|at| *at == 10).unwrap();
+    assert_eq!(order[last + 1..last + 4], [0, 0, 40]);
+}

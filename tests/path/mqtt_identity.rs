@@ -231,6 +231,26 @@ fn a_new_key_is_taken_beside_the_one_before_until_it_is_used() {
 }
 
 #[test]
+fn a_device_whose_psk_identity_is_no_text_makes_a_session_and_its_readings_are_its_own() {
+    let site = Site::new("binary", "");
+    let key = format!("text:{KEY}");
+    run(
+        &site,
+        &["device", "add", "bin-1", "--role", "sensor", "--psk", &key, "--psk-identity", "hex:00ff80c3"],
+    );
+    let as_identity = |identity: &[u8]| {
+        Device::connect(site.daemon.coaps, Config { identity: identity.to_vec(), ..Config::psk("", KEY) })
+    };
+    let mut device = as_identity(&[0, 0xff, 0x80, 0xc3]).expect("a session");
+    assert!(device.post("t/x", b"21.5"));
+    wait_for("the reading", || site.arrived("tombolo/gw/bin-1/up/t/x").len() == 1);
+    // Neither its beginning, nor what it would be as text, nor its digits.
+    for other in [&[0, 0xff, 0x80][..], &[0], "\0\u{fffd}\u{fffd}\u{fffd}".as_bytes(), b"hex:00ff80c3"] {
+        assert!(as_identity(other).is_none(), "{other:?}");
+    }
+}
+
+#[test]
 fn thousands_of_devices_are_imported_at_once_and_what_keygen_made_connects() {
     let site = proven("mqtt-import", |_| SOCKET.to_owned());
     let ids: Vec<String> = (0..3_000).map(|n| format!("unit-{n}")).collect();

@@ -103,12 +103,14 @@ fn serve(listener: TcpListener, answer: fn(&[u8]) -> Option<Vec<u8>>) {
     });
 }
 
-/// Unit 7 is silent to a read over register 2; unit 9 refuses everything; others are silent.
+/// Units 7 and 10 are silent to a read over register 2; unit 9 refuses everything, and unit 10
+/// everything else; others are silent.
 fn silent(request: &[u8]) -> Option<Vec<u8>> {
     let address = u16::from_be_bytes([request[2], request[3]]);
     let quantity = u16::from_be_bytes([request[4], request[5]]);
     match request[0] {
         9 => Some(vec![9, request[1] | 0x80, 2]),
+        10 if !(address..address + quantity).contains(&2) => Some(vec![10, request[1] | 0x80, 2]),
         7 if !(address..address + quantity).contains(&2) => {
             let mut body = vec![7, request[1], (2 * quantity) as u8];
             (address..address + quantity).for_each(|word| body.extend(word.to_be_bytes()));
@@ -116,6 +118,32 @@ fn silent(request: &[u8]) -> Option<Vec<u8>> {
         }
         _ => None,
     }
+}
+
+#[test]
+fn the_log_does_not_say_that_readings_come_of_a_unit_of_which_none_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    serve(listener, silent);
+    let site = Site::new("none-come", |_| {
+        bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms")
+            + &unit("bus1", 10, "register.r2.address = 2\nregister.r40.address = 40\n")
+    });
+    let left_out = || site.ports()["bus1"]["units"]["u10"]["left_out"].clone();
+    wait_within(Duration::from_secs(60), "it to be known", || {
+        left_out()["r2"].is_string() && left_out()["r40"].is_string()
+    });
+    wait_for("its state", || site.ports()["bus1"]["units"]["u10"]["state"] == "degraded");
+    let log = site.daemon.log();
+    let own: Vec<&str> = log.lines().filter(|line| line.contains("device=u10")).collect();
+    assert!(own.iter().any(|line| line.contains("a register cannot be read and is left out")), "{own:?}");
+    assert!(own.iter().any(|line| line.contains("none of its values can be read")), "{own:?}");
+    let says_so = |line: &&&str| {
+        line.contains("readings come")
+            || line.contains("unit answers") && !line.contains("but none of its values")
+    };
+    assert_eq!(own.iter().find(says_so), None);
+    assert!(site.payloads("u10").is_empty());
 }
 
 #[test]

@@ -568,6 +568,22 @@ mod tests {
     }
 
     #[test]
+    fn half_a_message_at_the_closing_of_a_port_with_gap_is_told_and_no_reading() {
+        let gap = Duration::from_millis(500);
+        let (mut port, now, mut journal) = port_of(framed(Framing::Gap(gap)), None, None);
+        port.handle_bytes(now, stamp(1), b"W=12345 kg", &mut journal);
+        port.handle_timeout(now + gap, stamp(1), &mut journal);
+        let now = now + 4 * gap;
+        port.handle_bytes(now, stamp(1), b"W=12", &mut journal);
+        port.handle_failure(now + Duration::from_millis(50), "it was unplugged");
+        port.handle_timeout(now + 2 * gap, stamp(1), &mut journal);
+        let taken: Vec<&str> = journal.taken.iter().map(|taken| &taken.1[..]).collect();
+        assert_eq!(taken, ["W=12345 kg"]);
+        assert_eq!(journal.said, [("incomplete", b"W=12".to_vec())]);
+        assert_eq!(port.counters().framing.incomplete, 1);
+    }
+
+    #[test]
     fn what_comes_while_a_device_wakes_is_no_answer_and_no_fault() {
         let wake = poll::Wake { bytes: vec![0], pause: Duration::from_millis(200) };
         let (second, question) = (Duration::from_secs(1), b"A\r".to_vec());

@@ -181,6 +181,7 @@ impl Stream {
     /// What is news of it is told at the next occasion.
     pub(super) fn closed(&mut self, now: Instant) {
         self.interrupt_write();
+        self.decoder.cut(now);
         if let Some(poller) = &mut self.poller {
             poller.line_down(now);
         }

@@ -81,7 +81,7 @@ pub struct UnitView<'a> {
     pub is_one_behind: bool,
     /// Frames that it sent without being asked, if they are no accident.
     pub surplus: u64,
-    /// The silence that the line was found to want after each answer.
+    /// The silence after each answer on the line that it was found to want.
     pub rest: Duration,
     /// Counters of the unit on the bus.
     pub bus: modbus::bus::Counters,
@@ -287,7 +287,7 @@ impl Units {
                 rest_advised: self.bus.rest_advised(index),
                 is_one_behind: self.bus.is_one_behind(index),
                 surplus: self.bus.surplus(index),
-                rest: self.bus.rest(),
+                rest: self.bus.rest(index),
                 bus: self.bus.counters(index)?,
                 readings: unit.delivery.readings(),
                 refused: unit.delivery.refused(),

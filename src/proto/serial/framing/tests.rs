@@ -386,6 +386,24 @@ fn bytes_that_a_busy_gateway_brings_late_still_belong_to_their_frame() {
 }
 
 #[test]
+fn what_no_pause_ended_when_the_port_was_closed_is_incomplete() {
+    let gap = Duration::from_millis(20);
+    let (mut decoder, now) = opened(&settings(Framing::Gap(gap), None));
+    assert!(take(&mut decoder, now, b"W=12").is_empty());
+    decoder.cut(now + gap / 2);
+    let mut frames = 0;
+    decoder.handle_timeout(now + gap * 10, &mut |_| frames += 1);
+    assert_eq!((frames, decoder.counters().incomplete, decoder.counters().dropped), (0, 1, 4));
+    assert_eq!(decoder.take_bad(), Some((Bad::Incomplete, b"W=12".to_vec())));
+    // One that a pause ended is whole, though nobody looked before the port was closed.
+    let now = now + gap * 20;
+    assert!(take(&mut decoder, now, b"W=123").is_empty());
+    decoder.cut(now + gap);
+    decoder.handle_timeout(now + gap * 10, &mut |frame| frames += frame.len());
+    assert_eq!((frames, decoder.counters().incomplete), (5, 1));
+}
+
+#[test]
 fn a_length_counts_what_its_device_counts() {
     // The number counts itself, and not the checksum.
     let settings = settings(header(Width::Two, true, 1, -2 + 1), Some(Checksum::Sum));

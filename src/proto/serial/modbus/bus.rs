@@ -31,7 +31,6 @@ use super::learn::{LINE_PAUSES, Learned, Obstacle, PAUSES};
 pub use super::misfit::Misfit;
 use super::pdu::{Answer, Exception, Request};
 use super::relay::Relay;
-use super::rest::Rest;
 use super::settings::Settings;
 pub use super::unit::Counters;
 use super::unit::{News, Progress, Purpose, Unit};
@@ -158,7 +157,6 @@ pub struct Bus {
     /// Another master asked this unit, at this time, and was not answered yet.
     rival: Option<(u8, Instant)>,
     medium: Medium,
-    rest: Rest,
     relay: Relay,
     /// For so long nothing is asked once the port is open.
     still: Duration,
@@ -266,7 +264,6 @@ impl Bus {
             rivals: 0,
             rival: None,
             medium: Medium::Line,
-            rest: Rest::default(),
             relay,
             still: Duration::ZERO,
             writes: write::Writes::default(),
@@ -277,8 +274,8 @@ impl Bus {
     /// come by [`Bus::handle_late`]. To be called before the port is open.
     pub fn answers_are_numbered(&mut self) {
         self.medium = Medium::Header;
-        self.relay.set_shared(false);
-        self.units.iter_mut().for_each(|unit| unit.is_numbered = true);
+        self.relay.set_shared(self.units.len() > 1);
+        self.units.iter_mut().for_each(Unit::set_numbered);
     }
 
     /// Says what is between, for the reasons that are given.
@@ -397,7 +394,9 @@ impl Bus {
         self.to_send = false;
         self.begun = None;
         self.rival = None;
-        self.relay.opened();
+        if self.medium != Medium::Header || self.answered_at.is_none() {
+            self.relay.opened();
+        }
         self.receiver.clear();
         self.quiet_at = now + self.gap().max(std::mem::take(&mut self.still));
         self.used_at = now;
@@ -568,9 +567,10 @@ impl Bus {
         self.rivals
     }
 
-    /// The silence after each answer that units which say that they are busy were found to want.
-    pub fn rest(&self) -> Duration {
-        self.rest.pause()
+    /// The silence after each answer on the line that a unit which says that it is busy was found
+    /// to want.
+    pub fn rest(&self, unit: usize) -> Duration {
+        self.units.get(unit).map(|unit| unit.rest.pause()).unwrap_or_default()
     }
 
     /// Whether a unit's answers come one request late, or those of all units do.
@@ -602,7 +602,7 @@ impl Bus {
     /// When a unit may be asked.
     fn open_for(&self, unit: &Unit) -> Instant {
         let paused = self.used_at + self.settings.speed.gap() + unit.settings.pause;
-        let paused = self.answered_at.map_or(paused, |at| paused.max(at + self.rest.pause()));
+        let paused = self.answered_at.map_or(paused, |at| paused.max(at + unit.rest.pause()));
         unit.open_at(self.answered_at).map_or(paused, |at| at.max(paused)).max(self.open_at())
     }
 
@@ -779,7 +779,12 @@ impl Bus {
         let index = exchange.unit;
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.came(exchange.deferred.is_some(), exchange.is_knocked, exchange.knock.is_some(), answer);
-        self.rest.answered(now, answer, unit.silence_on_line());
+        let silence = unit.silence_on_line();
+        unit.rest.answered(now, answer, silence);
+        for (_, other) in self.units.iter_mut().enumerate().filter(|(at, _)| *at != index) {
+            other.rest.other_answered(answer, silence);
+        }
+        let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
         if trust == Trust::Doubtful && !unit.is_quick() {
@@ -896,16 +901,22 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         let came = failure == Failure::Damaged && exchange.settled.is_some();
         let function = exchange.request.function();
+        let (address, bytes) = (unit.settings.address, self.receiver.noise_held().max(exchange.unframed));
+        let is_short = bytes > 2 && bytes < 3 + usize::from(exchange.request.answer().length);
+        let is_begun = self.receiver.first().is_some_and(|first| [address, function].contains(&first));
         let lost = Lost {
             failure,
+            is_part: failure == Failure::Damaged && is_short && is_begun,
             came,
-            is_answer: came && self.receiver.begins_with(unit.settings.address, function),
-            bytes: self.receiver.noise_held().max(exchange.unframed),
-            is_begun: self.receiver.first() == Some(unit.settings.address),
+            is_answer: came && self.receiver.begins_with(address, function),
+            bytes,
+            is_begun: self.receiver.first() == Some(address),
             is_displaced: exchange.is_displaced,
             is_behind: self.relay.is_displaced(),
         };
-        let is_there = matches!(failure, Failure::Intruded | Failure::Gateway(_)) || lost.is_answer;
+        // One who numbers answers may put the number of the next request on that which is late.
+        let is_gateway = matches!(failure, Failure::Gateway(_)) && self.medium != Medium::Header;
+        let is_there = failure == Failure::Intruded || is_gateway || lost.is_answer;
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
         match failure {
             Failure::Silent

@@ -105,11 +105,16 @@ struct Run {
 /// What may still come of the requests to one unit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
+    /// Answers carry the number of a request, which may be put on the answer to another one, if
+    /// that has its function.
+    is_numbered: bool,
     open: Vec<Open>,
     run: Run,
     in_step: u32,
     behind: u32,
     plain: u32,
+    /// Reads in a row whose second answer is nearer to the first than that to the answer before.
+    near: u32,
     /// The last answer, and how many before it were the same.
     last: Vec<u8>,
     equal: u32,
@@ -122,6 +127,11 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
+    /// Answers carry the number of a request.
+    pub(super) fn set_numbered(&mut self, is_numbered: bool) {
+        self.is_numbered = is_numbered;
+    }
+
     /// Whether nothing can still come.
     pub(super) fn is_none(&self) -> bool {
         self.open.is_empty() && !self.is_calm
@@ -134,7 +144,7 @@ impl Doubt {
 
     /// Nothing can still come.
     pub(super) fn clear(&mut self) {
-        *self = Doubt { behind: self.behind, ..Doubt::default() };
+        *self = Doubt { behind: self.behind, is_numbered: self.is_numbered, ..Doubt::default() };
     }
 
     /// An answer may come that nobody of this process asked for.
@@ -154,7 +164,7 @@ impl Doubt {
 
     /// A request was not answered.
     pub(super) fn unanswered(&mut self, request: &Request, asked: Instant) {
-        (self.in_step, self.behind) = (0, 0);
+        (self.in_step, self.behind, self.near) = (0, 0, 0);
         self.repeated(request, asked);
     }
 
@@ -229,9 +239,13 @@ impl Doubt {
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
             self.run.begun = None;
-            // Those before have come.
-            self.open.clear();
-            (self.in_step, self.behind, self.plain) = (0, 0, 0);
+            // Those before have come. One who numbers answers may keep those of other functions.
+            let is_numbered = self.is_numbered;
+            let is_other = |own: &Request| own.function() != request.function();
+            self.open.retain(|open| is_numbered && open.request.as_ref().is_some_and(is_other));
+            if self.open.is_empty() {
+                (self.in_step, self.behind, self.plain, self.near) = (0, 0, 0, 0);
+            }
             return Trust::Sure;
         };
         let begun = self.run.begun;
@@ -267,12 +281,20 @@ impl Doubt {
         let was_behind = self.is_behind();
         match self.run.sign() {
             Some(Sign::InStep) => (self.in_step, self.behind, self.plain) = (self.in_step + 1, 0, 0),
-            Some(Sign::Behind) => (self.in_step, self.behind) = (0, self.behind.saturating_add(1)),
+            Some(Sign::Behind) => {
+                (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
+            }
             None => self.plain = self.plain.saturating_add(1),
         }
-        let is_plain = (is_alone || self.is_of_opening) && self.plain >= PLAIN;
+        if let Some(is_near) = self.run.is_near() {
+            self.near = if is_near { self.near.saturating_add(1) } else { 0 };
+        }
+        // A number is seldom the wrong one: where all values always change, it is enough that those
+        // of one read are near to each other.
+        let is_near = self.is_numbered && self.near >= PLAIN;
+        let is_plain = (is_alone || self.is_of_opening && !self.is_numbered) && self.plain >= PLAIN;
         let is_calm = self.equal >= EQUAL;
-        if self.in_step >= IN_STEP || (is_plain || is_calm) && self.behind == 0 {
+        if self.in_step >= IN_STEP || (is_plain || is_near || is_calm) && self.behind == 0 {
             let is_calm = is_calm && self.in_step < IN_STEP;
             let last = std::mem::take(&mut self.last);
             self.clear();
@@ -326,7 +348,23 @@ impl Sign {
     }
 }
 
+/// How far two answers are from each other: that of the first registers in which they differ, and
+/// none where they have different lengths.
+pub(super) fn distance(one: &[u8], other: &[u8]) -> Option<u64> {
+    let whole = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let mut words = one.chunks(4).zip(other.chunks(4)).map(|(one, other)| whole(one).abs_diff(whole(other)));
+    (one.len() == other.len()).then(|| words.find(|difference| *difference > 0).unwrap_or_default())
+}
+
 impl Run {
+    /// Whether the second answer is nearer to the first than that to the answer before; `None` if
+    /// one of them is missing.
+    fn is_near(&self) -> Option<bool> {
+        let [first, .., last] = &self.answers[..] else { return None };
+        let before = self.before.as_ref()?;
+        Some(distance(first, last)? < distance(first, before)?)
+    }
+
     fn sign(&self) -> Option<Sign> {
         let [first, others @ ..] = &self.answers[..] else { return None };
         let last = others.last()?;

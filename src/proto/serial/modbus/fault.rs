@@ -52,6 +52,8 @@ pub struct Failing {
     pub misfit: Option<Misfit>,
     /// A late answer came since the last good one.
     pub is_late: bool,
+    /// A late answer came in place of its own, as if it were that.
+    pub is_displaced: bool,
     /// Its answers come one request late.
     pub is_behind: bool,
     /// How late the last one was, and the longest wait, if that is beyond it.
@@ -78,6 +80,11 @@ impl fmt::Display for Failing {
                 "another master asks it at the same time, so nobody knows whose answers come; let one of the two \
                  ask less often",
             ),
+            (Failure::Silent | Failure::Damaged, _) if self.is_displaced && self.medium == Medium::Header => f
+                .write_str(
+                    "the answer to an earlier request came with the transaction identifier of the present one: the \
+                     gateway at the port is late; raise the timeout of its line, or restart it",
+                ),
             (Failure::Silent | Failure::Damaged, _) if self.is_late && self.medium == Medium::Header => f
                 .write_str(
                     "its answers carry the transaction identifier of an earlier request: they come after the \
@@ -142,6 +149,9 @@ pub(super) struct Lost {
     pub(super) is_answer: bool,
     /// Bytes that came and belong to no frame.
     pub(super) bytes: usize,
+    /// They are what is left of an answer of the unit: they begin as one does, or with its second
+    /// byte, and are too few for a whole one.
+    pub(super) is_part: bool,
     /// The first of them is the unit's address.
     pub(super) is_begun: bool,
     /// The answer to the request before came in its place; and does so each time.

@@ -20,8 +20,11 @@
 //!
 //! With one unit on the line all this is known of the unit itself, and nothing is done here.
 
-use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust};
+use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request};
+
+/// How often is counted that the answer to the request before came in place of one.
+const DISPLACED_MAX: u32 = 2 * BEHIND;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,8 +53,11 @@ pub(super) struct Relay {
     equal: u32,
     in_step: u32,
     behind: u32,
-    /// So often in a row the answer to the request before, of another unit, came in place of one.
+    /// So often the answer to the request before, of another unit, came in place of one, less the
+    /// reads that show that none did.
     displaced: u32,
+    /// Another answer came in place of one to the present read.
+    is_again: bool,
 }
 
 impl Relay {
@@ -91,7 +97,7 @@ impl Relay {
         let asked = Asked { unit, request: request.clone() };
         if self.present.as_ref() != Some(&asked) {
             self.before.clone_from(&self.last);
-            self.answers = 0;
+            (self.answers, self.is_again) = (0, false);
         }
         self.previous = self.present.replace(asked);
     }
@@ -114,7 +120,8 @@ impl Relay {
         let is_of_other = self.present.as_ref().zip(self.previous.as_ref());
         let is_of_other = is_of_other.is_some_and(|(present, previous)| present.unit != previous.unit);
         if is_displaced && is_of_other {
-            self.displaced = self.displaced.saturating_add(1);
+            self.displaced = (self.displaced + 1).min(DISPLACED_MAX);
+            self.is_again = true;
         }
         if self.is_shared && (is_first || is_displaced) {
             self.near = 0;
@@ -153,7 +160,10 @@ impl Relay {
         // The first request may not have been answered, and a third one shows nothing new.
         let is_second = self.answers == 2 && matches!(answer, Answer::Data(_));
         match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
-            Some(Sign::InStep) => self.in_step += 1,
+            Some(Sign::InStep) => {
+                self.in_step += 1;
+                self.was_in_place(1);
+            }
             Some(Sign::Behind) => {
                 (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
             }
@@ -161,6 +171,8 @@ impl Relay {
             None => {
                 let is_near = distance(&first, &self.last) < distance(&first, &self.before);
                 self.near = if is_near { self.near.saturating_add(1) } else { 0 };
+                // An answer that is late now and then is no converter's.
+                self.was_in_place(u32::from(is_near));
             }
         }
         if self.in_step >= IN_STEP || self.near >= PLAIN {
@@ -169,18 +181,18 @@ impl Relay {
         Trust::Alike
     }
 
+    /// So many reads show that no other answer came in place of theirs. One that was sent again
+    /// because one did shows nothing.
+    fn was_in_place(&mut self, reads: u32) {
+        if !self.is_again {
+            self.displaced = self.displaced.saturating_sub(reads);
+        }
+    }
+
     fn settle(&mut self) {
         self.in_doubt = false;
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
-}
-
-/// How far two answers are from each other: that of the first registers in which they differ, and
-/// none where they have different lengths.
-fn distance(one: &[u8], other: &[u8]) -> Option<u64> {
-    let whole = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    let mut words = one.chunks(4).zip(other.chunks(4)).map(|(one, other)| whole(one).abs_diff(whole(other)));
-    (one.len() == other.len()).then(|| words.find(|difference| *difference > 0).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -305,6 +317,23 @@ mod tests {
         assert!(relay.is_displacing(1, &long));
         (0..3).for_each(|_| relay.lost(false, true));
         assert!(!relay.is_behind());
+    }
+
+    #[test]
+    fn an_answer_that_is_late_now_and_then_is_not_called_one_request_late() {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        for _ in 0..9 {
+            assert_eq!(relay.displaced, 0);
+            relay.asked(1, &read(0, 1));
+            relay.answered(Answer::Data(&[0, 1]));
+            relay.asked(2, &read(0, 1));
+            relay.lost(false, true);
+            // In time again, and own.
+            assert_eq!(ask(&mut relay, 3, 0, 1, &[0, 3]), Trust::Doubtful);
+            assert_eq!(ask(&mut relay, 3, 0, 1, &[0, 3]), Trust::Alike);
+            assert!(!relay.is_behind());
+        }
     }
 
     #[test]

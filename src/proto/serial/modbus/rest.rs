@@ -1,13 +1,16 @@
-//! The silence that a line wants after each answer, learned from units that say that they are busy.
+//! The silence that a unit wants after each answer on its line, learned when it says that it is
+//! busy.
 //!
 //! ```text
 //!  none ──busy each time so soon after an answer──> 100 ms ──the same──> 200 ms, 300 ms, 500 ms
+//!    ^                                                 │
+//!    └── values come without it <── after 10 s, then after twice as long and so on: without it
 //! ```
 //!
 //! Some converters answer a request that comes too soon after the last answer of any unit in the
 //! unit's name: exception 6. The units themselves are not busy. A unit that is busy with its own
 //! work is so after a longer silence, too, or other units of the line answer as soon as that: then
-//! nothing is learned. What was learned holds until the bus is set up anew.
+//! nothing is learned. One that was busy for a while is asked as before soon after.
 
 use std::time::{Duration, Instant};
 
@@ -20,28 +23,46 @@ const RESTS: [Duration; 4] = [
     Duration::from_millis(300),
     Duration::from_millis(500),
 ];
-/// So often in a row, for all units together, without data as soon as that after an answer.
+/// So often in a row without data as soon as that after an answer.
 const BUSY: u32 = 6;
 /// If even the longest does not help, none is tried for so long. So long it is remembered after
 /// what silence a unit was busy all the same.
 const IN_VAIN: Duration = Duration::from_secs(3600);
+/// After so long the unit is asked without it again; after twice as long if that was in vain, and
+/// so on, at most after so long.
+const TRIAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
+/// In a trial so many answers in a row decide.
+const DECISIVE: u32 = 2;
 
-/// The silence of one line.
+/// What one unit of a line wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rest {
     pause: Duration,
     /// Busy so often in a row.
     busy: u32,
-    /// The longest silence after which one was busy, and when.
+    /// The longest silence after which it was busy, and when.
     longest: Duration,
     longest_at: Option<Instant>,
     not_before: Option<Instant>,
+    /// When it is asked without a pause again, and how long after that the next time.
+    trial_at: Option<Instant>,
+    wait: Duration,
+    /// The pause that a trial does without, and the answers in a row that it did not take.
+    left_out: Option<(Duration, u32)>,
 }
 
 impl Rest {
-    /// The silence before each request, after an answer of any unit.
+    /// The silence before each request to the unit, after an answer of any unit.
     pub(super) fn pause(&self) -> Duration {
         self.pause
+    }
+
+    /// Another unit answered a request that was sent after so long a silence: if with data, the
+    /// line takes it.
+    pub(super) fn other_answered(&mut self, answer: Answer<'_>, silence: Duration) {
+        if !matches!(answer, Answer::Exception(_)) && silence <= self.longest {
+            self.busy = 0;
+        }
     }
 
     /// An answer came to a request that was sent after so long a silence.
@@ -62,13 +83,50 @@ impl Rest {
             Answer::Data(_) | Answer::Done if silence <= self.longest => self.busy = 0,
             _ => {}
         }
+        self.judge_trial(answer, silence);
+        if self.trial_at.is_some_and(|at| now >= at) && self.busy == 0 {
+            self.left_out = Some((std::mem::take(&mut self.pause), 0));
+            self.wait = (self.wait * 2).min(TRIAL.1);
+            self.trial_at = None;
+            return;
+        }
+        if let Some((pause, _)) = self.left_out {
+            if self.busy >= DECISIVE {
+                // It is wanted after all.
+                (self.pause, self.left_out) = (pause, None);
+                self.trial_at = Some(now + self.wait);
+                (self.busy, self.longest) = (0, Duration::ZERO);
+            }
+            return;
+        }
         if self.busy < BUSY || self.not_before.is_some_and(|at| now < at) {
             return;
         }
         match RESTS.into_iter().find(|rest| *rest > self.longest && *rest > self.pause) {
-            Some(rest) => self.pause = rest,
-            None => (self.pause, self.not_before) = (Duration::ZERO, Some(now + IN_VAIN)),
+            Some(rest) => {
+                self.pause = rest;
+                self.wait = self.wait.max(TRIAL.0);
+                self.trial_at = Some(now + self.wait);
+            }
+            None => {
+                (self.pause, self.not_before) = (Duration::ZERO, Some(now + IN_VAIN));
+                (self.trial_at, self.wait) = (None, Duration::ZERO);
+            }
         }
         (self.busy, self.longest) = (0, Duration::ZERO);
+    }
+
+    /// Values that came sooner than after the pause that is left out show that it is not wanted.
+    fn judge_trial(&mut self, answer: Answer<'_>, silence: Duration) {
+        let is_data = !matches!(answer, Answer::Exception(_));
+        if let Some((pause, fine)) = &mut self.left_out
+            && is_data
+            && silence < *pause
+        {
+            *fine += 1;
+            if *fine >= BUSY {
+                (self.left_out, self.wait) = (None, Duration::ZERO);
+            }
+        }
     }
 }

@@ -12,8 +12,9 @@
 //! then every answer for that of the request before. So such a unit is *unsure*: it is first sent a
 //! probe, a read of values of its map whose answer has a shape that no other has. Units answer in
 //! order; so once a probe is answered, only answers to other probes can be outstanding, and those
-//! are told from all others. Where answers say which request they answer (Modbus TCP) none of this
-//! is needed.
+//! are told from all others. Where answers say which request they answer (Modbus TCP) nothing is
+//! waited for, and nothing is in doubt until a request has no answer: then a gateway to a line may
+//! put the number of the next request on the answer that is late.
 //!
 //! A read that failed last time is *shaky*: it is read after the others, and if it fails again the
 //! reading is published without it, so that one group does not keep back the others.
@@ -49,6 +50,7 @@ use super::misfit::Misfit;
 use super::patience::{Patience, Surplus};
 use super::pdu::{Answer, Request};
 use super::plan::{self, Block, Widths};
+use super::rest::Rest;
 use super::settings;
 use learned::{TRIAL_EVERY, Trial};
 use part::{Halved, Part};
@@ -165,6 +167,8 @@ pub(super) struct Unit {
     /// Whether it was polled since a failing unit was last polled.
     pub(super) served: bool,
     pub(super) counters: Counters,
+    /// The silence on the line that it wants.
+    pub(super) rest: Rest,
     /// Counts changes of what was learned.
     pub(super) revision: u64,
     parts: Vec<Part>,
@@ -174,7 +178,7 @@ pub(super) struct Unit {
     /// Which of them is next.
     probe_at: usize,
     in_step: bool,
-    /// Answers say which request they answer.
+    /// Answers say which request they answer; after a failure that may be the wrong one.
     pub(super) is_numbered: bool,
     /// An answer was left over since its last turn began.
     is_left_over: bool,
@@ -302,6 +306,7 @@ impl Unit {
             due: now,
             served: false,
             counters: Counters::default(),
+            rest: Rest::default(),
             revision: 0,
             in_step: false,
             is_numbered: false,
@@ -429,7 +434,8 @@ impl Unit {
             self.due = self.due.max(if is_clean { now + still } else { now + listen });
             return;
         }
-        if !self.is_numbered && !has_shape && self.parts.len() > 1 {
+        // One who numbers answers may be one request late since another process asked.
+        if (!self.is_numbered || is_first) && !has_shape && self.parts.len() > 1 {
             self.doubt.expect_unknown(now);
         }
         self.in_step = !has_shape && (self.is_numbered || self.doubt.is_none());
@@ -471,7 +477,7 @@ impl Unit {
         if std::mem::take(&mut self.is_left_over) {
             self.in_step = false;
         }
-        if self.in_step || was_resting && self.parts.len() == 1 {
+        if self.in_step || self.is_numbered || was_resting && self.parts.len() == 1 {
             self.settle(now);
         }
     }
@@ -550,6 +556,7 @@ impl Unit {
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
         self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
+        let was_failing = self.failures > 0 && self.answered_at.is_some();
         self.failures = 0;
         self.failing = None;
         self.lateness.heard();
@@ -585,7 +592,9 @@ impl Unit {
                     self.degrade(news);
                 }
                 self.rewind();
-                let current = self.current(now).filter(|_| trust == Trust::Alike);
+                // What another process asked for may come first.
+                let is_alone = self.parts.len() == 1 && was_failing && trust == Trust::Sure;
+                let current = self.current(now).filter(|_| trust == Trust::Alike || is_alone);
                 if current.and_then(|at| self.parts[at].block.request()).as_ref() == Some(request) {
                     // It is the first read as well.
                     self.asked = current;
@@ -633,12 +642,13 @@ impl Unit {
         by_unit: Trust,
         news: &mut Vec<News>,
     ) -> Progress {
-        if by_unit == Trust::Alike && self.doubt.used(self.parts.len() == 1) {
+        let is_alone = self.parts.len() == 1;
+        if by_unit == Trust::Alike && self.doubt.used(is_alone) {
             news.push(News::Learned);
         }
         let is_data = matches!(answer, Answer::Data(_));
         let progress = self.block_answered(now, answer, news);
-        if is_data && !self.is_numbered && self.has_shape() && !self.is_behind() && self.mistakable() > 0 {
+        if is_data && self.has_shape() && !self.is_behind() && self.mistakable() > 0 {
             self.in_step = false;
         }
         progress
@@ -700,7 +710,8 @@ impl Unit {
             self.ignored_after = Some(self.ignored_after.map_or(after, |least| least.min(after)));
         }
         let was_in_step = std::mem::take(&mut self.in_step);
-        if !lost.is_answer {
+        // What is left of an answer has come; of the only read a late one is no other's.
+        if !(lost.is_answer || self.parts.len() == 1 && lost.is_part) {
             self.doubt.unanswered(request, asked);
         }
         if lost.failure == Failure::Intruded && self.failures < DOWN_AFTER {

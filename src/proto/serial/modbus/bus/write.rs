@@ -13,6 +13,8 @@
 //!   second one: neither keeps the other from the line.
 //! * A write is not sent before the unit's answers are in step ([`Unit::is_sure`]): a late answer
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
+//! * A gateway of Modbus TCP may put the number of a request on the answer to the one before, and
+//!   nothing shows it. So there the rest of a register is read until it was the same twice.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -27,12 +29,15 @@ use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
 use super::super::unit::{Purpose, Unit};
 use super::super::write::{Job, Written};
-use super::{Bus, Exchange, Line};
+use super::{Bus, Exchange, Line, Medium};
 
 /// After an answer that may pass, or another value than was written, the next try.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// So often the rest of a register is asked for.
 const FETCHES: usize = 6;
+/// Where a gateway may put the number of a request on the answer to the one before, the rest of a
+/// register is read until two answers in a row are the same, at most so often.
+const READS: usize = 4;
 /// So many answers to its reads may be those to earlier requests.
 const DOUBTFUL: usize = 8;
 
@@ -77,6 +82,8 @@ struct Writing {
     tries: usize,
     fetches: usize,
     doubtful: usize,
+    /// Reads of it that were answered, where one is not enough.
+    read: usize,
     /// The register before.
     before: Vec<u8>,
     /// Why it is not known whether the write was carried out.
@@ -145,6 +152,7 @@ impl Bus {
             tries: 0,
             fetches: 0,
             doubtful: 0,
+            read: 0,
             before: Vec::new(),
             doubt: None,
         });
@@ -295,6 +303,7 @@ impl Bus {
         if let Some(unit) = self.units.get_mut(exchange.unit) {
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
+        let is_numbered = self.medium == Medium::Header;
         let Some(writing) = &mut self.writes.present else { return };
         if trust == Trust::Doubtful && exchange.request.function() <= 4 {
             // The read is sent again: what came may be the answer to an earlier one.
@@ -307,8 +316,16 @@ impl Bus {
         let reads_back = writing.job.reads_back();
         match (writing.step, answer) {
             (Step::Fetch, Answer::Data(data)) => {
+                let is_same =
+                    writing.read > 0 && writing.job.write(&writing.before) == writing.job.write(data);
+                writing.read += 1;
                 writing.before = data.to_vec();
-                writing.go(Step::Write, now);
+                if is_same || !is_numbered {
+                    writing.go(Step::Write, now);
+                } else if writing.read >= READS {
+                    let why = "the rest of the register is another each time it is read";
+                    self.end_write(Written::Unasked(why.into()));
+                }
             }
             (Step::Write, Answer::Done) if reads_back => writing.go(Step::Check, now),
             (Step::Write, Answer::Done) => {

@@ -36,6 +36,12 @@ const SEVERAL: usize = 3;
 const BEHIND: u32 = 3;
 
 impl Unit {
+    /// Answers carry the number of the request.
+    pub(in super::super) fn set_numbered(&mut self) {
+        self.is_numbered = true;
+        self.doubt.set_numbered(true);
+    }
+
     /// For so long an answer to its last request may still come.
     pub(in super::super) fn rest(&self) -> Duration {
         self.still_to_come(self.timeout())
@@ -51,6 +57,7 @@ impl Unit {
     /// Takes over from the unit of this address of before a reload what may still come.
     pub(in super::super) fn adopt(&mut self, before: &Unit) {
         self.doubt.clone_from(&before.doubt);
+        self.doubt.set_numbered(self.is_numbered);
         (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
         // The map may be another one, and with it what can be mistaken.
         self.in_step = self.doubt.is_none() && before.in_step;
@@ -63,11 +70,9 @@ impl Unit {
         (request, asked): (&Request, Instant),
         answer: Answer<'_>,
     ) -> Trust {
-        if self.is_numbered {
-            self.doubt.clear();
-            return Trust::Sure;
+        if !self.is_numbered {
+            self.settle_owed((request, asked), answer);
         }
-        self.settle_owed((request, asked), answer);
         // One that is repeated after a silence is waited for, so its request is old.
         let least = if self.latest.is_zero() { ALIKE_LEAST.0 } else { ALIKE_LEAST.1 };
         let limit = if self.is_repeat { Duration::MAX } else { (self.timeout() * ALIKE).max(least) };
@@ -115,7 +120,8 @@ impl Unit {
     /// its answers come late, or if the read after it was silent again.
     pub(super) fn rests(&mut self, now: Instant, timeout: Duration, is_probe: bool) -> bool {
         // Nor is anything sent at once that may be too soon for it.
-        let is_quick = !is_probe || self.latest.is_zero() && (self.cycles == 0 || self.is_quick());
+        let is_prompt = self.latest.is_zero() && (self.cycles == 0 || self.is_quick());
+        let is_quick = self.is_numbered || !is_probe || is_prompt;
         let most = if is_quick { SEVERAL } else { 0 };
         let is_many = self.mistakable() > most;
         self.is_resting = is_many && (!is_quick || self.parts.len() > 1);

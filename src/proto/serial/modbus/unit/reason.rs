@@ -18,7 +18,9 @@ impl Unit {
         let medium = Medium::default();
         let beyond = self.lateness.beyond(self.settings.timeout).filter(|_| self.is_late);
         let (is_late, crossed, is_behind) = (self.is_late, self.crossed, self.is_behind());
-        Some(Failing { failure: self.failing?, misfit, is_late, is_behind, beyond, crossed, medium })
+        let is_displaced = self.is_displaced;
+        let failure = self.failing?;
+        Some(Failing { failure, misfit, is_late, is_displaced, is_behind, beyond, crossed, medium })
     }
 
     /// A request to it failed. `sure`: meanwhile a frame of this other address came that lateness
