@@ -489,6 +489,82 @@ fn libcoap_answers_over_its_own_session_too() {
 }
 
 #[test]
+fn libcoap_is_sent_a_large_command_in_blocks_and_its_large_answer_is_fetched() {
+    let site = Site::with_broker("commands-libcoap-large", RULES, BROKER);
+    subscribed(&site);
+    let log = site.folder.join("libcoap.txt");
+    let (host, port) = (site.daemon.coaps.ip().to_string(), site.daemon.coaps.port().to_string());
+    let mut child = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/libcoap_device.py"))
+        .args([&host, &port, "door-7", KEY])
+        .arg(&log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(site.folder.join("libcoap.err")).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("its reading", || !site.arrived("tombolo/gw/door-7/up/t/hello").is_empty());
+    let get = ["-n", "-D", "publish", "user-property", "method", "GET"];
+    let answer = request(&site, "long", &get);
+    let long: String = (0..1_000).map(|number| format!("{number:03} ")).collect();
+    // Two bodies one after the other, which differ in the middle only.
+    let mut said = Vec::new();
+    for fill in ["x", "y"] {
+        let body = format!("{}{}{}", "a".repeat(3_000), fill.repeat(1_024), "z".repeat(1_000));
+        said.push((request(&site, "set/config", &["-m", &body]), body));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(answer.contains("status:2.05") && answer.trim_end().ends_with(long.trim_end()), "{answer}");
+    assert!(!answer.contains("partial"), "{answer}");
+    let log = std::fs::read_to_string(log).unwrap();
+    for (answer, body) in said {
+        assert!(answer.contains("status:2.04"), "{answer}");
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
+        let digest = tombolo::hex::format_hex(&digest.as_ref()[..8]);
+        assert!(log.contains(&format!("PUT set/config {} {digest}\n", body.len())), "{log}");
+    }
+}
+
+#[test]
+fn a_retained_command_that_arrives_live_runs_once_and_not_again_with_a_new_session() {
+    let mut site = Site::with_broker("commands-retained", RULES, BROKER);
+    subscribed(&site);
+    let mut device = Device::start(&site);
+    let topic = "tombolo/gw/door-7/down/set/level";
+    publish(&site, topic, "40", &["-V", "5", "-q", "2", "-r", "-D", "publish", "message-expiry-interval", "900"]);
+    wait_for("it to run", || device.runs() == ["PUT set/level 40"]);
+    // The gateway's session at the broker ends, so that it gets what is retained.
+    let duplicates = |site: &Site| {
+        let status = site.daemon.status();
+        status["counters"]["tombolo_downlink_duplicate_messages_total"].as_u64().expect("a counter")
+    };
+    let end_session = |site: &mut Site| {
+        site.daemon.stop();
+        let port = site.broker.plain_port.to_string();
+        let ended = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-i", "gw", "-t", "nothing", "-E"])
+            .status()
+            .unwrap();
+        assert!(ended.success());
+    };
+    for _ in 0..2 {
+        end_session(&mut site);
+        site.daemon.resume();
+        wait_for("it to come again", || duplicates(&site) == 1);
+        device = Device::start(&site);
+    }
+    // One that is not equal, and was published while there was no session, runs.
+    end_session(&mut site);
+    publish(&site, topic, "41", &["-V", "5", "-q", "1", "-r"]);
+    site.daemon.resume();
+    device = Device::start(&site);
+    wait_for("the other one", || device.runs().last().is_some_and(|run| run == "PUT set/level 41"));
+    assert_eq!(device.runs(), ["PUT set/level 40", "PUT set/level 41"]);
+    wait_for("both outcomes", || site.arrived("tombolo/gw/door-7/reply/set/level").len() == 2);
+}
+
+#[test]
 fn a_mailbox_that_cannot_be_opened_refuses_commands_and_is_named() {
     let state = tombolo_test_support::Folder::new("commands-state");
     let mut site = Site::with_state("commands-defect", RULES, state.path());
