@@ -1424,7 +1424,8 @@ impl Mailbox {
     /// The commands on their way to a path of a device.
     fn sent_on(&self, device: &Name, path: &str) -> impl Iterator<Item = (u64, &Held)> {
         let numbers = self.queues.get(device).map(|queue| &queue.numbers);
-        let held = numbers.into_iter().flatten().filter_map(|number| Some((*number, self.commands.get(number)?)));
+        let held =
+            numbers.into_iter().flatten().filter_map(|number| Some((*number, self.commands.get(number)?)));
         held.filter(move |(_, held)| held.state == State::Sent && held.command.path == path)
     }
 

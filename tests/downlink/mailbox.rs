@@ -193,9 +193,9 @@ fn a_command_that_was_sent_in_vain_and_then_ends_unsent_says_that_it_may_have_ru
         }
         let newer = Command { latest_wins: true, ..command(4) };
         world.publish(Command { path: "a".to_owned(), ..newer.clone() });
-        world.mailbox.review(|command| {
-            (command.path == "b").then(|| Outcome::of(Status::Refused, "no rule"))
-        });
+        world
+            .mailbox
+            .review(|command| (command.path == "b").then(|| Outcome::of(Status::Refused, "no rule")));
         world.pass(Duration::from_secs(300));
         // After a restart without a clock nothing expires.
         let ends = [(1, Status::Superseded), (2, Status::Refused), (3, Status::Expired)];

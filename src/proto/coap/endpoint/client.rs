@@ -18,9 +18,9 @@
 //!
 //! A body that does not fit a block is sent in several (RFC 7959 §2.5): the next one when the peer
 //! has answered the last with 2.31, in the size that the peer names (§2.3). A peer that answers the
-//! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3). All blocks of
-//! a body have its Request-Tag, and no other body has that (RFC 9175 §3.4): a peer that still holds
-//! the beginning of one that was broken off puts nothing of the next one behind it.
+//! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3). All blocks
+//! of a body have its Request-Tag, and no other body has that (RFC 9175 §3.4): a peer that still
+//! holds the beginning of one that was broken off puts nothing of the next one behind it.
 //!
 //! Where the response to a GET or FETCH has further blocks, these are asked for, up to [`BODY_MAX`]
 //! bytes in all (RFC 7959 §2.4, RFC 8132 §2). For the response to another method they are not: who
