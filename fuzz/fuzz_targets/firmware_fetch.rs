@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use tombolo::gate::stage::DeviceIndex;
 use tombolo::gate::template::Template;
-use tombolo::gate::{Device, Gate, Psk, Settings as GateSettings};
+use tombolo::gate::{Device, Gate, Psk, Quota, Role, Settings as GateSettings};
 use tombolo::message::Name;
 use tombolo::proto::address::Peer;
 use tombolo::proto::coap::{Code, Endpoint, Message, Request, Response};
@@ -45,12 +45,25 @@ fn image(digest: u8, bytes: u64, is_suit: bool) -> Image {
 /// The gate's index of a device: only a gate makes one.
 fn device() -> DeviceIndex {
     let psk = Psk { identity: b"door-7".to_vec(), key: b"sesame-sesame-77".to_vec().into() };
+    let second = Duration::from_secs(1);
+    let role = Role {
+        name: name("door"),
+        quota: Quota { messages: 1_000, bytes: 1 << 20, per: second, burst: 1_000 },
+        max_payload: None,
+        offline_after: second,
+        max_sessions: 4,
+        max_handshakes: 120,
+        uplink: Vec::new(),
+        downlink: Vec::new(),
+        on_behalf: Vec::new(),
+        mailbox: Default::default(),
+    };
     let settings = GateSettings {
         gateway: name("gw"),
         prefix: "p".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         own: Vec::new(),
-        roles: Vec::new(),
+        roles: vec![role],
         devices: vec![Device { psk: Some(psk), ..Device::new(name("door-7"), name("door")) }],
         fleets: Vec::new(),
         withheld: Default::default(),
