@@ -16,6 +16,7 @@ use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{FirmwareClass, FirmwarePage, Update};
 use crate::daemon::clock::SystemClock;
+use crate::message::Name;
 use crate::telemetry::io::hinted;
 use crate::update::eligibility::Objections;
 #[cfg(feature = "update")]
@@ -302,10 +303,15 @@ fn denied(context: &Context, command: DeniedCommand) -> Result<(), CommandError>
             if version.contains(char::is_whitespace) || version.contains(char::is_control) {
                 return Err(CommandError::Usage(format!("{version:?} is no version: it has blanks")));
             }
+            // That of a class of sensors has its class before it.
+            let (class, plain) =
+                version.split_once('/').map_or((None, &*version), |(class, plain)| (Some(class), plain));
+            let is_class = class.is_none_or(|class| Name::parse(class).is_ok());
             // Each version of an image or of a package has a number in it.
-            if !Scheme::Debian.accepts(&version) || !version.contains(|c: char| c.is_ascii_digit()) {
+            if !is_class || !Scheme::Debian.accepts(plain) || !plain.contains(|c: char| c.is_ascii_digit()) {
                 return Err(CommandError::Usage(format!(
-                    "{version:?} is no version; one is like 2.4.1, as `tombolo update check` and `tombolo update history` show it"
+                    "{version:?} is no version; one is like 2.4.1, as `tombolo update check` and `tombolo update history` show \
+                     it, and of sensors CLASS/VERSION, as `tombolo update devices` shows it"
                 )));
             }
             let request = Request::UpdateDeny { version: version.clone() };

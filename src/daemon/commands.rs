@@ -822,8 +822,8 @@ impl Commands {
             let Some(&number) = self.requests.commands.get(&reply.request) else { continue };
             let is_over = reply.outcome != protocol::Outcome::Acknowledged;
             self.delivery.handle(now, number, told(reply.outcome), &mut self.mailbox);
-            // The acknowledgement of a notification ends it.
-            if is_over || !self.delivery.is_under_way(number) {
+            // The acknowledgement of a notification ends its request.
+            if is_over || !self.delivery.is_carried(number) {
                 self.requests.commands.remove(&reply.request);
                 self.requests.requests.remove(&number);
             }

@@ -6,6 +6,7 @@
 //! | the start | files are verified on another thread; 5.03 until then |
 //! | more than 256 reads, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
 //! | a read that fails | 5.03; the class is verified anew, and fetched again if it is not whole |
+//! | files that the disk does not give | 5.03; verified again every [`AGAIN`], [`ATTEMPTS`] times; then what it gives is served, and the rest is fetched |
 //! | many blocks at once | at most [`ROUND_MAX`] are answered in a round: readings come in between |
 
 use std::cell::RefCell;
@@ -40,6 +41,10 @@ use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, open};
 const DEVICE_READS_MAX: usize = 4;
 /// Most blocks that are answered in a round.
 const ROUND_MAX: usize = 32;
+/// From one attempt to verify files that the disk does not give to the next.
+const AGAIN: Duration = Duration::from_secs(10);
+/// So often.
+const ATTEMPTS: u32 = 30;
 /// How far devices are is written at most so often.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// Of 100,000 devices with long names and versions.
@@ -64,6 +69,8 @@ struct Inner {
     faults: BTreeMap<Name, Vec<String>>,
     /// Classes with a file that could not be read.
     doubted: BTreeSet<Name>,
+    /// Classes with files that the disk did not give: how often, and when they are verified again.
+    unread: BTreeMap<Name, (u32, Instant)>,
     /// Classes whose folder another thread changes: it is not verified meanwhile.
     lent: BTreeSet<Name>,
     counts: Counts,
@@ -125,6 +132,7 @@ impl Firmware {
             inner.files.retain(|class, _| classes.contains(class));
             inner.progress.retain(|class, _| classes.contains(class));
             inner.faults.retain(|class, _| classes.contains(class));
+            inner.unread.retain(|class, _| classes.contains(class));
             inner.fetching.retain(|class, _| classes.contains(class));
             if inner.reader.is_none() && !classes.is_empty() {
                 match BlockReader::start(self.wake.clone()) {
@@ -165,9 +173,17 @@ impl Firmware {
                 found.campaign = campaign.unwrap_or_default();
                 inner.progress.insert(class.clone(), text);
             }
-            for fault in &shelf.faults {
+            let attempt = inner.unread.get(&class).map_or(1, |(attempts, _)| attempts + 1);
+            for fault in shelf.faults.iter().filter(|_| attempt == 1) {
                 log::error!(class = class.as_str(), reason = fault.as_str(); "firmware that is here cannot be used");
             }
+            if shelf.is_unread && attempt < ATTEMPTS {
+                // It goes on being verified, as devices are told.
+                inner.faults.insert(class.clone(), shelf.faults);
+                inner.unread.insert(class, (attempt, Instant::now() + AGAIN));
+                return;
+            }
+            inner.unread.remove(&class);
             inner.put(&class, shelf);
         });
     }
@@ -209,6 +225,13 @@ impl Firmware {
                 .into_iter()
                 .partition::<Vec<_>, _>(|class| !inner.lent.contains(class));
             inner.doubted.extend(lent);
+            // Not again before its answer is there.
+            let later = now + AGAIN.saturating_mul(ATTEMPTS);
+            let due = inner.unread.iter_mut().filter(|(_, (_, at))| now >= *at).map(|(class, (_, at))| {
+                *at = later;
+                class.clone()
+            });
+            let free: Vec<Name> = free.into_iter().chain(due).collect();
             for class in &free {
                 // Nothing of it is served, or changed, meanwhile.
                 if let Some(found) = inner.library.class_mut(class.as_str()) {
@@ -220,6 +243,11 @@ impl Firmware {
         for class in doubted {
             self.load(class, false);
         }
+    }
+
+    /// These versions are neither offered nor served, by their names `CLASS/VERSION`.
+    pub fn set_denied(&self, denied: &[String]) {
+        self.inner.borrow_mut().library.set_denied(denied);
     }
 
     /// Forgets devices that the gate does not have any more.
@@ -259,7 +287,7 @@ impl Firmware {
             return None;
         }
         let files = inner.files.get(class).cloned().unwrap_or_default();
-        Some(Shelf { kept: found.kept.clone(), files, faults: Vec::new() })
+        Some(Shelf { kept: found.kept.clone(), files, ..Shelf::default() })
     }
 
     /// The same, to be changed on disk, until [`Firmware::give_back`].
@@ -388,7 +416,7 @@ impl Inner {
         if !self.library.classes().contains_key(class) {
             return; // a reload took it away meanwhile
         }
-        let Shelf { kept, files, faults } = shelf;
+        let Shelf { kept, files, faults, .. } = shelf;
         self.library.set_kept(class.as_str(), kept);
         self.files.insert(class.clone(), files);
         self.faults.insert(class.clone(), faults);

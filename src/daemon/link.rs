@@ -62,6 +62,8 @@ const PROBE_WITHIN: Duration = Duration::from_secs(180);
 /// How long trying changed files beside the connection may take.
 const FILES_WITHIN: Duration = Duration::from_secs(20);
 /// What stands behind the number of outcomes that the broker refused.
+/// Filters of earlier settings that are remembered.
+const FORMER_MAX: usize = 32;
 const OF_COMMANDS: &str = " of commands on ";
 /// What is known of a connection before CONNACK.
 const OPENING: &str = "the connection is there, and the broker has not answered CONNECT yet";
@@ -108,6 +110,9 @@ pub struct Link {
     budget: Rc<RefCell<Budget>>,
     /// What needs each filter of commands, in words.
     needed_by: RefCell<BTreeMap<String, String>>,
+    /// Filters of commands of earlier settings, at most [`FORMER_MAX`], the newest last: the broker
+    /// keeps what a session subscribed to.
+    former: RefCell<Vec<String>>,
 }
 
 /// Starts it.
@@ -137,6 +142,7 @@ pub fn start(
         has_connection: Cell::new(false),
         budget: Rc::default(),
         needed_by: RefCell::default(),
+        former: RefCell::default(),
     });
     link.replace(settings, &[]);
     link
@@ -146,13 +152,19 @@ impl Link {
     /// Goes on with other settings: the old connection says goodbye first. Retained topics in
     /// `clear` are nobody's any more.
     pub fn replace(&self, settings: Option<Settings>, clear: &[String]) {
-        self.configured.replace(settings.clone());
+        if let Some(before) = self.configured.replace(settings.clone()) {
+            let former = &mut *self.former.borrow_mut();
+            former.retain(|filter| !before.commands.contains(filter));
+            former.extend(before.commands);
+            former.drain(..former.len().saturating_sub(FORMER_MAX));
+        }
         self.probe_place.replace(ProbePlace::default());
         self.generation.set(self.generation.get() + 1);
         let next = settings.map(|settings| {
             let observer: Rc<dyn Observer> = self.deliveries.clone();
             let mut uplink = Uplink::new(Instant::now(), settings);
             uplink.set_budget(self.budget.clone());
+            uplink.set_former_commands(&self.former.borrow());
             Handle::new(uplink).observed_by(observer).notifying(self.inbound.clone())
         });
         if let Some(next) = &next {

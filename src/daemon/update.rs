@@ -315,7 +315,8 @@ impl Updates {
         let before = inner.status.clone();
         let Answer { installed, result, verified, at, damage } = answer;
         if let Some((metadata, at)) = verified.as_ref().zip(at) {
-            self.sensors.handle_offers(&metadata.offers, at);
+            let denied = self.objections(&inner.history).denied;
+            self.sensors.handle_offers(&metadata.offers, &denied, at);
         }
         inner.root_until = verified.map(|metadata| metadata.root_until).or(inner.root_until);
         // A check that succeeds has written it anew.
@@ -590,6 +591,7 @@ impl Updates {
         self.doubt(inner);
         // What root denied since: judged by a check.
         let objections = self.objections(&inner.history);
+        self.firmware.set_denied(&objections.denied);
         if before == objections && inner.judged.as_ref().is_none_or(|judged| *judged == objections) {
             inner.judged = Some(objections);
         } else {

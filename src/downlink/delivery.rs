@@ -13,7 +13,9 @@
 //! | its session ends meanwhile | `unknown` |
 //! | the line of a serial device is closed before it was sent | it waits again |
 //!
-//! A notification is over with its acknowledgement: `notified`. If the device resets it, or does
+//! A notification is over with its acknowledgement: `notified`. One whose payload has further
+//! blocks (RFC 7959 §2.6) is over when the device has fetched the last of them, for which it has as
+//! long as for a response. If the device resets it, or does
 //! not acknowledge it, the relation ends; after a Reset the command waits again.
 //!
 //! In the last two rows an idempotent command waits again, until it expires: it is begun with the
@@ -21,9 +23,10 @@
 //! other paths pass it meanwhile, as they would if it had ended; those on its path wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::command::{Command, Outcome, Status};
+use super::command::{Command, Outcome, State, Status};
 use super::mailbox::{Mailbox, Observer};
 use crate::gate::Deliver;
 use crate::message::Name;
@@ -161,9 +164,13 @@ impl Delivery {
         match carrier.send(now, number, command, observer.as_ref()) {
             Ok(()) => {
                 let relation = observer.as_ref().map(|observer| observer.relation);
+                let first = observer.as_ref().map(|observer| observer.block_bytes());
                 self.flights.insert(number, Flight { until: None, relation });
                 if let Some(Observer { relation, sequence, .. }) = observer {
                     mailbox.note_notified(now, relation, sequence);
+                }
+                if let Some(first) = first {
+                    mailbox.note_told(number, first);
                 }
             }
             Err(NotSent::Unreachable) => mailbox.unsend(number),
@@ -227,12 +234,13 @@ impl Delivery {
         mailbox: &mut Mailbox,
     ) {
         match told {
+            Told::Acknowledged | Told::Answered(_) if mailbox.handle_told(number) => {
+                self.end_notified(number, mailbox);
+            }
             Told::Acknowledged | Told::Answered(_) => {
-                self.flights.remove(&number);
-                let device = mailbox.command(number).map(|command| command.device.clone());
-                mailbox.end(number, Outcome::notified());
-                if let Some(device) = device {
-                    self.forget_rest(&device, mailbox);
+                let within = mailbox.command(number).map_or(0, |command| command.answer_within_s);
+                if let Some(flight) = self.flights.get_mut(&number) {
+                    flight.until = Some(now + Duration::from_secs(within.into()));
                 }
             }
             Told::Rejected | Told::Unsent => {
@@ -251,6 +259,22 @@ impl Delivery {
                 let why = "the session of the device ended during the notification: it may have it";
                 self.fail(now, number, Outcome::of(Status::Unknown, why), mailbox);
             }
+        }
+    }
+
+    /// The device was sent these bytes of the newest message on a path.
+    pub fn handle_part(&mut self, device: &Name, path: &str, bytes: Range<usize>, mailbox: &mut Mailbox) {
+        if let Some(number) = mailbox.handle_part(device, path, bytes) {
+            self.end_notified(number, mailbox);
+        }
+    }
+
+    fn end_notified(&mut self, number: u64, mailbox: &mut Mailbox) {
+        self.flights.remove(&number);
+        let device = mailbox.command(number).map(|command| command.device.clone());
+        mailbox.end(number, Outcome::notified());
+        if let Some(device) = device {
+            self.forget_rest(&device, mailbox);
         }
     }
 
@@ -276,6 +300,8 @@ impl Delivery {
 
     /// Acts on deadlines, and looks again at every device that something waits for; once a second.
     pub fn handle_timeout(&mut self, now: Instant, mailbox: &mut Mailbox, carrier: &mut impl Carrier) {
+        // A later message on the path has ended one that was being fetched.
+        self.flights.retain(|number, _| mailbox.state(*number).is_some_and(|state| state != State::Ended));
         let due: Vec<u64> = self
             .flights
             .iter()
@@ -284,7 +310,10 @@ impl Delivery {
             .collect();
         for number in due {
             carrier.abandon(number);
-            let why = "the device acknowledged it and did not respond in time: it may have run";
+            let why = match self.flights.get(&number).and_then(|flight| flight.relation) {
+                Some(_) => "the device acknowledged the notification and did not fetch the rest in time",
+                None => "the device acknowledged it and did not respond in time: it may have run",
+            };
             self.fail(now, number, Outcome::of(Status::Timeout, why), mailbox);
         }
         let devices: Vec<Name> = mailbox.waiting_devices().cloned().collect();
@@ -295,9 +324,10 @@ impl Delivery {
         }
     }
 
-    /// Whether this command is on its way.
-    pub fn is_under_way(&self, number: u64) -> bool {
-        self.flights.contains_key(&number)
+    /// Whether the carrier will tell more of this command: not of one that is over, nor of a
+    /// notification that is acknowledged.
+    pub fn is_carried(&self, number: u64) -> bool {
+        self.flights.get(&number).is_some_and(|flight| flight.relation.is_none() || flight.until.is_none())
     }
 
     /// Commands on their way.

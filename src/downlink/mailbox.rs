@@ -34,6 +34,7 @@
 //! not taken if it is equal to the last one on its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::command::{Command, Outcome, State, Status};
@@ -44,13 +45,15 @@ use super::value::{Value, Values};
 use crate::clock::{Moment, UnixTime};
 use crate::gate::{Deliver, MailboxLimits, WhenFull};
 use crate::message::{Name, Stamp};
-use crate::proto::coap::block::Block;
+use crate::proto::coap::block::{Block, SIZE_EXPONENT_MAX};
 use crate::proto::coap::{PeerId, Token};
 
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
 /// So long a message of QoS 2 is known after it was completed.
 pub const RECENT: Duration = Duration::from_secs(600);
+/// Bytes of the largest block.
+const BLOCK_MAX: usize = 16 << SIZE_EXPONENT_MAX;
 /// Bytes of all commands and their outcomes, in memory and about as many on the disk.
 pub const BYTES_MAX: usize = 16 << 20;
 /// Bytes of an outcome for which there is room beside them.
@@ -169,6 +172,13 @@ pub struct Observer {
     pub max_age_s: u32,
 }
 
+impl Observer {
+    /// Most bytes of a payload that a notification to it has.
+    pub fn block_bytes(&self) -> usize {
+        self.block.map_or(BLOCK_MAX, |block| block.size().min(BLOCK_MAX))
+    }
+}
+
 /// Numbers since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -205,6 +215,10 @@ struct Held {
     withdrawn: Option<Outcome>,
     /// How often it was sent in vain.
     failures: u8,
+    /// Bytes of the payload that the observer was sent, from the first on without a gap.
+    told_bytes: usize,
+    /// Its notification is acknowledged: the observer fetches the rest of the payload.
+    fetching: bool,
     /// It ends so when the command of this number, which takes its place, is durable.
     leaving: Option<(u64, Outcome)>,
 }
@@ -220,6 +234,8 @@ impl Held {
             sequence: 0,
             withdrawn: None,
             failures: 0,
+            told_bytes: 0,
+            fetching: false,
             leaving: None,
         }
     }
@@ -227,6 +243,19 @@ impl Held {
     /// Bytes of it and of its outcome.
     fn bytes(&self) -> usize {
         self.command.bytes() + self.outcome.as_ref().map_or(0, |outcome| outcome.payload.len())
+    }
+
+    /// An outcome that says why it was not sent, for one that was sent in vain before.
+    fn truthful(&self, outcome: Outcome) -> Outcome {
+        let is_plain = matches!(
+            outcome.status,
+            Status::Superseded | Status::Dropped | Status::Expired | Status::Refused
+        );
+        if self.failures == 0 || !is_plain {
+            return outcome;
+        }
+        let payload = [&outcome.payload, MAY_HAVE_RUN.as_bytes()].concat();
+        Outcome { payload, ..outcome }
     }
 
     /// Where a later set-point would take the place of this one.
@@ -844,6 +873,7 @@ impl Mailbox {
             held.leaving = None;
             held.attempts = held.attempts.saturating_add(1);
             held.sequence = self.next;
+            (held.told_bytes, held.fetching) = (0, false);
             self.next += 1;
             self.pending.push(Op::Sent(number));
         }
@@ -870,6 +900,7 @@ impl Mailbox {
         let Some(held) = self.commands.get_mut(&number).filter(|held| held.state != State::Ended) else {
             return;
         };
+        let outcome = held.truthful(outcome);
         let counter = match outcome.status {
             Status::Code(_)
             | Status::Notified
@@ -917,6 +948,7 @@ impl Mailbox {
             .filter(|(_, held)| held.state == State::Waiting)
             .filter_map(|(number, held)| {
                 let outcome = match self.is_expired(held, moment) {
+                    true if held.failures > 0 => Outcome::of(Status::Expired, "it expired"),
                     true => Outcome::of(Status::Expired, "it was not sent before it expired"),
                     false => held.withdrawn.clone()?,
                 };
@@ -967,6 +999,34 @@ impl Mailbox {
     pub fn value(&self, device: &Name, path: &str, moment: &Moment) -> Option<(&Value, u32)> {
         let value = self.values.get(device, path)?;
         Some((value, left_s(value, self.boot, moment)?))
+    }
+
+    /// The notification of a command was sent, with the first `bytes` of its payload.
+    pub fn note_told(&mut self, number: u64, bytes: usize) {
+        if let Some(held) = self.commands.get_mut(&number) {
+            held.told_bytes = bytes;
+        }
+    }
+
+    /// The notification of a command is acknowledged. Whether the device has all of the payload;
+    /// else it fetches the rest.
+    pub fn handle_told(&mut self, number: u64) -> bool {
+        let Some(held) = self.commands.get_mut(&number) else { return true };
+        held.fetching = held.told_bytes < held.command.payload.len();
+        !held.fetching
+    }
+
+    /// The device was sent these bytes of the newest message on a path. The command whose
+    /// notification is acknowledged, if the device has all of it now.
+    pub fn handle_part(&mut self, device: &Name, path: &str, bytes: Range<usize>) -> Option<u64> {
+        let newest = self.values.get(device, path)?.number;
+        let (number, _) = self.sent_on(device, path).find(|(number, _)| *number == newest)?;
+        let held = self.commands.get_mut(&number)?;
+        if bytes.start <= held.told_bytes {
+            held.told_bytes = held.told_bytes.max(bytes.end);
+        }
+        let is_whole = held.fetching && held.told_bytes >= held.command.payload.len();
+        is_whole.then_some(number)
     }
 
     /// The device has fetched the newest message on a path: those that only wait for that are over.
@@ -1236,7 +1296,9 @@ impl Mailbox {
             let group = if packet.is_some() { held.mark.group } else { *number };
             let content = frame::encode_taken(&held.command, &TakenMark { packet, group, ..held.mark });
             image.push(Entry { kind: kind::TAKEN, number: *number, content });
-            if matches!(held.state, State::Preparing | State::Sent) {
+            // One that waits again was sent, which is not to be forgotten.
+            let was_sent = held.state == State::Waiting && held.failures > 0;
+            if was_sent || matches!(held.state, State::Preparing | State::Sent) {
                 image.push(Entry { kind: kind::SENT, number: *number, content: sequence_of(held) });
             }
             if let Some(outcome) = &held.outcome {
@@ -1279,6 +1341,7 @@ impl Mailbox {
                     if let Some(held) = self.commands.get(&number) {
                         self.values.take(number, held.mark.boot, &held.command);
                         self.leave(number);
+                        self.cut_off(number);
                     }
                 }
                 Op::Related { relation, ticket: Some(ticket) } => {
@@ -1344,6 +1407,28 @@ impl Mailbox {
         leaving.into_iter().for_each(|(older, outcome)| self.end(older, outcome));
     }
 
+    /// The command is durable. Of a message that is not the newest on its path any more nothing
+    /// further can be fetched.
+    fn cut_off(&mut self, number: u64) {
+        let Some(held) = self.commands.get(&number) else { return };
+        let Command { device, path, .. } = &held.command;
+        let newest = self.values.get(device, path).map(|value| value.number);
+        let is_cut = |(older, held): &(u64, &Held)| held.fetching && Some(*older) != newest;
+        let cut: Vec<u64> = self.sent_on(device, path).filter(is_cut).map(|(older, _)| older).collect();
+        for older in cut {
+            let why = "a later message took its place while the device fetched the rest of it: it has a part";
+            self.end(older, Outcome::of(Status::Superseded, why));
+        }
+    }
+
+    /// The commands on their way to a path of a device.
+    fn sent_on(&self, device: &Name, path: &str) -> impl Iterator<Item = (u64, &Held)> {
+        let numbers = self.queues.get(device).map(|queue| &queue.numbers);
+        let held =
+            numbers.into_iter().flatten().filter_map(|number| Some((*number, self.commands.get(number)?)));
+        held.filter(move |(_, held)| held.state == State::Sent && held.command.path == path)
+    }
+
     /// The disk did not take a batch: nobody knows what of it is there. The next one is an image,
     /// and says it all. What was being stored is neither acknowledged nor refused until then: after
     /// a crash it may be there.
@@ -1381,6 +1466,9 @@ impl Mailbox {
 
 /// Commands of a device whose outcomes wait to be published, beside those that are not over.
 const COUNT_SLACK: usize = 64;
+
+/// What is said beside an outcome of a command that was sent in vain before.
+const MAY_HAVE_RUN: &str = "; it was sent before: it may have run";
 
 fn superseded() -> Outcome {
     Outcome::of(Status::Superseded, "a later command took its place")

@@ -10,6 +10,7 @@
 //! | `cert/renew` | the name of a certificate | once the renewal is begun |
 //! | `device/add` | JSON: [`NewDevice`] | once the device is in force |
 //! | `device/remove` | the id of a device | once it is removed |
+//! | `device/rekey` | JSON: [`NewCredential`] | once the device is known by it, and not by the one before |
 //!
 //! No verb takes a secret: who reads along at the broker must not learn one.
 
@@ -37,11 +38,13 @@ pub enum Verb {
     DeviceAdd,
     /// Remove a device.
     DeviceRemove,
+    /// Give a device another public key or certificate name.
+    DeviceRekey,
 }
 
 impl Verb {
     /// All, in the order of the table above.
-    pub const ALL: [Verb; 7] = [
+    pub const ALL: [Verb; 8] = [
         Verb::Reload,
         Verb::Check,
         Verb::Status,
@@ -49,6 +52,7 @@ impl Verb {
         Verb::CertRenew,
         Verb::DeviceAdd,
         Verb::DeviceRemove,
+        Verb::DeviceRekey,
     ];
 
     /// As in topics and in `[remote] allow`.
@@ -61,6 +65,7 @@ impl Verb {
             Verb::CertRenew => "cert/renew",
             Verb::DeviceAdd => "device/add",
             Verb::DeviceRemove => "device/remove",
+            Verb::DeviceRekey => "device/rekey",
         }
     }
 
@@ -126,26 +131,54 @@ struct NewDevice {
     public_key: Option<String>,
 }
 
+/// The payload of `device/rekey`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCredential {
+    id: String,
+    certificate_uri: Option<String>,
+    certificate_dns: Option<String>,
+    certificate_cn: Option<String>,
+    certificate_issuer: Option<String>,
+    public_key: Option<String>,
+}
+
+/// By what a device is known, without a secret: at least one of them.
+#[derive(Debug, PartialEq)]
+pub struct Credential {
+    /// The name in its certificate.
+    pub certificate: Option<CertificateName>,
+    /// The SHA-256 of its public key.
+    pub public_key: Option<[u8; 32]>,
+}
+
 /// Words of keys whose values are secret.
 const SECRETS: [&str; 5] = ["psk", "psk_text", "psk_hex", "key", "password"];
+
+/// What a payload describes.
+fn read<T: serde::de::DeserializeOwned>(payload: &[u8], what: &str, instead: &str) -> Result<T, String> {
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(payload).map_err(|error| format!("the payload is no JSON object: {error}"))?;
+    if let Some(secret) = SECRETS.iter().find(|secret| fields.contains_key(**secret)) {
+        return Err(format!(
+            "{secret}: no secret is taken over the broker; use a certificate or public_key, or {instead} on the \
+             gateway"
+        ));
+    }
+    serde_json::from_value(fields.into())
+        .map_err(|error| format!("the payload does not describe {what}: {error}"))
+}
+
+fn name(what: &str, text: &str) -> Result<Name, String> {
+    Name::parse(text).map_err(|error| format!("{what} {text:?}: {error}"))
+}
 
 /// The device that a payload of `device/add` describes; `key` reads `sha256:` and 64 digits.
 ///
 /// # Errors
 /// What is wrong with it, for people.
 pub fn new_device(payload: &[u8], key: impl Fn(&str) -> Option<[u8; 32]>) -> Result<Device, String> {
-    let fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(payload).map_err(|error| format!("the payload is no JSON object: {error}"))?;
-    if let Some(secret) = SECRETS.iter().find(|secret| fields.contains_key(**secret)) {
-        return Err(format!(
-            "{secret}: no secret is taken over the broker; use a certificate or public_key, or `tombolo device \
-             add` on the gateway"
-        ));
-    }
-    let new: NewDevice = serde_json::from_value(fields.into())
-        .map_err(|error| format!("the payload does not describe a device: {error}"))?;
-    let name =
-        |what: &str, text: &str| Name::parse(text).map_err(|error| format!("{what} {text:?}: {error}"));
+    let new: NewDevice = read(payload, "a device", "`tombolo device add`")?;
     let (id, role) = (name("id", &new.id)?, name("role", &new.role)?);
     if id.as_str() == RESERVED_DEVICE {
         return Err(format!("the id {RESERVED_DEVICE:?} is reserved"));
@@ -153,30 +186,59 @@ pub fn new_device(payload: &[u8], key: impl Fn(&str) -> Option<[u8; 32]>) -> Res
     if new.label.as_ref().is_some_and(|label| label.len() > 256 || label.contains(char::is_control)) {
         return Err("label: more than 256 bytes, or a control character".to_owned());
     }
-    let issuer = new.certificate_issuer.as_deref().map(DistinguishedName::parse).transpose();
-    let issuer = issuer.map_err(|error| format!("certificate_issuer: {error}"))?;
-    let given = [
-        (NameKind::Uri, &new.certificate_uri),
-        (NameKind::Dns, &new.certificate_dns),
-        (NameKind::CommonName, &new.certificate_cn),
+    let names = [
+        (NameKind::Uri, new.certificate_uri),
+        (NameKind::Dns, new.certificate_dns),
+        (NameKind::CommonName, new.certificate_cn),
     ];
-    let mut given = given.into_iter().filter_map(|(kind, name)| Some((kind, name.as_deref()?)));
+    let Credential { certificate, public_key } =
+        credential(names, new.certificate_issuer, new.public_key, key)?;
+    Ok(Device { label: new.label, certificate, public_key, ..Device::new(id, role) })
+}
+
+/// The device of a payload of `device/rekey`, and by what it is known from then on.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn new_credential(
+    payload: &[u8],
+    key: impl Fn(&str) -> Option<[u8; 32]>,
+) -> Result<(Name, Credential), String> {
+    let new: NewCredential = read(payload, "a credential", "`tombolo device rekey`")?;
+    let names = [
+        (NameKind::Uri, new.certificate_uri),
+        (NameKind::Dns, new.certificate_dns),
+        (NameKind::CommonName, new.certificate_cn),
+    ];
+    let id = name("id", &new.id)?;
+    Ok((id, credential(names, new.certificate_issuer, new.public_key, key)?))
+}
+
+fn credential(
+    names: [(NameKind, Option<String>); 3],
+    issuer: Option<String>,
+    public_key: Option<String>,
+    key: impl Fn(&str) -> Option<[u8; 32]>,
+) -> Result<Credential, String> {
+    let issuer = issuer.as_deref().map(DistinguishedName::parse).transpose();
+    let issuer = issuer.map_err(|error| format!("certificate_issuer: {error}"))?;
+    let mut given = names.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
     let certificate = match (given.next(), given.next()) {
         (Some(_), Some(_)) => return Err("more than one certificate name; give one".to_owned()),
         (Some((kind, name)), None) => {
-            let made = CertificateName::new(kind, name, issuer);
+            let made = CertificateName::new(kind, &name, issuer);
             Some(made.map_err(|error| format!("{}: {error}", kind.key()))?)
         }
         (None, _) => None,
     };
-    let public_key = match new.public_key.as_deref() {
+    let public_key = match public_key.as_deref() {
         Some(text) => Some(key(text).ok_or("public_key is sha256: and 64 hexadecimal digits")?),
         None => None,
     };
     if certificate.is_none() && public_key.is_none() {
         return Err("the device has neither a certificate name nor a public_key".to_owned());
     }
-    Ok(Device { label: new.label, certificate, public_key, ..Device::new(id, role) })
+    Ok(Credential { certificate, public_key })
 }
 
 /// A name in a payload: as text, or as JSON `{"name": …}` or `{"id": …}`.
@@ -248,6 +310,27 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
             assert!(!error.contains("text:secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_new_credential_is_read_and_one_with_a_secret_or_nothing_is_not() {
+        let key = |text: &str| (text == "sha256:aa").then_some([7; 32]);
+        let read = |text: &str| new_credential(text.as_bytes(), key);
+        let (id, credential) = read(r#"{"id":"d-1","public_key":"sha256:aa"}"#).unwrap();
+        assert_eq!(
+            (id.as_str(), credential.public_key, credential.certificate),
+            ("d-1", Some([7; 32]), None)
+        );
+        for (text, why) in [
+            (r#"{"id":"d-1","psk":"text:secret"}"#, "no secret"),
+            (r#"{"id":"d-1"}"#, "neither"),
+            (r#"{"id":"d-1","public_key":"sha256:aa","role":"other"}"#, "unknown field"),
+            (r#"{"public_key":"sha256:aa"}"#, "missing field"),
+            (r#"{"id":"d/1","public_key":"sha256:aa"}"#, "id"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(why) && !error.contains("text:secret"), "{text}: {error}");
         }
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::cbor_member;
+
 /// Most levels of a [`FieldPointer`].
 pub const LEVELS_MAX: usize = 8;
 
@@ -50,6 +52,11 @@ impl FieldPointer {
             serde_json::Value::Number(number) => Some(number.to_string()),
             _ => None,
         }
+    }
+
+    /// The same of a CBOR document: the text or the integer there.
+    pub fn text_of_cbor(&self, payload: &[u8]) -> Option<String> {
+        cbor_member::text(payload, &self.levels)
     }
 
     /// The number there; `None` if the payload is not JSON, or has no number there. Of two members

@@ -12,7 +12,8 @@
 //! * [`on_behalf`]: readings that a device forwards for one behind it.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets; [`limited`]: devices that do not keep to them.
-//! * [`filter`], [`field`]: which readings are acknowledged and not published.
+//! * [`filter`], [`field`]: which readings are acknowledged and not published; `cbor_member`: what
+//!   stands at a place of a CBOR document.
 //! * [`tag`]: what its owner writes on a device, for topics.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
 //! * [`reply`]: the replies to commands, which are stored as readings are.
@@ -25,6 +26,7 @@
 
 use std::time::{Duration, Instant};
 
+mod cbor_member;
 pub mod certificate;
 pub mod explain;
 pub mod field;

@@ -153,6 +153,40 @@ fn a_body_larger_than_a_block_goes_in_blocks_and_the_last_answer_is_the_outcome(
     assert_eq!((one.len(), one[0].0), (1, None), "one that fits has no Block1");
 }
 
+/// The Request-Tags of the blocks of a request, until the device has all of it.
+fn request_tags(bench: &mut Bench, length: usize) -> Vec<Vec<Vec<u8>>> {
+    let body = body(length);
+    let outgoing = Outgoing { method: Method::Put, path: "fw", content_format: None, payload: &body };
+    bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+    let (mut tags, mut datagram) = (Vec::new(), bench.sent_one());
+    loop {
+        let sent = parse(&datagram);
+        tags.push(sent.options.values(292).map(<[u8]>::to_vec).collect());
+        let block = uint(&sent, 27).map(|value| Block::from_uint(value).unwrap());
+        let code = if block.is_some_and(|block| block.more) { Code::CONTINUE } else { Code::CHANGED };
+        let value = block.map(|block| block.to_uint().to_be_bytes());
+        let options: Vec<(u16, &[u8])> = value.iter().map(|value| (27, &value[1..])).collect();
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let answer = message(Type::Acknowledgement, code, id, token, &options, b"");
+        match bench.reply(DEVICE, &answer).into_iter().next() {
+            Some(next) => datagram = next,
+            None => return tags,
+        }
+    }
+}
+
+#[test]
+fn all_blocks_of_a_body_have_its_request_tag_and_the_next_body_has_another() {
+    let mut bench = Bench::default();
+    let (first, second) = (request_tags(&mut bench, 3_000), request_tags(&mut bench, 3_000));
+    for tags in [&first, &second] {
+        assert_eq!(tags.len(), 3);
+        assert!(tags.iter().all(|tag| *tag == tags[0] && tag.len() == 1 && !tag[0].is_empty()), "{tags:?}");
+    }
+    assert_ne!(first[0], second[0]);
+    assert_eq!(request_tags(&mut bench, 1_024), [Vec::<Vec<u8>>::new()], "one message needs none");
+}
+
 trait Payloads {
     fn concat_payload(&self) -> Vec<u8>;
 }

@@ -173,6 +173,46 @@ fn the_latest_set_point_takes_the_place_of_those_that_wait() {
 }
 
 #[test]
+fn a_command_that_was_sent_in_vain_and_then_ends_unsent_says_that_it_may_have_run() {
+    for restarted in [false, true] {
+        let mut world = World::new();
+        world.wire.mood = Mood::Mute;
+        for (id, path) in [(1, "a"), (2, "b"), (3, "c")] {
+            let idempotent = Command { idempotent: true, latest_wins: true, ..command(id) };
+            world.publish(Command { path: path.to_owned(), expires_s: 200, ..idempotent });
+            world.pass(Duration::from_secs(1));
+        }
+        let runs = world.wire.runs.clone();
+        assert_eq!(runs, [1, 2, 3]);
+        world.wire.awake = false;
+        if restarted {
+            // The log is written anew with the first batch after a start.
+            world.restart(Cut::Nothing);
+            world.publish(Command { path: "d".to_owned(), ..command(9) });
+            world.restart(Cut::Nothing);
+        }
+        let newer = Command { latest_wins: true, ..command(4) };
+        world.publish(Command { path: "a".to_owned(), ..newer.clone() });
+        world
+            .mailbox
+            .review(|command| (command.path == "b").then(|| Outcome::of(Status::Refused, "no rule")));
+        world.pass(Duration::from_secs(300));
+        // After a restart without a clock nothing expires.
+        let ends = [(1, Status::Superseded), (2, Status::Refused), (3, Status::Expired)];
+        assert_eq!(world.published, ends[..if restarted { 2 } else { 3 }], "{restarted}");
+        for said in &world.said {
+            assert!(said.ends_with("; it was sent before: it may have run"), "{said}");
+            assert!(!said.contains("it was not sent"), "{said}");
+        }
+        // One that was not sent says so.
+        world.publish(Command { path: "a".to_owned(), payload: 5u32.to_be_bytes().to_vec(), ..newer });
+        world.settle();
+        assert_eq!(world.published.last(), Some(&(4, Status::Superseded)));
+        assert_eq!(world.said.last().unwrap(), "a later command took its place");
+    }
+}
+
+#[test]
 fn a_set_point_for_which_there_is_no_room_takes_no_ones_place() {
     let mut world = World::new();
     world.limits = MailboxLimits { messages: 64, bytes: 700, ..world.limits.clone() };

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tombolo::downlink::command::{Command, Status};
+use tombolo::downlink::delivery::Told;
 use tombolo::downlink::observe::{REFRESH, Registration};
 use tombolo::gate::Deliver;
 use tombolo::proto::address::Peer;
@@ -73,6 +74,88 @@ fn a_state_that_only_waits_for_a_fetch_does_not_hold_up_other_commands() {
     world.settle();
     assert_eq!(world.published, [(2, Status::Code(0x44)), (1, Status::Fetched)]);
     assert!(world.mailbox.is_empty());
+}
+
+/// A state of so many bytes.
+fn large(id: u32, bytes: usize) -> Command {
+    let mut command = state(id);
+    command.payload.resize(bytes, 0);
+    command
+}
+
+/// The device fetches these bytes.
+fn part(world: &mut World, bytes: std::ops::Range<usize>) {
+    world.delivery.handle_part(&device(), "lock", bytes, &mut world.mailbox);
+    world.settle();
+}
+
+#[test]
+fn a_large_notification_is_notified_when_its_last_block_was_fetched_and_not_before() {
+    let mut world = World::new();
+    observe(&mut world, "lock", b"t");
+    world.publish(large(1, 2_500));
+    assert_eq!((world.wire.notified.len(), world.published.len()), (1, 0), "the first block is acknowledged");
+    // A last block without the one before it is not all of it.
+    part(&mut world, 2_048..2_500);
+    part(&mut world, 1_024..2_048);
+    assert!(world.published.is_empty());
+    let number = world.mailbox.view().next().unwrap().number;
+    assert!(!world.delivery.is_carried(number), "of the notification nothing more is told");
+    part(&mut world, 2_048..2_500);
+    assert_eq!(world.published, [(1, Status::Notified)]);
+    assert_eq!((world.delivery.in_flight(), world.mailbox.len()), (0, 0));
+    // One that is just a block has no further one.
+    world.publish(large(2, 1_024));
+    assert_eq!(world.published[1..], [(2, Status::Notified)]);
+}
+
+#[test]
+fn a_large_notification_whose_rest_was_fetched_before_its_acknowledgement_came_is_notified_with_it() {
+    let mut world = World::new();
+    observe(&mut world, "lock", b"t");
+    world.wire.mood = Mood::Lingers;
+    world.publish(large(1, 1_500));
+    part(&mut world, 1_024..1_500);
+    assert!(world.published.is_empty());
+    let number = world.mailbox.view().next().unwrap().number;
+    world.wire.told.push((number, Told::Acknowledged));
+    world.settle();
+    assert_eq!(world.published, [(1, Status::Notified)]);
+}
+
+#[test]
+fn a_large_notification_whose_rest_is_not_fetched_times_out_and_one_that_is_no_state_ends_so() {
+    let mut world = World::new();
+    observe(&mut world, "lock", b"t");
+    world.publish(Command { idempotent: false, ..large(1, 1_500) });
+    world.pass(Duration::from_secs(59));
+    assert!(world.published.is_empty());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.published, [(1, Status::Timeout)]);
+    assert!(world.said[0].contains("did not fetch the rest"), "{:?}", world.said);
+    assert_eq!(world.mailbox.relation_count(), 1, "it has acknowledged the notification");
+    // An idempotent one is notified again.
+    world.publish(large(2, 1_500));
+    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.wire.notified.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [1, 2, 2]);
+    part(&mut world, 1_024..1_500);
+    assert_eq!(world.published[1..], [(2, Status::Notified)]);
+}
+
+#[test]
+fn a_later_message_ends_one_whose_rest_is_being_fetched_and_is_notified_at_once() {
+    let mut world = World::new();
+    observe(&mut world, "lock", b"t");
+    world.publish(large(1, 1_500));
+    world.publish(large(2, 1_500));
+    assert_eq!(world.published, [(1, Status::Superseded)]);
+    assert!(world.said[0].contains("it has a part"), "{:?}", world.said);
+    assert_eq!(world.wire.notified.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [1, 2]);
+    part(&mut world, 1_024..1_500);
+    world.pass(Duration::from_secs(3_600));
+    assert_eq!(world.published, [(1, Status::Superseded), (2, Status::Notified)]);
+    assert_eq!(world.delivery.in_flight(), 0);
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub enum Mood {
     Deaf,
     /// It runs, and no answer arrives.
     Mute,
-    /// It acknowledges and never responds; it runs.
+    /// It acknowledges and never responds; it runs. Of a notification nothing is told.
     Lingers,
     Resets,
     /// Its line is closed before the command is on it.
@@ -105,12 +105,12 @@ impl Carrier for Wire {
         }
         if let Some(observer) = observer {
             self.notified.push((observer.sequence, id_of(command)));
-            let told = match self.mood {
-                Mood::Answers => Told::Acknowledged,
-                Mood::Resets => Told::Rejected,
-                _ => Told::Unanswered,
-            };
-            self.told.push((number, told));
+            match self.mood {
+                Mood::Answers => self.told.push((number, Told::Acknowledged)),
+                Mood::Resets => self.told.push((number, Told::Rejected)),
+                Mood::Lingers => {}
+                _ => self.told.push((number, Told::Unanswered)),
+            }
             return Ok(());
         }
         self.sent += 1;
@@ -171,6 +171,8 @@ pub struct World {
     next_ticket: u64,
     /// Outcomes that were published, with the id of their command.
     pub published: Vec<(u32, Status)>,
+    /// What their payloads say, in the same order.
+    pub said: Vec<String>,
     /// Outcomes of commands that were refused.
     pub refused: Vec<(u32, Status)>,
     pub limits: MailboxLimits,
@@ -212,6 +214,7 @@ impl World {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             published: Vec::new(),
+            said: Vec::new(),
             refused: Vec::new(),
             limits: MailboxLimits { messages: 64, bytes: 1 << 20, ..MailboxLimits::default() },
             related: Vec::new(),
@@ -358,6 +361,7 @@ impl World {
             Event::Reply(number) => {
                 let (command, outcome) = self.mailbox.outcome(number).unwrap();
                 self.published.push((id_of(command), outcome.status));
+                self.said.push(String::from_utf8_lossy(&outcome.payload).into_owned());
                 self.mailbox.handle_published(number);
             }
         }

@@ -2,7 +2,8 @@
 
 aiocoap_device.py URI IDENTITY KEY LOG
 
-It posts a reading, then one for each line of standard input, and answers requests meanwhile. Each request that it
+It posts a reading, then one for each line of standard input, and answers requests meanwhile. Each answer to a reading is
+a line of standard output: code, payload of the reading. Each request that it
 carries out is a line of LOG: method, path, payload. `set/…` keeps what it is PUT, `slow` answers after two seconds, so
 that the response is separate, `big` is the first of several blocks, of `long` there are four, and everything else is 4.04.
 """
@@ -62,9 +63,9 @@ async def main(uri, identity, key, log):
 
     async def post(payload):
         request = Message(code=POST, uri=uri + "/t/hello", payload=payload.encode())
-        response = await asyncio.wait_for(context.request(request).response, 20)
+        response = await asyncio.wait_for(context.request(request).response, 100)
         kept[:] = [response.remote]
-        print(response.code.dotted, flush=True)
+        print(response.code.dotted, payload, flush=True)
 
     await post("hello")
     reader = asyncio.StreamReader()

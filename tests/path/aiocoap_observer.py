@@ -4,7 +4,8 @@ aiocoap_observer.py URI IDENTITY KEY LOG PATH…
 
 It observes each PATH and answers requests with 4.05. Each answer and notification is a line of LOG: path, code, Observe,
 number of bytes, SHA-256 of the payload (its first 16 hex digits), payload if it is short. A line "get PATH" on standard
-input is a plain GET.
+input is a plain GET, "block PATH NUMBER" one for a block of 1,024 bytes. Of "lazy:PATH" only the first block of a
+notification is taken.
 """
 
 import asyncio
@@ -23,7 +24,9 @@ def show(log, path, message):
 
 
 async def observe(context, uri, log, path):
-    request = context.request(Message(code=GET, uri=uri + "/" + path, observe=0))
+    is_lazy, path = path.startswith("lazy:"), path.removeprefix("lazy:")
+    message = Message(code=GET, uri=uri + "/" + path, observe=0)
+    request = context.request(message, handle_blockwise=not is_lazy)
     show(log, path, await asyncio.wait_for(request.response, 20))
     try:
         async for message in request.observation:
@@ -42,7 +45,11 @@ async def main(uri, identity, key, log, *paths):
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        word, path = line.decode().split()
+        word, path, *rest = line.decode().split()
+        if word == "block":
+            message = Message(code=GET, uri=uri + "/" + path, block2=(int(rest[0]), False, 6))
+            request = context.request(message, handle_blockwise=False)
+            show(log, "block:" + path, await asyncio.wait_for(request.response, 20))
         if word == "get":
             response = await asyncio.wait_for(context.request(Message(code=GET, uri=uri + "/" + path)).response, 20)
             show(log, "get:" + path, response)

@@ -1,11 +1,13 @@
 //! Commands from a real broker to a real device over the session that it opened, and back.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use tombolo_test_support::{printed, wait_for};
+use tombolo_test_support::{printed, wait_for, wait_within};
 
+use super::lossy_link::LossyLink;
 use super::{KEY, Site};
 
 const RULES: &str = r#"
@@ -28,15 +30,20 @@ struct Device {
 
 impl Device {
     fn start(site: &Site) -> Device {
+        Device::start_at(site, site.daemon.coaps)
+    }
+
+    /// The gateway is at this address for it.
+    fn start_at(site: &Site, gateway: SocketAddr) -> Device {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers builds it");
         let log = site.folder.join("device.txt");
         let mut child = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/aiocoap_device.py"))
-            .args([&format!("coaps://{}", site.daemon.coaps), "door-7", KEY])
+            .args([&format!("coaps://{gateway}"), "door-7", KEY])
             .arg(&log)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(site.folder.join("device.out")).unwrap())
             .stderr(std::fs::File::create(site.folder.join("device.err")).unwrap())
             .spawn()
             .unwrap();
@@ -49,7 +56,12 @@ impl Device {
 
     /// It says something.
     fn speak(&mut self) {
-        self.input.write_all(b"again\n").unwrap();
+        self.say("again");
+    }
+
+    /// It posts this, once what it posted before is answered.
+    fn say(&mut self, payload: &str) {
+        writeln!(self.input, "{payload}").unwrap();
     }
 
     /// What it carried out.
@@ -452,6 +464,45 @@ fn a_gateway_killed_while_commands_run_runs_none_twice_and_tells_of_each() {
 }
 
 #[test]
+fn over_a_link_that_loses_a_tenth_what_is_acknowledged_is_delivered_in_both_directions() {
+    let rules = RULES.replace("always-awake = true", "always-awake = true\nmessages = 100");
+    let site = Site::with_broker("commands-lossy", &rules, BROKER);
+    subscribed(&site);
+    let link = LossyLink::to(site.daemon.coaps);
+    let mut device = Device::start_at(&site, link.address);
+    const COUNT: usize = 30;
+    for value in 0..COUNT {
+        device.say(&format!("reading-{value}"));
+        publish(&site, "tombolo/gw/door-7/down/set/level", &value.to_string(), &["-V", "5", "-q", "2"]);
+    }
+    let within = std::time::Duration::from_secs(300);
+    let acknowledged = || std::fs::read_to_string(site.folder.join("device.out")).unwrap_or_default();
+    wait_within(within, "the answers to all readings", || acknowledged().lines().count() > COUNT);
+    let told = || site.arrived("tombolo/gw/door-7/reply/set/level");
+    wait_within(within, "an outcome of each command", || told().len() >= COUNT);
+    assert!(link.lost() > 0, "the link loses nothing");
+    // Readings.
+    let arrived = || site.arrived("tombolo/gw/door-7/up/t/hello");
+    for line in acknowledged().lines() {
+        let (code, payload) = line.split_once(' ').unwrap();
+        assert_eq!(code, "2.04", "{line}");
+        wait_for("the reading", || arrived().iter().any(|fields| fields[1] == payload));
+    }
+    assert_eq!(arrived().len(), COUNT + 1, "each once");
+    // Commands: what was answered ran, and nothing ran twice.
+    let mut runs = device.runs();
+    let answered = told().iter().filter(|fields| fields[3].contains("status:2.04")).count();
+    assert!(
+        told().iter().all(|fields| fields[3].contains("status:2.04") || fields[3].contains("status:timeout"))
+    );
+    let all = runs.len();
+    runs.sort();
+    runs.dedup();
+    assert!(runs.len() == all && (answered..=COUNT).contains(&all), "{answered} answered, {all} ran");
+    assert!(answered >= COUNT - 2, "{answered}");
+}
+
+#[test]
 fn a_reload_takes_commands_away_that_no_rule_allows_any_more() {
     let site =
         Site::with_broker("commands-reload", &RULES.replace("always-awake = true", "messages = 4"), BROKER);
@@ -466,6 +517,21 @@ fn a_reload_takes_commands_away_that_no_rule_allows_any_more() {
     wait_for("the refusal", || !site.arrived(topic).is_empty());
     assert!(site.arrived(topic)[0][3].contains("status:refused"));
     assert!(site.mailbox().is_empty());
+}
+
+#[test]
+fn a_reload_without_a_rule_takes_its_subscription_out_of_the_session() {
+    let mut site = Site::with_broker("commands-unsubscribe", RULES, BROKER);
+    subscribed(&site);
+    let text = std::fs::read_to_string(site.daemon.config()).unwrap();
+    std::fs::write(site.daemon.config(), text.replace("down/#\"", "down/other/#\"")).unwrap();
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    wait_for("the new subscription", || site.broker_log().contains("tombolo/gw/+/down/other/#"));
+    site.daemon.stop();
+    let (gone, kept) = ("tombolo/gw/door-7/down/set/level", "tombolo/gw/door-7/down/other/level");
+    assert_eq!(first_in_its_session(&site, &[gone], "1"), "after/check");
+    assert_eq!(first_in_its_session(&site, &[kept], "1"), kept);
 }
 
 #[test]
@@ -486,6 +552,91 @@ fn libcoap_answers_over_its_own_session_too() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(answer.contains("status:4.") || answer.contains("status:5."), "{answer}");
+}
+
+#[test]
+fn libcoap_is_sent_a_large_command_in_blocks_and_its_large_answer_is_fetched() {
+    let site = Site::with_broker("commands-libcoap-large", RULES, BROKER);
+    subscribed(&site);
+    let log = site.folder.join("libcoap.txt");
+    let (host, port) = (site.daemon.coaps.ip().to_string(), site.daemon.coaps.port().to_string());
+    let mut child = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/libcoap_device.py"))
+        .args([&host, &port, "door-7", KEY])
+        .arg(&log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(site.folder.join("libcoap.err")).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("its reading", || !site.arrived("tombolo/gw/door-7/up/t/hello").is_empty());
+    let get = ["-n", "-D", "publish", "user-property", "method", "GET"];
+    let answer = request(&site, "long", &get);
+    let long: String = (0..1_000).map(|number| format!("{number:03} ")).collect();
+    // Two bodies one after the other, which differ in the middle only.
+    let mut said = Vec::new();
+    for fill in ["x", "y"] {
+        let body = format!("{}{}{}", "a".repeat(3_000), fill.repeat(1_024), "z".repeat(1_000));
+        said.push((request(&site, "set/config", &["-m", &body]), body));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(answer.contains("status:2.05") && answer.trim_end().ends_with(long.trim_end()), "{answer}");
+    assert!(!answer.contains("partial"), "{answer}");
+    let log = std::fs::read_to_string(log).unwrap();
+    for (answer, body) in said {
+        assert!(answer.contains("status:2.04"), "{answer}");
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
+        let digest = tombolo::hex::format_hex(&digest.as_ref()[..8]);
+        assert!(log.contains(&format!("PUT set/config {} {digest}\n", body.len())), "{log}");
+    }
+}
+
+#[test]
+fn a_retained_command_that_arrives_live_runs_once_and_not_again_with_a_new_session() {
+    // Held for the next datagram: sessions of devices that have gone are resumed, too.
+    let rules = RULES.replace("always-awake = true", "messages = 16");
+    let mut site = Site::with_broker("commands-retained", &rules, BROKER);
+    subscribed(&site);
+    let mut device = Device::start(&site);
+    let topic = "tombolo/gw/door-7/down/set/level";
+    publish(
+        &site,
+        topic,
+        "40",
+        &["-V", "5", "-q", "2", "-r", "-D", "publish", "message-expiry-interval", "900"],
+    );
+    device.speak();
+    wait_for("it to run", || device.runs() == ["PUT set/level 40"]);
+    // The gateway's session at the broker ends, so that it gets what is retained.
+    let duplicates = |site: &Site| {
+        let status = site.daemon.status();
+        status["counters"]["tombolo_downlink_duplicate_messages_total"].as_u64().expect("a counter")
+    };
+    let end_session = |site: &mut Site| {
+        site.daemon.stop();
+        let port = site.broker.plain_port.to_string();
+        let ended = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-i", "gw", "-t", "nothing", "-E"])
+            .status()
+            .unwrap();
+        assert!(ended.success());
+    };
+    for _ in 0..2 {
+        end_session(&mut site);
+        site.daemon.resume();
+        wait_for("it to come again", || duplicates(&site) == 1);
+        assert_eq!(Device::start(&site).runs().len(), 1);
+    }
+    // One that is not equal, and was published while there was no session, runs.
+    end_session(&mut site);
+    publish(&site, topic, "41", &["-V", "5", "-q", "1", "-r"]);
+    site.daemon.resume();
+    wait_for("it to be held", || site.mailbox().len() == 1);
+    let device = Device::start(&site);
+    wait_for("the other one", || device.runs().last().is_some_and(|run| run == "PUT set/level 41"));
+    assert_eq!(device.runs(), ["PUT set/level 40", "PUT set/level 41"]);
+    wait_for("both outcomes", || site.arrived("tombolo/gw/door-7/reply/set/level").len() == 2);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod device_status;
 mod disk_faults;
 mod faults;
 mod flood;
+mod lossy_link;
 mod mqtt;
 mod mqtt_identity;
 mod mqtt_local;

@@ -1,5 +1,6 @@
 //! What the broker has for a device: fetched, observed, and notified over its session.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -87,6 +88,19 @@ impl Observer {
         let observer = Observer { child, log };
         wait_for("the registrations", || observer.lines().len() == paths.len());
         observer
+    }
+
+    /// GETs one block; how many bytes it has.
+    fn fetch(&mut self, path: &str, number: u32) -> usize {
+        let of_path = |observer: &Observer| {
+            let lines = observer.lines().into_iter().filter(|line| line[0] == format!("block:{path}"));
+            lines.collect::<Vec<_>>()
+        };
+        let before = of_path(self).len();
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "block {path} {number}").unwrap();
+        wait_for("the block", || of_path(self).len() > before);
+        of_path(self)[before][3].parse().unwrap()
     }
 
     /// Path, code, Observe, length, hash, text.
@@ -225,6 +239,74 @@ fn aiocoap_observes_two_paths_in_order_and_fetches_the_rest_of_a_large_notificat
     });
     publish(&site, "state/mode", "boost", &[]);
     wait_for("the other one", || observer.texts("state/mode") == ["", "eco", "boost"]);
+}
+
+/// A message of so many bytes.
+fn body(bytes: usize) -> String {
+    (0..bytes).map(|at| char::from(b'a' + (at % 23) as u8)).collect()
+}
+
+/// The status of each outcome on a path, and how far the commands are that have none.
+fn outcomes(site: &Site, path: &str) -> (Vec<String>, Vec<String>) {
+    let (code, text) = site.daemon.command(&["mailbox", "list", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    let state = |line: &str| {
+        let command: serde_json::Value = serde_json::from_str(line).unwrap();
+        command["state"].as_str().unwrap().to_owned()
+    };
+    let arrived = site.arrived(&format!("tombolo/gw/door-7/reply/{path}"));
+    (arrived.into_iter().map(|fields| fields[3].clone()).collect(), text.lines().map(state).collect())
+}
+
+#[test]
+fn a_large_notification_is_notified_with_its_last_block_and_a_fetch_with_its_last_one() {
+    let site = site("observe-last-block");
+    let mut observer = Observer::start(&site, &["lazy:set/level"]);
+    publish(&site, "set/level", &body(3_000), &[]);
+    wait_for("the first block", || observer.lines().iter().any(|line| line[3] == "1024"));
+    assert_eq!(observer.fetch("set/level", 1), 1_024);
+    // Its acknowledgement was before that.
+    assert_eq!(outcomes(&site, "set/level"), (vec![], vec!["sent".to_owned()]));
+    assert_eq!(observer.fetch("set/level", 2), 952);
+    wait_for("the outcome", || outcomes(&site, "set/level").0.len() == 1);
+    assert!(outcomes(&site, "set/level").0[0].contains("status:notified"));
+    // What nobody observes is fetched.
+    publish(&site, "state/mode", &body(2_049), &[]);
+    wait_for("it to be held", || outcomes(&site, "state/mode").1 == ["waiting"]);
+    assert_eq!(observer.fetch("state/mode", 0), 1_024);
+    assert_eq!(observer.fetch("state/mode", 1), 1_024);
+    assert_eq!(outcomes(&site, "state/mode"), (vec![], vec!["waiting".to_owned()]));
+    assert_eq!(observer.fetch("state/mode", 2), 1);
+    wait_for("the outcome", || outcomes(&site, "state/mode").0.len() == 1);
+    assert!(outcomes(&site, "state/mode").0[0].contains("status:fetched"));
+}
+
+#[test]
+fn libcoap_observes_a_large_message_and_fetches_the_rest_of_each_notification() {
+    let site = site("observe-libcoap-large");
+    let file = site.folder.join("observed");
+    let mut child = Command::new("coap-client-openssl")
+        .args(["-u", "door-7", "-k", KEY, "-m", "get", "-s", "60", "-w", "-o"])
+        .arg(&file)
+        .arg(format!("coaps://{}/state/config", site.daemon.coaps))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the registration", || {
+        site.daemon.status()["counters"]["tombolo_downlink_observe_registrations_total"] == 1
+    });
+    let seen = || std::fs::read_to_string(&file).unwrap_or_default();
+    for (count, bytes) in [(1, 10_000), (2, 2_000), (3, 1_024), (4, 10_001)] {
+        let body = body(bytes);
+        publish(&site, "state/config", &body, &[]);
+        wait_for("the outcome", || outcomes(&site, "state/config").0.len() == count);
+        assert!(outcomes(&site, "state/config").0[count - 1].contains("status:notified"));
+        wait_for("all of it", || seen().lines().last() == Some(&body));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn without_a_list_nothing_is_carried_out_and_each_refusal_says_why() {
 #[test]
 fn what_is_listed_is_carried_out_as_over_the_control_socket_and_answered() {
     let allow = "[remote]\nallow = [\"status\", \"check\", \"reload\", \"device/add\", \"device/remove\", \
-                 \"cert/renew\"]\n";
+                 \"device/rekey\", \"cert/renew\"]\n";
     let site = site("remote", allow);
     let answer = ask(&site, "status", "x");
     assert!(answer.contains("status:2.05") && answer.contains("\"id\":\"gw\""), "{answer}");
@@ -67,6 +67,18 @@ fn what_is_listed_is_carried_out_as_over_the_control_socket_and_answered() {
     assert!(answer.contains("status:4.00") && answer.contains("exists already"), "{answer}");
     let answer = ask(&site, "device/add", "{\"id\":\"x\",\"role\":\"sensor\",\"psk\":\"text:topsecret\"}");
     assert!(answer.contains("status:4.00") && !answer.contains("topsecret"), "{answer}");
+    let other = HASH.replace(&HASH[HASH.len() - 4..], "0123");
+    let rekey = |id: &str| format!("{{\"id\":\"{id}\",\"public_key\":\"{other}\"}}");
+    let answer = ask(&site, "device/rekey", &rekey("door-9"));
+    assert!(answer.contains("status:2.04"), "{answer}");
+    let (_, shown) = site.daemon.command(&["device", "show", "door-9", "--json"]);
+    assert!(shown.contains(&other) && !shown.contains(HASH), "{shown}");
+    let answer = ask(&site, "device/rekey", "{\"id\":\"door-9\",\"psk\":\"text:topsecret\"}");
+    assert!(answer.contains("status:4.00") && !answer.contains("topsecret"), "{answer}");
+    for id in ["door-7", "door-8"] {
+        let answer = ask(&site, "device/rekey", &rekey(id));
+        assert!(answer.contains("status:4.00"), "it is in the configuration, or not there: {answer}");
+    }
     assert!(ask(&site, "device/remove", "door-9").contains("status:2.02"));
     let (code, _) = site.daemon.command(&["device", "show", "door-9", "--json"]);
     assert_ne!(code, 0);

@@ -8,7 +8,8 @@ blocks follow, Size2, the payload in hexadecimal if it is short.
     get PATH [ACCEPT]      a GET, all blocks of it, put together by aiocoap
     block PATH NUMBER SZX  one block
     save PATH FILE         as get, and the body into a file
-    post PATH TEXT         a reading
+    post PATH TEXT         a reading in JSON
+    cbor PATH HEX          a reading in CBOR
 """
 
 import asyncio
@@ -39,7 +40,7 @@ async def main(uri, identity, key):
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while command := await reader.readline():
         word, path, *rest = command.decode().split()
-        request = Message(code=POST if word == "post" else GET, uri=f"{uri}/{path}")
+        request = Message(code=POST if word in ("post", "cbor") else GET, uri=f"{uri}/{path}")
         if word == "block":
             request.opt.block2 = (int(rest[0]), False, int(rest[1]))
             request.opt.size2 = 0
@@ -47,6 +48,8 @@ async def main(uri, identity, key):
             request.opt.accept = int(rest[0])
         elif word == "post":
             request.payload, request.opt.content_format = " ".join(rest).encode(), 50
+        elif word == "cbor":
+            request.payload, request.opt.content_format = bytes.fromhex(rest[0]), 60
         response = context.request(request, handle_blockwise=word != "block").response
         response = await asyncio.wait_for(response, 120)
         if word == "save":

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
-use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, wait_for, wait_within};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, disk_faults, wait_for, wait_within};
 
 use crate::gateway::server;
 
@@ -40,6 +40,17 @@ pub struct Site {
 
 /// A gateway with these keys of `[update]` besides, that has looked at the repository.
 pub fn site(name: &str, repository: &str, more: &str, roles: &str) -> Site {
+    site_with(name, repository, more, roles, |_, _| {})
+}
+
+/// The same; `prepare` changes the daemon before it meets the repository.
+fn site_with(
+    name: &str,
+    repository: &str,
+    more: &str,
+    roles: &str,
+    prepare: impl FnOnce(&Folder, &mut Daemon),
+) -> Site {
     let folder = Folder::new(name);
     folder.write("door-7.psk", format!("text:{KEY}"));
     let pki = Pki::new(folder.path());
@@ -47,6 +58,7 @@ pub fn site(name: &str, repository: &str, more: &str, roles: &str) -> Site {
     let binary = Path::new(env!("CARGO_BIN_EXE_tombolo"));
     let mut daemon = Daemon::start(binary, &folder, broker.tls_port, &pki.ca(), roles);
     daemon.stop();
+    prepare(&folder, &mut daemon);
     let mut site = Site { daemon, _broker: broker, folder, more: more.to_owned() };
     site.configure(repository);
     site.daemon.resume();
@@ -378,4 +390,133 @@ fn an_image_for_which_firmware_disk_has_no_room_is_said_and_not_fetched() {
     wait_for("the problem", || site.daemon.command(&["status"]).1.contains("firmware-disk is 131072"));
     assert_eq!(site.counter("tombolo_update_fetched_bytes_total"), 0);
     assert!(!site.folder.join("state/firmware/door/image.part").exists());
+}
+
+#[test]
+fn a_version_in_a_cbor_reading_is_reported() {
+    let site = site("sensors-cbor", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    sensor.manifest();
+    assert_eq!(site.device("door-7")["state"], "offered");
+    // {"fw": {"version": "1.0.0"}}, cut short and then whole.
+    let reading = "a1626677a16776657273696f6e65312e302e30";
+    assert_eq!(sensor.ask(&format!("cbor info {}", &reading[..reading.len() - 2])).code, "2.04");
+    assert_eq!(site.device("door-7")["state"], "offered");
+    assert_eq!(sensor.ask(&format!("cbor info {reading}")).code, "2.04");
+    wait_for("the report", || site.device("door-7")["state"] == "reported");
+    assert_eq!(site.device("door-7")["reported"], "1.0.0");
+}
+
+#[test]
+fn a_version_that_is_denied_for_a_class_is_offered_to_no_sensor_until_it_is_allowed_again() {
+    let site = site("sensors-denied", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    site.publish("sensors-2");
+    site.offers("2.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let denied = |arguments: &[&str]| site.daemon.command(&[&["update", "denied"], arguments].concat());
+    for wrong in ["door/", "/2.0.0", "door/2.0.0/1", "do or/2.0.0"] {
+        assert_eq!(denied(&["add", wrong]).0, 2, "{wrong}");
+    }
+    assert_eq!(denied(&["add", "door/2.0.0"]).0, 0);
+    site.offers("1.0.0");
+    assert_eq!(sensor.manifest()["version"], "1.0.0");
+    let (_, text) = site.daemon.command(&["update", "devices"]);
+    assert!(text.contains("it is denied"), "{text}");
+    assert_eq!(sensor.ask(&format!("block {path} 255 6")).code, "4.04");
+    // What follows is offered, and what was denied is not.
+    site.publish("sensors-3");
+    site.offers("3.0.0");
+    assert_eq!(denied(&["add", "door/3.0.0"]).0, 0);
+    site.offers("1.0.0");
+    let (code, text) = denied(&["clear", "door/9.0.0"]);
+    assert!(code == 1 && text.contains("is not denied"), "{text}");
+    assert_eq!(denied(&["clear", "door/2.0.0"]).0, 0);
+    site.offers("2.0.0");
+    assert_eq!(denied(&["clear"]).0, 0);
+    site.offers("3.0.0");
+}
+
+/// A gateway with these images whose disk fails as it is told.
+fn faulty(name: &str) -> (Site, PathBuf) {
+    let mut faults = PathBuf::new();
+    let site = site_with(name, "sensors-1", "", ROLES, |folder, daemon| {
+        faults = folder.write("faults", "");
+        daemon.environment.push(("LD_PRELOAD".into(), disk_faults::library().display().to_string()));
+        daemon.environment.push((disk_faults::VARIABLE.into(), faults.display().to_string()));
+    });
+    site.offers("1.0.0");
+    (site, faults)
+}
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+#[test]
+fn an_image_that_the_disk_does_not_give_for_a_while_is_unavailable_and_neither_gone_nor_fetched_again() {
+    let (mut site, faults) = faulty("sensors-eio");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let tag = path.rsplit('/').next().unwrap().to_owned();
+    let fetched = site.counter("tombolo_update_fetched_bytes_total");
+    disk_faults::write(&faults, &format!("read {EIO} firmware/door/{tag}"));
+    assert_eq!(sensor.ask(&format!("block {path} 3 6")).code, "5.03");
+    let problem = "the image of 1.0.0 cannot be read: Input/output error";
+    wait_for("the reason", || site.daemon.command(&["status"]).1.contains(problem));
+    assert_eq!(sensor.ask(&format!("block {path} 3 6")).code, "5.03");
+    assert_eq!(sensor.ask("get firmware/door").code, "5.03");
+    // Readings go on.
+    assert_eq!(sensor.ask("post info {}").code, "2.04");
+    disk_faults::write(&faults, "");
+    wait_for("the image", || sensor.ask(&format!("block {path} 3 6")).code == "2.05");
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+    assert_eq!(site.counter("tombolo_update_fetched_bytes_total"), fetched);
+    assert!(!site.daemon.command(&["status"]).1.contains("cannot be read"));
+    // So it is with a record that cannot be read at the start.
+    disk_faults::write(&faults, &format!("read {EIO} firmware/door/kept"));
+    site.daemon.stop();
+    site.daemon.resume();
+    let problem =
+        "the record of the images cannot be read: a slot of kept cannot be read: Input/output error";
+    wait_for("the reason", || site.daemon.command(&["status"]).1.contains(problem));
+    let mut sensor = site.sensor("door-7");
+    assert_eq!(sensor.ask("get firmware/door").code, "5.03");
+    disk_faults::write(&faults, "");
+    wait_for("the image", || sensor.ask("get firmware/door").code == "2.05");
+    assert_eq!(site.counter("tombolo_update_fetched_bytes_total"), 0);
+}
+
+#[test]
+fn a_disk_that_takes_no_new_image_leaves_the_one_before_and_is_named() {
+    let (site, faults) = faulty("sensors-full");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let hurry = || assert_eq!(site.daemon.command(&["update", "check"]).0, 0);
+    let attempts = [
+        (format!("append {ENOSPC} firmware/door/\nwrite {ENOSPC} firmware/door/"), "the disk is full"),
+        (format!("sync {EIO} firmware/door/"), "Input/output error"),
+        (format!("rename {EIO} firmware/door/"), "Input/output error"),
+    ];
+    for (at, (fault, reason)) in attempts.iter().enumerate() {
+        disk_faults::write(&faults, fault);
+        if at == 0 {
+            site.publish("sensors-2");
+        } else {
+            hurry();
+        }
+        let problem = || site.daemon.command(&["status"]).1;
+        wait_for(reason, || {
+            let text = problem();
+            text.contains("firmware for door does not arrive") && text.contains(reason)
+        });
+        assert_eq!(sensor.manifest()["version"], "1.0.0");
+        assert_eq!(sensor.ask(&format!("block {path} 7 6")).code, "2.05");
+    }
+    disk_faults::write(&faults, "");
+    hurry();
+    site.offers("2.0.0");
+    let path = path_of(&sensor.manifest());
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("2.0.0")));
 }

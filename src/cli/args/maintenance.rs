@@ -244,7 +244,7 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub enum DeniedCommand {
     /// Print the versions
     List,
-    /// Never install this version
+    /// Never install this version, or never offer it to the sensors of its class
     Add(DeniedVersionArgument),
     /// Allow this version again, its failures forgotten; without one, all
     Clear {
@@ -256,7 +256,7 @@ pub enum DeniedCommand {
 /// A version.
 #[derive(Debug, Args)]
 pub struct DeniedVersionArgument {
-    /// The version
+    /// The version; of the firmware of sensors CLASS/VERSION
     pub version: String,
 }
 

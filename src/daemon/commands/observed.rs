@@ -147,9 +147,13 @@ impl Commands {
             payload: if has_it { &[] } else { &value.payload },
             ..Response::new(Code::CONTENT).max_age(left_s)
         };
-        let is_last = has_it || fetch.is_last_block(value.payload.len());
+        let bytes = value.payload.len();
+        let part = if has_it { Some(0..bytes) } else { fetch.part(bytes) };
         coap.answer_fetch(moment.now, fetch, &response);
         self.counts.fetched += 1;
+        let Some(part) = part else { return };
+        let is_last = part.end == bytes;
+        self.delivery.handle_part(device, &fetch.path, part, &mut self.mailbox);
         if is_last {
             self.mailbox.handle_fetched(device, &fetch.path);
         }

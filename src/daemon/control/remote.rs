@@ -84,6 +84,29 @@ impl Desk {
                 let loaded = self.loaded.clone();
                 return self.change(call, move || registry::remove(&loaded, &id).map(drop));
             }
+            Verb::DeviceRekey => {
+                let (id, credential) = match remote::new_credential(&call.payload, parse_key_hash) {
+                    Ok(new) => new,
+                    Err(why) => return self.answer(&call, &failed(coap::Code::BAD_REQUEST, why)),
+                };
+                let loaded = self.loaded.clone();
+                let work = move || {
+                    registry::change(&loaded, id.as_str(), |entry| {
+                        let device = &mut entry.device;
+                        if device.certificate.is_none() && device.public_key.is_none() {
+                            return Err(
+                                "has no certificate or public key: `tombolo device rekey` on the gateway \
+                                        gives it another pre-shared key or password"
+                                    .to_owned(),
+                            );
+                        }
+                        (device.certificate, device.public_key) =
+                            (credential.certificate, credential.public_key);
+                        Ok(())
+                    })
+                };
+                return self.change(call, move || work().map(drop));
+            }
         };
         self.ask(call, request);
     }
@@ -151,7 +174,7 @@ fn outcome(verb: Verb, response: Response) -> Outcome {
     };
     let code = match verb {
         Verb::Status | Verb::Check => coap::Code::CONTENT,
-        Verb::Reload | Verb::UpdateCheck | Verb::CertRenew => coap::Code::CHANGED,
+        Verb::Reload | Verb::UpdateCheck | Verb::CertRenew | Verb::DeviceRekey => coap::Code::CHANGED,
         Verb::DeviceAdd => coap::Code::CREATED,
         Verb::DeviceRemove => coap::Code::DELETED,
     };

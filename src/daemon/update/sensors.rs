@@ -74,12 +74,12 @@ impl Sensors {
         classes.iter().map(|class| folder_of(&self.base, class.as_str())).collect()
     }
 
-    /// A check has verified these offers.
-    pub fn handle_offers(&self, offers: &[Offer], now: UnixTime) {
+    /// A check has verified these offers. `denied`: versions that are not to be offered.
+    pub fn handle_offers(&self, offers: &[Offer], denied: &[String], now: UnixTime) {
         let known = self.firmware.settings().classes();
         let mut classes = self.classes.borrow_mut();
         for class in &known {
-            let choice = choose(class.as_str(), offers, now);
+            let choice = choose(class.as_str(), offers, denied, now);
             let state = classes.entry(class.clone()).or_default();
             state.is_withdrawn = choice.offer.is_none();
             if state.offer.as_ref() != choice.offer {

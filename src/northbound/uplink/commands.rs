@@ -62,6 +62,8 @@ pub struct Unsubscribed {
 #[derive(Debug)]
 pub struct Commands {
     filters: Vec<String>,
+    /// Those of earlier settings, which the session may still have.
+    former: Vec<String>,
     /// The broker closed over QoS 2, or refused it: some have no more than QoS 1.
     at_least_once: bool,
     strikes: Strikes,
@@ -88,6 +90,7 @@ impl Commands {
     pub fn new(filters: Vec<String>) -> Commands {
         Commands {
             filters,
+            former: Vec::new(),
             at_least_once: false,
             strikes: Strikes::new(STRIKES, LEFT_OUT),
             asked: Vec::new(),
@@ -107,6 +110,27 @@ impl Commands {
     /// Whether commands are wanted at all.
     pub fn is_wanted(&self) -> bool {
         !self.filters.is_empty()
+    }
+
+    /// Filters of earlier settings, of which those that are not wanted any more are to leave the
+    /// session.
+    pub fn set_former(&mut self, former: &[String]) {
+        let is_left = |filter: &&String| !self.filters.contains(filter);
+        self.former = former.iter().filter(is_left).cloned().collect();
+    }
+
+    /// What to unsubscribe from at the begin of a connection. A session that the broker does not
+    /// know has nothing of it.
+    pub fn former(&mut self, session_present: bool) -> &[String] {
+        if !session_present {
+            self.former.clear();
+        }
+        &self.former
+    }
+
+    /// The broker has unsubscribed it.
+    pub fn handle_left(&mut self) {
+        self.former.clear();
     }
 
     /// What to subscribe to at the begin of a connection; empty: nothing.

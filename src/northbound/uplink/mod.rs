@@ -723,6 +723,16 @@ impl Uplink {
         self.set_device_status(device, Vec::new());
     }
 
+    /// Filters of commands of earlier settings: those that are not wanted any more leave the
+    /// session.
+    pub fn set_former_commands(&mut self, former: &[String]) {
+        // What is subscribed to for something else stays.
+        let own = [self.gateway_status.topic(), self.settings.topics.update_hint.as_deref()];
+        let is_former = |filter: &&String| !own.contains(&Some(filter.as_str()));
+        let former: Vec<String> = former.iter().filter(is_former).cloned().collect();
+        self.commands.set_former(&former);
+    }
+
     /// Clears a retained status that belongs to nobody any more, as after renaming the gateway.
     pub fn clear_retained(&mut self, topic: &str) {
         self.own.set_status(Class::DeviceStatus, topic, Vec::new());
@@ -884,8 +894,7 @@ impl Uplink {
                         self.subscribe_hint(now);
                     }
                 }
-                // The uplink never unsubscribes.
-                session::Event::Unsubscribed => {}
+                session::Event::Unsubscribed => self.commands.handle_left(),
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
                 session::Event::PingAnswered(number) => {
                     self.handle_settled(now, number);
@@ -1010,11 +1019,15 @@ impl Uplink {
         }
     }
 
-    /// When the two before are answered.
+    /// When the two before are answered. What the session has of earlier settings goes before.
     fn subscribe_commands(&mut self, now: Instant) {
         match self.are_commands_subscribed {
             true => self.flow(),
             false => {
+                let former = self.commands.former(self.session_present);
+                if let Some(session) = self.session.as_mut().filter(|_| !former.is_empty()) {
+                    session.unsubscribe(now, former);
+                }
                 let filters = self.commands.ask(now).to_vec();
                 self.ask_for_commands(now, &filters);
             }

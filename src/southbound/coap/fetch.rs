@@ -1,5 +1,7 @@
 //! A GET of a device for the newest message of the broker for one of its paths.
 
+use std::ops::Range;
+
 use crate::gate::stage::DeviceIndex;
 use crate::message::ContentFormat;
 use crate::proto::address::Peer;
@@ -45,11 +47,14 @@ impl Fetch {
         }
     }
 
-    /// Whether the block that it asks for is the last of a payload of so many bytes.
-    pub fn is_last_block(&self, bytes: usize) -> bool {
+    /// Which of a payload of so many bytes are in the block that it asks for; `None`: the payload
+    /// ends before that block.
+    pub fn part(&self, bytes: usize) -> Option<Range<usize>> {
         let first = Block { number: 0, more: false, size_exponent: SIZE_EXPONENT_MAX };
         let block = self.block.unwrap_or(first);
-        block.offset() + block.size() >= bytes
+        let start = block.offset();
+        let end = start + block.size().min(16 << SIZE_EXPONENT_MAX);
+        (start == 0 || start < bytes).then_some(start..end.min(bytes))
     }
 
     /// Who asks.

@@ -31,7 +31,7 @@ impl FirmwareFetch {
     ///
     /// # Errors
     /// The response that refuses it.
-    pub(super) fn parse(
+    pub fn parse(
         device: DeviceIndex,
         path: Path<'_>,
         request: &Request<'_>,

@@ -7,14 +7,15 @@ use crate::gate::Gate;
 use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
 use crate::gate::stage::{DeviceIndex, Received};
-use crate::message::{Method, Name, is_firmware_version};
+use crate::message::{ContentFormat, Method, Name, is_firmware_version};
 
 /// Which readings of a role have the version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Their paths.
     pub path: Pattern,
-    /// The version stands there in their JSON document. `None`: it is the payload, as text.
+    /// The version stands there in their document: CBOR if its Content-Format says so, else JSON.
+    /// `None`: it is the payload, as text.
     pub field: Option<FieldPointer>,
 }
 
@@ -56,6 +57,9 @@ impl Reports {
             return None;
         }
         let version = match &report.field {
+            Some(field) if received.content_format == Some(ContentFormat::CBOR) => {
+                field.text_of_cbor(received.payload)?
+            }
             Some(field) => field.text(received.payload)?,
             None => std::str::from_utf8(received.payload).ok()?.trim().to_owned(),
         };

@@ -14,10 +14,16 @@ pub struct Choice<'o> {
     pub reason: Option<String>,
 }
 
-/// Chooses. `now` is the wall time, which is trusted. `compatible` and `hardware` say for which
-/// gateways a target is; a target of a class with one of them is for nobody, because what it limits
-/// is not known of a sensor. Of targets that are equally new the first by name is taken.
-pub fn choose<'o>(class: &str, offers: &'o [Offer], now: UnixTime) -> Choice<'o> {
+/// How a version of a class is denied: `CLASS/VERSION`, because a version alone is the gateway's.
+pub fn denied_name(class: &str, version: &str) -> String {
+    format!("{class}/{version}")
+}
+
+/// Chooses. `now` is the wall time, which is trusted. `denied` has [denied names](denied_name).
+/// `compatible` and `hardware` say for which gateways a target is; a target of a class with one of
+/// them is for nobody, because what it limits is not known of a sensor. Of targets that are equally
+/// new the first by name is taken.
+pub fn choose<'o>(class: &str, offers: &'o [Offer], denied: &[String], now: UnixTime) -> Choice<'o> {
     let mut choice = Choice { offer: None, reason: None };
     let mut ours: Vec<&Offer> = offers.iter().filter(|offer| offer.class == class).collect();
     // Versions of different schemes are not compared: those of one are before those of the other.
@@ -29,6 +35,9 @@ pub fn choose<'o>(class: &str, offers: &'o [Offer], now: UnixTime) -> Choice<'o>
     for offer in ours {
         let why = if offer.compatible.is_some() || !offer.hardware.is_empty() {
             "compatible and hardware are for gateways: a class of sensors is one product".to_owned()
+        } else if denied.contains(&denied_name(class, &offer.version)) {
+            let name = denied_name(class, &offer.version);
+            format!("it is denied; `tombolo update denied clear {name}` allows it again")
         } else {
             match offer.not_before.filter(|time| now < *time) {
                 Some(time) => format!("it is not to be installed before {time}"),
@@ -70,12 +79,28 @@ mod tests {
             offer("gateway", "9.0.0", &[]),
             offer("window", "3.0.0", &[]),
         ];
-        let version = |class| choose(class, &offers, NOW).offer.map(|offer| offer.version.as_str());
+        let version = |class| choose(class, &offers, &[], NOW).offer.map(|offer| offer.version.as_str());
         assert_eq!(
             (version("door"), version("window"), version("roof")),
             (Some("1.10.0"), Some("3.0.0"), None)
         );
-        assert_eq!(choose("door", &offers, NOW).reason, None);
+        assert_eq!(choose("door", &offers, &[], NOW).reason, None);
+    }
+
+    #[test]
+    fn a_version_that_is_denied_for_the_class_is_passed_over_and_named_and_no_other_is() {
+        let offers = [offer("door", "2.0.0", &[]), offer("door", "1.0.0", &[]), offer("roof", "2.0.0", &[])];
+        let denied = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let version = |choice: &Choice<'_>| choice.offer.map(|offer| offer.version.clone());
+        // A version alone is one of the gateway.
+        let choice = choose("door", &offers, &denied(&["2.0.0", "roof/2.0.0"]), NOW);
+        assert_eq!((version(&choice).as_deref(), choice.reason), (Some("2.0.0"), None));
+        let choice = choose("door", &offers, &denied(&["door/2.0.0"]), NOW);
+        assert_eq!(version(&choice).as_deref(), Some("1.0.0"));
+        assert!(choice.reason.expect("a reason").contains("`tombolo update denied clear door/2.0.0`"));
+        assert_eq!(choose("door", &offers, &denied(&["door/2.0.0", "door/1.0.0"]), NOW).offer, None);
+        let choice = choose("roof", &offers, &denied(&["door/2.0.0"]), NOW);
+        assert_eq!(version(&choice).as_deref(), Some("2.0.0"));
     }
 
     #[test]
@@ -83,7 +108,7 @@ mod tests {
         let later = [("not-before", json!("2030-01-01T00:00:00Z"))];
         for more in [&[("compatible", json!("acme"))][..], &[("hardware", json!(["b"]))], &later] {
             let offers = [offer("door", "2.0.0", more), offer("door", "1.0.0", &[])];
-            let choice = choose("door", &offers, NOW);
+            let choice = choose("door", &offers, &[], NOW);
             assert_eq!(choice.offer.map(|offer| offer.version.as_str()), Some("1.0.0"), "{more:?}");
             let reason = choice.reason.expect("a reason");
             assert!(reason.starts_with("version 2.0.0 (door-2.0.0.bin) for door is passed over"), "{reason}");

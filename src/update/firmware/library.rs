@@ -6,7 +6,7 @@
 //! | `/firmware/CLASS`, also with `?v=VERSION` | the [manifest] of the image for this device; 4.04 if there is none |
 //! | the same with Accept 42, for a SUIT envelope | the envelope itself |
 //! | `/firmware/CLASS/TAG` | the block that was asked for, of the image that has this tag |
-//! | an image that is not kept any more, or never was | 4.04 |
+//! | an image that is not kept any more, never was, or whose version is denied | 4.04 |
 //! | an image that is not for this device yet | 4.03 |
 //! | a block beyond the end | 4.00 |
 //! | another format in Accept | 4.06 |
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::campaign::{Campaign, Change};
+use super::choice::denied_name;
 use super::kept::{Image, Kept};
 use super::manifest;
 use super::settings::SensorFirmware;
@@ -120,6 +121,8 @@ pub struct Class {
 pub struct Library {
     settings: SensorFirmware,
     classes: BTreeMap<Name, Class>,
+    /// [Names](denied_name) of versions that are neither offered nor served.
+    denied: Vec<String>,
 }
 
 impl Library {
@@ -140,6 +143,13 @@ impl Library {
             self.classes.insert(class.clone(), Class { is_loading: true, ..Class::default() });
         }
         new
+    }
+
+    /// These versions are neither offered nor served, by their [names](denied_name).
+    pub fn set_denied(&mut self, denied: &[String]) {
+        if self.denied != denied {
+            self.denied = denied.to_vec();
+        }
     }
 
     /// The settings.
@@ -209,7 +219,7 @@ impl Library {
 
     /// Answers.
     pub fn answer(&mut self, question: &Question<'_>) -> Answer {
-        let Library { settings, classes } = self;
+        let Library { settings, classes, denied } = self;
         let role = settings.roles.get(question.role.as_str());
         let Some(role) = role.filter(|role| role.class.as_str() == question.class) else {
             return refused(Code::FORBIDDEN, "no firmware of this class");
@@ -228,17 +238,18 @@ impl Library {
             };
         }
         let Class { kept, campaign, .. } = class;
+        let is_denied = |image: &&Image| denied.contains(&denied_name(role.class.as_str(), &image.version));
         let is_for = |image: &Image, campaign: &Campaign| {
             kept.current() != Some(image) || campaign.admits(question.device, image, &settings.rollout)
         };
         if let Some(tag) = question.tag {
-            return match kept.image(tag) {
+            return match kept.image(tag).filter(|image| !is_denied(image)) {
                 None => refused(Code::NOT_FOUND, "not kept"),
                 Some(image) if !is_for(image, campaign) => refused(Code::FORBIDDEN, "not yet"),
                 Some(image) => piece(&role.class, image, question),
             };
         }
-        let mut offered = kept.images.iter().filter(|_| !kept.is_withdrawn);
+        let mut offered = kept.images.iter().filter(|image| !kept.is_withdrawn && !is_denied(image));
         let Some(image) = offered.find(|image| is_for(image, campaign)) else {
             return refused(Code::NOT_FOUND, "none for this device");
         };
@@ -392,6 +403,21 @@ mod tests {
         world.0.set_kept("lock", kept);
         assert_eq!(world.code(|_| {}), Code::NOT_FOUND, "nothing is offered");
         assert_eq!(world.code(|of| of.tag = Some(NEW)), Code::CONTENT, "what runs ends");
+    }
+
+    #[test]
+    fn a_version_that_is_denied_is_neither_offered_nor_served() {
+        let mut world = World::new();
+        world.0.set_denied(&["2.0.0".to_owned(), "roof/2.0.0".to_owned()]);
+        assert!(world.manifest().contains("2.0.0"), "that of the gateway, and of another class");
+        world.0.set_denied(&["lock/2.0.0".to_owned()]);
+        assert!(world.manifest().contains("1.0.0"));
+        assert_eq!(world.code(|of| of.tag = Some(NEW)), Code::NOT_FOUND);
+        assert_eq!(world.code(|of| of.tag = Some(OLD)), Code::CONTENT);
+        world.0.set_denied(&["lock/2.0.0".to_owned(), "lock/1.0.0".to_owned()]);
+        assert_eq!(world.code(|_| {}), Code::NOT_FOUND);
+        world.0.set_denied(&[]);
+        assert!(world.manifest().contains("2.0.0"));
     }
 
     #[test]

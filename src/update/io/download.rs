@@ -223,7 +223,7 @@ fn put_aside<S: Storage>(storage: &S) -> io::Result<()> {
     Ok(())
 }
 
-fn disk(error: &io::Error) -> NoImage {
+pub(super) fn disk(error: &io::Error) -> NoImage {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             NoImage::NoRoom("the disk is full".to_owned())

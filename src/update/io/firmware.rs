@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use super::download::{NoImage, clear, hash_file};
+use super::download::{NoImage, clear, disk, hash_file};
 use super::floor::on_disk;
 use crate::durable::io::{Files, create_directory};
 use crate::durable::storage::{Storage, StoredFile};
@@ -35,6 +35,8 @@ pub struct Shelf {
     pub files: BTreeMap<String, Arc<ImageFile>>,
     /// What is wrong, one sentence each.
     pub faults: Vec<String>,
+    /// The disk did not give the record or an image, which may be whole.
+    pub is_unread: bool,
 }
 
 /// The folder of a class below that of all.
@@ -56,6 +58,7 @@ pub fn open(folder: &Path) -> Shelf {
         Ok(kept) => kept.unwrap_or_default(),
         Err(error) => {
             shelf.faults.push(fault(format!("the record of the images cannot be read: {error}")));
+            shelf.is_unread = true;
             return shelf;
         }
     };
@@ -71,6 +74,7 @@ pub fn open(folder: &Path) -> Shelf {
         Err(error) => {
             let version = &image.version;
             shelf.faults.push(fault(format!("the image of {version} cannot be read: {error}")));
+            shelf.is_unread = true;
             false
         }
     });
@@ -119,12 +123,17 @@ fn sweep(folder: &Path, kept: &Kept) -> io::Result<()> {
 /// # Errors
 /// [`NoImage::Disk`]; what was kept before is kept.
 pub fn take(folder: &Path, offer: &Offer, mut shelf: Shelf) -> Result<Shelf, NoImage> {
-    let disk = |error: io::Error| NoImage::Disk(error.to_string());
+    let disk = |error: io::Error| disk(&error);
     let storage = on_disk(folder);
     let mut image = Image::of(offer, false);
-    // What is served was read back from the disk under its last name.
-    let mut file = verify(&storage, &image).map_err(disk)?;
-    if file.is_none() && storage.has(IMAGE) {
+    // What is served was read back from the disk under its last name. A file that cannot be read
+    // is replaced by the one that was downloaded.
+    let is_here = storage.has(IMAGE);
+    let mut file = match verify(&storage, &image) {
+        Err(_) if is_here => None,
+        verified => verified.map_err(disk)?,
+    };
+    if file.is_none() && is_here {
         storage.rename(IMAGE, &image.file()).and_then(|()| storage.sync_names()).map_err(disk)?;
         file = verify(&storage, &image).map_err(disk)?;
     }
@@ -163,7 +172,7 @@ pub fn has(folder: &Path, offer: &Offer) -> bool {
 /// # Errors
 /// [`NoImage::Disk`]
 pub fn write(folder: &Path, kept: &Kept) -> Result<(), NoImage> {
-    let disk = |error: io::Error| NoImage::Disk(error.to_string());
+    let disk = |error: io::Error| disk(&error);
     create_directory(folder).map_err(disk)?;
     let mut slots = TwoSlot::open(on_disk(folder), FORMAT).map_err(disk)?;
     slots.write(&kept.encode()).map_err(disk)
@@ -181,7 +190,7 @@ pub fn drop_oldest(folder: &Path, shelf: &mut Shelf) -> Result<(), NoImage> {
     write(folder, &shelf.kept)?;
     let kept = shelf.kept.clone();
     shelf.files.retain(|tag, _| kept.image(tag).is_some());
-    sweep(folder, &shelf.kept).map_err(|error| NoImage::Disk(error.to_string()))
+    sweep(folder, &shelf.kept).map_err(|error| disk(&error))
 }
 
 /// Deletes the folders of classes that no role names any more.

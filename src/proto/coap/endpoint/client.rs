@@ -18,7 +18,9 @@
 //!
 //! A body that does not fit a block is sent in several (RFC 7959 §2.5): the next one when the peer
 //! has answered the last with 2.31, in the size that the peer names (§2.3). A peer that answers the
-//! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3).
+//! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3). All blocks
+//! of a body have its Request-Tag, and no other body has that (RFC 9175 §3.4): a peer that still
+//! holds the beginning of one that was broken off puts nothing of the next one behind it.
 //!
 //! Where the response to a GET or FETCH has further blocks, these are asked for, up to [`BODY_MAX`]
 //! bytes in all (RFC 7959 §2.4, RFC 8132 §2). For the response to another method they are not: who
@@ -551,14 +553,15 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
     let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
     let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
     let block2 = body.gathered.as_ref().map(|gathered| gathered.next);
-    encoder
+    encoder = encoder
         .maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()))
         .maybe_uint(option::BLOCK2, block2.map(Block::to_uint))
         .maybe_uint(option::BLOCK1, block.map(Block::to_uint))
-        .maybe_uint(option::SIZE1, size1)
-        .payload(body.payload.get(body.offset..end)?)
-        .finish()
-        .ok()
+        .maybe_uint(option::SIZE1, size1);
+    if block.is_some() {
+        encoder = encoder.option(option::REQUEST_TAG, token.as_bytes());
+    }
+    encoder.payload(body.payload.get(body.offset..end)?).finish().ok()
 }
 
 /// What is read of the options of a response.
