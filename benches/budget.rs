@@ -29,7 +29,7 @@ use tombolo_test_support::{Daemon, Folder, Pki, free_tcp_port};
 const HEAP: &str = "BUDGET_HEAP_SOCKET";
 const KEY: &str = "benchbenchbench1";
 /// As in `systemd/tombolo.service`.
-const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
 const DEVICES: usize = 10_000;
 const MB: u64 = 1_000_000;
 

@@ -736,10 +736,10 @@ mod tests {
         device.login = None;
         let before = render(&device).replace("device 1.6", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
-            if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
-                parse("door-7", &"f".into(), &before[..length])
+            if let Ok(entry) = parse("door-7", &"f".into(), &before[..length])
+                && let Some(name) = &entry.device.certificate
             {
-                assert_eq!(name, certificate(), "cut at {length} it stands for others too");
+                assert_eq!(*name, certificate(), "cut at {length} it stands for others too");
             }
         }
     }
