@@ -29,7 +29,7 @@ use tombolo_test_support::{Daemon, Folder, Pki, free_tcp_port};
 const HEAP: &str = "BUDGET_HEAP_SOCKET";
 const KEY: &str = "benchbenchbench1";
 /// As in `systemd/tombolo.service`.
-const TRIM: (&str, &str) = ("MALLOC_TRIM_THRESHOLD_", "131072");
+const MALLOC: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
 const DEVICES: usize = 10_000;
 const MB: u64 = 1_000_000;
 
@@ -94,8 +94,8 @@ fn gateway(binary: &Path, folder: &Folder, pki: &Pki, devices: usize) -> (Daemon
     for number in 0..devices {
         let _ = writeln!(extra, "[device.d{number}]\nrole = \"sensor\"\npsk-file = \"{}\"", key.display());
     }
-    let trim = (TRIM.0.to_owned(), TRIM.1.to_owned());
-    let environment = vec![trim, (HEAP.to_owned(), socket.display().to_string())];
+    let mut environment = MALLOC.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    environment.push((HEAP.to_owned(), socket.display().to_string()));
     let mut daemon = Daemon::configure(binary, folder, free_tcp_port(), &pki.ca(), &extra, str::to_owned);
     daemon.environment = environment;
     daemon.resume();

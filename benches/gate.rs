@@ -79,7 +79,7 @@ fn settings(rules: usize) -> Settings {
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         own: Vec::new(),
         roles: vec![role],
-        devices: devices.collect(),
+        devices: devices.map(Device::into).collect(),
         fleets: Vec::new(),
         withheld: Default::default(),
     }

@@ -47,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
             reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
             own: Vec::new(),
             roles: vec![role],
-            devices: vec![device("door-7"), device("other")],
+            devices: vec![device("door-7").into(), device("other").into()],
             fleets: Vec::new(),
             withheld: Default::default(),
         },

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Loaded, Settings, dotted, reload};
 use crate::downlink::settings::Settings as Downlink;
-use crate::gate::Device;
+use crate::gate::SharedDevice;
 use crate::gate::settings::Role;
 use crate::message::Name;
 use crate::northbound::jwt::JwtSettings;
@@ -129,9 +129,9 @@ fn answers(settings: &Settings) -> String {
 const NAMED_MAX: usize = 5;
 
 /// The devices that differ, in id order, and what the running gateway has instead.
-fn devices(was: &[Device], is: &[Device]) -> Vec<(Name, String)> {
+fn devices(was: &[SharedDevice], is: &[SharedDevice]) -> Vec<(Name, String)> {
     let by_id =
-        |list: &[Device]| list.iter().map(|it| (it.id.clone(), it.clone())).collect::<BTreeMap<_, _>>();
+        |list: &[SharedDevice]| list.iter().map(|it| (it.id.clone(), it.clone())).collect::<BTreeMap<_, _>>();
     let (old, mut new) = (by_id(was), by_id(is));
     let mut found = Vec::new();
     for (id, old) in old {

@@ -356,6 +356,9 @@ fn read_all(
         })
     };
     let (mut loaded, layers, unfit) = state::fit(of_state, last, load)?;
+    if let Some(running) = previous {
+        loaded.share_devices(running);
+    }
     problems.extend(unfit);
     problems.extend(of_trial);
     let mut aside = state::io::set_aside(&paths.state_dir);

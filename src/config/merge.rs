@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
@@ -58,17 +59,23 @@ pub(super) struct Merged {
     pub(super) bad: BTreeSet<Item>,
 }
 
-/// Hands a checked layer to the `config` crate.
-#[derive(Clone, Debug)]
-struct Checked(Map<String, Value>);
+/// Hands a checked layer to the `config` crate, once: a copy of 10,000 devices is large.
+#[derive(Debug)]
+struct Checked(Mutex<Map<String, Value>>);
+
+impl Checked {
+    fn values(&self) -> MutexGuard<'_, Map<String, Value>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Source for Checked {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(Checked(Mutex::new(self.values().clone())))
     }
 
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        Ok(self.0.clone())
+        Ok(std::mem::take(&mut *self.values()))
     }
 }
 
@@ -84,7 +91,7 @@ pub(super) fn merge(layers: Vec<Layer>, findings: &mut Findings) -> Option<Merge
         index.places.extend(layer.places.into_iter().map(|(key, place)| (key, (place, number))));
         bad.extend(layer.bad);
         bad_units.extend(layer.bad_units);
-        builder = builder.add_source(Checked(layer.values));
+        builder = builder.add_source(Checked(Mutex::new(layer.values)));
     }
     let file = builder.build().and_then(|mut config| {
         if let ValueKind::Table(root) = &mut config.cache.kind {

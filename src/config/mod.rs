@@ -54,6 +54,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use crate::gate::SharedDevice;
 use crate::gate::certificate::CertificateName;
 use crate::gate::jwt::JwtKey;
 use crate::gate::tag::Tags;
@@ -244,6 +245,26 @@ impl Loaded {
         }
     }
 
+    /// Takes what `running` has of each device that is unchanged, so that two configurations of
+    /// 10,000 devices are hardly larger than one while a reload is under way.
+    fn share_devices(&mut self, running: &Loaded) {
+        let before = &running.settings.gate.devices;
+        let find = |device: &SharedDevice| {
+            let at = before.binary_search_by(|known| known.id.cmp(&device.id)).ok()?;
+            before.get(at).filter(|known| known.is_same(device) || *known == device)
+        };
+        for device in &mut self.settings.gate.devices {
+            if let Some(known) = find(device) {
+                *device = known.clone();
+            }
+        }
+        for device in self.known.iter_mut().filter_map(|known| known.device.as_mut()) {
+            if let Some(known) = find(device) {
+                *device = known.clone();
+            }
+        }
+    }
+
     /// The fault that disables a device: of its role, where that is why.
     fn disabling(&self, device: &str) -> Option<&Finding> {
         let failing = || self.findings.iter().filter(|finding| finding.level == Level::Fail);
@@ -266,30 +287,12 @@ impl Loaded {
 }
 
 /// A device in the configuration or the registry, usable or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Known {
     /// Its id.
     pub id: String,
-    /// Its role; `None` if it could not be read because of a fault.
-    pub role: Option<String>,
-    /// Its label: free text.
-    pub label: Option<String>,
-    /// Its tags.
-    pub tags: Tags,
-    /// The device that it is behind.
-    pub parent: Option<Name>,
-    /// Its PSK identity, if it has one.
-    pub psk_identity: Option<Vec<u8>>,
-    /// The identity of the PSK that is to replace it.
-    pub next_psk_identity: Option<Vec<u8>>,
-    /// The public keys of its tokens.
-    pub jwt_keys: Vec<JwtKey>,
-    /// Its MQTT user name, if it has a password.
-    pub mqtt_username: Option<String>,
-    /// Its certificate, if it has one.
-    pub certificate: Option<CertificateName>,
-    /// SHA-256 of its public key, if it has one.
-    pub public_key: Option<[u8; 32]>,
+    /// All about it; `None` if it could not be read because of a fault. The gate has the same one.
+    pub device: Option<SharedDevice>,
     /// Where it is configured.
     pub source: DeviceSource,
     /// The file and line.
@@ -299,6 +302,58 @@ pub struct Known {
     /// It is in the registry, and disabled there, or a `[device.ID]` with `enabled = false`
     /// switches it off.
     pub switched_off: bool,
+}
+
+impl Known {
+    /// Its role; `None` if it could not be read because of a fault.
+    pub fn role(&self) -> Option<&Name> {
+        self.device.as_ref().map(|device| &device.role)
+    }
+
+    /// Its label: free text.
+    pub fn label(&self) -> Option<&str> {
+        self.device.as_ref()?.label.as_deref()
+    }
+
+    /// Its tags, if it has any.
+    pub fn tags(&self) -> Option<&Tags> {
+        self.device.as_ref().map(|device| &device.tags).filter(|tags| !tags.is_empty())
+    }
+
+    /// The device that it is behind.
+    pub fn parent(&self) -> Option<&Name> {
+        self.device.as_ref()?.parent.as_ref()
+    }
+
+    /// Its PSK identity, if it has one.
+    pub fn psk_identity(&self) -> Option<&[u8]> {
+        self.device.as_ref()?.psk.as_ref().map(|psk| &psk.identity[..])
+    }
+
+    /// The identity of the PSK that is to replace it.
+    pub fn next_psk_identity(&self) -> Option<&[u8]> {
+        self.device.as_ref()?.next_psk.as_ref().map(|next| &next.psk.identity[..])
+    }
+
+    /// The public keys of its tokens.
+    pub fn jwt_keys(&self) -> &[JwtKey] {
+        self.device.as_ref().map_or(&[], |device| &device.jwt_keys)
+    }
+
+    /// Its MQTT user name, if it has a password.
+    pub fn mqtt_username(&self) -> Option<&str> {
+        self.device.as_ref()?.login.as_ref().map(|login| login.username.as_str())
+    }
+
+    /// Its certificate, if it has one.
+    pub fn certificate(&self) -> Option<&CertificateName> {
+        self.device.as_ref()?.certificate.as_ref()
+    }
+
+    /// SHA-256 of its public key, if it has one.
+    pub fn public_key(&self) -> Option<&[u8; 32]> {
+        self.device.as_ref()?.public_key.as_ref()
+    }
 }
 
 /// Where a device is configured.
@@ -321,11 +376,11 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Vec<Finding>> {
         sources.layers.iter().filter_map(|layer| layer::check_file(layer, &mut findings)).collect();
     let environment = layer::check_environment(&sources.environment, &layers, &mut findings);
     layers.push(environment);
-    let Some(merged) = merge::merge(layers, &mut findings) else {
+    let Some(mut merged) = merge::merge(layers, &mut findings) else {
         return Err(findings.list);
     };
     // Faults that concern several keys are found in the same run as faults of single keys.
-    let Some(validated) = validate::validate(&merged, sources, &mut findings) else {
+    let Some(validated) = validate::validate(&mut merged, sources, &mut findings) else {
         return Err(findings.list);
     };
     let settings = validated.settings;

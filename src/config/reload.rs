@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Finding, Loaded};
 use crate::credential::leaf::Usage;
-use crate::gate::Device;
+use crate::gate::SharedDevice;
 use crate::message::Name;
 
 /// The changes that a running daemon must apply.
@@ -138,13 +138,15 @@ fn size_key(old: &Loaded, new: &Loaded) -> &'static str {
 }
 
 /// The devices that are gone or have another key or role, and those that are new.
-fn devices(was: &[Device], is: &[Device]) -> (Vec<Name>, Vec<Name>) {
-    let by_id = |list: &[Device]| list.iter().map(|d| (d.id.clone(), d.clone())).collect::<BTreeMap<_, _>>();
+fn devices(was: &[SharedDevice], is: &[SharedDevice]) -> (Vec<Name>, Vec<Name>) {
+    fn by_id(list: &[SharedDevice]) -> BTreeMap<&Name, &SharedDevice> {
+        list.iter().map(|device| (&device.id, device)).collect()
+    }
     let (old, new) = (by_id(was), by_id(is));
-    let same = |a: &Device, b: &Device| a.same_proof(b) && a.role == b.role;
+    let same = |a: &SharedDevice, b: &SharedDevice| a.is_same(b) || a.same_proof(b) && a.role == b.role;
     let gone = old.iter().filter(|(id, device)| !new.get(*id).is_some_and(|now| same(device, now)));
-    let fresh = new.keys().filter(|id| !old.contains_key(*id));
-    (gone.map(|(id, _)| id.clone()).collect(), fresh.cloned().collect())
+    let fresh = new.keys().filter(|id| !old.contains_key(*id)).map(|id| (*id).clone());
+    (gone.map(|(id, _)| (*id).clone()).collect(), fresh.collect())
 }
 
 #[cfg(test)]

@@ -268,9 +268,9 @@ impl Gate {
         let Some((entry, role)) = index.and_then(|index| self.entry_and_role(index)) else {
             return refused(explanation, &Refusal::UnknownDevice);
         };
-        let device = entry.id.as_str();
+        let device = entry.described.id.as_str();
         explanation.role = Some(role.name.to_string());
-        let tags = entry.tags.iter().map(|(name, value)| (name.to_string(), value.to_owned()));
+        let tags = entry.described.tags.iter().map(|(name, value)| (name.to_string(), value.to_owned()));
         explanation.tags = tags.collect();
         explanation.max_payload = Some(role.limits.into());
         let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
@@ -298,13 +298,14 @@ impl Gate {
             }
         };
         explanation.query = query.map(|query| query.as_str().to_owned());
-        explanation.matched = matched(role, path, &entry.tags);
+        explanation.matched = matched(role, path, &entry.described.tags);
         let segments = Segments::new(path);
         let content_format = supposed
             .content_format
-            .unwrap_or_else(|| formats(role, &segments, &entry.tags).first().copied()?);
+            .unwrap_or_else(|| formats(role, &segments, &entry.described.tags).first().copied()?);
         explanation.content_format = content_format.map(|format| format.0);
-        let asked = Asked { path, method, has_query: query.is_some(), content_format, tags: &entry.tags };
+        let asked =
+            Asked { path, method, has_query: query.is_some(), content_format, tags: &entry.described.tags };
         let (rule, action) = match role.decide(&asked, &segments) {
             Ok(decided) => decided,
             Err(refusal) => {
@@ -327,7 +328,8 @@ impl Gate {
             return refused(explanation, &Refusal::TooLarge { limit: limit(true) });
         }
         let mut topic = String::new();
-        let places = Places { device, segments: &segments, query, content_format, tags: &entry.tags };
+        let places =
+            Places { device, segments: &segments, query, content_format, tags: &entry.described.tags };
         if let Err(refusal) = action.mapping.expand(&self.plan.spaces, &places, &mut topic) {
             return refused(explanation, &refusal);
         }

@@ -129,10 +129,10 @@ impl Gate {
     fn note_next_psk(&mut self, device: DeviceIndex, peer: &PeerIdentity) {
         if let PeerIdentity::Psk(identity) = peer
             && let Some(entry) = self.devices.entry(device)
-            && entry.proof.next_psk.as_ref().is_some_and(|next| *next.psk.identity == **identity)
-            && !self.next_psk_used.contains(&entry.id)
+            && entry.described.next_psk.as_ref().is_some_and(|next| *next.psk.identity == **identity)
+            && !self.next_psk_used.contains(&entry.described.id)
         {
-            self.next_psk_used.push(entry.id.clone());
+            self.next_psk_used.push(entry.described.id.clone());
         }
     }
 
@@ -143,8 +143,9 @@ impl Gate {
 
     /// Devices with two PSKs, and until when. The cost is proportional to the number of devices.
     pub fn overlaps(&self) -> impl Iterator<Item = (&Name, UnixTime)> {
-        let two = self.devices.iter().filter_map(|(_, entry)| Some((entry, entry.proof.next_psk.as_ref()?)));
-        two.map(|(entry, next)| (&entry.id, next.until))
+        let two =
+            self.devices.iter().filter_map(|(_, entry)| Some((entry, entry.described.next_psk.as_ref()?)));
+        two.map(|(entry, next)| (&entry.described.id, next.until))
     }
 
     /// As [`Gate::identify`], but never creates a device.
@@ -163,14 +164,14 @@ impl Gate {
     /// The device that has this MQTT user name, and the hash of its password, which proves it.
     pub fn login(&self, username: &str) -> Option<(DeviceIndex, &PasswordHash)> {
         let device = self.devices.index(self.proofs.username(username)?)?;
-        let login = self.devices.entry(device)?.proof.login.as_ref()?;
+        let login = self.devices.entry(device)?.described.login.as_ref()?;
         Some((device, &login.password))
     }
 
     /// The keys whose JSON Web Tokens prove that a client is this device; none if it has none.
     pub fn jwt_keys(&self, id: &str) -> Option<(DeviceIndex, &[JwtKey])> {
         let device = self.devices.by_id(id)?;
-        let keys = &self.devices.entry(device)?.proof.jwt_keys;
+        let keys = &self.devices.entry(device)?.described.jwt_keys;
         (!keys.is_empty()).then_some((device, keys))
     }
 
@@ -200,7 +201,7 @@ impl Gate {
     /// The ids of devices in these slots.
     fn ids(&self, slots: [Holder; 2]) -> Vec<Name> {
         let devices = slots.into_iter().flatten().filter_map(|slot| self.devices.index(slot));
-        devices.filter_map(|device| Some(self.devices.entry(device)?.id.clone())).collect()
+        devices.filter_map(|device| Some(self.devices.entry(device)?.described.id.clone())).collect()
     }
 
     fn find_in_fleets(
@@ -230,7 +231,7 @@ impl Gate {
         let fleet = &self.plan.fleets[number].0;
         match self.devices.by_id(id.as_str()).and_then(|device| Some((device, self.devices.entry(device)?))) {
             None => Ok(Found::New(number, id)),
-            Some((device, entry)) if entry.fleet() == Some(&fleet.name) => Ok(Found::Device(device)),
+            Some((device, entry)) if entry.fleet_name() == Some(&fleet.name) => Ok(Found::Device(device)),
             Some(_) => Err(Unidentified::IdTaken { fleet: fleet.name.clone(), id }),
         }
     }
@@ -292,14 +293,14 @@ impl Gate {
         let mut room: Vec<usize> = plan.fleets.iter().map(|(fleet, _)| fleet.max_devices as usize).collect();
         for slot in devices.of_fleets() {
             let Some((_, entry)) = devices.at(slot) else { continue };
-            let Some(old) = &entry.proof.fleet else { continue };
+            let Some(old) = &entry.fleet else { continue };
             let same = |(fleet, _): &(Arc<settings::Fleet>, u32)| {
                 fleet.name == old.name && fleet.certificate == old.certificate
             };
             let Some(number) = plan.fleets.iter().position(same) else { continue };
             let (fleet, role_index) = &plan.fleets[number];
             let Some(role) = plan.roles.get(*role_index as usize) else { continue };
-            if plan.withholds(&entry.id) || room[number] == 0 {
+            if plan.withholds(&entry.described.id) || room[number] == 0 {
                 continue;
             }
             room[number] -= 1;
@@ -307,11 +308,12 @@ impl Gate {
             if old.is_none_or(|old| old.quota != role.quota) {
                 entry.state.bucket = Bucket::full(&role.rate, now);
             }
-            if entry.tags != fleet.tags {
+            if entry.described.tags != fleet.tags {
                 entry.state.remembered = None;
             }
-            (entry.role, entry.label, entry.tags) = (*role_index, fleet.label.clone(), fleet.tags.clone());
-            entry.proof.fleet = Some(fleet.clone());
+            let described = &mut *entry.described;
+            (described.label, described.tags) = (fleet.label.clone(), fleet.tags.clone());
+            (entry.role, entry.fleet) = (*role_index, Some(fleet.clone()));
             entry.offline_after = fleet.offline_after.unwrap_or(role.offline_after);
             keep(slot);
         }

@@ -13,11 +13,10 @@ use super::filter::Remembered;
 use super::last_refusal::LastRefusal;
 use super::limited::Limited;
 use super::presence::Presence;
-use super::proof::{Proof, Proofs};
+use super::proof::{Proofs, has_credential, still_proves};
 use super::quota::Bucket;
-use super::settings::{self, Withheld};
+use super::settings::{self, Device, SharedDevice, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refusal, Refused};
-use super::tag::Tags;
 use crate::message::Name;
 use crate::slots::{Key, Slots};
 
@@ -33,12 +32,10 @@ pub(super) struct Devices {
 /// One device.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) id: Name,
-    pub(super) label: Option<String>,
-    pub(super) tags: Tags,
-    /// The device that it is behind.
-    pub(super) parent: Option<Name>,
-    pub(super) proof: Proof,
+    /// What the settings say of it, or its fleet; its role there may be another one.
+    pub(super) described: SharedDevice,
+    /// The fleet it belongs to, if any.
+    pub(super) fleet: Option<Arc<settings::Fleet>>,
     /// The index of its role in the plan.
     pub(super) role: u32,
     pub(super) offline_after: Duration,
@@ -78,15 +75,20 @@ impl Entry {
         bucket: Bucket,
         now: Instant,
     ) -> Entry {
-        let proof = Proof { fleet: Some(fleet.clone()), ..Proof::default() };
-        let state = State::new(bucket, now);
         let (label, tags) = (fleet.label.clone(), fleet.tags.clone());
-        Entry { id, label, tags, parent: None, proof, role, offline_after, state }
+        let described = Device { label, tags, ..Device::new(id, fleet.role.clone()) }.into();
+        let state = State::new(bucket, now);
+        Entry { described, fleet: Some(fleet.clone()), role, offline_after, state }
     }
 
     /// The fleet it belongs to, if any.
-    pub(super) fn fleet(&self) -> Option<&Name> {
-        self.proof.fleet.as_ref().map(|fleet| &fleet.name)
+    pub(super) fn fleet_name(&self) -> Option<&Name> {
+        self.fleet.as_ref().map(|fleet| &fleet.name)
+    }
+
+    /// Whether it has a credential of its own.
+    pub(super) fn has_credential(&self) -> bool {
+        self.fleet.is_some() || has_credential(&self.described)
     }
 }
 
@@ -167,14 +169,13 @@ impl Devices {
     /// the slot and, if its credentials changed, its previous index.
     pub(super) fn put(
         &mut self,
-        mut device: settings::Device,
+        device: SharedDevice,
         role: u32,
         offline_after: Duration,
         bucket: Bucket,
         keeps_bucket: impl FnOnce(u32) -> bool,
         now: Instant,
     ) -> (u32, Option<Gone>) {
-        let proof = Proof::of(&mut device);
         if let Some(slot) = self.by_id.get(device.id.as_str()).copied()
             && let Some(key) = self.slots.key_at(slot)
             && let Some(entry) = self.slots.get_mut(key)
@@ -185,14 +186,14 @@ impl Devices {
                     limited.pardon();
                 }
             }
-            let stale = !proof.includes(&entry.proof);
-            let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.id.clone() });
-            if entry.tags != device.tags {
+            let stale = entry.fleet.is_some() || !still_proves(&device, &entry.described);
+            let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.described.id.clone() });
+            if entry.described.tags != device.tags {
                 // The same reading may have another topic now.
                 entry.state.remembered = None;
             }
-            (entry.label, entry.tags, entry.proof) = (device.label, device.tags, proof);
-            (entry.role, entry.offline_after, entry.parent) = (role, offline_after, device.parent);
+            (entry.described, entry.fleet) = (device, None);
+            (entry.role, entry.offline_after) = (role, offline_after);
             if stale {
                 // What was on its way to disk under the old index can no longer be forgotten alone.
                 entry.state.remembered = None;
@@ -201,8 +202,7 @@ impl Devices {
             return (slot, gone);
         }
         let state = State::new(bucket, now);
-        let (id, label, tags, parent) = (device.id, device.label, device.tags, device.parent);
-        let entry = Entry { id, label, tags, parent, proof, role, offline_after, state };
+        let entry = Entry { described: device, fleet: None, role, offline_after, state };
         (self.insert(entry), None)
     }
 
@@ -215,10 +215,10 @@ impl Devices {
 
     /// Adds a device whose id is new.
     pub(super) fn insert(&mut self, entry: Entry) -> u32 {
-        if let Some(fleet) = entry.fleet() {
+        if let Some(fleet) = entry.fleet_name() {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
         }
-        let id = entry.id.clone();
+        let id = entry.described.id.clone();
         let slot = self.slots.insert(entry).index;
         self.by_id.insert(id, slot);
         slot
@@ -228,7 +228,7 @@ impl Devices {
     pub(super) fn of_fleets(&self) -> Vec<u32> {
         let mut slots: Vec<_> = self
             .iter()
-            .filter(|(_, entry)| entry.fleet().is_some())
+            .filter(|(_, entry)| entry.fleet.is_some())
             .map(|(device, entry)| (entry.state.presence.last_seen(), device.slot() as u32))
             .collect();
         slots.sort_unstable_by(|a, b| b.cmp(a));
@@ -246,8 +246,8 @@ impl Devices {
         let mut removed = Vec::new();
         for key in keys {
             if let Some(entry) = self.slots.remove(key) {
-                self.by_id.remove(entry.id.as_str());
-                removed.push(Gone { device: DeviceIndex::new(key), id: entry.id });
+                self.by_id.remove(entry.described.id.as_str());
+                removed.push(Gone { device: DeviceIndex::new(key), id: entry.described.id.clone() });
             }
         }
         removed
@@ -256,10 +256,11 @@ impl Devices {
     /// Rebuilds the index of credentials and the number of devices of each fleet.
     pub(super) fn proofs(&mut self, withheld: &Withheld) -> Proofs {
         self.fleet_sizes.clear();
-        for fleet in self.slots.iter().filter_map(|(_, entry)| entry.fleet()) {
+        for fleet in self.slots.iter().filter_map(|(_, entry)| entry.fleet_name()) {
             *self.fleet_sizes.entry(fleet.clone()).or_default() += 1;
         }
-        Proofs::new(self.slots.iter().map(|(key, entry)| (key.index, &entry.proof)), withheld)
+        let configured = self.slots.iter().filter(|(_, entry)| entry.fleet.is_none());
+        Proofs::new(configured.map(|(key, entry)| (key.index, &*entry.described)), withheld)
     }
 }
 

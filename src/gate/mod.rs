@@ -64,7 +64,7 @@ pub use plan::{Fault, Item, Prepared, Problem, check};
 pub use presence::PresenceChange;
 pub use settings::{
     Deliver, Device, DownlinkRule, Fleet, MailboxLimits, NextPsk, OnBehalfRule, Psk, QoS, QueryUse, Quota,
-    Role, Settings, UplinkRule, WhenFull,
+    Role, Settings, SharedDevice, UplinkRule, WhenFull,
 };
 pub use stage::{Admitted, DeviceIndex, Mapped, Reason, Received, Refusal, Refused};
 
@@ -209,7 +209,7 @@ impl Gate {
 
     fn take_over(
         &mut self,
-        devices: Vec<(settings::Device, u32)>,
+        devices: Vec<(settings::SharedDevice, u32)>,
         withheld: &settings::Withheld,
         before: Option<&Plan>,
         now: Instant,
@@ -280,7 +280,7 @@ impl Gate {
 
     /// The id of a device; `None` for a stale index.
     pub fn id(&self, device: DeviceIndex) -> Option<&Name> {
-        self.devices.entry(device).map(|entry| &entry.id)
+        self.devices.entry(device).map(|entry| &entry.described.id)
     }
 
     /// The state of a device; `None` for a stale index.
@@ -298,7 +298,8 @@ impl Gate {
     /// stale index.
     pub fn uplink_patterns(&self, device: DeviceIndex) -> impl Iterator<Item = &str> {
         let found = self.entry_and_role(device).into_iter();
-        let rules = found.flat_map(|(entry, role)| role.rules.iter().map(|rule| (rule, &entry.tags)));
+        let rules =
+            found.flat_map(|(entry, role)| role.rules.iter().map(|rule| (rule, &entry.described.tags)));
         let applying = rules.filter(|(rule, tags)| rule.action.is_some() && rule.lacks(tags).is_none());
         applying.map(|(rule, _)| rule.pattern.as_str())
     }
@@ -332,13 +333,13 @@ impl Gate {
         let (messages_left, bytes_left) = entry.state.bucket.left(&role.rate, now);
         Some(DeviceView {
             index,
-            id: &entry.id,
+            id: &entry.described.id,
             role: &role.name,
-            fleet: entry.fleet(),
-            label: entry.label.as_deref(),
-            tags: &entry.tags,
-            parent: entry.parent.as_ref(),
-            has_credential: entry.proof.is_there(),
+            fleet: entry.fleet_name(),
+            label: entry.described.label.as_deref(),
+            tags: &entry.described.tags,
+            parent: entry.described.parent.as_ref(),
+            has_credential: entry.has_credential(),
             online: entry.state.presence.online(now, entry.offline_after),
             last_seen: entry.state.presence.last_seen(),
             known_since: entry.state.since,
@@ -389,7 +390,7 @@ impl Gate {
     ) -> Result<u32, Refusal> {
         self.judge(now, device, received, Some(bytes.max(received.payload.len())))?;
         let (entry, role) = self.entry_and_role(device).ok_or(Refusal::UnknownDevice)?;
-        let asked = Asked::of(&received, &entry.tags);
+        let asked = Asked::of(&received, &entry.described.tags);
         let (_, action) = role.decide(&asked, &Segments::new(received.path))?;
         Ok(action.limit(role, received.blockwise))
     }
@@ -410,8 +411,8 @@ impl Gate {
             totals.refused.count(Reason::UnknownDevice);
             return Err(Refusal::UnknownDevice);
         };
-        let Entry { id, tags, state, .. } = entry;
-        let tags = &*tags;
+        let Entry { described, state, .. } = entry;
+        let (id, tags) = (&described.id, &described.tags);
         presence.seen(device.slot() as u32, &mut state.presence, now);
         let identified = identity::identify(device, id, received);
         let bytes = received.payload.len();
@@ -479,7 +480,8 @@ impl Gate {
     /// one that denies. A reserved path is decided about too.
     pub fn has_rule(&self, device: DeviceIndex, path: crate::message::Path<'_>) -> bool {
         let found = self.entry_and_role(device);
-        path.is_reserved() || found.is_some_and(|(entry, role)| role.deciding(path, &entry.tags).is_some())
+        path.is_reserved()
+            || found.is_some_and(|(entry, role)| role.deciding(path, &entry.described.tags).is_some())
     }
 
     /// Decides whether a message to local clients is within the limits of its device, and takes its
@@ -627,8 +629,8 @@ impl Gate {
         let entry = devices.entry_mut(device);
         let role = entry.as_ref().and_then(|entry| plan.roles.get(entry.role as usize));
         let (Some(entry), Some(role)) = (entry, role) else { return Err(Refusal::UnknownDevice) };
-        let Entry { id, tags, state, .. } = entry;
-        let tags = &*tags;
+        let Entry { described, state, .. } = entry;
+        let (id, tags) = (&described.id, &described.tags);
         let bytes = received.payload.len();
         let identified = identity::identify(device, id, received);
         policy::authorize(role, &mut state.bucket, now, identified, tags, bytes, true)
@@ -655,7 +657,7 @@ impl Gate {
             let (presence, offline_after): (_, Duration) = (&mut entry.state.presence, entry.offline_after);
             if let Some(online) = self.presence.tell(slot, due, presence, now, offline_after) {
                 let last_seen = presence.last_seen();
-                return Some(PresenceChange { device, id: entry.id.clone(), online, last_seen });
+                return Some(PresenceChange { device, id: entry.described.id.clone(), online, last_seen });
             }
         }
         None

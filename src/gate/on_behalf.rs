@@ -97,7 +97,7 @@ impl Gate {
         let path = within.ok_or(Refusal::Malformed(Malformed::Path(PathError::Empty)))?;
         let child = self.devices.by_id(id).and_then(|index| {
             let (child, role) = self.entry_and_role(index)?;
-            (child.parent.as_ref() == Some(&entry.id)).then_some((index, &role.name))
+            (child.described.parent.as_ref() == Some(&entry.described.id)).then_some((index, &role.name))
         });
         let (child, child_role) = child.ok_or(Refusal::OnBehalf(OnBehalfFault::NoChild))?;
         let rule = role.on_behalf(child_role, path).map_err(Refusal::OnBehalf)?;

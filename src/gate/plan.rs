@@ -15,7 +15,7 @@ use super::mapping::{self, Mapping, MappingError, Spaces};
 use super::on_behalf;
 use super::policy::{self, Action, PAYLOAD_MAX, Role, Rule};
 use super::quota::QuotaError;
-use super::settings::{self, Settings};
+use super::settings::{self, Settings, SharedDevice};
 use super::template::TemplateError;
 use crate::message::{Name, RESERVED_DEVICE};
 
@@ -45,7 +45,7 @@ impl Plan {
 pub struct Prepared {
     pub(super) plan: Plan,
     /// Each device with the index of its role in the plan.
-    pub(super) devices: Vec<(settings::Device, u32)>,
+    pub(super) devices: Vec<(SharedDevice, u32)>,
     /// Ids and credentials that identify no device.
     pub(super) withheld: settings::Withheld,
     pub(super) problems: Vec<Problem>,
@@ -400,10 +400,10 @@ impl Draft {
     /// `withheld`.
     fn devices(
         &mut self,
-        devices: Vec<settings::Device>,
+        devices: Vec<SharedDevice>,
         plan: &Plan,
         withheld: &mut settings::Withheld,
-    ) -> Vec<(settings::Device, u32)> {
+    ) -> Vec<(SharedDevice, u32)> {
         let roles: HashMap<&str, u32> = plan.roles.iter().map(|role| role.name.as_str()).zip(0..).collect();
         let mut ids = HashSet::new();
         let first: Vec<bool> = devices.iter().map(|device| ids.insert(device.id.as_str())).collect();
@@ -427,12 +427,12 @@ impl Draft {
         }
         drop((ids, families));
         let mut known = Vec::with_capacity(devices.len());
-        for (mut device, fault) in devices.into_iter().zip(faults) {
+        for (device, fault) in devices.into_iter().zip(faults) {
             match (fault, roles.get(device.role.as_str())) {
                 (None, Some(role)) => known.push((device, *role)),
                 (Some(fault), _) => {
-                    withheld.add(&mut device);
-                    self.problems.push(Problem { item: Item::Device(device.id), fault });
+                    withheld.add(&device);
+                    self.problems.push(Problem { item: Item::Device(device.id.clone()), fault });
                 }
                 (None, None) => {}
             }
@@ -473,7 +473,7 @@ struct Families<'d> {
 }
 
 impl<'d> Families<'d> {
-    fn new(devices: &'d [settings::Device]) -> Families<'d> {
+    fn new(devices: &'d [SharedDevice]) -> Families<'d> {
         let children = devices.iter().filter(|device| device.parent.is_some());
         Families { children: children.map(|device| device.id.as_str()).collect(), sizes: HashMap::new() }
     }
@@ -495,7 +495,7 @@ impl<'d> Families<'d> {
 }
 
 /// For each device another device with the same credential, and which credential.
-fn twins(devices: &[settings::Device], first: &[bool]) -> Vec<Option<(usize, &'static str)>> {
+fn twins(devices: &[SharedDevice], first: &[bool]) -> Vec<Option<(usize, &'static str)>> {
     let mut twins = vec![None; devices.len()];
     let mut pair = |one: usize, other: usize, by| {
         twins[one] = twins[one].or(Some((other, by)));

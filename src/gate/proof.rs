@@ -3,61 +3,36 @@
 //! Every look-up uses a keyed hash, so its timing does not reveal near matches.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::certificate::{CertificateName, NameKind};
-use super::jwt::JwtKey;
-use super::login::Login;
-use super::settings::{self, Device, NextPsk, Psk, Withheld};
+use super::settings::{Device, Withheld};
 use crate::proto::dtls::server::{CertificateIdentity, DistinguishedName};
 
-/// The credentials of a device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Proof {
-    pub(super) psk: Option<Psk>,
-    pub(super) certificate: Option<CertificateName>,
-    pub(super) public_key: Option<[u8; 32]>,
-    pub(super) login: Option<Login>,
-    pub(super) jwt_keys: Box<[JwtKey]>,
-    pub(super) next_psk: Option<Box<NextPsk>>,
-    /// The fleet it belongs to, if any.
-    pub(super) fleet: Option<Arc<settings::Fleet>>,
+/// Whether a device has any credential.
+pub(super) fn has_credential(device: &Device) -> bool {
+    let Device { psk, certificate, public_key, login, jwt_keys, next_psk, .. } = device;
+    psk.is_some()
+        || certificate.is_some()
+        || public_key.is_some()
+        || login.is_some()
+        || !jwt_keys.is_empty()
+        || next_psk.is_some()
 }
 
-impl Proof {
-    /// Whether there is any.
-    pub(super) fn is_there(&self) -> bool {
-        *self != Proof::default()
+/// Whether all that proved a device before still does: its sessions may go on.
+pub(super) fn still_proves(device: &Device, before: &Device) -> bool {
+    fn kept<T: PartialEq>(now: &Option<T>, before: &Option<T>) -> bool {
+        before.is_none() || now == before
     }
-
-    /// Whether all that proved the device before still does: its sessions may go on.
-    pub(super) fn includes(&self, before: &Proof) -> bool {
-        fn kept<T: PartialEq>(now: &Option<T>, before: &Option<T>) -> bool {
-            before.is_none() || now == before
-        }
-        let next = |proof: &Proof| proof.next_psk.as_ref().map(|next| next.psk.clone());
-        // The new key has replaced the one before: its own sessions go on, and those of the one
-        // before are closed because its identity is no device's any more.
-        let is_promoted = before.next_psk.is_some() && next(before) == self.psk && self.next_psk.is_none();
-        (is_promoted || (kept(&self.psk, &before.psk) && kept(&next(self), &next(before))))
-            && kept(&self.certificate, &before.certificate)
-            && kept(&self.public_key, &before.public_key)
-            && kept(&self.login, &before.login)
-            && before.jwt_keys.iter().all(|key| self.jwt_keys.contains(key))
-            && self.fleet == before.fleet
-    }
-
-    pub(super) fn of(device: &mut Device) -> Proof {
-        Proof {
-            psk: device.psk.take(),
-            certificate: device.certificate.take(),
-            public_key: device.public_key.take(),
-            login: device.login.take(),
-            jwt_keys: std::mem::take(&mut device.jwt_keys).into(),
-            next_psk: device.next_psk.take().map(Box::new),
-            fleet: None,
-        }
-    }
+    let next = |device: &Device| device.next_psk.as_ref().map(|next| next.psk.clone());
+    // The new key has replaced the one before: its own sessions go on, and those of the one before
+    // are closed because its identity is no device's any more.
+    let is_promoted = before.next_psk.is_some() && next(before) == device.psk && device.next_psk.is_none();
+    (is_promoted || (kept(&device.psk, &before.psk) && kept(&next(device), &next(before))))
+        && kept(&device.certificate, &before.certificate)
+        && kept(&device.public_key, &before.public_key)
+        && kept(&device.login, &before.login)
+        && before.jwt_keys.iter().all(|key| device.jwt_keys.contains(key))
 }
 
 /// The names of a certificate lead to several devices: the slots of two.
@@ -81,14 +56,11 @@ pub(super) struct Proofs {
 impl Proofs {
     /// What is `withheld` is nobody's; of two devices with the same the gate's plan took out both
     /// before.
-    pub(super) fn new<'a>(known: impl Iterator<Item = (u32, &'a Proof)>, withheld: &Withheld) -> Proofs {
+    pub(super) fn new<'a>(known: impl Iterator<Item = (u32, &'a Device)>, withheld: &Withheld) -> Proofs {
         let mut proofs = Proofs::default();
-        for (slot, proof) in known {
-            if proof.fleet.is_some() {
-                continue;
-            }
-            let Proof { psk, certificate, public_key, login, next_psk, .. } = proof;
-            for psk in psk.iter().chain(next_psk.as_ref().map(|next| &next.psk)) {
+        for (slot, device) in known {
+            let Device { certificate, public_key, login, .. } = device;
+            for psk in device.psks() {
                 proofs.by_psk.insert(psk.identity.as_slice().into(), slot);
             }
             if let Some(certificate) = certificate {

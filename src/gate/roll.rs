@@ -123,10 +123,10 @@ impl Gate {
             })
             .collect();
         for (_, entry) in self.devices.iter() {
-            if let Some(fleet) = entry.fleet()
+            if let Some(fleet) = entry.fleet_name()
                 && let Some(page) = pages.iter_mut().find(|page| page.fleet == *fleet)
             {
-                page.devices.push(entry.id.clone());
+                page.devices.push(entry.described.id.clone());
             }
         }
         pages.retain(|page| !page.devices.is_empty());

@@ -1,6 +1,8 @@
 //! The gate's input from the configuration, already validated: all patterns are parsed, and no
 //! template names a capture that its pattern lacks.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
@@ -28,7 +30,7 @@ pub struct Settings {
     /// Roles by name, in name order.
     pub roles: Vec<Role>,
     /// Devices by id, in id order; each names a role that exists.
-    pub devices: Vec<Device>,
+    pub devices: Vec<SharedDevice>,
     /// Fleets by name, in name order; each names a role that exists.
     pub fleets: Vec<Fleet>,
     /// Devices that are switched off or disabled; no fleet may create them.
@@ -311,7 +313,7 @@ pub enum WhenFull {
 }
 
 /// A device from the configuration or the registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Device {
     /// Its id.
     pub id: Name,
@@ -329,12 +331,12 @@ pub struct Device {
     /// in a certificate.
     pub public_key: Option<[u8; 32]>,
     /// Its MQTT user name and password, if it has one.
-    pub login: Option<Login>,
+    pub login: Option<Box<Login>>,
     /// Public keys whose JSON Web Tokens it may show as an MQTT password, at most
     /// [`KEYS_MAX`](super::jwt::KEYS_MAX).
     pub jwt_keys: Vec<JwtKey>,
     /// The PSK that is to replace [`Device::psk`].
-    pub next_psk: Option<NextPsk>,
+    pub next_psk: Option<Box<NextPsk>>,
     /// Overrides the role's value.
     pub offline_after: Option<Duration>,
     /// The device that it is behind, and that may forward its readings.
@@ -393,6 +395,44 @@ impl Device {
     }
 }
 
+/// A device that the settings, the gate and the registry hold once for all of them: there may be
+/// 10,000. To change it where others hold it, too, copies it.
+#[derive(Clone, PartialEq)]
+pub struct SharedDevice(Arc<Device>);
+
+impl SharedDevice {
+    /// Whether both are one in memory.
+    pub fn is_same(&self, other: &SharedDevice) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl From<Device> for SharedDevice {
+    fn from(device: Device) -> SharedDevice {
+        SharedDevice(Arc::new(device))
+    }
+}
+
+impl Deref for SharedDevice {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.0
+    }
+}
+
+impl DerefMut for SharedDevice {
+    fn deref_mut(&mut self) -> &mut Device {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl std::fmt::Debug for SharedDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One entry for many devices: each peer whose certificate matches becomes a device at its first
 /// session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -425,11 +465,11 @@ pub struct Withheld {
 }
 
 impl Withheld {
-    /// Adds a device and moves its credentials out of it.
-    pub fn add(&mut self, device: &mut Device) {
+    /// Adds a device.
+    pub fn add(&mut self, device: &Device) {
         self.ids.push(device.id.clone());
-        self.certificates.extend(device.certificate.take());
-        self.public_keys.extend(device.public_key.take());
+        self.certificates.extend(device.certificate.clone());
+        self.public_keys.extend(device.public_key);
     }
 }
 

@@ -334,7 +334,7 @@ mod tests {
         let settings = Settings {
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             roles: vec![role],
-            devices: vec![Device::new(name("door-7"), name("sensor"))],
+            devices: vec![Device::new(name("door-7"), name("sensor")).into()],
             ..Settings::empty(name("gw"))
         };
         Gate::new(settings, Instant::now())

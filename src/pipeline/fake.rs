@@ -99,10 +99,10 @@ impl Pipeline<FakeStore> {
             mailbox: Default::default(),
         };
         let device = Device {
-            login: Some(Login {
+            login: Some(Box::new(Login {
                 username: "door-7".to_owned(),
                 password: PasswordHash::of_generated(b"sesame", [0; SALT_LENGTH]),
-            }),
+            })),
             ..Device::new(name("door-7"), name("sensor"))
         };
         Settings {
@@ -111,7 +111,7 @@ impl Pipeline<FakeStore> {
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             own: Vec::new(),
             roles: vec![role],
-            devices: vec![device],
+            devices: vec![device.into()],
             fleets: Vec::new(),
             withheld: Default::default(),
         }

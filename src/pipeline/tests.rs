@@ -220,7 +220,7 @@ fn a_forwarded_reading_that_is_not_stored_is_counted_for_the_device_that_it_is_o
         roles: Vec::new(),
     }];
     let child = Device { parent: Some(name("door-7")), ..Device::new(name("probe"), name("sensor")) };
-    settings.devices.push(child);
+    settings.devices.push(child.into());
     pipeline.gate.replace(settings, now);
     for (count, path, stored) in [(1, "~probe/t/x", true), (2, "~probe/t/x", false), (3, "t/x", false)] {
         assert_eq!(post(&mut pipeline, now, count, path), Disposition::Journaled);

@@ -242,8 +242,8 @@ fn the_registry_knows_certificates_and_keys_and_yields_to_the_configuration() {
     let case = place("").device("d", &text);
     assert_eq!(said(&case), Vec::<String>::new());
     let known = case.loaded().known("d").cloned().unwrap();
-    assert_eq!(known.certificate.unwrap().to_string(), "certificate-uri \"urn:x\" of O=A, CN=ca");
-    assert_eq!(known.public_key, Some([0xab; 32]));
+    assert_eq!(known.certificate().unwrap().to_string(), "certificate-uri \"urn:x\" of O=A, CN=ca");
+    assert_eq!(known.public_key(), Some(&[0xab; 32]));
     let twin = place("[device.e]\nrole = \"r\"\ncertificate-uri = \"urn:x\"\n").device("d", &text);
     let complaints = said(&twin);
     assert!(

@@ -1,6 +1,7 @@
 //! Each class of fault reports file, line, key and remedy, and disables only its item.
 
 use tombolo::config::{Level, Looked, Origin};
+use tombolo::message::Name;
 
 use crate::support::{Case, lines, main_file};
 
@@ -581,7 +582,7 @@ fn a_device_of_the_registry_is_off_where_the_configuration_switches_it_off() {
     assert_eq!(ids, ["other"]);
     assert!(loaded.settings.gate.withheld.ids.iter().any(|id| id.as_str() == "stolen"));
     let known = loaded.known("stolen").unwrap();
-    assert!(known.switched_off && !known.usable && known.role.as_deref() == Some("r"), "{known:?}");
+    assert!(known.switched_off && !known.usable && known.role().map(Name::as_str) == Some("r"), "{known:?}");
     // One with faults is off as before, and the fault says so.
     let text = format!("{ROLE}[device.stolen]\nrole = \"r\"\nenabled = 3\n");
     let case = main_file(&text).device("stolen", "role = \"r\"\npsk = \"text:0123456789abcdef\"\n");

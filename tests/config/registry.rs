@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use tombolo::config::io::{Options, load, load_to_run, make_gateway_id};
 use tombolo::config::registry::io::{add, random_key, remove};
-use tombolo::config::{IdSource, Level, Loaded};
-use tombolo::gate::{Device, Psk};
+use tombolo::config::{IdSource, Level, Loaded, registry};
+use tombolo::gate::{Device, Psk, SharedDevice};
 use tombolo::message::Name;
 use zeroize::Zeroizing;
 
@@ -242,6 +242,42 @@ fn a_reload_keeps_the_last_good_version_of_a_device() {
     fs::remove_file(folder.0.join("state/devices/a.toml")).unwrap();
     let gone = load(&folder.options(), Some(&reloaded)).unwrap();
     assert!(gone.known("a").is_none());
+}
+
+#[test]
+fn a_device_is_in_memory_once_and_an_unchanged_one_is_that_of_before_after_a_reload() {
+    let folder = Folder::new("held-once");
+    folder.write("key", "text:0123456789abcdef");
+    folder.write("tombolo.toml", &format!("{MAIN}psk-file = \"key\"\n[device.other]\nrole = \"sensor\"\n"));
+    add(&folder.load(), &device("a", "a")).unwrap();
+    add(&folder.load(), &device("b", "b")).unwrap();
+    let of = |loaded: &Loaded, id: &str| -> SharedDevice {
+        let devices = &loaded.settings.gate.devices;
+        devices.iter().find(|device| device.id.as_str() == id).unwrap().clone()
+    };
+    let running = folder.load();
+    for id in ["a", "b", "fixed", "other"] {
+        let known = running.known(id).unwrap().device.clone().unwrap();
+        assert!(known.is_same(&of(&running, id)), "{id}");
+    }
+    assert!(running.registry.entry("a").unwrap().device.is_same(&of(&running, "a")));
+    // Its file has another key, and one of the configuration another label.
+    let text = registry::render(&device("b", "c"));
+    fs::write(folder.0.join("state/devices/b.toml"), text.as_bytes()).unwrap();
+    let main = fs::read_to_string(folder.0.join("tombolo.toml")).unwrap();
+    folder.write("tombolo.toml", &format!("{main}label = \"new\"\n"));
+    let reloaded = load(&folder.options(), Some(&running)).unwrap();
+    let kept = |id: &str| {
+        let now = of(&reloaded, id);
+        let known = reloaded.known(id).unwrap().device.clone().unwrap();
+        assert!(known.is_same(&now), "{id}");
+        let entry = reloaded.registry.entry(id);
+        assert!(entry.is_none_or(|entry| entry.device.is_same(&now)), "{id}");
+        now.is_same(&of(&running, id))
+    };
+    assert_eq!(["a", "b", "fixed", "other"].map(kept), [true, false, true, false]);
+    assert_eq!(of(&reloaded, "other").label.as_deref(), Some("new"));
+    assert_eq!(of(&reloaded, "b").psk, device("b", "c").psk);
 }
 
 #[test]

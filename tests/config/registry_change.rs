@@ -27,7 +27,7 @@ fn a_change_keeps_everything_else_and_contradicts_no_other_device() {
     .unwrap();
     let loaded = folder.load();
     let known = loaded.known("a").unwrap();
-    assert_eq!((known.switched_off, known.usable, known.label.as_deref()), (true, false, Some("north")));
+    assert_eq!((known.switched_off, known.usable, known.label()), (true, false, Some("north")));
     assert!(loaded.settings.gate.devices.iter().all(|device| device.id.as_str() != "a"));
     assert!(loaded.settings.gate.withheld.ids.iter().any(|id| id.as_str() == "a"), "no fleet takes its id");
     assert!(loaded.findings.iter().all(|finding| finding.subject != "device a"), "that is no fault");
@@ -55,18 +55,18 @@ fn the_next_key_is_another_identity_of_the_device_until_it_takes_the_place_of_th
     let next = || Psk { identity: b"a.2".to_vec(), key: Zeroizing::new(b"fedcba9876543210".to_vec()) };
     let until = tombolo::clock::UnixTime::from_secs(4_000_000_000);
     change(&folder.load(), "a", |entry| {
-        entry.device.next_psk = Some(NextPsk { psk: next(), until });
+        entry.device.next_psk = Some(Box::new(NextPsk { psk: next(), until }));
         Ok(())
     })
     .unwrap();
-    assert_eq!(folder.load().known("a").unwrap().next_psk_identity.as_deref(), Some(&b"a.2"[..]));
+    assert_eq!(folder.load().known("a").unwrap().next_psk_identity(), Some(&b"a.2"[..]));
     let refused = add(&folder.load(), &device("b", "a.2")).unwrap_err();
     assert!(refused.message.contains("device a has the same PSK identity"), "{refused}");
     let directory = folder.load().settings.paths.devices();
     assert!(promote_psk(&directory, "a").unwrap());
     assert!(!promote_psk(&directory, "a").unwrap(), "once");
-    let entry = folder.load().registry.entry("a").unwrap().clone();
-    assert_eq!((entry.device.psk, entry.device.next_psk), (Some(next()), None));
+    let device = folder.load().registry.entry("a").unwrap().device.clone();
+    assert_eq!((&device.psk, &device.next_psk), (&Some(next()), &None));
     assert!(promote_psk(&directory, "b").is_err());
 }
 

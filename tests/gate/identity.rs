@@ -155,7 +155,7 @@ fn an_issuer_tells_namesakes_apart() {
     stranger.issuer = (*b"nonsense").into();
     assert_eq!(id_of(&mut gate, &PeerIdentity::Certificate(stranger.into())), Err(Unidentified::Unknown));
     // Without an issuer, every issuer matches.
-    all.devices.push(with_name("third", NameKind::CommonName, "door"));
+    all.devices.push(with_name("third", NameKind::CommonName, "door").into());
     let problems: Vec<String> = check(&all).iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert!(problems[0].contains("device third has the same certificate"), "{problems:?}");
@@ -217,7 +217,7 @@ fn a_fleet_never_makes_what_is_somebody_elses() {
 #[test]
 fn a_device_of_the_settings_wins_over_a_fleet_that_would_take_it() {
     let mut settings = doors(1_000);
-    settings.devices.push(with_name("front", NameKind::Dns, "door-7.example"));
+    settings.devices.push(with_name("front", NameKind::Dns, "door-7.example").into());
     let mut gate = Gate::new(settings, Instant::now());
     assert_eq!(id_of(&mut gate, &dns("door-7.example")).as_deref(), Ok("front"));
     let more = shown(&[(NameKind::Dns, "door-7.example"), (NameKind::Dns, "door-9.example")]);
@@ -262,7 +262,7 @@ fn a_reload_keeps_a_fleets_devices_as_long_as_its_certificates_fit() {
     assert_eq!((view.role.as_str(), view.label, view.accepted), ("window", Some("a door"), 1));
     assert_eq!(gate.admit(now, seven, received(Method::Post, "t", b"1")).map(drop), Err(Refusal::NoRule));
     // The id belongs to a configured device now, which an existing session with that id is not.
-    other.devices.push(device("7", "sensor"));
+    other.devices.push(device("7", "sensor").into());
     let replaced = gate.replace(other.clone(), now);
     assert_eq!(replaced.rekeyed.iter().map(|gone| gone.device).collect::<Vec<_>>(), [seven]);
     assert!(gate.device(now, seven).is_none());

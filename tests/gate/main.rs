@@ -78,7 +78,7 @@ pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
         reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
         own: Vec::new(),
         roles,
-        devices,
+        devices: devices.into_iter().map(Device::into).collect(),
         fleets: Vec::new(),
         withheld: Default::default(),
     }

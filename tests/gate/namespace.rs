@@ -240,8 +240,9 @@ proptest! {
         let devices = IDS.iter().map(|id| device(id, "sensor")).collect();
         let mut settings = settings(Vec::new(), devices);
         settings.roles = vec![role("sensor", rules(&templates, &settings))];
-        settings.devices.push(with_name("named", NameKind::Uri, "urn:named"));
-        settings.devices.push(Device { psk: None, public_key: Some([1; 32]), ..device("keyed", "sensor") });
+        settings.devices.push(with_name("named", NameKind::Uri, "urn:named").into());
+        let keyed = Device { psk: None, public_key: Some([1; 32]), ..device("keyed", "sensor") };
+        settings.devices.push(keyed.into());
         settings.fleets = vec![fleet("any", NameKind::CommonName, "{id}"), fleet("doors", NameKind::Dns, "door-{id}.example")];
         settings.withheld.ids = vec![name("b")];
         let mut gate = Gate::new(settings, Instant::now());

@@ -225,9 +225,11 @@ fn wrong_families_are_named_and_closed() {
     let problems = tombolo::gate::check(&wrong);
     assert!(problems.iter().any(|problem| problem.fault == Fault::TooManyOnBehalf), "{problems:?}");
     wrong.roles[0].on_behalf.truncate(RULES_MAX);
-    wrong.devices.push(child("self", "probe", "self"));
-    wrong.devices.push(child("third", "probe", "probe-1"));
-    wrong.devices.extend((0..CHILDREN_MAX).map(|number| child(&format!("c{number}"), "probe", "hub-2")));
+    wrong.devices.push(child("self", "probe", "self").into());
+    wrong.devices.push(child("third", "probe", "probe-1").into());
+    wrong
+        .devices
+        .extend((0..CHILDREN_MAX).map(|number| child(&format!("c{number}"), "probe", "hub-2").into()));
     let faults: Vec<_> = tombolo::gate::check(&wrong).into_iter().map(|p| (p.item, p.fault)).collect();
     assert_eq!(
         faults,

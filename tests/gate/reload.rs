@@ -58,7 +58,7 @@ fn removed_and_rekeyed_devices_are_named_and_their_indices_go_stale() {
     assert_eq!(gate.identify_psk(b"meter").unwrap(), meter.device);
     // A newcomer takes the free slot, and the stale index does not come to mean it.
     let mut settings = tight(5);
-    settings.devices[1] = device("newcomer", "sensor");
+    settings.devices[1] = device("newcomer", "sensor").into();
     let replaced = gate.replace(settings, now);
     assert_eq!(replaced.rekeyed.len(), 1);
     assert_ne!(gate.device_by_id("newcomer").unwrap(), lab.device);

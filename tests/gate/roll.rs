@@ -85,7 +85,7 @@ fn what_no_fleet_may_have_any_more_is_named_and_not_made() {
     // One is switched off; another one is a configured device now.
     let mut settings = doors(10);
     settings.withheld.ids = vec![name("1")];
-    settings.devices = vec![device("2", "sensor")];
+    settings.devices = vec![device("2", "sensor").into()];
     let (_, ids, gone) = restored(settings, now, &roll);
     assert_eq!((ids, gone), (all[1..].to_vec(), vec!["1".to_owned()]));
 }

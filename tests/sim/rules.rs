@@ -176,7 +176,7 @@ impl Site {
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
             own: Vec::new(),
             roles: self.roles.iter().map(role).collect(),
-            devices: members.iter().map(device).collect(),
+            devices: members.iter().map(device).map(Device::into).collect(),
             fleets: Vec::new(),
             withheld: Default::default(),
         }

@@ -27,7 +27,7 @@ use crate::cli::output::plural;
 use crate::config::Settings;
 use crate::config::acl::{Question, explain, supposed};
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Gate, Reason, Supposed};
+use crate::gate::{Device, Gate, Reason, SharedDevice, Supposed};
 use crate::message::Name;
 
 /// The id of the device that stands for a role.
@@ -149,7 +149,7 @@ impl Judge<'_> {
         let mut settings = self.settings.gate.clone();
         let stand_in = Name::parse(STAND_IN).into_iter();
         let device = |id| Device { tags: tags.clone(), ..Device::new(id, role.name.clone()) };
-        settings.devices = stand_in.map(device).collect();
+        settings.devices = stand_in.map(device).map(SharedDevice::from).collect();
         let gate = Gate::new(settings, self.now);
         Ok(explain(self.settings, &gate, self.now, STAND_IN, *question, path, *supposed))
     }

@@ -8,7 +8,7 @@ use crate::config::{Loaded, Place};
 use crate::control::snapshot::TakenReading;
 use crate::gate::tag::Tags;
 use crate::gate::template::Template;
-use crate::gate::{self, Device, Explanation, Gate};
+use crate::gate::{self, Device, Explanation, Gate, SharedDevice};
 use crate::message::{Method, Name};
 use crate::northbound::io::probe::{LEVEL, ReadingTrial};
 
@@ -34,7 +34,7 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
         let ids: BTreeSet<&str> = taken.iter().map(|taken| taken.device.as_str()).collect();
         let new = ids.into_iter().filter(|id| !known.iter().any(|device| device.id.as_str() == *id));
         let tags = settings.gate.fleets.first().map(|fleet| fleet.tags.clone()).unwrap_or_default();
-        imagined.devices.extend(new.filter_map(|id| imagine(id, role, tags.clone())));
+        imagined.devices.extend(new.filter_map(|id| imagine(id, role, tags.clone()).map(SharedDevice::from)));
     }
     // Where there is no device, one for each role.
     let mut stand_ins: Vec<(Name, Device)> = Vec::new();
@@ -49,7 +49,7 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
     let stand_ins: Vec<(Name, Gate)> = stand_ins
         .into_iter()
         .map(|(role, device)| {
-            let devices = vec![device];
+            let devices = vec![device.into()];
             (role, Gate::new(gate::Settings { devices, ..settings.gate.clone() }, now))
         })
         .collect();

@@ -80,7 +80,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         Some(argument) => {
             let username = arguments.mqtt_username.as_deref().unwrap_or(&arguments.id);
             let (login, password) = password::login(username, argument)?;
-            (Some(login), Some(password))
+            (Some(Box::new(login)), Some(password))
         }
         None => (None, None),
     };

@@ -21,7 +21,7 @@ use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
 use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_duration, parse_psk_identity};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
-use crate::gate::settings::{Device, NextPsk, Psk};
+use crate::gate::settings::{Device, NextPsk, Psk, SharedDevice};
 use crate::message::Name;
 
 /// Changes the device in its file, and makes the daemon take it up. Returns it as it is now.
@@ -30,7 +30,7 @@ fn apply(
     loaded: &Loaded,
     id: &str,
     make: impl FnOnce(&mut Entry) -> Result<(), String>,
-) -> Result<(Device, Told), CommandError> {
+) -> Result<(SharedDevice, Told), CommandError> {
     let mut device = None;
     let changed = change(loaded, id, |entry| {
         make(entry)?;
@@ -106,7 +106,7 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
     if context.out.json {
         return Ok(context.out.object(&json!({
             "id": id, "role": device.role.as_str(), "label": device.label,
-            "tags": super::tag_entry(&device.tags), "parent": device.parent.as_ref().map(Name::as_str),
+            "tags": super::tag_entry(Some(&device.tags)), "parent": device.parent.as_ref().map(Name::as_str),
         }))?);
     }
     let effect = effect(&told, "in force now");
@@ -166,14 +166,14 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         if identity == before.identity {
             return Err("two keys need two identities: --psk-identity names the new one's".to_owned());
         }
-        entry.device.next_psk = Some(NextPsk { psk: Psk { identity, key }, until });
+        entry.device.next_psk = Some(Box::new(NextPsk { psk: Psk { identity, key }, until }));
         Ok(())
     })?;
     // What the device needs is that of the new key alone.
     let shown = Device {
         psk: device.next_psk.as_ref().map(|next| next.psk.clone()).or(device.psk.clone()),
         next_psk: None,
-        ..device.clone()
+        ..Device::clone(&device)
     };
     if let Some(identity) = unused {
         note(format_args!(
@@ -212,10 +212,10 @@ fn until(overlap: std::time::Duration) -> Result<UnixTime, CommandError> {
 
 fn new_password(context: &Context, loaded: &Loaded, id: &str, argument: &str) -> Result<(), CommandError> {
     let known = loaded.known(id);
-    let username = known.and_then(|known| known.mqtt_username.clone()).unwrap_or_else(|| id.to_owned());
+    let username = known.and_then(|known| known.mqtt_username()).unwrap_or(id).to_owned();
     let (login, secret) = patiently("hashing the password", || password::login(&username, argument))?;
     let (device, told) = apply(context, loaded, id, |entry| {
-        (entry.device.login, entry.password_since) = (Some(login), today());
+        (entry.device.login, entry.password_since) = (Some(Box::new(login)), today());
         Ok(())
     })?;
     password::short(&secret).into_iter().for_each(note);
@@ -295,15 +295,15 @@ fn key_list(context: &Context, id: &str) -> Result<(), CommandError> {
     let loaded = context.load_whole("device key list")?;
     let known = super::known(&loaded, id)?;
     if context.out.json {
-        return known.jwt_keys.iter().try_for_each(|key| Ok(context.out.object(&key_entry(key))?));
+        return known.jwt_keys().iter().try_for_each(|key| Ok(context.out.object(&key_entry(key))?));
     }
-    if known.jwt_keys.is_empty() {
+    if known.jwt_keys().is_empty() {
         let next = context.hint(format_args!("device key add {id} FILE").to_string().as_str());
         return Ok(context.out.line(format_args!("{id} has no public keys for tokens; {next} adds one"))?);
     }
     let words = ["key", "algorithm", "since", "until"];
     let mut rows = vec![words.map(str::to_owned).to_vec()];
-    for key in &known.jwt_keys {
+    for key in known.jwt_keys() {
         let time = |time: Option<UnixTime>| time.map_or_else(|| "-".to_owned(), format_time);
         let hash = format_key_hash(&key.hash());
         rows.push(vec![hash, key.algorithm.as_str().to_owned(), time(key.since), time(key.until)]);

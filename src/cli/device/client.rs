@@ -118,7 +118,7 @@ fn host_name() -> Option<String> {
 /// one, else of any.
 fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
     let mut only = settings.gate.clone();
-    only.devices = vec![device.clone()];
+    only.devices = vec![device.clone().into()];
     let now = Instant::now();
     let gate = Gate::new(only, now);
     let mut rules: Vec<_> = role.uplink.iter().filter(|rule| !rule.deny).collect();

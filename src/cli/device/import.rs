@@ -354,7 +354,17 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         return Err(format!("{id} has no key, password, certificate or parent"));
     }
     let plain = Device::new(name, role);
-    let device = Device { label, tags, psk, certificate, public_key, login, jwt_keys, parent, ..plain };
+    let device = Device {
+        label,
+        tags,
+        psk,
+        certificate,
+        public_key,
+        login: login.map(Box::new),
+        jwt_keys,
+        parent,
+        ..plain
+    };
     Ok((device, made))
 }
 

@@ -30,6 +30,7 @@ use crate::control::protocol::Request;
 use crate::control::snapshot::{DeviceState, Session, SessionPage};
 use crate::daemon::fleets;
 use crate::durable::io::is_denied;
+use crate::gate::Device;
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::tag::Tags;
 use crate::message::Name;
@@ -219,12 +220,12 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
     }
     words.push("label".to_owned());
     let mut rows = vec![words];
-    let mut row = |[id, role, proof, from]: [String; 4], label: Option<String>| {
+    let mut row = |[id, role, proof, from]: [String; 4], label: Option<&str>| {
         let mut cells = vec![id.clone(), role, proof, from];
         if let Some(running) = &mut running {
             cells.extend(of_running(running.remove(&id).as_ref()));
         }
-        cells.push(label.unwrap_or_default());
+        cells.push(label.unwrap_or_default().to_owned());
         rows.push(cells);
     };
     for known in &loaded.known {
@@ -235,12 +236,12 @@ fn list_files(context: &Context, loaded: &Loaded) -> Result<(), CommandError> {
             (DeviceSource::Registry, true) => "registry".to_owned(),
             (DeviceSource::Configuration, true) => place,
         };
-        let role = known.role.clone().unwrap_or_else(|| "?".to_owned());
-        row([known.id.clone(), role, proof(known), from], known.label.clone());
+        let role = known.role().map_or("?", Name::as_str).to_owned();
+        row([known.id.clone(), role, proof(known), from], known.label());
     }
     for (known, fleet) in made {
-        let role = known.role.unwrap_or_default();
-        row([known.id, role, "-".to_owned(), format!("fleet {fleet}")], known.label);
+        let role = known.role().map_or("", Name::as_str).to_owned();
+        row([known.id.clone(), role, "-".to_owned(), format!("fleet {fleet}")], known.label());
     }
     // What the daemon has and the files do not: a device of a fleet that is new, or one that was
     // removed from the files since the last reload.
@@ -353,22 +354,22 @@ fn show(context: &Context, arguments: &DeviceShowArguments) -> Result<(), Comman
         }
     };
     row("id", Some(known.id.clone()));
-    row("label", known.label.clone());
-    row("tags", Some(shown_tags(&known.tags)).filter(|_| !known.tags.is_empty()));
-    row("role", known.role.clone());
-    row("parent", known.parent.as_ref().map(Name::to_string));
+    row("label", known.label().map(str::to_owned));
+    row("tags", known.tags().map(shown_tags));
+    row("role", known.role().map(Name::to_string));
+    row("parent", known.parent().map(Name::to_string));
     let children = children(&loaded, &known.id);
     row("children", Some(shown_children(&children)).filter(|_| !children.is_empty()));
-    row("identity", known.psk_identity.as_deref().map(format_psk_identity));
-    row("next identity", known.next_psk_identity.as_deref().map(format_psk_identity));
-    row("MQTT user name", known.mqtt_username.clone());
-    for key in &known.jwt_keys {
+    row("identity", known.psk_identity().map(format_psk_identity));
+    row("next identity", known.next_psk_identity().map(format_psk_identity));
+    row("MQTT user name", known.mqtt_username().map(str::to_owned));
+    for key in known.jwt_keys() {
         let until = key.until.map(|until| format!(", until {}", format_time(until))).unwrap_or_default();
         let text = format!("{} {}{until}", key.algorithm.as_str(), format_key_hash(&key.hash()));
         row("token key", Some(text));
     }
-    row("certificate", known.certificate.as_ref().map(ToString::to_string));
-    row("public key", known.public_key.as_ref().map(format_key_hash));
+    row("certificate", known.certificate().map(ToString::to_string));
+    row("public key", known.public_key().map(format_key_hash));
     row("key", psk.and_then(|psk| key_text(&psk.key)).map(str::to_owned));
     row("as hex", psk.map(|psk| format_hex(&psk.key)));
     row("fleet", made.as_ref().map(|(_, fleet)| fleet.to_string()));
@@ -433,18 +434,11 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
     for page in roll.pages() {
         let Some(fleet) = fleets.iter().find(|fleet| page.is_of(fleet)) else { continue };
         for id in page.devices.iter().filter(|id| loaded.known(id.as_str()).is_none()) {
+            let (label, tags) = (fleet.label.clone(), fleet.tags.clone());
+            let device = Device { label, tags, ..Device::new(id.clone(), fleet.role.clone()) };
             let known = Known {
                 id: id.to_string(),
-                role: Some(fleet.role.to_string()),
-                label: fleet.label.clone(),
-                tags: fleet.tags.clone(),
-                parent: None,
-                psk_identity: None,
-                next_psk_identity: None,
-                jwt_keys: Vec::new(),
-                mqtt_username: None,
-                certificate: None,
-                public_key: None,
+                device: Some(device.into()),
                 source: DeviceSource::Configuration,
                 place: loaded.place(&["fleet", fleet.name.as_str()]).cloned(),
                 usable: true,
@@ -458,7 +452,7 @@ fn of_fleets(loaded: &Loaded) -> Vec<(Known, Name)> {
 
 /// The devices behind one, in id order.
 fn children<'l>(loaded: &'l Loaded, id: &str) -> Vec<&'l str> {
-    let is_child = |known: &&Known| known.parent.as_ref().is_some_and(|parent| parent.as_str() == id);
+    let is_child = |known: &&Known| known.parent().is_some_and(|parent| parent.as_str() == id);
     loaded.known.iter().filter(is_child).map(|known| known.id.as_str()).collect()
 }
 
@@ -474,8 +468,9 @@ fn shown_children(children: &[&str]) -> String {
 }
 
 /// Tags as one object.
-fn tag_entry(tags: &Tags) -> Value {
+fn tag_entry(tags: Option<&Tags>) -> Value {
     tags.iter()
+        .flat_map(|tags| tags.iter())
         .map(|(name, value)| (name.to_string(), json!(value)))
         .collect::<serde_json::Map<_, _>>()
         .into()
@@ -496,16 +491,16 @@ fn fleet_entry(known: &Known, fleet: &Name) -> Value {
 fn entry(known: &Known) -> Value {
     json!({
         "id": known.id,
-        "role": known.role,
-        "label": known.label,
-        "tags": tag_entry(&known.tags),
-        "parent": known.parent.as_ref().map(Name::as_str),
-        "psk_identity": known.psk_identity.as_deref().map(format_psk_identity),
-        "next_psk_identity": known.next_psk_identity.as_deref().map(format_psk_identity),
-        "mqtt_username": known.mqtt_username,
-        "jwt_keys": known.jwt_keys.iter().map(token_key::key_entry).collect::<Vec<_>>(),
-        "certificate": known.certificate.as_ref().map(certificate),
-        "public_key": known.public_key.as_ref().map(format_key_hash),
+        "role": known.role().map(Name::as_str),
+        "label": known.label(),
+        "tags": tag_entry(known.tags()),
+        "parent": known.parent().map(Name::as_str),
+        "psk_identity": known.psk_identity().map(format_psk_identity),
+        "next_psk_identity": known.next_psk_identity().map(format_psk_identity),
+        "mqtt_username": known.mqtt_username(),
+        "jwt_keys": known.jwt_keys().iter().map(token_key::key_entry).collect::<Vec<_>>(),
+        "certificate": known.certificate().map(certificate),
+        "public_key": known.public_key().map(format_key_hash),
         "source": match known.source {
             DeviceSource::Registry => "registry",
             DeviceSource::Configuration => "configuration",
@@ -518,11 +513,11 @@ fn entry(known: &Known) -> Value {
 
 /// Its credentials, for a table cell.
 fn proof(known: &Known) -> String {
-    let psk = known.psk_identity.as_deref().map(format_psk_identity);
-    let certificate = known.certificate.as_ref().map(|name| format!("{} {}", word(name.kind()), name.name()));
-    let key = known.public_key.as_ref().map(|key| format!("{}…", &format_key_hash(key)[..15]));
-    let tokens = (!known.jwt_keys.is_empty()).then(|| "tokens".to_owned());
-    let username = known.mqtt_username.as_ref().map(|name| format!("MQTT {name}"));
+    let psk = known.psk_identity().map(format_psk_identity);
+    let certificate = known.certificate().map(|name| format!("{} {}", word(name.kind()), name.name()));
+    let key = known.public_key().map(|key| format!("{}…", &format_key_hash(key)[..15]));
+    let tokens = (!known.jwt_keys().is_empty()).then(|| "tokens".to_owned());
+    let username = known.mqtt_username().map(|name| format!("MQTT {name}"));
     let all: Vec<String> = [psk, certificate, key, username, tokens].into_iter().flatten().collect();
     if all.is_empty() { "-".to_owned() } else { all.join(", ") }
 }

@@ -59,7 +59,7 @@ pub(super) fn next_psk(
     get: &Get<'_, '_>,
     fault: &MakeFault<'_>,
     id: &str,
-) -> Result<Option<NextPsk>, Box<Finding>> {
+) -> Result<Option<Box<NextPsk>>, Box<Finding>> {
     let Some((key, line)) = get("next-psk", 5 + 2 * PSK_KEY_MAX)? else { return Ok(None) };
     let key =
         parse_psk(key.as_bytes()).map_err(|error| fault(line, "next-psk", error.to_string(), ADVICE))?;
@@ -71,7 +71,7 @@ pub(super) fn next_psk(
     let Some(until) = time(get, fault, "next-psk-until")? else {
         return Err(fault(line, "next-psk-until", "it is missing beside next-psk".to_owned(), ADVICE));
     };
-    Ok(Some(NextPsk { psk: Psk { identity, key }, until }))
+    Ok(Some(Box::new(NextPsk { psk: Psk { identity, key }, until })))
 }
 
 /// The public keys of tokens, each with the time since when it is there.

@@ -339,7 +339,7 @@ pub fn check_import(loaded: &Loaded, devices: &[Device]) -> Vec<Finding> {
     let has_parent: std::collections::HashSet<&Name> =
         devices.iter().filter(|device| device.parent.is_some()).map(|device| &device.id).collect();
     let mut sizes: std::collections::HashMap<&Name, usize> = std::collections::HashMap::new();
-    for known in loaded.known.iter().filter_map(|known| known.parent.as_ref()) {
+    for known in loaded.known.iter().filter_map(|known| known.parent()) {
         *sizes.entry(known).or_default() += 1;
     }
     for device in devices {

@@ -48,7 +48,7 @@ use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
 use crate::gate::on_behalf::CHILDREN_MAX;
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Fault, Psk};
+use crate::gate::{Device, Fault, Psk, SharedDevice};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::server::DistinguishedName;
 
@@ -89,10 +89,10 @@ pub struct Registry {
 }
 
 /// One device of the registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The device; its role is not validated.
-    pub device: Device,
+    pub device: SharedDevice,
     /// The path of its file.
     pub file: Arc<str>,
     /// `false`: it is disabled by command.
@@ -105,8 +105,8 @@ pub struct Entry {
 
 impl Entry {
     /// A new device in a file.
-    pub fn new(device: Device, file: Arc<str>) -> Entry {
-        Entry { device, file, enabled: true, psk_since: None, password_since: None }
+    pub fn new(device: impl Into<SharedDevice>, file: Arc<str>) -> Entry {
+        Entry { device: device.into(), file, enabled: true, psk_since: None, password_since: None }
     }
 }
 
@@ -124,6 +124,8 @@ impl Registry {
     /// Parses every file. For a file that cannot be used, the version in `previous` stays in use.
     pub fn assemble(files: impl IntoIterator<Item = FileText>, previous: Option<&Registry>) -> Registry {
         let mut registry = Registry::default();
+        // What is the same of many devices, or was read before, is there once.
+        let mut roles = BTreeSet::new();
         for file in files {
             let entry = match &file.text {
                 Ok(text) => parse(&file.id, &file.file, text),
@@ -138,8 +140,13 @@ impl Registry {
                 }
             };
             match entry {
-                Ok(entry) => {
-                    registry.entries.insert(file.id, Arc::new(entry));
+                Ok(mut entry) => {
+                    let role = roles.get(&entry.device.role).unwrap_or(&entry.device.role).clone();
+                    roles.insert(role.clone());
+                    entry.device.role = role;
+                    let last = previous.and_then(|previous| previous.entries.get(&file.id));
+                    let last = last.filter(|last| ***last == entry).cloned();
+                    registry.entries.insert(file.id, last.unwrap_or_else(|| Arc::new(entry)));
                 }
                 Err(mut finding) => {
                     if let Some(last) = previous.and_then(|previous| previous.entries.get(&file.id)) {
@@ -300,7 +307,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
                 let advice = "remove the device and add it again";
                 fault(line, "password", "this is not the hash of a password".to_owned(), advice)
             })?;
-            Some(Login { username: username.to_owned(), password })
+            Some(Box::new(Login { username: username.to_owned(), password }))
         }
     };
     let jwt_keys = credentials::jwt_keys(table.get("jwt-keys"), &lines, &fault)?;
@@ -320,7 +327,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         parent,
         ..Device::new(name, role)
     };
-    Ok(Entry { device, file: file.clone(), enabled, psk_since, password_since })
+    Ok(Entry { device: device.into(), file: file.clone(), enabled, psk_since, password_since })
 }
 
 /// Major and minor version of a file, as far as they can be read.
@@ -560,8 +567,8 @@ fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
             return refuse(wrong, None, "use another one");
         }
         let same = |known: &&Known| {
-            let identities = [&known.psk_identity, &known.next_psk_identity];
-            identities.into_iter().flatten().any(|identity| *identity == psk.identity)
+            let identities = [known.psk_identity(), known.next_psk_identity()];
+            identities.into_iter().flatten().any(|identity| identity == psk.identity)
         };
         if let Some(other) = others().find(same) {
             let message = format!("device {} has the same PSK identity", other.id);
@@ -578,11 +585,11 @@ fn check_proofs(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
 /// Checks that its parent may have it as a child, as the gate does.
 fn check_parent(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
     let Some(parent) = &device.parent else { return Ok(()) };
-    let is_behind = |known: &&Known, of: &Name| known.parent.as_ref() == Some(of);
+    let is_behind = |known: &&Known, of: &Name| known.parent() == Some(of);
     let others = || loaded.known.iter().filter(|known| known.id != device.id.as_str());
     let fault = if *parent == device.id {
         Fault::OwnParent
-    } else if loaded.known(parent.as_str()).is_some_and(|known| known.parent.is_some()) {
+    } else if loaded.known(parent.as_str()).is_some_and(|known| known.parent().is_some()) {
         Fault::ParentIsChild { parent: parent.clone() }
     } else if others().filter(|known| is_behind(known, parent)).count() >= CHILDREN_MAX {
         Fault::TooManyChildren { parent: parent.clone() }
@@ -626,13 +633,13 @@ fn check_role(device: &Device, loaded: &Loaded) -> Result<(), Box<Finding>> {
 
 /// The credential that both have.
 fn shared(device: &Device, known: &Known) -> Option<&'static str> {
-    let both = device.certificate.as_ref().zip(known.certificate.as_ref());
+    let both = device.certificate.as_ref().zip(known.certificate());
     if both.is_some_and(|(one, other)| one.overlaps(other)) {
         return Some("certificate");
     }
-    let same = device.public_key.is_some() && device.public_key == known.public_key;
-    let username = device.login.as_ref().map(|login| &login.username);
-    let same_name = username.is_some() && username == known.mqtt_username.as_ref();
+    let same = device.public_key.is_some() && device.public_key.as_ref() == known.public_key();
+    let username = device.login.as_ref().map(|login| login.username.as_str());
+    let same_name = username.is_some() && username == known.mqtt_username();
     same.then_some("public key").or(same_name.then_some("MQTT user name"))
 }
 
@@ -681,10 +688,10 @@ mod tests {
             psk: Some(psk),
             certificate: Some(certificate()),
             public_key: Some([0xab; 32]),
-            login: Some(Login {
+            login: Some(Box::new(Login {
                 username: "the \"door\"".to_owned(),
                 password: PasswordHash::of_generated(key, [5; 16]),
-            }),
+            })),
             offline_after: Some(std::time::Duration::from_secs(5400)),
             ..Device::new(Name::parse("door-7").unwrap(), Name::parse("sensor").unwrap())
         }
@@ -729,10 +736,10 @@ mod tests {
         device.login = None;
         let before = render(&device).replace("device 1.6", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
-            if let Ok(Entry { device: Device { certificate: Some(name), .. }, .. }) =
-                parse("door-7", &"f".into(), &before[..length])
+            if let Ok(entry) = parse("door-7", &"f".into(), &before[..length])
+                && let Some(name) = &entry.device.certificate
             {
-                assert_eq!(name, certificate(), "cut at {length} it stands for others too");
+                assert_eq!(*name, certificate(), "cut at {length} it stands for others too");
             }
         }
     }
@@ -751,7 +758,7 @@ mod tests {
         largest.label = Some("\"".repeat(LABEL_MAX));
         largest.parent = Some(Name::parse(&"p".repeat(64)).unwrap());
         largest.psk = Some(long(1));
-        largest.next_psk = Some(NextPsk { psk: long(2), until: time });
+        largest.next_psk = Some(Box::new(NextPsk { psk: long(2), until: time }));
         largest.jwt_keys = vec![rsa; KEYS_MAX];
         let entry = Entry {
             enabled: false,

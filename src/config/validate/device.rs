@@ -11,7 +11,7 @@ use crate::config::{DeviceSource, Known, model};
 use crate::gate::login::{Login, PASSWORD_MAX, PasswordHash, SALT_LENGTH};
 use crate::gate::settings::Withheld;
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Psk, Role};
+use crate::gate::{Device, Psk, Role, SharedDevice};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::serial::modbus::settings::Unit;
 use crate::southbound::serial;
@@ -27,35 +27,45 @@ const SECRET_MAX: u64 = 64 << 10;
 /// What there is.
 pub(super) struct Found {
     /// The usable devices, in id order.
-    pub(super) devices: Vec<Device>,
+    pub(super) devices: Vec<SharedDevice>,
     /// All known devices, including disabled ones, in id order.
     pub(super) known: Vec<Known>,
     /// Disabled devices and those switched off.
     pub(super) withheld: Withheld,
+    /// Ids that a `[device.ID]` without a credential switches off.
+    pub(super) bare_off: Vec<String>,
 }
 
 /// Validates all devices.
 pub(super) fn devices(
     cx: &mut Context<'_>,
     file: &model::File,
+    tables: BTreeMap<String, model::Device>,
     bad: &BTreeSet<Item>,
     roles: &[Role],
     ports: &mut serial::Settings,
 ) -> Found {
     let mut all = All::default();
-    let usable = &Roles { file, bad, usable: roles };
+    let is_off = |table: &model::Device| table.enabled == Some(false);
+    let off = tables.iter().filter(|(_, table)| is_off(table));
+    let bare_off =
+        off.clone().filter(|(_, table)| !has_credential(table)).map(|(id, _)| id.clone()).collect();
+    // One with faults is reduced to `enabled = false`, too.
+    let is_bad = |id: &String| bad.iter().any(|(table, item)| table == "device" && item == id);
+    let off = off.map(|(id, _)| id.clone()).filter(|id| !is_bad(id)).collect();
+    let usable = &Roles { file, bad, usable: roles, off: &off };
     for (_, id) in bad.iter().filter(|(table, _)| table == "device") {
         let place = cx.place(&["device", id]).cloned();
         all.unusable(id, None, DeviceSource::Configuration, place);
     }
     // Of two with one credential the later in the files is at fault: it is the new one.
-    let mut tables: Vec<_> = file.device.iter().collect();
+    let mut tables: Vec<_> = tables.into_iter().collect();
     tables.sort_by_cached_key(|(id, _)| cx.index.rank(&dotted(["device", id.as_str()])));
     for (id, table) in tables {
-        if table.enabled == Some(false) {
-            switched_off(cx, id, table, &mut all);
+        if is_off(&table) {
+            switched_off(cx, &id, &table, &mut all);
         } else {
-            configured(cx, id, table, usable, &mut all);
+            configured(cx, &id, &table, usable, &mut all);
         }
     }
     let buses: BTreeSet<String> =
@@ -83,7 +93,7 @@ pub(super) fn devices(
     registered(cx, usable, &mut all);
     all.devices.sort_by(|a, b| a.id.cmp(&b.id));
     all.devices.shrink_to_fit();
-    Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld }
+    Found { devices: all.devices, known: all.known.into_values().collect(), withheld: all.withheld, bare_off }
 }
 
 /// The ids and credentials in use so far.
@@ -98,7 +108,7 @@ struct All {
     /// Certificate names, with the indices in `devices`; several devices may have one name with
     /// different issuers.
     names: HashMap<String, Vec<usize>>,
-    devices: Vec<Device>,
+    devices: Vec<SharedDevice>,
     known: BTreeMap<String, Known>,
     withheld: Withheld,
 }
@@ -121,38 +131,28 @@ impl All {
     fn known(
         &mut self,
         id: &str,
-        device: Option<&Device>,
+        device: Option<SharedDevice>,
         source: DeviceSource,
         place: Option<Place>,
         usable: bool,
     ) {
-        let known = Known {
-            id: id.to_owned(),
-            role: device.map(|d| d.role.to_string()),
-            label: device.and_then(|d| d.label.clone()),
-            tags: device.map(|d| d.tags.clone()).unwrap_or_default(),
-            parent: device.and_then(|d| d.parent.clone()),
-            psk_identity: device.and_then(|d| d.psk.as_ref()).map(|psk| psk.identity.clone()),
-            next_psk_identity: device.and_then(|d| d.next_psk.as_ref()).map(|next| next.psk.identity.clone()),
-            jwt_keys: device.map(|d| d.jwt_keys.clone()).unwrap_or_default(),
-            mqtt_username: device.and_then(|d| d.login.as_ref()).map(|login| login.username.clone()),
-            certificate: device.and_then(|d| d.certificate.clone()),
-            public_key: device.and_then(|d| d.public_key),
-            source,
-            place,
-            usable,
-            switched_off: false,
-        };
+        let known = Known { id: id.to_owned(), device, source, place, usable, switched_off: false };
         self.known.insert(id.to_owned(), known);
     }
 
     /// Adds a device that cannot be used; a fleet must not create one with its id or credentials.
-    fn unusable(&mut self, id: &str, device: Option<Device>, source: DeviceSource, place: Option<Place>) {
-        self.known(id, device.as_ref(), source, place, false);
-        match device {
-            Some(mut device) => self.withheld.add(&mut device),
+    fn unusable(
+        &mut self,
+        id: &str,
+        device: Option<SharedDevice>,
+        source: DeviceSource,
+        place: Option<Place>,
+    ) {
+        match &device {
+            Some(device) => self.withheld.add(device),
             None => self.withheld.ids.extend(Name::parse(id)),
         }
+        self.known(id, device, source, place, false);
     }
 
     /// Another device with the same credential as this one.
@@ -176,8 +176,8 @@ impl All {
         Some(Twin { id, place, by })
     }
 
-    fn take(&mut self, device: Device, source: DeviceSource, place: Option<Place>) {
-        self.known(device.id.as_str(), Some(&device), source, place, true);
+    fn take(&mut self, device: SharedDevice, source: DeviceSource, place: Option<Place>) {
+        self.known(device.id.as_str(), Some(device.clone()), source, place, true);
         let at = self.devices.len();
         for psk in device.psks() {
             self.psk.insert(psk.identity.clone(), at);
@@ -201,7 +201,7 @@ fn named(place: Option<&Place>) -> String {
 
 fn configured(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'_>, all: &mut All) {
     let place = cx.place(&["device", id]).cloned();
-    let Ok(device) = device(cx, id, table, roles) else {
+    let Ok(device) = device(cx, id, table, roles).map(SharedDevice::from) else {
         // The valid part of its certificate is withheld too.
         switched_off(cx, id, table, all);
         return all.known(id, None, DeviceSource::Configuration, place, false);
@@ -232,6 +232,12 @@ fn switched_off(cx: &mut Context<'_>, id: &str, table: &model::Device, all: &mut
     all.withheld.public_keys.extend(key.ok().flatten());
     // Its faults are already reported, or do not matter while it is off.
     cx.findings.list.truncate(said);
+}
+
+/// Whether any credential is written there, right or wrong.
+fn has_credential(table: &model::Device) -> bool {
+    let names = [&table.psk_file, &table.certificate_uri, &table.certificate_dns, &table.certificate_cn];
+    names.into_iter().chain([&table.public_key, &table.public_key_file]).any(Option::is_some)
 }
 
 fn names(table: &model::Device) -> Names<'_> {
@@ -272,7 +278,7 @@ fn device(cx: &mut Context<'_>, id: &str, table: &model::Device, roles: &Roles<'
         psk,
         certificate: names(table).device(cx, id)?,
         public_key: public_key(cx, id, table.public_key_file.as_deref(), table.public_key.as_deref())?,
-        login,
+        login: login.map(Box::new),
         offline_after: table.offline_after.map(|span| span.0),
         parent: table.parent.as_deref().and_then(|parent| Name::parse(parent).ok()),
         ..Device::new(Name::parse(id).map_err(drop)?, role)
@@ -460,7 +466,7 @@ impl Serial<'_> {
             all.unusable(id.as_str(), None, DeviceSource::Configuration, place);
             return false;
         };
-        all.take(device(role), DeviceSource::Configuration, place);
+        all.take(device(role).into(), DeviceSource::Configuration, place);
         true
     }
 }
@@ -506,6 +512,8 @@ pub(super) struct Roles<'a> {
     pub(super) file: &'a model::File,
     pub(super) bad: &'a BTreeSet<Item>,
     pub(super) usable: &'a [Role],
+    /// Devices that a `[device.ID]` without faults switches off.
+    pub(super) off: &'a BTreeSet<String>,
 }
 
 impl Roles<'_> {
@@ -530,8 +538,11 @@ impl Roles<'_> {
         role: Option<&str>,
     ) -> Option<Name> {
         match role {
-            Some(role) if self.has(role) => Name::parse(role).ok(),
             Some(role) => {
+                if let Some(known) = self.known(role) {
+                    // All its devices share its name.
+                    return Some(known.name.clone());
+                }
                 let (message, advice) = self.missing(role);
                 cx.fail(subject, &[key, &["role"]].concat(), message, &advice);
                 None
@@ -546,13 +557,12 @@ impl Roles<'_> {
 
     /// Whether `[device.ID]` switches this device off, wherever else it is defined.
     fn is_off(&self, id: &str) -> bool {
-        // One with faults is reduced to `enabled = false`, too.
-        self.file.device.get(id).is_some_and(|table| table.enabled == Some(false))
-            && !self.bad.iter().any(|(table, item)| table == "device" && item == id)
+        self.off.contains(id)
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.usable.binary_search_by(|role| role.name.as_str().cmp(name)).is_ok()
+    fn known(&self, name: &str) -> Option<&Role> {
+        let at = self.usable.binary_search_by(|role| role.name.as_str().cmp(name)).ok()?;
+        self.usable.get(at)
     }
 
     /// Why a role cannot be used, and the remedy.
@@ -622,7 +632,7 @@ fn registered(cx: &mut Context<'_>, roles: &Roles<'_>, all: &mut All) {
             if !all.known.contains_key(id) {
                 all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
             }
-        } else if !roles.has(device.role.as_str()) {
+        } else if roles.known(device.role.as_str()).is_none() {
             roleless.entry(device.role.as_str()).or_default().push(id);
             all.unusable(id, Some(device.clone()), DeviceSource::Registry, Some(place));
         } else {

@@ -20,7 +20,7 @@ pub(super) fn fleets(
     bad: &BTreeSet<Item>,
     roles: &[Role],
 ) -> Vec<Fleet> {
-    let usable = Roles { file, bad, usable: roles };
+    let usable = Roles { file, bad, usable: roles, off: &BTreeSet::new() };
     let mut fleets = Vec::new();
     for (name, table) in &file.fleet {
         if table.enabled != Some(false)
@@ -56,15 +56,11 @@ fn fleet(cx: &mut Context<'_>, item: &str, table: &model::Fleet, roles: &Roles<'
 /// Reports the effect of `[device.ID]` with `enabled = false` and without a credential: it excludes
 /// the device with this id from fleets. An id that looks like the beginning of a certificate name
 /// is probably a mistake.
-pub(super) fn exclusions(cx: &mut Context<'_>, file: &model::File, fleets: &[Fleet]) {
-    for (id, table) in file.device.iter().filter(|(_, table)| table.enabled == Some(false)) {
-        let credentials =
-            [&table.psk_file, &table.certificate_uri, &table.certificate_dns, &table.certificate_cn];
-        let keys = [&table.public_key, &table.public_key_file];
-        if credentials.into_iter().chain(keys).any(Option::is_some) {
-            continue;
-        }
-        let (subject, key) = (format!("device {id}"), ["device", id, "enabled"]);
+///
+/// `off`: the ids of such devices.
+pub(super) fn exclusions(cx: &mut Context<'_>, off: &[String], fleets: &[Fleet]) {
+    for id in off {
+        let (subject, key) = (format!("device {id}"), ["device", id.as_str(), "enabled"]);
         for fleet in fleets {
             let of =
                 |id: &str| format!("{} {}", fleet.certificate.kind().key(), fleet.certificate.name_of(id));

@@ -105,7 +105,7 @@ pub(super) fn devices(cx: &mut Context<'_>, settings: &mut Settings, known: &mut
         cx.findings.push(finding.key(format!("device.{id}")).advice(advice));
         closed.insert(id.clone());
     }
-    for mut device in settings.devices.extract_if(.., |device| closed.contains(&device.id)) {
-        settings.withheld.add(&mut device);
+    for device in settings.devices.extract_if(.., |device| closed.contains(&device.id)) {
+        settings.withheld.add(&device);
     }
 }

@@ -222,7 +222,14 @@ pub(super) struct Validated {
 }
 
 /// Validates; `None` if a fault refuses the whole configuration.
-pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Findings) -> Option<Validated> {
+pub(super) fn validate(
+    merged: &mut Merged,
+    sources: &Sources<'_>,
+    findings: &mut Findings,
+) -> Option<Validated> {
+    // Each is dropped as soon as its device is made.
+    let tables = std::mem::take(&mut merged.file.device);
+    let merged = &*merged;
     let file = &merged.file;
     let mut context = Context { sources, index: &merged.index, findings };
     let cx = &mut context;
@@ -269,13 +276,13 @@ pub(super) fn validate(merged: &Merged, sources: &Sources<'_>, findings: &mut Fi
         upstream::queries(cx, upstream, &gate.roles);
     }
     let mut serial = serial::ports(cx, &file.serial);
-    let found = device::devices(cx, file, &merged.bad, &gate.roles, &mut serial);
+    let found = device::devices(cx, file, tables, &merged.bad, &gate.roles, &mut serial);
     let mut known = found.known;
     (gate.devices, gate.withheld) = (found.devices, found.withheld);
     judge::devices(cx, &mut gate, &mut known);
     gate.fleets = fleet::fleets(cx, file, &merged.bad, &gate.roles);
     fleet::judge(cx, &mut gate);
-    fleet::exclusions(cx, file, &gate.fleets);
+    fleet::exclusions(cx, &found.bare_off, &gate.fleets);
     family::parents(cx, &gate, &known);
     let by_mqtt = file.mqtt.client_ca_file.is_some() && file.coap.client_ca_file.is_none();
     certificate::needs(cx, material.as_deref(), coap.engine, served.is_some(), by_mqtt, &gate);

@@ -326,7 +326,7 @@ fn take<T>(
 }
 
 /// Devices that have a password, and nowhere to show it; and the reverse.
-pub(super) fn needs(cx: &mut Context<'_>, settings: &Settings, devices: &[gate::Device]) {
+pub(super) fn needs(cx: &mut Context<'_>, settings: &Settings, devices: &[gate::SharedDevice]) {
     let first = devices.iter().find(|device| device.login.is_some() || !device.jwt_keys.is_empty());
     if let Some(device) = first.filter(|_| !settings.is_on()) {
         let message = format!(

@@ -104,7 +104,11 @@ fn engine(cx: &mut Context<'_>, table: &model::Coap) -> coap::EngineKind {
 
 /// Checks that the device of plain CoAP exists. Without it the addresses stay open and refuse all
 /// requests, so that removing the device takes effect without a restart.
-pub(super) fn insecure_device(cx: &mut Context<'_>, settings: &coap::Settings, devices: &[gate::Device]) {
+pub(super) fn insecure_device(
+    cx: &mut Context<'_>,
+    settings: &coap::Settings,
+    devices: &[gate::SharedDevice],
+) {
     if let Some((_, name)) = &settings.insecure
         && !devices.iter().any(|device| device.id == *name)
     {

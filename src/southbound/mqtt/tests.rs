@@ -734,14 +734,14 @@ fn costly_settings() -> crate::gate::Settings {
     };
     let role = Role { uplink: vec![rule("t/#")], downlink: Vec::new(), ..roles().remove(0) };
     let device = |id: &str| Device {
-        login: Some(Login {
+        login: Some(Box::new(Login {
             username: id.to_owned(),
             // Never verified here: the shell does, and the tests stand in for it.
             password: PasswordHash::parse(
                 "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
             )
             .unwrap(),
-        }),
+        })),
         ..Device::new(name(id), name("sensor"))
     };
     crate::gate::Settings {
@@ -750,7 +750,7 @@ fn costly_settings() -> crate::gate::Settings {
         reading: Some(crate::gate::template::Template::parse("{prefix}/{device}/up/{path}").unwrap()),
         own: Vec::new(),
         roles: vec![role],
-        devices: vec![device("cam-1"), device("cam-2")],
+        devices: vec![device("cam-1").into(), device("cam-2").into()],
         fleets: Vec::new(),
         withheld: Default::default(),
     }

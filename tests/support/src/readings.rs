@@ -48,7 +48,7 @@ impl Readings {
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             own: Vec::new(),
             roles: vec![role],
-            devices: devices.iter().map(|id| Device::new(name(id), name("sensor"))).collect(),
+            devices: devices.iter().map(|id| Device::new(name(id), name("sensor")).into()).collect(),
             fleets: Vec::new(),
             withheld: Default::default(),
         };

@@ -39,8 +39,9 @@ fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
                 )
                 .unwrap(),
             ),
-            ..settings.devices[0].clone()
+            ..Device::clone(&settings.devices[0])
         })
+        .map(Device::into)
         .collect();
     settings
 }
