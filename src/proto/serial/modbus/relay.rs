@@ -23,6 +23,9 @@
 use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request};
 
+/// How often is counted that the answer to the request before came in place of one.
+const DISPLACED_MAX: u32 = 2 * BEHIND;
+
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
 struct Asked {
@@ -50,8 +53,11 @@ pub(super) struct Relay {
     equal: u32,
     in_step: u32,
     behind: u32,
-    /// So often in a row the answer to the request before, of another unit, came in place of one.
+    /// So often the answer to the request before, of another unit, came in place of one, less the
+    /// reads that show that none did.
     displaced: u32,
+    /// Another answer came in place of one to the present read.
+    is_again: bool,
 }
 
 impl Relay {
@@ -91,7 +97,7 @@ impl Relay {
         let asked = Asked { unit, request: request.clone() };
         if self.present.as_ref() != Some(&asked) {
             self.before.clone_from(&self.last);
-            self.answers = 0;
+            (self.answers, self.is_again) = (0, false);
         }
         self.previous = self.present.replace(asked);
     }
@@ -114,7 +120,8 @@ impl Relay {
         let is_of_other = self.present.as_ref().zip(self.previous.as_ref());
         let is_of_other = is_of_other.is_some_and(|(present, previous)| present.unit != previous.unit);
         if is_displaced && is_of_other {
-            self.displaced = self.displaced.saturating_add(1);
+            self.displaced = (self.displaced + 1).min(DISPLACED_MAX);
+            self.is_again = true;
         }
         if self.is_shared && (is_first || is_displaced) {
             self.near = 0;
@@ -126,10 +133,6 @@ impl Relay {
     pub(super) fn answered(&mut self, answer: Answer<'_>) -> Trust {
         let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
         let is_same = self.previous.as_ref() == Some(present);
-        if self.previous.as_ref().is_some_and(|previous| previous.unit != present.unit) {
-            // Nothing came in its place: an answer that is late now and then is no converter's.
-            self.displaced = 0;
-        }
         // What is not known may have had any shape.
         let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
             Answer::Exception(_) => previous.request.function() == present.request.function(),
@@ -157,7 +160,10 @@ impl Relay {
         // The first request may not have been answered, and a third one shows nothing new.
         let is_second = self.answers == 2 && matches!(answer, Answer::Data(_));
         match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
-            Some(Sign::InStep) => self.in_step += 1,
+            Some(Sign::InStep) => {
+                self.in_step += 1;
+                self.was_in_place(1);
+            }
             Some(Sign::Behind) => {
                 (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
             }
@@ -165,12 +171,22 @@ impl Relay {
             None => {
                 let is_near = distance(&first, &self.last) < distance(&first, &self.before);
                 self.near = if is_near { self.near.saturating_add(1) } else { 0 };
+                // An answer that is late now and then is no converter's.
+                self.was_in_place(u32::from(is_near));
             }
         }
         if self.in_step >= IN_STEP || self.near >= PLAIN {
             self.settle();
         }
         Trust::Alike
+    }
+
+    /// So many reads show that no other answer came in place of theirs. One that was sent again
+    /// because one did shows nothing.
+    fn was_in_place(&mut self, reads: u32) {
+        if !self.is_again {
+            self.displaced = self.displaced.saturating_sub(reads);
+        }
     }
 
     fn settle(&mut self) {
@@ -308,12 +324,14 @@ mod tests {
         let mut relay = Relay::default();
         relay.set_shared(true);
         for _ in 0..9 {
+            assert_eq!(relay.displaced, 0);
             relay.asked(1, &read(0, 1));
+            relay.answered(Answer::Data(&[0, 1]));
             relay.asked(2, &read(0, 1));
             relay.lost(false, true);
-            // In time, and in the place of the other's.
-            assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 1]), Trust::Doubtful);
-            assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 1]), Trust::Alike);
+            // In time again, and own.
+            assert_eq!(ask(&mut relay, 3, 0, 1, &[0, 3]), Trust::Doubtful);
+            assert_eq!(ask(&mut relay, 3, 0, 1, &[0, 3]), Trust::Alike);
             assert!(!relay.is_behind());
         }
     }
