@@ -906,7 +906,7 @@ impl Bus {
         let is_begun = self.receiver.first().is_some_and(|first| [address, function].contains(&first));
         let lost = Lost {
             failure,
-            is_part: failure == Failure::Damaged && is_short && is_begun,
+            is_part: failure == Failure::Damaged && self.medium != Medium::Header && is_short && is_begun,
             came,
             is_answer: came && self.receiver.begins_with(address, function),
             bytes,

@@ -162,7 +162,8 @@ impl Relay {
         match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
             Some(Sign::InStep) => {
                 self.in_step += 1;
-                self.was_in_place(1);
+                // An answer that is late now and then is no converter's.
+                self.was_in_place();
             }
             Some(Sign::Behind) => {
                 (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
@@ -171,8 +172,6 @@ impl Relay {
             None => {
                 let is_near = distance(&first, &self.last) < distance(&first, &self.before);
                 self.near = if is_near { self.near.saturating_add(1) } else { 0 };
-                // An answer that is late now and then is no converter's.
-                self.was_in_place(u32::from(is_near));
             }
         }
         if self.in_step >= IN_STEP || self.near >= PLAIN {
@@ -181,11 +180,11 @@ impl Relay {
         Trust::Alike
     }
 
-    /// So many reads show that no other answer came in place of theirs. One that was sent again
+    /// A read shows that no other answer came in its place. One that was sent again
     /// because one did shows nothing.
-    fn was_in_place(&mut self, reads: u32) {
+    fn was_in_place(&mut self) {
         if !self.is_again {
-            self.displaced = self.displaced.saturating_sub(reads);
+            self.displaced = self.displaced.saturating_sub(1);
         }
     }
 

@@ -477,7 +477,8 @@ impl Unit {
         if std::mem::take(&mut self.is_left_over) {
             self.in_step = false;
         }
-        if self.in_step || self.is_numbered || was_resting && self.parts.len() == 1 {
+        let is_one = self.parts.len() == 1;
+        if self.in_step || self.is_numbered && !is_one || was_resting && is_one {
             self.settle(now);
         }
     }
