@@ -232,8 +232,8 @@ fn a_device_that_is_disabled_is_called_so_whatever_it_shows() {
     let signer = Signer::new(SignatureAlgorithm::Es256);
     let mut world = world(&signer);
     let mut settings = settings(&[("cam-1", &signer)]);
-    let mut device = settings.devices.remove(0);
-    settings.withheld.add(&mut device);
+    let device = settings.devices.remove(0);
+    settings.withheld.add(&device);
     world.pipeline.gate.replace(settings, world.moment.now);
     let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
     let identity =
