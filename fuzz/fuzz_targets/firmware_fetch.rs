@@ -64,7 +64,7 @@ fn device() -> DeviceIndex {
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         own: Vec::new(),
         roles: vec![role],
-        devices: vec![Device { psk: Some(psk), ..Device::new(name("door-7"), name("door")) }],
+        devices: vec![Device { psk: Some(psk), ..Device::new(name("door-7"), name("door")) }.into()],
         fleets: Vec::new(),
         withheld: Default::default(),
     };

@@ -39,9 +39,9 @@ const ARGON_NEW: (u32, u32, u32) = (19_456, 2, 1);
 /// The most that a hash in a file may cost: KiB, passes, lanes.
 const ARGON_MAX: (u32, u32, u32) = (65_536, 8, 4);
 
-/// A piece of this many bytes goes back to the system when it is freed. glibc takes smaller ones from
-/// an arena once one of their size was freed, and each thread that ever hashed keeps its own: its
-/// dynamic threshold rises to 32 MiB.
+/// A piece of this many bytes goes back to the system when it is freed. glibc takes smaller ones
+/// from an arena once one of their size was freed, and each thread that ever hashed keeps its own:
+/// its dynamic threshold rises to 32 MiB.
 const PIECE: usize = 33 << 20;
 
 /// The user name and the hash of the password.

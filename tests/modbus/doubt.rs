@@ -717,8 +717,9 @@ fn corroded(map: &[u16], percent: u64, seed: u64) -> usize {
 
 #[test]
 fn a_unit_with_one_read_is_read_as_often_as_its_answers_come_whole_on_a_line_that_loses_bytes() {
-    // Nine bytes are whole with 0.9, 0.85 and 0.8 to the ninth power: 39, 23 and 13 %. In 600 s there
-    // are so many requests: 600 / (1.2 s · (1 − p) / p + 2 s) polls, of at least half that are asked for.
+    // Nine bytes are whole with 0.9, 0.85 and 0.8 to the ninth power: 39, 23 and 13 %. In 600 s
+    // there are so many requests: 600 / (1.2 s · (1 − p) / p + 2 s) polls, of at least half that
+    // are asked for.
     let count = |percent| (1..=5).map(|seed| corroded(&[4, 5], percent, seed)).collect::<Vec<_>>();
     let counts = [10, 15, 20].map(count);
     let least = counts.iter().map(|counts| counts.iter().min().copied().unwrap_or_default());

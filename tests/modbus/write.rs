@@ -775,7 +775,8 @@ fn after_a_reading_back_without_an_answer_the_next_poll_begins_with_a_read_of_an
     let (written, _) = outcome(&mut world, job(&writable("v", Kind::U16), "9"));
     assert!(matches!(written, Written::Unconfirmed(_)), "{written:?}");
     world.run(3 * SECOND);
-    // What may still come is as long as the answer to the second read: the first shows that it cannot.
+    // What may still come is as long as the answer to the second read: the first shows that it
+    // cannot.
     let order: Vec<u8> = world.requests.iter().map(|(_, body)| body[3]).collect();
     let last = order.iter().rposition(|at| *at == 10).unwrap();
     assert_eq!(order[last + 1..last + 4], [0, 0, 40]);

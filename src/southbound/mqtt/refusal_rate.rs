@@ -1,9 +1,9 @@
 //! How many publishes of a device are refused without a pause.
 //!
 //! A refusal costs a little time and nothing of the device's quota, and a publish of QoS 0 is
-//! answered by nothing that would slow its sender down. A device has [`BURST`] refusals and [`RATE`]
-//! a second; beyond, nothing is read from the connection for a moment, and the network holds the
-//! sender up. Nothing is lost by it: what is read later is refused, or stored, then.
+//! answered by nothing that would slow its sender down. A device has [`BURST`] refusals and
+//! [`RATE`] a second; beyond, nothing is read from the connection for a moment, and the network
+//! holds the sender up. Nothing is lost by it: what is read later is refused, or stored, then.
 
 use std::time::{Duration, Instant};
 

@@ -325,8 +325,8 @@ impl Decoder {
         self.opened_at = Some(now);
     }
 
-    /// The port was closed: nobody knows whether a frame that only a pause ends was complete, unless
-    /// the pause is over.
+    /// The port was closed: nobody knows whether a frame that only a pause ends was complete,
+    /// unless the pause is over.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
         if matches!(self.scanner, Scanner::Gap) && !is_over {
