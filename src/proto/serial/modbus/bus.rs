@@ -787,8 +787,9 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
-        if trust == Trust::Doubtful && !unit.is_quick() {
-            // Nothing is known of whether it may be asked again at once.
+        if trust == Trust::Doubtful && !unit.is_quick() && self.medium != Medium::Header {
+            // Nothing is known of whether it may be asked again at once. A gateway keeps the pauses
+            // of its line itself.
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);
         }
         let progress = unit.answered(now, of, (answer, trust), &mut news);
