@@ -186,14 +186,13 @@ fn a_message_larger_than_a_block_is_fetched_block_by_block_and_in_the_size_that_
     }
 }
 
-#[test]
-fn libcoap_observes_and_is_notified() {
-    let site = site("observe-libcoap");
+/// libcoap's client, which observes a path and writes what it gets into the file.
+fn observing(site: &Site, path: &str) -> (Child, PathBuf) {
     let file = site.folder.join("observed");
-    let mut child = Command::new("coap-client-openssl")
+    let child = Command::new("coap-client-openssl")
         .args(["-u", "door-7", "-k", KEY, "-m", "get", "-s", "60", "-w", "-o"])
         .arg(&file)
-        .arg(format!("coaps://{}/state/mode", site.daemon.coaps))
+        .arg(format!("coaps://{}/{path}", site.daemon.coaps))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -202,6 +201,13 @@ fn libcoap_observes_and_is_notified() {
     wait_for("the registration", || {
         site.daemon.status()["counters"]["tombolo_downlink_observe_registrations_total"] == 1
     });
+    (child, file)
+}
+
+#[test]
+fn libcoap_observes_and_is_notified() {
+    let site = site("observe-libcoap");
+    let (mut child, file) = observing(&site, "state/mode");
     let seen = || std::fs::read_to_string(&file).unwrap_or_default();
     for mode in ["eco", "boost"] {
         publish(&site, "state/mode", mode, &["-D", "publish", "response-topic", "app/seen"]);
@@ -284,19 +290,7 @@ fn a_large_notification_is_notified_with_its_last_block_and_a_fetch_with_its_las
 #[test]
 fn libcoap_observes_a_large_message_and_fetches_the_rest_of_each_notification() {
     let site = site("observe-libcoap-large");
-    let file = site.folder.join("observed");
-    let mut child = Command::new("coap-client-openssl")
-        .args(["-u", "door-7", "-k", KEY, "-m", "get", "-s", "60", "-w", "-o"])
-        .arg(&file)
-        .arg(format!("coaps://{}/state/config", site.daemon.coaps))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for("the registration", || {
-        site.daemon.status()["counters"]["tombolo_downlink_observe_registrations_total"] == 1
-    });
+    let (mut child, file) = observing(&site, "state/config");
     let seen = || std::fs::read_to_string(&file).unwrap_or_default();
     for (count, bytes) in [(1, 10_000), (2, 2_000), (3, 1_024), (4, 10_001)] {
         let body = body(bytes);

@@ -370,6 +370,8 @@ pub(super) struct Retained {
     by_device: HashMap<Box<str>, Held>,
     /// Percent of the room that one device may have.
     share: u8,
+    /// None of them expires before; there need not be one that expires then.
+    expires: u64,
 }
 
 #[derive(Debug)]
@@ -400,7 +402,8 @@ impl Held {
 impl Retained {
     /// None. `share`: percent of the room that one device may have, `1..=100`.
     pub(super) fn new(share: u8) -> Retained {
-        Retained { by_topic: HashMap::new(), all: Held::default(), by_device: HashMap::new(), share }
+        let (all, by_device) = (Held::default(), HashMap::new());
+        Retained { by_topic: HashMap::new(), all, by_device, share, expires: NO_EXPIRY }
     }
 
     /// From now on a device may have so much. What is there stays.
@@ -440,6 +443,7 @@ impl Retained {
             return true;
         }
         let bytes = message.encode();
+        self.expires = self.expires.min(message.expires.unwrap_or(NO_EXPIRY));
         for held in [&mut self.all, self.by_device.entry(device.into()).or_default()] {
             *held = Held { topics: held.topics + 1, bytes: held.bytes + bytes.len() };
         }
@@ -461,12 +465,20 @@ impl Retained {
         }
     }
 
-    /// Removes those that have expired, and says how many.
+    /// Removes those that have expired, and says how many. Looks at all of them only where one may
+    /// have.
     pub(super) fn remove_expired(&mut self, now: u64) -> u64 {
-        let is_expired =
-            |bytes: &[u8]| BusMessage::decode(bytes).is_none_or(|message| message.is_expired(now));
-        let gone = self.by_topic.iter().filter(|(_, kept)| is_expired(&kept.bytes));
-        let gone: Vec<Box<str>> = gone.map(|(topic, _)| topic.clone()).collect();
+        if self.expires >= now {
+            return 0;
+        }
+        let mut gone = Vec::new();
+        self.expires = NO_EXPIRY;
+        for (topic, kept) in &self.by_topic {
+            match BusMessage::decode(&kept.bytes).and_then(|message| message.expires) {
+                Some(at) if at < now => gone.push(topic.clone()),
+                at => self.expires = self.expires.min(at.unwrap_or(NO_EXPIRY)),
+            }
+        }
         gone.iter().for_each(|topic| self.remove(topic));
         gone.len() as u64
     }
@@ -552,6 +564,28 @@ mod tests {
         let mut retained = Retained::new(100);
         let large = vec![0; 64 << 10];
         assert!((0..100).filter(|n| retained.put("d", &message(&n.to_string(), &large))).count() < 17);
+    }
+
+    #[test]
+    fn expired_messages_are_removed_at_their_time_and_the_others_stay() {
+        let mut retained = Retained::new(100);
+        let all = Filter::parse("#").expect("a filter");
+        for (topic, expires) in [("a", None), ("b", Some(5)), ("c", Some(9)), ("d", Some(7))] {
+            assert!(retained.put("d", &BusMessage { expires, ..message(topic, b"x") }));
+        }
+        let left = |retained: &Retained| {
+            let mut topics: Vec<String> = retained.matching(&all).map(|m| m.topic.to_owned()).collect();
+            topics.sort();
+            topics
+        };
+        assert_eq!((retained.remove_expired(5), left(&retained).len()), (0, 4));
+        assert_eq!(
+            (retained.remove_expired(6), left(&retained)),
+            (1, ["a", "c", "d"].map(str::to_owned).into())
+        );
+        assert_eq!((retained.remove_expired(10), left(&retained)), (2, ["a".to_owned()].into()));
+        assert!(retained.put("d", &BusMessage { expires: Some(11), ..message("e", b"x") }));
+        assert_eq!((retained.remove_expired(u64::MAX), left(&retained)), (1, ["a".to_owned()].into()));
     }
 
     #[test]

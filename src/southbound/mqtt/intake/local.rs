@@ -132,10 +132,17 @@ impl Intake {
         message: &BusMessage<'_>,
     ) -> Result<(), Refusal> {
         self.retained.room(device, message).or_else(|_| {
-            let now = self.bus_time(now);
-            self.local_expired += self.retained.remove_expired(now);
+            self.remove_expired(now);
             self.retained.room(device, message)
         })
+    }
+
+    /// Removes retained messages that have expired; whether there were any.
+    fn remove_expired(&mut self, now: Instant) -> bool {
+        let now = self.bus_time(now);
+        let removed = self.retained.remove_expired(now);
+        self.local_expired += removed;
+        removed > 0
     }
 
     /// Joins the bus for a session, or leaves it.
@@ -167,9 +174,10 @@ impl Intake {
 
     /// Publishes a message of a device to local clients.
     pub(super) fn publish_locally(&mut self, now: Instant, device: &str, message: &BusMessage<'_>) {
-        let has_room = !message.retain || self.room(now, device, message).is_ok();
-        if message.retain && !(has_room && self.retained.put(device, message)) {
-            self.retained_dropped += 1;
+        if message.retain {
+            let is_kept = self.retained.put(device, message)
+                || self.remove_expired(now) && self.retained.put(device, message);
+            self.retained_dropped += u64::from(!is_kept);
         }
         let encoded = (self.on_bus > 0 || !self.queueing.is_empty()).then(|| message.encode());
         let Some(encoded) = encoded else { return };
