@@ -31,7 +31,6 @@ use crate::gate::{DeviceView, Gate, reply};
 use crate::journal::Refused;
 use crate::message::{CommandReply, ContentFormat, Envelope, Name};
 use crate::northbound::inbound::{Answer, InboundMessage};
-use crate::northbound::reason_code;
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
 use crate::proto::coap::endpoint::client::Unsent;
@@ -70,8 +69,6 @@ pub struct BrokerAnswer {
     pub answer: Answer,
     /// To which packet.
     pub packet_id: u16,
-    /// The reason code.
-    pub code: u8,
 }
 
 /// Numbers since the start, beside those of the mailbox.
@@ -484,6 +481,10 @@ impl Commands {
     }
 
     // What comes in.
+    //
+    // Each message is answered with success, also one that is refused, whose sender is told on its
+    // reply topic: mosquitto 2.0 does not count a PUBREC with an error as an answer (against MQTT 5
+    // §4.9), and sends nothing more after as many of them as the Receive Maximum allows.
 
     /// Takes what the broker has for devices; `generation` says which uplink brought it.
     pub fn receive(&mut self, moment: &Moment, pipeline: &mut Readings, generation: u64, inbound: Inbound) {
@@ -496,9 +497,9 @@ impl Commands {
                 };
                 let packet_id = message.packet_id;
                 let owed = answer.map(|answer| Owed { generation, connection, answer, packet_id });
-                let code = self.receive_message(moment, pipeline, owed, session_present, plain, &message);
-                if let (Some(owed), Some(code)) = (owed, code) {
-                    self.answer(owed, code);
+                let is_over = self.receive_message(moment, pipeline, owed, session_present, plain, &message);
+                if let Some(owed) = owed.filter(|_| is_over) {
+                    self.answer(owed);
                 }
             }
             Inbound::Released { connection, packet_id } => {
@@ -517,12 +518,12 @@ impl Commands {
         self.next_ticket
     }
 
-    fn answer(&mut self, owed: Owed, code: u8) {
+    fn answer(&mut self, owed: Owed) {
         let Owed { generation, connection, answer, packet_id } = owed;
-        self.answers.push(BrokerAnswer { generation, connection, answer, packet_id, code });
+        self.answers.push(BrokerAnswer { generation, connection, answer, packet_id });
     }
 
-    /// The reason code to answer at once with; `None`: when it is stored.
+    /// Whether it is to be answered at once; otherwise when it is stored.
     fn receive_message(
         &mut self,
         moment: &Moment,
@@ -531,19 +532,20 @@ impl Commands {
         session_present: bool,
         plain: bool,
         message: &InboundMessage,
-    ) -> Option<u8> {
+    ) -> bool {
         let request = self.router.request(&message.topic);
         let wrapped = plain || request.is_some();
         let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
         if let Some(asked) = self.remote.clone().asked(topic) {
             let default = request.as_ref().and_then(|request| request.reply.clone());
-            return Some(self.take_remote(moment, pipeline, asked, message, (default, wrapped)));
+            self.take_remote(moment, pipeline, asked, message, (default, wrapped));
+            return true;
         }
         let router = std::mem::take(&mut self.router);
         let routed =
             router.route(topic, &Devices { gate: &pipeline.gate, lines: &self.lines, now: moment.now });
-        let code = match routed {
-            Routed::Nothing => Some(reason_code::SUCCESS),
+        let is_over = match routed {
+            Routed::Nothing => true,
             Routed::Refused { device, path, refusal } => {
                 let default = request
                     .as_ref()
@@ -560,7 +562,7 @@ impl Commands {
                     wrapped,
                 };
                 self.refuse(moment, pipeline, to, &refusal.to_string());
-                Some(reason_code::SUCCESS)
+                true
             }
             Routed::To(targets) => {
                 let default = request.as_ref().and_then(|request| request.reply.clone());
@@ -570,7 +572,7 @@ impl Commands {
             }
         };
         self.router = router;
-        code
+        is_over
     }
 
     #[allow(
@@ -586,7 +588,7 @@ impl Commands {
         targets: Vec<Target<'_>>,
         message: &InboundMessage,
         source: Source<'_>,
-    ) -> Option<u8> {
+    ) -> bool {
         let wish = wish(message);
         let mut commands = Vec::with_capacity(targets.len());
         for target in targets {
@@ -640,7 +642,7 @@ impl Commands {
             commands.push((command, target.limits));
         }
         if commands.is_empty() {
-            return Some(reason_code::SUCCESS);
+            return true;
         }
         if let Some(defect) = &self.defect {
             let why = format!("commands cannot be stored: {defect}");
@@ -649,7 +651,7 @@ impl Commands {
                 self.counts.refused += 1;
                 self.tell(moment, pipeline, reply_to(command), &outcome);
             }
-            return Some(reason_code::QUOTA_EXCEEDED);
+            return true;
         }
         let packet = owed.map(|owed| (message.qos, owed.packet_id));
         let ticket = match owed {
@@ -670,10 +672,10 @@ impl Commands {
         };
         let copies: Vec<Command> = commands.iter().map(|(command, _)| command.clone()).collect();
         match self.mailbox.take(&arrival, commands) {
-            Take::Duplicate => None,
+            Take::Duplicate => false,
             Take::Repeated => {
                 self.owed.remove(&ticket);
-                Some(reason_code::SUCCESS)
+                true
             }
             Take::Taken(taken) => {
                 for (command, taken) in copies.iter().zip(&taken) {
@@ -683,10 +685,10 @@ impl Commands {
                     }
                 }
                 if taken.iter().any(Result::is_ok) {
-                    return None;
+                    return false;
                 }
                 self.owed.remove(&ticket);
-                Some(reason_code::QUOTA_EXCEEDED)
+                true
             }
         }
     }
@@ -911,7 +913,7 @@ impl Commands {
         match event {
             Event::Stored { ticket } => {
                 if let Some(owed) = self.owed.remove(&ticket) {
-                    self.answer(owed, reason_code::SUCCESS);
+                    self.answer(owed);
                 }
             }
             Event::Ready(device) => {
@@ -1029,6 +1031,12 @@ impl Commands {
     /// The next answer for the broker.
     pub fn poll_answer(&mut self) -> Option<BrokerAnswer> {
         if self.answers.is_empty() { None } else { Some(self.answers.remove(0)) }
+    }
+
+    /// Whether outcomes are on their way into the journal, or anything to the disk: after a stop
+    /// meanwhile the next start would tell some of them once more.
+    pub fn is_under_way(&self) -> bool {
+        self.mailbox.is_being_stored() || self.mailbox.ended() > self.unpublished.len()
     }
 
     /// At the stop: what is under way on the disk is waited for.

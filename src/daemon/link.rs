@@ -237,8 +237,8 @@ impl Link {
     /// Tells the broker what became of it.
     pub fn answer_inbound(&self, now: Instant, answer: &BrokerAnswer) {
         if answer.generation == self.generation.get() {
-            let BrokerAnswer { connection, answer, packet_id, code, .. } = *answer;
-            self.with(|core| core.answer_inbound(now, connection, answer, packet_id, code));
+            let BrokerAnswer { connection, answer, packet_id, .. } = *answer;
+            self.with(|core| core.answer_inbound(now, connection, answer, packet_id));
         }
     }
 

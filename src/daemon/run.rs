@@ -318,7 +318,8 @@ async fn stop(
     in_order: bool,
 ) {
     let give_up = Instant::now() + LAST_COMMIT;
-    let is_pending = |hub: &Hub| hub.coap.pending_count() + hub.mqtt.pending_count() > 0;
+    let is_pending =
+        |hub: &Hub| hub.coap.pending_count() + hub.mqtt.pending_count() > 0 || hub.commands.is_under_way();
     while is_pending(&shared.hub.borrow()) && Instant::now() < give_up {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

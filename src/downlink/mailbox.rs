@@ -1194,6 +1194,16 @@ impl Mailbox {
         self.commands.len()
     }
 
+    /// Commands that are over and whose outcome the journal is to have yet.
+    pub fn ended(&self) -> usize {
+        self.commands.values().filter(|held| held.state == State::Ended).count()
+    }
+
+    /// Whether something is on its way to the disk, which takes it.
+    pub fn is_being_stored(&self) -> bool {
+        self.trouble.is_none() && !(self.pending.is_empty() && self.flying.is_none())
+    }
+
     /// Whether none is held.
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty()

@@ -13,8 +13,6 @@ use super::wire::Version;
 /// Messages of QoS 1 and 2 that may be unanswered, told to the broker in CONNECT (MQTT 5.0
 /// §3.1.2.11.3).
 pub const RECEIVE_MAXIMUM: u16 = 64;
-/// The same for a broker that is not told, because it speaks MQTT 3.1.1.
-pub const UNANSWERED_MAX: usize = 1024;
 /// Longest topic, response topic and correlation data that are handed on, in bytes.
 const TEXT_MAX: usize = 1024;
 /// Longest payload that is handed on, in bytes; of a longer one only the length is known.
@@ -137,18 +135,15 @@ pub fn parse_pubrel(version: Version, first: u8, body: &[u8]) -> Option<u16> {
     is_sound.then_some(id)
 }
 
-/// Appends an answer. A code other than 0 is known to MQTT 5 only.
-pub fn push_answer(out: &mut Vec<u8>, version: Version, answer: Answer, packet_id: u16, code: u8) {
+/// Appends an answer: success, which is not written out (MQTT 5.0 §3.4.2.1).
+pub fn push_answer(out: &mut Vec<u8>, answer: Answer, packet_id: u16) {
     let first = match answer {
         Answer::Puback => 0x40,
         Answer::Pubrec => 0x50,
         Answer::Pubcomp => 0x70,
     };
     let [high, low] = packet_id.to_be_bytes();
-    match (version, code) {
-        (Version::V5, 1..) => out.extend_from_slice(&[first, 3, high, low, code]),
-        _ => out.extend_from_slice(&[first, 2, high, low]),
-    }
+    out.extend_from_slice(&[first, 2, high, low]);
 }
 
 #[cfg(test)]
@@ -195,11 +190,11 @@ mod tests {
     }
 
     #[test]
-    fn only_mqtt_5_has_reason_codes() {
+    fn an_answer_is_four_bytes_in_both_versions() {
         let mut out = Vec::new();
-        push_answer(&mut out, Version::V5, Answer::Pubrec, 0x0102, 0x97);
-        push_answer(&mut out, Version::V3_1_1, Answer::Puback, 3, 0x97);
-        push_answer(&mut out, Version::V5, Answer::Pubcomp, 4, 0);
-        assert_eq!(out, [0x50, 3, 1, 2, 0x97, 0x40, 2, 0, 3, 0x70, 2, 0, 4]);
+        push_answer(&mut out, Answer::Pubrec, 0x0102);
+        push_answer(&mut out, Answer::Puback, 3);
+        push_answer(&mut out, Answer::Pubcomp, 4);
+        assert_eq!(out, [0x50, 2, 1, 2, 0x40, 2, 0, 3, 0x70, 2, 0, 4]);
     }
 }

@@ -183,8 +183,6 @@ pub struct Session {
     acknowledgements: Vec<Acknowledgement>,
     /// Commands are wanted.
     is_kept: bool,
-    /// Messages of QoS 1 and 2 that are not answered yet.
-    unanswered: usize,
     events: VecDeque<Event>,
 }
 
@@ -221,7 +219,6 @@ impl Session {
             pings_answered: 0,
             acknowledgements: Vec::new(),
             is_kept: opening.session_expiry.is_some(),
-            unanswered: 0,
             events: VecDeque::new(),
         };
         match connect_packet(opening) {
@@ -361,33 +358,22 @@ impl Session {
         }
     }
 
+    /// How many may be unanswered is the broker's to keep (Receive Maximum, MQTT 5.0 §4.9), and
+    /// mosquitto does not always. A connection that ended over it would hold the readings back, so
+    /// the reader waits instead while the messages are not taken.
     fn handle_publish(&mut self, first: u8, body: &[u8]) {
-        let Some(message) = inbound::parse_publish(self.version, first, body) else {
-            return self.fail("a malformed PUBLISH");
-        };
-        if message.qos > 0 {
-            self.unanswered += 1;
-            let most = match self.version {
-                Version::V5 => usize::from(inbound::RECEIVE_MAXIMUM),
-                Version::V3_1_1 => inbound::UNANSWERED_MAX,
-            };
-            if self.unanswered > most {
-                return self.fail("more messages than it may leave unanswered (Receive Maximum)");
-            }
+        match inbound::parse_publish(self.version, first, body) {
+            Some(message) => self.events.push_back(Event::Inbound(Box::new(message))),
+            None => self.fail("a malformed PUBLISH"),
         }
-        self.events.push_back(Event::Inbound(Box::new(message)));
     }
 
     /// Answers a message of QoS 1 or 2, or a PUBREL.
-    pub fn answer(&mut self, now: Instant, answer: Answer, packet_id: u16, code: u8) {
+    pub fn answer(&mut self, now: Instant, answer: Answer, packet_id: u16) {
         if self.state != State::Open {
             return;
         }
-        // A message of QoS 2 is one that may be in flight until PUBCOMP, or until it is refused.
-        if answer != Answer::Pubrec || reason_code::is_refusal(code) {
-            self.unanswered = self.unanswered.saturating_sub(1);
-        }
-        inbound::push_answer(&mut self.outgoing, self.version, answer, packet_id, code);
+        inbound::push_answer(&mut self.outgoing, answer, packet_id);
         self.last_sent = now;
     }
 

@@ -193,14 +193,14 @@ fn a_message_is_answered_when_it_is_stored_and_not_before() {
     assert_eq!((message.qos, message.packet_id, &message.payload[..]), (2, 9, &b"open"[..]));
     assert!(world.uplink.outgoing().unwrap().is_empty(), "nothing is answered yet");
     let (now, connection) = (world.moment.now, connection(&inbound[0]));
-    world.uplink.answer_inbound(now, connection, Answer::Pubrec, 9, 0);
+    world.uplink.answer_inbound(now, connection, Answer::Pubrec, 9);
     assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x50, 2, 0, 9]);
     let inbound = receive(&mut world, &[0x62, 2, 0, 9]);
     assert_eq!(inbound, [Inbound::Released { connection, packet_id: 9 }]);
-    world.uplink.answer_inbound(now, connection, Answer::Pubcomp, 9, 0);
+    world.uplink.answer_inbound(now, connection, Answer::Pubcomp, 9);
     assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x70, 2, 0, 9]);
     // What is said of another connection means nothing here.
-    world.uplink.answer_inbound(now, connection + 1, Answer::Puback, 9, 0);
+    world.uplink.answer_inbound(now, connection + 1, Answer::Puback, 9);
     assert!(world.uplink.outgoing().unwrap().is_empty());
 }
 
@@ -211,19 +211,29 @@ fn the_broker_is_known_to_have_a_puback_when_it_answers_the_ping_behind_it() {
     while world.uplink.poll_inbound().is_some() {}
     let inbound = receive(&mut world, &publish(1, false, 5, b"1"));
     let (now, connection) = (world.moment.now, connection(&inbound[0]));
-    world.uplink.answer_inbound(now, connection, Answer::Puback, 5, 0);
+    world.uplink.answer_inbound(now, connection, Answer::Puback, 5);
     assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x40, 2, 0, 5, 0xC0, 0], "and a PINGREQ");
     assert_eq!(receive(&mut world, &[0xD0, 0]), [Inbound::Settled(vec![5])]);
 }
 
 #[test]
-fn more_messages_than_may_be_unanswered_end_the_connection() {
+fn a_broker_that_sends_more_than_the_receive_maximum_costs_no_connection_and_waits_at_256() {
     let mut world = World::new(with_commands());
     world.settle();
-    for packet_id in 1..=65 {
-        receive(&mut world, &publish(2, false, packet_id, b"x"));
+    while world.uplink.poll_inbound().is_some() {}
+    for packet_id in 1..=255 {
+        let bytes = publish(2, false, packet_id, b"x");
+        world.uplink.handle_bytes(&world.moment, &mut world.outbox, &bytes);
+        assert!(world.uplink.may_read(), "{packet_id} wait for the daemon");
     }
-    assert!(world.uplink.is_over());
+    let bytes = publish(2, false, 256, b"x");
+    world.uplink.handle_bytes(&world.moment, &mut world.outbox, &bytes);
+    assert!(!world.uplink.is_over() && !world.uplink.may_read(), "no more is read");
+    let taken = world.uplink.poll_inbound().unwrap();
+    assert!(world.uplink.may_read(), "until one is taken");
+    let now = world.moment.now;
+    world.uplink.answer_inbound(now, connection(&taken), Answer::Pubrec, 1);
+    assert_eq!(std::mem::take(world.uplink.outgoing().unwrap()), [0x50, 2, 0, 1]);
 }
 
 #[test]

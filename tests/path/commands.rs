@@ -434,7 +434,8 @@ fn no_command_runs_twice_when_the_broker_is_killed() {
 
 #[test]
 fn a_gateway_killed_while_commands_run_runs_none_twice_and_tells_of_each() {
-    let mut site = Site::with_broker("commands-crash", RULES, BROKER);
+    let rules = RULES.replace("always-awake = true", "always-awake = true\nmessages = 100");
+    let mut site = Site::with_broker("commands-crash", &rules, BROKER);
     subscribed(&site);
     const COUNT: usize = 20;
     let topic = "tombolo/gw/door-7/down/set/level";
@@ -653,4 +654,49 @@ fn a_mailbox_that_cannot_be_opened_refuses_commands_and_is_named() {
     assert!(answer.contains("status:full"), "{answer}");
     let (code, _) = site.daemon.command(&["check"]);
     assert_eq!(code, 1);
+}
+
+fn counter(site: &Site, name: &str) -> u64 {
+    site.daemon.status()["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+}
+
+#[test]
+fn more_refused_commands_than_the_receive_maximum_leave_the_way_of_commands_open() {
+    let rules = RULES.replace("always-awake = true", "always-awake = true\nmessages = 1");
+    let site = Site::with_broker("commands-refused", &rules, BROKER);
+    subscribed(&site);
+    // One by one: mosquitto counts each answer before it sends the next.
+    for refused in 0..80 {
+        publish(&site, "tombolo/gw/door-7/down/set/level", "1", &["-V", "5", "-q", "2"]);
+        wait_for("its end", || {
+            counter(&site, "tombolo_downlink_taken_commands_total") == 1
+                && counter(&site, "tombolo_downlink_full_commands_total") == refused
+        });
+    }
+    let device = Device::start(&site);
+    wait_for("the command that was taken", || site.mailbox().is_empty());
+    let answer = request(&site, "set/level", &["-m", "40"]);
+    assert!(answer.contains("status:2.04"), "{answer}");
+    assert_eq!(device.runs(), ["PUT set/level 1", "PUT set/level 40"]);
+}
+
+#[test]
+fn a_burst_of_commands_for_nobody_does_not_hold_the_readings_back() {
+    let site = Site::with_broker("commands-burst", RULES, BROKER);
+    subscribed(&site);
+    let device = Device::start(&site);
+    let mut sender = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &site.broker.plain_port.to_string(), "-V", "5", "-q", "2", "-l"])
+        .args(["-t", "tombolo/gw/nobody/down/x"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = "0\n".repeat(600);
+    sender.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(sender.wait().unwrap().success());
+    let answer = request(&site, "set/level", &["-m", "40"]);
+    assert!(answer.contains("status:2.04"), "{answer}");
+    assert_eq!(device.runs(), ["PUT set/level 40"]);
+    let since_start = counter(&site, "tombolo_northbound_connected_sessions_total");
+    assert_eq!(since_start, 1, "on the same connection");
 }

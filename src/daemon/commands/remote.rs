@@ -8,7 +8,6 @@ use crate::downlink::command::{Outcome, Status};
 use crate::downlink::remote::{Asked, Verb};
 use crate::message::RESERVED_DEVICE;
 use crate::northbound::inbound::InboundMessage;
-use crate::northbound::reason_code;
 
 /// Commands that wait to be taken.
 const WAITING_MAX: usize = 16;
@@ -38,7 +37,7 @@ impl RemoteCall {
 }
 
 impl Commands {
-    /// Takes a message on a topic of the gateway's own commands; the reason code to answer with.
+    /// Takes a message on a topic of the gateway's own commands.
     pub(super) fn take_remote(
         &mut self,
         moment: &Moment,
@@ -46,9 +45,9 @@ impl Commands {
         asked: Asked<'_>,
         message: &InboundMessage,
         (default, wrapped): (Option<String>, bool),
-    ) -> u8 {
+    ) {
         let (text, verb, refusal) = match asked {
-            Asked::Hint => return reason_code::SUCCESS,
+            Asked::Hint => return,
             Asked::Allowed(verb) => (verb.as_str(), Some(verb), None),
             Asked::NotAllowed(text) => {
                 (text, None, Some(format!("[remote] allow does not list {text:?}: add it on the gateway")))
@@ -80,11 +79,11 @@ impl Commands {
             if self.remote_calls.len() < WAITING_MAX {
                 self.counts.remote += 1;
                 self.remote_calls.push_back(call);
-                return reason_code::SUCCESS;
+                return;
             }
             let outcome = Outcome::of(Status::Full, "too many commands to the gateway wait; try again");
             self.answer_remote(moment, pipeline, &call, &outcome);
-            return reason_code::QUOTA_EXCEEDED;
+            return;
         }
         let why = refusal.unwrap_or_default();
         let path = if text.is_empty() { "-" } else { text };
@@ -96,7 +95,6 @@ impl Commands {
             ReplyTo { device: RESERVED_DEVICE, path, topic, correlation, wrapped },
             &why,
         );
-        reason_code::SUCCESS
     }
 
     /// The next command to the gateway itself.

@@ -108,7 +108,13 @@ impl Handle {
 
     /// The next thing that the broker has for devices.
     pub fn poll_inbound(&self) -> Option<Inbound> {
-        self.core.borrow_mut().poll_inbound()
+        let mut core = self.core.borrow_mut();
+        let is_waited_for = !core.may_read();
+        let inbound = core.poll_inbound();
+        if is_waited_for && core.may_read() {
+            self.wake.notify_one();
+        }
+        inbound
     }
 
     /// Says that records were committed, or read from disk.
@@ -438,6 +444,9 @@ impl<M: Fn() -> Moment> Driver<M> {
         let mut progress = Progress::default();
         let tapped = self.tapped(stream);
         for _ in 0..READS_A_ROUND {
+            if !core.borrow().may_read() {
+                break;
+            }
             let mut buffer = ReadBuf::new(input);
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,

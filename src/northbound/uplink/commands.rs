@@ -19,6 +19,8 @@ const STRIKES: u8 = 2;
 const AGAIN_FIRST: Duration = Duration::from_secs(60);
 /// and at most.
 const AGAIN_LONGEST: Duration = Duration::from_secs(3600);
+/// While so many messages wait for the daemon, no more are read from the broker.
+pub const INBOX_MAX: usize = 256;
 /// Messages of QoS 0 that wait; further ones are dropped, as QoS 0 allows.
 const QOS0_MAX: usize = 256;
 
@@ -264,6 +266,11 @@ impl Commands {
             self.qos0 -= 1;
         }
         Some(inbound)
+    }
+
+    /// Whether so much waits for the daemon that no more is to be read.
+    pub fn is_full(&self) -> bool {
+        self.inbox.len() >= INBOX_MAX
     }
 
     /// Whether something waits for the daemon.

@@ -94,6 +94,9 @@ const HINT: u16 = 1;
 const ALONE_WITHIN: Duration = Duration::from_secs(2);
 /// How long the goodbye may take.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// While so many bytes for the broker wait to be sent, nothing of it is read: a few records, or the
+/// answers to 250,000 messages.
+const UNSENT_MAX: usize = 1 << 20;
 
 /// The uplink without its I/O.
 pub struct Uplink {
@@ -219,6 +222,13 @@ impl Uplink {
         self.commands.poll()
     }
 
+    /// Whether more may be read from the broker: what it has for devices waits for the daemon no
+    /// more than [`commands::INBOX_MAX`] messages long, nor do the answers for the broker.
+    pub fn may_read(&self) -> bool {
+        let unsent = self.session.as_ref().map_or(0, Session::outgoing_len);
+        !self.commands.is_full() && unsent < UNSENT_MAX
+    }
+
     /// Whether [`Uplink::poll_inbound`] has something.
     pub fn has_inbound(&self) -> bool {
         self.commands.has_some()
@@ -231,16 +241,9 @@ impl Uplink {
 
     /// Answers a message for devices, or its PUBREL, that came by this connection; on another one
     /// it means nothing, and comes again.
-    pub fn answer_inbound(
-        &mut self,
-        now: Instant,
-        connection: u64,
-        answer: Answer,
-        packet_id: u16,
-        code: u8,
-    ) {
+    pub fn answer_inbound(&mut self, now: Instant, connection: u64, answer: Answer, packet_id: u16) {
         let Some(session) = self.session.as_mut().filter(|_| connection == self.connections) else { return };
-        session.answer(now, answer, packet_id, code);
+        session.answer(now, answer, packet_id);
         if answer == Answer::Puback {
             self.commands.note_puback(packet_id);
             if self.commands.wants_ping() {
