@@ -29,7 +29,7 @@ use crate::downlink::settings::Settings;
 use crate::gate::stage::TopicFault;
 use crate::gate::{DeviceView, Gate, reply};
 use crate::journal::Refused;
-use crate::message::{CommandReply, ContentFormat, Envelope, Name};
+use crate::message::{CommandReply, ContentFormat, Envelope, Name, PATH_MAX};
 use crate::northbound::inbound::{Answer, InboundMessage};
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
@@ -556,7 +556,7 @@ impl Commands {
                 let chosen = chosen.filter(|topic| pipeline.gate.check_reply_topic(topic, id).is_ok());
                 let to = ReplyTo {
                     device: id,
-                    path: if path.is_empty() { "-" } else { &path },
+                    path: nameable(&path),
                     topic: chosen.or(default.as_deref()),
                     correlation: message.correlation.as_deref(),
                     wrapped,
@@ -1101,6 +1101,12 @@ fn publish(
         payload: &outcome.payload,
     };
     pipeline.handle_reply(number, &told).map(|_| true)
+}
+
+/// As much of a refused path as the record of its outcome has room for.
+fn nameable(path: &str) -> &str {
+    let end = (0..=path.len().min(PATH_MAX)).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
+    if end == 0 { "-" } else { &path[..end] }
 }
 
 fn reply_to(command: &Command) -> ReplyTo<'_> {

@@ -159,6 +159,8 @@ fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked
     assert!(answer.contains("status:refused") && answer.contains("factory denies"), "{answer}");
     let answer = request(&site, "set/level", &["-m", &"x".repeat(16_385)]);
     assert!(answer.contains("status:refused") && answer.contains("16384 bytes"), "{answer}");
+    let answer = request(&site, &format!("{}/x", "é".repeat(140)), &["-m", "1"]);
+    assert!(answer.contains("status:refused") && answer.contains("bytes"), "{answer}");
     let answer =
         request(&site, "set/level", &["-m", "1", "-D", "publish", "user-property", "method", "OPEN"]);
     assert!(answer.contains("status:refused"), "{answer}");
@@ -168,7 +170,7 @@ fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked
     let counters = &site.daemon.status()["counters"];
     assert_eq!(counters["tombolo_downlink_taken_commands_total"], 6);
     assert_eq!(counters["tombolo_downlink_answered_commands_total"], 6);
-    assert_eq!(counters["tombolo_downlink_refused_commands_total"], 3);
+    assert_eq!(counters["tombolo_downlink_refused_commands_total"], 4);
 }
 
 #[test]
