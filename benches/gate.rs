@@ -78,6 +78,7 @@ fn settings(rules: usize) -> Settings {
         prefix: "tombolo/greenhouse-7".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         own: Vec::new(),
+        reply: None,
         roles: vec![role],
         devices: devices.map(Device::into).collect(),
         fleets: Vec::new(),

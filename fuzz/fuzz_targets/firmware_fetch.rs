@@ -63,6 +63,7 @@ fn device() -> DeviceIndex {
         prefix: "p".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
         own: Vec::new(),
+        reply: None,
         roles: vec![role],
         devices: vec![Device { psk: Some(psk), ..Device::new(name("door-7"), name("door")) }.into()],
         fleets: Vec::new(),

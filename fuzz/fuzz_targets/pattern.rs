@@ -46,6 +46,7 @@ fuzz_target!(|data: &[u8]| {
             prefix: "tombolo/gw".to_owned(),
             reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
             own: Vec::new(),
+            reply: None,
             roles: vec![role],
             devices: vec![device("door-7").into(), device("other").into()],
             fleets: Vec::new(),

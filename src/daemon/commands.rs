@@ -425,6 +425,11 @@ impl Commands {
         self.defect.as_deref().or(self.mailbox.trouble())
     }
 
+    /// Whether only another start opens the mailbox.
+    pub fn is_closed(&self) -> bool {
+        self.defect.is_some()
+    }
+
     /// The size of the file and the bytes written since the start.
     pub fn bytes(&self) -> (u64, u64) {
         self.file.as_ref().map_or((0, 0), MailboxFile::bytes)
@@ -489,7 +494,7 @@ impl Commands {
     /// Takes what the broker has for devices; `generation` says which uplink brought it.
     pub fn receive(&mut self, moment: &Moment, pipeline: &mut Readings, generation: u64, inbound: Inbound) {
         match inbound {
-            Inbound::Message { connection, session_present, plain, message } => {
+            Inbound::Message { connection, session_present, keeps_ids, plain, message } => {
                 let answer = match message.qos {
                     0 => None,
                     1 => Some(Answer::Puback),
@@ -497,7 +502,14 @@ impl Commands {
                 };
                 let packet_id = message.packet_id;
                 let owed = answer.map(|answer| Owed { generation, connection, answer, packet_id });
-                let is_over = self.receive_message(moment, pipeline, owed, session_present, plain, &message);
+                let is_over = self.receive_message(
+                    moment,
+                    pipeline,
+                    owed,
+                    (session_present, keeps_ids),
+                    plain,
+                    &message,
+                );
                 if let Some(owed) = owed.filter(|_| is_over) {
                     self.answer(owed);
                 }
@@ -508,7 +520,7 @@ impl Commands {
                 self.mailbox.handle_released(moment.now, packet_id, ticket);
             }
             Inbound::SessionLost => self.mailbox.handle_session_lost(),
-            Inbound::Settled(packets) => self.mailbox.handle_settled(&packets),
+            Inbound::Settled(packets) => self.mailbox.handle_settled(moment.now, &packets),
         }
     }
 
@@ -529,7 +541,7 @@ impl Commands {
         moment: &Moment,
         pipeline: &mut Readings,
         owed: Option<Owed>,
-        session_present: bool,
+        session: (bool, bool),
         plain: bool,
         message: &InboundMessage,
     ) -> bool {
@@ -567,7 +579,8 @@ impl Commands {
             Routed::To(targets) => {
                 let default = request.as_ref().and_then(|request| request.reply.clone());
                 let is_request = request.is_some();
-                let source = Source { topic, default, wrapped, session_present, is_request };
+                let (session_present, keeps_ids) = session;
+                let source = Source { topic, default, wrapped, session_present, keeps_ids, is_request };
                 self.take(moment, pipeline, &router, owed, targets, message, source)
             }
         };
@@ -668,6 +681,7 @@ impl Commands {
             connection: owed.map_or(1, |owed| (owed.generation << 32 | owed.connection) + 1),
             distinct: message.correlation.is_some() || source.is_request,
             again: message.duplicate && source.session_present,
+            keeps_ids: source.keeps_ids,
             retained: message.retained,
         };
         let copies: Vec<Command> = commands.iter().map(|(command, _)| command.clone()).collect();
@@ -765,6 +779,7 @@ impl Commands {
             connection: 1,
             distinct: false,
             again: false,
+            keeps_ids: false,
             retained: false,
         };
         let shown = command.clone();
@@ -962,12 +977,20 @@ impl Commands {
 
     fn publish(&mut self, moment: &Moment, pipeline: &mut Readings, number: u64) {
         let Some((command, outcome)) = self.mailbox.outcome(number) else { return };
-        let published = publish(moment, pipeline, number, reply_to(command), outcome);
+        let to = reply_to(command);
+        let mut published = publish(moment, pipeline, number, to, outcome);
+        if matches!(published, Err(ReplyFault::Topic(_))) {
+            // The configuration is another one than when the command came.
+            let default = self.router.reply_topic(to.device, to.path);
+            let to = ReplyTo { topic: default.as_deref(), ..to };
+            published = publish(moment, pipeline, number, to, outcome);
+        }
         match published {
             Ok(true) => {}
-            Ok(false) => self.mailbox.handle_published(number),
-            Err(ReplyFault::Topic(_)) | Err(ReplyFault::Unstored(Refused::TooLarge)) => {
+            Ok(false) if to.topic.is_none() => self.mailbox.handle_published(number),
+            Ok(false) | Err(ReplyFault::Topic(_)) | Err(ReplyFault::Unstored(Refused::TooLarge)) => {
                 self.counts.untold += 1;
+                self.untold.note(to, &outcome.status.to_string());
                 self.mailbox.handle_published(number);
             }
             Err(ReplyFault::Unstored(_)) => drop(self.unpublished.insert(number)),
@@ -1076,6 +1099,7 @@ struct Source<'a> {
     default: Option<String>,
     wrapped: bool,
     session_present: bool,
+    keeps_ids: bool,
     /// Its topic has an id of the sender's own.
     is_request: bool,
 }

@@ -646,7 +646,7 @@ impl Desk {
             hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
             hub.replace(prepared, keyring, certificates, insecure, downlink);
             usage.forget(&hub.pipeline.gate);
-            hub.firmware.forget(&hub.pipeline.gate);
+            hub.firmware.forget(Instant::now(), &hub.pipeline.gate, &settings.update.sensors);
             hub.coap.reports.replace(settings.coap.reports.clone());
         });
         self.clients.replace(&loaded);

@@ -250,13 +250,18 @@ impl Firmware {
         self.inner.borrow_mut().library.set_denied(denied);
     }
 
-    /// Forgets devices that the gate does not have any more.
-    pub fn forget(&self, gate: &Gate) {
+    /// Forgets devices that the gate does not have any more, or that are of another class.
+    pub fn forget(&self, now: Instant, gate: &Gate, settings: &SensorFirmware) {
         let inner = &mut *self.inner.borrow_mut();
         let classes: Vec<Name> = inner.library.classes().keys().cloned().collect();
         for class in classes {
+            let is_of = |device: &str| {
+                let view = gate.device_by_id(device).and_then(|index| gate.device(now, index));
+                let role = view.and_then(|view| settings.roles.get(view.role.as_str()));
+                role.is_some_and(|role| role.class == class)
+            };
             if let Some(found) = inner.library.class_mut(class.as_str()) {
-                found.campaign.retain(|device| gate.device_by_id(device).is_some());
+                found.campaign.retain(is_of);
             }
         }
     }
@@ -267,7 +272,7 @@ impl Firmware {
         for (class, text) in &mut inner.progress {
             text.finish();
             if let Some(found) = inner.library.class_mut(class.as_str())
-                && (found.campaign.is_changed() || text.is_failing())
+                && (found.campaign.is_other() || text.is_failing())
             {
                 text.close(&checked_text::seal(found.campaign.encode()));
             }
@@ -536,9 +541,11 @@ impl Inner {
         }
         self.kept_at = Some(now);
         for (class, text) in &mut self.progress {
+            // What became of the last write is known only then.
+            let is_ready = text.is_ready(now);
             if let Some(found) = self.library.class_mut(class.as_str())
+                && is_ready
                 && (found.campaign.is_changed() || text.is_failing())
-                && text.is_ready(now)
             {
                 text.write(now, checked_text::seal(found.campaign.encode()));
             }

@@ -202,7 +202,9 @@ pub fn snapshot(commands: &Commands, moment: &Moment) -> snapshot::Mailbox {
 /// What needs somebody.
 pub fn problems(commands: &Commands) -> Vec<String> {
     let stuck = commands.busy_since().filter(|since| since.elapsed() > Duration::from_secs(120));
-    let failing = commands.trouble().map(|reason| format!("commands to devices cannot be stored: {reason}"));
+    let way_out = if commands.is_closed() { "; put the disk in order and restart tombolo" } else { "" };
+    let failing =
+        commands.trouble().map(|reason| format!("commands to devices cannot be stored: {reason}{way_out}"));
     failing
         .or(stuck.map(|_| "the disk does not answer the mailbox: commands to devices wait".to_owned()))
         .into_iter()

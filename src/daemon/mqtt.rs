@@ -636,7 +636,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
         })
         .await;
         match step {
-            Step::Woken | Step::Received => {}
+            Step::Woken => {}
+            // All others have their turn: what is read at once takes up to a millisecond.
+            Step::Received => tokio::task::yield_now().await,
             Step::Wrote => waiting_since = None,
             Step::Closed | Step::Slow => return,
         }

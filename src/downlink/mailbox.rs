@@ -30,7 +30,8 @@
 //! broker marks it as a duplicate within the same session, until the broker is known to have the
 //! acknowledgement. RabbitMQ gives the repetition another packet id: so a message that its sender
 //! made distinct, by correlation data or the id of its topic, is known by its content alone. Of
-//! others two may be equal and both be meant. A retained message that comes with a subscription is
+//! others two may be equal and both be meant. These, and those of a broker that keeps the packet
+//! ids, are known [`RECENT`] longer. A retained message that comes with a subscription is
 //! not taken if it is equal to the last one on its topic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -50,7 +51,8 @@ use crate::proto::coap::{PeerId, Token};
 
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
-/// So long a message of QoS 2 is known after it was completed.
+/// So long a message of QoS 2 is known after it was completed, and a distinct one of QoS 1 after
+/// the broker had its acknowledgement.
 pub const RECENT: Duration = Duration::from_secs(600);
 /// Bytes of the largest block.
 const BLOCK_MAX: usize = 16 << SIZE_EXPONENT_MAX;
@@ -96,6 +98,8 @@ pub struct Arrival {
     pub distinct: bool,
     /// The broker says that it sent it before, and knows the session in which it did.
     pub again: bool,
+    /// A repetition has the packet id of the first.
+    pub keeps_ids: bool,
     /// It comes because of a subscription.
     pub retained: bool,
 }
@@ -269,6 +273,10 @@ impl Held {
 struct AtLeastOnce {
     mark: PacketMark,
     connection: u64,
+    /// It is known [`RECENT`] longer: by its content, or by its packet id, which it keeps.
+    lasts: bool,
+    /// Since when the broker is known to have the acknowledgement; of one that lasts.
+    settled: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -414,7 +422,7 @@ impl Mailbox {
                     }
                     self.remember(mark.topic_hash, mark.hash);
                     if let Some((qos, id)) = mark.packet {
-                        self.note_packet(PacketMark { qos, id, hash: mark.hash }, 0);
+                        self.note_packet(PacketMark { qos, id, hash: mark.hash }, (0, false), None);
                     }
                 }
                 kind::SENT => {
@@ -470,7 +478,7 @@ impl Mailbox {
                     // That of an earlier release has no hash.
                     let hash = content.first_chunk().copied().map(u64::from_le_bytes);
                     self.qos1.retain(|AtLeastOnce { mark, .. }| match hash {
-                        // Its repetition may have had another id.
+                        // Of an earlier release: its repetition may have had another id.
                         Some(hash) if mark.qos == DISTINCT => mark.hash != hash,
                         _ => u64::from(mark.id) != *number,
                     });
@@ -481,7 +489,7 @@ impl Mailbox {
                         for packet in packets {
                             match packet.qos {
                                 COMPLETED => self.complete(PacketMark { qos: 2, ..packet }, None),
-                                _ => self.note_packet(packet, 0),
+                                _ => self.note_packet(packet, (0, false), None),
                             }
                         }
                     }
@@ -564,7 +572,12 @@ impl Mailbox {
         }
     }
 
-    fn note_packet(&mut self, packet: PacketMark, connection: u64) {
+    fn note_packet(
+        &mut self,
+        packet: PacketMark,
+        (connection, keeps_ids): (u64, bool),
+        now: Option<Instant>,
+    ) {
         if packet.qos == 2 {
             self.completed.retain(|(known, _)| known.id != packet.id);
             self.qos2.insert(packet.id, packet.hash);
@@ -572,15 +585,21 @@ impl Mailbox {
         }
         // The id is given to another message only when the broker has the acknowledgement; but
         // RabbitMQ counts anew on each connection.
-        self.qos1.retain(|AtLeastOnce { mark, connection: of }| match mark.qos {
-            DISTINCT if mark.id == packet.id => {
-                (*of != connection || connection == 0) && mark.hash != packet.hash
+        self.qos1.retain_mut(|known| {
+            if known.mark.id != packet.id || known.mark.qos != DISTINCT {
+                return known.mark.id != packet.id;
             }
-            _ => mark.id != packet.id,
+            if known.connection == connection {
+                known.settled = known.settled.or(now);
+            }
+            known.mark.hash != packet.hash
         });
-        self.qos1.push_back(AtLeastOnce { mark: packet, connection });
+        let lasts = keeps_ids || packet.qos == DISTINCT;
+        self.qos1.push_back(AtLeastOnce { mark: packet, connection, lasts, settled: None });
         if self.qos1.len() > QOS1_MAX {
-            self.qos1.pop_front();
+            // One that may still be without its acknowledgement stays longer.
+            let settled = self.qos1.iter().position(|known| known.settled.is_some());
+            self.qos1.remove(settled.unwrap_or(0));
         }
     }
 
@@ -617,6 +636,10 @@ impl Mailbox {
             let connection = *connection;
             self.qos1.retain(|known| known.connection == connection);
         }
+        // A broker that was killed has lost what it had since it last wrote it down.
+        self.qos1.retain(|known| {
+            known.settled.is_none_or(|at| arrival.now.saturating_duration_since(at) <= RECENT)
+        });
         let is_it = |AtLeastOnce { mark, .. }: &AtLeastOnce| {
             let is_of = mark.id == id || arrival.distinct && mark.qos == DISTINCT;
             is_of && mark.hash == arrival.hash
@@ -624,7 +647,7 @@ impl Mailbox {
         let Some(found) = self.qos1.iter_mut().find(|known| arrival.again && is_it(known)) else {
             return false;
         };
-        (found.mark.id, found.connection) = (id, arrival.connection);
+        (found.mark.id, found.connection, found.settled) = (id, arrival.connection, None);
         true
     }
 
@@ -672,7 +695,8 @@ impl Mailbox {
             }
             self.remember(arrival.topic_hash, arrival.hash);
             if let Some((qos, id)) = packet {
-                self.note_packet(PacketMark { qos, id, hash: arrival.hash }, arrival.connection);
+                let mark = PacketMark { qos, id, hash: arrival.hash };
+                self.note_packet(mark, (arrival.connection, arrival.keeps_ids), Some(arrival.now));
             }
             self.pending.push(Op::Group { ticket: arrival.ticket });
         }
@@ -768,16 +792,20 @@ impl Mailbox {
     }
 
     /// The broker is known to have the PUBACKs of these packets, of the connection by which the
-    /// last message came: they do not come again.
-    pub fn handle_settled(&mut self, packets: &[u16]) {
+    /// last message came: they do not come again, unless it is killed and has lost that.
+    pub fn handle_settled(&mut self, now: Instant, packets: &[u16]) {
         let connection = self.connection.0;
         let Mailbox { qos1, pending, .. } = self;
-        qos1.retain(|known| {
-            let is_settled = known.connection == connection && packets.contains(&known.mark.id);
-            if is_settled {
-                pending.push(Op::Settled { packet: known.mark.id, hash: known.mark.hash });
+        qos1.retain_mut(|known| {
+            if known.connection != connection || !packets.contains(&known.mark.id) {
+                return true;
             }
-            !is_settled
+            if known.lasts {
+                known.settled.get_or_insert(now);
+                return true;
+            }
+            pending.push(Op::Settled { packet: known.mark.id, hash: known.mark.hash });
+            false
         });
     }
 

@@ -39,6 +39,7 @@ pub(super) struct Spaces {
     gateway: Name,
     spaces: Vec<Space>,
     own: Vec<OwnTopic>,
+    reply: Option<OwnTopic>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -99,7 +100,12 @@ impl Spaces {
                 }
             }
         }
-        Spaces { gateway: settings.gateway.clone(), spaces, own: settings.own.clone() }
+        Spaces {
+            gateway: settings.gateway.clone(),
+            spaces,
+            own: settings.own.clone(),
+            reply: settings.reply.clone(),
+        }
     }
 
     /// Whether the reply to a command for `device` may go to `topic`.
@@ -112,7 +118,7 @@ impl Spaces {
         let of_gateway = (device == RESERVED_DEVICE)
             .then(|| topic.replacen(&format!("/{RESERVED_DEVICE}/"), "/device/", 1));
         let topic_of_device = of_gateway.as_deref().unwrap_or(topic);
-        let is_default = self.own.iter().any(|own| is_reply(own) && own.matches(topic_of_device));
+        let is_default = self.reply.as_ref().is_some_and(|reply| reply.matches(topic_of_device));
         let foreign = self.spaces.iter().any(|space| {
             let Some(tail) = space.head.tail(topic) else { return space.head.is(topic) };
             let whose = tail.split('/').next().unwrap_or_default();

@@ -27,6 +27,9 @@ pub struct Settings {
     pub reading: Option<Template>,
     /// The topics that the gateway itself publishes to or subscribes to; no rule may map to them.
     pub own: Vec<OwnTopic>,
+    /// Where outcomes of commands go by default, also while no rule allows commands: some may be
+    /// told yet.
+    pub reply: Option<OwnTopic>,
     /// Roles by name, in name order.
     pub roles: Vec<Role>,
     /// Devices by id, in id order; each names a role that exists.
@@ -46,6 +49,7 @@ impl Settings {
             prefix: "p".to_owned(),
             reading: None,
             own: Vec::new(),
+            reply: None,
             roles: Vec::new(),
             devices: Vec::new(),
             fleets: Vec::new(),

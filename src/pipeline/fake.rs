@@ -110,6 +110,7 @@ impl Pipeline<FakeStore> {
             prefix: "tombolo/gw".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             own: Vec::new(),
+            reply: None,
             roles: vec![role],
             devices: vec![device.into()],
             fleets: Vec::new(),

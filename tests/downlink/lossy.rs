@@ -170,6 +170,7 @@ impl Lossy {
             connection: 1,
             distinct: false,
             again,
+            keeps_ids: false,
             retained: false,
         };
         let limits = MailboxLimits { messages: 1_000, bytes: 1 << 20, ..MailboxLimits::default() };

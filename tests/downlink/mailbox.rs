@@ -279,6 +279,7 @@ fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_i
         connection: 1,
         distinct: false,
         again,
+        keeps_ids: false,
         retained: false,
     };
     let limits = MailboxLimits::default();
@@ -288,7 +289,7 @@ fn a_message_of_qos_1_that_comes_again_is_taken_once_until_its_acknowledgement_i
     // Of another session, or not marked as sent before: it is another one.
     let taken = world.mailbox.take(&arrival(3, false), vec![(command(1), &limits)]);
     assert!(matches!(taken, Take::Taken(_)));
-    world.mailbox.handle_settled(&[5]);
+    world.mailbox.handle_settled(now, &[5]);
     let taken = world.mailbox.take(&arrival(4, true), vec![(command(1), &limits)]);
     assert!(matches!(taken, Take::Taken(_)), "the broker had the acknowledgement of the one before");
 }
@@ -316,6 +317,7 @@ fn a_broker_that_goes_on_from_an_older_state_runs_nothing_twice() {
             connection: 1,
             distinct: false,
             again,
+            keeps_ids: false,
             retained: false,
         };
         let limits = MailboxLimits::default();
@@ -340,6 +342,7 @@ fn a_retained_command_equal_to_the_last_one_is_not_run_again_also_after_a_restar
         connection: 1,
         distinct: false,
         again: false,
+        keeps_ids: false,
         retained: true,
     };
     let limits = MailboxLimits::default();
@@ -501,6 +504,7 @@ fn at_least_once(
         connection,
         distinct,
         again,
+        keeps_ids: false,
         retained: false,
     }
 }
@@ -521,8 +525,6 @@ fn a_distinct_message_of_qos_1_is_known_by_its_content_when_the_broker_changes_t
         for (id, hash) in first {
             assert!(!take(&mut world, 1, id, hash, (true, false)));
         }
-        world.mailbox.handle_settled(&[3]);
-        world.settle();
         if restart {
             world.restart(Cut::Nothing);
         }
@@ -530,13 +532,67 @@ fn a_distinct_message_of_qos_1_is_known_by_its_content_when_the_broker_changes_t
         for (id, hash) in [(1, 80), (2, 10), (3, 20)] {
             assert!(take(&mut world, 2, id, hash, (true, true)), "{restart} {hash}");
         }
-        assert!(!take(&mut world, 2, 4, 30, (true, true)), "the broker had the acknowledgement");
-        // On the next connection as well, until the acknowledgements are known to be there.
-        world.mailbox.handle_settled(&[1, 3]);
-        world.settle();
-        for (id, hash, known) in [(1, 10, true), (2, 80, false), (3, 20, false)] {
-            assert_eq!(take(&mut world, 3, id, hash, (true, true)), known, "{restart} {hash}");
+        // On the next connection as well.
+        for (id, hash) in [(1, 10), (2, 30), (3, 80)] {
+            assert!(take(&mut world, 3, id, hash, (true, true)), "{restart} {hash}");
         }
+    }
+}
+
+#[test]
+fn a_distinct_message_of_qos_1_does_not_run_again_where_a_killed_broker_lost_its_acknowledgement() {
+    let minutes = |count: u32| count * MINUTE;
+    for (after, restart, known) in [
+        (Duration::from_millis(50), false, true),
+        (Duration::from_millis(50), true, true),
+        (minutes(9), false, true),
+        (minutes(11), false, false),
+    ] {
+        let mut world = World::new();
+        world.wire.awake = false;
+        let limits = MailboxLimits::default();
+        let take = |world: &mut World, connection, id, hash, how| {
+            let arrival = at_least_once(world, connection, id, hash, how);
+            let taken = world.mailbox.take(&arrival, vec![(command(1), &limits)]);
+            world.settle();
+            taken == Take::Duplicate
+        };
+        assert!(!take(&mut world, 1, 5, 50, (true, false)));
+        assert!(!take(&mut world, 1, 6, 60, (true, false)));
+        // The broker is known to have one, and gives the id of the other to the next message.
+        world.mailbox.handle_settled(world.now, &[5]);
+        assert!(!take(&mut world, 1, 6, 70, (true, false)));
+        world.pass(after);
+        if restart {
+            world.restart(Cut::Nothing);
+        }
+        for (id, hash) in [(1, 50), (2, 60)] {
+            assert_eq!(take(&mut world, 2, id, hash, (true, true)), known, "{after:?} {restart} {hash}");
+        }
+        assert!(!take(&mut world, 2, 3, 50, (true, false)), "one that is not repeated is another");
+    }
+}
+
+#[test]
+fn a_broker_that_keeps_packet_ids_and_lost_an_acknowledgement_of_qos_1_runs_nothing_twice() {
+    for keeps_ids in [true, false] {
+        let mut world = World::new();
+        world.wire.awake = false;
+        let limits = MailboxLimits::default();
+        let take = |world: &mut World, connection, id, again| {
+            let arrival = at_least_once(world, connection, id, 50, (false, again));
+            let taken = world.mailbox.take(&Arrival { keeps_ids, ..arrival }, vec![(command(1), &limits)]);
+            world.settle();
+            taken == Take::Duplicate
+        };
+        assert!(!take(&mut world, 1, 5, false));
+        world.mailbox.handle_settled(world.now, &[5]);
+        world.pass(Duration::from_millis(20));
+        assert_eq!(take(&mut world, 2, 5, true), keeps_ids);
+        assert!(!take(&mut world, 2, 6, true), "under another id it is another one");
+        world.mailbox.handle_settled(world.now, &[5]);
+        world.pass(11 * MINUTE);
+        assert!(!take(&mut world, 2, 5, true), "by then it is another one");
     }
 }
 
@@ -659,6 +715,7 @@ fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_di
             connection: 1,
             distinct: false,
             again: false,
+            keeps_ids: false,
             retained: false,
         };
         assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));

@@ -261,6 +261,7 @@ impl World {
             connection: 1,
             distinct: false,
             again,
+            keeps_ids: false,
             retained: false,
         }
     }

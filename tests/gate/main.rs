@@ -77,6 +77,7 @@ pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
         prefix: "tombolo/gw".to_owned(),
         reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
         own: Vec::new(),
+        reply: None,
         roles,
         devices: devices.into_iter().map(Device::into).collect(),
         fleets: Vec::new(),

@@ -14,6 +14,7 @@ fn a_reply_goes_to_the_devices_own_reply_topic_or_outside_and_nowhere_else() {
         OwnTopic::new("topics.reply", "tombolo/gw/{device}/reply/{path}"),
         OwnTopic::new("topics.loss", "ops/loss"),
     ];
+    site.reply = Some(OwnTopic::new("topics.reply", "tombolo/gw/{device}/reply/{path}"));
     let gate = Gate::new(site, Instant::now());
     let check = |topic: &str| gate.check_reply_topic(topic, "door-7");
     assert_eq!(check("app/answers/1"), Ok(()));
@@ -33,4 +34,15 @@ fn a_reply_goes_to_the_devices_own_reply_topic_or_outside_and_nowhere_else() {
     }
     assert_eq!(check(""), Err(TopicFault::TooLong));
     assert_eq!(check(&"a".repeat(1025)), Err(TopicFault::TooLong));
+}
+
+#[test]
+fn an_outcome_has_its_place_also_while_no_rule_allows_commands() {
+    let mut site = settings(vec![role("sensor", vec![])], vec![device("door-7", "sensor")]);
+    site.reply = Some(OwnTopic::new("topics.reply", "tombolo/gw/{device}/reply/{path}"));
+    let gate = Gate::new(site, Instant::now());
+    let check = |topic: &str| gate.check_reply_topic(topic, "door-7");
+    assert_eq!(check("tombolo/gw/door-7/reply/set/level"), Ok(()));
+    assert_eq!(check("tombolo/gw/door-8/reply/set/level"), Err(TopicFault::ForeignSpace));
+    assert_eq!(check("tombolo/gw/door-7/up/t"), Err(TopicFault::ForeignSpace));
 }

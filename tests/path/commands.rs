@@ -654,8 +654,9 @@ fn a_mailbox_that_cannot_be_opened_refuses_commands_and_is_named() {
     assert!(site.daemon.status()["mailbox"]["failing"].is_string());
     let answer = request(&site, "set/level", &["-m", "1"]);
     assert!(answer.contains("status:full"), "{answer}");
-    let (code, _) = site.daemon.command(&["check"]);
+    let (code, said) = site.daemon.command(&["check"]);
     assert_eq!(code, 1);
+    assert!(said.contains("restart tombolo"), "{said}");
 }
 
 fn counter(site: &Site, name: &str) -> u64 {
@@ -701,4 +702,35 @@ fn a_burst_of_commands_for_nobody_does_not_hold_the_readings_back() {
     assert_eq!(device.runs(), ["PUT set/level 40"]);
     let since_start = counter(&site, "tombolo_northbound_connected_sessions_total");
     assert_eq!(since_start, 1, "on the same connection");
+}
+
+#[test]
+fn commands_that_wait_are_refused_and_their_outcomes_told_when_the_last_rule_goes_or_the_reply_moves() {
+    let rules = RULES.replace("always-awake = true", "messages = 16");
+    let site = Site::with_broker("commands-rules-go", &rules, BROKER);
+    subscribed(&site);
+    let config = std::fs::read_to_string(site.daemon.config()).unwrap();
+    let hold = |path: &str, count: usize| {
+        publish(&site, &format!("tombolo/gw/door-7/down/{path}"), "1", &["-V", "5", "-q", "2"]);
+        wait_for("it to be held", || site.mailbox().len() == count);
+    };
+    let reload = |text: &str| {
+        std::fs::write(site.daemon.config(), text).unwrap();
+        let (code, said) = site.daemon.command(&["reload"]);
+        assert_eq!(code, 0, "{said}");
+    };
+    // Where outcomes go is another place than when the first came.
+    hold("set/a", 1);
+    let (head, tail) = config.split_once("[topics]\n").unwrap_or((&config, ""));
+    let topics = format!("[topics]\nreply = \"{{prefix}}/{{device}}/answer/{{path}}\"\n{tail}");
+    reload(&format!("{head}\n{topics}"));
+    hold("set/b", 2);
+    let without = rules.split("[role.sensor.downlink.all]").next().unwrap();
+    reload(&format!("{head}\n{topics}").replace(&rules, without));
+    for path in ["set/a", "set/b"] {
+        let topic = format!("tombolo/gw/door-7/answer/{path}");
+        wait_for(&topic, || !site.arrived(&topic).is_empty());
+        assert!(site.arrived(&topic)[0][3].contains("status:refused"), "{:?}", site.arrived(&topic));
+    }
+    wait_for("the mailbox to be empty", || site.mailbox().is_empty());
 }

@@ -175,6 +175,7 @@ impl Site {
             prefix: PREFIX.to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
             own: Vec::new(),
+            reply: None,
             roles: self.roles.iter().map(role).collect(),
             devices: members.iter().map(device).map(Device::into).collect(),
             fleets: Vec::new(),

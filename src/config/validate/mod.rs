@@ -238,6 +238,7 @@ pub(super) fn validate(
     let prefix = prefix(cx, &file.topics, &gateway.id);
     let mut topics = upstream::topics(cx, &file.topics, &prefix, &gateway.id);
     let own = upstream::own_topics(file, &topics, &prefix, &gateway.id);
+    let reply = upstream::reply_topic(file, &prefix, &gateway.id);
     let certificates = renewal::certificates(cx, file, &gateway.id, &paths);
     let of = |usage| certificates.iter().find(|certificate| certificate.settings.usage == usage);
     let served = of(Usage::Server).map(|certificate| certificate.settings.current());
@@ -262,6 +263,7 @@ pub(super) fn validate(
         prefix,
         reading: topics.reading,
         own,
+        reply,
         roles,
         devices: Vec::new(),
         fleets: Vec::new(),

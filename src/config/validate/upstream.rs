@@ -111,6 +111,13 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
     own
 }
 
+/// Where outcomes of commands go by default.
+pub(super) fn reply_topic(file: &model::File, prefix: &str, gateway: &Name) -> Option<OwnTopic> {
+    let text = file.topics.reply.as_deref().unwrap_or(super::downlink::REPLY);
+    let filled = text.replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
+    (!filled.is_empty()).then(|| OwnTopic::new(OwnTopic::REPLY_KEY.to_owned(), filled))
+}
+
 fn template(cx: &mut Context<'_>, name: &str, text: &str) -> Option<Template> {
     if text.is_empty() {
         return None;

@@ -33,6 +33,9 @@ pub enum Inbound {
         connection: u64,
         /// The broker knew the session when this connection began.
         session_present: bool,
+        /// The broker repeats a message under the packet id that it had (MQTT 5.0 §4.4), as far as
+        /// is known: RabbitMQ, which grants no QoS 2, does not.
+        keeps_ids: bool,
         /// MQTT 3.1.1 is spoken: its sender cannot be told anything by properties.
         plain: bool,
         /// The message.
@@ -75,6 +78,8 @@ pub struct Commands {
     /// When what is missing is asked for again, and how often it was asked for in vain.
     again_at: Option<Instant>,
     in_vain: u32,
+    /// QoS 2 was granted.
+    is_exactly_once: bool,
     /// Granted with QoS 0, though more was asked for.
     is_at_most_once: bool,
     /// It was not answered, on the last connection that it was tried on.
@@ -99,6 +104,7 @@ impl Commands {
             refused: Vec::new(),
             again_at: None,
             in_vain: 0,
+            is_exactly_once: false,
             is_at_most_once: false,
             silent: false,
             inbox: VecDeque::new(),
@@ -192,6 +198,7 @@ impl Commands {
         self.strikes.clear();
         self.silent = false;
         self.at_least_once |= codes.iter().any(|code| reason_code::is_refusal(*code));
+        self.is_exactly_once = codes.iter().all(|code| *code == 2);
         self.is_at_most_once = codes.contains(&0);
         let before = std::mem::take(&mut self.refused);
         let answered = std::mem::take(&mut self.asked).into_iter().zip(codes.iter().copied());
@@ -201,6 +208,11 @@ impl Commands {
             false => self.note_in_vain(now),
         }
         self.refused.iter().filter(|of| !before.contains(of)).cloned().collect()
+    }
+
+    /// Whether the broker granted QoS 2.
+    pub fn is_exactly_once(&self) -> bool {
+        self.is_exactly_once
     }
 
     /// Whether commands come with QoS 0 alone, though more was asked for.

@@ -1076,7 +1076,8 @@ impl Uplink {
         let connection = self.connections;
         let plain = self.session.as_ref().is_some_and(|session| session.version() == Version::V3_1_1);
         let session_present = self.session_present;
-        self.commands.push(Inbound::Message { connection, session_present, plain, message });
+        let keeps_ids = self.commands.is_exactly_once();
+        self.commands.push(Inbound::Message { connection, session_present, keeps_ids, plain, message });
     }
 
     fn handle_settled(&mut self, now: Instant, number: u64) {

@@ -587,6 +587,9 @@ impl Intake {
                     .iter()
                     .map(|(filter, options)| self.subscribe(moment.now, session, filter, *options, pipeline))
                     .collect::<Vec<_>>();
+                // A new subscription is bounded by their number.
+                let idle = codes.iter().filter(|(_, is_new)| !is_new).count();
+                self.note_idle(moment.now, number, idle, &mut pipeline.counters);
                 self.send(number, |version| {
                     packet::suback(version, id, codes.iter().map(|(code, _)| *code).collect())
                 });
@@ -596,6 +599,7 @@ impl Intake {
             }
             Inbound::Unsubscribe { id, filters } => {
                 let at = session;
+                self.note_idle(moment.now, number, filters.len(), &mut pipeline.counters);
                 let session = session.and_then(|session| self.sessions.get_mut(&session));
                 let subscriptions = session.map(|session| &mut session.subscriptions);
                 let codes = unsubscribe(subscriptions, &filters);
@@ -604,7 +608,7 @@ impl Intake {
                 }
                 self.send(number, |version| packet::unsuback(version, id, codes));
             }
-            Inbound::Ping => {}
+            Inbound::Ping => self.note_idle(moment.now, number, 1, &mut pipeline.counters),
             Inbound::Disconnect { with_will, session_expiry } => {
                 if let Some(session) = session.and_then(|session| self.sessions.get_mut(&session)) {
                     if !with_will {
@@ -720,6 +724,16 @@ impl Intake {
             self.publish_locally(moment.now, id.as_str(), &message);
         }
         Some(outcome)
+    }
+
+    /// A client asks for what costs it nothing: filters that it has or may not have, UNSUBSCRIBE,
+    /// PINGREQ. They count as refusals do.
+    fn note_idle(&mut self, now: Instant, number: ConnectionNumber, count: usize, counters: &mut Counters) {
+        let session = self.connections.get(&number).and_then(|connection| connection.session);
+        let device = session.and_then(|at| self.sessions.get(&at)).map(|session| session.device);
+        for device in std::iter::repeat_n(device, count).flatten() {
+            self.note_refused(now, number, device, counters);
+        }
     }
 
     /// A publish was refused: after too many of them nothing is read for a moment.

@@ -1,9 +1,11 @@
-//! How many publishes of a device are refused without a pause.
+//! How many publishes of a device are refused without a pause, and how often it may ask for what
+//! costs no quota.
 //!
 //! A refusal costs a little time and nothing of the device's quota, and a publish of QoS 0 is
-//! answered by nothing that would slow its sender down. A device has [`BURST`] refusals and
+//! answered by nothing that would slow its sender down. So does a filter in SUBSCRIBE that the
+//! client has or may not have, one in UNSUBSCRIBE, and PINGREQ. A device has [`BURST`] refusals and
 //! [`RATE`] a second; beyond, nothing is read from the connection for a moment, and the network
-//! holds the sender up. Nothing is lost by it: what is read later is refused, or stored, then.
+//! holds the sender up. Nothing is lost by it: what is read later is answered then.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ impl RefusalRate {
         RefusalRate { left: f64::from(BURST), since: now }
     }
 
-    /// A publish was refused. Returns until when nothing more is to be read.
+    /// One more. Returns until when nothing more is to be read.
     pub(super) fn note(&mut self, now: Instant) -> Option<Instant> {
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
         self.left = (self.left + elapsed * f64::from(RATE)).min(f64::from(BURST)) - 1.0;

@@ -15,7 +15,8 @@
 //! run it stay. [`Campaign::resume`] goes on.
 //!
 //! Time is the time that this version was here while the gateway ran, in seconds, kept with the
-//! rest: no clock has to be trusted, and a gateway that was off blames no device.
+//! rest: no clock has to be trusted, and a gateway that was off blames no device. It is written
+//! each [`KEEP_CLOCK_S`] while something waits for it, and at a stop in order.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ use super::settings::Rollout;
 use crate::message::Name;
 use crate::update::rollout::{Share, bucket};
 
+/// So much of the campaign's time is lost at most where the gateway is killed, in seconds.
+const KEEP_CLOCK_S: u64 = 600;
 /// Late devices that are named.
 const NAMED_MAX: usize = 8;
 
@@ -120,6 +123,9 @@ pub struct Campaign {
     devices: BTreeMap<String, Progress>,
     #[serde(skip)]
     is_changed: bool,
+    /// The time when it was encoded last.
+    #[serde(skip)]
+    kept_clock_s: u64,
 }
 
 impl Campaign {
@@ -128,18 +134,25 @@ impl Campaign {
     /// # Errors
     /// Why it is none, in half a sentence.
     pub fn parse(text: &str) -> Result<Campaign, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        let mut campaign: Campaign = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        campaign.kept_clock_s = campaign.clock_s;
+        Ok(campaign)
     }
 
     /// As JSON, with a line break at its end. What was changed counts as kept from then on.
     pub fn encode(&mut self) -> String {
-        self.is_changed = false;
+        (self.is_changed, self.kept_clock_s) = (false, self.clock_s);
         serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 
     /// Whether it changed since it was encoded last.
     pub fn is_changed(&self) -> bool {
         self.is_changed
+    }
+
+    /// Whether anything at all is other than what was encoded last, the time with it.
+    pub fn is_other(&self) -> bool {
+        self.is_changed || self.clock_s != self.kept_clock_s
     }
 
     /// This image goes out from now on. The same as before goes on where it was, and `None`, where
@@ -278,6 +291,10 @@ impl Campaign {
                 changes.push(Change::Step(self.share(image, rollout)));
             }
         }
+        let waits = !is_last || self.devices.values().any(|progress| progress.stage == Stage::Fetched);
+        if waits && self.stopped.is_none() && now.saturating_sub(self.kept_clock_s) >= KEEP_CLOCK_S {
+            self.is_changed = true;
+        }
         changes
     }
 
@@ -291,7 +308,7 @@ impl Campaign {
         self.stopped.take().is_some()
     }
 
-    /// Forgets devices that are not known any more.
+    /// Forgets devices that are not of the class any more.
     pub fn retain(&mut self, mut is_known: impl FnMut(&str) -> bool) {
         let before = self.devices.len();
         self.devices.retain(|name, _| is_known(name));
@@ -445,6 +462,33 @@ mod tests {
         assert_eq!(campaign.counts().reported, 0, "it went back");
         campaign.retain(|device| device == "a");
         assert_eq!(campaign.devices().len(), 1);
+    }
+
+    #[test]
+    fn a_device_is_late_however_often_the_gateway_is_started_anew() {
+        let (mut campaign, image) = begun();
+        let rollout =
+            Rollout { failures: 1, report_within: Duration::from_secs(7_200), ..Rollout::default() };
+        campaign.note_sent(&name("a"), 4096, true);
+        let mut stored = campaign.encode();
+        let mut seconds = 0;
+        while campaign.stopped().is_none() {
+            // Killed a quarter of an hour after each start.
+            for _ in 0..900 {
+                campaign.care(1, &image, &rollout, |_| false);
+                seconds += 1;
+                if campaign.is_changed() {
+                    stored = campaign.encode();
+                }
+            }
+            campaign = Campaign::parse(&stored).expect("its own text");
+            assert!(seconds < 2 * 7_200, "its time goes on");
+        }
+        let (mut campaign, _) = begun();
+        let before = campaign.encode();
+        campaign.care(5, &image, &rollout, |_| false);
+        assert!(!campaign.is_changed(), "no write a second");
+        assert!(campaign.is_other() && campaign.encode() != before, "a stop keeps all of it");
     }
 
     #[test]

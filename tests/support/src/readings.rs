@@ -47,6 +47,7 @@ impl Readings {
             prefix: "tombolo/tb-abcdefgh".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
             own: Vec::new(),
+            reply: None,
             roles: vec![role],
             devices: devices.iter().map(|id| Device::new(name(id), name("sensor")).into()).collect(),
             fleets: Vec::new(),

@@ -53,6 +53,27 @@ fn refused_publishes_of_qos_1_are_held_to_the_same_and_those_that_pass_to_nothin
 }
 
 #[test]
+fn what_costs_no_quota_is_read_no_faster_than_a_second_allows() {
+    // 300 SUBSCRIBE with three filters, UNSUBSCRIBE with one, PINGREQ: each filter counts.
+    let subscribe = [&[0x82, 3 + 12, 0, 1, 0][..], &[0, 1, b'x', 0].repeat(3)].concat();
+    for (packet, each) in [(subscribe, 3), (vec![0xA2, 6, 0, 1, 0, 0, 1, b'x'], 1), (vec![0xC0, 0], 1)] {
+        let mut world = World::new();
+        let client = world.client(HELLO);
+        let other = world.client(Hello { client_id: "other", ..HELLO });
+        world.say(client, &packet.repeat(300));
+        assert_eq!(next(&mut world, client), Next::Wait, "{packet:02x?}");
+        assert_eq!(world.pipeline.counters.value(Counter::MqttClientsHeld), 1);
+        assert_eq!(next(&mut world, other), Next::Read);
+        world.pass(Duration::from_secs(300 * each / u64::from(RATE) + 1));
+        assert_eq!(next(&mut world, client), Next::Read, "{packet:02x?}");
+    }
+    let mut world = World::new();
+    let client = world.client(HELLO);
+    world.say(client, &[0xC0, 0].repeat(BURST as usize));
+    assert_eq!(next(&mut world, client), Next::Read, "what is within bounds is not held");
+}
+
+#[test]
 fn a_client_that_is_held_is_not_taken_for_silent() {
     let mut world = World::new();
     let client = world.client(Hello { keep_alive: 1, ..HELLO });
