@@ -447,38 +447,46 @@ impl Drop for Knocking {
 
 /// A connection from its handshake to its end.
 async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
-    let address = knocking.peer;
-    let source = Source { address, ..Source::default() };
+    let source = Source { address: knocking.peer, ..Source::default() };
     // What changes during the handshake is looked at behind it.
     let trust = common.verifier.subscribe();
     match stream {
-        Stream::Tcp(stream) if tls => {
-            let Some(acceptor) = common.acceptor.borrow().clone() else { return };
-            let accepted = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("it took too long".to_owned()),
-            };
-            let stream = match accepted {
-                Ok(stream) => stream,
-                Err(reason) => {
-                    if common.shared.hub.borrow_mut().may_say(LineKind::Handshake) {
-                        log::warn!(peer = shown(address), reason; "TLS handshake of an MQTT client failed");
-                    }
-                    return;
-                }
-            };
-            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));
-            let identity = identity.map(|identity| PeerIdentity::Certificate(identity.into()));
-            // It is valid to the end of its last second.
-            let expires = leaf.and_then(|leaf| Outline::read(leaf)).map(|leaf| leaf.not_after);
-            let expires = expires.map(|last| UnixTime(last.0.saturating_add(1_000)));
-            serve(&common, stream, Source { identity, expires, ..source }, knocking, trust).await;
-        }
+        // On the heap: a client without TLS needs no room for it.
+        Stream::Tcp(stream) if tls => Box::pin(enter_tls(&common, stream, source, knocking, trust)).await,
         Stream::Tcp(stream) => serve(&common, stream, source, knocking, trust).await,
         Stream::Unix(stream) => serve(&common, stream, source, knocking, trust).await,
     }
+}
+
+async fn enter_tls(
+    common: &Common,
+    stream: TcpStream,
+    source: Source,
+    knocking: Knocking,
+    trust: watch::Receiver<Option<Arc<Verifier>>>,
+) {
+    let Some(acceptor) = common.acceptor.borrow().clone() else { return };
+    let accepted = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it took too long".to_owned()),
+    };
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(reason) => {
+            if common.shared.hub.borrow_mut().may_say(LineKind::Handshake) {
+                log::warn!(peer = shown(knocking.peer), reason; "TLS handshake of an MQTT client failed");
+            }
+            return;
+        }
+    };
+    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));
+    let identity = identity.map(|identity| PeerIdentity::Certificate(identity.into()));
+    // It is valid to the end of its last second.
+    let expires = leaf.and_then(|leaf| Outline::read(leaf)).map(|leaf| leaf.not_after);
+    let expires = expires.map(|last| UnixTime(last.0.saturating_add(1_000)));
+    serve(common, stream, Source { identity, expires, ..source }, knocking, trust).await;
 }
 
 /// The chain that a client has shown, its own certificate first.
