@@ -342,6 +342,14 @@ impl Firmware {
             let current = class.kept.current();
             let previous = class.kept.images.iter().find(|image| Some(*image) != current);
             let (counts, fetching) = (class.campaign.counts(), inner.fetching.get(name));
+            // Before the first check nothing else says so.
+            let denied = current.map(|image| &image.version);
+            let denied = denied.filter(|version| inner.library.is_denied(name.as_str(), version));
+            let denied = denied.map(|version| {
+                format!(
+                    "version {version}, which is here, is denied; `tombolo update denied clear {name}/{version}` allows it again"
+                )
+            });
             FirmwareClass {
                 class: name.to_string(),
                 version: current.map(|image| image.version.clone()),
@@ -352,7 +360,7 @@ impl Firmware {
                 stopped: class.campaign.stopped().filter(|_| current.is_some()).map(str::to_owned),
                 coming: fetching.and_then(|of| of.version.clone()),
                 coming_percent: fetching.and_then(|of| of.percent),
-                reason: fetching.and_then(|of| of.reason.clone()),
+                reason: fetching.and_then(|of| of.reason.clone()).or(denied),
                 offered: counts.offered,
                 fetching: counts.fetching,
                 fetched: counts.fetched,

@@ -26,7 +26,8 @@ pub fn denied_name(class: &str, version: &str) -> String {
 pub fn choose<'o>(class: &str, offers: &'o [Offer], denied: &[String], now: UnixTime) -> Choice<'o> {
     let mut choice = Choice { offer: None, reason: None };
     let mut ours: Vec<&Offer> = offers.iter().filter(|offer| offer.class == class).collect();
-    // Versions of different schemes are not compared: those of one are before those of the other.
+    // Versions of different schemes are not compared: those of one are before those of the other,
+    // which are named below.
     ours.sort_by(|a, b| {
         let by_scheme = (b.scheme as u8).cmp(&(a.scheme as u8));
         let by_version = || a.scheme.compare(&b.version, &a.version).unwrap_or(Ordering::Equal);
@@ -49,6 +50,18 @@ pub fn choose<'o>(class: &str, offers: &'o [Offer], denied: &[String], now: Unix
         };
         choice.reason.get_or_insert_with(|| {
             format!("version {} ({}) for {class} is passed over: {why}", offer.version, offer.target)
+        });
+    }
+    let chosen = choice.offer.map(|offer| (offer.scheme, &offer.version));
+    if let Some((scheme, version)) = chosen
+        && let Some(other) = offers.iter().find(|other| other.class == class && other.scheme != scheme)
+    {
+        choice.reason.get_or_insert_with(|| {
+            format!(
+                "version {} ({}) for {class} is passed over: its version-scheme is not that of version {version}, so \
+                 which is newer is not known; publish it with the same one, or remove it",
+                other.version, other.target
+            )
         });
     }
     choice
@@ -101,6 +114,18 @@ mod tests {
         assert_eq!(choose("door", &offers, &denied(&["door/2.0.0", "door/1.0.0"]), NOW).offer, None);
         let choice = choose("roof", &offers, &denied(&["door/2.0.0"]), NOW);
         assert_eq!(version(&choice).as_deref(), Some("2.0.0"));
+    }
+
+    #[test]
+    fn a_version_of_another_scheme_than_the_chosen_one_is_named() {
+        let debian = [("version-scheme", json!("debian"))];
+        for versions in [["2.0.0", "1.0.0"], ["1.0.0", "2.0.0"]] {
+            let offers = [offer("door", versions[0], &debian), offer("door", versions[1], &[])];
+            let choice = choose("door", &offers, &[], NOW);
+            assert!(choice.offer.is_some());
+            let reason = choice.reason.expect("a reason");
+            assert!(reason.contains("its version-scheme is not that of"), "{reason}");
+        }
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl Library {
         }
     }
 
+    /// Whether this version of a class is denied.
+    pub fn is_denied(&self, class: &str, version: &str) -> bool {
+        self.denied.contains(&denied_name(class, version))
+    }
+
     /// The class of a role's devices.
     pub fn class_of(&self, role: &str) -> Option<&Name> {
         self.settings.roles.get(role).map(|role| &role.class)
