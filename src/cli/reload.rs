@@ -5,8 +5,8 @@
 //!
 //! Success is for a configuration that is in force as a whole: a reload that leaves a device, a
 //! role or a port disabled by a fault, an upstream with files that are of no use or that the broker
-//! does not take, or the metrics or local MQTT without an address has an exit status of its own, and
-//! names it.
+//! does not take, or the metrics or local MQTT without an address has an exit status of its own,
+//! and names it.
 
 use std::time::{Duration, Instant};
 

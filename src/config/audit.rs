@@ -1,4 +1,5 @@
-//! What a reload changes in who may connect: devices and their keys, for the audit lines of the log.
+//! What a reload changes in who may connect, devices and their keys, for the audit lines of the
+//! log.
 //!
 //! It compares what was known with what is, so it does not matter by which command or file the
 //! change came. No key is in it: a key is named by its kind, and a public one by its hash.

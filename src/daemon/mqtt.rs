@@ -208,8 +208,8 @@ impl Clients {
         clients
     }
 
-    /// Takes over what a reload changed. Connections stay, but for those of an address that is gone.
-    /// An address that could not be had is tried at once.
+    /// Takes over what a reload changed. Connections stay, but for those of an address that is
+    /// gone. An address that could not be had is tried at once.
     pub fn replace(&self, loaded: &Loaded) {
         let settings = &loaded.settings.mqtt;
         let of_devices = &loaded.certificates;

@@ -484,7 +484,7 @@ impl Gate {
             || found.is_some_and(|(entry, role)| role.deciding(path, &entry.described.tags).is_some())
     }
 
-    /// The largest payload of a message to local clients, in bytes; `None`: there is no such device.
+    /// The largest payload of a message to local clients, in bytes; `None`: the device is unknown.
     pub fn local_limit(&self, device: DeviceIndex) -> Option<u32> {
         self.entry_and_role(device).map(|(_, role)| role.limits.of(true))
     }

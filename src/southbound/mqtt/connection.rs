@@ -286,8 +286,8 @@ impl Connection {
                 self.disconnect(DisconnectReasonCode::TopicNameInvalid, None);
                 return Err(format!("a topic of more than {TOPIC_MAX} bytes"));
             }
-            // PUBREC again is answered with PUBREL again, whatever it says now (MQTT 5.0 §4.3.3); the
-            // library would take it for a protocol error.
+            // PUBREC again is answered with PUBREL again, whatever it says now (MQTT 5.0 §4.3.3);
+            // the library would take it for a protocol error.
             if let Some(id) = id_of(PUBREC, whole).filter(|id| self.released.contains(id)) {
                 return Ok(Some(Inbound::Pubrec { id, code: 0 }));
             }
