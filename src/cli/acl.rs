@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 mod expectations;
@@ -9,12 +11,14 @@ mod expectations;
 use super::Context;
 use super::args::{AclCommand, ExplainArguments};
 use super::error::CommandError;
+use super::input::bytes_of_argument;
 use super::output::{align, bytes};
 use crate::config::acl::{Question, explain, supposed};
 use crate::config::scalar::format_duration;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{Explained, ExplainedFilter};
+use crate::downlink::command::PAYLOAD_MAX;
 use crate::gate::Gate;
 use crate::telemetry::io::hinted;
 
@@ -31,11 +35,25 @@ pub fn run(context: &Context, command: AclCommand) -> Result<(), CommandError> {
 }
 
 fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
-    let ExplainArguments { device, method, path, content_format, bytes } = arguments;
-    let supposed = supposed(content_format.as_deref(), bytes).map_err(CommandError::Usage)?;
+    let ExplainArguments { device, method, path, content_format, bytes, payload } = arguments;
+    let mut supposed = supposed(content_format.as_deref(), bytes).map_err(CommandError::Usage)?;
+    let payload = payload.map(|text| bytes_of_argument(&text)).transpose()?;
+    if let Some(payload) = &payload {
+        if !matches!(Question::parse(&method), Some(Question::Reading(_) | Question::Publish)) {
+            let text = format!("--payload is of POST, PUT, DELETE or publish, not of {method}");
+            return Err(CommandError::Usage(text));
+        }
+        if payload.len() > PAYLOAD_MAX {
+            let text =
+                format!("--payload takes {PAYLOAD_MAX} bytes at most; --bytes says how long a payload is");
+            return Err(CommandError::Usage(text));
+        }
+        supposed = supposed.with_payload(payload);
+    }
     let (value, asked) = match context.daemon() {
         Ok(mut daemon) => {
-            let request = Request::AclExplain { device, method, path, content_format, bytes };
+            let payload = payload.map(|payload| STANDARD.encode(payload));
+            let request = Request::AclExplain { device, method, path, content_format, bytes, payload };
             (daemon.ask(&request, ANSWER)?, "the rules in force")
         }
         Err(ClientError::NotRunning { .. }) => {
@@ -138,6 +156,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         row("topic", text);
         if let Some(filter) = &publish.filter {
             row("filter", format!("acknowledged and not published: {}", held_back(filter)));
+            if let Some(why) = &explained.held_back {
+                row("", format!("this one is not published now: {why}"));
+            }
         }
         if let Some(query) = &explained.query {
             let place = match publish.envelope {

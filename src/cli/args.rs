@@ -402,6 +402,10 @@ pub struct ExplainArguments {
     /// Of a reading: the bytes of its payload
     #[arg(long, value_name = "N")]
     pub bytes: Option<u64>,
+    /// Of a reading: its payload, to see whether a filter would hold it back now; - reads it from
+    /// standard input
+    #[arg(long, value_name = "TEXT", conflicts_with = "bytes", allow_hyphen_values = true)]
+    pub payload: Option<String>,
 }
 
 /// `tombolo queue`

@@ -16,7 +16,7 @@
 
 mod bridge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -104,6 +104,8 @@ struct Outgoing {
 #[derive(Debug, Default)]
 struct Found {
     users: BTreeMap<String, String>,
+    /// There was a password file.
+    has_passwords: bool,
     /// By user; `None` = every user.
     access: Vec<(Option<String>, Access)>,
     /// There was an ACL file.
@@ -118,12 +120,18 @@ struct Found {
 
 impl Found {
     fn skip(&mut self, file: &'static str, line: usize, text: &str, why: impl Into<String>) {
-        // A line of the password file has a hash, which is not shown.
-        let text = if file == PASSWORDS { text.split(':').next().unwrap_or_default() } else { text };
+        // Secrets are not shown: the hash in a line of the password file, the password of a bridge.
+        let word = text.split_whitespace().next().unwrap_or_default();
+        let text = match file {
+            PASSWORDS => text.split(':').next().unwrap_or_default(),
+            CONF if SECRETS.contains(&word) => word,
+            _ => text,
+        };
         self.unmapped.push(Unmapped { file, line, text: text.to_owned(), why: why.into() });
     }
 
     fn passwords(&mut self, text: &str) {
+        self.has_passwords = true;
         for (line, text) in lines(text) {
             let Some((user, hash)) = text.split_once(':') else {
                 self.skip(PASSWORDS, line, text, "has no password");
@@ -239,8 +247,20 @@ impl Found {
                     self.skip(CONF, line, text, "[upstream] url names the broker");
                 }
                 // These count wherever they stand: behind a bridge, too.
-                ["acl_file", ..] => self.wants_acl = true,
-                ["password_file" | "per_listener_settings", ..] => {}
+                ["acl_file", ..] => {
+                    self.wants_acl = true;
+                    if !self.has_acl {
+                        self.skip(CONF, line, text, "name it with --acl-file");
+                    }
+                }
+                ["password_file", ..] if !self.has_passwords => {
+                    self.skip(CONF, line, text, "name it with --password-file");
+                }
+                ["password_file", ..] | ["per_listener_settings", "false"] => {}
+                ["per_listener_settings", ..] => {
+                    let why = "all addresses have the same users and rules here";
+                    self.skip(CONF, line, text, why);
+                }
                 ["include_dir", ..] => {
                     self.wants_acl = true;
                     self.skip(CONF, line, text, "give the files of that folder to further imports");
@@ -249,9 +269,16 @@ impl Found {
                     self.has_plugin = true;
                     self.skip(CONF, line, text, "what a plugin allows is not known");
                 }
-                _ if in_bridge => self.skip(CONF, line, text, "an option of the bridge: see [upstream]"),
                 ["listener" | "port" | "bind_address", ..] => {
                     self.skip(CONF, line, text, "[mqtt] listen, or insecure-listen on this machine");
+                }
+                ["certfile" | "keyfile" | "cafile", ..] => {
+                    let why = "[mqtt] certificate-file, key-file, client-ca-file";
+                    self.skip(CONF, line, text, why);
+                }
+                ["max_connections", ..] => self.skip(CONF, line, text, "[mqtt] max-clients"),
+                [word, ..] if in_bridge && is_of_bridge(word) => {
+                    self.skip(CONF, line, text, "an option of the bridge: see [upstream]");
                 }
                 _ => self.skip(CONF, line, text, "has no counterpart"),
             }
@@ -264,8 +291,9 @@ impl Found {
         let mut text = "# Made by `tombolo import mosquitto`: review it before it is used.\n".to_owned();
         let mut skipped = Vec::new();
         let mut bridged = bridge::Bridged::new(self);
+        let roles = self.roles();
         for user in self.users.keys() {
-            let role = quoted(&role_of(user));
+            let role = quoted(&roles[user.as_str()]);
             let _ = writeln!(text, "\n# {user}\n[role.{role}]");
             let own: Vec<&Access> = self
                 .access
@@ -308,12 +336,30 @@ impl Found {
         text
     }
 
+    /// The role of each user; no two have the same.
+    fn roles(&self) -> BTreeMap<&str, String> {
+        let (short, long): (Vec<&str>, Vec<&str>) =
+            self.users.keys().map(String::as_str).partition(|user| user.len() <= USER_MAX);
+        let mut taken: BTreeSet<String> = short.iter().map(|user| (*user).to_owned()).collect();
+        let mut named: Vec<(&str, String)> = short.into_iter().map(|user| (user, user.to_owned())).collect();
+        for user in long {
+            let ends = (1_u64..).map(|number| if number == 1 { String::new() } else { format!("-{number}") });
+            // A user name is a device id, which is ASCII.
+            let name = |end: String| format!("{}{end}", &user[..USER_MAX - end.len()]);
+            let free = ends.map(name).find(|name| !taken.contains(name)).unwrap_or_default();
+            taken.insert(free.clone());
+            named.push((user, free));
+        }
+        named.into_iter().map(|(user, name)| (user, format!("{ROLE}{name}"))).collect()
+    }
+
     /// The file for `device import`.
     fn devices(&self) -> String {
         let mut text = "id,role,password\n".to_owned();
+        let roles = self.roles();
         for (user, hash) in &self.users {
             // None of these has a comma or a quote.
-            let _ = writeln!(text, "{user},{},{hash}", role_of(user));
+            let _ = writeln!(text, "{user},{},{hash}", roles[user.as_str()]);
         }
         text
     }
@@ -328,10 +374,40 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     all.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-fn role_of(user: &str) -> String {
-    // A name has at most 64 bytes.
-    let short: String = user.chars().take(54).collect();
-    format!("mosquitto-{short}")
+/// What the name of a role begins with.
+const ROLE: &str = "mosquitto-";
+/// Bytes of a user name in it: a name has at most 64.
+const USER_MAX: usize = 64 - ROLE.len();
+/// Options whose value is a secret.
+const SECRETS: [&str; 4] = ["password", "remote_password", "local_password", "bridge_psk"];
+
+/// Whether an option is of the bridge before it (mosquitto.conf(5), "Configuring Bridges"). The
+/// others are of a listener or of the whole, wherever they stand.
+fn is_of_bridge(word: &str) -> bool {
+    const OTHERS: [&str; 21] = [
+        "cleansession",
+        "clientid",
+        "idle_timeout",
+        "keepalive_interval",
+        "local_cleansession",
+        "local_clientid",
+        "local_password",
+        "local_username",
+        "notification_topic",
+        "notifications",
+        "notifications_local_only",
+        "password",
+        "remote_clientid",
+        "remote_password",
+        "remote_username",
+        "restart_timeout",
+        "round_robin",
+        "start_type",
+        "threshold",
+        "try_private",
+        "username",
+    ];
+    word.starts_with("bridge_") || OTHERS.contains(&word)
 }
 
 fn quoted(value: &str) -> String {
@@ -357,13 +433,8 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
             take(&mut found, &text_of(file, FILE_MAX)?);
         }
     }
-    let mut unknown: Vec<String> = found
-        .access
-        .iter()
-        .filter_map(|(user, _)| user.clone())
-        .filter(|user| !found.users.contains_key(user))
-        .collect();
-    unknown.dedup();
+    let users = found.access.iter().filter_map(|(user, _)| user.clone());
+    let unknown: BTreeSet<String> = users.filter(|user| !found.users.contains_key(user)).collect();
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
     // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
     let text = found.rules();
@@ -450,6 +521,58 @@ mod tests {
             [(PASSWORDS, 3), (PASSWORDS, 4), (ACL, 1), (ACL, 9), (ACL, 10)].into_iter().chain(conf).collect();
         assert_eq!(places, expected, "{:?}", found.unmapped);
         assert!(found.unmapped.iter().all(|one| !one.text.contains("secret") && !one.text.contains("$7$")));
+    }
+
+    #[test]
+    fn an_option_is_told_from_those_of_the_bridge_before_it_and_secrets_are_not_shown() {
+        let mut found = Found::default();
+        found.bridges(
+            "password_file /p\nacl_file /a\nper_listener_settings true\nconnection up\nremote_password hunter2\n\
+             bridge_cafile /ca\nlistener 8883\ncertfile /c\nmax_connections 9\nlog_dest syslog\ntopic x/# out\n",
+        );
+        let why = |line: usize| {
+            let mut of = found.unmapped.iter().filter(|one| one.line == line);
+            of.next().map(|one| (one.text.as_str(), one.why.as_str())).expect("it is listed")
+        };
+        for (line, expected) in [
+            (1, "--password-file"),
+            (2, "--acl-file"),
+            (3, "same users and rules"),
+            (5, "an option of the bridge"),
+            (6, "an option of the bridge"),
+            (7, "[mqtt] listen"),
+            (8, "[mqtt] certificate-file"),
+            (9, "[mqtt] max-clients"),
+            (10, "has no counterpart"),
+        ] {
+            assert!(why(line).1.contains(expected), "{line}: {:?}", why(line));
+        }
+        assert_eq!(why(5).0, "remote_password");
+        assert_eq!(found.outgoing.len(), 1, "the bridge goes on behind a listener");
+    }
+
+    #[test]
+    fn users_whose_names_begin_alike_have_roles_and_rules_of_their_own() {
+        let long = |end: &str| format!("{}{end}", "u".repeat(60));
+        // The name that the second of the long ones would get is a user's already.
+        let taken = format!("{}-2", "u".repeat(USER_MAX - 2));
+        let users = [long("a"), long("b"), long("c"), taken, "u".repeat(USER_MAX)];
+        let mut found = Found::default();
+        found.passwords(&users.iter().map(|user| format!("{user}:{HASH}\n")).collect::<String>());
+        found.acl(
+            &users.iter().map(|user| format!("user {user}\ntopic write {user}/#\n")).collect::<String>(),
+        );
+        let rules: toml::Table = toml::from_str(&found.rules()).expect("no table twice");
+        let roles = rules["role"].as_table().expect("a table");
+        assert_eq!(roles.len(), users.len());
+        let devices = found.devices();
+        for line in devices.lines().skip(1) {
+            let [user, role, _] = line.splitn(3, ',').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            assert!(Name::parse(role).is_ok(), "{role}");
+            let topic = roles[role]["local-publish"].as_table().and_then(|rules| rules.values().next());
+            assert_eq!(topic.expect("a rule")["topic"].as_str(), Some(format!("{user}/#").as_str()));
+        }
+        assert_eq!(devices.lines().count(), users.len() + 1);
     }
 
     #[test]

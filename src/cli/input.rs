@@ -1,4 +1,4 @@
-//! A text that a command is given: whole, or not at all. Half a table of devices or rules would be
+//! What a command is given. A text: whole, or not at all. Half a table of devices or rules would be
 //! another one.
 
 use std::io::Read;
@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::error::CommandError;
+use crate::downlink::command::PAYLOAD_MAX;
 
 /// The text of a file of at most `max` bytes; it may be a pipe.
 ///
@@ -26,6 +27,21 @@ pub(super) fn text_of_or_stdin(file: &Path, max: u64) -> Result<Zeroizing<String
         true => read(file, std::io::stdin().lock(), max),
         false => text_of(file, max),
     }
+}
+
+/// A payload as an argument has it: the text, or with `-` what comes on standard input, up to one
+/// byte more than a payload may have.
+///
+/// # Errors
+/// [`CommandError::Failed`]: standard input cannot be read.
+pub(super) fn bytes_of_argument(text: &str) -> Result<Vec<u8>, CommandError> {
+    if text != "-" {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let mut input = Vec::new();
+    let most = PAYLOAD_MAX as u64 + 1;
+    std::io::stdin().take(most).read_to_end(&mut input).map_err(CommandError::failed)?;
+    Ok(input)
 }
 
 fn read(file: &Path, from: impl Read, max: u64) -> Result<Zeroizing<String>, CommandError> {

@@ -5,7 +5,8 @@
 //!
 //! Success is for a configuration that is in force as a whole: a reload that leaves a device, a
 //! role or a port disabled by a fault, an upstream with files that are of no use or that the broker
-//! does not take, or the metrics without their address has an exit status of its own, and names it.
+//! does not take, or the metrics or local MQTT without an address has an exit status of its own,
+//! and names it.
 
 use std::time::{Duration, Instant};
 
@@ -82,8 +83,10 @@ pub fn run(context: &Context) -> Result<(), CommandError> {
             disabled.join("; ")
         ));
     }
-    let metrics = answer.get("metrics").and_then(Value::as_array).cloned().unwrap_or_default();
-    faults.extend(metrics.iter().filter_map(Value::as_str).map(str::to_owned));
+    for key in ["metrics", "mqtt"] {
+        let addresses = answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        faults.extend(addresses.iter().filter_map(Value::as_str).map(str::to_owned));
+    }
     match faults.is_empty() {
         true if context.out.json => Ok(()),
         true => Ok(context.out.line("reloaded")?),

@@ -1,6 +1,5 @@
 //! `tombolo send`: a command to a device, and its answer.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use super::Context;
 use super::args::SendArguments;
 use super::error::CommandError;
+use super::input::bytes_of_argument;
 use super::output::span;
 use crate::control::io::client::{ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Sent;
-use crate::downlink::command::PAYLOAD_MAX;
 use crate::telemetry::text::Escaped;
 
 /// Sends it and waits.
@@ -23,10 +22,7 @@ use crate::telemetry::text::Escaped;
 /// success.
 pub fn run(context: &Context, arguments: SendArguments) -> Result<(), CommandError> {
     let SendArguments { device, path, payload, method, wait, content_format } = arguments;
-    let payload = match payload.as_str() {
-        "-" => read_input()?,
-        text => text.as_bytes().to_vec(),
-    };
+    let payload = bytes_of_argument(&payload)?;
     let content_format = content_format.map(|text| format(&text)).transpose()?;
     let mut daemon = context.daemon().map_err(ClientError::of_privileged)?;
     let request = Request::Send {
@@ -68,13 +64,6 @@ pub fn run(context: &Context, arguments: SendArguments) -> Result<(), CommandErr
         }
     }
     Ok(())
-}
-
-fn read_input() -> Result<Vec<u8>, CommandError> {
-    let mut input = Vec::new();
-    let most = PAYLOAD_MAX as u64 + 1;
-    std::io::stdin().take(most).read_to_end(&mut input).map_err(CommandError::failed)?;
-    Ok(input)
 }
 
 fn format(text: &str) -> Result<u16, CommandError> {

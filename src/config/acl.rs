@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
 use crate::gate::explain::{FilterView, format_text};
+use crate::gate::stage::Refusal as Refused;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
 use crate::southbound::mqtt::explain::{Deciding, Judged, publish, subscribe};
@@ -63,10 +64,11 @@ pub fn content_format(text: &str) -> Result<Option<ContentFormat>, String> {
 ///
 /// # Errors
 /// What to write.
-pub fn supposed(content_format: Option<&str>, bytes: Option<u64>) -> Result<Supposed, String> {
+pub fn supposed(content_format: Option<&str>, bytes: Option<u64>) -> Result<Supposed<'static>, String> {
     Ok(Supposed {
         content_format: content_format.map(self::content_format).transpose()?,
         bytes: bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+        payload: None,
     })
 }
 
@@ -102,7 +104,8 @@ impl Directory for Devices<'_> {
 }
 
 /// What the rules say, with the keys of an [`Explanation`](crate::gate::Explanation). `path`: a
-/// path, the topic of a publish, or a filter. What is `supposed` counts for readings.
+/// path, the topic of a publish, or a filter. What is `supposed` counts for readings; of a publish
+/// to local clients its size does.
 pub fn explain(
     settings: &Settings,
     gate: &Gate,
@@ -110,7 +113,7 @@ pub fn explain(
     device: &str,
     question: Question,
     path: &str,
-    supposed: Supposed,
+    supposed: Supposed<'_>,
 ) -> Value {
     let reading = |method| {
         let explained = gate.explain_supposed(now, device, method, path, supposed);
@@ -193,6 +196,16 @@ pub fn explain(
                     value["reason"] = "denied".into();
                     value["rule"] = name.into();
                 }
+                return value;
+            }
+            if let Some(limit) = index.and_then(|index| gate.local_limit(index))
+                && supposed.bytes > limit as usize
+            {
+                let refusal = Refused::TooLarge { limit };
+                let mut value = said(&judged, "local-publish");
+                value["allowed"] = false.into();
+                value["reason"] = refusal.reason().as_str().into();
+                value["why"] = refusal.to_string().into();
                 return value;
             }
             let mut value = said(&judged, "local-publish");

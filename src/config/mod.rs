@@ -25,6 +25,7 @@
 mod access_list;
 pub mod acl;
 pub mod alias;
+pub mod audit;
 pub mod certificate;
 pub mod difference;
 mod finding;

@@ -2,8 +2,10 @@
 //! back.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -104,6 +106,7 @@ pub trait Control {
         path: &str,
         content_format: Option<&str>,
         bytes: Option<u64>,
+        payload: Option<&[u8]>,
     ) -> Result<Value, String>;
 
     /// Publishes to ourselves where connected and answers with an
@@ -318,7 +321,7 @@ impl Call {
             Request::RejectedList { after } => control.rejected(RejectedAction::List { after }, reply),
             Request::RejectedExport { after } => control.rejected(RejectedAction::Export { after }, reply),
             Request::Send { device, path, method, payload, content_format, wait_s } => {
-                let Ok(payload) = base64::engine::general_purpose::STANDARD.decode(payload) else {
+                let Ok(payload) = STANDARD.decode(payload) else {
                     return reply.fail(Failure::new(Code::BadRequest, "the payload is not base64"));
                 };
                 let wait = std::time::Duration::from_secs(wait_s);
@@ -338,8 +341,13 @@ impl Call {
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
             Request::SecurityReport {} => reply.ok(&control.security_report()),
-            Request::AclExplain { device, method, path, content_format, bytes } => {
-                match control.explain(&device, &method, &path, content_format.as_deref(), bytes) {
+            Request::AclExplain { device, method, path, content_format, bytes, payload } => {
+                let payload = payload.map(|payload| STANDARD.decode(payload)).transpose();
+                let Ok(payload) = payload else {
+                    return reply.fail(Failure::new(Code::BadRequest, "the payload is not base64"));
+                };
+                let (content_format, payload) = (content_format.as_deref(), payload.as_deref());
+                match control.explain(&device, &method, &path, content_format, bytes, payload) {
                     Ok(explanation) => reply.ok(&explanation),
                     Err(text) => reply.fail(Failure::new(Code::BadRequest, text)),
                 }
@@ -421,13 +429,45 @@ impl Call {
 
 /// Where one answer goes. Dropped unused, it tells the client that the daemon could not answer.
 #[derive(Debug)]
-pub struct Reply(oneshot::Sender<Response>);
+pub struct Reply(oneshot::Sender<Response>, Asker);
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asker {
+    /// The user with this number, over the control socket.
+    User(i64),
+    /// The broker, by a command to the gateway.
+    Broker,
+    /// The gateway itself, or a signal.
+    #[default]
+    Gateway,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asker::User(uid) => write!(f, "uid:{uid}"),
+            Asker::Broker => f.write_str("broker"),
+            Asker::Gateway => f.write_str("gateway"),
+        }
+    }
+}
 
 impl Reply {
-    /// A reply and the end its response comes out of.
+    /// A reply to the gateway itself, and the end its response comes out of.
     pub fn channel() -> (Reply, oneshot::Receiver<Response>) {
+        Reply::channel_to(Asker::Gateway)
+    }
+
+    /// A reply to somebody else.
+    pub fn channel_to(asker: Asker) -> (Reply, oneshot::Receiver<Response>) {
         let (sender, receiver) = oneshot::channel();
-        (Reply(sender), receiver)
+        (Reply(sender, asker), receiver)
+    }
+
+    /// Who asked.
+    pub fn asker(&self) -> Asker {
+        self.1
     }
 
     /// Answers with an object. That the client has gone meanwhile is nobody's concern.

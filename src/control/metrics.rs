@@ -96,6 +96,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_delivered_local_messages_total", "Local messages delivered, one for each receiver."),
     ("tombolo_mqtt_dropped_local_messages_total", "Local messages dropped: too slow a receiver or bus."),
     (
+        "tombolo_mqtt_missed_bus_messages_total",
+        "Messages on the bus that passed a slow receiver by, whether or not they were for it.",
+    ),
+    (
         "tombolo_mqtt_filtered_local_messages_total",
         "Local messages that a filter of a local-subscribe rule held back from one client.",
     ),

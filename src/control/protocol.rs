@@ -222,6 +222,9 @@ pub enum Request {
         /// Bytes of its payload.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bytes: Option<u64>,
+        /// The payload itself, base64.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        payload: Option<String>,
     },
     /// What only the running daemon knows for `check --security`: a
     /// [`SecurityReport`](super::snapshot::SecurityReport).
@@ -669,13 +672,14 @@ mod tests {
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),
             selection.clone().prop_map(|records| Request::RejectedRetry { records }),
             selection.prop_map(|records| Request::RejectedDrop { records }),
-            any::<(String, String, String, Option<String>, Option<u64>)>().prop_map(
-                |(device, method, path, content_format, bytes)| Request::AclExplain {
+            any::<(String, String, String, Option<String>, Option<u64>, Option<String>)>().prop_map(
+                |(device, method, path, content_format, bytes, payload)| Request::AclExplain {
                     device,
                     method,
                     path,
                     content_format,
-                    bytes
+                    bytes,
+                    payload
                 }
             ),
         ]

@@ -1406,6 +1406,8 @@ pub struct Explained {
     pub matched: Vec<ExplainedRule>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
+    /// Of a payload that was given: why the rule's filter would hold it back now.
+    pub held_back: Option<String>,
     /// Of a subscription: the content formats that its rule takes, if not any.
     pub content_formats: Option<Vec<String>>,
     /// Of a subscription: which messages are held back.

@@ -7,11 +7,13 @@
 //!
 //! The router knows one topic and one filter, [`TOPIC`]: a log in memory of at most
 //! [`SEGMENTS`] times [`SEGMENT_BYTES`], with a cursor for each link. A session that is slower than
-//! the log misses messages; none waits for another. What rumqttd keeps by topic, filter or client
+//! the log misses messages; none waits for another. Messages are numbered, so that what a session
+//! misses is counted. What rumqttd keeps by topic, filter or client
 //! id is thereby bounded, and its QoS, retained messages, aliases and sessions are not used: they
 //! are `southbound::mqtt`'s (docs/decisions/0029). It starts with the first session that joins.
 
 use std::collections::HashMap;
+use std::ops::RangeFrom;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -41,6 +43,8 @@ const REQUESTS_MAX: usize = 1_024;
 const OUTGOING_MAX: u64 = 200;
 /// Messages of one round of the hub.
 const BATCH: usize = 64;
+/// Bytes of the number of a message.
+const NUMBER_BYTES: usize = 8;
 
 /// A session's end of a link.
 struct Joined {
@@ -64,6 +68,7 @@ pub fn start(shared: &Rc<Shared>) -> std::io::Result<BusHandle> {
 fn carry(requests: &Receiver<BusRequest>, joined: &UnboundedSender<Joined>) {
     let mut bus = None;
     let mut is_failing = false;
+    let mut numbers = 0..;
     while let Ok(request) = requests.recv() {
         let bus = match &mut bus {
             Some(bus) => bus,
@@ -76,12 +81,14 @@ fn carry(requests: &Receiver<BusRequest>, joined: &UnboundedSender<Joined>) {
             },
         };
         match request {
-            BusRequest::Publish(message) => match bus.publisher.publish(TOPIC, message) {
-                Ok(_) => is_failing = false,
-                Err(error) => {
-                    say(&mut is_failing, &error, "the bus between local MQTT clients does not answer")
+            BusRequest::Publish(message) => {
+                match bus.publisher.publish(TOPIC, numbered(message, &mut numbers)) {
+                    Ok(_) => is_failing = false,
+                    Err(error) => {
+                        say(&mut is_failing, &error, "the bus between local MQTT clients does not answer")
+                    }
                 }
-            },
+            }
             BusRequest::Join(session) if bus.links.len() >= LINKS_MAX => {
                 log::warn!(session, links = LINKS_MAX; "too many subscribers on the bus: this one gets nothing");
             }
@@ -142,6 +149,21 @@ fn open() -> Result<Bus, String> {
     Ok(Bus { link, publisher, _publisher: receiver, links: HashMap::new() })
 }
 
+/// A message as the router carries it: with its number at its end.
+fn numbered(mut message: Vec<u8>, numbers: &mut RangeFrom<u64>) -> Vec<u8> {
+    message.extend(numbers.next().unwrap_or_default().to_be_bytes());
+    message
+}
+
+/// The message without its number, and how many before it have passed this link by.
+fn taken(mut carried: Bytes, expected: &mut Option<u64>) -> (Bytes, u64) {
+    let number = carried.split_off(carried.len().saturating_sub(NUMBER_BYTES));
+    let number = u64::from_be_bytes(number[..].try_into().unwrap_or_default());
+    let missed = number.saturating_sub(expected.unwrap_or(number));
+    *expected = Some(number.saturating_add(1));
+    (carried, missed)
+}
+
 /// Without it the router keeps the link for ever.
 fn disconnect(mut sender: LinkTx) {
     let goodbye = Disconnect { reason_code: DisconnectReasonCode::NormalDisconnection };
@@ -160,6 +182,7 @@ async fn follow(shared: Rc<Shared>, mut joining: UnboundedReceiver<Joined>) {
 /// Hands the messages of one link to the hub, until the session leaves.
 async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
     let mut messages: Vec<Bytes> = Vec::new();
+    let (mut expected, mut missed) = (None, 0);
     loop {
         let next = tokio::select! {
             biased;
@@ -169,7 +192,11 @@ async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
         };
         let (is_all, mut is_asleep) = (next.is_none(), false);
         match next {
-            Some(Ok(Some(Notification::Forward(forward)))) => messages.push(forward.publish.payload),
+            Some(Ok(Some(Notification::Forward(forward)))) => {
+                let (message, before) = taken(forward.publish.payload, &mut expected);
+                messages.push(message);
+                missed += before;
+            }
             // The router has sent as much as it may at once, and waits to be asked for more.
             Some(Ok(Some(Notification::Unschedule))) => is_asleep = true,
             Some(Ok(_)) => {}
@@ -181,9 +208,60 @@ async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
             return;
         }
         if is_all || messages.len() >= BATCH {
-            shared.round(|hub| hub.deliver_mqtt(session, &messages));
+            shared.round(|hub| hub.deliver_mqtt(session, &messages, std::mem::take(&mut missed)));
             messages.clear();
             tokio::task::yield_now().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGES: u64 = 500;
+
+    /// Takes messages until the last one; how many came, and how many were missed.
+    async fn drain(mut link: LinkRx) -> (u64, u64) {
+        let (mut came, mut missed, mut expected) = (0, 0, None);
+        while expected != Some(MESSAGES) {
+            match link.next().await.expect("the router runs") {
+                Some(Notification::Forward(forward)) => {
+                    let (message, before) = taken(forward.publish.payload, &mut expected);
+                    assert_eq!(message.len(), 64 << 10, "without its number");
+                    (came, missed) = (came + 1, missed + before);
+                }
+                Some(Notification::Unschedule) => link.wake().await.expect("the router runs"),
+                _ => {}
+            }
+        }
+        (came, missed)
+    }
+
+    #[tokio::test]
+    async fn what_passes_a_slow_receiver_by_is_counted() {
+        let bus = open().expect("a router");
+        let join = |id: &str| {
+            let (mut sender, link) = (bus.link)(id).expect("a link");
+            sender.subscribe(TOPIC).expect("a filter");
+            (sender, link)
+        };
+        let (_quick, quick) = join("quick");
+        let (_slow, slow) = join("slow");
+        let mut publisher = bus.publisher;
+        let publishing = std::thread::spawn(move || {
+            let mut numbers = 0..;
+            for _ in 0..MESSAGES {
+                publisher.publish(TOPIC, numbered(vec![0; 64 << 10], &mut numbers)).expect("the router runs");
+            }
+            publisher
+        });
+        // When this one has the last message, the log has forgotten what the other has not read.
+        let (came, missed) = drain(quick).await;
+        assert_eq!(came + missed, MESSAGES);
+        let (came, missed) = drain(slow).await;
+        assert!(missed > 0, "the log is 4 MiB of 32");
+        assert_eq!(came + missed, MESSAGES);
+        drop(publishing.join());
     }
 }

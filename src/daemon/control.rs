@@ -576,6 +576,14 @@ impl Desk {
                 report::findings(&ready.loaded.state.events);
                 report::findings(&ready.loaded.state.problems);
                 let (unusable, kept) = (ready.unusable.clone(), ready.kept.clone());
+                // Those who asked wait for its outcome.
+                let by = self.waiting.first().map(Reply::asker).unwrap_or_default();
+                report::identities(&ready.identities, by);
+                let new_keys = ready
+                    .identities
+                    .iter()
+                    .flat_map(|change| change.new_token_keys().map(|key| (change.device.clone(), key)));
+                self.shared.hub.borrow_mut().mqtt.note_new_keys(new_keys);
                 self.take_over(*ready);
                 self.unusable = unusable.clone().map(|reason| (reason, self.link.connections()));
                 if self.metrics_addresses() != metrics_before {
@@ -583,11 +591,12 @@ impl Desk {
                     metrics.settled().await;
                 }
                 self.metrics_problems = metrics.problems();
+                self.clients.settled().await;
                 let (disabled, problems) = (self.disabled(), self.state.problems());
                 Ok(json!({
                     "reloaded": true, "disabled": disabled, "problems": problems, "upstream_files": unusable, "upstream_kept": kept,
                     "upstream_unproven": self.link.unproven(),
-                    "metrics": self.metrics_problems,
+                    "metrics": self.metrics_problems, "mqtt": self.clients.not_in_force(),
                 }))
             }
             Err(findings) => {
@@ -1108,11 +1117,15 @@ impl Control for Desk {
         path: &str,
         content_format: Option<&str>,
         bytes: Option<u64>,
+        payload: Option<&[u8]>,
     ) -> Result<serde_json::Value, String> {
         let question = acl::Question::parse(method).ok_or_else(|| {
             format!("{method:?} is nothing that rules are about; use one of {}", acl::Question::WORDS)
         })?;
-        let supposed = acl::supposed(content_format, bytes)?;
+        let mut supposed = acl::supposed(content_format, bytes)?;
+        if let Some(payload) = payload {
+            supposed = supposed.with_payload(payload);
+        }
         let hub = self.shared.hub.borrow();
         let settings = &self.loaded.settings;
         let gate = &hub.pipeline.gate;

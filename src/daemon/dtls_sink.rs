@@ -112,10 +112,10 @@ impl DtlsSink<'_> {
         let peer = route.remote;
         match identity {
             PeerIdentity::Certificate(certificate) => {
-                log::warn!(peer:% = peer, reason:% = reason, certificate:% = certificate; "certificate of no device");
+                log::warn!(peer:% = peer, reason:% = reason, certificate:% = certificate, audit = "refused"; "certificate of no device");
             }
             other => {
-                log::warn!(peer:% = peer, reason:% = reason, identity:% = other; "identity of no device")
+                log::warn!(peer:% = peer, reason:% = reason, identity:% = other, audit = "refused"; "identity of no device")
             }
         }
     }
@@ -223,9 +223,9 @@ impl Sink for DtlsSink<'_> {
             match proven.or_else(claimed) {
                 Some(device) => {
                     let id = gate.id(device).map_or("", |id| id.as_str());
-                    log::warn!(device = id, peer:% = peer, reason:% = failure; "handshake failed");
+                    log::warn!(device = id, peer:% = peer, reason:% = failure, audit = "refused"; "handshake failed");
                 }
-                None => log::warn!(peer:% = peer, reason:% = failure; "handshake failed"),
+                None => log::warn!(peer:% = peer, reason:% = failure, audit = "refused"; "handshake failed"),
             }
         }
     }

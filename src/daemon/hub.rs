@@ -383,7 +383,7 @@ impl Hub {
                     let permit = limiter.permit(now, LineKind::Refused);
                     let Some(device) = device else { continue };
                     if permit {
-                        log::info!(device = device, path = path, reason:% = refusal; "reading refused");
+                        log::info!(device = device, path = path, reason:% = refusal, audit = "denied"; "reading refused");
                     }
                     let outcome = match of_mqtt {
                         true => {
@@ -611,15 +611,22 @@ impl Hub {
         self.mqtt.handle_revoked(&self.moment, number, reason, &mut self.pipeline);
     }
 
+    /// The address that an MQTT client came to is not listened on any more.
+    pub fn unlisten_mqtt(&mut self, number: mqtt::ConnectionNumber) {
+        self.begin();
+        self.mqtt.handle_unlistened(&self.moment, number, &mut self.pipeline);
+    }
+
     /// The password that was handed out is right, or wrong.
     pub fn verified_mqtt(&mut self, right: bool) {
         self.begin();
         self.mqtt.handle_verified(&self.moment, right, &mut self.pipeline);
     }
 
-    /// The bus has messages for a session.
-    pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes]) {
+    /// The bus has messages for a session, which has missed some before them.
+    pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes], missed: u64) {
         self.begin();
+        self.pipeline.counters.add(Counter::MqttBusMissed, missed);
         for message in messages {
             self.mqtt.handle_bus(self.moment.now, session, message, &mut self.pipeline.counters);
         }

@@ -8,7 +8,7 @@
 //!
 //! An address that cannot be bound is a problem in `status` and is tried again; the rest of the
 //! gateway goes on. A client that does not read has nothing read from it, and is closed after
-//! [`SLOW`].
+//! [`SLOW`]. With an address that a reload removes its connections end; those of others stay.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -64,9 +64,13 @@ const READ_MAX: usize = 16 << 10;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused a connection.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a reload waits until its addresses were tried.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// So long after strangers took all places `status` says so.
 const CROWDED: Duration = Duration::from_secs(60);
+/// Their fault is a finding, too.
+const UNUSABLE: &str = "the files of certificate and key cannot be used";
 /// The lists of `[coap]` are those of `[mqtt]` too.
 const NO_LISTS: &str = "MQTT: no client can connect with a certificate: the revocation lists of [coap] cannot be used; `tombolo check` names the file";
 
@@ -127,10 +131,19 @@ impl Address {
     }
 }
 
-/// A listening address, its task, and why it does not listen.
+/// A listening address, its task, and what became of it.
 struct Place {
     task: JoinHandle<()>,
-    trouble: Rc<RefCell<Option<String>>>,
+    outcome: Rc<Outcome>,
+    /// Dropped with the address: its connections end.
+    _stands: watch::Sender<()>,
+}
+
+/// Whether an address was tried, and why it does not listen.
+#[derive(Default)]
+struct Outcome {
+    is_tried: Cell<bool>,
+    trouble: RefCell<Option<String>>,
 }
 
 /// What the tasks share.
@@ -195,7 +208,8 @@ impl Clients {
         clients
     }
 
-    /// Takes over what a reload changed. Connections stay, whatever becomes of their address.
+    /// Takes over what a reload changed. Connections stay, but for those of an address that is
+    /// gone. An address that could not be had is tried at once.
     pub fn replace(&self, loaded: &Loaded) {
         let settings = &loaded.settings.mqtt;
         let of_devices = &loaded.certificates;
@@ -223,18 +237,22 @@ impl Clients {
         let mut places = self.places.borrow_mut();
         places.retain(|address, place| {
             let stays = wanted.contains(address);
-            if !stays {
+            let fails = place.outcome.trouble.borrow().is_some();
+            if !stays || fails {
                 place.task.abort();
+            }
+            if !stays {
                 address.forget();
                 log::info!(listen:% = address; "no longer listening for MQTT");
             }
-            stays
+            stays && !fails
         });
         for address in wanted {
             places.entry(address.clone()).or_insert_with(|| {
-                let trouble = Rc::new(RefCell::new(None));
-                let task = listen(self.common.clone(), address, trouble.clone());
-                Place { task: tokio::task::spawn_local(task), trouble }
+                let outcome = Rc::new(Outcome::default());
+                let (stands, standing) = watch::channel(());
+                let task = listen(self.common.clone(), address, outcome.clone(), standing);
+                Place { task: tokio::task::spawn_local(task), outcome, _stands: stands }
             });
         }
     }
@@ -273,10 +291,9 @@ impl Clients {
                 self.set_up((material, lists));
             }
             *self.trouble.borrow_mut() = Some(if stays {
-                "MQTT: the files of certificate and key cannot be used; the previous ones stay in use"
-                    .to_owned()
+                format!("MQTT: {UNUSABLE}; the previous ones stay in use")
             } else {
-                "MQTT: no TLS client can connect: the files of certificate and key cannot be used".to_owned()
+                format!("MQTT: no TLS client can connect: {UNUSABLE}")
             });
             return;
         };
@@ -293,6 +310,8 @@ impl Clients {
                 *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
                 *self.material.borrow_mut() = Some(new);
                 *self.trouble.borrow_mut() = None;
+                let judge = |chain: &[CertificateDer<'_>]| lapse(chain, verifier.as_deref()).is_some();
+                self.common.shared.round(|hub: &mut Hub| hub.mqtt.forget_lapsed(judge));
                 self.common.verifier.send_replace(verifier);
             }
             Err(why) => *self.trouble.borrow_mut() = Some(format!("MQTT: TLS cannot be set up: {why}")),
@@ -305,15 +324,36 @@ impl Clients {
         self.set_up((material, Lists { lists, policy, fault: before.fault }));
     }
 
-    /// Why clients cannot connect, one sentence each.
-    pub fn problems(&self) -> Vec<String> {
+    /// Waits until each address was tried once; [`SETTLED_WITHIN`] at most.
+    pub async fn settled(&self) {
+        let give_up = Instant::now() + SETTLED_WITHIN;
+        let is_settled = || self.places.borrow().values().all(|place| place.outcome.is_tried.get());
+        while !is_settled() && Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Why addresses do not listen, one sentence each.
+    fn not_listening(&self) -> Vec<String> {
         let places = self.places.borrow();
         let places = places.iter().filter_map(|(address, place)| {
-            let why = place.trouble.borrow();
+            let why = place.outcome.trouble.borrow();
             Some(format!("{NOT_LISTENING}{address}: {}; it is tried again", why.as_ref()?))
         });
         let mut problems: Vec<String> = places.collect();
         problems.sort();
+        problems
+    }
+
+    /// Why the configuration is not in force, where no finding of its files says so.
+    pub fn not_in_force(&self) -> Vec<String> {
+        let trouble = self.trouble.borrow().clone().filter(|text| !text.contains(UNUSABLE));
+        self.not_listening().into_iter().chain(trouble).collect()
+    }
+
+    /// Why clients cannot connect, one sentence each.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.not_listening();
         problems.extend(self.trouble.borrow().clone());
         let material = self.material.borrow();
         if let Some((material, lists)) = material.as_ref() {
@@ -366,7 +406,7 @@ fn out_of_date(material: &Material, clock: &dyn WallClock) -> Option<String> {
 }
 
 /// Listens on one address, for ever.
-async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option<String>>>) {
+async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, standing: watch::Receiver<()>) {
     let listener = loop {
         match address.open(&common.store) {
             Ok(listener) => break listener,
@@ -378,14 +418,16 @@ async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option
                     std::io::ErrorKind::NotFound => "its directory is not there".to_owned(),
                     _ => error.to_string(),
                 };
-                if trouble.replace(Some(why.clone())).as_ref() != Some(&why) {
+                if outcome.trouble.replace(Some(why.clone())).as_ref() != Some(&why) {
                     log::error!(listen:% = address, reason = why; "cannot listen for MQTT; it is tried again");
                 }
+                outcome.is_tried.set(true);
                 tokio::time::sleep(AGAIN).await;
             }
         }
     };
-    *trouble.borrow_mut() = None;
+    *outcome.trouble.borrow_mut() = None;
+    outcome.is_tried.set(true);
     let tls = matches!(address, Address::Tls(_));
     match listener.local() {
         Some(local) => log::info!(listen:% = local, tls; "listening for MQTT"),
@@ -420,7 +462,8 @@ async fn listen(common: Rc<Common>, address: Address, trouble: Rc<RefCell<Option
         }
         let Some(Admitted { number, .. }) = admitted else { continue };
         let knocking = Knocking { common: common.clone(), peer, number };
-        let task = tokio::task::spawn_local(enter(common.clone(), stream, tls, knocking));
+        let entering = enter(common.clone(), stream, tls, knocking, standing.clone());
+        let task = tokio::task::spawn_local(entering);
         common.knocking.borrow_mut().insert(number, task.abort_handle());
     }
 }
@@ -446,25 +489,25 @@ impl Drop for Knocking {
 }
 
 /// A connection from its handshake to its end.
-async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking) {
+async fn enter(
+    common: Rc<Common>,
+    stream: Stream,
+    tls: bool,
+    knocking: Knocking,
+    standing: watch::Receiver<()>,
+) {
     let source = Source { address: knocking.peer, ..Source::default() };
     // What changes during the handshake is looked at behind it.
-    let trust = common.verifier.subscribe();
+    let watched = Watched { trust: common.verifier.subscribe(), standing };
     match stream {
         // On the heap: a client without TLS needs no room for it.
-        Stream::Tcp(stream) if tls => Box::pin(enter_tls(&common, stream, source, knocking, trust)).await,
-        Stream::Tcp(stream) => serve(&common, stream, source, knocking, trust).await,
-        Stream::Unix(stream) => serve(&common, stream, source, knocking, trust).await,
+        Stream::Tcp(stream) if tls => Box::pin(enter_tls(&common, stream, source, knocking, watched)).await,
+        Stream::Tcp(stream) => serve(&common, stream, source, knocking, watched).await,
+        Stream::Unix(stream) => serve(&common, stream, source, knocking, watched).await,
     }
 }
 
-async fn enter_tls(
-    common: &Common,
-    stream: TcpStream,
-    source: Source,
-    knocking: Knocking,
-    trust: watch::Receiver<Option<Arc<Verifier>>>,
-) {
+async fn enter_tls(common: &Common, stream: TcpStream, source: Source, knocking: Knocking, watched: Watched) {
     let Some(acceptor) = common.acceptor.borrow().clone() else { return };
     let accepted = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -475,18 +518,27 @@ async fn enter_tls(
         Ok(stream) => stream,
         Err(reason) => {
             if common.shared.hub.borrow_mut().may_say(LineKind::Handshake) {
-                log::warn!(peer = shown(knocking.peer), reason; "TLS handshake of an MQTT client failed");
+                log::warn!(peer = shown(knocking.peer), reason, audit = "refused"; "TLS handshake of an MQTT client failed");
             }
             return;
         }
     };
-    let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let chain = stream.chain().map(Rc::from);
+    let leaf = stream.chain().and_then(|chain| chain.first());
     let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));
     let identity = identity.map(|identity| PeerIdentity::Certificate(identity.into()));
     // It is valid to the end of its last second.
     let expires = leaf.and_then(|leaf| Outline::read(leaf)).map(|leaf| leaf.not_after);
     let expires = expires.map(|last| UnixTime(last.0.saturating_add(1_000)));
-    serve(common, stream, Source { identity, expires, ..source }, knocking, trust).await;
+    serve(common, stream, Source { identity, expires, chain, ..source }, knocking, watched).await;
+}
+
+/// What may end a connection from outside.
+struct Watched {
+    /// What judges its certificate.
+    trust: watch::Receiver<Option<Arc<Verifier>>>,
+    /// Closed when its address is not listened on any more.
+    standing: watch::Receiver<()>,
 }
 
 /// The chain that a client has shown, its own certificate first.
@@ -507,8 +559,7 @@ impl Shown for TlsStream<TcpStream> {
 }
 
 /// Why the chain of a client is good no longer.
-fn lapse(stream: &impl Shown, verifier: Option<&Verifier>) -> Option<String> {
-    let chain = stream.chain()?;
+fn lapse(chain: &[CertificateDer<'_>], verifier: Option<&Verifier>) -> Option<String> {
     match verifier {
         Some(verifier) => verifier.lapse(chain),
         None => Some("mqtt.client-ca-file is not set any more".to_owned()),
@@ -543,7 +594,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
     mut stream: S,
     source: Source,
     knocking: Knocking,
-    mut trust: watch::Receiver<Option<Arc<Verifier>>>,
+    Watched { mut trust, mut standing }: Watched,
 ) {
     let wake = Rc::new(Wake::new());
     let number = common.shared.round(|hub| hub.open_mqtt(source, wake.clone()));
@@ -563,9 +614,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
         }
         if std::mem::take(&mut anew) {
             let verifier = trust.borrow_and_update().clone();
-            if let Some(why) = lapse(&stream, verifier.as_deref()) {
+            if let Some(why) = stream.chain().and_then(|chain| lapse(chain, verifier.as_deref())) {
                 common.shared.round(|hub| hub.revoke_mqtt(number, why));
             }
+        }
+        if standing.has_changed().is_err() {
+            common.shared.round(|hub| hub.unlisten_mqtt(number));
         }
         let (next, identified) = {
             let mut hub = common.shared.hub.borrow_mut();
@@ -593,6 +647,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
         let mut woken = pin!(wake.notified());
         let mut stopped = pin!(stopping.changed());
         let mut trusted = pin!(trust.changed());
+        let mut removed = pin!(standing.changed());
         let give_up = waiting_since;
         let mut slow = pin!(async move {
             match give_up {
@@ -601,7 +656,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
             }
         });
         let step = poll_fn(|context| {
-            if woken.as_mut().poll(context).is_ready() || stopped.as_mut().poll(context).is_ready() {
+            if woken.as_mut().poll(context).is_ready()
+                || stopped.as_mut().poll(context).is_ready()
+                || removed.as_mut().poll(context).is_ready()
+            {
                 return Poll::Ready(Step::Woken);
             }
             if trusted.as_mut().poll(context).is_ready() {

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::line_kind::LineKind;
 use crate::clock::Moment;
+use crate::config::audit::TOKEN_KEY;
+use crate::config::certificate::format_key_hash;
 use crate::control::snapshot;
 use crate::control::tail::{self, Tail};
 use crate::southbound::mqtt::settings::PlainAddress;
@@ -52,11 +54,17 @@ pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event:
         }
         Event::Disconnected { device, client_id, reason } => {
             let device = device.as_ref().map_or("", |device| device.as_str());
-            let level = match reason {
-                Ended::Revoked(_) => log::Level::Warn,
-                _ => log::Level::Debug,
-            };
-            log::log!(level, device, client_id = client_id.as_str(), reason:% = reason; "MQTT client disconnected");
+            let client_id = client_id.as_str();
+            match reason {
+                Ended::Revoked(_) => {
+                    log::warn!(device, client_id, reason:% = reason, audit = "revoked"; "MQTT client disconnected");
+                }
+                _ => log::debug!(device, client_id, reason:% = reason; "MQTT client disconnected"),
+            }
+        }
+        Event::NewKeyUsed { device, key } => {
+            let (device, key) = (device.as_str(), format!("{TOKEN_KEY}{}", format_key_hash(key)));
+            log::info!(device, key = key.as_str(), audit = "new-key-used"; "a new key was used for the first time");
         }
         Event::Refused(refused) => {
             let permit = match refused.address {
@@ -67,7 +75,7 @@ pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event:
                 let (peer, reason) = (shown(refused.address), refused.reason.as_str());
                 let username = refused.username.as_deref().unwrap_or("-");
                 let device = refused.device.as_ref().map_or("-", |device| device.as_str());
-                log::warn!(device, peer = peer.as_str(), username, reason; "MQTT client refused");
+                log::warn!(device, peer = peer.as_str(), username, reason, audit = "refused"; "MQTT client refused");
                 tail.push_failure(&tail::RefusedConnect {
                     received: moment.wall,
                     boottime_ms: moment.boottime_ms,

@@ -52,6 +52,7 @@ impl Rekeying {
         }
         let mut is_new = false;
         while let Some(id) = gate.poll_next_psk_used() {
+            log::info!(device = id.as_str(), key = "psk", audit = "new-key-used"; "a new key was used for the first time");
             is_new |= self.due.insert(id);
         }
         let is_time = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= EVERY);

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::link::{Link, Proof, UsedFiles};
 
 use crate::clock::WallClock;
+use crate::config::audit::{IdentityChange, identity_changes};
 use crate::config::io::Options;
 use crate::config::reload::{Changes, compare};
 use crate::config::{Finding, Level, Loaded, Settings};
@@ -47,6 +48,8 @@ pub struct Ready {
     pub kept: Option<String>,
     /// The fetched lists of `[coap]` that were in use when it was judged, PEM.
     pub device_lists: Option<Arc<[u8]>>,
+    /// Devices and keys that it adds, removes or changes.
+    pub identities: Vec<IdentityChange>,
     /// Whether the broker lets us in with them, where they were changed under a connection.
     pub proof: Proof,
 }
@@ -98,6 +101,7 @@ async fn read(
             keep_lists(&mut loaded, &lists);
         }
         let changes = compare(&running, &loaded)?;
+        let identities = identity_changes(&running.known, &loaded.known);
         let prepared = Prepared::from(loaded.settings.gate.clone());
         let keyring = super::engine::keyring(&loaded.settings.gate);
         let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
@@ -118,6 +122,7 @@ async fn read(
             unusable,
             kept,
             device_lists,
+            identities,
             proof,
         }))
     });

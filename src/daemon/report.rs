@@ -1,6 +1,8 @@
 //! What was found in the configuration and when the journal was opened, in the log.
 
+use crate::config::audit::{Act, IdentityChange};
 use crate::config::{Finding, Level};
+use crate::control::api::Asker;
 use crate::journal::OpenReport;
 use crate::message::Lane;
 
@@ -13,6 +15,36 @@ pub fn findings(findings: &[Finding]) {
             Level::Warn => log::warn!("{sentence}"),
             Level::Ok => log::debug!("{sentence}"),
         }
+    }
+}
+
+/// Most lines about devices and keys that one reload changed; the rest is one with their number.
+const IDENTITIES_MAX: usize = 1_000;
+
+/// Says which devices and keys a reload changed, and who asked for it.
+pub fn identities(changes: &[IdentityChange], by: Asker) {
+    for IdentityChange { device, act, to } in changes.iter().take(IDENTITIES_MAX) {
+        let (device, audit) = (device.as_str(), act.as_str());
+        match act {
+            Act::Added => log::info!(device, to = to.as_str(), by:% = by, audit; "device added"),
+            Act::Removed => log::info!(device, by:% = by, audit; "device removed"),
+            Act::Enabled => log::info!(device, by:% = by, audit; "device enabled"),
+            Act::Disabled => log::info!(device, by:% = by, audit; "device disabled"),
+            Act::Role => log::info!(device, to = to.as_str(), by:% = by, audit; "role of a device changed"),
+            Act::Parent => {
+                log::info!(device, to = to.as_str(), by:% = by, audit; "parent of a device changed")
+            }
+            Act::KeyAdded => log::info!(device, key = to.as_str(), by:% = by, audit; "key of a device added"),
+            Act::KeyRemoved => {
+                log::info!(device, key = to.as_str(), by:% = by, audit; "key of a device removed")
+            }
+            Act::KeyChanged => {
+                log::info!(device, key = to.as_str(), by:% = by, audit; "key of a device changed")
+            }
+        }
+    }
+    if let Some(more @ 1..) = changes.len().checked_sub(IDENTITIES_MAX) {
+        log::info!(changes = more, by:% = by, audit = "more-changes"; "further devices and keys changed");
     }
 }
 

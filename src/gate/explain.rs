@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Gate;
+use super::filter::Sample;
 use super::mapping::{NO_FORMAT, Places};
 use super::matcher::Segments;
 use super::on_behalf::Forwarded;
@@ -15,7 +16,7 @@ use super::policy::{Asked, Limits, Role, Rule};
 use super::settings::{QoS, QueryUse, ReadingFilter};
 use super::stage::{Reason, Refusal};
 use super::tag::Tags;
-use crate::message::{ContentFormat, Envelope, Method, Name, Path, QueryBuffer};
+use crate::message::{ContentFormat, Envelope, Method, Name, Path, Query, QueryBuffer};
 
 /// What the gate would do with an empty payload at a path, and why. Its JSON is part of the
 /// command's contract.
@@ -58,6 +59,9 @@ pub struct Explanation {
     pub matched: Vec<MatchedRule>,
     /// How it would be published, if it passes.
     pub publish: Option<Publish>,
+    /// Of a payload that was given: why the rule's filter would hold it back now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<String>,
     /// Largest payloads that the role and the rule allow, in bytes.
     pub max_payload: Option<MaxPayload>,
     /// What is left of the device's quota now.
@@ -102,11 +106,20 @@ pub struct MatchedRule {
 
 /// What is supposed about the reading that is asked about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Supposed {
+pub struct Supposed<'p> {
     /// Its content format; `Some(None)`: it has none. `None`: one that its rule takes.
     pub content_format: Option<Option<ContentFormat>>,
     /// Bytes of its payload, which comes in blocks if it needs to.
     pub bytes: usize,
+    /// The payload itself, of so many bytes: whether a filter would hold it back now.
+    pub payload: Option<&'p [u8]>,
+}
+
+impl<'p> Supposed<'p> {
+    /// With this payload.
+    pub fn with_payload(self, payload: &'p [u8]) -> Supposed<'p> {
+        Supposed { bytes: payload.len(), payload: Some(payload), ..self }
+    }
 }
 
 /// How a reading would be published.
@@ -196,7 +209,7 @@ impl Gate {
         device: &str,
         method: Method,
         path: &str,
-        supposed: Supposed,
+        supposed: Supposed<'_>,
     ) -> Explanation {
         let mut explanation = self.explain_reading(now, device, method, path, supposed);
         let deciding = explanation.matched.iter().find(|rule| Some(&rule.rule) == explanation.rule.as_ref());
@@ -216,7 +229,7 @@ impl Gate {
         device: &str,
         method: Method,
         path: &str,
-        supposed: Supposed,
+        supposed: Supposed<'_>,
     ) -> Explanation {
         let path = path.strip_prefix('/').unwrap_or(path);
         let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
@@ -237,6 +250,7 @@ impl Gate {
             rule_from: None,
             matched: Vec::new(),
             publish: None,
+            held_back: None,
             max_payload: None,
             quota: None,
         };
@@ -335,6 +349,13 @@ impl Gate {
         }
         let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
         explanation.allowed = true;
+        if let (Some(payload), Some(filter), Some(remembered)) =
+            (supposed.payload, &action.filter, &entry.state.remembered)
+            && method != Method::Delete
+        {
+            let sample = Sample { place: (path.as_str(), query.map(Query::as_str)), content_format, payload };
+            explanation.held_back = remembered.judge(now, filter, &sample).map(|why| why.to_string());
+        }
         explanation.why = match explanation.matched.iter().filter(|rule| rule.lacks_tag.is_none()).count() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),
             _ => format!(

@@ -275,11 +275,17 @@ impl<'t> Token<'t> {
         self.claims.get("sub")?.as_str()
     }
 
-    /// Judges the token by the keys of its device. Returns when it is not taken any more.
+    /// Judges the token by the keys of its device. Returns when it is not taken any more, and the
+    /// key that has signed it.
     ///
     /// # Errors
     /// [`JwtFault`]
-    pub fn verify(&self, keys: &[JwtKey], audience: &str, clock: Clock) -> Result<UnixTime, JwtFault> {
+    pub fn verify<'k>(
+        &self,
+        keys: &'k [JwtKey],
+        audience: &str,
+        clock: Clock,
+    ) -> Result<(UnixTime, &'k JwtKey), JwtFault> {
         let is_for = |audience: &str| match self.claims.get("aud") {
             Some(Value::String(one)) => one == audience,
             Some(Value::Array(all)) => all.iter().any(|one| one == audience),
@@ -307,7 +313,7 @@ impl<'t> Token<'t> {
             if key.is_expired(clock) {
                 fault = if fault == JwtFault::Algorithm { JwtFault::KeyExpired } else { fault };
             } else if key.verifies(self.signed, &self.signature) {
-                return Ok(key.until.map_or(end, |until| until.min(end)));
+                return Ok((key.until.map_or(end, |until| until.min(end)), key));
             } else {
                 fault = JwtFault::Signature;
             }
@@ -450,7 +456,8 @@ pub(crate) mod tests {
 
     fn judged(keys: &[JwtKey], token: &str, trusted: bool) -> Result<UnixTime, JwtFault> {
         assert!(is_token(token.as_bytes()));
-        Token::parse(token.as_bytes())?.verify(keys, "gw", Clock { time: NOW, trusted })
+        let token = Token::parse(token.as_bytes())?;
+        token.verify(keys, "gw", Clock { time: NOW, trusted }).map(|(end, _)| end)
     }
 
     #[test]

@@ -484,6 +484,11 @@ impl Gate {
             || found.is_some_and(|(entry, role)| role.deciding(path, &entry.described.tags).is_some())
     }
 
+    /// The largest payload of a message to local clients, in bytes; `None`: the device is unknown.
+    pub fn local_limit(&self, device: DeviceIndex) -> Option<u32> {
+        self.entry_and_role(device).map(|(_, role)| role.limits.of(true))
+    }
+
     /// Decides whether a message to local clients is within the limits of its device, and takes its
     /// tokens if it is. The rule that allows it, and whether there is `room` for it, is the
     /// southbound side's. It does not count as a reading; a refusal is counted. The device counts

@@ -1,7 +1,12 @@
-//! Random bytes, and the kernel's boot id.
+//! Random bytes, the kernel's boot id, and whether a process listens on a Unix socket.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 /// Fills `bytes` from the system's random number generator.
 ///
@@ -27,4 +32,21 @@ pub fn boot_id() -> Option<[u8; 16]> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let id = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
     Some(id.to_be_bytes())
+}
+
+/// Whether a process listens on the Unix socket at `path`. Does not block, even if its queue is
+/// full.
+///
+/// # Errors
+/// This user may not ask, or the path is none of a socket.
+pub fn has_listener(path: &Path) -> io::Result<bool> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_raw_fd(), &address) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(error @ (Errno::EACCES | Errno::EPERM)) => Err(error.into()),
+        // A full queue (EAGAIN), or a socket of another type (EPROTOTYPE), is one that is in use.
+        Ok(()) | Err(_) => Ok(true),
+    }
 }

@@ -78,6 +78,8 @@ counters! {
     MqttLocalDelivered = "tombolo_mqtt_delivered_local_messages_total",
     /// Of those, messages dropped because the receiver or the bus was too slow.
     MqttLocalDropped = "tombolo_mqtt_dropped_local_messages_total",
+    /// Messages on the bus that passed a slow receiver by, whether or not they were for it.
+    MqttBusMissed = "tombolo_mqtt_missed_bus_messages_total",
     /// Local messages that a filter of a local-subscribe rule held back from one client.
     MqttLocalFiltered = "tombolo_mqtt_filtered_local_messages_total",
     /// Local messages that expired before they were sent: for one client, or as retained ones.

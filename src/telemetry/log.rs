@@ -21,8 +21,15 @@ pub const VALUE_MAX: usize = 256;
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// The router of the bus between local MQTT clients. Its tracing spans become lines of the level
-/// `error`, three for each message, and its warnings are as many as a slow subscriber misses
-/// messages. What it does wrong the daemon sees at its links and says itself.
+/// `error`, three for each message, so that a limit of lines would hide the others behind them.
+/// What an operator would want of them has another place:
+///
+/// | its line | here |
+/// |---|---|
+/// | `Router done!` | the next publish or join fails, which `daemon::bus` logs as an error |
+/// | `no space for new connection` | links are counted, and `daemon::bus` warns at the most |
+/// | `Read cursor start jumped`, `less than head`: a slow subscriber misses messages | messages are numbered, and those missed are counted (`tombolo_mqtt_missed_bus_messages_total`) |
+/// | acknowledgements out of order, filters, aliases | there are none: one topic, one filter, QoS 0 |
 const SILENT: &str = "rumqttd";
 
 /// Parses the name of a level in [`LEVELS`]; case is ignored. `None` for anything else.

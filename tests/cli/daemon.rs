@@ -146,6 +146,7 @@ impl Control for Hub {
         path: &str,
         _: Option<&str>,
         _: Option<u64>,
+        _: Option<&[u8]>,
     ) -> Result<Value, String> {
         let method = Method::parse(method).ok_or("no method")?;
         Ok(

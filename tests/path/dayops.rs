@@ -594,3 +594,23 @@ fn a_broker_that_cannot_be_reached_is_named_with_what_is_kept_and_the_way_out() 
     assert_eq!(status, 1);
     assert!(object["error"]["message"].as_str().is_some_and(|said| said.contains("could not be reached")));
 }
+
+#[test]
+fn acl_explain_says_whether_a_filter_would_hold_a_payload_back_now() {
+    let rule = "[role.sensor.uplink.state]\npath = \"state/+\"\non-change = true\n";
+    let site = Site::new("explain-payload", rule);
+    let explain = |method: &str, payload: &str| {
+        site.daemon.command(&["acl", "explain", "door-7", method, "state/door", "--payload", payload])
+    };
+    let held_back = "this one is not published now: unchanged (on-change)";
+    let (status, text) = explain("POST", "on");
+    assert!(status == 0 && !text.contains(held_back), "nothing came before it: {text}");
+    site.post(&["-e", "on"], "state/door");
+    wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/state/door").is_empty());
+    for (payload, expected) in [("on", true), ("off", false)] {
+        let (status, text) = explain("POST", payload);
+        assert!(status == 0 && text.contains(held_back) == expected, "{payload}: {text}");
+    }
+    let (status, text) = explain("subscribe", "on");
+    assert!(status == 2 && text.contains("--payload is of"), "{status} {text}");
+}

@@ -2,6 +2,7 @@
 
 mod answers;
 mod attacker;
+mod audit;
 #[cfg(feature = "dimpl")]
 mod backlog;
 mod ca_rollover;
@@ -25,6 +26,7 @@ mod lossy_link;
 mod mqtt;
 mod mqtt_identity;
 mod mqtt_local;
+mod mqtt_places;
 mod mqtt_revocation;
 mod observe;
 mod on_behalf;

@@ -222,6 +222,8 @@ fn a_new_key_is_taken_beside_the_one_before_until_it_is_used() {
     assert!(connects("sleeper.2", "another-key-12345"), "the new one");
     let file = site.folder.join("state/devices/sleeper.toml");
     let text = || std::fs::read_to_string(&file).expect("a file");
+    let used = "a new key was used for the first time device=sleeper key=psk audit=new-key-used";
+    wait_for("its line in the log", || site.daemon.log().contains(used));
     wait_for("the key before to go", || !text().contains(KEY) && !text().contains("next-psk"));
     wait_for("its refusal", || !connects("sleeper", KEY));
     assert!(connects("sleeper.2", "another-key-12345"));

@@ -181,3 +181,25 @@ fn without_refuse_an_expired_list_still_revokes_and_keeps_nobody_else_out() {
     world.reload();
     assert!(!world.publish(1) && world.publish(2));
 }
+
+#[test]
+fn the_delayed_will_of_a_client_that_is_away_is_forgotten_with_its_certificate() {
+    let world = World::new("mqtt-will-revoked", "crl-file = \"CRL\"", "none");
+    let mut clients: Vec<Client> = [1, 2]
+        .map(|camera| {
+            let mut command = world.command("mosquitto_sub", camera);
+            command.args(["-i", "cam", "-c", "-x", "3600", "-t", "set/#"]);
+            command.args(["--will-topic", "t/gone", "--will-payload", "1"]);
+            command.args(["-D", "will", "will-delay-interval", "3600"]);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            Client(command.spawn().expect("mosquitto-clients is installed"))
+        })
+        .into();
+    wait_for("both", || world.clients() == 2);
+    clients.clear();
+    let away = || world.site.daemon.status()["mqtt"]["absent_sessions"].as_u64();
+    wait_for("both are away", || away() == Some(2));
+    world.folder.write("crl.pem", world.pki.revoke(&[1]));
+    world.reload();
+    assert_eq!(away(), Some(1));
+}

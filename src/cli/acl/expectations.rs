@@ -45,7 +45,7 @@ struct Expectation {
     question: Question,
     path: String,
     allowed: bool,
-    supposed: Supposed,
+    supposed: Supposed<'static>,
     /// Of the device that stands for a role.
     tags: Tags,
     /// Keys and values that are expected beside.

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
@@ -17,6 +16,7 @@ use crate::clock::WallClock;
 use crate::config::{Finding, Paths};
 use crate::southbound::mqtt::Settings;
 use crate::southbound::mqtt::settings::PlainAddress;
+use crate::system::io::has_listener;
 
 /// What the gateway shows clients, and whom it believes.
 pub fn certificates(settings: &Settings, clock: &dyn WallClock) -> Vec<Finding> {
@@ -61,7 +61,7 @@ fn socket(path: &Path, paths: &Paths) -> Finding {
                 format!("move {shown} aside, or name another path"),
             );
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        Ok(_) if has_listener(path).unwrap_or(false) => {
             let advice = format!("`ss -lxp src {shown}` names it; stop it, or name another path");
             return fail("is held by another program".to_owned(), advice);
         }

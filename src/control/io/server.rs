@@ -4,13 +4,11 @@
 //! through a bounded channel to the daemon's loop, which answers between two rounds of the path.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -20,11 +18,12 @@ use tokio_util::bytes::BytesMut;
 use tokio_util::codec::{Decoder as _, LinesCodec, LinesCodecError};
 
 use super::places::{CONNECTIONS_MAX, Places};
-use crate::control::api::{Call, Reply};
+use crate::control::api::{Asker, Call, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, to_line};
 use crate::control::tail::{Seen, Tail, Watcher};
 use crate::control::trace::{Trace, TraceWatcher};
 use crate::control::traffic::{Traffic, TrafficWatcher, WATCHERS_MAX};
+use crate::system::io::has_listener;
 
 /// A connection that has not sent a whole request within this time is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -156,7 +155,9 @@ fn bind(socket: &Path) -> Result<UnixListener, BindError> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(BindError::NotASocket { socket: socket.to_owned() });
         }
-        Ok(_) if answers(socket) => return Err(BindError::InUse { socket: socket.to_owned() }),
+        Ok(_) if has_listener(socket).unwrap_or(true) => {
+            return Err(BindError::InUse { socket: socket.to_owned() });
+        }
         _ => {}
     }
     // Created under another name until its mode is set. The name is not longer than the final one,
@@ -171,21 +172,6 @@ fn bind(socket: &Path) -> Result<UnixListener, BindError> {
         })
         .map_err(system)?;
     Ok(listener)
-}
-
-/// Whether a process listens on the socket. Does not block, even if its queue is full.
-fn answers(path: &Path) -> bool {
-    let Ok(address) = UnixAddr::new(path) else {
-        return false;
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let Ok(probe) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
-        return false;
-    };
-    !matches!(
-        connect(probe.as_raw_fd(), &address),
-        Err(nix::errno::Errno::ECONNREFUSED | nix::errno::Errno::ENOENT)
-    )
 }
 
 async fn accept(listener: UnixListener, calls: mpsc::Sender<Call>, streams: Streams) {
@@ -308,26 +294,26 @@ async fn serve(
         let response = match request {
             Err(failure) => Response::Error(failure),
             Ok(request) if request.is_privileged() && !is_privileged(uid) => {
-                log::warn!(uid = uid, pid = pid, request:% = request; "control request refused");
+                log::warn!(uid = uid, pid = pid, request:% = request, audit = "control-refused"; "control request refused");
                 let message = "only root and the user of the daemon may ask this: use sudo";
                 Response::Error(Failure::new(Code::Denied, message))
             }
             Ok(Request::Tail { device, last }) => {
                 // Subscribed before the request, so that no reading after the answer is missed.
                 let watcher = streams.tail.watch(device.clone(), last as usize);
-                match ask(Request::Tail { device, last }, &calls).await {
+                match ask(uid, Request::Tail { device, last }, &calls).await {
                     Response::Ok(_) => return stream_tail(stream, watcher).await,
                     response => response,
                 }
             }
             Ok(Request::TrafficTrace { target, payload }) => {
-                match ask(Request::TrafficTrace { target: target.clone(), payload }, &calls).await {
+                match ask(uid, Request::TrafficTrace { target: target.clone(), payload }, &calls).await {
                     Response::Ok(_) => match streams.traffic.watch(target.clone(), payload) {
                         Some(watcher) => {
                             let target = target.as_str();
-                            log::info!(uid = uid, pid = pid, subject = target, payload = payload; "trace begins");
+                            log::info!(uid = uid, pid = pid, subject = target, payload = payload, audit = "control"; "trace begins");
                             let shown = stream_traffic(stream, watcher).await;
-                            log::info!(uid = uid, pid = pid, subject = target, messages = shown; "trace ends");
+                            log::info!(uid = uid, pid = pid, subject = target, messages = shown, audit = "control"; "trace ends");
                             return;
                         }
                         None => Response::Error(Failure::new(
@@ -341,16 +327,16 @@ async fn serve(
             Ok(Request::SerialTrace { port }) => {
                 // Subscribed before the request, so that no piece after the answer is missed.
                 let watcher = streams.trace.watch(port.clone());
-                match ask(Request::SerialTrace { port }, &calls).await {
+                match ask(uid, Request::SerialTrace { port }, &calls).await {
                     Response::Ok(_) => return stream_trace(stream, watcher).await,
                     response => response,
                 }
             }
             Ok(request) => {
                 if request.changes_something() {
-                    log::info!(uid = uid, pid = pid, request:% = request; "control request");
+                    log::info!(uid = uid, pid = pid, request:% = request, audit = "control"; "control request");
                 }
-                ask(request, &calls).await
+                ask(uid, request, &calls).await
             }
         };
         if send(&mut stream, &response).await.is_err() {
@@ -359,9 +345,9 @@ async fn serve(
     }
 }
 
-async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Response {
+async fn ask(uid: i64, request: Request, calls: &mpsc::Sender<Call>) -> Response {
     let unavailable = |message: &str| Response::Error(Failure::new(Code::Unavailable, message));
-    let (reply, response) = Reply::channel();
+    let (reply, response) = Reply::channel_to(Asker::User(uid));
     if calls.send(Call { request, reply }).await.is_err() {
         return unavailable("the daemon is stopping");
     }

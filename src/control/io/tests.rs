@@ -83,6 +83,7 @@ impl Control for Hub {
         path: &str,
         _: Option<&str>,
         _: Option<u64>,
+        _: Option<&[u8]>,
     ) -> Result<serde_json::Value, String> {
         let method = Method::parse(method).ok_or("no method")?;
         Ok(serde_json::json!({ "device": device, "method": method.as_str(), "path": path }))
@@ -178,6 +179,7 @@ fn failures_and_answers_never_given_are_told_apart() {
         path: "t".into(),
         content_format: None,
         bytes: None,
+        payload: None,
     };
     assert_eq!(client.ask(&explain("put"), ANSWER).unwrap()["method"], "PUT");
     match client.ask(&explain("GET"), ANSWER) {

@@ -87,7 +87,7 @@ impl Commands {
         }
         let why = refusal.unwrap_or_default();
         let path = if text.is_empty() { "-" } else { text };
-        log::warn!(verb = path, reason = why.as_str(); "command to the gateway refused");
+        log::warn!(verb = path, reason = why.as_str(), audit = "remote-refused"; "command to the gateway refused");
         let (topic, correlation) = (reply_topic.as_deref(), correlation.as_deref());
         self.refuse(
             moment,
@@ -111,7 +111,7 @@ impl Commands {
         outcome: &Outcome,
     ) {
         let status = outcome.status.to_string();
-        log::info!(verb = call.verb.as_str(), status = status.as_str(); "command to the gateway answered");
+        log::info!(verb = call.verb.as_str(), status = status.as_str(), audit = "remote"; "command to the gateway answered");
         self.tail.push_command(&CommandSeen {
             received: moment.wall,
             boottime_ms: moment.boottime_ms,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::Desk;
 use crate::config::certificate::parse_key_hash;
 use crate::config::registry::io as registry;
-use crate::control::api::{Call, Reply};
+use crate::control::api::{Asker, Call, Reply};
 use crate::control::protocol::{Code, Failure, Request, Response};
 use crate::daemon::commands::RemoteCall;
 use crate::daemon::hub::Hub;
@@ -53,7 +53,7 @@ impl Desk {
         while Rc::strong_count(&self.remote_under_way) <= UNDER_WAY_MAX {
             let call = self.shared.hub.borrow_mut().commands.poll_remote();
             let Some(call) = call else { break };
-            log::info!(verb = call.verb.as_str(), bytes = call.payload.len(); "command to the gateway from the broker");
+            log::info!(verb = call.verb.as_str(), bytes = call.payload.len(), audit = "remote"; "command to the gateway from the broker");
             self.take_remote(call);
         }
     }
@@ -123,7 +123,7 @@ impl Desk {
 
     /// Asks as over the control socket, and answers when that is answered.
     fn ask(&mut self, call: RemoteCall, request: Request) {
-        let (reply, response) = Reply::channel();
+        let (reply, response) = Reply::channel_to(Asker::Broker);
         Call { request, reply }.dispatch(self);
         let (shared, under_way) = (self.shared.clone(), self.remote_under_way.clone());
         tokio::task::spawn_local(async move {

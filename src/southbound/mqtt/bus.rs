@@ -252,6 +252,14 @@ pub(super) struct Options {
     pub(super) identifier: Option<u32>,
 }
 
+impl Options {
+    /// Whether a message is not wanted because this publisher has sent it: No Local (MQTT 5.0
+    /// §3.8.3.1).
+    pub(super) fn excludes(&self, message: &BusMessage<'_>, publisher: u64) -> bool {
+        self.no_local && message.sender == publisher
+    }
+}
+
 /// A message on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusMessage<'m> {
@@ -265,7 +273,7 @@ pub struct BusMessage<'m> {
     pub retain: bool,
     /// Its QoS.
     pub qos: u8,
-    /// The session that published it; 0 = none.
+    /// Names the device and client id that published it; 0 = none.
     pub sender: u64,
     /// When it expires, on the clock of the bus: milliseconds since its first message.
     pub expires: Option<u64>,

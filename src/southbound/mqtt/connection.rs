@@ -11,12 +11,14 @@
 //! unidentified peer makes it allocate nothing.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mqtt::connection::{ConnectionOptions, role};
 use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property};
 use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
+use rustls_pki_types::CertificateDer;
 
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
@@ -37,7 +39,8 @@ const WILL: u8 = 0x04;
 const WILL_QOS: u8 = 0x18;
 /// Its Will QoS and Will Retain.
 const WILL_DETAILS: u8 = 0x38;
-/// The first byte of PUBCOMP.
+/// The first bytes of PUBREC and PUBCOMP.
+const PUBREC: u8 = 0x50;
 const PUBCOMP: u8 = 0x70;
 /// CONNACK of MQTT 3.1.1 with return code 1, unacceptable protocol version: the answer to every
 /// version that is not spoken, in the form that older clients read (MQTT 3.1.1 §3.1.2.2).
@@ -52,6 +55,9 @@ pub struct Source {
     pub identity: Option<PeerIdentity>,
     /// When that certificate is not valid any more.
     pub expires: Option<UnixTime>,
+    /// The chain of that certificate, its own first; kept only while a will may be published after
+    /// the end of the connection.
+    pub chain: Option<Rc<[CertificateDer<'static>]>>,
 }
 
 /// Where a connection stands.
@@ -90,6 +96,8 @@ pub enum Ended {
     Removed,
     /// Its certificate is not trusted any more, for this reason.
     Revoked(String),
+    /// A reload removed the address that it came to.
+    Unlistened,
     /// A 3.1.1 publish was refused, for this reason.
     Denied(&'static str),
     /// The client broke the protocol, or sent more than was allowed.
@@ -112,6 +120,7 @@ impl std::fmt::Display for Ended {
             Ended::Replaced => f.write_str("its device has max-sessions connections; this was the oldest"),
             Ended::Removed => f.write_str("device removed, or its credentials changed"),
             Ended::Revoked(reason) => f.write_str(reason),
+            Ended::Unlistened => f.write_str("a reload removed the address that it came to"),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
             Ended::Protocol(what) => write!(f, "protocol error: {what}"),
             Ended::Expired => f.write_str("its token or certificate expired"),
@@ -157,6 +166,8 @@ pub(super) struct Connection {
     /// Packet ids whose PUBREL was sent again on this connection. The library, which has not seen
     /// their publish, would count them wrongly against the client's Receive Maximum.
     resumed: Vec<u16>,
+    /// Packet ids whose PUBREL was sent, and whose PUBCOMP has not come.
+    released: Vec<u16>,
     /// The publish of QoS 2 that has just come again.
     repeated: Option<u16>,
     /// The library wants the connection closed, and why.
@@ -188,6 +199,7 @@ impl Connection {
             taken: 0,
             output: Vec::new(),
             resumed: Vec::new(),
+            released: Vec::new(),
             repeated: None,
             fault: None,
         }
@@ -274,9 +286,16 @@ impl Connection {
                 self.disconnect(DisconnectReasonCode::TopicNameInvalid, None);
                 return Err(format!("a topic of more than {TOPIC_MAX} bytes"));
             }
-            let completed = pubcomp(whole).and_then(|id| self.resumed.iter().position(|known| *known == id));
-            if let Some(at) = completed {
-                return Ok(Some(Inbound::Pubcomp(self.resumed.swap_remove(at))));
+            // PUBREC again is answered with PUBREL again, whatever it says now (MQTT 5.0 §4.3.3);
+            // the library would take it for a protocol error.
+            if let Some(id) = id_of(PUBREC, whole).filter(|id| self.released.contains(id)) {
+                return Ok(Some(Inbound::Pubrec { id, code: 0 }));
+            }
+            if let Some(id) = id_of(PUBCOMP, whole) {
+                self.released.retain(|known| *known != id);
+                if let Some(at) = self.resumed.iter().position(|known| *known == id) {
+                    return Ok(Some(Inbound::Pubcomp(self.resumed.swap_remove(at))));
+                }
             }
             let mut cursor = mqtt::common::Cursor::new(whole);
             let events = self.library.recv(&mut cursor);
@@ -365,14 +384,20 @@ impl Connection {
         is_sent
     }
 
-    /// Sends PUBREL; `again`: for a publish of an earlier connection.
-    pub(super) fn send_pubrel(&mut self, id: u16, again: bool) {
+    /// Sends PUBREL; `resumed`: for a publish of an earlier connection.
+    pub(super) fn send_pubrel(&mut self, id: u16, resumed: bool) {
         let packet = self.version.and_then(|version| packet::pubrel(version, id));
-        if !again {
+        let is_again = self.released.contains(&id);
+        if !is_again {
+            self.released.push(id);
+        }
+        if !is_again && !resumed {
             self.send(packet);
         } else if let Some(packet) = packet {
             self.output.extend_from_slice(&packet.to_continuous_buffer());
-            self.resumed.push(id);
+            if !is_again {
+                self.resumed.push(id);
+            }
         }
     }
 
@@ -462,10 +487,12 @@ fn limit_aliases(whole: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// The packet id of a whole PUBCOMP (MQTT 5.0 §3.7.2).
-fn pubcomp(whole: &[u8]) -> Option<u16> {
+/// The packet id of a whole acknowledgement with this first byte (MQTT 5.0 §3.5.2, §3.7.2).
+fn id_of(kind: u8, whole: &[u8]) -> Option<u16> {
     match *whole {
-        [PUBCOMP, length, high, low, ..] if length < 0x80 => Some(u16::from_be_bytes([high, low])),
+        [first, length, high, low, ..] if first == kind && length < 0x80 => {
+            Some(u16::from_be_bytes([high, low]))
+        }
         _ => None,
     }
 }

@@ -30,6 +30,7 @@ use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, DisconnectReasonCode, PubackReasonCode, SubackReasonCode, UnsubackReasonCode,
 };
+use rustls_pki_types::CertificateDer;
 
 pub use self::delivery::{Delivered, NotDelivered};
 use super::answer::{self, Denial};
@@ -42,7 +43,7 @@ use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
-use super::session::{Acknowledgement, Session};
+use super::session::{Acknowledgement, Proof, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
     SUBSCRIPTIONS_MAX, Settings,
@@ -64,6 +65,8 @@ mod local;
 
 use local::{allowed, unsubscribe};
 
+/// Most new keys whose first use is told.
+const NEW_KEYS_MAX: usize = 1_000;
 /// A refused password is answered this long after it came, whatever it cost.
 const REFUSE_AFTER: Duration = Duration::from_secs(1);
 
@@ -106,6 +109,13 @@ pub enum Event {
     },
     /// A connect was refused.
     Refused(RefusedConnect),
+    /// A token was signed with a key that is new since a reload, the first one.
+    NewKeyUsed {
+        /// Its device.
+        device: Name,
+        /// The hash of the key.
+        key: [u8; 32],
+    },
     /// A connected client is gone.
     Disconnected {
         /// Its device; `None` if the device is not known any more.
@@ -169,6 +179,8 @@ pub struct Intake {
     refusals: HashMap<DeviceIndex, RefusalRate>,
     refused_connects: RefusedConnects,
     verifications: Verifications,
+    /// Keys of tokens that were added by a reload and not used yet, by device id.
+    new_keys: BTreeSet<(String, [u8; 32])>,
     /// Connections that have a session.
     clients: usize,
     next_connection: ConnectionNumber,
@@ -221,6 +233,7 @@ impl Intake {
             refusals: HashMap::new(),
             refused_connects: RefusedConnects::default(),
             verifications: Verifications::new(seed),
+            new_keys: BTreeSet::new(),
             clients: 0,
             next_connection: 0,
             next_session: 0,
@@ -457,8 +470,9 @@ impl Intake {
     pub fn review<S: ReadingStore>(&mut self, moment: &Moment, pipeline: &mut Pipeline<S>) {
         let gate = &pipeline.gate;
         let stays = |session: &Session, connection: Option<&Connection>| {
+            let shown = connection.and_then(|connection| connection.source.identity.as_ref());
             gate.id(session.device).is_some()
-                && connection.and_then(|connection| connection.source.identity.as_ref()).is_none_or(
+                && shown.or(session.proof.as_ref().map(|proof| &proof.identity)).is_none_or(
                     // One that is of no device has shown a password.
                     |identity| gate.recognise(identity).is_none_or(|device| device == session.device),
                 )
@@ -669,7 +683,7 @@ impl Intake {
             let what = "too many publishes of QoS 2 without PUBREL";
             return self.reject(moment, number, code, what, pipeline);
         }
-        let (count, device) = (session.next_count(), session.device);
+        let (count, device, sender) = (session.next_count(), session.device, session.publisher);
         let expires = message.expiry.map(|interval| self.expires_at(moment.now, interval));
         let published = BusMessage {
             topic: message.topic.as_str(),
@@ -677,7 +691,7 @@ impl Intake {
             content_format: message.content_format,
             retain: message.retain,
             qos: message.qos as u8,
-            sender: at,
+            sender,
             expires,
             properties: message.properties.as_slice(),
         };
@@ -806,6 +820,27 @@ impl Intake {
         self.end(moment, number, Ended::Revoked(reason), pipeline);
     }
 
+    /// Certificates are judged by other CAs or lists: the sessions without a connection whose
+    /// certificate has `lapsed` leave no will any more.
+    pub fn forget_lapsed(&mut self, lapsed: impl Fn(&[CertificateDer<'_>]) -> bool) {
+        let absent = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
+        let is_lapsed = |session: &Session| session.proof.as_ref().is_some_and(|proof| lapsed(&proof.chain));
+        let gone: Vec<u64> = absent.filter(|(_, session)| is_lapsed(session)).map(|(at, _)| *at).collect();
+        gone.into_iter().for_each(|at| self.remove_session(at));
+    }
+
+    /// A reload removed the address that a client came to.
+    pub fn handle_unlistened<S: ReadingStore>(
+        &mut self,
+        moment: &Moment,
+        number: ConnectionNumber,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.disconnect(DisconnectReasonCode::AdministrativeAction, None);
+        self.end(moment, number, Ended::Unlistened, pipeline);
+    }
+
     /// A connection is over; what is still to be sent on it is sent.
     fn end<S: ReadingStore>(
         &mut self,
@@ -826,7 +861,7 @@ impl Intake {
         self.verifications.forget(number);
         self.announce(number);
         let Some(at) = session else {
-            if !matches!(reason, Ended::Refused(_) | Ended::Lost) {
+            if !matches!(reason, Ended::Refused(_) | Ended::Lost | Ended::Unlistened) {
                 pipeline.counters.count(Counter::MqttConnectsRefused);
             }
             return;
@@ -836,6 +871,7 @@ impl Intake {
         let gone = std::mem::take(&mut session.deliveries);
         self.delivered.extend(gone.into_values().map(|number| (number, Delivered::Gone)));
         session.disconnected();
+        session.proof = session.proof.take().filter(|_| session.will.is_some());
         let now = moment.now;
         session.expires_at = Some(now + session.expiry);
         session.will_at = session.will.as_ref().map(|will| now + will.delay.min(session.expiry));
@@ -869,8 +905,9 @@ impl Intake {
             return;
         };
         session.will_at = None;
+        session.proof = None;
         let Some(will) = session.will.take() else { return };
-        let count = session.next_count();
+        let (count, sender) = (session.next_count(), session.publisher);
         let expires = will.expiry.map(|interval| self.expires_at(moment.now, interval));
         let Will { topic, payload, qos, retain, content_format, properties, .. } = &will;
         let message = BusMessage {
@@ -879,7 +916,7 @@ impl Intake {
             content_format: *content_format,
             retain: *retain,
             qos: *qos,
-            sender: at,
+            sender,
             expires,
             properties,
         };

@@ -4,13 +4,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::settings::PlainAddress;
+use crate::system::io::has_listener;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 256;
@@ -24,7 +25,28 @@ pub enum Listener {
     /// A TCP address.
     Tcp(TcpListener),
     /// A Unix socket.
-    Unix(UnixListener),
+    Unix(UnixSocket),
+}
+
+/// A Unix socket, whose file is removed with it.
+pub struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of the file: one that was put in its place stays.
+    file: (u64, u64),
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|there| there == self.file) {
+            // One that stays is replaced by the next listener.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|about| (about.dev(), about.ino()))
 }
 
 /// An accepted connection.
@@ -87,8 +109,10 @@ impl Listener {
             PlainAddress::Unix(path) => {
                 clear(path)?;
                 let listener = UnixListener::bind(path)?;
+                // From here on its file is removed if anything fails.
+                let socket = UnixSocket { listener, path: path.clone(), file: identity(path)? };
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-                Ok(Listener::Unix(listener))
+                Ok(Listener::Unix(socket))
             }
         }
     }
@@ -106,8 +130,8 @@ impl Listener {
                 setsockopt(&stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE)?;
                 Ok((Stream::Tcp(stream), Some(peer.ip().to_canonical())))
             }
-            Listener::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
+            Listener::Unix(socket) => {
+                let (stream, _) = socket.listener.accept().await?;
                 Ok((Stream::Unix(stream), None))
             }
         }
@@ -122,15 +146,87 @@ impl Listener {
     }
 }
 
-/// Removes a socket that nobody listens on. Anything else at that path stays.
+/// Removes a socket that no process listens on. Anything else at that path stays.
 fn clear(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(about) if !about.file_type().is_socket() => Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => std::fs::remove_file(path),
-        },
+        Ok(_) if has_listener(path)? => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => std::fs::remove_file(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own, removed with it.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("tombolo-mqtt-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a folder");
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn at(path: &Path) -> PlainAddress {
+        PlainAddress::Unix(path.to_owned())
+    }
+
+    fn refusal(path: &Path) -> io::ErrorKind {
+        Listener::plain(&at(path)).err().expect("a refusal").kind()
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_an_ended_process_is_replaced_and_one_in_use_is_not() {
+        let folder = Folder::new("ended");
+        let path = folder.0.join("s");
+        // A process that was killed leaves its file.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        assert!(path.exists());
+        let listener = Listener::plain(&at(&path)).expect("it is replaced");
+        let mode = std::fs::symlink_metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, SOCKET_MODE);
+        // A second one does not take it, and its failure leaves the file.
+        assert_eq!(refusal(&path), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+        drop(listener);
+        assert!(!path.exists(), "it goes with the listener");
+    }
+
+    #[tokio::test]
+    async fn a_socket_whose_queue_is_full_is_in_use_and_does_not_block() {
+        let folder = Folder::new("full");
+        let path = folder.0.join("s");
+        let socket = tokio::net::UnixSocket::new_stream().expect("a socket");
+        socket.bind(&path).expect("an address");
+        let _busy = socket.listen(0).expect("a listener");
+        // It accepts nothing: its queue has room for one.
+        let _waiting = std::os::unix::net::UnixStream::connect(&path).expect("the first");
+        assert_eq!(refusal(&path), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays_and_so_does_what_took_the_place_of_the_file() {
+        let folder = Folder::new("placed");
+        let path = folder.0.join("s");
+        std::fs::write(&path, "mine").expect("a file");
+        assert_eq!(refusal(&path), io::ErrorKind::AlreadyExists);
+        std::fs::remove_file(&path).expect("it is there");
+        let listener = Listener::plain(&at(&path)).expect("a listener");
+        std::fs::remove_file(&path).expect("it is there");
+        std::fs::write(&path, "mine").expect("a file");
+        drop(listener);
+        assert_eq!(std::fs::read(&path).expect("it stays"), b"mine");
     }
 }

@@ -16,7 +16,11 @@
 //! stored but not released comes again under a new record id.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use rustls_pki_types::CertificateDer;
 
 use super::answer::Denial;
 use super::bus::{Allowed, BusMessage, Reception, Subscription};
@@ -24,6 +28,7 @@ use super::packet::{Terms, Will};
 use super::queue::{QUEUED_ID_MAX, Queue};
 use crate::gate::filter::Remembered;
 use crate::gate::stage::DeviceIndex;
+use crate::proto::dtls::PeerIdentity;
 
 /// What a publish is answered; `Ok` = success.
 pub(super) type Outcome = Result<(), Denial>;
@@ -32,6 +37,8 @@ pub(super) type Outcome = Result<(), Denial>;
 pub(super) struct Session {
     pub(super) device: DeviceIndex,
     pub(super) client_id: Box<str>,
+    /// Names the device and the client id as the sender of a message, over sessions.
+    pub(super) publisher: u64,
     /// Its connection, if it has one.
     pub(super) connection: Option<u64>,
     /// How long it outlives its connection.
@@ -42,6 +49,9 @@ pub(super) struct Session {
     pub(super) will: Option<Will>,
     /// When the will is published.
     pub(super) will_at: Option<Instant>,
+    /// The certificate that it was set with, where it may be published after the end of the
+    /// connection.
+    pub(super) proof: Option<Box<Proof>>,
     pub(super) subscriptions: Vec<Subscription>,
     /// What its device may publish to local clients, and receive from them.
     pub(super) publishes: Allowed,
@@ -58,6 +68,12 @@ pub(super) struct Session {
     /// Messages of the broker that the client has not acknowledged, by packet id.
     pub(super) deliveries: HashMap<u16, u64>,
     count: u64,
+}
+
+/// The certificate of a client: what it says, and its chain.
+pub(super) struct Proof {
+    pub(super) identity: PeerIdentity,
+    pub(super) chain: Rc<[CertificateDer<'static>]>,
 }
 
 struct Unanswered {
@@ -83,16 +99,26 @@ pub(super) struct Acknowledgement {
     pub(super) outcome: Outcome,
 }
 
+/// Never 0, which is the sender of what no client has published.
+fn publisher(device: &str, client_id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (device, client_id).hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
 impl Session {
-    pub(super) fn new(device: DeviceIndex, client_id: &str) -> Session {
+    /// `id`: that of the device.
+    pub(super) fn new(device: DeviceIndex, id: &str, client_id: &str) -> Session {
         Session {
             device,
             client_id: client_id.into(),
+            publisher: publisher(id, client_id),
             connection: None,
             expiry: Duration::ZERO,
             expires_at: None,
             will: None,
             will_at: None,
+            proof: None,
             subscriptions: Vec::new(),
             publishes: Allowed::default(),
             receives: Allowed::default(),
@@ -121,11 +147,11 @@ impl Session {
 
     /// How it gets a message, from all its subscriptions that match: with the highest QoS of them,
     /// the retain flag if one of them keeps it, and all their identifiers (MQTT 5.0 §3.3.4).
-    /// `None`: none matches. `at` is its number, `now` the time of the bus.
-    pub(super) fn terms(&self, message: &BusMessage<'_>, at: u64, now: u64) -> Option<(u8, Terms)> {
+    /// `None`: none matches. `now` is the time of the bus.
+    pub(super) fn terms(&self, message: &BusMessage<'_>, now: u64) -> Option<(u8, Terms)> {
         let mut found: Option<(u8, Terms)> = None;
         for known in &self.subscriptions {
-            let is_own = message.sender == at && known.options.no_local;
+            let is_own = known.options.excludes(message, self.publisher);
             if !known.is_local || is_own || !known.filter.matches(message.topic) {
                 continue;
             }
@@ -138,11 +164,10 @@ impl Session {
         found
     }
 
-    /// Whether a message of QoS 1 or 2 is to be queued for it, and then is noted as what it got;
-    /// `at` is its number.
-    pub(super) fn receive_queued(&mut self, now: Instant, message: &BusMessage<'_>, at: u64) -> Reception {
+    /// Whether a message of QoS 1 or 2 is to be queued for it, and then is noted as what it got.
+    pub(super) fn receive_queued(&mut self, now: Instant, message: &BusMessage<'_>) -> Reception {
         let wants = |known: &Subscription| {
-            let is_own = message.sender == at && known.options.no_local;
+            let is_own = known.options.excludes(message, self.publisher);
             known.is_local && known.is_queued && !is_own && known.filter.matches(message.topic)
         };
         // A session that ends with its connection, and has none, gets nothing any more.
@@ -159,9 +184,9 @@ impl Session {
 
     /// How a queued message is sent; `None`: the rules do not allow it any more. What was queued
     /// for a subscription that is gone is still sent (MQTT 5.0 §3.10.4).
-    pub(super) fn queued_terms(&self, message: &BusMessage<'_>, at: u64, now: u64) -> Option<(u8, Terms)> {
+    pub(super) fn queued_terms(&self, message: &BusMessage<'_>, now: u64) -> Option<(u8, Terms)> {
         let terms = || Terms { expiry: message.seconds_left(now), ..Terms::default() };
-        let found = self.terms(message, at, now);
+        let found = self.terms(message, now);
         self.receives.topic(message.topic).then(|| found.unwrap_or_else(|| (1, terms())))
     }
 

@@ -162,8 +162,10 @@ impl Intake {
                     Some((device, keys)) => {
                         let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
                         match token.verify(keys, audience, self.token_clock) {
-                            Ok(end) => {
+                            Ok((end, key)) => {
+                                let used = (id.to_owned(), key.hash());
                                 let end = Some(ProofEnd::Token(end));
+                                self.note_key_used(used, device, pipeline);
                                 return self.accept(moment, number, device, end, hello, pipeline);
                             }
                             Err(fault) => {
@@ -178,6 +180,26 @@ impl Intake {
             }
         };
         self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
+    }
+
+    /// Keys of tokens that a reload has added: the first use of each is told. Of more than
+    /// [`NEW_KEYS_MAX`] it is not.
+    pub fn note_new_keys(&mut self, keys: impl IntoIterator<Item = (String, [u8; 32])>) {
+        let room = NEW_KEYS_MAX.saturating_sub(self.new_keys.len());
+        self.new_keys.extend(keys.into_iter().take(room));
+    }
+
+    fn note_key_used<S: ReadingStore>(
+        &mut self,
+        key: (String, [u8; 32]),
+        device: DeviceIndex,
+        pipeline: &Pipeline<S>,
+    ) {
+        if self.new_keys.remove(&key)
+            && let Some(device) = pipeline.gate.id(device).cloned()
+        {
+            self.events.push_back(Event::NewKeyUsed { device, key: key.1 });
+        }
     }
 
     /// Refuses a connect, after [`REFUSE_AFTER`].
@@ -263,7 +285,7 @@ impl Intake {
         }
         let at = before.unwrap_or_else(|| {
             self.next_session += 1;
-            self.sessions.insert(self.next_session, Session::new(device, &client_id));
+            self.sessions.insert(self.next_session, Session::new(device, id.as_str(), &client_id));
             self.next_session
         });
         let of_device = self.by_device.entry(device).or_default();
@@ -271,11 +293,15 @@ impl Intake {
         of_device.push(at);
         let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
         let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
+        let source = self.connections.get_mut(&number).map(|connection| &mut connection.source);
+        let proof = source.and_then(|source| source.identity.clone().zip(source.chain.take()));
+        let is_delayed = hello.will.as_ref().is_some_and(|will| !will.delay.min(expiry).is_zero());
+        let proof = proof.filter(|_| is_delayed).map(|(identity, chain)| Proof { identity, chain }.into());
         if let Some(session) = self.sessions.get_mut(&at) {
             (session.publishes, session.receives) = allowed(rules, id.as_str());
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
-            (session.will, session.will_at) = (hello.will.clone(), None);
+            (session.will, session.will_at, session.proof) = (hello.will.clone(), None, proof);
             session.queue.begin();
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };

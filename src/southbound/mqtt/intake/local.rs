@@ -75,7 +75,7 @@ impl Intake {
         let (bus_now, mut expired, mut left_out) = (self.bus_time(now), Vec::new(), 0);
         let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
-        let Session { subscriptions, receives, remembered, queue, .. } = session;
+        let Session { subscriptions, receives, remembered, queue, publisher, .. } = session;
         let wanted = subscriptions.iter().find(|known| known.filter.as_str() == filter);
         let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
         else {
@@ -85,6 +85,10 @@ impl Intake {
             for message in self.retained.matching(&subscription.filter) {
                 if message.is_expired(bus_now) {
                     expired.push(message.topic.to_owned());
+                    continue;
+                }
+                // No Local is about retained messages too (MQTT 5.0 §3.8.3.1): they have a sender.
+                if options.excludes(&message, *publisher) {
                     continue;
                 }
                 // As the state that it begins with: no filter holds it back.
@@ -196,7 +200,7 @@ impl Intake {
         let mut connected = Vec::new();
         for at in &self.queueing {
             let Some(session) = self.sessions.get_mut(at) else { continue };
-            match session.receive_queued(now, message, *at) {
+            match session.receive_queued(now, message) {
                 Reception::Delivered => {}
                 Reception::NotAllowed => continue,
                 Reception::HeldBack => {
@@ -243,7 +247,7 @@ impl Intake {
                 continue;
             }
             let packet = message.and_then(|message| {
-                let (qos, mut terms) = session.queued_terms(&message, at, now)?;
+                let (qos, mut terms) = session.queued_terms(&message, now)?;
                 terms.retain |= BusMessage::is_beginning(&bytes);
                 let exactly_once = match sending {
                     Sending::Again { exactly_once } => exactly_once,
@@ -349,7 +353,7 @@ impl Intake {
         let session = self.sessions.get_mut(&at).filter(|session| session.is_on_bus);
         let Some(session) = session else { return };
         let Some(number) = session.connection else { return };
-        let Some((qos, terms)) = session.terms(&message, at, bus_now) else { return };
+        let Some((qos, terms)) = session.terms(&message, bus_now) else { return };
         if qos > 0 {
             return; // it went to the queue
         }

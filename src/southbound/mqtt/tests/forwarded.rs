@@ -173,6 +173,9 @@ fn a_message_of_qos_2_is_delivered_exactly_once_over_lost_connections() {
         let pubrec = [0x50, 2, 0, 1];
         world.say(receiver, &pubrec);
         assert_eq!(world.heard(receiver), [(0x62, vec![0, 1])], "PUBREL");
+        // PUBREC again: PUBREL again, and no protocol error.
+        world.say(receiver, &pubrec);
+        assert_eq!(world.heard(receiver), [(0x62, vec![0, 1])]);
         // No PUBCOMP: PUBREL again, and never the message.
         for _ in 0..2 {
             let receiver = lose(&mut world, receiver);
@@ -181,6 +184,9 @@ fn a_message_of_qos_2_is_delivered_exactly_once_over_lost_connections() {
         }
         let receiver = lose(&mut world, receiver);
         world.heard(receiver);
+        // On this connection PUBREL was sent for a publish of an earlier one.
+        world.say(receiver, &[pubrec, pubrec].concat());
+        assert_eq!(world.heard(receiver), [(0x62, vec![0, 1]), (0x62, vec![0, 1])]);
         assert_eq!(world.intake.queued_count(), 1);
         world.say(receiver, &[PUBCOMP, 2, 0, 1]);
         assert_eq!(world.intake.queued_count(), 0);

@@ -56,6 +56,101 @@ fn code(world: &mut World, client: ConnectionNumber) -> u8 {
     world.heard(client)[0].1[1]
 }
 
+/// The identity of the certificate of a device.
+fn certificate(id: &str) -> Option<PeerIdentity> {
+    let dns = format!("{id}.example");
+    let identity =
+        CertificateIdentity::new([], [dns.as_str()], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
+    Some(PeerIdentity::Certificate(identity.into()))
+}
+
+/// A client with a certificate of this chain has left a will that is published in a minute.
+fn leave_a_will(world: &mut World, id: &str, chain: &'static [u8]) {
+    let chain = Some(std::rc::Rc::from([rustls_pki_types::CertificateDer::from(chain)]));
+    let source = Source { identity: certificate(id), chain, ..Source::default() };
+    let client = world.intake.handle_opened(world.moment.now, source);
+    let topic = format!("t/{id}");
+    let hello = Hello { password: None, expiry: Some(3_600), will: Some((&topic, 60)), ..HELLO };
+    world.say(client, &hello.bytes());
+    assert_eq!(world.kinds(client), [CONNACK]);
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+}
+
+#[test]
+fn the_delayed_will_of_a_certificate_that_is_revoked_meanwhile_is_not_published() {
+    let mut world = world(&Signer::new(SignatureAlgorithm::Es256));
+    leave_a_will(&mut world, "cam-1", b"one");
+    leave_a_will(&mut world, "cam-2", b"two");
+    world.intake.forget_lapsed(|chain| *chain[0] == *b"one");
+    assert_eq!(world.intake.counts(), (0, 1), "nothing waits for it");
+    world.pass(Duration::from_secs(61));
+    assert_eq!(world.taken(), ["tombolo/gw/cam-2/up/t/cam-2"]);
+    // A client that is connected is judged by its connection.
+    let (chain, certified) = (Some(std::rc::Rc::from([])), certificate("cam-1"));
+    let source = Source { identity: certified, chain, ..Source::default() };
+    let client = world.intake.handle_opened(world.moment.now, source);
+    world.say(client, &Hello { password: None, will: Some(("t/x", 60)), ..HELLO }.bytes());
+    world.intake.forget_lapsed(|_| true);
+    assert!(!world.is_closed(client));
+}
+
+#[test]
+fn the_delayed_will_of_a_device_that_is_removed_disabled_or_has_its_certificate_no_more_is_not_published() {
+    let [first, second] = [(); 2].map(|()| Signer::new(SignatureAlgorithm::Es256));
+    type Change = fn(&mut crate::gate::Settings);
+    let changes: [(Change, &str); 4] = [
+        (|_| {}, "published"),
+        (|settings| drop(settings.devices.remove(0)), "removed"),
+        (|settings| settings.withheld.add(&settings.devices.remove(0)), "disabled"),
+        // The certificate of cam-1 is now that of cam-2, and cam-1 is there with its key.
+        (
+            |settings| {
+                let other = settings.devices[0].certificate.clone();
+                let device = Device { certificate: None, ..Device::clone(&settings.devices[0]) };
+                settings.devices[1] =
+                    Device { certificate: other, ..Device::clone(&settings.devices[1]) }.into();
+                settings.devices[0] = device.into();
+            },
+            "another's",
+        ),
+    ];
+    for (change, what) in changes {
+        let mut world = world(&first);
+        let mut settings = settings(&[("cam-1", &first), ("cam-2", &second)]);
+        world.pipeline.gate.replace(settings.clone(), world.moment.now);
+        leave_a_will(&mut world, "cam-1", b"one");
+        change(&mut settings);
+        world.pipeline.gate.replace(settings, world.moment.now);
+        world.intake.review(&world.moment, &mut world.pipeline);
+        world.pass(Duration::from_secs(61));
+        assert_eq!(world.taken().len(), usize::from(what == "published"), "{what}");
+    }
+}
+
+#[test]
+fn a_client_whose_address_a_reload_removes_is_told_and_its_session_stays() {
+    for five in [true, false] {
+        let mut world = World::new();
+        let kept = Hello { five, expiry: Some(60), clean: false, ..HELLO };
+        let (client, other) = (world.client(kept), world.client(Hello { client_id: "o", ..HELLO }));
+        world.intake.handle_unlistened(&world.moment, client, &mut world.pipeline);
+        match five {
+            true => assert_eq!(world.heard(client), [(DISCONNECT, vec![0x98])]),
+            false => assert_eq!(world.heard(client), []),
+        }
+        assert!(world.is_closed(client) && !world.is_closed(other));
+        assert_eq!(world.ended(), [Ended::Unlistened]);
+        // It comes by another address.
+        let client = world.connect(kept);
+        assert_eq!(world.heard(client)[0].1[0], 1, "session present");
+        // One that has not connected yet counts as no refused connect.
+        let silent = world.open();
+        world.intake.handle_unlistened(&world.moment, silent, &mut world.pipeline);
+        assert!(world.is_closed(silent));
+        assert_eq!(world.pipeline.counters.value(Counter::MqttConnectsRefused), 0);
+    }
+}
+
 const BAD: u8 = ConnectReasonCode::BadUserNameOrPassword as u8;
 
 #[test]
@@ -135,15 +230,9 @@ fn an_expired_token_ends_its_connection_and_its_will_is_published() {
 #[test]
 fn an_expired_certificate_ends_its_connection_and_one_that_left_is_forgotten() {
     let mut world = world(&Signer::new(SignatureAlgorithm::Es256));
-    let identity = |id: &str| {
-        let dns = format!("{id}.example");
-        let identity =
-            CertificateIdentity::new([], [dns.as_str()], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
-        Some(PeerIdentity::Certificate(identity.into()))
-    };
     let open = |world: &mut World, id: &str| {
         let expires = Some(UnixTime(NOW.0 + 5_000));
-        let source = Source { identity: identity(id), expires, ..Source::default() };
+        let source = Source { identity: certificate(id), expires, ..Source::default() };
         let client = world.intake.handle_opened(world.moment.now, source);
         world.say(client, &Hello { password: None, ..HELLO }.bytes());
         assert_eq!(world.kinds(client), [CONNACK]);
@@ -161,10 +250,8 @@ fn an_expired_certificate_ends_its_connection_and_one_that_left_is_forgotten() {
 fn on_the_first_day_an_expired_token_is_refused_and_a_certificate_is_judged_at_the_floor() {
     let signer = Signer::new(SignatureAlgorithm::Es256);
     let mut world = world(&signer);
-    let dns = "cam-2.example";
-    let identity = CertificateIdentity::new([], [dns], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
-    let identity = Some(PeerIdentity::Certificate(identity.into()));
-    let source = Source { identity, expires: Some(UnixTime(NOW.0 - 1)), ..Source::default() };
+    let source =
+        Source { identity: certificate("cam-2"), expires: Some(UnixTime(NOW.0 - 1)), ..Source::default() };
     // What the kernel's word alone is worth: certificates are not judged by it, tokens are.
     let floor = Clock { time: UnixTime(NOW.0 - 86_400_000), trusted: false };
     let kernel = |seconds: u64| Clock { time: UnixTime(NOW.0 + 1_000 * seconds), trusted: true };
@@ -236,10 +323,7 @@ fn a_device_that_is_disabled_is_called_so_whatever_it_shows() {
     settings.withheld.add(&device);
     world.pipeline.gate.replace(settings, world.moment.now);
     let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
-    let identity =
-        CertificateIdentity::new([], ["cam-1.example"], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);
-    let certified =
-        Source { identity: Some(PeerIdentity::Certificate(identity.into())), ..Source::default() };
+    let certified = Source { identity: certificate("cam-1"), ..Source::default() };
     let password = Hello { username: Some("cam-1"), ..HELLO };
     let by_token = Hello { client_id: "cam-1", password: Some(&token), ..HELLO };
     let bare = Hello { username: None, password: None, ..HELLO };
@@ -248,5 +332,22 @@ fn a_device_that_is_disabled_is_called_so_whatever_it_shows() {
         world.say(client, &hello.bytes());
         let last = world.intake.last_refused_connect().expect("one");
         assert!(last.reason.contains("switched off or disabled"), "{}", last.reason);
+    }
+}
+
+#[test]
+fn the_first_use_of_a_key_that_a_reload_added_is_told_once() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let hash = signer.key().hash();
+    let known = Signer::new(SignatureAlgorithm::Es256).key().hash();
+    world.intake.note_new_keys([("cam-1".to_owned(), hash), ("cam-2".to_owned(), known)]);
+    let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 3_600));
+    for expected in [1, 0] {
+        let client = show(&mut world, "cam-1", &token);
+        assert_eq!(code(&mut world, client), 0);
+        let events: Vec<Event> = std::iter::from_fn(|| world.intake.poll_event()).collect();
+        let is_use = |event: &&Event| **event == Event::NewKeyUsed { device: name("cam-1"), key: hash };
+        assert_eq!(events.iter().filter(is_use).count(), expected, "{events:?}");
     }
 }

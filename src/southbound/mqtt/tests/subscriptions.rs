@@ -141,3 +141,32 @@ fn a_client_that_wants_no_reasons_gets_codes_alone() {
     world.commit(true);
     assert_eq!(world.heard(plain), [(PUBREC, vec![0, 2])]);
 }
+
+#[test]
+fn no_local_is_about_retained_messages_of_ones_own_too() {
+    let mut world = local(None);
+    let kept = Hello { client_id: "r", clean: false, expiry: Some(3_600), ..HELLO };
+    let (client, other) = (world.client(kept), world.client(HELLO));
+    let retained = |topic: &str| {
+        let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::AtMostOnce).retain(true);
+        publish.payload(b"1".to_vec()).build().unwrap().to_continuous_buffer()
+    };
+    world.say(client, &retained("home/door-7/own"));
+    world.say(other, &retained("home/door-7/other"));
+    world.heard(client);
+    for (no_local, expected) in [(true, vec!["other"]), (false, vec!["other", "own"])] {
+        world.say(client, &subscribe("home/#", SubOpts::new().set_nl(no_local)));
+        let mut got = world.received(client);
+        got.sort();
+        let all = expected.iter().map(|end| got_retained(end)).collect::<Vec<_>>();
+        assert_eq!(got, all, "No Local {no_local}");
+    }
+    // The same client with a new session is the same publisher.
+    let again = world.client(Hello { clean: true, ..kept });
+    world.say(again, &subscribe("home/#", SubOpts::new().set_nl(true)));
+    assert_eq!(world.received(again), [got_retained("other")]);
+}
+
+fn got_retained(end: &str) -> (String, String, bool) {
+    got(&format!("home/door-7/{end}"), "1", true)
+}
