@@ -24,7 +24,7 @@ path = "run/{1}"
 deliver = "request"
 "#;
 
-const BROKER: &str = "log_type subscribe\n";
+pub const BROKER: &str = "log_type subscribe\n";
 
 fn site(name: &str) -> Site {
     let site = Site::with_broker(name, RULES, BROKER);
@@ -35,7 +35,7 @@ fn site(name: &str) -> Site {
     site
 }
 
-fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
+pub fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
     let topic = format!("tombolo/gw/door-7/down/{path}");
     let status = Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &site.broker.plain_port.to_string(), "-V", "5", "-q", "2"])
@@ -46,7 +46,7 @@ fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
     assert!(status.success());
 }
 
-fn taken(site: &Site, count: u64) {
+pub fn taken(site: &Site, count: u64) {
     wait_for("the commands to be taken", || {
         site.daemon.status()["counters"]["tombolo_downlink_taken_commands_total"] == count
     });
@@ -248,12 +248,12 @@ fn aiocoap_observes_two_paths_in_order_and_fetches_the_rest_of_a_large_notificat
 }
 
 /// A message of so many bytes.
-fn body(bytes: usize) -> String {
+pub fn body(bytes: usize) -> String {
     (0..bytes).map(|at| char::from(b'a' + (at % 23) as u8)).collect()
 }
 
 /// The status of each outcome on a path, and how far the commands are that have none.
-fn outcomes(site: &Site, path: &str) -> (Vec<String>, Vec<String>) {
+pub fn outcomes(site: &Site, path: &str) -> (Vec<String>, Vec<String>) {
     let (code, text) = site.daemon.command(&["mailbox", "list", "--json"]);
     assert_eq!(code, 0, "{text}");
     let state = |line: &str| {
