@@ -192,9 +192,7 @@ fn a_message_of_another_format_ends_the_relation_over_a_restart_too_and_waits_or
     let mut world = World::new();
     let text = |id: u32| Command { content_format: Some(ContentFormat::TEXT), ..state(id) };
     let cbor = |id: u32| Command { content_format: Some(ContentFormat::CBOR), ..state(id) };
-    let only = |format| {
-        Registration { formats: Formats::Only(format), ..registration("lock", b"t") }
-    };
+    let only = |format| Registration { formats: Formats::Only(format), ..registration("lock", b"t") };
     for formats in [Some(ContentFormat::TEXT), None] {
         assert!(world.mailbox.observe(world.now, only(formats), 900));
         world.settle();

@@ -60,7 +60,7 @@ impl Device {
     }
 
     /// It posts this, once what it posted before is answered.
-    fn say(&mut self, payload: &str) {
+    pub fn say(&mut self, payload: &str) {
         writeln!(self.input, "{payload}").unwrap();
     }
 

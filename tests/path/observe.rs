@@ -1,6 +1,7 @@
 //! What the broker has for a device: fetched, observed, and notified over its session.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -65,19 +66,24 @@ fn option<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 /// aiocoap, observing.
-struct Observer {
+pub struct Observer {
     child: Child,
     log: PathBuf,
 }
 
 impl Observer {
     fn start(site: &Site, paths: &[&str]) -> Observer {
+        Observer::start_at(site, site.daemon.coaps, paths)
+    }
+
+    /// The gateway is at this address for it.
+    pub fn start_at(site: &Site, gateway: SocketAddr, paths: &[&str]) -> Observer {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers builds it");
         let log = site.folder.join("observer.txt");
         let child = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/aiocoap_observer.py"))
-            .args([&format!("coaps://{}", site.daemon.coaps), "door-7", KEY])
+            .args([&format!("coaps://{gateway}"), "door-7", KEY])
             .arg(&log)
             .args(paths)
             .stdin(Stdio::piped())
@@ -109,13 +115,13 @@ impl Observer {
         text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
     }
 
-    fn texts(&self, path: &str) -> Vec<String> {
+    pub fn texts(&self, path: &str) -> Vec<String> {
         let of_path = self.lines().into_iter().filter(|line| line[0] == path);
         of_path.map(|line| line.last().cloned().unwrap_or_default()).collect()
     }
 
     /// The sequence numbers of a path rise.
-    fn check_order(&self, path: &str) {
+    pub fn check_order(&self, path: &str) {
         let lines = self.lines();
         let numbers: Vec<u32> =
             lines.iter().filter(|line| line[0] == path).filter_map(|line| line[2].parse().ok()).collect();
