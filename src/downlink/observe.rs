@@ -39,8 +39,8 @@ const BURST: u32 = 16;
 /// and one more in each of these: each costs a sync of the disk.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// What the Content-Format of notifications may be: that of the answer to the registration (RFC 7641
-/// §4.2).
+/// What the Content-Format of notifications may be: that of the answer to the registration (RFC
+/// 7641 §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Formats {
     /// Any: there was no message yet, and no Accept option.

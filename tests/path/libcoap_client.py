@@ -5,7 +5,7 @@ libcoap_client.py PORT IDENTITY KEY
 
 A line of standard input is a request: `TYPE CODE TOKEN PATH [NUMBER=HEX…] [:PAYLOAD]`. TYPE is 0 (confirmable) or 1, CODE a
 number (1: GET), TOKEN hex or `-`, NUMBER=HEX an option behind the path. `ping` sends a CoAP ping. After `forget` it knows none of its requests
-any more, and resets confirmable responses. libcoap writes each message that is sent or received to standard output.
+any more, says so, and resets confirmable responses. libcoap writes each message that is sent or received to standard output.
 """
 
 import ctypes
@@ -84,6 +84,7 @@ def main(port, identity, key):
                 coap.coap_session_send_ping(session)
             elif line == "forget":
                 knows[0] = False
+                print("forgotten", flush=True)
             else:
                 send(session, line)
 

@@ -49,8 +49,8 @@ impl LossyLink {
         LossyLink::build(gateway, Some(Mutex::default()))
     }
 
-    /// Of the CoAP messages from now on, the device's and the gateway's, those with these numbers are
-    /// lost; each side counts from 0.
+    /// Of the CoAP messages from now on, the device's and the gateway's, those with these numbers
+    /// are lost; each side counts from 0.
     pub fn lose(&self, up: &[usize], down: &[usize]) {
         let named = self.state.named.as_ref().expect("a link of named losses");
         let of = |lose: &[usize]| Named { come: 0, lose: lose.to_vec() };

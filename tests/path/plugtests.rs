@@ -1,5 +1,6 @@
-//! The cases of the ETSI plugtest CoAP#4 in which the gateway is the server (docs/coap-conformance.md),
-//! with libcoap as the client: what libcoap says it sent and received, and what arrives at the broker.
+//! The cases of the ETSI plugtest CoAP#4 in which the gateway is the server
+//! (docs/coap-conformance.md), with libcoap as the client: what libcoap says it sent and received,
+//! and what arrives at the broker.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -116,6 +117,14 @@ impl Client {
 
     pub fn tell(&mut self, line: &str) {
         writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// From now on it knows none of its requests.
+    pub fn forget(&mut self) {
+        self.tell("forget");
+        wait_for("it to forget", || {
+            std::fs::read_to_string(&self.log).unwrap_or_default().contains("forgotten\n")
+        });
     }
 
     /// Waits for these messages after the first `seen`; all from there on.
@@ -328,8 +337,8 @@ fn td_coap_core_16_each_message_of_a_separate_response_is_lost_once() {
         let topic = format!("tombolo/gw/door-7/up/t/separate{number}");
         wait_for(&topic, || !site.arrived(&topic).is_empty());
     }
-    // libcoap 4.3.1 does not acknowledge what it gets again; aiocoap does. Behind a response that is not
-    // acknowledged the next one waits.
+    // libcoap 4.3.1 does not acknowledge what it gets again; aiocoap does. Behind a response that is
+    // not acknowledged the next one waits.
     drop(client);
     let mut device = Device::start_at(&site, link.address);
     let answers = || std::fs::read_to_string(site.folder.join("device.out")).unwrap_or_default();

@@ -1,8 +1,9 @@
-//! The cases of the ETSI plugtest CoAP#4 in which the gateway is observed (docs/coap-conformance.md), with
-//! libcoap and aiocoap as the observers.
+//! The cases of the ETSI plugtest CoAP#4 in which the gateway is observed
+//! (docs/coap-conformance.md), with libcoap and aiocoap as the observers.
 
 use tombolo_test_support::wait_for;
 
+use super::Site;
 use super::lossy_link::LossyLink;
 use super::observe::{Observer, outcomes, publish, taken};
 use super::plugtests::{Client, assert_shows, first, offer, say, shows, site, value};
@@ -11,6 +12,19 @@ use super::plugtests::{Client, assert_shows, first, offer, say, shows, site, val
 fn sequence(messages: &[String], token: &str) -> Vec<u32> {
     let of_token = messages.iter().filter(|message| message.contains(token) && message.contains("c:2.05"));
     of_token.filter_map(|message| value(message, "Observe").parse().ok()).collect()
+}
+
+/// A message that nobody observes, the `number`th: it waits, although the device is awake.
+fn held(site: &Site, payload: &str, number: u64) {
+    say(site, "obs", payload, "text/plain");
+    taken(site, number);
+    wait_for("it to be held", || outcomes(site, "obs").1 == ["waiting"]);
+}
+
+/// The last message was fetched, not told.
+fn fetched(site: &Site, case: &str) {
+    let is_fetched = |told: Vec<String>| told.last().is_some_and(|last| last.contains("status:fetched"));
+    wait_for(case, || is_fetched(outcomes(site, "obs").0));
 }
 
 #[test]
@@ -52,21 +66,23 @@ fn td_coap_obs_01_02_04_06_07_09_10_12_a_resource_is_observed_until_the_client_e
         &[&["c:GET", "Observe:1"], &["t:ACK c:2.05", "{a1}", "'six'"]],
     );
     assert!(!first(&seen, &["t:ACK c:2.05"]).contains("Observe"), "OBS_12: {seen:?}");
-    offer(&site, "obs", "seven", "text/plain");
+    held(&site, "seven", 8);
     client.ask("OBS_12", "0 1 c3 obs", &[&["t:ACK c:2.05", "{c3}", "'seven'"]]);
-    assert!(!shows(&client.messages(), &[&["t:CON", "'seven'"]]), "OBS_12: it is fetched, not told");
+    fetched(&site, "OBS_12");
+    assert!(!shows(&client.messages(), &[&["t:CON", "'seven'"]]), "OBS_12: it is not told");
     // A registration that is not confirmable is answered so; notifications are confirmable all the
     // same.
     client.ask("OBS_02", "1 1 d4 obs 6=", &[&["t:NON c:GET"], &["t:NON c:2.05", "{d4}", "Observe:"]]);
     told(&mut client, "OBS_02", "{d4}", "eight");
     // The client has forgotten it.
-    client.tell("forget");
+    client.forget();
     let seen = client.messages().len();
     say(&site, "obs", "nine", "text/plain");
     let seen = client.follow("OBS_06", seen, &[&["t:CON c:2.05", "{d4}", "'nine'"], &["t:RST c:0.00"]]);
     assert_eq!(value(first(&seen, &["t:CON"]), " i"), value(first(&seen, &["t:RST"]), " i"), "OBS_06");
-    offer(&site, "obs", "ten", "text/plain");
-    client.ask("OBS_06", "0 1 e5 time", &[&["t:ACK c:2.05", "{e5}"]]);
+    held(&site, "ten", 11);
+    client.ask("OBS_06", "0 1 e5 obs", &[&["t:ACK c:2.05", "{e5}", "'ten'"]]);
+    fetched(&site, "OBS_06");
     assert!(!shows(&client.messages(), &[&["t:CON", "'ten'"]]), "OBS_06: no further notification");
 }
 
@@ -80,8 +96,9 @@ fn td_coap_obs_08_a_message_of_another_content_format_ends_the_observation_with_
     say(&site, "obs", "{}", "application/json");
     let seen = client.follow("OBS_08", seen, &[&["t:CON c:4.06", "{a1}"], &["t:ACK c:0.00"]]);
     assert!(!first(&seen, &["c:4.06"]).contains("Observe"), "OBS_08: {seen:?}");
-    offer(&site, "obs", "two", "text/plain");
+    held(&site, "two", 3);
     client.ask("OBS_08", "0 1 b2 obs 6=", &[&["t:ACK c:2.05", "{b2}", "Observe:", "'two'"]]);
+    fetched(&site, "OBS_08");
     assert!(!shows(&client.messages(), &[&["t:CON c:2.05"]]), "OBS_08: no further notification");
     // Accept decides where there is no message yet.
     client.ask("OBS_08", "0 1 c3 other 6= 17=", &[&["t:ACK c:2.05", "{c3}", "Observe:"]]);
