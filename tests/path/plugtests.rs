@@ -337,8 +337,8 @@ fn td_coap_core_16_each_message_of_a_separate_response_is_lost_once() {
         let topic = format!("tombolo/gw/door-7/up/t/separate{number}");
         wait_for(&topic, || !site.arrived(&topic).is_empty());
     }
-    // libcoap 4.3.1 does not acknowledge what it gets again; aiocoap does. Behind a response that is
-    // not acknowledged the next one waits.
+    // libcoap 4.3.1 does not acknowledge what it gets again; aiocoap does. Behind a response that
+    // is not acknowledged the next one waits.
     drop(client);
     let mut device = Device::start_at(&site, link.address);
     let answers = || std::fs::read_to_string(site.folder.join("device.out")).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The cases of the ETSI plugtest CoAP#4 in which the gateway is the client
-//! (docs/coap-conformance.md): its commands are requests to a device that serves, libcoap or aiocoap.
+//! (docs/coap-conformance.md): its commands are requests to a device that serves, libcoap or
+//! aiocoap.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
