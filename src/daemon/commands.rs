@@ -256,6 +256,13 @@ impl Carrier for SideCarrier<'_> {
         }
         let index = self.gate.device_by_id(command.device.as_str()).ok_or(NotSent::Unreachable)?;
         let holder = self.gate.holder(index).ok_or(NotSent::Unreachable)?;
+        if let Some(observer) = observer.filter(|observer| !observer.takes) {
+            let response = Response::new(Code::NOT_ACCEPTABLE).diagnostic("not in this format");
+            return match self.coap.notify(now, holder, observer.peer, (observer.token, None), &response) {
+                Ok(_) => Err(NotSent::OtherFormat),
+                Err(unsent) => self.sent(number, Err(unsent)),
+            };
+        }
         if let Some(Observer { peer, token, block, sequence, etag, max_age_s, .. }) = observer {
             let left_s = max_age_s.saturating_sub(u32::try_from(self.age_s).unwrap_or(u32::MAX)).max(1);
             let response = Response {

@@ -806,6 +806,8 @@ impl Desk {
         let coap = hub.coap.counters();
         snapshot.put(Counter::CoapDuplicates.name(), coap.duplicates);
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
+        snapshot.put(Counter::CoapSeparate.name(), coap.late);
+        snapshot.put(Counter::CoapUnacknowledged.name(), coap.unacknowledged);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         mailbox::count(&hub.commands, &mut snapshot);

@@ -67,6 +67,9 @@ pub enum NotSent {
     Unreachable,
     /// There is no room for it at present.
     Busy,
+    /// It has a format that the observer cannot be told, which was told so: its relation ends (RFC
+    /// 7641 §4.2).
+    OtherFormat,
     /// It cannot be sent at all: why.
     Never(String),
 }
@@ -177,6 +180,10 @@ impl Delivery {
             Err(NotSent::Busy) => {
                 self.rests
                     .insert(command.device.clone(), Rest { until: now + SHORT_REST, length: SHORT_REST });
+                mailbox.unsend(number);
+            }
+            Err(NotSent::OtherFormat) => {
+                observer.iter().for_each(|observer| mailbox.end_relation(observer.relation));
                 mailbox.unsend(number);
             }
             Err(NotSent::Never(why)) => mailbox.end(number, Outcome::of(Status::Refused, why)),

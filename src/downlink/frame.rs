@@ -14,7 +14,7 @@
 //! | 9 marks | 0 | hashes of last commands by topic, packet ids |
 //! | 10 settled | packet id | the hash of the message: the broker has the PUBACK |
 //! | 11 value | command | as taken: what a GET is answered with |
-//! | 12 related | relation | who observes what, and the number of the last notification |
+//! | 12 related | relation | who observes what, the number of the last notification, and its format |
 //! | 13 unrelated | relation | – |
 //! | 14 next | number | –: all smaller ones were given |
 //!
@@ -26,7 +26,7 @@
 //! not read.
 
 use super::command::{Command, Outcome, Status};
-use super::observe::Registration;
+use super::observe::{Formats, Registration};
 use crate::durable::frame::FrameFormat;
 use crate::gate::Deliver;
 use crate::message::{ContentFormat, Name, Stamp};
@@ -275,6 +275,9 @@ pub fn encode_related(registration: &Registration, session: u64, sequence: u64) 
     push_bytes(&mut out, registration.token.as_bytes());
     push_bytes(&mut out, registration.device.as_str().as_bytes());
     push_bytes(&mut out, registration.path.as_bytes());
+    if let Formats::Only(format) = registration.formats {
+        out.extend(format.map_or(u32::MAX, |format| format.0.into()).to_le_bytes());
+    }
     out
 }
 
@@ -288,7 +291,15 @@ pub fn decode_related(content: &[u8]) -> Option<(Registration, u64)> {
     let token = Token::new(fields.bytes()?)?;
     let device = Name::parse(&fields.text()?).ok()?;
     let path = fields.text()?;
-    let registration = Registration { device, path, peer: None, session: Some(session), token, block };
+    let formats = match fields.0.is_empty() {
+        true => Formats::Any,
+        false => match u32::from_le_bytes(fields.take()?) {
+            u32::MAX => Formats::Only(None),
+            format => Formats::Only(Some(ContentFormat(u16::try_from(format).ok()?))),
+        },
+    };
+    let session = Some(session);
+    let registration = Registration { device, path, peer: None, session, token, block, formats };
     fields.0.is_empty().then_some((registration, sequence))
 }
 
@@ -364,11 +375,13 @@ mod tests {
         fn every_relation_reads_back(
             path in "[a-zü/]{1,100}", token in proptest::collection::vec(any::<u8>(), 0..=8),
             exponent in proptest::option::of(0u8..=6), session: u64, sequence: u64,
+            only in proptest::option::of(proptest::option::of(any::<u16>())),
         ) {
             let block = exponent.map(|size_exponent| Block { number: 0, more: false, size_exponent });
             let registration = Registration {
                 device: Name::parse("door-7").unwrap(), path, peer: None, session: Some(session),
                 token: Token::new(&token).unwrap(), block,
+                formats: only.map_or(Formats::Any, |only| Formats::Only(only.map(ContentFormat))),
             };
             let content = encode_related(&registration, session, sequence);
             prop_assert_eq!(decode_related(&content), Some((registration, sequence)));

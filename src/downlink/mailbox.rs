@@ -174,6 +174,8 @@ pub struct Observer {
     pub etag: [u8; 8],
     /// For how long it is fresh, in seconds.
     pub max_age_s: u32,
+    /// Whether it may be told: its format is that of the relation (RFC 7641 §4.2).
+    pub takes: bool,
 }
 
 impl Observer {
@@ -865,7 +867,7 @@ impl Mailbox {
             return None;
         }
         let (relation, found) = self.relations.find(device, path)?;
-        let Registration { peer, token, block, .. } = &found.registration;
+        let Registration { peer, token, block, formats, .. } = &found.registration;
         let value = Value {
             number,
             content_format: held.command.content_format,
@@ -882,6 +884,7 @@ impl Mailbox {
             sequence: held.sequence,
             etag: value.etag(),
             max_age_s: held.command.expires_s,
+            takes: formats.allow(held.command.content_format),
         })
     }
 

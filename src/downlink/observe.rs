@@ -7,6 +7,7 @@
 //! | the same path again in the same session, with another token | replaces the one before |
 //! | GET with Observe 1 and its token | ends |
 //! | Reset, or a notification that is not acknowledged | ends |
+//! | a message of another Content-Format than [`Formats`] says: the device is told 4.06 | ends |
 //! | its session ends, its device is removed, or no rule allows the path | ends |
 //! | the device has [`OF_DEVICE`], and observes one more | the oldest of the device ends |
 //! | [`RELATIONS_MAX`] in all | no further one is made: the answer has no Observe option |
@@ -23,7 +24,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::message::Name;
+use crate::message::{ContentFormat, Name};
 use crate::proto::coap::block::Block;
 use crate::proto::coap::{PeerId, Token};
 
@@ -37,6 +38,26 @@ pub const REFRESH: Duration = Duration::from_secs(23 * 3600);
 const BURST: u32 = 16;
 /// and one more in each of these: each costs a sync of the disk.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// What the Content-Format of notifications may be: that of the answer to the registration (RFC
+/// 7641 §4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Formats {
+    /// Any: there was no message yet, and no Accept option.
+    Any,
+    /// This one; `None`: the message had none.
+    Only(Option<ContentFormat>),
+}
+
+impl Formats {
+    /// Whether a message of this format may be told.
+    pub fn allow(self, format: Option<ContentFormat>) -> bool {
+        match self {
+            Formats::Any => true,
+            Formats::Only(only) => only == format,
+        }
+    }
+}
 
 /// Who observes what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +74,8 @@ pub struct Registration {
     pub token: Token,
     /// The size of blocks that it asked for.
     pub block: Option<Block>,
+    /// The formats that it may be told.
+    pub formats: Formats,
 }
 
 /// A relation.
@@ -204,6 +227,7 @@ mod tests {
             session: Some(peer),
             token: Token::new(token).unwrap(),
             block: None,
+            formats: Formats::Any,
         }
     }
 

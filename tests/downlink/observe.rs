@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tombolo::downlink::command::{Command, Status};
 use tombolo::downlink::delivery::Told;
-use tombolo::downlink::observe::{REFRESH, Registration};
+use tombolo::downlink::observe::{Formats, REFRESH, Registration};
 use tombolo::gate::Deliver;
+use tombolo::message::ContentFormat;
 use tombolo::proto::address::Peer;
 use tombolo::proto::coap::{PeerId, Token};
 use tombolo::proto::dtls::SessionId;
@@ -29,6 +30,7 @@ fn registration(path: &str, token: &[u8]) -> Registration {
         session: Some(SESSION),
         token: Token::new(token).unwrap(),
         block: None,
+        formats: Formats::Any,
     }
 }
 
@@ -183,6 +185,41 @@ fn a_reset_ends_the_relation_and_the_command_becomes_a_request_where_it_may() {
         (world.wire.runs.as_slice(), world.published.as_slice()),
         (&[1][..], &[(1, Status::Code(0x44))][..])
     );
+}
+
+#[test]
+fn a_message_of_another_format_ends_the_relation_over_a_restart_too_and_waits_or_becomes_a_request() {
+    let mut world = World::new();
+    let text = |id: u32| Command { content_format: Some(ContentFormat::TEXT), ..state(id) };
+    let cbor = |id: u32| Command { content_format: Some(ContentFormat::CBOR), ..state(id) };
+    let only = |format| Registration { formats: Formats::Only(format), ..registration("lock", b"t") };
+    for formats in [Some(ContentFormat::TEXT), None] {
+        assert!(world.mailbox.observe(world.now, only(formats), 900));
+        world.settle();
+        restart(&mut world, true);
+        let told = world.wire.not_acceptable;
+        world.publish(Command { content_format: formats, ..state(1) });
+        assert_eq!((world.wire.notified.len(), world.wire.not_acceptable), (1, told), "{formats:?}");
+        world.publish(cbor(2));
+        assert_eq!((world.wire.not_acceptable, world.mailbox.relation_count()), (told + 1, 0), "{formats:?}");
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.mailbox.len(), 1, "nobody observes");
+        assert_eq!(world.wire.not_acceptable, told + 1, "once");
+        world.mailbox.handle_fetched(&device(), "lock");
+        world.settle();
+        world.wire.notified.clear();
+    }
+    // A command that may become a request.
+    assert!(world.mailbox.observe(world.now, only(Some(ContentFormat::TEXT)), 900));
+    world.settle();
+    world.publish(Command { deliver: Deliver::Auto, ..cbor(3) });
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.wire.runs, [3]);
+    // Where there was no message, and no Accept option, any is told.
+    observe(&mut world, "lock", b"t");
+    world.publish(text(4));
+    world.publish(cbor(5));
+    assert_eq!(world.wire.notified.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [4, 5]);
 }
 
 #[test]

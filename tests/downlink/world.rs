@@ -84,6 +84,8 @@ pub struct Wire {
     pub sent: usize,
     /// Sequence numbers and ids of notifications, in order.
     pub notified: Vec<(u64, u32)>,
+    /// Notifications that said 4.06.
+    pub not_acceptable: usize,
     pub most: usize,
     open: BTreeSet<u64>,
 }
@@ -102,6 +104,10 @@ impl Carrier for Wire {
     ) -> Result<(), NotSent> {
         if !self.awake {
             return Err(NotSent::Unreachable);
+        }
+        if observer.is_some_and(|observer| !observer.takes) {
+            self.not_acceptable += 1;
+            return Err(NotSent::OtherFormat);
         }
         if let Some(observer) = observer {
             self.notified.push((observer.sequence, id_of(command)));
@@ -207,6 +213,7 @@ impl World {
                 told: Vec::new(),
                 sent: 0,
                 notified: Vec::new(),
+                not_acceptable: 0,
                 most: 0,
                 open: BTreeSet::new(),
             },

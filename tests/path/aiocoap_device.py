@@ -4,14 +4,15 @@ aiocoap_device.py URI IDENTITY KEY LOG
 
 It posts a reading, then one for each line of standard input, and answers requests meanwhile. Each answer to a reading is
 a line of standard output: code, payload of the reading. Each request that it
-carries out is a line of LOG: method, path, payload. `set/…` keeps what it is PUT, `slow` answers after two seconds, so
-that the response is separate, `big` is the first of several blocks, of `long` there are four, and everything else is 4.04.
+carries out is a line of LOG: method, path, payload. `set/…` keeps what it is PUT until it is DELETEd, `slow` answers after two
+seconds, so that the response is separate, `made` says that it made something and where, `big` is the first of several blocks, of
+`long` there are four, and everything else is 4.04.
 """
 
 import asyncio
 import sys
 
-from aiocoap import CHANGED, CONTENT, GET, NOT_FOUND, POST, Context, Message
+from aiocoap import CHANGED, CONTENT, CREATED, DELETE, DELETED, GET, NOT_FOUND, POST, Context, Message
 from aiocoap.resource import Resource
 
 
@@ -27,7 +28,12 @@ class Device(Resource):
             print(request.code.name, path, request.payload.decode(), file=log, flush=True)
         if path == "slow":
             await asyncio.sleep(2)
-            return Message(code=CHANGED, payload=b"at last")
+            return Message(code=CONTENT if request.code == GET else CHANGED, payload=b"at last")
+        if path == "made":
+            response = Message(code=CREATED, payload=b"there")
+            response.opt.location_path = ("location1", "location2", "location3")
+            response.opt.location_query = ("first=1", "second=2")
+            return response
         if path == "big":
             return Message(code=CONTENT, payload=b"x" * 512, block2=(0, True, 5))
         if path == "long":
@@ -39,6 +45,9 @@ class Device(Resource):
             return Message(code=NOT_FOUND)
         if request.code == GET:
             return Message(code=CONTENT, payload=self.values.get(path, b"none"), content_format=0)
+        if request.code == DELETE:
+            self.values.pop(path, None)
+            return Message(code=DELETED)
         self.values[path] = request.payload
         return Message(code=CHANGED)
 

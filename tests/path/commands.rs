@@ -10,7 +10,7 @@ use tombolo_test_support::{printed, wait_for, wait_within};
 use super::lossy_link::LossyLink;
 use super::{KEY, Site};
 
-const RULES: &str = r#"
+pub const RULES: &str = r#"
 [role.sensor.mailbox]
 always-awake = true
 [role.sensor.downlink.all]
@@ -22,19 +22,19 @@ deny = true
 "#;
 
 /// aiocoap, listening on the session it opened.
-struct Device {
+pub struct Device {
     child: Child,
     input: ChildStdin,
     log: PathBuf,
 }
 
 impl Device {
-    fn start(site: &Site) -> Device {
+    pub fn start(site: &Site) -> Device {
         Device::start_at(site, site.daemon.coaps)
     }
 
     /// The gateway is at this address for it.
-    fn start_at(site: &Site, gateway: SocketAddr) -> Device {
+    pub fn start_at(site: &Site, gateway: SocketAddr) -> Device {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers builds it");
         let log = site.folder.join("device.txt");
@@ -60,12 +60,12 @@ impl Device {
     }
 
     /// It posts this, once what it posted before is answered.
-    fn say(&mut self, payload: &str) {
+    pub fn say(&mut self, payload: &str) {
         writeln!(self.input, "{payload}").unwrap();
     }
 
     /// What it carried out.
-    fn runs(&self) -> Vec<String> {
+    pub fn runs(&self) -> Vec<String> {
         std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Device {
 }
 
 /// A request with a response topic; what came back: content type, user properties, payload.
-fn request(site: &Site, path: &str, arguments: &[&str]) -> String {
+pub fn request(site: &Site, path: &str, arguments: &[&str]) -> String {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let answer = format!("app/answers/{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     let output = Command::new("mosquitto_rr")
@@ -111,7 +111,7 @@ fn publish(site: &Site, topic: &str, payload: &str, arguments: &[&str]) {
     assert!(status.success());
 }
 
-fn subscribed(site: &Site) {
+pub fn subscribed(site: &Site) {
     wait_for("the subscription", || {
         let status = site.daemon.status();
         status["upstream"]["connected"] == true && site.broker_log().contains("tombolo/gw/+/down/#")
@@ -130,7 +130,7 @@ impl Site {
     }
 }
 
-const BROKER: &str = "log_type subscribe\nautosave_on_changes true\nautosave_interval 1\n";
+pub const BROKER: &str = "log_type subscribe\nautosave_on_changes true\nautosave_interval 1\n";
 
 #[test]
 fn a_command_reaches_a_device_over_its_session_and_its_answer_the_one_that_asked() {

@@ -2,9 +2,10 @@
 
 libcoap_device.py HOST PORT IDENTITY KEY LOG
 
-It posts a reading, and answers requests meanwhile: GET of `long` with 4,000 bytes, which libcoap sends in blocks, and PUT
-of any other path with 2.04. Each request that it carries out is a line of LOG: method, path, number of bytes, SHA-256 of
-the payload (its first 16 hex digits).
+It posts a reading, and answers requests meanwhile: GET of `long`, and POST of `both`, with 4,000 bytes, which libcoap sends in
+blocks; GET of any other path with its name; PUT and POST of any other path with 2.04, DELETE with 2.02. Each request that it
+carries out is a line of LOG: method, path, number of bytes, SHA-256 of the payload (its first 16 hex digits). libcoap writes each
+message to standard output.
 """
 
 import ctypes
@@ -16,8 +17,9 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint8, c_uint16,
 
 COAP_PROTO_DTLS = 2
 CONFIRMABLE = 0
-GET, POST, PUT = 1, 2, 3
-CHANGED, CONTENT = 0x44, 0x45
+GET, POST, PUT, DELETE = 1, 2, 3, 4
+DELETED, CHANGED, CONTENT = 0x42, 0x44, 0x45
+DEBUG = 7
 URI_PATH = 11
 USE_LIBCOAP, SINGLE_BODY = 1, 2
 
@@ -34,6 +36,8 @@ class Address(ctypes.Structure):
 
 coap = ctypes.CDLL("libcoap-3-openssl.so.3")
 for name, result, arguments in [
+    ("coap_set_log_level", None, [c_int]),
+    ("coap_set_show_pdu_output", None, [c_int]),
     ("coap_new_context", c_void_p, [c_void_p]),
     ("coap_context_set_block_mode", None, [c_void_p, c_uint8]),
     ("coap_resource_unknown_init", c_void_p, [c_void_p]),
@@ -84,6 +88,8 @@ HANDLER = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p, c_void_
 
 def main(host, port, identity, key, log):
     coap.coap_startup()
+    coap.coap_set_log_level(DEBUG)
+    coap.coap_set_show_pdu_output(0)
     context = coap.coap_new_context(None)
     coap.coap_context_set_block_mode(context, USE_LIBCOAP | SINGLE_BODY)
 
@@ -97,20 +103,24 @@ def main(host, port, identity, key, log):
             print(method, path, len(payload), hashlib.sha256(payload).hexdigest()[:16], file=out, flush=True)
         return path
 
-    def get(resource, session, request, query, response):
-        note("GET", request)
-        coap.coap_pdu_set_code(response, CONTENT)
-        coap.coap_add_data_large_response(
-            resource, session, request, response, query, 0, -1, 1, len(LONG), LONG, None, None
-        )
+    def handler(method, code):
+        def handle(resource, session, request, query, response):
+            path = note(method, request)
+            coap.coap_pdu_set_code(response, code)
+            if path in ("long", "both"):
+                coap.coap_add_data_large_response(
+                    resource, session, request, response, query, 0, -1, 1, len(LONG), LONG, None, None
+                )
+            elif code == CONTENT:
+                coap.coap_add_data(response, len(path), path.encode())
 
-    def put(resource, session, request, query, response):
-        note("PUT", request)
-        coap.coap_pdu_set_code(response, CHANGED)
+        return HANDLER(handle)
 
-    get, put = HANDLER(get), HANDLER(put)
+    others = {GET: handler("GET", CONTENT), POST: handler("POST", CHANGED), DELETE: handler("DELETE", DELETED)}
+    put = handler("PUT", CHANGED)
     resource = coap.coap_resource_unknown_init(put)
-    coap.coap_register_request_handler(resource, GET, get)
+    for method, handle in others.items():
+        coap.coap_register_request_handler(resource, method, handle)
     coap.coap_add_resource(context, resource)
 
     peer = Address()

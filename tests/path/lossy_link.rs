@@ -1,10 +1,10 @@
 //! A link between devices and the gateway that loses a tenth of the datagrams each way, and doubles
-//! some.
+//! some; or that loses those that a test names.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tombolo::splitmix::SplitMix64;
@@ -19,13 +19,48 @@ struct State {
     gateway: SocketAddr,
     ended: AtomicBool,
     lost: AtomicUsize,
+    /// What a test names; `None`: chance decides.
+    named: Option<Mutex<[Named; 2]>>,
 }
+
+/// Datagrams with DTLS application data of one direction: how many have come, and which are lost.
+#[derive(Default)]
+struct Named {
+    come: usize,
+    lose: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Up,
+    Down,
+}
+
+/// The content type of DTLS application data (RFC 6347 §4.1).
+const APPLICATION_DATA: u8 = 23;
 
 impl LossyLink {
     pub fn to(gateway: SocketAddr) -> LossyLink {
+        LossyLink::build(gateway, None)
+    }
+
+    /// A link that loses what [`LossyLink::lose`] names, and nothing else.
+    pub fn named(gateway: SocketAddr) -> LossyLink {
+        LossyLink::build(gateway, Some(Mutex::default()))
+    }
+
+    /// Of the CoAP messages from now on, the device's and the gateway's, those with these numbers
+    /// are lost; each side counts from 0.
+    pub fn lose(&self, up: &[usize], down: &[usize]) {
+        let named = self.state.named.as_ref().expect("a link of named losses");
+        let of = |lose: &[usize]| Named { come: 0, lose: lose.to_vec() };
+        *named.lock().expect("no thread panics") = [of(up), of(down)];
+    }
+
+    fn build(gateway: SocketAddr, named: Option<Mutex<[Named; 2]>>) -> LossyLink {
         let near = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let address = near.local_addr().expect("its address");
-        let state = State { gateway, ended: AtomicBool::new(false), lost: AtomicUsize::new(0) };
+        let state = State { gateway, ended: AtomicBool::new(false), lost: AtomicUsize::new(0), named };
         let state = Arc::new(state);
         let of_thread = state.clone();
         std::thread::spawn(move || up(&near, &of_thread));
@@ -46,12 +81,34 @@ impl Drop for LossyLink {
 
 impl State {
     /// Sends a datagram on: not at all, once, or twice.
-    fn pass(&self, random: &mut SplitMix64, send: impl Fn() -> std::io::Result<usize>) {
+    fn pass(
+        &self,
+        random: &mut SplitMix64,
+        way: Way,
+        datagram: &[u8],
+        send: impl Fn() -> std::io::Result<usize>,
+    ) {
+        if let Some(named) = &self.named {
+            return match named.lock().expect("no thread panics")[way as usize].loses(datagram) {
+                true => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
+                false => drop(send()),
+            };
+        }
         match random.below(20) {
             0 | 1 => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
             2 => drop((send(), send())),
             _ => drop(send()),
         }
+    }
+}
+
+impl Named {
+    fn loses(&mut self, datagram: &[u8]) -> bool {
+        if datagram.first() != Some(&APPLICATION_DATA) {
+            return false;
+        }
+        self.come += 1;
+        self.lose.contains(&(self.come - 1))
     }
 }
 
@@ -74,7 +131,8 @@ fn up(near: &UdpSocket, state: &Arc<State>) {
             std::thread::spawn(move || down(&of_thread, &near, device, &state));
             far
         });
-        state.pass(&mut random, || far.send(&buffer[..bytes]));
+        let datagram = &buffer[..bytes];
+        state.pass(&mut random, Way::Up, datagram, || far.send(datagram));
     }
 }
 
@@ -85,6 +143,7 @@ fn down(far: &UdpSocket, near: &UdpSocket, device: SocketAddr, state: &State) {
     let mut buffer = [0; 2_048];
     while !state.ended.load(Ordering::Relaxed) {
         let Ok(bytes) = far.recv(&mut buffer) else { continue };
-        state.pass(&mut random, || near.send_to(&buffer[..bytes], device));
+        let datagram = &buffer[..bytes];
+        state.pass(&mut random, Way::Down, datagram, || near.send_to(datagram, device));
     }
 }

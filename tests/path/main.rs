@@ -33,6 +33,9 @@ mod on_behalf;
 mod other_engine;
 #[cfg(feature = "dimpl")]
 mod plugs;
+mod plugtests;
+mod plugtests_device;
+mod plugtests_observe;
 mod query;
 mod quotas;
 mod refusals;

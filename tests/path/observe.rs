@@ -1,6 +1,7 @@
 //! What the broker has for a device: fetched, observed, and notified over its session.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -24,7 +25,7 @@ path = "run/{1}"
 deliver = "request"
 "#;
 
-const BROKER: &str = "log_type subscribe\n";
+pub const BROKER: &str = "log_type subscribe\n";
 
 fn site(name: &str) -> Site {
     let site = Site::with_broker(name, RULES, BROKER);
@@ -35,7 +36,7 @@ fn site(name: &str) -> Site {
     site
 }
 
-fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
+pub fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
     let topic = format!("tombolo/gw/door-7/down/{path}");
     let status = Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &site.broker.plain_port.to_string(), "-V", "5", "-q", "2"])
@@ -46,7 +47,7 @@ fn publish(site: &Site, path: &str, payload: &str, arguments: &[&str]) {
     assert!(status.success());
 }
 
-fn taken(site: &Site, count: u64) {
+pub fn taken(site: &Site, count: u64) {
     wait_for("the commands to be taken", || {
         site.daemon.status()["counters"]["tombolo_downlink_taken_commands_total"] == count
     });
@@ -65,19 +66,24 @@ fn option<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 }
 
 /// aiocoap, observing.
-struct Observer {
+pub struct Observer {
     child: Child,
     log: PathBuf,
 }
 
 impl Observer {
     fn start(site: &Site, paths: &[&str]) -> Observer {
+        Observer::start_at(site, site.daemon.coaps, paths)
+    }
+
+    /// The gateway is at this address for it.
+    pub fn start_at(site: &Site, gateway: SocketAddr, paths: &[&str]) -> Observer {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
         assert!(python.exists(), "tests/run peers builds it");
         let log = site.folder.join("observer.txt");
         let child = Command::new(python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/aiocoap_observer.py"))
-            .args([&format!("coaps://{}", site.daemon.coaps), "door-7", KEY])
+            .args([&format!("coaps://{gateway}"), "door-7", KEY])
             .arg(&log)
             .args(paths)
             .stdin(Stdio::piped())
@@ -109,13 +115,13 @@ impl Observer {
         text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
     }
 
-    fn texts(&self, path: &str) -> Vec<String> {
+    pub fn texts(&self, path: &str) -> Vec<String> {
         let of_path = self.lines().into_iter().filter(|line| line[0] == path);
         of_path.map(|line| line.last().cloned().unwrap_or_default()).collect()
     }
 
     /// The sequence numbers of a path rise.
-    fn check_order(&self, path: &str) {
+    pub fn check_order(&self, path: &str) {
         let lines = self.lines();
         let numbers: Vec<u32> =
             lines.iter().filter(|line| line[0] == path).filter_map(|line| line[2].parse().ok()).collect();
@@ -248,12 +254,12 @@ fn aiocoap_observes_two_paths_in_order_and_fetches_the_rest_of_a_large_notificat
 }
 
 /// A message of so many bytes.
-fn body(bytes: usize) -> String {
+pub fn body(bytes: usize) -> String {
     (0..bytes).map(|at| char::from(b'a' + (at % 23) as u8)).collect()
 }
 
 /// The status of each outcome on a path, and how far the commands are that have none.
-fn outcomes(site: &Site, path: &str) -> (Vec<String>, Vec<String>) {
+pub fn outcomes(site: &Site, path: &str) -> (Vec<String>, Vec<String>) {
     let (code, text) = site.daemon.command(&["mailbox", "list", "--json"]);
     assert_eq!(code, 0, "{text}");
     let state = |line: &str| {

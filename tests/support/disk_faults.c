@@ -2,7 +2,7 @@
  *
  * TOMBOLO_DISK_FAULTS names the file. Each of its lines is `OP ERRNO PART [FROM TO]`: calls of kind OP (open, read, write at a
  * place, append, sync, rename, remove) on files whose path contains PART fail with ERRNO; reads and writes only where they touch the bytes FROM up to TO, if given.
- * `cut` instead of a number: the call gets zeros. `kill` instead of it, with N in place of FROM: the Nth such call, counted from
+ * `cut` instead of a number: the call gets zeros. `wait`: it waits until no line says so any more. `kill` instead of it, with N in place of FROM: the Nth such call, counted from
  * the first that met a `kill` line, ends the process as kill -9 does, before it is done. OP `any` is every call but a read.
  * The file is read at each call, so that a test can change it as it goes. */
 #define _GNU_SOURCE
@@ -19,12 +19,13 @@
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define ZEROS (-1)
+#define WAITS (-2)
 
 /* Calls that met a `kill` line. */
 static long long met;
 
 /* The error of this call; 0 if it is to succeed. */
-static int fault(const char *op, const char *path, long long from, long long to) {
+static int fault_now(const char *op, const char *path, long long from, long long to) {
     const char *file = getenv("TOMBOLO_DISK_FAULTS");
     char text[4096], word[16], part[512], number[16];
     ssize_t length;
@@ -46,8 +47,15 @@ static int fault(const char *op, const char *path, long long from, long long to)
             if (__sync_add_and_fetch(&met, 1) == begin)
                 kill(getpid(), SIGKILL);
         } else if (from < end && to > begin)
-            found = strcmp(number, "cut") ? atoi(number) : ZEROS;
+            found = !strcmp(number, "cut") ? ZEROS : !strcmp(number, "wait") ? WAITS : atoi(number);
     }
+    return found;
+}
+
+static int fault(const char *op, const char *path, long long from, long long to) {
+    int found;
+    while ((found = fault_now(op, path, from, to)) == WAITS)
+        usleep(5000);
     return found;
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::{Commands, SideCarrier, Sides};
 use crate::clock::Moment;
 use crate::daemon::reading_store::Readings;
-use crate::downlink::observe::Registration;
+use crate::downlink::observe::{Formats, Registration};
 use crate::message::Name;
 use crate::proto::address::{Peer, PeerId};
 use crate::proto::coap::{Code, Outcome, Response};
@@ -88,6 +88,11 @@ impl Commands {
                 self.wake.notify_one();
                 return;
             }
+            let formats = match (value.is_some(), fetch.accept) {
+                (false, None) => Formats::Any,
+                (false, accept) => Formats::Only(accept),
+                (true, _) => Formats::Only(format),
+            };
             let registration = Registration {
                 device: device.clone(),
                 path: fetch.path.clone(),
@@ -95,6 +100,7 @@ impl Commands {
                 session,
                 token: fetch.token,
                 block: fetch.block,
+                formats,
             };
             self.next_ticket += 1;
             if self.mailbox.observe(now, registration, self.next_ticket) {
