@@ -449,6 +449,7 @@ impl Bus {
     pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
         self.tick(now);
         if let [unit, pdu @ .., _, _] = frame {
+            self.relay.came_late(*unit, pdu);
             let frame = frame::Frame { unit: *unit, pdu, is_request: false };
             stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
         }
@@ -772,7 +773,7 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
-        let trust = self.relay.answered(answer);
+        let trust = self.relay.answered(now, answer);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
         }
@@ -792,7 +793,13 @@ impl Bus {
             // of its line itself.
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);
         }
-        let progress = unit.answered(now, of, (answer, trust), &mut news);
+        let was_behind = unit.is_behind();
+        unit.note_awaited(self.relay.awaits(now));
+        let progress = unit.answered(now, of, (answer, trust), self.relay.three(), &mut news);
+        if self.medium == Medium::Header && !was_behind && unit.is_behind() {
+            // A gateway that is late with one unit is so with all.
+            self.relay.suspect();
+        }
         if progress != Progress::More {
             self.current = None;
         }
@@ -863,7 +870,7 @@ impl Bus {
         let is_paced = self.begun.is_none_or(|begun| now >= begun + self.settings.interval);
         let Some(unit) = self.units.get_mut(exchange.unit).filter(|_| is_paced) else { return };
         unit.knocked(&exchange.request, exchange.asked, now);
-        self.relay.asked(unit.settings.address, &exchange.request);
+        self.relay.asked(now, unit.settings.address, &exchange.request);
         (exchange.asked, exchange.is_knocked) = (now, true);
         self.begun = Some(now);
         self.to_send = true;
@@ -919,6 +926,10 @@ impl Bus {
         let is_gateway = matches!(failure, Failure::Gateway(_)) && self.medium != Medium::Header;
         let is_there = failure == Failure::Intruded || is_gateway || lost.is_answer;
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
+        if self.medium == Medium::Header && !exchange.is_displaced && !matches!(failure, Failure::Misfit) {
+            // That of a unit which is dead may come, too.
+            self.relay.gave_up(now, exchange.asked + unit.rest());
+        }
         match failure {
             Failure::Silent
             | Failure::Foreign(_)
@@ -1000,7 +1011,7 @@ impl Bus {
         let part = unit.may_knock(now).then(|| deadline.saturating_duration_since(now) / KNOCK);
         let knock = part.filter(|part| unit.settings.pause < *part).map(|part| now + part);
         unit.sent(now, self.answered_at);
-        self.relay.asked(unit.settings.address, &request);
+        self.relay.asked(now, unit.settings.address, &request);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();

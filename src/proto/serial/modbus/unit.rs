@@ -225,6 +225,8 @@ pub(super) struct Unit {
     patience: Patience,
     /// The last answer came behind an exception, or is one behind which data was waited for.
     is_deferred: bool,
+    /// The last answers to the present read, if one of them at most is another's.
+    three: Vec<Vec<u8>>,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -334,6 +336,7 @@ impl Unit {
             is_sent_again: false,
             patience: Patience::default(),
             is_deferred: false,
+            three: Vec::new(),
             owed: None,
             surplus: Surplus::default(),
             blame: None,
@@ -545,14 +548,17 @@ impl Unit {
         self.served = true;
     }
 
-    /// An answer came. `line`: whether it can be that to the request of another unit.
+    /// An answer came. `line`: whether it can be that to the request of another unit. `three`: the
+    /// answers to this read, if one of them at most is such a one.
     pub(super) fn answered(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
         (answer, line): (Answer<'_>, Trust),
+        three: &[Vec<u8>],
         news: &mut Vec<News>,
     ) -> Progress {
+        self.three = three.to_vec();
         let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
@@ -712,7 +718,9 @@ impl Unit {
         }
         let was_in_step = std::mem::take(&mut self.in_step);
         // What is left of an answer has come; of the only read a late one is no other's.
-        if !(lost.is_answer || self.parts.len() == 1 && lost.is_part) {
+        if lost.is_displaced && (self.is_numbered || lost.is_behind) {
+            self.doubt.displaced(request, asked);
+        } else if !(lost.is_answer || self.parts.len() == 1 && lost.is_part) {
             self.doubt.unanswered(request, asked);
         }
         if lost.failure == Failure::Intruded && self.failures < DOWN_AFTER {

@@ -42,6 +42,11 @@ impl Unit {
         self.doubt.set_numbered(true);
     }
 
+    /// Whether what a gateway gave up may still come to it.
+    pub(in super::super) fn note_awaited(&mut self, is_awaited: bool) {
+        self.doubt.set_early(is_awaited);
+    }
+
     /// For so long an answer to its last request may still come.
     pub(in super::super) fn rest(&self) -> Duration {
         self.still_to_come(self.timeout())

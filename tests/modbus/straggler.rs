@@ -1,0 +1,257 @@
+//! Gateways of Modbus TCP whose line brings an answer after they gave it up: they put it on the next
+//! request, and are one answer late from then on.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::Bus;
+use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::settings::Unit;
+use tombolo::splitmix::SplitMix64;
+
+use crate::gateway::{judged, with};
+use crate::support::{World, frame, ms, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The gateway gives up after that.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How the registers change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Values {
+    Still,
+    /// Register 2 stands still, and the others change every two seconds.
+    Some,
+    Slow,
+    Always,
+}
+
+impl Values {
+    fn of(self, unit: u8, address: u16, now: Duration, count: u16) -> u16 {
+        let ms = now.as_millis();
+        let low = match self {
+            Values::Still => 0,
+            Values::Some if address == 2 => 0,
+            Values::Some => ms / 2_000 % 128,
+            Values::Slow => ms / 1_500 % 128,
+            Values::Always => u128::from(count % 128),
+        };
+        u16::from(unit) << 13 | (address & 0x3f) << 7 | u16::try_from(low).unwrap()
+    }
+}
+
+const VALUES: [Values; 4] = [Values::Still, Values::Some, Values::Slow, Values::Always];
+
+/// What the gateway does with what came too late when it sends a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Buffer {
+    Kept,
+    /// Thrown away.
+    Cleared,
+    /// Thrown away after such a time without a request.
+    ClearedWhenIdle(Duration),
+    /// Kept until then, and thrown away from then on.
+    ClearedFrom(Duration),
+}
+
+#[derive(Default)]
+struct Line {
+    count: u16,
+    coming: Vec<(Duration, Vec<u8>)>,
+    last: Duration,
+}
+
+/// A gateway whose units take as long as this says, or do not answer at all.
+fn gateway(
+    units: Vec<Unit>,
+    values: Values,
+    buffer: Buffer,
+    takes: impl FnMut(Duration, u8) -> Option<Duration> + 'static,
+) -> World {
+    let addresses: Vec<u8> = units.iter().map(|unit| unit.address).collect();
+    let mut whole = settings(units.clone());
+    whole.timeout = units[0].timeout;
+    let mut world = World::new(whole.clone());
+    world.bus = Bus::new(whole, world.now, 7);
+    world.bus.answers_are_numbered();
+    world.bus.line_up(world.now);
+    let line = Rc::new(RefCell::new((Line::default(), takes)));
+    for address in addresses {
+        let (line, clock) = (line.clone(), world.clock());
+        world.behave(address, move |body| {
+            let (line, takes) = &mut *line.borrow_mut();
+            let now = clock.get();
+            let is_cleared = match buffer {
+                Buffer::Kept => false,
+                Buffer::Cleared => true,
+                Buffer::ClearedWhenIdle(after) => now > line.last + after,
+                Buffer::ClearedFrom(from) => now >= from,
+            };
+            line.coming.retain(|(at, _)| !is_cleared || *at > now);
+            line.last = now;
+            let at = u16::from_be_bytes([body[2], body[3]]);
+            let quantity = u16::from_be_bytes([body[4], body[5]]);
+            if let Some(after) = takes(now, body[0]) {
+                let mut answer = vec![body[1], (2 * quantity) as u8];
+                for at in at..at + quantity {
+                    line.count = line.count.wrapping_add(1);
+                    answer.extend(values.of(body[0], at, now, line.count).to_be_bytes());
+                }
+                let place = line.coming.partition_point(|(at, _)| *at <= now + after);
+                line.coming.insert(place, (now + after, answer));
+            }
+            let named = |pdu: &[u8]| frame(&[&body[..1], pdu].concat());
+            match line.coming.first() {
+                Some((at, _)) if *at <= now + PATIENCE => {
+                    let (at, pdu) = line.coming.remove(0);
+                    vec![(at.saturating_sub(now).max(ms(5)), named(&pdu))]
+                }
+                _ => vec![(PATIENCE, named(&[body[1] | 0x80, 11]))],
+            }
+        });
+    }
+    world
+}
+
+/// Units that answer as `usual` says, but for one answer of this one.
+fn once(
+    unit: u8,
+    from: Duration,
+    late: Duration,
+    usual: impl Fn(u8) -> Option<Duration>,
+) -> impl FnMut(Duration, u8) -> Option<Duration> {
+    let mut is_over = false;
+    move |now, of| {
+        if of != unit || now < from || is_over {
+            return usual(of);
+        }
+        is_over = true;
+        Some(late)
+    }
+}
+
+fn quick(_: u8) -> Option<Duration> {
+    Some(ms(20))
+}
+
+fn map(of: &[&[u16]]) -> Vec<Unit> {
+    let units = of.iter().zip(1..);
+    units.map(|(registers, address)| Unit { timeout: SECOND, ..with(address, registers) }).collect()
+}
+
+const LATE: [u64; 10] = [205, 230, 260, 300, 400, 500, 900, 1_600, 3_000, 5_500];
+const EQUAL: [&[u16]; 3] = [&[2, 40], &[2, 40], &[2, 40]];
+const LONE: [&[u16]; 3] = [&[2], &[40], &[2]];
+const MIXED: [&[u16]; 3] = [&[2, 40], &[4, 5], &[1, 20, 50]];
+
+#[test]
+fn an_answer_that_comes_after_the_gateway_gave_it_up_makes_no_reading_false() {
+    for maps in [EQUAL, LONE, MIXED] {
+        for values in VALUES {
+            for late in LATE {
+                for unit in 1..=3 {
+                    let what = format!("{maps:?} {values:?}, unit {unit}, {late} ms");
+                    let from = 20 * SECOND + ms(37 * late % 1_000);
+                    let mut world =
+                        gateway(map(&maps), values, Buffer::Kept, once(unit, from, ms(late), quick));
+                    world.run(90 * SECOND);
+                    let (count, wrong) = judged(&world, &[1, 2, 3]);
+                    assert_eq!(wrong, [], "{what}");
+                    assert!(count > 3 * 80, "{what}: {count}");
+                    for unit in 0..3 {
+                        assert!(world.readings(unit).len() > 75, "{what}: {}", world.readings(unit).len());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_late_answer_of_a_unit_that_was_dead_from_the_start_makes_no_reading_false() {
+    for maps in [[&[2, 40][..], &[2, 40], &[2, 40], &[2, 40]], [&[2, 40], &[4, 5], &[1, 20, 50], &[2]]] {
+        for values in VALUES {
+            for late in LATE {
+                let what = format!("{maps:?} {values:?}, {late} ms");
+                let usual = |unit| (unit != 4).then_some(ms(20));
+                let takes = once(4, 30 * SECOND, ms(late), usual);
+                let mut world = gateway(map(&maps), values, Buffer::Kept, takes);
+                world.run(3 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
+                assert_eq!(wrong, [], "{what}");
+                assert!(count > 3 * 165, "{what}: {count}");
+                assert_eq!(world.readings(3), [], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_stays_one_answer_late_with_reads_of_several_lengths_has_all_its_units_read() {
+    for maps in [MIXED, [&[2, 40], &[4, 5], &[4, 5]], [&[4, 5], &[1, 20], &[7]]] {
+        for values in VALUES {
+            for unit in 1..=3 {
+                let what = format!("{maps:?} {values:?}, unit {unit}");
+                let mut world =
+                    gateway(map(&maps), values, Buffer::Kept, once(unit, 20 * SECOND, ms(230), quick));
+                world.run(2 * MINUTE);
+                let before: Vec<usize> = (0..3).map(|unit| world.readings(unit).len()).collect();
+                world.run(2 * MINUTE);
+                assert_eq!(judged(&world, &[1, 2, 3]).1, [], "{what}");
+                for (unit, before) in before.iter().enumerate() {
+                    let count = world.readings(unit).len() - before;
+                    assert!(count >= 100, "{what}: {count} of unit {}", unit + 1);
+                    assert_eq!(world.bus.state(unit), Some(State::Up), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_clears_its_buffer_again_is_asked_once_for_each_read() {
+    for maps in [EQUAL, LONE, MIXED] {
+        for values in VALUES {
+            let what = format!("{maps:?} {values:?}");
+            let buffer = Buffer::ClearedFrom(60 * SECOND);
+            let mut world = gateway(map(&maps), values, buffer, once(2, 20 * SECOND, ms(500), quick));
+            world.run(2 * MINUTE);
+            let before = (world.requests.len(), world.readings(0).len());
+            world.run(MINUTE);
+            let reads: usize = world.requests.len() - before.0;
+            let least: usize = maps.iter().map(|map| reads_of(map)).sum::<usize>() * 60;
+            assert_eq!((reads, judged(&world, &[1, 2, 3]).1), (least, Vec::new()), "{what}");
+        }
+    }
+}
+
+/// Registers that lie together are one read.
+fn reads_of(map: &[u16]) -> usize {
+    1 + map.windows(2).filter(|pair| pair[1] > pair[0] + 9).count()
+}
+
+#[test]
+fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
+    let mut counts = Vec::new();
+    for (buffer, percent, most) in
+        [(Buffer::Cleared, 5, 260), (Buffer::ClearedWhenIdle(ms(200)), 3, 230), (Buffer::Cleared, 1, 900)]
+    {
+        for values in VALUES {
+            for seed in 1..=5 {
+                let mut dice = SplitMix64::new(seed);
+                let takes = move |_: Duration, _: u8| {
+                    let is_late = dice.next_u64() % 100 < percent;
+                    Some(ms(if is_late { 200 + dice.next_u64() % (most - 200) } else { 30 }))
+                };
+                let mut world = gateway(map(&EQUAL), values, buffer, takes);
+                world.run(5 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                counts.push((count, wrong.len(), format!("{buffer:?} {percent} % {values:?} {seed}")));
+            }
+        }
+    }
+    let wrong: usize = counts.iter().map(|(_, wrong, _)| wrong).sum();
+    assert!(wrong == 0 && counts.iter().all(|(count, ..)| *count > 400), "{counts:#?}");
+}
