@@ -579,6 +579,12 @@ impl Bus {
         self.relay.is_behind() || self.units.get(unit).is_some_and(Unit::is_behind)
     }
 
+    /// Whether each read of a unit is sent more than once, and has been for a minute, as nothing
+    /// shows that its answers are not those to other requests.
+    pub fn is_doubled(&self, unit: usize) -> bool {
+        self.units.get(unit).is_some_and(|unit| unit.is_doubled(self.clock))
+    }
+
     /// Frames of a unit that it sent without being asked, since its answers were right last.
     pub fn surplus(&self, unit: usize) -> u64 {
         self.units.get(unit).map_or(0, Unit::surplus)
@@ -788,7 +794,7 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
-        if trust == Trust::Doubtful && !unit.is_quick() && self.medium != Medium::Header {
+        if trust == Trust::Doubtful && self.medium != Medium::Header && unit.is_spared() {
             // Nothing is known of whether it may be asked again at once. A gateway keeps the pauses
             // of its line itself.
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);

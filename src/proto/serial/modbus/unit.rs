@@ -225,6 +225,12 @@ pub(super) struct Unit {
     patience: Patience,
     /// The last answer came behind an exception, or is one behind which data was waited for.
     is_deferred: bool,
+    /// Since when each of its reads is sent more than once, whether the present one was, and so
+    /// often it was asked for at once after its own answer to find out whether it takes that.
+    doubled_since: Option<Instant>,
+    is_doubled: bool,
+    doubled: u32,
+    hasty: u32,
     /// The last answers to the present read, if one of them at most is another's.
     three: Vec<Vec<u8>>,
     /// The request whose data may still come behind an exception.
@@ -336,6 +342,10 @@ impl Unit {
             is_sent_again: false,
             patience: Patience::default(),
             is_deferred: false,
+            doubled_since: None,
+            is_doubled: false,
+            doubled: 0,
+            hasty: 0,
             three: Vec::new(),
             owed: None,
             surplus: Surplus::default(),
@@ -619,6 +629,8 @@ impl Unit {
             Purpose::Block if trust == Trust::Doubtful => {
                 // Whatever it is the answer to: the read is sent again.
                 self.asked = None;
+                self.is_doubled = true;
+                self.doubled_since = self.doubled_since.or(Some(now));
                 if self.rests(now, timeout, false) {
                     return Progress::Wait;
                 }
@@ -626,6 +638,9 @@ impl Unit {
             }
             Purpose::Block => {
                 self.cycles = 0;
+                if !std::mem::take(&mut self.is_doubled) {
+                    (self.doubled_since, self.doubled) = (None, 0);
+                }
                 if std::mem::take(&mut self.is_repeat) {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
