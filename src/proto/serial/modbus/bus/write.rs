@@ -443,8 +443,9 @@ impl Bus {
                 }
             }
             Step::Check => {
-                // What was damaged has come, and is not to be expected any more.
-                if came && !closed && writing.again(now) {
+                // What was damaged has come, and is not to be expected any more; and behind the answer
+                // to the request before the read is repeated.
+                if (came || exchange.is_displaced) && !closed && writing.again(now) {
                     return;
                 }
                 let how = if closed { "the line was closed before" } else { "there is no answer when" };
