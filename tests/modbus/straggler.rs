@@ -273,6 +273,28 @@ fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
 }
 
 #[test]
+fn units_that_are_dead_and_answer_late_now_and_then_make_no_reading_false() {
+    for maps in [[&[2, 40][..], &[2, 40], &[2, 40], &[2, 40]], [&[2, 40], &[4, 5], &[1, 20, 50], &[2]]] {
+        for values in VALUES {
+            for seed in 1..=8 {
+                let what = format!("{maps:?} {values:?} {seed}");
+                let mut dice = SplitMix64::new(seed);
+                let takes = move |_: Duration, unit: u8| match unit {
+                    1 | 2 => Some(ms(20)),
+                    _ if dice.next_u64() % 4 == 0 => Some(ms(201 + dice.next_u64() % 4_000)),
+                    _ => None,
+                };
+                let mut world = gateway(map(&maps), values, Buffer::ClearedWhenIdle(ms(700)), takes);
+                world.run(10 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
+                assert_eq!(wrong, [], "{what}");
+                assert!(count > 2 * 500, "{what}: {count}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_part_of_a_register_is_written_without_harm_to_the_rest_behind_a_gateway_that_is_up_to_three_late() {
     for late in 0..=3 {
         for values in VALUES {

@@ -801,7 +801,7 @@ impl Bus {
         }
         let was_behind = unit.is_behind();
         unit.note_awaited(self.relay.awaits(now));
-        let progress = unit.answered(now, of, (answer, trust), self.relay.three(), &mut news);
+        let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
         if self.medium == Medium::Header && !was_behind && unit.is_behind() {
             // A gateway that is late with one unit is so with all.
             self.relay.suspect();

@@ -22,11 +22,12 @@
 //! what a gateway of Modbus TCP gave up ([`Stragglers`]) is known of the line: as long as it may
 //! come, nothing ends a doubt.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request};
-use super::straggler::{Stragglers, Verdict};
+use super::straggler::{LATE_MAX, Stragglers, Verdict};
 
 /// How often is counted that the answer to the request before came in place of one.
 const DISPLACED_MAX: u32 = 2 * BEHIND;
@@ -44,13 +45,20 @@ struct Asked {
 pub(super) struct Relay {
     is_shared: bool,
     in_doubt: bool,
+    /// So many requests late it may be, where that is more than one.
+    late: usize,
     present: Option<Asked>,
     previous: Option<Asked>,
-    /// The last answer with data, and the one before the present read was sent.
+    /// Requests before the present read, the last one first.
+    earlier: VecDeque<Asked>,
+    /// The last answer with data, the one before the present read was sent, and the first to it.
     last: Vec<u8>,
     before: Vec<u8>,
-    /// Answers to the present read until now.
-    answers: u32,
+    first: Vec<u8>,
+    /// Requests and answers of the present read until now, and whether the answers are the same.
+    times: usize,
+    answers: usize,
+    is_alike: bool,
     /// Reads in a row that were sent twice and whose second answer is nearer to the first than that
     /// to the answer before.
     near: u32,
@@ -78,6 +86,7 @@ impl Relay {
     /// The port was opened: nobody knows what was asked before.
     pub(super) fn opened(&mut self) {
         (self.present, self.previous) = (None, None);
+        self.earlier.clear();
         if self.is_shared && !self.in_doubt {
             (self.in_doubt, self.in_step, self.near) = (true, 0, 0);
         }
@@ -98,6 +107,8 @@ impl Relay {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
         }
         self.suspect();
+        // What came before was handed on, or nothing would have been missing.
+        self.late = self.stragglers.late(now);
     }
 
     /// An answer of this unit came late, under the number of its own request.
@@ -117,10 +128,9 @@ impl Relay {
         self.stragglers.is_open(now)
     }
 
-    /// The last answers to the present read, if one of them at most is another's and nobody knows
-    /// which.
-    pub(super) fn three(&self) -> &[Vec<u8>] {
-        if self.verdict == Some(Verdict::Three) { self.stragglers.answers() } else { &[] }
+    /// The last answers to the present read, if most of them are right and nobody knows which.
+    pub(super) fn several(&self) -> &[Vec<u8>] {
+        if self.verdict == Some(Verdict::Most) { self.stragglers.answers() } else { &[] }
     }
 
     /// Whether answers are handed on late.
@@ -140,8 +150,13 @@ impl Relay {
         if self.present.as_ref() != Some(&asked) {
             self.stragglers.begin(now);
             self.before.clone_from(&self.last);
-            (self.answers, self.is_again) = (0, false);
+            (self.times, self.answers, self.is_again) = (0, 0, false);
+            if let Some(present) = &self.present {
+                self.earlier.push_front(present.clone());
+            }
+            self.earlier.truncate(LATE_MAX);
         }
+        self.times += 1;
         self.previous = self.present.replace(asked);
     }
 
@@ -176,14 +191,15 @@ impl Relay {
     pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
         self.verdict = match (answer, &self.present) {
             (Answer::Data(data), Some(present)) => {
-                Some(self.stragglers.answered(now, present.request.answer(), data))
+                let late = self.late.max(1);
+                Some(self.stragglers.answered(now, present.request.answer(), data, late))
             }
             _ => None,
         };
         let trust = self.by_order(now, answer);
         match self.verdict {
             Some(Verdict::Again) => Trust::Doubtful,
-            Some(Verdict::Right | Verdict::Three) => trust.and(Trust::Alike),
+            Some(Verdict::Right | Verdict::Most) => trust.and(Trust::Alike),
             Some(Verdict::Free) | None => trust,
         }
     }
@@ -191,20 +207,27 @@ impl Relay {
     /// Whether it can be that to the request before.
     fn by_order(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
         let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
-        let is_same = self.previous.as_ref() == Some(present);
+        let late = self.late.max(1);
+        let is_same = self.times > late;
         // What is not known may have had any shape.
-        let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
-            Answer::Exception(_) => previous.request.function() == present.request.function(),
-            _ => previous.request.answer() == present.request.answer(),
-        });
-        let first = match answer {
-            Answer::Data(data) => {
-                self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
-                std::mem::replace(&mut self.last, data.to_vec())
+        let before = (late + 1).saturating_sub(self.times);
+        let may_be = is_same
+            || self.earlier.len() < before
+            || self.earlier.iter().take(before).any(|asked| match answer {
+                Answer::Exception(_) => asked.request.function() == present.request.function(),
+                _ => asked.request.answer() == present.request.answer(),
+            });
+        if let Answer::Data(data) = answer {
+            self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
+            self.last = data.to_vec();
+            if self.answers == 0 {
+                (self.first, self.is_alike) = (data.to_vec(), true);
             }
-            _ => Vec::new(),
-        };
-        self.answers = self.answers.saturating_add(1);
+            self.is_alike &= self.first == data;
+        } else {
+            self.first.clear();
+        }
+        self.answers += 1;
         if !self.in_doubt {
             return Trust::Sure;
         }
@@ -223,9 +246,10 @@ impl Relay {
             let is_calm = self.equal >= EQUAL && matches!(answer, Answer::Data(_));
             return if is_calm { Trust::Alike } else { Trust::Doubtful };
         }
-        // The first request may not have been answered, and a third one shows nothing new.
-        let is_second = self.answers == 2 && matches!(answer, Answer::Data(_));
-        match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
+        // The first request may not have been answered, and one more shows nothing new.
+        let is_second = self.answers == late + 1 && matches!(answer, Answer::Data(_));
+        let sign = Sign::of(&self.before, &self.first, &self.last);
+        match sign.filter(|sign| is_second && (self.is_alike || *sign == Sign::Behind)) {
             Some(Sign::InStep) if is_early => {}
             Some(Sign::InStep) => {
                 self.in_step += 1;
@@ -237,7 +261,7 @@ impl Relay {
             }
             None if !is_second || is_early => {}
             None => {
-                let is_near = distance(&first, &self.last) < distance(&first, &self.before);
+                let is_near = distance(&self.first, &self.last) < distance(&self.first, &self.before);
                 self.near = if is_near { self.near.saturating_add(1) } else { 0 };
             }
         }
@@ -256,7 +280,7 @@ impl Relay {
     }
 
     fn settle(&mut self) {
-        self.in_doubt = false;
+        (self.in_doubt, self.late) = (false, 0);
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  none ──a request is given up──> one may come ──six time-outs later──> none
 //!                                       │
-//!             of its shape: each read until two answers in a row are the same, or three came
+//!        of its shape: each read until two answers in a row are the same, or three came
 //! ```
 //!
 //! Some gateways put the number of the present request on what comes then, and from then on they
@@ -11,7 +11,8 @@
 //! read and its repetition. So as long as it may come, what the values show is no proof that it has
 //! not, and a read that is sent twice is not sure. But of the answers to one read that is repeated
 //! one at most is another's: two that are the same are right, and of three each value that lies
-//! between the two others is ([`middle`]).
+//! between the two others is ([`middle`]). Where several may come, as many more must be the same,
+//! or twice as many more come.
 //!
 //! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
 //! shape that nothing has that may still come.
@@ -25,8 +26,8 @@ use super::pdu::{EXCEPTION, Shape};
 /// Most that are remembered, each for one unit and shape. Beyond them any answer is one that may
 /// still come.
 const GIVEN_UP_MAX: usize = 64;
-/// So many answers to one read are enough: one at most is another's.
-const ENOUGH: usize = 3;
+/// So many at most are reckoned with.
+pub(super) const LATE_MAX: usize = 3;
 
 /// What the answers to one read show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +38,8 @@ pub(super) enum Verdict {
     Again,
     /// The last answer is right.
     Right,
-    /// Of the last three one at most is another's.
-    Three,
+    /// Most of the last ones are right.
+    Most,
 }
 
 /// One that may still come.
@@ -59,6 +60,8 @@ pub(super) struct Stragglers {
     /// When the first request of the present read was sent.
     begun: Option<Instant>,
     answers: Vec<Vec<u8>>,
+    /// So many of the last answers are the same.
+    alike: usize,
 }
 
 impl Stragglers {
@@ -102,6 +105,14 @@ impl Stragglers {
     pub(super) fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
         self.answers.clear();
+        self.alike = 0;
+    }
+
+    /// How many may still come, as far as they are reckoned with, and at least one.
+    pub(super) fn late(&self, now: Instant) -> usize {
+        let open = self.given_up.iter().filter(|known| now < known.until).map(|known| known.times);
+        let any = if self.any.is_some_and(|until| now < until) { LATE_MAX } else { 0 };
+        (open.sum::<u32>() as usize).max(any).clamp(1, LATE_MAX)
     }
 
     /// Whether anything may still come.
@@ -109,8 +120,8 @@ impl Stragglers {
         self.any.is_some_and(|until| now < until) || self.given_up.iter().any(|known| now < known.until)
     }
 
-    /// The present read was answered.
-    pub(super) fn answered(&mut self, now: Instant, shape: Shape, data: &[u8]) -> Verdict {
+    /// The present read was answered. `late`: so many of the answers to it may be others'.
+    pub(super) fn answered(&mut self, now: Instant, shape: Shape, data: &[u8], late: usize) -> Verdict {
         let since = self.begun.unwrap_or(now);
         let is_any = self.any.is_some_and(|until| since < until);
         if !is_any && !self.given_up.iter().any(|known| known.shape == shape && since < known.until) {
@@ -118,13 +129,13 @@ impl Stragglers {
             return Verdict::Free;
         }
         let is_same = self.answers.last().is_some_and(|before| before == data);
-        if self.answers.len() == ENOUGH {
-            self.answers.remove(0);
-        }
+        self.alike = if is_same { self.alike + 1 } else { 1 };
+        let enough = 2 * late + 1;
         self.answers.push(data.to_vec());
+        self.answers.drain(..self.answers.len().saturating_sub(enough));
         match self.answers.len() {
-            _ if is_same => Verdict::Right,
-            ENOUGH => Verdict::Three,
+            _ if self.alike > late => Verdict::Right,
+            count if count == enough => Verdict::Most,
             _ => Verdict::Again,
         }
     }
@@ -161,22 +172,47 @@ mod tests {
     fn a_read_of_the_shape_that_may_still_come_is_sent_until_two_in_a_row_or_three_in_all_came() {
         let now = Instant::now();
         let mut stragglers = Stragglers::default();
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1]), Verdict::Free);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Free);
         stragglers.gave_up(now, 4, SHORT, now + Duration::from_secs(6));
         assert!(stragglers.is_open(now) && !stragglers.is_open(now + Duration::from_secs(6)));
-        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2]), Verdict::Free);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1]), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1]), Verdict::Right);
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], 1), Verdict::Free);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Right);
         stragglers.begin(now);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1]), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 2]), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 3]), Verdict::Three);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 2], 1), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 3], 1), Verdict::Most);
         assert_eq!(stragglers.answers(), [[0, 1], [0, 2], [0, 3]]);
         // What began before its end is judged by what could come then.
         let later = now + Duration::from_secs(7);
-        assert_eq!(stragglers.answered(later, SHORT, &[0, 4]), Verdict::Three);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], 1), Verdict::Most);
         stragglers.begin(later);
-        assert_eq!(stragglers.answered(later, SHORT, &[0, 4]), Verdict::Free);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], 1), Verdict::Free);
+    }
+
+    #[test]
+    fn where_two_may_come_three_must_be_the_same_or_five_come() {
+        let now = Instant::now();
+        let mut stragglers = Stragglers::default();
+        for unit in [4, 5] {
+            stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
+        }
+        assert_eq!(stragglers.late(now), 2);
+        for (value, expected) in [
+            (1, Verdict::Again),
+            (1, Verdict::Again),
+            (2, Verdict::Again),
+            (2, Verdict::Again),
+            (2, Verdict::Right),
+        ] {
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], 2), expected);
+        }
+        stragglers.begin(now);
+        for value in 0..4 {
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], 2), Verdict::Again);
+        }
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 9], 2), Verdict::Most);
+        assert_eq!(stragglers.late(now + Duration::from_secs(6)), 1);
     }
 
     #[test]
@@ -201,7 +237,7 @@ mod tests {
         for unit in 0..=64 {
             stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
         }
-        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2]), Verdict::Again);
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], 1), Verdict::Again);
     }
 
     #[test]

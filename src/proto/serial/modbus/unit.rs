@@ -231,8 +231,8 @@ pub(super) struct Unit {
     is_doubled: bool,
     doubled: u32,
     hasty: u32,
-    /// The last answers to the present read, if one of them at most is another's.
-    three: Vec<Vec<u8>>,
+    /// The last answers to the present read, if most of them are its own.
+    several: Vec<Vec<u8>>,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -346,7 +346,7 @@ impl Unit {
             is_doubled: false,
             doubled: 0,
             hasty: 0,
-            three: Vec::new(),
+            several: Vec::new(),
             owed: None,
             surplus: Surplus::default(),
             blame: None,
@@ -558,17 +558,17 @@ impl Unit {
         self.served = true;
     }
 
-    /// An answer came. `line`: whether it can be that to the request of another unit. `three`: the
-    /// answers to this read, if one of them at most is such a one.
+    /// An answer came. `line`: whether it can be that to the request of another unit. `several`:
+    /// the answers to this read, if most of them are its own.
     pub(super) fn answered(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
         (answer, line): (Answer<'_>, Trust),
-        three: &[Vec<u8>],
+        several: &[Vec<u8>],
         news: &mut Vec<News>,
     ) -> Progress {
-        self.three = three.to_vec();
+        self.several = several.to_vec();
         let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();

@@ -41,13 +41,13 @@ impl Unit {
         let block = part.block.clone();
         match answer {
             Answer::Data(data) => {
-                let three = std::mem::take(&mut self.three);
+                let several = std::mem::take(&mut self.several);
                 for member in &block.members {
                     let of =
                         |data: &[u8]| map::decode(&self.settings.registers[*member], block.address, data);
-                    let value = match &three[..] {
+                    let value = match &several[..] {
                         [] => of(data),
-                        three => straggler::middle(three.iter().map(|data| of(data)).collect()),
+                        several => straggler::middle(several.iter().map(|data| of(data)).collect()),
                     };
                     self.values[*member] = value;
                     self.arrived[*member] = true;
