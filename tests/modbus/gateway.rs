@@ -238,14 +238,14 @@ pub fn masked() -> Register {
     Register { mask: Some(0x00f0), write: Some(access), ..field }
 }
 
-/// Writes a part of a register each three seconds. What became of them, and what else of the
+/// Writes a part of a register each twelve seconds. What became of them, and what else of the
 /// register was written.
 fn write_parts(gateway: &mut Gateway, times: u64) -> (Vec<Written>, Vec<u16>) {
     let mut outcomes = Vec::new();
     for number in 0..times {
         let job = Job::new(&[masked()], "m", (number % 16).to_string().as_bytes()).unwrap();
         assert!(gateway.world.bus.write(gateway.world.now, number, 0, job, 10 * SECOND));
-        gateway.world.run(3 * SECOND);
+        gateway.world.run(12 * SECOND);
         outcomes.extend(std::iter::from_fn(|| gateway.world.bus.poll_written()).map(|(_, written)| written));
     }
     let line = gateway.line.borrow();

@@ -197,7 +197,7 @@ fn one_late_answer_of_a_unit_that_was_dead_from_the_start_makes_no_reading_false
                 world.run(3 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
                 assert_eq!(wrong, [], "{what}");
-                assert!(count > 3 * 165, "{what}: {count}");
+                assert!(count > 3 * 160, "{what}: {count}");
                 assert_eq!(world.readings(3), [], "{what}");
             }
         }
@@ -251,11 +251,14 @@ fn reads_of(map: &[u16]) -> usize {
 #[test]
 fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
     let mut counts = Vec::new();
-    for (buffer, percent, most) in
-        [(Buffer::Cleared, 5, 260), (Buffer::ClearedWhenIdle(ms(200)), 3, 230), (Buffer::Cleared, 1, 900)]
-    {
+    // Of 900; the last number is what is read at least.
+    for (buffer, percent, most, least) in [
+        (Buffer::Cleared, 5, 260, 190),
+        (Buffer::ClearedWhenIdle(ms(200)), 3, 230, 330),
+        (Buffer::Cleared, 1, 900, 450),
+    ] {
         for values in VALUES {
-            for seed in 1..=5 {
+            for seed in 1..=10 {
                 let mut dice = SplitMix64::new(seed);
                 let takes = move |_: Duration, _: u8| {
                     let is_late = dice.next_u64() % 100 < percent;
@@ -264,12 +267,14 @@ fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
                 let mut world = gateway(map(&EQUAL), values, buffer, takes);
                 world.run(5 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3]);
-                counts.push((count, wrong.len(), format!("{buffer:?} {percent} % {values:?} {seed}")));
+                let what = format!("{buffer:?} {percent} % {values:?} {seed}");
+                counts.push((count, least, wrong.len(), what));
             }
         }
     }
-    let wrong: usize = counts.iter().map(|(_, wrong, _)| wrong).sum();
-    assert!(wrong == 0 && counts.iter().all(|(count, ..)| *count > 350), "{counts:#?}");
+    let is_fine = |(count, least, wrong, _): &&(usize, usize, usize, String)| count >= least && *wrong == 0;
+    let bad: Vec<_> = counts.iter().filter(|of| !is_fine(of)).collect();
+    assert!(bad.is_empty(), "{bad:?}");
 }
 
 #[test]

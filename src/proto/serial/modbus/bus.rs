@@ -931,11 +931,14 @@ impl Bus {
         // One who numbers answers may put the number of the next request on that which is late.
         let is_gateway = matches!(failure, Failure::Gateway(_)) && self.medium != Medium::Header;
         let is_there = failure == Failure::Intruded || is_gateway || lost.is_answer;
-        self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
-        if self.medium == Medium::Header && !exchange.is_displaced && !matches!(failure, Failure::Misfit) {
+        let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
+        if self.medium == Medium::Header && is_in_place {
+            self.relay.suspect();
+        } else if self.medium == Medium::Header {
             // That of a unit which is dead may come, too.
-            self.relay.gave_up(now, exchange.asked + unit.rest());
+            self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0);
         }
+        self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
         match failure {
             Failure::Silent
             | Failure::Foreign(_)

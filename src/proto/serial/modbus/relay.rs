@@ -101,14 +101,16 @@ impl Relay {
     }
 
     /// A gateway of Modbus TCP gave the present request up, or nobody knows what it does: its
-    /// answer may come until then. That of a unit that is dead, too.
-    pub(super) fn gave_up(&mut self, now: Instant, until: Instant) {
+    /// answer may come until then. That of a unit that is dead, too; `is_live`: it is none.
+    pub(super) fn gave_up(&mut self, now: Instant, until: Instant, is_live: bool) {
         if let Some(Asked { unit, request }) = &self.present {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
         }
+        // What came before was handed on, or nothing would have been missing. But where a line may
+        // be late, one more may be on its way: nothing was missing when its request was answered.
+        let more = usize::from(self.in_doubt && is_live);
+        self.late = (self.stragglers.late(now) + more).min(LATE_MAX);
         self.suspect();
-        // What came before was handed on, or nothing would have been missing.
-        self.late = self.stragglers.late(now);
     }
 
     /// An answer of this unit came late, under the number of its own request.
@@ -191,8 +193,11 @@ impl Relay {
     pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
         self.verdict = match (answer, &self.present) {
             (Answer::Data(data), Some(present)) => {
-                let late = self.late.max(1);
-                Some(self.stragglers.answered(now, present.request.answer(), data, late))
+                // Of one unit alone nothing tells when it is over but the time.
+                let late = if self.is_shared { self.late.max(1) } else { self.stragglers.late(now) };
+                let is_sure = self.is_shared && late > 1;
+                // One that is late again and again is so without a word, once it is one answer late.
+                Some(self.stragglers.answered(now, present.request.answer(), data, (late, is_sure)))
             }
             _ => None,
         };
@@ -235,6 +240,10 @@ impl Relay {
         if is_early {
             // What is in step now may not be so a moment later.
             (self.in_step, self.near) = (0, 0);
+        }
+        if !may_be && self.times > 1 {
+            // It may be that to the request before, which asked the same.
+            return Trust::Alike;
         }
         if !may_be {
             if !is_early {

@@ -120,10 +120,17 @@ impl Stragglers {
         self.any.is_some_and(|until| now < until) || self.given_up.iter().any(|known| now < known.until)
     }
 
-    /// The present read was answered. `late`: so many of the answers to it may be others'.
-    pub(super) fn answered(&mut self, now: Instant, shape: Shape, data: &[u8], late: usize) -> Verdict {
+    /// The present read was answered. `late`: so many of the answers to it may be others'; and
+    /// whether they may be in any case.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        shape: Shape,
+        data: &[u8],
+        (late, is_sure): (usize, bool),
+    ) -> Verdict {
         let since = self.begun.unwrap_or(now);
-        let is_any = self.any.is_some_and(|until| since < until);
+        let is_any = is_sure || self.any.is_some_and(|until| since < until);
         if !is_any && !self.given_up.iter().any(|known| known.shape == shape && since < known.until) {
             self.answers.clear();
             return Verdict::Free;
@@ -172,22 +179,22 @@ mod tests {
     fn a_read_of_the_shape_that_may_still_come_is_sent_until_two_in_a_row_or_three_in_all_came() {
         let now = Instant::now();
         let mut stragglers = Stragglers::default();
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Free);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Free);
         stragglers.gave_up(now, 4, SHORT, now + Duration::from_secs(6));
         assert!(stragglers.is_open(now) && !stragglers.is_open(now + Duration::from_secs(6)));
-        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], 1), Verdict::Free);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Right);
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], (1, false)), Verdict::Free);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Right);
         stragglers.begin(now);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], 1), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 2], 1), Verdict::Again);
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 3], 1), Verdict::Most);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 2], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 3], (1, false)), Verdict::Most);
         assert_eq!(stragglers.answers(), [[0, 1], [0, 2], [0, 3]]);
         // What began before its end is judged by what could come then.
         let later = now + Duration::from_secs(7);
-        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], 1), Verdict::Most);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], (1, false)), Verdict::Most);
         stragglers.begin(later);
-        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], 1), Verdict::Free);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], (1, false)), Verdict::Free);
     }
 
     #[test]
@@ -205,13 +212,13 @@ mod tests {
             (2, Verdict::Again),
             (2, Verdict::Right),
         ] {
-            assert_eq!(stragglers.answered(now, SHORT, &[0, value], 2), expected);
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], (2, false)), expected);
         }
         stragglers.begin(now);
         for value in 0..4 {
-            assert_eq!(stragglers.answered(now, SHORT, &[0, value], 2), Verdict::Again);
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], (2, false)), Verdict::Again);
         }
-        assert_eq!(stragglers.answered(now, SHORT, &[0, 9], 2), Verdict::Most);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 9], (2, false)), Verdict::Most);
         assert_eq!(stragglers.late(now + Duration::from_secs(6)), 1);
     }
 
@@ -237,7 +244,7 @@ mod tests {
         for unit in 0..=64 {
             stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
         }
-        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], 1), Verdict::Again);
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], (1, false)), Verdict::Again);
     }
 
     #[test]

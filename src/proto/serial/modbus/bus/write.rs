@@ -399,10 +399,10 @@ impl Bus {
         {
             let is_first = unit.failures == 0;
             unit.write_lost(now, &exchange.request, exchange.asked);
-            self.relay.lost(is_first, exchange.is_displaced);
             if self.medium == Medium::Header && !exchange.is_displaced {
-                self.relay.gave_up(now, exchange.asked + unit.rest());
+                self.relay.gave_up(now, exchange.asked + unit.rest(), is_first);
             }
+            self.relay.lost(is_first, exchange.is_displaced);
         }
         let Some(writing) = &mut self.writes.present else { return };
         if !was_sent {
