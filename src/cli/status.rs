@@ -526,6 +526,12 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if unit.doubled && !unit.one_behind {
+        lines.push(
+            "  each read is sent more than once: nothing shows that its answers are not those to other requests"
+                .to_owned(),
+        );
+    }
     if unit.surplus > 0 {
         lines.push(format!(
             "  {} came from its address without a request: another unit has it, or another master asks it",
@@ -688,6 +694,10 @@ mod tests {
                 "  asked 200 ms after any answer on the line: busy if asked sooner",
             ]
         );
+        let twice = "  each read is sent more than once: nothing shows that its answers are not those to other requests";
+        assert_eq!(of(SerialUnit { doubled: true, ..SerialUnit::default() }), [twice]);
+        let behind = of(SerialUnit { doubled: true, one_behind: true, ..SerialUnit::default() });
+        assert!(!behind.contains(&twice.to_owned()), "{behind:?}");
         assert_eq!(
             of(SerialUnit { answers_as: Some(255), ..SerialUnit::default() }),
             ["  its answers name unit 255; they are used, as their transaction identifier is right"]

@@ -1187,6 +1187,10 @@ pub struct SerialUnit {
     /// Its answers come one request late: each read is sent twice, and the second answer is used.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub one_behind: bool,
+    /// Each read has been sent more than once for a minute or longer: nothing shows that its
+    /// answers are not those to other requests.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub doubled: bool,
     /// Frames that it sent without being asked, if they are no accident: another unit has its
     /// address, or another master asks it.
     #[serde(skip_serializing_if = "is_zero")]

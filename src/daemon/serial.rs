@@ -522,6 +522,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         answers_as: unit.answers_as,
         rest_advised_ms: unit.rest_advised.and_then(|rest| u64::try_from(rest.as_millis()).ok()),
         one_behind: unit.is_one_behind,
+        doubled: unit.is_doubled,
         surplus: unit.surplus,
         learned_rest_ms: u64::try_from(unit.rest.as_millis()).unwrap_or(u64::MAX),
         requests: bus.requests,

@@ -428,6 +428,62 @@ fn a_unit_that_was_busy_for_a_while_slows_no_other_and_is_asked_as_before_soon_a
 }
 
 #[test]
+fn a_unit_that_is_busy_for_ever_from_the_opening_costs_the_others_little() {
+    for medium in ["a line", "Modbus TCP"] {
+        for others in [&[&[4, 5][..], &[2, 20], &[1, 12, 25]][..], &[&[2, 20], &[2, 20], &[2, 20]], &[&[2]]] {
+            let maps = others.iter().zip(2..).map(|(map, address)| with(address, map, 400, 200));
+            let units: Vec<Unit> = std::iter::once(with(1, &[2, 20], 400, 200)).chain(maps).collect();
+            let count = units.len();
+            let mut whole = settings(units);
+            whole.timeout = ms(200);
+            let mut world = World::new(whole.clone());
+            if medium == "Modbus TCP" {
+                world.bus = Bus::new(whole, world.now, 7);
+                world.bus.answers_are_numbered();
+                world.bus.line_up(world.now);
+            }
+            world.behave(1, |request| vec![(ms(10), frame(&[request[0], request[1] | 0x80, 6]))]);
+            world.run(MINUTE);
+            let before: Vec<usize> = (1..count).map(|unit| world.readings(unit).len()).collect();
+            world.run(2 * MINUTE);
+            for (unit, before) in (1..count).zip(before) {
+                let what = format!("{medium} {others:?}: unit {}", unit + 1);
+                assert!(before >= 100, "{what}: {before} of 150");
+                let after = world.readings(unit).len() - before;
+                assert!(after >= 295, "{what}: {after} of 300");
+            }
+            assert_eq!(world.bus.rest(0), Duration::ZERO, "{medium} {others:?}");
+        }
+    }
+}
+
+#[test]
+fn units_whose_values_are_alike_and_always_change_are_asked_a_second_time_at_once_and_that_is_told() {
+    let float = || vec![register("v", Table::Holding, 0, Kind::F32)];
+    let units: Vec<Unit> =
+        (1..=10).map(|address| Unit { registers: float(), period: ms(1_000), ..unit(address) }).collect();
+    let mut settings = settings(units);
+    settings.speed = tombolo::proto::serial::modbus::frame::Speed { baud: 115_200, bits: 10 };
+    let mut world = World::new(settings);
+    let dice = Rc::new(RefCell::new(SplitMix64::new(5)));
+    for address in 1..=10 {
+        let dice = dice.clone();
+        world.behave(address, move |request| {
+            let noise = (dice.borrow_mut().next_u64() % 65_536) as f32 / 65_536.0;
+            let body = [&[request[0], request[1], 4][..], &(230.0 + noise).to_be_bytes()].concat();
+            vec![(ms(10), frame(&body))]
+        });
+    }
+    world.run(2 * MINUTE);
+    let count = |world: &World| (0..10).map(|unit| world.readings(unit).len()).sum::<usize>();
+    let before = (count(&world), world.requests.len());
+    world.run(MINUTE);
+    // All of them, with two requests each.
+    assert_eq!((count(&world) - before.0, world.requests.len() - before.1), (600, 1_200));
+    assert!((0..10).all(|unit| world.bus.is_doubled(unit)));
+}
+
+#[test]
 fn a_unit_that_is_busy_with_its_own_work_teaches_no_silence() {
     let mut world = world(vec![with(1, &[0, 40], 3_000, 1_000), unit(2)]);
     world.behave(1, |request| match request[3] {

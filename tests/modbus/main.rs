@@ -15,6 +15,7 @@ mod peer;
 mod reasons;
 mod schedule;
 mod silence;
+mod straggler;
 mod support;
 mod template;
 mod validation;

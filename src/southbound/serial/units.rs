@@ -79,6 +79,8 @@ pub struct UnitView<'a> {
     pub rest_advised: Option<Duration>,
     /// Its answers come one request late, and each read is sent twice.
     pub is_one_behind: bool,
+    /// Each read is sent more than once, and has been for a minute.
+    pub is_doubled: bool,
     /// Frames that it sent without being asked, if they are no accident.
     pub surplus: u64,
     /// The silence after each answer on the line that it was found to want.
@@ -286,6 +288,7 @@ impl Units {
                 answers_as: self.bus.answers_as(index),
                 rest_advised: self.bus.rest_advised(index),
                 is_one_behind: self.bus.is_one_behind(index),
+                is_doubled: self.bus.is_doubled(index),
                 surplus: self.bus.surplus(index),
                 rest: self.bus.rest(index),
                 bus: self.bus.counters(index)?,

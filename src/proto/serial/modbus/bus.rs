@@ -449,6 +449,7 @@ impl Bus {
     pub fn handle_late(&mut self, now: Instant, frame: &[u8]) {
         self.tick(now);
         if let [unit, pdu @ .., _, _] = frame {
+            self.relay.came_late(*unit, pdu);
             let frame = frame::Frame { unit: *unit, pdu, is_request: false };
             stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
         }
@@ -576,6 +577,12 @@ impl Bus {
     /// Whether a unit's answers come one request late, or those of all units do.
     pub fn is_one_behind(&self, unit: usize) -> bool {
         self.relay.is_behind() || self.units.get(unit).is_some_and(Unit::is_behind)
+    }
+
+    /// Whether each read of a unit is sent more than once, and has been for a minute, as nothing
+    /// shows that its answers are not those to other requests.
+    pub fn is_doubled(&self, unit: usize) -> bool {
+        self.units.get(unit).is_some_and(|unit| unit.is_doubled(self.clock))
     }
 
     /// Frames of a unit that it sent without being asked, since its answers were right last.
@@ -772,7 +779,7 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
-        let trust = self.relay.answered(answer);
+        let trust = self.relay.answered(now, answer);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
         }
@@ -787,12 +794,18 @@ impl Bus {
         let Some(unit) = self.units.get_mut(index) else { return };
         let mut news = Vec::new();
         let of = (exchange.purpose, &exchange.request, exchange.asked);
-        if trust == Trust::Doubtful && !unit.is_quick() && self.medium != Medium::Header {
+        if trust == Trust::Doubtful && self.medium != Medium::Header && unit.is_spared() {
             // Nothing is known of whether it may be asked again at once. A gateway keeps the pauses
             // of its line itself.
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);
         }
-        let progress = unit.answered(now, of, (answer, trust), &mut news);
+        let was_behind = unit.is_behind();
+        unit.note_awaited(self.relay.awaits(now));
+        let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
+        if self.medium == Medium::Header && !was_behind && unit.is_behind() {
+            // A gateway that is late with one unit is so with all.
+            self.relay.suspect();
+        }
         if progress != Progress::More {
             self.current = None;
         }
@@ -863,7 +876,7 @@ impl Bus {
         let is_paced = self.begun.is_none_or(|begun| now >= begun + self.settings.interval);
         let Some(unit) = self.units.get_mut(exchange.unit).filter(|_| is_paced) else { return };
         unit.knocked(&exchange.request, exchange.asked, now);
-        self.relay.asked(unit.settings.address, &exchange.request);
+        self.relay.asked(now, unit.settings.address, &exchange.request);
         (exchange.asked, exchange.is_knocked) = (now, true);
         self.begun = Some(now);
         self.to_send = true;
@@ -918,6 +931,13 @@ impl Bus {
         // One who numbers answers may put the number of the next request on that which is late.
         let is_gateway = matches!(failure, Failure::Gateway(_)) && self.medium != Medium::Header;
         let is_there = failure == Failure::Intruded || is_gateway || lost.is_answer;
+        let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
+        if self.medium == Medium::Header && is_in_place {
+            self.relay.suspect();
+        } else if self.medium == Medium::Header {
+            // That of a unit which is dead may come, too.
+            self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0);
+        }
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
         match failure {
             Failure::Silent
@@ -1000,7 +1020,7 @@ impl Bus {
         let part = unit.may_knock(now).then(|| deadline.saturating_duration_since(now) / KNOCK);
         let knock = part.filter(|part| unit.settings.pause < *part).map(|part| now + part);
         unit.sent(now, self.answered_at);
-        self.relay.asked(unit.settings.address, &request);
+        self.relay.asked(now, unit.settings.address, &request);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();

@@ -122,6 +122,8 @@ pub(super) struct Doubt {
     is_calm: bool,
     /// It is in doubt only because the port was opened.
     is_of_opening: bool,
+    /// What a gateway gave up may still come: nothing that is in step now is so for good.
+    is_early: bool,
     /// When the last request was sent that was not answered.
     lost_at: Option<Instant>,
 }
@@ -130,6 +132,11 @@ impl Doubt {
     /// Answers carry the number of a request.
     pub(super) fn set_numbered(&mut self, is_numbered: bool) {
         self.is_numbered = is_numbered;
+    }
+
+    /// Whether what a gateway gave up may still come.
+    pub(super) fn set_early(&mut self, is_early: bool) {
+        self.is_early = is_early;
     }
 
     /// Whether nothing can still come.
@@ -175,6 +182,13 @@ impl Doubt {
         self.lost_at = Some(asked);
         self.end_calm(asked);
         self.push(Open { request: Some(request.clone()), asked });
+    }
+
+    /// The answer to the request before came in place of that to this one: which is held back now,
+    /// and alone.
+    pub(super) fn displaced(&mut self, request: &Request, asked: Instant) {
+        self.unanswered(request, asked);
+        self.open.drain(..self.open.len().saturating_sub(1));
     }
 
     fn push(&mut self, open: Open) {
@@ -239,6 +253,9 @@ impl Doubt {
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
             self.run.begun = None;
+            if self.is_early {
+                return Trust::Sure;
+            }
             // Those before have come. One who numbers answers may keep those of other functions.
             let is_numbered = self.is_numbered;
             let is_other = |own: &Request| own.function() != request.function();
@@ -279,6 +296,10 @@ impl Doubt {
     pub(super) fn used(&mut self, is_alone: bool) -> bool {
         self.run.is_over = true;
         let was_behind = self.is_behind();
+        if self.is_early {
+            (self.in_step, self.near, self.plain) = (0, 0, 0);
+            return false;
+        }
         match self.run.sign() {
             Some(Sign::InStep) => (self.in_step, self.behind, self.plain) = (self.in_step + 1, 0, 0),
             Some(Sign::Behind) => {

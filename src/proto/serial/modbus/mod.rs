@@ -37,6 +37,7 @@ pub mod plan;
 mod relay;
 mod rest;
 pub mod settings;
+mod straggler;
 mod unit;
 pub mod validate;
 pub mod write;

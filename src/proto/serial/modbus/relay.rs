@@ -18,10 +18,16 @@
 //! are the same there is nothing to exchange. An opening of the port begins one, too: an earlier
 //! process may have asked before.
 //!
-//! With one unit on the line all this is known of the unit itself, and nothing is done here.
+//! With one unit on the line all this is known of the unit itself, and nothing is done here. But
+//! what a gateway of Modbus TCP gave up ([`Stragglers`]) is known of the line: as long as it may
+//! come, nothing ends a doubt.
+
+use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request};
+use super::straggler::{LATE_MAX, Stragglers, Verdict};
 
 /// How often is counted that the answer to the request before came in place of one.
 const DISPLACED_MAX: u32 = 2 * BEHIND;
@@ -39,13 +45,20 @@ struct Asked {
 pub(super) struct Relay {
     is_shared: bool,
     in_doubt: bool,
+    /// So many requests late it may be, where that is more than one.
+    late: usize,
     present: Option<Asked>,
     previous: Option<Asked>,
-    /// The last answer with data, and the one before the present read was sent.
+    /// Requests before the present read, the last one first.
+    earlier: VecDeque<Asked>,
+    /// The last answer with data, the one before the present read was sent, and the first to it.
     last: Vec<u8>,
     before: Vec<u8>,
-    /// Answers to the present read until now.
-    answers: u32,
+    first: Vec<u8>,
+    /// Requests and answers of the present read until now, and whether the answers are the same.
+    times: usize,
+    answers: usize,
+    is_alike: bool,
     /// Reads in a row that were sent twice and whose second answer is nearer to the first than that
     /// to the answer before.
     near: u32,
@@ -58,6 +71,10 @@ pub(super) struct Relay {
     displaced: u32,
     /// Another answer came in place of one to the present read.
     is_again: bool,
+    /// What a gateway gave up.
+    stragglers: Stragglers,
+    /// What the answers to the present read show of that.
+    verdict: Option<Verdict>,
 }
 
 impl Relay {
@@ -69,6 +86,7 @@ impl Relay {
     /// The port was opened: nobody knows what was asked before.
     pub(super) fn opened(&mut self) {
         (self.present, self.previous) = (None, None);
+        self.earlier.clear();
         if self.is_shared && !self.in_doubt {
             (self.in_doubt, self.in_step, self.near) = (true, 0, 0);
         }
@@ -79,6 +97,42 @@ impl Relay {
         if self.is_shared {
             (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
+        self.stragglers.adopt(&before.stragglers);
+    }
+
+    /// A gateway of Modbus TCP gave the present request up, or nobody knows what it does: its
+    /// answer may come until then. That of a unit that is dead, too; `is_live`: it is none.
+    pub(super) fn gave_up(&mut self, now: Instant, until: Instant, is_live: bool) {
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.gave_up(now, *unit, request.answer(), until);
+        }
+        // What came before was handed on, or nothing would have been missing. But where a line may
+        // be late, one more may be on its way: nothing was missing when its request was answered.
+        let more = usize::from(self.in_doubt && is_live);
+        self.late = (self.stragglers.late(now) + more).min(LATE_MAX);
+        self.suspect();
+    }
+
+    /// An answer of this unit came late, under the number of its own request.
+    pub(super) fn came_late(&mut self, unit: u8, pdu: &[u8]) {
+        self.stragglers.came(unit, pdu);
+    }
+
+    /// A unit of the line shows that its answers may be those to others.
+    pub(super) fn suspect(&mut self) {
+        if self.is_shared {
+            (self.in_doubt, self.in_step, self.near) = (true, 0, 0);
+        }
+    }
+
+    /// Whether what was given up may still come.
+    pub(super) fn awaits(&self, now: Instant) -> bool {
+        self.stragglers.is_open(now)
+    }
+
+    /// The last answers to the present read, if most of them are right and nobody knows which.
+    pub(super) fn several(&self) -> &[Vec<u8>] {
+        if self.verdict == Some(Verdict::Most) { self.stragglers.answers() } else { &[] }
     }
 
     /// Whether answers are handed on late.
@@ -93,12 +147,18 @@ impl Relay {
     }
 
     /// A request is sent.
-    pub(super) fn asked(&mut self, unit: u8, request: &Request) {
+    pub(super) fn asked(&mut self, now: Instant, unit: u8, request: &Request) {
         let asked = Asked { unit, request: request.clone() };
         if self.present.as_ref() != Some(&asked) {
+            self.stragglers.begin(now);
             self.before.clone_from(&self.last);
-            (self.answers, self.is_again) = (0, false);
+            (self.times, self.answers, self.is_again) = (0, 0, false);
+            if let Some(present) = &self.present {
+                self.earlier.push_front(present.clone());
+            }
+            self.earlier.truncate(LATE_MAX);
         }
+        self.times += 1;
         self.previous = self.present.replace(asked);
     }
 
@@ -129,37 +189,77 @@ impl Relay {
         }
     }
 
-    /// The present request was answered: whether that can be the answer to the one before.
-    pub(super) fn answered(&mut self, answer: Answer<'_>) -> Trust {
-        let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
-        let is_same = self.previous.as_ref() == Some(present);
-        // What is not known may have had any shape.
-        let may_be = self.previous.as_ref().is_none_or(|previous| match answer {
-            Answer::Exception(_) => previous.request.function() == present.request.function(),
-            _ => previous.request.answer() == present.request.answer(),
-        });
-        let first = match answer {
-            Answer::Data(data) => {
-                self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
-                std::mem::replace(&mut self.last, data.to_vec())
+    /// The present request was answered: whether that can be the answer to another one.
+    pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
+        self.verdict = match (answer, &self.present) {
+            (Answer::Data(data), Some(present)) => {
+                // Of one unit alone nothing tells when it is over but the time.
+                let late = if self.is_shared { self.late.max(1) } else { self.stragglers.late(now) };
+                let is_sure = self.is_shared && late > 1;
+                // One that is late again and again is so without a word, once it is one answer late.
+                Some(self.stragglers.answered(now, present.request.answer(), data, (late, is_sure)))
             }
-            _ => Vec::new(),
+            _ => None,
         };
-        self.answers = self.answers.saturating_add(1);
+        let trust = self.by_order(now, answer);
+        match self.verdict {
+            Some(Verdict::Again) => Trust::Doubtful,
+            Some(Verdict::Right | Verdict::Most) => trust.and(Trust::Alike),
+            Some(Verdict::Free) | None => trust,
+        }
+    }
+
+    /// Whether it can be that to the request before.
+    fn by_order(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
+        let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
+        let late = self.late.max(1);
+        let is_same = self.times > late;
+        // What is not known may have had any shape.
+        let before = (late + 1).saturating_sub(self.times);
+        let may_be = is_same
+            || self.earlier.len() < before
+            || self.earlier.iter().take(before).any(|asked| match answer {
+                Answer::Exception(_) => asked.request.function() == present.request.function(),
+                _ => asked.request.answer() == present.request.answer(),
+            });
+        if let Answer::Data(data) = answer {
+            self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
+            self.last = data.to_vec();
+            if self.answers == 0 {
+                (self.first, self.is_alike) = (data.to_vec(), true);
+            }
+            self.is_alike &= self.first == data;
+        } else {
+            self.first.clear();
+        }
+        self.answers += 1;
         if !self.in_doubt {
             return Trust::Sure;
         }
+        let is_early = self.stragglers.is_open(now);
+        if is_early {
+            // What is in step now may not be so a moment later.
+            (self.in_step, self.near) = (0, 0);
+        }
+        if !may_be && self.times > 1 {
+            // It may be that to the request before, which asked the same.
+            return Trust::Alike;
+        }
         if !may_be {
-            self.settle();
+            if !is_early {
+                self.settle();
+            }
             return Trust::Sure;
         }
         if !is_same {
             let is_calm = self.equal >= EQUAL && matches!(answer, Answer::Data(_));
             return if is_calm { Trust::Alike } else { Trust::Doubtful };
         }
-        // The first request may not have been answered, and a third one shows nothing new.
-        let is_second = self.answers == 2 && matches!(answer, Answer::Data(_));
-        match Sign::of(&self.before, &first, &self.last).filter(|_| is_second) {
+        // The first request may not have been answered, and one more shows nothing new.
+        let is_second = self.answers == late + 1 && matches!(answer, Answer::Data(_));
+        let sign = Sign::of(&self.before, &self.first, &self.last);
+        match sign.filter(|sign| is_second && (self.is_alike || *sign == Sign::Behind)) {
+            Some(Sign::InStep) if is_early => {}
             Some(Sign::InStep) => {
                 self.in_step += 1;
                 // An answer that is late now and then is no converter's.
@@ -168,9 +268,9 @@ impl Relay {
             Some(Sign::Behind) => {
                 (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
             }
-            None if !is_second => {}
+            None if !is_second || is_early => {}
             None => {
-                let is_near = distance(&first, &self.last) < distance(&first, &self.before);
+                let is_near = distance(&self.first, &self.last) < distance(&self.first, &self.before);
                 self.near = if is_near { self.near.saturating_add(1) } else { 0 };
             }
         }
@@ -189,7 +289,7 @@ impl Relay {
     }
 
     fn settle(&mut self) {
-        self.in_doubt = false;
+        (self.in_doubt, self.late) = (false, 0);
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
 }
@@ -206,15 +306,15 @@ mod tests {
     fn doubtful() -> Relay {
         let mut relay = Relay::default();
         relay.set_shared(true);
-        relay.asked(1, &read(0, 1));
+        relay.asked(Instant::now(), 1, &read(0, 1));
         relay.lost(true, false);
         relay
     }
 
     /// Asks, and is answered.
     fn ask(relay: &mut Relay, unit: u8, address: u16, quantity: u16, answer: &[u8]) -> Trust {
-        relay.asked(unit, &read(address, quantity));
-        relay.answered(Answer::Data(answer))
+        relay.asked(Instant::now(), unit, &read(address, quantity));
+        relay.answered(Instant::now(), Answer::Data(answer))
     }
 
     #[test]
@@ -247,25 +347,25 @@ mod tests {
         assert_eq!(ask(&mut relay, 1, 0, 1, &[0, 7]), Trust::Sure);
         assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 7]), Trust::Sure);
         let mut relay = doubtful();
-        relay.asked(2, &Request::read(Table::Input, 0, 1).unwrap());
-        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Sure);
+        relay.asked(Instant::now(), 2, &Request::read(Table::Input, 0, 1).unwrap());
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Sure);
         let mut relay = doubtful();
-        relay.asked(2, &read(9, 5));
-        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Doubtful);
-        relay.asked(2, &read(9, 5));
-        assert_eq!(relay.answered(Answer::Exception(Exception::BUSY)), Trust::Alike);
+        relay.asked(Instant::now(), 2, &read(9, 5));
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Doubtful);
+        relay.asked(Instant::now(), 2, &read(9, 5));
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Alike);
     }
 
     #[test]
     fn a_unit_that_failed_before_and_a_line_with_one_unit_begin_no_doubt() {
         let mut relay = Relay::default();
         relay.set_shared(true);
-        relay.asked(1, &read(0, 1));
+        relay.asked(Instant::now(), 1, &read(0, 1));
         relay.lost(false, false);
         assert_eq!(ask(&mut relay, 2, 7, 1, &[0, 1]), Trust::Sure);
         let mut relay = doubtful();
         relay.set_shared(false);
-        relay.asked(1, &read(0, 1));
+        relay.asked(Instant::now(), 1, &read(0, 1));
         relay.lost(true, false);
         assert_eq!(ask(&mut relay, 1, 7, 1, &[0, 1]), Trust::Sure);
     }
@@ -294,8 +394,8 @@ mod tests {
     fn the_answer_to_another_units_request_in_place_of_its_own_is_known_by_address_or_length() {
         let mut relay = Relay::default();
         relay.set_shared(true);
-        relay.asked(1, &read(0, 2));
-        relay.asked(2, &read(0, 1));
+        relay.asked(Instant::now(), 1, &read(0, 2));
+        relay.asked(Instant::now(), 2, &read(0, 1));
         let long = [3, 4, 0, 1, 0, 2];
         assert!(relay.is_displacing(1, &long) && relay.is_displacing(2, &long));
         assert!(!relay.is_displacing(3, &long) && !relay.is_displacing(2, &[3, 2, 0, 1]));
@@ -312,7 +412,7 @@ mod tests {
         assert_eq!(ask(&mut relay, 1, 0, 2, &[0, 1, 0, 2]), Trust::Sure);
         assert!(!relay.is_behind());
         // A unit's own are, too, but show nothing of the line.
-        relay.asked(1, &read(0, 1));
+        relay.asked(Instant::now(), 1, &read(0, 1));
         assert!(relay.is_displacing(1, &long));
         (0..3).for_each(|_| relay.lost(false, true));
         assert!(!relay.is_behind());
@@ -324,9 +424,9 @@ mod tests {
         relay.set_shared(true);
         for _ in 0..9 {
             assert_eq!(relay.displaced, 0);
-            relay.asked(1, &read(0, 1));
-            relay.answered(Answer::Data(&[0, 1]));
-            relay.asked(2, &read(0, 1));
+            relay.asked(Instant::now(), 1, &read(0, 1));
+            relay.answered(Instant::now(), Answer::Data(&[0, 1]));
+            relay.asked(Instant::now(), 2, &read(0, 1));
             relay.lost(false, true);
             // In time again, and own.
             assert_eq!(ask(&mut relay, 3, 0, 1, &[0, 3]), Trust::Doubtful);

@@ -47,6 +47,11 @@ pub(super) struct Rest {
     /// When it is asked without a pause again, and how long after that the next time.
     trial_at: Option<Instant>,
     wait: Duration,
+    /// Busy so often in a row although the pause was kept, whether data came after it ever, and
+    /// whether other units answered sooner meanwhile.
+    vain: u32,
+    is_helped: bool,
+    is_others: bool,
     /// The pause that a trial does without, and the answers in a row that it did not take.
     left_out: Option<(Duration, u32)>,
 }
@@ -63,6 +68,7 @@ impl Rest {
         if !matches!(answer, Answer::Exception(_)) && silence <= self.longest {
             self.busy = 0;
         }
+        self.is_others |= !matches!(answer, Answer::Exception(_)) && silence < self.pause;
     }
 
     /// An answer came to a request that was sent after so long a silence.
@@ -83,6 +89,7 @@ impl Rest {
             Answer::Data(_) | Answer::Done if silence <= self.longest => self.busy = 0,
             _ => {}
         }
+        self.judge_pause(now, answer, silence);
         self.judge_trial(answer, silence);
         if self.trial_at.is_some_and(|at| now >= at) && self.busy == 0 {
             self.left_out = Some((std::mem::take(&mut self.pause), 0));
@@ -91,7 +98,9 @@ impl Rest {
             return;
         }
         if let Some((pause, _)) = self.left_out {
-            if self.busy >= DECISIVE {
+            if self.busy >= DECISIVE && !self.is_helped {
+                self.give_up(now);
+            } else if self.busy >= DECISIVE {
                 // It is wanted after all.
                 (self.pause, self.left_out) = (pause, None);
                 self.trial_at = Some(now + self.wait);
@@ -102,18 +111,47 @@ impl Rest {
         if self.busy < BUSY || self.not_before.is_some_and(|at| now < at) {
             return;
         }
+        self.lengthen(now);
+    }
+
+    /// The next longer pause is tried, or none any more.
+    fn lengthen(&mut self, now: Instant) {
         match RESTS.into_iter().find(|rest| *rest > self.longest && *rest > self.pause) {
             Some(rest) => {
                 self.pause = rest;
                 self.wait = self.wait.max(TRIAL.0);
                 self.trial_at = Some(now + self.wait);
+                (self.vain, self.is_helped, self.is_others) = (0, false, false);
+                (self.busy, self.longest) = (0, Duration::ZERO);
             }
-            None => {
-                (self.pause, self.not_before) = (Duration::ZERO, Some(now + IN_VAIN));
-                (self.trial_at, self.wait) = (None, Duration::ZERO);
-            }
+            None => self.give_up(now),
         }
+    }
+
+    /// No pause helps.
+    fn give_up(&mut self, now: Instant) {
+        (self.pause, self.not_before) = (Duration::ZERO, Some(now + IN_VAIN));
+        (self.trial_at, self.wait, self.left_out) = (None, Duration::ZERO, None);
+        (self.vain, self.is_helped, self.is_others) = (0, false, false);
         (self.busy, self.longest) = (0, Duration::ZERO);
+    }
+
+    /// A unit that is as busy after the pause does not want it; and none, if others of its line
+    /// answer sooner.
+    fn judge_pause(&mut self, now: Instant, answer: Answer<'_>, silence: Duration) {
+        if self.pause.is_zero() || silence < self.pause {
+            return;
+        }
+        match answer {
+            Answer::Exception(Exception::BUSY) => self.vain += 1,
+            Answer::Exception(_) => return,
+            Answer::Data(_) | Answer::Done => (self.vain, self.is_helped) = (0, true),
+        }
+        if self.vain >= BUSY && self.is_others {
+            self.give_up(now);
+        } else if self.vain >= BUSY {
+            self.lengthen(now);
+        }
     }
 
     /// Values that came sooner than after the pause that is left out show that it is not wanted.

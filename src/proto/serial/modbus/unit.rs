@@ -225,6 +225,14 @@ pub(super) struct Unit {
     patience: Patience,
     /// The last answer came behind an exception, or is one behind which data was waited for.
     is_deferred: bool,
+    /// Since when each of its reads is sent more than once, whether the present one was, and so
+    /// often it was asked for at once after its own answer to find out whether it takes that.
+    doubled_since: Option<Instant>,
+    is_doubled: bool,
+    doubled: u32,
+    hasty: u32,
+    /// The last answers to the present read, if most of them are its own.
+    several: Vec<Vec<u8>>,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -334,6 +342,11 @@ impl Unit {
             is_sent_again: false,
             patience: Patience::default(),
             is_deferred: false,
+            doubled_since: None,
+            is_doubled: false,
+            doubled: 0,
+            hasty: 0,
+            several: Vec::new(),
             owed: None,
             surplus: Surplus::default(),
             blame: None,
@@ -545,14 +558,17 @@ impl Unit {
         self.served = true;
     }
 
-    /// An answer came. `line`: whether it can be that to the request of another unit.
+    /// An answer came. `line`: whether it can be that to the request of another unit. `several`:
+    /// the answers to this read, if most of them are its own.
     pub(super) fn answered(
         &mut self,
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
         (answer, line): (Answer<'_>, Trust),
+        several: &[Vec<u8>],
         news: &mut Vec<News>,
     ) -> Progress {
+        self.several = several.to_vec();
         let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
@@ -613,6 +629,8 @@ impl Unit {
             Purpose::Block if trust == Trust::Doubtful => {
                 // Whatever it is the answer to: the read is sent again.
                 self.asked = None;
+                self.is_doubled = true;
+                self.doubled_since = self.doubled_since.or(Some(now));
                 if self.rests(now, timeout, false) {
                     return Progress::Wait;
                 }
@@ -620,6 +638,9 @@ impl Unit {
             }
             Purpose::Block => {
                 self.cycles = 0;
+                if !std::mem::take(&mut self.is_doubled) {
+                    (self.doubled_since, self.doubled) = (None, 0);
+                }
                 if std::mem::take(&mut self.is_repeat) {
                     self.repeat = Repeat::Helps;
                     self.blame = None;
@@ -712,7 +733,9 @@ impl Unit {
         }
         let was_in_step = std::mem::take(&mut self.in_step);
         // What is left of an answer has come; of the only read a late one is no other's.
-        if !(lost.is_answer || self.parts.len() == 1 && lost.is_part) {
+        if lost.is_displaced && (self.is_numbered || lost.is_behind) {
+            self.doubt.displaced(request, asked);
+        } else if !(lost.is_answer || self.parts.len() == 1 && lost.is_part) {
             self.doubt.unanswered(request, asked);
         }
         if lost.failure == Failure::Intruded && self.failures < DOWN_AFTER {

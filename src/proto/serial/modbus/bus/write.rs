@@ -14,7 +14,7 @@
 //! * A write is not sent before the unit's answers are in step ([`Unit::is_sure`]): a late answer
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
 //! * A gateway of Modbus TCP may put the number of a request on the answer to the one before, and
-//!   nothing shows it. So there the rest of a register is read until it was the same twice.
+//!   nothing shows it. So there the rest of a register is read until it was the same four times.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -35,9 +35,10 @@ use super::{Bus, Exchange, Line, Medium};
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// So often the rest of a register is asked for.
 const FETCHES: usize = 6;
-/// Where a gateway may put the number of a request on the answer to the one before, the rest of a
-/// register is read until two answers in a row are the same, at most so often.
-const READS: usize = 4;
+/// Where a gateway may put the number of a request on the answer to an earlier one, the rest of a
+/// register is read until so many answers in a row are the same: the last of them is its own if the
+/// gateway is less than that late. And at most so often.
+const READS: (usize, usize) = (4, 10);
 /// So many answers to its reads may be those to earlier requests.
 const DOUBTFUL: usize = 8;
 
@@ -82,8 +83,10 @@ struct Writing {
     tries: usize,
     fetches: usize,
     doubtful: usize,
-    /// Reads of it that were answered, where one is not enough.
+    /// Reads of it that were answered, where one is not enough, and how many of the last are the
+    /// same.
     read: usize,
+    alike: usize,
     /// The register before.
     before: Vec<u8>,
     /// Why it is not known whether the write was carried out.
@@ -153,6 +156,7 @@ impl Bus {
             fetches: 0,
             doubtful: 0,
             read: 0,
+            alike: 0,
             before: Vec::new(),
             doubt: None,
         });
@@ -277,7 +281,7 @@ impl Bus {
             unit.settle(now);
         }
         unit.write_sent();
-        self.relay.asked(unit.settings.address, &request);
+        self.relay.asked(now, unit.settings.address, &request);
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
@@ -301,6 +305,7 @@ impl Bus {
     ) {
         let mut trust = line;
         if let Some(unit) = self.units.get_mut(exchange.unit) {
+            unit.note_awaited(self.relay.awaits(now));
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
         let is_numbered = self.medium == Medium::Header;
@@ -319,10 +324,11 @@ impl Bus {
                 let is_same =
                     writing.read > 0 && writing.job.write(&writing.before) == writing.job.write(data);
                 writing.read += 1;
+                writing.alike = if is_same { writing.alike + 1 } else { 1 };
                 writing.before = data.to_vec();
-                if is_same || !is_numbered {
+                if writing.alike >= READS.0 || !is_numbered {
                     writing.go(Step::Write, now);
-                } else if writing.read >= READS {
+                } else if writing.read >= READS.1 {
                     let why = "the rest of the register is another each time it is read";
                     self.end_write(Written::Unasked(why.into()));
                 }
@@ -393,6 +399,9 @@ impl Bus {
         {
             let is_first = unit.failures == 0;
             unit.write_lost(now, &exchange.request, exchange.asked);
+            if self.medium == Medium::Header && !exchange.is_displaced {
+                self.relay.gave_up(now, exchange.asked + unit.rest(), is_first);
+            }
             self.relay.lost(is_first, exchange.is_displaced);
         }
         let Some(writing) = &mut self.writes.present else { return };
@@ -403,7 +412,7 @@ impl Bus {
         match writing.step {
             Step::Fetch if closed => self.end_write(Written::Unsent),
             Step::Fetch => {
-                writing.fetches += 1;
+                (writing.fetches, writing.alike) = (writing.fetches + 1, 0);
                 (writing.is_begun, writing.is_hurried) = (false, false);
                 if writing.fetches >= FETCHES {
                     let why = "the unit does not answer the read of the register before it";
@@ -434,8 +443,9 @@ impl Bus {
                 }
             }
             Step::Check => {
-                // What was damaged has come, and is not to be expected any more.
-                if came && !closed && writing.again(now) {
+                // What was damaged has come, and is not to be expected any more; and behind the answer
+                // to the request before the read is repeated.
+                if (came || exchange.is_displaced) && !closed && writing.again(now) {
                     return;
                 }
                 let how = if closed { "the line was closed before" } else { "there is no answer when" };

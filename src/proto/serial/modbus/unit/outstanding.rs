@@ -31,6 +31,10 @@ const ALIKE: u32 = 3;
 const ALIKE_LEAST: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(2));
 /// If more answers than this may still come that could be taken for another's, they are waited for.
 const SEVERAL: usize = 3;
+/// After so many reads that were sent twice the second request is sent at once, so often.
+const HASTY: (u32, u32) = (5, 2);
+/// So long each read must have been sent more than once for that to be told.
+const DOUBLED: Duration = Duration::from_secs(60);
 /// Late answers in a row in place of that to the next request, after which answers are said to come
 /// one request late.
 const BEHIND: u32 = 3;
@@ -40,6 +44,11 @@ impl Unit {
     pub(in super::super) fn set_numbered(&mut self) {
         self.is_numbered = true;
         self.doubt.set_numbered(true);
+    }
+
+    /// Whether what a gateway gave up may still come to it.
+    pub(in super::super) fn note_awaited(&mut self, is_awaited: bool) {
+        self.doubt.set_early(is_awaited);
     }
 
     /// For so long an answer to its last request may still come.
@@ -145,6 +154,23 @@ impl Unit {
     /// Whether it ever answered a request that came soon after an answer.
     pub(in super::super) fn is_quick(&self) -> bool {
         self.soonest.is_some_and(|soonest| soonest.own < learn::PAUSES[0])
+    }
+
+    /// A read is to be sent again: whether a while after its answer, as nothing is known of whether
+    /// the unit may be asked at once. Where that lasts, it is found out: it costs the line the time.
+    pub(in super::super) fn is_spared(&mut self) -> bool {
+        if self.is_quick() {
+            return false;
+        }
+        self.doubled = self.doubled.saturating_add(1);
+        let is_tried = self.doubled >= HASTY.0 && self.hasty < HASTY.1 && self.latest.is_zero();
+        self.hasty += u32::from(is_tried);
+        !is_tried
+    }
+
+    /// Whether each of its reads is sent more than once, and has been for long.
+    pub(in super::super) fn is_doubled(&self, now: Instant) -> bool {
+        self.doubled_since.is_some_and(|since| now.saturating_duration_since(since) >= DOUBLED)
     }
 
     /// Whether no other request of the map has an answer that can be taken for that to the next

@@ -9,6 +9,7 @@ use super::super::learn::{self, Obstacle};
 use super::super::map;
 use super::super::pdu::{Answer, Exception};
 use super::super::plan::{self, Block};
+use super::super::straggler;
 use super::learned::TRIAL_AGAIN;
 use super::part::Part;
 use super::{DEGRADED_AFTER, News, Progress, Repeat, Unit};
@@ -40,8 +41,14 @@ impl Unit {
         let block = part.block.clone();
         match answer {
             Answer::Data(data) => {
+                let several = std::mem::take(&mut self.several);
                 for member in &block.members {
-                    let value = map::decode(&self.settings.registers[*member], block.address, data);
+                    let of =
+                        |data: &[u8]| map::decode(&self.settings.registers[*member], block.address, data);
+                    let value = match &several[..] {
+                        [] => of(data),
+                        several => straggler::middle(several.iter().map(|data| of(data)).collect()),
+                    };
                     self.values[*member] = value;
                     self.arrived[*member] = true;
                     self.missed[*member] = 0;

@@ -1,0 +1,263 @@
+//! Answers that a gateway of Modbus TCP gave up, and that may still come to it from its line.
+//!
+//! ```text
+//!  none ──a request is given up──> one may come ──six time-outs later──> none
+//!                                       │
+//!        of its shape: each read until two answers in a row are the same, or three came
+//! ```
+//!
+//! Some gateways put the number of the present request on what comes then, and from then on they
+//! are one answer late. When it comes, nobody knows: it can be before a read is sent, or between a
+//! read and its repetition. So as long as it may come, what the values show is no proof that it has
+//! not, and a read that is sent twice is not sure. But of the answers to one read that is repeated
+//! one at most is another's: two that are the same are right, and of three each value that lies
+//! between the two others is ([`middle`]). Where several may come, as many more must be the same,
+//! or twice as many more come.
+//!
+//! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
+//! shape that nothing has that may still come.
+
+use std::cmp::Ordering;
+use std::time::Instant;
+
+use super::map::Value;
+use super::pdu::{EXCEPTION, Shape};
+
+/// Most that are remembered, each for one unit and shape. Beyond them any answer is one that may
+/// still come.
+const GIVEN_UP_MAX: usize = 64;
+/// So many at most are reckoned with.
+pub(super) const LATE_MAX: usize = 3;
+
+/// What the answers to one read show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing may come that could be taken for this answer.
+    Free,
+    /// The read is to be sent again.
+    Again,
+    /// The last answer is right.
+    Right,
+    /// Most of the last ones are right.
+    Most,
+}
+
+/// One that may still come.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp {
+    unit: u8,
+    shape: Shape,
+    until: Instant,
+    times: u32,
+}
+
+/// What may still come to the gateway, and the answers to the present read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stragglers {
+    given_up: Vec<GivenUp>,
+    /// Until then any shape may come.
+    any: Option<Instant>,
+    /// When the first request of the present read was sent.
+    begun: Option<Instant>,
+    answers: Vec<Vec<u8>>,
+    /// So many of the last answers are the same.
+    alike: usize,
+}
+
+impl Stragglers {
+    /// A request has no answer, and may have until then.
+    pub(super) fn gave_up(&mut self, now: Instant, unit: u8, shape: Shape, until: Instant) {
+        self.begin(now);
+        self.given_up.retain(|known| known.until > now);
+        let mut known = self.given_up.iter_mut();
+        if let Some(known) = known.find(|known| (known.unit, known.shape) == (unit, shape)) {
+            known.until = known.until.max(until);
+            known.times = known.times.saturating_add(1);
+        } else if self.given_up.len() < GIVEN_UP_MAX {
+            self.given_up.push(GivenUp { unit, shape, until, times: 1 });
+        } else {
+            self.any = self.any.max(Some(until));
+        }
+    }
+
+    /// Takes over what may still come from the line of before a reload.
+    pub(super) fn adopt(&mut self, before: &Stragglers) {
+        self.given_up.clone_from(&before.given_up);
+        self.any = before.any;
+    }
+
+    /// An answer of this unit came late and under its own number: it comes no second time.
+    pub(super) fn came(&mut self, unit: u8, pdu: &[u8]) {
+        let is_it = |known: &&mut GivenUp| {
+            let is_function =
+                pdu.first().is_some_and(|function| function & !EXCEPTION == known.shape.function);
+            let is_whole = pdu.first().is_some_and(|function| function & EXCEPTION != 0)
+                || pdu.len() == usize::from(known.shape.length);
+            known.unit == unit && is_function && is_whole
+        };
+        if let Some(known) = self.given_up.iter_mut().find(is_it) {
+            known.times = known.times.saturating_sub(1);
+        }
+        self.given_up.retain(|known| known.times > 0);
+    }
+
+    /// Another read is sent, or the same after a loss.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.begun = Some(now);
+        self.answers.clear();
+        self.alike = 0;
+    }
+
+    /// How many may still come, as far as they are reckoned with, and at least one.
+    pub(super) fn late(&self, now: Instant) -> usize {
+        let open = self.given_up.iter().filter(|known| now < known.until).map(|known| known.times);
+        let any = if self.any.is_some_and(|until| now < until) { LATE_MAX } else { 0 };
+        (open.sum::<u32>() as usize).max(any).clamp(1, LATE_MAX)
+    }
+
+    /// Whether anything may still come.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.any.is_some_and(|until| now < until) || self.given_up.iter().any(|known| now < known.until)
+    }
+
+    /// The present read was answered. `late`: so many of the answers to it may be others'; and
+    /// whether they may be in any case.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        shape: Shape,
+        data: &[u8],
+        (late, is_sure): (usize, bool),
+    ) -> Verdict {
+        let since = self.begun.unwrap_or(now);
+        let is_any = is_sure || self.any.is_some_and(|until| since < until);
+        if !is_any && !self.given_up.iter().any(|known| known.shape == shape && since < known.until) {
+            self.answers.clear();
+            return Verdict::Free;
+        }
+        let is_same = self.answers.last().is_some_and(|before| before == data);
+        self.alike = if is_same { self.alike + 1 } else { 1 };
+        let enough = 2 * late + 1;
+        self.answers.push(data.to_vec());
+        self.answers.drain(..self.answers.len().saturating_sub(enough));
+        match self.answers.len() {
+            _ if self.alike > late => Verdict::Right,
+            count if count == enough => Verdict::Most,
+            _ => Verdict::Again,
+        }
+    }
+
+    /// The last answers to the present read.
+    pub(super) fn answers(&self) -> &[Vec<u8>] {
+        &self.answers
+    }
+}
+
+/// Of several values of one register, of which one at most is another's, one that is its own or
+/// lies between two that are. What is no number must have come twice.
+pub(super) fn middle(mut values: Vec<Option<Value>>) -> Option<Value> {
+    let number = |value: &Option<Value>| value.as_ref().and_then(Value::number);
+    if values.iter().all(|value| number(value).is_some()) {
+        values.sort_by(|one, other| number(one).partial_cmp(&number(other)).unwrap_or(Ordering::Equal));
+        let at = values.len() / 2;
+        return values.into_iter().nth(at).flatten();
+    }
+    let is_twice = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > 1;
+    values.iter().find(is_twice).cloned().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LONG: Shape = Shape { function: 3, length: 6 };
+    const SHORT: Shape = Shape { function: 3, length: 4 };
+
+    #[test]
+    fn a_read_of_the_shape_that_may_still_come_is_sent_until_two_in_a_row_or_three_in_all_came() {
+        let now = Instant::now();
+        let mut stragglers = Stragglers::default();
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Free);
+        stragglers.gave_up(now, 4, SHORT, now + Duration::from_secs(6));
+        assert!(stragglers.is_open(now) && !stragglers.is_open(now + Duration::from_secs(6)));
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], (1, false)), Verdict::Free);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Right);
+        stragglers.begin(now);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 1], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 2], (1, false)), Verdict::Again);
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 3], (1, false)), Verdict::Most);
+        assert_eq!(stragglers.answers(), [[0, 1], [0, 2], [0, 3]]);
+        // What began before its end is judged by what could come then.
+        let later = now + Duration::from_secs(7);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], (1, false)), Verdict::Most);
+        stragglers.begin(later);
+        assert_eq!(stragglers.answered(later, SHORT, &[0, 4], (1, false)), Verdict::Free);
+    }
+
+    #[test]
+    fn where_two_may_come_three_must_be_the_same_or_five_come() {
+        let now = Instant::now();
+        let mut stragglers = Stragglers::default();
+        for unit in [4, 5] {
+            stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
+        }
+        assert_eq!(stragglers.late(now), 2);
+        for (value, expected) in [
+            (1, Verdict::Again),
+            (1, Verdict::Again),
+            (2, Verdict::Again),
+            (2, Verdict::Again),
+            (2, Verdict::Right),
+        ] {
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], (2, false)), expected);
+        }
+        stragglers.begin(now);
+        for value in 0..4 {
+            assert_eq!(stragglers.answered(now, SHORT, &[0, value], (2, false)), Verdict::Again);
+        }
+        assert_eq!(stragglers.answered(now, SHORT, &[0, 9], (2, false)), Verdict::Most);
+        assert_eq!(stragglers.late(now + Duration::from_secs(6)), 1);
+    }
+
+    #[test]
+    fn an_answer_that_came_late_under_its_own_number_is_not_expected_any_more() {
+        let now = Instant::now();
+        let mut stragglers = Stragglers::default();
+        for _ in 0..2 {
+            stragglers.gave_up(now, 4, SHORT, now + Duration::from_secs(6));
+        }
+        stragglers.came(4, &[3, 4, 0, 1, 0, 2]);
+        stragglers.came(5, &[3, 2, 0, 1]);
+        stragglers.came(4, &[3, 2, 0, 1]);
+        assert!(stragglers.is_open(now));
+        stragglers.came(4, &[0x83, 2]);
+        assert!(!stragglers.is_open(now));
+    }
+
+    #[test]
+    fn with_more_than_are_remembered_any_answer_may_be_another_ones() {
+        let now = Instant::now();
+        let mut stragglers = Stragglers::default();
+        for unit in 0..=64 {
+            stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
+        }
+        assert_eq!(stragglers.answered(now, LONG, &[0, 1, 0, 2], (1, false)), Verdict::Again);
+    }
+
+    #[test]
+    fn of_three_values_one_is_taken_that_is_not_far_from_both_others_or_none() {
+        let of = |values: [u64; 3]| middle(values.map(|value| Some(Value::Unsigned(value))).to_vec());
+        assert_eq!(of([230, 5, 231]), Some(Value::Unsigned(230)));
+        assert_eq!(of([900, 231, 230]), Some(Value::Unsigned(231)));
+        assert_eq!(
+            middle(vec![Some(Value::Bool(true)), None, Some(Value::Bool(true))]),
+            Some(Value::Bool(true))
+        );
+        let texts = ["off", "alarm", "on"].map(|text| Some(Value::Text(text.to_owned())));
+        assert_eq!(middle(texts.to_vec()), None);
+        assert_eq!(middle(vec![Some(Value::Null), Some(Value::Single(1.5)), Some(Value::Single(9.0))]), None);
+    }
+}

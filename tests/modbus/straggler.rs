@@ -1,0 +1,338 @@
+//! Gateways of Modbus TCP whose line brings an answer after they gave it up: they put it on the next
+//! request, and are one answer late from then on.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::Bus;
+use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::settings::Unit;
+use tombolo::proto::serial::modbus::write::{Job, Written};
+use tombolo::splitmix::SplitMix64;
+
+use crate::gateway::{judged, masked, with};
+use crate::support::{World, frame, ms, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The gateway gives up after that.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How the registers change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Values {
+    Still,
+    /// Register 2 stands still, and the others change every two seconds.
+    Some,
+    Slow,
+    Always,
+}
+
+impl Values {
+    fn of(self, unit: u8, address: u16, now: Duration, count: u16) -> u16 {
+        let ms = now.as_millis();
+        let low = match self {
+            Values::Still => 0,
+            Values::Some if address == 2 => 0,
+            Values::Some => ms / 2_000 % 128,
+            Values::Slow => ms / 1_500 % 128,
+            Values::Always => u128::from(count % 128),
+        };
+        u16::from(unit) << 13 | (address & 0x3f) << 7 | u16::try_from(low).unwrap()
+    }
+}
+
+const VALUES: [Values; 4] = [Values::Still, Values::Some, Values::Slow, Values::Always];
+
+/// What the gateway does with what came too late when it sends a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Buffer {
+    Kept,
+    /// Thrown away.
+    Cleared,
+    /// Thrown away after such a time without a request.
+    ClearedWhenIdle(Duration),
+    /// Kept until then, and thrown away from then on.
+    ClearedFrom(Duration),
+    /// Kept, and from a moment on with so many answers of register 30 of the third unit before all
+    /// others, of which nobody was told.
+    Filled(usize),
+}
+
+#[derive(Default)]
+struct Line {
+    count: u16,
+    coming: Vec<(Duration, Vec<u8>)>,
+    last: Duration,
+    written: BTreeMap<(u8, u16), u16>,
+}
+
+impl Line {
+    /// What a unit answers, without its address.
+    fn answer(&mut self, values: Values, now: Duration, body: &[u8]) -> Vec<u8> {
+        let at = u16::from_be_bytes([body[2], body[3]]);
+        let second = u16::from_be_bytes([body[4], body[5]]);
+        if body[1] == 6 {
+            self.written.insert((body[0], at), second);
+            return body[1..].to_vec();
+        }
+        let mut answer = vec![body[1], (2 * second) as u8];
+        for at in at..at + second {
+            self.count = self.count.wrapping_add(1);
+            let own = values.of(body[0], at, now, self.count);
+            answer.extend(self.written.get(&(body[0], at)).unwrap_or(&own).to_be_bytes());
+        }
+        answer
+    }
+}
+
+/// A gateway whose units take as long as this says, or do not answer at all.
+fn gateway(
+    units: Vec<Unit>,
+    values: Values,
+    buffer: Buffer,
+    takes: impl FnMut(Duration, u8) -> Option<Duration> + 'static,
+) -> World {
+    let addresses: Vec<u8> = units.iter().map(|unit| unit.address).collect();
+    let mut whole = settings(units.clone());
+    whole.timeout = units[0].timeout;
+    let mut world = World::new(whole.clone());
+    world.bus = Bus::new(whole, world.now, 7);
+    world.bus.answers_are_numbered();
+    world.bus.line_up(world.now);
+    let line = Rc::new(RefCell::new((Line::default(), takes)));
+    for address in addresses {
+        let (line, clock) = (line.clone(), world.clock());
+        world.behave(address, move |body| {
+            let (line, takes) = &mut *line.borrow_mut();
+            let now = clock.get();
+            let is_cleared = match buffer {
+                Buffer::Kept | Buffer::Filled(_) => false,
+                Buffer::Cleared => true,
+                Buffer::ClearedWhenIdle(after) => now > line.last + after,
+                Buffer::ClearedFrom(from) => now >= from,
+            };
+            line.coming.retain(|(at, _)| !is_cleared || *at > now);
+            if let Buffer::Filled(count) = buffer
+                && now >= 20 * SECOND
+                && line.last < 20 * SECOND
+            {
+                let own = line.answer(values, now, &[3, 3, 0, 30, 0, 1]);
+                (0..count).for_each(|_| line.coming.insert(0, (now, own.clone())));
+            }
+            line.last = now;
+            if let Some(after) = takes(now, body[0]) {
+                let answer = line.answer(values, now, body);
+                let place = line.coming.partition_point(|(at, _)| *at <= now + after);
+                line.coming.insert(place, (now + after, answer));
+            }
+            let named = |pdu: &[u8]| frame(&[&body[..1], pdu].concat());
+            match line.coming.first() {
+                Some((at, _)) if *at <= now + PATIENCE => {
+                    let (at, pdu) = line.coming.remove(0);
+                    vec![(at.saturating_sub(now).max(ms(5)), named(&pdu))]
+                }
+                _ => vec![(PATIENCE, named(&[body[1] | 0x80, 11]))],
+            }
+        });
+    }
+    world
+}
+
+/// Units that answer as `usual` says, but for one answer of this one.
+fn once(
+    unit: u8,
+    from: Duration,
+    late: Duration,
+    usual: impl Fn(u8) -> Option<Duration>,
+) -> impl FnMut(Duration, u8) -> Option<Duration> {
+    let mut is_over = false;
+    move |now, of| {
+        if of != unit || now < from || is_over {
+            return usual(of);
+        }
+        is_over = true;
+        Some(late)
+    }
+}
+
+fn quick(_: u8) -> Option<Duration> {
+    Some(ms(20))
+}
+
+fn map(of: &[&[u16]]) -> Vec<Unit> {
+    let units = of.iter().zip(1..);
+    units.map(|(registers, address)| Unit { timeout: SECOND, ..with(address, registers) }).collect()
+}
+
+const LATE: [u64; 10] = [205, 230, 260, 300, 400, 500, 900, 1_600, 3_000, 5_500];
+const EQUAL: [&[u16]; 3] = [&[2, 40], &[2, 40], &[2, 40]];
+const LONE: [&[u16]; 3] = [&[2], &[40], &[2]];
+const MIXED: [&[u16]; 3] = [&[2, 40], &[4, 5], &[1, 20, 50]];
+
+#[test]
+fn an_answer_that_comes_after_the_gateway_gave_it_up_makes_no_reading_false() {
+    for maps in [EQUAL, LONE, MIXED] {
+        for values in VALUES {
+            for late in LATE {
+                for unit in 1..=3 {
+                    let what = format!("{maps:?} {values:?}, unit {unit}, {late} ms");
+                    let from = 20 * SECOND + ms(37 * late % 1_000);
+                    let mut world =
+                        gateway(map(&maps), values, Buffer::Kept, once(unit, from, ms(late), quick));
+                    world.run(90 * SECOND);
+                    let (count, wrong) = judged(&world, &[1, 2, 3]);
+                    assert_eq!(wrong, [], "{what}");
+                    assert!(count > 3 * 80, "{what}: {count}");
+                    for unit in 0..3 {
+                        assert!(world.readings(unit).len() > 75, "{what}: {}", world.readings(unit).len());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_late_answer_of_a_unit_that_was_dead_from_the_start_makes_no_reading_false() {
+    for maps in [[&[2, 40][..], &[2, 40], &[2, 40], &[2, 40]], [&[2, 40], &[4, 5], &[1, 20, 50], &[2]]] {
+        for values in VALUES {
+            for late in LATE {
+                let what = format!("{maps:?} {values:?}, {late} ms");
+                let usual = |unit| (unit != 4).then_some(ms(20));
+                let takes = once(4, 30 * SECOND, ms(late), usual);
+                let mut world = gateway(map(&maps), values, Buffer::Kept, takes);
+                world.run(3 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
+                assert_eq!(wrong, [], "{what}");
+                assert!(count > 3 * 160, "{what}: {count}");
+                assert_eq!(world.readings(3), [], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_stays_one_answer_late_with_reads_of_several_lengths_has_all_its_units_read() {
+    for maps in [MIXED, [&[2, 40], &[4, 5], &[4, 5]], [&[4, 5], &[1, 20], &[7]]] {
+        for values in VALUES {
+            for unit in 1..=3 {
+                let what = format!("{maps:?} {values:?}, unit {unit}");
+                let mut world =
+                    gateway(map(&maps), values, Buffer::Kept, once(unit, 20 * SECOND, ms(230), quick));
+                world.run(2 * MINUTE);
+                let before: Vec<usize> = (0..3).map(|unit| world.readings(unit).len()).collect();
+                world.run(2 * MINUTE);
+                assert_eq!(judged(&world, &[1, 2, 3]).1, [], "{what}");
+                for (unit, before) in before.iter().enumerate() {
+                    let count = world.readings(unit).len() - before;
+                    assert!(count >= 100, "{what}: {count} of unit {}", unit + 1);
+                    assert_eq!(world.bus.state(unit), Some(State::Up), "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_clears_its_buffer_again_is_asked_once_for_each_read() {
+    for maps in [EQUAL, LONE, MIXED] {
+        for values in VALUES {
+            let what = format!("{maps:?} {values:?}");
+            let buffer = Buffer::ClearedFrom(60 * SECOND);
+            let mut world = gateway(map(&maps), values, buffer, once(2, 20 * SECOND, ms(500), quick));
+            world.run(2 * MINUTE);
+            let before = (world.requests.len(), world.readings(0).len());
+            world.run(MINUTE);
+            let reads: usize = world.requests.len() - before.0;
+            let least: usize = maps.iter().map(|map| reads_of(map)).sum::<usize>() * 60;
+            assert_eq!((reads, judged(&world, &[1, 2, 3]).1), (least, Vec::new()), "{what}");
+        }
+    }
+}
+
+/// Registers that lie together are one read.
+fn reads_of(map: &[u16]) -> usize {
+    1 + map.windows(2).filter(|pair| pair[1] > pair[0] + 9).count()
+}
+
+#[test]
+fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
+    let mut counts = Vec::new();
+    // Of 900; the last number is what is read at least.
+    for (buffer, percent, most, least) in [
+        (Buffer::Cleared, 5, 260, 190),
+        (Buffer::ClearedWhenIdle(ms(200)), 3, 230, 330),
+        (Buffer::Cleared, 1, 900, 450),
+    ] {
+        for values in VALUES {
+            for seed in 1..=10 {
+                let mut dice = SplitMix64::new(seed);
+                let takes = move |_: Duration, _: u8| {
+                    let is_late = dice.next_u64() % 100 < percent;
+                    Some(ms(if is_late { 200 + dice.next_u64() % (most - 200) } else { 30 }))
+                };
+                let mut world = gateway(map(&EQUAL), values, buffer, takes);
+                world.run(5 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                let what = format!("{buffer:?} {percent} % {values:?} {seed}");
+                counts.push((count, least, wrong.len(), what));
+            }
+        }
+    }
+    let is_fine = |(count, least, wrong, _): &&(usize, usize, usize, String)| count >= least && *wrong == 0;
+    let bad: Vec<_> = counts.iter().filter(|of| !is_fine(of)).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[test]
+fn units_that_are_dead_and_answer_late_now_and_then_make_no_reading_false() {
+    for maps in [[&[2, 40][..], &[2, 40], &[2, 40], &[2, 40]], [&[2, 40], &[4, 5], &[1, 20, 50], &[2]]] {
+        for values in VALUES {
+            for seed in 1..=8 {
+                let what = format!("{maps:?} {values:?} {seed}");
+                let mut dice = SplitMix64::new(seed);
+                let takes = move |_: Duration, unit: u8| match unit {
+                    1 | 2 => Some(ms(20)),
+                    _ if dice.next_u64() % 4 == 0 => Some(ms(201 + dice.next_u64() % 4_000)),
+                    _ => None,
+                };
+                let mut world = gateway(map(&maps), values, Buffer::ClearedWhenIdle(ms(700)), takes);
+                world.run(10 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
+                assert_eq!(wrong, [], "{what}");
+                assert!(count > 2 * 500, "{what}: {count}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_register_is_written_without_harm_to_the_rest_behind_a_gateway_that_is_up_to_three_late() {
+    for late in 0..=3 {
+        for values in VALUES {
+            let what = format!("{late} late, {values:?}");
+            let units: Vec<Unit> = map(&[&[2, 30], &[2, 30], &[2, 30]]);
+            let mut world = gateway(units, values, Buffer::Filled(late), |_, unit| quick(unit));
+            world.run(30 * SECOND);
+            let mut outcomes = Vec::new();
+            for number in 0..10 {
+                let job = Job::new(&[masked()], "m", (number % 16).to_string().as_bytes()).unwrap();
+                assert!(world.bus.write(world.now, number, 0, job, 10 * SECOND));
+                world.run(12 * SECOND);
+                outcomes.extend(std::iter::from_fn(|| world.bus.poll_written()).map(|(_, written)| written));
+            }
+            let writes = world.requests.iter().filter(|(_, body)| body[1] == 6);
+            let harm: Vec<_> = writes
+                .filter(|(_, body)| body[4] != 0x2f || values == Values::Still && body[5] & 0x0f != 0)
+                .collect();
+            assert_eq!(harm, Vec::<&(Duration, Vec<u8>)>::new(), "{what}");
+            if late < 2 && values == Values::Still {
+                let done = outcomes.iter().filter(|written| matches!(written, Written::Done(_))).count();
+                assert!(done >= 8, "{what}: {outcomes:?}");
+            }
+        }
+    }
+}
