@@ -332,6 +332,8 @@ pub struct Served {
     next_number: u64,
     random: SplitMix64,
     counts: ServedCounts,
+    /// Numbers of which nothing more is wanted.
+    forgotten: Vec<u64>,
 }
 
 impl Served {
@@ -345,6 +347,7 @@ impl Served {
             next_number: 0,
             random: SplitMix64::new(seed),
             counts: ServedCounts::default(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -365,7 +368,6 @@ impl Served {
         now: Instant,
         settings: &ServedSettings,
         mut role_of: impl FnMut(&Name) -> Option<Name>,
-        asker: &mut impl Asker,
     ) {
         self.settings = settings.clone();
         let devices = std::mem::take(&mut self.devices);
@@ -388,7 +390,7 @@ impl Served {
             for mut item in before {
                 self.numbers.remove(&item.number);
                 if item.rest() {
-                    asker.forget(item.number);
+                    self.forgotten.push(item.number);
                 }
             }
             if !device.items.is_empty() {
@@ -414,7 +416,8 @@ impl Served {
         role: impl FnOnce() -> Option<Name>,
         asker: &mut impl Asker,
     ) {
-        self.meet(now, name, peer, role, asker);
+        self.meet(now, name, peer, role);
+        self.forget(asker);
         let Some(device) = self.devices.get_mut(name) else { return };
         for item in &mut device.items {
             if item.early.is_some_and(|early| early <= now) {
@@ -424,17 +427,20 @@ impl Served {
         self.offer(now, name, asker);
     }
 
-    /// A device has an association of the process before: it is asked within half a minute, or when
-    /// it speaks, so that not all are at once.
+    /// A device has an association already, from the process before, or before a reload that wants
+    /// something of it: it is asked within half a minute, or when it speaks, so that not all are at
+    /// once.
     pub fn handle_found(
         &mut self,
         now: Instant,
         name: &Name,
         peer: PeerId,
         role: impl FnOnce() -> Option<Name>,
-        asker: &mut impl Asker,
     ) {
-        self.meet(now, name, peer, role, asker);
+        if self.devices.get(name).is_some_and(|device| device.peer == Some(peer)) {
+            return;
+        }
+        self.meet(now, name, peer, role);
         let later = now + self.random.up_to(SPREAD_MAX);
         let Some(device) = self.devices.get_mut(name) else { return };
         for item in &mut device.items {
@@ -450,7 +456,6 @@ impl Served {
         name: &Name,
         peer: PeerId,
         role: impl FnOnce() -> Option<Name>,
-        asker: &mut impl Asker,
     ) {
         if !self.devices.contains_key(name) {
             let Some(role) = role() else { return };
@@ -468,7 +473,7 @@ impl Served {
         for item in &mut device.items {
             let was_asleep = item.early.is_some();
             if item.rest() {
-                asker.forget(item.number);
+                self.forgotten.push(item.number);
                 item.due = now;
             } else if was_asleep || item.trouble.is_none() && item.path.manner == Manner::Observe {
                 item.due = item.due.min(now);
@@ -612,7 +617,6 @@ impl Served {
         number: u64,
         sequence: Option<u32>,
         taken: Taken,
-        asker: &mut impl Asker,
     ) -> Receipt {
         let Some(name) = self.numbers.get(&number).cloned() else { return Receipt::Reset };
         let Some(item) = self.devices.get_mut(&name).and_then(|device| device.item_of(number)) else {
@@ -650,7 +654,7 @@ impl Served {
             Taken::Refused(why) => why,
         };
         if item.rest() {
-            asker.forget(number);
+            self.forgotten.push(number);
         }
         self.counts.failed += 1;
         item.refused = (now, 0);
@@ -670,15 +674,26 @@ impl Served {
                     item.rest();
                     item.pause(now, "the device acknowledged the GET and did not answer in time");
                     self.counts.failed += 1;
-                    asker.forget(item.number);
+                    self.forgotten.push(item.number);
                 }
             }
+            self.forget(asker);
             self.offer(now, &name, asker);
             // What is still due is asked for when the device speaks, or shortly.
             if self.devices.get(&name).and_then(|device| device.due).is_some_and(|due| due <= now) {
                 self.schedule_at(&name, now + SHORTLY);
             }
         }
+    }
+
+    /// A number of which nothing more is wanted. To be called until `None` after
+    /// [`Served::replace`] and [`Served::handle_taken`], before anything else is asked.
+    pub fn poll_forgotten(&mut self) -> Option<u64> {
+        self.forgotten.pop()
+    }
+
+    fn forget(&mut self, asker: &mut impl Asker) {
+        self.forgotten.drain(..).for_each(|number| asker.forget(number));
     }
 
     /// The next moment at which [`Served::handle_timeout`] has something to do.
