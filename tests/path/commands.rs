@@ -22,14 +22,14 @@ deny = true
 "#;
 
 /// aiocoap, listening on the session it opened.
-struct Device {
+pub struct Device {
     child: Child,
     input: ChildStdin,
     log: PathBuf,
 }
 
 impl Device {
-    fn start(site: &Site) -> Device {
+    pub fn start(site: &Site) -> Device {
         Device::start_at(site, site.daemon.coaps)
     }
 
@@ -65,7 +65,7 @@ impl Device {
     }
 
     /// What it carried out.
-    fn runs(&self) -> Vec<String> {
+    pub fn runs(&self) -> Vec<String> {
         std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 }

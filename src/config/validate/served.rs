@@ -4,7 +4,7 @@
 //! A table of a nearer role replaces that of the same name of one that it includes, and a device's
 //! own that of its role; `enabled = false` takes it out. A fault in one leaves out that one alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Context;
 use super::includes;
@@ -34,17 +34,12 @@ pub(super) fn tables(
             written.insert(id.clone(), own);
         }
     }
-    if written.is_empty() {
-        return written;
-    }
-    let registered: BTreeSet<&str> =
-        sources.registry.entries().map(|entry| entry.device.id.as_str()).collect();
     let is_addition = |id: &String| {
         let table = devices.get(id);
         let has_nothing = table.is_some_and(|table| {
             table.enabled.is_none() && table.role.is_none() && !super::device::has_credential(table)
         });
-        has_nothing && registered.contains(id.as_str())
+        has_nothing && sources.registry.entry(id).is_some()
     };
     let additions: Vec<String> = written.keys().filter(|id| is_addition(id)).cloned().collect();
     for id in additions {
