@@ -239,9 +239,9 @@ fn awake(now: Instant, coap: &Intake, gate: &Gate, router: &Router, device: &Nam
     let index = gate.device_by_id(device.as_str())?;
     let (peer, heard) = coap.heard(index)?;
     let limits = router.limits(gate.device(now, index)?.role)?;
-    let is_awake = limits.awake_for.is_none_or(|awake| {
-        heard.is_some_and(|heard| now.saturating_duration_since(heard) <= awake)
-    });
+    let is_awake = limits
+        .awake_for
+        .is_none_or(|awake| heard.is_some_and(|heard| now.saturating_duration_since(heard) <= awake));
     is_awake.then_some(peer)
 }
 
@@ -820,8 +820,7 @@ impl Commands {
             let Some(device) = pipeline.gate.id(index).cloned() else { continue };
             if !self.mailbox.is_empty() {
                 let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
-                let mut carrier =
-                    SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
                 delivery.handle_contact(now, &device, mailbox, &mut carrier);
             }
             self.note_served_contact(now, sides.coap, &pipeline.gate, index, &device);

@@ -450,13 +450,7 @@ impl Served {
     }
 
     /// A device has this association.
-    fn meet(
-        &mut self,
-        now: Instant,
-        name: &Name,
-        peer: PeerId,
-        role: impl FnOnce() -> Option<Name>,
-    ) {
+    fn meet(&mut self, now: Instant, name: &Name, peer: PeerId, role: impl FnOnce() -> Option<Name>) {
         if !self.devices.contains_key(name) {
             let Some(role) = role() else { return };
             let paths = self.settings.of(name, &role).to_vec();
@@ -715,7 +709,9 @@ impl Served {
 
     /// What is asked of all devices that were heard.
     pub fn views(&self) -> impl Iterator<Item = (&Name, ServedView<'_>)> {
-        self.devices.iter().flat_map(|(name, device)| device.items.iter().map(move |item| (name, item.view())))
+        self.devices
+            .iter()
+            .flat_map(|(name, device)| device.items.iter().map(move |item| (name, item.view())))
     }
 
     /// What is configured for a device of this role.

@@ -81,7 +81,10 @@ fn a_fault_names_thing_value_and_way_out_and_leaves_out_that_one_alone() {
         ("[role.r.observe.x]\npath = \".well-known/core\"\n", ["observe.x.path", "reserved", "set as"]),
         ("[role.r.observe.x]\npath = \"a\"\nquery = \"a&&b\"\n", ["observe.x.query", "a&&b", "argument"]),
         ("[role.r.observe.x]\npath = \"a\"\naccept = \"none\"\n", ["observe.x.accept", "none", "media type"]),
-        ("[role.r.observe.x]\npath = \"a\"\naccept = \"a b c\"\n", ["observe.x.accept", "a b c", "media type"]),
+        (
+            "[role.r.observe.x]\npath = \"a\"\naccept = \"a b c\"\n",
+            ["observe.x.accept", "a b c", "media type"],
+        ),
         ("[role.r.poll.x]\npath = \"a\"\n", ["role.r.poll.x", "no period", "set every"]),
     ] {
         assert_eq!(complains(&format!("{good}{table}"), &words), kept, "{table}");
@@ -91,7 +94,8 @@ fn a_fault_names_thing_value_and_way_out_and_leaves_out_that_one_alone() {
 #[test]
 fn a_period_below_a_second_is_named_with_its_bounds() {
     let (_, complaints) = case("[role.r.poll.x]\npath = \"a\"\nevery = \"500ms\"\n").complaints();
-    let found = complaints.iter().any(|line| line.contains("every") && line.contains("500ms") && line.contains("1s"));
+    let found =
+        complaints.iter().any(|line| line.contains("every") && line.contains("500ms") && line.contains("1s"));
     assert!(found, "{complaints:#?}");
     let (_, complaints) = case("[role.r.observe.x]\npath = \"a\"\nevery = \"5s\"\n").complaints();
     assert!(complaints.iter().any(|line| line.contains("every")), "observe has no period: {complaints:#?}");
@@ -104,7 +108,8 @@ fn a_device_has_at_most_sixteen_of_role_and_own_together() {
     let own: String = (10..16).map(|number| table("device.d", number)).collect();
     let full = format!("{of_role}{own}");
     assert_eq!(case(&full).complaints().1, [""; 0]);
-    let asked = complains(&format!("{full}{}", table("device.d", 16)), &["device d", "17", "16", "take some out"]);
+    let asked =
+        complains(&format!("{full}{}", table("device.d", 16)), &["device d", "17", "16", "take some out"]);
     assert_eq!(asked.len(), 16);
     let many: String = (0..20).map(|number| table("role.r", number)).collect();
     assert_eq!(complains(&many, &["role r", "20"]).len(), 16);
@@ -132,5 +137,8 @@ fn a_path_that_no_rule_lets_pass_is_a_warning() {
     let (loads, complaints) = main_file(text).complaints();
     assert!(loads);
     let about: Vec<&String> = complaints.iter().filter(|line| line.contains("role.q.observe")).collect();
-    assert!(about.len() == 1 && about[0].contains("observe.a") && about[0].contains("uplink"), "{complaints:#?}");
+    assert!(
+        about.len() == 1 && about[0].contains("observe.a") && about[0].contains("uplink"),
+        "{complaints:#?}"
+    );
 }

@@ -98,7 +98,9 @@ pub(super) fn served(
         if !is_node && !has_credential {
             let why = match (file.serial.contains_key(id), device.login.is_some()) {
                 (true, _) => "it is on a serial line, which has no resources to ask for",
-                (false, true) => "it has only an MQTT password, and an MQTT client has no resources to ask for",
+                (false, true) => {
+                    "it has only an MQTT password, and an MQTT client has no resources to ask for"
+                }
                 (false, false) => "it has no DTLS credential, so that it cannot be asked",
             };
             let table = if observe.is_empty() { "poll" } else { "observe" };
@@ -218,7 +220,11 @@ fn one(cx: &mut Context<'_>, key: &[&str; 4], name: &str, table: &model::Served)
     };
     let query = table.query.clone();
     if let Some(query) = query.as_ref().filter(|query| query.split('&').any(str::is_empty)) {
-        fail("query", format!("{query:?} has an empty argument"), "join arguments by '&', like \"unit=C&avg=1\"");
+        fail(
+            "query",
+            format!("{query:?} has an empty argument"),
+            "join arguments by '&', like \"unit=C&avg=1\"",
+        );
         return None;
     }
     let accept = match table.accept.as_deref().map(content_format).transpose() {

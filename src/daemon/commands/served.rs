@@ -11,20 +11,21 @@ use std::time::Instant;
 use super::{Commands, awake, told};
 use crate::clock::Moment;
 use crate::daemon::reading_store::Readings;
+use crate::downlink::command::{Outcome as CommandOutcome, Status};
 use crate::downlink::delivery::{NotSent, Told};
 use crate::downlink::mailbox::Mailbox;
 use crate::downlink::router::Router;
 use crate::downlink::served::{
     Asker, Receipt, Said, Served, ServedCounts, ServedPath, ServedSettings, ServedView, Taken, Verdict,
 };
-use crate::gate::stage::{DeviceIndex, Received, Refusal};
 use crate::gate::Gate;
+use crate::gate::stage::{DeviceIndex, Received, Refusal};
 use crate::journal::Refused;
 use crate::message::{Method, Name, Path};
 use crate::pipeline::Disposition;
 use crate::proto::address::Peer;
 use crate::proto::coap::endpoint::client::Unsent;
-use crate::proto::coap::{Ask, Held, Notice, PeerId, Reply, RequestId};
+use crate::proto::coap::{Ask, Held, Notice, Outcome, PeerId, Reply, RequestId};
 use crate::southbound::coap::Intake;
 use crate::system;
 
@@ -224,11 +225,15 @@ impl Commands {
 
     /// What became of a GET, but for what the device said.
     pub(super) fn handle_served_reply(&mut self, now: Instant, reply: Reply) {
-        let told = told(reply.outcome);
+        let told = match reply.outcome {
+            Outcome::Unintelligible(option) => Told::Failed(CommandOutcome::of(
+                Status::Unknown,
+                format!("the device's answer has the critical option {option}, which is not known here"),
+            )),
+            outcome => told(outcome),
+        };
         let number = match told {
-            Told::Acknowledged => {
-                self.served.asked.numbers.get(&reply.request).copied()
-            }
+            Told::Acknowledged => self.served.asked.numbers.get(&reply.request).copied(),
             _ => self.served.asked.remove(reply.request),
         };
         if let Some(number) = number {
@@ -249,13 +254,7 @@ impl Commands {
         }
     }
 
-    fn take_value(
-        &mut self,
-        moment: &Moment,
-        coap: &mut Intake,
-        pipeline: &mut Readings,
-        notice: &Notice,
-    ) {
+    fn take_value(&mut self, moment: &Moment, coap: &mut Intake, pipeline: &mut Readings, notice: &Notice) {
         let now = moment.now;
         let Serving { core, asked, values, next_value } = &mut self.served;
         // Without Observe it is the last that comes by this GET.

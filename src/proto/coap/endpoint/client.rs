@@ -615,8 +615,7 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
     let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
     let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
     let block2 = body.gathered.as_ref().map(|gathered| gathered.next);
-    encoder = encoder
-        .maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()));
+    encoder = encoder.maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()));
     for argument in body.query.iter().flat_map(|query| query.split('&')) {
         encoder = encoder.option(option::URI_QUERY, argument.as_bytes());
     }
