@@ -894,7 +894,8 @@ pub struct DeviceState {
     pub served: Vec<ServedResource>,
 }
 
-/// A resource of a device that is observed or polled. Counts and times are since the daemon started.
+/// A resource of a device that is observed or polled. Counts and times are since the daemon
+/// started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServedResource {

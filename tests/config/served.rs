@@ -59,7 +59,7 @@ fn a_devices_own_table_replaces_its_roles_and_one_that_is_off_takes_it_out() {
 #[test]
 fn a_device_of_the_registry_may_have_tables_in_the_configuration() {
     let text = "[role.r.uplink.u]\npath = \"#\"\n[device.stored.observe.a]\npath = \"a\"\n";
-    let stored = "format = 1\nrole = \"r\"\npsk = \"hex:000102030405060708090a0b0c0d0e0f\"\n";
+    let stored = "role = \"r\"\npsk = \"hex:000102030405060708090a0b0c0d0e0f\"\n";
     let case = main_file(text).device("stored", stored);
     assert_eq!(case.complaints().1, [""; 0]);
     let loaded = case.loaded();
@@ -109,10 +109,10 @@ fn a_device_has_at_most_sixteen_of_role_and_own_together() {
     let full = format!("{of_role}{own}");
     assert_eq!(case(&full).complaints().1, [""; 0]);
     let asked =
-        complains(&format!("{full}{}", table("device.d", 16)), &["device d", "17", "16", "take some out"]);
+        complains(&format!("{full}{}", table("device.d", 16)), &["device.d", "17", "16", "take some out"]);
     assert_eq!(asked.len(), 16);
     let many: String = (0..20).map(|number| table("role.r", number)).collect();
-    assert_eq!(complains(&many, &["role r", "20"]).len(), 16);
+    assert_eq!(complains(&many, &["role.r", "20"]).len(), 16);
 }
 
 #[test]
@@ -121,13 +121,13 @@ fn a_device_that_cannot_be_asked_is_named() {
     let mqtt = format!("[device.m]\nrole = \"r\"\npassword-file = \"/m\"\n{}", observe("m"));
     let case = case(&mqtt).file("/m", "text:sesame");
     let (_, complaints) = case.complaints();
-    let words = ["device m", "MQTT", "psk-file"];
+    let words = ["device.m", "MQTT", "psk-file"];
     assert!(complaints.iter().any(|line| words.iter().all(|word| line.contains(word))), "{complaints:#?}");
     assert_eq!(of(&case.loaded(), "m", "r"), [""; 0]);
     let line = "[role.s.uplink.u]\npath = \"#\"\n[role.s.poll.a]\npath = \"a\"\nevery = \"1s\"\n\
                 [serial.meter]\nport = \"/dev/ttyS0\"\nrole = \"s\"\nframing = \"line\"\n";
     let (_, complaints) = self::case(line).complaints();
-    let words = ["role s", "none of them has a DTLS credential"];
+    let words = ["role.s", "none of them has a DTLS credential"];
     assert!(complaints.iter().any(|line| words.iter().all(|word| line.contains(word))), "{complaints:#?}");
 }
 

@@ -10,17 +10,17 @@ use tombolo_test_support::wait_for;
 use super::commands::Device as Aiocoap;
 use super::{KEY, Site};
 
-const AWAKE: &str = "[role.sensor.mailbox]\nalways-awake = true\n";
+pub const AWAKE: &str = "[role.sensor.mailbox]\nalways-awake = true\n";
 
 /// libcoap, serving.
-struct Device {
+pub struct Device {
     child: Child,
     input: ChildStdin,
     log: PathBuf,
 }
 
 impl Device {
-    fn start(site: &Site) -> Device {
+    pub fn start(site: &Site) -> Device {
         let log = site.folder.join("served.txt");
         let (host, port) = (site.daemon.coaps.ip().to_string(), site.daemon.coaps.port().to_string());
         let mut child = Command::new("python3")
@@ -37,7 +37,7 @@ impl Device {
     }
 
     /// Its values are this from now on.
-    fn set(&mut self, value: &str) {
+    pub fn set(&mut self, value: &str) {
         writeln!(self.input, "{value}").unwrap();
     }
 
@@ -61,20 +61,20 @@ fn site(name: &str, tables: &str) -> Site {
 }
 
 /// The payloads of a path.
-fn values(site: &Site, path: &str) -> Vec<String> {
+pub fn values(site: &Site, path: &str) -> Vec<String> {
     let arrived = site.arrived(&format!("tombolo/gw/door-7/up/{path}"));
     arrived.into_iter().map(|fields| fields[1].clone()).collect()
 }
 
 /// What `device show` says of what is asked of the device.
-fn served(site: &Site) -> Vec<Value> {
+pub fn served(site: &Site) -> Vec<Value> {
     let (code, text) = site.daemon.command(&["device", "show", "door-7", "--json"]);
     assert_eq!(code, 0, "{text}");
     let shown: Value = serde_json::from_str(&text).expect("JSON");
     shown["served"].as_array().cloned().unwrap_or_default()
 }
 
-const OBSERVE: &str = "[role.sensor.observe.temp]\npath = \"sensors/temp\"\nas = \"t/temp\"\n";
+pub const OBSERVE: &str = "[role.sensor.observe.temp]\npath = \"sensors/temp\"\nas = \"t/temp\"\n";
 
 #[test]
 fn libcoap_is_observed_its_notifications_reach_the_broker_and_after_a_restart_it_is_observed_again() {

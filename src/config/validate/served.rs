@@ -1,5 +1,5 @@
-//! `[role.*.observe.*]`, `[role.*.poll.*]` and the same of devices: what the gateway asks of devices
-//! that serve.
+//! `[role.*.observe.*]`, `[role.*.poll.*]` and the same of devices: what the gateway asks of
+//! devices that serve.
 //!
 //! A table of a nearer role replaces that of the same name of one that it includes, and a device's
 //! own that of its role; `enabled = false` takes it out. A fault in one leaves out that one alone.

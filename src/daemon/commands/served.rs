@@ -94,6 +94,18 @@ impl Serving {
         self.core.is_wanted()
     }
 
+    /// The core, and what asks for it.
+    fn split<'a>(
+        &'a mut self,
+        coap: &'a mut Intake,
+        gate: &'a Gate,
+        router: &'a Router,
+        mailbox: &'a Mailbox,
+    ) -> (&'a mut Served, SideAsker<'a>) {
+        let Serving { core, asked, .. } = self;
+        (core, SideAsker { coap, gate, router, mailbox, asked })
+    }
+
     fn settle(&mut self, now: Instant, coap: &mut Intake, value: Value, taken: Taken) {
         let receipt = self.core.handle_taken(now, value.number, value.sequence, taken);
         self.forget(coap);
@@ -153,15 +165,6 @@ impl Asker for SideAsker<'_> {
     }
 }
 
-/// The core and the asker, of the parts of [`Commands`].
-macro_rules! parts {
-    ($self:ident, $coap:ident, $gate:expr) => {{
-        let Commands { served, router, mailbox, .. } = $self;
-        let Serving { core, asked, .. } = served;
-        (core, SideAsker { coap: $coap, gate: $gate, router, mailbox, asked })
-    }};
-}
-
 impl Commands {
     /// What is observed and polled of a device, if it was heard.
     pub fn served_views(&self, device: &Name) -> impl Iterator<Item = ServedView<'_>> {
@@ -219,7 +222,8 @@ impl Commands {
         }
         let Some((peer, _)) = coap.heard(index) else { return };
         let role = || gate.device(now, index).map(|view| view.role.clone());
-        let (core, mut asker) = parts!(self, coap, gate);
+        let Commands { served, router, mailbox, .. } = self;
+        let (core, mut asker) = served.split(coap, gate, router, mailbox);
         core.handle_contact(now, device, peer.id(), role, &mut asker);
     }
 
@@ -243,7 +247,8 @@ impl Commands {
 
     /// What is due, once a second.
     pub(super) fn care_for_served(&mut self, now: Instant, coap: &mut Intake, gate: &Gate) {
-        let (core, mut asker) = parts!(self, coap, gate);
+        let Commands { served, router, mailbox, .. } = self;
+        let (core, mut asker) = served.split(coap, gate, router, mailbox);
         core.handle_timeout(now, &mut asker);
     }
 

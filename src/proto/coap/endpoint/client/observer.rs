@@ -11,12 +11,13 @@
 //! | a response without Observe, or that is an error | a notice; the relation is over |
 //! | Reset, no answer, the session ended, an unknown critical option | a [`Reply`]; the relation is over |
 //!
-//! A notification while the GET of its relation is sent anew is one, unless the GET was acknowledged
-//! and its response is waited for: then it cannot be told from that. Whether a notification is newer
-//! than the last is the caller's decision (§3.4).
+//! A notification while the GET of its relation is sent anew is one, unless the GET was
+//! acknowledged and its response is waited for: then it cannot be told from that. Whether a
+//! notification is newer than the last is the caller's decision (§3.4).
 //!
-//! Bounds: as many values are held as requests of the peer may wait ([`Settings::pending_per_peer`]);
-//! one rest of a relation is fetched at a time, of at most [`Ask::limit`] bytes.
+//! Bounds: as many values are held as requests of the peer may wait
+//! ([`Settings::pending_per_peer`]); one rest of a relation is fetched at a time, of at most
+//! [`Ask::limit`] bytes.
 //!
 //! [`Settings::pending_per_peer`]: super::super::Settings::pending_per_peer
 
