@@ -52,10 +52,10 @@ fn cut(named: &mut Vec<ServedTrouble>) {
 /// The counters.
 pub fn count(commands: &Commands, snapshot: &mut Snapshot) {
     let counts = commands.served_counts();
-    snapshot.put("tombolo_served_requests_total", counts.asked);
-    snapshot.put("tombolo_served_values_total", counts.values);
-    snapshot.put("tombolo_served_stale_notifications_total", counts.stale);
-    snapshot.put("tombolo_served_pauses_total", counts.failed);
+    snapshot.put("tombolo_downlink_resource_requests_total", counts.asked);
+    snapshot.put("tombolo_downlink_resource_values_total", counts.values);
+    snapshot.put("tombolo_downlink_stale_notifications_total", counts.stale);
+    snapshot.put("tombolo_downlink_resource_pauses_total", counts.failed);
 }
 
 fn described(path: &ServedPath) -> ServedResource {
