@@ -1,7 +1,7 @@
 //! Resources that real devices serve, observed and polled over the session that the device opened.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::{KEY, Site};
 
 pub const AWAKE: &str = "[role.sensor.mailbox]\nalways-awake = true\n";
 
-/// libcoap, serving.
+/// A device that serves.
 pub struct Device {
     child: Child,
     input: ChildStdin,
@@ -20,12 +20,25 @@ pub struct Device {
 }
 
 impl Device {
+    /// libcoap, serving.
     pub fn start(site: &Site) -> Device {
-        let log = site.folder.join("served.txt");
         let (host, port) = (site.daemon.coaps.ip().to_string(), site.daemon.coaps.port().to_string());
-        let mut child = Command::new("python3")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/path/libcoap_served.py"))
-            .args([&host, &port, "door-7", KEY])
+        Device::run(site, Path::new("python3"), "libcoap_served.py", &[&host, &port])
+    }
+
+    /// aiocoap, serving.
+    fn aiocoap(site: &Site) -> Device {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python");
+        assert!(python.exists(), "tests/run peers builds it");
+        Device::run(site, &python, "aiocoap_served.py", &[&format!("coaps://{}", site.daemon.coaps)])
+    }
+
+    fn run(site: &Site, python: &Path, program: &str, gateway: &[&str]) -> Device {
+        let log = site.folder.join("served.txt");
+        let mut child = Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/path").join(program))
+            .args(gateway)
+            .args(["door-7", KEY])
             .arg(&log)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -77,8 +90,8 @@ pub fn served(site: &Site) -> Vec<Value> {
 pub const OBSERVE: &str = "[role.sensor.observe.temp]\npath = \"sensors/temp\"\nas = \"t/temp\"\n";
 
 #[test]
-fn libcoap_is_observed_its_notifications_reach_the_broker_and_after_a_restart_it_is_observed_again() {
-    let mut site = site("served-observe", OBSERVE);
+fn libcoap_is_observed_and_its_notifications_reach_the_broker() {
+    let site = site("served-observe", OBSERVE);
     assert_eq!(served(&site)[0]["heard"], false, "it is configured");
     let mut device = Device::start(&site);
     wait_for("the first value", || values(&site, "t/temp") == ["20"]);
@@ -87,20 +100,37 @@ fn libcoap_is_observed_its_notifications_reach_the_broker_and_after_a_restart_it
         wait_for("the notification", || values(&site, "t/temp").last().is_some_and(|last| last == value));
     }
     assert_eq!(values(&site, "t/temp"), ["20", "21", "22"]);
+    wait_for("the values to be counted", || served(&site)[0]["values"] == 3);
     let shown = served(&site);
     assert!(shown[0]["observed_s"].is_u64() && shown[0]["trouble"].is_null(), "{shown:?}");
-    assert_eq!((&shown[0]["values"], &shown[0]["reading"]), (&3.into(), &"t/temp".into()));
+    assert_eq!((&shown[0]["asked"], &shown[0]["reading"]), (&1.into(), &"t/temp".into()));
     assert_eq!(site.daemon.status()["served"]["observed"], 1);
     let (_, text) = site.daemon.command(&["device", "show", "door-7"]);
     assert!(text.contains("observes") && text.contains("3 values"), "{text}");
+}
+
+#[test]
+fn aiocoap_is_observed_again_after_a_stop_and_after_a_kill_of_the_gateway() {
+    let mut site = site("served-restart", OBSERVE);
+    let mut device = Device::aiocoap(&site);
+    wait_for("the first value", || values(&site, "t/temp") == ["20"]);
+    device.set("21");
+    wait_for("the notification", || values(&site, "t/temp") == ["20", "21"]);
     // The session goes on, and the token of the process before is not known any more.
-    site.daemon.stop();
-    site.daemon.resume();
-    device.set("23");
-    wait_for("the value", || values(&site, "t/temp").last().is_some_and(|last| last == "23"));
-    device.set("24");
-    wait_for("the notification", || values(&site, "t/temp").last().is_some_and(|last| last == "24"));
-    assert_eq!(served(&site)[0]["asked"], 1, "of this process");
+    for (kill, value) in [(false, "30"), (true, "40")] {
+        match kill {
+            true => site.daemon.kill(),
+            false => drop(site.daemon.stop()),
+        }
+        site.daemon.resume();
+        device.set(value);
+        wait_for("the value", || values(&site, "t/temp").last().is_some_and(|last| last == value));
+        wait_for("the relation", || served(&site)[0]["observed_s"].is_u64());
+        let next = format!("{value}1");
+        device.set(&next);
+        wait_for("the notification", || values(&site, "t/temp").last() == Some(&next));
+        assert_eq!(served(&site)[0]["asked"], 1, "of this process");
+    }
 }
 
 #[test]
