@@ -242,6 +242,6 @@ fn show(
         over_share: view.limited.map_or(0, |limited| limited.over_share.count.into()),
         too_often: view.limited.map_or(0, |limited| limited.too_often.count.into()),
         lanes: BTreeMap::new(),
-        served: served_status::of_device(&hub.commands, now, view.id, view.role),
+        served: served_status::of_device(&hub.commands, now, view),
     }
 }

@@ -5,17 +5,18 @@ use std::time::Instant;
 use super::commands::Commands;
 use crate::control::snapshot::{ServedResource, ServedTotals, ServedTrouble};
 use crate::downlink::served::{Manner, ServedPath, ServedView};
-use crate::message::Name;
+use crate::gate::DeviceView;
 use crate::telemetry::counters::Snapshot;
 
 /// Resources with trouble that are named.
 const NAMED: usize = 16;
 
-/// What is asked of one device, also of one that was not heard yet.
-pub fn of_device(commands: &Commands, now: Instant, device: &Name, role: &Name) -> Vec<ServedResource> {
-    let heard: Vec<ServedResource> = commands.served_views(device).map(|view| resource(now, &view)).collect();
-    if heard.is_empty() {
-        return commands.served_paths(device, role).iter().map(described).collect();
+/// What is asked of one device, also of one that was not heard yet and can have a session.
+pub fn of_device(commands: &Commands, now: Instant, view: &DeviceView<'_>) -> Vec<ServedResource> {
+    let heard: Vec<ServedResource> =
+        commands.served_views(view.id).map(|view| resource(now, &view)).collect();
+    if heard.is_empty() && view.has_credential {
+        return commands.served_paths(view.id, view.role).iter().map(described).collect();
     }
     heard
 }
