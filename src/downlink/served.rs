@@ -558,7 +558,9 @@ impl Served {
             Verdict::Drop
         } else if said.partial {
             // The relation goes on, if there is one.
-            if said.observe.is_none() {
+            if said.observe.is_some() {
+                item.since.get_or_insert(now);
+            } else {
                 item.rest();
             }
             item.pause(now, "the value could not be fetched whole: it is too long, or changed meanwhile");

@@ -472,6 +472,13 @@ fn a_value_that_cannot_be_fetched_whole_is_named_and_asked_for_again() {
     assert_eq!(bench.asked(), number, "by the same relation");
     assert_eq!(bench.tells(number, NoticeKind::Piggybacked, Some(3)), Verdict::Take);
     assert_eq!(bench.trouble(), None);
+    // If the first of all is such a value, the relation is one all the same: a reload ends it.
+    let mut bench = Bench::new(&[observe()]);
+    bench.contact();
+    let number = bench.asked();
+    bench.says(number, Said { kind: NoticeKind::Piggybacked, ..partial });
+    bench.served.replace(bench.now, &ServedSettings::default(), |_| Some(name("sensor")));
+    assert_eq!(bench.served.poll_forgotten(), Some(number));
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn a_resource_that_cannot_be_observed_is_polled_and_a_missing_one_is_named_and_t
     assert_eq!(trouble("temp"), "");
     assert!(values(&site, "x/temp").is_empty() && device.gets().len() >= 5);
     let (_, text) = site.daemon.command(&["check"]);
-    assert!(text.contains("never answered") && text.contains("4.04"), "{text}");
+    assert!(text.contains("observe.none never had a value") && text.contains("4.04"), "{text}");
     assert!(!text.contains("observe.level"), "it answers: {text}");
     let status = site.daemon.status();
     assert_eq!(status["served"]["troubled"], 3, "{}", status["served"]);

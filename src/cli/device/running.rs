@@ -277,4 +277,38 @@ mod tests {
         assert_eq!((&value["role"], &value["sessions"]), (&Value::Null, &json!(["a"])));
         assert_eq!((&value["session_count"], &value["online"]), (&json!(1), &json!(true)));
     }
+
+    #[test]
+    fn a_resource_says_since_when_it_is_observed_what_came_and_what_is_wrong() {
+        let of = ServedResource {
+            table: "observe".into(),
+            name: "temp".into(),
+            path: "s/temp".into(),
+            reading: "t/temp".into(),
+            ..ServedResource::default()
+        };
+        let shown = |of: &ServedResource| served(of).1;
+        assert_eq!(shown(&of), "s/temp (temp) as t/temp, when the device is heard");
+        let heard = ServedResource { heard: true, ..of };
+        assert_eq!(shown(&heard), "s/temp (temp) as t/temp, no value yet");
+        let observed = ServedResource {
+            observed_s: Some(90),
+            value_s: Some(5),
+            values: 2,
+            over_quota: 3,
+            ..heard.clone()
+        };
+        let text = shown(&observed);
+        assert!(text.starts_with("s/temp (temp) as t/temp, since ") && text.contains("2 values"), "{text}");
+        assert!(text.ends_with("3 over the quota"), "{text}");
+        let wrong =
+            ServedResource { trouble: Some("the device answers 4.04".into()), again_s: Some(30), ..heard };
+        assert!(
+            shown(&wrong).contains(": the device answers 4.04, asked again in 30 s"),
+            "{}",
+            shown(&wrong)
+        );
+        let polled = ServedResource { table: "poll".into(), every_s: Some(300), ..wrong };
+        assert_eq!(served(&polled).0, "polls");
+    }
 }

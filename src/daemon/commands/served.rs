@@ -273,6 +273,7 @@ impl Commands {
             Some((number, index, path.reading.clone()))
         });
         let Some((number, index, reading)) = found else {
+            coap.forget_ask(notice.request);
             return answer(coap, notice.held, Receipt::Reset);
         };
         pipeline.gate.seen(now, index);
