@@ -275,7 +275,8 @@ fn an_answer_without_observe_is_a_value_and_the_device_is_asked_again_after_grow
 #[test]
 fn errors_resets_and_silence_name_their_reason_and_pause_up_to_an_hour() {
     let error = Said { code: Code::NOT_FOUND, ..said(NoticeKind::Piggybacked, None) };
-    let reasons: [(&str, &dyn Fn(&mut Bench, u64)); 4] = [
+    type Failure<'f> = (&'f str, &'f dyn Fn(&mut Bench, u64));
+    let reasons: [Failure<'_>; 4] = [
         ("4.04", &|bench, number| assert_eq!(bench.says(number, error), Verdict::Drop)),
         ("Reset", &|bench, number| bench.served.handle_told(bench.now, number, Told::Rejected)),
         ("did not acknowledge", &|bench, number| {
