@@ -17,7 +17,7 @@ use tombolo::northbound::inbound;
 use tombolo::northbound::wire::Version;
 use tombolo::proto::Holder;
 use tombolo::proto::address::Peer;
-use tombolo::proto::coap::{Endpoint, Method, Outgoing};
+use tombolo::proto::coap::{Ask, Endpoint, Method, Outgoing};
 use tombolo::proto::dtls::SessionId;
 
 struct Site;
@@ -38,7 +38,7 @@ impl Directory for Site {
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, data)) = data.split_first() else { return };
-    match first % 4 {
+    match first % 5 {
         0 => file(data),
         1 => {
             for version in [Version::V5, Version::V3_1_1] {
@@ -56,7 +56,8 @@ fuzz_target!(|data: &[u8]| {
                 route(topic, rule);
             }
         }
-        _ => device(data),
+        3 => device(data),
+        _ => observed(data),
     }
 });
 
@@ -91,6 +92,7 @@ fn route(topic: &str, filter: &str) {
         reply: Some("p/{device}/reply/{path}".to_owned()),
         remote: Default::default(),
         filters: Vec::new(),
+        served: Default::default(),
         roles: vec![RoleDownlink {
             name: Name::parse("r").unwrap(),
             rules: vec![rule("a", false), DownlinkRule::new(Name::parse("b").unwrap(), "p/{device}/down/#", "{rest}")],
@@ -101,6 +103,38 @@ fn route(topic: &str, filter: &str) {
     if let Some(request) = router.request(topic) {
         let _ = router.route(&request.topic, &Site);
     }
+}
+
+/// Datagrams of a device that is observed, each with a choice and its length before it.
+fn observed(mut data: &[u8]) {
+    let mut endpoint = Endpoint::new(Default::default(), 1);
+    let now = Instant::now();
+    let peer = Peer::Session(SessionId(1)).id();
+    let holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
+    let ask = |observe| Ask { path: "a".to_owned(), query: None, accept: None, observe, limit: 4096 };
+    let (mut last, mut buffer) = (None, Vec::new());
+    while let [choice, length, rest @ ..] = data {
+        match choice % 4 {
+            0 => last = endpoint.ask(now, holder, peer, None, &ask(choice & 4 > 0)).ok().or(last),
+            1 => drop(endpoint.ask(now, holder, peer, last, &ask(true))),
+            2 => last.into_iter().for_each(|request| endpoint.forget_ask(request)),
+            _ => {}
+        }
+        let (datagram, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        let _ = endpoint.handle_datagram(now, peer, datagram);
+        while let Some(notice) = endpoint.poll_notice() {
+            assert!(notice.payload.len() <= 4096);
+            match (notice.held, choice & 8 > 0) {
+                (Some(held), true) => endpoint.acknowledge_value(held),
+                (Some(held), false) => endpoint.leave_value(held),
+                (None, _) => {}
+            }
+        }
+        while endpoint.poll_transmit(&mut buffer).is_some() {}
+        data = rest;
+    }
+    endpoint.forget(peer);
+    assert_eq!((endpoint.ask_count(), endpoint.request_count()), (0, 0));
 }
 
 /// Datagrams of a device that was asked, each with its length before it.

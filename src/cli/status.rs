@@ -10,7 +10,7 @@ use crate::control::io::client::ANSWER;
 use crate::control::protocol::Request;
 use crate::control::snapshot::{
     Certificate, DailyBytes, HeldCommand, LimitedDevice, RefusedConnect, RevocationList, RevocationSource,
-    SerialAsked, SerialPort, SerialUnit, Session, SessionPage, Status, Uplink,
+    SerialAsked, SerialPort, SerialUnit, ServedResource, ServedTrouble, Session, SessionPage, Status, Uplink,
 };
 use crate::control::verdict;
 use crate::telemetry::io::hinted;
@@ -267,6 +267,22 @@ pub fn text(status: &Status) -> String {
     if let Some(failing) = &mailbox.failing {
         row("", format!("commands to devices are refused: {failing}"));
     }
+    let served = &status.served;
+    if served.observed + served.polled + served.troubled > 0 {
+        let trouble = match served.troubled {
+            0 => String::new(),
+            count => format!(", {count} with trouble"),
+        };
+        let resources = plural(served.observed, "resource");
+        row("served", format!("{resources} of devices observed, {} polled{trouble}", served.polled));
+    }
+    for trouble in &served.named {
+        row("", served_trouble(trouble));
+    }
+    if served.troubled > served.named.len() as u64 && !served.named.is_empty() {
+        let more = served.troubled - served.named.len() as u64;
+        row("", format!("and {more} more; `tombolo device show ID`"));
+    }
     row("readings", readings(&status.counters));
     let clock = &status.clock;
     row(
@@ -353,6 +369,21 @@ pub fn limited(limited: &LimitedDevice) -> String {
         ),
         other => format!("{} ({})", other.replace('_', " "), times(count)),
     }
+}
+
+/// What is wrong with a resource of a device, in one line; `check` uses it too.
+pub fn served_trouble(of: &ServedTrouble) -> String {
+    let ServedResource { table, name, .. } = &of.resource;
+    format!("{}: {table}.{name}: {}", of.device, trouble_of(&of.resource))
+}
+
+/// What is wrong with a resource, and when it is asked for again.
+pub fn trouble_of(resource: &ServedResource) -> String {
+    let again = match resource.again_s {
+        Some(seconds) => format!(", asked again in {} if the device is awake", span(seconds)),
+        None => String::new(),
+    };
+    format!("{}{again}", resource.trouble.as_deref().unwrap_or_default())
 }
 
 fn times(count: u64) -> String {
@@ -793,6 +824,7 @@ mod tests {
             limited: Vec::new(),
             unlisted_limited: 0,
             limited_counts: Default::default(),
+            served: Default::default(),
             gateway: Gateway {
                 id: "g".into(),
                 version: "0.1.0".into(),

@@ -102,6 +102,7 @@ pub fn differences(running: &Loaded, files: &Loaded, served: Option<Arc<ServerKe
                 || format!("{:?}", was.gate.reading) != format!("{:?}", is.gate.reading),
         ),
         ("commands", answers(was) != answers(is)),
+        ("observe and poll", was.downlink.served != is.downlink.served),
         ("mqtt", was.mqtt != is.mqtt),
         ("coap certificates", of_devices != is.coap.certificates),
         ("coap handshakes", was.coap.policy != is.coap.policy),

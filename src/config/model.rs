@@ -263,6 +263,8 @@ pub(super) struct Role {
     pub(super) local_publish: BTreeMap<String, Local>,
     pub(super) local_subscribe: BTreeMap<String, Local>,
     pub(super) on_behalf: BTreeMap<String, OnBehalf>,
+    pub(super) observe: BTreeMap<String, Served>,
+    pub(super) poll: BTreeMap<String, Served>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -357,6 +359,20 @@ pub(super) struct Downlink {
     pub(super) answer_within: Option<Span>,
 }
 
+/// Of `observe` and of `poll`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Served {
+    pub(super) enabled: Option<bool>,
+    pub(super) path: Option<String>,
+    pub(super) query: Option<String>,
+    pub(super) accept: Option<String>,
+    #[serde(rename = "as")]
+    pub(super) reading: Option<String>,
+    /// Of `poll` alone, as the schema has it.
+    pub(super) every: Option<Span>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct OnBehalf {
@@ -396,6 +412,8 @@ pub(super) struct Device {
     pub(super) public_key_file: Option<String>,
     pub(super) public_key: Option<String>,
     pub(super) offline_after: Option<Span>,
+    pub(super) observe: BTreeMap<String, Served>,
+    pub(super) poll: BTreeMap<String, Served>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -262,6 +262,25 @@ const ROLE: &[Key] = &[
     key("local-publish", Kind::Named(LOCAL_PUBLISH)),
     key("local-subscribe", Kind::Named(LOCAL_SUBSCRIBE)),
     key("on-behalf", Kind::Named(ON_BEHALF)),
+    key("observe", Kind::Named(OBSERVE)),
+    key("poll", Kind::Named(POLL)),
+];
+
+const OBSERVE: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("path", Kind::Text(255)),
+    key("query", Kind::Text(255)),
+    key("accept", Kind::Text(255)),
+    key("as", Kind::Text(255)),
+];
+
+const POLL: &[Key] = &[
+    key("enabled", Kind::Flag),
+    key("path", Kind::Text(255)),
+    key("query", Kind::Text(255)),
+    key("accept", Kind::Text(255)),
+    key("as", Kind::Text(255)),
+    key("every", Kind::Span(seconds(1), seconds(30 * DAY))),
 ];
 
 const ON_BEHALF: &[Key] = &[
@@ -361,6 +380,8 @@ const DEVICE: &[Key] = &[
     key("public-key-file", Kind::Path),
     key("public-key", Kind::Text(71)),
     key("offline-after", Kind::Span(seconds(10), seconds(YEARS_10))),
+    key("observe", Kind::Named(OBSERVE)),
+    key("poll", Kind::Named(POLL)),
 ];
 
 const FLEET: &[Key] = &[

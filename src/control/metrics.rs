@@ -165,6 +165,16 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_downlink_answered_commands_total", "Commands that their device answered."),
     ("tombolo_downlink_fetched_values_total", "GETs of devices answered with a message of the broker."),
     ("tombolo_downlink_gateway_commands_total", "Commands to the gateway itself that were taken."),
+    ("tombolo_downlink_resource_requests_total", "GETs sent to devices that serve, to observe or to poll."),
+    ("tombolo_downlink_resource_values_total", "Values of what is observed and polled that were taken."),
+    (
+        "tombolo_downlink_stale_notifications_total",
+        "Notifications of devices that were not newer than the last.",
+    ),
+    (
+        "tombolo_downlink_resource_pauses_total",
+        "Failures to observe or to poll, each of which begins a pause.",
+    ),
     ("tombolo_downlink_observe_registrations_total", "Registrations of devices that observe a path."),
     ("tombolo_downlink_unanswered_commands_total", "Commands sent that their device did not answer."),
     ("tombolo_downlink_expired_commands_total", "Commands that expired before they were sent."),

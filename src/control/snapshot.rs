@@ -64,6 +64,8 @@ pub struct Status {
     pub update: Update,
     /// Commands held for devices.
     pub mailbox: Mailbox,
+    /// What is observed and polled of devices.
+    pub served: ServedTotals,
     /// Firmware for sensors: one entry a class.
     pub firmware: Vec<FirmwareClass>,
 }
@@ -887,6 +889,66 @@ pub struct DeviceState {
     /// What its records take of the lanes, of those stored since the daemon started; by lane.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lanes: BTreeMap<String, LaneShare>,
+    /// What is observed and polled of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub served: Vec<ServedResource>,
+}
+
+/// A resource of a device that is observed or polled. Counts and times are since the daemon
+/// started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServedResource {
+    /// `observe` or `poll`.
+    pub table: String,
+    /// The name of its table.
+    pub name: String,
+    /// Its path on the device.
+    pub path: String,
+    /// The path of its readings.
+    pub reading: String,
+    /// Of one that is polled: how often, in seconds.
+    pub every_s: Option<u64>,
+    /// The device was heard, so that it is asked.
+    pub heard: bool,
+    /// Seconds since it is observed; `None`: it is not, at present.
+    pub observed_s: Option<u64>,
+    /// Seconds since the last value.
+    pub value_s: Option<u64>,
+    /// Values that were taken.
+    pub values: u64,
+    /// Values that the quota refused.
+    pub over_quota: u64,
+    /// How often it was asked for.
+    pub asked: u64,
+    /// What is wrong.
+    pub trouble: Option<String>,
+    /// Seconds until it is asked for again, if the device is awake then.
+    pub again_s: Option<u64>,
+}
+
+/// What is observed and polled of all devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServedTotals {
+    /// Relations.
+    pub observed: u64,
+    /// Resources that are polled, of devices that were heard.
+    pub polled: u64,
+    /// Resources with which something is wrong.
+    pub troubled: u64,
+    /// Some of these, by the ids of their devices.
+    pub named: Vec<ServedTrouble>,
+}
+
+/// A resource with which something is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServedTrouble {
+    /// The device.
+    pub device: String,
+    /// The resource.
+    pub resource: ServedResource,
 }
 
 /// What the records of a device take of a lane.

@@ -8,6 +8,7 @@
 mod line;
 mod observed;
 mod remote;
+mod served;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -33,6 +34,7 @@ use crate::message::{CommandReply, ContentFormat, Envelope, Name, PATH_MAX};
 use crate::northbound::inbound::{Answer, InboundMessage};
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
+use crate::proto::address::Peer;
 use crate::proto::coap::endpoint::client::Unsent;
 use crate::proto::coap::{self as protocol, Code, Method, Outgoing, RequestId, Response};
 use crate::session_store::io::persistence::SessionPersistence;
@@ -121,6 +123,8 @@ pub struct Commands {
     /// What may be asked of the gateway itself.
     remote: Remote,
     remote_calls: VecDeque<RemoteCall>,
+    /// What is observed and polled of devices.
+    served: served::Serving,
     owed: HashMap<u64, Owed>,
     next_ticket: u64,
     answers: Vec<BrokerAnswer>,
@@ -209,14 +213,7 @@ impl<'c> SideCarrier<'c> {
 
     /// Whether the device has a session over CoAP and can take a message now.
     fn is_awake(&mut self, now: Instant, device: &Name) -> bool {
-        let Some(index) = self.gate.device_by_id(device.as_str()) else { return false };
-        let Some((_, heard)) = self.coap.heard(index) else { return false };
-        let role = self.gate.device(now, index).map(|view| view.role.clone());
-        let Some(limits) = role.and_then(|role| self.router.limits(&role)) else { return false };
-        match limits.awake_for {
-            None => true,
-            Some(awake) => heard.is_some_and(|heard| now.saturating_duration_since(heard) <= awake),
-        }
+        awake(now, self.coap, self.gate, self.router, device).is_some()
     }
 
     fn sent(&mut self, number: u64, sent: Result<RequestId, Unsent>) -> Result<(), NotSent> {
@@ -232,6 +229,17 @@ impl<'c> SideCarrier<'c> {
             Err(Unsent::TooLarge) => Err(NotSent::Never("the request does not fit a message".to_owned())),
         }
     }
+}
+
+/// Where a device over CoAP can take a message now.
+fn awake(now: Instant, coap: &Intake, gate: &Gate, router: &Router, device: &Name) -> Option<Peer> {
+    let index = gate.device_by_id(device.as_str())?;
+    let (peer, heard) = coap.heard(index)?;
+    let limits = router.limits(gate.device(now, index)?.role)?;
+    let is_awake = limits
+        .awake_for
+        .is_none_or(|awake| heard.is_some_and(|heard| now.saturating_duration_since(heard) <= awake));
+    is_awake.then_some(peer)
 }
 
 impl Carrier for SideCarrier<'_> {
@@ -394,6 +402,7 @@ impl Commands {
             refreshes: HashMap::new(),
             remote: settings.remote.clone(),
             remote_calls: VecDeque::new(),
+            served: served::Serving::new(&settings.served),
             owed: HashMap::new(),
             next_ticket: 0,
             answers: Vec::new(),
@@ -461,6 +470,7 @@ impl Commands {
         }
         self.router = Router::new(settings);
         self.remote = settings.remote.clone();
+        self.replace_served(now, &settings.served, gate);
         self.review(now, gate, Absent::Refused);
     }
 
@@ -826,14 +836,18 @@ impl Commands {
     ) {
         let now = moment.now;
         self.take_fetches(moment, sides.coap, pipeline, sessions);
+        self.take_values(moment, sides.coap, pipeline);
         while let Some(index) = sides.coap.poll_contact() {
-            if self.mailbox.is_empty() {
+            if self.mailbox.is_empty() && !self.served.is_wanted() {
                 continue;
             }
             let Some(device) = pipeline.gate.id(index).cloned() else { continue };
-            let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
-            let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
-            delivery.handle_contact(now, &device, mailbox, &mut carrier);
+            if !self.mailbox.is_empty() {
+                let Commands { router, lines, mailbox, delivery, requests, counts, .. } = self;
+                let mut carrier = SideCarrier::new(sides, &pipeline.gate, (router, lines), requests, counts);
+                delivery.handle_contact(now, &device, mailbox, &mut carrier);
+            }
+            self.note_served_contact(now, sides.coap, &pipeline.gate, index, &device);
         }
         while let Some(reply) = sides.coap.poll_reply() {
             if let Some(device) = sides.coap.device_of(reply.request.peer().peer()) {
@@ -843,7 +857,10 @@ impl Commands {
                 self.handle_refreshed(relation, &reply.outcome);
                 continue;
             }
-            let Some(&number) = self.requests.commands.get(&reply.request) else { continue };
+            let Some(&number) = self.requests.commands.get(&reply.request) else {
+                self.handle_served_reply(now, reply);
+                continue;
+            };
             let is_over = reply.outcome != protocol::Outcome::Acknowledged;
             self.delivery.handle(now, number, told(reply.outcome), &mut self.mailbox);
             // The acknowledgement of a notification ends its request.
@@ -873,6 +890,7 @@ impl Commands {
         if let Some((count, example)) = self.untold.poll(moment.now) {
             log::warn!(outcomes = count, example = example.as_str(); "commands were not taken, and their senders could not be told");
         }
+        self.care_for_served(moment.now, sides.coap, &pipeline.gate);
         if self.file.is_none() {
             return;
         }

@@ -873,6 +873,7 @@ impl Control for Desk {
             strays: dtls_status::strays(&hub, now),
             limited: limited.named,
             unlisted_limited: limited.more,
+            served: super::served_status::totals(&hub.commands, now),
             limited_counts: limited.counts,
             mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),

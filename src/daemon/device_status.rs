@@ -7,6 +7,7 @@ use super::deliveries::Deliveries;
 use super::hub::Hub;
 use super::mqtt_status;
 use super::serial::Standing;
+use super::served_status;
 use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
@@ -241,5 +242,6 @@ fn show(
         over_share: view.limited.map_or(0, |limited| limited.over_share.count.into()),
         too_often: view.limited.map_or(0, |limited| limited.too_often.count.into()),
         lanes: BTreeMap::new(),
+        served: served_status::of_device(&hub.commands, now, view),
     }
 }

@@ -322,6 +322,9 @@ impl Hub {
                 Event::Completed { ticket: Ticket::Reply(number), stored } => {
                     commands.handle_reply_stored(number, stored);
                 }
+                Event::Completed { ticket: Ticket::Served(number), stored } => {
+                    commands.handle_served_stored(now, coap, number, stored);
+                }
                 Event::Mirrored { device, path, payload, content_format, retain } => {
                     let accepted = mqtt::Accepted { device, path, payload, content_format, retain };
                     mqtt.handle_accepted(now, &accepted);
@@ -494,6 +497,7 @@ impl Hub {
             }
         });
         self.commands.attach(now, &sessions);
+        self.commands.meet_served(now, &mut self.coap, &self.pipeline.gate);
     }
 
     /// The last round: sessions that are kept are left as they are, all others get a close_notify.
@@ -537,6 +541,7 @@ impl Hub {
         let (settings, lines, directory) = downlink;
         self.commands.set_lines(lines);
         self.commands.replace(now, settings, &self.pipeline.gate, directory);
+        self.commands.meet_served(now, &mut self.coap, &self.pipeline.gate);
         self.mqtt.review(&self.moment, &mut self.pipeline);
         for gone in replaced.removed {
             self.uplink.clear_device(gone.id.as_str());

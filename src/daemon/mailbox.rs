@@ -224,6 +224,7 @@ pub fn count(commands: &Commands, snapshot: &mut Snapshot) {
     snapshot.put("tombolo_downlink_fetched_values_total", own.fetched);
     snapshot.put("tombolo_downlink_observe_registrations_total", own.observed);
     snapshot.put("tombolo_downlink_gateway_commands_total", own.remote);
+    super::served_status::count(commands, snapshot);
     snapshot.put("tombolo_downlink_unanswered_commands_total", of_mailbox.timeouts);
     snapshot.put("tombolo_downlink_expired_commands_total", of_mailbox.expired);
     snapshot.put("tombolo_downlink_unknown_commands_total", of_mailbox.unknown);

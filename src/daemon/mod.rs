@@ -36,6 +36,7 @@
 //! | `certificates` | the certificates that renew themselves |
 //! | `commands` | commands to devices: mailbox, router, delivery in the rounds of the hub |
 //! | `mailbox` | what `send` and `mailbox` are answered |
+//! | `served_status` | what is observed and polled of devices, in `status` and `device show` |
 //! | `update` | newer firmware: looked for, fetched, told |
 //! | [`clock`] | the system's clocks and whether to believe them |
 //! | [`notify`] | what systemd is told |
@@ -80,6 +81,7 @@ mod revocation;
 pub mod round;
 pub mod run;
 pub mod serial;
+mod served_status;
 mod socket_store;
 pub mod state;
 #[cfg(test)]

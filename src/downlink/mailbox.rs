@@ -818,6 +818,19 @@ impl Mailbox {
         !self.candidates(device).is_empty()
     }
 
+    /// Whether a command is on its way to a device, or is to be sent when the device can take it,
+    /// unless it was sent in vain before.
+    pub fn is_occupied(&self, device: &Name) -> bool {
+        let numbers = self.queues.get(device).map(|queue| &queue.numbers);
+        numbers.into_iter().flatten().filter_map(|number| self.commands.get(number)).any(|held| {
+            match held.state {
+                State::Preparing | State::Sent => true,
+                State::Waiting => held.failures == 0 && self.can_go(&held.command),
+                State::Taking | State::Ended => false,
+            }
+        })
+    }
+
     /// The commands that wait for a device, in order; none if one is on its way. One that is only a
     /// state waits for a device that observes its path. One that was sent in vain lets those on
     /// other paths pass that were not sent as often; on one path the order stays.

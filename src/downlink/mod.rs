@@ -20,6 +20,7 @@
 //! | [`log`] | the file: an [append log](crate::durable::append_log) |
 //! | [`value`] | the newest message on each path: what a GET of the device is answered with |
 //! | [`observe`] | which device observes which path |
+//! | [`served`] | what the gateway observes and polls of devices that serve |
 //! | [`mailbox`] | all commands, their order, limits, duplicates; what is durable when |
 //! | [`delivery`] | which command is sent when, and what comes of it |
 //! | [`io`] | the thread that writes |
@@ -40,5 +41,6 @@ pub mod mailbox;
 pub mod observe;
 pub mod remote;
 pub mod router;
+pub mod served;
 pub mod settings;
 pub mod value;

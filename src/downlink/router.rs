@@ -398,6 +398,7 @@ mod tests {
             reply: Some("tombolo/gw/{device}/reply/{path}".to_owned()),
             remote: Default::default(),
             filters: Vec::new(),
+            served: Default::default(),
             roles: vec![role("door", rules), role("lamp", Vec::new())],
         })
     }

@@ -2,6 +2,7 @@
 
 use super::filter::{Filter, covers};
 use super::remote::Remote;
+use super::served::ServedSettings;
 use crate::gate::{DownlinkRule, MailboxLimits};
 use crate::message::Name;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub filters: Vec<String>,
     /// The roles, in name order.
     pub roles: Vec<RoleDownlink>,
+    /// What is observed and polled of devices.
+    pub served: ServedSettings,
 }
 
 /// What a role's devices may be told.

@@ -313,6 +313,12 @@ impl Gate {
         Some(Holder { number, max_sessions: role.max_sessions, max_handshakes: role.max_handshakes })
     }
 
+    /// The largest payload in bytes of a reading of this device that comes in blocks; 0 for a stale
+    /// index. A rule may have less.
+    pub fn largest_payload(&self, device: DeviceIndex) -> u32 {
+        self.entry_and_role(device).map_or(0, |(_, role)| role.limits.of(true))
+    }
+
     /// The number of devices.
     pub fn device_count(&self) -> usize {
         self.devices.len()

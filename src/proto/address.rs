@@ -6,7 +6,7 @@
 //! | bits | ticket of a CoAP request | ticket of a serial reading |
 //! |---|---|---|
 //! | 127–126 | kind of the peer: 0 session, 1 serial, 2 plain | 3: not a CoAP request |
-//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2: the reply to a command; 3: MQTT; 4–63 are free for other sources |
+//! | 125–120 | ┐ | 0: serial; 1: a test by the operator; 2: the reply to a command; 3: MQTT; 4: a value of a resource that a device serves; 5–63 are free for other sources |
 //! | 119–72 | │ number of the peer | 0 |
 //! | 71–64 | ┘ | number of the delivery |
 //! | 63–56 | method: its CoAP request code | ┐ |
@@ -37,6 +37,8 @@ const OTHER_TEST: u64 = 1;
 const OTHER_REPLY: u64 = 2;
 /// The same: a local MQTT client published it.
 const OTHER_MQTT: u64 = 3;
+/// The same: a value of a resource that a device serves, whose number is in bits 63–0.
+const OTHER_SERVED: u64 = 4;
 const OTHER_BITS: u32 = 56;
 /// The number of an MQTT session is below 2^56.
 const MQTT_SESSION: u64 = (1 << OTHER_BITS) - 1;
@@ -109,6 +111,8 @@ pub enum Ticket {
     Reply(u64),
     /// A publish of a local MQTT client.
     Mqtt(MqttTicket),
+    /// A value of a resource that a device serves, by the number of its delivery.
+    Served(u64),
 }
 
 /// The ticket of an MQTT publish.
@@ -151,6 +155,7 @@ impl Ticket {
             }
             Ticket::Test(number) => (OTHER << NUMBER_BITS | OTHER_TEST << OTHER_BITS, u64::from(number)),
             Ticket::Reply(number) => (OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS, number),
+            Ticket::Served(number) => (OTHER << NUMBER_BITS | OTHER_SERVED << OTHER_BITS, number),
         };
         u128::from(high) << 64 | u128::from(low)
     }
@@ -169,6 +174,9 @@ impl Ticket {
         }
         if high == OTHER << NUMBER_BITS | OTHER_REPLY << OTHER_BITS {
             return Some(Ticket::Reply(low));
+        }
+        if high == OTHER << NUMBER_BITS | OTHER_SERVED << OTHER_BITS {
+            return Some(Ticket::Served(low));
         }
         if high & !MQTT_SESSION == OTHER << NUMBER_BITS | OTHER_MQTT << OTHER_BITS {
             return Some(Ticket::Mqtt(MqttTicket { session: high & MQTT_SESSION, count: low }));
@@ -205,6 +213,7 @@ mod tests {
             }),
             any::<u32>().prop_map(Ticket::Test),
             any::<u64>().prop_map(Ticket::Reply),
+            any::<u64>().prop_map(Ticket::Served),
             (0..=MQTT_SESSION, any::<u64>())
                 .prop_map(|(session, count)| Ticket::Mqtt(MqttTicket { session, count })),
         ]

@@ -9,6 +9,7 @@ mod client;
 mod link;
 mod observe;
 mod property;
+mod served;
 mod support;
 mod timing;
 mod wire;

@@ -21,6 +21,7 @@ mod revocation;
 mod rules;
 mod secret;
 mod serial;
+mod served;
 mod shipped;
 mod state;
 mod support;

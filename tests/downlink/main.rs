@@ -5,4 +5,5 @@ mod crash;
 mod lossy;
 mod mailbox;
 mod observe;
+mod served;
 mod world;

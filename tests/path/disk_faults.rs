@@ -10,6 +10,7 @@ use std::process::Command;
 
 use super::Site;
 use super::backlog::{fill, without_limits};
+use super::served::{AWAKE, Device, OBSERVE, served, values};
 use tombolo_test_support::disk_faults::{VARIABLE, library, write};
 use tombolo_test_support::{PATIENCE, wait_for, wait_within};
 
@@ -237,4 +238,20 @@ fn more_segments_than_open_files_are_no_reason_not_to_start() {
     wait_within(3 * PATIENCE, "all records", || faulty.arrived(TOPIC).0 == 20_000);
     limited.kill().expect("it ends");
     limited.wait().expect("it has ended");
+}
+
+#[test]
+fn a_notification_of_a_device_that_is_observed_is_acknowledged_only_once_it_is_stored() {
+    let faulty = Faulty::with("served", &format!("{AWAKE}{OBSERVE}"));
+    let site = &faulty.site;
+    let mut device = Device::start(site);
+    wait_for("the first value", || values(site, "t/temp") == ["20"]);
+    faulty.fail(&format!("sync {EIO} journal/"));
+    device.set("21");
+    wait_for("the reason", || served(site)[0]["trouble"].to_string().contains("journal did not take"));
+    assert_eq!(values(site, "t/temp"), ["20"]);
+    faulty.heal();
+    wait_for("the value", || values(site, "t/temp").last().is_some_and(|last| last == "21"));
+    device.set("22");
+    wait_for("the next", || values(site, "t/temp").last().is_some_and(|last| last == "22"));
 }

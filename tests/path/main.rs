@@ -46,6 +46,7 @@ mod revocation;
 mod rotation;
 mod rotation_clock;
 mod secrets;
+mod served;
 mod sessions;
 mod strays;
 mod switched_off;

@@ -257,7 +257,10 @@ impl Gateway {
                 Event::Completed { ticket: Ticket::Coap { exchange, method }, stored } => {
                     coap.handle_completion(now, exchange, method, stored);
                 }
-                Event::Completed { ticket: Ticket::Test(_) | Ticket::Mqtt(_) | Ticket::Reply(_), .. } => {}
+                Event::Completed {
+                    ticket: Ticket::Test(_) | Ticket::Mqtt(_) | Ticket::Reply(_) | Ticket::Served(_),
+                    ..
+                } => {}
                 Event::Completed { ticket: Ticket::Serial(ticket), stored } => {
                     serial.handle_completion(ticket, stored);
                 }

@@ -143,6 +143,17 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         let subject = format!("device {}", limited.device);
         findings.push(Finding::warn(subject, super::super::status::limited(limited)).advice(advice));
     }
+    for trouble in status.served.named.iter().filter(|trouble| trouble.resource.values == 0) {
+        let (table, name) = (&trouble.resource.table, &trouble.resource.name);
+        let why = super::super::status::trouble_of(&trouble.resource);
+        let message = format!("{table}.{name} never had a value: {why}");
+        let subject = format!("device {}", trouble.device);
+        let advice = format!(
+            "see that the device serves {:?}; or take the table {table}.{name} of it or of its role out",
+            trouble.resource.path
+        );
+        findings.push(Finding::warn(subject, message).advice(advice));
+    }
     if !status.strays.is_empty() || status.unlisted_strays > 0 {
         let message =
             format!("datagrams of {} cannot be served", plural(status.strays.len() as u64, "source"));

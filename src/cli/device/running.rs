@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::super::Context;
 use super::super::error::CommandError;
 use super::super::output::{bytes, plural, span};
-use super::super::status::refused_connect;
+use super::super::status::{refused_connect, trouble_of};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal};
+use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal, ServedResource};
 
 /// The devices of the daemon by id: one, or all.
 ///
@@ -145,12 +145,35 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let count = plural(state.mqtt_refused, "connect");
         rows.push(("MQTT refused", format!("{count}, {}", refused_connect(last))));
     }
+    rows.extend(state.served.iter().map(served));
     let clients = match state.mqtt_clients {
         0 => String::new(),
         count => format!(", {}", plural(count, "MQTT client")),
     };
     rows.push(("sessions", format!("{}{clients}", plural(state.sessions, "DTLS session"))));
     rows
+}
+
+/// The row of a resource that is observed or polled.
+fn served(of: &ServedResource) -> (&'static str, String) {
+    let label = if of.table == "poll" { "polls" } else { "observes" };
+    let reading = if of.reading == of.path { String::new() } else { format!(" as {}", of.reading) };
+    let every = of.every_s.map_or_else(String::new, |seconds| format!(" every {}", span(seconds)));
+    let since = of.observed_s.map_or_else(String::new, |seconds| format!(", since {}", span(seconds)));
+    let values = match of.value_s {
+        Some(ago) => format!(", {}, the last {} ago", plural(of.values, "value"), span(ago)),
+        None if !of.heard => ", when the device is heard".to_owned(),
+        None => ", no value yet".to_owned(),
+    };
+    let over = match of.over_quota {
+        0 => String::new(),
+        count => format!(", {count} over the quota"),
+    };
+    let trouble = match &of.trouble {
+        Some(_) => format!(": {}", trouble_of(of)),
+        None => String::new(),
+    };
+    (label, format!("{} ({}){reading}{every}{since}{values}{over}{trouble}", of.path, of.name))
 }
 
 /// A reason of the counters in words.
@@ -253,5 +276,39 @@ mod tests {
         add_to(&mut value, &state());
         assert_eq!((&value["role"], &value["sessions"]), (&Value::Null, &json!(["a"])));
         assert_eq!((&value["session_count"], &value["online"]), (&json!(1), &json!(true)));
+    }
+
+    #[test]
+    fn a_resource_says_since_when_it_is_observed_what_came_and_what_is_wrong() {
+        let of = ServedResource {
+            table: "observe".into(),
+            name: "temp".into(),
+            path: "s/temp".into(),
+            reading: "t/temp".into(),
+            ..ServedResource::default()
+        };
+        let shown = |of: &ServedResource| served(of).1;
+        assert_eq!(shown(&of), "s/temp (temp) as t/temp, when the device is heard");
+        let heard = ServedResource { heard: true, ..of };
+        assert_eq!(shown(&heard), "s/temp (temp) as t/temp, no value yet");
+        let observed = ServedResource {
+            observed_s: Some(90),
+            value_s: Some(5),
+            values: 2,
+            over_quota: 3,
+            ..heard.clone()
+        };
+        let text = shown(&observed);
+        assert!(text.starts_with("s/temp (temp) as t/temp, since ") && text.contains("2 values"), "{text}");
+        assert!(text.ends_with("3 over the quota"), "{text}");
+        let wrong =
+            ServedResource { trouble: Some("the device answers 4.04".into()), again_s: Some(30), ..heard };
+        assert!(
+            shown(&wrong).contains(": the device answers 4.04, asked again in 30 s"),
+            "{}",
+            shown(&wrong)
+        );
+        let polled = ServedResource { table: "poll".into(), every_s: Some(300), ..wrong };
+        assert_eq!(served(&polled).0, "polls");
     }
 }

@@ -235,7 +235,7 @@ fn switched_off(cx: &mut Context<'_>, id: &str, table: &model::Device, all: &mut
 }
 
 /// Whether any credential is written there, right or wrong.
-fn has_credential(table: &model::Device) -> bool {
+pub(super) fn has_credential(table: &model::Device) -> bool {
     let names = [&table.psk_file, &table.certificate_uri, &table.certificate_dns, &table.certificate_cn];
     names.into_iter().chain([&table.public_key, &table.public_key_file]).any(Option::is_some)
 }

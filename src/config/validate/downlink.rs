@@ -68,6 +68,7 @@ pub(super) fn downlink(
         remote,
         filters: Vec::new(),
         roles,
+        served: Default::default(),
     };
     if settings.is_wanted() || !settings.remote.allow.is_empty() {
         settings.filters = filters(cx, table, &settings, filled);

@@ -20,6 +20,7 @@ mod renewal;
 mod revocation;
 mod role;
 mod serial;
+mod served;
 mod stage;
 mod update;
 mod upstream;
@@ -228,7 +229,8 @@ pub(super) fn validate(
     findings: &mut Findings,
 ) -> Option<Validated> {
     // Each is dropped as soon as its device is made.
-    let tables = std::mem::take(&mut merged.file.device);
+    let mut tables = std::mem::take(&mut merged.file.device);
+    let asked = served::tables(&mut tables, sources);
     let merged = &*merged;
     let file = &merged.file;
     let mut context = Context { sources, index: &merged.index, findings };
@@ -272,7 +274,7 @@ pub(super) fn validate(
     judge::roles(cx, &mut gate, faulty, &file.role);
     let hint = upstream.as_ref().and_then(|upstream| upstream.topics.update_hint.as_deref());
     let remote = (&file.remote, hint);
-    let downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles, remote);
+    let mut downlink = downlink::downlink(cx, &file.topics, &gate.prefix, &gateway.id, &gate.roles, remote);
     if let Some(upstream) = &mut upstream {
         upstream.commands = downlink.filters.clone();
         upstream::queries(cx, upstream, &gate.roles);
@@ -305,6 +307,7 @@ pub(super) fn validate(
         }
     }
     reach::commands(cx, &gate, &serial);
+    downlink.served = served::served(cx, file, &asked, &gate);
     stage::insecure_device(cx, &coap, &gate.devices);
     let mqtt = mqtt::mqtt(cx, &file.mqtt, &file.role);
     mqtt::needs(cx, &mqtt, &gate.devices);

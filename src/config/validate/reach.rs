@@ -34,7 +34,7 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
                 );
                 cx.warn(&subject(&key), &with(&key, "writable"), message, &downlink_advice(role));
             }
-            rule(cx, role, &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
+            rule(cx, role, &subject(&key), &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
             if let Some(poll) = poll {
                 rhythm(cx, role, &with(&key, "poll-period"), poll.period, "raise the quota or the period");
             }
@@ -43,7 +43,7 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
             for unit in &bus.units {
                 let (Some(key), Some(role)) = (key_of(table, unit), role(gate, &unit.id)) else { continue };
                 let key = ["serial", name, "unit", key];
-                rule(cx, role, &key, &unit.path);
+                rule(cx, role, &subject(&key), &key, &unit.path);
                 values(cx, role, &key, unit);
                 size(cx, role, &key, unit);
                 if unit.publish == Publish::Always {
@@ -71,7 +71,8 @@ fn subject(key: &[&str]) -> String {
     format!("serial {}", key.get(1).copied().unwrap_or_default())
 }
 
-fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
+/// Warns of readings of this path, which is written at `key`, that the rules refuse.
+pub(super) fn rule(cx: &mut Context<'_>, role: &Role, subject: &str, key: &[&str], path: &str) {
     // A capture is one level.
     let levels: Vec<Option<&str>> =
         path.split('/').map(|level| (!level.contains('{')).then_some(level)).collect();
@@ -92,7 +93,7 @@ fn rule(cx: &mut Context<'_>, role: &Role, key: &[&str], path: &str) {
             format!("add [role.{}.uplink.NAME] with path = {pattern:?}, or set another path", role.name)
         }
     };
-    cx.warn(&subject(key), &with(key, "path"), message, &advice);
+    cx.warn(subject, &with(key, "path"), message, &advice);
 }
 
 /// Warns of values that are writable and that no downlink rule reaches.

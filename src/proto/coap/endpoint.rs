@@ -11,6 +11,7 @@
 //! | more unanswered requests than the limit of the endpoint | 5.03 + Max-Age 1 |
 //! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959); the first is judged by the caller |
 //! | any other request | handed up, once |
+//! | a non-confirmable notification of a relation that is not known, of a proven peer | Reset (RFC 7641 §3.6) |
 //!
 //! A response in time is piggybacked on the acknowledgement (§5.2.1). After
 //! [`Settings::acknowledge_after`] an empty acknowledgement is sent, and the response follows as a
@@ -142,6 +143,8 @@ pub struct Endpoint {
     transmissions: Transmissions,
     outbox: Outbox,
     requests: client::Requests,
+    /// Resets for notifications that nobody expects, in this tick.
+    resets: (Tick, u32),
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -174,6 +177,7 @@ impl Endpoint {
             transmissions: Transmissions::new(SplitMix64::new(seed)),
             outbox: Outbox::default(),
             requests: client::Requests::default(),
+            resets: (Tick(0), 0),
             events: VecDeque::new(),
             counters: Counters::default(),
         }

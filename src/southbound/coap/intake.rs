@@ -231,6 +231,65 @@ impl Intake {
         self.endpoint.abandon(request);
     }
 
+    /// Asks a device for a resource that it serves. [`Intake::poll_notice`] gives what it says,
+    /// [`Intake::poll_reply`] tells why it says nothing. With `again` the GET of a relation is sent
+    /// anew.
+    ///
+    /// # Errors
+    /// [`Unsent`].
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        holder: Holder,
+        peer: Peer,
+        again: Option<coap::RequestId>,
+        ask: &coap::Ask,
+    ) -> Result<coap::RequestId, Unsent> {
+        self.endpoint.ask(now, holder, peer.id(), again, ask)
+    }
+
+    /// Nothing more is wanted of this GET.
+    pub fn forget_ask(&mut self, request: coap::RequestId) {
+        self.endpoint.forget_ask(request);
+    }
+
+    /// What a device says of a resource that it serves.
+    pub fn poll_notice(&mut self) -> Option<coap::Notice> {
+        self.endpoint.poll_notice()
+    }
+
+    /// Acknowledges a value.
+    pub fn acknowledge_value(&mut self, held: coap::Held) {
+        self.endpoint.acknowledge_value(held);
+    }
+
+    /// Answers a value with Reset.
+    pub fn reject_value(&mut self, held: coap::Held) {
+        self.endpoint.reject_value(held);
+    }
+
+    /// Leaves a value without an answer: the device sends it again.
+    pub fn leave_value(&mut self, held: coap::Held) {
+        self.endpoint.leave_value(held);
+    }
+
+    /// Takes a value of a resource that a device serves as its reading; nothing is answered here.
+    pub fn handle_served<'p, S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        number: u64,
+        received: Received<'_>,
+        pipeline: &'p mut Pipeline<S>,
+    ) -> Disposition<'p> {
+        self.take_reading(now, device, Ticket::Served(number), received, pipeline)
+    }
+
+    /// All devices that have a session or a line, and where each was heard last.
+    pub fn all_heard(&self) -> impl Iterator<Item = (DeviceIndex, Peer)> {
+        self.heard.iter().map(|(device, (peer, _))| (*device, *peer))
+    }
+
     /// The peer address of a session changed. Returns its device.
     pub fn handle_moved(&mut self, session: SessionId) -> Option<DeviceIndex> {
         self.return_routability.forget(session);
@@ -411,13 +470,7 @@ impl Intake {
         pipeline: &mut Pipeline<S>,
     ) {
         let ticket = Ticket::Coap { exchange, method: received.method };
-        let version = self.reports.look(&pipeline.gate, now, device, &received);
-        let disposition = pipeline.handle_reading(now, device, ticket, received);
-        let is_taken =
-            matches!(disposition, Disposition::Journaled | Disposition::Passed | Disposition::Filtered);
-        if let Some(version) = version.filter(|_| is_taken) {
-            self.reports.push(device, version);
-        }
+        let disposition = self.take_reading(now, device, ticket, received, pipeline);
         let response = match disposition {
             Disposition::Journaled => return,
             Disposition::Passed | Disposition::Filtered => answer::taken(received.method),
@@ -432,6 +485,25 @@ impl Intake {
             Disposition::Unstored(_) => answer::unavailable(),
         };
         self.respond(now, exchange, &response);
+    }
+
+    /// Takes a reading to the pipeline, and looks whether it reports a firmware version.
+    fn take_reading<'p, S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        ticket: Ticket,
+        received: Received<'_>,
+        pipeline: &'p mut Pipeline<S>,
+    ) -> Disposition<'p> {
+        let version = self.reports.look(&pipeline.gate, now, device, &received);
+        let disposition = pipeline.handle_reading(now, device, ticket, received);
+        let is_taken =
+            matches!(disposition, Disposition::Journaled | Disposition::Passed | Disposition::Filtered);
+        if let Some(version) = version.filter(|_| is_taken) {
+            self.reports.push(device, version);
+        }
+        disposition
     }
 
     /// The store has committed or refused the reading of a request: answers 2.04, for DELETE 2.02,

@@ -28,8 +28,10 @@
 //! together, end the transfer: the response has what came before.
 //!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
+//!
+//! GETs that observe, or whose values are held until they are stored, are in `observer`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use coap_numbers::option;
@@ -43,6 +45,10 @@ use super::super::{Holder, PeerId};
 use super::Endpoint;
 use super::sender::{Frame, Sender, write_response};
 use crate::message::ContentFormat;
+
+mod observer;
+
+pub use self::observer::{Ask, Held, Notice, NoticeKind};
 
 /// Separate responses whose repetitions are acknowledged again.
 const REPEATED_MAX: usize = 256;
@@ -132,6 +138,13 @@ pub(super) struct Requests {
     open: BTreeMap<RequestId, Sent>,
     /// The bodies of open requests of which another block may be sent or asked for.
     bodies: BTreeMap<RequestId, Body>,
+    /// GETs that wait for their response, and those that observe.
+    asks: BTreeMap<RequestId, observer::Asked>,
+    /// Requests for the rest of a value that comes in blocks.
+    fetches: BTreeMap<RequestId, observer::Rest>,
+    /// Confirmable messages with a value whose acknowledgement waits.
+    held: BTreeSet<(PeerId, MessageId)>,
+    notices: VecDeque<Notice>,
     replies: VecDeque<Reply>,
     /// Separate responses that were acknowledged.
     acknowledged: VecDeque<(PeerId, MessageId)>,
@@ -142,8 +155,24 @@ pub(super) struct Requests {
 struct Sent {
     message_id: MessageId,
     acknowledged: bool,
-    /// It is a notification: no response follows its acknowledgement.
-    notification: bool,
+    kind: Kind,
+}
+
+/// What a message of ours is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A request whose response is told by a [`Reply`].
+    Request,
+    /// A notification: no response follows its acknowledgement.
+    Notification,
+    /// A GET whose response is told by a [`Notice`].
+    Ask,
+}
+
+impl Sent {
+    fn new(message_id: MessageId, kind: Kind) -> Sent {
+        Sent { message_id, acknowledged: false, kind }
+    }
 }
 
 /// What is needed to send another block of a request.
@@ -152,6 +181,12 @@ struct Body {
     holder: Holder,
     method: Method,
     path: String,
+    query: Option<String>,
+    accept: Option<ContentFormat>,
+    /// The Observe option.
+    observe: Option<u32>,
+    /// Longest payload of the response that is fetched, in bytes.
+    limit: usize,
     content_format: Option<ContentFormat>,
     payload: Vec<u8>,
     /// Where the block begins that was sent last.
@@ -195,7 +230,7 @@ impl Body {
         let known = self.gathered.as_ref().map_or(0, |gathered| gathered.payload.len());
         let is_same = self.gathered.as_ref().is_none_or(|gathered| gathered.etag == options.etag);
         let end = known + payload.len();
-        if !is_same || block.offset() != known || end > BODY_MAX || !block.more && known == 0 {
+        if !is_same || block.offset() != known || end > self.limit || !block.more && known == 0 {
             return Part::Other;
         }
         let next = Block { number: (end / block.size()) as u32, more: false, ..block };
@@ -205,7 +240,7 @@ impl Body {
         gathered.payload.extend_from_slice(payload);
         gathered.next = next;
         match block.more {
-            true if end < BODY_MAX => Part::More,
+            true if end < self.limit => Part::More,
             true => Part::Other,
             false => Part::Last,
         }
@@ -265,16 +300,25 @@ impl Requests {
     }
 
     fn end(&mut self, request: RequestId, outcome: Outcome) {
-        if self.open.remove(&request).is_some() {
-            // A peer that has answered with the first blocks has answered.
-            let gathered = self.bodies.remove(&request).and_then(|body| body.gathered(false));
-            let outcome = gathered.unwrap_or(outcome);
-            self.replies.push_back(Reply { request, outcome });
+        let Some(sent) = self.open.remove(&request) else { return };
+        // A peer that has answered with the first blocks has answered.
+        let gathered = self.bodies.remove(&request).and_then(|body| body.gathered(false));
+        let outcome = gathered.unwrap_or(outcome);
+        if let Some(rest) = self.fetches.remove(&request) {
+            return self.end_rest(rest, outcome);
         }
+        if sent.kind == Kind::Ask && self.forget_ask(request).is_none() {
+            // Nothing more was wanted of it.
+            return;
+        }
+        self.replies.push_back(Reply { request, outcome });
     }
 
     /// Ends the requests of a peer: all, or those that it has not acknowledged.
     pub(super) fn end_all(&mut self, peer: PeerId, outcome: &Outcome, unacknowledged_only: bool) {
+        if !unacknowledged_only {
+            self.forget_peer(peer, outcome);
+        }
         let ended: Vec<RequestId> = self
             .of(peer)
             .filter(|(_, sent)| !(unacknowledged_only && sent.acknowledged))
@@ -309,6 +353,10 @@ impl Endpoint {
             holder,
             method: outgoing.method,
             path: outgoing.path.to_owned(),
+            query: None,
+            accept: None,
+            observe: None,
+            limit: BODY_MAX,
             content_format: outgoing.content_format,
             payload: outgoing.payload.to_vec(),
             offset: 0,
@@ -316,7 +364,7 @@ impl Endpoint {
             gathered: None,
         };
         let message_id = self.send_block(now, request, &body)?;
-        self.requests.open.insert(request, Sent { message_id, acknowledged: false, notification: false });
+        self.requests.open.insert(request, Sent::new(message_id, Kind::Request));
         if !body.payload.is_empty() || body.method == Method::Get {
             self.requests.bodies.insert(request, body);
         }
@@ -382,7 +430,7 @@ impl Endpoint {
             write_response(&mut datagram, frame, response, SIZE_EXPONENT_MAX);
             Ok(datagram)
         })?;
-        self.requests.open.insert(request, Sent { message_id, acknowledged: false, notification: true });
+        self.requests.open.insert(request, Sent::new(message_id, Kind::Notification));
         Ok(request)
     }
 
@@ -410,7 +458,7 @@ impl Endpoint {
             self.requests.count = self.requests.count.wrapping_add(1);
             let token = fold(self.seed, u128::from(self.requests.count)) as u32;
             let request = RequestId { peer, token };
-            if !self.requests.open.contains_key(&request) {
+            if !self.requests.open.contains_key(&request) && !self.requests.asks.contains_key(&request) {
                 return request;
             }
         }
@@ -440,7 +488,7 @@ impl Endpoint {
         if message.message_type == Type::Reset {
             self.finish_transmission(now, peer);
             self.requests.end(request, Outcome::Reset);
-        } else if message.code == Code::EMPTY && found.notification {
+        } else if message.code == Code::EMPTY && found.kind == Kind::Notification {
             self.finish_transmission(now, peer);
             self.requests.end(request, Outcome::Acknowledged);
         } else if message.code == Code::EMPTY {
@@ -450,11 +498,14 @@ impl Endpoint {
             }
             self.requests.replies.push_back(Reply { request, outcome: Outcome::Acknowledged });
         } else if message.code.is_response()
-            && !found.notification
+            && found.kind != Kind::Notification
             && token_of(message) == Some(request.token)
         {
             self.finish_transmission(now, peer);
-            self.handle_response(now, request, message);
+            match found.kind {
+                Kind::Ask => self.handle_value(now, request, message, NoticeKind::Piggybacked),
+                Kind::Request | Kind::Notification => self.handle_response(now, request, message),
+            }
         } else {
             // Neither empty nor the response to it: it is ignored, and the request repeated (§4.2).
             self.counters.unexpected += 1;
@@ -476,9 +527,16 @@ impl Endpoint {
             self.send_empty(peer, Type::Acknowledgement, message.message_id);
             return true;
         }
+        if confirmable && self.requests.held.contains(&place) {
+            // Its acknowledgement waits.
+            return true;
+        }
         let request = token_of(message).map(|token| RequestId { peer, token });
+        if let Some(request) = request.filter(|request| self.requests.asks.contains_key(request)) {
+            return self.handle_notification(now, request, message);
+        }
         let open = request.and_then(|id| Some((id, *self.requests.open.get(&id)?)));
-        let Some((request, sent)) = open.filter(|(_, sent)| !sent.notification) else { return false };
+        let Some((request, sent)) = open.filter(|(_, sent)| sent.kind == Kind::Request) else { return false };
         if !sent.acknowledged {
             // The acknowledgement was lost, or comes later (§5.2.2). It can only be of a message
             // that was sent.
@@ -490,14 +548,19 @@ impl Endpoint {
         if confirmable && ResponseOptions::of(message).unknown.is_some() {
             self.send_empty(peer, Type::Reset, message.message_id);
         } else if confirmable {
-            self.send_empty(peer, Type::Acknowledgement, message.message_id);
-            if self.requests.acknowledged.len() >= REPEATED_MAX {
-                self.requests.acknowledged.pop_front();
-            }
-            self.requests.acknowledged.push_back(place);
+            self.acknowledge_separate(peer, message.message_id);
         }
         self.handle_response(now, request, message);
         true
+    }
+
+    /// Acknowledges a separate response, and from now on its repetitions.
+    fn acknowledge_separate(&mut self, peer: PeerId, id: MessageId) {
+        self.send_empty(peer, Type::Acknowledgement, id);
+        if self.requests.acknowledged.len() >= REPEATED_MAX {
+            self.requests.acknowledged.pop_front();
+        }
+        self.requests.acknowledged.push_back((peer, id));
     }
 
     /// The response to a request: its outcome, or the answer to one of its blocks.
@@ -522,9 +585,7 @@ impl Endpoint {
         }
         match self.send_block(now, request, &body) {
             Ok(message_id) => {
-                self.requests
-                    .open
-                    .insert(request, Sent { message_id, acknowledged: false, notification: false });
+                self.requests.open.insert(request, Sent::new(message_id, Kind::Request));
                 self.requests.bodies.insert(request, body);
             }
             Err(_) => {
@@ -545,7 +606,8 @@ fn token_of(message: &Message<'_>) -> Option<u32> {
 
 fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> Option<usize> {
     let token = Token::new(&request.token.to_be_bytes())?;
-    let mut encoder = Encoder::new(out, Type::Confirmable, Code(body.method as u8), id, &token);
+    let mut encoder = Encoder::new(out, Type::Confirmable, Code(body.method as u8), id, &token)
+        .maybe_uint(option::OBSERVE, body.observe);
     for segment in body.path.split('/').filter(|segment| !segment.is_empty()) {
         encoder = encoder.option(option::URI_PATH, segment.as_bytes());
     }
@@ -553,8 +615,12 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
     let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
     let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
     let block2 = body.gathered.as_ref().map(|gathered| gathered.next);
+    encoder = encoder.maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()));
+    for argument in body.query.iter().flat_map(|query| query.split('&')) {
+        encoder = encoder.option(option::URI_QUERY, argument.as_bytes());
+    }
     encoder = encoder
-        .maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()))
+        .maybe_uint(option::ACCEPT, body.accept.map(|format| format.0.into()))
         .maybe_uint(option::BLOCK2, block2.map(Block::to_uint))
         .maybe_uint(option::BLOCK1, block.map(Block::to_uint))
         .maybe_uint(option::SIZE1, size1);
@@ -571,6 +637,8 @@ struct ResponseOptions {
     etag: Option<Vec<u8>>,
     block1: Option<Block>,
     block2: Option<Block>,
+    observe: Option<u32>,
+    max_age: Option<u32>,
     /// One that must be understood and is not: one with an odd number that no response has, or
     /// whose value is none (RFC 7252 §5.4.1, §5.4.3).
     unknown: Option<u16>,
@@ -585,6 +653,8 @@ impl ResponseOptions {
                 option::CONTENT_FORMAT if option.value.len() <= 2 => {
                     options.content_format = Some(ContentFormat(uint(option.value) as u16));
                 }
+                option::OBSERVE if option.value.len() <= 3 => options.observe = Some(uint(option.value)),
+                option::MAX_AGE if option.value.len() <= 4 => options.max_age = Some(uint(option.value)),
                 option::ETAG => options.etag = Some(option.value.to_vec()),
                 option::BLOCK1 if options.block1.is_none() && block().is_some() => options.block1 = block(),
                 option::BLOCK2 if options.block2.is_none() && block().is_some() => options.block2 = block(),

@@ -24,6 +24,8 @@ const OVERLOAD_RETRY_AFTER: u32 = 1;
 /// up to [`CREDIT_MAX`].
 const AMPLIFICATION_MAX: u32 = 3;
 const CREDIT_MAX: u32 = 1 << 20;
+/// Non-confirmable notifications that are answered with a Reset, in a quarter of a second.
+const RESETS_PER_TICK: u32 = 64;
 
 /// A received request with the data for an immediate response.
 #[derive(Clone, Copy)]
@@ -124,7 +126,15 @@ impl Endpoint {
                 }
                 self.send_empty(peer, Type::Reset, message.message_id);
             }
-            Type::NonConfirmable => self.counters.unexpected += 1,
+            Type::NonConfirmable => {
+                self.counters.unexpected += 1;
+                // A notification that nobody expects: its sender ends the relation (RFC 7641 §3.6).
+                let is_notification =
+                    message.code.is_response() && message.options.values(option::OBSERVE).next().is_some();
+                if is_notification && !peer.is_unproven() && self.may_reset(now) {
+                    self.send_empty(peer, Type::Reset, message.message_id);
+                }
+            }
             Type::Acknowledgement | Type::Reset => {
                 if !self.handle_answer_to_request(now, peer, &message) {
                     self.handle_reply(now, peer, message.message_type, message.message_id);
@@ -132,6 +142,16 @@ impl Endpoint {
             }
         }
         None
+    }
+
+    /// Whether another non-confirmable notification may be answered with a Reset.
+    fn may_reset(&mut self, now: Instant) -> bool {
+        let tick = self.tick(now);
+        if self.resets.0 != tick {
+            self.resets = (tick, 0);
+        }
+        self.resets.1 += 1;
+        self.resets.1 <= RESETS_PER_TICK
     }
 
     /// Handles an acknowledgement or Reset, which may match an outstanding message (RFC 7252 §4.2).
