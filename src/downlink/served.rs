@@ -496,7 +496,8 @@ impl Served {
                 item.asked_until = Some(now + WHOLE_WITHIN);
                 self.schedule(name);
             }
-            Err(NotSent::Busy) => self.schedule_at(name, now + SHORTLY),
+            // The other is said of notifications only.
+            Err(NotSent::Busy | NotSent::OtherFormat) => self.schedule_at(name, now + SHORTLY),
             Err(NotSent::Unreachable) => self.unschedule(name),
             Err(NotSent::Never(why)) => {
                 self.counts.failed += 1;

@@ -296,7 +296,7 @@ fn units_that_are_dead_and_answer_late_now_and_then_make_no_reading_false() {
                 let mut dice = SplitMix64::new(seed);
                 let takes = move |_: Duration, unit: u8| match unit {
                     1 | 2 => Some(ms(20)),
-                    _ if dice.next_u64() % 4 == 0 => Some(ms(201 + dice.next_u64() % 4_000)),
+                    _ if dice.next_u64().is_multiple_of(4) => Some(ms(201 + dice.next_u64() % 4_000)),
                     _ => None,
                 };
                 let mut world = gateway(map(&maps), values, Buffer::ClearedWhenIdle(ms(700)), takes);
