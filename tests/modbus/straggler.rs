@@ -1,5 +1,5 @@
-//! Gateways of Modbus TCP whose line brings an answer after they gave it up: they put it on the next
-//! request, and are one answer late from then on.
+//! Gateways of Modbus TCP whose line brings an answer after they gave it up: they put it on the
+//! next request, and are one answer late from then on.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -21,6 +21,7 @@ use std::time::Instant;
 use super::answer;
 use super::fetch::Fetch;
 use super::firmware::FirmwareFetch;
+use super::heard::Heard;
 use super::plain::Plain;
 use super::reads::Reads;
 use super::reported::{Reported, Reports};
@@ -52,9 +53,7 @@ pub struct Intake {
     ended: VecDeque<SessionId>,
     return_routability: ReturnRoutability,
     reads: Reads,
-    /// The session or line by which each device was heard last, and when; `None`: not in this
-    /// process.
-    heard: HashMap<DeviceIndex, (Peer, Option<Instant>)>,
+    heard: Heard,
     /// Devices heard since they were polled last.
     contacts: VecDeque<DeviceIndex>,
     /// GETs that wait for their answer.
@@ -80,7 +79,7 @@ impl Intake {
             ended: VecDeque::new(),
             return_routability: ReturnRoutability::default(),
             reads: Reads::default(),
-            heard: HashMap::new(),
+            heard: Heard::default(),
             contacts: VecDeque::new(),
             fetches: VecDeque::new(),
             firmware: VecDeque::new(),
@@ -110,7 +109,7 @@ impl Intake {
         match pipeline.gate.identify(now, identity) {
             Ok(device) => {
                 self.sessions.insert(session, device);
-                self.heard.insert(device, (Peer::Session(session), None));
+                self.heard.note(device, Peer::Session(session), None);
                 Ok(device)
             }
             Err(unidentified) => {
@@ -138,12 +137,12 @@ impl Intake {
 
     /// The line of a port leads to this device.
     pub fn connect_line(&mut self, port: u32, device: DeviceIndex) {
-        self.heard.entry(device).or_insert((Peer::Serial(port), None));
+        self.heard.note_first(device, Peer::Serial(port));
     }
 
     /// A device has proven by a datagram, or by a handshake, that it is there.
     pub fn note_contact(&mut self, now: Instant, peer: Peer, device: DeviceIndex) {
-        self.heard.insert(device, (peer, Some(now)));
+        self.heard.note(device, peer, Some(now));
         if self.contacts.back() != Some(&device) {
             self.contacts.push_back(device);
         }
@@ -204,7 +203,7 @@ impl Intake {
 
     /// The session or line by which a device was heard last, and when in this process.
     pub fn heard(&self, device: DeviceIndex) -> Option<(Peer, Option<Instant>)> {
-        self.heard.get(&device).copied()
+        self.heard.get(device)
     }
 
     /// Sends a request to a device. [`Intake::poll_reply`] tells what becomes of it.
@@ -287,7 +286,7 @@ impl Intake {
 
     /// All devices that have a session or a line, and where each was heard last.
     pub fn all_heard(&self) -> impl Iterator<Item = (DeviceIndex, Peer)> {
-        self.heard.iter().map(|(device, (peer, _))| (*device, *peer))
+        self.heard.iter()
     }
 
     /// The peer address of a session changed. Returns its device.
@@ -302,9 +301,7 @@ impl Intake {
         self.return_routability.forget(session);
         self.gone.push_back(session);
         let device = self.sessions.remove(&session)?;
-        if self.heard.get(&device).is_some_and(|(heard, _)| *heard == Peer::Session(session)) {
-            self.heard.remove(&device);
-        }
+        self.heard.forget(device, Peer::Session(session));
         Some(device)
     }
 
@@ -568,16 +565,17 @@ impl Intake {
 
     /// Drops the unanswered requests of the node on a serial line.
     pub fn forget_line(&mut self, port: u32) {
-        self.heard.retain(|_, (heard, _)| *heard != Peer::Serial(port));
+        self.heard.forget_line(Peer::Serial(port));
         self.endpoint.forget(Peer::Serial(port).id());
     }
 
     /// Marks the sessions for closing whose device is no longer the same, after a reload.
     pub fn review_sessions(&mut self, mut is_same: impl FnMut(SessionId, DeviceIndex) -> bool) {
-        let Intake { sessions, ended, .. } = self;
+        let Intake { sessions, ended, heard, .. } = self;
         sessions.retain(|&session, device| {
             let same = is_same(session, *device);
             if !same {
+                heard.forget(*device, Peer::Session(session));
                 ended.push_back(session);
             }
             same

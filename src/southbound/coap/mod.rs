@@ -9,6 +9,7 @@
 //! | [`fetch`] | a GET for a message of the broker |
 //! | [`firmware`] | a GET for firmware of the device |
 //! | [`reported`] | the firmware version that a reading reports |
+//! | `heard` | the session or line by which a device is asked |
 //! | [`plain`] | numbers of plain senders |
 //! | [`reads`] | how often a device may ask for what the gateway has for it |
 //! | [`return_routability`] | the return routability check after a session's peer address changed |
@@ -18,6 +19,7 @@
 pub mod answer;
 pub mod fetch;
 pub mod firmware;
+mod heard;
 pub mod intake;
 pub mod io;
 pub mod plain;

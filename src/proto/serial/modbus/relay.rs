@@ -196,7 +196,8 @@ impl Relay {
                 // Of one unit alone nothing tells when it is over but the time.
                 let late = if self.is_shared { self.late.max(1) } else { self.stragglers.late(now) };
                 let is_sure = self.is_shared && late > 1;
-                // One that is late again and again is so without a word, once it is one answer late.
+                // One that is late again and again is so without a word, once it is one answer
+                // late.
                 Some(self.stragglers.answered(now, present.request.answer(), data, (late, is_sure)))
             }
             _ => None,

@@ -443,8 +443,8 @@ impl Bus {
                 }
             }
             Step::Check => {
-                // What was damaged has come, and is not to be expected any more; and behind the answer
-                // to the request before the read is repeated.
+                // What was damaged has come, and is not to be expected any more; and behind the
+                // answer to the request before the read is repeated.
                 if (came || exchange.is_displaced) && !closed && writing.again(now) {
                     return;
                 }

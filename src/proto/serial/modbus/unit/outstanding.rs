@@ -157,7 +157,8 @@ impl Unit {
     }
 
     /// A read is to be sent again: whether a while after its answer, as nothing is known of whether
-    /// the unit may be asked at once. Where that lasts, it is found out: it costs the line the time.
+    /// the unit may be asked at once. Where that lasts, it is found out: it costs the line the
+    /// time.
     pub(in super::super) fn is_spared(&mut self) -> bool {
         if self.is_quick() {
             return false;
