@@ -231,9 +231,10 @@ struct Item {
     pause: Duration,
     trouble: Option<String>,
     since: Option<Instant>,
-    /// The newest notification, and the one before it.
+    /// The newest notification, and the newest of those whose values were taken: a value that was
+    /// not stored comes again, and so do others that were on their way with it.
     newest: Option<(u32, Instant)>,
-    before: Option<(u32, Instant)>,
+    stored: Option<(u32, Instant)>,
     /// Values that the quota refused since then.
     refused: (Instant, u32),
     value_at: Option<Instant>,
@@ -254,7 +255,7 @@ impl Item {
             trouble: None,
             since: None,
             newest: None,
-            before: None,
+            stored: None,
             refused: (now, 0),
             value_at: None,
             values: 0,
@@ -266,7 +267,7 @@ impl Item {
     /// It is not asked for any more, nor observed; whether it was.
     fn rest(&mut self) -> bool {
         let was_active = self.asked_until.is_some() || self.since.is_some();
-        (self.asked_until, self.since, self.newest, self.before) = (None, None, None, None);
+        (self.asked_until, self.since, self.newest, self.stored) = (None, None, None, None);
         was_active
     }
 
@@ -276,10 +277,14 @@ impl Item {
         self.trouble = Some(trouble.into());
     }
 
-    /// The last value was not stored.
-    fn forget_newest(&mut self, sequence: u32) {
-        if self.newest.is_some_and(|(newest, _)| newest == sequence) {
-            self.newest = self.before.take();
+    /// The value with this number was taken.
+    fn note_stored(&mut self, now: Instant, sequence: u32) {
+        let stored = (sequence, now);
+        if self.stored.is_none_or(|old| is_newer(old, stored)) {
+            self.stored = Some(stored);
+        }
+        if self.newest.is_none_or(|old| is_newer(old, stored)) {
+            self.newest = self.stored;
         }
     }
 
@@ -564,7 +569,7 @@ impl Served {
             } else {
                 item.rest();
             }
-            item.pause(now, "the value could not be fetched whole: it is too long, or changed meanwhile");
+            item.pause(now, "the value could not be fetched whole: it is too long, changed meanwhile, or a block did not come");
             self.counts.failed += 1;
             Verdict::Drop
         } else if let Some(sequence) = said.observe.filter(|_| is_observed) {
@@ -577,7 +582,7 @@ impl Served {
                 }
                 Verdict::Drop
             } else {
-                item.before = item.newest.replace(newest);
+                item.newest = Some(newest);
                 item.since.get_or_insert(now);
                 let fresh = Duration::from_secs(said.max_age_s.into()).clamp(FRESH_MIN, FRESH_MAX);
                 let spread = Duration::from_secs(5) + self.random.up_to(Duration::from_secs(10));
@@ -624,13 +629,14 @@ impl Served {
                 self.counts.values += 1;
                 item.values += 1;
                 item.value_at = Some(now);
+                sequence.into_iter().for_each(|sequence| item.note_stored(now, sequence));
                 if item.since.is_some_and(|since| now.saturating_duration_since(since) >= GOOD) {
                     item.pause = Duration::ZERO;
                 }
                 return Receipt::Acknowledge;
             }
             Taken::Unstored => {
-                sequence.into_iter().for_each(|sequence| item.forget_newest(sequence));
+                item.newest = item.stored;
                 item.due = item.due.min(now + PAUSE);
                 item.trouble = Some("the journal did not take the last value".to_owned());
                 self.schedule(&name);
@@ -638,7 +644,7 @@ impl Served {
             }
             Taken::OverQuota => {
                 item.over_quota += 1;
-                sequence.into_iter().for_each(|sequence| item.forget_newest(sequence));
+                item.newest = item.stored;
                 if now.saturating_duration_since(item.refused.0) >= MINUTE {
                     item.refused = (now, 0);
                 }

@@ -1,10 +1,12 @@
 //! The endpoint as a client that observes (RFC 7641): values whose acknowledgement waits, blocks of
 //! notifications, and relations that end.
 
+use std::time::Duration;
+
 use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
 use tombolo::proto::coap::block::Block;
-use tombolo::proto::coap::endpoint::client::Unsent;
+use tombolo::proto::coap::endpoint::client::{REST_WITHIN, Unsent};
 use tombolo::proto::coap::{Ask, Code, Notice, NoticeKind, Outcome, PeerId, RequestId, Type};
 
 use super::support::*;
@@ -271,6 +273,59 @@ fn a_value_that_changes_meanwhile_or_is_more_than_the_limit_is_partial() {
     assert_eq!(bench.reply(DEVICE, &first_block(10, &token, 5, &body)).len(), 1, "the acknowledgement");
     let second = notice(&mut bench);
     assert!(second.partial && second.observe == Some(5));
+}
+
+#[test]
+fn a_rest_that_is_acknowledged_and_never_answered_is_given_up_and_the_relation_goes_on() {
+    let (body, mut bench) = (vec![7; 3_000], Bench::default());
+    let (_, token) = observing(&mut bench);
+    let sent = bench.reply(DEVICE, &first_block(7, &token, 2, &body));
+    bench.reply(DEVICE, &empty(Type::Acknowledgement, parse(&sent[1]).message_id.0));
+    bench.pass(REST_WITHIN - Duration::from_secs(1));
+    assert!(bench.endpoint.poll_notice().is_none());
+    bench.pass(Duration::from_secs(1));
+    let given_up = notice(&mut bench);
+    assert!(given_up.partial && given_up.observe == Some(2));
+    let sent = bench.reply(DEVICE, &first_block(8, &token, 3, &body));
+    let (found, _) = serve(&mut bench, sent[1].clone(), &body, &|_| 1);
+    assert!(found.payload == body && !found.partial);
+}
+
+#[test]
+fn blocks_without_an_etag_of_two_notifications_are_not_put_together() {
+    let [old, new] = [vec![1; 3_000], vec![2; 3_000]];
+    let mut bench = Bench::default();
+    let (_, token) = observing(&mut bench);
+    let first = |id, number: u8, body: &[u8]| {
+        let options: [(u16, &[u8]); 2] = [(6, &[number]), (23, &[0x0e])];
+        message(Type::Confirmable, Code::CONTENT, id, &token, &options, &body[..1_024])
+    };
+    let before = bench.reply(DEVICE, &first(7, 2, &old));
+    bench.reply(DEVICE, &first(8, 3, &new));
+    let given_up = notice(&mut bench);
+    assert!(given_up.partial && given_up.observe == Some(2), "{given_up:?}");
+    // What comes to the request that was given up is for nobody.
+    let late = parse(&before[1]);
+    let token = late.token.as_bytes().to_vec();
+    let options: [(u16, &[u8]); 1] = [(23, &[0x1e])];
+    let answer =
+        message(Type::Acknowledgement, Code::CONTENT, late.message_id.0, &token, &options, &old[..1_024]);
+    let next = bench.reply(DEVICE, &answer);
+    assert_eq!(next.len(), 1, "the rest of the newer one is asked for");
+    let part = |number: u32, more| Block { number, more, size_exponent: 6 }.to_uint().to_be_bytes();
+    let mut datagram = next[0].clone();
+    for (number, more) in [(1, true), (2, false)] {
+        let sent = parse(&datagram);
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes().to_vec());
+        let (begin, end) = (number as usize * 1_024, ((number as usize + 1) * 1_024).min(new.len()));
+        let option = part(number, more);
+        let options: [(u16, &[u8]); 1] = [(23, &option[1..])];
+        let answer = message(Type::Acknowledgement, Code::CONTENT, id, &token, &options, &new[begin..end]);
+        let next = bench.reply(DEVICE, &answer);
+        datagram = next.into_iter().next().unwrap_or_default();
+    }
+    let found = notice(&mut bench);
+    assert!(found.payload == new && !found.partial && found.observe == Some(3));
 }
 
 #[test]

@@ -432,6 +432,25 @@ fn a_value_that_is_not_stored_is_not_acknowledged_and_taken_when_it_comes_again(
 }
 
 #[test]
+fn of_several_values_that_were_not_stored_together_each_is_taken_when_it_comes_again() {
+    let (mut bench, number) = Bench::observing(&[observe()]);
+    assert_eq!(bench.tells(number, NoticeKind::Notification, Some(29)), Verdict::Take);
+    for sequence in 30..=32 {
+        let notification = said(NoticeKind::Notification, Some(sequence));
+        assert_eq!(bench.says(number, notification), Verdict::Take);
+    }
+    for sequence in 30..=32 {
+        let receipt = bench.served.handle_taken(bench.now, number, Some(sequence), Taken::Unstored);
+        assert_eq!(receipt, Receipt::Nothing);
+    }
+    assert_eq!(bench.tells(number, NoticeKind::Notification, Some(29)), Verdict::Drop, "it is stored");
+    for sequence in 30..=32 {
+        let verdict = bench.tells(number, NoticeKind::Notification, Some(sequence));
+        assert_eq!(verdict, Verdict::Take, "{sequence}");
+    }
+}
+
+#[test]
 fn a_device_that_notifies_a_thousand_times_a_second_is_under_its_quota_and_then_not_observed() {
     let (mut bench, number) = Bench::observing(&[observe()]);
     let mut pauses = Vec::new();

@@ -188,6 +188,7 @@ impl Endpoint {
     pub fn handle_timeout(&mut self, now: Instant) {
         let tick = self.tick(now);
         self.acknowledge_late(now);
+        self.requests.end_late_rests(now);
         while let Some(due) = self.transmissions.poll_due(now) {
             match due {
                 Due::Again(key) => {
@@ -217,6 +218,7 @@ impl Endpoint {
         [
             self.exchanges.deadline(),
             self.transmissions.deadline(),
+            self.requests.rests_deadline(),
             proven.peers.sweep_deadline(epoch),
             unproven.peers.sweep_deadline(epoch),
             proven.assemblies.deadline(),

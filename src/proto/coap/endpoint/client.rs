@@ -48,7 +48,7 @@ use crate::message::ContentFormat;
 
 mod observer;
 
-pub use self::observer::{Ask, Held, Notice, NoticeKind};
+pub use self::observer::{Ask, Held, Notice, NoticeKind, REST_WITHIN};
 
 /// Separate responses whose repetitions are acknowledged again.
 const REPEATED_MAX: usize = 256;

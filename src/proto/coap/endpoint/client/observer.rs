@@ -8,6 +8,8 @@
 //! | its repetition meanwhile | nothing; after [`Endpoint::leave_value`] it is a notice again |
 //! | the first of several blocks | acknowledged at once, because the rest must be asked for; the rest is fetched by a request of its own (RFC 7959 §2.6), then a notice |
 //! | the same while the rest of another is fetched | a notice that is partial |
+//! | a notification while the rest of one without an ETag is fetched | that one is partial: which blocks are whose is not known (RFC 7959 §2.4) |
+//! | the rest does not come within [`REST_WITHIN`] | a notice that is partial |
 //! | a response without Observe, or that is an error | a notice; the relation is over |
 //! | Reset, no answer, the session ended, an unknown critical option | a [`Reply`]; the relation is over |
 //!
@@ -21,7 +23,7 @@
 //!
 //! [`Settings::pending_per_peer`]: super::super::Settings::pending_per_peer
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::super::block::SIZE_EXPONENT_MAX;
 use super::super::super::message::{Code, Message, MessageId, Type};
@@ -33,6 +35,8 @@ use super::{
 };
 use crate::message::ContentFormat;
 
+/// The rest of a value has so long to come.
+pub const REST_WITHIN: Duration = Duration::from_secs(300);
 /// Max-Age of a response without one, in seconds (RFC 7252 §5.10.5).
 const MAX_AGE: u32 = 60;
 
@@ -109,12 +113,13 @@ pub(super) struct Asked {
 #[derive(Clone, Debug)]
 pub(super) struct Rest {
     notice: Notice,
+    until: Instant,
 }
 
 impl Requests {
     /// The rest of a value has come, or will not.
     pub(super) fn end_rest(&mut self, rest: Rest, outcome: Outcome) {
-        let Rest { notice } = rest;
+        let Rest { notice, .. } = rest;
         let Some(asked) = self.asks.get_mut(&notice.request) else { return };
         asked.fetch = None;
         if !asked.established {
@@ -125,6 +130,27 @@ impl Requests {
             _ => notice,
         };
         self.notices.push_back(notice);
+    }
+
+    /// When the first rest of a value is late.
+    pub(in super::super) fn rests_deadline(&self) -> Option<Instant> {
+        self.fetches.values().map(|rest| rest.until).min()
+    }
+
+    /// Gives up the rests of values that are late.
+    pub(in super::super) fn end_late_rests(&mut self, now: Instant) {
+        let late = self.fetches.iter().filter(|(_, rest)| rest.until <= now);
+        let late: Vec<RequestId> = late.map(|(request, _)| *request).collect();
+        for request in late {
+            self.end(request, Outcome::Unanswered);
+        }
+    }
+
+    /// The rest of a value of this GET that is fetched, if its blocks are not known by an ETag.
+    fn unmarked_rest(&self, request: RequestId) -> Option<RequestId> {
+        let fetch = self.asks.get(&request)?.fetch?;
+        let gathered = self.bodies.get(&fetch)?.gathered.as_ref()?;
+        gathered.etag.is_none().then_some(fetch)
     }
 
     /// Forgets a GET, and the rest of a value that is fetched for it.
@@ -274,6 +300,8 @@ impl Endpoint {
         }
         if kind != NoticeKind::Notification {
             self.requests.open.remove(&request);
+        } else if let Some(fetch) = self.requests.unmarked_rest(request) {
+            self.requests.end(fetch, Outcome::Unanswered);
         }
         // Nothing more is wanted of it.
         let Some(asked) = self.requests.asks.get_mut(&request) else { return };
@@ -326,7 +354,7 @@ impl Endpoint {
             if let Ok(message_id) = self.send_block(now, fetch, &body) {
                 self.requests.open.insert(fetch, Sent::new(message_id, Kind::Request));
                 self.requests.bodies.insert(fetch, body);
-                self.requests.fetches.insert(fetch, Rest { notice });
+                self.requests.fetches.insert(fetch, Rest { notice, until: now + REST_WITHIN });
                 if let Some(asked) = self.requests.asks.get_mut(&request) {
                     asked.fetch = Some(fetch);
                 }
