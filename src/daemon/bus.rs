@@ -223,7 +223,7 @@ mod tests {
 
     /// Takes messages until the last one; how many came, and how many were missed.
     async fn drain(mut link: LinkRx) -> (u64, u64) {
-        let (mut came, mut missed, mut expected) = (0, 0, None);
+        let (mut came, mut missed, mut expected) = (0, 0, Some(0));
         while expected != Some(MESSAGES) {
             match link.next().await.expect("the router runs") {
                 Some(Notification::Forward(forward)) => {

@@ -44,7 +44,7 @@ use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::outline::Outline;
 use crate::proto::dtls::server::{CertificateIdentity, ListPolicy};
 use crate::southbound::mqtt::admission::{Admission, Admitted, PENDING_MAX};
-use crate::southbound::mqtt::io::{Listener, Stream};
+use crate::southbound::mqtt::io::{Listener, SocketFile, Stream};
 use crate::southbound::mqtt::settings::PlainAddress;
 use crate::southbound::mqtt::tls::{Lists, Material, Verifier, server_config};
 use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source, Verification};
@@ -144,6 +144,10 @@ struct Place {
 struct Outcome {
     is_tried: Cell<bool>,
     trouble: RefCell<Option<String>>,
+    /// Of a Unix socket that is open.
+    file: RefCell<Option<SocketFile>>,
+    /// Notified when it is to be looked at.
+    look: Wake,
 }
 
 /// What the tasks share.
@@ -238,6 +242,11 @@ impl Clients {
         places.retain(|address, place| {
             let stays = wanted.contains(address);
             let fails = place.outcome.trouble.borrow().is_some();
+            if place.outcome.file.borrow().as_ref().is_some_and(|file| !file.is_in_place()) {
+                // It is opened anew now.
+                place.outcome.is_tried.set(false);
+                place.outcome.look.notify_one();
+            }
             if !stays || fails {
                 place.task.abort();
             }
@@ -405,8 +414,30 @@ fn out_of_date(material: &Material, clock: &dyn WallClock) -> Option<String> {
     })
 }
 
-/// Listens on one address, for ever.
+/// Listens on one address, for ever. A Unix socket whose file is gone, or another's, is opened anew.
 async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, standing: watch::Receiver<()>) {
+    loop {
+        let listener = open(&common, &address, &outcome).await;
+        let file = listener.file().cloned();
+        tokio::select! {
+            () = accept(&common, &address, &listener, &standing) => {}
+            () = lost(file, &outcome.look) => {}
+        }
+        log::warn!(listen:% = address; "the file of the MQTT socket was taken away: it is opened anew");
+    }
+}
+
+/// Ends when the file of a Unix socket is not in its place any more.
+async fn lost(file: Option<SocketFile>, look: &Wake) {
+    let Some(file) = file else { return std::future::pending().await };
+    while file.is_in_place() {
+        // It is looked at as often as a reload asks, and every few seconds.
+        let _ = timeout(AGAIN, look.notified()).await;
+    }
+}
+
+/// Opens an address, as often as it takes.
+async fn open(common: &Common, address: &Address, outcome: &Outcome) -> Listener {
     let listener = loop {
         match address.open(&common.store) {
             Ok(listener) => break listener,
@@ -421,18 +452,26 @@ async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, stan
                 if outcome.trouble.replace(Some(why.clone())).as_ref() != Some(&why) {
                     log::error!(listen:% = address, reason = why; "cannot listen for MQTT; it is tried again");
                 }
+                outcome.file.replace(None);
                 outcome.is_tried.set(true);
                 tokio::time::sleep(AGAIN).await;
             }
         }
     };
     *outcome.trouble.borrow_mut() = None;
+    outcome.file.replace(listener.file().cloned());
     outcome.is_tried.set(true);
     let tls = matches!(address, Address::Tls(_));
     match listener.local() {
         Some(local) => log::info!(listen:% = local, tls; "listening for MQTT"),
         None => log::info!(listen:% = address, tls; "listening for MQTT"),
     }
+    listener
+}
+
+/// Takes all that connect.
+async fn accept(common: &Rc<Common>, address: &Address, listener: &Listener, standing: &watch::Receiver<()>) {
+    let tls = matches!(address, Address::Tls(_));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

@@ -70,6 +70,29 @@ fn the_file_of_a_unix_socket_is_the_gateways_while_it_listens_and_no_longer() {
     assert!(path.exists());
 }
 
+#[test]
+fn a_unix_socket_whose_file_is_taken_away_is_opened_anew_and_named_while_it_cannot_be() {
+    let site = on_socket("mqtt-socket-lost");
+    let path = PathBuf::from(socket(&site));
+    let _client = Client::new(&["--unix", &path.display().to_string()], "stays");
+    let clients = || site.daemon.status()["mqtt"]["clients"].as_u64();
+    wait_for("the client", || clients() == Some(1));
+    std::fs::remove_file(&path).expect("it is there");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 0 && std::os::unix::net::UnixStream::connect(&path).is_ok(), "{status} {text}");
+    std::fs::remove_file(&path).expect("it is there");
+    std::fs::write(&path, "mine").expect("a file");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert!(status == 3 && text.contains("what is there is no socket"), "{status} {text}");
+    assert!(site.daemon.command(&["status"]).1.contains("what is there is no socket"));
+    // Without a reload, too.
+    std::fs::remove_file(&path).expect("it is there");
+    wait_for("the socket", || std::os::unix::net::UnixStream::connect(&path).is_ok());
+    std::fs::remove_file(&path).expect("it is there");
+    wait_for("the socket again", || std::os::unix::net::UnixStream::connect(&path).is_ok());
+    assert_eq!(clients(), Some(1), "connections go on");
+}
+
 /// A subscriber of mosquitto's; ended with the test.
 struct Client(Child);
 

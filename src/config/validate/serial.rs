@@ -450,7 +450,10 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     }
     let within = match table.gap {
         Some(gap) => gap.0,
-        None => within(table, !start.is_empty() && checksum.is_none()),
+        None => {
+            let is_cyclic = checksum.is_some_and(|checksum| placement.is_cyclic(checksum));
+            within(table, is_cyclic || !start.is_empty() && checksum.is_none())
+        }
     };
     let skip_first = table.skip_first.unwrap_or(false);
     let label_end = match &table.label_end {
@@ -503,10 +506,10 @@ fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::
     }
 }
 
-/// The default of the longest silence within a frame of known length: of one that only its start
-/// marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits; else 1 s.
-fn within(table: &Serial, is_marked_by_start: bool) -> Duration {
-    if !is_marked_by_start {
+/// The default of the longest silence within a frame of known length: of one that only its start or
+/// a silence marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits; else 1 s.
+fn within(table: &Serial, is_marked: bool) -> Duration {
+    if !is_marked {
         return framing::IDLE;
     }
     let baud = table.baud.unwrap_or(Line::default().baud).max(1);

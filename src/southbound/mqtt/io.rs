@@ -31,16 +31,29 @@ pub enum Listener {
 /// A Unix socket, whose file is removed with it.
 pub struct UnixSocket {
     listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a Unix socket, by which clients find it.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode of the file: one that was put in its place stays.
-    file: (u64, u64),
+    /// Device and inode: one that was put in its place stays.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// Whether it is where clients look for it.
+    pub fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|there| there == self.identity)
+    }
 }
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|there| there == self.file) {
+        if self.file.is_in_place() {
             // One that stays is replaced by the next listener.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(&self.file.path);
         }
     }
 }
@@ -110,10 +123,19 @@ impl Listener {
                 clear(path)?;
                 let listener = UnixListener::bind(path)?;
                 // From here on its file is removed if anything fails.
-                let socket = UnixSocket { listener, path: path.clone(), file: identity(path)? };
+                let file = SocketFile { path: path.clone(), identity: identity(path)? };
+                let socket = UnixSocket { listener, file };
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
                 Ok(Listener::Unix(socket))
             }
+        }
+    }
+
+    /// The file of a Unix socket.
+    pub fn file(&self) -> Option<&SocketFile> {
+        match self {
+            Listener::Tcp(_) => None,
+            Listener::Unix(socket) => Some(&socket.file),
         }
     }
 

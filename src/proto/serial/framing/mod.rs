@@ -19,6 +19,11 @@
 //! only if the next one begins behind it, or nothing comes for [`SETTLE`]. A silence of
 //! [`Settings::within`] ends such a frame: what follows it begins another one.
 //!
+//! Checksums that are right for every rotation of a message ([`Placement::is_cyclic`]) tell nothing
+//! of where one begins. With them a frame of known length begins behind a silence of
+//! [`Settings::within`]: when the port was opened, and after a bad frame; one of a fixed size with
+//! a start is found again as one without a checksum.
+//!
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
 //!
@@ -279,6 +284,8 @@ pub struct Decoder {
     /// these are the beginning of the next frame.
     spare: Vec<u8>,
     last_bad: Option<(Bad, Vec<u8>)>,
+    /// A frame begins only behind a silence.
+    awaits_silence: bool,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
 }
@@ -296,7 +303,7 @@ impl Decoder {
             Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
             Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), settings.silence),
         };
-        Decoder {
+        let mut decoder = Decoder {
             scanner,
             checksum: settings.checksum,
             placement: settings.placement,
@@ -314,15 +321,46 @@ impl Decoder {
             kept: Vec::new(),
             spare: Vec::new(),
             last_bad: None,
+            awaits_silence: false,
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
-        }
+        };
+        decoder.begin(now);
+        decoder
     }
 
     /// The port was reopened: an incomplete frame is dropped.
     pub fn reopen(&mut self, now: Instant) {
         self.clear();
+        self.begin(now);
+    }
+
+    /// What comes first may be the rest of a frame.
+    fn begin(&mut self, now: Instant) {
         self.opened_at = Some(now);
+        if self.needs_silence() {
+            (self.awaits_silence, self.last_byte_at) = (true, Some(now));
+        }
+    }
+
+    /// Whether a wrong place for the begin of a frame could pass for ever.
+    fn is_cyclic(&self) -> bool {
+        self.checksum.is_some_and(|checksum| self.placement.is_cyclic(checksum))
+    }
+
+    /// Whether only a silence tells where a frame begins.
+    fn needs_silence(&self) -> bool {
+        let has_start = !self.start.is_empty();
+        match self.scanner {
+            Scanner::Fixed(_) => self.is_cyclic() && !has_start,
+            Scanner::Length(_) => self.is_cyclic(),
+            _ => false,
+        }
+    }
+
+    /// Whether a frame with a start counts only if the next one begins behind it.
+    fn counts_by_next(&self) -> bool {
+        self.checksum.is_none() || self.is_cyclic()
     }
 
     /// The port was closed: nobody knows whether a frame that only a pause ends was complete,
@@ -344,6 +382,7 @@ impl Decoder {
         let held = self.interleaved.as_mut().map_or(0, interleaved::Filter::clear);
         self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
+        self.awaits_silence = false;
         self.kept.clear();
         self.spare.clear();
     }
@@ -367,6 +406,16 @@ impl Decoder {
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) {
         if bytes.is_empty() {
             return;
+        }
+        if self.awaits_silence {
+            let silence = self.last_byte_at.map(|at| now.saturating_duration_since(at));
+            if silence.is_none_or(|silence| silence < self.pause.unwrap_or_default()) {
+                self.counters.bytes += bytes.len() as u64;
+                self.counters.dropped += bytes.len() as u64;
+                self.last_byte_at = Some(now);
+                return;
+            }
+            (self.awaits_silence, self.skipping, self.opened_at) = (false, false, None);
         }
         // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
@@ -454,7 +503,7 @@ impl Decoder {
         let is_whole = size == length::Size::Known(self.buffer.bytes.len());
         is_whole
             && !self.start.is_empty()
-            && self.checksum.is_none()
+            && self.counts_by_next()
             && self.buffer.bytes.starts_with(&self.start)
     }
 
@@ -648,7 +697,7 @@ impl Decoder {
     /// `last`: nothing more comes for now.
     fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
         if let Scanner::Fixed(size) = self.scanner
-            && self.checksum.is_none()
+            && self.counts_by_next()
             && (1..size).contains(&self.start.len())
             && size <= self.buffer.max
         {
@@ -660,6 +709,11 @@ impl Decoder {
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if lost && !last && self.needs_silence() {
+                self.counters.dropped += rest.len() as u64;
+                (at, self.awaits_silence) = (self.buffer.bytes.len(), true);
+                break;
+            }
             let known = rest.len().min(self.start.len());
             if rest[..known] != self.start[..known] {
                 if !std::mem::replace(&mut lost, true) {
@@ -697,7 +751,7 @@ impl Decoder {
             };
             let Some(frame) = rest.get(..size) else { break };
             let behind = &rest[size..];
-            if self.checksum.is_none() && !self.start.is_empty() {
+            if self.counts_by_next() && !self.start.is_empty() {
                 let known = behind.len().min(self.start.len());
                 if behind[..known] != self.start[..known] {
                     // A byte of it is missing: the next one began earlier.
@@ -754,9 +808,23 @@ impl Decoder {
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
             match fixed::look(rest, &self.start, size, last) {
                 fixed::Found::Frame => {
-                    self.skipping = false;
-                    self.counters.good += 1;
-                    sink(rest.get(self.start.len()..size).unwrap_or_default());
+                    let frame = rest.get(..size).unwrap_or_default();
+                    let body = match self.checksum {
+                        Some(checksum) => self.placement.strip(checksum, frame),
+                        None => Some(frame),
+                    };
+                    match body.filter(|_| !self.is_blank(frame)) {
+                        Some(body) => {
+                            self.skipping = false;
+                            self.counters.good += 1;
+                            sink(body.get(self.start.len()..).unwrap_or_default());
+                        }
+                        None => {
+                            self.last_bad = Some((Bad::Checksum, rest[..rest.len().min(SHOWN_MAX)].to_vec()));
+                            self.counters.count(Bad::Checksum);
+                            self.counters.dropped += size as u64;
+                        }
+                    }
                     at += size;
                 }
                 fixed::Found::Skip(count) => {

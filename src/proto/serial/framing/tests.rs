@@ -769,3 +769,70 @@ fn zeros_and_ff_of_a_cut_line_are_no_message_although_many_checksums_of_them_are
         }
     }
 }
+
+#[test]
+fn a_lost_byte_never_shifts_frames_whose_checksum_is_right_for_every_rotation() {
+    let within = WITHIN;
+    for checksum in [Checksum::Xor, Checksum::SumNegated] {
+        let fixed = settings(Framing::Fixed(9), Some(checksum));
+        let length = settings(header(Width::One, false, 1, 1), Some(checksum));
+        let cases = [
+            (Settings { within, ..fixed.clone() }, b"\x01\x02\x03\x04\x05\x06\x07\x08".to_vec()),
+            (Settings { within, start: vec![0xAA], ..fixed }, b"\xAA\x02\xAA\x04\x05\xAA\x07\x08".to_vec()),
+            (Settings { within, ..length.clone() }, b"\x01\x06\x11\x23\x45\x06\x9A\xBC".to_vec()),
+            (Settings { within, start: vec![0x06], ..length }, b"\x06\x06\x31\x52\x06\x97\x2B\xE4".to_vec()),
+        ];
+        for (settings, body) in cases {
+            let mut message = body.clone();
+            settings.placement.append(checksum, &mut message);
+            // A message of a second, of half of one, and of 200 ms; and the byte that is lost.
+            for (every, lost) in [(1_000, 0), (500, 4), (200, 8), (200, 1)] {
+                let (mut decoder, mut now) = opened(&settings);
+                let mut frames = Vec::new();
+                for number in 0..20 {
+                    let mut bytes = message.clone();
+                    if number == 5 {
+                        bytes.remove(lost);
+                    }
+                    for byte in bytes {
+                        frames.extend(take(&mut decoder, now, &[byte]));
+                        now += Duration::from_millis(1);
+                    }
+                    let silent = now + Duration::from_millis(every);
+                    while decoder.poll_timeout().is_some_and(|at| at <= silent) {
+                        let at = decoder.poll_timeout().unwrap_or(silent);
+                        frames.extend(pause(&mut decoder, at));
+                    }
+                    now = silent;
+                }
+                let right = frames.iter().filter(|frame| body.ends_with(frame)).count();
+                let case = format!("{checksum:?} {:?} {every} {lost}", settings.framing);
+                assert_eq!(right, frames.len(), "{case}");
+                assert!((18..20).contains(&right), "{right} {case}");
+            }
+            // Without a silence nothing tells where one begins, unless a start does.
+            let (mut decoder, now) = opened(&settings);
+            let mut bytes = message.repeat(100);
+            bytes.remove(14);
+            let frames = take(&mut decoder, now, &bytes);
+            assert!(
+                frames.iter().all(|frame| body.ends_with(frame)),
+                "{checksum:?} {:?} {frames:x?}",
+                settings.framing
+            );
+            assert!(decoder.counters().bad > 0 && !frames.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_opened_within_a_message_waits_for_a_silence_where_a_rotation_would_pass() {
+    let fixed = settings(Framing::Fixed(4), Some(Checksum::Xor));
+    let settings = Settings { within: WITHIN, ..fixed };
+    let start = Instant::now();
+    let mut decoder = Decoder::new(&settings, start);
+    let now = start + Duration::from_millis(20);
+    // The end of a message, and two more.
+    assert!(take(&mut decoder, now, b"\x03\x00\x01\x02\x03\x00\x01\x02\x03\x00").is_empty());
+    assert_eq!(take(&mut decoder, now + WITHIN, b"\x01\x02\x03\x00"), [b"\x01\x02\x03"]);
+}
