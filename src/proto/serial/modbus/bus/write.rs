@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::doubt::Trust;
+use super::super::fault::Failure;
 use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
 use super::super::unit::{Purpose, Unit};
@@ -399,7 +400,9 @@ impl Bus {
         {
             let is_first = unit.failures == 0;
             unit.write_lost(now, &exchange.request, exchange.asked);
-            if self.medium == Medium::Header && !exchange.is_displaced {
+            let failure = exchange.gateway.map_or(Failure::Silent, Failure::Gateway);
+            let is_open = self.medium.gives_up(failure) && (self.medium == Medium::Header || !came);
+            if is_open && !exchange.is_displaced {
                 self.relay.gave_up(now, exchange.asked + unit.rest(), is_first);
             }
             self.relay.lost(is_first, exchange.is_displaced);
