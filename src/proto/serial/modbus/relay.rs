@@ -116,8 +116,8 @@ impl Relay {
         self.closed = before.closed;
     }
 
-    /// A gateway gave the present request up, or nobody knows what it does: its
-    /// answer may come until then. That of a unit that is dead, too; `is_live`: it is none.
+    /// A gateway gave the present request up, or nobody knows what it does: its answer may come
+    /// until then. That of a unit that is dead, too; `is_live`: it is none.
     pub(super) fn gave_up(&mut self, now: Instant, until: Instant, is_live: bool) {
         if let Some(Asked { unit, request }) = &self.present {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
@@ -373,7 +373,10 @@ mod tests {
         assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)), Trust::Sure);
         let mut relay = doubtful();
         relay.asked(Instant::now(), 2, &read(9, 5));
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)), Trust::Doubtful);
+        assert_eq!(
+            relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)),
+            Trust::Doubtful
+        );
         relay.asked(Instant::now(), 2, &read(9, 5));
         assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)), Trust::Alike);
     }

@@ -8,12 +8,12 @@
 //!
 //! Some gateways put the number and the unit of the present request on what comes then, and from
 //! then on they are one answer late. Over Modbus TCP without numbers, and where frames of a line
-//! come through the network, the unit alone is enough for that. When it comes, nobody knows: it can be before a read is sent, or between a
-//! read and its repetition. So as long as it may come, what the values show is no proof that it has
-//! not, and a read that is sent twice is not sure. But of the answers to one read that is repeated
-//! one at most is another's: two that are the same are right, and of three each value is that has
-//! another one near it ([`middle`]). Where several may come, as many more must be the same, or
-//! twice as many more come.
+//! come through the network, the unit alone is enough for that. When it comes, nobody knows: it can
+//! be before a read is sent, or between a read and its repetition. So as long as it may come, what
+//! the values show is no proof that it has not, and a read that is sent twice is not sure. But of
+//! the answers to one read that is repeated one at most is another's: two that are the same are
+//! right, and of three values the middle one is, if it has another one near it ([`middle`]). Where
+//! several may come, as many more must be the same, or twice as many more come.
 //!
 //! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
 //! shape that nothing has that may still come.
@@ -167,8 +167,8 @@ impl Stragglers {
 
 /// Of several values of one register, of which less than half are another's, the middle one, if
 /// more than half are near to each other. One of these is its own then, and the middle one is among
-/// them. If they are not, its own values jump, and another's may lie between them. What is no number
-/// must be the same.
+/// them. If they are not, its own values jump, and another's may lie between them. What is no
+/// number must be the same in more than half.
 pub(super) fn middle(mut values: Vec<Option<Value>>) -> Option<Value> {
     let number = |value: &Option<Value>| value.as_ref().and_then(Value::number);
     let others = values.len() / 2;
@@ -292,7 +292,10 @@ mod tests {
         let signed = [-95, 48, 95].map(|value| Some(Value::Signed(value)));
         assert_eq!(middle(signed.to_vec()), None);
         // Of five, two may be others'.
-        assert_eq!(middle([5, 5, 230, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()), Some(Value::Unsigned(230)));
+        assert_eq!(
+            middle([5, 5, 230, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()),
+            Some(Value::Unsigned(230))
+        );
         assert_eq!(middle([5, 5, 1, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()), None);
         let texts = ["on", "on", "off", "alarm", "no"].map(|text| Some(Value::Text(text.to_owned())));
         assert_eq!(middle(texts.to_vec()), None);

@@ -13,8 +13,9 @@
 //!   second one: neither keeps the other from the line.
 //! * A write is not sent before the unit's answers are in step ([`Unit::is_sure`]): a late answer
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
-//! * A gateway of Modbus TCP may put the number of a request on the answer to the one before, and
-//!   nothing shows it. So there the rest of a register is read until it was the same four times.
+//! * A gateway in the network may put the number and the unit of a request on the answer to the one
+//!   before, and nothing shows it. So there the rest of a register is read until it was the same
+//!   four times.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -309,7 +310,7 @@ impl Bus {
             unit.note_awaited(self.relay.awaits(now));
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
-        let is_numbered = self.medium == Medium::Header;
+        let is_gateway = self.medium != Medium::Line;
         let Some(writing) = &mut self.writes.present else { return };
         if trust == Trust::Doubtful && exchange.request.function() <= 4 {
             // The read is sent again: what came may be the answer to an earlier one.
@@ -327,7 +328,7 @@ impl Bus {
                 writing.read += 1;
                 writing.alike = if is_same { writing.alike + 1 } else { 1 };
                 writing.before = data.to_vec();
-                if writing.alike >= READS.0 || !is_numbered {
+                if writing.alike >= READS.0 || !is_gateway {
                     writing.go(Step::Write, now);
                 } else if writing.read >= READS.1 {
                     let why = "the rest of the register is another each time it is read";

@@ -216,8 +216,7 @@ impl Unit {
         let is_learning = self.trying.is_some() || !self.pause.is_zero() || self.trial.is_some();
         let (failures, timeout) = (if is_rested { self.failures } else { 0 }, self.settings.timeout);
         let may = self.patience.may_sleep(failures, since(self.ended_at), timeout);
-        // Where a gateway says that it does not answer, two requests would be answered one after the
-        // other.
+        // A gateway that says that it does not answer would answer both requests.
         let is_of_gateway = matches!(self.failing, Some(Failure::Gateway(_)));
         may && !self.is_numbered && !is_slow && !is_learning && !is_of_gateway
     }
