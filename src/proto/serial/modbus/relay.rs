@@ -336,7 +336,7 @@ mod tests {
     /// Asks, and is answered.
     fn ask(relay: &mut Relay, unit: u8, address: u16, quantity: u16, answer: &[u8]) -> Trust {
         relay.asked(Instant::now(), unit, &read(address, quantity));
-        relay.answered(Instant::now(), Answer::Data(answer, false))
+        relay.answered(Instant::now(), Answer::Data(answer), false)
     }
 
     #[test]
@@ -370,15 +370,15 @@ mod tests {
         assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 7]), Trust::Sure);
         let mut relay = doubtful();
         relay.asked(Instant::now(), 2, &Request::read(Table::Input, 0, 1).unwrap());
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)), Trust::Sure);
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false), Trust::Sure);
         let mut relay = doubtful();
         relay.asked(Instant::now(), 2, &read(9, 5));
         assert_eq!(
-            relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)),
+            relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false),
             Trust::Doubtful
         );
         relay.asked(Instant::now(), 2, &read(9, 5));
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY, false)), Trust::Alike);
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false), Trust::Alike);
     }
 
     #[test]
@@ -465,7 +465,7 @@ mod tests {
         for _ in 0..9 {
             assert_eq!(relay.displaced, 0);
             relay.asked(Instant::now(), 1, &read(0, 1));
-            relay.answered(Instant::now(), Answer::Data(&[0, 1], false));
+            relay.answered(Instant::now(), Answer::Data(&[0, 1]), false);
             relay.asked(Instant::now(), 2, &read(0, 1));
             relay.lost(false, true);
             // In time again, and own.
