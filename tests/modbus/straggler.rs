@@ -1,5 +1,6 @@
-//! Gateways of Modbus TCP whose line brings an answer after they gave it up: they put it on the
-//! next request, and are one answer late from then on.
+//! Gateways whose line brings an answer after they gave it up: they put it on the next request, and
+//! are one answer late from then on. They speak Modbus TCP, with or without transaction
+//! identifiers, or RTU over TCP.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tombolo::proto::serial::modbus::Bus;
-use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::settings::Unit;
 use tombolo::proto::serial::modbus::write::{Job, Written};
 use tombolo::splitmix::SplitMix64;
@@ -28,6 +29,8 @@ enum Values {
     Some,
     Slow,
     Always,
+    /// Of some registers they jump from one end to the other, and those of others lie between.
+    Jumping,
 }
 
 impl Values {
@@ -39,6 +42,17 @@ impl Values {
             Values::Some => ms / 2_000 % 128,
             Values::Slow => ms / 1_500 % 128,
             Values::Always => u128::from(count % 128),
+            Values::Jumping => {
+                let is_second = u16::from(address == 40);
+                let (unit, dice) = (u16::from(unit), SplitMix64::new(count.into()).next_u64());
+                let some = u16::try_from(dice % 4).unwrap();
+                let level = match (unit + is_second) % 2 {
+                    0 => 1_000 + 300 * unit + some,
+                    _ if dice / 4 % 2 == 0 => 10 * unit + some,
+                    _ => 3_500 + 100 * unit + some,
+                };
+                return level << 4 | unit << 1 | is_second;
+            }
         };
         u16::from(unit) << 13 | (address & 0x3f) << 7 | u16::try_from(low).unwrap()
     }
@@ -59,6 +73,15 @@ enum Buffer {
     /// Kept, and from a moment on with so many answers of register 30 of the third unit before all
     /// others, of which nobody was told.
     Filled(usize),
+}
+
+/// What the gateway does in place of an answer that has not come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Missing {
+    Exception(u8),
+    Silence,
+    /// It closes the connection.
+    Closing,
 }
 
 #[derive(Default)]
@@ -88,8 +111,19 @@ impl Line {
     }
 }
 
-/// A gateway whose units take as long as this says, or do not answer at all.
+/// A gateway of Modbus TCP whose units take as long as this says, or do not answer at all.
 fn gateway(
+    units: Vec<Unit>,
+    values: Values,
+    buffer: Buffer,
+    takes: impl FnMut(Duration, u8) -> Option<Duration> + 'static,
+) -> World {
+    gateway_at((Medium::Header, Missing::Exception(11)), units, values, buffer, takes)
+}
+
+/// The same, reached in this way.
+fn gateway_at(
+    (medium, missing): (Medium, Missing),
     units: Vec<Unit>,
     values: Values,
     buffer: Buffer,
@@ -100,7 +134,10 @@ fn gateway(
     whole.timeout = units[0].timeout;
     let mut world = World::new(whole.clone());
     world.bus = Bus::new(whole, world.now, 7);
-    world.bus.answers_are_numbered();
+    match medium {
+        Medium::Header => world.bus.answers_are_numbered(),
+        _ => world.bus.is_behind(medium),
+    }
     world.bus.line_up(world.now);
     let line = Rc::new(RefCell::new((Line::default(), takes)));
     for address in addresses {
@@ -134,7 +171,11 @@ fn gateway(
                     let (at, pdu) = line.coming.remove(0);
                     vec![(at.saturating_sub(now).max(ms(5)), named(&pdu))]
                 }
-                _ => vec![(PATIENCE, named(&[body[1] | 0x80, 11]))],
+                _ => match missing {
+                    Missing::Exception(code) => vec![(PATIENCE, named(&[body[1] | 0x80, code]))],
+                    Missing::Silence => Vec::new(),
+                    Missing::Closing => vec![(PATIENCE, Vec::new())],
+                },
             }
         });
     }
@@ -193,6 +234,145 @@ fn an_answer_that_comes_after_the_gateway_gave_it_up_makes_no_reading_false() {
             }
         }
     }
+}
+
+const GATEWAYS: [Medium; 3] = [Medium::Header, Medium::Network, Medium::Unnumbered];
+
+/// The ways in which nothing says which request an answer is for.
+const UNNUMBERED: [(Medium, Missing); 5] = [
+    (Medium::Network, Missing::Exception(11)),
+    (Medium::Network, Missing::Silence),
+    (Medium::Network, Missing::Closing),
+    (Medium::Unnumbered, Missing::Exception(10)),
+    (Medium::Line, Missing::Exception(11)),
+];
+
+#[test]
+fn nor_does_it_where_nothing_says_which_request_an_answer_is_for() {
+    let mut bad = Vec::new();
+    for way in UNNUMBERED {
+        for maps in [EQUAL, LONE, MIXED] {
+            for values in VALUES {
+                for late in [205, 230, 300, 500, 900, 3_000] {
+                    for unit in 1..=3 {
+                        let what = format!("{way:?} {maps:?} {values:?}, unit {unit}, {late} ms");
+                        let from = 20 * SECOND + ms(37 * late % 1_000);
+                        let takes = once(unit, from, ms(late), quick);
+                        let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
+                        world.run(90 * SECOND);
+                        let (_, wrong) = judged(&world, &[1, 2, 3]);
+                        let least = (0..3).map(|unit| world.readings(unit).len()).min().unwrap();
+                        if !wrong.is_empty() || least < 70 {
+                            bad.push((what, least, wrong.len(), wrong.into_iter().next()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
+}
+
+#[test]
+fn what_comes_after_a_connection_was_closed_for_long_makes_no_reading_false() {
+    let mut bad = Vec::new();
+    for (medium, values) in GATEWAYS.into_iter().flat_map(|medium| VALUES.map(|values| (medium, values))) {
+        // It is closed for ten seconds.
+        for late in [300, 5_000, 10_500, 11_000, 12_000, 13_000, 15_000] {
+            for unit in 1..=3 {
+                let way = (medium, Missing::Closing);
+                let takes = once(unit, 20 * SECOND + ms(7 * late % 1_000), ms(late), quick);
+                let mut world = gateway_at(way, map(&EQUAL), values, Buffer::Kept, takes);
+                world.closed_for = 10 * SECOND;
+                world.run(90 * SECOND);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                if !wrong.is_empty() || count < 3 * 60 {
+                    bad.push((way, values, unit, late, count, wrong.len()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {bad:?}", bad.len());
+}
+
+#[test]
+fn a_dead_unit_that_answers_late_once_makes_no_reading_false_where_answers_have_no_number() {
+    let mut bad = Vec::new();
+    for way in UNNUMBERED {
+        for maps in [[&[2, 40][..], &[2, 40], &[2, 40], &[2, 40]], [&[2, 40], &[4, 5], &[1, 20, 50], &[2]]] {
+            for values in VALUES {
+                for late in [230, 500, 1_600, 5_500] {
+                    let what = format!("{way:?} {maps:?} {values:?}, {late} ms");
+                    let usual = |unit| (unit != 4).then_some(ms(20));
+                    let takes = once(4, 30 * SECOND, ms(late), usual);
+                    let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
+                    world.run(3 * MINUTE);
+                    let (_, wrong) = judged(&world, &[1, 2, 3, 4]);
+                    let least = (0..3).map(|unit| world.readings(unit).len()).min().unwrap();
+                    if !wrong.is_empty() || least < 140 {
+                        bad.push((what, least, wrong.len(), wrong.into_iter().next()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
+}
+
+#[test]
+fn a_dead_unit_behind_a_gateway_without_numbers_costs_the_others_few_readings() {
+    for way in UNNUMBERED {
+        for values in VALUES {
+            let takes = |_, unit| (unit != 4).then_some(ms(20));
+            let maps: [&[u16]; 4] = [&[2, 40], &[2, 40], &[2, 40], &[2, 40]];
+            let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
+            world.run(5 * MINUTE);
+            let counts = [0, 1, 2].map(|unit| world.readings(unit).len());
+            assert!(counts.iter().all(|count| *count > 275), "{way:?} {values:?}: {counts:?}");
+        }
+    }
+}
+
+/// So many values came of the first three units, and these are others'.
+fn judged_jumping(world: &World) -> (usize, Vec<(Duration, usize, String)>) {
+    let (mut count, mut wrong) = (0, Vec::new());
+    for unit in 0..3 {
+        for (at, payload) in world.readings(unit) {
+            let values: BTreeMap<String, u16> = serde_json::from_str(&payload).unwrap();
+            count += values.len();
+            let is_right = |(name, value): (&String, &u16)| {
+                value & 15 == (2 * unit as u16 + 2) | u16::from(name == "r40")
+            };
+            if !values.iter().all(is_right) {
+                wrong.push((at, unit, payload));
+            }
+        }
+    }
+    (count, wrong)
+}
+
+#[test]
+fn of_values_that_jump_none_of_another_register_between_them_is_taken() {
+    let mut bad = Vec::new();
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[0], UNNUMBERED[3]] {
+        for late in LATE {
+            for unit in 1..=3 {
+                let takes = once(unit, 20 * SECOND + ms(37 * late % 1_000), ms(late), quick);
+                // Values that always jump never show that it is late.
+                let buffer = Buffer::ClearedFrom(25 * SECOND);
+                let mut world = gateway_at(way, map(&EQUAL), Values::Jumping, buffer, takes);
+                world.run(90 * SECOND);
+                let (count, wrong) = judged_jumping(&world);
+                if !wrong.is_empty() || count < 400 {
+                    bad.push((way, unit, late, count, wrong));
+                }
+                for unit in 0..3 {
+                    assert_eq!(world.bus.state(unit), Some(State::Up), "{way:?} {late} {unit}");
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {bad:#?}", bad.len());
 }
 
 #[test]
@@ -311,11 +491,13 @@ fn units_that_are_dead_and_answer_late_now_and_then_make_no_reading_false() {
 
 #[test]
 fn a_part_of_a_register_is_written_without_harm_to_the_rest_behind_a_gateway_that_is_up_to_three_late() {
-    for late in 0..=3 {
+    let exception = |medium| (medium, Missing::Exception(11));
+    for (late, medium) in (0..=3).flat_map(|late| GATEWAYS.map(|medium| (late, medium))) {
         for values in VALUES {
-            let what = format!("{late} late, {values:?}");
+            let what = format!("{late} late, {values:?}, {medium:?}");
             let units: Vec<Unit> = map(&[&[2, 30], &[2, 30], &[2, 30]]);
-            let mut world = gateway(units, values, Buffer::Filled(late), |_, unit| quick(unit));
+            let buffer = Buffer::Filled(late);
+            let mut world = gateway_at(exception(medium), units, values, buffer, |_, unit| quick(unit));
             world.run(30 * SECOND);
             let mut outcomes = Vec::new();
             for number in 0..10 {

@@ -61,7 +61,7 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 /// What a unit does with a request's body: bytes to send, each so long after the request was heard.
-/// No bytes stand for the closing of the connection; it is open again 200 ms later.
+/// No bytes stand for the closing of the connection; it is open again 200 ms later, or as set.
 pub type Behaviour = Box<dyn FnMut(&[u8]) -> Vec<(Duration, Vec<u8>)>>;
 
 /// Answers like a meter whose registers hold their own address: after 5 ms.
@@ -107,6 +107,8 @@ pub struct World {
     counts: BTreeMap<u8, usize>,
     elapsed: Rc<Cell<Duration>>,
     is_closed: bool,
+    /// So long the connection stays closed.
+    pub closed_for: Duration,
 }
 
 impl World {
@@ -127,6 +129,7 @@ impl World {
             counts: BTreeMap::new(),
             elapsed: Rc::default(),
             is_closed: false,
+            closed_for: ms(200),
         };
         addresses.into_iter().for_each(|address| world.behave(address, meter));
         world.bus.line_up(now);
@@ -200,7 +203,7 @@ impl World {
             self.bus.line_down(self.now);
             self.on_the_way.clear();
             self.busy.clear();
-            self.put(self.now + ms(200), Vec::new());
+            self.put(self.now + self.closed_for, Vec::new());
         } else {
             self.bus.line_up(self.now);
         }

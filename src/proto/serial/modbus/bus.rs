@@ -397,6 +397,7 @@ impl Bus {
         if self.medium != Medium::Header || self.answered_at.is_none() {
             self.relay.opened();
         }
+        self.relay.resumed(now);
         self.receiver.clear();
         self.quiet_at = now + self.gap().max(std::mem::take(&mut self.still));
         self.used_at = now;
@@ -423,6 +424,7 @@ impl Bus {
         }
         if !matches!(self.line, Line::Down) {
             self.units.iter_mut().for_each(|unit| unit.closed(now));
+            self.relay.closed(now);
         }
         self.line = Line::Down;
         self.current = None;
@@ -633,7 +635,7 @@ impl Bus {
         self.quiet_at = self.quiet_at.max(quiet);
         self.receiver.push(bytes);
         let (units, events, strangers) = (&mut self.units, &mut self.events, &mut self.strangers);
-        let (rival, rivals) = (&mut self.rival, &mut self.rivals);
+        let (rival, rivals, relay) = (&mut self.rival, &mut self.rivals, &mut self.relay);
         self.receiver.overhear(|frame| {
             if frame.is_request {
                 *rivals += 1;
@@ -646,6 +648,7 @@ impl Bus {
                 left_over(now, frame.unit, units);
             } else if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == frame.unit) {
                 unit.late_by_itself();
+                relay.came_late(frame.unit, frame.pdu);
             }
         });
     }
@@ -779,7 +782,8 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
-        let trust = self.relay.answered(now, answer);
+        let is_behind = self.units.get(exchange.unit).is_some_and(Unit::is_behind);
+        let trust = self.relay.answered(now, answer, is_behind);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
         }
@@ -802,7 +806,7 @@ impl Bus {
         let was_behind = unit.is_behind();
         unit.note_awaited(self.relay.awaits(now));
         let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
-        if self.medium == Medium::Header && !was_behind && unit.is_behind() {
+        if self.medium != Medium::Line && !was_behind && unit.is_behind() {
             // A gateway that is late with one unit is so with all.
             self.relay.suspect();
         }
@@ -928,15 +932,13 @@ impl Bus {
             is_displaced: exchange.is_displaced,
             is_behind: self.relay.is_displaced(),
         };
-        // One who numbers answers may put the number of the next request on that which is late.
-        let is_gateway = matches!(failure, Failure::Gateway(_)) && self.medium != Medium::Header;
-        let is_there = failure == Failure::Intruded || is_gateway || lost.is_answer;
+        let is_there = failure == Failure::Intruded || lost.is_answer;
         let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
-        if self.medium == Medium::Header && is_in_place {
-            self.relay.suspect();
-        } else if self.medium == Medium::Header {
+        match self.medium.gives_up(failure) && (self.medium == Medium::Header || !is_there) {
+            true if is_in_place => self.relay.suspect(),
             // That of a unit which is dead may come, too.
-            self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0);
+            true => self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0),
+            false => {}
         }
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
         match failure {

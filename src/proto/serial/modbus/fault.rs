@@ -43,6 +43,14 @@ pub enum Medium {
     Unnumbered,
 }
 
+impl Medium {
+    /// Whether a gateway may have given up what failed so, and still hand on the answer in place of
+    /// another one: each that is not the line itself may; and one that says so, wherever it is.
+    pub(super) fn gives_up(self, failure: Failure) -> bool {
+        self != Medium::Line || matches!(failure, Failure::Gateway(_))
+    }
+}
+
 /// How a unit fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {

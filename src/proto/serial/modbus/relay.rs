@@ -19,8 +19,9 @@
 //! process may have asked before.
 //!
 //! With one unit on the line all this is known of the unit itself, and nothing is done here. But
-//! what a gateway of Modbus TCP gave up ([`Stragglers`]) is known of the line: as long as it may
-//! come, nothing ends a doubt.
+//! what a gateway gave up ([`Stragglers`]) is known of the line: as long as it may come, nothing
+//! ends a doubt. While answers are named as one request late, each read is sent twice: an answer
+//! whose length says that it is not that to the request before may be an earlier one's.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -73,6 +74,8 @@ pub(super) struct Relay {
     is_again: bool,
     /// What a gateway gave up.
     stragglers: Stragglers,
+    /// When the port was closed.
+    closed: Option<Instant>,
     /// What the answers to the present read show of that.
     verdict: Option<Verdict>,
 }
@@ -81,6 +84,18 @@ impl Relay {
     /// The line has several units, and answers do not say which request they answer.
     pub(super) fn set_shared(&mut self, is_shared: bool) {
         *self = Relay { is_shared, ..Relay::default() };
+    }
+
+    /// The port was closed. A gateway keeps what comes meanwhile.
+    pub(super) fn closed(&mut self, now: Instant) {
+        self.closed = self.closed.or(Some(now));
+    }
+
+    /// The port is open again: what a gateway gave up may come as long after that as before.
+    pub(super) fn resumed(&mut self, now: Instant) {
+        if let Some(closed) = self.closed.take() {
+            self.stragglers.suspend(now, now.saturating_duration_since(closed));
+        }
     }
 
     /// The port was opened: nobody knows what was asked before.
@@ -98,10 +113,11 @@ impl Relay {
             (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
         self.stragglers.adopt(&before.stragglers);
+        self.closed = before.closed;
     }
 
-    /// A gateway of Modbus TCP gave the present request up, or nobody knows what it does: its
-    /// answer may come until then. That of a unit that is dead, too; `is_live`: it is none.
+    /// A gateway gave the present request up, or nobody knows what it does: its answer may come
+    /// until then. That of a unit that is dead, too; `is_live`: it is none.
     pub(super) fn gave_up(&mut self, now: Instant, until: Instant, is_live: bool) {
         if let Some(Asked { unit, request }) = &self.present {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
@@ -189,8 +205,10 @@ impl Relay {
         }
     }
 
-    /// The present request was answered: whether that can be the answer to another one.
-    pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
+    /// The present request was answered: whether that can be the answer to another one. `is_named`:
+    /// its unit's answers come one request late.
+    pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>, is_named: bool) -> Trust {
+        let is_named = self.is_shared && (is_named || self.is_behind());
         self.verdict = match (answer, &self.present) {
             (Answer::Data(data), Some(present)) => {
                 // Of one unit alone nothing tells when it is over but the time.
@@ -202,7 +220,10 @@ impl Relay {
             }
             _ => None,
         };
-        let trust = self.by_order(now, answer);
+        let trust = match self.by_order(now, answer) {
+            Trust::Sure if is_named && self.times == 1 && self.verdict.is_some() => Trust::Doubtful,
+            trust => trust,
+        };
         match self.verdict {
             Some(Verdict::Again) => Trust::Doubtful,
             Some(Verdict::Right | Verdict::Most) => trust.and(Trust::Alike),
@@ -315,7 +336,7 @@ mod tests {
     /// Asks, and is answered.
     fn ask(relay: &mut Relay, unit: u8, address: u16, quantity: u16, answer: &[u8]) -> Trust {
         relay.asked(Instant::now(), unit, &read(address, quantity));
-        relay.answered(Instant::now(), Answer::Data(answer))
+        relay.answered(Instant::now(), Answer::Data(answer), false)
     }
 
     #[test]
@@ -349,12 +370,15 @@ mod tests {
         assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 7]), Trust::Sure);
         let mut relay = doubtful();
         relay.asked(Instant::now(), 2, &Request::read(Table::Input, 0, 1).unwrap());
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Sure);
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false), Trust::Sure);
         let mut relay = doubtful();
         relay.asked(Instant::now(), 2, &read(9, 5));
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Doubtful);
+        assert_eq!(
+            relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false),
+            Trust::Doubtful
+        );
         relay.asked(Instant::now(), 2, &read(9, 5));
-        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY)), Trust::Alike);
+        assert_eq!(relay.answered(Instant::now(), Answer::Exception(Exception::BUSY), false), Trust::Alike);
     }
 
     #[test]
@@ -410,6 +434,8 @@ mod tests {
         // That to the second of two is that to the first, and shows nothing.
         assert_eq!(ask(&mut relay, 2, 0, 1, &[0, 1]), Trust::Alike);
         assert!(relay.is_behind());
+        // Named as late, it is sent twice although its length shows that it is its own.
+        assert_eq!(ask(&mut relay, 1, 0, 2, &[0, 1, 0, 2]), Trust::Doubtful);
         assert_eq!(ask(&mut relay, 1, 0, 2, &[0, 1, 0, 2]), Trust::Sure);
         assert!(!relay.is_behind());
         // A unit's own are, too, but show nothing of the line.
@@ -420,13 +446,26 @@ mod tests {
     }
 
     #[test]
+    fn a_read_of_a_unit_that_is_named_as_one_request_late_is_sent_twice_on_a_line_in_step() {
+        let mut relay = Relay::default();
+        relay.set_shared(true);
+        let mut ask = |is_named: bool| {
+            relay.asked(Instant::now(), 2, &read(7, 1));
+            relay.answered(Instant::now(), Answer::Data(&[0, 7]), is_named)
+        };
+        assert_eq!((ask(true), ask(true)), (Trust::Doubtful, Trust::Sure));
+        relay.asked(Instant::now(), 1, &read(7, 1));
+        assert_eq!(relay.answered(Instant::now(), Answer::Data(&[0, 7]), false), Trust::Sure);
+    }
+
+    #[test]
     fn an_answer_that_is_late_now_and_then_is_not_called_one_request_late() {
         let mut relay = Relay::default();
         relay.set_shared(true);
         for _ in 0..9 {
             assert_eq!(relay.displaced, 0);
             relay.asked(Instant::now(), 1, &read(0, 1));
-            relay.answered(Instant::now(), Answer::Data(&[0, 1]));
+            relay.answered(Instant::now(), Answer::Data(&[0, 1]), false);
             relay.asked(Instant::now(), 2, &read(0, 1));
             relay.lost(false, true);
             // In time again, and own.

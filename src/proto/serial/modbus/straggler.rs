@@ -1,4 +1,4 @@
-//! Answers that a gateway of Modbus TCP gave up, and that may still come to it from its line.
+//! Answers that a gateway gave up, and that may still come to it from its line.
 //!
 //! ```text
 //!  none ──a request is given up──> one may come ──six time-outs later──> none
@@ -6,19 +6,20 @@
 //!        of its shape: each read until two answers in a row are the same, or three came
 //! ```
 //!
-//! Some gateways put the number of the present request on what comes then, and from then on they
-//! are one answer late. When it comes, nobody knows: it can be before a read is sent, or between a
-//! read and its repetition. So as long as it may come, what the values show is no proof that it has
-//! not, and a read that is sent twice is not sure. But of the answers to one read that is repeated
-//! one at most is another's: two that are the same are right, and of three each value that lies
-//! between the two others is ([`middle`]). Where several may come, as many more must be the same,
-//! or twice as many more come.
+//! Some gateways put the number and the unit of the present request on what comes then, and from
+//! then on they are one answer late. Over Modbus TCP without numbers, and where frames of a line
+//! come through the network, the unit alone is enough for that. When it comes, nobody knows: it can
+//! be before a read is sent, or between a read and its repetition. So as long as it may come, what
+//! the values show is no proof that it has not, and a read that is sent twice is not sure. But of
+//! the answers to one read that is repeated one at most is another's: two that are the same are
+//! right, and of three values the middle one is, if it has another one near it ([`middle`]). Where
+//! several may come, as many more must be the same, or twice as many more come.
 //!
 //! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
 //! shape that nothing has that may still come.
 
 use std::cmp::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::map::Value;
 use super::pdu::{EXCEPTION, Shape};
@@ -28,6 +29,10 @@ use super::pdu::{EXCEPTION, Shape};
 const GIVEN_UP_MAX: usize = 64;
 /// So many at most are reckoned with.
 pub(super) const LATE_MAX: usize = 3;
+/// Values are near to each other that differ by no more than this part of the greatest of them: a
+/// hundredth is more than what is measured changes by from one request to the next, and less than
+/// the step of what jumps, as a sign, a direction beside north or the number of a state.
+const NEAR: f64 = 0.01;
 
 /// What the answers to one read show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +83,13 @@ impl Stragglers {
         } else {
             self.any = self.any.max(Some(until));
         }
+    }
+
+    /// The connection was closed for so long, in which nothing could come.
+    pub(super) fn suspend(&mut self, now: Instant, closed: Duration) {
+        let was_open = |until: &&mut Instant| **until + closed > now;
+        let known = self.given_up.iter_mut().map(|known| &mut known.until);
+        known.chain(self.any.as_mut()).filter(was_open).for_each(|until| *until += closed);
     }
 
     /// Takes over what may still come from the line of before a reload.
@@ -153,23 +165,30 @@ impl Stragglers {
     }
 }
 
-/// Of several values of one register, of which one at most is another's, one that is its own or
-/// lies between two that are. What is no number must have come twice.
+/// Of several values of one register, of which less than half are another's, the middle one, if
+/// more than half are near to each other. One of these is its own then, and the middle one is among
+/// them. If they are not, its own values jump, and another's may lie between them. What is no
+/// number must be the same in more than half.
 pub(super) fn middle(mut values: Vec<Option<Value>>) -> Option<Value> {
     let number = |value: &Option<Value>| value.as_ref().and_then(Value::number);
+    let others = values.len() / 2;
     if values.iter().all(|value| number(value).is_some()) {
         values.sort_by(|one, other| number(one).partial_cmp(&number(other)).unwrap_or(Ordering::Equal));
-        let at = values.len() / 2;
-        return values.into_iter().nth(at).flatten();
+        let is_near = |most: &[Option<Value>]| {
+            let ends = most.first().and_then(number).zip(most.last().and_then(number));
+            ends.is_some_and(|(least, greatest)| {
+                least == greatest || greatest - least <= NEAR * least.abs().max(greatest.abs())
+            })
+        };
+        let is_sure = values.windows(others + 1).any(is_near);
+        return values.into_iter().nth(others).filter(|_| is_sure).flatten();
     }
-    let is_twice = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > 1;
-    values.iter().find(is_twice).cloned().flatten()
+    let is_most = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > others;
+    values.iter().find(is_most).cloned().flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LONG: Shape = Shape { function: 3, length: 6 };
@@ -238,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn while_the_connection_is_closed_the_time_of_what_may_still_come_stands_still() {
+        let now = Instant::now();
+        let of = Duration::from_secs;
+        let mut stragglers = Stragglers::default();
+        stragglers.gave_up(now, 4, SHORT, now + of(6));
+        stragglers.gave_up(now, 5, SHORT, now + of(1));
+        // Closed from the second second on.
+        stragglers.suspend(now + of(60), of(58));
+        assert!(stragglers.is_open(now + of(63)) && !stragglers.is_open(now + of(64)));
+        assert_eq!(stragglers.late(now + of(63)), 1);
+    }
+
+    #[test]
     fn with_more_than_are_remembered_any_answer_may_be_another_ones() {
         let now = Instant::now();
         let mut stragglers = Stragglers::default();
@@ -248,10 +280,25 @@ mod tests {
     }
 
     #[test]
-    fn of_three_values_one_is_taken_that_is_not_far_from_both_others_or_none() {
+    fn of_several_values_the_middle_one_is_taken_if_most_are_near_to_each_other_or_none() {
         let of = |values: [u64; 3]| middle(values.map(|value| Some(Value::Unsigned(value))).to_vec());
         assert_eq!(of([230, 5, 231]), Some(Value::Unsigned(230)));
         assert_eq!(of([900, 231, 230]), Some(Value::Unsigned(231)));
+        assert_eq!(of([0, 7, 0]), Some(Value::Unsigned(0)));
+        // Each may be another's, and the middle one, too.
+        for jumping in [[359, 49, 1], [2, 1, 0], [230, 235, 240]] {
+            assert_eq!(of(jumping), None);
+        }
+        let signed = [-95, 48, 95].map(|value| Some(Value::Signed(value)));
+        assert_eq!(middle(signed.to_vec()), None);
+        // Of five, two may be others'.
+        assert_eq!(
+            middle([5, 5, 230, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()),
+            Some(Value::Unsigned(230))
+        );
+        assert_eq!(middle([5, 5, 1, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()), None);
+        let texts = ["on", "on", "off", "alarm", "no"].map(|text| Some(Value::Text(text.to_owned())));
+        assert_eq!(middle(texts.to_vec()), None);
         assert_eq!(
             middle(vec![Some(Value::Bool(true)), None, Some(Value::Bool(true))]),
             Some(Value::Bool(true))

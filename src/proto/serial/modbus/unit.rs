@@ -233,6 +233,8 @@ pub(super) struct Unit {
     hasty: u32,
     /// The last answers to the present read, if most of them are its own.
     several: Vec<Vec<u8>>,
+    /// They do not show a value that came in this poll.
+    is_undecided: bool,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -347,6 +349,7 @@ impl Unit {
             doubled: 0,
             hasty: 0,
             several: Vec::new(),
+            is_undecided: false,
             owed: None,
             surplus: Surplus::default(),
             blame: None,

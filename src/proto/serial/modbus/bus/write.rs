@@ -13,8 +13,9 @@
 //!   second one: neither keeps the other from the line.
 //! * A write is not sent before the unit's answers are in step ([`Unit::is_sure`]): a late answer
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
-//! * A gateway of Modbus TCP may put the number of a request on the answer to the one before, and
-//!   nothing shows it. So there the rest of a register is read until it was the same four times.
+//! * A gateway in the network may put the number and the unit of a request on the answer to the one
+//!   before, and nothing shows it. So there the rest of a register is read until it was the same
+//!   four times.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::doubt::Trust;
+use super::super::fault::Failure;
 use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
 use super::super::unit::{Purpose, Unit};
@@ -308,7 +310,7 @@ impl Bus {
             unit.note_awaited(self.relay.awaits(now));
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
-        let is_numbered = self.medium == Medium::Header;
+        let is_gateway = self.medium != Medium::Line;
         let Some(writing) = &mut self.writes.present else { return };
         if trust == Trust::Doubtful && exchange.request.function() <= 4 {
             // The read is sent again: what came may be the answer to an earlier one.
@@ -326,7 +328,7 @@ impl Bus {
                 writing.read += 1;
                 writing.alike = if is_same { writing.alike + 1 } else { 1 };
                 writing.before = data.to_vec();
-                if writing.alike >= READS.0 || !is_numbered {
+                if writing.alike >= READS.0 || !is_gateway {
                     writing.go(Step::Write, now);
                 } else if writing.read >= READS.1 {
                     let why = "the rest of the register is another each time it is read";
@@ -399,7 +401,9 @@ impl Bus {
         {
             let is_first = unit.failures == 0;
             unit.write_lost(now, &exchange.request, exchange.asked);
-            if self.medium == Medium::Header && !exchange.is_displaced {
+            let failure = exchange.gateway.map_or(Failure::Silent, Failure::Gateway);
+            let is_open = self.medium.gives_up(failure) && (self.medium == Medium::Header || !came);
+            if is_open && !exchange.is_displaced {
                 self.relay.gave_up(now, exchange.asked + unit.rest(), is_first);
             }
             self.relay.lost(is_first, exchange.is_displaced);

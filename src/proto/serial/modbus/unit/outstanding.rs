@@ -18,6 +18,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::doubt::Trust;
+use super::super::fault::Failure;
 use super::super::learn::{self, Obstacle};
 use super::super::pdu::{Answer, Exception, Request};
 use super::Unit;
@@ -215,7 +216,9 @@ impl Unit {
         let is_learning = self.trying.is_some() || !self.pause.is_zero() || self.trial.is_some();
         let (failures, timeout) = (if is_rested { self.failures } else { 0 }, self.settings.timeout);
         let may = self.patience.may_sleep(failures, since(self.ended_at), timeout);
-        may && !self.is_numbered && !is_slow && !is_learning
+        // A gateway that says that it does not answer would answer both requests.
+        let is_of_gateway = matches!(self.failing, Some(Failure::Gateway(_)));
+        may && !self.is_numbered && !is_slow && !is_learning && !is_of_gateway
     }
 
     /// Its request is sent once more.

@@ -49,6 +49,7 @@ impl Unit {
                         [] => of(data),
                         several => straggler::middle(several.iter().map(|data| of(data)).collect()),
                     };
+                    self.is_undecided |= value.is_none() && of(data).is_some();
                     self.values[*member] = value;
                     self.arrived[*member] = true;
                     self.missed[*member] = 0;
@@ -198,11 +199,12 @@ impl Unit {
         let registers = &self.settings.registers;
         map::resolve(registers, &mut self.values);
         let has_value = self.values.iter().any(Option::is_some);
+        let is_undecided = std::mem::take(&mut self.is_undecided);
         let publish = has_value && self.changes.decide(now, self.settings.publish, registers, &self.values);
         if publish {
             map::write_json(registers, &self.values, payload);
         }
-        if !has_value {
+        if !has_value && !is_undecided {
             self.barren = self.barren.saturating_add(1);
             if self.barren >= DEGRADED_AFTER || self.state == State::Unknown {
                 self.degrade(news);
