@@ -72,8 +72,8 @@ type ListsUnderWay =
 const DISK_CALL_MAX: Duration = Duration::from_secs(120);
 /// How long a command waits for the clock's file: less than it waits for its answer.
 const SAVE_WITHIN: Duration = Duration::from_secs(5);
-/// A read that takes longer than this is named.
-const SLOW_READ: Duration = Duration::from_secs(15);
+/// A read, or a write of the journal, that takes longer than this is named.
+const SLOW_DISK: Duration = Duration::from_secs(15);
 /// Most silent devices that are named.
 const SILENT_SHOWN: usize = 100;
 /// Devices named that the configuration switches off.
@@ -1312,13 +1312,18 @@ fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
         ));
     }
     let since = journal.reading_since[index]?;
-    let hung = now.saturating_duration_since(since) >= SLOW_READ;
+    let hung = now.saturating_duration_since(since) >= SLOW_DISK;
     hung.then(|| "the disk does not answer a read".to_owned())
 }
 
 /// What is wrong with the journal, one sentence each.
 fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
+    if journal.busy_since.is_some_and(|since| now.saturating_duration_since(since) >= SLOW_DISK) {
+        problems.push(
+            "the disk does not answer the journal: no reading is acknowledged until it does".to_owned(),
+        );
+    }
     let refuses = journal.lanes.iter().any(|lane| lane.refuses);
     if let Some(trouble) = journal.lanes.iter().find_map(|lane| lane.trouble).filter(|_| !refuses) {
         problems.push(format!(

@@ -414,7 +414,8 @@ fn out_of_date(material: &Material, clock: &dyn WallClock) -> Option<String> {
     })
 }
 
-/// Listens on one address, for ever. A Unix socket whose file is gone, or another's, is opened anew.
+/// Listens on one address, for ever. A Unix socket whose file is gone, or another's, is opened
+/// anew.
 async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, standing: watch::Receiver<()>) {
     loop {
         let listener = open(&common, &address, &outcome).await;

@@ -71,6 +71,18 @@ fn a_device_of_the_registry_may_have_tables_in_the_configuration() {
 }
 
 #[test]
+fn the_coap_node_on_a_serial_line_may_have_tables_of_its_own() {
+    let text = "[role.r.uplink.u]\npath = \"#\"\n[serial.node]\nport = \"/dev/ttyUSB0\"\nframing = \"slipmux\"\nrole = \"r\"\n\
+                [device.node.poll.own]\npath = \"own\"\nevery = \"1min\"\n";
+    let case = main_file(text);
+    let (loads, complaints) = case.complaints();
+    let of_node: Vec<&String> = complaints.iter().filter(|line| line.contains("device.node")).collect();
+    assert!(loads && of_node.is_empty(), "{complaints:#?}");
+    let loaded = case.loaded();
+    assert_eq!(of(&loaded, "node", "r"), ["poll.own own own"]);
+}
+
+#[test]
 fn a_fault_names_thing_value_and_way_out_and_leaves_out_that_one_alone() {
     let good = "[role.r.observe.good]\npath = \"good\"\n";
     let kept = ["observe.good good good"];

@@ -230,7 +230,7 @@ pub(super) fn validate(
 ) -> Option<Validated> {
     // Each is dropped as soon as its device is made.
     let mut tables = std::mem::take(&mut merged.file.device);
-    let asked = served::tables(&mut tables, sources);
+    let asked = served::tables(&mut tables, &merged.file, sources);
     let merged = &*merged;
     let file = &merged.file;
     let mut context = Context { sources, index: &merged.index, findings };

@@ -507,7 +507,8 @@ fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::
 }
 
 /// The default of the longest silence within a frame of known length: of one that only its start or
-/// a silence marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits; else 1 s.
+/// a silence marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits;
+/// else 1 s.
 fn within(table: &Serial, is_marked: bool) -> Duration {
     if !is_marked {
         return framing::IDLE;

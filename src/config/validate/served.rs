@@ -22,9 +22,10 @@ type Written = (BTreeMap<String, model::Served>, BTreeMap<String, model::Served>
 type Found = BTreeMap<(&'static str, String), Option<ServedPath>>;
 
 /// Takes the tables out of those of devices. A `[device.ID]` that has nothing else, for a device of
-/// the registry, is not one of a device itself.
+/// the registry or a CoAP node on a serial line, is not one of a device itself.
 pub(super) fn tables(
     devices: &mut BTreeMap<String, model::Device>,
+    file: &model::File,
     sources: &Sources<'_>,
 ) -> BTreeMap<String, Written> {
     let mut written = BTreeMap::new();
@@ -39,7 +40,7 @@ pub(super) fn tables(
         let has_nothing = table.is_some_and(|table| {
             table.enabled.is_none() && table.role.is_none() && !super::device::has_credential(table)
         });
-        has_nothing && sources.registry.entry(id).is_some()
+        has_nothing && (sources.registry.entry(id).is_some() || is_node(file, id))
     };
     let additions: Vec<String> = written.keys().filter(|id| is_addition(id)).cloned().collect();
     for id in additions {

@@ -83,8 +83,8 @@ impl Placement {
         self.apart + checksum.width() * if self.is_text { 2 } else { 1 }
     }
 
-    /// Whether every rotation of a frame with a right checksum has a right one: the end of a message
-    /// and the begin of an equal one then pass for a message.
+    /// Whether every rotation of a frame with a right checksum has a right one: the end of a
+    /// message and the begin of an equal one then pass for a message.
     pub fn is_cyclic(&self, checksum: Checksum) -> bool {
         let is_all = !self.is_text && (self.from, self.apart) == (0, 0);
         is_all && matches!(checksum, Checksum::Xor | Checksum::SumNegated)
