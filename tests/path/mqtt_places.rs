@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use tombolo_test_support::{free_tcp_port, wait_for};
 
 use super::Site;
-use super::mqtt::{LOCAL, on_socket, site, socket};
+use super::mqtt::{LOCAL, SOCKET, on_socket, site, socket};
 
 fn listen(site: &Site, addresses: &str) -> (i32, String) {
     site.folder.write("conf.d/40-mqtt.toml", format!("[mqtt]\ninsecure-listen = [{addresses}]\n"));
@@ -72,7 +72,7 @@ fn the_file_of_a_unix_socket_is_the_gateways_while_it_listens_and_no_longer() {
 
 #[test]
 fn a_unix_socket_whose_file_is_taken_away_is_opened_anew_and_named_while_it_cannot_be() {
-    let site = on_socket("mqtt-socket-lost");
+    let site = site("mqtt-socket-lost", |_, _| format!("{SOCKET}{LOCAL}"));
     let path = PathBuf::from(socket(&site));
     let _client = Client::new(&["--unix", &path.display().to_string()], "stays");
     let clients = || site.daemon.status()["mqtt"]["clients"].as_u64();

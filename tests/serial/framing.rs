@@ -40,8 +40,9 @@ fn every_framing_brings_its_bytes_to_the_broker() {
         (
             "fixed",
             Framing::Fixed(12),
-            Some(Checksum::Xor),
-            "framing = \"fixed\"\nsize = 12\nchecksum = \"xor\"",
+            // After `xor` it would begin behind a silence only.
+            Some(Checksum::Sum),
+            "framing = \"fixed\"\nsize = 12\nchecksum = \"sum\"",
         ),
         (
             "markers",
