@@ -139,7 +139,7 @@ zpty -r z said '*THE-END*'
 print -r -- "$said""#,
             folder = completions().join("zsh").display()
         );
-        let said = shell(&place, "timeout", &["30", "zsh", "-f", "-c", &script])?;
+        let said = shell(&place, "timeout", &["120", "zsh", "-f", "-c", &script])?;
         let offered = said.lines().filter_map(|line| line.trim().split("OFFERED:").nth(1));
         Some(offered.map(|word| word.trim().to_owned()).collect::<Vec<_>>())
     };
