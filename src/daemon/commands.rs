@@ -519,14 +519,8 @@ impl Commands {
                 };
                 let packet_id = message.packet_id;
                 let owed = answer.map(|answer| Owed { generation, connection, answer, packet_id });
-                let is_over = self.receive_message(
-                    moment,
-                    pipeline,
-                    owed,
-                    (session_present, keeps_ids),
-                    plain,
-                    &message,
-                );
+                let way = Way { session_present, keeps_ids, plain };
+                let is_over = self.receive_message(moment, pipeline, owed, way, &message);
                 if let Some(owed) = owed.filter(|_| is_over) {
                     self.answer(owed);
                 }
@@ -558,12 +552,11 @@ impl Commands {
         moment: &Moment,
         pipeline: &mut Readings,
         owed: Option<Owed>,
-        session: (bool, bool),
-        plain: bool,
+        way: Way,
         message: &InboundMessage,
     ) -> bool {
         let request = self.router.request(&message.topic);
-        let wrapped = plain || request.is_some();
+        let wrapped = way.plain || request.is_some();
         let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
         if let Some(asked) = self.remote.clone().asked(topic) {
             let default = request.as_ref().and_then(|request| request.reply.clone());
@@ -596,8 +589,7 @@ impl Commands {
             Routed::To(targets) => {
                 let default = request.as_ref().and_then(|request| request.reply.clone());
                 let is_request = request.is_some();
-                let (session_present, keeps_ids) = session;
-                let source = Source { topic, default, wrapped, session_present, keeps_ids, is_request };
+                let source = Source { topic, default, wrapped, way, is_request };
                 self.take(moment, pipeline, &router, owed, targets, message, source)
             }
         };
@@ -697,8 +689,8 @@ impl Commands {
             // The generations and the connections of each are few.
             connection: owed.map_or(1, |owed| (owed.generation << 32 | owed.connection) + 1),
             distinct: message.correlation.is_some() || source.is_request,
-            again: message.duplicate && source.session_present,
-            keeps_ids: source.keeps_ids,
+            again: message.duplicate && source.way.session_present,
+            keeps_ids: source.way.keeps_ids,
             retained: message.retained,
         };
         let copies: Vec<Command> = commands.iter().map(|(command, _)| command.clone()).collect();
@@ -1117,14 +1109,24 @@ fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
     lines.has(device) || lines.has_node(device) || has_session()
 }
 
+/// How a message came.
+#[derive(Clone, Copy)]
+struct Way {
+    /// The broker knew the session when the connection began.
+    session_present: bool,
+    /// It repeats messages under their packet ids.
+    keeps_ids: bool,
+    /// It speaks MQTT 3.1.1.
+    plain: bool,
+}
+
 /// What is known of where a message came from.
 struct Source<'a> {
     topic: &'a str,
     /// Where its reply goes by the topic it came on.
     default: Option<String>,
     wrapped: bool,
-    session_present: bool,
-    keeps_ids: bool,
+    way: Way,
     /// Its topic has an id of the sender's own.
     is_request: bool,
 }

@@ -424,7 +424,7 @@ impl Mailbox {
                     }
                     self.remember(mark.topic_hash, mark.hash);
                     if let Some((qos, id)) = mark.packet {
-                        self.note_packet(PacketMark { qos, id, hash: mark.hash }, (0, false), None);
+                        self.note_packet(PacketMark { qos, id, hash: mark.hash }, None);
                     }
                 }
                 kind::SENT => {
@@ -491,7 +491,7 @@ impl Mailbox {
                         for packet in packets {
                             match packet.qos {
                                 COMPLETED => self.complete(PacketMark { qos: 2, ..packet }, None),
-                                _ => self.note_packet(packet, (0, false), None),
+                                _ => self.note_packet(packet, None),
                             }
                         }
                     }
@@ -574,17 +574,14 @@ impl Mailbox {
         }
     }
 
-    fn note_packet(
-        &mut self,
-        packet: PacketMark,
-        (connection, keeps_ids): (u64, bool),
-        now: Option<Instant>,
-    ) {
+    /// `arrival`: of a message that came to this process.
+    fn note_packet(&mut self, packet: PacketMark, arrival: Option<&Arrival>) {
         if packet.qos == 2 {
             self.completed.retain(|(known, _)| known.id != packet.id);
             self.qos2.insert(packet.id, packet.hash);
             return;
         }
+        let connection = arrival.map_or(0, |arrival| arrival.connection);
         // The id is given to another message only when the broker has the acknowledgement; but
         // RabbitMQ counts anew on each connection.
         self.qos1.retain_mut(|known| {
@@ -592,11 +589,11 @@ impl Mailbox {
                 return known.mark.id != packet.id;
             }
             if known.connection == connection {
-                known.settled = known.settled.or(now);
+                known.settled = known.settled.or(arrival.map(|arrival| arrival.now));
             }
             known.mark.hash != packet.hash
         });
-        let lasts = keeps_ids || packet.qos == DISTINCT;
+        let lasts = packet.qos == DISTINCT || arrival.is_some_and(|arrival| arrival.keeps_ids);
         self.qos1.push_back(AtLeastOnce { mark: packet, connection, lasts, settled: None });
         if self.qos1.len() > QOS1_MAX {
             // One that may still be without its acknowledgement stays longer.
@@ -698,7 +695,7 @@ impl Mailbox {
             self.remember(arrival.topic_hash, arrival.hash);
             if let Some((qos, id)) = packet {
                 let mark = PacketMark { qos, id, hash: arrival.hash };
-                self.note_packet(mark, (arrival.connection, arrival.keeps_ids), Some(arrival.now));
+                self.note_packet(mark, Some(arrival));
             }
             self.pending.push(Op::Group { ticket: arrival.ticket });
         }

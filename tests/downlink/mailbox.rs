@@ -509,17 +509,20 @@ fn at_least_once(
     }
 }
 
+/// Whether it is taken for one that came before.
+fn is_repeated(world: &mut World, arrival: Arrival) -> bool {
+    let taken = world.mailbox.take(&arrival, vec![(command(1), &MailboxLimits::default())]);
+    world.settle();
+    taken == Take::Duplicate
+}
+
 #[test]
 fn a_distinct_message_of_qos_1_is_known_by_its_content_when_the_broker_changes_the_packet_id() {
     for restart in [false, true] {
         let mut world = World::new();
         world.wire.awake = false;
-        let limits = MailboxLimits::default();
         let take = |world: &mut World, connection, id, hash, how| {
-            let arrival = at_least_once(world, connection, id, hash, how);
-            let taken = world.mailbox.take(&arrival, vec![(command(1), &limits)]);
-            world.settle();
-            taken == Take::Duplicate
+            is_repeated(world, at_least_once(world, connection, id, hash, how))
         };
         let first = [(8, 80), (1, 10), (2, 20), (3, 30)];
         for (id, hash) in first {
@@ -550,12 +553,8 @@ fn a_distinct_message_of_qos_1_does_not_run_again_where_a_killed_broker_lost_its
     ] {
         let mut world = World::new();
         world.wire.awake = false;
-        let limits = MailboxLimits::default();
         let take = |world: &mut World, connection, id, hash, how| {
-            let arrival = at_least_once(world, connection, id, hash, how);
-            let taken = world.mailbox.take(&arrival, vec![(command(1), &limits)]);
-            world.settle();
-            taken == Take::Duplicate
+            is_repeated(world, at_least_once(world, connection, id, hash, how))
         };
         assert!(!take(&mut world, 1, 5, 50, (true, false)));
         assert!(!take(&mut world, 1, 6, 60, (true, false)));
@@ -578,12 +577,9 @@ fn a_broker_that_keeps_packet_ids_and_lost_an_acknowledgement_of_qos_1_runs_noth
     for keeps_ids in [true, false] {
         let mut world = World::new();
         world.wire.awake = false;
-        let limits = MailboxLimits::default();
         let take = |world: &mut World, connection, id, again| {
             let arrival = at_least_once(world, connection, id, 50, (false, again));
-            let taken = world.mailbox.take(&Arrival { keeps_ids, ..arrival }, vec![(command(1), &limits)]);
-            world.settle();
-            taken == Take::Duplicate
+            is_repeated(world, Arrival { keeps_ids, ..arrival })
         };
         assert!(!take(&mut world, 1, 5, false));
         world.mailbox.handle_settled(world.now, &[5]);

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use tombolo::message::Lane;
+use tombolo::northbound::uplink::Inbound;
 
 use crate::support::mosquitto::{good_clock, run};
 use crate::support::{World, bare_settings};
@@ -41,6 +42,38 @@ fn a_broker_that_stops_reading_is_still_read_from() {
         running.until("connects", |running| running.handle.status().connected).await;
         running.until("the broker has said all", |_| said.try_recv() == Ok(true)).await;
         assert!(running.handle.status().connected);
+    });
+    broker.join().unwrap();
+}
+
+#[test]
+fn more_messages_than_wait_for_the_daemon_are_read_once_it_takes_some() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = bare_settings();
+    settings.host = "127.0.0.1".to_owned();
+    settings.port = listener.local_addr().unwrap().port();
+    settings.commands = vec!["down/#".to_owned()];
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0u8; 4096];
+        let _ = stream.read(&mut bytes).unwrap();
+        stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+        for id in 1..=2_000_u16 {
+            let [high, low] = id.to_be_bytes();
+            stream.write_all(&[0x32, 10, 0, 4, b'd', b'o', b'w', b'n', high, low, 0, b'1']).unwrap();
+        }
+        while let Ok(1..) = stream.read(&mut bytes) {}
+    });
+    run(settings, good_clock(), async |running| {
+        let mut came = 0;
+        running
+            .until("all messages", |running| {
+                // Some at a time, so that it is full again and again.
+                let some = std::iter::from_fn(|| running.handle.poll_inbound()).take(300);
+                came += some.filter(|inbound| matches!(inbound, Inbound::Message { .. })).count();
+                came == 2_000
+            })
+            .await;
     });
     broker.join().unwrap();
 }

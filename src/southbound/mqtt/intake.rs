@@ -697,7 +697,7 @@ impl Intake {
         };
         let outcome = self.take(moment, at, count, &published, pipeline);
         if let Some(Err(_)) = outcome {
-            self.note_refused(moment.now, number, device, &mut pipeline.counters);
+            self.note_refused(moment.now, number, (device, 1), &mut pipeline.counters);
         }
         let Some(session) = self.sessions.get_mut(&at) else { return };
         if outcome == Some(Err(UNKNOWN)) {
@@ -745,21 +745,21 @@ impl Intake {
     fn note_idle(&mut self, now: Instant, number: ConnectionNumber, count: usize, counters: &mut Counters) {
         let session = self.connections.get(&number).and_then(|connection| connection.session);
         let device = session.and_then(|at| self.sessions.get(&at)).map(|session| session.device);
-        for device in std::iter::repeat_n(device, count).flatten() {
-            self.note_refused(now, number, device, counters);
+        if let Some(device) = device.filter(|_| count > 0) {
+            self.note_refused(now, number, (device, count), counters);
         }
     }
 
-    /// A publish was refused: after too many of them nothing is read for a moment.
+    /// So many were refused: after too many of them nothing is read for a moment.
     fn note_refused(
         &mut self,
         now: Instant,
         number: ConnectionNumber,
-        device: DeviceIndex,
+        (device, count): (DeviceIndex, usize),
         counters: &mut Counters,
     ) {
         let rate = self.refusals.entry(device).or_insert_with(|| RefusalRate::new(now));
-        let Some(until) = rate.note(now) else { return };
+        let Some(until) = rate.note(now, count) else { return };
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.held_until = Some(until);
             counters.count(Counter::MqttClientsHeld);

@@ -28,10 +28,10 @@ impl RefusalRate {
         RefusalRate { left: f64::from(BURST), since: now }
     }
 
-    /// One more. Returns until when nothing more is to be read.
-    pub(super) fn note(&mut self, now: Instant) -> Option<Instant> {
+    /// So many more. Returns until when nothing more is to be read.
+    pub(super) fn note(&mut self, now: Instant, count: usize) -> Option<Instant> {
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
-        self.left = (self.left + elapsed * f64::from(RATE)).min(f64::from(BURST)) - 1.0;
+        self.left = (self.left + elapsed * f64::from(RATE)).min(f64::from(BURST)) - count as f64;
         self.since = now;
         let missing = f64::from(AFTER_PAUSE) - self.left;
         (self.left < 0.0).then(|| now + Duration::from_secs_f64(missing / f64::from(RATE)))

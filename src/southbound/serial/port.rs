@@ -638,6 +638,8 @@ mod tests {
         let checked = |settings| framing::Settings { checksum: Some(Checksum::Crc16Modbus), ..settings };
         for settings in [
             checked(start(b"BM", Framing::Fixed(12))),
+            // It waits for a silence that never comes.
+            framing::Settings { checksum: Some(Checksum::Xor), ..framed(Framing::Fixed(12)) },
             start(b"XY", Framing::Fixed(12)),
             start(b"BM", Framing::Fixed(11)),
             checked(start(b"BM", header(2, 0))),

@@ -141,7 +141,7 @@ pub(super) struct Requests {
     /// GETs that wait for their response, and those that observe.
     asks: BTreeMap<RequestId, observer::Asked>,
     /// Requests for the rest of a value that comes in blocks.
-    fetches: BTreeMap<RequestId, observer::Rest>,
+    fetches: observer::Rests,
     /// Confirmable messages with a value whose acknowledgement waits.
     held: BTreeSet<(PeerId, MessageId)>,
     notices: VecDeque<Notice>,
@@ -304,7 +304,7 @@ impl Requests {
         // A peer that has answered with the first blocks has answered.
         let gathered = self.bodies.remove(&request).and_then(|body| body.gathered(false));
         let outcome = gathered.unwrap_or(outcome);
-        if let Some(rest) = self.fetches.remove(&request) {
+        if let Some(rest) = self.fetches.remove(request) {
             return self.end_rest(rest, outcome);
         }
         if sent.kind == Kind::Ask && self.forget_ask(request).is_none() {

@@ -23,6 +23,7 @@
 //!
 //! [`Settings::pending_per_peer`]: super::super::Settings::pending_per_peer
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::super::super::block::SIZE_EXPONENT_MAX;
@@ -116,6 +117,30 @@ pub(super) struct Rest {
     until: Instant,
 }
 
+/// The rests that are fetched, and when each is late.
+#[derive(Debug, Default)]
+pub(super) struct Rests {
+    by_request: BTreeMap<RequestId, Rest>,
+    due: BTreeSet<(Instant, RequestId)>,
+}
+
+impl Rests {
+    fn insert(&mut self, request: RequestId, rest: Rest) {
+        self.due.insert((rest.until, request));
+        self.by_request.insert(request, rest);
+    }
+
+    pub(super) fn remove(&mut self, request: RequestId) -> Option<Rest> {
+        let rest = self.by_request.remove(&request)?;
+        self.due.remove(&(rest.until, request));
+        Some(rest)
+    }
+
+    fn first(&self) -> Option<(Instant, RequestId)> {
+        self.due.first().copied()
+    }
+}
+
 impl Requests {
     /// The rest of a value has come, or will not.
     pub(super) fn end_rest(&mut self, rest: Rest, outcome: Outcome) {
@@ -134,14 +159,12 @@ impl Requests {
 
     /// When the first rest of a value is late.
     pub(in super::super) fn rests_deadline(&self) -> Option<Instant> {
-        self.fetches.values().map(|rest| rest.until).min()
+        self.fetches.first().map(|(until, _)| until)
     }
 
     /// Gives up the rests of values that are late.
     pub(in super::super) fn end_late_rests(&mut self, now: Instant) {
-        let late = self.fetches.iter().filter(|(_, rest)| rest.until <= now);
-        let late: Vec<RequestId> = late.map(|(request, _)| *request).collect();
-        for request in late {
+        while let Some((_, request)) = self.fetches.first().filter(|(until, _)| *until <= now) {
             self.end(request, Outcome::Unanswered);
         }
     }
@@ -159,7 +182,7 @@ impl Requests {
         if let Some(fetch) = asked.fetch {
             self.open.remove(&fetch);
             self.bodies.remove(&fetch);
-            self.fetches.remove(&fetch);
+            self.fetches.remove(fetch);
         }
         Some(asked)
     }
