@@ -766,6 +766,16 @@ pub struct RefusedConnect {
     pub reason: String,
 }
 
+/// A filter in a subscription of a local MQTT client that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusedFilter {
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The filter.
+    pub filter: String,
+}
+
 /// A source address whose datagrams could not be processed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -859,6 +869,11 @@ pub struct DeviceState {
     /// The newest of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_mqtt_refused: Option<RefusedConnect>,
+    /// Filters in subscriptions of its MQTT clients that were refused.
+    pub refused_filters: u64,
+    /// The newest of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refused_filter: Option<RefusedFilter>,
     /// Readings that the rules let pass.
     pub accepted: u64,
     /// Payload bytes of these.

@@ -31,6 +31,7 @@ use super::link::Link;
 use super::mailbox;
 use super::metrics::Metrics;
 use super::mqtt::Clients;
+use super::mqtt_status;
 use super::notify::Notify;
 use super::rejected;
 use super::rekeying::Rekeying;
@@ -746,6 +747,10 @@ impl Desk {
         problems.extend(self.revocations.problems(&self.loaded));
         problems.extend(self.updates.problems(now));
         problems.extend(mailbox::problems(&self.shared.hub.borrow().commands));
+        {
+            let hub = self.shared.hub.borrow();
+            problems.extend(mqtt_status::problems(&hub.mqtt, &hub.pipeline.gate, now));
+        }
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
         let of_daily_bytes = self.daily_bytes.problems(&problems);
@@ -875,7 +880,7 @@ impl Control for Desk {
             unlisted_limited: limited.more,
             served: super::served_status::totals(&hub.commands, now),
             limited_counts: limited.counts,
-            mqtt: super::mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
+            mqtt: mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.ports.snapshot(now),
             counters: self.counters(&hub).into_json(),

@@ -11,7 +11,9 @@ use super::served_status;
 use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
-use crate::control::snapshot::{DevicePage, DeviceState, LaneShare, LastRefusal, LimitedDevice};
+use crate::control::snapshot::{
+    DevicePage, DeviceState, LaneShare, LastRefusal, LimitedDevice, RefusedFilter,
+};
 use crate::gate::{DeviceIndex, DeviceView, Gate};
 use crate::journal::Journal;
 use crate::message::{Lane, Name};
@@ -203,6 +205,7 @@ fn show(
     };
     let reasons = view.refused.iter().filter(|(_, count)| *count > 0);
     let mqtt_refused = hub.mqtt.refused_connects_of(view.index);
+    let refused_filters = hub.mqtt.refused_filters_of(view.index);
     DeviceState {
         id: view.id.to_string(),
         role: view.role.to_string(),
@@ -217,6 +220,9 @@ fn show(
         mqtt_clients: hub.mqtt.clients_of(view.index) as u64,
         mqtt_refused: mqtt_refused.map_or(0, |(count, _)| count),
         last_mqtt_refused: mqtt_refused.map(|(_, last)| mqtt_status::refused(now, last)),
+        refused_filters: refused_filters.map_or(0, |(count, _)| count),
+        last_refused_filter: refused_filters
+            .map(|(_, last)| RefusedFilter { ago_s: ago(last.at).as_secs(), filter: last.filter.clone() }),
         accepted: view.accepted,
         accepted_bytes: view.accepted_bytes,
         unstored: view.unstored.into(),

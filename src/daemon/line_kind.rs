@@ -20,6 +20,8 @@ pub enum LineKind {
     MqttAccept,
     /// An MQTT client was refused.
     MqttRefused,
+    /// A filter of an MQTT client was refused.
+    MqttFilterRefused,
 }
 
 impl std::fmt::Display for LineKind {
@@ -32,6 +34,7 @@ impl std::fmt::Display for LineKind {
             LineKind::LateAnswer(port) => write!(f, "late answer, serial port {port}"),
             LineKind::MqttAccept => f.write_str("MQTT connection not accepted"),
             LineKind::MqttRefused => f.write_str("MQTT client refused"),
+            LineKind::MqttFilterRefused => f.write_str("MQTT subscription refused"),
         }
     }
 }

@@ -9,9 +9,14 @@ use crate::config::audit::TOKEN_KEY;
 use crate::config::certificate::format_key_hash;
 use crate::control::snapshot;
 use crate::control::tail::{self, Tail};
+use crate::gate::Gate;
 use crate::southbound::mqtt::settings::PlainAddress;
 use crate::southbound::mqtt::{Ended, Event, Intake, RefusedConnect, Settings};
 use crate::telemetry::limited::Limiter;
+use crate::telemetry::text::Escaped;
+
+/// Most devices named of those whose client comes back with a refused publish.
+const NAMED_MAX: usize = 3;
 
 /// The clients in numbers.
 pub fn count(intake: &Intake, settings: &Settings, now: Instant) -> snapshot::Mqtt {
@@ -43,6 +48,27 @@ pub fn refused(now: Instant, refused: &RefusedConnect) -> snapshot::RefusedConne
     }
 }
 
+/// Clients of MQTT 3.1.1 that a refused publish keeps from sending anything else.
+pub fn problems(intake: &Intake, gate: &Gate, now: Instant) -> Vec<String> {
+    let again = intake.denied_again(now);
+    let mut again: Vec<_> =
+        again.filter_map(|(device, times)| Some((gate.device(now, device)?, times))).collect();
+    again.sort_by(|(one, _), (other, _)| one.id.cmp(other.id));
+    let more = again.len().saturating_sub(NAMED_MAX);
+    let named = again.iter().take(NAMED_MAX).map(|(device, times)| {
+        let last = device.last_refusal.map(|last| format!("{}: {}", Escaped(last.path().0), last.refusal));
+        format!(
+            "MQTT: a client of {id} was disconnected {times} times for a publish that is refused, and sends it \
+             again before all that it has behind it (last refused: {last}); allow it, let the client use \
+             MQTT 5, or set mqtt.mqtt311-deny = \"drop\"",
+            id = device.id,
+            last = last.as_deref().unwrap_or("-"),
+        )
+    });
+    let rest = (more > 0).then(|| format!("MQTT: so were clients of {more} more devices"));
+    named.chain(rest).collect()
+}
+
 /// Says in the log what happened with clients, and shows refused connects in `tail` as often as
 /// there.
 pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event: &Event) {
@@ -60,6 +86,12 @@ pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event:
                     log::warn!(device, client_id, reason:% = reason, audit = "revoked"; "MQTT client disconnected");
                 }
                 _ => log::debug!(device, client_id, reason:% = reason; "MQTT client disconnected"),
+            }
+        }
+        Event::FilterRefused { device, client_id, filter } => {
+            if limiter.permit(now, LineKind::MqttFilterRefused) {
+                let (device, client_id, filter) = (device.as_str(), client_id.as_str(), filter.as_str());
+                log::info!(device, client_id, filter, audit = "denied"; "MQTT subscription refused");
             }
         }
         Event::NewKeyUsed { device, key } => {

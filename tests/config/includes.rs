@@ -195,3 +195,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_role_of_local_clients_alone_needs_no_uplink_rule() {
+    let words = "no uplink rule allows anything";
+    let warned = |text: &str| main_file(text).complaints().1.iter().any(|line| line.contains(words));
+    let subscribes = "[role.board.local-subscribe.all]\ntopic = \"home/#\"\n";
+    for text in [
+        subscribes.to_owned(),
+        "[role.script.local-publish.all]\ntopic = \"home/#\"\n".to_owned(),
+        format!("{subscribes}[role.panel]\nincludes = [\"board\"]\n"),
+    ] {
+        assert!(!warned(&text), "{text}");
+    }
+    complains("[role.valve]\nmax-handshakes = 10\n", words);
+    complains("[role.valve.uplink.none]\npath = \"t/#\"\ndeny = true\n", words);
+}

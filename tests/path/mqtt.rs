@@ -316,35 +316,45 @@ pub fn python() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/python")
 }
 
+/// Kills the gateway three times under a client that publishes 1, 2, 3, … and writes those that
+/// were acknowledged to `file`; ends the client. Each of them arrives on `topic`.
+pub fn nothing_acknowledged_is_lost(
+    site: &mut Site,
+    mut client: std::process::Child,
+    file: &str,
+    topic: &str,
+) {
+    let acknowledged = |site: &Site| -> Vec<String> {
+        let text = std::fs::read_to_string(site.folder.join(file)).unwrap_or_default();
+        // The last line may be half written.
+        text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
+    };
+    for _ in 1..=3 {
+        let before = acknowledged(site).len();
+        wait_for("acknowledgements", || acknowledged(site).len() > before + 200);
+        site.daemon.kill();
+        site.daemon.spawn();
+    }
+    let before = acknowledged(site).len();
+    wait_for("the client to come back", || acknowledged(site).len() > before);
+    let _ = client.kill();
+    let _ = client.wait();
+    let promised = acknowledged(site);
+    let arrived = || -> std::collections::HashSet<String> {
+        site.arrived(topic).into_iter().map(|fields| fields[1].clone()).collect()
+    };
+    wait_for("everything that was promised", || {
+        let arrived = arrived();
+        promised.iter().all(|number| arrived.contains(number))
+    });
+}
+
 #[test]
 fn nothing_that_was_acknowledged_is_lost_when_the_gateway_is_killed() {
     for (version, qos) in [("4", "1"), ("5", "1"), ("5", "2")] {
         let mut site = on_socket(&format!("mqtt-kill-{version}-{qos}"));
-        let mut client = paho(&site, version, qos);
-        let acknowledged = |site: &Site| -> Vec<String> {
-            let text = std::fs::read_to_string(site.folder.join("acknowledged")).unwrap_or_default();
-            // The last line may be half written.
-            text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
-        };
-        for _ in 1..=3 {
-            let before = acknowledged(&site).len();
-            wait_for("acknowledgements", || acknowledged(&site).len() > before + 200);
-            site.daemon.kill();
-            site.daemon.spawn();
-        }
-        let before = acknowledged(&site).len();
-        wait_for("the client to come back", || acknowledged(&site).len() > before);
-        let _ = client.kill();
-        let _ = client.wait();
-        let promised = acknowledged(&site);
-        let topic = format!("{UP}/t/paho/{qos}");
-        let arrived = || -> std::collections::HashSet<String> {
-            site.arrived(&topic).into_iter().map(|fields| fields[1].clone()).collect()
-        };
-        wait_for("everything that was promised", || {
-            let arrived = arrived();
-            promised.iter().all(|number| arrived.contains(number))
-        });
+        let client = paho(&site, version, qos);
+        nothing_acknowledged_is_lost(&mut site, client, "acknowledged", &format!("{UP}/t/paho/{qos}"));
     }
 }
 

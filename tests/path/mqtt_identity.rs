@@ -90,7 +90,7 @@ elif what == "expiry":
 
 /// A gateway whose broker proves by its certificate that the clock is right: by a clock that is not
 /// proven no token and no certificate has expired.
-fn proven(name: &str, extra: impl FnOnce(&Pki) -> String) -> Site {
+pub fn proven(name: &str, extra: impl FnOnce(&Pki) -> String) -> Site {
     let folder = Folder::new(name);
     folder.write("door-7.psk", format!("text:{KEY}"));
     folder.write("pump-2.password", "text:sesame-sesame\n");

@@ -12,6 +12,7 @@ use super::super::status::{refused_connect, trouble_of};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
 use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal, ServedResource};
+use crate::telemetry::text::Escaped;
 
 /// The devices of the daemon by id: one, or all.
 ///
@@ -145,6 +146,11 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
         let count = plural(state.mqtt_refused, "connect");
         rows.push(("MQTT refused", format!("{count}, {}", refused_connect(last))));
     }
+    if let Some(last) = &state.last_refused_filter {
+        let (count, ago) = (plural(state.refused_filters, "filter"), span(last.ago_s));
+        let text = format!("{count} refused, the last {ago} ago: {}", Escaped(&last.filter));
+        rows.push(("subscriptions", text));
+    }
     rows.extend(state.served.iter().map(served));
     let clients = match state.mqtt_clients {
         0 => String::new(),
@@ -184,7 +190,7 @@ fn word_of(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{LaneShare, RefusedConnect};
+    use crate::control::snapshot::{LaneShare, RefusedConnect, RefusedFilter};
 
     fn state() -> DeviceState {
         DeviceState {
@@ -268,6 +274,15 @@ mod tests {
         let shown =
             "3 connects, the last 1 min 10 s ago from 192.0.2.7, user name cam\\u{1b}: wrong password";
         assert_eq!(text, Some(shown));
+    }
+
+    #[test]
+    fn refused_subscriptions_are_shown_at_their_device() {
+        let last = RefusedFilter { ago_s: 70, filter: "other/#\u{1b}".into() };
+        let refused = DeviceState { refused_filters: 2, last_refused_filter: Some(last), ..state() };
+        let rows = rows(&refused);
+        let text = rows.iter().find(|(name, _)| *name == "subscriptions").map(|(_, text)| text.as_str());
+        assert_eq!(text, Some("2 filters refused, the last 1 min 10 s ago: other/#\\u{1b}"));
     }
 
     #[test]

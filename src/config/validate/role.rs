@@ -40,6 +40,7 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
         } else if let Some(role) = &role
             && !role.uplink.iter().any(|rule| !rule.deny)
             && !is_included(tables, name)
+            && !is_local(tables, name)
         {
             let message = "no uplink rule allows anything: every reading of its devices is refused";
             let advice = format!("add [role.{name}.uplink.NAME]");
@@ -58,6 +59,14 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
 /// Whether another role includes this one, which then need not be complete.
 fn is_included(tables: &Tables, name: &str) -> bool {
     tables.values().any(|table| table.includes.iter().flatten().any(|included| included == name))
+}
+
+/// Whether it is a role of local MQTT clients alone, such as a dashboard, by its rules or by those
+/// it includes.
+fn is_local(tables: &Tables, name: &str) -> bool {
+    let order = includes::order(tables, name).unwrap_or_default();
+    let mut tables = order.iter().filter_map(|name| tables.get(*name));
+    tables.any(|table| !table.local_publish.is_empty() || !table.local_subscribe.is_empty())
 }
 
 /// The role with the rules of those that it includes.

@@ -39,10 +39,12 @@ use super::bus::{
     mirrored,
 };
 use super::connection::{Connection, Ended, ProofEnd, Source, State};
+use super::denied_again::DeniedAgain;
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
+use super::refused_filters::{RefusedFilter, RefusedFilters};
 use super::session::{Acknowledgement, Proof, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
@@ -109,6 +111,15 @@ pub enum Event {
     },
     /// A connect was refused.
     Refused(RefusedConnect),
+    /// A filter of a subscription was refused; of several in one SUBSCRIBE the last.
+    FilterRefused {
+        /// Its device.
+        device: Name,
+        /// Its client id.
+        client_id: String,
+        /// The filter, at most 128 characters of it.
+        filter: String,
+    },
     /// A token was signed with a key that is new since a reload, the first one.
     NewKeyUsed {
         /// Its device.
@@ -178,6 +189,8 @@ pub struct Intake {
     /// Of the devices of which publishes were refused.
     refusals: HashMap<DeviceIndex, RefusalRate>,
     refused_connects: RefusedConnects,
+    denied_again: DeniedAgain,
+    refused_filters: RefusedFilters,
     verifications: Verifications,
     /// Keys of tokens that were added by a reload and not used yet, by device id.
     new_keys: BTreeSet<(String, [u8; 32])>,
@@ -232,6 +245,8 @@ impl Intake {
             connects: HashMap::new(),
             refusals: HashMap::new(),
             refused_connects: RefusedConnects::default(),
+            denied_again: DeniedAgain::default(),
+            refused_filters: RefusedFilters::default(),
             verifications: Verifications::new(seed),
             new_keys: BTreeSet::new(),
             clients: 0,
@@ -279,6 +294,17 @@ impl Intake {
     /// How many refused connects claimed to be a device, and the newest.
     pub fn refused_connects_of(&self, device: DeviceIndex) -> Option<(u64, &RefusedConnect)> {
         self.refused_connects.of(device)
+    }
+
+    /// How many filters of a device were refused, and the newest.
+    pub fn refused_filters_of(&self, device: DeviceIndex) -> Option<(u64, &RefusedFilter)> {
+        self.refused_filters.of(device)
+    }
+
+    /// Devices whose client of MQTT 3.1.1 comes back with a publish for which it is disconnected
+    /// each time, and how often it was.
+    pub fn denied_again(&self, now: Instant) -> impl Iterator<Item = (DeviceIndex, u32)> {
+        self.denied_again.devices(now)
     }
 
     /// Publishes that are not acknowledged yet.
@@ -592,8 +618,8 @@ impl Intake {
             Inbound::Pubcomp(id) => self.handle_puback(moment.now, number, id, 0, &mut pipeline.counters),
             Inbound::Pubrel(id) => {
                 let session = session.and_then(|session| self.sessions.get_mut(&session));
-                let known = session.is_some_and(|session| session.release(id));
-                self.send(number, |version| packet::pubcomp(version, id, known));
+                let is_stored = session.is_some_and(|session| session.release(id));
+                self.send(number, |version| packet::pubcomp(version, id, is_stored));
             }
 
             Inbound::Subscribe { id, entries } => {
@@ -604,6 +630,10 @@ impl Intake {
                 // A new subscription is bounded by their number.
                 let idle = codes.iter().filter(|(_, is_new)| !is_new).count();
                 self.note_idle(moment.now, number, idle, &mut pipeline.counters);
+                let answered = entries.iter().zip(&codes);
+                let refused = answered.filter(|(_, (code, _))| *code as u8 >= 0x80);
+                let refused: Vec<&str> = refused.map(|((filter, _), _)| filter.as_str()).collect();
+                self.note_refused_filters(moment.now, session, &refused, pipeline);
                 self.send(number, |version| {
                     packet::suback(version, id, codes.iter().map(|(code, _)| *code).collect())
                 });
@@ -767,6 +797,27 @@ impl Intake {
         }
     }
 
+    /// Tells that filters of a SUBSCRIBE were refused: the newest stands for all of them.
+    fn note_refused_filters<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        session: Option<u64>,
+        refused: &[&str],
+        pipeline: &Pipeline<S>,
+    ) {
+        let Some(newest) = refused.last() else { return };
+        let Some(session) = session.and_then(|session| self.sessions.get(&session)) else { return };
+        let Some(device) = pipeline.gate.id(session.device) else { return };
+        let is_known = |device| pipeline.gate.id(device).is_some();
+        let (count, most) = (refused.len() as u64, pipeline.gate.device_count());
+        let last = self.refused_filters.note(now, session.device, (count, newest), most, is_known);
+        self.events.push_back(Event::FilterRefused {
+            device: device.clone(),
+            client_id: session.client_id.to_string(),
+            filter: last.filter,
+        });
+    }
+
     /// Sends the acknowledgements whose turn it is.
     fn acknowledge<S: ReadingStore>(
         &mut self,
@@ -778,13 +829,14 @@ impl Intake {
         let Some(version) = connection.version else { return };
         let session = connection.session.and_then(|session| self.sessions.get_mut(&session));
         let Some(session) = session else { return };
+        let device = session.device;
         let mut denied = None;
         while let Some(Acknowledgement { id, exactly_once, outcome }) = session.poll_acknowledgement() {
             let (code, reason) = match outcome {
                 Ok(()) => (PubackReasonCode::Success, None),
                 Err(denial) if version == Version::V3_1_1 => {
                     if denial.is_temporary || self.deny_on_311 == DenyOn311::Close {
-                        denied = Some(denial.reason);
+                        denied = Some(denial);
                         break;
                     }
                     (PubackReasonCode::Success, None)
@@ -797,7 +849,12 @@ impl Intake {
             }
         }
         match denied {
-            Some(reason) => self.end(moment, number, Ended::Denied(reason), pipeline),
+            Some(denial) => {
+                if !denial.is_temporary {
+                    self.denied_again.note(moment.now, device, pipeline.gate.device_count());
+                }
+                self.end(moment, number, Ended::Denied(denial.reason), pipeline);
+            }
             None => self.announce(number),
         }
     }

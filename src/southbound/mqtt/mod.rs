@@ -17,7 +17,9 @@
 //! | `bus` | messages between local clients |
 //! | `queue` | messages of QoS 1 for one client, kept while it is away |
 //! | `refusal_rate` | how many publishes are refused without a pause |
+//! | `denied_again` | clients of 3.1.1 that are disconnected for the same publish each time |
 //! | `refused_connects` | the refused connects for people |
+//! | `refused_filters` | the refused filters of subscriptions for people |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, and the verdict on clients' certificates |
@@ -29,6 +31,7 @@ pub mod admission;
 pub mod answer;
 pub mod bus;
 mod connection;
+mod denied_again;
 pub mod explain;
 pub mod filter;
 mod intake;
@@ -37,6 +40,7 @@ mod packet;
 mod queue;
 mod refusal_rate;
 mod refused_connects;
+mod refused_filters;
 mod session;
 pub mod settings;
 #[cfg(test)]
@@ -49,5 +53,6 @@ pub use connection::{Ended, Source};
 pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
 pub use packet::Version;
 pub use refused_connects::RefusedConnect;
+pub use refused_filters::RefusedFilter;
 pub use settings::Settings;
 pub use verification::Verification;

@@ -508,9 +508,10 @@ pub(super) fn acknowledgement(
     })
 }
 
-/// PUBCOMP; `known`: the packet id was waiting for it.
-pub(super) fn pubcomp(version: Version, id: u16, known: bool) -> Option<GenericPacket<u16>> {
-    Some(match (version, known) {
+/// PUBCOMP. `is_stored` also where the packet id is not known: PUBREL comes after a PUBREC, and for
+/// 0x92 clients report a publish as failed that is stored.
+pub(super) fn pubcomp(version: Version, id: u16, is_stored: bool) -> Option<GenericPacket<u16>> {
+    Some(match (version, is_stored) {
         (Version::V3_1_1, _) => v3_1_1::Pubcomp::builder().packet_id(id).build().ok()?.into(),
         (Version::V5, true) => v5_0::Pubcomp::builder().packet_id(id).build().ok()?.into(),
         (Version::V5, false) => {

@@ -273,10 +273,15 @@ impl Session {
         Some(Acknowledgement { id, exactly_once, outcome })
     }
 
-    /// PUBREL came. Returns whether its id was known as received.
+    /// PUBREL came. Returns whether all that came with this id is stored: one that is on its way to
+    /// disk has had no PUBREC that could be answered. Of an id that is not known PUBCOMP was lost,
+    /// or PUBREC came before a restart.
     pub(super) fn release(&mut self, id: u16) -> bool {
-        // One that is on its way to disk has had no PUBREC that could be answered.
-        self.received.get(&id) == Some(&Receipt::Stored) && self.received.remove(&id).is_some()
+        match self.received.get(&id) {
+            Some(Receipt::Stored) => self.received.remove(&id).is_some(),
+            Some(_) => false,
+            None => true,
+        }
     }
 
     /// The connection is gone: its publishes will be sent again, and answered then.

@@ -361,8 +361,13 @@ fn a_publish_of_qos_2_is_handed_on_once_whatever_is_repeated() {
     // Released: the id is free for another publish.
     world.say(client, &two(9, "t/x"));
     assert_eq!(world.taken().len(), 1);
+    // Before PUBREC: it is not stored yet.
+    world.say(client, &pubrel(9));
+    assert_eq!(world.heard(client).iter().map(acknowledged).collect::<Vec<_>>(), [(PUBCOMP, 9, 0x92)]);
+    // One whose PUBCOMP was lost, or whose PUBREC came before a restart: it is stored, and for 0x92
+    // its client would report a failed publish.
     world.say(client, &pubrel(11));
-    assert_eq!(world.heard(client).iter().map(acknowledged).collect::<Vec<_>>(), [(PUBCOMP, 11, 0x92)]);
+    assert_eq!(world.heard(client), [(PUBCOMP, vec![0, 11])]);
 }
 
 #[test]
@@ -424,11 +429,26 @@ fn a_denied_publish_closes_a_connection_of_3_1_1_unless_it_is_to_be_dropped() {
     world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
     assert!(world.heard(client).is_empty() && world.is_closed(client));
     assert_eq!(world.ended(), [Ended::Denied("no rule")]);
+    // It is nothing to tell before it comes back with it, and is gone when that has stopped.
+    for times in 1..=2 {
+        let told: Vec<u32> = world.intake.denied_again(world.moment.now).map(|(_, times)| times).collect();
+        assert!(told.is_empty(), "{times}");
+        let client = world.client(OLD);
+        world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
+    }
+    let told = |world: &World| world.intake.denied_again(world.moment.now).map(|(_, times)| times).next();
+    assert_eq!(told(&world), Some(3));
+    world.pass(Duration::from_secs(300));
+    assert_eq!(told(&world), None);
+    let client = world.client(OLD);
+    world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
+    assert_eq!(told(&world), None, "the count begins anew");
     let mut world = World::with(Settings { deny_on_311: DenyOn311::Drop, ..Settings::default() }, 1);
     let client = world.client(OLD);
     world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
     assert_eq!(world.heard(client), [(PUBACK, vec![0, 1])]);
     assert_eq!(world.pipeline.counters.value(Counter::RefusedNoRule), 1);
+    assert_eq!(world.intake.denied_again(world.moment.now).count(), 0);
     // What may pass later is not dropped.
     world.say(client, &publish(false, "t/x", Qos::AtLeastOnce, 2, b"1"));
     world.say(client, &publish(false, "t/x", Qos::AtLeastOnce, 3, b"1"));

@@ -25,6 +25,10 @@ fn each_filter_has_its_code_in_order_and_what_is_unsubscribed_brings_nothing_mor
     let subscribe = v5_0::Subscribe::builder().packet_id(700).entries(entries).build().unwrap();
     world.say(client, &subscribe.to_continuous_buffer());
     assert_eq!(world.heard(client), [(SUBACK, vec![2, 188, 0, 0, 0x87, 1, 2])]);
+    // Many clients do not show it: it is told here.
+    let index = world.pipeline.gate.device_by_id("door-7").expect("a device");
+    let (count, last) = world.intake.refused_filters_of(index).expect("one");
+    assert_eq!((count, last.filter.as_str()), (1, "nowhere/x/#"));
     let say = |world: &mut World, path: &str| {
         world.say(client, &publish(true, &format!("home/door-7/{path}"), Qos::AtMostOnce, 0, b"1"));
         world.received(client).len()
