@@ -1,7 +1,8 @@
 //! An answer that is larger than a message may be, in numbered parts. Pure.
 //!
 //! Each part has properties that say which it is and what all of them make, so that a consumer can
-//! begin with any of them: `part` (`1..=parts`), `parts`, `size` in bytes and `sha256` of the whole.
+//! begin with any of them: `part` (`1..=parts`), `parts`, `size` in bytes and `sha256` of the
+//! whole.
 //! They are kept as a query (`part=1&parts=3&…`) on their way through the journal.
 
 use crate::hex::format_hex;

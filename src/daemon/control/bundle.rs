@@ -1,5 +1,6 @@
-//! The support bundle for the broker: `tombolo support-bundle`, as a process of its own, writes it to
-//! the state directory; from there it is published in numbered [parts](crate::downlink::parts).
+//! The support bundle for the broker: `tombolo support-bundle`, as a process of its own, writes it
+//! to the state directory; from there it is published in numbered
+//! [parts](crate::downlink::parts).
 //!
 //! One at a time, one each [`EVERY`], at most [`SIZE_MAX`] bytes. A part is handed to the journal
 //! when the one before is, at most one each [`PART_EVERY`], so that readings have the most of it.

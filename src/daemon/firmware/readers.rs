@@ -119,7 +119,7 @@ mod tests {
             wake.notified().await;
             done = readers.poll();
         }
-        assert_eq!(done.map(|(number, _)| number), Some(2));
+        assert_eq!(done.as_ref().map(|(number, _)| *number), Some(2));
         assert!(readers.poll().is_none(), "the other one hangs");
         drop(release);
         while done.as_ref().is_none_or(|(number, _)| *number != 1) {
