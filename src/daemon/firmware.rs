@@ -618,7 +618,8 @@ impl Inner {
         let age = |since: Instant| now.saturating_duration_since(since);
         let reads = oldest.into_iter().filter(|(_, since)| age(*since) >= SLOW).map(|(class, since)| {
             format!(
-                "the disk has not given a block of the firmware for {class} for {} s: its devices wait, others do not",
+                "the disk has not given a block of the firmware for {class} for {} s: its devices wait, those of other \
+                 classes do not",
                 age(since).as_secs()
             )
         });

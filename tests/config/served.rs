@@ -92,11 +92,11 @@ fn polls_that_are_more_than_the_quota_are_named_with_the_way_out() {
     };
     complains(
         &format!("{quota}{}", of_role(&["5s"])),
-        &["role.r.poll.p0.every", "5 s", "10 in 1 min", "poll it more rarely"],
+        &["role.r.poll.p0.every", "every 5s", "10 in 1m", "poll it more rarely"],
     );
     complains(
         &format!("{quota}{}", of_role(&["10s", "10s"])),
-        &["role.r.poll", "5 s", "its 2 polls count together"],
+        &["role.r.poll", "every 5s", "its 2 polls count together"],
     );
     complains(
         &format!("{quota}{}{}", of_role(&["10s"]), poll("device.d", "own", "7s")),

@@ -51,7 +51,8 @@ pub(super) fn tables(
         let has_nothing = table.is_some_and(|table| {
             table.enabled.is_none() && table.role.is_none() && !super::device::has_credential(table)
         });
-        has_nothing && !file.serial.contains_key(id) || has_nothing && is_node(file, id)
+        let is_known = sources.registry.has_file(id) || is_node(file, id);
+        has_nothing && (is_known || table.is_some_and(is_bare) && !file.serial.contains_key(id))
     };
     let additions: Vec<String> = written.keys().filter(|id| is_addition(id)).cloned().collect();
     for id in additions {
@@ -60,6 +61,19 @@ pub(super) fn tables(
         written.entry(id).or_default().is_left_over = !is_there;
     }
     written
+}
+
+/// Whether the table of a device, without observe and poll, has no other key that describes one.
+fn is_bare(table: &model::Device) -> bool {
+    let texts = [
+        &table.label,
+        &table.parent,
+        &table.psk_identity,
+        &table.mqtt_username,
+        &table.password_file,
+        &table.certificate_issuer,
+    ];
+    texts.into_iter().all(Option::is_none) && table.tags.is_empty() && table.offline_after.is_none()
 }
 
 /// What is asked for; `devices` as [`tables`] gives it.
@@ -140,12 +154,14 @@ pub(super) fn served(
                 rule(cx, role, &format!("device {id}"), &at, &path.reading);
             }
         }
+        let has_polls = own.values().flatten().any(|path| path.table() == "poll");
         let mut all = own;
         for (key, path) in roles.get(&device.role).into_iter().flatten() {
             all.entry(key.clone()).or_insert_with(|| path.clone());
         }
         let paths = bounded(cx, &key, &all);
-        if let Some(role) = gate.roles.iter().find(|role| role.name == device.role) {
+        // Those of its role alone are judged there.
+        if let Some(role) = gate.roles.iter().find(|role| role.name == device.role && has_polls) {
             pace(cx, role, &key, &paths);
         }
         settings.devices.insert(device.id.clone(), paths);
@@ -188,7 +204,8 @@ fn pace(cx: &mut Context<'_>, role: &gate::Role, key: &[&str; 2], paths: &[Serve
         .collect();
     let Some((fastest, _)) = polls.iter().min_by_key(|(_, every)| *every) else { return };
     let in_a_second: f64 = polls.iter().map(|(_, every)| every.as_secs_f64().recip()).sum();
-    let together = Duration::from_secs_f64(in_a_second.recip());
+    // Whole milliseconds: one poll has its own period, whatever its reciprocal is rounded to.
+    let together = Duration::from_millis((1_000.0 / in_a_second).round() as u64);
     // The place is that of the fastest, which may be a table of a role.
     let own = [key[0], key[1], "poll", fastest, "every"];
     let place: &[&str] = if cx.has(&own) { &own } else { &key[..] };
