@@ -503,7 +503,8 @@ pub struct Content<'a> {
     pub device: &'a str,
     /// The path within the device.
     pub path: &'a str,
-    /// The query of the request ([`Query`]); `None` if it had none.
+    /// The query of the request ([`Query`]); `None` if it had none. Of a reply, the properties of a
+    /// part: published one by one.
     pub query: Option<&'a str>,
     /// The topic it was mapped to; `1..=1024` bytes. A later change of the rules does not change
     /// it.

@@ -183,6 +183,22 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_downlink_untold_outcomes_total", "Outcomes of commands that were not published."),
     ("tombolo_downlink_refused_outcomes_total", "Outcomes of commands that the broker refused."),
     ("tombolo_downlink_dropped_messages_total", "Messages of QoS 0 with a command dropped for want of room."),
+    ("tombolo_serial_sent_writes_total", "Commands written to devices on lines, or perhaps written."),
+    ("tombolo_serial_answered_writes_total", "Of those, commands that the device answered."),
+    (
+        "tombolo_serial_failed_writes_total",
+        "Commands to devices on lines not answered, cut off, or not sent in time.",
+    ),
+    ("tombolo_modbus_sent_writes_total", "Writes sent to Modbus units, or perhaps sent."),
+    ("tombolo_modbus_answered_writes_total", "Of those, writes whose value was read back."),
+    (
+        "tombolo_modbus_failed_writes_total",
+        "Writes refused by the unit, not answered, cut off, or not sent in time.",
+    ),
+    (
+        "tombolo_modbus_differing_writes_total",
+        "Writes acknowledged, and another value was read back, or none.",
+    ),
     ("tombolo_update_begun_checks_total", "Checks for newer firmware that were begun."),
     ("tombolo_update_failed_checks_total", "Of those, checks without an answer."),
     ("tombolo_update_fetched_bytes_total", "Bytes of images that were fetched."),

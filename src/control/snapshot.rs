@@ -940,6 +940,13 @@ pub struct ServedResource {
     pub trouble: Option<String>,
     /// Seconds until it is asked for again, if the device is awake then.
     pub again_s: Option<u64>,
+    /// Seconds for which it has been due while a command to the device, which goes first, is on its
+    /// way or about to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_command_s: Option<u64>,
+    /// What is odd and loses values, although some come: one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
 }
 
 /// What is observed and polled of all devices.

@@ -4,7 +4,7 @@
 //! A reason is something that somebody must or may end: it goes when the cause goes. What was lost
 //! in the past, and what strangers send, is shown by `status` but is no reason.
 
-use super::snapshot::{Status, Uplink};
+use super::snapshot::{ServedTotals, Status, Uplink};
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
@@ -41,6 +41,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         let devices = of_port.into_iter().chain(of_units);
         reasons.extend(devices.filter_map(|(id, accepted, refused)| all_refused(id, accepted, refused)));
     }
+    reasons.extend(served(&status.served));
     reasons.extend(rejected(journal.rejected));
     if let Some(failing) = &status.session_store.failing {
         reasons.push(format!("DTLS sessions are not stored: {failing}"));
@@ -122,6 +123,26 @@ fn rejected(count: u64) -> Option<String> {
     })
 }
 
+/// Resources of devices that are to be observed or polled and give nothing, or not what is wanted.
+fn served(served: &ServedTotals) -> Option<String> {
+    let one = served.named.first();
+    let example = one.map(|of| {
+        let (device, resource) = (&of.device, &of.resource);
+        let why = resource.trouble.as_deref().unwrap_or("it has trouble");
+        format!("{}.{} of {device}: {why}; `tombolo device show {device}`", resource.table, resource.name)
+    });
+    match (served.troubled, example) {
+        (0, _) => None,
+        (1, Some(example)) => Some(example),
+        (count, Some(example)) => Some(format!(
+            "{count} resources of devices that are observed or polled have trouble, the first: {example}"
+        )),
+        (count, None) => {
+            Some(format!("{count} resources of devices that are observed or polled have trouble"))
+        }
+    }
+}
+
 /// A state in which no reading comes.
 fn is_away(state: &str) -> bool {
     ["down", "degraded"].contains(&state)
@@ -156,7 +177,9 @@ pub fn line(reasons: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Dtls, Journal, SerialPort, SerialUnit, SessionStore};
+    use crate::control::snapshot::{
+        Clock, Dtls, Journal, SerialPort, SerialUnit, ServedResource, ServedTrouble, SessionStore,
+    };
 
     fn fine() -> Status {
         Status {
@@ -314,6 +337,27 @@ mod tests {
         let mut disabled = fine();
         disabled.gateway.disabled = vec!["fail  a: b".into(), "fail  c".into()];
         assert_eq!(reasons(&disabled), ["2 items are disabled, the first: a: b"]);
+    }
+
+    #[test]
+    fn a_resource_that_is_observed_or_polled_in_vain_is_a_reason() {
+        let resource = ServedResource {
+            table: "poll".into(),
+            name: "temperature".into(),
+            trouble: Some("the device answers 4.04".into()),
+            ..ServedResource::default()
+        };
+        let named = vec![ServedTrouble { device: "valve-3".into(), resource }];
+        let served = |troubled, named: &[ServedTrouble]| {
+            let served =
+                ServedTotals { polled: 9, troubled, named: named.to_vec(), ..ServedTotals::default() };
+            reasons(&Status { served, ..fine() })
+        };
+        assert_eq!(served(0, &[]), [""; 0]);
+        let text = "poll.temperature of valve-3: the device answers 4.04; `tombolo device show valve-3`";
+        assert_eq!(served(1, &named), [text]);
+        assert!(served(3, &named)[0].starts_with("3 resources") && served(3, &named)[0].ends_with(text));
+        assert_eq!(served(2, &[]).len(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::downlink::remote::Remote;
 use crate::downlink::router::{Directory, Refusal, Routed, Router, Target};
 use crate::downlink::settings::Settings;
 use crate::gate::stage::TopicFault;
-use crate::gate::{DeviceView, Gate, reply};
+use crate::gate::{Deliver, DeviceView, Gate, reply};
 use crate::journal::Refused;
 use crate::message::{CommandReply, ContentFormat, Envelope, Name, PATH_MAX};
 use crate::northbound::inbound::{Answer, InboundMessage};
@@ -626,7 +626,8 @@ impl Commands {
                     Some(NO_SESSION.to_owned())
                 }
                 Ok((method, _)) => fault.map(reply_fault).or_else(|| {
-                    line::check(&self.lines, device, &target.path, *method, &message.payload).err()
+                    let checked = line::check(&self.lines, device, &target.path, *method, &message.payload);
+                    checked.and_then(|()| can_tell(target.rule.deliver, *method)).err()
                 }),
             };
             if let Some(why) = refused {
@@ -749,6 +750,7 @@ impl Commands {
             return Err(NO_SESSION.to_owned());
         }
         line::check(&self.lines, device, &target.path, method, &payload)?;
+        can_tell(target.rule.deliver, method)?;
         if payload.len() > PAYLOAD_MAX {
             return Err(format!("the payload has more than {PAYLOAD_MAX} bytes"));
         }
@@ -1101,6 +1103,18 @@ fn reply_fault(fault: TopicFault) -> String {
     format!("the response topic {why}")
 }
 
+/// Whether a command of this method can be carried out by a rule that delivers so: what the device
+/// fetches or observes is a state, which is set or removed.
+fn can_tell(deliver: Deliver, method: Method) -> Result<(), String> {
+    if deliver != Deliver::Observe || matches!(method, Method::Put | Method::Post | Method::Delete) {
+        return Ok(());
+    }
+    Err(format!(
+        "its rule has deliver = \"observe\", by which a {} does not reach the device; use PUT, POST or DELETE",
+        method_name(method as u8)
+    ))
+}
+
 /// Whether the device can have a DTLS session at all, or is on a line and takes commands.
 fn can_reach(lines: &Lines, gate: &Gate, now: Instant, device: &str) -> bool {
     let index = gate.device_by_id(device);
@@ -1139,6 +1153,18 @@ fn publish(
     to: ReplyTo<'_>,
     outcome: &Outcome,
 ) -> Result<bool, ReplyFault> {
+    publish_part(moment, pipeline, number, to, outcome, None)
+}
+
+/// Publishes an outcome, or a part of it; `Ok(false)`: nobody wants it.
+fn publish_part(
+    moment: &Moment,
+    pipeline: &mut Readings,
+    number: u64,
+    to: ReplyTo<'_>,
+    outcome: &Outcome,
+    part: Option<&str>,
+) -> Result<bool, ReplyFault> {
     let Some(topic) = to.topic else { return Ok(false) };
     let status = outcome.status.to_string();
     let told = reply::Outcome {
@@ -1148,6 +1174,7 @@ fn publish(
         reply: CommandReply { status: &status, correlation: to.correlation, partial: outcome.partial },
         content_format: outcome.content_format,
         envelope: if to.wrapped { Envelope::Json } else { Envelope::None },
+        part,
         stamp: moment.stamp(),
         payload: &outcome.payload,
     };

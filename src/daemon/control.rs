@@ -1,5 +1,6 @@
 //! The desk: what the control socket, systemd and the once-a-second care are answered from.
 
+mod bundle;
 mod remote;
 
 use std::cell::RefCell;
@@ -61,6 +62,7 @@ use crate::message::{Lane, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
 use crate::proto::dtls::server::{Certificates as DtlsCertificates, ListPolicy, ServerKey};
+use crate::southbound::serial;
 use crate::telemetry::counters::{Counter, Snapshot};
 use crate::telemetry::io::hinted;
 use crate::telemetry::limited::Limiter;
@@ -142,6 +144,8 @@ pub struct Desk {
     registry_changes: Vec<remote::RegistryChange>,
     /// Held once more by each command from the broker that is not answered yet.
     remote_under_way: Rc<()>,
+    /// The support bundle that the broker asked for.
+    bundles: bundle::Bundles,
 }
 
 impl Desk {
@@ -207,9 +211,11 @@ impl Desk {
             trial: None,
             registry_changes: Vec::new(),
             remote_under_way: Rc::default(),
+            bundles: bundle::Bundles::default(),
         };
         desk.trial = OnTrial::of(&desk.loaded, now);
         desk.retry(interval);
+        bundle::clear(&desk.loaded.settings.paths.state_dir);
         desk
     }
 
@@ -757,7 +763,7 @@ impl Desk {
         problems.extend(of_daily_bytes);
         let of_usage = self.usage.problems(&problems);
         problems.extend(of_usage);
-        let of_firmware = self.shared.hub.borrow().firmware.problems(&problems);
+        let of_firmware = self.shared.hub.borrow().firmware.problems(&problems, now);
         problems.extend(of_firmware);
         problems.extend(self.rekeying.problem().map(str::to_owned));
         problems
@@ -806,6 +812,23 @@ impl Desk {
         self.loaded.known.iter().filter(|known| known.switched_off).map(|known| known.id.clone())
     }
 
+    /// The ports. What a CoAP node on a line sends passes as over a session: it is counted by the
+    /// gate.
+    fn serial(&self, hub: &Hub, now: Instant) -> BTreeMap<String, snapshot::SerialPort> {
+        let mut ports = self.ports.snapshot(now);
+        let gate = &hub.pipeline.gate;
+        let is_node =
+            |port: &&serial::settings::Port| matches!(port.duty, serial::settings::Duty::Slipmux { .. });
+        for port in self.loaded.settings.serial.iter().filter(is_node) {
+            let view = gate.device_by_id(port.name.as_str()).and_then(|index| gate.device(now, index));
+            if let (Some(view), Some(shown)) = (view, ports.get_mut(port.name.as_str())) {
+                let accepted = view.accepted.saturating_sub(view.unstored.into());
+                (shown.readings, shown.refused) = (accepted, view.refused.total());
+            }
+        }
+        ports
+    }
+
     fn counters(&self, hub: &Hub) -> Snapshot {
         let mut snapshot = hub.pipeline.counters.snapshot();
         let coap = hub.coap.counters();
@@ -816,6 +839,7 @@ impl Desk {
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         mailbox::count(&hub.commands, &mut snapshot);
+        mailbox::count_writes(hub.serial.writes(), &mut snapshot);
         self.updates.count(&mut snapshot);
         hub.firmware.count(&mut snapshot);
         snapshot
@@ -882,7 +906,7 @@ impl Control for Desk {
             limited_counts: limited.counts,
             mqtt: mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
             unlisted_strays: hub.coap.strays.unnamed(),
-            serial: self.ports.snapshot(now),
+            serial: self.serial(&hub, now),
             counters: self.counters(&hub).into_json(),
             problems: self.problems(&journal, now),
             clock: self.clock.snapshot(),

@@ -1,24 +1,31 @@
-//! Firmware for sensors on the path: answers devices, has blocks read on the reader's thread, and
+//! Firmware for sensors on the path: answers devices, has blocks read on [threads](readers), and
 //! keeps how far each device is.
 //!
 //! | meets | then |
 //! |---|---|
 //! | the start | files are verified on another thread; 5.03 until then |
-//! | more than 256 reads, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
+//! | more than 256 reads of a class, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
+//! | a read that the disk does not answer | the blocks of its class wait, which is named after [`SLOW`]; other classes go on |
+//! | a folder that is lost | made anew; the class is verified, and fetched again |
+//! | a folder that cannot be, because a file is there | named; tried again every [`LOOK_EVERY`] |
 //! | a read that fails | 5.03; the class is verified anew, and fetched again if it is not whole |
 //! | files that the disk does not give | 5.03; verified again every [`AGAIN`], [`ATTEMPTS`] times; then what it gives is served, and the rest is fetched |
 //! | many blocks at once | at most [`ROUND_MAX`] are answered in a round: readings come in between |
+
+mod readers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::{spawn_blocking, spawn_local};
 
+use self::readers::Readers;
 use super::kept_text::{KeptText, Shape};
 use crate::clock::Moment;
 use crate::control::protocol::{Code as Refusal, DEVICES_MAX, Failure};
@@ -34,8 +41,7 @@ use crate::telemetry::counters::Snapshot;
 use crate::update::firmware::campaign::{Campaign, Change};
 use crate::update::firmware::library::{Answer, Library, MANIFEST_MAX_AGE, Piece, Question, SOON};
 use crate::update::firmware::settings::SensorFirmware;
-use crate::update::io::block_reader::BlockReader;
-use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, open};
+use crate::update::io::firmware::{ImageFile, PROGRESS, Shelf, folder_of, no_folder, open};
 
 /// Most reads of one device at once.
 const DEVICE_READS_MAX: usize = 4;
@@ -45,6 +51,11 @@ const ROUND_MAX: usize = 32;
 const AGAIN: Duration = Duration::from_secs(10);
 /// So often.
 const ATTEMPTS: u32 = 30;
+/// A read, or a verification, that takes longer is named.
+const SLOW: Duration = Duration::from_secs(15);
+const SLOW_VERIFICATION: Duration = Duration::from_secs(120);
+/// How often the folders are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How far devices are is written at most so often.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// Of 100,000 devices with long names and versions.
@@ -58,11 +69,10 @@ pub struct Firmware {
     inner: RefCell<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     library: Library,
     files: BTreeMap<Name, BTreeMap<String, Arc<ImageFile>>>,
-    reader: Option<BlockReader<ImageFile>>,
+    readers: Readers<ImageFile>,
     reads: HashMap<u64, Read>,
     next_read: u64,
     progress: BTreeMap<Name, KeptText>,
@@ -73,6 +83,14 @@ struct Inner {
     unread: BTreeMap<Name, (u32, Instant)>,
     /// Classes whose folder another thread changes: it is not verified meanwhile.
     lent: BTreeSet<Name>,
+    /// Since when a class is being verified.
+    loading: BTreeMap<Name, Instant>,
+    /// Classes without a folder, because something else is in its place: what is wrong.
+    blocked: BTreeMap<Name, String>,
+    /// Classes whose folder was lost with an image: what is said until another is here.
+    lost: BTreeMap<Name, String>,
+    looked_after_at: Option<Instant>,
+    looking: Option<Receiver<Vec<(Name, Looked)>>>,
     counts: Counts,
     looked_at: Option<Instant>,
     kept_at: Option<Instant>,
@@ -82,9 +100,19 @@ struct Inner {
 
 /// A block that is being read.
 struct Read {
+    since: Instant,
     device: Name,
     fetch: FirmwareFetch,
     piece: Piece,
+}
+
+/// How the folder of a class was found.
+enum Looked {
+    Fine,
+    /// It was not there, and is again.
+    Lost,
+    /// It is not there, and cannot be.
+    Blocked(String),
 }
 
 #[derive(Default)]
@@ -109,11 +137,30 @@ pub struct Fetching {
 impl Firmware {
     /// Begins to verify what is here, on another thread.
     pub fn open(base: &Path, settings: &SensorFirmware) -> Rc<Firmware> {
-        let firmware = Rc::new(Firmware {
-            base: base.to_owned(),
-            wake: Arc::new(Notify::new()),
-            inner: RefCell::default(),
-        });
+        let wake = Arc::new(Notify::new());
+        let inner = Inner {
+            library: Library::default(),
+            files: BTreeMap::new(),
+            readers: Readers::new(wake.clone()),
+            reads: HashMap::new(),
+            next_read: 0,
+            progress: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            unread: BTreeMap::new(),
+            lent: BTreeSet::new(),
+            loading: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            // The classes are loaded now, which makes their folders.
+            looked_after_at: Some(Instant::now()),
+            looking: None,
+            counts: Counts::default(),
+            looked_at: None,
+            kept_at: None,
+            fetching: BTreeMap::new(),
+        };
+        let firmware = Rc::new(Firmware { base: base.to_owned(), wake, inner: RefCell::new(inner) });
         firmware.replace(settings);
         firmware
     }
@@ -134,12 +181,9 @@ impl Firmware {
             inner.faults.retain(|class, _| classes.contains(class));
             inner.unread.retain(|class, _| classes.contains(class));
             inner.fetching.retain(|class, _| classes.contains(class));
-            if inner.reader.is_none() && !classes.is_empty() {
-                match BlockReader::start(self.wake.clone()) {
-                    Ok(reader) => inner.reader = Some(reader),
-                    Err(error) => log::error!(reason:% = error; "firmware cannot be served: no thread"),
-                }
-            }
+            inner.blocked.retain(|class, _| classes.contains(class));
+            inner.lost.retain(|class, _| classes.contains(class));
+            inner.readers.retain(|class| classes.contains(class));
             new
         };
         for class in new {
@@ -150,25 +194,29 @@ impl Firmware {
     /// Verifies the images of a class; with its campaign at the start.
     fn load(self: &Rc<Self>, class: Name, is_start: bool) {
         let (firmware, folder) = (Rc::clone(self), folder_of(&self.base, class.as_str()));
+        self.inner.borrow_mut().loading.insert(class.clone(), Instant::now());
         spawn_local(async move {
             let work = move || {
                 let progress = is_start.then(|| {
-                    let made = create_directory(&folder);
+                    let made = look(&folder);
                     let read = |bytes: &[u8]| Campaign::parse(checked_text::open(bytes)?);
                     let kept = KeptText::open(&folder, PROGRESS, SHAPE, COST, read);
                     (made, kept)
                 });
                 (open(&folder), progress)
             };
-            let Ok((shelf, progress)) = spawn_blocking(work).await else {
+            let loaded = spawn_blocking(work).await;
+            firmware.inner.borrow_mut().loading.remove(&class);
+            let Ok((mut shelf, progress)) = loaded else {
                 log::error!(class = class.as_str(); "the thread that verifies firmware failed");
                 return;
             };
             let inner = &mut *firmware.inner.borrow_mut();
             let Some(found) = inner.library.class_mut(class.as_str()) else { return };
             if let Some((made, (text, campaign))) = progress {
-                if let Err(error) = made {
-                    log::error!(class = class.as_str(), reason:% = error; "the folder of firmware cannot be made");
+                if let Looked::Blocked(why) = made {
+                    log::error!(class = class.as_str(), reason = why.as_str(); "firmware has no folder");
+                    inner.blocked.insert(class.clone(), why);
                 }
                 found.campaign = campaign.unwrap_or_default();
                 inner.progress.insert(class.clone(), text);
@@ -184,6 +232,8 @@ impl Firmware {
                 return;
             }
             inner.unread.remove(&class);
+            // Once an image is here again, `put` forgets what is said.
+            shelf.faults.extend(inner.lost.remove(&class));
             inner.put(&class, shelf);
         });
     }
@@ -200,7 +250,7 @@ impl Firmware {
             inner.take(moment, coap, &pipeline.gate, fetch);
         }
         for _ in 0..ROUND_MAX {
-            let Some((number, read)) = inner.reader.as_mut().and_then(BlockReader::poll) else { return };
+            let Some((number, read)) = inner.readers.poll() else { return };
             if let Some(of) = inner.reads.remove(&number) {
                 inner.answer(moment, coap, &of, read);
             }
@@ -221,6 +271,7 @@ impl Firmware {
             }
             inner.follow(now, elapsed, gate);
             inner.keep(now);
+            inner.look_after(now, &self.base);
             let (free, lent) = std::mem::take(&mut inner.doubted)
                 .into_iter()
                 .partition::<Vec<_>, _>(|class| !inner.lent.contains(class));
@@ -400,8 +451,10 @@ impl Firmware {
     }
 
     /// What is wrong and needs somebody, one sentence each, beside what is `known`.
-    pub fn problems(&self, known: &[String]) -> Vec<String> {
+    pub fn problems(&self, known: &[String], now: Instant) -> Vec<String> {
         let inner = self.inner.borrow();
+        let hanging = inner.hanging(now);
+        let blocked: BTreeSet<&String> = inner.blocked.values().collect();
         let stopped = inner.library.classes().iter().filter_map(|(class, found)| {
             let why = found.campaign.stopped().filter(|_| found.kept.current().is_some())?;
             Some(format!(
@@ -411,7 +464,8 @@ impl Firmware {
         });
         let texts = inner.progress.values().flat_map(|text| text.problems(known));
         let faults = inner.faults.values().flatten().cloned();
-        stopped.chain(faults).chain(texts).collect()
+        let blocked = blocked.into_iter().cloned();
+        hanging.into_iter().chain(blocked).chain(stopped).chain(faults).chain(texts).collect()
     }
 
     /// Its numbers.
@@ -421,6 +475,19 @@ impl Firmware {
         snapshot.put("tombolo_firmware_sent_blocks_total", blocks);
         snapshot.put("tombolo_firmware_refused_requests_total", refused);
         snapshot.put("tombolo_firmware_unreadable_blocks_total", unread);
+    }
+}
+
+/// Looks at a folder, and makes it if it is not there. Blocks.
+fn look(folder: &Path) -> Looked {
+    if folder.is_dir() {
+        return Looked::Fine;
+    }
+    match create_directory(folder) {
+        Ok(()) => Looked::Lost,
+        Err(error) => Looked::Blocked(no_folder(folder).unwrap_or_else(|| {
+            format!("{} cannot be made: {error}; no firmware for sensors is kept", folder.display())
+        })),
     }
 }
 
@@ -469,12 +536,11 @@ impl Inner {
                 let number = self.next_read;
                 let is_asked = count < DEVICE_READS_MAX
                     && file.is_some_and(|file| {
-                        let reader = self.reader.as_mut();
-                        reader.is_some_and(|reader| reader.ask(number, &file, piece.offset, piece.length))
+                        self.readers.ask(&piece.class, number, &file, piece.offset, piece.length)
                     });
                 if is_asked {
                     self.next_read += 1;
-                    self.reads.insert(number, Read { device, fetch, piece });
+                    self.reads.insert(number, Read { since: moment.now, device, fetch, piece });
                 } else {
                     self.refuse(
                         moment,
@@ -501,7 +567,7 @@ impl Inner {
 
     /// A block was read.
     fn answer(&mut self, moment: &Moment, coap: &mut Intake, read: &Read, bytes: std::io::Result<Vec<u8>>) {
-        let Read { device, fetch, piece } = read;
+        let Read { device, fetch, piece, .. } = read;
         match bytes {
             Ok(bytes) => {
                 self.counts.blocks += 1;
@@ -542,6 +608,86 @@ impl Inner {
         }
     }
 
+    /// The classes whose disk does not answer, one sentence each.
+    fn hanging(&self, now: Instant) -> Vec<String> {
+        let mut oldest: BTreeMap<&Name, Instant> = BTreeMap::new();
+        for read in self.reads.values() {
+            let since = oldest.entry(&read.piece.class).or_insert(read.since);
+            *since = read.since.min(*since);
+        }
+        let age = |since: Instant| now.saturating_duration_since(since);
+        let reads = oldest.into_iter().filter(|(_, since)| age(*since) >= SLOW).map(|(class, since)| {
+            format!(
+                "the disk has not given a block of the firmware for {class} for {} s: its devices wait, those of other \
+                 classes do not",
+                age(since).as_secs()
+            )
+        });
+        let slow = self.loading.iter().filter(|(_, since)| age(**since) >= SLOW_VERIFICATION);
+        let slow = slow.map(|(class, since)| {
+            format!(
+                "the firmware for {class} has been read from the disk for {} s to verify it: none is offered until then",
+                age(*since).as_secs()
+            )
+        });
+        reads.chain(slow).collect()
+    }
+
+    /// Looks at the folders, on another thread, and takes what was found.
+    fn look_after(&mut self, now: Instant, base: &Path) {
+        match self.looking.as_ref().map(Receiver::try_recv) {
+            Some(Ok(found)) => {
+                self.looking = None;
+                found.into_iter().for_each(|(class, looked)| self.take_looked(class, looked, base));
+            }
+            Some(Err(TryRecvError::Disconnected)) => self.looking = None,
+            Some(Err(TryRecvError::Empty)) | None => {}
+        }
+        let is_due = self.looked_after_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY);
+        let classes: Vec<Name> = self.library.classes().keys().cloned().collect();
+        if self.looking.is_some() || !is_due || classes.is_empty() {
+            return;
+        }
+        self.looked_after_at = Some(now);
+        let (sender, receiver) = channel();
+        let base = base.to_owned();
+        spawn_blocking(move || {
+            let of = |class: Name| {
+                let looked = look(&folder_of(&base, class.as_str()));
+                (class, looked)
+            };
+            sender.send(classes.into_iter().map(of).collect())
+        });
+        self.looking = Some(receiver);
+    }
+
+    fn take_looked(&mut self, class: Name, looked: Looked, base: &Path) {
+        match looked {
+            Looked::Fine => {
+                self.blocked.remove(&class);
+            }
+            Looked::Lost => {
+                self.blocked.remove(&class);
+                let images = self.files.get(&class).map_or(0, BTreeMap::len);
+                if images > 0 {
+                    let folder = folder_of(base, class.as_str());
+                    let said = format!(
+                        "{}: the folder was lost with the firmware for {class}, which is fetched anew",
+                        folder.display()
+                    );
+                    log::error!("{said}");
+                    self.lost.insert(class.clone(), said);
+                }
+                self.doubted.insert(class);
+            }
+            Looked::Blocked(why) => {
+                if self.blocked.insert(class.clone(), why.clone()).is_none() {
+                    log::error!(class = class.as_str(), reason = why.as_str(); "firmware has no folder");
+                }
+            }
+        }
+    }
+
     /// Writes how far devices are.
     fn keep(&mut self, now: Instant) {
         if self.kept_at.is_some_and(|at| now.saturating_duration_since(at) < KEEP_EVERY) {
@@ -549,6 +695,12 @@ impl Inner {
         }
         self.kept_at = Some(now);
         for (class, text) in &mut self.progress {
+            let parse = |bytes: &[u8]| Campaign::parse(checked_text::open(bytes)?);
+            if let Some(campaign) = text.retry(now, parse)
+                && let Some(found) = self.library.class_mut(class.as_str())
+            {
+                found.campaign = campaign;
+            }
             // What became of the last write is known only then.
             let is_ready = text.is_ready(now);
             if let Some(found) = self.library.class_mut(class.as_str())

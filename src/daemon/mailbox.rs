@@ -18,6 +18,7 @@ use crate::control::snapshot::{self, HeldCommand, MailboxPage, Sent};
 use crate::downlink::command::Outcome;
 use crate::downlink::mailbox::{BYTES_MAX, CommandView};
 use crate::message::{ContentFormat, Path};
+use crate::southbound::serial::writes::Writes;
 use crate::telemetry::counters::Snapshot;
 use crate::telemetry::text::is_harmless;
 
@@ -230,4 +231,16 @@ pub fn count(commands: &Commands, snapshot: &mut Snapshot) {
     snapshot.put("tombolo_downlink_unknown_commands_total", of_mailbox.unknown);
     snapshot.put("tombolo_downlink_dropped_commands_total", of_mailbox.dropped);
     snapshot.put("tombolo_downlink_untold_outcomes_total", own.untold);
+}
+
+/// The numbers of commands to devices on serial lines.
+pub fn count_writes(writes: Writes, snapshot: &mut Snapshot) {
+    let Writes { frames, values } = writes;
+    snapshot.put("tombolo_serial_sent_writes_total", frames.sent);
+    snapshot.put("tombolo_serial_answered_writes_total", frames.answered);
+    snapshot.put("tombolo_serial_failed_writes_total", frames.failed);
+    snapshot.put("tombolo_modbus_sent_writes_total", values.sent);
+    snapshot.put("tombolo_modbus_answered_writes_total", values.answered);
+    snapshot.put("tombolo_modbus_failed_writes_total", values.failed);
+    snapshot.put("tombolo_modbus_differing_writes_total", values.differing);
 }

@@ -83,6 +83,9 @@ fn resource(now: Instant, view: &ServedView<'_>) -> ServedResource {
         over_quota: view.over_quota,
         asked: view.asked,
         trouble: view.trouble.map(|(trouble, _)| trouble.to_owned()),
+        // One that is not due yet does not wait.
+        behind_command_s: view.behind_command.filter(|at| *at <= now).map(ago),
+        remark: view.remark.clone(),
         again_s: view.trouble.and_then(|(_, at)| at).map(|at| at.saturating_duration_since(now).as_secs()),
         ..described(view.path)
     }

@@ -42,13 +42,15 @@ use super::command::{Command, Outcome, State, Status};
 use super::frame::{self, PacketMark, TakenMark, kind};
 use super::log::{Batch, Committed, Entry};
 use super::observe::{Registration, Relation, Relations};
-use super::value::{Value, Values};
+use super::value::{DELETE, Value, Values};
 use crate::clock::{Moment, UnixTime};
 use crate::gate::{Deliver, MailboxLimits, WhenFull};
 use crate::message::{Name, Stamp};
 use crate::proto::coap::block::{Block, SIZE_EXPONENT_MAX};
 use crate::proto::coap::{PeerId, Token};
 
+/// 2.02 Deleted (RFC 7252 §5.9.1.2).
+const DELETED: u8 = 0x42;
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
 /// So long a message of QoS 2 is known after it was completed, and a distinct one of QoS 1 after
@@ -401,6 +403,8 @@ impl Mailbox {
             counters: Counters::default(),
         };
         mailbox.restore(entries);
+        let numbers: Vec<u64> = mailbox.commands.keys().copied().collect();
+        numbers.into_iter().for_each(|number| mailbox.end_removal(number));
         mailbox
     }
 
@@ -1154,7 +1158,7 @@ impl Mailbox {
     pub fn refresh(&mut self, relation: u64) {
         let sequence = self.next;
         if let Some(found) = self.relations.get_mut(relation) {
-            (found.sequence, found.refreshing) = (sequence, true);
+            (found.sequence, found.refreshing, found.is_changed) = (sequence, true, false);
             self.next += 1;
             self.pending.push(Op::Related { relation, ticket: None });
         }
@@ -1393,6 +1397,7 @@ impl Mailbox {
                         self.values.take(number, held.mark.boot, &held.command);
                         self.leave(number);
                         self.cut_off(number);
+                        self.end_removal(number);
                     }
                 }
                 Op::Related { relation, ticket: Some(ticket) } => {
@@ -1470,6 +1475,31 @@ impl Mailbox {
             let why = "a later message took its place while the device fetched the rest of it: it has a part";
             self.end(older, Outcome::of(Status::Superseded, why));
         }
+    }
+
+    /// A DELETE whose rule says that the device fetches or observes the path is carried out here:
+    /// the message that was there is gone. What waited to be fetched is not there any more, and
+    /// those that observe the path are told.
+    fn end_removal(&mut self, number: u64) {
+        let Some(held) = self.commands.get(&number).filter(|held| held.state == State::Waiting) else {
+            return;
+        };
+        if held.command.deliver != Deliver::Observe || held.command.method != DELETE {
+            return;
+        }
+        let (device, path) = (held.command.device.clone(), held.command.path.clone());
+        let is_gone = |held: &Held| {
+            let Command { deliver, path: of, .. } = &held.command;
+            held.state == State::Waiting && *deliver == Deliver::Observe && *of == path
+        };
+        let queue = self.queues.get(&device);
+        let older = queue.iter().flat_map(|queue| &queue.numbers).filter(|older| **older < number);
+        let gone: Vec<u64> =
+            older.filter(|older| self.commands.get(older).is_some_and(is_gone)).copied().collect();
+        gone.into_iter().for_each(|older| self.end(older, superseded()));
+        let why = "the message on the path is removed: a GET of the device is answered with 4.04";
+        self.end(number, Outcome::of(Status::Code(DELETED), why));
+        self.relations.note_changed(&device, &path);
     }
 
     /// The commands on their way to a path of a device.

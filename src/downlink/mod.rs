@@ -39,6 +39,7 @@ pub mod io;
 pub mod log;
 pub mod mailbox;
 pub mod observe;
+pub mod parts;
 pub mod remote;
 pub mod router;
 pub mod served;

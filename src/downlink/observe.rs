@@ -8,6 +8,7 @@
 //! | GET with Observe 1 and its token | ends |
 //! | Reset, or a notification that is not acknowledged | ends |
 //! | a message of another Content-Format than [`Formats`] says: the device is told 4.06 | ends |
+//! | the message is removed by a DELETE | goes on: an empty notification is sent, when the device is awake |
 //! | its session ends, its device is removed, or no rule allows the path | ends |
 //! | the device has [`OF_DEVICE`], and observes one more | the oldest of the device ends |
 //! | [`RELATIONS_MAX`] in all | no further one is made: the answer has no Observe option |
@@ -91,6 +92,8 @@ pub struct Relation {
     notified: Option<Instant>,
     /// A notification without a command is being stored, or on its way.
     pub(super) refreshing: bool,
+    /// The message on its path was removed, which it was not told yet.
+    pub(super) is_changed: bool,
 }
 
 #[derive(Debug)]
@@ -151,7 +154,8 @@ impl Relations {
         }
         of_device.push(id);
         let (sequence, notified) = (id, None);
-        self.all.insert(id, Relation { registration, sequence, is_made, notified, refreshing: false });
+        let (refreshing, is_changed) = (false, false);
+        self.all.insert(id, Relation { registration, sequence, is_made, notified, refreshing, is_changed });
         replaced.iter().for_each(|id| drop(self.remove(*id)));
         replaced
     }
@@ -192,13 +196,23 @@ impl Relations {
         self.all.len()
     }
 
-    /// Those that were not told anything for [`REFRESH`].
+    /// The message on a path is gone.
+    pub(super) fn note_changed(&mut self, device: &Name, path: &str) {
+        for id in self.devices.get(device).into_iter().flatten() {
+            if let Some(relation) = self.all.get_mut(id).filter(|of| of.registration.path == path) {
+                relation.is_changed = true;
+            }
+        }
+    }
+
+    /// Those that were not told anything for [`REFRESH`], or whose message is gone.
     pub(super) fn due(&self, now: Instant) -> Vec<u64> {
         let is_due = |relation: &Relation| {
             relation.is_made
                 && !relation.refreshing
                 && relation.registration.peer.is_some()
-                && relation.notified.is_some_and(|at| now.saturating_duration_since(at) >= REFRESH)
+                && (relation.is_changed
+                    || relation.notified.is_some_and(|at| now.saturating_duration_since(at) >= REFRESH))
         };
         self.iter().filter(|(_, relation)| is_due(relation)).map(|(id, _)| id).collect()
     }

@@ -11,6 +11,7 @@
 //! | `device/add` | JSON: [`NewDevice`] | once the device is in force |
 //! | `device/remove` | the id of a device | once it is removed |
 //! | `device/rekey` | JSON: [`NewCredential`] | once the device is known by it, and not by the one before |
+//! | `support-bundle` | nothing, or `hide-names` | the bundle in numbered [parts](super::parts) |
 //!
 //! No verb takes a secret: who reads along at the broker must not learn one.
 
@@ -40,11 +41,13 @@ pub enum Verb {
     DeviceRemove,
     /// Give a device another public key or certificate name.
     DeviceRekey,
+    /// Collect what helps support.
+    SupportBundle,
 }
 
 impl Verb {
     /// All, in the order of the table above.
-    pub const ALL: [Verb; 8] = [
+    pub const ALL: [Verb; 9] = [
         Verb::Reload,
         Verb::Check,
         Verb::Status,
@@ -53,6 +56,7 @@ impl Verb {
         Verb::DeviceAdd,
         Verb::DeviceRemove,
         Verb::DeviceRekey,
+        Verb::SupportBundle,
     ];
 
     /// As in topics and in `[remote] allow`.
@@ -66,6 +70,7 @@ impl Verb {
             Verb::DeviceAdd => "device/add",
             Verb::DeviceRemove => "device/remove",
             Verb::DeviceRekey => "device/rekey",
+            Verb::SupportBundle => "support-bundle",
         }
     }
 
@@ -241,6 +246,18 @@ fn credential(
     Ok(Credential { certificate, public_key })
 }
 
+/// Whether names are taken out of a support bundle, by its payload.
+///
+/// # Errors
+/// The payload is neither empty nor `hide-names`.
+pub fn hides_names(payload: &[u8]) -> Result<bool, String> {
+    match payload.trim_ascii() {
+        b"" => Ok(false),
+        b"hide-names" => Ok(true),
+        _ => Err("the payload of support-bundle is empty, or hide-names".to_owned()),
+    }
+}
+
 /// A name in a payload: as text, or as JSON `{"name": …}` or `{"id": …}`.
 ///
 /// # Errors
@@ -332,6 +349,12 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(why) && !error.contains("text:secret"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_support_bundle_has_names_unless_they_are_to_be_taken_out() {
+        assert_eq!((hides_names(b""), hides_names(b" hide-names\n")), (Ok(false), Ok(true)));
+        assert!(hides_names(b"{}").is_err() && hides_names(b"\xff").is_err());
     }
 
     #[test]

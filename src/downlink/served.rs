@@ -8,6 +8,7 @@
 //! | one that is not newer | it is acknowledged, and dropped |
 //! | Max-Age and 5 to 15 s pass without one | it is registered anew, by the same token (§3.3.1) |
 //! | the association ends, or another takes its place | the relation is over |
+//! | two associations take turns | [`CHANGES_MAX`] changes are followed at once, then one each [`PAUSE`]; the relation of the one before goes on meanwhile |
 //! | an answer without Observe | its value is taken; asked again after a pause |
 //! | 4.xx, 5.xx, Reset, no answer | asked again after a pause |
 //! | the rules refuse a value | the relation is ended by Reset; asked again after a pause |
@@ -54,6 +55,11 @@ const FRESH_MIN: Duration = Duration::from_secs(30);
 const COMPARABLE: Duration = Duration::from_secs(128);
 /// While a command is on its way, or there is no room.
 const SHORTLY: Duration = Duration::from_secs(1);
+/// Changes of the association of a device that are followed at once, and one more in each
+/// [`PAUSE`]: each costs a GET of all that is observed.
+const CHANGES_MAX: u32 = 8;
+/// So many notifications in a row with the number of the last are no accident.
+const SAME_NUMBERS: u32 = 3;
 /// The longest time by which a poll is put off, so that not all devices are asked at once.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
@@ -202,6 +208,10 @@ pub struct ServedView<'a> {
     pub asked: u64,
     /// What is wrong; and when it is asked for again, if that is known.
     pub trouble: Option<(&'a str, Option<Instant>)>,
+    /// It is due, and a command to the device goes first: since when.
+    pub behind_command: Option<Instant>,
+    /// What is odd and loses values, although some come.
+    pub remark: Option<String>,
 }
 
 /// Numbers since the start.
@@ -241,6 +251,8 @@ struct Item {
     values: u64,
     over_quota: u64,
     asked: u64,
+    /// How many notifications in a row had the number of the one before.
+    same_numbers: u32,
 }
 
 impl Item {
@@ -261,6 +273,7 @@ impl Item {
             values: 0,
             over_quota: 0,
             asked: 0,
+            same_numbers: 0,
         }
     }
 
@@ -288,7 +301,22 @@ impl Item {
         }
     }
 
-    fn view(&self) -> ServedView<'_> {
+    /// A notification with this number came.
+    fn note_number(&mut self, sequence: u32) {
+        let is_same = self.newest.is_some_and(|(newest, _)| newest == sequence);
+        self.same_numbers = if is_same { self.same_numbers.saturating_add(1) } else { 0 };
+    }
+
+    fn remark(&self) -> Option<String> {
+        let (number, _) = self.newest.filter(|_| self.same_numbers >= SAME_NUMBERS)?;
+        Some(format!(
+            "its notifications have the same number {number} again and again, so that those within {} s of the last \
+             are dropped (RFC 7641 §3.4): the device must count them up",
+            COMPARABLE.as_secs()
+        ))
+    }
+
+    fn view(&self, occupied_since: Option<Instant>) -> ServedView<'_> {
         let again = self.asked_until.is_none().then_some(self.due);
         ServedView {
             path: &self.path,
@@ -298,6 +326,8 @@ impl Item {
             over_quota: self.over_quota,
             asked: self.asked,
             trouble: self.trouble.as_deref().map(|trouble| (trouble, again)),
+            behind_command: occupied_since.filter(|_| self.asked_until.is_none()).map(|at| at.max(self.due)),
+            remark: self.remark(),
         }
     }
 }
@@ -317,9 +347,34 @@ struct Device {
     peer: Option<PeerId>,
     /// Its place in the order of time.
     due: Option<Instant>,
+    /// What is due waits for a command since then.
+    occupied_since: Option<Instant>,
+    /// How many changes of the association may be followed at once, and since when one more was
+    /// earned.
+    changes: Option<(u32, Instant)>,
 }
 
 impl Device {
+    fn views(&self) -> impl Iterator<Item = ServedView<'_>> {
+        self.items.iter().map(|item| item.view(self.occupied_since))
+    }
+
+    /// Whether a change of the association is followed now.
+    fn may_change(&mut self, now: Instant) -> bool {
+        // The first association is no change, and neither is one after the last has ended.
+        if self.peer.is_none() {
+            return true;
+        }
+        let (left, since) = self.changes.unwrap_or((CHANGES_MAX, now));
+        let earned = now.saturating_duration_since(since).as_secs() / PAUSE.as_secs();
+        let (left, since) = match u32::try_from(earned).unwrap_or(u32::MAX) {
+            0 => (left, since),
+            earned => (left.saturating_add(earned).min(CHANGES_MAX), now),
+        };
+        self.changes = Some((left.saturating_sub(1), since));
+        left > 0
+    }
+
     fn item_of(&mut self, number: u64) -> Option<&mut Item> {
         self.items.iter_mut().find(|item| item.number == number)
     }
@@ -463,9 +518,10 @@ impl Served {
                 return;
             }
             let items = paths.iter().map(|path| self.item(now, name, path)).collect();
-            self.devices.insert(name.clone(), Device { items, peer: None, due: None });
+            self.devices.insert(name.clone(), Device { items, ..Device::default() });
         }
-        let Some(device) = self.devices.get_mut(name).filter(|device| device.peer != Some(peer)) else {
+        let device = self.devices.get_mut(name).filter(|device| device.peer != Some(peer));
+        let Some(device) = device.and_then(|device| device.may_change(now).then_some(device)) else {
             return;
         };
         device.peer = Some(peer);
@@ -487,8 +543,10 @@ impl Served {
         let next = device.items.iter_mut().filter(|item| item.due <= now).min_by_key(|item| item.due);
         let Some(item) = next.filter(|_| is_free) else { return self.schedule(name) };
         if asker.is_occupied(name) {
+            device.occupied_since.get_or_insert(now);
             return self.schedule_at(name, now + SHORTLY);
         }
+        device.occupied_since = None;
         let Some(peer) = asker.reach(now, name) else { return self.unschedule(name) };
         if device.peer != Some(peer) {
             // It will have spoken over it: then it is asked.
@@ -574,6 +632,9 @@ impl Served {
             Verdict::Drop
         } else if let Some(sequence) = said.observe.filter(|_| is_observed) {
             let newest = (sequence, now);
+            if !is_answer {
+                item.note_number(sequence);
+            }
             let is_renewal = said.kind == NoticeKind::Piggybacked;
             if !is_renewal && item.newest.is_some_and(|old| !is_newer(old, newest)) {
                 self.counts.stale += 1;
@@ -713,14 +774,12 @@ impl Served {
 
     /// What is asked of a device; empty where it was not heard yet.
     pub fn view(&self, device: &Name) -> impl Iterator<Item = ServedView<'_>> {
-        self.devices.get(device).into_iter().flat_map(|device| device.items.iter().map(Item::view))
+        self.devices.get(device).into_iter().flat_map(Device::views)
     }
 
     /// What is asked of all devices that were heard.
     pub fn views(&self) -> impl Iterator<Item = (&Name, ServedView<'_>)> {
-        self.devices
-            .iter()
-            .flat_map(|(name, device)| device.items.iter().map(move |item| (name, item.view())))
+        self.devices.iter().flat_map(|(name, device)| device.views().map(move |view| (name, view)))
     }
 
     /// What is configured for a device of this role.

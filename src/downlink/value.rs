@@ -28,7 +28,8 @@ const OVERHEAD: usize = 192;
 
 const POST: u8 = 2;
 const PUT: u8 = 3;
-const DELETE: u8 = 4;
+/// The method DELETE (RFC 7252 §5.8.4).
+pub(super) const DELETE: u8 = 4;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]

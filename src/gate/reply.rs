@@ -28,6 +28,8 @@ pub struct Outcome<'a> {
     pub content_format: Option<ContentFormat>,
     /// How the payload is wrapped: JSON for those who cannot read properties.
     pub envelope: Envelope,
+    /// Of an answer that comes in parts, which one this is: properties as in a query.
+    pub part: Option<&'a str>,
     /// When it became so.
     pub stamp: Stamp,
     /// What the device answered, or a sentence.
@@ -58,7 +60,7 @@ impl Gate {
         let content = Content {
             device: outcome.device,
             path: outcome.path,
-            query: None,
+            query: outcome.part,
             topic: outcome.topic,
             method: Method::Post,
             content_format: outcome.content_format,

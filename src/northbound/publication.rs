@@ -170,8 +170,14 @@ impl Encoder {
                 None => push_user_property(out, "method", content.method.as_str().as_bytes()),
                 Some(reply) => push_reply(out, reply),
             }
-            if let Some(query) = content.query {
-                push_user_property(out, "query", query.as_bytes());
+            match content.query {
+                Some(query) if content.reply.is_some() => {
+                    for (name, value) in members(query) {
+                        push_user_property(out, name, value.as_bytes());
+                    }
+                }
+                Some(query) => push_user_property(out, "query", query.as_bytes()),
+                None => {}
             }
             if content.test {
                 push_user_property(out, "test", b"true");
@@ -285,6 +291,11 @@ fn push_reply(out: &mut Vec<u8>, reply: &CommandReply<'_>) {
     }
 }
 
+/// The properties of a part of a reply.
+fn members(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter_map(|member| member.split_once('='))
+}
+
 /// What the Content Type of a payload in this format does not say: the number if it has no media
 /// type, and its content coding.
 fn push_format(out: &mut Vec<u8>, format: ContentFormat) {
@@ -342,7 +353,7 @@ fn push_envelope(
         ("gateway", Some(gateway)),
         ("device", Some(content.device)),
         ("path", Some(content.path)),
-        ("query", content.query),
+        ("query", content.query.filter(|_| content.reply.is_none())),
         ("method", Some(content.method.as_str()).filter(|_| content.reply.is_none())),
         ("status", content.reply.map(|reply| reply.status)),
     ];
@@ -351,6 +362,16 @@ fn push_envelope(
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\":");
         push_json_string(out, value);
+    }
+    for (name, value) in content.query.filter(|_| content.reply.is_some()).into_iter().flat_map(members) {
+        out.push(b',');
+        push_json_string(out, name);
+        out.push(b':');
+        match value.parse::<u64>() {
+            // A Vec takes everything.
+            Ok(number) => drop(write!(out, "{number}")),
+            Err(_) => push_json_string(out, value),
+        }
     }
     if let Some(received) = received {
         out.extend_from_slice(b",\"received\":\"");
@@ -480,6 +501,34 @@ mod tests {
         let mut out = Vec::new();
         push_envelope(&mut out, "g", content, Some(b"00-1"), None);
         serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn a_part_of_a_reply_says_which_it_is_in_properties_of_its_own() {
+        let digest = "0f".repeat(32);
+        let part = format!("part=2&parts=3&size=70000&sha256={digest}");
+        let reply = CommandReply { status: "2.05", correlation: None, partial: true };
+        let content = Content {
+            query: Some(&part),
+            reply: Some(reply),
+            content_format: Some(ContentFormat::OCTET_STREAM),
+            payload: b"\x00\xff",
+            ..content()
+        };
+        let wrapped = envelope(&content);
+        assert_eq!((&wrapped["part"], &wrapped["parts"]), (&2.into(), &3.into()));
+        assert_eq!((&wrapped["size"], &wrapped["sha256"]), (&70_000.into(), &digest.into()));
+        assert_eq!((&wrapped["base64"], wrapped.get("query")), (&"AP8=".into(), None));
+        let mut out = Vec::new();
+        let terms = Terms { version: Version::V5, packet_limit: 1 << 20, retain: true };
+        Encoder::new("g")
+            .push_content(&mut out, &terms, None, &content, None, None, Remaining::Forever)
+            .unwrap();
+        let text = String::from_utf8_lossy(&out);
+        for name in ["part\0\x012", "parts\0\x013", "size\0\x0570000", "sha256\0\x40"] {
+            assert!(text.contains(name), "{name:?} in {text:?}");
+        }
+        assert!(!text.contains("query"), "{text:?}");
     }
 
     #[test]

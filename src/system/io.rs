@@ -1,4 +1,5 @@
-//! Random bytes, the kernel's boot id, and whether a process listens on a Unix socket.
+//! Random bytes, the kernel's boot id, whether a process listens on a Unix socket, and groups of
+//! processes that are ended together.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 use std::io;
@@ -6,7 +7,22 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::Pid;
+
+/// A process group, by the id of its first process, that ends with this.
+#[derive(Debug)]
+pub struct ProcessGroup(pub u32);
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        if let Ok(id) = i32::try_from(self.0) {
+            // No such group: all have ended.
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+}
 
 /// Fills `bytes` from the system's random number generator.
 ///

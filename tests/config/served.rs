@@ -65,9 +65,47 @@ fn a_device_of_the_registry_may_have_tables_in_the_configuration() {
     let loaded = case.loaded();
     assert_eq!(of(&loaded, "stored", "r"), ["observe.a a a"]);
     assert!(loaded.settings.gate.devices.iter().any(|device| device.id.as_str() == "stored"));
-    // One that is nowhere is an error.
-    let (_, complaints) = main_file(text).complaints();
-    assert!(complaints.iter().any(|line| line.contains("stored")), "{complaints:#?}");
+}
+
+#[test]
+fn tables_of_a_device_that_was_removed_are_a_warning_with_their_line_and_the_rest_is_in_force() {
+    let text = "[role.r.uplink.u]\npath = \"#\"\n[device.gone.poll.a]\npath = \"a\"\nevery = \"1min\"\n";
+    let (loads, complaints) = main_file(text).complaints();
+    assert!(loads);
+    let [line] = &complaints[..] else { panic!("{complaints:#?}") };
+    let words = ["warn", ":3", "device.gone.poll", "no such device", "take [device.gone.poll] out"];
+    assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    // One with anything else is a device that has a fault.
+    let other = text.replace("[device.gone.poll.a]", "[device.gone]\nlabel = \"x\"\n[device.gone.poll.a]");
+    let (_, complaints) = main_file(&other).complaints();
+    assert!(complaints.iter().any(|line| line.contains("gone") && line.contains("role")), "{complaints:#?}");
+}
+
+#[test]
+fn polls_that_are_more_than_the_quota_are_named_with_the_way_out() {
+    let quota = "[role.r.quota]\nmessages = 10\nper = \"1min\"\n";
+    let poll = |of: &str, name: &str, every: &str| {
+        format!("[{of}.poll.{name}]\npath = \"{name}\"\nevery = \"{every}\"\n")
+    };
+    let of_role = |every: &[&str]| -> String {
+        every.iter().enumerate().map(|(at, every)| poll("role.r", &format!("p{at}"), every)).collect()
+    };
+    complains(
+        &format!("{quota}{}", of_role(&["5s"])),
+        &["role.r.poll.p0.every", "every 5s", "10 in 1m", "poll it more rarely"],
+    );
+    complains(
+        &format!("{quota}{}", of_role(&["10s", "10s"])),
+        &["role.r.poll", "every 5s", "its 2 polls count together"],
+    );
+    complains(
+        &format!("{quota}{}{}", of_role(&["10s"]), poll("device.d", "own", "7s")),
+        &["device.d.poll.own.every", "quota", "its 2 polls count together"],
+    );
+    let fine = format!("{quota}{}", of_role(&["6s"]));
+    assert_eq!(case(&fine).complaints().1, [""; 0]);
+    let observed = format!("{quota}[role.r.observe.a]\npath = \"a\"\n");
+    assert_eq!(case(&observed).complaints().1, [""; 0]);
 }
 
 #[test]
@@ -92,6 +130,10 @@ fn a_fault_names_thing_value_and_way_out_and_leaves_out_that_one_alone() {
         ("[role.r.observe.x]\npath = \"a\"\nas = \"a/+\"\n", ["role.r.observe.x.as", "a/+", "segments"]),
         ("[role.r.observe.x]\npath = \".well-known/core\"\n", ["observe.x.path", "reserved", "set as"]),
         ("[role.r.observe.x]\npath = \"a\"\nquery = \"a&&b\"\n", ["observe.x.query", "a&&b", "argument"]),
+        (
+            &format!("[role.r.observe.x]\npath = \"a\"\nquery = \"b&{}\"\n", "a".repeat(256)),
+            ["observe.x.query", "256 bytes", "shorten"],
+        ),
         ("[role.r.observe.x]\npath = \"a\"\naccept = \"none\"\n", ["observe.x.accept", "none", "media type"]),
         (
             "[role.r.observe.x]\npath = \"a\"\naccept = \"a b c\"\n",

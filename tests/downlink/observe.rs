@@ -164,12 +164,36 @@ fn a_later_message_ends_one_whose_rest_is_being_fetched_and_is_notified_at_once(
 fn what_no_notification_can_tell_holds_nothing_up_where_the_device_observes_its_path() {
     let mut world = World::new();
     observe(&mut world, "lock", b"t");
-    for (id, method) in [(1, 1), (2, 4)] {
-        world.publish(Command { method, ..state(id) });
-    }
+    world.publish(Command { method: 1, ..state(1) });
     world.publish(Command { path: "lamp".to_owned(), ..command(3) });
     assert_eq!(world.wire.runs, [3]);
     assert!(world.wire.notified.is_empty());
+}
+
+#[test]
+fn a_removal_is_carried_out_at_once_ends_what_waited_for_a_fetch_and_is_told_to_the_observer() {
+    let mut world = World::new();
+    world.publish(state(1));
+    let relation = observe(&mut world, "lamp", b"t");
+    world.publish(Command { path: "lamp".to_owned(), ..state(2) });
+    world.published.clear();
+    for (id, path) in [(3, "lock"), (4, "lamp")] {
+        world.publish(Command { method: 4, path: path.to_owned(), ..state(id) });
+    }
+    let deleted = Status::Code(0x42);
+    assert_eq!(world.published, [(1, Status::Superseded), (3, deleted), (4, deleted)]);
+    assert!(world.mailbox.is_empty() && value(&world).is_none(), "nothing waits");
+    assert!(world.wire.runs.is_empty(), "the device is sent no request");
+    // The observer is told once, by a notification without a message.
+    assert_eq!(world.mailbox.relations_due(world.now), [relation]);
+    world.mailbox.refresh(relation);
+    world.settle();
+    assert_eq!(world.refreshed, [relation]);
+    world.mailbox.handle_refreshed(relation);
+    assert!(world.mailbox.relations_due(world.now).is_empty());
+    // A new message goes as before.
+    world.publish(Command { path: "lamp".to_owned(), ..state(5) });
+    assert_eq!(world.published.last(), Some(&(5, Status::Notified)));
 }
 
 #[test]

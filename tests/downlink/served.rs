@@ -245,6 +245,68 @@ fn another_association_begins_anew_and_the_one_before_is_forgotten() {
 }
 
 #[test]
+fn two_sessions_that_take_turns_cost_no_get_for_each_change() {
+    let (mut bench, _) = Bench::observing(&[observe()]);
+    bench.line.asked.clear();
+    let mut asked = 0;
+    for turn in 0..600_u64 {
+        bench.line.awake = Some(session(1 + turn % 2));
+        bench.contact();
+        if let Some((_, number, _)) = bench.line.asked.pop() {
+            asked += 1;
+            bench.tells(number, NoticeKind::Piggybacked, Some(1));
+        }
+        bench.now += Duration::from_secs(1);
+    }
+    // Eight at once, and one in each of the 20 half minutes.
+    assert!((20..=30).contains(&asked), "{asked}");
+    assert_eq!(bench.trouble(), None);
+    // A device that opens another session in between is asked over that one.
+    bench.pass(PAUSE * 8);
+    bench.line.asked.clear();
+    bench.line.awake = Some(session(9));
+    bench.contact();
+    bench.asked();
+}
+
+#[test]
+fn a_resource_that_is_due_behind_a_command_says_since_when() {
+    let mut bench = Bench::new(&[observe(), poll()]);
+    let behind = |bench: &Bench| {
+        let views = bench.served.view(&bench.device);
+        views.map(|view| view.behind_command).collect::<Vec<_>>()
+    };
+    bench.line.occupied = true;
+    bench.contact();
+    let since = bench.now;
+    bench.pass(Duration::from_secs(70));
+    assert_eq!(behind(&bench), [Some(since); 2]);
+    bench.line.occupied = false;
+    bench.pass(Duration::from_secs(2));
+    bench.asked();
+    assert_eq!(behind(&bench), [None; 2]);
+}
+
+#[test]
+fn a_device_whose_notifications_all_have_one_number_is_named_and_its_values_come_by_the_rule_of_128_seconds()
+{
+    let (mut bench, number) = Bench::observing(&[observe()]);
+    let remark = |bench: &Bench| bench.served.view(&bench.device).next().unwrap().remark;
+    let mut taken = 0;
+    for _ in 0..30 {
+        bench.now += Duration::from_secs(10);
+        taken += u32::from(bench.tells(number, NoticeKind::Notification, Some(7)) == Verdict::Take);
+    }
+    // The first, and one in each 129 s.
+    assert_eq!(taken, 3);
+    let said = remark(&bench).unwrap();
+    assert!(said.contains("number 7") && said.contains("128 s"), "{said}");
+    assert_eq!(bench.trouble(), None);
+    assert_eq!(bench.tells(number, NoticeKind::Notification, Some(8)), Verdict::Take);
+    assert_eq!(remark(&bench), None, "it counts now");
+}
+
+#[test]
 fn a_relation_whose_session_is_gone_waits_for_the_next_one_without_a_pause() {
     let (mut bench, number) = Bench::observing(&[observe()]);
     bench.served.handle_told(bench.now, number, Told::Gone);

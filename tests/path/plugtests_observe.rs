@@ -54,9 +54,12 @@ fn td_coap_obs_01_02_04_06_07_09_10_12_a_resource_is_observed_until_the_client_e
     let numbers = sequence(&client.messages(), "{a1}");
     assert_eq!(numbers.len(), 6, "OBS_04: one notification each, {numbers:?}");
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "OBS_01: {numbers:?}");
-    // There is no message any more; the path stays observed.
+    // There is no message any more, which is told; the path stays observed.
+    let seen = client.messages().len();
     publish(&site, "obs", "", &["-D", "publish", "user-property", "method", "DELETE"]);
     taken(&site, 6);
+    let seen = client.follow("OBS_07", seen, &[&["t:CON c:2.05", "{a1}", "Observe:"], &["t:ACK c:0.00"]]);
+    assert!(!first(&seen, &["t:CON c:2.05"]).contains("Content-Format"), "OBS_07: it is empty: {seen:?}");
     client.ask("OBS_07", "0 1 f6 obs", &[&["t:ACK c:4.04", "{f6}"]]);
     told(&mut client, "OBS_07", "{a1}", "six");
     // Observe 1 ends it.

@@ -96,6 +96,94 @@ fn what_is_listed_is_carried_out_as_over_the_control_socket_and_answered() {
     assert!(ask(&site, "status", "x").contains("status:refused"));
 }
 
+/// What came on a topic: the properties and the bytes of each message.
+fn messages(file: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.rsplit_once('|'));
+    let bytes = |hex: &str| {
+        let digits = hex.as_bytes().chunks(2).map(|two| std::str::from_utf8(two).unwrap());
+        digits.map(|two| u8::from_str_radix(two, 16).unwrap()).collect()
+    };
+    lines.map(|(properties, hex)| (properties.to_owned(), bytes(hex))).collect()
+}
+
+fn property(properties: &str, name: &str) -> String {
+    let mut found = properties.split(' ').filter_map(|one| one.strip_prefix(name)?.strip_prefix(':'));
+    found.next().unwrap_or_else(|| panic!("{name} in {properties}")).to_owned()
+}
+
+#[test]
+fn a_support_bundle_larger_than_an_answer_comes_in_parts_that_make_it_again() {
+    let site = site("remote-bundle", "[remote]\nallow = [\"support-bundle\"]\n");
+    let port = site.broker.plain_port.to_string();
+    // A text of some size that only the service reads: parts must be more than one.
+    let state = site.folder.join("state");
+    for number in 0..400 {
+        std::fs::write(state.join(format!("{number:04}-{}", "a-name-of-some-length-".repeat(8))), "")
+            .unwrap();
+    }
+    let said = site.folder.join("parts");
+    let mut subscriber = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-t", "app/bundle", "-F", "%P|%x"])
+        .stdout(std::fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the subscription of the test", || {
+        let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+        log.contains("app/bundle")
+    });
+    let ask_for = || {
+        let asked = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-n"])
+            .args(["-t", "tombolo/gw/gateway/down/support-bundle"])
+            .args(["-D", "PUBLISH", "response-topic", "app/bundle"])
+            .status();
+        assert!(asked.unwrap().success());
+    };
+    ask_for();
+    // A second one at once is refused, however the first one ends.
+    ask_for();
+    wait_for("all parts", || {
+        let came = messages(&said);
+        let is_part = |properties: &str| properties.contains("parts:");
+        let parts = came.iter().filter(|(properties, _)| is_part(properties)).count();
+        let wanted = came.iter().find(|(properties, _)| is_part(properties));
+        wanted.is_some_and(|(properties, _)| property(properties, "parts") == parts.to_string())
+    });
+    wait_for("the refusal", || messages(&said).iter().any(|(_, text)| text.starts_with(b"a support bundle")));
+    subscriber.kill().unwrap();
+    subscriber.wait().unwrap();
+    let came = messages(&said);
+    let (refusal, _) = came.iter().find(|(_, text)| text.starts_with(b"a support bundle")).unwrap();
+    assert!(["5.03", "4.29"].contains(&&*property(refusal, "status")), "{refusal}");
+    let parts: Vec<_> = came.iter().filter(|(properties, _)| properties.contains("parts:")).collect();
+    assert!(parts.len() > 1, "{}", parts.len());
+    let mut whole = Vec::new();
+    for (index, (properties, bytes)) in parts.iter().enumerate() {
+        assert_eq!(property(properties, "part"), (index + 1).to_string());
+        assert_eq!(property(properties, "sha256"), property(&parts[0].0, "sha256"));
+        assert_eq!((&*property(properties, "status"), &*property(properties, "partial")), ("2.05", "true"));
+        assert!(bytes.len() <= 32 << 10);
+        whole.extend_from_slice(bytes);
+    }
+    assert_eq!(property(&parts[0].0, "size"), whole.len().to_string());
+    let tar = site.folder.write("bundle.tar", &whole);
+    let summed = Command::new("sha256sum").arg(&tar).output().unwrap();
+    let digest = property(&parts[0].0, "sha256");
+    assert_eq!(printed(&summed).split(' ').next(), Some(&*digest));
+    let listed = printed(&Command::new("tar").arg("tf").arg(&tar).output().unwrap());
+    assert!(listed.contains("status.json") && listed.contains("state.txt"), "{listed}");
+    assert!(!String::from_utf8_lossy(&whole).contains(KEY), "the key of a device is in it");
+    // It is audited, and the file is gone.
+    wait_for("the log", || site.daemon.log().contains(&digest));
+    wait_for("an empty place", || !state.join("support-bundle.tar").exists());
+    // Recipe of docs/commands.md.
+    let recipe = "sed -n 's/.*part:\\([0-9]*\\) parts:.*|/\\1 /p' parts | sort -n -u -k 1,1 | cut -d ' ' -f 2 \
+                  | xxd -r -p | sha256sum";
+    let joined = Command::new("sh").args(["-c", recipe]).current_dir(site.folder.path()).output().unwrap();
+    assert_eq!(printed(&joined).split(' ').next(), Some(&*digest));
+}
+
 #[test]
 fn a_retained_command_is_refused() {
     let site = site("remote-retained", "[remote]\nallow = [\"reload\"]\n");

@@ -202,3 +202,32 @@ fn a_reload_changes_what_is_observed_and_what_it_takes_out_gets_a_reset() {
     wait_for("the notification", || values(&site, "t/other").last().is_some_and(|last| last == "21"));
     assert_eq!(values(&site, "t/temp"), ["20"], "nothing by the relation before");
 }
+
+#[test]
+fn a_device_is_removed_at_once_though_tables_of_it_stay_which_is_said_with_file_and_line() {
+    let site = Site::new("served-removed", "");
+    let (code, text) = site.daemon.command(&["device", "add", "meter-9", "--role", "sensor", "--psk"]);
+    assert_eq!(code, 0, "{text}");
+    std::fs::create_dir_all(site.folder.join("conf.d")).unwrap();
+    site.folder.write(
+        "conf.d/70-meter.toml",
+        "# of one meter\n[device.meter-9.poll.energy]\npath = \"energy\"\nas = \"t/energy\"\nevery = \"5min\"\n",
+    );
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    let (_, text) = site.daemon.command(&["device", "show", "meter-9"]);
+    assert!(text.contains("energy (energy) as t/energy"), "{text}");
+    let said = |text: &str| {
+        ["70-meter.toml:2", "device meter-9", "without effect", "take [device.meter-9.poll] out"]
+            .iter()
+            .all(|words| text.contains(words))
+    };
+    let (code, text) = site.daemon.command(&["device", "remove", "meter-9"]);
+    assert!(code == 0 && said(&text) && text.contains("its sessions are closed"), "{text}");
+    let (code, text) = site.daemon.command(&["device", "show", "meter-9"]);
+    assert!(code != 0, "{text}");
+    let (code, text) = site.daemon.command(&["reload"]);
+    assert_eq!(code, 0, "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    assert!(text.lines().any(|line| line.starts_with("warn") && said(line)), "{text}");
+}

@@ -68,6 +68,9 @@ fn a_coap_node_on_a_line_is_acknowledged_when_it_is_stored_and_refused_in_coaps_
     assert_eq!(say(&mut node, b"\x40\x00\x00\x08"), b"\x70\x00\x00\x08");
     assert_eq!(say(&mut node, b"\x40\x02\x00\x09\xb5other\xffx")[..2], *b"\x60\x83");
     assert_eq!(site.arrived("node").len(), 1);
+    // `status` counts both, as of any port.
+    let port = || site.daemon.status()["serial"]["node"].clone();
+    wait_for("the numbers", || port()["readings"] == 1 && port()["refused"] == 1);
 }
 
 #[test]

@@ -489,6 +489,73 @@ fn an_image_that_the_disk_does_not_give_for_a_while_is_unavailable_and_neither_g
 }
 
 #[test]
+fn a_read_that_the_disk_does_not_answer_is_named_and_readings_go_on() {
+    let (site, faults) = faulty("sensors-hang");
+    let (mut sensor, mut other) = (site.sensor("door-7"), site.sensor("door-7"));
+    let path = path_of(&sensor.manifest());
+    let tag = path.rsplit('/').next().unwrap().to_owned();
+    disk_faults::write(&faults, &format!("read wait firmware/door/{tag}"));
+    writeln!(sensor.input, "block {path} 3 6").unwrap();
+    assert_eq!(other.ask("post info {}").code, "2.04");
+    let problem = "the disk has not given a block of the firmware for door for";
+    let within = std::time::Duration::from_secs(60);
+    wait_within(within, "the reason", || {
+        let text = site.daemon.command(&["status"]).1;
+        text.contains(problem) && text.contains("NOT FINE")
+    });
+    assert_eq!(other.ask("post info {}").code, "2.04");
+    disk_faults::write(&faults, "");
+    let mut line = String::new();
+    sensor.output.read_line(&mut line).unwrap();
+    assert!(line.starts_with("2.05 1024 "), "{line}");
+    wait_for("the end of it", || !site.daemon.command(&["status"]).1.contains(problem));
+}
+
+#[test]
+fn a_file_in_the_place_of_the_folder_is_named_at_the_start_and_by_check_until_it_is_gone() {
+    let site = site_with("sensors-file", "sensors-1", "", ROLES, |folder, _| {
+        let place = folder.join("state/firmware");
+        let _ = std::fs::remove_dir_all(&place);
+        std::fs::write(place, "").unwrap();
+    });
+    let problem = "state/firmware is no folder: no firmware for sensors is kept or served; delete it";
+    wait_for("the reason", || {
+        let text = site.daemon.command(&["status"]).1;
+        text.contains(problem) && text.contains("NOT FINE")
+    });
+    let (code, text) = site.daemon.command(&["check", "--offline"]);
+    let is_said = |line: &str| line.starts_with("fail") && line.contains(problem);
+    assert!(code != 0 && text.lines().any(is_said), "{text}");
+    std::fs::remove_file(site.folder.join("state/firmware")).unwrap();
+    let within = std::time::Duration::from_secs(90);
+    wait_within(within, "the folder", || site.folder.join("state/firmware/door").is_dir());
+    assert!(!site.daemon.command(&["status"]).1.contains(problem));
+    site.check();
+    site.offers("1.0.0");
+    assert_eq!(site.sensor("door-7").manifest()["version"], "1.0.0");
+}
+
+#[test]
+fn a_folder_that_is_lost_while_the_gateway_runs_is_named_and_its_image_is_fetched_again() {
+    let site = site("sensors-folder", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    std::fs::remove_dir_all(site.folder.join("state/firmware")).unwrap();
+    let within = std::time::Duration::from_secs(90);
+    wait_within(within, "the reason", || {
+        site.daemon.log().contains("the folder was lost with the firmware for door")
+    });
+    wait_within(within, "the image", || {
+        let folder = std::fs::read_dir(site.folder.join("state/firmware/door"));
+        let mut names = folder.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.any(|name| name.to_string_lossy().ends_with(".bin"))
+    });
+    site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+}
+
+#[test]
 fn a_disk_that_takes_no_new_image_leaves_the_one_before_and_is_named() {
     let (site, faults) = faulty("sensors-full");
     let mut sensor = site.sensor("door-7");

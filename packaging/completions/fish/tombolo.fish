@@ -143,6 +143,7 @@ complete -c tombolo -n '__tombolo_at config' -l confirm -r -d 'go back after thi
 complete -c tombolo -n '__tombolo_at config' -l dry-run -d 'only print it'
 complete -c tombolo -n '__tombolo_at support-bundle' -l hide-names -d 'without user names and device ids'
 complete -c tombolo -n '__tombolo_at support-bundle' -l offline -d 'leave the network out'
+complete -c tombolo -n '__tombolo_at support-bundle' -l max-bytes -x -d 'at most so many'
 complete -c tombolo -n '__tombolo_at backup' -F
 complete -c tombolo -n '__tombolo_at restore' -F
 complete -c tombolo -n '__tombolo_at restore' -l take-id -d 'become the gateway of the backup'

@@ -281,6 +281,9 @@ pub struct BundleArguments {
     /// Do not use the network
     #[arg(long)]
     pub offline: bool,
+    /// At most so many bytes, 64 KiB or more: the longest parts are cut
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub max_bytes: Option<u64>,
 }
 
 /// `tombolo backup`

@@ -14,7 +14,8 @@
 //!
 //! The commands run as processes of their own, so that one that hangs or fails is a line in the
 //! bundle and not the end of it. It works with the daemon stopped and with a faulty configuration.
-//! Every text passes [`redact`], and is cut at [`PART_MAX`].
+//! Every text passes [`redact`], and is cut at [`PART_MAX`]; with `--max-bytes` at what the longest
+//! of them may have.
 
 mod redact;
 mod tar;
@@ -41,6 +42,8 @@ use tar::Archive;
 
 /// Most bytes of one file in the bundle; there are about a dozen.
 const PART_MAX: usize = 1 << 20;
+/// Most bytes of the note that a text was cut.
+const NOTE_MAX: usize = 64;
 /// Most bytes of a secret that is read to be recognised.
 const SECRET_MAX: u64 = 64 << 10;
 /// Most secrets that are recognised literally.
@@ -83,13 +86,8 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
     }
     let (shown, _) = show(&read.layers, &options.environment);
     let redactor = redactor(&shown, &read.state_dir, arguments.hide_names);
-    let mut archive = Archive::default();
-    let mut names = Vec::new();
-    let mut add = |name: &str, text: &str| {
-        let text = redactor.redact(text);
-        archive.add(&format!("tombolo-support/{name}"), cut(&text).as_bytes(), since_1970.as_secs());
-        names.push(name.to_owned());
-    };
+    let mut texts: Vec<(&str, String)> = Vec::new();
+    let mut add = |name, text: &str| texts.push((name, cut(&redactor.redact(text), PART_MAX)));
     add("README.txt", &readme(context, &now, arguments));
     add("version.txt", concat!("tombolo ", env!("CARGO_PKG_VERSION"), "\n"));
     add("system.txt", &system(&read.state_dir));
@@ -118,6 +116,16 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         let text = "this gateway is no service of systemd: its log is what `tombolo run` prints; add it\n";
         add("log.txt", text);
     }
+    let most = arguments.max_bytes.map_or(PART_MAX, |most| {
+        let lengths: Vec<usize> = texts.iter().map(|(_, text)| text.len()).collect();
+        share(&lengths, usize::try_from(most).unwrap_or(usize::MAX))
+    });
+    let mut archive = Archive::default();
+    for (name, text) in &texts {
+        let text = cut(text, most);
+        archive.add(&format!("tombolo-support/{name}"), text.as_bytes(), since_1970.as_secs());
+    }
+    let names: Vec<&str> = texts.iter().map(|(name, _)| *name).collect();
     let archive = archive.finish();
     let size = archive.len() as u64;
     let whole = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
@@ -208,12 +216,29 @@ fn read_bounded(path: &Path, max: u64) -> Option<Vec<u8>> {
     Some(read)
 }
 
-/// At most [`PART_MAX`] bytes: the end is kept, since it is the newest of a log.
-fn cut(text: &str) -> String {
-    if text.len() <= PART_MAX {
+/// How many bytes each text may have, so that an archive of them has at most `most`: the longest
+/// ones are cut.
+fn share(lengths: &[usize], most: usize) -> usize {
+    let room = most.saturating_sub(tar::END + lengths.len() * (tar::OVERHEAD_MAX + NOTE_MAX));
+    let mut lengths = lengths.to_vec();
+    lengths.sort_unstable();
+    let mut left = room;
+    for (index, length) in lengths.iter().enumerate() {
+        let each = left / (lengths.len() - index);
+        if *length > each {
+            return each;
+        }
+        left -= length;
+    }
+    room
+}
+
+/// At most `most` bytes and a note: the end is kept, since it is the newest of a log.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let mut at = text.len() - PART_MAX;
+    let mut at = text.len() - most;
     while !text.is_char_boundary(at) {
         at += 1;
     }
@@ -398,9 +423,23 @@ mod tests {
     #[test]
     fn a_part_is_cut_at_its_beginning() {
         let text = format!("{}ü{}", "a".repeat(10), "b".repeat(PART_MAX - 1));
-        let cut = cut(&text);
+        let cut = cut(&text, PART_MAX);
         assert!(cut.starts_with("[12 bytes before this are cut]\nb"), "{}", &cut[..40]);
         assert!(cut.ends_with('b') && cut.len() < PART_MAX + 64);
+    }
+
+    #[test]
+    fn within_a_bound_the_longest_texts_are_cut_and_the_others_whole() {
+        let texts = [10, 200_000, 3_000, 900_000, 0].map(|length| "x".repeat(length));
+        let lengths: Vec<usize> = texts.iter().map(String::len).collect();
+        for bound in [65_536, 300_000, 1 << 20, 4 << 20] {
+            let most = share(&lengths, bound);
+            let mut archive = Archive::default();
+            texts.iter().for_each(|text| archive.add("n", cut(text, most).as_bytes(), 0));
+            let size = archive.finish().len();
+            assert!(size <= bound && most >= 3_000, "{size} of {bound}");
+            assert!(size > bound * 4 / 5 || most >= 900_000, "{size} of {bound}");
+        }
     }
 
     #[test]

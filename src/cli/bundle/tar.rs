@@ -4,6 +4,10 @@
 
 /// Bytes of a block; headers and contents are whole blocks.
 const BLOCK: usize = 512;
+/// Most bytes of a file beside its content: its header, and what fills its last block.
+pub const OVERHEAD_MAX: usize = 2 * BLOCK - 1;
+/// Bytes behind the last file.
+pub const END: usize = 2 * BLOCK;
 /// Most bytes of a name.
 const NAME_MAX: usize = 100;
 
@@ -41,7 +45,7 @@ impl Archive {
 
     /// The whole archive: two empty blocks end it.
     pub fn finish(mut self) -> Vec<u8> {
-        self.bytes.resize(self.bytes.len() + 2 * BLOCK, 0);
+        self.bytes.resize(self.bytes.len() + END, 0);
         self.bytes
     }
 }

@@ -1,5 +1,6 @@
 //! What is kept with the state: files that are damaged, cannot be read, or were set aside.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::owners;
@@ -14,6 +15,7 @@ use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
 use crate::credential::store::{SET_ASIDE, WRITTEN_ANEW};
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
+use crate::update::io::firmware::{FOLDER, folder_of, no_folder};
 
 /// What the files show.
 pub fn judge(loaded: &Loaded) -> Vec<Finding> {
@@ -39,6 +41,11 @@ pub fn judge(loaded: &Loaded) -> Vec<Finding> {
         );
         Finding::warn("DTLS sessions", message).advice("see in `dmesg` whether the disk fails, then delete it")
     }));
+    let firmware = state_dir.join(FOLDER);
+    let classes = loaded.settings.update.sensors.classes();
+    let blocked = classes.iter().filter_map(|class| no_folder(&folder_of(&firmware, class.as_str())));
+    let blocked: BTreeSet<String> = blocked.collect();
+    findings.extend(blocked.into_iter().map(|what| Finding::fail("firmware", what)));
     findings.extend(owners::judge(&loaded.settings.paths.state_dir));
     if findings.is_empty() {
         findings.push(Finding::ok("state", "its files are in order"));

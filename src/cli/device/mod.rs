@@ -108,6 +108,12 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
     }
     let file = remove(&loaded, id).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
     let told = tell(context)?;
+    // What the configuration still has of it is named with its file and line.
+    let subject = format!("device {id}");
+    let left = context.load_whole(&format!("device remove {id}")).map(|loaded| loaded.findings);
+    for finding in left.iter().flatten().filter(|finding| finding.subject == subject) {
+        note(finding);
+    }
     if context.out.json {
         return Ok(context.out.object(&json!({ "id": id, "removed": true }))?);
     }

@@ -179,7 +179,12 @@ fn served(of: &ServedResource) -> (&'static str, String) {
         Some(_) => format!(": {}", trouble_of(of)),
         None => String::new(),
     };
-    (label, format!("{} ({}){reading}{every}{since}{values}{over}{trouble}", of.path, of.name))
+    let behind = of.behind_command_s.map_or_else(String::new, |seconds| {
+        format!(", due for {} behind a command, which `tombolo mailbox list` shows", span(seconds))
+    });
+    let remark = of.remark.as_ref().map_or_else(String::new, |remark| format!("; {remark}"));
+    let shown = format!("{reading}{every}{since}{values}{over}{behind}{trouble}{remark}");
+    (label, format!("{} ({}){shown}", of.path, of.name))
 }
 
 /// A reason of the counters in words.
@@ -323,6 +328,9 @@ mod tests {
             "{}",
             shown(&wrong)
         );
+        let behind = ServedResource { behind_command_s: Some(70), remark: Some("odd".into()), ..observed };
+        assert!(shown(&behind).contains("due for 1 min 10 s behind a command"), "{}", shown(&behind));
+        assert!(shown(&behind).ends_with("; odd"), "{}", shown(&behind));
         let polled = ServedResource { table: "poll".into(), every_s: Some(300), ..wrong };
         assert_eq!(served(&polled).0, "polls");
     }

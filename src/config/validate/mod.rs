@@ -57,6 +57,11 @@ impl Context<'_> {
         (1..=key.len()).rev().find_map(|n| self.index.place(&dotted(key[..n].iter().copied())))
     }
 
+    /// Whether a key is set.
+    fn has(&self, key: &[&str]) -> bool {
+        self.index.place(&dotted(key.iter().copied())).is_some()
+    }
+
     /// Adds place, key and remedy to a finding.
     fn at(&self, finding: Finding, key: &[&str], advice: &str) -> Finding {
         finding.at(self.place(key)).key(dotted(key.iter().copied())).advice(advice)

@@ -159,7 +159,7 @@ fn size(cx: &mut Context<'_>, role: &Role, key: &[&str], unit: &Unit) {
     }
 }
 
-fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], period: Duration, advice: &str) {
+pub(super) fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], period: Duration, advice: &str) {
     let Quota { messages, per, .. } = role.quota;
     if period.saturating_mul(messages) < per {
         let shown = crate::config::scalar::format_duration;
@@ -169,7 +169,11 @@ fn rhythm(cx: &mut Context<'_>, role: &Role, key: &[&str], period: Duration, adv
             role.name.as_str(),
             shown(per)
         );
-        cx.warn(&subject(key), key, message, advice);
+        let subject = match key {
+            ["serial", ..] => subject(key),
+            _ => key.iter().take(2).copied().collect::<Vec<_>>().join(" "),
+        };
+        cx.warn(&subject, key, message, advice);
     }
 }
 

@@ -5,24 +5,35 @@
 //! own that of its role; `enabled = false` takes it out. A fault in one leaves out that one alone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Context;
 use super::includes;
-use super::reach::rule;
+use super::reach::{rhythm, rule};
 use crate::config::acl::content_format;
 use crate::config::{Sources, model};
 use crate::downlink::served::{Manner, OF_DEVICE_MAX, ServedPath, ServedSettings};
 use crate::gate;
 use crate::message::{Name, Path};
 
+/// Longest argument of a query, in bytes (RFC 7252 §5.10).
+const ARGUMENT_MAX: usize = 255;
+
 /// The tables of one role or device, by kind.
-type Written = (BTreeMap<String, model::Served>, BTreeMap<String, model::Served>);
+#[derive(Default)]
+pub(super) struct Written {
+    observe: BTreeMap<String, model::Served>,
+    poll: BTreeMap<String, model::Served>,
+    /// There is no device for them: it was removed, or was not added yet.
+    is_left_over: bool,
+}
 
 /// One table of a role or device: `None` takes the one that it replaces out.
 type Found = BTreeMap<(&'static str, String), Option<ServedPath>>;
 
 /// Takes the tables out of those of devices. A `[device.ID]` that has nothing else, for a device of
-/// the registry or a CoAP node on a serial line, is not one of a device itself.
+/// the registry or a CoAP node on a serial line, is not one of a device itself; without such a
+/// device it is left over from one that was removed.
 pub(super) fn tables(
     devices: &mut BTreeMap<String, model::Device>,
     file: &model::File,
@@ -31,8 +42,8 @@ pub(super) fn tables(
     let mut written = BTreeMap::new();
     for (id, table) in devices.iter_mut() {
         if !table.observe.is_empty() || !table.poll.is_empty() {
-            let own = (std::mem::take(&mut table.observe), std::mem::take(&mut table.poll));
-            written.insert(id.clone(), own);
+            let (observe, poll) = (std::mem::take(&mut table.observe), std::mem::take(&mut table.poll));
+            written.insert(id.clone(), Written { observe, poll, is_left_over: false });
         }
     }
     let is_addition = |id: &String| {
@@ -40,13 +51,29 @@ pub(super) fn tables(
         let has_nothing = table.is_some_and(|table| {
             table.enabled.is_none() && table.role.is_none() && !super::device::has_credential(table)
         });
-        has_nothing && (sources.registry.entry(id).is_some() || is_node(file, id))
+        let is_known = sources.registry.has_file(id) || is_node(file, id);
+        has_nothing && (is_known || table.is_some_and(is_bare) && !file.serial.contains_key(id))
     };
     let additions: Vec<String> = written.keys().filter(|id| is_addition(id)).cloned().collect();
     for id in additions {
         devices.remove(&id);
+        let is_there = sources.registry.has_file(&id) || is_node(file, &id);
+        written.entry(id).or_default().is_left_over = !is_there;
     }
     written
+}
+
+/// Whether the table of a device, without observe and poll, has no other key that describes one.
+fn is_bare(table: &model::Device) -> bool {
+    let texts = [
+        &table.label,
+        &table.parent,
+        &table.psk_identity,
+        &table.mqtt_username,
+        &table.password_file,
+        &table.certificate_issuer,
+    ];
+    texts.into_iter().all(Option::is_none) && table.tags.is_empty() && table.offline_after.is_none()
 }
 
 /// What is asked for; `devices` as [`tables`] gives it.
@@ -85,11 +112,23 @@ pub(super) fn served(
         }
         reach(cx, file, gate, name);
         let paths = bounded(cx, &key, all);
+        pace(cx, role, &key, &paths);
         settings.roles.insert(name.clone(), paths);
     }
-    for (id, (observe, poll)) in devices {
-        let own = parse(cx, ["device", id], (observe, poll));
+    for (id, Written { observe, poll, is_left_over }) in devices {
         let key = ["device", id.as_str()];
+        if *is_left_over {
+            let table = if observe.is_empty() { "poll" } else { "observe" };
+            let message = "there is no such device, so its tables observe and poll are without effect";
+            let advice =
+                format!("take [device.{id}.{table}] out, or add the device: `tombolo device add {id}`");
+            let place: Vec<&str> = key.into_iter().chain([table]).collect();
+            let name = observe.keys().chain(poll.keys()).next();
+            let place: Vec<&str> = place.into_iter().chain(name.map(String::as_str)).collect();
+            cx.warn(&format!("device {id}"), &place, message, &advice);
+            continue;
+        }
+        let own = parse(cx, key, (observe, poll));
         let Some(device) = gate.devices.iter().find(|device| device.id.as_str() == id) else {
             continue;
         };
@@ -115,11 +154,16 @@ pub(super) fn served(
                 rule(cx, role, &format!("device {id}"), &at, &path.reading);
             }
         }
+        let has_polls = own.values().flatten().any(|path| path.table() == "poll");
         let mut all = own;
         for (key, path) in roles.get(&device.role).into_iter().flatten() {
             all.entry(key.clone()).or_insert_with(|| path.clone());
         }
         let paths = bounded(cx, &key, &all);
+        // Those of its role alone are judged there.
+        if let Some(role) = gate.roles.iter().find(|role| role.name == device.role && has_polls) {
+            pace(cx, role, &key, &paths);
+        }
         settings.devices.insert(device.id.clone(), paths);
     }
     settings
@@ -147,6 +191,33 @@ fn reach(cx: &mut Context<'_>, file: &model::File, gate: &gate::Settings, role: 
         let advice = "only devices that serve over CoAP can be asked: take the tables out";
         cx.warn(&format!("role {role}"), &["role", role.as_str()], message, advice);
     }
+}
+
+/// Warns of polls that together give more readings than the quota lets pass.
+fn pace(cx: &mut Context<'_>, role: &gate::Role, key: &[&str; 2], paths: &[ServedPath]) {
+    let polls: Vec<(&str, Duration)> = paths
+        .iter()
+        .filter_map(|path| match path.manner {
+            Manner::Poll { every } => Some((path.name.as_str(), every)),
+            Manner::Observe => None,
+        })
+        .collect();
+    let Some((fastest, _)) = polls.iter().min_by_key(|(_, every)| *every) else { return };
+    let in_a_second: f64 = polls.iter().map(|(_, every)| every.as_secs_f64().recip()).sum();
+    // Whole milliseconds: one poll has its own period, whatever its reciprocal is rounded to.
+    let together = Duration::from_millis((1_000.0 / in_a_second).round() as u64);
+    // The place is that of the fastest, which may be a table of a role.
+    let own = [key[0], key[1], "poll", fastest, "every"];
+    let place: &[&str] = if cx.has(&own) { &own } else { &key[..] };
+    let advice = match polls.len() {
+        1 => "poll it more rarely, or raise the quota of the role: what is over it is asked for in vain"
+            .to_owned(),
+        count => format!(
+            "its {count} polls count together: poll more rarely, or raise the quota of the role; what is over it is \
+             asked for in vain"
+        ),
+    };
+    rhythm(cx, role, place, together, &advice);
 }
 
 /// At most [`OF_DEVICE_MAX`] of them.
@@ -226,6 +297,11 @@ fn one(cx: &mut Context<'_>, key: &[&str; 4], name: &str, table: &model::Served)
             format!("{query:?} has an empty argument"),
             "join arguments by '&', like \"unit=C&avg=1\"",
         );
+        return None;
+    }
+    if let Some(long) = query.iter().flat_map(|query| query.split('&')).find(|one| one.len() > ARGUMENT_MAX) {
+        let advice = "CoAP has no longer argument (RFC 7252 §5.10): shorten it";
+        fail("query", format!("an argument has {} bytes, more than {ARGUMENT_MAX}", long.len()), advice);
         return None;
     }
     let accept = match table.accept.as_deref().map(content_format).transpose() {

@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -25,7 +23,7 @@ use crate::credential::exec::{ERROR_MAX, ExecSettings, Exit, INHERITED, OUTPUT_M
 use crate::credential::source::{Answer, Identity, Order, Outcome, Source};
 use crate::northbound::token_key::TokenKey;
 use crate::proto::pem;
-use crate::system::io::random;
+use crate::system::io::{ProcessGroup, random};
 
 /// How long a child that keeps the pipes open is waited for after the program has ended.
 const PIPES_WITHIN: Duration = Duration::from_secs(1);
@@ -65,7 +63,7 @@ impl ExecSource {
         command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.envs(environment(&order.name, order.kind, &folder.path, folder.current()));
         let mut child = command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
-        let group = child.id().map(Group);
+        let group = child.id().map(ProcessGroup);
 
         let mut request = Vec::new();
         pem::encode(pem::CERTIFICATE_REQUEST, &order.csr, &mut request);
@@ -141,18 +139,6 @@ async fn read_error(pipe: Option<impl AsyncRead + Unpin>, error: &mut Vec<u8>) {
         error.extend_from_slice(&piece[..length]);
         let excess = error.len().saturating_sub(ERROR_MAX);
         error.drain(..excess);
-    }
-}
-
-/// A process group that ends with this.
-struct Group(u32);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.0) {
-            // No such group: all have ended.
-            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-        }
     }
 }
 

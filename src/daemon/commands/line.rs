@@ -95,7 +95,7 @@ fn told(delivered: Delivered) -> Told {
         }
         Delivered::Unconfirmed(why) => Told::Answered(Outcome::of(Status::Unconfirmed, why)),
         Delivered::Exception(why) => Told::Answered(Outcome::of(Status::Exception, why)),
-        Delivered::Timeout(why) => Told::Failed(Outcome::of(Status::Timeout, why)),
+        Delivered::Timeout(why) | Delivered::Unasked(why) => Told::Failed(Outcome::of(Status::Timeout, why)),
         Delivered::Unknown => {
             let why = "the line was closed while the command was on its way: it may have been carried out";
             Told::Failed(Outcome::of(Status::Unknown, why))

@@ -1,6 +1,6 @@
 //! Commands to the gateway itself: refused, or kept until the desk takes them.
 
-use super::{Commands, ReplyTo, publish, reply_fault};
+use super::{Commands, ReplyTo, publish, publish_part, reply_fault};
 use crate::clock::Moment;
 use crate::control::tail::CommandSeen;
 use crate::daemon::reading_store::Readings;
@@ -8,6 +8,7 @@ use crate::downlink::command::{Outcome, Status};
 use crate::downlink::remote::{Asked, Verb};
 use crate::message::RESERVED_DEVICE;
 use crate::northbound::inbound::InboundMessage;
+use crate::pipeline::ReplyFault;
 
 /// Commands that wait to be taken.
 const WAITING_MAX: usize = 16;
@@ -25,6 +26,11 @@ pub struct RemoteCall {
 }
 
 impl RemoteCall {
+    /// Whether there is a topic for the answer.
+    pub fn has_reply_topic(&self) -> bool {
+        self.reply_topic.is_some()
+    }
+
     fn reply_to(&self) -> ReplyTo<'_> {
         ReplyTo {
             device: RESERVED_DEVICE,
@@ -127,5 +133,20 @@ impl Commands {
         if !matches!(publish(moment, pipeline, 0, call.reply_to(), outcome), Ok(true)) {
             self.counts.untold += 1;
         }
+    }
+
+    /// Publishes a part of the answer to one: `part` says which.
+    ///
+    /// # Errors
+    /// [`ReplyFault`]: nothing was published.
+    pub fn answer_part(
+        &mut self,
+        moment: &Moment,
+        pipeline: &mut Readings,
+        call: &RemoteCall,
+        outcome: &Outcome,
+        part: &str,
+    ) -> Result<(), ReplyFault> {
+        publish_part(moment, pipeline, 0, call.reply_to(), outcome, Some(part)).map(drop)
     }
 }

@@ -107,6 +107,7 @@ impl Desk {
                 };
                 return self.change(call, move || work().map(drop));
             }
+            Verb::SupportBundle => return self.support_bundle(call),
         };
         self.ask(call, request);
     }
@@ -141,7 +142,7 @@ impl Desk {
         });
     }
 
-    fn answer(&self, call: &RemoteCall, outcome: &Outcome) {
+    pub(super) fn answer(&self, call: &RemoteCall, outcome: &Outcome) {
         self.shared.round(|hub: &mut Hub| {
             hub.begin();
             let Hub { commands, pipeline, moment, .. } = hub;
@@ -150,7 +151,7 @@ impl Desk {
     }
 }
 
-fn failed(code: coap::Code, why: impl Into<String>) -> Outcome {
+pub(super) fn failed(code: coap::Code, why: impl Into<String>) -> Outcome {
     Outcome::of(Status::Code(code.0), why)
 }
 
@@ -173,7 +174,7 @@ fn outcome(verb: Verb, response: Response) -> Outcome {
         }
     };
     let code = match verb {
-        Verb::Status | Verb::Check => coap::Code::CONTENT,
+        Verb::Status | Verb::Check | Verb::SupportBundle => coap::Code::CONTENT,
         Verb::Reload | Verb::UpdateCheck | Verb::CertRenew | Verb::DeviceRekey => coap::Code::CHANGED,
         Verb::DeviceAdd => coap::Code::CREATED,
         Verb::DeviceRemove => coap::Code::DELETED,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::order::{Delivered, Order};
 use super::taker::Verdict;
+use super::writes::{Kind, Writes};
 use crate::clock::Moment;
 use crate::gate::stage::{Received, Refusal};
 use crate::journal::Refused;
@@ -40,6 +41,8 @@ struct Writable {
     order: Option<Order>,
     /// The one that is under way.
     number: Option<u64>,
+    /// What it is.
+    kind: Option<Kind>,
     /// The device whose command is next, and until when.
     reserved: Option<(Name, Instant)>,
     /// The device whose command was last.
@@ -52,6 +55,7 @@ pub struct Intake {
     lines: HashMap<u32, VecDeque<Vec<u8>>>,
     writable: HashMap<u32, Writable>,
     delivered: VecDeque<(u64, Delivered)>,
+    writes: Writes,
     /// Ports whose line is free for a command.
     free: Vec<u32>,
     /// Ports with a new message, one entry per message.
@@ -97,8 +101,11 @@ impl Intake {
 
     /// The port is gone, with what it had not taken.
     pub fn disconnect_writable(&mut self, port: u32) {
-        if let Some(Writable { number: Some(number), order, .. }) = self.writable.remove(&port) {
+        if let Some(Writable { number: Some(number), order, kind, .. }) = self.writable.remove(&port) {
             let delivered = if order.is_some() { Delivered::Unsent } else { Delivered::Unknown };
+            if let Some(kind) = kind {
+                self.writes.note(kind, &delivered);
+            }
             self.delivered.push_back((number, delivered));
         }
     }
@@ -142,6 +149,7 @@ impl Intake {
         writable.reserved = None;
         writable.last = Some(device.clone());
         writable.number = Some(order.number);
+        writable.kind = Some(Kind::of(&order.wanted));
         writable.order = Some(order);
         self.ready.push(port);
         true
@@ -156,9 +164,17 @@ impl Intake {
     pub fn handle_delivered(&mut self, port: u32, number: u64, delivered: Delivered) {
         if let Some(writable) = self.writable.get_mut(&port).filter(|of| of.number == Some(number)) {
             writable.number = None;
+            if let Some(kind) = writable.kind {
+                self.writes.note(kind, &delivered);
+            }
             self.free.push(port);
         }
         self.delivered.push_back((number, delivered));
+    }
+
+    /// What became of commands, in numbers.
+    pub fn writes(&self) -> Writes {
+        self.writes
     }
 
     /// What became of a command, by its number.
@@ -330,5 +346,8 @@ mod tests {
         assert!(serial.deliver(now, &names[2], order(5)) && serial.poll_order(4).is_some());
         serial.disconnect_writable(4);
         assert_eq!(serial.poll_delivered(), Some((5, Delivered::Unknown)));
+        // The one that was not sent waits again, and is no write.
+        let frames = serial.writes().frames;
+        assert_eq!((frames.sent, frames.answered, frames.failed), (2, 0, 2));
     }
 }

@@ -24,6 +24,7 @@ pub mod stream;
 pub mod taker;
 pub mod turns;
 pub mod units;
+pub mod writes;
 
 pub use intake::Intake;
 pub use port::Port;

@@ -66,6 +66,8 @@ pub enum Delivered {
     Exception(String),
     /// It was not answered in time.
     Timeout(String),
+    /// It could not begin in time: nothing was sent.
+    Unasked(String),
     /// The line was closed while it was on its way.
     Unknown,
     /// The line was closed before it was sent.
@@ -81,7 +83,7 @@ impl From<Written> for Delivered {
             Written::Unconfirmed(why) => Delivered::Unconfirmed(why),
             Written::Exception(exception) => Delivered::Exception(exception.to_string()),
             Written::Timeout(why) => Delivered::Timeout(may_have_run(&why)),
-            Written::Unasked(why) => Delivered::Timeout(not_sent(&why)),
+            Written::Unasked(why) => Delivered::Unasked(not_sent(&why)),
             Written::Unknown => Delivered::Unknown,
             Written::Unsent => Delivered::Unsent,
         }
@@ -101,7 +103,7 @@ impl From<Sent> for Delivered {
                 Delivered::Done { payload, content_format, is_partial }
             }
             Sent::Timeout(why) => Delivered::Timeout(may_have_run(&why)),
-            Sent::Unasked(why) => Delivered::Timeout(not_sent(&why)),
+            Sent::Unasked(why) => Delivered::Unasked(not_sent(&why)),
             Sent::Unknown => Delivered::Unknown,
             Sent::Unsent => Delivered::Unsent,
         }

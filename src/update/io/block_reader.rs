@@ -61,6 +61,11 @@ impl<F: StoredFile + Sync> BlockReader<F> {
         is_taken
     }
 
+    /// Whether all that was asked for was fetched.
+    pub fn is_idle(&self) -> bool {
+        self.open == 0
+    }
+
     /// What was read since; never waits.
     pub fn poll(&mut self) -> Option<Done> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;

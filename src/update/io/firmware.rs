@@ -44,6 +44,17 @@ pub fn folder_of(base: &Path, class: &str) -> PathBuf {
     base.join(class)
 }
 
+/// What is in the place of a folder of firmware, one sentence; `None`: nothing is.
+pub fn no_folder(folder: &Path) -> Option<String> {
+    let is_other = |path: &&Path| path.symlink_metadata().is_ok() && !path.is_dir();
+    let other = [folder.parent(), Some(folder)].into_iter().flatten().find(is_other)?;
+    Some(format!(
+        "{} is no folder: no firmware for sensors is kept or served; delete it, and the gateway makes the folder \
+         within a minute",
+        other.display()
+    ))
+}
+
 /// Reads the record and verifies each image; what is not whole is deleted, and so is what nothing
 /// names. A disk that does not give the record or an image is a fault, and nothing is deleted then.
 pub fn open(folder: &Path) -> Shelf {
