@@ -3,18 +3,20 @@
 //! where one begins. What tells is the silence around messages.
 //!
 //! ```text
-//!  opened ──> drops bytes ──a silence──> collects ──a silence; whole frames only──> in step
-//!                  ^                       │  ^                                      │
-//!                  └─too many bytes for it─┘  └──────── a silence within a frame ────┤
-//!                  ^                       of a device that pauses after each one   │
-//!                  └────────────── a wrong checksum ─────────────────────────────────┘
+//!  opened ──> collects ──a silence, or the closing; whole frames only──> in step
+//!              ^    │ a bad frame, or too many                              │
+//!    a silence │    v                                                       │
+//!              └─ drops bytes <──────────── a bad frame ────────────────────┤
+//!              ^                                                            │
+//!              └── a silence within a frame of a device that pauses after each one
 //! ```
 //!
 //! One silence alone is no proof: a converter that holds bytes back makes one anywhere. So what
 //! comes between two of them counts only if it is one or more whole frames. A frame in step is
 //! completed across a silence, if its checksum is right then; if it is not, what came behind the
 //! silence is collected. Where each of the last frames began behind a silence, one that a silence
-//! interrupts has lost bytes.
+//! interrupts has lost bytes. A silence is one that the timer saw: bytes that are read late may have
+//! come in time.
 
 use super::super::checksum::Checksum;
 use super::{Bad, Decoder, SHOWN_MAX, Scanner, length};
@@ -56,15 +58,14 @@ enum Front {
 impl Decoder {
     /// Takes bytes of a line on which only a silence tells where a frame begins.
     pub(super) fn handle_burst(&mut self, now: Instant, bytes: &[u8], sink: &mut dyn FnMut(&[u8])) {
-        let pause = self.pause.unwrap_or_default();
+        // The timer takes it.
         let silence = self.last_byte_at.map(|at| now.saturating_duration_since(at));
-        let is_behind = silence.is_none_or(|silence| silence >= pause);
-        self.handle_timeout(now, sink);
+        let is_behind = silence.is_none();
         self.opened_at = None;
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
         if !self.burst.in_step {
-            let own = silence.filter(|_| !is_behind && self.longest_silence.is_some()).unwrap_or_default();
+            let own = silence.filter(|_| self.longest_silence.is_some()).unwrap_or_default();
             self.longest_silence = self.longest_silence.max(Some(own));
         }
         if self.awaits_silence && !is_behind {
@@ -85,12 +86,42 @@ impl Decoder {
                 continue;
             }
             self.buffer.bytes.extend_from_slice(part);
-            if self.burst.in_step {
-                self.scan_in_step(sink);
-            } else if self.buffer.bytes.len() > longest * FRAMES_MAX {
-                // Whatever it is, no silence ends it.
+            match self.burst.in_step {
+                true => self.scan_in_step(sink),
+                false => self.collect(),
+            }
+        }
+    }
+
+    /// Whether what was collected can still be whole frames, and not too many.
+    fn collect(&mut self) {
+        match self.sizes() {
+            (_, Front::Bad(why)) => {
+                self.fail(why);
+                self.awaits_silence = true;
+            }
+            (sizes, _) if sizes.len() > FRAMES_MAX => {
+                // Whatever they are, no silence ends them.
                 self.counters.dropped += self.buffer.clear();
                 self.awaits_silence = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// The sizes of the whole frames in the buffer, and what is behind them.
+    fn sizes(&self) -> (Vec<usize>, Front) {
+        let mut sizes = Vec::new();
+        let mut at = 0;
+        loop {
+            let rest = self.buffer.bytes.get(at..).unwrap_or_default();
+            match self.front(rest) {
+                _ if rest.is_empty() => return (sizes, Front::Frame(0)),
+                Front::Frame(size) => {
+                    sizes.push(size);
+                    at += size;
+                }
+                other => return (sizes, other),
             }
         }
     }
@@ -106,20 +137,11 @@ impl Decoder {
             self.burst = Burst::default();
             return self.fail(Bad::Incomplete);
         }
-        let mut sizes = Vec::new();
-        let mut at = 0;
-        while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let why = match self.front(rest) {
-                Front::Frame(size) => {
-                    sizes.push(size);
-                    at += size;
-                    continue;
-                }
-                Front::Part => Bad::Incomplete,
-                Front::Bad(why) => why,
-            };
-            return self.fail(why);
-        }
+        let sizes = match self.sizes() {
+            (sizes, Front::Frame(_)) => sizes,
+            (_, Front::Part) => return self.fail(Bad::Incomplete),
+            (_, Front::Bad(why)) => return self.fail(why),
+        };
         sizes.into_iter().for_each(|size| self.take_frame(size, sink));
         self.burst.in_step = true;
     }

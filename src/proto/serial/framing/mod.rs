@@ -59,6 +59,9 @@ pub const IDLE: Duration = Duration::from_secs(1);
 /// The default of [`Settings::within`] where a frame has a start and no checksum, and the line is
 /// fast.
 pub const WITHIN: Duration = Duration::from_millis(100);
+/// The same on a port of the machine where only silences tell where a frame begins: more than
+/// drivers keep bytes back.
+pub const WITHIN_LOCAL: Duration = Duration::from_millis(30);
 
 /// The framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -376,9 +379,9 @@ impl Decoder {
     fn begin(&mut self, now: Instant) {
         self.opened_at = Some(now);
         if self.needs_silence() {
-            (self.awaits_silence, self.last_byte_at) = (true, Some(now));
+            // What comes until the next silence counts if it is whole frames.
             self.burst = burst::Burst::default();
-            self.longest_silence = None;
+            (self.last_byte_at, self.longest_silence) = (None, None);
         }
     }
 
@@ -410,9 +413,16 @@ impl Decoder {
     }
 
     /// The port was closed: nobody knows whether a frame that only a pause ends was complete,
-    /// unless the pause is over, or its CRC says so. One of the latter comes with the next timer.
+    /// unless the pause is over, or its CRC says so; and where only silences tell where frames
+    /// begin, they end with it. What is whole comes with the next timer.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
+        if self.needs_silence() {
+            // Nothing follows, as behind a silence.
+            self.last_byte_at =
+                self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default()));
+            return;
+        }
         if !matches!(self.scanner, Scanner::Gap) || is_over {
             return;
         }
@@ -476,7 +486,9 @@ impl Decoder {
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
         // frame here.
         let judged = match self.scanner {
-            Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
+            Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {
+                now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now)
+            }
             _ => now,
         };
         self.handle_timeout(judged, sink);
@@ -506,6 +518,9 @@ impl Decoder {
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.last_byte_at = None;
+            if !self.is_within() {
+                return;
+            }
             match self.scanner {
                 Scanner::Gap => self.end(sink),
                 _ if self.needs_silence() => self.end_burst(sink),
@@ -540,7 +555,7 @@ impl Decoder {
 
     /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.is_within() {
+        if !self.is_within() && !self.needs_silence() {
             return None;
         }
         let pause = match self.is_behind {

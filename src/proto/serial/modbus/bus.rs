@@ -43,6 +43,8 @@ const KNOCK: u32 = 4;
 /// Time after the last byte at which a complete but invalid response is given up; longer than the
 /// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
+/// After so many exceptions of a unit in a row none is taken for one of a gateway that gave up.
+const REFUSALS_MAX: u8 = 3;
 /// At most so often a doubt that lasts is put to the test by a probe: seldom enough for the answer
 /// to one to be over before the next one, however late.
 const STEP_EVERY: Duration = Duration::from_secs(10);
@@ -838,14 +840,17 @@ impl Bus {
     }
 
     /// Of what was answered, more may come: a request that was sent twice has two answers, and some
-    /// gateways give up with an exception that units send, too. On a serial port it is the unit's.
+    /// gateways give up with an exception that units send, too. On a serial port it is the unit's,
+    /// and so it is of a unit that sends nothing else.
     fn note_open(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
-        let is_given_up = matches!(answer, Answer::Exception(_));
-        if self.medium != Medium::Line
-            && (is_given_up || exchange.is_knocked)
-            && let Some(unit) = self.units.get(exchange.unit)
-        {
-            self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0);
+        let Some(unit) = self.units.get_mut(exchange.unit) else { return };
+        unit.refusals = match answer {
+            Answer::Exception(_) => unit.refusals.saturating_add(1),
+            Answer::Data(_) | Answer::Done => 0,
+        };
+        let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals);
+        if self.medium != Medium::Line && (is_given_up || exchange.is_knocked) {
+            self.relay.may_have_given_up(now, exchange.asked + unit.rest());
         }
     }
 

@@ -130,6 +130,15 @@ impl Relay {
         self.suspect();
     }
 
+    /// The same where an exception came that a unit sends, too, or another answer to it.
+    pub(super) fn may_have_given_up(&mut self, now: Instant, until: Instant) {
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.may_have_given_up(now, *unit, request.answer(), until);
+        }
+        self.late = self.late.max(self.stragglers.late(now));
+        self.suspect();
+    }
+
     /// The answer to another request, of this shape, came in place of that to the present one, which
     /// may come until then in its turn.
     pub(super) fn took_place(&mut self, now: Instant, came: Option<Shape>, until: Instant) {

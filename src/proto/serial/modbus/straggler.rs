@@ -123,6 +123,16 @@ impl Stragglers {
         self.given_up.retain(|known| known.times > 0);
     }
 
+    /// The same where something came in its place that is more likely all: it is one at most.
+    pub(super) fn may_have_given_up(&mut self, now: Instant, unit: u8, shape: Shape, until: Instant) {
+        let mut known = self.given_up.iter_mut().filter(|known| known.until > now);
+        match known.find(|known| (known.unit, known.shape) == (unit, shape)) {
+            Some(known) => known.until = known.until.max(until),
+            None => self.gave_up(now, unit, shape, until),
+        }
+        self.begin(now);
+    }
+
     /// Another read is sent, or the same after a loss.
     pub(super) fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
