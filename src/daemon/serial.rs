@@ -510,6 +510,7 @@ fn reasons(
         (Bad::Malformed, counters.malformed),
         (Bad::Incomplete, counters.incomplete),
         (Bad::Cut, counters.cut),
+        (Bad::Burst, counters.burst),
         (Bad::Early, counters.early),
         (Bad::First, counters.first),
     ];

@@ -95,6 +95,10 @@ impl Cause {
                 "set gap to less than the time after which the device closes it, or a framing that says where a message \
                  ends (fixed, length, markers, line)",
             ),
+            Cause::Bad(Bad::Burst) => (
+                "no whole message came between two silences, and the checksum is right for each rotation of one",
+                "compare size; set start to the bytes that each message begins with, as a converter may hold bytes back",
+            ),
             Cause::Bad(Bad::Early) => (
                 "it came within 50 ms of the opening of the line, and may be the rest of a message",
                 "let the device wait for so long, or set framing = \"markers\" with the start of a message",
@@ -445,6 +449,7 @@ mod tests {
         assert!(printed.contains(r#""...T." (hex 5c220054b0)"#), "{printed}");
         assert!(of(Cause::Bad(Bad::Checksum), b"").contains("compare checksum, baud"));
         assert!(of(Cause::Bad(Bad::Incomplete), b"").contains("framing, baud"));
+        assert!(of(Cause::Bad(Bad::Burst), b"").contains("set start to the bytes"));
     }
 
     #[test]

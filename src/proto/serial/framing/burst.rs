@@ -139,7 +139,7 @@ impl Decoder {
         }
         let sizes = match self.sizes() {
             (sizes, Front::Frame(_)) => sizes,
-            (_, Front::Part) => return self.fail(Bad::Incomplete),
+            (_, Front::Part) => return self.fail(Bad::Burst),
             (_, Front::Bad(why)) => return self.fail(why),
         };
         sizes.into_iter().for_each(|size| self.take_frame(size, sink));

@@ -141,6 +141,8 @@ pub enum Bad {
     Incomplete,
     /// The port was closed before the pause was over that would have ended it.
     Cut,
+    /// What came between two silences is no whole frame, where only they tell where one begins.
+    Burst,
     /// It was the first within [`SETTLE`] after the opening of the port, and may have been begun
     /// before.
     Early,
@@ -153,6 +155,7 @@ impl Bad {
     pub fn as_str(self) -> &'static str {
         match self {
             Bad::Cut => "cut off by the closing",
+            Bad::Burst => "no whole message between silences",
             Bad::Early => "right after the opening",
             Bad::First => "skip-first",
             Bad::TooLong => "too long",
@@ -200,6 +203,8 @@ pub struct Counters {
     pub incomplete: u64,
     /// Of these, [`Bad::Cut`].
     pub cut: u64,
+    /// Of these, [`Bad::Burst`].
+    pub burst: u64,
     /// Frames that were dropped because they may have been begun before the port was opened
     /// ([`Bad::Early`]); they are not counted as invalid.
     pub early: u64,
@@ -919,6 +924,7 @@ impl Counters {
         self.bad += u64::from(!matches!(why, Bad::Early | Bad::First));
         *match why {
             Bad::Cut => &mut self.cut,
+            Bad::Burst => &mut self.burst,
             Bad::Early => &mut self.early,
             Bad::First => &mut self.first,
             Bad::TooLong => &mut self.too_long,
