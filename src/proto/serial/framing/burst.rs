@@ -15,12 +15,12 @@
 //! comes between two of them counts only if it is one or more whole frames. A frame in step is
 //! completed across a silence, if its checksum is right then; if it is not, what came behind the
 //! silence is collected. Where each of the last frames began behind a silence, one that a silence
-//! interrupts has lost bytes. A silence is one that the timer saw: bytes that are read late may have
-//! come in time.
+//! interrupts has lost bytes. A silence is one that the timer saw: bytes that are read late may
+//! have come in time.
 
-use super::super::checksum::Checksum;
-use super::{Bad, Decoder, SHOWN_MAX, Scanner, length};
 use std::time::Instant;
+
+use super::{Bad, Decoder, SHOWN_MAX, Scanner, length};
 
 /// So many frames at most between two silences.
 const FRAMES_MAX: usize = 8;
@@ -201,9 +201,7 @@ impl Decoder {
     /// Takes a frame of so many bytes off the front of the buffer, which has it.
     fn take_frame(&mut self, size: usize, sink: &mut dyn FnMut(&[u8])) {
         let frame: Vec<u8> = self.buffer.bytes.drain(..size.min(self.buffer.bytes.len())).collect();
-        let checksum: Option<Checksum> = self.checksum;
-        let body = checksum.map_or(Some(&frame[..]), |checksum| self.placement.strip(checksum, &frame));
-        let payload = body.and_then(|body| match &self.scanner {
+        let payload = self.strip(&frame).and_then(|body| match &self.scanner {
             Scanner::Length(header) => header.payload(body),
             _ => body.get(self.start.len()..),
         });

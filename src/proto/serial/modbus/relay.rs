@@ -139,8 +139,8 @@ impl Relay {
         self.suspect();
     }
 
-    /// The answer to another request, of this shape, came in place of that to the present one, which
-    /// may come until then in its turn.
+    /// The answer to another request, of this shape, came in place of that to the present one,
+    /// which may come until then in its turn.
     pub(super) fn took_place(&mut self, now: Instant, came: Option<Shape>, until: Instant) {
         let late = self.late;
         if let Some(shape) = came {

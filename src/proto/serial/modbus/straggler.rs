@@ -12,8 +12,8 @@
 //! be before a read is sent, or between a read and its repetition. So as long as it may come, what
 //! the values show is no proof that it has not, and a read that is sent twice is not sure. But of
 //! the answers to one read that is repeated one at most is another's: two that are the same are
-//! right, and of three values the last one of two that are near to each other is ([`likely`]). Where
-//! several may come, as many more must be the same, or twice as many more come.
+//! right, and of three values the last one of two that are near to each other is ([`likely`]).
+//! Where several may come, as many more must be the same, or twice as many more come.
 //!
 //! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
 //! shape that nothing has that may still come.
