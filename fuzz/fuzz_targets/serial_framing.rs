@@ -72,7 +72,7 @@ fuzz_target!(|data: &[u8]| {
         start,
         within: tombolo::proto::serial::framing::WITHIN,
         placement,
-        skip_first: false,
+        skip_first: max % 11 == 0,
         keep,
         whole: keep > 0 && max % 2 == 1,
         label_end: (keep > 0 && max % 5 == 0).then_some(b'\t'),
@@ -98,6 +98,13 @@ fuzz_target!(|data: &[u8]| {
             }
         });
         now += Duration::from_millis(u64::from(piece[0]));
+        // The timer may come late, or the port be closed.
+        match piece[0] % 5 {
+            0 | 1 => decoder.handle_timeout(now, &mut |_| good += 1),
+            2 => decoder.cut(now),
+            3 if piece.len() > 3 => decoder.reopen(now),
+            _ => {}
+        }
     }
     decoder.handle_timeout(now + Duration::from_secs(100), &mut |_| good += 1);
     let counters = decoder.counters();
@@ -117,7 +124,7 @@ fuzz_target!(|data: &[u8]| {
         if settings.checksum.is_some() && [0, 0xFF].iter().any(|value| frame.iter().all(|byte| byte == value)) {
             return;
         }
-        let mut decoder = Decoder::new(&settings, start);
+        let mut decoder = Decoder::new(&Settings { skip_first: false, ..settings.clone() }, start);
         let mut back = Vec::new();
         decoder.handle_bytes(now, &frame, &mut |payload| back.push(payload.to_vec()));
         decoder.handle_timeout(now + Duration::from_secs(100), &mut |payload| back.push(payload.to_vec()));

@@ -77,6 +77,9 @@ fn list(context: &Context) -> Result<(), CommandError> {
             if let Some(why) = &port.overload {
                 context.out.line(format!("{}: {}; {ADVICE}", Escaped(name), Escaped(why)))?;
             }
+            if let Some(why) = &port.illegible {
+                context.out.line(format!("{}: {}", Escaped(name), Escaped(why)))?;
+            }
             if let Some(asked) = &port.asked
                 && let Some(reason) = &asked.reason
             {

@@ -12,7 +12,7 @@ use crate::control::snapshot::{
     Certificate, DailyBytes, HeldCommand, LimitedDevice, RefusedConnect, RevocationList, RevocationSource,
     SerialAsked, SerialPort, SerialUnit, ServedResource, ServedTrouble, Session, SessionPage, Status, Uplink,
 };
-use crate::control::verdict;
+use crate::control::verdict::{self, DOUBTFUL, LATE, OVER_QUOTA, SETTLED_BY};
 use crate::telemetry::io::hinted;
 use crate::telemetry::text::Escaped;
 
@@ -359,6 +359,11 @@ pub fn limited(limited: &LimitedDevice) -> String {
         "muted" => {
             format!("muted because it ignored 4.29: heard again after {when} of silence ({})", times(count))
         }
+        OVER_QUOTA => format!(
+            "its quota refused {count} of {} readings ({} %), the last {when} ago",
+            limited.of,
+            limited.percent()
+        ),
         "over_share" => {
             let readings = plural(count, "reading");
             format!("its records have its share of the lane: {readings} not stored, the last {when} ago")
@@ -440,7 +445,7 @@ fn serial(name: &str, port: &SerialPort) -> String {
             if bus { "frame that no request was outstanding for" } else { "frame without a reading" },
         ),
         (port.other_master, "request of another master"),
-        (if bus { port.dropped_bytes } else { 0 }, "byte that belonged to no frame"),
+        (port.dropped_bytes, "byte that belonged to no frame"),
         (port.refused, "refused reading"),
         (port.waiting, "waiting reading"),
         (port.lost_readings, "lost reading"),
@@ -517,7 +522,8 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
 /// each, eight at most.
 pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     const MOST: usize = 8;
-    let mut lines: Vec<String> = unit.reason.iter().map(|reason| format!("  {reason}")).collect();
+    let reason = unit.reason.as_ref().filter(|reason| *reason != LATE);
+    let mut lines: Vec<String> = reason.iter().map(|reason| format!("  {reason}")).collect();
     if unit.learned_pause_ms > 0 {
         lines.push(format!(
             "  asked {} ms after its last answer: silent if asked sooner",
@@ -551,17 +557,10 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
         ));
     }
     if unit.one_behind {
-        lines.push(
-            "  its answers come one request late (the converter delivers each with the next request): each read is \
-             sent twice"
-                .to_owned(),
-        );
+        lines.push(format!("  {LATE}; until then each read is sent twice, and commands may not be sent"));
     }
     if unit.doubled && !unit.one_behind {
-        lines.push(
-            "  each read is sent more than once: nothing shows that its answers are not those to other requests"
-                .to_owned(),
-        );
+        lines.push(format!("  each read is sent more than once: {DOUBTFUL}; {SETTLED_BY}"));
     }
     if unit.surplus > 0 {
         lines.push(format!(
@@ -719,16 +718,18 @@ mod tests {
         assert_eq!(
             of(SerialUnit { one_behind: true, surplus: 3, learned_rest_ms: 200, ..SerialUnit::default() }),
             [
-                "  its answers come one request late (the converter delivers each with the next request): each read is \
-                 sent twice",
+                &format!("  {LATE}; until then each read is sent twice, and commands may not be sent"),
                 "  3 frames came from its address without a request: another unit has it, or another master asks it",
                 "  asked 200 ms after any answer on the line: busy if asked sooner",
             ]
         );
-        let twice = "  each read is sent more than once: nothing shows that its answers are not those to other requests";
-        assert_eq!(of(SerialUnit { doubled: true, ..SerialUnit::default() }), [twice]);
+        let twice = format!("  each read is sent more than once: {DOUBTFUL}; {SETTLED_BY}");
+        assert_eq!(of(SerialUnit { doubled: true, ..SerialUnit::default() }), [&twice[..]]);
         let behind = of(SerialUnit { doubled: true, one_behind: true, ..SerialUnit::default() });
-        assert!(!behind.contains(&twice.to_owned()), "{behind:?}");
+        assert!(!behind.contains(&twice), "{behind:?}");
+        // What it is degraded for is said once.
+        let reason = Some(LATE.to_owned());
+        assert_eq!(of(SerialUnit { one_behind: true, reason, ..SerialUnit::default() }), behind);
         assert_eq!(
             of(SerialUnit { answers_as: Some(255), ..SerialUnit::default() }),
             ["  its answers name unit 255; they are used, as their transaction identifier is right"]
@@ -959,10 +960,12 @@ mod tests {
             role: "sensor".into(),
             reason: reason.into(),
             count,
+            of: 10,
             seconds,
         };
         let status = Status {
             limited: vec![
+                limited("a", OVER_QUOTA, 9, 2),
                 limited("a", "muted", 1, 40),
                 limited("b", "over_share", 7, 5),
                 limited("c", "too_often", 1, 5),
@@ -977,6 +980,7 @@ mod tests {
         assert_eq!(
             lines,
             [
+                "limited   a: its quota refused 9 of 10 readings (90 %), the last 2 s ago",
                 "limited   a: muted because it ignored 4.29: heard again after 40 s of silence (1 time)",
                 "limited   b: its records have its share of the lane: 7 readings not stored, the last 5 s ago",
                 "limited   c: connects too often: 1 handshake or connect refused, the last 5 s ago",

@@ -1051,12 +1051,23 @@ pub struct LimitedDevice {
     pub device: String,
     /// Its role.
     pub role: String,
-    /// `muted`, `over_share` or `too_often`; of the last two, within the last 10 minutes.
+    /// `muted`, `over_quota` (most of its readings are refused by its quota), `over_share` or
+    /// `too_often`; but for the first, within the last 10 minutes.
     pub reason: String,
-    /// How often since the daemon started.
+    /// How often since the daemon started; with `over_quota` the readings refused of late.
     pub count: u64,
+    /// With `over_quota`: of so many readings.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub of: u64,
     /// Seconds of silence until it is heard, if it is muted; else since it happened last.
     pub seconds: u64,
+}
+
+impl LimitedDevice {
+    /// How many of a hundred of its readings are refused, if it is over its quota.
+    pub fn percent(&self) -> u64 {
+        self.count.saturating_mul(100) / self.of.max(1)
+    }
 }
 
 /// The newest refusal of a device.
@@ -1153,7 +1164,8 @@ pub struct SerialPort {
     pub frames: u64,
     /// Incomplete or damaged frames.
     pub bad_frames: u64,
-    /// Of these, by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that occurred.
+    /// Dropped frames by reason: `too long`, `checksum`, `malformed`, `incomplete`; those that an
+    /// opening or a closing of the port cost; and complete ones that were no reading.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bad_reasons: BTreeMap<String, u64>,
     /// Why nothing that comes can be read, on a line on which nothing is asked: what was seen when
@@ -1229,8 +1241,8 @@ pub struct SerialAsked {
 pub struct SerialUnit {
     /// The address on the bus.
     pub address: u8,
-    /// `up`, `degraded` (it answers, but none of its values can be read), `down`, or `unknown`
-    /// before it gave a value.
+    /// `up`, `degraded` (it answers, but none of its values can be read, or its answers come one
+    /// request late), `down`, or `unknown` before it gave a value.
     pub state: String,
     /// Why it is degraded or down.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,12 +4,21 @@
 //! A reason is something that somebody must or may end: it goes when the cause goes. What was lost
 //! in the past, and what strangers send, is shown by `status` but is no reason.
 
-use super::snapshot::{ServedTotals, Status, Uplink};
+use super::snapshot::{LimitedDevice, SerialPort, SerialUnit, ServedTotals, Status, Uplink};
 
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
 /// Fewer refused readings of a device of which none was accepted are no warning of `check`.
 pub const ALL_REFUSED: u64 = 3;
+/// Why a unit is degraded whose values arrive.
+pub const LATE: &str =
+    "its answers come one request late; restart the converter or gateway before it, or replace it";
+/// Why reads are sent more than once.
+pub const DOUBTFUL: &str = "nothing shows that its answers are not those to other requests";
+/// What ends that.
+pub const SETTLED_BY: &str = "one more value in the map of a unit, so that reads have several lengths, shows it; or restart the converter or gateway";
+/// The reason of a device that is held back by its quota, as in [`LimitedDevice::reason`].
+pub const OVER_QUOTA: &str = "over_quota";
 /// What the clock's reason begins with.
 const CLOCK: &str = "the clock is ";
 
@@ -34,7 +43,8 @@ pub fn reasons(status: &Status) -> Vec<String> {
         reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
         reasons.extend(port.asked.as_ref().and_then(|of| asked(name, &of.state)));
         reasons.extend(port.illegible.as_ref().map(|why| illegible(name, why)));
-        reasons.extend(port.units.iter().filter_map(|(id, of)| unit(name, id, &of.state)));
+        reasons.extend(port.units.iter().filter_map(|(id, of)| unit(name, id, &of.state, of.one_behind)));
+        reasons.extend(doubtful(name, port));
         // Those of a bus are of its units.
         let of_port = port.units.is_empty().then_some((name, port.readings, port.refused));
         let of_units = port.units.iter().map(|(id, unit)| (id, unit.readings, unit.refused));
@@ -42,6 +52,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         reasons.extend(devices.filter_map(|(id, accepted, refused)| all_refused(id, accepted, refused)));
     }
     reasons.extend(served(&status.served));
+    reasons.extend(status.limited.iter().filter_map(over_quota));
     reasons.extend(rejected(journal.rejected));
     if let Some(failing) = &status.session_store.failing {
         reasons.push(format!("DTLS sessions are not stored: {failing}"));
@@ -153,9 +164,40 @@ pub fn asked(port: &str, state: &str) -> Option<String> {
     is_away(state).then(|| format!("the device at serial port {port}, which is asked, is {state}"))
 }
 
-/// A unit of a bus gives no reading.
-pub fn unit(port: &str, id: &str, state: &str) -> Option<String> {
-    is_away(state).then(|| format!("unit {id} of serial port {port} is {state}"))
+/// A unit of a bus gives no reading, or its answers come one request late (`is_late`).
+pub fn unit(port: &str, id: &str, state: &str, is_late: bool) -> Option<String> {
+    match state {
+        "down" => Some(format!("unit {id} of serial port {port} is down")),
+        _ if is_late => Some(format!("unit {id} of serial port {port} is degraded: {LATE}")),
+        _ => is_away(state).then(|| format!("unit {id} of serial port {port} is {state}")),
+    }
+}
+
+/// Of the units of a bus whose reads are all sent more than once, as nothing shows that the answers
+/// are their own.
+fn doubtful(name: &str, port: &SerialPort) -> Option<String> {
+    let is_doubtful = |unit: &&SerialUnit| unit.doubled && !unit.one_behind && !is_away(&unit.state);
+    let is_it = |(_, unit): &(&String, &SerialUnit)| is_doubtful(unit);
+    let (first, _) = port.units.iter().find(is_it)?;
+    let more = match port.units.values().filter(is_doubtful).count() - 1 {
+        0 => String::new(),
+        more => format!(" and of {more} more"),
+    };
+    Some(format!(
+        "reads of unit {first}{more} of serial port {name} are sent more than once: {DOUBTFUL}; {SETTLED_BY}"
+    ))
+}
+
+/// What the quota refuses of a device, of which most was refused of late, and what to do.
+fn over_quota(limited: &LimitedDevice) -> Option<String> {
+    let LimitedDevice { device, role, count, of, .. } = limited;
+    (limited.reason == OVER_QUOTA).then(|| {
+        let percent = limited.percent();
+        format!(
+            "the quota refuses {count} of {of} readings of {device} ({percent} %); raise messages, bytes or burst in quota of \
+             [role.{role}], or let it send less often"
+        )
+    })
 }
 
 /// Nothing that comes at a port can be read.
@@ -177,9 +219,7 @@ pub fn line(reasons: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{
-        Clock, Dtls, Journal, SerialPort, SerialUnit, ServedResource, ServedTrouble, SessionStore,
-    };
+    use crate::control::snapshot::{Clock, Dtls, Journal, ServedResource, ServedTrouble, SessionStore};
 
     fn fine() -> Status {
         Status {
@@ -358,6 +398,60 @@ mod tests {
         assert_eq!(served(1, &named), [text]);
         assert!(served(3, &named)[0].starts_with("3 resources") && served(3, &named)[0].ends_with(text));
         assert_eq!(served(2, &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_unit_that_is_named_late_or_in_doubt_is_never_fine_and_said_with_what_to_do() {
+        let of = |units: &[(&str, SerialUnit)]| {
+            let units = units.iter().map(|(id, unit)| ((*id).to_owned(), unit.clone())).collect();
+            let port = SerialPort { state: "open".into(), units, ..SerialPort::default() };
+            let clock = Clock { trusted: false, ..Clock::default() };
+            let found = reasons(&Status { serial: [("bus".to_owned(), port)].into(), clock, ..fine() });
+            assert!(!line(&found).contains("everything else is fine"), "{found:?}");
+            found
+        };
+        let up = || SerialUnit { state: "up".into(), ..SerialUnit::default() };
+        let late = SerialUnit { one_behind: true, doubled: true, ..up() };
+        // An older daemon calls it up.
+        for state in ["degraded", "up"] {
+            let found = of(&[("a", SerialUnit { state: state.into(), ..late.clone() })]);
+            assert_eq!(found.len(), 2);
+            assert!(found[0].starts_with(
+                "unit a of serial port bus is degraded: its answers come one request late; restart"
+            ));
+        }
+        let found = of(&[("a", SerialUnit { state: "down".into(), ..late.clone() })]);
+        assert_eq!(found[0], "unit a of serial port bus is down");
+        let doubled = || SerialUnit { doubled: true, ..up() };
+        let found = of(&[("a", up()), ("b", doubled()), ("c", doubled())]);
+        assert_eq!(found.len(), 2);
+        assert!(
+            found[0].starts_with(
+                "reads of unit b and of 1 more of serial port bus are sent more than once: nothing"
+            ),
+            "{found:?}"
+        );
+        assert!(found[0].contains("one more value in the map"));
+    }
+
+    #[test]
+    fn a_quota_that_refuses_most_of_a_device_is_said_with_the_share_and_the_key_to_raise() {
+        let limited = |reason: &str| LimitedDevice {
+            device: "meter-3".into(),
+            role: "meter".into(),
+            reason: reason.into(),
+            count: 85,
+            of: 100,
+            seconds: 3,
+        };
+        let status = Status { limited: vec![limited("muted"), limited(OVER_QUOTA)], ..fine() };
+        let found = reasons(&status);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].starts_with("the quota refuses 85 of 100 readings of meter-3 (85 %); raise messages"),
+            "{found:?}"
+        );
+        assert!(found[0].contains("quota of [role.meter]"));
     }
 
     #[test]

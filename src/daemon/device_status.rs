@@ -14,6 +14,7 @@ use crate::control::protocol::{Code, DEVICES_MAX, Failure};
 use crate::control::snapshot::{
     DevicePage, DeviceState, LaneShare, LastRefusal, LimitedDevice, RefusedFilter,
 };
+use crate::control::verdict::OVER_QUOTA;
 use crate::gate::{DeviceIndex, DeviceView, Gate};
 use crate::journal::Journal;
 use crate::message::{Lane, Name};
@@ -134,27 +135,31 @@ pub fn limited(gate: &Gate, now: Instant) -> LimitedDevices {
     let mut all = Vec::new();
     for view in gate.devices(now) {
         let Some(limited) = view.limited else { continue };
-        let mut add = |reason: &str, count: u32, seconds: u64| {
+        let mut add = |reason: &str, (count, of): (u64, u64), seconds: u64| {
             all.push(LimitedDevice {
                 device: view.id.to_string(),
                 role: view.role.to_string(),
                 reason: reason.to_owned(),
-                count: count.into(),
+                count,
+                of,
                 seconds,
             });
         };
+        if let Some((count, of, ago)) = limited.over_quota(now, view.accepted + view.filtered) {
+            add(OVER_QUOTA, (count, of), ago.as_secs());
+        }
         if let Some(left) = limited.muted_for(now) {
-            add("muted", limited.mutes(), left.as_secs() + 1);
+            add("muted", (limited.mutes().into(), 0), left.as_secs() + 1);
         }
         for (reason, tally) in [("over_share", limited.over_share), ("too_often", limited.too_often)] {
             if let Some(last) = tally.last.filter(|_| tally.is_recent(now)) {
-                add(reason, tally.count, now.saturating_duration_since(last).as_secs());
+                add(reason, (tally.count.into(), 0), now.saturating_duration_since(last).as_secs());
             }
         }
     }
     all.sort_unstable_by(|a, b| (&a.device, &a.reason).cmp(&(&b.device, &b.reason)));
     let count = |reason: &&str| all.iter().filter(|of: &&LimitedDevice| of.reason == **reason).count() as u64;
-    let reasons = ["muted", "over_share", "too_often"];
+    let reasons = ["muted", OVER_QUOTA, "over_share", "too_often"];
     let counts = reasons.iter().map(|reason| ((*reason).to_owned(), count(reason))).collect();
     let more = all.len().saturating_sub(LIMITED_NAMED) as u64;
     all.truncate(LIMITED_NAMED);

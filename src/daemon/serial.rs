@@ -351,8 +351,10 @@ impl Ports {
             let asked = core.asked().filter(|standing| standing.state == State::Degraded);
             problems.extend(asked.and_then(|standing| verdict::asked(name, standing.state.as_str())));
             problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence())));
-            let units = core.units().filter(|unit| unit.state == State::Degraded);
-            problems.extend(units.filter_map(|it| verdict::unit(name, it.id.as_str(), it.state.as_str())));
+            let units = core.units().filter(|unit| unit.standing() == State::Degraded);
+            problems.extend(units.filter_map(|it| {
+                verdict::unit(name, it.id.as_str(), it.standing().as_str(), it.is_one_behind)
+            }));
         }
         problems
     }
@@ -407,7 +409,7 @@ impl Ports {
                 bytes: counters.framing.bytes,
                 frames: counters.framing.good,
                 bad_frames: counters.framing.bad,
-                bad_reasons: reasons(&counters.framing),
+                bad_reasons: reasons(&counters.framing, core.unreadable()),
                 asked: core.asked().map(|standing| asked(&standing, core.fault())),
                 illegible: core.illegible().map(Illegible::sentence),
                 dropped_bytes: counters.framing.dropped,
@@ -497,17 +499,26 @@ fn asked(standing: &poll::Standing, fault: Option<&Fault>) -> snapshot::SerialAs
     }
 }
 
-/// Dropped frames by reason, as far as there are any.
-fn reasons(counters: &crate::proto::serial::framing::Counters) -> BTreeMap<String, u64> {
+/// Dropped frames, and complete ones that were no reading, by reason, as far as there are any.
+fn reasons(
+    counters: &crate::proto::serial::framing::Counters,
+    unreadable: impl Iterator<Item = (&'static str, u64)>,
+) -> BTreeMap<String, u64> {
     let all = [
         (Bad::TooLong, counters.too_long),
         (Bad::Checksum, counters.checksum),
         (Bad::Malformed, counters.malformed),
         (Bad::Incomplete, counters.incomplete),
+        (Bad::Cut, counters.cut),
+        (Bad::Burst, counters.burst),
+        (Bad::Early, counters.early),
+        (Bad::First, counters.first),
     ];
     all.into_iter()
         .filter(|(_, count)| *count > 0)
-        .map(|(why, count)| (why.as_str().to_owned(), count))
+        .map(|(why, count)| (why.as_str(), count))
+        .chain(unreadable)
+        .map(|(why, count)| (why.to_owned(), count))
         .collect()
 }
 
@@ -517,7 +528,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
     let learned = learned.unwrap_or_default();
     snapshot::SerialUnit {
         address: unit.address,
-        state: unit.state.as_str().to_owned(),
+        state: unit.standing().as_str().to_owned(),
         reason: why_unit(core, unit),
         answers_as: unit.answers_as,
         rest_advised_ms: unit.rest_advised.and_then(|rest| u64::try_from(rest.as_millis()).ok()),
@@ -616,6 +627,7 @@ fn why_not(standing: &poll::Standing, fault: Option<&Fault>) -> Option<String> {
 /// Why a unit is degraded or down.
 fn why_unit(core: &Port, unit: &UnitView<'_>) -> Option<String> {
     match unit.state {
+        State::Up if unit.is_one_behind => Some(verdict::LATE.to_owned()),
         State::Unknown | State::Up => None,
         State::Degraded => Some(why_degraded(core, unit)),
         State::Down => {
@@ -660,7 +672,7 @@ impl Entry {
         let core = self.core.borrow();
         core.settings().devices().find(|own| own.as_str() == device)?;
         let view = core.units().find(|unit| unit.id.as_str() == device);
-        let (unit, fault) = match view.map(|view| (view.state, view)) {
+        let (unit, fault) = match view.map(|view| (view.standing(), view)) {
             None => match core.asked() {
                 Some(standing) => (Some(standing.state.as_str()), why_not(&standing, core.fault())),
                 None => match core.illegible() {

@@ -116,6 +116,10 @@ impl State {
             Some(last) => last.replace(now, path, refusal, rule),
             empty => *empty = Some(Box::new(LastRefusal::new(now, path, refusal, rule))),
         }
+        if matches!(refusal, Refusal::OverQuota { .. }) {
+            let passed = self.accepted + self.filtered;
+            self.limited.get_or_insert_default().note_over_quota(now, passed);
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub const MUTE_MIN: Duration = Duration::from_secs(10);
 pub const MUTE_MAX: Duration = Duration::from_secs(15 * 60);
 /// See above.
 pub const CALM: Duration = Duration::from_secs(60);
+/// Fewer readings that the quota refuses are not told of.
+const EXCESS_LEAST: u64 = 10;
 /// A tally is shown as present for so long.
 pub const RECENT: Duration = Duration::from_secs(10 * 60);
 
@@ -35,10 +37,23 @@ pub const RECENT: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limited {
     mute: Mute,
+    excess: Excess,
     /// Readings that were not stored, because its records have its share of the lane.
     pub over_share: Tally,
     /// Handshakes and MQTT connects that were refused because it had too many in a minute.
     pub too_often: Tally,
+}
+
+/// What the quota refuses of a device. Both counts are halved each [`RECENT`], so that what was
+/// long ago counts little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Excess {
+    /// When the counts were halved last, or began.
+    since: Option<Instant>,
+    last: Option<Instant>,
+    refused: u32,
+    /// What its readings that passed are counted from.
+    passed: u64,
 }
 
 /// How often something was, and when last.
@@ -66,6 +81,28 @@ struct Mute {
     count: u32,
 }
 
+impl Excess {
+    fn count(&mut self, now: Instant, passed: u64) {
+        let old = |at: Option<Instant>, span| at.is_none_or(|at| now.saturating_duration_since(at) >= span);
+        if old(self.last, RECENT) {
+            *self = Excess { since: Some(now), passed, ..Excess::default() };
+        } else if old(self.since, RECENT) {
+            let own = passed.saturating_sub(self.passed);
+            (self.since, self.refused, self.passed) = (Some(now), self.refused / 2, passed - own / 2);
+        }
+        self.refused = self.refused.saturating_add(1);
+        self.last = Some(now);
+    }
+
+    /// Readings refused of late, of how many, and how long ago the last one; if most were.
+    fn most(&self, now: Instant, passed: u64) -> Option<(u64, u64, Duration)> {
+        let ago = now.saturating_duration_since(self.last?);
+        let (refused, passed) = (u64::from(self.refused), passed.saturating_sub(self.passed));
+        let is_most = refused >= EXCESS_LEAST && refused > passed && ago < RECENT;
+        is_most.then_some((refused, refused + passed, ago))
+    }
+}
+
 impl Tally {
     fn count(&mut self, now: Instant) {
         self.count = self.count.saturating_add(1);
@@ -88,6 +125,18 @@ impl Limited {
     /// How often it was muted.
     pub fn mutes(&self) -> u32 {
         self.mute.count
+    }
+
+    /// A reading was over quota, whether or not its device is told, when `passed` readings of the
+    /// device had passed.
+    pub(super) fn note_over_quota(&mut self, now: Instant, passed: u64) {
+        self.excess.count(now, passed);
+    }
+
+    /// Whether its quota refuses most of what it sends, now that `passed` readings of it have
+    /// passed: how many of how many, and how long ago the last one.
+    pub fn over_quota(&self, now: Instant, passed: u64) -> Option<(u64, u64, Duration)> {
+        self.excess.most(now, passed)
     }
 
     /// A reading comes. If the device is muted, it is refused for the seconds returned, and the
@@ -130,6 +179,7 @@ impl Limited {
     /// Its quota changed: what it ignored was another one.
     pub(super) fn pardon(&mut self) {
         self.mute = Mute { count: self.mute.count, ..Mute::default() };
+        self.excess = Excess::default();
     }
 
     pub(super) fn note_over_share(&mut self, now: Instant) {
@@ -227,6 +277,38 @@ mod tests {
         limited.pardon();
         assert_eq!((limited.handle_reading(now), limited.mutes()), (None, 1));
         assert_eq!(flood(&mut limited, now, 20).1, 10);
+    }
+
+    #[test]
+    fn a_quota_that_refuses_most_is_told_while_it_does_and_old_trouble_goes_away() {
+        let mut limited = Limited::default();
+        let mut now = Instant::now();
+        let (mut passed, begun) = (500, now);
+        // Each second one passes and four are refused.
+        for second in 0..2_000 {
+            passed += 1;
+            (0..4).for_each(|_| limited.note_over_quota(now, passed));
+            assert_eq!(limited.over_quota(now, passed).is_some(), second >= 2, "{second}");
+            now += S;
+        }
+        let (refused, all, ago) = limited.over_quota(now, passed).unwrap();
+        assert_eq!((refused * 100 / all, ago), (80, S));
+        assert!(all < 2 * 5 * RECENT.as_secs(), "what is long ago counts half: {all}");
+        // It sends as it may from now on.
+        assert!(limited.over_quota(now + RECENT - 2 * S, passed).is_some());
+        assert_eq!(limited.over_quota(now + RECENT, passed), None);
+        assert_eq!(limited.over_quota(now, passed + 10_000), None, "most pass");
+        // Later only a few are refused.
+        for _ in 0..50 {
+            now += RECENT;
+            limited.note_over_quota(now, passed);
+            assert_eq!(limited.over_quota(now, passed), None);
+        }
+        // Another quota, another count.
+        (0..20).for_each(|_| limited.note_over_quota(now, passed));
+        assert!(limited.over_quota(now, passed).is_some() && now > begun);
+        limited.pardon();
+        assert_eq!(limited.over_quota(now, passed), None);
     }
 
     #[test]

@@ -207,6 +207,25 @@ fn a_silence_within_a_frame_that_only_its_start_marks_ends_it_sooner() {
     assert_eq!(within(&format!("{start}checksum = \"sum\"\n")), 1_000);
     assert_eq!(within(&format!("{start}baud = 1200\n")), 183, "the time of 20 characters");
     assert_eq!(within(&format!("{start}gap = \"20ms\"\n")), 20);
+    // Where only silences tell where one begins, a device that sends ten times a second has some.
+    let xor = "checksum = \"xor\"\n";
+    assert_eq!(within(xor), 30);
+    assert_eq!(within(&format!("{xor}baud = 2400\n")), 91);
+    assert_eq!(within(&format!("{start}{xor}")), 100);
+}
+
+#[test]
+fn a_converter_in_the_network_that_holds_bytes_back_makes_no_silence_between_messages() {
+    let text = "[serial.m]\nport = \"tcp://h:4001\"\nrole = \"r\"\nframing = \"fixed\"\nsize = 8\nchecksum = \"xor\"\n";
+    let Duty::Readings { framing, .. } = only(text).duty else { panic!() };
+    assert_eq!(framing.within.as_millis(), 100);
+    // It is warned of all the same, but for a start.
+    let warned = |text: &str| {
+        let complaints = complaints(&format!("{ROLE}{text}"));
+        complaints.iter().any(|text| text.contains("right for each rotation of a message"))
+    };
+    assert!(warned(text) && !warned(&text.replace("tcp://h:4001", "/dev/ttyS0")));
+    assert!(!warned(&format!("{text}start = \"hex:AA\"\n")));
 }
 
 #[test]

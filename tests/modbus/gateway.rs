@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tombolo::proto::serial::modbus::Bus;
-use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::map::{Kind, Register};
 use tombolo::proto::serial::modbus::pdu::Table;
 use tombolo::proto::serial::modbus::settings::Unit;
 use tombolo::proto::serial::modbus::write::{Access, Job, Written};
+use tombolo::splitmix::SplitMix64;
 
 use crate::support::{World, frame, ms, register, settings, unit};
 
@@ -307,4 +308,82 @@ fn a_part_of_a_register_whose_rest_changes_each_time_is_not_written_over_modbus_
     let why = "the rest of the register is another each time it is read";
     assert_eq!(outcomes, [Written::Unasked(why.to_owned())]);
     assert!(gateway.line.borrow().writes.is_empty());
+}
+
+/// Three units with two values each, which are alike in all of them, and always others. A request
+/// is lost after ten seconds; from then on each answer comes with the next request, if `is_late`.
+fn alike(medium: Medium, is_late: bool) -> World {
+    let units: Vec<Unit> = (1..=3).map(|address| with(address, &[3, 4])).collect();
+    let (mut world, settings) = (World::new(settings(units.clone())), settings(units));
+    world.bus = Bus::new(settings, world.now, 7);
+    match medium {
+        Medium::Header => world.bus.answers_are_numbered(),
+        _ => world.bus.is_behind(medium),
+    }
+    world.bus.line_up(world.now);
+    let line = Rc::new(RefCell::new((SplitMix64::new(3), None::<Vec<u8>>, false)));
+    for address in 1..=3 {
+        let (line, clock) = (line.clone(), world.clock());
+        world.behave(address, move |body| {
+            let (dice, kept, was_lost) = &mut *line.borrow_mut();
+            let mut own = vec![body[1], 2 * body[5]];
+            for at in body[3]..body[3] + body[5] {
+                let noise = u16::try_from(dice.next_u64() % 64).unwrap();
+                let value = (2_300 + noise) << 4 | u16::from(address) << 1 | u16::from(at & 1);
+                own.extend(value.to_be_bytes());
+            }
+            let named = |pdu: &[u8]| vec![(ms(10), frame(&[&body[..1], pdu].concat()))];
+            if clock.get() > 10 * SECOND && address == 2 && !std::mem::replace(was_lost, true) {
+                *kept = is_late.then_some(own);
+                return Vec::new();
+            }
+            match kept {
+                Some(before) => named(&std::mem::replace(before, own)),
+                None => named(&own),
+            }
+        });
+    }
+    world
+}
+
+/// Readings of them, and those with a value of another register.
+fn judged_alike(world: &World) -> (usize, usize) {
+    let readings =
+        (0..3).flat_map(|unit| world.readings(unit).into_iter().map(move |(_, text)| (unit, text)));
+    let is_wrong = |(unit, text): &(usize, String)| {
+        let values: BTreeMap<String, u16> = serde_json::from_str(text).unwrap();
+        values.iter().any(|(name, value)| value & 15 != (2 * *unit as u16 + 2) | u16::from(name == "r3"))
+    };
+    let all: Vec<_> = readings.collect();
+    (all.len(), all.iter().filter(|reading| is_wrong(reading)).count())
+}
+
+const MEDIA: [Medium; 4] = [Medium::Header, Medium::Network, Medium::Unnumbered, Medium::Line];
+
+#[test]
+fn alike_values_that_always_change_are_read_once_again_where_one_of_them_can_be_asked_alone() {
+    for medium in MEDIA {
+        let mut world = alike(medium, false);
+        world.run(3 * MINUTE);
+        let before = (world.requests.len(), judged_alike(&world));
+        assert_eq!(before.1.1, 0, "{medium:?}");
+        world.run(MINUTE);
+        let (count, wrong) = judged_alike(&world);
+        let readings = count - before.1.0;
+        assert_eq!((readings, wrong), (180, 0), "{medium:?}");
+        assert_eq!(world.requests.len() - before.0, readings, "{medium:?}");
+        assert!((0..3).all(|unit| !world.bus.is_doubled(unit)));
+    }
+}
+
+#[test]
+fn a_line_that_is_late_with_such_values_is_named_and_none_is_exchanged() {
+    for medium in MEDIA {
+        let mut world = alike(medium, true);
+        world.run(5 * MINUTE);
+        let (count, wrong) = judged_alike(&world);
+        assert_eq!(wrong, 0, "{medium:?}");
+        assert!(count > 300, "{medium:?}: {count}");
+        assert!((0..3).any(|unit| world.bus.is_one_behind(unit)), "{medium:?}");
+    }
 }

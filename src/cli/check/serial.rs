@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::output::plural;
 use crate::config::{Finding, Settings};
 use crate::control::snapshot::{SerialUnit, Status};
+use crate::control::verdict::{DOUBTFUL, LATE, SETTLED_BY};
 use crate::southbound::serial::io::find::{self, Unresolved};
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{Port, PortName};
@@ -89,12 +90,17 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 )
             });
             let (is_behind, surplus) = (unit.one_behind, unit.surplus);
+            // Its values arrive, though it counts as degraded.
+            let is_read = reason == Some(LATE);
             let unit = unit.address;
             if is_behind {
                 let message = format!("unit {unit}, {id}: its answers come one request late");
-                let advice = "restart the converter, or replace it: it delivers each answer with the next request; until \
-                              then each read is sent twice";
+                let advice = "restart the converter or gateway, or replace it: it delivers each answer with the next \
+                              request; until then each read is sent twice";
                 findings.push(Finding::warn(&subject, message).advice(advice));
+            } else if port.units[id].doubled {
+                let message = format!("unit {unit}, {id}: each read is sent more than once: {DOUBTFUL}");
+                findings.push(Finding::warn(&subject, message).advice(SETTLED_BY));
             }
             if surplus > 0 && port.other_master == 0 {
                 let message = format!("unit {unit}, {id}: it sends frames that nothing was asked for");
@@ -102,10 +108,10 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                     "give each unit of the line an address of its own, and let no other master ask it";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
-            let is_failing = matches!(port.units[id].state.as_str(), "degraded" | "down");
+            let is_failing = !is_read && matches!(port.units[id].state.as_str(), "degraded" | "down");
             if is_behind && is_failing {
                 // That is the reason, and all that there is to be done.
-            } else if port.units[id].state == "degraded" {
+            } else if port.units[id].state == "degraded" && !is_read {
                 let message = match reason {
                     Some(reason) => format!("unit {unit}, {id}: {reason}"),
                     // An older daemon does not say why.
@@ -368,6 +374,29 @@ mod tests {
         let behind = "unit 3, m: its answers come one request late";
         assert_eq!(found(0), [behind, "unit 3, m: it sends frames that nothing was asked for"]);
         assert_eq!(found(2), [behind, "another master is on this line: 2 requests of it were seen"]);
+    }
+
+    #[test]
+    fn a_unit_that_is_degraded_for_being_late_is_warned_of_once_and_so_is_one_in_doubt() {
+        let found = |unit: SerialUnit| {
+            let bus = SerialPort { units: [("m".to_owned(), unit)].into(), ..SerialPort::default() };
+            let found = told(&Status { serial: [("bus".to_owned(), bus)].into(), ..Status::default() }, &[]);
+            found.iter().map(|finding| finding.message.clone()).collect::<Vec<_>>()
+        };
+        let left_out = [("x".to_owned(), "exception 2".to_owned())].into();
+        let late = SerialUnit {
+            state: "degraded".into(),
+            reason: Some(LATE.into()),
+            one_behind: true,
+            ..SerialUnit::default()
+        };
+        assert_eq!(found(late.clone()), ["unit 0, m: its answers come one request late"]);
+        assert_eq!(
+            found(SerialUnit { left_out, ..late })[1],
+            "unit 0, m: its readings come without x (exception 2)"
+        );
+        let doubled = found(SerialUnit { state: "up".into(), doubled: true, ..SerialUnit::default() });
+        assert_eq!(doubled, [format!("unit 0, m: each read is sent more than once: {DOUBTFUL}")]);
     }
 
     #[test]

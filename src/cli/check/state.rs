@@ -12,6 +12,7 @@ use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
+use crate::control::verdict::OVER_QUOTA;
 use crate::credential::store::{SET_ASIDE, WRITTEN_ANEW};
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
@@ -137,6 +138,10 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
     }
     for limited in &status.limited {
         let advice = match limited.reason.as_str() {
+            OVER_QUOTA => format!(
+                "raise messages, bytes or burst in quota of [role.{}], or let the device send less often",
+                limited.role
+            ),
             "muted" => format!("let it wait for Max-Age, or raise the quota of [role.{}]", limited.role),
             "over_share" => {
                 "see why the lane is not delivered (`tombolo queue`); device-share of [lane.X] is the share"

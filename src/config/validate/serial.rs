@@ -139,6 +139,20 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
         cx.warn(&format!("serial {name}"), &["serial", name, "framing"], message, advice);
         return;
     }
+    let is_cyclic = framing.checksum.is_some_and(|checksum| framing.placement.is_cyclic(checksum));
+    let by_silence = match framing.framing {
+        Framing::Fixed(_) => is_cyclic && framing.start.is_empty(),
+        Framing::Length(_) => is_cyclic,
+        _ => false,
+    };
+    if by_silence && poll.is_none() && matches!(port.port, PortName::Tcp { .. }) {
+        let message = "the checksum is right for each rotation of a message, so only silences tell where one begins, and a \
+                       converter that collects bytes makes its own";
+        let advice = "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter \
+                      send after each pause of the line";
+        cx.warn(&format!("serial {name}"), &["serial", name, "checksum"], message, advice);
+        return;
+    }
     // What was begun is dropped before each question.
     if !framing.start.is_empty() || framing.checksum.is_some() || poll.is_some() {
         return;
@@ -452,7 +466,14 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(gap) => gap.0,
         None => {
             let is_cyclic = checksum.is_some_and(|checksum| placement.is_cyclic(checksum));
-            within(table, is_cyclic || !start.is_empty() && checksum.is_none())
+            // A converter in the network holds bytes back.
+            let is_local = !table.port.as_ref().is_some_and(|port| port.contains("tcp://"));
+            let by_start = matches!(framing, Framing::Fixed(_)) && !start.is_empty();
+            let least = match is_cyclic && is_local && !by_start {
+                true => framing::WITHIN_LOCAL,
+                false => framing::WITHIN,
+            };
+            within(table, is_cyclic || !start.is_empty() && checksum.is_none(), least)
         }
     };
     let skip_first = table.skip_first.unwrap_or(false);
@@ -507,15 +528,15 @@ fn interleaved(table: &Serial, framing: &Framing) -> Result<Option<interleaved::
 }
 
 /// The default of the longest silence within a frame of known length: of one that only its start or
-/// a silence marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits;
-/// else 1 s.
-fn within(table: &Serial, is_marked: bool) -> Duration {
+/// a silence marks, the time in which its bytes may be delivered apart, 20 characters of 11 bits or
+/// `least`; else 1 s.
+fn within(table: &Serial, is_marked: bool, least: Duration) -> Duration {
     if !is_marked {
         return framing::IDLE;
     }
     let baud = table.baud.unwrap_or(Line::default().baud).max(1);
     let characters = Duration::from_secs(20 * 11) / baud;
-    characters.clamp(framing::WITHIN, framing::IDLE)
+    characters.clamp(least, framing::IDLE)
 }
 
 /// Checks what is behind the end of a frame.

@@ -132,6 +132,14 @@ impl Placement {
 }
 
 impl Checksum {
+    /// Whether it is a cyclic redundancy check, all of which have 16 bits or more.
+    pub fn is_crc(self) -> bool {
+        !matches!(
+            self,
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky
+        )
+    }
+
     /// Its width in bytes, `1..=4`.
     pub fn width(self) -> usize {
         match self {

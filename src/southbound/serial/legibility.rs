@@ -17,7 +17,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::hex::format_hex;
-use crate::proto::serial::framing::{Bad, SHOWN_MAX};
+use crate::proto::serial::framing::{Awaited, Bad, SHOWN_MAX};
 use crate::proto::serial::reading::Unreadable;
 
 /// Frames in a row, none a reading, on a line that never gave one.
@@ -30,8 +30,12 @@ const SLOW_FOR: Duration = Duration::from_secs(300);
 const LATER: u64 = 100;
 /// and how long they must have come.
 const LATER_FOR: Duration = Duration::from_secs(60);
+/// A line whose bytes are all dropped for so long because a silence is waited for.
+const WAITING_FOR: Duration = Duration::from_secs(10);
 /// Bytes without such a pause between them belong together.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A shorter `gap`, in milliseconds, is not advised: bytes of one message come so far apart, too.
+const GAP_LEAST: u128 = 5;
 /// How often the longest usual row may be exceeded.
 const USUAL: u64 = 3;
 
@@ -86,6 +90,23 @@ impl Cause {
             }
             Cause::Bad(Bad::Malformed) => ("malformed", "compare framing, baud and parity"),
             Cause::Bad(Bad::Incomplete) => ("incomplete", "compare framing, baud and parity"),
+            Cause::Bad(Bad::Cut) => (
+                "the line was closed before gap was over",
+                "set gap to less than the time after which the device closes it, or a framing that says where a message \
+                 ends (fixed, length, markers, line)",
+            ),
+            Cause::Bad(Bad::Burst) => (
+                "no whole message came between two silences, and the checksum is right for each rotation of one",
+                "compare size; set start to the bytes that each message begins with, as a converter may hold bytes back",
+            ),
+            Cause::Bad(Bad::Early) => (
+                "it came within 50 ms of the opening of the line, and may be the rest of a message",
+                "let the device wait for so long, or set framing = \"markers\" with the start of a message",
+            ),
+            Cause::Bad(Bad::First) => (
+                "it came first after the opening of the line, and skip-first is set",
+                "set skip-first = false for a device that opens the line anew for each message",
+            ),
             Cause::Unreadable(Unreadable::NoMatch) => {
                 (Unreadable::NoMatch.as_str(), "compare pattern with what comes, and baud and parity")
             }
@@ -129,6 +150,8 @@ pub struct Illegible {
     pub cause: Option<Cause>,
     /// Its first bytes, or the first that came last, at most [`SHOWN_MAX`].
     pub first: Vec<u8>,
+    /// The silence that is waited for, if bytes are dropped until it comes.
+    pub awaited: Option<Awaited>,
 }
 
 /// The judgement of one line.
@@ -147,6 +170,8 @@ pub struct Legibility {
     endless: u64,
     bursts: u64,
     last_at: Option<Instant>,
+    /// The silence that they were dropped for.
+    awaited: Option<Awaited>,
     /// Since when they come.
     since: Option<Instant>,
     /// The longest row that a reading ended; `None`: there was no reading.
@@ -158,9 +183,9 @@ impl Legibility {
     /// For frames of at most so many bytes.
     pub fn new(longest: usize) -> Legibility {
         let (row, frames, cause, endless, bursts) = Default::default();
-        let (last_at, since, usual, illegible) = Default::default();
+        let (last_at, since, usual, illegible, awaited) = Default::default();
         let longest = u64::try_from(longest).unwrap_or(u64::MAX).max(1);
-        Legibility { longest, row, frames, cause, endless, bursts, last_at, since, usual, illegible }
+        Legibility { longest, row, frames, cause, endless, bursts, last_at, awaited, since, usual, illegible }
     }
 
     /// What makes the line illegible.
@@ -175,6 +200,7 @@ impl Legibility {
         self.usual = Some(usual.max(self.row().min(2 * needed(usual))));
         (self.row, self.since, self.illegible) = (0, None, None);
         (self.frames, self.cause, self.endless, self.bursts) = (0, None, 0, 0);
+        self.awaited = None;
     }
 
     /// So many frames gave none, the last of them for this cause.
@@ -187,8 +213,9 @@ impl Legibility {
         self.judge(now, frame);
     }
 
-    /// These bytes ended no frame.
-    pub fn handle_endless(&mut self, now: Instant, bytes: &[u8]) {
+    /// These bytes ended no frame. `awaited`: they were dropped because a silence is waited for.
+    pub fn handle_endless(&mut self, now: Instant, bytes: &[u8], awaited: Option<Awaited>) {
+        self.awaited = awaited;
         let is_pause = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
         self.bursts += u64::from(self.endless == 0 || self.last_at.is_none_or(is_pause));
         self.last_at = Some(now);
@@ -212,14 +239,16 @@ impl Legibility {
     fn judge(&mut self, now: Instant, shown: &[u8]) {
         let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
         let row = self.row();
-        let found = match self.usual {
-            None => row >= FIRST || row >= SLOW && lasted >= SLOW_FOR,
-            Some(usual) => row >= needed(usual) && lasted >= LATER_FOR,
-        };
+        let is_waiting = self.awaited.is_some() && row >= FIRST && lasted >= WAITING_FOR;
+        let found = is_waiting
+            || match self.usual {
+                None => row >= FIRST || row >= SLOW && lasted >= SLOW_FOR,
+                Some(usual) => row >= needed(usual) && lasted >= LATER_FOR,
+            };
         if found && self.illegible.is_none() {
             let first = shown[..shown.len().min(SHOWN_MAX)].to_vec();
             let (frames, endless, cause) = (self.frames, self.endless, self.cause);
-            self.illegible = Some(Illegible { frames, endless, cause, first });
+            self.illegible = Some(Illegible { frames, endless, cause, first, awaited: self.awaited });
         }
     }
 }
@@ -234,6 +263,13 @@ impl Illegible {
     pub fn sentence(&self) -> String {
         const TRACE: &str = "`tombolo serial trace` shows what comes";
         let shown = Shown(&self.first);
+        if let Some(awaited) = self.awaited {
+            return format!(
+                "{} or more bytes came, the last {shown}: {}; {TRACE}",
+                self.endless,
+                quiet(awaited)
+            );
+        }
         let Some(cause) = self.cause else {
             return format!(
                 "{} or more bytes came, and no frame ended: the last begin with {shown}; compare framing, its start, line-end or \
@@ -254,6 +290,25 @@ impl Illegible {
             self.frames
         )
     }
+}
+
+/// Why nothing is read of a line without the silence behind which alone a message can begin, and
+/// what to set.
+fn quiet(Awaited { wanted, longest, takes_start }: Awaited) -> String {
+    let (wanted, longest) = (wanted.as_millis(), longest.as_millis());
+    let gap = longest * 2 / 3;
+    let start =
+        if takes_start { "start to the bytes that each message begins with" } else { "another checksum" };
+    let set = match gap >= GAP_LEAST {
+        true => format!(
+            "set {start}, or, if the device itself makes that pause between two messages, gap = \"{gap}ms\""
+        ),
+        false => format!("set {start}: no gap tells its messages apart"),
+    };
+    format!(
+        "the checksum is right for each rotation of a message, so one begins only behind a silence of {wanted} ms (gap), \
+         and the longest was {longest} ms; {set}"
+    )
 }
 
 #[cfg(test)]
@@ -331,7 +386,7 @@ mod tests {
         let now = Instant::now();
         let mut line = Legibility::new(LONGEST);
         let after = (0..100).find(|count| {
-            line.handle_endless(now + Duration::from_millis(10) * *count, &[b'x'; 50]);
+            line.handle_endless(now + Duration::from_millis(10) * *count, &[b'x'; 50], None);
             line.illegible().is_some()
         });
         assert_eq!(after, Some(39), "twenty frames of the longest");
@@ -342,10 +397,10 @@ mod tests {
         // Three times a few bytes over five minutes.
         let mut line = Legibility::new(LONGEST);
         for seconds in [0, 150] {
-            line.handle_endless(now + Duration::from_secs(seconds), b"T=21");
+            line.handle_endless(now + Duration::from_secs(seconds), b"T=21", None);
             assert_eq!(line.illegible(), None);
         }
-        line.handle_endless(now + SLOW_FOR, b"T=21");
+        line.handle_endless(now + SLOW_FOR, b"T=21", None);
         assert!(line.illegible().is_some());
     }
 
@@ -355,7 +410,7 @@ mod tests {
         let mut line = Legibility::new(LONGEST);
         for frame in 0..1_000 {
             for piece in 0..100 {
-                line.handle_endless(now + Duration::from_millis(200 * frame + piece), b"x");
+                line.handle_endless(now + Duration::from_millis(200 * frame + piece), b"x", None);
             }
             assert_eq!(line.illegible(), None, "{frame}");
             line.handle_reading();
@@ -383,7 +438,8 @@ mod tests {
     #[test]
     fn the_sentence_names_what_to_compare_and_the_bytes_so_that_no_printing_escapes_them_again() {
         let of = |cause, first: &[u8]| {
-            Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec() }.sentence()
+            Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec(), awaited: None }
+                .sentence()
         };
         let text = of(NO_MATCH, b"T=\x1b\xff");
         let words = r#"one of them "T=.." (hex 543d1bff): the pattern does not match; compare pattern"#;
@@ -393,5 +449,37 @@ mod tests {
         assert!(printed.contains(r#""...T." (hex 5c220054b0)"#), "{printed}");
         assert!(of(Cause::Bad(Bad::Checksum), b"").contains("compare checksum, baud"));
         assert!(of(Cause::Bad(Bad::Incomplete), b"").contains("framing, baud"));
+        assert!(of(Cause::Bad(Bad::Burst), b"").contains("set start to the bytes"));
+    }
+
+    #[test]
+    fn of_a_line_that_never_pauses_the_gap_to_set_is_named_or_a_start() {
+        let of = |longest: u64, takes_start| {
+            let ms = Duration::from_millis;
+            let awaited = Awaited { wanted: ms(100), longest: ms(longest), takes_start };
+            let now = Instant::now();
+            let mut line = Legibility::new(LONGEST);
+            for at in 0..50 {
+                line.handle_endless(now + ms(40) * at, &[b'x'; 50], Some(awaited));
+            }
+            line.illegible().unwrap().sentence()
+        };
+        let text = of(40, true);
+        assert!(text.contains("behind a silence of 100 ms (gap), and the longest was 40 ms"), "{text}");
+        assert!(text.contains("set start to the bytes") && text.contains("gap = \"26ms\""), "{text}");
+        let text = of(4, true);
+        assert!(text.contains("set start to the bytes") && !text.contains("gap ="), "{text}");
+        let text = of(40, false);
+        assert!(text.contains("set another checksum, or") && text.contains("gap = \"26ms\""), "{text}");
+        // On a line that gave readings it does not take a minute.
+        let (now, mut line) = (Instant::now(), Legibility::new(LONGEST));
+        let awaited = Awaited { wanted: PAUSE, longest: PAUSE / 9, takes_start: true };
+        (0..9).for_each(|_| line.handle_reading());
+        for tenth in 0..100 {
+            line.handle_endless(now + Duration::from_millis(100) * tenth, &[b'x'; 50], Some(awaited));
+            assert_eq!(line.illegible(), None);
+        }
+        line.handle_endless(now + WAITING_FOR, &[b'x'; 50], Some(awaited));
+        assert!(line.illegible().is_some());
     }
 }

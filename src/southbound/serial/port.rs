@@ -194,6 +194,15 @@ impl Port {
         }
     }
 
+    /// Complete frames that were no reading, by reason.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let of = match &self.work {
+            Work::Stream(stream) => Some(stream.unreadable()),
+            Work::Bus(..) => None,
+        };
+        of.into_iter().flatten().map(|(why, count)| (*why, *count))
+    }
+
     /// Why nothing that comes on the line of a device that is not asked can be read.
     pub fn illegible(&self) -> Option<&Illegible> {
         match &self.work {
@@ -483,6 +492,7 @@ mod tests {
         port.handle_bytes(now, stamp(1), b"two\n", &mut journal);
         let counters = port.counters();
         assert_eq!((counters.unreadable, counters.refused, journal.unreadable), (1, 1, 1));
+        assert_eq!(port.unreadable().collect::<Vec<_>>(), [("the pattern does not match", 1)]);
         assert_eq!((counters.framing.good, port.pending()), (3, (0, 1)));
     }
 
@@ -579,8 +589,54 @@ mod tests {
         port.handle_timeout(now + 2 * gap, stamp(1), &mut journal);
         let taken: Vec<&str> = journal.taken.iter().map(|taken| &taken.1[..]).collect();
         assert_eq!(taken, ["W=12345 kg"]);
-        assert_eq!(journal.said, [("incomplete", b"W=12".to_vec())]);
-        assert_eq!(port.counters().framing.incomplete, 1);
+        assert_eq!(journal.said, [("cut off by the closing", b"W=12".to_vec())]);
+        assert_eq!(port.counters().framing.cut, 1);
+    }
+
+    #[test]
+    fn a_device_that_opens_the_line_for_each_message_is_illegible_with_the_key_to_set() {
+        let gap = Duration::from_millis(50);
+        let first = |framing| framing::Settings { skip_first: true, ..framed(framing) };
+        for (settings, kind, key) in [
+            (framed(Framing::Gap(gap)), "cut off by the closing", "set gap to less"),
+            (first(Framing::Gap(gap)), "skip-first", "set skip-first = false"),
+            (first(Framing::Line(line::End::Any)), "skip-first", "set skip-first = false"),
+            (framed(Framing::Line(line::End::Any)), "right after the opening", "set framing = \"markers\""),
+        ] {
+            let (mut port, mut now, mut journal) = port_with(settings, None);
+            for _ in 0..25 {
+                port.handle_failure(now, "it hung up");
+                while !port.poll_open(now) {
+                    now = port.poll_timeout().unwrap();
+                    port.handle_timeout(now, stamp(1), &mut journal);
+                }
+                port.handle_opened(now);
+                port.handle_bytes(now, stamp(1), b"T=21.5\n", &mut journal);
+            }
+            assert!(journal.taken.is_empty(), "{kind}");
+            assert_eq!((&journal.legible[..], journal.said.last().unwrap().0), (&[false][..], kind));
+            let why = port.illegible().unwrap().sentence();
+            assert!(why.contains(key), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_message_with_a_crc_is_read_of_a_device_that_closes_the_line_at_its_end() {
+        let gap = Framing::Gap(Duration::from_millis(50));
+        let settings = framing::Settings { checksum: Some(Checksum::Crc16Modbus), ..framed(gap) };
+        let (mut port, mut now, mut journal) = port_with(settings.clone(), None);
+        let mut frame = Vec::new();
+        framing::encode(&settings, b"T=21.5", &mut frame).unwrap();
+        for _ in 0..3 {
+            port.handle_bytes(now, stamp(1), &frame, &mut journal);
+            port.handle_failure(now, "it hung up");
+            while !port.poll_open(now) {
+                now = port.poll_timeout().unwrap().max(now);
+                port.handle_timeout(now, stamp(1), &mut journal);
+            }
+            port.handle_opened(now);
+        }
+        assert_eq!(journal.taken.iter().map(|taken| &taken.1[..]).collect::<Vec<_>>(), ["T=21.5"; 3]);
     }
 
     #[test]
@@ -660,7 +716,7 @@ mod tests {
             }
             assert_eq!((&journal.taken[..], &journal.legible[..]), (&[][..], &[false][..]), "{settings:?}");
             let why = port.illegible().unwrap().sentence();
-            assert!(why.contains("compare"), "{why}");
+            assert!(why.contains("compare") || why.contains("gap = \"66ms\""), "{why}");
         }
     }
 

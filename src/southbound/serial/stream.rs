@@ -2,6 +2,7 @@
 //! the node on the line. A device that must be asked is asked here, and only its answers are
 //! readings.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
@@ -27,7 +28,8 @@ pub(super) struct Stream {
     decoder: Decoder,
     room: Room,
     pub(super) delivery: Delivery,
-    unreadable: u64,
+    /// Complete frames that were no reading, by reason.
+    unreadable: BTreeMap<&'static str, u64>,
     poller: Option<Poller>,
     writing: Option<Writing>,
     /// It is not its turn on a line with others.
@@ -53,7 +55,7 @@ impl Stream {
             decoder: Decoder::new(framing, now),
             room: Room::default(),
             delivery: Delivery::new(port, 0, Bounds::default()),
-            unreadable: 0,
+            unreadable: BTreeMap::new(),
             poller: None,
             writing: None,
             is_held: false,
@@ -205,6 +207,11 @@ impl Stream {
         self.fault.as_ref()
     }
 
+    /// Complete frames that were no reading, by reason.
+    pub(super) fn unreadable(&self) -> &BTreeMap<&'static str, u64> {
+        &self.unreadable
+    }
+
     /// The questions, if there are any.
     pub(super) fn poller(&self) -> Option<&Poller> {
         self.poller.as_ref()
@@ -226,7 +233,7 @@ impl Stream {
         Counters {
             framing: self.decoder.counters(),
             readings: self.delivery.readings(),
-            unreadable: self.unreadable,
+            unreadable: self.unreadable.values().sum(),
             rivals: 0,
             refused: self.delivery.refused(),
             lost: self.delivery.lost(),
@@ -301,7 +308,7 @@ impl Stream {
         feed: impl FnOnce(&mut Decoder, &mut dyn FnMut(&[u8])),
     ) {
         let Stream { decoder, room, delivery, unreadable, poller, writing, legibility, fault, .. } = self;
-        let (bad, good) = (decoder.counters().bad, decoder.counters().good);
+        let (bad, before) = (decoder.counters().bad, ended(&decoder.counters()));
         let is_asked = poller.is_some();
         let was_illegible = legibility.illegible().is_some();
         let mut gave = false;
@@ -327,7 +334,7 @@ impl Stream {
                         let _: Verdict = delivery.offer(now, port.name.as_str(), &reading, stamp, taker);
                     }
                     Err(why) => {
-                        *unreadable += 1;
+                        *unreadable.entry(why.as_str()).or_default() += 1;
                         match is_asked {
                             true => *fault = Some(Fault::new(Cause::Unreadable(why), frame)),
                             false => legibility.handle_frames(now, 1, Cause::Unreadable(why), frame),
@@ -346,7 +353,7 @@ impl Stream {
                     }
                 }
                 Err(slipmux::Broken) => {
-                    *unreadable += 1;
+                    *unreadable.entry(Unreadable::Broken.as_str()).or_default() += 1;
                     legibility.handle_frames(now, 1, Cause::Unreadable(Unreadable::Broken), frame);
                     taker.unreadable(Unreadable::Broken, shown(frame));
                 }
@@ -364,9 +371,9 @@ impl Stream {
             }
             taker.dropped(why, &begun);
         }
-        let is_endless = (bad, good) == (self.decoder.counters().bad, self.decoder.counters().good);
+        let is_endless = before == ended(&self.decoder.counters());
         if is_endless && !bytes.is_empty() && !is_asked {
-            self.legibility.handle_endless(now, bytes);
+            self.legibility.handle_endless(now, bytes, self.decoder.awaited_silence());
         }
         let is_illegible = self.legibility.illegible().is_some();
         if is_illegible != was_illegible {
@@ -386,6 +393,11 @@ fn tell(poller: &mut Poller, fault: Option<&Fault>, taker: &mut dyn Taker) {
     while let Some(event) = poller.poll_event() {
         taker.asked(event, fault);
     }
+}
+
+/// Frames that came to an end, good or not.
+fn ended(counters: &framing::Counters) -> u64 {
+    counters.good + counters.bad + counters.early + counters.first
 }
 
 /// The first bytes of a frame.

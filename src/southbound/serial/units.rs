@@ -97,6 +97,13 @@ pub struct UnitView<'a> {
     pub waiting: usize,
 }
 
+impl UnitView<'_> {
+    /// How it counts: a unit whose answers come one request late is degraded, though values arrive.
+    pub fn standing(&self) -> State {
+        if self.is_one_behind && self.state == State::Up { State::Degraded } else { self.state }
+    }
+}
+
 impl Units {
     pub(super) fn new(settings: &Settings, line: &PortName, port: u32, now: Instant, seed: u64) -> Units {
         let (is_network, has_header) = match line {

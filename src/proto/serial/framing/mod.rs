@@ -20,9 +20,9 @@
 //! [`Settings::within`] ends such a frame: what follows it begins another one.
 //!
 //! Checksums that are right for every rotation of a message ([`Placement::is_cyclic`]) tell nothing
-//! of where one begins. With them a frame of known length begins behind a silence of
-//! [`Settings::within`]: when the port was opened, and after a bad frame; one of a fixed size with
-//! a start is found again as one without a checksum.
+//! of where one begins. With them the silences of [`Settings::within`] around messages do, when the
+//! port was opened, and after a bad frame ([`mod@burst`]); a frame of a fixed size with a start is
+//! found again as one without a checksum.
 //!
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
@@ -34,6 +34,7 @@
 //! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
 //! doubled delimiters make them. Time is an argument.
 
+mod burst;
 pub mod cobs;
 pub mod fixed;
 pub mod gap;
@@ -58,6 +59,9 @@ pub const IDLE: Duration = Duration::from_secs(1);
 /// The default of [`Settings::within`] where a frame has a start and no checksum, and the line is
 /// fast.
 pub const WITHIN: Duration = Duration::from_millis(100);
+/// The same on a port of the machine where only silences tell where a frame begins: more than
+/// drivers keep bytes back.
+pub const WITHIN_LOCAL: Duration = Duration::from_millis(30);
 
 /// The framing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,12 +139,25 @@ pub enum Bad {
     Malformed,
     /// Its rest did not come.
     Incomplete,
+    /// The port was closed before the pause was over that would have ended it.
+    Cut,
+    /// What came between two silences is no whole frame, where only they tell where one begins.
+    Burst,
+    /// It was the first within [`SETTLE`] after the opening of the port, and may have been begun
+    /// before.
+    Early,
+    /// It was the first after the opening of the port, and [`Settings::skip_first`] is set.
+    First,
 }
 
 impl Bad {
-    /// One word.
+    /// A few words.
     pub fn as_str(self) -> &'static str {
         match self {
+            Bad::Cut => "cut off by the closing",
+            Bad::Burst => "no whole message between silences",
+            Bad::Early => "right after the opening",
+            Bad::First => "skip-first",
             Bad::TooLong => "too long",
             Bad::Checksum => "checksum",
             Bad::Malformed => "malformed",
@@ -155,6 +172,17 @@ const STARTS_TRIED: usize = 16;
 
 /// Bytes of a dropped frame that are kept to be shown.
 pub const SHOWN_MAX: usize = 16;
+
+/// What a frame waits for that begins only behind a silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The silence.
+    pub wanted: Duration,
+    /// The longest that came.
+    pub longest: Duration,
+    /// With a start, none is waited for.
+    pub takes_start: bool,
+}
 
 /// What came in since the decoder was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,6 +201,15 @@ pub struct Counters {
     pub malformed: u64,
     /// Of these, [`Bad::Incomplete`].
     pub incomplete: u64,
+    /// Of these, [`Bad::Cut`].
+    pub cut: u64,
+    /// Of these, [`Bad::Burst`].
+    pub burst: u64,
+    /// Frames that were dropped because they may have been begun before the port was opened
+    /// ([`Bad::Early`]); they are not counted as invalid.
+    pub early: u64,
+    /// The same by [`Bad::First`].
+    pub first: u64,
     /// Bytes that made no good frame; checksums, delimiters and interleaved messages aside.
     pub dropped: u64,
 }
@@ -268,6 +305,8 @@ pub struct Decoder {
     /// Whether everything up to the next delimiter is dropped, because the frame is too long,
     /// invalid, or its beginning was missed.
     skipping: bool,
+    /// That is so because the port was opened: why, until it was told.
+    opening: Option<Bad>,
     opened_at: Option<Instant>,
     /// The pause that ends a frame.
     pause: Option<Duration>,
@@ -286,6 +325,9 @@ pub struct Decoder {
     last_bad: Option<(Bad, Vec<u8>)>,
     /// A frame begins only behind a silence.
     awaits_silence: bool,
+    burst: burst::Burst,
+    /// The longest between bytes since that is waited for; `None`: nothing came.
+    longest_silence: Option<Duration>,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
 }
@@ -310,6 +352,7 @@ impl Decoder {
             start: settings.start.clone(),
             buffer: Buffer { bytes: Vec::new(), max, over: 0 },
             skipping: false,
+            opening: None,
             opened_at: Some(now),
             pause,
             last_byte_at: None,
@@ -322,6 +365,8 @@ impl Decoder {
             spare: Vec::new(),
             last_bad: None,
             awaits_silence: false,
+            burst: burst::Burst::default(),
+            longest_silence: None,
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
         };
@@ -339,8 +384,17 @@ impl Decoder {
     fn begin(&mut self, now: Instant) {
         self.opened_at = Some(now);
         if self.needs_silence() {
-            (self.awaits_silence, self.last_byte_at) = (true, Some(now));
+            // What comes until the next silence counts if it is whole frames.
+            self.burst = burst::Burst::default();
+            (self.last_byte_at, self.longest_silence) = (None, None);
         }
+    }
+
+    /// While bytes are dropped because a frame begins only behind a silence.
+    pub fn awaited_silence(&self) -> Option<Awaited> {
+        let longest = self.longest_silence.filter(|_| self.awaits_silence)?;
+        let takes_start = matches!(self.scanner, Scanner::Fixed(_));
+        Some(Awaited { wanted: self.pause?, longest, takes_start })
     }
 
     /// Whether a wrong place for the begin of a frame could pass for ever.
@@ -364,25 +418,48 @@ impl Decoder {
     }
 
     /// The port was closed: nobody knows whether a frame that only a pause ends was complete,
-    /// unless the pause is over.
+    /// unless the pause is over, or its CRC says so; and where only silences tell where frames
+    /// begin, they end with it. What is whole comes with the next timer.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
-        if matches!(self.scanner, Scanner::Gap) && !is_over {
-            self.fail(Bad::Incomplete);
-            self.last_byte_at = None;
+        if self.needs_silence() {
+            // Nothing follows, as behind a silence.
+            self.last_byte_at =
+                self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default()));
+            return;
         }
+        if !matches!(self.scanner, Scanner::Gap) || is_over {
+            return;
+        }
+        self.last_byte_at = match self.is_proven() {
+            true => self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default())),
+            false => None,
+        };
+        if self.last_byte_at.is_none() {
+            self.fail(Bad::Cut);
+        }
+    }
+
+    /// Whether a CRC says that the buffer holds a whole frame. Of shorter checksums, that of a
+    /// part is right too often.
+    fn is_proven(&self) -> bool {
+        let frame = &self.buffer.bytes[..];
+        let is_crc = |checksum: &Checksum| checksum.is_crc();
+        let has_room = !self.skipping && self.buffer.over == 0 && frame.starts_with(&self.start);
+        has_room && self.checksum.filter(is_crc).is_some() && self.strip(frame).is_some()
     }
 
     /// What came until now belongs to nothing that comes: an incomplete frame is dropped, and the
     /// next byte begins a frame.
     pub fn clear(&mut self) {
         self.fail(Bad::Incomplete);
-        self.skipping = false;
+        (self.skipping, self.opening) = (false, None);
         self.scanner.restart();
         let held = self.interleaved.as_mut().map_or(0, interleaved::Filter::clear);
         self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
         self.awaits_silence = false;
+        self.burst = burst::Burst::in_step();
         self.kept.clear();
         self.spare.clear();
     }
@@ -407,21 +484,16 @@ impl Decoder {
         if bytes.is_empty() {
             return;
         }
-        if self.awaits_silence {
-            let silence = self.last_byte_at.map(|at| now.saturating_duration_since(at));
-            if silence.is_none_or(|silence| silence < self.pause.unwrap_or_default()) {
-                self.counters.bytes += bytes.len() as u64;
-                self.counters.dropped += bytes.len() as u64;
-                self.last_byte_at = Some(now);
-                return;
-            }
-            (self.awaits_silence, self.skipping, self.opened_at) = (false, false, None);
+        if self.needs_silence() {
+            return self.handle_burst(now, bytes, sink);
         }
         // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
         // frame here.
         let judged = match self.scanner {
-            Scanner::Gap => now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now),
+            Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {
+                now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now)
+            }
             _ => now,
         };
         self.handle_timeout(judged, sink);
@@ -430,6 +502,8 @@ impl Decoder {
         {
             let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
             self.skipping = self.scanner.has_delimiter() || is_first;
+            let why = if self.skip_first { Bad::First } else { Bad::Early };
+            self.opening = self.skipping.then_some(why);
         }
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
@@ -449,8 +523,12 @@ impl Decoder {
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.last_byte_at = None;
+            if !self.is_within() {
+                return;
+            }
             match self.scanner {
                 Scanner::Gap => self.end(sink),
+                _ if self.needs_silence() => self.end_burst(sink),
                 // Nothing begins behind it, and nothing more comes.
                 _ if self.awaits_start() => self.scan(true, sink),
                 _ => {
@@ -482,7 +560,7 @@ impl Decoder {
 
     /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if !self.is_within() {
+        if !self.is_within() && !self.needs_silence() {
             return None;
         }
         let pause = match self.is_behind {
@@ -502,6 +580,7 @@ impl Decoder {
         };
         let is_whole = size == length::Size::Known(self.buffer.bytes.len());
         is_whole
+            && !self.needs_silence()
             && !self.start.is_empty()
             && self.counts_by_next()
             && self.buffer.bytes.starts_with(&self.start)
@@ -554,7 +633,7 @@ impl Decoder {
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
         if self.skipping || self.buffer.over > 0 {
             self.fail(Bad::TooLong);
-            self.skipping = false;
+            (self.skipping, self.opening) = (false, None);
             self.forget_behind();
             return;
         }
@@ -684,7 +763,8 @@ impl Decoder {
     /// What is in the buffer will not become a frame.
     fn fail(&mut self, why: Bad) {
         if !self.buffer.is_empty() {
-            if !self.skipping {
+            let told = if self.skipping { self.opening.take() } else { Some(why) };
+            if let Some(why) = told {
                 let shown = self.buffer.bytes.len().min(SHOWN_MAX);
                 self.last_bad = Some((why, self.buffer.bytes[..shown].to_vec()));
                 self.counters.count(why);
@@ -709,11 +789,6 @@ impl Decoder {
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if lost && !last && self.needs_silence() {
-                self.counters.dropped += rest.len() as u64;
-                (at, self.awaits_silence) = (self.buffer.bytes.len(), true);
-                break;
-            }
             let known = rest.len().min(self.start.len());
             if rest[..known] != self.start[..known] {
                 if !std::mem::replace(&mut lost, true) {
@@ -846,8 +921,12 @@ impl Decoder {
 
 impl Counters {
     fn count(&mut self, why: Bad) {
-        self.bad += 1;
+        self.bad += u64::from(!matches!(why, Bad::Early | Bad::First));
         *match why {
+            Bad::Cut => &mut self.cut,
+            Bad::Burst => &mut self.burst,
+            Bad::Early => &mut self.early,
+            Bad::First => &mut self.first,
             Bad::TooLong => &mut self.too_long,
             Bad::Checksum => &mut self.checksum,
             Bad::Malformed => &mut self.malformed,

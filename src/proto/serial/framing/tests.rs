@@ -100,6 +100,13 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(byte, 1..600)
 }
 
+/// The frames in these bytes, with a pause behind them.
+fn whole(decoder: &mut Decoder, now: Instant, bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = take(decoder, now, bytes);
+    frames.extend(pause(decoder, now + IDLE));
+    frames
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_come_back_whole(settings in transparent(), payloads in prop::collection::vec(payload(), 1..5)) {
@@ -108,7 +115,7 @@ proptest! {
             encode(&settings, payload, &mut stream).unwrap();
         }
         let (mut decoder, now) = opened(&settings);
-        prop_assert_eq!(take(&mut decoder, now, &stream), payloads.clone());
+        prop_assert_eq!(whole(&mut decoder, now, &stream), payloads.clone());
         prop_assert_eq!(decoder.counters().good, payloads.len() as u64);
         prop_assert_eq!((decoder.counters().bad, decoder.counters().dropped), (0, 0));
     }
@@ -153,11 +160,12 @@ proptest! {
         for at in 0..=stream.len() {
             let (mut decoder, now) = opened(&settings);
             let mut frames = take(&mut decoder, now, &stream[..at]);
-            frames.extend(take(&mut decoder, now, &stream[at..]));
+            frames.extend(whole(&mut decoder, now, &stream[at..]));
             prop_assert_eq!(&frames, &payloads);
         }
         let (mut decoder, now) = opened(&settings);
-        let bytewise: Vec<_> = stream.iter().flat_map(|byte| take(&mut decoder, now, &[*byte])).collect();
+        let mut bytewise: Vec<_> = stream.iter().flat_map(|byte| take(&mut decoder, now, &[*byte])).collect();
+        bytewise.extend(pause(&mut decoder, now + IDLE));
         prop_assert_eq!(bytewise, payloads);
     }
 
@@ -200,7 +208,7 @@ proptest! {
         for chunk in chunks {
             let frames = take(&mut decoder, now, &chunk);
             prop_assert!(frames.iter().all(|frame| !frame.is_empty() && frame.len() <= 1024));
-            prop_assert!(decoder.buffer.bytes.len() <= 1024);
+            prop_assert!(decoder.buffer.bytes.len() <= 8 * 1024);
             now += Duration::from_millis(300);
             let _ = pause(&mut decoder, now);
         }
@@ -217,7 +225,7 @@ proptest! {
             encode(&settings, frame, &mut stream).unwrap();
         }
         let (mut decoder, now) = opened(&settings);
-        prop_assert_eq!(take(&mut decoder, now, &stream), frames);
+        prop_assert_eq!(whole(&mut decoder, now, &stream), frames);
         prop_assert_eq!(encode(&settings, b"12345", &mut stream), Err(EncodeError::WrongSize));
     }
 
@@ -370,8 +378,8 @@ fn a_frame_that_stops_half_way_is_given_up_after_a_pause() {
     assert!(take(&mut decoder, now, b"\x05ab").is_empty());
     let at = decoder.poll_timeout().unwrap();
     assert_eq!(at, now + IDLE);
-    // The pause is detected also without a timer call.
-    assert_eq!(take(&mut decoder, at, b"\x02hi"), [b"hi"]);
+    // The pause is detected also without a timer call, if no stall of the gateway explains it.
+    assert_eq!(take(&mut decoder, at + 3 * IDLE, b"\x02hi"), [b"hi"]);
     assert_eq!((decoder.counters().bad, decoder.counters().dropped), (1, 3));
     assert_eq!(decoder.poll_timeout(), None);
 }
@@ -393,14 +401,154 @@ fn what_no_pause_ended_when_the_port_was_closed_is_incomplete() {
     decoder.cut(now + gap / 2);
     let mut frames = 0;
     decoder.handle_timeout(now + gap * 10, &mut |_| frames += 1);
-    assert_eq!((frames, decoder.counters().incomplete, decoder.counters().dropped), (0, 1, 4));
-    assert_eq!(decoder.take_bad(), Some((Bad::Incomplete, b"W=12".to_vec())));
+    assert_eq!((frames, decoder.counters().cut, decoder.counters().dropped), (0, 1, 4));
+    assert_eq!(decoder.take_bad(), Some((Bad::Cut, b"W=12".to_vec())));
     // One that a pause ended is whole, though nobody looked before the port was closed.
     let now = now + gap * 20;
     assert!(take(&mut decoder, now, b"W=123").is_empty());
     decoder.cut(now + gap);
     decoder.handle_timeout(now + gap * 10, &mut |frame| frames += frame.len());
-    assert_eq!((frames, decoder.counters().incomplete), (5, 1));
+    assert_eq!((frames, decoder.counters().cut), (5, 1));
+}
+
+#[test]
+fn a_crc_says_that_a_message_is_whole_at_whose_end_the_port_was_closed() {
+    let gap = Duration::from_millis(20);
+    for (checksum, whole) in [(Checksum::Crc16Modbus, 1), (Checksum::Crc32, 1), (Checksum::Xor, 0)] {
+        let settings = Settings { start: b"BM".to_vec(), ..settings(Framing::Gap(gap), Some(checksum)) };
+        let (mut decoder, mut now) = opened(&settings);
+        let mut frame = Vec::new();
+        encode(&settings, b"W=123", &mut frame).unwrap();
+        for (bytes, expected) in [(&frame[..frame.len() - 1], 0), (&frame[..], whole)] {
+            assert!(take(&mut decoder, now, bytes).is_empty());
+            decoder.cut(now + gap / 2);
+            // The shell looks before it opens the port again.
+            let due = decoder.poll_timeout();
+            assert_eq!(due.is_some_and(|at| at <= now + gap / 2), expected == 1, "{checksum:?}");
+            assert_eq!(pause(&mut decoder, now + gap / 2), vec![b"W=123".to_vec(); expected], "{checksum:?}");
+            now += gap * 10;
+            decoder.reopen(now);
+            now += SETTLE;
+        }
+        assert_eq!(decoder.counters().cut, 2 - whole as u64);
+    }
+}
+
+#[test]
+fn what_is_dropped_because_it_came_first_after_the_opening_is_counted_by_its_reason() {
+    let line = || Framing::Line(End::Any);
+    let gap = Framing::Gap(Duration::from_millis(20));
+    for (framing, skip_first, why, bytes) in [
+        (line(), false, Bad::Early, &b"T=21.5\n"[..]),
+        (line(), true, Bad::First, b"T=21.5\n"),
+        (Framing::Slip, false, Bad::Early, b"T=21.5\xC0"),
+        (gap, true, Bad::First, b"T=21.5"),
+    ] {
+        let wanted = Settings { skip_first, ..settings(framing.clone(), None) };
+        let mut now = Instant::now();
+        let mut decoder = Decoder::new(&wanted, now);
+        for count in 1..=3 {
+            assert!(take(&mut decoder, now, bytes).is_empty(), "{framing:?}");
+            decoder.cut(now);
+            assert_eq!(decoder.take_bad().map(|(bad, _)| bad), Some(why), "{framing:?}");
+            let counters = decoder.counters();
+            let told = if skip_first { counters.first } else { counters.early };
+            assert_eq!((told, counters.bad, counters.good), (count, 0, 0), "{framing:?}");
+            now += IDLE;
+            decoder.reopen(now);
+        }
+    }
+}
+
+#[test]
+fn the_longest_silence_is_known_of_a_line_that_never_pauses_long_enough() {
+    let ms = Duration::from_millis;
+    for (framing, takes_start) in [(Framing::Fixed(12), true), (header(Width::One, false, 0, 0), false)] {
+        let wanted = Settings { within: ms(100), ..settings(framing, Some(Checksum::Xor)) };
+        let mut now = Instant::now();
+        let mut decoder = Decoder::new(&wanted, now);
+        assert_eq!(decoder.awaited_silence(), None);
+        // The time from the opening to the first byte is none of the device's pauses.
+        now += ms(70);
+        for pause in [0, 3, 40, 25, 25, 25] {
+            now += ms(pause);
+            assert!(take(&mut decoder, now, b"\x09\x01\x02\x03\x04\x05\x06").is_empty());
+        }
+        let awaited = Awaited { wanted: ms(100), longest: ms(40), takes_start };
+        assert_eq!(decoder.awaited_silence(), Some(awaited));
+        // Bytes that are read late may have come in time: only the timer knows a silence.
+        take(&mut decoder, now + ms(500), b"\x09\x01\x02\x03\x04\x05\x06");
+        assert!(decoder.awaited_silence().is_some());
+        pause(&mut decoder, now + ms(600));
+        take(&mut decoder, now + ms(601), b"1");
+        assert_eq!(decoder.awaited_silence(), None);
+    }
+}
+
+#[test]
+fn a_gateway_that_stalls_within_a_message_reads_no_rotation_of_it() {
+    let message = b"\x01\x06\x00\xe6\x0f\xa0\x00\x00\x4e";
+    let ms = Duration::from_millis;
+    for framing in [Framing::Fixed(9), header(Width::One, false, 1, 1)] {
+        for (checksum, within) in [(Some(Checksum::Xor), WITHIN), (None, IDLE)] {
+            for cut in 1..9 {
+                let settings = Settings { within, ..settings(framing.clone(), checksum) };
+                let (mut decoder, mut now) = opened(&settings);
+                let mut frames = Vec::new();
+                for round in 0..10 {
+                    // Three messages with their pauses, and the beginning of one.
+                    for _ in 0..3 {
+                        frames.extend(take(&mut decoder, now, message));
+                        frames.extend(pause(&mut decoder, now + ms(200)));
+                        now += ms(200);
+                    }
+                    frames.extend(take(&mut decoder, now, &message[..cut]));
+                    // It stalls: the rest, and what came meanwhile, is read at once.
+                    now += ms(1_300);
+                    let late = [&message[cut..], message, message].concat();
+                    frames.extend(take(&mut decoder, now, &late));
+                    frames.extend(pause(&mut decoder, now + ms(200)));
+                    now += ms(200);
+                    assert!(frames.len() >= 3 * round, "{framing:?} {checksum:?} {cut}");
+                }
+                let right = match &framing {
+                    Framing::Fixed(_) => &message[..message.len() - usize::from(checksum.is_some())],
+                    _ => &message[2..message.len() - usize::from(checksum.is_some())],
+                };
+                assert!(
+                    frames.iter().all(|frame| frame[..] == *right),
+                    "{framing:?} {checksum:?} {cut} {frames:x?}"
+                );
+                assert_eq!(frames.len(), 60, "{framing:?} {checksum:?} {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_that_sends_as_soon_as_it_is_connected_and_closes_is_read_where_a_rotation_would_pass() {
+    let message = b"\x01\x03\x00\xe6\x0f\xa0\x00\x00\x4b";
+    let settings = Settings { within: WITHIN, ..settings(Framing::Fixed(9), Some(Checksum::Xor)) };
+    let mut now = Instant::now();
+    let mut decoder = Decoder::new(&settings, now);
+    for stays in [0, 50, 300] {
+        let (one, two) = message.split_at(4);
+        assert!(take(&mut decoder, now, one).is_empty());
+        assert!(take(&mut decoder, now + Duration::from_millis(1), two).is_empty());
+        now += Duration::from_millis(stays);
+        let mut frames = pause(&mut decoder, now);
+        decoder.cut(now);
+        frames.extend(pause(&mut decoder, now + Duration::from_millis(1)));
+        assert_eq!(frames, [&message[..8]], "{stays}");
+        // A part of one.
+        decoder.reopen(now);
+        assert!(take(&mut decoder, now, one).is_empty());
+        decoder.cut(now);
+        assert!(pause(&mut decoder, now + Duration::from_millis(1)).is_empty());
+        now += WITHIN;
+        decoder.reopen(now);
+    }
+    assert_eq!((decoder.counters().bad, decoder.counters().burst), (3, 3));
 }
 
 #[test]
@@ -676,7 +824,8 @@ fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
         assert_eq!((found, shown.starts_with(&first[..1])), (why, true), "{settings:?} {shown:?}");
         assert!(shown.len() <= SHOWN_MAX);
         let counters = decoder.counters();
-        let sum = counters.too_long + counters.checksum + counters.malformed + counters.incomplete;
+        let sum =
+            counters.too_long + counters.checksum + counters.malformed + counters.incomplete + counters.cut;
         assert_eq!((sum, sum > 0), (counters.bad, true), "{counters:?}");
         assert_eq!(decoder.take_bad(), None);
     }
@@ -753,7 +902,8 @@ fn zeros_and_ff_of_a_cut_line_are_no_message_although_many_checksums_of_them_are
                     assert!(found.is_empty(), "{framing:?} {checksum:?} {noise}");
                 }
                 pause(&mut decoder, now + Duration::from_secs(60));
-                assert!(decoder.counters().bad > 0);
+                let counters = decoder.counters();
+                assert!(counters.bad > 0 || counters.dropped == counters.bytes);
                 let mut good = Vec::new();
                 let payload = &[0, 0, 0, 0, 0, 0, 1][..match framing {
                     Framing::Fixed(2) => 1,
@@ -814,13 +964,15 @@ fn a_lost_byte_never_shifts_frames_whose_checksum_is_right_for_every_rotation() 
             let (mut decoder, now) = opened(&settings);
             let mut bytes = message.repeat(100);
             bytes.remove(14);
-            let frames = take(&mut decoder, now, &bytes);
+            let mut frames = take(&mut decoder, now, &bytes);
+            frames.extend(pause(&mut decoder, now + IDLE));
             assert!(
                 frames.iter().all(|frame| body.ends_with(frame)),
                 "{checksum:?} {:?} {frames:x?}",
                 settings.framing
             );
-            assert!(decoder.counters().bad > 0 && !frames.is_empty());
+            let is_started = matches!(settings.framing, Framing::Fixed(_)) && !settings.start.is_empty();
+            assert_eq!(frames.is_empty(), !is_started, "{:?}", settings.framing);
         }
     }
 }
@@ -834,5 +986,81 @@ fn a_port_that_is_opened_within_a_message_waits_for_a_silence_where_a_rotation_w
     let now = start + Duration::from_millis(20);
     // The end of a message, and two more.
     assert!(take(&mut decoder, now, b"\x03\x00\x01\x02\x03\x00\x01\x02\x03\x00").is_empty());
-    assert_eq!(take(&mut decoder, now + WITHIN, b"\x01\x02\x03\x00"), [b"\x01\x02\x03"]);
+    assert!(pause(&mut decoder, now + WITHIN).is_empty());
+    // And a silence behind it.
+    assert!(take(&mut decoder, now + WITHIN, b"\x01\x02\x03\x00").is_empty());
+    assert_eq!(pause(&mut decoder, now + WITHIN * 2), [b"\x01\x02\x03"]);
+    assert_eq!(take(&mut decoder, now + WITHIN * 2, b"\x01\x02\x03\x00"), [b"\x01\x02\x03"]);
+}
+
+/// Sends the message again and again with such pauses, in pieces as a network has them, and holds
+/// it back where that is said: the frames that came.
+fn stream(
+    message: &[u8],
+    (every, piece): (Duration, usize),
+    hold: impl Fn(usize) -> Duration,
+) -> (Vec<Vec<u8>>, Counters) {
+    let settings =
+        Settings { within: WITHIN, ..settings(Framing::Fixed(message.len()), Some(Checksum::Xor)) };
+    let (mut decoder, mut now) = opened(&settings);
+    let mut frames = Vec::new();
+    // One alone, by which the place is known.
+    let mut pieces = vec![(message.to_vec(), WITHIN * 2)];
+    let bytes = message.repeat(400);
+    let times = u32::try_from(message.len()).unwrap();
+    pieces.extend(
+        bytes
+            .chunks(piece)
+            .map(|piece| (piece.to_vec(), every * u32::try_from(piece.len()).unwrap() / times)),
+    );
+    for (at, (piece, wait)) in pieces.into_iter().enumerate() {
+        let due = now + hold(at);
+        while let Some(silent) = decoder.poll_timeout().filter(|silent| *silent <= due) {
+            frames.extend(pause(&mut decoder, silent));
+        }
+        frames.extend(take(&mut decoder, due, &piece));
+        now = due + wait;
+        while let Some(silent) = decoder.poll_timeout().filter(|silent| *silent <= now) {
+            frames.extend(pause(&mut decoder, silent));
+        }
+    }
+    (frames, decoder.counters())
+}
+
+#[test]
+fn a_silence_within_a_message_in_step_does_not_move_the_place_where_a_rotation_would_pass() {
+    let message = b"\x01\x03\x00\xe6\x0f\xa0\x00\x00\x4b";
+    let ms = Duration::from_millis;
+    for every in [20, 50] {
+        // A converter that stalls once, at each place; and twice in one message.
+        for stall in 1..30 {
+            let (frames, counters) = stream(message, (ms(every), 4), |at| {
+                if [stall, stall + 1, 100].contains(&at) { ms(150) } else { ms(0) }
+            });
+            assert!(frames.iter().all(|frame| frame[..] == message[..8]), "{every} {stall}");
+            assert_eq!((frames.len(), counters.bad), (401, 0), "{every} {stall}");
+        }
+        // One whose packets hold more than a message, each after a silence: nothing tells the
+        // place, but that of the first message.
+        let (frames, _) = stream(message, (ms(100), 16), |_| ms(0));
+        assert!(frames.iter().all(|frame| frame[..] == message[..8]), "{every}");
+    }
+}
+
+#[test]
+fn behind_a_silence_bytes_that_are_no_whole_messages_give_none_where_a_rotation_would_pass() {
+    let message = b"\x01\x06\x00\xe6\x0f\xa0\x00\x00\x4e";
+    for framing in [Framing::Fixed(9), header(Width::One, false, 1, 1)] {
+        let settings = Settings { within: WITHIN, ..settings(framing, Some(Checksum::Xor)) };
+        let (mut decoder, mut now) = opened(&settings);
+        let bytes = message.repeat(200);
+        for packet in bytes.chunks(16) {
+            let found = take(&mut decoder, now, packet);
+            assert!(found.is_empty() && pause(&mut decoder, now + WITHIN).is_empty());
+            now += WITHIN;
+        }
+        let counters = decoder.counters();
+        assert_eq!((counters.good, counters.dropped, counters.bytes), (0, 1_800, 1_800));
+        assert!(counters.bad > 100);
+    }
 }

@@ -29,7 +29,7 @@ pub use super::fault::{Failing, Failure, Medium};
 use super::frame::{self, Found, Receiver};
 use super::learn::{LINE_PAUSES, Learned, Obstacle, PAUSES};
 pub use super::misfit::Misfit;
-use super::pdu::{Answer, Exception, Request};
+use super::pdu::{Answer, Exception, Request, Shape};
 use super::relay::Relay;
 use super::settings::Settings;
 pub use super::unit::Counters;
@@ -43,6 +43,11 @@ const KNOCK: u32 = 4;
 /// Time after the last byte at which a complete but invalid response is given up; longer than the
 /// latency of adapters (16 ms).
 const SETTLE: Duration = Duration::from_millis(50);
+/// After so many exceptions of a unit in a row none is taken for one of a gateway that gave up.
+const REFUSALS_MAX: u8 = 3;
+/// At most so often a doubt that lasts is put to the test by a probe: seldom enough for the answer
+/// to one to be over before the next one, however late.
+const STEP_EVERY: Duration = Duration::from_secs(10);
 
 /// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
@@ -158,6 +163,8 @@ pub struct Bus {
     rival: Option<(u8, Instant)>,
     medium: Medium,
     relay: Relay,
+    /// When a unit was last asked for a probe to end a doubt of the line.
+    stepped_at: Option<Instant>,
     /// For so long nothing is asked once the port is open.
     still: Duration,
     writes: write::Writes,
@@ -205,6 +212,8 @@ struct Exchange {
     is_late: bool,
     /// The answer to the request before, of another unit, came in its place.
     is_displaced: bool,
+    /// The shape of the last frame that came in its place and is no answer to it.
+    in_place: Option<Shape>,
     /// It belongs to a write, and not to a poll.
     of_write: bool,
 }
@@ -232,6 +241,7 @@ impl Exchange {
             is_knocked: false,
             is_late: false,
             is_displaced: false,
+            in_place: None,
             of_write: false,
         }
     }
@@ -265,6 +275,7 @@ impl Bus {
             rival: None,
             medium: Medium::Line,
             relay,
+            stepped_at: None,
             still: Duration::ZERO,
             writes: write::Writes::default(),
         }
@@ -735,6 +746,8 @@ impl Bus {
             if frame.unit == address && !is_other {
                 exchange.is_late = true;
             }
+            let length = u8::try_from(frame.pdu.len()).unwrap_or(u8::MAX);
+            exchange.in_place = frame.pdu.first().map(|function| Shape { function: *function, length });
             if frame.unit != address {
                 // One that answers its own requests does not answer another's.
                 let sender = units.iter().find(|unit| unit.settings.address == frame.unit);
@@ -784,6 +797,7 @@ impl Bus {
         self.answered_at = Some(now);
         let is_behind = self.units.get(exchange.unit).is_some_and(Unit::is_behind);
         let trust = self.relay.answered(now, answer, is_behind);
+        self.note_open(now, exchange, answer);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
         }
@@ -806,8 +820,9 @@ impl Bus {
         let was_behind = unit.is_behind();
         unit.note_awaited(self.relay.awaits(now));
         let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
-        if self.medium != Medium::Line && !was_behind && unit.is_behind() {
-            // A gateway that is late with one unit is so with all.
+        if !was_behind && unit.is_behind() {
+            // What is late with one unit is so with all, if it goes by the line; whether it does,
+            // the answers of the others show.
             self.relay.suspect();
         }
         if progress != Progress::More {
@@ -822,6 +837,21 @@ impl Bus {
             }
         }
         self.tell(index, news);
+    }
+
+    /// Of what was answered, more may come: a request that was sent twice has two answers, and some
+    /// gateways give up with an exception that units send, too. On a serial port it is the unit's,
+    /// and so it is of a unit that sends nothing else.
+    fn note_open(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
+        let Some(unit) = self.units.get_mut(exchange.unit) else { return };
+        unit.refusals = match answer {
+            Answer::Exception(_) => unit.refusals.saturating_add(1),
+            Answer::Data(_) | Answer::Done => 0,
+        };
+        let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals);
+        if self.medium != Medium::Line && (is_given_up || exchange.is_knocked) {
+            self.relay.may_have_given_up(now, exchange.asked + unit.rest());
+        }
     }
 
     fn complete(&mut self, now: Instant, index: usize, news: &mut Vec<News>) {
@@ -935,9 +965,15 @@ impl Bus {
         let is_there = failure == Failure::Intruded || lost.is_answer;
         let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
         match self.medium.gives_up(failure) && (self.medium == Medium::Header || !is_there) {
-            true if is_in_place => self.relay.suspect(),
-            // That of a unit which is dead may come, too.
-            true => self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0),
+            true if is_in_place => {
+                self.relay.took_place(now, exchange.in_place, exchange.asked + unit.rest());
+            }
+            // That of a unit which is dead may come, too, and of a request sent twice both.
+            true => {
+                for _ in 0..1 + u8::from(exchange.is_knocked) {
+                    self.relay.gave_up(now, exchange.asked + unit.rest(), unit.failures == 0);
+                }
+            }
             false => {}
         }
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
@@ -998,6 +1034,11 @@ impl Bus {
         }
         let Some(index) = self.choose(now) else { return };
         if self.current.is_none() {
+            let is_soon = self.stepped_at.is_some_and(|at| now.saturating_duration_since(at) < STEP_EVERY);
+            let unit = &mut self.units[index];
+            if !is_soon && self.relay.is_unsettled(now) && unit.is_doubled(now) && unit.show_step() {
+                self.stepped_at = Some(now);
+            }
             self.units[index].begin(now);
             self.current = Some(index);
             self.writes.note_poll();

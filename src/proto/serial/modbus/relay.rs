@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
-use super::pdu::{Answer, EXCEPTION, Request};
+use super::pdu::{Answer, EXCEPTION, Request, Shape};
 use super::straggler::{LATE_MAX, Stragglers, Verdict};
 
 /// How often is counted that the answer to the request before came in place of one.
@@ -113,6 +113,7 @@ impl Relay {
             (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
         self.stragglers.adopt(&before.stragglers);
+        self.late = before.late;
         self.closed = before.closed;
     }
 
@@ -127,6 +128,33 @@ impl Relay {
         let more = usize::from(self.in_doubt && is_live);
         self.late = (self.stragglers.late(now) + more).min(LATE_MAX);
         self.suspect();
+    }
+
+    /// The same where an exception came that a unit sends, too, or another answer to it.
+    pub(super) fn may_have_given_up(&mut self, now: Instant, until: Instant) {
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.may_have_given_up(now, *unit, request.answer(), until);
+        }
+        self.late = self.late.max(self.stragglers.late(now));
+        self.suspect();
+    }
+
+    /// The answer to another request, of this shape, came in place of that to the present one,
+    /// which may come until then in its turn.
+    pub(super) fn took_place(&mut self, now: Instant, came: Option<Shape>, until: Instant) {
+        let late = self.late;
+        if let Some(shape) = came {
+            self.stragglers.came_in_place(now, shape);
+        }
+        self.gave_up(now, until, false);
+        // As many as before are on their way.
+        self.late = self.late.max(late);
+    }
+
+    /// Whether a probe may end a doubt that nothing else has ended: nothing that was given up may
+    /// come any more, and nothing shows that answers are late.
+    pub(super) fn is_unsettled(&self, now: Instant) -> bool {
+        self.is_shared && self.in_doubt && !self.is_behind() && !self.stragglers.is_open(now)
     }
 
     /// An answer of this unit came late, under the number of its own request.

@@ -12,8 +12,8 @@
 //! be before a read is sent, or between a read and its repetition. So as long as it may come, what
 //! the values show is no proof that it has not, and a read that is sent twice is not sure. But of
 //! the answers to one read that is repeated one at most is another's: two that are the same are
-//! right, and of three values the middle one is, if it has another one near it ([`middle`]). Where
-//! several may come, as many more must be the same, or twice as many more come.
+//! right, and of three values the last one of two that are near to each other is ([`likely`]).
+//! Where several may come, as many more must be the same, or twice as many more come.
 //!
 //! Other answers to the same read may be used by [`Relay`](super::relay) as always: those of a
 //! shape that nothing has that may still come.
@@ -113,6 +113,26 @@ impl Stragglers {
         self.given_up.retain(|known| known.times > 0);
     }
 
+    /// An answer of this function and length, of whatever unit, came in place of another one: it
+    /// comes no second time.
+    pub(super) fn came_in_place(&mut self, now: Instant, shape: Shape) {
+        let is_it = |known: &&mut GivenUp| known.shape == shape && now < known.until;
+        if let Some(known) = self.given_up.iter_mut().find(is_it) {
+            known.times = known.times.saturating_sub(1);
+        }
+        self.given_up.retain(|known| known.times > 0);
+    }
+
+    /// The same where something came in its place that is more likely all: it is one at most.
+    pub(super) fn may_have_given_up(&mut self, now: Instant, unit: u8, shape: Shape, until: Instant) {
+        let mut known = self.given_up.iter_mut().filter(|known| known.until > now);
+        match known.find(|known| (known.unit, known.shape) == (unit, shape)) {
+            Some(known) => known.until = known.until.max(until),
+            None => self.gave_up(now, unit, shape, until),
+        }
+        self.begin(now);
+    }
+
     /// Another read is sent, or the same after a loss.
     pub(super) fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
@@ -165,23 +185,26 @@ impl Stragglers {
     }
 }
 
-/// Of several values of one register, of which less than half are another's, the middle one, if
-/// more than half are near to each other. One of these is its own then, and the middle one is among
-/// them. If they are not, its own values jump, and another's may lie between them. What is no
-/// number must be the same in more than half.
-pub(super) fn middle(mut values: Vec<Option<Value>>) -> Option<Value> {
+/// Of several values of one register in the order in which they came, of which less than half are
+/// another's: the last one of those that more than half are near to, if there are any. So many have
+/// its own among them. If there are none, its own values jump, and another's may lie between them.
+/// The last one, for what comes late is first, unless it comes just then. What is no number must be
+/// the same in more than half.
+pub(super) fn likely(values: Vec<Option<Value>>) -> Option<Value> {
     let number = |value: &Option<Value>| value.as_ref().and_then(Value::number);
     let others = values.len() / 2;
     if values.iter().all(|value| number(value).is_some()) {
-        values.sort_by(|one, other| number(one).partial_cmp(&number(other)).unwrap_or(Ordering::Equal));
-        let is_near = |most: &[Option<Value>]| {
-            let ends = most.first().and_then(number).zip(most.last().and_then(number));
-            ends.is_some_and(|(least, greatest)| {
+        let mut sorted: Vec<(usize, f64)> =
+            values.iter().enumerate().filter_map(|(at, value)| Some((at, number(value)?))).collect();
+        sorted.sort_by(|(_, one), (_, other)| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+        let is_near = |most: &&[(usize, f64)]| {
+            let ends = most.first().zip(most.last());
+            ends.is_some_and(|((_, least), (_, greatest))| {
                 least == greatest || greatest - least <= NEAR * least.abs().max(greatest.abs())
             })
         };
-        let is_sure = values.windows(others + 1).any(is_near);
-        return values.into_iter().nth(others).filter(|_| is_sure).flatten();
+        let near = sorted.windows(others + 1).filter(is_near).flatten().map(|(at, _)| *at);
+        return near.max().and_then(|at| values.into_iter().nth(at)).flatten();
     }
     let is_most = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > others;
     values.iter().find(is_most).cloned().flatten()
@@ -280,31 +303,33 @@ mod tests {
     }
 
     #[test]
-    fn of_several_values_the_middle_one_is_taken_if_most_are_near_to_each_other_or_none() {
-        let of = |values: [u64; 3]| middle(values.map(|value| Some(Value::Unsigned(value))).to_vec());
-        assert_eq!(of([230, 5, 231]), Some(Value::Unsigned(230)));
-        assert_eq!(of([900, 231, 230]), Some(Value::Unsigned(231)));
+    fn of_several_values_the_last_one_of_most_that_are_near_to_each_other_is_taken_or_none() {
+        let of = |values: [u64; 3]| likely(values.map(|value| Some(Value::Unsigned(value))).to_vec());
+        assert_eq!(of([230, 5, 231]), Some(Value::Unsigned(231)));
+        assert_eq!(of([900, 231, 230]), Some(Value::Unsigned(230)));
+        // Another one that is alike comes first, most likely.
+        assert_eq!(of([229, 231, 230]), Some(Value::Unsigned(230)));
         assert_eq!(of([0, 7, 0]), Some(Value::Unsigned(0)));
         // Each may be another's, and the middle one, too.
         for jumping in [[359, 49, 1], [2, 1, 0], [230, 235, 240]] {
             assert_eq!(of(jumping), None);
         }
         let signed = [-95, 48, 95].map(|value| Some(Value::Signed(value)));
-        assert_eq!(middle(signed.to_vec()), None);
+        assert_eq!(likely(signed.to_vec()), None);
         // Of five, two may be others'.
         assert_eq!(
-            middle([5, 5, 230, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()),
-            Some(Value::Unsigned(230))
+            likely([5, 5, 230, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()),
+            Some(Value::Unsigned(232))
         );
-        assert_eq!(middle([5, 5, 1, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()), None);
+        assert_eq!(likely([5, 5, 1, 231, 232].map(|value| Some(Value::Unsigned(value))).to_vec()), None);
         let texts = ["on", "on", "off", "alarm", "no"].map(|text| Some(Value::Text(text.to_owned())));
-        assert_eq!(middle(texts.to_vec()), None);
+        assert_eq!(likely(texts.to_vec()), None);
         assert_eq!(
-            middle(vec![Some(Value::Bool(true)), None, Some(Value::Bool(true))]),
+            likely(vec![Some(Value::Bool(true)), None, Some(Value::Bool(true))]),
             Some(Value::Bool(true))
         );
         let texts = ["off", "alarm", "on"].map(|text| Some(Value::Text(text.to_owned())));
-        assert_eq!(middle(texts.to_vec()), None);
-        assert_eq!(middle(vec![Some(Value::Null), Some(Value::Single(1.5)), Some(Value::Single(9.0))]), None);
+        assert_eq!(likely(texts.to_vec()), None);
+        assert_eq!(likely(vec![Some(Value::Null), Some(Value::Single(1.5)), Some(Value::Single(9.0))]), None);
     }
 }

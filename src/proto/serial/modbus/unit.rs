@@ -171,6 +171,8 @@ pub(super) struct Unit {
     pub(super) rest: Rest,
     /// Counts changes of what was learned.
     pub(super) revision: u64,
+    /// Exceptions in a row.
+    pub(super) refusals: u8,
     parts: Vec<Part>,
     halved: Vec<Halved>,
     /// Reads that show that answers are in step, and whether the answer has a shape of its own.
@@ -318,6 +320,7 @@ impl Unit {
             counters: Counters::default(),
             rest: Rest::default(),
             revision: 0,
+            refusals: 0,
             in_step: false,
             is_numbered: false,
             is_left_over: false,

@@ -31,7 +31,7 @@ use super::super::frame;
 use super::super::pdu::{Answer, Exception, Request};
 use super::super::unit::{Purpose, Unit};
 use super::super::write::{Job, Written};
-use super::{Bus, Exchange, Line, Medium};
+use super::{Bus, Exchange, Line, Medium, State};
 
 /// After an answer that may pass, or another value than was written, the next try.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
@@ -134,6 +134,9 @@ enum Stand {
     /// It waits, and is given up then.
     Waits(Instant),
 }
+
+/// Why a write is given up whose unit answers.
+const LATE: &str = "its answers come late, and may be those to earlier requests";
 
 impl Bus {
     /// Writes a value of a unit ([`Settings::units`](super::Settings::units)), once the line is
@@ -249,7 +252,10 @@ impl Bus {
                 false
             }
             Stand::Waits(until) if until <= now => {
-                self.end_write(Written::Unasked("the unit did not answer before it".into()));
+                let unit = self.writes.present.as_ref().and_then(|writing| self.units.get(writing.unit));
+                let is_read = unit.is_some_and(|unit| unit.failures == 0 && unit.state == State::Up);
+                let why = if is_read { LATE } else { "the unit did not answer before it" };
+                self.end_write(Written::Unasked(why.into()));
                 false
             }
             Stand::Waits(_) => false,
@@ -259,7 +265,7 @@ impl Bus {
     /// Nobody knows to which requests the answers to its reads are.
     fn end_doubtful(&mut self) {
         let Some(writing) = &mut self.writes.present else { return };
-        let why = "its answers come late, and may be those to earlier requests";
+        let why = LATE;
         let written = match (writing.step, writing.doubt.take()) {
             (Step::Fetch | Step::Write, _) => Written::Unasked(format!("the register is read first: {why}")),
             (Step::Check, None) => Written::Unconfirmed(format!("the unit acknowledged it; {why}")),
@@ -403,8 +409,11 @@ impl Bus {
             unit.write_lost(now, &exchange.request, exchange.asked);
             let failure = exchange.gateway.map_or(Failure::Silent, Failure::Gateway);
             let is_open = self.medium.gives_up(failure) && (self.medium == Medium::Header || !came);
-            if is_open && !exchange.is_displaced {
-                self.relay.gave_up(now, exchange.asked + unit.rest(), is_first);
+            let until = exchange.asked + unit.rest();
+            match exchange.is_displaced {
+                true if is_open => self.relay.took_place(now, exchange.in_place, until),
+                false if is_open => self.relay.gave_up(now, until, is_first),
+                _ => {}
             }
             self.relay.lost(is_first, exchange.is_displaced);
         }

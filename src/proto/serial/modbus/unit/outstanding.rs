@@ -182,6 +182,13 @@ impl Unit {
         probe.is_some_and(|(_, distinct)| *distinct)
     }
 
+    /// Its turn begins with a probe whose answer has a shape of its own, if it has one: whether.
+    pub(in super::super) fn show_step(&mut self) -> bool {
+        let may = self.has_shape() && !self.is_interrupted && self.failures == 0;
+        self.in_step &= !may;
+        may
+    }
+
     /// Whether its answers come one request late.
     pub(in super::super) fn is_behind(&self) -> bool {
         self.doubt.is_behind() || self.behind >= BEHIND

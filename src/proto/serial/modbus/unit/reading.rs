@@ -47,7 +47,7 @@ impl Unit {
                         |data: &[u8]| map::decode(&self.settings.registers[*member], block.address, data);
                     let value = match &several[..] {
                         [] => of(data),
-                        several => straggler::middle(several.iter().map(|data| of(data)).collect()),
+                        several => straggler::likely(several.iter().map(|data| of(data)).collect()),
                     };
                     self.is_undecided |= value.is_none() && of(data).is_some();
                     self.values[*member] = value;
