@@ -28,6 +28,7 @@ mod mqtt_identity;
 mod mqtt_local;
 mod mqtt_places;
 mod mqtt_revocation;
+mod namespace_link;
 mod observe;
 mod on_behalf;
 mod other_engine;
