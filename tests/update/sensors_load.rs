@@ -1,7 +1,5 @@
 //! 100 sensors fetch 256 KiB each over a lossy link, one of them interrupted, and a new version
-//! published meanwhile: what readings of other devices wait beside that, and without. Without is
-//! a second gateway, on the same machine at the same time, that has the same readings and serves
-//! nothing.
+//! published meanwhile: what readings of other devices wait beside that, and without.
 //!
 //! `cargo test --release --test update sensors_load -- --ignored --nocapture`
 
@@ -12,7 +10,7 @@ use tombolo_test_support::cpu_time;
 use tombolo_test_support::dtls::client::Config;
 
 use super::device::Device;
-use super::sensors::{Site, site};
+use super::sensors::site;
 
 const KEY: &str = "sesame-sesame-77";
 const SENSORS: usize = 100;
@@ -93,32 +91,28 @@ fn readings_beside_a_hundred_sensors_that_fetch_over_a_lossy_link() {
     for (role, number) in sensors.chain((0..METERS).map(|number| ("meter", number))) {
         roles += &format!("[device.{role}-{number}]\nrole = \"{role}\"\npsk-file = \"door-7.psk\"\n");
     }
-    let more = "firmware-report-within = \"1day\"";
-    let (site, other) =
-        (site("sensors-load", "sensors-1", more, &roles), site("load-other", "sensors-1", more, &roles));
+    let site = site("sensors-load", "sensors-1", "firmware-report-within = \"1day\"", &roles);
     site.offers("1.0.0");
     let path = site.daemon.status()["firmware"][0]["path"].as_str().unwrap().to_owned();
     let path: Vec<&str> = path[1..].split('/').collect();
-    let connect = |site: &Site, role: &str, number: usize| {
-        Device::connect(site.daemon.coaps, Config::psk(&format!("{role}-{number}"), KEY)).expect("a session")
+    let gateway = site.daemon.coaps;
+    let connect =
+        |role: &str, number: usize| Device::connect(gateway, Config::psk(&format!("{role}-{number}"), KEY));
+    let mut meters: Vec<Device> = (0..METERS).map(|number| connect("meter", number).unwrap()).collect();
+    let pid = site.daemon.pid();
+    let alone = |meters: &mut [Device]| {
+        let (begun, cpu) = (Instant::now(), cpu_time(pid));
+        let took = readings(meters, || begun.elapsed() > ALONE);
+        let cpu = (cpu_time(pid) - cpu).as_secs_f64() * 1e6 / took.len() as f64;
+        println!("readings alone: {}; {cpu:.0} µs of CPU each", shown(&took));
+        cpu
     };
-    let meters = |site: &Site| (0..METERS).map(|number| connect(site, "meter", number)).collect::<Vec<_>>();
-    let (mut meters, mut others) = (meters(&site), meters(&other));
-    let (pid, other_pid) = (site.daemon.pid(), other.daemon.pid());
-    let mut both = |is_over: &(dyn Fn() -> bool + Sync)| {
-        std::thread::scope(|scope| {
-            let without = scope.spawn(|| readings(&mut others, is_over));
-            (readings(&mut meters, is_over), without.join().unwrap())
-        })
-    };
-    let begun = Instant::now();
-    let (alone, without) = both(&|| begun.elapsed() > ALONE);
-    println!("before: {}; at the other gateway: {}", shown(&alone), shown(&without));
+    let cpu_of_a_reading = alone(&mut meters);
 
     let reached = AtomicUsize::new(0);
     let fetch = |number: usize| {
         let session = |chance: usize| {
-            let mut sensor = connect(&site, "sensor", number);
+            let mut sensor = connect("sensor", number).expect("a session");
             (sensor.loss, sensor.chance) = (LOSS, chance as u64 * 7_919 + 1);
             sensor
         };
@@ -143,8 +137,8 @@ fn readings_beside_a_hundred_sensors_that_fetch_over_a_lossy_link() {
         assert_eq!(hex, path[2], "{number}");
         repeated + sensor.repeated
     };
-    let (begun, cpu) = (Instant::now(), [pid, other_pid].map(cpu_time));
-    let (beside, without, repeated) = std::thread::scope(|scope| {
+    let (begun, cpu) = (Instant::now(), cpu_time(pid));
+    let (beside, repeated) = std::thread::scope(|scope| {
         let sensors: Vec<_> = (0..SENSORS).map(|number| scope.spawn(move || fetch(number))).collect();
         let publisher = scope.spawn(|| {
             while reached.load(Ordering::Relaxed) < MIDDLE {
@@ -160,15 +154,14 @@ fn readings_beside_a_hundred_sensors_that_fetch_over_a_lossy_link() {
         publisher.join().unwrap();
         (beside, sensors.into_iter().map(|sensor| sensor.join().unwrap()).sum::<u32>())
     });
-    let seconds = begun.elapsed().as_secs_f64();
-    let share = |pid: u32, before: Duration| (cpu_time(pid) - before).as_secs_f64() * 100.0 / seconds;
+    let all = (cpu_time(pid) - cpu).as_secs_f64() * 1e6 - cpu_of_a_reading * beside.len() as f64;
     println!(
-        "{SENSORS} sensors in {seconds:.0} s, {LOSS} % lost each way, {repeated} requests repeated; the gateway \
-         took {:.1} % of a CPU, the other one {:.1} %",
-        share(pid, cpu[0]),
-        share(other_pid, cpu[1])
+        "readings beside {SENSORS} sensors ({} s, {LOSS} % lost each way, {repeated} requests repeated): {}; \
+         {:.0} µs of CPU a block",
+        begun.elapsed().as_secs(),
+        shown(&beside),
+        all / (SENSORS * BLOCKS) as f64
     );
-    println!("beside them: {}", shown(&beside));
-    println!("at the other gateway meanwhile: {}", shown(&without));
+    alone(&mut meters);
     assert!(site.counter("tombolo_firmware_sent_blocks_total") >= (SENSORS * BLOCKS) as u64);
 }
