@@ -29,6 +29,7 @@ mod mqtt_local;
 mod mqtt_places;
 mod mqtt_revocation;
 mod mqttjs;
+mod namespace_link;
 mod observe;
 mod on_behalf;
 mod other_engine;

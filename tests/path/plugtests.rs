@@ -341,7 +341,6 @@ fn td_coap_core_16_each_message_of_a_separate_response_is_lost_once() {
     // is not acknowledged the next one waits.
     drop(client);
     let mut device = Device::start_at(&site, link.address);
-    let answers = || std::fs::read_to_string(site.folder.join("device.out")).unwrap_or_default();
     for (number, payload) in ["lost", "next"].into_iter().enumerate() {
         disk_faults::write(&faults, "sync wait /journal/\n");
         link.lose(if number == 0 { &[1] } else { &[] }, &[]);
@@ -349,7 +348,8 @@ fn td_coap_core_16_each_message_of_a_separate_response_is_lost_once() {
         let separate = number as u64 + 4;
         wait_for("CORE_16", || counter(&site, "tombolo_coap_separate_responses_total") == separate);
         disk_faults::write(&faults, "");
-        wait_for("CORE_16: the response", || answers().contains(&format!("2.04 {payload}\n")));
+        let answer = format!("2.04 {payload}");
+        wait_for("CORE_16: the response", || device.answers().contains(&answer));
         wait_for("CORE_16: its acknowledgement is lost", || link.lost() == 4);
     }
     wait_for("the last reading", || site.arrived("tombolo/gw/door-7/up/t/hello").len() == 3);

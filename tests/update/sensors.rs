@@ -55,8 +55,10 @@ fn site_with(
     folder.write("door-7.psk", format!("text:{KEY}"));
     let pki = Pki::new(folder.path());
     let broker = Mosquitto::start(folder.path(), &pki, "");
-    let binary = Path::new(env!("CARGO_BIN_EXE_tombolo"));
-    let mut daemon = Daemon::start(binary, &folder, broker.tls_port, &pki.ca(), roles);
+    // `BINARY=PATH` in the environment: another build.
+    let binary: PathBuf =
+        std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tombolo").into()).into();
+    let mut daemon = Daemon::start(&binary, &folder, broker.tls_port, &pki.ca(), roles);
     daemon.stop();
     prepare(&folder, &mut daemon);
     let mut site = Site { daemon, _broker: broker, folder, more: more.to_owned() };
@@ -85,7 +87,7 @@ impl Site {
     }
 
     /// Another state of the repository, which is looked at.
-    fn publish(&self, repository: &str) {
+    pub fn publish(&self, repository: &str) {
         self.configure(repository);
         let (code, text) = self.daemon.command(&["reload"]);
         assert_eq!(code, 0, "{text}");
@@ -113,7 +115,7 @@ impl Site {
         page["devices"].as_array().unwrap().iter().find(|of| of["device"] == id).cloned().unwrap_or_default()
     }
 
-    fn counter(&self, name: &str) -> u64 {
+    pub fn counter(&self, name: &str) -> u64 {
         self.daemon.status()["counters"][name].as_u64().unwrap()
     }
 }
