@@ -2,9 +2,8 @@
 //! the value that was put into its slot later. Used for devices, DTLS sessions and CoAP messages.
 //!
 //! Own code rather than the `slotmap` crate: lists through the values are linked by 4-byte indices
-//! where `slotmap` needs its 8-byte keys (24 bytes more for each DTLS session), the vector grows by
-//! an eighth rather than twofold, and a key can be made stale while the value stays
-//! ([`Slots::renew`]).
+//! where `slotmap` needs its 8-byte keys (24 bytes more for each DTLS session), and the vector grows
+//! by an eighth rather than twofold.
 
 /// Generations run from 1 to here; then the first comes again. So a key packed as
 /// `generation << 32 | index` is not 0 and below 2^62.
@@ -137,14 +136,6 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Leaves a value where it is and gives it another key; `None` if the key is stale.
-    pub(crate) fn renew(&mut self, key: Key) -> Option<Key> {
-        let slot = self.slots.get_mut(key.index as usize)?;
-        slot.of(key)?;
-        slot.advance();
-        Some(Key { generation: slot.generation, ..key })
-    }
-
     /// The key of the value that is in this slot now.
     pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
         let slot = self.slots.get(index as usize)?;
@@ -196,16 +187,6 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_key_is_the_only_one_that_finds_the_value() {
-        let mut slots = Slots::default();
-        let old = slots.insert('a');
-        let new = slots.renew(old).unwrap();
-        assert_eq!((slots.get(old), slots.get(new), slots.len()), (None, Some(&'a'), 1));
-        assert_eq!((slots.renew(old), slots.remove(old)), (None, None));
-        assert_eq!(slots.iter().collect::<Vec<_>>(), [(new, &'a')]);
-    }
-
-    #[test]
     fn the_slot_vacated_last_is_used_first_and_no_slot_is_lost() {
         let mut slots = Slots::default();
         let keys: Vec<Key> = (0..100).map(|n| slots.insert(n)).collect();
@@ -223,7 +204,8 @@ mod tests {
         slots.insert('a');
         slots.slots[0].generation = GENERATIONS;
         let last = slots.key_at(0).unwrap();
-        assert_eq!(slots.renew(last), Some(Key { index: 0, generation: 1 }));
+        slots.remove(last);
+        assert_eq!(slots.insert('b'), Key { index: 0, generation: 1 });
     }
 
     #[test]

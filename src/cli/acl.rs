@@ -84,7 +84,7 @@ fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), Comma
 fn way_out(explained: &Explained) -> &'static str {
     match explained.reason.as_deref() {
         Some("unknown_device") if !explained.why.contains(';') => "; `tombolo device list` names all",
-        Some("not_allowed") if explained.method == "DELETE" => {
+        Some("not_allowed") if explained.method == "DELETE" && !explained.why.contains(';') => {
             "; DELETE needs delete = true and retain = true in the rule"
         }
         _ => "",
@@ -141,6 +141,13 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         let from = rule.from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
         let text = format!("{}{from}: path {}{query}{formats}{lacks}{deny}{decides}", rule.rule, rule.path);
         row(if at == 0 { "rules" } else { "" }, text);
+    }
+    if let Some(nearest) = &explained.nearest {
+        let from = nearest.from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
+        row("nearest", format!("rule {}{from}, path {}: {}", nearest.rule, nearest.path, nearest.why));
+    }
+    if let Some(place) = &explained.rule_place {
+        row("where", place.clone());
     }
     if let Some(publish) = &explained.publish {
         let mut text = format!("{}, QoS {}, lane {}", publish.topic, publish.qos, publish.lane);

@@ -18,8 +18,7 @@ mod bridge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use serde_json::json;
@@ -29,9 +28,12 @@ use super::error::CommandError;
 use super::input::text_of;
 use super::output::plural;
 use super::{Context, note};
+use crate::durable::folder::StateFolder as _;
+use crate::durable::io::OnDisk;
 use crate::gate::login::PasswordHash;
-use crate::message::Name;
+use crate::message::{Name, RESERVED_DEVICE};
 use crate::southbound::mqtt::filter::Filter;
+use crate::telemetry::text::Escaped;
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -85,6 +87,8 @@ impl Access {
             Some("braces are placeholders here")
         } else if self.filter_of("u").is_none() {
             Some("it is no topic filter")
+        } else if self.filter.contains(char::is_control) {
+            Some("it has a control character, which no topic has here")
         } else {
             None
         }
@@ -137,7 +141,10 @@ impl Found {
                 self.skip(PASSWORDS, line, text, "has no password");
                 continue;
             };
-            if Name::parse(user).is_err() {
+            if user == RESERVED_DEVICE {
+                let why = "this name is reserved for the gateway's own topics: give that user another one";
+                self.skip(PASSWORDS, line, text, why);
+            } else if Name::parse(user).is_err() {
                 self.skip(
                     PASSWORDS,
                     line,
@@ -438,8 +445,7 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     let (rules, devices) = (arguments.output.join(RULES), arguments.output.join(DEVICES));
     // No secret is in the rules, and the service has to read them in `conf.d`, whoever copies them.
     let text = found.rules();
-    write(&rules, &text, 0o644)?;
-    write(&devices, &found.devices(), 0o600)?;
+    write(&arguments.output, [(RULES, &text, 0o644), (DEVICES, &found.devices(), 0o600)])?;
     if context.out.json {
         for Unmapped { file, line, text, why } in &found.unmapped {
             context.out.object(&json!({ "file": file, "line": line, "text": text, "why": why }))?;
@@ -450,12 +456,16 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         }))?);
     }
     for Unmapped { file, line, text, why } in &found.unmapped {
-        context.out.line(format_args!("not taken over: {file}:{line}: {text}: {why}"))?;
+        context.out.line(format_args!(
+            "not taken over: {file}:{line}: {}: {}",
+            Escaped(text),
+            Escaped(why)
+        ))?;
     }
     for user in &unknown {
         context
             .out
-            .line(format_args!("not taken over: the rules of {user}, who is not in the password file"))?;
+            .line(format_args!("not taken over: the rules of {}, which has no device", Escaped(user)))?;
     }
     let and_users = match unknown.len() {
         0 => String::new(),
@@ -468,6 +478,17 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         plural(found.users.len() as u64, "user"),
         plural(found.unmapped.len() as u64, "line")
     ))?;
+    if found.users.is_empty() {
+        // Rules are of users: there are none.
+        let way_out = match found.has_passwords {
+            true => "no line of the password file can be taken over; add the users with `tombolo device add`",
+            false => {
+                "name the password file of mosquitto with --password-file, and delete the two files before"
+            }
+        };
+        note(format_args!("both files are empty, because no user was taken over: {way_out}"));
+        return Ok(());
+    }
     note(format_args!(
         "next: put {RULES} into conf.d, `{}`, then `{}`",
         context.hint("reload"),
@@ -476,18 +497,40 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     Ok(())
 }
 
-fn write(file: &Path, text: &str, mode: u32) -> Result<(), CommandError> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    let written = options.open(file).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| {
+/// Writes the files, each whole; none if one of them cannot be written, and over none that is there.
+fn write(folder: &Path, files: [(&str, &str, u32); 2]) -> Result<(), CommandError> {
+    let failed = |name: &str, error: &io::Error| {
         let way_out = match error.kind() {
             ErrorKind::AlreadyExists => "; delete it, or name another folder with --output",
             ErrorKind::NotFound => "; make that folder, or name another one with --output",
-            _ => "; name a folder that may be written to with --output",
+            _ => "; name a folder that may be written to, and has room, with --output",
         };
+        let file = folder.join(name);
         CommandError::Failed(format!("{} cannot be written: {error}{way_out}", file.display()))
-    })
+    };
+    for (name, ..) in files {
+        match std::fs::symlink_metadata(folder.join(name)) {
+            Ok(_) => return Err(failed(name, &ErrorKind::AlreadyExists.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(name, &error)),
+        }
+    }
+    let disk = OnDisk::new(folder);
+    let mut written: Vec<(String, &str)> = Vec::new();
+    for (name, text, mode) in files {
+        match disk.write_beside(name, text.as_bytes(), mode) {
+            Ok(beside) => written.push((beside, name)),
+            Err(error) => {
+                // What cannot be deleted has a hidden name, and is in nobody's way.
+                written.iter().for_each(|(beside, _)| drop(disk.remove(beside)));
+                return Err(failed(name, &error));
+            }
+        }
+    }
+    for (beside, name) in &written {
+        disk.rename(beside, name).map_err(|error| failed(name, &error))?;
+    }
+    disk.sync_names().map_err(|error| failed(RULES, &error))
 }
 
 #[cfg(test)]
@@ -612,5 +655,36 @@ mod tests {
         let lines: Vec<usize> = found.unmapped.iter().map(|one| one.line).collect();
         assert_eq!(lines, [5, 6, 7, 8, 2, 3], "{:?}", found.unmapped);
         assert!(found.unmapped[4].why.contains("anna: line 5"), "{:?}", found.unmapped);
+    }
+
+    #[test]
+    fn a_reserved_user_and_topics_with_control_characters_are_listed_and_not_taken_over() {
+        let mut found = Found::default();
+        found.passwords(&format!("gateway:{HASH}\nanna:{HASH}\n"));
+        found
+            .acl("user gateway\ntopic a/#\nuser anna\ntopic write a/\x1b[2J\ntopic deny b/\x07\ntopic b/#\n");
+        assert_eq!(found.users.keys().collect::<Vec<_>>(), ["anna"]);
+        let text = found.rules();
+        assert!(!text.contains("a/") && !text.contains("b/"), "{text}");
+        let listed: Vec<_> = found.unmapped.iter().map(|one| (one.file, one.line)).collect();
+        assert_eq!(listed, [(PASSWORDS, 1), (ACL, 4), (ACL, 5), (ACL, 6)], "{:?}", found.unmapped);
+        assert!(found.unmapped[0].why.contains("reserved") && found.unmapped[1].why.contains("control"));
+    }
+
+    #[test]
+    fn a_pattern_that_denies_by_the_user_name_denies_here_too() {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        found.acl("user anna\ntopic readwrite own/#\npattern deny own/%u/secret/#\n");
+        found.bridges("connection up\ntopic own/# out 1\n");
+        let text = found.rules();
+        for part in [
+            "local-publish.acl-2]\ntopic = \"own/{device}/secret/#\"\ndeny = true\n",
+            "local-subscribe.acl-2]\ntopic = \"own/{device}/secret/#\"\ndeny = true\n",
+            "uplink.deny-1]\npath = \"own/anna/secret/#\"\ndeny = true\n",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert_eq!(found.unmapped, []);
     }
 }

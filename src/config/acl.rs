@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
-use crate::gate::explain::{FilterView, format_text};
+use crate::gate::explain::{FilterView, format_text, nearest};
 use crate::gate::stage::Refusal as Refused;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
-use crate::southbound::mqtt::explain::{Deciding, Judged, publish, subscribe};
+use crate::southbound::mqtt::explain::{Deciding, Judged, publish, subscribable, subscribe};
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +217,14 @@ pub fn explain(
         Question::Subscribe => {
             let downlink = settings.gate.roles.iter().find(|known| known.name == role);
             let downlink = downlink.map_or(&[][..], |role| &role.downlink);
-            said(&subscribe(local, downlink, device, path), "local-subscribe")
+            let judged = subscribe(local, downlink, device, path);
+            let mut value = said(&judged, "local-subscribe");
+            if judged == Judged::NoRule
+                && let Some(nearest) = nearest(subscribable(local, downlink, device), path)
+            {
+                value["nearest"] = serde_json::to_value(nearest).unwrap_or_default();
+            }
+            value
         }
         Question::Command => command(settings, gate, now, device, &role, path),
     }

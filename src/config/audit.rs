@@ -15,6 +15,9 @@ use crate::message::Name;
 /// What the name of a public key for tokens begins with.
 pub const TOKEN_KEY: &str = "jwt:";
 
+/// Why a device is disabled that nobody has switched off.
+pub const FAULT: &str = "a fault in its configuration";
+
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
@@ -68,7 +71,9 @@ pub struct IdentityChange {
     pub device: String,
     /// What was done.
     pub act: Act,
-    /// To what: the role, the parent, or the kind of the key; of a new device its role and keys.
+    /// To what: the role, the parent, or the kind of the key; of a new device, and of one that a
+    /// fault had disabled, its role and keys. Of a device that is disabled: [`FAULT`] if a fault of
+    /// the configuration does it.
     pub to: String,
 }
 
@@ -81,8 +86,8 @@ impl IdentityChange {
     }
 }
 
-/// What is different, by device. A device whose files have a fault is as it was: the findings name
-/// it.
+/// What is different, by device. One whose files have a fault may not connect: that is a change,
+/// and its keys are compared with nothing until they can be read again; then all are named.
 pub fn identity_changes(before: &[Known], after: &[Known]) -> Vec<IdentityChange> {
     let (was, is) = (by_id(before), by_id(after));
     let mut changes = Vec::new();
@@ -94,12 +99,16 @@ pub fn identity_changes(before: &[Known], after: &[Known]) -> Vec<IdentityChange
             push(id, Act::Removed, String::new());
             continue;
         }
-        let (Some(old), Some(new)) = (&known.device, &is[id].device) else { continue };
-        match (known.switched_off, is[id].switched_off) {
-            (false, true) => push(id, Act::Disabled, String::new()),
-            (true, false) => push(id, Act::Enabled, String::new()),
+        let may = |known: &Known| known.usable && !known.switched_off;
+        let was_faulty = known.device.is_none() || !known.usable && !known.switched_off;
+        match (may(known), may(is[id]), &is[id].device) {
+            (true, false, _) if !is[id].switched_off => push(id, Act::Disabled, FAULT.to_owned()),
+            (true, false, _) => push(id, Act::Disabled, String::new()),
+            (false, true, Some(device)) if was_faulty => push(id, Act::Enabled, described(device)),
+            (false, true, _) => push(id, Act::Enabled, String::new()),
             _ => {}
         }
+        let (Some(old), Some(new)) = (&known.device, &is[id].device) else { continue };
         if old.role != new.role {
             push(id, Act::Role, new.role.to_string());
         }
@@ -108,14 +117,21 @@ pub fn identity_changes(before: &[Known], after: &[Known]) -> Vec<IdentityChange
         }
         keys(old, new).into_iter().for_each(|(act, key)| push(id, act, key));
     }
-    for (id, known) in is.iter().filter(|(id, _)| !was.contains_key(*id)) {
+    // A new one with a fault is not added: it is enabled when the fault is mended.
+    let is_new = |known: &Known| known.usable || known.switched_off;
+    for (id, known) in is.iter().filter(|(id, known)| is_new(known) && !was.contains_key(*id)) {
         let Some(device) = &known.device else { continue };
-        let nothing = Device::new(device.id.clone(), device.role.clone());
-        let keys: Vec<String> = keys(&nothing, device).into_iter().map(|(_, key)| key).collect();
-        push(id, Act::Added, format!("{} {}", device.role, keys.join(" ")).trim_end().to_owned());
+        push(id, Act::Added, described(device));
     }
     changes.sort();
     changes
+}
+
+/// Its role, and the kinds of its keys.
+fn described(device: &Device) -> String {
+    let nothing = Device::new(device.id.clone(), device.role.clone());
+    let keys: Vec<String> = keys(&nothing, device).into_iter().map(|(_, key)| key).collect();
+    format!("{} {}", device.role, keys.join(" ")).trim_end().to_owned()
 }
 
 fn by_id(all: &[Known]) -> BTreeMap<&str, &Known> {
@@ -223,8 +239,19 @@ mod tests {
     }
 
     #[test]
-    fn a_device_whose_file_cannot_be_read_is_neither_changed_nor_new() {
+    fn a_device_that_a_fault_disables_is_named_and_again_with_its_keys_when_it_is_mended() {
         let broken = |id: &str| Known { device: None, usable: false, ..known(device(id)) };
-        assert!(said(&[known(device("a"))], &[broken("a"), broken("b")]).is_empty());
+        let keyed = |id: &str| known(Device { psk: psk(b"secret"), ..device(id) });
+        let off = || Known { switched_off: true, usable: false, ..keyed("off") };
+        // One that cannot be used although it was read: another device has its credential.
+        let twin = || Known { usable: false, ..keyed("twin") };
+        let good = [keyed("a"), off(), keyed("twin")];
+        let bad = [broken("a"), broken("new"), broken("off"), twin()];
+        let fault = |id: &str| format!("device-disabled {id} {FAULT}");
+        assert_eq!(said(&good, &bad), [fault("a"), fault("twin")]);
+        assert!(said(&bad, &bad).is_empty());
+        let mended = [keyed("a"), keyed("new"), off(), keyed("twin")];
+        let enabled = ["a", "new", "twin"].map(|id| format!("device-enabled {id} sensor psk"));
+        assert_eq!(said(&bad, &mended), enabled);
     }
 }

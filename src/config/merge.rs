@@ -35,8 +35,7 @@ impl Index {
     pub(super) fn into_outline(self) -> HashMap<String, Place> {
         let outline = |key: &str| match key.starts_with("device.") {
             true => key.ends_with(".enabled"),
-            // Rules are few, and what the broker says of one is told with its place.
-            false => key.matches('.').count() < 2 || key.starts_with("role.") && key.contains(".uplink."),
+            false => key.matches('.').count() < 2 || key.starts_with("role.") && is_of_rule(key),
         };
         let places = self.places.into_iter().filter(|(key, _)| outline(key));
         let mut places: HashMap<_, _> = places.map(|(key, (place, _))| (key, place)).collect();
@@ -49,6 +48,14 @@ impl Index {
         let layer = self.places.get(key).map_or(usize::MAX, |(_, layer)| *layer as usize);
         self.bases.get(layer).map_or(Path::new(""), PathBuf::as_path)
     }
+}
+
+/// Whether a key of a role says where one of its rules is. Rules are few, and what is said of one is
+/// told with its place.
+fn is_of_rule(key: &str) -> bool {
+    let others = [".downlink.", ".local-publish.", ".local-subscribe."];
+    let is_place = key.ends_with(".path") || key.ends_with(".topic");
+    key.contains(".uplink.") || is_place && others.iter().any(|kind| key.contains(kind))
 }
 
 /// The merged layers.

@@ -210,14 +210,31 @@ impl Loaded {
         self.outline.get(&dotted(key.iter().copied()))
     }
 
+    /// The file and line of the rule that decided, by an explanation.
+    fn rule_place(&self, explanation: &serde_json::Value) -> Option<&Place> {
+        let rule = explanation["rule"].as_str()?;
+        let table = explanation["rule_from"].as_str().or(explanation["role"].as_str())?;
+        let kinds = ["local-publish", "local-subscribe", "downlink"];
+        let other = kinds.iter().find_map(|kind| Some((*kind, rule.strip_prefix(kind)?.strip_prefix('.')?)));
+        // Readings have the bare name of their rule, which may begin like a kind.
+        let is_reading = explanation["matched"].as_array().is_some_and(|matched| !matched.is_empty());
+        let (kind, rule) = other.filter(|_| !is_reading).unwrap_or(("uplink", rule));
+        let table = ["role", table, kind, rule];
+        let keys = ["path", "topic"].map(|key| [&table[..], &[key]].concat());
+        self.place(&table).or_else(|| keys.iter().find_map(|key| self.place(key)))
+    }
+
     /// Adds what the gate does not know to its explanation about a device: that a fault disables
-    /// it, and that it is on a serial port.
+    /// it, that it is on a serial port, and where the rule that decided is written.
     pub fn complete_explanation(&self, device: &str, explanation: &mut serde_json::Value) {
         let on_port = |port: &crate::southbound::serial::settings::Port| {
             port.name.as_str() == device || port.table_of(device).is_some()
         };
         if self.settings.serial.iter().any(on_port) {
             explanation["serial"] = true.into();
+        }
+        if let Some(place) = self.rule_place(explanation) {
+            explanation["rule_place"] = place.to_string().into();
         }
         if self.known(device).is_some_and(|known| !known.usable) {
             let is_off = self.known(device).is_some_and(|known| known.switched_off);

@@ -12,8 +12,7 @@ use crate::message::Name;
 pub struct Changes {
     /// The previous gateway id, if it changed: the retained statuses under it must be cleared.
     pub renamed_from: Option<Name>,
-    /// Devices that were removed or whose key or role changed: their sessions are closed at once.
-    /// In id order.
+    /// Devices that were removed or whose key or role changed, in id order.
     pub devices_gone: Vec<Name>,
     /// New devices, in id order.
     pub devices_new: Vec<Name>,

@@ -1504,6 +1504,10 @@ pub struct Explained {
     pub rule_from: Option<String>,
     /// All rules that match; the one that decided is first.
     pub matched: Vec<ExplainedRule>,
+    /// The file and line of the rule that decided.
+    pub rule_place: Option<String>,
+    /// If no rule matches: the one that comes nearest.
+    pub nearest: Option<ExplainedNearest>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
     /// Of a payload that was given: why the rule's filter would hold it back now.
@@ -1554,6 +1558,20 @@ pub struct ExplainedRule {
     pub lacks_tag: Option<String>,
     /// The content formats that it takes, if not any.
     pub content_formats: Option<Vec<String>>,
+}
+
+/// The rule that comes nearest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedNearest {
+    /// The rule's name.
+    pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    pub from: Option<String>,
+    /// The rule's path pattern.
+    pub path: String,
+    /// What differs.
+    pub why: String,
 }
 
 /// How a reading would be published.

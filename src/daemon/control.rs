@@ -33,6 +33,7 @@ use super::mailbox;
 use super::metrics::Metrics;
 use super::mqtt::Clients;
 use super::mqtt_status;
+use super::new_keys::NewKeys;
 use super::notify::Notify;
 use super::rejected;
 use super::rekeying::Rekeying;
@@ -101,6 +102,7 @@ pub struct Desk {
     fleets: FleetKeeper,
     daily_bytes: DailyBytes,
     usage: UsageKeeper,
+    new_keys: NewKeys,
     rekeying: Rekeying,
     deliveries: Rc<Deliveries>,
     certificates: Rc<Certificates>,
@@ -168,6 +170,7 @@ impl Desk {
     ) -> Desk {
         let now = Instant::now();
         let interval = loaded.settings.upstream.as_ref().and_then(|upstream| upstream.retry_rejected);
+        let new_keys = NewKeys::open(&loaded.settings.paths.state_dir, &mut shared.hub.borrow_mut().mqtt);
         let mut desk = Desk {
             options,
             state: StateKeeper::new(now, &loaded),
@@ -178,6 +181,7 @@ impl Desk {
                 loaded.settings.daily_bytes,
             ),
             fleets,
+            new_keys,
             rekeying: Rekeying::default(),
             deliveries,
             certificates,
@@ -320,6 +324,7 @@ impl Desk {
         self.usage.care(now, &self.clock.moment(), &self.shared.hub.borrow().pipeline.gate);
         let gone = self.fleets.care(now, &mut self.shared.hub.borrow_mut().pipeline.gate);
         gone.iter().for_each(|id| self.link.clear_device(id.as_str()));
+        self.new_keys.care(now, &mut self.shared.hub.borrow_mut().mqtt);
         self.end_overlaps(now, verdict);
         self.certificates.care();
         if let Some(key) = self.certificates.take_server_key() {
@@ -441,6 +446,7 @@ impl Desk {
     /// At the stop, when nothing is received any more.
     pub fn close(&mut self) {
         self.fleets.close(&self.shared.hub.borrow().pipeline.gate);
+        self.new_keys.close(&self.shared.hub.borrow().mqtt);
         self.daily_bytes.close(&self.link);
         let gate = &self.shared.hub.borrow().pipeline.gate;
         self.usage.close(Instant::now(), &self.clock.moment(), gate);
@@ -759,6 +765,8 @@ impl Desk {
         }
         let of_fleets = self.fleets.problems(&problems);
         problems.extend(of_fleets);
+        let of_new_keys = self.new_keys.problems(&problems);
+        problems.extend(of_new_keys);
         let of_daily_bytes = self.daily_bytes.problems(&problems);
         problems.extend(of_daily_bytes);
         let of_usage = self.usage.problems(&problems);

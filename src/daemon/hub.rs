@@ -514,7 +514,7 @@ impl Hub {
     }
 
     /// Takes over what a reload changed, `certificates` if they did. The sessions of devices that
-    /// are gone, or have another key, are closed.
+    /// are gone are closed, and those whose own credential is: others of the device go on.
     pub fn replace(
         &mut self,
         prepared: crate::gate::Prepared,
@@ -525,7 +525,7 @@ impl Hub {
     ) {
         self.begin();
         let now = self.moment.now;
-        let replaced = self.pipeline.gate.replace(prepared, now);
+        let removed = self.pipeline.gate.replace(prepared, now);
         let (engine, mut sink) = self.split();
         engine.replace_keyring(now, keyring, &mut sink);
         if let Some(certificates) = certificates {
@@ -543,7 +543,7 @@ impl Hub {
         self.commands.replace(now, settings, &self.pipeline.gate, directory);
         self.commands.meet_served(now, &mut self.coap, &self.pipeline.gate);
         self.mqtt.review(&self.moment, &mut self.pipeline);
-        for gone in replaced.removed {
+        for gone in removed {
             self.uplink.clear_device(gone.id.as_str());
         }
     }

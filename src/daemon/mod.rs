@@ -70,6 +70,7 @@ mod mailbox;
 pub mod metrics;
 pub mod mqtt;
 mod mqtt_status;
+mod new_keys;
 mod notify;
 pub mod outbox;
 mod reading_store;

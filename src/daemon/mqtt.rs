@@ -45,7 +45,7 @@ use crate::proto::dtls::server::outline::Outline;
 use crate::proto::dtls::server::{CertificateIdentity, ListPolicy};
 use crate::southbound::mqtt::admission::{Admission, Admitted, PENDING_MAX};
 use crate::southbound::mqtt::io::{Listener, SocketFile, Stream};
-use crate::southbound::mqtt::settings::PlainAddress;
+use crate::southbound::mqtt::settings::{PlainAddress, collide};
 use crate::southbound::mqtt::tls::{Lists, Material, Verifier, server_config};
 use crate::southbound::mqtt::{ConnectionNumber, Next, Settings, Source, Verification};
 use crate::telemetry::counters::Counter;
@@ -99,9 +99,16 @@ impl Address {
     /// The address, where it is one of TCP.
     fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Address::Tls(address) | Address::Plain(PlainAddress::Loopback(address)) => Some(*address),
-            Address::Plain(PlainAddress::Unix(_)) => None,
+            Address::Tls(address) => Some(*address),
+            Address::Plain(address) => address.tcp(),
         }
+    }
+
+    /// Another one of `all` that takes this one's port, or whose port this one takes.
+    fn rival(&self, all: &[Address]) -> Option<String> {
+        let own = self.tcp()?;
+        let rival = all.iter().find(|other| other.tcp().is_some_and(|other| collide(own, other)))?;
+        Some(format!("{rival} of [mqtt] has this port too; take one of them out"))
     }
 
     /// Listens there; with the socket of the process before, if there is one.
@@ -144,6 +151,8 @@ struct Place {
 struct Outcome {
     is_tried: Cell<bool>,
     trouble: RefCell<Option<String>>,
+    /// What it is told by if it is in use: an own address has it.
+    rival: Option<String>,
     /// Of a Unix socket that is open.
     file: RefCell<Option<SocketFile>>,
     /// Notified when it is to be looked at.
@@ -256,9 +265,10 @@ impl Clients {
             }
             stays && !fails
         });
-        for address in wanted {
+        for address in &wanted {
             places.entry(address.clone()).or_insert_with(|| {
-                let outcome = Rc::new(Outcome::default());
+                let (address, rival) = (address.clone(), address.rival(&wanted));
+                let outcome = Rc::new(Outcome { rival, ..Outcome::default() });
                 let (stands, standing) = watch::channel(());
                 let task = listen(self.common.clone(), address, outcome.clone(), standing);
                 Place { task: tokio::task::spawn_local(task), outcome, _stands: stands }
@@ -444,7 +454,9 @@ async fn open(common: &Common, address: &Address, outcome: &Outcome) -> Listener
             Ok(listener) => break listener,
             Err(error) => {
                 let why = match error.kind() {
-                    std::io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+                    std::io::ErrorKind::AddrInUse => {
+                        outcome.rival.clone().unwrap_or_else(|| "another program listens there".to_owned())
+                    }
                     std::io::ErrorKind::PermissionDenied => "this user may not bind it".to_owned(),
                     std::io::ErrorKind::AlreadyExists => "what is there is no socket".to_owned(),
                     std::io::ErrorKind::NotFound => "its directory is not there".to_owned(),
@@ -786,7 +798,7 @@ fn start_worker(first: Job) -> Option<mpsc::Sender<Job>> {
     let work = move || {
         for (verification, verdict) in std::iter::once(first).chain(jobs) {
             // Nobody waits for a connection that is gone.
-            let _ = verdict.send(verification.hash.verify(&verification.password));
+            let _ = verdict.send(verification.login.password.verify(&verification.password));
         }
     };
     let started = std::thread::Builder::new().name("passwords".to_owned()).spawn(work);

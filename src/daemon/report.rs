@@ -28,8 +28,10 @@ pub fn identities(changes: &[IdentityChange], by: Asker) {
         match act {
             Act::Added => log::info!(device, to = to.as_str(), by:% = by, audit; "device added"),
             Act::Removed => log::info!(device, by:% = by, audit; "device removed"),
-            Act::Enabled => log::info!(device, by:% = by, audit; "device enabled"),
-            Act::Disabled => log::info!(device, by:% = by, audit; "device disabled"),
+            Act::Enabled if to.is_empty() => log::info!(device, by:% = by, audit; "device enabled"),
+            Act::Enabled => log::info!(device, to = to.as_str(), by:% = by, audit; "device enabled"),
+            Act::Disabled if to.is_empty() => log::info!(device, by:% = by, audit; "device disabled"),
+            Act::Disabled => log::info!(device, reason = to.as_str(), by:% = by, audit; "device disabled"),
             Act::Role => log::info!(device, to = to.as_str(), by:% = by, audit; "role of a device changed"),
             Act::Parent => {
                 log::info!(device, to = to.as_str(), by:% = by, audit; "parent of a device changed")

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Gate;
-use super::filter::Sample;
+use super::filter::{AnyFormat, Sample};
 use super::mapping::{NO_FORMAT, Places};
 use super::matcher::Segments;
 use super::on_behalf::Forwarded;
@@ -57,6 +57,9 @@ pub struct Explanation {
     /// All rules whose path matches: first the one that decided, then by specificity, at last those
     /// whose topic needs a tag that the device does not have.
     pub matched: Vec<MatchedRule>,
+    /// If no rule matches: the one that comes nearest, and why it does not match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<NearestRule>,
     /// How it would be published, if it passes.
     pub publish: Option<Publish>,
     /// Of a payload that was given: why the rule's filter would hold it back now.
@@ -104,6 +107,20 @@ pub struct MatchedRule {
     pub content_formats: Option<Vec<String>>,
 }
 
+/// The rule whose path begins as the one in the question does, farthest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NearestRule {
+    /// The rule's name.
+    pub rule: String,
+    /// The role that it is from, where the device's role includes that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The rule's path pattern.
+    pub path: String,
+    /// What differs.
+    pub why: String,
+}
+
 /// What is supposed about the reading that is asked about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supposed<'p> {
@@ -111,7 +128,8 @@ pub struct Supposed<'p> {
     pub content_format: Option<Option<ContentFormat>>,
     /// Bytes of its payload, which comes in blocks if it needs to.
     pub bytes: usize,
-    /// The payload itself, of so many bytes: whether a filter would hold it back now.
+    /// The payload itself, of so many bytes: whether a filter would hold it back now. Without a
+    /// content format it is taken to have the one of the reading before.
     pub payload: Option<&'p [u8]>,
 }
 
@@ -249,6 +267,7 @@ impl Gate {
             rule: None,
             rule_from: None,
             matched: Vec::new(),
+            nearest: None,
             publish: None,
             held_back: None,
             max_payload: None,
@@ -332,12 +351,25 @@ impl Gate {
                     }
                     _ => None,
                 };
+                if refusal == Refusal::NoRule && explanation.matched.is_empty() {
+                    let allowing = role.rules.iter().filter(|rule| rule.action.is_some());
+                    let candidates = allowing.map(|rule| {
+                        let from = rule.from.as_ref().map(Name::to_string);
+                        (rule.name.to_string(), from, rule.pattern.to_string())
+                    });
+                    explanation.nearest = nearest(candidates, path.as_str());
+                }
                 return refused(explanation, &refusal);
             }
         };
         explanation.rule = Some(rule.name.to_string());
         let limit = |blockwise| action.limit(role, blockwise);
         explanation.max_payload = Some(MaxPayload { datagram: limit(false), blockwise: limit(true) });
+        if method == Method::Delete && supposed.bytes > 0 {
+            let mut explanation = refused(explanation, &Refusal::NotAllowed);
+            explanation.why = "a DELETE has no payload; send it without one".to_owned();
+            return explanation;
+        }
         if supposed.bytes > limit(true) as usize {
             return refused(explanation, &Refusal::TooLarge { limit: limit(true) });
         }
@@ -354,7 +386,8 @@ impl Gate {
             && method != Method::Delete
         {
             let sample = Sample { place: (path.as_str(), query.map(Query::as_str)), content_format, payload };
-            explanation.held_back = remembered.judge(now, filter, &sample).map(|why| why.to_string());
+            let format = supposed.content_format.map_or(AnyFormat::Yes, |_| AnyFormat::No);
+            explanation.held_back = remembered.judge(now, filter, &sample, format).map(|why| why.to_string());
         }
         explanation.why = match explanation.matched.iter().filter(|rule| rule.lacks_tag.is_none()).count() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),
@@ -399,6 +432,31 @@ fn refused(mut explanation: Explanation, refusal: &Refusal) -> Explanation {
         _ => refusal.to_string(),
     };
     explanation
+}
+
+/// A rule that may come nearest: its name, the role that it is from, its path or filter.
+pub type Candidate = (String, Option<String>, String);
+
+/// The rule that has most levels in common with a path or filter that none matches; of several the
+/// first.
+pub fn nearest(candidates: impl IntoIterator<Item = Candidate>, path: &str) -> Option<NearestRule> {
+    let is_common = |(wanted, level): &(&str, &str)| wanted == level || [*wanted, *level].contains(&"+");
+    let common = |of: &str| of.split('/').zip(path.split('/')).take_while(is_common).count();
+    let mut found: Option<(usize, Candidate)> = None;
+    for candidate in candidates {
+        let common = common(&candidate.2);
+        if found.as_ref().is_none_or(|(most, _)| common > *most) {
+            found = Some((common, candidate));
+        }
+    }
+    let (common, (rule, from, pattern)) = found?;
+    let (wanted, level, number) = (pattern.split('/').nth(common), path.split('/').nth(common), common + 1);
+    let why = match (wanted, level) {
+        (Some(wanted), Some(level)) => format!("level {number} is {level:?}, not {wanted:?}"),
+        (Some(wanted), None) => format!("there is no level {number}, which is {wanted:?}"),
+        (None, _) => format!("there are more than {common} levels"),
+    };
+    Some(NearestRule { rule, from, path: pattern, why })
 }
 
 /// A content format as its number, or `none`.

@@ -74,6 +74,16 @@ impl<'a> From<&Content<'a>> for Sample<'a> {
     }
 }
 
+/// Whether a message has the content format of the one before, whatever its own is: the question
+/// names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyFormat {
+    /// It has.
+    Yes,
+    /// Its own counts.
+    No,
+}
+
 /// A filter as a rule uses it.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -124,14 +134,14 @@ impl Filter {
             None => field::number(sample.payload),
         });
         // Two hashes of 64 bits: that two payloads of a device have the same ones does not happen.
-        let format = sample.content_format.map(|ContentFormat(number)| number);
-        let content = if *on_change { digest(&(format, sample.payload)) } else { [0; 2] };
-        Measured { content, number }
+        let content = if *on_change { digest(&sample.payload) } else { [0; 2] };
+        Measured { content, format: sample.content_format, number }
     }
 
     fn holds_back(&self, last: &Published, now: Instant, measured: &Measured) -> Option<HeldBack> {
         let ReadingFilter { on_change, dead_band, min_interval, .. } = &self.settings;
-        if *on_change && last.measured.content == measured.content {
+        let is_same = last.measured.content == measured.content && last.measured.format == measured.format;
+        if *on_change && is_same {
             return Some(HeldBack::Unchanged);
         }
         if let (Some(band), Some(before), Some(number)) = (dead_band, last.measured.number, measured.number)
@@ -147,6 +157,7 @@ impl Filter {
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     content: [u64; 2],
+    format: Option<ContentFormat>,
     number: Option<f64>,
 }
 
@@ -187,10 +198,20 @@ impl Remembered {
     }
 
     /// Why a message is not to be delivered; `None`: it is. Nothing is remembered of it.
-    pub fn judge(&self, now: Instant, filter: &Filter, sample: &Sample<'_>) -> Option<HeldBack> {
+    pub fn judge(
+        &self,
+        now: Instant,
+        filter: &Filter,
+        sample: &Sample<'_>,
+        format: AnyFormat,
+    ) -> Option<HeldBack> {
         let place = place(filter, sample);
         let last = self.0.iter().find(|last| last.place == place)?;
-        filter.holds_back(last, now, &filter.measure(sample))
+        let mut measured = filter.measure(sample);
+        if format == AnyFormat::Yes {
+            measured.format = last.measured.format;
+        }
+        filter.holds_back(last, now, &measured)
     }
 
     /// A message was delivered: later ones are measured against it.

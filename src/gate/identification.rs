@@ -26,7 +26,7 @@ use super::Gate;
 use super::certificate::{self, NameKind};
 use super::identity::Entry;
 use super::jwt::JwtKey;
-use super::login::PasswordHash;
+use super::login::Login;
 use super::plan::Plan;
 use super::proof::{Ambiguous, Holder, issued_by};
 use super::quota::Bucket;
@@ -161,18 +161,27 @@ impl Gate {
         self.plan.withheld.contains(id)
     }
 
-    /// The device that has this MQTT user name, and the hash of its password, which proves it.
-    pub fn login(&self, username: &str) -> Option<(DeviceIndex, &PasswordHash)> {
+    /// The device that has this MQTT user name, with the hash of its password, which proves it.
+    pub fn login(&self, username: &str) -> Option<(DeviceIndex, &Login)> {
         let device = self.devices.index(self.proofs.username(username)?)?;
-        let login = self.devices.entry(device)?.described.login.as_ref()?;
-        Some((device, &login.password))
+        Some((device, self.login_of(device)?))
+    }
+
+    /// The user name and the hash of the password of a device, if it has them.
+    pub fn login_of(&self, device: DeviceIndex) -> Option<&Login> {
+        self.devices.entry(device)?.described.login.as_deref()
     }
 
     /// The keys whose JSON Web Tokens prove that a client is this device; none if it has none.
     pub fn jwt_keys(&self, id: &str) -> Option<(DeviceIndex, &[JwtKey])> {
         let device = self.devices.by_id(id)?;
-        let keys = &self.devices.entry(device)?.described.jwt_keys;
+        let keys = self.jwt_keys_of(device);
         (!keys.is_empty()).then_some((device, keys))
+    }
+
+    /// The keys of a device; none if it has none, or the index is stale.
+    pub fn jwt_keys_of(&self, device: DeviceIndex) -> &[JwtKey] {
+        self.devices.entry(device).map_or(&[][..], |entry| &entry.described.jwt_keys)
     }
 
     fn find(&self, peer: &PeerIdentity) -> Result<Found, Unidentified> {

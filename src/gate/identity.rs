@@ -3,7 +3,9 @@
 //!
 //! Every device has a slot, found by its id or by its credentials ([`proof`](super::proof)). A
 //! [`DeviceIndex`] is a slot and its generation. The generation is incremented when the device is
-//! removed or its credentials change, so an index that an older session holds is detected as stale.
+//! removed, so an index that an older session holds is detected as stale. It stays when credentials
+//! change: each session is judged by the credential that proved it, and those of the device's other
+//! credentials go on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use super::filter::Remembered;
 use super::last_refusal::LastRefusal;
 use super::limited::Limited;
 use super::presence::Presence;
-use super::proof::{Proofs, has_credential, still_proves};
+use super::proof::{Proofs, has_credential};
 use super::quota::Bucket;
 use super::settings::{self, Device, SharedDevice, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refusal, Refused};
@@ -170,7 +172,7 @@ impl Devices {
 
     /// Adds a device, or replaces the settings of the device with the same id. `bucket` is its
     /// initial quota; a known device keeps its bucket if `keeps_bucket(old role)` is true. Returns
-    /// the slot and, if its credentials changed, its previous index.
+    /// the slot.
     pub(super) fn put(
         &mut self,
         device: SharedDevice,
@@ -179,7 +181,7 @@ impl Devices {
         bucket: Bucket,
         keeps_bucket: impl FnOnce(u32) -> bool,
         now: Instant,
-    ) -> (u32, Option<Gone>) {
+    ) -> u32 {
         if let Some(slot) = self.by_id.get(device.id.as_str()).copied()
             && let Some(key) = self.slots.key_at(slot)
             && let Some(entry) = self.slots.get_mut(key)
@@ -190,24 +192,17 @@ impl Devices {
                     limited.pardon();
                 }
             }
-            let stale = entry.fleet.is_some() || !still_proves(&device, &entry.described);
-            let gone = stale.then(|| Gone { device: DeviceIndex::new(key), id: entry.described.id.clone() });
             if entry.described.tags != device.tags {
                 // The same reading may have another topic now.
                 entry.state.remembered = None;
             }
             (entry.described, entry.fleet) = (device, None);
             (entry.role, entry.offline_after) = (role, offline_after);
-            if stale {
-                // What was on its way to disk under the old index can no longer be forgotten alone.
-                entry.state.remembered = None;
-                self.slots.renew(key);
-            }
-            return (slot, gone);
+            return slot;
         }
         let state = State::new(bucket, now);
         let entry = Entry { described: device, fleet: None, role, offline_after, state };
-        (self.insert(entry), None)
+        self.insert(entry)
     }
 
     /// Reserves exactly `devices` slots: a vector that grows on demand may take nearly twice the

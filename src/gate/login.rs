@@ -53,6 +53,20 @@ pub struct Login {
     pub password: PasswordHash,
 }
 
+impl Login {
+    /// Tells it from every other user name and hash of a password.
+    pub fn fingerprint(&self) -> [u8; HASH_LENGTH] {
+        let mut context = Context::new(&SHA256);
+        // No hash as text holds a NUL, so where it ends is certain.
+        context.update(self.password.to_string().as_bytes());
+        context.update(&[0]);
+        context.update(self.username.as_bytes());
+        let mut hash = [0; HASH_LENGTH];
+        hash.copy_from_slice(context.finish().as_ref());
+        hash
+    }
+}
+
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Login {{ username: {:?}, password: hidden }}", self.username)

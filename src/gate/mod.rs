@@ -113,16 +113,6 @@ pub struct Totals {
     pub filtered: u64,
 }
 
-/// The devices that a reload affected.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Replaced {
-    /// Removed devices: close their sessions, clear their retained status.
-    pub removed: Vec<Gone>,
-    /// Devices whose credentials changed: close their sessions. [`Gate::device_by_id`] gives their
-    /// new index.
-    pub rekeyed: Vec<Gone>,
-}
-
 /// A device as `status` shows it.
 #[derive(Clone, Debug)]
 pub struct DeviceView<'a> {
@@ -197,10 +187,12 @@ impl Gate {
     }
 
     /// Replaces the settings. A device that remains keeps its index, counters and presence, and the
-    /// rest of its quota if the quota is unchanged; a changed quota starts full.
+    /// rest of its quota if the quota is unchanged; a changed quota starts full. Returns the removed
+    /// devices: close their sessions, clear their retained status. Sessions whose credential is not
+    /// their device's any more have to be closed too.
     ///
     /// Pass a [`Prepared`] made on another thread if the path must not wait for the compilation.
-    pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Replaced {
+    pub fn replace(&mut self, settings: impl Into<Prepared>, now: Instant) -> Vec<Gone> {
         let Prepared { plan, devices, withheld, problems } = settings.into();
         let before = std::mem::replace(&mut self.plan, plan);
         self.problems = problems;
@@ -213,8 +205,7 @@ impl Gate {
         withheld: &settings::Withheld,
         before: Option<&Plan>,
         now: Instant,
-    ) -> Replaced {
-        let mut replaced = Replaced::default();
+    ) -> Vec<Gone> {
         let mut kept = Vec::new();
         self.devices.reserve(devices.len());
         for (device, role_index) in devices {
@@ -226,8 +217,7 @@ impl Gate {
                     .and_then(|plan| plan.roles.get(old as usize))
                     .is_some_and(|old| old.quota == role.quota)
             };
-            let (slot, gone) = self.devices.put(device, role_index, offline_after, bucket, same_quota, now);
-            replaced.rekeyed.extend(gone);
+            let slot = self.devices.put(device, role_index, offline_after, bucket, same_quota, now);
             keep(&mut kept, slot);
         }
         self.review_fleets(before, now, |slot| keep(&mut kept, slot));
@@ -239,12 +229,12 @@ impl Gate {
             }
         }
         self.fleet_revision += 1;
-        replaced.removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
+        let removed = self.devices.retain(|slot| kept.get(slot as usize).copied().unwrap_or(false));
         self.proofs = self.devices.proofs(withheld);
         let renamed =
             before.is_some_and(|plan| plan.gateway != self.plan.gateway || plan.prefix != self.plan.prefix);
         self.reschedule(renamed, now);
-        replaced
+        removed
     }
 
     /// Reschedules the presence of each device.

@@ -19,22 +19,6 @@ pub(super) fn has_credential(device: &Device) -> bool {
         || next_psk.is_some()
 }
 
-/// Whether all that proved a device before still does: its sessions may go on.
-pub(super) fn still_proves(device: &Device, before: &Device) -> bool {
-    fn kept<T: PartialEq>(now: &Option<T>, before: &Option<T>) -> bool {
-        before.is_none() || now == before
-    }
-    let next = |device: &Device| device.next_psk.as_ref().map(|next| next.psk.clone());
-    // The new key has replaced the one before: its own sessions go on, and those of the one before
-    // are closed because its identity is no device's any more.
-    let is_promoted = before.next_psk.is_some() && next(before) == device.psk && device.next_psk.is_none();
-    (is_promoted || (kept(&device.psk, &before.psk) && kept(&next(device), &next(before))))
-        && kept(&device.certificate, &before.certificate)
-        && kept(&device.public_key, &before.public_key)
-        && kept(&device.login, &before.login)
-        && before.jwt_keys.iter().all(|key| device.jwt_keys.contains(key))
-}
-
 /// The names of a certificate lead to several devices: the slots of two.
 pub(super) struct Ambiguous(pub(super) [Holder; 2]);
 

@@ -51,10 +51,11 @@ use crate::message::{
 };
 use crate::slots::Key;
 
-/// Identifies a device as long as its credentials are unchanged. 8 bytes.
+/// Identifies a device as long as it is configured and enabled. 8 bytes.
 ///
-/// It stays valid across reloads. It becomes stale when the device is removed or its credentials
-/// change; a stale index is treated as an unknown device and never refers to another one.
+/// It stays valid across reloads, also if credentials of the device change. It becomes stale when
+/// the device is removed; a stale index is treated as an unknown device and never refers to another
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceIndex {
     slot: u32,

@@ -41,6 +41,48 @@ fn a_publish_a_subscription_and_a_command_are_explained() {
 }
 
 #[test]
+fn an_explanation_says_where_its_rule_is_written_and_which_comes_nearest_if_none_matches() {
+    let place = place();
+    let file = place.path("conf.d/30-rules.toml").display().to_string();
+    for (question, line) in [("publish home/door-7/x", 2), ("subscribe home/+/x", 4), ("command set/led", 7)]
+    {
+        let said = place.run(&format!("--json acl explain door-7 {question}")).json();
+        assert_eq!(said["rule_place"], format!("{file}:{line}").as_str(), "{said}");
+    }
+    place.write(
+        "conf.d/40-near.toml",
+        "[role.sensor.uplink.deep]\npath = \"plant/+/temp/#\"\n[role.sensor.uplink.flat]\npath = \"flat/all\"\n",
+    );
+    let said = place.run("acl explain door-7 POST plant/1/temp/x").fine();
+    assert!(said.contains("where    ") && said.contains("40-near.toml:"), "{said}");
+    for (path, nearest) in [
+        ("plant/1/tmp", "rule deep, path plant/+/temp/#: level 3 is \"tmp\", not \"temp\""),
+        ("plant/1", "rule deep, path plant/+/temp/#: there is no level 3, which is \"temp\""),
+        ("flat/all/x", "rule flat, path flat/all: there are more than 2 levels"),
+    ] {
+        let ran = place.run(&format!("acl explain door-7 POST {path}"));
+        assert!(ran.status == 1 && ran.out.contains(nearest), "{path}: {}", ran.out);
+    }
+    let ran = place.run("acl explain door-7 subscribe sets/led");
+    let nearest = "rule local-subscribe.all, path home/#: level 1 is \"sets\", not \"home\"";
+    assert!(ran.status == 1 && ran.out.contains(nearest), "{}", ran.out);
+    let ran = place.run("acl explain door-7 DELETE flat/all --payload x");
+    assert!(ran.status == 1 && ran.out.contains("DELETE needs delete = true"), "{}", ran.out);
+    place.write(
+        "conf.d/50-delete.toml",
+        "[role.sensor.uplink.gone]\npath = \"g\"\nretain = true\ndelete = true\n",
+    );
+    place.run("acl explain door-7 DELETE g").fine();
+    let ran = place.run("acl explain door-7 DELETE g --payload x");
+    assert!(
+        ran.status == 1 && ran.out.contains("a DELETE has no payload; send it without one"),
+        "{}",
+        ran.out
+    );
+    assert!(!ran.out.contains("needs delete"), "{}", ran.out);
+}
+
+#[test]
 fn a_table_names_each_line_that_is_not_as_expected() {
     let place = place();
     let table =

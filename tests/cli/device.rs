@@ -324,10 +324,23 @@ fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_o
     let place = Place::new();
     place.write("acl", "topic read x\nuser anna\ntopic write a/#\ntopic read b\nuser bert\ntopic c\n");
     place.run("import mosquitto --acl-file acl --output none").failed(1, &["none/30-", "make that folder"]);
-    let said = place.run("import mosquitto --acl-file acl").fine();
+    let ran = place.run("import mosquitto --acl-file acl");
+    assert!(ran.err.contains("name the password file of mosquitto with --password-file"), "{}", ran.err);
+    let said = ran.fine();
     assert_eq!(said.matches("not taken over: ").count(), 3, "{said}");
     assert!(said.contains("1 line and the rules of 2 users not taken over"), "{said}");
     let mode = std::fs::metadata(place.path("30-mosquitto.toml")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644, "the service reads it in conf.d, whoever copies it there");
     place.run("import mosquitto --acl-file acl").failed(1, &["30-mosquitto.toml", "delete it, or name"]);
+    // A terminal is told nothing by what stands there.
+    place.write("acl", "user e\x1b[2J\ntopic read \x1b]0;x\x07\ntopic read y\n");
+    std::fs::remove_file(place.path("30-mosquitto.toml")).unwrap();
+    // The other file is still there: none is written.
+    place.run("import mosquitto --acl-file acl").failed(1, &["mosquitto-devices.csv", "delete it, or name"]);
+    assert!(!place.path("30-mosquitto.toml").exists());
+    std::fs::remove_file(place.path("mosquitto-devices.csv")).unwrap();
+    let ran = place.run("import mosquitto --acl-file acl");
+    assert!(!ran.err.contains('\x1b'), "{}", ran.err);
+    let said = ran.fine();
+    assert!(!said.contains('\x1b') && said.contains("\\u{1b}[2J"), "{said}");
 }

@@ -627,3 +627,14 @@ fn the_addresses_of_registers_are_explained_by_both_numberings() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+#[test]
+fn an_address_that_includes_another_of_its_table_is_named_with_it() {
+    let text =
+        "[mqtt]\nlisten = [\"[::]:1883\"]\ninsecure-listen = [\"127.0.0.1:1883\", \"127.0.0.1:1884\"]\n";
+    let (_, complaints) = main_file(text).complaints();
+    let named: Vec<&String> = complaints.iter().filter(|text| text.contains("includes")).collect();
+    let expected = "warn  /etc/tombolo/tombolo.toml:3: mqtt.insecure-listen: [::]:1883 includes 127.0.0.1:1883, which is \
+                    listed too: only one of them can be listened on; take one of them out, or give it another port";
+    assert_eq!(named, [expected], "{complaints:?}");
+}

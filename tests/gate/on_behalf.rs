@@ -215,7 +215,7 @@ fn a_reload_takes_up_changed_parents_and_rules_and_no_quota_starts_anew() {
     let mut gone = world(vec![speaks("any", "#")]);
     gone.devices.remove(3);
     let replaced = gate.replace(gone, Instant::now());
-    assert_eq!(replaced.removed.len(), 1);
+    assert_eq!(replaced.len(), 1);
     assert_eq!(sends(&mut gate, "hub-1", "~probe-1/t"), Err(NO_CHILD));
 }
 

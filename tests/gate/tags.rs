@@ -76,7 +76,7 @@ fn a_reload_changes_tags_and_disturbs_nobody() {
     let mut gate = Gate::new(sites("north"), Instant::now());
     let before = gate.device_by_id("door-7");
     assert_eq!(said(&mut gate, "door-7", "t").expect("it passes").0, "plant/north/door-7");
-    assert_eq!(gate.replace(sites("south"), Instant::now()), Default::default());
+    assert_eq!(gate.replace(sites("south"), Instant::now()), []);
     assert_eq!(gate.device_by_id("door-7"), before);
     assert_eq!(said(&mut gate, "door-7", "t").expect("it passes").0, "plant/south/door-7");
 }

@@ -611,6 +611,16 @@ fn acl_explain_says_whether_a_filter_would_hold_a_payload_back_now() {
         let (status, text) = explain("POST", payload);
         assert!(status == 0 && text.contains(held_back) == expected, "{payload}: {text}");
     }
+    // Without a content format it is that of the reading before.
+    site.post(&["-t", "50", "-e", "1"], "state/json");
+    wait_for("the reading", || !site.arrived("tombolo/gw/door-7/up/state/json").is_empty());
+    for (format, expected) in
+        [(&[][..], true), (&["--content-format", "50"], true), (&["--content-format", "0"], false)]
+    {
+        let question = ["acl", "explain", "door-7", "POST", "state/json", "--payload", "1"];
+        let (status, text) = site.daemon.command(&[&question[..], format].concat());
+        assert!(status == 0 && text.contains(held_back) == expected, "{format:?}: {text}");
+    }
     let (status, text) = explain("subscribe", "on");
     assert!(status == 2 && text.contains("--payload is of"), "{status} {text}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, free_tcp_port, printed, wait_for};
 
 use super::device::Device;
-use super::mqtt::{PUMP, SOCKET, on_socket, python};
+use super::mqtt::{PUMP, SOCKET, on_socket, python, site, socket};
 use super::{KEY, SITE, Site, binary};
 use tombolo_test_support::dtls::client::Config;
 
@@ -82,6 +82,8 @@ if what == "judge":
         print("HS256", connect((signed + b"." + part(mac)).decode()))
     print("other key", connect(jwt.encode(good, key("other"), "ES256")))
     print("other device", connect(jwt.encode(good, key("ec"), "ES256"), client_id="pump-2"))
+elif what == "once":
+    print(connect(jwt.encode(good, key("ec"), "ES256")))
 elif what == "expiry":
     # It expires, with all the drift there is, in three seconds.
     token = jwt.encode(of(iat=now - 4000, exp=now - 597), key("ec"), "ES256")
@@ -128,6 +130,11 @@ fn client(site: &Site, what: &str) -> String {
         .expect("tests/run peers installs PyJWT and paho-mqtt");
     assert!(output.status.success(), "{}", printed(&output));
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// Makes key pairs as files.
+fn keys(site: &Site) {
+    client(site, "keys");
 }
 
 fn run(site: &Site, arguments: &[&str]) -> String {
@@ -188,6 +195,25 @@ fn tokens_of_pyjwt_are_judged_by_the_registered_keys_and_end_their_connection() 
 }
 
 #[test]
+fn the_first_use_of_a_key_is_told_though_the_gateway_was_restarted_in_between() {
+    let mut site = on_socket("mqtt-new-key");
+    keys(&site);
+    run(&site, &["device", "add", "cam-1", "--role", "sensor", "--jwt-key", &file(&site, "ec.pem")]);
+    site.daemon.stop();
+    site.daemon.resume();
+    let used = "a new key was used for the first time device=cam-1 key=jwt:sha256:";
+    for _ in 0..2 {
+        wait_for("the listener", || site.folder.join("mqtt.sock").exists());
+        assert_eq!(client(&site, "once").trim(), "connect Success");
+        wait_for("its line in the log", || site.daemon.log().contains(used));
+        assert_eq!(site.daemon.log().matches(used).count(), 1);
+        // Once.
+        site.daemon.stop();
+        site.daemon.resume();
+    }
+}
+
+#[test]
 fn a_disabled_device_is_cut_off_keeps_its_keys_and_comes_back() {
     let site = on_socket("mqtt-disable");
     let text = run(&site, &["device", "add", "node-red", "--role", "sensor", "--password"]);
@@ -230,6 +256,72 @@ fn a_new_key_is_taken_beside_the_one_before_until_it_is_used() {
     // Without an overlap the key before is taken no more at once.
     run(&site, &["device", "rekey", "sleeper", "--psk", "text:a-third-key-12345"]);
     assert!(!connects("sleeper.2", "another-key-12345") && connects("sleeper.2", "a-third-key-12345"));
+}
+
+#[test]
+fn a_changed_credential_ends_the_sessions_that_it_proved_and_no_other_of_the_device() {
+    let site = site("mqtt-several", |folder, _| {
+        folder.write("both.psk", format!("text:{KEY}"));
+        folder.write("both.password", "text:open-sesame\n");
+        let device = "role = \"sensor\"\npsk-file = \"both.psk\"\npassword-file = \"both.password\"\n";
+        format!("{SOCKET}[device.both]\n{device}")
+    });
+    let said =
+        |name: &str| std::fs::read_to_string(site.folder.join(&format!("{name}.log"))).unwrap_or_default();
+    let subscribe = |name: &str, password: &str| {
+        let log = std::fs::File::create(site.folder.join(&format!("{name}.log"))).expect("a file");
+        // A line at a time, though it writes to a file.
+        let mut command = Command::new("stdbuf");
+        command.args([
+            "-oL",
+            "mosquitto_sub",
+            "--unix",
+            &socket(&site),
+            "-u",
+            name,
+            "-P",
+            password,
+            "-V",
+            "mqttv5",
+        ]);
+        command.args(["-i", name, "-c", "-x", "3600", "-q", "1", "-t", "set/#", "-d"]);
+        command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
+        let client = command.spawn().expect("mosquitto-clients is installed");
+        wait_for("the subscription", || said(name).contains("Subscribed"));
+        client
+    };
+    let mut client = subscribe("both", "open-sesame");
+    let connect = |key: &str| Device::connect(site.daemon.coaps, Config::psk("both", key));
+    let mut device = connect(KEY).expect("a session");
+    assert!(device.post("t/x", b"1"));
+    // Another key: the DTLS session ends, and the MQTT client does not.
+    site.folder.write("both.psk", "text:another-key-12345");
+    run(&site, &["reload"]);
+    wait_for("the end of the session", || site.daemon.status()["devices"]["sessions"] == 0);
+    let mut device = connect("another-key-12345").expect("a session");
+    assert!(device.post("t/x", b"2") && said("both").matches("CONNACK").count() == 1);
+    assert!(!said("both").contains("DISCONNECT") && client.try_wait().expect("a process").is_none());
+    // Another password: the other way round.
+    site.folder.write("both.password", "text:close-sesame\n");
+    run(&site, &["reload"]);
+    wait_for("its end", || said("both").contains("DISCONNECT (135)"));
+    assert!(device.post("t/x", b"3"));
+    let _ = client.kill();
+    let _ = client.wait();
+    // Keys of the registry.
+    keys(&site);
+    run(&site, &["device", "add", "cam-1", "--role", "sensor", "--password", "text:open-sesame"]);
+    let mut client = subscribe("cam-1", "open-sesame");
+    run(&site, &["device", "key", "add", "cam-1", &file(&site, "ec.pem")]);
+    let listed = run(&site, &["device", "key", "list", "cam-1"]);
+    let hash = listed.split("sha256:").nth(1).expect("a hash")[..8].to_owned();
+    run(&site, &["device", "key", "remove", "cam-1", &hash]);
+    assert_eq!(said("cam-1").matches("CONNACK").count(), 1);
+    assert!(!said("cam-1").contains("DISCONNECT") && client.try_wait().expect("a process").is_none());
+    run(&site, &["device", "rekey", "cam-1", "--password", "text:close-sesame"]);
+    wait_for("its end", || said("cam-1").contains("DISCONNECT (135)"));
+    let _ = client.kill();
+    let _ = client.wait();
 }
 
 #[test]

@@ -73,7 +73,7 @@ pub struct DeviceRekeyArguments {
 pub enum DeviceKeyCommand {
     /// Add a public key whose tokens the device may show as its MQTT password
     Add(DeviceKeyAddArguments),
-    /// Remove one; the device's clients are disconnected
+    /// Remove one; clients that used it are disconnected
     Remove(DeviceKeyRemoveArguments),
     /// List the public keys of a device
     List(super::DeviceNameArgument),

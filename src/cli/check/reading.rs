@@ -1,7 +1,7 @@
 //! Which topics show whether readings pass: of each uplink rule one that no device uses, and those
 //! that are proven by what the running gateway has delivered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use crate::config::{Loaded, Place};
@@ -27,32 +27,34 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
     let settings = &loaded.settings;
     let now = Instant::now();
     let known = &settings.gate.devices;
+    let mut of_role: HashMap<&Name, Vec<&Device>> = HashMap::new();
+    for device in known {
+        of_role.entry(&device.role).or_default().push(device);
+    }
     let mut imagined = settings.gate.clone();
     let of_fleets: Vec<&Name> = settings.gate.fleets.iter().map(|fleet| &fleet.role).collect();
     // Devices of fleets are not in the files.
     if let Some(role) = of_fleets.first() {
         let ids: BTreeSet<&str> = taken.iter().map(|taken| taken.device.as_str()).collect();
-        let new = ids.into_iter().filter(|id| !known.iter().any(|device| device.id.as_str() == *id));
+        let own: BTreeSet<&str> = known.iter().map(|device| device.id.as_str()).collect();
+        let new = ids.difference(&own);
         let tags = settings.gate.fleets.first().map(|fleet| fleet.tags.clone()).unwrap_or_default();
         imagined.devices.extend(new.filter_map(|id| imagine(id, role, tags.clone()).map(SharedDevice::from)));
     }
     // Where there is no device, one for each role.
-    let mut stand_ins: Vec<(Name, Device)> = Vec::new();
+    let mut stand_ins: HashMap<&Name, Gate> = HashMap::new();
     if known.is_empty() {
         let roles = settings.gate.roles.iter();
         let wanted = roles.filter(|role| of_fleets.is_empty() || of_fleets.contains(&&role.name));
         let reading = settings.gate.reading.as_ref();
+        // A gate of that role alone: to compile all roles for each of them takes long.
+        let bare = gate::Settings { roles: Vec::new(), fleets: Vec::new(), ..settings.gate.clone() };
         stand_ins.extend(wanted.filter_map(|role| {
-            Some((role.name.clone(), imagine(LEVEL, &role.name, all_tags(role, reading))?))
+            let device = imagine(LEVEL, &role.name, all_tags(role, reading))?;
+            let (roles, devices) = (vec![role.clone()], vec![device.into()]);
+            Some((&role.name, Gate::new(gate::Settings { roles, devices, ..bare.clone() }, now)))
         }));
     }
-    let stand_ins: Vec<(Name, Gate)> = stand_ins
-        .into_iter()
-        .map(|(role, device)| {
-            let devices = vec![device.into()];
-            (role, Gate::new(gate::Settings { devices, ..settings.gate.clone() }, now))
-        })
-        .collect();
     let gate = Gate::new(imagined, now);
     let explain = |gate: &Gate, device: &str, path: &str| {
         let explained = gate.explain(now, device, Method::Post, path);
@@ -68,22 +70,22 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
         })
         .collect();
     let mut plan = Plan::default();
+    let mut places: HashMap<(String, bool), usize> = HashMap::new();
     let longest = settings.gate.roles.iter().map(|role| role.uplink.len()).max().unwrap_or(0);
     for index in 0..longest {
         for role in &settings.gate.roles {
             let Some(rule) = role.uplink.get(index).filter(|rule| !rule.deny) else { continue };
             let template = rule.topic.as_ref().or(settings.gate.reading.as_ref());
-            let all = || known.iter().filter(|device| device.role == role.name);
+            let all = of_role.get(&role.name).map_or(&[][..], Vec::as_slice);
             // A rule that needs a tag is for the devices that have it.
             let has = |device: &Device| {
                 template
                     .is_none_or(|template| template.tag_names().all(|name| device.tags.get(name).is_some()))
             };
-            let device = all().find(|device| has(device)).or_else(|| all().next());
-            let stand_in = stand_ins.iter().find(|(name, _)| *name == role.name);
-            let (gate, id) = match (device, stand_in) {
+            let device = all.iter().find(|device| has(device)).or(all.first());
+            let (gate, id) = match (device, stand_ins.get(&role.name)) {
                 (Some(device), _) => (&gate, device.id.as_str()),
-                (None, Some((_, gate))) => (gate, LEVEL),
+                (None, Some(gate)) => (gate, LEVEL),
                 (None, None) => continue,
             };
             let of = format!("rule {} of role {}", rule.name, role.name);
@@ -108,16 +110,13 @@ pub fn plan(loaded: &Loaded, taken: &[TakenReading]) -> Plan {
             }
             let beside = !publish.topic.contains(LEVEL);
             let topic = if beside { neighbour(&publish.topic) } else { publish.topic };
-            match plan.trials.iter_mut().find(|trial| trial.topic == topic && trial.retain == publish.retain)
-            {
+            let retain = publish.retain;
+            let at = *places.entry((topic.clone(), retain)).or_insert(plan.trials.len());
+            match plan.trials.get_mut(at) {
                 Some(same) => same.of.push_str(&format!(", {of}")),
-                None => plan.trials.push(ReadingTrial {
-                    topic,
-                    of,
-                    retain: publish.retain,
-                    beside,
-                    no_device: device.is_none(),
-                }),
+                None => {
+                    plan.trials.push(ReadingTrial { topic, of, retain, beside, no_device: device.is_none() })
+                }
             }
         }
     }

@@ -287,7 +287,7 @@ fn key_remove(context: &Context, arguments: &DeviceKeyRemoveArguments) -> Result
     if context.out.json {
         return Ok(context.out.object(&json!({ "id": id, "key": removed, "removed": true }))?);
     }
-    let effect = effect(&told, "its clients are disconnected");
+    let effect = effect(&told, "clients that used it are disconnected");
     Ok(context.out.line(format_args!("removed the key {removed} of {id}; {effect}"))?)
 }
 

@@ -16,7 +16,7 @@ use crate::gate;
 use crate::gate::settings::FORMATS_MAX;
 use crate::message::{NAME_MAX, Name};
 use crate::southbound::mqtt::bus::{Grant, LocalRule, LocalRules};
-use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings};
+use crate::southbound::mqtt::settings::{DenyOn311, PlainAddress, Settings, collide};
 use crate::southbound::mqtt::tls::Material;
 
 /// What a Unix socket begins with.
@@ -38,6 +38,17 @@ pub(super) fn mqtt(cx: &mut Context<'_>, table: &model::Mqtt, roles: &Tables) ->
         let elsewhere = insecure_listen.contains(&PlainAddress::Loopback(*address));
         if address.port() != 0 && (listen[..at].contains(address) || elsewhere) {
             cx.fatal(&["mqtt", "listen"], format!("{address} is listed twice"), "name each address once");
+        }
+    }
+    let plain = insecure_listen.iter().filter_map(PlainAddress::tcp);
+    let tcp: Vec<_> = listen.iter().copied().chain(plain).collect();
+    for (at, address) in tcp.iter().enumerate() {
+        if let Some(other) = tcp[..at].iter().find(|other| collide(**other, *address)) {
+            let (all, one) = if other.ip().is_unspecified() { (other, address) } else { (address, other) };
+            let key = if at < listen.len() { "listen" } else { "insecure-listen" };
+            let message =
+                format!("{all} includes {one}, which is listed too: only one of them can be listened on");
+            cx.warn("mqtt", &["mqtt", key], message, "take one of them out, or give it another port");
         }
     }
     if !listen.is_empty() {

@@ -301,8 +301,15 @@ async fn serve(
             Ok(Request::Tail { device, last }) => {
                 // Subscribed before the request, so that no reading after the answer is missed.
                 let watcher = streams.tail.watch(device.clone(), last as usize);
+                let subject = device.clone().unwrap_or_else(|| "all devices".to_owned());
                 match ask(uid, Request::Tail { device, last }, &calls).await {
-                    Response::Ok(_) => return stream_tail(stream, watcher).await,
+                    Response::Ok(_) => {
+                        let subject = subject.as_str();
+                        log::info!(uid = uid, pid = pid, subject = subject, audit = "control"; "tail begins");
+                        let shown = stream_tail(stream, watcher).await;
+                        log::info!(uid = uid, pid = pid, subject = subject, readings = shown, audit = "control"; "tail ends");
+                        return;
+                    }
                     response => response,
                 }
             }
@@ -327,8 +334,14 @@ async fn serve(
             Ok(Request::SerialTrace { port }) => {
                 // Subscribed before the request, so that no piece after the answer is missed.
                 let watcher = streams.trace.watch(port.clone());
-                match ask(uid, Request::SerialTrace { port }, &calls).await {
-                    Response::Ok(_) => return stream_trace(stream, watcher).await,
+                match ask(uid, Request::SerialTrace { port: port.clone() }, &calls).await {
+                    Response::Ok(_) => {
+                        let subject = port.as_str();
+                        log::info!(uid = uid, pid = pid, subject = subject, audit = "control"; "serial trace begins");
+                        let shown = stream_trace(stream, watcher).await;
+                        log::info!(uid = uid, pid = pid, subject = subject, pieces = shown, audit = "control"; "serial trace ends");
+                        return;
+                    }
                     response => response,
                 }
             }
@@ -363,51 +376,61 @@ fn is_privileged(uid: i64) -> bool {
     uid == 0 || uid == i64::from(nix::unistd::geteuid().as_raw())
 }
 
-async fn stream_tail(mut stream: UnixStream, mut watcher: Watcher) {
+/// How many readings were sent.
+async fn stream_tail(mut stream: UnixStream, mut watcher: Watcher) -> u64 {
+    let mut count = 0;
     if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
-        return;
+        return count;
     }
     let mut ignored = [0; 64];
     loop {
         let seen = tokio::select! {
             seen = watcher.next() => seen,
             // Any input or the end of the connection ends a tail.
-            _ = stream.read(&mut ignored) => return,
+            _ = stream.read(&mut ignored) => return count,
         };
         let sent = match seen {
             Some(Seen::Item(item)) => match serde_json::to_value(&*item) {
-                Ok(value) => send(&mut stream, &Response::Item(value)).await,
+                Ok(value) => {
+                    count += 1;
+                    send(&mut stream, &Response::Item(value)).await
+                }
                 Err(_) => Ok(()),
             },
             Some(Seen::Missed(count)) => send(&mut stream, &Response::Missed(count)).await,
-            None => return,
+            None => return count,
         };
         if sent.is_err() {
-            return;
+            return count;
         }
     }
 }
 
-async fn stream_trace(mut stream: UnixStream, mut watcher: TraceWatcher) {
+/// How many pieces were sent.
+async fn stream_trace(mut stream: UnixStream, mut watcher: TraceWatcher) -> u64 {
+    let mut count = 0;
     if send(&mut stream, &Response::Ok(serde_json::json!({}))).await.is_err() {
-        return;
+        return count;
     }
     let mut ignored = [0; 64];
     loop {
         let seen = tokio::select! {
             seen = watcher.next() => seen,
-            _ = stream.read(&mut ignored) => return,
+            _ = stream.read(&mut ignored) => return count,
         };
         let response = match seen {
             Some(Ok(traced)) => match serde_json::to_value(&*traced) {
-                Ok(value) => Response::Item(value),
+                Ok(value) => {
+                    count += 1;
+                    Response::Item(value)
+                }
                 Err(_) => continue,
             },
-            Some(Err(count)) => Response::Missed(count),
-            None => return,
+            Some(Err(missed)) => Response::Missed(missed),
+            None => return count,
         };
         if send(&mut stream, &response).await.is_err() {
-            return;
+            return count;
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 
 use super::filter::Filter;
-use crate::gate::filter::{Filter as Screen, Remembered, Sample};
+use crate::gate::filter::{AnyFormat, Filter as Screen, Remembered, Sample};
 use crate::gate::settings::ReadingFilter;
 use crate::gate::stage::Refusal;
 use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
@@ -157,7 +157,8 @@ impl Allowed {
         let mut found = Reception::NotAllowed;
         for rule in allowing {
             let holds = rule.screen.as_ref().zip(remembered);
-            match holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message))) {
+            match holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message), AnyFormat::No))
+            {
                 None => return Reception::Delivered,
                 Some(_) => found = Reception::HeldBack,
             }

@@ -92,8 +92,10 @@ pub enum Ended {
     TakenOver,
     /// The device has its `max-sessions`; this was the oldest.
     Replaced,
-    /// The device was removed, or its credentials changed.
+    /// The device was removed or disabled.
     Removed,
+    /// The device is there, and what proved its client is not its any more.
+    Withdrawn,
     /// Its certificate is not trusted any more, for this reason.
     Revoked(String),
     /// A reload removed the address that it came to.
@@ -118,7 +120,8 @@ impl std::fmt::Display for Ended {
             Ended::Refused(code) => write!(f, "connect refused: {code}"),
             Ended::TakenOver => f.write_str("session taken over by another connection"),
             Ended::Replaced => f.write_str("its device has max-sessions connections; this was the oldest"),
-            Ended::Removed => f.write_str("device removed, or its credentials changed"),
+            Ended::Removed => f.write_str("device removed or disabled"),
+            Ended::Withdrawn => f.write_str("its password, key or certificate was changed or removed"),
             Ended::Revoked(reason) => f.write_str(reason),
             Ended::Unlistened => f.write_str("a reload removed the address that it came to"),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),

@@ -5,6 +5,7 @@
 use super::bus::{LocalRule, LocalRules, is_topic};
 use super::filter::{Filter, FilterError};
 use crate::gate::DownlinkRule;
+use crate::gate::explain::Candidate;
 use crate::gate::settings::ReadingFilter;
 use crate::message::{ContentFormat, Name};
 
@@ -61,6 +62,23 @@ impl Judged {
     pub fn is_allowed(&self) -> bool {
         matches!(self, Judged::Local(_) | Judged::Downlink(_))
     }
+}
+
+/// What a device may subscribe to, for the rule that comes nearest.
+pub fn subscribable<'r>(
+    rules: Option<&'r LocalRules>,
+    downlink: &'r [DownlinkRule],
+    device: &'r str,
+) -> impl Iterator<Item = Candidate> + 'r {
+    let own = rules.map_or(&[][..], |rules| &rules.subscribe).iter().filter(|rule| !rule.deny);
+    let own =
+        own.filter_map(move |rule| Some(("local-subscribe", &rule.name, &rule.from, rule.filter(device)?)));
+    let paths = downlink.iter().filter(|rule| !rule.deny);
+    let paths =
+        paths.filter_map(|rule| Some(("downlink", &rule.name, &rule.from, Filter::of_template(&rule.path)?)));
+    own.chain(paths).map(|(kind, name, from, filter)| {
+        (format!("{kind}.{name}"), from.as_ref().map(Name::to_string), filter.as_str().to_owned())
+    })
 }
 
 /// Whether a device may publish to local clients on this topic.

@@ -39,13 +39,14 @@ use super::bus::{
     mirrored,
 };
 use super::connection::{Connection, Ended, ProofEnd, Source, State};
+use super::credential::Credential;
 use super::denied_again::DeniedAgain;
 use super::filter::{Filter, FilterError};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
 use super::refused_filters::{RefusedFilter, RefusedFilters};
-use super::session::{Acknowledgement, Proof, Session};
+use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
     SUBSCRIPTIONS_MAX, Settings,
@@ -194,6 +195,8 @@ pub struct Intake {
     verifications: Verifications,
     /// Keys of tokens that were added by a reload and not used yet, by device id.
     new_keys: BTreeSet<(String, [u8; 32])>,
+    /// Incremented when these change.
+    new_keys_revision: u64,
     /// Connections that have a session.
     clients: usize,
     next_connection: ConnectionNumber,
@@ -249,6 +252,7 @@ impl Intake {
             refused_filters: RefusedFilters::default(),
             verifications: Verifications::new(seed),
             new_keys: BTreeSet::new(),
+            new_keys_revision: 0,
             clients: 0,
             next_connection: 0,
             next_session: 0,
@@ -491,35 +495,24 @@ impl Intake {
         self.events.pop_front()
     }
 
-    /// After a reload: cuts off the clients of devices that are gone or have other credentials, and
-    /// those whose certificate is now another device's.
+    /// After a reload: cuts off the clients of devices that are gone, and those whose own credential
+    /// is not their device's any more. Others of the device go on.
     pub fn review<S: ReadingStore>(&mut self, moment: &Moment, pipeline: &mut Pipeline<S>) {
         let gate = &pipeline.gate;
-        let stays = |session: &Session, connection: Option<&Connection>| {
-            let shown = connection.and_then(|connection| connection.source.identity.as_ref());
-            gate.id(session.device).is_some()
-                && shown.or(session.proof.as_ref().map(|proof| &proof.identity)).is_none_or(
-                    // One that is of no device has shown a password.
-                    |identity| gate.recognise(identity).is_none_or(|device| device == session.device),
-                )
+        let why_gone = |session: &Session| match gate.id(session.device) {
+            None => Some(Ended::Removed),
+            Some(_) => (!session.credential.is_of(session.device, gate)).then_some(Ended::Withdrawn),
         };
-        let gone: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| {
-                !stays(session, session.connection.and_then(|number| self.connections.get(&number)))
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        for number in gone {
+        let gone = self.sessions.iter().filter_map(|(at, session)| Some((*at, why_gone(session)?)));
+        for (number, why) in gone.collect::<Vec<_>>() {
             if let Some(session) = self.sessions.get_mut(&number) {
-                // A device that may not publish any more leaves no will either.
+                // What may not publish any more leaves no will either.
                 (session.will, session.will_at, session.expiry) = (None, None, Duration::ZERO);
                 if let Some(connection) = session.connection {
                     if let Some(connection) = self.connections.get_mut(&connection) {
                         connection.disconnect(DisconnectReasonCode::NotAuthorized, None);
                     }
-                    self.end(moment, connection, Ended::Removed, pipeline);
+                    self.end(moment, connection, why, pipeline);
                 }
             }
             self.remove_session(number);
@@ -536,12 +529,33 @@ impl Intake {
             rejudged.push(*at);
         }
         rejudged.into_iter().for_each(|at| self.follow_bus(at));
+        let gate = &pipeline.gate;
+        for (number, connection) in &mut self.connections {
+            let session = connection.session.and_then(|at| self.sessions.get(&at));
+            let Some(Session { device, credential: Credential::Token(key), .. }) = session else { continue };
+            let known = gate.jwt_keys_of(*device).iter().find(|known| known.hash() == *key);
+            let until = known.and_then(|key| key.until).map(ProofEnd::Token);
+            // A key that ends sooner now ends the tokens that it has signed.
+            if let (Some(until), Some(end)) = (until, connection.proof_ends)
+                && until < end
+            {
+                self.proofs_end.remove(&(end, *number));
+                self.proofs_end.insert((until, *number));
+                connection.proof_ends = Some(until);
+            }
+        }
+        let before = self.new_keys.len();
+        self.new_keys.retain(|(id, key)| {
+            gate.jwt_keys(id).is_some_and(|(_, keys)| keys.iter().any(|known| known.hash() == *key))
+        });
+        self.new_keys_revision += u64::from(self.new_keys.len() != before);
         self.verifications.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
         self.refusals.retain(|device, _| gate.id(*device).is_some());
     }
 
-    /// The gateway stops: says goodbye to all clients. Their wills are published.
+    /// The gateway stops: says goodbye to all clients. Their wills are published, also those that
+    /// would wait: sessions are in memory, so all end now (MQTT 5.0 §3.1.3.2.2).
     pub fn leave<S: ReadingStore>(&mut self, moment: &Moment, pipeline: &mut Pipeline<S>) {
         let numbers: Vec<ConnectionNumber> = self.connections.keys().copied().collect();
         for number in numbers {
@@ -550,6 +564,10 @@ impl Intake {
             }
             self.end(moment, number, Ended::Stopping, pipeline);
         }
+        let waiting = self.sessions.iter().filter(|(_, session)| session.will.is_some());
+        let mut waiting: Vec<u64> = waiting.map(|(at, _)| *at).collect();
+        waiting.sort_unstable();
+        waiting.into_iter().for_each(|at| self.publish_will(moment, at, pipeline));
     }
 
     /// Handles the packets that are there.
@@ -881,7 +899,7 @@ impl Intake {
     /// certificate has `lapsed` leave no will any more.
     pub fn forget_lapsed(&mut self, lapsed: impl Fn(&[CertificateDer<'_>]) -> bool) {
         let absent = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
-        let is_lapsed = |session: &Session| session.proof.as_ref().is_some_and(|proof| lapsed(&proof.chain));
+        let is_lapsed = |session: &Session| session.will_chain.as_ref().is_some_and(|chain| lapsed(chain));
         let gone: Vec<u64> = absent.filter(|(_, session)| is_lapsed(session)).map(|(at, _)| *at).collect();
         gone.into_iter().for_each(|at| self.remove_session(at));
     }
@@ -928,7 +946,7 @@ impl Intake {
         let gone = std::mem::take(&mut session.deliveries);
         self.delivered.extend(gone.into_values().map(|number| (number, Delivered::Gone)));
         session.disconnected();
-        session.proof = session.proof.take().filter(|_| session.will.is_some());
+        session.will_chain = session.will_chain.take().filter(|_| session.will.is_some());
         let now = moment.now;
         session.expires_at = Some(now + session.expiry);
         session.will_at = session.will.as_ref().map(|will| now + will.delay.min(session.expiry));
@@ -962,7 +980,7 @@ impl Intake {
             return;
         };
         session.will_at = None;
-        session.proof = None;
+        session.will_chain = None;
         let Some(will) = session.will.take() else { return };
         let (count, sender) = (session.next_count(), session.publisher);
         let expires = will.expiry.map(|interval| self.expires_at(moment.now, interval));

@@ -10,6 +10,7 @@
 //! | `intake` | the whole: who is connected, and what becomes of each packet; below it `connect` (who a client is) and `local` (subscriptions, messages between clients) |
 //! | `connection` | one connection: bytes to packets, and its times |
 //! | `session` | what outlives a connection: order, exactly once, the will |
+//! | `credential` | what proved that a client is its device |
 //! | `packet` | both versions as one vocabulary |
 //! | `answer` | the reason codes of refusals |
 //! | `filter` | topic filters |
@@ -31,6 +32,7 @@ pub mod admission;
 pub mod answer;
 pub mod bus;
 mod connection;
+mod credential;
 mod denied_again;
 pub mod explain;
 pub mod filter;

@@ -24,11 +24,11 @@ use rustls_pki_types::CertificateDer;
 
 use super::answer::Denial;
 use super::bus::{Allowed, BusMessage, Reception, Subscription};
+use super::credential::Credential;
 use super::packet::{Terms, Will};
 use super::queue::{QUEUED_ID_MAX, Queue};
 use crate::gate::filter::Remembered;
 use crate::gate::stage::DeviceIndex;
-use crate::proto::dtls::PeerIdentity;
 
 /// What a publish is answered; `Ok` = success.
 pub(super) type Outcome = Result<(), Denial>;
@@ -49,9 +49,11 @@ pub(super) struct Session {
     pub(super) will: Option<Will>,
     /// When the will is published.
     pub(super) will_at: Option<Instant>,
-    /// The certificate that it was set with, where it may be published after the end of the
-    /// connection.
-    pub(super) proof: Option<Box<Proof>>,
+    /// What proved that its client is the device, at the last connect.
+    pub(super) credential: Credential,
+    /// The chain of the certificate that the will was set with, where it may be published after the
+    /// end of the connection.
+    pub(super) will_chain: Option<Rc<[CertificateDer<'static>]>>,
     pub(super) subscriptions: Vec<Subscription>,
     /// What its device may publish to local clients, and receive from them.
     pub(super) publishes: Allowed,
@@ -68,12 +70,6 @@ pub(super) struct Session {
     /// Messages of the broker that the client has not acknowledged, by packet id.
     pub(super) deliveries: HashMap<u16, u64>,
     count: u64,
-}
-
-/// The certificate of a client: what it says, and its chain.
-pub(super) struct Proof {
-    pub(super) identity: PeerIdentity,
-    pub(super) chain: Rc<[CertificateDer<'static>]>,
 }
 
 struct Unanswered {
@@ -108,7 +104,7 @@ fn publisher(device: &str, client_id: &str) -> u64 {
 
 impl Session {
     /// `id`: that of the device.
-    pub(super) fn new(device: DeviceIndex, id: &str, client_id: &str) -> Session {
+    pub(super) fn new(device: DeviceIndex, id: &str, client_id: &str, credential: Credential) -> Session {
         Session {
             device,
             client_id: client_id.into(),
@@ -118,7 +114,8 @@ impl Session {
             expires_at: None,
             will: None,
             will_at: None,
-            proof: None,
+            credential,
+            will_chain: None,
             subscriptions: Vec::new(),
             publishes: Allowed::default(),
             receives: Allowed::default(),

@@ -102,6 +102,14 @@ impl Settings {
     }
 }
 
+/// Whether only one of two addresses can be listened on: one is the port of all addresses, and the
+/// other is among these. Linux has `[::]` take IPv4 too, unless `net.ipv6.bindv6only` is set.
+pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes =
+        |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && one != other && (takes(one, other) || takes(other, one))
+}
+
 /// An address without TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PlainAddress {
@@ -109,6 +117,16 @@ pub enum PlainAddress {
     Loopback(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+impl PlainAddress {
+    /// The address, where it is one of TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            PlainAddress::Loopback(address) => Some(*address),
+            PlainAddress::Unix(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for PlainAddress {
@@ -128,4 +146,27 @@ pub enum DenyOn311 {
     Close,
     /// The publish is acknowledged and dropped; it is counted as refused.
     Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_collide_where_one_is_the_port_of_all() {
+        let of = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+        for (one, other, expected) in [
+            ("0.0.0.0:1883", "127.0.0.1:1883", true),
+            ("[::]:1883", "127.0.0.1:1883", true),
+            ("[::]:1883", "[::1]:1883", true),
+            ("[::]:1883", "0.0.0.0:1883", true),
+            ("0.0.0.0:1883", "[::1]:1883", false),
+            ("0.0.0.0:1883", "127.0.0.1:8883", false),
+            ("127.0.0.1:1883", "127.0.0.2:1883", false),
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+        ] {
+            assert_eq!(collide(of(one), of(other)), expected, "{one} {other}");
+            assert_eq!(collide(of(other), of(one)), expected, "{other} {one}");
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! The listener's core in virtual time, against a client that is nothing but bytes.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 
+mod credentials;
 mod filtered;
 mod forwarded;
 mod malformed;
 mod proof;
 mod queued;
+mod statements;
 mod subscriptions;
 mod throttle;
 

@@ -15,7 +15,8 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use super::admission::network;
-use crate::gate::login::PasswordHash;
+use super::credential::Credential;
+use crate::gate::login::Login;
 use crate::gate::stage::DeviceIndex;
 
 /// Most passwords that wait to be verified.
@@ -41,8 +42,8 @@ pub struct Verification {
     pub connection: u64,
     /// The device it claims to be.
     pub device: DeviceIndex,
-    /// The hash of its password.
-    pub hash: PasswordHash,
+    /// Its user name and the hash of its password.
+    pub login: Login,
     /// The password to be verified.
     pub password: Zeroizing<Vec<u8>>,
 }
@@ -50,6 +51,14 @@ pub struct Verification {
 struct Waiting {
     source: Option<IpAddr>,
     verification: Verification,
+}
+
+struct Running {
+    connection: u64,
+    source: Option<IpAddr>,
+    device: DeviceIndex,
+    login: [u8; 32],
+    tag: [u8; 32],
 }
 
 struct Failures {
@@ -63,7 +72,7 @@ pub(super) struct Verifications {
     known: HashMap<DeviceIndex, [u8; 32]>,
     waiting: VecDeque<Waiting>,
     /// The one that is being verified.
-    running: Option<(u64, Option<IpAddr>, DeviceIndex, [u8; 32])>,
+    running: Option<Running>,
     failures: HashMap<Option<IpAddr>, Failures>,
 }
 
@@ -91,9 +100,14 @@ impl Verifications {
         }
     }
 
-    fn tag(&self, password: &[u8]) -> [u8; 32] {
+    /// Of a password, with the hash that it was verified by: of a device that gets another one the
+    /// password of before is not recognised.
+    fn tag(&self, login: &[u8; 32], password: &[u8]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(login);
+        context.update(password);
         let mut tag = [0; 32];
-        tag.copy_from_slice(hmac::sign(&self.key, password).as_ref());
+        tag.copy_from_slice(context.sign().as_ref());
         tag
     }
 
@@ -104,7 +118,7 @@ impl Verifications {
         address: Option<IpAddr>,
         verification: Verification,
     ) -> Requested {
-        let tag = self.tag(&verification.password);
+        let tag = self.tag(&verification.login.fingerprint(), &verification.password);
         if self
             .known
             .get(&verification.device)
@@ -148,14 +162,17 @@ impl Verifications {
             return None;
         }
         let Waiting { source, verification } = self.waiting.pop_front()?;
-        let tag = self.tag(&verification.password);
-        self.running = Some((verification.connection, source, verification.device, tag));
+        let login = verification.login.fingerprint();
+        let tag = self.tag(&login, &verification.password);
+        let Verification { connection, device, .. } = verification;
+        self.running = Some(Running { connection, source, device, login, tag });
         Some(verification)
     }
 
-    /// The one that was handed out is verified. Returns the connection that waits for it.
-    pub(super) fn complete(&mut self, now: Instant, right: bool) -> Option<(u64, DeviceIndex)> {
-        let (connection, source, device, tag) = self.running.take()?;
+    /// The one that was handed out is verified. Returns the connection that waits for it, its device
+    /// and the login that it was verified by, which may be another device's or nobody's by now.
+    pub(super) fn complete(&mut self, now: Instant, right: bool) -> Option<(u64, DeviceIndex, Credential)> {
+        let Running { connection, source, device, login, tag } = self.running.take()?;
         if right {
             if self.known.len() < KNOWN_MAX || self.known.contains_key(&device) {
                 self.known.insert(device, tag);
@@ -163,7 +180,7 @@ impl Verifications {
         } else {
             self.note_failure(now, source);
         }
-        Some((connection, device))
+        Some((connection, device, Credential::Password(login)))
     }
 
     /// A connection does not wait any more.

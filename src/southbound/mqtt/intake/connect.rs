@@ -11,6 +11,13 @@
 use super::*;
 use crate::gate::jwt::{self, JwtFault, Token, quoted};
 
+/// Who a client is: its device, by what that is proven, and when the proof expires.
+struct Proven {
+    device: DeviceIndex,
+    credential: Credential,
+    ends: Option<ProofEnd>,
+}
+
 /// Who a client says that it is, which is not proven.
 #[derive(Clone, Copy)]
 struct Claim<'h> {
@@ -26,17 +33,23 @@ impl Intake {
         right: bool,
         pipeline: &mut Pipeline<S>,
     ) {
-        let Some((number, device)) = self.verifications.complete(moment.now, right) else { return };
+        let Some((number, device, credential)) = self.verifications.complete(moment.now, right) else {
+            return;
+        };
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let Some(hello) = connection.hello.take() else { return };
-        if right {
-            self.accept(moment, number, device, None, &hello, pipeline);
-            self.process(moment, number, pipeline);
-        } else {
-            let code = ConnectReasonCode::BadUserNameOrPassword;
-            let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
-            self.refuse(moment.now, number, code, claim, "wrong password", pipeline);
-        }
+        let reason = match right {
+            false => "wrong password",
+            true if credential.is_of(device, &pipeline.gate) => {
+                let proven = Proven { device, credential, ends: None };
+                self.accept(moment, number, proven, &hello, pipeline);
+                return self.process(moment, number, pipeline);
+            }
+            true => "its device was removed or got another password while this one was verified",
+        };
+        let code = ConnectReasonCode::BadUserNameOrPassword;
+        let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
+        self.refuse(moment.now, number, code, claim, reason, pipeline);
     }
 
     pub(super) fn handle_connect<S: ReadingStore>(
@@ -72,11 +85,13 @@ impl Intake {
             return self.refuse(now, number, Code::TopicNameInvalid, claim, reason, pipeline);
         }
         // A certificate identifies by itself; one that is of no device leaves the password.
-        let identified =
-            connection.source.identity.as_ref().map(|identity| pipeline.gate.identify(now, identity));
-        if let Some(Ok(device)) = identified {
-            let expires = connection.source.expires.map(ProofEnd::Certificate);
-            return self.accept(moment, number, device, expires, &hello, pipeline);
+        let shown = connection.source.identity.as_ref();
+        let identified = shown.map(|identity| pipeline.gate.identify(now, identity));
+        if let (Some(identity), Some(Ok(device))) = (shown, &identified) {
+            let credential = Credential::Certificate(identity.clone());
+            let ends = connection.source.expires.map(ProofEnd::Certificate);
+            let proven = Proven { device: *device, credential, ends };
+            return self.accept(moment, number, proven, &hello, pipeline);
         }
         if hello.password.as_ref().is_some_and(|password| jwt::is_token(password)) {
             return self.handle_token(moment, number, &hello, pipeline);
@@ -88,26 +103,27 @@ impl Intake {
             };
             return self.refuse(now, number, Code::NotAuthorized, claim, reason, pipeline);
         };
-        let Some((device, hash)) = pipeline.gate.login(name) else {
+        let Some((device, login)) = pipeline.gate.login(name) else {
             let reason = match pipeline.gate.is_withheld(name) {
                 true => format!("the device {name} is switched off or disabled"),
                 false => "no device that is enabled has this user name".to_owned(),
             };
             return self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
         };
-        if !hash.is_costly() {
-            return match hash.verify(password) {
-                true => self.accept(moment, number, device, None, &hello, pipeline),
+        let proven = Proven { device, credential: Credential::Password(login.fingerprint()), ends: None };
+        if !login.password.is_costly() {
+            return match login.password.verify(password) {
+                true => self.accept(moment, number, proven, &hello, pipeline),
                 false => {
                     let code = Code::BadUserNameOrPassword;
                     self.refuse(now, number, code, claim, "wrong password", pipeline);
                 }
             };
         }
-        let (hash, password) = (hash.clone(), password.clone());
-        let verification = Verification { connection: number, device, hash, password };
+        let (login, password) = (login.clone(), password.clone());
+        let verification = Verification { connection: number, device, login, password };
         match self.verifications.request(now, connection.source.address, verification) {
-            Requested::Right => self.accept(moment, number, device, None, &hello, pipeline),
+            Requested::Right => self.accept(moment, number, proven, &hello, pipeline),
             Requested::Waits => {
                 connection.hello = Some(hello);
                 connection.state = State::Verifying;
@@ -163,10 +179,10 @@ impl Intake {
                         let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
                         match token.verify(keys, audience, self.token_clock) {
                             Ok((end, key)) => {
-                                let used = (id.to_owned(), key.hash());
-                                let end = Some(ProofEnd::Token(end));
-                                self.note_key_used(used, device, pipeline);
-                                return self.accept(moment, number, device, end, hello, pipeline);
+                                let (hash, ends) = (key.hash(), Some(ProofEnd::Token(end)));
+                                let proven = Proven { device, credential: Credential::Token(hash), ends };
+                                self.note_key_used((id.to_owned(), hash), device, pipeline);
+                                return self.accept(moment, number, proven, hello, pipeline);
                             }
                             Err(fault) => {
                                 if fault == JwtFault::Signature {
@@ -185,8 +201,19 @@ impl Intake {
     /// Keys of tokens that a reload has added: the first use of each is told. Of more than
     /// [`NEW_KEYS_MAX`] it is not.
     pub fn note_new_keys(&mut self, keys: impl IntoIterator<Item = (String, [u8; 32])>) {
-        let room = NEW_KEYS_MAX.saturating_sub(self.new_keys.len());
-        self.new_keys.extend(keys.into_iter().take(room));
+        let before = self.new_keys.len();
+        self.new_keys.extend(keys.into_iter().take(NEW_KEYS_MAX.saturating_sub(before)));
+        self.new_keys_revision += u64::from(self.new_keys.len() != before);
+    }
+
+    /// Those that were not used yet, by their devices.
+    pub fn new_keys(&self) -> impl Iterator<Item = &(String, [u8; 32])> {
+        self.new_keys.iter()
+    }
+
+    /// Changes when those do.
+    pub fn new_keys_revision(&self) -> u64 {
+        self.new_keys_revision
     }
 
     fn note_key_used<S: ReadingStore>(
@@ -195,9 +222,11 @@ impl Intake {
         device: DeviceIndex,
         pipeline: &Pipeline<S>,
     ) {
-        if self.new_keys.remove(&key)
-            && let Some(device) = pipeline.gate.id(device).cloned()
-        {
+        if !self.new_keys.remove(&key) {
+            return;
+        }
+        self.new_keys_revision += 1;
+        if let Some(device) = pipeline.gate.id(device).cloned() {
             self.events.push_back(Event::NewKeyUsed { device, key: key.1 });
         }
     }
@@ -230,20 +259,18 @@ impl Intake {
     }
 
     /// The client is this device, until its proof expires.
-    #[allow(clippy::too_many_arguments)]
     fn accept<S: ReadingStore>(
         &mut self,
         moment: &Moment,
         number: ConnectionNumber,
-        device: DeviceIndex,
-        proof_ends: Option<ProofEnd>,
+        proven: Proven,
         hello: &Hello,
         pipeline: &mut Pipeline<S>,
     ) {
         use ConnectReasonCode as Code;
         let now = moment.now;
+        let Proven { device, credential, ends: proof_ends } = proven;
         let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
-        // It may have been removed while its password was verified.
         let Some(id) = pipeline.gate.id(device).cloned() else {
             return self.refuse(now, number, Code::NotAuthorized, claim, "device removed", pipeline);
         };
@@ -285,7 +312,8 @@ impl Intake {
         }
         let at = before.unwrap_or_else(|| {
             self.next_session += 1;
-            self.sessions.insert(self.next_session, Session::new(device, id.as_str(), &client_id));
+            let session = Session::new(device, id.as_str(), &client_id, credential.clone());
+            self.sessions.insert(self.next_session, session);
             self.next_session
         });
         let of_device = self.by_device.entry(device).or_default();
@@ -294,14 +322,15 @@ impl Intake {
         let expiry = hello.session_expiry.min(SESSION_EXPIRY_MAX);
         let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
         let source = self.connections.get_mut(&number).map(|connection| &mut connection.source);
-        let proof = source.and_then(|source| source.identity.clone().zip(source.chain.take()));
+        let chain = source.and_then(|source| source.chain.take());
         let is_delayed = hello.will.as_ref().is_some_and(|will| !will.delay.min(expiry).is_zero());
-        let proof = proof.filter(|_| is_delayed).map(|(identity, chain)| Proof { identity, chain }.into());
+        let chain = chain.filter(|_| is_delayed && matches!(credential, Credential::Certificate(_)));
         if let Some(session) = self.sessions.get_mut(&at) {
             (session.publishes, session.receives) = allowed(rules, id.as_str());
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
-            (session.will, session.will_at, session.proof) = (hello.will.clone(), None, proof);
+            (session.will, session.will_at, session.will_chain) = (hello.will.clone(), None, chain);
+            session.credential = credential;
             session.queue.begin();
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };

@@ -10,7 +10,7 @@ use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::{CertificateIdentity, Clock};
 
 /// A world with `cam-1`, which has the key of the signer, and `cam-2`, which has another.
-fn world(signer: &Signer) -> World {
+pub(super) fn world(signer: &Signer) -> World {
     let mut world = costly();
     let settings = settings(&[("cam-1", signer), ("cam-2", &Signer::new(SignatureAlgorithm::Es256))]);
     world.pipeline.gate.replace(settings, world.moment.now);
@@ -19,11 +19,11 @@ fn world(signer: &Signer) -> World {
     world
 }
 
-fn set_clocks(world: &mut World, certificates: Clock, tokens: Clock) {
+pub(super) fn set_clocks(world: &mut World, certificates: Clock, tokens: Clock) {
     world.intake.set_clock(&world.moment, certificates, tokens, &mut world.pipeline);
 }
 
-fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
+pub(super) fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
     let mut settings = costly_settings();
     settings.devices = signers
         .iter()
@@ -46,7 +46,7 @@ fn settings(signers: &[(&str, &Signer)]) -> crate::gate::Settings {
     settings
 }
 
-fn show(world: &mut World, client_id: &str, token: &str) -> ConnectionNumber {
+pub(super) fn show(world: &mut World, client_id: &str, token: &str) -> ConnectionNumber {
     world.connect(Hello { client_id, username: Some("ignored"), password: Some(token), ..HELLO })
 }
 
@@ -57,7 +57,7 @@ fn code(world: &mut World, client: ConnectionNumber) -> u8 {
 }
 
 /// The identity of the certificate of a device.
-fn certificate(id: &str) -> Option<PeerIdentity> {
+pub(super) fn certificate(id: &str) -> Option<PeerIdentity> {
     let dns = format!("{id}.example");
     let identity =
         CertificateIdentity::new([], [dns.as_str()], None, std::sync::Arc::from(&b""[..]), b"1", [0; 32]);

@@ -1,0 +1,32 @@
+//! The credential by which a client proved that it is its device.
+//!
+//! A device may have several. A session is judged by its own alone: as long as the device has it,
+//! the session goes on, whatever becomes of the others.
+
+use crate::gate::Gate;
+use crate::gate::stage::DeviceIndex;
+use crate::proto::dtls::PeerIdentity;
+
+/// See the module. Kept with each session, also while it has no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Credential {
+    /// A certificate, or a raw public key.
+    Certificate(PeerIdentity),
+    /// User name and password: [`Login::fingerprint`](crate::gate::login::Login::fingerprint).
+    Password([u8; 32]),
+    /// A token; the hash of the key that signed it.
+    Token([u8; 32]),
+}
+
+impl Credential {
+    /// Whether the device still has it. That it expired is told otherwise.
+    pub(super) fn is_of(&self, device: DeviceIndex, gate: &Gate) -> bool {
+        match self {
+            Credential::Certificate(identity) => gate.recognise(identity) == Some(device),
+            Credential::Password(login) => {
+                gate.login_of(device).is_some_and(|known| known.fingerprint() == *login)
+            }
+            Credential::Token(key) => gate.jwt_keys_of(device).iter().any(|known| known.hash() == *key),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Statements of the standard that no other test is about, by their numbers in
+//! docs/mqtt-conformance.md.
+
+use super::*;
+use mqtt::packet::{AuthenticationMethod, MessageExpiryInterval};
+
+/// What a client that is not let in hears, and that it is closed then.
+fn refusal(world: &mut World, connect: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let client = world.open();
+    world.say(client, connect);
+    world.pass(Duration::from_secs(2));
+    let heard = world.heard(client);
+    assert!(world.is_closed(client) && world.intake.counts() == (0, 0));
+    heard
+}
+
+/// With the first of these bytes replaced by one that no text of UTF-8 has.
+fn ill_formed(mut bytes: Vec<u8>, text: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(text.len()).position(|window| window == text).expect("it is there");
+    bytes[at] = 0xff;
+    bytes
+}
+
+#[test]
+fn what_a_connect_offers_and_is_not_taken_is_answered_with_its_code_and_closed() {
+    for (five, code) in [(true, 0x85), (false, 2)] {
+        let heard = refusal(&mut World::new(), &Hello { five, client_id: "a\u{1}b", ..HELLO }.bytes());
+        assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
+    }
+    let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
+    let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+    let method = AuthenticationMethod::new("SCRAM-SHA-256").unwrap();
+    let connect = connect.props(vec![method.into()]).build().unwrap().to_continuous_buffer();
+    let heard = refusal(&mut World::new(), &connect);
+    assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, 0x8C][..]));
+}
+
+#[test]
+fn each_field_of_a_connect_is_there_as_its_flag_says_and_is_utf_8() {
+    let mut passed = Vec::new();
+    for five in [true, false] {
+        let all = Hello { five, client_id: "client-id", will: Some(("t/will", 0)), ..HELLO }.bytes();
+        let none = Hello { five, username: None, password: None, ..HELLO }.bytes();
+        let flagged = |bytes: &[u8], flag: u8| {
+            let mut bytes = bytes.to_vec();
+            bytes[9] ^= flag;
+            bytes
+        };
+        let texts: [&[u8]; 3] = [b"client-id", b"t/will", b"door-7"];
+        for bytes in [flagged(&all, 0x80), flagged(&all, 0x40), flagged(&none, 0x80), flagged(&none, 0xC0)]
+            .into_iter()
+            .chain(texts.map(|text| ill_formed(all.clone(), text)))
+        {
+            let mut world = World::new();
+            let client = world.open();
+            world.say(client, &bytes);
+            if !world.is_closed(client) || world.intake.counts() != (0, 0) {
+                passed.push((five, bytes));
+            }
+        }
+    }
+    assert!(passed.is_empty(), "{passed:02x?}");
+}
+
+#[test]
+fn both_strings_of_a_user_property_are_utf_8_and_a_byte_order_mark_is_a_character() {
+    let mut world = World::new();
+    let client = world.client(Hello { client_id: "\u{feff}c", ..HELLO });
+    let events: Vec<Event> = std::iter::from_fn(|| world.intake.poll_event()).collect();
+    let is_it =
+        |event: &Event| matches!(event, Event::Connected { client_id, .. } if client_id == "\u{feff}c");
+    assert!(events.iter().any(is_it), "{events:?}");
+    assert!(!world.is_closed(client));
+    let property = mqtt::packet::UserProperty::new("the-key", "the-value").unwrap();
+    let publish = v5_0::Publish::builder().topic_name("t/x").unwrap().qos(Qos::AtMostOnce);
+    let publish = publish.props(vec![property.into()]).build().unwrap().to_continuous_buffer();
+    for text in [&b"the-key"[..], b"the-value"] {
+        let mut world = World::new();
+        let client = world.client(HELLO);
+        world.say(client, &ill_formed(publish.clone(), text));
+        assert!(world.is_closed(client) && world.taken().is_empty());
+    }
+}
+
+#[test]
+fn a_clean_start_has_no_session_and_no_connack_has_response_information() {
+    const KEPT: Hello<'_> = Hello { clean: false, expiry: Some(3_600), ..HELLO };
+    let mut world = World::new();
+    for (clean, present) in [(false, 0), (false, 1), (true, 0)] {
+        let client = world.connect(Hello { clean, ..KEPT });
+        let heard = world.heard(client);
+        let (connack, _) = v5_0::Connack::parse(&heard[0].1).unwrap();
+        assert_eq!(heard[0].1[0], present, "clean start: {clean}");
+        let is_information = |property: &Property| matches!(property, Property::ResponseInformation(_));
+        assert!(!connack.props().iter().any(is_information));
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    }
+}
+
+#[test]
+fn a_will_without_the_retain_flag_is_not_retained() {
+    let mut world = local(None);
+    let receiver = world.client(Hello { client_id: "r", ..HELLO });
+    world.say(receiver, &subscribe("home/#", SubOpts::new()));
+    world.heard(receiver);
+    let client = world.client(Hello { client_id: "w", will: Some(("home/door-7/gone", 0)), ..HELLO });
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    let of = |retained| ("home/door-7/gone".to_owned(), "gone".to_owned(), retained);
+    assert_eq!(world.received(receiver), [of(false)]);
+    let late = world.client(Hello { client_id: "late", ..HELLO });
+    world.say(late, &subscribe("home/#", SubOpts::new()));
+    assert_eq!(world.received(late), []);
+}
+
+#[test]
+fn the_dup_flag_of_a_sender_is_not_that_of_the_copies() {
+    let mut world = local(None);
+    let sender = world.client(HELLO);
+    let receiver = world.client(Hello { client_id: "r", ..HELLO });
+    world.say(receiver, &subscribe("home/#", SubOpts::new().set_qos(Qos::AtLeastOnce)));
+    world.heard(receiver);
+    let mut again = one(5, "home/door-7/x");
+    again[0] |= 8;
+    world.say(sender, &again);
+    world.carry();
+    // PUBLISH of QoS 1 has the first byte 0x32.
+    assert_eq!(world.kinds(receiver), [0x32]);
+}
+
+#[test]
+fn what_is_not_a_publish_goes_on_where_a_client_takes_no_more_of_them() {
+    let mut world = local(None);
+    let sender = world.client(HELLO);
+    let receiver = world.client(Hello { client_id: "r", receive_maximum: Some(1), ..HELLO });
+    world.say(receiver, &subscribe("home/#", SubOpts::new().set_qos(Qos::AtLeastOnce)));
+    world.heard(receiver);
+    for id in [1, 2] {
+        world.say(sender, &one(id, "home/door-7/x"));
+    }
+    world.carry();
+    assert_eq!(world.kinds(receiver), [0x32], "the second waits");
+    world.say(receiver, &[&PINGREQ[..], &subscribe("home/door-7/#", SubOpts::new())].concat());
+    assert_eq!(world.kinds(receiver), [PINGRESP, SUBACK]);
+}
+
+#[test]
+fn no_local_on_a_shared_subscription_is_refused_as_those_are() {
+    let mut world = local(None);
+    let client = world.client(HELLO);
+    world.say(client, &subscribe("$share/group/home/#", SubOpts::new().set_nl(true)));
+    assert_eq!(world.heard(client), [(SUBACK, vec![0, 3, 0, 0x9E])]);
+}
+
+#[test]
+fn a_message_that_was_sent_does_not_expire() {
+    const AWAY: Hello<'_> = Hello { client_id: "r", clean: false, expiry: Some(3_600), ..HELLO };
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let mut world = local(None);
+        let sender = world.client(HELLO);
+        let receiver = world.client(AWAY);
+        world.say(receiver, &subscribe("home/#", SubOpts::new().set_qos(qos)));
+        world.heard(receiver);
+        let publish = v5_0::Publish::builder().topic_name("home/door-7/x").unwrap().qos(qos).packet_id(9);
+        let expiry = MessageExpiryInterval::new(2).unwrap();
+        let publish = publish.payload(b"1".to_vec()).props(vec![expiry.into()]).build().unwrap();
+        world.say(sender, &publish.to_continuous_buffer());
+        world.carry();
+        let first = 0x30 | (qos as u8) << 1;
+        assert_eq!(world.kinds(receiver), [first]);
+        world.intake.handle_closed(&world.moment, receiver, &mut world.pipeline);
+        world.pass(Duration::from_secs(5));
+        let receiver = world.connect(AWAY);
+        world.carry();
+        assert_eq!(world.kinds(receiver), [CONNACK, first | 8], "it is sent again");
+        assert_eq!(world.intake.take_local_expired(), 0);
+    }
+}
