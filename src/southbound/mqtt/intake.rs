@@ -337,7 +337,9 @@ impl Intake {
         {
             self.acknowledge(moment, number, pipeline);
             // What waited for this answer.
-            self.process(moment, number, pipeline);
+            if self.connections.get(&number).is_some_and(|connection| connection.unhandled() > 0) {
+                self.process(moment, number, pipeline);
+            }
         }
     }
 
