@@ -715,15 +715,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                 match Pin::new(&mut stream).poll_write(context, &out[sent..]) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Step::Closed),
                     Poll::Ready(Ok(count)) => {
-                        (sent, is_unflushed, waiting_since) = (sent + count, true, None);
-                        if sent < out.len() {
-                            return Poll::Ready(Step::Wrote);
-                        }
+                        (sent, is_unflushed) = (sent + count, true);
+                        return Poll::Ready(Step::Wrote);
                     }
                     Poll::Pending => {}
                 }
-            }
-            if sent == out.len() && is_unflushed {
+            } else if is_unflushed {
                 match Pin::new(&mut stream).poll_flush(context) {
                     Poll::Ready(Ok(())) => is_unflushed = false,
                     Poll::Ready(Err(_)) => return Poll::Ready(Step::Closed),
@@ -747,14 +744,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                 }
             }
             has_read = false;
-            match sent < out.len() {
-                true => slow.as_mut().poll(context).map(|()| Step::Slow),
-                false => Poll::Pending,
-            }
+            slow.as_mut().poll(context).map(|()| Step::Slow)
         })
         .await;
         match step {
-            Step::Woken | Step::Wrote => {}
+            Step::Woken => {}
             // A read that did not fill the buffer has mostly taken all: the next one only says when
             // to read again.
             Step::Received { all: true } if !has_read => has_read = true,
@@ -763,6 +757,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                 tokio::task::yield_now().await;
                 has_read = false;
             }
+            Step::Wrote => waiting_since = None,
             Step::Closed | Step::Slow => return,
         }
     }
