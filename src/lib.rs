@@ -61,6 +61,7 @@ pub mod https;
 pub mod journal;
 pub mod message;
 pub mod northbound;
+mod number_map;
 pub mod pipeline;
 pub mod proto;
 pub mod session_store;

@@ -35,6 +35,11 @@ pub fn publish(packet_id: u16) -> Vec<u8> {
     packet
 }
 
+/// That of the publish of this count, from 1 on; never 0.
+fn packet_id(count: usize) -> u16 {
+    ((count - 1) % usize::from(u16::MAX)) as u16 + 1
+}
+
 /// A client that is let in.
 pub struct Client<S>(pub S);
 
@@ -78,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 next += gap;
             }
             sent += 1;
-            self.0.write_all(&publish(sent as u16)).await.expect("PUBLISH");
+            self.0.write_all(&publish(packet_id(sent))).await.expect("PUBLISH");
         }
     }
 
@@ -90,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             tokio::time::sleep_until(next).await;
             next += gap;
             let sent = Instant::now();
-            self.0.write_all(&publish(number as u16)).await.expect("PUBLISH");
+            self.0.write_all(&publish(packet_id(number))).await.expect("PUBLISH");
             self.acknowledged().await;
             waited.push(sent.elapsed());
         }

@@ -37,6 +37,7 @@ use crate::control::traffic::Traffic;
 use crate::gate::{DeviceIndex, Gate, Received};
 use crate::journal::Journal;
 use crate::message::{Method, Name};
+use crate::number_map::NumberMap;
 use crate::pipeline::{Attention, Event, Pipeline, Tested};
 use crate::proto::address::{Peer, Ticket};
 use crate::proto::coap::{self as protocol, Code, Endpoint};
@@ -70,7 +71,7 @@ pub struct Hub {
     pub mqtt: mqtt::Intake,
     /// Woken when a password waits to be verified.
     pub mqtt_verify: Rc<Wake>,
-    mqtt_wakes: HashMap<mqtt::ConnectionNumber, Rc<Wake>>,
+    mqtt_wakes: NumberMap<mqtt::ConnectionNumber, Rc<Wake>>,
     /// What carries messages between MQTT clients.
     pub bus: Option<BusHandle>,
     /// From the sides to the journal.
@@ -123,7 +124,7 @@ impl Hub {
             serial: serial::Intake::default(),
             mqtt,
             mqtt_verify: Rc::new(Wake::new()),
-            mqtt_wakes: HashMap::new(),
+            mqtt_wakes: NumberMap::default(),
             bus: None,
             pipeline: Pipeline::new(gate, journal),
             commands,
@@ -595,6 +596,11 @@ impl Hub {
         let number = self.mqtt.handle_opened(self.moment.now, source);
         self.mqtt_wakes.insert(number, wake);
         number
+    }
+
+    /// Has the tasks of all MQTT clients look at what changed for them.
+    pub fn wake_mqtt(&self) {
+        self.mqtt_wakes.values().for_each(|wake| wake.notify_one());
     }
 
     /// Takes what an MQTT client has sent.

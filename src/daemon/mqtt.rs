@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify as Wake, oneshot, watch};
+use tokio::sync::{Notify as Wake, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -143,8 +143,11 @@ struct Place {
     task: JoinHandle<()>,
     outcome: Rc<Outcome>,
     /// Dropped with the address: its connections end.
-    _stands: watch::Sender<()>,
+    _stands: Rc<Standing>,
 }
+
+/// An address that is listened on.
+struct Standing;
 
 /// Whether an address was tried, and why it does not listen.
 #[derive(Default)]
@@ -168,13 +171,22 @@ struct Common {
     /// When one of them was closed last because all places were taken.
     displaced: Cell<Option<Instant>>,
     acceptor: RefCell<Option<TlsAcceptor>>,
-    /// What judges certificates of clients; changed where connections are to be judged again.
-    verifier: watch::Sender<Option<Arc<Verifier>>>,
+    /// What judges certificates of clients,
+    verifier: RefCell<Option<Arc<Verifier>>>,
+    /// and how often it was replaced: connections are then judged again.
+    verifiers: Cell<u64>,
     /// Nothing more is read: the gateway stops.
-    stopping: watch::Sender<bool>,
+    stopping: Cell<bool>,
     open: Cell<usize>,
     /// The sockets of the process before.
     store: Rc<SocketStore>,
+}
+
+impl Common {
+    /// Has each connection look at what changed for all of them.
+    fn wake_all(&self) {
+        self.shared.hub.borrow().wake_mqtt();
+    }
 }
 
 /// The files of TLS, and revocation lists.
@@ -204,8 +216,9 @@ impl Clients {
             knocking: RefCell::default(),
             displaced: Cell::default(),
             acceptor: RefCell::new(None),
-            verifier: watch::channel(None).0,
-            stopping: watch::channel(false).0,
+            verifier: RefCell::new(None),
+            verifiers: Cell::new(0),
+            stopping: Cell::new(false),
             open: Cell::new(0),
             store,
         });
@@ -248,6 +261,7 @@ impl Clients {
             self.start_bus();
         }
         let mut places = self.places.borrow_mut();
+        let before = places.len();
         places.retain(|address, place| {
             let stays = wanted.contains(address);
             let fails = place.outcome.trouble.borrow().is_some();
@@ -265,12 +279,15 @@ impl Clients {
             }
             stays && !fails
         });
+        if places.len() < before {
+            self.common.wake_all();
+        }
         for address in &wanted {
             places.entry(address.clone()).or_insert_with(|| {
                 let (address, rival) = (address.clone(), address.rival(&wanted));
                 let outcome = Rc::new(Outcome { rival, ..Outcome::default() });
-                let (stands, standing) = watch::channel(());
-                let task = listen(self.common.clone(), address, outcome.clone(), standing);
+                let stands = Rc::new(Standing);
+                let task = listen(self.common.clone(), address, outcome.clone(), Rc::downgrade(&stands));
                 Place { task: tokio::task::spawn_local(task), outcome, _stands: stands }
             });
         }
@@ -331,7 +348,9 @@ impl Clients {
                 *self.trouble.borrow_mut() = None;
                 let judge = |chain: &[CertificateDer<'_>]| lapse(chain, verifier.as_deref()).is_some();
                 self.common.shared.round(|hub: &mut Hub| hub.mqtt.forget_lapsed(judge));
-                self.common.verifier.send_replace(verifier);
+                self.common.verifier.replace(verifier);
+                self.common.verifiers.set(self.common.verifiers.get() + 1);
+                self.common.wake_all();
             }
             Err(why) => *self.trouble.borrow_mut() = Some(format!("MQTT: TLS cannot be set up: {why}")),
         }
@@ -394,7 +413,8 @@ impl Clients {
         for place in self.places.borrow().values() {
             place.task.abort();
         }
-        self.common.stopping.send_replace(true);
+        self.common.stopping.set(true);
+        self.common.wake_all();
     }
 
     /// Waits until all connections are closed, or for a time.
@@ -426,7 +446,7 @@ fn out_of_date(material: &Material, clock: &dyn WallClock) -> Option<String> {
 
 /// Listens on one address, for ever. A Unix socket whose file is gone, or another's, is opened
 /// anew.
-async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, standing: watch::Receiver<()>) {
+async fn listen(common: Rc<Common>, address: Address, outcome: Rc<Outcome>, standing: Weak<Standing>) {
     loop {
         let listener = open(&common, &address, &outcome).await;
         let file = listener.file().cloned();
@@ -483,7 +503,7 @@ async fn open(common: &Common, address: &Address, outcome: &Outcome) -> Listener
 }
 
 /// Takes all that connect.
-async fn accept(common: &Rc<Common>, address: &Address, listener: &Listener, standing: &watch::Receiver<()>) {
+async fn accept(common: &Rc<Common>, address: &Address, listener: &Listener, standing: &Weak<Standing>) {
     let tls = matches!(address, Address::Tls(_));
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -541,16 +561,10 @@ impl Drop for Knocking {
 }
 
 /// A connection from its handshake to its end.
-async fn enter(
-    common: Rc<Common>,
-    stream: Stream,
-    tls: bool,
-    knocking: Knocking,
-    standing: watch::Receiver<()>,
-) {
+async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking, standing: Weak<Standing>) {
     let source = Source { address: knocking.peer, ..Source::default() };
     // What changes during the handshake is looked at behind it.
-    let watched = Watched { trust: common.verifier.subscribe(), standing };
+    let watched = Watched { verifiers: common.verifiers.get(), standing };
     match stream {
         // On the heap: a client without TLS needs no room for it.
         Stream::Tcp(stream) if tls => Box::pin(enter_tls(&common, stream, source, knocking, watched)).await,
@@ -587,10 +601,10 @@ async fn enter_tls(common: &Common, stream: TcpStream, source: Source, knocking:
 
 /// What may end a connection from outside.
 struct Watched {
-    /// What judges its certificate.
-    trust: watch::Receiver<Option<Arc<Verifier>>>,
-    /// Closed when its address is not listened on any more.
-    standing: watch::Receiver<()>,
+    /// How often what judges its certificate had been replaced when it was judged.
+    verifiers: u64,
+    /// Gone when its address is not listened on any more.
+    standing: Weak<Standing>,
 }
 
 /// The chain that a client has shown, its own certificate first.
@@ -635,27 +649,27 @@ impl Drop for InHub<'_> {
 enum Step {
     Woken,
     Wrote,
-    Received,
+    Received { all: bool },
     Closed,
     Slow,
 }
 
-/// Moves bytes between a stream and the hub.
+/// Moves bytes between a stream and the hub. A change of anything else wakes it as news of the hub
+/// does, so that it waits for one thing beside its stream.
 async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
     common: &Common,
     mut stream: S,
     source: Source,
     knocking: Knocking,
-    Watched { mut trust, mut standing }: Watched,
+    Watched { mut verifiers, standing }: Watched,
 ) {
     let wake = Rc::new(Wake::new());
     let number = common.shared.round(|hub| hub.open_mqtt(source, wake.clone()));
     common.open.set(common.open.get() + 1);
     let _in_hub = InHub { common, number };
-    let mut stopping = common.stopping.subscribe();
     let (mut out, mut sent, mut waiting_since) = (Vec::new(), 0, None::<Instant>);
-    let mut is_unflushed = false;
-    let mut anew = trust.has_changed().unwrap_or(false);
+    let (mut is_identified, mut is_unflushed, mut has_read) = (false, false, false);
+    let mut woken = pin!(wake.notified());
     loop {
         if sent == out.len() {
             out.clear();
@@ -664,27 +678,28 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                 out = Vec::new(); // an idle client costs nothing
             }
         }
-        if std::mem::take(&mut anew) {
-            let verifier = trust.borrow_and_update().clone();
+        if verifiers != common.verifiers.get() {
+            verifiers = common.verifiers.get();
+            let verifier = common.verifier.borrow().clone();
             if let Some(why) = stream.chain().and_then(|chain| lapse(chain, verifier.as_deref())) {
                 common.shared.round(|hub| hub.revoke_mqtt(number, why));
             }
         }
-        if standing.has_changed().is_err() {
+        if standing.strong_count() == 0 {
             common.shared.round(|hub| hub.unlisten_mqtt(number));
         }
-        let (next, identified) = {
+        let next = {
             let mut hub = common.shared.hub.borrow_mut();
+            if !is_identified && hub.mqtt.is_identified(number) {
+                is_identified = true;
+                knocking.end();
+            }
             // What waits in the hub is bounded there.
-            let next = match out.len() - sent < UNSENT_MAX {
+            match out.len() - sent < UNSENT_MAX {
                 true => hub.mqtt.take_output(Instant::now(), number, &mut out),
                 false => Next::Wait,
-            };
-            (next, hub.mqtt.is_identified(number))
+            }
         };
-        if identified {
-            knocking.end();
-        }
         let unsent = out.len() - sent;
         if next == Next::Close {
             let last = async {
@@ -695,11 +710,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
             return;
         }
         waiting_since = if unsent > 0 { waiting_since.or(Some(Instant::now())) } else { None };
-        let reads = next == Next::Read && unsent < UNSENT_MAX && !*stopping.borrow();
-        let mut woken = pin!(wake.notified());
-        let mut stopped = pin!(stopping.changed());
-        let mut trusted = pin!(trust.changed());
-        let mut removed = pin!(standing.changed());
+        let reads = next == Next::Read && unsent < UNSENT_MAX && !common.stopping.get();
         let give_up = waiting_since;
         let mut slow = pin!(async move {
             match give_up {
@@ -708,14 +719,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
             }
         });
         let step = poll_fn(|context| {
-            if woken.as_mut().poll(context).is_ready()
-                || stopped.as_mut().poll(context).is_ready()
-                || removed.as_mut().poll(context).is_ready()
-            {
-                return Poll::Ready(Step::Woken);
-            }
-            if trusted.as_mut().poll(context).is_ready() {
-                anew = true;
+            if woken.as_mut().poll(context).is_ready() {
+                woken.set(wake.notified());
                 return Poll::Ready(Step::Woken);
             }
             if sent < out.len() {
@@ -740,7 +745,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                     match Pin::new(&mut stream).poll_read(context, &mut buffer) {
                         Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                             common.shared.round(|hub| hub.receive_mqtt(number, buffer.filled()));
-                            Poll::Ready(Step::Received)
+                            Poll::Ready(Step::Received { all: buffer.remaining() > 0 })
                         }
                         Poll::Ready(_) => Poll::Ready(Step::Closed),
                         Poll::Pending => Poll::Pending,
@@ -750,13 +755,20 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
                     return step;
                 }
             }
+            has_read = false;
             slow.as_mut().poll(context).map(|()| Step::Slow)
         })
         .await;
         match step {
             Step::Woken => {}
+            // A read that did not fill the buffer has mostly taken all: the next one only says when
+            // to read again.
+            Step::Received { all: true } if !has_read => has_read = true,
             // All others have their turn: what is read at once takes up to a millisecond.
-            Step::Received => tokio::task::yield_now().await,
+            Step::Received { .. } => {
+                tokio::task::yield_now().await;
+                has_read = false;
+            }
             Step::Wrote => waiting_since = None,
             Step::Closed | Step::Slow => return,
         }

@@ -110,7 +110,16 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
     };
-    let result = tokio::task::LocalSet::new().block_on(&runtime, serve(options, loaded, store));
+    let local = tokio::task::LocalSet::new();
+    // As a task it is polled when it has something to do, and not with every other task.
+    let serving = local.spawn_local(serve(options.clone(), loaded, store));
+    let result = match local.block_on(&runtime, serving) {
+        Ok(result) => result,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err("the gateway was ended by a fault".to_owned()),
+        },
+    };
     // A look-up at a name server that is silent cannot be cut short; the process does not wait for
     // it.
     runtime.shutdown_background();
@@ -136,7 +145,7 @@ fn random<const N: usize>() -> Result<[u8; N], String> {
     system::io::random().map_err(|error| error.to_string())
 }
 
-async fn serve(options: &Options, loaded: Loaded, store: Rc<SocketStore>) -> Result<(), String> {
+async fn serve(options: Options, loaded: Loaded, store: Rc<SocketStore>) -> Result<(), String> {
     let settings = &loaded.settings;
     store.retain(|transport, bound| {
         addresses(settings, transport).iter().any(|wanted| socket_store::serves(bound, *wanted))

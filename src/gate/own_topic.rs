@@ -20,6 +20,8 @@ use crate::message::{NAME_MAX, RESERVED_DEVICE};
 pub struct OwnTopic {
     key: String,
     text: String,
+    /// So many bytes of the text begin each of its topics.
+    literal: usize,
     /// The levels from the start.
     head: Box<[OwnLevel]>,
     /// `Some`: any number of levels, followed by these.
@@ -63,7 +65,10 @@ impl OwnTopic {
         };
         let all = |levels: &[&str]| levels.iter().map(|level| OwnLevel::parse(level)).collect();
         let (head, tail) = (all(head), tail.map(all));
-        OwnTopic { key, text, head, tail }
+        let literal = &text[..text.find(['{', '+', '#']).unwrap_or(text.len())];
+        // `a/#` is `a`, too.
+        let literal = literal.trim_end_matches('/').len();
+        OwnTopic { key, text, literal, head, tail }
     }
 
     /// The configuration key that sets this topic.
@@ -78,6 +83,10 @@ impl OwnTopic {
 
     /// Whether `topic` is one of them. Does not allocate.
     pub fn matches(&self, topic: &str) -> bool {
+        // Most readings end here, before their levels are compared.
+        if !topic.as_bytes().starts_with(&self.text.as_bytes()[..self.literal]) {
+            return false;
+        }
         let mut levels = topic.split('/');
         if !self.head.iter().all(|own| levels.next().is_some_and(|level| own.matches(level))) {
             return false;

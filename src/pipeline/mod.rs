@@ -25,7 +25,6 @@
 //! nothing is completed as stored before the store says that it is; a reading costs no allocation,
 //! unless it is refused or somebody watches.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::gate::Gate;
@@ -35,6 +34,7 @@ use crate::gate::settings::QoS;
 use crate::gate::stage::{Admitted, DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
 use crate::journal::Refused;
 use crate::message::{Method, RecordId};
+use crate::number_map::NumberMap;
 use crate::proto::address::Ticket;
 use crate::telemetry::counters::{Counter, Counters};
 
@@ -127,7 +127,7 @@ pub struct Pipeline<S> {
     settling: Settling,
     /// Whose the readings on their way to disk are, which may be another device's than the
     /// sender's.
-    owners: HashMap<Ticket, DeviceIndex>,
+    owners: NumberMap<Ticket, DeviceIndex>,
     events: Events,
 }
 
@@ -142,7 +142,7 @@ impl<S: ReadingStore> Pipeline<S> {
             mirrors: false,
             waiting: Waiting::default(),
             settling: Settling::default(),
-            owners: HashMap::new(),
+            owners: NumberMap::default(),
             events: Events::default(),
         }
     }

@@ -5,9 +5,8 @@
 //! disk, the two share its fate: acknowledged together once it is stored, or offered again together
 //! if it is not. Rules without a filter cost nothing here.
 
-use std::collections::HashMap;
-
 use crate::gate::stage::DeviceIndex;
+use crate::number_map::NumberMap;
 use crate::proto::address::Ticket;
 
 /// Most readings that wait for others; one more is refused as what the store does not take.
@@ -16,8 +15,8 @@ pub const FOLLOWERS_MAX: usize = 4_096;
 /// The readings on their way. Bounded by what the store has taken and [`FOLLOWERS_MAX`].
 #[derive(Debug, Default)]
 pub(super) struct Settling {
-    by_ticket: HashMap<Ticket, (DeviceIndex, u64)>,
-    followers: HashMap<u64, Vec<Ticket>>,
+    by_ticket: NumberMap<Ticket, (DeviceIndex, u64)>,
+    followers: NumberMap<u64, Vec<Ticket>>,
     waiting: usize,
 }
 

@@ -5,10 +5,10 @@
 //! its ticket. While nobody watches, a few are kept all the same, so that `tail` has something to
 //! show when it begins; they are filled into memory that is used again.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::message::{Content, Method, RecordId};
+use crate::number_map::NumberMap;
 use crate::proto::address::Ticket;
 
 /// Most readings kept while somebody watches; beyond it they are not shown.
@@ -85,7 +85,7 @@ impl Watched {
 /// The readings not completed yet, by ticket. Bounded by [`MAX`]; every one of them leaves with its
 /// completion.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(HashMap<Ticket, Box<Watched>>);
+pub(super) struct Waiting(NumberMap<Ticket, Box<Watched>>);
 
 impl Waiting {
     /// Keeps a reading, in what `spare` gives, until its ticket completes. A ticket that waits

@@ -57,6 +57,7 @@ use crate::gate::LocalSize;
 use crate::gate::settings::Role;
 use crate::gate::stage::{DeviceIndex, Malformed, Received, Refusal};
 use crate::message::{ContentFormat, Method, Name, Path};
+use crate::number_map::NumberMap;
 use crate::pipeline::{Disposition, Pipeline, ReadingStore};
 use crate::proto::Holder;
 use crate::proto::address::{MqttTicket, Ticket};
@@ -182,13 +183,13 @@ pub struct Intake {
     /// Sessions that are on the bus.
     on_bus: usize,
     retained_dropped: u64,
-    connections: HashMap<ConnectionNumber, Connection>,
-    sessions: HashMap<u64, Session>,
+    connections: NumberMap<ConnectionNumber, Connection>,
+    sessions: NumberMap<u64, Session>,
     /// The sessions of each device, the one that connected last at the end.
-    by_device: HashMap<DeviceIndex, Vec<u64>>,
-    connects: HashMap<DeviceIndex, Connects>,
+    by_device: NumberMap<DeviceIndex, Vec<u64>>,
+    connects: NumberMap<DeviceIndex, Connects>,
     /// Of the devices of which publishes were refused.
-    refusals: HashMap<DeviceIndex, RefusalRate>,
+    refusals: NumberMap<DeviceIndex, RefusalRate>,
     refused_connects: RefusedConnects,
     denied_again: DeniedAgain,
     refused_filters: RefusedFilters,
@@ -242,11 +243,11 @@ impl Intake {
             bus: VecDeque::new(),
             on_bus: 0,
             retained_dropped: 0,
-            connections: HashMap::new(),
-            sessions: HashMap::new(),
-            by_device: HashMap::new(),
-            connects: HashMap::new(),
-            refusals: HashMap::new(),
+            connections: NumberMap::default(),
+            sessions: NumberMap::default(),
+            by_device: NumberMap::default(),
+            connects: NumberMap::default(),
+            refusals: NumberMap::default(),
             refused_connects: RefusedConnects::default(),
             denied_again: DeniedAgain::default(),
             refused_filters: RefusedFilters::default(),
@@ -366,7 +367,9 @@ impl Intake {
         {
             self.acknowledge(moment, number, pipeline);
             // What waited for this answer.
-            self.process(moment, number, pipeline);
+            if self.connections.get(&number).is_some_and(|connection| connection.unhandled() > 0) {
+                self.process(moment, number, pipeline);
+            }
         }
     }
 
@@ -1065,7 +1068,7 @@ impl Intake {
 }
 
 /// Whether a client has as many publishes on their way as it may: what else it sends waits.
-fn is_busy(connection: &Connection, sessions: &HashMap<u64, Session>) -> bool {
+fn is_busy(connection: &Connection, sessions: &NumberMap<u64, Session>) -> bool {
     let session = connection.session.and_then(|session| sessions.get(&session));
     session.is_some_and(|session| session.unanswered_count() >= usize::from(RECEIVE_MAXIMUM))
 }
