@@ -179,7 +179,7 @@ impl Gateway {
             identity.and_then(|identity| gate.recognise(identity)) == Some(device)
         });
         self.set_insecure(site);
-        for gone in replaced.removed {
+        for gone in replaced {
             self.uplink.clear_device_status(gone.id.as_str());
         }
         self.set_ports(now, ports);
