@@ -218,7 +218,7 @@ fn a_device_is_removed_at_once_though_tables_of_it_stay_which_is_said_with_file_
     let (_, text) = site.daemon.command(&["device", "show", "meter-9"]);
     assert!(text.contains("energy (energy) as t/energy"), "{text}");
     let said = |text: &str| {
-        ["70-meter.toml:2", "device meter-9", "without effect", "take [device.meter-9.poll] out"]
+        ["70-meter.toml:2", "device.meter-9.poll", "without effect", "take [device.meter-9.poll] out"]
             .iter()
             .all(|words| text.contains(words))
     };

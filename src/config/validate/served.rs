@@ -16,9 +16,6 @@ use crate::downlink::served::{Manner, OF_DEVICE_MAX, ServedPath, ServedSettings}
 use crate::gate;
 use crate::message::{Name, Path};
 
-/// Longest argument of a query, in bytes (RFC 7252 §5.10).
-const ARGUMENT_MAX: usize = 255;
-
 /// The tables of one role or device, by kind.
 #[derive(Default)]
 pub(super) struct Written {
@@ -297,11 +294,6 @@ fn one(cx: &mut Context<'_>, key: &[&str; 4], name: &str, table: &model::Served)
             format!("{query:?} has an empty argument"),
             "join arguments by '&', like \"unit=C&avg=1\"",
         );
-        return None;
-    }
-    if let Some(long) = query.iter().flat_map(|query| query.split('&')).find(|one| one.len() > ARGUMENT_MAX) {
-        let advice = "CoAP has no longer argument (RFC 7252 §5.10): shorten it";
-        fail("query", format!("an argument has {} bytes, more than {ARGUMENT_MAX}", long.len()), advice);
         return None;
     }
     let accept = match table.accept.as_deref().map(content_format).transpose() {
