@@ -8,18 +8,17 @@
 //! cores shared with the load generator and the broker.
 //!
 //! `SECONDS`, `ROUNDS` in the environment change the length (default 8 s, 3 rounds; medians are
-//! printed).
+//! printed); `BINARY=PATH` measures another build.
 
 use std::cell::Cell;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tombolo::cli::demo::sensor::{POST, PUT, Sensor};
-use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, resident_kb};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, program, resident_kb};
 
 const KEY: &str = "benchbenchbench1";
 const PAYLOAD: &[u8] = b"{\"t\":21.5,\"rh\":40.25,\"battery\":3.01,\"n\":1}";
@@ -150,7 +149,7 @@ fn gateway(folder: &Folder, pki: &Pki, broker: &Mosquitto, interval: &str) -> Da
     for number in 0..10_000 {
         let _ = writeln!(extra, "[device.d{number}]\nrole = \"sensor\"\npsk-file = \"{}\"", key.display());
     }
-    Daemon::start(Path::new(env!("CARGO_BIN_EXE_tombolo")), folder, broker.tls_port, &pki.ca(), &extra)
+    Daemon::start(&program(env!("CARGO_BIN_EXE_tombolo")), folder, broker.tls_port, &pki.ca(), &extra)
 }
 
 fn number(name: &str, default: f64) -> f64 {

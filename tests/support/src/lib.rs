@@ -357,6 +357,11 @@ impl Drop for Subscriber {
     }
 }
 
+/// The program that a bench measures: `built` by cargo, or that of `BINARY` in the environment.
+pub fn program(built: &str) -> PathBuf {
+    std::env::var_os("BINARY").map_or_else(|| built.into(), Into::into)
+}
+
 /// The daemon under test.
 pub struct Daemon {
     child: Option<Child>,

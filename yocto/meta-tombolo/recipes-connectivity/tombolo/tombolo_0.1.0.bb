@@ -41,6 +41,12 @@ PACKAGECONFIG[update] = "--features update"
 # Keys in a PKCS #11 token.
 PACKAGECONFIG[pkcs11] = "--features pkcs11"
 
+# Relative relocations in RELR: 0.4 MB less. A GNU ld that does not know them for the processor ignores the option.
+RUSTFLAGS:append:libc-glibc = " -C link-arg=-Wl,-z,pack-relative-relocs"
+# "s" optimises for size: 4 MB less, and 10 to 30 % more CPU time per reading over DTLS.
+TOMBOLO_OPT_LEVEL ?= "3"
+export CARGO_PROFILE_RELEASE_OPT_LEVEL = "${TOMBOLO_OPT_LEVEL}"
+
 SYSTEMD_SERVICE:${PN} = "\
     tombolo.service tombolo-firstboot.service tombolo-update.path tombolo-update.service tombolo-health.service \
 "
