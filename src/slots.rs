@@ -2,8 +2,8 @@
 //! the value that was put into its slot later. Used for devices, DTLS sessions and CoAP messages.
 //!
 //! Own code rather than the `slotmap` crate: lists through the values are linked by 4-byte indices
-//! where `slotmap` needs its 8-byte keys (24 bytes more for each DTLS session), and the vector grows
-//! by an eighth rather than twofold.
+//! where `slotmap` needs its 8-byte keys (24 bytes more for each DTLS session), and the vector
+//! grows by an eighth rather than twofold.
 
 /// Generations run from 1 to here; then the first comes again. So a key packed as
 /// `generation << 32 | index` is not 0 and below 2^62.

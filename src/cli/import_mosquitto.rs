@@ -497,7 +497,8 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
     Ok(())
 }
 
-/// Writes the files, each whole; none if one of them cannot be written, and over none that is there.
+/// Writes the files, each whole; none if one of them cannot be written, and none over one that is
+/// there.
 fn write(folder: &Path, files: [(&str, &str, u32); 2]) -> Result<(), CommandError> {
     let failed = |name: &str, error: &io::Error| {
         let way_out = match error.kind() {

@@ -50,8 +50,8 @@ impl Index {
     }
 }
 
-/// Whether a key of a role says where one of its rules is. Rules are few, and what is said of one is
-/// told with its place.
+/// Whether a key of a role says where one of its rules is. Rules are few, and what is said of one
+/// is told with its place.
 fn is_of_rule(key: &str) -> bool {
     let others = [".downlink.", ".local-publish.", ".local-subscribe."];
     let is_place = key.ends_with(".path") || key.ends_with(".topic");

@@ -1,5 +1,5 @@
-//! Keys for tokens that were added and not used yet, kept in `{state-dir}/new-keys` from one process
-//! to the next: the first use of each is told in the log.
+//! Keys for tokens that were added and not used yet, kept in `{state-dir}/new-keys` from one
+//! process to the next: the first use of each is told in the log.
 //!
 //! Read once at the start, and written whole when a key came or was used. A file that is damaged or
 //! cannot be written costs that line of the log, and nothing else.

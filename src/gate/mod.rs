@@ -187,8 +187,8 @@ impl Gate {
     }
 
     /// Replaces the settings. A device that remains keeps its index, counters and presence, and the
-    /// rest of its quota if the quota is unchanged; a changed quota starts full. Returns the removed
-    /// devices: close their sessions, clear their retained status. Sessions whose credential is not
+    /// rest of its quota if the quota is unchanged; a changed quota starts full. Returns what was
+    /// removed: close their sessions, clear their retained status. Sessions whose credential is not
     /// their device's any more have to be closed too.
     ///
     /// Pass a [`Prepared`] made on another thread if the path must not wait for the compilation.

@@ -498,8 +498,8 @@ impl Intake {
         self.events.pop_front()
     }
 
-    /// After a reload: cuts off the clients of devices that are gone, and those whose own credential
-    /// is not their device's any more. Others of the device go on.
+    /// After a reload: cuts off the clients of devices that are gone, and those whose own
+    /// credential is not their device's any more. Others of the device go on.
     pub fn review<S: ReadingStore>(&mut self, moment: &Moment, pipeline: &mut Pipeline<S>) {
         let gate = &pipeline.gate;
         let why_gone = |session: &Session| match gate.id(session.device) {

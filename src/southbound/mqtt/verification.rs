@@ -169,8 +169,9 @@ impl Verifications {
         Some(verification)
     }
 
-    /// The one that was handed out is verified. Returns the connection that waits for it, its device
-    /// and the login that it was verified by, which may be another device's or nobody's by now.
+    /// The one that was handed out is verified. Returns the connection that waits for it, its
+    /// device and the login that it was verified by, which may be another device's or nobody's by
+    /// now.
     pub(super) fn complete(&mut self, now: Instant, right: bool) -> Option<(u64, DeviceIndex, Credential)> {
         let Running { connection, source, device, login, tag } = self.running.take()?;
         if right {
