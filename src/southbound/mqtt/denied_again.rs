@@ -15,31 +15,59 @@ const MANY: u32 = 3;
 /// or two.
 const WITHIN: Duration = Duration::from_secs(300);
 
-/// How often each device was disconnected, and when last.
+/// What a client is disconnected for: its identifier and that of the packet, which a publish keeps
+/// when it is sent again (MQTT 3.1.1 §4.4).
+pub(super) type Cause = (Box<str>, u16);
+
+#[derive(Debug)]
+struct Noted {
+    cause: Cause,
+    times: u32,
+    at: Instant,
+}
+
+/// How often a client of each device was disconnected for one publish, and when last. Of several
+/// clients of one device it is the last.
 #[derive(Debug, Default)]
 pub(super) struct DeniedAgain {
-    by_device: HashMap<DeviceIndex, (u32, Instant)>,
+    by_device: HashMap<DeviceIndex, Noted>,
 }
 
 impl DeniedAgain {
     /// Once more. `most`: how many devices there are; no more are kept but those of the last time.
-    pub(super) fn note(&mut self, now: Instant, device: DeviceIndex, most: usize) {
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < WITHIN;
+    pub(super) fn note(&mut self, now: Instant, device: DeviceIndex, cause: Cause, most: usize) {
         if self.by_device.len() >= most {
-            self.by_device.retain(|_, (_, at)| is_recent(*at));
+            self.by_device.retain(|_, noted| noted.is_recent(now));
         }
-        let (count, at) = self.by_device.entry(device).or_insert((0, now));
-        *count = if is_recent(*at) { count.saturating_add(1) } else { 1 };
-        *at = now;
+        let times = match self.by_device.get(&device) {
+            Some(noted) if noted.is_recent(now) && noted.cause == cause => noted.times.saturating_add(1),
+            _ => 1,
+        };
+        self.by_device.insert(device, Noted { cause, times, at: now });
+    }
+
+    /// A publish of the client passed: nothing is in its way.
+    pub(super) fn passed(&mut self, device: DeviceIndex, client_id: &str) {
+        if self.by_device.get(&device).is_some_and(|noted| &*noted.cause.0 == client_id) {
+            self.by_device.remove(&device);
+        }
+    }
+
+    /// The rules are others: it may pass now.
+    pub(super) fn forget(&mut self) {
+        self.by_device.clear();
     }
 
     /// Those that come back, and how often they were disconnected.
     pub(super) fn devices(&self, now: Instant) -> impl Iterator<Item = (DeviceIndex, u32)> {
-        let is_again =
-            move |(count, at): &(u32, Instant)| *count >= MANY && now.saturating_duration_since(*at) < WITHIN;
-        self.by_device
-            .iter()
-            .filter(move |(_, noted)| is_again(noted))
-            .map(|(device, noted)| (*device, noted.0))
+        let again =
+            self.by_device.iter().filter(move |(_, noted)| noted.times >= MANY && noted.is_recent(now));
+        again.map(|(device, noted)| (*device, noted.times))
+    }
+}
+
+impl Noted {
+    fn is_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < WITHIN
     }
 }

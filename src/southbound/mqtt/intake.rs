@@ -555,6 +555,7 @@ impl Intake {
         self.verifications.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
         self.refusals.retain(|device, _| gate.id(*device).is_some());
+        self.denied_again.forget();
     }
 
     /// The gateway stops: says goodbye to all clients. Their wills are published, also those that
@@ -854,10 +855,13 @@ impl Intake {
         let mut denied = None;
         while let Some(Acknowledgement { id, exactly_once, outcome }) = session.poll_acknowledgement() {
             let (code, reason) = match outcome {
-                Ok(()) => (PubackReasonCode::Success, None),
+                Ok(()) => {
+                    self.denied_again.passed(device, &session.client_id);
+                    (PubackReasonCode::Success, None)
+                }
                 Err(denial) if version == Version::V3_1_1 => {
                     if denial.is_temporary || self.deny_on_311 == DenyOn311::Close {
-                        denied = Some(denial);
+                        denied = Some((denial, (session.client_id.clone(), id)));
                         break;
                     }
                     (PubackReasonCode::Success, None)
@@ -870,9 +874,9 @@ impl Intake {
             }
         }
         match denied {
-            Some(denial) => {
+            Some((denial, cause)) => {
                 if !denial.is_temporary {
-                    self.denied_again.note(moment.now, device, pipeline.gate.device_count());
+                    self.denied_again.note(moment.now, device, cause, pipeline.gate.device_count());
                 }
                 self.end(moment, number, Ended::Denied(denial.reason), pipeline);
             }

@@ -445,6 +445,22 @@ fn a_denied_publish_closes_a_connection_of_3_1_1_unless_it_is_to_be_dropped() {
     let client = world.client(OLD);
     world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
     assert_eq!(told(&world), None, "the count begins anew");
+    // Others that come once each with another publish send nothing again.
+    for id in 2..=4 {
+        let client = world.client(OLD);
+        world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, id, b"1"));
+    }
+    assert_eq!(told(&world), None);
+    // It got past what was refused.
+    for _ in 1..=3 {
+        let client = world.client(OLD);
+        world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 9, b"1"));
+    }
+    assert_eq!(told(&world), Some(3));
+    let client = world.client(OLD);
+    world.say(client, &publish(false, "t/x", Qos::AtLeastOnce, 10, b"1"));
+    world.commit(true);
+    assert_eq!(told(&world), None);
     let mut world = World::with(Settings { deny_on_311: DenyOn311::Drop, ..Settings::default() }, 1);
     let client = world.client(OLD);
     world.say(client, &publish(false, "nowhere", Qos::AtLeastOnce, 1, b"1"));
