@@ -87,6 +87,8 @@ struct Inner {
     loading: BTreeMap<Name, Instant>,
     /// Classes without a folder, because something else is in its place: what is wrong.
     blocked: BTreeMap<Name, String>,
+    /// Classes of which that is over: what could not be stored is fetched at once.
+    mended: BTreeSet<Name>,
     /// Classes whose folder was lost with an image: what is said until another is here.
     lost: BTreeMap<Name, String>,
     looked_after_at: Option<Instant>,
@@ -151,6 +153,7 @@ impl Firmware {
             lent: BTreeSet::new(),
             loading: BTreeMap::new(),
             blocked: BTreeMap::new(),
+            mended: BTreeSet::new(),
             lost: BTreeMap::new(),
             // The classes are loaded now, which makes their folders.
             looked_after_at: Some(Instant::now()),
@@ -182,6 +185,7 @@ impl Firmware {
             inner.unread.retain(|class, _| classes.contains(class));
             inner.fetching.retain(|class, _| classes.contains(class));
             inner.blocked.retain(|class, _| classes.contains(class));
+            inner.mended.retain(|class| classes.contains(class));
             inner.lost.retain(|class, _| classes.contains(class));
             inner.readers.retain(|class| classes.contains(class));
             new
@@ -333,6 +337,11 @@ impl Firmware {
     /// The settings.
     pub fn settings(&self) -> SensorFirmware {
         self.inner.borrow().library.settings().clone()
+    }
+
+    /// Whether the folder of a class, in whose place something else was, is there again; told once.
+    pub fn take_mended(&self, class: &Name) -> bool {
+        self.inner.borrow_mut().mended.remove(class)
     }
 
     /// What is here of a class; `None`: it is not verified yet, or no class.
@@ -662,12 +671,12 @@ impl Inner {
     }
 
     fn take_looked(&mut self, class: Name, looked: Looked, base: &Path) {
+        if !matches!(looked, Looked::Blocked(_)) && self.blocked.remove(&class).is_some() {
+            self.mended.insert(class.clone());
+        }
         match looked {
-            Looked::Fine => {
-                self.blocked.remove(&class);
-            }
+            Looked::Fine => {}
             Looked::Lost => {
-                self.blocked.remove(&class);
                 let images = self.files.get(&class).map_or(0, BTreeMap::len);
                 if images > 0 {
                     let folder = folder_of(base, class.as_str());

@@ -55,9 +55,7 @@ fn site_with(
     folder.write("door-7.psk", format!("text:{KEY}"));
     let pki = Pki::new(folder.path());
     let broker = Mosquitto::start(folder.path(), &pki, "");
-    // `BINARY=PATH` in the environment: another build.
-    let binary: PathBuf =
-        std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tombolo").into()).into();
+    let binary = tombolo_test_support::program(env!("CARGO_BIN_EXE_tombolo"));
     let mut daemon = Daemon::start(&binary, &folder, broker.tls_port, &pki.ca(), roles);
     daemon.stop();
     prepare(&folder, &mut daemon);
@@ -528,12 +526,16 @@ fn a_file_in_the_place_of_the_folder_is_named_at_the_start_and_by_check_until_it
     let (code, text) = site.daemon.command(&["check", "--offline"]);
     let is_said = |line: &str| line.starts_with("fail") && line.contains(problem);
     assert!(code != 0 && text.lines().any(is_said), "{text}");
+    site.check();
+    wait_for("the failed fetch", || {
+        site.daemon.command(&["status"]).1.contains("firmware for door does not arrive")
+    });
     std::fs::remove_file(site.folder.join("state/firmware")).unwrap();
     let within = std::time::Duration::from_secs(90);
     wait_within(within, "the folder", || site.folder.join("state/firmware/door").is_dir());
     // It is looked at every 30 s, whatever made the folder.
     wait_within(within, "the end of it", || !site.daemon.command(&["status"]).1.contains(problem));
-    site.check();
+    // What could not be stored is not waited for.
     site.offers("1.0.0");
     assert_eq!(site.sensor("door-7").manifest()["version"], "1.0.0");
 }

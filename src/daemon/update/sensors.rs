@@ -107,6 +107,9 @@ impl Sensors {
         let mut next = None;
         for (class, state) in classes.iter_mut() {
             self.show(class, state);
+            if self.firmware.take_mended(class) {
+                state.retry_at = None;
+            }
             let waits = state.retry_at.is_some_and(|at| now < at) || state.running.is_some();
             if waits || !may_fetch || next.is_some() {
                 continue;
