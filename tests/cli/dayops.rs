@@ -350,7 +350,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
         "conf.d/50-site.toml",
         "# the password is hunter2-hunter2\n[upstream]\nurl = \"mqtts://127.0.0.1:1\"\nusername = \"greenhouse-user\"\n\
          password-file = \"../secrets/password\"\ncertificate-file = \"../gateway.pem\"\nkey-file = \"../gateway.key\"\n\
-         [device.door-7]\nrole = \"sensor\"\npsk-file = \"../door-7.psk\"\n",
+         [device.door-7]\nrole = \"sensor\"\npsk-file = \"../door-7.psk\"\nmqtt-username = \"door-user\"\n",
     );
     // A file named after a secret, which the listing would show.
     place.write("state/hunter2-hunter2", "sesame-sesame-77");
@@ -378,7 +378,12 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     {
         assert!(all.contains(what), "{what}");
     }
-    assert!(all.contains("greenhouse-user") && all.contains("upstream.password-file"), "{all}");
+    assert!(
+        all.contains("greenhouse-user")
+            && all.contains("door-user")
+            && all.contains("upstream.password-file"),
+        "{all}"
+    );
     assert!(all.contains("not running"), "that the daemon is stopped is said");
     assert!(fs::metadata(place.path("bundle.tar")).unwrap().len() < 4 << 20);
     place.run("support-bundle bundle.tar").failed(1, &["exists"]);
@@ -389,7 +394,7 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     assert!(json["bytes"].as_u64().unwrap() > 1_000);
     let all = untar(&place, "second.tar");
     assert!(all.contains("60-wrong.toml"), "{all}");
-    for gone in secrets.iter().chain(&["greenhouse-user", "window-1"]) {
+    for gone in secrets.iter().chain(&["greenhouse-user", "window-1", "door-user"]) {
         assert!(!all.contains(gone), "{gone} is in {all}");
     }
 }

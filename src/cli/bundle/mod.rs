@@ -186,7 +186,7 @@ fn redactor(shown: &[Shown], state_dir: &Path, hide_names: bool) -> Redactor {
             let Some(text) = value.as_str() else { continue };
             match key.as_str() {
                 "psk" => redactor.know(text.as_bytes()),
-                "label" | "psk-identity" if hide_names => redactor.hide_name(text),
+                "label" | "psk-identity" | "mqtt-username" if hide_names => redactor.hide_name(text),
                 _ => {}
             }
         }
@@ -197,7 +197,8 @@ fn redactor(shown: &[Shown], state_dir: &Path, hide_names: bool) -> Redactor {
             if let ["device", id, ..] = parts[..] {
                 redactor.hide_name(id.trim_matches('"'));
             }
-            let is_name = matches!(parts.last(), Some(&("username" | "label" | "psk-identity")));
+            let is_name =
+                matches!(parts.last(), Some(&("username" | "mqtt-username" | "label" | "psk-identity")));
             if let Some(text) = one.value.as_ref().and_then(|value| value.as_str()).filter(|_| is_name) {
                 redactor.hide_name(text);
             }
