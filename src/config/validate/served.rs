@@ -25,6 +25,26 @@ pub(super) struct Written {
     is_left_over: bool,
 }
 
+impl Written {
+    fn kinds(&self) -> impl Iterator<Item = (&'static str, &BTreeMap<String, model::Served>)> {
+        [("observe", &self.observe), ("poll", &self.poll)]
+            .into_iter()
+            .filter(|(_, tables)| !tables.is_empty())
+    }
+
+    /// Its kinds of tables as headers.
+    fn tables(&self, id: &str) -> String {
+        let headers: Vec<String> = self.kinds().map(|(kind, _)| format!("[device.{id}.{kind}]")).collect();
+        headers.join(" and ")
+    }
+
+    /// The kind and name of its first table.
+    fn first(&self) -> Option<[&str; 2]> {
+        let (kind, tables) = self.kinds().next()?;
+        Some([kind, tables.keys().next()?])
+    }
+}
+
 /// One table of a role or device: `None` takes the one that it replaces out.
 type Found = BTreeMap<(&'static str, String), Option<ServedPath>>;
 
@@ -43,19 +63,19 @@ pub(super) fn tables(
             written.insert(id.clone(), Written { observe, poll, is_left_over: false });
         }
     }
+    let is_known = |id: &String| sources.registry.has_file(id) || is_node(file, id);
     let is_addition = |id: &String| {
         let table = devices.get(id);
         let has_nothing = table.is_some_and(|table| {
             table.enabled.is_none() && table.role.is_none() && !super::device::has_credential(table)
         });
-        let is_known = sources.registry.has_file(id) || is_node(file, id);
-        has_nothing && (is_known || table.is_some_and(is_bare) && !file.serial.contains_key(id))
+        has_nothing && (is_known(id) || table.is_some_and(is_bare) && !file.serial.contains_key(id))
     };
     let additions: Vec<String> = written.keys().filter(|id| is_addition(id)).cloned().collect();
     for id in additions {
         devices.remove(&id);
-        let is_there = sources.registry.has_file(&id) || is_node(file, &id);
-        written.entry(id).or_default().is_left_over = !is_there;
+        let is_left_over = !is_known(&id);
+        written.entry(id).or_default().is_left_over = is_left_over;
     }
     written
 }
@@ -112,20 +132,17 @@ pub(super) fn served(
         pace(cx, role, &key, &paths);
         settings.roles.insert(name.clone(), paths);
     }
-    for (id, Written { observe, poll, is_left_over }) in devices {
+    for (id, written) in devices {
         let key = ["device", id.as_str()];
-        if *is_left_over {
-            let table = if observe.is_empty() { "poll" } else { "observe" };
+        if written.is_left_over {
             let message = "there is no such device, so its tables observe and poll are without effect";
             let advice =
-                format!("take [device.{id}.{table}] out, or add the device: `tombolo device add {id}`");
-            let place: Vec<&str> = key.into_iter().chain([table]).collect();
-            let name = observe.keys().chain(poll.keys()).next();
-            let place: Vec<&str> = place.into_iter().chain(name.map(String::as_str)).collect();
+                format!("take {} out, or add the device: `tombolo device add {id}`", written.tables(id));
+            let place: Vec<&str> = key.into_iter().chain(written.first().into_iter().flatten()).collect();
             cx.warn(&format!("device {id}"), &place, message, &advice);
             continue;
         }
-        let own = parse(cx, key, (observe, poll));
+        let own = parse(cx, key, (&written.observe, &written.poll));
         let Some(device) = gate.devices.iter().find(|device| device.id.as_str() == id) else {
             continue;
         };
@@ -140,9 +157,10 @@ pub(super) fn served(
                 }
                 (false, false) => "it has no DTLS credential, so that it cannot be asked",
             };
-            let table = if observe.is_empty() { "poll" } else { "observe" };
-            let advice = format!("give it psk-file or a certificate, or take [device.{id}.{table}] out");
-            cx.fail(&format!("device {id}"), &[key[0], key[1], table], why, &advice);
+            let advice = format!("give it psk-file or a certificate, or take {} out", written.tables(id));
+            let kind = written.first().map(|[kind, _]| kind);
+            let place: Vec<&str> = key.into_iter().chain(kind).collect();
+            cx.fail(&format!("device {id}"), &place, why, &advice);
             continue;
         }
         if let Some(role) = gate.roles.iter().find(|role| role.name == device.role) {
