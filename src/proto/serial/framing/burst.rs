@@ -38,12 +38,15 @@ pub(super) struct Burst {
     paced: u8,
     /// A silence was before this byte of the buffer.
     silence_at: Option<usize>,
+    /// Of what is collected, the whole frames that were found and their bytes: each is looked at
+    /// once, however its bytes come.
+    whole: (usize, usize),
 }
 
 impl Burst {
     /// Whoever says so knows that the next byte begins a frame.
     pub(super) fn in_step() -> Burst {
-        Burst { in_step: true, is_behind_silence: true, paced: PACED, silence_at: None }
+        Burst { in_step: true, is_behind_silence: true, paced: PACED, ..Burst::default() }
     }
 }
 
@@ -95,17 +98,26 @@ impl Decoder {
 
     /// Whether what was collected can still be whole frames, and not too many.
     fn collect(&mut self) {
-        match self.sizes() {
-            (_, Front::Bad(why)) => {
-                self.fail(why);
-                self.awaits_silence = true;
+        loop {
+            let (frames, at) = self.burst.whole;
+            let rest = self.buffer.bytes.get(at..).unwrap_or_default();
+            match self.front(rest) {
+                _ if rest.is_empty() => break,
+                Front::Frame(size) => self.burst.whole = (frames + 1, at + size),
+                Front::Part => break,
+                Front::Bad(why) => {
+                    self.burst.whole = (0, 0);
+                    self.fail(why);
+                    self.awaits_silence = true;
+                    return;
+                }
             }
-            (sizes, _) if sizes.len() > FRAMES_MAX => {
-                // Whatever they are, no silence ends them.
-                self.counters.dropped += self.buffer.clear();
-                self.awaits_silence = true;
-            }
-            _ => {}
+        }
+        if self.burst.whole.0 > FRAMES_MAX {
+            // Whatever they are, no silence ends them.
+            self.burst.whole = (0, 0);
+            self.counters.dropped += self.buffer.clear();
+            self.awaits_silence = true;
         }
     }
 
@@ -128,6 +140,7 @@ impl Decoder {
 
     /// The line is silent, and something is in the buffer.
     pub(super) fn end_burst(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        self.burst.whole = (0, 0);
         let is_paced = self.burst.is_behind_silence && self.burst.paced >= PACED;
         if self.burst.in_step && !is_paced {
             self.burst.silence_at = Some(self.buffer.bytes.len());

@@ -422,20 +422,15 @@ impl Decoder {
     /// begin, they end with it. What is whole comes with the next timer.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
-        if self.needs_silence() {
-            // Nothing follows, as behind a silence.
+        let is_gap = matches!(self.scanner, Scanner::Gap) && !is_over;
+        // Nothing follows, as behind a silence.
+        if self.needs_silence() || is_gap && self.is_proven() {
             self.last_byte_at =
                 self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default()));
-            return;
+        } else if is_gap {
+            self.last_byte_at = None;
         }
-        if !matches!(self.scanner, Scanner::Gap) || is_over {
-            return;
-        }
-        self.last_byte_at = match self.is_proven() {
-            true => self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default())),
-            false => None,
-        };
-        if self.last_byte_at.is_none() {
+        if is_gap && self.last_byte_at.is_none() {
             self.fail(Bad::Cut);
         }
     }
