@@ -16,16 +16,16 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tombolo_test_support::bench::{Libcoap, median, number};
 use tombolo_test_support::dtls::client::{Client, Config, PSK_GCM};
 use tombolo_test_support::dtls::connect;
 use tombolo_test_support::{
-    Daemon, Folder, Mosquitto, Pki, Subscriber, cpu_time, free_udp_port, wait_for, wait_within,
+    Daemon, Folder, Mosquitto, Pki, Subscriber, cpu_time, program, wait_for, wait_within,
 };
 
 const KEY: &str = "benchbenchbench1";
@@ -284,8 +284,7 @@ async fn tombolo(load: &Load, way: Way, count: usize) -> f64 {
     for number in 0..load.devices {
         let _ = writeln!(extra, "[device.d{number}]\nrole = \"actuator\"\npsk-file = \"{}\"", key.display());
     }
-    let binary: PathBuf =
-        std::env::var_os("BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_tombolo").into()).into();
+    let binary = program(env!("CARGO_BIN_EXE_tombolo"));
     let daemon = Daemon::start(&binary, &folder, broker.tls_port, &pki.ca(), &extra);
     wait_for("the subscription", || {
         let log = std::fs::read_to_string(folder.join("mosquitto.log")).unwrap_or_default();
@@ -305,49 +304,17 @@ async fn tombolo(load: &Load, way: Way, count: usize) -> f64 {
     per(cpu_time(daemon.pid()) - before, done)
 }
 
-struct Libcoap(Child, SocketAddr);
-
-impl Libcoap {
-    fn start() -> Libcoap {
-        let port = free_udp_port();
-        let child = Command::new("coap-server-openssl")
-            .args(["-A", "127.0.0.1", "-p", &(port - 1).to_string(), "-k", KEY, "-h", "", "-v", "0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("coap-server-openssl is installed with libcoap3-bin");
-        // coaps listens one port above coap.
-        Libcoap(child, (Ipv4Addr::LOCALHOST, port).into())
-    }
-}
-
-impl Drop for Libcoap {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// CPU microseconds a notification of libcoap's server, its share of the PUTs included.
 async fn libcoap(load: &Load, count: usize) -> f64 {
-    let server = Libcoap::start();
-    let putter = Device::connect(load.devices, server.1.port());
+    let server = Libcoap::start(KEY, "");
+    let putter = Device::connect(load.devices, server.address().port());
     let mut source = Source::Client(Box::new(putter));
     source.publish(0, 0).await;
-    let mut arrived = devices(server.1.port(), load.devices, Some("example_data")).await;
+    let mut arrived = devices(server.address().port(), load.devices, Some("example_data")).await;
     drive(&mut source, &mut arrived, load, Way::OneForAll, 2 * load.devices).await;
-    let before = cpu_time(server.0.id());
+    let before = cpu_time(server.pid());
     let done = drive(&mut source, &mut arrived, load, Way::OneForAll, count).await;
-    per(cpu_time(server.0.id()) - before, done)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    per(cpu_time(server.pid()) - before, done)
 }
 
 fn main() {

@@ -12,13 +12,13 @@
 
 use std::cell::Cell;
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tombolo::cli::demo::sensor::{POST, PUT, Sensor};
-use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, free_udp_port, program, resident_kb};
+use tombolo_test_support::bench::{Libcoap, number};
+use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, cpu_time, program, resident_kb};
 
 const KEY: &str = "benchbenchbench1";
 const PAYLOAD: &[u8] = b"{\"t\":21.5,\"rh\":40.25,\"battery\":3.01,\"n\":1}";
@@ -107,31 +107,8 @@ async fn run(target: &Target, load: &Load, seconds: f64) -> Figure {
     }
 }
 
-struct Libcoap(Child, SocketAddr);
-
-impl Libcoap {
-    fn start() -> Libcoap {
-        let port = free_udp_port();
-        let child = Command::new("coap-server-openssl")
-            .args(["-A", "127.0.0.1", "-p", &(port - 1).to_string(), "-k", KEY, "-h", "hint", "-v", "0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("coap-server-openssl is installed");
-        // coaps listens one port above coap.
-        Libcoap(child, (Ipv4Addr::LOCALHOST, port).into())
-    }
-
-    fn target(&self) -> Target {
-        Target { address: self.1, pid: self.0.id(), method: PUT, path: "example_data" }
-    }
-}
-
-impl Drop for Libcoap {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn target_of(libcoap: &Libcoap) -> Target {
+    Target { address: libcoap.address(), pid: libcoap.pid(), method: PUT, path: "example_data" }
 }
 
 fn median(mut figures: Vec<Figure>) -> Figure {
@@ -150,10 +127,6 @@ fn gateway(folder: &Folder, pki: &Pki, broker: &Mosquitto, interval: &str) -> Da
         let _ = writeln!(extra, "[device.d{number}]\nrole = \"sensor\"\npsk-file = \"{}\"", key.display());
     }
     Daemon::start(&program(env!("CARGO_BIN_EXE_tombolo")), folder, broker.tls_port, &pki.ca(), &extra)
-}
-
-fn number(name: &str, default: f64) -> f64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn main() {
@@ -181,9 +154,9 @@ fn main() {
             ours.push(local.block_on(&runtime, run(&target, load, seconds)));
             drop(daemon);
             drop(broker);
-            let libcoap = Libcoap::start();
+            let libcoap = Libcoap::start(KEY, "hint");
             std::thread::sleep(Duration::from_millis(300));
-            theirs.push(local.block_on(&runtime, run(&libcoap.target(), load, seconds)));
+            theirs.push(local.block_on(&runtime, run(&target_of(&libcoap), load, seconds)));
         }
         let (ours, theirs) = (median(ours), median(theirs));
         println!(
@@ -201,18 +174,18 @@ fn main() {
     let pki = Pki::new(folder.path());
     let broker = Mosquitto::start(folder.path(), &pki, "");
     let daemon = gateway(&folder, &pki, &broker, "10ms");
-    let libcoap = Libcoap::start();
+    let libcoap = Libcoap::start(KEY, "hint");
     std::thread::sleep(Duration::from_secs(2));
     println!(
         "| idle, 10,000 devices configured | {} | {} |",
         resident_kb(daemon.pid()),
-        resident_kb(libcoap.0.id())
+        resident_kb(libcoap.pid())
     );
     let ours = Target { address: daemon.coaps, pid: daemon.pid(), method: POST, path: "t/env" };
     let sensors = local.block_on(&runtime, connect_all(&ours, 5_000));
     let with_sessions = resident_kb(daemon.pid());
     drop(sensors);
-    let sensors = local.block_on(&runtime, connect_all(&libcoap.target(), 5_000));
-    println!("| 5,000 DTLS sessions | {with_sessions} | {} |", resident_kb(libcoap.0.id()));
+    let sensors = local.block_on(&runtime, connect_all(&target_of(&libcoap), 5_000));
+    println!("| 5,000 DTLS sessions | {with_sessions} | {} |", resident_kb(libcoap.pid()));
     drop(sensors);
 }

@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tombolo_test_support::bench::{median, number};
 use tombolo_test_support::{cpu_time, resident_kb, wait_within};
 
 use self::client::Client;
@@ -109,15 +110,6 @@ async fn flooded(site: &Site, kind: Kind, seconds: usize) -> (Vec<Duration>, f64
     }
     waited.sort();
     (waited, flood.rate())
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn main() {

@@ -3,6 +3,7 @@
 //! nobody else has; and harnesses of the cores.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod broker;
 pub mod disk_faults;
 pub mod dtls;
@@ -357,7 +358,7 @@ impl Drop for Subscriber {
     }
 }
 
-/// The program that a bench measures: `built` by cargo, or that of `BINARY` in the environment.
+/// The program that is measured: `built` by cargo, or that of `BINARY` in the environment.
 pub fn program(built: &str) -> PathBuf {
     std::env::var_os("BINARY").map_or_else(|| built.into(), Into::into)
 }
