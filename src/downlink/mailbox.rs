@@ -47,10 +47,8 @@ use crate::clock::{Moment, UnixTime};
 use crate::gate::{Deliver, MailboxLimits, WhenFull};
 use crate::message::{Name, Stamp};
 use crate::proto::coap::block::{Block, SIZE_EXPONENT_MAX};
-use crate::proto::coap::{PeerId, Token};
+use crate::proto::coap::{Code, PeerId, Token};
 
-/// 2.02 Deleted (RFC 7252 §5.9.1.2).
-const DELETED: u8 = 0x42;
 /// From a fault of the disk to the next attempt.
 pub const RETRY: Duration = Duration::from_secs(5);
 /// So long a message of QoS 2 is known after it was completed, and a distinct one of QoS 1 after
@@ -1498,7 +1496,7 @@ impl Mailbox {
             older.filter(|older| self.commands.get(older).is_some_and(is_gone)).copied().collect();
         gone.into_iter().for_each(|older| self.end(older, superseded()));
         let why = "the message on the path is removed: a GET of the device is answered with 4.04";
-        self.end(number, Outcome::of(Status::Code(DELETED), why));
+        self.end(number, Outcome::of(Status::Code(Code::DELETED.0), why));
         self.relations.note_changed(&device, &path);
     }
 

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// A process group, by the id of its first process, that ends with this.
 #[derive(Debug)]
@@ -21,6 +22,18 @@ impl Drop for ProcessGroup {
             // No such group: all have ended.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
+    }
+}
+
+/// Reads all that a program says and keeps the last `MOST` bytes, so that one that talks a lot does
+/// not block.
+pub async fn read_last<const MOST: usize>(pipe: Option<impl AsyncRead + Unpin>, said: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    let mut piece = [0; MOST];
+    while let Ok(length @ 1..) = pipe.read(&mut piece).await {
+        said.extend_from_slice(&piece[..length]);
+        let excess = said.len().saturating_sub(MOST);
+        said.drain(..excess);
     }
 }
 

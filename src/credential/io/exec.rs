@@ -23,7 +23,7 @@ use crate::credential::exec::{ERROR_MAX, ExecSettings, Exit, INHERITED, OUTPUT_M
 use crate::credential::source::{Answer, Identity, Order, Outcome, Source};
 use crate::northbound::token_key::TokenKey;
 use crate::proto::pem;
-use crate::system::io::{ProcessGroup, random};
+use crate::system::io::{ProcessGroup, random, read_last};
 
 /// How long a child that keeps the pipes open is waited for after the program has ended.
 const PIPES_WITHIN: Duration = Duration::from_secs(1);
@@ -77,8 +77,9 @@ impl ExecSource {
                 }
                 std::future::pending::<()>().await
             };
-            let pipes =
-                async { tokio::join!(read_output(stdout, &mut output), read_error(stderr, &mut error)).0 };
+            let pipes = async {
+                tokio::join!(read_output(stdout, &mut output), read_last::<ERROR_MAX>(stderr, &mut error)).0
+            };
             let mut pipes = std::pin::pin!(pipes);
             let mut write = std::pin::pin!(write);
             let mut within = None;
@@ -129,17 +130,6 @@ async fn read_output(pipe: Option<impl AsyncRead + Unpin>, output: &mut Vec<u8>)
     let Some(pipe) = pipe else { return true };
     let read = pipe.take(OUTPUT_MAX as u64 + 1).read_to_end(output).await;
     read.is_ok() && output.len() <= OUTPUT_MAX
-}
-
-/// Reads all and keeps the end, so that a program that talks a lot does not block.
-async fn read_error(pipe: Option<impl AsyncRead + Unpin>, error: &mut Vec<u8>) {
-    let Some(mut pipe) = pipe else { return };
-    let mut piece = [0; ERROR_MAX];
-    while let Ok(length @ 1..) = pipe.read(&mut piece).await {
-        error.extend_from_slice(&piece[..length]);
-        let excess = error.len().saturating_sub(ERROR_MAX);
-        error.drain(..excess);
-    }
 }
 
 /// The working folder of one run, mode 0700, with the present certificate and key in it. It goes

@@ -11,14 +11,13 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
-use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -36,7 +35,7 @@ use crate::journal::Refused;
 use crate::message::ContentFormat;
 use crate::pipeline::ReplyFault;
 use crate::proto::coap;
-use crate::system::io::ProcessGroup;
+use crate::system::io::{ProcessGroup, read_last};
 
 /// The file in the state directory, while there is one.
 const NAME: &str = "support-bundle.tar";
@@ -51,8 +50,8 @@ const PART_EVERY: Duration = Duration::from_millis(200);
 const FULL_REST: Duration = Duration::from_secs(1);
 /// How long the journal may take nothing.
 const FULL_MAX: Duration = Duration::from_secs(300);
-/// Bytes kept of what the process says.
-const SAID_MAX: u64 = 1_024;
+/// Bytes kept of what the process says, from the end.
+const SAID_MAX: usize = 1_024;
 /// What tells systemd about this process alone.
 const OF_THE_SERVICE: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS"];
 
@@ -156,12 +155,10 @@ async fn make(config: &Path, file: &Path, hide_names: bool) -> Result<(Arc<File>
     let mut said = Vec::new();
     let stderr = child.stderr.take();
     let ended = timeout(MADE_WITHIN, async {
-        if let Some(stderr) = stderr {
-            let _ = stderr.take(SAID_MAX).read_to_end(&mut said).await;
-        }
+        read_last::<SAID_MAX>(stderr, &mut said).await;
         child.wait().await
-    });
-    let ended = ended.await;
+    })
+    .await;
     drop(group);
     match ended {
         Ok(Ok(status)) if status.success() => {}
@@ -174,7 +171,7 @@ async fn make(config: &Path, file: &Path, hide_names: bool) -> Result<(Arc<File>
         Ok(Err(error)) => return Err(format!("support-bundle cannot be waited for: {error}")),
         Err(_) => return Err(format!("it was not made within {} s", MADE_WITHIN.as_secs())),
     }
-    let path: PathBuf = file.to_owned();
+    let path = file.to_owned();
     let measured = spawn_blocking(move || measure(&path)).await;
     let measured = measured.unwrap_or_else(|_| Err(io::Error::other("its thread failed")));
     measured.map_err(|error| format!("{} cannot be read: {error}", file.display()))

@@ -4,10 +4,10 @@
 //! MQTT 3.1.1 has no answer that refuses a publish. A client that keeps what is not acknowledged
 //! sends it first after each reconnect, so nothing that it has behind it gets through.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::gate::DeviceIndex;
+use crate::number_map::NumberMap;
 
 /// Fewer than this may be a mistake that was corrected.
 const MANY: u32 = 3;
@@ -30,7 +30,7 @@ struct Noted {
 /// clients of one device it is the last.
 #[derive(Debug, Default)]
 pub(super) struct DeniedAgain {
-    by_device: HashMap<DeviceIndex, Noted>,
+    by_device: NumberMap<DeviceIndex, Noted>,
 }
 
 impl DeniedAgain {

@@ -19,6 +19,7 @@
 //! | `queue` | messages of QoS 1 for one client, kept while it is away |
 //! | `refusal_rate` | how many publishes are refused without a pause |
 //! | `denied_again` | clients of 3.1.1 that are disconnected for the same publish each time |
+//! | `newest` | of what is refused to each device, how many and the newest |
 //! | `refused_connects` | the refused connects for people |
 //! | `refused_filters` | the refused filters of subscriptions for people |
 //! | `verification` | passwords that are costly to verify |
@@ -38,6 +39,7 @@ pub mod explain;
 pub mod filter;
 mod intake;
 pub mod io;
+mod newest;
 mod packet;
 mod queue;
 mod refusal_rate;

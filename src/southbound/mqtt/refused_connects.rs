@@ -2,10 +2,10 @@
 //!
 //! Anybody may claim to be a device: it counts against nobody, and is shown only.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::newest::Newest;
 use crate::gate::DeviceIndex;
 use crate::message::Name;
 
@@ -28,7 +28,7 @@ pub struct RefusedConnect {
 #[derive(Debug, Default)]
 pub(super) struct RefusedConnects {
     last: Option<RefusedConnect>,
-    by_device: HashMap<DeviceIndex, (u64, RefusedConnect)>,
+    by_device: Newest<RefusedConnect>,
 }
 
 impl RefusedConnects {
@@ -41,11 +41,7 @@ impl RefusedConnects {
         is_known: impl Fn(DeviceIndex) -> bool,
     ) {
         if let Some(device) = device {
-            if self.by_device.len() >= most {
-                self.by_device.retain(|device, _| is_known(*device));
-            }
-            let before = self.by_device.get(&device).map_or(0, |(count, _)| *count);
-            self.by_device.insert(device, (before + 1, refused.clone()));
+            self.by_device.note(device, (1, refused.clone()), most, is_known);
         }
         self.last = Some(refused);
     }
@@ -57,6 +53,6 @@ impl RefusedConnects {
 
     /// How many claimed to be a device, and the newest.
     pub(super) fn of(&self, device: DeviceIndex) -> Option<(u64, &RefusedConnect)> {
-        self.by_device.get(&device).map(|(count, last)| (*count, last))
+        self.by_device.of(device)
     }
 }

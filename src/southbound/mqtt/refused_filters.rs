@@ -2,9 +2,9 @@
 //!
 //! Many clients do not show that a subscription was refused: they are connected, and nothing comes.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
+use super::newest::Newest;
 use crate::gate::DeviceIndex;
 
 /// Most characters kept of a filter.
@@ -22,7 +22,7 @@ pub struct RefusedFilter {
 /// Those that are kept: one of each device, at most.
 #[derive(Debug, Default)]
 pub(super) struct RefusedFilters {
-    by_device: HashMap<DeviceIndex, (u64, RefusedFilter)>,
+    by_device: Newest<RefusedFilter>,
 }
 
 impl RefusedFilters {
@@ -36,17 +36,13 @@ impl RefusedFilters {
         most: usize,
         is_known: impl Fn(DeviceIndex) -> bool,
     ) -> RefusedFilter {
-        if self.by_device.len() >= most {
-            self.by_device.retain(|device, _| is_known(*device));
-        }
         let last = RefusedFilter { at: now, filter: newest.chars().take(SHOWN_MAX).collect() };
-        let before = self.by_device.get(&device).map_or(0, |(count, _)| *count);
-        self.by_device.insert(device, (before + count, last.clone()));
+        self.by_device.note(device, (count, last.clone()), most, is_known);
         last
     }
 
     /// How many of a device, and the newest.
     pub(super) fn of(&self, device: DeviceIndex) -> Option<(u64, &RefusedFilter)> {
-        self.by_device.get(&device).map(|(count, last)| (*count, last))
+        self.by_device.of(device)
     }
 }

@@ -39,10 +39,8 @@ struct Writable {
     is_open: bool,
     /// The command that the port has not taken yet.
     order: Option<Order>,
-    /// The one that is under way.
-    number: Option<u64>,
-    /// What it is.
-    kind: Option<Kind>,
+    /// The one that is under way, and what it is.
+    under_way: Option<(u64, Kind)>,
     /// The device whose command is next, and until when.
     reserved: Option<(Name, Instant)>,
     /// The device whose command was last.
@@ -101,11 +99,9 @@ impl Intake {
 
     /// The port is gone, with what it had not taken.
     pub fn disconnect_writable(&mut self, port: u32) {
-        if let Some(Writable { number: Some(number), order, kind, .. }) = self.writable.remove(&port) {
+        if let Some(Writable { under_way: Some((number, kind)), order, .. }) = self.writable.remove(&port) {
             let delivered = if order.is_some() { Delivered::Unsent } else { Delivered::Unknown };
-            if let Some(kind) = kind {
-                self.writes.note(kind, &delivered);
-            }
+            self.writes.note(kind, &delivered);
             self.delivered.push_back((number, delivered));
         }
     }
@@ -117,8 +113,8 @@ impl Intake {
         if is_open {
             self.free.push(port);
         } else if writable.order.take().is_some() {
-            let number = writable.number.take();
-            self.delivered.extend(number.map(|number| (number, Delivered::Unsent)));
+            let under_way = writable.under_way.take();
+            self.delivered.extend(under_way.map(|(number, _)| (number, Delivered::Unsent)));
         }
     }
 
@@ -133,7 +129,7 @@ impl Intake {
         let Some((_, writable)) = self.writable_of(device) else { return false };
         let is_others =
             writable.reserved.as_ref().is_some_and(|(other, until)| other != device && now < *until);
-        let is_free = writable.is_open && writable.number.is_none() && !is_others;
+        let is_free = writable.is_open && writable.under_way.is_none() && !is_others;
         if is_free {
             writable.reserved = Some((device.clone(), now + RESERVED));
         }
@@ -148,8 +144,7 @@ impl Intake {
         let Some((port, writable)) = self.writable_of(device) else { return false };
         writable.reserved = None;
         writable.last = Some(device.clone());
-        writable.number = Some(order.number);
-        writable.kind = Some(Kind::of(&order.wanted));
+        writable.under_way = Some((order.number, Kind::of(&order.wanted)));
         writable.order = Some(order);
         self.ready.push(port);
         true
@@ -162,11 +157,10 @@ impl Intake {
 
     /// The port tells what became of a command.
     pub fn handle_delivered(&mut self, port: u32, number: u64, delivered: Delivered) {
-        if let Some(writable) = self.writable.get_mut(&port).filter(|of| of.number == Some(number)) {
-            writable.number = None;
-            if let Some(kind) = writable.kind {
-                self.writes.note(kind, &delivered);
-            }
+        if let Some(writable) = self.writable.get_mut(&port)
+            && let Some((_, kind)) = writable.under_way.take_if(|(of, _)| *of == number)
+        {
+            self.writes.note(kind, &delivered);
             self.free.push(port);
         }
         self.delivered.push_back((number, delivered));

@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use super::program::Group;
 use super::{client, tuf};
 use crate::clock::{UnixTime, WallClock};
+use crate::system::io::ProcessGroup;
 use crate::update::check::{Fault, Metadata};
 use crate::update::settings::Place;
 
@@ -96,7 +96,7 @@ pub async fn load(order: &Order) -> Result<Metadata, Fault> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.process_group(0).kill_on_drop(true);
     let Ok(mut child) = command.spawn() else { return order.work().await };
-    let _group = child.id().map(Group);
+    let _group = child.id().map(ProcessGroup);
     if let Some(mut input) = child.stdin.take() {
         // One that has ended says so below.
         let _ = input.write_all(&serde_json::to_vec(order).unwrap_or_default()).await;

@@ -4,11 +4,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::system::io::ProcessGroup;
 
 /// Most bytes of output.
 const OUTPUT_MAX: u64 = 1 << 20;
@@ -40,7 +40,7 @@ pub async fn output(program: &str, arguments: &[&str], within: Duration) -> Resu
         std::io::ErrorKind::NotFound => NoOutput::NotInstalled,
         _ => failed(format!("cannot be started: {error}")),
     })?;
-    let group = child.id().map(Group);
+    let group = child.id().map(ProcessGroup);
     let mut bytes = Vec::new();
     let work = async {
         if let Some(stdout) = child.stdout.take() {
@@ -58,18 +58,6 @@ pub async fn output(program: &str, arguments: &[&str], within: Duration) -> Resu
         Ok(Ok(_)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(failed(format!("did not end within {} s and was killed", within.as_secs_f32()))),
-    }
-}
-
-/// A process group, by its leader's id, that ends with this.
-pub(super) struct Group(pub(super) u32);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.0) {
-            // No such group: all have ended.
-            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-        }
     }
 }
 

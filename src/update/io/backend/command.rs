@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::update::io::program::Group;
+use crate::system::io::ProcessGroup;
 
 /// Longest line that is kept, in bytes.
 const LINE_MAX: usize = 1024;
@@ -128,7 +128,7 @@ impl Call {
         command.current_dir(self.folder.as_deref().unwrap_or(Path::new("/")));
         let mut child =
             command.spawn().map_err(|error| format!("{} cannot be started: {error}", self.name()))?;
-        let group = child.id().map(Group);
+        let group = child.id().map(ProcessGroup);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (mut output, mut last, mut earlier) = (String::new(), String::new(), String::new());
         let work = async {
