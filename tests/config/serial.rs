@@ -212,6 +212,12 @@ fn a_silence_within_a_frame_that_only_its_start_marks_ends_it_sooner() {
     assert_eq!(within(xor), 30);
     assert_eq!(within(&format!("{xor}baud = 2400\n")), 91);
     assert_eq!(within(&format!("{start}{xor}")), 100);
+    // And with those that a message moved over zeros passes, or a rotation of some.
+    for (checksum, expected) in
+        [("sum", 30), ("sum16", 30), ("crc16-xmodem", 30), ("crc16-arc", 30), ("crc16-modbus", 1_000)]
+    {
+        assert_eq!(within(&format!("checksum = \"{checksum}\"\n")), expected, "{checksum}");
+    }
 }
 
 #[test]
@@ -226,6 +232,12 @@ fn a_converter_in_the_network_that_holds_bytes_back_makes_no_silence_between_mes
     };
     assert!(warned(text) && !warned(&text.replace("tcp://h:4001", "/dev/ttyS0")));
     assert!(!warned(&format!("{text}start = \"hex:AA\"\n")));
+    let of = |checksum: &str| text.replace("\"xor\"", &format!("\"{checksum}\""));
+    assert!(warned(&of("sum")) && warned(&of("sum16")) && !warned(&of("crc16-modbus")));
+    for (checksum, expected) in [("crc16-arc", true), ("crc16-xmodem", true), ("crc16-modbus", false)] {
+        let found = complaints(&format!("{ROLE}{}", of(checksum)));
+        assert_eq!(found.iter().any(|text| text.contains("moved over zeros")), expected, "{checksum}");
+    }
 }
 
 #[test]

@@ -40,9 +40,9 @@ fn every_framing_brings_its_bytes_to_the_broker() {
         (
             "fixed",
             Framing::Fixed(12),
-            // After `xor` it would begin behind a silence only.
-            Some(Checksum::Sum),
-            "framing = \"fixed\"\nsize = 12\nchecksum = \"sum\"",
+            // After a sum it would begin behind a silence only.
+            Some(Checksum::Crc16X25),
+            "framing = \"fixed\"\nsize = 12\nchecksum = \"crc16-x25\"",
         ),
         (
             "markers",
@@ -78,11 +78,11 @@ fn every_framing_brings_its_bytes_to_the_broker() {
             interleaved: None,
             silence: None,
         };
-        // Eleven bytes each, as the fixed one needs; all values in those that carry any.
+        // Ten bytes each, as the fixed one needs; all values in those that carry any.
         let text = matches!(framing, Framing::Line(_));
         let payloads: Vec<Vec<u8>> = (0..32_u8)
             .map(|n| {
-                (0..11)
+                (0..10)
                     .map(|i| if text { b'a' + (n + i) % 26 } else { n.wrapping_mul(8).wrapping_add(i) })
                     .collect()
             })

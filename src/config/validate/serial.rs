@@ -9,7 +9,9 @@ use super::{Context, built_with};
 use crate::config::model::{self, Serial};
 use crate::message::Name;
 use crate::proto::serial::checksum::{Checksum, Placement};
-use crate::proto::serial::framing::{self, FRAME_MAX, Framing, gap, interleaved, length, line, markers};
+use crate::proto::serial::framing::{
+    self, Begin, FRAME_MAX, Framing, gap, interleaved, length, line, markers,
+};
 use crate::proto::serial::modbus::BuiltIn;
 use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::modbus::model::ModeWord;
@@ -139,17 +141,23 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
         cx.warn(&format!("serial {name}"), &["serial", name, "framing"], message, advice);
         return;
     }
-    let is_cyclic = framing.checksum.is_some_and(|checksum| framing.placement.is_cyclic(checksum));
-    let by_silence = match framing.framing {
-        Framing::Fixed(_) => is_cyclic && framing.start.is_empty(),
-        Framing::Length(_) => is_cyclic,
-        _ => false,
-    };
-    if by_silence && poll.is_none() && matches!(port.port, PortName::Tcp { .. }) {
-        let message = "the checksum is right for each rotation of a message, so only silences tell where one begins, and a \
-                       converter that collects bytes makes its own";
-        let advice = "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter \
-                      send after each pause of the line";
+    let begin = Begin::of(&framing.framing, framing.checksum, framing.placement, &framing.start);
+    if begin != Begin::Frame && poll.is_none() && matches!(port.port, PortName::Tcp { .. }) {
+        let start = "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter \
+                     send after each pause of the line";
+        let (message, advice) = match begin {
+            Begin::Doubtful => (
+                "the checksum is right, too, for a message that is moved over zeros: where messages begin with 00 and a byte \
+                 was lost, some give no reading until their values change, or the line is silent for gap, and a converter \
+                 that collects bytes makes its own silences",
+                start,
+            ),
+            _ => (
+                "the checksum is right for each rotation of a message, or for some, so only silences tell where one begins, \
+                 and a converter that collects bytes makes its own",
+                start,
+            ),
+        };
         cx.warn(&format!("serial {name}"), &["serial", name, "checksum"], message, advice);
         return;
     }
@@ -466,14 +474,16 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(gap) => gap.0,
         None => {
             let is_cyclic = checksum.is_some_and(|checksum| placement.is_cyclic(checksum));
+            // What follows a question begins a message.
+            let begins = Begin::of(&framing, checksum, placement, &start) != Begin::Frame;
+            let by_silence = begins && (is_cyclic || table.poll.is_none());
             // A converter in the network holds bytes back.
             let is_local = !table.port.as_ref().is_some_and(|port| port.contains("tcp://"));
-            let by_start = matches!(framing, Framing::Fixed(_)) && !start.is_empty();
-            let least = match is_cyclic && is_local && !by_start {
+            let least = match by_silence && is_local {
                 true => framing::WITHIN_LOCAL,
                 false => framing::WITHIN,
             };
-            within(table, is_cyclic || !start.is_empty() && checksum.is_none(), least)
+            within(table, is_cyclic || by_silence || !start.is_empty() && checksum.is_none(), least)
         }
     };
     let skip_first = table.skip_first.unwrap_or(false);

@@ -90,6 +90,20 @@ impl Placement {
         is_all && matches!(checksum, Checksum::Xor | Checksum::SumNegated)
     }
 
+    /// Whether a frame with a right checksum that begins with a zero has a right one without it, if a
+    /// zero follows: of a CRC whose register begins with 0 and is sent as it is, that over message
+    /// and CRC is 0, so a zero in front or behind changes nothing.
+    pub fn hides_zeros(&self, checksum: Checksum) -> bool {
+        [0x01, 0x35, 0xFE].into_iter().all(|byte| {
+            let mut frame = vec![0; self.from + 1];
+            frame.extend([byte, 0x17]);
+            self.append(checksum, &mut frame);
+            frame.remove(0);
+            frame.push(0);
+            self.strip(checksum, &frame).is_some()
+        })
+    }
+
     fn is_low_first(&self, checksum: Checksum) -> bool {
         self.low_first.unwrap_or(!checksum.is_high_first())
     }

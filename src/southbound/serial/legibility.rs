@@ -96,7 +96,7 @@ impl Cause {
                  ends (fixed, length, markers, line)",
             ),
             Cause::Bad(Bad::Burst) => (
-                "no whole message came between two silences, and the checksum is right for each rotation of one",
+                "no whole message came between two silences, and the checksum is right for others than whole ones, too",
                 "compare size; set start to the bytes that each message begins with, as a converter may hold bytes back",
             ),
             Cause::Bad(Bad::Early) => (
@@ -172,6 +172,8 @@ pub struct Legibility {
     last_at: Option<Instant>,
     /// The silence that they were dropped for.
     awaited: Option<Awaited>,
+    /// Since when, without a pause.
+    waits_since: Option<Instant>,
     /// Since when they come.
     since: Option<Instant>,
     /// The longest row that a reading ended; `None`: there was no reading.
@@ -183,9 +185,22 @@ impl Legibility {
     /// For frames of at most so many bytes.
     pub fn new(longest: usize) -> Legibility {
         let (row, frames, cause, endless, bursts) = Default::default();
-        let (last_at, since, usual, illegible, awaited) = Default::default();
+        let (last_at, since, usual, illegible, awaited, waits_since) = Default::default();
         let longest = u64::try_from(longest).unwrap_or(u64::MAX).max(1);
-        Legibility { longest, row, frames, cause, endless, bursts, last_at, awaited, since, usual, illegible }
+        Legibility {
+            longest,
+            row,
+            frames,
+            cause,
+            endless,
+            bursts,
+            last_at,
+            awaited,
+            waits_since,
+            since,
+            usual,
+            illegible,
+        }
     }
 
     /// What makes the line illegible.
@@ -200,7 +215,7 @@ impl Legibility {
         self.usual = Some(usual.max(self.row().min(2 * needed(usual))));
         (self.row, self.since, self.illegible) = (0, None, None);
         (self.frames, self.cause, self.endless, self.bursts) = (0, None, 0, 0);
-        self.awaited = None;
+        (self.awaited, self.waits_since) = (None, None);
     }
 
     /// So many frames gave none, the last of them for this cause.
@@ -217,12 +232,18 @@ impl Legibility {
     pub fn handle_endless(&mut self, now: Instant, bytes: &[u8], awaited: Option<Awaited>) {
         self.awaited = awaited;
         let is_pause = |at: Instant| now.saturating_duration_since(at) >= PAUSE;
+        if awaited.is_none() || self.last_at.is_none_or(is_pause) {
+            self.waits_since = None;
+        }
+        if awaited.is_some() {
+            self.waits_since.get_or_insert(now);
+        }
         self.bursts += u64::from(self.endless == 0 || self.last_at.is_none_or(is_pause));
         self.last_at = Some(now);
         self.endless = self.endless.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.since.get_or_insert(now);
         // Until then it may be the beginning of a frame.
-        if self.pieces() > 1 {
+        if self.pieces() > 1 || awaited.is_some() {
             self.judge(now, bytes);
         }
     }
@@ -239,7 +260,8 @@ impl Legibility {
     fn judge(&mut self, now: Instant, shown: &[u8]) {
         let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
         let row = self.row();
-        let is_waiting = self.awaited.is_some() && row >= FIRST && lasted >= WAITING_FOR;
+        let is_waiting =
+            self.waits_since.is_some_and(|since| now.saturating_duration_since(since) >= WAITING_FOR);
         let found = is_waiting
             || match self.usual {
                 None => row >= FIRST || row >= SLOW && lasted >= SLOW_FOR,
@@ -306,8 +328,8 @@ fn quiet(Awaited { wanted, longest, takes_start }: Awaited) -> String {
         false => format!("set {start}: no gap tells its messages apart"),
     };
     format!(
-        "the checksum is right for each rotation of a message, so one begins only behind a silence of {wanted} ms (gap), \
-         and the longest was {longest} ms; {set}"
+        "the checksum is right for each rotation of a message, or for some, so one begins only behind a silence of {wanted} \
+         ms (gap), and those that come again and again have {longest} ms; {set}"
     )
 }
 
@@ -465,7 +487,10 @@ mod tests {
             line.illegible().unwrap().sentence()
         };
         let text = of(40, true);
-        assert!(text.contains("behind a silence of 100 ms (gap), and the longest was 40 ms"), "{text}");
+        assert!(
+            text.contains("behind a silence of 100 ms (gap), and those that come again and again have 40 ms"),
+            "{text}"
+        );
         assert!(text.contains("set start to the bytes") && text.contains("gap = \"26ms\""), "{text}");
         let text = of(4, true);
         assert!(text.contains("set start to the bytes") && !text.contains("gap ="), "{text}");
@@ -481,5 +506,25 @@ mod tests {
         }
         line.handle_endless(now + WAITING_FOR, &[b'x'; 50], Some(awaited));
         assert!(line.illegible().is_some());
+    }
+
+    #[test]
+    fn of_a_slow_line_that_never_pauses_it_takes_ten_seconds_and_not_many_bytes() {
+        let ms = Duration::from_millis;
+        let awaited = Awaited { wanted: ms(30), longest: ms(20), takes_start: false };
+        let (now, mut line) = (Instant::now(), Legibility::new(1024));
+        for count in 0..500 {
+            line.handle_endless(now + ms(20) * count, &[b'x'; 9], Some(awaited));
+            assert_eq!(line.illegible(), None, "{count}");
+        }
+        line.handle_endless(now + WAITING_FOR, &[b'x'; 9], Some(awaited));
+        let text = line.illegible().expect("ten seconds").sentence();
+        assert!(text.contains("gap = \"13ms\"") && text.contains("another checksum"), "{text}");
+        // A device that is heard every now and then is no such line.
+        let mut line = Legibility::new(1024);
+        for count in 0..15 {
+            line.handle_endless(now + PAUSE * 2 * count, &[b'x'; 9], Some(awaited));
+            assert_eq!(line.illegible(), None, "{count}");
+        }
     }
 }

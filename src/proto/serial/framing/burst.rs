@@ -1,43 +1,34 @@
-//! Frames whose checksum is right for every rotation of a message
-//! ([`Placement::is_cyclic`](super::super::checksum::Placement::is_cyclic)): it tells nothing of
-//! where one begins. What tells is the silence around messages.
+//! Frames of which only a silence tells where one begins ([`Begin::Silence`](super::Begin)): their
+//! checksum is right for every rotation of a message, or for some.
 //!
 //! ```text
-//!  opened ──> collects ──a silence, or the closing; whole frames only──> in step
-//!              ^    │ a bad frame, or too many                              │
-//!    a silence │    v                                                       │
-//!              └─ drops bytes <──────────── a bad frame ────────────────────┤
-//!              ^                                                            │
-//!              └── a silence within a frame of a device that pauses after each one
+//!  opened ──> collects ──a silence, or the closing; whole frames only──> they count
+//!              ^    │ a bad frame, or too many
+//!    a silence │    v
+//!              └─ drops bytes
 //! ```
 //!
 //! One silence alone is no proof: a converter that holds bytes back makes one anywhere. So what
-//! comes between two of them counts only if it is one or more whole frames. A frame in step is
-//! completed across a silence, if its checksum is right then; if it is not, what came behind the
-//! silence is collected. Where each of the last frames began behind a silence, one that a silence
-//! interrupts has lost bytes. A silence is one that the timer saw: bytes that are read late may
-//! have come in time.
+//! comes between two of them counts only if it is one or more whole frames. Nothing is completed
+//! across a silence: a frame that lost a byte would be by one of the next, and its checksum can be
+//! right. A silence is one that the timer saw: bytes that are read late may have come in time.
+//!
+//! What follows a question begins a frame, and counts at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Bad, Decoder, SHOWN_MAX, Scanner, length};
+use super::{Bad, Decoder, Scanner, length};
 
 /// So many frames at most between two silences.
 const FRAMES_MAX: usize = 8;
-/// So many frames in a row behind a silence each are those of a device that pauses after each one.
-const PACED: u8 = 2;
+/// Bytes at most of two messages of which the length tells the size.
+const WINDOW: usize = 128;
 
 /// Where the frames of a line stand.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Burst {
-    /// The next byte that is not in the buffer continues a frame, or begins one.
+    /// What is at the front of the buffer begins a frame.
     in_step: bool,
-    /// What is at the front of the buffer began behind a silence.
-    is_behind_silence: bool,
-    /// So many of the last frames in a row did, at most [`PACED`].
-    paced: u8,
-    /// A silence was before this byte of the buffer.
-    silence_at: Option<usize>,
     /// Of what is collected, the whole frames that were found and their bytes: each is looked at
     /// once, however its bytes come.
     whole: (usize, usize),
@@ -46,7 +37,34 @@ pub(super) struct Burst {
 impl Burst {
     /// Whoever says so knows that the next byte begins a frame.
     pub(super) fn in_step() -> Burst {
-        Burst { in_step: true, is_behind_silence: true, paced: PACED, ..Burst::default() }
+        Burst { in_step: true, ..Burst::default() }
+    }
+}
+
+/// The pauses of a line that is never silent: the longest of as many bytes as two messages have
+/// comes between messages, and the shortest of these comes again and again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pauses {
+    longest: Duration,
+    bytes: usize,
+    regular: Option<Duration>,
+}
+
+impl Pauses {
+    /// So many bytes came after such a pause.
+    fn add(&mut self, pause: Duration, bytes: usize, window: usize) {
+        self.longest = self.longest.max(pause);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes >= window {
+            let longest = std::mem::take(&mut self.longest);
+            self.regular = Some(self.regular.map_or(longest, |regular| regular.min(longest)));
+            self.bytes = 0;
+        }
+    }
+
+    /// The longest that comes again and again, as far as is known.
+    pub(super) fn regular(&self) -> Duration {
+        self.regular.unwrap_or(self.longest)
     }
 }
 
@@ -68,17 +86,20 @@ impl Decoder {
         self.counters.bytes += bytes.len() as u64;
         self.last_byte_at = Some(now);
         if !self.burst.in_step {
-            let own = silence.filter(|_| self.longest_silence.is_some()).unwrap_or_default();
-            self.longest_silence = self.longest_silence.max(Some(own));
+            let window = match self.scanner {
+                Scanner::Fixed(size) => size.saturating_mul(2),
+                _ => self.buffer.max.min(WINDOW),
+            };
+            // One that was long enough and that the timer did not see was none: it was read late.
+            let own = silence.filter(|own| self.pause.is_none_or(|pause| *own < pause));
+            let own = own.filter(|_| self.pauses.is_some()).unwrap_or_default();
+            self.pauses.get_or_insert_default().add(own, bytes.len(), window);
         }
         if self.awaits_silence && !is_behind {
             self.counters.dropped += bytes.len() as u64;
             return;
         }
         self.awaits_silence = false;
-        if self.buffer.is_empty() {
-            self.burst.is_behind_silence = is_behind;
-        }
         let longest = match self.scanner {
             Scanner::Fixed(size) => size,
             _ => self.buffer.max,
@@ -138,16 +159,10 @@ impl Decoder {
         }
     }
 
-    /// The line is silent, and something is in the buffer.
+    /// The line is silent.
     pub(super) fn end_burst(&mut self, sink: &mut dyn FnMut(&[u8])) {
         self.burst.whole = (0, 0);
-        let is_paced = self.burst.is_behind_silence && self.burst.paced >= PACED;
-        if self.burst.in_step && !is_paced {
-            self.burst.silence_at = Some(self.buffer.bytes.len());
-            return;
-        }
-        if self.burst.in_step {
-            self.burst = Burst::default();
+        if std::mem::take(&mut self.burst.in_step) {
             return self.fail(Bad::Incomplete);
         }
         let sizes = match self.sizes() {
@@ -156,35 +171,20 @@ impl Decoder {
             (_, Front::Bad(why)) => return self.fail(why),
         };
         sizes.into_iter().for_each(|size| self.take_frame(size, sink));
-        self.burst.in_step = true;
     }
 
     /// Takes whole frames off the front of the buffer.
     fn scan_in_step(&mut self, sink: &mut dyn FnMut(&[u8])) {
         while !self.buffer.is_empty() {
-            let why = match self.front(&self.buffer.bytes) {
-                Front::Frame(size) => {
-                    self.take_frame(size, sink);
-                    let was_behind = std::mem::take(&mut self.burst.is_behind_silence);
-                    self.burst.paced = if was_behind { (self.burst.paced + 1).min(PACED) } else { 0 };
-                    self.burst.silence_at = None;
-                    continue;
-                }
+            match self.front(&self.buffer.bytes) {
+                Front::Frame(size) => self.take_frame(size, sink),
                 Front::Part => return,
-                Front::Bad(why) => why,
-            };
-            let Some(at) = self.burst.silence_at.filter(|at| *at < self.buffer.bytes.len()) else {
-                self.burst = Burst::default();
-                self.awaits_silence = true;
-                return self.fail(why);
-            };
-            let shown = self.buffer.bytes.len().min(SHOWN_MAX);
-            self.last_bad = Some((why, self.buffer.bytes[..shown].to_vec()));
-            self.counters.count(why);
-            self.counters.dropped += at as u64;
-            self.buffer.bytes.drain(..at);
-            self.burst = Burst { is_behind_silence: true, ..Burst::default() };
-            return;
+                Front::Bad(why) => {
+                    self.burst = Burst::default();
+                    self.awaits_silence = true;
+                    return self.fail(why);
+                }
+            }
         }
     }
 

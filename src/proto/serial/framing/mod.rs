@@ -20,9 +20,10 @@
 //! [`Settings::within`] ends such a frame: what follows it begins another one.
 //!
 //! Checksums that are right for every rotation of a message ([`Placement::is_cyclic`]) tell nothing
-//! of where one begins. With them the silences of [`Settings::within`] around messages do, when the
-//! port was opened, and after a bad frame ([`mod@burst`]); a frame of a fixed size with a start is
-//! found again as one without a checksum.
+//! of where one begins, and with a fixed size alone no sum does. With them the silences of
+//! [`Settings::within`] around messages do ([`mod@burst`]); with a start and a checksum that is
+//! right for every rotation, a frame of a fixed size is found again as one without a checksum. A
+//! CRC that begins with 0 leaves only zeros in doubt ([`mod@doubt`]). [`Begin`] says which it is.
 //!
 //! With [`Settings::keep`] the checksum of a line or of a frame between markers stands behind its
 //! end: so many bytes after it are taken whatever they are, and it covers the markers, too.
@@ -36,6 +37,7 @@
 
 mod burst;
 pub mod cobs;
+mod doubt;
 pub mod fixed;
 pub mod gap;
 pub mod interleaved;
@@ -80,6 +82,33 @@ pub enum Framing {
     Fixed(usize),
     /// Between a start and an end marker.
     Markers(markers::Markers),
+}
+
+/// What tells where a frame begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// The framing, a start or the checksum.
+    Frame,
+    /// The checksum, but for zeros at its begin and its end.
+    Doubtful,
+    /// A silence only.
+    Silence,
+}
+
+impl Begin {
+    /// With these settings.
+    pub fn of(framing: &Framing, checksum: Option<Checksum>, placement: Placement, start: &[u8]) -> Begin {
+        let Some(checksum) = checksum else { return Begin::Frame };
+        match framing {
+            Framing::Length(_) if placement.is_cyclic(checksum) => Begin::Silence,
+            Framing::Fixed(_) if !start.is_empty() => Begin::Frame,
+            // A sum of some rotation of a message is right, too, and as long as the values are the
+            // same it is in each.
+            Framing::Fixed(_) if !checksum.is_crc() => Begin::Silence,
+            Framing::Fixed(_) if placement.hides_zeros(checksum) => Begin::Doubtful,
+            _ => Begin::Frame,
+        }
+    }
 }
 
 /// The settings of a decoder.
@@ -178,7 +207,7 @@ pub const SHOWN_MAX: usize = 16;
 pub struct Awaited {
     /// The silence.
     pub wanted: Duration,
-    /// The longest that came.
+    /// The longest that comes again and again.
     pub longest: Duration,
     /// With a start, none is waited for.
     pub takes_start: bool,
@@ -326,8 +355,10 @@ pub struct Decoder {
     /// A frame begins only behind a silence.
     awaits_silence: bool,
     burst: burst::Burst,
-    /// The longest between bytes since that is waited for; `None`: nothing came.
-    longest_silence: Option<Duration>,
+    /// Those between bytes since a silence is waited for; `None`: nothing came.
+    pauses: Option<burst::Pauses>,
+    begin: Begin,
+    doubt: doubt::Doubt,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
 }
@@ -366,7 +397,9 @@ impl Decoder {
             last_bad: None,
             awaits_silence: false,
             burst: burst::Burst::default(),
-            longest_silence: None,
+            pauses: None,
+            begin: Begin::of(&settings.framing, settings.checksum, settings.placement, &settings.start),
+            doubt: doubt::Doubt::opened(),
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
         };
@@ -386,13 +419,14 @@ impl Decoder {
         if self.needs_silence() {
             // What comes until the next silence counts if it is whole frames.
             self.burst = burst::Burst::default();
-            (self.last_byte_at, self.longest_silence) = (None, None);
+            (self.last_byte_at, self.pauses) = (None, None);
         }
+        self.doubt = doubt::Doubt::opened();
     }
 
     /// While bytes are dropped because a frame begins only behind a silence.
     pub fn awaited_silence(&self) -> Option<Awaited> {
-        let longest = self.longest_silence.filter(|_| self.awaits_silence)?;
+        let longest = self.pauses.filter(|_| self.awaits_silence)?.regular();
         let takes_start = matches!(self.scanner, Scanner::Fixed(_));
         Some(Awaited { wanted: self.pause?, longest, takes_start })
     }
@@ -404,12 +438,7 @@ impl Decoder {
 
     /// Whether only a silence tells where a frame begins.
     fn needs_silence(&self) -> bool {
-        let has_start = !self.start.is_empty();
-        match self.scanner {
-            Scanner::Fixed(_) => self.is_cyclic() && !has_start,
-            Scanner::Length(_) => self.is_cyclic(),
-            _ => false,
-        }
+        self.begin == Begin::Silence
     }
 
     /// Whether a frame with a start counts only if the next one begins behind it.
@@ -424,7 +453,7 @@ impl Decoder {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
         let is_gap = matches!(self.scanner, Scanner::Gap) && !is_over;
         // Nothing follows, as behind a silence.
-        if self.needs_silence() || is_gap && self.is_proven() {
+        if self.begin != Begin::Frame || is_gap && self.is_proven() {
             self.last_byte_at =
                 self.last_byte_at.and_then(|at| at.checked_sub(self.pause.unwrap_or_default()));
         } else if is_gap {
@@ -455,6 +484,7 @@ impl Decoder {
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
         self.awaits_silence = false;
         self.burst = burst::Burst::in_step();
+        self.doubt = doubt::Doubt::in_step();
         self.kept.clear();
         self.spare.clear();
     }
@@ -486,12 +516,16 @@ impl Decoder {
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
         // frame here.
         let judged = match self.scanner {
+            _ if self.begin == Begin::Doubtful => {
+                now.checked_sub(self.pause.unwrap_or_default().max(IDLE) * 3).unwrap_or(now)
+            }
             Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {
                 now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now)
             }
             _ => now,
         };
         self.handle_timeout(judged, sink);
+        self.end_silence();
         if let Some(opened) = self.opened_at.take()
             && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
         {
@@ -516,9 +550,12 @@ impl Decoder {
 
     /// Handles the timer: a pause may have ended a frame.
     pub fn handle_timeout(&mut self, now: Instant, sink: &mut dyn FnMut(&[u8])) {
+        if self.begin == Begin::Doubtful {
+            return self.handle_doubt_timeout(now, sink);
+        }
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.last_byte_at = None;
-            if !self.is_within() {
+            if !self.is_within() && !self.needs_silence() {
                 return;
             }
             match self.scanner {
@@ -555,6 +592,9 @@ impl Decoder {
 
     /// When the current pause becomes significant.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.begin == Begin::Doubtful {
+            return self.poll_doubt();
+        }
         if !self.is_within() && !self.needs_silence() {
             return None;
         }
@@ -771,6 +811,9 @@ impl Decoder {
     /// Takes frames of a known length off the front of the buffer, and bytes that can begin none.
     /// `last`: nothing more comes for now.
     fn scan(&mut self, last: bool, sink: &mut dyn FnMut(&[u8])) {
+        if self.begin == Begin::Doubtful {
+            return self.scan_doubtful(sink);
+        }
         if let Scanner::Fixed(size) = self.scanner
             && self.counts_by_next()
             && (1..size).contains(&self.start.len())

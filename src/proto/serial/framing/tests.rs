@@ -990,7 +990,9 @@ fn a_port_that_is_opened_within_a_message_waits_for_a_silence_where_a_rotation_w
     // And a silence behind it.
     assert!(take(&mut decoder, now + WITHIN, b"\x01\x02\x03\x00").is_empty());
     assert_eq!(pause(&mut decoder, now + WITHIN * 2), [b"\x01\x02\x03"]);
-    assert_eq!(take(&mut decoder, now + WITHIN * 2, b"\x01\x02\x03\x00"), [b"\x01\x02\x03"]);
+    // As behind each one.
+    assert!(take(&mut decoder, now + WITHIN * 2, b"\x01\x02\x03\x00").is_empty());
+    assert_eq!(pause(&mut decoder, now + WITHIN * 3), [b"\x01\x02\x03"]);
 }
 
 /// Sends the message again and again with such pauses, in pieces as a network has them, and holds
@@ -1028,7 +1030,7 @@ fn stream(
 }
 
 #[test]
-fn a_silence_within_a_message_in_step_does_not_move_the_place_where_a_rotation_would_pass() {
+fn what_never_pauses_between_its_messages_gives_none_however_it_stalls_where_a_rotation_would_pass() {
     let message = b"\x01\x03\x00\xe6\x0f\xa0\x00\x00\x4b";
     let ms = Duration::from_millis;
     for every in [20, 50] {
@@ -1038,10 +1040,10 @@ fn a_silence_within_a_message_in_step_does_not_move_the_place_where_a_rotation_w
                 if [stall, stall + 1, 100].contains(&at) { ms(150) } else { ms(0) }
             });
             assert!(frames.iter().all(|frame| frame[..] == message[..8]), "{every} {stall}");
-            assert_eq!((frames.len(), counters.bad), (401, 0), "{every} {stall}");
+            // The one that was alone.
+            assert_eq!((frames.len(), counters.bad > 0), (1, true), "{every} {stall}");
         }
-        // One whose packets hold more than a message, each after a silence: nothing tells the
-        // place, but that of the first message.
+        // One whose packets hold more than a message, each after a silence.
         let (frames, _) = stream(message, (ms(100), 16), |_| ms(0));
         assert!(frames.iter().all(|frame| frame[..] == message[..8]), "{every}");
     }
@@ -1062,5 +1064,217 @@ fn behind_a_silence_bytes_that_are_no_whole_messages_give_none_where_a_rotation_
         let counters = decoder.counters();
         assert_eq!((counters.good, counters.dropped, counters.bytes), (0, 1_800, 1_800));
         assert!(counters.bad > 100);
+    }
+}
+
+const ALL: [Checksum; 12] = [
+    Checksum::Crc16Modbus,
+    Checksum::Crc16Ccitt,
+    Checksum::Crc32,
+    Checksum::Crc16Arc,
+    Checksum::Crc16Xmodem,
+    Checksum::Crc16Kermit,
+    Checksum::Crc16X25,
+    Checksum::Xor,
+    Checksum::Sum,
+    Checksum::SumNegated,
+    Checksum::Sum16,
+    Checksum::Linky,
+];
+
+#[test]
+fn what_tells_where_a_frame_of_a_fixed_size_begins_follows_from_how_its_checksum_is_computed() {
+    let begin =
+        |checksum, start: &[u8]| Begin::of(&Framing::Fixed(9), Some(checksum), Placement::default(), start);
+    for checksum in ALL {
+        let expected = match checksum {
+            Checksum::Crc16Arc | Checksum::Crc16Xmodem | Checksum::Crc16Kermit => Begin::Doubtful,
+            checksum if checksum.is_crc() => Begin::Frame,
+            _ => Begin::Silence,
+        };
+        assert_eq!(begin(checksum, b""), expected, "{checksum:?}");
+        assert_eq!(begin(checksum, b"\x42"), Begin::Frame, "{checksum:?}");
+    }
+    // In the other order of its bytes it is no register any more.
+    let swapped = Placement { low_first: Some(true), ..Placement::default() };
+    assert!(!swapped.hides_zeros(Checksum::Crc16Xmodem));
+}
+
+/// What a device of the table below sends.
+#[derive(Clone, Copy, Debug)]
+struct Device {
+    checksum: Checksum,
+    /// Zeros that each message begins with.
+    zeros: usize,
+    /// The values are always the same.
+    is_constant: bool,
+    /// The last byte of each message is zero, the checksum of some values.
+    ends_with_zero: bool,
+    pause: Duration,
+}
+
+impl Device {
+    fn settings(&self) -> Settings {
+        let size = 7 + self.checksum.width();
+        let mut settings = settings(Framing::Fixed(size), Some(self.checksum));
+        let begin = Begin::of(&settings.framing, settings.checksum, settings.placement, b"");
+        settings.within = if begin == Begin::Frame { IDLE } else { WITHIN_LOCAL };
+        settings
+    }
+
+    fn message(&self, number: usize) -> Vec<u8> {
+        let number = if self.is_constant { 7 } else { u16::try_from(number).unwrap() };
+        let mut body = if self.zeros == 0 { vec![0x42] } else { vec![0; self.zeros] };
+        body.extend(number.to_be_bytes());
+        body.extend([0x01, 0x17, 0x02, 0x2a, 0x15]);
+        body.truncate(7);
+        let mut message = body.clone();
+        self.settings().placement.append(self.checksum, &mut message);
+        for value in 0..u16::MAX {
+            if !self.ends_with_zero || message.last() == Some(&0) {
+                break;
+            }
+            message = body.clone();
+            message[5..7].copy_from_slice(&value.to_be_bytes());
+            self.settings().placement.append(self.checksum, &mut message);
+        }
+        message
+    }
+
+    /// Right and false frames of these messages, changed so.
+    fn read(&self, messages: &[Vec<u8>], change: &dyn Fn(usize, &mut Vec<u8>)) -> (usize, usize) {
+        let settings = self.settings();
+        let start = Instant::now();
+        let mut decoder = Decoder::new(&settings, start);
+        let (mut now, mut frames) = (start + Duration::from_millis(20), Vec::new());
+        let due = |decoder: &mut Decoder, until: Instant, frames: &mut Vec<Vec<u8>>| {
+            while let Some(at) = decoder.poll_timeout().filter(|at| *at <= until) {
+                frames.extend(pause(decoder, at));
+            }
+        };
+        for (number, message) in messages.iter().enumerate() {
+            let mut message = message.clone();
+            change(number, &mut message);
+            for byte in message {
+                due(&mut decoder, now, &mut frames);
+                frames.extend(take(&mut decoder, now, &[byte]));
+                now += Duration::from_millis(1);
+            }
+            now += self.pause;
+        }
+        due(&mut decoder, now + IDLE * 3, &mut frames);
+        let right = frames.iter().filter(|frame| messages.iter().any(|sent| sent[..7] == frame[..])).count();
+        (right, frames.len() - right)
+    }
+}
+
+#[test]
+fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_checksum() {
+    let pauses = [0, 200].map(Duration::from_millis);
+    for checksum in ALL {
+        for (zeros, is_constant, ends_with_zero, pause) in (0..3)
+            .flat_map(|zeros| [(zeros, false), (zeros, true)])
+            .flat_map(|(zeros, same)| [(zeros, same, false), (zeros, same, true)])
+            .flat_map(|(zeros, same, ends)| pauses.map(|pause| (zeros, same, ends, pause)))
+        {
+            let device = Device { checksum, zeros, is_constant, ends_with_zero, pause };
+            if checksum == Checksum::Linky && ends_with_zero {
+                continue;
+            }
+            let messages: Vec<_> = (0..40).map(|number| device.message(number)).collect();
+            let size = messages[0].len();
+            for lost in 0..size {
+                let lose = |message: &mut Vec<u8>| {
+                    message.remove(lost);
+                };
+                type Change<'a> = &'a dyn Fn(usize, &mut Vec<u8>);
+                let cases: [(&str, Change<'_>); 4] = [
+                    ("in a stream", &|number, message| {
+                        if number == 20 {
+                            lose(message)
+                        }
+                    }),
+                    ("at the opening", &|number, message| {
+                        if number == 1 {
+                            lose(message)
+                        }
+                    }),
+                    ("opened within one", &|number, message| {
+                        if number == 0 {
+                            message.drain(..=lost);
+                        }
+                    }),
+                    ("after a bad one", &|number, message| match number {
+                        20 => message[3] ^= 1,
+                        22 => lose(message),
+                        _ => {}
+                    }),
+                ];
+                for (case, change) in cases {
+                    let (right, wrong) = device.read(&messages, change);
+                    assert_eq!(wrong, 0, "{right} right, byte {lost} lost {case}: {device:?}");
+                    let begin =
+                        Begin::of(&device.settings().framing, Some(checksum), Placement::default(), b"");
+                    let least = match begin {
+                        // They never pause.
+                        Begin::Silence if pause.is_zero() => 0,
+                        // Nothing tells where one begins that ends with a zero.
+                        Begin::Doubtful if pause.is_zero() && (ends_with_zero || is_constant) => 0,
+                        _ => 34,
+                    };
+                    assert!(right >= least, "{right} right, byte {lost} lost {case}: {device:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_equal_messages_goes_on_after_a_lost_zero_with_a_crc_that_begins_with_zero() {
+    for checksum in [Checksum::Crc16Arc, Checksum::Crc16Xmodem, Checksum::Crc16Kermit] {
+        let pause = Duration::ZERO;
+        let device = Device { checksum, zeros: 1, is_constant: true, ends_with_zero: false, pause };
+        // Two messages have come in step.
+        let messages = vec![device.message(0); 40];
+        let (right, wrong) = device.read(&messages, &|number, message| match number {
+            0 => message[1] = 0x99,
+            20 => {
+                message.remove(0);
+            }
+            _ => {}
+        });
+        assert!(wrong == 0 && right == 0, "nothing tells where one begins: {right} {wrong}");
+        let settings = device.settings();
+        let (mut decoder, now) = opened(&settings);
+        let message = device.message(0);
+        let mut frames = take(&mut decoder, now, &message);
+        frames.extend(self::pause(&mut decoder, now + WITHIN));
+        let mut stream = message.repeat(20);
+        stream.remove(5 * message.len());
+        frames.extend(take(&mut decoder, now + WITHIN * 2, &stream));
+        assert!(frames.iter().all(|frame| frame[..] == message[..7]), "{frames:x?}");
+        assert!(frames.len() >= 18, "{}", frames.len());
+    }
+}
+
+#[test]
+fn the_pause_that_comes_again_and_again_is_known_whatever_is_read_late() {
+    let ms = Duration::from_millis;
+    let message = b"\x08\x42\x4d\x00\x01\x17\x2a\x05\x00\x5a";
+    for framing in [Framing::Fixed(9), header(Width::One, false, 0, 0)] {
+        let wanted = Settings { within: WITHIN_LOCAL, ..settings(framing, Some(Checksum::Xor)) };
+        let mut now = Instant::now();
+        let mut decoder = Decoder::new(&wanted, now);
+        for count in 0..400 {
+            now += ms(if count % 50 == 7 {
+                74
+            } else if count % 40 == 5 {
+                28
+            } else {
+                20
+            });
+            take(&mut decoder, now, message);
+        }
+        assert_eq!(decoder.awaited_silence().map(|awaited| awaited.longest), Some(ms(20)));
     }
 }
