@@ -30,6 +30,9 @@
 //! With [`Settings::interleaved`], messages of another kind are taken out before frames are looked
 //! for ([`mod@interleaved`]).
 //!
+//! Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
+//! messages without a pause between them: only a CRC tells these apart ([`mod@stall`]).
+//!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes, or eight of a
 //! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
 //! doubled delimiters make them. Time is an argument.
@@ -44,6 +47,7 @@ pub mod length;
 pub mod line;
 pub mod markers;
 pub mod slip;
+mod stall;
 
 use std::time::{Duration, Instant};
 
@@ -143,6 +147,9 @@ pub enum Bad {
     Cut,
     /// What came between two silences is no whole frame, where only they tell where one begins.
     Burst,
+    /// It was read after the gateway had stood still: it may be several, joined, where only a pause
+    /// tells where one ends.
+    Stalled,
     /// It was the first within [`SETTLE`] after the opening of the port, and may have been begun
     /// before.
     Early,
@@ -156,6 +163,7 @@ impl Bad {
         match self {
             Bad::Cut => "cut off by the closing",
             Bad::Burst => "no whole message between silences",
+            Bad::Stalled => "read late, after a stall of the gateway",
             Bad::Early => "right after the opening",
             Bad::First => "skip-first",
             Bad::TooLong => "too long",
@@ -205,6 +213,8 @@ pub struct Counters {
     pub cut: u64,
     /// Of these, [`Bad::Burst`].
     pub burst: u64,
+    /// Of these, [`Bad::Stalled`].
+    pub stalled: u64,
     /// Frames that were dropped because they may have been begun before the port was opened
     /// ([`Bad::Early`]); they are not counted as invalid.
     pub early: u64,
@@ -262,7 +272,11 @@ struct Buffer {
 
 impl Buffer {
     fn push(&mut self, byte: u8) {
-        if self.bytes.len() < self.max {
+        self.push_within(self.max, byte);
+    }
+
+    fn push_within(&mut self, max: usize, byte: u8) {
+        if self.bytes.len() < max {
             self.bytes.push(byte);
         } else {
             self.over += 1;
@@ -330,6 +344,10 @@ pub struct Decoder {
     longest_silence: Option<Duration>,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
+    /// When it was last known that nothing waits to be read.
+    looked_at: Option<Instant>,
+    /// Some of what is in the buffer was read later than that by more than a pause.
+    is_stalled: bool,
 }
 
 impl Decoder {
@@ -369,6 +387,8 @@ impl Decoder {
             longest_silence: None,
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
+            looked_at: None,
+            is_stalled: false,
         };
         decoder.begin(now);
         decoder
@@ -383,6 +403,7 @@ impl Decoder {
     /// What comes first may be the rest of a frame.
     fn begin(&mut self, now: Instant) {
         self.opened_at = Some(now);
+        self.looked_at = None;
         if self.needs_silence() {
             // What comes until the next silence counts if it is whole frames.
             self.burst = burst::Burst::default();
@@ -422,6 +443,7 @@ impl Decoder {
     /// begin, they end with it. What is whole comes with the next timer.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
+        self.looked_at = None;
         let is_gap = matches!(self.scanner, Scanner::Gap) && !is_over;
         // Nothing follows, as behind a silence.
         if self.needs_silence() || is_gap && self.is_proven() {
@@ -440,6 +462,9 @@ impl Decoder {
     fn is_proven(&self) -> bool {
         let frame = &self.buffer.bytes[..];
         let is_crc = |checksum: &Checksum| checksum.is_crc();
+        if self.is_stalled {
+            return self.whole_frames().is_some();
+        }
         let has_room = !self.skipping && self.buffer.over == 0 && frame.starts_with(&self.start);
         has_room && self.checksum.filter(is_crc).is_some() && self.strip(frame).is_some()
     }
@@ -453,7 +478,7 @@ impl Decoder {
         let held = self.interleaved.as_mut().map_or(0, interleaved::Filter::clear);
         self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
-        self.awaits_silence = false;
+        (self.awaits_silence, self.is_stalled) = (false, false);
         self.burst = burst::Burst::in_step();
         self.kept.clear();
         self.spare.clear();
@@ -485,7 +510,11 @@ impl Decoder {
         // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
         // frame here.
+        let is_late = self.is_late(now);
+        self.is_stalled |= is_late;
         let judged = match self.scanner {
+            // Of a part that was read before, nobody knows whether its rest is among them.
+            Scanner::Gap if is_late => self.last_byte_at.unwrap_or(now),
             Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {
                 now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now)
             }
@@ -509,7 +538,10 @@ impl Decoder {
                     self.scan(false, sink);
                 }
             }
-            Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
+            Scanner::Gap => {
+                let room = self.room();
+                bytes.iter().for_each(|byte| self.buffer.push_within(room, *byte));
+            }
             _ => bytes.iter().for_each(|byte| self.pass(*byte, sink)),
         }
     }
@@ -626,9 +658,12 @@ impl Decoder {
     /// Ends a frame: the buffer contains a complete frame, or the rest of one whose beginning was
     /// dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        if self.is_stalled && !self.skipping {
+            return self.end_stall(sink);
+        }
         if self.skipping || self.buffer.over > 0 {
             self.fail(Bad::TooLong);
-            (self.skipping, self.opening) = (false, None);
+            (self.skipping, self.opening, self.is_stalled) = (false, None, false);
             self.forget_behind();
             return;
         }
@@ -920,6 +955,7 @@ impl Counters {
         *match why {
             Bad::Cut => &mut self.cut,
             Bad::Burst => &mut self.burst,
+            Bad::Stalled => &mut self.stalled,
             Bad::Early => &mut self.early,
             Bad::First => &mut self.first,
             Bad::TooLong => &mut self.too_long,
