@@ -18,7 +18,7 @@ use super::{Bad, Decoder, FRAME_MAX, Scanner};
 /// The shortest stall that is noticed: shorter ones are those of any busy machine.
 pub const STALL_MIN: Duration = Duration::from_millis(20);
 /// Bytes that are looked at, over all beginnings of messages in one stall: a bound for the time.
-const WORK_MAX: usize = 1 << 22;
+const WORK_MAX: usize = 1 << 20;
 
 impl Decoder {
     /// From now on [`Decoder::looked`] is called in time while the port is open.
