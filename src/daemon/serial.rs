@@ -511,6 +511,7 @@ fn reasons(
         (Bad::Incomplete, counters.incomplete),
         (Bad::Cut, counters.cut),
         (Bad::Burst, counters.burst),
+        (Bad::Stalled, counters.stalled),
         (Bad::Early, counters.early),
         (Bad::First, counters.first),
     ];

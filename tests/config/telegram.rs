@@ -108,14 +108,27 @@ fn a_p1_telegram_is_published_if_its_crc_behind_the_end_is_right() {
 #[test]
 fn a_p1_telegram_of_dsmr_2_is_published_without_the_time_that_it_does_not_have() {
     let text = include_str!("../../config/examples/serial/p1.toml");
-    let without = |line: &&str| !["keep", "checksum"].iter().any(|key| line.starts_with(key));
-    let text = text.lines().filter(without).collect::<Vec<_>>().join("\n");
+    let without = |line: &&str| !["keep", "checksum", "pattern"].iter().any(|key| line.starts_with(key));
+    // With the pattern of the comment.
+    let text = text.lines().filter(without).collect::<Vec<_>>().join("\n").replace("# pattern", "pattern");
     let line = "baud = 9600\ndata-bits = 7\nparity = \"even\"";
     let (settings, extractor) = example(&text.replace("baud = 115200", line));
     let payload = &P1_OF_DSMR_2.as_bytes()[1..P1_OF_DSMR_2.len() - 3];
     assert_eq!(decode(&settings, P1_OF_DSMR_2.repeat(2).as_bytes(), 7), vec![payload; 2]);
     let json = r#"{"low":1.001,"high":1.001,"power":1.01}"#;
     assert_eq!(read(&extractor, payload), ("data".to_owned(), json.to_owned()));
+    // A character of a value that is lost, or one that is added, makes no other value.
+    for value in [&b"(00001.001*kWh)\r\n1-0:1.8.2"[..], b"(0001.01*kW)"] {
+        let from = payload.windows(value.len()).position(|window| window == value).unwrap() + 1;
+        for at in from..from + value.iter().position(|byte| *byte == b'*').unwrap() - 1 {
+            let (mut lost, mut added) = (payload.to_vec(), payload.to_vec());
+            lost.remove(at);
+            added.insert(at, b'0');
+            for damaged in [lost, added] {
+                assert!(extractor.read(&damaged, &mut Room::default()).is_err(), "{at}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -126,6 +139,12 @@ fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
     let payload = &sentence[1..sentence.len() - 5];
     survives(&settings, sentence, payload, 2);
     assert_eq!(read(&extractor, payload).0, "nmea/GPGLL");
+    // A zero passes the checksum wherever it is.
+    for at in 0..=payload.len() {
+        let mut added = payload.to_vec();
+        added.insert(at, 0);
+        assert!(extractor.read(&added, &mut Room::default()).is_err(), "{at}");
+    }
 }
 
 #[test]
@@ -323,6 +342,17 @@ fn a_ve_direct_block_is_published_if_its_sum_is_zero_whatever_its_last_byte_is()
     }
     let expected = r#"{"voltage":13.79,"current":-0.01,"power":0}"#;
     assert_eq!(read(&extractor, payload), ("data".to_owned(), expected.to_owned()));
+    // A zero passes the sum wherever it is: no value is cut by it.
+    for at in 0..=payload.len() {
+        let mut added = payload.to_vec();
+        added.insert(at, 0);
+        if let Ok(reading) = extractor.read(&added, &mut Room::default()) {
+            let text = String::from_utf8_lossy(reading.payload).into_owned();
+            let parts = [r#""voltage":13.79"#, r#""current":-0.01"#];
+            assert!(parts.iter().all(|part| text.contains(part)), "byte {at}: {text}");
+            assert!(!text.contains("power") || text == expected, "byte {at}: {text}");
+        }
+    }
     let mut without = four.clone();
     without.remove(3 * VE_DIRECT.len() - 1);
     assert_eq!(decode(&settings, &without, 64).len(), 2, "a lost checksum costs its block only");
@@ -449,5 +479,11 @@ fn two_scales_on_one_line_are_told_apart_by_the_addresses_in_their_answers() {
         let json = r#"{"kg":12.50}"#.to_owned();
         assert_eq!(read(extractor, &answer(own)), ("weight".to_owned(), json));
         assert!(extractor.read(&answer(other), &mut Room::default()).is_err());
+        // A character that is lost makes no other value.
+        for at in 0..answer(own).len() {
+            let mut lost = answer(own);
+            lost.remove(at);
+            assert!(extractor.read(&lost, &mut Room::default()).is_err(), "{at}");
+        }
     }
 }

@@ -109,3 +109,46 @@ fn every_framing_brings_its_bytes_to_the_broker() {
         assert_eq!(arrived, payloads, "{name}");
     }
 }
+
+#[test]
+fn messages_of_a_time_in_which_the_process_was_stopped_are_not_joined() {
+    let gap = std::time::Duration::from_millis(200);
+    let site = Site::new("stopped", |folder| {
+        let port = |name: &str, keys: &str| {
+            let path = folder.join(name);
+            format!(
+                "[serial.{name}]\nport = \"{}\"\nrole = \"meter\"\nframing = \"gap\"\ngap = \"200ms\"\nform = \"raw\"\n{keys}",
+                path.display()
+            )
+        };
+        port("plain", "") + &port("crc", "checksum = \"crc16-modbus\"\n")
+    });
+    let mut plain = Device::plugged_in(site.folder.join("plain"));
+    let mut crc = Device::plugged_in(site.folder.join("crc"));
+    site.wait_until_open("plain");
+    site.wait_until_open("crc");
+    let mut say = |number: u32| {
+        let payload = format!("T={number}").into_bytes();
+        let mut frame = payload.clone();
+        Checksum::Crc16Modbus.append(&mut frame, 0);
+        assert!(plain.say(&payload) && crc.say(&frame));
+    };
+    let frames = |port: &str| site.ports()[port]["frames"].as_u64().unwrap_or_default();
+    say(0);
+    wait_for("the first", || frames("plain") == 1 && frames("crc") == 1);
+    site.daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+    for number in 1..4 {
+        say(number);
+        // Between messages a device is silent for longer than `gap`.
+        std::thread::sleep(gap * 2);
+    }
+    site.daemon.signal(nix::sys::signal::Signal::SIGCONT);
+    let reason = "read late, after a stall of the gateway";
+    wait_for("the reason", || site.ports()["plain"]["bad_reasons"][reason] == 1);
+    wait_for("those with a CRC", || frames("crc") == 4);
+    say(4);
+    wait_for("the last", || frames("plain") == 2 && frames("crc") == 5);
+    wait_for("readings", || site.payloads("plain").len() == 2 && site.payloads("crc").len() == 5);
+    assert_eq!(site.payloads("plain"), ["T=0", "T=4"]);
+    assert_eq!(site.payloads("crc"), ["T=0", "T=1", "T=2", "T=3", "T=4"]);
+}

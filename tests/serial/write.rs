@@ -123,7 +123,7 @@ fn a_command_for_a_line_that_is_not_there_waits_and_one_for_a_unit_that_is_silen
     assert!(answer.contains("status:timeout") && answer.contains("it was not sent"), "{answer}");
 }
 
-/// A device that takes `SET n` and answers `OK n`, or nothing while it is mute.
+/// A device that takes `SET n` and answers `OK n`; nothing while `mute` is 1, and twice while it is 2.
 fn line(name: &str, more: &str, mute: &Arc<AtomicUsize>) -> (Site, Behind, Arc<Mutex<Vec<String>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let mut behind = None;
@@ -134,6 +134,9 @@ fn line(name: &str, more: &str, mute: &Arc<AtomicUsize>) -> (Site, Behind, Arc<M
             heard.lock().expect("nobody panics").push(text.clone());
             match text.strip_prefix("SET ") {
                 Some(_) if mute.load(Ordering::Relaxed) == 1 => Vec::new(),
+                Some(number) if mute.load(Ordering::Relaxed) == 2 => {
+                    format!("OK {number}\r\nOK {number}\r\n").into_bytes()
+                }
                 Some(number) => format!("T=1\r\nOK {number}\r\n").into_bytes(),
                 None => b"T=2\r\n".to_vec(),
             }
@@ -175,6 +178,30 @@ fn a_command_to_a_line_is_framed_and_the_frame_that_matches_is_its_answer() {
     let (code, text) = site.daemon.command(&["send", "relay", "x", "SET 8"]);
     assert!(code == 0 && text.contains("OK 8"), "{text}");
     assert_eq!(sets(&heard), ["SET 5", "SET 7", "SET 8"]);
+}
+
+#[test]
+fn of_a_device_that_answers_twice_each_command_gets_its_own_answer_and_no_answer_is_a_reading() {
+    let more = RULES.replace("[role", "writable = true\nanswer = '^\\s*OK'\n[role");
+    let mute = Arc::new(AtomicUsize::new(2));
+    let (site, _behind, heard) = line("write-twice", &more, &mute);
+    wait_until_subscribed(&site);
+    site.wait_until_open("relay");
+    for number in 0..8 {
+        publish(&site, &format!("relay/request/{number}/x"), &format!("SET {number}"));
+    }
+    for number in 0..8 {
+        let id = number.to_string();
+        wait_for("an outcome", || outcome(&site, "relay", &id, "x").is_some());
+        let told = outcome(&site, "relay", &id, "x").expect("it is there");
+        assert_eq!(told["status"], "2.04", "{told}");
+        assert!(told.to_string().contains(&format!("OK {number}")), "{number}: {told}");
+    }
+    assert_eq!(sets(&heard).len(), 8);
+    wait_for("the last surplus answer", || {
+        site.ports()["relay"]["bad_reasons"]["late or surplus answer to a command"] == 8
+    });
+    assert!(site.payloads("relay").is_empty(), "{:?}", site.payloads("relay"));
 }
 
 #[test]

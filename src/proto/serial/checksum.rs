@@ -25,13 +25,13 @@ use crc::{
     CRC_32_ISO_HDLC, Crc,
 };
 
-const MODBUS: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
-const CCITT: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
-const ARC: Crc<u16> = Crc::<u16>::new(&CRC_16_ARC);
-const XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
-const KERMIT: Crc<u16> = Crc::<u16>::new(&CRC_16_KERMIT);
-const X25: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
-const ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+static MODBUS: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
+static CCITT: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_3740);
+static ARC: Crc<u16> = Crc::<u16>::new(&CRC_16_ARC);
+static XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
+static KERMIT: Crc<u16> = Crc::<u16>::new(&CRC_16_KERMIT);
+static X25: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
+static ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// The checksum at the end of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,27 @@ impl Placement {
         })
     }
 
+    /// The lengths at which the begin of `bytes` is a frame whose CRC is right; none for another
+    /// checksum. Each byte is looked at once.
+    pub fn ends(&self, checksum: Checksum, bytes: &[u8]) -> Vec<usize> {
+        let width = self.width(checksum);
+        let Some(mut running) = checksum.running() else { return Vec::new() };
+        let mut ends = Vec::new();
+        for length in self.from..=bytes.len().saturating_sub(width) {
+            if length > self.from
+                && let Some(byte) = bytes.get(length - 1)
+            {
+                running.update(*byte);
+            }
+            let value = running.value();
+            let given = bytes.get(length..length + width).and_then(|end| self.given(checksum, end));
+            if given == Some(value) {
+                ends.push(length + width);
+            }
+        }
+        ends
+    }
+
     fn is_low_first(&self, checksum: Checksum) -> bool {
         self.low_first.unwrap_or(!checksum.is_high_first())
     }
@@ -126,6 +147,12 @@ impl Placement {
     /// The frame without its checksum; `None` where that is wrong or there is no room for it.
     pub fn strip<'f>(&self, checksum: Checksum, frame: &'f [u8]) -> Option<&'f [u8]> {
         let (payload, end) = frame.split_at_checked(frame.len().checked_sub(self.width(checksum))?)?;
+        let value = self.given(checksum, end)?;
+        (value == checksum.of(payload.get(self.from..)?)).then_some(payload)
+    }
+
+    /// The checksum that stands there, behind the bytes apart.
+    fn given(&self, checksum: Checksum, end: &[u8]) -> Option<u32> {
         let mut given = [0; 4];
         let given = given.get_mut(..checksum.width())?;
         let sent = end.get(self.apart..)?;
@@ -140,12 +167,49 @@ impl Placement {
         if self.is_low_first(checksum) {
             given.reverse();
         }
-        let value = given.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
-        (value == checksum.of(payload.get(self.from..)?)).then_some(payload)
+        Some(given.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+    }
+}
+
+/// A CRC over the bytes so far.
+enum Running {
+    Short(crc::Digest<'static, u16>),
+    Long(crc::Digest<'static, u32>),
+}
+
+impl Running {
+    fn update(&mut self, byte: u8) {
+        match self {
+            Running::Short(digest) => digest.update(&[byte]),
+            Running::Long(digest) => digest.update(&[byte]),
+        }
+    }
+
+    fn value(&self) -> u32 {
+        match self {
+            Running::Short(digest) => digest.clone().finalize().into(),
+            Running::Long(digest) => digest.clone().finalize(),
+        }
     }
 }
 
 impl Checksum {
+    fn running(self) -> Option<Running> {
+        let short = match self {
+            Checksum::Crc16Modbus => &MODBUS,
+            Checksum::Crc16Ccitt => &CCITT,
+            Checksum::Crc16Arc => &ARC,
+            Checksum::Crc16Xmodem => &XMODEM,
+            Checksum::Crc16Kermit => &KERMIT,
+            Checksum::Crc16X25 => &X25,
+            Checksum::Crc32 => return Some(Running::Long(ISO_HDLC.digest())),
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky => {
+                return None;
+            }
+        };
+        Some(Running::Short(short.digest()))
+    }
+
     /// Whether it is a cyclic redundancy check, all of which have 16 bits or more.
     pub fn is_crc(self) -> bool {
         !matches!(
@@ -275,6 +339,27 @@ mod tests {
         let lower = Placement { is_text: true, ..Placement::default() };
         assert_eq!(lower.strip(Checksum::Crc16Xmodem, b"12345678931c3"), Some(&b"123456789"[..]));
         assert_eq!(lower.strip(Checksum::Crc16Xmodem, b"12345678931x3"), None);
+    }
+
+    #[test]
+    fn the_ends_of_frames_are_where_the_crc_of_what_is_before_is_right() {
+        for checksum in ALL.into_iter().filter(|checksum| checksum.is_crc()) {
+            for (low_first, is_text, from, apart) in
+                [(None, false, 0, 0), (Some(true), false, 2, 0), (Some(false), true, 1, 2)]
+            {
+                let placement = Placement { low_first, is_text, from, apart };
+                let mut frame = b"123456789".to_vec();
+                placement.append(checksum, &mut frame);
+                let length = frame.len();
+                frame.extend_from_slice(b"and more");
+                let expected: Vec<usize> = (0..=frame.len())
+                    .filter(|end| placement.strip(checksum, &frame[..*end]).is_some())
+                    .collect();
+                let ends = placement.ends(checksum, &frame);
+                assert!(ends == expected && ends.contains(&length), "{checksum:?} {placement:?}");
+            }
+        }
+        assert_eq!(Placement::default().ends(Checksum::Xor, b"11"), [0; 0]);
     }
 
     #[test]

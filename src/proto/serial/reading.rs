@@ -556,9 +556,9 @@ fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable
     if !number.is_finite() {
         return Err(Unreadable::NotANumber);
     }
-    // Twelve digits, because binary fractions add digits (235 × 0.1 = 23.500000000000004) that the
+    // Fifteen digits, because binary fractions add digits (235 × 0.1 = 23.500000000000004) that the
     // device did not send.
-    let rounded: f64 = format!("{number:.11e}").parse().map_err(|_| Unreadable::NotANumber)?;
+    let rounded: f64 = format!("{number:.14e}").parse().map_err(|_| Unreadable::NotANumber)?;
     let text = if rounded.fract() == 0.0 && rounded.abs() < 1e15 {
         format!("{rounded:.0}")
     } else {

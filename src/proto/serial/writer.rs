@@ -10,6 +10,12 @@
 //! One at a time. A frame that the pattern of the answer matches is the answer, and no reading;
 //! other frames are what they are without a command. After a time-out the answer may still come:
 //! nothing is written, and nothing is asked, for three time-outs, or until it comes.
+//!
+//! A device may answer twice, and the second answer must not be taken for that to the next command.
+//! So after each answer, and after each surplus one, nothing is written for [`SETTLE`]; if one ever
+//! came later than that, for twice as long as it took, but not longer than the time-out. A frame
+//! that the pattern matches and that answers nothing is no reading; of a device that is asked, it
+//! is one outside that time, for the question may have the same answer.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +23,8 @@ use regex::bytes::Regex;
 
 /// After a time-out an answer may still come for so many time-outs.
 const STILL_TO_COME: u32 = 3;
+/// After an answer, another one to the same command may come for so long, at least.
+pub const SETTLE: Duration = Duration::from_millis(50);
 /// How long the port may take for the bytes of a frame, beyond twice their time on the line.
 const WRITE: Duration = Duration::from_secs(5);
 
@@ -61,6 +69,17 @@ pub enum Sent {
     Unsent,
 }
 
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What it is without commands.
+    Other,
+    /// The answer, or the echo, of the command that is under way.
+    Command,
+    /// An answer to no command that is under way: it comes late, or a second time.
+    Late,
+}
+
 /// A command to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
@@ -100,6 +119,18 @@ enum Phase {
     },
 }
 
+/// Surplus answers of a device.
+#[derive(Clone, Copy, Debug)]
+struct Surplus {
+    /// How long nothing is written after an answer.
+    settle: Duration,
+    /// When the last command was answered.
+    answered_at: Option<Instant>,
+    /// Until then another answer may come; surplus ones put it off, to `most` at most.
+    until: Option<Instant>,
+    most: Option<Instant>,
+}
+
 /// The commands to one device.
 #[derive(Debug)]
 pub struct Writer {
@@ -107,12 +138,16 @@ pub struct Writer {
     phase: Phase,
     over: Option<(u64, Sent)>,
     is_echo_seen: bool,
+    surplus: Surplus,
+    /// The device is asked, too, and its answers may look alike.
+    is_asked: bool,
 }
 
 impl Writer {
     /// Nothing is to be written.
-    pub fn new(settings: Settings) -> Writer {
-        Writer { settings, phase: Phase::Idle, over: None, is_echo_seen: false }
+    pub fn new(settings: Settings, is_asked: bool) -> Writer {
+        let surplus = Surplus { settle: SETTLE, answered_at: None, until: None, most: None };
+        Writer { settings, phase: Phase::Idle, over: None, is_echo_seen: false, surplus, is_asked }
     }
 
     /// Whether the device answers commands.
@@ -186,31 +221,71 @@ impl Writer {
         true
     }
 
-    /// A frame came. Whether it is none of a reading's.
-    pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) -> bool {
+    /// A frame came.
+    pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) -> Role {
         let is_match = self.settings.answer.as_ref().is_some_and(|answer| answer.is_match(frame));
         match &self.phase {
             Phase::Sending { command, is_handed: true, .. } | Phase::Waiting { command, .. } => {
                 if self.settings.echo && frame == command.payload && !self.is_echo_seen {
                     self.is_echo_seen = true;
-                    return true;
+                    return Role::Command;
                 }
-                if is_match {
-                    let number = command.number;
-                    self.end(number, Sent::Answered(frame.to_vec()));
+                if !is_match {
+                    return Role::Other;
                 }
-                is_match
+                let number = command.number;
+                self.end(number, Sent::Answered(frame.to_vec()));
+                self.surplus.answered_at = Some(now);
+                self.surplus.most = Some(now + self.settings.timeout * STILL_TO_COME);
+                self.settle(now);
+                Role::Command
             }
             Phase::Resting { is_owed: true, .. } if is_match => {
                 self.phase = Phase::Resting { until: now, is_owed: false };
-                true
+                self.surplus.answered_at = None;
+                self.surplus.most = Some(now + self.settings.timeout * STILL_TO_COME);
+                self.settle(now);
+                Role::Late
             }
             Phase::Ready { command, until, is_owed: true, .. } if is_match => {
                 let (command, until) = (command.clone(), *until);
+                self.surplus.most = Some(now + self.settings.timeout * STILL_TO_COME);
                 self.phase = Phase::Ready { command, since: now, until, is_owed: false, is_rested: false };
-                true
+                self.surplus.answered_at = None;
+                self.settle(now);
+                Role::Late
             }
-            Phase::Idle | Phase::Ready { .. } | Phase::Sending { .. } | Phase::Resting { .. } => false,
+            _ if !is_match => Role::Other,
+            // The answer to a question.
+            _ if self.is_asked && self.surplus.until.is_none_or(|until| now >= until) => Role::Other,
+            Phase::Idle | Phase::Ready { .. } | Phase::Sending { .. } | Phase::Resting { .. } => {
+                if let Some(at) = self.surplus.answered_at {
+                    let took = now.saturating_duration_since(at);
+                    // One that comes much later is none of that command's.
+                    if took <= self.settings.timeout * STILL_TO_COME {
+                        let longest = self.settings.timeout.max(SETTLE);
+                        self.surplus.settle = self.surplus.settle.max(took * 2).min(longest);
+                    }
+                }
+                self.settle(now);
+                Role::Late
+            }
+        }
+    }
+
+    /// Nothing is written for a while: another answer may come.
+    fn settle(&mut self, now: Instant) {
+        let most = *self.surplus.most.get_or_insert(now + self.settings.timeout * STILL_TO_COME);
+        let rest = (now + self.surplus.settle).min(most);
+        self.surplus.until = Some(rest);
+        match &mut self.phase {
+            Phase::Idle => self.phase = Phase::Resting { until: rest, is_owed: false },
+            Phase::Resting { until, .. } => *until = rest.max(*until),
+            Phase::Ready { since, is_rested, .. } => {
+                *since = rest.max(*since);
+                *is_rested = false;
+            }
+            Phase::Sending { .. } | Phase::Waiting { .. } => {}
         }
     }
 
@@ -301,7 +376,7 @@ mod tests {
 
     fn writer(answer: Option<&str>) -> Writer {
         let answer = answer.map(|answer| Regex::new(answer).unwrap());
-        Writer::new(Settings { answer, timeout: SECOND, echo: false })
+        Writer::new(Settings { answer, timeout: SECOND, echo: false }, false)
     }
 
     fn command(number: u64) -> Command {
@@ -358,12 +433,61 @@ mod tests {
     fn only_a_frame_that_matches_is_the_answer_and_others_are_readings() {
         let now = Instant::now();
         let mut writer = writer(Some("^(OK|ERR)"));
-        assert!(!writer.handle_frame(now, b"OK"), "nobody asked");
         sent(&mut writer, now, 7);
-        assert!(!writer.handle_frame(now, b"T=21.5"));
-        assert!(writer.handle_frame(now, b"ERR 3"));
+        assert_eq!(writer.handle_frame(now, b"T=21.5"), Role::Other);
+        assert_eq!(writer.handle_frame(now, b"ERR 3"), Role::Command);
         assert_eq!(writer.poll_sent(), Some((7, Sent::Answered(b"ERR 3".to_vec()))));
-        assert!(!writer.handle_frame(now, b"OK"), "it is answered once");
+        assert_eq!(writer.handle_frame(now, b"OK"), Role::Late, "it is answered once");
+    }
+
+    #[test]
+    fn a_second_answer_is_neither_a_reading_nor_the_answer_to_the_next_command() {
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let mut writer = writer(Some("OK"));
+        // The second one comes before the next command is written.
+        sent(&mut writer, now, 1);
+        assert_eq!(writer.handle_frame(now, b"OK 1"), Role::Command);
+        assert!(writer.poll_sent().is_some());
+        assert!(writer.write(now, command(2), 60 * SECOND));
+        assert_eq!(writer.ready_since(), Some(now + SETTLE));
+        assert_eq!(writer.handle_frame(now + ms(10), b"OK 1"), Role::Late);
+        assert_eq!(writer.ready_since(), Some(now + ms(10) + SETTLE), "a third may come");
+        assert_eq!(writer.handle_frame(now + ms(20), b"T=1"), Role::Other);
+        // One that comes later makes the time after the next answers longer.
+        let now = now + 10 * SECOND;
+        writer.begin(now, ms(10));
+        assert!(writer.poll_transmit(&mut Vec::new()) && !writer.poll_transmit(&mut Vec::new()));
+        writer.handle_timeout(now);
+        assert_eq!(writer.handle_frame(now, b"OK 2"), Role::Command);
+        writer.handle_timeout(now + SETTLE);
+        assert!(!writer.is_busy(now + SETTLE));
+        assert_eq!(writer.handle_frame(now + ms(200), b"OK 2"), Role::Late);
+        assert!(writer.poll_sent().is_some());
+        sent(&mut writer, now + 2 * SECOND, 3);
+        assert_eq!(writer.handle_frame(now + 2 * SECOND, b"OK 3"), Role::Command);
+        assert!(writer.poll_sent().is_some() && writer.write(now + 2 * SECOND, command(4), 60 * SECOND));
+        assert_eq!(writer.ready_since(), Some(now + 2 * SECOND + ms(400)));
+        // A device that never stops answering does not keep commands back for ever.
+        for at in 0..100 {
+            writer.handle_frame(now + 2 * SECOND + ms(100 * at), b"OK 3");
+        }
+        assert_eq!(writer.ready_since(), Some(now + 5 * SECOND));
+    }
+
+    #[test]
+    fn of_a_device_that_is_asked_an_answer_like_that_to_a_question_is_late_only_for_a_while() {
+        let now = Instant::now();
+        let answer = Regex::new("OK").ok();
+        let mut writer = Writer::new(Settings { answer, timeout: SECOND, echo: false }, true);
+        assert_eq!(writer.handle_frame(now, b"OK"), Role::Other, "to a question");
+        sent(&mut writer, now, 1);
+        assert_eq!(writer.handle_frame(now, b"OK"), Role::Command);
+        assert!(writer.is_busy(now), "nothing is asked");
+        assert_eq!(writer.handle_frame(now + SETTLE / 2, b"OK"), Role::Late);
+        writer.handle_timeout(now + 2 * SETTLE);
+        assert!(!writer.is_busy(now + 2 * SETTLE));
+        assert_eq!(writer.handle_frame(now + 2 * SETTLE, b"OK"), Role::Other);
     }
 
     #[test]
@@ -373,10 +497,11 @@ mod tests {
         sent(&mut writer, now, 1);
         writer.handle_timeout(now + SECOND);
         assert!(matches!(writer.poll_sent(), Some((1, Sent::Timeout(_)))));
-        assert!(writer.is_busy(now + SECOND) && !writer.handle_frame(now, b"T=1"));
-        assert!(writer.handle_frame(now + 2 * SECOND, b"OK"), "it is no reading");
-        writer.handle_timeout(now + 2 * SECOND);
-        assert!(!writer.is_busy(now + SECOND) && writer.poll_sent().is_none());
+        assert!(writer.is_busy(now + SECOND) && writer.handle_frame(now, b"T=1") == Role::Other);
+        assert_eq!(writer.handle_frame(now + 2 * SECOND, b"OK"), Role::Late, "it is no reading");
+        let settled = now + 2 * SECOND + SETTLE;
+        writer.handle_timeout(settled);
+        assert!(!writer.is_busy(settled) && writer.poll_sent().is_none());
         // Where none comes, the next command waits that long.
         sent(&mut writer, now + 3 * SECOND, 2);
         writer.handle_timeout(now + 4 * SECOND);
@@ -384,8 +509,8 @@ mod tests {
         assert!(writer.write(now + 4 * SECOND, command(3), 60 * SECOND));
         assert_eq!(writer.ready_since(), Some(now + 7 * SECOND));
         assert!(writer.is_busy(now + 6 * SECOND) && !writer.is_busy(now + 7 * SECOND));
-        assert!(writer.handle_frame(now + 5 * SECOND, b"OK"));
-        assert_eq!(writer.ready_since(), Some(now + 5 * SECOND), "it has come");
+        assert_eq!(writer.handle_frame(now + 5 * SECOND, b"OK"), Role::Late);
+        assert_eq!(writer.ready_since(), Some(now + 5 * SECOND + SETTLE), "it has come");
     }
 
     #[test]
@@ -394,8 +519,8 @@ mod tests {
         let mut writer = writer(Some("SET"));
         writer.settings.echo = true;
         sent(&mut writer, now, 1);
-        assert!(writer.handle_frame(now, b"SET 1") && writer.poll_sent().is_none());
-        assert!(writer.handle_frame(now, b"SET 1"));
+        assert!(writer.handle_frame(now, b"SET 1") == Role::Command && writer.poll_sent().is_none());
+        assert_eq!(writer.handle_frame(now, b"SET 1"), Role::Command);
         assert!(matches!(writer.poll_sent(), Some((1, Sent::Answered(_)))));
     }
 

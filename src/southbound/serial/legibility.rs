@@ -99,6 +99,11 @@ impl Cause {
                 "no whole message came between two silences, and the checksum is right for others than whole ones, too",
                 "compare size; set start to the bytes that each message begins with, as a converter may hold bytes back",
             ),
+            Cause::Bad(Bad::Stalled) => (
+                "the gateway stood still for longer than gap, and what came meanwhile may be several messages, joined",
+                "look for what stopped it (a hanging disk, too little memory); set checksum if the device sends a CRC, or a \
+                 framing that says where a message ends (fixed, length, markers, line)",
+            ),
             Cause::Bad(Bad::Early) => (
                 "it came within 50 ms of the opening of the line, and may be the rest of a message",
                 "let the device wait for so long, or set framing = \"markers\" with the start of a message",

@@ -581,9 +581,11 @@ mod tests {
     fn half_a_message_at_the_closing_of_a_port_with_gap_is_told_and_no_reading() {
         let gap = Duration::from_millis(500);
         let (mut port, now, mut journal) = port_of(framed(Framing::Gap(gap)), None, None);
+        port.handle_timeout(now, stamp(1), &mut journal);
         port.handle_bytes(now, stamp(1), b"W=12345 kg", &mut journal);
         port.handle_timeout(now + gap, stamp(1), &mut journal);
         let now = now + 4 * gap;
+        port.handle_timeout(now, stamp(1), &mut journal);
         port.handle_bytes(now, stamp(1), b"W=12", &mut journal);
         port.handle_failure(now + Duration::from_millis(50), "it was unplugged");
         port.handle_timeout(now + 2 * gap, stamp(1), &mut journal);
@@ -591,6 +593,28 @@ mod tests {
         assert_eq!(taken, ["W=12345 kg"]);
         assert_eq!(journal.said, [("cut off by the closing", b"W=12".to_vec())]);
         assert_eq!(port.counters().framing.cut, 1);
+    }
+
+    #[test]
+    fn what_a_stall_of_the_gateway_joined_is_told_and_no_reading() {
+        let gap = Duration::from_millis(50);
+        let (mut port, mut now, mut journal) = port_with(framed(Framing::Gap(gap)), None);
+        port.handle_timeout(now, stamp(1), &mut journal);
+        for _ in 0..100 {
+            now = port.poll_timeout().unwrap();
+            port.handle_timeout(now, stamp(1), &mut journal);
+        }
+        port.handle_bytes(now, stamp(1), b"T=1", &mut journal);
+        for _ in 0..10 {
+            now = port.poll_timeout().unwrap();
+            port.handle_timeout(now, stamp(1), &mut journal);
+        }
+        port.handle_bytes(now + 2 * gap, stamp(1), b"T=2T=3", &mut journal);
+        port.handle_timeout(now + 3 * gap, stamp(1), &mut journal);
+        let taken: Vec<&str> = journal.taken.iter().map(|taken| &taken.1[..]).collect();
+        assert_eq!(taken, ["T=1"]);
+        assert_eq!(journal.said, [("read late, after a stall of the gateway", b"T=2T=3".to_vec())]);
+        assert_eq!((port.counters().framing.bad, port.counters().framing.stalled), (1, 1));
     }
 
     #[test]

@@ -17,8 +17,10 @@ use crate::proto::serial::modbus::frame::Speed;
 use crate::proto::serial::poll::{self, Poller};
 use crate::proto::serial::reading::{Room, Unreadable};
 use crate::proto::serial::slipmux;
-use crate::proto::serial::writer::{self, Sent, Writer};
+use crate::proto::serial::writer::{self, Role, Sent, Writer};
 
+/// A frame that answers no command: the reason under which it is counted.
+pub(super) const LATE_ANSWER: &str = "late or surplus answer to a command";
 /// So long a command waits for the end of a message that has begun: some lines are two wires.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -81,7 +83,9 @@ impl Stream {
 
     /// The device takes commands.
     pub(super) fn written(mut self, write: Option<&writer::Settings>, line: Line) -> Stream {
-        let writer = write.map(|write| Writer::new(write.clone()));
+        // A device that is asked may answer questions alike: these are told apart by who was asked.
+        let is_asked = self.poller.is_some();
+        let writer = write.map(|write| Writer::new(write.clone(), is_asked));
         self.writing = writer.map(|writer| Writing { writer, line, asked_before: None });
         self
     }
@@ -172,6 +176,7 @@ impl Stream {
 
     pub(super) fn reopen(&mut self, now: Instant) {
         self.decoder.reopen(now);
+        self.decoder.watch(now);
         if let Some(poller) = &mut self.poller {
             // An answer that comes at once is whole; what came before is not asked for.
             self.decoder.clear();
@@ -254,6 +259,7 @@ impl Stream {
         let stripped = self.poller.as_mut().map(|poller| poller.strip_echo(bytes));
         let bytes = stripped.as_deref().unwrap_or(bytes);
         self.decode(now, stamp, port, taker, bytes, |decoder, sink| decoder.handle_bytes(now, bytes, sink));
+        self.decoder.looked(now);
         if let Some(poller) = self.poller.as_mut().filter(|_| self.decoder.is_within()) {
             poller.handle_part(now, self.decoder.poll_timeout());
         }
@@ -262,7 +268,9 @@ impl Stream {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
+        // The shell has read what waited.
         self.decode(now, stamp, port, taker, &[], |decoder, sink| decoder.handle_timeout(now, sink));
+        self.decoder.looked(now);
         self.writing.iter_mut().for_each(|writing| writing.writer.handle_timeout(now));
         self.begin_write(now);
         if let Some(poller) = &mut self.poller {
@@ -281,9 +289,9 @@ impl Stream {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let poller = self.poller.as_ref().and_then(Poller::poll_timeout);
         let writer = self.writing.as_ref().and_then(|writing| writing.writer.poll_timeout());
-        let own =
-            [self.decoder.poll_timeout(), self.delivery.poll_timeout(), poller, writer, self.next_write()];
-        own.into_iter().flatten().min()
+        let decoder = [self.decoder.poll_timeout(), self.decoder.poll_look()];
+        let own = [self.delivery.poll_timeout(), poller, writer, self.next_write()];
+        decoder.into_iter().chain(own).flatten().min()
     }
 
     /// When a command that is ready may go out, as far as that is known; with a question or an
@@ -314,7 +322,11 @@ impl Stream {
         let mut gave = false;
         match &port.duty {
             Duty::Readings { extractor, .. } => feed(decoder, &mut |frame| {
-                if writing.as_mut().is_some_and(|writing| writing.writer.handle_frame(now, frame)) {
+                let role = writing.as_mut().map(|writing| writing.writer.handle_frame(now, frame));
+                if let Some(role @ (Role::Command | Role::Late)) = role {
+                    if role == Role::Late {
+                        *unreadable.entry(LATE_ANSWER).or_default() += 1;
+                    }
                     gave = true;
                     legibility.handle_reading();
                     return;

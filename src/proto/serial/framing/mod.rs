@@ -31,6 +31,9 @@
 //! With [`Settings::interleaved`], messages of another kind are taken out before frames are looked
 //! for ([`mod@interleaved`]).
 //!
+//! Where only a pause ends a message ([`gap`]), what was read after the gateway stood still is
+//! messages without a pause between them: only a CRC tells these apart ([`mod@stall`]).
+//!
 //! A [`Decoder`] keeps at most one frame, of at most [`Settings::max_frame`] bytes, or eight of a
 //! fixed size with a start; what is longer is dropped and counted. Empty frames are passed over:
 //! doubled delimiters make them. Time is an argument.
@@ -46,6 +49,7 @@ pub mod length;
 pub mod line;
 pub mod markers;
 pub mod slip;
+mod stall;
 
 use std::time::{Duration, Instant};
 
@@ -172,6 +176,9 @@ pub enum Bad {
     Cut,
     /// What came between two silences is no whole frame, where only they tell where one begins.
     Burst,
+    /// It was read after the gateway had stood still: it may be several, joined, where only a pause
+    /// tells where one ends.
+    Stalled,
     /// It was the first within [`SETTLE`] after the opening of the port, and may have been begun
     /// before.
     Early,
@@ -185,6 +192,7 @@ impl Bad {
         match self {
             Bad::Cut => "cut off by the closing",
             Bad::Burst => "no whole message between silences",
+            Bad::Stalled => "read late, after a stall of the gateway",
             Bad::Early => "right after the opening",
             Bad::First => "skip-first",
             Bad::TooLong => "too long",
@@ -234,6 +242,8 @@ pub struct Counters {
     pub cut: u64,
     /// Of these, [`Bad::Burst`].
     pub burst: u64,
+    /// Of these, [`Bad::Stalled`].
+    pub stalled: u64,
     /// Frames that were dropped because they may have been begun before the port was opened
     /// ([`Bad::Early`]); they are not counted as invalid.
     pub early: u64,
@@ -291,7 +301,11 @@ struct Buffer {
 
 impl Buffer {
     fn push(&mut self, byte: u8) {
-        if self.bytes.len() < self.max {
+        self.push_within(self.max, byte);
+    }
+
+    fn push_within(&mut self, max: usize, byte: u8) {
+        if self.bytes.len() < max {
             self.bytes.push(byte);
         } else {
             self.over += 1;
@@ -361,6 +375,10 @@ pub struct Decoder {
     doubt: doubt::Doubt,
     labels: Option<labels::Labels>,
     interleaved: Option<interleaved::Filter>,
+    /// When it was last known that nothing waits to be read.
+    looked_at: Option<Instant>,
+    /// Some of what is in the buffer was read later than that by more than a pause.
+    is_stalled: bool,
 }
 
 impl Decoder {
@@ -402,6 +420,8 @@ impl Decoder {
             doubt: doubt::Doubt::opened(),
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
+            looked_at: None,
+            is_stalled: false,
         };
         decoder.begin(now);
         decoder
@@ -416,6 +436,7 @@ impl Decoder {
     /// What comes first may be the rest of a frame.
     fn begin(&mut self, now: Instant) {
         self.opened_at = Some(now);
+        self.looked_at = None;
         if self.needs_silence() {
             // What comes until the next silence counts if it is whole frames.
             self.burst = burst::Burst::default();
@@ -451,6 +472,7 @@ impl Decoder {
     /// begin, they end with it. What is whole comes with the next timer.
     pub fn cut(&mut self, now: Instant) {
         let is_over = self.poll_timeout().is_some_and(|at| at <= now);
+        self.looked_at = None;
         let is_gap = matches!(self.scanner, Scanner::Gap) && !is_over;
         // Nothing follows, as behind a silence.
         if self.begin != Begin::Frame || is_gap && self.is_proven() {
@@ -469,6 +491,9 @@ impl Decoder {
     fn is_proven(&self) -> bool {
         let frame = &self.buffer.bytes[..];
         let is_crc = |checksum: &Checksum| checksum.is_crc();
+        if self.is_stalled {
+            return self.whole_frames().is_some();
+        }
         let has_room = !self.skipping && self.buffer.over == 0 && frame.starts_with(&self.start);
         has_room && self.checksum.filter(is_crc).is_some() && self.strip(frame).is_some()
     }
@@ -482,7 +507,7 @@ impl Decoder {
         let held = self.interleaved.as_mut().map_or(0, interleaved::Filter::clear);
         self.counters.dropped += held as u64;
         (self.is_behind, self.opened_at, self.last_byte_at) = (false, None, None);
-        self.awaits_silence = false;
+        (self.awaits_silence, self.is_stalled) = (false, false);
         self.burst = burst::Burst::in_step();
         self.doubt = doubt::Doubt::in_step();
         self.kept.clear();
@@ -515,10 +540,14 @@ impl Decoder {
         // The shell reports pauses by `handle_timeout`, after checking for bytes. Bytes that it
         // delivers late may have arrived in time: only a pause that a stall cannot explain ends a
         // frame here.
+        let is_late = self.is_late(now);
+        self.is_stalled |= is_late;
         let judged = match self.scanner {
             _ if self.begin == Begin::Doubtful => {
                 now.checked_sub(self.pause.unwrap_or_default().max(IDLE) * 3).unwrap_or(now)
             }
+            // Of a part that was read before, nobody knows whether its rest is among them.
+            Scanner::Gap if is_late => self.last_byte_at.unwrap_or(now),
             Scanner::Gap | Scanner::Length(_) | Scanner::Fixed(_) => {
                 now.checked_sub(self.pause.unwrap_or_default() * 3).unwrap_or(now)
             }
@@ -543,7 +572,10 @@ impl Decoder {
                     self.scan(false, sink);
                 }
             }
-            Scanner::Gap => bytes.iter().for_each(|byte| self.buffer.push(*byte)),
+            Scanner::Gap => {
+                let room = self.room();
+                bytes.iter().for_each(|byte| self.buffer.push_within(room, *byte));
+            }
             _ => bytes.iter().for_each(|byte| self.pass(*byte, sink)),
         }
     }
@@ -666,9 +698,12 @@ impl Decoder {
     /// Ends a frame: the buffer contains a complete frame, or the rest of one whose beginning was
     /// dropped.
     fn end(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        if self.is_stalled && !self.skipping {
+            return self.end_stall(sink);
+        }
         if self.skipping || self.buffer.over > 0 {
             self.fail(Bad::TooLong);
-            (self.skipping, self.opening) = (false, None);
+            (self.skipping, self.opening, self.is_stalled) = (false, None, false);
             self.forget_behind();
             return;
         }
@@ -963,6 +998,7 @@ impl Counters {
         *match why {
             Bad::Cut => &mut self.cut,
             Bad::Burst => &mut self.burst,
+            Bad::Stalled => &mut self.stalled,
             Bad::Early => &mut self.early,
             Bad::First => &mut self.first,
             Bad::TooLong => &mut self.too_long,

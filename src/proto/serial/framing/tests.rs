@@ -1278,3 +1278,127 @@ fn the_pause_that_comes_again_and_again_is_known_whatever_is_read_late() {
         assert_eq!(decoder.awaited_silence().map(|awaited| awaited.longest), Some(ms(20)));
     }
 }
+
+/// Messages of 10 ms, one each 200 ms, read by a gateway that stands still from the second to the
+/// fifth; what is published.
+fn stalled(settings: &Settings, messages: &[Vec<u8>]) -> (Decoder, Vec<Vec<u8>>) {
+    let ms = Duration::from_millis;
+    let (mut decoder, start) = opened(settings);
+    decoder.watch(start);
+    let mut found = Vec::new();
+    // The time from the first message on, and what waits to be read.
+    let mut waiting: Vec<u8> = Vec::new();
+    for step in 0..200 {
+        let now = start + ms(10 * step);
+        if step % 20 == 1 {
+            let next = usize::try_from(step / 20).unwrap();
+            messages.get(next).iter().for_each(|message| waiting.extend_from_slice(message));
+        }
+        if (15..95).contains(&step) {
+            continue;
+        }
+        if !waiting.is_empty() {
+            found.extend(take(&mut decoder, now, &std::mem::take(&mut waiting)));
+            decoder.looked(now);
+        }
+        if [decoder.poll_timeout(), decoder.poll_look()].into_iter().flatten().any(|at| at <= now) {
+            found.extend(pause(&mut decoder, now));
+            decoder.looked(now);
+        }
+    }
+    (decoder, found)
+}
+
+#[test]
+fn messages_that_a_stall_of_the_gateway_joined_are_no_message_and_are_counted() {
+    let gap = Framing::Gap(Duration::from_millis(50));
+    for checksum in [None, Some(Checksum::Xor), Some(Checksum::Sum)] {
+        for start in [&b""[..], b"T="] {
+            let settings = Settings { start: start.to_vec(), ..settings(gap.clone(), checksum) };
+            let payloads: Vec<Vec<u8>> = (0..10).map(|n| format!("2{n}.5").into_bytes()).collect();
+            let framed = |payload: &Vec<u8>| {
+                let mut frame = Vec::new();
+                encode(&settings, payload, &mut frame).unwrap();
+                frame
+            };
+            let messages: Vec<Vec<u8>> = payloads.iter().map(framed).collect();
+            let (mut decoder, found) = stalled(&settings, &messages);
+            assert_eq!(found, [&payloads[..1], &payloads[5..]].concat(), "{checksum:?}");
+            let counters = decoder.counters();
+            assert_eq!((counters.good, counters.bad, counters.stalled), (6, 1, 1), "{checksum:?}");
+            assert_eq!(decoder.take_bad().map(|bad| bad.0), Some(Bad::Stalled));
+        }
+    }
+}
+
+#[test]
+fn messages_that_a_stall_joined_are_taken_apart_by_their_crc_if_all_are_whole() {
+    let gap = Framing::Gap(Duration::from_millis(50));
+    for checksum in [
+        Checksum::Crc16Modbus,
+        // Of these, two messages joined pass for one.
+        Checksum::Crc16Arc,
+        Checksum::Crc16Xmodem,
+        Checksum::Crc16Kermit,
+        Checksum::Crc16X25,
+        Checksum::Crc32,
+    ] {
+        for start in [&b""[..], b"T="] {
+            let settings = Settings { start: start.to_vec(), ..settings(gap.clone(), Some(checksum)) };
+            let payloads: Vec<Vec<u8>> = (0..10).map(|n| format!("2{n}.5").into_bytes()).collect();
+            let framed = |payload: &Vec<u8>| {
+                let mut frame = Vec::new();
+                encode(&settings, payload, &mut frame).unwrap();
+                frame
+            };
+            let mut messages: Vec<Vec<u8>> = payloads.iter().map(framed).collect();
+            let (decoder, found) = stalled(&settings, &messages);
+            assert_eq!(found, payloads, "{checksum:?}");
+            assert_eq!((decoder.counters().good, decoder.counters().bad), (10, 0), "{checksum:?}");
+            // One of them is damaged: nobody knows where it ends.
+            messages[2][0] ^= 1;
+            let (decoder, found) = stalled(&settings, &messages);
+            assert_eq!(found, [&payloads[..1], &payloads[5..]].concat(), "{checksum:?}");
+            assert_eq!((decoder.counters().good, decoder.counters().stalled), (6, 1), "{checksum:?}");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_message_before_a_stall_is_no_message_and_one_read_in_time_is() {
+    let gap = Duration::from_millis(50);
+    let (mut decoder, now) = opened(&settings(Framing::Gap(gap), None));
+    decoder.watch(now);
+    assert!(take(&mut decoder, now, b"T=2").is_empty());
+    decoder.looked(now);
+    // Much later than any pause: the rest waits.
+    let late = now + 20 * gap;
+    assert!(take(&mut decoder, late, b"1.5").is_empty());
+    decoder.looked(late);
+    assert!(pause(&mut decoder, late + gap).is_empty());
+    assert_eq!((decoder.counters().stalled, decoder.counters().dropped), (1, 6));
+    decoder.looked(late + gap);
+    // A timer that is late with nothing to read saw the silence.
+    let now = late + gap + gap / 2;
+    assert!(take(&mut decoder, now, b"T=21.5").is_empty());
+    decoder.looked(now);
+    assert_eq!(pause(&mut decoder, now + 20 * gap), [b"T=21.5"]);
+}
+
+#[test]
+fn bytes_full_of_ends_of_messages_cost_a_bounded_time() {
+    let gap = Duration::from_millis(50);
+    let settings = Settings { max_frame: FRAME_MAX, ..settings(Framing::Gap(gap), Some(Checksum::Crc16Arc)) };
+    let (mut decoder, now) = opened(&settings);
+    decoder.watch(now);
+    // Each end of a frame is one of all that begin before it, and nothing leads to the last byte.
+    let mut frame = b"1".to_vec();
+    Checksum::Crc16Arc.append(&mut frame, 0);
+    let mut bytes = frame.repeat(FRAME_MAX / frame.len() - 1);
+    bytes.push(1);
+    let late = now + 2 * gap;
+    assert!(take(&mut decoder, late, &bytes).is_empty());
+    decoder.looked(late);
+    assert!(pause(&mut decoder, late + gap).is_empty());
+    assert_eq!(decoder.counters().stalled, 1);
+}

@@ -123,6 +123,8 @@ async fn serve(
     let mut outgoing = Vec::new();
     let mut last = Vec::new();
     let mut sent = 0;
+    // Since the deadline passed, what waits was read.
+    let mut is_read = false;
     loop {
         if sent == outgoing.len() {
             outgoing.clear();
@@ -147,6 +149,7 @@ async fn serve(
                     Ok(Moved::Read(length)) => {
                         idle.received(Instant::now());
                         host.received(&chunk[..length]);
+                        is_read = false;
                         continue;
                     }
                     Ok(Moved::Written(length)) => {
@@ -169,8 +172,15 @@ async fn serve(
                 sent = 0;
             },
             () = pass_time(due, host) => {
-                if due.is_some_and(|due| due <= Instant::now()) {
+                if due.is_none_or(|due| due > Instant::now()) {
+                    is_read = false;
+                } else if std::mem::replace(&mut is_read, true) {
+                    is_read = false;
                     host.timeout();
+                } else {
+                    // A stop of the process ends a wait for bytes and deadlines without telling of
+                    // the bytes: the runtime looks once more.
+                    tokio::task::yield_now().await;
                 }
             }
         }

@@ -1,0 +1,120 @@
+//! What a gateway that stood still reads of a line whose messages only pauses divide.
+//!
+//! ```text
+//!  looked ──within the pause──> looked ──within the pause──> looked
+//!     └──nobody looked for that long, and bytes wait──> stalled ──a silence that the timer saw──> looked
+//! ```
+//!
+//! A process that is stopped, swapped out, or waits for a disk finds all messages of that time at
+//! once, and no pause between them. So a shell that is awake says so twice a pause
+//! ([`Decoder::looked`]), also while nothing comes. Bytes that came while nobody looked, with what
+//! was begun before them and whatever follows without a pause, count only if a CRC says that they
+//! are whole messages, one behind the other; anything else is dropped as [`Bad::Stalled`].
+
+use std::time::{Duration, Instant};
+
+use super::{Bad, Decoder, FRAME_MAX, Scanner};
+
+/// The shortest stall that is noticed: shorter ones are those of any busy machine.
+pub const STALL_MIN: Duration = Duration::from_millis(20);
+/// Bytes that are looked at, over all beginnings of messages in one stall: a bound for the time.
+const WORK_MAX: usize = 1 << 20;
+
+impl Decoder {
+    /// From now on [`Decoder::looked`] is called in time while the port is open.
+    pub fn watch(&mut self, now: Instant) {
+        self.looked_at = Some(now);
+    }
+
+    /// The line was looked at: what waited until now was read.
+    pub fn looked(&mut self, now: Instant) {
+        self.looked_at = self.looked_at.map(|at| at.max(now));
+    }
+
+    /// When [`Decoder::looked`] must be called next, though nothing else is to be done.
+    pub fn poll_look(&self) -> Option<Instant> {
+        self.looked_at?.checked_add(self.stall()? / 2)
+    }
+
+    /// So long nobody looks in a stall; `None`: it changes nothing.
+    fn stall(&self) -> Option<Duration> {
+        let pause = self.pause.filter(|_| matches!(self.scanner, Scanner::Gap))?;
+        Some(pause.max(STALL_MIN))
+    }
+
+    /// Whether bytes that are read now may have waited for longer than a pause.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        let stood = self.looked_at.map(|at| now.saturating_duration_since(at));
+        stood.zip(self.stall()).is_some_and(|(stood, stall)| stood >= stall)
+    }
+
+    /// Most bytes between two pauses.
+    pub(super) fn room(&self) -> usize {
+        if self.is_stalled { FRAME_MAX } else { self.buffer.max }
+    }
+
+    /// What came during a stall is over.
+    pub(super) fn end_stall(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        self.is_stalled = false;
+        let Some(sizes) = self.whole_frames() else { return self.fail(Bad::Stalled) };
+        let bytes = std::mem::take(&mut self.buffer.bytes);
+        let mut rest = &bytes[..];
+        for size in sizes {
+            let (frame, behind) = rest.split_at(size.min(rest.len()));
+            rest = behind;
+            let payload = self.strip(frame).and_then(|body| body.get(self.start.len()..));
+            if let Some(payload) = payload.filter(|payload| !payload.is_empty()) {
+                self.counters.good += 1;
+                sink(payload);
+            }
+        }
+    }
+
+    /// The sizes of the frames in the buffer, if a CRC says that it is nothing but whole ones. The
+    /// shorter ones first: two frames can pass for one.
+    pub(super) fn whole_frames(&self) -> Option<Vec<usize>> {
+        let checksum = self.checksum.filter(|checksum| checksum.is_crc())?;
+        let bytes = &self.buffer.bytes[..];
+        if self.skipping || self.buffer.over > 0 || bytes.is_empty() || self.is_blank(bytes) {
+            return None;
+        }
+        let least = self.start.len() + self.placement.width(checksum) + 1;
+        // Where a frame begins, the ends that were tried, and those at which none leads on.
+        let mut begun: Vec<(usize, std::vec::IntoIter<usize>)> = Vec::new();
+        let mut dead = vec![false; bytes.len()];
+        let mut work = 0;
+        let mut at = 0;
+        loop {
+            if at == bytes.len() {
+                let begins = begun.iter().map(|(at, _)| *at).skip(1).chain([at]);
+                return Some(begun.iter().zip(begins).map(|((from, _), to)| to - from).collect());
+            }
+            let rest = bytes.get(at..).unwrap_or_default();
+            // No frame is longer.
+            let rest = &rest[..rest.len().min(self.buffer.max)];
+            let is_begin = rest.starts_with(&self.start) && !dead.get(at).copied().unwrap_or(true);
+            let mut ends = Vec::new();
+            if is_begin {
+                work += rest.len();
+                if work > WORK_MAX {
+                    return None;
+                }
+                ends = self.placement.ends(checksum, rest);
+                ends.retain(|end| *end >= least && !self.is_blank(&rest[..*end]));
+            }
+            begun.push((at, ends.into_iter()));
+            // The next end to try, of the last beginning that has one.
+            loop {
+                let (from, ends) = begun.last_mut()?;
+                if let Some(end) = ends.next() {
+                    at = *from + end;
+                    break;
+                }
+                if let Some(dead) = dead.get_mut(*from) {
+                    *dead = true;
+                }
+                begun.pop();
+            }
+        }
+    }
+}
