@@ -1040,8 +1040,8 @@ fn what_never_pauses_between_its_messages_gives_none_however_it_stalls_where_a_r
                 if [stall, stall + 1, 100].contains(&at) { ms(150) } else { ms(0) }
             });
             assert!(frames.iter().all(|frame| frame[..] == message[..8]), "{every} {stall}");
-            // The one that was alone.
-            assert_eq!((frames.len(), counters.bad > 0), (1, true), "{every} {stall}");
+            // The one that was alone, and whole ones between two stalls.
+            assert!((1..20).contains(&frames.len()) && counters.bad > 0, "{every} {stall}");
         }
         // One whose packets hold more than a message, each after a silence.
         let (frames, _) = stream(message, (ms(100), 16), |_| ms(0));
@@ -1178,7 +1178,8 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
             .flat_map(|(zeros, same, ends)| pauses.map(|pause| (zeros, same, ends, pause)))
         {
             let device = Device { checksum, zeros, is_constant, ends_with_zero, pause };
-            if checksum == Checksum::Linky && ends_with_zero {
+            // A CRC of values that change ends with a zero once in 256 times, and one of Linky never.
+            if ends_with_zero && (!is_constant || checksum == Checksum::Linky) {
                 continue;
             }
             let messages: Vec<_> = (0..40).map(|number| device.message(number)).collect();
