@@ -264,6 +264,7 @@ impl Ports {
                 notebook.put(id.as_str(), learned, is_configured);
             }
         }
+        notebook.forget_left(is_configured);
         notebook
     }
 

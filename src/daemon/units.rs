@@ -47,7 +47,7 @@ pub fn say(hub: &mut Hub, port: &Name, unit: &Unit, event: &Event) {
                 log::warn!(device, port, unit = address, function, asked = asked_function; "unit answered another function than was asked for");
             }
         }
-        Event::Misfit { function, bytes, asked, .. } if !(1..=250).contains(bytes) => {
+        Event::Misfit { function, bytes, asked, is_configurable: false, .. } => {
             if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 log::warn!(device, port, unit = address, function, bytes, asked; "unit answered with another length than was asked for");
             }

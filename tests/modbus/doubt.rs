@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::Bus;
-use tombolo::proto::serial::modbus::bus::State;
+use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::learn::Obstacle;
 use tombolo::proto::serial::modbus::map::Kind;
 use tombolo::proto::serial::modbus::pdu::{Exception, Table};
 use tombolo::proto::serial::modbus::settings::Unit;
+use tombolo::proto::serial::modbus::{Bus, Event};
 use tombolo::splitmix::SplitMix64;
 
 use crate::support::{self, World, answer, frame, ms, register, settings, unit};
@@ -659,6 +659,52 @@ fn several_units_behind_a_converter_that_delivers_each_answer_with_the_next_requ
             }
         }
     }
+}
+
+#[test]
+fn the_key_for_answers_of_another_length_is_not_advised_where_the_line_is_merely_late() {
+    let mut misfits = 0;
+    for (how, maps) in
+        [Relayed::Frames, Relayed::Values].into_iter().flat_map(|how| SHARED.map(|maps| (how, maps)))
+    {
+        for from in [Duration::ZERO, 40 * SECOND] {
+            for medium in [Medium::Line, Medium::Network, Medium::Header] {
+                let units: Vec<Unit> = (1..).zip(maps).map(|(at, map)| with(at, map, 3_000, 300)).collect();
+                let mut world = world(units.clone());
+                world.bus = Bus::new(settings(units), world.now, 7);
+                match medium {
+                    Medium::Header => world.bus.answers_are_numbered(),
+                    other => world.bus.is_behind(other),
+                }
+                world.bus.line_up(world.now);
+                relayed(&mut world, how, (from, Duration::MAX), second);
+                let what = format!("{how:?} {maps:?} from {from:?}, {medium:?}");
+                for _ in 0..60 {
+                    world.run(5 * SECOND);
+                    for unit in 0..maps.len() {
+                        let misfit = world.bus.failing(unit).and_then(|failing| failing.misfit);
+                        let is_advised = misfit.is_some_and(|misfit| misfit.may_be_configured());
+                        assert!(!is_advised, "{what}: {misfit:?}");
+                    }
+                }
+                let advised = |event: &Event| matches!(event, Event::Misfit { is_configurable: true, .. });
+                assert_eq!(world.count(advised), 0, "{what}");
+                let is_of_length = |event: &Event| matches!(event, Event::Misfit { function, asked_function, .. } if function == asked_function);
+                misfits += world.count(is_of_length);
+            }
+        }
+    }
+    assert!(misfits > 10, "answers of another length are among what comes late: {misfits}");
+}
+
+#[test]
+fn the_key_for_answers_of_another_length_is_advised_on_a_line_with_others_that_is_in_step() {
+    let mut world =
+        world(vec![with(1, &[0, 40], 3_000, 300), with(2, &[5], 3_000, 300), with(3, &[7], 3_000, 300)]);
+    world.behave(3, |request| vec![(ms(5), frame(&[&[request[0], 3, 12][..], &[0; 12]].concat()))]);
+    world.run(5 * MINUTE);
+    assert!(world.bus.failing(2).unwrap().misfit.unwrap().may_be_configured());
+    assert!(world.count(|event| matches!(event, Event::Misfit { is_configurable: true, unit: 2, .. })) > 3);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod map;
 mod noise;
 mod peer;
 mod reasons;
+mod remembered;
 mod schedule;
 mod silence;
 mod straggler;

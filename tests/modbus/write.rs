@@ -758,6 +758,38 @@ fn the_rest_of_a_register_is_never_another_registers_where_answers_come_one_requ
 }
 
 #[test]
+fn a_write_on_a_line_that_stays_in_doubt_waits_as_long_as_it_may_and_no_longer_and_says_why() {
+    // All reads of the unit have one length, and each answer comes with the next request only.
+    let mut of = unit(1);
+    of.registers =
+        vec![register("a", Table::Holding, 0, Kind::U16), register("b", Table::Holding, 40, Kind::U16)];
+    for within in [2, 10, 30] {
+        let mut world = World::new(settings(vec![of.clone(), unit(2)]));
+        let (store, kept) = (Store::default(), RefCell::new(None));
+        world.behave(1, move |body| {
+            let before = kept.replace(Some(frame(&carry_out(&store, body))));
+            before.map(|before| (ms(20), before)).into_iter().collect()
+        });
+        world.run(120 * SECOND);
+        assert!(world.bus.is_one_behind(0));
+        let before = (world.requests.len(), world.readings(0).len(), world.readings(1).len());
+        assert!(world.bus.write(world.now, 7, 0, job(&writable("v", Kind::U16), "9"), within * SECOND));
+        world.run(within * SECOND - ms(1));
+        assert_eq!(world.bus.poll_written(), None, "{within}");
+        // The poll that is under way is ended first.
+        world.run(2 * SECOND);
+        let written = world.bus.poll_written();
+        let said = "its answers come late, and may be those to earlier requests";
+        assert_eq!(written, Some((7, Written::Unasked(said.to_owned()))), "{within}");
+        assert!(world.requests[before.0..].iter().all(|(_, body)| body[1] == 3), "nothing was written");
+        // Both are polled meanwhile.
+        let seconds = usize::try_from(within).unwrap();
+        assert!(world.readings(0).len() - before.1 > seconds / 3, "{within}");
+        assert!(world.readings(1).len() - before.2 > seconds / 2, "{within}");
+    }
+}
+
+#[test]
 fn after_a_reading_back_without_an_answer_the_next_poll_begins_with_a_read_of_another_length() {
     let mut of = unit(1);
     of.registers =

@@ -113,6 +113,8 @@ pub enum Event {
         bytes: usize,
         /// Bytes of data that were asked for.
         asked: usize,
+        /// `answer-bytes` of a register takes such an answer, and it is no late one.
+        is_configurable: bool,
     },
     /// The answers of a unit name another one. They are used, as the transaction identifier of
     /// Modbus TCP says which request they answer. Told once for each other unit.
@@ -769,11 +771,21 @@ impl Bus {
                     });
                 let function = frame.pdu.first().copied().unwrap_or_default();
                 let asked_function = shape.function;
+                let may_be_late = relay.may_be_late(now, Shape { function, length });
+                let misfit = Misfit { function, asked_function, bytes, asked, announced, may_be_late };
                 if let Some(unit) = units.get_mut(exchange.unit) {
-                    unit.misfit(Misfit { function, asked_function, bytes, asked, announced });
+                    unit.misfit(misfit);
                 }
                 let (unit, bytes) = (exchange.unit, announced.map_or(bytes, usize::from));
-                events.push_back(Event::Misfit { unit, function, asked_function, bytes, asked });
+                let is_configurable = misfit.may_be_configured();
+                events.push_back(Event::Misfit {
+                    unit,
+                    function,
+                    asked_function,
+                    bytes,
+                    asked,
+                    is_configurable,
+                });
             }
         });
         match found {

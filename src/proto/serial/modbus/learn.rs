@@ -41,6 +41,8 @@ pub const MISSED: u32 = 20;
 /// How long a register that is not answered for is left out at first; doubles up to
 /// [`ASIDE_MAX`].
 pub const ASIDE: Duration = Duration::from_secs(60);
+/// Units that are not configured any more of which is kept what was learned.
+pub const LEFT_MAX: usize = 256;
 /// The longest it is left out.
 pub const ASIDE_MAX: Duration = Duration::from_secs(3600);
 
@@ -196,13 +198,21 @@ impl Learned {
                 .collect();
             members.iter().for_each(|index| is_free[*index] = false);
             let block = Block::of(registers, &members)?;
-            if (block.address, block.quantity) != (*address, *quantity) {
+            if (block.address, block.quantity) != (*address, *quantity) || !is_askable(&block, limits) {
                 return None;
             }
             blocks.push(block);
         }
         (!is_free.contains(&true)).then_some(blocks)
     }
+}
+
+/// Whether a unit may be sent this read: one within its limits, or of a single register. A file
+/// that was changed could name others, which are never sent.
+fn is_askable(block: &Block, limits: Limits) -> bool {
+    let factor = if block.table.has_bits() { 16 } else { 1 };
+    let most = u32::from(limits.max_registers) * factor;
+    block.request().is_some() && (block.members.len() == 1 || u32::from(block.quantity) <= most)
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -254,6 +264,17 @@ impl Notebook {
             true => drop(self.units.remove(id)),
             false => drop(self.units.insert(id.to_owned(), learned)),
         }
+    }
+
+    /// Keeps no more than [`LEFT_MAX`] units that are not configured: of the others nobody may ask
+    /// again, and each renaming would leave one more.
+    pub fn forget_left(&mut self, is_configured: impl Fn(&str) -> bool) {
+        let mut left = 0;
+        self.units.retain(|id, _| {
+            let is_left = !is_configured(id);
+            left += usize::from(is_left);
+            !is_left || left <= LEFT_MAX
+        });
     }
 
     /// As text.

@@ -15,6 +15,8 @@ pub struct Misfit {
     pub asked: usize,
     /// Bytes of data that it says it has, if it has another number.
     pub announced: Option<u8>,
+    /// It may be the late answer to an earlier request on the line, which asked for as many.
+    pub may_be_late: bool,
 }
 
 impl Misfit {
@@ -26,15 +28,17 @@ impl Misfit {
             && (self.function, self.bytes) == (self.asked_function, self.asked)
     }
 
-    /// Whether `answer-bytes` makes such an answer readable.
+    /// Whether `answer-bytes` makes such an answer readable: it is no late one, and as long as the
+    /// key allows.
     pub fn may_be_configured(&self) -> bool {
-        self.function == self.asked_function && self.announced.is_none() && (1..=250).contains(&self.bytes)
+        let is_whole = self.function == self.asked_function && self.announced.is_none();
+        is_whole && !self.may_be_late && (1..=250).contains(&self.bytes)
     }
 }
 
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Misfit { function, asked_function, bytes, asked, announced } = self;
+        let Misfit { function, asked_function, bytes, asked, announced, .. } = self;
         if let Some(announced) = announced {
             write!(f, "its answers have {bytes} bytes of data and say that they have {announced}")?;
             if self.counts_registers() {

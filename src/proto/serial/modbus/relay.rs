@@ -52,6 +52,9 @@ pub(super) struct Relay {
     previous: Option<Asked>,
     /// Requests before the present read, the last one first.
     earlier: VecDeque<Asked>,
+    /// The shapes of the answers to the last requests before the present one, the last one first,
+    /// since the port was opened.
+    shapes: VecDeque<Shape>,
     /// The last answer with data, the one before the present read was sent, and the first to it.
     last: Vec<u8>,
     before: Vec<u8>,
@@ -102,6 +105,7 @@ impl Relay {
     pub(super) fn opened(&mut self) {
         (self.present, self.previous) = (None, None);
         self.earlier.clear();
+        self.shapes.clear();
         if self.is_shared && !self.in_doubt {
             (self.in_doubt, self.in_step, self.near) = (true, 0, 0);
         }
@@ -204,6 +208,18 @@ impl Relay {
         }
         self.times += 1;
         self.previous = self.present.replace(asked);
+        if let Some(previous) = &self.previous {
+            self.shapes.push_front(previous.request.answer());
+            self.shapes.truncate(LATE_MAX);
+        }
+    }
+
+    /// Whether an answer of this shape, in place of that to the present request, may be a late one
+    /// to an earlier request, of whatever unit. It cannot be if none of the last requests on the
+    /// line has such an answer, and none that was given up.
+    pub(super) fn may_be_late(&self, now: Instant, shape: Shape) -> bool {
+        // What was asked before the port was opened may have had any shape.
+        self.shapes.len() < LATE_MAX || self.shapes.contains(&shape) || self.stragglers.may_bring(now, shape)
     }
 
     /// Whether this frame is the answer to the request before and not that to the present one.

@@ -152,6 +152,12 @@ impl Stragglers {
         self.any.is_some_and(|until| now < until) || self.given_up.iter().any(|known| now < known.until)
     }
 
+    /// Whether one of this shape may still come.
+    pub(super) fn may_bring(&self, now: Instant, shape: Shape) -> bool {
+        self.any.is_some_and(|until| now < until)
+            || self.given_up.iter().any(|known| known.shape == shape && now < known.until)
+    }
+
     /// The present read was answered. `late`: so many of the answers to it may be others'; and
     /// whether they may be in any case.
     pub(super) fn answered(

@@ -64,9 +64,16 @@ impl Unit {
         self.still = if self.is_resting { self.due.saturating_duration_since(now) } else { Duration::ZERO };
     }
 
-    /// Takes over from the unit of this address of before a reload what may still come.
+    /// Takes over from the unit of this address of before a reload what may still come, and what
+    /// shows that its answers are those to others. Of the same device also the silence that it
+    /// wants.
     pub(in super::super) fn adopt(&mut self, before: &Unit) {
         self.doubt.clone_from(&before.doubt);
+        (self.behind, self.is_displaced) = (before.behind, before.is_displaced);
+        (self.doubled_since, self.is_doubled) = (before.doubled_since, before.is_doubled);
+        if self.settings.id == before.settings.id {
+            self.rest = before.rest;
+        }
         self.doubt.set_numbered(self.is_numbered);
         (self.ended_at, self.latest, self.closed_at) = (before.ended_at, before.latest, before.closed_at);
         // The map may be another one, and with it what can be mistaken.
