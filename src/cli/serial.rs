@@ -63,42 +63,43 @@ fn list(context: &Context) -> Result<(), CommandError> {
         super::note(
             "no serial port found; if an adapter is plugged in but not listed, its kernel module is missing",
         );
-        return Ok(());
     }
     let all: Vec<&Found> = found.iter().collect();
     for port in &found {
         context.out.text(&describe(port, port.is_shared(&all)))?;
     }
-    // What the running daemon found out of the units of its buses.
+    // What the running daemon found out of the units of its buses, also behind converters in the
+    // network.
     if let Ok(status) =
         context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
     {
-        for (name, port) in &status.serial {
-            if let Some(why) = &port.overload {
-                context.out.line(format!("{}: {}; {ADVICE}", Escaped(name), Escaped(why)))?;
-            }
-            if let Some(why) = &port.illegible {
-                context.out.line(format!("{}: {}", Escaped(name), Escaped(why)))?;
-            }
-            if let Some(asked) = &port.asked
-                && let Some(reason) = &asked.reason
-            {
-                let text = format!("{}, {}: {}\n", Escaped(name), asked.state, Escaped(reason));
-                context.out.text(&text)?;
-            }
-            for (id, unit) in &port.units {
-                for line in super::status::serial_unit_faults(unit) {
-                    context.out.text(&format!(
-                        "{} unit {}, {}:{line}\n",
-                        Escaped(name),
-                        unit.address,
-                        Escaped(id)
-                    ))?;
-                }
-            }
-        }
+        context.out.text(&told(&status))?;
     }
     Ok(())
+}
+
+/// What a running daemon says of the devices behind its ports: one line for each thing that is not
+/// as configured.
+fn told(status: &Status) -> String {
+    let mut lines = Vec::new();
+    for (name, port) in &status.serial {
+        let name = Escaped(name);
+        lines.extend(port.overload.as_ref().map(|why| format!("{name}: {}; {ADVICE}", Escaped(why))));
+        lines.extend(port.illegible.as_ref().map(|why| format!("{name}: {}", Escaped(why))));
+        if let Some(asked) = &port.asked
+            && let Some(reason) = &asked.reason
+        {
+            lines.push(format!("{name}, {}: {}", Escaped(&asked.state), Escaped(reason)));
+        }
+        for (id, unit) in &port.units {
+            let own = super::status::serial_unit_faults(unit);
+            let address = unit.address;
+            lines.extend(
+                own.iter().map(|line| format!("{name} unit {address}, {}:{}", Escaped(id), Escaped(line))),
+            );
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// Describes one port, with a block for the configuration. `is_shared`: another port has the same
@@ -362,6 +363,57 @@ mod tests {
         );
         let event = Traced { direction: "port".into(), event: Some("open".into()), ..traced };
         assert_eq!(rows(&event), "12:00:01.123Z port open\n");
+    }
+
+    #[test]
+    fn what_the_daemon_found_out_of_each_unit_is_listed_by_port_and_unit_and_cannot_draw() {
+        use crate::control::snapshot::{SerialAsked, SerialUnit};
+        let left_out = [("r2\u{1b}[2J".to_owned(), "no answer to a read of it alone".to_owned())].into();
+        let narrow = SerialUnit {
+            address: 7,
+            learned_pause_ms: 300,
+            learned_timeout_ms: 1_500,
+            learned_max_registers: 10,
+            left_out,
+            ..SerialUnit::default()
+        };
+        let late = SerialUnit { address: 9, one_behind: true, learned_rest_ms: 200, ..SerialUnit::default() };
+        let doubled = SerialUnit { address: 12, doubled: true, ..SerialUnit::default() };
+        let fine = SerialUnit { address: 13, state: "up".to_owned(), ..SerialUnit::default() };
+        let units = [("a", narrow), ("b", late), ("c", doubled), ("d", fine)];
+        let bus = SerialPort {
+            units: units.map(|(id, unit)| (id.to_owned(), unit)).into(),
+            overload: Some("140 % of the line's time".to_owned()),
+            ..SerialPort::default()
+        };
+        let asked = SerialAsked {
+            state: "down".to_owned(),
+            reason: Some("it does not answer\n".to_owned()),
+            ..SerialAsked::default()
+        };
+        let scale = SerialPort { asked: Some(asked), ..SerialPort::default() };
+        let serial = [("bus1".to_owned(), bus), ("scale".to_owned(), scale)].into();
+        let text = told(&Status { serial, ..Status::default() });
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, begin) in [
+            "bus1: 140 % of the line's time; ",
+            "bus1 unit 7, a:  asked 300 ms after its last answer",
+            "bus1 unit 7, a:  waited for 1500 ms",
+            "bus1 unit 7, a:  asked for at most 10 registers",
+            "bus1 unit 7, a:  without r2",
+            "bus1 unit 9, b:  its answers come one request late",
+            "bus1 unit 9, b:  asked 200 ms after any answer on the line",
+            "bus1 unit 12, c:  each read is sent more than once",
+            "scale, down: it does not answer",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert!(lines.get(at).is_some_and(|line| line.starts_with(begin)), "{begin}: {text}");
+        }
+        assert_eq!(lines.len(), 9, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert_eq!(told(&Status::default()), "");
     }
 
     #[test]

@@ -363,6 +363,51 @@ fn a_mistyped_key_of_the_only_unit_is_not_followed_by_advice_to_switch_units_on(
 }
 
 #[test]
+fn a_typing_fault_in_one_unit_is_not_followed_by_advice_that_does_not_apply() {
+    let unit = "[serial.bus1.unit.7]\nid = \"good\"\nrole = \"r\"\ntemplate = \"meter\"\n";
+    let off = unit.replace("unit.7", "unit.8").replace("good", "other") + "enabled = false\n";
+    // Each is a fault of the only unit that is not switched off.
+    let faults = [
+        unit.replace("template", "templete"),
+        unit.replace("\"meter\"", "\"metre\""),
+        unit.replace("\"r\"", "\"rr\""),
+        unit.replace("role =", "rolle ="),
+        unit.replace("id =", "idd ="),
+        unit.replace("\"good\"", "\"go od\""),
+        unit.replace("unit.7", "unit.seven"),
+        unit.replace("unit.7", "unit.0"),
+        unit.replace("unit.7", "unit.300"),
+        unit.replace("unit.7", "units.7"),
+        format!("{unit}period = \"1\"\n"),
+        format!("{unit}perod = \"1s\"\n"),
+        format!("{unit}enabeld = true\n"),
+        format!("{unit}enabled = \"yes\"\n"),
+        format!("{unit}numbering = \"manuel\"\n"),
+        format!("{unit}register.x = {{ adress = 1 }}\n"),
+        format!("{unit}register.x = {{ address = 70000 }}\n"),
+        format!("{unit}register.x = {{ address = 1, type = \"u17\" }}\n"),
+        format!("{unit}register.x = 1\n"),
+    ];
+    for (fault, beside) in faults.iter().flat_map(|fault| ["", &off].map(|beside| (fault, beside))) {
+        let complaints = complaints(&case(&format!("{ROLE}{BUS}{fault}{beside}")));
+        let wrong =
+            complaints.iter().find(|said| said.contains("switched off") || said.contains("take their"));
+        assert_eq!(wrong, None, "{fault}{beside}: {complaints:#?}");
+        // What is said is about the fault, at its line.
+        assert!(complaints.iter().any(|said| said.starts_with("fail")), "{fault}{beside}: {complaints:#?}");
+        let has_place =
+            |said: &String| said.contains("/etc/tombolo/tombolo.toml:") && said.contains("serial.bus1");
+        assert!(complaints.iter().all(has_place), "{fault}{beside}: {complaints:#?}");
+    }
+    // Where nothing else is wrong, it applies.
+    let complaints = complaints(&case(&format!("{ROLE}{BUS}{off}")));
+    assert!(
+        complaints.len() == 1 && complaints[0].contains("take their enabled = false out"),
+        "{complaints:?}"
+    );
+}
+
+#[test]
 fn did_you_mean_offers_only_keys_of_the_table_that_has_the_unknown_one() {
     // Each key, or one like it, is known in another table of the same port.
     let cases = [

@@ -189,6 +189,82 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
     assert_eq!(unit["silent"], 0, "nothing is asked in vain after a restart: {unit}");
 }
 
+#[test]
+fn what_a_unit_taught_stays_over_a_reload_and_its_removal_and_a_file_that_somebody_changed_keeps_it_from_nothing()
+ {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    serve(listener, silent);
+    let four: String = (0..4).map(|at| format!("register.r{at}.address = {at}\n")).collect();
+    let own = unit("bus1", 7, &four);
+    let mut site = Site::new("taught", |_| {
+        bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms") + &own + &unit("bus1", 9, &four)
+    });
+    let of = |site: &Site| site.ports()["bus1"]["units"]["u7"].clone();
+    let knows = |site: &Site| of(site)["left_out"]["r2"].is_string();
+    let is_read = |site: &Site, what: &str| {
+        let arrived = site.payloads("u7").len();
+        wait_within(Duration::from_secs(60), what, || site.payloads("u7").len() >= arrived + 3);
+        assert_eq!(site.payloads("u7").pop().unwrap(), r#"{"r0":0,"r1":1,"r3":3}"#, "{what}");
+        assert_eq!(of(site)["state"], "up", "{what}");
+    };
+    let reload = |site: &Site, change: &dyn Fn(&str) -> String| {
+        let text = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
+        std::fs::write(site.daemon.config(), change(&text)).expect("the new one");
+        site.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    };
+    wait_within(Duration::from_secs(60), "it to be known", || knows(&site));
+    // Whether or not this machine has a serial port.
+    let (code, text) = site.daemon.command(&["serial", "list"]);
+    assert!(
+        code == 0 && text.contains("bus1 unit 7, u7:  without r2: no answer to a read of it alone"),
+        "{text}"
+    );
+    // Another unit comes, and the bus begins anew.
+    reload(&site, &|text| format!("{text}{}", unit("bus1", 12, &four)));
+    wait_for("the new one", || site.ports()["bus1"]["units"]["u12"].is_object());
+    is_read(&site, "after a reload");
+    assert!(knows(&site) && of(&site)["silent"] == 0, "{}", of(&site));
+    // It is removed, and comes back.
+    reload(&site, &|text| text.replace(&own, ""));
+    wait_for("its end", || of(&site).is_null());
+    reload(&site, &|text| format!("{text}{own}"));
+    wait_for("its return", || of(&site).is_object());
+    is_read(&site, "after its removal");
+    assert!(knows(&site) && of(&site)["silent"] == 0, "{}", of(&site));
+    site.daemon.stop();
+    let file = site.folder.join("state/modbus-learned");
+    // Reads that no request can ask for, and times that no unit wants.
+    let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (key, value) in [
+        ("reads", json!([["holding", 0, 60_000]])),
+        ("pause_ms", json!(u64::MAX)),
+        ("timeout_ms", json!(u64::MAX)),
+        ("silent", json!(["r0", "\u{1b}[2J"])),
+    ] {
+        known["units"]["u7"][key] = value;
+    }
+    std::fs::write(&file, known.to_string()).unwrap();
+    site.daemon.resume();
+    wait_within(Duration::from_secs(60), "it to be found out", || knows(&site));
+    is_read(&site, "with a file that names what cannot be asked");
+    for (name, damage) in [("bytes", b"\0\xff{\"units\":".to_vec()), ("too long", vec![b' '; 5 << 20])] {
+        site.daemon.stop();
+        std::fs::write(&file, &damage).unwrap();
+        site.daemon.resume();
+        wait_within(Duration::from_secs(60), "it to be found out", || knows(&site));
+        is_read(&site, name);
+        let log = site.daemon.log();
+        assert!(
+            log.contains("what Modbus units taught is not known and is found out again"),
+            "{name}: {log}"
+        );
+    }
+    site.daemon.stop();
+    let last: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(last["units"]["u7"]["silent"], json!(["r2"]), "{last}");
+}
+
 /// One connection after the other, each closed after its first answer.
 fn serve_once_each(listener: TcpListener, answer: fn(&[u8]) -> Option<Vec<u8>>) {
     std::thread::spawn(move || {
