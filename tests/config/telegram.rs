@@ -110,7 +110,9 @@ fn a_p1_telegram_of_dsmr_2_is_published_without_the_time_that_it_does_not_have()
     let text = include_str!("../../config/examples/serial/p1.toml");
     let without = |line: &&str| !["keep", "checksum", "pattern"].iter().any(|key| line.starts_with(key));
     // With the pattern of the comment.
-    let text = text.lines().filter(without).collect::<Vec<_>>().join("\n").replace("# pattern", "pattern");
+    let own = text.lines().find_map(|line| line.strip_prefix("# pattern")).unwrap();
+    let text = text.lines().filter(without).collect::<Vec<_>>().join("\n");
+    let text = text.replace("framing = ", &format!("pattern{own}\nframing = "));
     let line = "baud = 9600\ndata-bits = 7\nparity = \"even\"";
     let (settings, extractor) = example(&text.replace("baud = 115200", line));
     let payload = &P1_OF_DSMR_2.as_bytes()[1..P1_OF_DSMR_2.len() - 3];

@@ -166,7 +166,9 @@ impl Writer {
             _ => (now, false),
         };
         let (since, until) = (rest.max(now), now + within);
-        self.phase = Phase::Ready { command, since, until, is_owed, is_rested: since <= now };
+        // The end of a rest lets questions go on, too, also if it is over just now.
+        let is_rested = matches!(self.phase, Phase::Idle);
+        self.phase = Phase::Ready { command, since, until, is_owed, is_rested };
         true
     }
 
@@ -473,6 +475,20 @@ mod tests {
             writer.handle_frame(now + 2 * SECOND + ms(100 * at), b"OK 3");
         }
         assert_eq!(writer.ready_since(), Some(now + 5 * SECOND));
+    }
+
+    #[test]
+    fn a_command_that_comes_just_when_a_rest_is_over_wants_the_timer_of_that() {
+        let now = Instant::now();
+        let mut writer = writer(Some("OK"));
+        sent(&mut writer, now, 1);
+        assert_eq!(writer.handle_frame(now, b"OK"), Role::Command);
+        assert!(writer.poll_sent().is_some());
+        let late = now + 2 * SETTLE;
+        assert!(writer.write(late, command(2), 60 * SECOND));
+        assert_eq!((writer.poll_timeout(), writer.is_busy(late)), (Some(late), false));
+        writer.handle_timeout(late);
+        assert_eq!(writer.poll_timeout(), Some(late + 60 * SECOND));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::checksum::Checksum;
 use super::{Bad, Decoder, FRAME_MAX, Scanner};
 
 /// The shortest stall that is noticed: shorter ones are those of any busy machine.
@@ -70,10 +71,12 @@ impl Decoder {
         }
     }
 
-    /// The sizes of the frames in the buffer, if a CRC says that it is nothing but whole ones. The
-    /// shorter ones first: two frames can pass for one.
+    /// The sizes of the frames in the buffer, if a CRC says that it is nothing but whole ones.
     pub(super) fn whole_frames(&self) -> Option<Vec<usize>> {
-        let checksum = self.checksum.filter(|checksum| checksum.is_crc())?;
+        // Where a zero in front changes nothing, one that a checksum ends in can as well be the
+        // first byte of the next frame.
+        let tells = |checksum: &Checksum| checksum.is_crc() && checksum.of(&[0]) != 0;
+        let checksum = self.checksum.filter(tells)?;
         let bytes = &self.buffer.bytes[..];
         if self.skipping || self.buffer.over > 0 || bytes.is_empty() || self.is_blank(bytes) {
             return None;
