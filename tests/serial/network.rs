@@ -190,8 +190,7 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
 }
 
 #[test]
-fn what_a_unit_taught_stays_over_a_reload_and_its_removal_and_a_file_that_somebody_changed_keeps_it_from_nothing()
- {
+fn what_a_unit_taught_stays_over_a_reload_and_its_removal() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     serve(listener, silent);
@@ -232,37 +231,6 @@ fn what_a_unit_taught_stays_over_a_reload_and_its_removal_and_a_file_that_somebo
     wait_for("its return", || of(&site).is_object());
     is_read(&site, "after its removal");
     assert!(knows(&site) && of(&site)["silent"] == 0, "{}", of(&site));
-    site.daemon.stop();
-    let file = site.folder.join("state/modbus-learned");
-    // Reads that no request can ask for, and times that no unit wants.
-    let mut known: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    for (key, value) in [
-        ("reads", json!([["holding", 0, 60_000]])),
-        ("pause_ms", json!(u64::MAX)),
-        ("timeout_ms", json!(u64::MAX)),
-        ("silent", json!(["r0", "\u{1b}[2J"])),
-    ] {
-        known["units"]["u7"][key] = value;
-    }
-    std::fs::write(&file, known.to_string()).unwrap();
-    site.daemon.resume();
-    wait_within(Duration::from_secs(60), "it to be found out", || knows(&site));
-    is_read(&site, "with a file that names what cannot be asked");
-    for (name, damage) in [("bytes", b"\0\xff{\"units\":".to_vec()), ("too long", vec![b' '; 5 << 20])] {
-        site.daemon.stop();
-        std::fs::write(&file, &damage).unwrap();
-        site.daemon.resume();
-        wait_within(Duration::from_secs(60), "it to be found out", || knows(&site));
-        is_read(&site, name);
-        let log = site.daemon.log();
-        assert!(
-            log.contains("what Modbus units taught is not known and is found out again"),
-            "{name}: {log}"
-        );
-    }
-    site.daemon.stop();
-    let last: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert_eq!(last["units"]["u7"]["silent"], json!(["r2"]), "{last}");
 }
 
 /// One connection after the other, each closed after its first answer.

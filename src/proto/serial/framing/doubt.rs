@@ -169,7 +169,10 @@ impl Decoder {
         match bytes.get(size) {
             None => return Verdict::Open,
             Some(0) => {}
-            Some(_) => return Verdict::Right,
+            // Or it is one further on, whose last zero was lost: the next frame tells.
+            Some(_) if bytes.len() < 2 * size => return Verdict::Open,
+            Some(_) if self.is_good(size, size) && !self.ends_with_zero(size, size) => return Verdict::Right,
+            Some(_) => return Verdict::Wrong,
         }
         let frames: Vec<&[u8]> = bytes.chunks_exact(size).take(CHAIN).collect();
         let is_chain = |at: usize| self.is_good(at * size, size) && !self.ends_with_zero(at * size, size);
