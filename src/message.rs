@@ -278,6 +278,8 @@ pub enum PathError {
     NotUtf8,
     /// `/`, `+`, `#`, a control character or a Unicode noncharacter inside a segment.
     Character,
+    /// A segment of a command is `.` or `..`.
+    Dots,
 }
 
 impl fmt::Display for PathError {
@@ -290,6 +292,9 @@ impl fmt::Display for PathError {
             PathError::TooLong => "the path has more than 255 bytes",
             PathError::NotUtf8 => "the path is not UTF-8",
             PathError::Character => "a path segment has '/', '+', '#' or a control character",
+            PathError::Dots => {
+                "a path segment is '.' or '..', which no Uri-Path has (RFC 7252 section 5.10.1)"
+            }
         })
     }
 }

@@ -271,6 +271,11 @@ fn decide<'r>(
     let Some((rule, captures)) = best else { return Err(Refusal::NoRule) };
     let path = expand(&rule.rule.path, captures);
     match Path::parse(&path) {
+        // No Uri-Path has such a segment (RFC 7252 §5.10.1), and a device that has files for paths
+        // would go out of their folder.
+        Ok(parsed) if parsed.segments().any(|segment| matches!(segment, "." | "..")) => {
+            Err(Refusal::Path(PathError::Dots))
+        }
         Ok(parsed) => Ok((rule, parsed.as_str().to_owned())),
         Err(error) => Err(Refusal::Path(error)),
     }
@@ -492,7 +497,10 @@ mod tests {
     #[test]
     fn a_topic_that_gives_no_path_is_refused() {
         let router = router(vec![all()]);
-        for topic in ["tombolo/gw/door-7/down", "tombolo/gw/door-7/down/a//b"] {
+        assert!(!matches!(router.route("tombolo/gw/door-7/down/.a/b..", &Site), Routed::Refused { .. }));
+        let dots = ["..", ".", "a/../b", "./a", "a/."].map(|path| format!("tombolo/gw/door-7/down/{path}"));
+        let topics = ["tombolo/gw/door-7/down", "tombolo/gw/door-7/down/a//b"];
+        for topic in topics.into_iter().chain(dots.iter().map(String::as_str)) {
             let routed = router.route(topic, &Site);
             assert!(matches!(routed, Routed::Refused { refusal: Refusal::Path(_), .. }), "{routed:?}");
         }

@@ -198,6 +198,25 @@ impl Payloads for Vec<SentBlock> {
 }
 
 #[test]
+fn a_device_that_applies_each_block_by_itself_gets_all_of_them() {
+    // RFC 7959 §2.3: M = 0 in the answer to a block that is not the last one.
+    for length in [2_500, 2_048] {
+        let (blocks, outcome) = transfer(&body(length), |block, _| {
+            (Code::CHANGED, block.map(|block| Block { more: false, ..block }))
+        });
+        assert_eq!(code_of(&outcome), Code::CHANGED);
+        assert_eq!(blocks.concat_payload(), body(length));
+    }
+    let (blocks, outcome) = transfer(&body(2_500), |block, _| {
+        (Code::FORBIDDEN, block.map(|block| Block { more: false, ..block }))
+    });
+    assert_eq!((blocks.len(), code_of(&outcome)), (1, Code::FORBIDDEN), "a refusal ends it");
+    let other = Some(Block { number: 1, more: false, size_exponent: 6 });
+    let (blocks, _) = transfer(&body(2_500), |_, _| (Code::CHANGED, other));
+    assert_eq!(blocks.len(), 1, "the number of another block");
+}
+
+#[test]
 fn a_device_that_wants_smaller_blocks_gets_them_from_the_next_one_on() {
     let (blocks, outcome) = transfer(&body(3_000), |block, _| {
         let block = block.unwrap();

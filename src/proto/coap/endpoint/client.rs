@@ -17,7 +17,8 @@
 //! response is waited for is the caller's decision ([`Endpoint::abandon`]).
 //!
 //! A body that does not fit a block is sent in several (RFC 7959 §2.5): the next one when the peer
-//! has answered the last with 2.31, in the size that the peer names (§2.3). A peer that answers the
+//! has answered the last with 2.31, in the size that the peer names, or with another success and
+//! M = 0, because it applies each block by itself (§2.3). A peer that answers the
 //! first one with 4.13 and a smaller size is sent the body again in that size (§2.9.3). All blocks
 //! of a body have its Request-Tag, and no other body has that (RFC 9175 §3.4): a peer that still
 //! holds the beginning of one that was broken off puts nothing of the next one behind it.
@@ -271,7 +272,9 @@ impl Body {
     fn advance(&mut self, code: Code, answered: Option<Block>) -> bool {
         let Some(answered) = answered else { return false };
         let sent = self.block();
-        if code == Code::CONTINUE {
+        // A peer that applies each block by itself answers it with its final code and M = 0, and
+        // wants the rest (§2.3).
+        if code == Code::CONTINUE || code.class() == 2 && !answered.more {
             let Some(sent) = sent.filter(|sent| sent.more) else { return false };
             // The number counts in the size of the block that is acknowledged, which is the one
             // that was sent, also where the peer wants smaller ones from now on (§2.3).
@@ -572,7 +575,10 @@ impl Endpoint {
         let Some(mut body) = self.requests.bodies.remove(&request) else {
             return self.requests.end(request, response(message, &options));
         };
-        let is_asked = matches!(message.code, Code::CONTINUE | Code::REQUEST_ENTITY_TOO_LARGE);
+        let is_applied = message.code.class() == 2
+            && options.block1.is_some_and(|block| !block.more)
+            && body.block().is_some_and(|block| block.more);
+        let is_asked = is_applied || matches!(message.code, Code::CONTINUE | Code::REQUEST_ENTITY_TOO_LARGE);
         let part = match is_asked {
             true if body.advance(message.code, options.block1) => Part::More,
             true => Part::Other,
