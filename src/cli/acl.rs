@@ -144,7 +144,8 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     }
     if let Some(nearest) = &explained.nearest {
         let from = nearest.from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
-        row("nearest", format!("rule {}{from}, path {}: {}", nearest.rule, nearest.path, nearest.why));
+        let what = if explained.method == "command" { "topic" } else { "path" };
+        row("nearest", format!("rule {}{from}, {what} {}: {}", nearest.rule, nearest.path, nearest.why));
     }
     if let Some(place) = &explained.rule_place {
         row("where", place.clone());

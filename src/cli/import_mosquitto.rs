@@ -33,7 +33,7 @@ use crate::durable::io::OnDisk;
 use crate::gate::login::PasswordHash;
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::southbound::mqtt::filter::Filter;
-use crate::telemetry::text::Escaped;
+use crate::telemetry::text::{Escaped, is_harmless, numbered_toml};
 
 /// Largest file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -417,8 +417,13 @@ fn is_of_bridge(word: &str) -> bool {
     word.starts_with("bridge_") || OTHERS.contains(&word)
 }
 
+/// A text as TOML has it; a basic string, if there is a character in it that is not seen.
 fn quoted(value: &str) -> String {
-    toml::Value::String(value.to_owned()).to_string()
+    if value.chars().all(is_harmless) {
+        return toml::Value::String(value.to_owned()).to_string();
+    }
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", numbered_toml(&value))
 }
 
 /// Whether a deny line may be about a topic of another line.
@@ -670,6 +675,18 @@ mod tests {
         let listed: Vec<_> = found.unmapped.iter().map(|one| (one.file, one.line)).collect();
         assert_eq!(listed, [(PASSWORDS, 1), (ACL, 4), (ACL, 5), (ACL, 6)], "{:?}", found.unmapped);
         assert!(found.unmapped[0].why.contains("reserved") && found.unmapped[1].why.contains("control"));
+    }
+
+    #[test]
+    fn what_changes_how_a_topic_looks_is_seen_in_the_rules_that_are_written() {
+        let mut found = Found::default();
+        found.passwords(&format!("anna:{HASH}\n"));
+        found.acl("user anna\ntopic write a/\u{202e}b\\\"\u{e0041}\n");
+        let text = found.rules();
+        assert!(text.contains("topic = \"a/\\u202eb\\\\\\\"\\U000e0041\"\n"), "{text}");
+        let table: toml::Table = text.parse().expect("TOML");
+        let rule = &table["role"]["mosquitto-anna"]["local-publish"]["acl-1"]["topic"];
+        assert_eq!(rule.as_str(), Some("a/\u{202e}b\\\"\u{e0041}"));
     }
 
     #[test]

@@ -62,6 +62,7 @@ use clap::error::ErrorKind;
 use crate::config::{Level, Loaded};
 use crate::control::io::client::{Client, ClientError};
 use crate::telemetry::io::{hinted, shown};
+use crate::telemetry::text::without_format;
 use args::{Arguments, Command, ImportCommand};
 use error::{CommandError, USAGE};
 use output::Output;
@@ -398,6 +399,6 @@ fn note_object(object: &serde_json::Value) {
 pub fn note(text: impl std::fmt::Display) {
     let text = format!("{text}\n");
     progress::around(|| {
-        let _ = std::io::stderr().write_all(shown(&hinted(&text)).as_bytes());
+        let _ = std::io::stderr().write_all(shown(&without_format(&hinted(&text))).as_bytes());
     });
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::telemetry::io::{hinted, shown};
-use crate::telemetry::text::{Escaped, without_error_numbers};
+use crate::telemetry::text::{Escaped, numbered_json, without_error_numbers, without_format};
 
 /// The output of a command's result: standard output.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl Output {
     /// [`Gone`].
     pub fn object(self, object: &impl Serialize) -> Result<(), Gone> {
         let text = serde_json::to_string(object).map_err(|error| Gone(error.into()))?;
-        self.line(text)
+        self.line(numbered_json(&text))
     }
 
     /// Prints rows with aligned columns; the last column is not padded or cut.
@@ -61,7 +61,7 @@ impl Output {
     /// # Errors
     /// [`Gone`].
     pub fn text(self, text: &str) -> Result<(), Gone> {
-        self.verbatim(&without_error_numbers(text))
+        self.verbatim(&without_format(&without_error_numbers(text)))
     }
 
     /// Prints an object as one line of JSON, whatever a device has said in it.
@@ -70,7 +70,7 @@ impl Output {
     /// [`Gone`].
     pub fn verbatim_object(self, object: &impl Serialize) -> Result<(), Gone> {
         let text = serde_json::to_string(object).map_err(|error| Gone(error.into()))?;
-        self.verbatim(&format!("{text}\n"))
+        self.verbatim(&format!("{}\n", numbered_json(&text)))
     }
 
     /// The same with what a device has said, which is not changed.

@@ -14,33 +14,58 @@ use crate::durable::io::regular;
 
 /// The environment variable that overrides the key.
 const VARIABLE: &str = "TOMBOLO_PATHS__RUNTIME_DIR";
+/// That of the state directory.
+const STATE_VARIABLE: &str = "TOMBOLO_PATHS__STATE_DIR";
 
 /// The socket's path according to the readable layers; default `/run/tombolo/control.sock`.
 pub fn find(options: &Options) -> PathBuf {
+    let (mut found, _) = path(options, "runtime-dir", VARIABLE, Paths::RUNTIME_DIR);
+    found.push(SOCKET_NAME);
+    found
+}
+
+/// The state directory according to the layers, also where one of them has a fault.
+///
+/// # Errors
+/// The file that may name it, and cannot be understood so far.
+pub fn state_dir(options: &Options) -> Result<PathBuf, PathBuf> {
+    let (found, doubtful) = path(options, "state-dir", STATE_VARIABLE, Paths::STATE_DIR);
+    doubtful.map_or(Ok(found), Err)
+}
+
+/// A key of `[paths]`, and the first file that has its name, or cannot be read, and says nothing of
+/// it that is understood.
+fn path(options: &Options, key: &str, variable: &str, default: &str) -> (PathBuf, Option<PathBuf>) {
     let variable =
-        options.environment.iter().find(|(name, _)| name == VARIABLE).map(|(_, value)| value.as_str());
+        options.environment.iter().find(|(name, _)| name == variable).map(|(_, value)| value.as_str());
     let files = [
         folder(&options.vendor_conf_d),
         vec![options.config.clone()],
         folder(&Paths::conf_d(&options.config)),
     ];
-    let mut found = None;
+    let (mut found, mut doubtful) = (None, None);
     for file in files.iter().flatten() {
         // Of a pipe or a device nothing is read, and nothing is waited for.
-        let Ok(bytes) = regular::read(file, FILE_MAX) else { continue };
-        if let Some(value) = std::str::from_utf8(&bytes).ok().and_then(runtime_dir) {
+        let Ok(bytes) = regular::read(file, FILE_MAX) else {
+            doubtful = doubtful.or_else(|| file.symlink_metadata().is_ok().then(|| file.clone()));
+            continue;
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        if let Some(value) = path_in(&text, key) {
             found = Some((file.parent().unwrap_or(Path::new("")).to_owned(), value));
+        } else if text.contains(key) && text.parse::<toml::Table>().is_err() {
+            doubtful = doubtful.or_else(|| Some(file.clone()));
         }
     }
     if let Some(value) = variable {
-        found = Some((PathBuf::new(), value.to_owned()));
+        (found, doubtful) = (Some((PathBuf::new(), value.to_owned())), None);
     }
-    match found {
+    let found = match found {
         // An empty text resets a key to its default.
         Some((base, value)) if !value.is_empty() => base.join(value),
-        _ => PathBuf::from(Paths::RUNTIME_DIR),
-    }
-    .join(SOCKET_NAME)
+        _ => PathBuf::from(default),
+    };
+    (found, doubtful)
 }
 
 /// Whether there is what says where the socket is: the main file, which counts also where it cannot
@@ -67,14 +92,14 @@ fn folder(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `[paths] runtime-dir` of one file, even if the file has other faults.
-fn runtime_dir(text: &str) -> Option<String> {
-    if !text.contains("runtime-dir") {
+/// A key of `[paths]` of one file, even if the file has other faults.
+fn path_in(text: &str, key: &str) -> Option<String> {
+    if !text.contains(key) {
         return None;
     }
     let (table, _) = DeTable::parse_recoverable(text);
     match table.get_ref().get("paths")?.get_ref() {
-        DeValue::Table(paths) => match paths.get("runtime-dir")?.get_ref() {
+        DeValue::Table(paths) => match paths.get(key)?.get_ref() {
             DeValue::String(value) => Some(value.to_string()),
             _ => None,
         },
@@ -110,6 +135,21 @@ mod tests {
         std::fs::create_dir(folder.join("conf.d/26.toml")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", folder.join("conf.d/27.toml")).unwrap();
         assert_eq!(find(&options), Path::new("/elsewhere/control.sock"));
+        // The registry is where a readable file says, and nowhere as long as a broken one may say
+        // otherwise.
+        std::fs::remove_file(folder.join("conf.d/27.toml")).unwrap();
+        std::fs::remove_dir(folder.join("conf.d/26.toml")).unwrap();
+        std::fs::remove_file(&pipe).unwrap();
+        assert_eq!(state_dir(&options).unwrap(), Path::new("/var/lib/tombolo"));
+        std::fs::write(&config, "[paths]\nstate-dir = \"state\"\n[gateway]\nid = \n").unwrap();
+        assert_eq!(state_dir(&options).unwrap(), folder.join("state"));
+        let broken = folder.join("conf.d/40.toml");
+        std::fs::write(&broken, "[role.x\n= \n").unwrap();
+        assert_eq!(state_dir(&options).unwrap(), folder.join("state"));
+        std::fs::write(&broken, "[paths\nstate-dir = \n").unwrap();
+        assert_eq!(state_dir(&options), Err(broken.clone()));
+        options.environment = vec![(STATE_VARIABLE.to_owned(), "/s".to_owned())];
+        assert_eq!(state_dir(&options).unwrap(), Path::new("/s"));
         options.environment = vec![(VARIABLE.to_owned(), "/v".to_owned())];
         assert_eq!(find(&options), Path::new("/v/control.sock"));
         options.environment = vec![(VARIABLE.to_owned(), String::new())];

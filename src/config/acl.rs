@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
-use crate::gate::explain::{FilterView, format_text, nearest};
+use crate::downlink::settings::Settings as Downlink;
+use crate::gate::explain::{Candidate, FilterView, format_text, nearest};
 use crate::gate::stage::Refusal as Refused;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
@@ -264,5 +265,24 @@ fn command(settings: &Settings, gate: &Gate, now: Instant, device: &str, role: &
         }
         Routed::Nothing => value["why"] = format!("no downlink rule matches {topic}").into(),
     }
+    if value["reason"] == "no_rule"
+        && let Some(nearest) = nearest(commandable(&settings.downlink, device, role), &topic)
+    {
+        value["nearest"] = serde_json::to_value(nearest).unwrap_or_default();
+    }
     value
+}
+
+/// What a device may be told, by the topics of messages, for the rule that comes nearest.
+fn commandable<'s>(
+    downlink: &'s Downlink,
+    device: &'s str,
+    role: &'s Name,
+) -> impl Iterator<Item = Candidate> + 's {
+    let role = downlink.roles.iter().find(|known| known.name == *role);
+    let rules = role.map_or(&[][..], |role| &role.rules).iter().filter(|rule| !rule.deny);
+    rules.map(move |rule| {
+        let from = rule.from.as_ref().map(Name::to_string);
+        (format!("downlink.{}", rule.name), from, downlink.topic_of(rule, device))
+    })
 }

@@ -48,6 +48,7 @@ pub mod source_keys;
 pub mod state;
 pub mod trial;
 mod validate;
+mod withdrawn;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,7 @@ impl std::fmt::Display for FileError {
 impl std::error::Error for FileError {}
 
 /// A valid configuration.
+#[derive(Clone)]
 pub struct Loaded {
     /// The settings of each stage.
     pub settings: Settings,

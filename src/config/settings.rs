@@ -152,7 +152,7 @@ impl Paths {
 
     /// The folder of the device registry, with one file per device.
     pub fn devices(&self) -> PathBuf {
-        self.state_dir.join("devices")
+        self.state_dir.join(super::registry::FOLDER)
     }
 
     /// The journal's folder.

@@ -87,6 +87,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "tombolo_mqtt_revoked_connections_total",
         "MQTT connections ended because the certificate of the client is not trusted any more.",
     ),
+    (
+        "tombolo_mqtt_withdrawn_sessions_total",
+        "Sessions of absent MQTT clients ended because their credential was revoked, changed or removed.",
+    ),
     ("tombolo_mqtt_received_publishes_total", "PUBLISH packets of local MQTT clients."),
     (
         "tombolo_mqtt_held_clients_total",

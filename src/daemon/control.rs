@@ -37,7 +37,7 @@ use super::new_keys::NewKeys;
 use super::notify::Notify;
 use super::rejected;
 use super::rekeying::Rekeying;
-use super::reload::{self, Outcome, Ready};
+use super::reload::{self, Outcome, Ready, Refused};
 use super::report;
 use super::revocation::Revocations;
 use super::round::Shared;
@@ -50,18 +50,21 @@ use crate::clock::judge::{BEFORE_CERTIFICATE, Verdict, way_out_of_impossible};
 use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
 use crate::config::io::Options;
+use crate::config::reload::Changes;
 use crate::config::scalar::did_you_mean;
-use crate::config::{ClockTrust, Finding, Level, Loaded};
+use crate::config::{ClockTrust, Finding, Level, Loaded, Settings};
 use crate::control::api::{
     CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
 };
 use crate::control::protocol::{CheckTopic, Code, Failure};
 use crate::control::snapshot::DeviceState;
 use crate::control::{snapshot, verdict};
+use crate::gate::Prepared;
 use crate::journal::{Journal, LaneStatus, RejectError, Status};
 use crate::message::{Lane, Name, RecordId};
 use crate::northbound::publication;
 use crate::northbound::publisher::Skip;
+use crate::proto::dtls::Keyring;
 use crate::proto::dtls::server::{Certificates as DtlsCertificates, ListPolicy, ServerKey};
 use crate::southbound::serial;
 use crate::telemetry::counters::{Counter, Snapshot};
@@ -561,7 +564,8 @@ impl Desk {
                 let outcome = task.await;
                 self.reloading = None;
                 outcome.unwrap_or_else(|error| {
-                    Err(vec![crate::config::Finding::fail("reload", format!("it broke off: {error}"))])
+                    let finding = crate::config::Finding::fail("reload", format!("it broke off: {error}"));
+                    Err(vec![finding].into())
                 })
             }
             None => std::future::pending().await,
@@ -612,9 +616,14 @@ impl Desk {
                     "metrics": self.metrics_problems, "mqtt": self.clients.not_in_force(),
                 }))
             }
-            Err(findings) => {
+            Err(Refused { findings, withdrawn }) => {
                 report::findings(&findings);
                 log::error!("the new configuration is refused; the gateway goes on with the one it has");
+                if let Some(ready) = withdrawn {
+                    let by = self.waiting.first().map(Reply::asker).unwrap_or_default();
+                    report::identities(&ready.identities, by);
+                    self.cut_off(*ready);
+                }
                 let summary = reload::summary(&findings);
                 self.refused = Some(summary.clone());
                 Err(Failure::new(Code::Failed, summary))
@@ -629,18 +638,64 @@ impl Desk {
         }
     }
 
-    fn take_over(&mut self, ready: Ready) {
-        let Ready { loaded, changes, prepared, keyring, upstream_files, device_lists, given, proof, .. } =
-            ready;
-        let settings = &loaded.settings;
-        let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
-        let certificates = changes.certificates.then(|| {
+    /// The certificates that devices are judged by from now on, if they changed.
+    fn changed_certificates(&self, settings: &Settings, changes: &Changes) -> Option<DtlsCertificates> {
+        changes.certificates.then(|| {
             let mut certificates = settings.coap.certificates.clone();
             if let Some(key) = self.certificates.server_key(certificates.key.as_ref()) {
                 certificates.key = Some(key);
             }
             certificates
+        })
+    }
+
+    /// Goes by other rules, devices and keys.
+    fn replace_rules(
+        &mut self,
+        settings: &Settings,
+        prepared: Prepared,
+        keyring: Keyring,
+        certificates: Option<DtlsCertificates>,
+    ) {
+        let insecure = settings.coap.insecure.as_ref().map(|(_, device)| device.as_str());
+        let folder = settings.paths.state_dir.join(mailbox::FOLDER);
+        let downlink = (&settings.downlink, &settings.serial, folder.as_path());
+        let (usage, moment) = (&mut self.usage, self.clock.moment());
+        self.shared.round(|hub: &mut Hub| {
+            usage.look(Instant::now(), &moment, &hub.pipeline.gate);
+            hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
+            hub.replace(prepared, keyring, certificates, insecure, downlink);
+            usage.forget(&hub.pipeline.gate);
+            hub.firmware.forget(Instant::now(), &hub.pipeline.gate, &settings.update.sensors);
+            hub.coap.reports.replace(settings.coap.reports.clone());
         });
+    }
+
+    /// Cuts off the devices that the registry does not let in any more. Nothing else changes: the
+    /// new configuration is refused.
+    fn cut_off(&mut self, ready: Ready) {
+        let Ready { loaded, changes, prepared, keyring, .. } = ready;
+        let certificates = self.changed_certificates(&loaded.settings, &changes);
+        if let Some(certificates) = &certificates {
+            self.in_force = certificates.clone();
+        }
+        self.replace_rules(&loaded.settings, prepared, keyring, certificates);
+        let now = Instant::now();
+        let hub = self.shared.hub.borrow();
+        self.deliveries.retain(hub.pipeline.gate.devices(now).map(|device| device.id.as_str()));
+        drop(hub);
+        log::warn!(
+            devices = changes.devices_gone.len();
+            "devices that the registry has disabled or removed are cut off all the same"
+        );
+        self.loaded = Arc::new(loaded);
+    }
+
+    fn take_over(&mut self, ready: Ready) {
+        let Ready { loaded, changes, prepared, keyring, upstream_files, device_lists, given, proof, .. } =
+            ready;
+        let settings = &loaded.settings;
+        let certificates = self.changed_certificates(settings, &changes);
         for list in certificates.iter().flat_map(|new| new.trust.without_list_since(&self.in_force.trust)) {
             log::warn!(ca = list.as_str(); "this CA has no revocation list any more; what it had revoked is accepted again");
         }
@@ -660,17 +715,7 @@ impl Desk {
         if let Some(certificates) = &certificates {
             self.in_force = certificates.clone();
         }
-        let folder = settings.paths.state_dir.join(mailbox::FOLDER);
-        let downlink = (&settings.downlink, &settings.serial, folder.as_path());
-        let (usage, moment) = (&mut self.usage, self.clock.moment());
-        self.shared.round(|hub: &mut Hub| {
-            usage.look(Instant::now(), &moment, &hub.pipeline.gate);
-            hub.mqtt.replace(&settings.mqtt, &settings.gate.roles);
-            hub.replace(prepared, keyring, certificates, insecure, downlink);
-            usage.forget(&hub.pipeline.gate);
-            hub.firmware.forget(Instant::now(), &hub.pipeline.gate, &settings.update.sensors);
-            hub.coap.reports.replace(settings.coap.reports.clone());
-        });
+        self.replace_rules(settings, prepared, keyring, certificates);
         self.clients.replace(&loaded);
         let now = Instant::now();
         let hub = self.shared.hub.borrow();

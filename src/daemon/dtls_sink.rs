@@ -186,8 +186,14 @@ impl Sink for DtlsSink<'_> {
         // restored.
         let Some(device) = self.coap.handle_closed(session) else { return };
         self.pipeline.counters.count(Counter::SessionsClosed);
-        if let Some(id) = self.pipeline.gate.id(device) {
-            log::debug!(device = id.as_str(), session = session.0, reason:% = cause; "session ended");
+        let Some(id) = self.pipeline.gate.id(device) else { return };
+        match cause {
+            CloseCause::CredentialChanged => {
+                if self.limiter.permit(self.moment.now, LineKind::Withdrawn) {
+                    log::info!(device = id.as_str(), session = session.0, reason:% = cause, audit = "withdrawn"; "session ended");
+                }
+            }
+            _ => log::debug!(device = id.as_str(), session = session.0, reason:% = cause; "session ended"),
         }
     }
 

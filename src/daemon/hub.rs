@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::body::Bytes;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::bus_handle::BusHandle;
@@ -620,6 +621,12 @@ impl Hub {
     pub fn revoke_mqtt(&mut self, number: mqtt::ConnectionNumber, reason: String) {
         self.begin();
         self.mqtt.handle_revoked(&self.moment, number, reason, &mut self.pipeline);
+    }
+
+    /// Ends the sessions of MQTT clients that are away whose certificate is not trusted any more.
+    pub fn end_withdrawn_mqtt(&mut self, withdrawn: impl Fn(&[CertificateDer<'_>]) -> Option<String>) {
+        self.begin();
+        self.mqtt.end_withdrawn(withdrawn, &mut self.pipeline);
     }
 
     /// The address that an MQTT client came to is not listened on any more.

@@ -22,6 +22,8 @@ pub enum LineKind {
     MqttRefused,
     /// A filter of an MQTT client was refused.
     MqttFilterRefused,
+    /// A client or session ended because its credential was taken away.
+    Withdrawn,
 }
 
 impl std::fmt::Display for LineKind {
@@ -35,6 +37,7 @@ impl std::fmt::Display for LineKind {
             LineKind::MqttAccept => f.write_str("MQTT connection not accepted"),
             LineKind::MqttRefused => f.write_str("MQTT client refused"),
             LineKind::MqttFilterRefused => f.write_str("MQTT subscription refused"),
+            LineKind::Withdrawn => f.write_str("session ended with its credential"),
         }
     }
 }

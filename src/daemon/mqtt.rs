@@ -346,8 +346,8 @@ impl Clients {
                 *self.common.acceptor.borrow_mut() = Some(TlsAcceptor::from(config));
                 *self.material.borrow_mut() = Some(new);
                 *self.trouble.borrow_mut() = None;
-                let judge = |chain: &[CertificateDer<'_>]| lapse(chain, verifier.as_deref()).is_some();
-                self.common.shared.round(|hub: &mut Hub| hub.mqtt.forget_lapsed(judge));
+                let judge = |chain: &[CertificateDer<'_>]| withdrawn(chain, verifier.as_deref());
+                self.common.shared.round(|hub: &mut Hub| hub.end_withdrawn_mqtt(judge));
                 self.common.verifier.replace(verifier);
                 self.common.verifiers.set(self.common.verifiers.get() + 1);
                 self.common.wake_all();
@@ -624,12 +624,17 @@ impl Shown for TlsStream<TcpStream> {
     }
 }
 
-/// Why the chain of a client is good no longer.
+/// What ends a certificate where none is taken any more.
+const NO_ANCHORS: &str = "mqtt.client-ca-file is not set any more";
+
+/// Why the chain of a connected client is good no longer.
 fn lapse(chain: &[CertificateDer<'_>], verifier: Option<&Verifier>) -> Option<String> {
-    match verifier {
-        Some(verifier) => verifier.lapse(chain),
-        None => Some("mqtt.client-ca-file is not set any more".to_owned()),
-    }
+    verifier.map_or_else(|| Some(NO_ANCHORS.to_owned()), |verifier| verifier.lapse(chain))
+}
+
+/// Why that of a client which is away is trusted no longer.
+fn withdrawn(chain: &[CertificateDer<'_>], verifier: Option<&Verifier>) -> Option<String> {
+    verifier.map_or_else(|| Some(NO_ANCHORS.to_owned()), |verifier| verifier.withdrawn(chain))
 }
 
 /// A connection in the hub; closed there when it is dropped.

@@ -11,7 +11,7 @@ use crate::control::snapshot;
 use crate::control::tail::{self, Tail};
 use crate::gate::Gate;
 use crate::southbound::mqtt::settings::PlainAddress;
-use crate::southbound::mqtt::{Ended, Event, Intake, RefusedConnect, Settings};
+use crate::southbound::mqtt::{CredentialName, Ended, Event, Intake, RefusedConnect, Settings};
 use crate::telemetry::limited::Limiter;
 use crate::telemetry::text::Escaped;
 
@@ -69,6 +69,16 @@ pub fn problems(intake: &Intake, gate: &Gate, now: Instant) -> Vec<String> {
     named.chain(rest).collect()
 }
 
+/// A credential as the field `key` of audit lines has it.
+fn key_name(credential: &CredentialName) -> String {
+    match credential {
+        CredentialName::Certificate => "certificate".to_owned(),
+        CredentialName::PublicKey(_) => "public-key".to_owned(),
+        CredentialName::Password => "password".to_owned(),
+        CredentialName::TokenKey(hash) => format!("{TOKEN_KEY}{}", format_key_hash(hash)),
+    }
+}
+
 /// Says in the log what happened with clients, and shows refused connects in `tail` as often as
 /// there.
 pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event: &Event) {
@@ -85,7 +95,33 @@ pub fn say(moment: &Moment, limiter: &mut Limiter<LineKind>, tail: &Tail, event:
                 Ended::Revoked(_) => {
                     log::warn!(device, client_id, reason:% = reason, audit = "revoked"; "MQTT client disconnected");
                 }
+                Ended::Withdrawn(credential) => {
+                    if limiter.permit(now, LineKind::Withdrawn) {
+                        let key = key_name(credential);
+                        log::info!(device, client_id, key = key.as_str(), reason:% = reason, audit = "withdrawn"; "MQTT client disconnected");
+                    }
+                }
                 _ => log::debug!(device, client_id, reason:% = reason; "MQTT client disconnected"),
+            }
+        }
+        Event::SessionEnded { device, client_id, queued, reason } => {
+            let device = device.as_ref().map_or("", |device| device.as_str());
+            let client_id = client_id.as_str();
+            match reason {
+                Ended::Revoked(_) => {
+                    if limiter.permit(now, LineKind::Withdrawn) {
+                        log::warn!(device, client_id, queued, reason:% = reason, audit = "revoked"; "session of an absent MQTT client ended");
+                    }
+                }
+                Ended::Withdrawn(credential) => {
+                    if limiter.permit(now, LineKind::Withdrawn) {
+                        let key = key_name(credential);
+                        log::info!(device, client_id, queued, key = key.as_str(), reason:% = reason, audit = "withdrawn"; "session of an absent MQTT client ended");
+                    }
+                }
+                _ => {
+                    log::debug!(device, client_id, queued, reason:% = reason; "session of an absent MQTT client ended")
+                }
             }
         }
         Event::FilterRefused { device, client_id, filter } => {

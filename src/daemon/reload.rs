@@ -58,7 +58,22 @@ pub struct Ready {
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// How it ended: something to take over, or what is wrong.
-pub type Outcome = Result<Box<Ready>, Vec<Finding>>;
+pub type Outcome = Result<Box<Ready>, Refused>;
+
+/// A configuration that is not taken over.
+pub struct Refused {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// The one in force without the devices that the registry has disabled or removed since, if
+    /// there are any.
+    pub withdrawn: Option<Box<Ready>>,
+}
+
+impl From<Vec<Finding>> for Refused {
+    fn from(findings: Vec<Finding>) -> Refused {
+        Refused { findings, withdrawn: None }
+    }
+}
 
 /// Begins to read and judge, and to try changed files of the upstream at the broker.
 pub fn begin(
@@ -93,44 +108,62 @@ async fn read(
     used: UsedFiles,
     within: Duration,
 ) -> Outcome {
-    let broken = |text: String| Err(vec![Finding::fail("reload", text)]);
+    let broken = |text: String| Err(Refused::from(vec![Finding::fail("reload", text)]));
     let reading = spawn_blocking(move || {
-        let mut loaded = crate::config::io::load_to_reload(&options, &running)?;
-        let device_lists = device_lists(&loaded.settings);
-        if let Some(lists) = device_lists.as_deref().and_then(|bytes| parse(bytes).ok()) {
-            keep_lists(&mut loaded, &lists);
-        }
-        let changes = compare(&running, &loaded)?;
-        let identities = identity_changes(&running.known, &loaded.known);
-        let prepared = Prepared::from(loaded.settings.gate.clone());
-        let keyring = super::engine::keyring(&loaded.settings.gate);
-        let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
-        let given = loaded.settings.upstream.as_ref().map(fingerprints);
-        let mut unusable =
-            loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock.clone()).err());
-        let same =
-            loaded.settings.upstream.as_ref().filter(|now| running.settings.upstream.as_ref() == Some(*now));
-        let kept = unusable.take_if(|_| same.is_some_and(|same| used.last_pair_serves(same, clock)));
-        let proof = Proof::NotNeeded;
-        Ok(Box::new(Ready {
-            loaded,
-            changes,
-            prepared,
-            keyring,
-            upstream_files,
-            given,
-            unusable,
-            kept,
-            device_lists,
-            identities,
-            proof,
-        }))
+        let loaded = crate::config::io::load_to_reload(&options, &running);
+        let refused = |findings| {
+            // A fault elsewhere is no reason to let in what was taken out of the registry.
+            let folder = running.settings.paths.devices();
+            let registry = crate::config::registry::io::load(&folder, Some(&running.registry));
+            let left = running.without_withdrawn(registry);
+            let withdrawn = left.and_then(|left| judge(left, &running, clock.clone(), &used).ok());
+            Refused { findings, withdrawn }
+        };
+        loaded.and_then(|loaded| judge(loaded, &running, clock.clone(), &used)).map_err(refused)
     });
     match timeout(within, reading).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => broken(format!("it broke off: {error}")),
         Err(_) => broken(unread(within)),
     }
+}
+
+/// Compiles it, and compares it with the one in force.
+fn judge(
+    mut loaded: Loaded,
+    running: &Loaded,
+    clock: Arc<dyn WallClock>,
+    used: &UsedFiles,
+) -> Result<Box<Ready>, Vec<Finding>> {
+    let device_lists = device_lists(&loaded.settings);
+    if let Some(lists) = device_lists.as_deref().and_then(|bytes| parse(bytes).ok()) {
+        keep_lists(&mut loaded, &lists);
+    }
+    let changes = compare(running, &loaded)?;
+    let identities = identity_changes(&running.known, &loaded.known);
+    let prepared = Prepared::from(loaded.settings.gate.clone());
+    let keyring = super::engine::keyring(&loaded.settings.gate);
+    let upstream_files = loaded.settings.upstream.as_ref().map(fingerprint);
+    let given = loaded.settings.upstream.as_ref().map(fingerprints);
+    let mut unusable =
+        loaded.settings.upstream.as_ref().and_then(|upstream| load(upstream, clock.clone()).err());
+    let same =
+        loaded.settings.upstream.as_ref().filter(|now| running.settings.upstream.as_ref() == Some(*now));
+    let kept = unusable.take_if(|_| same.is_some_and(|same| used.last_pair_serves(same, clock)));
+    let proof = Proof::NotNeeded;
+    Ok(Box::new(Ready {
+        loaded,
+        changes,
+        prepared,
+        keyring,
+        upstream_files,
+        given,
+        unusable,
+        kept,
+        device_lists,
+        identities,
+        proof,
+    }))
 }
 
 /// The fetched lists of `[coap]` that are in use, PEM.

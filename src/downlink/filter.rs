@@ -1,6 +1,8 @@
 //! The topic filter of a downlink rule, and of a template with `{device}`, `{id}` and `{path}`:
 //! parsed once, matched level by level.
 
+use std::collections::HashMap;
+
 /// One level of a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
@@ -119,12 +121,86 @@ impl Filter {
 
 /// Whether every topic that the MQTT filter `filter` matches is matched by `other`, too.
 pub fn covers(other: &str, filter: &str) -> bool {
-    // A `+` or `#` of the filter is like any text, which only a wildcard of the other one matches.
-    (other.ends_with('#') || !filter.ends_with('#')) && Filter::parse(other).captures(filter).is_some()
+    let mut levels = filter.split('/');
+    for known in other.split('/') {
+        match (known, levels.next()) {
+            // It is the levels before it alone, too (MQTT 5.0 §4.7.1.2).
+            ("#", _) => return true,
+            // `a/+/#` does not match `a`, which `a/#` does.
+            (_, None | Some("#")) => return false,
+            ("+", Some(_)) => {}
+            (known, Some(level)) if known == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+/// Those of different MQTT filters that no other one of them [covers], in their order. The time
+/// grows with their number: they are looked up level by level.
+pub fn uncovered(filters: Vec<String>) -> Vec<String> {
+    let mut nodes = vec![Node::default()];
+    for filter in &filters {
+        let mut at = 0;
+        for level in filter.split('/') {
+            if level == "#" {
+                nodes[at].has_rest = true;
+                break;
+            }
+            let next = nodes.len();
+            let child = *nodes[at].children.entry(level).or_insert(next);
+            if child == next {
+                nodes.push(Node::default());
+            }
+            at = child;
+        }
+        nodes[at].ends |= !filter.ends_with('#');
+    }
+    let keep: Vec<bool> = filters.iter().map(|filter| !is_covered(&nodes, filter)).collect();
+    filters.into_iter().zip(keep).filter_map(|(filter, keep)| keep.then_some(filter)).collect()
+}
+
+/// Filters that begin with the same levels.
+#[derive(Default)]
+struct Node<'f> {
+    children: HashMap<&'f str, usize>,
+    /// One ends here.
+    ends: bool,
+    /// One ends with `#` behind here.
+    has_rest: bool,
+}
+
+/// Whether another one of the filters in `nodes` covers `filter`, which is one of them.
+fn is_covered(nodes: &[Node<'_>], filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    // The nodes to look at, each behind so many levels of the filter; whether it is on the way of
+    // the filter itself.
+    let mut left = vec![(0, 0, true)];
+    while let Some((node, count, is_own)) = left.pop() {
+        let level = levels.get(count).copied();
+        let node: &Node<'_> = &nodes[node];
+        if node.has_rest && !(is_own && level == Some("#")) {
+            return true;
+        }
+        match level {
+            Some("#") => {}
+            None if node.ends && !is_own => return true,
+            None => {}
+            Some(level) => {
+                left.extend(node.children.get(level).map(|child| (*child, count + 1, is_own)));
+                if level != "+" {
+                    left.extend(node.children.get("+").map(|child| (*child, count + 1, false)));
+                }
+            }
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -133,6 +209,28 @@ mod tests {
         assert!(covers("a/#", "a/#") && covers("#", "a/+") && covers("a/+", "a/b"));
         assert!(!covers("a/+", "a/#") && !covers("a/b", "a/+") && !covers("a/+/c", "a/b/#"));
         assert!(!covers("a/+/down/run/+", "a/+/down/#"));
+        // A topic of `a/#` is `a`, which has no level in place of the `+`.
+        assert!(covers("a/#", "a/+/#") && !covers("a/+/#", "a/#") && !covers("a/+", "a"));
+    }
+
+    #[test]
+    fn of_filters_of_which_one_covers_the_other_the_wider_one_stays() {
+        let all = |filters: &[&str]| filters.iter().map(|filter| (*filter).to_owned()).collect();
+        assert_eq!(uncovered(all(&["a/+/#", "a/#"])), ["a/#"]);
+        assert_eq!(uncovered(all(&["a/b", "a/+", "c", "a/+/d"])), ["a/+", "c", "a/+/d"]);
+        assert_eq!(uncovered(all(&["#", "a", "+"])), ["#"]);
+    }
+
+    proptest! {
+        #[test]
+        fn those_that_are_not_covered_are_those_that_no_other_one_covers(
+            filters in prop::collection::btree_set("[ab+](/[ab+]){0,3}(/#)?|#", 0..10)
+        ) {
+            let filters: Vec<String> = filters.into_iter().collect();
+            let mut kept = filters.clone();
+            kept.retain(|filter| !filters.iter().any(|other| other != filter && covers(other, filter)));
+            prop_assert_eq!(uncovered(filters), kept);
+        }
     }
 
     #[test]

@@ -68,6 +68,12 @@ impl Settings {
         needed
     }
 
+    /// The filter of a rule for messages to this device.
+    pub fn topic_of(&self, rule: &DownlinkRule, device: &str) -> String {
+        let filled = rule.topic.replace("{prefix}", &self.prefix).replace("{gateway}", &self.gateway);
+        filled.replace("{device}", device)
+    }
+
     /// A template with its placeholders filled in.
     pub(super) fn filled(template: &str, device: &str, id: &str, path: &str) -> String {
         template.replace("{device}", device).replace("{id}", id).replace("{path}", path)

@@ -146,6 +146,11 @@ impl JwtKey {
         self.until.is_some_and(|until| until <= clock.time)
     }
 
+    /// When a token expires that this key has signed and that expires itself at `end`.
+    pub fn cut(&self, end: UnixTime) -> UnixTime {
+        self.until.map_or(end, |until| until.min(end))
+    }
+
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let algorithm: &'static dyn VerificationAlgorithm = match self.algorithm {
             SignatureAlgorithm::Es256 => &ECDSA_P256_SHA256_FIXED,
@@ -275,8 +280,8 @@ impl<'t> Token<'t> {
         self.claims.get("sub")?.as_str()
     }
 
-    /// Judges the token by the keys of its device. Returns when it is not taken any more, and the
-    /// key that has signed it.
+    /// Judges the token by the keys of its device. Returns when it expires, with [`DRIFT`], and the
+    /// key that has signed it, which may [end it sooner](JwtKey::cut).
     ///
     /// # Errors
     /// [`JwtFault`]
@@ -313,7 +318,7 @@ impl<'t> Token<'t> {
             if key.is_expired(clock) {
                 fault = if fault == JwtFault::Algorithm { JwtFault::KeyExpired } else { fault };
             } else if key.verifies(self.signed, &self.signature) {
-                return Ok((key.until.map_or(end, |until| until.min(end)), key));
+                return Ok((end, key));
             } else {
                 fault = JwtFault::Signature;
             }
@@ -457,7 +462,7 @@ pub(crate) mod tests {
     fn judged(keys: &[JwtKey], token: &str, trusted: bool) -> Result<UnixTime, JwtFault> {
         assert!(is_token(token.as_bytes()));
         let token = Token::parse(token.as_bytes())?;
-        token.verify(keys, "gw", Clock { time: NOW, trusted }).map(|(end, _)| end)
+        token.verify(keys, "gw", Clock { time: NOW, trusted }).map(|(end, key)| key.cut(end))
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::fmt;
 use std::io::Write as _;
 
 use super::matcher::Segments;
-use super::own_topic::{OwnTopic, Shape};
+use super::own_topic::{OwnTopic, OwnTopics, Shape};
 use super::pattern::{LevelText, Pattern};
 use super::settings::Settings;
 use super::stage::{Authorized, Mapped, Received, Refusal, TopicFault};
@@ -38,7 +38,7 @@ use crate::message::{
 pub(super) struct Spaces {
     gateway: Name,
     spaces: Vec<Space>,
-    own: Vec<OwnTopic>,
+    own: OwnTopics,
     reply: Option<OwnTopic>,
 }
 
@@ -103,7 +103,7 @@ impl Spaces {
         Spaces {
             gateway: settings.gateway.clone(),
             spaces,
-            own: settings.own.clone(),
+            own: OwnTopics::new(settings.own.clone()),
             reply: settings.reply.clone(),
         }
     }

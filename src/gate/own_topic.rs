@@ -11,6 +11,8 @@
 //! Both may report a match that cannot happen, but never miss one: a placeholder in an own topic
 //! matches any device or any text, also devices that do not exist, and `deny` rules are ignored.
 
+use std::collections::HashMap;
+
 use super::pattern::{LevelText, Pattern};
 use crate::message::{NAME_MAX, RESERVED_DEVICE};
 
@@ -137,13 +139,13 @@ impl OwnLevel {
     }
 
     fn step(&self) -> Step {
-        let mut tokens: Vec<Token> = self.before.chars().map(|c| Token::One(Class::Just(c))).collect();
+        let mut tokens = literal(&self.before);
         match self.unknown {
             Some(Unknown::Name) => tokens.extend(NAME),
             Some(Unknown::Text) => tokens.extend(TEXT),
             None => {}
         }
-        tokens.extend(self.after.chars().map(|c| Token::One(Class::Just(c))));
+        tokens.extend(literal(&self.after));
         Step::Level(tokens)
     }
 }
@@ -266,10 +268,110 @@ impl Shape {
     }
 
     /// The first of the own topics that the rule could produce.
-    pub(super) fn meets(mut self, own: &[OwnTopic]) -> Option<&OwnTopic> {
+    pub(super) fn meets(mut self, own: &OwnTopics) -> Option<&OwnTopic> {
         self.end_level();
-        own.iter().find(|own| steps_meet(&self.steps, &own.steps()))
+        let mut candidates = own.candidates(&self.steps);
+        candidates.sort_unstable();
+        let candidates = candidates.into_iter().filter_map(|at| own.all.get(at));
+        candidates.into_iter().find(|own| steps_meet(&self.steps, &own.steps()))
     }
+}
+
+/// All own topics, found by their first levels: each rule of thousands of roles is compared with
+/// the few that begin like it, where each role may have topics of commands of its own.
+#[derive(Debug, Default)]
+pub(super) struct OwnTopics {
+    all: Vec<OwnTopic>,
+    root: Node,
+}
+
+/// Levels of a topic that [`OwnTopics`] goes by.
+const DEPTH: usize = 16;
+
+/// The own topics that begin with the same levels.
+#[derive(Debug, Default)]
+struct Node {
+    /// Those of which no further level tells whether a topic begins like them: they end here, or
+    /// any number of levels follows.
+    here: Vec<usize>,
+    /// The next level is this text,
+    literal: HashMap<String, Node>,
+    /// or one with an unknown part.
+    other: Vec<(Vec<Token>, Node)>,
+}
+
+impl OwnTopics {
+    pub(super) fn new(all: Vec<OwnTopic>) -> OwnTopics {
+        let mut root = Node::default();
+        for (at, own) in all.iter().enumerate() {
+            let mut node = &mut root;
+            for step in own.steps().into_iter().take(DEPTH) {
+                let Step::Level(tokens) = step else { break };
+                node = match text_of(&tokens) {
+                    Some(text) => node.literal.entry(text).or_default(),
+                    None => {
+                        let known = node.other.iter().position(|(known, _)| *known == tokens);
+                        let place = known.unwrap_or_else(|| {
+                            node.other.push((tokens, Node::default()));
+                            node.other.len() - 1
+                        });
+                        &mut node.other[place].1
+                    }
+                };
+            }
+            node.here.push(at);
+        }
+        OwnTopics { all, root }
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, OwnTopic> {
+        self.all.iter()
+    }
+
+    /// The numbers of all that a rule with these steps could meet, and perhaps of some others.
+    fn candidates(&self, steps: &[Step]) -> Vec<usize> {
+        let mut found = Vec::new();
+        // Nodes to look at, each with the step of the rule that its next level is compared with.
+        let mut left = vec![(&self.root, 0)];
+        while let Some((node, at)) = left.pop() {
+            found.extend(&node.here);
+            match steps.get(at) {
+                None => {}
+                // Any levels may follow.
+                Some(Step::Several) => left.extend(node.children().map(|child| (child, at))),
+                Some(Step::Level(tokens)) => {
+                    match text_of(tokens) {
+                        Some(text) => left.extend(node.literal.get(&text).map(|child| (child, at + 1))),
+                        None => left.extend(node.literal.iter().filter_map(|(text, child)| {
+                            level_meets(tokens, &literal(text)).then_some((child, at + 1))
+                        })),
+                    }
+                    let fitting = node.other.iter().filter(|(known, _)| level_meets(tokens, known));
+                    left.extend(fitting.map(|(_, child)| (child, at + 1)));
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Node {
+    fn children(&self) -> impl Iterator<Item = &Node> {
+        self.literal.values().chain(self.other.iter().map(|(_, child)| child))
+    }
+}
+
+/// The text of a level without an unknown part.
+fn text_of(tokens: &[Token]) -> Option<String> {
+    let just = |token: &Token| match token {
+        Token::One(Class::Just(c)) => Some(*c),
+        _ => None,
+    };
+    tokens.iter().map(just).collect()
+}
+
+fn literal(text: &str) -> Vec<Token> {
+    text.chars().map(|c| Token::One(Class::Just(c))).collect()
 }
 
 /// Whether a topic exists that matches both. Each may have several steps of any number of levels.
@@ -350,6 +452,8 @@ fn meet<T>(one: &[T], other: &[T], repeats: impl Fn(&T) -> bool, agree: impl Fn(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::gate::template::Template;
 
@@ -385,7 +489,76 @@ mod tests {
                 _ => shape.segment(),
             }
         }
-        shape.meets(&[own(text)]).is_some()
+        shape.meets(&OwnTopics::new(vec![own(text)])).is_some()
+    }
+
+    /// A few levels, so that many of them meet.
+    fn levels(several: &'static str) -> impl Strategy<Value = String> {
+        let level = prop_oneof![
+            Just("a"),
+            Just("b"),
+            Just("gateway"),
+            Just("{device}"),
+            Just("a{device}"),
+            Just("{1}"),
+            Just("x{1}"),
+            Just(several)
+        ];
+        prop::collection::vec(level, 1..6).prop_map(|levels| levels.join("/"))
+    }
+
+    fn shape(rule: &str) -> Shape {
+        let mut shape = Shape::default();
+        for (at, level) in rule.split('/').enumerate() {
+            if at > 0 {
+                shape.text("/");
+            }
+            match level.split_once('{') {
+                Some((_, "rest}")) => shape.rest(),
+                Some((before, "device}")) => {
+                    shape.text(before);
+                    shape.device();
+                }
+                Some((before, _)) => {
+                    shape.text(before);
+                    shape.segment();
+                }
+                None => shape.text(level),
+            }
+        }
+        shape
+    }
+
+    proptest! {
+        #[test]
+        fn the_own_topic_that_is_found_by_its_levels_is_the_first_of_all_that_a_rule_meets(
+            own_topics in prop::collection::vec(levels("{path}"), 0..12),
+            rule in levels("{rest}"),
+        ) {
+            let all: Vec<OwnTopic> = own_topics.iter().map(|text| own(text)).collect();
+            let mut whole = shape(&rule);
+            whole.end_level();
+            let first = all.iter().find(|own| steps_meet(&whole.steps, &own.steps())).cloned();
+            let index = OwnTopics::new(all);
+            prop_assert_eq!(shape(&rule).meets(&index).cloned(), first);
+        }
+    }
+
+    #[test]
+    fn of_thousands_of_topics_of_commands_a_rule_is_compared_with_those_that_begin_like_it() {
+        let topics = |count: usize| (0..count).map(|at| own(&format!("x/{{device}}/c{at}/#")));
+        let deep = own(&format!("x/y/{}", "z/".repeat(4 * DEPTH)));
+        let index = OwnTopics::new(topics(4_000).chain([own("x/{device}/#"), deep.clone()]).collect());
+        let candidates = |rule: &str| {
+            let mut shape = shape(rule);
+            shape.end_level();
+            index.candidates(&shape.steps).len()
+        };
+        assert_eq!(candidates("tombolo/{device}/up/{rest}"), 0);
+        assert_eq!(candidates("x/{device}/up/t"), 1);
+        assert_eq!(candidates("x/{device}/c7/t"), 2);
+        assert_eq!(candidates("x/{rest}"), index.all.len());
+        assert_eq!(shape("x/{device}/c7/t").meets(&index).map(OwnTopic::as_str), Some("x/{device}/c7/#"));
     }
 
     #[test]

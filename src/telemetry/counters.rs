@@ -65,6 +65,9 @@ counters! {
     /// Connections of local MQTT clients that were ended because their certificate is not trusted
     /// any more.
     MqttRevoked = "tombolo_mqtt_revoked_connections_total",
+    /// Sessions of local MQTT clients without a connection that were ended because what proved the
+    /// client is not trusted any more, or not its device's.
+    MqttSessionsWithdrawn = "tombolo_mqtt_withdrawn_sessions_total",
     /// Connections closed before they were identified, because there were too many.
     MqttUnidentifiedClosed = "tombolo_mqtt_closed_unidentified_connections_total",
     /// PUBLISH packets of local MQTT clients.

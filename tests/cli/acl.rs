@@ -19,6 +19,17 @@ fn place() -> Place {
 }
 
 #[test]
+fn what_changes_how_a_text_looks_is_seen_in_an_explanation_and_in_its_json() {
+    let place = place();
+    let hostile = "home/door-7/\u{202e}x\u{ad}y";
+    for (json, shown) in [("", "home/door-7/\\u{202e}x\\u{ad}y"), ("--json ", "home/door-7/\\u202ex\\u00ady")]
+    {
+        let ran = place.run(&format!("{json}acl explain door-7 publish {hostile}"));
+        assert!(ran.out.contains(shown) && !ran.out.contains(['\u{202e}', '\u{ad}']), "{}", ran.out);
+    }
+}
+
+#[test]
 fn a_publish_a_subscription_and_a_command_are_explained() {
     let place = place();
     for (question, rule) in [
@@ -66,6 +77,19 @@ fn an_explanation_says_where_its_rule_is_written_and_which_comes_nearest_if_none
     let ran = place.run("acl explain door-7 subscribe sets/led");
     let nearest = "rule local-subscribe.all, path home/#: level 1 is \"sets\", not \"home\"";
     assert!(ran.status == 1 && ran.out.contains(nearest), "{}", ran.out);
+    // `{prefix}` is `tombolo/` and the gateway's id.
+    for (path, why) in [("get/led", "level 5 is \"get\", not \"set\""), ("set", "is allowed")] {
+        let ran = place.run(&format!("acl explain door-7 command {path}"));
+        if path == "set" {
+            assert!(ran.status == 0 && !ran.out.contains("nearest"), "{}", ran.out);
+            continue;
+        }
+        let is_named = |line: &str| {
+            line.starts_with("nearest  rule downlink.set, topic tombolo/")
+                && line.ends_with(&format!("/door-7/down/set/#: {why}"))
+        };
+        assert!(ran.status == 1 && ran.out.lines().any(is_named), "{}", ran.out);
+    }
     let ran = place.run("acl explain door-7 DELETE flat/all --payload x");
     assert!(ran.status == 1 && ran.out.contains("DELETE needs delete = true"), "{}", ran.out);
     place.write(

@@ -344,3 +344,29 @@ fn what_is_made_of_a_mosquitto_can_be_read_by_the_service_and_all_that_is_left_o
     let said = ran.fine();
     assert!(!said.contains('\x1b') && said.contains("\\u{1b}[2J"), "{said}");
 }
+
+#[test]
+fn an_end_of_a_key_that_is_over_is_refused_with_the_way_out() {
+    let place = Place::new();
+    place.run("device add cam-1 --role sensor --psk").fine();
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    place.write("ed.pem", key);
+    place.run("device key add cam-1 ed.pem --until 2026-01-31").failed(
+        2,
+        &[
+            "--until: 2026-01-31T00:00:00Z is over",
+            "no token of the key would be taken",
+            "device key remove cam-1",
+        ],
+    );
+    assert!(place.run("device key list cam-1").fine().contains("no public keys"));
+    place.run("device key add cam-1 ed.pem --until 2099-01-31").fine();
+    let info = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+    place.write("all.csv", &format!("id,role,jwt-key,jwt-until\ncam-2,sensor,{info},2026-01-31\n"));
+    let ran = place.run("device import all.csv");
+    assert!(
+        ran.status == 1 && ran.err.contains("cam-2: jwt-until: 2026-01-31T00:00:00Z is over"),
+        "{}",
+        ran.err
+    );
+}

@@ -137,6 +137,28 @@ fn a_reload_ends_the_connections_of_what_a_new_list_revokes_and_of_a_ca_that_is_
 }
 
 #[test]
+fn the_session_of_an_absent_client_ends_with_its_certificate() {
+    let world = World::new("mqtt-revoked-absent", "crl-file = \"CRL\"", "none");
+    for camera in [1, 2] {
+        let mut command = world.command("mosquitto_sub", camera);
+        // SUBSCRIBE, and away.
+        command.args(["-i", "absent", "-c", "-x", "3600", "-t", "set/#", "-E"]);
+        assert!(command.output().expect("mosquitto-clients is installed").status.success());
+    }
+    let absent = || world.site.daemon.status()["mqtt"]["absent_sessions"].as_u64();
+    wait_for("both sessions", || absent() == Some(2));
+    world.folder.write("crl.pem", world.pki.revoke(&[1]));
+    world.reload();
+    assert_eq!(absent(), Some(1), "{}", world.site.daemon.log());
+    let log = world.site.daemon.log();
+    let line = log.lines().find(|line| line.contains("session of an absent MQTT client ended"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    for part in ["device=1 ", "client_id=absent ", "its certificate is revoked", "audit=revoked"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
+#[test]
 fn a_list_that_cannot_be_read_at_the_start_keeps_every_certificate_out_and_no_password() {
     let world = World::new("mqtt-no-list", "crl-file = \"CRL\"", "-----BEGIN X509 CRL-----\nno\n");
     assert!(!world.publish(1) && !world.publish(2));

@@ -63,3 +63,51 @@ fn a_device_of_the_registry_that_a_configuration_file_switches_off_is_off_everyw
     let (status, text) = run(&site, &["device", "test", "door-8"]);
     assert!(status != 0 && text.contains("door-8 is switched off or disabled"), "{text}");
 }
+
+#[test]
+fn a_device_is_cut_off_by_a_command_also_while_the_configuration_cannot_be_used() {
+    let site = Site::new("cut-off", "");
+    wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+    for id in ["door-8", "door-9"] {
+        let key = format!("text:{KEY}");
+        let (status, text) = run(&site, &["device", "add", id, "--role", "sensor", "--psk", &key]);
+        assert_eq!(status, 0, "{text}");
+    }
+    let post = |id: &str| {
+        site.coap_client("coap-client-openssl", id, KEY, &["-m", "post", "-e", "1"], "t/x").contains("2.04")
+    };
+    assert!(post("door-8") && post("door-9"));
+
+    let broken = "conf.d/30.toml";
+    site.folder.write(broken, "[role.other\n= \n");
+    for (arguments, id) in
+        [(["device", "disable", "door-8"], "door-8"), (["device", "remove", "door-9"], "door-9")]
+    {
+        let (status, text) = run(&site, &arguments);
+        assert_eq!(status, 0, "{text}");
+        assert!(text.contains("30.toml:1") && text.contains("its sessions are closed"), "{text}");
+        assert!(!post(id), "{text}");
+    }
+    wait_for("no session of either", || site.daemon.status()["devices"]["sessions"] == 0);
+    let status = site.daemon.status();
+    assert_eq!(status["devices"]["known"], 1, "the one of the configuration: {status}");
+    // The fault is still a problem, and named.
+    assert!(status["problems"].to_string().contains("30.toml:1"), "{}", status["problems"]);
+    let log = site.daemon.log();
+    for part in ["audit=device-disabled", "audit=device-removed", "cut off all the same"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    // It is no way to let one in, nor to change one that is nowhere.
+    assert_ne!(run(&site, &["device", "enable", "door-8"]).0, 0);
+    let (status, text) = run(&site, &["device", "disable", "../door-8"]);
+    assert!(status == 2 && text.contains("is not a device id"), "{text}");
+    let (status, text) = run(&site, &["device", "disable", "door-7"]);
+    assert!(status == 78 && text.contains("has no file in") && text.contains("30.toml:1"), "{text}");
+    assert!(!post("door-8") && !post("door-9"));
+
+    std::fs::remove_file(site.folder.join(broken)).expect("it is there");
+    assert_eq!(run(&site, &["reload"]).0, 0);
+    assert!(!post("door-8") && !post("door-9"));
+    assert_eq!(run(&site, &["device", "enable", "door-8"]).0, 0);
+    assert!(post("door-8"));
+}

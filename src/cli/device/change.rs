@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::add;
-use super::token_key::{key_entry, public};
-use super::{Told, password, tell, without_level};
+use super::token_key::{check_until, key_entry, public};
+use super::{Told, password, tell, tell_withdrawn, withdraw, without_level};
 use crate::cli::args::{
     DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
     DeviceSetArguments,
@@ -31,15 +31,16 @@ fn apply(
     id: &str,
     make: impl FnOnce(&mut Entry) -> Result<(), String>,
 ) -> Result<(SharedDevice, Told), CommandError> {
-    let mut device = None;
+    let (mut device, mut is_withdrawn) = (None, false);
     let changed = change(loaded, id, |entry| {
         make(entry)?;
+        is_withdrawn = !entry.enabled;
         device = Some(entry.device.clone());
         Ok(())
     });
     changed.map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    let told = tell(context)?;
     let device = device.ok_or_else(|| CommandError::Failed(format!("{id} was not changed")))?;
+    let told = if is_withdrawn { tell_withdrawn(context, id)? } else { tell(context)? };
     Ok((device, told))
 }
 
@@ -116,7 +117,12 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
 /// `tombolo device enable`, `tombolo device disable`
 pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), CommandError> {
     let word = if enabled { "enable" } else { "disable" };
-    let loaded = context.load_whole(&format!("device {word} {id}"))?;
+    let loaded = match context.load_whole(&format!("device {word} {id}")) {
+        Err(CommandError::Configuration(faults)) if !enabled => {
+            return withdraw::run(context, id, withdraw::Act::Disable, faults);
+        }
+        loaded => loaded?,
+    };
     let (_, told) = apply(context, &loaded, id, |entry| {
         entry.enabled = enabled;
         Ok(())
@@ -241,6 +247,11 @@ pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), Co
 
 fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), CommandError> {
     let DeviceKeyAddArguments { id, file, until } = arguments;
+    check_until(until, today()).map_err(|why| {
+        let way_out =
+            format!("give a later --until; `tombolo device key remove {id}` ends a key that is registered");
+        CommandError::Usage(format!("--until: {why}; {way_out}"))
+    })?;
     let mut key = public(&file, until)?;
     key.since = today();
     let loaded = context.load_whole(&format!("device key add {id}"))?;

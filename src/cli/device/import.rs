@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::token_key::check_until;
 use super::{Told, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
@@ -27,7 +28,7 @@ use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
 use crate::config::certificate::parse_key_hash;
-use crate::config::registry::io::{check_import, import, random_key};
+use crate::config::registry::io::{check_import, import, random_key, today};
 use crate::config::scalar::{parse_psk, parse_psk_identity};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
@@ -339,6 +340,8 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
     };
     let until =
         get("jwt-until").map(date).transpose().map_err(|error| format!("{id}: jwt-until: {error}"))?;
+    check_until(until, today())
+        .map_err(|why| format!("{id}: jwt-until: {why}; write a later one, or leave the key out"))?;
     let mut jwt_keys = Vec::new();
     if let Some(text) = get("jwt-key") {
         let info = STANDARD.decode(text).map_err(|_| format!("{id}: jwt-key is not base64"))?;
@@ -485,6 +488,10 @@ mod tests {
             ("id,role,password\na,r,generated:SECRET\n", "2: a: password is neither"),
             ("id,role,jwt-key\na,r,AAAA\n", "2: a: jwt-key is not a public key"),
             ("id,role,jwt-until,psk\na,r,soon,text:x\n", "2: a: jwt-until"),
+            (
+                "id,role,jwt-until,psk\na,r,2026-01-31,text:x\n",
+                "2: a: jwt-until: 2026-01-31T00:00:00Z is over",
+            ),
             ("[{\"id\":1}]", "1: id is not a text"),
             ("{\"id\":\"a\"}\nx\n", "2: is not JSON"),
         ] {

@@ -9,6 +9,7 @@ mod password;
 pub mod running;
 mod test;
 mod token_key;
+mod withdraw;
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ use crate::config::registry::key_text;
 use crate::config::scalar::{format_hex, format_psk_identity};
 use crate::config::{DeviceSource, Known, Loaded};
 use crate::control::io::client::{ANSWER, ClientError, SLOW_ANSWER};
-use crate::control::protocol::Request;
+use crate::control::protocol::{Code, Failure, Request};
 use crate::control::snapshot::{DeviceState, Session, SessionPage};
 use crate::daemon::fleets;
 use crate::durable::io::is_denied;
@@ -67,6 +68,29 @@ enum Told {
 
 /// Makes the running daemon reload its devices.
 fn tell(context: &Context) -> Result<Told, CommandError> {
+    take_up(context).map_err(|why| {
+        CommandError::Failed(format!(
+            "the file is changed, but the running daemon has not taken it up: {why}"
+        ))
+    })
+}
+
+/// As [`tell`], after a device was disabled or removed: the daemon cuts it off also where it refuses
+/// the configuration, which is a warning then.
+fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
+    take_up(context).or_else(|why| match running::ask(context, Some(id)) {
+        Err(ClientError::Failed(Failure { code: Code::NotFound, .. })) => {
+            note(format_args!("the gateway goes on with the configuration it has, without {id}: {why}"));
+            Ok(Told::Reloaded)
+        }
+        _ => Err(CommandError::Failed(format!(
+            "the file is changed, but the running daemon has not taken it up: {why}"
+        ))),
+    })
+}
+
+/// Has the running daemon reload; why it does not, and what there is to do.
+fn take_up(context: &Context) -> Result<Told, String> {
     let ask = || context.daemon().and_then(|mut daemon| daemon.ask(&Request::Reload {}, SLOW_ANSWER));
     let told = patiently("waiting for the running gateway to take it up", ask);
     match told {
@@ -79,9 +103,7 @@ fn tell(context: &Context) -> Result<Told, CommandError> {
                 true => String::new(),
                 false => format!("; correct that, then `{}`", context.hint("reload")),
             };
-            Err(CommandError::Failed(format!(
-                "the file is changed, but the running daemon has not taken it up: {text}{then}"
-            )))
+            Err(format!("{text}{then}"))
         }
     }
 }
@@ -93,7 +115,12 @@ fn without_level(finding: &crate::config::Finding) -> String {
 }
 
 fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
-    let loaded = context.load_whole(&format!("device remove {id}"))?;
+    let loaded = match context.load_whole(&format!("device remove {id}")) {
+        Err(CommandError::Configuration(faults)) => {
+            return withdraw::run(context, id, withdraw::Act::Remove, faults);
+        }
+        loaded => loaded?,
+    };
     let stored = || of_fleets(&loaded).into_iter().find(|(known, _)| known.id == id);
     // One that was seen a moment ago is not in the file yet.
     let seen = || running::ask(context, Some(id)).ok()?.remove(id)?.fleet;
@@ -107,7 +134,7 @@ fn remove_device(context: &Context, id: &str) -> Result<(), CommandError> {
         )));
     }
     let file = remove(&loaded, id).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    let told = tell(context)?;
+    let told = tell_withdrawn(context, id)?;
     // What the configuration still has of it is named with its file and line.
     let subject = format!("device {id}");
     let left = context.load_whole(&format!("device remove {id}")).map(|loaded| loaded.findings);

@@ -24,6 +24,21 @@ pub(super) fn public(file: &std::path::Path, until: Option<UnixTime>) -> Result<
     JwtKey::parse(&info, until).map_err(|error| failed(&error))
 }
 
+/// Whether an end of a key is still to come; where the clock was never set that is not known.
+///
+/// # Errors
+/// That it is over, with both times.
+pub(super) fn check_until(until: Option<UnixTime>, now: Option<UnixTime>) -> Result<(), String> {
+    match until.zip(now).filter(|(until, now)| until <= now) {
+        None => Ok(()),
+        Some((until, now)) => Err(format!(
+            "{} is over, it is {} by the clock of this machine: no token of the key would be taken",
+            format_time(until),
+            format_time(now)
+        )),
+    }
+}
+
 /// A key in JSON.
 pub(super) fn key_entry(key: &JwtKey) -> serde_json::Value {
     json!({

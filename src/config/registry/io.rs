@@ -227,6 +227,17 @@ pub fn change(
     })
 }
 
+/// Disables a device by its file alone, whatever is wrong with the configuration. Returns the file.
+///
+/// # Errors
+/// A finding: the file cannot be read or written.
+pub fn disable_in(directory: &Path, id: &Name) -> Result<PathBuf, Box<Finding>> {
+    change_in(directory, id.as_str(), |entry| {
+        entry.enabled = false;
+        Ok(())
+    })
+}
+
 /// The new PSK of a device takes the place of the one before. Returns whether there was a new one.
 ///
 /// # Errors
@@ -428,15 +439,27 @@ fn sweep(directory: &Path) {
 /// cannot be removed.
 pub fn remove(loaded: &Loaded, id: &str) -> Result<PathBuf, Box<Finding>> {
     check_remove(id, loaded)?;
-    let directory = loaded.settings.paths.devices();
+    remove_file_in(&loaded.settings.paths.devices(), id)
+}
+
+/// Removes a device by its file alone, whatever is wrong with the configuration. Returns the path
+/// of the removed file.
+///
+/// # Errors
+/// A finding: the file cannot be removed.
+pub fn remove_in(directory: &Path, id: &Name) -> Result<PathBuf, Box<Finding>> {
+    remove_file_in(directory, id.as_str())
+}
+
+fn remove_file_in(directory: &Path, id: &str) -> Result<PathBuf, Box<Finding>> {
     let path = directory.join(format!("{id}.toml"));
     let failed = |error: io::Error| {
         let place = Place { file: path.display().to_string().into(), line: None };
         let finding = Finding::fail(format!("device {id}"), format!("cannot be removed: {error}"));
         Box::new(finding.at(Some(&place)).advice(way_out(&error)))
     };
-    let _lock = begin(&directory).map_err(failed)?;
-    fs::remove_file(&path).and_then(|()| sync_folder(&directory)).map_err(failed)?;
+    let _lock = begin(directory).map_err(failed)?;
+    fs::remove_file(&path).and_then(|()| sync_folder(directory)).map_err(failed)?;
     Ok(path)
 }
 

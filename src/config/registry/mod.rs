@@ -79,6 +79,9 @@ const LABEL_MAX: usize = 256;
 /// Characters of a generated key.
 const GENERATED_LENGTH: usize = 22;
 
+/// Its folder in the state directory.
+pub const FOLDER: &str = "devices";
+
 /// All devices of the registry.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {

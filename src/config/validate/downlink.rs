@@ -1,10 +1,12 @@
 //! Commands: `[topics] command`, `request`, `subscribe` and `reply`, and the downlink rules of
 //! roles, as one setting.
 
+use std::collections::HashSet;
+
 use super::Context;
 use super::role::places;
 use crate::config::model;
-use crate::downlink::filter::{Filter, covers};
+use crate::downlink::filter::{Filter, uncovered};
 use crate::downlink::remote::{Remote, Verb};
 use crate::downlink::settings::{RoleDownlink, Settings};
 use crate::gate::Role;
@@ -83,9 +85,9 @@ fn filters(
     settings: &Settings,
     filled: impl Fn(&str) -> String,
 ) -> Vec<String> {
-    let mut filters: Vec<String> = Vec::new();
+    let (mut filters, mut known) = (Vec::new(), HashSet::new());
     let mut add = |filter: String| {
-        if !filter.is_empty() && !filters.contains(&filter) {
+        if !filter.is_empty() && known.insert(filter.clone()) {
             filters.push(filter);
         }
     };
@@ -103,8 +105,7 @@ fn filters(
         filters.push(format!("{head}#"));
     }
     // Where two filters match, some brokers send a message twice, by two packet ids: two commands.
-    let all = filters.clone();
-    filters.retain(|filter| !all.iter().any(|other| other != filter && covers(other, filter)));
+    let filters = uncovered(filters);
     if filters.len() > FILTERS_MAX {
         let message =
             format!("the downlink rules have {} different topics, more than {FILTERS_MAX}", filters.len());

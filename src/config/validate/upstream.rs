@@ -1,5 +1,6 @@
 //! `[upstream]` and `[topics]`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Context;
@@ -101,11 +102,12 @@ pub(super) fn own_topics(file: &model::File, topics: &Topics, prefix: &str, gate
         Some((key, table.topic.as_deref()?))
     });
     let filled = |text: &str| text.replace("{prefix}", prefix).replace("{gateway}", gateway.as_str());
+    let mut known: HashSet<String> = own.iter().map(|topic| topic.as_str().to_owned()).collect();
     for (key, text) in of_commands.chain(of_rules).filter(|(_, text)| !text.is_empty()) {
-        let topic = OwnTopic::new(key, filled(text));
+        let text = filled(text);
         // Roles usually have the same topics.
-        if !own.iter().any(|known| known.as_str() == topic.as_str()) {
-            own.push(topic);
+        if known.insert(text.clone()) {
+            own.push(OwnTopic::new(key, text));
         }
     }
     own

@@ -197,7 +197,7 @@ impl CloseCause {
             CloseCause::Idle => "idle",
             CloseCause::Evicted => "evicted",
             CloseCause::Displaced => "displaced by another of its device",
-            CloseCause::CredentialChanged => "key removed or changed",
+            CloseCause::CredentialChanged => "its key or certificate was changed, removed or revoked",
             CloseCause::Expired => "certificate expired",
             CloseCause::TooOld => "max-session-lifetime",
             CloseCause::Farewell => "not taken over, device told so",

@@ -20,6 +20,7 @@ use mqtt::result_code::{ConnectReasonCode, DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt;
 use rustls_pki_types::CertificateDer;
 
+use super::credential::CredentialName;
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
 use crate::clock::UnixTime;
@@ -55,8 +56,8 @@ pub struct Source {
     pub identity: Option<PeerIdentity>,
     /// When that certificate is not valid any more.
     pub expires: Option<UnixTime>,
-    /// The chain of that certificate, its own first; kept only while a will may be published after
-    /// the end of the connection.
+    /// The chain of that certificate, its own first; kept only for a session that may outlive its
+    /// connection.
     pub chain: Option<Rc<[CertificateDer<'static>]>>,
 }
 
@@ -94,8 +95,8 @@ pub enum Ended {
     Replaced,
     /// The device was removed or disabled.
     Removed,
-    /// The device is there, and what proved its client is not its any more.
-    Withdrawn,
+    /// The device is there, and this, which proved its client, is not its any more.
+    Withdrawn(CredentialName),
     /// Its certificate is not trusted any more, for this reason.
     Revoked(String),
     /// A reload removed the address that it came to.
@@ -121,7 +122,7 @@ impl std::fmt::Display for Ended {
             Ended::TakenOver => f.write_str("session taken over by another connection"),
             Ended::Replaced => f.write_str("its device has max-sessions connections; this was the oldest"),
             Ended::Removed => f.write_str("device removed or disabled"),
-            Ended::Withdrawn => f.write_str("its password, key or certificate was changed or removed"),
+            Ended::Withdrawn(credential) => write!(f, "its {credential} was changed or removed"),
             Ended::Revoked(reason) => f.write_str(reason),
             Ended::Unlistened => f.write_str("a reload removed the address that it came to"),
             Ended::Denied(reason) => write!(f, "publish refused ({reason}), which MQTT 3.1.1 cannot say"),
@@ -151,6 +152,8 @@ pub(super) struct Connection {
     pub(super) session: Option<u64>,
     /// When the proof of its identity expires.
     pub(super) proof_ends: Option<ProofEnd>,
+    /// When its token itself expires, however long the key that signed it is taken.
+    pub(super) token_ends: Option<UnixTime>,
     pub(super) keep_alive: Option<Duration>,
     pub(super) wants_reasons: bool,
     /// Publishes of QoS 1 and 2 that the client takes at once.
@@ -191,6 +194,7 @@ impl Connection {
             hello: None,
             session: None,
             proof_ends: None,
+            token_ends: None,
             keep_alive: None,
             wants_reasons: false,
             receive_maximum: usize::from(u16::MAX),

@@ -3,6 +3,8 @@
 //! A device may have several. A session is judged by its own alone: as long as the device has it,
 //! the session goes on, whatever becomes of the others.
 
+use std::fmt;
+
 use crate::gate::Gate;
 use crate::gate::stage::DeviceIndex;
 use crate::proto::dtls::PeerIdentity;
@@ -18,7 +20,41 @@ pub(super) enum Credential {
     Token([u8; 32]),
 }
 
+/// A credential as it is named to people: its kind, and of a public one its hash. It has no secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialName {
+    /// A certificate.
+    Certificate,
+    /// A raw public key, by its hash.
+    PublicKey([u8; 32]),
+    /// A password.
+    Password,
+    /// A key for tokens, by its hash.
+    TokenKey([u8; 32]),
+}
+
+impl fmt::Display for CredentialName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialName::Certificate => f.write_str("certificate"),
+            CredentialName::PublicKey(_) => f.write_str("public key"),
+            CredentialName::Password => f.write_str("password"),
+            CredentialName::TokenKey(_) => f.write_str("key for tokens"),
+        }
+    }
+}
+
 impl Credential {
+    /// As it is named to people.
+    pub(super) fn name(&self) -> CredentialName {
+        match self {
+            Credential::Certificate(PeerIdentity::RawPublicKey(hash)) => CredentialName::PublicKey(**hash),
+            Credential::Certificate(_) => CredentialName::Certificate,
+            Credential::Password(_) => CredentialName::Password,
+            Credential::Token(key) => CredentialName::TokenKey(*key),
+        }
+    }
+
     /// Whether the device still has it. That it expired is told otherwise.
     pub(super) fn is_of(&self, device: DeviceIndex, gate: &Gate) -> bool {
         match self {

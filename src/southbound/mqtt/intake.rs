@@ -138,6 +138,17 @@ pub enum Event {
         /// Why.
         reason: Ended,
     },
+    /// A session without a connection ended before its time.
+    SessionEnded {
+        /// Its device; `None` if the device is not known any more.
+        device: Option<Name>,
+        /// Its client id.
+        client_id: String,
+        /// Messages that waited for it, which are dropped.
+        queued: usize,
+        /// Why.
+        reason: Ended,
+    },
 }
 
 /// What is due at a time.
@@ -504,7 +515,8 @@ impl Intake {
         let gate = &pipeline.gate;
         let why_gone = |session: &Session| match gate.id(session.device) {
             None => Some(Ended::Removed),
-            Some(_) => (!session.credential.is_of(session.device, gate)).then_some(Ended::Withdrawn),
+            Some(_) if session.credential.is_of(session.device, gate) => None,
+            Some(_) => Some(Ended::Withdrawn(session.credential.name())),
         };
         let gone = self.sessions.iter().filter_map(|(at, session)| Some((*at, why_gone(session)?)));
         for (number, why) in gone.collect::<Vec<_>>() {
@@ -516,6 +528,8 @@ impl Intake {
                         connection.disconnect(DisconnectReasonCode::NotAuthorized, None);
                     }
                     self.end(moment, connection, why, pipeline);
+                } else {
+                    self.note_ended(number, why, pipeline);
                 }
             }
             self.remove_session(number);
@@ -537,14 +551,15 @@ impl Intake {
             let session = connection.session.and_then(|at| self.sessions.get(&at));
             let Some(Session { device, credential: Credential::Token(key), .. }) = session else { continue };
             let known = gate.jwt_keys_of(*device).iter().find(|known| known.hash() == *key);
-            let until = known.and_then(|key| key.until).map(ProofEnd::Token);
-            // A key that ends sooner now ends the tokens that it has signed.
-            if let (Some(until), Some(end)) = (until, connection.proof_ends)
-                && until < end
+            // The registry has the end of the key, sooner or later than before; a token is taken no
+            // longer than it says itself.
+            let end = known.zip(connection.token_ends).map(|(key, end)| ProofEnd::Token(key.cut(end)));
+            if let (Some(end), Some(before)) = (end, connection.proof_ends)
+                && end != before
             {
-                self.proofs_end.remove(&(end, *number));
-                self.proofs_end.insert((until, *number));
-                connection.proof_ends = Some(until);
+                self.proofs_end.remove(&(before, *number));
+                self.proofs_end.insert((end, *number));
+                connection.proof_ends = Some(end);
             }
         }
         let before = self.new_keys.len();
@@ -902,13 +917,33 @@ impl Intake {
         self.end(moment, number, Ended::Revoked(reason), pipeline);
     }
 
-    /// Certificates are judged by other CAs or lists: the sessions without a connection whose
-    /// certificate has `lapsed` leave no will any more.
-    pub fn forget_lapsed(&mut self, lapsed: impl Fn(&[CertificateDer<'_>]) -> bool) {
+    /// Certificates are judged by other CAs or lists: the sessions without a connection end whose
+    /// last client was proven by one that is not trusted any more, which `withdrawn` says, and why.
+    /// Their messages are dropped, and their wills are not published.
+    pub fn end_withdrawn<S: ReadingStore>(
+        &mut self,
+        withdrawn: impl Fn(&[CertificateDer<'_>]) -> Option<String>,
+        pipeline: &mut Pipeline<S>,
+    ) {
         let absent = self.sessions.iter().filter(|(_, session)| session.connection.is_none());
-        let is_lapsed = |session: &Session| session.will_chain.as_ref().is_some_and(|chain| lapsed(chain));
-        let gone: Vec<u64> = absent.filter(|(_, session)| is_lapsed(session)).map(|(at, _)| *at).collect();
-        gone.into_iter().for_each(|at| self.remove_session(at));
+        let judged = absent.filter_map(|(at, session)| Some((*at, withdrawn(session.chain.as_ref()?)?)));
+        let mut gone: Vec<(u64, String)> = judged.collect();
+        gone.sort_unstable();
+        for (at, why) in gone {
+            self.note_ended(at, Ended::Revoked(why), pipeline);
+            self.remove_session(at);
+        }
+    }
+
+    /// Tells that a session without a connection ends before its time.
+    fn note_ended<S: ReadingStore>(&mut self, at: u64, reason: Ended, pipeline: &mut Pipeline<S>) {
+        let Some(session) = self.sessions.get(&at) else { return };
+        if let Ended::Revoked(_) | Ended::Withdrawn(_) = reason {
+            pipeline.counters.count(Counter::MqttSessionsWithdrawn);
+        }
+        let device = pipeline.gate.id(session.device).cloned();
+        let (client_id, queued) = (session.client_id.to_string(), session.queue.len());
+        self.events.push_back(Event::SessionEnded { device, client_id, queued, reason });
     }
 
     /// A reload removed the address that a client came to.
@@ -953,7 +988,7 @@ impl Intake {
         let gone = std::mem::take(&mut session.deliveries);
         self.delivered.extend(gone.into_values().map(|number| (number, Delivered::Gone)));
         session.disconnected();
-        session.will_chain = session.will_chain.take().filter(|_| session.will.is_some());
+        session.chain = session.chain.take().filter(|_| !session.expiry.is_zero());
         let now = moment.now;
         session.expires_at = Some(now + session.expiry);
         session.will_at = session.will.as_ref().map(|will| now + will.delay.min(session.expiry));
@@ -987,7 +1022,6 @@ impl Intake {
             return;
         };
         session.will_at = None;
-        session.will_chain = None;
         let Some(will) = session.will.take() else { return };
         let (count, sender) = (session.next_count(), session.publisher);
         let expires = will.expiry.map(|interval| self.expires_at(moment.now, interval));

@@ -54,6 +54,7 @@ mod verification;
 
 pub use bus::BusRequest;
 pub use connection::{Ended, Source};
+pub use credential::CredentialName;
 pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
 pub use packet::Version;
 pub use refused_connects::RefusedConnect;

@@ -51,9 +51,9 @@ pub(super) struct Session {
     pub(super) will_at: Option<Instant>,
     /// What proved that its client is the device, at the last connect.
     pub(super) credential: Credential,
-    /// The chain of the certificate that the will was set with, where it may be published after the
-    /// end of the connection.
-    pub(super) will_chain: Option<Rc<[CertificateDer<'static>]>>,
+    /// The chain of the certificate that `credential` is, where the session may outlive its
+    /// connection: it is judged again when lists or CAs change.
+    pub(super) chain: Option<Rc<[CertificateDer<'static>]>>,
     pub(super) subscriptions: Vec<Subscription>,
     /// What its device may publish to local clients, and receive from them.
     pub(super) publishes: Allowed,
@@ -115,7 +115,7 @@ impl Session {
             will: None,
             will_at: None,
             credential,
-            will_chain: None,
+            chain: None,
             subscriptions: Vec::new(),
             publishes: Allowed::default(),
             receives: Allowed::default(),

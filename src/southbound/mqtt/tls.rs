@@ -113,6 +113,12 @@ impl Verifier {
     /// # Errors
     /// What is wrong with it.
     fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        self.judge_before(chain, clock::UnixTime(u64::MAX))
+    }
+
+    /// As [`judge`](Verifier::judge), with the dates of the chain compared with `latest` if it is
+    /// later than that.
+    fn judge_before(&self, chain: &[CertificateDer<'_>], latest: clock::UnixTime) -> Result<(), Error> {
         if self.fault {
             return Err(CertificateError::UnknownRevocationStatus.into());
         }
@@ -126,7 +132,7 @@ impl Verifier {
             let issued = chain.iter().filter_map(|der| Some(Outline::read(der)?.not_before));
             time = issued.fold(time, clock::UnixTime::max);
         }
-        let at = UnixTime::since_unix_epoch(Duration::from_millis(time.0));
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(time.min(latest).0));
         self.inner.verify_client_cert(leaf, rest, at)?;
         if self.revoked.is_empty() {
             return Ok(());
@@ -149,21 +155,35 @@ impl Verifier {
     /// Why the chain of a connection, verified once, is good no longer; `None`: it is. Lists that
     /// are missing or have expired since keep new connections out, as for DTLS, and end none.
     pub fn lapse(&self, chain: &[CertificateDer<'_>]) -> Option<String> {
-        match self.judge(chain) {
-            Ok(())
-            | Err(Error::InvalidCertificate(
-                CertificateError::UnknownRevocationStatus
-                | CertificateError::ExpiredRevocationList
-                | CertificateError::ExpiredRevocationListContext { .. },
-            )) => None,
-            Err(Error::InvalidCertificate(CertificateError::Revoked)) => {
-                Some("its certificate is revoked".to_owned())
-            }
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-                Some("its certificate leads to no CA of mqtt.client-ca-file any more".to_owned())
-            }
-            Err(error) => Some(error.to_string()),
+        why_lapsed(self.judge(chain))
+    }
+
+    /// As [`lapse`](Verifier::lapse), for a session without a connection: that its certificate
+    /// expired meanwhile takes nothing from its device, which comes again with a newer one.
+    pub fn withdrawn(&self, chain: &[CertificateDer<'_>]) -> Option<String> {
+        let outlines = chain.iter().filter_map(|der| Outline::read(der)).collect::<Vec<_>>();
+        let end = outlines.iter().map(|of| of.not_after).min().unwrap_or(clock::UnixTime(u64::MAX));
+        // A certificate of another one's time in it, which no path needs, takes nothing either.
+        let begin = outlines.first().map_or(clock::UnixTime(0), |leaf| leaf.not_before);
+        why_lapsed(self.judge_before(chain, end.max(begin)))
+    }
+}
+
+fn why_lapsed(judged: Result<(), Error>) -> Option<String> {
+    match judged {
+        Ok(())
+        | Err(Error::InvalidCertificate(
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. },
+        )) => None,
+        Err(Error::InvalidCertificate(CertificateError::Revoked)) => {
+            Some("its certificate is revoked".to_owned())
         }
+        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            Some("its certificate leads to no CA of mqtt.client-ca-file any more".to_owned())
+        }
+        Err(error) => Some(error.to_string()),
     }
 }
 

@@ -16,6 +16,8 @@ struct Proven {
     device: DeviceIndex,
     credential: Credential,
     ends: Option<ProofEnd>,
+    /// Of a token: when it would, if its key were taken for ever.
+    token_ends: Option<UnixTime>,
 }
 
 /// Who a client says that it is, which is not proven.
@@ -41,7 +43,7 @@ impl Intake {
         let reason = match right {
             false => "wrong password",
             true if credential.is_of(device, &pipeline.gate) => {
-                let proven = Proven { device, credential, ends: None };
+                let proven = Proven { device, credential, ends: None, token_ends: None };
                 self.accept(moment, number, proven, &hello, pipeline);
                 return self.process(moment, number, pipeline);
             }
@@ -90,7 +92,7 @@ impl Intake {
         if let (Some(identity), Some(Ok(device))) = (shown, &identified) {
             let credential = Credential::Certificate(identity.clone());
             let ends = connection.source.expires.map(ProofEnd::Certificate);
-            let proven = Proven { device: *device, credential, ends };
+            let proven = Proven { device: *device, credential, ends, token_ends: None };
             return self.accept(moment, number, proven, &hello, pipeline);
         }
         if hello.password.as_ref().is_some_and(|password| jwt::is_token(password)) {
@@ -110,7 +112,8 @@ impl Intake {
             };
             return self.refuse(now, number, Code::BadUserNameOrPassword, claim, reason, pipeline);
         };
-        let proven = Proven { device, credential: Credential::Password(login.fingerprint()), ends: None };
+        let credential = Credential::Password(login.fingerprint());
+        let proven = Proven { device, credential, ends: None, token_ends: None };
         if !login.password.is_costly() {
             return match login.password.verify(password) {
                 true => self.accept(moment, number, proven, &hello, pipeline),
@@ -179,8 +182,9 @@ impl Intake {
                         let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
                         match token.verify(keys, audience, self.token_clock) {
                             Ok((end, key)) => {
-                                let (hash, ends) = (key.hash(), Some(ProofEnd::Token(end)));
-                                let proven = Proven { device, credential: Credential::Token(hash), ends };
+                                let (hash, ends) = (key.hash(), Some(ProofEnd::Token(key.cut(end))));
+                                let credential = Credential::Token(hash);
+                                let proven = Proven { device, credential, ends, token_ends: Some(end) };
                                 self.note_key_used((id.to_owned(), hash), device, pipeline);
                                 return self.accept(moment, number, proven, hello, pipeline);
                             }
@@ -269,7 +273,7 @@ impl Intake {
     ) {
         use ConnectReasonCode as Code;
         let now = moment.now;
-        let Proven { device, credential, ends: proof_ends } = proven;
+        let Proven { device, credential, ends: proof_ends, token_ends } = proven;
         let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
         let Some(id) = pipeline.gate.id(device).cloned() else {
             return self.refuse(now, number, Code::NotAuthorized, claim, "device removed", pipeline);
@@ -323,20 +327,20 @@ impl Intake {
         let rules = pipeline.gate.device(now, device).and_then(|view| self.local.get(view.role));
         let source = self.connections.get_mut(&number).map(|connection| &mut connection.source);
         let chain = source.and_then(|source| source.chain.take());
-        let is_delayed = hello.will.as_ref().is_some_and(|will| !will.delay.min(expiry).is_zero());
-        let chain = chain.filter(|_| is_delayed && matches!(credential, Credential::Certificate(_)));
+        // A session that ends with its connection is never judged without it.
+        let chain = chain.filter(|_| !expiry.is_zero() && matches!(credential, Credential::Certificate(_)));
         if let Some(session) = self.sessions.get_mut(&at) {
             (session.publishes, session.receives) = allowed(rules, id.as_str());
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
-            (session.will, session.will_at, session.will_chain) = (hello.will.clone(), None, chain);
+            (session.will, session.will_at, session.chain) = (hello.will.clone(), None, chain);
             session.credential = credential;
             session.queue.begin();
         }
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.session = Some(at);
         connection.keep_alive = hello.keep_alive;
-        connection.proof_ends = proof_ends;
+        (connection.proof_ends, connection.token_ends) = (proof_ends, token_ends);
         connection.receive_maximum = usize::from(hello.receive_maximum);
         self.proofs_end.extend(proof_ends.map(|end| (end, number)));
         connection.last_received = now;

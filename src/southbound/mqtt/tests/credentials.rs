@@ -108,7 +108,31 @@ fn a_change_of_credentials_ends_the_sessions_of_those_that_are_gone_and_no_other
         let stays = fates.map(|fate| fate == Fate::Kept);
         let staying = stays.iter().filter(|stays| **stays).count();
         assert_eq!(world.intake.counts(), (staying, staying), "{fates:?}");
-        assert_eq!(world.ended(), vec![Ended::Withdrawn; 3 - staying], "{fates:?}");
+        // Each that ends is named with what was taken away, also if it has no connection.
+        let (mut here_ended, mut away_ended) = (Vec::new(), Vec::new());
+        for event in std::iter::from_fn(|| world.intake.poll_event()) {
+            match event {
+                Event::Disconnected { client_id, reason: Ended::Withdrawn(credential), .. } => {
+                    here_ended.push((client_id, credential.to_string()));
+                }
+                Event::SessionEnded { client_id, reason: Ended::Withdrawn(credential), .. } => {
+                    away_ended.push((client_id, credential.to_string()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let named = |place: &str| {
+            let gone = KINDS.iter().zip(stays).filter(|(_, stays)| !stays);
+            let named = gone.map(|(kind, _)| {
+                let credential = if *kind == "token" { "key for tokens" } else { kind };
+                (format!("{place}-{kind}"), credential.to_owned())
+            });
+            named.collect::<std::collections::BTreeSet<_>>()
+        };
+        let sorted = |ended: Vec<(String, String)>| ended.into_iter().collect();
+        assert_eq!((named("here"), named("away")), (sorted(here_ended), sorted(away_ended)), "{fates:?}");
+        let counted = world.pipeline.counters.value(Counter::MqttSessionsWithdrawn);
+        assert_eq!(counted as usize, 3 - staying, "{fates:?}");
         for (client, stays) in here.into_iter().zip(stays) {
             let expected = if stays { (PUBACK, vec![0, 7]) } else { (DISCONNECT, vec![0x87]) };
             assert_eq!(world.heard(client), [expected], "{fates:?}");

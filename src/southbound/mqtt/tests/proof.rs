@@ -1,5 +1,6 @@
 //! Tokens as passwords, and the end of what proves an identity.
 
+use rustls_pki_types::CertificateDer;
 use serde_json::json;
 
 use super::*;
@@ -81,7 +82,7 @@ fn the_delayed_will_of_a_certificate_that_is_revoked_meanwhile_is_not_published(
     let mut world = world(&Signer::new(SignatureAlgorithm::Es256));
     leave_a_will(&mut world, "cam-1", b"one");
     leave_a_will(&mut world, "cam-2", b"two");
-    world.intake.forget_lapsed(|chain| *chain[0] == *b"one");
+    withdraw(&mut world, |chain| *chain[0] == *b"one");
     assert_eq!(world.intake.counts(), (0, 1), "nothing waits for it");
     world.pass(Duration::from_secs(61));
     assert_eq!(world.taken(), ["tombolo/gw/cam-2/up/t/cam-2"]);
@@ -90,8 +91,95 @@ fn the_delayed_will_of_a_certificate_that_is_revoked_meanwhile_is_not_published(
     let source = Source { identity: certified, chain, ..Source::default() };
     let client = world.intake.handle_opened(world.moment.now, source);
     world.say(client, &Hello { password: None, will: Some(("t/x", 60)), ..HELLO }.bytes());
-    world.intake.forget_lapsed(|_| true);
+    withdraw(&mut world, |_| true);
     assert!(!world.is_closed(client));
+}
+
+fn withdraw(world: &mut World, is_revoked: impl Fn(&[CertificateDer<'_>]) -> bool) {
+    let why =
+        |chain: &[CertificateDer<'_>]| is_revoked(chain).then(|| "its certificate is revoked".to_owned());
+    world.intake.end_withdrawn(why, &mut world.pipeline);
+}
+
+/// A client with a certificate of this chain and a session of an hour is away. Returns its `Hello`
+/// and `Source`.
+fn stay_away(world: &mut World, id: &str, chain: &'static [u8]) -> (Hello<'static>, Source) {
+    let chain = Some(std::rc::Rc::from([CertificateDer::from(chain)]));
+    let source = Source { identity: certificate(id), chain, ..Source::default() };
+    let client = world.intake.handle_opened(world.moment.now, source.clone());
+    let hello = Hello { password: None, expiry: Some(3_600), clean: false, ..HELLO };
+    world.say(client, &hello.bytes());
+    assert_eq!(world.kinds(client), [CONNACK]);
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    world.ended();
+    (hello, source)
+}
+
+#[test]
+fn the_session_of_an_absent_client_ends_with_its_certificate_and_is_named_and_counted() {
+    let mut world = world(&Signer::new(SignatureAlgorithm::Es256));
+    let (hello, first) = stay_away(&mut world, "cam-1", b"one");
+    let (_, second) = stay_away(&mut world, "cam-2", b"two");
+    withdraw(&mut world, |chain| *chain[0] == *b"one");
+    assert_eq!(world.intake.counts(), (0, 1));
+    let events: Vec<Event> = std::iter::from_fn(|| world.intake.poll_event()).collect();
+    let reason = Ended::Revoked("its certificate is revoked".to_owned());
+    let client_id = hello.client_id.to_owned();
+    assert_eq!(events, [Event::SessionEnded { device: Some(name("cam-1")), client_id, queued: 0, reason }]);
+    assert_eq!(world.pipeline.counters.value(Counter::MqttSessionsWithdrawn), 1);
+    // Another certificate of the device begins a new session; the other device has its own still.
+    for (source, present) in [(first, 0), (second, 1)] {
+        let client = world.intake.handle_opened(world.moment.now, source);
+        world.say(client, &hello.bytes());
+        assert_eq!(world.heard(client)[0].1[0], present);
+    }
+}
+
+#[test]
+fn a_session_that_came_back_with_another_credential_is_not_judged_by_the_one_before() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let (hello, _) = stay_away(&mut world, "cam-1", b"one");
+    let mut named = claims(0, 3_600);
+    named["sub"] = json!("cam-1");
+    let token = signer.token(&json!({ "alg": "ES256" }), &named);
+    let client = world.connect(Hello { password: Some(&token), ..hello });
+    assert_eq!(world.heard(client)[0].1[..2], [1, 0], "its session is there");
+    world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+    withdraw(&mut world, |_| true);
+    assert_eq!(world.intake.counts(), (0, 1));
+}
+
+#[test]
+fn the_end_of_a_key_that_is_moved_ends_its_clients_then_and_not_beyond_their_tokens() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    // The end of the key at the connect and from a reload on, and that of the client: a token is
+    // taken for as long as it says, and ten minutes more.
+    for (before, then, end) in [
+        (Some(100), Some(200), 200),
+        (Some(100), None, 1_200),
+        (Some(100), Some(5_000), 1_200),
+        (None, Some(100), 100),
+        (Some(200), Some(100), 100),
+    ] {
+        let mut world = world(&signer);
+        let until = |world: &mut World, seconds: Option<u64>| {
+            let mut settings = settings(&[("cam-1", &signer)]);
+            settings.devices[0].jwt_keys[0].until = seconds.map(|seconds| UnixTime(NOW.0 + 1_000 * seconds));
+            world.pipeline.gate.replace(settings, world.moment.now);
+            world.intake.review(&world.moment, &mut world.pipeline);
+        };
+        until(&mut world, before);
+        let token = signer.token(&json!({ "alg": "ES256" }), &claims(0, 600));
+        let client = show(&mut world, "cam-1", &token);
+        assert_eq!(code(&mut world, client), 0);
+        until(&mut world, then);
+        let clock = |milliseconds| Clock { time: UnixTime(NOW.0 + milliseconds), trusted: true };
+        set_clocks(&mut world, clock(1_000 * end - 1), clock(1_000 * end - 1));
+        assert!(!world.is_closed(client), "{before:?} {then:?}");
+        set_clocks(&mut world, clock(1_000 * end), clock(1_000 * end));
+        assert!(world.is_closed(client), "{before:?} {then:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Statements of the standard that no other test is about, by their numbers in
 //! docs/mqtt-conformance.md.
 
+use super::super::connection::{Connection, State};
+use super::super::packet::{Inbound, Welcome};
 use super::*;
 use mqtt::packet::{AuthenticationMethod, MessageExpiryInterval};
 
@@ -12,6 +14,31 @@ fn refusal(world: &mut World, connect: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let heard = world.heard(client);
     assert!(world.is_closed(client) && world.intake.counts() == (0, 0));
     heard
+}
+
+#[test]
+fn a_disconnect_has_no_reason_string_that_makes_it_larger_than_the_client_takes() {
+    const MOST: usize = 60;
+    // Fixed header, reason code, length of the properties; identifier and length of the text.
+    let fits = MOST - 4 - 3;
+    for (length, expected) in [(fits, MOST), (fits + 1, 4)] {
+        let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
+        let most = mqtt::packet::MaximumPacketSize::new(MOST as u32).unwrap();
+        let connect = connect.props(vec![most.into()]).build().unwrap();
+        let now = Instant::now();
+        let mut connection = Connection::new(now, Source::default());
+        connection.push(now, &connect.to_continuous_buffer());
+        let Ok(Some(Inbound::Connect(hello))) = connection.next(now) else { panic!("no CONNECT") };
+        (connection.version, connection.wants_reasons) = (Some(hello.version), hello.wants_reasons);
+        let welcome = Welcome { session_present: false, assigned: None, session_expiry: None };
+        assert!(connection.welcome(hello.version, &welcome));
+        connection.state = State::Open;
+        connection.output().clear();
+        connection.disconnect(DisconnectReasonCode::MaximumConnectTime, Some(&"r".repeat(length)));
+        let sent = connection.output().clone();
+        assert!(sent.len() <= expected && sent[..1] == [DISCONNECT] && sent[2] == 0xA0, "{sent:02x?}");
+        assert_eq!(sent.ends_with(b"rr"), length == fits, "{sent:02x?}");
+    }
 }
 
 /// With the first of these bytes replaced by one that no text of UTF-8 has.
