@@ -186,6 +186,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_downlink_dropped_commands_total", "Commands taken that were superseded, dropped or refused."),
     ("tombolo_downlink_untold_outcomes_total", "Outcomes of commands that were not published."),
     ("tombolo_downlink_refused_outcomes_total", "Outcomes of commands that the broker refused."),
+    (
+        "tombolo_downlink_cut_outcomes_total",
+        "Outcomes of commands that went without some of their payload: too large for the broker.",
+    ),
     ("tombolo_downlink_dropped_messages_total", "Messages of QoS 0 with a command dropped for want of room."),
     ("tombolo_serial_sent_writes_total", "Commands written to devices on lines, or perhaps written."),
     ("tombolo_serial_answered_writes_total", "Of those, commands that the device answered."),

@@ -30,7 +30,7 @@ use crate::downlink::settings::Settings;
 use crate::gate::stage::TopicFault;
 use crate::gate::{Deliver, DeviceView, Gate, reply};
 use crate::journal::Refused;
-use crate::message::{CommandReply, ContentFormat, Envelope, Name, PATH_MAX};
+use crate::message::{CommandReply, ContentFormat, Envelope, Name, PATH_MAX, RecordId};
 use crate::northbound::inbound::{Answer, InboundMessage};
 use crate::northbound::uplink::Inbound;
 use crate::pipeline::ReplyFault;
@@ -1153,10 +1153,10 @@ fn publish(
     to: ReplyTo<'_>,
     outcome: &Outcome,
 ) -> Result<bool, ReplyFault> {
-    publish_part(moment, pipeline, number, to, outcome, None)
+    publish_part(moment, pipeline, number, to, outcome, None).map(|record| record.is_some())
 }
 
-/// Publishes an outcome, or a part of it; `Ok(false)`: nobody wants it.
+/// Publishes an outcome, or a part of it: its record; `Ok(None)`: nobody wants it.
 fn publish_part(
     moment: &Moment,
     pipeline: &mut Readings,
@@ -1164,8 +1164,8 @@ fn publish_part(
     to: ReplyTo<'_>,
     outcome: &Outcome,
     part: Option<&str>,
-) -> Result<bool, ReplyFault> {
-    let Some(topic) = to.topic else { return Ok(false) };
+) -> Result<Option<RecordId>, ReplyFault> {
+    let Some(topic) = to.topic else { return Ok(None) };
     let status = outcome.status.to_string();
     let told = reply::Outcome {
         device: to.device,
@@ -1178,7 +1178,7 @@ fn publish_part(
         stamp: moment.stamp(),
         payload: &outcome.payload,
     };
-    pipeline.handle_reply(number, &told).map(|_| true)
+    pipeline.handle_reply(number, &told).map(Some)
 }
 
 /// As much of a refused path as the record of its outcome has room for.

@@ -2,7 +2,7 @@
 //! for a test that waits for its reading. Gives the uplink's packets to `trace`.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::control::traffic::{self, Traffic};
 use crate::message::RecordId;
 use crate::northbound::anatomy;
 use crate::northbound::io::observer::{Direction, Observer};
+use crate::northbound::reason_code::Cause;
 use crate::northbound::settled::{DeviceKey, Settled, Verdict};
 use crate::northbound::wire::Version;
 
@@ -31,6 +32,20 @@ pub struct Deliveries {
     clock: Arc<SystemClock>,
     counts: RefCell<HashMap<DeviceKey, u64>>,
     tests: RefCell<VecDeque<Test>>,
+    parts: RefCell<Parts>,
+}
+
+/// What became of the parts of one answer.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Those of which nothing is known yet.
+    pub open: BTreeSet<RecordId>,
+    /// How many the broker took.
+    pub taken: u64,
+    /// How many it refused, or are lost otherwise.
+    pub refused: u64,
+    /// Why the last of these was.
+    pub cause: Option<Cause>,
 }
 
 /// A reading of a test.
@@ -43,7 +58,8 @@ struct Test {
 impl Deliveries {
     /// Nothing was delivered yet.
     pub fn new(tail: Tail, traffic: Traffic, clock: Arc<SystemClock>) -> Deliveries {
-        Deliveries { tail, traffic, clock, counts: RefCell::default(), tests: RefCell::default() }
+        let (counts, tests, parts) = Default::default();
+        Deliveries { tail, traffic, clock, counts, tests, parts }
     }
 
     /// Readings of this device that the broker acknowledged since the start.
@@ -56,6 +72,21 @@ impl Deliveries {
         let counts = &mut *self.counts.borrow_mut();
         let kept = devices.filter_map(|device| counts.remove_entry(&DeviceKey::of(device))).collect();
         *counts = kept;
+    }
+
+    /// Follows the parts of another answer from now on: one at a time.
+    pub fn follow_parts(&self) {
+        *self.parts.borrow_mut() = Parts::default();
+    }
+
+    /// Follows this part, too.
+    pub fn follow_part(&self, record: RecordId) {
+        self.parts.borrow_mut().open.insert(record);
+    }
+
+    /// What became of them so far.
+    pub fn parts(&self) -> Parts {
+        self.parts.borrow().clone()
     }
 
     /// Follows the reading of a test from now on.
@@ -81,12 +112,27 @@ impl Deliveries {
     }
 }
 
+impl Parts {
+    fn settle(&mut self, record: RecordId, verdict: Verdict) {
+        let is_over = !matches!(verdict, Verdict::HeldBack(_));
+        if self.open.is_empty() || !is_over || !self.open.remove(&record) {
+            return;
+        }
+        match verdict {
+            Verdict::Delivered => self.taken += 1,
+            Verdict::Rejected(cause) => (self.refused, self.cause) = (self.refused + 1, Some(cause)),
+            Verdict::Expired | Verdict::HeldBack(_) => self.refused += 1,
+        }
+    }
+}
+
 impl Observer for Deliveries {
     fn settled(&self, settled: &[Settled]) {
         let moment = self.clock.moment();
         for Settled { id, device, verdict, .. } in settled {
             if let (Verdict::Delivered, Some(device)) = (verdict, device)
-                && !matches!(*device, DeviceKey::NOBODY | DeviceKey::REPLY)
+                && *device != DeviceKey::NOBODY
+                && !device.is_reply()
             {
                 let mut counts = self.counts.borrow_mut();
                 if counts.len() < COUNTED_MAX || counts.contains_key(device) {
@@ -100,6 +146,7 @@ impl Observer for Deliveries {
                 Verdict::Expired => (Delivery::Expired, None),
             };
             self.tail.settle(*id, delivery, reason, moment.wall, moment.boottime_ms);
+            self.parts.borrow_mut().settle(*id, *verdict);
             for test in self.tests.borrow_mut().iter_mut().filter(|test| test.record == *id) {
                 test.verdict = Some(*verdict);
                 if let Some(waits) = test.waits.take() {

@@ -61,10 +61,8 @@ const NONE_TAKEN: Duration = Duration::from_secs(120);
 const PROBE_WITHIN: Duration = Duration::from_secs(180);
 /// How long trying changed files beside the connection may take.
 const FILES_WITHIN: Duration = Duration::from_secs(20);
-/// What stands behind the number of outcomes that the broker refused.
 /// Filters of earlier settings that are remembered.
 const FORMER_MAX: usize = 32;
-const OF_COMMANDS: &str = " of commands on ";
 /// What is known of a connection before CONNACK.
 const OPENING: &str = "the connection is there, and the broker has not answered CONNECT yet";
 /// How long a publish for a check may take: what is in flight, and its own answer.
@@ -822,10 +820,7 @@ impl Link {
         problems.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
         problems.extend(status.unsubscribed.iter().map(|it| self.unsubscribed(it)));
         // Without their number, which is another each time.
-        problems.extend(status.refused_outcomes.iter().map(|text| match text.split_once(OF_COMMANDS) {
-            Some((_, of)) => format!("the broker refused outcomes{OF_COMMANDS}{of}"),
-            None => text.clone(),
-        }));
+        problems.extend(status.refused_outcomes.iter().map(|of| of.lasting.clone()));
         problems
     }
 
@@ -833,6 +828,13 @@ impl Link {
     fn contested(&self, status: &Status) -> Option<String> {
         let handle = self.handle.borrow();
         handle.as_ref()?.with_settings(|settings| contested(status, &settings.client_id))
+    }
+
+    /// The greatest packet that the broker takes, in bytes, by its last CONNACK; `None`: it has told
+    /// none.
+    pub fn packet_limit(&self) -> Option<u32> {
+        let limit = self.handle.borrow().as_ref()?.status().packet_limit;
+        (limit < u32::MAX).then_some(limit)
     }
 
     /// How many connections there have been.
@@ -960,7 +962,7 @@ impl Link {
             capped_for_s: capped.map(|(_, at)| at.saturating_duration_since(now).as_secs() + 1),
             unsubscribed,
             unheard: status.unheard,
-            refused_outcomes: status.refused_outcomes,
+            refused_outcomes: status.refused_outcomes.into_iter().map(|of| of.text).collect(),
             last_error: status.failure.or_else(|| status.opening.then(|| OPENING.to_owned())),
             retry_in_s: status.attempt_at.map(|at| {
                 // Not 0 for one that is to be waited for.
@@ -1001,9 +1003,11 @@ impl Link {
             snapshot.put("tombolo_northbound_lowered_rates_total", status.counters.rate_lowered);
             snapshot.put("tombolo_downlink_dropped_messages_total", status.inbound_dropped);
             snapshot.put("tombolo_downlink_refused_outcomes_total", status.counters.refused_outcomes);
+            snapshot.put("tombolo_downlink_cut_outcomes_total", status.counters.cut_outcomes);
         } else {
             snapshot.put("tombolo_downlink_dropped_messages_total", 0);
             snapshot.put("tombolo_downlink_refused_outcomes_total", 0);
+            snapshot.put("tombolo_downlink_cut_outcomes_total", 0);
         }
         snapshot.put(Counter::ReadingsUnpromisedDropped.name(), dropped);
     }
@@ -1205,6 +1209,6 @@ fn trouble(status: &Status, contested: Option<&String>, now: Instant) -> Vec<Str
     }
     trouble.extend(status.left_out.iter().map(|what| format!("left out: {what}")));
     trouble.extend(status.unheard.iter().map(|what| format!("not proven: {what}")));
-    trouble.extend(status.refused_outcomes.iter().cloned());
+    trouble.extend(status.refused_outcomes.iter().map(|of| of.text.clone()));
     trouble
 }

@@ -11,12 +11,13 @@
 //! | `device/add` | JSON: [`NewDevice`] | once the device is in force |
 //! | `device/remove` | the id of a device | once it is removed |
 //! | `device/rekey` | JSON: [`NewCredential`] | once the device is known by it, and not by the one before |
-//! | `support-bundle` | nothing, or `hide-names` | the bundle in numbered [parts](super::parts) |
+//! | `support-bundle` | nothing, `hide-names`, `part-bytes=N` | the bundle in numbered [parts](super::parts) |
 //!
 //! No verb takes a secret: who reads along at the broker must not learn one.
 
 use serde::Deserialize;
 
+use super::parts::{PART_BYTES, PART_MIN};
 use crate::gate::Device;
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::message::{Name, RESERVED_DEVICE};
@@ -246,16 +247,35 @@ fn credential(
     Ok(Credential { certificate, public_key })
 }
 
-/// Whether names are taken out of a support bundle, by its payload.
+/// What is asked of a support bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BundleWish {
+    /// Names are taken out.
+    pub hide_names: bool,
+    /// Bytes of a part at most.
+    pub part_bytes: Option<u64>,
+}
+
+/// What the payload of `support-bundle` asks for: nothing, or words with spaces between them.
 ///
 /// # Errors
-/// The payload is neither empty nor `hide-names`.
-pub fn hides_names(payload: &[u8]) -> Result<bool, String> {
-    match payload.trim_ascii() {
-        b"" => Ok(false),
-        b"hide-names" => Ok(true),
-        _ => Err("the payload of support-bundle is empty, or hide-names".to_owned()),
+/// A word is neither `hide-names` nor `part-bytes=N`.
+pub fn bundle_wish(payload: &[u8]) -> Result<BundleWish, String> {
+    let mut wish = BundleWish::default();
+    let text = std::str::from_utf8(payload).unwrap_or("\u{fffd}");
+    for word in text.split_ascii_whitespace() {
+        match word.strip_prefix("part-bytes=").map(str::parse) {
+            Some(Ok(bytes)) if (PART_MIN..=PART_BYTES).contains(&bytes) => wish.part_bytes = Some(bytes),
+            None if word == "hide-names" => wish.hide_names = true,
+            _ => {
+                return Err(format!(
+                    "the payload of support-bundle is empty, or hide-names, or part-bytes=N with N from {PART_MIN} to \
+                     {PART_BYTES}, or both with a space between them"
+                ));
+            }
+        }
     }
+    Ok(wish)
 }
 
 /// A name in a payload: as text, or as JSON `{"name": …}` or `{"id": …}`.
@@ -353,8 +373,13 @@ mod tests {
 
     #[test]
     fn a_support_bundle_has_names_unless_they_are_to_be_taken_out() {
-        assert_eq!((hides_names(b""), hides_names(b" hide-names\n")), (Ok(false), Ok(true)));
-        assert!(hides_names(b"{}").is_err() && hides_names(b"\xff").is_err());
+        let wish = |payload: &[u8]| bundle_wish(payload).map(|wish| (wish.hide_names, wish.part_bytes));
+        assert_eq!((wish(b""), wish(b" hide-names\n")), (Ok((false, None)), Ok((true, None))));
+        assert_eq!(wish(b"part-bytes=1024"), Ok((false, Some(1024))));
+        assert_eq!(wish(b"hide-names part-bytes=32768"), Ok((true, Some(32768))));
+        for payload in [&b"{}"[..], b"\xff", b"part-bytes=", b"part-bytes=1023", b"part-bytes=32769"] {
+            assert!(wish(payload).unwrap_err().contains("part-bytes=N with N from 1024 to 32768"));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What to do about a broker's reason code: one sentence for each code that it may send, after
 //! CONNECT and after a PUBLISH (MQTT 5.0 §3.2.2.2, §3.4.2.1), the return codes of 3.1.1 included.
 
-use super::reason_code as code;
+use super::reason_code::{self as code, Cause};
 
 /// About a code of CONNACK.
 pub fn of_connack(connack: u8) -> &'static str {
@@ -98,6 +98,28 @@ pub fn of_puback(puback: u8) -> &'static str {
     }
 }
 
+/// About the outcome of a command that was given up. What is said of readings does not help: the
+/// topic is not a rule's, and the size no role's.
+pub fn of_outcome(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Code(code::NOT_AUTHORIZED) => {
+            "allow this gateway to publish there, or have the command name another response topic"
+        }
+        Cause::Code(code::TOPIC_NAME_INVALID) => {
+            "have the command name another response topic, or change [topics] reply"
+        }
+        Cause::Code(code::PACKET_TOO_LARGE) => {
+            "raise the broker's limit of message sizes, ask for a support bundle with a smaller part-bytes, or use a shorter \
+             response topic and less correlation data"
+        }
+        Cause::Closed | Cause::Silent => {
+            "the broker's log says why: allow this gateway to publish there, or raise the broker's limit of message sizes"
+        }
+        Cause::Code(code) => of_puback(code),
+        Cause::Skipped => "it was set aside by `tombolo queue skip`",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,9 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_advised_for_an_outcome_is_not_what_is_advised_for_a_reading() {
+        // An outcome is never retained.
+        for code in 0..=u8::MAX {
+            let advice = of_outcome(Cause::Code(code));
+            for of_readings in ["the rule's topic", "max-payload", "retain = false in the rule"] {
+                assert!(
+                    code == code::RETAIN_NOT_SUPPORTED || !advice.contains(of_readings),
+                    "{code:#x}: {advice}"
+                );
+            }
+        }
+        assert!(of_outcome(Cause::Code(code::PACKET_TOO_LARGE)).contains("part-bytes"));
+    }
+
+    #[test]
     fn no_code_at_all_is_without_a_sentence() {
         for code in 0..=u8::MAX {
-            for advice in [of_connack(code), of_puback(code)] {
+            for advice in [of_connack(code), of_puback(code), of_outcome(Cause::Code(code))] {
                 assert!(
                     advice.len() > 10 && !advice.ends_with('.') && !advice.contains("  "),
                     "{code:#x}: {advice}"

@@ -75,6 +75,10 @@ pub struct LaneEntry {
     pub silences: u8,
     /// How often it was too much for now.
     pub throttled: u8,
+    /// The reply to a command that is sent without its payload: with it, it was too large.
+    pub bare: bool,
+    /// It was sent with a part of its payload, within this Maximum Packet Size.
+    pub cut_at: Option<usize>,
 }
 
 impl LaneEntry {
@@ -370,6 +374,8 @@ impl LaneState {
             suspect: false,
             silences: 0,
             throttled: 0,
+            bare: false,
+            cut_at: None,
         };
         self.entries.insert(index, entry);
         self.unsent += 1;
@@ -502,7 +508,7 @@ impl LaneState {
             let Some(LaneEntry { id, state, device, .. }) = front else { return };
             match state {
                 // Where it goes was its receiver's choice: it must not fill what is for readings.
-                State::Rejected(cause) if device == DeviceKey::REPLY => {
+                State::Rejected(cause) if device.is_reply() => {
                     outbox.release(lane, id.sequence);
                     depart(lane, Departure::GivenUp { id, cause });
                 }

@@ -77,6 +77,25 @@ pub struct Terms {
     pub retain: bool,
 }
 
+/// How a record went onto the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// Whole.
+    Whole,
+    /// Without the end of its payload.
+    Cut,
+}
+
+/// What the user property `partial`, and lengths that become longer with it, take.
+const PARTIAL_BYTES: usize = 24;
+
+/// At most `keep` bytes of a payload from its beginning; text is cut between characters.
+fn beginning(payload: &[u8], keep: usize) -> &[u8] {
+    let text = std::str::from_utf8(payload);
+    let end = text.map_or(keep, |text| (0..=keep).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
+    &payload[..end]
+}
+
 /// Encodes readings and reports into PUBLISH packets; keeps its scratch space between them.
 pub struct Encoder {
     gateway: String,
@@ -98,7 +117,10 @@ impl Encoder {
         }
     }
 
-    /// Appends a stored reading; `packet_id` `None` = QoS 0.
+    /// Appends a stored reading; `packet_id` `None` = QoS 0. The reply to a command is appended with
+    /// as much of its payload as the broker takes, and says that it is partial: that the command
+    /// was carried out is worth more than the bytes. A part of a reply is of no use without any of
+    /// its bytes.
     ///
     /// # Errors
     /// [`TooLarge`] for this broker; `out` is then unchanged.
@@ -110,11 +132,36 @@ impl Encoder {
         record: &Record<'_>,
         remaining: Remaining,
         moment: &Moment,
-    ) -> Result<(), TooLarge> {
+    ) -> Result<Fit, TooLarge> {
         let mut id = [0u8; 40];
         let id_length = self.write_id(&mut id, record);
+        let id = Some(&id[..id_length]);
         let received = received(record.content.received, record.same_boot, moment);
-        self.push_content(out, terms, packet_id, &record.content, Some(&id[..id_length]), received, remaining)
+        let content = &record.content;
+        let mut size = match self.push_content(out, terms, packet_id, content, id, received, remaining) {
+            Ok(()) => return Ok(Fit::Whole),
+            Err(TooLarge { size }) => size,
+        };
+        let Some(reply) = content.reply.filter(|_| content.query.is_none()) else {
+            return Err(TooLarge { size });
+        };
+        let reply = Some(CommandReply { partial: true, ..reply });
+        let mut payload = content.payload;
+        while !payload.is_empty() {
+            // In an envelope a byte may take up to six.
+            let excess = size.saturating_sub(terms.packet_limit).max(1) + PARTIAL_BYTES;
+            let keep = match content.envelope {
+                Envelope::None => payload.len().saturating_sub(excess),
+                Envelope::Json => (payload.len() / 2).max(payload.len().saturating_sub(excess) / 2),
+            };
+            payload = beginning(payload, keep.min(payload.len() - 1));
+            let cut = Content { reply, payload, ..*content };
+            match self.push_content(out, terms, packet_id, &cut, id, received, remaining) {
+                Ok(()) => return Ok(Fit::Cut),
+                Err(TooLarge { size: still }) => size = still,
+            }
+        }
+        Err(TooLarge { size })
     }
 
     /// Appends a reading of a `qos = 0` rule, which was never stored and has no id.
@@ -529,6 +576,71 @@ mod tests {
             assert!(text.contains(name), "{name:?} in {text:?}");
         }
         assert!(!text.contains("query"), "{text:?}");
+    }
+
+    /// A record whose whole PUBLISH is to fit.
+    fn encoded(content: Content<'_>, version: Version, limit: usize) -> Result<(Fit, Vec<u8>), TooLarge> {
+        let id = RecordId { run: u64::MAX, sequence: u64::MAX };
+        let record = Record { sequence: id.sequence, id, original: None, same_boot: true, content };
+        let terms = Terms { version, packet_limit: limit, retain: true };
+        let moment = moment(u64::MAX >> 16, Some(1_700_000_000_000));
+        let mut out = Vec::new();
+        Encoder::new(&"g".repeat(64))
+            .push_record(&mut out, &terms, Some(1), &record, Remaining::Forever, &moment)
+            .map(|fit| (fit, out))
+    }
+
+    #[test]
+    fn what_is_around_a_part_is_within_what_is_reckoned_for_it() {
+        let part = format!("part=1024&parts=1024&size=1048576&sha256={}", "0f".repeat(32));
+        let (topic, correlation) = ("t".repeat(1024), [7; 1024]);
+        let payload = [0xff; 3000];
+        let content = Content {
+            device: "gateway",
+            path: "support-bundle",
+            query: Some(&part),
+            topic: &topic,
+            reply: Some(CommandReply { status: "2.05", correlation: Some(&correlation), partial: true }),
+            content_format: Some(ContentFormat::OCTET_STREAM),
+            payload: &payload,
+            ..content()
+        };
+        for (version, envelope) in [(Version::V5, Envelope::None), (Version::V3_1_1, Envelope::Json)] {
+            let (fit, out) = encoded(Content { envelope, ..content }, version, usize::MAX).unwrap();
+            let (carried, correlation) = match envelope {
+                Envelope::None => (payload.len(), correlation.len()),
+                Envelope::Json => (payload.len().div_ceil(3) * 4, 0),
+            };
+            let around = out.len() - topic.len() - correlation - carried;
+            // As `ENVELOPE_MAX` of the parts says.
+            assert!(fit == Fit::Whole && around <= 512, "{around}");
+        }
+        // It is of no use without any of its bytes.
+        assert!(encoded(content, Version::V5, 4096).is_err());
+    }
+
+    #[test]
+    fn the_reply_to_a_command_goes_with_as_much_of_its_payload_as_the_broker_takes() {
+        let reply = Some(CommandReply { status: "2.05", correlation: None, partial: false });
+        let payload = "\u{fc}".repeat(4000);
+        let content = Content { reply, payload: payload.as_bytes(), content_format: None, ..content() };
+        for (version, envelope) in [(Version::V5, Envelope::None), (Version::V3_1_1, Envelope::Json)] {
+            let content = Content { envelope, ..content };
+            for limit in [400, 1000, 7999] {
+                let (fit, out) = encoded(content, version, limit).unwrap();
+                assert!(
+                    fit == Fit::Cut && out.len() <= limit && out.len() > limit / 3,
+                    "{limit} {}",
+                    out.len()
+                );
+                let text = String::from_utf8(out[limit.min(out.len()) - 40..].to_vec());
+                assert!(text.is_ok() || envelope == Envelope::None);
+            }
+            assert_eq!(encoded(content, version, 9000).unwrap().0, Fit::Whole);
+            assert!(encoded(content, version, 60).is_err());
+        }
+        // A reading does not.
+        assert!(encoded(Content { reply: None, ..content }, Version::V5, 1000).is_err());
     }
 
     #[test]

@@ -14,10 +14,17 @@ impl DeviceKey {
     pub const NOBODY: DeviceKey = DeviceKey(0);
     /// Of no device: the reply to a command.
     pub const REPLY: DeviceKey = DeviceKey(1);
+    /// Of no device: a numbered part of the reply to a command, of no use without its bytes.
+    pub const PART: DeviceKey = DeviceKey(2);
 
     /// Of a device id.
     pub fn of(device: &str) -> DeviceKey {
         DeviceKey(BuildHasherDefault::<DefaultHasher>::default().hash_one(device))
+    }
+
+    /// Whether it is a reply to a command, or a part of one.
+    pub fn is_reply(self) -> bool {
+        matches!(self, DeviceKey::REPLY | DeviceKey::PART)
     }
 }
 

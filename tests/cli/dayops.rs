@@ -339,6 +339,9 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
         "hunter2-hunter2",
         "MIGkAgEBBDDkeykeykeykeykeykeykeykeykeykey",
         "0badc0ffee0badc0ffee",
+        "query-secret-1",
+        "serial-secret-2",
+        "serial-secret-3",
     ];
     place.write("door-7.psk", "text:sesame-sesame-77\n");
     place.write("secrets/password", "hunter2-hunter2\n");
@@ -350,7 +353,9 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
         "conf.d/50-site.toml",
         "# the password is hunter2-hunter2\n[upstream]\nurl = \"mqtts://127.0.0.1:1\"\nusername = \"greenhouse-user\"\n\
          password-file = \"../secrets/password\"\ncertificate-file = \"../gateway.pem\"\nkey-file = \"../gateway.key\"\n\
-         [device.door-7]\nrole = \"sensor\"\npsk-file = \"../door-7.psk\"\nmqtt-username = \"door-user\"\n",
+         [device.door-7]\nrole = \"sensor\"\npsk-file = \"../door-7.psk\"\nmqtt-username = \"door-user\"\n\
+         [role.sensor.poll.energy]\npath = \"energy\"\nquery = \"unit=kWh&api=query-secret-1\"\nevery = \"1h\"\n\
+         [serial.scale]\nport = \"/dev/ttyUSB9\"\nrole = \"sensor\"\npath = \"t/x\"\npoll = \"LOGIN serial-secret-2\\r\"\nwake = \"serial-secret-3\"\n",
     );
     // A file named after a secret, which the listing would show.
     place.write("state/hunter2-hunter2", "sesame-sesame-77");
@@ -381,7 +386,9 @@ fn a_support_bundle_has_what_helps_and_no_secret() {
     assert!(
         all.contains("greenhouse-user")
             && all.contains("door-user")
-            && all.contains("upstream.password-file"),
+            && all.contains("upstream.password-file")
+            && all.contains("unit=[removed]&api=[removed]")
+            && all.contains("serial.scale.poll"),
         "{all}"
     );
     assert!(all.contains("not running"), "that the daemon is stopped is said");

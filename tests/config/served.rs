@@ -102,6 +102,14 @@ fn polls_that_are_more_than_the_quota_are_named_with_the_way_out() {
         &format!("{quota}{}{}", of_role(&["10s"]), poll("device.d", "own", "7s")),
         &["device.d.poll.own.every", "quota", "its 2 polls count together"],
     );
+    // Where each device has a rhythm of its own the role's is nobody's.
+    let own = |every: &str| format!("{quota}{}{}", of_role(&["5s"]), poll("device.d", "p0", every));
+    assert_eq!(case(&own("10s")).complaints().1, [""; 0]);
+    complains(&own("4s"), &["device.d.poll.p0.every", "every 4s"]);
+    let off = format!("{quota}{}[device.d.poll.p0]\nenabled = false\n", of_role(&["5s"]));
+    assert_eq!(case(&off).complaints().1, [""; 0]);
+    let two = format!("{}[device.e]\nrole = \"r\"\npsk-file = \"/d\"\n", own("10s"));
+    complains(&two, &["role.r.poll.p0.every", "every 5s"]);
     let fine = format!("{quota}{}", of_role(&["6s"]));
     assert_eq!(case(&fine).complaints().1, [""; 0]);
     let observed = format!("{quota}[role.r.observe.a]\npath = \"a\"\n");

@@ -296,7 +296,7 @@ fn outcomes_that_the_broker_refuses_are_given_up_counted_and_named_and_no_lane_i
         assert_eq!((counters.refused_outcomes, counters.rejected, counters.expired), (7, 0, 0));
         assert_eq!(status.refused_outcomes.len(), 1);
         assert!(
-            status.refused_outcomes[0].contains("refused 7 outcomes of commands on app/answers: "),
+            status.refused_outcomes[0].text.contains("refused 7 outcomes of commands on app/answers: "),
             "{:?}",
             status.refused_outcomes
         );
@@ -365,6 +365,79 @@ fn a_broker_that_refuses_an_outcome_and_then_closes_is_left_for_it_once_an_hour_
     world.store(Lane::Normal, ANSWERS, b"again");
     world.run_for(Duration::from_secs(10));
     assert!(world.broker.delivered.iter().any(|delivered| delivered.payload == b"again"));
+}
+
+/// What came on [`ANSWERS`]: length of the payload, and whether it says that it is partial.
+fn answers(world: &World) -> Vec<(usize, bool)> {
+    let of = world.broker.delivered.iter().filter(|delivered| delivered.topic == ANSWERS);
+    of.map(|delivered| (delivered.payload.len(), delivered.user("partial") == Some("true"))).collect()
+}
+
+#[test]
+fn an_outcome_that_is_larger_than_the_brokers_packets_goes_with_what_fits_and_is_named() {
+    let mut world = with_answers(0);
+    world.broker.maximum_packet_size = Some(1000);
+    world.cut();
+    world.run_for(Duration::from_secs(60));
+    world.store(Lane::Normal, ANSWERS, &[b'x'; 600]);
+    world.store(Lane::Normal, ANSWERS, &[b'x'; 5000]);
+    world.run_for(Duration::from_secs(10));
+    let came = answers(&world);
+    assert_eq!(came[0], (600, false));
+    assert!((700..950).contains(&came[1].0) && came[1].1, "{came:?}");
+    let status = world.status();
+    assert_eq!((status.counters.cut_outcomes, status.counters.refused_outcomes), (1, 0));
+    let said = &status.refused_outcomes[0].text;
+    assert!(
+        said.contains("1 outcome of commands on app/answers") && said.contains("packets of 1000 bytes"),
+        "{said}"
+    );
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+    world.run_for(Duration::from_secs(3600));
+    assert!(world.status().refused_outcomes.is_empty(), "for an hour");
+}
+
+#[test]
+fn an_outcome_that_the_broker_refuses_for_its_size_goes_without_its_payload() {
+    let mut world = with_answers(0);
+    world.broker.policy = Box::new(|delivered| {
+        Reply::Ack(if delivered.topic == ANSWERS && delivered.payload.len() > 500 { 0x95 } else { 0 })
+    });
+    for size in [400, 5000] {
+        world.store(Lane::Normal, ANSWERS, &vec![b'x'; size]);
+    }
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(answers(&world), [(400, false), (0, true)]);
+    let status = world.status();
+    assert_eq!((status.counters.cut_outcomes, status.counters.refused_outcomes), (1, 0));
+    assert!(status.refused_outcomes[0].text.contains("went without all of their payload"));
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
+}
+
+#[test]
+fn an_outcome_over_whose_size_the_broker_closes_goes_without_its_payload_and_so_do_the_next_ones() {
+    let mut world = with_answers(0);
+    world.broker.policy =
+        Box::new(|delivered| match delivered.topic == ANSWERS && delivered.payload.len() > 3000 {
+            true => Reply::Close,
+            false => Reply::Ack(0),
+        });
+    world.store(Lane::Normal, ANSWERS, &[b'x'; 5000]);
+    // Others are taken, so that it can be told whose fault it is.
+    for _ in 0..360 {
+        world.store(Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(5));
+    }
+    assert_eq!(answers(&world).last(), Some(&(0, true)));
+    let (links, refused) = (world.broker.links, world.status().counters.refused_outcomes);
+    for size in [6000, 2000, 7000] {
+        world.store(Lane::Normal, ANSWERS, &vec![b'x'; size]);
+        world.store(Lane::Normal, "a", b"1");
+        world.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(answers(&world).split_off(answers(&world).len() - 3), [(0, true), (2000, false), (0, true)]);
+    assert_eq!((world.broker.links, world.status().counters.refused_outcomes), (links, refused));
+    assert_eq!(world.outbox.waiting(Lane::Normal), 0);
 }
 
 #[test]

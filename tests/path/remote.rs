@@ -181,11 +181,194 @@ fn a_support_bundle_larger_than_an_answer_comes_in_parts_that_make_it_again() {
     let now = std::fs::read_to_string(&said).unwrap();
     std::fs::write(&said, now.lines().next().unwrap().replace(&*digest, &"0".repeat(64)) + "\n" + &now)
         .unwrap();
-    let recipe = "whole=$(grep -o 'sha256:[0-9a-f]*' parts | tail -n 1); grep \"$whole\" parts \
+    let recipe = "whole=$(grep -o 'parts:[0-9]* size:[0-9]* sha256:[0-9a-f]*' parts | tail -n 1); grep \"$whole\" parts \
                   | sed -n 's/.*part:\\([0-9]*\\) parts:.*|/\\1 /p' | sort -n -u -k 1,1 | cut -d ' ' -f 2 \
                   | xxd -r -p | sha256sum";
     let joined = Command::new("sh").args(["-c", recipe]).current_dir(site.folder.path()).output().unwrap();
     assert_eq!(printed(&joined).split(' ').next(), Some(&*digest));
+}
+
+/// A broker with this bound, and a gateway that makes bundles of more than 64 KiB.
+fn narrow(name: &str, bound: &str, change: impl FnOnce(&str) -> String) -> Site {
+    let broker = format!("{BROKER}{bound}\n");
+    let site = Site::build(name, "[remote]\nallow = [\"support-bundle\", \"status\"]\n", &broker, change);
+    wait_for("the subscription", || {
+        let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+        site.daemon.status()["upstream"]["connected"] == true && log.contains("/down/#")
+    });
+    for number in 0..400 {
+        let name = format!("state/{number:04}-{}", "a-name-of-some-length-".repeat(8));
+        std::fs::write(site.folder.join(&name), "").unwrap();
+    }
+    site
+}
+
+/// What comes on the topic `app/bundle`, and asks for a bundle with the payload `wish`.
+struct Bundles<'s> {
+    site: &'s Site,
+    subscriber: std::process::Child,
+    said: std::path::PathBuf,
+}
+
+impl Bundles<'_> {
+    fn of(site: &Site) -> Bundles<'_> {
+        let said = site.folder.join("parts");
+        let port = site.broker.plain_port.to_string();
+        let subscriber = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-t", "app/bundle", "-F", "%P|%x"])
+            .stdout(std::fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        wait_for("the subscription of the test", || {
+            let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+            log.contains("app/bundle")
+        });
+        Bundles { site, subscriber, said }
+    }
+
+    fn ask(&self, wish: &str) {
+        let port = self.site.broker.plain_port.to_string();
+        let asked = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-m", wish])
+            .args(["-t", "tombolo/gw/gateway/down/support-bundle"])
+            .args(["-D", "PUBLISH", "response-topic", "app/bundle"])
+            .status();
+        assert!(asked.unwrap().success());
+    }
+
+    /// The lengths of the parts, once all are here and make the whole.
+    fn whole(&self) -> Vec<usize> {
+        let all = || -> Vec<Vec<u8>> {
+            let mut came = messages(&self.said);
+            came.retain(|(properties, _)| properties.contains("parts:"));
+            let Some((last, _)) = came.last().cloned() else { return Vec::new() };
+            let mine = |of: &(String, Vec<u8>)| property(&of.0, "parts") == property(&last, "parts");
+            let parts: Vec<Vec<u8>> = came.into_iter().filter(mine).map(|(_, bytes)| bytes).collect();
+            if parts.len().to_string() == property(&last, "parts") { parts } else { Vec::new() }
+        };
+        let within = std::time::Duration::from_secs(120);
+        tombolo_test_support::wait_within(within, "all parts", || !all().is_empty());
+        let tar = self.site.folder.write("bundle.tar", all().concat());
+        let listed = printed(&Command::new("tar").arg("tf").arg(&tar).output().unwrap());
+        assert!(listed.contains("status.json") && listed.contains("state.txt"), "{listed}");
+        all().iter().map(Vec::len).collect()
+    }
+
+    /// The outcome that says that parts were refused.
+    fn refusal(&self) -> (String, String) {
+        let refusal =
+            || messages(&self.said).into_iter().find(|(properties, _)| properties.contains("status:5.00"));
+        let within = std::time::Duration::from_secs(300);
+        tombolo_test_support::wait_within(within, "the refusal", || refusal().is_some());
+        let (properties, text) = refusal().unwrap();
+        (properties, String::from_utf8(text).unwrap())
+    }
+}
+
+impl Drop for Bundles<'_> {
+    fn drop(&mut self) {
+        let _ = self.subscriber.kill();
+        let _ = self.subscriber.wait();
+    }
+}
+
+#[test]
+fn parts_are_as_large_as_the_brokers_maximum_packet_size_lets_them_be() {
+    let site = narrow("remote-announced", "max_packet_size 20000", str::to_owned);
+    let bundles = Bundles::of(&site);
+    bundles.ask("");
+    let lengths = bundles.whole();
+    assert!(lengths.len() > 2 && lengths.iter().all(|length| *length < 20_000), "{lengths:?}");
+    assert!(lengths[0] > 18_000, "{lengths:?}");
+    let answered = || site.daemon.log().contains("command to the gateway answered");
+    wait_for("the log", answered);
+    assert_eq!(site.daemon.status()["upstream"]["refused_outcomes"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn parts_that_a_broker_refuses_without_a_limit_are_said_so_and_the_advice_works_at_once() {
+    let site = narrow("remote-unannounced", "message_size_limit 20000", str::to_owned);
+    let bundles = Bundles::of(&site);
+    bundles.ask("");
+    let (_, text) = bundles.refusal();
+    assert!(text.contains("packet too large") && text.contains("part-bytes=16384"), "{text}");
+    let log = site.daemon.log();
+    assert!(!log.contains("status=2.05") && log.contains("no support bundle for the broker"), "{log}");
+    let status = site.daemon.status()["upstream"]["refused_outcomes"].to_string();
+    assert!(status.contains("part-bytes") && !status.contains("allow this gateway"), "{status}");
+    bundles.ask("part-bytes=16384");
+    let lengths = bundles.whole();
+    assert!(lengths.iter().all(|length| *length <= 16_384), "{lengths:?}");
+    wait_for("the log", || site.daemon.log().contains("command to the gateway answered"));
+}
+
+#[test]
+fn parts_over_which_a_broker_closes_mqtt_311_are_said_so_and_the_advice_works_at_once() {
+    let old = |text: &str| text.replacen("[upstream]\n", "[upstream]\nprotocol = \"3.1.1\"\n", 1);
+    let site = narrow("remote-closing", "max_packet_size 20000", old);
+    let port = site.broker.plain_port.to_string();
+    let said = site.folder.join("parts");
+    let mut subscriber = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "mqttv311", "-q", "1", "-F", "%p"])
+        .args(["-t", "tombolo/gw/gateway/reply/bundle-1/support-bundle"])
+        .stdout(std::fs::File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the subscription of the test", || {
+        let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+        log.contains("reply/bundle-1")
+    });
+    let ask = |wish: &str| {
+        let asked = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "mqttv311", "-q", "1", "-m", wish])
+            .args(["-t", "tombolo/gw/gateway/request/bundle-1/support-bundle"])
+            .status();
+        assert!(asked.unwrap().success());
+    };
+    let came = || std::fs::read_to_string(&said).unwrap_or_default();
+    let within = std::time::Duration::from_secs(300);
+    ask("");
+    // Readings are taken meanwhile, so that it can be told whose fault it is.
+    let mut posted: Option<std::time::Instant> = None;
+    tombolo_test_support::wait_within(within, "the refusal", || {
+        if posted.is_none_or(|at| at.elapsed() > std::time::Duration::from_secs(2)) {
+            site.post(&["-e", "1"], "t/x");
+            posted = Some(std::time::Instant::now());
+        }
+        came().contains("\"status\":\"5.00\"")
+    });
+    assert!(came().contains("closed the connection") && came().contains("part-bytes=16384"), "{}", came());
+    // Once more as much smaller as it takes: in base64 a part has a third more.
+    ask("part-bytes=12000");
+    // Recipe of docs/commands.md for MQTT 3.1.1, as it stands there.
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/commands.md")).unwrap();
+    let recipe = docs.split_once("python3 -c '").expect("the recipe").1;
+    let recipe = recipe.split_once("```").expect("its end").0;
+    let run = || {
+        let recipe = format!("python3 -c '{recipe}");
+        printed(&Command::new("sh").args(["-c", &recipe]).current_dir(site.folder.path()).output().unwrap())
+    };
+    // Also a part of the bundle before, the last and smallest one, has come.
+    tombolo_test_support::wait_within(within, "all parts", || run().contains("bundle.tar: OK"));
+    subscriber.kill().unwrap();
+    subscriber.wait().unwrap();
+    assert!(run().contains("tombolo-support/status.json"));
+    // A part that is missing is named, and nothing is joined.
+    std::fs::remove_file(site.folder.join("bundle.tar")).unwrap();
+    let without: Vec<String> =
+        came().lines().filter(|line| !line.contains("\"part\":2,")).map(str::to_owned).collect();
+    std::fs::write(&said, without.join("\n")).unwrap();
+    assert!(!run().contains("OK") && !site.folder.join("bundle.tar").exists());
+}
+
+#[test]
+fn an_answer_that_is_larger_than_the_brokers_packets_says_so() {
+    let site = narrow("remote-status", "max_packet_size 4000", str::to_owned);
+    let answer = ask(&site, "status", "x");
+    assert!(
+        answer.contains("status:2.05") && answer.contains("the broker takes packets of 4000"),
+        "{answer}"
+    );
 }
 
 #[test]

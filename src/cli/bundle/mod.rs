@@ -17,6 +17,7 @@
 //! Every text passes [`redact`], and is cut at [`PART_MAX`]; with `--max-bytes` at what the longest
 //! of them may have.
 
+mod question;
 mod redact;
 mod tar;
 
@@ -37,6 +38,7 @@ use crate::config::show::{Shown, show};
 use crate::durable::io::write_atomically;
 use crate::update::installation::folder_of;
 use crate::update::io::floor;
+use question::{questions, without_questions};
 use redact::Redactor;
 use tar::Archive;
 
@@ -85,7 +87,11 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         )));
     }
     let (shown, _) = show(&read.layers, &options.environment);
-    let redactor = redactor(&shown, &read.state_dir, arguments.hide_names);
+    let hidden = questions(&shown);
+    let mut redactor = redactor(&shown, &read.state_dir, arguments.hide_names);
+    for question in &hidden {
+        question.secrets().for_each(|secret| redactor.know(secret.as_bytes()));
+    }
     let mut texts: Vec<(&str, String)> = Vec::new();
     let mut add = |name, text: &str| texts.push((name, cut(&redactor.redact(text), PART_MAX)));
     add("README.txt", &readme(context, &now, arguments));
@@ -104,7 +110,11 @@ pub fn run(context: &Context, arguments: &BundleArguments) -> Result<(), Command
         ("verify.json", &["queue", "verify", "--json"]),
         ("clock.json", &["clock", "--json"]),
     ] {
-        add(name, &ours(context, line));
+        let text = ours(context, line);
+        match name {
+            "config.txt" | "config.json" => add(name, &without_questions(&text, &hidden)),
+            _ => add(name, &text),
+        }
     }
     add("state.txt", &listing(&read.state_dir));
     add("update.txt", &updates(&folder_of(&read.state_dir)));

@@ -86,8 +86,6 @@ fn without_pem(text: &str) -> String {
 /// What follows a word that announces a secret: `password = …`, `hex:…`, `SetCredential=…`, and the
 /// name and password of a URL.
 fn line_without(line: &str) -> String {
-    const ANNOUNCED: [&str; 8] =
-        ["password", "passwd", "secret", "psk", "token", "setcredential", "setcredentialencrypted", "pin"];
     let mut line = without_user(line);
     for prefix in ["text:", "hex:"] {
         line = without_after(&line, prefix);
@@ -95,13 +93,19 @@ fn line_without(line: &str) -> String {
     // `key = value`, `KEY=value`, `"key":"value"`, where the key is announced and is no file's.
     let lower = line.to_lowercase();
     let Some(at) = lower.find(['=', ':']) else { return line };
-    let key: String = lower[..at].chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-    let is_secret = ANNOUNCED.iter().any(|word| key.ends_with(word));
-    if is_secret && at + 1 < line.len() {
+    if announces(&lower[..at]) && at + 1 < line.len() {
         let end = if line.ends_with('\n') { "\n" } else { "" };
         return format!("{} {REMOVED}{end}", &line[..=at]);
     }
     line
+}
+
+/// Whether a name announces a secret.
+pub(super) fn announces(name: &str) -> bool {
+    const ANNOUNCED: [&str; 8] =
+        ["password", "passwd", "secret", "psk", "token", "setcredential", "setcredentialencrypted", "pin"];
+    let key: String = name.to_lowercase().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    ANNOUNCED.iter().any(|word| key.ends_with(word))
 }
 
 /// `scheme://name:password@host` without what is before the `@`.

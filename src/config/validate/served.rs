@@ -129,7 +129,9 @@ pub(super) fn served(
         }
         reach(cx, file, gate, name);
         let paths = bounded(cx, &key, all);
-        pace(cx, role, &key, &paths);
+        if is_polled_as_the_role_says(file, devices, gate, name) {
+            pace(cx, role, &key, &paths);
+        }
         settings.roles.insert(name.clone(), paths);
     }
     for (id, written) in devices {
@@ -169,7 +171,7 @@ pub(super) fn served(
                 rule(cx, role, &format!("device {id}"), &at, &path.reading);
             }
         }
-        let has_polls = own.values().flatten().any(|path| path.table() == "poll");
+        let has_polls = !written.poll.is_empty();
         let mut all = own;
         for (key, path) in roles.get(&device.role).into_iter().flatten() {
             all.entry(key.clone()).or_insert_with(|| path.clone());
@@ -184,6 +186,29 @@ pub(super) fn served(
     settings
 }
 
+/// Whether some device of the role has no tables `poll` of its own, which are judged with it, or may
+/// yet come: of a fleet, or of a role without devices.
+fn is_polled_as_the_role_says(
+    file: &model::File,
+    devices: &BTreeMap<String, Written>,
+    gate: &gate::Settings,
+    role: &Name,
+) -> bool {
+    let mut of_role = gate.devices.iter().filter(|device| device.role == *role).peekable();
+    let has_own = |id: &str| devices.get(id).is_some_and(|written| !written.poll.is_empty());
+    gate.fleets.iter().any(|fleet| fleet.role == *role)
+        || of_role.peek().is_none()
+        || of_role.any(|device| can_be_asked(file, device) && !has_own(device.id.as_str()))
+}
+
+/// Whether a device can be asked for its resources at all.
+fn can_be_asked(file: &model::File, device: &gate::SharedDevice) -> bool {
+    device.psk.is_some()
+        || device.certificate.is_some()
+        || device.public_key.is_some()
+        || is_node(file, device.id.as_str())
+}
+
 /// Whether this is the CoAP node on a serial line.
 fn is_node(file: &model::File, id: &str) -> bool {
     file.serial.get(id).is_some_and(|table| table.framing == Some(model::Framing::Slipmux))
@@ -196,12 +221,7 @@ fn reach(cx: &mut Context<'_>, file: &model::File, gate: &gate::Settings, role: 
     if is_of_fleet || devices.peek().is_none() {
         return;
     }
-    let cannot = |device: &gate::SharedDevice| {
-        let has_credential =
-            device.psk.is_some() || device.certificate.is_some() || device.public_key.is_some();
-        !has_credential && !is_node(file, device.id.as_str())
-    };
-    if devices.all(cannot) {
+    if devices.all(|device| !can_be_asked(file, device)) {
         let message = "it observes or polls its devices, and none of them has a DTLS credential";
         let advice = "only devices that serve over CoAP can be asked: take the tables out";
         cx.warn(&format!("role {role}"), &["role", role.as_str()], message, advice);

@@ -6,7 +6,7 @@ use crate::control::tail::CommandSeen;
 use crate::daemon::reading_store::Readings;
 use crate::downlink::command::{Outcome, Status};
 use crate::downlink::remote::{Asked, Verb};
-use crate::message::RESERVED_DEVICE;
+use crate::message::{RESERVED_DEVICE, RecordId};
 use crate::northbound::inbound::InboundMessage;
 use crate::pipeline::ReplyFault;
 
@@ -29,6 +29,16 @@ impl RemoteCall {
     /// Whether there is a topic for the answer.
     pub fn has_reply_topic(&self) -> bool {
         self.reply_topic.is_some()
+    }
+
+    /// Bytes of the topic for the answer and of the correlation data.
+    pub fn bytes_around(&self) -> usize {
+        self.reply_topic.as_ref().map_or(0, String::len) + self.correlation.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Whether the answer is in an envelope.
+    pub fn is_wrapped(&self) -> bool {
+        self.wrapped
     }
 
     fn reply_to(&self) -> ReplyTo<'_> {
@@ -137,6 +147,8 @@ impl Commands {
 
     /// Publishes a part of the answer to one: `part` says which.
     ///
+    /// Its record, in the journal once that commits.
+    ///
     /// # Errors
     /// [`ReplyFault`]: nothing was published.
     pub fn answer_part(
@@ -146,7 +158,7 @@ impl Commands {
         call: &RemoteCall,
         outcome: &Outcome,
         part: &str,
-    ) -> Result<(), ReplyFault> {
-        publish_part(moment, pipeline, 0, call.reply_to(), outcome, Some(part)).map(drop)
+    ) -> Result<Option<RecordId>, ReplyFault> {
+        publish_part(moment, pipeline, 0, call.reply_to(), outcome, Some(part))
     }
 }

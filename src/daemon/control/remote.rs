@@ -14,6 +14,7 @@ use crate::control::protocol::{Code, Failure, Request, Response};
 use crate::daemon::commands::RemoteCall;
 use crate::daemon::hub::Hub;
 use crate::downlink::command::{Outcome, Status};
+use crate::downlink::parts::ENVELOPE_MAX;
 use crate::downlink::remote::{self, Verb};
 use crate::message::ContentFormat;
 use crate::proto::coap;
@@ -127,10 +128,11 @@ impl Desk {
         let (reply, response) = Reply::channel_to(Asker::Broker);
         Call { request, reply }.dispatch(self);
         let (shared, under_way) = (self.shared.clone(), self.remote_under_way.clone());
+        let link = self.link.clone();
         tokio::task::spawn_local(async move {
             let _under_way = under_way;
             let outcome = match timeout(WITHIN, response).await {
-                Ok(Ok(response)) => outcome(call.verb, response),
+                Ok(Ok(response)) => outcome(&call, response, link.packet_limit()),
                 Ok(Err(_)) => failed(coap::Code::INTERNAL_SERVER_ERROR, "there is no answer"),
                 Err(_) => Outcome::of(Status::Timeout, "the gateway did not answer in time"),
             };
@@ -155,7 +157,7 @@ pub(super) fn failed(code: coap::Code, why: impl Into<String>) -> Outcome {
     Outcome::of(Status::Code(code.0), why)
 }
 
-fn outcome(verb: Verb, response: Response) -> Outcome {
+fn outcome(call: &RemoteCall, response: Response, packet_limit: Option<u32>) -> Outcome {
     let value = match response {
         Response::Ok(value) => value,
         // Only streams have items.
@@ -173,7 +175,7 @@ fn outcome(verb: Verb, response: Response) -> Outcome {
             return failed(code, message);
         }
     };
-    let code = match verb {
+    let code = match call.verb {
         Verb::Status | Verb::Check | Verb::SupportBundle => coap::Code::CONTENT,
         Verb::Reload | Verb::UpdateCheck | Verb::CertRenew | Verb::DeviceRekey => coap::Code::CHANGED,
         Verb::DeviceAdd => coap::Code::CREATED,
@@ -181,7 +183,21 @@ fn outcome(verb: Verb, response: Response) -> Outcome {
     };
     let payload = value.to_string().into_bytes();
     if payload.len() > ANSWER_MAX {
-        let why = format!("done; the answer has {} bytes, more than {ANSWER_MAX}", payload.len());
+        let why = format!(
+            "done; the answer has {} bytes, more than {ANSWER_MAX}: ask for support-bundle, which comes in parts and has it, or \
+             on the gateway",
+            payload.len()
+        );
+        return failed(code, why);
+    }
+    // Of JSON a beginning is of no use.
+    let around = ENVELOPE_MAX as usize + call.bytes_around();
+    if let Some(limit) = packet_limit.filter(|limit| payload.len() + around > *limit as usize) {
+        let why = format!(
+            "done; the answer has {} bytes, and the broker takes packets of {limit} (Maximum Packet Size): raise it, or ask \
+             for support-bundle, which comes in parts and has it",
+            payload.len()
+        );
         return failed(code, why);
     }
     let content_format = Some(ContentFormat::JSON);

@@ -33,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 
+use super::advice;
 use super::outbox::Outbox;
 use super::publisher::Event as PublisherEvent;
 use super::reason_code;
@@ -665,6 +666,7 @@ fn kind(event: &Event) -> &'static str {
         Event::CommandsRefused { .. } | Event::CommandsLeftOut => "commands",
         Event::Publisher(PublisherEvent::Rejected { .. }) => "rejected",
         Event::Publisher(PublisherEvent::OutcomeRefused { .. }) => "outcomes",
+        Event::Publisher(PublisherEvent::OutcomeCut { .. }) => "cut outcomes",
         Event::Publisher(PublisherEvent::Suspected { .. }) => "suspected",
         Event::Publisher(PublisherEvent::Recovered { .. }) => "recovered",
         Event::Publisher(PublisherEvent::Unanswered { .. }) => "unanswered",
@@ -801,8 +803,13 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
                 "the lane takes no more until this record is decided; `tombolo queue skip` sets it aside");
         }
         PublisherEvent::OutcomeRefused { topic, cause } => {
-            log::warn!(broker, topic = topic.as_str(), reason:% = cause;
-                "the broker refuses the outcome of a command: it is given up; allow this gateway to publish there, or have the command name another response topic");
+            log::warn!(broker, topic = topic.as_str(), reason:% = cause, advice = advice::of_outcome(*cause);
+                "the broker refuses the outcome of a command: it is given up");
+        }
+        PublisherEvent::OutcomeCut { topic, limit } => {
+            let limit = limit.map_or_else(|| "not told".to_owned(), |limit| limit.to_string());
+            log::warn!(broker, topic = topic.as_str(), maximum_packet_size = limit.as_str();
+                "the outcome of a command is published without all of its payload, because the broker takes only smaller messages: raise its limit of message sizes");
         }
         PublisherEvent::OwnRefused { topic, code } => {
             log::warn!(broker, topic = topic.as_str(), reason = reason_code::text(*code), code;

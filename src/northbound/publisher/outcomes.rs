@@ -1,11 +1,12 @@
 //! Outcomes of commands that the broker refuses. Most are published on a topic that the sender of
 //! the command chose, so a refusal says nothing about readings or the broker: the outcome is given
-//! up, counted, and named by its topic for an hour.
+//! up, counted, and named by its topic for an hour. One that is too large for the broker goes
+//! without some or all of its payload, and is named in the same way.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::northbound::reason_code::Cause;
+use crate::northbound::reason_code::{self, Cause};
 use crate::northbound::suspicion::TopicKey;
 
 /// Topics of outcomes sent that are remembered by name.
@@ -26,61 +27,160 @@ pub struct RefusedOutcomes {
     pub count: u64,
 }
 
+/// A topic of outcomes that went without some of their payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOutcomes {
+    /// The topic.
+    pub topic: String,
+    /// The broker's Maximum Packet Size; `None`: it has told none, and refused the whole.
+    pub limit: Option<usize>,
+    /// How many, each within an hour of the one before.
+    pub count: u64,
+}
+
+/// A topic of outcomes on their way.
+#[derive(Debug)]
+struct SentTopic {
+    key: TopicKey,
+    topic: Box<str>,
+    /// What the last one had in topic and payload.
+    bytes: usize,
+}
+
+/// A topic over whose outcomes the broker closed the connection.
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    key: TopicKey,
+    at: Instant,
+    /// From this size on; 0: over any.
+    from: usize,
+}
+
 /// What is known of them.
 #[derive(Debug, Default)]
 pub struct Outcomes {
     /// By what topics are known on the way, the one used last at the end.
-    sent: VecDeque<(TopicKey, Box<str>)>,
+    sent: VecDeque<SentTopic>,
     /// The newest at the end.
     refused: VecDeque<(TopicKey, Instant, RefusedOutcomes)>,
-    /// Topics over whose outcomes the broker closed the connection, and when.
-    closing: VecDeque<(TopicKey, Instant)>,
+    /// Those that went without some of their payload; the newest at the end.
+    cut: VecDeque<(TopicKey, Instant, CutOutcomes)>,
+    /// Topics over whose outcomes the broker closed the connection.
+    closing: VecDeque<Closing>,
+    /// The topic of the one that was refused last, and from which size on.
+    last: Option<(TopicKey, usize)>,
 }
 
 impl Outcomes {
-    /// One was sent.
-    pub fn note_sent(&mut self, key: TopicKey, topic: &str) {
-        let known = self.sent.iter().position(|(other, _)| *other == key);
-        let entry = known.and_then(|index| self.sent.remove(index)).unwrap_or_else(|| (key, topic.into()));
+    /// One was sent, or is about to be, with so many bytes of topic and payload.
+    pub fn note_sent(&mut self, key: TopicKey, topic: &str, bytes: usize) {
+        let known = self.sent.iter().position(|of| of.key == key);
+        let known = known.and_then(|index| self.sent.remove(index));
+        let entry = known.unwrap_or_else(|| SentTopic { key, topic: topic.into(), bytes });
         if self.sent.len() >= SENT_MAX {
             self.sent.pop_front();
         }
-        self.sent.push_back(entry);
+        self.sent.push_back(SentTopic { bytes, ..entry });
     }
 
-    /// The broker took one: it is allowed now.
+    fn sent_topic(&self, key: TopicKey) -> Option<&SentTopic> {
+        self.sent.iter().find(|of| of.key == key)
+    }
+
+    /// Bytes of topic and payload of the one that was sent last on this topic.
+    pub fn sent_bytes(&self, key: TopicKey) -> usize {
+        self.sent_topic(key).map_or(0, |of| of.bytes)
+    }
+
+    /// The broker took one: the topic is allowed now. What was refused for its size is none the
+    /// better for it.
     pub fn note_taken(&mut self, key: TopicKey) {
-        self.refused.retain(|(other, ..)| *other != key);
+        let for_size = Cause::Code(reason_code::PACKET_TOO_LARGE);
+        let sizes = |key| self.closing.iter().any(|of| of.key == key && of.from > 0);
+        self.refused.retain(|(other, _, of)| *other != key || of.cause == for_size || sizes(key));
     }
 
     /// The broker closed the connection over the one that it refused last: so it would over the
     /// next ones, and each would cost a connection.
     pub fn note_closed_over(&mut self, now: Instant) {
-        let Some((key, ..)) = self.refused.back() else { return };
-        self.closing.retain(|(other, at)| other != key && now < *at + NAMED_FOR);
+        if let Some((key, from)) = self.last {
+            self.push_closing(Closing { key, at: now, from });
+        }
+    }
+
+    /// The broker closes the connection over the one that was sent last on this topic; smaller ones
+    /// may pass.
+    pub fn note_closing(&mut self, now: Instant, key: TopicKey) {
+        self.push_closing(Closing { key, at: now, from: self.sent_bytes(key) });
+    }
+
+    fn push_closing(&mut self, closing: Closing) {
+        self.closing.retain(|of| of.key != closing.key && closing.at < of.at + NAMED_FOR);
         if self.closing.len() >= REFUSED_MAX {
             self.closing.pop_front();
         }
-        self.closing.push_back((*key, now));
+        self.closing.push_back(closing);
     }
 
-    /// Why outcomes on this topic are not sent: the broker closed the connection over one within
-    /// the last hour.
-    pub fn closed_over(&self, now: Instant, key: TopicKey) -> Option<Cause> {
-        self.closing.iter().find(|(other, at)| *other == key && now < *at + NAMED_FOR)?;
+    /// Why outcomes on this topic are not sent, and from which size on: the broker closed the
+    /// connection over one within the last hour.
+    pub fn closed_over(&self, now: Instant, key: TopicKey) -> Option<(Cause, usize)> {
+        let closing = self.closing.iter().find(|of| of.key == key && now < of.at + NAMED_FOR)?;
         let of = self.refused.iter().find(|(other, ..)| *other == key);
-        Some(of.map_or(Cause::Closed, |(.., of)| of.cause))
+        Some((of.map_or(Cause::Closed, |(.., of)| of.cause), closing.from))
+    }
+
+    /// The broker refused the one that was sent last on this topic for its size.
+    pub fn note_too_large(&mut self, key: TopicKey) {
+        self.last = Some((key, self.sent_bytes(key)));
+    }
+
+    /// Whether that has a payload.
+    pub fn has_payload(&self, key: TopicKey) -> bool {
+        self.sent_topic(key).is_some_and(|of| of.bytes > of.topic.len())
+    }
+
+    /// One was taken without some of its payload. Its topic, if it was not named yet.
+    pub fn note_cut(&mut self, now: Instant, key: TopicKey, limit: Option<usize>) -> Option<String> {
+        self.cut.retain(|(_, at, _)| now < *at + NAMED_FOR);
+        let known = self.cut.iter().position(|(other, ..)| *other == key);
+        let mut told = None;
+        let mut of = match known.and_then(|index| self.cut.remove(index)) {
+            Some((.., of)) => of,
+            None => {
+                let topic = self.sent_topic(key)?.topic.to_string();
+                told = Some(topic.clone());
+                CutOutcomes { topic, limit, count: 0 }
+            }
+        };
+        (of.limit, of.count) = (limit, of.count + 1);
+        if self.cut.len() >= REFUSED_MAX {
+            self.cut.pop_front();
+        }
+        self.cut.push_back((key, now, of));
+        told
+    }
+
+    /// Those that went without some of their payload within the last hour, the newest first.
+    pub fn cut(&self, now: Instant) -> impl Iterator<Item = &CutOutcomes> {
+        let recent = self.cut.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
+        recent.map(|(.., of)| of)
     }
 
     /// The broker refused one. Its topic, if it was not named yet.
     pub fn note_refused(&mut self, now: Instant, key: TopicKey, cause: Cause) -> Option<String> {
+        let from = match cause {
+            Cause::Code(reason_code::PACKET_TOO_LARGE) => self.sent_bytes(key),
+            _ => 0,
+        };
+        self.last = Some((key, from));
         self.refused.retain(|(_, at, _)| now < *at + NAMED_FOR);
         let known = self.refused.iter().position(|(other, ..)| *other == key);
         let mut told = None;
         let mut of = match known.and_then(|index| self.refused.remove(index)) {
             Some((.., of)) => of,
             None => {
-                let topic = self.sent.iter().find(|(other, _)| *other == key)?.1.to_string();
+                let topic = self.sent_topic(key)?.topic.to_string();
                 told = Some(topic.clone());
                 RefusedOutcomes { topic, cause, count: 0 }
             }
@@ -113,8 +213,8 @@ mod tests {
         let now = Instant::now();
         let mut outcomes = Outcomes::default();
         let (one, two) = (TopicKey::of("app/1"), TopicKey::of("app/2"));
-        outcomes.note_sent(one, "app/1");
-        outcomes.note_sent(two, "app/2");
+        outcomes.note_sent(one, "app/1", 9);
+        outcomes.note_sent(two, "app/2", 9);
         assert_eq!(outcomes.note_refused(now, one, CAUSE).as_deref(), Some("app/1"));
         assert_eq!(outcomes.note_refused(now, one, CAUSE), None);
         assert_eq!(outcomes.note_refused(now, two, CAUSE).as_deref(), Some("app/2"));
@@ -128,12 +228,57 @@ mod tests {
     }
 
     #[test]
+    fn what_the_broker_closes_over_for_its_size_says_nothing_about_smaller_ones() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::default();
+        let (one, two) = (TopicKey::of("app/1"), TopicKey::of("app/2"));
+        // It refuses this one by a code that is not about its size.
+        outcomes.note_sent(one, "app/1", 4000);
+        outcomes.note_refused(now, one, CAUSE);
+        outcomes.note_closed_over(now);
+        assert_eq!(outcomes.closed_over(now, one), Some((CAUSE, 0)));
+        for too_large in [Cause::Code(reason_code::PACKET_TOO_LARGE), Cause::Closed] {
+            outcomes.note_sent(two, "app/2", 4000);
+            outcomes.note_refused(now, two, too_large);
+            match too_large {
+                Cause::Closed => outcomes.note_closing(now, two),
+                _ => outcomes.note_closed_over(now),
+            }
+            assert_eq!(outcomes.closed_over(now, two), Some((too_large, 4000)));
+            // A smaller one passes.
+            outcomes.note_taken(two);
+            assert_eq!(outcomes.refused(now).filter(|of| of.topic == "app/2").count(), 1);
+        }
+        assert_eq!(outcomes.closed_over(now + NAMED_FOR, two), None);
+    }
+
+    #[test]
+    fn one_that_goes_without_its_payload_is_told_once_and_named_for_an_hour_though_it_is_taken() {
+        let now = Instant::now();
+        let mut outcomes = Outcomes::default();
+        let key = TopicKey::of("app/1");
+        outcomes.note_sent(key, "app/1", 4000);
+        assert_eq!(outcomes.note_cut(now, key, Some(2048)).as_deref(), Some("app/1"));
+        assert_eq!(outcomes.note_cut(now, key, None), None);
+        outcomes.note_taken(key);
+        let of = outcomes.cut(now).next().unwrap();
+        assert_eq!((of.count, of.limit), (2, None));
+        assert!(outcomes.cut(now + NAMED_FOR).next().is_none());
+        for number in 0..1000 {
+            let topic = format!("app/{number}");
+            outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
+            outcomes.note_cut(now, TopicKey::of(&topic), None);
+        }
+        assert_eq!(outcomes.cut.len(), REFUSED_MAX);
+    }
+
+    #[test]
     fn however_many_topics_there_are_only_some_are_remembered() {
         let now = Instant::now();
         let mut outcomes = Outcomes::default();
         for number in 0..1000 {
             let topic = format!("app/{number}");
-            outcomes.note_sent(TopicKey::of(&topic), &topic);
+            outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_refused(now, TopicKey::of(&topic), CAUSE);
         }
         assert_eq!((outcomes.sent.len(), outcomes.refused.len()), (SENT_MAX, REFUSED_MAX));

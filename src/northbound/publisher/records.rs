@@ -25,6 +25,8 @@ use crate::northbound::taken::TakenTopics;
 const NOTHING_TAKEN: Duration = Duration::from_secs(30);
 /// Records retried that are remembered, to tell when the broker has taken them.
 const RETRIED_MAX: usize = 1024;
+/// Bytes from which the outcome of a command may be too large for a broker.
+const LARGE_OUTCOME: usize = 1024;
 /// Verdicts kept for who follows them; a round of the shell brings no more than a window.
 const SETTLED_MAX: usize = 65_536;
 
@@ -184,8 +186,8 @@ impl Records {
                 }
                 Ruling::Condemn(place, cause) => {
                     let entry = self.lanes[place.lane].entry(place.sequence).copied();
-                    match entry.filter(|entry| entry.device == DeviceKey::REPLY) {
-                        Some(entry) => self.give_up(now, place, entry.topic, cause),
+                    match entry.filter(|entry| entry.device.is_reply()) {
+                        Some(entry) => self.condemn_outcome(now, place, &entry, cause),
                         None => drop(self.lanes[place.lane].set(place.sequence, State::Rejected(cause))),
                     }
                 }
@@ -245,19 +247,76 @@ impl Records {
     /// given up: its topic is mostly its receiver's choice, so it accuses nobody, and must not take
     /// the room of readings. Where readings are refused as well it is not about the outcome.
     pub fn refuse_answered(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
-        if entry.device != DeviceKey::REPLY || self.suspicion.nothing_taken_since().is_some() {
+        if !entry.device.is_reply() || self.suspicion.nothing_taken_since().is_some() {
             return self.refuse(now, place, entry, cause, false);
         }
         // Some brokers close the connection over it as well.
         self.progress.handle_refused_outcome(now);
+        if cause == Cause::Code(reason_code::PACKET_TOO_LARGE) && self.send_bare(place, entry) {
+            self.suspicion.forget(place);
+            return;
+        }
         self.give_up(now, place, entry.topic, cause);
         self.suspicion.forget(place);
     }
 
-    /// The broker has closed the connection over outcomes on this topic: whether this one is given
-    /// up unsent.
-    pub fn give_up_unsent(&mut self, now: Instant, place: RecordPlace, topic: TopicKey) -> bool {
-        let Some(cause) = self.outcomes.closed_over(now, topic) else { return false };
+    /// The suspicion condemned the outcome of a command. One of some size over which the broker
+    /// closes the connection may be too large for it: MQTT 3.1.1 has no other way to say so.
+    fn condemn_outcome(&mut self, now: Instant, place: RecordPlace, entry: &LaneEntry, cause: Cause) {
+        let is_large = self.outcomes.sent_bytes(entry.topic) >= LARGE_OUTCOME;
+        if cause == Cause::Closed && is_large && self.send_bare(place, entry) {
+            self.outcomes.note_closing(now, entry.topic);
+            return;
+        }
+        self.give_up(now, place, entry.topic, cause);
+        if cause == Cause::Closed {
+            self.outcomes.note_closing(now, entry.topic);
+        }
+    }
+
+    /// Has the outcome of a command sent once more without its payload, which is too large for the
+    /// broker, so that at least its status is known. Not a part: it is nothing but its payload.
+    fn send_bare(&mut self, place: RecordPlace, entry: &LaneEntry) -> bool {
+        if entry.device != DeviceKey::REPLY || entry.bare || !self.outcomes.has_payload(entry.topic) {
+            return false;
+        }
+        self.outcomes.note_too_large(entry.topic);
+        let lane = &mut self.lanes[place.lane];
+        lane.set(place.sequence, State::Unsent);
+        if let Some(entry) = lane.entry_mut(place.sequence) {
+            (entry.bare, entry.suspect) = (true, false);
+        }
+        true
+    }
+
+    /// The broker took the outcome of a command without some of its payload; `limit`: its Maximum
+    /// Packet Size, if it has told one.
+    fn note_cut(&mut self, now: Instant, topic: TopicKey, limit: Option<usize>) {
+        self.counters.cut_outcomes += 1;
+        let told = self.outcomes.note_cut(now, topic, limit);
+        self.events.extend(told.map(|topic| Event::OutcomeCut { topic, limit }));
+    }
+
+    /// The broker has closed the connection over outcomes on this topic of this size, or a smaller
+    /// one: whether this one is given up unsent. Where it was for the size, one that has more than
+    /// its payload goes without it.
+    pub fn give_up_unsent(
+        &mut self,
+        now: Instant,
+        place: RecordPlace,
+        (topic, text): (TopicKey, &str),
+        bytes: usize,
+    ) -> bool {
+        let Some((cause, from)) = self.outcomes.closed_over(now, topic) else { return false };
+        let entry = self.lanes[place.lane].entry(place.sequence).copied();
+        let Some(entry) = entry else { return false };
+        if bytes < from || (entry.bare && text.len() < from) {
+            return false;
+        }
+        self.outcomes.note_sent(topic, text, bytes);
+        if text.len() < from && self.send_bare(place, &entry) {
+            return false;
+        }
         self.give_up(now, place, topic, cause);
         self.suspicion.forget(place);
         true
@@ -288,12 +347,16 @@ impl Records {
         self.progress.handle_taken(now, topic);
         self.taken.handle_taken(now, topic);
         let lane = &self.lanes[place.lane];
-        if let Some(LaneEntry { id, device, .. }) = lane.entry(place.sequence).copied() {
-            if device == DeviceKey::REPLY {
+        let lane_name = lane.lane();
+        if let Some(LaneEntry { id, device, bare, cut_at, .. }) = lane.entry(place.sequence).copied() {
+            if device.is_reply() {
                 self.outcomes.note_taken(topic);
             }
+            if bare || cut_at.is_some() {
+                self.note_cut(now, topic, cut_at.filter(|_| !bare));
+            }
             let id = self.retried.get(&(place.lane, place.sequence)).copied().unwrap_or(id);
-            self.note_settled(lane.lane(), id, Some(device), Verdict::Delivered);
+            self.note_settled(lane_name, id, Some(device), Verdict::Delivered);
         }
         self.lanes[place.lane].take(place.sequence);
         self.credit = self.credit.saturating_add(1);

@@ -77,6 +77,14 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// The outcome of a command, the first on its topic, goes without some of its payload, because
+    /// the broker takes only smaller packets.
+    OutcomeCut {
+        /// Its topic.
+        topic: String,
+        /// The broker's Maximum Packet Size, if it has told one.
+        limit: Option<usize>,
+    },
     /// The broker refused a message of the gateway's own: it is tried ever more seldom.
     OwnRefused {
         /// Its topic.
@@ -106,6 +114,8 @@ pub struct Counters {
     pub rejected: u64,
     /// Outcomes of commands that the broker refused, and that were given up.
     pub refused_outcomes: u64,
+    /// Outcomes of commands that went without some of their payload.
+    pub cut_outcomes: u64,
     /// Stored records that expired.
     pub expired: u64,
     /// Readings of `qos = 0` rules sent.

@@ -11,7 +11,7 @@ use crate::northbound::flight::Sent;
 use crate::northbound::lane::{Purpose, State};
 use crate::northbound::outbox::{Next, Outbox};
 use crate::northbound::own::Own;
-use crate::northbound::publication::{self, Remaining, Terms};
+use crate::northbound::publication::{self, Fit, Remaining, Terms};
 use crate::northbound::reason_code::{self, Cause};
 use crate::northbound::retained::{Coming, NewestRetained};
 use crate::northbound::settled::DeviceKey;
@@ -92,16 +92,23 @@ impl<O: Outbox> Sender<'_, O> {
         }
         if let Some(entry) = lane.entry_mut(sequence) {
             entry.device = match (record.content.test, record.content.reply) {
+                (_, Some(_)) if record.content.query.is_some() => DeviceKey::PART,
                 (_, Some(_)) => DeviceKey::REPLY,
                 (true, None) => DeviceKey::NOBODY,
                 (false, None) => DeviceKey::of(record.content.device),
             };
         }
-        if record.content.reply.is_some() {
-            records.outcomes.note_sent(topic, record.content.topic);
-            if records.give_up_unsent(now, place, topic) {
+        if let Some(reply) = &mut record.content.reply {
+            let bytes = record.content.topic.len() + record.content.payload.len();
+            if records.give_up_unsent(now, place, (topic, record.content.topic), bytes) {
                 return Step::Decided;
             }
+            let is_bare = records.lanes[index].entry(sequence).is_some_and(|entry| entry.bare);
+            if is_bare && !record.content.payload.is_empty() {
+                (record.content.payload, reply.partial) = (&[], true);
+            }
+            let bytes = record.content.topic.len() + record.content.payload.len();
+            records.outcomes.note_sent(topic, record.content.topic, bytes);
         }
         let lane = &mut records.lanes[index];
         if trial.is_none() && records.suspicion.is_gated(topic) {
@@ -133,8 +140,11 @@ impl<O: Outbox> Sender<'_, O> {
         let before = self.out.len();
         let pushed =
             outlet.encoder.push_record(self.out, &self.terms, packet_id, &record, remaining, self.moment);
-        if pushed.is_err() {
+        let Ok(fit) = pushed else {
             return self.refuse_too_large(place, trial.is_some());
+        };
+        if let Some(entry) = lane.entry_mut(sequence) {
+            entry.cut_at = (fit == Fit::Cut).then_some(self.terms.packet_limit);
         }
         outlet.note_sent(now, self.out.len() - before);
         budget.borrow_mut().take(lane.lane(), self.out.len() - before);

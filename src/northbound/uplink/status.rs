@@ -6,7 +6,8 @@ use super::commands::Unsubscribed;
 use super::stage::Stage;
 use super::{STEP_WITHIN, Uplink};
 use crate::message::{Lane, RecordId};
-use crate::northbound::publisher::{Counters, HeldRecord, RefusedOutcomes};
+use crate::northbound::advice;
+use crate::northbound::publisher::{Counters, CutOutcomes, HeldRecord, RefusedOutcomes};
 use crate::northbound::reason_code;
 use crate::northbound::reconnect::PEACE;
 use crate::northbound::session::Limits;
@@ -81,9 +82,11 @@ pub struct Status {
     /// What the gateway cannot read of its own topics: no reading and no command depends on it. One
     /// sentence each.
     pub unheard: Vec<String>,
-    /// Outcomes of commands that the broker refused within the last hour, one sentence each: no
-    /// reading depends on it.
-    pub refused_outcomes: Vec<String>,
+    /// Outcomes of commands that the broker refused, or that were too large for it, within the last
+    /// hour: no reading depends on it.
+    pub refused_outcomes: Vec<OutcomeTrouble>,
+    /// The broker's Maximum Packet Size, of the last connection; `u32::MAX`: none was told.
+    pub packet_limit: u32,
     /// Publishes a second at most, and whether that is because the broker complained.
     pub rate_limit: Option<(f64, bool)>,
     /// Until when a cap of the owner's lets nothing go, and its key in `[upstream]`.
@@ -133,6 +136,7 @@ impl Status {
             unsubscribed: uplink.commands.unsubscribed(now, connected),
             unheard: unheard(uplink, now),
             refused_outcomes: refused_outcomes(uplink, now),
+            packet_limit: uplink.limits.packet_size,
             rate_limit: publisher.rate_limit(),
             capped_until: publisher.capped_until(now),
             connections: uplink.connections,
@@ -235,15 +239,38 @@ fn unheard(uplink: &Uplink, now: Instant) -> Vec<String> {
     unheard
 }
 
-/// The topics on which outcomes of commands were refused lately.
-fn refused_outcomes(uplink: &Uplink, now: Instant) -> Vec<String> {
-    let sentence = |of: &RefusedOutcomes| {
+/// What was wrong with outcomes of commands on one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutcomeTrouble {
+    /// One sentence, which says how many they are.
+    pub text: String,
+    /// One that stays the same while they become more.
+    pub lasting: String,
+}
+
+/// The topics on which outcomes of commands were refused, or cut, lately.
+fn refused_outcomes(uplink: &Uplink, now: Instant) -> Vec<OutcomeTrouble> {
+    let outcomes = uplink.publisher.records().outcomes();
+    let counted = |count: u64| format!("{count} outcome{}", if count == 1 { "" } else { "s" });
+    let refused = |of: &RefusedOutcomes| {
         let RefusedOutcomes { topic, cause, count } = of;
-        let s = if *count == 1 { "" } else { "s" };
-        format!(
-            "the broker refused {count} outcome{s} of commands on {topic}: {cause}; they are given up; allow this gateway to publish \
-             there, or have the command name another response topic"
-        )
+        let rest =
+            format!("of commands on {topic}: {cause}; they are given up; {}", advice::of_outcome(*cause));
+        OutcomeTrouble {
+            text: format!("the broker refused {} {rest}", counted(*count)),
+            lasting: format!("the broker refused outcomes {rest}"),
+        }
     };
-    uplink.publisher.records().outcomes().refused(now).map(sentence).collect()
+    let cut = |of: &CutOutcomes| {
+        let CutOutcomes { topic, limit, count } = of;
+        let why = match limit {
+            Some(limit) => format!("the broker takes packets of {limit} bytes (Maximum Packet Size)"),
+            None => "the broker refuses it, or closes the connection over it".to_owned(),
+        };
+        let rest = format!(
+            "of commands on {topic} went without all of their payload: with it {why}; raise its limit of message sizes"
+        );
+        OutcomeTrouble { text: format!("{} {rest}", counted(*count)), lasting: format!("outcomes {rest}") }
+    };
+    outcomes.refused(now).map(refused).chain(outcomes.cut(now).map(cut)).collect()
 }
