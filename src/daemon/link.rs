@@ -830,7 +830,7 @@ impl Link {
         handle.as_ref()?.with_settings(|settings| contested(status, &settings.client_id))
     }
 
-    /// The greatest packet that the broker takes, in bytes, by its last CONNACK; `None`: it has told
+    /// The largest packet that the broker takes, bytes, by its last CONNACK; `None`: it has told
     /// none.
     pub fn packet_limit(&self) -> Option<u32> {
         let limit = self.handle.borrow().as_ref()?.status().packet_limit;

@@ -7,7 +7,7 @@
 
 use crate::hex::format_hex;
 
-/// Bytes of a part, where nothing asks for smaller ones; the last one may have fewer. In base64 with
+/// Bytes of a part, unless smaller ones are asked for; the last one can have fewer. In base64 with
 /// its envelope it has 44 KiB, which brokers of all clouds take.
 pub const PART_BYTES: u64 = 32 << 10;
 /// Least bytes of a part: 1,024 of them make the largest whole.

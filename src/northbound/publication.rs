@@ -117,7 +117,7 @@ impl Encoder {
         }
     }
 
-    /// Appends a stored reading; `packet_id` `None` = QoS 0. The reply to a command is appended with
+    /// Appends a stored reading; `packet_id` `None` = QoS 0. A command's reply is appended with
     /// as much of its payload as the broker takes, and says that it is partial: that the command
     /// was carried out is worth more than the bytes. A part of a reply is of no use without any of
     /// its bytes.

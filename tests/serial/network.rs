@@ -196,7 +196,7 @@ fn what_a_unit_taught_stays_over_a_reload_and_its_removal() {
     serve(listener, silent);
     let four: String = (0..4).map(|at| format!("register.r{at}.address = {at}\n")).collect();
     let own = unit("bus1", 7, &four);
-    let mut site = Site::new("taught", |_| {
+    let site = Site::new("taught", |_| {
         bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms") + &own + &unit("bus1", 9, &four)
     });
     let of = |site: &Site| site.ports()["bus1"]["units"]["u7"].clone();

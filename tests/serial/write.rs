@@ -123,7 +123,7 @@ fn a_command_for_a_line_that_is_not_there_waits_and_one_for_a_unit_that_is_silen
     assert!(answer.contains("status:timeout") && answer.contains("it was not sent"), "{answer}");
 }
 
-/// A device that takes `SET n` and answers `OK n`; nothing while `mute` is 1, and twice while it is 2.
+/// A device that takes `SET n` and answers `OK n`; none while `mute` is 1, twice while it is 2.
 fn line(name: &str, more: &str, mute: &Arc<AtomicUsize>) -> (Site, Behind, Arc<Mutex<Vec<String>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let mut behind = None;

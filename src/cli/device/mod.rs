@@ -75,7 +75,7 @@ fn tell(context: &Context) -> Result<Told, CommandError> {
     })
 }
 
-/// As [`tell`], after a device was disabled or removed: the daemon cuts it off also where it refuses
+/// As [`tell`], after a device was disabled or removed: the daemon cuts it off even if it refuses
 /// the configuration, which is a warning then.
 fn tell_withdrawn(context: &Context, id: &str) -> Result<Told, CommandError> {
     take_up(context).or_else(|why| match running::ask(context, Some(id)) {

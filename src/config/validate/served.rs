@@ -186,7 +186,7 @@ pub(super) fn served(
     settings
 }
 
-/// Whether some device of the role has no tables `poll` of its own, which are judged with it, or may
+/// Whether some device of the role has no tables `poll` of its own, judged with it, or may
 /// yet come: of a fleet, or of a role without devices.
 fn is_polled_as_the_role_says(
     file: &model::File,

@@ -90,7 +90,7 @@ impl Placement {
         is_all && matches!(checksum, Checksum::Xor | Checksum::SumNegated)
     }
 
-    /// Whether a frame with a right checksum that begins with a zero has a right one without it, if a
+    /// Whether a frame with a right checksum that begins with a zero has one without it, if a
     /// zero follows: of a CRC whose register begins with 0 and is sent as it is, that over message
     /// and CRC is 0, so a zero in front or behind changes nothing.
     pub fn hides_zeros(&self, checksum: Checksum) -> bool {

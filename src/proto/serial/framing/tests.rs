@@ -1178,7 +1178,7 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
             .flat_map(|(zeros, same, ends)| pauses.map(|pause| (zeros, same, ends, pause)))
         {
             let device = Device { checksum, zeros, is_constant, ends_with_zero, pause };
-            // A CRC of values that change ends with a zero once in 256 times, and one of Linky never.
+            // A CRC of values that change ends with a zero 1 time in 256, one of Linky never.
             if ends_with_zero && (!is_constant || checksum == Checksum::Linky) {
                 continue;
             }
@@ -1219,8 +1219,9 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
                     let least = match begin {
                         // They never pause.
                         Begin::Silence if pause.is_zero() => 0,
-                        // Nothing tells where one begins that ends with a zero.
-                        Begin::Doubtful if pause.is_zero() && (ends_with_zero || is_constant) => 0,
+                        // Nothing tells where one begins that ends with a zero. Where each
+                        // does and all are the same, a pause does not help yet.)
+                        Begin::Doubtful if ends_with_zero || pause.is_zero() && is_constant => 0,
                         _ => 34,
                     };
                     assert!(right >= least, "{right} right, byte {lost} lost {case}: {device:?}");
