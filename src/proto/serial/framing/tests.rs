@@ -1220,7 +1220,7 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
                         // They never pause.
                         Begin::Silence if pause.is_zero() => 0,
                         // Nothing tells where one begins that ends with a zero. Where each
-                        // does and all are the same, a pause does not help yet.)
+                        // does and all are the same, a pause does not help yet.
                         Begin::Doubtful if ends_with_zero || pause.is_zero() && is_constant => 0,
                         _ => 34,
                     };
