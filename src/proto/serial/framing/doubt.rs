@@ -15,7 +15,7 @@
 //! |---|---|---|
 //! | ends with another byte | counts | counts if it begins with another one, too, no zero follows, a silence was before it, it equals the last one that counted, or [`CHAIN`] in a row differ |
 //! | ends with a zero | counts if the next one ends with another byte | none |
-//! | whole ones between silences | count | count |
+//! | whole ones between silences | count | count; a place that shares bytes with them is none |
 //!
 //! Differing frames decide because the last byte of a CRC is zero in one of 256 only. In step,
 //! nothing is early: bytes are lost, not added. What follows a question is in step.
@@ -139,7 +139,7 @@ impl Decoder {
 
     /// Judges the frame behind one that was right.
     fn judge_next(&self, size: usize) -> Verdict {
-        if self.doubt.is_asked || !self.ends_with_zero(0, size) || self.is_between_silences(size) {
+        if self.doubt.is_asked || !self.ends_with_zero(0, size) || self.is_between_silences(0, size) {
             return Verdict::Right;
         }
         match self.buffer.bytes.len() >= 2 * size {
@@ -152,8 +152,13 @@ impl Decoder {
     /// Judges a frame at a place that may be another one.
     fn judge(&self, size: usize) -> Verdict {
         let bytes = &self.buffer.bytes;
-        if self.is_between_silences(size) {
+        if self.is_between_silences(0, size) {
             return Verdict::Right;
+        }
+        // This one would be of parts of two then.
+        let mut within = self.doubt.silences.iter().filter(|at| (1..size).contains(*at));
+        if within.any(|at| self.is_between_silences(*at, size)) {
+            return Verdict::Wrong;
         }
         if self.ends_with_zero(0, size) {
             let is_open = bytes.len() < 2 * size && self.doubt.silences.contains(&0);
@@ -184,13 +189,12 @@ impl Decoder {
         }
     }
 
-    /// Whether whole frames begin behind a silence and end with one; the opening is one, too.
-    fn is_between_silences(&self, size: usize) -> bool {
-        let begins = self.doubt.is_first || self.doubt.silences.contains(&0);
-        let ends = (1..=FRAMES_MAX)
-            .take_while(|count| self.is_good((count - 1) * size, size))
-            .any(|count| self.doubt.silences.contains(&(count * size)));
-        begins && ends
+    /// Whether whole frames begin there behind a silence and end with one; the opening is one, too.
+    fn is_between_silences(&self, at: usize, size: usize) -> bool {
+        let begins = self.doubt.is_first && at == 0 || self.doubt.silences.contains(&at);
+        let mut whole =
+            (0..FRAMES_MAX).map(|count| at + count * size).take_while(|at| self.is_good(*at, size));
+        begins && whole.any(|at| self.doubt.silences.contains(&(at + size)))
     }
 
     fn ends_with_zero(&self, at: usize, size: usize) -> bool {
