@@ -56,15 +56,62 @@ struct Closing {
     from: usize,
 }
 
+/// Topics of the last hour with which something was wrong, the newest at the end.
+#[derive(Debug)]
+struct Lately<Of>(VecDeque<(TopicKey, Instant, Of)>);
+
+impl<Of> Default for Lately<Of> {
+    fn default() -> Lately<Of> {
+        Lately(VecDeque::new())
+    }
+}
+
+impl<Of> Lately<Of> {
+    /// It was so with one more, on a topic that is one of `sent`. Its name, if it was not told yet.
+    fn note(
+        &mut self,
+        now: Instant,
+        key: TopicKey,
+        sent: &VecDeque<SentTopic>,
+        begin: impl FnOnce(String) -> Of,
+        more: impl FnOnce(&mut Of),
+    ) -> Option<String> {
+        self.0.retain(|(_, at, _)| now < *at + NAMED_FOR);
+        let known = self.0.iter().position(|(other, ..)| *other == key);
+        let (mut of, told) = match known.and_then(|index| self.0.remove(index)) {
+            Some((.., of)) => (of, None),
+            None => {
+                let topic = find(sent, key)?.topic.to_string();
+                (begin(topic.clone()), Some(topic))
+            }
+        };
+        more(&mut of);
+        if self.0.len() >= REFUSED_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((key, now, of));
+        told
+    }
+
+    /// The newest first.
+    fn recent(&self, now: Instant) -> impl Iterator<Item = &Of> {
+        let recent = self.0.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
+        recent.map(|(.., of)| of)
+    }
+}
+
+fn find(sent: &VecDeque<SentTopic>, key: TopicKey) -> Option<&SentTopic> {
+    sent.iter().find(|of| of.key == key)
+}
+
 /// What is known of them.
 #[derive(Debug, Default)]
 pub struct Outcomes {
     /// By what topics are known on the way, the one used last at the end.
     sent: VecDeque<SentTopic>,
-    /// The newest at the end.
-    refused: VecDeque<(TopicKey, Instant, RefusedOutcomes)>,
-    /// Those that went without some of their payload; the newest at the end.
-    cut: VecDeque<(TopicKey, Instant, CutOutcomes)>,
+    refused: Lately<RefusedOutcomes>,
+    /// Those that went without some of their payload.
+    cut: Lately<CutOutcomes>,
     /// Topics over whose outcomes the broker closed the connection.
     closing: VecDeque<Closing>,
     /// The topic of the one that was refused last, and from which size on.
@@ -83,13 +130,9 @@ impl Outcomes {
         self.sent.push_back(SentTopic { bytes, ..entry });
     }
 
-    fn sent_topic(&self, key: TopicKey) -> Option<&SentTopic> {
-        self.sent.iter().find(|of| of.key == key)
-    }
-
     /// Bytes of topic and payload of the one that was sent last on this topic.
     pub fn sent_bytes(&self, key: TopicKey) -> usize {
-        self.sent_topic(key).map_or(0, |of| of.bytes)
+        find(&self.sent, key).map_or(0, |of| of.bytes)
     }
 
     /// The broker took one: the topic is allowed now. What was refused for its size is none the
@@ -97,7 +140,7 @@ impl Outcomes {
     pub fn note_taken(&mut self, key: TopicKey) {
         let for_size = Cause::Code(reason_code::PACKET_TOO_LARGE);
         let sizes = |key| self.closing.iter().any(|of| of.key == key && of.from > 0);
-        self.refused.retain(|(other, _, of)| *other != key || of.cause == for_size || sizes(key));
+        self.refused.0.retain(|(other, _, of)| *other != key || of.cause == for_size || sizes(key));
     }
 
     /// The broker closed the connection over the one that it refused last: so it would over the
@@ -126,7 +169,7 @@ impl Outcomes {
     /// connection over one within the last hour.
     pub fn closed_over(&self, now: Instant, key: TopicKey) -> Option<(Cause, usize)> {
         let closing = self.closing.iter().find(|of| of.key == key && now < of.at + NAMED_FOR)?;
-        let of = self.refused.iter().find(|(other, ..)| *other == key);
+        let of = self.refused.0.iter().find(|(other, ..)| *other == key);
         Some((of.map_or(Cause::Closed, |(.., of)| of.cause), closing.from))
     }
 
@@ -137,34 +180,18 @@ impl Outcomes {
 
     /// Whether that has a payload.
     pub fn has_payload(&self, key: TopicKey) -> bool {
-        self.sent_topic(key).is_some_and(|of| of.bytes > of.topic.len())
+        find(&self.sent, key).is_some_and(|of| of.bytes > of.topic.len())
     }
 
     /// One was taken without some of its payload. Its topic, if it was not named yet.
     pub fn note_cut(&mut self, now: Instant, key: TopicKey, limit: Option<usize>) -> Option<String> {
-        self.cut.retain(|(_, at, _)| now < *at + NAMED_FOR);
-        let known = self.cut.iter().position(|(other, ..)| *other == key);
-        let mut told = None;
-        let mut of = match known.and_then(|index| self.cut.remove(index)) {
-            Some((.., of)) => of,
-            None => {
-                let topic = self.sent_topic(key)?.topic.to_string();
-                told = Some(topic.clone());
-                CutOutcomes { topic, limit, count: 0 }
-            }
-        };
-        (of.limit, of.count) = (limit, of.count + 1);
-        if self.cut.len() >= REFUSED_MAX {
-            self.cut.pop_front();
-        }
-        self.cut.push_back((key, now, of));
-        told
+        let begin = |topic| CutOutcomes { topic, limit, count: 0 };
+        self.cut.note(now, key, &self.sent, begin, |of| (of.limit, of.count) = (limit, of.count + 1))
     }
 
     /// Those that went without some of their payload within the last hour, the newest first.
     pub fn cut(&self, now: Instant) -> impl Iterator<Item = &CutOutcomes> {
-        let recent = self.cut.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
-        recent.map(|(.., of)| of)
+        self.cut.recent(now)
     }
 
     /// The broker refused one. Its topic, if it was not named yet.
@@ -174,30 +201,13 @@ impl Outcomes {
             _ => 0,
         };
         self.last = Some((key, from));
-        self.refused.retain(|(_, at, _)| now < *at + NAMED_FOR);
-        let known = self.refused.iter().position(|(other, ..)| *other == key);
-        let mut told = None;
-        let mut of = match known.and_then(|index| self.refused.remove(index)) {
-            Some((.., of)) => of,
-            None => {
-                let topic = self.sent_topic(key)?.topic.to_string();
-                told = Some(topic.clone());
-                RefusedOutcomes { topic, cause, count: 0 }
-            }
-        };
-        of.cause = cause;
-        of.count += 1;
-        if self.refused.len() >= REFUSED_MAX {
-            self.refused.pop_front();
-        }
-        self.refused.push_back((key, now, of));
-        told
+        let begin = |topic| RefusedOutcomes { topic, cause, count: 0 };
+        self.refused.note(now, key, &self.sent, begin, |of| (of.cause, of.count) = (cause, of.count + 1))
     }
 
     /// Those refused within the last hour, the newest first.
     pub fn refused(&self, now: Instant) -> impl Iterator<Item = &RefusedOutcomes> {
-        let recent = self.refused.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
-        recent.map(|(.., of)| of)
+        self.refused.recent(now)
     }
 }
 
@@ -269,7 +279,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_cut(now, TopicKey::of(&topic), None);
         }
-        assert_eq!(outcomes.cut.len(), REFUSED_MAX);
+        assert_eq!(outcomes.cut.0.len(), REFUSED_MAX);
     }
 
     #[test]
@@ -281,7 +291,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_refused(now, TopicKey::of(&topic), CAUSE);
         }
-        assert_eq!((outcomes.sent.len(), outcomes.refused.len()), (SENT_MAX, REFUSED_MAX));
+        assert_eq!((outcomes.sent.len(), outcomes.refused.0.len()), (SENT_MAX, REFUSED_MAX));
         assert_eq!(outcomes.refused(now).next().unwrap().topic, "app/999");
     }
 }
