@@ -272,8 +272,8 @@ impl Shape {
         self.end_level();
         let mut candidates = own.candidates(&self.steps);
         candidates.sort_unstable();
-        let candidates = candidates.into_iter().filter_map(|at| own.all.get(at));
-        candidates.into_iter().find(|own| steps_meet(&self.steps, &own.steps()))
+        let mut candidates = candidates.into_iter().filter_map(|at| own.all.get(at));
+        candidates.find(|own| steps_meet(&self.steps, &own.steps()))
     }
 }
 
