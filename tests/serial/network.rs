@@ -190,13 +190,13 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
 }
 
 #[test]
-fn what_a_unit_taught_stays_over_a_reload_and_its_removal() {
+fn what_a_unit_taught_stays_over_a_reload_and_its_removal_and_is_found_out_again_where_its_file_is_damaged() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address");
     serve(listener, silent);
     let four: String = (0..4).map(|at| format!("register.r{at}.address = {at}\n")).collect();
     let own = unit("bus1", 7, &four);
-    let site = Site::new("taught", |_| {
+    let mut site = Site::new("taught", |_| {
         bus("bus1", &format!("tcp://{address}")).replace("2s", "300ms") + &own + &unit("bus1", 9, &four)
     });
     let of = |site: &Site| site.ports()["bus1"]["units"]["u7"].clone();
@@ -231,6 +231,23 @@ fn what_a_unit_taught_stays_over_a_reload_and_its_removal() {
     wait_for("its return", || of(&site).is_object());
     is_read(&site, "after its removal");
     assert!(knows(&site) && of(&site)["silent"] == 0, "{}", of(&site));
+    site.daemon.stop();
+    let file = site.folder.join("state/modbus-learned");
+    for (name, damage) in [("bytes", b"\0\xff{\"units\":".to_vec()), ("too long", vec![b' '; 5 << 20])] {
+        site.daemon.stop();
+        std::fs::write(&file, &damage).unwrap();
+        site.daemon.resume();
+        wait_within(Duration::from_secs(60), "it to be found out", || knows(&site));
+        is_read(&site, name);
+        let log = site.daemon.log();
+        assert!(
+            log.contains("what Modbus units taught is not known and is found out again"),
+            "{name}: {log}"
+        );
+    }
+    site.daemon.stop();
+    let last: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(last["units"]["u7"]["silent"], json!(["r2"]), "{last}");
 }
 
 /// One connection after the other, each closed after its first answer.
