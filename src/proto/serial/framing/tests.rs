@@ -1178,8 +1178,8 @@ fn a_lost_byte_makes_no_false_reading_of_frames_of_a_fixed_size_whatever_the_che
             .flat_map(|(zeros, same, ends)| pauses.map(|pause| (zeros, same, ends, pause)))
         {
             let device = Device { checksum, zeros, is_constant, ends_with_zero, pause };
-            // A checksum of Linky never ends with a zero, a CRC of values that change 1 time in 256:
-            // three in a row that all do, without a pause, are taken for the messages.
+            // A checksum of Linky never ends with a zero. A CRC of changing values does 1 time
+            // in 256: three in a row that do, without a pause, are taken for the messages.
             if ends_with_zero && (!is_constant && pause.is_zero() || checksum == Checksum::Linky) {
                 continue;
             }
