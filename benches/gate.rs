@@ -77,7 +77,7 @@ fn settings(rules: usize) -> Settings {
         gateway: name("greenhouse-7"),
         prefix: "tombolo/greenhouse-7".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
-        own: Vec::new(),
+        own: Default::default(),
         reply: None,
         roles: vec![role],
         devices: devices.map(Device::into).collect(),

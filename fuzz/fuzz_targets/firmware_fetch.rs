@@ -62,7 +62,7 @@ fn device() -> DeviceIndex {
         gateway: name("gw"),
         prefix: "p".to_owned(),
         reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
-        own: Vec::new(),
+        own: Default::default(),
         reply: None,
         roles: vec![role],
         devices: vec![Device { psk: Some(psk), ..Device::new(name("door-7"), name("door")) }.into()],

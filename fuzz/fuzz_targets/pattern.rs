@@ -45,7 +45,7 @@ fuzz_target!(|data: &[u8]| {
             gateway: name("gw"),
             prefix: "tombolo/gw".to_owned(),
             reading: Template::parse("{prefix}/{device}/up/{path}").ok(),
-            own: Vec::new(),
+            own: Default::default(),
             reply: None,
             roles: vec![role],
             devices: vec![device("door-7").into(), device("other").into()],

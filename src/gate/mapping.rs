@@ -20,6 +20,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use super::matcher::Segments;
 use super::own_topic::{OwnTopic, OwnTopics, Shape};
@@ -38,7 +39,7 @@ use crate::message::{
 pub(super) struct Spaces {
     gateway: Name,
     spaces: Vec<Space>,
-    own: OwnTopics,
+    own: Arc<OwnTopics>,
     reply: Option<OwnTopic>,
 }
 
@@ -103,7 +104,7 @@ impl Spaces {
         Spaces {
             gateway: settings.gateway.clone(),
             spaces,
-            own: OwnTopics::new(settings.own.clone()),
+            own: Arc::clone(&settings.own),
             reply: settings.reply.clone(),
         }
     }

@@ -280,7 +280,7 @@ impl Shape {
 /// All own topics, found by their first levels: each rule of thousands of roles is compared with
 /// the few that begin like it, where each role may have topics of commands of its own.
 #[derive(Debug, Default)]
-pub(super) struct OwnTopics {
+pub struct OwnTopics {
     all: Vec<OwnTopic>,
     root: Node,
 }
@@ -301,7 +301,7 @@ struct Node {
 }
 
 impl OwnTopics {
-    pub(super) fn new(all: Vec<OwnTopic>) -> OwnTopics {
+    pub fn new(all: Vec<OwnTopic>) -> OwnTopics {
         let mut root = Node::default();
         for (at, own) in all.iter().enumerate() {
             let mut node = &mut root;

@@ -9,7 +9,7 @@ use super::certificate::{CertificateName, CertificatePattern};
 use super::field::FieldPointer;
 use super::jwt::JwtKey;
 use super::login::Login;
-use super::own_topic::OwnTopic;
+use super::own_topic::{OwnTopic, OwnTopics};
 use super::pattern::Pattern;
 use super::tag::Tags;
 use super::template::Template;
@@ -26,7 +26,7 @@ pub struct Settings {
     /// `[topics] reading`: the topic of a reading whose rule names no topic. `None` = switched off.
     pub reading: Option<Template>,
     /// The topics that the gateway itself publishes to or subscribes to; no rule may map to them.
-    pub own: Vec<OwnTopic>,
+    pub own: Arc<OwnTopics>,
     /// Where outcomes of commands go by default, also while no rule allows commands: some may be
     /// told yet.
     pub reply: Option<OwnTopic>,
@@ -48,7 +48,7 @@ impl Settings {
             gateway,
             prefix: "p".to_owned(),
             reading: None,
-            own: Vec::new(),
+            own: Arc::default(),
             reply: None,
             roles: Vec::new(),
             devices: Vec::new(),

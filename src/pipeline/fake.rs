@@ -109,7 +109,7 @@ impl Pipeline<FakeStore> {
             gateway: name("gw"),
             prefix: "tombolo/gw".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
-            own: Vec::new(),
+            own: Default::default(),
             reply: None,
             roles: vec![role],
             devices: vec![device.into()],

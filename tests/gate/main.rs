@@ -76,7 +76,7 @@ pub fn settings(roles: Vec<Role>, devices: Vec<Device>) -> Settings {
         gateway: name("gw"),
         prefix: "tombolo/gw".to_owned(),
         reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
-        own: Vec::new(),
+        own: Default::default(),
         reply: None,
         roles,
         devices: devices.into_iter().map(Device::into).collect(),

@@ -1,9 +1,10 @@
 //! No device can publish to the gateway's own topics, wherever they are configured.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use proptest::prelude::*;
-use tombolo::gate::own_topic::OwnTopic;
+use tombolo::gate::own_topic::{OwnTopic, OwnTopics};
 use tombolo::gate::pattern::Pattern;
 use tombolo::gate::template::Template;
 use tombolo::gate::{Gate, check};
@@ -14,7 +15,8 @@ use super::*;
 /// The problems of one rule where these topics are the gateway's own.
 fn problems(rule: UplinkRule, own: &[(&str, &str)]) -> Vec<String> {
     let mut settings = settings(vec![role("sensor", vec![rule])], vec![]);
-    settings.own = own.iter().map(|(key, text)| OwnTopic::new(*key, *text)).collect();
+    let own = own.iter().map(|(key, text)| OwnTopic::new(*key, *text)).collect();
+    settings.own = Arc::new(OwnTopics::new(own));
     check(&settings).iter().map(ToString::to_string).collect()
 }
 
@@ -61,7 +63,7 @@ fn a_deny_does_not_make_good_what_a_rule_could_do() {
         vec![role("sensor", vec![to("all", "#", "fleet/gw/{path}"), deny("state", "state")])],
         vec![device("door-7", "sensor")],
     );
-    settings.own = vec![OwnTopic::new(STATUS.0, STATUS.1)];
+    settings.own = Arc::new(OwnTopics::new(vec![OwnTopic::new(STATUS.0, STATUS.1)]));
     let mut gate = Gate::new(settings, Instant::now());
     assert_eq!(gate.problems().len(), 1);
     assert_eq!(post(&mut gate, "t"), Err(Refusal::NoRule));
@@ -103,7 +105,7 @@ proptest! {
         let all = UplinkRule { topic: Some(template), path: pattern, ..rule("all", "#") };
         let mut with = settings(vec![role("sensor", vec![all])], vec![device(who, "sensor")]);
         let mut free = Gate::new(with.clone(), Instant::now());
-        with.own = own.clone();
+        with.own = Arc::new(OwnTopics::new(own.clone()));
         let mut gate = Gate::new(with, Instant::now());
         let is_fault = !gate.problems().is_empty();
         for path in paths {

@@ -174,7 +174,7 @@ impl Site {
             gateway: name("gw"),
             prefix: PREFIX.to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").unwrap()),
-            own: Vec::new(),
+            own: Default::default(),
             reply: None,
             roles: self.roles.iter().map(role).collect(),
             devices: members.iter().map(device).map(Device::into).collect(),

@@ -269,7 +269,7 @@ pub(super) fn validate(
         gateway: gateway.id.clone(),
         prefix,
         reading: topics.reading,
-        own,
+        own: Arc::new(gate::own_topic::OwnTopics::new(own)),
         reply,
         roles,
         devices: Vec::new(),

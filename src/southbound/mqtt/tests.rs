@@ -786,7 +786,7 @@ fn costly_settings() -> crate::gate::Settings {
         gateway: name("gw"),
         prefix: "tombolo/gw".to_owned(),
         reading: Some(crate::gate::template::Template::parse("{prefix}/{device}/up/{path}").unwrap()),
-        own: Vec::new(),
+        own: Default::default(),
         reply: None,
         roles: vec![role],
         devices: vec![device("cam-1").into(), device("cam-2").into()],

@@ -46,7 +46,7 @@ impl Readings {
             gateway: name("tb-abcdefgh"),
             prefix: "tombolo/tb-abcdefgh".to_owned(),
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),
-            own: Vec::new(),
+            own: Default::default(),
             reply: None,
             roles: vec![role],
             devices: devices.iter().map(|id| Device::new(name(id), name("sensor")).into()).collect(),
