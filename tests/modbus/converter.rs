@@ -282,7 +282,9 @@ fn answers_that_come_several_times_are_none_to_other_reads_and_are_named() {
                     world.run(5 * MINUTE);
                     for (unit, (count, wrong)) in judged(&world, &[1, 2]).into_iter().enumerate() {
                         assert_eq!(wrong, 0, "{what} unit {unit}");
-                        assert!(count >= 80, "{what} unit {unit}: {count}");
+                        // Three reads, each of which ends with its last copy, take longer than a period.
+                        let least = if apart == ms(200) { 40 } else { 80 };
+                        assert!(count >= least, "{what} unit {unit}: {count}");
                         let (named, copies) = world.bus.copied(unit).expect(&what);
                         assert_eq!(u64::from(named), times, "{what}");
                         assert!(copies >= 3, "{what}: {copies}");

@@ -81,6 +81,17 @@ impl Copies {
         Some(note(known, &mut self.in_vain, now))
     }
 
+    /// A frame came while late answers are reckoned with: how long after the answer that it may be
+    /// the copy of.
+    pub(super) fn resembles(&self, now: Instant, pdu: &[u8], timeout: Duration) -> Option<Duration> {
+        let is_it = |known: &&Recent| {
+            let answer = known.request.parse_answer(pdu);
+            is_fresh(now, known.at, timeout) && matches!(answer, Ok(Answer::Data(data)) if data == known.data)
+        };
+        let known = self.recent.iter().find(is_it)?;
+        Some(now.saturating_duration_since(known.at))
+    }
+
     /// A frame came that nothing is outstanding for: if it is a copy, of what.
     pub(super) fn came(&mut self, now: Instant, pdu: &[u8], timeout: Duration) -> Option<Copy> {
         let is_it = |known: &&mut Recent| {

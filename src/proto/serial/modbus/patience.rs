@@ -95,6 +95,8 @@ pub(super) struct Surplus {
     /// Copies of answers, and how many answers came twice, three times and so on.
     copies: u64,
     times: [u32; TIMES],
+    /// When one came that looks like a copy, and how long after its answer at most.
+    hint: Option<(Instant, Duration)>,
     /// The last one came so long after its answer.
     after: Duration,
     at: Option<Instant>,
@@ -104,6 +106,8 @@ pub(super) struct Surplus {
 const FRAMES: u64 = 3;
 /// Most times of one answer that are told apart, from two on.
 const TIMES: usize = 4;
+/// So long one frame that looks like a copy is reckoned with.
+const HINTED: Duration = Duration::from_secs(10);
 /// So long one is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
@@ -126,6 +130,12 @@ impl Surplus {
         if let Some(times) = self.times.get_mut(at) {
             *times = times.saturating_add(1);
         }
+    }
+
+    /// A frame came that looks like a copy, so long after its answer: where one is, more may follow.
+    pub(super) fn hinted(&mut self, now: Instant, after: Duration) {
+        let longest = self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(after, |(_, known)| known.max(after));
+        self.hint = Some((now, longest));
     }
 
     fn note(&mut self, now: Instant, after: Duration) {
@@ -153,6 +163,8 @@ impl Surplus {
     /// comes before it.
     pub(super) fn pause(&self, now: Instant, longest: Duration) -> Duration {
         let is_known = self.frames + self.copies >= FRAMES && self.at.is_some_and(|at| now <= at + REMEMBERED);
-        if is_known { (2 * self.after).min(longest) } else { Duration::ZERO }
+        let known = if is_known { 2 * self.after } else { Duration::ZERO };
+        let hint = self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(Duration::ZERO, |(_, after)| 3 * after);
+        known.max(hint).min(longest)
     }
 }

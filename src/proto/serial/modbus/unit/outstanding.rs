@@ -213,6 +213,9 @@ impl Unit {
         if self.is_copy(now, pdu) {
             return;
         }
+        if let Some(after) = self.copies.resembles(now, pdu, self.settings.timeout) {
+            self.surplus.hinted(now, after);
+        }
         self.is_left_over = !self.is_numbered;
         self.patience.unasked();
         let after = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
