@@ -134,9 +134,8 @@ fn behind_a_converter_in_the_network_the_rest_that_a_line_wants_is_found_out_and
 
 /// Behaves like a gateway that waits for a dead unit and gives up with this exception.
 fn dead(world: &mut World, address: u8, patience: Duration, exception: u8) {
-    world.behave(address, move |request| {
-        vec![(patience, frame(&[request[0], request[1] | 0x80, exception]))]
-    });
+    world
+        .behave(address, move |request| vec![(patience, frame(&[request[0], request[1] | 0x80, exception]))]);
 }
 
 /// Answers at once, but to reads of one register.
@@ -282,7 +281,7 @@ fn answers_that_come_several_times_are_none_to_other_reads_and_are_named() {
                     world.run(5 * MINUTE);
                     for (unit, (count, wrong)) in judged(&world, &[1, 2]).into_iter().enumerate() {
                         assert_eq!(wrong, 0, "{what} unit {unit}");
-                        // Three reads, each of which ends with its last copy, take longer than a period.
+                        // Three reads with their copies take longer than a period.
                         let least = if apart == ms(200) { 40 } else { 80 };
                         assert!(count >= least, "{what} unit {unit}: {count}");
                         let (named, copies) = world.bus.copied(unit).expect(&what);

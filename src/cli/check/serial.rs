@@ -406,7 +406,8 @@ mod tests {
             found(SerialUnit { left_out, ..late })[1],
             "unit 0, m: its readings come without x (exception 2)"
         );
-        let twice = found(SerialUnit { state: "up".into(), answer_times: 2, copies: 9, ..SerialUnit::default() });
+        let twice =
+            found(SerialUnit { state: "up".into(), answer_times: 2, copies: 9, ..SerialUnit::default() });
         assert_eq!(twice, ["unit 0, m: its answers come 2 times"]);
         let doubled = found(SerialUnit { state: "up".into(), doubled: true, ..SerialUnit::default() });
         assert_eq!(doubled, [format!("unit 0, m: each read is sent more than once: {DOUBTFUL}")]);

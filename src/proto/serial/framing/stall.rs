@@ -49,7 +49,7 @@ impl Decoder {
         !self.is_within() && !self.is_stalled && self.last_byte_at.is_none()
     }
 
-    /// When [`Decoder::looked`] must be called next, though nothing else is to be done; `None` while
+    /// When [`Decoder::looked`] must be called next, though nothing else is to be done; `None` if
     /// nothing is under way.
     pub fn poll_look(&self) -> Option<Instant> {
         self.looked_at.filter(|_| !self.is_at_rest())?.checked_add(self.stall()? / 2)

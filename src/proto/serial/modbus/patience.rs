@@ -132,9 +132,10 @@ impl Surplus {
         }
     }
 
-    /// A frame came that looks like a copy, so long after its answer: where one is, more may follow.
+    /// A frame came that looks like a copy, so long after its answer: more may follow.
     pub(super) fn hinted(&mut self, now: Instant, after: Duration) {
-        let longest = self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(after, |(_, known)| known.max(after));
+        let longest =
+            self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(after, |(_, known)| known.max(after));
         self.hint = Some((now, longest));
     }
 
@@ -162,9 +163,11 @@ impl Surplus {
     /// How long after an answer the next request is sent at the earliest, so that a second answer
     /// comes before it.
     pub(super) fn pause(&self, now: Instant, longest: Duration) -> Duration {
-        let is_known = self.frames + self.copies >= FRAMES && self.at.is_some_and(|at| now <= at + REMEMBERED);
+        let is_known =
+            self.frames + self.copies >= FRAMES && self.at.is_some_and(|at| now <= at + REMEMBERED);
         let known = if is_known { 2 * self.after } else { Duration::ZERO };
-        let hint = self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(Duration::ZERO, |(_, after)| 3 * after);
+        let hint =
+            self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(Duration::ZERO, |(_, after)| 3 * after);
         known.max(hint).min(longest)
     }
 }
