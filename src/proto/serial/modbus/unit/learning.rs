@@ -55,15 +55,15 @@ impl Unit {
     }
 
     /// This request was answered: how long after an answer on the line the last one was sent that
-    /// was lost. On a line with one unit, of the same request only: it may be one that the unit never
-    /// answers, and no other unit shows that the line takes requests as soon.
+    /// was lost. On a line with one unit, of the same request only: it may be one that the unit
+    /// never answers, and no other unit shows that the line takes requests as soon.
     pub(in super::super) fn take_missed(&mut self, request: &Request, is_shared: bool) -> Option<Duration> {
         self.lost_soon.take_if(|(lost, _)| is_shared || lost == request).map(|(_, after)| after)
     }
 
     /// An exception came for a read. Some gateways give up for a dead unit with one that units
-    /// send, too: whether it is one of those, as all that come are. A unit that refuses one read only
-    /// gives a value for another one before that.
+    /// send, too: whether it is one of those, as all that come are. A unit that refuses one read
+    /// only gives a value for another one before that.
     pub(in super::super) fn is_given_up_for(&mut self, exception: Exception, request: &Request) -> bool {
         if !matches!(exception, Exception::DEVICE_FAILURE | Exception::BUSY) {
             self.given_up = 0;
