@@ -2,7 +2,8 @@
 //!
 //! A copy can come when the next request is under way, and fits that if it asks for as much.
 //! Nothing in it is wrong but its values: they are those of an answer that came a moment ago. So on
-//! a line whose answers have no number, an answer to a read is *held* if it is the same as a recent one to
+//! a line whose answers have no number, an answer to a read is *held* if it is the same as a
+//! recent one to
 //! another read of the unit, and not what this read brought the last time. What comes behind it is
 //! the answer then, the last one of what comes; if nothing comes in the time of an answer, the
 //! values are the same. If that was so three times, and no copy was ever seen, nothing is held any
