@@ -526,8 +526,9 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
     let mut lines: Vec<String> = reason.iter().map(|reason| format!("  {reason}")).collect();
     if unit.learned_pause_ms > 0 {
         lines.push(format!(
-            "  asked {} ms after its last answer: silent if asked sooner",
-            unit.learned_pause_ms
+            "  asked {} ms after {}: silent if asked sooner",
+            unit.learned_pause_ms,
+            if unit.learned_pause_ms <= 100 { "any answer on the line" } else { "its last answer" }
         ));
     }
     if unit.learned_timeout_ms > 0 {
@@ -566,6 +567,13 @@ pub fn serial_unit_faults(unit: &SerialUnit) -> Vec<String> {
         lines.push(format!(
             "  {} came from its address without a request: another unit has it, or another master asks it",
             plural(unit.surplus, "frame")
+        ));
+    }
+    if unit.answer_times > 0 {
+        lines.push(format!(
+            "  its answers come {} times: it, or a converter before it, repeats them; {} not used",
+            unit.answer_times,
+            plural_of(unit.copies, "copy", "copies")
         ));
     }
     if unit.learned_rest_ms > 0 {
@@ -730,6 +738,13 @@ mod tests {
         // What it is degraded for is said once.
         let reason = Some(LATE.to_owned());
         assert_eq!(of(SerialUnit { one_behind: true, reason, ..SerialUnit::default() }), behind);
+        assert_eq!(
+            of(SerialUnit { learned_pause_ms: 100, answer_times: 3, copies: 40, ..SerialUnit::default() }),
+            [
+                "  asked 100 ms after any answer on the line: silent if asked sooner",
+                "  its answers come 3 times: it, or a converter before it, repeats them; 40 copies not used",
+            ]
+        );
         assert_eq!(
             of(SerialUnit { answers_as: Some(255), ..SerialUnit::default() }),
             ["  its answers name unit 255; they are used, as their transaction identifier is right"]

@@ -1291,6 +1291,12 @@ pub struct SerialUnit {
     /// address, or another master asks it.
     #[serde(skip_serializing_if = "is_zero")]
     pub surplus: u64,
+    /// Each of its answers comes so often, at most, if that is no accident; 0: once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub answer_times: u64,
+    /// Copies of answers that came, and were not used.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub copies: u64,
     /// Milliseconds of silence after each answer on the line that it was found to want, as units
     /// said that they are busy sooner; 0: none.
     #[serde(skip_serializing_if = "is_zero")]

@@ -43,6 +43,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
 #[cfg(feature = "mqtt")]
+mod awake;
 mod bus;
 mod bus_handle;
 mod certificates;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify as Wake;
 
+use super::awake;
 use super::hub::Hub;
 use crate::southbound::coap::io::Socket;
 
@@ -39,6 +40,7 @@ impl Shared {
             self.armed.set(next);
             self.timer.notify_one();
         }
+        awake::turns();
         result
     }
 }

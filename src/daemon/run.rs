@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use super::awake;
 use super::certificates::Certificates;
 use super::clock::SystemClock;
 use super::commands::Commands;
@@ -106,7 +107,9 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
     report::findings(&loaded.findings);
     report::findings(&loaded.state.events);
     report::findings(&loaded.state.problems);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().on_thread_park(awake::parks).on_thread_unpark(awake::woken);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot be started: {error}")),
     };
@@ -260,7 +263,8 @@ async fn serve(options: Options, loaded: Loaded, store: Rc<SocketStore>) -> Resu
     let mut metrics = super::metrics::Metrics::start(&desk.metrics_addresses());
     notify.ready(&desk.line());
     desk.say_ready();
-    let mut care = tokio::time::interval(Duration::from_secs(1));
+    awake::listen();
+    let mut care = tokio::time::interval(awake::TICK);
     care.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fault = None;
     loop {
@@ -272,6 +276,7 @@ async fn serve(options: Options, loaded: Loaded, store: Rc<SocketStore>) -> Resu
                 notify.ready(&desk.line());
             }
             _ = care.tick() => {
+                awake::ticks();
                 desk.set_metrics_problems(metrics.problems());
                 desk.care(&mut notify).await;
             }

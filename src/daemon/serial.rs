@@ -14,6 +14,7 @@ use tokio::sync::Notify as Wake;
 use tokio::task::{JoinHandle, spawn_local};
 
 use self::shared_line::SharedLine;
+use super::awake;
 use super::clock::SystemClock;
 use super::hub::Hub;
 use super::learned::Keeper;
@@ -537,6 +538,8 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         one_behind: unit.is_one_behind,
         doubled: unit.is_doubled,
         surplus: unit.surplus,
+        answer_times: unit.copied.map_or(0, |(times, _)| times.into()),
+        copies: unit.copied.map_or(0, |(_, copies)| copies),
         learned_rest_ms: u64::try_from(unit.rest.as_millis()).unwrap_or(u64::MAX),
         requests: bus.requests,
         answers: bus.answers,
@@ -644,6 +647,9 @@ const DAMAGED: &str =
 
 /// Why none of a unit's values arrives although it answers.
 fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
+    if let Some(failing) = unit.failing.filter(|failing| matches!(failing.failure, Failure::Gateway(_))) {
+        return failing.to_string();
+    }
     let mut text = "it answers, but none of its values can be read".to_owned();
     let left_out: Vec<String> =
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();
@@ -896,7 +902,10 @@ impl Host for Handle {
 
     fn received(&self, bytes: &[u8]) {
         self.with(|ports, _| ports.show(&self.name, "in", bytes, None));
-        self.round(|port, now, stamp, taker| port.handle_bytes(now, stamp, bytes, taker));
+        self.round(|port, now, stamp, taker| {
+            port.handle_wait(now, awake::waited(now));
+            port.handle_bytes(now, stamp, bytes, taker);
+        });
     }
 
     fn timeout(&self) {

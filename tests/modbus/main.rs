@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may touch the machine")]
 
 mod closed;
+mod converter;
 mod decoder;
 mod doubt;
 mod gateway;

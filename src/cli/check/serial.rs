@@ -89,7 +89,7 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                      \"{ms}ms\" in [serial.{name}.modbus]"
                 )
             });
-            let (is_behind, surplus) = (unit.one_behind, unit.surplus);
+            let (is_behind, surplus, answer_times) = (unit.one_behind, unit.surplus, unit.answer_times);
             // Its values arrive, though it counts as degraded.
             let is_read = reason == Some(LATE);
             let unit = unit.address;
@@ -108,6 +108,12 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                     "give each unit of the line an address of its own, and let no other master ask it";
                 findings.push(Finding::warn(&subject, message).advice(advice));
             }
+            if answer_times > 0 {
+                let message = format!("unit {unit}, {id}: its answers come {answer_times} times");
+                let advice = "the unit, a repeater or a converter sends them again: look at its settings, and for a second \
+                              one on the line; the copies are not used, and cost the line time";
+                findings.push(Finding::warn(&subject, message).advice(advice));
+            }
             let is_failing = !is_read && matches!(port.units[id].state.as_str(), "degraded" | "down");
             if is_behind && is_failing {
                 // That is the reason, and all that there is to be done.
@@ -119,13 +125,18 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                         "unit {unit}, {id}: it answers, but none of its values can be read: {without}"
                     ),
                 };
-                let advice = special(&port.units[id])
-                    .unwrap_or("compare table, address and numbering of its registers with the manual");
+                let advice = match reason {
+                    Some(reason) if reason.contains("as by a gateway") => {
+                        "look at its power, its wiring and its address on the line behind the gateway"
+                    }
+                    _ => special(&port.units[id])
+                        .unwrap_or("compare table, address and numbering of its registers with the manual"),
+                };
                 findings.push(Finding::warn(&subject, message).advice(rest.as_deref().unwrap_or(advice)));
             } else if port.units[id].state == "down" {
                 let message = format!("unit {unit}, {id}: {}", reason.unwrap_or("it does not answer"));
                 let advice = if reason.is_some_and(|reason| reason.contains("transaction-id")) {
-                    "set transaction-id under modbus: then late answers are told as on a serial line"
+                    "late answers are told from others as on a serial line then"
                 } else if port.port.contains("tcp://") {
                     "look at its power, its address, the converter's own settings, and whether the port is one of \
                      tcp:// (RTU) or modbus-tcp://"
@@ -395,8 +406,35 @@ mod tests {
             found(SerialUnit { left_out, ..late })[1],
             "unit 0, m: its readings come without x (exception 2)"
         );
+        let twice =
+            found(SerialUnit { state: "up".into(), answer_times: 2, copies: 9, ..SerialUnit::default() });
+        assert_eq!(twice, ["unit 0, m: its answers come 2 times"]);
         let doubled = found(SerialUnit { state: "up".into(), doubled: true, ..SerialUnit::default() });
         assert_eq!(doubled, [format!("unit 0, m: each read is sent more than once: {DOUBTFUL}")]);
+    }
+
+    #[test]
+    fn the_key_for_a_peer_that_copies_no_transaction_identifier_is_named_once() {
+        let reason = Some(modbus_failure().to_string());
+        let unit = SerialUnit { state: "down".into(), reason, ..SerialUnit::default() };
+        let bus = SerialPort { units: [("m".to_owned(), unit)].into(), ..SerialPort::default() };
+        let found = told(&Status { serial: [("bus".to_owned(), bus)].into(), ..Status::default() }, &[]);
+        let text = format!("{:?}", found[0]);
+        assert_eq!(text.matches("transaction-id").count(), 1, "{text}");
+    }
+
+    fn modbus_failure() -> crate::proto::serial::modbus::bus::Failing {
+        use crate::proto::serial::modbus::bus::{Failing, Medium};
+        Failing {
+            failure: crate::proto::serial::modbus::Failure::Misnumbered,
+            misfit: None,
+            is_late: false,
+            is_displaced: false,
+            is_behind: false,
+            beyond: None,
+            crossed: None,
+            medium: Medium::Header,
+        }
     }
 
     #[test]

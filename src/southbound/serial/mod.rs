@@ -10,6 +10,7 @@
 //! committed, within the limits of [`pending`]; beyond them the oldest reading is dropped and
 //! counted.
 
+pub mod awake;
 pub mod counters;
 pub mod delivery;
 pub mod intake;

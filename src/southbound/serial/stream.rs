@@ -267,6 +267,11 @@ impl Stream {
         self.hold(now, self.is_held);
     }
 
+    /// Bytes that are read now have waited for so long at most, however long the line was silent.
+    pub(super) fn handle_wait(&mut self, now: Instant, waited: Duration) {
+        self.decoder.woken(now, waited);
+    }
+
     pub(super) fn handle_timeout(&mut self, now: Instant, stamp: Stamp, port: &Port, taker: &mut dyn Taker) {
         // The shell has read what waited.
         self.decode(now, stamp, port, taker, &[], |decoder, sink| decoder.handle_timeout(now, sink));

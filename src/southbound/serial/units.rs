@@ -83,6 +83,8 @@ pub struct UnitView<'a> {
     pub is_doubled: bool,
     /// Frames that it sent without being asked, if they are no accident.
     pub surplus: u64,
+    /// How often its answers come, and how many copies of them came, if that is no accident.
+    pub copied: Option<(u32, u64)>,
     /// The silence after each answer on the line that it was found to want.
     pub rest: Duration,
     /// Counters of the unit on the bus.
@@ -297,6 +299,7 @@ impl Units {
                 is_one_behind: self.bus.is_one_behind(index),
                 is_doubled: self.bus.is_doubled(index),
                 surplus: self.bus.surplus(index),
+                copied: self.bus.copied(index),
                 rest: self.bus.rest(index),
                 bus: self.bus.counters(index)?,
                 readings: unit.delivery.readings(),

@@ -6,10 +6,12 @@
 //! ```
 //!
 //! A process that is stopped, swapped out, or waits for a disk finds all messages of that time at
-//! once, and no pause between them. So a shell that is awake says so twice a pause
-//! ([`Decoder::looked`]), also while nothing comes. Bytes that came while nobody looked, with what
-//! was begun before them and whatever follows without a pause, count only if a CRC says that they
-//! are whole messages, one behind the other; anything else is dropped as [`Bad::Stalled`].
+//! once, and no pause between them. So while a message is under way a shell that is awake says so
+//! twice a pause ([`Decoder::looked`]). While nothing is, no timer wakes it: it says with the first
+//! bytes for how long they may have waited ([`Decoder::woken`]). Bytes that came while nobody
+//! looked, with what was begun before them and whatever follows without a pause, count only if a
+//! CRC says that they are whole messages, one behind the other; anything else is dropped as
+//! [`Bad::Stalled`].
 
 use std::time::{Duration, Instant};
 
@@ -32,9 +34,25 @@ impl Decoder {
         self.looked_at = self.looked_at.map(|at| at.max(now));
     }
 
-    /// When [`Decoder::looked`] must be called next, though nothing else is to be done.
+    /// Bytes are read now that have waited for so long at most. That says nothing of a message that
+    /// is under way: its pauses were to be looked for in time.
+    pub fn woken(&mut self, now: Instant, waited: Duration) {
+        if self.is_at_rest()
+            && let Some(at) = now.checked_sub(waited)
+        {
+            self.looked(at);
+        }
+    }
+
+    /// Whether nothing is under way, so that no pause can be missed.
+    fn is_at_rest(&self) -> bool {
+        !self.is_within() && !self.is_stalled && self.last_byte_at.is_none()
+    }
+
+    /// When [`Decoder::looked`] must be called next, though nothing else is to be done; `None` if
+    /// nothing is under way.
     pub fn poll_look(&self) -> Option<Instant> {
-        self.looked_at?.checked_add(self.stall()? / 2)
+        self.looked_at.filter(|_| !self.is_at_rest())?.checked_add(self.stall()? / 2)
     }
 
     /// So long nobody looks in a stall; `None`: it changes nothing.

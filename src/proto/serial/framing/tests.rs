@@ -1290,6 +1290,7 @@ fn stalled(settings: &Settings, messages: &[Vec<u8>]) -> (Decoder, Vec<Vec<u8>>)
     let mut found = Vec::new();
     // The time from the first message on, and what waits to be read.
     let mut waiting: Vec<u8> = Vec::new();
+    let mut last = start;
     for step in 0..200 {
         let now = start + ms(10 * step);
         if step % 20 == 1 {
@@ -1299,7 +1300,9 @@ fn stalled(settings: &Settings, messages: &[Vec<u8>]) -> (Decoder, Vec<Vec<u8>>)
         if (15..95).contains(&step) {
             continue;
         }
+        let waited = now - std::mem::replace(&mut last, now);
         if !waiting.is_empty() {
+            decoder.woken(now, waited);
             found.extend(take(&mut decoder, now, &std::mem::take(&mut waiting)));
             decoder.looked(now);
         }
@@ -1405,4 +1408,30 @@ fn bytes_full_of_ends_of_messages_cost_a_bounded_time() {
     decoder.looked(late);
     assert!(pause(&mut decoder, late + gap).is_empty());
     assert_eq!(decoder.counters().stalled, 1);
+}
+
+#[test]
+fn a_zero_lost_in_front_of_a_message_with_its_length_is_not_seen_where_the_next_byte_is_the_length_too() {
+    for (checksum, is_seen) in [
+        (Checksum::Crc16Arc, false),
+        (Checksum::Crc16Xmodem, false),
+        (Checksum::Crc16Kermit, false),
+        (Checksum::Crc16Modbus, true),
+        (Checksum::Crc16X25, true),
+        (Checksum::Crc32, true),
+    ] {
+        for start in [&b""[..], &[0]] {
+            let header = header(Width::One, false, 1, 0);
+            let settings = Settings { start: start.to_vec(), ..settings(header, Some(checksum)) };
+            let mut frame = vec![0, 3 + checksum.width() as u8, 3 + checksum.width() as u8, b'2', b'1'];
+            checksum.append(&mut frame, 0);
+            let payload = &frame[2..5];
+            let (mut decoder, now) = opened(&settings);
+            assert_eq!(take(&mut decoder, now, &frame), [payload], "{checksum:?}");
+            let lost = [&frame[1..], &frame, &frame].concat();
+            let found = take(&mut decoder, now, &lost);
+            let is_shifted = found.iter().any(|found| found != payload);
+            assert_eq!(is_shifted, !is_seen && start.is_empty(), "{checksum:?} {start:?} {found:?}");
+        }
+    }
 }

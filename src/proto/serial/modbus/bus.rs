@@ -27,6 +27,7 @@ use super::doubt::Trust;
 use super::fault::Lost;
 pub use super::fault::{Failing, Failure, Medium};
 use super::frame::{self, Found, Receiver};
+use super::haste::Haste;
 use super::learn::{LINE_PAUSES, Learned, Obstacle, PAUSES};
 pub use super::misfit::Misfit;
 use super::pdu::{Answer, Exception, Request, Shape};
@@ -165,6 +166,7 @@ pub struct Bus {
     rival: Option<(u8, Instant)>,
     medium: Medium,
     relay: Relay,
+    haste: Haste,
     /// When a unit was last asked for a probe to end a doubt of the line.
     stepped_at: Option<Instant>,
     /// For so long nothing is asked once the port is open.
@@ -218,6 +220,26 @@ struct Exchange {
     in_place: Option<Shape>,
     /// It belongs to a write, and not to a poll.
     of_write: bool,
+    /// An answer that may be the copy of an earlier one: it is used if nothing else comes.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    data: Vec<u8>,
+    /// The last one behind it that is no copy, as far as is known: it may be one of an answer that
+    /// was still to come.
+    other: Option<Vec<u8>>,
+    /// When the last of them came, and until when nothing more may come then.
+    at: Instant,
+    quiet_at: Option<Instant>,
+    deadline: Instant,
+}
+
+impl Held {
+    fn until(&self) -> Instant {
+        self.quiet_at.map_or(self.deadline, |at| at.min(self.deadline))
+    }
 }
 
 impl Exchange {
@@ -245,6 +267,7 @@ impl Exchange {
             is_displaced: false,
             in_place: None,
             of_write: false,
+            held: None,
         }
     }
 }
@@ -277,6 +300,7 @@ impl Bus {
             rival: None,
             medium: Medium::Line,
             relay,
+            haste: Haste::default(),
             stepped_at: None,
             still: Duration::ZERO,
             writes: write::Writes::default(),
@@ -466,7 +490,11 @@ impl Bus {
         if let [unit, pdu @ .., _, _] = frame {
             self.relay.came_late(*unit, pdu);
             let frame = frame::Frame { unit: *unit, pdu, is_request: false };
-            stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers);
+            if stray(now, frame, None, &mut self.units, &mut self.events, &mut self.strangers)
+                && let Some(unit) = self.units.iter_mut().find(|of| of.settings.address == *unit)
+            {
+                unit.is_copy(now, pdu);
+            }
         }
     }
 
@@ -507,6 +535,10 @@ impl Bus {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         self.knock(now);
+        if matches!(&self.line, Line::Waiting(Exchange { held: Some(held), .. }) if now >= held.until()) {
+            self.examine(now, true);
+            self.take_held(now);
+        }
         if let Line::Waiting(exchange) = &self.line
             && (now >= exchange.deadline || exchange.settled.is_some_and(|settled| now >= settled))
         {
@@ -521,7 +553,8 @@ impl Bus {
         match &self.line {
             Line::Down => None,
             Line::Waiting(exchange) => {
-                let sooner = exchange.settled.into_iter().chain(exchange.knock).min();
+                let held = exchange.held.as_ref().map(Held::until);
+                let sooner = exchange.settled.into_iter().chain(exchange.knock).chain(held).min();
                 Some(sooner.map_or(exchange.deadline, |sooner| sooner.min(exchange.deadline)))
             }
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
@@ -605,6 +638,11 @@ impl Bus {
         self.units.get(unit).map_or(0, Unit::surplus)
     }
 
+    /// How often a unit's answers come, and how many copies of them came, if that is no accident.
+    pub fn copied(&self, unit: usize) -> Option<(u32, u64)> {
+        self.units.get(unit)?.copied()
+    }
+
     /// Bytes that belong to no frame.
     pub fn noise(&self) -> u64 {
         self.receiver.noise()
@@ -658,7 +696,7 @@ impl Bus {
                 // The answer to the other master.
                 *strangers += 1;
             } else if stray(now, frame, None, units, events, strangers) {
-                left_over(now, frame.unit, units);
+                left_over(now, frame, units);
             } else if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == frame.unit) {
                 unit.late_by_itself();
                 relay.came_late(frame.unit, frame.pdu);
@@ -670,6 +708,9 @@ impl Bus {
     fn examine(&mut self, now: Instant, last: bool) {
         // Taken out, because the response borrows from it.
         let mut receiver = std::mem::take(&mut self.receiver);
+        while self.holds(now, last, &mut receiver) {
+            receiver.take_answer();
+        }
         let answer = self.search(now, last, &mut receiver);
         // A gateway says so of a unit behind it: that is the unit's silence, not its answer.
         if let Some(Answer::Exception(exception)) = answer
@@ -698,10 +739,57 @@ impl Bus {
         if let Some(answer) = answer
             && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
         {
-            self.answered(now, &exchange, answer);
+            self.answered(now, exchange, answer);
             receiver.clear();
         }
         self.receiver = receiver;
+    }
+
+    /// Whether the next answer is held, as it may be the copy of an earlier one.
+    fn holds(&mut self, now: Instant, last: bool, receiver: &mut Receiver) -> bool {
+        // Where late answers are reckoned with, each read is sent until several agree.
+        if self.medium == Medium::Header || self.relay.is_behind() || self.relay.awaits(now) {
+            return false;
+        }
+        let Some(Answer::Data(data)) = self.search(now, last, receiver) else { return false };
+        let Line::Waiting(exchange) = &mut self.line else { return false };
+        let Some(unit) = self.units.get_mut(exchange.unit) else { return false };
+        let may_be_copy = unit.may_be_copy(now, &exchange.request, data);
+        let Some(held) = &mut exchange.held else {
+            if may_be_copy {
+                let (data, deadline) = (data.to_vec(), exchange.deadline);
+                exchange.held = Some(Held { data, other: None, at: now, quiet_at: None, deadline });
+                (exchange.knock, exchange.settled) = (None, None);
+            }
+            return may_be_copy;
+        };
+        let apart = now.saturating_duration_since(std::mem::replace(&mut held.at, now));
+        match held.data == data || may_be_copy {
+            true => unit.judge_held(now, data, true),
+            false => held.other = Some(data.to_vec()),
+        }
+        if held.other.is_some() {
+            held.quiet_at = Some(now + PAUSES[0].max(2 * apart));
+        }
+        true
+    }
+
+    /// Nothing more comes behind an answer that was held: whether there was one.
+    fn take_held(&mut self, now: Instant) -> bool {
+        let Line::Waiting(exchange) = &mut self.line else { return false };
+        let Some(held) = exchange.held.take() else { return false };
+        if let Some(unit) = self.units.get_mut(exchange.unit) {
+            unit.judge_held(now, &held.data, held.other.is_some());
+        }
+        if held.quiet_at.is_some_and(|at| now < at) {
+            // Its own may be still to come.
+            self.lose(now, false);
+            return true;
+        }
+        let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle) else { return false };
+        self.answered(now, exchange, Answer::Data(held.other.as_ref().unwrap_or(&held.data)));
+        self.receiver.clear();
+        true
     }
 
     fn search<'r>(&mut self, now: Instant, last: bool, receiver: &'r mut Receiver) -> Option<Answer<'r>> {
@@ -743,6 +831,12 @@ impl Bus {
                 && units.get(exchange.unit).is_some_and(|unit| unit.is_as_odd(bytes, asked));
             let asked = (frame.unit != address).then_some(address);
             let is_other = is_misfit || stray(now, frame, asked, units, events, strangers);
+            // Nor does it answer for another one, or with another length.
+            let mut sender = units.iter_mut().filter(|unit| unit.settings.address == frame.unit);
+            let is_in_order = !(is_displacing && relay.is_in_doubt());
+            if is_other && is_in_order && sender.any(|unit| unit.is_copy(now, frame.pdu)) {
+                return;
+            }
             // A unit that answers twice is no converter that is late.
             exchange.is_displaced |= is_displacing && (frame.unit == address || !is_other);
             if frame.unit == address && !is_other {
@@ -756,7 +850,7 @@ impl Bus {
                 let is_sure = is_other && sender.is_none_or(|sender| !sender.is_healthy());
                 *(if is_sure { &mut exchange.foreign } else { &mut exchange.other }) = Some(frame.unit);
                 if is_other {
-                    left_over(now, frame.unit, units);
+                    left_over(now, frame, units);
                 }
             }
             if is_other && frame.unit == address {
@@ -804,7 +898,27 @@ impl Bus {
         }
     }
 
-    fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
+    fn answered(&mut self, now: Instant, exchange: Exchange, answer: Answer<'_>) {
+        // A line that is a port of this machine has no gateway that could say so.
+        if let Answer::Exception(exception) = answer
+            && self.medium != Medium::Line
+            && !exchange.of_write
+            && self
+                .units
+                .get_mut(exchange.unit)
+                .is_some_and(|unit| unit.is_given_up_for(exception, &exchange.request))
+        {
+            self.line = Line::Waiting(Exchange { gateway: Some(exception), ..exchange });
+            return self.lose(now, false);
+        }
+        let exchange = &exchange;
+        if let Some(unit) = self.units.get_mut(exchange.unit) {
+            // Something else came behind it.
+            exchange.held.iter().for_each(|held| unit.judge_held(now, &held.data, true));
+            if let Answer::Data(data) = answer {
+                unit.note_taken(now, &exchange.request, data);
+            }
+        }
         self.release(now);
         self.answered_at = Some(now);
         let is_behind = self.units.get(exchange.unit).is_some_and(Unit::is_behind);
@@ -813,10 +927,11 @@ impl Bus {
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
         }
-        let index = exchange.unit;
+        let (index, is_shared) = (exchange.unit, self.units.len() > 1);
         let Some(unit) = self.units.get_mut(index) else { return };
         unit.came(exchange.deferred.is_some(), exchange.is_knocked, exchange.knock.is_some(), answer);
         let silence = unit.silence_on_line();
+        let missed = unit.take_missed(&exchange.request, is_shared).filter(|_| self.medium != Medium::Line);
         unit.rest.answered(now, answer, silence);
         for (_, other) in self.units.iter_mut().enumerate().filter(|(at, _)| *at != index) {
             other.rest.other_answered(answer, silence);
@@ -849,6 +964,14 @@ impl Bus {
             }
         }
         self.tell(index, news);
+        let soonest = self.units.iter().filter_map(Unit::soonest_on_line).min();
+        if self.haste.answered(silence, missed, soonest) {
+            for (unit, of) in self.units.iter_mut().enumerate() {
+                if of.rest_on_line(now) {
+                    self.events.push_back(Event::Learned { unit });
+                }
+            }
+        }
     }
 
     /// Of what was answered, more may come: a request that was sent twice has two answers, and some
@@ -860,7 +983,12 @@ impl Bus {
             Answer::Exception(_) => unit.refusals.saturating_add(1),
             Answer::Data(_) | Answer::Done => 0,
         };
-        let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals);
+        // Nor is one that refuses what is asked for, once it came again and again for this read.
+        let is_proven = |answer| match answer {
+            Answer::Exception(exception) => unit.is_proven(exception, &exchange.request),
+            Answer::Data(_) | Answer::Done => false,
+        };
+        let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals) && !is_proven(answer);
         if self.medium != Medium::Line && (is_given_up || exchange.is_knocked) {
             self.relay.may_have_given_up(now, exchange.asked + unit.rest());
         }
@@ -902,12 +1030,15 @@ impl Bus {
     /// Gives up the outstanding request, if there is one: an exception that the data did not follow
     /// is its answer.
     fn give_up(&mut self, now: Instant) {
+        if self.take_held(now) {
+            return;
+        }
         if let Line::Waiting(exchange) = &self.line
             && let Some(exception) = exchange.deferred
             && !exchange.is_intruded
             && let Line::Waiting(exchange) = std::mem::replace(&mut self.line, Line::Idle)
         {
-            self.answered(now, &exchange, Answer::Exception(exception));
+            self.answered(now, exchange, Answer::Exception(exception));
             return self.receiver.clear();
         }
         self.lose(now, false);
@@ -1144,9 +1275,9 @@ impl Bus {
 }
 
 /// A frame came of this address, whose unit was not asked.
-fn left_over(now: Instant, address: u8, units: &mut [Unit]) {
-    if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == address) {
-        unit.left_over(now);
+fn left_over(now: Instant, frame: frame::Frame<'_>, units: &mut [Unit]) {
+    if let Some(unit) = units.iter_mut().find(|unit| unit.settings.address == frame.unit) {
+        unit.left_over(now, frame.pdu);
     }
 }
 

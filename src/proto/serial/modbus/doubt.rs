@@ -100,6 +100,8 @@ struct Run {
     /// When the first request of it was sent.
     begun: Option<Instant>,
     is_over: bool,
+    /// What came before was an exception: if answers came one request late, one would be first.
+    is_after_exception: bool,
 }
 
 /// What may still come of the requests to one unit.
@@ -249,7 +251,7 @@ impl Doubt {
                 }
                 self.heard((request, asked), data);
             }
-            _ => self.run = Run::default(),
+            _ => self.run = Run { is_after_exception: true, ..Run::default() },
         }
         let Some(first) = self.open.iter().position(|open| open.may_bring(request, is_exception)) else {
             self.run.begun = None;
@@ -282,7 +284,8 @@ impl Doubt {
     fn heard(&mut self, (request, asked): (&Request, Instant), data: &[u8]) {
         if self.run.is_over || self.run.request.as_ref() != Some(request) {
             let before = self.run.answers.pop();
-            self.run = Run { request: Some(request.clone()), before, ..Run::default() };
+            let is_after_exception = self.run.is_after_exception && self.run.request.is_none();
+            self.run = Run { request: Some(request.clone()), before, is_after_exception, ..Run::default() };
         }
         self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
         self.last = data.to_vec();
@@ -390,6 +393,9 @@ impl Run {
         let [first, others @ ..] = &self.answers[..] else { return None };
         let last = others.last()?;
         let is_settled = others.iter().all(|answer| answer == last);
+        if self.is_after_exception {
+            return (is_settled && first == last).then_some(Sign::InStep);
+        }
         Sign::of(self.before.as_ref()?, first, last).filter(|_| is_settled)
     }
 }

@@ -139,8 +139,15 @@ impl fmt::Display for Failing {
                      tcp:// if the peer sends those of a line (RTU)"
                 }
             }),
-            (Failure::Gateway(exception), _) => {
+            (Failure::Gateway(exception), _) if exception.is_of_gateway() => {
                 write!(f, "the gateway at the port has no answer from it: {exception}")
+            }
+            (Failure::Gateway(exception), _) => {
+                write!(
+                    f,
+                    "each read is refused ({exception}), as by a gateway that has no answer from it: it is asked as \
+                     seldom as a unit that is silent"
+                )
             }
         }
     }

@@ -254,6 +254,14 @@ impl Receiver {
         }
     }
 
+    /// Drops the answer that was found, and what is before it.
+    pub fn take_answer(&mut self) {
+        let taken = self.told.min(self.bytes.len());
+        self.noise += taken.saturating_sub(self.framed) as u64;
+        self.bytes.drain(..taken);
+        (self.told, self.framed) = (0, 0);
+    }
+
     /// Drops all bytes; those that belong to no frame count as noise.
     pub fn clear(&mut self) {
         self.noise += self.bytes.len().saturating_sub(self.framed) as u64;

@@ -13,6 +13,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::copies::Copy;
 use super::pdu::{Answer, Exception};
 
 /// So often a repeated request must have been answered.
@@ -91,6 +92,11 @@ impl Patience {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Surplus {
     frames: u64,
+    /// Copies of answers, and how many answers came twice, three times and so on.
+    copies: u64,
+    times: [u32; TIMES],
+    /// When one came that looks like a copy, and how long after its answer at most.
+    hint: Option<(Instant, Duration)>,
     /// The last one came so long after its answer.
     after: Duration,
     at: Option<Instant>,
@@ -98,16 +104,45 @@ pub(super) struct Surplus {
 
 /// So many are no accident.
 const FRAMES: u64 = 3;
+/// Most times of one answer that are told apart, from two on.
+const TIMES: usize = 4;
+/// So long one frame that looks like a copy is reckoned with.
+const HINTED: Duration = Duration::from_secs(10);
 /// So long one is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 impl Surplus {
     /// A frame came, so long after the unit's last answer.
     pub(super) fn came(&mut self, now: Instant, after: Duration) {
+        self.note(now, after);
+        self.frames += 1;
+    }
+
+    /// A copy of an answer came, so long after it.
+    pub(super) fn copied(&mut self, now: Instant, copy: Copy) {
+        self.note(now, copy.after);
+        self.copies += 1;
+        // One that came three times was one of two before.
+        let at = (copy.times.saturating_sub(2) as usize).min(TIMES - 1);
+        if let Some(less) = at.checked_sub(1).and_then(|at| self.times.get_mut(at)) {
+            *less = less.saturating_sub(1);
+        }
+        if let Some(times) = self.times.get_mut(at) {
+            *times = times.saturating_add(1);
+        }
+    }
+
+    /// A frame came that looks like a copy, so long after its answer: more may follow.
+    pub(super) fn hinted(&mut self, now: Instant, after: Duration) {
+        let longest =
+            self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(after, |(_, known)| known.max(after));
+        self.hint = Some((now, longest));
+    }
+
+    fn note(&mut self, now: Instant, after: Duration) {
         if self.at.is_some_and(|at| now > at + REMEMBERED) {
             *self = Surplus::default();
         }
-        self.frames += 1;
         self.at = Some(now);
         if after < REMEMBERED {
             self.after = self.after.max(after);
@@ -119,10 +154,20 @@ impl Surplus {
         if self.frames >= FRAMES { self.frames } else { 0 }
     }
 
+    /// How often its answers come, and how many copies came, if that is no accident.
+    pub(super) fn copies(&self) -> Option<(u32, u64)> {
+        let most = self.times.iter().zip(2..).max_by_key(|(count, _)| **count);
+        (self.copies >= FRAMES).then_some((most.map_or(2, |(_, times)| times), self.copies))
+    }
+
     /// How long after an answer the next request is sent at the earliest, so that a second answer
     /// comes before it.
     pub(super) fn pause(&self, now: Instant, longest: Duration) -> Duration {
-        let is_known = self.frames() > 0 && self.at.is_some_and(|at| now <= at + REMEMBERED);
-        if is_known { (2 * self.after).min(longest) } else { Duration::ZERO }
+        let is_known =
+            self.frames + self.copies >= FRAMES && self.at.is_some_and(|at| now <= at + REMEMBERED);
+        let known = if is_known { 2 * self.after } else { Duration::ZERO };
+        let hint =
+            self.hint.filter(|(at, _)| now <= *at + HINTED).map_or(Duration::ZERO, |(_, after)| 3 * after);
+        known.max(hint).min(longest)
     }
 }

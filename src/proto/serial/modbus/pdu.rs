@@ -334,6 +334,11 @@ impl Exception {
         matches!(self.0, 10 | 11)
     }
 
+    /// Whether it refuses what is asked for: no gateway says so of a unit that it could not reach.
+    pub fn is_of_request(self) -> bool {
+        matches!(self, Exception(1..=3))
+    }
+
     /// Whether asking for the same again later might be answered.
     pub fn may_pass_later(self) -> bool {
         matches!(self, Exception::DEVICE_FAILURE | Exception::ACKNOWLEDGE | Exception::BUSY)

@@ -59,6 +59,12 @@ pub(super) struct Relay {
     last: Vec<u8>,
     before: Vec<u8>,
     first: Vec<u8>,
+    /// What the last answer with data was to, and whether the one before the present read was to
+    /// the same read: then it says nothing of another one that is late.
+    last_of: Option<Asked>,
+    is_own_before: bool,
+    /// A request of the present read was lost: nobody knows what changed meanwhile.
+    is_broken: bool,
     /// Requests and answers of the present read until now, and whether the answers are the same.
     times: usize,
     answers: usize,
@@ -173,6 +179,11 @@ impl Relay {
         }
     }
 
+    /// Whether an answer may be that to the request before.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt || self.is_behind()
+    }
+
     /// Whether what was given up may still come.
     pub(super) fn awaits(&self, now: Instant) -> bool {
         self.stragglers.is_open(now)
@@ -200,7 +211,8 @@ impl Relay {
         if self.present.as_ref() != Some(&asked) {
             self.stragglers.begin(now);
             self.before.clone_from(&self.last);
-            (self.times, self.answers, self.is_again) = (0, 0, false);
+            self.is_own_before = self.last_of.as_ref() == Some(&asked);
+            (self.times, self.answers, self.is_again, self.is_broken) = (0, 0, false, false);
             if let Some(present) = &self.present {
                 self.earlier.push_front(present.clone());
             }
@@ -243,6 +255,7 @@ impl Relay {
             self.displaced = (self.displaced + 1).min(DISPLACED_MAX);
             self.is_again = true;
         }
+        self.is_broken = true;
         if self.is_shared && (is_first || is_displaced) {
             self.near = 0;
             (self.in_doubt, self.in_step) = (true, 0);
@@ -291,6 +304,7 @@ impl Relay {
         if let Answer::Data(data) = answer {
             self.equal = if self.last == data { self.equal.saturating_add(1) } else { 0 };
             self.last = data.to_vec();
+            self.last_of = Some(present.clone());
             if self.answers == 0 {
                 (self.first, self.is_alike) = (data.to_vec(), true);
             }
@@ -331,6 +345,7 @@ impl Relay {
                 // An answer that is late now and then is no converter's.
                 self.was_in_place();
             }
+            Some(Sign::Behind) if self.is_own_before || self.is_broken => {}
             Some(Sign::Behind) => {
                 (self.in_step, self.behind, self.near) = (0, self.behind.saturating_add(1), 0);
             }

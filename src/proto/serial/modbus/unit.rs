@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 use super::super::State;
 use super::super::lateness::Lateness;
 use super::change::Changes;
+use super::copies::Copies;
 use super::doubt::{Doubt, Trust};
 use super::fault::{Failure, Lost};
 use super::learn::Obstacle;
@@ -173,6 +174,10 @@ pub(super) struct Unit {
     pub(super) revision: u64,
     /// Exceptions in a row.
     pub(super) refusals: u8,
+    /// Those of them in a row with which a gateway may give up for a unit that is dead.
+    given_up: u8,
+    /// After several such ones it gave a value: it refuses reads by itself.
+    is_itself: bool,
     parts: Vec<Part>,
     halved: Vec<Halved>,
     /// Reads that show that answers are in step, and whether the answer has a shape of its own.
@@ -240,6 +245,7 @@ pub(super) struct Unit {
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
+    copies: Copies,
     /// The block that failed last, how, and after how much silence it was asked for.
     blame: Option<(Block, Obstacle, Silence)>,
     /// How the last request failed, if the last one did.
@@ -273,6 +279,8 @@ pub(super) struct Unit {
     soonest: Option<Silence>,
     /// The shortest time after any answer on the line at which it was asked in vain.
     ignored_after: Option<Duration>,
+    /// The last request that was lost, and how long after an answer on the line it was sent.
+    lost_soon: Option<(Request, Duration)>,
     /// So often a read failed sooner after an answer on the line than any was answered, and not
     /// after a longer silence.
     hurried: u32,
@@ -321,6 +329,8 @@ impl Unit {
             rest: Rest::default(),
             revision: 0,
             refusals: 0,
+            given_up: 0,
+            is_itself: false,
             in_step: false,
             is_numbered: false,
             is_left_over: false,
@@ -355,6 +365,7 @@ impl Unit {
             is_undecided: false,
             owed: None,
             surplus: Surplus::default(),
+            copies: Copies::default(),
             blame: None,
             failing: None,
             misfit: None,
@@ -372,6 +383,7 @@ impl Unit {
             silence: Silence { own: Duration::MAX, line: Duration::MAX },
             soonest: None,
             ignored_after: None,
+            lost_soon: None,
             hurried: 0,
             trying: None,
             has_tried_pauses: false,
@@ -600,8 +612,10 @@ impl Unit {
             own: soonest.own.min(own),
             line: soonest.line.min(line),
         }));
-        if let Answer::Exception(_) = answer {
-            self.counters.exceptions += 1;
+        match answer {
+            Answer::Exception(_) => self.counters.exceptions += 1,
+            Answer::Data(_) | Answer::Done if trust != Trust::Doubtful => self.is_there(),
+            Answer::Data(_) | Answer::Done => {}
         }
         match purpose {
             // An exception shows as well that it answers in order.
@@ -736,6 +750,7 @@ impl Unit {
         if lost.obstacle() == Some(Obstacle::Silence) {
             let after = self.silence.line;
             self.ignored_after = Some(self.ignored_after.map_or(after, |least| least.min(after)));
+            self.lost_soon = (!lost.is_displaced).then(|| (request.clone(), after));
         }
         let was_in_step = std::mem::take(&mut self.in_step);
         // What is left of an answer has come; of the only read a late one is no other's.
@@ -840,7 +855,12 @@ impl Unit {
     /// Whether it counts as down from now on, or as degraded because what it answers does not fit,
     /// and did not before.
     pub(super) fn has_gone_down(&mut self) -> Option<State> {
-        let is_there = matches!(self.failing, Some(Failure::Misfit | Failure::Intruded));
+        let is_there = match self.failing {
+            Some(Failure::Misfit | Failure::Intruded) => true,
+            // The unit may have said so itself.
+            Some(Failure::Gateway(exception)) => !exception.is_of_gateway(),
+            _ => false,
+        };
         let to = if is_there { State::Degraded } else { State::Down };
         if self.failures < DOWN_AFTER || self.state == to {
             return None;

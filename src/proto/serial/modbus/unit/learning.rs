@@ -25,8 +25,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::super::State;
 use super::super::learn::{self, Obstacle};
-use super::super::pdu::Request;
+use super::super::pdu::{Exception, Request};
 use super::super::plan::{self, Block};
 use super::learned::TRIAL_FIRST;
 use super::part::{Halved, Part};
@@ -34,6 +35,11 @@ use super::{News, Refusal, Repeat, Silence, Unit};
 
 /// Pauses up to this cost the other units on the line little.
 const SMALL_PAUSE: Duration = learn::PAUSES[0];
+/// More exceptions than this with which gateways give up, in a row and without a value: as many as
+/// one read is repeated at once.
+const GIVEN_UP: u8 = 3;
+/// So often a read must have been refused alike for that to be no other one's answer.
+const PROVEN: u8 = 3;
 
 impl Unit {
     /// Not before this is it asked again: a pause after an answer that was learned, or is being
@@ -43,7 +49,63 @@ impl Unit {
         let pause = self.pause.max(trial.copied().unwrap_or_default());
         let small = line_at.filter(|_| !pause.is_zero()).map(|at| at + pause.min(SMALL_PAUSE));
         let second = self.surplus.pause(line_at.unwrap_or(self.due), self.settings.timeout);
+        // One who numbers answers tells a copy from the next answer.
+        let second = if self.is_numbered { Duration::ZERO } else { second };
         small.max(self.answered_at.map(|at| at + pause.max(second)))
+    }
+
+    /// This request was answered: how long after an answer on the line the last one was sent that
+    /// was lost. On a line with one unit, of the same request only: it may be one that the unit
+    /// never answers, and no other unit shows that the line takes requests as soon.
+    pub(in super::super) fn take_missed(&mut self, request: &Request, is_shared: bool) -> Option<Duration> {
+        self.lost_soon.take_if(|(lost, _)| is_shared || lost == request).map(|(_, after)| after)
+    }
+
+    /// An exception came for a read. Some gateways give up for a dead unit with one that units
+    /// send, too: whether it is one of those, as all that come are. A unit that refuses one read
+    /// only gives a value for another one before that.
+    pub(in super::super) fn is_given_up_for(&mut self, exception: Exception, request: &Request) -> bool {
+        if !matches!(exception, Exception::DEVICE_FAILURE | Exception::BUSY) {
+            self.given_up = 0;
+            return false;
+        }
+        let known = |at: &usize| {
+            let why = Obstacle::Exception(exception);
+            self.refused.iter().any(|refusal| refusal.register == *at && refusal.why == why)
+        };
+        let part = self.parts.iter().find(|part| part.block.request().as_ref() == Some(request));
+        let is_known =
+            self.state == State::Up && part.is_some_and(|part| part.block.members.iter().all(known));
+        if self.is_itself || self.trial.is_some() || is_known {
+            return false;
+        }
+        self.given_up = self.given_up.saturating_add(1);
+        self.given_up > GIVEN_UP
+    }
+
+    /// It gave values.
+    pub(super) fn is_there(&mut self) {
+        self.is_itself |= self.given_up > GIVEN_UP;
+        self.given_up = 0;
+    }
+
+    /// The read that is asked for was refused by the same exception again and again: that is the
+    /// answer to it, and no other.
+    pub(in super::super) fn is_proven(&self, exception: Exception, request: &Request) -> bool {
+        let part = self.parts.iter().find(|part| part.block.request().as_ref() == Some(request));
+        let known = part.and_then(|part| part.refusal);
+        exception.is_of_request() && known.is_some_and(|(own, times)| own == exception && times >= PROVEN)
+    }
+
+    /// The line was found to want a rest after each answer. Whether that is new of it.
+    pub(in super::super) fn rest_on_line(&mut self, now: Instant) -> bool {
+        if !self.pause.is_zero() || self.trial.is_some() || self.settings.pause >= SMALL_PAUSE {
+            return false;
+        }
+        (self.pause, self.trying, self.hurried) = (SMALL_PAUSE, None, 0);
+        self.parts.iter_mut().for_each(|part| part.failures = 0);
+        self.test_soon(now);
+        true
     }
 
     /// The unit answers: so the read that failed before did not fail because it is not there.

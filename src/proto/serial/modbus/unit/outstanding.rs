@@ -209,11 +209,54 @@ impl Unit {
 
     /// A frame of this unit came while nothing was asked of it, and nothing is outstanding: one of
     /// its answers may have been taken for another's. Its next turn begins with a probe.
-    pub(in super::super) fn left_over(&mut self, now: Instant) {
+    pub(in super::super) fn left_over(&mut self, now: Instant, pdu: &[u8]) {
+        if self.is_copy(now, pdu) {
+            return;
+        }
+        if let Some(after) = self.copies.resembles(now, pdu, self.settings.timeout) {
+            self.surplus.hinted(now, after);
+        }
         self.is_left_over = !self.is_numbered;
         self.patience.unasked();
         let after = self.answered_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         self.surplus.came(now, after);
+    }
+
+    /// Whether a frame that nothing is outstanding for is the copy of an answer, which is counted.
+    pub(in super::super) fn is_copy(&mut self, now: Instant, pdu: &[u8]) -> bool {
+        // A late answer can be the same as one that came.
+        if self.is_behind() || !self.doubt.is_none() {
+            return false;
+        }
+        let copy = self.copies.came(now, pdu, self.settings.timeout);
+        copy.into_iter().for_each(|copy| self.surplus.copied(now, copy));
+        copy.is_some()
+    }
+
+    /// Whether this answer may be the copy of one to another read.
+    pub(in super::super) fn may_be_copy(&self, now: Instant, request: &Request, data: &[u8]) -> bool {
+        let part = self.parts.iter().find(|part| part.block.request().as_ref() == Some(request));
+        let before = part.and_then(|part| part.last.as_deref());
+        !self.is_behind() && self.copies.may_be_one(now, request, data, (before, self.settings.timeout))
+    }
+
+    /// What was held was the answer, or a copy of another one.
+    pub(in super::super) fn judge_held(&mut self, now: Instant, data: &[u8], is_copy: bool) {
+        if !is_copy {
+            return self.copies.was_none();
+        }
+        let copy = self.copies.was_one(now, data);
+        copy.into_iter().for_each(|copy| self.surplus.copied(now, copy));
+    }
+
+    /// An answer with data was taken.
+    pub(in super::super) fn note_taken(&mut self, now: Instant, request: &Request, data: &[u8]) {
+        self.copies.answered(now, request, data);
+    }
+
+    /// How often its answers come, and how many copies came, if that is no accident.
+    pub(in super::super) fn copied(&self) -> Option<(u32, u64)> {
+        self.surplus.copies()
     }
 
     /// Frames that it sent without being asked, if they are no accident.

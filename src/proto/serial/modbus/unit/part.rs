@@ -25,6 +25,10 @@ pub(super) struct Part {
     pub(super) is_damaged: bool,
     /// A gateway said why it did not answer.
     pub(super) gateway: Option<Exception>,
+    /// What it brought when it was answered last.
+    pub(super) last: Option<Vec<u8>>,
+    /// It was refused with this exception so often in a row.
+    pub(super) refusal: Option<(Exception, u8)>,
     /// It came of a read that failed, and was not answered yet.
     pub(super) suspect: bool,
     /// It was answered.
@@ -46,6 +50,8 @@ impl Part {
             is_of_damage: false,
             is_damaged: false,
             gateway: None,
+            last: None,
+            refusal: None,
             suspect: false,
             proven: false,
             aside: None,

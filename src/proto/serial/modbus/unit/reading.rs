@@ -35,12 +35,20 @@ impl Unit {
         (part.failures, part.suspect, part.proven) = (0, false, true);
         (part.shaky, part.cut, part.spoiled) = (false, (0, 0), 0);
         (part.is_damaged, part.gateway) = (false, None);
+        part.refusal = match (answer, part.refusal) {
+            (Answer::Exception(own), Some((known, times))) if own == known => {
+                Some((own, times.saturating_add(1)))
+            }
+            (Answer::Exception(own), _) => Some((own, 1)),
+            (Answer::Data(_) | Answer::Done, _) => None,
+        };
         if part.aside.take().is_some() {
             self.revision += 1;
         }
         let block = part.block.clone();
         match answer {
             Answer::Data(data) => {
+                self.parts[index].last = Some(data.to_vec());
                 let several = std::mem::take(&mut self.several);
                 for member in &block.members {
                     let of =
@@ -204,6 +212,7 @@ impl Unit {
         if publish {
             map::write_json(registers, &self.values, payload);
         }
+        self.is_itself &= has_value;
         if !has_value && !is_undecided {
             self.barren = self.barren.saturating_add(1);
             if self.barren >= DEGRADED_AFTER || self.state == State::Unknown {
