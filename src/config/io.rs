@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, access};
 use zeroize::Zeroizing;
 
 use super::access_list::{self, AccessList, Asker};
@@ -314,8 +316,11 @@ fn read_all(
         // alone it would be another gateway: with the state and the ports of the packaged one.
         // Where that folder is read-only, there is nothing to be put into it.
         Err(FileError::Missing) if may_be_without_main(options, &layers, &after) => {
-            without_main =
-                (!is_on_read_only_file_system(&options.config)).then(|| missing_main(&options.config));
+            let is_closed = match view {
+                View::Outside => is_read_only(&options.config),
+                View::Service => is_read_only_outside(&options.config),
+            };
+            without_main = (!is_closed).then(|| missing_main(&options.config));
         }
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
@@ -624,10 +629,17 @@ fn may_be_without_main(options: &Options, layers: &[LayerText], after: &[LayerTe
     !after.is_empty() || layers.iter().any(is_more) || is_left()
 }
 
-/// Whether a file's folder is on a file system that is itself read-only, not only for this process:
-/// the service's sandbox shows it nearly all as read-only.
-fn is_on_read_only_file_system(file: &Path) -> bool {
-    let there = file.ancestors().skip(1).find_map(|folder| fs::canonicalize(folder).ok());
+/// Whether a path, or its next folder that exists, is on a file system that is read-only. A right
+/// that is missing is not that.
+pub fn is_read_only(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    there.is_some_and(|there| access(there, AccessFlags::W_OK) == Err(Errno::EROFS))
+}
+
+/// The same for a process in the service's sandbox, which shows it nearly all as read-only: whether
+/// the file system is so by itself.
+fn is_read_only_outside(path: &Path) -> bool {
+    let there = path.ancestors().find_map(|folder| fs::canonicalize(folder).ok());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     there.is_some_and(|there| crate::system::mounts::is_read_only(&mounts, &there) == Some(true))
 }

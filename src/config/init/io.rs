@@ -5,13 +5,10 @@ pub mod copy;
 
 use std::path::{Component, Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access};
-
 use super::place::{self, Target};
 use super::{FILE_NAME, Site, folder, render};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::{Options, is_packaged, load_with, missing_advice, near, texts};
+use crate::config::io::{Options, is_packaged, is_read_only, load_with, missing_advice, near, texts};
 use crate::config::layer::{LayerText, Origin};
 use crate::config::show::show;
 use crate::config::{Level, Loaded};
@@ -221,13 +218,6 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let copied = plans.into_iter().map(|plan| plan.copied).collect();
     let port = main.as_ref().and(port);
     Ok(Written { path, main: main.map(|main| main.path), copied, port, read_only, loaded })
-}
-
-/// Whether a path, or its next folder that exists, is on a file system that is read-only. A right
-/// that is missing is not that.
-fn is_read_only(path: &Path) -> bool {
-    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
-    there.is_some_and(|there| access(there, AccessFlags::W_OK) == Err(Errno::EROFS))
 }
 
 /// The keys of a file below the state directory that another file sets, too: that one wins.
