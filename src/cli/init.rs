@@ -10,7 +10,7 @@ use super::error::CommandError;
 use super::{Context, note};
 use crate::config::init::io::{COAPS_PORT, InitError, Port, Written, write};
 use crate::config::init::{FILE_NAME, Site};
-use crate::config::{Finding, IdSource, Level, Paths};
+use crate::config::{Finding, IdSource, Level};
 use crate::control::io::client::ClientError;
 
 /// Writes and says what comes next.
@@ -33,8 +33,8 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
         password_file: arguments.password_file,
         id: arguments.id,
     };
-    let Written { path, main, copied, port, loaded } = write(&context.options(), &site, arguments.force)
-        .map_err(|error| match error {
+    let Written { path, main, copied, port, read_only, loaded } =
+        write(&context.options(), &site, arguments.force).map_err(|error| match error {
             InitError::Exists(path) => CommandError::Failed(format!(
                 "{} exists already; look at it first, then add --force to replace it",
                 path.display()
@@ -42,12 +42,15 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
             InitError::Findings(findings) if context.out.json => CommandError::Configuration(findings),
             InitError::Findings(findings) => {
                 let failing = findings.iter().filter(|finding| finding.level == Level::Fail);
-                failing.map(|finding| unwritten(context, finding)).for_each(note);
+                failing.map(unwritten).for_each(note);
                 note("tombolo: nothing was written; correct that, then run init again");
                 CommandError::SaidOfConfiguration
             }
         })?;
-    for finding in loaded.findings.iter().filter(|finding| finding.level != Level::Ok) {
+    // Below the state directory it is a file of the state, whose faults are problems of that.
+    let is_own = |finding: &&Finding| finding.file.as_deref().map(Path::new) == Some(path.as_path());
+    let of_state = loaded.state.problems.iter().filter(is_own);
+    for finding in loaded.findings.iter().filter(|finding| finding.level != Level::Ok).chain(of_state) {
         note(finding);
     }
     let running = !matches!(context.daemon(), Err(ClientError::NotRunning { .. }));
@@ -56,7 +59,7 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
     if context.out.json {
         let copied: Vec<_> = copied.iter().map(|copy| json!({ "from": copy.from, "to": copy.to })).collect();
         return Ok(context.out.object(&json!({
-            "file": path, "main": main, "copied": copied, "gateway": id, "running": running,
+            "file": path, "main": main, "copied": copied, "gateway": id, "running": running, "read_only": read_only,
             "port": main.as_ref().map(|_| match port { Some(Port::Free(port)) => port, _ => COAPS_PORT }),
         }))?);
     }
@@ -81,7 +84,15 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
             "port {COAPS_PORT} and the others that were tried are in use: choose one in [coap] listen"
         )),
     }
-    context.out.line(format_args!("wrote {}", path.display()))?;
+    match &read_only {
+        None => context.out.line(format_args!("wrote {}", path.display()))?,
+        Some(folder) => context.out.line(format_args!(
+            "wrote {}, below the state directory because {} is on a file system that is read-only; what is set there wins \
+             over it",
+            path.display(),
+            folder.display()
+        ))?,
+    }
     match &id {
         Some(id) => context.out.line(format_args!("this gateway is {id}"))?,
         None => context.out.line("this gateway gets its id at its first start; --id ID gives it one")?,
@@ -95,12 +106,13 @@ pub fn run(context: &Context, arguments: InitArguments) -> Result<(), CommandErr
 }
 
 /// A finding without its line where that is in a file that was only tried and never written.
-fn unwritten(context: &Context, finding: &Finding) -> Finding {
+fn unwritten(finding: &Finding) -> Finding {
     let mut finding = finding.clone();
     // On a command line a name needs no quotes.
     finding.advice = finding.advice.replacen("use a name in quotes: ", "use ", 1);
-    let own = Paths::conf_d(&context.options().config).join(FILE_NAME);
-    let is_tried = |file: &str| Path::new(file) == own || !Path::new(file).exists();
+    let is_tried = |file: &str| {
+        Path::new(file).file_name().is_some_and(|name| name == FILE_NAME) || !Path::new(file).exists()
+    };
     if finding.line.is_some() && finding.file.as_deref().is_some_and(is_tried) {
         (finding.file, finding.line) = (None, None);
     }

@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, access};
 use zeroize::Zeroizing;
 
 use super::access_list::{self, AccessList, Asker};
@@ -30,6 +32,8 @@ const MAIN_NAME: &str = "tombolo.toml";
 pub const VENDOR_CONF_D: &str = "/usr/lib/tombolo/conf.d";
 /// Folders of Modbus templates: local ones, and those of the package.
 const TEMPLATE_FOLDERS: [&str; 2] = ["/etc/tombolo/modbus", "/usr/share/tombolo/modbus"];
+/// The folder of drop-ins in the state directory.
+const STATE_CONF_D: &str = "conf.d";
 /// Largest configuration file, in bytes.
 pub const FILE_MAX: u64 = 16 << 20;
 
@@ -310,8 +314,13 @@ fn read_all(
         Ok(main) => after.insert(0, main),
         // An image may have drop-ins alone. A file that is named is meant, and with its drop-ins
         // alone it would be another gateway: with the state and the ports of the packaged one.
-        Err(FileError::Missing) if is_packaged(&options.config) && !after.is_empty() => {
-            without_main = Some(missing_main(&options.config));
+        // Where that folder is read-only, there is nothing to be put into it.
+        Err(FileError::Missing) if may_be_without_main(options, &layers, &after) => {
+            let is_closed = match view {
+                View::Outside => is_read_only(&options.config),
+                View::Service => is_read_only_outside(&options.config),
+            };
+            without_main = (!is_closed).then(|| missing_main(&options.config));
         }
         Err(error) => faults.push(unreadable(&options.config, &error)),
     }
@@ -437,15 +446,21 @@ pub struct Texts {
 /// Reads the texts and judges nothing.
 pub fn texts(options: &Options) -> Texts {
     let (mut layers, mut after, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    let mut without = None;
     read_folder(&options.vendor_conf_d, Origin::Vendor, &mut layers, &mut unread);
     match read_layer(&options.config, Origin::Main) {
         Ok(main) => after.push(main),
-        Err(error) => unread.push(unreadable(&options.config, &error)),
+        Err(error) => without = Some(error),
     }
     read_folder(&Paths::conf_d(&options.config), Origin::DropIn, &mut after, &mut unread);
+    if let Some(error) = without
+        && !(error == FileError::Missing && may_be_without_main(options, &layers, &after))
+    {
+        unread.insert(0, unreadable(&options.config, &error));
+    }
     let all: Vec<LayerText> = layers.iter().chain(&after).cloned().collect();
     let state_dir = super::state_dir(&all, &options.environment);
-    let folder = state_dir.join("conf.d");
+    let folder = state_dir.join(STATE_CONF_D);
     let paths = Paths {
         config_file: options.config.clone(),
         state_dir: state_dir.clone(),
@@ -593,6 +608,40 @@ pub fn missing_advice(near: Option<&Path>) -> String {
 /// Whether that is the main file's place unless `--config` names another one.
 pub fn is_packaged(config: &Path) -> bool {
     config == Path::new(CONFIG_FILE)
+}
+
+/// Whether the packaged gateway does without its main file: an image may have drop-ins alone, those
+/// of its vendor, or what `init` wrote below the state directory. `layers`: the vendor's;
+/// `after`: those beside the main file.
+fn may_be_without_main(options: &Options, layers: &[LayerText], after: &[LayerText]) -> bool {
+    if !is_packaged(&options.config) || options.config.is_symlink() {
+        return false;
+    }
+    let is_left = || {
+        let state_dir = super::state_dir(layers, &options.environment);
+        let files = fs::read_dir(state_dir.join(STATE_CONF_D)).into_iter().flatten().flatten();
+        files.map(|entry| entry.path()).any(|path| path.extension().is_some_and(|e| e == "toml"))
+    };
+    // The package itself has one for `[update]`, which makes no gateway.
+    let is_more = |layer: &LayerText| {
+        layer.text.parse::<toml::Table>().is_ok_and(|table| table.keys().any(|name| name != "update"))
+    };
+    !after.is_empty() || layers.iter().any(is_more) || is_left()
+}
+
+/// Whether a path, or its next folder that exists, is on a file system that is read-only. A right
+/// that is missing is not that.
+pub fn is_read_only(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
+    there.is_some_and(|there| access(there, AccessFlags::W_OK) == Err(Errno::EROFS))
+}
+
+/// The same for a process in the service's sandbox, which shows it nearly all as read-only: whether
+/// the file system is so by itself.
+fn is_read_only_outside(path: &Path) -> bool {
+    let there = path.ancestors().find_map(|folder| fs::canonicalize(folder).ok());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    there.is_some_and(|there| crate::system::mounts::is_read_only(&mounts, &there) == Some(true))
 }
 
 /// The file that may be meant by the name of one that does not exist: in the same folder, with a

@@ -1,4 +1,8 @@
-use crate::place::Place;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::process::Command;
+
+use crate::place::{Place, mode};
 
 #[test]
 fn init_writes_a_drop_in_and_says_what_comes_next() {
@@ -325,4 +329,131 @@ fn a_main_file_that_is_a_link_to_nowhere_is_called_that_and_not_missing() {
         assert!(!output.status.success() && !said.contains("or make it: tombolo"), "{said}");
     }
     assert!(!place.path("elsewhere/conf.d").exists());
+}
+
+/// A gateway whose configuration, in `etc`, is on a read-only file system for what it runs.
+struct ReadOnly(Place);
+
+impl ReadOnly {
+    /// `None`: this user may not mount. Another user owns the state, as with the packaged service.
+    fn new(more: &str) -> Option<ReadOnly> {
+        let place = Place::new();
+        let main =
+            place.read("tombolo.toml").replace("\"state\"", "\"../state\"").replace("\"run\"", "\"../run\"");
+        place.write("etc/tombolo.toml", &format!("{main}{more}"));
+        let site = ReadOnly(place);
+        let (status, _, err) = site.run("--version");
+        if status != Some(0) {
+            eprintln!("skipped: nothing can be mounted here: {err}");
+            return None;
+        }
+        chown(site.0.path("state"), Some(OWNER), Some(OWNER)).unwrap();
+        Some(site)
+    }
+
+    fn run_in(&self, before: &str, words: &str) -> (Option<i32>, String, String) {
+        let mut command = Command::new("unshare");
+        let script = format!("{before} && exec \"$0\" \"$@\"");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        command.arg(env!("CARGO_BIN_EXE_tombolo")).arg("--config").arg(self.0.path("etc/tombolo.toml"));
+        let output = command.args(words.split_whitespace()).current_dir(self.0.path(".")).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    fn run(&self, words: &str) -> (Option<i32>, String, String) {
+        self.run_in("mount --bind etc etc && mount -o remount,bind,ro etc", words)
+    }
+}
+
+const OWNER: u32 = 12_345;
+
+#[test]
+fn where_the_configuration_is_read_only_init_writes_below_the_state_directory() {
+    let Some(site) = ReadOnly::new("") else { return };
+    let place = &site.0;
+    place.write("usb/password", "secret");
+    fs::set_permissions(place.path("usb/password"), fs::Permissions::from_mode(0o600)).unwrap();
+    let init = "init --url mqtts://b.example.com --id gw-1 --username me --password-file usb/password";
+    let (status, out, err) = site.run(init);
+    assert_eq!(status, Some(0), "{out}{err}");
+    let shown = |name: &str| place.path(name).display().to_string();
+    for words in [
+        &format!("copied {}", shown("usb/password")),
+        &format!("to {}", shown("state/secrets/password")),
+        &format!("wrote {}", shown("etc/../state/conf.d/10-site.toml")),
+        &format!("because {} is on a file system that is read-only", shown("etc/conf.d")),
+    ] {
+        assert!(out.contains(words.as_str()), "no {words} in {out}");
+    }
+    assert!(!place.path("etc/conf.d").exists() && !place.path("etc/secrets").exists());
+    for (name, wanted) in [
+        ("state/conf.d", 0o700),
+        ("state/conf.d/10-site.toml", 0o600),
+        ("state/secrets", 0o700),
+        ("state/secrets/password", 0o600),
+    ] {
+        let about = fs::metadata(place.path(name)).unwrap();
+        assert_eq!((about.uid(), about.gid(), mode(&place.path(name))), (OWNER, OWNER, wanted), "{name}");
+    }
+    // It is in force, and so is a device.
+    let (_, out, err) = site.run("config show upstream");
+    assert!(out.contains("mqtts://b.example.com") && out.contains("10-site.toml"), "{out}{err}");
+    let (status, out, err) = site.run("device add door-7 --role sensor --psk");
+    assert_eq!(status, Some(0), "{out}{err}");
+    let (_, out, err) = site.run("check --offline");
+    assert!(out.contains("gateway gw-1"), "{out}{err}");
+    assert!(!format!("{out}{err}").contains("fail  configuration"), "{out}{err}");
+
+    let (status, _, err) = site.run("init --url mqtts://c.example.com");
+    assert!(status == Some(1) && err.contains("state/conf.d/10-site.toml exists already"), "{err}");
+    let (status, out, err) = site.run("--json init --url mqtts://c.example.com --force");
+    assert_eq!(status, Some(0), "{err}");
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (said["read_only"].as_str(), said["gateway"].as_str()),
+        (Some(&*shown("etc/conf.d")), Some("gw-1"))
+    );
+
+    // Writable again: what was written below the state directory does not stay in force unseen.
+    let (status, _, err) = site.run_in("true", "init --url mqtts://d.example.com");
+    assert!(status == Some(1) && err.contains("state/conf.d/10-site.toml exists already"), "{err}");
+    let (status, out, err) = site.run_in("true", "init --url mqtts://d.example.com --force");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(place.read("etc/conf.d/10-site.toml").contains("d.example.com"));
+    assert!(!place.path("state/conf.d/10-site.toml").exists());
+}
+
+#[test]
+fn so_it_does_on_a_read_only_disk_and_says_what_would_win_over_it() {
+    let Some(site) = ReadOnly::new("[upstream]\nurl = \"mqtts://image.example.com\"\n") else { return };
+    let place = &site.0;
+    let disk = "cp -a etc was && mount -t tmpfs none etc && cp -a was/. etc/ && mount -o remount,ro etc";
+    let (status, out, err) = site.run_in(disk, "init --url mqtts://b.example.com");
+    assert_eq!(status, Some(78), "{out}{err}");
+    for words in
+        ["etc/tombolo.toml", "upstream.url: is set there, which takes precedence over", "nothing was written"]
+    {
+        assert!(err.contains(words), "no {words} in {err}");
+    }
+    assert!(!place.path("state/conf.d").exists());
+    // Not with a right that is missing alone.
+    fs::remove_dir_all(place.path("was")).unwrap();
+    let without =
+        place.read("etc/tombolo.toml").replace("[upstream]\nurl = \"mqtts://image.example.com\"\n", "");
+    place.write("etc/tombolo.toml", &without);
+    let (status, out, err) = site.run_in(disk, "init --url mqtts://b.example.com");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(place.path("state/conf.d/10-site.toml").exists() && !place.path("etc/conf.d").exists());
+}
+
+#[test]
+fn a_link_in_the_place_of_a_folder_below_the_state_directory_is_not_followed() {
+    let Some(site) = ReadOnly::new("") else { return };
+    let place = &site.0;
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", place.path("state/conf.d")).unwrap();
+    let (status, out, err) = site.run("init --url mqtts://b.example.com");
+    assert!(status == Some(78) && err.contains("a symbolic link; delete it"), "{out}{err}");
+    assert_eq!(fs::read_dir(place.path("elsewhere")).unwrap().count(), 0);
 }

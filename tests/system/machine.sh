@@ -8,10 +8,12 @@ apt_mirror() {
         awk -v codename="$codename" '$2 == codename { print $1; exit }'
 }
 
-# make_root CODENAME DIRECTORY: a minimal Debian with systemd; kept for the next run.
+# make_root CODENAME DIRECTORY: a minimal Debian with systemd; kept for the next run that needs the same packages.
 make_root() {
-    local codename=$1 directory=$2 mirror
-    [ ! -e "$directory/.complete" ] || return 0
+    local codename=$1 directory=$2 mirror packages=systemd,systemd-sysv,dbus,procps,ca-certificates
+    # With one release: it brings Python.
+    [ "$codename" != bookworm ] || packages+=,unattended-upgrades
+    [ "$(cat "$directory/.complete" 2>/dev/null)" != "$packages" ] || return 0
     mirror=$(apt_mirror)
     [ -n "$mirror" ] || die "apt knows no Debian mirror of this release; see /etc/apt/sources.list.d"
     local proxy=
@@ -19,10 +21,10 @@ make_root() {
     step "debootstrap $codename, about a minute"
     rm -rf "$directory"
     ${proxy:+env http_proxy="$proxy"} debootstrap --variant=minbase \
-        --include=systemd,systemd-sysv,dbus,procps,ca-certificates "$codename" "$directory" "$mirror" \
+        --include="$packages" "$codename" "$directory" "$mirror" \
         >"$work/debootstrap-$codename.log" 2>&1 || { tail -20 "$work/debootstrap-$codename.log"; die "debootstrap failed"; }
     rm -rf "$directory"/var/cache/apt/archives/*.deb "$directory"/var/lib/apt/lists/*
-    : >"$directory/.complete"
+    echo "$packages" >"$directory/.complete"
 }
 
 # boot DIRECTORY: starts it on a copy-on-write layer in memory. Sets $leader, its process 1 as seen from here.

@@ -1,6 +1,6 @@
 # Builds the package and its successor, and holds them against lintian. Sourced by run.
 
-rm -rf "$work/deb" "$work/later" "$work/again" "$work/next" "$work/release" "$work/tree" "$work/gnupg"
+rm -rf "$work/deb" "$work/later" "$work/again" "$work/next" "$work/release" "$work/released" "$work/tree" "$work/gnupg"
 version=$(dpkg-parsechangelog --file "$top/packaging/deb/debian/changelog" --show-field Version)
 next=$version+next
 architecture=$(dpkg --print-architecture)
@@ -76,8 +76,11 @@ mkdir -m 700 "$GNUPGHOME"
 for name in release stranger; do
     gpg --quiet --batch --passphrase '' --quick-generate-key "$name@tombolo.example" ed25519 sign never
 done
+# Of the first alone: its successor comes into the repository later, as an upgrade.
+mkdir -p "$work/released"
+cp "$work/deb/$first" "$work/released/"
 check "a release is made of it, with a bill of materials, checksums and a repository" "$top/packaging/release" \
-    --from "$work/deb" --key release@tombolo.example --url file:/mnt/apt --out "$work/release"
+    --from "$work/released" --key release@tombolo.example --url file:/mnt/apt --out "$work/release"
 check "its checksums are signed, and right" sh -c 'cd "$1" && gpg --quiet --verify SHA256SUMS.asc SHA256SUMS &&
     sha256sum --check --quiet SHA256SUMS' sh "$work/release"
 check "a bill of materials without a hash is refused" sh -c 'sed "0,/\"content\": \".*\"/s//\"content\": \"\"/" "$1"/*.cdx.json \

@@ -37,6 +37,8 @@ tpm_drop_in=/etc/systemd/system/tombolo.service.d/tpm.conf
 check "so it does with the drop-in for a TPM" equal "$(inside sh -c \
     'install -D -m 0644 "$1" "$2" && systemd-analyze verify --man=no tombolo.service; rm "$2"' sh "$tpm_example" "$tpm_drop_in" 2>&1)" ""
 check "the shipped watchdog is 3 minutes" equal "$(property WatchdogUSec)" 3min
+check "journald keeps at most 1,000 lines of it in 30 s, times a factor of its own" equal \
+    "$(property LogRateLimitIntervalUSec) $(property LogRateLimitBurst)" "30s 1000"
 check "it runs as the user tombolo" \
     equal "$(inside stat --format %U "/proc/$(process)")" tombolo
 check "the user is in the group of serial ports" matches " $(inside id --name --groups tombolo) " " dialout "
@@ -174,6 +176,7 @@ check "the configuration stays" inside test -e /etc/tombolo/tombolo.toml
 check "it can come back" inside dpkg --install "/mnt/$second"
 check "with what it had" equal "$(queued)" "$waiting"
 . "$here/copies.sh"
+. "$here/readonly.sh"
 check "it is purged" inside dpkg --purge tombolo
 check "its state is gone" missing /var/lib/tombolo
 check "its configuration is gone" missing /etc/tombolo/tombolo.toml

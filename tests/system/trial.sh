@@ -70,6 +70,7 @@ step "README: installing, and five commands"
 check "README's commands install it from the repository" \
     inside sh -c "apt-get --quiet update && DEBIAN_FRONTEND=noninteractive $(readme Installing '^apt-get.* tombolo$' | tail -n 1 | sed 's/apt-get install/apt-get --yes install/')"
 check "the service runs" eventually 10 is_active
+check "in the version that was released" equal "$(inside dpkg-query --show --showformat '${Version}' tombolo)" "$version"
 check "README has five commands" equal "${#commands[@]}" 5
 inside tee /etc/tombolo/broker-ca.pem >/dev/null <"$pki/ca.pem"
 next_step='tombolo check'
@@ -124,12 +125,87 @@ inside systemctl stop tombolo.service
 inside sh -c 'umount /var/lib/tombolo; rm -rf /tmp/kept'
 inside systemctl start tombolo.service
 
-step "an upgrade from the repository"
+# What a package finds of another version: a lane that is full, readings that wait. Every one that was acknowledged arrives.
+lane() { inside tombolo --json queue | python3 -c 'import json, sys; print(json.load(sys.stdin)["lanes"]["normal"]["records"])'; }
+# all_arrived FILE: each number in it came to the broker as "fill NUMBER".
+all_arrived() {
+    sed -n 's/.* fill \([0-9]*\) x*$/\1/p' "$work/received" | sort -u >"$work/arrived"
+    [ -z "$(sort -u "$1" | comm -23 - "$work/arrived")" ]
+}
+stop_broker() { kill "$broker" "$observer"; wait "$broker" "$observer" 2>/dev/null; }
+
+step "an upgrade with a full lane, from the repository"
+stop_broker
+inside tee /etc/tombolo/conf.d/55-full.toml >/dev/null <<'TOML'
+[coap]
+insecure-listen = ["127.0.0.1:5683"]
+insecure-device = "lab"
+[device.lab]
+role = "lab"
+[role.lab]
+quota = { messages = 100000, bytes = "1GiB", per = "1min", burst = 1000 }
+[role.lab.uplink.fill]
+path = "t/fill"
+[lane.normal]
+max-bytes = "1MiB"
+device-share = 100
+TOML
+# With segments of the size that goes with such a lane: one that is there already keeps its own, and is filled first.
+inside systemctl stop tombolo.service
+inside rm -r /var/lib/tombolo/journal
+inside systemctl start tombolo.service
+check "the lane fills, then a reading is refused as 5.03" beside timeout 60 python3 "$here/ask.py" fill 5683 "$work/filled" 0
+full=$(lane)
+check "some hundred were acknowledged" test "$(wc -l <"$work/filled")" -gt 300
 "$top/packaging/apt-repository" --out "$layer/share/apt" --key release@tombolo.example "$shared/deb/$second"
+# shellcheck source=unattended.sh
+[ "$release" != bookworm ] || . "$here/unattended.sh"
 check "apt-get upgrade finds the next version" inside sh -c 'apt-get --quiet update && apt-get --yes --quiet upgrade'
 check "it is installed" equal "$(inside dpkg-query --show --showformat '${Version}' tombolo)" "$next"
 check "and runs" eventually 10 is_active
-check "the device is still known, and acknowledged" eventually 10 acknowledged
+check "with every record of the lane" equal "$(lane)" "$full"
+check "which is as full as before: a reading is refused soon" beside timeout 60 python3 "$here/ask.py" fill 5683 "$work/more" 20000
+check "after a few" test "$(wc -l <"$work/more")" -lt 50
+cat "$work/more" >>"$work/filled"
+start_broker
+observe
+check "with the broker back, all that was acknowledged arrives" eventually 60 all_arrived "$work/filled"
+check "the device is still known, and acknowledged" eventually 20 acknowledged
+
+step "a downgrade by the owner"
+stop_broker
+check "without the broker the newer version takes readings" beside timeout 60 python3 "$here/ask.py" fill 5683 "$work/filled" 0
+full=$(lane)
+# As the owner would: a file of the older package.
+check "the older package is installed over it" inside apt-get --yes --quiet --allow-downgrades install "/mnt/$first"
+check "it is the older version" equal "$(inside dpkg-query --show --showformat '${Version}' tombolo)" "$version"
+check "and runs" eventually 10 is_active
+check "with every record of the newer" equal "$(lane)" "$full"
+start_broker
+observe
+check "with the broker back, they arrive" eventually 60 all_arrived "$work/filled"
+check "check finds no failure" eventually 20 says '' 'tombolo check'
+inside rm /etc/tombolo/conf.d/55-full.toml
+check "apt-get upgrade installs the newer again" inside sh -c 'apt-get --yes --quiet upgrade'
+check "which runs" eventually 10 is_active
+check "with the lane's size of before, and the device, acknowledged" eventually 10 acknowledged
+
+step "a start without any network"
+stop_broker
+beside ip link set lo down
+inside mv /etc/resolv.conf /etc/resolv.conf.kept 2>/dev/null
+check "it starts" inside systemctl restart tombolo.service
+check "and is active" is_active
+check "the status names the uplink, which is not connected" says 'not connected' 'tombolo status; true'
+before=$(lane)
+inside sh -c 'timeout 5 tombolo device test door-7 --path t/temperature >/dev/null 2>&1'
+check "a reading is stored" equal "$(lane)" "$((before + 1))"
+beside ip link set lo up
+inside mv /etc/resolv.conf.kept /etc/resolv.conf 2>/dev/null
+check "with the network a device is acknowledged, without a restart" eventually 20 acknowledged
+start_broker
+observe
+check "and the readings arrive" eventually 60 published 'door-7/up/t/temperature'
 
 # With one release: it takes most of a minute.
 # shellcheck source=update.sh

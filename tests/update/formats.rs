@@ -10,25 +10,42 @@ use std::time::Duration;
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
 use tombolo::journal::{Journal, Ticket};
 use tombolo::message::Lane;
+use tombolo_test_support::dtls::client::Config;
 use tombolo_test_support::readings::Readings;
 use tombolo_test_support::{Daemon, Folder, Mosquitto, Pki, Subscriber, wait_for, wait_within};
 
+use crate::device::Device;
+
+/// What the new version stores, and what the version before it stored and did not get rid of.
 const RECORDS: usize = 10_000;
+const BEFORE: usize = 200;
+
+const KEY: &str = "sesame-sesame-77";
 
 fn daemon(folder: &Folder, broker: &Mosquitto, pki: &Pki) -> Daemon {
     let binary = Path::new(env!("CARGO_BIN_EXE_tombolo"));
-    Daemon::start(binary, folder, broker.tls_port, &pki.ca(), "")
+    folder.write("door-7.psk", &format!("text:{KEY}"));
+    let device = "[role.sensor]\nquota = { messages = 100000, bytes = \"64MiB\", per = \"1min\", burst = 1000 }\n\
+                  [role.sensor.uplink.all]\npath = \"t/#\"\n[device.door-7]\nrole = \"sensor\"\n\
+                  psk-file = \"door-7.psk\"\n";
+    Daemon::start(binary, folder, broker.tls_port, &pki.ca(), device)
 }
 
 #[test]
-fn ten_thousand_records_that_the_new_version_took_all_arrive_after_a_roll_back() {
+fn what_the_version_before_and_ten_thousand_records_that_the_new_one_took_all_arrive_after_a_roll_back() {
     let folder = Folder::new("update-records");
     let pki = Pki::new(folder.path());
-    let broker = Mosquitto::start(folder.path(), &pki, "max_inflight_messages 1000\n");
-    let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%p");
-    // The version before made its state, and is replaced.
+    let mut broker = Mosquitto::start(folder.path(), &pki, "max_inflight_messages 1000\n");
+    // The version before made its state, acknowledged readings that no broker took, and is
+    // replaced.
     let mut before = daemon(&folder, &broker, &pki);
     wait_for("the broker", || before.status()["upstream"]["connected"] == true);
+    broker.stop();
+    let mut device = Device::connect(before.coaps, Config::psk("door-7", KEY)).expect("a session");
+    for number in 0..BEFORE {
+        assert!(device.post("t/x", format!("before {number}").as_bytes()), "{number} is acknowledged");
+    }
+    assert_eq!(before.status()["journal"]["records"], BEFORE, "all of them wait");
     before.stop();
     // The new one takes readings, none of which reaches the broker, and dies of its fault.
     let lane = LaneSettings { max_bytes: 64 << 20, when_full: WhenFull::Refuse, device_share: 100 };
@@ -78,13 +95,19 @@ fn ten_thousand_records_that_the_new_version_took_all_arrive_after_a_roll_back()
         );
     }
     // And the version before runs again.
+    broker.resume();
+    let witness = Subscriber::start(&broker, folder.path(), "tombolo/#", "%p");
     before.resume();
-    wait_within(Duration::from_secs(60), "every record", || {
+    let arrived = |kind: &str| {
         let mut seen: Vec<String> =
-            witness.lines().into_iter().filter(|line| line.starts_with("record ")).collect();
+            witness.lines().into_iter().filter(|line| line.starts_with(kind)).collect();
         seen.sort();
         seen.dedup();
-        seen.len() == RECORDS
+        seen.len()
+    };
+    wait_within(Duration::from_secs(60), "every record", || arrived("record ") == RECORDS);
+    wait_within(Duration::from_secs(60), "what was stored before the change", || {
+        arrived("before ") == BEFORE
     });
     assert_eq!(before.status()["journal"]["lost"], 0);
 }

@@ -117,7 +117,9 @@ fn failed(file: &Path, error: &std::io::Error) -> CommandError {
 fn way_out(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => "; run this as root",
-        std::io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is mounted read-only: a file in conf.d of the state directory is read, too"
+        }
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             "; make room there first (`df` shows it)"
         }

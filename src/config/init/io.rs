@@ -5,15 +5,18 @@ pub mod copy;
 
 use std::path::{Component, Path, PathBuf};
 
+use super::place::{self, Target};
 use super::{FILE_NAME, Site, folder, render};
 use crate::config::finding::{Finding, Place};
-use crate::config::io::{Options, is_packaged, load_with, missing_advice, near};
+use crate::config::io::{Options, is_packaged, is_read_only, load_with, missing_advice, near, texts};
 use crate::config::layer::{LayerText, Origin};
-use crate::config::{Level, Loaded, Paths};
+use crate::config::show::show;
+use crate::config::{Level, Loaded};
 use crate::durable::atomic_file::sweep;
 use crate::durable::io::{OnDisk, write_atomically};
 use crate::northbound::io::files;
 use crate::northbound::tls;
+use crate::update::io::untrusted::Folder;
 use copy::Copied;
 
 /// Why nothing was written.
@@ -43,6 +46,9 @@ pub struct Written {
     /// Where the main file listens for devices, if that is not CoAP's own port because another
     /// program has it.
     pub port: Option<Port>,
+    /// The folder beside the main file, if the drop-in is below the state directory because that
+    /// folder is on a file system that is read-only.
+    pub read_only: Option<PathBuf>,
     /// What the configuration then is.
     pub loaded: Loaded,
 }
@@ -64,13 +70,16 @@ pub const COAPS_PORT: u16 = 5684;
 /// # Errors
 /// [`InitError`]; then no configuration has changed.
 pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, InitError> {
-    let folder = Paths::conf_d(&options.config);
+    let is_missing = !is_packaged(&options.config) && options.config.symlink_metadata().is_err();
+    let state_dir = if is_missing { PathBuf::new() } else { texts(options).state_dir };
+    let target = place::choose(&options.config, &state_dir, is_missing, &is_read_only);
+    let Target { conf_d: folder, origin, read_only } = target;
+    let is_below = origin == Origin::State;
     let path = folder.join(FILE_NAME);
     let failed = |path: &Path, message: String, advice: &str| {
         let place = Place { file: path.display().to_string().into(), line: None };
         vec![Finding::fail("configuration", message).at(Some(&place)).advice(advice)]
     };
-    let is_missing = !is_packaged(&options.config) && options.config.symlink_metadata().is_err();
     // The drop-ins that are there are of that file, and a second gateway would share its state.
     if let Some(near) = near(&options.config).filter(|_| is_missing && folder.is_dir()) {
         let (shown, advice) = (folder.display(), missing_advice(Some(&near)));
@@ -80,6 +89,13 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     let before = std::fs::read_to_string(&path).ok();
     if !force && path.symlink_metadata().is_ok() {
         return Err(InitError::Exists(path));
+    }
+    // Of an earlier time, when the other folder could not be written: what it says and this one
+    // does not would stay in force.
+    let earlier = state_dir.join(place::CONF_D).join(FILE_NAME);
+    let has_earlier = !is_missing && !is_below && earlier.symlink_metadata().is_ok();
+    if !force && has_earlier {
+        return Err(InitError::Exists(earlier));
     }
     let absolute = |path: &Option<PathBuf>| match path {
         Some(path) if !path.to_string_lossy().starts_with("credential:") => whole(path).map(Some),
@@ -109,13 +125,15 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
     };
     let main = new_main_file(&options.config, free.unwrap_or(COAPS_PORT));
     let mut instead: Vec<LayerText> = main.iter().cloned().collect();
-    instead.push(LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site) });
+    // Judged as a file beside the main file also where it is not one: in the state directory, what
+    // is wrong is ignored, and nobody would be told.
+    instead.push(LayerText { origin: Origin::DropIn, path: path.clone(), text: render(&site, origin) });
     let mut loaded = load_with(options, None, &instead)?;
 
     let typed = site.clone();
     // What the service cannot read is copied for it; what then is still wrong was just typed.
     let state_dir = loaded.settings.paths.state_dir.clone();
-    let plans = plan_copies(&mut site, &options.config, &state_dir, force)
+    let plans = plan_copies(&mut site, &options.config, &state_dir, is_below, force)
         .map_err(|(file, message)| failed(&file, message, ""))?;
     let is_copied = |finding: &Finding| {
         plans.iter().any(|plan| finding.message.starts_with(&plan.copied.from.display().to_string()))
@@ -142,30 +160,85 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
         };
         return Err(vec![finding.advice(advice)].into());
     }
+    if is_below {
+        let text = render(&site, origin);
+        let overridden = overridden(options, &LayerText { origin, path: path.clone(), text });
+        if !overridden.is_empty() {
+            return Err(overridden.into());
+        }
+    }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
     for plan in &plans {
-        copy::carry_out(plan).map_err(|error| failed(&plan.copied.to, as_root(error), "run this as root"))?;
+        copy::carry_out(plan, is_below.then_some(state_dir.as_path()))
+            .map_err(|error| failed(&plan.copied.to, as_root(error), "run this as root"))?;
     }
     if let Some(main) = &main {
         make_folder(main).map_err(|error| failed(&main.path, as_root(error), "use a folder of your own"))?;
     }
-    // What was left by one that was killed; if it cannot be deleted now, then by the next.
-    let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
-    let text = render(&site);
-    let put = std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, text.as_bytes(), 0o644));
+    let text = render(&site, origin);
+    let put = match is_below {
+        // Its user may put a link in the place of a folder meanwhile: the folder is held.
+        true => Folder::make(&state_dir, place::CONF_D).and_then(|held| {
+            let _ = sweep(&OnDisk::new(held.path()), FILE_NAME);
+            write_atomically(&held.path().join(FILE_NAME), text.as_bytes(), 0o600)
+        }),
+        false => {
+            // What was left by one that was killed; if it cannot be deleted now, then by the next.
+            let _ = sweep(&OnDisk::new(&folder), FILE_NAME);
+            std::fs::create_dir_all(&folder).and_then(|()| write_atomically(&path, text.as_bytes(), 0o644))
+        }
+    };
+    let is_closed = put.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem);
     let advice = match is_packaged(&options.config) {
+        _ if is_closed => {
+            "make the folder of the configuration writable, or the state directory: where only the first is read-only, init \
+             writes below the second"
+        }
+        _ if is_below => "run this as root",
         true => {
             "run this as root; as another user: tombolo --config gw/tombolo.toml init, which makes a gateway in the folder gw"
         }
         false => "run this as the owner of that folder, or as root",
     };
     put.map_err(|error| failed(&path, as_root(error), advice))?;
-    if !plans.is_empty() || main.is_some() {
+    if has_earlier {
+        let removed = Folder::open(&state_dir, place::CONF_D)
+            .and_then(|held| std::fs::remove_file(held.path().join(FILE_NAME)));
+        removed.map_err(|error| {
+            failed(
+                &earlier,
+                format!("cannot be removed, so what it says stays in force: {error}"),
+                "delete it",
+            )
+        })?;
+    }
+    if !plans.is_empty() || main.is_some() || is_below || has_earlier {
         loaded = load_with(options, None, &[])?;
     }
     let copied = plans.into_iter().map(|plan| plan.copied).collect();
     let port = main.as_ref().and(port);
-    Ok(Written { path, main: main.map(|main| main.path), copied, port, loaded })
+    Ok(Written { path, main: main.map(|main| main.path), copied, port, read_only, loaded })
+}
+
+/// The keys of a file below the state directory that another file sets, too: that one wins.
+fn overridden(options: &Options, new: &LayerText) -> Vec<Finding> {
+    let mut layers = texts(options).layers;
+    layers.retain(|layer| layer.path != new.path);
+    layers.push(new.clone());
+    layers.sort_by(|a, b| (a.origin, &a.path).cmp(&(b.origin, &b.path)));
+    let (all, _) = show(&layers, &options.environment);
+    let (own, _) = show(std::slice::from_ref(new), &[]);
+    let mut findings = Vec::new();
+    for own in own.iter().filter(|own| own.place.is_some()) {
+        let Some(wins) = all.iter().find(|one| one.key == own.key && one.value != own.value) else {
+            continue;
+        };
+        let Some(place) = &wins.place else { continue };
+        let message = format!("is set there, which takes precedence over {}", new.path.display());
+        let advice = "take it out of that file; what an image sets for all its boards belongs into /usr/lib/tombolo/conf.d";
+        findings.push(Finding::fail("configuration", message).key(&own.key).at(Some(place)).advice(advice));
+    }
+    findings
 }
 
 /// The main file to be, where there is none and no package has one. Drop-ins that are there
@@ -237,6 +310,7 @@ fn plan_copies(
     site: &mut Site,
     config: &Path,
     state_dir: &Path,
+    is_below: bool,
     force: bool,
 ) -> Result<Vec<copy::Plan>, (PathBuf, String)> {
     let files = [
@@ -245,12 +319,21 @@ fn plan_copies(
         (&mut site.key_file, true),
         (&mut site.password_file, true),
     ];
-    let mut plans = Vec::new();
+    let mut plans: Vec<copy::Plan> = Vec::new();
     for (file, secret) in files {
         let Some(path) = file.as_mut() else { continue };
-        match copy::plan(path, secret, config, state_dir, force) {
+        match copy::plan(path, secret, config, state_dir, is_below, force) {
             Ok(None) => {}
             Ok(Some(plan)) => {
+                let copied = &plan.copied;
+                let twin = plans.iter().find(|other| other.copied.to == copied.to);
+                if let Some(twin) = twin.filter(|twin| twin.copied.from != copied.from) {
+                    let (one, other) = (twin.copied.from.display(), copied.from.display());
+                    return Err((
+                        copied.from.clone(),
+                        format!("{one} and {other} would be copied to the same name; rename one of them"),
+                    ));
+                }
                 path.clone_from(&plan.copied.to);
                 plans.push(plan);
             }

@@ -4,13 +4,17 @@
 //! written: [`folder`]. Files that the service cannot read are brought to it: [`io::copy`].
 //!
 //! The packaged file is never touched. What is written has been judged together with all that is
-//! there before it is put in place: here is the text, `io` puts it there.
+//! there before it is put in place: here is the text, `io` puts it there. Where the folder of the
+//! configuration is read-only, it goes below the state directory: [`place`].
 
 pub mod folder;
 pub mod io;
+pub mod place;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+
+use crate::config::layer::Origin;
 
 /// The drop-in's name.
 pub const FILE_NAME: &str = "10-site.toml";
@@ -36,10 +40,15 @@ pub struct Site {
     pub id: Option<String>,
 }
 
-/// The text of the drop-in.
-pub fn render(site: &Site) -> String {
-    let mut text =
-        String::from("# This site, written by `tombolo init`. What it says wins over tombolo.toml.\n");
+/// The text of the drop-in. What is below the state directory is overridden by everything beside
+/// the main file.
+pub fn render(site: &Site, origin: Origin) -> String {
+    let mut text = String::from(match origin {
+        Origin::State => {
+            "# This site, written by `tombolo init`. tombolo.toml and the conf.d beside it win over what it says.\n"
+        }
+        _ => "# This site, written by `tombolo init`. What it says wins over tombolo.toml.\n",
+    });
     let mut line = |key: &str, value: &str| {
         let _ = writeln!(text, "{key} = {}", toml::Value::String(value.to_owned()));
     };
@@ -80,14 +89,14 @@ mod tests {
             id: Some("gh-7".into()),
             ..Site::default()
         };
-        let text = render(&site);
+        let text = render(&site, Origin::DropIn);
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["gateway"]["id"].as_str(), Some("gh-7"));
         assert_eq!(table["upstream"]["username"].as_str(), Some("a\"b\\c\nd"));
         assert_eq!(table["upstream"].as_table().unwrap().len(), 2);
         let plain = Site { url: Some("mqtt://b".into()), insecure: true, ..Site::default() };
         assert_eq!(
-            render(&plain),
+            render(&plain, Origin::DropIn),
             "# This site, written by `tombolo init`. What it says wins over tombolo.toml.\n\n[upstream]\nurl = \"mqtt://b\"\ninsecure = true\n"
         );
     }

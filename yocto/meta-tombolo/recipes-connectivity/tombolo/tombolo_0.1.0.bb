@@ -22,8 +22,8 @@ require ${BPN}-crates.inc
 
 SRC_URI += "file://run-ptest"
 
-# The commit of this version.
-SRCREV = "c23c01f6677480c3513954479343e0ac4851b17a"
+# The commit of this version. tests/yocto looks into it.
+SRCREV = "58396a7da3ce9b754168a17082a4f54426b4c1ce"
 
 # Cargo's own features, so that the default set of Cargo.toml does not count.
 CARGO_BUILD_FLAGS += "--no-default-features --bin tombolo"
@@ -65,6 +65,9 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 do_install:append() {
     install -D -m 0644 ${S}/config/tombolo.toml ${D}${docdir}/tombolo/tombolo.toml
     install -d ${D}${sysconfdir}/tombolo/conf.d ${D}${nonarch_libdir}/tombolo/conf.d
+    # As tombolo.tmpfiles would make it, which cannot where /etc is read-only.
+    install -d -m 2750 ${D}${sysconfdir}/tombolo/secrets
+    chgrp tombolo ${D}${sysconfdir}/tombolo/secrets
     install -d ${D}${datadir}/tombolo/modbus
     install -m 0644 ${S}/config/examples/modbus/*.toml ${D}${datadir}/tombolo/modbus/
     install -d ${D}${systemd_system_unitdir}
