@@ -561,6 +561,35 @@ fn a_folder_that_is_lost_while_the_gateway_runs_is_named_and_its_image_is_fetche
 }
 
 #[test]
+fn a_folder_that_is_lost_and_put_back_is_served_and_what_was_said_of_it_is_over() {
+    let (site, faults) = faulty("sensors-back");
+    let fetched = site.counter("tombolo_update_fetched_bytes_total");
+    // Nothing can be fetched in its place.
+    disk_faults::write(&faults, &format!("append {ENOSPC} firmware/door/\nwrite {ENOSPC} firmware/door/"));
+    let (place, aside) = (site.folder.join("state/firmware"), site.folder.join("aside"));
+    std::fs::rename(&place, &aside).unwrap();
+    let within = std::time::Duration::from_secs(90);
+    let lost = "the folder was lost with the firmware for door";
+    wait_within(within, "the reason", || site.daemon.log().contains(lost));
+    wait_within(within, "the failure", || {
+        site.daemon.command(&["status"]).1.contains("firmware for door does not arrive")
+    });
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::rename(&aside, &place).unwrap();
+    let words = [lost, "does not arrive", "the disk is full", "no room"];
+    wait_within(within, "the end of it", || {
+        let (status, devices) =
+            (site.daemon.command(&["status"]).1, site.daemon.command(&["update", "devices"]).1);
+        words.iter().all(|words| !status.contains(words) && !devices.contains(words))
+            && site.class()["version"] == "1.0.0"
+    });
+    assert_eq!(site.counter("tombolo_update_fetched_bytes_total"), fetched);
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+}
+
+#[test]
 fn a_disk_that_takes_no_new_image_leaves_the_one_before_and_is_named() {
     let (site, faults) = faulty("sensors-full");
     let mut sensor = site.sensor("door-7");

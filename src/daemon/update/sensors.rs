@@ -110,18 +110,22 @@ impl Sensors {
             if self.firmware.take_mended(class) {
                 state.retry_at = None;
             }
-            let waits = state.retry_at.is_some_and(|at| now < at) || state.running.is_some();
-            if waits || !may_fetch || next.is_some() {
+            if state.running.is_some() {
                 continue;
             }
             let Some(shelf) = self.firmware.shelf(class.as_str()) else { continue };
             let current = shelf.kept.current();
             match &state.offer {
-                Some(offer) if current != Some(&known(offer, current)) => {
+                // Also one that did not arrive, and was restored since.
+                Some(offer) if current == Some(&known(offer, current)) => {
+                    (state.retry_at, state.interruptions, state.fault) = (None, 0, None);
+                }
+                _ if state.retry_at.is_some_and(|at| now < at) || !may_fetch || next.is_some() => {}
+                Some(offer) => {
                     next = Some((class.clone(), Some(offer.clone())));
                 }
                 None if state.is_withdrawn && current.is_some() => next = Some((class.clone(), None)),
-                _ => {}
+                None => {}
             }
         }
         next
