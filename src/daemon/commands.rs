@@ -558,7 +558,10 @@ impl Commands {
         let request = self.router.request(&message.topic);
         let wrapped = way.plain || request.is_some();
         let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
-        if let Some(asked) = self.remote.clone().asked(topic) {
+        let wants_outcome = request.is_some()
+            || message.response_topic.is_some()
+            || message.too_long == Some("response topic");
+        if let Some(asked) = self.remote.clone().asked(topic, wants_outcome) {
             let default = request.as_ref().and_then(|request| request.reply.clone());
             self.take_remote(moment, pipeline, asked, message, (default, wrapped));
             return true;
