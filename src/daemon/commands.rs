@@ -1206,6 +1206,20 @@ fn told(outcome: protocol::Outcome) -> Told {
         protocol::Outcome::Response { code, content_format, payload, partial } => {
             Told::Answered(Outcome { status: Status::Code(code.0), content_format, payload, partial })
         }
+        protocol::Outcome::InPart { code, sent, of, names_another_block } => {
+            let code = Status::Code(code.0);
+            let why = match names_another_block {
+                true => "with the Block1 option of another block",
+                false => "without a Block1 option: it does not know blocks (RFC 7959)",
+            };
+            Told::Answered(Outcome::of(
+                Status::Unknown,
+                format!(
+                    "the device answered {code} when it had {sent} of {of} bytes, {why}; it may have run with that part. Send \
+                     at most 1,024 bytes"
+                ),
+            ))
+        }
         protocol::Outcome::Unintelligible(option) => Told::Answered(Outcome::of(
             Status::Unknown,
             format!(
