@@ -953,7 +953,8 @@ impl ServedResource {
     /// Whether something is wrong and there was never a value, or none for long: three periods, and
     /// at least [`STOPPED_MIN_S`]; of one that is observed, [`STOPPED_OBSERVED_S`].
     pub fn has_stopped(&self) -> bool {
-        let patience = self.every_s.map_or(STOPPED_OBSERVED_S, |every| (3 * every).max(STOPPED_MIN_S));
+        let patience =
+            self.every_s.map_or(STOPPED_OBSERVED_S, |every| every.saturating_mul(3).max(STOPPED_MIN_S));
         self.trouble.is_some() && self.value_s.is_none_or(|since| since >= patience)
     }
 }

@@ -95,7 +95,7 @@ struct Inner {
     lost: BTreeMap<Name, String>,
     looked_after_at: Option<Instant>,
     /// Looks that have not ended, by class: a disk that does not answer below one holds up no other.
-    looking: BTreeMap<Name, Receiver<Looked>>,
+    looking: BTreeMap<Name, (Instant, Receiver<Looked>)>,
     /// What the folder of each class was when it was looked at, or verified, last.
     folders: BTreeMap<Name, FolderMark>,
     counts: Counts,
@@ -336,6 +336,11 @@ impl Firmware {
         self.inner.borrow_mut().library.set_denied(denied);
     }
 
+    /// The classes whose folder does not answer, and since when.
+    pub fn silent(&self, now: Instant) -> Vec<(Name, Instant)> {
+        self.inner.borrow().silent(now)
+    }
+
     /// Forgets devices that the gate does not have any more, or that are of another class.
     pub fn forget(&self, now: Instant, gate: &Gate, settings: &SensorFirmware) {
         let inner = &mut *self.inner.borrow_mut();
@@ -518,6 +523,20 @@ impl Firmware {
     }
 }
 
+/// What a device of this role asks by a GET.
+pub fn question<'q>(device: &'q Name, role: &'q Name, fetch: &'q FirmwareFetch) -> Question<'q> {
+    Question {
+        device,
+        role,
+        class: &fetch.class,
+        tag: fetch.tag.as_deref(),
+        version: fetch.version.as_deref(),
+        etags: &fetch.etags,
+        accept: fetch.accept,
+        block: fetch.block,
+    }
+}
+
 /// Looks at a folder, and makes it if it is not there. Blocks.
 fn look(folder: &Path) -> Looked {
     if folder.is_dir() {
@@ -546,16 +565,7 @@ impl Inner {
         let Some(view) = gate.device(moment.now, fetch.device) else {
             return self.refuse(moment, coap, &fetch, (Code::FORBIDDEN, "not known", None));
         };
-        let answer = self.library.answer(&Question {
-            device: view.id,
-            role: view.role,
-            class: &fetch.class,
-            tag: fetch.tag.as_deref(),
-            version: fetch.version.as_deref(),
-            etags: &fetch.etags,
-            accept: fetch.accept,
-            block: fetch.block,
-        });
+        let answer = self.library.answer(&question(view.id, view.role, &fetch));
         match answer {
             Answer::Manifest { format, body, etag } => {
                 self.counts.manifests += 1;
@@ -648,6 +658,13 @@ impl Inner {
         }
     }
 
+    /// The classes whose folder was looked at, and that look has not ended.
+    fn silent(&self, now: Instant) -> Vec<(Name, Instant)> {
+        let is_late = |since: &Instant| now.saturating_duration_since(*since) >= SLOW;
+        let late = self.looking.iter().filter(|(_, (since, _))| is_late(since));
+        late.map(|(class, (since, _))| (class.clone(), *since)).collect()
+    }
+
     /// The classes whose disk does not answer, one sentence each.
     fn hanging(&self, now: Instant) -> Vec<String> {
         let mut oldest: BTreeMap<&Name, Instant> = BTreeMap::new();
@@ -658,6 +675,19 @@ impl Inner {
             *since = read.since.min(*since);
         }
         let age = |since: Instant| now.saturating_duration_since(since);
+        // One sentence a class: what its devices feel says more.
+        let silent = self.silent(now).into_iter().filter(|(class, _)| {
+            oldest.get(class).is_none_or(|since| age(*since) < SLOW) && !self.loading.contains_key(class)
+        });
+        let silent: Vec<String> = silent
+            .map(|(class, since)| {
+                format!(
+                    "the disk has not answered for the folder of the firmware for {class} for {} s: it is not changed \
+                     until then",
+                    age(since).as_secs()
+                )
+            })
+            .collect();
         let reads = oldest.into_iter().filter(|(_, since)| age(*since) >= SLOW).map(|(class, since)| {
             format!(
                 "the disk has not given a block of the firmware for {class} for {} s: its devices wait, those of other \
@@ -673,13 +703,13 @@ impl Inner {
                 age(*since).as_secs()
             )
         });
-        reads.chain(slow).collect()
+        reads.chain(slow).chain(silent).collect()
     }
 
     /// Looks at the folders, each on a thread of its own, and takes what was found.
     fn look_after(&mut self, now: Instant, base: &Path) {
         let mut found = Vec::new();
-        self.looking.retain(|class, looking| match looking.try_recv() {
+        self.looking.retain(|class, (_, looking)| match looking.try_recv() {
             Ok(looked) => {
                 found.push((class.clone(), looked));
                 false
@@ -699,7 +729,7 @@ impl Inner {
             let (sender, receiver) = channel();
             let folder = folder_of(base, class.as_str());
             spawn_blocking(move || sender.send(look(&folder)));
-            self.looking.insert(class.clone(), receiver);
+            self.looking.insert(class.clone(), (now, receiver));
         }
     }
 

@@ -86,8 +86,7 @@ pub struct Updates {
     generation: Cell<u64>,
     /// A check's thread is there since then, though its settings may be replaced already.
     asking_since: Cell<Option<Instant>>,
-    /// A download's thread is there, though it may be called off already: two would write the same
-    /// files.
+    /// Downloads whose threads are there, though they may be called off already.
     turn: RefCell<Turn>,
 }
 
@@ -367,7 +366,9 @@ impl Updates {
             }
             if let Some(running) = &inner.fetch.running {
                 running.stop.store(true, Ordering::Relaxed);
-            } else if is_over && !self.turn.borrow().is_taken() && std::mem::take(&mut inner.fetch.has_files)
+            } else if is_over
+                && self.turn.borrow().is_free(&self.folder)
+                && std::mem::take(&mut inner.fetch.has_files)
             {
                 inner.fetch.ready = None;
                 self.clear();
@@ -392,7 +393,8 @@ impl Updates {
         }
         let is_begun = inner.fetch.before.as_deref() == Some(&offer.sha256_hex());
         let is_wanted = inner.fetch.is_asked || is_begun || inner.settings.fetches();
-        let waits = self.turn.borrow().is_taken() || inner.fetch.retry_at.is_some_and(|at| now < at);
+        let waits =
+            !self.turn.borrow().is_free(&self.folder) || inner.fetch.retry_at.is_some_and(|at| now < at);
         let is_wrong = inner.fetch.wrong.is_some_and(|(sha256, at)| {
             sha256 == offer.sha256 && now.saturating_duration_since(at) < WRONG_FOR && !inner.fetch.is_asked
         });
@@ -412,7 +414,7 @@ impl Updates {
             offer,
             settings: inner.settings.clone(),
             folder: self.folder.clone(),
-            budget_with: self.answering(self.sensors.folders()),
+            budget_with: self.answering(now, self.sensors.folders()),
             spent_elsewhere: self.spent_elsewhere(),
             journal: self.journal.clone(),
             clock: self.clock.clone(),
@@ -440,9 +442,12 @@ impl Updates {
 
     /// These folders without those whose disk does not answer: to ask them what they have spent of
     /// the day's budget would take as long.
-    fn answering(&self, mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    fn answering(&self, now: Instant, mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
         let turn = self.turn.borrow();
-        folders.retain(|folder| turn.hanging().all(|(hanging, _)| hanging != folder));
+        let silent = self.sensors.silent_folders(now);
+        folders.retain(|folder| {
+            turn.hanging().all(|(hanging, _)| hanging != folder) && !silent.contains(folder)
+        });
         folders
     }
 
@@ -456,9 +461,12 @@ impl Updates {
         let inner = self.inner.borrow();
         let Source::Tuf(place) = &inner.settings.source else { return };
         let is_held = self.objections(&inner.history).is_held;
-        let Some((class, offer)) = self.sensors.next(now, !self.turn.borrow().is_taken() && !is_held) else {
-            return;
+        let silent = self.sensors.silent_folders(now);
+        let may_fetch = |class: &Name| {
+            let folder = firmware::folder_of(&self.state_firmware, class.as_str());
+            !is_held && self.turn.borrow().is_free(&folder) && !silent.contains(&folder)
         };
+        let Some((class, offer)) = self.sensors.next(now, may_fetch) else { return };
         let order = offer.map(|offer| {
             let folders = self.sensors.folders();
             let folder = firmware::folder_of(&self.state_firmware, class.as_str());
@@ -472,7 +480,7 @@ impl Updates {
                 ca_file: place.ca_file.clone(),
                 offer,
                 settings: inner.settings.clone(),
-                budget_with: self.answering(others.chain([self.folder.clone()]).collect()),
+                budget_with: self.answering(now, others.chain([self.folder.clone()]).collect()),
                 spent_elsewhere: self.spent_elsewhere(),
                 folder,
                 journal: self.journal.clone(),
@@ -871,6 +879,8 @@ impl Updates {
                 let inner = &mut *updates.inner.borrow_mut();
                 let is_other = updates.objections(&inner.history) != updates.objections(&Ok(history.clone()));
                 inner.history = Ok(history.clone());
+                // Before it is answered: from then on no device is served a block of it.
+                updates.firmware.set_denied(&updates.objections(&inner.history).denied);
                 if let Some(schedule) = inner.schedule.as_mut().filter(|_| is_other) {
                     schedule.handle_request(Instant::now());
                 }

@@ -420,7 +420,9 @@ fn a_version_that_is_denied_for_a_class_is_offered_to_no_sensor_until_it_is_allo
     for wrong in ["door/", "/2.0.0", "door/2.0.0/1", "do or/2.0.0"] {
         assert_eq!(denied(&["add", wrong]).0, 2, "{wrong}");
     }
+    assert_eq!(sensor.ask(&format!("block {path} 255 6")).code, "2.05");
     assert_eq!(denied(&["add", "door/2.0.0"]).0, 0);
+    assert_eq!(sensor.ask(&format!("block {path} 255 6")).code, "4.04", "at once");
     site.offers("1.0.0");
     assert_eq!(sensor.manifest()["version"], "1.0.0");
     let (_, text) = site.daemon.command(&["update", "devices"]);

@@ -6,7 +6,7 @@
 //! left to it. There are as many such threads as there are folders, at most.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,9 +35,10 @@ struct Work {
 }
 
 impl Turn {
-    /// Whether somebody has it.
-    pub fn is_taken(&self) -> bool {
-        self.holder.is_some()
+    /// Whether work on this folder may begin: nobody has it, and none on that folder has not ended,
+    /// which would write the same files.
+    pub fn is_free(&self, folder: &Path) -> bool {
+        self.holder.is_none() && self.all.values().all(|work| work.folder != folder)
     }
 
     /// Takes it for work on a folder; `what` it is, for people, and `have` how many bytes are here.
@@ -106,21 +107,22 @@ mod tests {
     fn a_folder_whose_disk_does_not_answer_holds_up_the_others_for_a_while_only() {
         let (mut turn, now) = (Turn::default(), Instant::now());
         let have: Arc<AtomicU64> = Arc::default();
+        let lock = Path::new("/f/lock");
         let hung = turn.take(now, "the firmware for door".to_owned(), "/f/door".into(), have.clone());
         turn.care(now + HANGS_AFTER / 2);
         have.store(1, Ordering::Relaxed);
         turn.care(now + HANGS_AFTER);
-        assert!(turn.is_taken() && turn.problems(now).is_empty(), "it goes on");
+        assert!(!turn.is_free(lock) && turn.problems(now).is_empty(), "it goes on");
         let late = now + HANGS_AFTER * 2;
         turn.care(late);
-        assert!(!turn.is_taken());
+        assert!(turn.is_free(lock) && !turn.is_free(Path::new("/f/door")), "that one is left to it");
         assert_eq!(turn.hanging().collect::<Vec<_>>(), [(&PathBuf::from("/f/door"), 1)]);
         assert!(turn.problems(late)[0].contains("the firmware for door has not gone on for 10 min"));
         let other = turn.take(late, "the firmware for lock".to_owned(), "/f/lock".into(), Arc::default());
         // The first one comes back: the second one keeps its turn.
         turn.end(hung);
-        assert!(turn.is_taken() && turn.hanging().next().is_none());
+        assert!(!turn.is_free(Path::new("/f/bell")) && turn.hanging().next().is_none());
         turn.end(other);
-        assert!(!turn.is_taken());
+        assert!(turn.is_free(lock) && turn.is_free(Path::new("/f/door")));
     }
 }
