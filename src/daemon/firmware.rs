@@ -94,7 +94,8 @@ struct Inner {
     /// Classes whose folder was lost with an image: what is said until another is here.
     lost: BTreeMap<Name, String>,
     looked_after_at: Option<Instant>,
-    /// Looks that have not ended, by class: a disk that does not answer below one holds up no other.
+    /// Looks that have not ended, by class: a disk that does not answer below one holds up no
+    /// other.
     looking: BTreeMap<Name, (Instant, Receiver<Looked>)>,
     /// What the folder of each class was when it was looked at, or verified, last.
     folders: BTreeMap<Name, FolderMark>,

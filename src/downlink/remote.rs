@@ -115,8 +115,8 @@ pub enum Asked<'t> {
 }
 
 impl Remote {
-    /// What `topic` asks of the gateway; `None`: nothing. `wants_outcome`: the message says where its
-    /// outcome is to go, or has an id for it, which no hint needs.
+    /// What `topic` asks of the gateway; `None`: nothing. `wants_outcome`: the message says where
+    /// its outcome is to go, or has an id for it, which no hint needs.
     pub fn asked<'t>(&self, topic: &'t str, wants_outcome: bool) -> Option<Asked<'t>> {
         let text = topic.strip_prefix(self.head.as_deref()?)?;
         Some(match Verb::parse(text) {
