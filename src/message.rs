@@ -9,8 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 
 mod query;
+mod topic_filter;
 
 pub use query::{ArgumentError, Query, QueryBuffer, QueryError};
+pub use topic_filter::covers;
 
 /// Longest version of its firmware that a device may report, in bytes.
 pub const FIRMWARE_VERSION_MAX: usize = 128;

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
+use tombolo::daemon::firmware::question;
 use tombolo::gate::stage::DeviceIndex;
 use tombolo::gate::template::Template;
 use tombolo::gate::{Device, Gate, Psk, Quota, Role, Settings as GateSettings};
@@ -19,7 +20,7 @@ use tombolo::southbound::coap::resource::{Buffers, Resource, find};
 use tombolo::update::firmware::campaign::Campaign;
 use tombolo::update::firmware::choice::denied_name;
 use tombolo::update::firmware::kept::{Image, Kept};
-use tombolo::update::firmware::library::{Answer, Library, Question};
+use tombolo::update::firmware::library::{Answer, Library};
 use tombolo::update::firmware::settings::{RoleFirmware, Rollout, SensorFirmware};
 use tombolo::update::rollout::Share;
 use tombolo::update::version::Scheme;
@@ -160,16 +161,7 @@ impl World {
             Err(response) => return self.endpoint.respond(self.now, request.exchange, &response),
         };
         let (device, role) = (name(id), name("door"));
-        let answer = self.library.answer(&Question {
-            device: &device,
-            role: &role,
-            class: &fetch.class,
-            tag: fetch.tag.as_deref(),
-            version: fetch.version.as_deref(),
-            etags: &fetch.etags,
-            accept: fetch.accept,
-            block: fetch.block,
-        });
+        let answer = self.library.answer(&question(&device, &role, &fetch));
         let bytes = [b'x'; 1_024];
         match answer {
             Answer::Manifest { format, body, etag } => {

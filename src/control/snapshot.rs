@@ -949,6 +949,21 @@ pub struct ServedResource {
     pub remark: Option<String>,
 }
 
+impl ServedResource {
+    /// Whether something is wrong and there was never a value, or none for long: three periods, and
+    /// at least [`STOPPED_MIN_S`]; of one that is observed, [`STOPPED_OBSERVED_S`].
+    pub fn has_stopped(&self) -> bool {
+        let patience =
+            self.every_s.map_or(STOPPED_OBSERVED_S, |every| every.saturating_mul(3).max(STOPPED_MIN_S));
+        self.trouble.is_some() && self.value_s.is_none_or(|since| since >= patience)
+    }
+}
+
+/// A device that does not answer is asked again after 30 s, 1 min, 2 min …: this is four times.
+pub const STOPPED_MIN_S: u64 = 300;
+/// The longest pause between two tries to observe.
+pub const STOPPED_OBSERVED_S: u64 = 3_600;
+
 /// What is observed and polled of all devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -1636,4 +1651,27 @@ pub struct ExplainedQuota {
     pub bytes_left: u64,
     /// Payload bytes the bucket holds.
     pub bytes_burst: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resource_has_stopped_if_it_has_trouble_and_gave_no_value_for_long() {
+        let of = |every_s, value_s, trouble: Option<&str>| ServedResource {
+            every_s,
+            value_s,
+            trouble: trouble.map(str::to_owned),
+            ..ServedResource::default()
+        };
+        let no = Some("the device does not answer");
+        assert!(of(None, None, no).has_stopped(), "never a value");
+        assert!(!of(None, None, None).has_stopped(), "not asked yet");
+        assert!(!of(Some(60), Some(90_000), None).has_stopped(), "it sleeps");
+        for (every_s, patience) in [(Some(10), 300), (Some(600), 1_800), (None, 3_600)] {
+            assert!(!of(every_s, Some(patience - 1), no).has_stopped());
+            assert!(of(every_s, Some(patience), no).has_stopped());
+        }
+    }
 }

@@ -558,7 +558,10 @@ impl Commands {
         let request = self.router.request(&message.topic);
         let wrapped = way.plain || request.is_some();
         let topic = request.as_ref().map_or(message.topic.as_str(), |request| request.topic.as_str());
-        if let Some(asked) = self.remote.clone().asked(topic) {
+        let wants_outcome = request.is_some()
+            || message.response_topic.is_some()
+            || message.too_long == Some("response topic");
+        if let Some(asked) = self.remote.clone().asked(topic, wants_outcome) {
             let default = request.as_ref().and_then(|request| request.reply.clone());
             self.take_remote(moment, pipeline, asked, message, (default, wrapped));
             return true;
@@ -1202,6 +1205,20 @@ fn told(outcome: protocol::Outcome) -> Told {
         protocol::Outcome::Acknowledged => Told::Acknowledged,
         protocol::Outcome::Response { code, content_format, payload, partial } => {
             Told::Answered(Outcome { status: Status::Code(code.0), content_format, payload, partial })
+        }
+        protocol::Outcome::InPart { code, sent, of, names_another_block } => {
+            let code = Status::Code(code.0);
+            let why = match names_another_block {
+                true => "with the Block1 option of another block",
+                false => "without a Block1 option: it does not know blocks (RFC 7959)",
+            };
+            Told::Answered(Outcome::of(
+                Status::Unknown,
+                format!(
+                    "the device answered {code} when it had {sent} of {of} bytes, {why}; it may have run with that part. Send \
+                     at most 1,024 bytes"
+                ),
+            ))
         }
         protocol::Outcome::Unintelligible(option) => Told::Answered(Outcome::of(
             Status::Unknown,

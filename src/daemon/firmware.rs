@@ -7,6 +7,7 @@
 //! | more than 256 reads of a class, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
 //! | a read that the disk does not answer | the blocks of its class wait, which is named after [`SLOW`]; other classes go on |
 //! | a folder that is lost | made anew; the class is verified, and fetched again |
+//! | another folder in its place, or one that something was missed in and put back | the class is verified |
 //! | a folder that cannot be, because a file is there | named; tried again every [`LOOK_EVERY`] |
 //! | a read that fails | 5.03; the class is verified anew, and fetched again if it is not whole |
 //! | files that the disk does not give | 5.03; verified again every [`AGAIN`], [`ATTEMPTS`] times; then what it gives is served, and the rest is fetched |
@@ -16,6 +17,7 @@ mod readers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,7 +94,11 @@ struct Inner {
     /// Classes whose folder was lost with an image: what is said until another is here.
     lost: BTreeMap<Name, String>,
     looked_after_at: Option<Instant>,
-    looking: Option<Receiver<Vec<(Name, Looked)>>>,
+    /// Looks that have not ended, by class: a disk that does not answer below one holds up no
+    /// other.
+    looking: BTreeMap<Name, (Instant, Receiver<Looked>)>,
+    /// What the folder of each class was when it was looked at, or verified, last.
+    folders: BTreeMap<Name, FolderMark>,
     counts: Counts,
     looked_at: Option<Instant>,
     kept_at: Option<Instant>,
@@ -108,9 +114,24 @@ struct Read {
     piece: Piece,
 }
 
+/// Tells a folder from another one in its place, and what was put in it from outside from what was
+/// there: device, inode, and when its entries changed last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FolderMark {
+    identity: (u64, u64),
+    changed: (i64, i64),
+}
+
+impl FolderMark {
+    fn of(folder: &Path) -> Option<FolderMark> {
+        let of = folder.metadata().ok()?;
+        Some(FolderMark { identity: (of.dev(), of.ino()), changed: (of.mtime(), of.mtime_nsec()) })
+    }
+}
+
 /// How the folder of a class was found.
 enum Looked {
-    Fine,
+    Fine(Option<FolderMark>),
     /// It was not there, and is again.
     Lost,
     /// It is not there, and cannot be.
@@ -157,7 +178,8 @@ impl Firmware {
             lost: BTreeMap::new(),
             // The classes are loaded now, which makes their folders.
             looked_after_at: Some(Instant::now()),
-            looking: None,
+            looking: BTreeMap::new(),
+            folders: BTreeMap::new(),
             counts: Counts::default(),
             looked_at: None,
             kept_at: None,
@@ -185,6 +207,9 @@ impl Firmware {
             inner.unread.retain(|class, _| classes.contains(class));
             inner.fetching.retain(|class, _| classes.contains(class));
             inner.blocked.retain(|class, _| classes.contains(class));
+            inner.doubted.retain(|class| classes.contains(class));
+            inner.looking.retain(|class, _| classes.contains(class));
+            inner.folders.retain(|class, _| classes.contains(class));
             inner.mended.retain(|class| classes.contains(class));
             inner.lost.retain(|class, _| classes.contains(class));
             inner.readers.retain(|class| classes.contains(class));
@@ -207,11 +232,13 @@ impl Firmware {
                     let kept = KeptText::open(&folder, PROGRESS, SHAPE, COST, read);
                     (made, kept)
                 });
-                (open(&folder), progress)
+                // Of before: what is put there meanwhile is verified, too.
+                let mark = FolderMark::of(&folder);
+                (open(&folder), progress, mark)
             };
             let loaded = spawn_blocking(work).await;
             firmware.inner.borrow_mut().loading.remove(&class);
-            let Ok((mut shelf, progress)) = loaded else {
+            let Ok((mut shelf, progress, mark)) = loaded else {
                 log::error!(class = class.as_str(); "the thread that verifies firmware failed");
                 return;
             };
@@ -236,9 +263,14 @@ impl Firmware {
                 return;
             }
             inner.unread.remove(&class);
-            // Once an image is here again, `put` forgets what is said.
-            shelf.faults.extend(inner.lost.remove(&class));
+            // Once an image is here again, `put` forgets what is said; also one that was restored.
+            let lost = inner.lost.remove(&class);
+            shelf.faults.extend(lost.filter(|_| shelf.files.is_empty()));
             inner.put(&class, shelf);
+            match mark {
+                Some(mark) => drop(inner.folders.insert(class, mark)),
+                None => drop(inner.folders.remove(&class)),
+            }
         });
     }
 
@@ -303,6 +335,11 @@ impl Firmware {
     /// These versions are neither offered nor served, by their names `CLASS/VERSION`.
     pub fn set_denied(&self, denied: &[String]) {
         self.inner.borrow_mut().library.set_denied(denied);
+    }
+
+    /// The classes whose folder does not answer, and since when.
+    pub fn silent(&self, now: Instant) -> Vec<(Name, Instant)> {
+        self.inner.borrow().silent(now)
     }
 
     /// Forgets devices that the gate does not have any more, or that are of another class.
@@ -487,10 +524,24 @@ impl Firmware {
     }
 }
 
+/// What a device of this role asks by a GET.
+pub fn question<'q>(device: &'q Name, role: &'q Name, fetch: &'q FirmwareFetch) -> Question<'q> {
+    Question {
+        device,
+        role,
+        class: &fetch.class,
+        tag: fetch.tag.as_deref(),
+        version: fetch.version.as_deref(),
+        etags: &fetch.etags,
+        accept: fetch.accept,
+        block: fetch.block,
+    }
+}
+
 /// Looks at a folder, and makes it if it is not there. Blocks.
 fn look(folder: &Path) -> Looked {
     if folder.is_dir() {
-        return Looked::Fine;
+        return Looked::Fine(FolderMark::of(folder));
     }
     match create_directory(folder) {
         Ok(()) => Looked::Lost,
@@ -515,16 +566,7 @@ impl Inner {
         let Some(view) = gate.device(moment.now, fetch.device) else {
             return self.refuse(moment, coap, &fetch, (Code::FORBIDDEN, "not known", None));
         };
-        let answer = self.library.answer(&Question {
-            device: view.id,
-            role: view.role,
-            class: &fetch.class,
-            tag: fetch.tag.as_deref(),
-            version: fetch.version.as_deref(),
-            etags: &fetch.etags,
-            accept: fetch.accept,
-            block: fetch.block,
-        });
+        let answer = self.library.answer(&question(view.id, view.role, &fetch));
         match answer {
             Answer::Manifest { format, body, etag } => {
                 self.counts.manifests += 1;
@@ -617,14 +659,36 @@ impl Inner {
         }
     }
 
+    /// The classes whose folder was looked at, and that look has not ended.
+    fn silent(&self, now: Instant) -> Vec<(Name, Instant)> {
+        let is_late = |since: &Instant| now.saturating_duration_since(*since) >= SLOW;
+        let late = self.looking.iter().filter(|(_, (since, _))| is_late(since));
+        late.map(|(class, (since, _))| (class.clone(), *since)).collect()
+    }
+
     /// The classes whose disk does not answer, one sentence each.
     fn hanging(&self, now: Instant) -> Vec<String> {
         let mut oldest: BTreeMap<&Name, Instant> = BTreeMap::new();
-        for read in self.reads.values() {
+        // Nobody waits for a class that is in the configuration no more.
+        let is_class = |class: &Name| self.library.classes().contains_key(class);
+        for read in self.reads.values().filter(|read| is_class(&read.piece.class)) {
             let since = oldest.entry(&read.piece.class).or_insert(read.since);
             *since = read.since.min(*since);
         }
         let age = |since: Instant| now.saturating_duration_since(since);
+        // One sentence a class: what its devices feel says more.
+        let silent = self.silent(now).into_iter().filter(|(class, _)| {
+            oldest.get(class).is_none_or(|since| age(*since) < SLOW) && !self.loading.contains_key(class)
+        });
+        let silent: Vec<String> = silent
+            .map(|(class, since)| {
+                format!(
+                    "the disk has not answered for the folder of the firmware for {class} for {} s: it is not changed \
+                     until then",
+                    age(since).as_secs()
+                )
+            })
+            .collect();
         let reads = oldest.into_iter().filter(|(_, since)| age(*since) >= SLOW).map(|(class, since)| {
             format!(
                 "the disk has not given a block of the firmware for {class} for {} s: its devices wait, those of other \
@@ -632,42 +696,53 @@ impl Inner {
                 age(since).as_secs()
             )
         });
-        let slow = self.loading.iter().filter(|(_, since)| age(**since) >= SLOW_VERIFICATION);
+        let slow = self.loading.iter().filter(|(class, _)| is_class(class));
+        let slow = slow.filter(|(_, since)| age(**since) >= SLOW_VERIFICATION);
         let slow = slow.map(|(class, since)| {
             format!(
                 "the firmware for {class} has been read from the disk for {} s to verify it: none is offered until then",
                 age(*since).as_secs()
             )
         });
-        reads.chain(slow).collect()
+        reads.chain(slow).chain(silent).collect()
     }
 
-    /// Looks at the folders, on another thread, and takes what was found.
+    /// Looks at the folders, each on a thread of its own, and takes what was found.
     fn look_after(&mut self, now: Instant, base: &Path) {
-        match self.looking.as_ref().map(Receiver::try_recv) {
-            Some(Ok(found)) => {
-                self.looking = None;
-                found.into_iter().for_each(|(class, looked)| self.take_looked(class, looked, base));
+        let mut found = Vec::new();
+        self.looking.retain(|class, (_, looking)| match looking.try_recv() {
+            Ok(looked) => {
+                found.push((class.clone(), looked));
+                false
             }
-            Some(Err(TryRecvError::Disconnected)) => self.looking = None,
-            Some(Err(TryRecvError::Empty)) | None => {}
-        }
+            Err(error) => error == TryRecvError::Empty,
+        });
+        found.into_iter().for_each(|(class, looked)| self.take_looked(class, looked, base));
         let is_due = self.looked_after_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY);
-        let classes: Vec<Name> = self.library.classes().keys().cloned().collect();
-        if self.looking.is_some() || !is_due || classes.is_empty() {
+        if !is_due || self.library.classes().is_empty() {
             return;
         }
         self.looked_after_at = Some(now);
-        let (sender, receiver) = channel();
-        let base = base.to_owned();
-        spawn_blocking(move || {
-            let of = |class: Name| {
-                let looked = look(&folder_of(&base, class.as_str()));
-                (class, looked)
-            };
-            sender.send(classes.into_iter().map(of).collect())
-        });
-        self.looking = Some(receiver);
+        for class in self.library.classes().keys() {
+            if self.looking.contains_key(class) {
+                continue;
+            }
+            let (sender, receiver) = channel();
+            let folder = folder_of(base, class.as_str());
+            spawn_blocking(move || sender.send(look(&folder)));
+            self.looking.insert(class.clone(), (now, receiver));
+        }
+    }
+
+    /// Whether a folder has other contents than were verified. The gateway's own writes change it,
+    /// too, so that it is looked at for changes only while something is missed in it.
+    fn is_other(&self, class: &Name, mark: FolderMark) -> bool {
+        let has_trouble = self.lost.contains_key(class)
+            || self.faults.get(class).is_some_and(|faults| !faults.is_empty())
+            || self.files.get(class).is_none_or(BTreeMap::is_empty);
+        self.folders
+            .get(class)
+            .is_some_and(|before| before.identity != mark.identity || (has_trouble && *before != mark))
     }
 
     fn take_looked(&mut self, class: Name, looked: Looked, base: &Path) {
@@ -675,7 +750,15 @@ impl Inner {
             self.mended.insert(class.clone());
         }
         match looked {
-            Looked::Fine => {}
+            Looked::Fine(mark) => {
+                // One that is being verified, or changed by a download, is looked at again later.
+                let is_idle = !self.loading.contains_key(&class) && !self.lent.contains(&class);
+                if let Some(mark) = mark.filter(|mark| is_idle && self.is_other(&class, *mark)) {
+                    log::info!(class = class.as_str(); "the folder of firmware is another one: its images are verified");
+                    self.folders.insert(class.clone(), mark);
+                    self.doubted.insert(class);
+                }
+            }
             Looked::Lost => {
                 let images = self.files.get(&class).map_or(0, BTreeMap::len);
                 if images > 0 {

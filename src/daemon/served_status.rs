@@ -43,8 +43,14 @@ pub fn totals(commands: &Commands, now: Instant) -> ServedTotals {
 
 fn cut(named: &mut Vec<ServedTrouble>) {
     named.sort_unstable_by(|a, b| {
-        let key =
-            |of: &ServedTrouble| (of.device.clone(), of.resource.table.clone(), of.resource.name.clone());
+        let key = |of: &ServedTrouble| {
+            (
+                !of.resource.has_stopped(),
+                of.device.clone(),
+                of.resource.table.clone(),
+                of.resource.name.clone(),
+            )
+        };
         key(a).cmp(&key(b))
     });
     named.truncate(NAMED);

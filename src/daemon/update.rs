@@ -12,6 +12,7 @@
 
 mod installing;
 mod sensors;
+mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use self::installing::{Installing, Seen};
 use self::sensors::Sensors;
+use self::turn::Turn;
 use super::clock::SystemClock;
 use super::firmware::Firmware;
 use super::link::Link;
@@ -84,9 +86,8 @@ pub struct Updates {
     generation: Cell<u64>,
     /// A check's thread is there since then, though its settings may be replaced already.
     asking_since: Cell<Option<Instant>>,
-    /// A download's thread is there, though it may be called off already: two would write the same
-    /// files.
-    is_busy: Cell<bool>,
+    /// Downloads whose threads are there, though they may be called off already.
+    turn: RefCell<Turn>,
 }
 
 struct Inner {
@@ -207,7 +208,7 @@ impl Updates {
             inner: RefCell::new(inner),
             generation: Cell::new(0),
             asking_since: Cell::new(None),
-            is_busy: Cell::new(false),
+            turn: RefCell::default(),
         })
     }
 
@@ -271,6 +272,7 @@ impl Updates {
         if begins {
             self.begin_check(now);
         }
+        self.turn.borrow_mut().care(now);
         self.care_for_fetch(now);
         self.care_for_sensors(now);
         self.care_for_installation(now);
@@ -364,7 +366,10 @@ impl Updates {
             }
             if let Some(running) = &inner.fetch.running {
                 running.stop.store(true, Ordering::Relaxed);
-            } else if is_over && !self.is_busy.get() && std::mem::take(&mut inner.fetch.has_files) {
+            } else if is_over
+                && self.turn.borrow().is_free(&self.folder)
+                && std::mem::take(&mut inner.fetch.has_files)
+            {
                 inner.fetch.ready = None;
                 self.clear();
             }
@@ -388,7 +393,8 @@ impl Updates {
         }
         let is_begun = inner.fetch.before.as_deref() == Some(&offer.sha256_hex());
         let is_wanted = inner.fetch.is_asked || is_begun || inner.settings.fetches();
-        let waits = self.is_busy.get() || inner.fetch.retry_at.is_some_and(|at| now < at);
+        let waits =
+            !self.turn.borrow().is_free(&self.folder) || inner.fetch.retry_at.is_some_and(|at| now < at);
         let is_wrong = inner.fetch.wrong.is_some_and(|(sha256, at)| {
             sha256 == offer.sha256 && now.saturating_duration_since(at) < WRONG_FOR && !inner.fetch.is_asked
         });
@@ -408,7 +414,8 @@ impl Updates {
             offer,
             settings: inner.settings.clone(),
             folder: self.folder.clone(),
-            budget_with: self.sensors.folders(),
+            budget_with: self.answering(now, self.sensors.folders()),
+            spent_elsewhere: self.spent_elsewhere(),
             journal: self.journal.clone(),
             clock: self.clock.clone(),
             stop: running.stop.clone(),
@@ -417,14 +424,15 @@ impl Updates {
         inner.fetch.shown = Fetch::Running { have: kept };
         (inner.fetch.running, inner.fetch.has_files) = (Some(running), true);
         let (updates, generation) = (Rc::clone(self), self.generation.get());
-        self.is_busy.set(true);
+        let what = format!("the download of {}", order.offer.version);
+        let number = self.turn.borrow_mut().take(now, what, order.folder.clone(), order.have.clone());
         spawn_local(async move {
             let sha256 = order.offer.sha256;
             let version = order.offer.version.clone();
             let (fetched, bytes) = spawn_blocking(move || fetch(&order))
                 .await
                 .unwrap_or_else(|_| (Err(NoImage::Disk("the thread of the download failed".to_owned())), 0));
-            updates.is_busy.set(false);
+            updates.turn.borrow_mut().end(number);
             updates.inner.borrow_mut().counts.bytes += bytes;
             if updates.generation.get() == generation {
                 updates.end_fetch(sha256, &version, fetched, bytes > 0);
@@ -432,12 +440,33 @@ impl Updates {
         });
     }
 
+    /// These folders without those whose disk does not answer: to ask them what they have spent of
+    /// the day's budget would take as long.
+    fn answering(&self, now: Instant, mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
+        let turn = self.turn.borrow();
+        let silent = self.sensors.silent_folders(now);
+        folders.retain(|folder| {
+            turn.hanging().all(|(hanging, _)| hanging != folder) && !silent.contains(folder)
+        });
+        folders
+    }
+
+    /// What these others have spent of it at most.
+    fn spent_elsewhere(&self) -> u64 {
+        self.turn.borrow().hanging().fold(0, |sum: u64, (_, have)| sum.saturating_add(have))
+    }
+
     /// Fetches for sensors what they have not, behind the gateway's own image.
     fn care_for_sensors(self: &Rc<Self>, now: Instant) {
         let inner = self.inner.borrow();
         let Source::Tuf(place) = &inner.settings.source else { return };
         let is_held = self.objections(&inner.history).is_held;
-        let Some((class, offer)) = self.sensors.next(now, !self.is_busy.get() && !is_held) else { return };
+        let silent = self.sensors.silent_folders(now);
+        let may_fetch = |class: &Name| {
+            let folder = firmware::folder_of(&self.state_firmware, class.as_str());
+            !is_held && self.turn.borrow().is_free(&folder) && !silent.contains(&folder)
+        };
+        let Some((class, offer)) = self.sensors.next(now, may_fetch) else { return };
         let order = offer.map(|offer| {
             let folders = self.sensors.folders();
             let folder = firmware::folder_of(&self.state_firmware, class.as_str());
@@ -451,7 +480,8 @@ impl Updates {
                 ca_file: place.ca_file.clone(),
                 offer,
                 settings: inner.settings.clone(),
-                budget_with: others.chain([self.folder.clone()]).collect(),
+                budget_with: self.answering(now, others.chain([self.folder.clone()]).collect()),
+                spent_elsewhere: self.spent_elsewhere(),
                 folder,
                 journal: self.journal.clone(),
                 clock: self.clock.clone(),
@@ -460,10 +490,13 @@ impl Updates {
             }
         });
         drop(inner);
-        self.is_busy.set(true);
+        let have = order.as_ref().map(|order| order.have.clone()).unwrap_or_default();
+        let folder = firmware::folder_of(&self.state_firmware, class.as_str());
+        let what = format!("the firmware for {class}");
+        let number = self.turn.borrow_mut().take(now, what, folder, have);
         let updates = Rc::clone(self);
         self.sensors.begin(class, order, move |bytes| {
-            updates.is_busy.set(false);
+            updates.turn.borrow_mut().end(number);
             updates.inner.borrow_mut().counts.bytes += bytes;
         });
     }
@@ -733,6 +766,7 @@ impl Updates {
             problems.push(format!("the check for newer firmware has not ended for {minutes} min"));
         }
         problems.extend(inner.damage.clone());
+        problems.extend(self.turn.borrow().problems(now));
         problems.extend(self.sensors.problems());
         let has_image = inner.fetch.shown == Fetch::Ready;
         problems.extend(self.installing.problems(&inner.settings, has_image));
@@ -845,6 +879,8 @@ impl Updates {
                 let inner = &mut *updates.inner.borrow_mut();
                 let is_other = updates.objections(&inner.history) != updates.objections(&Ok(history.clone()));
                 inner.history = Ok(history.clone());
+                // Before it is answered: from then on no device is served a block of it.
+                updates.firmware.set_denied(&updates.objections(&inner.history).denied);
                 if let Some(schedule) = inner.schedule.as_mut().filter(|_| is_other) {
                     schedule.handle_request(Instant::now());
                 }
@@ -918,6 +954,8 @@ struct Order {
     folder: PathBuf,
     /// Folders of other downloads, which have the day's budget with this one.
     budget_with: Vec<PathBuf>,
+    /// What others have spent of it that cannot be asked.
+    spent_elsewhere: u64,
     journal: PathBuf,
     clock: Arc<SystemClock>,
     stop: Arc<AtomicBool>,
@@ -949,7 +987,7 @@ fn fetch(order: &Order) -> (Result<(), NoImage>, u64) {
             pace: Pace::SLOWEST,
             daily_budget: order.settings.daily_budget.map(|limit| {
                 let spent = order.budget_with.iter().map(|folder| spent(folder, limit, now()));
-                limit.saturating_sub(spent.fold(0, u64::saturating_add))
+                limit.saturating_sub(spent.fold(order.spent_elsewhere, u64::saturating_add))
             }),
             reserve: kept_free(order.settings.reserve, &order.journal),
             sync_every: SYNC_EVERY,

@@ -15,7 +15,10 @@
 //!
 //! No verb takes a secret: who reads along at the broker must not learn one.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::parts::{PART_BYTES, PART_MIN};
 use crate::gate::Device;
@@ -106,17 +109,19 @@ pub enum Asked<'t> {
     NotAllowed(&'t str),
     /// What there is not.
     Unknown(&'t str),
-    /// A hint to look for firmware, to which there is no answer.
+    /// A hint to look for firmware, to which there is no answer: a command that is not allowed, or
+    /// that there is not, and that wants none.
     Hint,
 }
 
 impl Remote {
-    /// What `topic` asks of the gateway; `None`: nothing.
-    pub fn asked<'t>(&self, topic: &'t str) -> Option<Asked<'t>> {
+    /// What `topic` asks of the gateway; `None`: nothing. `wants_outcome`: the message says where
+    /// its outcome is to go, or has an id for it, which no hint needs.
+    pub fn asked<'t>(&self, topic: &'t str, wants_outcome: bool) -> Option<Asked<'t>> {
         let text = topic.strip_prefix(self.head.as_deref()?)?;
         Some(match Verb::parse(text) {
             Some(verb) if self.allow.contains(&verb) => Asked::Allowed(verb),
-            _ if self.hint.as_deref() == Some(topic) => Asked::Hint,
+            _ if !wants_outcome && self.hint.as_deref() == Some(topic) => Asked::Hint,
             Some(_) => Asked::NotAllowed(text),
             None => Asked::Unknown(text),
         })
@@ -158,13 +163,48 @@ pub struct Credential {
     pub public_key: Option<[u8; 32]>,
 }
 
+/// As many characters of a name are repeated.
+const NAME_SHOWN: usize = 64;
 /// Words of keys whose values are secret.
 const SECRETS: [&str; 5] = ["psk", "psk_text", "psk_hex", "key", "password"];
 
+/// The members of a JSON object. Of a name that is there twice, programs take different ones (RFC
+/// 8259 §4), so that it is refused.
+struct Members(serde_json::Map<String, serde_json::Value>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = serde_json::Map::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if members.contains_key(&name) {
+                        let name: String = name.chars().take(NAME_SHOWN).collect();
+                        return Err(A::Error::custom(format!("{name:?} is there twice: give it once")));
+                    }
+                    members.insert(name, map.next_value()?);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
 /// What a payload describes.
 fn read<T: serde::de::DeserializeOwned>(payload: &[u8], what: &str, instead: &str) -> Result<T, String> {
-    let fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(payload).map_err(|error| format!("the payload is no JSON object: {error}"))?;
+    let Members(fields) = serde_json::from_slice(payload).map_err(|error| match error.is_data() {
+        // Anything but an object is such data, too.
+        true => format!("the payload does not describe {what}: {error}"),
+        false => format!("the payload is no JSON object: {error}"),
+    })?;
     if let Some(secret) = SECRETS.iter().find(|secret| fields.contains_key(**secret)) {
         return Err(format!(
             "{secret}: no secret is taken over the broker; use a certificate or public_key, or {instead} on the \
@@ -307,19 +347,22 @@ mod tests {
     #[test]
     fn only_what_is_listed_is_allowed_and_the_rest_is_named() {
         let none = remote(&[]);
-        let asked = |remote: &Remote, verb: &str| {
+        let of = |remote: &Remote, verb: &str, wants_outcome| {
             let topic = format!("tombolo/gw/gateway/down/{verb}");
-            format!("{:?}", remote.asked(&topic).unwrap())
+            format!("{:?}", remote.asked(&topic, wants_outcome).unwrap())
         };
+        let asked = |remote: &Remote, verb: &str| of(remote, verb, false);
         for verb in Verb::ALL.into_iter().filter(|verb| *verb != Verb::UpdateCheck) {
             assert_eq!(asked(&none, verb.as_str()), format!("NotAllowed({:?})", verb.as_str()));
             assert_eq!(asked(&remote(&[verb]), verb.as_str()), format!("Allowed({verb:?})"));
         }
         assert_eq!(asked(&none, "update/check"), "Hint");
+        assert_eq!(of(&none, "update/check", true), "NotAllowed(\"update/check\")");
+        assert_eq!(of(&remote(&[Verb::UpdateCheck]), "update/check", true), "Allowed(UpdateCheck)");
         assert_eq!(asked(&remote(&[Verb::UpdateCheck]), "update/check"), "Allowed(UpdateCheck)");
         assert_eq!(asked(&none, "reboot"), "Unknown(\"reboot\")");
-        assert_eq!(none.asked("tombolo/gw/door-7/down/reload"), None);
-        assert_eq!(Remote::default().asked("tombolo/gw/gateway/down/reload"), None);
+        assert_eq!(none.asked("tombolo/gw/door-7/down/reload", true), None);
+        assert_eq!(Remote::default().asked("tombolo/gw/gateway/down/reload", true), None);
     }
 
     #[test]
@@ -341,7 +384,12 @@ mod tests {
             (r#"{"id":"a/b","role":"sensor","public_key":"sha256:aa"}"#, "id"),
             (r#"{"id":"gateway","role":"sensor","public_key":"sha256:aa"}"#, "reserved"),
             (r#"{"id":"d-1","role":"sensor","public_key":"sha256:aa","more":1}"#, "unknown field"),
-            ("[]", "no JSON object"),
+            (
+                r#"{"id":"d-1","role":"sensor","public_key":"sha256:aa","role":"admin"}"#,
+                r#""role" is there twice"#,
+            ),
+            (r#"{"id":"d-1","id":"d-1","role":"sensor","public_key":"sha256:aa"}"#, r#""id" is there twice"#),
+            ("[]", "an object"),
             ("", "no JSON object"),
         ] {
             let error = read(text).unwrap_err();
@@ -362,6 +410,7 @@ mod tests {
         for (text, why) in [
             (r#"{"id":"d-1","psk":"text:secret"}"#, "no secret"),
             (r#"{"id":"d-1"}"#, "neither"),
+            (r#"{"id":"d-1","public_key":"sha256:aa","id":"d-2"}"#, r#""id" is there twice"#),
             (r#"{"id":"d-1","public_key":"sha256:aa","role":"other"}"#, "unknown field"),
             (r#"{"public_key":"sha256:aa"}"#, "missing field"),
             (r#"{"id":"d/1","public_key":"sha256:aa"}"#, "id"),

@@ -112,6 +112,25 @@ pub fn of_outcome(cause: Cause) -> &'static str {
             "raise the broker's limit of message sizes, ask for a support bundle with a smaller part-bytes, or use a shorter \
              response topic and less correlation data"
         }
+        // It was given up: it is not sent again, at no pace.
+        Cause::Code(code::PACKET_IDENTIFIER_IN_USE) => {
+            "the broker still knows a packet of an earlier session by that number: publish the command again; where it happens \
+             again, end the session of this gateway at the broker"
+        }
+        Cause::Code(code::QUOTA_EXCEEDED) => {
+            "a limit of the broker or of the account is used up, of messages or bytes: wait until it begins anew, or have it \
+             raised, and publish the command again"
+        }
+        Cause::Code(code::RECEIVE_MAXIMUM_EXCEEDED | code::MESSAGE_RATE_TOO_HIGH) => {
+            "the broker takes fewer at a time: set [upstream] max-publish-rate, and publish the command again"
+        }
+        Cause::Code(code::PAYLOAD_FORMAT_INVALID) => {
+            "the broker checks payloads: have it check none there, or have the command name another response topic"
+        }
+        Cause::Code(code::RETAIN_NOT_SUPPORTED) => {
+            "no outcome is retained: see in the broker's log what it means, or have the command name another response topic"
+        }
+        Cause::Code(code::QOS_NOT_SUPPORTED) => "allow QoS 1 at the broker: outcomes are published with it",
         Cause::Closed | Cause::Silent => {
             "the broker's log says why: allow this gateway to publish there, or raise the broker's limit of message sizes"
         }
@@ -154,15 +173,17 @@ mod tests {
 
     #[test]
     fn what_is_advised_for_an_outcome_is_not_what_is_advised_for_a_reading() {
-        // An outcome is never retained.
+        // An outcome is never retained, and one that was given up is not sent again.
         for code in 0..=u8::MAX {
             let advice = of_outcome(Cause::Code(code));
-            for of_readings in ["the rule's topic", "max-payload", "retain = false in the rule"] {
-                assert!(
-                    code == code::RETAIN_NOT_SUPPORTED || !advice.contains(of_readings),
-                    "{code:#x}: {advice}"
-                );
+            for of_readings in
+                ["the rule", "max-payload", "retain = false", "sent again", "more slowly", "nothing is lost"]
+            {
+                assert!(!advice.contains(of_readings), "{code:#x}: {advice}");
             }
+        }
+        for code in [0x87, 0x90, 0x91, 0x93, 0x95, 0x96, 0x97, 0x99, 0x9A, 0x9B] {
+            assert_ne!(of_outcome(Cause::Code(code)), of_puback(code), "{code:#x}");
         }
         assert!(of_outcome(Cause::Code(code::PACKET_TOO_LARGE)).contains("part-bytes"));
     }

@@ -308,3 +308,137 @@ fn readings_are_answered_while_a_request_is_under_way() {
     bench.respond(exchange, &changed());
     assert_eq!(parse(&bench.sent_one()).code, Code::CHANGED);
 }
+
+/// Answers the message with this code and, if there is one, an Echo option; what is sent then.
+fn challenge(
+    bench: &mut Bench,
+    datagram: &[u8],
+    separate: Option<Type>,
+    echo: Option<&[u8]>,
+) -> Vec<Vec<u8>> {
+    let sent = parse(datagram);
+    let options: Vec<(u16, &[u8])> = echo.iter().map(|echo| (252, *echo)).collect();
+    let (kind, id) = separate.map_or((Type::Acknowledgement, sent.message_id.0), |kind| (kind, 77));
+    let answer = message(kind, Code::UNAUTHORIZED, id, sent.token.as_bytes(), &options, b"fresh?");
+    bench.reply(DEVICE, &answer)
+}
+
+#[test]
+fn a_request_that_a_device_wants_fresh_is_sent_once_more_with_its_echo_another_id_and_another_token() {
+    // RFC 9175 §2.3, §4.2.
+    for separate in [None, Some(Type::Confirmable), Some(Type::NonConfirmable)] {
+        let mut bench = Bench::default();
+        let request = ask(&mut bench, DEVICE);
+        let first = bench.sent_one();
+        let mut next = challenge(&mut bench, &first, separate, Some(b"12345678"));
+        if separate == Some(Type::Confirmable) {
+            assert!(next.contains(&empty(Type::Acknowledgement, 77)), "{next:?}");
+            next.retain(|datagram| parse(datagram).code == PUT);
+        }
+        assert_eq!(next.len(), 1);
+        let (before, again) = (parse(&first), parse(&next[0]));
+        assert_eq!((again.code, again.payload, again.message_type), (PUT, &b"40"[..], Type::Confirmable));
+        assert_ne!(again.message_id, before.message_id);
+        assert_ne!(again.token, before.token);
+        assert_eq!(again.options.values(252).collect::<Vec<_>>(), [b"12345678"]);
+        assert!(bench.endpoint.poll_reply().is_none(), "it is not over");
+        // A late repetition of the challenge is nobody's.
+        let late = message(
+            Type::NonConfirmable,
+            Code::UNAUTHORIZED,
+            78,
+            before.token.as_bytes(),
+            &[(252, b"x")],
+            b"",
+        );
+        assert!(bench.reply(DEVICE, &late).is_empty() && bench.endpoint.poll_reply().is_none());
+        let (id, token) = (again.message_id.0, again.token.as_bytes().to_vec());
+        bench.reply(DEVICE, &message(Type::Acknowledgement, Code::CONTENT, id, &token, &[], b"yes"));
+        assert_eq!(bench.endpoint.poll_reply(), Some(Reply { request, outcome: content(b"yes") }));
+        bench.pass(seconds(300.0));
+        assert!(bench.sent().is_empty() && bench.endpoint.request_count() == 0);
+    }
+}
+
+#[test]
+fn the_response_to_a_request_with_echo_may_come_separately_and_its_session_may_end() {
+    let mut bench = Bench::default();
+    let request = ask(&mut bench, DEVICE);
+    let first = bench.sent_one();
+    let next = challenge(&mut bench, &first, None, Some(b"e")).remove(0);
+    let again = parse(&next);
+    bench.reply(DEVICE, &empty(Type::Acknowledgement, again.message_id.0));
+    assert_eq!(replies(&mut bench), [Outcome::Acknowledged]);
+    let token = again.token.as_bytes().to_vec();
+    bench.reply(DEVICE, &message(Type::NonConfirmable, Code::CONTENT, 9, &token, &[], b"late"));
+    assert_eq!(bench.endpoint.poll_reply(), Some(Reply { request, outcome: content(b"late") }));
+
+    let _ = ask(&mut bench, DEVICE);
+    let first = bench.sent_one();
+    assert_eq!(challenge(&mut bench, &first, None, Some(b"e")).len(), 1);
+    bench.endpoint.forget(DEVICE);
+    assert_eq!(replies(&mut bench), [Outcome::Gone]);
+    assert_eq!(bench.endpoint.request_count(), 0);
+}
+
+#[test]
+fn a_device_that_is_never_satisfied_and_an_echo_that_is_none_end_the_request() {
+    let unauthorized = |outcomes: Vec<Outcome>| match &outcomes[..] {
+        [Outcome::Response { code, payload, .. }] => {
+            (*code, &payload[..]) == (Code::UNAUTHORIZED, &b"fresh?"[..])
+        }
+        _ => false,
+    };
+    // It asks again although the message had its option.
+    let mut bench = Bench::default();
+    ask(&mut bench, DEVICE);
+    let first = bench.sent_one();
+    let next = challenge(&mut bench, &first, None, Some(b"1")).remove(0);
+    assert!(challenge(&mut bench, &next, None, Some(b"2")).is_empty());
+    assert!(unauthorized(replies(&mut bench)));
+    // None, an empty one, and one of more than 40 bytes (§2.2.1).
+    for echo in [None, Some(&b""[..]), Some(&[7; 41][..])] {
+        let mut bench = Bench::default();
+        ask(&mut bench, DEVICE);
+        let first = bench.sent_one();
+        assert!(challenge(&mut bench, &first, None, echo).is_empty(), "{echo:?}");
+        assert!(unauthorized(replies(&mut bench)));
+    }
+    // With another code it means nothing to a request that is over.
+    let mut bench = Bench::default();
+    ask(&mut bench, DEVICE);
+    let first = bench.sent_one();
+    let sent = parse(&first);
+    let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+    let answer = message(Type::Acknowledgement, Code::CONTENT, id, token, &[(252, b"e")], b"x");
+    assert!(bench.reply(DEVICE, &answer).is_empty());
+    assert_eq!(replies(&mut bench), [content(b"x")]);
+}
+
+#[test]
+fn a_long_transfer_follows_four_echoes_and_no_more() {
+    let mut bench = Bench::default();
+    let body = vec![7; 16 << 10];
+    let outgoing = Outgoing { method: Method::Put, path: "fw", content_format: None, payload: &body };
+    bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+    let mut datagram = bench.sent_one();
+    let mut challenges = 0;
+    loop {
+        let sent = parse(&datagram);
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let block = Block::from_uint(uint(&sent, 27).unwrap()).unwrap().to_uint().to_be_bytes();
+        let answer = match sent.options.values(252).next() {
+            None => {
+                challenges += 1;
+                message(Type::Acknowledgement, Code::UNAUTHORIZED, id, token, &[(252, b"e")], b"")
+            }
+            Some(_) => message(Type::Acknowledgement, Code::CONTINUE, id, token, &[(27, &block[1..])], b""),
+        };
+        match bench.reply(DEVICE, &answer).into_iter().next() {
+            Some(next) => datagram = next,
+            None => break,
+        }
+    }
+    assert_eq!(challenges, 5);
+    assert!(matches!(replies(&mut bench)[..], [Outcome::Response { code: Code::UNAUTHORIZED, .. }]));
+}

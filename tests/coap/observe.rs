@@ -130,7 +130,7 @@ fn transfer(
 
 fn code_of(outcome: &Outcome) -> Code {
     match outcome {
-        Outcome::Response { code, .. } => *code,
+        Outcome::Response { code, .. } | Outcome::InPart { code, .. } => *code,
         other => panic!("{other:?}"),
     }
 }
@@ -212,8 +212,82 @@ fn a_device_that_applies_each_block_by_itself_gets_all_of_them() {
     });
     assert_eq!((blocks.len(), code_of(&outcome)), (1, Code::FORBIDDEN), "a refusal ends it");
     let other = Some(Block { number: 1, more: false, size_exponent: 6 });
-    let (blocks, _) = transfer(&body(2_500), |_, _| (Code::CHANGED, other));
+    let (blocks, outcome) = transfer(&body(2_500), |_, _| (Code::CHANGED, other));
     assert_eq!(blocks.len(), 1, "the number of another block");
+    let in_part =
+        |code, sent, names_another_block| Outcome::InPart { code, sent, of: 2_500, names_another_block };
+    assert_eq!(outcome, in_part(Code::CHANGED, 1_024, true));
+}
+
+#[test]
+fn a_device_that_takes_the_first_block_for_the_whole_is_no_success() {
+    // RFC 7959 §2.3, §2.9: success without a Block1 option, to a block that is not the last one.
+    let in_part = |code, sent| Outcome::InPart { code, sent, of: 2_500, names_another_block: false };
+    for code in [Code::CHANGED, Code::CREATED, Code::CONTENT, Code::CONTINUE] {
+        let (blocks, outcome) = transfer(&body(2_500), |_, _| (code, None));
+        assert_eq!((blocks.len(), outcome), (1, in_part(code, 1_024)));
+    }
+    let (blocks, outcome) = transfer(&body(2_500), |block, _| match block.unwrap().number {
+        0 => (Code::CONTINUE, block),
+        _ => (Code::CHANGED, None),
+    });
+    assert_eq!((blocks.len(), outcome), (2, in_part(Code::CHANGED, 2_048)));
+    // To the last one it is the outcome: nothing is missing.
+    let (blocks, outcome) = transfer(&body(2_500), |block, _| match block.unwrap().more {
+        true => (Code::CONTINUE, block),
+        false => (Code::CHANGED, None),
+    });
+    assert_eq!((blocks.len(), code_of(&outcome)), (3, Code::CHANGED));
+    assert!(matches!(outcome, Outcome::Response { .. }));
+    // A refusal is what it says.
+    let (_, outcome) = transfer(&body(2_500), |_, _| (Code::BAD_OPTION, None));
+    assert!(matches!(outcome, Outcome::Response { code: Code::BAD_OPTION, .. }), "{outcome:?}");
+}
+
+#[test]
+fn the_block_that_a_device_wants_fresh_is_sent_again_with_its_echo() {
+    let mut bench = Bench::default();
+    let body = body(2_500);
+    let outgoing = Outgoing { method: Method::Put, path: "fw", content_format: None, payload: &body };
+    bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+    let mut datagram = bench.sent_one();
+    let (mut taken, mut tags, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let sent = parse(&datagram);
+        let block = uint(&sent, 27).map(|value| Block::from_uint(value).unwrap()).unwrap();
+        let echo: Vec<&[u8]> = sent.options.values(252).collect();
+        tags.extend(sent.options.values(292).map(<[u8]>::to_vec));
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        // Each block is challenged once.
+        let answer = match echo[..] {
+            [] => {
+                asked.push(block.number);
+                message(
+                    Type::Acknowledgement,
+                    Code::UNAUTHORIZED,
+                    id,
+                    token,
+                    &[(252, &[block.number as u8])],
+                    b"",
+                )
+            }
+            [value] => {
+                assert_eq!(value, [block.number as u8]);
+                taken.extend_from_slice(sent.payload);
+                let value = block.to_uint().to_be_bytes();
+                let code = if block.more { Code::CONTINUE } else { Code::CHANGED };
+                message(Type::Acknowledgement, code, id, token, &[(27, &value[1..])], b"")
+            }
+            _ => panic!("more than one"),
+        };
+        match bench.reply(DEVICE, &answer).into_iter().next() {
+            Some(next) => datagram = next,
+            None => break,
+        }
+    }
+    assert_eq!((asked, taken), (vec![0, 1, 2], body));
+    assert!(tags.len() == 6 && tags.iter().all(|tag| *tag == tags[0]), "one body: {tags:?}");
+    assert_eq!(code_of(&replies(&mut bench)[0]), Code::CHANGED);
 }
 
 #[test]

@@ -343,3 +343,50 @@ fn a_poll_whose_answer_comes_in_blocks_is_over_with_the_last() {
     assert_eq!((bench.endpoint.ask_count(), bench.endpoint.request_count()), (0, 0));
     assert!(replies(&mut bench).is_empty());
 }
+
+#[test]
+fn a_registration_that_a_device_wants_fresh_is_sent_once_more_with_its_echo_and_stands_by_its_new_token() {
+    for observe in [true, false] {
+        let mut bench = Bench::default();
+        let (request, first) = ask(&mut bench, DEVICE, None, observe);
+        let sent = parse(&first);
+        let before = sent.token.as_bytes().to_vec();
+        let answer = message(
+            Type::Acknowledgement,
+            Code::UNAUTHORIZED,
+            sent.message_id.0,
+            sent.token.as_bytes(),
+            &[(252, b"12345678")],
+            b"",
+        );
+        let next = bench.reply(DEVICE, &answer);
+        assert_eq!(next.len(), 1);
+        let again = parse(&next[0]);
+        assert_eq!(again.options.values(252).collect::<Vec<_>>(), [b"12345678"]);
+        assert_eq!(uint(&again, 6), observe.then_some(0));
+        assert_ne!((again.token, again.message_id), (sent.token, sent.message_id));
+        assert!(bench.endpoint.poll_notice().is_none());
+        let token = again.token.as_bytes().to_vec();
+        let answer =
+            message(Type::Acknowledgement, Code::CONTENT, again.message_id.0, &token, &[(6, &[1])], b"20");
+        assert!(bench.reply(DEVICE, &answer).is_empty());
+        let first = notice(&mut bench);
+        assert_eq!((first.request, &first.payload[..]), (request, &b"20"[..]));
+        if !observe {
+            assert_eq!(bench.endpoint.ask_count(), 0);
+            continue;
+        }
+        bench.reply(DEVICE, &notification(false, 8, &token, 2, b"21"));
+        assert_eq!((notice(&mut bench).request, bench.endpoint.ask_count()), (request, 1));
+        // It is sent anew by the token that it stands by, without the option.
+        let (same, datagram) = ask(&mut bench, DEVICE, Some(request), true);
+        let sent = parse(&datagram);
+        assert_eq!((same, sent.token.as_bytes(), sent.options.values(252).count()), (request, &token[..], 0));
+        // A notification by the token of before is nobody's.
+        let strange = notification(true, 9, &before, 3, b"x");
+        assert_eq!(bench.reply(DEVICE, &strange), [empty(Type::Reset, 9)]);
+        bench.endpoint.forget(DEVICE);
+        assert_eq!(replies(&mut bench), [Outcome::Gone]);
+        assert_eq!(bench.endpoint.ask_count(), 0);
+    }
+}

@@ -198,6 +198,7 @@ impl Lossy {
                 coap::Outcome::Unanswered => Told::Unanswered,
                 coap::Outcome::Gone => Told::Gone,
                 coap::Outcome::Unintelligible(_) => panic!("no such option is sent"),
+                coap::Outcome::InPart { .. } => panic!("no such body is sent"),
             };
             self.delivery.handle(self.now, number, told, &mut self.mailbox);
         }

@@ -452,3 +452,100 @@ fn commands_that_are_granted_with_qos_0_alone_are_noted() {
         assert_eq!(unheard.iter().any(|what| what.contains("QoS 0 only")), is_noted, "{code}: {unheard:?}");
     }
 }
+
+const HINT: &str = "tombolo/g/gateway/down/update/check";
+
+fn with_hints(protocol: Protocol) -> Settings {
+    let mut settings = Settings { protocol, ..with_commands() };
+    settings.topics.update_hint = Some(HINT.to_owned());
+    settings
+}
+
+fn on(topic: &str, qos: u8) -> Vec<u8> {
+    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(topic.as_bytes());
+    if qos > 0 {
+        body.extend_from_slice(&[0, 7]);
+    }
+    body.push(0);
+    let mut packet = vec![0x30 | qos << 1, body.len() as u8];
+    packet.extend_from_slice(&body);
+    packet
+}
+
+fn messages(inbound: &[Inbound]) -> usize {
+    inbound.iter().filter(|inbound| matches!(inbound, Inbound::Message { .. })).count()
+}
+
+#[test]
+fn a_command_on_the_topic_of_update_hints_comes_once_whatever_its_qos_and_is_a_hint_too() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut world = World::new(with_hints(protocol));
+        world.broker.subscribe_reply = Reply::Ack(2);
+        world.settle();
+        let link = world.link.as_ref().unwrap();
+        assert!(link.is_subscribed(FILTER) && !link.is_subscribed(HINT), "no two subscriptions match it");
+        assert!(world.status().unheard.is_empty(), "{:?}", world.status().unheard);
+        for qos in 0..=2 {
+            assert!(!world.uplink.take_update_hint());
+            let inbound = receive(&mut world, &on(HINT, qos));
+            assert_eq!(messages(&inbound), 1, "QoS {qos}");
+            assert!(world.uplink.take_update_hint());
+        }
+    }
+}
+
+#[test]
+fn hints_have_a_subscription_of_their_own_while_commands_have_none_and_only_then() {
+    for (protocol, reply) in
+        [(Protocol::V5, Reply::Ack(0x87)), (Protocol::V3_1_1, Reply::Ack(0x80)), (Protocol::V5, Reply::Hold)]
+    {
+        let mut world = World::new(with_hints(protocol));
+        world.broker.subscribe_reply = reply;
+        world.broker.subscribe_reply_to = Some(FILTER.to_owned());
+        world.run_for(Duration::from_secs(55));
+        let is_subscribed = |world: &World, filter| world.link.as_ref().unwrap().is_subscribed(filter);
+        assert!(is_subscribed(&world, HINT) && !is_subscribed(&world, FILTER), "{reply:?}");
+        assert!(world.uplink.is_connected());
+        receive(&mut world, &on(HINT, 0));
+        assert!(world.uplink.take_update_hint());
+        // A minute later the broker grants the commands.
+        world.broker.subscribe_reply = Reply::Ack(2);
+        world.run_for(Duration::from_secs(3600));
+        assert!(is_subscribed(&world, FILTER) && !is_subscribed(&world, HINT), "{reply:?}");
+        assert_eq!(world.broker.unsubscribed, [HINT]);
+        assert_eq!(messages(&receive(&mut world, &on(HINT, 0))), 1);
+        assert!(world.uplink.take_update_hint());
+        assert_eq!(world.broker.connects.len(), 1);
+        // The next connection, too, has one alone.
+        world.cut();
+        world.run_for(Duration::from_secs(60));
+        assert!(is_subscribed(&world, FILTER) && !is_subscribed(&world, HINT), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_session_that_has_the_subscription_to_hints_leaves_it_once() {
+    for protocol in [Protocol::V5, Protocol::V3_1_1] {
+        let mut world = World::new(with_hints(protocol));
+        world.broker.session_present = true;
+        world.settle();
+        assert_eq!(world.broker.unsubscribed, [HINT]);
+        world.cut();
+        world.run_for(Duration::from_secs(60));
+        assert_eq!((world.broker.unsubscribed.len(), world.broker.connects.len()), (1, 2));
+        assert_eq!(messages(&receive(&mut world, &on(HINT, 0))), 1);
+    }
+}
+
+#[test]
+fn hints_on_a_topic_that_no_filter_of_commands_has_are_subscribed_to_beside_it() {
+    let mut settings = with_hints(Protocol::V5);
+    settings.topics.update_hint = Some("site/look".to_owned());
+    let mut world = World::new(settings);
+    world.settle();
+    let link = world.link.as_ref().unwrap();
+    assert!(link.is_subscribed(FILTER) && link.is_subscribed("site/look"));
+    receive(&mut world, &on("site/look", 0));
+    assert!(world.uplink.take_update_hint() && world.broker.unsubscribed.is_empty());
+}

@@ -14,29 +14,13 @@ import socket
 import struct
 import sys
 import threading
-from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint16, c_uint32, c_void_p
+from ctypes import c_int, c_void_p
 
-DTLS, URI_PATH, DEBUG = 2, 11, 7
+sys.dont_write_bytecode = True  # the tree of the source stays as it is
+
+from libcoap_library import COAP_PROTO_DTLS, DEBUG, URI_PATH, coap
+
 FAIL, OK = 0, 1
-
-coap = ctypes.CDLL("libcoap-3-openssl.so.3")
-for name, result, arguments in [
-    ("coap_set_log_level", None, [c_int]),
-    ("coap_set_show_pdu_output", None, [c_int]),
-    ("coap_new_context", c_void_p, [c_void_p]),
-    ("coap_new_client_session_psk", c_void_p, [c_void_p, c_void_p, c_char_p, c_int, c_char_p, c_char_p, c_uint]),
-    ("coap_register_response_handler", None, [c_void_p, c_void_p]),
-    ("coap_new_message_id", c_uint16, [c_void_p]),
-    ("coap_pdu_init", c_void_p, [c_int, c_int, c_uint16, c_size_t]),
-    ("coap_add_token", c_int, [c_void_p, c_size_t, c_char_p]),
-    ("coap_add_option", c_size_t, [c_void_p, c_uint16, c_size_t, c_char_p]),
-    ("coap_add_data", c_int, [c_void_p, c_size_t, c_char_p]),
-    ("coap_send", c_int, [c_void_p, c_void_p]),
-    ("coap_session_send_ping", c_int, [c_void_p]),
-    ("coap_io_process", c_int, [c_void_p, c_uint32]),
-]:
-    function = getattr(coap, name)
-    function.restype, function.argtypes = result, arguments
 
 knows = [True]
 
@@ -72,7 +56,7 @@ def main(port, identity, key):
     # coap_address_t: its length, then a sockaddr_in in room for a sockaddr_in6.
     address = struct.pack("=I", 16) + struct.pack("=H", socket.AF_INET) + struct.pack("!H4s", int(port), b"\x7f\0\0\1")
     session = coap.coap_new_client_session_psk(
-        context, None, address + bytes(24), DTLS, identity.encode(), key.encode(), len(key)
+        context, None, address + bytes(24), COAP_PROTO_DTLS, identity.encode(), key.encode(), len(key)
     )
     assert session
     lines = queue.Queue()

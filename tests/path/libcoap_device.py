@@ -13,77 +13,18 @@ import hashlib
 import socket
 import struct
 import sys
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_size_t, c_void_p
 
-COAP_PROTO_DTLS = 2
+sys.dont_write_bytecode = True  # the tree of the source stays as it is
+
+from libcoap_library import (
+    CONTENT, COAP_PROTO_DTLS, DEBUG, DELETE, GET, HANDLER, POST, PUT, SINGLE_BODY, URI_PATH, USE_LIBCOAP, Address, coap,
+)
+
 CONFIRMABLE = 0
-GET, POST, PUT, DELETE = 1, 2, 3, 4
-DELETED, CHANGED, CONTENT = 0x42, 0x44, 0x45
-DEBUG = 7
-URI_PATH = 11
-USE_LIBCOAP, SINGLE_BODY = 1, 2
+DELETED, CHANGED = 0x42, 0x44
 
 LONG = "".join(f"{number:03} " for number in range(1000)).encode()
-
-
-class String(ctypes.Structure):
-    _fields_ = [("length", c_size_t), ("text", c_void_p)]
-
-
-class Address(ctypes.Structure):
-    _fields_ = [("size", c_uint32), ("address", c_uint8 * 28)]
-
-
-coap = ctypes.CDLL("libcoap-3-openssl.so.3")
-for name, result, arguments in [
-    ("coap_set_log_level", None, [c_int]),
-    ("coap_set_show_pdu_output", None, [c_int]),
-    ("coap_new_context", c_void_p, [c_void_p]),
-    ("coap_context_set_block_mode", None, [c_void_p, c_uint8]),
-    ("coap_resource_unknown_init", c_void_p, [c_void_p]),
-    ("coap_register_request_handler", None, [c_void_p, c_int, c_void_p]),
-    ("coap_add_resource", None, [c_void_p, c_void_p]),
-    (
-        "coap_new_client_session_psk",
-        c_void_p,
-        [c_void_p, c_void_p, c_void_p, c_int, c_char_p, c_char_p, ctypes.c_uint],
-    ),
-    ("coap_new_message_id", c_uint16, [c_void_p]),
-    ("coap_pdu_init", c_void_p, [c_int, c_int, c_uint16, c_size_t]),
-    ("coap_add_option", c_size_t, [c_void_p, c_uint16, c_size_t, c_char_p]),
-    ("coap_add_data", c_int, [c_void_p, c_size_t, c_char_p]),
-    ("coap_send", c_int, [c_void_p, c_void_p]),
-    ("coap_io_process", c_int, [c_void_p, c_uint32]),
-    ("coap_pdu_set_code", None, [c_void_p, c_int]),
-    ("coap_get_uri_path", POINTER(String), [c_void_p]),
-    (
-        "coap_get_data_large",
-        c_int,
-        [c_void_p, POINTER(c_size_t), POINTER(c_void_p), POINTER(c_size_t), POINTER(c_size_t)],
-    ),
-    (
-        "coap_add_data_large_response",
-        c_int,
-        [
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            c_uint16,
-            c_int,
-            c_uint64,
-            c_size_t,
-            c_char_p,
-            c_void_p,
-            c_void_p,
-        ],
-    ),
-]:
-    function = getattr(coap, name)
-    function.restype, function.argtypes = result, arguments
-
-HANDLER = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
 
 
 def main(host, port, identity, key, log):

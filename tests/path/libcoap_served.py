@@ -7,64 +7,20 @@ It opens a session, and serves `sensors/temp`, which may be observed and whose n
 new value of all three. Each GET that it answers is a line of LOG: its path.
 """
 
-import ctypes
 import os
 import select
 import socket
 import struct
 import sys
-from ctypes import byref, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import byref
 
-COAP_PROTO_DTLS = 2
-GET, CONTENT = 1, 0x45
+sys.dont_write_bytecode = True  # the tree of the source stays as it is
+
+from libcoap_library import (
+    CONTENT, COAP_PROTO_DTLS, GET, HANDLER, SINGLE_BODY, USE_LIBCOAP, Address, coap,
+)
+
 NOTIFY_CONFIRMABLE = 2
-USE_LIBCOAP, SINGLE_BODY = 1, 2
-
-
-class Address(ctypes.Structure):
-    _fields_ = [("size", c_uint32), ("address", c_uint8 * 28)]
-
-
-coap = ctypes.CDLL("libcoap-3-openssl.so.3")
-for name, result, arguments in [
-    ("coap_new_context", c_void_p, [c_void_p]),
-    ("coap_context_set_block_mode", None, [c_void_p, c_uint8]),
-    ("coap_make_str_const", c_void_p, [c_char_p]),
-    ("coap_resource_init", c_void_p, [c_void_p, c_int]),
-    ("coap_resource_set_get_observable", None, [c_void_p, c_int]),
-    ("coap_resource_notify_observers", c_int, [c_void_p, c_void_p]),
-    ("coap_register_request_handler", None, [c_void_p, c_int, c_void_p]),
-    ("coap_add_resource", None, [c_void_p, c_void_p]),
-    (
-        "coap_new_client_session_psk",
-        c_void_p,
-        [c_void_p, c_void_p, c_void_p, c_int, c_char_p, c_char_p, ctypes.c_uint],
-    ),
-    ("coap_io_process", c_int, [c_void_p, c_uint32]),
-    ("coap_pdu_set_code", None, [c_void_p, c_int]),
-    (
-        "coap_add_data_large_response",
-        c_int,
-        [
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            c_void_p,
-            ctypes.c_uint16,
-            c_int,
-            c_uint64,
-            c_size_t,
-            c_char_p,
-            c_void_p,
-            c_void_p,
-        ],
-    ),
-]:
-    function = getattr(coap, name)
-    function.restype, function.argtypes = result, arguments
-
-HANDLER = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
 
 
 def main(host, port, identity, key, log):

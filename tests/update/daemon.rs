@@ -611,3 +611,45 @@ fn looking_for_newer_firmware_costs_a_gateway_at_most_2_mb_at_rest() {
     // A check in the daemon itself left 7 MB of a build like this one.
     assert!(most <= without + 2048, "{most} instead of {without} kB");
 }
+
+/// Asks the gateway itself for a check over the broker: user properties, a bar, and the payload of
+/// the outcome; empty if there is none.
+fn ask(site: &Site, qos: &str, seconds: &str) -> String {
+    let port = site.broker.plain_port.to_string();
+    let output = Command::new("mosquitto_rr")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", qos, "-W", seconds, "-F", "%P|%p"])
+        .args(["-t", "tombolo/gw/gateway/down/update/check", "-e", "app/check", "-m", "x"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_command_to_check_gets_its_outcome_at_each_qos_and_is_refused_where_it_is_not_listed() {
+    let site = site("update-asked", "large");
+    let listed = |verb: &str| {
+        site.configure_as(&format!("{}[remote]\nallow = [\"{verb}\"]\n", table("large")));
+        assert_eq!(site.daemon.command(&["reload"]).0, 0);
+        wait_for("the broker", || site.daemon.status()["upstream"]["connected"] == true);
+    };
+    listed("status");
+    for qos in ["0", "1", "2"] {
+        // The first one may come before the subscription.
+        let mut answer = String::new();
+        wait_for("the outcome", || {
+            answer = ask(&site, qos, "5");
+            !answer.is_empty()
+        });
+        assert!(
+            answer.contains("status:refused") && answer.contains("[remote] allow"),
+            "QoS {qos}: {answer}"
+        );
+        assert!(answer.contains("taken as an update hint"), "{answer}");
+    }
+    listed("update/check");
+    for qos in ["0", "1", "2"] {
+        let answer = ask(&site, qos, "60");
+        assert!(answer.contains("status:2.04") && answer.contains("3.0.0"), "QoS {qos}: {answer}");
+    }
+}

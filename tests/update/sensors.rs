@@ -420,7 +420,9 @@ fn a_version_that_is_denied_for_a_class_is_offered_to_no_sensor_until_it_is_allo
     for wrong in ["door/", "/2.0.0", "door/2.0.0/1", "do or/2.0.0"] {
         assert_eq!(denied(&["add", wrong]).0, 2, "{wrong}");
     }
+    assert_eq!(sensor.ask(&format!("block {path} 255 6")).code, "2.05");
     assert_eq!(denied(&["add", "door/2.0.0"]).0, 0);
+    assert_eq!(sensor.ask(&format!("block {path} 255 6")).code, "4.04", "at once");
     site.offers("1.0.0");
     assert_eq!(sensor.manifest()["version"], "1.0.0");
     let (_, text) = site.daemon.command(&["update", "devices"]);
@@ -555,6 +557,35 @@ fn a_folder_that_is_lost_while_the_gateway_runs_is_named_and_its_image_is_fetche
         names.any(|name| name.to_string_lossy().ends_with(".bin"))
     });
     site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+}
+
+#[test]
+fn a_folder_that_is_lost_and_put_back_is_served_and_what_was_said_of_it_is_over() {
+    let (site, faults) = faulty("sensors-back");
+    let fetched = site.counter("tombolo_update_fetched_bytes_total");
+    // Nothing can be fetched in its place.
+    disk_faults::write(&faults, &format!("append {ENOSPC} firmware/door/\nwrite {ENOSPC} firmware/door/"));
+    let (place, aside) = (site.folder.join("state/firmware"), site.folder.join("aside"));
+    std::fs::rename(&place, &aside).unwrap();
+    let within = std::time::Duration::from_secs(90);
+    let lost = "the folder was lost with the firmware for door";
+    wait_within(within, "the reason", || site.daemon.log().contains(lost));
+    wait_within(within, "the failure", || {
+        site.daemon.command(&["status"]).1.contains("firmware for door does not arrive")
+    });
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::rename(&aside, &place).unwrap();
+    let words = [lost, "does not arrive", "the disk is full", "no room"];
+    wait_within(within, "the end of it", || {
+        let (status, devices) =
+            (site.daemon.command(&["status"]).1, site.daemon.command(&["update", "devices"]).1);
+        words.iter().all(|words| !status.contains(words) && !devices.contains(words))
+            && site.class()["version"] == "1.0.0"
+    });
+    assert_eq!(site.counter("tombolo_update_fetched_bytes_total"), fetched);
     let mut sensor = site.sensor("door-7");
     let path = path_of(&sensor.manifest());
     assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));

@@ -7,7 +7,7 @@ use super::owners;
 use super::plan;
 use super::running::Compared;
 use crate::cli::Context;
-use crate::cli::output::plural;
+use crate::cli::output::{plural, span};
 use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
@@ -155,10 +155,13 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         let subject = format!("device {}", limited.device);
         findings.push(Finding::warn(subject, super::super::status::limited(limited)).advice(advice));
     }
-    for trouble in status.served.named.iter().filter(|trouble| trouble.resource.values == 0) {
+    for trouble in status.served.named.iter().filter(|trouble| trouble.resource.has_stopped()) {
         let (table, name) = (&trouble.resource.table, &trouble.resource.name);
         let why = super::super::status::trouble_of(&trouble.resource);
-        let message = format!("{table}.{name} never had a value: {why}");
+        let message = match trouble.resource.value_s {
+            Some(seconds) => format!("{table}.{name} had its last value {} ago: {why}", span(seconds)),
+            None => format!("{table}.{name} never had a value: {why}"),
+        };
         let subject = format!("device {}", trouble.device);
         let advice = format!(
             "see that the device serves {:?}; or take the table {table}.{name} of it or of its role out",

@@ -66,7 +66,13 @@ impl Commands {
             Asked::Hint => return,
             Asked::Allowed(verb) => (verb.as_str(), Some(verb), None),
             Asked::NotAllowed(text) => {
-                (text, None, Some(format!("[remote] allow does not list {text:?}: add it on the gateway")))
+                let is_hint = self.remote.hint.as_ref() == Some(&message.topic);
+                let hint = if is_hint { "; it is taken as an update hint" } else { "" };
+                (
+                    text,
+                    None,
+                    Some(format!("[remote] allow does not list {text:?}: add it on the gateway{hint}")),
+                )
             }
             Asked::Unknown(text) => {
                 (text, None, Some(format!("there is no {text:?}; there are: {}", Verb::names())))

@@ -100,9 +100,15 @@ impl Sensors {
         });
     }
 
-    /// Which class has work to do, and on what. Once a second; `may_fetch`: nothing else is
-    /// fetched.
-    pub fn next(&self, now: Instant, may_fetch: bool) -> Option<(Name, Option<Offer>)> {
+    /// Those of them that do not answer.
+    pub fn silent_folders(&self, now: Instant) -> Vec<PathBuf> {
+        let silent = self.firmware.silent(now);
+        silent.into_iter().map(|(class, _)| folder_of(&self.base, class.as_str())).collect()
+    }
+
+    /// Which class has work to do, and on what. Once a second; `may_fetch`: nothing keeps its
+    /// folder from being changed now.
+    pub fn next(&self, now: Instant, may_fetch: impl Fn(&Name) -> bool) -> Option<(Name, Option<Offer>)> {
         let mut classes = self.classes.borrow_mut();
         let mut next = None;
         for (class, state) in classes.iter_mut() {
@@ -110,18 +116,22 @@ impl Sensors {
             if self.firmware.take_mended(class) {
                 state.retry_at = None;
             }
-            let waits = state.retry_at.is_some_and(|at| now < at) || state.running.is_some();
-            if waits || !may_fetch || next.is_some() {
+            if state.running.is_some() {
                 continue;
             }
             let Some(shelf) = self.firmware.shelf(class.as_str()) else { continue };
             let current = shelf.kept.current();
             match &state.offer {
-                Some(offer) if current != Some(&known(offer, current)) => {
+                // Also one that did not arrive, and was restored since.
+                Some(offer) if current == Some(&known(offer, current)) => {
+                    (state.retry_at, state.interruptions, state.fault) = (None, 0, None);
+                }
+                _ if state.retry_at.is_some_and(|at| now < at) || next.is_some() || !may_fetch(class) => {}
+                Some(offer) => {
                     next = Some((class.clone(), Some(offer.clone())));
                 }
                 None if state.is_withdrawn && current.is_some() => next = Some((class.clone(), None)),
-                _ => {}
+                None => {}
             }
         }
         next

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::message::covers;
 use crate::northbound::inbound::InboundMessage;
 use crate::northbound::reason_code;
 use crate::northbound::strikes::Strikes;
@@ -118,6 +119,14 @@ impl Commands {
     /// Whether commands are wanted at all.
     pub fn is_wanted(&self) -> bool {
         !self.filters.is_empty()
+    }
+
+    /// Whether messages on `topic` come by one of the filters, or will: nothing is known that keeps
+    /// the broker from it.
+    pub fn brings(&self, now: Instant, topic: &str) -> bool {
+        let is_refused = |filter: &String| self.refused.iter().any(|(refused, _)| refused == filter);
+        let is_silent = self.silent || self.strikes.is_left_out(now);
+        !is_silent && self.filters.iter().any(|filter| covers(filter, topic) && !is_refused(filter))
     }
 
     /// Filters of earlier settings, of which those that are not wanted any more are to leave the

@@ -1,5 +1,7 @@
 //! The subscription to update hints: wanted where newer firmware is looked for, and left out for a
-//! while where the broker closes the connection over it.
+//! while where the broker closes the connection over it. Where the subscription to commands has the
+//! topic, too, there is no other one: where two match, a broker may send a message twice (MQTT 5.0
+//! §3.3.4), and a command at QoS 0 could not be told from the copy of one.
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ pub struct UpdateHint {
     refused: Option<u8>,
     /// It was not answered, on the last connection that it was tried on.
     silent: bool,
+    /// The session that the broker keeps may have the subscription.
+    is_kept: bool,
     came: bool,
 }
 
@@ -30,6 +34,7 @@ impl UpdateHint {
             strikes: Strikes::new(STRIKES, LEFT_OUT),
             refused: None,
             silent: false,
+            is_kept: true,
             came: false,
         }
     }
@@ -37,6 +42,27 @@ impl UpdateHint {
     /// What to subscribe to on this connection.
     pub fn wanted(&self, now: Instant) -> Option<&str> {
         self.topic.as_deref().filter(|_| !self.strikes.is_left_out(now))
+    }
+
+    /// It is subscribed to on this connection.
+    pub fn handle_subscribed(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Hints come by the subscription to commands.
+    pub fn handle_brought(&mut self) {
+        (self.refused, self.silent) = (None, false);
+    }
+
+    /// What to unsubscribe from where the subscription to commands brings hints.
+    pub fn kept(&mut self, session_present: bool) -> Option<&str> {
+        self.is_kept &= session_present;
+        self.topic.as_deref().filter(|_| self.is_kept)
+    }
+
+    /// The broker has unsubscribed it.
+    pub fn handle_left(&mut self) {
+        self.is_kept = false;
     }
 
     /// The broker answered. Whether it refused.

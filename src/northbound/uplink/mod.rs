@@ -511,7 +511,7 @@ impl Uplink {
             }
             Stage::SubscribingCommands { until } if now >= until => {
                 self.commands.handle_silence(now);
-                self.flow();
+                self.subscribe_hint(now);
             }
             // What is due is so once more.
             Stage::Clearing { until } if now >= until => {
@@ -876,8 +876,9 @@ impl Uplink {
                     for (filter, code) in self.commands.handle_answer(now, &codes) {
                         self.events.push_back(Event::CommandsRefused { filter, code });
                     }
+                    self.settle_hint(now);
                     if matches!(self.stage, Stage::SubscribingCommands { .. }) {
-                        self.flow();
+                        self.subscribe_hint(now);
                     }
                 }
                 session::Event::Inbound(message) => self.handle_inbound(now, message),
@@ -897,7 +898,13 @@ impl Uplink {
                         self.subscribe_hint(now);
                     }
                 }
-                session::Event::Unsubscribed => self.commands.handle_left(),
+                session::Event::Unsubscribed => {
+                    self.commands.handle_left();
+                    if self.is_hint_brought(now) {
+                        self.hint.handle_left();
+                        self.is_hint_subscribed = false;
+                    }
+                }
                 session::Event::Message { topic, payload } => self.handle_message(now, &topic, &payload),
                 session::Event::PingAnswered(number) => {
                     self.handle_settled(now, number);
@@ -1009,12 +1016,33 @@ impl Uplink {
         self.more = true;
     }
 
-    /// When the one before is answered: a close then says which it is about.
+    /// Whether hints come with the commands.
+    fn is_hint_brought(&self, now: Instant) -> bool {
+        self.hint.topic().is_some_and(|topic| self.commands.brings(now, topic))
+    }
+
+    /// The commands come: hints that come with them need no subscription of their own any more.
+    fn settle_hint(&mut self, now: Instant) {
+        if !self.is_hint_brought(now) {
+            return;
+        }
+        self.hint.handle_brought();
+        if let (Some(session), Some(topic), true) =
+            (&mut self.session, self.hint.topic(), self.is_hint_subscribed)
+        {
+            session.unsubscribe(now, &[topic.to_owned()]);
+        }
+    }
+
+    /// When the one before is answered: a close then says which it is about. Where the commands
+    /// bring hints, too, it is only once they do not.
     fn subscribe_hint(&mut self, now: Instant) {
+        let is_brought = self.is_hint_brought(now);
         match (self.hint.wanted(now), &mut self.session) {
-            (Some(topic), Some(session)) if !self.is_hint_subscribed => {
+            (Some(topic), Some(session)) if !self.is_hint_subscribed && !is_brought => {
                 session.subscribe(now, HINT, topic);
                 self.is_hint_subscribed = true;
+                self.hint.handle_subscribed();
                 self.stage = Stage::SubscribingHint { until: now + STEP_WITHIN };
                 self.note_subscribed(now);
             }
@@ -1027,9 +1055,12 @@ impl Uplink {
         match self.are_commands_subscribed {
             true => self.flow(),
             false => {
-                let former = self.commands.former(self.session_present);
+                let is_brought = self.is_hint_brought(now);
+                let mut former = self.commands.former(self.session_present).to_vec();
+                let kept = self.hint.kept(self.session_present).filter(|_| is_brought);
+                former.extend(kept.map(str::to_owned));
                 if let Some(session) = self.session.as_mut().filter(|_| !former.is_empty()) {
-                    session.unsubscribe(now, former);
+                    session.unsubscribe(now, &former);
                 }
                 let filters = self.commands.ask(now).to_vec();
                 self.ask_for_commands(now, &filters);
@@ -1067,11 +1098,14 @@ impl Uplink {
     /// A message where commands are wanted: mostly one, or one that is known by its topic.
     fn handle_inbound(&mut self, now: Instant, message: Box<InboundMessage>) {
         let is_own = self.gateway_status.topic() == Some(message.topic.as_str());
-        if is_own || self.settings.topics.update_hint.as_ref() == Some(&message.topic) {
+        let is_hint = self.settings.topics.update_hint.as_ref() == Some(&message.topic);
+        if is_own || is_hint {
             self.handle_message(now, &message.topic, &message.payload);
-            if message.qos == 0 {
-                return;
-            }
+        }
+        // With a subscription of its own beside that to commands it may be a copy.
+        let may_be_copy = is_own || is_hint && self.is_hint_subscribed && self.is_hint_brought(now);
+        if may_be_copy && message.qos == 0 {
+            return;
         }
         let connection = self.connections;
         let plain = self.session.as_ref().is_some_and(|session| session.version() == Version::V3_1_1);

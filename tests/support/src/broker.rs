@@ -8,6 +8,7 @@ use mqtt::connection::role;
 use mqtt::packet::{GenericPacket, GenericPacketTrait as _, Property, Qos, v3_1_1, v5_0};
 use mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, PubackReasonCode, SubackReasonCode, SubackReturnCode,
+    UnsubackReasonCode,
 };
 use mqtt_protocol_core::mqtt;
 use tombolo::northbound::uplink::Closed;
@@ -92,6 +93,10 @@ pub struct Broker {
     pub subscribe_reply_to: Option<String>,
     /// The filters that were asked for, in order.
     pub subscribed: Vec<String>,
+    /// The filters that were left, in order.
+    pub unsubscribed: Vec<String>,
+    /// What CONNACK says of the session.
+    pub session_present: bool,
     /// How CONNECT with a will is met, if not like any other.
     pub will: Option<Welcome>,
     /// PUBACKs come so much later.
@@ -126,6 +131,8 @@ impl Default for Broker {
             subscribe_reply: Reply::Ack(0),
             subscribe_reply_to: None,
             subscribed: Vec::new(),
+            unsubscribed: Vec::new(),
+            session_present: false,
             will: None,
             delay: Duration::ZERO,
             slow: None,
@@ -316,25 +323,39 @@ impl Broker {
                 let filters: Vec<String> =
                     p.entries().iter().map(|of| of.topic_filter().to_owned()).collect();
                 if let Some(codes) = self.subscribed_to(link, &filters) {
+                    let granted = granted(filters, &codes);
                     let codes = codes.into_iter().map(|code| SubackReasonCode::try_from(code).unwrap());
                     let suback = v5_0::Suback::builder()
                         .packet_id(p.packet_id())
                         .reason_codes(codes.collect::<Vec<_>>());
                     self.send(link, suback.build().unwrap());
-                    self.keep(link, filters);
+                    self.keep(link, granted);
                 }
             }
             GenericPacket::V3_1_1Subscribe(p) => {
                 let filters: Vec<String> =
                     p.entries().iter().map(|of| of.topic_filter().to_owned()).collect();
                 if let Some(codes) = self.subscribed_to(link, &filters) {
+                    let granted = granted(filters, &codes);
                     let codes = codes.into_iter().map(|code| SubackReturnCode::try_from(code).unwrap());
                     let suback = v3_1_1::Suback::builder()
                         .packet_id(p.packet_id())
                         .return_codes(codes.collect::<Vec<_>>());
                     self.send(link, suback.build().unwrap());
-                    self.keep(link, filters);
+                    self.keep(link, granted);
                 }
+            }
+            GenericPacket::V5_0Unsubscribe(p) => {
+                let filters: Vec<String> = p.entries().iter().map(|of| of.as_str().to_owned()).collect();
+                let codes = filters.iter().map(|_| UnsubackReasonCode::Success).collect::<Vec<_>>();
+                let unsuback = v5_0::Unsuback::builder().packet_id(p.packet_id()).reason_codes(codes);
+                self.send(link, unsuback.build().unwrap());
+                self.leave(link, filters);
+            }
+            GenericPacket::V3_1_1Unsubscribe(p) => {
+                let filters = p.entries().iter().map(|of| of.as_str().to_owned()).collect();
+                self.send(link, v3_1_1::Unsuback::builder().packet_id(p.packet_id()).build().unwrap());
+                self.leave(link, filters);
             }
             GenericPacket::V5_0Pingreq(_) => {
                 self.pings += 1;
@@ -364,6 +385,11 @@ impl Broker {
     /// The codes of a SUBACK; `None`: there is none.
     fn subscribed_to(&mut self, link: &mut Link, filters: &[String]) -> Option<Vec<u8>> {
         filters.iter().map(|filter| self.subscribed(link, filter)).collect()
+    }
+
+    fn leave(&mut self, link: &mut Link, filters: Vec<String>) {
+        link.subscriptions.retain(|known| !filters.contains(known));
+        self.unsubscribed.extend(filters);
     }
 
     fn keep(&mut self, link: &mut Link, filters: Vec<String>) {
@@ -423,7 +449,7 @@ impl Broker {
                     properties.push(mqtt::packet::AssignedClientIdentifier::new(value).unwrap().into());
                 }
                 let connack = v5_0::Connack::builder()
-                    .session_present(false)
+                    .session_present(self.session_present)
                     .reason_code(ConnectReasonCode::Success)
                     .props(properties);
                 self.send(link, connack.build().unwrap());
@@ -431,7 +457,7 @@ impl Broker {
             }
             Welcome::Accept => {
                 let connack = v3_1_1::Connack::builder()
-                    .session_present(false)
+                    .session_present(self.session_present)
                     .return_code(ConnectReturnCode::Accepted);
                 self.send(link, connack.build().unwrap());
                 link.connected = Some(connected);
@@ -550,4 +576,9 @@ impl Broker {
             self.send(link, publish);
         }
     }
+}
+
+/// The filters whose codes are no refusals.
+fn granted(filters: Vec<String>, codes: &[u8]) -> Vec<String> {
+    filters.into_iter().zip(codes).filter_map(|(filter, code)| (*code < 0x80).then_some(filter)).collect()
 }

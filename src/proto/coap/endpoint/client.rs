@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | empty acknowledgement | `Acknowledged` | waits for its separate response; a notification is over |
 //! | response: piggybacked, or separate with its token | `Response` | over |
+//! | success in answer to a block that is not the last one | `InPart` | over |
 //! | Reset | `Reset` | over |
 //! | five transmissions without any answer | `Unanswered` | over |
 //! | the peer was forgotten: its session ended | `Gone` | over |
@@ -27,6 +28,14 @@
 //! bytes in all (RFC 7959 §2.4, RFC 8132 §2). For the response to another method they are not: who
 //! does not keep it would carry the request out again. Blocks of another ETag, or that do not fit
 //! together, end the transfer: the response has what came before.
+//!
+//! A body of which a block that is not the last one is answered with success, and not with the
+//! Block1 option of that block, was taken in part: the peer does not know blocks (RFC 7959 §2.3,
+//! §2.9), and what it did it did with that part. That is [`Outcome::InPart`], and no success.
+//!
+//! A peer that answers 4.01 with an Echo option wants to know that the request is fresh: its last
+//! message is sent once more with the option, and with a Message ID and a token of its own (RFC
+//! 9175 §2.3, §4.2), at most [`ECHOES_MAX`] times a request and never twice in a row.
 //!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
 //!
@@ -53,6 +62,10 @@ pub use self::observer::{Ask, Held, Notice, NoticeKind, REST_WITHIN};
 
 /// Separate responses whose repetitions are acknowledged again.
 const REPEATED_MAX: usize = 256;
+/// Echo options of a peer that one request follows: a long transfer may outlast its patience.
+const ECHOES_MAX: u8 = 4;
+/// Longest Echo option, in bytes (RFC 9175 §2.2.1).
+const ECHO_LENGTH_MAX: usize = 40;
 /// Longest payload of one message that is kept, in bytes: a datagram has no more.
 const PAYLOAD_MAX: usize = 2048;
 /// Longest payload of a response that comes in blocks, in bytes.
@@ -113,6 +126,17 @@ pub enum Outcome {
         /// The payload is not all of it: further blocks would follow.
         partial: bool,
     },
+    /// The peer answered a block that is not the last one as if the request was whole.
+    InPart {
+        /// Its response code, 2.xx.
+        code: Code,
+        /// The bytes of the payload that it was sent.
+        sent: usize,
+        /// The bytes of the whole payload.
+        of: usize,
+        /// Its answer has a Block1 option, but not that of the block.
+        names_another_block: bool,
+    },
     /// The peer's response has this option, which must be understood and is not: the response is
     /// rejected.
     Unintelligible(u16),
@@ -137,7 +161,7 @@ pub struct Reply {
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: BTreeMap<RequestId, Sent>,
-    /// The bodies of open requests of which another block may be sent or asked for.
+    /// What open requests are, to send another block, to ask for one, or to repeat it with Echo.
     bodies: BTreeMap<RequestId, Body>,
     /// GETs that wait for their response, and those that observe.
     asks: BTreeMap<RequestId, observer::Asked>,
@@ -195,6 +219,36 @@ struct Body {
     size_exponent: u8,
     /// The blocks of the response so far.
     gathered: Option<Gathered>,
+    echo: Echo,
+}
+
+/// What a request has of the Echo option.
+#[derive(Clone, Debug, Default)]
+struct Echo {
+    /// The token in place of that of the [`RequestId`].
+    token: Option<u32>,
+    /// The option that the message sent last has.
+    value: Option<Vec<u8>>,
+    /// How many were followed.
+    count: u8,
+}
+
+impl Echo {
+    /// Takes the option of a response; whether the message is to be sent again with it. `token`:
+    /// that of the message.
+    fn take(&mut self, code: Code, value: Option<&[u8]>, token: impl FnOnce() -> u32) -> bool {
+        // One that had it already is not fresh enough for that peer, now or ever.
+        let before = self.value.take();
+        let Some(value) = value.filter(|_| code == Code::UNAUTHORIZED && before.is_none()) else {
+            return false;
+        };
+        if self.count >= ECHOES_MAX {
+            return false;
+        }
+        (self.token, self.value) = (Some(token()), Some(value.to_vec()));
+        self.count += 1;
+        true
+    }
 }
 
 /// The first blocks of a response.
@@ -302,6 +356,26 @@ impl Requests {
         self.open.range(all).map(|(id, sent)| (*id, *sent))
     }
 
+    /// The token that messages of this request have.
+    fn token(&self, request: RequestId) -> u32 {
+        let of_ask = self.asks.get(&request).map(|asked| &asked.echo);
+        let echo = self.bodies.get(&request).map(|body| &body.echo).or(of_ask);
+        echo.and_then(|echo| echo.token).unwrap_or(request.token)
+    }
+
+    /// The request whose messages have this token. A peer has few.
+    fn by_token(&self, peer: PeerId, token: u32) -> Option<RequestId> {
+        let direct = RequestId { peer, token };
+        let is_known = self.open.contains_key(&direct) || self.asks.contains_key(&direct);
+        if is_known && self.token(direct) == token {
+            return Some(direct);
+        }
+        let all = RequestId { peer, token: 0 }..=RequestId { peer, token: u32::MAX };
+        let is_it = |echo: &Echo| echo.token == Some(token);
+        let body = self.bodies.range(all.clone()).find(|(_, body)| is_it(&body.echo)).map(|(id, _)| *id);
+        body.or_else(|| self.asks.range(all).find(|(_, asked)| is_it(&asked.echo)).map(|(id, _)| *id))
+    }
+
     fn end(&mut self, request: RequestId, outcome: Outcome) {
         let Some(sent) = self.open.remove(&request) else { return };
         // A peer that has answered with the first blocks has answered.
@@ -365,12 +439,11 @@ impl Endpoint {
             offset: 0,
             size_exponent: SIZE_EXPONENT_MAX,
             gathered: None,
+            echo: Echo::default(),
         };
         let message_id = self.send_block(now, request, &body)?;
         self.requests.open.insert(request, Sent::new(message_id, Kind::Request));
-        if !body.payload.is_empty() || body.method == Method::Get {
-            self.requests.bodies.insert(request, body);
-        }
+        self.requests.bodies.insert(request, body);
         Ok(request)
     }
 
@@ -461,7 +534,9 @@ impl Endpoint {
             self.requests.count = self.requests.count.wrapping_add(1);
             let token = fold(self.seed, u128::from(self.requests.count)) as u32;
             let request = RequestId { peer, token };
-            if !self.requests.open.contains_key(&request) && !self.requests.asks.contains_key(&request) {
+            let is_id =
+                self.requests.open.contains_key(&request) || self.requests.asks.contains_key(&request);
+            if !is_id && self.requests.by_token(peer, token).is_none() {
                 return request;
             }
         }
@@ -502,7 +577,7 @@ impl Endpoint {
             self.requests.replies.push_back(Reply { request, outcome: Outcome::Acknowledged });
         } else if message.code.is_response()
             && found.kind != Kind::Notification
-            && token_of(message) == Some(request.token)
+            && token_of(message) == Some(self.requests.token(request))
         {
             self.finish_transmission(now, peer);
             match found.kind {
@@ -534,7 +609,7 @@ impl Endpoint {
             // Its acknowledgement waits.
             return true;
         }
-        let request = token_of(message).map(|token| RequestId { peer, token });
+        let request = token_of(message).and_then(|token| self.requests.by_token(peer, token));
         if let Some(request) = request.filter(|request| self.requests.asks.contains_key(request)) {
             return self.handle_notification(now, request, message);
         }
@@ -575,6 +650,10 @@ impl Endpoint {
         let Some(mut body) = self.requests.bodies.remove(&request) else {
             return self.requests.end(request, response(message, &options));
         };
+        let another = || self.fresh_id(request.peer).token;
+        if body.echo.take(message.code, options.echo.as_deref(), another) {
+            return self.send_next(now, request, body, Some(response(message, &options)));
+        }
         let is_applied = message.code.class() == 2
             && options.block1.is_some_and(|block| !block.more)
             && body.block().is_some_and(|block| block.more);
@@ -584,18 +663,29 @@ impl Endpoint {
             true => Part::Other,
             false => body.gather(message.code, &options, message.payload),
         };
-        if part != Part::More {
-            let outcome = body.gathered(part == Part::Last);
-            let outcome = outcome.unwrap_or_else(|| response(message, &options));
-            return self.requests.end(request, outcome);
+        if part == Part::More {
+            return self.send_next(now, request, body, None);
         }
+        if message.code.class() == 2 && body.block().is_some_and(|block| block.more) {
+            let (sent, of) = (body.offset + body.size(), body.payload.len());
+            let (code, names_another_block) = (message.code, options.block1.is_some());
+            return self.requests.end(request, Outcome::InPart { code, sent, of, names_another_block });
+        }
+        let outcome = body.gathered(part == Part::Last);
+        let outcome = outcome.unwrap_or_else(|| response(message, &options));
+        self.requests.end(request, outcome);
+    }
+
+    /// Sends the next message of a request. If that is not possible, what was gathered is its
+    /// outcome, or `otherwise`.
+    fn send_next(&mut self, now: Instant, request: RequestId, body: Body, otherwise: Option<Outcome>) {
         match self.send_block(now, request, &body) {
             Ok(message_id) => {
                 self.requests.open.insert(request, Sent::new(message_id, Kind::Request));
                 self.requests.bodies.insert(request, body);
             }
             Err(_) => {
-                let outcome = body.gathered(false).unwrap_or(Outcome::Unanswered);
+                let outcome = body.gathered(false).or(otherwise).unwrap_or(Outcome::Unanswered);
                 self.requests.end(request, outcome);
             }
         }
@@ -611,7 +701,8 @@ fn token_of(message: &Message<'_>) -> Option<u32> {
 }
 
 fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> Option<usize> {
-    let token = Token::new(&request.token.to_be_bytes())?;
+    let tag = request.token.to_be_bytes();
+    let token = Token::new(&body.echo.token.unwrap_or(request.token).to_be_bytes())?;
     let mut encoder = Encoder::new(out, Type::Confirmable, Code(body.method as u8), id, &token)
         .maybe_uint(option::OBSERVE, body.observe);
     for segment in body.path.split('/').filter(|segment| !segment.is_empty()) {
@@ -630,8 +721,11 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
         .maybe_uint(option::BLOCK2, block2.map(Block::to_uint))
         .maybe_uint(option::BLOCK1, block.map(Block::to_uint))
         .maybe_uint(option::SIZE1, size1);
+    if let Some(echo) = &body.echo.value {
+        encoder = encoder.option(option::ECHO, echo);
+    }
     if block.is_some() {
-        encoder = encoder.option(option::REQUEST_TAG, token.as_bytes());
+        encoder = encoder.option(option::REQUEST_TAG, &tag);
     }
     encoder.payload(body.payload.get(body.offset..end)?).finish().ok()
 }
@@ -641,6 +735,7 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
 struct ResponseOptions {
     content_format: Option<ContentFormat>,
     etag: Option<Vec<u8>>,
+    echo: Option<Vec<u8>>,
     block1: Option<Block>,
     block2: Option<Block>,
     observe: Option<u32>,
@@ -661,6 +756,9 @@ impl ResponseOptions {
                 }
                 option::OBSERVE if option.value.len() <= 3 => options.observe = Some(uint(option.value)),
                 option::MAX_AGE if option.value.len() <= 4 => options.max_age = Some(uint(option.value)),
+                option::ECHO if (1..=ECHO_LENGTH_MAX).contains(&option.value.len()) => {
+                    options.echo = options.echo.or_else(|| Some(option.value.to_vec()));
+                }
                 option::ETAG => options.etag = Some(option.value.to_vec()),
                 option::BLOCK1 if options.block1.is_none() && block().is_some() => options.block1 = block(),
                 option::BLOCK2 if options.block2.is_none() && block().is_some() => options.block2 = block(),

@@ -4,6 +4,7 @@
 //! | what comes | what is done |
 //! |---|---|
 //! | the response, piggybacked | a notice |
+//! | 4.01 with an Echo option | the GET is sent once more with it, as `client` says |
 //! | the response in a message of its own, or a notification | a notice; if it is confirmable, its acknowledgement waits until the caller has decided: [`Endpoint::acknowledge_value`], [`Endpoint::reject_value`], [`Endpoint::leave_value`] |
 //! | its repetition meanwhile | nothing; after [`Endpoint::leave_value`] it is a notice again |
 //! | the first of several blocks | acknowledged at once, because the rest must be asked for; the rest is fetched by a request of its own (RFC 7959 §2.6), then a notice |
@@ -31,8 +32,8 @@ use super::super::super::message::{Code, Message, MessageId, Type};
 use super::super::super::request::Method;
 use super::super::super::{Holder, PeerId};
 use super::{
-    BODY_MAX, Body, Endpoint, Kind, Outcome, PAYLOAD_MAX, Part, Reply, RequestId, Requests, ResponseOptions,
-    Sent, Unsent,
+    BODY_MAX, Body, Echo, Endpoint, Kind, Outcome, PAYLOAD_MAX, Part, Reply, RequestId, Requests,
+    ResponseOptions, Sent, Unsent,
 };
 use crate::message::ContentFormat;
 
@@ -108,6 +109,7 @@ pub(super) struct Asked {
     established: bool,
     /// The request for the rest of a value.
     fetch: Option<RequestId>,
+    pub(super) echo: Echo,
 }
 
 /// The rest of a value that is fetched: all but its payload.
@@ -235,10 +237,14 @@ impl Endpoint {
         };
         let request = again.filter(is_known).unwrap_or_else(|| self.fresh_id(peer));
         let observe = ask.observe.then_some(0);
-        let message_id = self.send_block(now, request, &Body::of(ask, holder, observe))?;
+        let token = self.requests.asks.get(&request).and_then(|asked| asked.echo.token);
+        let echo = Echo { token, ..Echo::default() };
+        let body = Body { echo: echo.clone(), ..Body::of(ask, holder, observe) };
+        let message_id = self.send_block(now, request, &body)?;
         self.requests.open.insert(request, Sent::new(message_id, Kind::Ask));
         let established = self.requests.forget_ask(request).is_some_and(|asked| asked.established);
-        self.requests.asks.insert(request, Asked { ask: ask.clone(), holder, established, fetch: None });
+        let asked = Asked { ask: ask.clone(), holder, established, fetch: None, echo };
+        self.requests.asks.insert(request, asked);
         Ok(request)
     }
 
@@ -323,6 +329,12 @@ impl Endpoint {
         }
         if kind != NoticeKind::Notification {
             self.requests.open.remove(&request);
+            if self.ask_with_echo(now, request, message.code, &options) {
+                if confirmable {
+                    self.acknowledge_separate(peer, id);
+                }
+                return;
+            }
         } else if let Some(fetch) = self.requests.unmarked_rest(request) {
             self.requests.end(fetch, Outcome::Unanswered);
         }
@@ -357,6 +369,29 @@ impl Endpoint {
         if let Some(notice) = self.fetch_rest(now, request, message, &options, notice) {
             self.requests.notices.push_back(notice);
         }
+    }
+
+    /// Sends a GET once more with the Echo option of its response, if it has one that is followed.
+    fn ask_with_echo(
+        &mut self,
+        now: Instant,
+        request: RequestId,
+        code: Code,
+        options: &ResponseOptions,
+    ) -> bool {
+        if code != Code::UNAUTHORIZED || options.echo.is_none() {
+            return false;
+        }
+        let another = self.fresh_id(request.peer).token;
+        let Some(asked) = self.requests.asks.get_mut(&request) else { return false };
+        if !asked.echo.take(code, options.echo.as_deref(), || another) {
+            return false;
+        }
+        let observe = asked.ask.observe.then_some(0);
+        let body = Body { echo: asked.echo.clone(), ..Body::of(&asked.ask, asked.holder, observe) };
+        let Ok(message_id) = self.send_block(now, request, &body) else { return false };
+        self.requests.open.insert(request, Sent::new(message_id, Kind::Ask));
+        true
     }
 
     /// Fetches the blocks after the first one; gives the notice back if that cannot be done.
@@ -420,6 +455,7 @@ impl Body {
             offset: 0,
             size_exponent: SIZE_EXPONENT_MAX,
             gathered: None,
+            echo: Echo::default(),
         }
     }
 }
