@@ -1,5 +1,5 @@
-//! What keeps state for commands: an observer that is notified, a device that is sent a large command
-//! in blocks, and the mailbox between the broker, the disk and the delivery. The first byte chooses.
+//! What keeps state for commands: an observer that is notified, a device that is sent a large
+//! command in blocks, and the mailbox between broker, disk and delivery. The first byte chooses.
 
 #![no_main]
 
@@ -48,7 +48,8 @@ fn sent(endpoint: &mut Endpoint) {
     }
 }
 
-/// The gateway as the server of an observed path: notifications, and what the observer says to them.
+/// The gateway as the server of an observed path: notifications, and what the observer says to
+/// them.
 fn notify(mut data: &[u8]) {
     let mut endpoint = Endpoint::new(Default::default(), 1);
     let mut now = Instant::now();

@@ -160,7 +160,8 @@ fn a_block_of_a_body_that_carries_an_echo_continues_its_transfer() {
 }
 
 proptest! {
-    /// To an address that never shows a value sent to it goes at most three times what came from it.
+    /// To an address that never shows a value sent to it goes at most three times what came from
+    /// it.
     #[test]
     fn guessing_earns_nothing(requests in prop::collection::vec(
         (prop::collection::vec(any::<u8>(), 0..42), 0..20usize, any::<bool>(), 0..90u32),
@@ -210,8 +211,8 @@ fn serve(socket: &UdpSocket, is_over: &AtomicBool) -> Endpoint {
     endpoint
 }
 
-/// libcoap's client returns the value by itself. It is passed over where it is not installed, unless
-/// `TOMBOLO_TEST_PEERS=all`, as `tests/run` sets it.
+/// libcoap's client returns the value by itself. It is passed over where it is not installed,
+/// unless `TOMBOLO_TEST_PEERS=all`, as `tests/run` sets it.
 #[test]
 fn libcoap_returns_the_value_and_gets_the_body() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

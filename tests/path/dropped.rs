@@ -141,7 +141,7 @@ impl<'b> Connection<'b> {
         }
     }
 
-    /// Goes on until it is subscribed to at QoS 1, or is to be at QoS 2, which is not answered then.
+    /// Goes on until it is subscribed to at QoS 1, or is to be at QoS 2, which is not answered.
     fn is_asked_for_qos_2(&mut self) -> bool {
         self.heard.options.remove(FILTER);
         self.refuses_qos_2 = true;
