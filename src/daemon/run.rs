@@ -176,7 +176,7 @@ async fn serve(options: Options, loaded: Loaded, store: Rc<SocketStore>) -> Resu
         system::io::boot_id(),
         settings.coap.persist_sessions && settings.coap.engine == EngineKind::Tombolo,
     );
-    let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?));
+    let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(random()?)).with_echo(&random()?);
     let mqtt = mqtt::Intake::new(&settings.mqtt, &settings.gate.roles, &random()?);
 
     let mut sockets = Vec::new();

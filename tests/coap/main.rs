@@ -6,6 +6,7 @@ mod answers;
 mod blocks;
 mod bounds;
 mod client;
+mod echo;
 mod link;
 mod observe;
 mod property;

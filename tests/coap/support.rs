@@ -40,7 +40,7 @@ impl Default for Bench {
 
 impl Bench {
     pub fn new(settings: Settings) -> Bench {
-        Bench { endpoint: Endpoint::new(settings, 1), now: Instant::now() }
+        Bench { endpoint: Endpoint::new(settings, 1).with_echo(&[7; 32]), now: Instant::now() }
     }
 
     pub fn feed<'d>(&mut self, peer: PeerId, datagram: &'d [u8]) -> Option<Request<'d>> {

@@ -2,8 +2,10 @@
 //! acknowledged, a device that sleeps, a disk that loses power or errs.
 
 mod crash;
+mod heap;
 mod lossy;
 mod mailbox;
 mod observe;
+mod refresh;
 mod served;
 mod world;

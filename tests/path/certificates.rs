@@ -4,11 +4,17 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use nix::sys::signal::Signal;
 use rcgen::{CertificateParams, SanType};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use super::Site;
+use super::device::Device;
+use tombolo_test_support::dtls::client::{Config, Own};
 use tombolo_test_support::{Folder, Pki, wait_for};
 
 /// A CA of devices, the gateway's own certificate, and a gateway that knows both.
@@ -306,6 +312,63 @@ impl World {
                 )
             })
             .collect()
+    }
+}
+
+/// What the device of a fleet shows: certificate and key of that name.
+fn own(world: &World, name: &str) -> Arc<Own> {
+    let pem = |end: &str| std::fs::read(world.file(&format!("{name}.{end}"))).expect("it was issued");
+    let certificate = CertificateDer::from_pem_slice(&pem("pem")).expect("a certificate");
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&pem("key")).expect("a key");
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(&pem("pub")).expect("a public key");
+    Arc::new(Own {
+        chain: vec![certificate.to_vec()],
+        key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_pkcs8_der())
+            .expect("a P-256 key")
+            .into(),
+        spki: spki.to_vec(),
+        algorithm: 0x0403,
+    })
+}
+
+#[test]
+fn devices_of_a_fleet_are_observed_and_polled_by_the_tables_of_its_role() {
+    let tables = format!(
+        "{DOORS}[role.sensor.mailbox]\nalways-awake = true\n\
+         [role.sensor.observe.temp]\npath = \"temp\"\nas = \"t/temp\"\n\
+         [role.sensor.poll.level]\npath = \"level\"\nas = \"t/level\"\nevery = \"1s\"\n"
+    );
+    let world = World::new("fleet-served", "", &tables, doors);
+    let arrived = |id: &str, path: &str| world.site.arrived(&format!("tombolo/gw/{id}/up/t/{path}")).len();
+    for id in ["1", "2"] {
+        let mut device =
+            Device::connect(world.site.daemon.coaps, Config::certified(&own(&world, id))).expect("a session");
+        assert!(device.post("t/hello", b"hello"));
+        let (mut observe, mut notified) = (None, 0);
+        wait_for("an observed value, a notification and two polled values", || {
+            device.serve(|request| {
+                let path: Vec<_> = request.options.values(11).collect();
+                match path[..] {
+                    [b"temp"] => {
+                        observe = Some(request.token);
+                        Some((b"20".to_vec(), Some(1)))
+                    }
+                    [b"level"] => Some((b"7".to_vec(), None)),
+                    _ => None,
+                }
+            });
+            if let (Some(token), 0) = (observe, notified) {
+                notified = 2;
+                device.notify(token, notified, b"21");
+            }
+            arrived(id, "temp") >= 2 && arrived(id, "level") >= 2
+        });
+        let (code, text) = world.site.daemon.command(&["device", "show", id, "--json"]);
+        let shown: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let served = shown["served"].as_array().cloned().unwrap_or_default();
+        assert!(code == 0 && served.len() == 2, "{text}");
+        assert!(served.iter().all(|of| of["trouble"].is_null()), "{text}");
+        assert!(served.iter().any(|of| of["name"] == "temp" && of["observed_s"].is_u64()), "{text}");
     }
 }
 

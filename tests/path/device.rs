@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use tombolo::proto::coap::encoder::Encoder;
+use tombolo::proto::coap::{Code, Message, MessageId, Token, Type};
 use tombolo_test_support::dtls::client::{Client, Config};
 
 /// ACK_TIMEOUT and MAX_RETRANSMIT (RFC 7252 §4.8); the random factor is left at its middle.
@@ -147,6 +149,46 @@ impl Device {
             }
         }
         None
+    }
+
+    /// Answers the GETs that come within a tenth of a second: `answer` has the payload and the
+    /// Observe number, or nothing for 4.04.
+    pub fn serve(&mut self, mut answer: impl FnMut(&Message<'_>) -> Option<(Vec<u8>, Option<u32>)>) {
+        self.take(Instant::now() + Duration::from_millis(100));
+        while let Some(heard) = self.heard.pop_front() {
+            let Ok(message) = Message::parse(&heard) else { continue };
+            if message.message_type != Type::Confirmable {
+                continue;
+            }
+            if message.code == Code::EMPTY {
+                self.send(&[0x70, 0, heard[2], heard[3]]);
+                continue;
+            }
+            let found = answer(&message);
+            let code = if found.is_some() { Code::CONTENT } else { Code::NOT_FOUND };
+            let (payload, observe) = found.unwrap_or_default();
+            let mut datagram = Vec::new();
+            let kind = Type::Acknowledgement;
+            Encoder::new(&mut datagram, kind, code, message.message_id, &message.token)
+                .maybe_uint(6, observe)
+                .payload(&payload)
+                .finish()
+                .expect("a short message");
+            self.send(&datagram);
+        }
+    }
+
+    /// A confirmable notification of the relation with that token.
+    pub fn notify(&mut self, token: Token, sequence: u32, payload: &[u8]) {
+        self.message_id += 1;
+        let id = MessageId(self.message_id);
+        let mut datagram = Vec::new();
+        Encoder::new(&mut datagram, Type::Confirmable, Code::CONTENT, id, &token)
+            .option_uint(6, sequence)
+            .payload(payload)
+            .finish()
+            .expect("a short message");
+        self.send(&datagram);
     }
 
     /// POSTs; whether the gateway says it has it.

@@ -13,13 +13,16 @@ mod check_messages;
 mod check_readings;
 mod checks;
 mod clock;
+mod command_forms;
 mod commands;
 mod config_trial;
+mod correlation;
 mod dayops;
 mod device;
 mod device_status;
 #[cfg(feature = "dimpl")]
 mod disk_faults;
+mod dropped;
 mod faults;
 mod flood;
 mod lossy_link;

@@ -14,13 +14,13 @@ use super::plugtests::{assert_shows, first, messages, value};
 use super::{KEY, Site};
 
 /// An application on libcoap that serves on the session which it opened.
-struct Libcoap {
+pub struct Libcoap {
     child: Child,
     output: PathBuf,
 }
 
 impl Libcoap {
-    fn start(site: &Site) -> Libcoap {
+    pub fn start(site: &Site) -> Libcoap {
         let output = site.folder.join("libcoap.out");
         let (host, port) = (site.daemon.coaps.ip().to_string(), site.daemon.coaps.port().to_string());
         let child = Command::new("python3")
@@ -36,7 +36,7 @@ impl Libcoap {
         Libcoap { child, output }
     }
 
-    fn messages(&self) -> Vec<String> {
+    pub fn messages(&self) -> Vec<String> {
         messages(&String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()))
     }
 }

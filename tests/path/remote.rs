@@ -32,6 +32,14 @@ fn ask(site: &Site, verb: &str, payload: &str) -> String {
     printed(&output)
 }
 
+/// The lines of the log about a verb with this value of `audit`.
+fn audited(site: &Site, audit: &str, verb: &str) -> Vec<String> {
+    let (audit, verb) = (format!("audit={audit}"), format!("verb={verb}"));
+    let log = site.daemon.log();
+    let is_it = |line: &&str| [&audit, &verb].iter().all(|field| line.split(' ').any(|word| word == *field));
+    log.lines().filter(is_it).map(str::to_owned).collect()
+}
+
 #[test]
 fn without_a_list_nothing_is_carried_out_and_each_refusal_says_why() {
     let rule = "[role.sensor.downlink.all]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
@@ -42,6 +50,11 @@ fn without_a_list_nothing_is_carried_out_and_each_refusal_says_why() {
     }
     let answer = ask(&site, "reboot", "x");
     assert!(answer.contains("status:refused") && answer.contains("there are: reload"), "{answer}");
+    for verb in ["reload", "status", "device/add", "cert/renew", "reboot"] {
+        let said = audited(&site, "remote-refused", verb);
+        assert!(said.len() == 1 && said[0].contains("command to the gateway refused"), "{verb}: {said:?}");
+        assert!(audited(&site, "remote", verb).is_empty(), "{verb}");
+    }
 }
 
 #[test]
@@ -94,6 +107,25 @@ fn what_is_listed_is_carried_out_as_over_the_control_socket_and_answered() {
     std::fs::write(site.daemon.config(), text.replace("\"status\", ", "")).unwrap();
     assert!(ask(&site, "reload", "x").contains("status:2.04"));
     assert!(ask(&site, "status", "x").contains("status:refused"));
+    // Each is in the log when it comes and when it is answered, with what became of it.
+    for (verb, status, count) in [
+        ("check", "2.05", 1),
+        ("reload", "2.04", 2),
+        ("reload", "5.00", 1),
+        ("cert/renew", "4.04", 1),
+        ("device/add", "2.01", 1),
+        ("device/rekey", "2.04", 1),
+        ("device/remove", "2.02", 1),
+    ] {
+        let said = audited(&site, "remote", verb);
+        let answered = said.iter().filter(|line| line.contains(&format!("status={status}"))).count();
+        assert_eq!(answered, count, "{verb} {status}: {said:?}");
+        let came = said.iter().filter(|line| line.contains("from the broker")).count();
+        assert_eq!(2 * came, said.len(), "{verb}: {said:?}");
+    }
+    assert_eq!(audited(&site, "remote-refused", "update/check").len(), 1);
+    let refused = audited(&site, "remote-refused", "status");
+    assert!(refused.len() == 1 && refused[0].contains("[remote] allow"), "{refused:?}");
 }
 
 /// What came on a topic: the properties and the bytes of each message.
@@ -372,9 +404,19 @@ fn an_answer_that_is_larger_than_the_brokers_packets_says_so() {
 }
 
 #[test]
-fn a_retained_command_is_refused() {
-    let site = site("remote-retained", "[remote]\nallow = [\"reload\"]\n");
+fn a_command_that_the_broker_has_retained_is_refused_at_each_new_session_and_one_without_retain_is_not() {
+    let mut site = site("remote-retained", "[remote]\nallow = [\"reload\", \"status\"]\n");
     let port = site.broker.plain_port.to_string();
+    // The gateway's session at the broker ends, so that it is sent what is retained.
+    let end_session = |site: &mut Site| {
+        site.daemon.stop();
+        let ended = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-i", "gw", "-t", "nothing", "-E"])
+            .status()
+            .unwrap();
+        assert!(ended.success());
+    };
+    end_session(&mut site);
     let status = Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-r", "-m", "x"])
         .args(["-t", "tombolo/gw/gateway/down/reload"])
@@ -382,7 +424,21 @@ fn a_retained_command_is_refused() {
         .unwrap();
     assert!(status.success());
     let topic = "tombolo/gw/gateway/reply/reload";
-    wait_for("an answer", || !site.arrived(topic).is_empty());
+    for round in 1..=2 {
+        site.daemon.resume();
+        wait_for("the refusal", || site.arrived(topic).len() == round);
+        let outcome = site.arrived(topic).remove(round - 1);
+        assert!(outcome[3].contains("status:refused"), "{outcome:?}");
+        assert!(outcome[1].contains("retained message: publish it without retain"), "{outcome:?}");
+        let said = audited(&site, "remote-refused", "reload");
+        assert!(said.last().is_some_and(|line| line.contains("it is a retained message")), "{said:?}");
+        assert!(audited(&site, "remote", "reload").is_empty(), "it is not carried out");
+        end_session(&mut site);
+    }
+    site.daemon.resume();
+    wait_for("the third refusal", || site.arrived(topic).len() == 3);
+    let answer = ask(&site, "status", "x");
+    assert!(answer.contains("status:2.05"), "{answer}");
 }
 
 #[test]

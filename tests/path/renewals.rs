@@ -150,6 +150,37 @@ fn files_removed_under_a_connection_that_stands_are_written_anew_and_named_and_a
 }
 
 #[test]
+fn the_broker_asks_for_a_renewal_and_the_certificate_is_another_one() {
+    let table = "[remote]\nallow = [\"cert/renew\"]\n";
+    let plan = Plan { upstream: UPLINK, extra: table, ..Plan::default() };
+    let (site, _est) = site_with("renew-asked", &plan, |_| {});
+    until_connected_and_confirmed(&site.daemon);
+    let first = certificate(&site.daemon)["serial"].clone();
+    let_a_second_pass();
+    let port = site.broker.plain_port.to_string();
+    let ask = |payload: &str| {
+        let output = std::process::Command::new("mosquitto_rr")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-W", "60", "-F", "%P|%p"])
+            .args(["-t", "tombolo/gw/gateway/down/cert/renew", "-e", "app/renewed", "-m", payload])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        tombolo_test_support::printed(&output)
+    };
+    // The first one may come before the subscription.
+    let mut answer = String::new();
+    wait_for("the outcome", || {
+        answer = ask("uplink");
+        !answer.trim().is_empty()
+    });
+    assert!(answer.contains("status:2.04"), "{answer}");
+    wait_for("the new certificate", || certificate(&site.daemon)["serial"] != first);
+    until_connected_and_confirmed(&site.daemon);
+    let answer = ask("nothing");
+    assert!(answer.contains("status:4.04"), "{answer}");
+}
+
+#[test]
 fn reloads_in_the_middle_of_a_renewal_change_nothing_about_it() {
     let plan = Plan { upstream: UPLINK, ..Plan::default() };
     let (site, _est) = site_with("reloads", &plan, |_| {});

@@ -43,6 +43,8 @@ pub(super) struct Plan<'a> {
     pub(super) coap: &'a str,
     /// Lines for the listener of the broker.
     pub(super) broker: &'a str,
+    /// Further tables.
+    pub(super) extra: &'a str,
 }
 
 /// A gateway without a certificate but that of its factory.
@@ -92,7 +94,7 @@ pub(super) fn site_run_by(
         est.port
     );
     let table = plan.table.unwrap_or(&est_table).replace("EST_PORT", &est.port.to_string());
-    let extra = format!("{SITE}\n{table}");
+    let extra = format!("{SITE}\n{table}\n{}", plan.extra);
     let daemon = Daemon::start_with(&program, &folder, port, &pki.ca(), &extra, |text| {
         let text = text.replace("trust = \"always\"", &format!("trust = \"{trust}\""));
         let text = text.replace("[upstream]\n", &format!("[upstream]\n{}\n", plan.upstream));

@@ -1,8 +1,11 @@
 //! A CoAP node on a serial line (slipmux): the same answers as over DTLS.
 
 use std::io::Read as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tombolo::proto::coap::encoder::Encoder;
+use tombolo::proto::coap::{Code, Message, MessageId, Token, Type};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings};
 use tombolo::proto::serial::slipmux::{Frame, decode, encode};
 
@@ -101,4 +104,181 @@ fn a_coap_node_on_a_line_is_sent_commands_and_its_response_is_the_outcome() {
         sent.join().expect("the command")
     });
     assert!(code == 0 && text.contains("2.04") && text.contains("done"), "{text}");
+}
+
+/// A node that serves `temp`, which may be observed, and `level`, and keeps what else it hears.
+struct Node {
+    device: Device,
+    decoder: Decoder,
+    temp: &'static [u8],
+    /// The token by which `temp` is observed.
+    observer: Option<Token>,
+    heard: Vec<Vec<u8>>,
+    message_id: u16,
+}
+
+impl Node {
+    /// Answers the GETs that have come.
+    fn serve(&mut self) {
+        let mut chunk = [0; 1_024];
+        let length = self.device.master.as_mut().unwrap().read(&mut chunk).unwrap_or(0);
+        let mut came = Vec::new();
+        self.decoder.handle_bytes(Instant::now(), &chunk[..length], &mut |frame| {
+            if let Ok(Frame::Coap(message)) = decode(frame) {
+                came.push(message.to_vec());
+            }
+        });
+        for bytes in came {
+            let message = Message::parse(&bytes).expect("the gateway speaks CoAP");
+            let path: Vec<&[u8]> = message.options.values(11).collect();
+            let (payload, observe) = match (message.code, &path[..]) {
+                (Code(1), [b"temp"]) => {
+                    self.observer = Some(message.token);
+                    (self.temp, Some(1))
+                }
+                (Code(1), [b"level"]) => (&b"7"[..], None),
+                _ => {
+                    self.heard.push(bytes);
+                    continue;
+                }
+            };
+            let (id, token) = (message.message_id, message.token);
+            self.say(Type::Acknowledgement, Code::CONTENT, id, &token, observe, &[], payload);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a message")]
+    fn say(
+        &mut self,
+        kind: Type,
+        code: Code,
+        id: MessageId,
+        token: &Token,
+        observe: Option<u32>,
+        path: &[&str],
+        payload: &[u8],
+    ) {
+        let mut bytes = Vec::new();
+        let encoder = Encoder::new(&mut bytes, kind, code, id, token).maybe_uint(6, observe);
+        let encoder = path.iter().fold(encoder, |encoder, segment| encoder.option(11, segment.as_bytes()));
+        encoder.payload(payload).finish().expect("a short message");
+        let mut wire = Vec::new();
+        encode(&bytes, &mut wire);
+        assert!(self.device.say(&wire));
+    }
+
+    /// GETs `state/led`; the code, Observe and payload of the response.
+    fn get(&mut self, observe: Option<u32>) -> (Code, Option<u32>, Vec<u8>) {
+        self.message_id += 1;
+        let id = MessageId(self.message_id);
+        let token = Token::new(&id.0.to_be_bytes()).unwrap();
+        self.say(Type::Confirmable, Code(1), id, &token, observe, &["state", "led"], b"");
+        self.response(&token)
+    }
+
+    /// The next response with that token; a confirmable one is acknowledged.
+    fn response(&mut self, token: &Token) -> (Code, Option<u32>, Vec<u8>) {
+        let mut found = None;
+        wait_for("a response", || {
+            self.serve();
+            let is_it = |bytes: &Vec<u8>| {
+                let message = Message::parse(bytes).unwrap();
+                message.code.is_response() && message.token.as_bytes() == token.as_bytes()
+            };
+            found = self.heard.iter().position(is_it).map(|at| self.heard.remove(at));
+            found.is_some()
+        });
+        let bytes = found.unwrap();
+        let message = Message::parse(&bytes).unwrap();
+        if message.message_type == Type::Confirmable {
+            let none = Token::default();
+            self.say(Type::Acknowledgement, Code::EMPTY, message.message_id, &none, None, &[], b"");
+        }
+        let observe = message.options.values(6).next();
+        let observe = observe.map(|value| value.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)));
+        (message.code, observe, message.payload.to_vec())
+    }
+}
+
+#[test]
+fn a_coap_node_on_a_line_is_observed_and_polled_and_gets_and_observes_what_the_broker_has() {
+    let rules = "[role.meter.mailbox]\nalways-awake = true\n[role.meter.downlink.state]\n\
+                 topic = \"{prefix}/{device}/down/state/+\"\npath = \"state/{1}\"\ndeliver = \"observe\"\n\
+                 [role.meter.observe.temp]\npath = \"temp\"\nas = \"m/temp\"\n\
+                 [role.meter.poll.level]\npath = \"level\"\nas = \"m/level\"\nevery = \"1s\"\n";
+    let site = Site::new("node-served", |folder| {
+        let path = folder.join("node");
+        format!(
+            "{rules}[serial.node]\nport = \"{}\"\nframing = \"slipmux\"\nrole = \"meter\"\n",
+            path.display()
+        )
+    });
+    let mut node = Node {
+        device: Device::plugged_in(site.folder.join("node")),
+        decoder: Decoder::new(&slip(), Instant::now() - Duration::from_secs(1)),
+        temp: b"20",
+        observer: None,
+        heard: Vec::new(),
+        message_id: 0x100,
+    };
+    site.wait_until_open("node");
+    let values = |path: &str| -> Vec<Vec<u8>> {
+        site.arrived("node").into_iter().filter(|(of, _)| of == path).map(|(_, payload)| payload).collect()
+    };
+    // It is asked once it has spoken.
+    let token = Token::new(b"first").unwrap();
+    node.say(Type::Confirmable, Code(2), MessageId(9), &token, None, &["m", "hello"], b"hello");
+    // What it serves.
+    wait_for("an observed value and three polled ones", || {
+        node.serve();
+        values("m/temp") == [b"20"] && values("m/level").len() >= 3
+    });
+    assert!(values("m/level").iter().all(|value| value == b"7"));
+    let observer = node.observer.expect("it is observed");
+    node.say(Type::Confirmable, Code::CONTENT, MessageId(1), &observer, Some(2), &[], b"21");
+    wait_for("the notification", || {
+        node.serve();
+        values("m/temp") == [b"20", b"21"]
+    });
+    wait_for("its acknowledgement", || {
+        node.serve();
+        node.heard.iter().any(|bytes| bytes[..] == [0x60, 0, 0, 1])
+    });
+    // What the broker has for it.
+    assert_eq!(node.get(None).0, Code::NOT_FOUND, "nothing yet");
+    let publish = |payload: &str| {
+        let port = site.broker.plain_port.to_string();
+        let status = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "2"])
+            .args(["-t", "tombolo/gw/node/down/state/led", "-m", payload])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    };
+    wait_for("the subscription", || {
+        let log = std::fs::read_to_string(site.folder.join("mosquitto.log")).unwrap_or_default();
+        log.contains("/down/state/")
+    });
+    publish("on");
+    let mut answer = node.get(None);
+    wait_for("the value", || {
+        answer = node.get(None);
+        answer.0 == Code::CONTENT
+    });
+    assert_eq!((answer.1, &answer.2[..]), (None, &b"on"[..]));
+    let (code, observe, payload) = node.get(Some(0));
+    assert_eq!((code, &payload[..]), (Code::CONTENT, &b"on"[..]));
+    let first = observe.expect("it observes");
+    let token = Token::new(&node.message_id.to_be_bytes()).unwrap();
+    publish("off");
+    let (code, observe, payload) = node.response(&token);
+    assert_eq!((code, &payload[..]), (Code::CONTENT, &b"off"[..]));
+    assert!(observe.is_some_and(|number| number > first), "{observe:?} after {first}");
+    wait_for("the outcome", || site.witness.lines().iter().any(|line| line.contains("/reply/state/led")));
+    // Polling went on beside it.
+    let before = values("m/level").len();
+    wait_for("another polled value", || {
+        node.serve();
+        values("m/level").len() > before
+    });
 }

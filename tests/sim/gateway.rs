@@ -124,7 +124,8 @@ impl Gateway {
         let engine = ServerEngine::new(now, settings, site.keyring(), Certificates::default(), &seed);
         let journal = Rc::new(RefCell::new(journal));
         let store = SimStore { journal: journal.clone(), ledger: ledger.clone(), plant };
-        let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(seed[..8].try_into().unwrap()));
+        let endpoint = Endpoint::new(Default::default(), u64::from_le_bytes(seed[..8].try_into().unwrap()))
+            .with_echo(&seed);
         let mut gateway = Gateway {
             engine,
             coap: coap::intake::Intake::new(endpoint),

@@ -66,9 +66,9 @@ def firmware(version, size=0, content=None, **custom):
     return target
 
 
-def sensor(version, **custom):
-    """256 KiB for the sensors of the class door."""
-    content = random.Random(version).randbytes(256 * 1024)
+def sensor(version, head=b"", **custom):
+    """256 KiB for the sensors of the class door, which begin with `head`."""
+    content = head + random.Random(version).randbytes(256 * 1024 - len(head))
     target = TargetFile.from_data(f"door-{version}.bin", content, ["sha256"])
     target.unrecognized_fields["custom"] = {"tombolo": {"class": "door", "version": version, "version-scheme": "semver", **custom}}
     IMAGES[f"{hashlib.sha256(content).hexdigest()}.door-{version}.bin"] = content
@@ -129,6 +129,10 @@ def repositories():
     for number in (1, 2, 3):
         versions = [sensor(f"{version}.0.0") for version in range(1, number + 1)]
         yield f"sensors-{number}", repository(timestamp=number, snapshot=number, targets=number, offers=versions, soon=YEARS)
+    # A SUIT envelope is CBOR with tag 107 around a map; the other one only looks like it further in.
+    envelope, other = sensor("5.0.0", b"\xd8\x6b\xa2\x02"), sensor("6.0.0", b"\xa2\xd8\x6b\x02")
+    yield "sensors-suit-1", repository(offers=(envelope,), soon=YEARS)
+    yield "sensors-suit-2", repository(timestamp=2, snapshot=2, targets=2, offers=(envelope, other), soon=YEARS)
     # Of no size that a disk has.
     huge = firmware("3.0.0")
     huge.length = 2**62

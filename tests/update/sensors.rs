@@ -276,6 +276,48 @@ fn a_sensor_gets_its_firmware_byte_for_byte_by_aiocoap_and_by_libcoap_and_report
 }
 
 #[test]
+fn a_suit_envelope_is_told_by_its_tag_and_passed_through_byte_for_byte_and_another_image_is_none() {
+    let site = site("sensors-suit", "sensors-suit-1", "", ROLES);
+    site.offers("5.0.0");
+    let mut sensor = site.sensor("door-7");
+    let manifest = sensor.manifest();
+    assert_eq!(manifest["suit"], true, "{manifest}");
+    let cbor = sensor.ask("get firmware/door 60");
+    assert_eq!(cbor.payload[0], 0xa5, "it says so in CBOR, too");
+    let image = |version: &str| {
+        let targets = server().folder().join("sensors-suit-2/targets");
+        let suffix = format!(".door-{version}.bin");
+        let found = std::fs::read_dir(targets).unwrap().map(|entry| entry.unwrap().path());
+        let path = found.into_iter().find(|path| path.to_string_lossy().ends_with(&suffix)).unwrap();
+        std::fs::read(path).unwrap()
+    };
+    let expected = image("5.0.0");
+    assert!(expected.starts_with(&[0xd8, 0x6b]) && expected.len() == BYTES);
+    // By the path of the manifest, and in the place of the manifest with Accept 42.
+    let reply = sensor.ask(&format!("get {}", path_of(&manifest)));
+    assert_eq!((reply.code.as_str(), &reply.sha256), ("2.05", &sha256(&expected)));
+    let reply = sensor.ask("get firmware/door 42");
+    assert_eq!((reply.code.as_str(), reply.bytes, &reply.sha256), ("2.05", BYTES, &sha256(&expected)));
+    let saved = site.folder.join("libcoap.bin");
+    let output = Command::new("coap-client-openssl")
+        .args(["-u", "door-7", "-k", KEY, "-B", "60", "-m", "get", "-A", "42", "-o"])
+        .arg(&saved)
+        .arg(format!("coaps://{}/firmware/door", site.daemon.coaps))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(std::fs::read(&saved).unwrap() == expected, "{output:?}");
+    // The next one is none: it has a manifest alone.
+    site.publish("sensors-suit-2");
+    site.offers("6.0.0");
+    let manifest = sensor.manifest();
+    assert!(manifest["suit"].is_null(), "{manifest}");
+    assert_eq!(sensor.ask("get firmware/door 42").code, "4.06");
+    let reply = sensor.ask(&format!("get {}", path_of(&manifest)));
+    assert_eq!(reply.sha256, sha256(&image("6.0.0")));
+}
+
+#[test]
 fn a_transfer_goes_on_by_block_number_after_a_kill_and_while_a_new_version_is_published() {
     let mut site = site("sensors-resumed", "sensors-1", "", ROLES);
     site.offers("1.0.0");

@@ -11,6 +11,7 @@
 //! | more unanswered requests than the limit of the endpoint | 5.03 + Max-Age 1 |
 //! | a block of a body | 2.31, 4.08, 4.13 + Size1, 5.03 + Max-Age (RFC 7959); the first is judged by the caller |
 //! | any other request | handed up, once |
+//! | a request whose response is too large for an unproven peer | handed up; smaller blocks with Echo, or 4.01 with Echo (RFC 9175 §2.4) |
 //! | a non-confirmable notification of a relation that is not known, of a proven peer | Reset (RFC 7641 §3.6) |
 //!
 //! A response in time is piggybacked on the acknowledgement (§5.2.1). After
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::PeerId;
 use super::block::Assemblies;
+use super::echo::EchoKey;
 use super::exchange::{Exchange, Exchanges};
 use super::outbox::Outbox;
 use super::peer::Peers;
@@ -120,6 +122,10 @@ pub struct Counters {
     pub abandoned: u64,
     /// Exchanges dropped before their lifetime because of the memory limit.
     pub forgotten: u64,
+    /// Responses to plain peers that carried an Echo option.
+    pub echo_sent: u64,
+    /// Requests whose Echo option has proven the address of a plain peer.
+    pub echoed: u64,
     /// Datagrams not sent: the amplification limit of an unproven peer was reached, or its Message
     /// IDs were used up.
     pub withheld: u64,
@@ -135,6 +141,8 @@ pub struct Counters {
 pub struct Endpoint {
     settings: Settings,
     seed: u64,
+    /// Without it no plain peer can prove its address.
+    echo: Option<EchoKey>,
     /// The origin of [`Tick`]: the first `now`.
     epoch: Option<Instant>,
     /// Proven peers, unproven peers.
@@ -172,6 +180,7 @@ impl Endpoint {
             sides: [side(|all| all - all / UNPROVEN_SHARE), side(|all| all / UNPROVEN_SHARE)],
             settings,
             seed,
+            echo: None,
             epoch: None,
             exchanges: Exchanges::default(),
             transmissions: Transmissions::new(SplitMix64::new(seed)),
@@ -181,6 +190,12 @@ impl Endpoint {
             events: VecDeque::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Lets plain UDP peers prove their addresses by the Echo option (RFC 9175). `secret` must be
+    /// random and new for each run, and independent of the seed, which Message IDs show in part.
+    pub fn with_echo(self, secret: &[u8; 32]) -> Endpoint {
+        Endpoint { echo: Some(EchoKey::new(secret)), ..self }
     }
 
     /// Handles due timers: empty acknowledgements, retransmissions, expiry. Early and late calls

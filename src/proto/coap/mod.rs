@@ -1,4 +1,4 @@
-//! A CoAP endpoint, server and client (RFC 7252, 7959, 7967), without a socket or a clock.
+//! A CoAP endpoint, server and client (RFC 7252, 7959, 7967, 9175), without a socket or a clock.
 //!
 //! It is between the transport (a DTLS session or a plain UDP address, here only a [`PeerId`]) and
 //! the gate. [`Endpoint::handle_datagram`] takes datagrams and returns each new [`Request`] once;
@@ -15,6 +15,7 @@
 //! | [`encoder`] | writes a message, options in ascending order |
 //! | [`option`] | the format of each option, and the options of a request |
 //! | [`request`] | requests and responses |
+//! | `echo` | Echo values, by which a plain peer proves its address (RFC 9175) |
 //! | [`block`] | bounded assembly of Block1, slices for Block2 |
 //! | [`link_format`] | writes the CoRE Link Format (RFC 6690) |
 //! | `deduplication` | the newest exchanges of one peer and their responses |
@@ -31,6 +32,7 @@
 
 pub mod block;
 mod deduplication;
+mod echo;
 pub mod encoder;
 mod ended;
 pub mod endpoint;

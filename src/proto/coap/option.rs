@@ -30,6 +30,8 @@ pub struct RequestOptions<'a> {
     pub size1: Option<u32>,
     /// Whether the sender asks for the length of the whole response body (RFC 7959 §4).
     pub wants_size2: bool,
+    /// The Echo option: a value of ours that the sender received, `1..=40` bytes (RFC 9175 §2.2).
+    pub echo: Option<&'a [u8]>,
     /// The response classes that the sender suppresses (RFC 7967).
     pub no_response: NoResponse,
     /// The options from the first Uri-Path on.
@@ -90,7 +92,13 @@ impl<'a> RequestOptions<'a> {
 
     /// Keeps a supported option; the length of `value` is already checked.
     #[inline]
-    fn keep(&mut self, number: u16, value: &[u8], here: Options<'a>, again: bool) -> Result<(), OptionError> {
+    fn keep(
+        &mut self,
+        number: u16,
+        value: &'a [u8],
+        here: Options<'a>,
+        again: bool,
+    ) -> Result<(), OptionError> {
         let uint = || uint(value);
         match number {
             option::URI_PATH => {
@@ -109,6 +117,7 @@ impl<'a> RequestOptions<'a> {
             option::BLOCK2 => self.block2 = Some(Block::from_uint(uint()).ok_or(OptionError::Invalid)?),
             option::SIZE1 => self.size1 = Some(uint()),
             option::SIZE2 => self.wants_size2 = true,
+            option::ECHO => self.echo = Some(value),
             option::NO_RESPONSE => self.no_response = NoResponse(uint() as u8),
             _ => {}
         }
@@ -171,6 +180,7 @@ impl Form {
             option::BLOCK1 => (0, 3, false),
             option::SIZE2 => (0, 4, false),
             option::SIZE1 => (0, 4, false),
+            option::ECHO => (1, 40, false),
             option::NO_RESPONSE => (0, 1, false),
             option::REQUEST_TAG => (0, 8, true),
             _ => return None,
@@ -275,6 +285,19 @@ mod tests {
         );
         with(&[(option::CONTENT_FORMAT, b"\x32"), (option::CONTENT_FORMAT, b"\x3c")], |read| {
             assert_eq!(read.unwrap().content_format, Some(50));
+        });
+    }
+
+    #[test]
+    fn an_echo_of_one_to_forty_bytes_is_read_and_another_is_as_if_it_were_not_there() {
+        for (length, is_read) in [(0, false), (1, true), (40, true), (41, false)] {
+            let value = vec![7; length];
+            with(&[(option::ECHO, &value)], |read| {
+                assert_eq!(read.unwrap().echo, is_read.then_some(&value[..]), "{length}");
+            });
+        }
+        with(&[(option::ECHO, b"a"), (option::ECHO, b"b")], |read| {
+            assert_eq!(read.unwrap().echo, Some(&b"a"[..]));
         });
     }
 

@@ -19,6 +19,12 @@ use super::reliability::{EXCHANGE_LIFETIME_TICKS, MessageIds, Queue, Tick};
 /// Bytes of a peer without its exchanges: its entries in the table (at three quarters load) and in
 /// the heap.
 pub(super) const PEER_BYTES: usize = size_of::<(PeerId, Peer)>() * 4 / 3 + size_of::<(Tick, PeerId)>();
+/// Bytes that may be sent to an unproven peer for each byte received from it; unused credit is kept
+/// up to [`CREDIT_MAX`].
+const AMPLIFICATION_MAX: u32 = 3;
+const CREDIT_MAX: u32 = 1 << 20;
+/// How long an address counts as proven after an Echo option.
+const PROOF_TICKS: u32 = EXCHANGE_LIFETIME_TICKS;
 /// Expiry runs at multiples of this.
 const SWEEP_TICKS: u32 = 8 * Tick::PER_SECOND;
 
@@ -28,13 +34,61 @@ pub(super) struct Peer {
     pub(super) remembered: Remembered,
     pub(super) ids: MessageIds,
     pub(super) queue: Queue,
-    /// Bytes that may still be sent to an unproven peer.
-    pub(super) credit: u32,
+    pub(super) credit: Credit,
     /// The number of its unanswered requests and unacknowledged responses.
     pub(super) open: u16,
     heard: Tick,
     /// The time of its heap entry.
     due: Tick,
+}
+
+/// What may be sent to a plain UDP peer (RFC 7252 §11.3, RFC 9175 §2.4 no. 3).
+#[derive(Debug, Default)]
+pub(super) struct Credit {
+    /// Bytes that may still be sent while the address is not proven.
+    bytes: u32,
+    /// The last tick at which its address counts as proven by an Echo option; 0: it was not.
+    proven_until: u32,
+}
+
+impl Credit {
+    /// A request of this many bytes was received. While the address is proven nothing is earned,
+    /// because nothing is spent.
+    pub(super) fn earn(&mut self, bytes: usize) {
+        if self.is_proven() {
+            return;
+        }
+        let earned = (bytes as u32).saturating_mul(AMPLIFICATION_MAX);
+        self.bytes = self.bytes.saturating_add(earned).min(CREDIT_MAX);
+    }
+
+    /// The peer has shown a value that was sent to its address.
+    pub(super) fn prove(&mut self, now: Tick) {
+        *self = Credit { bytes: 0, proven_until: now.plus(PROOF_TICKS).0 };
+    }
+
+    /// Ends the proof if its time is over.
+    pub(super) fn expire(&mut self, now: Tick) {
+        if self.proven_until < now.0 {
+            self.proven_until = 0;
+        }
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven_until > 0
+    }
+
+    /// Bytes that may be sent while the address is not proven.
+    pub(super) fn room(&self) -> usize {
+        self.bytes as usize
+    }
+
+    /// Takes the bytes of a datagram to be sent; `false` if there are too few.
+    pub(super) fn spend(&mut self, bytes: usize) -> bool {
+        let rest = self.bytes.checked_sub(bytes as u32);
+        self.bytes = rest.unwrap_or(self.bytes);
+        rest.is_some()
+    }
 }
 
 /// All peers of one kind (proven or not).
@@ -85,7 +139,7 @@ impl Peers {
                 remembered: Remembered::default(),
                 ids: MessageIds::new(seed, id, now),
                 queue: Queue::default(),
-                credit: 0,
+                credit: Credit::default(),
                 open: 0,
                 heard: now,
                 due: now,

@@ -41,7 +41,9 @@ impl Endpoint {
         let peers = &mut self.sides[usize::from(peer.is_unproven())].peers;
         let Some((known, account)) = peers.get(peer) else { return };
         known.open = known.open.saturating_sub(1);
-        let mut sender = Sender::new(&mut self.outbox, &mut self.counters, peer, &mut known.credit);
+        known.credit.expire(tick);
+        let mut sender = Sender::new(&mut self.outbox, &mut self.counters, peer, &mut known.credit)
+            .with_echo(self.echo.as_ref(), tick);
         let unwanted = pending.no_response.suppresses(response.code);
         let answer = match (pending.confirmable, unwanted) {
             (false, true) => Some(Answer::Silent),

@@ -20,10 +20,6 @@ use super::{Endpoint, Event, UNPROVEN_SHARE};
 
 /// Max-Age of a 4.29 or 5.03 because of too many unanswered requests, in seconds.
 const OVERLOAD_RETRY_AFTER: u32 = 1;
-/// Bytes that may be sent to an unproven peer for each byte received from it; unused credit is kept
-/// up to [`CREDIT_MAX`].
-const AMPLIFICATION_MAX: u32 = 3;
-const CREDIT_MAX: u32 = 1 << 20;
 /// Non-confirmable notifications that are answered with a Reset, in a quarter of a second.
 const RESETS_PER_TICK: u32 = 64;
 
@@ -189,6 +185,7 @@ impl Endpoint {
             }
         };
         incoming.no_response = options.no_response;
+        self.prove(&incoming, options.echo);
         let Some(method) = Method::from_code(message.code) else {
             return self
                 .refuse(incoming, Response::new(Code::METHOD_NOT_ALLOWED).diagnostic("unknown method"));
@@ -220,8 +217,8 @@ impl Endpoint {
         let Incoming { peer, tick, fingerprint, message, .. } = *incoming;
         let (known, account) = self.sides[usize::from(peer.is_unproven())].peers.meet(peer, tick);
         if peer.is_unproven() {
-            let earned = (length as u32).saturating_mul(AMPLIFICATION_MAX);
-            known.credit = known.credit.saturating_add(earned).min(CREDIT_MAX);
+            known.credit.expire(tick);
+            known.credit.earn(length);
         }
         let Some((position, entry)) = known.remembered.find(message.message_id, tick) else {
             return Some(known.open);
@@ -257,6 +254,20 @@ impl Endpoint {
             }
         }
         None
+    }
+
+    /// Takes the Echo option of a plain peer for a proof of its address. Another value is no fault:
+    /// no request needs to be fresh (RFC 9175 §2.3), and what is too large for an unproven peer is
+    /// answered with a new value. A session has proven its address by its handshake.
+    fn prove(&mut self, incoming: &Incoming<'_>, echo: Option<&[u8]>) {
+        let Incoming { peer, tick, .. } = *incoming;
+        let (Some(value), Some(key), true) = (echo, &self.echo, peer.is_unproven()) else { return };
+        if key.is_valid(tick, peer, value)
+            && let Some((known, _)) = self.sides[1].peers.get(peer)
+        {
+            known.credit.prove(tick);
+            self.counters.echoed += 1;
+        }
     }
 
     fn refuse_options(&mut self, mut incoming: Incoming<'_>, error: OptionError) {
@@ -394,6 +405,7 @@ impl Endpoint {
                 | option::SIZE2
                 | option::NO_RESPONSE
                 | option::OBSERVE
+                | option::ECHO
                 | option::CONTENT_FORMAT => {}
                 number => tag = fingerprint(tag ^ u64::from(number) << 32, option.value),
             }
