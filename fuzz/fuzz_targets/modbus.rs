@@ -10,7 +10,7 @@ use tombolo::proto::serial::modbus::ascii::Ascii;
 use tombolo::proto::serial::modbus::change::Publish;
 use tombolo::proto::serial::modbus::frame::{Speed, crc16};
 use tombolo::proto::serial::modbus::learn::Notebook;
-use tombolo::proto::serial::modbus::map::{Kind, Register};
+use tombolo::proto::serial::modbus::map::{Charset, Half, Kind, Order, Register};
 use tombolo::proto::serial::modbus::mbap::{Arrived, Mbap};
 use tombolo::proto::serial::modbus::model::TemplateTable;
 use tombolo::proto::serial::modbus::pdu::Table;
@@ -38,8 +38,32 @@ fn unit(address: u8) -> Unit {
         registers: vec![
             register("a", Table::Holding, 0, Kind::U16),
             register("b", Table::Holding, 1, Kind::U16),
+            Register { exponent: Some(3), ..register("power", Table::Holding, 2, Kind::I32) },
+            register("scale", Table::Holding, 4, Kind::I16),
+            register("day", Table::Holding, 5, Kind::Bcd(2)),
+            Register { mask: Some(0x0FF0), ..register("digits", Table::Holding, 6, Kind::Bcd(4)) },
+            register("count", Table::Holding, 7, Kind::Bcd(8)),
+            register("high", Table::Holding, 9, Kind::U8(Half::High)),
+            register("low", Table::Holding, 9, Kind::I8(Half::Low)),
+            Register { mask: Some(0x0FF0), ..register("level", Table::Holding, 10, Kind::U16) },
+            Register {
+                bits: vec![(0, "pump".to_owned()), (15, "alarm".to_owned())],
+                ..register("flags", Table::Holding, 11, Kind::U16)
+            },
+            Register {
+                names: vec![(0, "off".to_owned()), (0x5A5A, "on".to_owned())],
+                ..register("mode", Table::Holding, 12, Kind::I16)
+            },
+            Register {
+                narrow: true,
+                charset: Charset::Windows1252,
+                ..register("label", Table::Holding, 13, Kind::String(4))
+            },
             register("c", Table::Coil, 3, Kind::Bool(None)),
             register("d", Table::Input, 9, Kind::F32),
+            Register { charset: Charset::Latin1, ..register("text", Table::Input, 11, Kind::String(2)) },
+            Register { words: Order::Little, ..register("wide", Table::Input, 13, Kind::U64) },
+            Register { answer_bytes: Some(1), ..register("odd", Table::Input, 40, Kind::I32) },
         ],
         limits: Limits { max_registers: 20, max_gap: 2 },
         timeout: Settings::TIMEOUT,
@@ -103,9 +127,19 @@ fn run(bytes: &[u8]) {
             96..=127 => {
                 if let [unit, function @ 1..=4, _, _, high, low, _, _] = sent[..] {
                     let quantity = usize::from(u16::from_be_bytes([high, low]));
-                    let length = if function <= 2 { quantity.div_ceil(8) } else { 2 * quantity };
+                    let is_odd = function == 4 && sent[3] == 40;
+                    let length = match function {
+                        1 | 2 => quantity.div_ceil(8),
+                        _ if is_odd => 1,
+                        _ => 2 * quantity,
+                    };
                     let mut answer = vec![unit, function, length as u8];
-                    answer.extend((0..length).map(|at| if at % 4 < 2 { 0x5A } else { 0xA5 }));
+                    // The values are what the script says next, while it says anything.
+                    let (data, rest) = script.split_at(length.min(script.len()));
+                    script = if step % 2 == 0 { rest } else { script };
+                    let own = |at: usize| if at % 4 < 2 { 0x5A } else { 0xA5 };
+                    let said = |at: usize| data.get(at).copied().filter(|_| step % 2 == 0);
+                    answer.extend((0..length).map(|at| said(at).unwrap_or(own(at))));
                     answer.extend(crc16(&answer).to_le_bytes());
                     bus.handle_bytes(now, &answer);
                 }

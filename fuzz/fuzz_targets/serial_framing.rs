@@ -12,7 +12,8 @@ use tombolo::proto::serial::framing::line::End;
 use tombolo::proto::serial::framing::markers::{Escape, Markers};
 use tombolo::proto::serial::framing::{Decoder, Framing, Settings, encode};
 use tombolo::proto::serial::poll::{self, Poller};
-use tombolo::proto::serial::reading::{Extractor, Form, Room};
+use tombolo::proto::serial::charset::Charset;
+use tombolo::proto::serial::reading::{Decimal, Extractor, Form, Kind, Notation, Room, Scale};
 
 fuzz_target!(|data: &[u8]| {
     let [kind, checksum, shape, max, cut, stream @ ..] = data else { return };
@@ -40,8 +41,9 @@ fuzz_target!(|data: &[u8]| {
     let placement = Placement {
         low_first: [None, Some(true), Some(false)][usize::from(checksum / 16 % 3)],
         is_text: checksum & 128 != 0,
-        from: 0,
+        from: usize::from(shape >> 5) % 4,
         apart: usize::from(checksum & 64 != 0),
+        tail: usize::from(shape & 64 != 0) * 2,
     };
     let checksum = match checksum % 16 {
         0 => None,
@@ -52,6 +54,10 @@ fuzz_target!(|data: &[u8]| {
         5 => Some(Checksum::Sum16),
         6 => Some(Checksum::SumNegated),
         7 => Some(Checksum::Crc16X25),
+        8 => Some(Checksum::Crc16Arc),
+        9 => Some(Checksum::Crc16Xmodem),
+        10 => Some(Checksum::Crc16Kermit),
+        11 => Some(Checksum::Linky),
         _ => Some(Checksum::Sum),
     };
     // A start only where it fits before the length.
@@ -84,6 +90,18 @@ fuzz_target!(|data: &[u8]| {
 
     let extractor =
         Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &[], "m/{a}").expect("a pattern");
+    // As the device's own JSON, which only what is strictly that passes; in another charset, and
+    // with a decimal comma.
+    let strict = Extractor::new(Form::Json, None, &[], "data").expect("no pattern");
+    let notation = Notation {
+        charset: [Charset::Utf8, Charset::Latin1, Charset::Windows1252][usize::from(cut % 3)],
+        decimal: [Decimal::Any, Decimal::Point, Decimal::Comma][usize::from(max % 3)],
+        decimals: vec![("b".to_owned(), Decimal::Comma)],
+    };
+    let number = Kind::Number(Scale { factor: 0.1, offset: f64::from(*shape) });
+    let kinds = [("a", number), ("b", Kind::Auto)];
+    let other = Extractor::new(Form::Json, Some("(?<a>[^;]*);?(?<b>.*)"), &kinds, "data").expect("a pattern");
+    let readers = [extractor, strict.clone().with(notation.clone()), strict, other.with(notation)];
     let mut room = Room::default();
     let start = Instant::now();
     let mut now = start + Duration::from_secs(1);
@@ -93,8 +111,10 @@ fuzz_target!(|data: &[u8]| {
         decoder.handle_bytes(now, piece, &mut |frame| {
             good += 1;
             assert!(!frame.is_empty() && frame.len() <= settings.max_frame);
-            if let Ok(reading) = extractor.read(frame, &mut room) {
-                serde_json::from_slice::<serde_json::Value>(reading.payload).expect("JSON");
+            for reader in &readers {
+                if let Ok(reading) = reader.read(frame, &mut room) {
+                    serde_json::from_slice::<serde_json::Value>(reading.payload).expect("JSON");
+                }
             }
         });
         now += Duration::from_millis(u64::from(piece[0]));
@@ -116,7 +136,9 @@ fuzz_target!(|data: &[u8]| {
     // only read.
     let mut frame = Vec::new();
     let is_doubled = matches!(&settings.framing, Framing::Markers(Markers { escape: Some(Escape::Doubled(_)), .. }));
-    if settings.keep > 0 || settings.interleaved.is_some() || is_doubled && settings.checksum.is_some() {
+    // And a checksum of less than nothing is wrong.
+    let is_short = settings.checksum.is_some() && stream.len() < settings.placement.from;
+    if is_short || settings.keep > 0 || settings.interleaved.is_some() || is_doubled && settings.checksum.is_some() {
         return;
     }
     if encode(&settings, stream, &mut frame).is_ok() {

@@ -549,7 +549,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         late: bus.late,
         misfits: bus.misfits,
         busy_ms: bus.busy_ms,
-        left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why.to_string())).collect(),
+        left_out: core.left_out(unit.index).map(|(name, why)| (name.to_owned(), why)).collect(),
         learned_pause_ms: learned.pause_ms,
         learned_timeout_ms: learned.timeout_ms,
         learned_max_registers: learned.in_force().registers(),

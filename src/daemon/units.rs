@@ -4,7 +4,6 @@ use super::hub::Hub;
 use super::line_kind::LineKind;
 use crate::message::Name;
 use crate::proto::serial::modbus::learn::Obstacle;
-use crate::proto::serial::modbus::map::Register;
 use crate::proto::serial::modbus::settings::Unit;
 use crate::proto::serial::modbus::{Event, Failure};
 
@@ -24,22 +23,13 @@ pub fn say(hub: &mut Hub, port: &Name, unit: &Unit, event: &Event) {
             log::warn!(device, port, unit = address, reason:% = Words(*failure); "unit does not answer; the others go on");
         }
         Event::Refused { register, why, .. } => {
-            let register = unit.registers.get(*register);
-            let hint = register.and_then(Register::hint).unwrap_or_default();
-            let register = register.map_or("", |register| register.name.as_str());
-            match (why, hint) {
-                (Obstacle::Exception(_), "") => {
-                    log::warn!(device, port, unit = address, register, reason:% = why; "unit refuses a register");
-                }
-                (Obstacle::Exception(_), _) => {
-                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "unit refuses a register");
-                }
-                (_, "") => {
-                    log::warn!(device, port, unit = address, register, reason:% = why; "a register cannot be read and is left out");
-                }
-                _ => {
-                    log::warn!(device, port, unit = address, register, reason:% = why, hint; "a register cannot be read and is left out");
-                }
+            let Some(register) = unit.registers.get(*register) else { return };
+            let (reason, is_refused) = (why.of(register), matches!(why, Obstacle::Exception(_)));
+            let (register, reason) = (register.name.as_str(), reason.as_str());
+            if is_refused {
+                log::warn!(device, port, unit = address, register, reason; "unit refuses a register");
+            } else {
+                log::warn!(device, port, unit = address, register, reason; "a register cannot be read and is left out");
             }
         }
         Event::Misfit { function, asked_function, .. } if function != asked_function => {

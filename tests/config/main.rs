@@ -12,6 +12,7 @@ mod init;
 mod layer;
 #[cfg(feature = "modbus")]
 mod modbus;
+mod notation;
 mod own_topics;
 mod registry;
 mod registry_change;

@@ -111,8 +111,58 @@ fn an_address_that_looks_like_a_manuals_number_is_warned_about_unless_the_number
             assert_eq!(unit(numbering, address), (true, Vec::new()));
         }
     }
-    for address in [0, 30_000, 40_000, 50_000] {
+    for address in [0, 10_000, 20_000, 30_000, 40_000, 50_000] {
         assert_eq!(unit("", address), (true, Vec::new()));
+    }
+    // 10001 is the first discrete input; where a table of registers is named, it is an address.
+    for (numbering, table, is_warned) in [
+        ("", "", true),
+        ("", ", table = \"discrete\"", true),
+        ("", ", table = \"holding\"", false),
+        ("", ", table = \"input\"", false),
+        ("numbering = \"wire\"\n", ", table = \"discrete\"", false),
+    ] {
+        for address in [10_001, 19_999] {
+            let text = format!(
+                "[serial.bus1.unit.3]\nid = \"x\"\nrole = \"r\"\n{numbering}register.t = {{ address = {address}{table} }}\n"
+            );
+            let (loads, complaints) = main_file(&format!("{ROLE}{BUS}{text}")).complaints();
+            let is_it = |text: &String| text.contains(&format!("{address} looks like a manual's number"));
+            assert!(loads && complaints.len() == usize::from(is_warned), "{text}{complaints:?}");
+            assert_eq!(complaints.iter().any(is_it), is_warned, "{text}{complaints:?}");
+        }
+    }
+    // The template's table is that of its registers, and of a unit's own.
+    let template = "[default]\ntable = \"input\"\n[register.a]\naddress = 13000\n";
+    let text = format!("{ROLE}{BUS}{GOOD}register.b.address = 13001\nregister.a.scale = 0.1\n");
+    let mut case = case(&text);
+    case.files = case.files.with("/etc/tombolo/modbus/meter.toml", template);
+    assert_eq!(complaints(&case), [""; 0]);
+}
+
+#[test]
+fn the_addresses_248_to_255_are_read_with_a_warning_and_256_is_none() {
+    let unit = |address: u32| {
+        let text =
+            format!("[serial.bus1.unit.{address}]\nid = \"x\"\nrole = \"r\"\nregister.t.address = 1\n");
+        main_file(&format!("{ROLE}{BUS}{text}"))
+    };
+    for address in [1, 247] {
+        assert_eq!(unit(address).complaints(), (true, Vec::new()));
+    }
+    for address in [248, 255] {
+        let (loads, complaints) = unit(address).complaints();
+        let [complaint] = &complaints[..] else { panic!("{complaints:?}") };
+        let key = format!("serial.bus1.unit.{address}: the address is above 247");
+        let words = ["warn  ", key.as_str(), "the standard reserves 248 to 255"];
+        assert!(loads && words.iter().all(|word| complaint.contains(word)), "{complaint}");
+        let settings = unit(address).loaded().settings;
+        assert_eq!(u32::from(bus(&settings.serial[0]).units[0].address), address);
+    }
+    for address in [0, 256] {
+        let (_, complaints) = unit(address).complaints();
+        assert!(complaints[0].contains("is no address of a unit; use a whole number from 1 to 255"));
+        assert!(unit(address).loaded().settings.serial.is_empty());
     }
 }
 

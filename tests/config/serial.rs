@@ -55,12 +55,12 @@ fn every_key_finds_its_place() {
 fn a_frame_may_begin_with_a_start_and_its_checksum_stand_where_the_device_puts_it() {
     let port = only(
         "[serial.m]\nport = \"tcp://192.0.2.7:4001\"\nrole = \"r\"\nframing = \"length\"\nlength-offset = 2\nlength-bytes = 2\n\
-         start = \"hex:42 4D\"\nchecksum = \"sum16\"\nchecksum-order = \"little\"\nchecksum-from = 1\nchecksum-apart = 2\nchecksum-text = true\n",
+         start = \"hex:42 4D\"\nchecksum = \"sum16\"\nchecksum-order = \"little\"\nchecksum-from = 1\nchecksum-apart = 2\nchecksum-tail = 3\nchecksum-text = true\n",
     );
     assert!(matches!(port.port, PortName::Tcp { port: 4001, has_header: false, .. }));
     let Duty::Readings { framing, .. } = &port.duty else { panic!() };
     assert_eq!((framing.checksum, framing.start.as_slice()), (Some(Checksum::Sum16), &b"BM"[..]));
-    let expected = Placement { low_first: Some(true), is_text: true, from: 1, apart: 2 };
+    let expected = Placement { low_first: Some(true), is_text: true, from: 1, apart: 2, tail: 3 };
     assert_eq!(framing.placement, expected);
 }
 
@@ -123,6 +123,14 @@ fn each_fault_is_named_at_its_line_and_disables_that_port_only() {
         (
             format!("{tty}framing = \"line\"\nchecksum-text = true\n"),
             line(7, ": there is no checksum to place; set checksum, or take checksum-… out"),
+        ),
+        (
+            format!("{tty}framing = \"line\"\nchecksum = \"sum\"\nchecksum-tail = 1\nwritable = true\n"),
+            line(12, ".checksum-tail: which bytes a command has there is not known; take writable out"),
+        ),
+        (
+            format!("{tty}framing = \"fixed\"\nsize = 3\nchecksum = \"sum\"\nchecksum-tail = 2\n"),
+            line(11, ".size: there is no room for more than the checksum; use more than 3"),
         ),
         (
             format!("{tty}framing = \"length\"\nstart = \"BM\"\n"),
@@ -202,7 +210,9 @@ fn a_silence_within_a_frame_that_only_its_start_marks_ends_it_sooner() {
         framing.within.as_millis()
     };
     let start = "start = \"hex:AA55\"\n";
-    assert_eq!(within(""), 1_000);
+    // Without start and checksum only silences tell where one begins.
+    assert_eq!(within(""), 30);
+    assert_eq!(within("poll = \"A\"\n"), 1_000, "what follows a question begins one");
     assert_eq!(within(start), 100);
     assert_eq!(within(&format!("{start}checksum = \"sum\"\n")), 1_000);
     assert_eq!(within(&format!("{start}baud = 1200\n")), 183, "the time of 20 characters");
@@ -231,6 +241,20 @@ fn a_converter_in_the_network_that_holds_bytes_back_makes_no_silence_between_mes
         complaints.iter().any(|text| text.contains("right for each rotation of a message"))
     };
     assert!(warned(text) && !warned(&text.replace("tcp://h:4001", "/dev/ttyS0")));
+    let bare = text.replace("checksum = \"xor\"\n", "");
+    for (text, words) in [
+        (
+            bare.clone(),
+            "framing: without start and checksum only silences tell where a message begins, and a converter",
+        ),
+        (
+            bare.replace("tcp://h:4001", "/dev/ttyS0"),
+            "framing: without start and checksum only silences (gap) tell",
+        ),
+    ] {
+        let found = complaints(&format!("{ROLE}{text}"));
+        assert!(found.len() == 1 && found[0].contains(words), "{found:?}");
+    }
     assert!(!warned(&format!("{text}start = \"hex:AA\"\n")));
     let of = |checksum: &str| text.replace("\"xor\"", &format!("\"{checksum}\""));
     assert!(warned(&of("sum")) && warned(&of("sum16")) && !warned(&of("crc16-modbus")));

@@ -492,3 +492,27 @@ fn two_scales_on_one_line_are_told_apart_by_the_addresses_in_their_answers() {
         }
     }
 }
+
+#[test]
+fn frames_with_an_end_byte_behind_the_checksum_are_found_again_after_a_lost_byte() {
+    let port = "[role.r.uplink.x]\npath = \"data\"\n[serial.m]\nport = \"/dev/ttyS0\"\nrole = \"r\"\nform = \"raw\"\n";
+    // A particle sensor SDS011: the sum of six bytes of data, and AB behind it (from its data
+    // sheet).
+    let sds = "framing = \"fixed\"\nsize = 10\nstart = \"hex:AA C0\"\nchecksum = \"sum\"\nchecksum-from = 2\nchecksum-tail = 1\n";
+    let (settings, _) = example(&format!("{port}{sds}"));
+    let frame = hex("AAC0D4043A0AA1601DAB");
+    survives(&settings, &frame, &frame[2..8], 2);
+    // A long frame of M-Bus, EN 13757-2: 68 L L 68, L bytes, their sum, 16; these are made up here.
+    let mbus = "framing = \"length\"\nstart = \"hex:68\"\nlength-offset = 1\nlength-adjust = 4\nchecksum = \"sum\"\n\
+                checksum-from = 4\nchecksum-tail = 1\n";
+    let (settings, _) = example(&format!("{port}{mbus}"));
+    let frame = hex("68 0B 0B 68 08 05 72 78 56 34 12 16 68 16 07 2E 16");
+    let sum = frame[4..15].iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    assert_eq!(frame[15], sum, "{sum:X}");
+    assert_eq!(decode(&settings, &frame.repeat(3), 7), vec![&frame[2..15]; 3]);
+    for at in frame.len()..2 * frame.len() {
+        let mut lost = frame.repeat(3);
+        lost.remove(at);
+        assert_eq!(decode(&settings, &lost, 64), vec![&frame[2..15]; 2], "byte {at}");
+    }
+}

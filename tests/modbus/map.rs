@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tombolo::proto::serial::modbus::change::Publish;
-use tombolo::proto::serial::modbus::map::{Kind, Register, decode, write_json};
+use tombolo::proto::serial::modbus::map::{
+    Charset, Half, Kind, Order, Register, decode, resolve, write_json,
+};
 use tombolo::proto::serial::modbus::pdu::{Request, Table};
 use tombolo::proto::serial::modbus::plan::{Block, Limits, blocks, probes, split};
 
@@ -118,22 +120,104 @@ proptest! {
     /// No bytes make a decoder panic, or anything but JSON.
     #[test]
     fn every_answer_becomes_json(
-        data in proptest::collection::vec(any::<u8>(), 0..40), kind in 0usize..11, scale in any::<f64>(), offset in any::<f64>(),
-        name in ".{0,20}",
+        data in proptest::collection::vec(any::<u8>(), 0..40), register in any_register(), exponent in any::<[u8; 2]>(),
     ) {
-        let kinds = [
-            Kind::Bool(None), Kind::Bool(Some(9)), Kind::U16, Kind::I16, Kind::U32, Kind::I32, Kind::U64, Kind::I64,
-            Kind::F32, Kind::F64, Kind::String(7),
-        ];
-        let mut register = register(&name, Table::Holding, 3, kinds[kind]);
-        (register.scale, register.offset) = (scale, offset);
         let value = decode(&register, 1, &data);
-        prop_assert_eq!(value.is_some(), data.len() >= 4 + 2 * usize::from(register.kind.quantity()));
-        let mut out = Vec::new();
-        write_json(std::slice::from_ref(&register), std::slice::from_ref(&value), &mut out);
-        let back: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        prop_assert_eq!(back.as_object().unwrap().contains_key(&name), value.is_some());
+        let is_whole = data.len() >= 4 + 2 * usize::from(register.kind.quantity());
+        // Where the answer is of another length, the value is at its beginning: not here.
+        prop_assert_eq!(value.is_some(), is_whole);
+        let at_begin = Register { address: 1, ..register.clone() };
+        let is_short = register.answer_bytes.is_some() && register.kind.is_whole() && !data.is_empty();
+        let is_there = data.len() >= 2 * usize::from(register.kind.quantity()) || is_short;
+        prop_assert_eq!(decode(&at_begin, 1, &data).is_some(), is_there);
+        // With the register that scales it, if it has one.
+        let scale = Register { name: "scale".to_owned(), kind: Kind::I16, ..Register::default() };
+        let of_scale = decode(&scale, 0, &exponent);
+        let registers = [register.clone(), scale];
+        for values in [[value.clone(), of_scale.clone()], [value.clone(), None], [decode(&at_begin, 1, &data), of_scale]] {
+            let mut values = values;
+            let (was_read, has_scale) = (values[0].is_some(), values[1].is_some());
+            resolve(&registers, &mut values);
+            let mut out = Vec::new();
+            write_json(&registers, &values, &mut out);
+            let back: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            let back = back.as_object().unwrap();
+            let is_told = was_read && (has_scale || register.exponent.is_none());
+            prop_assert_eq!(back.contains_key(&register.name), is_told);
+            let Some(told) = back.get(&register.name) else { continue };
+            let fits = match register.kind {
+                Kind::String(_) => told.is_string() || told.is_null(),
+                Kind::Bool(_) => told.is_boolean() || told.is_null(),
+                _ if !register.bits.is_empty() => told.is_object() || told.is_null(),
+                _ => told.is_number() || told.is_null() || told.is_string() && !register.names.is_empty(),
+            };
+            prop_assert!(fits, "{register:?} {told}");
+        }
     }
+}
+
+/// A register of any type, with any of what its type can have.
+fn any_register() -> impl Strategy<Value = Register> {
+    let kinds = [
+        Kind::Bool(None),
+        Kind::Bool(Some(9)),
+        Kind::U8(Half::High),
+        Kind::U8(Half::Low),
+        Kind::I8(Half::High),
+        Kind::I8(Half::Low),
+        Kind::U16,
+        Kind::I16,
+        Kind::U32,
+        Kind::I32,
+        Kind::U64,
+        Kind::I64,
+        Kind::F32,
+        Kind::F64,
+        Kind::Bcd(2),
+        Kind::Bcd(4),
+        Kind::Bcd(8),
+        Kind::String(7),
+    ];
+    let charsets = [Charset::Utf8, Charset::Latin1, Charset::Windows1252];
+    let absent = proptest::option::of(proptest::collection::vec(any::<u8>(), 2..9));
+    let texts = (".{1,20}", proptest::sample::select(charsets.to_vec()), any::<bool>());
+    let numbers = (any::<f64>(), any::<f64>(), proptest::option::of(1..=u64::MAX), any::<i64>(), 0_u8..64);
+    let flags = any::<[bool; 6]>();
+    let answer = proptest::option::of(1_u8..=250);
+    (proptest::sample::select(kinds.to_vec()), absent, texts, numbers, flags, answer).prop_map(
+        |(kind, absent, (name, charset, narrow), (scale, offset, mask, raw, bit), flags, answer_bytes)| {
+            let [has_bits, has_names, is_scaled, words, bytes, has_exponent] = flags;
+            let order = |is_little| if is_little { Order::Little } else { Order::Big };
+            // As the configuration allows them.
+            let is_plain = kind.is_whole() && !matches!(kind, Kind::Bcd(_));
+            let (has_bits, has_names) = (has_bits && is_plain, has_names && kind.is_whole());
+            Register {
+                kind,
+                absent,
+                charset,
+                narrow,
+                answer_bytes,
+                mask: mask.filter(|_| is_plain),
+                scale: if is_scaled { scale } else { 1.0 },
+                offset: if is_scaled { offset } else { 0.0 },
+                words: order(words),
+                bytes: order(bytes),
+                bits: if has_bits {
+                    vec![(bit, "on".to_owned()), (63 - bit, "off".to_owned())]
+                } else {
+                    Vec::new()
+                },
+                names: if has_names {
+                    vec![(raw, "known".to_owned()), (0, "none".to_owned())]
+                } else {
+                    Vec::new()
+                },
+                exponent: (has_exponent && kind.is_number() && !has_bits).then_some(1),
+                // The name of the other register is taken.
+                ..register(&format!("x{name}"), Table::Holding, 3, kind)
+            }
+        },
+    )
 }
 
 #[test]

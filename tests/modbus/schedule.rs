@@ -352,3 +352,20 @@ fn a_silent_unit_that_wants_a_pause_is_not_asked_once_more_within_it() {
         assert_eq!(is_soon, is_woken, "{pause}");
     }
 }
+
+#[test]
+fn units_at_the_addresses_that_the_standard_reserves_are_polled_like_others() {
+    let mut world = World::new(settings(vec![unit(247), unit(248), unit(255)]));
+    world.run(Duration::from_secs(10));
+    for (index, address) in [247_u8, 248, 255].into_iter().enumerate() {
+        let asked = world.requests.iter().filter(|(_, request)| request[0] == address).count();
+        let readings = world.readings(index);
+        assert!(asked >= 9 && readings.len() >= 9, "{address}: {asked} {}", readings.len());
+        assert!(readings.iter().all(|(_, payload)| payload == r#"{"value":0}"#), "{address}");
+    }
+    // As of any other, a late answer of one is not the other's.
+    world.behave(255, |request| vec![(ms(400), frame(&answer(request)))]);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.bus.state(1), Some(State::Up));
+    assert!(world.bus.counters(2).unwrap().late > 0);
+}

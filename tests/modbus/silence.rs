@@ -636,8 +636,39 @@ fn an_address_as_manuals_count_it_that_is_refused_hints_at_that() {
         (1, Table::Holding, false),
         (50_001, Table::Holding, false),
     ] {
-        let hint = register("r", table, address, Kind::U16).hint();
-        assert_eq!(hint.is_some_and(|hint| hint.contains("manual")), is_hint, "{address} {table}");
+        let mut meter = unit(1);
+        meter.registers =
+            vec![register("fine", Table::Holding, 0, Kind::U16), register("r", table, address, Kind::U16)];
+        if table.has_bits() {
+            meter.registers[1].kind = Kind::Bool(None);
+        }
+        let numbered = Register { numbered: true, ..meter.registers[1].clone() };
+        for answers in [true, false] {
+            let mut world = World::new(settings(vec![meter.clone()]));
+            world.behave(1, move |request| {
+                let (first, quantity) = span(request);
+                match (first..first + quantity).contains(&address) {
+                    false => support::meter(request),
+                    true if answers => vec![(ms(5), frame(&[1, request[1] | 0x80, 2]))],
+                    true => Vec::new(),
+                }
+            });
+            world.run(5 * MINUTE);
+            let (at, why) = world.bus.obstacles(0).next().expect("it is refused");
+            let kind = if answers { Obstacle::Exception(Exception(2)) } else { Obstacle::Silence };
+            assert_eq!((at, why), (1, kind), "{address} {table}");
+            let told = why.of(&world.bus.unit(0).unwrap().registers[at]);
+            let hint =
+                format!("manuals count so; if {address} is a manual's number, set numbering = \"manual\"");
+            assert_eq!(told.contains(&hint), is_hint, "{address} {table}: {told}");
+            assert!(told.starts_with(&why.to_string()));
+            // Where the configuration says how it is counted, nothing is guessed.
+            assert_eq!(why.of(&numbered), why.to_string());
+        }
+        // Nor is the address at fault if the unit is busy, or late.
+        for why in [Obstacle::Exception(Exception(6)), Obstacle::Late, Obstacle::Damage] {
+            assert_eq!(why.of(&meter.registers[1]), why.to_string());
+        }
     }
 }
 

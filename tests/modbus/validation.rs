@@ -346,6 +346,16 @@ register.f = { address = 300010 }
             ("f", Table::Input, 9)
         ]
     );
+    // What the configuration says of the numbering is no guess any more.
+    for (numbering, is_said) in
+        [("", false), ("numbering = \"wire\"\n", true), ("numbering = \"manual\"\n", true)]
+    {
+        let (settings, faults) =
+            judge(&format!("[unit.3]\nid = \"m\"\n{numbering}register.x.address = 40001\n"));
+        assert_eq!(faults, []);
+        let register = &settings.unwrap().units[0].registers[0];
+        assert_eq!((register.numbered, register.hint().is_none()), (is_said, is_said), "{numbering}");
+    }
 }
 
 #[test]

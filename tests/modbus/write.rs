@@ -148,6 +148,22 @@ fn every_type_and_order_that_is_read_is_written_so_that_the_same_is_read() {
 }
 
 #[test]
+fn named_values_and_masks_of_decimal_digits_are_written_as_they_are_read() {
+    let mode = Register {
+        names: vec![(12, "on".to_owned()), (18, "off".to_owned())],
+        ..writable("v", Kind::Bcd(4))
+    };
+    let (mut world, _) = world(1);
+    let (written, requests) = outcome(&mut world, job(&mode, "\"on\""));
+    assert_eq!(written, done(r#"{"v":"on"}"#));
+    assert!(requests.contains(&vec![1, 6, 0, 10, 0, 0x12]), "{requests:?}");
+    let masked = Register { mask: Some(0x00FF), ..writable("v", Kind::Bcd(4)) };
+    assert_eq!(refused(&masked, "142"), "142 has more digits than the mask of the register has room for");
+    let (mut world, _) = self::world(1);
+    assert_eq!(outcome(&mut world, job(&masked, "42")).0, done(r#"{"v":42}"#));
+}
+
+#[test]
 fn a_value_is_scaled_back_to_the_raw_number_of_its_reading_and_never_rounded() {
     let tenths = Register { scale: 0.1, offset: -40.0, ..writable("t", Kind::U16) };
     for raw in 0..2_000_u16 {

@@ -58,6 +58,62 @@ fn a_port_lives_by_its_roles_rules_and_quota() {
 }
 
 #[test]
+fn what_a_device_writes_in_its_own_characters_and_with_a_comma_arrives_as_utf_8_and_numbers() {
+    let site = Site::new("notation", |folder| {
+        let scale = "charset = \"windows-1252\"\ndecimal = \",\"\nform = \"json\"\n\
+                     pattern = '^(?<name>\\S+) (?<t>\\S+) \\xB0C (?<v>\\S+)$'\n[serial.scale.field.v]\ndecimal = \".\"\n";
+        port(folder, "scale", scale) + &port(folder, "display", "charset = \"latin-1\"\n")
+    });
+    let mut scale = Device::plugged_in(site.folder.join("scale"));
+    let mut display = Device::plugged_in(site.folder.join("display"));
+    site.wait_until_open("scale");
+    site.wait_until_open("display");
+    scale.say(b"\r\nT\xFCr\x80 21,5 \xB0C 2.50\r\n\x81 21,5 \xB0C 2.50\r\nx 21.5 \xB0C 2,50\r\n");
+    display.say(b"\r\n21 \xB0C\r\n");
+    wait_for("the readings", || site.arrived("scale").len() >= 2 && !site.arrived("display").is_empty());
+    let expected = [r#"{"name":"Tür€","t":21.5,"v":2.50}"#, r#"{"name":"x","t":"21.5","v":"2,50"}"#];
+    assert_eq!(site.payloads("scale"), expected);
+    assert_eq!(site.payloads("display"), ["21 °C"]);
+    // 81 is no character of Windows-1252.
+    wait_for("the one that is no text", || site.ports()["scale"]["unreadable"] == 1);
+}
+
+#[test]
+fn a_talkative_line_of_which_its_quota_refuses_most_is_warned_about_with_the_key_to_raise() {
+    let site = Site::new("talkative", |folder| {
+        let strict = "[role.strict]\nquota = { messages = 1, bytes = \"1KiB\", per = \"1h\", burst = 3 }\n\
+                      [role.strict.uplink.data]\npath = \"data\"\n";
+        let one = port(folder, "one", "").replace("\"meter\"", "\"strict\"");
+        format!("{strict}{one}{}", port(folder, "two", ""))
+    });
+    let mut devices = ["one", "two"].map(|name| Device::plugged_in(site.folder.join(name)));
+    site.wait_until_open("one");
+    site.wait_until_open("two");
+    let check = || site.daemon.command(&["check", "--offline"]).1;
+    let advice =
+        "raise messages, bytes or burst in quota of [role.strict], or let the device send less often";
+    // A few that are refused are no news.
+    devices.iter_mut().for_each(|device| drop(device.say(b"\n1\n2\n3\n4\n5\n")));
+    wait_for("two refusals", || site.ports()["one"]["refused"] == 2);
+    assert!(!check().contains("its quota refused"), "{}", check());
+    for device in &mut devices {
+        (6..26).for_each(|number| drop(device.say(format!("{number}\n").as_bytes())));
+    }
+    wait_for("refusals", || site.ports()["one"]["refused"] == 22 && site.arrived("two").len() == 25);
+    let text = check();
+    let warned: Vec<&str> = text.lines().filter(|line| line.contains("its quota refused")).collect();
+    let [line] = warned[..] else { panic!("{text}") };
+    assert!(
+        line.starts_with("warn") && line.contains("device one: its quota refused 22 of 25 readings (88 %)"),
+        "{line}"
+    );
+    assert!(text.contains(advice), "{text}");
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("one: its quota refused 22 of 25 readings (88 %)"), "{text}");
+    assert_eq!(site.arrived("one").len(), 3);
+}
+
+#[test]
 fn a_reload_adds_changes_and_takes_out_ports_and_leaves_the_others_open() {
     let site = Site::new("reload", |folder| port(folder, "stays", "") + &port(folder, "changes", ""));
     let mut devices = ["stays", "changes", "comes"].map(|name| Device::plugged_in(site.folder.join(name)));

@@ -189,6 +189,70 @@ fn a_silent_register_is_named_its_neighbours_arrive_and_a_restart_remembers_it()
     assert_eq!(unit["silent"], 0, "nothing is asked in vain after a restart: {unit}");
 }
 
+/// Unit 3 has the registers 0 to 9 and refuses all others.
+fn refusing(request: &[u8]) -> Option<Vec<u8>> {
+    let address = u16::from_be_bytes([request[2], request[3]]);
+    let quantity = u16::from_be_bytes([request[4], request[5]]);
+    if address + quantity > 10 {
+        return Some(vec![request[0], request[1] | 0x80, 2]);
+    }
+    let mut body = vec![request[0], request[1], (2 * quantity) as u8];
+    (address..address + quantity).for_each(|word| body.extend(word.to_be_bytes()));
+    Some(body)
+}
+
+#[test]
+fn a_manuals_number_that_is_refused_is_named_as_that_in_the_log_by_status_check_and_serial_list() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    serve(listener, refusing);
+    let site = Site::new("manual", |_| {
+        let both = "register.plain.address = 5\nregister.number.address = 40002\n";
+        let input = "register.x = { address = 30001, table = \"input\" }\n";
+        let said = "numbering = \"wire\"\nregister.x.address = 40002\n";
+        bus("bus1", &format!("tcp://{address}"))
+            + &unit("bus1", 3, both)
+            + &unit("bus1", 4, input)
+            + &unit("bus1", 5, said)
+    });
+    let of = |id: &str| site.ports()["bus1"]["units"][id].clone();
+    wait_for("what is refused", || {
+        of("u3")["left_out"]["number"].is_string()
+            && ["u4", "u5"].iter().all(|id| of(id)["left_out"]["x"].is_string())
+    });
+    let refused = "exception 2, illegal data address";
+    let hint = |number: u32| {
+        format!("{refused}; manuals count so; if {number} is a manual's number, set numbering = \"manual\"")
+    };
+    assert_eq!(of("u3")["left_out"]["number"], hint(40_002).as_str());
+    assert_eq!(of("u4")["left_out"]["x"], hint(30_001).as_str());
+    assert_eq!(of("u5")["left_out"]["x"], refused, "its numbering is said");
+    wait_for("readings", || !site.payloads("u3").is_empty());
+    assert_eq!(site.payloads("u3")[0], r#"{"plain":5}"#);
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains(&format!("without number: {}", hint(40_002))), "{text}");
+    let (_, text) = site.daemon.command(&["serial", "list"]);
+    assert!(text.contains(&format!("without number: {}", hint(40_002))), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    let without = format!("unit 3, u3: its readings come without number ({})", hint(40_002));
+    assert!(text.contains(&without), "{text}");
+    let none = format!("unit 4, u4: it answers, but none of its values can be read (x: {})", hint(30_001));
+    assert!(text.contains(&none), "{text}");
+    let advice = "set numbering = \"manual\" for the unit, or in its template; or correct these addresses";
+    assert!(text.matches(advice).count() >= 2, "{text}");
+    wait_for("what is told of a unit without a value", || {
+        let told = site.told("u4").and_then(|told| Some(told["reason"].as_str()?.to_owned()));
+        told.is_some_and(|reason| reason.contains(&hint(30_001)))
+    });
+    let log = site.daemon.log();
+    let line = |id: &str| {
+        let mut own = log.lines().filter(|line| line.contains(&format!("device={id}")));
+        own.find(|line| line.contains("unit refuses a register")).unwrap_or_default().to_owned()
+    };
+    assert!(line("u3").contains("40002 is a manual's number"), "{log}");
+    assert!(line("u5").contains(refused) && !line("u5").contains("manual"), "{log}");
+}
+
 #[test]
 fn what_a_unit_taught_stays_over_a_reload_and_its_removal_and_is_found_out_again_where_its_file_is_damaged() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -193,6 +193,12 @@ fn special(unit: &SerialUnit) -> Option<&'static str> {
     if unit.reason.as_ref().is_some_and(|why| why.contains("byte-count")) {
         return Some("set byte-count for the unit, or in its template");
     }
+    if is("numbering = \"manual\"") {
+        return Some(
+            "manuals count from 40001, 30001 and 10001, units from 0: set numbering = \"manual\" for the unit, or in its \
+             template; or correct these addresses",
+        );
+    }
     Some(if has(5) || has(6) {
         "the unit says that it is busy, which may pass: ask it less often (period, pause)"
     } else if has(4) {
@@ -550,6 +556,9 @@ mod tests {
 
     #[test]
     fn the_advice_for_a_register_that_is_left_out_fits_the_reason() {
+        use crate::proto::serial::modbus::learn::Obstacle;
+        use crate::proto::serial::modbus::map::Register;
+        use crate::proto::serial::modbus::pdu::Exception;
         let advice = |why: &str| {
             let left_out = [("x".to_owned(), why.to_owned())].into();
             let unit = SerialUnit { address: 3, state: "up".to_owned(), left_out, ..SerialUnit::default() };
@@ -558,6 +567,9 @@ mod tests {
             told(&status, &[])[0].advice.clone()
         };
         assert!(advice("exception 2, illegal data address").contains("enabled = false"));
+        let register = Register { address: 40_001, ..Register::default() };
+        let manual = advice(&Obstacle::Exception(Exception(2)).of(&register));
+        assert!(manual.contains("numbering = \"manual\"") && !manual.contains("enabled"), "{manual}");
         let busy = advice("exception 6, server device busy");
         assert!(busy.contains("may pass") && !busy.contains("enabled"), "{busy}");
         assert_eq!(advice("its answer comes after the timeout; raise timeout"), "raise timeout");

@@ -15,7 +15,7 @@ use crate::config::model::Serial;
 use crate::config::raw;
 use crate::config::scalar::did_you_mean;
 use crate::proto::serial::modbus::frame::Speed;
-use crate::proto::serial::modbus::model::{RegisterTable, TemplateTable};
+use crate::proto::serial::modbus::model::{RegisterTable, TableWord, TemplateTable};
 use crate::proto::serial::modbus::settings::Settings;
 use crate::proto::serial::modbus::validate::{self, Fault, Missing};
 use crate::southbound::serial::settings::{Line, Parity};
@@ -178,13 +178,13 @@ pub(super) fn bus(
         let template = unit.template.as_deref();
         let of_template = template.and_then(|name| Some(&templates.read.get(name)?.as_ref().ok()?.table));
         let numbering = unit.numbering.or(of_template.and_then(|table| table.numbering));
-        let found = numbering.is_none().then(|| manual_number(&unit.register)).flatten();
+        let found = numbering.is_none().then(|| manual_number(&unit.register, of_template)).flatten();
         if let Some((register, number)) = found {
             let key = ["serial", name, "unit", key, "register", register, "address"];
             cx.warn(&subject, &key, manual_looking(number), MANUAL_ADVICE);
         }
         let found = of_template.filter(|table| table.numbering.is_none());
-        let found = found.and_then(|table| manual_number(&table.register));
+        let found = found.and_then(|table| manual_number(&table.register, Some(table)));
         if let (Some(template), Some((register, number))) = (template, found) {
             let key = ["register", register, "address"].map(str::to_owned);
             let place = templates.place(template, &key);
@@ -228,11 +228,24 @@ fn manual_looking(number: u32) -> String {
 }
 
 /// The first register with an address that manuals print for the first input or holding registers,
-/// like 30001 and 40001.
-fn manual_number(registers: &BTreeMap<String, RegisterTable>) -> Option<(&str, u32)> {
+/// like 30001 and 40001, or for the first discrete inputs, like 10001: that only where no other
+/// table is named, as many units have registers there.
+fn manual_number<'r>(
+    registers: &'r BTreeMap<String, RegisterTable>,
+    template: Option<&TemplateTable>,
+) -> Option<(&'r str, u32)> {
+    let table = |name: &str, register: &RegisterTable| {
+        let of_template = template.and_then(|table| table.register.get(name)?.table);
+        register.table.or(of_template).or(template.and_then(|table| table.default.table))
+    };
     let enabled = registers.iter().filter(|(_, register)| register.enabled != Some(false));
-    let mut numbers = enabled.filter_map(|(name, register)| Some((name.as_str(), register.address?)));
-    numbers.find(|(_, number)| matches!(number, 30_001..=39_999 | 40_001..=49_999))
+    let mut numbers = enabled.filter_map(|(name, register)| Some((name, register, register.address?)));
+    let found = numbers.find(|(name, register, number)| match number {
+        30_001..=39_999 | 40_001..=49_999 => true,
+        10_001..=19_999 => table(name.as_str(), *register).is_none_or(|table| table == TableWord::Discrete),
+        _ => false,
+    });
+    found.map(|(name, _, number)| (name.as_str(), number))
 }
 
 /// Reports a fault of a template once, regardless of the number of units that use it.

@@ -118,7 +118,7 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
     }
 }
 
-/// Warns of frames of a known length that nothing marks: one lost byte shifts all that follow.
+/// Warns of frames of a known length that nothing marks.
 fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
     let Duty::Readings { framing, poll, .. } = &port.duty else { return };
     if let ([byte], None, Framing::Fixed(_), None) =
@@ -146,6 +146,11 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
         let start = "set start to the bytes that each message begins with, with framing = \"fixed\"; or let the converter \
                      send after each pause of the line";
         let (message, advice) = match begin {
+            _ if framing.checksum.is_none() => (
+                "without start and checksum only silences tell where a message begins, and a converter that collects bytes \
+                 makes its own",
+                start,
+            ),
             Begin::Doubtful => (
                 "the checksum is right, too, for a message that is moved over zeros: where messages begin with 00 and a byte \
                  was lost, some give no reading until their values change, or the line is silent for gap, and a converter \
@@ -158,7 +163,8 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
                 start,
             ),
         };
-        cx.warn(&format!("serial {name}"), &["serial", name, "checksum"], message, advice);
+        let key = if framing.checksum.is_none() { "framing" } else { "checksum" };
+        cx.warn(&format!("serial {name}"), &["serial", name, key], message, advice);
         return;
     }
     // What was begun is dropped before each question.
@@ -167,9 +173,9 @@ fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
     }
     let (message, advice) = match framing.framing {
         Framing::Fixed(_) => (
-            "without start and checksum, a lost byte shifts every later message until the line is silent for 1 s",
-            "set start to the bytes that each message begins with, or checksum; or framing = \"gap\" if there is a \
-             pause between messages",
+            "without start and checksum only silences (gap) tell where a message begins, and nothing tells whether a byte of \
+             it is damaged",
+            "set start to the bytes that each message begins with, or checksum, if it has them",
         ),
         Framing::Length(_) => (
             "without start and checksum, a lost byte makes other bytes the length, and readings of the rest",
@@ -264,6 +270,7 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("checksum-text", table.checksum_text.is_some()),
         ("checksum-from", table.checksum_from.is_some()),
         ("checksum-apart", table.checksum_apart.is_some()),
+        ("checksum-tail", table.checksum_tail.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
@@ -436,9 +443,15 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         is_text: table.checksum_text.unwrap_or(false),
         from: usize::from(table.checksum_from.unwrap_or(0)),
         apart: usize::from(table.checksum_apart.unwrap_or(0)),
+        tail: usize::from(table.checksum_tail.unwrap_or(0)),
     };
     if checksum.is_none() && placement != Placement::default() {
         return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));
+    }
+    if placement.tail > 0 && table.writable == Some(true) {
+        let message = "which bytes a command has there is not known";
+        let advice = "take writable out; or the checksum-… keys, and let commands have their checksum";
+        return Err(Fault::new("checksum-tail", message, advice));
     }
     let keep = usize::from(table.keep.unwrap_or(0));
     let whole = table.whole.unwrap_or(false);

@@ -75,18 +75,26 @@ pub struct Placement {
     /// Bytes before it that it does not cover, and that are not part of the payload: the `*` of
     /// NMEA.
     pub apart: usize,
+    /// Bytes behind it, at the end of the frame, that it does not cover, and that are not part of
+    /// the payload: the `AB` of an SDS011, the `16` of M-Bus.
+    pub tail: usize,
 }
 
 impl Placement {
     /// Bytes at the end of a frame that are not payload.
     pub fn width(&self, checksum: Checksum) -> usize {
-        self.apart + checksum.width() * if self.is_text { 2 } else { 1 }
+        self.apart + self.sent(checksum) + self.tail
+    }
+
+    /// Bytes of the checksum as it is sent.
+    fn sent(&self, checksum: Checksum) -> usize {
+        checksum.width() * if self.is_text { 2 } else { 1 }
     }
 
     /// Whether every rotation of a frame with a right checksum has a right one: the end of a
     /// message and the begin of an equal one then pass for a message.
     pub fn is_cyclic(&self, checksum: Checksum) -> bool {
-        let is_all = !self.is_text && (self.from, self.apart) == (0, 0);
+        let is_all = !self.is_text && (self.from, self.apart, self.tail) == (0, 0, 0);
         is_all && matches!(checksum, Checksum::Xor | Checksum::SumNegated)
     }
 
@@ -129,7 +137,7 @@ impl Placement {
         self.low_first.unwrap_or(!checksum.is_high_first())
     }
 
-    /// Puts the checksum behind a frame that has no other; bytes apart are zero.
+    /// Puts the checksum behind a frame that has no other; bytes apart and behind it are zero.
     pub fn append(&self, checksum: Checksum, frame: &mut Vec<u8>) {
         let value = checksum.of(frame.get(self.from..).unwrap_or_default());
         let mut bytes = value.to_be_bytes()[4 - checksum.width()..].to_vec();
@@ -142,6 +150,7 @@ impl Placement {
             bytes = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         }
         frame.extend_from_slice(&bytes);
+        frame.resize(frame.len() + self.tail, 0);
     }
 
     /// The frame without its checksum; `None` where that is wrong or there is no room for it.
@@ -155,7 +164,7 @@ impl Placement {
     fn given(&self, checksum: Checksum, end: &[u8]) -> Option<u32> {
         let mut given = [0; 4];
         let given = given.get_mut(..checksum.width())?;
-        let sent = end.get(self.apart..)?;
+        let sent = end.get(self.apart..)?.get(..self.sent(checksum))?;
         if self.is_text {
             for (byte, pair) in given.iter_mut().zip(sent.chunks_exact(2)) {
                 let digit = |digit: u8| char::from(digit).to_digit(16);
@@ -342,12 +351,31 @@ mod tests {
     }
 
     #[test]
+    fn a_checksum_before_the_last_bytes_covers_what_is_before_it() {
+        let placement = Placement { from: 2, tail: 1, ..Placement::default() };
+        // The example of the SDS011's data sheet.
+        let frame = b"\xAA\xC0\xD4\x04\x3A\x0A\xA1\x60\x1D\xAB";
+        assert_eq!(placement.strip(Checksum::Sum, frame), Some(&frame[..8]));
+        assert_eq!(placement.width(Checksum::Sum), 2);
+        for at in 2..9 {
+            let mut damaged = *frame;
+            damaged[at] ^= 1;
+            assert_eq!(placement.strip(Checksum::Sum, &damaged), None, "{at}");
+        }
+        for length in 0..3 {
+            assert_eq!(placement.strip(Checksum::Sum, &frame[..length]), None);
+        }
+        // What is behind it is no part of any rotation.
+        assert!(!Placement { tail: 1, ..Placement::default() }.is_cyclic(Checksum::Xor));
+    }
+
+    #[test]
     fn the_ends_of_frames_are_where_the_crc_of_what_is_before_is_right() {
         for checksum in ALL.into_iter().filter(|checksum| checksum.is_crc()) {
-            for (low_first, is_text, from, apart) in
-                [(None, false, 0, 0), (Some(true), false, 2, 0), (Some(false), true, 1, 2)]
+            for (low_first, is_text, from, apart, tail) in
+                [(None, false, 0, 0, 0), (Some(true), false, 2, 0, 1), (Some(false), true, 1, 2, 0)]
             {
-                let placement = Placement { low_first, is_text, from, apart };
+                let placement = Placement { low_first, is_text, from, apart, tail };
                 let mut frame = b"123456789".to_vec();
                 placement.append(checksum, &mut frame);
                 let length = frame.len();
@@ -366,8 +394,10 @@ mod tests {
     fn a_checksum_covers_from_where_it_is_told_and_stands_in_either_order() {
         for checksum in ALL {
             for low_first in [None, Some(false), Some(true)] {
-                for (is_text, from, apart) in [(false, 0, 0), (true, 2, 0), (false, 1, 2)] {
-                    let placement = Placement { low_first, is_text, from, apart };
+                for (is_text, from, apart, tail) in
+                    [(false, 0, 0, 0), (true, 2, 0, 1), (false, 1, 2, 0), (false, 0, 0, 8)]
+                {
+                    let placement = Placement { low_first, is_text, from, apart, tail };
                     let mut frame = b"123456789".to_vec();
                     placement.append(checksum, &mut frame);
                     assert_eq!(placement.strip(checksum, &frame), Some(&b"123456789"[..]));

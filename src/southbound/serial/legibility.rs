@@ -333,8 +333,9 @@ fn quiet(Awaited { wanted, longest, takes_start }: Awaited) -> String {
         false => format!("set {start}: no gap tells its messages apart"),
     };
     format!(
-        "the checksum is right for each rotation of a message, or for some, so one begins only behind a silence of {wanted} \
-         ms (gap), and those that come again and again have {longest} ms; {set}"
+        "nothing in a message tells where it begins: it has no start, and no checksum, or one that is right for rotations of it, \
+         too; so one begins only behind a silence of {wanted} ms (gap), and those that come again and again have {longest} \
+         ms; {set}"
     )
 }
 

@@ -20,7 +20,7 @@ use crate::message::{Name, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::link::Link;
 use crate::proto::serial::modbus::BuiltIn;
-use crate::proto::serial::modbus::learn::{Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::learn::{Learned, Notebook};
 use crate::proto::serial::{framing, poll, writer};
 
 /// The state of one port.
@@ -112,7 +112,7 @@ impl Port {
     }
 
     /// The fields that the readings of a unit ([`UnitView::index`]) come without, and why.
-    pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+    pub fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, String)> {
         let units = match &self.work {
             Work::Stream(_) => None,
             Work::Bus(units, _) => Some(units.left_out(unit)),

@@ -16,7 +16,7 @@ use crate::message::{ContentFormat, Name, Path, Stamp};
 use crate::proto::address::SerialTicket;
 use crate::proto::serial::modbus::ascii::Ascii;
 use crate::proto::serial::modbus::bus::Medium;
-use crate::proto::serial::modbus::learn::{self, Learned, Notebook, Obstacle};
+use crate::proto::serial::modbus::learn::{self, Learned, Notebook};
 use crate::proto::serial::modbus::mbap::{Arrived, Mbap};
 use crate::proto::serial::modbus::write::{Job, Written};
 use crate::proto::serial::modbus::{self, Bus, Event, Settings};
@@ -332,9 +332,10 @@ impl Units {
         })
     }
 
-    pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, Obstacle)> {
+    pub(super) fn left_out(&self, unit: usize) -> impl Iterator<Item = (&str, String)> {
         self.bus.obstacles(unit).filter_map(move |(register, why)| {
-            Some((self.bus.unit(unit)?.registers.get(register)?.name.as_str(), why))
+            let register = self.bus.unit(unit)?.registers.get(register)?;
+            Some((register.name.as_str(), why.of(register)))
         })
     }
 

@@ -1,5 +1,5 @@
-//! Frames of fixed size. Without a checksum only a pause ([`super::IDLE`]) marks the beginning of a
-//! frame; with a checksum, every position is tried until it matches.
+//! Frames of fixed size. Without a start and a checksum only silences tell where one begins
+//! ([`super::Begin::Silence`]); with a checksum, every position is tried until it matches.
 //!
 //! With a start and without a checksum ([`look`]), the bytes of the start may occur in the data,
 //! too. A frame counts if the next one begins behind it. If it does not, bytes were lost or added,

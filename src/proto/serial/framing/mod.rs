@@ -11,7 +11,7 @@
 //! | [`cobs`] | consistent overhead byte stuffing, before a zero | the next zero |
 //! | [`length`] | has its length in a header field | the next byte at which a valid frame starts |
 //! | [`gap`] | bytes without a pause between them | the next pause |
-//! | [`fixed`] | a fixed number of bytes | a pause; with a checksum, the next byte at which a valid frame starts |
+//! | [`fixed`] | a fixed number of bytes | a pause; with a checksum or a start, the next byte at which a valid frame starts |
 //! | [`markers`] | between a start and an end marker | the next start marker |
 //!
 //! With [`Settings::start`], frames of the last three also begin with certain bytes, and after a
@@ -20,7 +20,8 @@
 //! [`Settings::within`] ends such a frame: what follows it begins another one.
 //!
 //! Checksums that are right for every rotation of a message ([`Placement::is_cyclic`]) tell nothing
-//! of where one begins, and with a fixed size alone no sum does. With them the silences of
+//! of where one begins, and with a fixed size alone no sum does, nor does that size without a
+//! checksum. With them the silences of
 //! [`Settings::within`] around messages do ([`mod@burst`]); with a start and a checksum that is
 //! right for every rotation, a frame of a fixed size is found again as one without a checksum. A
 //! CRC that begins with 0 leaves only zeros in doubt ([`mod@doubt`]). [`Begin`] says which it is.
@@ -102,7 +103,11 @@ pub enum Begin {
 impl Begin {
     /// With these settings.
     pub fn of(framing: &Framing, checksum: Option<Checksum>, placement: Placement, start: &[u8]) -> Begin {
-        let Some(checksum) = checksum else { return Begin::Frame };
+        let Some(checksum) = checksum else {
+            // Nothing in the bytes tells it: a lost one would shift every frame behind it.
+            let is_bare = matches!(framing, Framing::Fixed(_)) && start.is_empty();
+            return if is_bare { Begin::Silence } else { Begin::Frame };
+        };
         match framing {
             Framing::Length(_) if placement.is_cyclic(checksum) => Begin::Silence,
             Framing::Fixed(_) if !start.is_empty() => Begin::Frame,

@@ -492,6 +492,8 @@ fn a_gateway_that_stalls_within_a_message_reads_no_rotation_of_it() {
     for framing in [Framing::Fixed(9), header(Width::One, false, 1, 1)] {
         for (checksum, within) in [(Some(Checksum::Xor), WITHIN), (None, IDLE)] {
             for cut in 1..9 {
+                // Without a checksum a fixed size needs silences, too.
+                let within = if matches!(framing, Framing::Fixed(_)) { WITHIN } else { within };
                 let settings = Settings { within, ..settings(framing.clone(), checksum) };
                 let (mut decoder, mut now) = opened(&settings);
                 let mut frames = Vec::new();
@@ -815,7 +817,7 @@ fn every_dropped_frame_has_a_reason_and_shows_its_first_bytes() {
         (small(Framing::Slip, None), b"a\xDBx\xC0", Bad::Malformed, b"a"),
         (small(header(Width::One, false, 0, 0), None), b"\x7Fabc", Bad::TooLong, b"\x7Fabc"),
         (small(Framing::Fixed(3), Some(Checksum::Sum)), b"abc", Bad::Checksum, b"abc"),
-        (small(Framing::Fixed(9), None), b"abc", Bad::Incomplete, b"abc"),
+        (small(Framing::Fixed(9), Some(Checksum::Crc16Modbus)), b"abc", Bad::Incomplete, b"abc"),
     ] {
         let (mut decoder, now) = opened(&settings);
         assert_eq!(take(&mut decoder, now, bytes), [b""; 0]);
@@ -1434,4 +1436,43 @@ fn a_zero_lost_in_front_of_a_message_with_its_length_is_not_seen_where_the_next_
             assert_eq!(is_shifted, !is_seen && start.is_empty(), "{checksum:?} {start:?} {found:?}");
         }
     }
+}
+
+#[test]
+fn a_fixed_size_without_start_and_checksum_gives_no_shifted_frame_whatever_was_lost() {
+    let ms = Duration::from_millis;
+    let message = b"\x01\x02\x03\x04\x05\x06\x07\x08";
+    let wanted = Settings { within: WITHIN_LOCAL, ..settings(Framing::Fixed(8), None) };
+    // A message each 200 ms, of which one loses a byte, two, or gains one; 1 byte a millisecond.
+    for (number, at, lost) in [(5, 0, 1), (5, 7, 1), (5, 3, 2), (5, 0, 7), (0, 2, 1)] {
+        let (mut decoder, mut now) = opened(&wanted);
+        let mut frames = Vec::new();
+        for count in 0..20 {
+            let mut bytes = message.to_vec();
+            if count == number {
+                bytes.drain(at..(at + lost).min(8));
+            }
+            for byte in bytes {
+                frames.extend(take(&mut decoder, now, &[byte]));
+                now += ms(1);
+            }
+            frames.extend(pause(&mut decoder, now + WITHIN_LOCAL));
+            now += ms(200);
+        }
+        assert_eq!(frames, vec![message.to_vec(); 19], "{number} {at} {lost}");
+        assert_eq!((decoder.counters().burst, decoder.counters().good), (1, 19));
+    }
+    // Of a line that is never silent nothing is published, and what to do is known.
+    let mut now = Instant::now();
+    let mut decoder = Decoder::new(&wanted, now);
+    for _ in 0..100 {
+        now += ms(10);
+        assert!(take(&mut decoder, now, message).is_empty());
+        assert!(decoder.poll_timeout().is_none_or(|at| at > now));
+    }
+    let awaited = Awaited { wanted: WITHIN_LOCAL, longest: ms(10), takes_start: true };
+    assert_eq!(decoder.awaited_silence(), Some(awaited));
+    // What follows a question begins a message, and needs no silence behind it.
+    decoder.clear();
+    assert_eq!(take(&mut decoder, now, message), [message]);
 }

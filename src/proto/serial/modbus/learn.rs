@@ -73,6 +73,20 @@ pub enum Obstacle {
     Haste(u16),
 }
 
+impl Obstacle {
+    /// The same of this register: where the unit may not have its address, with what may be wrong
+    /// with that.
+    pub fn of(self, register: &Register) -> String {
+        // Illegal function, data address and data value: units without the table or the address
+        // send one of these, or nothing.
+        let may_be_absent = matches!(self, Obstacle::Exception(Exception(1..=3)) | Obstacle::Silence);
+        match register.hint().filter(|_| may_be_absent) {
+            Some(hint) => format!("{self}; {hint}"),
+            None => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -155,6 +155,8 @@ pub struct Register {
     pub counts_registers: bool,
     /// How it may be written; `None`: not at all.
     pub write: Option<Access>,
+    /// The configuration says how its address is counted.
+    pub numbered: bool,
 }
 
 impl Default for Register {
@@ -181,6 +183,7 @@ impl Default for Register {
             answer_bytes: None,
             counts_registers: false,
             write: None,
+            numbered: false,
         }
     }
 }
@@ -191,17 +194,20 @@ impl Register {
         self.kind.quantity()
     }
 
-    /// What may be wrong with its address if a unit refuses it: manuals count from 40001.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// What may be wrong with its address if a unit does not have it: manuals count from 40001.
+    pub fn hint(&self) -> Option<String> {
         let prefix = match self.address / 10_000 {
             4 => Table::Holding,
             3 => Table::Input,
             1 => Table::Discrete,
             _ => return None,
         };
-        let is_likely =
-            !self.address.is_multiple_of(10_000) && (self.table == prefix || self.table == Table::Holding);
-        is_likely.then_some("if the address is a manual's number, like 40001, set numbering = \"manual\"")
+        let is_number = !self.address.is_multiple_of(10_000) && !self.numbered;
+        // Holding registers are what is meant where no table is named.
+        let is_likely = is_number && (self.table == prefix || self.table == Table::Holding);
+        is_likely.then(|| {
+            format!("manuals count so; if {} is a manual's number, set numbering = \"manual\"", self.address)
+        })
     }
 
     /// The address behind its last register or bit.
@@ -310,12 +316,21 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
         (whole() << unused) as i64 >> unused
     };
     let signed = || register.mask.map_or_else(signed, |_| unsigned() as i64);
+    // Four bits a digit; none if one of them is no digit.
+    let decimal = || {
+        let (raw, count) = (unsigned(), 2 * bytes.len().min(8));
+        (0..count).rev().try_fold(0_u64, |number, at| match raw >> (4 * at) & 15 {
+            digit @ 0..=9 => Some(number * 10 + digit),
+            _ => None,
+        })
+    };
     if !register.bits.is_empty() && register.kind.is_whole() {
         return Value::Bits(unsigned());
     }
     if !register.names.is_empty() && register.kind.is_whole() {
         let raw = match register.kind {
             Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 => Some(signed()),
+            Kind::Bcd(_) => decimal().and_then(|number| i64::try_from(number).ok()),
             _ => i64::try_from(unsigned()).ok(),
         };
         if let Some((_, name)) = register.names.iter().find(|(number, _)| Some(*number) == raw) {
@@ -331,17 +346,11 @@ fn value(register: &Register, bytes: &[u8]) -> Value {
         Kind::U8(_) | Kind::U16 | Kind::U32 | Kind::U64 => scaled(unsigned() as f64),
         Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 if plain => Value::Signed(signed()),
         Kind::I8(_) | Kind::I16 | Kind::I32 | Kind::I64 => scaled(signed() as f64),
-        Kind::Bcd(_) => {
-            let digit = |number: Option<u64>, nibble: u8| {
-                number.filter(|_| nibble <= 9).map(|number| number * 10 + u64::from(nibble))
-            };
-            let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-            match nibbles.fold(Some(0), digit) {
-                Some(number) if plain => Value::Unsigned(number),
-                Some(number) => scaled(number as f64),
-                None => Value::Null,
-            }
-        }
+        Kind::Bcd(_) => match decimal() {
+            Some(number) if plain => Value::Unsigned(number),
+            Some(number) => scaled(number as f64),
+            None => Value::Null,
+        },
         Kind::F32 => {
             let number = f32::from_bits(unsigned() as u32);
             if !number.is_finite() {
@@ -584,6 +593,17 @@ mod tests {
         ] {
             assert_eq!(json(&register(kind), data), format!("{{\"x\":{expected}}}"), "{kind:?}");
         }
+        // Named values of digits are numbers of these digits, and a mask leaves some of them.
+        let mut mode = register(Kind::Bcd(4));
+        mode.names = vec![(12, "on".to_owned()), (18, "off".to_owned())];
+        for (data, expected) in
+            [([0x00, 0x12], "\"on\""), ([0x00, 0x18], "\"off\""), ([0, 0x13], "13"), ([0, 0x1A], "null")]
+        {
+            assert_eq!(json(&mode, &data), format!("{{\"x\":{expected}}}"), "{data:x?}");
+        }
+        mode.mask = Some(0x0FF0);
+        assert_eq!(json(&mode, &[0xF0, 0x42]), r#"{"x":4}"#);
+        assert_eq!(json(&mode, &[0xA1, 0x2A]), r#"{"x":"on"}"#);
         let mut masked = register(Kind::U16);
         masked.mask = Some(0x0FF0);
         assert_eq!(json(&masked, &[0xF1, 0x23]), r#"{"x":18}"#);

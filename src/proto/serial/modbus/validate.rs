@@ -367,10 +367,9 @@ fn map(
     let mut exponents: Vec<(String, String, Option<&str>, Vec<String>)> = Vec::new();
     let mut by_key: BTreeMap<String, String> = BTreeMap::new();
     for key in keys {
-        let template_numbering = base.numbering.unwrap_or(NumberingWord::Wire);
         let numbering = match own.get(key) {
-            Some(own) if own.address.is_some() => unit.numbering.unwrap_or(template_numbering),
-            _ => template_numbering,
+            Some(own) if own.address.is_some() => unit.numbering.or(base.numbering),
+            _ => base.numbering,
         };
         let (table, source, prefix) = match (base.register.get(key), own.get(key)) {
             (Some(base), None) => (base.clone(), name, Vec::new()),
@@ -425,9 +424,11 @@ fn register(
     key: &str,
     table: &RegisterTable,
     default: &DefaultTable,
-    (limits, numbering): (Limits, NumberingWord),
+    (limits, numbering): (Limits, Option<NumberingWord>),
     faults: &mut Faults<'_>,
 ) -> Option<Register> {
+    let is_numbered = numbering.is_some();
+    let numbering = numbering.unwrap_or(NumberingWord::Wire);
     let before = faults.list.len();
     let table_of = |word: TableWord| match word {
         TableWord::Coil => Table::Coil,
@@ -576,6 +577,7 @@ fn register(
         absent,
         dead_band,
         write,
+        numbered: is_numbered,
         ..extra
     })?;
     if let Err((key, message)) = write::judge(&register) {

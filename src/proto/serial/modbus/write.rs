@@ -365,7 +365,7 @@ fn raw_whole(register: &Register, access: Access, input: &Input) -> Result<i128,
     {
         let found = register.names.iter().find(|(_, name)| name == text);
         return match found {
-            Some((raw, _)) => Ok(bcd(register, (*raw).into())),
+            Some((raw, _)) => bcd(register, (*raw).into()),
             None => Err(format!("{text:?} is none of its values; there are: {}", texts())),
         };
     }
@@ -400,18 +400,24 @@ fn raw_whole(register: &Register, access: Access, input: &Input) -> Result<i128,
     if !(low..=high).contains(&raw) {
         return Err(format!("{value} is more than the type of the register can have"));
     }
-    Ok(bcd(register, raw))
+    bcd(register, raw)
 }
 
 /// The digits of a number, four bits each, where the register has those.
-fn bcd(register: &Register, raw: i128) -> i128 {
-    let Kind::Bcd(digits) = register.kind else { return raw };
+fn bcd(register: &Register, raw: i128) -> Result<i128, String> {
+    let Kind::Bcd(digits) = register.kind else { return Ok(raw) };
     let mut rest = raw;
-    (0..u32::from(digits.min(8))).fold(0, |number, digit| {
+    let coded = (0..u32::from(digits.min(8))).fold(0, |number, digit| {
         let next = number | (rest % 10) << (4 * digit);
         rest /= 10;
         next
-    })
+    });
+    // A mask has room for fewer digits than for the number in binary.
+    let room = register.mask.map(|mask| i128::from(mask >> mask.trailing_zeros().min(63)));
+    match room.is_some_and(|room| coded > room) {
+        true => Err(format!("{raw} has more digits than the mask of the register has room for")),
+        false => Ok(coded),
+    }
 }
 
 /// Whether a register can be written as it is configured.
