@@ -621,3 +621,55 @@ fn a_part_of_a_register_is_written_without_harm_to_the_rest_behind_a_gateway_tha
         }
     }
 }
+
+/// Of these a line is named as late.
+const ALIKE: [Values; 3] = [Values::Still, Values::Some, Values::Slow];
+
+#[test]
+fn on_a_line_that_is_named_as_late_no_two_late_answers_that_are_alike_are_taken_for_anothers() {
+    let mut bad = Vec::new();
+    let equal: [&[u16]; 4] = [&[2, 40], &[2, 40], &[2, 40], &[2, 40]];
+    let lone: [&[u16]; 4] = [&[2], &[40], &[2], &[40]];
+    let mixed: [&[u16]; 4] = [&[2, 40], &[4, 5], &[1, 20, 50], &[2]];
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[1]] {
+        for (maps, values) in
+            [equal, lone, mixed].into_iter().flat_map(|maps| ALIKE.map(|values| (maps, values)))
+        {
+            // One is slow for a while, or two are; the fourth may have been dead before.
+            let slow: [(&[u8], bool); 5] =
+                [(&[1], false), (&[1, 2], false), (&[1], true), (&[4], true), (&[1, 4], true)];
+            for (slow, is_dead) in slow {
+                for takes_ms in [250, 450, 900, 1_600, 2_500, 4_000] {
+                    // Of a unit with one read more than three answers would come after three seconds.
+                    for seconds in [1, if maps == lone { 2 } else { 3 }] {
+                        let what = format!(
+                            "{way:?} {maps:?} {values:?}, {slow:?} {is_dead} {takes_ms} ms, {seconds} s"
+                        );
+                        let mut is_begun = false;
+                        let takes = move |now: Duration, unit: u8| {
+                            let is_then = now >= 60 * SECOND && now < (60 + seconds) * SECOND;
+                            let is_slow = is_then && slow.contains(&unit);
+                            match () {
+                                () if is_slow => Some(ms(takes_ms)),
+                                () if now >= 20 * SECOND && unit == 2 && !is_begun => {
+                                    is_begun = true;
+                                    Some(ms(230))
+                                }
+                                () if is_dead && unit == 4 => None,
+                                () => quick(unit),
+                            }
+                        };
+                        // No more than three late, which is what is reckoned with.
+                        let mut world = gateway_at(way, map(&maps), values, Buffer::Capped(4), takes);
+                        world.run(100 * SECOND);
+                        let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
+                        if !wrong.is_empty() || count < 150 {
+                            bad.push((what, count, wrong.len(), wrong.into_iter().next()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}

@@ -77,6 +77,8 @@ pub(super) struct Relay {
     is_again: bool,
     /// What a gateway gave up.
     stragglers: Stragglers,
+    /// Until then one more may come than was given up: its request was answered by another one's.
+    more: Option<Instant>,
     /// When the port was closed.
     closed: Option<Instant>,
     /// What the answers to the present read show of that.
@@ -97,7 +99,9 @@ impl Relay {
     /// The port is open again: what a gateway gave up may come as long after that as before.
     pub(super) fn resumed(&mut self, now: Instant) {
         if let Some(closed) = self.closed.take() {
-            self.stragglers.suspend(now, now.saturating_duration_since(closed));
+            let closed = now.saturating_duration_since(closed);
+            self.stragglers.suspend(now, closed);
+            self.more = self.more.map(|until| if until + closed > now { until + closed } else { until });
         }
     }
 
@@ -117,7 +121,7 @@ impl Relay {
             (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
         self.stragglers.adopt(&before.stragglers);
-        self.late = before.late;
+        (self.late, self.more) = (before.late, before.more);
         self.closed = before.closed;
     }
 
@@ -129,8 +133,13 @@ impl Relay {
         }
         // What came before was handed on, or nothing would have been missing. But where a line may
         // be late, one more may be on its way: nothing was missing when its request was answered.
-        let more = usize::from(self.in_doubt && is_live);
-        self.late = (self.stragglers.late(now) + more).min(LATE_MAX);
+        // Where it is known to be late, that is so whatever unit it is; and it stays on its way as
+        // long as what was given up does.
+        if self.is_behind() {
+            self.more = self.more.max(Some(until));
+        }
+        let is_more = self.in_doubt && is_live || self.more.is_some_and(|until| now < until);
+        self.late = (self.stragglers.late(now) + usize::from(is_more)).min(LATE_MAX);
         self.suspect();
     }
 
