@@ -554,6 +554,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         learned_of_damage: learned.damage.is_some(),
         polls: bus.polls,
         skipped: bus.skipped,
+        withheld: bus.withheld,
         readings: unit.readings,
         refused: unit.refused,
         waiting: unit.waiting as u64,
@@ -644,6 +645,9 @@ const DAMAGED: &str =
 
 /// Why none of a unit's values arrives although it answers.
 fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
+    if let Some(failing) = unit.failing.filter(|failing| failing.failure == Failure::OutOfStep) {
+        return failing.to_string();
+    }
     let mut text = "it answers, but none of its values can be read".to_owned();
     let left_out: Vec<String> =
         core.left_out(unit.index).take(3).map(|(name, why)| format!("{name}: {why}")).collect();

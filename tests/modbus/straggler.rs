@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::Bus;
+use tombolo::proto::serial::modbus::{Bus, Event};
 use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::settings::Unit;
 use tombolo::proto::serial::modbus::write::{Job, Written};
@@ -31,6 +31,8 @@ enum Values {
     Always,
     /// Of some registers they jump from one end to the other, and those of others lie between.
     Jumping,
+    /// Those of all registers are near to each other, and change each time.
+    Alike,
 }
 
 impl Values {
@@ -42,6 +44,10 @@ impl Values {
             Values::Some => ms / 2_000 % 128,
             Values::Slow => ms / 1_500 % 128,
             Values::Always => u128::from(count % 128),
+            Values::Alike => {
+                let level = u16::try_from(480 + SplitMix64::new(count.into()).next_u64() % 6).unwrap();
+                return level << 6 | u16::from(unit) << 3 | u16::from(address == 40);
+            }
             Values::Jumping => {
                 let is_second = u16::from(address == 40);
                 let (unit, dice) = (u16::from(unit), SplitMix64::new(count.into()).next_u64());
@@ -64,6 +70,8 @@ const VALUES: [Values; 4] = [Values::Still, Values::Some, Values::Slow, Values::
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Buffer {
     Kept,
+    /// And each answer comes after those to the requests before.
+    InOrder,
     /// Thrown away.
     Cleared,
     /// Thrown away after such a time without a request.
@@ -142,13 +150,14 @@ fn gateway_at(
     }
     world.bus.line_up(world.now);
     let line = Rc::new(RefCell::new((Line::default(), takes)));
-    for address in addresses {
-        let (line, clock) = (line.clone(), world.clock());
+    // The gateway hands requests to all addresses on.
+    for address in 1..=247 {
+        let (line, clock, is_there) = (line.clone(), world.clock(), addresses.contains(&address));
         world.behave(address, move |body| {
             let (line, takes) = &mut *line.borrow_mut();
             let now = clock.get();
             let is_cleared = match buffer {
-                Buffer::Kept | Buffer::Filled(_) | Buffer::Capped(_) => false,
+                Buffer::Kept | Buffer::InOrder | Buffer::Filled(_) | Buffer::Capped(_) => false,
                 Buffer::Cleared => true,
                 Buffer::ClearedWhenIdle(after) => now > line.last + after,
                 Buffer::ClearedFrom(from) => now >= from,
@@ -162,10 +171,12 @@ fn gateway_at(
                 (0..count).for_each(|_| line.coming.insert(0, (now, own.clone())));
             }
             line.last = now;
-            if let Some(after) = takes(now, body[0]) {
+            if let Some(after) = is_there.then(|| takes(now, body[0])).flatten() {
                 let answer = line.answer(values, now, body);
-                let place = line.coming.partition_point(|(at, _)| *at <= now + after);
-                line.coming.insert(place, (now + after, answer));
+                let last = line.coming.last().map_or(now, |(at, _)| *at);
+                let at = if buffer == Buffer::InOrder { last.max(now + after) } else { now + after };
+                let place = line.coming.partition_point(|(other, _)| *other <= at);
+                line.coming.insert(place, (at, answer));
             }
             if let Buffer::Capped(most) = buffer {
                 line.coming.drain(..line.coming.len().saturating_sub(most));
@@ -672,4 +683,150 @@ fn on_a_line_that_is_named_as_late_no_two_late_answers_that_are_alike_are_taken_
         }
     }
     assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}
+
+/// Of 300 seconds the first 120 have late answers, five of a hundred.
+fn late_for_a_while(seed: u64) -> impl FnMut(Duration, u8) -> Option<Duration> {
+    let mut dice = SplitMix64::new(seed);
+    move |now, _| {
+        let is_late = now >= 10 * SECOND && now < 120 * SECOND && dice.next_u64().is_multiple_of(20);
+        Some(ms(if is_late { 201 + dice.next_u64() % 900 } else { 25 }))
+    }
+}
+
+#[test]
+fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_reading_false() {
+    let (mut bad, mut lost) = (Vec::new(), 0);
+    for way in [(Medium::Header, Missing::Exception(11))].into_iter().chain(UNNUMBERED) {
+        for (maps, buffer) in
+            [EQUAL, LONE, MIXED].into_iter().flat_map(|maps| [Buffer::Kept, Buffer::InOrder].map(|of| (maps, of)))
+        {
+            for values in VALUES {
+                for seed in 1..=2 {
+                    let what = format!("{way:?} {maps:?} {buffer:?} {values:?} {seed}");
+                    let mut world = gateway_at(way, map(&maps), values, buffer, late_for_a_while(seed));
+                    world.run(4 * MINUTE);
+                    let before: Vec<usize> = (0..3).map(|unit| world.readings(unit).len()).collect();
+                    world.run(MINUTE);
+                    let (_, wrong) = judged(&world, &[1, 2, 3]);
+                    // What it keeps is taken from it, and all is as before.
+                    let least = (0..3).map(|unit| world.readings(unit).len() - before[unit]).min().unwrap();
+                    lost += world.count(|event| matches!(event, Event::OutOfStep { .. }));
+                    if !wrong.is_empty() || least < 40 {
+                        bad.push((what, least, wrong.len(), wrong.into_iter().next()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
+    assert!(lost > 100, "{lost}");
+}
+
+/// Ten requests in a row are given up, and answered later.
+fn late_ten_times(now: Duration, _: u8) -> Option<Duration> {
+    let is_late = now >= 20 * SECOND && now < 24 * SECOND;
+    Some(if is_late { 25 * SECOND - now } else { ms(20) })
+}
+
+#[test]
+fn a_line_that_stays_later_than_can_be_reckoned_with_publishes_nothing_says_so_and_comes_back_by_itself() {
+    for way in [(Medium::Header, Missing::Exception(11))].into_iter().chain(UNNUMBERED) {
+        for values in VALUES {
+            let what = format!("{way:?} {values:?}");
+            let mut units = map(&EQUAL);
+            units.iter_mut().for_each(|unit| unit.timeout = ms(300));
+            let buffer = Buffer::ClearedFrom(5 * MINUTE);
+            let mut world = gateway_at(way, units, values, buffer, late_ten_times);
+            // It does not hand on requests to units that it does not know.
+            (4..=247).for_each(|address| world.behave(address, |_| Vec::new()));
+            world.run(MINUTE);
+            let before = world.readings(0).len();
+            world.run(4 * MINUTE);
+            assert_eq!(judged(&world, &[1, 2, 3]).1, [], "{what}");
+            assert_eq!(world.readings(0).len(), before, "{what}");
+            assert!(world.bus.is_out_of_step(), "{what}");
+            for unit in 0..3 {
+                assert_eq!(world.bus.state(unit), Some(State::Degraded), "{what}");
+                assert!(!world.bus.is_one_behind(unit), "{what}");
+                let why = world.bus.failing(unit).unwrap().to_string();
+                assert!(why.contains("later than can be reckoned with") && why.contains("clears its buffer"));
+                let is_it = |event: &Event| *event == Event::OutOfStep { unit };
+                assert_eq!(world.count(is_it), 1, "{what}");
+            }
+            // Meanwhile a command is refused, and not carried out.
+            let job = Job::new(&[masked()], "m", b"5").unwrap();
+            assert!(world.bus.write(world.now, 1, 0, job, 10 * SECOND));
+            world.run(SECOND);
+            let Some((1, Written::Unasked(why))) = world.bus.poll_written() else { panic!("{what}") };
+            assert!(why.contains("later than can be reckoned with"), "{why}");
+            assert!(world.requests.iter().all(|(_, body)| body[1] != 6));
+            world.run(12 * MINUTE);
+            assert!(!world.bus.is_out_of_step(), "{what}");
+            let late = world.readings(0).len() - before;
+            assert!(late > 6 * 60, "{what}: {late}");
+            assert_eq!(judged(&world, &[1, 2, 3]).1, [], "{what}");
+            assert_eq!(world.bus.state(0), Some(State::Up), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_line_that_was_late_and_slips_again_and_again_without_a_missing_answer_makes_no_reading_false() {
+    let mut bad = Vec::new();
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[0], UNNUMBERED[1], UNNUMBERED[3]] {
+        for (maps, values) in [EQUAL, LONE, MIXED].into_iter().flat_map(|maps| VALUES.map(|of| (maps, of))) {
+            for (late, every) in [(230, 7), (800, 20), (800, 3), (2_500, 11), (5_000, 30)] {
+                let what = format!("{way:?} {maps:?} {values:?} {late} {every}");
+                let mut next = 20 * SECOND;
+                let takes = move |now: Duration, unit: u8| {
+                    let is_late = now >= next && unit == 2;
+                    next = if is_late { now + every * SECOND } else { next };
+                    Some(ms(if is_late { late } else { 20 }))
+                };
+                let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
+                world.run(3 * MINUTE);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                if !wrong.is_empty() || count < 200 {
+                    bad.push((what, count, wrong.len(), wrong.into_iter().next()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}
+
+#[test]
+fn of_values_that_are_alike_and_always_change_none_is_published_that_may_be_anothers() {
+    let mut bad = Vec::new();
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[0], UNNUMBERED[3]] {
+        for buffer in [Buffer::Cleared, Buffer::Kept] {
+            for seed in 1..=5 {
+                let mut dice = SplitMix64::new(seed);
+                let takes = move |_: Duration, _: u8| {
+                    let is_late = dice.next_u64() % 100 < 2;
+                    Some(ms(if is_late { 201 + dice.next_u64() % 200 } else { 20 }))
+                };
+                let mut world = gateway_at(way, map(&EQUAL), Values::Alike, buffer, takes);
+                world.run(5 * MINUTE);
+                let (mut count, mut wrong) = (0, Vec::new());
+                for unit in 0..3 {
+                    for (at, payload) in world.readings(unit) {
+                        let values: BTreeMap<String, u16> = serde_json::from_str(&payload).unwrap();
+                        count += 1;
+                        let own = (unit as u16 + 1) << 3;
+                        let is_right =
+                            |(name, of): (&String, &u16)| of & 63 == own | u16::from(name == "r40");
+                        if !values.iter().all(is_right) {
+                            wrong.push((at, unit, payload));
+                        }
+                    }
+                }
+                if !wrong.is_empty() || count < 20 {
+                    bad.push((way, buffer, seed, count, wrong.len(), wrong.into_iter().next()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
 }

@@ -17,6 +17,7 @@
 //! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
 //!   the output.
 
+mod resync;
 mod write;
 
 use std::collections::VecDeque;
@@ -48,6 +49,10 @@ const REFUSALS_MAX: u8 = 3;
 /// At most so often a doubt that lasts is put to the test by a probe: seldom enough for the answer
 /// to one to be over before the next one, however late.
 const STEP_EVERY: Duration = Duration::from_secs(10);
+/// After so many readings in a row that were withheld it is found out whether the line is late; and
+/// not again before so long.
+const UNDECIDED: u32 = 20;
+const RESYNC_EVERY: Duration = Duration::from_secs(300);
 
 /// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +129,12 @@ pub enum Event {
         /// The address that its answers name.
         other: u8,
     },
+    /// More answers to earlier requests may come on the line than can be reckoned with: none is used,
+    /// and nothing published, until it is in step again.
+    OutOfStep {
+        /// Which unit was up.
+        unit: usize,
+    },
     /// A response came after the timeout and was not used: the timeout is too short for this unit.
     Late {
         /// The unit.
@@ -170,6 +181,10 @@ pub struct Bus {
     /// For so long nothing is asked once the port is open.
     still: Duration,
     writes: write::Writes,
+    /// The line is later than can be reckoned with.
+    resync: Option<resync::Resync>,
+    /// When it was last found to be.
+    resynced_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -177,6 +192,8 @@ enum Line {
     Down,
     Idle,
     Waiting(Exchange),
+    /// A request is outstanding that is to show whether the line is in step.
+    Resyncing(resync::Sent),
 }
 
 #[derive(Debug)]
@@ -280,6 +297,8 @@ impl Bus {
             stepped_at: None,
             still: Duration::ZERO,
             writes: write::Writes::default(),
+            resync: None,
+            resynced_at: None,
         }
     }
 
@@ -375,7 +394,7 @@ impl Bus {
     pub fn still_to_come(&self) -> Duration {
         match &self.line {
             Line::Waiting(exchange) => self.units.get(exchange.unit).map(Unit::rest).unwrap_or_default(),
-            Line::Down | Line::Idle => Duration::ZERO,
+            Line::Down | Line::Idle | Line::Resyncing(_) => Duration::ZERO,
         }
     }
 
@@ -416,6 +435,7 @@ impl Bus {
         self.used_at = now;
         self.babble = now;
         self.units.iter_mut().for_each(|unit| unit.start(now));
+        self.resync_opened(now);
     }
 
     /// The port was closed. If a request was outstanding, this is the failure of it; otherwise no
@@ -452,6 +472,7 @@ impl Bus {
             match &mut self.line {
                 Line::Down => {}
                 Line::Idle => self.overhear(now, part),
+                Line::Resyncing(_) => self.hear_resync(now, part),
                 Line::Waiting(_) => {
                     self.receiver.push(part);
                     self.examine(now, false);
@@ -501,6 +522,7 @@ impl Bus {
         if let Line::Waiting(exchange) = &mut self.line {
             exchange.unframed = bytes;
         }
+        self.note_resync_unframed(bytes);
     }
 
     /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
@@ -513,6 +535,11 @@ impl Bus {
             self.examine(now, true);
             self.give_up(now);
         }
+        if let Line::Resyncing(sent) = &self.line
+            && now >= sent.deadline()
+        {
+            self.resync_timed_out(now);
+        }
         self.begin(now);
     }
 
@@ -524,7 +551,9 @@ impl Bus {
                 let sooner = exchange.settled.into_iter().chain(exchange.knock).min();
                 Some(sooner.map_or(exchange.deadline, |sooner| sooner.min(exchange.deadline)))
             }
+            Line::Resyncing(sent) => Some(sent.deadline()),
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
+            Line::Idle if self.resync.is_some() => self.next_resync(),
             Line::Idle => self.next_turn(),
         }
     }
@@ -807,8 +836,16 @@ impl Bus {
     fn answered(&mut self, now: Instant, exchange: &Exchange, answer: Answer<'_>) {
         self.release(now);
         self.answered_at = Some(now);
-        let is_behind = self.units.get(exchange.unit).is_some_and(Unit::is_behind);
+        let unit = self.units.get(exchange.unit);
+        let is_behind = unit.is_some_and(Unit::is_behind);
+        self.relay.note_rest(unit.map(Unit::rest).unwrap_or_default());
         let trust = self.relay.answered(now, answer, is_behind);
+        if self.relay.is_out_of_step() {
+            if let Some(unit) = self.units.get_mut(exchange.unit) {
+                unit.count_unused(now, exchange.asked, answer);
+            }
+            return self.lose_step(now);
+        }
         self.note_open(now, exchange, answer);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
@@ -830,7 +867,7 @@ impl Bus {
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);
         }
         let was_behind = unit.is_behind();
-        unit.note_awaited(self.relay.awaits(now));
+        unit.note_awaited(self.relay.awaits(now), self.relay.awaits_several());
         let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
         if !was_behind && unit.is_behind() {
             // What is late with one unit is so with all, if it goes by the line; whether it does,
@@ -874,6 +911,13 @@ impl Bus {
             // What is new of the unit is told before its reading.
             self.tell(index, std::mem::take(news));
             self.events.push_back(Event::Reading { unit: index, payload });
+        }
+        // Where no reading can be told from others', it is found out whether the line is late.
+        let is_soon =
+            self.resynced_at.is_some_and(|at| now.saturating_duration_since(at) < RESYNC_EVERY);
+        let is_long = self.units.get(index).is_some_and(|unit| unit.undecided() >= UNDECIDED);
+        if is_long && !is_soon && self.relay.late() > 0 {
+            self.lose_step(now);
         }
     }
 
@@ -995,6 +1039,7 @@ impl Bus {
             | Failure::Closed
             | Failure::Misnumbered
             | Failure::Intruded
+            | Failure::OutOfStep
             | Failure::Gateway(_) => unit.counters.silent += 1,
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
@@ -1041,7 +1086,7 @@ impl Bus {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
-        if self.begin_write(now) {
+        if self.begin_resync(now) || self.begin_write(now) {
             return;
         }
         let Some(index) = self.choose(now) else { return };

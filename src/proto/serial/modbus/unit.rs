@@ -52,6 +52,7 @@ use super::pdu::{Answer, Request};
 use super::plan::{self, Block, Widths};
 use super::rest::Rest;
 use super::settings;
+use super::straggler::Several;
 use learned::{TRIAL_EVERY, Trial};
 use part::{Halved, Part};
 
@@ -92,6 +93,8 @@ pub struct Counters {
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
+    /// Answers and values of polls that were not used, as nothing showed that they are its own.
+    pub withheld: u64,
 }
 
 /// The purpose of a request.
@@ -235,8 +238,11 @@ pub(super) struct Unit {
     hasty: u32,
     /// The last answers to the present read, if most of them are its own.
     several: Vec<Vec<u8>>,
-    /// They do not show a value that came in this poll.
+    /// Those to other reads that may be among them; `None`: one that is not known may be.
+    others: Option<Vec<Vec<u8>>>,
+    /// They do not show a value that came in this poll; and so in so many polls in a row.
     is_undecided: bool,
+    undecided: u32,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -352,7 +358,9 @@ impl Unit {
             doubled: 0,
             hasty: 0,
             several: Vec::new(),
+            others: None,
             is_undecided: false,
+            undecided: 0,
             owed: None,
             surplus: Surplus::default(),
             blame: None,
@@ -571,10 +579,10 @@ impl Unit {
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
         (answer, line): (Answer<'_>, Trust),
-        several: &[Vec<u8>],
+        several: Several<'_>,
         news: &mut Vec<News>,
     ) -> Progress {
-        self.several = several.to_vec();
+        (self.several, self.others) = (several.answers.to_vec(), several.others);
         let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();

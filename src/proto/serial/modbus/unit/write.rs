@@ -30,6 +30,11 @@ impl Unit {
         (1..DOWN_AFTER).contains(&self.failures) && !self.in_step
     }
 
+    /// Whether an answer of it was ever late, or missing.
+    pub(in super::super) fn was_ever_late(&self) -> bool {
+        self.counters.late > 0 || self.counters.silent > 0 || !self.latest.is_zero()
+    }
+
     /// A request of a write is sent.
     pub(in super::super) fn write_sent(&mut self) {
         self.counters.requests += 1;
