@@ -845,7 +845,7 @@ fn the_rest_of_a_register_is_not_that_of_a_late_answer_that_was_overtaken() {
             }
             vec![(ms(5), frame(&own))]
         });
-        world.run(Duration::from_secs(20));
+        world.run(Duration::from_secs(4));
         let job = Job::new(&[crate::gateway::masked()], "m", b"5").unwrap();
         assert!(world.bus.write(world.now, 1, 0, job, Duration::from_secs(10)));
         world.run(Duration::from_secs(15));

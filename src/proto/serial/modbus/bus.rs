@@ -50,9 +50,9 @@ const REFUSALS_MAX: u8 = 3;
 /// to one to be over before the next one, however late.
 const STEP_EVERY: Duration = Duration::from_secs(10);
 /// After so many readings in a row that were withheld it is found out whether the line is late; and
-/// not again before so long.
-const UNDECIDED: u32 = 20;
-const RESYNC_EVERY: Duration = Duration::from_secs(300);
+/// not again before so long, or so long if that was in vain.
+const UNDECIDED: u32 = 6;
+const RESYNC_EVERY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
 /// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
@@ -183,8 +183,8 @@ pub struct Bus {
     writes: write::Writes,
     /// The line is later than can be reckoned with.
     resync: Option<resync::Resync>,
-    /// When it was last found to be.
-    resynced_at: Option<Instant>,
+    /// It is not found out again before, where the line is not known to be.
+    resync_again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -298,7 +298,7 @@ impl Bus {
             still: Duration::ZERO,
             writes: write::Writes::default(),
             resync: None,
-            resynced_at: None,
+            resync_again: None,
         }
     }
 
@@ -306,6 +306,7 @@ impl Bus {
     /// come by [`Bus::handle_late`]. To be called before the port is open.
     pub fn answers_are_numbered(&mut self) {
         self.medium = Medium::Header;
+        self.relay.set_gateway();
         self.relay.set_shared(self.units.len() > 1);
         self.units.iter_mut().for_each(Unit::set_numbered);
     }
@@ -313,6 +314,9 @@ impl Bus {
     /// Says what is between, for the reasons that are given.
     pub fn is_behind(&mut self, medium: Medium) {
         self.medium = medium;
+        if medium != Medium::Line {
+            self.relay.set_gateway();
+        }
     }
 
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
@@ -912,12 +916,12 @@ impl Bus {
             self.tell(index, std::mem::take(news));
             self.events.push_back(Event::Reading { unit: index, payload });
         }
-        // Where no reading can be told from others', it is found out whether the line is late.
-        let is_soon =
-            self.resynced_at.is_some_and(|at| now.saturating_duration_since(at) < RESYNC_EVERY);
+        // Where no reading can be told from others', or some answers are kept, the line is brought
+        // in step, if the gateway can be.
         let is_long = self.units.get(index).is_some_and(|unit| unit.undecided() >= UNDECIDED);
-        if is_long && !is_soon && self.relay.late() > 0 {
-            self.lose_step(now);
+        let is_late = is_long && self.relay.late() > 0 || self.relay.is_kept_late(now);
+        if is_late && self.resync.is_none() && self.resync_again.is_none_or(|again| now >= again) {
+            self.try_resync(now);
         }
     }
 

@@ -119,8 +119,14 @@ pub(super) struct Relay {
     since: Option<Instant>,
     /// What a gateway gave up.
     stragglers: Stragglers,
-    /// An answer to the present read is farther from its first one than from that before it.
-    is_far: bool,
+    /// The answers to the present read.
+    run: Vec<Vec<u8>>,
+    /// When a request was last given up.
+    owed_at: Option<Instant>,
+    /// What may come may be an answer to any read.
+    is_any: bool,
+    /// A gateway hands answers on, or what is one.
+    is_gateway: bool,
     /// When the port was closed.
     closed: Option<Instant>,
     /// What the answers to the present read show of that.
@@ -130,7 +136,12 @@ pub(super) struct Relay {
 impl Relay {
     /// The line has several units, and answers do not say which request they answer.
     pub(super) fn set_shared(&mut self, is_shared: bool) {
-        *self = Relay { is_shared, ..Relay::default() };
+        *self = Relay { is_shared, is_gateway: self.is_gateway, ..Relay::default() };
+    }
+
+    /// A gateway is at the port.
+    pub(super) fn set_gateway(&mut self) {
+        self.is_gateway = true;
     }
 
     /// The port was closed. A gateway keeps what comes meanwhile.
@@ -182,6 +193,8 @@ impl Relay {
         self.maybe = self.maybe.filter(|until| now < *until);
         // Of a doubt that no request began that was given up, one may be on its way as well.
         let is_more = self.in_doubt && is_live && self.debts.is_empty();
+        self.is_any |= is_more;
+        self.owed_at = Some(now);
         for _ in 0..1 + usize::from(is_more) {
             self.owe(until);
         }
@@ -203,11 +216,48 @@ impl Relay {
         self.rest = self.rest.max(rest);
     }
 
-    /// Another answer came in place of one: that is under way from now on.
-    fn slipped(&mut self, now: Instant) {
+    /// So many other answers came in place of some: these are under way from now on.
+    fn slipped(&mut self, now: Instant, times: usize) {
         let until = now + self.rest;
-        self.debts.iter_mut().for_each(|debt| *debt = until.max(*debt));
+        // Which have come, nobody knows: at least those are left that may take longest.
+        self.debts.sort_unstable();
+        self.debts.iter_mut().take(times).for_each(|debt| *debt = until.max(*debt));
         (self.slip, self.is_slipping) = (Some(until), true);
+    }
+
+    /// The last answer is used: whether those to the same read before it show that others came.
+    fn note_slips(&mut self, now: Instant) {
+        let run = std::mem::take(&mut self.run);
+        let Some((last, before)) = run.split_last().filter(|_| !self.debts.is_empty()) else { return };
+        let Some(present) = &self.present else { return };
+        let others = self.known.iter().filter(|known| known.of != *present);
+        let others: Vec<&Vec<u8>> = others.flat_map(|known| &known.answers).chain([&self.before]).collect();
+        let is_others = |answer: &&Vec<u8>| {
+            let own = distance(answer, last);
+            let mut known = others.iter().filter(|other| other.len() == answer.len());
+            // What is nearer to another read's is that one's.
+            *answer != last && known.any(|other| distance(answer, other) <= own)
+        };
+        let times = before.iter().filter(is_others).count();
+        if times > 0 {
+            self.slipped(now, times);
+        }
+    }
+
+    /// Whether an answer as long as that to the present request may be another one's.
+    fn may_be_others(&self) -> bool {
+        let Some(present) = &self.present else { return true };
+        let Some(since) = self.since.filter(|_| !self.is_much && !self.is_any) else { return true };
+        self.known.iter().any(|known| {
+            let is_alike = known.of.request.answer() == present.request.answer();
+            is_alike && known.of != *present && known.asked >= since
+        })
+    }
+
+    /// Whether more than one answer is kept, and none was given up for so long that all have come.
+    pub(super) fn is_kept_late(&self, now: Instant) -> bool {
+        let is_old = |at: Instant| now.saturating_duration_since(at) > 2 * self.rest;
+        self.debts.len() > 1 && self.owed_at.is_some_and(is_old)
     }
 
     /// So many answers to earlier requests may come before that to the present one.
@@ -226,12 +276,18 @@ impl Relay {
         (self.behind, self.displaced) = (0, 0);
     }
 
-    /// It was shown that no answer to an earlier request is left.
-    pub(super) fn resynced(&mut self) {
+    /// It was shown that no answer to an earlier request is left, but so many to the requests which
+    /// showed it; they may come until then.
+    pub(super) fn resynced(&mut self, now: Instant, left: usize, until: Instant) {
         self.stragglers = Stragglers::default();
         (self.is_out_of_step, self.present, self.previous) = (false, None, None);
         self.earlier.clear();
         self.settle();
+        if left > 0 {
+            (self.since, self.owed_at) = (Some(now), Some(now));
+            (0..left).for_each(|_| self.owe(until));
+            self.suspect();
+        }
     }
 
     /// The same where an exception came that a unit sends, too, or another answer to it.
@@ -258,7 +314,7 @@ impl Relay {
         if self.debts.is_empty() {
             self.owe(until);
         }
-        self.slipped(now);
+        self.slipped(now, 1);
         self.suspect();
     }
 
@@ -287,9 +343,9 @@ impl Relay {
         self.stragglers.is_open(now) || self.debts.iter().any(|until| now < *until)
     }
 
-    /// Whether more than one may still come, at any time.
+    /// Whether more than one may still come to a unit that is alone on its line, at any time.
     pub(super) fn awaits_several(&self) -> bool {
-        self.late() > 1
+        !self.is_shared && self.late() > 1
     }
 
     /// The last answers to the present read, if most of them are right and nobody knows which.
@@ -304,7 +360,7 @@ impl Relay {
     /// one of them is not known.
     fn others(&self) -> Option<Vec<Vec<u8>>> {
         let present = self.present.as_ref()?;
-        let since = self.since.filter(|_| !self.is_much)?;
+        let since = self.since.filter(|_| !self.is_much && !self.is_any)?;
         let mut others = Vec::new();
         for known in &self.known {
             let is_alike = known.of.request.answer() == present.request.answer() && known.of != *present;
@@ -366,7 +422,8 @@ impl Relay {
             self.stragglers.begin(now);
             self.note_asked(now, &asked);
             self.before.clone_from(&self.last);
-            (self.times, self.answers, self.is_again, self.is_far) = (0, 0, false, false);
+            (self.times, self.answers, self.is_again) = (0, 0, false);
+            self.run.clear();
             self.is_slipping = self.slip.is_some_and(|until| now < until);
             if let Some(present) = &self.present {
                 self.earlier.push_front(present.clone());
@@ -434,7 +491,7 @@ impl Relay {
             (Answer::Data(data), Some(present)) => {
                 // Of one unit alone nothing tells when it is over but the time.
                 let late = self.late().max(1);
-                let is_sure = self.is_shared && (late > 1 || self.is_slipping);
+                let is_sure = self.is_shared && (late > 1 || self.is_slipping) && self.may_be_others();
                 // One that is late again and again is so without a word, once it is one answer
                 // late.
                 Some(self.stragglers.answered(now, present.request.answer(), data, (late, is_sure)))
@@ -450,10 +507,12 @@ impl Relay {
             Some(Verdict::Right | Verdict::Most) => trust.and(Trust::Alike),
             Some(Verdict::Free) | None => trust,
         };
-        if let Answer::Data(data) = answer
-            && trust != Trust::Doubtful
-        {
-            self.note_own(data);
+        if let Answer::Data(data) = answer {
+            self.run.push(data.to_vec());
+            if trust != Trust::Doubtful {
+                self.note_slips(now);
+                self.note_own(data);
+            }
         }
         trust
     }
@@ -478,8 +537,6 @@ impl Relay {
                 (self.first, self.is_alike) = (data.to_vec(), true);
             }
             self.is_alike &= self.first == data;
-            self.is_far |=
-                !self.is_alike && distance(&self.first, data) >= distance(&self.first, &self.before);
         } else {
             self.first.clear();
         }
@@ -489,14 +546,10 @@ impl Relay {
         let is_second = is_same && self.answers == late + 1 && matches!(answer, Answer::Data(_));
         let sign = Sign::of(&self.before, &self.first, &self.last);
         let sign = sign.filter(|sign| is_second && (self.is_alike || *sign == Sign::Behind));
-        let is_like_before = self.before.len() == self.last.len();
-        if sign == Some(Sign::Behind) || is_second && sign.is_none() && self.is_far && is_like_before {
-            if self.debts.is_empty() && sign.is_some() && self.in_doubt {
-                self.owe(now + self.rest);
-            }
-            if !self.debts.is_empty() {
-                self.slipped(now);
-            }
+        if sign == Some(Sign::Behind) && self.is_gateway && self.in_doubt && self.debts.is_empty() {
+            // Nobody knows since when.
+            self.is_any = true;
+            self.owe(now + self.rest);
         }
         if !self.is_shared {
             self.show_one(sign, is_early);
@@ -569,7 +622,7 @@ impl Relay {
 
     fn settle(&mut self) {
         self.debts.clear();
-        self.since = None;
+        (self.since, self.is_any) = (None, false);
         (self.in_doubt, self.maybe, self.slip, self.is_slipping) = (false, None, None, false);
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }

@@ -218,6 +218,8 @@ pub(super) struct Unit {
     slot_due: Instant,
     /// What may still come.
     doubt: Doubt,
+    /// When an answer was last missing, or came late.
+    missed_at: Option<Instant>,
     /// When its last frame came, late or not.
     heard_at: Option<Instant>,
     /// It is left alone until that has come.
@@ -346,6 +348,7 @@ impl Unit {
             slot: now,
             slot_due: now,
             doubt: Doubt::default(),
+            missed_at: None,
             heard_at: None,
             is_resting: false,
             behind: 0,
@@ -739,6 +742,7 @@ impl Unit {
         self.failures = self.failures.saturating_add(1);
         self.failing = Some(lost.failure);
         self.ended_at = Some(now);
+        self.missed_at = Some(now);
         self.openings = 0;
         self.lateness.failed();
         if lost.obstacle() == Some(Obstacle::Silence) {

@@ -17,6 +17,8 @@
 //! * If a poll's answer comes in its place, the line is late. Each request to an address that no
 //!   unit has takes one answer that is kept, and adds none: so they *drain* the gateway, until one
 //!   has no answer. Then the probe shows whether that was all.
+//! * The same is tried where late answers can be reckoned with, but are kept or make readings
+//!   undecided: if it is in vain, the line is read as before.
 //! * A gateway that neither drops what it keeps nor hands it on to such requests stays late. It is
 //!   put to the test again after a silence that becomes longer each time.
 
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 use super::super::frame;
 use super::super::pdu::{Answer, Request, Table};
 use super::super::write::Written;
-use super::{Bus, Event, Line, Unit};
+use super::{Bus, Event, Line, RESYNC_EVERY, Unit};
 
 /// Answers that are taken from a gateway in one go. If more come, the address has a unit after all.
 const DRAIN_MAX: u32 = 64;
@@ -47,6 +49,10 @@ pub(super) struct Resync {
     /// Answers that were taken in this try.
     pulled: u32,
     tries: u32,
+    /// Probes whose answers have not come.
+    probes: usize,
+    /// Answers can be told from others by reading more than once: if it is in vain, that goes on.
+    is_readable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,22 +97,31 @@ const OUT_OF_STEP: &str = "answers come later than can be reckoned with, and not
 impl Bus {
     /// Whether answers come later than can be reckoned with, so that none is used.
     pub fn is_out_of_step(&self) -> bool {
-        self.resync.is_some()
+        self.relay.is_out_of_step()
     }
 
     /// More answers may still come than can be reckoned with.
     pub(super) fn lose_step(&mut self, now: Instant) {
         self.relay.lose_step();
-        self.current = None;
-        let wait = self.longest_rest();
-        self.resynced_at = Some(now);
-        self.resync = Some(Resync { at: now + wait, wait, step: Step::Probe, pulled: 0, tries: 0 });
-        self.end_write_out_of_step();
+        self.await_resync(now, false);
         for (unit, of) in self.units.iter_mut().enumerate() {
             if of.lose_step() {
                 self.events.push_back(Event::OutOfStep { unit });
             }
         }
+    }
+
+    /// Answers may be late, and can be reckoned with: the line is brought in step all the same.
+    pub(super) fn try_resync(&mut self, now: Instant) {
+        self.await_resync(now, true);
+    }
+
+    fn await_resync(&mut self, now: Instant, is_readable: bool) {
+        self.current = None;
+        let wait = self.longest_rest();
+        let step = Step::Probe;
+        self.resync = Some(Resync { at: now + wait, wait, step, pulled: 0, tries: 0, probes: 0, is_readable });
+        self.end_write_out_of_step();
     }
 
     fn end_write_out_of_step(&mut self) {
@@ -161,6 +176,9 @@ impl Bus {
         let timeout = self.units.iter().map(|unit| unit.timeout()).max().unwrap_or(self.settings.timeout);
         let length = 11 + usize::from(request.answer().length);
         let deadline = now + timeout + self.settings.speed.characters(length);
+        if let Some(resync) = self.resync.as_mut().filter(|_| step != Step::Drain) {
+            resync.probes += 1;
+        }
         self.line = Line::Resyncing(Sent { address, request, is_function_free, deadline, unframed: 0 });
         true
     }
@@ -235,8 +253,14 @@ impl Bus {
         self.release(now);
         let Some(resync) = &mut self.resync else { return };
         resync.at = now;
+        // Of several probes, it is that to the first.
+        resync.probes -= usize::from(came == Came::Own && resync.probes > 0);
         match (resync.step, came) {
-            (Step::Probe | Step::ProbeAgain, Came::Own | Came::Nothing) => return self.resynced(now),
+            // What is left are answers to probes, which may come later.
+            (Step::Probe | Step::ProbeAgain, Came::Own | Came::Nothing) => {
+                let (probes, until) = (resync.probes, now + resync.wait);
+                return self.resynced(now, probes, until);
+            }
             (Step::Probe, Came::Others) => (resync.step, resync.pulled) = (Step::Drain, 0),
             (Step::Drain, Came::Own | Came::Others) if resync.pulled < DRAIN_MAX => resync.pulled += 1,
             (Step::Drain, Came::Nothing) => resync.step = Step::ProbeAgain,
@@ -252,12 +276,15 @@ impl Bus {
         resync.wait = (2 * resync.wait).min(WAIT_MAX.max(resync.wait));
         (resync.at, resync.step) = (now + resync.wait, Step::Probe);
         resync.tries = resync.tries.wrapping_add(1);
+        if resync.is_readable {
+            (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.1));
+        }
         true
     }
 
-    fn resynced(&mut self, now: Instant) {
-        self.resync = None;
-        self.relay.resynced();
+    fn resynced(&mut self, now: Instant, probes: usize, until: Instant) {
+        (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.0));
+        self.relay.resynced(now, probes, until);
         self.units.iter_mut().for_each(|unit| unit.resynced(now));
     }
 

@@ -15,8 +15,8 @@
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
 //! * A gateway in the network may put the number and the unit of a request on the answer to the one
 //!   before, and nothing shows it. So there the rest of a register is read until it was the same
-//!   four times, and once more than answers may come late. The same is done on a serial port if the
-//!   unit was ever late or silent: late answers may overtake each other.
+//!   four times, and once more than answers may come late. The same is done on a serial port if an
+//!   answer of the unit was late or missing not long ago: answers may overtake each other.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -42,8 +42,8 @@ const FETCHES: usize = 6;
 /// register is read until so many answers in a row are the same: the last of them is its own if the
 /// gateway is less than that late. And at most so often.
 const READS: (usize, usize) = (4, 10);
-/// On a serial port one read is enough, unless the unit was late or silent since the start: then
-/// an answer to another request may overtake that to this one.
+/// On a serial port one read is enough, unless an answer of the unit was late or missing not long
+/// ago: then that may come in place of this one's, whatever came between.
 const READS_OF_LINE: usize = 1;
 /// So many answers to its reads may be those to earlier requests.
 const DOUBTFUL: usize = 8;
@@ -334,8 +334,8 @@ impl Bus {
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
         let late = self.relay.late().max(self.units.get(exchange.unit).map_or(0, Unit::mistakable));
-        let was_late = self.units.get(exchange.unit).is_some_and(Unit::was_ever_late);
-        let least = match self.medium == Medium::Line && late == 0 && !was_late {
+        let was_late = self.units.get(exchange.unit).is_some_and(|unit| unit.was_just_late(now));
+        let least = match self.medium == Medium::Line && !was_late {
             true => READS_OF_LINE,
             false => READS.0.max(late + 1),
         };

@@ -336,6 +336,11 @@ impl Unit {
         (2 * self.latest).clamp(timeout * least, timeout * most)
     }
 
+    /// No answer takes longer.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.timeout() * STILL_TO_COME.1
+    }
+
     /// How long an answer is waited for: as configured, or as was learned while something comes
     /// from the unit.
     pub(in super::super) fn timeout(&self) -> Duration {
@@ -368,7 +373,7 @@ impl Unit {
         }
         self.counters.late += 1;
         self.lateness.heard();
-        self.heard_at = Some(now);
+        (self.heard_at, self.missed_at) = (Some(now), Some(now));
         // Of several that it may answer, nobody knows how long it took; and one that comes within
         // the timeout was given up for another reason.
         let is_slow = late.is_certain && least >= self.settings.timeout;
