@@ -64,6 +64,12 @@ impl Values {
     }
 }
 
+/// How many readings there are at least, of so many where values stay the same for a while: those
+/// that always change are withheld while another's may come that nobody knows, or is near to them.
+fn least(values: Values, of: usize) -> usize {
+    if values == Values::Always { of / 5 * 2 } else { of }
+}
+
 const VALUES: [Values; 4] = [Values::Still, Values::Some, Values::Slow, Values::Always];
 
 /// What the gateway does with what came too late when it sends a request.
@@ -242,9 +248,9 @@ fn an_answer_that_comes_after_the_gateway_gave_it_up_makes_no_reading_false() {
                     world.run(90 * SECOND);
                     let (count, wrong) = judged(&world, &[1, 2, 3]);
                     assert_eq!(wrong, [], "{what}");
-                    assert!(count > 3 * 80, "{what}: {count}");
+                    assert!(count > least(values, 3 * 80), "{what}: {count}");
                     for unit in 0..3 {
-                        assert!(world.readings(unit).len() > 75, "{what}: {}", world.readings(unit).len());
+                        assert!(world.readings(unit).len() > least(values, 75), "{what}: {}", world.readings(unit).len());
                     }
                 }
             }
@@ -278,7 +284,7 @@ fn nor_does_it_where_nothing_says_which_request_an_answer_is_for() {
                         world.run(90 * SECOND);
                         let (_, wrong) = judged(&world, &[1, 2, 3]);
                         let least = (0..3).map(|unit| world.readings(unit).len()).min().unwrap();
-                        if !wrong.is_empty() || least < 60 {
+                        if !wrong.is_empty() || least < self::least(values, 60) {
                             bad.push((what, least, wrong.len(), wrong.into_iter().next()));
                         }
                     }
@@ -302,7 +308,7 @@ fn nor_where_the_gateway_gives_up_with_an_exception_that_units_send() {
                 let mut world = gateway_at(way, map(&EQUAL), values, Buffer::Kept, takes);
                 world.run(90 * SECOND);
                 let (count, wrong) = judged(&world, &[1, 2, 3]);
-                if !wrong.is_empty() || count < 3 * 65 {
+                if !wrong.is_empty() || count < least(values, 3 * 65) {
                     bad.push((way, values, late, count, wrong.len()));
                 }
             }
@@ -326,7 +332,7 @@ fn a_dead_unit_that_is_always_late_makes_no_reading_false_of_units_with_reads_of
                 let mut world = gateway_at(way, map(&maps), values, Buffer::Capped(2), takes);
                 world.run(3 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
-                if !wrong.is_empty() || count < 100 {
+                if !wrong.is_empty() || count < least(values, 100) {
                     bad.push((medium, values, seed, count, wrong.len(), wrong.into_iter().next()));
                 }
             }
@@ -354,7 +360,7 @@ fn both_answers_to_a_request_that_was_sent_twice_to_wake_a_dead_unit_make_no_rea
                 let mut world = gateway_at(way, units, values, Buffer::ClearedWhenIdle(ms(300)), takes);
                 world.run(3 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
-                if !wrong.is_empty() || count < 150 {
+                if !wrong.is_empty() || count < least(values, 150) {
                     bad.push((medium, values, seed, count, wrong.len(), wrong.into_iter().next()));
                 }
             }
@@ -423,7 +429,7 @@ fn a_dead_unit_that_answers_late_once_makes_no_reading_false_where_answers_have_
                     world.run(3 * MINUTE);
                     let (_, wrong) = judged(&world, &[1, 2, 3, 4]);
                     let least = (0..3).map(|unit| world.readings(unit).len()).min().unwrap();
-                    if !wrong.is_empty() || least < 140 {
+                    if !wrong.is_empty() || least < self::least(values, 140) {
                         bad.push((what, least, wrong.len(), wrong.into_iter().next()));
                     }
                 }
@@ -442,7 +448,7 @@ fn a_dead_unit_behind_a_gateway_without_numbers_costs_the_others_few_readings() 
             let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
             world.run(5 * MINUTE);
             let counts = [0, 1, 2].map(|unit| world.readings(unit).len());
-            assert!(counts.iter().all(|count| *count > 265), "{way:?} {values:?}: {counts:?}");
+            assert!(counts.iter().all(|count| *count > least(values, 265)), "{way:?} {values:?}: {counts:?}");
         }
     }
 }
@@ -501,7 +507,7 @@ fn one_late_answer_of_a_unit_that_was_dead_from_the_start_makes_no_reading_false
                 world.run(3 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
                 assert_eq!(wrong, [], "{what}");
-                assert!(count > 3 * 160, "{what}: {count}");
+                assert!(count > least(values, 3 * 150), "{what}: {count}");
                 assert_eq!(world.readings(3), [], "{what}");
             }
         }
@@ -572,7 +578,7 @@ fn a_gateway_whose_line_is_late_now_and_then_makes_no_reading_false() {
                 world.run(5 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3]);
                 let what = format!("{buffer:?} {percent} % {values:?} {seed}");
-                counts.push((count, least, wrong.len(), what));
+                counts.push((count, self::least(values, least), wrong.len(), what));
             }
         }
     }
@@ -597,7 +603,7 @@ fn units_that_are_dead_and_answer_late_now_and_then_make_no_reading_false() {
                 world.run(10 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3, 4]);
                 assert_eq!(wrong, [], "{what}");
-                assert!(count > 2 * 500, "{what}: {count}");
+                assert!(count > least(values, 2 * 500), "{what}: {count}");
             }
         }
     }
@@ -712,7 +718,7 @@ fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_rea
                     // What it keeps is taken from it, and all is as before.
                     let least = (0..3).map(|unit| world.readings(unit).len() - before[unit]).min().unwrap();
                     lost += world.count(|event| matches!(event, Event::OutOfStep { .. }));
-                    if !wrong.is_empty() || least < 40 {
+                    if !wrong.is_empty() || least < 25 {
                         bad.push((what, least, wrong.len(), wrong.into_iter().next()));
                     }
                 }
@@ -745,14 +751,21 @@ fn a_line_that_stays_later_than_can_be_reckoned_with_publishes_nothing_says_so_a
             assert_eq!(judged(&world, &[1, 2, 3, 4, 5]).1, [], "{what}");
             assert_eq!(world.readings(0).len(), before, "{what}");
             assert!(world.bus.is_out_of_step(), "{what}");
+            let mut told = 0;
             for unit in 0..5 {
-                assert_eq!(world.bus.state(unit), Some(State::Degraded), "{what}");
                 assert!(!world.bus.is_one_behind(unit), "{what}");
+                // One that was down before stays so, for its own reason.
+                if world.bus.state(unit) == Some(State::Down) {
+                    continue;
+                }
+                told += 1;
+                assert_eq!(world.bus.state(unit), Some(State::Degraded), "{what}");
                 let why = world.bus.failing(unit).unwrap().to_string();
                 assert!(why.contains("later than can be reckoned with") && why.contains("clears its buffer"));
                 let is_it = |event: &Event| *event == Event::OutOfStep { unit };
                 assert_eq!(world.count(is_it), 1, "{what}");
             }
+            assert!(told > 0, "{what}");
             // Meanwhile a command is refused, and not carried out.
             let job = Job::new(&[masked()], "m", b"5").unwrap();
             assert!(world.bus.write(world.now, 1, 0, job, 10 * SECOND));
@@ -765,7 +778,7 @@ fn a_line_that_stays_later_than_can_be_reckoned_with_publishes_nothing_says_so_a
             let late = world.readings(0).len() - before;
             assert!(late > 6 * 60, "{what}: {late}");
             assert_eq!(judged(&world, &[1, 2, 3, 4, 5]).1, [], "{what}");
-            assert_eq!(world.bus.state(0), Some(State::Up), "{what}");
+            assert!((0..5).all(|unit| world.bus.state(unit) == Some(State::Up)), "{what}");
         }
     }
 }
@@ -786,7 +799,7 @@ fn a_line_that_was_late_and_slips_again_and_again_without_a_missing_answer_makes
                 let mut world = gateway_at(way, map(&maps), values, Buffer::Kept, takes);
                 world.run(3 * MINUTE);
                 let (count, wrong) = judged(&world, &[1, 2, 3]);
-                if !wrong.is_empty() || count < 200 {
+                if !wrong.is_empty() || count < 150 {
                     bad.push((what, count, wrong.len(), wrong.into_iter().next()));
                 }
             }
@@ -821,7 +834,7 @@ fn of_values_that_are_alike_and_always_change_none_is_published_that_may_be_anot
                         }
                     }
                 }
-                if !wrong.is_empty() || count < 20 {
+                if !wrong.is_empty() || count < 5 {
                     bad.push((way, buffer, seed, count, wrong.len(), wrong.into_iter().next()));
                 }
             }
