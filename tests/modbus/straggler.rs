@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::{Bus, Event};
 use tombolo::proto::serial::modbus::bus::{Medium, State};
 use tombolo::proto::serial::modbus::settings::Unit;
 use tombolo::proto::serial::modbus::write::{Job, Written};
+use tombolo::proto::serial::modbus::{Bus, Event};
 use tombolo::splitmix::SplitMix64;
 
 use crate::gateway::{judged, masked, with};
@@ -250,7 +250,11 @@ fn an_answer_that_comes_after_the_gateway_gave_it_up_makes_no_reading_false() {
                     assert_eq!(wrong, [], "{what}");
                     assert!(count > least(values, 3 * 80), "{what}: {count}");
                     for unit in 0..3 {
-                        assert!(world.readings(unit).len() > least(values, 75), "{what}: {}", world.readings(unit).len());
+                        assert!(
+                            world.readings(unit).len() > least(values, 75),
+                            "{what}: {}",
+                            world.readings(unit).len()
+                        );
                     }
                 }
             }
@@ -704,8 +708,9 @@ fn late_for_a_while(seed: u64) -> impl FnMut(Duration, u8) -> Option<Duration> {
 fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_reading_false() {
     let (mut bad, mut lost) = (Vec::new(), 0);
     for way in [(Medium::Header, Missing::Exception(11))].into_iter().chain(UNNUMBERED) {
-        for (maps, buffer) in
-            [EQUAL, LONE, MIXED].into_iter().flat_map(|maps| [Buffer::Kept, Buffer::InOrder].map(|of| (maps, of)))
+        for (maps, buffer) in [EQUAL, LONE, MIXED]
+            .into_iter()
+            .flat_map(|maps| [Buffer::Kept, Buffer::InOrder].map(|of| (maps, of)))
         {
             for values in VALUES {
                 for seed in 1..=2 {

@@ -120,7 +120,8 @@ impl Bus {
         self.current = None;
         let wait = self.longest_rest();
         let step = Step::Probe;
-        self.resync = Some(Resync { at: now + wait, wait, step, pulled: 0, tries: 0, probes: 0, is_readable });
+        self.resync =
+            Some(Resync { at: now + wait, wait, step, pulled: 0, tries: 0, probes: 0, is_readable });
         self.end_write_out_of_step();
     }
 
@@ -264,7 +265,9 @@ impl Bus {
             (Step::Probe, Came::Others) => (resync.step, resync.pulled) = (Step::Drain, 0),
             (Step::Drain, Came::Own | Came::Others) if resync.pulled < DRAIN_MAX => resync.pulled += 1,
             (Step::Drain, Came::Nothing) => resync.step = Step::ProbeAgain,
-            (Step::ProbeAgain, Came::Others) | (Step::Drain, Came::Own | Came::Others) | (_, Came::Damaged) => {
+            (Step::ProbeAgain, Came::Others)
+            | (Step::Drain, Came::Own | Came::Others)
+            | (_, Came::Damaged) => {
                 self.resync_later(now);
             }
         }

@@ -49,9 +49,9 @@ impl Unit {
                     let value = match &several[..] {
                         [] => of(data),
                         several => {
-                            let others = others.as_ref().map(|others| {
-                                others.iter().map(|data| of(data)).collect::<Vec<_>>()
-                            });
+                            let others = others
+                                .as_ref()
+                                .map(|others| others.iter().map(|data| of(data)).collect::<Vec<_>>());
                             let values = several.iter().map(|data| of(data)).collect();
                             straggler::likely(values, others.as_deref())
                         }
