@@ -742,7 +742,7 @@ fn late_ten_times(now: Duration, _: u8) -> Option<Duration> {
 
 #[test]
 fn a_line_that_stays_later_than_can_be_reckoned_with_publishes_nothing_says_so_and_comes_back_by_itself() {
-    for way in [(Medium::Header, Missing::Exception(11))].into_iter().chain(UNNUMBERED) {
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[0], UNNUMBERED[3]] {
         for values in VALUES {
             let what = format!("{way:?} {values:?}");
             let units = map(&[&[2, 40], &[2, 40], &[2, 40], &[2, 40], &[2, 40]]);

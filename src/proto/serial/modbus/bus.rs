@@ -902,7 +902,9 @@ impl Bus {
             Answer::Data(_) | Answer::Done => 0,
         };
         let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals);
-        if self.medium != Medium::Line && (is_given_up || exchange.is_knocked) {
+        if self.medium != Medium::Line && exchange.is_knocked {
+            self.relay.sent_twice(now, exchange.asked + unit.rest());
+        } else if self.medium != Medium::Line && is_given_up {
             self.relay.may_have_given_up(now, exchange.asked + unit.rest());
         }
     }
@@ -1024,7 +1026,9 @@ impl Bus {
         };
         let is_there = failure == Failure::Intruded || lost.is_answer;
         let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
-        match self.medium.gives_up(failure) && (self.medium == Medium::Header || !is_there) {
+        // On a serial port, too, where a gateway was seen to be late.
+        let gives_up = self.medium.gives_up(failure) || is_in_place && self.relay.late() > 0;
+        match gives_up && (self.medium == Medium::Header || !is_there) {
             true if is_in_place => {
                 self.relay.took_place(now, exchange.in_place, exchange.asked + unit.rest());
             }

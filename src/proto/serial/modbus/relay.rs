@@ -300,6 +300,17 @@ impl Relay {
         self.suspect();
     }
 
+    /// The present request was sent twice and answered once: the other answer may come.
+    pub(super) fn sent_twice(&mut self, now: Instant, until: Instant) {
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.gave_up(now, *unit, request.answer(), until);
+        }
+        self.note_rest(until.saturating_duration_since(now));
+        self.owed_at = Some(now);
+        self.owe(until);
+        self.suspect();
+    }
+
     /// The answer to another request, of this shape, came in place of that to the present one,
     /// which may come until then in its turn.
     pub(super) fn took_place(&mut self, now: Instant, came: Option<Shape>, until: Instant) {
