@@ -507,6 +507,7 @@ fn serial_unit(id: &str, unit: &SerialUnit) -> String {
         (unit.misfits, "of another length or function"),
         (unit.exceptions, "refused by the unit"),
         (unit.skipped, "polls left out"),
+        (unit.withheld, "withheld, as nothing shows whose values they are"),
         (unit.refused, "readings refused"),
         (unit.waiting, "readings waiting"),
         (unit.lost_readings, "readings lost"),

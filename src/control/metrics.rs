@@ -293,6 +293,11 @@ pub const SERIAL_COUNTERS: &[(&str, &str, &str)] = &[
     ("tombolo_modbus_silent_requests_total", "port, device", "Requests without any response."),
     ("tombolo_modbus_damaged_requests_total", "port, device", "Requests followed by no valid frame."),
     ("tombolo_modbus_skipped_polls_total", "port, device", "Polls that were left out."),
+    (
+        "tombolo_modbus_withheld_total",
+        "port, device",
+        "Answers and readings not used, as nothing showed whose values they are.",
+    ),
     ("tombolo_modbus_accepted_readings_total", "port, device", "Readings of the unit that were committed."),
 ];
 
@@ -445,6 +450,7 @@ fn serial_counter(name: &str, status: &Status, page: &mut Page) {
                 "tombolo_modbus_silent_requests_total" => unit.silent,
                 "tombolo_modbus_damaged_requests_total" => unit.damaged,
                 "tombolo_modbus_skipped_polls_total" => unit.skipped,
+                "tombolo_modbus_withheld_total" => unit.withheld,
                 "tombolo_modbus_accepted_readings_total" => unit.readings,
                 _ => continue,
             };

@@ -1326,6 +1326,9 @@ pub struct SerialUnit {
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
+    /// Answers and readings that were not used, as nothing showed that the values are its own.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub withheld: u64,
     /// Readings committed, or passed on by a rule with `qos = 0`.
     pub readings: u64,
     /// Readings that the rules or the quota refused.

@@ -557,6 +557,7 @@ fn shown(core: &Port, unit: &UnitView<'_>) -> snapshot::SerialUnit {
         learned_of_damage: learned.damage.is_some(),
         polls: bus.polls,
         skipped: bus.skipped,
+        withheld: bus.withheld,
         readings: unit.readings,
         refused: unit.refused,
         waiting: unit.waiting as u64,
@@ -647,7 +648,8 @@ const DAMAGED: &str =
 
 /// Why none of a unit's values arrives although it answers.
 fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
-    if let Some(failing) = unit.failing.filter(|failing| matches!(failing.failure, Failure::Gateway(_))) {
+    let tells = |failure: &Failure| matches!(failure, Failure::Gateway(_) | Failure::OutOfStep);
+    if let Some(failing) = unit.failing.filter(|failing| tells(&failing.failure)) {
         return failing.to_string();
     }
     let mut text = "it answers, but none of its values can be read".to_owned();

@@ -52,6 +52,9 @@ pub fn say(hub: &mut Hub, port: &Name, unit: &Unit, event: &Event) {
                 log::info!(device, port, unit = address, named = *other; "answers name another unit and are used, as their transaction identifier is right");
             }
         }
+        Event::OutOfStep { .. } => {
+            log::warn!(device, port, unit = address; "answers come later than can be reckoned with, so none is used until the line is in step again; restart the converter or gateway, which clears its buffer, or raise the timeout of its line");
+        }
         Event::Late { after, .. } => {
             if hub.may_say(LineKind::LateAnswer(name.clone())) {
                 let elapsed_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -81,6 +84,7 @@ impl std::fmt::Display for Words {
             }
             Failure::Misnumbered => "answers carry a transaction identifier that no request had",
             Failure::Misfit => "answers of another function or length than was asked for",
+            Failure::OutOfStep => "answers come later than can be reckoned with",
             Failure::Intruded => "another master asked it meanwhile",
             Failure::Gateway(_) => "the gateway at the port has no answer from it",
         })

@@ -829,3 +829,45 @@ fn after_a_reading_back_without_an_answer_the_next_poll_begins_with_a_read_of_an
     let last = order.iter().rposition(|at| *at == 10).unwrap();
     assert_eq!(order[last + 1..last + 4], [0, 0, 40]);
 }
+
+#[test]
+fn the_rest_of_a_register_is_not_that_of_a_late_answer_that_was_overtaken() {
+    for after in 0..4 {
+        let mut world = World::new(settings(vec![crate::gateway::with(1, &[2, 40])]));
+        let (mut kept, mut fetches) = (None::<Vec<u8>>, 0);
+        let mut first = true;
+        let mut written: Option<Vec<u8>> = None;
+        world.behave(1, move |request| {
+            let own = match &written {
+                _ if request[1] == 6 => request.to_vec(),
+                Some(word) if request[3] == 30 => [&[1, 3, 2][..], word].concat(),
+                _ => crate::support::answer(request),
+            };
+            if request[1] == 6 {
+                written = Some(request[4..6].to_vec());
+            }
+            if request[3] == 40 && std::mem::take(&mut first) {
+                // It takes long, and the next request is answered before.
+                kept = Some(own);
+                return Vec::new();
+            }
+            if request[3] == 30 {
+                fetches += 1;
+                if fetches > after
+                    && let Some(kept) = kept.take()
+                {
+                    return vec![(ms(1), frame(&kept)), (ms(5), frame(&own))];
+                }
+            }
+            vec![(ms(5), frame(&own))]
+        });
+        world.run(Duration::from_secs(4));
+        let job = Job::new(&[crate::gateway::masked()], "m", b"5").unwrap();
+        assert!(world.bus.write(world.now, 1, 0, job, Duration::from_secs(10)));
+        world.run(Duration::from_secs(15));
+        let writes: Vec<_> = world.requests.iter().filter(|(_, body)| body[1] == 6).collect();
+        // Register 30 holds its address.
+        assert!(writes.iter().all(|(_, body)| body[4..6] == [0, 0x5e]), "{after}: {writes:?}");
+        assert_eq!(writes.len(), 1, "{after}");
+    }
+}

@@ -190,6 +190,11 @@ fn special(unit: &SerialUnit) -> Option<&'static str> {
         let (named, bare) = (format!("exception {code},"), format!("exception {code}"));
         unit.left_out.values().any(|why| why.starts_with(&named) || *why == bare)
     };
+    if unit.reason.as_ref().is_some_and(|why| why.contains("later than can be reckoned with")) {
+        return Some(
+            "restart the converter or gateway, or raise the timeout of its line; it is asked again by itself",
+        );
+    }
     if unit.reason.as_ref().is_some_and(|why| why.contains("byte-count")) {
         return Some("set byte-count for the unit, or in its template");
     }

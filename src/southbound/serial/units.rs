@@ -361,6 +361,7 @@ impl Units {
             | Event::Failed { unit: index, .. }
             | Event::Refused { unit: index, .. }
             | Event::Named { unit: index, .. }
+            | Event::OutOfStep { unit: index }
             | Event::Late { unit: index, .. }) = event;
             let (Some(settings), Some(unit)) = (self.bus.unit(index), self.units.get_mut(index)) else {
                 continue;

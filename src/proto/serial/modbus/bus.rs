@@ -17,6 +17,7 @@
 //! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
 //!   the output.
 
+mod resync;
 mod write;
 
 use std::collections::VecDeque;
@@ -49,6 +50,10 @@ const REFUSALS_MAX: u8 = 3;
 /// At most so often a doubt that lasts is put to the test by a probe: seldom enough for the answer
 /// to one to be over before the next one, however late.
 const STEP_EVERY: Duration = Duration::from_secs(10);
+/// After so many readings in a row that were withheld it is found out whether the line is late; and
+/// not again before so long, or so long if that was in vain.
+const UNDECIDED: u32 = 6;
+const RESYNC_EVERY: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
 /// An event for the shell. Units are indices into [`Settings::units`].
 #[derive(Clone, Debug, PartialEq)]
@@ -125,6 +130,12 @@ pub enum Event {
         /// The address that its answers name.
         other: u8,
     },
+    /// More answers to earlier requests may come on the line than can be reckoned with: none is used,
+    /// and nothing published, until it is in step again.
+    OutOfStep {
+        /// Which unit was up.
+        unit: usize,
+    },
     /// A response came after the timeout and was not used: the timeout is too short for this unit.
     Late {
         /// The unit.
@@ -172,6 +183,10 @@ pub struct Bus {
     /// For so long nothing is asked once the port is open.
     still: Duration,
     writes: write::Writes,
+    /// The line is later than can be reckoned with.
+    resync: Option<resync::Resync>,
+    /// It is not found out again before, where the line is not known to be.
+    resync_again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -179,6 +194,8 @@ enum Line {
     Down,
     Idle,
     Waiting(Exchange),
+    /// A request is outstanding that is to show whether the line is in step.
+    Resyncing(resync::Sent),
 }
 
 #[derive(Debug)]
@@ -304,6 +321,8 @@ impl Bus {
             stepped_at: None,
             still: Duration::ZERO,
             writes: write::Writes::default(),
+            resync: None,
+            resync_again: None,
         }
     }
 
@@ -311,6 +330,7 @@ impl Bus {
     /// come by [`Bus::handle_late`]. To be called before the port is open.
     pub fn answers_are_numbered(&mut self) {
         self.medium = Medium::Header;
+        self.relay.set_gateway();
         self.relay.set_shared(self.units.len() > 1);
         self.units.iter_mut().for_each(Unit::set_numbered);
     }
@@ -318,6 +338,9 @@ impl Bus {
     /// Says what is between, for the reasons that are given.
     pub fn is_behind(&mut self, medium: Medium) {
         self.medium = medium;
+        if medium != Medium::Line {
+            self.relay.set_gateway();
+        }
     }
 
     /// Takes over what was learned of a unit before, by its device id; before the port is open.
@@ -399,7 +422,7 @@ impl Bus {
     pub fn still_to_come(&self) -> Duration {
         match &self.line {
             Line::Waiting(exchange) => self.units.get(exchange.unit).map(Unit::rest).unwrap_or_default(),
-            Line::Down | Line::Idle => Duration::ZERO,
+            Line::Down | Line::Idle | Line::Resyncing(_) => Duration::ZERO,
         }
     }
 
@@ -440,6 +463,7 @@ impl Bus {
         self.used_at = now;
         self.babble = now;
         self.units.iter_mut().for_each(|unit| unit.start(now));
+        self.resync_opened(now);
     }
 
     /// The port was closed. If a request was outstanding, this is the failure of it; otherwise no
@@ -476,6 +500,7 @@ impl Bus {
             match &mut self.line {
                 Line::Down => {}
                 Line::Idle => self.overhear(now, part),
+                Line::Resyncing(_) => self.hear_resync(now, part),
                 Line::Waiting(_) => {
                     self.receiver.push(part);
                     self.examine(now, false);
@@ -529,6 +554,7 @@ impl Bus {
         if let Line::Waiting(exchange) = &mut self.line {
             exchange.unframed = bytes;
         }
+        self.note_resync_unframed(bytes);
     }
 
     /// Time has passed: to be called when [`Bus::poll_timeout`] says so, and harmless at any time.
@@ -545,6 +571,11 @@ impl Bus {
             self.examine(now, true);
             self.give_up(now);
         }
+        if let Line::Resyncing(sent) = &self.line
+            && now >= sent.deadline()
+        {
+            self.resync_timed_out(now);
+        }
         self.begin(now);
     }
 
@@ -557,7 +588,9 @@ impl Bus {
                 let sooner = exchange.settled.into_iter().chain(exchange.knock).chain(held).min();
                 Some(sooner.map_or(exchange.deadline, |sooner| sooner.min(exchange.deadline)))
             }
+            Line::Resyncing(sent) => Some(sent.deadline()),
             Line::Idle if self.events.len() >= EVENTS_MAX => None,
+            Line::Idle if self.resync.is_some() => self.next_resync(),
             Line::Idle => self.next_turn(),
         }
     }
@@ -921,8 +954,16 @@ impl Bus {
         }
         self.release(now);
         self.answered_at = Some(now);
-        let is_behind = self.units.get(exchange.unit).is_some_and(Unit::is_behind);
+        let unit = self.units.get(exchange.unit);
+        let is_behind = unit.is_some_and(Unit::is_behind);
+        self.relay.note_rest(unit.map(Unit::rest).unwrap_or_default());
         let trust = self.relay.answered(now, answer, is_behind);
+        if self.relay.is_out_of_step() {
+            if let Some(unit) = self.units.get_mut(exchange.unit) {
+                unit.count_unused(now, exchange.asked, answer);
+            }
+            return self.lose_step(now);
+        }
         self.note_open(now, exchange, answer);
         if exchange.of_write {
             return self.write_answered(now, exchange, answer, trust);
@@ -945,7 +986,7 @@ impl Bus {
             self.quiet_at = self.quiet_at.max(now + PAUSES[0]);
         }
         let was_behind = unit.is_behind();
-        unit.note_awaited(self.relay.awaits(now));
+        unit.note_awaited(self.relay.awaits(now), self.relay.awaits_several());
         let progress = unit.answered(now, of, (answer, trust), self.relay.several(), &mut news);
         if !was_behind && unit.is_behind() {
             // What is late with one unit is so with all, if it goes by the line; whether it does,
@@ -989,7 +1030,9 @@ impl Bus {
             Answer::Data(_) | Answer::Done => false,
         };
         let is_given_up = (1..=REFUSALS_MAX).contains(&unit.refusals) && !is_proven(answer);
-        if self.medium != Medium::Line && (is_given_up || exchange.is_knocked) {
+        if self.medium != Medium::Line && exchange.is_knocked {
+            self.relay.sent_twice(now, exchange.asked + unit.rest());
+        } else if self.medium != Medium::Line && is_given_up {
             self.relay.may_have_given_up(now, exchange.asked + unit.rest());
         }
     }
@@ -1002,6 +1045,13 @@ impl Bus {
             // What is new of the unit is told before its reading.
             self.tell(index, std::mem::take(news));
             self.events.push_back(Event::Reading { unit: index, payload });
+        }
+        // Where no reading can be told from others', or some answers are kept, the line is brought
+        // in step, if the gateway can be.
+        let is_long = self.units.get(index).is_some_and(|unit| unit.undecided() >= UNDECIDED);
+        let is_late = is_long && self.relay.late() > 0 || self.relay.is_kept_late(now);
+        if is_late && self.resync.is_none() && self.resync_again.is_none_or(|again| now >= again) {
+            self.try_resync(now);
         }
     }
 
@@ -1107,7 +1157,9 @@ impl Bus {
         };
         let is_there = failure == Failure::Intruded || lost.is_answer;
         let is_in_place = exchange.is_displaced || exchange.is_late || failure == Failure::Misfit;
-        match self.medium.gives_up(failure) && (self.medium == Medium::Header || !is_there) {
+        // On a serial port, too, where a gateway was seen to be late.
+        let gives_up = self.medium.gives_up(failure) || is_in_place && self.relay.late() > 0;
+        match gives_up && (self.medium == Medium::Header || !is_there) {
             true if is_in_place => {
                 self.relay.took_place(now, exchange.in_place, exchange.asked + unit.rest());
             }
@@ -1126,6 +1178,7 @@ impl Bus {
             | Failure::Closed
             | Failure::Misnumbered
             | Failure::Intruded
+            | Failure::OutOfStep
             | Failure::Gateway(_) => unit.counters.silent += 1,
             Failure::Damaged => unit.counters.damaged += 1,
             // Counted when it came.
@@ -1172,7 +1225,7 @@ impl Bus {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
-        if self.begin_write(now) {
+        if self.begin_resync(now) || self.begin_write(now) {
             return;
         }
         let Some(index) = self.choose(now) else { return };

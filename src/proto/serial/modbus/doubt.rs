@@ -126,6 +126,8 @@ pub(super) struct Doubt {
     is_of_opening: bool,
     /// What a gateway gave up may still come: nothing that is in step now is so for good.
     is_early: bool,
+    /// More than one is held back, perhaps: none is forgotten with time.
+    is_several: bool,
     /// When the last request was sent that was not answered.
     lost_at: Option<Instant>,
 }
@@ -137,8 +139,14 @@ impl Doubt {
     }
 
     /// Whether what a gateway gave up may still come.
-    pub(super) fn set_early(&mut self, is_early: bool) {
-        self.is_early = is_early;
+    /// `is_several`: more than one, perhaps for ever.
+    pub(super) fn set_early(&mut self, is_early: bool, is_several: bool) {
+        (self.is_early, self.is_several) = (is_early, is_several);
+    }
+
+    /// The line was shown to be in step.
+    pub(super) fn reset(&mut self) {
+        *self = Doubt { is_numbered: self.is_numbered, ..Doubt::default() };
     }
 
     /// Whether nothing can still come.
@@ -203,7 +211,8 @@ impl Doubt {
     /// No answer can still come that was asked for so long ago, nor so long after the one before;
     /// `held`: except the last one, which may come with the next request only.
     pub(super) fn settle(&mut self, now: Instant, after: Duration, heard: Option<Instant>, held: bool) {
-        if heard.is_some_and(|heard| now.saturating_duration_since(heard) < after) {
+        let is_heard = heard.is_some_and(|heard| now.saturating_duration_since(heard) < after);
+        if is_heard || held && self.is_several {
             return;
         }
         let last = self.open.len().saturating_sub(usize::from(held));
@@ -324,7 +333,7 @@ impl Doubt {
             self.clear();
             (self.last, self.is_calm) = (last, is_calm);
         }
-        if self.is_behind() {
+        if self.is_behind() && !self.is_several {
             // No more than one is held back.
             self.open.drain(..self.open.len().saturating_sub(1));
         }

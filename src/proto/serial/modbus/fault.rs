@@ -27,6 +27,8 @@ pub enum Failure {
     Gateway(Exception),
     /// Another master asked the unit meanwhile: what came may be the answer to it.
     Intruded,
+    /// More answers to earlier requests may come on the line than can be reckoned with.
+    OutOfStep,
 }
 
 /// What is between the bus and the gateway.
@@ -84,6 +86,10 @@ impl fmt::Display for Failing {
             (Failure::Misfit, None) => {
                 f.write_str("it answers with another function or length than is asked for")
             }
+            (Failure::OutOfStep, _) => f.write_str(
+                "answers come later than can be reckoned with, so none is used until the line is in step again; \
+                 restart the converter or gateway, which clears its buffer, or raise the timeout of its line",
+            ),
             (Failure::Intruded, _) => f.write_str(
                 "another master asks it at the same time, so nobody knows whose answers come; let one of the two \
                  ask less often",
@@ -184,6 +190,7 @@ impl Lost {
             | Failure::Closed
             | Failure::Misnumbered
             | Failure::Intruded
+            | Failure::OutOfStep
             | Failure::Gateway(_) => Some(Obstacle::Silence),
             Failure::Misfit => Some(Obstacle::Misfit),
             // A line without bias makes a byte or two when its direction turns.

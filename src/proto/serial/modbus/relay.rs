@@ -22,13 +22,30 @@
 //! what a gateway gave up ([`Stragglers`]) is known of the line: as long as it may come, nothing
 //! ends a doubt. While answers are named as one request late, each read is sent twice: an answer
 //! whose length says that it is not that to the request before may be an earlier one's.
+//!
+//! How late the line may be is counted ([`Relay::late`]): each request has one answer at most, so
+//! no more are on their way than requests were given up. Time alone takes none away, for a gateway
+//! may keep an answer for ever. But when a request has no answer, nothing was kept; then those are
+//! gone that were given up longer ago than any answer takes. A read that shows that another answer
+//! came begins that time anew: the request that it belonged to may be a slow one, whose own answer
+//! is under way in its turn. Beyond what can be reckoned with ([`Relay::is_out_of_step`]) no answer
+//! is used, until [`bus`](super::bus) shows that none is left.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::doubt::{BEHIND, EQUAL, IN_STEP, PLAIN, Sign, Trust, distance};
 use super::pdu::{Answer, EXCEPTION, Request, Shape};
-use super::straggler::{LATE_MAX, Stragglers, Verdict};
+use super::straggler::{LATE_MAX, Several, Stragglers, Verdict};
+
+/// So many of the last requests are looked at for the shape of a late answer.
+const SHAPES: usize = 3;
+/// With one unit on the line so many late answers are reckoned with: it is known of the unit which.
+const LATE_OF_ONE: usize = 3;
+/// So many reads at most are known by their last answers, and so many of these.
+const KNOWN_MAX: (usize, usize) = (256, 4);
+/// More requests that were given up are not counted.
+const DEBTS_MAX: usize = 64;
 
 /// How often is counted that the answer to the request before came in place of one.
 const DISPLACED_MAX: u32 = 2 * BEHIND;
@@ -41,13 +58,32 @@ struct Asked {
     request: Request,
 }
 
+/// What is known of a read.
+#[derive(Clone, Debug)]
+struct Known {
+    of: Asked,
+    asked: Instant,
+    answers: VecDeque<Vec<u8>>,
+}
+
 /// What the line hands on from one unit to the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Relay {
     is_shared: bool,
     in_doubt: bool,
-    /// So many requests late it may be, where that is more than one.
-    late: usize,
+    /// Until when each answer may still be under way that was given up, or that another one came in
+    /// place of: later it has come to the gateway, or never will.
+    debts: Vec<Instant>,
+    /// One that a unit may have sent an exception in place of.
+    maybe: Option<Instant>,
+    /// The longest time that an answer takes.
+    rest: Duration,
+    /// A read showed that another answer came in place of its own: until then any may.
+    slip: Option<Instant>,
+    /// The present read began before that.
+    is_slipping: bool,
+    /// More may come than can be reckoned with: no answer is used.
+    is_out_of_step: bool,
     present: Option<Asked>,
     previous: Option<Asked>,
     /// Requests before the present read, the last one first.
@@ -81,8 +117,22 @@ pub(super) struct Relay {
     displaced: u32,
     /// Another answer came in place of one to the present read.
     is_again: bool,
+    /// The last different answers to each read, and when it was last asked.
+    known: Vec<Known>,
+    /// More reads are asked for than are known.
+    is_much: bool,
+    /// Since when answers may come late.
+    since: Option<Instant>,
     /// What a gateway gave up.
     stragglers: Stragglers,
+    /// The answers to the present read.
+    run: Vec<Vec<u8>>,
+    /// When a request was last given up.
+    owed_at: Option<Instant>,
+    /// What may come may be an answer to any read.
+    is_any: bool,
+    /// A gateway hands answers on, or what is one.
+    is_gateway: bool,
     /// When the port was closed.
     closed: Option<Instant>,
     /// What the answers to the present read show of that.
@@ -92,7 +142,12 @@ pub(super) struct Relay {
 impl Relay {
     /// The line has several units, and answers do not say which request they answer.
     pub(super) fn set_shared(&mut self, is_shared: bool) {
-        *self = Relay { is_shared, ..Relay::default() };
+        *self = Relay { is_shared, is_gateway: self.is_gateway, ..Relay::default() };
+    }
+
+    /// A gateway is at the port.
+    pub(super) fn set_gateway(&mut self) {
+        self.is_gateway = true;
     }
 
     /// The port was closed. A gateway keeps what comes meanwhile.
@@ -103,7 +158,11 @@ impl Relay {
     /// The port is open again: what a gateway gave up may come as long after that as before.
     pub(super) fn resumed(&mut self, now: Instant) {
         if let Some(closed) = self.closed.take() {
-            self.stragglers.suspend(now, now.saturating_duration_since(closed));
+            let closed = now.saturating_duration_since(closed);
+            self.stragglers.suspend(now, closed);
+            let was_open = |until: &&mut Instant| **until + closed > now;
+            let all = self.debts.iter_mut().chain(self.maybe.as_mut()).chain(self.slip.as_mut());
+            all.filter(was_open).for_each(|until| *until += closed);
         }
     }
 
@@ -123,8 +182,9 @@ impl Relay {
             (self.in_doubt, self.behind, self.displaced) = (before.in_doubt, before.behind, before.displaced);
         }
         self.stragglers.adopt(&before.stragglers);
-        self.late = before.late;
-        self.closed = before.closed;
+        self.debts.clone_from(&before.debts);
+        (self.maybe, self.slip, self.rest) = (before.maybe, before.slip, before.rest);
+        (self.is_out_of_step, self.closed) = (before.is_out_of_step, before.closed);
     }
 
     /// A gateway gave the present request up, or nobody knows what it does: its answer may come
@@ -133,11 +193,107 @@ impl Relay {
         if let Some(Asked { unit, request }) = &self.present {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
         }
-        // What came before was handed on, or nothing would have been missing. But where a line may
-        // be late, one more may be on its way: nothing was missing when its request was answered.
-        let more = usize::from(self.in_doubt && is_live);
-        self.late = (self.stragglers.late(now) + more).min(LATE_MAX);
+        self.note_rest(until.saturating_duration_since(now));
+        // Nothing was kept, or it would have been handed on: what is not under way is gone.
+        self.debts.retain(|until| now < *until);
+        self.maybe = self.maybe.filter(|until| now < *until);
+        // Of a doubt that no request began that was given up, one may be on its way as well.
+        let is_more = self.in_doubt && is_live && self.debts.is_empty();
+        self.is_any |= is_more;
+        self.owed_at = Some(now);
+        for _ in 0..1 + usize::from(is_more) {
+            self.owe(until);
+        }
         self.suspect();
+    }
+
+    fn owe(&mut self, until: Instant) {
+        let present = self.present.as_ref().and_then(|of| self.known.iter().find(|known| known.of == *of));
+        self.since = self.since.or(present.map(|known| known.asked));
+        if self.debts.len() < DEBTS_MAX {
+            self.debts.push(until);
+        } else if let Some(last) = self.debts.last_mut() {
+            *last = until.max(*last);
+        }
+    }
+
+    /// An answer takes so long at most.
+    pub(super) fn note_rest(&mut self, rest: Duration) {
+        self.rest = self.rest.max(rest);
+    }
+
+    /// So many other answers came in place of some: these are under way from now on.
+    fn slipped(&mut self, now: Instant, times: usize) {
+        let until = now + self.rest;
+        // Which have come, nobody knows: at least those are left that may take longest.
+        self.debts.sort_unstable();
+        self.debts.iter_mut().take(times).for_each(|debt| *debt = until.max(*debt));
+        (self.slip, self.is_slipping) = (Some(until), true);
+    }
+
+    /// The last answer is used: whether those to the same read before it show that others came.
+    fn note_slips(&mut self, now: Instant) {
+        let run = std::mem::take(&mut self.run);
+        let Some((last, before)) = run.split_last().filter(|_| !self.debts.is_empty()) else { return };
+        let Some(present) = &self.present else { return };
+        let others = self.known.iter().filter(|known| known.of != *present);
+        let others: Vec<&Vec<u8>> = others.flat_map(|known| &known.answers).chain([&self.before]).collect();
+        let is_others = |answer: &&Vec<u8>| {
+            let own = distance(answer, last);
+            let mut known = others.iter().filter(|other| other.len() == answer.len());
+            // What is nearer to another read's is that one's.
+            *answer != last && known.any(|other| distance(answer, other) <= own)
+        };
+        let times = before.iter().filter(is_others).count();
+        if times > 0 {
+            self.slipped(now, times);
+        }
+    }
+
+    /// Whether an answer as long as that to the present request may be another one's.
+    fn may_be_others(&self) -> bool {
+        let Some(present) = &self.present else { return true };
+        let Some(since) = self.since.filter(|_| !self.is_much && !self.is_any) else { return true };
+        self.known.iter().any(|known| {
+            let is_alike = known.of.request.answer() == present.request.answer();
+            is_alike && known.of != *present && known.asked >= since
+        })
+    }
+
+    /// Whether more than one answer is kept, and none was given up for so long that all have come.
+    pub(super) fn is_kept_late(&self, now: Instant) -> bool {
+        let is_old = |at: Instant| now.saturating_duration_since(at) > 2 * self.rest;
+        self.debts.len() > 1 && self.owed_at.is_some_and(is_old)
+    }
+
+    /// So many answers to earlier requests may come before that to the present one.
+    pub(super) fn late(&self) -> usize {
+        self.debts.len() + usize::from(self.maybe.is_some())
+    }
+
+    /// Whether more of them may come than can be reckoned with: no answer is used.
+    pub(super) fn is_out_of_step(&self) -> bool {
+        self.is_out_of_step
+    }
+
+    /// Nothing shows any more whose answers come.
+    pub(super) fn lose_step(&mut self) {
+        self.is_out_of_step = true;
+        (self.behind, self.displaced) = (0, 0);
+    }
+
+    /// It was shown that no answer to an earlier request is left, but so many to the requests which
+    /// showed it; they may come until then.
+    pub(super) fn resynced(&mut self, now: Instant, left: usize, until: Instant) {
+        self.stragglers = Stragglers::default();
+        (self.is_out_of_step, self.present, self.previous) = (false, None, None);
+        self.earlier.clear();
+        self.settle();
+        if left > 0 {
+            (self.since, self.owed_at) = (Some(now), Some(now));
+            (0..left).for_each(|_| self.owe(until));
+            self.suspect();
+        }
     }
 
     /// The same where an exception came that a unit sends, too, or another answer to it.
@@ -145,31 +301,51 @@ impl Relay {
         if let Some(Asked { unit, request }) = &self.present {
             self.stragglers.may_have_given_up(now, *unit, request.answer(), until);
         }
-        self.late = self.late.max(self.stragglers.late(now));
+        self.note_rest(until.saturating_duration_since(now));
+        self.maybe = self.maybe.max(Some(until));
+        self.suspect();
+    }
+
+    /// The present request was sent twice and answered once: the other answer may come.
+    pub(super) fn sent_twice(&mut self, now: Instant, until: Instant) {
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.gave_up(now, *unit, request.answer(), until);
+        }
+        self.note_rest(until.saturating_duration_since(now));
+        self.owed_at = Some(now);
+        self.owe(until);
         self.suspect();
     }
 
     /// The answer to another request, of this shape, came in place of that to the present one,
     /// which may come until then in its turn.
     pub(super) fn took_place(&mut self, now: Instant, came: Option<Shape>, until: Instant) {
-        let late = self.late;
         if let Some(shape) = came {
             self.stragglers.came_in_place(now, shape);
         }
-        self.gave_up(now, until, false);
+        if let Some(Asked { unit, request }) = &self.present {
+            self.stragglers.gave_up(now, *unit, request.answer(), until);
+        }
+        self.note_rest(until.saturating_duration_since(now));
         // As many as before are on their way.
-        self.late = self.late.max(late);
+        if self.debts.is_empty() {
+            self.owe(until);
+        }
+        self.slipped(now, 1);
+        self.suspect();
     }
 
     /// Whether a probe may end a doubt that nothing else has ended: nothing that was given up may
     /// come any more, and nothing shows that answers are late.
     pub(super) fn is_unsettled(&self, now: Instant) -> bool {
-        self.is_shared && self.in_doubt && !self.is_behind() && !self.stragglers.is_open(now)
+        self.is_shared && self.in_doubt && !self.is_behind() && !self.awaits(now)
     }
 
     /// An answer of this unit came late, under the number of its own request.
     pub(super) fn came_late(&mut self, unit: u8, pdu: &[u8]) {
-        self.stragglers.came(unit, pdu);
+        if self.stragglers.came(unit, pdu) && !self.debts.is_empty() {
+            self.debts.remove(0);
+        }
     }
 
     /// A unit of the line shows that its answers may be those to others.
@@ -186,12 +362,68 @@ impl Relay {
 
     /// Whether what was given up may still come.
     pub(super) fn awaits(&self, now: Instant) -> bool {
-        self.stragglers.is_open(now)
+        self.stragglers.is_open(now) || self.debts.iter().any(|until| now < *until)
+    }
+
+    /// Whether more than one may still come to a unit that is alone on its line, at any time.
+    pub(super) fn awaits_several(&self) -> bool {
+        !self.is_shared && self.late() > 1
     }
 
     /// The last answers to the present read, if most of them are right and nobody knows which.
-    pub(super) fn several(&self) -> &[Vec<u8>] {
-        if self.verdict == Some(Verdict::Most) { self.stragglers.answers() } else { &[] }
+    pub(super) fn several(&self) -> Several<'_> {
+        if self.verdict != Some(Verdict::Most) {
+            return Several { answers: &[], others: None };
+        }
+        Several { answers: self.stragglers.answers(), others: self.others() }
+    }
+
+    /// The last answers to other reads that may come in place of that to the present one; `None` if
+    /// one of them is not known.
+    fn others(&self) -> Option<Vec<Vec<u8>>> {
+        let present = self.present.as_ref()?;
+        let since = self.since.filter(|_| !self.is_much && !self.is_any)?;
+        let mut others = Vec::new();
+        for known in &self.known {
+            let is_alike = known.of.request.answer() == present.request.answer() && known.of != *present;
+            if !is_alike || known.asked < since {
+                continue;
+            }
+            if known.answers.is_empty() {
+                return None;
+            }
+            others.extend(known.answers.iter().cloned());
+        }
+        Some(others)
+    }
+
+    /// A read is sent.
+    fn note_asked(&mut self, now: Instant, of: &Asked) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.of == *of) {
+            known.asked = now;
+            return;
+        }
+        let (reads, _) = KNOWN_MAX;
+        if self.known.len() >= reads {
+            // Those that are not asked for any more are of no use.
+            let since = self.since;
+            self.known.retain(|known| since.is_some_and(|since| known.asked >= since));
+        }
+        self.is_much = self.known.len() >= reads;
+        if !self.is_much {
+            self.known.push(Known { of: of.clone(), asked: now, answers: VecDeque::new() });
+        }
+    }
+
+    /// The last answer is the present read's own.
+    fn note_own(&mut self, data: &[u8]) {
+        let Some(present) = &self.present else { return };
+        let Some(known) = self.known.iter_mut().find(|known| known.of == *present) else { return };
+        if known.answers.front().is_some_and(|last| last == data) {
+            return;
+        }
+        known.answers.push_front(data.to_vec());
+        known.answers.truncate(KNOWN_MAX.1);
     }
 
     /// Whether answers are handed on late.
@@ -210,9 +442,12 @@ impl Relay {
         let asked = Asked { unit, request: request.clone() };
         if self.present.as_ref() != Some(&asked) {
             self.stragglers.begin(now);
+            self.note_asked(now, &asked);
             self.before.clone_from(&self.last);
             self.is_own_before = self.last_of.as_ref() == Some(&asked);
             (self.times, self.answers, self.is_again, self.is_broken) = (0, 0, false, false);
+            self.run.clear();
+            self.is_slipping = self.slip.is_some_and(|until| now < until);
             if let Some(present) = &self.present {
                 self.earlier.push_front(present.clone());
             }
@@ -222,7 +457,7 @@ impl Relay {
         self.previous = self.present.replace(asked);
         if let Some(previous) = &self.previous {
             self.shapes.push_front(previous.request.answer());
-            self.shapes.truncate(LATE_MAX);
+            self.shapes.truncate(SHAPES);
         }
     }
 
@@ -231,7 +466,8 @@ impl Relay {
     /// line has such an answer, and none that was given up.
     pub(super) fn may_be_late(&self, now: Instant, shape: Shape) -> bool {
         // What was asked before the port was opened may have had any shape.
-        self.shapes.len() < LATE_MAX || self.shapes.contains(&shape) || self.stragglers.may_bring(now, shape)
+        let is_unknown = self.shapes.len() < SHAPES || self.late() > SHAPES;
+        is_unknown || self.shapes.contains(&shape) || self.stragglers.may_bring(now, shape)
     }
 
     /// Whether this frame is the answer to the request before and not that to the present one.
@@ -265,12 +501,21 @@ impl Relay {
     /// The present request was answered: whether that can be the answer to another one. `is_named`:
     /// its unit's answers come one request late.
     pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>, is_named: bool) -> Trust {
+        let most = if self.is_shared { LATE_MAX } else { LATE_OF_ONE };
+        // One read that is alone has no other's answer.
+        if self.late() > most && (self.is_shared || !self.earlier.is_empty()) {
+            self.lose_step();
+        }
+        if self.is_out_of_step {
+            self.verdict = None;
+            return Trust::Doubtful;
+        }
         let is_named = self.is_shared && (is_named || self.is_behind());
         self.verdict = match (answer, &self.present) {
             (Answer::Data(data), Some(present)) => {
                 // Of one unit alone nothing tells when it is over but the time.
-                let late = if self.is_shared { self.late.max(1) } else { self.stragglers.late(now) };
-                let is_sure = self.is_shared && late > 1;
+                let late = self.late().max(1);
+                let is_sure = self.is_shared && (late > 1 || self.is_slipping) && self.may_be_others();
                 // One that is late again and again is so without a word, once it is one answer
                 // late.
                 Some(self.stragglers.answered(now, present.request.answer(), data, (late, is_sure)))
@@ -281,17 +526,25 @@ impl Relay {
             Trust::Sure if is_named && self.times == 1 && self.verdict.is_some() => Trust::Doubtful,
             trust => trust,
         };
-        match self.verdict {
+        let trust = match self.verdict {
             Some(Verdict::Again) => Trust::Doubtful,
             Some(Verdict::Right | Verdict::Most) => trust.and(Trust::Alike),
             Some(Verdict::Free) | None => trust,
+        };
+        if let Answer::Data(data) = answer {
+            self.run.push(data.to_vec());
+            if trust != Trust::Doubtful {
+                self.note_slips(now);
+                self.note_own(data);
+            }
         }
+        trust
     }
 
     /// Whether it can be that to the request before.
     fn by_order(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
-        let Some(present) = self.present.as_ref().filter(|_| self.is_shared) else { return Trust::Sure };
-        let late = self.late.max(1);
+        let Some(present) = self.present.as_ref() else { return Trust::Sure };
+        let late = self.late().max(1);
         let is_same = self.times > late;
         // What is not known may have had any shape.
         let before = (late + 1).saturating_sub(self.times);
@@ -313,10 +566,23 @@ impl Relay {
             self.first.clear();
         }
         self.answers += 1;
+        let is_early = self.awaits(now);
+        // The first request may not have been answered, and one more shows nothing new.
+        let is_second = is_same && self.answers == late + 1 && matches!(answer, Answer::Data(_));
+        let sign = Sign::of(&self.before, &self.first, &self.last);
+        let sign = sign.filter(|sign| is_second && (self.is_alike || *sign == Sign::Behind));
+        if sign == Some(Sign::Behind) && self.is_gateway && self.in_doubt && self.debts.is_empty() {
+            // Nobody knows since when.
+            self.is_any = true;
+            self.owe(now + self.rest);
+        }
+        if !self.is_shared {
+            self.show_one(sign, is_early);
+            return Trust::Sure;
+        }
         if !self.in_doubt {
             return Trust::Sure;
         }
-        let is_early = self.stragglers.is_open(now);
         if is_early {
             // What is in step now may not be so a moment later.
             (self.in_step, self.near) = (0, 0);
@@ -335,10 +601,7 @@ impl Relay {
             let is_calm = self.equal >= EQUAL && matches!(answer, Answer::Data(_));
             return if is_calm { Trust::Alike } else { Trust::Doubtful };
         }
-        // The first request may not have been answered, and one more shows nothing new.
-        let is_second = self.answers == late + 1 && matches!(answer, Answer::Data(_));
-        let sign = Sign::of(&self.before, &self.first, &self.last);
-        match sign.filter(|sign| is_second && (self.is_alike || *sign == Sign::Behind)) {
+        match sign {
             Some(Sign::InStep) if is_early => {}
             Some(Sign::InStep) => {
                 self.in_step += 1;
@@ -361,6 +624,20 @@ impl Relay {
         Trust::Alike
     }
 
+    /// With one unit on the line its own doubt says what may be used. Here is known what was given
+    /// up, until its reads show that nothing is late.
+    fn show_one(&mut self, sign: Option<Sign>, is_early: bool) {
+        self.in_step = match sign {
+            Some(Sign::InStep) if !is_early => self.in_step + 1,
+            Some(Sign::InStep) | None => self.in_step,
+            Some(Sign::Behind) => 0,
+        };
+        if self.in_step >= IN_STEP {
+            (self.in_step, self.maybe) = (0, None);
+            self.debts.clear();
+        }
+    }
+
     /// A read shows that no other answer came in its place. One that was sent again
     /// because one did shows nothing.
     fn was_in_place(&mut self) {
@@ -370,7 +647,9 @@ impl Relay {
     }
 
     fn settle(&mut self) {
-        (self.in_doubt, self.late) = (false, 0);
+        self.debts.clear();
+        (self.since, self.is_any) = (None, false);
+        (self.in_doubt, self.maybe, self.slip, self.is_slipping) = (false, None, None, false);
         (self.in_step, self.behind, self.near, self.displaced) = (0, 0, 0, 0);
     }
 }

@@ -28,11 +28,14 @@ use super::pdu::{EXCEPTION, Shape};
 /// still come.
 const GIVEN_UP_MAX: usize = 64;
 /// So many at most are reckoned with.
-pub(super) const LATE_MAX: usize = 3;
+pub(super) const LATE_MAX: usize = 8;
 /// Values are near to each other that differ by no more than this part of the greatest of them: a
 /// hundredth is more than what is measured changes by from one request to the next, and less than
 /// the step of what jumps, as a sign, a direction beside north or the number of a state.
 const NEAR: f64 = 0.01;
+/// And nothing is shown by it where a value of another register differs by no more than this part,
+/// as those of the phases of one mains do.
+const ALIKE: f64 = 0.05;
 
 /// What the answers to one read show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,16 @@ pub(super) enum Verdict {
     Right,
     /// Most of the last ones are right.
     Most,
+}
+
+/// The last answers to a read, of which most are its own.
+#[derive(Debug)]
+pub(super) struct Several<'a> {
+    /// None if the last answer is right.
+    pub(super) answers: &'a [Vec<u8>],
+    /// The last answers to other reads that may be among them; `None`: one that is not known may
+    /// be.
+    pub(super) others: Option<Vec<Vec<u8>>>,
 }
 
 /// One that may still come.
@@ -99,7 +112,8 @@ impl Stragglers {
     }
 
     /// An answer of this unit came late and under its own number: it comes no second time.
-    pub(super) fn came(&mut self, unit: u8, pdu: &[u8]) {
+    /// Whether it was expected.
+    pub(super) fn came(&mut self, unit: u8, pdu: &[u8]) -> bool {
         let is_it = |known: &&mut GivenUp| {
             let is_function =
                 pdu.first().is_some_and(|function| function & !EXCEPTION == known.shape.function);
@@ -107,10 +121,10 @@ impl Stragglers {
                 || pdu.len() == usize::from(known.shape.length);
             known.unit == unit && is_function && is_whole
         };
-        if let Some(known) = self.given_up.iter_mut().find(is_it) {
-            known.times = known.times.saturating_sub(1);
-        }
+        let Some(known) = self.given_up.iter_mut().find(is_it) else { return false };
+        known.times = known.times.saturating_sub(1);
         self.given_up.retain(|known| known.times > 0);
+        true
     }
 
     /// An answer of this function and length, of whatever unit, came in place of another one: it
@@ -138,13 +152,6 @@ impl Stragglers {
         self.begun = Some(now);
         self.answers.clear();
         self.alike = 0;
-    }
-
-    /// How many may still come, as far as they are reckoned with, and at least one.
-    pub(super) fn late(&self, now: Instant) -> usize {
-        let open = self.given_up.iter().filter(|known| now < known.until).map(|known| known.times);
-        let any = if self.any.is_some_and(|until| now < until) { LATE_MAX } else { 0 };
-        (open.sum::<u32>() as usize).max(any).clamp(1, LATE_MAX)
     }
 
     /// Whether anything may still come.
@@ -192,28 +199,38 @@ impl Stragglers {
 }
 
 /// Of several values of one register in the order in which they came, of which less than half are
-/// another's: the last one of those that more than half are near to, if there are any. So many have
-/// its own among them. If there are none, its own values jump, and another's may lie between them.
-/// The last one, for what comes late is first, unless it comes just then. What is no number must be
-/// the same in more than half.
-pub(super) fn likely(values: Vec<Option<Value>>) -> Option<Value> {
+/// another's: the one that more than half are, if there is one; so many have its own among them.
+/// Else the last one of those that more than half are near to. That is its own only if no other
+/// register has a value that is near to them: so not if one of `others` is, or if these are not
+/// known. If none are near to each other, its own values jump, and another's may lie between them.
+/// What is no number must be the same in more than half.
+pub(super) fn likely(values: Vec<Option<Value>>, others: Option<&[Option<Value>]>) -> Option<Value> {
     let number = |value: &Option<Value>| value.as_ref().and_then(Value::number);
-    let others = values.len() / 2;
-    if values.iter().all(|value| number(value).is_some()) {
-        let mut sorted: Vec<(usize, f64)> =
-            values.iter().enumerate().filter_map(|(at, value)| Some((at, number(value)?))).collect();
-        sorted.sort_by(|(_, one), (_, other)| one.partial_cmp(other).unwrap_or(Ordering::Equal));
-        let is_near = |most: &&[(usize, f64)]| {
-            let ends = most.first().zip(most.last());
-            ends.is_some_and(|((_, least), (_, greatest))| {
-                least == greatest || greatest - least <= NEAR * least.abs().max(greatest.abs())
-            })
-        };
-        let near = sorted.windows(others + 1).filter(is_near).flatten().map(|(at, _)| *at);
-        return near.max().and_then(|at| values.into_iter().nth(at)).flatten();
+    let half = values.len() / 2;
+    let is_most = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > half;
+    if let Some(most) = values.iter().find(is_most) {
+        return most.clone();
     }
-    let is_most = |value: &&Option<Value>| values.iter().filter(|other| other == value).count() > others;
-    values.iter().find(is_most).cloned().flatten()
+    let others = others?;
+    if !values.iter().all(|value| number(value).is_some()) {
+        return None;
+    }
+    let mut sorted: Vec<(usize, f64)> =
+        values.iter().enumerate().filter_map(|(at, value)| Some((at, number(value)?))).collect();
+    sorted.sort_by(|(_, one), (_, other)| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+    let is_near = |most: &&[(usize, f64)]| {
+        let ends = most.first().zip(most.last());
+        ends.is_some_and(|((_, least), (_, greatest))| {
+            let size = least.abs().max(greatest.abs());
+            let is_others = |other: &Option<Value>| {
+                let far = ALIKE * size;
+                number(other).is_some_and(|other| other >= least - far && other <= greatest + far)
+            };
+            greatest - least <= NEAR * size && !others.iter().any(is_others)
+        })
+    };
+    let near = sorted.windows(half + 1).filter(is_near).flatten().map(|(at, _)| *at);
+    near.max().and_then(|at| values.get(at).cloned()).flatten()
 }
 
 #[cfg(test)]
@@ -252,7 +269,6 @@ mod tests {
         for unit in [4, 5] {
             stragglers.gave_up(now, unit, SHORT, now + Duration::from_secs(6));
         }
-        assert_eq!(stragglers.late(now), 2);
         for (value, expected) in [
             (1, Verdict::Again),
             (1, Verdict::Again),
@@ -267,7 +283,7 @@ mod tests {
             assert_eq!(stragglers.answered(now, SHORT, &[0, value], (2, false)), Verdict::Again);
         }
         assert_eq!(stragglers.answered(now, SHORT, &[0, 9], (2, false)), Verdict::Most);
-        assert_eq!(stragglers.late(now + Duration::from_secs(6)), 1);
+        assert!(!stragglers.is_open(now + Duration::from_secs(6)));
     }
 
     #[test]
@@ -295,7 +311,6 @@ mod tests {
         // Closed from the second second on.
         stragglers.suspend(now + of(60), of(58));
         assert!(stragglers.is_open(now + of(63)) && !stragglers.is_open(now + of(64)));
-        assert_eq!(stragglers.late(now + of(63)), 1);
     }
 
     #[test]
@@ -310,6 +325,7 @@ mod tests {
 
     #[test]
     fn of_several_values_the_last_one_of_most_that_are_near_to_each_other_is_taken_or_none() {
+        let likely = |values: Vec<Option<Value>>| likely(values, Some(&[]));
         let of = |values: [u64; 3]| likely(values.map(|value| Some(Value::Unsigned(value))).to_vec());
         assert_eq!(of([230, 5, 231]), Some(Value::Unsigned(231)));
         assert_eq!(of([900, 231, 230]), Some(Value::Unsigned(230)));
@@ -337,5 +353,21 @@ mod tests {
         let texts = ["off", "alarm", "on"].map(|text| Some(Value::Text(text.to_owned())));
         assert_eq!(likely(texts.to_vec()), None);
         assert_eq!(likely(vec![Some(Value::Null), Some(Value::Single(1.5)), Some(Value::Single(9.0))]), None);
+    }
+
+    #[test]
+    fn no_value_is_taken_that_may_be_that_of_another_register_which_has_values_alike() {
+        let all = |values: &[u64]| -> Vec<Option<Value>> {
+            values.iter().map(|value| Some(Value::Unsigned(*value))).collect()
+        };
+        let of = |values: [u64; 3], others: &[u64]| likely(all(&values), Some(&all(others)));
+        assert_eq!(of([2300, 2310, 2305], &[2290]), None);
+        assert_eq!(of([2300, 500, 2305], &[2290]), None);
+        assert_eq!(of([2300, 500, 2305], &[500]), Some(Value::Unsigned(2305)));
+        // More than half are the same, so one of them is its own.
+        assert_eq!(of([2300, 2310, 2300], &[2290]), Some(Value::Unsigned(2300)));
+        // Nobody knows what another one has.
+        assert_eq!(likely(all(&[2300, 2310, 2305]), None), None);
+        assert_eq!(likely(all(&[2300, 2310, 2310]), None), Some(Value::Unsigned(2310)));
     }
 }

@@ -53,6 +53,7 @@ use super::pdu::{Answer, Request};
 use super::plan::{self, Block, Widths};
 use super::rest::Rest;
 use super::settings;
+use super::straggler::Several;
 use learned::{TRIAL_EVERY, Trial};
 use part::{Halved, Part};
 
@@ -93,6 +94,8 @@ pub struct Counters {
     pub polls: u64,
     /// Polls skipped because the bus was busy or the unit did not respond.
     pub skipped: u64,
+    /// Answers and values of polls that were not used, as nothing showed that they are its own.
+    pub withheld: u64,
 }
 
 /// The purpose of a request.
@@ -220,6 +223,8 @@ pub(super) struct Unit {
     slot_due: Instant,
     /// What may still come.
     doubt: Doubt,
+    /// When an answer was last missing, or came late.
+    missed_at: Option<Instant>,
     /// When its last frame came, late or not.
     heard_at: Option<Instant>,
     /// It is left alone until that has come.
@@ -240,8 +245,11 @@ pub(super) struct Unit {
     hasty: u32,
     /// The last answers to the present read, if most of them are its own.
     several: Vec<Vec<u8>>,
-    /// They do not show a value that came in this poll.
+    /// Those to other reads that may be among them; `None`: one that is not known may be.
+    others: Option<Vec<Vec<u8>>>,
+    /// They do not show a value that came in this poll; and so in so many polls in a row.
     is_undecided: bool,
+    undecided: u32,
     /// The request whose data may still come behind an exception.
     owed: Option<(Request, Instant)>,
     surplus: Surplus,
@@ -350,6 +358,7 @@ impl Unit {
             slot: now,
             slot_due: now,
             doubt: Doubt::default(),
+            missed_at: None,
             heard_at: None,
             is_resting: false,
             behind: 0,
@@ -362,7 +371,9 @@ impl Unit {
             doubled: 0,
             hasty: 0,
             several: Vec::new(),
+            others: None,
             is_undecided: false,
+            undecided: 0,
             owed: None,
             surplus: Surplus::default(),
             copies: Copies::default(),
@@ -583,10 +594,10 @@ impl Unit {
         now: Instant,
         (purpose, request, asked): (Purpose, &Request, Instant),
         (answer, line): (Answer<'_>, Trust),
-        several: &[Vec<u8>],
+        several: Several<'_>,
         news: &mut Vec<News>,
     ) -> Progress {
-        self.several = several.to_vec();
+        (self.several, self.others) = (several.answers.to_vec(), several.others);
         let timeout = self.timeout();
         self.counters.answers += 1;
         let took = now.saturating_duration_since(asked).as_millis();
@@ -745,6 +756,7 @@ impl Unit {
         self.failures = self.failures.saturating_add(1);
         self.failing = Some(lost.failure);
         self.ended_at = Some(now);
+        self.missed_at = Some(now);
         self.openings = 0;
         self.lateness.failed();
         if lost.obstacle() == Some(Obstacle::Silence) {

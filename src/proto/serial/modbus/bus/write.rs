@@ -15,7 +15,8 @@
 //!   to a poll is never taken for the rest of a register, nor for what was read back.
 //! * A gateway in the network may put the number and the unit of a request on the answer to the one
 //!   before, and nothing shows it. So there the rest of a register is read until it was the same
-//!   four times.
+//!   four times, and once more than answers may come late. The same is done on a serial port if an
+//!   answer of the unit was late or missing not long ago: answers may overtake each other.
 //! * The answer to a write proves little: an adapter may echo the request, and some units
 //!   acknowledge what they do not keep. What counts is what is read back. So an answer that is
 //!   missing or names something else is followed by the same reading.
@@ -41,6 +42,9 @@ const FETCHES: usize = 6;
 /// register is read until so many answers in a row are the same: the last of them is its own if the
 /// gateway is less than that late. And at most so often.
 const READS: (usize, usize) = (4, 10);
+/// On a serial port one read is enough, unless an answer of the unit was late or missing not long
+/// ago: then that may come in place of this one's, whatever came between.
+const READS_OF_LINE: usize = 1;
 /// So many answers to its reads may be those to earlier requests.
 const DOUBTFUL: usize = 8;
 
@@ -166,6 +170,19 @@ impl Bus {
             doubt: None,
         });
         true
+    }
+
+    /// Whether there is one.
+    pub(super) fn has_write(&self) -> bool {
+        self.writes.present.is_some()
+    }
+
+    /// Nothing that comes can be told from other answers: ends the write, if there is one. `written`
+    /// is what became of it; it is told whether the request that writes was sent.
+    pub(super) fn refuse_write(&mut self, written: impl FnOnce(bool) -> Written) {
+        let Some(writing) = &self.writes.present else { return };
+        let is_sent = writing.is_begun && writing.step == Step::Check;
+        self.end_write(written(is_sent));
     }
 
     /// What became of a write.
@@ -313,10 +330,16 @@ impl Bus {
     ) {
         let mut trust = line;
         if let Some(unit) = self.units.get_mut(exchange.unit) {
-            unit.note_awaited(self.relay.awaits(now));
+            unit.note_awaited(self.relay.awaits(now), self.relay.awaits_several());
             trust = unit.write_answered(now, (&exchange.request, exchange.asked), answer).and(line);
         }
-        let is_gateway = self.medium != Medium::Line;
+        let late = self.relay.late().max(self.units.get(exchange.unit).map_or(0, Unit::mistakable));
+        let was_late = self.units.get(exchange.unit).is_some_and(|unit| unit.was_just_late(now));
+        let least = match self.medium == Medium::Line && !was_late {
+            true => READS_OF_LINE,
+            false => READS.0.max(late + 1),
+        };
+        let most = READS.1.max(2 * least);
         let Some(writing) = &mut self.writes.present else { return };
         if trust == Trust::Doubtful && exchange.request.function() <= 4 {
             // The read is sent again: what came may be the answer to an earlier one.
@@ -334,9 +357,9 @@ impl Bus {
                 writing.read += 1;
                 writing.alike = if is_same { writing.alike + 1 } else { 1 };
                 writing.before = data.to_vec();
-                if writing.alike >= READS.0 || !is_gateway {
+                if writing.alike >= least {
                     writing.go(Step::Write, now);
-                } else if writing.read >= READS.1 {
+                } else if writing.read >= most {
                     let why = "the rest of the register is another each time it is read";
                     self.end_write(Written::Unasked(why.into()));
                 }

@@ -17,10 +17,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::super::State;
 use super::super::doubt::Trust;
 use super::super::fault::Failure;
 use super::super::learn::{self, Obstacle};
-use super::super::pdu::{Answer, Exception, Request};
+use super::super::pdu::{Answer, Exception, Request, Shape};
 use super::Unit;
 
 /// Shortest and longest silence, in time-outs, after which no answer can still come: the least is
@@ -48,8 +49,57 @@ impl Unit {
     }
 
     /// Whether what a gateway gave up may still come to it.
-    pub(in super::super) fn note_awaited(&mut self, is_awaited: bool) {
-        self.doubt.set_early(is_awaited);
+    /// `is_several`: more than one answer, perhaps for ever.
+    pub(in super::super) fn note_awaited(&mut self, is_awaited: bool, is_several: bool) {
+        self.doubt.set_early(is_awaited, is_several);
+    }
+
+    /// Its line is later than can be reckoned with. Whether that is to be told of it.
+    pub(in super::super) fn lose_step(&mut self) -> bool {
+        self.restart();
+        (self.attempts, self.behind) = (0, 0);
+        (self.is_displaced, self.is_sent_again) = (false, false);
+        self.doubt.reset();
+        if self.state == State::Down {
+            return false;
+        }
+        self.failing = Some(Failure::OutOfStep);
+        let is_news = self.state != State::Degraded;
+        self.state = State::Degraded;
+        is_news
+    }
+
+    /// Nothing of its line is outstanding.
+    pub(in super::super) fn resynced(&mut self, now: Instant) {
+        self.doubt.reset();
+        (self.is_resting, self.owed, self.still) = (false, None, Duration::ZERO);
+        (self.doubled_since, self.is_doubled, self.doubled) = (None, false, 0);
+        (self.undecided, self.is_left_over) = (0, false);
+        self.restart();
+        if self.state != State::Down {
+            self.in_step = true;
+            self.due = now;
+        }
+    }
+
+    /// An answer came that is not used, whatever it says.
+    pub(in super::super) fn count_unused(&mut self, now: Instant, asked: Instant, answer: Answer<'_>) {
+        self.counters.answers += 1;
+        self.counters.withheld += 1;
+        self.counters.exceptions += u64::from(matches!(answer, Answer::Exception(_)));
+        let took = now.saturating_duration_since(asked).as_millis();
+        self.counters.busy_ms = self.counters.busy_ms.saturating_add(u64::try_from(took).unwrap_or(u64::MAX));
+        (self.answered_at, self.heard_at, self.ended_at) = (Some(now), Some(now), Some(now));
+    }
+
+    /// So many readings in a row came without a value that could not be told from others'.
+    pub(in super::super) fn undecided(&self) -> u32 {
+        self.undecided
+    }
+
+    /// Whether a read of its map has an answer of this shape.
+    pub(in super::super) fn asks(&self, shape: Shape) -> bool {
+        self.parts.iter().filter_map(|part| part.block.request()).any(|request| request.answer() == shape)
     }
 
     /// For so long an answer to its last request may still come.
@@ -128,7 +178,7 @@ impl Unit {
     }
 
     /// How many answers may still come that could be taken for that to a block.
-    pub(super) fn mistakable(&self) -> usize {
+    pub(in super::super) fn mistakable(&self) -> usize {
         let blocks: Vec<Request> = self.parts.iter().filter_map(|part| part.block.request()).collect();
         self.doubt.mistakable(&blocks)
     }
@@ -329,6 +379,11 @@ impl Unit {
         (2 * self.latest).clamp(timeout * least, timeout * most)
     }
 
+    /// No answer takes longer.
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.timeout() * STILL_TO_COME.1
+    }
+
     /// How long an answer is waited for: as configured, or as was learned while something comes
     /// from the unit.
     pub(in super::super) fn timeout(&self) -> Duration {
@@ -361,7 +416,7 @@ impl Unit {
         }
         self.counters.late += 1;
         self.lateness.heard();
-        self.heard_at = Some(now);
+        (self.heard_at, self.missed_at) = (Some(now), Some(now));
         // Of several that it may answer, nobody knows how long it took; and one that comes within
         // the timeout was given up for another reason.
         let is_slow = late.is_certain && least >= self.settings.timeout;

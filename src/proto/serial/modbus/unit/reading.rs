@@ -50,12 +50,19 @@ impl Unit {
             Answer::Data(data) => {
                 self.parts[index].last = Some(data.to_vec());
                 let several = std::mem::take(&mut self.several);
+                let others = self.others.take();
                 for member in &block.members {
                     let of =
                         |data: &[u8]| map::decode(&self.settings.registers[*member], block.address, data);
                     let value = match &several[..] {
                         [] => of(data),
-                        several => straggler::likely(several.iter().map(|data| of(data)).collect()),
+                        several => {
+                            let others = others
+                                .as_ref()
+                                .map(|others| others.iter().map(|data| of(data)).collect::<Vec<_>>());
+                            let values = several.iter().map(|data| of(data)).collect();
+                            straggler::likely(values, others.as_deref())
+                        }
                     };
                     self.is_undecided |= value.is_none() && of(data).is_some();
                     self.values[*member] = value;
@@ -208,6 +215,8 @@ impl Unit {
         map::resolve(registers, &mut self.values);
         let has_value = self.values.iter().any(Option::is_some);
         let is_undecided = std::mem::take(&mut self.is_undecided);
+        self.undecided = if is_undecided { self.undecided.saturating_add(1) } else { 0 };
+        self.counters.withheld += u64::from(is_undecided);
         let publish = has_value && self.changes.decide(now, self.settings.publish, registers, &self.values);
         if publish {
             map::write_json(registers, &self.values, payload);

@@ -30,6 +30,12 @@ impl Unit {
         (1..DOWN_AFTER).contains(&self.failures) && !self.in_step
     }
 
+    /// Whether an answer of it was late or missing so lately that one may still come, whatever came
+    /// after it: answers may overtake each other.
+    pub(in super::super) fn was_just_late(&self, now: Instant) -> bool {
+        self.missed_at.is_some_and(|at| now.saturating_duration_since(at) < self.longest_wait())
+    }
+
     /// A request of a write is sent.
     pub(in super::super) fn write_sent(&mut self) {
         self.counters.requests += 1;
@@ -59,7 +65,7 @@ impl Unit {
     /// take.
     pub(in super::super) fn write_lost(&mut self, now: Instant, request: &Request, asked: Instant) {
         self.counters.silent += 1;
-        self.ended_at = Some(now);
+        (self.ended_at, self.missed_at) = (Some(now), Some(now));
         self.doubt.unanswered(request, asked);
         // The late answer to a read could be taken for another's.
         if request.function() <= 4 {
