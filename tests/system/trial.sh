@@ -132,6 +132,15 @@ all_arrived() {
     sed -n 's/.* fill \([0-9]*\) x*$/\1/p' "$work/received" | sort -u >"$work/arrived"
     [ -z "$(sort -u "$1" | comm -23 - "$work/arrived")" ]
 }
+# The broker again, with an observer that misses nothing: the gateway goes on when that has subscribed.
+observes() { beside mosquitto_pub -h 127.0.0.1 -p 1884 -t tombolo/observed -m yes; received 'tombolo/observed yes'; }
+resume_broker() {
+    inside systemctl kill --signal=STOP tombolo.service
+    start_broker
+    observe
+    eventually 10 observes
+    inside systemctl kill --signal=CONT tombolo.service
+}
 stop_broker() { kill "$broker" "$observer"; wait "$broker" "$observer" 2>/dev/null; }
 
 step "an upgrade with a full lane, from the repository"
@@ -167,8 +176,7 @@ check "with every record of the lane" equal "$(lane)" "$full"
 check "which is as full as before: a reading is refused soon" beside timeout 60 python3 "$here/ask.py" fill 5683 "$work/more" 20000
 check "after a few" test "$(wc -l <"$work/more")" -lt 50
 cat "$work/more" >>"$work/filled"
-start_broker
-observe
+resume_broker
 check "with the broker back, all that was acknowledged arrives" eventually 60 all_arrived "$work/filled"
 check "the device is still known, and acknowledged" eventually 20 acknowledged
 
@@ -181,8 +189,7 @@ check "the older package is installed over it" inside apt-get --yes --quiet --al
 check "it is the older version" equal "$(inside dpkg-query --show --showformat '${Version}' tombolo)" "$version"
 check "and runs" eventually 10 is_active
 check "with every record of the newer" equal "$(lane)" "$full"
-start_broker
-observe
+resume_broker
 check "with the broker back, they arrive" eventually 60 all_arrived "$work/filled"
 check "check finds no failure" eventually 20 says '' 'tombolo check'
 inside rm /etc/tombolo/conf.d/55-full.toml
@@ -203,8 +210,7 @@ check "a reading is stored" equal "$(lane)" "$((before + 1))"
 beside ip link set lo up
 inside mv /etc/resolv.conf.kept /etc/resolv.conf 2>/dev/null
 check "with the network a device is acknowledged, without a restart" eventually 20 acknowledged
-start_broker
-observe
+resume_broker
 check "and the readings arrive" eventually 60 published 'door-7/up/t/temperature'
 
 # With one release: it takes most of a minute.
