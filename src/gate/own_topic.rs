@@ -301,6 +301,7 @@ struct Node {
 }
 
 impl OwnTopics {
+    /// With what finds them by their first levels.
     pub fn new(all: Vec<OwnTopic>) -> OwnTopics {
         let mut root = Node::default();
         for (at, own) in all.iter().enumerate() {

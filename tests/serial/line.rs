@@ -93,11 +93,15 @@ fn a_talkative_line_of_which_its_quota_refuses_most_is_warned_about_with_the_key
     let advice =
         "raise messages, bytes or burst in quota of [role.strict], or let the device send less often";
     // A few that are refused are no news.
-    devices.iter_mut().for_each(|device| drop(device.say(b"\n1\n2\n3\n4\n5\n")));
+    for device in &mut devices {
+        device.say(b"\n1\n2\n3\n4\n5\n");
+    }
     wait_for("two refusals", || site.ports()["one"]["refused"] == 2);
     assert!(!check().contains("its quota refused"), "{}", check());
     for device in &mut devices {
-        (6..26).for_each(|number| drop(device.say(format!("{number}\n").as_bytes())));
+        for number in 6..26 {
+            device.say(format!("{number}\n").as_bytes());
+        }
     }
     wait_for("refusals", || site.ports()["one"]["refused"] == 22 && site.arrived("two").len() == 25);
     let text = check();

@@ -242,7 +242,7 @@ fn manual_number<'r>(
     let mut numbers = enabled.filter_map(|(name, register)| Some((name, register, register.address?)));
     let found = numbers.find(|(name, register, number)| match number {
         30_001..=39_999 | 40_001..=49_999 => true,
-        10_001..=19_999 => table(name.as_str(), *register).is_none_or(|table| table == TableWord::Discrete),
+        10_001..=19_999 => table(name.as_str(), register).is_none_or(|table| table == TableWord::Discrete),
         _ => false,
     });
     found.map(|(name, _, number)| (name.as_str(), number))

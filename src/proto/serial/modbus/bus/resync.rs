@@ -260,7 +260,7 @@ impl Bus {
             // What is left are answers to probes, which may come later.
             (Step::Probe | Step::ProbeAgain, Came::Own | Came::Nothing) => {
                 let (probes, until) = (resync.probes, now + resync.wait);
-                return self.resynced(now, probes, until);
+                self.resynced(now, probes, until)
             }
             (Step::Probe, Came::Others) => (resync.step, resync.pulled) = (Step::Drain, 0),
             (Step::Drain, Came::Own | Came::Others) if resync.pulled < DRAIN_MAX => resync.pulled += 1,
