@@ -73,8 +73,8 @@ fn an_echo_that_is_invalid_old_or_of_another_address_is_answered_with_a_new_one(
     let mut flipped = old.clone();
     flipped[0] ^= 1;
     let of_another_process = {
-        let mut other = Bench::default();
-        other.endpoint = Endpoint::new(Settings::default(), 1).with_echo(&[8; 32]);
+        let endpoint = Endpoint::new(Settings::default(), 1).with_echo(&[8; 32]);
+        let mut other = Bench { endpoint, ..Bench::default() };
         asked(&mut other, STRANGER, &get(1, b"", &[]))
     };
     let mut id = 2;

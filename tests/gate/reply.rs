@@ -1,6 +1,8 @@
 //! Where the reply to a command may be published.
 
-use tombolo::gate::own_topic::OwnTopic;
+use std::sync::Arc;
+
+use tombolo::gate::own_topic::{OwnTopic, OwnTopics};
 use tombolo::gate::stage::TopicFault;
 
 use super::*;
@@ -8,12 +10,12 @@ use super::*;
 #[test]
 fn a_reply_goes_to_the_devices_own_reply_topic_or_outside_and_nowhere_else() {
     let mut site = settings(vec![role("sensor", vec![])], vec![device("door-7", "sensor")]);
-    site.own = vec![
+    site.own = Arc::new(OwnTopics::new(vec![
         OwnTopic::new("topics.gateway-status", "tombolo/gw/gateway/status"),
         OwnTopic::new("topics.subscribe", "tombolo/gw/+/down/#"),
         OwnTopic::new("topics.reply", "tombolo/gw/{device}/reply/{path}"),
         OwnTopic::new("topics.loss", "ops/loss"),
-    ];
+    ]));
     site.reply = Some(OwnTopic::new("topics.reply", "tombolo/gw/{device}/reply/{path}"));
     let gate = Gate::new(site, Instant::now());
     let check = |topic: &str| gate.check_reply_topic(topic, "door-7");

@@ -170,8 +170,8 @@ fn a_dead_unit_for_which_a_gateway_gives_up_is_backed_off_from_whatever_the_exce
                 assert!((3..=8).contains(&requests), "{what}: {requests}");
                 let after = judged(&world, &[1, 2, 3]);
                 assert!(after.iter().all(|(_, wrong)| *wrong == 0), "{what}: {after:?}");
-                for unit in 0..2 {
-                    let readings = after[unit].0 - before.1[unit].0;
+                for (after, before) in after.iter().zip(&before.1).take(2) {
+                    let readings = after.0 - before.0;
                     assert!(readings >= 140, "{what}: {readings}");
                 }
                 let state = world.bus.state(2).unwrap();

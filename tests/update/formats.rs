@@ -24,7 +24,7 @@ const KEY: &str = "sesame-sesame-77";
 
 fn daemon(folder: &Folder, broker: &Mosquitto, pki: &Pki) -> Daemon {
     let binary = Path::new(env!("CARGO_BIN_EXE_tombolo"));
-    folder.write("door-7.psk", &format!("text:{KEY}"));
+    folder.write("door-7.psk", format!("text:{KEY}"));
     let device = "[role.sensor]\nquota = { messages = 100000, bytes = \"64MiB\", per = \"1min\", burst = 1000 }\n\
                   [role.sensor.uplink.all]\npath = \"t/#\"\n[device.door-7]\nrole = \"sensor\"\n\
                   psk-file = \"door-7.psk\"\n";
