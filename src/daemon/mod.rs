@@ -42,8 +42,8 @@
 //! | [`notify`] | what systemd is told |
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "shell")]
 
-#[cfg(feature = "mqtt")]
 mod awake;
+#[cfg(feature = "mqtt")]
 mod bus;
 mod bus_handle;
 mod certificates;

@@ -661,7 +661,7 @@ fn on_a_line_that_is_named_as_late_no_two_late_answers_that_are_alike_are_taken_
                 [(&[1], false), (&[1, 2], false), (&[1], true), (&[4], true), (&[1, 4], true)];
             for (slow, is_dead) in slow {
                 for takes_ms in [250, 450, 900, 1_600, 2_500, 4_000] {
-                    // Of a unit with one read more than three answers would come after three seconds.
+                    // Of a unit with one read, more than three would come after three seconds.
                     for seconds in [1, if maps == lone { 2 } else { 3 }] {
                         let what = format!(
                             "{way:?} {maps:?} {values:?}, {slow:?} {is_dead} {takes_ms} ms, {seconds} s"

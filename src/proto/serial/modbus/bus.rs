@@ -130,8 +130,8 @@ pub enum Event {
         /// The address that its answers name.
         other: u8,
     },
-    /// More answers to earlier requests may come on the line than can be reckoned with: none is used,
-    /// and nothing published, until it is in step again.
+    /// More answers to earlier requests may come on the line than can be reckoned with: none is
+    /// used, and nothing published, until it is in step again.
     OutOfStep {
         /// Which unit was up.
         unit: usize,

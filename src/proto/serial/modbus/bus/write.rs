@@ -177,8 +177,8 @@ impl Bus {
         self.writes.present.is_some()
     }
 
-    /// Nothing that comes can be told from other answers: ends the write, if there is one. `written`
-    /// is what became of it; it is told whether the request that writes was sent.
+    /// Nothing that comes can be told from other answers: ends the write, if there is one.
+    /// `written` is what became of it; it is told whether the request that writes was sent.
     pub(super) fn refuse_write(&mut self, written: impl FnOnce(bool) -> Written) {
         let Some(writing) = &self.writes.present else { return };
         let is_sent = writing.is_begun && writing.step == Step::Check;
