@@ -161,7 +161,7 @@ fn the_addresses_248_to_255_are_read_with_a_warning_and_256_is_none() {
     }
     for address in [0, 256] {
         let (_, complaints) = unit(address).complaints();
-        assert!(complaints[0].contains("is no address of a unit; use a whole number from 1 to 255"));
+        assert!(complaints[0].contains(&format!("serial.bus1.unit.{address}: ")), "{complaints:?}");
         assert!(unit(address).loaded().settings.serial.is_empty());
     }
 }

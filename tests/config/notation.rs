@@ -105,8 +105,8 @@ fn a_charset_or_a_decimal_mark_without_anything_to_be_read_so_is_refused_at_its_
             ":9: serial.m.decimal: \"comma\" is not accepted",
         ),
         (
-            "form = \"json\"\npattern = '(?<a>.)'\n[serial.m.field.a]\ndecimal = \"\"\n",
-            ":10: serial.m.field.a.decimal: \"\" is not accepted",
+            "form = \"json\"\npattern = '(?<a>.)'\n[serial.m.field.a]\ndecimal = \"comma\"\n",
+            ":10: serial.m.field.a.decimal: \"comma\" is not accepted",
         ),
     ] {
         let (_, complaints) = main_file(&format!("{PORT}{keys}")).complaints();
