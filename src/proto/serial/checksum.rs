@@ -17,8 +17,11 @@
 //!
 //! [`Placement`] says where in a frame it stands, and how, if not so.
 //!
-//! It uses one table look-up per byte, because resynchronisation may check the same bytes many
-//! times.
+//! The `crc` crate calculates them. Resynchronisation tries a checksum at every byte: for that, what
+//! is known up to each byte ([`Checksum::advance`]) gives the checksum of any part
+//! ([`Checksum::between`]) in a time that does not depend on its length, because a CRC is linear: so
+//! many zeros behind a message change its register by a matrix over GF(2), and the register of two
+//! messages XORed is that of both XORed.
 
 use crc::{
     CRC_16_ARC, CRC_16_IBM_3740, CRC_16_IBM_SDLC, CRC_16_KERMIT, CRC_16_MODBUS, CRC_16_XMODEM,
@@ -32,6 +35,111 @@ static XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 static KERMIT: Crc<u16> = Crc::<u16>::new(&CRC_16_KERMIT);
 static X25: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
 static ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+/// Columns of a matrix over GF(2).
+type Matrix = [u32; 32];
+
+/// A CRC as a linear function. A reflected register stands at the right, another one at the left.
+struct Linear {
+    table: [u32; 256],
+    /// What 1, 2, 4, … 32768 zeros do to the register.
+    zeros: [Matrix; POWERS],
+    first: u32,
+    last: u32,
+    is_reflected: bool,
+    /// Bits of the register that are not used, at the right.
+    unused: u32,
+}
+
+/// Matrices for up to 65535 zeros.
+const POWERS: usize = 16;
+
+static LINEAR_MODBUS: Linear = Linear::short(&CRC_16_MODBUS);
+static LINEAR_CCITT: Linear = Linear::short(&CRC_16_IBM_3740);
+static LINEAR_ARC: Linear = Linear::short(&CRC_16_ARC);
+static LINEAR_XMODEM: Linear = Linear::short(&CRC_16_XMODEM);
+static LINEAR_KERMIT: Linear = Linear::short(&CRC_16_KERMIT);
+static LINEAR_X25: Linear = Linear::short(&CRC_16_IBM_SDLC);
+static LINEAR_ISO_HDLC: Linear = {
+    let of = &CRC_32_ISO_HDLC;
+    Linear::new(of.poly.reverse_bits(), of.init.reverse_bits(), of.xorout, true, 0)
+};
+
+impl Linear {
+    const fn short(of: &crc::Algorithm<u16>) -> Linear {
+        let (init, last) = (of.init, of.xorout as u32);
+        match of.refin {
+            true => Linear::new(of.poly.reverse_bits() as u32, init.reverse_bits() as u32, last, true, 0),
+            false => Linear::new((of.poly as u32) << 16, (init as u32) << 16, last, false, 16),
+        }
+    }
+
+    const fn new(poly: u32, first: u32, last: u32, is_reflected: bool, unused: u32) -> Linear {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let mut register = if is_reflected { byte as u32 } else { (byte as u32) << 24 };
+            let mut bit = 0;
+            while bit < 8 {
+                let (out, moved) = match is_reflected {
+                    true => (register & 1, register >> 1),
+                    false => (register >> 31, register << 1),
+                };
+                register = if out == 1 { moved ^ poly } else { moved };
+                bit += 1;
+            }
+            table[byte] = register;
+            byte += 1;
+        }
+        let mut zeros = [[0; 32]; POWERS];
+        let mut bit = 0;
+        while bit < 32 {
+            zeros[0][bit] = step(&table, is_reflected, 1 << bit, 0);
+            bit += 1;
+        }
+        let mut power = 1;
+        while power < POWERS {
+            let mut bit = 0;
+            while bit < 32 {
+                zeros[power][bit] = times(&zeros[power - 1], zeros[power - 1][bit]);
+                bit += 1;
+            }
+            power += 1;
+        }
+        Linear { table, zeros, first, last, is_reflected, unused }
+    }
+
+    /// The register behind so many zeros.
+    fn shift(&self, mut register: u32, zeros: usize) -> u32 {
+        for (power, matrix) in self.zeros.iter().enumerate() {
+            if zeros >> power & 1 == 1 {
+                register = times(matrix, register);
+            }
+        }
+        // Longer than any frame.
+        for _ in 0..zeros >> POWERS {
+            register = times(&self.zeros[POWERS - 1], times(&self.zeros[POWERS - 1], register));
+        }
+        register
+    }
+}
+
+const fn step(table: &[u32; 256], is_reflected: bool, register: u32, byte: u8) -> u32 {
+    match is_reflected {
+        true => register >> 8 ^ table[((register ^ byte as u32) & 0xFF) as usize],
+        false => register << 8 ^ table[(register >> 24 ^ byte as u32) as usize],
+    }
+}
+
+const fn times(matrix: &Matrix, register: u32) -> u32 {
+    let mut sum = 0;
+    let mut bit = 0;
+    while bit < 32 {
+        sum ^= matrix[bit] & (register >> bit & 1).wrapping_neg();
+        bit += 1;
+    }
+    sum
+}
 
 /// The checksum at the end of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,9 +254,21 @@ impl Placement {
 
     /// The frame without its checksum; `None` where that is wrong or there is no room for it.
     pub fn strip<'f>(&self, checksum: Checksum, frame: &'f [u8]) -> Option<&'f [u8]> {
+        self.strip_by(checksum, frame, |covered| Some(checksum.of(frame.get(covered)?)))
+    }
+
+    /// The same where the checksum of any part of the frame is known.
+    pub fn strip_by<'f>(
+        &self,
+        checksum: Checksum,
+        frame: &'f [u8],
+        of: impl FnOnce(std::ops::Range<usize>) -> Option<u32>,
+    ) -> Option<&'f [u8]> {
         let (payload, end) = frame.split_at_checked(frame.len().checked_sub(self.width(checksum))?)?;
         let value = self.given(checksum, end)?;
-        (value == checksum.of(payload.get(self.from..)?)).then_some(payload)
+        // Shorter than what it does not cover.
+        payload.get(self.from..)?;
+        (Some(value) == of(self.from..payload.len())).then_some(payload)
     }
 
     /// The checksum that stands there, behind the bytes apart.
@@ -194,6 +314,46 @@ impl Running {
 }
 
 impl Checksum {
+    fn linear(self) -> Option<&'static Linear> {
+        Some(match self {
+            Checksum::Crc16Modbus => &LINEAR_MODBUS,
+            Checksum::Crc16Ccitt => &LINEAR_CCITT,
+            Checksum::Crc16Arc => &LINEAR_ARC,
+            Checksum::Crc16Xmodem => &LINEAR_XMODEM,
+            Checksum::Crc16Kermit => &LINEAR_KERMIT,
+            Checksum::Crc16X25 => &LINEAR_X25,
+            Checksum::Crc32 => &LINEAR_ISO_HDLC,
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky => {
+                return None;
+            }
+        })
+    }
+
+    /// What is known of bytes, the last of which is `byte`, from that of those before it; 0 of none.
+    pub fn advance(self, known: u32, byte: u8) -> u32 {
+        match self.linear() {
+            Some(linear) => step(&linear.table, linear.is_reflected, known, byte),
+            None if self == Checksum::Xor => known ^ u32::from(byte),
+            None => known.wrapping_add(u32::from(byte)),
+        }
+    }
+
+    /// The checksum of the last `length` bytes, from what is known of those before them and of all.
+    pub fn between(self, before: u32, all: u32, length: usize) -> u32 {
+        if let Some(linear) = self.linear() {
+            let register = all ^ linear.shift(before ^ linear.first, length);
+            return register >> linear.unused ^ linear.last;
+        }
+        let sum = all.wrapping_sub(before);
+        match self {
+            Checksum::Xor => all ^ before,
+            Checksum::Linky => (sum & 0x3F) + 0x20,
+            Checksum::SumNegated => sum.wrapping_neg() & 0xFF,
+            Checksum::Sum16 => sum & 0xFFFF,
+            _ => sum & 0xFF,
+        }
+    }
+
     fn running(self) -> Option<Running> {
         let short = match self {
             Checksum::Crc16Modbus => &MODBUS,

@@ -48,11 +48,13 @@ mod labels;
 pub mod length;
 pub mod line;
 pub mod markers;
+mod queue;
 pub mod slip;
 mod stall;
 
 use std::time::{Duration, Instant};
 
+use self::queue::Queue;
 use super::checksum::{Checksum, Placement};
 
 /// Longest configurable frame, in bytes with checksum and header.
@@ -293,7 +295,7 @@ enum Step {
 /// A bounded buffer for one frame.
 #[derive(Debug)]
 struct Buffer {
-    bytes: Vec<u8>,
+    bytes: Queue,
     max: usize,
     /// Bytes of this frame beyond the limit.
     over: u64,
@@ -394,12 +396,14 @@ impl Decoder {
             Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
             Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), settings.silence),
         };
+        let is_tried = matches!(scanner, Scanner::Length(_) | Scanner::Fixed(_));
+        let bytes = Queue::new(settings.checksum.filter(|_| is_tried));
         let mut decoder = Decoder {
             scanner,
             checksum: settings.checksum,
             placement: settings.placement,
             start: settings.start.clone(),
-            buffer: Buffer { bytes: Vec::new(), max, over: 0 },
+            buffer: Buffer { bytes, max, over: 0 },
             skipping: false,
             opening: None,
             opened_at: Some(now),
@@ -568,7 +572,7 @@ impl Decoder {
         match self.scanner {
             Scanner::Length(_) | Scanner::Fixed(_) => {
                 for part in bytes.chunks(self.buffer.max) {
-                    self.buffer.bytes.extend_from_slice(part);
+                    self.buffer.bytes.extend(part);
                     self.scan(false, sink);
                 }
             }
@@ -731,6 +735,7 @@ impl Decoder {
         let strip = |frame| checksum.map_or(Some(frame), |checksum| placement.strip(checksum, frame));
         let (begin, body) = starts
             .iter()
+            .inspect(|at| bytes.spend(bytes.len() - *at))
             .find_map(|at| Some((*at, strip(&bytes[*at..])?)))
             .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
@@ -758,10 +763,13 @@ impl Decoder {
         }
         let (start, end) = self.scanner.markers();
         let frame = [start, &self.buffer.bytes, end, &kept].concat();
-        let is_good = |frame: &[u8]| match self.checksum {
-            Some(checksum) if self.keep > 0 => self.placement.strip(checksum, frame).is_some(),
-            Some(checksum) => self.placement.strip(checksum, &self.buffer.bytes).is_some(),
-            None => true,
+        let is_good = |frame: &[u8]| {
+            self.buffer.bytes.spend(frame.len());
+            match self.checksum {
+                Some(checksum) if self.keep > 0 => self.placement.strip(checksum, frame).is_some(),
+                Some(checksum) => self.placement.strip(checksum, &self.buffer.bytes).is_some(),
+                None => true,
+            }
         };
         // The first bytes may have been taken for those behind the end before, one of which was
         // lost.
@@ -822,8 +830,24 @@ impl Decoder {
         self.checksum.is_some() && (is_all(0) || is_all(0xFF))
     }
 
+    /// The same of one at this place of the buffer, however long it is.
+    fn is_blank_at(&self, at: usize, frame: &[u8]) -> bool {
+        self.checksum.is_some()
+            && frame.first().is_none_or(|first| matches!(first, 0 | 0xFF))
+            && self.buffer.bytes.is_even(at..at + frame.len())
+    }
+
+    /// [`Decoder::strip`] of a frame at this place of the buffer, in a time that does not depend on
+    /// its length.
+    fn strip_at<'f>(&self, at: usize, frame: &'f [u8]) -> Option<&'f [u8]> {
+        let Some(checksum) = self.checksum else { return Some(frame) };
+        let sum = |part: std::ops::Range<usize>| self.buffer.bytes.sum(at + part.start..at + part.end);
+        self.placement.strip_by(checksum, frame, sum)
+    }
+
     /// A frame without its checksum, if it has one; `None` if that is wrong.
     fn strip<'f>(&self, frame: &'f [u8]) -> Option<&'f [u8]> {
+        self.buffer.bytes.spend(frame.len());
         match self.checksum {
             Some(checksum) => self.placement.strip(checksum, frame),
             None => Some(frame),
@@ -862,6 +886,7 @@ impl Decoder {
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            self.buffer.bytes.spend(1);
             let known = rest.len().min(self.start.len());
             if rest[..known] != self.start[..known] {
                 if !std::mem::replace(&mut lost, true) {
@@ -915,11 +940,8 @@ impl Decoder {
                     break;
                 }
             }
-            let body = match self.checksum {
-                Some(checksum) => self.placement.strip(checksum, frame),
-                None => Some(frame),
-            };
-            let payload = body.filter(|_| !self.is_blank(frame)).and_then(|body| match &self.scanner {
+            let body = self.strip_at(at, frame);
+            let payload = body.filter(|_| !self.is_blank_at(at, frame)).and_then(|body| match &self.scanner {
                 Scanner::Length(header) => header.payload(body),
                 _ => body.get(self.start.len()..),
             });
@@ -945,7 +967,7 @@ impl Decoder {
         bad.iter().for_each(|(why, _)| self.counters.count(*why));
         self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
-        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+        self.buffer.bytes.advance(at);
     }
 }
 
@@ -954,14 +976,11 @@ impl Decoder {
     fn scan_started(&mut self, size: usize, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match fixed::look(rest, &self.start, size, last) {
+            match fixed::look(rest, &self.start, size, last, &|steps| self.buffer.bytes.spend(steps)) {
                 fixed::Found::Frame => {
                     let frame = rest.get(..size).unwrap_or_default();
-                    let body = match self.checksum {
-                        Some(checksum) => self.placement.strip(checksum, frame),
-                        None => Some(frame),
-                    };
-                    match body.filter(|_| !self.is_blank(frame)) {
+                    let body = self.strip_at(at, frame);
+                    match body.filter(|_| !self.is_blank_at(at, frame)) {
                         Some(body) => {
                             self.skipping = false;
                             self.counters.good += 1;
@@ -988,7 +1007,7 @@ impl Decoder {
                 fixed::Found::More | fixed::Found::Nothing => break,
             }
         }
-        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+        self.buffer.bytes.advance(at);
     }
 }
 

@@ -1435,3 +1435,113 @@ fn a_zero_lost_in_front_of_a_message_with_its_length_is_not_seen_where_the_next_
         }
     }
 }
+
+/// Contents that make a decoder try as much as possible, for frames of this size.
+fn hostile(settings: &Settings, size: usize, bytes: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let checksum = settings.checksum.unwrap_or(Checksum::Xor);
+    let mut seed = 7_u32;
+    let random: Vec<u8> = (0..bytes)
+        .map(|_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 24) as u8
+        })
+        .collect();
+    let cycle = |of: &[u8]| -> Vec<u8> { of.iter().copied().cycle().take(bytes).collect() };
+    let framed = |body: &[u8]| {
+        let mut frame = body.to_vec();
+        settings.placement.append(checksum, &mut frame);
+        frame
+    };
+    let width = settings.placement.width(checksum);
+    let body = size.saturating_sub(width).max(1);
+    let start = match settings.start.is_empty() {
+        true => vec![0x42],
+        false => settings.start.clone(),
+    };
+    let good = framed(&random[..body]);
+    // Right at every place until its zeros are over, where the checksum begins with 0.
+    let zeros = [framed(&[0, 0, 0x5A, 0x17]), vec![0; size]].concat();
+    let tail = [vec![0; body.saturating_sub(2)], framed(&[0x5A, 0x17])].concat();
+    let wrong = |at: usize| {
+        let mut frame = good.clone();
+        if let Some(byte) = frame.get_mut(at % size) {
+            *byte ^= 1;
+        }
+        frame
+    };
+    let after = |head: &[u8], rest: &[u8]| cycle(&[head, rest].concat());
+    vec![
+        ("zeros", vec![0; bytes]),
+        ("ones", vec![0xFF; bytes]),
+        ("random", random.clone()),
+        ("starts", cycle(&start)),
+        ("starts and zeros", after(&start, &[0])),
+        ("starts and a byte", after(&start, &[0x55])),
+        ("starts and random", random.iter().flat_map(|byte| [&start[..], &[*byte]].concat()).take(bytes).collect()),
+        ("a long length", after(&start, &[0x3F, 0xFF, 0x3F])),
+        ("a short length", after(&start, &[0, 1])),
+        ("one byte of length", cycle(&[0, 4])),
+        ("lengths", cycle(&[0x0F, 0xF0])),
+        ("nothing but good frames", cycle(&good)),
+        ("a bad first byte", cycle(&wrong(0))),
+        ("a bad middle", cycle(&wrong(size / 2))),
+        ("a bad last byte", cycle(&wrong(size - 1))),
+        ("good frames with a byte between", after(&good, &[0x77])),
+        ("good frames with a byte less", cycle(&good[..size - 1])),
+        ("zeros around a short frame", cycle(&zeros)),
+        ("zeros before a short frame", cycle(&tail)),
+        ("zeros and one", after(&vec![0; size], &[1])),
+        ("ones and zero", after(&vec![0xFF; size], &[0])),
+        ("half a frame of zeros", after(&vec![0; size / 2], &random[..size / 2])),
+        ("a ramp", (0..bytes).map(|at| at as u8).collect()),
+        ("ends", cycle(b"\n")),
+        ("ends and bytes", cycle(b"a\n")),
+        ("markers", cycle(b"<a>")),
+        ("colons", cycle(b":A\t1\r\n")),
+    ]
+}
+
+#[test]
+fn the_work_for_a_byte_depends_neither_on_the_frame_nor_on_what_comes() {
+    // A checksum tried is 64 steps.
+    const STEPS_MAX: u64 = 256;
+    for size in [64, 2048] {
+        let long = |framing, checksum| Settings { max_frame: size, ..settings(framing, checksum) };
+        let header = |offset| header(Width::Two, false, offset, 0);
+        let started = |of: Settings| Settings { start: b"BM".to_vec(), ..of };
+        let all = [Checksum::Crc32, Checksum::Crc16Modbus, Checksum::Sum, Checksum::Xor, Checksum::Crc16Kermit];
+        let mut cases = Vec::new();
+        for checksum in all.map(Some).into_iter().chain([None]) {
+            cases.push(long(Framing::Fixed(size), checksum));
+            cases.push(started(long(Framing::Fixed(size), checksum)));
+            cases.push(long(header(0), checksum));
+            cases.push(started(long(header(2), checksum)));
+            cases.push(long(Framing::Gap(IDLE), checksum));
+            cases.push(started(long(Framing::Gap(IDLE), checksum)));
+            cases.push(long(Framing::Line(End::Any), checksum));
+            let keep = checksum.map_or(0, Checksum::width);
+            let lines = long(Framing::Line(End::Exactly(b"\n".to_vec())), checksum);
+            cases.push(Settings { keep, label_end: Some(b'\t'), ..lines });
+            cases.push(Settings { keep, ..long(markers(b"<", b">", None), checksum) });
+        }
+        for settings in cases {
+            for (what, bytes) in hostile(&settings, size, 4 * size) {
+                for piece in [1, 1024] {
+                    for is_paused in [false, true] {
+                        let (mut decoder, mut now) = opened(&settings);
+                        for (number, piece) in bytes.chunks(piece).enumerate() {
+                            if is_paused && number % 7 == 0 {
+                                now += settings.within;
+                                pause(&mut decoder, now);
+                            }
+                            take(&mut decoder, now, piece);
+                        }
+                        pause(&mut decoder, now + 2 * IDLE);
+                        let each = decoder.buffer.bytes.steps() / bytes.len() as u64;
+                        assert!(each <= STEPS_MAX, "{each} steps a byte: {what}, {settings:?}");
+                    }
+                }
+            }
+        }
+    }
+}
