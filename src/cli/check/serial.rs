@@ -160,6 +160,15 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                           gateway only as long as its requests are seen";
             findings.push(Finding::warn(&subject, message).advice(advice));
         }
+        if port.lost_readings > 0 {
+            let message = format!(
+                "{} lost: the journal could not take them, and there was no room for more in memory",
+                plural(port.lost_readings, "reading")
+            );
+            let advice = "make room on the journal's disk, or look at why it fails: `tombolo queue` says what it has; the count \
+                          begins anew with the next start of the gateway";
+            findings.push(Finding::warn(&subject, message).advice(advice));
+        }
         findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
         if let Some(asked) = &port.asked {
             let (questions, answers) = (asked.questions, asked.answers);
@@ -406,7 +415,8 @@ mod tests {
             found(SerialUnit { left_out, ..late })[1],
             "unit 0, m: its readings come without x (exception 2)"
         );
-        let twice = found(SerialUnit { state: "up".into(), answer_times: 2, copies: 9, ..SerialUnit::default() });
+        let twice =
+            found(SerialUnit { state: "up".into(), answer_times: 2, copies: 9, ..SerialUnit::default() });
         assert_eq!(twice, ["unit 0, m: its answers come 2 times"]);
         let doubled = found(SerialUnit { state: "up".into(), doubled: true, ..SerialUnit::default() });
         assert_eq!(doubled, [format!("unit 0, m: each read is sent more than once: {DOUBTFUL}")]);

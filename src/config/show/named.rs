@@ -27,11 +27,12 @@ const LISTS: [(&str, &str); 9] = [
 ];
 
 /// A key that has a default only beside another one, or one that begins so.
-const BESIDE: [(&str, &str); 12] = [
+const BESIDE: [(&str, &str); 13] = [
     ("checksum-order", "checksum"),
     ("checksum-text", "checksum"),
     ("checksum-from", "checksum"),
     ("checksum-apart", "checksum"),
+    ("checksum-mark", "checksum"),
     ("poll-period", "poll"),
     ("poll-timeout", "poll"),
     ("poll-echo", "poll"),

@@ -17,11 +17,11 @@
 //!
 //! [`Placement`] says where in a frame it stands, and how, if not so.
 //!
-//! The `crc` crate calculates them. Resynchronisation tries a checksum at every byte: for that, what
-//! is known up to each byte ([`Checksum::advance`]) gives the checksum of any part
-//! ([`Checksum::between`]) in a time that does not depend on its length, because a CRC is linear: so
-//! many zeros behind a message change its register by a matrix over GF(2), and the register of two
-//! messages XORed is that of both XORed.
+//! The `crc` crate calculates them. Resynchronisation tries a checksum at every byte: for that,
+//! what is known up to each byte ([`Checksum::advance`]) gives the checksum of any part
+//! ([`Checksum::between`]) in a time that does not depend on its length. A CRC is linear: so
+//! many zeros behind a message change its register by a matrix over GF(2), and the register of
+//! two messages XORed is that of both XORed.
 
 use crc::{
     CRC_16_ARC, CRC_16_IBM_3740, CRC_16_IBM_SDLC, CRC_16_KERMIT, CRC_16_MODBUS, CRC_16_XMODEM,
@@ -39,7 +39,8 @@ static ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// Columns of a matrix over GF(2).
 type Matrix = [u32; 32];
 
-/// A CRC as a linear function. A reflected register stands at the right, another one at the left.
+/// A CRC as a linear function. A reflected register stands at the right, another one at the
+/// left.
 struct Linear {
     table: [u32; 256],
     /// What 1, 2, 4, … 32768 zeros do to the register.
@@ -181,8 +182,11 @@ pub struct Placement {
     /// Bytes at the beginning of the frame that it does not cover.
     pub from: usize,
     /// Bytes before it that it does not cover, and that are not part of the payload: the `*` of
-    /// NMEA.
+    /// NMEA; `0..=8`.
     pub apart: usize,
+    /// What these bytes are in a frame that is written, the first `apart` of them. A frame that
+    /// is read may have any.
+    pub mark: Option<[u8; 8]>,
 }
 
 impl Placement {
@@ -237,14 +241,15 @@ impl Placement {
         self.low_first.unwrap_or(!checksum.is_high_first())
     }
 
-    /// Puts the checksum behind a frame that has no other; bytes apart are zero.
+    /// Puts the checksum behind a frame that has no other. Bytes apart are the mark, or zero.
     pub fn append(&self, checksum: Checksum, frame: &mut Vec<u8>) {
         let value = checksum.of(frame.get(self.from..).unwrap_or_default());
         let mut bytes = value.to_be_bytes()[4 - checksum.width()..].to_vec();
         if self.is_low_first(checksum) {
             bytes.reverse();
         }
-        frame.resize(frame.len() + self.apart, 0);
+        let mark = self.mark.unwrap_or_default();
+        frame.extend((0..self.apart).map(|at| mark.get(at).copied().unwrap_or(0)));
         if self.is_text {
             let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
             bytes = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
@@ -329,7 +334,8 @@ impl Checksum {
         })
     }
 
-    /// What is known of bytes, the last of which is `byte`, from that of those before it; 0 of none.
+    /// What is known of bytes, the last of which is `byte`, from that of those before it; 0 of
+    /// none.
     pub fn advance(self, known: u32, byte: u8) -> u32 {
         match self.linear() {
             Some(linear) => step(&linear.table, linear.is_reflected, known, byte),
@@ -338,7 +344,7 @@ impl Checksum {
         }
     }
 
-    /// The checksum of the last `length` bytes, from what is known of those before them and of all.
+    /// The checksum of the last `length` bytes, from what is known of those before and of all.
     pub fn between(self, before: u32, all: u32, length: usize) -> u32 {
         if let Some(linear) = self.linear() {
             let register = all ^ linear.shift(before ^ linear.first, length);
@@ -502,12 +508,21 @@ mod tests {
     }
 
     #[test]
+    fn a_written_frame_has_the_byte_before_the_checksum_that_its_device_expects() {
+        let mark = Some([b'*', 0, 0, 0, 0, 0, 0, 0]);
+        let nmea = Placement { is_text: true, apart: 1, mark, ..Placement::default() };
+        let mut frame = b"PMTK220,1000".to_vec();
+        nmea.append(Checksum::Xor, &mut frame);
+        assert_eq!(frame, b"PMTK220,1000*1F");
+    }
+
+    #[test]
     fn the_ends_of_frames_are_where_the_crc_of_what_is_before_is_right() {
         for checksum in ALL.into_iter().filter(|checksum| checksum.is_crc()) {
             for (low_first, is_text, from, apart) in
                 [(None, false, 0, 0), (Some(true), false, 2, 0), (Some(false), true, 1, 2)]
             {
-                let placement = Placement { low_first, is_text, from, apart };
+                let placement = Placement { low_first, is_text, from, apart, mark: None };
                 let mut frame = b"123456789".to_vec();
                 placement.append(checksum, &mut frame);
                 let length = frame.len();
@@ -527,7 +542,7 @@ mod tests {
         for checksum in ALL {
             for low_first in [None, Some(false), Some(true)] {
                 for (is_text, from, apart) in [(false, 0, 0), (true, 2, 0), (false, 1, 2)] {
-                    let placement = Placement { low_first, is_text, from, apart };
+                    let placement = Placement { low_first, is_text, from, apart, mark: None };
                     let mut frame = b"123456789".to_vec();
                     placement.append(checksum, &mut frame);
                     assert_eq!(placement.strip(checksum, &frame), Some(&b"123456789"[..]));

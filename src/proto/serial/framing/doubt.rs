@@ -28,7 +28,7 @@ use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner};
 const CHAIN: usize = 3;
 /// Frames at most that are looked at up to a silence.
 const FRAMES_MAX: usize = 8;
-/// Silences at most that are remembered, the last ones: more in a few frames do not divide frames.
+/// Silences at most that are remembered, the last ones: more in a few frames divide no frames.
 const SILENCES_MAX: usize = 8;
 
 /// Where the frames of a line stand.

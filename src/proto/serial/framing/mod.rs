@@ -157,6 +157,24 @@ pub struct Settings {
     pub silence: Option<Duration>,
 }
 
+impl Settings {
+    /// Bytes of a written frame that neither these settings nor the payload give, and the key
+    /// that does, if there is one: they would be zero, and the device would not know the frame.
+    pub fn unknown_when_written(&self) -> Option<(&'static str, Option<&'static str>)> {
+        let width = self.checksum.map_or(0, |checksum| self.placement.width(checksum));
+        let is_unmarked =
+            self.checksum.is_some() && self.placement.apart > 0 && self.placement.mark.is_none();
+        match self.framing {
+            Framing::Length(header) if header.offset > self.start.len() => {
+                Some(("the bytes before the length", Some("start")))
+            }
+            _ if is_unmarked => Some(("the bytes before the checksum", Some("checksum-mark"))),
+            _ if self.keep > width => Some(("the bytes behind the end", None)),
+            _ => None,
+        }
+    }
+}
+
 /// Most bytes behind the end of a frame.
 pub const KEEP_MAX: usize = 8;
 
@@ -379,6 +397,8 @@ pub struct Decoder {
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
     looked_at: Option<Instant>,
+    /// When the port was last open, a message was under way: its rest may come first.
+    had_begun: bool,
     /// Some of what is in the buffer was read later than that by more than a pause.
     is_stalled: bool,
 }
@@ -425,6 +445,7 @@ impl Decoder {
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
+            had_begun: false,
             is_stalled: false,
         };
         decoder.begin(now);
@@ -435,6 +456,12 @@ impl Decoder {
     pub fn reopen(&mut self, now: Instant) {
         self.clear();
         self.begin(now);
+    }
+
+    /// Its settings replace those of another decoder, while the port is opened anew. What was begun
+    /// is dropped with its rest, where only a pause tells that it is one.
+    pub fn follow(&mut self, other: &Decoder) {
+        self.had_begun = other.is_within();
     }
 
     /// What comes first may be the rest of a frame.
@@ -559,10 +586,12 @@ impl Decoder {
         };
         self.handle_timeout(judged, sink);
         self.end_silence();
+        let had_begun = std::mem::take(&mut self.had_begun);
+        let rest_within = SETTLE.max(self.pause.filter(|_| had_begun).unwrap_or_default());
         if let Some(opened) = self.opened_at.take()
-            && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
+            && (self.skip_first || now.saturating_duration_since(opened) < rest_within)
         {
-            let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
+            let is_first = (self.skip_first || had_begun) && matches!(self.scanner, Scanner::Gap);
             self.skipping = self.scanner.has_delimiter() || is_first;
             let why = if self.skip_first { Bad::First } else { Bad::Early };
             self.opening = self.skipping.then_some(why);
@@ -837,8 +866,8 @@ impl Decoder {
             && self.buffer.bytes.is_even(at..at + frame.len())
     }
 
-    /// [`Decoder::strip`] of a frame at this place of the buffer, in a time that does not depend on
-    /// its length.
+    /// [`Decoder::strip`] of a frame at this place of the buffer, in a time that does not depend
+    /// on its length.
     fn strip_at<'f>(&self, at: usize, frame: &'f [u8]) -> Option<&'f [u8]> {
         let Some(checksum) = self.checksum else { return Some(frame) };
         let sum = |part: std::ops::Range<usize>| self.buffer.bytes.sum(at + part.start..at + part.end);
@@ -941,10 +970,11 @@ impl Decoder {
                 }
             }
             let body = self.strip_at(at, frame);
-            let payload = body.filter(|_| !self.is_blank_at(at, frame)).and_then(|body| match &self.scanner {
-                Scanner::Length(header) => header.payload(body),
-                _ => body.get(self.start.len()..),
-            });
+            let payload =
+                body.filter(|_| !self.is_blank_at(at, frame)).and_then(|body| match &self.scanner {
+                    Scanner::Length(header) => header.payload(body),
+                    _ => body.get(self.start.len()..),
+                });
             match payload {
                 Some(payload) => {
                     lost = false;

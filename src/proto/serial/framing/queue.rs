@@ -1,9 +1,9 @@
 //! The bytes of a port that make no frame yet, and the checksum of any part of them.
 //!
-//! Where a frame has a known size, the checksum is tried at every byte. So that this costs the same
-//! for each size, the checksum of everything up to each byte is kept: that of a part follows from
-//! two of them ([`Checksum::between`]). Bytes are taken off the front without moving the rest each
-//! time.
+//! Where a frame has a known size, the checksum is tried at every byte. So that this costs the
+//! same for each size, the checksum of everything up to each byte is kept: that of a part follows
+//! from two of them ([`Checksum::between`]). Bytes are taken off the front without moving the rest
+//! each time.
 
 use std::ops::{Deref, Range};
 
@@ -63,7 +63,8 @@ impl Queue {
         // Less is moved than was taken off since the last time.
         self.spend(self.len());
         if let Some((_, prefixes)) = &mut self.sums {
-            self.before = self.head.checked_sub(1).and_then(|at| prefixes.get(at)).copied().unwrap_or_default();
+            self.before =
+                self.head.checked_sub(1).and_then(|at| prefixes.get(at)).copied().unwrap_or_default();
             prefixes.drain(..self.head.min(prefixes.len()));
         }
         self.bytes.drain(..self.head);

@@ -1477,7 +1477,10 @@ fn hostile(settings: &Settings, size: usize, bytes: usize) -> Vec<(&'static str,
         ("starts", cycle(&start)),
         ("starts and zeros", after(&start, &[0])),
         ("starts and a byte", after(&start, &[0x55])),
-        ("starts and random", random.iter().flat_map(|byte| [&start[..], &[*byte]].concat()).take(bytes).collect()),
+        (
+            "starts and random",
+            random.iter().flat_map(|byte| [&start[..], &[*byte]].concat()).take(bytes).collect(),
+        ),
         ("a long length", after(&start, &[0x3F, 0xFF, 0x3F])),
         ("a short length", after(&start, &[0, 1])),
         ("one byte of length", cycle(&[0, 4])),
@@ -1509,7 +1512,8 @@ fn the_work_for_a_byte_depends_neither_on_the_frame_nor_on_what_comes() {
         let long = |framing, checksum| Settings { max_frame: size, ..settings(framing, checksum) };
         let header = |offset| header(Width::Two, false, offset, 0);
         let started = |of: Settings| Settings { start: b"BM".to_vec(), ..of };
-        let all = [Checksum::Crc32, Checksum::Crc16Modbus, Checksum::Sum, Checksum::Xor, Checksum::Crc16Kermit];
+        let all =
+            [Checksum::Crc32, Checksum::Crc16Modbus, Checksum::Sum, Checksum::Xor, Checksum::Crc16Kermit];
         let mut cases = Vec::new();
         for checksum in all.map(Some).into_iter().chain([None]) {
             cases.push(long(Framing::Fixed(size), checksum));
@@ -1544,4 +1548,54 @@ fn the_work_for_a_byte_depends_neither_on_the_frame_nor_on_what_comes() {
             }
         }
     }
+}
+
+#[test]
+fn what_nobody_gave_of_a_written_frame_is_told() {
+    let unknown = |settings: &Settings| settings.unknown_when_written().map(|(_, key)| key);
+    let length = settings(header(Width::One, false, 2, 0), Some(Checksum::Xor));
+    assert_eq!(unknown(&length), Some(Some("start")));
+    assert_eq!(unknown(&Settings { start: b"B".to_vec(), ..length.clone() }), Some(Some("start")));
+    assert_eq!(unknown(&Settings { start: b"BM".to_vec(), ..length }), None);
+    let mut nmea = settings(markers(b"$", b"\r\n", None), Some(Checksum::Xor));
+    assert_eq!(unknown(&nmea), None);
+    nmea.placement.apart = 1;
+    assert_eq!(unknown(&nmea), Some(Some("checksum-mark")));
+    nmea.placement.mark = Some([b'*'; 8]);
+    assert_eq!(unknown(&nmea), None);
+    let sml = Settings { keep: 3, ..settings(markers(b"<", b">", None), Some(Checksum::Crc16X25)) };
+    assert_eq!(unknown(&sml), Some(None));
+}
+
+#[test]
+fn zeros_of_a_line_that_is_cut_are_malformed_whatever_the_checksum() {
+    for checksum in [Checksum::Crc16Kermit, Checksum::Crc16Arc] {
+        let (mut decoder, now) = opened(&settings(Framing::Fixed(8), Some(checksum)));
+        take(&mut decoder, now, &[0; 100]);
+        pause(&mut decoder, now + 2 * IDLE);
+        let counters = decoder.counters();
+        assert_eq!((counters.malformed, counters.checksum), (1, 0), "{checksum:?}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_message_that_a_change_of_the_settings_cut_is_no_message() {
+    let gap = Duration::from_millis(500);
+    let (mut before, now) = opened(&settings(Framing::Gap(gap), None));
+    take(&mut before, now, b"T=2");
+    let mut after = Decoder::new(&settings(Framing::Gap(gap), None), now);
+    after.follow(&before);
+    let opened = now + Duration::from_millis(100);
+    after.reopen(opened);
+    assert_eq!(take(&mut after, opened + gap / 2, b"1.5"), [b""; 0]);
+    assert_eq!(pause(&mut after, opened + 2 * gap), [b""; 0]);
+    assert_eq!((after.counters().early, after.counters().dropped), (1, 3));
+    take(&mut after, opened + 3 * gap, b"T=21.6");
+    assert_eq!(pause(&mut after, opened + 4 * gap), [b"T=21.6"]);
+    // Where it was silent for long enough, a message begins.
+    let mut late = Decoder::new(&settings(Framing::Gap(gap), None), now);
+    late.follow(&before);
+    late.reopen(opened);
+    take(&mut late, opened + gap, b"T=21.6");
+    assert_eq!(pause(&mut late, opened + 2 * gap), [b"T=21.6"]);
 }

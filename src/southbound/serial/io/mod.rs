@@ -25,7 +25,7 @@ use crate::proto::serial::idle::Idle;
 
 /// Why a port cannot be opened that is open elsewhere.
 pub const TAKEN: &str = "another program has it";
-/// Most bytes per read, after which other tasks have their turn: a bound for the time they wait.
+/// Most bytes per read, after which other tasks have their turn: a bound for their wait.
 const CHUNK: usize = 1024;
 /// How long a connection to one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
