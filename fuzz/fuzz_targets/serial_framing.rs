@@ -42,6 +42,7 @@ fuzz_target!(|data: &[u8]| {
         is_text: checksum & 128 != 0,
         from: 0,
         apart: usize::from(checksum & 64 != 0),
+        mark: (checksum & 64 != 0).then_some([b'*'; 8]),
     };
     let checksum = match checksum % 16 {
         0 => None,
