@@ -40,10 +40,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         });
     }
     for (name, port) in &status.serial {
-        // Some converters close the connection behind each message, and are connected to again.
-        let is_between = port.reason.as_deref() == Some("it hung up")
-            && (port.readings > 0 && port.illegible.is_none() && port.since_s < HUNG_UP_S);
-        if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open" && !is_between) {
+        if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open" && !is_between(port)) {
             reasons.push(format!("serial port {name} is not open: {reason}"));
         }
         reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
@@ -204,6 +201,13 @@ fn over_quota(limited: &LimitedDevice) -> Option<String> {
              [role.{role}], or let it send less often"
         )
     })
+}
+
+/// Whether the port is closed just between two messages: some converters close the connection
+/// behind each, and are connected to again.
+pub fn is_between(port: &SerialPort) -> bool {
+    let is_read = port.readings > 0 && port.illegible.is_none();
+    port.reason.as_deref() == Some("it hung up") && is_read && port.since_s < HUNG_UP_S
 }
 
 /// Nothing that comes at a port can be read.
