@@ -251,8 +251,9 @@ pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), Co
 fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), CommandError> {
     let DeviceKeyAddArguments { id, file, until } = arguments;
     check_until(until, today()).map_err(|why| {
-        let way_out =
-            format!("give a later --until; `tombolo device key remove {id} KEY` ends a key that is registered");
+        let way_out = format!(
+            "give a later --until; `tombolo device key remove {id} KEY` ends a key that is registered"
+        );
         CommandError::Usage(format!("--until: {why}; {way_out}"))
     })?;
     let mut key = public(&file, until)?;
