@@ -44,6 +44,7 @@ fuzz_target!(|data: &[u8]| {
         from: usize::from(shape >> 5) % 4,
         apart: usize::from(checksum & 64 != 0),
         tail: usize::from(shape & 64 != 0) * 2,
+        mark: (checksum & 64 != 0).then_some([b'*'; 8]),
     };
     let checksum = match checksum % 16 {
         0 => None,

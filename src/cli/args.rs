@@ -579,6 +579,78 @@ mod tests {
         Arguments::try_parse_from(line.split_whitespace())
     }
 
+    /// Commands in the texts of a source file as they are printed, with `1` for what is filled
+    /// in.
+    fn printed(source: &str) -> Vec<String> {
+        let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut found = Vec::new();
+        for (at, start) in code.match_indices("`tombolo ") {
+            let Some(end) = code[at + start.len()..].find('`') else { continue };
+            let mut command = String::new();
+            let mut depth = 0;
+            for part in code[at + 1..at + start.len() + end].replace("\\\n", " ").chars() {
+                match part {
+                    '{' => depth += 1,
+                    '}' => {
+                        depth -= 1;
+                        command.push('1');
+                    }
+                    other if depth == 0 => command.push(other),
+                    _ => {}
+                }
+            }
+            found.push(command.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+        found
+    }
+
+    #[test]
+    fn each_command_that_a_text_names_can_be_typed_as_it_is_printed() {
+        // These name a command, and are no advice to type it; or a choice of several follows.
+        const NAMED: [&str; 18] = [
+            "tombolo init",
+            "tombolo update",
+            "tombolo device",
+            "tombolo device add 1",
+            "tombolo device set 1",
+            "tombolo device rekey 1",
+            "tombolo queue skip",
+            "tombolo device add",
+            "tombolo device rekey",
+            "tombolo device key add",
+            "tombolo device keygen",
+            "tombolo import mosquitto",
+            "tombolo config show …",
+            "tombolo cert …",
+            "tombolo queue rejected",
+            "tombolo queue rejected …",
+            "tombolo device key …",
+            "tombolo serial …",
+        ];
+        // A program of the tests that is named beside ours.
+        const OTHER: &str = "tombolo fleet-devices";
+        let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let (mut bad, mut count) = (Vec::new(), 0);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                for command in printed(&std::fs::read_to_string(&path).unwrap()) {
+                    count += 1;
+                    if command != OTHER && !NAMED.contains(&command.as_str()) && parse(&command).is_err() {
+                        bad.push(format!("{}: {command}", path.display()));
+                    }
+                }
+            }
+        }
+        assert!(count > 50 && bad.is_empty(), "{count}\n{}", bad.join("\n"));
+    }
+
     #[test]
     fn the_definition_holds_together() {
         Arguments::command().debug_assert();

@@ -24,6 +24,7 @@ use crate::southbound::serial::io::find::{self, Found};
 use crate::southbound::serial::io::{Opened, open_device};
 use crate::southbound::serial::line_time::ADVICE;
 use crate::southbound::serial::settings::{Line, Port, PortName};
+use crate::telemetry::io::hinted;
 use crate::telemetry::text::Escaped;
 
 /// Bytes shown in one line.
@@ -73,7 +74,7 @@ fn list(context: &Context) -> Result<(), CommandError> {
     if let Ok(status) =
         context.daemon().and_then(|mut daemon| daemon.ask_for::<Status>(&Request::Status {}, ANSWER))
     {
-        context.out.text(&told(&status))?;
+        context.out.text(&hinted(&told(&status)))?;
     }
     Ok(())
 }

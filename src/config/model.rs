@@ -455,6 +455,7 @@ pub(super) struct Serial {
     pub(super) checksum_from: Option<u8>,
     pub(super) checksum_apart: Option<u8>,
     pub(super) checksum_tail: Option<u8>,
+    pub(super) checksum_mark: Option<String>,
     pub(super) keep: Option<u8>,
     pub(super) whole: Option<bool>,
     pub(super) line_end: Option<String>,

@@ -436,6 +436,7 @@ const SERIAL: &[Key] = &[
     key("checksum-from", Kind::Whole(0, 64)),
     key("checksum-apart", Kind::Whole(0, 8)),
     key("checksum-tail", Kind::Whole(0, 8)),
+    key("checksum-mark", Kind::Text(32)),
     key("keep", Kind::Whole(1, 8)),
     key("whole", Kind::Flag),
     key("label-end", Kind::Text(32)),

@@ -6,6 +6,9 @@
 
 use super::snapshot::{LimitedDevice, SerialPort, SerialUnit, ServedTotals, Status, Uplink};
 
+/// A line that is closed for less, in seconds, is one between two messages, if it gave readings.
+const HUNG_UP_S: u64 = 3;
+
 /// A publish that waits longer for its answer is a reason.
 const SLOW_ANSWER_S: u64 = 10;
 /// Fewer refused readings of a device of which none was accepted are no warning of `check`.
@@ -37,7 +40,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         });
     }
     for (name, port) in &status.serial {
-        if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open") {
+        if let Some(reason) = port.reason.as_ref().filter(|_| port.state != "open" && !is_between(port)) {
             reasons.push(format!("serial port {name} is not open: {reason}"));
         }
         reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
@@ -200,9 +203,24 @@ fn over_quota(limited: &LimitedDevice) -> Option<String> {
     })
 }
 
+/// Whether the port is closed just between two messages: some converters close the connection
+/// behind each, and are connected to again.
+pub fn is_between(port: &SerialPort) -> bool {
+    let is_read = port.readings > 0 && port.illegible.is_none();
+    port.reason.as_deref() == Some("it hung up") && is_read && port.since_s < HUNG_UP_S
+}
+
 /// Nothing that comes at a port can be read.
 pub fn illegible(port: &str, why: &str) -> String {
     format!("serial port {port}: {why}")
+}
+
+/// Readings of a line are lost, because the journal takes none.
+pub fn losing(port: &str) -> String {
+    format!(
+        "serial port {port}: readings are lost, the oldest first: the journal takes none, and as many wait as there is room \
+         for in memory; make room on its disk; `tombolo status` counts them"
+    )
 }
 
 /// The verdict in one line.
@@ -374,6 +392,15 @@ mod tests {
             assert!(found.len() == 1 && found[0].contains(words), "{words}: {found:?}");
         }
         assert_eq!(reasons(&Status { serial: [("m".to_owned(), bus("up"))].into(), ..fine() }), [""; 0]);
+        let hung_up =
+            SerialPort { state: "retrying".into(), reason: Some("it hung up".into()), ..open.clone() };
+        let between = SerialPort { readings: 3, since_s: 1, ..hung_up.clone() };
+        let gone = SerialPort { since_s: 5, ..between.clone() };
+        let unread = SerialPort { readings: 0, ..between.clone() };
+        for (port, count) in [(between, 0), (gone, 1), (unread, 1)] {
+            let found = reasons(&Status { serial: [("m".to_owned(), port)].into(), ..fine() });
+            assert_eq!(found.len(), count, "{found:?}");
+        }
         let mut disabled = fine();
         disabled.gateway.disabled = vec!["fail  a: b".into(), "fail  c".into()];
         assert_eq!(reasons(&disabled), ["2 items are disabled, the first: a: b"]);

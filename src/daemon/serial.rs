@@ -39,7 +39,7 @@ use crate::proto::serial::slipmux;
 use crate::proto::serial::{State, timeout_advised_ms};
 use crate::southbound::serial::intake;
 use crate::southbound::serial::io::{self, Host};
-use crate::southbound::serial::legibility::{Fault, Illegible, Shown};
+use crate::southbound::serial::legibility::{Fault, Shown};
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{self, Duty, Settings};
 use crate::southbound::serial::units::UnitView;
@@ -83,6 +83,8 @@ struct Entry {
     task: RefCell<Option<JoinHandle<()>>>,
     /// Of each device behind it: how it was last told to stand, and when.
     told: RefCell<BTreeMap<Name, (Told, Instant)>>,
+    /// Readings that were lost since some wait, as the log was told.
+    losing: Cell<u64>,
 }
 
 /// Whether a device is there, and the state of its unit.
@@ -206,6 +208,7 @@ impl Ports {
                 is_writable,
                 task: RefCell::default(),
                 told: RefCell::default(),
+                losing: Cell::default(),
             });
             entries.insert(port.name.clone(), entry.clone());
             fresh.push((port, entry));
@@ -352,7 +355,8 @@ impl Ports {
             let (core, name) = (entry.core.borrow(), name.as_str());
             let asked = core.asked().filter(|standing| standing.state == State::Degraded);
             problems.extend(asked.and_then(|standing| verdict::asked(name, standing.state.as_str())));
-            problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence())));
+            problems.extend((core.losing() > 0).then(|| verdict::losing(name)));
+            problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence(name))));
             let units = core.units().filter(|unit| unit.standing() == State::Degraded);
             problems.extend(units.filter_map(|it| {
                 verdict::unit(name, it.id.as_str(), it.standing().as_str(), it.is_one_behind)
@@ -413,7 +417,7 @@ impl Ports {
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing, core.unreadable()),
                 asked: core.asked().map(|standing| asked(&standing, core.fault())),
-                illegible: core.illegible().map(Illegible::sentence),
+                illegible: core.illegible().map(|why| why.sentence(name.as_str())),
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 other_master: counters.rivals,
@@ -677,6 +681,17 @@ fn why_degraded(core: &Port, unit: &UnitView<'_>) -> String {
 }
 
 impl Entry {
+    /// Says when readings begin to be lost for want of room, and how many were.
+    fn tell_losing(&self, device: &str, core: &Port) {
+        let (now, before) = (core.losing(), self.losing.get());
+        self.losing.set(now);
+        if now > 0 && before == 0 {
+            log::error!(device; "readings of the line are lost: the journal takes none, and there is no room for more in memory");
+        } else if now == 0 && before > 0 {
+            log::warn!(device, lost = before; "the journal has taken the readings that waited; those beyond the room in memory were lost");
+        }
+    }
+
     /// How the device stands, if it is behind this port.
     fn standing(&self, device: &str) -> Option<Standing> {
         let core = self.core.borrow();
@@ -686,7 +701,10 @@ impl Entry {
             None => match core.asked() {
                 Some(standing) => (Some(standing.state.as_str()), why_not(&standing, core.fault())),
                 None => match core.illegible() {
-                    Some(illegible) => (Some(State::Degraded.as_str()), Some(illegible.sentence())),
+                    Some(illegible) => (
+                        Some(State::Degraded.as_str()),
+                        Some(illegible.sentence(core.settings().name.as_str())),
+                    ),
                     None => (None, None),
                 },
             },
@@ -731,6 +749,7 @@ impl Handle {
                 while let Some((number, delivered)) = core.poll_delivered() {
                     hub.serial.handle_delivered(entry.number, number, delivered);
                 }
+                entry.tell_losing(self.name.as_str(), &core);
             });
         });
     }

@@ -2,6 +2,7 @@
 
 use tombolo::proto::serial::checksum::{Checksum, Placement};
 use tombolo::proto::serial::framing::{Framing, line};
+use tombolo::southbound::serial::order::{Lines, Wanted};
 use tombolo::southbound::serial::settings::{Duty, Parity, Port, PortName};
 
 use crate::support::main_file;
@@ -60,7 +61,7 @@ fn a_frame_may_begin_with_a_start_and_its_checksum_stand_where_the_device_puts_i
     assert!(matches!(port.port, PortName::Tcp { port: 4001, has_header: false, .. }));
     let Duty::Readings { framing, .. } = &port.duty else { panic!() };
     assert_eq!((framing.checksum, framing.start.as_slice()), (Some(Checksum::Sum16), &b"BM"[..]));
-    let expected = Placement { low_first: Some(true), is_text: true, from: 1, apart: 2, tail: 3 };
+    let expected = Placement { low_first: Some(true), is_text: true, from: 1, apart: 2, tail: 3, mark: None };
     assert_eq!(framing.placement, expected);
 }
 
@@ -376,4 +377,53 @@ fn a_line_that_takes_commands_has_a_pattern_of_the_answer_and_a_time_for_it() {
                register.x = { address = 0 }\n";
     let found = complaints(&format!("{ROLE}{bus}"));
     assert!(found.iter().any(|line| line.contains("the registers of units are writable")), "{found:?}");
+}
+
+const MARKED: &str = "[serial.gps]\nport = \"/dev/ttyS1\"\nrole = \"r\"\nframing = \"markers\"\nstart = \"$\"\nend = \"hex:0d0a\"\n\
+                      checksum = \"xor\"\nchecksum-text = true\n";
+const COMMANDS: &str =
+    "writable = true\n[role.r.downlink.d]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+
+#[test]
+fn a_command_has_the_byte_before_its_checksum_that_the_device_expects() {
+    let prepare = |more: &str, payload: &[u8]| {
+        let loaded = main_file(&format!("{ROLE}{MARKED}{more}{COMMANDS}")).loaded();
+        let warned = loaded.findings.iter().map(ToString::to_string);
+        let warned: Vec<String> = warned.filter(|warned| warned.contains("serial.gps")).collect();
+        (Lines::new(&loaded.settings.serial).prepare("gps", "x", payload), warned)
+    };
+    let (wanted, warned) = prepare("checksum-mark = \"*\"\n", b"PMTK220,1000");
+    let Ok(Wanted::Frame { frame, .. }) = wanted else { panic!("{wanted:?}") };
+    assert_eq!((String::from_utf8(frame).unwrap().as_str(), &warned[..]), ("$PMTK220,1000*1F\r\n", &[][..]));
+    let (wanted, warned) = prepare("checksum-apart = 1\n", b"PMTK220,1000");
+    let why = "the bytes before the checksum are not known: set checksum-mark";
+    assert_eq!(wanted, Err(why.to_owned()));
+    assert!(warned[0].contains("commands are refused: the bytes before the checksum"), "{warned:?}");
+    assert!(warned[0].contains("set checksum-mark to what the device expects there"), "{warned:?}");
+    let both = complaints(&format!("{ROLE}{GOOD}{MARKED}checksum-mark = \"*\"\nchecksum-apart = 2\n"));
+    assert!(
+        both[0].contains("checksum-mark: it has 1 bytes, and checksum-apart is another number"),
+        "{both:?}"
+    );
+}
+
+#[test]
+fn what_looks_like_bytes_and_is_text_is_warned_about_and_so_is_skip_first_without_effect() {
+    let fixed = "[serial.m]\nport = \"/dev/ttyS1\"\nrole = \"r\"\nframing = \"fixed\"\nsize = 12\nchecksum = \"crc16-modbus\"\n";
+    let found = complaints(&format!("{ROLE}{fixed}start = \"42 4D\"\n"));
+    let words = "serial.m.start: \"42 4D\" is taken as 5 characters, not as bytes; for the bytes, set start = \"hex:42 4D\"";
+    assert!(found.len() == 1 && found[0].contains(words), "{found:?}");
+    assert_eq!(complaints(&format!("{ROLE}{fixed}start = \"hex:42 4D\"\n")), [""; 0]);
+    let found = complaints(&format!("{ROLE}{fixed}skip-first = true\n"));
+    assert!(found.len() == 1 && found[0].contains("serial.m.skip-first: without effect"), "{found:?}");
+}
+
+#[test]
+fn a_device_that_only_takes_commands_needs_no_rule_for_readings() {
+    let relay = "[serial.relay]\nport = \"/dev/ttyS1\"\nrole = \"s\"\nframing = \"line\"\nwritable = true\nanswer = '^OK'\n";
+    let rule = "[role.s.downlink.all]\ntopic = \"{prefix}/{device}/down/#\"\npath = \"{rest}\"\n";
+    let found = complaints(&format!("{relay}{rule}"));
+    assert_eq!(found, [""; 0]);
+    let found = complaints(&format!("{relay}{rule}[role.s.uplink.x]\npath = \"t/x\"\n"));
+    assert!(found.iter().any(|found| found.contains("lets its path \"data\" pass")), "{found:?}");
 }

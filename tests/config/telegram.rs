@@ -271,7 +271,7 @@ const STANDARD: [&str; 25] = [
 fn each_group_of_a_linky_in_standard_mode_is_published_also_those_of_the_next_day() {
     let text = include_str!("../../config/examples/serial/linky.toml");
     let pattern = text.lines().find_map(|line| line.strip_prefix("# pattern = ")).unwrap();
-    let lines = text.lines().filter(|line| !line.starts_with("checksum-apart"));
+    let lines = text.lines().filter(|line| !line.starts_with("checksum-mark"));
     let lines = lines.map(|line| match line.split_once(" = ") {
         Some(("pattern", _)) => format!("pattern = {pattern}\n"),
         Some(("baud", _)) => "baud = 9600\n".to_owned(),
@@ -353,9 +353,7 @@ fn a_ve_direct_block_is_published_if_its_sum_is_zero_whatever_its_last_byte_is()
         added.insert(at, 0);
         if let Ok(reading) = extractor.read(&added, &mut Room::default()) {
             let text = String::from_utf8_lossy(reading.payload).into_owned();
-            let parts = [r#""voltage":13.79"#, r#""current":-0.01"#];
-            assert!(parts.iter().all(|part| text.contains(part)), "byte {at}: {text}");
-            assert!(!text.contains("power") || text == expected, "byte {at}: {text}");
+            assert_eq!(text, expected, "byte {at}");
         }
     }
     let mut without = four.clone();

@@ -234,7 +234,7 @@ fn in_token_pair(certificate: &Path, chain: &[u8], key: Option<TokenKey>) -> Fin
         true => Finding::ok("upstream", format!("{shown} and its key in the token belong together")),
         false => Finding::fail("upstream", format!("{shown} does not belong to the key in the token"))
             .key("upstream.certificate")
-            .advice("`tombolo cert rollback`, or `tombolo cert renew`"),
+            .advice("`tombolo cert rollback NAME`, or `tombolo cert renew NAME`"),
     }
 }
 

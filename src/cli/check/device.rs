@@ -136,7 +136,7 @@ fn mute(settings: &Settings) -> Option<Finding> {
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     let message = format!("nothing says how these prove who they are: {}{more}", shown.join(", "));
     let advice = "set psk-file, one of certificate-uri, -dns, -cn, public-key or password-file, or, for tokens, add a device of \
-                  the registry with a key (`tombolo device add ID --jwt-key FILE`); until then they cannot connect";
+                  the registry with a key (`tombolo device add ID --role ROLE --jwt-key FILE`); until then they cannot connect";
     Some(Finding::warn("devices", message).advice(advice))
 }
 

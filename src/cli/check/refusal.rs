@@ -47,7 +47,7 @@ fn one(device: &DeviceState) -> Finding {
     });
     let message = format!("{refused} of its {all} readings were refused since the daemon started{why}");
     let advice = format!(
-        "`tombolo device show {}` shows the last one, `tombolo acl explain` what the rules say of a path",
+        "`tombolo device show {0}` shows the last one, `tombolo acl explain {0} POST PATH` what the rules say of a path",
         device.id
     );
     Finding::warn(format!("device {}", device.id), message).advice(advice)

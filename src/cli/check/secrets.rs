@@ -33,7 +33,7 @@ pub fn modes(settings: &Settings) -> Vec<Finding> {
             let message =
                 format!("{} has the mode {mode:04o}, so that others can read a private key", path.display());
             let advice =
-                format!("chmod 0600 {}; if it may have been read, `tombolo cert renew`", path.display());
+                format!("chmod 0600 {}; if it may have been read, `tombolo cert renew NAME`", path.display());
             findings.push(Finding::warn("secrets", message).advice(advice));
         }
     }

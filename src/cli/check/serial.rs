@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::output::plural;
 use crate::config::{Finding, Settings};
 use crate::control::snapshot::{SerialUnit, Status};
-use crate::control::verdict::{DOUBTFUL, LATE, SETTLED_BY};
+use crate::control::verdict::{DOUBTFUL, LATE, SETTLED_BY, is_between};
 use crate::southbound::serial::io::find::{self, Unresolved};
 use crate::southbound::serial::line_time::{self, Demand};
 use crate::southbound::serial::settings::{Port, PortName};
@@ -160,6 +160,15 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                           gateway only as long as its requests are seen";
             findings.push(Finding::warn(&subject, message).advice(advice));
         }
+        if port.lost_readings > 0 {
+            let message = format!(
+                "{} lost: the journal could not take them, and there was no room for more in memory",
+                plural(port.lost_readings, "reading")
+            );
+            let advice = "make room on the journal's disk, or look at why it fails: `tombolo queue` says what it has; the count \
+                          begins anew with the next start of the gateway";
+            findings.push(Finding::warn(&subject, message).advice(advice));
+        }
         findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
         if let Some(asked) = &port.asked {
             let (questions, answers) = (asked.questions, asked.answers);
@@ -175,7 +184,7 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                 Finding::warn(&subject, message).advice(advice)
             }));
         }
-        if let Some(reason) = port.reason.as_ref().filter(|_| port.state == "retrying") {
+        if let Some(reason) = port.reason.as_ref().filter(|_| port.state == "retrying" && !is_between(port)) {
             let message = format!("the daemon cannot open {}: {reason}", port.port);
             findings.push(Finding::warn(&subject, message).advice("it tries again by itself"));
         }
@@ -334,6 +343,20 @@ fn runs(program: &str, root: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::control::snapshot::SerialPort;
+
+    #[test]
+    fn readings_that_were_lost_are_warned_of_with_their_number_and_a_pause_between_messages_is_not() {
+        let found = |port: SerialPort| {
+            let status = Status { serial: [("m".to_owned(), port)].into(), ..Status::default() };
+            told(&status, &[]).into_iter().map(|found| found.message).collect::<Vec<String>>()
+        };
+        let lost = found(SerialPort { state: "open".into(), lost_readings: 157, ..SerialPort::default() });
+        assert!(lost.len() == 1 && lost[0].starts_with("157 readings lost: the journal"), "{lost:?}");
+        let reason = Some("it hung up".to_owned());
+        let between = SerialPort { state: "retrying".into(), reason, readings: 3, ..SerialPort::default() };
+        assert_eq!(found(between.clone()), [""; 0]);
+        assert_eq!(found(SerialPort { since_s: 60, ..between }).len(), 1);
+    }
 
     #[test]
     fn a_unit_that_is_degraded_or_down_and_a_register_left_out_are_warned_of() {

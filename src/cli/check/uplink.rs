@@ -477,7 +477,7 @@ pub fn probe_id(upstream: &northbound::Settings, clock: Arc<dyn WallClock>) -> O
             Some(Finding::warn("upstream", message).key(key).advice(
                 "allow that client id to connect at the broker, or take the key out; until then a new certificate waits, and is \
                  tried in the place of the connection only where the broker says that it is the client id (0x85), a day or \
-                 less before the present one expires, or with `tombolo cert probe`",
+                 less before the present one expires, or with `tombolo cert probe NAME`",
             ))
         }
         TrialVerdict::Fault(_) => None, // the network's doing, which is said elsewhere

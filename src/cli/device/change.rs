@@ -160,7 +160,10 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
     let mut unused = None;
     let (device, told) = apply(context, &loaded, &id, |entry| {
         let Some(before) = entry.device.psk.clone() else {
-            return Err("has no pre-shared key; `tombolo device add` adds a device with one".to_owned());
+            return Err(
+                "has no pre-shared key; `tombolo device add ID --role ROLE --psk` adds a device with one"
+                    .to_owned(),
+            );
         };
         unused = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
         let Some(until) = until else {
@@ -248,8 +251,9 @@ pub(super) fn key(context: &Context, command: DeviceKeyCommand) -> Result<(), Co
 fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), CommandError> {
     let DeviceKeyAddArguments { id, file, until } = arguments;
     check_until(until, today()).map_err(|why| {
-        let way_out =
-            format!("give a later --until; `tombolo device key remove {id}` ends a key that is registered");
+        let way_out = format!(
+            "give a later --until; `tombolo device key remove {id} KEY` ends a key that is registered"
+        );
         CommandError::Usage(format!("--until: {why}; {way_out}"))
     })?;
     let mut key = public(&file, until)?;
@@ -261,7 +265,7 @@ fn key_add(context: &Context, arguments: DeviceKeyAddArguments) -> Result<(), Co
         keys.retain(|known| known.info() != key.info());
         if keys.len() >= KEYS_MAX {
             return Err(format!(
-                "has {KEYS_MAX} keys, which is the most; `tombolo device key remove` removes one"
+                "has {KEYS_MAX} keys, which is the most; `tombolo device key remove ID KEY` removes one"
             ));
         }
         keys.push(key);

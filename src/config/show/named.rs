@@ -27,12 +27,13 @@ const LISTS: [(&str, &str); 9] = [
 ];
 
 /// A key that has a default only beside another one, or one that begins so.
-const BESIDE: [(&str, &str); 13] = [
+const BESIDE: [(&str, &str); 14] = [
     ("checksum-order", "checksum"),
     ("checksum-text", "checksum"),
     ("checksum-from", "checksum"),
     ("checksum-apart", "checksum"),
     ("checksum-tail", "checksum"),
+    ("checksum-mark", "checksum"),
     ("poll-period", "poll"),
     ("poll-timeout", "poll"),
     ("poll-echo", "poll"),

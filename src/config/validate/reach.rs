@@ -34,7 +34,11 @@ pub(super) fn port(cx: &mut Context<'_>, gate: &gate::Settings, port: &Port, tab
                 );
                 cx.warn(&subject(&key), &with(&key, "writable"), message, &downlink_advice(role));
             }
-            rule(cx, role, &subject(&key), &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
+            // Of some devices nothing is read but the answers to commands.
+            let has_only_commands = write.is_some() && role.uplink.is_empty() && table.path.is_none();
+            if !has_only_commands {
+                rule(cx, role, &subject(&key), &key, table.path.as_deref().unwrap_or(PATH_DEFAULT));
+            }
             if let Some(poll) = poll {
                 rhythm(cx, role, &with(&key, "poll-period"), poll.period, "raise the quota or the period");
             }

@@ -41,6 +41,7 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
             && !role.uplink.iter().any(|rule| !rule.deny)
             && !is_included(tables, name)
             && !is_local(tables, name)
+            && !takes_only_commands(role)
         {
             let message = "no uplink rule allows anything: every reading of its devices is refused";
             let advice = format!("add [role.{name}.uplink.NAME]");
@@ -59,6 +60,11 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
 /// Whether another role includes this one, which then need not be complete.
 fn is_included(tables: &Tables, name: &str) -> bool {
     tables.values().any(|table| table.includes.iter().flatten().any(|included| included == name))
+}
+
+/// Whether its rules are about commands alone.
+fn takes_only_commands(role: &Role) -> bool {
+    role.uplink.is_empty() && role.downlink.iter().any(|rule| !rule.deny)
 }
 
 /// Whether it is a role of local MQTT clients alone, such as a dashboard, by its rules or by those

@@ -96,6 +96,15 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
         let advice = "`tombolo serial list` shows the persistent name in /dev/serial/by-id";
         cx.warn(&format!("serial {name}"), &["serial", name, "port"], message, advice);
     }
+    for (key, text) in [("start", &table.start), ("end", &table.end), ("line-end", &table.line_end)] {
+        let Some(text) = text else { continue };
+        let is_byte = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if text.contains(' ') && text.split(' ').all(is_byte) {
+            let message = format!("{text:?} is taken as {} characters, not as bytes", text.len());
+            let advice = format!("for the bytes, set {key} = \"hex:{text}\"");
+            cx.warn(&format!("serial {name}"), &["serial", name, key], message, &advice);
+        }
+    }
     if table.port.as_deref().is_some_and(|port| port.contains("tcp://")) {
         let line = [
             ("baud", table.baud.is_some()),
@@ -120,7 +129,21 @@ fn advise(cx: &mut Context<'_>, name: &str, table: &Serial) {
 
 /// Warns of frames of a known length that nothing marks.
 fn advise_framing(cx: &mut Context<'_>, name: &str, port: &Port) {
-    let Duty::Readings { framing, poll, .. } = &port.duty else { return };
+    let Duty::Readings { framing, poll, write, .. } = &port.duty else { return };
+    if let Some((what, key)) = framing.unknown_when_written().filter(|_| write.is_some()) {
+        let message = format!("commands are refused: {what} of a written frame are not known");
+        let advice = match key {
+            Some("start") => "set start to all bytes before the length; or take writable out".to_owned(),
+            Some(key) => format!("set {key} to what the device expects there; or take writable out"),
+            None => "take writable out: a device with this framing can only be read".to_owned(),
+        };
+        cx.warn(&format!("serial {name}"), &["serial", name, "writable"], message, &advice);
+    }
+    if framing.skip_first && matches!(framing.framing, Framing::Fixed(_) | Framing::Length(_)) {
+        let message =
+            "without effect: frames of a known length are found by what they are, not by a delimiter";
+        cx.warn(&format!("serial {name}"), &["serial", name, "skip-first"], message, "take it out");
+    }
     if let ([byte], None, Framing::Fixed(_), None) =
         (&framing.start[..], framing.checksum, &framing.framing, poll)
     {
@@ -271,6 +294,7 @@ fn fits_modbus(table: &Serial, line: &Line) -> Result<(), Fault> {
         ("checksum-from", table.checksum_from.is_some()),
         ("checksum-apart", table.checksum_apart.is_some()),
         ("checksum-tail", table.checksum_tail.is_some()),
+        ("checksum-mark", table.checksum_mark.is_some()),
         ("form", table.form.is_some()),
         ("pattern", table.pattern.is_some()),
         ("path", table.path.is_some()),
@@ -370,6 +394,21 @@ fn bytes(key: &'static str, text: &str, max: usize) -> Result<Vec<u8>, Fault> {
     })
 }
 
+/// The bytes before the checksum that it does not cover: how many, and what a written frame
+/// has there.
+fn apart(table: &Serial) -> Result<(usize, Option<[u8; 8]>), Fault> {
+    let count = table.checksum_apart.map(usize::from);
+    let Some(text) = &table.checksum_mark else { return Ok((count.unwrap_or(0), None)) };
+    let given = bytes("checksum-mark", text, 8)?;
+    if count.is_some_and(|count| count != given.len()) {
+        let message = format!("it has {} bytes, and checksum-apart is another number", given.len());
+        return Err(Fault::new("checksum-mark", message, "take checksum-apart out"));
+    }
+    let mut mark = [0; 8];
+    mark.iter_mut().zip(&given).for_each(|(to, from)| *to = *from);
+    Ok((given.len(), Some(mark)))
+}
+
 fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
     let words = "\"line\", \"slip\", \"cobs\", \"length\", \"gap\", \"fixed\", \"markers\" or \"slipmux\"";
     let kind = table.framing.ok_or_else(|| {
@@ -438,12 +477,14 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
         Some(model::Checksum::Linky) => Some(Checksum::Linky),
     };
+    let (apart, mark) = apart(table)?;
     let placement = Placement {
         low_first: table.checksum_order.map(|order| order == model::ByteOrder::Little),
         is_text: table.checksum_text.unwrap_or(false),
         from: usize::from(table.checksum_from.unwrap_or(0)),
-        apart: usize::from(table.checksum_apart.unwrap_or(0)),
+        apart,
         tail: usize::from(table.checksum_tail.unwrap_or(0)),
+        mark,
     };
     if checksum.is_none() && placement != Placement::default() {
         return Err(Fault::new("", "there is no checksum to place", "set checksum, or take checksum-… out"));

@@ -769,7 +769,7 @@ impl Keeper {
     /// Has a key and a request on disk; those that are there are used again.
     async fn prepare(self: &Rc<Self>) -> Result<(), String> {
         if self.source.is_none() {
-            return Err("it has no source; `tombolo cert install` installs one by hand".to_owned());
+            return Err("it has no source; `tombolo cert install NAME FILE` installs one by hand".to_owned());
         }
         let settings = self.settings.clone();
         self.with_store(move |store| have_request(store, &settings)).await.map(drop)

@@ -800,7 +800,7 @@ fn log_publisher(broker: &str, event: &PublisherEvent) {
         }
         PublisherEvent::Blocked { lane, id } => {
             log::error!(broker, lane = lane.as_str(), record:% = id;
-                "the lane takes no more until this record is decided; `tombolo queue skip` sets it aside");
+                "the lane takes no more until this record is decided; `tombolo queue skip ID` sets it aside");
         }
         PublisherEvent::OutcomeRefused { topic, cause } => {
             log::warn!(broker, topic = topic.as_str(), reason:% = cause, advice = advice::of_outcome(*cause);

@@ -17,8 +17,11 @@
 //!
 //! [`Placement`] says where in a frame it stands, and how, if not so.
 //!
-//! It uses one table look-up per byte, because resynchronisation may check the same bytes many
-//! times.
+//! The `crc` crate calculates them. Resynchronisation tries a checksum at every byte: for that,
+//! what is known up to each byte ([`Checksum::advance`]) gives the checksum of any part
+//! ([`Checksum::between`]) in a time that does not depend on its length. A CRC is linear: so
+//! many zeros behind a message change its register by a matrix over GF(2), and the register of
+//! two messages XORed is that of both XORed.
 
 use crc::{
     CRC_16_ARC, CRC_16_IBM_3740, CRC_16_IBM_SDLC, CRC_16_KERMIT, CRC_16_MODBUS, CRC_16_XMODEM,
@@ -32,6 +35,112 @@ static XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 static KERMIT: Crc<u16> = Crc::<u16>::new(&CRC_16_KERMIT);
 static X25: Crc<u16> = Crc::<u16>::new(&CRC_16_IBM_SDLC);
 static ISO_HDLC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+/// Columns of a matrix over GF(2).
+type Matrix = [u32; 32];
+
+/// A CRC as a linear function. A reflected register stands at the right, another one at the
+/// left.
+struct Linear {
+    table: [u32; 256],
+    /// What 1, 2, 4, … 32768 zeros do to the register.
+    zeros: [Matrix; POWERS],
+    first: u32,
+    last: u32,
+    is_reflected: bool,
+    /// Bits of the register that are not used, at the right.
+    unused: u32,
+}
+
+/// Matrices for up to 65535 zeros.
+const POWERS: usize = 16;
+
+static LINEAR_MODBUS: Linear = Linear::short(&CRC_16_MODBUS);
+static LINEAR_CCITT: Linear = Linear::short(&CRC_16_IBM_3740);
+static LINEAR_ARC: Linear = Linear::short(&CRC_16_ARC);
+static LINEAR_XMODEM: Linear = Linear::short(&CRC_16_XMODEM);
+static LINEAR_KERMIT: Linear = Linear::short(&CRC_16_KERMIT);
+static LINEAR_X25: Linear = Linear::short(&CRC_16_IBM_SDLC);
+static LINEAR_ISO_HDLC: Linear = {
+    let of = &CRC_32_ISO_HDLC;
+    Linear::new(of.poly.reverse_bits(), of.init.reverse_bits(), of.xorout, true, 0)
+};
+
+impl Linear {
+    const fn short(of: &crc::Algorithm<u16>) -> Linear {
+        let (init, last) = (of.init, of.xorout as u32);
+        match of.refin {
+            true => Linear::new(of.poly.reverse_bits() as u32, init.reverse_bits() as u32, last, true, 0),
+            false => Linear::new((of.poly as u32) << 16, (init as u32) << 16, last, false, 16),
+        }
+    }
+
+    const fn new(poly: u32, first: u32, last: u32, is_reflected: bool, unused: u32) -> Linear {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let mut register = if is_reflected { byte as u32 } else { (byte as u32) << 24 };
+            let mut bit = 0;
+            while bit < 8 {
+                let (out, moved) = match is_reflected {
+                    true => (register & 1, register >> 1),
+                    false => (register >> 31, register << 1),
+                };
+                register = if out == 1 { moved ^ poly } else { moved };
+                bit += 1;
+            }
+            table[byte] = register;
+            byte += 1;
+        }
+        let mut zeros = [[0; 32]; POWERS];
+        let mut bit = 0;
+        while bit < 32 {
+            zeros[0][bit] = step(&table, is_reflected, 1 << bit, 0);
+            bit += 1;
+        }
+        let mut power = 1;
+        while power < POWERS {
+            let mut bit = 0;
+            while bit < 32 {
+                zeros[power][bit] = times(&zeros[power - 1], zeros[power - 1][bit]);
+                bit += 1;
+            }
+            power += 1;
+        }
+        Linear { table, zeros, first, last, is_reflected, unused }
+    }
+
+    /// The register behind so many zeros.
+    fn shift(&self, mut register: u32, zeros: usize) -> u32 {
+        for (power, matrix) in self.zeros.iter().enumerate() {
+            if zeros >> power & 1 == 1 {
+                register = times(matrix, register);
+            }
+        }
+        // Longer than any frame.
+        for _ in 0..zeros >> POWERS {
+            register = times(&self.zeros[POWERS - 1], times(&self.zeros[POWERS - 1], register));
+        }
+        register
+    }
+}
+
+const fn step(table: &[u32; 256], is_reflected: bool, register: u32, byte: u8) -> u32 {
+    match is_reflected {
+        true => register >> 8 ^ table[((register ^ byte as u32) & 0xFF) as usize],
+        false => register << 8 ^ table[(register >> 24 ^ byte as u32) as usize],
+    }
+}
+
+const fn times(matrix: &Matrix, register: u32) -> u32 {
+    let mut sum = 0;
+    let mut bit = 0;
+    while bit < 32 {
+        sum ^= matrix[bit] & (register >> bit & 1).wrapping_neg();
+        bit += 1;
+    }
+    sum
+}
 
 /// The checksum at the end of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +182,14 @@ pub struct Placement {
     /// Bytes at the beginning of the frame that it does not cover.
     pub from: usize,
     /// Bytes before it that it does not cover, and that are not part of the payload: the `*` of
-    /// NMEA.
+    /// NMEA; `0..=8`.
     pub apart: usize,
     /// Bytes behind it, at the end of the frame, that it does not cover, and that are not part of
     /// the payload: the `AB` of an SDS011, the `16` of M-Bus.
     pub tail: usize,
+    /// What these bytes are in a frame that is written, the first `apart` of them. A frame that
+    /// is read may have any.
+    pub mark: Option<[u8; 8]>,
 }
 
 impl Placement {
@@ -137,14 +249,16 @@ impl Placement {
         self.low_first.unwrap_or(!checksum.is_high_first())
     }
 
-    /// Puts the checksum behind a frame that has no other; bytes apart and behind it are zero.
+    /// Puts the checksum behind a frame that has no other. Bytes apart are the mark, or zero; those
+    /// behind it are zero.
     pub fn append(&self, checksum: Checksum, frame: &mut Vec<u8>) {
         let value = checksum.of(frame.get(self.from..).unwrap_or_default());
         let mut bytes = value.to_be_bytes()[4 - checksum.width()..].to_vec();
         if self.is_low_first(checksum) {
             bytes.reverse();
         }
-        frame.resize(frame.len() + self.apart, 0);
+        let mark = self.mark.unwrap_or_default();
+        frame.extend((0..self.apart).map(|at| mark.get(at).copied().unwrap_or(0)));
         if self.is_text {
             let digit = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
             bytes = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
@@ -155,9 +269,21 @@ impl Placement {
 
     /// The frame without its checksum; `None` where that is wrong or there is no room for it.
     pub fn strip<'f>(&self, checksum: Checksum, frame: &'f [u8]) -> Option<&'f [u8]> {
+        self.strip_by(checksum, frame, |covered| Some(checksum.of(frame.get(covered)?)))
+    }
+
+    /// The same where the checksum of any part of the frame is known.
+    pub fn strip_by<'f>(
+        &self,
+        checksum: Checksum,
+        frame: &'f [u8],
+        of: impl FnOnce(std::ops::Range<usize>) -> Option<u32>,
+    ) -> Option<&'f [u8]> {
         let (payload, end) = frame.split_at_checked(frame.len().checked_sub(self.width(checksum))?)?;
         let value = self.given(checksum, end)?;
-        (value == checksum.of(payload.get(self.from..)?)).then_some(payload)
+        // Shorter than what it does not cover.
+        payload.get(self.from..)?;
+        (Some(value) == of(self.from..payload.len())).then_some(payload)
     }
 
     /// The checksum that stands there, behind the bytes apart.
@@ -203,6 +329,47 @@ impl Running {
 }
 
 impl Checksum {
+    fn linear(self) -> Option<&'static Linear> {
+        Some(match self {
+            Checksum::Crc16Modbus => &LINEAR_MODBUS,
+            Checksum::Crc16Ccitt => &LINEAR_CCITT,
+            Checksum::Crc16Arc => &LINEAR_ARC,
+            Checksum::Crc16Xmodem => &LINEAR_XMODEM,
+            Checksum::Crc16Kermit => &LINEAR_KERMIT,
+            Checksum::Crc16X25 => &LINEAR_X25,
+            Checksum::Crc32 => &LINEAR_ISO_HDLC,
+            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky => {
+                return None;
+            }
+        })
+    }
+
+    /// What is known of bytes, the last of which is `byte`, from that of those before it; 0 of
+    /// none.
+    pub fn advance(self, known: u32, byte: u8) -> u32 {
+        match self.linear() {
+            Some(linear) => step(&linear.table, linear.is_reflected, known, byte),
+            None if self == Checksum::Xor => known ^ u32::from(byte),
+            None => known.wrapping_add(u32::from(byte)),
+        }
+    }
+
+    /// The checksum of the last `length` bytes, from what is known of those before and of all.
+    pub fn between(self, before: u32, all: u32, length: usize) -> u32 {
+        if let Some(linear) = self.linear() {
+            let register = all ^ linear.shift(before ^ linear.first, length);
+            return register >> linear.unused ^ linear.last;
+        }
+        let sum = all.wrapping_sub(before);
+        match self {
+            Checksum::Xor => all ^ before,
+            Checksum::Linky => (sum & 0x3F) + 0x20,
+            Checksum::SumNegated => sum.wrapping_neg() & 0xFF,
+            Checksum::Sum16 => sum & 0xFFFF,
+            _ => sum & 0xFF,
+        }
+    }
+
     fn running(self) -> Option<Running> {
         let short = match self {
             Checksum::Crc16Modbus => &MODBUS,
@@ -370,12 +537,21 @@ mod tests {
     }
 
     #[test]
+    fn a_written_frame_has_the_byte_before_the_checksum_that_its_device_expects() {
+        let mark = Some([b'*', 0, 0, 0, 0, 0, 0, 0]);
+        let nmea = Placement { is_text: true, apart: 1, mark, ..Placement::default() };
+        let mut frame = b"PMTK220,1000".to_vec();
+        nmea.append(Checksum::Xor, &mut frame);
+        assert_eq!(frame, b"PMTK220,1000*1F");
+    }
+
+    #[test]
     fn the_ends_of_frames_are_where_the_crc_of_what_is_before_is_right() {
         for checksum in ALL.into_iter().filter(|checksum| checksum.is_crc()) {
             for (low_first, is_text, from, apart, tail) in
                 [(None, false, 0, 0, 0), (Some(true), false, 2, 0, 1), (Some(false), true, 1, 2, 0)]
             {
-                let placement = Placement { low_first, is_text, from, apart, tail };
+                let placement = Placement { low_first, is_text, from, apart, tail, mark: None };
                 let mut frame = b"123456789".to_vec();
                 placement.append(checksum, &mut frame);
                 let length = frame.len();
@@ -397,7 +573,7 @@ mod tests {
                 for (is_text, from, apart, tail) in
                     [(false, 0, 0, 0), (true, 2, 0, 1), (false, 1, 2, 0), (false, 0, 0, 8)]
                 {
-                    let placement = Placement { low_first, is_text, from, apart, tail };
+                    let placement = Placement { low_first, is_text, from, apart, tail, mark: None };
                     let mut frame = b"123456789".to_vec();
                     placement.append(checksum, &mut frame);
                     assert_eq!(placement.strip(checksum, &frame), Some(&b"123456789"[..]));

@@ -53,6 +53,11 @@ impl Delivery {
         self.pending.lost()
     }
 
+    /// Of these, those since readings wait without a break; 0 while none waits.
+    pub fn losing(&self) -> u64 {
+        self.pending.losing()
+    }
+
     /// The number of readings in memory: waiting to be accepted, and accepted but not committed.
     pub fn pending(&self) -> (usize, usize) {
         self.pending.counts()

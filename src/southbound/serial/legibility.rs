@@ -286,13 +286,13 @@ fn needed(usual: u64) -> u64 {
 }
 
 impl Illegible {
-    /// What is seen, and what to compare: one sentence.
-    pub fn sentence(&self) -> String {
-        const TRACE: &str = "`tombolo serial trace` shows what comes";
+    /// What is seen on this port, and what to compare: one sentence.
+    pub fn sentence(&self, port: &str) -> String {
+        let trace = format!("`tombolo serial trace {port}` shows what comes");
         let shown = Shown(&self.first);
         if let Some(awaited) = self.awaited {
             return format!(
-                "{} or more bytes came, the last {shown}: {}; {TRACE}",
+                "{} or more bytes came, the last {shown}: {}; {trace}",
                 self.endless,
                 quiet(awaited)
             );
@@ -300,7 +300,7 @@ impl Illegible {
         let Some(cause) = self.cause else {
             return format!(
                 "{} or more bytes came, and no frame ended: the last begin with {shown}; compare framing, its start, line-end or \
-                 size, and baud and parity with the device's manual; {TRACE}",
+                 size, and baud and parity with the device's manual; {trace}",
                 self.endless
             );
         };
@@ -308,12 +308,12 @@ impl Illegible {
         if self.endless > 0 {
             return format!(
                 "{} or more bytes in a row gave no reading, {shown} among them, and the last frame was dropped: {why}; compare \
-                 framing, start and size, too; {advice}; {TRACE}",
+                 framing, start and size, too; {advice}; {trace}",
                 self.endless
             );
         }
         format!(
-            "{} or more frames in a row gave no reading, one of them {shown}: {why}; {advice}; {TRACE}",
+            "{} or more frames in a row gave no reading, one of them {shown}: {why}; {advice}; {trace}",
             self.frames
         )
     }
@@ -369,7 +369,11 @@ mod tests {
         // Its words stay the same, and true of a row that goes on.
         assert!(!frames(&mut line, now, 500));
         assert_eq!(line.illegible(), Some(&found));
-        assert!(found.sentence().starts_with("20 or more frames in a row"), "{}", found.sentence());
+        assert!(
+            found.sentence("meter").starts_with("20 or more frames in a row"),
+            "{}",
+            found.sentence("meter")
+        );
         line.handle_reading();
         assert_eq!(line.illegible(), None);
     }
@@ -418,7 +422,7 @@ mod tests {
             line.illegible().is_some()
         });
         assert_eq!(after, Some(39), "twenty frames of the longest");
-        let text = line.illegible().unwrap().sentence();
+        let text = line.illegible().unwrap().sentence("meter");
         assert!(text.contains("2000 or more bytes came, and no frame ended"), "{text}");
         line.handle_reading();
         assert_eq!(line.illegible(), None);
@@ -467,7 +471,7 @@ mod tests {
     fn the_sentence_names_what_to_compare_and_the_bytes_so_that_no_printing_escapes_them_again() {
         let of = |cause, first: &[u8]| {
             Illegible { frames: 20, endless: 0, cause: Some(cause), first: first.to_vec(), awaited: None }
-                .sentence()
+                .sentence("meter")
         };
         let text = of(NO_MATCH, b"T=\x1b\xff");
         let words = r#"one of them "T=.." (hex 543d1bff): the pattern does not match; compare pattern"#;
@@ -490,7 +494,7 @@ mod tests {
             for at in 0..50 {
                 line.handle_endless(now + ms(40) * at, &[b'x'; 50], Some(awaited));
             }
-            line.illegible().unwrap().sentence()
+            line.illegible().unwrap().sentence("meter")
         };
         let text = of(40, true);
         assert!(
@@ -524,7 +528,7 @@ mod tests {
             assert_eq!(line.illegible(), None, "{count}");
         }
         line.handle_endless(now + WAITING_FOR, &[b'x'; 9], Some(awaited));
-        let text = line.illegible().expect("ten seconds").sentence();
+        let text = line.illegible().expect("ten seconds").sentence("meter");
         assert!(text.contains("gap = \"13ms\"") && text.contains("another checksum"), "{text}");
         // A device that is heard every now and then is no such line.
         let mut line = Legibility::new(1024);

@@ -152,6 +152,10 @@ impl Lines {
                 Job::new(registers, path, payload).map(|job| Wanted::Value(Box::new(job)))
             }
             Some(Duty::Readings { framing, .. }) => {
+                if let Some((what, key)) = framing.unknown_when_written() {
+                    let way = key.map(|key| format!(": set {key}")).unwrap_or_default();
+                    return Err(format!("{what} are not known{way}"));
+                }
                 let mut frame = Vec::new();
                 framing::encode(framing, payload, &mut frame).map_err(|error| match error {
                     EncodeError::TooLong => format!("{error}: max-frame is {} bytes", framing.max_frame),

@@ -83,6 +83,8 @@ pub struct Pending {
     waiting: VecDeque<Held>,
     bytes: usize,
     lost: u64,
+    /// Of these, since none waited last.
+    losing: u64,
 }
 
 impl Pending {
@@ -111,6 +113,18 @@ impl Pending {
         self.lost
     }
 
+    /// Of these, those since readings wait without a break; 0 while none waits.
+    pub fn losing(&self) -> u64 {
+        self.losing
+    }
+
+    /// A reading went off the front of those that wait.
+    fn moved_on(&mut self) {
+        if self.waiting.is_empty() {
+            self.losing = 0;
+        }
+    }
+
     /// Keeps a reading in flight, accepted with the ticket of this count, until it is committed.
     pub fn hold(&mut self, count: u32, held: Held) {
         self.bytes += held.payload.len();
@@ -134,6 +148,7 @@ impl Pending {
     pub fn first_taken(&mut self, count: u32) {
         if let Some(held) = self.waiting.pop_front() {
             self.in_flight.push_back((count, held));
+            self.moved_on();
         }
     }
 
@@ -141,6 +156,7 @@ impl Pending {
     pub fn first_gone(&mut self) {
         if let Some(held) = self.waiting.pop_front() {
             self.bytes -= held.payload.len();
+            self.moved_on();
         }
     }
 
@@ -167,6 +183,7 @@ impl Pending {
         self.waiting = waiting;
         self.bytes += other.bytes;
         self.lost += other.lost;
+        self.losing += other.losing;
         self.shrink();
     }
 
@@ -176,12 +193,14 @@ impl Pending {
             if let Some(held) = self.waiting.pop_front() {
                 self.bytes -= held.payload.len();
                 self.lost += 1;
+                self.losing += 1;
             } else if let Some((_, held)) = self.in_flight.pop_front() {
                 self.bytes -= held.payload.len();
             } else {
-                return;
+                break;
             }
         }
+        self.moved_on();
     }
 }
 
@@ -225,7 +244,12 @@ mod tests {
             pending.wait(held(number, 10));
         }
         assert_eq!(pending.first().unwrap().stamp.boottime_ms, 5);
-        assert_eq!((pending.counts().0, pending.lost()), (READINGS_MAX, 5));
+        assert_eq!((pending.counts().0, pending.lost(), pending.losing()), (READINGS_MAX, 5, 5));
+        for count in 0..READINGS_MAX as u32 {
+            assert_eq!(pending.losing(), 5);
+            pending.first_taken(count);
+        }
+        assert_eq!((pending.lost(), pending.losing()), (5, 0), "the journal has taken all that wait");
         let mut pending = Pending::default();
         for number in 0..10 {
             pending.wait(held(number, BYTES_MAX / 4));

@@ -128,6 +128,15 @@ impl Port {
         }
     }
 
+    /// Readings that were lost since some wait without a break: there was no room for more. 0
+    /// while none waits.
+    pub fn losing(&self) -> u64 {
+        match &self.work {
+            Work::Stream(stream) => stream.delivery.losing(),
+            Work::Bus(units, _) => units.losing(),
+        }
+    }
+
     /// Takes over the uncommitted readings of its predecessor, after a reload. Readings that remain
     /// in the predecessor belong to devices that were removed.
     pub fn adopt(&mut self, predecessor: &mut Port, now: Instant) {
@@ -511,7 +520,7 @@ mod tests {
         }
         assert_eq!((port.illegible(), &journal.legible[..]), (None, &[][..]));
         port.handle_bytes(now, stamp(1), b"T=21.5\nT=21.5\n", &mut journal);
-        let why = port.illegible().unwrap().sentence();
+        let why = port.illegible().unwrap().sentence("meter");
         assert!(why.contains("one of them \"T=21.5\": the pattern does not match; compare pattern"), "{why}");
         // It is told once, and so is the end.
         port.handle_bytes(now, stamp(1), b"W=1\nW=2\nT=3\n", &mut journal);
@@ -526,7 +535,7 @@ mod tests {
             port.handle_bytes(now, stamp(1), b"\n", &mut journal);
         }
         assert_eq!(port.counters().framing.bad, 20);
-        let why = port.illegible().unwrap().sentence();
+        let why = port.illegible().unwrap().sentence("meter");
         assert!(why.contains("longer than max-frame; compare framing, line-end, baud"), "{why}");
         port.handle_bytes(now, stamp(1), b"one\n", &mut journal);
         assert_eq!(port.illegible(), None);
@@ -655,7 +664,7 @@ mod tests {
             }
             assert!(journal.taken.is_empty(), "{kind}");
             assert_eq!((&journal.legible[..], journal.said.last().unwrap().0), (&[false][..], kind));
-            let why = port.illegible().unwrap().sentence();
+            let why = port.illegible().unwrap().sentence("meter");
             assert!(why.contains(key), "{why}");
         }
     }
@@ -755,7 +764,7 @@ mod tests {
                 port.handle_bytes(now, stamp(1), &frame, &mut journal);
             }
             assert_eq!((&journal.taken[..], &journal.legible[..]), (&[][..], &[false][..]), "{settings:?}");
-            let why = port.illegible().unwrap().sentence();
+            let why = port.illegible().unwrap().sentence("meter");
             assert!(why.contains("compare") || why.contains("gap = \"66ms\""), "{why}");
         }
     }

@@ -197,6 +197,7 @@ impl Stream {
     /// Takes over the uncommitted readings of its predecessor, and what may still come.
     pub(super) fn adopt(&mut self, before: &mut Stream, now: Instant) {
         self.delivery.adopt(&mut before.delivery, now);
+        self.decoder.follow(&before.decoder);
         if let (Some(own), Some(other)) = (&mut self.poller, &mut before.poller) {
             own.adopt(other, now);
         }

@@ -262,6 +262,11 @@ impl Units {
         counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
+    /// Readings of all units that were lost since some wait without a break.
+    pub(super) fn losing(&self) -> u64 {
+        self.units.iter().map(|unit| unit.delivery.losing()).sum()
+    }
+
     /// The counters in terms of frames: a frame is a response; bytes that the bus did not use are
     /// dropped.
     pub(super) fn counters(&self) -> Counters {

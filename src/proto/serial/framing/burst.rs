@@ -109,7 +109,7 @@ impl Decoder {
                 self.counters.dropped += part.len() as u64;
                 continue;
             }
-            self.buffer.bytes.extend_from_slice(part);
+            self.buffer.bytes.extend(part);
             match self.burst.in_step {
                 true => self.scan_in_step(sink),
                 false => self.collect(),
@@ -189,6 +189,7 @@ impl Decoder {
     }
 
     fn front(&self, bytes: &[u8]) -> Front {
+        self.buffer.bytes.spend(1);
         let known = bytes.len().min(self.start.len());
         if bytes[..known] != self.start[..known] {
             return Front::Bad(Bad::Malformed);
@@ -213,7 +214,8 @@ impl Decoder {
 
     /// Takes a frame of so many bytes off the front of the buffer, which has it.
     fn take_frame(&mut self, size: usize, sink: &mut dyn FnMut(&[u8])) {
-        let frame: Vec<u8> = self.buffer.bytes.drain(..size.min(self.buffer.bytes.len())).collect();
+        let frame = self.buffer.bytes.get(..size).unwrap_or_default().to_vec();
+        self.buffer.bytes.advance(size);
         let payload = self.strip(&frame).and_then(|body| match &self.scanner {
             Scanner::Length(header) => header.payload(body),
             _ => body.get(self.start.len()..),

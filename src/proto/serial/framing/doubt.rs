@@ -28,6 +28,8 @@ use super::{Bad, Decoder, IDLE, SHOWN_MAX, Scanner};
 const CHAIN: usize = 3;
 /// Frames at most that are looked at up to a silence.
 const FRAMES_MAX: usize = 8;
+/// Silences at most that are remembered, the last ones: more in a few frames divide no frames.
+const SILENCES_MAX: usize = 8;
 
 /// Where the frames of a line stand.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +104,9 @@ impl Decoder {
             return;
         }
         if !std::mem::replace(&mut self.doubt.is_silent, true) {
+            if self.doubt.silences.len() == SILENCES_MAX {
+                self.doubt.silences.remove(0);
+            }
             self.doubt.silences.push(self.buffer.bytes.len());
             self.scan_doubtful(sink);
         }
@@ -120,7 +125,12 @@ impl Decoder {
         while self.buffer.bytes.len() >= size {
             if !self.is_good(0, size) {
                 self.doubt.in_step = false;
-                let why = if size > self.buffer.max { Bad::TooLong } else { Bad::Checksum };
+                let frame = self.buffer.bytes.get(..size).unwrap_or_default();
+                let why = match size > self.buffer.max {
+                    true => Bad::TooLong,
+                    false if self.strip_at(0, frame).is_some() => Bad::Malformed,
+                    false => Bad::Checksum,
+                };
                 self.pass_over(1, why);
                 continue;
             }
@@ -203,7 +213,7 @@ impl Decoder {
 
     fn is_good(&self, at: usize, size: usize) -> bool {
         let frame = self.buffer.bytes.get(at..at + size).filter(|_| size <= self.buffer.max);
-        frame.is_some_and(|frame| self.strip(frame).is_some() && !self.is_blank(frame))
+        frame.is_some_and(|frame| self.strip_at(at, frame).is_some() && !self.is_blank_at(at, frame))
     }
 
     /// These bytes begin no frame.
@@ -215,12 +225,13 @@ impl Decoder {
             self.counters.count(why);
         }
         self.counters.dropped += count as u64;
-        self.buffer.bytes.drain(..count);
+        self.buffer.bytes.advance(count);
         self.doubt.drain(count);
     }
 
     fn take_doubtful(&mut self, size: usize, sink: &mut dyn FnMut(&[u8])) {
-        let frame: Vec<u8> = self.buffer.bytes.drain(..size).collect();
+        let frame = self.buffer.bytes.get(..size).unwrap_or_default().to_vec();
+        self.buffer.bytes.advance(size);
         self.doubt.drain(size);
         (self.doubt.in_step, self.skipping) = (true, false);
         if let Some(payload) = self.strip(&frame).filter(|payload| !payload.is_empty()) {

@@ -28,9 +28,10 @@ pub(super) enum Found {
 }
 
 /// Looks for a frame of `size` bytes that begins with `start`, which is shorter. `last`: the line
-/// is silent behind `bytes`.
-pub(super) fn look(bytes: &[u8], start: &[u8], size: usize, last: bool) -> Found {
+/// is silent behind `bytes`. `spend` counts the steps.
+pub(super) fn look(bytes: &[u8], start: &[u8], size: usize, last: bool, spend: &dyn Fn(usize)) -> Found {
     let begins = |at: usize| {
+        spend(1);
         let rest = bytes.get(at..).unwrap_or_default();
         let known = rest.len().min(start.len());
         (rest[..known] == start[..known], known == start.len())

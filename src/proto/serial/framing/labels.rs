@@ -61,7 +61,12 @@ impl Labels {
         for line in frame.split_inclusive(|byte| matches!(byte, b'\r' | b'\n')) {
             let label = self.label(line).filter(|label| !label.is_empty());
             let begins = label.is_some_and(|label| {
-                self.kinds.iter().any(|kind| kind.split(|byte| *byte == self.end).next() == Some(label))
+                // Without a search for the end of what may be long.
+                let is_first = |kind: &Vec<u8>| match kind.strip_prefix(label) {
+                    Some(rest) => rest.first().is_none_or(|byte| *byte == self.end),
+                    None => false,
+                };
+                self.kinds.iter().any(is_first)
             });
             if begins && line_end > 0 {
                 if found.len() == RESTARTS_MAX {

@@ -49,11 +49,13 @@ mod labels;
 pub mod length;
 pub mod line;
 pub mod markers;
+mod queue;
 pub mod slip;
 mod stall;
 
 use std::time::{Duration, Instant};
 
+use self::queue::Queue;
 use super::checksum::{Checksum, Placement};
 
 /// Longest configurable frame, in bytes with checksum and header.
@@ -158,6 +160,24 @@ pub struct Settings {
     /// Longest silence within a frame that a delimiter ends: then what came of it is dropped, with
     /// what comes up to the next delimiter. `None`: any.
     pub silence: Option<Duration>,
+}
+
+impl Settings {
+    /// Bytes of a written frame that neither these settings nor the payload give, and the key
+    /// that does, if there is one: they would be zero, and the device would not know the frame.
+    pub fn unknown_when_written(&self) -> Option<(&'static str, Option<&'static str>)> {
+        let width = self.checksum.map_or(0, |checksum| self.placement.width(checksum));
+        let is_unmarked =
+            self.checksum.is_some() && self.placement.apart > 0 && self.placement.mark.is_none();
+        match self.framing {
+            Framing::Length(header) if header.offset > self.start.len() => {
+                Some(("the bytes before the length", Some("start")))
+            }
+            _ if is_unmarked => Some(("the bytes before the checksum", Some("checksum-mark"))),
+            _ if self.keep > width => Some(("the bytes behind the end", None)),
+            _ => None,
+        }
+    }
 }
 
 /// Most bytes behind the end of a frame.
@@ -298,7 +318,7 @@ enum Step {
 /// A bounded buffer for one frame.
 #[derive(Debug)]
 struct Buffer {
-    bytes: Vec<u8>,
+    bytes: Queue,
     max: usize,
     /// Bytes of this frame beyond the limit.
     over: u64,
@@ -382,6 +402,8 @@ pub struct Decoder {
     interleaved: Option<interleaved::Filter>,
     /// When it was last known that nothing waits to be read.
     looked_at: Option<Instant>,
+    /// When the port was last open, a message was under way: its rest may come first.
+    had_begun: bool,
     /// Some of what is in the buffer was read later than that by more than a pause.
     is_stalled: bool,
 }
@@ -399,12 +421,14 @@ impl Decoder {
             Framing::Fixed(size) => (Scanner::Fixed((*size).clamp(1, FRAME_MAX)), Some(settings.within)),
             Framing::Markers(markers) => (Scanner::Markers(markers::Scanner::new(markers)), settings.silence),
         };
+        let is_tried = matches!(scanner, Scanner::Length(_) | Scanner::Fixed(_));
+        let bytes = Queue::new(settings.checksum.filter(|_| is_tried));
         let mut decoder = Decoder {
             scanner,
             checksum: settings.checksum,
             placement: settings.placement,
             start: settings.start.clone(),
-            buffer: Buffer { bytes: Vec::new(), max, over: 0 },
+            buffer: Buffer { bytes, max, over: 0 },
             skipping: false,
             opening: None,
             opened_at: Some(now),
@@ -426,6 +450,7 @@ impl Decoder {
             labels: settings.label_end.map(labels::Labels::new),
             interleaved: settings.interleaved.map(interleaved::Filter::new),
             looked_at: None,
+            had_begun: false,
             is_stalled: false,
         };
         decoder.begin(now);
@@ -436,6 +461,12 @@ impl Decoder {
     pub fn reopen(&mut self, now: Instant) {
         self.clear();
         self.begin(now);
+    }
+
+    /// Its settings replace those of another decoder, while the port is opened anew. What was begun
+    /// is dropped with its rest, where only a pause tells that it is one.
+    pub fn follow(&mut self, other: &Decoder) {
+        self.had_begun = other.is_within();
     }
 
     /// What comes first may be the rest of a frame.
@@ -560,10 +591,12 @@ impl Decoder {
         };
         self.handle_timeout(judged, sink);
         self.end_silence();
+        let had_begun = std::mem::take(&mut self.had_begun);
+        let rest_within = SETTLE.max(self.pause.filter(|_| had_begun).unwrap_or_default());
         if let Some(opened) = self.opened_at.take()
-            && (self.skip_first || now.saturating_duration_since(opened) < SETTLE)
+            && (self.skip_first || now.saturating_duration_since(opened) < rest_within)
         {
-            let is_first = self.skip_first && matches!(self.scanner, Scanner::Gap);
+            let is_first = (self.skip_first || had_begun) && matches!(self.scanner, Scanner::Gap);
             self.skipping = self.scanner.has_delimiter() || is_first;
             let why = if self.skip_first { Bad::First } else { Bad::Early };
             self.opening = self.skipping.then_some(why);
@@ -573,7 +606,7 @@ impl Decoder {
         match self.scanner {
             Scanner::Length(_) | Scanner::Fixed(_) => {
                 for part in bytes.chunks(self.buffer.max) {
-                    self.buffer.bytes.extend_from_slice(part);
+                    self.buffer.bytes.extend(part);
                     self.scan(false, sink);
                 }
             }
@@ -736,6 +769,7 @@ impl Decoder {
         let strip = |frame| checksum.map_or(Some(frame), |checksum| placement.strip(checksum, frame));
         let (begin, body) = starts
             .iter()
+            .inspect(|at| bytes.spend(bytes.len() - *at))
             .find_map(|at| Some((*at, strip(&bytes[*at..])?)))
             .map_or((0, None), |(at, body)| (at, Some(body)));
         let why = if frame.is_some() && body.is_none() { Bad::Checksum } else { Bad::Malformed };
@@ -763,10 +797,13 @@ impl Decoder {
         }
         let (start, end) = self.scanner.markers();
         let frame = [start, &self.buffer.bytes, end, &kept].concat();
-        let is_good = |frame: &[u8]| match self.checksum {
-            Some(checksum) if self.keep > 0 => self.placement.strip(checksum, frame).is_some(),
-            Some(checksum) => self.placement.strip(checksum, &self.buffer.bytes).is_some(),
-            None => true,
+        let is_good = |frame: &[u8]| {
+            self.buffer.bytes.spend(frame.len());
+            match self.checksum {
+                Some(checksum) if self.keep > 0 => self.placement.strip(checksum, frame).is_some(),
+                Some(checksum) => self.placement.strip(checksum, &self.buffer.bytes).is_some(),
+                None => true,
+            }
         };
         // The first bytes may have been taken for those behind the end before, one of which was
         // lost.
@@ -827,8 +864,24 @@ impl Decoder {
         self.checksum.is_some() && (is_all(0) || is_all(0xFF))
     }
 
+    /// The same of one at this place of the buffer, however long it is.
+    fn is_blank_at(&self, at: usize, frame: &[u8]) -> bool {
+        self.checksum.is_some()
+            && frame.first().is_none_or(|first| matches!(first, 0 | 0xFF))
+            && self.buffer.bytes.is_even(at..at + frame.len())
+    }
+
+    /// [`Decoder::strip`] of a frame at this place of the buffer, in a time that does not depend
+    /// on its length.
+    fn strip_at<'f>(&self, at: usize, frame: &'f [u8]) -> Option<&'f [u8]> {
+        let Some(checksum) = self.checksum else { return Some(frame) };
+        let sum = |part: std::ops::Range<usize>| self.buffer.bytes.sum(at + part.start..at + part.end);
+        self.placement.strip_by(checksum, frame, sum)
+    }
+
     /// A frame without its checksum, if it has one; `None` if that is wrong.
     fn strip<'f>(&self, frame: &'f [u8]) -> Option<&'f [u8]> {
+        self.buffer.bytes.spend(frame.len());
         match self.checksum {
             Some(checksum) => self.placement.strip(checksum, frame),
             None => Some(frame),
@@ -867,6 +920,7 @@ impl Decoder {
         // Bytes dropped one after the other are one bad frame.
         let mut lost = self.skipping;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            self.buffer.bytes.spend(1);
             let known = rest.len().min(self.start.len());
             if rest[..known] != self.start[..known] {
                 if !std::mem::replace(&mut lost, true) {
@@ -920,14 +974,12 @@ impl Decoder {
                     break;
                 }
             }
-            let body = match self.checksum {
-                Some(checksum) => self.placement.strip(checksum, frame),
-                None => Some(frame),
-            };
-            let payload = body.filter(|_| !self.is_blank(frame)).and_then(|body| match &self.scanner {
-                Scanner::Length(header) => header.payload(body),
-                _ => body.get(self.start.len()..),
-            });
+            let body = self.strip_at(at, frame);
+            let payload =
+                body.filter(|_| !self.is_blank_at(at, frame)).and_then(|body| match &self.scanner {
+                    Scanner::Length(header) => header.payload(body),
+                    _ => body.get(self.start.len()..),
+                });
             match payload {
                 Some(payload) => {
                     lost = false;
@@ -950,7 +1002,7 @@ impl Decoder {
         bad.iter().for_each(|(why, _)| self.counters.count(*why));
         self.last_bad = bad.pop().or(self.last_bad.take());
         self.skipping = lost;
-        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+        self.buffer.bytes.advance(at);
     }
 }
 
@@ -959,14 +1011,11 @@ impl Decoder {
     fn scan_started(&mut self, size: usize, last: bool, sink: &mut dyn FnMut(&[u8])) {
         let mut at = 0;
         while let Some(rest) = self.buffer.bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            match fixed::look(rest, &self.start, size, last) {
+            match fixed::look(rest, &self.start, size, last, &|steps| self.buffer.bytes.spend(steps)) {
                 fixed::Found::Frame => {
                     let frame = rest.get(..size).unwrap_or_default();
-                    let body = match self.checksum {
-                        Some(checksum) => self.placement.strip(checksum, frame),
-                        None => Some(frame),
-                    };
-                    match body.filter(|_| !self.is_blank(frame)) {
+                    let body = self.strip_at(at, frame);
+                    match body.filter(|_| !self.is_blank_at(at, frame)) {
                         Some(body) => {
                             self.skipping = false;
                             self.counters.good += 1;
@@ -993,7 +1042,7 @@ impl Decoder {
                 fixed::Found::More | fixed::Found::Nothing => break,
             }
         }
-        self.buffer.bytes.drain(..at.min(self.buffer.bytes.len()));
+        self.buffer.bytes.advance(at);
     }
 }
 

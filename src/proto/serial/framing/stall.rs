@@ -76,7 +76,7 @@ impl Decoder {
     pub(super) fn end_stall(&mut self, sink: &mut dyn FnMut(&[u8])) {
         self.is_stalled = false;
         let Some(sizes) = self.whole_frames() else { return self.fail(Bad::Stalled) };
-        let bytes = std::mem::take(&mut self.buffer.bytes);
+        let bytes = self.buffer.bytes.take();
         let mut rest = &bytes[..];
         for size in sizes {
             let (frame, behind) = rest.split_at(size.min(rest.len()));
@@ -113,15 +113,18 @@ impl Decoder {
             let rest = bytes.get(at..).unwrap_or_default();
             // No frame is longer.
             let rest = &rest[..rest.len().min(self.buffer.max)];
+            let blank = rest.iter().take_while(|byte| rest.first() == Some(byte)).count();
+            let blank = if matches!(rest.first(), Some(0 | 0xFF)) { blank } else { 0 };
             let is_begin = rest.starts_with(&self.start) && !dead.get(at).copied().unwrap_or(true);
             let mut ends = Vec::new();
             if is_begin {
                 work += rest.len();
+                self.buffer.bytes.spend(rest.len());
                 if work > WORK_MAX {
                     return None;
                 }
                 ends = self.placement.ends(checksum, rest);
-                ends.retain(|end| *end >= least && !self.is_blank(&rest[..*end]));
+                ends.retain(|end| *end >= least && *end > blank);
             }
             begun.push((at, ends.into_iter()));
             // The next end to try, of the last beginning that has one.

@@ -1476,3 +1476,167 @@ fn a_fixed_size_without_start_and_checksum_gives_no_shifted_frame_whatever_was_l
     decoder.clear();
     assert_eq!(take(&mut decoder, now, message), [message]);
 }
+
+/// Contents that make a decoder try as much as possible, for frames of this size.
+fn hostile(settings: &Settings, size: usize, bytes: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let checksum = settings.checksum.unwrap_or(Checksum::Xor);
+    let mut seed = 7_u32;
+    let random: Vec<u8> = (0..bytes)
+        .map(|_| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 24) as u8
+        })
+        .collect();
+    let cycle = |of: &[u8]| -> Vec<u8> { of.iter().copied().cycle().take(bytes).collect() };
+    let framed = |body: &[u8]| {
+        let mut frame = body.to_vec();
+        settings.placement.append(checksum, &mut frame);
+        frame
+    };
+    let width = settings.placement.width(checksum);
+    let body = size.saturating_sub(width).max(1);
+    let start = match settings.start.is_empty() {
+        true => vec![0x42],
+        false => settings.start.clone(),
+    };
+    let good = framed(&random[..body]);
+    // Right at every place until its zeros are over, where the checksum begins with 0.
+    let zeros = [framed(&[0, 0, 0x5A, 0x17]), vec![0; size]].concat();
+    let tail = [vec![0; body.saturating_sub(2)], framed(&[0x5A, 0x17])].concat();
+    let wrong = |at: usize| {
+        let mut frame = good.clone();
+        if let Some(byte) = frame.get_mut(at % size) {
+            *byte ^= 1;
+        }
+        frame
+    };
+    let after = |head: &[u8], rest: &[u8]| cycle(&[head, rest].concat());
+    vec![
+        ("zeros", vec![0; bytes]),
+        ("ones", vec![0xFF; bytes]),
+        ("random", random.clone()),
+        ("starts", cycle(&start)),
+        ("starts and zeros", after(&start, &[0])),
+        ("starts and a byte", after(&start, &[0x55])),
+        (
+            "starts and random",
+            random.iter().flat_map(|byte| [&start[..], &[*byte]].concat()).take(bytes).collect(),
+        ),
+        ("a long length", after(&start, &[0x3F, 0xFF, 0x3F])),
+        ("a short length", after(&start, &[0, 1])),
+        ("one byte of length", cycle(&[0, 4])),
+        ("lengths", cycle(&[0x0F, 0xF0])),
+        ("nothing but good frames", cycle(&good)),
+        ("a bad first byte", cycle(&wrong(0))),
+        ("a bad middle", cycle(&wrong(size / 2))),
+        ("a bad last byte", cycle(&wrong(size - 1))),
+        ("good frames with a byte between", after(&good, &[0x77])),
+        ("good frames with a byte less", cycle(&good[..size - 1])),
+        ("zeros around a short frame", cycle(&zeros)),
+        ("zeros before a short frame", cycle(&tail)),
+        ("zeros and one", after(&vec![0; size], &[1])),
+        ("ones and zero", after(&vec![0xFF; size], &[0])),
+        ("half a frame of zeros", after(&vec![0; size / 2], &random[..size / 2])),
+        ("a ramp", (0..bytes).map(|at| at as u8).collect()),
+        ("ends", cycle(b"\n")),
+        ("ends and bytes", cycle(b"a\n")),
+        ("markers", cycle(b"<a>")),
+        ("colons", cycle(b":A\t1\r\n")),
+    ]
+}
+
+#[test]
+fn the_work_for_a_byte_depends_neither_on_the_frame_nor_on_what_comes() {
+    // A checksum tried is 64 steps.
+    const STEPS_MAX: u64 = 256;
+    for size in [64, 2048] {
+        let long = |framing, checksum| Settings { max_frame: size, ..settings(framing, checksum) };
+        let header = |offset| header(Width::Two, false, offset, 0);
+        let started = |of: Settings| Settings { start: b"BM".to_vec(), ..of };
+        let all =
+            [Checksum::Crc32, Checksum::Crc16Modbus, Checksum::Sum, Checksum::Xor, Checksum::Crc16Kermit];
+        let mut cases = Vec::new();
+        for checksum in all.map(Some).into_iter().chain([None]) {
+            cases.push(long(Framing::Fixed(size), checksum));
+            cases.push(started(long(Framing::Fixed(size), checksum)));
+            cases.push(long(header(0), checksum));
+            cases.push(started(long(header(2), checksum)));
+            cases.push(long(Framing::Gap(IDLE), checksum));
+            cases.push(started(long(Framing::Gap(IDLE), checksum)));
+            cases.push(long(Framing::Line(End::Any), checksum));
+            let keep = checksum.map_or(0, Checksum::width);
+            let lines = long(Framing::Line(End::Exactly(b"\n".to_vec())), checksum);
+            cases.push(Settings { keep, label_end: Some(b'\t'), ..lines });
+            cases.push(Settings { keep, ..long(markers(b"<", b">", None), checksum) });
+        }
+        for settings in cases {
+            for (what, bytes) in hostile(&settings, size, 4 * size) {
+                for piece in [1, 1024] {
+                    for is_paused in [false, true] {
+                        let (mut decoder, mut now) = opened(&settings);
+                        for (number, piece) in bytes.chunks(piece).enumerate() {
+                            if is_paused && number % 7 == 0 {
+                                now += settings.within;
+                                pause(&mut decoder, now);
+                            }
+                            take(&mut decoder, now, piece);
+                        }
+                        pause(&mut decoder, now + 2 * IDLE);
+                        let each = decoder.buffer.bytes.steps() / bytes.len() as u64;
+                        assert!(each <= STEPS_MAX, "{each} steps a byte: {what}, {settings:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_nobody_gave_of_a_written_frame_is_told() {
+    let unknown = |settings: &Settings| settings.unknown_when_written().map(|(_, key)| key);
+    let length = settings(header(Width::One, false, 2, 0), Some(Checksum::Xor));
+    assert_eq!(unknown(&length), Some(Some("start")));
+    assert_eq!(unknown(&Settings { start: b"B".to_vec(), ..length.clone() }), Some(Some("start")));
+    assert_eq!(unknown(&Settings { start: b"BM".to_vec(), ..length }), None);
+    let mut nmea = settings(markers(b"$", b"\r\n", None), Some(Checksum::Xor));
+    assert_eq!(unknown(&nmea), None);
+    nmea.placement.apart = 1;
+    assert_eq!(unknown(&nmea), Some(Some("checksum-mark")));
+    nmea.placement.mark = Some([b'*'; 8]);
+    assert_eq!(unknown(&nmea), None);
+    let sml = Settings { keep: 3, ..settings(markers(b"<", b">", None), Some(Checksum::Crc16X25)) };
+    assert_eq!(unknown(&sml), Some(None));
+}
+
+#[test]
+fn zeros_of_a_line_that_is_cut_are_malformed_whatever_the_checksum() {
+    for checksum in [Checksum::Crc16Kermit, Checksum::Crc16Arc] {
+        let (mut decoder, now) = opened(&settings(Framing::Fixed(8), Some(checksum)));
+        take(&mut decoder, now, &[0; 100]);
+        pause(&mut decoder, now + 2 * IDLE);
+        let counters = decoder.counters();
+        assert_eq!((counters.malformed, counters.checksum), (1, 0), "{checksum:?}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_message_that_a_change_of_the_settings_cut_is_no_message() {
+    let gap = Duration::from_millis(500);
+    let (mut before, now) = opened(&settings(Framing::Gap(gap), None));
+    take(&mut before, now, b"T=2");
+    let mut after = Decoder::new(&settings(Framing::Gap(gap), None), now);
+    after.follow(&before);
+    let opened = now + Duration::from_millis(100);
+    after.reopen(opened);
+    assert_eq!(take(&mut after, opened + gap / 2, b"1.5"), [b""; 0]);
+    assert_eq!(pause(&mut after, opened + 2 * gap), [b""; 0]);
+    assert_eq!((after.counters().early, after.counters().dropped), (1, 3));
+    take(&mut after, opened + 3 * gap, b"T=21.6");
+    assert_eq!(pause(&mut after, opened + 4 * gap), [b"T=21.6"]);
+    // Where it was silent for long enough, a message begins.
+    let mut late = Decoder::new(&settings(Framing::Gap(gap), None), now);
+    late.follow(&before);
+    late.reopen(opened);
+    take(&mut late, opened + gap, b"T=21.6");
+    assert_eq!(pause(&mut late, opened + 2 * gap), [b"T=21.6"]);
+}

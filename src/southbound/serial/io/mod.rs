@@ -25,8 +25,8 @@ use crate::proto::serial::idle::Idle;
 
 /// Why a port cannot be opened that is open elsewhere.
 pub const TAKEN: &str = "another program has it";
-/// Most bytes per read.
-const CHUNK: usize = 4096;
+/// Most bytes per read, after which other tasks have their turn: a bound for their wait.
+const CHUNK: usize = 1024;
 /// How long a connection to one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Most addresses of a name that are tried.
@@ -150,6 +150,8 @@ async fn serve(
                         idle.received(Instant::now());
                         host.received(&chunk[..length]);
                         is_read = false;
+                        // A line that never pauses does not hold up the others.
+                        tokio::task::yield_now().await;
                         continue;
                     }
                     Ok(Moved::Written(length)) => {
