@@ -58,14 +58,18 @@ pub fn verdict(clock: &dyn WallClock) -> Clock {
 }
 
 /// The time tokens are judged by: also that of a clock that only the kernel or `[clock] trust`
-/// speaks
-/// for (decision 0033). A token lives for a day at most, so at the floor every one would pass.
+/// speaks for (decision 0033). A token lives for a day at most, so at the floor every one would
+/// pass.
+///
+/// It is not held to the floor: a certificate that was valid while the clock was some days ahead
+/// has raised that, and the clock that was set right and is trusted again is behind it
+/// ([`Judge::wall`](crate::clock::judge::Judge::wall) is never before the build date).
 ///
 /// While such a clock is wrong, tokens are refused. It is over when the clock is set right, or the
 /// certificate of the broker refutes it; nothing is remembered of it.
 pub fn token_verdict(clock: &dyn WallClock) -> Clock {
     match clock.wall() {
-        Some(time) => Clock { time: time.max(clock.floor()), trusted: true },
+        Some(time) => Clock { time, trusted: true },
         None => Clock { time: clock.floor(), trusted: false },
     }
 }
@@ -110,6 +114,17 @@ mod tests {
             (500, false, false, Clock { time: FLOOR, trusted: false }),
         ] {
             assert_eq!(verdict(&Fake { raw, trusted, refutable }), expected);
+        }
+    }
+
+    #[test]
+    fn tokens_are_judged_by_a_trusted_clock_that_is_behind_the_floor_of_when_it_was_ahead() {
+        for (raw, trusted, expected) in [
+            (500, true, Clock { time: UnixTime(500), trusted: true }),
+            (2_000, true, Clock { time: UnixTime(2_000), trusted: true }),
+            (500, false, Clock { time: FLOOR, trusted: false }),
+        ] {
+            assert_eq!(token_verdict(&Fake { raw, trusted, refutable: false }), expected);
         }
     }
 

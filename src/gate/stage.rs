@@ -63,6 +63,12 @@ pub struct DeviceIndex {
 }
 
 impl DeviceIndex {
+    /// Of a device that is not there.
+    #[cfg(test)]
+    pub fn of_slot(slot: u32) -> DeviceIndex {
+        DeviceIndex { slot, generation: 0 }
+    }
+
     pub(super) fn new(key: Key) -> DeviceIndex {
         DeviceIndex { slot: key.index, generation: key.generation }
     }

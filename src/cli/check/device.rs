@@ -120,6 +120,8 @@ fn mute(settings: &Settings) -> Option<Finding> {
         .gate
         .devices
         .iter()
+        // For a child its parent speaks.
+        .filter(|device| device.parent.is_none())
         .filter(|device| device.psk.is_none() && device.certificate.is_none())
         .filter(|device| device.public_key.is_none() && device.login.is_none())
         .filter(|device| device.jwt_keys.is_empty())

@@ -262,6 +262,15 @@ pub(super) fn say_psk(context: &Context, settings: &Settings, device: &Device) -
     Ok(())
 }
 
+/// Prints the identity and the key, without a line that would use them.
+pub(super) fn say_psk_values(context: &Context, device: &Device) -> Result<(), CommandError> {
+    let Some(psk) = &device.psk else { return Ok(()) };
+    let mut rows = vec![vec!["identity".to_owned(), format_psk_identity(&psk.identity)]];
+    rows.extend(key_text(&psk.key).map(|key| vec!["key".to_owned(), key.to_owned()]));
+    rows.push(vec!["as hex".to_owned(), format_hex(&psk.key)]);
+    Ok(context.out.text(&align(&rows))?)
+}
+
 /// Prints what a device with a certificate or a public key needs, and what the gateway lacks for
 /// it.
 fn say_certificate(context: &Context, loaded: &Loaded, device: &Device) -> Result<(), CommandError> {

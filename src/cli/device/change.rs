@@ -140,6 +140,13 @@ pub(super) fn enable(context: &Context, id: &str, enabled: bool) -> Result<(), C
 /// `tombolo device rekey`
 pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Result<(), CommandError> {
     let DeviceRekeyArguments { id, psk, psk_identity, overlap, password } = arguments;
+    if password.is_some() && (overlap.is_some() || psk_identity.is_some()) {
+        return Err(CommandError::Usage(
+            "--overlap and --psk-identity go with --psk: a device has one password, and the one before ends at once; \
+             nothing was changed"
+                .to_owned(),
+        ));
+    }
     let loaded = context.load_whole(&format!("device rekey {id}"))?;
     if let Some(argument) = password {
         return new_password(context, &loaded, &id, &argument);
@@ -201,7 +208,13 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         ),
         None => format!("{id} has a new key; {}", effect(&told, "sessions of the one before are closed")),
     })?;
-    add::say_psk(context, &loaded.settings, &shown)
+    if device.next_psk.is_none() {
+        return add::say_psk(context, &loaded.settings, &shown);
+    }
+    add::say_psk_values(context, &shown)?;
+    Ok(context.out.line(
+        "give it to the device; do not try it from elsewhere: the first use of the new key ends the one before",
+    )?)
 }
 
 /// The identity of a second key.

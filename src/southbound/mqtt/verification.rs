@@ -2,7 +2,10 @@
 //!
 //! A password that was right once in this process is recognised by a fast keyed hash and costs
 //! nothing again, so known clients never wait behind strangers who guess. Others wait in a queue of
-//! at most [`QUEUE_MAX`], of one address at most [`QUEUE_PER_ADDRESS`]. After
+//! at most [`QUEUE_MAX`], which one address may fill while nobody else wants it: all programs of
+//! this machine, or those behind a NAT, have one address. In a full queue the newest of the address
+//! with the most places gives way to one of an address with fewer, and within one address so do
+//! accounts. Addresses are served in turn, and so are the accounts of each. After
 //! [`FREE_FAILURES`] wrong ones an address has to pause, twice as long after each further one. A
 //! wrong password counts against the address that sent it, never against the device it named.
 
@@ -21,8 +24,6 @@ use crate::gate::stage::DeviceIndex;
 
 /// Most passwords that wait to be verified.
 pub const QUEUE_MAX: usize = 32;
-/// Most of them from one address.
-pub const QUEUE_PER_ADDRESS: usize = 4;
 /// Wrong passwords of an address before it has to pause.
 pub const FREE_FAILURES: u32 = 5;
 /// The longest pause.
@@ -81,8 +82,9 @@ pub(super) struct Verifications {
 pub(super) enum Requested {
     /// The password is known to be right.
     Right,
-    /// [`super::Intake::poll_verification`] hands it out.
-    Waits,
+    /// [`super::Intake::poll_verification`] hands it out. The connection that gave way for it, if
+    /// one did.
+    Waits { displaced: Option<u64> },
     /// Too many wait.
     Full,
     /// The address has to pause.
@@ -130,25 +132,48 @@ impl Verifications {
         if self.is_paused(now, address) {
             return Requested::Paused;
         }
-        let of_source = self.waiting.iter().filter(|waiting| waiting.source == source).count();
-        if self.waiting.len() >= QUEUE_MAX || of_source >= QUEUE_PER_ADDRESS {
-            return Requested::Full;
+        let mut displaced = None;
+        if self.waiting.len() >= QUEUE_MAX {
+            let Some(at) = self.to_displace(source, verification.device) else { return Requested::Full };
+            displaced = self.waiting.remove(at).map(|waiting| waiting.verification.connection);
         }
         self.waiting.push_back(Waiting { source, verification });
-        Requested::Waits
+        Requested::Waits { displaced }
+    }
+
+    /// Which of a full queue gives way to one of this address and device: the newest of whoever has
+    /// the most places, if that leaves him no fewer than the one who asks then has.
+    fn to_displace(&self, source: Option<IpAddr>, device: DeviceIndex) -> Option<usize> {
+        let places = |of: Option<IpAddr>, account: Option<DeviceIndex>| {
+            let is_of = |waiting: &&Waiting| {
+                waiting.source == of && account.is_none_or(|account| waiting.verification.device == account)
+            };
+            self.waiting.iter().filter(is_of).count()
+        };
+        let greatest = self.waiting.iter().map(|waiting| waiting.source);
+        let greatest = greatest.max_by_key(|of| (places(*of, None), *of == source))?;
+        let own = (source, Some(device));
+        let is_own = greatest == source;
+        if !is_own && places(greatest, None) <= places(source, None) + 1 {
+            return None;
+        }
+        let accounts = self.waiting.iter().filter(|waiting| waiting.source == greatest);
+        let accounts = accounts.map(|waiting| waiting.verification.device);
+        let account = accounts.max_by_key(|account| places(greatest, Some(*account)))?;
+        if is_own && places(greatest, Some(account)) <= places(own.0, own.1) + 1 {
+            return None;
+        }
+        self.waiting
+            .iter()
+            .rposition(|waiting| waiting.source == greatest && waiting.verification.device == account)
     }
 
     /// Whether an address has to wait, after wrong passwords.
-    pub(super) fn is_paused(&self, now: Instant, address: Option<IpAddr>) -> bool {
+    fn is_paused(&self, now: Instant, address: Option<IpAddr>) -> bool {
         let source = network(address);
         self.failures.get(&source).is_some_and(|failures| {
             failures.count >= FREE_FAILURES && now < failures.last + pause(source, failures.count)
         })
-    }
-
-    /// A token of this address has a wrong signature.
-    pub(super) fn note_wrong(&mut self, now: Instant, address: Option<IpAddr>) {
-        self.note_failure(now, network(address));
     }
 
     /// Whether one waits and none is being verified.
@@ -165,6 +190,10 @@ impl Verifications {
         let login = verification.login.fingerprint();
         let tag = self.tag(&login, &verification.password);
         let Verification { connection, device, .. } = verification;
+        // The others of its address are behind all others now, and those of its account last.
+        self.waiting.make_contiguous().sort_by_key(|waiting| {
+            (waiting.source == source, waiting.source == source && waiting.verification.device == device)
+        });
         self.running = Some(Running { connection, source, device, login, tag });
         Some(verification)
     }
@@ -215,4 +244,66 @@ impl Verifications {
 fn pause(source: Option<IpAddr>, count: u32) -> Duration {
     let longest = if source.is_some() { PAUSE_MAX } else { PAUSE_MAX_LOCAL };
     Duration::from_secs(1 << (count - FREE_FAILURES).min(16)).min(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::login::PasswordHash;
+
+    fn ask(queue: &mut Verifications, now: Instant, at: u8, device: u32, connection: u64) -> Requested {
+        let password = PasswordHash::of_generated(b"any", [0; 16]);
+        let verification = Verification {
+            connection,
+            device: DeviceIndex::of_slot(device),
+            login: Login { username: format!("d{device}"), password },
+            password: Zeroizing::new(b"any".to_vec()),
+        };
+        queue.request(now, Some(IpAddr::from([192, 0, 2, at])), verification)
+    }
+
+    fn served(queue: &mut Verifications, now: Instant) -> Vec<u64> {
+        let mut served = Vec::new();
+        while let Some(next) = queue.poll() {
+            served.push(next.connection);
+            queue.complete(now, true);
+        }
+        served
+    }
+
+    #[test]
+    fn one_address_may_have_all_places_and_gives_way_to_another_which_is_served_in_turn() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for number in 0..QUEUE_MAX as u64 {
+            let asked = ask(&mut queue, now, 1, number as u32, number);
+            assert_eq!(asked, Requested::Waits { displaced: None }, "{number}");
+        }
+        assert_eq!(ask(&mut queue, now, 1, 99, 99), Requested::Full);
+        let asked = ask(&mut queue, now, 2, 100, 100);
+        assert_eq!(asked, Requested::Waits { displaced: Some(QUEUE_MAX as u64 - 1) });
+        let order = served(&mut queue, now);
+        assert_eq!((order.len(), &order[..3]), (QUEUE_MAX, &[0, 100, 1][..]));
+    }
+
+    #[test]
+    fn who_guesses_at_one_account_of_an_address_gives_way_to_the_other_accounts_there() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for number in 0..QUEUE_MAX as u64 {
+            assert_eq!(ask(&mut queue, now, 1, 1, number), Requested::Waits { displaced: None });
+        }
+        assert_eq!(ask(&mut queue, now, 1, 1, 50), Requested::Full);
+        let asked = ask(&mut queue, now, 1, 2, 51);
+        assert_eq!(asked, Requested::Waits { displaced: Some(QUEUE_MAX as u64 - 1) });
+        assert_eq!(served(&mut queue, now)[..2], [0, 51]);
+    }
+
+    #[test]
+    fn two_who_share_the_queue_evenly_do_not_displace_each_other() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for number in 0..QUEUE_MAX as u64 {
+            ask(&mut queue, now, (number % 2) as u8, number as u32, number);
+        }
+        assert_eq!(ask(&mut queue, now, 0, 90, 90), Requested::Full);
+        assert_eq!(ask(&mut queue, now, 1, 91, 91), Requested::Full);
+    }
 }

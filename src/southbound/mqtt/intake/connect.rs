@@ -6,10 +6,12 @@
 //! | a token ([`jwt`]) as the password | that the token names (`sub`), or else the client id, or what is behind its last `/`; by a key that is registered for it |
 //! | another password | with the user name |
 //!
-//! A wrong signature of a token counts against its address as a wrong password does.
+//! Tokens are not damped: a signature cannot be guessed, and wrong ones or wrong passwords of a
+//! neighbour must not keep a device out. What they cost is bounded by the connects of a network
+//! ([`super::admission`]), each of which has one signature verified.
 
 use super::*;
-use crate::gate::jwt::{self, JwtFault, Token, quoted};
+use crate::gate::jwt::{self, Token, quoted};
 
 /// Who a client is: its device, by what that is proven, and when the proof expires.
 struct Proven {
@@ -127,9 +129,16 @@ impl Intake {
         let verification = Verification { connection: number, device, login, password };
         match self.verifications.request(now, connection.source.address, verification) {
             Requested::Right => self.accept(moment, number, proven, &hello, pipeline),
-            Requested::Waits => {
+            Requested::Waits { displaced } => {
                 connection.hello = Some(hello);
                 connection.state = State::Verifying;
+                let Some(other) = displaced else { return };
+                let hello = self.connections.get_mut(&other).and_then(|connection| connection.hello.take());
+                let username = hello.as_ref().and_then(|hello| hello.username.as_deref());
+                let device = username.and_then(|name| pipeline.gate.login(name)).map(|(device, _)| device);
+                let claim = Claim { username, device };
+                let reason = "too many passwords wait to be verified, most of them from this address";
+                self.refuse(now, other, Code::ServerBusy, claim, reason, pipeline);
             }
             Requested::Full => {
                 let reason = "too many passwords wait to be verified";
@@ -153,12 +162,6 @@ impl Intake {
         use ConnectReasonCode as Code;
         let now = moment.now;
         let mut claim = Claim { username: hello.username.as_deref(), device: None };
-        let Some(connection) = self.connections.get(&number) else { return };
-        let address = connection.source.address;
-        if self.verifications.is_paused(now, address) {
-            let reason = "too many wrong passwords from this address";
-            return self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
-        }
         let reason = match Token::parse(hello.password.as_deref().map_or(&[][..], Vec::as_slice)) {
             Err(fault) => fault.as_str().to_owned(),
             Ok(token) => {
@@ -188,12 +191,7 @@ impl Intake {
                                 self.note_key_used((id.to_owned(), hash), device, pipeline);
                                 return self.accept(moment, number, proven, hello, pipeline);
                             }
-                            Err(fault) => {
-                                if fault == JwtFault::Signature {
-                                    self.verifications.note_wrong(now, address);
-                                }
-                                token.explain(fault, keys, audience, self.token_clock)
-                            }
+                            Err(fault) => token.explain(fault, keys, audience, self.token_clock),
                         }
                     }
                 }
