@@ -194,6 +194,7 @@ impl Relay {
             self.stragglers.gave_up(now, *unit, request.answer(), until);
         }
         self.note_rest(until.saturating_duration_since(now));
+        self.abandon(now);
         // Nothing was kept, or it would have been handed on: what is not under way is gone.
         self.debts.retain(|until| now < *until);
         self.maybe = self.maybe.filter(|until| now < *until);
@@ -229,6 +230,15 @@ impl Relay {
         self.debts.sort_unstable();
         self.debts.iter_mut().take(times).for_each(|debt| *debt = until.max(*debt));
         (self.slip, self.is_slipping) = (Some(until), true);
+    }
+
+    /// The present read ends without an answer that is used. Those that came to it may all have
+    /// been others': then as many requests that were sent since are the ones still to be answered.
+    fn abandon(&mut self, now: Instant) {
+        let times = std::mem::take(&mut self.run).len();
+        if times > 0 && !self.debts.is_empty() {
+            self.slipped(now, times);
+        }
     }
 
     /// The last answer is used: whether those to the same read before it show that others came.
@@ -331,6 +341,7 @@ impl Relay {
         if self.debts.is_empty() {
             self.owe(until);
         }
+        self.abandon(now);
         self.slipped(now, 1);
         self.suspect();
     }
