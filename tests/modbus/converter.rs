@@ -3,6 +3,7 @@
 //! register is refused for good.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -103,7 +104,8 @@ fn resting(world: &mut World, units: &[u8], rest: Duration) -> Rc<Cell<usize>> {
 #[test]
 fn behind_a_converter_in_the_network_the_rest_that_a_line_wants_is_found_out_and_kept_for_each_request() {
     let map: Vec<u16> = (0..8).map(|at| 2 * at).collect();
-    for medium in NETWORK {
+    // A gateway of Modbus TCP keeps the pauses of its line itself.
+    for medium in [Medium::Network] {
         for (timeout, period, backoff) in
             [(ms(200), ms(500), ms(200)), (SECOND, SECOND, ms(200)), (ms(300), 2 * SECOND, SECOND)]
         {
@@ -309,4 +311,27 @@ fn copies_under_the_number_of_an_earlier_request_are_named_as_copies() {
     }
     assert_eq!(world.bus.copied(0).map(|(times, _)| times), Some(2));
     assert_eq!(world.bus.surplus(0), 0);
+}
+
+#[test]
+fn a_read_without_an_answer_is_named_where_the_only_other_one_is_refused_for_good() {
+    for medium in NETWORK {
+        for units in 1..=2 {
+            let what = format!("{medium:?} {units}");
+            let all = (1..=units).map(|unit| with(unit, &[2, 40], ms(200), ms(300))).collect();
+            let mut world = behind(medium, settings(all));
+            (1..=units).for_each(|unit| {
+                world.behave(unit, |request| match asks_for(request, 2) {
+                    true => Vec::new(),
+                    false => vec![(ms(10), frame(&[request[0], request[1] | 0x80, 2]))],
+                });
+            });
+            world.run(MINUTE);
+            for unit in 0..usize::from(units) {
+                let left: BTreeSet<usize> = world.bus.obstacles(unit).map(|(register, _)| register).collect();
+                assert!(left.iter().eq(&[0, 1]), "{what}, unit {unit}: {left:?}");
+                assert_eq!(world.bus.state(unit), Some(State::Degraded), "{what}");
+            }
+        }
+    }
 }

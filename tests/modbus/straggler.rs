@@ -139,13 +139,25 @@ fn gateway(
 
 /// The same, reached in this way.
 fn gateway_at(
+    way: (Medium, Missing),
+    units: Vec<Unit>,
+    values: Values,
+    buffer: Buffer,
+    takes: impl FnMut(Duration, u8) -> Option<Duration> + 'static,
+) -> World {
+    gateway_beside(&[], way, units, values, buffer, takes)
+}
+
+/// The same, with units of these addresses that are not configured.
+fn gateway_beside(
+    others: &[u8],
     (medium, missing): (Medium, Missing),
     units: Vec<Unit>,
     values: Values,
     buffer: Buffer,
     takes: impl FnMut(Duration, u8) -> Option<Duration> + 'static,
 ) -> World {
-    let addresses: Vec<u8> = units.iter().map(|unit| unit.address).collect();
+    let addresses: Vec<u8> = units.iter().map(|unit| unit.address).chain(others.iter().copied()).collect();
     let mut whole = settings(units.clone());
     whole.timeout = units[0].timeout;
     let mut world = World::new(whole.clone());
@@ -734,6 +746,26 @@ fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_rea
     }
     assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
     assert!(lost > 100, "{lost}");
+}
+
+#[test]
+fn nor_where_the_addresses_that_are_asked_to_drain_it_have_units_that_nobody_configured() {
+    let mut bad = Vec::new();
+    for way in [(Medium::Header, Missing::Exception(11)), UNNUMBERED[0], UNNUMBERED[1]] {
+        for others in [&[247][..], &[246, 247], &[240, 241, 242, 243, 244, 245, 246, 247]] {
+            for (maps, values) in [EQUAL, LONE].into_iter().flat_map(|maps| VALUES.map(|of| (maps, of))) {
+                let what = format!("{way:?} {others:?} {maps:?} {values:?}");
+                let takes = late_for_a_while(1);
+                let mut world = gateway_beside(others, way, map(&maps), values, Buffer::InOrder, takes);
+                world.run(5 * MINUTE);
+                let wrong = judged(&world, &[1, 2, 3]).1;
+                if !wrong.is_empty() {
+                    bad.push((what, wrong.len(), wrong.into_iter().next()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(40)]);
 }
 
 /// Ten requests in a row are given up, and answered later.

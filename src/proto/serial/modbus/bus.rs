@@ -997,7 +997,9 @@ impl Bus {
             self.current = None;
         }
         match progress {
-            Progress::More | Progress::Wait => {}
+            Progress::More => {}
+            // Its reads may never be complete: one of them may be silent for good, and others refused.
+            Progress::Wait => self.care_for_step(now, index),
             Progress::Done => self.complete(now, index, &mut news),
             Progress::End => {
                 let jitter = self.random.up_to(unit.settings.jitter);
@@ -1006,7 +1008,8 @@ impl Bus {
         }
         self.tell(index, news);
         let soonest = self.units.iter().filter_map(Unit::soonest_on_line).min();
-        if self.haste.answered(silence, missed, soonest) {
+        // A gateway of Modbus TCP keeps the pauses of its line itself.
+        if self.medium == Medium::Network && self.haste.answered(silence, missed, soonest) {
             for (unit, of) in self.units.iter_mut().enumerate() {
                 if of.rest_on_line(now) {
                     self.events.push_back(Event::Learned { unit });
@@ -1046,8 +1049,12 @@ impl Bus {
             self.tell(index, std::mem::take(news));
             self.events.push_back(Event::Reading { unit: index, payload });
         }
-        // Where no reading can be told from others', or some answers are kept, the line is brought
-        // in step, if the gateway can be.
+        self.care_for_step(now, index);
+    }
+
+    /// Where no reading can be told from others', or some answers are kept, the line is brought in
+    /// step, if the gateway can be.
+    fn care_for_step(&mut self, now: Instant, index: usize) {
         let is_long = self.units.get(index).is_some_and(|unit| unit.undecided() >= UNDECIDED);
         let is_late = is_long && self.relay.late() > 0 || self.relay.is_kept_late(now);
         if is_late && self.resync.is_none() && self.resync_again.is_none_or(|again| now >= again) {

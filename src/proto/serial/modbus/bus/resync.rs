@@ -17,6 +17,9 @@
 //! * If a poll's answer comes in its place, the line is late. Each request to an address that no
 //!   unit has takes one answer that is kept, and adds none: so they *drain* the gateway, until one
 //!   has no answer. Then the probe shows whether that was all.
+//! * An address that answers has a unit, of which this gateway does not know: what was sent to it
+//!   adds answers like those to the probe, which then show nothing. So nothing is asked any more,
+//!   and nothing published, until the port is opened again.
 //! * The same is tried where late answers can be reckoned with, but are kept or make readings
 //!   undecided: if it is in vain, the line is read as before.
 //! * A gateway that neither drops what it keeps nor hands it on to such requests stays late. It is
@@ -53,6 +56,8 @@ pub(super) struct Resync {
     probes: usize,
     /// Answers can be told from others by reading more than once: if it is in vain, that goes on.
     is_readable: bool,
+    /// No probe can show anything: for this port, it is over.
+    is_stuck: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ impl Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Came {
     Own,
+    /// As its own, but an exception, which a gateway may send, too.
+    OwnException,
     Others,
     Nothing,
     /// It cannot be read.
@@ -120,8 +127,16 @@ impl Bus {
         self.current = None;
         let wait = self.longest_rest();
         let step = Step::Probe;
-        self.resync =
-            Some(Resync { at: now + wait, wait, step, pulled: 0, tries: 0, probes: 0, is_readable });
+        self.resync = Some(Resync {
+            at: now + wait,
+            wait,
+            step,
+            pulled: 0,
+            tries: 0,
+            probes: 0,
+            is_readable,
+            is_stuck: false,
+        });
         self.end_write_out_of_step();
     }
 
@@ -142,6 +157,7 @@ impl Bus {
         let wait = self.longest_rest();
         if let Some(resync) = &mut self.resync {
             (resync.at, resync.step, resync.pulled) = (now + wait.max(resync.wait), Step::Probe, 0);
+            (resync.probes, resync.is_stuck) = (0, false);
         } else if self.relay.is_out_of_step() {
             self.lose_step(now);
         }
@@ -156,10 +172,13 @@ impl Bus {
 
     /// Sends the next request, if the line is out of step: whether it is.
     pub(super) fn begin_resync(&mut self, now: Instant) -> bool {
-        let Some(Resync { at, step, tries, .. }) = self.resync else { return false };
+        let Some(Resync { at, step, tries, is_stuck, .. }) = self.resync else { return false };
         self.end_write_out_of_step();
         if now < at {
             return true;
+        }
+        if is_stuck {
+            return self.resync_later(now);
         }
         let address = match step {
             Step::Drain => self.empty_address(tries),
@@ -225,6 +244,7 @@ impl Bus {
                 return;
             }
             let answer = sent.request.parse_answer(frame.pdu);
+            let is_exception = matches!(answer, Ok(Answer::Exception(_)));
             let is_own = frame.unit == sent.address
                 && match answer {
                     Ok(Answer::Exception(exception)) if exception.is_of_gateway() => {
@@ -235,7 +255,11 @@ impl Bus {
                     Ok(_) => true,
                     Err(_) => false,
                 };
-            came = Some(if is_own { Came::Own } else { Came::Others });
+            came = Some(match (is_own, is_exception) {
+                (true, true) => Came::OwnException,
+                (true, false) => Came::Own,
+                (false, _) => Came::Others,
+            });
         });
         if let Some(came) = came {
             self.resync_came(now, came);
@@ -254,19 +278,29 @@ impl Bus {
         self.release(now);
         let Some(resync) = &mut self.resync else { return };
         resync.at = now;
+        let is_of_probe = matches!(came, Came::Own | Came::OwnException) && resync.probes > 0;
         // Of several probes, it is that to the first.
-        resync.probes -= usize::from(came == Came::Own && resync.probes > 0);
+        resync.probes -= usize::from(is_of_probe);
+        if came == Came::Own && resync.step == Step::Drain && !is_of_probe {
+            self.lose_step(now);
+            if let Some(resync) = &mut self.resync {
+                (resync.wait, resync.is_stuck) = (WAIT_MAX, true);
+            }
+            return;
+        }
         match (resync.step, came) {
             // What is left are answers to probes, which may come later.
-            (Step::Probe | Step::ProbeAgain, Came::Own | Came::Nothing) => {
+            (Step::Probe | Step::ProbeAgain, Came::Own | Came::OwnException | Came::Nothing) => {
                 let (probes, until) = (resync.probes, now + resync.wait);
                 self.resynced(now, probes, until)
             }
             (Step::Probe, Came::Others) => (resync.step, resync.pulled) = (Step::Drain, 0),
-            (Step::Drain, Came::Own | Came::Others) if resync.pulled < DRAIN_MAX => resync.pulled += 1,
+            (Step::Drain, Came::Own | Came::OwnException | Came::Others) if resync.pulled < DRAIN_MAX => {
+                resync.pulled += 1;
+            }
             (Step::Drain, Came::Nothing) => resync.step = Step::ProbeAgain,
             (Step::ProbeAgain, Came::Others)
-            | (Step::Drain, Came::Own | Came::Others)
+            | (Step::Drain, Came::Own | Came::OwnException | Came::Others)
             | (_, Came::Damaged) => {
                 self.resync_later(now);
             }
