@@ -998,7 +998,7 @@ impl Bus {
         }
         match progress {
             Progress::More => {}
-            // Its reads may never be complete: one of them may be silent for good, and others refused.
+            // Its reads may never be complete: one may be silent for good, and others refused.
             Progress::Wait => self.care_for_step(now, index),
             Progress::Done => self.complete(now, index, &mut news),
             Progress::End => {

@@ -376,8 +376,8 @@ impl Relay {
         self.stragglers.is_open(now) || self.debts.iter().any(|until| now < *until)
     }
 
-    /// Whether more than one may still come to a unit that is alone on its line, at any time. Of one
-    /// that never sent data nothing is used.
+    /// Whether more than one may still come to a unit that is alone on its line, at any time. Of
+    /// one that never sent data nothing is used.
     pub(super) fn awaits_several(&self) -> bool {
         !self.is_shared && self.late() > 1 && !self.last.is_empty()
     }
