@@ -110,6 +110,11 @@ impl Linear {
         Linear { table, zeros, first, last, is_reflected, unused }
     }
 
+    /// The checksum of what leads to this register.
+    fn value(&self, register: u32) -> u32 {
+        register >> self.unused ^ self.last
+    }
+
     /// The register behind so many zeros.
     fn shift(&self, mut register: u32, zeros: usize) -> u32 {
         for (power, matrix) in self.zeros.iter().enumerate() {
@@ -228,15 +233,16 @@ impl Placement {
     /// checksum. Each byte is looked at once.
     pub fn ends(&self, checksum: Checksum, bytes: &[u8]) -> Vec<usize> {
         let width = self.width(checksum);
-        let Some(mut running) = checksum.running() else { return Vec::new() };
+        let Some(linear) = checksum.linear() else { return Vec::new() };
+        let mut register = linear.first;
         let mut ends = Vec::new();
         for length in self.from..=bytes.len().saturating_sub(width) {
             if length > self.from
                 && let Some(byte) = bytes.get(length - 1)
             {
-                running.update(*byte);
+                register = checksum.advance(register, *byte);
             }
-            let value = running.value();
+            let value = linear.value(register);
             let given = bytes.get(length..length + width).and_then(|end| self.given(checksum, end));
             if given == Some(value) {
                 ends.push(length + width);
@@ -306,28 +312,6 @@ impl Placement {
     }
 }
 
-/// A CRC over the bytes so far.
-enum Running {
-    Short(crc::Digest<'static, u16>),
-    Long(crc::Digest<'static, u32>),
-}
-
-impl Running {
-    fn update(&mut self, byte: u8) {
-        match self {
-            Running::Short(digest) => digest.update(&[byte]),
-            Running::Long(digest) => digest.update(&[byte]),
-        }
-    }
-
-    fn value(&self) -> u32 {
-        match self {
-            Running::Short(digest) => digest.clone().finalize().into(),
-            Running::Long(digest) => digest.clone().finalize(),
-        }
-    }
-}
-
 impl Checksum {
     fn linear(self) -> Option<&'static Linear> {
         Some(match self {
@@ -357,8 +341,7 @@ impl Checksum {
     /// The checksum of the last `length` bytes, from what is known of those before and of all.
     pub fn between(self, before: u32, all: u32, length: usize) -> u32 {
         if let Some(linear) = self.linear() {
-            let register = all ^ linear.shift(before ^ linear.first, length);
-            return register >> linear.unused ^ linear.last;
+            return linear.value(all ^ linear.shift(before ^ linear.first, length));
         }
         let sum = all.wrapping_sub(before);
         match self {
@@ -368,22 +351,6 @@ impl Checksum {
             Checksum::Sum16 => sum & 0xFFFF,
             _ => sum & 0xFF,
         }
-    }
-
-    fn running(self) -> Option<Running> {
-        let short = match self {
-            Checksum::Crc16Modbus => &MODBUS,
-            Checksum::Crc16Ccitt => &CCITT,
-            Checksum::Crc16Arc => &ARC,
-            Checksum::Crc16Xmodem => &XMODEM,
-            Checksum::Crc16Kermit => &KERMIT,
-            Checksum::Crc16X25 => &X25,
-            Checksum::Crc32 => return Some(Running::Long(ISO_HDLC.digest())),
-            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky => {
-                return None;
-            }
-        };
-        Some(Running::Short(short.digest()))
     }
 
     /// Whether it is a cyclic redundancy check, all of which have 16 bits or more.

@@ -146,22 +146,8 @@ impl Deref for Queue {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::tests::ALL;
     use super::*;
-
-    const ALL: [Checksum; 12] = [
-        Checksum::Crc16Modbus,
-        Checksum::Crc16Ccitt,
-        Checksum::Crc32,
-        Checksum::Crc16Arc,
-        Checksum::Crc16Xmodem,
-        Checksum::Crc16Kermit,
-        Checksum::Crc16X25,
-        Checksum::Xor,
-        Checksum::Sum,
-        Checksum::SumNegated,
-        Checksum::Sum16,
-        Checksum::Linky,
-    ];
 
     #[test]
     fn of_the_longest_frame_the_checksum_is_right_too() {

@@ -1069,7 +1069,7 @@ fn behind_a_silence_bytes_that_are_no_whole_messages_give_none_where_a_rotation_
     }
 }
 
-const ALL: [Checksum; 12] = [
+pub(super) const ALL: [Checksum; 12] = [
     Checksum::Crc16Modbus,
     Checksum::Crc16Ccitt,
     Checksum::Crc32,
