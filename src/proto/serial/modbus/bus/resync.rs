@@ -165,8 +165,8 @@ impl Bus {
 
     /// When something is to be done on an idle line that is out of step.
     pub(super) fn next_resync(&self) -> Option<Instant> {
-        let at = self.resync.as_ref()?.at;
-        let at = if self.has_write() { self.clock } else { at };
+        let Resync { at, is_stuck, .. } = self.resync.as_ref()?;
+        let at = if self.has_write() { self.clock } else { (!is_stuck).then_some(*at)? };
         Some(at.max(self.open_at()))
     }
 
@@ -174,11 +174,8 @@ impl Bus {
     pub(super) fn begin_resync(&mut self, now: Instant) -> bool {
         let Some(Resync { at, step, tries, is_stuck, .. }) = self.resync else { return false };
         self.end_write_out_of_step();
-        if now < at {
+        if is_stuck || now < at {
             return true;
-        }
-        if is_stuck {
-            return self.resync_later(now);
         }
         let address = match step {
             Step::Drain => self.empty_address(tries),
@@ -284,7 +281,7 @@ impl Bus {
         if came == Came::Own && resync.step == Step::Drain && !is_of_probe {
             self.lose_step(now);
             if let Some(resync) = &mut self.resync {
-                (resync.wait, resync.is_stuck) = (WAIT_MAX, true);
+                resync.is_stuck = true;
             }
             return;
         }
