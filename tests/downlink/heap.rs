@@ -3,15 +3,15 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tombolo::downlink::mailbox::{Arrival, Mailbox, Take};
+use tombolo::downlink::mailbox::Mailbox;
 use tombolo::downlink::observe::{Formats, OF_DEVICE, Registration};
-use tombolo::gate::{Deliver, MailboxLimits};
+use tombolo::gate::Deliver;
 use tombolo::message::Name;
 use tombolo::proto::address::Peer;
 use tombolo::proto::coap::Token;
 use tombolo::proto::dtls::SessionId;
 
-use crate::world::{World, command};
+use crate::world::World;
 
 /// The system's allocator, counting for each thread what is allocated and not freed.
 struct Counting;
@@ -40,33 +40,7 @@ const SLEEPERS: u32 = 10_000;
 
 /// Bytes of heap and of disk for each sleeper with one set-point of 4 bytes.
 fn of_each(deliver: Deliver) -> (usize, usize) {
-    let mut world = World::new();
-    world.wire.awake = false;
-    let limits = MailboxLimits::default();
-    for id in 0..SLEEPERS {
-        let mut one = command(id);
-        one.device = Name::parse(&format!("sensor-{id:05}")).unwrap();
-        one.topic = format!("tombolo/gw/sensor-{id:05}/down/set/interval");
-        one.path = "set/interval".to_owned();
-        one.reply_topic = Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval"));
-        one.payload = b"3600".to_vec();
-        one.deliver = deliver;
-        let arrival = Arrival {
-            now: world.now,
-            ticket: 0,
-            topic_hash: u64::from(id),
-            hash: u64::from(id),
-            packet: Some((2, id as u16)),
-            connection: 1,
-            distinct: false,
-            again: false,
-            keeps_ids: false,
-            retained: false,
-        };
-        assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));
-        world.settle();
-    }
-    assert_eq!(world.mailbox.len(), SLEEPERS as usize);
+    let mut world = World::with_sleepers(SLEEPERS, deliver);
     let disk: usize = world.disk.files().iter().map(|(_, _, content)| content.len()).sum();
     let (held, values) = (world.mailbox.bytes(), world.mailbox.values());
     let mailbox = std::mem::replace(&mut world.mailbox, Mailbox::new(1, &[]));

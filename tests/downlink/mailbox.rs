@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tombolo::downlink::command::{Command, Outcome, State, Status};
 use tombolo::downlink::mailbox::{Arrival, Take};
-use tombolo::gate::{MailboxLimits, WhenFull};
+use tombolo::gate::{Deliver, MailboxLimits, WhenFull};
 use tombolo_test_support::journal::disk::Cut;
 
 use crate::world::{AtBroker, Mood, World, command, device};
@@ -692,32 +692,7 @@ fn a_command_says_how_far_it_has_come() {
 
 #[test]
 fn ten_thousand_sleepers_have_their_commands_in_a_few_megabytes_of_memory_and_disk() {
-    let mut world = World::new();
-    world.wire.awake = false;
-    let limits = MailboxLimits::default();
-    for id in 0..10_000u32 {
-        let mut one = command(id);
-        one.device = tombolo::message::Name::parse(&format!("sensor-{id:05}")).unwrap();
-        one.topic = format!("tombolo/gw/sensor-{id:05}/down/set/interval");
-        one.path = "set/interval".to_owned();
-        one.reply_topic = Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval"));
-        one.payload = b"3600".to_vec();
-        let arrival = Arrival {
-            now: world.now,
-            ticket: 0,
-            topic_hash: u64::from(id),
-            hash: u64::from(id),
-            packet: Some((2, id as u16)),
-            connection: 1,
-            distinct: false,
-            again: false,
-            keeps_ids: false,
-            retained: false,
-        };
-        assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));
-        world.settle();
-    }
-    assert_eq!(world.mailbox.len(), 10_000);
+    let world = World::with_sleepers(10_000, Deliver::Request);
     let memory = world.mailbox.bytes() / 10_000;
     let disk: usize = world.disk.files().iter().map(|(_, _, content)| content.len()).sum();
     println!("a command: {memory} bytes of memory, {} of disk", disk / 10_000);

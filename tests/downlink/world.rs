@@ -193,6 +193,40 @@ impl World {
         World::on(FakeDisk::default())
     }
 
+    /// With so many devices that sleep, each with one set-point of 4 bytes.
+    pub fn with_sleepers(count: u32, deliver: Deliver) -> World {
+        let mut world = World::new();
+        world.wire.awake = false;
+        let limits = MailboxLimits::default();
+        for id in 0..count {
+            let one = Command {
+                device: Name::parse(&format!("sensor-{id:05}")).unwrap(),
+                topic: format!("tombolo/gw/sensor-{id:05}/down/set/interval"),
+                path: "set/interval".to_owned(),
+                reply_topic: Some(format!("tombolo/gw/sensor-{id:05}/reply/set/interval")),
+                payload: b"3600".to_vec(),
+                deliver,
+                ..command(id)
+            };
+            let arrival = Arrival {
+                now: world.now,
+                ticket: 0,
+                topic_hash: u64::from(id),
+                hash: u64::from(id),
+                packet: Some((2, id as u16)),
+                connection: 1,
+                distinct: false,
+                again: false,
+                keeps_ids: false,
+                retained: false,
+            };
+            assert!(matches!(world.mailbox.take(&arrival, vec![(one, &limits)]), Take::Taken(_)));
+            world.settle();
+        }
+        assert_eq!(world.mailbox.len(), count as usize);
+        world
+    }
+
     pub fn on(disk: FakeDisk) -> World {
         let (log, entries) = match MailboxLog::open(Fake(disk.clone()), 7) {
             Ok((log, entries, _)) => (Some(log), entries),
