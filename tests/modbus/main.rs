@@ -8,6 +8,7 @@ mod converter;
 mod decoder;
 mod doubt;
 mod gateway;
+mod kept;
 mod late;
 mod line;
 mod map;

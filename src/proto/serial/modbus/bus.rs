@@ -17,6 +17,7 @@
 //! * It has no clock, port or random source: `now` and a seed are arguments, bytes and events are
 //!   the output.
 
+mod probe;
 mod resync;
 mod write;
 
@@ -187,6 +188,10 @@ pub struct Bus {
     resync: Option<resync::Resync>,
     /// It is not found out again before, where the line is not known to be.
     resync_again: Option<Instant>,
+    /// The probes by which it is.
+    classes: probe::Classes,
+    /// So often in a row another's answer came in place of one, and none was used.
+    in_place: u32,
 }
 
 #[derive(Debug)]
@@ -323,6 +328,8 @@ impl Bus {
             writes: write::Writes::default(),
             resync: None,
             resync_again: None,
+            classes: probe::Classes::default(),
+            in_place: 0,
         }
     }
 
@@ -958,11 +965,17 @@ impl Bus {
         let is_behind = unit.is_some_and(Unit::is_behind);
         self.relay.note_rest(unit.map(Unit::rest).unwrap_or_default());
         let trust = self.relay.answered(now, answer, is_behind);
-        if self.relay.is_out_of_step() {
+        self.in_place = if trust == Trust::Doubtful { self.in_place } else { 0 };
+        let is_out_of_step = self.relay.is_out_of_step();
+        if is_out_of_step || self.relay.needs_proof() {
             if let Some(unit) = self.units.get_mut(exchange.unit) {
                 unit.count_unused(now, exchange.asked, answer);
+                unit.turn_again();
             }
-            return self.lose_step(now);
+            return match is_out_of_step || exchange.of_write {
+                true => self.lose_step(now),
+                false => self.await_proof(now),
+            };
         }
         self.note_open(now, exchange, answer);
         if exchange.of_write {
@@ -999,7 +1012,7 @@ impl Bus {
         match progress {
             Progress::More => {}
             // Its reads may never be complete: one may be silent for good, and others refused.
-            Progress::Wait => self.care_for_step(now, index),
+            Progress::Wait => self.note_undecided(now, index),
             Progress::Done => self.complete(now, index, &mut news),
             Progress::End => {
                 let jitter = self.random.up_to(unit.settings.jitter);
@@ -1049,17 +1062,12 @@ impl Bus {
             self.tell(index, std::mem::take(news));
             self.events.push_back(Event::Reading { unit: index, payload });
         }
-        self.care_for_step(now, index);
+        self.note_undecided(now, index);
     }
 
-    /// Where no reading can be told from others', or some answers are kept, the line is brought in
-    /// step, if the gateway can be.
-    fn care_for_step(&mut self, now: Instant, index: usize) {
+    fn note_undecided(&mut self, now: Instant, index: usize) {
         let is_long = self.units.get(index).is_some_and(|unit| unit.undecided() >= UNDECIDED);
-        let is_late = is_long && self.relay.late() > 0 || self.relay.is_kept_late(now);
-        if is_late && self.resync.is_none() && self.resync_again.is_none_or(|again| now >= again) {
-            self.try_resync(now);
-        }
+        self.care_for_step(now, is_long);
     }
 
     fn tell(&mut self, unit: usize, news: Vec<News>) {
@@ -1111,6 +1119,7 @@ impl Bus {
         let Some(unit) = self.units.get_mut(exchange.unit).filter(|_| is_paced) else { return };
         unit.knocked(&exchange.request, exchange.asked, now);
         self.relay.asked(now, unit.settings.address, &exchange.request);
+        self.classes.note_other();
         (exchange.asked, exchange.is_knocked) = (now, true);
         self.begun = Some(now);
         self.to_send = true;
@@ -1179,6 +1188,10 @@ impl Bus {
             false => {}
         }
         self.relay.lost(unit.failures == 0 && !is_there, exchange.is_displaced);
+        if gives_up && is_in_place {
+            self.note_in_place(now);
+        }
+        let Some(unit) = self.units.get_mut(index) else { return };
         match failure {
             Failure::Silent
             | Failure::Foreign(_)
@@ -1232,6 +1245,7 @@ impl Bus {
         if !matches!(self.line, Line::Idle) || now < self.open_at() || self.events.len() >= EVENTS_MAX {
             return;
         }
+        self.begin_proof(now);
         if self.begin_resync(now) || self.begin_write(now) {
             return;
         }
@@ -1267,6 +1281,7 @@ impl Bus {
         let knock = part.filter(|part| unit.settings.pause < *part).map(|part| now + part);
         unit.sent(now, self.answered_at);
         self.relay.asked(now, unit.settings.address, &request);
+        self.classes.note_other();
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();

@@ -84,6 +84,12 @@ pub(super) struct Relay {
     is_slipping: bool,
     /// More may come than can be reckoned with: no answer is used.
     is_out_of_step: bool,
+    /// The last request was answered with data.
+    is_flowing: bool,
+    /// Whether some are over by time only is to be shown before the next answer is used.
+    needs_proof: bool,
+    /// So many are over by time, and by a request without an answer, and nothing proves it yet.
+    unproven: usize,
     present: Option<Asked>,
     previous: Option<Asked>,
     /// Requests before the present read, the last one first.
@@ -195,9 +201,10 @@ impl Relay {
         }
         self.note_rest(until.saturating_duration_since(now));
         self.abandon(now);
-        // Nothing was kept, or it would have been handed on: what is not under way is gone.
-        self.debts.retain(|until| now < *until);
-        self.maybe = self.maybe.filter(|until| now < *until);
+        self.is_flowing = false;
+        // Nothing was kept, or it would have been handed on: what is not under way is gone, unless
+        // the gateway hands on nothing for a while. So how many these were is counted.
+        self.unproven = (self.unproven + self.settle_over(now)).min(DEBTS_MAX);
         // Of a doubt that no request began that was given up, one may be on its way as well.
         let is_more = self.in_doubt && is_live && self.debts.is_empty();
         self.is_any |= is_more;
@@ -216,6 +223,44 @@ impl Relay {
         } else if let Some(last) = self.debts.last_mut() {
             *last = until.max(*last);
         }
+    }
+
+    /// Nothing is kept: what is not under way is gone.
+    fn settle_over(&mut self, now: Instant) -> usize {
+        let before = self.late();
+        self.debts.retain(|until| now < *until);
+        self.maybe = self.maybe.filter(|until| now < *until);
+        before - self.late()
+    }
+
+    /// A probe showed that nothing is kept, or none can show it: what is over by time is over.
+    pub(super) fn proved(&mut self, now: Instant) {
+        (self.needs_proof, self.unproven) = (false, 0);
+        self.settle_over(now);
+    }
+
+    /// Whether several answers may come of which some are over by time only, and the line answers.
+    pub(super) fn wants_proof(&self) -> bool {
+        self.is_flowing && !self.is_within()
+    }
+
+    /// Whether the last answer may not be used before that is shown.
+    pub(super) fn needs_proof(&self) -> bool {
+        self.needs_proof
+    }
+
+    fn most(&self) -> usize {
+        if self.is_shared { LATE_MAX } else { LATE_OF_ONE }
+    }
+
+    /// Whether so many late answers can be reckoned with.
+    pub(super) fn may_be_late_by(&self, late: usize) -> bool {
+        late <= self.most()
+    }
+
+    /// Whether those can that may come.
+    pub(super) fn is_within(&self) -> bool {
+        self.late() + self.unproven <= self.most()
     }
 
     /// An answer takes so long at most.
@@ -288,7 +333,7 @@ impl Relay {
 
     /// Nothing shows any more whose answers come.
     pub(super) fn lose_step(&mut self) {
-        self.is_out_of_step = true;
+        (self.is_out_of_step, self.needs_proof) = (true, false);
         (self.behind, self.displaced) = (0, 0);
     }
 
@@ -297,10 +342,16 @@ impl Relay {
     pub(super) fn resynced(&mut self, now: Instant, left: usize, until: Instant) {
         self.stragglers = Stragglers::default();
         (self.is_out_of_step, self.present, self.previous) = (false, None, None);
+        (self.needs_proof, self.unproven) = (false, 0);
         self.earlier.clear();
         self.settle();
+        self.leave(now, left, until);
+    }
+
+    /// So many answers to probes may come until then.
+    pub(super) fn leave(&mut self, now: Instant, left: usize, until: Instant) {
         if left > 0 {
-            (self.since, self.owed_at) = (Some(now), Some(now));
+            (self.since, self.owed_at) = (self.since.or(Some(now)), Some(now));
             (0..left).for_each(|_| self.owe(until));
             self.suspect();
         }
@@ -513,12 +564,16 @@ impl Relay {
     /// The present request was answered: whether that can be the answer to another one. `is_named`:
     /// its unit's answers come one request late.
     pub(super) fn answered(&mut self, now: Instant, answer: Answer<'_>, is_named: bool) -> Trust {
-        let most = if self.is_shared { LATE_MAX } else { LATE_OF_ONE };
+        self.is_flowing = matches!(answer, Answer::Data(_));
         // One read that is alone has no other's answer.
-        if self.late() > most && (self.is_shared || !self.earlier.is_empty()) {
-            self.lose_step();
+        if !self.is_within() && (self.is_shared || !self.earlier.is_empty()) {
+            let open = self.debts.iter().filter(|until| now < **until).count();
+            match self.may_be_late_by(open) {
+                true => self.needs_proof = true,
+                false => self.lose_step(),
+            }
         }
-        if self.is_out_of_step {
+        if self.is_out_of_step || self.needs_proof {
             self.verdict = None;
             return Trust::Doubtful;
         }

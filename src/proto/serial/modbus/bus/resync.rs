@@ -1,47 +1,56 @@
-//! How a line is brought in step again that may be later than can be reckoned with.
+//! How a line is brought in step again whose answers are late.
 //!
 //! ```text
-//!  out of step ──silence: what is under way has come──> probe ──own answer, or none──> in step
-//!      ^                                                 │  ^
-//!      │                                 another's comes │  │ none is left
-//!      └──────── another's came again ───────────────────┴──┴── drain: an address that no unit has
+//!  suspected, or out of step ──> probe ──its answer is the first──────────────> in step
+//!              ^                   │ another's comes
+//!              │                   v
+//!              │                 drain: an address that no unit has, until nothing comes
+//!              │                   v
+//!              │                 measure: probes, until the first one's answer comes
+//!              │                   │          │ none before it
+//!              │ more are kept     │          └────────────────────────────────> in step
+//!              └───────────────────┤ as many as can be reckoned with
+//!                                  └───────────────────────────────────────────> exactly so late
 //! ```
 //!
-//! * Nothing is polled, written or published meanwhile: which request an answer is for, nothing
-//!   shows.
-//! * The silence is longer than any answer takes. What comes then is kept by the gateway, in order,
-//!   and is handed on at once with the next requests.
-//! * The *probe* reads something with a function that no read of the line has, of a unit that
-//!   answers. So its answer, which may be an exception, is no poll's; that it comes shows that
-//!   nothing was kept before it. The same shows if nothing comes: what is kept would have.
-//! * If a poll's answer comes in its place, the line is late. Each request to an address that no
-//!   unit has takes one answer that is kept, and adds none: so they *drain* the gateway, until one
-//!   has no answer. Then the probe shows whether that was all.
-//! * An address that answers has a unit, of which this gateway does not know: what was sent to it
-//!   adds answers like those to the probe, which then show nothing. So nothing is asked any more,
-//!   and nothing published, until the port is opened again.
+//! * Nothing is polled, written or published meanwhile: which request an answer is for,
+//!   nothing shows.
+//! * A line that is out of step is silent first, for longer than any answer takes. What comes
+//!   then is kept by the gateway, in order, and is handed on at once with the next requests.
+//! * The *probe* reads something whose answer, which may be an exception, is no poll's
+//!   ([`Probe`]), of a unit that answers. It alone proves anything: how many come before it is
+//!   how late the line is.
+//! * Each request to an address that no unit has takes one answer that is kept, and adds none:
+//!   so they *drain* the gateway. That it hands on nothing to them shows nothing: it may not
+//!   know the address, or a unit may have it after all. So what is left is *measured*
+//!   afterwards.
+//! * Silence is no proof, as what is asked may be kept in its turn. But after some in a row to
+//!   units none of which ever answered a probe, nothing is left: what is kept would have come.
 //! * The same is tried where late answers can be reckoned with, but are kept or make readings
-//!   undecided: if it is in vain, the line is read as before.
-//! * A gateway that neither drops what it keeps nor hands it on to such requests stays late. It is
-//!   put to the test again after a silence that becomes longer each time.
+//!   undecided: if it is in vain, the line is read as before, as late as was measured.
+//! * A gateway that neither drops what it keeps nor hands it on to such requests stays late.
+//!   It is put to the test again after a silence that becomes longer each time.
 
 use std::time::{Duration, Instant};
 
 use super::super::frame;
-use super::super::pdu::{Answer, Request, Table};
 use super::super::write::Written;
+use super::probe::{DRAIN, Probe, Whose};
 use super::{Bus, Event, Line, RESYNC_EVERY, Unit};
 
-/// Answers that are taken from a gateway in one go. If more come, the address has a unit after all.
+/// Answers that are taken from a gateway in one go. If more come, the address has a unit after
+/// all.
 const DRAIN_MAX: u32 = 64;
+/// Probes of one turn; more than that many late are not counted.
+const PROBES_MAX: usize = 64;
+/// After so many probes without an answer in a row nothing is kept.
+const SILENT_MAX: u32 = 3;
 /// The longest silence between two tries.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// The addresses that a unit may have; the highest that none has is asked to drain a gateway.
 const ADDRESS_MAX: u8 = 247;
-/// Of a line whose polls use all functions, the registers that a probe reads: as many as no poll.
-const QUANTITIES: std::ops::RangeInclusive<u16> = 1..=125;
 
-/// A line that is out of step.
+/// A line that is out of step, or may be.
 #[derive(Debug)]
 pub(super) struct Resync {
     /// When the next request is sent.
@@ -52,29 +61,28 @@ pub(super) struct Resync {
     /// Answers that were taken in this try.
     pulled: u32,
     tries: u32,
-    /// Probes whose answers have not come.
-    probes: usize,
-    /// Answers can be told from others by reading more than once: if it is in vain, that goes on.
+    /// Probes in a row without an answer.
+    silent: u32,
+    /// Answers can be told from others by reading more than once: if it is in vain, that goes
+    /// on.
     is_readable: bool,
-    /// No probe can show anything: for this port, it is over.
-    is_stuck: bool,
+    /// Nothing shows yet that it is late: writes wait.
+    is_quick: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Probe,
     Drain,
-    /// The gateway was drained.
-    ProbeAgain,
+    /// The gateway was drained, as far as it can be.
+    Measure,
 }
 
 /// A request of it that is outstanding.
 #[derive(Debug)]
 pub(super) struct Sent {
     address: u8,
-    request: Request,
-    /// An exception can be no poll's.
-    is_function_free: bool,
+    probe: Probe,
     deadline: Instant,
     /// Bytes came that are no frame.
     pub(super) unframed: usize,
@@ -90,9 +98,9 @@ impl Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Came {
     Own,
-    /// As its own, but an exception, which a gateway may send, too.
-    OwnException,
     Others,
+    /// An exception that may be its own.
+    Unclear,
     Nothing,
     /// It cannot be read.
     Damaged,
@@ -109,8 +117,12 @@ impl Bus {
 
     /// More answers may still come than can be reckoned with.
     pub(super) fn lose_step(&mut self, now: Instant) {
-        self.relay.lose_step();
+        self.tell_out_of_step();
         self.await_resync(now, false);
+    }
+
+    fn tell_out_of_step(&mut self) {
+        self.relay.lose_step();
         for (unit, of) in self.units.iter_mut().enumerate() {
             if of.lose_step() {
                 self.events.push_back(Event::OutOfStep { unit });
@@ -118,26 +130,75 @@ impl Bus {
         }
     }
 
-    /// Answers may be late, and can be reckoned with: the line is brought in step all the same.
-    pub(super) fn try_resync(&mut self, now: Instant) {
-        self.await_resync(now, true);
+    /// Where no reading can be told from others', or some answers are kept, the line is
+    /// brought in step, if the gateway can be.
+    pub(super) fn care_for_step(&mut self, now: Instant, is_undecided: bool) {
+        let is_late = is_undecided && self.relay.late() > 0 || self.relay.is_kept_late(now);
+        if is_late && self.may_resync(now) {
+            self.await_resync(now, true);
+        }
+    }
+
+    fn may_resync(&self, now: Instant) -> bool {
+        self.resync.is_none() && self.resync_again.is_none_or(|again| now >= again)
+    }
+
+    /// Others' answers came in place of so many requests in a row, and no answer was used.
+    pub(super) fn note_in_place(&mut self, now: Instant) {
+        self.in_place += 1;
+        if self.in_place < IN_PLACE_MAX || self.resync.is_some() {
+            return;
+        }
+        self.in_place = 0;
+        if self.may_resync(now) {
+            self.await_resync(now, true);
+        } else if self.relay.late() > 1 {
+            // It was tried, and they cannot be told from others either.
+            self.lose_step(now);
+        }
     }
 
     fn await_resync(&mut self, now: Instant, is_readable: bool) {
         self.current = None;
         let wait = self.longest_rest();
-        let step = Step::Probe;
+        let at = now + wait;
         self.resync = Some(Resync {
-            at: now + wait,
+            at,
             wait,
-            step,
+            step: Step::Probe,
             pulled: 0,
             tries: 0,
-            probes: 0,
+            silent: 0,
             is_readable,
-            is_stuck: false,
+            is_quick: false,
         });
+        self.classes.begin();
         self.end_write_out_of_step();
+    }
+
+    /// Answers that were given up are over by time, and the line answers: whether any of them
+    /// is kept is put to the proof at once, and with it whether what was not forgotten may be.
+    pub(super) fn await_proof(&mut self, now: Instant) {
+        let wait = self.longest_rest();
+        self.current = None;
+        self.resync = Some(Resync {
+            at: now,
+            wait,
+            step: Step::Probe,
+            pulled: 0,
+            tries: 0,
+            silent: 0,
+            is_readable: true,
+            is_quick: true,
+        });
+        self.classes.begin();
+    }
+
+    /// The same, if something wants it and no poll is under way.
+    pub(super) fn begin_proof(&mut self, now: Instant) {
+        if self.current.is_none() && self.may_resync(now) && self.relay.wants_proof() {
+            self.await_proof(now);
+        }
     }
 
     fn end_write_out_of_step(&mut self) {
@@ -156,8 +217,9 @@ impl Bus {
     pub(super) fn resync_opened(&mut self, now: Instant) {
         let wait = self.longest_rest();
         if let Some(resync) = &mut self.resync {
-            (resync.at, resync.step, resync.pulled) = (now + wait.max(resync.wait), Step::Probe, 0);
-            (resync.probes, resync.is_stuck) = (0, false);
+            let wait = if resync.is_quick { Duration::ZERO } else { wait.max(resync.wait) };
+            (resync.at, resync.step, resync.pulled, resync.silent) = (now + wait, Step::Probe, 0, 0);
+            self.classes.begin();
         } else if self.relay.is_out_of_step() {
             self.lose_step(now);
         }
@@ -165,64 +227,62 @@ impl Bus {
 
     /// When something is to be done on an idle line that is out of step.
     pub(super) fn next_resync(&self) -> Option<Instant> {
-        let Resync { at, is_stuck, .. } = self.resync.as_ref()?;
-        let at = if self.has_write() { self.clock } else { (!is_stuck).then_some(*at)? };
+        let Resync { at, is_quick, .. } = self.resync.as_ref()?;
+        let at = if self.has_write() && !is_quick { self.clock } else { *at };
         Some(at.max(self.open_at()))
     }
 
     /// Sends the next request, if the line is out of step: whether it is.
     pub(super) fn begin_resync(&mut self, now: Instant) -> bool {
-        let Some(Resync { at, step, tries, is_stuck, .. }) = self.resync else { return false };
-        self.end_write_out_of_step();
-        if is_stuck || now < at {
+        let Some(Resync { at, step, tries, silent, is_quick, .. }) = self.resync else { return false };
+        if !is_quick {
+            self.end_write_out_of_step();
+        }
+        if now < at {
             return true;
         }
-        let address = match step {
-            Step::Drain => self.empty_address(tries),
-            Step::Probe | Step::ProbeAgain => self.probed_address(tries),
+        let of = match step {
+            Step::Drain => self.empty_address(tries).map(|address| (address, None)),
+            Step::Probe | Step::Measure => {
+                let unit = self.probed_unit(tries.wrapping_add(silent));
+                unit.map(|unit| (unit.settings.address, Some(unit)))
+            }
         };
-        let Some((address, (request, is_function_free))) = address.zip(self.resync_request()) else {
+        let class = if step == Step::Drain { DRAIN } else { self.classes.turn() };
+        let probe =
+            of.and_then(|(address, unit)| Some((address, self.classes.probe(class, &self.units, unit)?)));
+        let Some((address, probe)) = probe else {
             // There is no address, or no read, that tells anything.
-            return self.resync_later(now);
+            match step {
+                Step::Drain => self.measure(now),
+                Step::Probe | Step::Measure => self.show_nothing(now),
+            }
+            return true;
         };
-        frame::encode(address, &request, &mut self.sent);
+        frame::encode(address, &probe.request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();
         self.rival = None;
         self.begun = Some(now);
         let timeout = self.units.iter().map(|unit| unit.timeout()).max().unwrap_or(self.settings.timeout);
-        let length = 11 + usize::from(request.answer().length);
+        let length = 11 + usize::from(probe.request.answer().length);
         let deadline = now + timeout + self.settings.speed.characters(length);
-        if let Some(resync) = self.resync.as_mut().filter(|_| step != Step::Drain) {
-            resync.probes += 1;
+        match step {
+            Step::Drain => self.classes.note_other(),
+            Step::Probe | Step::Measure => self.classes.note_sent(now),
         }
-        self.line = Line::Resyncing(Sent { address, request, is_function_free, deadline, unframed: 0 });
+        self.line = Line::Resyncing(Sent { address, probe, deadline, unframed: 0 });
         true
     }
 
-    /// A read whose answer is no poll's, and whether its exception is none, too.
-    fn resync_request(&self) -> Option<(Request, bool)> {
-        let registers = || self.units.iter().flat_map(|unit| &unit.settings.registers);
-        let is_free = |table: &Table| registers().all(|register| register.table != *table);
-        let tables = [Table::Input, Table::Holding, Table::Discrete, Table::Coil];
-        if let Some(table) = tables.into_iter().find(is_free)
-            && let Ok(request) = Request::read(table, 0, 1)
-        {
-            return Some((request, true));
-        }
-        let is_polled = |request: &Request| {
-            let shape = request.answer();
-            self.units.iter().any(|unit| unit.asks(shape))
-        };
-        let reads = QUANTITIES.rev().filter_map(|quantity| Request::read(Table::Holding, 0, quantity).ok());
-        reads.into_iter().find(|request| !is_polled(request)).map(|request| (request, false))
-    }
-
     /// A unit that answers.
-    fn probed_address(&self, tries: u32) -> Option<u8> {
+    fn probed_unit(&self, tries: u32) -> Option<&Unit> {
         let live: Vec<&Unit> = self.units.iter().filter(|unit| unit.failures == 0).collect();
+        let is_sure = |unit: &&Unit| self.classes.is_answered(unit.settings.address);
+        let sure: Vec<&Unit> = live.iter().copied().filter(is_sure).collect();
+        let live = if sure.is_empty() { live } else { sure };
         let of: Vec<&Unit> = if live.is_empty() { self.units.iter().collect() } else { live };
-        Some(of.get(tries as usize % of.len().max(1))?.settings.address)
+        of.get(tries as usize % of.len().max(1)).copied()
     }
 
     /// An address that no unit has.
@@ -235,27 +295,22 @@ impl Bus {
     pub(super) fn hear_resync(&mut self, now: Instant, bytes: &[u8]) {
         self.receiver.push(bytes);
         let Line::Resyncing(sent) = &self.line else { return };
-        let mut came = None;
+        let (mut came, units, classes) = (None, &self.units, &mut self.classes);
         self.receiver.overhear(|frame| {
             if frame.is_request || came.is_some() {
                 return;
             }
-            let answer = sent.request.parse_answer(frame.pdu);
-            let is_exception = matches!(answer, Ok(Answer::Exception(_)));
-            let is_own = frame.unit == sent.address
-                && match answer {
-                    Ok(Answer::Exception(exception)) if exception.is_of_gateway() => {
-                        came = Some(Came::Nothing);
-                        return;
-                    }
-                    Ok(Answer::Exception(_)) => sent.is_function_free,
-                    Ok(_) => true,
-                    Err(_) => false,
-                };
-            came = Some(match (is_own, is_exception) {
-                (true, true) => Came::OwnException,
-                (true, false) => Came::Own,
-                (false, _) => Came::Others,
+            // That to a probe of another unit may come in its place.
+            let is_ours =
+                frame.unit == sent.address || units.iter().any(|unit| unit.settings.address == frame.unit);
+            if is_ours {
+                classes.note_came(units, frame.pdu);
+            }
+            came = Some(match sent.probe.whose(frame.pdu) {
+                Whose::Probes if is_ours => Came::Own,
+                Whose::Unclear if is_ours => Came::Unclear,
+                Whose::Gateways => Came::Nothing,
+                Whose::Probes | Whose::Unclear | Whose::Others => Came::Others,
             });
         });
         if let Some(came) = came {
@@ -271,55 +326,136 @@ impl Bus {
     }
 
     fn resync_came(&mut self, now: Instant, came: Came) {
+        let Line::Resyncing(Sent { address, .. }) = self.line else { return };
         self.receiver.clear();
         self.release(now);
         let Some(resync) = &mut self.resync else { return };
         resync.at = now;
-        let is_of_probe = matches!(came, Came::Own | Came::OwnException) && resync.probes > 0;
-        // Of several probes, it is that to the first.
-        resync.probes -= usize::from(is_of_probe);
-        if came == Came::Own && resync.step == Step::Drain && !is_of_probe {
-            self.lose_step(now);
-            if let Some(resync) = &mut self.resync {
-                resync.is_stuck = true;
-            }
-            return;
-        }
+        resync.silent = if came == Came::Nothing { resync.silent + 1 } else { 0 };
         match (resync.step, came) {
-            // What is left are answers to probes, which may come later.
-            (Step::Probe | Step::ProbeAgain, Came::Own | Came::OwnException | Came::Nothing) => {
-                let (probes, until) = (resync.probes, now + resync.wait);
-                self.resynced(now, probes, until)
+            (_, Came::Damaged) => self.resync_later(now),
+            (Step::Drain, Came::Others) if resync.pulled < DRAIN_MAX => resync.pulled += 1,
+            // Nothing comes, or a unit that nobody knows has the address: what came before its
+            // answers has come.
+            (Step::Drain, _) => self.measure(now),
+            (_, Came::Own) => {
+                let late = self.classes.came(address);
+                self.judge(now, late);
             }
-            (Step::Probe, Came::Others) => (resync.step, resync.pulled) = (Step::Drain, 0),
-            (Step::Drain, Came::Own | Came::OwnException | Came::Others) if resync.pulled < DRAIN_MAX => {
-                resync.pulled += 1;
+            (_, Came::Unclear) => {
+                self.classes.refuse();
+                resync.silent = 0;
             }
-            (Step::Drain, Came::Nothing) => resync.step = Step::ProbeAgain,
-            (Step::ProbeAgain, Came::Others)
-            | (Step::Drain, Came::Own | Came::OwnException | Came::Others)
-            | (_, Came::Damaged) => {
+            (_, Came::Nothing) if resync.silent >= SILENT_MAX => self.show_nothing(now),
+            (_, Came::Nothing) => {}
+            (Step::Probe, Came::Others) => self.drain(now),
+            (Step::Measure, Came::Others) => {
+                if self.classes.sent() >= PROBES_MAX {
+                    self.judge(now, PROBES_MAX);
+                }
+            }
+        }
+    }
+
+    /// The line is late: what is kept is taken from the gateway.
+    fn drain(&mut self, now: Instant) {
+        let is_readable = self.relay.is_within() && !self.relay.is_out_of_step();
+        if !is_readable && !self.relay.is_out_of_step() {
+            self.tell_out_of_step();
+        }
+        if let Some(resync) = &mut self.resync {
+            (resync.at, resync.step, resync.pulled) = (now, Step::Drain, 0);
+            resync.is_readable = is_readable;
+            if std::mem::take(&mut resync.is_quick) {
+                // What is under way comes first.
+                (resync.at, resync.step) = (now + resync.wait, Step::Probe);
+                self.classes.begin();
+            }
+        }
+        self.end_write_out_of_step();
+    }
+
+    fn measure(&mut self, now: Instant) {
+        self.classes.begin();
+        if let Some(resync) = &mut self.resync {
+            (resync.at, resync.step, resync.silent) = (now, Step::Measure, 0);
+        }
+    }
+
+    /// It was measured how late the line is.
+    fn judge(&mut self, now: Instant, late: usize) {
+        let Some(resync) = &self.resync else { return };
+        let until = now + resync.wait;
+        let outstanding = self.classes.outstanding(now.checked_sub(self.longest_rest()));
+        match (resync.step, late) {
+            (_, 0) if resync.is_quick => {
+                self.resync = None;
+                self.relay.proved(now);
+                self.relay.leave(now, outstanding, until);
+            }
+            // What a unit took long for comes later than what it was asked after that.
+            (_, 0) => self.resynced(now, outstanding, until, RESYNC_EVERY.0),
+            (Step::Probe | Step::Drain, _) => self.drain(now),
+            (Step::Measure, _) if self.relay.may_be_late_by(late + outstanding) => {
+                self.resynced(now, late + outstanding, until, RESYNC_EVERY.1);
+            }
+            (Step::Measure, _) => {
+                if !self.relay.is_out_of_step() {
+                    self.tell_out_of_step();
+                }
                 self.resync_later(now);
             }
         }
     }
 
+    /// Units that answer are silent to probes: what is kept would have come.
+    fn show_nothing(&mut self, now: Instant) {
+        let Some(resync) = self.resync.as_ref() else { return };
+        let is_sure = |unit: &Unit| unit.failures == 0 && self.classes.is_answered(unit.settings.address);
+        if resync.silent > 0 && self.units.iter().any(is_sure) {
+            // One that answers these is silent now: the gateway may keep what it answered.
+            if !self.relay.is_out_of_step() {
+                self.tell_out_of_step();
+            }
+            return self.resync_later(now);
+        }
+        let until = now + resync.wait;
+        if resync.is_quick || resync.is_readable && resync.step == Step::Probe {
+            // What is over by time is over then.
+            self.relay.proved(now);
+            (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.1));
+        } else {
+            self.resynced(now, SILENT_MAX as usize, until, RESYNC_EVERY.0);
+        }
+    }
+
     /// It was in vain.
-    fn resync_later(&mut self, now: Instant) -> bool {
-        let Some(resync) = &mut self.resync else { return false };
+    fn resync_later(&mut self, now: Instant) {
+        let Some(resync) = &mut self.resync else { return };
         resync.wait = (2 * resync.wait).min(WAIT_MAX.max(resync.wait));
         (resync.at, resync.step) = (now + resync.wait, Step::Probe);
         resync.tries = resync.tries.wrapping_add(1);
-        if resync.is_readable {
+        (resync.is_quick, resync.silent) = (false, 0);
+        self.classes.begin();
+        if !self.relay.is_out_of_step() {
             (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.1));
         }
-        true
     }
 
-    fn resynced(&mut self, now: Instant, probes: usize, until: Instant) {
-        (self.resync, self.resync_again) = (None, Some(now + RESYNC_EVERY.0));
-        self.relay.resynced(now, probes, until);
-        self.units.iter_mut().for_each(|unit| unit.resynced(now));
+    fn resynced(&mut self, now: Instant, left: usize, until: Instant, again: Duration) {
+        (self.resync, self.resync_again) = (None, Some(now + again));
+        self.in_place = 0;
+        let was_lost = self.relay.is_out_of_step();
+        self.relay.resynced(now, left, until);
+        self.units.iter_mut().for_each(|unit| unit.resynced(now, was_lost));
+    }
+
+    /// Whether a frame of this function is what is left of the probes, and no answer to a
+    /// poll.
+    pub(super) fn is_probes(&self, function: u8) -> bool {
+        let of = |class| self.classes.probe(class, &self.units, None);
+        let is_it = |probe: Probe| probe.is_function_free && probe.request.function() == function & 0x7f;
+        self.resync_again.is_some() && (0..=DRAIN).filter_map(of).any(is_it)
     }
 
     /// What a peer of Modbus TCP sent that is no frame.
@@ -329,3 +465,7 @@ impl Bus {
         }
     }
 }
+
+/// Answers to others in place of so many in a row, after which it is found out how late the
+/// line is.
+const IN_PLACE_MAX: u32 = 8;

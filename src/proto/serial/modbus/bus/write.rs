@@ -307,6 +307,7 @@ impl Bus {
         }
         unit.write_sent();
         self.relay.asked(now, unit.settings.address, &request);
+        self.classes.note_other();
         frame::encode(unit.settings.address, &request, &mut self.sent);
         self.to_send = true;
         self.receiver.clear();

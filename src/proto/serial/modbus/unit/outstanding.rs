@@ -60,17 +60,22 @@ impl Unit {
         (self.attempts, self.behind) = (0, 0);
         (self.is_displaced, self.is_sent_again) = (false, false);
         self.doubt.reset();
-        if self.state == State::Down {
-            return false;
-        }
+        // One that is down stays so: but this is why nobody knows more of it.
+        let is_news = self.failing != Some(Failure::OutOfStep);
         self.failing = Some(Failure::OutOfStep);
-        let is_news = self.state != State::Degraded;
-        self.state = State::Degraded;
+        if self.state != State::Down {
+            self.state = State::Degraded;
+        }
         is_news
     }
 
-    /// Nothing of its line is outstanding.
-    pub(in super::super) fn resynced(&mut self, now: Instant) {
+    /// Its turn begins anew, as its last answer is not used.
+    pub(in super::super) fn turn_again(&mut self) {
+        self.restart();
+    }
+
+    /// Nothing of its line is outstanding. `was_lost`: until now nothing was polled.
+    pub(in super::super) fn resynced(&mut self, now: Instant, was_lost: bool) {
         self.doubt.reset();
         (self.is_resting, self.owed, self.still) = (false, None, Duration::ZERO);
         (self.doubled_since, self.is_doubled, self.doubled) = (None, false, 0);
@@ -78,6 +83,9 @@ impl Unit {
         self.restart();
         if self.state != State::Down {
             self.in_step = true;
+        }
+        // Units that are dead would be asked one after the other, and begin the doubt anew.
+        if self.state != State::Down || was_lost {
             self.due = now;
         }
     }
@@ -99,7 +107,9 @@ impl Unit {
 
     /// Whether a read of its map has an answer of this shape.
     pub(in super::super) fn asks(&self, shape: Shape) -> bool {
-        self.parts.iter().filter_map(|part| part.block.request()).any(|request| request.answer() == shape)
+        let polls = self.parts.iter().filter_map(|part| part.block.request());
+        let probes = self.probes.iter().map(|(request, _)| request);
+        polls.chain(probes.cloned()).any(|request| request.answer() == shape)
     }
 
     /// For so long an answer to its last request may still come.

@@ -1,0 +1,206 @@
+//! Gateways that keep the answers to requests which they gave up, for as long as it takes, and
+//! hand them on in order: one for each further request. What they do with requests to
+//! addresses that no unit has differs, and with it whether what they keep can be taken from
+//! them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tombolo::proto::serial::modbus::bus::{Medium, State};
+use tombolo::proto::serial::modbus::settings::Unit;
+use tombolo::proto::serial::modbus::{Bus, Event};
+
+use crate::gateway::{judged, with};
+use crate::support::{World, frame, ms, settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the gateway does with a request to an address that no unit of the map has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Unknown {
+    /// It is handed on: nobody answers, so what is kept comes, one for each.
+    Nobody,
+    /// It is not handed on: exception 10 at once.
+    Refused,
+    /// It is not handed on, nor answered.
+    Dropped,
+    /// A unit that nobody configured has each of them, and refuses all.
+    Exceptions,
+    /// And answers all.
+    Data,
+}
+
+const UNKNOWN: [Unknown; 5] =
+    [Unknown::Nobody, Unknown::Refused, Unknown::Dropped, Unknown::Exceptions, Unknown::Data];
+
+/// What comes in place of an answer that is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Missing {
+    Exception(u8),
+    Silence,
+}
+
+/// What units answer to reads of tables that they do not have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Other {
+    Exception,
+    Silence,
+}
+
+struct Gateway {
+    kept: VecDeque<Vec<u8>>,
+    /// So many requests from now on are given up.
+    skip: usize,
+    /// When requests are given up next.
+    at: VecDeque<Duration>,
+    count: u16,
+    /// It clears its buffer whenever it is connected to.
+    is_cleared_by_opening: bool,
+}
+
+struct Case {
+    medium: Medium,
+    missing: Missing,
+    unknown: Unknown,
+    other: Other,
+    /// How many requests are given up, and when.
+    given_up: usize,
+    at: &'static [u64],
+    timeout: Duration,
+    changes: bool,
+}
+
+impl Case {
+    fn new(medium: Medium, unknown: Unknown, given_up: usize, at: &'static [u64]) -> Case {
+        let missing = if medium == Medium::Line { Missing::Silence } else { Missing::Exception(11) };
+        let (other, timeout, changes) = (Other::Exception, ms(200), true);
+        Case { medium, missing, unknown, other, given_up, at, timeout, changes }
+    }
+}
+
+fn units(of: &[&[u16]], timeout: Duration) -> Vec<Unit> {
+    let units = of.iter().zip(1..);
+    units.map(|(registers, address)| Unit { timeout, period: ms(500), ..with(address, registers) }).collect()
+}
+
+fn opened(bus: &mut Bus, medium: Medium) {
+    match medium {
+        Medium::Header => bus.answers_are_numbered(),
+        _ => bus.is_behind(medium),
+    }
+}
+
+fn world(case: &Case, units: Vec<Unit>) -> (World, Rc<RefCell<Gateway>>) {
+    let mut whole = settings(units.clone());
+    (whole.timeout, whole.backoff, whole.backoff_max) = (case.timeout, ms(200), 2 * SECOND);
+    let mut world = World::new(whole.clone());
+    world.bus = Bus::new(whole, world.now, 7);
+    opened(&mut world.bus, case.medium);
+    world.bus.line_up(world.now);
+    let gateway = Rc::new(RefCell::new(Gateway {
+        kept: VecDeque::new(),
+        skip: 0,
+        at: case.at.iter().map(|at| *at * SECOND.as_secs() as u64).map(Duration::from_secs).collect(),
+        count: 0,
+        is_cleared_by_opening: false,
+    }));
+    for address in 1..=247 {
+        let (gateway, clock) = (gateway.clone(), world.clock());
+        let is_own = units.iter().any(|unit| unit.address == address);
+        let (unknown, missing, other) = (case.unknown, case.missing, case.other);
+        let (given_up, timeout, changes) = (case.given_up, case.timeout, case.changes);
+        world.behave(address, move |body| {
+            let gateway = &mut *gateway.borrow_mut();
+            let named = |pdu: &[u8]| frame(&[&body[..1], pdu].concat());
+            let refused = |code: u8| vec![body[1] | 0x80, code];
+            if gateway.at.front().is_some_and(|at| clock.get() >= *at) {
+                gateway.at.pop_front();
+                gateway.skip = given_up;
+            }
+            let own = match (is_own, unknown) {
+                (false, Unknown::Refused) => return vec![(ms(3), named(&refused(10)))],
+                (false, Unknown::Dropped) => return Vec::new(),
+                (false, Unknown::Nobody) => None,
+                (false, Unknown::Exceptions) => Some(refused(2)),
+                (false, Unknown::Data) => Some(gateway.answer(body, changes)),
+                (true, _) if body[1] == 3 => Some(gateway.answer(body, changes)),
+                (true, _) => (other == Other::Exception).then(|| refused(1)),
+            };
+            if gateway.skip > 0 && is_own {
+                gateway.skip -= 1;
+                gateway.kept.extend(own);
+                return match missing {
+                    Missing::Exception(code) => vec![(timeout / 2, named(&refused(code)))],
+                    Missing::Silence => Vec::new(),
+                };
+            }
+            gateway.kept.extend(own);
+            match (gateway.kept.pop_front(), missing) {
+                (Some(answer), _) => vec![(ms(4), named(&answer))],
+                (None, Missing::Exception(code)) => vec![(timeout / 2, named(&refused(code)))],
+                (None, Missing::Silence) => Vec::new(),
+            }
+        });
+    }
+    (world, gateway)
+}
+
+impl Gateway {
+    fn answer(&mut self, body: &[u8], changes: bool) -> Vec<u8> {
+        let at = u16::from_be_bytes([body[2], body[3]]);
+        let second = u16::from_be_bytes([body[4], body[5]]);
+        if body[1] < 3 {
+            return vec![body[1], 1, 0];
+        }
+        let mut answer = vec![body[1], (2 * second) as u8];
+        for at in at..at + second {
+            self.count = (self.count + u16::from(changes)) % 128;
+            let own = u16::from(body[0]) << 13 | (at & 0x3f) << 7 | self.count;
+            answer.extend(own.to_be_bytes());
+        }
+        answer
+    }
+}
+
+const MEDIA: [Medium; 3] = [Medium::Header, Medium::Network, Medium::Unnumbered];
+const EQUAL: [&[u16]; 3] = [&[2, 40], &[2, 40], &[2, 40]];
+const MIXED: [&[u16]; 3] = [&[2, 40], &[4, 5], &[1, 20, 50]];
+
+#[test]
+fn whatever_a_gateway_does_with_addresses_that_no_unit_has_what_it_keeps_makes_no_reading_false() {
+    let mut bad = Vec::new();
+    for medium in MEDIA {
+        for unknown in UNKNOWN {
+            for (given_up, at) in [(4, &[14][..]), (7, &[14]), (10, &[14]), (10, &[12, 30, 32, 34, 36, 50])] {
+                for (maps, timeout, changes) in [
+                    (EQUAL, ms(200), false),
+                    (EQUAL, ms(200), true),
+                    (EQUAL, SECOND, true),
+                    (MIXED, ms(200), true),
+                ] {
+                    let case = Case { timeout, changes, ..Case::new(medium, unknown, given_up, at) };
+                    let what =
+                        format!("{medium:?} {unknown:?} {given_up} {at:?} {maps:?} {timeout:?} {changes}");
+                    let (mut world, gateway) = world(&case, units(&maps, timeout));
+                    world.run(3 * MINUTE);
+                    let (count, wrong) = judged(&world, &[1, 2, 3]);
+                    let is_fine =
+                        wrong.is_empty() && (unknown != Unknown::Nobody || at.len() > 1 || count > 3 * 240);
+                    if !is_fine {
+                        bad.push((
+                            what,
+                            count,
+                            wrong.len(),
+                            wrong.into_iter().next(),
+                            gateway.borrow().kept.len(),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {:#?}", bad.len(), &bad[..bad.len().min(60)]);
+}
