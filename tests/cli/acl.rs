@@ -83,7 +83,7 @@ fn an_explanation_says_where_its_rule_is_written_and_which_comes_nearest_if_none
         (
             "publish home/door-8/x",
             "nearest  rule local-publish.own, path home/door-7/#: level 2 is \"door-8\", not \"door-7\"",
-            "         rule telemetry, path t/#: level 1 is \"home\", not \"t\"",
+            "         rule deep, path plant/+/temp/#: level 1 is \"home\", not \"plant\"",
         ),
         (
             "publish plant/1/x",

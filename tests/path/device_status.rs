@@ -374,12 +374,12 @@ fn what_a_device_was_refused_last_is_shown_for_every_transport_and_survives_a_re
     let (mut meter, _) = converter.accept().expect("the gateway connects");
     meter.write_all(b"\n21.5\n").expect("it is taken");
     super::mqtt::publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "home/lamp", "-m", "1"]);
-    let subscribed = Command::new("mosquitto_sub")
+    // Its exit status does not show the refusal.
+    Command::new("mosquitto_sub")
         .args(["--unix", &super::mqtt::socket(&site), "-u", "pump-2", "-P", "sesame-sesame", "-V", "mqttv5"])
         .args(["-q", "1", "-t", "other/#", "-C", "1", "-W", "10"])
         .output()
         .expect("mosquitto-clients is installed");
-    assert!(!subscribed.status.success());
     let show = |id: &str| objects(&run(&site, &["--json", "device", "show", id])).remove(0);
     let last = |id: &str| {
         let refusal = &show(id)["last_refusal"];
