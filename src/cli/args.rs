@@ -249,7 +249,7 @@ pub enum DeviceCommand {
     List(DeviceListArguments),
     /// Show a device; its key only with --key
     Show(DeviceShowArguments),
-    /// Change the role, the label or the time until it is offline
+    /// Change the role, the label, the time until it is offline, the parent or the tags
     Set(DeviceSetArguments),
     /// Let a disabled device in again
     Enable(DeviceNameArgument),

@@ -1532,6 +1532,12 @@ pub struct Explained {
     pub rule_place: Option<String>,
     /// If no rule matches: the one that comes nearest.
     pub nearest: Option<ExplainedNearest>,
+    /// Of what rules of two kinds could allow: the nearest one of the other kind.
+    pub nearest_other: Option<ExplainedNearest>,
+    /// Of a publish to local clients: what its rules grant.
+    pub local: Option<ExplainedGrant>,
+    /// Of a subscription: the highest QoS that is granted.
+    pub granted_qos: Option<u8>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
     /// Of a payload that was given: why the rule's filter would hold it back now.
@@ -1596,6 +1602,18 @@ pub struct ExplainedNearest {
     pub path: String,
     /// What differs.
     pub why: String,
+    /// The file and line of the rule.
+    pub place: Option<String>,
+}
+
+/// How a message to local clients may be published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedGrant {
+    /// Its highest QoS.
+    pub qos: u8,
+    /// Whether it may be retained.
+    pub retain: bool,
 }
 
 /// How a reading would be published.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Gate;
 use super::filter::{AnyFormat, Sample};
@@ -108,7 +108,7 @@ pub struct MatchedRule {
 }
 
 /// The rule whose path begins as the one in the question does, farthest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearestRule {
     /// The rule's name.
     pub rule: String,
@@ -440,8 +440,7 @@ pub type Candidate = (String, Option<String>, String);
 /// The rule that has most levels in common with a path or filter that none matches; of several the
 /// first.
 pub fn nearest(candidates: impl IntoIterator<Item = Candidate>, path: &str) -> Option<NearestRule> {
-    let is_common = |(wanted, level): &(&str, &str)| wanted == level || [*wanted, *level].contains(&"+");
-    let common = |of: &str| of.split('/').zip(path.split('/')).take_while(is_common).count();
+    let common = |of: &str| levels_in_common(of, path);
     let mut found: Option<(usize, Candidate)> = None;
     for candidate in candidates {
         let common = common(&candidate.2);
@@ -457,6 +456,12 @@ pub fn nearest(candidates: impl IntoIterator<Item = Candidate>, path: &str) -> O
         (None, _) => format!("there are more than {common} levels"),
     };
     Some(NearestRule { rule, from, path: pattern, why })
+}
+
+/// How many levels two paths or filters have in common, from the first one on.
+pub fn levels_in_common(one: &str, other: &str) -> usize {
+    let is_common = |(one, other): &(&str, &str)| one == other || [*one, *other].contains(&"+");
+    one.split('/').zip(other.split('/')).take_while(is_common).count()
 }
 
 /// A content format as its number, or `none`.

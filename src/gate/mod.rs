@@ -527,15 +527,20 @@ impl Gate {
         Err(refusal)
     }
 
-    /// Counts and keeps the refusal of a request from which no reading can be made. `path`: what it
-    /// asked for, as far as it is text. The device counts as active.
-    pub fn note_malformed(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
+    /// Counts and keeps the refusal of what is no reading: of a request from which none can be
+    /// made, or of a message that a rule for local clients denies. `path`: what it asked for, as
+    /// far as it is text. The device counts as active.
+    pub fn note_unjudged(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
         let Gate { devices, presence, totals, .. } = self;
         totals.refused.count(refusal.reason());
         let Some(entry) = devices.entry_mut(device) else { return };
         presence.seen(device.slot() as u32, &mut entry.state.presence, now);
         entry.state.refused.count(refusal.reason());
-        entry.state.note_refusal(now, path, refusal, None);
+        let rule = match refusal {
+            Refusal::Denied { rule } => Some(rule),
+            _ => None,
+        };
+        entry.state.note_refusal(now, path, refusal, rule);
     }
 
     /// The readings that each rule has decided since the rules were last compiled, refused ones

@@ -268,6 +268,45 @@ fn check_names_devices_that_have_the_same_key_for_tokens() {
     place.run("device import more.csv").fine();
     let said = place.run("check --offline").out;
     assert!(said.contains("each can connect as any of them: cam-1, cam-3"), "{said}");
+    // A key that has expired is taken of nobody.
+    let file = "state/devices/cam-3.toml";
+    let key = place.read(file).replace("{ key = ", "{ until = \"2024-01-31T00:00:00Z\", key = ");
+    assert!(key.contains("until"), "{key}");
+    place.write(file, &key);
+    let said = place.run("check --offline").out;
+    assert!(!said.contains("the same key for tokens"), "{said}");
+}
+
+#[test]
+fn a_client_that_may_only_subscribe_is_told_how_to_and_one_on_loopback_where_from() {
+    let place = Place::new();
+    place.write(
+        "conf.d/30-mqtt.toml",
+        "[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n[role.board.local-subscribe.all]\ntopic = \"home/#\"\n\
+         [role.lamp.downlink.set]\ntopic = \"{prefix}/{device}/down/set/#\"\npath = \"set/{rest}\"\n\
+         [role.switch.local-publish.own]\ntopic = \"home/{device}/+/#\"\n\
+         [role.switch.local-publish.not]\ntopic = \"home/+/1/#\"\ndeny = true\n\
+         [role.switch.local-publish.other]\ntopic = \"lamps/#\"\n[role.none]\n",
+    );
+    for (id, line) in [
+        ("board", "mosquitto_sub -V mqttv5 -h 127.0.0.1 -p 1883 -u board-1 -P "),
+        ("lamp", "mosquitto_sub -V mqttv5 -h 127.0.0.1 -p 1883 -u lamp-1 -P "),
+        ("switch", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u switch-1 -P "),
+        ("none", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u none-1 -P "),
+        ("sensor", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u sensor-1 -P "),
+    ] {
+        let said = place.run(&format!("device add {id}-1 --role {id} --password")).fine();
+        let end = match id {
+            "board" => "-d -q 1 -t 'home/#'",
+            "lamp" => "-d -q 1 -t 'set/#'",
+            "switch" => "-q 1 -t lamps/temperature -m 21.5",
+            "none" => "-q 1 -t t/temperature -m 21.5   # no rule of its role allows anything yet",
+            _ => "-q 1 -t t/temperature -m 21.5",
+        };
+        let printed = said.lines().find(|text| text.trim().starts_with(line));
+        assert!(printed.is_some_and(|text| text.ends_with(end)), "{id}: {said}");
+        assert!(said.contains("try it, on this machine (Debian package mosquitto-clients)"), "{said}");
+    }
 }
 
 #[test]

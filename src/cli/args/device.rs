@@ -20,6 +20,17 @@ pub struct DeviceListArguments {
 
 /// `tombolo device set`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tombolo device set door-7 --role alarm
+  tombolo device set door-7 --label \"north door\"         --label= takes it away
+  tombolo device set door-7 --offline-after 2h           --offline-after= for that of its role
+  tombolo device set probe-3 --parent hub-1              --parent= for none
+  tombolo device set door-7 --tag site=north --tag hall= sets site, and takes hall away
+
+Its keys are changed by other commands: device rekey ID --psk, device rekey ID --password, and
+device key add|remove for tokens. To change a certificate's name or a public key, remove the
+device and add it again; device disable switches it off and keeps its keys. A device of the
+configuration is changed in its file, which device show names.")]
 pub struct DeviceSetArguments {
     /// Device id
     pub id: String,

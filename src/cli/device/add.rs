@@ -107,6 +107,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len()));
     let short_password = password.as_ref().and_then(|password| password::short(password));
     short_key.into_iter().chain(short_password).for_each(note);
+    loaded.mute_child(&device).into_iter().for_each(note);
     let told = tell(context);
     let shown = format!("device show {} --key", device.id);
     if context.out.json {

@@ -96,7 +96,8 @@ pub(super) struct Allowed(Vec<AllowedRule>);
 
 #[derive(Clone, Debug)]
 struct AllowedRule {
-    deny: bool,
+    /// The name of a rule that denies.
+    denies: Option<Name>,
     topics: Filter,
     grant: Grant,
     content_formats: Box<[Option<ContentFormat>]>,
@@ -124,7 +125,7 @@ impl Allowed {
     pub(super) fn new(rules: &[LocalRule], device: &str) -> Allowed {
         let of = |rule: &LocalRule| {
             Some(AllowedRule {
-                deny: rule.deny,
+                denies: rule.deny.then(|| rule.name.clone()),
                 topics: rule.filter(device)?,
                 grant: rule.grant,
                 content_formats: rule.content_formats.clone().into(),
@@ -137,11 +138,12 @@ impl Allowed {
     /// The rules that allow a message, by its topic and content format; `None`: one denies it.
     fn allowing<'a>(&'a self, message: &BusMessage<'a>) -> Option<impl Iterator<Item = &'a AllowedRule>> {
         let BusMessage { topic, content_format, .. } = *message;
-        let is_denied = self.0.iter().any(|rule| rule.deny && rule.topics.matches(topic));
+        let is_denied = self.denying(topic).is_some();
         (!is_denied).then(|| {
             self.0
                 .iter()
-                .filter(move |rule| !rule.deny && rule.takes(content_format) && rule.topics.matches(topic))
+                .filter(move |rule| rule.denies.is_none() && rule.takes(content_format))
+                .filter(move |rule| rule.topics.matches(topic))
         })
     }
 
@@ -178,6 +180,11 @@ impl Allowed {
         }
     }
 
+    /// The rule that denies a topic.
+    pub(super) fn denying(&self, topic: &str) -> Option<&Name> {
+        self.0.iter().filter(|rule| rule.topics.matches(topic)).find_map(|rule| rule.denies.as_ref())
+    }
+
     /// Whether a topic is allowed; a deny takes precedence.
     pub(super) fn topic(&self, topic: &str) -> bool {
         self.granted(topic).is_some()
@@ -187,8 +194,8 @@ impl Allowed {
     /// several rules that allow it each grants what it says.
     pub(super) fn granted(&self, topic: &str) -> Option<Grant> {
         let mut all: Option<Grant> = None;
-        for AllowedRule { deny, grant, .. } in self.0.iter().filter(|rule| rule.topics.matches(topic)) {
-            if *deny {
+        for AllowedRule { denies, grant, .. } in self.0.iter().filter(|rule| rule.topics.matches(topic)) {
+            if denies.is_some() {
                 return None;
             }
             let Grant { retain, qos } = all.unwrap_or(*grant);
@@ -197,9 +204,14 @@ impl Allowed {
         all
     }
 
-    /// Whether a filter may match a topic that is allowed.
+    /// Whether a filter may match a topic that is allowed: one that no rule denies.
     pub(super) fn filter(&self, wanted: &Filter) -> bool {
-        self.0.iter().any(|rule| !rule.deny && rule.topics.overlaps(wanted))
+        let overlapping = || self.0.iter().filter(|rule| rule.topics.overlaps(wanted));
+        let denied: Vec<&Filter> =
+            overlapping().filter(|rule| rule.denies.is_some()).map(|rule| &rule.topics).collect();
+        overlapping()
+            .filter(|rule| rule.denies.is_none())
+            .any(|rule| rule.topics.intersection(wanted).is_some_and(|both| both.reaches_beyond(&denied)))
     }
 }
 

@@ -791,6 +791,14 @@ impl Intake {
         let (device, topic) = (session.device, message.topic);
         let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
         let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
+        if granted.is_none()
+            && !is_reading
+            && let (Ok(_), Some(rule)) = (Path::parse(topic), session.publishes.denying(topic))
+        {
+            let rule = rule.clone();
+            let refusal = pipeline.handle_denied(moment.now, device, topic, message.payload.len(), rule);
+            return Some(Err(answer::refused(refusal)));
+        }
         let Some(granted) = granted else {
             return offer(moment, device, MqttTicket { session: at, count }, message, pipeline);
         };

@@ -52,7 +52,7 @@ mod tests;
 pub mod tls;
 mod verification;
 
-pub use bus::BusRequest;
+pub use bus::{BusMessage, BusRequest};
 pub use connection::{Ended, Source};
 pub use credential::CredentialName;
 pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
