@@ -84,7 +84,7 @@ fn without_tls_only_addresses_of_this_machine_are_listened_on() {
             ),
         );
     }
-    for text in ["localhost:1883", "127.0.0.1", "1883", ""] {
+    for text in ["localhost:1883", "127.0.0.1", "1883", "unix"] {
         refused(
             &mqtt(&format!("insecure-listen = [\"{text}\"]")),
             &format!(
@@ -130,10 +130,9 @@ fn listen_needs_certificate_and_key() {
 fn the_audience_of_tokens_is_taken_and_has_a_length() {
     assert_eq!(settings("").jwt_audience, None);
     assert_eq!(settings("jwt-audience = \"plant-4\"").jwt_audience.as_deref(), Some("plant-4"));
-    for wrong in [String::new(), "x".repeat(256)] {
-        let (loads, complaints) = mqtt(&format!("jwt-audience = \"{wrong}\"")).complaints();
-        assert!(!loads && complaints[0].contains("mqtt.jwt-audience"), "{complaints:?}");
-    }
+    assert_eq!(settings("jwt-audience = \"\"").jwt_audience, None, "as everywhere: its default");
+    let (loads, complaints) = mqtt(&format!("jwt-audience = \"{}\"", "x".repeat(256))).complaints();
+    assert!(!loads && complaints[0].contains("mqtt.jwt-audience"), "{complaints:?}");
 }
 
 const ROLE: &str =
