@@ -632,8 +632,14 @@ fn the_will_is_published_unless_the_client_says_goodbye() {
             world.pass(Duration::from_secs(86_400));
             assert!(world.taken().is_empty(), "it is gone once it is published");
         }
-        // Also where its session goes on.
+        // Also where its session goes on, to its end or until the client comes back.
         let kept = Hello { clean: false, expiry: Some(7_200), ..will };
+        let client = world.client(kept);
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        assert_eq!(world.taken().len(), 1);
+        world.commit(true);
+        world.pass(Duration::from_secs(700_000));
+        assert!((world.taken().is_empty(), world.intake.counts()) == (true, (0, 0)));
         let client = world.client(kept);
         world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
         assert_eq!(world.taken().len(), 1);

@@ -59,6 +59,14 @@ fn what_a_connect_offers_and_is_not_taken_is_answered_with_its_code_and_closed()
             assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]), "{character}");
         }
     }
+    // The topic of a will with U+0000.
+    for (five, code) in [(true, 0x90), (false, 5)] {
+        let mut bytes = Hello { five, will: Some(("t/\u{1}x", 0)), ..HELLO }.bytes();
+        let at = bytes.windows(3).position(|part| part == [b'/', 1, b'x']).unwrap_or_default();
+        bytes[at + 1] = 0;
+        let heard = refusal(&mut World::new(), &bytes);
+        assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
+    }
     let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
     let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
     let method = AuthenticationMethod::new("SCRAM-SHA-256").unwrap();
