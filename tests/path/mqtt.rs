@@ -330,7 +330,9 @@ impl Listener {
             // An alias for each filter would bring messages under another topic.
             command.args(["-D", "connect", "topic-alias-maximum", "10"]);
         }
-        filters.iter().for_each(|filter| drop(command.args(["-t", filter])));
+        for filter in filters {
+            command.args(["-t", filter]);
+        }
         let file = std::fs::File::create(&seen).expect("a file");
         let process =
             command.stdin(Stdio::null()).stdout(file).spawn().expect("mosquitto-clients is installed");
