@@ -345,6 +345,35 @@ fn a_second_new_key_takes_the_place_of_one_that_was_not_used_and_says_so() {
 }
 
 #[test]
+fn a_password_comes_from_standard_input_too_and_is_never_repeated_in_an_error_or_kept_in_the_clear() {
+    let place = Place::new();
+    let added =
+        place.run_with_input("--json device add app --role sensor --password -", b"text:from-a-pipe\r\n");
+    let added = added.json();
+    assert_eq!((&added["mqtt_username"], &added["password"]), (&json!("app"), &json!("from-a-pipe")));
+    let kept = place.read("state/devices/app.toml");
+    assert!(kept.contains("$argon2id$") && !kept.contains("from-a-pipe"), "{kept}");
+    let line = "--json device add cam-1 --role sensor --mqtt-username plant/camera --password -";
+    let added = place.run_with_input(line, b"text:from-a-pipe").json();
+    assert_eq!(added["mqtt_username"], "plant/camera");
+    assert!(place.read("state/devices/cam-1.toml").contains("mqtt-username = \"plant/camera\""));
+    for wrong in [&b"topsecret\n"[..], b"", b"text:\n", b"text:two\nlines\n", b"text:\xfftopsecret\n"] {
+        let ran = place.run_with_input("device add b --role sensor --password -", wrong);
+        assert!(!ran.err.contains("topsecret"), "{}", ran.err);
+        assert!(
+            ran.status != 0 && ran.err.contains("standard input"),
+            "{wrong:?}: {} {}",
+            ran.status,
+            ran.err
+        );
+    }
+    let long = format!("text:{}\n", "x".repeat(256));
+    let ran = place.run_with_input("device add b --role sensor --password -", long.as_bytes());
+    ran.failed(2, &["standard input", "1 to 255 bytes"]);
+    assert!(!place.path("state/devices/b.toml").exists());
+}
+
+#[test]
 fn a_password_that_is_short_is_warned_of_as_a_key_is() {
     let place = Place::new();
     for line in

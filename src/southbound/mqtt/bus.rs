@@ -4,8 +4,8 @@
 //! The bus itself is rumqttd's router, in the shell (docs/decisions/0029). It has one topic and one
 //! filter, and carries every message to every session that has a local subscription; here it is
 //! decided who gets it. So what the router keeps by topic or by filter neither grows nor reaches a
-//! client. It carries the copies of QoS 0; those of QoS 1 go to the queue of each session
-//! ([`queue`](super::queue)) without it.
+//! client. It carries what is delivered with QoS 0; what is delivered with QoS 1 or 2 goes to the
+//! queue of each session ([`queue`](super::queue)) without it.
 
 use std::collections::HashMap;
 use std::time::Instant;

@@ -16,7 +16,7 @@
 //! | `filter` | topic filters |
 //! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
-//! | `queue` | messages of QoS 1 for one client, kept while it is away |
+//! | `queue` | messages of QoS 1 and 2 for one client, kept while it is away |
 //! | `refusal_rate` | how many publishes are refused without a pause |
 //! | `denied_again` | clients of 3.1.1 that are disconnected for the same publish each time |
 //! | `newest` | of what is refused to each device, how many and the newest |

@@ -58,8 +58,8 @@ pub struct Settings {
     pub mirror: Option<String>,
     /// What a token has to name as its audience; `None` = the gateway's id.
     pub jwt_audience: Option<String>,
-    /// Most messages of QoS 1 that are kept for one session, `0 ..= 10,000`; default 100. 0: none,
-    /// and all copies are QoS 0.
+    /// Most messages of QoS 1 and 2 that are kept for one session, `0 ..= 10,000`; default 100. 0:
+    /// none, and subscriptions to local messages are granted QoS 0.
     pub max_queued: usize,
     /// Percent of the room for retained messages that those of one device may take, `1..=100`;
     /// default 50.

@@ -346,8 +346,22 @@ impl Intake {
         }
     }
 
-    /// The bus has a message for a session.
-    pub fn handle_bus(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
+    /// The bus has messages for a session, which has missed some before them.
+    pub fn handle_bus<M: AsRef<[u8]>>(
+        &mut self,
+        now: Instant,
+        at: u64,
+        messages: &[M],
+        missed: u64,
+        counters: &mut Counters,
+    ) {
+        counters.add(Counter::MqttBusMissed, missed);
+        for message in messages {
+            self.handle_bus_message(now, at, message.as_ref(), counters);
+        }
+    }
+
+    fn handle_bus_message(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
         let Some(message) = BusMessage::decode(bytes) else { return };
         let bus_now = self.bus_time(now);
         let session = self.sessions.get_mut(&at).filter(|session| session.is_on_bus);

@@ -72,6 +72,41 @@ fn a_filter_of_which_a_deny_rule_holds_back_everything_is_refused_in_both_versio
 }
 
 #[test]
+fn a_session_has_at_most_64_subscriptions_and_one_that_it_has_is_made_again() {
+    for (five, full) in [(true, 0x97), (false, 0x80)] {
+        let mut world = local(None);
+        let client = world.client(Hello { five, ..HELLO });
+        let code = |world: &mut World, filter: &str| {
+            world.say(client, &subscribe_in(five, filter, SubOpts::new()));
+            world.pass(Duration::from_secs(60));
+            let heard = world.heard(client);
+            assert_eq!((heard.len(), heard[0].0), (1, SUBACK), "{filter}");
+            *heard[0].1.last().expect("a code")
+        };
+        for number in 0..64 {
+            assert_eq!(code(&mut world, &format!("home/{number}/+")), 0, "{number}");
+        }
+        assert_eq!(code(&mut world, "home/64/+"), full);
+        assert_eq!(world.pipeline.counters.value(Counter::MqttSubscriptionsRefused), 1);
+        assert_eq!(code(&mut world, "home/7/+"), 0, "it is there already");
+        let mut gone = unsubscribe(4, &["home/7/+"]);
+        if !five {
+            // 3.1.1 has no properties.
+            gone.remove(4);
+            gone[1] -= 1;
+        }
+        world.say(client, &gone);
+        world.heard(client);
+        assert_eq!(code(&mut world, "home/64/+"), 0, "there is room again");
+        assert_eq!(code(&mut world, "home/7/+"), full);
+        // Another session has its own.
+        let other = world.client(Hello { five, client_id: "other", ..HELLO });
+        world.say(other, &subscribe_in(five, "home/64/+", SubOpts::new()));
+        assert_eq!(*world.heard(other)[0].1.last().expect("a code"), 0);
+    }
+}
+
+#[test]
 fn a_client_that_subscribes_and_unsubscribes_without_end_joins_the_bus_once() {
     let mut world = local(None);
     let client = world.client(HELLO);
