@@ -137,3 +137,26 @@ fn that_max_clients_are_connected_is_told_and_when_one_was_refused() {
     assert_eq!(world.intake.pressure().full.0, 1);
     assert_eq!(world.pipeline.counters.value(Counter::MqttConnectsFull), 1);
 }
+
+#[test]
+fn a_will_fits_if_its_connect_does_and_a_local_message_if_the_role_takes_it() {
+    let with_will = |length: usize| {
+        let connect = v5_0::Connect::builder().client_id("w").unwrap().user_name("door-7").unwrap();
+        let will = vec![b'x'; length];
+        let connect = connect.will_message("t/will", will, Qos::AtLeastOnce, false).unwrap();
+        connect.password("sesame").unwrap().build().unwrap().to_continuous_buffer()
+    };
+    let mut world = super::local(None);
+    let overhead = with_will(CONNECT_MAX / 2).len() - CONNECT_MAX / 2;
+    let fits = world.open();
+    world.say(fits, &with_will(CONNECT_MAX - overhead));
+    assert_eq!(code(&mut world, fits), 0);
+    let too_large = world.open();
+    world.say(too_large, &with_will(CONNECT_MAX - overhead + 1));
+    assert!(world.is_closed(too_large));
+    let sender = world.client(HELLO);
+    let message = |id, length| publish(true, "home/door-7/x", Qos::AtLeastOnce, id, &vec![b'x'; length]);
+    world.say(sender, &[message(1, 65_536), message(2, 65_537)].concat());
+    let heard: Vec<_> = world.heard(sender).iter().map(acknowledged).collect();
+    assert_eq!(heard, [(PUBACK, 1, 0), (PUBACK, 2, 0x97)]);
+}
