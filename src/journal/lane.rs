@@ -221,8 +221,7 @@ impl<S: Storage> LaneWriter<S> {
         match self.bounds.when_full {
             WhenFull::Refuse => self.room(true) < LARGEST_READING.min(self.layout.room().into()),
             WhenFull::DropOldest => {
-                let decision = retention::decide(&self.bounds, self.held_bytes(), self.layout.size);
-                self.prepared.is_none() && decision == Decision::DropOldest
+                retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::DropOldest
             }
         }
     }

@@ -564,6 +564,11 @@ impl<S: Storage> Store<S> {
         self.lane(lane).trouble().is_some()
     }
 
+    /// Whether a lane has reached its limit.
+    pub fn is_full(&self, lane: Lane) -> bool {
+        self.lane(lane).is_full()
+    }
+
     /// Largest frame of a record, in bytes.
     pub fn record_max(&self) -> usize {
         // After the longest possible Checkpoint.
