@@ -180,8 +180,8 @@ fn tokens_of_pyjwt_are_judged_by_the_registered_keys_and_end_their_connection() 
     };
     assert!(publish(token.trim()) && !publish("no token"));
     wait_for("its reading", || !site.arrived("tombolo/gw/cam-1/up/t/nameless").is_empty());
-    let refused = site.daemon.status()["mqtt"]["last_refused"]["reason"].to_string();
-    assert!(refused.contains("a password without a user name"), "{refused}");
+    let newest = site.daemon.status()["mqtt"]["last_refused"]["reason"].to_string();
+    assert!(newest.contains("a password without a user name"), "{newest}");
     let log = site.daemon.log();
     for reason in [
         "the token expired",
