@@ -80,6 +80,15 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
     ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
     (
+        "tombolo_mqtt_busy_connects_total",
+        "MQTT connects refused: too many passwords waited to be verified, or one for too long.",
+    ),
+    (
+        "tombolo_mqtt_damped_connects_total",
+        "MQTT connects refused after too many wrong passwords, or wrong signatures of tokens.",
+    ),
+    ("tombolo_mqtt_full_connects_total", "MQTT connects refused: mqtt.max-clients are connected."),
+    (
         "tombolo_mqtt_closed_unidentified_connections_total",
         "MQTT connections closed before they were identified, because there were too many.",
     ),

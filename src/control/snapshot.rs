@@ -746,8 +746,35 @@ pub struct Mqtt {
     pub absent_sessions: u64,
     /// Messages of QoS 1 that wait for local clients.
     pub queued_messages: u64,
+    /// Chosen passwords that wait to be verified.
+    pub verifying: u64,
+    /// Clients refused because too many of these waited, or one of these for too long.
+    pub refused_busy: u64,
+    /// Seconds since the last of these; `None` = there was none.
+    pub refused_busy_last_s: Option<u64>,
+    /// Clients refused because `max_clients` were connected.
+    pub refused_full: u64,
+    /// Seconds since the last of these; `None` = there was none.
+    pub refused_full_last_s: Option<u64>,
     /// The newest connect that was refused.
     pub last_refused: Option<RefusedConnect>,
+}
+
+impl Mqtt {
+    /// Whether as many clients as may be are connected and one was refused in the last hour.
+    pub fn is_full(&self) -> bool {
+        self.clients >= self.max_clients && self.refused_full_last_s.is_some_and(|last| last < 3_600)
+    }
+
+    /// Whether a client was refused in the last hour for want of a verification of its password.
+    pub fn was_busy(&self) -> bool {
+        self.refused_busy_last_s.is_some_and(|last| last < 3_600)
+    }
+
+    /// Whether that goes on: passwords wait, or a client was refused in the last minute.
+    pub fn is_busy(&self) -> bool {
+        self.refused_busy_last_s.is_some_and(|last| last < 60 || self.verifying > 0 && last < 3_600)
+    }
 }
 
 /// A connect of a local MQTT client that was refused. Nothing in it is proven.
@@ -1362,6 +1389,11 @@ pub struct Clock {
     /// A time that has certainly passed: certificates are verified at it while the clock is not
     /// trusted.
     pub floor: Option<String>,
+    /// What shows that it has passed: `certificate` (a server's certificate proved a clock that
+    /// said so), `not-before` (the notBefore of one) or `build` (the build date).
+    pub floor_from: Option<String>,
+    /// Seconds by which it is later than the clock; `None` = it is not.
+    pub floor_ahead_s: Option<u64>,
     /// The last time that was trusted.
     pub last_trusted: Option<String>,
     /// If in doubt: seconds of further synchronisation after which it is trusted.

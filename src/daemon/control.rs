@@ -1398,6 +1398,20 @@ fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
     hung.then(|| "the disk does not answer a read".to_owned())
 }
 
+/// That a lane has reached its limit, what follows, and the way out.
+fn full(lane: Lane, of: &LaneStatus) -> Option<String> {
+    let follows = match of.drops_oldest {
+        true => "its oldest records are dropped for new readings and are lost (when-full = \"drop-oldest\")",
+        false => "readings are refused, and devices keep what is not acknowledged",
+    };
+    of.full.then(|| {
+        format!(
+            "lane {lane} is full: {follows}; it ends when the broker takes its records (`tombolo queue`), or raise \
+             max-bytes of [lane.{lane}], then `tombolo reload`"
+        )
+    })
+}
+
 /// What is wrong with the journal, one sentence each.
 fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
@@ -1416,6 +1430,7 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
         let of = &journal.lanes[lane.index()];
         problems
             .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not sent: {reason}")));
+        problems.extend(full(lane, of));
         if of.unopened > 0 {
             problems.push(format!(
                 "lane {lane}: {} segments cannot be read at present; they are tried again",

@@ -18,6 +18,7 @@ use super::pool::Trouble;
 use super::range::RangeSet;
 use super::recovered::Recovered;
 use super::recovery::{Opened, Resolution};
+use super::retention::{self, Decision};
 use super::scan;
 use super::segment::{self, HEADER_BLOCK, Layout, Run, Segment};
 use super::settings::{LaneSettings, WhenFull};
@@ -25,6 +26,9 @@ use super::shelf::Shelf;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::view::{ActiveView, LaneView, Recent};
 use crate::message::{Lane, RecordId};
+
+/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
+pub(super) const LARGEST_READING: u64 = 72 << 10;
 
 /// The error for a file that cannot be opened.
 const EIO: i32 = 5;
@@ -210,6 +214,16 @@ impl<S: Storage> LaneWriter<S> {
             WhenFull::Refuse => self.bounds.max_bytes.saturating_sub(self.held_bytes()) / size,
         };
         active + (more + u64::from(self.prepared.is_some())) * u64::from(self.layout.room())
+    }
+
+    /// Whether its limit is reached, so that it refuses readings or drops its oldest records.
+    pub(super) fn is_full(&self) -> bool {
+        match self.bounds.when_full {
+            WhenFull::Refuse => self.room(true) < LARGEST_READING.min(self.layout.room().into()),
+            WhenFull::DropOldest => {
+                retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::DropOldest
+            }
+        }
     }
 
     /// The id of a record; its run is 0 if its segment is unknown.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::aside::{Aside, AsideCause};
 use super::commit::Outcome;
-use super::lane::LaneWriter;
+use super::lane::{LARGEST_READING, LaneWriter};
 use super::loss::{LossCause, LossReport};
 use super::pool::{Pool, Trouble};
 use super::range::RangeSet;
@@ -16,7 +16,7 @@ use super::recovery::{self, LaneReport, RecoveryError, Resolution};
 use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore};
 use super::retention;
 use super::segment::Segment;
-use super::settings::{LaneSettings, Settings};
+use super::settings::{LaneSettings, Settings, WhenFull};
 use super::storage::{SECOND_LOOK, Storage, StorageError};
 use super::view::LaneView;
 use super::witness::{LaneWitness, Witness, WitnessFile};
@@ -51,9 +51,6 @@ pub struct StoreReport {
     pub rejected: RejectedReport,
 }
 
-/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
-const LARGEST_READING: u64 = 72 << 10;
-
 /// How one lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStatus {
@@ -65,6 +62,10 @@ pub struct LaneStatus {
     pub file_bytes: u64,
     /// Its limit in bytes.
     pub max_bytes: u64,
+    /// Its limit is reached: there is no room for the largest reading, and soon for none.
+    pub full: bool,
+    /// What it does then.
+    pub drops_oldest: bool,
     /// Totals of lost records, in the order of [`LossCause::ALL`].
     pub lost: [u64; 5],
     /// Why the disk cannot be written now.
@@ -563,6 +564,11 @@ impl<S: Storage> Store<S> {
         self.lane(lane).trouble().is_some()
     }
 
+    /// Whether a lane has reached its limit.
+    pub fn is_full(&self, lane: Lane) -> bool {
+        self.lane(lane).is_full()
+    }
+
     /// Largest frame of a record, in bytes.
     pub fn record_max(&self) -> usize {
         // After the longest possible Checkpoint.
@@ -611,6 +617,8 @@ impl<S: Storage> Store<S> {
             bytes: writer.stored_bytes(),
             file_bytes: writer.used_bytes(),
             max_bytes: writer.bounds.max_bytes,
+            full: writer.is_full(),
+            drops_oldest: writer.bounds.when_full == WhenFull::DropOldest,
             lost: control.totals(),
             trouble: self.trouble(lane),
             refuses: self.refuses(lane),

@@ -22,6 +22,9 @@ fn a_lane_that_refuses_takes_what_its_bound_holds_and_again_when_released() {
         rig.append(Lane::Normal, 1000);
         let taken = rig.commit()[1];
         assert_eq!(taken == 1, room >= 1088, "room said {room}");
+        let is_full = rig.store.lane_status(Lane::Normal).full;
+        assert!(is_full || taken == 1, "a lane that refuses says that it is full");
+        assert!(!is_full || stored >= 4 * 37, "and not before");
         rig.maintain();
         stored += taken;
     }
@@ -32,6 +35,7 @@ fn a_lane_that_refuses_takes_what_its_bound_holds_and_again_when_released() {
     rig.release(Lane::Normal, 50);
     rig.commit_with(true);
     rig.maintain();
+    assert!(!rig.store.lane_status(Lane::Normal).full);
     for _ in 0..37 {
         rig.append(Lane::Normal, 1000);
         assert_eq!(rig.commit()[1], 1);
@@ -91,7 +95,10 @@ fn dropped(rig: &Rig) -> u64 {
 #[test]
 fn dropping_the_oldest_is_accounted_for_exactly() {
     let mut rig = Rig::new(settings(WhenFull::DropOldest, 5));
+    assert!(!rig.store.lane_status(Lane::Normal).full);
     overflow(&mut rig, 500);
+    let status = rig.store.lane_status(Lane::Normal);
+    assert!(status.full && status.drops_oldest);
     let (got, _) = rig.read(Lane::Normal);
     let losses = rig.store.losses(Lane::Normal);
     let named: u64 = losses.iter().map(|loss| loss.count).sum();

@@ -384,6 +384,7 @@ impl Committer {
         there.disk_full = trouble.is_some();
         // What heals between two commits is said at once, though nothing is committed.
         (there.status.trouble, there.status.refuses) = (trouble, self.store.refuses(lane));
+        there.status.full = self.store.is_full(lane);
     }
 
     fn publish_room(&self) {

@@ -14,6 +14,7 @@
 //! **Bounds.** Of a client that is not identified: [`CONNECT_MAX`](super::settings::CONNECT_MAX)
 //! bytes, for [`CONNECT_WITHIN`](super::settings::CONNECT_WITHIN). Of a device: its role's
 //! `max-sessions` sessions (a new one replaces its own oldest), `max-handshakes` connects a minute.
+//! One that waits for its password to be verified: [`VERIFY_WITHIN`].
 //! Refused publishes of a device: [`RATE`](super::refusal_rate::RATE) a second, beyond which its
 //! connection is not read from.
 //! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
@@ -49,9 +50,10 @@ use super::refused_filters::{RefusedFilter, RefusedFilters};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
-    SUBSCRIPTIONS_MAX, Settings,
+    SUBSCRIPTIONS_MAX, Settings, VERIFY_WITHIN,
 };
-use super::verification::{Requested, Verification, Verifications};
+use super::signature_rate::SignatureRate;
+use super::verification::{Requested, Verification, Verifications, Verified};
 use crate::clock::{Moment, UnixTime};
 use crate::gate::LocalSize;
 use crate::gate::settings::Role;
@@ -205,6 +207,11 @@ pub struct Intake {
     denied_again: DeniedAgain,
     refused_filters: RefusedFilters,
     verifications: Verifications,
+    /// How many clients were refused because too many passwords waited, and when the last one.
+    busy: (u64, Option<Instant>),
+    /// The same because as many as `max-clients` were connected.
+    full: (u64, Option<Instant>),
+    signature_rate: SignatureRate,
     /// Keys of tokens that were added by a reload and not used yet, by device id.
     new_keys: BTreeSet<(String, [u8; 32])>,
     /// Incremented when these change.
@@ -218,6 +225,17 @@ pub struct Intake {
     events: VecDeque<Event>,
     /// What became of messages for clients.
     delivered: VecDeque<(u64, Delivered)>,
+}
+
+/// What clients are refused for that others take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// Passwords that wait to be verified.
+    pub verifying: usize,
+    /// How many clients were refused because of these, and when the last one.
+    pub busy: (u64, Option<Instant>),
+    /// The same because as many as `max-clients` were connected.
+    pub full: (u64, Option<Instant>),
 }
 
 /// What the shell is to do after it has sent the output.
@@ -263,6 +281,9 @@ impl Intake {
             denied_again: DeniedAgain::default(),
             refused_filters: RefusedFilters::default(),
             verifications: Verifications::new(seed),
+            busy: (0, None),
+            full: (0, None),
+            signature_rate: SignatureRate::new(seed),
             new_keys: BTreeSet::new(),
             new_keys_revision: 0,
             clients: 0,
@@ -294,6 +315,12 @@ impl Intake {
     /// Clients that are connected, and sessions without a connection.
     pub fn counts(&self) -> (usize, usize) {
         (self.clients, self.sessions.len() - self.clients)
+    }
+
+    /// What clients are refused for that others take.
+    pub fn pressure(&self) -> Pressure {
+        let verifying = self.verifications.waiting_count();
+        Pressure { verifying, busy: self.busy, full: self.full }
     }
 
     /// The connections of a device.
@@ -407,6 +434,12 @@ impl Intake {
                         (Some(_), State::Opening { .. }) => {
                             self.end(moment, number, Ended::NoConnect, pipeline);
                         }
+                        (Some(_), State::Verifying { .. }) => {
+                            let seconds = VERIFY_WITHIN.as_secs();
+                            let reason =
+                                format!("its password waited {seconds} s to be verified: too many others do");
+                            self.refuse_unverified(now, number, reason, pipeline);
+                        }
                         (Some(_), State::Refusing { code, .. }) => {
                             if let Some(version) = connection.version {
                                 connection.send(packet::refusal(version, code));
@@ -464,9 +497,12 @@ impl Intake {
         Some(number)
     }
 
-    /// Whether the client of a connection is identified.
-    pub fn is_identified(&self, number: ConnectionNumber) -> bool {
-        self.connections.get(&number).is_some_and(|connection| connection.session.is_some())
+    /// Whether a connection does not count as unidentified any more: its client is identified, or
+    /// waits for its password to be verified, which has bounds of its own.
+    pub fn has_place(&self, number: ConnectionNumber) -> bool {
+        self.connections.get(&number).is_some_and(|connection| {
+            connection.session.is_some() || matches!(connection.state, State::Verifying { .. })
+        })
     }
 
     /// Appends what is to be sent on a connection to `out`, and says what is to be done then.
@@ -490,7 +526,7 @@ impl Intake {
             State::Open if connection.held_until.is_some() => Next::Wait,
             State::Open if is_busy(connection, &self.sessions) => Next::Wait,
             State::Opening { .. } | State::Open => Next::Read,
-            State::Verifying | State::Refusing { .. } => Next::Wait,
+            State::Verifying { .. } | State::Refusing { .. } => Next::Wait,
         }
     }
 
@@ -568,6 +604,7 @@ impl Intake {
         });
         self.new_keys_revision += u64::from(self.new_keys.len() != before);
         self.verifications.review(|device| gate.id(device).is_some());
+        self.signature_rate.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
         self.refusals.retain(|device, _| gate.id(*device).is_some());
         self.denied_again.forget();

@@ -11,6 +11,7 @@
 //! | `connection` | one connection: bytes to packets, and its times |
 //! | `session` | what outlives a connection: order, exactly once, the will |
 //! | `credential` | what proved that a client is its device |
+//! | `framing` | where a packet ends |
 //! | `packet` | both versions as one vocabulary |
 //! | `answer` | the reason codes of refusals |
 //! | `filter` | topic filters |
@@ -22,6 +23,8 @@
 //! | `newest` | of what is refused to each device, how many and the newest |
 //! | `refused_connects` | the refused connects for people |
 //! | `refused_filters` | the refused filters of subscriptions for people |
+//! | `user_name` | a CONNECT of MQTT 5 with a password and without a user name |
+//! | `signature_rate` | how many wrong signatures of tokens are verified |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, and the verdict on clients' certificates |
@@ -37,6 +40,7 @@ mod credential;
 mod denied_again;
 pub mod explain;
 pub mod filter;
+mod framing;
 mod intake;
 pub mod io;
 mod newest;
@@ -47,15 +51,17 @@ mod refused_connects;
 mod refused_filters;
 mod session;
 pub mod settings;
+mod signature_rate;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod user_name;
 mod verification;
 
 pub use bus::{BusMessage, BusRequest};
 pub use connection::{Ended, Source};
 pub use credential::CredentialName;
-pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
+pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered, Pressure};
 pub use packet::Version;
 pub use refused_connects::RefusedConnect;
 pub use refused_filters::RefusedFilter;

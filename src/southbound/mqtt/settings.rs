@@ -36,6 +36,8 @@ pub const QUEUED_TOTAL_MAX: usize = 16 << 20;
 pub const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// A connection that has not sent a whole CONNECT after this time is closed.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A password that is costly to verify waits so long at most; its connect is then refused.
+pub const VERIFY_WITHIN: Duration = Duration::from_secs(30);
 /// In which time a device has the `max-handshakes` connects of its role; more are refused.
 pub const CONNECTS_PER: Duration = Duration::from_secs(60);
 

@@ -5,6 +5,7 @@ mod credentials;
 mod filtered;
 mod forwarded;
 mod malformed;
+mod pressure;
 mod proof;
 mod queued;
 mod statements;
@@ -938,13 +939,13 @@ fn costly_passwords_are_verified_one_at_a_time_and_known_ones_never_again() {
         let again = world.client(hello);
         assert!(!world.is_closed(again) && world.intake.poll_verification().is_none());
         let wrong = Hello { password: Some("wrong"), ..hello };
-        for _ in 0..4 {
+        for _ in 0..5 {
             world.connect(wrong);
             assert!(world.intake.poll_verification().is_some());
             world.intake.handle_verified(&world.moment, false, &mut world.pipeline);
         }
         let damped = world.connect(wrong);
-        assert!(world.intake.poll_verification().is_none(), "the address has to pause");
+        assert!(world.intake.poll_verification().is_none(), "the account has to pause");
         world.pass(Duration::from_secs(2));
         assert_eq!(world.heard(damped)[0].1[1], damped_code);
         world.client(hello);
