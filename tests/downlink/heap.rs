@@ -135,8 +135,8 @@ fn ten_thousand_observers_take_as_much_heap_as_the_documentation_says() {
     drop(mailbox);
     let each = usize::try_from(held - LIVE.get()).expect("it frees") / SLEEPERS as usize;
     println!("an observer: {each} bytes of heap and {} of disk", disk / SLEEPERS as usize);
-    assert!(each < 700, "{each}");
-    assert!(disk / (SLEEPERS as usize) < 200, "{disk}");
+    assert!(each < 500, "{each}");
+    assert!(disk / (SLEEPERS as usize) < 100, "{disk}");
     drop(world);
     assert!(LIVE.get() - before < 1 << 20, "nothing is left behind: {}", LIVE.get() - before);
 }
@@ -245,7 +245,7 @@ fn ten_thousand_devices_that_fetch_firmware_at_once_take_as_much_heap_as_the_doc
          {campaign}; remembered requests as counted: {}",
         endpoint.memory() / SLEEPERS as usize
     );
-    assert!(waiting < 2_600 && answered < 2_600 && campaign < 400, "{waiting} {answered} {campaign}");
+    assert!(waiting < 550 && answered < 550 && campaign < 200, "{waiting} {answered} {campaign}");
     now += Duration::from_secs(600);
     endpoint.handle_timeout(now);
     assert_eq!(

@@ -335,7 +335,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_cut(now, TopicKey::of(&topic), None);
         }
-        assert_eq!(outcomes.cut.0.len(), REFUSED_MAX);
+        assert_eq!(outcomes.cut.topics.len(), REFUSED_MAX);
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_refused(now, TopicKey::of(&topic), CAUSE);
         }
-        assert_eq!((outcomes.sent.len(), outcomes.refused.0.len()), (SENT_MAX, REFUSED_MAX));
+        assert_eq!((outcomes.sent.len(), outcomes.refused.topics.len()), (SENT_MAX, REFUSED_MAX));
         assert_eq!(outcomes.refused(now).next().unwrap().topic, "app/999");
     }
 }
