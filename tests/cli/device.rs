@@ -70,6 +70,9 @@ fn a_key_of_16_bytes_is_made_for_a_device_that_takes_no_longer_one() {
     let said = place.run("device add door-8 --role sensor --psk hex").fine();
     let shown = place.run("--json device show door-8 --key").json()["psk_hex"].as_str().unwrap().to_owned();
     assert!(shown.len() == 32 && shown != hex && said.contains(&shown), "{said}");
+    let ran = place.run("device add --psk hex --role sensor");
+    assert!(!ran.err.contains("device add hex"), "{}", ran.err);
+    ran.failed(2, &["<ID>"]);
     let rekeyed = place.run("--json device rekey door-7 --psk hex").json();
     assert!(rekeyed["psk_hex"].as_str().is_some_and(|new| new.len() == 32 && new != hex));
     let made = place.run("device keygen --role sensor --kind psk-hex door-9").fine();

@@ -612,7 +612,9 @@ fn a_file_in_the_place_of_the_folder_is_named_at_the_start_and_by_check_until_it
     let problem = "state/firmware is no folder: no firmware for sensors is kept or served; delete it";
     wait_for("the reason", || {
         let text = site.daemon.command(&["status"]).1;
-        text.contains(problem) && text.contains("NOT FINE") && text.contains("until then devices are answered 4.04")
+        text.contains(problem)
+            && text.contains("NOT FINE")
+            && text.contains("until then devices are answered 4.04")
     });
     assert_eq!(site.sensor("door-7").ask("get firmware/door").code, "4.04");
     let (code, text) = site.daemon.command(&["check", "--offline"]);
