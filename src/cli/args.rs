@@ -281,7 +281,8 @@ pub struct DeviceAddArguments {
     #[arg(long)]
     pub role: String,
     /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other
-    /// users); without a value a key is generated
+    /// users); without a value a key of 22 characters is generated, with hex alone one of 16 bytes,
+    /// for devices that take no longer one
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
     /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]

@@ -338,7 +338,9 @@ fn mistaken_key(error: &clap::Error) -> Option<String> {
     let missing = error.to_string().contains("<ID>");
     let key =
         arguments.iter().position(|argument| argument == "--psk").and_then(|at| arguments.get(at + 1))?;
-    (adds && missing && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
+    // The word that asks for a key of 16 bytes.
+    let is_word = key == "hex";
+    (adds && missing && !is_word && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
 }
 
 /// The error on standard error, as text or as one JSON object.

@@ -367,6 +367,7 @@ pub(super) struct Served {
     pub(super) path: Option<String>,
     pub(super) query: Option<String>,
     pub(super) accept: Option<String>,
+    pub(super) block_size: Option<u16>,
     #[serde(rename = "as")]
     pub(super) reading: Option<String>,
     /// Of `poll` alone, as the schema has it.

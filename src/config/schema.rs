@@ -271,6 +271,7 @@ const OBSERVE: &[Key] = &[
     key("path", Kind::Text(255)),
     key("query", Kind::Text(255)),
     key("accept", Kind::Text(255)),
+    key("block-size", Kind::Whole(16, 1_024)),
     key("as", Kind::Text(255)),
 ];
 
@@ -279,6 +280,7 @@ const POLL: &[Key] = &[
     key("path", Kind::Text(255)),
     key("query", Kind::Text(255)),
     key("accept", Kind::Text(255)),
+    key("block-size", Kind::Whole(16, 1_024)),
     key("as", Kind::Text(255)),
     key("every", Kind::Span(seconds(1), seconds(30 * DAY))),
 ];

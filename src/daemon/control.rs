@@ -889,6 +889,8 @@ impl Desk {
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         snapshot.put(Counter::CoapSeparate.name(), coap.late);
         snapshot.put(Counter::CoapUnacknowledged.name(), coap.unacknowledged);
+        snapshot.put("tombolo_coap_sent_echoes_total", coap.echo_sent);
+        snapshot.put("tombolo_coap_returned_echoes_total", coap.echoed);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         mailbox::count(&hub.commands, &mut snapshot);

@@ -57,7 +57,29 @@ fn adding_prints_the_line_that_proves_it_works() {
     assert!(said.contains("# no rule of its role allows a path yet"), "{said}");
 
     let said = place.run("device add bin-1 --role sensor --psk hex:00ff").fine();
-    assert!(!said.contains("-k") && said.contains("2 bytes"), "{said}");
+    assert!(!said.contains("-k") && said.contains("2 bytes") && said.contains("00ff"), "{said}");
+}
+
+/// What constrained devices take at least: 128 bits in 16 bytes.
+#[test]
+fn a_key_of_16_bytes_is_made_for_a_device_that_takes_no_longer_one() {
+    let place = Place::new();
+    let added = place.run("--json device add door-7 --role sensor --psk hex").json();
+    let hex = added["psk_hex"].as_str().unwrap().to_owned();
+    assert_eq!((hex.len(), &added["psk_text"]), (32, &json!(null)));
+    let said = place.run("device add door-8 --role sensor --psk hex").fine();
+    let shown = place.run("--json device show door-8 --key").json()["psk_hex"].as_str().unwrap().to_owned();
+    assert!(shown.len() == 32 && shown != hex && said.contains(&shown), "{said}");
+    let ran = place.run("device add --psk hex --role sensor");
+    assert!(!ran.err.contains("device add hex"), "{}", ran.err);
+    ran.failed(2, &["<ID>"]);
+    let rekeyed = place.run("--json device rekey door-7 --psk hex").json();
+    assert!(rekeyed["psk_hex"].as_str().is_some_and(|new| new.len() == 32 && new != hex));
+    let made = place.run("device keygen --role sensor --kind psk-hex door-9").fine();
+    place.write("new.csv", &made);
+    place.run("device import new.csv").fine();
+    let key = place.run("--json device show door-9 --key").json()["psk_hex"].as_str().unwrap().to_owned();
+    assert!(key.len() == 32 && made.contains(&format!("door-9,sensor,hex:{key}")), "{made}");
 }
 
 #[test]

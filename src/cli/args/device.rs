@@ -63,8 +63,8 @@ pub fn tag(text: &str) -> Result<(String, String), String> {
 pub struct DeviceRekeyArguments {
     /// Device id
     pub id: String,
-    /// Its new pre-shared key: text:…, hex:…, or - for standard input; without a value a key is
-    /// generated
+    /// Its new pre-shared key: text:…, hex:…, or - for standard input; without a value a key of 22
+    /// characters is generated, with hex alone one of 16 bytes
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "",
         required_unless_present = "password")]
     pub psk: Option<String>,
@@ -145,8 +145,10 @@ pub struct DeviceKeygenArguments {
 /// What `tombolo device keygen` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KeyKind {
-    /// A pre-shared key for DTLS
+    /// A pre-shared key for DTLS, of 22 characters
     Psk,
+    /// A pre-shared key for DTLS, of 16 bytes
+    PskHex,
     /// A password for MQTT
     Password,
     /// A key pair (P-256) for tokens as the MQTT password

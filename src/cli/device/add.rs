@@ -254,10 +254,11 @@ pub(super) fn say_psk(context: &Context, settings: &Settings, device: &Device) -
                 .line("coap-client accepts only an identity of text: test it with the device itself")?;
         }
         None => {
-            context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.key.len()))?;
-            context
-                .out
-                .line("coap-client accepts only keys of printable text: test it with the device itself")?;
+            say_psk_values(context, device)?;
+            context.out.line(format_args!(
+                "coap-client accepts only keys of printable text, and these are {}: test it with the device itself",
+                plural(psk.key.len() as u64, "byte")
+            ))?;
         }
     }
     Ok(())

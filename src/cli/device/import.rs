@@ -30,8 +30,8 @@ use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
 use crate::config::Loaded;
 use crate::config::certificate::parse_key_hash;
-use crate::config::registry::io::{check_import, import, random_key, today};
-use crate::config::scalar::{parse_psk, parse_psk_identity};
+use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
+use crate::config::scalar::{format_hex, parse_psk, parse_psk_identity};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
 use crate::gate::login::{Login, PasswordHash, USERNAME_MAX};
@@ -399,7 +399,7 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
     }
     let role = arguments.role.as_deref();
     let name = match arguments.kind {
-        KeyKind::Psk => "psk",
+        KeyKind::Psk | KeyKind::PskHex => "psk",
         KeyKind::Password => "password",
         KeyKind::Jwt => "jwt-key",
     };
@@ -423,6 +423,10 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
         }
         let key = match arguments.kind {
             KeyKind::Jwt => key_pair(&folder.join(format!("{id}.key")))?,
+            KeyKind::PskHex => {
+                let key = random_key_bytes().map_err(CommandError::failed)?;
+                Zeroizing::new(format!("hex:{}", *Zeroizing::new(format_hex(&key))))
+            }
             KeyKind::Psk | KeyKind::Password => {
                 let key = random_key().map_err(CommandError::failed)?;
                 let form = if arguments.kind == KeyKind::Psk { "text:" } else { password::GENERATED };

@@ -121,23 +121,19 @@ fn locals(cx: &mut Context<'_>, roles: &Tables) -> Vec<(Name, LocalRules)> {
     let of = |name: &str| own.iter().find(|(known, _)| known.as_str() == name);
     let mut all = Vec::new();
     for (name, rules) in &own {
-        let Ok(order) = includes::order(roles, name.as_str()) else { continue };
+        let Ok(included) = includes::farther(roles, name.as_str()) else { continue };
         let mut rules = rules.clone();
         let mut is_faulty = false;
-        for (at, included) in order.iter().enumerate().skip(1) {
+        for included in included {
             // One whose own rules have a fault closes those that include it.
-            let Some((from, farther)) = of(included) else {
+            let Some((from, farther)) = of(included.name) else {
                 is_faulty = true;
                 continue;
             };
-            let nearer = || order[..at].iter().filter_map(|name| roles.get(*name));
             let added = [
-                includes::add(&mut rules.publish, from, &farther.publish, |rule| {
-                    includes::is_off(nearer().map(|table| &table.local_publish), rule)
-                }),
-                includes::add(&mut rules.subscribe, from, &farther.subscribe, |rule| {
-                    includes::is_off(nearer().map(|table| &table.local_subscribe), rule)
-                }),
+                included.add(&mut rules.publish, (from, &farther.publish), |table| &table.local_publish),
+                included
+                    .add(&mut rules.subscribe, (from, &farther.subscribe), |table| &table.local_subscribe),
             ];
             for replaced in added.into_iter().filter_map(Result::err) {
                 is_faulty = true;

@@ -83,31 +83,24 @@ fn with_included(
     faults: &mut Vec<Fault>,
 ) -> Role {
     let name = role.name.clone();
-    let order = match includes::order(tables, name.as_str()) {
-        Ok(order) => order,
+    let included = match includes::farther(tables, name.as_str()) {
+        Ok(included) => included,
         Err(error) => {
             fault(faults, &["includes"], error.to_string(), error.advice());
             return role;
         }
     };
-    for (at, included) in order.iter().enumerate().skip(1) {
-        let Some((Some(farther), own_faults)) = own.get(included) else { continue };
+    for included in included {
+        let Some((Some(farther), own_faults)) = own.get(included.name) else { continue };
         if !own_faults.is_empty() {
-            fault(faults, &["includes"], includes::disabled(included), includes::CORRECT);
+            fault(faults, &["includes"], includes::disabled(included.name), includes::CORRECT);
             continue;
         }
-        let nearer = || order[..at].iter().filter_map(|name| tables.get(*name));
         let of = &farther.name;
         let added = [
-            includes::add(&mut role.uplink, of, &farther.uplink, |rule| {
-                includes::is_off(nearer().map(|table| &table.uplink), rule)
-            }),
-            includes::add(&mut role.downlink, of, &farther.downlink, |rule| {
-                includes::is_off(nearer().map(|table| &table.downlink), rule)
-            }),
-            includes::add(&mut role.on_behalf, of, &farther.on_behalf, |rule| {
-                includes::is_off(nearer().map(|table| &table.on_behalf), rule)
-            }),
+            included.add(&mut role.uplink, (of, &farther.uplink), |table| &table.uplink),
+            included.add(&mut role.downlink, (of, &farther.downlink), |table| &table.downlink),
+            included.add(&mut role.on_behalf, (of, &farther.on_behalf), |table| &table.on_behalf),
         ];
         for replaced in added.into_iter().filter_map(Result::err) {
             fault(faults, &["includes"], replaced.to_string(), includes::RENAME);
