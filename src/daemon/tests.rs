@@ -7,15 +7,18 @@ use mqtt::packet::{ContentType, Property, Qos, SubEntry, SubOpts, v5_0};
 use mqtt_protocol_core::mqtt;
 use proptest::prelude::*;
 
+use super::commands::Commands;
 use crate::clock::Moment;
 use crate::config::Loaded;
 use crate::config::acl::{Question, explain};
 use crate::config::io::test_device_rules as load;
+use crate::control::tail::Tail;
 use crate::gate::stage::Admitted;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Path, QueryBuffer, Stamp};
 use crate::pipeline::Pipeline;
 use crate::pipeline::fake::FakeStore;
+use crate::proto::coap;
 use crate::southbound::mqtt::{Intake, Source};
 
 /// Patterns, topics and paths from few words, so that they meet.
@@ -36,7 +39,7 @@ fn paths() -> impl Strategy<Value = String> {
 }
 
 fn rules() -> impl Strategy<Value = String> {
-    let kind = prop::sample::select(vec!["uplink", "local-publish", "local-subscribe"]);
+    let kind = prop::sample::select(vec!["uplink", "local-publish", "local-subscribe", "downlink"]);
     // `r` includes `base`; `s` is the role of the child.
     let role = prop::sample::select(vec!["r", "r", "base", "s"]);
     let cap = prop::option::weighted(0.3, 1..4_u32);
@@ -66,8 +69,15 @@ fn rules() -> impl Strategy<Value = String> {
             if !seen.insert((role, kind, pattern.clone())) {
                 continue;
             }
-            let key = if kind == "uplink" { "path" } else { "topic" };
-            text.push_str(&format!("[role.{role}.{kind}.n{at}]\n{key} = \"{pattern}\"\ndeny = {deny}\n"));
+            text.push_str(&format!("[role.{role}.{kind}.n{at}]\ndeny = {deny}\n"));
+            text.push_str(&match kind {
+                "uplink" => format!("path = \"{pattern}\"\n"),
+                "downlink" => {
+                    let path = if pattern.ends_with('#') { "set/{rest}" } else { "set" };
+                    format!("topic = \"{{prefix}}/{{device}}/down/{pattern}\"\npath = \"{path}\"\n")
+                }
+                _ => format!("topic = \"{pattern}\"\n"),
+            });
             if kind == "uplink" && !deny {
                 text.extend(cap.map(|cap| format!("max-payload = {cap}\n")));
                 text.extend(formats.map(|formats| format!("content-formats = {formats:?}\n")));
@@ -165,6 +175,34 @@ impl Running {
     }
 }
 
+/// Whether the downlink rules let a command of the operator through.
+fn commands(commands: &mut Commands, gate: &Gate, moment: &Moment, device: &str, path: &str) -> bool {
+    let sent = commands.send(moment, gate, device, path, coap::Method::Put, None, Vec::new());
+    // A device that the rules allow it and that no way leads to, as the one behind another.
+    sent.map(drop)
+        .or_else(|why| if why.starts_with("commands reach devices") { Ok(()) } else { Err(why) })
+        .is_ok()
+}
+
+/// A folder of its own, removed with it.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("tombolo-asked-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -184,12 +222,16 @@ proptest! {
         let gate = Gate::new(loaded.settings.gate.clone(), now);
         let mut running = Running::new(&loaded);
         let settings = &loaded.settings;
+        let folder = Folder::new();
+        let mut mailbox = Commands::open(&folder.0, &settings.downlink, None, Tail::default());
         let supposed = Supposed { content_format: Some(format), bytes, payload: None };
         let says = |device: &str, question, path: &str| {
             explain(settings, &gate, now, device, question, path, supposed)["allowed"] == true
         };
         for path in &paths {
             for device in ["a", "b", "nobody"] {
+                let sent = commands(&mut mailbox, &gate, &running.moment, device, path);
+                prop_assert_eq!(says(device, Question::Command, path), sent, "command {} {} under {}", device, path, rules);
                 for method in [Method::Post, Method::Put, Method::Delete] {
                     let said = says(device, Question::Reading(method), path);
                     prop_assert_eq!(said, running.reads(device, method, path, supposed), "{} {} {}", device, method.as_str(), path);
