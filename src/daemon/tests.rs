@@ -2,6 +2,7 @@
 //! any rules.
 
 mod agreement;
+mod commands;
 
 use std::time::{Duration, Instant};
 

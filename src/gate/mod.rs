@@ -38,7 +38,7 @@ mod last_refusal;
 pub mod limited;
 pub mod login;
 pub mod mapping;
-mod matcher;
+pub(crate) mod matcher;
 pub mod on_behalf;
 pub mod own_topic;
 pub mod pattern;

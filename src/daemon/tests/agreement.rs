@@ -38,7 +38,7 @@ fn words(wild: bool) -> impl Strategy<Value = String> {
 
 /// Paths of a device, and of devices behind it: `b` is behind `a`. Some are topics alone, or are
 /// the gateway's.
-fn paths() -> impl Strategy<Value = String> {
+pub(super) fn paths() -> impl Strategy<Value = String> {
     let before = vec![
         "", "", "", "", "", "", "", "", "", "~b/", "~b/", "~b/", "~a/", "~nobody/", "~b/~b/", "/", "rd/",
     ];
@@ -98,7 +98,7 @@ fn keys() -> impl Strategy<Value = Keys> {
 
 /// Roles with all kinds of rules. `r` is the role of `a` and may include `base`; `s` is that of its
 /// child `b`; `w` watches what is sent to local clients.
-fn configuration() -> impl Strategy<Value = String> {
+pub(super) fn configuration() -> impl Strategy<Value = String> {
     let kinds = vec![
         "uplink",
         "uplink",

@@ -160,6 +160,9 @@ pub(super) struct Connection {
     pub(super) receive_maximum: usize,
     /// Nothing is read from it until then: too many of its publishes were refused.
     pub(super) held_until: Option<Instant>,
+    /// Since when nothing is read from it because as many of its publishes are not answered as it
+    /// may have on their way.
+    pub(super) unread_since: Option<Instant>,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -199,6 +202,7 @@ impl Connection {
             wants_reasons: false,
             receive_maximum: usize::from(u16::MAX),
             held_until: None,
+            unread_since: None,
             last_received: now,
             is_announced: false,
             library,

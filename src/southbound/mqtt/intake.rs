@@ -35,14 +35,12 @@ use rustls_pki_types::CertificateDer;
 
 pub use self::delivery::{Delivered, NotDelivered};
 use super::answer::{self, Denial};
-use super::bus::{
-    Allowed, BusMessage, BusRequest, LocalRules, Options, Reception, Retained, Subscription, is_topic,
-    mirrored,
-};
+use super::bus::{BusMessage, BusRequest, Options, Retained, Subscription, is_topic, mirrored};
 use super::connection::{Connection, Ended, ProofEnd, Source, State};
 use super::credential::Credential;
 use super::denied_again::DeniedAgain;
 use super::filter::{Filter, FilterError};
+use super::local_rights::{Allowed, LocalRights, Reception};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
@@ -50,7 +48,7 @@ use super::refused_filters::{RefusedFilter, RefusedFilters};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
-    SUBSCRIPTIONS_MAX, Settings, VERIFY_WITHIN,
+    SUBSCRIPTIONS_MAX, Settings, UNREAD_MAX, VERIFY_WITHIN,
 };
 use super::signature_rate::SignatureRate;
 use super::verification::{Requested, Verification, Verifications, Verified};
@@ -174,7 +172,7 @@ pub struct Intake {
     max_clients: usize,
     deny_on_311: DenyOn311,
     downlink: HashMap<Name, DownlinkFilters>,
-    local: HashMap<Name, LocalRules>,
+    local: HashMap<Name, LocalRights>,
     mirror: Option<String>,
     jwt_audience: Option<String>,
     max_queued: usize,
@@ -196,8 +194,9 @@ pub struct Intake {
     /// Sessions that are on the bus.
     on_bus: usize,
     retained_dropped: u64,
-    connections: NumberMap<ConnectionNumber, Connection>,
-    sessions: NumberMap<u64, Session>,
+    /// Each apart: a map that grows has room for twice as many, and moves them all.
+    connections: NumberMap<ConnectionNumber, Box<Connection>>,
+    sessions: NumberMap<u64, Box<Session>>,
     /// The sessions of each device, the one that connected last at the end.
     by_device: NumberMap<DeviceIndex, Vec<u64>>,
     connects: NumberMap<DeviceIndex, Connects>,
@@ -304,7 +303,8 @@ impl Intake {
         self.max_queued = settings.max_queued;
         self.retained.set_share(settings.retained_share);
         (self.mirror, self.jwt_audience) = (settings.mirror.clone(), settings.jwt_audience.clone());
-        self.local = settings.local.iter().cloned().collect();
+        let rights = |(role, rules): &(Name, _)| (role.clone(), LocalRights::compile(rules));
+        self.local = settings.local.iter().map(rights).collect();
         let filters = |role: &Role| {
             let rules = role.downlink.iter();
             rules.filter_map(|rule| Some((rule.deny, Filter::of_template(&rule.path)?))).collect()
@@ -352,14 +352,14 @@ impl Intake {
 
     /// Publishes that are not acknowledged yet.
     pub fn pending_count(&self) -> usize {
-        self.sessions.values().map(Session::unanswered_count).sum()
+        self.sessions.values().map(|session| session.unanswered_count()).sum()
     }
 
     /// A connection was accepted, its TLS handshake done.
     pub fn handle_opened(&mut self, now: Instant, source: Source) -> ConnectionNumber {
         let number = self.next_connection;
         self.next_connection += 1;
-        self.connections.insert(number, Connection::new(now, source));
+        self.connections.insert(number, Box::new(Connection::new(now, source)));
         self.arm_connection(number);
         number
     }
@@ -428,6 +428,10 @@ impl Intake {
                         self.process(moment, number, pipeline);
                         self.wake(number);
                         continue;
+                    }
+                    if connection.unread_since.is_some_and(|since| now < since + UNREAD_MAX) {
+                        // What it sends meanwhile is not seen, so it is not silent.
+                        connection.last_received = now;
                     }
                     match (connection.deadline(), connection.state) {
                         (Some(at), _) if at > now => self.arm_connection(number),
@@ -574,10 +578,10 @@ impl Intake {
         let mut rejudged = Vec::new();
         for (at, session) in &mut self.sessions {
             let Some(view) = gate.device(moment.now, session.device) else { continue };
-            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id.as_str());
+            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id);
             let receives = &session.receives;
             for subscription in &mut session.subscriptions {
-                subscription.review(receives, self.max_queued);
+                subscription.review(receives.filter(&subscription.filter), self.max_queued);
             }
             rejudged.push(*at);
         }
@@ -585,6 +589,7 @@ impl Intake {
         let gate = &pipeline.gate;
         for (number, connection) in &mut self.connections {
             let session = connection.session.and_then(|at| self.sessions.get(&at));
+            let session = session.map(|session| &**session);
             let Some(Session { device, credential: Credential::Token(key), .. }) = session else { continue };
             let known = gate.jwt_keys_of(*device).iter().find(|known| known.hash() == *key);
             // The registry has the end of the key, sooner or later than before; a token is taken no
@@ -643,7 +648,11 @@ impl Intake {
                 }
                 break;
             }
-            if connection.held_until.is_some() || is_busy(connection, &self.sessions) {
+            if is_busy(connection, &self.sessions) {
+                connection.unread_since.get_or_insert(moment.now);
+                break;
+            }
+            if connection.held_until.is_some() {
                 break;
             }
             let Some(connection) = self.connections.get_mut(&number) else { return };
@@ -940,7 +949,12 @@ impl Intake {
                 }
                 self.end(moment, number, Ended::Denied(denial.reason), pipeline);
             }
-            None => self.announce(number),
+            None => {
+                if !is_busy(connection, &self.sessions) && connection.unread_since.take().is_some() {
+                    connection.last_received = moment.now;
+                }
+                self.announce(number);
+            }
         }
     }
 
@@ -1056,7 +1070,7 @@ impl Intake {
         }
         if is_over {
             self.remove_session(at);
-        } else if let Some(next) = self.sessions.get(&at).and_then(Session::deadline) {
+        } else if let Some(next) = self.sessions.get(&at).and_then(|session| session.deadline()) {
             self.arm(next, Due::Session(at));
         }
     }
@@ -1132,7 +1146,7 @@ impl Intake {
     }
 
     fn arm_connection(&mut self, number: ConnectionNumber) {
-        if let Some(at) = self.connections.get(&number).and_then(Connection::deadline) {
+        if let Some(at) = self.connections.get(&number).and_then(|connection| connection.deadline()) {
             self.arm(at, Due::Connection(number));
         }
     }
@@ -1151,7 +1165,7 @@ impl Intake {
 }
 
 /// Whether a client has as many publishes on their way as it may: what else it sends waits.
-fn is_busy(connection: &Connection, sessions: &NumberMap<u64, Session>) -> bool {
+fn is_busy(connection: &Connection, sessions: &NumberMap<u64, Box<Session>>) -> bool {
     let session = connection.session.and_then(|session| sessions.get(&session));
     session.is_some_and(|session| session.unanswered_count() >= usize::from(RECEIVE_MAXIMUM))
 }

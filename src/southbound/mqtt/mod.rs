@@ -17,6 +17,7 @@
 //! | `filter` | topic filters |
 //! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
+//! | `local_rights` | who may publish and receive them: the local rules of a role, searched at once |
 //! | `queue` | messages of QoS 1 and 2 for one client, kept while it is away |
 //! | `refusal_rate` | how many publishes are refused without a pause |
 //! | `denied_again` | clients of 3.1.1 that are disconnected for the same publish each time |
@@ -43,6 +44,7 @@ pub mod filter;
 mod framing;
 mod intake;
 pub mod io;
+mod local_rights;
 mod newest;
 mod packet;
 mod queue;

@@ -24,6 +24,9 @@ pub const CLIENT_ID_MAX: usize = 256;
 /// The Receive Maximum told to clients of MQTT 5. With as many publishes that are not answered,
 /// nothing more is read from a client of either version: some send all they have at a reconnect.
 pub const RECEIVE_MAXIMUM: u16 = 100;
+/// While that lasts a client is not disconnected as silent, but no longer than this: behind a disk
+/// that does not come back nobody knows whether it is still there.
+pub const UNREAD_MAX: Duration = Duration::from_secs(600);
 /// Packet ids of QoS 2 that one session may have between PUBLISH and PUBREL.
 pub const RECEIVED_MAX: usize = 1_000;
 /// Topic aliases that one connection may set; each costs at most [`TOPIC_MAX`] bytes.

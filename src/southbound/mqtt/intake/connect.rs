@@ -365,7 +365,7 @@ impl Intake {
         let at = before.unwrap_or_else(|| {
             self.next_session += 1;
             let session = Session::new(device, id.as_str(), &client_id, credential.clone());
-            self.sessions.insert(self.next_session, session);
+            self.sessions.insert(self.next_session, Box::new(session));
             self.next_session
         });
         let of_device = self.by_device.entry(device).or_default();
@@ -378,7 +378,7 @@ impl Intake {
         // A session that ends with its connection is never judged without it.
         let chain = chain.filter(|_| !expiry.is_zero() && matches!(credential, Credential::Certificate(_)));
         if let Some(session) = self.sessions.get_mut(&at) {
-            (session.publishes, session.receives) = allowed(rules, id.as_str());
+            (session.publishes, session.receives) = allowed(rules, &id);
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
             (session.will, session.will_at, session.chain) = (hello.will.clone(), None, chain);
