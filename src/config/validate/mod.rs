@@ -8,6 +8,7 @@ mod certificate;
 mod device;
 mod downlink;
 mod family;
+mod filter;
 mod firmware;
 mod fleet;
 mod includes;

@@ -156,12 +156,14 @@ impl Allowed {
         let Some(allowing) = self.allowing(message) else { return Reception::NotAllowed };
         let mut found = Reception::NotAllowed;
         for rule in allowing {
-            let holds = rule.screen.as_ref().zip(remembered);
-            match holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message), AnyFormat::No))
-            {
-                None => return Reception::Delivered,
-                Some(_) => found = Reception::HeldBack,
+            let Some(screen) = &rule.screen else { return Reception::Delivered };
+            let sample = sample(message);
+            let is_held = screen.unmet(&sample).is_some()
+                || remembered.is_some_and(|known| known.judge(now, screen, &sample, AnyFormat::No).is_some());
+            if !is_held {
+                return Reception::Delivered;
             }
+            found = Reception::HeldBack;
         }
         found
     }
@@ -174,6 +176,9 @@ impl Allowed {
         remembered: &mut Option<Box<Remembered>>,
     ) {
         for screen in self.allowing(message).into_iter().flatten().filter_map(|rule| rule.screen.as_ref()) {
+            if !screen.compares() {
+                continue;
+            }
             remembered.get_or_insert_default().note(now, screen, &sample(message));
         }
     }
