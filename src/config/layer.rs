@@ -526,7 +526,8 @@ impl<'f> Check<'f> {
             // question, nor a window: without one nothing is asked or installed, and nothing
             // says so.
             (kind, Raw::Text(text))
-                if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans | Kind::Operand) =>
+                if text.is_empty()
+                    && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans | Kind::Operand) =>
             {
                 Some(Value::new(None, ValueKind::Nil))
             }

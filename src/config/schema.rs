@@ -635,7 +635,8 @@ const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kin
 
 /// Most values in a list of them.
 pub const OPERANDS_MAX: usize = 16;
-const OPERAND: &str = "a number from -1000000000000000 to 1000000000000000, a text of at most 64 bytes, true or false";
+const OPERAND: &str =
+    "a number from -1000000000000000 to 1000000000000000, a text of at most 64 bytes, true or false";
 
 /// Whether a number may be compared with.
 pub(super) fn is_limit(number: f64) -> bool {

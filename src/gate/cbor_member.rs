@@ -220,9 +220,8 @@ mod tests {
 
     #[test]
     fn numbers_of_every_width_are_read_and_what_is_not_well_formed_is_no_document() {
-        let number = |payload: &[u8]| {
-            FieldPointer::whole().number(payload, Some(crate::message::ContentFormat::CBOR))
-        };
+        let number =
+            |payload: &[u8]| FieldPointer::whole().number(payload, Some(crate::message::ContentFormat::CBOR));
         // RFC 8949 appendix A.
         for (payload, expected) in [
             (&b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff"[..], Some(18_446_744_073_709_551_615.0)),

@@ -139,11 +139,7 @@ impl When {
     }
 
     /// Why a payload is held back; `None`: it is not.
-    pub(super) fn unmet<'a>(
-        &'a self,
-        format: Option<ContentFormat>,
-        payload: &'a [u8],
-    ) -> Option<Unmet<'a>> {
+    pub(super) fn unmet<'a>(&'a self, format: Option<ContentFormat>, payload: &'a [u8]) -> Option<Unmet<'a>> {
         if self.is_empty() {
             return None;
         }
@@ -257,12 +253,11 @@ impl Seen {
     fn is(&self, operand: &Operand) -> Option<bool> {
         match (self, operand) {
             (_, Operand::Number(wanted)) => self.number().map(|number| number == *wanted),
-            (Seen::Text(text) | Seen::Payload(_, Some(text)), Operand::Text(wanted)) => {
-                Some(text.is(wanted))
-            }
+            (Seen::Text(text) | Seen::Payload(_, Some(text)), Operand::Text(wanted)) => Some(text.is(wanted)),
             (Seen::Flag(flag), Operand::Flag(wanted)) => Some(flag == wanted),
             (Seen::Payload(_, Some(text)), Operand::Flag(wanted)) => {
-                let flag = [false, true].into_iter().find(|flag| text.is(if *flag { "true" } else { "false" }));
+                let flag =
+                    [false, true].into_iter().find(|flag| text.is(if *flag { "true" } else { "false" }));
                 flag.map(|flag| flag == *wanted)
             }
             _ => None,

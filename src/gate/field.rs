@@ -229,7 +229,8 @@ mod tests {
             assert_eq!(number(payload, cbor), expected, "{payload:x?}");
         }
         // {"env": {"t": 21.5}}, also as SenML's CBOR, and what is not declared as CBOR.
-        let (map, at) = (b"\xa1\x63env\xa1\x61t\xf9\x4d\x60", FieldPointer::parse("/env/t").expect("a pointer"));
+        let (map, at) =
+            (b"\xa1\x63env\xa1\x61t\xf9\x4d\x60", FieldPointer::parse("/env/t").expect("a pointer"));
         assert_eq!(at.number(map, cbor), Some(21.5));
         assert_eq!(at.number(map, Some(ContentFormat::SENML_CBOR)), Some(21.5));
         assert_eq!((at.number(map, Some(ContentFormat::JSON)), at.number(map, None)), (None, None));

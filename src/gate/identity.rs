@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::filter::Remembered;
 use super::filter::Filtered;
+use super::filter::Remembered;
 use super::last_filtered::LastFiltered;
 use super::last_refusal::LastRefusal;
 use super::limited::Limited;

@@ -456,8 +456,12 @@ impl Gate {
                     *next_number += 1;
                     let remembered = state.remembered.get_or_insert_default();
                     let screened = remembered.screen(now, filter, &content, *next_number);
-                    screened.err().map(|(why, behind)| {
-                        Filtered { content, rule, why, unmet: None, behind: Some(behind) }
+                    screened.err().map(|(why, behind)| Filtered {
+                        content,
+                        rule,
+                        why,
+                        unmet: None,
+                        behind: Some(behind),
                     })
                 } else {
                     None

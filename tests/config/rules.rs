@@ -72,7 +72,8 @@ fn conditions_are_taken_as_written_by_uplink_and_local_subscribe_rules() {
     let tables = "[[role.r.uplink.x.when]]\nbelow = 1\n[[role.r.uplink.x.when]]\nat-most = 2\n";
     assert_eq!(rule(tables).filter.when.texts(), ["the payload below 1", "the payload at most 2"]);
     let files = main_file(&format!("{BASE}{WHEN}"));
-    let files = files.layer(Origin::DropIn, "/etc/tombolo/conf.d/9.toml", &format!("{BASE}when = [{{ is = 1 }}]\n"));
+    let files =
+        files.layer(Origin::DropIn, "/etc/tombolo/conf.d/9.toml", &format!("{BASE}when = [{{ is = 1 }}]\n"));
     assert_eq!(files.loaded().settings.gate.roles[0].uplink[0].filter.when.texts(), ["the payload is 1"]);
 }
 
@@ -94,11 +95,17 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
         ("when = [{ abvoe = 1 }]\n", ":3: role.r.uplink.x.when.1.abvoe: unknown key; did you mean above?"),
         ("when = [{ above = nan }]\n", ":3: role.r.uplink.x.when.1.above: NaN is not accepted; use a number"),
         ("when = [{ above = inf }]\n", ":3: role.r.uplink.x.when.1.above: inf is not accepted; use a number"),
-        ("when = [{ above = \"1\" }]\n", ":3: role.r.uplink.x.when.1.above: \"1\" is not accepted; use a number"),
+        (
+            "when = [{ above = \"1\" }]\n",
+            ":3: role.r.uplink.x.when.1.above: \"1\" is not accepted; use a number",
+        ),
         ("when = [{ is = nan }]\n", ":3: role.r.uplink.x.when.1.is: NaN is not accepted; use a number"),
         ("when = [{ is = [1] }]\n", ":3: role.r.uplink.x.when.1.is: a list is not accepted; use a number"),
         (&long, "a text of at most 64 bytes, true or false"),
-        ("when = [{ one-of = [] }]\n", ":3: role.r.uplink.x.when.1.one-of: a list is not accepted; use a list of 1"),
+        (
+            "when = [{ one-of = [] }]\n",
+            ":3: role.r.uplink.x.when.1.one-of: a list is not accepted; use a list of 1",
+        ),
         (
             "when = [{ one-of = [1, nan] }]\n",
             ":3: role.r.uplink.x.when.1.one-of: NaN in the list is not accepted; use a list of 1",
@@ -109,7 +116,10 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
         ),
         ("when = [{ present = true }]\n", ":3: role.r.uplink.x.when.1: has present without field"),
         ("when = [{ any = [] }]\n", ":3: role.r.uplink.x.when.1.any: the list is empty"),
-        ("when = [{ any = [{ above = 1 }], is = 1 }]\n", ":3: role.r.uplink.x.when.1: has any and a comparison"),
+        (
+            "when = [{ any = [{ above = 1 }], is = 1 }]\n",
+            ":3: role.r.uplink.x.when.1: has any and a comparison",
+        ),
         (
             "when = [{ any = [{ above = 1 }, { field = \"/x\" }] }]\n",
             ":3: role.r.uplink.x.when.1.any.2: has no comparison",

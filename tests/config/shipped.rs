@@ -204,7 +204,8 @@ fn schema_and_model_agree_on_every_key() {
             Kind::Texts | Kind::Operands => "[\"a\"]".into(),
             Kind::Operand => "true".into(),
             Kind::Tables(inner) => {
-                let keys = inner.iter().filter_map(|key| Some(format!("{} = {}", key.name, example(key.kind)?)));
+                let keys =
+                    inner.iter().filter_map(|key| Some(format!("{} = {}", key.name, example(key.kind)?)));
                 format!("[{{ {} }}]", keys.collect::<Vec<_>>().join(", "))
             }
             Kind::Path | Kind::Secret => "\"a\"".into(),

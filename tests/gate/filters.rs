@@ -245,9 +245,15 @@ fn an_explanation_judges_a_payload_by_the_conditions_before_anything_came() {
     };
     let plain = Supposed::default();
     let why = Some("/t is 1, not above 30".to_owned());
-    assert_eq!((said(plain.with_payload(br#"{"t":1}"#)), said(plain.with_payload(b"1"))), (why.clone(), None));
+    assert_eq!(
+        (said(plain.with_payload(br#"{"t":1}"#)), said(plain.with_payload(b"1"))),
+        (why.clone(), None)
+    );
     let cbor = Supposed { content_format: Some(Some(ContentFormat::CBOR)), ..plain };
-    assert_eq!((said(cbor.with_payload(b"\xa1\x61t\x01")), said(cbor.with_payload(br#"{"t":1}"#))), (why, None));
+    assert_eq!(
+        (said(cbor.with_payload(b"\xa1\x61t\x01")), said(cbor.with_payload(br#"{"t":1}"#))),
+        (why, None)
+    );
     let found = world.gate.explain(world.now, "door-7", Method::Post, "t/a");
     let json = serde_json::to_value(&found).expect("JSON");
     assert_eq!(json["publish"]["filter"]["when"], serde_json::json!(["/t above 30"]));
@@ -258,7 +264,10 @@ fn a_reload_with_other_conditions_forgets_what_was_published() {
     let with = |limit: f64| {
         let when = When::new(vec![vec![(None, Test::Above(limit))]]).expect("few comparisons");
         let filter = ReadingFilter { when, ..on_change() };
-        settings(vec![role("sensor", vec![filtered(rule("t", "t/#"), filter)])], vec![device("door-7", "sensor")])
+        settings(
+            vec![role("sensor", vec![filtered(rule("t", "t/#"), filter)])],
+            vec![device("door-7", "sensor")],
+        )
     };
     let mut gate = Gate::new(with(0.0), Instant::now());
     let device = gate.device_by_id("door-7").unwrap();

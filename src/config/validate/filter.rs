@@ -46,10 +46,11 @@ type Wrong = (String, String);
 
 /// The filter; `fault` takes the key within the rule, message and advice.
 pub(super) fn filter(keys: &Keys<'_>, mut fault: impl FnMut(&[&str], String, &str)) -> ReadingFilter {
-    let dead_band_field = keys.dead_band_field.map(pointer).transpose().unwrap_or_else(|(message, advice)| {
-        fault(&["dead-band-field"], message, &advice);
-        None
-    });
+    let dead_band_field =
+        keys.dead_band_field.map(pointer).transpose().unwrap_or_else(|(message, advice)| {
+            fault(&["dead-band-field"], message, &advice);
+            None
+        });
     if keys.dead_band_field.is_some() && keys.dead_band.is_none() {
         fault(&["dead-band-field"], "there is no dead-band".to_owned(), "set dead-band, like 0.5");
     }

@@ -165,8 +165,7 @@ fn local_rules(
             cx.fail(&format!("role {role}"), &[&["role", role, kind, name], key].concat(), message, advice);
             is_faulty = true;
         };
-        let filter =
-            filter::filter(&table.into(), |key, message, advice| fail_with(key, message, advice));
+        let filter = filter::filter(&table.into(), |key, message, advice| fail_with(key, message, advice));
         let mut fail = |key: &str, message: String| {
             let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device";
             fail_with(&[key], message, advice);
