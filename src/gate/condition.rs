@@ -268,10 +268,10 @@ impl Seen {
     fn show(&self, as_number: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Seen::Missing => f.write_str("missing"),
-            Seen::Flag(flag) => flag.fmt(f),
-            Seen::Number(number) => Shown(*number).fmt(f),
-            Seen::Payload(Some(number), _) if as_number => Shown(*number).fmt(f),
-            Seen::Text(text) | Seen::Payload(_, Some(text)) => text.fmt(f),
+            Seen::Flag(flag) => write!(f, "{flag}"),
+            Seen::Number(number) => write!(f, "{}", Shown(*number)),
+            Seen::Payload(Some(number), _) if as_number => write!(f, "{}", Shown(*number)),
+            Seen::Text(text) | Seen::Payload(_, Some(text)) => write!(f, "{text}"),
             Seen::Unreadable | Seen::Other | Seen::Payload(_, None) => f.write_str("present"),
         }
     }
