@@ -303,6 +303,12 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
+/// The first `most` bytes of a text, or fewer so that no character is cut.
+pub fn beginning(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
 /// A CoAP Content-Format number (RFC 7252 §12.3). Readings of every southbound protocol have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentFormat(pub u16);
@@ -347,6 +353,26 @@ impl ContentFormat {
             text if text.contains('@') => None,
             text => coap_numbers::content_format::from_str(text).map(ContentFormat),
         }
+    }
+
+    /// Whether a payload of it is a CBOR document: `application/cbor`, or a type with the suffix
+    /// `+cbor` (RFC 8949 §9.5).
+    pub fn is_cbor(self) -> bool {
+        self == ContentFormat::CBOR || self.has_syntax("application/cbor", "+cbor")
+    }
+
+    /// Whether a payload of it is a JSON document: `application/json`, or a type with the suffix
+    /// `+json` (RFC 6839 §3.1).
+    pub fn is_json(self) -> bool {
+        self == ContentFormat::JSON || self.has_syntax("application/json", "+json")
+    }
+
+    fn has_syntax(self, media_type: &str, suffix: &str) -> bool {
+        let is_it = |text: &str| {
+            let plain = text.split(';').next().unwrap_or_default().trim_end();
+            plain == media_type || plain.ends_with(suffix)
+        };
+        self.media_type().is_some_and(is_it)
     }
 
     /// The content coding of the payload, such as `deflate` (RFC 7252 §12.3); `None` for the

@@ -238,6 +238,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
 /// What a filter holds back.
 fn held_back(filter: &ExplainedFilter) -> String {
     let mut held = Vec::new();
+    if !filter.when.is_empty() {
+        held.push(format!("what this does not hold for: {}", filter.when.join("; and ")));
+    }
     if filter.on_change {
         held.push("what equals the reading before".to_owned());
     }

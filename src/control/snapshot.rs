@@ -916,6 +916,9 @@ pub struct DeviceState {
     /// Of these, by reason; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused_reasons: BTreeMap<String, u64>,
+    /// The newest reading that was acknowledged and not published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_filtered: Option<LastFiltered>,
     /// The newest refusal.
     pub last_refusal: Option<LastRefusal>,
     /// Seconds that it is to be silent for until its readings over CoAP are taken again; `None`: it
@@ -1110,6 +1113,22 @@ impl LimitedDevice {
     pub fn percent(&self) -> u64 {
         self.count.saturating_mul(100) / self.of.max(1)
     }
+}
+
+/// The newest reading of a device that was acknowledged and not published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastFiltered {
+    /// When, if the clock is trusted.
+    pub at: Option<String>,
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The path, or its first 64 bytes.
+    pub path: String,
+    /// Why, or the first 160 bytes of that.
+    pub why: String,
+    /// The rule whose filter it was.
+    pub rule: Option<String>,
 }
 
 /// The newest refusal of a device.
@@ -1672,11 +1691,13 @@ pub struct ExplainedPublish {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedFilter {
+    /// What these conditions do not hold for is held back.
+    pub when: Vec<String>,
     /// What equals the reading before is held back.
     pub on_change: bool,
     /// A number that differs by so much or less is held back.
     pub dead_band: Option<f64>,
-    /// Where the number stands in JSON.
+    /// Where the number stands in JSON or CBOR.
     pub dead_band_field: Option<String>,
     /// What comes sooner, in milliseconds, is held back.
     pub min_interval_ms: Option<u64>,

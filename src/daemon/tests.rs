@@ -53,7 +53,7 @@ proptest! {
                 stamp: Stamp { boottime_ms: 1, wall_ms: None },
             };
             let done = match gate.admit(now, device, received) {
-                Ok(Admitted::Filtered(filtered)) => (true, Some(filtered.why.to_string())),
+                Ok(Admitted::Filtered(filtered)) => (true, Some(filtered.reason().to_string())),
                 Ok(_) => (true, None),
                 Err(_) => (false, None),
             };
@@ -103,8 +103,17 @@ fn reading() -> impl Strategy<Value = Tried> {
 fn screen() -> impl Strategy<Value = String> {
     let key = |key: &'static str| prop::option::of(Just(key));
     let band = prop::option::of(prop::sample::select(vec!["dead-band = 0.5\n", "dead-band = 0.0\n"]));
+    let when = prop::option::weighted(
+        0.4,
+        prop::sample::select(vec![
+            "when = [{ field = \"/v\", above = 1 }]\n",
+            "when = [{ any = [{ above = 1 }, { field = \"/w\", present = true }] }]\n",
+            "when = [{ field = \"/v\", is-not = \"1\" }, { is-not = 2 }]\n",
+        ]),
+    );
     (
         key("on-change = true\n"),
+        when,
         band,
         any::<bool>(),
         key("min-interval = \"10s\"\n"),
@@ -112,8 +121,8 @@ fn screen() -> impl Strategy<Value = String> {
         prop::option::weighted(0.2, Just("content-formats = [\"application/json\", \"none\"]\n")),
         prop::option::weighted(0.2, Just("max-payload = 8\n")),
     )
-        .prop_map(|(change, band, is_field, interval, delete, formats, most)| {
+        .prop_map(|(change, when, band, is_field, interval, delete, formats, most)| {
             let field = band.filter(|_| is_field).map(|_| "dead-band-field = \"/v\"\n");
-            [change, band, field, interval, delete, formats, most].into_iter().flatten().collect()
+            [change, when, band, field, interval, delete, formats, most].into_iter().flatten().collect()
         })
 }

@@ -163,11 +163,14 @@ pub struct Publish {
 /// The filter of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FilterView {
+    /// What these do not hold for is held back: each condition in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<String>,
     /// What equals the reading before is held back.
     pub on_change: bool,
     /// A number that differs by so much or less is held back.
     pub dead_band: Option<f64>,
-    /// Where the number stands in JSON; `None`: it is the payload.
+    /// Where the number stands in JSON or CBOR; `None`: it is the payload.
     pub dead_band_field: Option<String>,
     /// What comes sooner, in milliseconds, is held back.
     pub min_interval_ms: Option<u64>,
@@ -176,6 +179,7 @@ pub struct FilterView {
 impl From<&ReadingFilter> for FilterView {
     fn from(settings: &ReadingFilter) -> FilterView {
         FilterView {
+            when: settings.when.texts(),
             on_change: settings.on_change,
             dead_band: settings.dead_band,
             dead_band_field: settings.dead_band_field.as_ref().map(|field| field.as_str().to_owned()),
@@ -381,13 +385,16 @@ impl Gate {
         }
         let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
         explanation.allowed = true;
-        if let (Some(payload), Some(filter), Some(remembered)) =
-            (supposed.payload, &action.filter, &entry.state.remembered)
+        if let (Some(payload), Some(filter)) = (supposed.payload, &action.filter)
             && method != Method::Delete
         {
             let sample = Sample { place: (path.as_str(), query.map(Query::as_str)), content_format, payload };
             let format = supposed.content_format.map_or(AnyFormat::Yes, |_| AnyFormat::No);
-            explanation.held_back = remembered.judge(now, filter, &sample, format).map(|why| why.to_string());
+            let unmet = filter.unmet(&sample).map(|unmet| unmet.to_string());
+            explanation.held_back = unmet.or_else(|| {
+                let remembered = entry.state.remembered.as_ref()?;
+                remembered.judge(now, filter, &sample, format).map(|why| why.to_string())
+            });
         }
         explanation.why = match explanation.matched.iter().filter(|rule| rule.lacks_tag.is_none()).count() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),

@@ -1,20 +1,36 @@
-//! The number that a payload has: as its text, or as a member of a JSON document.
+//! Where a value stands in a document, and the number that a payload has: as its text, or as a
+//! member of a JSON or CBOR document.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use super::cbor_member;
+use super::lookup::{Lookup, Mask, Scalar, Sink};
+use crate::message::ContentFormat;
 
 /// Most levels of a [`FieldPointer`].
 pub const LEVELS_MAX: usize = 8;
 
-/// Where a number stands in a JSON document: a JSON Pointer (RFC 6901), such as `/env/temperature`.
+/// Where a value stands in a document: a JSON Pointer (RFC 6901), such as `/env/temperature`. In
+/// CBOR its levels are keys that are texts, and indices of arrays.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct FieldPointer {
     text: Box<str>,
+    levels: Box<[Level]>,
+}
+
+/// One level of a [`FieldPointer`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Level {
     /// Without escapes.
-    levels: Box<[Box<str>]>,
+    name: Box<str>,
+    /// The same as an index of an array, if it is one: without leading zeros (RFC 6901 §4).
+    index: Option<u64>,
+}
+
+impl Level {
+    fn new(name: &str) -> Level {
+        let is_index = name == "0" || !name.starts_with(['0', '+']);
+        Level { name: name.into(), index: name.parse().ok().filter(|_| is_index) }
+    }
 }
 
 impl FieldPointer {
@@ -28,7 +44,7 @@ impl FieldPointer {
         let plain = |level: &str| {
             let unescaped = level.replace("~1", "/").replace("~0", "~");
             let escapes = level.matches("~0").count() + level.matches("~1").count();
-            (level.matches('~').count() == escapes).then(|| unescaped.into_boxed_str())
+            (level.matches('~').count() == escapes).then(|| Level::new(&unescaped))
         };
         let levels: Option<Box<[_]>> = levels.split('/').map(plain).collect();
         let levels = levels.ok_or(FieldPointerError::Escape)?;
@@ -36,6 +52,31 @@ impl FieldPointer {
             return Err(FieldPointerError::TooManyLevels);
         }
         Ok(FieldPointer { text: text.into(), levels })
+    }
+
+    /// The whole document (RFC 6901 §5).
+    pub(super) fn whole() -> FieldPointer {
+        FieldPointer { text: "".into(), levels: Box::default() }
+    }
+
+    /// Whether it is the whole document.
+    pub(super) fn is_whole(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    /// The number of its levels.
+    pub(super) fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// Whether the level below `depth` others is a member of this name.
+    pub(super) fn is_name(&self, depth: usize, name: &str) -> bool {
+        self.levels.get(depth).is_some_and(|level| *level.name == *name)
+    }
+
+    /// Whether the level below `depth` others is this index.
+    pub(super) fn is_index(&self, depth: usize, index: u64) -> bool {
+        self.levels.get(depth).is_some_and(|level| level.index == Some(index))
     }
 
     /// The text it was parsed from.
@@ -56,16 +97,18 @@ impl FieldPointer {
 
     /// The same of a CBOR document: the text or the integer there.
     pub fn text_of_cbor(&self, payload: &[u8]) -> Option<String> {
-        cbor_member::text(payload, &self.levels)
+        let mut text = Text(None);
+        Lookup::one(self).read_cbor(payload, &mut text)?;
+        text.0
     }
 
-    /// The number there; `None` if the payload is not JSON, or has no number there. Of two members
-    /// with one name the last counts.
-    pub(super) fn number(&self, payload: &[u8]) -> Option<f64> {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let number = Member(&self.levels).deserialize(&mut json).ok()?;
-        json.end().ok()?;
-        number
+    /// The number there, in CBOR if the content format says so and else in JSON; `None` if the
+    /// payload is no such document, or has no number there. Of two members with one name the last
+    /// counts.
+    pub(super) fn number(&self, payload: &[u8], format: Option<ContentFormat>) -> Option<f64> {
+        let mut number = Number(None);
+        Lookup::one(self).read(payload, format, &mut number)?;
+        number.0
     }
 }
 
@@ -75,113 +118,47 @@ impl fmt::Debug for FieldPointer {
     }
 }
 
-/// The number that is the whole payload, as text: `21.5`. `None` if it is none.
-pub(super) fn number(payload: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(payload.trim_ascii()).ok()?;
-    // `inf` and `nan` parse, too.
+/// The number that is the whole payload: as text, `21.5`, or in CBOR if the content format says so.
+/// `None` if it is none.
+pub(super) fn number(payload: &[u8], format: Option<ContentFormat>) -> Option<f64> {
+    match format {
+        Some(format) if format.is_cbor() => FieldPointer::whole().number(payload, Some(format)),
+        _ => number_of_text(std::str::from_utf8(payload.trim_ascii()).ok()?),
+    }
+}
+
+/// The number that a text is. `inf` and `nan` are none.
+pub(super) fn number_of_text(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// The number at these levels below a value. Everything else is skipped, which costs an allocation
-/// only if it is nested, and no more than one.
-struct Member<'p>(&'p [Box<str>]);
+/// Keeps a number.
+struct Number(Option<f64>);
 
-impl<'de> DeserializeSeed<'de> for Member<'_> {
-    type Value = Option<f64>;
+impl Sink for Number {
+    fn forget(&mut self, _: Mask) {
+        self.0 = None;
+    }
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Option<f64>, D::Error> {
-        json.deserialize_any(self)
+    fn take(&mut self, _: Mask, found: Scalar<'_>) {
+        self.0 = found.number();
     }
 }
 
-impl<'de> Visitor<'de> for Member<'_> {
-    type Value = Option<f64>;
+/// Keeps a text, or an integer as text.
+struct Text(Option<String>);
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+impl Sink for Text {
+    fn forget(&mut self, _: Mask) {
+        self.0 = None;
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number as f64))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number as f64))
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Option<f64>, M::Error> {
-        let mut found = None;
-        let (first, rest) = match self.0.split_first() {
-            Some((first, rest)) => (Some(&**first), rest),
-            None => (None, &[][..]),
+    fn take(&mut self, _: Mask, found: Scalar<'_>) {
+        self.0 = match found {
+            Scalar::Text(text) => Some(text.to_owned()),
+            Scalar::Integer(number) => Some(number.to_string()),
+            _ => None,
         };
-        while let Some(is_it) = map.next_key_seed(Is(first))? {
-            if is_it {
-                found = map.next_value_seed(Member(rest))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Option<f64>, S::Error> {
-        let wanted =
-            self.0.split_first().and_then(|(first, rest)| Some((first.parse::<usize>().ok()?, rest)));
-        let (mut found, mut at) = (None, 0);
-        loop {
-            match wanted {
-                Some((index, rest)) if index == at => match list.next_element_seed(Member(rest))? {
-                    Some(number) => found = number,
-                    None => return Ok(found),
-                },
-                _ => {
-                    if list.next_element::<IgnoredAny>()?.is_none() {
-                        return Ok(found);
-                    }
-                }
-            }
-            at += 1;
-        }
-    }
-}
-
-/// Whether a key is this one.
-struct Is<'p>(Option<&'p str>);
-
-impl<'de> DeserializeSeed<'de> for Is<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
-        Ok(self.0 == Some(key))
     }
 }
 
@@ -232,14 +209,37 @@ mod tests {
             (b"{\"t\":1}", None),
             (b"\xff", None),
         ] {
-            assert_eq!(number(payload), expected, "{payload:?}");
+            assert_eq!(number(payload, None), expected, "{payload:?}");
+            assert_eq!(number(payload, Some(ContentFormat::JSON)), expected, "{payload:?}");
         }
+    }
+
+    #[test]
+    fn a_number_in_cbor_is_the_item_or_a_member_of_it() {
+        let cbor = Some(ContentFormat::CBOR);
+        // 21.5 as a half, 30, -1.5 as a double, infinity; the text "21.5" in CBOR, and as it is.
+        for (payload, expected) in [
+            (&b"\xf9\x4d\x60"[..], Some(21.5)),
+            (b"\x18\x1e", Some(30.0)),
+            (b"\xfb\xbf\xf8\0\0\0\0\0\0", Some(-1.5)),
+            (b"\xf9\x7c\x00", None),
+            (b"\x6421.5", None),
+            (b"21.5", None),
+        ] {
+            assert_eq!(number(payload, cbor), expected, "{payload:x?}");
+        }
+        // {"env": {"t": 21.5}}, also as SenML's CBOR, and what is not declared as CBOR.
+        let (map, at) =
+            (b"\xa1\x63env\xa1\x61t\xf9\x4d\x60", FieldPointer::parse("/env/t").expect("a pointer"));
+        assert_eq!(at.number(map, cbor), Some(21.5));
+        assert_eq!(at.number(map, Some(ContentFormat::SENML_CBOR)), Some(21.5));
+        assert_eq!((at.number(map, Some(ContentFormat::JSON)), at.number(map, None)), (None, None));
     }
 
     #[test]
     fn a_member_of_a_document_is_found_and_nothing_else_is_a_number() {
         let at = |pointer: &str, json: &str| {
-            FieldPointer::parse(pointer).expect("a pointer").number(json.as_bytes())
+            FieldPointer::parse(pointer).expect("a pointer").number(json.as_bytes(), None)
         };
         let json =
             r#"{"a":"x","env":{"t":21.5,"l":[1,{"v":-2}],"u":18446744073709551615},"a/b":3,"m~n":4,"":5}"#;
@@ -307,9 +307,8 @@ mod tests {
             let escaped = levels.iter().map(|level| level.replace('~', "~0").replace('/', "~1"));
             let pointer = format!("/{}", escaped.collect::<Vec<_>>().join("/"));
             let expected = document.pointer(&pointer).and_then(serde_json::Value::as_f64);
-            // serde_json takes `01` for no index, and so does a member's name.
-            prop_assume!(!levels.iter().any(|level| level.len() > 1 && level.starts_with('0')));
-            let found = FieldPointer::parse(&pointer).expect("a pointer").number(document.to_string().as_bytes());
+            let found = FieldPointer::parse(&pointer).expect("a pointer");
+            let found = found.number(document.to_string().as_bytes(), None);
             prop_assert_eq!(found, expected, "{} in {}", pointer, document);
         }
     }

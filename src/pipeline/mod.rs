@@ -174,7 +174,8 @@ impl<S: ReadingStore> Pipeline<S> {
             Ok(Admitted::Passed(mapped)) => mapped,
             Ok(Admitted::Filtered(filtered)) => {
                 self.counters.count(Counter::ReadingsFiltered);
-                let disposition = match self.settling.follow(filtered.behind, ticket) {
+                let followed = filtered.behind.map(|behind| self.settling.follow(behind, ticket));
+                let disposition = match followed.unwrap_or(Followed::Settled) {
                     Followed::Settled => Disposition::Filtered,
                     Followed::Waits => Disposition::Journaled,
                     Followed::Full => {

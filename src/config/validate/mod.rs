@@ -9,6 +9,7 @@ mod device;
 mod downlink;
 mod family;
 pub(super) use family::mute as mute_child;
+mod filter;
 mod firmware;
 mod fleet;
 mod includes;

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use super::includes::{self, Tables};
-use super::{Context, built_with, role};
+use super::{Context, built_with, filter, role};
 use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
@@ -157,10 +157,14 @@ fn local_rules(
 ) -> Option<Vec<LocalRule>> {
     let (mut rules, mut is_faulty) = (Vec::new(), false);
     for (name, table) in tables.iter().filter(|(_, table)| table.enabled != Some(false)) {
+        let mut fail_with = |key: &[&str], message: String, advice: &str| {
+            cx.fail(&format!("role {role}"), &[&["role", role, kind, name], key].concat(), message, advice);
+            is_faulty = true;
+        };
+        let filter = filter::filter(&table.into(), |key, message, advice| fail_with(key, message, advice));
         let mut fail = |key: &str, message: String| {
             let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device";
-            cx.fail(&format!("role {role}"), &["role", role, kind, name, key], message, advice);
-            is_faulty = true;
+            fail_with(&[key], message, advice);
         };
         let Some(topic) = &table.topic else {
             fail("topic", "the rule has no topic".to_owned());
@@ -181,10 +185,6 @@ fn local_rules(
         if content_formats.len() > FORMATS_MAX {
             fail("content-formats", format!("a rule has at most {FORMATS_MAX} content-formats"));
         }
-        let band = (table.dead_band, table.dead_band_field.as_deref());
-        let filter = role::filter(table.on_change, band, table.min_interval, |message, _| {
-            fail("dead-band-field", message);
-        });
         let key = filter.first_key().or((!content_formats.is_empty()).then_some("content-formats"));
         if let Some(key) = key.filter(|_| deny) {
             fail(

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Context;
+use super::filter;
 use super::includes::{self, Tables};
 use crate::config::acl::content_format;
 use crate::config::model;
 use crate::config::scalar::did_you_mean;
-use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
-use crate::gate::settings::ReadingFilter;
 use crate::gate::template::Template;
 use crate::gate::{
     Deliver, DownlinkRule, MailboxLimits, OnBehalfRule, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull,
@@ -220,12 +219,9 @@ fn uplink_rule(
         },
         max_payload: table.max_payload,
         content_formats,
-        filter: {
-            let field = table.dead_band_field.as_deref();
-            filter(table.on_change, (table.dead_band, field), table.min_interval, |message, advice| {
-                fault(faults, &["uplink", name, "dead-band-field"], message, advice);
-            })
-        },
+        filter: filter::filter(&table.into(), |key, message, advice| {
+            fault(faults, &[&["uplink", name], key].concat(), message, advice);
+        }),
     })
 }
 
@@ -254,29 +250,6 @@ pub(super) fn content_formats(
         }
     }
     formats
-}
-
-/// The filter of a rule, of its dead band the width and the field; `fault`, about that field, takes
-/// message and advice.
-pub(super) fn filter(
-    on_change: Option<bool>,
-    (dead_band, field): (Option<f64>, Option<&str>),
-    min_interval: Option<model::Span>,
-    mut fault: impl FnMut(String, &str),
-) -> ReadingFilter {
-    let dead_band_field = field.map(FieldPointer::parse).transpose().unwrap_or_else(|error| {
-        fault(format!("{:?}: {error}", field.unwrap_or_default()), "write it like \"/env/temperature\"");
-        None
-    });
-    if field.is_some() && dead_band.is_none() {
-        fault("there is no dead-band".to_owned(), "set dead-band, like 0.5");
-    }
-    ReadingFilter {
-        on_change: on_change.unwrap_or(false),
-        dead_band,
-        dead_band_field,
-        min_interval: min_interval.map(|span| span.0),
-    }
 }
 
 fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -> Option<DownlinkRule> {

@@ -22,7 +22,7 @@ struct Rules {
     allow: Matcher,
     /// The rules that allow, those of one topic together.
     groups: Box<[Vec<Allowing>]>,
-    /// Whether one of them filters.
+    /// Whether a filter of one of them compares a message with one before.
     has_screens: bool,
     /// As they are configured, in their order.
     all: Box<[LocalRule]>,
@@ -69,7 +69,7 @@ impl Rules {
                 screen: Screen::of(&rule.filter, &(&rule.name, &rule.from, &rule.topic)),
             });
         }
-        let has_screens = groups.iter().flatten().any(|rule| rule.screen.is_some());
+        let has_screens = groups.iter().flatten().filter_map(|rule| rule.screen.as_ref()).any(Screen::compares);
         let has_hidden = rules.iter().any(|rule| rule.topic.starts_with('$'));
         (!rules.is_empty()).then(|| {
             let (allow, deny, groups) = (allow.build(), deny.build(), groups.into());
@@ -150,13 +150,11 @@ impl Allowed {
             if !rule.takes(message.content_format) {
                 return false;
             }
-            let holds = rule.screen.as_ref().zip(remembered);
-            let why =
-                holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message), AnyFormat::No));
-            if why.is_some() {
+            let is_held = rule.screen.as_ref().is_some_and(|screen| holds(screen, now, message, remembered));
+            if is_held {
                 otherwise = Reception::HeldBack;
             }
-            why.is_none()
+            !is_held
         };
         if self.any(message.topic, delivers) { Reception::Delivered } else { otherwise }
     }
@@ -173,7 +171,8 @@ impl Allowed {
         }
         let mut found = Vec::new();
         self.any(message.topic, |rule| {
-            let screen = rule.screen.as_ref().filter(|_| rule.takes(message.content_format));
+            let screen = rule.screen.as_ref().filter(|screen| screen.compares());
+            let screen = screen.filter(|_| rule.takes(message.content_format));
             found.extend(screen.map(|screen| (rule.number, screen)));
             false
         });
@@ -221,6 +220,13 @@ impl Allowed {
             false => rules.reach(wanted, device),
         }
     }
+}
+
+/// Whether a filter holds a message back from a subscriber of whom is `remembered` what it got last.
+fn holds(screen: &Screen, now: Instant, message: &BusMessage<'_>, remembered: Option<&Remembered>) -> bool {
+    let sample = sample(message);
+    screen.unmet(&sample).is_some()
+        || remembered.is_some_and(|known| known.judge(now, screen, &sample, AnyFormat::No).is_some())
 }
 
 fn sample<'m>(message: &BusMessage<'m>) -> Sample<'m> {
@@ -388,10 +394,7 @@ mod tests {
         fn receive(&self, now: Instant, message: &BusMessage<'_>, known: Option<&Remembered>) -> Reception {
             let screens = self.screens(message);
             let holds = |screen: &Option<Screen>| {
-                let holds = screen.as_ref().zip(known);
-                holds.is_some_and(|(screen, known)| {
-                    known.judge(now, screen, &sample(message), AnyFormat::No).is_some()
-                })
+                screen.as_ref().is_some_and(|screen| super::holds(screen, now, message, known))
             };
             match (screens.is_empty(), screens.iter().all(holds)) {
                 (true, _) => Reception::NotAllowed,
@@ -401,7 +404,7 @@ mod tests {
         }
 
         fn note(&self, now: Instant, message: &BusMessage<'_>, remembered: &mut Option<Box<Remembered>>) {
-            for screen in self.screens(message).into_iter().flatten() {
+            for screen in self.screens(message).into_iter().flatten().filter(Screen::compares) {
                 remembered.get_or_insert_default().note(now, &screen, &sample(message));
             }
         }
