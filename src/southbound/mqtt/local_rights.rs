@@ -69,7 +69,8 @@ impl Rules {
                 screen: Screen::of(&rule.filter, &(&rule.name, &rule.from, &rule.topic)),
             });
         }
-        let has_screens = groups.iter().flatten().filter_map(|rule| rule.screen.as_ref()).any(Screen::compares);
+        let has_screens =
+            groups.iter().flatten().filter_map(|rule| rule.screen.as_ref()).any(Screen::compares);
         let has_hidden = rules.iter().any(|rule| rule.topic.starts_with('$'));
         (!rules.is_empty()).then(|| {
             let (allow, deny, groups) = (allow.build(), deny.build(), groups.into());
