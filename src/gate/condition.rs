@@ -154,7 +154,7 @@ impl When {
         let is_cbor = format.is_some_and(ContentFormat::is_cbor);
         let is_document = is_cbor || format.is_some_and(ContentFormat::is_json);
         if is_document || self.fields.len() > usize::from(whole.is_some()) {
-            let read = Lookup::new(&self.fields).read(payload, format, &mut found);
+            let read = field::read(Lookup::new(&self.fields), payload, format, &mut found);
             if read.is_none() {
                 found.0 = [Seen::Unreadable; POINTERS_MAX];
             }

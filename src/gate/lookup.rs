@@ -1,11 +1,9 @@
-//! Several members of a document, looked up in one pass over it: of JSON, and of CBOR.
+//! Several members of a document, looked up in one pass over it, in JSON or CBOR.
 //!
 //! What is found is told to a [`Sink`] as it comes, so nothing is kept here. The work is linear in
 //! the payload, times the number of pointers at most; a document that is nested too deep is none.
 
-use super::field::FieldPointer;
-use super::{cbor_member, json_member};
-use crate::message::ContentFormat;
+use super::pointer::FieldPointer;
 
 /// Most pointers of a [`Lookup`].
 pub(super) const POINTERS_MAX: usize = Mask::BITS as usize;
@@ -58,25 +56,6 @@ impl<'p> Lookup<'p> {
 
     pub(super) fn one(pointer: &'p FieldPointer) -> Lookup<'p> {
         Lookup(std::slice::from_ref(pointer))
-    }
-
-    /// Reads a document, in CBOR if the content format says so and else in JSON. `None`: it is no
-    /// such document, and what was told of it is void.
-    pub(super) fn read(
-        self,
-        payload: &[u8],
-        format: Option<ContentFormat>,
-        sink: &mut impl Sink,
-    ) -> Option<()> {
-        match format {
-            Some(format) if format.is_cbor() => self.read_cbor(payload, sink),
-            _ => json_member::read(payload, self, sink),
-        }
-    }
-
-    /// The same of CBOR.
-    pub(super) fn read_cbor(self, payload: &[u8], sink: &mut impl Sink) -> Option<()> {
-        cbor_member::read(payload, self, sink)
     }
 
     pub(super) fn all(self) -> Mask {

@@ -47,6 +47,7 @@ pub mod on_behalf;
 pub mod own_topic;
 pub mod pattern;
 pub mod plan;
+mod pointer;
 pub mod policy;
 pub mod presence;
 mod proof;

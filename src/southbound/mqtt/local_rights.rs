@@ -223,7 +223,8 @@ impl Allowed {
     }
 }
 
-/// Whether a filter holds a message back from a subscriber of whom is `remembered` what it got last.
+/// Whether a filter holds a message back from a subscriber of whom is `remembered` what it got
+/// last.
 fn holds(screen: &Screen, now: Instant, message: &BusMessage<'_>, remembered: Option<&Remembered>) -> bool {
     let sample = sample(message);
     screen.unmet(&sample).is_some()
