@@ -590,8 +590,8 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once; with the
-    /// next record it refuses or drops, as `when-full` specifies.
+    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once: with the next
+    /// record it refuses, or drops with the next segment, as `when-full` specifies.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;
