@@ -174,6 +174,19 @@ impl<S: Storage> LaneWriter<S> {
         self.trouble
     }
 
+    /// Whether the disk is full for it.
+    pub(super) fn is_disk_full(&self) -> bool {
+        let troubles = [self.trouble, self.control_trouble];
+        troubles.iter().flatten().any(Trouble::is_full) || self.shelf.is_full()
+    }
+
+    /// A full disk has space again.
+    pub(super) fn retry_full(&mut self, now: Instant) {
+        let troubles = [&mut self.trouble, &mut self.control_trouble];
+        troubles.into_iter().flatten().for_each(|trouble| trouble.retry_full(now));
+        self.shelf.retry_full(now);
+    }
+
     /// Records dropped since the last call, for the log.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
@@ -209,7 +222,8 @@ impl<S: Storage> LaneWriter<S> {
         if making && self.exchanges(held) {
             return segment;
         }
-        let more = if making { self.bounds.max_bytes.saturating_sub(held) / u64::from(self.layout.size) } else { 0 };
+        let more =
+            if making { self.bounds.max_bytes.saturating_sub(held) / u64::from(self.layout.size) } else { 0 };
         let active = if self.admits(held) { self.active_room() } else { 0 };
         let prepared = self.prepared.is_some() && (drops || held <= self.bounds.max_bytes);
         active + (more + u64::from(prepared)) * segment
