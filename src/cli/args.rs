@@ -60,7 +60,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground, as the systemd unit does
-    Run,
+    Run(RunArguments),
     /// Check everything that could be wrong: one line per finding, and what to do about it
     Check(CheckArguments),
     /// Set the upstream broker and its credentials
@@ -126,6 +126,15 @@ pub enum Command {
     Complete(CompleteArguments),
     /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
+}
+
+/// `tombolo run`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RunArguments {
+    /// End as at SIGTERM when standard input ends: the demo's gateway ends with the demo, however
+    /// that ends
+    #[arg(long, hide = true)]
+    pub until_input_ends: bool,
 }
 
 /// `tombolo send`

@@ -180,7 +180,7 @@ pub fn main() -> ExitCode {
     };
     match &arguments.command {
         // What the daemon says is read anywhere.
-        Command::Run => {
+        Command::Run(_) => {
             let config = std::path::absolute(&arguments.config);
             name_configuration(config.as_deref().unwrap_or(&arguments.config));
         }
@@ -250,7 +250,10 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         )));
     }
     match command {
-        Command::Run => return Ok(crate::daemon::run::run(&context.options(), context.out.json)),
+        Command::Run(arguments) => {
+            let (options, json) = (context.options(), context.out.json);
+            return Ok(crate::daemon::run::run(&options, json, arguments.until_input_ends));
+        }
         Command::Help(arguments) => help::run(context, &arguments)?,
         Command::Complete(arguments) => complete::run(context, &arguments)?,
         Command::Config(command) => config::run(context, command)?,

@@ -17,6 +17,7 @@ use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore}
 use super::retention;
 use super::segment::Segment;
 use super::settings::{LaneSettings, Settings, WhenFull};
+use super::space::SpaceWatch;
 use super::storage::{SECOND_LOOK, Storage, StorageError};
 use super::view::LaneView;
 use super::witness::{LaneWitness, Witness, WitnessFile};
@@ -133,6 +134,7 @@ pub struct Store<S: Storage> {
     unread: BTreeMap<(usize, u64), Instant>,
     wants_spare: usize,
     witness: WitnessFile<S>,
+    space: SpaceWatch,
 }
 
 impl<S: Storage> Store<S> {
@@ -197,6 +199,7 @@ impl<S: Storage> Store<S> {
             unread: BTreeMap::new(),
             wants_spare: 1,
             witness,
+            space: SpaceWatch::default(),
         };
         Ok((store, report))
     }
@@ -472,9 +475,26 @@ impl<S: Storage> Store<S> {
         self.lanes.iter_mut().for_each(LaneWriter::ask_checkpoint);
     }
 
+    fn watch_space(&mut self, now: Instant) {
+        let full = RejectError::Disk(StorageError::Full);
+        let is_full = self.lanes.iter().any(LaneWriter::is_disk_full)
+            || self.pool.trouble().is_some_and(|trouble| trouble.is_full())
+            || self.reject_trouble.is_some_and(|(error, _)| error == full);
+        let needed = u64::from(self.lanes[0].layout.size);
+        if !self.space.look(now, is_full, needed, || self.storage.free_bytes()) {
+            return;
+        }
+        self.pool.retry_full(now);
+        self.lanes.iter_mut().for_each(|lane| lane.retry_full(now));
+        if let Some((_, trouble)) = self.reject_trouble.as_mut().filter(|(error, _)| *error == full) {
+            trouble.retry_full(now);
+        }
+    }
+
     /// Recycles files and makes spare files one slice at a time; returns whether it should be
     /// called again soon.
     pub fn maintain(&mut self, now: Instant) -> bool {
+        self.watch_space(now);
         // The records of the file are released; an older witness would report them as missing.
         let freed = self.lanes.iter().any(|lane| !lane.freed.is_empty());
         if freed {
@@ -497,8 +517,19 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::commit`] or [`Store::maintain`] must be called even if nothing is appended.
+    /// When [`Store::maintain`], and [`Store::commit`] if it is due ([`Store::is_commit_due`]), must be
+    /// called even if nothing is appended.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.work_deadline(now).into_iter().chain(self.space.deadline()).min()
+    }
+
+    /// Whether [`Store::commit`] must be called. A look at the free space of a full disk needs none,
+    /// and so writes nothing.
+    pub fn is_commit_due(&self, now: Instant) -> bool {
+        self.work_deadline(now).is_some_and(|deadline| deadline <= now)
+    }
+
+    fn work_deadline(&self, now: Instant) -> Option<Instant> {
         // A removal waits until its loss is committed, which has its own deadline.
         let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
         let removable = !self.removals.is_empty() && counted;
@@ -596,8 +627,8 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once; with the
-    /// next record it refuses or drops, as `when-full` specifies.
+    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once: with the next
+    /// record it refuses, or drops with the next segment, as `when-full` specifies.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;

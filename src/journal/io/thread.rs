@@ -91,7 +91,7 @@ impl Committer {
             if closing {
                 self.store.ask_checkpoints();
             }
-            let due = closing || records || self.store.deadline(now).is_some_and(|deadline| deadline <= now);
+            let due = closing || records || self.store.is_commit_due(now);
             if may_start && due {
                 last_start = Some(now);
                 let outcomes = self.store.commit(now, &mut self.batches, closing);
