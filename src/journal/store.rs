@@ -516,8 +516,8 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::maintain`] must be called even if nothing is appended, and [`Store::commit`] if
-    /// it is due ([`Store::is_commit_due`]).
+    /// When [`Store::maintain`] must be called even if nothing is appended, and [`Store::commit`]
+    /// if it is due ([`Store::is_commit_due`]).
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.work_deadline(now).into_iter().chain(self.space.deadline()).min()
     }
