@@ -74,8 +74,8 @@ const ROUNDS: usize = 4;
 
 /// Runs the gateway until SIGTERM or SIGINT. The exit status is the service's.
 ///
-/// `json`: why it cannot start is said as one JSON object. `until_input_ends`: it stops as at SIGTERM
-/// when the standard input ends.
+/// `json`: why it cannot start is said as one JSON object. `until_input_ends`: it stops as at
+/// SIGTERM when the standard input ends.
 pub fn run(options: &Options, json: bool, until_input_ends: bool) -> ExitCode {
     // While there is one thread.
     let store = Rc::new(SocketStore::inherited());

@@ -517,14 +517,14 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::maintain`], and [`Store::commit`] if it is due ([`Store::is_commit_due`]), must be
-    /// called even if nothing is appended.
+    /// When [`Store::maintain`] must be called even if nothing is appended, and [`Store::commit`]
+    /// if it is due ([`Store::is_commit_due`]).
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.work_deadline(now).into_iter().chain(self.space.deadline()).min()
     }
 
-    /// Whether [`Store::commit`] must be called. A look at the free space of a full disk needs none,
-    /// and so writes nothing.
+    /// Whether [`Store::commit`] must be called. A look at the free space of a full disk needs
+    /// none, and so writes nothing.
     pub fn is_commit_due(&self, now: Instant) -> bool {
         self.work_deadline(now).is_some_and(|deadline| deadline <= now)
     }
@@ -627,8 +627,8 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once: with the next
-    /// record it refuses, or drops with the next segment, as `when-full` specifies.
+    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once: with the
+    /// next record it refuses, or drops with the next segment, as `when-full` specifies.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;

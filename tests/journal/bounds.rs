@@ -316,12 +316,18 @@ fn a_lane_above_a_lowered_bound_does_not_grow_with_every_restart() {
         }
         assert_eq!(stored, 0, "segments of {segments}, {records} records");
         rig.check();
-        // Once the old segments have left, the new bound holds.
-        rig.release(Lane::Normal, rig.store.next_sequence(Lane::Normal) - 1);
-        rig.commit_with(true);
-        rig.maintain();
-        assert!(fill(&mut rig) >= 3 * 37);
-        assert!(lane_bytes(&rig) <= 4 * u64::from(SEGMENT), "{} bytes", lane_bytes(&rig));
+        // The last of the old segments may have room left, for half a new one at least; once it
+        // is used up, the new bound holds.
+        for least in [18, 2 * 37] {
+            rig.release(Lane::Normal, rig.store.next_sequence(Lane::Normal) - 1);
+            rig.commit_with(true);
+            rig.maintain();
+            let stored = fill(&mut rig);
+            assert!(stored >= least, "{stored} of segments of {segments}, {records} records");
+            while fill(&mut rig) > 0 {}
+        }
+        let bytes = lane_bytes(&rig);
+        assert!(bytes <= 4 * u64::from(SEGMENT), "{bytes} bytes, segments of {segments}, {records} records");
         restarted(rig).check();
     }
 }
@@ -356,6 +362,7 @@ fn an_empty_lane_takes_records_though_its_last_segment_is_larger_than_the_bound(
             let room = rig.store.room(Lane::Normal);
             assert!(room >= 37 * 1088, "restart {restart}: room for {room}");
             assert!(fill(&mut rig) >= 37);
+            while fill(&mut rig) > 0 {}
             assert!(lane_bytes(&rig) <= before, "{} bytes, before {before}", lane_bytes(&rig));
             rig.check();
         }
@@ -367,7 +374,8 @@ fn an_empty_lane_takes_records_though_its_last_segment_is_larger_than_the_bound(
 fn a_large_segment_that_cannot_be_read_counts_with_its_size() {
     let rig = lowered(WhenFull::Refuse, 16, 2000);
     let left = rig.disk.after_power_cut(Cut::Everything);
-    let name = left.files().into_iter().find(|(folder, ..)| *folder == Folder::Normal).expect("there is one").1;
+    let name =
+        left.files().into_iter().find(|(folder, ..)| *folder == Folder::Normal).expect("there is one").1;
     left.make_unopenable(Folder::Normal, &name);
     let rig = rig.reopened_on(left);
     let status = rig.store.lane_status(Lane::Normal);

@@ -264,8 +264,8 @@ impl Script {
     }
 }
 
-/// The signals that end the demo: Ctrl-C, `kill`, and the end of its terminal. They are received from
-/// the start on, so that none of them leaves the gateway and the folder behind.
+/// The signals that end the demo: Ctrl-C, `kill`, and the end of its terminal. They are received
+/// from the start on, so that none of them leaves the gateway and the folder behind.
 struct AskedToEnd([Signal; 3]);
 
 impl AskedToEnd {
