@@ -278,7 +278,7 @@ impl AskedToEnd {
         ]))
     }
 
-    async fn to_end(&mut self) {
+    async fn ends(&mut self) {
         let AskedToEnd([interrupt, terminate, hangup]) = self;
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -366,7 +366,7 @@ async fn play(options: Options) -> Result<bool, String> {
         }
         tokio::select! {
             _ = tokio::time::sleep(Duration::from_millis(100)) => {}
-            () = asked.to_end() => break,
+            () = asked.ends() => break,
         }
     }
 

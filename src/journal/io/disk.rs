@@ -184,7 +184,9 @@ impl Storage for Disk {
 
     fn free_bytes(&self) -> Option<u64> {
         let space = statvfs(&self.directory).ok()?;
-        Some(u64::from(space.blocks_available()).saturating_mul(u64::from(space.fragment_size())))
+        #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+        let free = u64::from(space.blocks_available()).saturating_mul(u64::from(space.fragment_size()));
+        Some(free)
     }
 
     fn wait_for_second_look(&self) {
