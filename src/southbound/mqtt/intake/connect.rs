@@ -97,6 +97,11 @@ impl Intake {
             let reason = "an authentication method, which is not offered";
             return self.refuse(now, number, Code::BadAuthenticationMethod, claim, reason, pipeline);
         }
+        // MQTT 5.0 §3.1.2.11.10.
+        if hello.has_authentication_data {
+            let reason = "authentication data without an authentication method";
+            return self.refuse(now, number, Code::ProtocolError, claim, reason, pipeline);
+        }
         let is_nameless_session =
             hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
         let is_refused = hello.client_id.len() > CLIENT_ID_MAX || !packet::is_text(&hello.client_id);

@@ -4,7 +4,7 @@
 use super::super::connection::{Connection, State};
 use super::super::packet::{Inbound, Welcome};
 use super::*;
-use mqtt::packet::{AuthenticationMethod, MessageExpiryInterval};
+use mqtt::packet::{AuthenticationData, AuthenticationMethod, MessageExpiryInterval, Property};
 
 /// What a client that is not let in hears, and that it is closed then.
 fn refusal(world: &mut World, connect: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -67,12 +67,18 @@ fn what_a_connect_offers_and_is_not_taken_is_answered_with_its_code_and_closed()
         let heard = refusal(&mut World::new(), &bytes);
         assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
     }
-    let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
-    let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
-    let method = AuthenticationMethod::new("SCRAM-SHA-256").unwrap();
-    let connect = connect.props(vec![method.into()]).build().unwrap().to_continuous_buffer();
-    let heard = refusal(&mut World::new(), &connect);
-    assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, 0x8C][..]));
+    let method = Property::from(AuthenticationMethod::new("SCRAM-SHA-256").unwrap());
+    let data = Property::from(AuthenticationData::new(b"n,,n=door-7".to_vec()).unwrap());
+    // Data without a method is a Protocol Error (§3.1.2.11.10).
+    for (properties, code) in
+        [(vec![method.clone()], 0x8C), (vec![method, data.clone()], 0x8C), (vec![data], 0x82)]
+    {
+        let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
+        let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+        let connect = connect.props(properties).build().unwrap().to_continuous_buffer();
+        let heard = refusal(&mut World::new(), &connect);
+        assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
+    }
 }
 
 #[test]
