@@ -5,8 +5,9 @@
 //! module of the crate. A value of these types is valid by construction: code that holds a [`Path`]
 //! or a [`Name`] does not check it again.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 mod query;
 mod topic_filter;
@@ -303,6 +304,12 @@ impl fmt::Display for PathError {
 
 impl std::error::Error for PathError {}
 
+/// The first `most` bytes of a text, or fewer so that no character is cut.
+pub fn beginning(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
 /// A CoAP Content-Format number (RFC 7252 §12.3). Readings of every southbound protocol have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentFormat(pub u16);
@@ -337,16 +344,49 @@ impl ContentFormat {
         Some(name.rsplit_once('@').map_or(name, |(media_type, _)| media_type))
     }
 
-    /// The number of a media type, as [`ContentFormat::media_type`] writes it; without a content
-    /// coding. `None` if CoAP has none.
+    /// The number of a media type without a content coding, in any case and with or without blanks
+    /// at its parameters (RFC 6838 §4.2, RFC 9110 §8.3.1). Of JSON a `charset=utf-8` says nothing
+    /// (RFC 8259 §8.1, §11). `None` if CoAP has none.
     pub fn from_media_type(text: &str) -> Option<ContentFormat> {
-        match text {
-            "text/plain" | "text/plain; charset=utf-8" | "text/plain;charset=utf-8" => {
-                Some(ContentFormat::TEXT)
-            }
-            text if text.contains('@') => None,
-            text => coap_numbers::content_format::from_str(text).map(ContentFormat),
+        static FORMATS: OnceLock<HashMap<String, u16>> = OnceLock::new();
+        // As most write it.
+        if let Some(format) = coap_numbers::content_format::from_str(text).filter(|_| !text.contains('@')) {
+            return Some(ContentFormat(format));
         }
+        let formats = FORMATS.get_or_init(|| {
+            let mut formats = HashMap::from([("text/plain".to_owned(), ContentFormat::TEXT.0)]);
+            for format in (0..=u16::MAX).map(ContentFormat) {
+                if let Some(name) = format.media_type().filter(|_| format.content_coding().is_none()) {
+                    formats.entry(plainest(name)).or_insert(format.0);
+                }
+            }
+            formats
+        });
+        let wanted = plainest(text);
+        let known = |name: &str| formats.get(name).map(|number| ContentFormat(*number));
+        let of_json =
+            || wanted.strip_suffix(";charset=utf-8").and_then(known).filter(|format| format.is_json());
+        known(&wanted).or_else(of_json)
+    }
+
+    /// Whether a payload of it is a CBOR document: `application/cbor`, or a type with the suffix
+    /// `+cbor` (RFC 8949 §9.5).
+    pub fn is_cbor(self) -> bool {
+        self == ContentFormat::CBOR || self.has_syntax("application/cbor", "+cbor")
+    }
+
+    /// Whether a payload of it is a JSON document: `application/json`, or a type with the suffix
+    /// `+json` (RFC 6839 §3.1).
+    pub fn is_json(self) -> bool {
+        self == ContentFormat::JSON || self.has_syntax("application/json", "+json")
+    }
+
+    fn has_syntax(self, media_type: &str, suffix: &str) -> bool {
+        let is_it = |text: &str| {
+            let plain = text.split(';').next().unwrap_or_default().trim_end();
+            plain == media_type || plain.ends_with(suffix)
+        };
+        self.media_type().is_some_and(is_it)
     }
 
     /// The content coding of the payload, such as `deflate` (RFC 7252 §12.3); `None` for the
@@ -355,6 +395,11 @@ impl ContentFormat {
         // The form of RFC 9193: `application/json@deflate`.
         Some(coap_numbers::content_format::to_str(self.0)?.rsplit_once('@')?.1)
     }
+}
+
+/// A media type in one of the ways in which it can be written.
+fn plainest(media_type: &str) -> String {
+    media_type.to_ascii_lowercase().split(';').map(str::trim).collect::<Vec<_>>().join(";")
 }
 
 impl fmt::Display for ContentFormat {
@@ -636,6 +681,24 @@ mod tests {
         assert!(named.len() >= 119, "{}", named.len());
         for number in named {
             assert!(!media(number).is_some_and(|name| name.contains('@')), "{number}");
+        }
+        let of = |text| ContentFormat::from_media_type(text).map(|format| format.0);
+        for (text, number) in [
+            ("application/json", 50),
+            ("Application/JSON", 50),
+            ("application/json; charset=utf-8", 50),
+            ("application/json;charset=UTF-8", 50),
+            ("APPLICATION/CBOR", 60),
+            ("text/plain", 0),
+            ("text/plain; charset=utf-8", 0),
+            ("application/cose;cose-type=\"cose-encrypt0\"", 16),
+        ] {
+            assert_eq!(of(text), Some(number), "{text}");
+        }
+        for text in
+            ["application/xml; charset=utf-8", "application/json@deflate", "application/cbor; x=1", ""]
+        {
+            assert_eq!(of(text), None, "{text}");
         }
         let coding = |number| ContentFormat(number).content_coding();
         assert_eq!((coding(11_060), coding(12_000), coding(50)), (Some("deflate"), Some("zstd"), None));

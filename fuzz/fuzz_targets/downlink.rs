@@ -111,7 +111,14 @@ fn observed(mut data: &[u8]) {
     let now = Instant::now();
     let peer = Peer::Session(SessionId(1)).id();
     let holder = Holder { number: 1, max_sessions: 1, max_handshakes: Holder::HANDSHAKES };
-    let ask = |observe| Ask { path: "a".to_owned(), query: None, accept: None, observe, limit: 4096 };
+    let ask = |observe| Ask {
+        path: "a".to_owned(),
+        query: None,
+        accept: None,
+        block_exponent: None,
+        observe,
+        limit: 4096,
+    };
     let (mut last, mut buffer) = (None, Vec::new());
     while let [choice, length, rest @ ..] = data {
         match choice % 4 {

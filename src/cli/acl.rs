@@ -142,10 +142,17 @@ pub fn text(explained: &Explained, asked: &str) -> String {
         let text = format!("{}{from}: path {}{query}{formats}{lacks}{deny}{decides}", rule.rule, rule.path);
         row(if at == 0 { "rules" } else { "" }, text);
     }
-    if let Some(nearest) = &explained.nearest {
+    let all_nearest = [&explained.nearest, &explained.nearest_other];
+    for (at, nearest) in all_nearest.into_iter().flatten().enumerate() {
         let from = nearest.from.as_ref().map(|role| format!(" of role {role}")).unwrap_or_default();
         let what = if explained.method == "command" { "topic" } else { "path" };
-        row("nearest", format!("rule {}{from}, {what} {}: {}", nearest.rule, nearest.path, nearest.why));
+        row(
+            if at == 0 { "nearest" } else { "" },
+            format!("rule {}{from}, {what} {}: {}", nearest.rule, nearest.path, nearest.why),
+        );
+        if let Some(place) = &nearest.place {
+            row("", format!("at {place}"));
+        }
     }
     if let Some(place) = &explained.rule_place {
         row("where", place.clone());
@@ -175,6 +182,13 @@ pub fn text(explained: &Explained, asked: &str) -> String {
             };
             row("query", format!("{query}, as the {place} query"));
         }
+    }
+    if let Some(local) = &explained.local {
+        let retain = if local.retain { "retained if it says so" } else { "not retained" };
+        row("granted", format!("QoS {} at most, {retain}", local.qos));
+    }
+    if let Some(qos) = explained.granted_qos {
+        row("granted", format!("QoS {qos} at most"));
     }
     if let Some(formats) = &explained.content_formats {
         row("formats", formats.join(" "));
@@ -224,6 +238,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
 /// What a filter holds back.
 fn held_back(filter: &ExplainedFilter) -> String {
     let mut held = Vec::new();
+    if !filter.when.is_empty() {
+        held.push(format!("what this does not hold for: {}", filter.when.join("; and ")));
+    }
     if filter.on_change {
         held.push("what equals the reading before".to_owned());
     }

@@ -60,7 +60,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon in the foreground, as the systemd unit does
-    Run,
+    Run(RunArguments),
     /// Check everything that could be wrong: one line per finding, and what to do about it
     Check(CheckArguments),
     /// Set the upstream broker and its credentials
@@ -126,6 +126,15 @@ pub enum Command {
     Complete(CompleteArguments),
     /// Run a demonstration: broker, devices and gateway in one process
     Demo(DemoArguments),
+}
+
+/// `tombolo run`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RunArguments {
+    /// End as at SIGTERM when standard input ends: the demo's gateway ends with the demo, however
+    /// that ends
+    #[arg(long, hide = true)]
+    pub until_input_ends: bool,
 }
 
 /// `tombolo send`
@@ -249,7 +258,7 @@ pub enum DeviceCommand {
     List(DeviceListArguments),
     /// Show a device; its key only with --key
     Show(DeviceShowArguments),
-    /// Change the role, the label or the time until it is offline
+    /// Change the role, the label, the time until it is offline, the parent or the tags
     Set(DeviceSetArguments),
     /// Let a disabled device in again
     Enable(DeviceNameArgument),
@@ -281,7 +290,8 @@ pub struct DeviceAddArguments {
     #[arg(long)]
     pub role: String,
     /// Its pre-shared key: text:…, hex:…, or - for standard input (arguments are visible to other
-    /// users); without a value a key is generated
+    /// users); without a value a key of 22 characters is generated, with hex alone one of 16 bytes,
+    /// for devices that take no longer one
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "", group = "proof")]
     pub psk: Option<String>,
     /// The identity of its pre-shared key: text, or hex:… for other bytes [default: its id]

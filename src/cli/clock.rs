@@ -81,7 +81,10 @@ fn text(clock: &Clock) -> String {
         row("effect", "nothing stored expires by it; TLS judges certificates at the floor".to_owned());
         row("ends", way_out(clock));
     }
-    row("floor", clock.floor.clone().unwrap_or_default());
+    row("floor", floor(clock));
+    if let Some(ahead) = floor_ahead(clock) {
+        row("", format!("{ahead}; {FLOOR_WAY_OUT}"));
+    }
     if !clock.trusted {
         row("last trusted", clock.last_trusted.clone().unwrap_or_else(|| "never".to_owned()));
     }
@@ -123,6 +126,35 @@ pub fn unread(clock: &Clock) -> Option<&str> {
     clock.unread.as_deref().filter(|_| clock.unread != clock.reason)
 }
 
+/// The floor, and what shows that it has passed.
+fn floor(clock: &Clock) -> String {
+    let floor = clock.floor.as_deref().unwrap_or_default();
+    match clock.floor_from.as_deref() {
+        Some("certificate") => format!("{floor}, proven by a server's certificate"),
+        Some("not-before") => format!("{floor}, from which a server's certificate is valid"),
+        Some("build") => format!("{floor}, when this program was built"),
+        _ => floor.to_owned(),
+    }
+}
+
+/// That the floor is later than the clock, and what follows; `status` and `check` use it too.
+pub fn floor_ahead(clock: &Clock) -> Option<String> {
+    let ahead = clock.floor_ahead_s.filter(|ahead| *ahead >= FLOOR_AHEAD_S)?;
+    let what = if clock.trusted {
+        "certificates that expired before it are refused; tokens are judged by the clock"
+    } else {
+        "certificates and tokens (mqtt) are judged at it: those that expired before it are refused"
+    };
+    Some(format!("the floor, {}, is {} later than the clock: {what}", floor(clock), span(ahead)))
+}
+
+/// By fewer seconds it is not worth a word.
+const FLOOR_AHEAD_S: u64 = 60;
+
+/// What ends that the floor is later than the clock; `check` uses it too.
+pub const FLOOR_WAY_OUT: &str = "set the clock right (`timedatectl set-ntp true`), or, if it is right, lower the floor with \
+                                 `tombolo clock reset`";
+
 /// How a doubt is resolved; `check` uses it too.
 pub fn way_out(clock: &Clock) -> String {
     let left = clock.doubt_ends_in_s.map_or_else(|| "24 h".to_owned(), span);
@@ -154,6 +186,28 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn the_floor_is_named_with_its_proof_and_what_follows_where_the_clock_is_behind_it() {
+        let clock = |trusted, floor_ahead_s| Clock {
+            trusted,
+            floor: Some("2026-07-01T00:00:00.000Z".into()),
+            floor_from: Some("certificate".into()),
+            floor_ahead_s,
+            ..Clock::default()
+        };
+        let shown = text(&clock(true, None));
+        assert!(shown.contains("2026-07-01T00:00:00.000Z, proven by a server's certificate\n"), "{shown}");
+        assert!(!shown.contains("later than the clock"), "{shown}");
+        assert_eq!(floor_ahead(&clock(true, Some(59))), None);
+        let shown = text(&clock(true, Some(3_600)));
+        assert!(shown.contains("is 1 h later than the clock: certificates that expired"), "{shown}");
+        assert!(
+            shown.contains("tombolo clock reset") && shown.contains("tokens are judged by the clock"),
+            "{shown}"
+        );
+        assert!(text(&clock(false, Some(3_600))).contains("tokens (mqtt) are judged at it"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use zeroize::Zeroizing;
 
 use super::error::CommandError;
-use crate::config::registry::io::random_key;
+use crate::config::registry::io::{random_key, random_key_bytes};
 use crate::config::scalar::parse_psk;
 
 /// Most bytes read from standard input for a key.
@@ -13,13 +13,15 @@ const STDIN_MAX: u64 = 4096;
 /// A PSK shorter than this can be guessed: 128 bits.
 pub const PSK_MIN: usize = 16;
 
-/// The key from an argument: empty = generated, `-` = standard input, else `text:…` or `hex:…`.
+/// The key from an argument: empty = generated, `hex` = generated without text, `-` = standard
+/// input, else `text:…` or `hex:…`.
 ///
 /// # Errors
 /// [`CommandError::Usage`] for an invalid key; the message does not contain it.
 pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError> {
     let text = match argument {
         "" => return random_key().map_err(CommandError::failed),
+        "hex" => return random_key_bytes().map_err(CommandError::failed),
         "-" => {
             // Large enough not to grow, which would leave copies of the key in memory.
             let mut text = Zeroizing::new(Vec::with_capacity(STDIN_MAX as usize + 1));
@@ -32,7 +34,7 @@ pub fn from_argument(argument: &str) -> Result<Zeroizing<Vec<u8>>, CommandError>
     };
     parse_psk(&text).map_err(|error| {
         CommandError::Usage(format!(
-            "--psk{}: {error}; write text:SECRET or hex:00ff…, or leave the value out and one is made",
+            "--psk{}: {error}; write text:SECRET or hex:00ff…, or leave the value out and one is made (with `hex` alone, of 16 bytes)",
             if argument == "-" { " - (standard input)" } else { "" },
         ))
     })
@@ -62,6 +64,8 @@ mod tests {
         }
         assert_eq!(*from_argument("hex:00ff").unwrap(), [0, 255]);
         assert_eq!(from_argument("").unwrap().len(), 22);
+        let bytes = [from_argument("hex").unwrap(), from_argument("hex").unwrap()];
+        assert!(bytes.iter().all(|key| key.len() == PSK_MIN) && bytes[0] != bytes[1]);
     }
 
     #[test]

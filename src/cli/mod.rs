@@ -180,7 +180,7 @@ pub fn main() -> ExitCode {
     };
     match &arguments.command {
         // What the daemon says is read anywhere.
-        Command::Run => {
+        Command::Run(_) => {
             let config = std::path::absolute(&arguments.config);
             name_configuration(config.as_deref().unwrap_or(&arguments.config));
         }
@@ -250,7 +250,10 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         )));
     }
     match command {
-        Command::Run => return Ok(crate::daemon::run::run(&context.options(), context.out.json)),
+        Command::Run(arguments) => {
+            let (options, json) = (context.options(), context.out.json);
+            return Ok(crate::daemon::run::run(&options, json, arguments.until_input_ends));
+        }
         Command::Help(arguments) => help::run(context, &arguments)?,
         Command::Complete(arguments) => complete::run(context, &arguments)?,
         Command::Config(command) => config::run(context, command)?,
@@ -338,7 +341,9 @@ fn mistaken_key(error: &clap::Error) -> Option<String> {
     let missing = error.to_string().contains("<ID>");
     let key =
         arguments.iter().position(|argument| argument == "--psk").and_then(|at| arguments.get(at + 1))?;
-    (adds && missing && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
+    // The word that asks for a key of 16 bytes.
+    let is_word = key == "hex";
+    (adds && missing && !is_word && crate::message::Name::parse(key).is_ok()).then(|| key.clone())
 }
 
 /// The error on standard error, as text or as one JSON object.

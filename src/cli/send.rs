@@ -13,6 +13,7 @@ use super::output::span;
 use crate::control::io::client::{ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::control::snapshot::Sent;
+use crate::message::ContentFormat;
 use crate::telemetry::text::Escaped;
 
 /// Sends it and waits.
@@ -67,7 +68,7 @@ pub fn run(context: &Context, arguments: SendArguments) -> Result<(), CommandErr
 }
 
 fn format(text: &str) -> Result<u16, CommandError> {
-    let known = text.parse().ok().or_else(|| crate::daemon::content_format_of(text));
+    let known = text.parse().ok().or_else(|| ContentFormat::from_media_type(text).map(|format| format.0));
     known.ok_or_else(|| {
         CommandError::Usage(format!(
             "{text:?} is no content format; use a number, or a media type like application/json"

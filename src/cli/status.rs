@@ -212,6 +212,10 @@ pub fn text(status: &Status) -> String {
         if mqtt.queued_messages > 0 {
             text.push_str(&format!(", {} waiting", plural(mqtt.queued_messages, "message")));
         }
+        if mqtt.verifying > 0 {
+            let passwords = plural(mqtt.verifying, "password");
+            text.push_str(&format!(", {passwords} waiting to be verified"));
+        }
         row("mqtt", text);
         if let Some(last) = &mqtt.last_refused {
             let count = number(&status.counters, "tombolo_mqtt_refused_connects_total").max(1);
@@ -294,6 +298,9 @@ pub fn text(status: &Status) -> String {
             _ => super::clock::verdict(clock),
         },
     );
+    if let Some(ahead) = super::clock::floor_ahead(clock) {
+        row("", format!("{ahead}; {}", super::clock::FLOOR_WAY_OUT));
+    }
     if let Some(reason) = super::clock::unread(clock) {
         row("", reason.to_owned());
     }
@@ -760,6 +767,27 @@ mod tests {
         assert!(!shown(Dtls { refused_full_last_s: Some(3_600), ..full.clone() }));
         assert!(!shown(Dtls { sessions: 1, refused_full_last_s: Some(1), ..full.clone() }));
         assert!(shown(full), "of an older daemon");
+    }
+
+    #[test]
+    fn passwords_that_wait_and_a_floor_that_is_later_than_the_clock_are_shown() {
+        let mqtt = crate::control::snapshot::Mqtt {
+            listen: vec!["127.0.0.1:1883".into()],
+            verifying: 3,
+            ..Default::default()
+        };
+        let clock = Clock {
+            trusted: true,
+            reason: Some("synchronised".into()),
+            floor: Some("2026-07-01T00:00:00.000Z".into()),
+            floor_from: Some("certificate".into()),
+            floor_ahead_s: Some(7_200),
+            ..Clock::default()
+        };
+        let shown = text(&Status { mqtt, clock, ..Status::default() });
+        assert!(shown.contains("3 passwords waiting to be verified"), "{shown}");
+        let ahead = "the floor, 2026-07-01T00:00:00.000Z, proven by a server's certificate, is 2 h later";
+        assert!(shown.contains(ahead) && shown.contains("tombolo clock reset"), "{shown}");
     }
 
     #[test]

@@ -255,6 +255,28 @@ pub fn way_out_of_impossible(by_certificate: bool) -> &'static str {
     }
 }
 
+/// What shows that the floor has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloorSource {
+    /// The program was built then.
+    Build,
+    /// The certificate of a server was not valid before.
+    NotBefore,
+    /// The certificate of a server proved a clock that said so.
+    Proven,
+}
+
+impl FloorSource {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FloorSource::Build => "build",
+            FloorSource::NotBefore => "not-before",
+            FloorSource::Proven => "certificate",
+        }
+    }
+}
+
 /// The state of the clock, for `status` and `clock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
@@ -264,6 +286,10 @@ pub struct View {
     pub synchronised: bool,
     /// A time that has certainly passed.
     pub floor: UnixTime,
+    /// What shows that it has passed.
+    pub floor_from: FloorSource,
+    /// By how much it is later than the clock, if it is.
+    pub floor_ahead: Option<Duration>,
     /// The basis of the current or last timeline.
     pub basis: Option<Basis>,
     /// The last time that was trusted.
@@ -622,6 +648,17 @@ impl Judge {
             verdict: self.verdict,
             synchronised: self.look.synchronised,
             floor: self.floor(),
+            floor_from: match self.floor() {
+                floor if floor == self.build => FloorSource::Build,
+                floor if floor == self.certain => FloorSource::NotBefore,
+                _ => FloorSource::Proven,
+            },
+            floor_ahead: self
+                .floor()
+                .0
+                .checked_sub(self.look.raw.0)
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
             basis: self.timeline.map(|timeline| timeline.basis),
             known: self.timeline.map(|timeline| timeline.known.wall),
             steady_in,

@@ -10,11 +10,14 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::downlink::router::{Directory, Refusal, Routed, Router};
 use crate::downlink::settings::Settings as Downlink;
-use crate::gate::explain::{Candidate, FilterView, format_text, nearest};
+use crate::gate::explain::{Candidate, FilterView, NearestRule, format_text, levels_in_common, nearest};
 use crate::gate::stage::Refusal as Refused;
 use crate::gate::{Gate, Supposed};
 use crate::message::{ContentFormat, Method, Name, Path};
-use crate::southbound::mqtt::explain::{Deciding, Judged, publish, subscribable, subscribe};
+use crate::southbound::mqtt::explain::{
+    Deciding, Judged, highest_qos, paths_of_commands, publish, publish_grant, publishable, receivable,
+    subscribe,
+};
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +145,16 @@ pub fn explain(
             Judged::Downlink(rule) => {
                 (None, decides("downlink", rule, "leads to paths of its own that this filter matches"))
             }
+            Judged::Denied(rule) if kind == "local-subscribe" => {
+                (Some("denied"), decides(kind, rule, "denies all that a rule would let it receive"))
+            }
             Judged::Denied(rule) => (Some("denied"), decides(kind, rule, "denies it")),
-            Judged::NoRule => (
-                Some("no_rule"),
-                (None, format!("no {kind} rule of role {role} matches, and nothing is allowed without one")),
-            ),
+            Judged::NoRule => {
+                let why = format!(
+                    "no local-subscribe rule and no downlink rule of role {role} matches, and nothing is allowed without one"
+                );
+                (Some("no_rule"), (None, why))
+            }
             Judged::Invalid if kind == "local-subscribe" => {
                 (Some("bad_path"), (None, "it is not a topic filter".to_owned()))
             }
@@ -187,15 +195,35 @@ pub fn explain(
             }
             if is_reading || !judged.is_allowed() {
                 // A `?` of a topic is no query.
-                let path = path.replace('?', "%3F");
-                let explained = gate.explain_supposed(now, device, Method::Post, &path, supposed);
+                let asked = path.replace('?', "%3F");
+                let explained = gate.explain_supposed(now, device, Method::Post, &asked, supposed);
                 let mut value = serde_json::to_value(explained).unwrap_or_default();
                 value["method"] = question.to_string().into();
-                if let (false, Judged::Denied(rule)) = (is_reading, &judged) {
-                    let name = format!("local-publish.{}", rule.name);
-                    value["why"] = format!("no uplink rule matches, and rule {name} denies it").into();
-                    value["reason"] = "denied".into();
-                    value["rule"] = name.into();
+                match &judged {
+                    Judged::Denied(rule) if !is_reading => {
+                        let name = format!("local-publish.{}", rule.name);
+                        value["why"] = format!("no uplink rule matches, and rule {name} denies it").into();
+                        value["reason"] = "denied".into();
+                        value["rule"] = name.into();
+                        if let Some(from) = &rule.from {
+                            value["rule_from"] = from.as_str().into();
+                        }
+                        if let Some(value) = value.as_object_mut() {
+                            value.remove("nearest");
+                        }
+                    }
+                    Judged::NoRule if !is_reading && value["reason"] == "no_rule" => {
+                        let uplink = serde_json::from_value::<NearestRule>(value["nearest"].take()).ok();
+                        let local = nearest(publishable(local, device), path);
+                        if value["matched"].as_array().is_none_or(Vec::is_empty) {
+                            value["why"] = format!(
+                                "no uplink rule and no local-publish rule of role {role} matches, and a topic that no rule allows is refused"
+                            )
+                            .into();
+                        }
+                        add_nearest(&mut value, [uplink, local], path);
+                    }
+                    _ => {}
                 }
                 return value;
             }
@@ -213,6 +241,8 @@ pub fn explain(
             let why = value["why"].as_str().unwrap_or_default().to_owned();
             value["why"] =
                 format!("no uplink rule matches; {why}: it goes to local clients, never upstream").into();
+            let grant = publish_grant(local, device, path);
+            value["local"] = json!({ "qos": grant.qos, "retain": grant.retain });
             value
         }
         Question::Subscribe => {
@@ -220,14 +250,30 @@ pub fn explain(
             let downlink = downlink.map_or(&[][..], |role| &role.downlink);
             let judged = subscribe(local, downlink, device, path);
             let mut value = said(&judged, "local-subscribe");
-            if judged == Judged::NoRule
-                && let Some(nearest) = nearest(subscribable(local, downlink, device), path)
-            {
-                value["nearest"] = serde_json::to_value(nearest).unwrap_or_default();
+            if judged == Judged::NoRule {
+                let of_each =
+                    [nearest(receivable(local, device), path), nearest(paths_of_commands(downlink), path)];
+                add_nearest(&mut value, of_each, path);
+            }
+            if judged.is_allowed() {
+                let max_queued = settings.mqtt.max_queued;
+                value["granted_qos"] = highest_qos(local, downlink, device, path, max_queued).into();
             }
             value
         }
         Question::Command => command(settings, gate, now, device, &role, path),
+    }
+}
+
+/// Adds the rules that come nearest, one of each kind: the nearer one first.
+fn add_nearest(value: &mut Value, of_each: [Option<NearestRule>; 2], path: &str) {
+    let mut found: Vec<NearestRule> = of_each.into_iter().flatten().collect();
+    found.sort_by_key(|rule| std::cmp::Reverse(levels_in_common(&rule.path, path)));
+    let mut found = found.into_iter().map(|rule| serde_json::to_value(rule).unwrap_or_default());
+    if let Some(value) = value.as_object_mut() {
+        value.remove("nearest");
+        value.extend(found.next().map(|first| ("nearest".to_owned(), first)));
+        value.extend(found.next().map(|other| ("nearest_other".to_owned(), other)));
     }
 }
 

@@ -409,6 +409,39 @@ impl<'f> Check<'f> {
         values
     }
 
+    /// A list of tables; in findings each is named by its number, from 1.
+    fn tables(
+        &mut self,
+        keys: &'static [Key],
+        items: Vec<Raw>,
+        line: Option<u32>,
+        path: &mut Vec<String>,
+    ) -> Option<Value> {
+        if items.is_empty() {
+            let advice = format!("use {}, or take the key out", Kind::Tables(keys).accepted());
+            self.fault(path, line, "the list is empty".to_owned(), advice);
+            return None;
+        }
+        let mut list = Vec::with_capacity(items.len());
+        for (at, item) in items.into_iter().enumerate() {
+            path.push((at + 1).to_string());
+            match item {
+                Raw::Table(entries) => {
+                    // An item has no line of its own.
+                    self.note(path, entries.first().and_then(|(_, line, _)| *line).or(line));
+                    let table = self.table(keys, entries, path);
+                    list.push(Value::new(None, table));
+                }
+                other => {
+                    let advice = "use a table, like { field = \"/t\", above = 30 }".to_owned();
+                    self.fault(path, line, format!("{} is not accepted", other.shown()), advice);
+                }
+            }
+            path.pop();
+        }
+        Some(Value::new(None, ValueKind::Array(list)))
+    }
+
     /// The tags of a device.
     fn tags(&mut self, entries: Vec<Entry>, path: &mut Vec<String>) -> Map<String, Value> {
         let mut values = Map::new();
@@ -467,6 +500,7 @@ impl<'f> Check<'f> {
                 let table = self.named(keys, entries, path);
                 Some(Value::new(None, table))
             }
+            (Kind::Tables(keys), Raw::List(items)) => self.tables(keys, items, line, path),
             (Kind::Tags, Raw::Table(entries)) => Some(Value::new(None, self.tags(entries, path))),
             (Kind::Forbidden(instead), _) => {
                 self.fault(path, line, "a secret does not belong here".to_owned(), instead.to_owned());
@@ -492,7 +526,8 @@ impl<'f> Check<'f> {
             // question, nor a window: without one nothing is asked or installed, and nothing
             // says so.
             (kind, Raw::Text(text))
-                if text.is_empty() && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans) =>
+                if text.is_empty()
+                    && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans | Kind::Operand) =>
             {
                 Some(Value::new(None, ValueKind::Nil))
             }
@@ -510,7 +545,7 @@ impl<'f> Check<'f> {
             (kind, raw) => {
                 let shown = match kind {
                     Kind::Secret | Kind::Url => "this value".to_owned(),
-                    Kind::Addresses | Kind::Texts => match unfit(kind, &raw) {
+                    Kind::Addresses | Kind::Texts | Kind::Operands => match unfit(kind, &raw) {
                         Some(item) => format!("{} in the list", item.shown()),
                         None => raw.shown(),
                     },
@@ -523,6 +558,9 @@ impl<'f> Check<'f> {
                         let advice = match (self.origin, kind) {
                             (Origin::Environment, Kind::Addresses | Kind::Texts) => {
                                 kind.accepted_in_variable()
+                            }
+                            (Origin::Environment, Kind::Tables(_)) => {
+                                "a file: a variable cannot hold a list of tables".to_owned()
                             }
                             // Plain HTTP, which other machines should not reach.
                             (_, Kind::Addresses) if path.first().is_some_and(|table| table == "metrics") => {

@@ -221,7 +221,23 @@ impl Loaded {
         // Readings have the bare name of their rule, which may begin like a kind.
         let is_reading = explanation["matched"].as_array().is_some_and(|matched| !matched.is_empty());
         let (kind, rule) = other.filter(|_| !is_reading).unwrap_or(("uplink", rule));
-        let table = ["role", table, kind, rule];
+        self.place_of_rule(table, kind, rule)
+    }
+
+    /// The file and line of a rule that comes nearest.
+    fn nearest_place(&self, explanation: &serde_json::Value, key: &str) -> Option<&Place> {
+        let nearest = explanation.get(key)?;
+        let rule = nearest["rule"].as_str()?;
+        let table = nearest["from"].as_str().or(explanation["role"].as_str())?;
+        let is_reading = matches!(explanation["method"].as_str(), Some("POST" | "PUT" | "DELETE"));
+        let kinds = ["local-publish", "local-subscribe", "downlink"];
+        let other = kinds.iter().find_map(|kind| Some((*kind, rule.strip_prefix(kind)?.strip_prefix('.')?)));
+        let (kind, rule) = other.filter(|_| !is_reading).unwrap_or(("uplink", rule));
+        self.place_of_rule(table, kind, rule)
+    }
+
+    fn place_of_rule(&self, role: &str, kind: &str, rule: &str) -> Option<&Place> {
+        let table = ["role", role, kind, rule];
         let keys = ["path", "topic"].map(|key| [&table[..], &[key]].concat());
         self.place(&table).or_else(|| keys.iter().find_map(|key| self.place(key)))
     }
@@ -237,6 +253,11 @@ impl Loaded {
         }
         if let Some(place) = self.rule_place(explanation) {
             explanation["rule_place"] = place.to_string().into();
+        }
+        for key in ["nearest", "nearest_other"] {
+            if let Some(place) = self.nearest_place(explanation, key).map(ToString::to_string) {
+                explanation[key]["place"] = place.into();
+            }
         }
         if self.known(device).is_some_and(|known| !known.usable) {
             let is_off = self.known(device).is_some_and(|known| known.switched_off);
@@ -263,6 +284,11 @@ impl Loaded {
             let why = explanation["why"].as_str().unwrap_or_default();
             explanation["why"] = format!("{why}; did you mean {near}?").into();
         }
+    }
+
+    /// Why nothing would forward the readings of a device that is behind another, if nothing would.
+    pub fn mute_child(&self, child: &crate::gate::Device) -> Option<String> {
+        validate::mute_child(&self.settings.gate, &self.known, child)
     }
 
     /// Takes what `running` has of each device that is unchanged, so that two configurations of

@@ -279,10 +279,35 @@ pub(super) struct Local {
     pub(super) qos: Option<u8>,
     /// Of `local-subscribe` alone, as all that follow.
     pub(super) content_formats: Option<Vec<String>>,
+    pub(super) when: Option<Vec<Condition>>,
     pub(super) on_change: Option<bool>,
     pub(super) dead_band: Option<f64>,
     pub(super) dead_band_field: Option<String>,
     pub(super) min_interval: Option<Span>,
+}
+
+/// An element of `when`: one comparison, or `any` of several, which have no `any` themselves.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Condition {
+    pub(super) field: Option<String>,
+    pub(super) above: Option<f64>,
+    pub(super) below: Option<f64>,
+    pub(super) at_least: Option<f64>,
+    pub(super) at_most: Option<f64>,
+    pub(super) is: Option<Operand>,
+    pub(super) is_not: Option<Operand>,
+    pub(super) one_of: Option<Vec<Operand>>,
+    pub(super) present: Option<bool>,
+    pub(super) any: Option<Vec<Condition>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Operand {
+    Flag(bool),
+    Number(f64),
+    Text(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -310,6 +335,7 @@ pub(super) struct Uplink {
     pub(super) query: Option<QueryUse>,
     pub(super) max_payload: Option<u32>,
     pub(super) content_formats: Option<Vec<String>>,
+    pub(super) when: Option<Vec<Condition>>,
     pub(super) on_change: Option<bool>,
     pub(super) dead_band: Option<f64>,
     pub(super) dead_band_field: Option<String>,
@@ -367,6 +393,7 @@ pub(super) struct Served {
     pub(super) path: Option<String>,
     pub(super) query: Option<String>,
     pub(super) accept: Option<String>,
+    pub(super) block_size: Option<u16>,
     #[serde(rename = "as")]
     pub(super) reading: Option<String>,
     /// Of `poll` alone, as the schema has it.

@@ -4,7 +4,8 @@ use ::config::{Value, ValueKind};
 use toml::de::{DeTable, DeValue};
 
 use super::scalar::{parse_duration, parse_size};
-use super::schema::Kind;
+use super::schema::{Kind, OPERANDS_MAX, is_limit};
+use crate::gate::condition::TEXT_MAX;
 use crate::message::Name;
 
 /// A value of any layer.
@@ -91,6 +92,11 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
             text.into()
         }
         (Kind::Choice(words), Raw::Text(text)) if words.contains(&text.as_str()) => text.into(),
+        (Kind::Operand, raw) => operand(raw)?,
+        (Kind::Operands, Raw::List(items)) if (1..=OPERANDS_MAX).contains(&items.len()) => {
+            let values = items.into_iter().map(|item| Ok(Value::new(None, operand(item)?)));
+            ValueKind::Array(values.collect::<Result<_, ()>>()?)
+        }
         (Kind::Addresses | Kind::Texts, Raw::List(items)) => texts(items, |text| fits(kind, text))?,
         (Kind::Path | Kind::Secret, Raw::Text(text)) if clean(&text, 4096) => text.into(),
         (Kind::Url, Raw::Text(text)) if clean(&text, 1024) => text.into(),
@@ -99,6 +105,28 @@ pub(super) fn accept(kind: Kind, raw: Raw) -> Result<ValueKind, ()> {
         (Kind::FlagOrTopic, Raw::Flag(flag)) => flag.into(),
         _ => return Err(()),
     })
+}
+
+fn operand(raw: Raw) -> Result<ValueKind, ()> {
+    match raw {
+        raw if !is_operand(&raw) => Err(()),
+        Raw::Flag(flag) => Ok(flag.into()),
+        // Exact within the limits.
+        Raw::Whole(number) => Ok((number as f64).into()),
+        Raw::Number(number) => Ok(number.into()),
+        Raw::Text(text) => Ok(text.into()),
+        _ => Err(()),
+    }
+}
+
+fn is_operand(raw: &Raw) -> bool {
+    match raw {
+        Raw::Flag(_) => true,
+        Raw::Whole(number) => is_limit(*number as f64),
+        Raw::Number(number) => is_limit(*number),
+        Raw::Text(text) => text.len() <= TEXT_MAX,
+        _ => false,
+    }
 }
 
 /// Whether a text may stand in a list of this kind.
@@ -112,7 +140,10 @@ fn fits(kind: Kind, text: &str) -> bool {
 /// The first item of a list of this kind that makes it unusable; `None` if it is no list.
 pub(super) fn unfit(kind: Kind, raw: &Raw) -> Option<&Raw> {
     let Raw::List(items) = raw else { return None };
-    items.iter().find(|item| !matches!(item, Raw::Text(text) if fits(kind, text)))
+    items.iter().find(|item| match kind {
+        Kind::Operands => !is_operand(item),
+        _ => !matches!(item, Raw::Text(text) if fits(kind, text)),
+    })
 }
 
 fn texts(items: Vec<Raw>, good: impl Fn(&str) -> bool) -> Result<ValueKind, ()> {

@@ -38,6 +38,12 @@ pub enum Kind {
     Addresses,
     /// A list of texts, each of 1 to 255 bytes.
     Texts,
+    /// A number, a text or `true` or `false`, to be compared with.
+    Operand,
+    /// A list of them.
+    Operands,
+    /// A list of tables, each with these keys.
+    Tables(&'static [Key]),
     /// A path, relative to the file that contains the key.
     Path,
     /// A path to a secret, or `credential:NAME`.
@@ -271,6 +277,7 @@ const OBSERVE: &[Key] = &[
     key("path", Kind::Text(255)),
     key("query", Kind::Text(255)),
     key("accept", Kind::Text(255)),
+    key("block-size", Kind::Whole(16, 1_024)),
     key("as", Kind::Text(255)),
 ];
 
@@ -279,6 +286,7 @@ const POLL: &[Key] = &[
     key("path", Kind::Text(255)),
     key("query", Kind::Text(255)),
     key("accept", Kind::Text(255)),
+    key("block-size", Kind::Whole(16, 1_024)),
     key("as", Kind::Text(255)),
     key("every", Kind::Span(seconds(1), seconds(30 * DAY))),
 ];
@@ -303,10 +311,38 @@ const LOCAL_SUBSCRIBE: &[Key] = &[
     key("deny", Kind::Flag),
     key("topic", Kind::Text(1024)),
     key("content-formats", Kind::Texts),
+    key("when", Kind::Tables(CONDITION)),
     key("on-change", Kind::Flag),
     key("dead-band", Kind::Number(0.0, 1e12)),
     key("dead-band-field", Kind::Text(255)),
     key("min-interval", Kind::Span(Duration::from_millis(100), seconds(DAY))),
+];
+
+/// Whole numbers up to here, and further, are exact as 64-bit floating-point numbers.
+const LIMIT: Kind = Kind::Number(-1e15, 1e15);
+const FIELD_POINTER: Key = key("field", Kind::Text(255));
+const ABOVE: Key = key("above", LIMIT);
+const BELOW: Key = key("below", LIMIT);
+const AT_LEAST: Key = key("at-least", LIMIT);
+const AT_MOST: Key = key("at-most", LIMIT);
+const IS: Key = key("is", Kind::Operand);
+const IS_NOT: Key = key("is-not", Kind::Operand);
+const ONE_OF: Key = key("one-of", Kind::Operands);
+const PRESENT: Key = key("present", Kind::Flag);
+
+const COMPARISON: &[Key] = &[FIELD_POINTER, ABOVE, BELOW, AT_LEAST, AT_MOST, IS, IS_NOT, ONE_OF, PRESENT];
+
+const CONDITION: &[Key] = &[
+    FIELD_POINTER,
+    ABOVE,
+    BELOW,
+    AT_LEAST,
+    AT_MOST,
+    IS,
+    IS_NOT,
+    ONE_OF,
+    PRESENT,
+    key("any", Kind::Tables(COMPARISON)),
 ];
 
 const QUOTA: &[Key] = &[
@@ -330,6 +366,7 @@ const UPLINK: &[Key] = &[
     key("query", Kind::Choice(&["publish", "refuse"])),
     key("max-payload", Kind::Size(1, 64 * KIB)),
     key("content-formats", Kind::Texts),
+    key("when", Kind::Tables(CONDITION)),
     key("on-change", Kind::Flag),
     key("dead-band", Kind::Number(0.0, 1e12)),
     key("dead-band-field", Kind::Text(255)),
@@ -598,6 +635,16 @@ const METRICS: &[Key] = &[key("listen", Kind::Addresses), key("allow-remote", Ki
 
 const PATHS: &[Key] = &[fixed("state-dir", Kind::Path), fixed("runtime-dir", Kind::Path)];
 
+/// Most values in a list of them.
+pub const OPERANDS_MAX: usize = 16;
+const OPERAND: &str =
+    "a number from -1000000000000000 to 1000000000000000, a text of at most 64 bytes, true or false";
+
+/// Whether a number may be compared with.
+pub(super) fn is_limit(number: f64) -> bool {
+    (-1e15..=1e15).contains(&number)
+}
+
 /// Sizes whose upper bound is reported but does not refuse the configuration: the upper bound is
 /// used instead. Earlier versions accepted larger values, and an update must not stop such a
 /// gateway.
@@ -655,6 +702,9 @@ impl Kind {
             }
             Kind::Addresses => "a list of IP addresses with ports, like [\"[::]:5684\", \"192.0.2.1:5684\"]".to_owned(),
             Kind::Texts => "a list of texts of 1 to 255 bytes, like [\"mqtt\"]".to_owned(),
+            Kind::Operand => format!("{OPERAND}, like 30, \"alarm\" or true"),
+            Kind::Operands => format!("a list of 1 to {OPERANDS_MAX} values, like [\"alarm\", \"warning\"]; each is {OPERAND}"),
+            Kind::Tables(_) => "a list of tables, like [{ field = \"/t\", above = 30 }]".to_owned(),
             Kind::Path => "a path in quotes, absolute or relative to the file it stands in".to_owned(),
             Kind::Secret => {
                 "a path in quotes, absolute or relative to the file it stands in, or \"credential:NAME\" for a systemd credential"
@@ -698,7 +748,7 @@ mod tests {
                     key.name
                 );
                 assert!(keys[..i].iter().all(|other| other.name != key.name), "{}", key.name);
-                if let Kind::Table(keys) | Kind::Named(keys) = key.kind {
+                if let Kind::Table(keys) | Kind::Named(keys) | Kind::Tables(keys) = key.kind {
                     walk(keys);
                 }
             }

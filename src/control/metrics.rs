@@ -77,8 +77,22 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ("tombolo_coap_refused_reads_total", "GETs refused with 4.29, because the device asks too often."),
     ("tombolo_coap_separate_responses_total", "CoAP responses sent separately, because they took over 1 s."),
     ("tombolo_coap_unacknowledged_responses_total", "Separate responses that were never acknowledged."),
+    (
+        "tombolo_coap_sent_echoes_total",
+        "Responses without DTLS that asked for a proof of the address (Echo).",
+    ),
+    ("tombolo_coap_returned_echoes_total", "Requests without DTLS that proved their address by Echo."),
     ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
     ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
+    (
+        "tombolo_mqtt_busy_connects_total",
+        "MQTT connects refused: too many passwords waited to be verified, or one for too long.",
+    ),
+    (
+        "tombolo_mqtt_damped_connects_total",
+        "MQTT connects refused after too many wrong passwords, or wrong signatures of tokens.",
+    ),
+    ("tombolo_mqtt_full_connects_total", "MQTT connects refused: mqtt.max-clients are connected."),
     (
         "tombolo_mqtt_closed_unidentified_connections_total",
         "MQTT connections closed before they were identified, because there were too many.",

@@ -746,8 +746,35 @@ pub struct Mqtt {
     pub absent_sessions: u64,
     /// Messages of QoS 1 that wait for local clients.
     pub queued_messages: u64,
+    /// Chosen passwords that wait to be verified.
+    pub verifying: u64,
+    /// Clients refused because too many of these waited, or one of these for too long.
+    pub refused_busy: u64,
+    /// Seconds since the last of these; `None` = there was none.
+    pub refused_busy_last_s: Option<u64>,
+    /// Clients refused because `max_clients` were connected.
+    pub refused_full: u64,
+    /// Seconds since the last of these; `None` = there was none.
+    pub refused_full_last_s: Option<u64>,
     /// The newest connect that was refused.
     pub last_refused: Option<RefusedConnect>,
+}
+
+impl Mqtt {
+    /// Whether as many clients as may be are connected and one was refused in the last hour.
+    pub fn is_full(&self) -> bool {
+        self.clients >= self.max_clients && self.refused_full_last_s.is_some_and(|last| last < 3_600)
+    }
+
+    /// Whether a client was refused in the last hour for want of a verification of its password.
+    pub fn was_busy(&self) -> bool {
+        self.refused_busy_last_s.is_some_and(|last| last < 3_600)
+    }
+
+    /// Whether that goes on: passwords wait, or a client was refused in the last minute.
+    pub fn is_busy(&self) -> bool {
+        self.refused_busy_last_s.is_some_and(|last| last < 60 || self.verifying > 0 && last < 3_600)
+    }
 }
 
 /// A connect of a local MQTT client that was refused. Nothing in it is proven.
@@ -889,6 +916,9 @@ pub struct DeviceState {
     /// Of these, by reason; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused_reasons: BTreeMap<String, u64>,
+    /// The newest reading that was acknowledged and not published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_filtered: Option<LastFiltered>,
     /// The newest refusal.
     pub last_refusal: Option<LastRefusal>,
     /// Seconds that it is to be silent for until its readings over CoAP are taken again; `None`: it
@@ -1083,6 +1113,22 @@ impl LimitedDevice {
     pub fn percent(&self) -> u64 {
         self.count.saturating_mul(100) / self.of.max(1)
     }
+}
+
+/// The newest reading of a device that was acknowledged and not published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastFiltered {
+    /// When, if the clock is trusted.
+    pub at: Option<String>,
+    /// Seconds since.
+    pub ago_s: u64,
+    /// The path, or its first 64 bytes.
+    pub path: String,
+    /// Why, or the first 160 bytes of that.
+    pub why: String,
+    /// The rule whose filter it was.
+    pub rule: Option<String>,
 }
 
 /// The newest refusal of a device.
@@ -1362,6 +1408,11 @@ pub struct Clock {
     /// A time that has certainly passed: certificates are verified at it while the clock is not
     /// trusted.
     pub floor: Option<String>,
+    /// What shows that it has passed: `certificate` (a server's certificate proved a clock that
+    /// said so), `not-before` (the notBefore of one) or `build` (the build date).
+    pub floor_from: Option<String>,
+    /// Seconds by which it is later than the clock; `None` = it is not.
+    pub floor_ahead_s: Option<u64>,
     /// The last time that was trusted.
     pub last_trusted: Option<String>,
     /// If in doubt: seconds of further synchronisation after which it is trusted.
@@ -1532,6 +1583,12 @@ pub struct Explained {
     pub rule_place: Option<String>,
     /// If no rule matches: the one that comes nearest.
     pub nearest: Option<ExplainedNearest>,
+    /// Of what rules of two kinds could allow: the nearest one of the other kind.
+    pub nearest_other: Option<ExplainedNearest>,
+    /// Of a publish to local clients: what its rules grant.
+    pub local: Option<ExplainedGrant>,
+    /// Of a subscription: the highest QoS that is granted.
+    pub granted_qos: Option<u8>,
     /// How it would be published.
     pub publish: Option<ExplainedPublish>,
     /// Of a payload that was given: why the rule's filter would hold it back now.
@@ -1596,6 +1653,18 @@ pub struct ExplainedNearest {
     pub path: String,
     /// What differs.
     pub why: String,
+    /// The file and line of the rule.
+    pub place: Option<String>,
+}
+
+/// How a message to local clients may be published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ExplainedGrant {
+    /// Its highest QoS.
+    pub qos: u8,
+    /// Whether it may be retained.
+    pub retain: bool,
 }
 
 /// How a reading would be published.
@@ -1622,11 +1691,13 @@ pub struct ExplainedPublish {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ExplainedFilter {
+    /// What these conditions do not hold for is held back.
+    pub when: Vec<String>,
     /// What equals the reading before is held back.
     pub on_change: bool,
     /// A number that differs by so much or less is held back.
     pub dead_band: Option<f64>,
-    /// Where the number stands in JSON.
+    /// Where the number stands in JSON or CBOR.
     pub dead_band_field: Option<String>,
     /// What comes sooner, in milliseconds, is held back.
     pub min_interval_ms: Option<u64>,

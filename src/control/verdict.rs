@@ -22,6 +22,10 @@ pub const DOUBTFUL: &str = "nothing shows that its answers are not those to othe
 pub const SETTLED_BY: &str = "one more value in the map of a unit, so that reads have several lengths, shows it; or restart the converter or gateway";
 /// The reason of a device that is held back by its quota, as in [`LimitedDevice::reason`].
 pub const OVER_QUOTA: &str = "over_quota";
+/// Why clients with chosen passwords are refused, and what ends that.
+pub const VERIFICATIONS: &str = "too many chosen passwords wait to be verified, one after the other; `tombolo device rekey ID --password` \
+     makes one that is verified at once, and the log (\"MQTT client refused\") names who guesses";
+
 /// What the clock's reason begins with.
 const CLOCK: &str = "the clock is ";
 
@@ -62,6 +66,16 @@ pub fn reasons(status: &Status) -> Vec<String> {
     }
     if status.dtls.is_full() {
         reasons.push("devices are refused: all DTLS sessions are in use; raise coap.max-sessions".to_owned());
+    }
+    let mqtt = &status.mqtt;
+    if mqtt.is_full() {
+        let most = mqtt.max_clients;
+        reasons.push(format!(
+            "MQTT clients are refused: {most} are connected, as many as mqtt.max-clients; raise it, then `tombolo reload`"
+        ));
+    }
+    if mqtt.is_busy() {
+        reasons.push(format!("MQTT clients are refused: {VERIFICATIONS}"));
     }
     let clock = &status.clock;
     if !clock.trusted {
@@ -237,7 +251,7 @@ pub fn line(reasons: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::snapshot::{Clock, Dtls, Journal, ServedResource, ServedTrouble, SessionStore};
+    use crate::control::snapshot::{Clock, Dtls, Journal, Mqtt, ServedResource, ServedTrouble, SessionStore};
 
     fn fine() -> Status {
         Status {
@@ -383,6 +397,22 @@ mod tests {
                     ..fine()
                 },
                 "raise coap.max-sessions",
+            ),
+            (
+                Status {
+                    mqtt: Mqtt {
+                        clients: 2,
+                        max_clients: 2,
+                        refused_full_last_s: Some(3_599),
+                        ..Mqtt::default()
+                    },
+                    ..fine()
+                },
+                "2 are connected, as many as mqtt.max-clients; raise it",
+            ),
+            (
+                Status { mqtt: Mqtt { refused_busy_last_s: Some(59), ..Mqtt::default() }, ..fine() },
+                "wait to be verified",
             ),
             (Status { clock: Clock::default(), ..fine() }, "the clock is not trusted"),
             (Status { clock: Clock { doubted: true, ..Clock::default() }, ..fine() }, "in doubt"),

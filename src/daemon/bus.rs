@@ -175,12 +175,19 @@ fn disconnect(mut sender: LinkTx) {
 /// Follows the links on the path's thread.
 async fn follow(shared: Rc<Shared>, mut joining: UnboundedReceiver<Joined>) {
     while let Some(Joined { session, link }) = joining.recv().await {
-        tokio::task::spawn_local(deliver(shared.clone(), session, link));
+        let shared = shared.clone();
+        tokio::task::spawn_local(async move {
+            deliver(link, |messages, missed| {
+                shared.round(|hub| hub.deliver_mqtt(session, messages, missed));
+            })
+            .await;
+        });
     }
 }
 
-/// Hands the messages of one link to the hub, until the session leaves.
-async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
+/// Hands the messages of one link over, each time with how many before them have passed it by,
+/// until the session leaves.
+async fn deliver(mut link: LinkRx, mut hand_over: impl FnMut(&[Bytes], u64)) {
     let mut messages: Vec<Bytes> = Vec::new();
     let (mut expected, mut missed) = (None, 0);
     loop {
@@ -208,7 +215,7 @@ async fn deliver(shared: Rc<Shared>, session: u64, mut link: LinkRx) {
             return;
         }
         if is_all || messages.len() >= BATCH {
-            shared.round(|hub| hub.deliver_mqtt(session, &messages, std::mem::take(&mut missed)));
+            hand_over(&messages, std::mem::take(&mut missed));
             messages.clear();
             tokio::task::yield_now().await;
         }
@@ -221,21 +228,28 @@ mod tests {
 
     const MESSAGES: u64 = 500;
 
-    /// Takes messages until the last one; how many came, and how many were missed.
-    async fn drain(mut link: LinkRx) -> (u64, u64) {
-        let (mut came, mut missed, mut expected) = (0, 0, Some(0));
-        while expected != Some(MESSAGES) {
-            match link.next().await.expect("the router runs") {
-                Some(Notification::Forward(forward)) => {
-                    let (message, before) = taken(forward.publish.payload, &mut expected);
-                    assert_eq!(message.len(), 64 << 10, "without its number");
-                    (came, missed) = (came + 1, missed + before);
+    /// Delivers until the last message has come: the first of them, how many came, and how many
+    /// were missed behind the first.
+    async fn drain(link: LinkRx) -> (u64, u64, u64) {
+        let (mut first, mut came, mut missed) = (None, 0, 0);
+        let last = tokio::sync::Notify::new();
+        let deliver = deliver(link, |messages, before| {
+            for message in messages {
+                assert_eq!(message.len(), 64 << 10, "without its number");
+                let number = u64::from_be_bytes(message[..8].try_into().expect("eight bytes"));
+                first.get_or_insert(number);
+                came += 1;
+                if number == MESSAGES - 1 {
+                    last.notify_one();
                 }
-                Some(Notification::Unschedule) => link.wake().await.expect("the router runs"),
-                _ => {}
             }
+            missed += before;
+        });
+        tokio::select! {
+            () = deliver => panic!("the router has ended the link"),
+            () = last.notified() => {}
         }
-        (came, missed)
+        (first.expect("a message"), came, missed)
     }
 
     #[tokio::test]
@@ -251,17 +265,19 @@ mod tests {
         let mut publisher = bus.publisher;
         let publishing = std::thread::spawn(move || {
             let mut numbers = 0..;
-            for _ in 0..MESSAGES {
-                publisher.publish(TOPIC, numbered(vec![0; 64 << 10], &mut numbers)).expect("the router runs");
+            for number in 0..MESSAGES {
+                let mut message = vec![0; 64 << 10];
+                message[..8].copy_from_slice(&number.to_be_bytes());
+                publisher.publish(TOPIC, numbered(message, &mut numbers)).expect("the router runs");
             }
             publisher
         });
         // When this one has the last message, the log has forgotten what the other has not read.
-        let (came, missed) = drain(quick).await;
-        assert_eq!(came + missed, MESSAGES);
-        let (came, missed) = drain(slow).await;
+        let (first, came, missed) = drain(quick).await;
+        assert_eq!(first + came + missed, MESSAGES);
+        let (first, came, missed) = drain(slow).await;
         assert!(missed > 0, "the log is 4 MiB of 32");
-        assert_eq!(came + missed, MESSAGES);
+        assert_eq!(first + came + missed, MESSAGES);
         drop(publishing.join());
     }
 }

@@ -166,6 +166,8 @@ impl SystemClock {
                 .filter(|basis| trusted && basis.is_proof())
                 .map(|basis| basis.as_str().to_owned()),
             floor: Some(view.floor.to_string()),
+            floor_from: Some(view.floor_from.as_str().to_owned()),
+            floor_ahead_s: view.floor_ahead.map(|ahead| ahead.as_secs()),
             last_trusted: view.known.map(|known| known.to_string()),
             doubt_ends_in_s: view.steady_in.map(|left| left.as_secs()),
             unread,

@@ -11,7 +11,7 @@ mod remote;
 mod served;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
@@ -1252,7 +1252,7 @@ fn wish(message: &InboundMessage) -> Result<(Method, Option<ContentFormat>), Str
             let number = number.parse().map_err(|_| format!("{number:?} is no content format"))?;
             Some(ContentFormat(number))
         }
-        (None, Some(media_type)) => format_of(media_type),
+        (None, Some(media_type)) => ContentFormat::from_media_type(media_type),
         (None, None) => None,
     };
     Ok((method, format))
@@ -1276,25 +1276,6 @@ pub fn parse_method(text: &str) -> Option<Method> {
 /// The name of a method code.
 pub fn method_name(code: u8) -> &'static str {
     METHODS.into_iter().find(|(method, _)| *method as u8 == code).map_or("", |(_, name)| name)
-}
-
-/// The content format of a media type; `None` if it has none.
-pub fn format_of(media_type: &str) -> Option<ContentFormat> {
-    static FORMATS: OnceLock<HashMap<String, u16>> = OnceLock::new();
-    let formats = FORMATS.get_or_init(|| {
-        let mut formats = HashMap::new();
-        for number in 0..=u16::MAX {
-            let format = ContentFormat(number);
-            if let Some(name) = format.media_type().filter(|_| format.content_coding().is_none()) {
-                formats.entry(name.to_ascii_lowercase()).or_insert(number);
-            }
-        }
-        formats.entry("text/plain".to_owned()).or_insert(ContentFormat::TEXT.0);
-        formats
-    });
-    let wanted: String =
-        media_type.to_ascii_lowercase().split(';').map(str::trim).collect::<Vec<_>>().join(";");
-    formats.get(&wanted).map(|number| ContentFormat(*number))
 }
 
 /// The first 64 bits of SHA-256 over parts, each with its length.

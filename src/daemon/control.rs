@@ -889,6 +889,8 @@ impl Desk {
         snapshot.put(Counter::CoapMalformed.name(), coap.malformed);
         snapshot.put(Counter::CoapSeparate.name(), coap.late);
         snapshot.put(Counter::CoapUnacknowledged.name(), coap.unacknowledged);
+        snapshot.put("tombolo_coap_sent_echoes_total", coap.echo_sent);
+        snapshot.put("tombolo_coap_returned_echoes_total", coap.echoed);
         dtls_status::counters(hub.engine.counters(), &mut snapshot);
         self.link.count(&mut snapshot);
         mailbox::count(&hub.commands, &mut snapshot);
@@ -1398,6 +1400,20 @@ fn unread(journal: &Status, lane: Lane, now: Instant) -> Option<String> {
     hung.then(|| "the disk does not answer a read".to_owned())
 }
 
+/// That a lane has reached its limit, what follows, and the way out.
+fn full(lane: Lane, of: &LaneStatus) -> Option<String> {
+    let follows = match of.drops_oldest {
+        true => "its oldest records are dropped for new readings and are lost (when-full = \"drop-oldest\")",
+        false => "readings are refused, and devices keep what is not acknowledged",
+    };
+    of.full.then(|| {
+        format!(
+            "lane {lane} is full: {follows}; it ends when the broker takes its records (`tombolo queue`), or raise \
+             max-bytes of [lane.{lane}], then `tombolo reload`"
+        )
+    })
+}
+
 /// What is wrong with the journal, one sentence each.
 fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
     let mut problems = Vec::new();
@@ -1416,6 +1432,7 @@ fn journal_problems(journal: &Status, now: Instant) -> Vec<String> {
         let of = &journal.lanes[lane.index()];
         problems
             .extend(unread(journal, lane, now).map(|reason| format!("lane {lane} is not sent: {reason}")));
+        problems.extend(full(lane, of));
         if of.unopened > 0 {
             problems.push(format!(
                 "lane {lane}: {} segments cannot be read at present; they are tried again",

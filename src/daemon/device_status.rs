@@ -12,7 +12,7 @@ use crate::clock::UnixTime;
 use crate::config::scalar::did_you_mean;
 use crate::control::protocol::{Code, DEVICES_MAX, Failure};
 use crate::control::snapshot::{
-    DevicePage, DeviceState, LaneShare, LastRefusal, LimitedDevice, RefusedFilter,
+    DevicePage, DeviceState, LaneShare, LastFiltered, LastRefusal, LimitedDevice, RefusedFilter,
 };
 use crate::control::verdict::OVER_QUOTA;
 use crate::gate::{DeviceIndex, DeviceView, Gate};
@@ -237,6 +237,11 @@ fn show(
         refused_reasons: reasons
             .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))
             .collect::<BTreeMap<_, _>>(),
+        last_filtered: view.last_filtered.map(|last| {
+            let [path, why] = last.texts();
+            let rule = last.rule.as_ref().map(ToString::to_string);
+            LastFiltered { at: time(last.at), ago_s: ago(last.at).as_secs(), path, why, rule }
+        }),
         last_refusal: view.last_refusal.map(|last| {
             let (path, is_whole) = last.path();
             LastRefusal {

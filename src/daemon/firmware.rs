@@ -10,6 +10,7 @@
 //! | another folder in its place, or one that something was missed in and put back | the class is verified |
 //! | a folder that cannot be, because a file is there | named; tried again every [`LOOK_EVERY`] |
 //! | a read that fails | 5.03; the class is verified anew, and fetched again if it is not whole |
+//! | an image that is written to by somebody else | the same, when a block of it is asked for, or by the look at its folder |
 //! | files that the disk does not give | 5.03; verified again every [`AGAIN`], [`ATTEMPTS`] times; then what it gives is served, and the rest is fetched |
 //! | many blocks at once | at most [`ROUND_MAX`] are answered in a round: readings come in between |
 
@@ -58,6 +59,8 @@ const SLOW: Duration = Duration::from_secs(15);
 const SLOW_VERIFICATION: Duration = Duration::from_secs(120);
 /// How often the folders are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// The same while one of them is missed, or how far devices are cannot be written to it.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(5);
 /// How far devices are is written at most so often.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// Of 100,000 devices with long names and versions.
@@ -136,6 +139,8 @@ enum Looked {
     Lost,
     /// It is not there, and cannot be.
     Blocked(String),
+    /// It is there, and this image in it was written to since it was verified.
+    Changed(String),
 }
 
 #[derive(Default)]
@@ -500,7 +505,8 @@ impl Firmware {
     pub fn problems(&self, known: &[String], now: Instant) -> Vec<String> {
         let inner = self.inner.borrow();
         let hanging = inner.hanging(now);
-        let blocked: BTreeSet<&String> = inner.blocked.values().collect();
+        let blocked: BTreeSet<String> =
+            inner.blocked.iter().map(|(class, why)| inner.without(class, why)).collect();
         let stopped = inner.library.classes().iter().filter_map(|(class, found)| {
             let why = found.campaign.stopped().filter(|_| found.kept.current().is_some())?;
             Some(format!(
@@ -510,7 +516,6 @@ impl Firmware {
         });
         let texts = inner.progress.values().flat_map(|text| text.problems(known));
         let faults = inner.faults.values().flatten().cloned();
-        let blocked = blocked.into_iter().cloned();
         hanging.into_iter().chain(blocked).chain(stopped).chain(faults).chain(texts).collect()
     }
 
@@ -549,6 +554,13 @@ fn look(folder: &Path) -> Looked {
             format!("{} cannot be made: {error}; no firmware for sensors is kept", folder.display())
         })),
     }
+}
+
+/// The first of these images that was written to since it was verified. Blocks.
+fn changed(files: &BTreeMap<String, Arc<ImageFile>>) -> Option<String> {
+    // One of which the system says nothing is found out by reading it.
+    let is_changed = |file: &ImageFile| matches!(file.is_as_verified(), Ok(false));
+    files.iter().find(|(_, file)| is_changed(file)).map(|(tag, _)| tag.clone())
 }
 
 impl Inner {
@@ -641,6 +653,14 @@ impl Inner {
         }
     }
 
+    /// What is said of a class without a folder: what its devices are answered, too.
+    fn without(&self, class: &Name, why: &str) -> String {
+        match self.files.get(class).is_some_and(|files| !files.is_empty()) {
+            true => format!("{why}; the image that was verified before is served until the gateway ends"),
+            false => format!("{why}; until then devices are answered 4.04"),
+        }
+    }
+
     fn follow(&mut self, now: Instant, elapsed_s: u64, gate: &Gate) {
         let has = |is_it: &mut dyn FnMut(&Name, &Name) -> bool| {
             gate.devices(now).any(|view| is_it(view.role, view.id))
@@ -718,7 +738,9 @@ impl Inner {
             Err(error) => error == TryRecvError::Empty,
         });
         found.into_iter().for_each(|(class, looked)| self.take_looked(class, looked, base));
-        let is_due = self.looked_after_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY);
+        let is_missed = !self.blocked.is_empty() || self.progress.values().any(KeptText::is_missed);
+        let every = if is_missed { LOOK_AGAIN_EVERY } else { LOOK_EVERY };
+        let is_due = self.looked_after_at.is_none_or(|at| now.saturating_duration_since(at) >= every);
         if !is_due || self.library.classes().is_empty() {
             return;
         }
@@ -729,7 +751,14 @@ impl Inner {
             }
             let (sender, receiver) = channel();
             let folder = folder_of(base, class.as_str());
-            spawn_blocking(move || sender.send(look(&folder)));
+            let files = self.files.get(class).cloned().unwrap_or_default();
+            spawn_blocking(move || {
+                let looked = match (look(&folder), changed(&files)) {
+                    (Looked::Fine(_), Some(tag)) => Looked::Changed(tag),
+                    (looked, _) => looked,
+                };
+                sender.send(looked)
+            });
             self.looking.insert(class.clone(), (now, receiver));
         }
     }
@@ -749,6 +778,13 @@ impl Inner {
         if !matches!(looked, Looked::Blocked(_)) && self.blocked.remove(&class).is_some() {
             self.mended.insert(class.clone());
         }
+        // It could not be written because there was no folder, which there is now.
+        if !matches!(looked, Looked::Blocked(_))
+            && let Some(text) = self.progress.get_mut(&class)
+            && text.hurry()
+        {
+            self.kept_at = None;
+        }
         match looked {
             Looked::Fine(mark) => {
                 // One that is being verified, or changed by a download, is looked at again later.
@@ -757,6 +793,15 @@ impl Inner {
                     log::info!(class = class.as_str(); "the folder of firmware is another one: its images are verified");
                     self.folders.insert(class.clone(), mark);
                     self.doubted.insert(class);
+                }
+            }
+            Looked::Changed(tag) => {
+                let is_idle = !self.loading.contains_key(&class) && !self.lent.contains(&class);
+                if is_idle && self.doubted.insert(class.clone()) {
+                    log::warn!(
+                        class = class.as_str(), image = tag.as_str();
+                        "an image of firmware was changed since it was verified: it is verified anew"
+                    );
                 }
             }
             Looked::Lost => {

@@ -644,10 +644,8 @@ impl Hub {
     /// The bus has messages for a session, which has missed some before them.
     pub fn deliver_mqtt(&mut self, session: u64, messages: &[Bytes], missed: u64) {
         self.begin();
-        self.pipeline.counters.add(Counter::MqttBusMissed, missed);
-        for message in messages {
-            self.mqtt.handle_bus(self.moment.now, session, message, &mut self.pipeline.counters);
-        }
+        let counters = &mut self.pipeline.counters;
+        self.mqtt.handle_bus(self.moment.now, session, messages, missed, counters);
     }
 
     /// The times by which certificates and tokens of MQTT clients are judged.

@@ -7,6 +7,7 @@
 //! | is not given by the disk | left alone; a new one is begun in memory | asked for again every [`RETRY`]; not written until it is given: what is there may be good |
 //! | cannot be written | | named, and tried again every [`RETRY`] |
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -30,12 +31,21 @@ pub struct KeptText {
     /// What it costs that it cannot be read or written, as half a sentence.
     cost: &'static str,
     begun_at: Option<Instant>,
-    writing: Option<Receiver<Result<(), String>>>,
+    writing: Option<Receiver<Result<(), Unwritten>>>,
     /// What is asked for again.
     reading: Option<Receiver<Found>>,
     is_unread: bool,
     failing: Option<String>,
+    /// The last text could not be written because the folder is not there.
+    is_missed: bool,
     aside: Vec<String>,
+}
+
+/// Why a text could not be written.
+struct Unwritten {
+    why: String,
+    /// There is no such folder.
+    is_missed: bool,
 }
 
 /// What the file may be.
@@ -68,6 +78,7 @@ impl KeptText {
             reading: None,
             is_unread: false,
             failing: None,
+            is_missed: false,
             aside: Vec::new(),
         }
     }
@@ -160,6 +171,20 @@ impl KeptText {
         self.failing.is_some()
     }
 
+    /// Whether the last text could not be written because the folder is not there.
+    pub fn is_missed(&self) -> bool {
+        self.is_missed
+    }
+
+    /// The folder is there: what could not be written for want of it is written at once. Whether
+    /// that was so.
+    pub fn hurry(&mut self) -> bool {
+        if self.is_missed {
+            self.begun_at = None;
+        }
+        self.is_missed
+    }
+
     /// Whether a text is being written.
     pub fn is_busy(&mut self) -> bool {
         self.poll();
@@ -193,13 +218,10 @@ impl KeptText {
         }
     }
 
-    fn settle(&mut self, written: Result<(), String>) {
-        let failing = written.err().map(|error| {
-            format!(
-                "{}: cannot be written: {error}; {}",
-                self.directory.join(&self.name).display(),
-                self.cost
-            )
+    fn settle(&mut self, written: Result<(), Unwritten>) {
+        self.is_missed = written.as_ref().is_err_and(|error| error.is_missed);
+        let failing = written.err().map(|Unwritten { why, .. }| {
+            format!("{}: cannot be written: {why}; {}", self.directory.join(&self.name).display(), self.cost)
         });
         if let Some(failing) = failing.as_ref().filter(|failing| self.failing.as_ref() != Some(*failing)) {
             log::error!("{failing}");
@@ -221,8 +243,11 @@ pub(super) fn set_aside(
     })
 }
 
-fn store(directory: &Path, file: &AtomicFile<'_>, text: &str) -> Result<(), String> {
-    file.write(&OnDisk::new(directory), text.as_bytes()).map_err(|error| error.to_string())
+fn store(directory: &Path, file: &AtomicFile<'_>, text: &str) -> Result<(), Unwritten> {
+    file.write(&OnDisk::new(directory), text.as_bytes()).map_err(|error| {
+        let is_missed = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        Unwritten { why: error.to_string(), is_missed }
+    })
 }
 
 #[cfg(test)]
@@ -300,9 +325,11 @@ mod tests {
         let problem = kept.problems(&[]).concat();
         assert!(problem.contains("kept: cannot be written") && problem.contains("counted anew"), "{problem}");
         assert!(!kept.is_stored() && !kept.is_ready(now + Duration::from_secs(59)));
-        assert!(kept.is_ready(now + RETRY));
+        assert!(kept.is_ready(now + RETRY) && kept.is_missed());
         std::fs::create_dir_all(&folder.0).expect("the folder comes back");
-        kept.write(now + RETRY, "good 2".to_owned());
+        let soon = now + Duration::from_secs(1);
+        assert!(!kept.is_ready(soon) && kept.hurry() && kept.is_ready(soon), "it is not waited for");
+        kept.write(soon, "good 2".to_owned());
         written(&mut kept);
         assert!(kept.is_stored() && kept.problems(&[]).is_empty());
     }

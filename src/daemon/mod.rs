@@ -94,8 +94,3 @@ pub mod units;
 mod untaken;
 mod update;
 pub mod usage;
-
-/// The content format of a media type; `None` if it has none.
-pub fn content_format_of(media_type: &str) -> Option<u16> {
-    commands::format_of(media_type).map(|format| format.0)
-}

@@ -540,7 +540,8 @@ async fn accept(common: &Rc<Common>, address: &Address, listener: &Listener, sta
     }
 }
 
-/// An unidentified connection; over when it is identified, or dropped.
+/// An unidentified connection; over when it is identified, waits for its password to be verified,
+/// or is dropped.
 struct Knocking {
     common: Rc<Common>,
     peer: Option<IpAddr>,
@@ -673,7 +674,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
     common.open.set(common.open.get() + 1);
     let _in_hub = InHub { common, number };
     let (mut out, mut sent, mut waiting_since) = (Vec::new(), 0, None::<Instant>);
-    let (mut is_identified, mut is_unflushed, mut has_read) = (false, false, false);
+    let (mut has_place, mut is_unflushed, mut has_read) = (false, false, false);
     let mut woken = pin!(wake.notified());
     loop {
         if sent == out.len() {
@@ -695,8 +696,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Shown + Unpin>(
         }
         let next = {
             let mut hub = common.shared.hub.borrow_mut();
-            if !is_identified && hub.mqtt.is_identified(number) {
-                is_identified = true;
+            if !has_place && hub.mqtt.has_place(number) {
+                has_place = true;
                 knocking.end();
             }
             // What waits in the hub is bounded there.

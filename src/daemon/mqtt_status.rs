@@ -11,7 +11,7 @@ use crate::control::snapshot;
 use crate::control::tail::{self, Tail};
 use crate::gate::Gate;
 use crate::southbound::mqtt::settings::PlainAddress;
-use crate::southbound::mqtt::{CredentialName, Ended, Event, Intake, RefusedConnect, Settings};
+use crate::southbound::mqtt::{CredentialName, Ended, Event, Intake, Pressure, RefusedConnect, Settings};
 use crate::telemetry::limited::Limiter;
 use crate::telemetry::text::Escaped;
 
@@ -21,6 +21,8 @@ const NAMED_MAX: usize = 3;
 /// The clients in numbers.
 pub fn count(intake: &Intake, settings: &Settings, now: Instant) -> snapshot::Mqtt {
     let (clients, absent) = intake.counts();
+    let Pressure { verifying, busy, full } = intake.pressure();
+    let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at).as_secs());
     let tls = settings.listen.iter().map(SocketAddr::to_string);
     snapshot::Mqtt {
         listen: tls.chain(settings.insecure_listen.iter().map(PlainAddress::to_string)).collect(),
@@ -28,6 +30,11 @@ pub fn count(intake: &Intake, settings: &Settings, now: Instant) -> snapshot::Mq
         max_clients: settings.max_clients as u64,
         absent_sessions: absent as u64,
         queued_messages: intake.queued_count() as u64,
+        verifying: verifying as u64,
+        refused_busy: busy.0,
+        refused_busy_last_s: since(busy.1),
+        refused_full: full.0,
+        refused_full_last_s: since(full.1),
         last_refused: intake.last_refused_connect().map(|last| refused(now, last)),
     }
 }

@@ -14,6 +14,7 @@
 //! | care | a second | clock, presence, status line, watchdog |
 
 use std::cell::RefCell;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
@@ -22,6 +23,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -64,13 +67,16 @@ const EXIT_CONFIG: u8 = 78;
 const LAST_COMMIT: Duration = Duration::from_secs(3);
 /// How long a stop may take for the goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(1_500);
+/// How long it may take from the end of the standard input to the end of the process.
+const STOP_MAX: Duration = Duration::from_secs(15);
 /// Full batches in a row before the other tasks get their turn.
 const ROUNDS: usize = 4;
 
 /// Runs the gateway until SIGTERM or SIGINT. The exit status is the service's.
 ///
-/// `json`: why it cannot start is said as one JSON object.
-pub fn run(options: &Options, json: bool) -> ExitCode {
+/// `json`: why it cannot start is said as one JSON object. `until_input_ends`: it stops as at
+/// SIGTERM when the standard input ends.
+pub fn run(options: &Options, json: bool, until_input_ends: bool) -> ExitCode {
     // While there is one thread.
     let store = Rc::new(SocketStore::inherited());
     let state_dir = crate::config::io::texts(options).state_dir;
@@ -107,6 +113,9 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
     report::findings(&loaded.findings);
     report::findings(&loaded.state.events);
     report::findings(&loaded.state.problems);
+    if until_input_ends && let Err(error) = follow_input() {
+        return failed(&format!("the end of the standard input cannot be waited for: {error}"));
+    }
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().on_thread_park(awake::parks).on_thread_unpark(awake::woken);
     let runtime = match runtime.build() {
@@ -130,6 +139,21 @@ pub fn run(options: &Options, json: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => failed(&text),
     }
+}
+
+/// Stops this process when the standard input ends: a pipe ends when its other end is closed, also
+/// when the process that had it was killed.
+fn follow_input() -> std::io::Result<()> {
+    let wait = || {
+        let mut rest = [0; 64];
+        // An error is an end, too.
+        while std::io::stdin().lock().read(&mut rest).is_ok_and(|count| count > 0) {}
+        log::info!("the standard input ended");
+        let _ = kill(Pid::this(), nix::sys::signal::SIGTERM);
+        std::thread::sleep(STOP_MAX);
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("tombolo-input".to_owned()).spawn(wait).map(drop)
 }
 
 /// Before there is a log.

@@ -88,6 +88,8 @@ pub struct ServedPath {
     pub query: Option<String>,
     /// The only format that is wanted.
     pub accept: Option<ContentFormat>,
+    /// The size exponent of the blocks that are wanted (RFC 7959 §2.2).
+    pub block_exponent: Option<u8>,
     /// The path of its readings, in the device's space.
     pub reading: String,
 }

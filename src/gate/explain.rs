@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Gate;
 use super::filter::{AnyFormat, Sample};
@@ -108,7 +108,7 @@ pub struct MatchedRule {
 }
 
 /// The rule whose path begins as the one in the question does, farthest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NearestRule {
     /// The rule's name.
     pub rule: String,
@@ -163,11 +163,14 @@ pub struct Publish {
 /// The filter of a rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FilterView {
+    /// What these do not hold for is held back: each condition in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<String>,
     /// What equals the reading before is held back.
     pub on_change: bool,
     /// A number that differs by so much or less is held back.
     pub dead_band: Option<f64>,
-    /// Where the number stands in JSON; `None`: it is the payload.
+    /// Where the number stands in JSON or CBOR; `None`: it is the payload.
     pub dead_band_field: Option<String>,
     /// What comes sooner, in milliseconds, is held back.
     pub min_interval_ms: Option<u64>,
@@ -176,6 +179,7 @@ pub struct FilterView {
 impl From<&ReadingFilter> for FilterView {
     fn from(settings: &ReadingFilter) -> FilterView {
         FilterView {
+            when: settings.when.texts(),
             on_change: settings.on_change,
             dead_band: settings.dead_band,
             dead_band_field: settings.dead_band_field.as_ref().map(|field| field.as_str().to_owned()),
@@ -381,13 +385,16 @@ impl Gate {
         }
         let envelope = if method == Method::Delete { Envelope::None } else { action.envelope };
         explanation.allowed = true;
-        if let (Some(payload), Some(filter), Some(remembered)) =
-            (supposed.payload, &action.filter, &entry.state.remembered)
+        if let (Some(payload), Some(filter)) = (supposed.payload, &action.filter)
             && method != Method::Delete
         {
             let sample = Sample { place: (path.as_str(), query.map(Query::as_str)), content_format, payload };
             let format = supposed.content_format.map_or(AnyFormat::Yes, |_| AnyFormat::No);
-            explanation.held_back = remembered.judge(now, filter, &sample, format).map(|why| why.to_string());
+            let unmet = filter.unmet(&sample).map(|unmet| unmet.to_string());
+            explanation.held_back = unmet.or_else(|| {
+                let remembered = entry.state.remembered.as_ref()?;
+                remembered.judge(now, filter, &sample, format).map(|why| why.to_string())
+            });
         }
         explanation.why = match explanation.matched.iter().filter(|rule| rule.lacks_tag.is_none()).count() {
             0 | 1 => format!("rule {} is the only one that matches", rule.name),
@@ -440,8 +447,7 @@ pub type Candidate = (String, Option<String>, String);
 /// The rule that has most levels in common with a path or filter that none matches; of several the
 /// first.
 pub fn nearest(candidates: impl IntoIterator<Item = Candidate>, path: &str) -> Option<NearestRule> {
-    let is_common = |(wanted, level): &(&str, &str)| wanted == level || [*wanted, *level].contains(&"+");
-    let common = |of: &str| of.split('/').zip(path.split('/')).take_while(is_common).count();
+    let common = |of: &str| levels_in_common(of, path);
     let mut found: Option<(usize, Candidate)> = None;
     for candidate in candidates {
         let common = common(&candidate.2);
@@ -457,6 +463,12 @@ pub fn nearest(candidates: impl IntoIterator<Item = Candidate>, path: &str) -> O
         (None, _) => format!("there are more than {common} levels"),
     };
     Some(NearestRule { rule, from, path: pattern, why })
+}
+
+/// How many levels two paths or filters have in common, from the first one on.
+pub fn levels_in_common(one: &str, other: &str) -> usize {
+    let is_common = |(one, other): &(&str, &str)| one == other || [*one, *other].contains(&"+");
+    one.split('/').zip(other.split('/')).take_while(is_common).count()
 }
 
 /// A content format as its number, or `none`.

@@ -1,53 +1,30 @@
-//! The number that a payload has: as its text, or as a member of a JSON document.
+//! The values of a payload: as its text, or as members of a JSON or CBOR document.
 
-use std::fmt;
+use super::lookup::{Lookup, Mask, Scalar, Sink};
+pub use super::pointer::{FieldPointer, FieldPointerError, LEVELS_MAX};
+use super::{cbor_member, json_member};
+use crate::message::ContentFormat;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-use super::cbor_member;
-
-/// Most levels of a [`FieldPointer`].
-pub const LEVELS_MAX: usize = 8;
-
-/// Where a number stands in a JSON document: a JSON Pointer (RFC 6901), such as `/env/temperature`.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct FieldPointer {
-    text: Box<str>,
-    /// Without escapes.
-    levels: Box<[Box<str>]>,
+/// Reads a document, in CBOR if the content format says so and else in JSON. `None`: it is no such
+/// document, and what the sink was told of it is void.
+pub(super) fn read(
+    lookup: Lookup<'_>,
+    payload: &[u8],
+    format: Option<ContentFormat>,
+    sink: &mut impl Sink,
+) -> Option<()> {
+    match format {
+        Some(format) if format.is_cbor() => cbor_member::read(payload, lookup, sink),
+        _ => json_member::read(payload, lookup, sink),
+    }
 }
 
 impl FieldPointer {
-    /// Parses a pointer of 1 to [`LEVELS_MAX`] levels.
-    ///
-    /// # Errors
-    /// [`FieldPointerError`], the first rule broken.
-    pub fn parse(text: &str) -> Result<FieldPointer, FieldPointerError> {
-        let levels = text.strip_prefix('/').ok_or(FieldPointerError::Start)?;
-        // RFC 6901 §3: `~0` is `~`, `~1` is `/`, and no other `~` is allowed.
-        let plain = |level: &str| {
-            let unescaped = level.replace("~1", "/").replace("~0", "~");
-            let escapes = level.matches("~0").count() + level.matches("~1").count();
-            (level.matches('~').count() == escapes).then(|| unescaped.into_boxed_str())
-        };
-        let levels: Option<Box<[_]>> = levels.split('/').map(plain).collect();
-        let levels = levels.ok_or(FieldPointerError::Escape)?;
-        if levels.len() > LEVELS_MAX {
-            return Err(FieldPointerError::TooManyLevels);
-        }
-        Ok(FieldPointer { text: text.into(), levels })
-    }
-
-    /// The text it was parsed from.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// The text or the number there, as text; `None` if the payload is not JSON, or has neither
     /// there.
     pub fn text(&self, payload: &[u8]) -> Option<String> {
         let json: serde_json::Value = serde_json::from_slice(payload).ok()?;
-        match json.pointer(&self.text)? {
+        match json.pointer(self.as_str())? {
             serde_json::Value::String(text) => Some(text.clone()),
             serde_json::Value::Number(number) => Some(number.to_string()),
             _ => None,
@@ -56,161 +33,64 @@ impl FieldPointer {
 
     /// The same of a CBOR document: the text or the integer there.
     pub fn text_of_cbor(&self, payload: &[u8]) -> Option<String> {
-        cbor_member::text(payload, &self.levels)
+        let mut text = Text(None);
+        cbor_member::read(payload, Lookup::one(self), &mut text)?;
+        text.0
     }
 
-    /// The number there; `None` if the payload is not JSON, or has no number there. Of two members
-    /// with one name the last counts.
-    pub(super) fn number(&self, payload: &[u8]) -> Option<f64> {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let number = Member(&self.levels).deserialize(&mut json).ok()?;
-        json.end().ok()?;
-        number
-    }
-}
-
-impl fmt::Debug for FieldPointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.text)
+    /// The number there, in CBOR if the content format says so and else in JSON; `None` if the
+    /// payload is no such document, or has no number there. Of two members with one name the last
+    /// counts.
+    pub(super) fn number(&self, payload: &[u8], format: Option<ContentFormat>) -> Option<f64> {
+        let mut number = Number(None);
+        read(Lookup::one(self), payload, format, &mut number)?;
+        number.0
     }
 }
 
-/// The number that is the whole payload, as text: `21.5`. `None` if it is none.
-pub(super) fn number(payload: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(payload.trim_ascii()).ok()?;
-    // `inf` and `nan` parse, too.
+/// The number that is the whole payload: as text, `21.5`, or in CBOR if the content format says so.
+/// `None` if it is none.
+pub(super) fn number(payload: &[u8], format: Option<ContentFormat>) -> Option<f64> {
+    match format {
+        Some(format) if format.is_cbor() => FieldPointer::whole().number(payload, Some(format)),
+        _ => number_of_text(std::str::from_utf8(payload.trim_ascii()).ok()?),
+    }
+}
+
+/// The number that a text is. `inf` and `nan` are none.
+pub(super) fn number_of_text(text: &str) -> Option<f64> {
     text.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// The number at these levels below a value. Everything else is skipped, which costs an allocation
-/// only if it is nested, and no more than one.
-struct Member<'p>(&'p [Box<str>]);
+/// Keeps a number.
+struct Number(Option<f64>);
 
-impl<'de> DeserializeSeed<'de> for Member<'_> {
-    type Value = Option<f64>;
+impl Sink for Number {
+    fn forget(&mut self, _: Mask) {
+        self.0 = None;
+    }
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Option<f64>, D::Error> {
-        json.deserialize_any(self)
+    fn take(&mut self, _: Mask, found: Scalar<'_>) {
+        self.0 = found.number();
     }
 }
 
-impl<'de> Visitor<'de> for Member<'_> {
-    type Value = Option<f64>;
+/// Keeps a text, or an integer as text.
+struct Text(Option<String>);
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+impl Sink for Text {
+    fn forget(&mut self, _: Mask) {
+        self.0 = None;
     }
 
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number as f64))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number as f64))
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Option<f64>, E> {
-        Ok(self.0.is_empty().then_some(number))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Option<f64>, E> {
-        Ok(None)
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Option<f64>, M::Error> {
-        let mut found = None;
-        let (first, rest) = match self.0.split_first() {
-            Some((first, rest)) => (Some(&**first), rest),
-            None => (None, &[][..]),
+    fn take(&mut self, _: Mask, found: Scalar<'_>) {
+        self.0 = match found {
+            Scalar::Text(text) => Some(text.to_owned()),
+            Scalar::Integer(number) => Some(number.to_string()),
+            _ => None,
         };
-        while let Some(is_it) = map.next_key_seed(Is(first))? {
-            if is_it {
-                found = map.next_value_seed(Member(rest))?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Option<f64>, S::Error> {
-        let wanted =
-            self.0.split_first().and_then(|(first, rest)| Some((first.parse::<usize>().ok()?, rest)));
-        let (mut found, mut at) = (None, 0);
-        loop {
-            match wanted {
-                Some((index, rest)) if index == at => match list.next_element_seed(Member(rest))? {
-                    Some(number) => found = number,
-                    None => return Ok(found),
-                },
-                _ => {
-                    if list.next_element::<IgnoredAny>()?.is_none() {
-                        return Ok(found);
-                    }
-                }
-            }
-            at += 1;
-        }
     }
 }
-
-/// Whether a key is this one.
-struct Is<'p>(Option<&'p str>);
-
-impl<'de> DeserializeSeed<'de> for Is<'_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
-        Ok(self.0 == Some(key))
-    }
-}
-
-/// Why a text is not a [`FieldPointer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldPointerError {
-    /// It does not begin with `/`.
-    Start,
-    /// A `~` that is neither `~0` nor `~1`.
-    Escape,
-    /// More than [`LEVELS_MAX`] levels.
-    TooManyLevels,
-}
-
-impl fmt::Display for FieldPointerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FieldPointerError::Start => f.write_str("a JSON pointer begins with '/', as in /env/temperature"),
-            FieldPointerError::Escape => {
-                f.write_str("in a JSON pointer '~' is written ~0, and '/' in a name ~1")
-            }
-            FieldPointerError::TooManyLevels => {
-                write!(f, "a JSON pointer here has at most {LEVELS_MAX} levels")
-            }
-        }
-    }
-}
-
-impl std::error::Error for FieldPointerError {}
 
 #[cfg(test)]
 mod tests {
@@ -232,14 +112,37 @@ mod tests {
             (b"{\"t\":1}", None),
             (b"\xff", None),
         ] {
-            assert_eq!(number(payload), expected, "{payload:?}");
+            assert_eq!(number(payload, None), expected, "{payload:?}");
+            assert_eq!(number(payload, Some(ContentFormat::JSON)), expected, "{payload:?}");
         }
+    }
+
+    #[test]
+    fn a_number_in_cbor_is_the_item_or_a_member_of_it() {
+        let cbor = Some(ContentFormat::CBOR);
+        // 21.5 as a half, 30, -1.5 as a double, infinity; the text "21.5" in CBOR, and as it is.
+        for (payload, expected) in [
+            (&b"\xf9\x4d\x60"[..], Some(21.5)),
+            (b"\x18\x1e", Some(30.0)),
+            (b"\xfb\xbf\xf8\0\0\0\0\0\0", Some(-1.5)),
+            (b"\xf9\x7c\x00", None),
+            (b"\x6421.5", None),
+            (b"21.5", None),
+        ] {
+            assert_eq!(number(payload, cbor), expected, "{payload:x?}");
+        }
+        // {"env": {"t": 21.5}}, also as SenML's CBOR, and what is not declared as CBOR.
+        let (map, at) =
+            (b"\xa1\x63env\xa1\x61t\xf9\x4d\x60", FieldPointer::parse("/env/t").expect("a pointer"));
+        assert_eq!(at.number(map, cbor), Some(21.5));
+        assert_eq!(at.number(map, Some(ContentFormat::SENML_CBOR)), Some(21.5));
+        assert_eq!((at.number(map, Some(ContentFormat::JSON)), at.number(map, None)), (None, None));
     }
 
     #[test]
     fn a_member_of_a_document_is_found_and_nothing_else_is_a_number() {
         let at = |pointer: &str, json: &str| {
-            FieldPointer::parse(pointer).expect("a pointer").number(json.as_bytes())
+            FieldPointer::parse(pointer).expect("a pointer").number(json.as_bytes(), None)
         };
         let json =
             r#"{"a":"x","env":{"t":21.5,"l":[1,{"v":-2}],"u":18446744073709551615},"a/b":3,"m~n":4,"":5}"#;
@@ -307,9 +210,8 @@ mod tests {
             let escaped = levels.iter().map(|level| level.replace('~', "~0").replace('/', "~1"));
             let pointer = format!("/{}", escaped.collect::<Vec<_>>().join("/"));
             let expected = document.pointer(&pointer).and_then(serde_json::Value::as_f64);
-            // serde_json takes `01` for no index, and so does a member's name.
-            prop_assume!(!levels.iter().any(|level| level.len() > 1 && level.starts_with('0')));
-            let found = FieldPointer::parse(&pointer).expect("a pointer").number(document.to_string().as_bytes());
+            let found = FieldPointer::parse(&pointer).expect("a pointer");
+            let found = found.number(document.to_string().as_bytes(), None);
             prop_assert_eq!(found, expected, "{} in {}", pointer, document);
         }
     }

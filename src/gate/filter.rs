@@ -1,6 +1,9 @@
-//! Filters: readings of a rule that are acknowledged and not published, because they tell nothing
-//! new or come too soon after the one before; and local messages that a subscriber does not get for
-//! the same reasons.
+//! Filters: readings of a rule that are acknowledged and not published, because conditions on their
+//! content do not hold, because they tell nothing new, or because they come too soon after the one
+//! before; and local messages that a subscriber does not get for the same reasons.
+//!
+//! Conditions ([`When`](super::condition::When)) are judged first, by the reading alone; what they
+//! hold back leaves no trace here.
 //!
 //! What was published last is remembered for each rule and path of a device, a few bytes of each
 //! ([`Remembered`]). A reading passes if nothing is remembered, or if it cannot be judged: a filter
@@ -14,6 +17,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
+use super::condition::Unmet;
 use super::field;
 use super::settings::{QoS, ReadingFilter};
 use crate::message::{Content, ContentFormat, Name};
@@ -25,6 +29,8 @@ pub const PATHS_MAX: usize = 64;
 /// Why a reading is not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBack {
+    /// Conditions on its content do not hold: see [`Unmet`].
+    Unmet,
     /// It equals the one before.
     Unchanged,
     /// It differs from the one before by the dead band or less.
@@ -36,6 +42,7 @@ pub enum HeldBack {
 impl fmt::Display for HeldBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            HeldBack::Unmet => "the conditions do not hold (when)",
             HeldBack::Unchanged => "unchanged (on-change)",
             HeldBack::WithinDeadBand => "changed too little (dead-band)",
             HeldBack::TooSoon => "too soon (min-interval)",
@@ -52,8 +59,31 @@ pub struct Filtered<'a> {
     pub rule: &'a Name,
     /// Why.
     pub why: HeldBack,
-    /// The number of the reading that it was measured against.
-    pub behind: u64,
+    /// The condition that does not hold, if it is that.
+    pub unmet: Option<Unmet<'a>>,
+    /// The number of the reading that it was measured against, if it was.
+    pub behind: Option<u64>,
+}
+
+impl Filtered<'_> {
+    /// Why, in words.
+    pub fn reason(&self) -> impl fmt::Display {
+        Reason { why: self.why, unmet: self.unmet }
+    }
+}
+
+struct Reason<'a> {
+    why: HeldBack,
+    unmet: Option<Unmet<'a>>,
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.unmet {
+            Some(unmet) => unmet.fmt(f),
+            None => self.why.fmt(f),
+        }
+    }
 }
 
 /// What of a reading or message a filter looks at.
@@ -109,10 +139,10 @@ impl Filter {
     /// filter are the same rule.
     pub fn of(settings: &ReadingFilter, rule: &impl Hash) -> Option<Filter> {
         settings.first_key()?;
-        let ReadingFilter { on_change, dead_band, dead_band_field, min_interval } = settings;
+        let ReadingFilter { when, on_change, dead_band, dead_band_field, min_interval } = settings;
         let mut hasher = DefaultHasher::new();
         rule.hash(&mut hasher);
-        (on_change, dead_band.map(f64::to_bits), dead_band_field, min_interval).hash(&mut hasher);
+        (when, on_change, dead_band.map(f64::to_bits), dead_band_field, min_interval).hash(&mut hasher);
         Some(Filter { settings: settings.clone(), key: hasher.finish() })
     }
 
@@ -126,12 +156,23 @@ impl Filter {
         &self.settings
     }
 
+    /// The condition on the content of a reading or message that does not hold; `None`: all do, as
+    /// far as they can be judged.
+    pub fn unmet<'a>(&'a self, sample: &Sample<'a>) -> Option<Unmet<'a>> {
+        self.settings.when.unmet(sample.content_format, sample.payload)
+    }
+
+    /// Whether it measures readings against the one before, which then is remembered.
+    pub fn compares(&self) -> bool {
+        self.settings.compares()
+    }
+
     /// What of a reading is remembered, and compared.
     fn measure(&self, sample: &Sample<'_>) -> Measured {
         let ReadingFilter { on_change, dead_band, dead_band_field, .. } = &self.settings;
         let number = dead_band.and_then(|_| match dead_band_field {
-            Some(pointer) => pointer.number(sample.payload),
-            None => field::number(sample.payload),
+            Some(pointer) => pointer.number(sample.payload, sample.content_format),
+            None => field::number(sample.payload, sample.content_format),
         });
         // Two hashes of 64 bits: that two payloads of a device have the same ones does not happen.
         let content = if *on_change { digest(&sample.payload) } else { [0; 2] };
@@ -197,7 +238,8 @@ impl Remembered {
         Ok(())
     }
 
-    /// Why a message is not to be delivered; `None`: it is. Nothing is remembered of it.
+    /// Why a message whose conditions hold is not to be delivered; `None`: it is. Nothing is
+    /// remembered of it.
     pub fn judge(
         &self,
         now: Instant,
@@ -207,11 +249,11 @@ impl Remembered {
     ) -> Option<HeldBack> {
         let place = place(filter, sample);
         let last = self.0.iter().find(|last| last.place == place)?;
-        let mut measured = filter.measure(sample);
+        let mut sample = *sample;
         if format == AnyFormat::Yes {
-            measured.format = last.measured.format;
+            sample.content_format = last.measured.format;
         }
-        filter.holds_back(last, now, &measured)
+        filter.holds_back(last, now, &filter.measure(&sample))
     }
 
     /// A message was delivered: later ones are measured against it.

@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::filter::Filtered;
 use super::filter::Remembered;
+use super::last_filtered::LastFiltered;
 use super::last_refusal::LastRefusal;
 use super::limited::Limited;
 use super::presence::Presence;
@@ -60,6 +62,7 @@ pub(super) struct State {
     pub(super) filtering: u64,
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
+    pub(super) last_filtered: Option<Box<LastFiltered>>,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
     /// What held it back, if something did.
     pub(super) limited: Option<Box<Limited>>,
@@ -106,10 +109,17 @@ impl State {
             remembered: None,
             filtering: 0,
             unstored: 0,
+            last_filtered: None,
             last_refusal: None,
             limited: None,
             since: now,
         }
+    }
+
+    /// Counts a reading that is not published, and keeps why, for the user to see.
+    pub(super) fn note_filtered(&mut self, now: Instant, filtered: &Filtered<'_>) {
+        self.filtered += 1;
+        self.last_filtered.get_or_insert_with(|| Box::new(LastFiltered::new(now))).replace(now, filtered);
     }
 
     /// Keeps a refusal, for the user to see.

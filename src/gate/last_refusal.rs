@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::stage::Refusal;
-use crate::message::Name;
+use crate::message::{Name, beginning};
 
 /// Bytes of the path that are kept. A device that was refused takes about 200 bytes with it, any
 /// other 8.
@@ -39,11 +39,11 @@ impl LastRefusal {
 
     /// A later one takes its place, without an allocation.
     pub(super) fn replace(&mut self, now: Instant, path: &str, refusal: &Refusal, rule: Option<&Name>) {
-        let kept = (0..=PATH_KEPT.min(path.len())).rev().find(|at| path.is_char_boundary(*at)).unwrap_or(0);
+        let kept = beginning(path, PATH_KEPT);
         self.path.clear();
-        self.path.push_str(path.get(..kept).unwrap_or_default());
+        self.path.push_str(kept);
         (self.at, self.refusal, self.rule) = (now, refusal.clone(), rule.cloned());
-        self.is_cut = kept < path.len();
+        self.is_cut = kept.len() < path.len();
     }
 
     /// The path, or its first [`PATH_KEPT`] bytes, and whether that is all of it.

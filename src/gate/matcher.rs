@@ -5,11 +5,66 @@
 //! [`Pattern::specificity`](super::pattern::Pattern::specificity). The children of a node are
 //! contiguous and sorted by their first 16 bytes as one integer, so a node with 1,000 children
 //! costs ten integer comparisons. The work for any path is bounded by the number of nodes.
+//!
+//! The topics of local rules are compiled to the same trie. They have levels with `{device}`, which
+//! stay as they are written: one trie serves all devices of a role, and the name is filled in where
+//! a level is compared. Such children of a node are grouped by what stands before the placeholder,
+//! so that 1,000 of them, too, cost a search and no comparison of each.
 
 use std::collections::BTreeMap;
 
 use super::pattern::{LevelText, Pattern};
 use crate::message::{PATH_SEGMENTS_MAX, Path};
+
+/// The placeholder for the name of a device in a level.
+pub(crate) const DEVICE: &str = "{device}";
+
+/// What is matched, level by level.
+pub(crate) trait Levels {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The one at `index`, counted from 0.
+    fn get(&self, index: usize) -> &str;
+
+    /// The name that stands for [`DEVICE`].
+    fn device(&self) -> &str;
+}
+
+/// One level of what is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step<'a> {
+    /// Exactly this text.
+    Literal(&'a str),
+    /// This text, with the name of the device in the place of each [`DEVICE`].
+    Device(&'a str),
+    /// `+`
+    Any,
+    /// `#`, always the last.
+    Rest,
+}
+
+impl<'a> From<LevelText<'a>> for Step<'a> {
+    fn from(level: LevelText<'a>) -> Step<'a> {
+        match level {
+            LevelText::Literal(text) => Step::Literal(text),
+            LevelText::Any => Step::Any,
+            LevelText::Rest => Step::Rest,
+        }
+    }
+}
+
+impl<'a> Step<'a> {
+    /// A level of a topic filter (MQTT 5.0 §4.7.1) that may contain [`DEVICE`].
+    pub(crate) fn of_filter(level: &'a str) -> Step<'a> {
+        match level {
+            "+" => Step::Any,
+            "#" => Step::Rest,
+            level if level.contains(DEVICE) => Step::Device(level),
+            level => Step::Literal(level),
+        }
+    }
+}
 
 /// A path with its segments located, on the stack.
 #[derive(Clone, Copy)]
@@ -60,20 +115,41 @@ impl<'a> Segments<'a> {
     }
 }
 
+impl Levels for Segments<'_> {
+    fn count(&self) -> usize {
+        Segments::count(self)
+    }
+
+    fn get(&self, index: usize) -> &str {
+        Segments::get(self, index)
+    }
+
+    /// Patterns have no placeholder.
+    fn device(&self) -> &str {
+        ""
+    }
+}
+
 /// Marks an absent node or rule.
 const NONE: u32 = u32::MAX;
 
 /// The compiled patterns of one role; each has the rule number given to [`Builder::insert`].
 #[derive(Debug)]
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     nodes: Box<[Node]>,
     edges: Box<[Edge]>,
+    mixed: Box<[Mixed]>,
 }
 
 #[derive(Debug)]
 struct Node {
     first_edge: u32,
     edge_count: u32,
+    /// The node after a level that is [`DEVICE`] alone.
+    device: u32,
+    /// The levels with [`DEVICE`] and more.
+    first_mixed: u32,
+    mixed_count: u32,
     /// The node after `+`.
     any: u32,
     /// The rule that ends here.
@@ -87,6 +163,48 @@ struct Edge {
     key: u128,
     text: Box<str>,
     child: u32,
+}
+
+/// A child behind a level with [`DEVICE`] and more.
+#[derive(Debug)]
+struct Mixed {
+    place: Place,
+    child: u32,
+}
+
+/// What is round the first [`DEVICE`] of a level. In this order what has as much before it is
+/// together, and in the order of its text.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// The placeholder stands in `after` again.
+    is_repeated: bool,
+    length: usize,
+    before: Box<str>,
+    after: Box<str>,
+}
+
+impl Place {
+    /// `None`: the level is the placeholder alone.
+    fn of(level: &str) -> Option<Place> {
+        let (before, after) = level.split_once(DEVICE)?;
+        (!before.is_empty() || !after.is_empty()).then(|| Place {
+            is_repeated: after.contains(DEVICE),
+            length: before.len(),
+            before: before.into(),
+            after: after.into(),
+        })
+    }
+
+    /// Whether it is this segment, with the name filled in.
+    fn is(&self, segment: &str, device: &str) -> bool {
+        let after = |rest| {
+            let mut parts = self.after.split(DEVICE);
+            let rest = parts.next().and_then(|part| str::strip_prefix(rest, part));
+            parts.try_fold(rest?, |rest, part| rest.strip_prefix(device)?.strip_prefix(part))
+        };
+        let rest = segment.strip_prefix(&*self.before).and_then(|rest| rest.strip_prefix(device));
+        rest.and_then(after) == Some("")
+    }
 }
 
 /// Bytes of a segment that are in its [`key`].
@@ -104,68 +222,164 @@ fn key(segment: &str) -> u128 {
 
 impl Matcher {
     /// The number of the most specific pattern that matches.
-    pub(super) fn find(&self, segments: &Segments<'_>) -> Option<u32> {
-        self.find_applicable(segments, |_| true)
+    pub(crate) fn find(&self, levels: &impl Levels) -> Option<u32> {
+        self.find_applicable(levels, |_| true)
     }
 
-    /// The number of the most specific pattern that matches, among those that apply.
-    pub(super) fn find_applicable(
+    /// The number of the most specific pattern that matches, among those that apply. Until one
+    /// applies every pattern that matches is asked.
+    pub(crate) fn find_applicable(
         &self,
-        segments: &Segments<'_>,
-        applies: impl Fn(u32) -> bool,
+        levels: &impl Levels,
+        mut applies: impl FnMut(u32) -> bool,
     ) -> Option<u32> {
-        self.descend(0, segments, 0, &applies)
+        self.descend(0, levels, 0, &mut applies)
     }
 
     fn descend(
         &self,
         node: u32,
-        segments: &Segments<'_>,
+        levels: &impl Levels,
         depth: usize,
-        applies: &impl Fn(u32) -> bool,
+        applies: &mut impl FnMut(u32) -> bool,
     ) -> Option<u32> {
         let node = self.nodes.get(node as usize)?;
-        let ends = |rule: u32| (rule != NONE && applies(rule)).then_some(rule);
-        if depth == segments.count() {
+        let mut ends = |rule: u32| (rule != NONE && applies(rule)).then_some(rule);
+        if depth == levels.count() {
             return ends(node.exact).or_else(|| ends(node.rest));
         }
-        if node.edge_count > 0 {
-            let segment = segments.get(depth);
-            let key = key(segment);
-            let edges = &self.edges[node.first_edge as usize..][..node.edge_count as usize];
-            let found = edges.binary_search_by(|edge| {
-                edge.key.cmp(&key).then_with(|| {
-                    if segment.len() <= KEY_BYTES && edge.text.len() <= KEY_BYTES {
-                        std::cmp::Ordering::Equal
-                    } else {
-                        (*edge.text).cmp(segment)
-                    }
-                })
-            });
-            if let Ok(at) = found
-                && let Some(rule) = self.descend(edges[at].child, segments, depth + 1, applies)
-            {
-                return Some(rule);
-            }
-        }
-        if node.any != NONE
-            && let Some(rule) = self.descend(node.any, segments, depth + 1, applies)
+        if node.edge_count > 0
+            && let Some(child) = self.literal(node, levels.get(depth))
+            && let Some(rule) = self.descend(child, levels, depth + 1, applies)
         {
             return Some(rule);
         }
-        ends(node.rest)
+        if node.device != NONE
+            && levels.get(depth) == levels.device()
+            && let Some(rule) = self.descend(node.device, levels, depth + 1, applies)
+        {
+            return Some(rule);
+        }
+        if node.mixed_count > 0 {
+            for child in self.mixed(node, levels.get(depth), levels.device()) {
+                if let Some(rule) = self.descend(child, levels, depth + 1, applies) {
+                    return Some(rule);
+                }
+            }
+        }
+        if node.any != NONE
+            && let Some(rule) = self.descend(node.any, levels, depth + 1, applies)
+        {
+            return Some(rule);
+        }
+        (node.rest != NONE && applies(node.rest)).then_some(node.rest)
+    }
+
+    fn edges(&self, node: &Node) -> &[Edge] {
+        &self.edges[node.first_edge as usize..][..node.edge_count as usize]
+    }
+
+    /// The child of a node behind just this segment.
+    fn literal(&self, node: &Node, segment: &str) -> Option<u32> {
+        let key = key(segment);
+        let edges = self.edges(node);
+        let found = edges.binary_search_by(|edge| {
+            edge.key.cmp(&key).then_with(|| {
+                if segment.len() <= KEY_BYTES && edge.text.len() <= KEY_BYTES {
+                    std::cmp::Ordering::Equal
+                } else {
+                    (*edge.text).cmp(segment)
+                }
+            })
+        });
+        found.ok().map(|at| edges[at].child)
+    }
+
+    fn all_mixed(&self, node: &Node) -> &[Mixed] {
+        &self.mixed[node.first_mixed as usize..][..node.mixed_count as usize]
+    }
+
+    /// The children of a node behind levels with [`DEVICE`] and more that are this segment.
+    fn mixed<'m>(
+        &'m self,
+        node: &Node,
+        segment: &'m str,
+        device: &'m str,
+    ) -> impl Iterator<Item = u32> + use<'m> {
+        let mut rest = self.all_mixed(node);
+        std::iter::from_fn(move || {
+            while let Some(Mixed { place, child }) = rest.first() {
+                if place.is_repeated {
+                    rest = &rest[1..];
+                    if place.is(segment, device) {
+                        return Some(*child);
+                    }
+                    continue;
+                }
+                let length = place.length;
+                let is_alike = |Mixed { place, .. }: &Mixed| !place.is_repeated && place.length == length;
+                let (group, other) = rest.split_at(rest.partition_point(is_alike));
+                rest = other;
+                let (Some(before), Some(after)) = (segment.get(..length), segment.get(length..)) else {
+                    continue;
+                };
+                let Some(after) = after.strip_prefix(device) else { continue };
+                let found = group.binary_search_by(|Mixed { place, .. }| {
+                    (&*place.before, &*place.after).cmp(&(before, after))
+                });
+                if let Ok(at) = found {
+                    return Some(group[at].child);
+                }
+            }
+            None
+        })
+    }
+
+    /// Whether there is a topic that both a pattern and this topic filter match.
+    pub(crate) fn overlaps(&self, filter: &impl Levels) -> bool {
+        self.overlaps_below(0, filter, 0)
+    }
+
+    fn overlaps_below(&self, node: u32, filter: &impl Levels, depth: usize) -> bool {
+        let Some(node) = self.nodes.get(node as usize) else { return false };
+        // `a/#` matches `a` too (MQTT 5.0 §4.7.1.2).
+        if node.rest != NONE {
+            return true;
+        }
+        if depth == filter.count() {
+            return node.exact != NONE;
+        }
+        let mut below = |child: u32| child != NONE && self.overlaps_below(child, filter, depth + 1);
+        match filter.get(depth) {
+            // Each node is on the way to a rule.
+            "#" => true,
+            "+" => {
+                self.edges(node).iter().any(|edge| below(edge.child))
+                    || below(node.device)
+                    || self.all_mixed(node).iter().any(|mixed| below(mixed.child))
+                    || below(node.any)
+            }
+            segment => {
+                self.literal(node, segment).is_some_and(&mut below)
+                    || segment == filter.device() && below(node.device)
+                    || self.mixed(node, segment, filter.device()).any(&mut below)
+                    || below(node.any)
+            }
+        }
     }
 }
 
 /// Collects patterns and compiles them.
 #[derive(Default)]
-pub(super) struct Builder {
+pub(crate) struct Builder {
     nodes: Vec<Draft>,
 }
 
 #[derive(Default)]
 struct Draft {
     children: BTreeMap<Box<str>, u32>,
+    device: Option<u32>,
+    mixed: BTreeMap<Place, u32>,
     any: Option<u32>,
     exact: Option<u32>,
     rest: Option<u32>,
@@ -175,17 +389,30 @@ impl Builder {
     /// Adds `pattern` with its `rule`. If the pattern exists already, its rule is kept and
     /// returned.
     pub(super) fn insert(&mut self, pattern: &Pattern, rule: u32) -> Option<u32> {
+        self.insert_steps(pattern.levels().map(Step::from), rule)
+    }
+
+    /// Adds what has these levels, as [`Builder::insert`] does.
+    pub(crate) fn insert_steps<'a>(
+        &mut self,
+        steps: impl Iterator<Item = Step<'a>>,
+        rule: u32,
+    ) -> Option<u32> {
         if self.nodes.is_empty() {
             self.nodes.push(Draft::default());
         }
         let mut at = 0_usize;
-        for level in pattern.levels() {
+        for step in steps {
             let next = self.nodes.len() as u32;
             let draft = &mut self.nodes[at];
-            let child = match level {
-                LevelText::Literal(text) => *draft.children.entry(text.into()).or_insert(next),
-                LevelText::Any => *draft.any.get_or_insert(next),
-                LevelText::Rest => return occupy(&mut draft.rest, rule),
+            let child = match step {
+                Step::Literal(text) => *draft.children.entry(text.into()).or_insert(next),
+                Step::Device(text) => match Place::of(text) {
+                    Some(place) => *draft.mixed.entry(place).or_insert(next),
+                    None => *draft.device.get_or_insert(next),
+                },
+                Step::Any => *draft.any.get_or_insert(next),
+                Step::Rest => return occupy(&mut draft.rest, rule),
             };
             if child == next {
                 self.nodes.push(Draft::default());
@@ -196,8 +423,8 @@ impl Builder {
     }
 
     /// Builds the flat trie.
-    pub(super) fn build(self) -> Matcher {
-        let mut edges = Vec::new();
+    pub(crate) fn build(self) -> Matcher {
+        let (mut edges, mut mixed) = (Vec::new(), Vec::new());
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for draft in self.nodes {
             let first_edge = edges.len() as u32;
@@ -207,15 +434,20 @@ impl Builder {
                 text,
                 child,
             }));
+            let first_mixed = mixed.len() as u32;
+            mixed.extend(draft.mixed.into_iter().map(|(place, child)| Mixed { place, child }));
             nodes.push(Node {
                 first_edge,
                 edge_count: edges.len() as u32 - first_edge,
+                device: draft.device.unwrap_or(NONE),
+                first_mixed,
+                mixed_count: mixed.len() as u32 - first_mixed,
                 any: draft.any.unwrap_or(NONE),
                 exact: draft.exact.unwrap_or(NONE),
                 rest: draft.rest.unwrap_or(NONE),
             });
         }
-        Matcher { nodes: nodes.into(), edges: edges.into() }
+        Matcher { nodes: nodes.into(), edges: edges.into(), mixed: mixed.into() }
     }
 }
 

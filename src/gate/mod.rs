@@ -12,8 +12,8 @@
 //! * [`on_behalf`]: readings that a device forwards for one behind it.
 //! * [`pattern`], [`matcher`], [`policy`]: which rule decides.
 //! * [`quota`]: the token buckets; [`limited`]: devices that do not keep to them.
-//! * [`filter`], [`field`]: which readings are acknowledged and not published; `cbor_member`: what
-//!   stands at a place of a CBOR document.
+//! * [`filter`], [`condition`], [`field`]: which readings are acknowledged and not published;
+//!   `lookup`, `json_member`, `cbor_member`: what stands at some places of a document.
 //! * [`tag`]: what its owner writes on a device, for topics.
 //! * [`template`], [`mapping`], [`own_topic`]: the topic of a reading, and the checks on it.
 //! * [`reply`]: the replies to commands, which are stored as readings are.
@@ -28,21 +28,26 @@ use std::time::{Duration, Instant};
 
 mod cbor_member;
 pub mod certificate;
+pub mod condition;
 pub mod explain;
 pub mod field;
 pub mod filter;
 mod identification;
 pub mod identity;
+mod json_member;
 pub mod jwt;
+mod last_filtered;
 mod last_refusal;
 pub mod limited;
 pub mod login;
+mod lookup;
 pub mod mapping;
-mod matcher;
+pub(crate) mod matcher;
 pub mod on_behalf;
 pub mod own_topic;
 pub mod pattern;
 pub mod plan;
+mod pointer;
 pub mod policy;
 pub mod presence;
 mod proof;
@@ -58,6 +63,7 @@ pub mod usage;
 pub use explain::{Explanation, Supposed};
 pub use identification::Unidentified;
 pub use identity::Gone;
+pub use last_filtered::LastFiltered;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
 pub use limited::Limited;
 pub use plan::{Fault, Item, Prepared, Problem, check};
@@ -71,7 +77,7 @@ pub use stage::{Admitted, DeviceIndex, Mapped, Reason, Received, Refusal, Refuse
 use crate::message::{Method, Name, TOPIC_MAX};
 use crate::proto::Holder;
 use crate::proto::dtls::PeerIdentity;
-use filter::Filtered;
+use filter::{Filtered, HeldBack, Sample};
 use identity::{Devices, Entry};
 use matcher::Segments;
 use plan::Plan;
@@ -148,6 +154,8 @@ pub struct DeviceView<'a> {
     pub filtered: u64,
     /// Readings that were refused.
     pub refused: &'a Refused,
+    /// The newest reading since the start that was acknowledged and not published.
+    pub last_filtered: Option<&'a LastFiltered>,
     /// The newest refusal since the start.
     pub last_refusal: Option<&'a LastRefusal>,
     /// What held it back, if something did since the start.
@@ -344,6 +352,7 @@ impl Gate {
             unstored: entry.state.unstored,
             filtered: entry.state.filtered,
             refused: &entry.state.refused,
+            last_filtered: entry.state.last_filtered.as_deref(),
             last_refusal: entry.state.last_refusal.as_deref(),
             limited: entry.state.limited.as_deref(),
             quota: explain::QuotaState {
@@ -441,17 +450,29 @@ impl Gate {
                 mapped
             }
             (Some(filter), Some(rule)) => {
-                *next_number += 1;
-                let remembered = state.remembered.get_or_insert_default();
-                match remembered.screen(now, filter, &mapped.content(), *next_number) {
-                    Ok(()) => mapped.numbered(*next_number),
-                    Err((why, behind)) => {
-                        state.filtered += 1;
-                        totals.filtered += 1;
-                        let content = mapped.content();
-                        return Ok(Admitted::Filtered(Filtered { content, rule, why, behind }));
-                    }
+                let content = mapped.content();
+                let held_back = if let Some(unmet) = filter.unmet(&Sample::from(&content)) {
+                    Some(Filtered { content, rule, why: HeldBack::Unmet, unmet: Some(unmet), behind: None })
+                } else if filter.compares() {
+                    *next_number += 1;
+                    let remembered = state.remembered.get_or_insert_default();
+                    let screened = remembered.screen(now, filter, &content, *next_number);
+                    screened.err().map(|(why, behind)| Filtered {
+                        content,
+                        rule,
+                        why,
+                        unmet: None,
+                        behind: Some(behind),
+                    })
+                } else {
+                    None
+                };
+                if let Some(filtered) = held_back {
+                    state.note_filtered(now, &filtered);
+                    totals.filtered += 1;
+                    return Ok(Admitted::Filtered(filtered));
                 }
+                if filter.compares() { mapped.numbered(*next_number) } else { mapped }
             }
             _ => mapped,
         };
@@ -527,15 +548,20 @@ impl Gate {
         Err(refusal)
     }
 
-    /// Counts and keeps the refusal of a request from which no reading can be made. `path`: what it
-    /// asked for, as far as it is text. The device counts as active.
-    pub fn note_malformed(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
+    /// Counts and keeps the refusal of what is no reading: of a request from which none can be
+    /// made, or of a message that a rule for local clients denies. `path`: what it asked for, as
+    /// far as it is text. The device counts as active.
+    pub fn note_unjudged(&mut self, now: Instant, device: DeviceIndex, path: &str, refusal: &Refusal) {
         let Gate { devices, presence, totals, .. } = self;
         totals.refused.count(refusal.reason());
         let Some(entry) = devices.entry_mut(device) else { return };
         presence.seen(device.slot() as u32, &mut entry.state.presence, now);
         entry.state.refused.count(refusal.reason());
-        entry.state.note_refusal(now, path, refusal, None);
+        let rule = match refusal {
+            Refusal::Denied { rule } => Some(rule),
+            _ => None,
+        };
+        entry.state.note_refusal(now, path, refusal, rule);
     }
 
     /// The readings that each rule has decided since the rules were last compiled, refused ones

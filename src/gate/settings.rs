@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::certificate::{CertificateName, CertificatePattern};
+use super::condition::When;
 use super::field::FieldPointer;
 use super::jwt::JwtKey;
 use super::login::Login;
@@ -147,11 +148,14 @@ pub struct UplinkRule {
 /// none of them holds it back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReadingFilter {
+    /// Holds back what these conditions do not hold for.
+    pub when: When,
     /// Holds back what equals the reading before, byte by byte and in its content format.
     pub on_change: bool,
     /// Holds back a number that differs from the one before by so much or less; finite, 0 or more.
     pub dead_band: Option<f64>,
-    /// The number stands there in a JSON document. `None`: it is the payload, as text.
+    /// The number stands there in a JSON or CBOR document. `None`: it is the payload, as text or as
+    /// the CBOR item.
     pub dead_band_field: Option<FieldPointer>,
     /// Holds back what comes sooner after the reading before; `100 ms ..= 1 day`.
     pub min_interval: Option<Duration>,
@@ -161,11 +165,17 @@ impl ReadingFilter {
     /// The first key that is set.
     pub fn first_key(&self) -> Option<&'static str> {
         let keys = [
+            ("when", !self.when.is_empty()),
             ("on-change", self.on_change),
             ("dead-band", self.dead_band.is_some()),
             ("min-interval", self.min_interval.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_set)| is_set.then_some(key))
+    }
+
+    /// Whether a reading is measured against the one before.
+    pub(super) fn compares(&self) -> bool {
+        self.on_change || self.dead_band.is_some() || self.min_interval.is_some()
     }
 }
 

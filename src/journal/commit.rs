@@ -319,7 +319,9 @@ impl<S: Storage> LaneWriter<S> {
                     active.segment.end + opening + control.len() as u32 <= layout.frame_limit
                 }
             };
-            if fits && !(active.opening && active.segment.runs.len() >= RUNS_MAX) {
+            let held = self.held_bytes();
+            let here = record.is_none() || (self.admits(held) && !self.exchanges(held));
+            if here && fits && !(active.opening && active.segment.runs.len() >= RUNS_MAX) {
                 return Ok(());
             }
         }
@@ -335,16 +337,19 @@ impl<S: Storage> LaneWriter<S> {
         pool: &mut Pool<S>,
         for_record: bool,
     ) -> Result<(u64, Arc<S::File>), Failure> {
+        let more = if self.prepared.is_some() { 0 } else { self.layout.size };
+        if more > 0 {
+            self.clear_shelf(now, storage);
+        }
+        let decision = retention::decide(&self.bounds, self.held_bytes(), more);
+        if for_record && decision == Decision::Refuse && !self.is_drained() {
+            return Err(Failure::LaneFull);
+        }
         if let Some(prepared) = self.prepared.take() {
             return Ok(prepared);
         }
-        self.clear_shelf(now, storage);
-        let decision = retention::decide(&self.bounds, self.held_bytes(), self.layout.size);
-        if for_record && decision == Decision::Refuse {
-            return Err(Failure::LaneFull);
-        }
-        // Dropping or trimming frees a segment, so these may use the reserve.
-        let reserve = !for_record || decision == Decision::DropOldest;
+        // Dropping, trimming or an exchange frees a segment, so these may use the reserve.
+        let reserve = !for_record || decision != Decision::Take;
         self.take_from_pool(now, storage, pool, reserve).map_err(Failure::NoSegment)
     }
 
@@ -452,7 +457,7 @@ impl<S: Storage> LaneWriter<S> {
                 break;
             }
             through = segment.last_sequence;
-            used -= u64::from(segment.layout.size);
+            used -= segment.file_bytes;
         }
         let before: u64 = self.control.total(LossCause::Dropped);
         self.lose(now, self.control.released + 1, through, LossCause::Dropped);
@@ -491,6 +496,12 @@ impl<S: Storage> LaneWriter<S> {
             self.settled.insert(first.max(self.control.released + 1), last);
             self.settle();
             self.release_since.get_or_insert(now);
+        }
+        // The bound was lowered.
+        if self.held_bytes() > self.bounds.max_bytes
+            && let Some((number, _)) = self.prepared.take()
+        {
+            self.freed.push(Freed { name: segment_name(number), size: u64::from(self.layout.size) });
         }
         self.freed.retain(|freed| pool.recycle(storage, folder, &freed.name, freed.size, now).is_err());
         let wanted = self.prepared.is_none()

@@ -18,6 +18,7 @@ use super::pool::Trouble;
 use super::range::RangeSet;
 use super::recovered::Recovered;
 use super::recovery::{Opened, Resolution};
+use super::retention::{self, Decision};
 use super::scan;
 use super::segment::{self, HEADER_BLOCK, Layout, Run, Segment};
 use super::settings::{LaneSettings, WhenFull};
@@ -25,6 +26,9 @@ use super::shelf::Shelf;
 use super::storage::{Folder, Storage, StorageError, StoredFile};
 use super::view::{ActiveView, LaneView, Recent};
 use crate::message::{Lane, RecordId};
+
+/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
+pub(super) const LARGEST_READING: u64 = 72 << 10;
 
 /// The error for a file that cannot be opened.
 const EIO: i32 = 5;
@@ -173,6 +177,19 @@ impl<S: Storage> LaneWriter<S> {
         self.trouble
     }
 
+    /// Whether the disk is full for it.
+    pub(super) fn is_disk_full(&self) -> bool {
+        let troubles = [self.trouble, self.control_trouble];
+        troubles.iter().flatten().any(Trouble::is_full) || self.shelf.is_full()
+    }
+
+    /// A full disk has space again.
+    pub(super) fn retry_full(&mut self, now: Instant) {
+        let troubles = [&mut self.trouble, &mut self.control_trouble];
+        troubles.into_iter().flatten().for_each(|trouble| trouble.retry_full(now));
+        self.shelf.retry_full(now);
+    }
+
     /// Records dropped since the last call, for the log.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)
@@ -180,7 +197,7 @@ impl<S: Storage> LaneWriter<S> {
 
     /// Bytes of all its files on disk.
     pub(super) fn used_bytes(&self) -> u64 {
-        let sealed: u64 = self.sealed.iter().map(|segment| u64::from(segment.layout.size)).sum();
+        let sealed: u64 = self.sealed.iter().map(|segment| segment.file_bytes).sum();
         let freed: u64 = self.freed.iter().map(|freed| freed.size).sum();
         let active = self.active.as_ref().map_or(0, |active| active.segment.layout.size);
         let prepared = self.prepared.as_ref().map_or(0, |_| self.layout.size);
@@ -200,16 +217,63 @@ impl<S: Storage> LaneWriter<S> {
 
     /// Bytes of record frames for which there is room; `making`: whether new segments can be made.
     pub(super) fn room(&self, making: bool) -> u64 {
-        let active = self.active.as_ref().map_or(0, |active| {
+        let drops = self.bounds.when_full == WhenFull::DropOldest;
+        if drops && making {
+            return u64::MAX;
+        }
+        let (held, segment) = (self.held_bytes(), u64::from(self.layout.room()));
+        if making && self.exchanges(held) {
+            return segment;
+        }
+        let more =
+            if making { self.bounds.max_bytes.saturating_sub(held) / u64::from(self.layout.size) } else { 0 };
+        let active = if self.admits(held) { self.active_room() } else { 0 };
+        let prepared = self.prepared.is_some() && (drops || held <= self.bounds.max_bytes);
+        active + (more + u64::from(prepared)) * segment
+    }
+
+    /// Bytes of record frames for which the active segment has room.
+    fn active_room(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| {
             u64::from(active.segment.layout.records_limit.saturating_sub(active.segment.end))
-        });
-        let size = u64::from(self.layout.size);
-        let more = match self.bounds.when_full {
-            _ if !making => 0,
-            WhenFull::DropOldest => return u64::MAX,
-            WhenFull::Refuse => self.bounds.max_bytes.saturating_sub(self.held_bytes()) / size,
-        };
-        active + (more + u64::from(self.prepared.is_some())) * u64::from(self.layout.room())
+        })
+    }
+
+    /// Whether records may be written to the active segment, for files of `held` bytes.
+    ///
+    /// A lane that refuses may be over its bound: the bound was lowered, or a segment was taken for
+    /// a trim or a loss alone. Such a segment takes no records, or each restart would add another
+    /// one to the lane. An only segment is used up, whatever its size.
+    pub(super) fn admits(&self, held: u64) -> bool {
+        let drops = self.bounds.when_full == WhenFull::DropOldest;
+        let is_only = || self.sealed.back().is_none_or(|last| last.last_sequence <= self.control.released);
+        drops || held <= self.bounds.max_bytes || is_only()
+    }
+
+    /// Whether all records are released.
+    pub(super) fn is_drained(&self) -> bool {
+        self.control.released + 1 >= self.next_sequence
+    }
+
+    /// Whether the next record goes to a new segment in exchange for the active one, for files of
+    /// `held` bytes: all records are released, but segments are so large for the bound that it has
+    /// no room for another one, and the active one is used up. Its file is freed by the same
+    /// commit.
+    pub(super) fn exchanges(&self, held: u64) -> bool {
+        let size = self.prepared.as_ref().map_or(self.layout.size, |_| 0);
+        self.is_drained()
+            && self.active_room() < u64::from(self.layout.room() / 2)
+            && retention::decide(&self.bounds, held, size) == Decision::Refuse
+    }
+
+    /// Whether its limit is reached, so that it refuses readings or drops its oldest records.
+    pub(super) fn is_full(&self) -> bool {
+        match self.bounds.when_full {
+            WhenFull::Refuse => self.room(true) < LARGEST_READING.min(self.layout.room().into()),
+            WhenFull::DropOldest => {
+                retention::decide(&self.bounds, self.held_bytes(), self.layout.size) == Decision::DropOldest
+            }
+        }
     }
 
     /// The id of a record; its run is 0 if its segment is unknown.
@@ -417,6 +481,9 @@ impl<S: Storage> LaneWriter<S> {
         }
         let (first, last) = (oldest.first_sequence, newest.last_sequence);
         let uncertain_from = newest.uncertain_from;
+        let file_bytes = |number: u64| {
+            group.iter().find(|segment| segment.number == number).map_or(0, |segment| segment.file_bytes)
+        };
         let mut chain: Vec<Segment> = Vec::new();
         let mut unreadable = Vec::new();
         let mut damaged = Vec::new();
@@ -464,7 +531,9 @@ impl<S: Storage> LaneWriter<S> {
             if found.unreadable.contains(&number) {
                 unreadable.push((number, next, until));
                 let run = group[0].runs[0];
-                let mut segment = Segment::unopened(number, self.layout, next, until.max(next - 1), run);
+                let bytes = file_bytes(number);
+                let mut segment =
+                    Segment::unopened(number, self.layout, bytes, next, until.max(next - 1), run);
                 segment.uncertain_from = uncertain_from.filter(|from| *from <= until);
                 next = next.max(until + 1);
                 chain.push(segment);
@@ -498,7 +567,7 @@ impl<S: Storage> LaneWriter<S> {
             self.step_over(number, first, last);
         }
         for (number, first, last) in damaged {
-            self.give_up(now, number, first, last, uncertain_from);
+            self.give_up(now, (number, file_bytes(number)), (first, last), uncertain_from);
         }
         if let Some(base) = self.base {
             for control in &controls {
@@ -515,7 +584,13 @@ impl<S: Storage> LaneWriter<S> {
 
     /// A file with an invalid header leaves the chain: records that only it can contain are lost,
     /// or were never stored.
-    fn give_up(&mut self, now: Instant, number: u64, first: u64, last: u64, uncertain_from: Option<u64>) {
+    fn give_up(
+        &mut self,
+        now: Instant,
+        (number, file_bytes): (u64, u64),
+        (first, last): (u64, u64),
+        uncertain_from: Option<u64>,
+    ) {
         let certain = uncertain_from.map_or(last, |from| last.min(from - 1));
         let range = AsideRange {
             cause: AsideCause::Damaged,
@@ -525,7 +600,7 @@ impl<S: Storage> LaneWriter<S> {
             joined: false,
         };
         self.shelf.note(self.lane, number, range, false);
-        self.shelf.leave(number, u64::from(self.layout.size));
+        self.shelf.leave(number, file_bytes);
         self.lose(now, first, certain, LossCause::Damaged);
         self.settled.insert(first.max(certain + 1), last);
     }
@@ -583,7 +658,7 @@ impl<S: Storage> LaneWriter<S> {
             if !self.is_told_behind() {
                 break;
             }
-            let size = u64::from(oldest.layout.size);
+            let size = oldest.file_bytes;
             if !self.shelf.leave(oldest.number, size) {
                 // A file that could not be opened is not reused.
                 let size = if oldest.unopened { 0 } else { size };

@@ -42,6 +42,7 @@ pub mod segment;
 pub mod settings;
 pub mod share;
 mod shelf;
+mod space;
 pub mod storage;
 pub mod store;
 pub mod view;

@@ -30,6 +30,18 @@ impl Trouble {
         let backoff = before.map_or(FIRST_BACKOFF, |b| (b.backoff * 2).min(LONGEST_BACKOFF));
         Trouble { error, retry_at: now + backoff, backoff }
     }
+
+    /// Whether the disk was full.
+    pub(super) fn is_full(&self) -> bool {
+        self.error == StorageError::Full
+    }
+
+    /// Retries at once what failed on a full disk; the back-off goes on if it fails again.
+    pub(super) fn retry_full(&mut self, now: Instant) {
+        if self.is_full() {
+            self.retry_at = now;
+        }
+    }
 }
 
 /// An open file and its name in `spare/`.
@@ -82,6 +94,11 @@ impl<S: Storage> Pool<S> {
     /// Why no file can be made now.
     pub(super) fn trouble(&self) -> Option<Trouble> {
         self.trouble
+    }
+
+    /// The error may be over.
+    pub(super) fn retry_full(&mut self, now: Instant) {
+        self.trouble.iter_mut().for_each(|trouble| trouble.retry_full(now));
     }
 
     /// Moves a spare file into a lane with its new name; with `reserve`, even the last one. If

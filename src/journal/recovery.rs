@@ -490,7 +490,10 @@ impl<S: Storage> Chain<'_, S> {
             let error = pending.error.unwrap_or(StorageError::Other(EIO));
             self.look.report.unopened.push((segment::segment_name(pending.number), error));
             let run = Run { first_sequence: first, run, boot: [0; 16] };
-            let mut segment = Segment::unopened(pending.number, pending.layout, first, last, run);
+            let Pending { number, layout, size, .. } = pending;
+            // A folder that does not tell the size of a file lists it with 0.
+            let bytes = if size == 0 { u64::from(layout.size) } else { size };
+            let mut segment = Segment::unopened(number, layout, bytes, first, last, run);
             segment.uncertain_from = uncertain_from;
             self.look.sealed.push(segment);
             self.scans.push((None, None));

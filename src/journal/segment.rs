@@ -221,6 +221,8 @@ pub struct Segment {
     pub seed: u32,
     /// Its layout.
     pub layout: Layout,
+    /// Bytes that its file takes; without a readable header, those that the folder lists.
+    pub file_bytes: u64,
     /// Sequence of its first record, also if it has none.
     pub first_sequence: u64,
     /// Sequence of the last; `first_sequence − 1` if there is none.
@@ -246,6 +248,7 @@ impl Segment {
             number: header.number,
             seed: header.seed(),
             layout,
+            file_bytes: u64::from(layout.size),
             first_sequence: header.first_sequence,
             last_sequence: header.first_sequence.saturating_sub(1),
             end: HEADER_BLOCK,
@@ -260,6 +263,7 @@ impl Segment {
     pub fn unopened(
         number: u64,
         layout: Layout,
+        file_bytes: u64,
         first_sequence: u64,
         last_sequence: u64,
         run: Run,
@@ -268,6 +272,7 @@ impl Segment {
             number,
             seed: 0,
             layout,
+            file_bytes,
             first_sequence,
             last_sequence,
             end: HEADER_BLOCK,

@@ -156,6 +156,16 @@ impl Shelf {
         self.trouble.map(|trouble| trouble.error)
     }
 
+    /// Whether the disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        self.trouble.is_some_and(|trouble| trouble.is_full())
+    }
+
+    /// A full disk has space again.
+    pub(super) fn retry_full(&mut self, now: Instant) {
+        self.trouble.iter_mut().for_each(|trouble| trouble.retry_full(now));
+    }
+
     /// Writes lists and renames files; returns the sequences that count as passed now.
     pub(super) fn work<S: Storage>(&mut self, now: Instant, storage: &S, folder: Folder) -> Vec<(u64, u64)> {
         let mut passed = Vec::new();

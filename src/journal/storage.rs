@@ -92,6 +92,9 @@ pub trait Storage: Send + Sync + 'static {
     /// [`StorageError`] of the system call.
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError>;
 
+    /// Free bytes of the file system for this process, without quotas; `None` if it does not tell.
+    fn free_bytes(&self) -> Option<u64>;
+
     /// Waits at least [`SECOND_LOOK`]. Content with a wrong checksum is read again after that,
     /// bypassing the page cache ([`StoredFile::forget_cache`]); if it is wrong again, it is
     /// damaged.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::aside::{Aside, AsideCause};
 use super::commit::Outcome;
-use super::lane::LaneWriter;
+use super::lane::{LARGEST_READING, LaneWriter};
 use super::loss::{LossCause, LossReport};
 use super::pool::{Pool, Trouble};
 use super::range::RangeSet;
@@ -16,7 +16,8 @@ use super::recovery::{self, LaneReport, RecoveryError, Resolution};
 use super::rejected::{RejectError, RejectedEntry, RejectedReport, RejectedStore};
 use super::retention;
 use super::segment::Segment;
-use super::settings::{LaneSettings, Settings};
+use super::settings::{LaneSettings, Settings, WhenFull};
+use super::space::SpaceWatch;
 use super::storage::{SECOND_LOOK, Storage, StorageError};
 use super::view::LaneView;
 use super::witness::{LaneWitness, Witness, WitnessFile};
@@ -51,9 +52,6 @@ pub struct StoreReport {
     pub rejected: RejectedReport,
 }
 
-/// Bytes of the frame of a reading of 64 KiB with the longest names, about.
-const LARGEST_READING: u64 = 72 << 10;
-
 /// How one lane stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneStatus {
@@ -65,6 +63,10 @@ pub struct LaneStatus {
     pub file_bytes: u64,
     /// Its limit in bytes.
     pub max_bytes: u64,
+    /// Its limit is reached: there is no room for the largest reading, and soon for none.
+    pub full: bool,
+    /// What it does then.
+    pub drops_oldest: bool,
     /// Totals of lost records, in the order of [`LossCause::ALL`].
     pub lost: [u64; 5],
     /// Why the disk cannot be written now.
@@ -132,6 +134,7 @@ pub struct Store<S: Storage> {
     unread: BTreeMap<(usize, u64), Instant>,
     wants_spare: usize,
     witness: WitnessFile<S>,
+    space: SpaceWatch,
 }
 
 impl<S: Storage> Store<S> {
@@ -196,6 +199,7 @@ impl<S: Storage> Store<S> {
             unread: BTreeMap::new(),
             wants_spare: 1,
             witness,
+            space: SpaceWatch::default(),
         };
         Ok((store, report))
     }
@@ -471,9 +475,26 @@ impl<S: Storage> Store<S> {
         self.lanes.iter_mut().for_each(LaneWriter::ask_checkpoint);
     }
 
+    fn watch_space(&mut self, now: Instant) {
+        let full = RejectError::Disk(StorageError::Full);
+        let is_full = self.lanes.iter().any(LaneWriter::is_disk_full)
+            || self.pool.trouble().is_some_and(|trouble| trouble.is_full())
+            || self.reject_trouble.is_some_and(|(error, _)| error == full);
+        let needed = u64::from(self.lanes[0].layout.size);
+        if !self.space.look(now, is_full, needed, || self.storage.free_bytes()) {
+            return;
+        }
+        self.pool.retry_full(now);
+        self.lanes.iter_mut().for_each(|lane| lane.retry_full(now));
+        if let Some((_, trouble)) = self.reject_trouble.as_mut().filter(|(error, _)| *error == full) {
+            trouble.retry_full(now);
+        }
+    }
+
     /// Recycles files and makes spare files one slice at a time; returns whether it should be
     /// called again soon.
     pub fn maintain(&mut self, now: Instant) -> bool {
+        self.watch_space(now);
         // The records of the file are released; an older witness would report them as missing.
         let freed = self.lanes.iter().any(|lane| !lane.freed.is_empty());
         if freed {
@@ -496,8 +517,19 @@ impl<S: Storage> Store<S> {
         pool.work(storage, self.wants_spare, now)
     }
 
-    /// When [`Store::commit`] or [`Store::maintain`] must be called even if nothing is appended.
+    /// When [`Store::maintain`] must be called even if nothing is appended, and [`Store::commit`]
+    /// if it is due ([`Store::is_commit_due`]).
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.work_deadline(now).into_iter().chain(self.space.deadline()).min()
+    }
+
+    /// Whether [`Store::commit`] must be called. A look at the free space of a full disk needs
+    /// none, and so writes nothing.
+    pub fn is_commit_due(&self, now: Instant) -> bool {
+        self.work_deadline(now).is_some_and(|deadline| deadline <= now)
+    }
+
+    fn work_deadline(&self, now: Instant) -> Option<Instant> {
         // A removal waits until its loss is committed, which has its own deadline.
         let counted = self.lanes.iter().all(|lane| !lane.control().is_dirty());
         let removable = !self.removals.is_empty() && counted;
@@ -563,6 +595,11 @@ impl<S: Storage> Store<S> {
         self.lane(lane).trouble().is_some()
     }
 
+    /// Whether a lane has reached its limit.
+    pub fn is_full(&self, lane: Lane) -> bool {
+        self.lane(lane).is_full()
+    }
+
     /// Largest frame of a record, in bytes.
     pub fn record_max(&self) -> usize {
         // After the longest possible Checkpoint.
@@ -590,8 +627,8 @@ impl<S: Storage> Store<S> {
         Some((writer.id_of(sequence), body))
     }
 
-    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once; with the
-    /// next record it refuses or drops, as `when-full` specifies.
+    /// Sets new limits of the lanes. A lane above its new limit drops nothing at once: with the
+    /// next record it refuses, or drops with the next segment, as `when-full` specifies.
     pub fn set_bounds(&mut self, bounds: [LaneSettings; 2]) {
         for (writer, bounds) in self.lanes.iter_mut().zip(bounds) {
             writer.bounds = bounds;
@@ -611,6 +648,8 @@ impl<S: Storage> Store<S> {
             bytes: writer.stored_bytes(),
             file_bytes: writer.used_bytes(),
             max_bytes: writer.bounds.max_bytes,
+            full: writer.is_full(),
+            drops_oldest: writer.bounds.when_full == WhenFull::DropOldest,
             lost: control.totals(),
             trouble: self.trouble(lane),
             refuses: self.refuses(lane),

@@ -5,9 +5,10 @@
 //! round of the caller brings.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write};
 
 use super::watch::{PREVIEW_BYTES, Watched};
-use crate::gate::filter::{Filtered, HeldBack};
+use crate::gate::filter::Filtered;
 use crate::gate::stage::{Mapped, Received, Refusal};
 use crate::journal::Refused;
 use crate::message::{Content, ContentFormat, Envelope, Method, Name, Stamp};
@@ -69,7 +70,7 @@ pub enum Event<'a> {
         /// The beginning of the payload.
         preview: &'a [u8],
         /// Why.
-        why: HeldBack,
+        why: &'a str,
     },
     /// A reading of a `qos = 0` rule: to be offered to the uplink, and shown by `tail`.
     Passed(Passed<'a>),
@@ -143,7 +144,7 @@ enum Queued {
         preview: Span,
         bytes: usize,
         method: Method,
-        why: HeldBack,
+        why: Span,
     },
     Passed {
         device: Span,
@@ -266,7 +267,7 @@ impl Events {
             preview: Span { start, length: preview.len() as u32 },
             bytes: content.payload.len(),
             method: content.method,
-            why: filtered.why,
+            why: self.written(&filtered.reason()),
         };
         self.queue.push_back(queued);
     }
@@ -357,7 +358,7 @@ impl Events {
                 preview: self.payloads.get(preview.range()).unwrap_or_default(),
                 bytes: *bytes,
                 method: *method,
-                why: *why,
+                why: self.text_of(*why),
             },
             Queued::Passed {
                 device,
@@ -415,6 +416,13 @@ impl Events {
         let start = self.texts.len() as u32;
         self.texts.push_str(text);
         Span { start, length: text.len() as u32 }
+    }
+
+    fn written(&mut self, text: &impl fmt::Display) -> Span {
+        let start = self.texts.len();
+        // A String takes all that is written to it.
+        let _ = write!(self.texts, "{text}");
+        Span { start: start as u32, length: (self.texts.len() - start) as u32 }
     }
 
     fn text_of(&self, span: Span) -> &str {

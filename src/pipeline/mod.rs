@@ -33,7 +33,7 @@ use crate::gate::reply::Outcome;
 use crate::gate::settings::QoS;
 use crate::gate::stage::{Admitted, DeviceIndex, Malformed, Mapped, Received, Refusal, TopicFault};
 use crate::journal::Refused;
-use crate::message::{Method, RecordId};
+use crate::message::{Method, Name, RecordId};
 use crate::number_map::NumberMap;
 use crate::proto::address::Ticket;
 use crate::telemetry::counters::{Counter, Counters};
@@ -174,7 +174,8 @@ impl<S: ReadingStore> Pipeline<S> {
             Ok(Admitted::Passed(mapped)) => mapped,
             Ok(Admitted::Filtered(filtered)) => {
                 self.counters.count(Counter::ReadingsFiltered);
-                let disposition = match self.settling.follow(filtered.behind, ticket) {
+                let followed = filtered.behind.map(|behind| self.settling.follow(behind, ticket));
+                let disposition = match followed.unwrap_or(Followed::Settled) {
                     Followed::Settled => Disposition::Filtered,
                     Followed::Waits => Disposition::Journaled,
                     Followed::Full => {
@@ -345,9 +346,32 @@ impl<S: ReadingStore> Pipeline<S> {
         bytes: usize,
         malformed: Malformed,
     ) -> &Refusal {
-        let refusal = Refusal::Malformed(malformed);
+        self.refuse_unjudged(now, device, method, (path, bytes), Refusal::Malformed(malformed))
+    }
+
+    /// The same of a message to local clients that a `local-publish` rule of this name denies.
+    pub fn handle_denied(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        topic: &str,
+        bytes: usize,
+        rule: Name,
+    ) -> &Refusal {
+        self.events.of_mqtt(true);
+        self.refuse_unjudged(now, device, Method::Post, (topic, bytes), Refusal::Denied { rule })
+    }
+
+    fn refuse_unjudged(
+        &mut self,
+        now: Instant,
+        device: DeviceIndex,
+        method: Method,
+        (path, bytes): (&str, usize),
+        refusal: Refusal,
+    ) -> &Refusal {
         self.counters.count(refusal::counter(refusal.reason()));
-        self.gate.note_malformed(now, device, path, &refusal);
+        self.gate.note_unjudged(now, device, path, &refusal);
         let name = self.gate.id(device).cloned();
         self.events.refused(name, method, path, None, bytes, refusal)
     }

@@ -62,6 +62,12 @@ counters! {
     MqttConnectsAccepted = "tombolo_mqtt_accepted_connects_total",
     /// Connects that were refused, and connections without one.
     MqttConnectsRefused = "tombolo_mqtt_refused_connects_total",
+    /// Connects refused because too many passwords waited to be verified, or one for too long.
+    MqttConnectsBusy = "tombolo_mqtt_busy_connects_total",
+    /// Connects refused after too many wrong passwords, or wrong signatures of tokens.
+    MqttConnectsDamped = "tombolo_mqtt_damped_connects_total",
+    /// Connects refused because as many clients as `max-clients` were connected.
+    MqttConnectsFull = "tombolo_mqtt_full_connects_total",
     /// Connections of local MQTT clients that were ended because their certificate is not trusted
     /// any more.
     MqttRevoked = "tombolo_mqtt_revoked_connections_total",

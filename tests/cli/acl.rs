@@ -73,10 +73,37 @@ fn an_explanation_says_where_its_rule_is_written_and_which_comes_nearest_if_none
     ] {
         let ran = place.run(&format!("acl explain door-7 POST {path}"));
         assert!(ran.status == 1 && ran.out.contains(nearest), "{path}: {}", ran.out);
+        assert!(ran.out.contains("         at ") && ran.out.contains("40-near.toml:"), "{path}: {}", ran.out);
     }
     let ran = place.run("acl explain door-7 subscribe sets/led");
     let nearest = "rule local-subscribe.all, path home/#: level 1 is \"sets\", not \"home\"";
     assert!(ran.status == 1 && ran.out.contains(nearest), "{}", ran.out);
+    // Of a publish and of a subscription both kinds of rules are named, the nearer one first.
+    for (question, first, second) in [
+        (
+            "publish home/door-8/x",
+            "nearest  rule local-publish.own, path home/door-7/#: level 2 is \"door-8\", not \"door-7\"",
+            "         rule deep, path plant/+/temp/#: level 1 is \"home\", not \"plant\"",
+        ),
+        (
+            "publish plant/1/x",
+            "nearest  rule deep, path plant/+/temp/#: level 3 is \"x\", not \"temp\"",
+            "         rule local-publish.own, path home/door-7/#: level 1 is \"plant\", not \"home\"",
+        ),
+        (
+            "subscribe sets/led",
+            "nearest  rule local-subscribe.all, path home/#: level 1 is \"sets\", not \"home\"",
+            "         rule downlink.set, path set/#: level 1 is \"sets\", not \"set\"",
+        ),
+    ] {
+        let ran = place.run(&format!("acl explain door-7 {question}"));
+        let lines: Vec<&str> = ran.out.lines().collect();
+        let at = lines.iter().position(|line| *line == first);
+        let is_second = |at: usize| lines[at + 1].starts_with("         at ") && lines[at + 2] == second;
+        assert!(ran.status == 1 && at.is_some_and(is_second), "{question}: {}", ran.out);
+    }
+    let ran = place.run("acl explain door-7 subscribe home/#");
+    assert!(ran.out.contains("granted  QoS 2 at most"), "{}", ran.out);
     // `{prefix}` is `tombolo/` and the gateway's id.
     for (path, why) in [("get/led", "level 5 is \"get\", not \"set\""), ("set", "is allowed")] {
         let ran = place.run(&format!("acl explain door-7 command {path}"));
@@ -192,6 +219,16 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
     place
         .run(&format!("device import {}", place.path("chain.csv").display()))
         .failed(1, &["its parent probe-4 has a parent itself"]);
+    place.write(
+        "lost.csv",
+        "id,role,parent\nprobe-6,sensor,hub-9\nprobe-7,sensor,hub-9\nprobe-8,sensor,door-7\n",
+    );
+    let ran = place.run(&format!("device import {} --dry-run", place.path("lost.csv").display()));
+    assert!(
+        ran.err.contains("the parent hub-9 of probe-6 does not exist, nor that of 1 more"),
+        "{}",
+        ran.err
+    );
     place.run("device set probe-1 --parent a/b").failed(2, &["is not a device id"]);
     place.run("device set probe-1 --parent=").fine();
     let refused = place.run("acl explain door-7 POST ~probe-1/t/env");
@@ -200,6 +237,25 @@ fn a_device_behind_another_is_added_shown_explained_and_moved() {
         "{}",
         refused.out
     );
+    let said = |line: &str| {
+        let ran = place.run(line);
+        assert_eq!(ran.status, 0, "{}{}", ran.out, ran.err);
+        ran.err
+    };
+    assert_eq!(said("device set probe-1 --parent door-7"), "", "a parent that may forward its readings");
+    let warned = said("device set probe-1 --parent door-8");
+    assert!(
+        warned.contains("there is no device door-8, so nothing forwards the readings of probe-1"),
+        "{warned}"
+    );
+    assert!(warned.contains("did you mean door-7?"), "{warned}");
+    let warned = said("device add probe-9 --role sensor --parent elsewhere");
+    assert!(warned.contains("there is no device elsewhere"), "{warned}");
+    place.write("conf.d/50-lone.toml", "[role.lone.uplink.t]\npath = \"t\"\n");
+    place.run("device add lone-1 --role lone --psk").fine();
+    let warned = said("device set probe-1 --parent lone-1");
+    let no_rule = "no on-behalf rule of the role \"lone\" lets lone-1 forward the readings of probe-1";
+    assert!(warned.contains(no_rule) && warned.contains("[role.lone.on-behalf.NAME]"), "{warned}");
     place.run("device set probe-1 --parent nobody").fine();
     let checked = place.run("check --offline");
     assert!(checked.out.contains("its parent nobody is no usable device"), "{}", checked.out);

@@ -57,7 +57,29 @@ fn adding_prints_the_line_that_proves_it_works() {
     assert!(said.contains("# no rule of its role allows a path yet"), "{said}");
 
     let said = place.run("device add bin-1 --role sensor --psk hex:00ff").fine();
-    assert!(!said.contains("-k") && said.contains("2 bytes"), "{said}");
+    assert!(!said.contains("-k") && said.contains("2 bytes") && said.contains("00ff"), "{said}");
+}
+
+/// What constrained devices take at least: 128 bits in 16 bytes.
+#[test]
+fn a_key_of_16_bytes_is_made_for_a_device_that_takes_no_longer_one() {
+    let place = Place::new();
+    let added = place.run("--json device add door-7 --role sensor --psk hex").json();
+    let hex = added["psk_hex"].as_str().unwrap().to_owned();
+    assert_eq!((hex.len(), &added["psk_text"]), (32, &json!(null)));
+    let said = place.run("device add door-8 --role sensor --psk hex").fine();
+    let shown = place.run("--json device show door-8 --key").json()["psk_hex"].as_str().unwrap().to_owned();
+    assert!(shown.len() == 32 && shown != hex && said.contains(&shown), "{said}");
+    let ran = place.run("device add --psk hex --role sensor");
+    assert!(!ran.err.contains("device add hex"), "{}", ran.err);
+    ran.failed(2, &["<ID>"]);
+    let rekeyed = place.run("--json device rekey door-7 --psk hex").json();
+    assert!(rekeyed["psk_hex"].as_str().is_some_and(|new| new.len() == 32 && new != hex));
+    let made = place.run("device keygen --role sensor --kind psk-hex door-9").fine();
+    place.write("new.csv", &made);
+    place.run("device import new.csv").fine();
+    let key = place.run("--json device show door-9 --key").json()["psk_hex"].as_str().unwrap().to_owned();
+    assert!(key.len() == 32 && made.contains(&format!("door-9,sensor,hex:{key}")), "{made}");
 }
 
 #[test]
@@ -268,6 +290,45 @@ fn check_names_devices_that_have_the_same_key_for_tokens() {
     place.run("device import more.csv").fine();
     let said = place.run("check --offline").out;
     assert!(said.contains("each can connect as any of them: cam-1, cam-3"), "{said}");
+    // A key that has expired is taken of nobody.
+    let file = "state/devices/cam-3.toml";
+    let key = place.read(file).replace("{ key = ", "{ until = \"2024-01-31T00:00:00Z\", key = ");
+    assert!(key.contains("until"), "{key}");
+    place.write(file, &key);
+    let said = place.run("check --offline").out;
+    assert!(!said.contains("the same key for tokens"), "{said}");
+}
+
+#[test]
+fn a_client_that_may_only_subscribe_is_told_how_to_and_one_on_loopback_where_from() {
+    let place = Place::new();
+    place.write(
+        "conf.d/30-mqtt.toml",
+        "[mqtt]\ninsecure-listen = [\"127.0.0.1:1883\"]\n[role.board.local-subscribe.all]\ntopic = \"home/#\"\n\
+         [role.lamp.downlink.set]\ntopic = \"{prefix}/{device}/down/set/#\"\npath = \"set/{rest}\"\n\
+         [role.switch.local-publish.own]\ntopic = \"home/{device}/+/#\"\n\
+         [role.switch.local-publish.not]\ntopic = \"home/+/1/#\"\ndeny = true\n\
+         [role.switch.local-publish.other]\ntopic = \"lamps/#\"\n[role.none]\n",
+    );
+    for (id, line) in [
+        ("board", "mosquitto_sub -V mqttv5 -h 127.0.0.1 -p 1883 -u board-1 -P "),
+        ("lamp", "mosquitto_sub -V mqttv5 -h 127.0.0.1 -p 1883 -u lamp-1 -P "),
+        ("switch", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u switch-1 -P "),
+        ("none", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u none-1 -P "),
+        ("sensor", "mosquitto_pub -V mqttv5 -h 127.0.0.1 -p 1883 -u sensor-1 -P "),
+    ] {
+        let said = place.run(&format!("device add {id}-1 --role {id} --password")).fine();
+        let end = match id {
+            "board" => "-d -q 1 -t 'home/#'",
+            "lamp" => "-d -q 1 -t 'set/#'",
+            "switch" => "-q 1 -t lamps/temperature -m 21.5",
+            "none" => "-q 1 -t t/temperature -m 21.5   # no rule of its role allows anything yet",
+            _ => "-q 1 -t t/temperature -m 21.5",
+        };
+        let printed = said.lines().find(|text| text.trim().starts_with(line));
+        assert!(printed.is_some_and(|text| text.ends_with(end)), "{id}: {said}");
+        assert!(said.contains("try it, on this machine (Debian package mosquitto-clients)"), "{said}");
+    }
 }
 
 #[test]
@@ -303,6 +364,35 @@ fn a_second_new_key_takes_the_place_of_one_that_was_not_used_and_says_so() {
     let note = "another new key, identity door-7.2, which was not used yet: that one is not taken any more";
     assert!(second.err.contains(note), "{}", second.err);
     second.fine();
+}
+
+#[test]
+fn a_password_comes_from_standard_input_too_and_is_never_repeated_in_an_error_or_kept_in_the_clear() {
+    let place = Place::new();
+    let added =
+        place.run_with_input("--json device add app --role sensor --password -", b"text:from-a-pipe\r\n");
+    let added = added.json();
+    assert_eq!((&added["mqtt_username"], &added["password"]), (&json!("app"), &json!("from-a-pipe")));
+    let kept = place.read("state/devices/app.toml");
+    assert!(kept.contains("$argon2id$") && !kept.contains("from-a-pipe"), "{kept}");
+    let line = "--json device add cam-1 --role sensor --mqtt-username plant/camera --password -";
+    let added = place.run_with_input(line, b"text:from-a-pipe").json();
+    assert_eq!(added["mqtt_username"], "plant/camera");
+    assert!(place.read("state/devices/cam-1.toml").contains("mqtt-username = \"plant/camera\""));
+    for wrong in [&b"topsecret\n"[..], b"", b"text:\n", b"text:two\nlines\n", b"text:\xfftopsecret\n"] {
+        let ran = place.run_with_input("device add b --role sensor --password -", wrong);
+        assert!(!ran.err.contains("topsecret"), "{}", ran.err);
+        assert!(
+            ran.status != 0 && ran.err.contains("standard input"),
+            "{wrong:?}: {} {}",
+            ran.status,
+            ran.err
+        );
+    }
+    let long = format!("text:{}\n", "x".repeat(256));
+    let ran = place.run_with_input("device add b --role sensor --password -", long.as_bytes());
+    ran.failed(2, &["standard input", "1 to 255 bytes"]);
+    assert!(!place.path("state/devices/b.toml").exists());
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod check;
 mod completion;
 mod daemon;
 mod dayops;
+#[cfg(feature = "demo")]
+mod demo;
 mod device;
 mod firstboot;
 mod help;

@@ -361,6 +361,31 @@ fn a_request_that_a_device_wants_fresh_is_sent_once_more_with_its_echo_another_i
 }
 
 #[test]
+fn a_device_that_wants_a_request_fresh_may_name_smaller_blocks_for_it() {
+    // RFC 7959 §2.3: also a body that went in one message before.
+    for bytes in [2_000, 500] {
+        let mut bench = Bench::default();
+        let body = vec![7; bytes];
+        let outgoing = Outgoing { method: Method::Put, path: "fw", content_format: None, payload: &body };
+        bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
+        let mut datagram = bench.sent_one();
+        let wanted = Block { number: 0, more: bytes > 1_024, size_exponent: 2 };
+        let wanted = [wanted.to_uint() as u8];
+        for (block, options) in [(0, &[(27, &wanted[..]), (252, b"e")][..]), (1, &[(27, &wanted[..])][..])] {
+            let sent = parse(&datagram);
+            let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+            let code = if block == 0 { Code::UNAUTHORIZED } else { Code::CONTINUE };
+            let answer = message(Type::Acknowledgement, code, id, token, options, b"");
+            datagram = bench.reply(DEVICE, &answer).remove(0);
+            let sent = parse(&datagram);
+            let named = uint(&sent, 27).and_then(Block::from_uint);
+            assert_eq!(named, Some(Block { number: block, more: true, size_exponent: 2 }), "{bytes}");
+            assert_eq!((sent.payload.len(), sent.options.values(252).count()), (64, usize::from(block == 0)));
+        }
+    }
+}
+
+#[test]
 fn the_response_to_a_request_with_echo_may_come_separately_and_its_session_may_end() {
     let mut bench = Bench::default();
     let request = ask(&mut bench, DEVICE);

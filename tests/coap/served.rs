@@ -18,6 +18,7 @@ fn wanted(observe: bool) -> Ask {
         path: "s/temp".to_owned(),
         query: Some("u=C&a".to_owned()),
         accept: Some(ContentFormat(60)),
+        block_exponent: None,
         observe,
         limit: 4096,
     }
@@ -70,6 +71,38 @@ fn a_registration_has_observe_path_query_and_accept_and_a_poll_no_observe() {
     assert_eq!(uint(&parse(&datagram), 6), None);
     let refused = bench.endpoint.ask(bench.now, HOLDER, STRANGER, None, &wanted(true));
     assert_eq!(refused, Err(Unsent::Unproven));
+}
+
+#[test]
+fn blocks_of_the_wanted_size_are_asked_for_from_the_first_one_on() {
+    // RFC 7959 §2.3, §2.4, §2.6; in the order of the option numbers.
+    for observe in [true, false] {
+        let mut bench = Bench::default();
+        let wanted = Ask { block_exponent: Some(2), ..wanted(observe) };
+        bench.endpoint.ask(bench.now, HOLDER, DEVICE, None, &wanted).unwrap();
+        let datagram = bench.sent_one();
+        let sent = parse(&datagram);
+        assert_eq!(
+            uint(&sent, 23).and_then(Block::from_uint),
+            Some(Block { number: 0, more: false, size_exponent: 2 })
+        );
+        let first = Block { number: 0, more: true, size_exponent: 2 }.to_uint() as u8;
+        let token = sent.token.as_bytes().to_vec();
+        let (id, payload) = (sent.message_id.0, [7; 64]);
+        let answer =
+            message(Type::Acknowledgement, Code::CONTENT, id, &token, &[(4, b"e"), (23, &[first])], &payload);
+        let next = bench.reply(DEVICE, &answer).remove(0);
+        let named = uint(&parse(&next), 23).and_then(Block::from_uint);
+        assert_eq!(named, Some(Block { number: 1, more: false, size_exponent: 2 }));
+        let sent = parse(&next);
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes().to_vec());
+        let last = Block { number: 1, more: false, size_exponent: 2 }.to_uint() as u8;
+        let answer =
+            message(Type::Acknowledgement, Code::CONTENT, id, &token, &[(4, b"e"), (23, &[last])], b"end");
+        assert!(bench.reply(DEVICE, &answer).is_empty());
+        let found = notice(&mut bench);
+        assert_eq!((found.payload.len(), found.partial, found.blockwise), (67, false, true));
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod init;
 mod layer;
 #[cfg(feature = "modbus")]
 mod modbus;
+#[cfg(feature = "mqtt")]
+mod mqtt;
 mod notation;
 mod own_topics;
 mod registry;

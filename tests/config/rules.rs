@@ -42,9 +42,99 @@ fn the_keys_of_a_rule_that_restrict_are_taken_as_written() {
     assert_eq!(full.max_payload, Some(2_048));
     let formats = [Some(ContentFormat::JSON), Some(ContentFormat::TEXT), Some(ContentFormat(65_000)), None];
     assert_eq!(full.content_formats, formats);
-    assert!(full.filter.on_change && full.filter.dead_band == Some(0.5));
+    assert!(full.filter.when.is_empty() && full.filter.on_change && full.filter.dead_band == Some(0.5));
     assert_eq!(full.filter.dead_band_field.map(|field| field.as_str().to_owned()), Some("/env/t".to_owned()));
     assert_eq!(full.filter.min_interval, Some(Duration::from_millis(1_500)));
+}
+
+/// The conditions of the example in docs/mapping.md.
+const WHEN: &str = r#"when = [
+  { field = "/env/temperature", above = 30 },
+  { field = "/state", one-of = ["alarm", "warning", 7, true] },
+  { any = [ { field = "/a", at-least = 5.5 }, { field = "/b", is = true }, { is-not = "" } ] },
+  { field = "/c", present = true },
+]
+"#;
+
+#[test]
+fn conditions_are_taken_as_written_by_uplink_and_local_subscribe_rules() {
+    let expected = [
+        "/env/temperature above 30",
+        "/state one of \"alarm\", \"warning\", 7, true",
+        "/a at least 5.5 or /b is true or the payload is not \"\"",
+        "/c present",
+    ];
+    assert_eq!(rule(WHEN).filter.when.texts(), expected);
+    let local = format!("[role.r.local-subscribe.x]\ntopic = \"x\"\n{WHEN}");
+    let settings = main_file(&local).loaded().settings;
+    assert_eq!(settings.mqtt.local[0].1.subscribe[0].filter.when.texts(), expected);
+    // The tables of TOML, and a later layer, which replaces the whole list.
+    let tables = "[[role.r.uplink.x.when]]\nbelow = 1\n[[role.r.uplink.x.when]]\nat-most = 2\n";
+    assert_eq!(rule(tables).filter.when.texts(), ["the payload below 1", "the payload at most 2"]);
+    let files = main_file(&format!("{BASE}{WHEN}"));
+    let files =
+        files.layer(Origin::DropIn, "/etc/tombolo/conf.d/9.toml", &format!("{BASE}when = [{{ is = 1 }}]\n"));
+    assert_eq!(files.loaded().settings.gate.roles[0].uplink[0].filter.when.texts(), ["the payload is 1"]);
+}
+
+#[test]
+fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
+    let many = format!("when = [{}]\n", "{ above = 1 }, ".repeat(17));
+    let any = format!("when = [{{ any = [{}] }}]\n", "{ above = 1 }, ".repeat(17));
+    let long = format!("when = [{{ is = \"{}\" }}]\n", "x".repeat(65));
+    for (keys, words) in [
+        ("when = []\n", ":3: role.r.uplink.x.when: the list is empty; use a list of tables, like"),
+        ("when = \"x\"\n", ":3: role.r.uplink.x.when: \"x\" is not accepted; use a list of tables, like"),
+        ("when = [1]\n", ":3: role.r.uplink.x.when.1: 1 is not accepted; use a table, like"),
+        ("when = [{}]\n", ":3: role.r.uplink.x.when.1: has no comparison; set one of above, below"),
+        ("when = [\n{ field = \"/t\" }]\n", ":4: role.r.uplink.x.when.1: has no comparison"),
+        (
+            "when = [{ above = 1 },\n{ above = 1, below = 2 }]\n",
+            ":4: role.r.uplink.x.when.2: has two comparisons, above and below; write a table for each",
+        ),
+        ("when = [{ abvoe = 1 }]\n", ":3: role.r.uplink.x.when.1.abvoe: unknown key; did you mean above?"),
+        ("when = [{ above = nan }]\n", ":3: role.r.uplink.x.when.1.above: NaN is not accepted; use a number"),
+        ("when = [{ above = inf }]\n", ":3: role.r.uplink.x.when.1.above: inf is not accepted; use a number"),
+        (
+            "when = [{ above = \"1\" }]\n",
+            ":3: role.r.uplink.x.when.1.above: \"1\" is not accepted; use a number",
+        ),
+        ("when = [{ is = nan }]\n", ":3: role.r.uplink.x.when.1.is: NaN is not accepted; use a number"),
+        ("when = [{ is = [1] }]\n", ":3: role.r.uplink.x.when.1.is: a list is not accepted; use a number"),
+        (&long, "a text of at most 64 bytes, true or false"),
+        (
+            "when = [{ one-of = [] }]\n",
+            ":3: role.r.uplink.x.when.1.one-of: a list is not accepted; use a list of 1",
+        ),
+        (
+            "when = [{ one-of = [1, nan] }]\n",
+            ":3: role.r.uplink.x.when.1.one-of: NaN in the list is not accepted; use a list of 1",
+        ),
+        (
+            "when = [{ field = \"t\", is = 1 }]\n",
+            ":3: role.r.uplink.x.when.1: \"t\": a JSON pointer begins with '/', as in /env/temperature; write it",
+        ),
+        ("when = [{ present = true }]\n", ":3: role.r.uplink.x.when.1: has present without field"),
+        ("when = [{ any = [] }]\n", ":3: role.r.uplink.x.when.1.any: the list is empty"),
+        (
+            "when = [{ any = [{ above = 1 }], is = 1 }]\n",
+            ":3: role.r.uplink.x.when.1: has any and a comparison",
+        ),
+        (
+            "when = [{ any = [{ above = 1 }, { field = \"/x\" }] }]\n",
+            ":3: role.r.uplink.x.when.1.any.2: has no comparison",
+        ),
+        (
+            "when = [{ any = [{ any = [{ is = 1 }] }] }]\n",
+            ":3: role.r.uplink.x.when.1.any.1.any: unknown key; known here: field, above",
+        ),
+        (&many, ":3: role.r.uplink.x.when: has 17 comparisons; use at most 16"),
+        (&any, ":3: role.r.uplink.x.when: has 17 comparisons; use at most 16"),
+    ] {
+        wrong(keys, words);
+    }
+    let local = "[role.r.local-subscribe.l]\ntopic = \"home/#\"\nwhen = [{ field = \"/t\" }]\n";
+    wrong(local, ":5: role.r.local-subscribe.l.when.1: has no comparison; set one of above, below");
 }
 
 #[test]
@@ -65,6 +155,7 @@ fn a_key_that_makes_no_sense_is_refused_with_its_line() {
     for key in [
         "max-payload = 1",
         "content-formats = [\"60\"]",
+        "when = [{ above = 1 }]",
         "on-change = true",
         "dead-band = 1",
         "min-interval = \"1s\"",

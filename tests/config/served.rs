@@ -35,12 +35,13 @@ fn complains(text: &str, words: &[&str]) -> Vec<String> {
 fn tables_have_their_values_and_their_defaults() {
     let loaded = case(
         "[role.r.observe.temp]\npath = \"s/temp\"\n\
-         [role.r.poll.temp]\npath = \"s/temp\"\nas = \"t/temp\"\nquery = \"u=C&a\"\naccept = \"application/cbor\"\nevery = \"5min\"\n",
+         [role.r.poll.temp]\npath = \"s/temp\"\nas = \"t/temp\"\nquery = \"u=C&a\"\naccept = \"application/cbor\"\nblock-size = 64\nevery = \"5min\"\n",
     )
     .loaded();
     assert_eq!(of(&loaded, "d", "r"), ["observe.temp s/temp s/temp", "poll.temp s/temp t/temp"]);
     let poll = &loaded.settings.downlink.served.roles[&Name::parse("r").unwrap()][1];
     assert_eq!(poll.manner, Manner::Poll { every: Duration::from_secs(300) });
+    assert_eq!(poll.block_exponent, Some(2));
     assert_eq!((poll.accept, poll.query.as_deref()), (Some(ContentFormat::CBOR), Some("u=C&a")));
     assert!(!case("").loaded().settings.downlink.served.is_wanted());
 }
@@ -142,6 +143,10 @@ fn a_fault_names_thing_value_and_way_out_and_leaves_out_that_one_alone() {
         (
             "[role.r.observe.x]\npath = \"a\"\naccept = \"a b c\"\n",
             ["observe.x.accept", "a b c", "media type"],
+        ),
+        (
+            "[role.r.observe.x]\npath = \"a\"\nblock-size = 100\n",
+            ["observe.x.block-size", "100 is no size of blocks", "use 16, 32"],
         ),
         ("[role.r.poll.x]\npath = \"a\"\n", ["role.r.poll.x", "no period", "set every"]),
     ] {

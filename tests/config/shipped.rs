@@ -134,7 +134,9 @@ fn the_packaged_file_tells_of_every_key() {
             match key.kind {
                 Kind::Forbidden(_) | Kind::Reserved(_) => {}
                 Kind::Table(inner) => told(inner, &format!("{table}.{}", key.name), missing),
-                Kind::Named(inner) => told(inner, &format!("{table}.{}.*", key.name), missing),
+                Kind::Named(inner) | Kind::Tables(inner) => {
+                    told(inner, &format!("{table}.{}.*", key.name), missing);
+                }
                 _ => {
                     let written = TOMBOLO_TOML.lines().any(|line| {
                         let line = line.trim_start_matches(['#', ' ']);
@@ -199,7 +201,13 @@ fn schema_and_model_agree_on_every_key() {
             Kind::Span(_, max) => format!("\"{}\"", tombolo::config::scalar::format_duration(max)),
             Kind::Choice(words) => format!("\"{}\"", words[words.len() - 1]),
             Kind::Addresses => "[\"[::1]:1\"]".into(),
-            Kind::Texts => "[\"a\"]".into(),
+            Kind::Texts | Kind::Operands => "[\"a\"]".into(),
+            Kind::Operand => "true".into(),
+            Kind::Tables(inner) => {
+                let keys =
+                    inner.iter().filter_map(|key| Some(format!("{} = {}", key.name, example(key.kind)?)));
+                format!("[{{ {} }}]", keys.collect::<Vec<_>>().join(", "))
+            }
             Kind::Path | Kind::Secret => "\"a\"".into(),
             Kind::Url => "\"mqtts://a\"".into(),
             Kind::Topic | Kind::FlagOrTopic => "\"a\"".into(),

@@ -29,6 +29,7 @@ fn path(table: &str, manner: Manner) -> ServedPath {
         path: format!("s/{table}"),
         query: None,
         accept: None,
+        block_exponent: None,
         reading: format!("t/{table}"),
     }
 }

@@ -17,20 +17,23 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter is a plain cell of the
-// thread and allocates nothing itself.
+// SAFETY: every call goes to the system's allocator unchanged; the counters are plain cells of the
+// thread and allocate nothing themselves.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        let _ = LIVE.try_with(|live| live.set(live.get() + layout.size() as isize));
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        let _ = LIVE.try_with(|live| live.set(live.get() - layout.size() as isize));
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -72,8 +75,13 @@ fn no_reading_allocates() {
     assert_eq!((passed, refused), (30_000, 40_000));
 }
 
+/// Bytes that this thread has allocated and not freed.
+pub fn live() -> isize {
+    LIVE.get()
+}
+
 /// A store that keeps the tickets alone.
-struct Store(Vec<Ticket>);
+pub struct Store(pub Vec<Ticket>);
 
 impl ReadingStore for Store {
     fn append(&mut self, _: &Mapped<'_>, ticket: Ticket) -> Result<RecordId, journal::Refused> {

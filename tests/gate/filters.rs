@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tombolo::gate::condition::{Operand, Test, When};
 use tombolo::gate::field::FieldPointer;
 use tombolo::gate::filter::HeldBack;
 use tombolo::gate::plan::Fault;
@@ -182,6 +183,107 @@ fn a_first_block_and_a_test_of_the_operator_change_nothing() {
     assert!(world.gate.rehearse(world.now, device, one).is_ok(), "a test is published in any case");
 }
 
+/// `when = [{ field = "/t", above = 30 }]`
+fn hot() -> ReadingFilter {
+    let when = When::new(vec![vec![(FieldPointer::parse("/t").ok(), Test::Above(30.0))]]);
+    ReadingFilter { when: when.expect("few comparisons"), ..ReadingFilter::default() }
+}
+
+#[test]
+fn a_reading_whose_conditions_do_not_hold_is_held_back_for_a_reason_and_a_delete_is_not() {
+    let mut world = World::new(hot());
+    let cold = Some(HeldBack::Unmet);
+    assert_eq!(world.say("t/a", r#"{"t":21.5}"#), cold);
+    assert_eq!((world.say("t/a", r#"{"t":31}"#), world.say("t/a", r#"{"t":31}"#)), (None, None));
+    assert_eq!((world.say("t/a", "{}"), world.say("t/a", "hot")), (None, None), "it cannot be judged");
+    assert_eq!(world.say("x", r#"{"t":21.5}"#), None, "another rule");
+    assert_eq!(world.take("door-7", received(Method::Delete, "t/a", b"")), None);
+    // {"t": 21} and {"t": 31} in CBOR, which only its content format makes so.
+    let cbor = |payload: &'static [u8]| Received {
+        content_format: Some(ContentFormat::CBOR),
+        ..received(Method::Post, "t/a", payload)
+    };
+    assert_eq!(world.take("door-7", cbor(b"\xa1\x61t\x15")), cold);
+    assert_eq!(world.take("door-7", cbor(b"\xa1\x61t\x18\x1f")), None);
+    assert_eq!(world.take("door-7", received(Method::Post, "t/a", b"\xa1\x61t\x15")), None);
+    let device = world.gate.device_by_id("door-7").unwrap();
+    let admitted = world.gate.admit(world.now, device, received(Method::Post, "t/a", br#"{"t":-2}"#));
+    let Ok(Admitted::Filtered(filtered)) = admitted else { panic!("it is held back") };
+    assert_eq!(filtered.reason().to_string(), "/t is -2, not above 30");
+    assert_eq!(filtered.behind, None);
+    let view = world.gate.device(world.now, device).unwrap();
+    let last = view.last_filtered.expect("it is kept");
+    assert_eq!(last.texts(), ["t/a", "/t is -2, not above 30"]);
+    assert_eq!((last.rule.as_ref().map(|rule| rule.as_str()), view.filtered), (Some("t"), 3));
+}
+
+#[test]
+fn what_conditions_hold_back_costs_quota_and_is_no_reading_before() {
+    let mut world = World::new(ReadingFilter { on_change: true, ..hot() });
+    assert_eq!(world.say("t/a", r#"{"t":31}"#), None);
+    assert_eq!(world.say("t/a", r#"{"t":1}"#), Some(HeldBack::Unmet));
+    // Had the cold one counted, this would be a change.
+    assert_eq!(world.say("t/a", r#"{"t":31}"#), Some(HeldBack::Unchanged));
+    assert_eq!(world.say("t/a", r#"{"t":32}"#), None);
+    let mut sensor = role("sensor", vec![filtered(rule("t", "t/#"), hot())]);
+    sensor.quota.burst = 1;
+    sensor.quota.messages = 1;
+    sensor.quota.per = HOUR;
+    let mut gate = Gate::new(settings(vec![sensor], vec![device("door-7", "sensor")]), Instant::now());
+    let (device, now) = (gate.device_by_id("door-7").unwrap(), Instant::now());
+    let cold = received(Method::Post, "t/a", br#"{"t":1}"#);
+    assert!(gate.admit(now, device, cold).is_ok_and(|admitted| admitted.passed().is_none()));
+    assert!(gate.admit(now, device, cold).is_err(), "the quota is used up");
+}
+
+#[test]
+fn an_explanation_judges_a_payload_by_the_conditions_before_anything_came() {
+    use tombolo::gate::Supposed;
+    let world = World::new(ReadingFilter { on_change: true, ..hot() });
+    let said = |supposed: Supposed<'_>| {
+        world.gate.explain_supposed(world.now, "door-7", Method::Post, "t/a", supposed).held_back
+    };
+    let plain = Supposed::default();
+    let why = Some("/t is 1, not above 30".to_owned());
+    assert_eq!(
+        (said(plain.with_payload(br#"{"t":1}"#)), said(plain.with_payload(b"1"))),
+        (why.clone(), None)
+    );
+    let cbor = Supposed { content_format: Some(Some(ContentFormat::CBOR)), ..plain };
+    assert_eq!(
+        (said(cbor.with_payload(b"\xa1\x61t\x01")), said(cbor.with_payload(br#"{"t":1}"#))),
+        (why, None)
+    );
+    let found = world.gate.explain(world.now, "door-7", Method::Post, "t/a");
+    let json = serde_json::to_value(&found).expect("JSON");
+    assert_eq!(json["publish"]["filter"]["when"], serde_json::json!(["/t above 30"]));
+}
+
+#[test]
+fn a_reload_with_other_conditions_forgets_what_was_published() {
+    let with = |limit: f64| {
+        let when = When::new(vec![vec![(None, Test::Above(limit))]]).expect("few comparisons");
+        let filter = ReadingFilter { when, ..on_change() };
+        settings(
+            vec![role("sensor", vec![filtered(rule("t", "t/#"), filter)])],
+            vec![device("door-7", "sensor")],
+        )
+    };
+    let mut gate = Gate::new(with(0.0), Instant::now());
+    let device = gate.device_by_id("door-7").unwrap();
+    let publishes = |gate: &mut Gate| {
+        let one = received(Method::Post, "t/a", b"5");
+        gate.admit(Instant::now(), device, one).expect("a rule allows it").passed().is_some()
+    };
+    assert!(publishes(&mut gate) && !publishes(&mut gate));
+    gate.replace(with(0.0), Instant::now());
+    assert!(!publishes(&mut gate));
+    gate.replace(with(1.0), Instant::now());
+    assert!(publishes(&mut gate) && !publishes(&mut gate));
+    gate.replace(with(9.0), Instant::now());
+    assert!(!publishes(&mut gate));
+}
+
 #[test]
 fn a_reload_keeps_what_was_published_unless_the_rule_changes() {
     let world = |filter: ReadingFilter| {
@@ -256,10 +358,30 @@ fn no_filtered_reading_allocates() {
     for path in &paths {
         assert_eq!(world.say(path, payload), None);
     }
+    // The first one makes the place where the newest is kept.
+    assert_eq!(world.say(&paths[99], payload), Some(HeldBack::Unchanged));
     let before = allocation::count();
     for path in paths.iter().rev() {
         world.say(path, payload);
         world.say(path, r#"{"env":{"t":99}}"#);
+    }
+    assert_eq!(allocation::count(), before);
+}
+
+#[test]
+fn no_reading_that_conditions_hold_back_allocates() {
+    let at = |pointer: &str, test| (FieldPointer::parse(pointer).ok(), test);
+    let when = When::new(vec![
+        vec![at("/env/t", Test::Above(-300.0))],
+        vec![at("/name", Test::Is(Operand::Text("window".into()))), at("/n", Test::Present(false))],
+    ]);
+    let mut world =
+        World::new(ReadingFilter { when: when.expect("few comparisons"), ..ReadingFilter::default() });
+    let payload = r#"{"name":"door","n":7,"list":[[[1,{"x":2}]]],"env":{"x":null,"t":21.5}}"#;
+    assert_eq!(world.say("t/a", payload), Some(HeldBack::Unmet));
+    let before = allocation::count();
+    for _ in 0..100 {
+        assert_eq!(world.say("t/a", payload), Some(HeldBack::Unmet));
     }
     assert_eq!(allocation::count(), before);
 }

@@ -5,6 +5,7 @@ mod explain;
 mod filters;
 mod identity;
 mod limits;
+mod local_clients;
 mod namespace;
 mod on_behalf;
 mod own_topics;

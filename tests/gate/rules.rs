@@ -237,7 +237,7 @@ fn a_request_that_is_no_reading_counts_as_a_refusal_of_its_device() {
     let device = gate.device_by_id("door-7").unwrap();
     let now = Instant::now();
     let refusal = Refusal::Malformed(Malformed::Path(PathError::Character));
-    gate.note_malformed(now, device, "t/#", &refusal);
+    gate.note_unjudged(now, device, "t/#", &refusal);
     let view = gate.device(now, device).unwrap();
     assert_eq!((view.refused.of(Reason::Malformed), view.refused.total()), (1, 1));
     let last = view.last_refusal.unwrap();

@@ -22,6 +22,9 @@ fn a_lane_that_refuses_takes_what_its_bound_holds_and_again_when_released() {
         rig.append(Lane::Normal, 1000);
         let taken = rig.commit()[1];
         assert_eq!(taken == 1, room >= 1088, "room said {room}");
+        let is_full = rig.store.lane_status(Lane::Normal).full;
+        assert!(is_full || taken == 1, "a lane that refuses says that it is full");
+        assert!(!is_full || stored >= 4 * 37, "and not before");
         rig.maintain();
         stored += taken;
     }
@@ -32,6 +35,7 @@ fn a_lane_that_refuses_takes_what_its_bound_holds_and_again_when_released() {
     rig.release(Lane::Normal, 50);
     rig.commit_with(true);
     rig.maintain();
+    assert!(!rig.store.lane_status(Lane::Normal).full);
     for _ in 0..37 {
         rig.append(Lane::Normal, 1000);
         assert_eq!(rig.commit()[1], 1);
@@ -91,7 +95,10 @@ fn dropped(rig: &Rig) -> u64 {
 #[test]
 fn dropping_the_oldest_is_accounted_for_exactly() {
     let mut rig = Rig::new(settings(WhenFull::DropOldest, 5));
+    assert!(!rig.store.lane_status(Lane::Normal).full);
     overflow(&mut rig, 500);
+    let status = rig.store.lane_status(Lane::Normal);
+    assert!(status.full && status.drops_oldest);
     let (got, _) = rig.read(Lane::Normal);
     let losses = rig.store.losses(Lane::Normal);
     let named: u64 = losses.iter().map(|loss| loss.count).sum();
@@ -243,4 +250,134 @@ fn a_trim_no_commit_carries_is_committed_after_a_second_or_a_thousand_records() 
     assert_eq!(rig.store.deadline(rig.now), Some(rig.now));
     rig.commit();
     assert_eq!(released(&rig), 1020);
+}
+
+/// Appends records in batches of 7 until the lane takes none, at most 700; how many it took.
+fn fill(rig: &mut Rig) -> usize {
+    let mut stored = 0;
+    for _ in 0..100 {
+        for _ in 0..7 {
+            rig.append(Lane::Normal, 1000);
+        }
+        stored += rig.commit()[1];
+        rig.maintain();
+    }
+    stored
+}
+
+/// A lane with records in segments of `segments` times the usual size, whose bound is then lowered
+/// to four of the usual size.
+fn lowered(when_full: WhenFull, segments: u32, records: usize) -> Rig {
+    let mut large = settings(when_full, 64);
+    large.segment_bytes = SEGMENT * segments;
+    let mut rig = Rig::new(large);
+    for _ in 0..records {
+        rig.append(Lane::Normal, 1000);
+        assert_eq!(rig.commit()[1], 1);
+        rig.maintain();
+    }
+    rig.settings = settings(when_full, 4);
+    rig
+}
+
+fn restarted(rig: Rig) -> Rig {
+    let left = rig.disk.after_power_cut(Cut::Everything);
+    let mut rig = rig.reopened_on(left);
+    rig.maintain();
+    rig
+}
+
+fn lane_bytes(rig: &Rig) -> u64 {
+    let of_lane = |(folder, ..): &(Folder, String, Vec<u8>)| *folder == Folder::Normal;
+    rig.disk.files().iter().filter(|file| of_lane(file)).map(|(.., bytes)| bytes.len() as u64).sum()
+}
+
+#[test]
+fn a_lane_above_a_lowered_bound_does_not_grow_with_every_restart() {
+    for (segments, records) in [(16, 50), (16, 2000), (4, 20), (4, 400)] {
+        let mut rig = lowered(WhenFull::Refuse, segments, records);
+        rig = restarted(rig);
+        fill(&mut rig);
+        rig = restarted(rig);
+        fill(&mut rig);
+        // Beyond what was there when the bound was lowered, it has one segment, for trims alone.
+        let most = lane_bytes(&rig) + u64::from(SEGMENT);
+        let mut stored = 0;
+        for _ in 0..20 {
+            rig = restarted(rig);
+            let released = rig.store.view(Lane::Normal).released;
+            rig.release(Lane::Normal, released + 1);
+            rig.commit_with(true);
+            rig.maintain();
+            stored += fill(&mut rig);
+            assert!(lane_bytes(&rig) <= most, "{} bytes, at most {most}", lane_bytes(&rig));
+            assert_eq!(rig.store.lane_status(Lane::Normal).file_bytes, lane_bytes(&rig));
+            assert_eq!(rig.store.room(Lane::Normal), 0);
+        }
+        assert_eq!(stored, 0, "segments of {segments}, {records} records");
+        rig.check();
+        // The last of the old segments may have room left, for half a new one at least; once it
+        // is used up, the new bound holds.
+        for least in [18, 2 * 37] {
+            rig.release(Lane::Normal, rig.store.next_sequence(Lane::Normal) - 1);
+            rig.commit_with(true);
+            rig.maintain();
+            let stored = fill(&mut rig);
+            assert!(stored >= least, "{stored} of segments of {segments}, {records} records");
+            while fill(&mut rig) > 0 {}
+        }
+        let bytes = lane_bytes(&rig);
+        assert!(bytes <= 4 * u64::from(SEGMENT), "{bytes} bytes, segments of {segments}, {records} records");
+        restarted(rig).check();
+    }
+}
+
+#[test]
+fn a_lane_that_drops_keeps_a_lowered_bound_over_restarts() {
+    let mut rig = lowered(WhenFull::DropOldest, 4, 400);
+    for _ in 0..5 {
+        rig = restarted(rig);
+        assert_eq!(fill(&mut rig), 700);
+        assert!(lane_bytes(&rig) <= 4 * u64::from(SEGMENT), "{} bytes", lane_bytes(&rig));
+        rig.check();
+    }
+}
+
+#[test]
+fn an_empty_lane_takes_records_though_its_last_segment_is_larger_than_the_bound() {
+    // After a restart the segments are small; after a reload they are as large as before.
+    for restart in [true, false] {
+        let mut rig = lowered(WhenFull::Refuse, 16, 50);
+        match restart {
+            true => rig = restarted(rig),
+            false => rig.store.set_bounds(rig.settings.lanes),
+        }
+        while fill(&mut rig) > 0 {}
+        let before = lane_bytes(&rig);
+        for _ in 0..3 {
+            assert!(rig.store.room(Lane::Normal) < 1088);
+            rig.release(Lane::Normal, rig.store.next_sequence(Lane::Normal) - 1);
+            rig.commit_with(true);
+            rig.maintain();
+            let room = rig.store.room(Lane::Normal);
+            assert!(room >= 37 * 1088, "restart {restart}: room for {room}");
+            assert!(fill(&mut rig) >= 37);
+            while fill(&mut rig) > 0 {}
+            assert!(lane_bytes(&rig) <= before, "{} bytes, before {before}", lane_bytes(&rig));
+            rig.check();
+        }
+        restarted(rig).check();
+    }
+}
+
+#[test]
+fn a_large_segment_that_cannot_be_read_counts_with_its_size() {
+    let rig = lowered(WhenFull::Refuse, 16, 2000);
+    let left = rig.disk.after_power_cut(Cut::Everything);
+    let name =
+        left.files().into_iter().find(|(folder, ..)| *folder == Folder::Normal).expect("there is one").1;
+    left.make_unopenable(Folder::Normal, &name);
+    let rig = rig.reopened_on(left);
+    let status = rig.store.lane_status(Lane::Normal);
+    assert_eq!((status.unopened, status.file_bytes), (1, lane_bytes(&rig)));
 }

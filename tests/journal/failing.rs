@@ -233,3 +233,55 @@ fn a_failure_or_a_power_cut_while_the_rejected_store_is_written_anew_costs_nothi
         }
     }
 }
+
+/// Does what the journal thread does, at each deadline until `end`.
+fn pass_until(rig: &mut Rig, end: std::time::Instant) {
+    while let Some(at) = rig.store.deadline(rig.now).filter(|at| *at <= end) {
+        rig.now = rig.now.max(at);
+        if rig.store.is_commit_due(rig.now) {
+            rig.commit();
+        }
+        rig.maintain();
+    }
+    rig.now = rig.now.max(end);
+}
+
+#[test]
+fn a_full_disk_is_used_again_within_seconds_and_is_not_written_to_see_that() {
+    let mut rig = rig();
+    let used: usize = rig.disk.files().iter().map(|(.., bytes)| bytes.len()).sum();
+    rig.disk.set_capacity(Some(used + 1000));
+    let mut refused = false;
+    for _ in 0..200 {
+        rig.append(Lane::Normal, 1000);
+        refused |= rig.commit()[1] == 0;
+        rig.maintain();
+    }
+    assert!(refused && rig.store.refuses(Lane::Normal));
+    for minutes in [10, 17, 30] {
+        let end = rig.now + Duration::from_secs(minutes * 60);
+        pass_until(&mut rig, end);
+        // A minute is the back-off: making a file, a write that fails, and its deletion.
+        let before = rig.disk.operations();
+        let end = rig.now + Duration::from_secs(600);
+        pass_until(&mut rig, end);
+        let written = rig.disk.operations() - before;
+        assert!((10..=60).contains(&written), "{written} operations in ten minutes");
+        assert!(rig.store.refuses(Lane::Normal));
+        rig.disk.set_capacity(None);
+        let end = rig.now + Duration::from_secs(5);
+        pass_until(&mut rig, end);
+        assert!(!rig.store.refuses(Lane::Normal), "after 5 s");
+        rig.append(Lane::Normal, 1000);
+        assert_eq!(rig.commit()[1], 1);
+        let used: usize = rig.disk.files().iter().map(|(.., bytes)| bytes.len()).sum();
+        rig.disk.set_capacity(Some(used + 1000));
+        for _ in 0..500 {
+            rig.append(Lane::Normal, 1000);
+            rig.commit();
+            rig.maintain();
+        }
+        assert!(rig.store.refuses(Lane::Normal));
+    }
+    rig.check();
+}

@@ -396,6 +396,12 @@ fn the_owner_ends_a_doubt_and_lowers_the_floor_with_and_without_the_daemon() {
     assert_eq!((&shown["state"], &shown["doubted"]), (&"doubted".into(), &true.into()), "{shown}");
     let (_, text) = world.daemon.command(&["clock"]);
     assert!(text.contains("IN DOUBT") && text.contains(" clock trust"), "{text}");
+    assert_eq!(
+        (&shown["floor_from"], &shown["floor_ahead_s"]),
+        (&"certificate".into(), &Value::Null),
+        "{shown}"
+    );
+    assert!(text.contains("proven by a server's certificate"), "{text}");
     let trusted = json(&world, &["clock", "trust"]);
     assert_eq!((&trusted["trusted"], &trusted["proven_by"]), (&true.into(), &"owner".into()), "{trusted}");
     // On disk before it was answered.
@@ -405,6 +411,7 @@ fn the_owner_ends_a_doubt_and_lowers_the_floor_with_and_without_the_daemon() {
     let high = world.clock()["floor"].as_str().expect("a floor").to_owned();
     let low = json(&world, &["clock", "reset"]);
     assert!(low["floor"].as_str() < Some(high.as_str()), "{high} {low}");
+    assert_eq!(low["floor_from"], "build", "{low}");
 
     // The same where it does not run.
     world.kernel.step(-10 * YEAR);

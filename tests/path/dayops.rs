@@ -55,6 +55,27 @@ fn a_reading_that_a_filter_holds_back_is_acknowledged_shown_and_not_published() 
     );
 }
 
+#[test]
+fn a_reading_whose_conditions_do_not_hold_is_acknowledged_with_the_reason_and_not_published() {
+    let rules = "[role.sensor.uplink.hot]\npath = \"hot/+\"\nwhen = [{ field = \"/t\", above = 30 }]\n";
+    let site = Site::new("when", rules);
+    wait_for("the broker", || connected(&site));
+    for payload in [r#"{"t":21.5}"#, r#"{"t":31}"#] {
+        let said = site.post(&["-t", "50", "-e", payload], "hot/oven");
+        assert!(!said.contains("4.") && !said.contains("5."), "{said}");
+    }
+    wait_for("the hot one", || !site.arrived("tombolo/gw/door-7/up/hot/oven").is_empty());
+    assert_eq!(site.arrived("tombolo/gw/door-7/up/hot/oven").len(), 1, "the cold one came first");
+    let (_, shown) = site.daemon.command(&["device", "show", "door-7", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["filtered"], &shown["accepted"]), (&1.into(), &1.into()), "{shown}");
+    let why = "/t is 21.5, not above 30";
+    assert_eq!(shown["last_filtered"]["why"], why, "{shown}");
+    let question = ["acl", "explain", "door-7", "POST", "hot/oven", "--payload", r#"{"t":21.5}"#];
+    let (_, text) = site.daemon.command(&question);
+    assert!(text.contains("what this does not hold for: /t above 30") && text.contains(why), "{text}");
+}
+
 /// Sends bytes and reads what comes until the other side closes.
 fn talk(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();

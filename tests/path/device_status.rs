@@ -1,6 +1,7 @@
 //! `tombolo device list|show|test`, `tail` and `trace` beside the whole daemon.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -355,4 +356,56 @@ fn a_test_names_the_refusal_of_the_broker() {
     let last = steps.last().expect("a step");
     assert_eq!((test.status.code(), last["step"].as_str()), (Some(1), Some("acknowledged")));
     assert!(last["text"].as_str().is_some_and(|text| text.contains("0x87")), "{last}");
+}
+
+#[test]
+fn what_a_device_was_refused_last_is_shown_for_every_transport_and_survives_a_reload() {
+    let converter = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = converter.local_addr().expect("an address");
+    let site = super::mqtt::site("last-refusal", |_, _| {
+        format!(
+            "{}[serial.meter]\nport = \"tcp://{address}\"\nframing = \"line\"\nrole = \"sensor\"\npath = \"m/x\"\n\
+             [role.sensor.local-publish.not]\ntopic = \"home/#\"\ndeny = true\n",
+            super::mqtt::SOCKET
+        )
+    });
+    let mut device = Device::connect(site.daemon.coaps, Config::psk("door-7", KEY)).expect("a session");
+    device.request(2, "x/y", b"1").expect("an answer");
+    let (mut meter, _) = converter.accept().expect("the gateway connects");
+    meter.write_all(b"\n21.5\n").expect("it is taken");
+    super::mqtt::publish(&site, &["-V", "mqttv5", "-q", "1", "-t", "home/lamp", "-m", "1"]);
+    // Its exit status does not show the refusal.
+    Command::new("mosquitto_sub")
+        .args(["--unix", &super::mqtt::socket(&site), "-u", "pump-2", "-P", "sesame-sesame", "-V", "mqttv5"])
+        .args(["-q", "1", "-t", "other/#", "-C", "1", "-W", "10"])
+        .output()
+        .expect("mosquitto-clients is installed");
+    let show = |id: &str| objects(&run(&site, &["--json", "device", "show", id])).remove(0);
+    let last = |id: &str| {
+        let refusal = &show(id)["last_refusal"];
+        let text = |key: &str| refusal[key].as_str().unwrap_or_default().to_owned();
+        [text("path"), text("reason"), text("rule")]
+    };
+    let is_shown = |when: &str| {
+        let expected = [
+            ("door-7", ["x/y", "no_rule", ""]),
+            ("meter", ["m/x", "no_rule", ""]),
+            ("pump-2", ["home/lamp", "denied", "not"]),
+        ];
+        for (id, expected) in expected {
+            wait_for("the refusal", || show(id)["last_refusal"].is_object());
+            assert_eq!(last(id), expected, "{id} {when}");
+        }
+        let filter = &show("pump-2")["last_refused_filter"]["filter"];
+        assert_eq!(filter, "other/#", "{when}");
+    };
+    is_shown("at once");
+    let mut config = std::fs::OpenOptions::new().append(true).open(site.daemon.config()).expect("a file");
+    config.write_all(b"[role.other.uplink.x]\npath = \"x\"\n").expect("it is written");
+    let (status, text) = site.daemon.command(&["reload"]);
+    assert_eq!(status, 0, "{text}");
+    is_shown("after a reload");
+    let text = String::from_utf8(run(&site, &["device", "show", "pump-2"]).stdout).expect("text");
+    assert!(text.contains("home/lamp: rule not denies the path [rule not]"), "{text}");
+    assert!(text.contains("1 filter refused") && text.contains("other/#"), "{text}");
 }

@@ -71,6 +71,25 @@ fn a_full_disk_refuses_and_heals_by_itself() {
 }
 
 #[test]
+fn a_full_lane_is_named_with_the_way_out_until_the_broker_takes_its_records() {
+    let mut site = Site::new("lane-full", "[lane.normal]\nmax-bytes = \"512KiB\"\ndevice-share = 100\n");
+    site.broker.stop();
+    let large = site.folder.write("large.txt", vec![b'x'; 48_000]).display().to_string();
+    let problems = |site: &Site| site.daemon.status()["problems"].to_string();
+    assert!(!problems(&site).contains("is full"), "{}", problems(&site));
+    wait_for("5.03", || site.post(&["-f", &large, "-b", "1024"], "t/full").contains("5.03"));
+    let named = problems(&site);
+    assert!(named.contains("lane normal is full: readings are refused"), "{named}");
+    assert!(named.contains("max-bytes of [lane.normal]") && !named.contains("lane high"), "{named}");
+    assert!(site.daemon.command(&["status"]).1.contains("lane normal is full"));
+    let (_, checked) = site.daemon.command(&["check"]);
+    assert!(checked.contains("lane normal is full"), "{checked}");
+    site.broker.resume();
+    wait_for("room", || !problems(&site).contains("is full"));
+    wait_for("readings taken again", || !refusal_count(&site));
+}
+
+#[test]
 fn a_state_directory_remounted_while_it_runs_stays_in_use() {
     let folder = Folder::new("readonly");
     let small = Small::mount(&folder, "state", 300);

@@ -147,6 +147,54 @@ fn tls_clients_are_known_by_password_or_certificate() {
 }
 
 #[test]
+fn tls_handshakes_that_stall_hold_up_no_other_client_and_are_said() {
+    use std::io::{Read as _, Write as _};
+    let port = free_tcp_port();
+    let site = site("mqtt-stall", |_, pki| {
+        let (certificate, key) = pki.issue("gateway", &["localhost"]);
+        let files = [certificate.display(), key.display()].map(|path| path.to_string());
+        format!(
+            "[mqtt]\nlisten = [\"127.0.0.1:{port}\"]\ncertificate-file = \"{}\"\nkey-file = \"{}\"\n",
+            files[0], files[1]
+        )
+    });
+    // Nothing at all, half of a record's header, and the beginning of a ClientHello of 508 bytes.
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 7, 7, 7];
+    let mut stalled: Vec<TcpStream> = [0, 3, 5, 9, hello.len(), hello.len()]
+        .into_iter()
+        .map(|length| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+            stream.write_all(&hello[..length]).expect("it takes them");
+            stream.set_nonblocking(true).expect("a socket");
+            stream
+        })
+        .collect();
+    let ca = site.pki.ca().display().to_string();
+    let port = port.to_string();
+    let target = ["-h", "localhost", "-p", &port, "--cafile", &ca, "-V", "mqttv5", "-q", "1"];
+    let login = ["-u", "pump-2", "-P", "sesame-sesame", "-t", "t/through", "-m", "1"];
+    let output = mosquitto("mosquitto_pub", &target, &login);
+    assert!(output.status.success(), "{}", printed(&output));
+    // One after the other they would be over by now, each after its time.
+    let last = stalled.last_mut().expect("one").read(&mut [0]);
+    let is_open = last.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+    assert!(is_open, "the handshake that came last is still waited for: {last:?}");
+    wait_for("the log", || {
+        let log = site.daemon.log();
+        log.lines().any(|line| {
+            line.contains("TLS handshake of an MQTT client failed") && line.contains("it took too long")
+        })
+    });
+    for stream in &mut stalled {
+        stream.set_nonblocking(false).expect("a socket");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a socket");
+        let left = stream.read(&mut [0]);
+        assert!(!left.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is closed");
+    }
+    assert!(mosquitto("mosquitto_pub", &target, &login).status.success());
+}
+
+#[test]
 fn connections_that_stay_silent_keep_no_client_out_and_are_said() {
     let port = free_tcp_port();
     let site = site("mqtt-silent", |_, _| format!("[mqtt]\ninsecure-listen = [\"127.0.0.1:{port}\"]\n"));
@@ -263,6 +311,137 @@ fn local_clients_see_each_other_and_the_readings_of_all_transports() {
     let late = ["-V", "mqttv5", "-t", "home/+/mode", "-C", "1", "-W", "10", "-F", "%t %p %r"];
     let late = mosquitto("mosquitto_sub", &login, &late);
     assert_eq!(printed(&late).trim(), "home/pump-2/mode auto 1");
+}
+
+/// A subscriber of QoS 0, whose messages come over the bus, and what it gets: topic, payload, QoS,
+/// retained.
+struct Listener {
+    process: std::process::Child,
+    seen: std::path::PathBuf,
+}
+
+impl Listener {
+    fn start(site: &Site, client_id: &str, version: &str, filters: &[&str]) -> Listener {
+        let seen = site.folder.join(&format!("seen-{client_id}"));
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["--unix", &socket(site), "-u", "pump-2", "-P", "sesame-sesame", "-V", version]);
+        command.args(["-i", client_id, "-q", "0", "-F", "%t %p %q %r"]);
+        if version == "mqttv5" {
+            // An alias for each filter would bring messages under another topic.
+            command.args(["-D", "connect", "topic-alias-maximum", "10"]);
+        }
+        for filter in filters {
+            command.args(["-t", filter]);
+        }
+        let file = std::fs::File::create(&seen).expect("a file");
+        let process =
+            command.stdin(Stdio::null()).stdout(file).spawn().expect("mosquitto-clients is installed");
+        Listener { process, seen }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.seen).unwrap_or_default();
+        text.split_inclusive('\n').filter_map(|line| Some(line.strip_suffix('\n')?.to_owned())).collect()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Publishes each line, from one client.
+fn publish_lines(site: &Site, arguments: &[&str], lines: &[String]) {
+    use std::io::Write as _;
+    let mut command = Command::new("mosquitto_pub");
+    command.args(["--unix", &socket(site), "-u", "pump-2", "-P", "sesame-sesame", "-l"]).args(arguments);
+    let mut process = command.stdin(Stdio::piped()).spawn().expect("mosquitto-clients is installed");
+    let mut input = process.stdin.take().expect("a pipe");
+    for line in lines {
+        writeln!(input, "{line}").expect("it reads");
+    }
+    drop(input);
+    assert!(process.wait().expect("a process").success());
+}
+
+#[test]
+fn subscribers_of_qos_0_get_each_message_once_in_order_whenever_they_come_and_go() {
+    let site =
+        site("mqtt-bus-0", |_, _| format!("{SOCKET}mirror = \"readings/{{device}}/{{path}}\"\n{LOCAL}"));
+    publish(&site, &["-V", "mqttv5", "-q", "1", "-r", "-t", "home/pump-2/mode", "-m", "auto"]);
+    let mode = "home/pump-2/mode auto 0 1".to_owned();
+    let numbers = |from: u32, to: u32| (from..to).map(|number| number.to_string()).collect::<Vec<_>>();
+    let of = |topic: &str, numbers: Vec<String>| {
+        numbers.into_iter().map(|number| format!("home/pump-2/{topic} {number} 0 0")).collect::<Vec<_>>()
+    };
+    // What is retained shows that it has subscribed; overlapping filters bring it once each.
+    let wide = ["home/#", "home/pump-2/#", "home/+/lamp", "readings/#"];
+    let first = Listener::start(&site, "first", "mqttv5", &wide);
+    let second = Listener::start(&site, "second", "mqttv311", &["home/+/lamp", "home/+/mode"]);
+    wait_for("what is retained", || first.lines().len() >= 2 && !second.lines().is_empty());
+    assert_eq!((first.lines(), second.lines()), (vec![mode.clone(); 2], vec![mode.clone()]));
+    // Whatever its QoS, it comes with QoS 0.
+    for (version, qos, topic) in [
+        ("mqttv5", "0", "home/pump-2/lamp"),
+        ("mqttv311", "1", "home/pump-2/fan"),
+        ("mqttv5", "2", "home/pump-2/lamp"),
+    ] {
+        publish_lines(&site, &["-V", version, "-q", qos, "-t", topic], &numbers(0, 100));
+    }
+    site.post(&["-e", "21.5"], "t/env");
+    let reading = "readings/door-7/t/env 21.5 0 0".to_owned();
+    wait_for("all messages", || first.lines().len() >= 303 && second.lines().len() >= 201);
+    let lamps = [of("lamp", numbers(0, 100)), of("lamp", numbers(0, 100))];
+    let [before, after] = lamps.clone();
+    let all = [vec![mode.clone(); 2], before, of("fan", numbers(0, 100)), after, vec![reading]].concat();
+    assert_eq!(first.lines(), all);
+    assert_eq!(second.lines(), [vec![mode.clone()], lamps.concat()].concat());
+    // One that comes late has what is retained and what is published from then on; others stay,
+    // and one that goes holds up nobody.
+    let late = Listener::start(&site, "late", "mqttv5", &["home/#"]);
+    wait_for("what is retained", || !late.lines().is_empty());
+    drop(first);
+    publish_lines(&site, &["-V", "mqttv311", "-q", "0", "-t", "home/pump-2/lamp"], &numbers(100, 150));
+    wait_for("the rest", || late.lines().len() >= 51 && second.lines().len() >= 251);
+    assert_eq!(late.lines(), [vec![mode.clone()], of("lamp", numbers(100, 150))].concat());
+    assert_eq!(second.lines().split_off(201), of("lamp", numbers(100, 150)));
+    let counters = site.daemon.status()["counters"].clone();
+    assert_eq!(counters["tombolo_mqtt_missed_bus_messages_total"], 0);
+    assert_eq!(counters["tombolo_mqtt_dropped_local_messages_total"], 0);
+}
+
+#[test]
+fn client_ids_with_wildcards_and_slashes_come_again_and_again_and_hold_up_nobody() {
+    let site = site("mqtt-odd-ids", |_, _| format!("{SOCKET}{LOCAL}"));
+    let neighbour = Listener::start(&site, "neighbour", "mqttv5", &["home/+/mode", "home/+/x"]);
+    let mut number = 0;
+    wait_for("the neighbour", || {
+        number += 1;
+        let number = number.to_string();
+        publish(&site, &["-V", "mqttv5", "-q", "1", "-r", "-t", "home/pump-2/mode", "-m", &number]);
+        !neighbour.lines().is_empty()
+    });
+    let socket = socket(&site);
+    let login = ["--unix", &socket, "-u", "pump-2", "-P", "sesame-sesame"];
+    let mut came = 0;
+    for id in ["+", "#", "/", "$SYS/a", "a/+/#", "a$b"] {
+        for version in ["mqttv5", "mqttv311", "mqttv5"] {
+            // It subscribes, gets what is retained, and leaves; then it publishes.
+            let subscribed = ["-i", id, "-V", version, "-q", "0", "-t", "home/+/mode", "-C", "1", "-W", "30"];
+            let output = mosquitto("mosquitto_sub", &login, &subscribed);
+            assert!(output.status.success(), "{id}: {}", printed(&output));
+            let published = ["-i", id, "-V", version, "-q", "1", "-t", "home/pump-2/x", "-m", id];
+            let output = mosquitto("mosquitto_pub", &login, &published);
+            assert!(output.status.success(), "{id}: {}", printed(&output));
+            came += 1;
+            let of = |line: &&String| line.starts_with("home/pump-2/x ");
+            wait_for("the neighbour to get it", || neighbour.lines().iter().filter(of).count() >= came);
+            let lines = neighbour.lines();
+            assert_eq!(lines.last().map(String::as_str), Some(&*format!("home/pump-2/x {id} 0 0")));
+        }
+    }
 }
 
 /// Publishes 1, 2, 3, … with paho in QoS 1 or 2, and prints each that was acknowledged.

@@ -82,6 +82,8 @@ if what == "judge":
         print("HS256", connect((signed + b"." + part(mac)).decode()))
     print("other key", connect(jwt.encode(good, key("other"), "ES256")))
     print("other device", connect(jwt.encode(good, key("ec"), "ES256"), client_id="pump-2"))
+elif what == "token":
+    print(jwt.encode(good, key("ec"), "ES256"))
 elif what == "once":
     print(connect(jwt.encode(good, key("ec"), "ES256")))
 elif what == "expiry":
@@ -165,10 +167,21 @@ fn tokens_of_pyjwt_are_judged_by_the_registered_keys_and_end_their_connection() 
         let is_good = ["ES256 ", "EdDSA ", "RS256 ", "within the drift", "early within the drift"]
             .iter()
             .any(|good| line.starts_with(good));
-        // After five wrong signatures the address has to wait.
         assert!(line.ends_with(if is_good { "connect Success" } else { refused }), "{line}\n{said}");
     }
     assert_eq!(said.lines().count(), 6 + 9 + 1 + 2 + 2, "{said}");
+    // Without a user name, which libmosquitto can send, in MQTT 5 alone.
+    let token = client(&site, "token");
+    let publish = |password: &str| {
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["--unix", &socket(&site), "-V", "mqttv5", "-i", "fleet/cam-1", "-P", password]);
+        command.args(["-q", "1", "-t", "t/nameless", "-m", "1"]).stdin(Stdio::null());
+        command.output().expect("mosquitto-clients is installed").status.success()
+    };
+    assert!(publish(token.trim()) && !publish("no token"));
+    wait_for("its reading", || !site.arrived("tombolo/gw/cam-1/up/t/nameless").is_empty());
+    let newest = site.daemon.status()["mqtt"]["last_refused"]["reason"].to_string();
+    assert!(newest.contains("a password without a user name"), "{newest}");
     let log = site.daemon.log();
     for reason in [
         "the token expired",

@@ -31,6 +31,49 @@ fn lines_of_a_meter_arrive_as_json_under_the_path_of_their_sensor() {
 }
 
 #[test]
+fn a_local_client_gets_a_copy_of_what_is_read_and_of_nothing_that_is_refused() {
+    let site = Site::new("mirror", |folder| {
+        folder.write("board.password", "text:sesame-sesame\n");
+        let board = "[mqtt]\ninsecure-listen = [\"unix:mqtt.sock\"]\nmirror = \"readings/{device}/{path}\"\n\
+                     [role.board.local-subscribe.readings]\ntopic = \"readings/#\"\n\
+                     [device.board]\nrole = \"board\"\npassword-file = \"board.password\"\n";
+        let pattern = "pattern = '^(?<id>\\S+) T=(?<t>\\S+)$'\nform = \"json\"\npath = \"{id}\"\n";
+        format!("{}{board}", port(folder, "meter", pattern))
+    });
+    wait_for("the listener", || site.daemon.log().contains("listening for MQTT"));
+    let seen = site.folder.join("seen");
+    let socket = site.folder.join("mqtt.sock");
+    let mut subscriber = Command::new("mosquitto_sub")
+        .arg("--unix")
+        .arg(&socket)
+        .args(["-u", "board", "-P", "sesame-sesame", "-V", "mqttv5", "-q", "1", "-t", "readings/#"])
+        .args(["-F", "%t %q %p"])
+        .stdout(Stdio::from(std::fs::File::create(&seen).expect("a file")))
+        .spawn()
+        .expect("mosquitto-clients is installed");
+    let lines = || std::fs::read_to_string(&seen).unwrap_or_default();
+    let mut meter = Device::plugged_in(site.folder.join("meter"));
+    site.wait_until_open("meter");
+    // It has subscribed when it gets the first of these.
+    wait_for("the subscriber", || {
+        meter.say(b"\r\ndata T=0\r\n");
+        lines().contains("readings/meter/data 1 ")
+    });
+    // No rule allows `other`: neither the broker nor a local client gets it.
+    meter.say(b"other T=1\r\ndata T=2\r\ndata T=3\r\n");
+    wait_for("the copies", || lines().contains(r#""t":3}"#));
+    wait_for("the readings", || site.payloads("meter").iter().any(|text| text.contains(r#""t":3}"#)));
+    let _ = subscriber.kill();
+    let _ = subscriber.wait();
+    let text = lines();
+    let new: Vec<&str> = text.lines().filter(|line| !line.contains(r#""t":0}"#)).collect();
+    let expected =
+        [r#"readings/meter/data 1 {"id":"data","t":2}"#, r#"readings/meter/data 1 {"id":"data","t":3}"#];
+    assert_eq!(new, expected);
+    assert!(site.arrived("meter").iter().all(|(path, _)| path != "other"));
+}
+
+#[test]
 fn a_port_lives_by_its_roles_rules_and_quota() {
     let site = Site::new("rules", |folder| {
         let strict = "[role.strict]\nquota = { messages = 1, bytes = \"1KiB\", per = \"1h\", burst = 3 }\n\

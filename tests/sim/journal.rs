@@ -235,6 +235,18 @@ impl SimJournal {
         }
     }
 
+    fn maintain(&mut self) {
+        for round in 0.. {
+            if !self.store.maintain(self.now) {
+                break;
+            }
+            if round > 1_000 {
+                self.ledger.borrow_mut().fail("the journal's maintenance never ends".to_owned());
+                break;
+            }
+        }
+    }
+
     fn start(&mut self) {
         let now = self.now;
         for command in std::mem::take(&mut self.commands) {
@@ -252,7 +264,10 @@ impl SimJournal {
         }
         self.apply_releases();
         let records = self.lanes.iter().any(|lane| !lane.batch.is_empty());
-        if !records && self.store.deadline(now).is_none_or(|deadline| deadline > now) {
+        if !records && !self.store.is_commit_due(now) {
+            if self.store.deadline(now).is_some_and(|deadline| deadline <= now) {
+                self.maintain();
+            }
             self.publish_room();
             return;
         }
@@ -271,15 +286,7 @@ impl SimJournal {
                 self.ledger.borrow_mut().committed(lane, RecordId { run, sequence }, mark);
             }
         }
-        for round in 0.. {
-            if !self.store.maintain(now) {
-                break;
-            }
-            if round > 1_000 {
-                self.ledger.borrow_mut().fail("the journal's maintenance never ends".to_owned());
-                break;
-            }
-        }
+        self.maintain();
         let latency = Duration::from_micros(500 + self.chance.draw(20_000));
         let tickets = std::mem::take(&mut self.tickets);
         self.commit = Some(Commit { until: now + latency, outcomes, tickets });

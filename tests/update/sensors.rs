@@ -382,12 +382,59 @@ fn an_image_that_the_disk_loses_is_said_not_served_and_fetched_again() {
     let tag = path.rsplit('/').next().unwrap();
     let file = site.folder.join(&format!("state/firmware/door/{tag}.bin"));
     std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(10_000).unwrap();
-    assert_eq!(sensor.ask(&format!("block {path} 3 6")).code, "2.05");
-    assert_eq!(sensor.ask(&format!("block {path} 200 6")).code, "5.03");
+    // Also one that is still there: it is another file than was verified.
+    assert_eq!(sensor.ask(&format!("block {path} 3 6")).code, "5.03");
     assert_eq!(site.counter("tombolo_firmware_unreadable_blocks_total"), 1);
     wait_for("the image once more", || sensor.ask(&format!("block {path} 200 6")).code == "2.05");
     assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
     wait_for("the log", || site.daemon.log().contains("a block of firmware cannot be read"));
+}
+
+#[test]
+fn an_image_that_is_written_over_while_its_folder_is_away_is_not_served_and_fetched_again() {
+    let site = site("sensors-away", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let good = sensor.ask(&format!("block {path} 3 6"));
+    let tag = path.rsplit('/').next().unwrap();
+    let (place, aside) = (site.folder.join("state/firmware"), site.folder.join("aside"));
+    std::fs::rename(&place, &aside).unwrap();
+    let image_file = aside.join(format!("door/{tag}.bin"));
+    // As `rsync --inplace --times` does it: other bytes of the same length in the same file, with
+    // the date of before.
+    let file = std::fs::OpenOptions::new().write(true).open(&image_file).unwrap();
+    let (length, modified) = {
+        let of = file.metadata().unwrap();
+        (of.len(), of.modified().unwrap())
+    };
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; length as usize], 0).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    std::fs::rename(&aside, &place).unwrap();
+    let first = sensor.ask(&format!("block {path} 3 6"));
+    assert_eq!(first.code, "5.03", "the bytes of another image are not served");
+    wait_for("the image once more", || sensor.ask(&format!("block {path} 3 6")).code == "2.05");
+    assert_eq!(sensor.ask(&format!("block {path} 3 6")).sha256, good.sha256);
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+    wait_for("the log", || site.daemon.log().contains("it was changed since it was verified"));
+}
+
+#[test]
+fn an_image_that_is_written_over_and_that_nobody_asks_for_is_found_out_by_the_look_at_its_folder() {
+    let site = site("sensors-over", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let tag = path.rsplit('/').next().unwrap();
+    let file = site.folder.join(&format!("state/firmware/door/{tag}.bin"));
+    let file = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"other bytes", 5_000).unwrap();
+    let within = std::time::Duration::from_secs(90);
+    let words = "an image of firmware was changed since it was verified";
+    wait_within(within, "the log", || site.daemon.log().contains(words));
+    wait_for("the image once more", || sensor.ask(&format!("block {path} 4 6")).code == "2.05");
+    assert_eq!(sensor.ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
 }
 
 #[test]
@@ -565,8 +612,11 @@ fn a_file_in_the_place_of_the_folder_is_named_at_the_start_and_by_check_until_it
     let problem = "state/firmware is no folder: no firmware for sensors is kept or served; delete it";
     wait_for("the reason", || {
         let text = site.daemon.command(&["status"]).1;
-        text.contains(problem) && text.contains("NOT FINE")
+        text.contains(problem)
+            && text.contains("NOT FINE")
+            && text.contains("until then devices are answered 4.04")
     });
+    assert_eq!(site.sensor("door-7").ask("get firmware/door").code, "4.04");
     let (code, text) = site.daemon.command(&["check", "--offline"]);
     let is_said = |line: &str| line.starts_with("fail") && line.contains(problem);
     assert!(code != 0 && text.lines().any(is_said), "{text}");

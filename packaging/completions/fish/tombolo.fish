@@ -87,7 +87,7 @@ complete -c tombolo -n '__tombolo_at device' -l tag -x -d 'name=value, for topic
 complete -c tombolo -n '__tombolo_at device' -l offline-after -x -d 'silence until it is offline'
 complete -c tombolo -n '__tombolo_at device' -l overlap -x -d 'take the key before too, for so long'
 complete -c tombolo -n '__tombolo_at device' -l until -x -d 'a date'
-complete -c tombolo -n '__tombolo_at device' -l kind -x -a 'psk password jwt' -d 'what each gets'
+complete -c tombolo -n '__tombolo_at device' -l kind -x -a 'psk psk-hex password jwt' -d 'what each gets'
 complete -c tombolo -n '__tombolo_at device' -l keys -r -d 'the folder for private keys'
 complete -c tombolo -n '__tombolo_at device' -l label -r -d 'a few words'
 complete -c tombolo -n '__tombolo_at device' -l key -d 'show its key'

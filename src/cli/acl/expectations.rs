@@ -6,7 +6,11 @@
 //! door-7         POST       t/env         allow  topic=tombolo/gw/door-7/up/t/env
 //! door-7         POST       secret/x      deny   reason=no_rule
 //! role:sensor    publish    home/x        allow  rule=local-publish.own
+//! door-7         subscribe  home/#        allow  qos=1
 //! ```
+//!
+//! `qos=` is the highest QoS: of a filter the one that SUBACK grants, of a message the one with
+//! which it is delivered.
 //!
 //! `content-format=` and `bytes=` are a part of the question, as of `acl explain`; `tag.NAME=` is a
 //! tag of the device that stands for a role. A reason may also be written as `acl explain` prints
@@ -57,6 +61,7 @@ enum Also {
     Rule,
     Topic,
     Reason,
+    Qos,
 }
 
 /// The reasons, as `acl explain --json` has them: of readings, and of topics and filters.
@@ -94,6 +99,9 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                 "rule" => Also::Rule,
                 "topic" => Also::Topic,
                 "reason" => Also::Reason,
+                "qos" if matches!(value, "0" | "1" | "2") && allowed => Also::Qos,
+                "qos" if allowed => return Err((line, format!("{word:?} is none of qos=0, qos=1, qos=2"))),
+                "qos" => return Err((line, format!("{word:?} is of what is allowed, not of deny"))),
                 "content-format" => {
                     content_format = Some(value);
                     continue;
@@ -108,7 +116,8 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                     continue;
                 }
                 _ => {
-                    let known = "rule=, topic=, reason=, content-format=, bytes=, or of a role tag.NAME=";
+                    let known =
+                        "rule=, topic=, reason=, qos=, content-format=, bytes=, or of a role tag.NAME=";
                     return Err((line, format!("{word:?} is none of {known}")));
                 }
             };
@@ -155,6 +164,12 @@ impl Judge<'_> {
     }
 }
 
+/// The highest QoS: of a filter as it is granted, of a message as it is published.
+fn qos(said: &Value) -> &Value {
+    let places = [&said["granted_qos"], &said["local"]["qos"], &said["publish"]["qos"]];
+    places.into_iter().find(|value| !value.is_null()).unwrap_or(&Value::Null)
+}
+
 /// What is not as expected; `None` = all is.
 fn difference(expected: &Expectation, said: &Value) -> Option<String> {
     let why = said["why"].as_str().unwrap_or_default();
@@ -168,9 +183,14 @@ fn difference(expected: &Expectation, said: &Value) -> Option<String> {
             Also::Rule => ("rule", &said["rule"]),
             Also::Topic => ("topic", &said["publish"]["topic"]),
             Also::Reason => ("reason", &said["reason"]),
+            Also::Qos => ("QoS", qos(said)),
         };
-        let found = found.as_str().unwrap_or("-");
-        (found != wanted).then(|| format!("{name} is {found}, not {wanted}"))
+        let found = match found {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => "-".to_owned(),
+        };
+        (found != *wanted).then(|| format!("{name} is {found}, not {wanted}"))
     })
 }
 

@@ -20,6 +20,17 @@ pub struct DeviceListArguments {
 
 /// `tombolo device set`
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tombolo device set door-7 --role alarm
+  tombolo device set door-7 --label \"north door\"         --label= takes it away
+  tombolo device set door-7 --offline-after 2h           --offline-after= for that of its role
+  tombolo device set probe-3 --parent hub-1              --parent= for none
+  tombolo device set door-7 --tag site=north --tag hall= sets site, and takes hall away
+
+Its keys are changed by other commands: device rekey ID --psk, device rekey ID --password, and
+device key add|remove for tokens. To change a certificate's name or a public key, remove the
+device and add it again; device disable switches it off and keeps its keys. A device of the
+configuration is changed in its file, which device show names.")]
 pub struct DeviceSetArguments {
     /// Device id
     pub id: String,
@@ -52,8 +63,8 @@ pub fn tag(text: &str) -> Result<(String, String), String> {
 pub struct DeviceRekeyArguments {
     /// Device id
     pub id: String,
-    /// Its new pre-shared key: text:…, hex:…, or - for standard input; without a value a key is
-    /// generated
+    /// Its new pre-shared key: text:…, hex:…, or - for standard input; without a value a key of 22
+    /// characters is generated, with hex alone one of 16 bytes
     #[arg(long, value_name = "KEY", num_args = 0..=1, default_missing_value = "",
         required_unless_present = "password")]
     pub psk: Option<String>,
@@ -134,8 +145,10 @@ pub struct DeviceKeygenArguments {
 /// What `tombolo device keygen` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KeyKind {
-    /// A pre-shared key for DTLS
+    /// A pre-shared key for DTLS, of 22 characters
     Psk,
+    /// A pre-shared key for DTLS, of 16 bytes
+    PskHex,
     /// A password for MQTT
     Password,
     /// A key pair (P-256) for tokens as the MQTT password

@@ -12,6 +12,7 @@ use crate::cli::output::{plural, span};
 use crate::clock::WallClock;
 use crate::config::{Finding, Loaded, Material, Settings};
 use crate::credential::leaf::Usage;
+use crate::gate::jwt::JwtKey;
 use crate::hex::format_hex;
 use crate::northbound::certificate::RevocationList;
 use crate::proto::dtls::server::bundle::misplaced;
@@ -28,7 +29,7 @@ pub fn judge(loaded: &Loaded, clock: &dyn WallClock) -> Vec<Finding> {
         certificates(&loaded.certificates, loaded.settings.certificate(Usage::Server).is_some(), clock);
     // Who is in the registry is not known then.
     findings.extend(mute(&loaded.settings).filter(|_| loaded.state.closed.is_none()));
-    findings.extend(shared_token_key(&loaded.settings));
+    findings.extend(shared_token_key(&loaded.settings, clock));
     findings
 }
 
@@ -142,11 +143,14 @@ fn mute(settings: &Settings) -> Option<Finding> {
     Some(Finding::warn("devices", message).advice(advice))
 }
 
-/// Devices that have a key for tokens in common: one can show a token that names the other.
-fn shared_token_key(settings: &Settings) -> Option<Finding> {
+/// Devices that have a key for tokens in common: one can show a token that names the other. Keys
+/// that have expired are taken of nobody; while the clock is not trusted all count.
+fn shared_token_key(settings: &Settings, clock: &dyn WallClock) -> Option<Finding> {
+    let now = clock.wall();
+    let is_over = |key: &JwtKey| key.until.zip(now).is_some_and(|(until, now)| until <= now);
     let mut by_key: BTreeMap<[u8; 32], Vec<&str>> = BTreeMap::new();
     for device in &settings.gate.devices {
-        for key in &device.jwt_keys {
+        for key in device.jwt_keys.iter().filter(|key| !is_over(key)) {
             by_key.entry(key.hash()).or_default().push(device.id.as_str());
         }
     }

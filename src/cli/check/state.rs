@@ -12,7 +12,7 @@ use crate::config::first_boot;
 use crate::config::state::io::set_aside;
 use crate::config::{Finding, Loaded};
 use crate::control::snapshot::{ON_TRIAL, Status, THEN_RELOAD};
-use crate::control::verdict::OVER_QUOTA;
+use crate::control::verdict::{OVER_QUOTA, VERIFICATIONS};
 use crate::credential::store::{SET_ASIDE, WRITTEN_ANEW};
 use crate::daemon::disk_room::NEARLY_FULL;
 use crate::session_store::log::DAMAGED;
@@ -135,6 +135,22 @@ pub fn told(status: &Status, loaded: &Loaded, compared: &Compared, reload: &str)
         let message =
             format!("{} refused for want of room in the last hour", plural(dtls.refused_full, "handshake"));
         findings.push(Finding::warn("DTLS sessions", message).advice("raise coap.max-sessions and restart"));
+    }
+    let mqtt = &status.mqtt;
+    if mqtt.is_full() {
+        let message = format!(
+            "{} refused because {} are connected, as many as mqtt.max-clients",
+            plural(mqtt.refused_full, "client"),
+            mqtt.max_clients
+        );
+        let advice = "raise mqtt.max-clients, then `tombolo reload`";
+        findings.push(Finding::warn("MQTT clients", message).key("mqtt.max-clients").advice(advice));
+    }
+    if mqtt.was_busy() {
+        let count = plural(mqtt.refused_busy, "client");
+        let last = span(mqtt.refused_busy_last_s.unwrap_or_default());
+        let message = format!("{count} with chosen passwords refused, the last {last} ago");
+        findings.push(Finding::warn("MQTT clients", message).advice(VERIFICATIONS));
     }
     for limited in &status.limited {
         let advice = match limited.reason.as_str() {

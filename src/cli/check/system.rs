@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, Uid, access};
 
-use crate::cli::clock::{UNREAD, unread, way_out};
+use crate::cli::clock::{FLOOR_WAY_OUT, UNREAD, floor_ahead, unread, way_out};
 use crate::cli::output::bytes;
 use crate::clock::judge::{BEFORE_CERTIFICATE, way_out_of_impossible};
 use crate::config::{Finding, Paths, Settings};
@@ -42,6 +42,10 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
                 .advice(format!("{advice}; until then readings are published without their time of receipt"))
         }
     }];
+    // An impossible clock is before a time that has passed: the finding above says which.
+    if let Some(ahead) = floor_ahead(clock).filter(|_| clock.state != "impossible") {
+        findings.push(Finding::warn("clock", ahead).advice(FLOOR_WAY_OUT));
+    }
     if let Some(reason) = unread(clock) {
         findings.push(Finding::warn("clock", reason).advice(UNREAD));
     }
@@ -359,6 +363,12 @@ mod tests {
         let beside = super::clock(&unasked("trusted", "synchronised"));
         assert_eq!((beside[0].level, beside[1].level), (Level::Ok, Level::Warn));
         assert!(beside[1].message.contains(why) && beside[1].advice.contains("tombolo-clock"), "{beside:?}");
+        let behind = Clock { floor_ahead_s: Some(7_200), ..of("trusted", "synchronised") };
+        let behind = super::clock(&behind).remove(1);
+        assert!(behind.level == Level::Warn && behind.message.contains("later than the clock"), "{behind}");
+        assert!(behind.advice.contains("tombolo clock reset"), "{behind}");
+        let impossible = Clock { floor_ahead_s: Some(7_200), ..of("impossible", "it is before") };
+        assert_eq!(super::clock(&impossible).len(), 1);
         let unsaved = Clock { failing: Some("No space left".into()), ..of("trusted", "synchronised") };
         assert!(super::clock(&unsaved)[1].message.contains("No space left"));
     }

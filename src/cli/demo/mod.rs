@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::io::client::Client;
 use crate::control::protocol::{Request, SOCKET_NAME};
@@ -186,8 +187,9 @@ impl Gateway {
         let child = Command::new(program)
             .arg("--config")
             .arg(folder.join("tombolo.toml"))
-            .arg("run")
-            .stdin(Stdio::null())
+            .args(["run", "--until-input-ends"])
+            // It ends with this process, also if that is killed: `Child` holds the other end.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
@@ -262,7 +264,32 @@ impl Script {
     }
 }
 
+/// The signals that end the demo: Ctrl-C, `kill`, and the end of its terminal. They are received
+/// from the start on, so that none of them leaves the gateway and the folder behind.
+struct AskedToEnd([Signal; 3]);
+
+impl AskedToEnd {
+    fn listen() -> Result<AskedToEnd, String> {
+        let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
+        Ok(AskedToEnd([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn ends(&mut self) {
+        let AskedToEnd([interrupt, terminate, hangup]) = self;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
 async fn play(options: Options) -> Result<bool, String> {
+    let mut asked = AskedToEnd::listen()?;
     let folder = std::env::temp_dir().join(format!("tombolo-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let workplace = Workplace(folder);
@@ -303,8 +330,6 @@ async fn play(options: Options) -> Result<bool, String> {
     let begun = Instant::now();
     let length = Duration::from_secs(options.seconds.unwrap_or(30));
     let mut script = Script { begun, length, step: 0 };
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
     let mut meter_said = begun;
     loop {
         screen.arrivals(&broker, &ledger);
@@ -341,7 +366,7 @@ async fn play(options: Options) -> Result<bool, String> {
         }
         tokio::select! {
             _ = tokio::time::sleep(Duration::from_millis(100)) => {}
-            _ = &mut interrupted => break,
+            () = asked.ends() => break,
         }
     }
 

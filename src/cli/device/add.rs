@@ -107,6 +107,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len()));
     let short_password = password.as_ref().and_then(|password| password::short(password));
     short_key.into_iter().chain(short_password).for_each(note);
+    loaded.mute_child(&device).into_iter().for_each(note);
     let told = tell(context);
     let shown = format!("device show {} --key", device.id);
     if context.out.json {
@@ -253,10 +254,11 @@ pub(super) fn say_psk(context: &Context, settings: &Settings, device: &Device) -
                 .line("coap-client accepts only an identity of text: test it with the device itself")?;
         }
         None => {
-            context.out.line(format_args!("identity {identity}, key as given: {} bytes", psk.key.len()))?;
-            context
-                .out
-                .line("coap-client accepts only keys of printable text: test it with the device itself")?;
+            say_psk_values(context, device)?;
+            context.out.line(format_args!(
+                "coap-client accepts only keys of printable text, and these are {}: test it with the device itself",
+                plural(psk.key.len() as u64, "byte")
+            ))?;
         }
     }
     Ok(())

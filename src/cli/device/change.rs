@@ -61,6 +61,7 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
                 .map_err(|error| CommandError::Usage(format!("{text:?} is not a role: {error}")))?,
         ),
     };
+    let (is_moved, is_other_role) = (parent.is_some(), role.is_some());
     if let Some(label) = &label
         && (label.len() > add::LABEL_MAX || label.chars().any(char::is_control))
     {
@@ -104,6 +105,9 @@ pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<()
         }
         Ok(())
     })?;
+    if is_moved || is_other_role {
+        loaded.mute_child(&device).into_iter().for_each(note);
+    }
     if context.out.json {
         return Ok(context.out.object(&json!({
             "id": id, "role": device.role.as_str(), "label": device.label,

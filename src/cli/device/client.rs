@@ -1,13 +1,15 @@
 //! The command to test a new device, from any machine that can reach this one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::cli::key::shell_word;
 use crate::config::Settings;
-use crate::gate::Gate;
+use crate::config::acl::{Question, explain};
 use crate::gate::settings::{Device, Role};
+use crate::gate::{Gate, Supposed};
 use crate::message::{Lane, Method};
+use crate::southbound::mqtt::explain::{paths_of_commands, publishable, receivable};
 
 /// The command that sends a first reading, to a path that the device's rules allow.
 pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
@@ -37,12 +39,60 @@ pub(super) fn path(settings: &Settings, device: &Device) -> Option<String> {
     allowed_path(settings, device, role)
 }
 
-/// The machines that a client can be on.
+/// The machines that a CoAP client can be on.
 pub(super) fn machines(settings: &Settings) -> &'static str {
-    let listen = &settings.coap.listen;
-    match !listen.is_empty() && listen.iter().all(|address| address.ip().is_loopback()) {
+    match is_local(&settings.coap.listen) {
         true => "this machine (it listens for no other; [coap] listen decides)",
         false => "any machine that reaches this one",
+    }
+}
+
+/// Whether there are addresses, and no other machine can reach one.
+pub(super) fn is_local(listen: &[SocketAddr]) -> bool {
+    !listen.is_empty() && listen.iter().all(|address| address.ip().is_loopback())
+}
+
+/// What an MQTT client can try, by the rules of its device.
+pub(super) enum Attempt {
+    /// A publish on this topic: of a reading if there is a rule for one, else to local clients.
+    Publish(String),
+    /// A subscription to this filter.
+    Subscribe(String),
+    /// No rule allows anything.
+    Nothing,
+}
+
+/// What a client of the device can try.
+pub(super) fn attempt(settings: &Settings, device: &Device) -> Attempt {
+    if let Some(path) = path(settings, device) {
+        return Attempt::Publish(path);
+    }
+    let mut only = settings.gate.clone();
+    only.devices = vec![device.clone().into()];
+    let (now, id) = (Instant::now(), device.id.as_str());
+    let gate = Gate::new(only, now);
+    let is_allowed = |question, text: &str| {
+        explain(settings, &gate, now, id, question, text, Supposed::default())["allowed"] == true
+    };
+    let local = settings.mqtt.local.iter().find(|(role, _)| *role == device.role).map(|(_, rules)| rules);
+    let topic = |filter: &str| {
+        let levels = filter.split('/').map(|level| match level {
+            "+" => "1",
+            "#" => "temperature",
+            literal => literal,
+        });
+        levels.collect::<Vec<_>>().join("/")
+    };
+    let mut topics = publishable(local, id).map(|(_, _, filter)| topic(&filter));
+    if let Some(topic) = topics.find(|topic| is_allowed(Question::Publish, topic)) {
+        return Attempt::Publish(topic);
+    }
+    let role = settings.gate.roles.iter().find(|role| role.name == device.role);
+    let downlink = role.map_or(&[][..], |role| &role.downlink);
+    let mut filters = receivable(local, id).chain(paths_of_commands(downlink)).map(|(_, _, filter)| filter);
+    match filters.find(|filter| is_allowed(Question::Subscribe, filter)) {
+        Some(filter) => Attempt::Subscribe(filter),
+        None => Attempt::Nothing,
     }
 }
 

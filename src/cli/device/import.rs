@@ -5,13 +5,14 @@
 //!
 //! | column | content |
 //! |---|---|
-//! | `id`, `role`, `label` | as of `device add` |
+//! | `id`, `role`, `label`, `parent` | as of `device add` |
+//! | `tags` | `site=north;hall=2` |
 //! | `psk`, `psk-identity` | `text:…`, `hex:…`, or `generate` |
 //! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…` (chosen), `generated:…` (of `device keygen`), or `generate` |
 //! | `certificate-uri`, `-dns`, `-cn`, `-issuer`; `public-key` (`sha256:…`) | as of `device add` |
 //! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
@@ -27,9 +28,10 @@ use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
+use crate::config::Loaded;
 use crate::config::certificate::parse_key_hash;
-use crate::config::registry::io::{check_import, import, random_key, today};
-use crate::config::scalar::{parse_psk, parse_psk_identity};
+use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
+use crate::config::scalar::{format_hex, parse_psk, parse_psk_identity};
 use crate::gate::certificate::{CertificateName, NameKind};
 use crate::gate::jwt::JwtKey;
 use crate::gate::login::{Login, PasswordHash, USERNAME_MAX};
@@ -76,6 +78,23 @@ struct Made {
     password: Option<Zeroizing<String>>,
 }
 
+/// The warning about devices whose parent is neither there nor in the file; it may be added later.
+fn orphans(loaded: &Loaded, devices: &[Device]) -> Option<String> {
+    let added: HashSet<&Name> = devices.iter().map(|device| &device.id).collect();
+    let known: HashSet<&str> = loaded.known.iter().map(|known| known.id.as_str()).collect();
+    let is_missing = |parent: &&Name| !added.contains(parent) && !known.contains(parent.as_str());
+    let missing = |device: &'_ &Device| device.parent.as_ref().filter(is_missing).is_some();
+    let mut orphans = devices.iter().filter(missing);
+    let (first, more) = (orphans.next()?, orphans.count() as u64);
+    let more = if more == 0 { String::new() } else { format!(", nor that of {more} more") };
+    let parent = first.parent.as_ref()?;
+    Some(format!(
+        "the parent {parent} of {} does not exist{more}: until it is added nothing forwards these devices' readings, unless it \
+         is one of a fleet",
+        first.id
+    ))
+}
+
 /// `tombolo device import`
 pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Result<(), CommandError> {
     let text = text_of_or_stdin(&arguments.file, FILE_MAX)?;
@@ -105,6 +124,7 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
         let count = plural(faults.len() as u64, "fault");
         return Err(CommandError::Failed(format!("{count}; nothing was imported")));
     }
+    orphans(&loaded, &devices).into_iter().for_each(note);
     if arguments.dry_run {
         let count = plural(devices.len() as u64, "device");
         return match context.out.json {
@@ -379,7 +399,7 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
     }
     let role = arguments.role.as_deref();
     let name = match arguments.kind {
-        KeyKind::Psk => "psk",
+        KeyKind::Psk | KeyKind::PskHex => "psk",
         KeyKind::Password => "password",
         KeyKind::Jwt => "jwt-key",
     };
@@ -403,6 +423,10 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
         }
         let key = match arguments.kind {
             KeyKind::Jwt => key_pair(&folder.join(format!("{id}.key")))?,
+            KeyKind::PskHex => {
+                let key = random_key_bytes().map_err(CommandError::failed)?;
+                Zeroizing::new(format!("hex:{}", *Zeroizing::new(format_hex(&key))))
+            }
             KeyKind::Psk | KeyKind::Password => {
                 let key = random_key().map_err(CommandError::failed)?;
                 let form = if arguments.kind == KeyKind::Psk { "text:" } else { password::GENERATED };

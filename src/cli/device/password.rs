@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use zeroize::Zeroizing;
 
-use super::client;
+use super::client::{self, Attempt};
 use crate::cli::Context;
 use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
@@ -116,16 +116,15 @@ pub(super) fn say(
     ]))?;
     context.out.line("the password is shown only now: the gateway keeps a hash of it")?;
     let mqtt = &settings.mqtt;
-    let (topic, note) = match client::path(settings, device) {
-        Some(path) => (path, ""),
-        None => ("t/temperature".to_owned(), "   # no rule of its role allows a path yet"),
-    };
-    let target = if let Some(address) = mqtt.listen.first() {
+    // One that other machines reach, if there is one.
+    let is_outward = |address: &&std::net::SocketAddr| !address.ip().is_loopback();
+    let target = if let Some(address) = mqtt.listen.iter().find(is_outward).or(mqtt.listen.first()) {
         let host = client::host(address.ip());
-        Some((
-            format!("--cafile gateway-ca.pem -h {host} -p {}", address.port()),
-            "any machine that reaches this one",
-        ))
+        let machine = match client::is_local(&mqtt.listen) {
+            true => "this machine (it listens for no other; [mqtt] listen decides)",
+            false => "any machine that reaches this one",
+        };
+        Some((format!("--cafile gateway-ca.pem -h {host} -p {}", address.port()), machine))
     } else {
         mqtt.insecure_listen.first().map(|address| match address {
             PlainAddress::Loopback(address) => {
@@ -142,13 +141,26 @@ pub(super) fn say(
              others, then reload",
         )?);
     };
-    context.out.line(format_args!(
-        "try it, on {machine} (Debian package mosquitto-clients); no output is success:"
-    ))?;
-    Ok(context.out.line(format_args!(
-        "  mosquitto_pub -V mqttv5 {target} -u {} -P {} -q 1 -t {} -m 21.5{note}",
-        shell_word(username),
-        shell_word(password),
-        shell_word(&topic)
-    ))?)
+    let (username, password) = (shell_word(username), shell_word(password));
+    let with = |program: &str, rest: String| {
+        format!("  {program} -V mqttv5 {target} -u {username} -P {password} {rest}")
+    };
+    let (success, line) = match client::attempt(settings, device) {
+        Attempt::Subscribe(filter) => (
+            "\"Subscribed\" is success, then it prints what comes",
+            with("mosquitto_sub", format!("-d -q 1 -t {}", shell_word(&filter))),
+        ),
+        Attempt::Publish(topic) => {
+            ("no output is success", with("mosquitto_pub", format!("-q 1 -t {} -m 21.5", shell_word(&topic))))
+        }
+        Attempt::Nothing => (
+            "no output is success",
+            with(
+                "mosquitto_pub",
+                "-q 1 -t t/temperature -m 21.5   # no rule of its role allows anything yet".to_owned(),
+            ),
+        ),
+    };
+    context.out.line(format_args!("try it, on {machine} (Debian package mosquitto-clients); {success}:"))?;
+    Ok(context.out.line(line)?)
 }

@@ -11,7 +11,7 @@ use super::super::output::{bytes, plural, span};
 use super::super::status::{refused_connect, trouble_of};
 use crate::control::io::client::{ANSWER, Client, ClientError};
 use crate::control::protocol::Request;
-use crate::control::snapshot::{DevicePage, DeviceState, LastRefusal, ServedResource};
+use crate::control::snapshot::{DevicePage, DeviceState, LastFiltered, LastRefusal, ServedResource};
 use crate::telemetry::text::Escaped;
 
 /// The devices of the daemon by id: one, or all.
@@ -117,6 +117,11 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
             state.accepted, state.delivered, state.refused
         ),
     ));
+    if let Some(LastFiltered { at, ago_s, path, why, rule }) = &state.last_filtered {
+        let when = at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
+        let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));
+        rows.push(("last filtered", format!("{path}: {why}{rule}, {} ago{when}", span(*ago_s))));
+    }
     if state.refused > 0 {
         let reasons =
             state.refused_reasons.iter().map(|(reason, count)| format!("{count} {}", word_of(reason)));
@@ -247,6 +252,16 @@ mod tests {
     fn readings_that_were_not_published_are_shown_where_there_are_any() {
         let filtered = DeviceState { filtered: 3, ..state() };
         assert_eq!(rows(&filtered)[1].1, "7 accepted, 6 delivered, 3 filtered, 2 refused");
+        let last = LastFiltered {
+            ago_s: 3,
+            path: "t/env".into(),
+            why: "/t is 21.5, not above 30".into(),
+            rule: Some("alarm".into()),
+            ..LastFiltered::default()
+        };
+        let filtered = DeviceState { last_filtered: Some(last), ..filtered };
+        let text = "t/env: /t is 21.5, not above 30 [rule alarm], 3 s ago";
+        assert_eq!(rows(&filtered)[2], ("last filtered", text.to_owned()));
     }
 
     #[test]

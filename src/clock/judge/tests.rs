@@ -362,8 +362,12 @@ fn a_clock_set_back_with_evidence_is_trusted_and_the_floor_stays_for_a_day() {
     judge.learn(short(), look(2_000, NOW + 1_000));
     assert_eq!(judge.verdict(), Verdict::Trusted(Basis::Certificate));
     assert_eq!(judge.floor(), UnixTime(lie), "else a clock set back would let expired chains in");
+    let view = judge.view();
+    assert_eq!(view.floor_from, FloorSource::Proven);
+    assert_eq!(view.floor_ahead, Some(Duration::from_millis(50 * DAY - 1_000)));
     judge.observe(look(1_000 + DAY, NOW + DAY));
     assert_eq!(judge.floor(), UnixTime(NOW + DAY));
+    assert_eq!(judge.view().floor_ahead, None);
     // Across a boot it is doubted again.
     let mut judge = fresh();
     judge.observe(look(0, lie));
@@ -384,12 +388,13 @@ fn the_floor_does_not_sink_below_the_newest_not_before_but_by_the_owner() {
     assert_eq!(judge.verdict(), Verdict::Impossible { certain, by_certificate: true });
     judge.observe(look(1_000 + 2 * DAY, back));
     assert_eq!(judge.floor(), certain);
+    assert_eq!(judge.view().floor_from, FloorSource::NotBefore);
     let mut judge = next_boot(judge.saved());
     judge.observe(look(1_000, back));
     assert_eq!(judge.verdict(), Verdict::Impossible { certain, by_certificate: true });
     assert!(judge.trust(look(2_000, back)).is_err());
     judge.reset(look(3_000, back));
-    assert_eq!(judge.floor(), BUILD);
+    assert_eq!((judge.floor(), judge.view().floor_from), (BUILD, FloorSource::Build));
     assert!(matches!(judge.verdict(), Verdict::Trusted(_)));
 }
 

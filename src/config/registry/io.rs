@@ -161,6 +161,17 @@ pub fn random_key() -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(generated_key(&random))
 }
 
+/// A new random key of 16 bytes, 128 bits: what DTLS libraries of constrained devices take at
+/// least.
+///
+/// # Errors
+/// The system's random number generator failed.
+pub fn random_key_bytes() -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut key = Zeroizing::new(vec![0; 16]);
+    fill_random(&mut key)?;
+    Ok(key)
+}
+
 /// Adds a device; a running daemon uses it after its next reload. Returns the file.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::Context;
 use crate::config::Known;
 use crate::config::finding::Finding;
+use crate::config::scalar;
 use crate::gate::{Device, Settings};
 use crate::message::Name;
 
@@ -59,6 +60,38 @@ pub(super) fn parents(cx: &mut Context<'_>, gate: &Settings, known: &[Known]) {
         let place = known.get(first.id.as_str()).and_then(|it| it.place.as_ref());
         cx.findings.push(Finding::warn(subject, message).at(place).advice(&advice));
     }
+}
+
+/// Why nothing would forward the readings of a device, now that it is added or changed; `None`: its
+/// parent does, or it has none.
+pub(in crate::config) fn mute(gate: &Settings, known: &[Known], child: &Device) -> Option<String> {
+    let (parent, id) = (child.parent.as_ref()?, &child.id);
+    let Some(found) = known.iter().find(|known| known.id == parent.as_str()) else {
+        let near = scalar::did_you_mean(parent.as_str(), known.iter().map(|known| known.id.as_str()));
+        let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        return Some(match gate.fleets.is_empty() {
+            true => format!(
+                "there is no device {parent}, so nothing forwards the readings of {id} until it is added{near}"
+            ),
+            false => format!(
+                "there is no device {parent}: nothing forwards the readings of {id}, unless it is one of a fleet{near}"
+            ),
+        });
+    };
+    if !found.usable {
+        return Some(format!(
+            "{parent} is disabled, so nothing forwards the readings of {id}; `tombolo check` says why"
+        ));
+    }
+    let role = gate.roles.iter().find(|role| found.role() == Some(&role.name))?;
+    (!may_speak(role, &child.role)).then(|| {
+        format!(
+            "no on-behalf rule of the role {:?} lets {parent} forward the readings of {id}; add [role.{}.on-behalf.NAME] with \
+             path = \"#\"",
+            role.name.as_str(),
+            role.name
+        )
+    })
 }
 
 fn may_speak(role: &crate::gate::Role, child: &Name) -> bool {

@@ -68,6 +68,34 @@ pub(super) fn order<'t>(tables: &'t Tables, name: &'t str) -> Result<Vec<&'t str
     Ok(found)
 }
 
+/// A role that another includes, and what stands between the two.
+pub(super) struct Farther<'t> {
+    /// Its name.
+    pub(super) name: &'t str,
+    /// The tables of those that go before it, the including one first.
+    nearer: Vec<&'t model::Role>,
+}
+
+/// The roles that a role includes, directly and through others, in the order of precedence.
+pub(super) fn farther<'t>(tables: &'t Tables, name: &'t str) -> Result<Vec<Farther<'t>>, IncludeError> {
+    let order = order(tables, name)?;
+    let of = |at: usize| order[..at].iter().filter_map(|name| tables.get(*name)).collect();
+    Ok(order.iter().enumerate().skip(1).map(|(at, name)| Farther { name, nearer: of(at) }).collect())
+}
+
+impl Farther<'_> {
+    /// Adds to `rules`, those of the nearer roles, those of this one that they do not replace, also
+    /// by one that is switched off. `tables`: where a role has such rules.
+    pub(super) fn add<R: Rule, T: Table>(
+        &self,
+        rules: &mut Vec<R>,
+        (role, farther): (&Name, &[R]),
+        tables: impl Fn(&model::Role) -> &BTreeMap<String, T>,
+    ) -> Result<(), Replaced> {
+        add(rules, role, farther, |rule| is_off(self.nearer.iter().map(|table| tables(table)), rule))
+    }
+}
+
 fn visit<'t>(
     tables: &'t Tables,
     name: &'t str,
@@ -139,7 +167,7 @@ pub(super) const RENAME: &str = "give one of the two another name";
 
 /// Adds to `rules`, those of the nearer roles, those of `role` that they do not replace. `is_off`:
 /// whether a nearer role has a rule of this name that is switched off, which replaces it, too.
-pub(super) fn add<R: Rule>(
+fn add<R: Rule>(
     rules: &mut Vec<R>,
     role: &Name,
     farther: &[R],
@@ -166,10 +194,7 @@ pub(super) trait Table {
 }
 
 /// Whether a rule of this name is switched off in one of these.
-pub(super) fn is_off<'t, T: Table + 't>(
-    mut nearer: impl Iterator<Item = &'t BTreeMap<String, T>>,
-    name: &str,
-) -> bool {
+fn is_off<'t, T: Table + 't>(mut nearer: impl Iterator<Item = &'t BTreeMap<String, T>>, name: &str) -> bool {
     nearer.any(|tables| tables.get(name).is_some_and(|table| table.enabled() == Some(false)))
 }
 

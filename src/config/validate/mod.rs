@@ -8,6 +8,8 @@ mod certificate;
 mod device;
 mod downlink;
 mod family;
+pub(super) use family::mute as mute_child;
+mod filter;
 mod firmware;
 mod fleet;
 mod includes;

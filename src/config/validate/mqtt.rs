@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
 use super::includes::{self, Tables};
-use super::{Context, built_with, role};
+use super::{Context, built_with, filter, role};
 use crate::config::certificate::{self, FILE_MAX};
 use crate::config::{FileError, model};
 use crate::gate;
@@ -121,23 +121,19 @@ fn locals(cx: &mut Context<'_>, roles: &Tables) -> Vec<(Name, LocalRules)> {
     let of = |name: &str| own.iter().find(|(known, _)| known.as_str() == name);
     let mut all = Vec::new();
     for (name, rules) in &own {
-        let Ok(order) = includes::order(roles, name.as_str()) else { continue };
+        let Ok(included) = includes::farther(roles, name.as_str()) else { continue };
         let mut rules = rules.clone();
         let mut is_faulty = false;
-        for (at, included) in order.iter().enumerate().skip(1) {
+        for included in included {
             // One whose own rules have a fault closes those that include it.
-            let Some((from, farther)) = of(included) else {
+            let Some((from, farther)) = of(included.name) else {
                 is_faulty = true;
                 continue;
             };
-            let nearer = || order[..at].iter().filter_map(|name| roles.get(*name));
             let added = [
-                includes::add(&mut rules.publish, from, &farther.publish, |rule| {
-                    includes::is_off(nearer().map(|table| &table.local_publish), rule)
-                }),
-                includes::add(&mut rules.subscribe, from, &farther.subscribe, |rule| {
-                    includes::is_off(nearer().map(|table| &table.local_subscribe), rule)
-                }),
+                included.add(&mut rules.publish, (from, &farther.publish), |table| &table.local_publish),
+                included
+                    .add(&mut rules.subscribe, (from, &farther.subscribe), |table| &table.local_subscribe),
             ];
             for replaced in added.into_iter().filter_map(Result::err) {
                 is_faulty = true;
@@ -161,10 +157,14 @@ fn local_rules(
 ) -> Option<Vec<LocalRule>> {
     let (mut rules, mut is_faulty) = (Vec::new(), false);
     for (name, table) in tables.iter().filter(|(_, table)| table.enabled != Some(false)) {
+        let mut fail_with = |key: &[&str], message: String, advice: &str| {
+            cx.fail(&format!("role {role}"), &[&["role", role, kind, name], key].concat(), message, advice);
+            is_faulty = true;
+        };
+        let filter = filter::filter(&table.into(), |key, message, advice| fail_with(key, message, advice));
         let mut fail = |key: &str, message: String| {
             let advice = "write a topic filter, like \"home/#\"; {device} stands for the client's device";
-            cx.fail(&format!("role {role}"), &["role", role, kind, name, key], message, advice);
-            is_faulty = true;
+            fail_with(&[key], message, advice);
         };
         let Some(topic) = &table.topic else {
             fail("topic", "the rule has no topic".to_owned());
@@ -185,10 +185,6 @@ fn local_rules(
         if content_formats.len() > FORMATS_MAX {
             fail("content-formats", format!("a rule has at most {FORMATS_MAX} content-formats"));
         }
-        let band = (table.dead_band, table.dead_band_field.as_deref());
-        let filter = role::filter(table.on_change, band, table.min_interval, |message, _| {
-            fail("dead-band-field", message);
-        });
         let key = filter.first_key().or((!content_formats.is_empty()).then_some("content-formats"));
         if let Some(key) = key.filter(|_| deny) {
             fail(

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Context;
+use super::filter;
 use super::includes::{self, Tables};
 use crate::config::acl::content_format;
 use crate::config::model;
 use crate::config::scalar::did_you_mean;
-use crate::gate::field::FieldPointer;
 use crate::gate::pattern::Pattern;
-use crate::gate::settings::ReadingFilter;
 use crate::gate::template::Template;
 use crate::gate::{
     Deliver, DownlinkRule, MailboxLimits, OnBehalfRule, QoS, QueryUse, Quota, Role, UplinkRule, WhenFull,
@@ -83,31 +82,24 @@ fn with_included(
     faults: &mut Vec<Fault>,
 ) -> Role {
     let name = role.name.clone();
-    let order = match includes::order(tables, name.as_str()) {
-        Ok(order) => order,
+    let included = match includes::farther(tables, name.as_str()) {
+        Ok(included) => included,
         Err(error) => {
             fault(faults, &["includes"], error.to_string(), error.advice());
             return role;
         }
     };
-    for (at, included) in order.iter().enumerate().skip(1) {
-        let Some((Some(farther), own_faults)) = own.get(included) else { continue };
+    for included in included {
+        let Some((Some(farther), own_faults)) = own.get(included.name) else { continue };
         if !own_faults.is_empty() {
-            fault(faults, &["includes"], includes::disabled(included), includes::CORRECT);
+            fault(faults, &["includes"], includes::disabled(included.name), includes::CORRECT);
             continue;
         }
-        let nearer = || order[..at].iter().filter_map(|name| tables.get(*name));
         let of = &farther.name;
         let added = [
-            includes::add(&mut role.uplink, of, &farther.uplink, |rule| {
-                includes::is_off(nearer().map(|table| &table.uplink), rule)
-            }),
-            includes::add(&mut role.downlink, of, &farther.downlink, |rule| {
-                includes::is_off(nearer().map(|table| &table.downlink), rule)
-            }),
-            includes::add(&mut role.on_behalf, of, &farther.on_behalf, |rule| {
-                includes::is_off(nearer().map(|table| &table.on_behalf), rule)
-            }),
+            included.add(&mut role.uplink, (of, &farther.uplink), |table| &table.uplink),
+            included.add(&mut role.downlink, (of, &farther.downlink), |table| &table.downlink),
+            included.add(&mut role.on_behalf, (of, &farther.on_behalf), |table| &table.on_behalf),
         ];
         for replaced in added.into_iter().filter_map(Result::err) {
             fault(faults, &["includes"], replaced.to_string(), includes::RENAME);
@@ -227,12 +219,9 @@ fn uplink_rule(
         },
         max_payload: table.max_payload,
         content_formats,
-        filter: {
-            let field = table.dead_band_field.as_deref();
-            filter(table.on_change, (table.dead_band, field), table.min_interval, |message, advice| {
-                fault(faults, &["uplink", name, "dead-band-field"], message, advice);
-            })
-        },
+        filter: filter::filter(&table.into(), |key, message, advice| {
+            fault(faults, &[&["uplink", name], key].concat(), message, advice);
+        }),
     })
 }
 
@@ -261,29 +250,6 @@ pub(super) fn content_formats(
         }
     }
     formats
-}
-
-/// The filter of a rule, of its dead band the width and the field; `fault`, about that field, takes
-/// message and advice.
-pub(super) fn filter(
-    on_change: Option<bool>,
-    (dead_band, field): (Option<f64>, Option<&str>),
-    min_interval: Option<model::Span>,
-    mut fault: impl FnMut(String, &str),
-) -> ReadingFilter {
-    let dead_band_field = field.map(FieldPointer::parse).transpose().unwrap_or_else(|error| {
-        fault(format!("{:?}: {error}", field.unwrap_or_default()), "write it like \"/env/temperature\"");
-        None
-    });
-    if field.is_some() && dead_band.is_none() {
-        fault("there is no dead-band".to_owned(), "set dead-band, like 0.5");
-    }
-    ReadingFilter {
-        on_change: on_change.unwrap_or(false),
-        dead_band,
-        dead_band_field,
-        min_interval: min_interval.map(|span| span.0),
-    }
 }
 
 fn downlink_rule(name: &str, table: &model::Downlink, faults: &mut Vec<Fault>) -> Option<DownlinkRule> {

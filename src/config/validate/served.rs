@@ -15,6 +15,7 @@ use crate::config::{Sources, model};
 use crate::downlink::served::{Manner, OF_DEVICE_MAX, ServedPath, ServedSettings};
 use crate::gate;
 use crate::message::{Name, Path};
+use crate::proto::coap::block::size_exponent;
 
 /// The tables of one role or device, by kind.
 #[derive(Default)]
@@ -346,6 +347,17 @@ fn one(cx: &mut Context<'_>, key: &[&str; 4], name: &str, table: &model::Served)
             return None;
         }
     };
+    let block_exponent = match table.block_size {
+        None => None,
+        Some(size) => match size_exponent(size) {
+            Some(exponent) => Some(exponent),
+            None => {
+                let advice = "use 16, 32, 64, 128, 256, 512 or 1024";
+                fail("block-size", format!("{size} is no size of blocks (RFC 7959)"), advice);
+                return None;
+            }
+        },
+    };
     let manner = match (key[2], table.every) {
         ("poll", Some(every)) => Manner::Poll { every: every.0 },
         ("poll", None) => {
@@ -355,5 +367,5 @@ fn one(cx: &mut Context<'_>, key: &[&str; 4], name: &str, table: &model::Served)
         _ => Manner::Observe,
     };
     let (path, reading) = (path.as_str().to_owned(), reading.as_str().to_owned());
-    Some(ServedPath { name: own, manner, path, query, accept, reading })
+    Some(ServedPath { name: own, manner, path, query, accept, block_exponent, reading })
 }

@@ -145,6 +145,7 @@ impl Asker for SideAsker<'_> {
             path: path.path.clone(),
             query: path.query.clone(),
             accept: path.accept,
+            block_exponent: path.block_exponent,
             observe: path.table() == "observe",
             limit: self.gate.largest_payload(index) as usize,
         };

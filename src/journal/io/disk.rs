@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::statvfs::statvfs;
 
 use crate::durable::io::give_to_owner_of;
 use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, StoredFile};
@@ -179,6 +180,13 @@ impl Storage for Disk {
 
     fn sync_folder(&self, folder: Folder) -> Result<(), StorageError> {
         check(File::open(self.directory.join(folder.as_str())).and_then(|file| file.sync_all()))
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        let space = statvfs(&self.directory).ok()?;
+        #[allow(clippy::useless_conversion, reason = "both are narrower on 32-bit targets")]
+        let free = u64::from(space.blocks_available()).saturating_mul(u64::from(space.fragment_size()));
+        Some(free)
     }
 
     fn wait_for_second_look(&self) {

@@ -91,7 +91,7 @@ impl Committer {
             if closing {
                 self.store.ask_checkpoints();
             }
-            let due = closing || records || self.store.deadline(now).is_some_and(|deadline| deadline <= now);
+            let due = closing || records || self.store.is_commit_due(now);
             if may_start && due {
                 last_start = Some(now);
                 let outcomes = self.store.commit(now, &mut self.batches, closing);
@@ -384,6 +384,7 @@ impl Committer {
         there.disk_full = trouble.is_some();
         // What heals between two commits is said at once, though nothing is committed.
         (there.status.trouble, there.status.refuses) = (trouble, self.store.refuses(lane));
+        there.status.full = self.store.is_full(lane);
     }
 
     fn publish_room(&self) {

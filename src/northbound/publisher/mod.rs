@@ -53,7 +53,7 @@ use std::time::Instant;
 
 pub use self::connection_end::{Aftermath, ConnectionEnd};
 pub use self::fill::FILL_BYTES;
-pub use self::outcomes::{CutOutcomes, RefusedOutcomes};
+pub use self::outcomes::{CutOutcomes, RefusedOutcomes, UNNAMED_MAX};
 pub use self::records::Records;
 pub use self::report::{Counters, Event, Filled, HeldRecord, Hold, Skip};
 

@@ -13,6 +13,8 @@ use crate::northbound::suspicion::TopicKey;
 const SENT_MAX: usize = 64;
 /// Topics refused that are remembered.
 const REFUSED_MAX: usize = 16;
+/// Topics beside those that are counted.
+pub const UNNAMED_MAX: usize = 256;
 /// For so long one is named.
 const NAMED_FOR: Duration = Duration::from_secs(3600);
 
@@ -58,11 +60,15 @@ struct Closing {
 
 /// Topics of the last hour with which something was wrong, the newest at the end.
 #[derive(Debug)]
-struct Lately<Of>(VecDeque<(TopicKey, Instant, Of)>);
+struct Lately<Of> {
+    topics: VecDeque<(TopicKey, Instant, Of)>,
+    /// Those that had no room beside newer ones, at most [`UNNAMED_MAX`].
+    unnamed: VecDeque<(TopicKey, Instant)>,
+}
 
 impl<Of> Default for Lately<Of> {
     fn default() -> Lately<Of> {
-        Lately(VecDeque::new())
+        Lately { topics: VecDeque::new(), unnamed: VecDeque::new() }
     }
 }
 
@@ -76,9 +82,9 @@ impl<Of> Lately<Of> {
         begin: impl FnOnce(String) -> Of,
         more: impl FnOnce(&mut Of),
     ) -> Option<String> {
-        self.0.retain(|(_, at, _)| now < *at + NAMED_FOR);
-        let known = self.0.iter().position(|(other, ..)| *other == key);
-        let (mut of, told) = match known.and_then(|index| self.0.remove(index)) {
+        self.topics.retain(|(_, at, _)| now < *at + NAMED_FOR);
+        let known = self.topics.iter().position(|(other, ..)| *other == key);
+        let (mut of, told) = match known.and_then(|index| self.topics.remove(index)) {
             Some((.., of)) => (of, None),
             None => {
                 let topic = find(sent, key)?.topic.to_string();
@@ -86,16 +92,27 @@ impl<Of> Lately<Of> {
             }
         };
         more(&mut of);
-        if self.0.len() >= REFUSED_MAX {
-            self.0.pop_front();
+        self.unnamed.retain(|(other, at)| *other != key && now < *at + NAMED_FOR);
+        if self.topics.len() >= REFUSED_MAX
+            && let Some((oldest, at, _)) = self.topics.pop_front()
+        {
+            if self.unnamed.len() >= UNNAMED_MAX {
+                self.unnamed.pop_front();
+            }
+            self.unnamed.push_back((oldest, at));
         }
-        self.0.push_back((key, now, of));
+        self.topics.push_back((key, now, of));
         told
+    }
+
+    /// How many there are beside the [recent](Lately::recent) ones, counted up to [`UNNAMED_MAX`].
+    fn unnamed(&self, now: Instant) -> usize {
+        self.unnamed.iter().filter(|(_, at)| now < *at + NAMED_FOR).count()
     }
 
     /// The newest first.
     fn recent(&self, now: Instant) -> impl Iterator<Item = &Of> {
-        let recent = self.0.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
+        let recent = self.topics.iter().rev().filter(move |(_, at, _)| now < *at + NAMED_FOR);
         recent.map(|(.., of)| of)
     }
 }
@@ -140,7 +157,8 @@ impl Outcomes {
     pub fn note_taken(&mut self, key: TopicKey) {
         let for_size = Cause::Code(reason_code::PACKET_TOO_LARGE);
         let sizes = |key| self.closing.iter().any(|of| of.key == key && of.from > 0);
-        self.refused.0.retain(|(other, _, of)| *other != key || of.cause == for_size || sizes(key));
+        self.refused.unnamed.retain(|(other, _)| *other != key);
+        self.refused.topics.retain(|(other, _, of)| *other != key || of.cause == for_size || sizes(key));
     }
 
     /// The broker closed the connection over the one that it refused last: so it would over the
@@ -169,7 +187,7 @@ impl Outcomes {
     /// connection over one within the last hour.
     pub fn closed_over(&self, now: Instant, key: TopicKey) -> Option<(Cause, usize)> {
         let closing = self.closing.iter().find(|of| of.key == key && now < of.at + NAMED_FOR)?;
-        let of = self.refused.0.iter().find(|(other, ..)| *other == key);
+        let of = self.refused.topics.iter().find(|(other, ..)| *other == key);
         Some((of.map_or(Cause::Closed, |(.., of)| of.cause), closing.from))
     }
 
@@ -194,6 +212,11 @@ impl Outcomes {
         self.cut.recent(now)
     }
 
+    /// On how many topics more it was so, counted up to [`UNNAMED_MAX`].
+    pub fn cut_unnamed(&self, now: Instant) -> usize {
+        self.cut.unnamed(now)
+    }
+
     /// The broker refused one. Its topic, if it was not named yet.
     pub fn note_refused(&mut self, now: Instant, key: TopicKey, cause: Cause) -> Option<String> {
         let from = match cause {
@@ -209,6 +232,11 @@ impl Outcomes {
     pub fn refused(&self, now: Instant) -> impl Iterator<Item = &RefusedOutcomes> {
         self.refused.recent(now)
     }
+
+    /// On how many topics more it refused some, counted up to [`UNNAMED_MAX`].
+    pub fn refused_unnamed(&self, now: Instant) -> usize {
+        self.refused.unnamed(now)
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +245,34 @@ mod tests {
     use super::*;
 
     const CAUSE: Cause = Cause::Code(0x87);
+
+    #[test]
+    fn topics_beside_those_that_are_named_are_counted_until_they_are_taken_or_named_again() {
+        let mut outcomes = Outcomes::default();
+        let now = Instant::now();
+        let topics: Vec<String> = (0..REFUSED_MAX + 3).map(|number| format!("app/{number}")).collect();
+        let keys: Vec<TopicKey> = topics.iter().map(|topic| TopicKey::of(topic)).collect();
+        let refuse = |outcomes: &mut Outcomes, at: usize| {
+            outcomes.note_sent(keys[at], &topics[at], 9);
+            outcomes.note_refused(now, keys[at], CAUSE)
+        };
+        (0..REFUSED_MAX).for_each(|at| drop(refuse(&mut outcomes, at)));
+        assert_eq!(outcomes.refused_unnamed(now), 0);
+        (REFUSED_MAX..REFUSED_MAX + 3).for_each(|at| drop(refuse(&mut outcomes, at)));
+        assert_eq!((outcomes.refused(now).count(), outcomes.refused_unnamed(now)), (REFUSED_MAX, 3));
+        refuse(&mut outcomes, 0);
+        assert_eq!(outcomes.refused_unnamed(now), 3, "one is named again, and another is not");
+        outcomes.note_taken(keys[1]);
+        assert_eq!(outcomes.refused_unnamed(now), 2);
+        assert_eq!(outcomes.refused_unnamed(now + NAMED_FOR), 0);
+        let many = (0..2 * UNNAMED_MAX).map(|number| format!("more/{number}"));
+        for topic in many {
+            let key = TopicKey::of(&topic);
+            outcomes.note_sent(key, &topic, 9);
+            outcomes.note_refused(now, key, CAUSE);
+        }
+        assert_eq!(outcomes.refused_unnamed(now), UNNAMED_MAX);
+    }
 
     #[test]
     fn a_refused_topic_is_told_once_counted_and_named_for_an_hour_or_until_it_is_taken() {
@@ -279,7 +335,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_cut(now, TopicKey::of(&topic), None);
         }
-        assert_eq!(outcomes.cut.0.len(), REFUSED_MAX);
+        assert_eq!(outcomes.cut.topics.len(), REFUSED_MAX);
     }
 
     #[test]
@@ -291,7 +347,7 @@ mod tests {
             outcomes.note_sent(TopicKey::of(&topic), &topic, 9);
             outcomes.note_refused(now, TopicKey::of(&topic), CAUSE);
         }
-        assert_eq!((outcomes.sent.len(), outcomes.refused.0.len()), (SENT_MAX, REFUSED_MAX));
+        assert_eq!((outcomes.sent.len(), outcomes.refused.topics.len()), (SENT_MAX, REFUSED_MAX));
         assert_eq!(outcomes.refused(now).next().unwrap().topic, "app/999");
     }
 }

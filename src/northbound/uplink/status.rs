@@ -7,7 +7,7 @@ use super::stage::Stage;
 use super::{STEP_WITHIN, Uplink};
 use crate::message::{Lane, RecordId};
 use crate::northbound::advice;
-use crate::northbound::publisher::{Counters, CutOutcomes, HeldRecord, RefusedOutcomes};
+use crate::northbound::publisher::{Counters, CutOutcomes, HeldRecord, RefusedOutcomes, UNNAMED_MAX};
 use crate::northbound::reason_code;
 use crate::northbound::reconnect::PEACE;
 use crate::northbound::session::Limits;
@@ -272,5 +272,17 @@ fn refused_outcomes(uplink: &Uplink, now: Instant) -> Vec<OutcomeTrouble> {
         );
         OutcomeTrouble { text: format!("{} {rest}", counted(*count)), lasting: format!("outcomes {rest}") }
     };
-    outcomes.refused(now).map(refused).chain(outcomes.cut(now).map(cut)).collect()
+    let more = |count: usize, what: &str| {
+        let number = match count {
+            UNNAMED_MAX.. => format!("{UNNAMED_MAX} topics or more"),
+            1 => "1 topic".to_owned(),
+            _ => format!("{count} topics"),
+        };
+        let text = |number| format!("{what} on {number} beside these within an hour");
+        (count > 0).then(|| OutcomeTrouble { text: text(number), lasting: text("topics".to_owned()) })
+    };
+    let refused_more = more(outcomes.refused_unnamed(now), "the broker refused outcomes of commands");
+    let cut_more = more(outcomes.cut_unnamed(now), "outcomes of commands went without all of their payload");
+    let refused = outcomes.refused(now).map(refused).chain(refused_more);
+    refused.chain(outcomes.cut(now).map(cut)).chain(cut_more).collect()
 }

@@ -26,6 +26,11 @@ use super::{Holder, PeerId};
 
 /// Largest block size exponent: 1,024 bytes (§2.2).
 pub const SIZE_EXPONENT_MAX: u8 = 6;
+
+/// The size exponent of blocks of this size (RFC 7959 §2.2); `None`: there are none.
+pub fn size_exponent(bytes: u16) -> Option<u8> {
+    (0..=SIZE_EXPONENT_MAX).find(|exponent| 16 << exponent == bytes)
+}
 /// Most incomplete bodies of one peer.
 const TRANSFERS_PER_PEER: usize = 4;
 /// Most incomplete bodies in all.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::alert::Alert;
+use super::alert::{Alert, INTERNAL_ERROR};
 use super::engine::PeerIdentity;
 use super::suite;
 
@@ -164,6 +164,8 @@ pub enum HandshakeFailure {
         description: u8,
         /// The step of the handshake.
         step: HandshakeStep,
+        /// The identity, if it was known by then.
+        identity: Option<Box<[u8]>>,
     },
     /// The handshake timed out.
     TimedOut {
@@ -221,7 +223,9 @@ impl HandshakeFailure {
             HandshakeFailure::UnknownIdentity(identity)
             | HandshakeFailure::WrongKey(identity)
             | HandshakeFailure::CredentialChanged(identity) => Some(identity),
-            HandshakeFailure::TimedOut { identity, .. } => identity.as_deref(),
+            HandshakeFailure::TimedOut { identity, .. } | HandshakeFailure::PeerAlert { identity, .. } => {
+                identity.as_deref()
+            }
             _ => match self.proven()? {
                 PeerIdentity::Psk(identity) => Some(identity),
                 _ => None,
@@ -267,8 +271,15 @@ impl fmt::Display for HandshakeFailure {
             HandshakeFailure::UnsupportedVersion(version) => {
                 write!(f, "client's version {version:#06x} is not DTLS 1.2")
             }
-            HandshakeFailure::PeerAlert { description, step } => {
-                write!(f, "client gave up: {}, {step}", Alert(*description))
+            HandshakeFailure::PeerAlert { description, step, identity } => {
+                write!(f, "client gave up: {}, {step}", Alert(*description))?;
+                let Some(identity) = identity else { return Ok(()) };
+                write!(f, ", identity {}", Shown(identity))?;
+                // It has sent its identity, and the next that it needs is the key: tinydtls.
+                if (*description, *step) == (INTERNAL_ERROR, HandshakeStep::Finished) {
+                    f.write_str("; some clients take no key of more than 16 bytes, as --psk hex makes")?;
+                }
+                Ok(())
             }
             HandshakeFailure::TimedOut { step, identity: None } => write!(f, "timed out {step}"),
             HandshakeFailure::TimedOut { step, identity: Some(identity) } => {
@@ -368,9 +379,22 @@ mod tests {
             "timed out waiting for the client's Finished"
         );
         assert_eq!(
-            shown(HandshakeFailure::PeerAlert { description: 51, step: HandshakeStep::KeyExchange }),
+            shown(HandshakeFailure::PeerAlert {
+                description: 51,
+                step: HandshakeStep::KeyExchange,
+                identity: None
+            }),
             "client gave up: decrypt_error (51), waiting for the client's key exchange"
         );
+        let at_the_key = |description| HandshakeFailure::PeerAlert {
+            description,
+            step: HandshakeStep::Finished,
+            identity: Some(b"door-7"[..].into()),
+        };
+        let text =
+            "client gave up: decrypt_error (51), waiting for the client's Finished, identity \"door-7\"";
+        assert_eq!(shown(at_the_key(51)), text);
+        assert!(shown(at_the_key(80)).ends_with("no key of more than 16 bytes, as --psk hex makes"));
     }
 
     #[test]

@@ -4,16 +4,15 @@
 //! The bus itself is rumqttd's router, in the shell (docs/decisions/0029). It has one topic and one
 //! filter, and carries every message to every session that has a local subscription; here it is
 //! decided who gets it. So what the router keeps by topic or by filter neither grows nor reaches a
-//! client. It carries the copies of QoS 0; those of QoS 1 go to the queue of each session
-//! ([`queue`](super::queue)) without it.
+//! client. It carries what is delivered with QoS 0; what is delivered with QoS 1 or 2 goes to the
+//! queue of each session ([`queue`](super::queue)) without it.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use mqtt_protocol_core::mqtt::packet::{Qos, RetainHandling};
 
 use super::filter::Filter;
-use crate::gate::filter::{AnyFormat, Filter as Screen, Remembered, Sample};
+use crate::gate::matcher::DEVICE;
 use crate::gate::settings::ReadingFilter;
 use crate::gate::stage::Refusal;
 use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
@@ -22,8 +21,6 @@ use crate::message::{ContentFormat, Name, TOPIC_MAX, is_topic_character};
 pub const RETAINED_MAX: usize = 1_000;
 /// Most bytes of retained messages, with their topics.
 pub const RETAINED_BYTES_MAX: usize = 1 << 20;
-/// The placeholder of a rule for the client's device.
-const DEVICE: &str = "{device}";
 /// The form of a message on the bus.
 const FORM: u8 = 3;
 /// No content format.
@@ -90,124 +87,6 @@ impl LocalRule {
     }
 }
 
-/// Rules of one direction, for one device.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Allowed(Vec<AllowedRule>);
-
-#[derive(Clone, Debug)]
-struct AllowedRule {
-    deny: bool,
-    topics: Filter,
-    grant: Grant,
-    content_formats: Box<[Option<ContentFormat>]>,
-    screen: Option<Screen>,
-}
-
-impl AllowedRule {
-    fn takes(&self, format: Option<ContentFormat>) -> bool {
-        self.content_formats.is_empty() || self.content_formats.contains(&format)
-    }
-}
-
-/// What becomes of a message whose topic a subscriber may receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reception {
-    /// It is delivered, and [`Allowed::note`]d then.
-    Delivered,
-    /// No rule allows it, or none takes its content format.
-    NotAllowed,
-    /// The filters of all rules that allow it hold it back.
-    HeldBack,
-}
-
-impl Allowed {
-    pub(super) fn new(rules: &[LocalRule], device: &str) -> Allowed {
-        let of = |rule: &LocalRule| {
-            Some(AllowedRule {
-                deny: rule.deny,
-                topics: rule.filter(device)?,
-                grant: rule.grant,
-                content_formats: rule.content_formats.clone().into(),
-                screen: Screen::of(&rule.filter, &(&rule.name, &rule.from, &rule.topic)),
-            })
-        };
-        Allowed(rules.iter().filter_map(of).collect())
-    }
-
-    /// The rules that allow a message, by its topic and content format; `None`: one denies it.
-    fn allowing<'a>(&'a self, message: &BusMessage<'a>) -> Option<impl Iterator<Item = &'a AllowedRule>> {
-        let BusMessage { topic, content_format, .. } = *message;
-        let is_denied = self.0.iter().any(|rule| rule.deny && rule.topics.matches(topic));
-        (!is_denied).then(|| {
-            self.0
-                .iter()
-                .filter(move |rule| !rule.deny && rule.takes(content_format) && rule.topics.matches(topic))
-        })
-    }
-
-    /// What becomes of a message for a subscriber of whom is `remembered` what it got last. Each
-    /// rule that allows it delivers it, unless its filter holds it back.
-    pub(super) fn receive(
-        &self,
-        now: Instant,
-        message: &BusMessage<'_>,
-        remembered: Option<&Remembered>,
-    ) -> Reception {
-        let Some(allowing) = self.allowing(message) else { return Reception::NotAllowed };
-        let mut found = Reception::NotAllowed;
-        for rule in allowing {
-            let holds = rule.screen.as_ref().zip(remembered);
-            match holds.and_then(|(screen, known)| known.judge(now, screen, &sample(message), AnyFormat::No))
-            {
-                None => return Reception::Delivered,
-                Some(_) => found = Reception::HeldBack,
-            }
-        }
-        found
-    }
-
-    /// A message was delivered: later ones are measured against it, by every filter.
-    pub(super) fn note(
-        &self,
-        now: Instant,
-        message: &BusMessage<'_>,
-        remembered: &mut Option<Box<Remembered>>,
-    ) {
-        for screen in self.allowing(message).into_iter().flatten().filter_map(|rule| rule.screen.as_ref()) {
-            remembered.get_or_insert_default().note(now, screen, &sample(message));
-        }
-    }
-
-    /// Whether a topic is allowed; a deny takes precedence.
-    pub(super) fn topic(&self, topic: &str) -> bool {
-        self.granted(topic).is_some()
-    }
-
-    /// How a message on a topic may be published, if it may; a deny takes precedence, and of
-    /// several rules that allow it each grants what it says.
-    pub(super) fn granted(&self, topic: &str) -> Option<Grant> {
-        let mut all: Option<Grant> = None;
-        for AllowedRule { deny, grant, .. } in self.0.iter().filter(|rule| rule.topics.matches(topic)) {
-            if *deny {
-                return None;
-            }
-            let Grant { retain, qos } = all.unwrap_or(*grant);
-            all = Some(Grant { retain: retain || grant.retain, qos: qos.max(grant.qos) });
-        }
-        all
-    }
-
-    /// Whether a filter may match a topic that is allowed.
-    pub(super) fn filter(&self, wanted: &Filter) -> bool {
-        self.0.iter().any(|rule| !rule.deny && rule.topics.overlaps(wanted))
-    }
-}
-
-fn sample<'m>(message: &BusMessage<'m>) -> Sample<'m> {
-    let BusMessage { topic, payload, content_format, .. } = *message;
-    Sample { place: (topic, None), content_format, payload }
-}
-
 /// A subscription of a client.
 #[derive(Clone, Debug)]
 pub(super) struct Subscription {
@@ -229,10 +108,10 @@ impl Subscription {
         if self.is_queued { self.granted } else { 0 }
     }
 
-    /// Other rules or another `max-queued` are in force. What was granted stays granted, and brings
-    /// what they allow.
-    pub(super) fn review(&mut self, receives: &Allowed, max_queued: usize) {
-        self.is_local = receives.filter(&self.filter);
+    /// Other rules or another `max-queued` are in force; `is_local`: by them its filter may match
+    /// local messages. What was granted stays granted, and brings what they allow.
+    pub(super) fn review(&mut self, is_local: bool, max_queued: usize) {
+        self.is_local = is_local;
         self.is_queued = self.is_local && self.granted > 0 && max_queued > 0;
     }
 
@@ -621,39 +500,6 @@ mod tests {
         assert!(retained.put("other", &message("1", b"x")));
         assert_eq!((retained.by_device["greedy"].topics, retained.by_device["other"].topics), (298, 2));
         assert_eq!(retained.all.topics, 300);
-    }
-
-    #[test]
-    fn a_deny_rule_wins_and_the_place_is_the_device() {
-        let rule = |name: &str, topic: &str, deny| LocalRule {
-            name: Name::parse(name).expect("a name"),
-            from: None,
-            topic: topic.to_owned(),
-            deny,
-            grant: Grant::ALL,
-            content_formats: Vec::new(),
-            filter: ReadingFilter::default(),
-        };
-        let rules = [rule("own", "home/{device}/#", false), rule("not", "home/+/secret", true)];
-        let allowed = Allowed::new(&rules, "pump-2");
-        assert!(allowed.topic("home/pump-2/x") && allowed.topic("home/pump-2"));
-        assert!(!allowed.topic("home/pump-2/secret") && !allowed.topic("home/door-7/x"));
-        let filter = |text: &str| Filter::parse(text).expect("a filter");
-        assert!(allowed.filter(&filter("home/#")) && !allowed.filter(&filter("other/#")));
-        let granting = |grant, rule: LocalRule| LocalRule { grant, ..rule };
-        let least = Grant { retain: false, qos: 0 };
-        let rules = [
-            granting(least, rule("all", "a/#", false)),
-            granting(Grant { retain: false, qos: 1 }, rule("one", "a/+", false)),
-            granting(Grant { retain: true, qos: 0 }, rule("exact", "a/b", false)),
-            rule("not", "a/no", true),
-        ];
-        let allowed = Allowed::new(&rules, "pump-2");
-        assert_eq!(allowed.granted("a/x/y"), Some(least));
-        assert_eq!(allowed.granted("a/x"), Some(Grant { retain: false, qos: 1 }));
-        let both = Grant { retain: true, qos: 1 };
-        assert_eq!(allowed.granted("a/b"), Some(both), "each grants what it says");
-        assert_eq!((allowed.granted("a/no"), allowed.granted("b")), (None, None));
     }
 
     #[test]

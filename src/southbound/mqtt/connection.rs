@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Opening ──CONNECT──> Verifying ──password right──> Open ──> Ended
-//!    │                    │ wrong: Refusing, for a second ─────^
+//!    │                    │ wrong, or not in time: Refusing, for a second ─^
 //!    └ no CONNECT in time, or not the first packet ────────────┘
 //! ```
 //!
@@ -21,8 +21,10 @@ use mqtt_protocol_core::mqtt;
 use rustls_pki_types::CertificateDer;
 
 use super::credential::CredentialName;
+use super::framing::{Frame, WILL, frame, header_length};
 use super::packet::{self, Hello, Inbound, Version, Welcome};
 use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
+use super::user_name::with_empty_user_name;
 use crate::clock::UnixTime;
 use crate::proto::dtls::PeerIdentity;
 
@@ -34,8 +36,6 @@ const CONNECT: u8 = 1;
 const PUBREL: u8 = 6;
 const SUBSCRIBE: u8 = 8;
 const UNSUBSCRIBE: u8 = 10;
-/// The Will Flag of a CONNECT.
-const WILL: u8 = 0x04;
 /// Its Will QoS, of which 3 is none.
 const WILL_QOS: u8 = 0x18;
 /// Its Will QoS and Will Retain.
@@ -66,8 +66,8 @@ pub struct Source {
 pub(super) enum State {
     /// No CONNECT yet.
     Opening { until: Instant },
-    /// The password is being verified.
-    Verifying,
+    /// The password waits to be verified, until then.
+    Verifying { until: Instant },
     /// Refused; the CONNACK goes out at this time.
     Refusing { at: Instant, code: ConnectReasonCode },
     /// CONNACK was sent.
@@ -160,6 +160,9 @@ pub(super) struct Connection {
     pub(super) receive_maximum: usize,
     /// Nothing is read from it until then: too many of its publishes were refused.
     pub(super) held_until: Option<Instant>,
+    /// Since when nothing is read from it because as many of its publishes are not answered as it
+    /// may have on their way.
+    pub(super) unread_since: Option<Instant>,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -199,6 +202,7 @@ impl Connection {
             wants_reasons: false,
             receive_maximum: usize::from(u16::MAX),
             held_until: None,
+            unread_since: None,
             last_received: now,
             is_announced: false,
             library,
@@ -220,14 +224,14 @@ impl Connection {
     /// When something is due, if nothing comes until then.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::Opening { until } => Some(until),
+            State::Opening { until } | State::Verifying { until } => Some(until),
             State::Refusing { at, .. } => Some(at),
             State::Open => {
                 // What it sends meanwhile is not seen, so it is not silent.
                 let silent = || self.keep_alive.map(|keep_alive| self.last_received + keep_alive / 2 * 3);
                 self.held_until.or_else(silent)
             }
-            State::Verifying | State::Ended => None,
+            State::Ended => None,
         }
     }
 
@@ -304,7 +308,8 @@ impl Connection {
                     return Ok(Some(Inbound::Pubcomp(self.resumed.swap_remove(at))));
                 }
             }
-            let mut cursor = mqtt::common::Cursor::new(whole);
+            let bare = if whole[0] >> 4 == CONNECT { with_empty_user_name(whole) } else { None };
+            let mut cursor = mqtt::common::Cursor::new(bare.as_deref().unwrap_or(whole));
             let events = self.library.recv(&mut cursor);
             let received = self.follow(events);
             if let Some(fault) = self.fault.take() {
@@ -314,7 +319,11 @@ impl Connection {
                 return Ok(Some(Inbound::Repeated(id)));
             }
             if let Some(packet) = received {
-                return Ok(Some(packet::read(packet)));
+                let mut read = packet::read(packet);
+                if let (Inbound::Connect(hello), true) = (&mut read, bare.is_some()) {
+                    hello.username = None;
+                }
+                return Ok(Some(read));
             }
         }
     }
@@ -425,29 +434,6 @@ impl Connection {
     }
 }
 
-/// The first packet in some bytes.
-enum Frame {
-    /// Its length is not known yet.
-    Incomplete,
-    /// So many bytes, header included.
-    Of(usize),
-    /// Its length is no variable byte integer.
-    Malformed,
-}
-
-/// The length of the first packet (MQTT 5.0 §2.1.4).
-fn frame(bytes: &[u8]) -> Frame {
-    let mut length = 0;
-    for at in 1..=4 {
-        let Some(byte) = bytes.get(at) else { return Frame::Incomplete };
-        length |= usize::from(byte & 0x7f) << (7 * (at - 1));
-        if byte & 0x80 == 0 {
-            return Frame::Of(1 + at + length);
-        }
-    }
-    Frame::Malformed
-}
-
 /// Whether the flags of a whole packet are not as they have to be (MQTT 5.0 §2.1.3), or in a
 /// CONNECT the reserved one is set or those of a will without one (§3.1.2.3). The library checks
 /// neither.
@@ -511,9 +497,4 @@ fn topic_length(whole: &[u8]) -> usize {
         Some(&[high, low]) => usize::from(u16::from_be_bytes([high, low])),
         _ => 0,
     }
-}
-
-/// The length of a fixed header whose remaining length is well-formed.
-fn header_length(bytes: &[u8]) -> usize {
-    2 + bytes.iter().skip(1).take(3).take_while(|byte| **byte & 0x80 != 0).count()
 }

@@ -2,7 +2,7 @@
 //!
 //! It asks the rules as a session does ([`bus`](super::bus)); tests compare the two.
 
-use super::bus::{LocalRule, LocalRules, is_topic};
+use super::bus::{Grant, LocalRule, LocalRules, is_topic};
 use super::filter::{Filter, FilterError};
 use crate::gate::DownlinkRule;
 use crate::gate::explain::Candidate;
@@ -64,21 +64,42 @@ impl Judged {
     }
 }
 
-/// What a device may subscribe to, for the rule that comes nearest.
-pub fn subscribable<'r>(
+/// What of local clients a device may receive, for the rule that comes nearest.
+pub fn receivable<'r>(
     rules: Option<&'r LocalRules>,
-    downlink: &'r [DownlinkRule],
     device: &'r str,
 ) -> impl Iterator<Item = Candidate> + 'r {
-    let own = rules.map_or(&[][..], |rules| &rules.subscribe).iter().filter(|rule| !rule.deny);
-    let own =
-        own.filter_map(move |rule| Some(("local-subscribe", &rule.name, &rule.from, rule.filter(device)?)));
-    let paths = downlink.iter().filter(|rule| !rule.deny);
-    let paths =
-        paths.filter_map(|rule| Some(("downlink", &rule.name, &rule.from, Filter::of_template(&rule.path)?)));
-    own.chain(paths).map(|(kind, name, from, filter)| {
-        (format!("{kind}.{name}"), from.as_ref().map(Name::to_string), filter.as_str().to_owned())
+    candidates(rules.map_or(&[][..], |rules| &rules.subscribe), "local-subscribe", device)
+}
+
+/// What a device may publish to local clients, for the rule that comes nearest.
+pub fn publishable<'r>(
+    rules: Option<&'r LocalRules>,
+    device: &'r str,
+) -> impl Iterator<Item = Candidate> + 'r {
+    candidates(rules.map_or(&[][..], |rules| &rules.publish), "local-publish", device)
+}
+
+/// The paths at which a device may be told something, for the rule that comes nearest.
+pub fn paths_of_commands(downlink: &[DownlinkRule]) -> impl Iterator<Item = Candidate> + '_ {
+    let rules = downlink.iter().filter(|rule| !rule.deny);
+    rules.filter_map(|rule| {
+        let paths = Filter::of_template(&rule.path)?;
+        Some(candidate("downlink", &rule.name, rule.from.as_ref(), &paths))
     })
+}
+
+fn candidates<'r>(
+    rules: &'r [LocalRule],
+    kind: &'r str,
+    device: &'r str,
+) -> impl Iterator<Item = Candidate> + 'r {
+    let rules = rules.iter().filter(|rule| !rule.deny);
+    rules.filter_map(move |rule| Some(candidate(kind, &rule.name, rule.from.as_ref(), &rule.filter(device)?)))
+}
+
+fn candidate(kind: &str, name: &Name, from: Option<&Name>, filter: &Filter) -> Candidate {
+    (format!("{kind}.{name}"), from.map(Name::to_string), filter.as_str().to_owned())
 }
 
 /// Whether a device may publish to local clients on this topic.
@@ -86,15 +107,31 @@ pub fn publish(rules: Option<&LocalRules>, device: &str, topic: &str) -> Judged 
     if !is_topic(topic) {
         return Judged::Invalid;
     }
-    let rules = rules.map_or(&[][..], |rules| &rules.publish);
-    let matching =
-        rules.iter().filter(|rule| rule.filter(device).is_some_and(|filter| filter.matches(topic)));
-    let (denying, allowing): (Vec<&LocalRule>, Vec<_>) = matching.partition(|rule| rule.deny);
+    let (denying, allowing): (Vec<&LocalRule>, Vec<_>) =
+        publish_rules(rules, device, topic).partition(|rule| rule.deny);
     match (denying.first(), allowing.first()) {
         (Some(rule), _) => Judged::Denied((*rule).into()),
         (None, Some(rule)) => Judged::Local((*rule).into()),
         (None, None) => Judged::NoRule,
     }
+}
+
+/// How a message that [`publish`] allows may be published: each rule grants what it says.
+pub fn publish_grant(rules: Option<&LocalRules>, device: &str, topic: &str) -> Grant {
+    let grants = || publish_rules(rules, device, topic).filter(|rule| !rule.deny).map(|rule| rule.grant);
+    Grant {
+        retain: grants().any(|grant| grant.retain),
+        qos: grants().map(|grant| grant.qos).max().unwrap_or(0),
+    }
+}
+
+fn publish_rules<'r>(
+    rules: Option<&'r LocalRules>,
+    device: &'r str,
+    topic: &'r str,
+) -> impl Iterator<Item = &'r LocalRule> {
+    let rules = rules.map_or(&[][..], |rules| &rules.publish);
+    rules.iter().filter(move |rule| rule.filter(device).is_some_and(|filter| filter.matches(topic)))
 }
 
 /// Whether a device may subscribe to this filter.
@@ -109,17 +146,50 @@ pub fn subscribe(
         Err(FilterError::Shared) => return Judged::Shared,
         Err(FilterError::Invalid) => return Judged::Invalid,
     };
-    let rules = rules.map_or(&[][..], |rules| &rules.subscribe);
-    let overlaps =
-        |rule: &&LocalRule| !rule.deny && rule.filter(device).is_some_and(|filter| filter.overlaps(&wanted));
-    if let Some(rule) = rules.iter().find(overlaps) {
-        return Judged::Local(rule.into());
+    match (local_rule(rules, device, &wanted), downlink_rule(downlink, &wanted)) {
+        (Judged::Local(rule), _) => Judged::Local(rule),
+        (_, Some(rule)) => Judged::Downlink(rule.into()),
+        (judged, None) => judged,
     }
-    let paths = |rule: &&DownlinkRule| {
-        !rule.deny && Filter::of_template(&rule.path).is_some_and(|paths| paths.overlaps(&wanted))
-    };
-    match downlink.iter().find(paths) {
-        Some(rule) => Judged::Downlink(rule.into()),
+}
+
+/// The highest QoS that a SUBACK grants for a filter that [`subscribe`] allows: commands have QoS 1
+/// at most, and without a queue (`max-queued = 0`) local messages have QoS 0.
+pub fn highest_qos(
+    rules: Option<&LocalRules>,
+    downlink: &[DownlinkRule],
+    device: &str,
+    filter: &str,
+    max_queued: usize,
+) -> u8 {
+    let Ok(wanted) = Filter::parse(filter) else { return 0 };
+    match local_rule(rules, device, &wanted).is_allowed() && max_queued > 0 {
+        true => 2,
+        false => u8::from(downlink_rule(downlink, &wanted).is_some()),
+    }
+}
+
+/// The rule that lets a device receive some of what a filter matches from local clients; if all of
+/// it is denied, the rule that denies.
+fn local_rule(rules: Option<&LocalRules>, device: &str, wanted: &Filter) -> Judged {
+    let rules = rules.map_or(&[][..], |rules| &rules.subscribe);
+    let with = |rule: &LocalRule| rule.filter(device)?.intersection(wanted);
+    let met = rules.iter().filter_map(|rule| Some((rule, with(rule)?)));
+    let (denying, allowing): (Vec<_>, Vec<_>) = met.partition(|(rule, _)| rule.deny);
+    let denied: Vec<&Filter> = denying.iter().map(|(_, filter)| filter).collect();
+    if let Some((rule, _)) = allowing.iter().find(|(_, both)| both.reaches_beyond(&denied)) {
+        return Judged::Local((*rule).into());
+    }
+    let Some((_, both)) = allowing.first() else { return Judged::NoRule };
+    match denying.iter().find(|(_, filter)| filter.overlaps(both)) {
+        Some((rule, _)) => Judged::Denied((*rule).into()),
         None => Judged::NoRule,
     }
+}
+
+fn downlink_rule<'r>(downlink: &'r [DownlinkRule], wanted: &Filter) -> Option<&'r DownlinkRule> {
+    let leads = |rule: &&DownlinkRule| {
+        !rule.deny && Filter::of_template(&rule.path).is_some_and(|paths| paths.overlaps(wanted))
+    };
+    downlink.iter().find(leads)
 }

@@ -77,8 +77,18 @@ impl Filter {
         }
     }
 
+    /// Whether a topic below `$` that one names is out of reach of the other: a wildcard in the
+    /// first level does not match it (MQTT 5.0 §4.7.2).
+    fn is_apart(&self, other: &Filter) -> bool {
+        let hidden = |one: &Filter, other: &Filter| one.0.starts_with('$') && other.0.starts_with(['+', '#']);
+        hidden(self, other) || hidden(other, self)
+    }
+
     /// Whether there is a topic that both match.
     pub fn overlaps(&self, other: &Filter) -> bool {
+        if self.is_apart(other) {
+            return false;
+        }
         let (mut one, mut other) = (self.0.split('/'), other.0.split('/'));
         loop {
             match (one.next(), other.next()) {
@@ -95,10 +105,7 @@ impl Filter {
 
     /// The filter of the topics that both match; `None`: there is none.
     pub fn intersection(&self, other: &Filter) -> Option<Filter> {
-        // A wildcard in the first level does not match a topic that begins with `$`.
-        let is_apart =
-            |one: &Filter, other: &Filter| one.0.starts_with('$') && other.0.starts_with(['+', '#']);
-        if is_apart(self, other) || is_apart(other, self) {
+        if self.is_apart(other) {
             return None;
         }
         let (mut one, mut other) = (self.0.split('/'), other.0.split('/'));
@@ -127,6 +134,29 @@ impl Filter {
     /// Whether it matches every topic that the other one matches.
     pub fn covers(&self, other: &Filter) -> bool {
         self.intersection(other).as_ref() == Some(other)
+    }
+
+    /// Whether it matches a topic that none of `others` matches.
+    ///
+    /// A level that no filter names is matched by their wildcards alone, so it is the one to try in
+    /// the place of each wildcard. For `#` it is tried in every number up to one more than the
+    /// others have levels; more of them make no difference.
+    pub fn reaches_beyond(&self, others: &[&Filter]) -> bool {
+        /// No filter contains it.
+        const UNNAMED: &str = "\0";
+        let mut levels: Vec<&str> = self.0.split('/').collect();
+        let is_open = levels.pop_if(|last| *last == "#").is_some();
+        levels.iter_mut().filter(|level| **level == "+").for_each(|level| *level = UNNAMED);
+        let deepest = others.iter().map(|other| other.0.split('/').count()).max().unwrap_or(0);
+        let most = if is_open { (deepest + 1).saturating_sub(levels.len()).max(1) } else { 0 };
+        (0..=most).any(|more| {
+            let topic = levels.iter().copied().chain(std::iter::repeat_n(UNNAMED, more)).collect::<Vec<_>>();
+            // `#` alone matches no topic without a level.
+            !topic.is_empty() && {
+                let topic = topic.join("/");
+                others.iter().all(|other| !other.matches(&topic))
+            }
+        })
     }
 }
 
@@ -160,7 +190,28 @@ mod tests {
             let covered = topics.iter().all(|topic| !other.matches(topic) || one.matches(topic));
             assert!(covered || !one.covers(other), "{one:?} {other:?}");
         }
+        // All topics that differ to these filters: `z` is a level that none of them names.
+        let longer = |topics: &[String]| -> Vec<String> {
+            topics.iter().flat_map(|topic| ["a", "b", "z"].map(|level| format!("{topic}/{level}"))).collect()
+        };
+        let short = ["a", "b", "z", "$a"].map(String::from);
+        let middle = longer(&short);
+        let long = longer(&middle);
+        let deep = long.iter().map(|topic| format!("{topic}/z")).collect::<Vec<_>>();
+        let all = [&short[..], &middle[..], &long[..], &deep[..]].concat();
+        for (one, other) in
+            filters.iter().flat_map(|one| filters.iter().step_by(3).map(move |other| (one, other)))
+        {
+            for third in filters.iter().step_by(11) {
+                let is_left =
+                    |topic: &String| one.matches(topic) && !other.matches(topic) && !third.matches(topic);
+                let expected = all.iter().any(is_left);
+                assert_eq!(one.reaches_beyond(&[other, third]), expected, "{one:?} {other:?} {third:?}");
+            }
+        }
         let filter = |text| Filter::parse(text).expect("a filter");
+        assert!(!filter("a/#").reaches_beyond(&[&filter("a"), &filter("a/+"), &filter("a/+/+/#")]));
+        assert!(filter("a/#").reaches_beyond(&[&filter("a"), &filter("a/+"), &filter("a/+/+/+/#")]));
         assert!(filter("a/#").covers(&filter("a")) && filter("#").covers(&filter("a/+")));
         assert!(!filter("a/+").covers(&filter("a/#")) && !filter("#").covers(&filter("$SYS/#")));
     }

@@ -14,6 +14,7 @@
 //! **Bounds.** Of a client that is not identified: [`CONNECT_MAX`](super::settings::CONNECT_MAX)
 //! bytes, for [`CONNECT_WITHIN`](super::settings::CONNECT_WITHIN). Of a device: its role's
 //! `max-sessions` sessions (a new one replaces its own oldest), `max-handshakes` connects a minute.
+//! One that waits for its password to be verified: [`VERIFY_WITHIN`].
 //! Refused publishes of a device: [`RATE`](super::refusal_rate::RATE) a second, beyond which its
 //! connection is not read from.
 //! Of a session: [`RECEIVE_MAXIMUM`] publishes on their way, [`SUBSCRIPTIONS_MAX`] subscriptions.
@@ -34,14 +35,12 @@ use rustls_pki_types::CertificateDer;
 
 pub use self::delivery::{Delivered, NotDelivered};
 use super::answer::{self, Denial};
-use super::bus::{
-    Allowed, BusMessage, BusRequest, LocalRules, Options, Reception, Retained, Subscription, is_topic,
-    mirrored,
-};
+use super::bus::{BusMessage, BusRequest, Options, Retained, Subscription, is_topic, mirrored};
 use super::connection::{Connection, Ended, ProofEnd, Source, State};
 use super::credential::Credential;
 use super::denied_again::DeniedAgain;
 use super::filter::{Filter, FilterError};
+use super::local_rights::{Allowed, LocalRights, Reception};
 use super::packet::{self, Hello, Inbound, Message, Version, Welcome, Will};
 use super::refusal_rate::RefusalRate;
 use super::refused_connects::{RefusedConnect, RefusedConnects};
@@ -49,9 +48,10 @@ use super::refused_filters::{RefusedFilter, RefusedFilters};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
-    SUBSCRIPTIONS_MAX, Settings,
+    SUBSCRIPTIONS_MAX, Settings, UNREAD_MAX, VERIFY_WITHIN,
 };
-use super::verification::{Requested, Verification, Verifications};
+use super::signature_rate::SignatureRate;
+use super::verification::{Requested, Verification, Verifications, Verified};
 use crate::clock::{Moment, UnixTime};
 use crate::gate::LocalSize;
 use crate::gate::settings::Role;
@@ -172,7 +172,7 @@ pub struct Intake {
     max_clients: usize,
     deny_on_311: DenyOn311,
     downlink: HashMap<Name, DownlinkFilters>,
-    local: HashMap<Name, LocalRules>,
+    local: HashMap<Name, LocalRights>,
     mirror: Option<String>,
     jwt_audience: Option<String>,
     max_queued: usize,
@@ -194,8 +194,9 @@ pub struct Intake {
     /// Sessions that are on the bus.
     on_bus: usize,
     retained_dropped: u64,
-    connections: NumberMap<ConnectionNumber, Connection>,
-    sessions: NumberMap<u64, Session>,
+    /// Each apart: a map that grows has room for twice as many, and moves them all.
+    connections: NumberMap<ConnectionNumber, Box<Connection>>,
+    sessions: NumberMap<u64, Box<Session>>,
     /// The sessions of each device, the one that connected last at the end.
     by_device: NumberMap<DeviceIndex, Vec<u64>>,
     connects: NumberMap<DeviceIndex, Connects>,
@@ -205,6 +206,11 @@ pub struct Intake {
     denied_again: DeniedAgain,
     refused_filters: RefusedFilters,
     verifications: Verifications,
+    /// How many clients were refused because too many passwords waited, and when the last one.
+    busy: (u64, Option<Instant>),
+    /// The same because as many as `max-clients` were connected.
+    full: (u64, Option<Instant>),
+    signature_rate: SignatureRate,
     /// Keys of tokens that were added by a reload and not used yet, by device id.
     new_keys: BTreeSet<(String, [u8; 32])>,
     /// Incremented when these change.
@@ -218,6 +224,17 @@ pub struct Intake {
     events: VecDeque<Event>,
     /// What became of messages for clients.
     delivered: VecDeque<(u64, Delivered)>,
+}
+
+/// What clients are refused for that others take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure {
+    /// Passwords that wait to be verified.
+    pub verifying: usize,
+    /// How many clients were refused because of these, and when the last one.
+    pub busy: (u64, Option<Instant>),
+    /// The same because as many as `max-clients` were connected.
+    pub full: (u64, Option<Instant>),
 }
 
 /// What the shell is to do after it has sent the output.
@@ -263,6 +280,9 @@ impl Intake {
             denied_again: DeniedAgain::default(),
             refused_filters: RefusedFilters::default(),
             verifications: Verifications::new(seed),
+            busy: (0, None),
+            full: (0, None),
+            signature_rate: SignatureRate::new(seed),
             new_keys: BTreeSet::new(),
             new_keys_revision: 0,
             clients: 0,
@@ -283,7 +303,8 @@ impl Intake {
         self.max_queued = settings.max_queued;
         self.retained.set_share(settings.retained_share);
         (self.mirror, self.jwt_audience) = (settings.mirror.clone(), settings.jwt_audience.clone());
-        self.local = settings.local.iter().cloned().collect();
+        let rights = |(role, rules): &(Name, _)| (role.clone(), LocalRights::compile(rules));
+        self.local = settings.local.iter().map(rights).collect();
         let filters = |role: &Role| {
             let rules = role.downlink.iter();
             rules.filter_map(|rule| Some((rule.deny, Filter::of_template(&rule.path)?))).collect()
@@ -294,6 +315,12 @@ impl Intake {
     /// Clients that are connected, and sessions without a connection.
     pub fn counts(&self) -> (usize, usize) {
         (self.clients, self.sessions.len() - self.clients)
+    }
+
+    /// What clients are refused for that others take.
+    pub fn pressure(&self) -> Pressure {
+        let verifying = self.verifications.waiting_count();
+        Pressure { verifying, busy: self.busy, full: self.full }
     }
 
     /// The connections of a device.
@@ -325,14 +352,14 @@ impl Intake {
 
     /// Publishes that are not acknowledged yet.
     pub fn pending_count(&self) -> usize {
-        self.sessions.values().map(Session::unanswered_count).sum()
+        self.sessions.values().map(|session| session.unanswered_count()).sum()
     }
 
     /// A connection was accepted, its TLS handshake done.
     pub fn handle_opened(&mut self, now: Instant, source: Source) -> ConnectionNumber {
         let number = self.next_connection;
         self.next_connection += 1;
-        self.connections.insert(number, Connection::new(now, source));
+        self.connections.insert(number, Box::new(Connection::new(now, source)));
         self.arm_connection(number);
         number
     }
@@ -402,10 +429,20 @@ impl Intake {
                         self.wake(number);
                         continue;
                     }
+                    if connection.unread_since.is_some_and(|since| now < since + UNREAD_MAX) {
+                        // What it sends meanwhile is not seen, so it is not silent.
+                        connection.last_received = now;
+                    }
                     match (connection.deadline(), connection.state) {
                         (Some(at), _) if at > now => self.arm_connection(number),
                         (Some(_), State::Opening { .. }) => {
                             self.end(moment, number, Ended::NoConnect, pipeline);
+                        }
+                        (Some(_), State::Verifying { .. }) => {
+                            let seconds = VERIFY_WITHIN.as_secs();
+                            let reason =
+                                format!("its password waited {seconds} s to be verified: too many others do");
+                            self.refuse_unverified(now, number, reason, pipeline);
                         }
                         (Some(_), State::Refusing { code, .. }) => {
                             if let Some(version) = connection.version {
@@ -464,9 +501,12 @@ impl Intake {
         Some(number)
     }
 
-    /// Whether the client of a connection is identified.
-    pub fn is_identified(&self, number: ConnectionNumber) -> bool {
-        self.connections.get(&number).is_some_and(|connection| connection.session.is_some())
+    /// Whether a connection does not count as unidentified any more: its client is identified, or
+    /// waits for its password to be verified, which has bounds of its own.
+    pub fn has_place(&self, number: ConnectionNumber) -> bool {
+        self.connections.get(&number).is_some_and(|connection| {
+            connection.session.is_some() || matches!(connection.state, State::Verifying { .. })
+        })
     }
 
     /// Appends what is to be sent on a connection to `out`, and says what is to be done then.
@@ -490,7 +530,7 @@ impl Intake {
             State::Open if connection.held_until.is_some() => Next::Wait,
             State::Open if is_busy(connection, &self.sessions) => Next::Wait,
             State::Opening { .. } | State::Open => Next::Read,
-            State::Verifying | State::Refusing { .. } => Next::Wait,
+            State::Verifying { .. } | State::Refusing { .. } => Next::Wait,
         }
     }
 
@@ -538,10 +578,10 @@ impl Intake {
         let mut rejudged = Vec::new();
         for (at, session) in &mut self.sessions {
             let Some(view) = gate.device(moment.now, session.device) else { continue };
-            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id.as_str());
+            (session.publishes, session.receives) = allowed(self.local.get(view.role), view.id);
             let receives = &session.receives;
             for subscription in &mut session.subscriptions {
-                subscription.review(receives, self.max_queued);
+                subscription.review(receives.filter(&subscription.filter), self.max_queued);
             }
             rejudged.push(*at);
         }
@@ -549,6 +589,7 @@ impl Intake {
         let gate = &pipeline.gate;
         for (number, connection) in &mut self.connections {
             let session = connection.session.and_then(|at| self.sessions.get(&at));
+            let session = session.map(|session| &**session);
             let Some(Session { device, credential: Credential::Token(key), .. }) = session else { continue };
             let known = gate.jwt_keys_of(*device).iter().find(|known| known.hash() == *key);
             // The registry has the end of the key, sooner or later than before; a token is taken no
@@ -568,6 +609,7 @@ impl Intake {
         });
         self.new_keys_revision += u64::from(self.new_keys.len() != before);
         self.verifications.review(|device| gate.id(device).is_some());
+        self.signature_rate.review(|device| gate.id(device).is_some());
         self.connects.retain(|device, _| gate.id(*device).is_some());
         self.refusals.retain(|device, _| gate.id(*device).is_some());
         self.denied_again.forget();
@@ -606,7 +648,11 @@ impl Intake {
                 }
                 break;
             }
-            if connection.held_until.is_some() || is_busy(connection, &self.sessions) {
+            if is_busy(connection, &self.sessions) {
+                connection.unread_since.get_or_insert(moment.now);
+                break;
+            }
+            if connection.held_until.is_some() {
                 break;
             }
             let Some(connection) = self.connections.get_mut(&number) else { return };
@@ -791,6 +837,14 @@ impl Intake {
         let (device, topic) = (session.device, message.topic);
         let is_reading = Path::parse(topic).is_ok_and(|path| pipeline.gate.has_rule(device, path));
         let granted = if !is_reading && is_topic(topic) { session.publishes.granted(topic) } else { None };
+        if granted.is_none()
+            && !is_reading
+            && let (Ok(_), Some(rule)) = (Path::parse(topic), session.publishes.denying(topic))
+        {
+            let rule = rule.clone();
+            let refusal = pipeline.handle_denied(moment.now, device, topic, message.payload.len(), rule);
+            return Some(Err(answer::refused(refusal)));
+        }
         let Some(granted) = granted else {
             return offer(moment, device, MqttTicket { session: at, count }, message, pipeline);
         };
@@ -895,7 +949,12 @@ impl Intake {
                 }
                 self.end(moment, number, Ended::Denied(denial.reason), pipeline);
             }
-            None => self.announce(number),
+            None => {
+                if !is_busy(connection, &self.sessions) && connection.unread_since.take().is_some() {
+                    connection.last_received = moment.now;
+                }
+                self.announce(number);
+            }
         }
     }
 
@@ -1011,7 +1070,7 @@ impl Intake {
         }
         if is_over {
             self.remove_session(at);
-        } else if let Some(next) = self.sessions.get(&at).and_then(Session::deadline) {
+        } else if let Some(next) = self.sessions.get(&at).and_then(|session| session.deadline()) {
             self.arm(next, Due::Session(at));
         }
     }
@@ -1087,7 +1146,7 @@ impl Intake {
     }
 
     fn arm_connection(&mut self, number: ConnectionNumber) {
-        if let Some(at) = self.connections.get(&number).and_then(Connection::deadline) {
+        if let Some(at) = self.connections.get(&number).and_then(|connection| connection.deadline()) {
             self.arm(at, Due::Connection(number));
         }
     }
@@ -1106,7 +1165,7 @@ impl Intake {
 }
 
 /// Whether a client has as many publishes on their way as it may: what else it sends waits.
-fn is_busy(connection: &Connection, sessions: &NumberMap<u64, Session>) -> bool {
+fn is_busy(connection: &Connection, sessions: &NumberMap<u64, Box<Session>>) -> bool {
     let session = connection.session.and_then(|session| sessions.get(&session));
     session.is_some_and(|session| session.unanswered_count() >= usize::from(RECEIVE_MAXIMUM))
 }

@@ -11,17 +11,21 @@
 //! | `connection` | one connection: bytes to packets, and its times |
 //! | `session` | what outlives a connection: order, exactly once, the will |
 //! | `credential` | what proved that a client is its device |
+//! | `framing` | where a packet ends |
 //! | `packet` | both versions as one vocabulary |
 //! | `answer` | the reason codes of refusals |
 //! | `filter` | topic filters |
 //! | `explain` | which local rule decides, for `acl explain` |
 //! | `bus` | messages between local clients |
-//! | `queue` | messages of QoS 1 for one client, kept while it is away |
+//! | `local_rights` | who may publish and receive them: the local rules of a role, searched at once |
+//! | `queue` | messages of QoS 1 and 2 for one client, kept while it is away |
 //! | `refusal_rate` | how many publishes are refused without a pause |
 //! | `denied_again` | clients of 3.1.1 that are disconnected for the same publish each time |
 //! | `newest` | of what is refused to each device, how many and the newest |
 //! | `refused_connects` | the refused connects for people |
 //! | `refused_filters` | the refused filters of subscriptions for people |
+//! | `user_name` | a CONNECT of MQTT 5 with a password and without a user name |
+//! | `signature_rate` | how many wrong signatures of tokens are verified |
 //! | `verification` | passwords that are costly to verify |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, and the verdict on clients' certificates |
@@ -37,8 +41,10 @@ mod credential;
 mod denied_again;
 pub mod explain;
 pub mod filter;
+mod framing;
 mod intake;
 pub mod io;
+mod local_rights;
 mod newest;
 mod packet;
 mod queue;
@@ -47,15 +53,17 @@ mod refused_connects;
 mod refused_filters;
 mod session;
 pub mod settings;
+mod signature_rate;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod user_name;
 mod verification;
 
-pub use bus::BusRequest;
+pub use bus::{BusMessage, BusRequest};
 pub use connection::{Ended, Source};
 pub use credential::CredentialName;
-pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered};
+pub use intake::{Accepted, ConnectionNumber, Delivered, Event, Intake, Next, NotDelivered, Pressure};
 pub use packet::Version;
 pub use refused_connects::RefusedConnect;
 pub use refused_filters::RefusedFilter;

@@ -96,6 +96,7 @@ pub(super) struct Hello {
     pub(super) receive_maximum: u16,
     /// Extended authentication, which is not offered.
     pub(super) has_method: bool,
+    pub(super) has_authentication_data: bool,
     /// Whether it may be sent Reason Strings.
     pub(super) wants_reasons: bool,
 }
@@ -181,6 +182,7 @@ pub(super) fn read(packet: GenericPacket<u16>) -> Inbound {
             session_expiry: if connect.clean_session() { Duration::ZERO } else { Duration::MAX },
             receive_maximum: u16::MAX,
             has_method: false,
+            has_authentication_data: false,
             wants_reasons: false,
         })),
         GenericPacket::V5_0Connect(connect)
@@ -322,6 +324,7 @@ fn hello(connect: &v5_0::Connect) -> Hello {
         session_expiry: Duration::ZERO,
         receive_maximum: u16::MAX,
         has_method: false,
+        has_authentication_data: false,
         wants_reasons: true,
     };
     for property in connect.props() {
@@ -329,6 +332,7 @@ fn hello(connect: &v5_0::Connect) -> Hello {
             Property::SessionExpiryInterval(seconds) => hello.session_expiry = expiry(seconds.val()),
             Property::ReceiveMaximum(maximum) => hello.receive_maximum = maximum.val(),
             Property::AuthenticationMethod(_) => hello.has_method = true,
+            Property::AuthenticationData(_) => hello.has_authentication_data = true,
             Property::RequestProblemInformation(wanted) => hello.wants_reasons = wanted.val() != 0,
             _ => {}
         }

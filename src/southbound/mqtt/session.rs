@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::CertificateDer;
 
 use super::answer::Denial;
-use super::bus::{Allowed, BusMessage, Reception, Subscription};
+use super::bus::{BusMessage, Subscription};
 use super::credential::Credential;
+use super::local_rights::{Allowed, Reception};
 use super::packet::{Terms, Will};
 use super::queue::{QUEUED_ID_MAX, Queue};
 use crate::gate::filter::Remembered;

@@ -24,6 +24,9 @@ pub const CLIENT_ID_MAX: usize = 256;
 /// The Receive Maximum told to clients of MQTT 5. With as many publishes that are not answered,
 /// nothing more is read from a client of either version: some send all they have at a reconnect.
 pub const RECEIVE_MAXIMUM: u16 = 100;
+/// While that lasts a client is not disconnected as silent, but no longer than this: behind a disk
+/// that does not come back nobody knows whether it is still there.
+pub const UNREAD_MAX: Duration = Duration::from_secs(600);
 /// Packet ids of QoS 2 that one session may have between PUBLISH and PUBREL.
 pub const RECEIVED_MAX: usize = 1_000;
 /// Topic aliases that one connection may set; each costs at most [`TOPIC_MAX`] bytes.
@@ -36,6 +39,8 @@ pub const QUEUED_TOTAL_MAX: usize = 16 << 20;
 pub const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// A connection that has not sent a whole CONNECT after this time is closed.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A password that is costly to verify waits so long at most; its connect is then refused.
+pub const VERIFY_WITHIN: Duration = Duration::from_secs(30);
 /// In which time a device has the `max-handshakes` connects of its role; more are refused.
 pub const CONNECTS_PER: Duration = Duration::from_secs(60);
 
@@ -58,8 +63,8 @@ pub struct Settings {
     pub mirror: Option<String>,
     /// What a token has to name as its audience; `None` = the gateway's id.
     pub jwt_audience: Option<String>,
-    /// Most messages of QoS 1 that are kept for one session, `0 ..= 10,000`; default 100. 0: none,
-    /// and all copies are QoS 0.
+    /// Most messages of QoS 1 and 2 that are kept for one session, `0 ..= 10,000`; default 100. 0:
+    /// none, and subscriptions to local messages are granted QoS 0.
     pub max_queued: usize,
     /// Percent of the room for retained messages that those of one device may take, `1..=100`;
     /// default 50.

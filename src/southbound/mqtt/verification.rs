@@ -2,12 +2,20 @@
 //!
 //! A password that was right once in this process is recognised by a fast keyed hash and costs
 //! nothing again, so known clients never wait behind strangers who guess. Others wait in a queue of
-//! at most [`QUEUE_MAX`], which one address may fill while nobody else wants it: all programs of
-//! this machine, or those behind a NAT, have one address. In a full queue the newest of the address
-//! with the most places gives way to one of an address with fewer, and within one address so do
-//! accounts. Addresses are served in turn, and so are the accounts of each. After
-//! [`FREE_FAILURES`] wrong ones an address has to pause, twice as long after each further one. A
-//! wrong password counts against the address that sent it, never against the device it named.
+//! at most [`QUEUE_MAX`] passwords.
+//!
+//! An *account* here is a device as one network sees it: its address and the device it names.
+//!
+//! | of an account | |
+//! |---|---|
+//! | waits | one password; further clients with the same one wait for its verdict too, [`JOINED_MAX`] of them |
+//! | after [`FREE_FAILURES`] wrong ones | it has to pause, twice as long after each further one |
+//!
+//! So nobody is slowed down by what others get wrong, not even behind the same NAT. All places may
+//! be those of one address while nobody else wants them: all programs of this machine have one. In
+//! a full queue the newest account that had a wrong password gives way to one that had none, and
+//! the newest of the address with the most places to one of an address with fewer. Addresses are
+//! served in turn, and of each the accounts without a wrong password first.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -24,16 +32,18 @@ use crate::gate::stage::DeviceIndex;
 
 /// Most passwords that wait to be verified.
 pub const QUEUE_MAX: usize = 32;
-/// Wrong passwords of an address before it has to pause.
+/// Most clients that wait for the verdict on one password.
+pub const JOINED_MAX: usize = 8;
+/// Wrong passwords of an account before it has to pause.
 pub const FREE_FAILURES: u32 = 5;
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
-/// The longest pause of programs on this machine, which have one address together.
+/// The longest pause of programs on this machine: one that guesses keeps the right one out, too.
 const PAUSE_MAX_LOCAL: Duration = Duration::from_secs(10);
-/// After this time without a wrong password an address is forgotten.
+/// After this time without a wrong password an account is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
-/// Most addresses that are remembered.
-const ADDRESSES_MAX: usize = 1_024;
+/// Most accounts that are remembered.
+const ACCOUNTS_MAX: usize = 4_096;
 /// Most passwords that are recognised.
 const KNOWN_MAX: usize = 65_536;
 
@@ -49,17 +59,22 @@ pub struct Verification {
     pub password: Zeroizing<Vec<u8>>,
 }
 
+/// The network of an address, and a device that is named from there.
+type Account = (Option<IpAddr>, DeviceIndex);
+
 struct Waiting {
-    source: Option<IpAddr>,
+    account: Account,
+    tag: [u8; 32],
     verification: Verification,
+    /// Connections that wait for the same password of the account.
+    joined: Vec<u64>,
 }
 
 struct Running {
-    connection: u64,
-    source: Option<IpAddr>,
-    device: DeviceIndex,
+    account: Account,
     login: [u8; 32],
     tag: [u8; 32],
+    connections: Vec<u64>,
 }
 
 struct Failures {
@@ -74,21 +89,32 @@ pub(super) struct Verifications {
     waiting: VecDeque<Waiting>,
     /// The one that is being verified.
     running: Option<Running>,
-    failures: HashMap<Option<IpAddr>, Failures>,
+    failures: HashMap<Account, Failures>,
 }
 
 /// What became of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Requested {
     /// The password is known to be right.
     Right,
-    /// [`super::Intake::poll_verification`] hands it out. The connection that gave way for it, if
-    /// one did.
-    Waits { displaced: Option<u64> },
+    /// [`super::Intake::poll_verification`] hands it out. The connections that gave way for it.
+    Waits { displaced: Vec<u64> },
     /// Too many wait.
     Full,
-    /// The address has to pause.
+    /// Another password of the account waits, or too many clients wait for this one.
+    Occupied,
+    /// The account has to pause.
     Paused,
+}
+
+/// What is verified of one password.
+pub(super) struct Verified {
+    /// The connections that wait for it.
+    pub(super) connections: Vec<u64>,
+    /// The device that they claim to be.
+    pub(super) device: DeviceIndex,
+    /// The login that it was verified by, which may be another device's or nobody's by now.
+    pub(super) credential: Credential,
 }
 
 impl Verifications {
@@ -121,58 +147,61 @@ impl Verifications {
         verification: Verification,
     ) -> Requested {
         let tag = self.tag(&verification.login.fingerprint(), &verification.password);
-        if self
-            .known
-            .get(&verification.device)
-            .is_some_and(|known| verify_slices_are_equal(known, &tag).is_ok())
-        {
+        let is_same = |other: &[u8; 32]| verify_slices_are_equal(other, &tag).is_ok();
+        if self.known.get(&verification.device).is_some_and(is_same) {
             return Requested::Right;
         }
-        let source = network(address);
-        if self.is_paused(now, address) {
+        let account = (network(address), verification.device);
+        if self.is_paused(now, &account) {
             return Requested::Paused;
         }
-        let mut displaced = None;
-        if self.waiting.len() >= QUEUE_MAX {
-            let Some(at) = self.to_displace(source, verification.device) else { return Requested::Full };
-            displaced = self.waiting.remove(at).map(|waiting| waiting.verification.connection);
+        if let Some(running) = &mut self.running
+            && running.account == account
+            && is_same(&running.tag)
+        {
+            return join(&mut running.connections, JOINED_MAX, verification.connection);
         }
-        self.waiting.push_back(Waiting { source, verification });
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.account == account) {
+            return match is_same(&waiting.tag) {
+                true => join(&mut waiting.joined, JOINED_MAX - 1, verification.connection),
+                false => Requested::Occupied,
+            };
+        }
+        let mut displaced = Vec::new();
+        if self.waiting.len() >= QUEUE_MAX {
+            let Some(at) = self.to_displace(&account) else { return Requested::Full };
+            if let Some(waiting) = self.waiting.remove(at) {
+                displaced.push(waiting.verification.connection);
+                displaced.extend(waiting.joined);
+            }
+        }
+        self.waiting.push_back(Waiting { account, tag, verification, joined: Vec::new() });
         Requested::Waits { displaced }
     }
 
-    /// Which of a full queue gives way to one of this address and device: the newest of whoever has
-    /// the most places, if that leaves him no fewer than the one who asks then has.
-    fn to_displace(&self, source: Option<IpAddr>, device: DeviceIndex) -> Option<usize> {
-        let places = |of: Option<IpAddr>, account: Option<DeviceIndex>| {
-            let is_of = |waiting: &&Waiting| {
-                waiting.source == of && account.is_none_or(|account| waiting.verification.device == account)
-            };
-            self.waiting.iter().filter(is_of).count()
-        };
-        let greatest = self.waiting.iter().map(|waiting| waiting.source);
-        let greatest = greatest.max_by_key(|of| (places(*of, None), *of == source))?;
-        let own = (source, Some(device));
-        let is_own = greatest == source;
-        if !is_own && places(greatest, None) <= places(source, None) + 1 {
-            return None;
+    /// Which of a full queue gives way to one of this account; see the module.
+    fn to_displace(&self, account: &Account) -> Option<usize> {
+        let has_failed = |account: &Account| self.failures.contains_key(account);
+        if !has_failed(account)
+            && let Some(at) = self.waiting.iter().rposition(|waiting| has_failed(&waiting.account))
+        {
+            return Some(at);
         }
-        let accounts = self.waiting.iter().filter(|waiting| waiting.source == greatest);
-        let accounts = accounts.map(|waiting| waiting.verification.device);
-        let account = accounts.max_by_key(|account| places(greatest, Some(*account)))?;
-        if is_own && places(greatest, Some(account)) <= places(own.0, own.1) + 1 {
-            return None;
-        }
-        self.waiting
-            .iter()
-            .rposition(|waiting| waiting.source == greatest && waiting.verification.device == account)
+        let own = account.0;
+        let places =
+            |of: Option<IpAddr>| self.waiting.iter().filter(|waiting| waiting.account.0 == of).count();
+        let sources = self.waiting.iter().map(|waiting| waiting.account.0);
+        let greatest = sources.max_by_key(|of| (places(*of), *of == own))?;
+        // It is left with no fewer than the one that asks then has.
+        (greatest != own && places(greatest) > places(own) + 1)
+            .then(|| self.waiting.iter().rposition(|waiting| waiting.account.0 == greatest))
+            .flatten()
     }
 
-    /// Whether an address has to wait, after wrong passwords.
-    fn is_paused(&self, now: Instant, address: Option<IpAddr>) -> bool {
-        let source = network(address);
-        self.failures.get(&source).is_some_and(|failures| {
-            failures.count >= FREE_FAILURES && now < failures.last + pause(source, failures.count)
+    /// Whether an account has to wait, after wrong passwords.
+    fn is_paused(&self, now: Instant, account: &Account) -> bool {
+        self.failures.get(account).is_some_and(|failures| {
+            failures.count >= FREE_FAILURES && now < failures.last + pause(account.0, failures.count)
         })
     }
 
@@ -181,64 +210,89 @@ impl Verifications {
         self.running.is_none() && !self.waiting.is_empty()
     }
 
+    /// Passwords that wait; the one that is being verified does not.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The next one, while none is being verified.
     pub(super) fn poll(&mut self) -> Option<Verification> {
         if self.running.is_some() {
             return None;
         }
-        let Waiting { source, verification } = self.waiting.pop_front()?;
+        let Waiting { account, tag, verification, joined } = self.waiting.pop_front()?;
         let login = verification.login.fingerprint();
-        let tag = self.tag(&login, &verification.password);
-        let Verification { connection, device, .. } = verification;
-        // The others of its address are behind all others now, and those of its account last.
+        // The others of its address are behind all others now, and those that failed last.
+        let failures = &self.failures;
         self.waiting.make_contiguous().sort_by_key(|waiting| {
-            (waiting.source == source, waiting.source == source && waiting.verification.device == device)
+            let is_own = waiting.account.0 == account.0;
+            (is_own, is_own && failures.contains_key(&waiting.account))
         });
-        self.running = Some(Running { connection, source, device, login, tag });
+        let connections = std::iter::once(verification.connection).chain(joined).collect();
+        self.running = Some(Running { account, login, tag, connections });
         Some(verification)
     }
 
-    /// The one that was handed out is verified. Returns the connection that waits for it, its
-    /// device and the login that it was verified by, which may be another device's or nobody's by
-    /// now.
-    pub(super) fn complete(&mut self, now: Instant, right: bool) -> Option<(u64, DeviceIndex, Credential)> {
-        let Running { connection, source, device, login, tag } = self.running.take()?;
+    /// The one that was handed out is verified.
+    pub(super) fn complete(&mut self, now: Instant, right: bool) -> Option<Verified> {
+        let Running { account, login, tag, connections } = self.running.take()?;
+        let device = account.1;
         if right {
             if self.known.len() < KNOWN_MAX || self.known.contains_key(&device) {
                 self.known.insert(device, tag);
             }
+            self.failures.remove(&account);
         } else {
-            self.note_failure(now, source);
+            self.note_failure(now, account);
         }
-        Some((connection, device, Credential::Password(login)))
+        Some(Verified { connections, device, credential: Credential::Password(login) })
     }
 
     /// A connection does not wait any more.
     pub(super) fn forget(&mut self, connection: u64) {
+        if let Some(running) = &mut self.running {
+            running.connections.retain(|other| *other != connection);
+        }
+        for waiting in &mut self.waiting {
+            waiting.joined.retain(|other| *other != connection);
+            if waiting.verification.connection == connection && !waiting.joined.is_empty() {
+                waiting.verification.connection = waiting.joined.remove(0);
+            }
+        }
         self.waiting.retain(|waiting| waiting.verification.connection != connection);
     }
 
     /// Forgets passwords of devices that are gone.
     pub(super) fn review(&mut self, is_there: impl Fn(DeviceIndex) -> bool) {
         self.known.retain(|device, _| is_there(*device));
+        self.failures.retain(|(_, device), _| is_there(*device));
     }
 
-    fn note_failure(&mut self, now: Instant, source: Option<IpAddr>) {
-        if self.failures.len() >= ADDRESSES_MAX && !self.failures.contains_key(&source) {
+    fn note_failure(&mut self, now: Instant, account: Account) {
+        if self.failures.len() >= ACCOUNTS_MAX && !self.failures.contains_key(&account) {
             self.failures.retain(|_, failures| now < failures.last + FORGET_AFTER);
-            if self.failures.len() >= ADDRESSES_MAX
+            if self.failures.len() >= ACCOUNTS_MAX
                 && let Some(oldest) =
-                    self.failures.iter().min_by_key(|(_, failures)| failures.last).map(|(source, _)| *source)
+                    self.failures.iter().min_by_key(|(_, failures)| failures.last).map(|(of, _)| *of)
             {
                 self.failures.remove(&oldest);
             }
         }
-        let failures = self.failures.entry(source).or_insert(Failures { count: 0, last: now });
+        let failures = self.failures.entry(account).or_insert(Failures { count: 0, last: now });
         if now >= failures.last + FORGET_AFTER {
             failures.count = 0;
         }
         (failures.count, failures.last) = (failures.count.saturating_add(1), now);
     }
+}
+
+/// One more connection waits for a verdict that is due.
+fn join(connections: &mut Vec<u64>, most: usize, connection: u64) -> Requested {
+    if connections.len() >= most {
+        return Requested::Occupied;
+    }
+    connections.push(connection);
+    Requested::Waits { displaced: Vec::new() }
 }
 
 fn pause(source: Option<IpAddr>, count: u32) -> Duration {
@@ -247,19 +301,43 @@ fn pause(source: Option<IpAddr>, count: u32) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins somewhere")]
 mod tests {
     use super::*;
     use crate::gate::login::PasswordHash;
 
-    fn ask(queue: &mut Verifications, now: Instant, at: u8, device: u32, connection: u64) -> Requested {
-        let password = PasswordHash::of_generated(b"any", [0; 16]);
+    const WAITS: Requested = Requested::Waits { displaced: Vec::new() };
+
+    fn gave_way(connection: u64) -> Requested {
+        Requested::Waits { displaced: vec![connection] }
+    }
+
+    fn with(
+        queue: &mut Verifications,
+        now: Instant,
+        at: u8,
+        (device, password): (u32, &str),
+        connection: u64,
+    ) -> Requested {
+        let hash = PasswordHash::of_generated(b"any", [0; 16]);
         let verification = Verification {
             connection,
             device: DeviceIndex::of_slot(device),
-            login: Login { username: format!("d{device}"), password },
-            password: Zeroizing::new(b"any".to_vec()),
+            login: Login { username: format!("d{device}"), password: hash },
+            password: Zeroizing::new(password.as_bytes().to_vec()),
         };
         queue.request(now, Some(IpAddr::from([192, 0, 2, at])), verification)
+    }
+
+    fn ask(queue: &mut Verifications, now: Instant, at: u8, device: u32, connection: u64) -> Requested {
+        with(queue, now, at, (device, "any"), connection)
+    }
+
+    /// A wrong password of an account that does not have to pause.
+    fn fail(queue: &mut Verifications, now: Instant, at: u8, device: u32) {
+        assert_eq!(with(queue, now, at, (device, "wrong"), 900), WAITS);
+        assert!(queue.poll().is_some());
+        queue.complete(now, false);
     }
 
     fn served(queue: &mut Verifications, now: Instant) -> Vec<u64> {
@@ -275,26 +353,77 @@ mod tests {
     fn one_address_may_have_all_places_and_gives_way_to_another_which_is_served_in_turn() {
         let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
         for number in 0..QUEUE_MAX as u64 {
-            let asked = ask(&mut queue, now, 1, number as u32, number);
-            assert_eq!(asked, Requested::Waits { displaced: None }, "{number}");
+            assert_eq!(ask(&mut queue, now, 1, number as u32, number), WAITS, "{number}");
         }
         assert_eq!(ask(&mut queue, now, 1, 99, 99), Requested::Full);
-        let asked = ask(&mut queue, now, 2, 100, 100);
-        assert_eq!(asked, Requested::Waits { displaced: Some(QUEUE_MAX as u64 - 1) });
+        assert_eq!(ask(&mut queue, now, 2, 100, 100), gave_way(QUEUE_MAX as u64 - 1));
         let order = served(&mut queue, now);
         assert_eq!((order.len(), &order[..3]), (QUEUE_MAX, &[0, 100, 1][..]));
     }
 
     #[test]
-    fn who_guesses_at_one_account_of_an_address_gives_way_to_the_other_accounts_there() {
+    fn an_account_has_one_place_however_often_it_asks() {
         let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
-        for number in 0..QUEUE_MAX as u64 {
-            assert_eq!(ask(&mut queue, now, 1, 1, number), Requested::Waits { displaced: None });
+        assert_eq!(with(&mut queue, now, 1, (1, "first"), 0), WAITS);
+        for number in 1..100 {
+            let password = format!("guess {number}");
+            assert_eq!(with(&mut queue, now, 1, (1, &password), number), Requested::Occupied);
         }
-        assert_eq!(ask(&mut queue, now, 1, 1, 50), Requested::Full);
-        let asked = ask(&mut queue, now, 1, 2, 51);
-        assert_eq!(asked, Requested::Waits { displaced: Some(QUEUE_MAX as u64 - 1) });
-        assert_eq!(served(&mut queue, now)[..2], [0, 51]);
+        assert_eq!((ask(&mut queue, now, 1, 2, 101), queue.waiting_count()), (WAITS, 2));
+        // One more may wait while the first is verified.
+        assert!(queue.poll().is_some());
+        assert_eq!(with(&mut queue, now, 1, (1, "second"), 102), WAITS);
+        assert_eq!(with(&mut queue, now, 1, (1, "third"), 103), Requested::Occupied);
+    }
+
+    #[test]
+    fn clients_with_the_same_password_wait_for_one_verdict() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for number in 0..4 {
+            assert_eq!(ask(&mut queue, now, 1, 1, number), WAITS);
+        }
+        queue.forget(0);
+        queue.forget(2);
+        assert_eq!(queue.poll().map(|next| next.connection), Some(1));
+        assert_eq!(ask(&mut queue, now, 1, 1, 4), WAITS, "while it is verified");
+        for number in 5..10 {
+            assert_eq!(ask(&mut queue, now, 1, 1, number), WAITS);
+        }
+        assert_eq!(ask(&mut queue, now, 1, 1, 11), Requested::Occupied);
+        queue.forget(3);
+        let connections = queue.complete(now, true).expect("it runs").connections;
+        assert_eq!(connections, [1, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(ask(&mut queue, now, 1, 1, 12), Requested::Right);
+    }
+
+    #[test]
+    fn wrong_passwords_damp_their_account_at_their_address_and_no_other() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for _ in 0..FREE_FAILURES {
+            fail(&mut queue, now, 1, 1);
+        }
+        assert_eq!(ask(&mut queue, now, 1, 1, 1), Requested::Paused);
+        assert_eq!(ask(&mut queue, now, 1, 2, 2), WAITS, "a neighbour behind the same NAT");
+        assert_eq!(ask(&mut queue, now, 2, 1, 3), WAITS, "the device from elsewhere");
+        served(&mut queue, now);
+        // It is right now, and what was wrong before is forgotten.
+        let later = now + Duration::from_secs(1);
+        assert_eq!(with(&mut queue, later, 1, (1, "changed"), 4), WAITS);
+        served(&mut queue, later);
+        fail(&mut queue, later, 1, 1);
+        assert_eq!(with(&mut queue, later, 1, (1, "x"), 5), WAITS);
+    }
+
+    #[test]
+    fn accounts_that_had_wrong_passwords_give_way_to_one_that_had_none_and_are_served_after_it() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        // Somebody behind a NAT tries as many accounts as there are places.
+        (0..QUEUE_MAX as u32).for_each(|device| fail(&mut queue, now, 1, device));
+        for number in 0..QUEUE_MAX as u64 {
+            assert_eq!(ask(&mut queue, now, 1, number as u32, number), WAITS);
+        }
+        assert_eq!(ask(&mut queue, now, 1, 99, 99), gave_way(QUEUE_MAX as u64 - 1), "its neighbour");
+        assert_eq!(served(&mut queue, now)[..2], [0, 99]);
     }
 
     #[test]
@@ -305,5 +434,16 @@ mod tests {
         }
         assert_eq!(ask(&mut queue, now, 0, 90, 90), Requested::Full);
         assert_eq!(ask(&mut queue, now, 1, 91, 91), Requested::Full);
+    }
+
+    #[test]
+    fn the_accounts_that_are_remembered_are_bounded() {
+        let (mut queue, now) = (Verifications::new(&[7; 32]), Instant::now());
+        for device in 0..2 * ACCOUNTS_MAX as u32 {
+            queue.note_failure(now, (None, DeviceIndex::of_slot(device)));
+        }
+        assert_eq!(queue.failures.len(), ACCOUNTS_MAX);
+        queue.review(|_| false);
+        assert!(queue.failures.is_empty());
     }
 }

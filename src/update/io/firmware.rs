@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,8 +23,77 @@ pub const FOLDER: &str = "firmware";
 /// The campaign's file in a class's folder.
 pub const PROGRESS: &str = "progress";
 
-/// An image's file.
-pub type ImageFile = <Files as Storage>::File;
+/// An image's file, as it was verified: what is read of it later are the bytes that were hashed, or
+/// an error. So a file that is written over in its place is noticed, also if the folder was away
+/// meanwhile and has all its dates.
+#[derive(Debug)]
+pub struct ImageFile {
+    file: <Files as Storage>::File,
+    verified: FileMark,
+}
+
+/// What the system says of a file that is not written to. The file is held open, so its number and
+/// device are those of before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileMark {
+    bytes: u64,
+    modified: (i64, i64),
+    /// Of the content or the inode: no program sets it, as those that copy dates do with the other.
+    changed: (i64, i64),
+    links: u64,
+}
+
+impl FileMark {
+    fn of(file: &<Files as Storage>::File) -> io::Result<FileMark> {
+        let of = file.metadata()?;
+        Ok(FileMark {
+            bytes: of.size(),
+            modified: (of.mtime(), of.mtime_nsec()),
+            changed: (of.ctime(), of.ctime_nsec()),
+            links: of.nlink(),
+        })
+    }
+
+    /// Whether the content is that of `self`, by what is said now. One that was deleted meanwhile
+    /// is read to its end: that changes the inode, and nobody else can open it.
+    fn is_kept(self, now: FileMark) -> bool {
+        let deleted = FileMark { changed: now.changed, links: 0, ..self };
+        now == self || now == deleted
+    }
+}
+
+impl ImageFile {
+    /// Whether it is as it was when it was verified; an error says that it is not known.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn is_as_verified(&self) -> io::Result<bool> {
+        Ok(self.verified.is_kept(FileMark::of(&self.file)?))
+    }
+}
+
+impl StoredFile for ImageFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(offset, buffer)?;
+        // After the reading: what is written later is none of it.
+        match self.is_as_verified()? {
+            true => Ok(read),
+            false => Err(io::Error::other("it was changed since it was verified")),
+        }
+    }
+
+    fn forget_cached(&self) {
+        self.file.forget_cached();
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The images of a class that were verified, with their files by tag. A file stays open, so an
 /// image that is deleted is read to the end of what was asked for.
@@ -108,6 +178,9 @@ fn verify(storage: &Files, image: &Image) -> io::Result<Option<ImageFile>> {
         return Ok(None);
     }
     file.forget_cached();
+    // From before: what is written while it is hashed makes it another file.
+    let verified = FileMark::of(&file)?;
+    let file = ImageFile { file, verified };
     let mut hash = Context::new(&SHA256);
     hash_file(&file, length, &mut hash)?;
     Ok((hash.finish().as_ref() == image.sha256).then_some(file))

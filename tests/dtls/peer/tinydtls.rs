@@ -45,6 +45,31 @@ fn tinydtls_is_echoed_with_a_pre_shared_key_and_again_after_a_second_handshake()
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
+/// The DTLS library of many a constrained device takes no key of 22 bytes.
+#[test]
+fn tinydtls_gives_up_at_a_key_that_is_longer_than_it_takes_and_the_failure_says_so() {
+    let folder = std::env::temp_dir().join(format!("tombolo-tinydtls-long-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, content: &str| {
+        std::fs::write(folder.join(name), content).unwrap();
+        folder.join(name).to_str().unwrap().to_owned()
+    };
+    let (identity, key) = (file("identity", "dev-1"), file("key", "0123456789abcdefghijkl"));
+    let server = Server::start();
+    let port = server.port.to_string();
+    let arguments = ["-i", &identity, "-k", &key, "127.0.0.1", &port];
+    if let Some(mut client) = start("tinydtls-client", &arguments) {
+        let has_failed = server.wait(|seen| !seen.failed.is_empty());
+        let _ = client.kill();
+        let _ = client.wait();
+        assert!(has_failed, "no failure: {:?}", server.seen().identities);
+        let text = server.seen().failed[0].to_string();
+        assert!(text.contains("internal_error (80)") && text.contains("dev-1"), "{text}");
+        assert!(text.contains("no key of more than 16 bytes, as --psk hex makes"), "{text}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn tinydtls_is_echoed_with_raw_public_keys_and_again_after_a_second_handshake() {
     let files = Files::new(false);

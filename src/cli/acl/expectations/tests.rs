@@ -44,6 +44,8 @@ fn expectations_are_compared_with_rule_topic_and_reason() {
                 a publish t/env allow rule=t\na publish home/a/x allow rule=local-publish.own\n\
                 a publish home/b/x deny reason=no_rule\na publish /t/env deny reason=bad_path\n\
                 a subscribe home/# allow rule=local-subscribe.all\na subscribe set/+ allow rule=downlink.set\n\
+                a publish home/a/x allow qos=2\na publish t/env allow qos=1\na publish t/env allow qos=1 rule=t\n\
+                a subscribe home/# allow qos=2\na subscribe set/+ allow qos=1 rule=downlink.set\n\
                 a subscribe x/# deny\na subscribe $share/g/home/# deny\na subscribe a#b deny reason=bad_path\n\
                 a command set/led allow rule=downlink.set\na command get/led deny\nb command set/led deny\n\
                 role:r POST t/x allow topic=tombolo/gw/some-device/up/t/x\n";
@@ -55,6 +57,30 @@ fn expectations_are_compared_with_rule_topic_and_reason() {
     }
     let nobody = parse("role:nobody publish x deny").expect("a table").remove(0);
     assert!(judge.say(&nobody).is_err());
+}
+
+#[test]
+fn a_subscription_is_expected_with_the_qos_that_is_granted_and_refused_where_all_of_it_is_denied() {
+    let loaded = load(
+        "max-queued = 0\n[role.r.local-publish.low]\ntopic = \"low/#\"\nqos = 0\n[role.r.local-publish.some]\ntopic = \"low/some\"\n\
+         qos = 1\n[role.r.local-subscribe.all]\ntopic = \"home/#\"\n[role.r.local-subscribe.not]\ntopic = \"home/+/secret/#\"\n\
+         deny = true\n[role.r.downlink.set]\ntopic = \"{prefix}/{device}/down/set/#\"\npath = \"set/{rest}\"\n[role.s]\n",
+    );
+    let judge = Judge::new(&loaded.settings, Instant::now());
+    let text = "a subscribe home/# allow qos=0\na subscribe # allow qos=1\na subscribe set/x allow qos=1\n\
+                a subscribe home/1/secret deny reason=denied rule=local-subscribe.not\n\
+                a subscribe home/+/secret/+ deny reason=denied\na subscribe home/+/+ allow qos=0\n\
+                a publish low/x allow qos=0\na publish low/some allow qos=1\n";
+    for expected in parse(text).expect("a table") {
+        let said = judge.say(&expected).expect("a role");
+        assert_eq!(difference(&expected, &said), None, "{expected:?}\n{said}");
+    }
+    let wrong = parse("a subscribe home/# allow qos=1").expect("a table").remove(0);
+    let said = judge.say(&wrong).expect("a role");
+    assert_eq!(difference(&wrong, &said).as_deref(), Some("QoS is 0, not 1"));
+    for text in ["a subscribe home/# allow qos=3", "a subscribe home/# deny qos=0", "a POST t allow qos="] {
+        assert_eq!(parse(text).err().map(|(at, _)| at), Some(1), "{text}");
+    }
 }
 
 #[test]

@@ -35,7 +35,8 @@
 //!
 //! A peer that answers 4.01 with an Echo option wants to know that the request is fresh: its last
 //! message is sent once more with the option, and with a Message ID and a token of its own (RFC
-//! 9175 §2.3, §4.2), at most [`ECHOES_MAX`] times a request and never twice in a row.
+//! 9175 §2.3, §4.2), at most [`ECHOES_MAX`] times a request and never twice in a row. What then
+//! comes is the outcome. If its Block1 option names smaller blocks, the message is sent in these.
 //!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
 //!
@@ -208,6 +209,8 @@ struct Body {
     path: String,
     query: Option<String>,
     accept: Option<ContentFormat>,
+    /// Of the blocks of the response, where that is asked for from the first one on.
+    block_exponent: Option<u8>,
     /// The Observe option.
     observe: Option<u32>,
     /// Longest payload of the response that is fetched, in bytes.
@@ -339,14 +342,23 @@ impl Body {
             self.size_exponent = answered.size_exponent;
             return true;
         }
-        let smaller = code == Code::REQUEST_ENTITY_TOO_LARGE
-            && self.offset == 0
-            && answered.size_exponent < self.size_exponent
-            && self.payload.len() > answered.size();
-        if smaller {
-            self.size_exponent = answered.size_exponent;
-        }
-        smaller
+        code == Code::REQUEST_ENTITY_TOO_LARGE && self.offset == 0 && self.shrink(Some(answered))
+    }
+
+    /// Takes the smaller block size that the peer wants of the message that is sent once more (RFC
+    /// 7959 §2.3, §2.9.3); whether it does.
+    fn shrink(&mut self, answered: Option<Block>) -> bool {
+        let is_of_this = |answered: &Block| match self.block() {
+            Some(sent) => answered.number == sent.number,
+            None => answered.number == 0,
+        };
+        let smaller = answered.filter(is_of_this).filter(|answered| {
+            answered.size_exponent < self.size_exponent && self.payload.len() > answered.size()
+        });
+        let Some(answered) = smaller else { return false };
+        // The offset is a multiple of the larger size, so it is one of this.
+        self.size_exponent = answered.size_exponent;
+        true
     }
 }
 
@@ -432,6 +444,7 @@ impl Endpoint {
             path: outgoing.path.to_owned(),
             query: None,
             accept: None,
+            block_exponent: None,
             observe: None,
             limit: BODY_MAX,
             content_format: outgoing.content_format,
@@ -652,6 +665,7 @@ impl Endpoint {
         };
         let another = || self.fresh_id(request.peer).token;
         if body.echo.take(message.code, options.echo.as_deref(), another) {
+            body.shrink(options.block1);
             return self.send_next(now, request, body, Some(response(message, &options)));
         }
         let is_applied = message.code.class() == 2
@@ -711,7 +725,8 @@ fn write(out: &mut Vec<u8>, id: MessageId, request: RequestId, body: &Body) -> O
     let block = body.block();
     let end = block.map_or(body.payload.len(), |_| (body.offset + body.size()).min(body.payload.len()));
     let size1 = block.filter(|block| block.number == 0).map(|_| body.payload.len() as u32);
-    let block2 = body.gathered.as_ref().map(|gathered| gathered.next);
+    let wanted = body.block_exponent.map(|size_exponent| Block { number: 0, more: false, size_exponent });
+    let block2 = body.gathered.as_ref().map(|gathered| gathered.next).or(wanted);
     encoder = encoder.maybe_uint(option::CONTENT_FORMAT, body.content_format.map(|format| format.0.into()));
     for argument in body.query.iter().flat_map(|query| query.split('&')) {
         encoder = encoder.option(option::URI_QUERY, argument.as_bytes());

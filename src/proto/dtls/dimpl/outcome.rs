@@ -183,7 +183,7 @@ impl DimplEngine {
         if let Some((description, give_up)) = handshake.alert
             && now >= give_up
         {
-            let failure = HandshakeFailure::PeerAlert { description, step: handshake.step };
+            let failure = handshake.gave_up(description);
             return self.fail(session, failure, sink);
         }
         if now >= handshake.end {

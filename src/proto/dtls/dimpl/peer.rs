@@ -254,12 +254,18 @@ impl Handshake {
         HandshakeFailure::TimedOut { step: self.step, identity }
     }
 
+    /// The failure for an alert of the client.
+    pub fn gave_up(&self, description: u8) -> HandshakeFailure {
+        let identity = self.claim.as_ref().map(|claim| claim.identity.clone());
+        HandshakeFailure::PeerAlert { description, step: self.step, identity }
+    }
+
     /// The failure for an error of the instance.
     pub fn failure(&self, trouble: Trouble) -> HandshakeFailure {
         let error = match trouble {
             Trouble::Panic => return HandshakeFailure::Fault,
             Trouble::Alert(description) => {
-                return HandshakeFailure::PeerAlert { description, step: self.step };
+                return self.gave_up(description);
             }
             Trouble::Engine(error) => error,
         };

@@ -256,6 +256,12 @@ impl Handshake {
         HandshakeFailure::TimedOut { step: self.expect.step(), identity: self.claim().map(Box::from) }
     }
 
+    /// The failure for an alert of the client.
+    pub fn gave_up(&self, description: u8) -> HandshakeFailure {
+        let identity = self.claim().map(Box::from);
+        HandshakeFailure::PeerAlert { description, step: self.expect.step(), identity }
+    }
+
     /// The failure for a wrong Finished.
     pub fn wrong_key(&self) -> HandshakeFailure {
         match self.claim() {

@@ -311,8 +311,7 @@ impl ServerEngine {
                 }
             }
             Ok((record::ALERT, [alert::FATAL, description] | [_, description @ alert::CLOSE_NOTIFY])) => {
-                let failure =
-                    HandshakeFailure::PeerAlert { description: *description, step: handshake.expect.step() };
+                let failure = handshake.gave_up(*description);
                 return self.fail(now, session, None, &failure, sink);
             }
             Ok(_) => return,

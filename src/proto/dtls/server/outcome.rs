@@ -317,11 +317,8 @@ impl ServerEngine {
         let Some(handshake) = self.table.get_mut(session).and_then(|peer| peer.handshake()) else {
             return;
         };
-        let step = handshake.expect.step();
         let failure = match (handshake.alert, handshake.suspect) {
-            (Some((description, believed)), _) if believed <= now => {
-                Some(HandshakeFailure::PeerAlert { description, step })
-            }
+            (Some((description, believed)), _) if believed <= now => Some(handshake.gave_up(description)),
             // The alert was already sent.
             (_, Some(believed)) if believed <= now => Some(handshake.wrong_key()),
             _ if handshake.end <= now => Some(handshake.timed_out()),

@@ -6,12 +6,12 @@
 //! | a token ([`jwt`]) as the password | that the token names (`sub`), or else the client id, or what is behind its last `/`; by a key that is registered for it |
 //! | another password | with the user name |
 //!
-//! Tokens are not damped: a signature cannot be guessed, and wrong ones or wrong passwords of a
-//! neighbour must not keep a device out. What they cost is bounded by the connects of a network
-//! ([`super::admission`]), each of which has one signature verified.
+//! Wrong passwords damp the account that they name at the address that they come from, see
+//! [`super::verification`]. Tokens are not damped: a signature cannot be guessed. Wrong ones have a
+//! budget of processor time, see [`super::signature_rate`].
 
 use super::*;
-use crate::gate::jwt::{self, Token, quoted};
+use crate::gate::jwt::{self, JwtFault, Token, quoted};
 
 /// Who a client is: its device, by what that is proven, and when the proof expires.
 struct Proven {
@@ -37,23 +37,44 @@ impl Intake {
         right: bool,
         pipeline: &mut Pipeline<S>,
     ) {
-        let Some((number, device, credential)) = self.verifications.complete(moment.now, right) else {
-            return;
-        };
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let Some(hello) = connection.hello.take() else { return };
-        let reason = match right {
-            false => "wrong password",
-            true if credential.is_of(device, &pipeline.gate) => {
-                let proven = Proven { device, credential, ends: None, token_ends: None };
-                self.accept(moment, number, proven, &hello, pipeline);
-                return self.process(moment, number, pipeline);
-            }
-            true => "its device was removed or got another password while this one was verified",
-        };
-        let code = ConnectReasonCode::BadUserNameOrPassword;
-        let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
-        self.refuse(moment.now, number, code, claim, reason, pipeline);
+        let Some(verified) = self.verifications.complete(moment.now, right) else { return };
+        let Verified { connections, device, credential } = verified;
+        for number in connections {
+            let Some(connection) = self.connections.get_mut(&number) else { continue };
+            let Some(hello) = connection.hello.take() else { continue };
+            let reason = match right {
+                false => "wrong password",
+                true if credential.is_of(device, &pipeline.gate) => {
+                    let credential = credential.clone();
+                    let proven = Proven { device, credential, ends: None, token_ends: None };
+                    self.accept(moment, number, proven, &hello, pipeline);
+                    self.process(moment, number, pipeline);
+                    continue;
+                }
+                true => "its device was removed or got another password while this one was verified",
+            };
+            let code = ConnectReasonCode::BadUserNameOrPassword;
+            let claim = Claim { username: hello.username.as_deref(), device: Some(device) };
+            self.refuse(moment.now, number, code, claim, reason, pipeline);
+        }
+    }
+
+    /// The password of a client is not verified: there is no room for it, or it waited too long.
+    pub(super) fn refuse_unverified<S: ReadingStore>(
+        &mut self,
+        now: Instant,
+        number: ConnectionNumber,
+        reason: impl Into<String>,
+        pipeline: &mut Pipeline<S>,
+    ) {
+        self.verifications.forget(number);
+        let hello = self.connections.get_mut(&number).and_then(|connection| connection.hello.take());
+        let username = hello.as_ref().and_then(|hello| hello.username.as_deref());
+        let device = username.and_then(|name| pipeline.gate.login(name)).map(|(device, _)| device);
+        let claim = Claim { username, device };
+        self.busy = (self.busy.0 + 1, Some(now));
+        pipeline.counters.count(Counter::MqttConnectsBusy);
+        self.refuse(now, number, ConnectReasonCode::ServerBusy, claim, reason, pipeline);
     }
 
     pub(super) fn handle_connect<S: ReadingStore>(
@@ -75,6 +96,11 @@ impl Intake {
         if hello.has_method {
             let reason = "an authentication method, which is not offered";
             return self.refuse(now, number, Code::BadAuthenticationMethod, claim, reason, pipeline);
+        }
+        // MQTT 5.0 §3.1.2.11.10.
+        if hello.has_authentication_data {
+            let reason = "authentication data without an authentication method";
+            return self.refuse(now, number, Code::ProtocolError, claim, reason, pipeline);
         }
         let is_nameless_session =
             hello.client_id.is_empty() && !hello.clean && hello.version == Version::V3_1_1;
@@ -102,10 +128,17 @@ impl Intake {
         }
         let (Some(name), Some(password)) = (username, &hello.password) else {
             let reason = match identified {
-                Some(Err(why)) => format!("no password, and its certificate identifies no device: {why}"),
+                Some(Err(why)) if hello.password.is_none() => {
+                    format!("no password, and its certificate identifies no device: {why}")
+                }
+                _ if hello.password.is_some() => {
+                    "a password without a user name, and it is no token, which needs none".to_owned()
+                }
                 _ => "neither a password nor a certificate of a device".to_owned(),
             };
-            return self.refuse(now, number, Code::NotAuthorized, claim, reason, pipeline);
+            let is_nameless = username.is_none() && hello.password.is_some();
+            let code = if is_nameless { Code::BadUserNameOrPassword } else { Code::NotAuthorized };
+            return self.refuse(now, number, code, claim, reason, pipeline);
         };
         let Some((device, login)) = pipeline.gate.login(name) else {
             let reason = match pipeline.gate.is_withheld(name) {
@@ -127,25 +160,30 @@ impl Intake {
         }
         let (login, password) = (login.clone(), password.clone());
         let verification = Verification { connection: number, device, login, password };
-        match self.verifications.request(now, connection.source.address, verification) {
+        let requested = self.verifications.request(now, connection.source.address, verification);
+        match requested {
             Requested::Right => self.accept(moment, number, proven, &hello, pipeline),
             Requested::Waits { displaced } => {
                 connection.hello = Some(hello);
-                connection.state = State::Verifying;
-                let Some(other) = displaced else { return };
-                let hello = self.connections.get_mut(&other).and_then(|connection| connection.hello.take());
-                let username = hello.as_ref().and_then(|hello| hello.username.as_deref());
-                let device = username.and_then(|name| pipeline.gate.login(name)).map(|(device, _)| device);
-                let claim = Claim { username, device };
-                let reason = "too many passwords wait to be verified, most of them from this address";
-                self.refuse(now, other, Code::ServerBusy, claim, reason, pipeline);
+                connection.state = State::Verifying { until: now + VERIFY_WITHIN };
+                self.arm_connection(number);
+                let reason =
+                    "too many passwords wait to be verified, and this one gave way to another account's";
+                for other in displaced {
+                    self.refuse_unverified(now, other, reason, pipeline);
+                }
             }
-            Requested::Full => {
-                let reason = "too many passwords wait to be verified";
-                self.refuse(now, number, Code::ServerBusy, claim, reason, pipeline);
+            Requested::Full | Requested::Occupied => {
+                connection.hello = Some(hello);
+                let reason = match requested {
+                    Requested::Full => "too many passwords wait to be verified",
+                    _ => "another password waits to be verified for this user name from this address",
+                };
+                self.refuse_unverified(now, number, reason, pipeline);
             }
             Requested::Paused => {
-                let reason = "too many wrong passwords from this address";
+                pipeline.counters.count(Counter::MqttConnectsDamped);
+                let reason = "too many wrong passwords for this user name from this address";
                 self.refuse(now, number, Code::ConnectionRateExceeded, claim, reason, pipeline);
             }
         }
@@ -162,7 +200,9 @@ impl Intake {
         use ConnectReasonCode as Code;
         let now = moment.now;
         let mut claim = Claim { username: hello.username.as_deref(), device: None };
-        let reason = match Token::parse(hello.password.as_deref().map_or(&[][..], Vec::as_slice)) {
+        let address = self.connections.get(&number).and_then(|connection| connection.source.address);
+        let shown = hello.password.as_deref().map_or(&[][..], Vec::as_slice);
+        let reason = match Token::parse(shown) {
             Err(fault) => fault.as_str().to_owned(),
             Ok(token) => {
                 let client_id = hello.client_id.as_str();
@@ -181,6 +221,13 @@ impl Intake {
                         "the token's {by} {} names no device with a registered key (`tombolo device key add`)",
                         quoted(id)
                     ),
+                    Some((device, _)) if !self.signature_rate.may_verify(now, address, device, shown) => {
+                        pipeline.counters.count(Counter::MqttConnectsDamped);
+                        let reason =
+                            "too many tokens with a wrong signature for this device from this address";
+                        let code = Code::ConnectionRateExceeded;
+                        return self.refuse(now, number, code, claim, reason, pipeline);
+                    }
                     Some((device, keys)) => {
                         let audience = self.jwt_audience.as_deref().unwrap_or(gate.gateway().as_str());
                         match token.verify(keys, audience, self.token_clock) {
@@ -188,10 +235,16 @@ impl Intake {
                                 let (hash, ends) = (key.hash(), Some(ProofEnd::Token(key.cut(end))));
                                 let credential = Credential::Token(hash);
                                 let proven = Proven { device, credential, ends, token_ends: Some(end) };
+                                self.signature_rate.note_right(device, shown);
                                 self.note_key_used((id.to_owned(), hash), device, pipeline);
                                 return self.accept(moment, number, proven, hello, pipeline);
                             }
-                            Err(fault) => token.explain(fault, keys, audience, self.token_clock),
+                            Err(fault) => {
+                                if fault == JwtFault::Signature {
+                                    self.signature_rate.note_wrong(now, address, device, keys.len());
+                                }
+                                token.explain(fault, keys, audience, self.token_clock)
+                            }
                         }
                     }
                 }
@@ -309,13 +362,15 @@ impl Intake {
             before = None;
         }
         if before.is_none() && !self.make_room(moment, device, pipeline) {
+            self.full = (self.full.0 + 1, Some(now));
+            pipeline.counters.count(Counter::MqttConnectsFull);
             let reason = "as many clients as max-clients are connected";
             return self.refuse(now, number, Code::QuotaExceeded, claim, reason, pipeline);
         }
         let at = before.unwrap_or_else(|| {
             self.next_session += 1;
             let session = Session::new(device, id.as_str(), &client_id, credential.clone());
-            self.sessions.insert(self.next_session, session);
+            self.sessions.insert(self.next_session, Box::new(session));
             self.next_session
         });
         let of_device = self.by_device.entry(device).or_default();
@@ -328,7 +383,7 @@ impl Intake {
         // A session that ends with its connection is never judged without it.
         let chain = chain.filter(|_| !expiry.is_zero() && matches!(credential, Credential::Certificate(_)));
         if let Some(session) = self.sessions.get_mut(&at) {
-            (session.publishes, session.receives) = allowed(rules, id.as_str());
+            (session.publishes, session.receives) = allowed(rules, &id);
             session.connection = Some(number);
             (session.expiry, session.expires_at) = (expiry, None);
             (session.will, session.will_at, session.chain) = (hello.will.clone(), None, chain);

@@ -75,7 +75,7 @@ impl Intake {
         let (bus_now, mut expired, mut left_out) = (self.bus_time(now), Vec::new(), 0);
         let session = session.and_then(|session| self.sessions.get_mut(&session));
         let (Some(session), Some(connection)) = (session, self.connections.get_mut(&number)) else { return };
-        let Session { subscriptions, receives, remembered, queue, publisher, .. } = session;
+        let Session { subscriptions, receives, remembered, queue, publisher, .. } = &mut **session;
         let wanted = subscriptions.iter().find(|known| known.filter.as_str() == filter);
         let (Some(subscription), Some(version)) = (wanted.filter(|known| known.is_local), connection.version)
         else {
@@ -346,8 +346,22 @@ impl Intake {
         }
     }
 
-    /// The bus has a message for a session.
-    pub fn handle_bus(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
+    /// The bus has messages for a session, which has missed some before them.
+    pub fn handle_bus<M: AsRef<[u8]>>(
+        &mut self,
+        now: Instant,
+        at: u64,
+        messages: &[M],
+        missed: u64,
+        counters: &mut Counters,
+    ) {
+        counters.add(Counter::MqttBusMissed, missed);
+        for message in messages {
+            self.handle_bus_message(now, at, message.as_ref(), counters);
+        }
+    }
+
+    fn handle_bus_message(&mut self, now: Instant, at: u64, bytes: &[u8], counters: &mut Counters) {
         let Some(message) = BusMessage::decode(bytes) else { return };
         let bus_now = self.bus_time(now);
         let session = self.sessions.get_mut(&at).filter(|session| session.is_on_bus);
@@ -404,10 +418,8 @@ impl Intake {
 }
 
 /// What a device of a role with these rules may publish and receive.
-pub(super) fn allowed(rules: Option<&LocalRules>, device: &str) -> (Allowed, Allowed) {
-    rules.map_or_else(Default::default, |rules| {
-        (Allowed::new(&rules.publish, device), Allowed::new(&rules.subscribe, device))
-    })
+pub(super) fn allowed(rules: Option<&LocalRights>, device: &Name) -> (Allowed, Allowed) {
+    rules.map_or_else(Default::default, |rules| rules.of(device))
 }
 
 pub(super) fn unsubscribe(

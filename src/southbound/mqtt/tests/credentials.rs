@@ -85,6 +85,33 @@ fn take_over(world: &mut World, settings: crate::gate::Settings) {
 }
 
 #[test]
+fn a_login_is_by_the_user_name_of_the_device_whatever_its_id_is() {
+    let mut world = costly();
+    let mut settings = costly_settings();
+    for (device, username) in settings.devices.iter_mut().zip(["plant/camera", "cam-1"]) {
+        let password = PasswordHash::of_generated(username.as_bytes(), [0; 16]);
+        device.login = Some(Box::new(Login { username: username.to_owned(), password }));
+    }
+    take_over(&mut world, settings);
+    // The user name of the second device is the id of the first.
+    for (username, id) in [("plant/camera", "cam-1"), ("cam-1", "cam-2")] {
+        for five in [true, false] {
+            let hello = Hello { five, username: Some(username), password: Some(username), ..HELLO };
+            let client = world.client(hello);
+            world.say(client, &publish(five, "t/x", Qos::AtLeastOnce, 1, b"1"));
+            assert_eq!(world.taken(), [format!("tombolo/gw/{id}/up/t/x")]);
+            world.commit(true);
+        }
+    }
+    for (username, password) in [("cam-2", "cam-1"), ("cam-1", "plant/camera"), ("plant/camera", "cam-1")] {
+        let hello = Hello { username: Some(username), password: Some(password), ..HELLO };
+        let client = world.connect(hello);
+        world.pass(Duration::from_secs(2));
+        assert_eq!(world.heard(client)[0].1[1], 0x86, "{username}");
+    }
+}
+
+#[test]
 fn a_change_of_credentials_ends_the_sessions_of_those_that_are_gone_and_no_other() {
     let [signer, other] = [(); 2].map(|()| Signer::new(SignatureAlgorithm::Es256));
     let fates = FATES.into_iter().flat_map(|a| FATES.map(|b| FATES.map(|c| [a, b, c]))).flatten();

@@ -2,6 +2,7 @@
 
 use super::super::bus::{Grant, LocalRule, LocalRules};
 use super::*;
+use crate::gate::condition::{Test, When};
 use crate::gate::field::FieldPointer;
 use crate::gate::filter::PATHS_MAX;
 use crate::gate::settings::ReadingFilter;
@@ -99,6 +100,21 @@ fn a_dead_band_and_a_minimum_interval_hold_back_and_what_is_no_number_passes() {
     assert_eq!(gets(&mut world, both, Qos::AtMostOnce, "home/s", &["1", "2"]), ["1"]);
     world.moment.now += Duration::from_secs(10);
     assert_eq!(gets(&mut world, both, Qos::AtMostOnce, "home/s", &["3", "4"]), ["3"]);
+}
+
+#[test]
+fn what_conditions_hold_back_is_counted_and_is_no_message_before() {
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let field = FieldPointer::parse("/t").expect("a pointer");
+        let when = When::new(vec![vec![(Some(field), Test::Above(30.0))]]).expect("few comparisons");
+        let hot = ReadingFilter { when, ..on_change() };
+        let (mut world, sender, receiver) = world(vec![rule("hot", "home/#", hot)], qos);
+        let both = (sender, receiver);
+        let payloads = ["{\"t\":31}", "{\"t\":30}", "{\"t\":31}", "{}", "no number", "{\"t\":32}"];
+        let got = gets(&mut world, both, qos, "home/t", &payloads);
+        assert_eq!(got, ["{\"t\":31}", "{}", "no number", "{\"t\":32}"], "{qos:?}");
+        assert_eq!(world.intake.take_local_filtered(), 2, "{qos:?}");
+    }
 }
 
 #[test]

@@ -146,6 +146,34 @@ fn a_message_has_the_identifiers_of_all_subscriptions_that_it_is_for() {
 }
 
 #[test]
+fn a_message_comes_once_with_the_highest_qos_of_the_filters_of_a_client_of_3_1_1_too() {
+    let mut world = local(None);
+    let sender = world.client(OLD);
+    let receiver = world.client(Hello { client_id: "r", ..OLD });
+    for (filter, qos) in
+        [("home/#", Qos::AtMostOnce), ("home/+/x", Qos::ExactlyOnce), ("home/door-7/#", Qos::AtLeastOnce)]
+    {
+        world.say(receiver, &subscribe_in(false, filter, SubOpts::new().set_qos(qos)));
+    }
+    world.heard(receiver);
+    let came = |world: &mut World, qos| {
+        world.say(sender, &publish(false, TOPIC, qos, 9, b"1"));
+        if qos == Qos::ExactlyOnce {
+            world.say(sender, &pubrel(9));
+        }
+        world.carry();
+        world.kinds(receiver)
+    };
+    for (qos, first) in [(Qos::AtMostOnce, 0x30), (Qos::AtLeastOnce, 0x32), (Qos::ExactlyOnce, 0x34)] {
+        assert_eq!(came(&mut world, qos), [first]);
+    }
+    // A subscription that is made again replaces the one before.
+    world.say(receiver, &subscribe_in(false, "home/+/x", SubOpts::new()));
+    world.heard(receiver);
+    assert_eq!(came(&mut world, Qos::ExactlyOnce), [0x32]);
+}
+
+#[test]
 fn a_message_of_qos_2_is_delivered_exactly_once_over_lost_connections() {
     for five in [true, false] {
         let mut world = local(None);
@@ -232,8 +260,11 @@ fn any_topic_alias_maximum_of_a_client_is_taken_and_none_is_used() {
         world.say(client, &subscribing(&[("home/#", Qos::AtMostOnce)], None));
         for _ in 0..2 {
             world.say(client, &message(Qos::AtMostOnce, false, Vec::new()));
-            let got = publishes(&mut world, client);
-            assert_eq!((got[0].topic_name(), got[0].props().len()), (TOPIC, 0));
+            world.carry();
+            // The topic, no alias, properties of a length of zero.
+            let whole = [&[0, TOPIC.len() as u8][..], TOPIC.as_bytes(), &[0], b"1"].concat();
+            let heard = world.heard(client);
+            assert_eq!(heard.into_iter().find(|(kind, _)| *kind == 0x30), Some((0x30, whole)));
         }
     }
 }
@@ -277,6 +308,28 @@ fn a_will_goes_to_local_subscribers_with_its_qos_retain_flag_properties_and_expi
     world.pass(Duration::from_secs(4));
     world.say(receiver, &subscribing(&[("home/#", Qos::AtMostOnce)], None));
     assert_eq!(publishes(&mut world, receiver).len(), 0, "it has expired");
+}
+
+#[test]
+fn a_will_of_3_1_1_goes_to_local_subscribers_with_its_qos_and_retain_flag() {
+    for is_retained in [true, false] {
+        let mut world = local(None);
+        let receiver = world.client(Hello { client_id: "r", ..OLD });
+        let exactly_once = SubOpts::new().set_qos(Qos::ExactlyOnce);
+        world.say(receiver, &subscribe_in(false, "home/#", exactly_once));
+        world.heard(receiver);
+        let connect = v3_1_1::Connect::builder().client_id("w").unwrap().clean_session(true);
+        let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+        let connect = connect.will_message(TOPIC, b"gone".to_vec(), Qos::ExactlyOnce, is_retained).unwrap();
+        let client = world.open();
+        world.say(client, &connect.build().unwrap().to_continuous_buffer());
+        world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
+        assert_eq!(world.kinds(receiver), [0x34]);
+        let late = world.client(Hello { client_id: "late", ..OLD });
+        world.say(late, &subscribe_in(false, "home/+/x", exactly_once));
+        let expected = if is_retained { vec![SUBACK, 0x35] } else { vec![SUBACK] };
+        assert_eq!(world.kinds(late), expected);
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn closes(hello: Hello<'_>, bytes: &[u8]) -> bool {
     let client = world.client(hello);
     world.say(client, bytes);
     assert!(world.taken().is_empty() && !world.is_closed(other));
+    let heard = world.kinds(client);
+    assert!(!heard.contains(&CONNACK), "there is one CONNACK: {bytes:02x?}");
     world.is_closed(client)
 }
 
@@ -63,16 +65,21 @@ fn a_packet_that_is_malformed_in_either_version_closes_the_connection() {
         }
     }
     for bytes in [
-        packet(0xF0, &[]),                                                           // AUTH
-        publish_raw(b"t/x", &[0x23, 0, 0]),                                          // alias 0
+        packet(0xF0, &[]),                        // AUTH
+        publish_raw(b"t/x", &[0x23, 0, 0]),       // alias 0
         publish_raw(b"", &[0x23, 0, 1]),          // an alias without a topic
         publish_raw(b"t/x", &[0x01, 2]),          // payload format 2
         publish_raw(b"t/x", &[0x01, 1, 0x01, 1]), // twice
         publish_raw(b"t/x", &[0x11, 0, 0, 0, 1]), // of CONNECT
         publish_raw(b"t/x", &[0x7f]),             // unknown
-        publish_raw(b"t/x", &[0x03, 0, 1, 0xff]), // not UTF-8
+        publish_raw(b"t/x", &[0x03, 0, 1, 0xff]), // a Content Type that is not UTF-8
+        publish_raw(b"t/x", &[0x08, 0, 1, 0xff]), // a Response Topic
+        publish_raw(b"t/x", &[0x03, 0, 1, 0]),    // U+0000
+        publish_raw(b"t/x", &[0x08, 0, 1, 0]),
+        publish_raw(b"t/x", &[0x26, 0, 1, b'k', 0, 1, 0]),
+        publish_raw(b"t/x", &[0x26, 0, 1, 0, 0, 1, b'v']),
         packet(0x82, &[&[0, 1, 2, 0x0b, 0][..], &string(b"home/#"), &[0]].concat()), // identifier 0
-        packet(0x82, &[&[0, 1, 0][..], &string(b"home/#"), &[0x30]].concat()), // retain handling 3
+        packet(0x82, &[&[0, 1, 0][..], &string(b"home/#"), &[0x30]].concat()),       // retain handling 3
     ] {
         if !closes(HELLO, &bytes) {
             passed.push((true, bytes));
@@ -111,16 +118,46 @@ fn a_connect_that_is_malformed_is_not_accepted() {
 }
 
 #[test]
+fn an_acknowledgement_with_flags_is_malformed_and_one_without_is_taken() {
+    for five in [true, false] {
+        // First byte of what the client sends, its QoS, and what it has to have sent before.
+        for (kind, qos, before) in [
+            (0x40, Qos::AtLeastOnce, None),
+            (0x50, Qos::ExactlyOnce, None),
+            (0x70, Qos::ExactlyOnce, Some(packet(0x50, &[0, 1]))),
+        ] {
+            for flags in [0, 1, 2, 4, 8] {
+                let mut world = local(None);
+                let client = world.client(Hello { five, ..HELLO });
+                world.say(client, &subscribe_in(five, "home/#", SubOpts::new().set_qos(qos)));
+                world.say(client, &publish(five, "home/door-7/x", Qos::ExactlyOnce, 1, b"1"));
+                world.say(client, before.as_deref().unwrap_or_default());
+                let sent = world.kinds(client);
+                assert!(sent.contains(&(0x30 | (qos as u8) << 1)), "{sent:02x?}");
+                world.say(client, &packet(kind | flags, &[0, 1]));
+                assert_eq!(world.is_closed(client), flags != 0, "{five} {kind:#x} {flags}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_topic_with_a_wildcard_or_without_a_letter_is_refused() {
-    let mut world = local(None);
-    let client = world.client(HELLO);
     for topic in ["t/+", "home/door-7/#", "+"] {
+        let mut world = local(None);
+        let client = world.client(HELLO);
         let body = [&string(topic.as_bytes())[..], &[0, 1, 0], b"1"].concat();
         world.say(client, &packet(0x32, &body));
         let heard = world.heard(client);
         assert_eq!((heard.len(), acknowledged(&heard[0])), (1, (PUBACK, 1, 0x90)), "{topic}");
+        // 3.1.1 has no code for it.
+        let body = [&string(topic.as_bytes())[..], &[0, 1], b"1"].concat();
+        let old = world.client(Hello { client_id: "old", ..OLD });
+        world.say(old, &packet(0x32, &body));
+        assert!(world.heard(old).is_empty() && world.is_closed(old), "{topic}");
     }
     assert!(!closes(HELLO, &packet(0x30, &[&string(b"t/#")[..], &[0], b"1"].concat())));
+    assert!(!closes(OLD, &packet(0x30, &[&string(b"t/#")[..], b"1"].concat())));
     assert!(closes(OLD, &packet(0x32, &[&string(b"")[..], &[0, 1], b"1"].concat())));
     assert!(closes(HELLO, &publish_raw(b"", &[])));
 }
@@ -164,9 +201,11 @@ fn a_client_that_takes_no_connack_is_let_go() {
 
 #[test]
 fn an_assigned_client_id_is_no_other_clients() {
-    let mut world = World::new();
-    // The third connection is the second or the third, however they are counted.
-    let named = ["auto-2", "auto-3"].map(|id| world.client(Hello { client_id: id, ..HELLO }));
-    let nameless = world.client(Hello { client_id: "", ..HELLO });
-    assert!(!world.is_closed(nameless) && named.into_iter().all(|client| !world.is_closed(client)));
+    for five in [true, false] {
+        let mut world = World::new();
+        // The third connection is the second or the third, however they are counted.
+        let named = ["auto-2", "auto-3"].map(|id| world.client(Hello { five, client_id: id, ..HELLO }));
+        let nameless = world.client(Hello { five, client_id: "", ..HELLO });
+        assert!(!world.is_closed(nameless) && named.into_iter().all(|client| !world.is_closed(client)));
+    }
 }

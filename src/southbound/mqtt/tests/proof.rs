@@ -267,6 +267,27 @@ fn a_token_lets_in_the_device_that_the_client_id_or_its_subject_names() {
 }
 
 #[test]
+fn a_token_names_the_audience_that_is_configured_in_the_place_of_the_gateways_id() {
+    let signer = Signer::new(SignatureAlgorithm::Es256);
+    let mut world = world(&signer);
+    let token = |audience: &str| {
+        let mut claims = claims(0, 3_600);
+        claims["aud"] = json!(audience);
+        signer.token(&json!({ "alg": "ES256" }), &claims)
+    };
+    for (configured, taken, refused) in [(None, "gw", "plant-4"), (Some("plant-4"), "plant-4", "gw")] {
+        let settings = Settings { jwt_audience: configured.map(str::to_owned), ..Settings::default() };
+        world.intake.replace(&settings, &roles());
+        let client = show(&mut world, "cam-1", &token(taken));
+        assert_eq!(code(&mut world, client), 0);
+        let client = show(&mut world, "cam-1", &token(refused));
+        assert_eq!(code(&mut world, client), BAD);
+        let reason = &world.intake.last_refused_connect().expect("one").reason;
+        assert!(reason.contains(&format!("{refused:?}, not {taken:?}")), "{reason}");
+    }
+}
+
+#[test]
 fn a_refused_connect_is_kept_with_the_device_that_it_claims_to_be_and_the_reason() {
     let signer = Signer::new(SignatureAlgorithm::Es256);
     let mut world = world(&signer);

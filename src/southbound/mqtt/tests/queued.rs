@@ -1,4 +1,4 @@
-//! Messages of QoS 1 for subscribers that are away, slow, or come back.
+//! Messages of QoS 1 for subscribers that are away, slow, or come back; of QoS 2: `forwarded`.
 
 use super::*;
 

@@ -4,7 +4,7 @@
 use super::super::connection::{Connection, State};
 use super::super::packet::{Inbound, Welcome};
 use super::*;
-use mqtt::packet::{AuthenticationMethod, MessageExpiryInterval};
+use mqtt::packet::{AuthenticationData, AuthenticationMethod, MessageExpiryInterval, Property};
 
 /// What a client that is not let in hears, and that it is closed then.
 fn refusal(world: &mut World, connect: &[u8]) -> Vec<(u8, Vec<u8>)> {
@@ -51,15 +51,34 @@ fn ill_formed(mut bytes: Vec<u8>, text: &[u8]) -> Vec<u8> {
 #[test]
 fn what_a_connect_offers_and_is_not_taken_is_answered_with_its_code_and_closed() {
     for (five, code) in [(true, 0x85), (false, 2)] {
-        let heard = refusal(&mut World::new(), &Hello { five, client_id: "a\u{1}b", ..HELLO }.bytes());
+        let mut bytes = Hello { five, client_id: "a\u{1}b", ..HELLO }.bytes();
+        for character in [1, 0] {
+            let at = bytes.windows(3).position(|part| part == [b'a', 1, b'b']).unwrap_or_default();
+            bytes[at + 1] = character;
+            let heard = refusal(&mut World::new(), &bytes);
+            assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]), "{character}");
+        }
+    }
+    // The topic of a will with U+0000.
+    for (five, code) in [(true, 0x90), (false, 5)] {
+        let mut bytes = Hello { five, will: Some(("t/\u{1}x", 0)), ..HELLO }.bytes();
+        let at = bytes.windows(3).position(|part| part == [b'/', 1, b'x']).unwrap_or_default();
+        bytes[at + 1] = 0;
+        let heard = refusal(&mut World::new(), &bytes);
         assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
     }
-    let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
-    let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
-    let method = AuthenticationMethod::new("SCRAM-SHA-256").unwrap();
-    let connect = connect.props(vec![method.into()]).build().unwrap().to_continuous_buffer();
-    let heard = refusal(&mut World::new(), &connect);
-    assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, 0x8C][..]));
+    let method = Property::from(AuthenticationMethod::new("SCRAM-SHA-256").unwrap());
+    let data = Property::from(AuthenticationData::new(b"n,,n=door-7".to_vec()).unwrap());
+    // Data without a method is a Protocol Error (§3.1.2.11.10).
+    for (properties, code) in
+        [(vec![method.clone()], 0x8C), (vec![method, data.clone()], 0x8C), (vec![data], 0x82)]
+    {
+        let connect = v5_0::Connect::builder().client_id("c").unwrap().clean_start(true);
+        let connect = connect.user_name("door-7").unwrap().password("sesame").unwrap();
+        let connect = connect.props(properties).build().unwrap().to_continuous_buffer();
+        let heard = refusal(&mut World::new(), &connect);
+        assert_eq!((heard[0].0, &heard[0].1[..2]), (CONNACK, &[0, code][..]));
+    }
 }
 
 #[test]
@@ -122,6 +141,36 @@ fn a_clean_start_has_no_session_and_no_connack_has_response_information() {
         assert!(!connack.props().iter().any(is_information));
         world.intake.handle_closed(&world.moment, client, &mut world.pipeline);
     }
+}
+
+#[test]
+fn a_client_without_an_id_is_told_the_one_that_it_got_and_comes_back_with_it() {
+    const KEPT: Hello<'_> = Hello { clean: false, expiry: Some(3_600), ..HELLO };
+    let mut world = World::new();
+    let assigned = |world: &mut World, client| {
+        let heard = world.heard(client);
+        let (connack, _) = v5_0::Connack::parse(&heard[0].1).unwrap();
+        let id = connack.props().iter().find_map(|property| match property {
+            Property::AssignedClientIdentifier(id) => Some(id.val().to_owned()),
+            _ => None,
+        });
+        (heard[0].1[0], id)
+    };
+    let nameless = world.connect(Hello { client_id: "", ..KEPT });
+    let (present, id) = assigned(&mut world, nameless);
+    let id = id.filter(|id| !id.is_empty()).expect("an Assigned Client Identifier");
+    assert_eq!(present, 0);
+    world.intake.handle_closed(&world.moment, nameless, &mut world.pipeline);
+    // Another without an id is another client, and one that has an id is not told any.
+    let other = world.connect(Hello { client_id: "", ..KEPT });
+    let (present, other) = assigned(&mut world, other);
+    assert!(present == 0 && other.is_some_and(|other| other != id));
+    let again = world.connect(Hello { client_id: &id, ..KEPT });
+    assert_eq!(assigned(&mut world, again), (1, None));
+    // 3.1.1 cannot tell it: such a client is taken where it has nothing to come back to.
+    world.client(Hello { client_id: "", ..OLD });
+    let heard = refusal(&mut World::new(), &Hello { client_id: "", clean: false, ..OLD }.bytes());
+    assert_eq!(heard, [(CONNACK, vec![0, 2])]);
 }
 
 #[test]

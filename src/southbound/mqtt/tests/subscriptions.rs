@@ -44,6 +44,69 @@ fn each_filter_has_its_code_in_order_and_what_is_unsubscribed_brings_nothing_mor
 }
 
 #[test]
+fn a_filter_of_which_a_deny_rule_holds_back_everything_is_refused_in_both_versions() {
+    let mut world = local(None);
+    // `home/+/secret` is denied.
+    for (filter, code) in [
+        ("home/door-7/secret", 0x87),
+        ("home/+/secret", 0x87),
+        ("+/door-7/secret", 0x87),
+        ("home/+/+", 2),
+        ("home/door-7/secret/#", 2),
+        ("home/#", 2),
+    ] {
+        let client = world.client(HELLO);
+        world.say(client, &subscribe(filter, SubOpts::new().set_qos(Qos::ExactlyOnce)));
+        assert_eq!(world.heard(client), [(SUBACK, vec![0, 3, 0, code])], "{filter}");
+        let old = world.client(Hello { client_id: "old", ..OLD });
+        let entries = vec![SubEntry::new(filter, SubOpts::new().set_qos(Qos::ExactlyOnce)).unwrap()];
+        let bytes = v3_1_1::Subscribe::builder().packet_id(3).entries(entries).build().unwrap();
+        world.say(old, &bytes.to_continuous_buffer());
+        let code = if code == 2 { 2 } else { 0x80 };
+        assert_eq!(world.heard(old), [(SUBACK, vec![0, 3, code])], "{filter}");
+    }
+    // What it was refused last is known.
+    let index = world.pipeline.gate.device_by_id("door-7").expect("a device");
+    let (count, last) = world.intake.refused_filters_of(index).expect("some");
+    assert_eq!((count, last.filter.as_str()), (6, "+/door-7/secret"));
+}
+
+#[test]
+fn a_session_has_at_most_64_subscriptions_and_one_that_it_has_is_made_again() {
+    for (five, full) in [(true, 0x97), (false, 0x80)] {
+        let mut world = local(None);
+        let client = world.client(Hello { five, ..HELLO });
+        let code = |world: &mut World, filter: &str| {
+            world.say(client, &subscribe_in(five, filter, SubOpts::new()));
+            world.pass(Duration::from_secs(60));
+            let heard = world.heard(client);
+            assert_eq!((heard.len(), heard[0].0), (1, SUBACK), "{filter}");
+            *heard[0].1.last().expect("a code")
+        };
+        for number in 0..64 {
+            assert_eq!(code(&mut world, &format!("home/{number}/+")), 0, "{number}");
+        }
+        assert_eq!(code(&mut world, "home/64/+"), full);
+        assert_eq!(world.pipeline.counters.value(Counter::MqttSubscriptionsRefused), 1);
+        assert_eq!(code(&mut world, "home/7/+"), 0, "it is there already");
+        let mut gone = unsubscribe(4, &["home/7/+"]);
+        if !five {
+            // 3.1.1 has no properties.
+            gone.remove(4);
+            gone[1] -= 1;
+        }
+        world.say(client, &gone);
+        world.heard(client);
+        assert_eq!(code(&mut world, "home/64/+"), 0, "there is room again");
+        assert_eq!(code(&mut world, "home/7/+"), full);
+        // Another session has its own.
+        let other = world.client(Hello { five, client_id: "other", ..HELLO });
+        world.say(other, &subscribe_in(five, "home/64/+", SubOpts::new()));
+        assert_eq!(*world.heard(other)[0].1.last().expect("a code"), 0);
+    }
+}
+
+#[test]
 fn a_client_that_subscribes_and_unsubscribes_without_end_joins_the_bus_once() {
     let mut world = local(None);
     let client = world.client(HELLO);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::southbound::mqtt::refusal_rate::{BURST, RATE};
+use crate::southbound::mqtt::settings::UNREAD_MAX;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -82,6 +83,44 @@ fn a_client_that_is_held_is_not_taken_for_silent() {
     assert!(!world.is_closed(client));
     world.pass(3 * SECOND);
     assert!(world.is_closed(client), "now it is");
+}
+
+/// 200 publishes at once, of which 100 are taken.
+fn unanswered(world: &mut World) -> ConnectionNumber {
+    let client = world.client(Hello { keep_alive: 4, ..HELLO });
+    let many: Vec<u8> = (1..=200).flat_map(|id| one(id, "t/a")).collect();
+    world.say(client, &many);
+    assert_eq!((world.taken().len(), next(world, client)), (100, Next::Wait));
+    client
+}
+
+#[test]
+fn a_client_that_is_not_read_while_the_disk_stalls_is_not_taken_for_silent() {
+    let mut world = World::with(Settings::default(), 2_000);
+    let client = unanswered(&mut world);
+    world.pass(12 * SECOND);
+    assert!(!world.is_closed(client), "its PINGREQ would not be read");
+    // From then on its keep-alive counts anew.
+    while !world.taken().is_empty() {
+        world.commit(true);
+    }
+    assert_eq!(world.kinds(client), [PUBACK; 200]);
+    world.pass(5 * SECOND);
+    assert_eq!(next(&mut world, client), Next::Read);
+    world.pass(2 * SECOND);
+    assert!(world.is_closed(client), "now it is silent");
+    assert_eq!(world.ended(), [Ended::Silent]);
+}
+
+#[test]
+fn a_client_is_not_kept_for_ever_behind_a_disk_that_does_not_come_back() {
+    let mut world = World::with(Settings::default(), 2_000);
+    let client = unanswered(&mut world);
+    world.pass(UNREAD_MAX - SECOND);
+    assert!(!world.is_closed(client));
+    world.pass(8 * SECOND);
+    assert!(world.is_closed(client));
+    assert_eq!(world.ended(), [Ended::Silent]);
 }
 
 #[test]

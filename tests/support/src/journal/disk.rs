@@ -362,6 +362,11 @@ impl Storage for FakeDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let inner = self.lock();
+        Some(inner.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(inner.used()) as u64))
+    }
+
     fn wait_for_second_look(&self) {
         let mut inner = self.lock();
         inner.second_looks += 1;

@@ -51,6 +51,10 @@ pub struct Ask {
     pub query: Option<String>,
     /// The only format that is wanted.
     pub accept: Option<ContentFormat>,
+    /// The size exponent of the blocks that are wanted from the first one on (RFC 7959 §2.3, §2.4:
+    /// early negotiation); `None`: the peer chooses, and may not know blocks, whose option is
+    /// critical.
+    pub block_exponent: Option<u8>,
     /// With Observe 0.
     pub observe: bool,
     /// Longest value that is fetched, in bytes; at most [`BODY_MAX`].
@@ -387,6 +391,10 @@ impl Endpoint {
         if !asked.echo.take(code, options.echo.as_deref(), || another) {
             return false;
         }
+        if let Some(block) = options.block2.filter(|block| block.number == 0) {
+            let wanted = asked.ask.block_exponent.unwrap_or(SIZE_EXPONENT_MAX);
+            asked.ask.block_exponent = Some(block.size_exponent.min(wanted));
+        }
         let observe = asked.ask.observe.then_some(0);
         let body = Body { echo: asked.echo.clone(), ..Body::of(&asked.ask, asked.holder, observe) };
         let Ok(message_id) = self.send_block(now, request, &body) else { return false };
@@ -448,6 +456,7 @@ impl Body {
             path: ask.path.clone(),
             query: ask.query.clone(),
             accept: ask.accept,
+            block_exponent: ask.block_exponent,
             observe,
             limit: ask.limit.min(BODY_MAX),
             content_format: None,
