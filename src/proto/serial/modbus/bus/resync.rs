@@ -450,14 +450,6 @@ impl Bus {
         self.units.iter_mut().for_each(|unit| unit.resynced(now, was_lost));
     }
 
-    /// Whether a frame of this function is what is left of the probes, and no answer to a
-    /// poll.
-    pub(super) fn is_probes(&self, function: u8) -> bool {
-        let of = |class| self.classes.probe(class, &self.units, None);
-        let is_it = |probe: Probe| probe.is_function_free && probe.request.function() == function & 0x7f;
-        self.resync_again.is_some() && (0..=DRAIN).filter_map(of).any(is_it)
-    }
-
     /// What a peer of Modbus TCP sent that is no frame.
     pub(super) fn note_resync_unframed(&mut self, bytes: usize) {
         if let Line::Resyncing(sent) = &mut self.line {
