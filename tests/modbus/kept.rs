@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tombolo::proto::serial::modbus::bus::{Medium, State};
+use tombolo::proto::serial::modbus::Bus;
+use tombolo::proto::serial::modbus::bus::Medium;
 use tombolo::proto::serial::modbus::settings::Unit;
-use tombolo::proto::serial::modbus::{Bus, Event};
 
 use crate::gateway::{judged, with};
 use crate::support::{World, frame, ms, settings};
@@ -43,13 +43,6 @@ enum Missing {
     Silence,
 }
 
-/// What units answer to reads of tables that they do not have.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Other {
-    Exception,
-    Silence,
-}
-
 struct Gateway {
     kept: VecDeque<Vec<u8>>,
     /// So many requests from now on are given up.
@@ -57,15 +50,12 @@ struct Gateway {
     /// When requests are given up next.
     at: VecDeque<Duration>,
     count: u16,
-    /// It clears its buffer whenever it is connected to.
-    is_cleared_by_opening: bool,
 }
 
 struct Case {
     medium: Medium,
     missing: Missing,
     unknown: Unknown,
-    other: Other,
     /// How many requests are given up, and when.
     given_up: usize,
     at: &'static [u64],
@@ -76,8 +66,8 @@ struct Case {
 impl Case {
     fn new(medium: Medium, unknown: Unknown, given_up: usize, at: &'static [u64]) -> Case {
         let missing = if medium == Medium::Line { Missing::Silence } else { Missing::Exception(11) };
-        let (other, timeout, changes) = (Other::Exception, ms(200), true);
-        Case { medium, missing, unknown, other, given_up, at, timeout, changes }
+        let (timeout, changes) = (ms(200), true);
+        Case { medium, missing, unknown, given_up, at, timeout, changes }
     }
 }
 
@@ -105,12 +95,11 @@ fn world(case: &Case, units: Vec<Unit>) -> (World, Rc<RefCell<Gateway>>) {
         skip: 0,
         at: case.at.iter().map(|at| *at * SECOND.as_secs() as u64).map(Duration::from_secs).collect(),
         count: 0,
-        is_cleared_by_opening: false,
     }));
     for address in 1..=247 {
         let (gateway, clock) = (gateway.clone(), world.clock());
         let is_own = units.iter().any(|unit| unit.address == address);
-        let (unknown, missing, other) = (case.unknown, case.missing, case.other);
+        let (unknown, missing) = (case.unknown, case.missing);
         let (given_up, timeout, changes) = (case.given_up, case.timeout, case.changes);
         world.behave(address, move |body| {
             let gateway = &mut *gateway.borrow_mut();
@@ -127,7 +116,8 @@ fn world(case: &Case, units: Vec<Unit>) -> (World, Rc<RefCell<Gateway>>) {
                 (false, Unknown::Exceptions) => Some(refused(2)),
                 (false, Unknown::Data) => Some(gateway.answer(body, changes)),
                 (true, _) if body[1] == 3 => Some(gateway.answer(body, changes)),
-                (true, _) => (other == Other::Exception).then(|| refused(1)),
+                // Of a table that it does not have.
+                (true, _) => Some(refused(1)),
             };
             if gateway.skip > 0 && is_own {
                 gateway.skip -= 1;
