@@ -93,7 +93,7 @@ fn world(case: &Case, units: Vec<Unit>) -> (World, Rc<RefCell<Gateway>>) {
     let gateway = Rc::new(RefCell::new(Gateway {
         kept: VecDeque::new(),
         skip: 0,
-        at: case.at.iter().map(|at| *at * SECOND.as_secs() as u64).map(Duration::from_secs).collect(),
+        at: case.at.iter().map(|at| *at * SECOND.as_secs()).map(Duration::from_secs).collect(),
         count: 0,
     }));
     for address in 1..=247 {
