@@ -14,7 +14,7 @@ use crate::southbound::mqtt::explain::{paths_of_commands, publishable, receivabl
 /// The command that sends a first reading, to a path that the device's rules allow.
 pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> String {
     let (host, port) = address(settings);
-    let path = path(settings, device);
+    let path = allowed_path(&gate_of(settings, device), Instant::now(), settings, device);
     let note = if path.is_none() { "   # no rule of its role allows a path yet" } else { "" };
     let id = device.id.as_str();
     let (program, proof) = match proof {
@@ -31,12 +31,6 @@ pub(super) fn line(settings: &Settings, device: &Device, proof: Proof<'_>) -> St
     let url = format!("coaps://{host}{port}/{}", path.as_deref().unwrap_or("t/temperature"));
     // Without -v it prints nothing when all is well; with it, the answer: 2.04.
     format!("{program} -v 6 -m post {proof} -e 21.5 {}{note}", shell_word(&url))
-}
-
-/// A path that the device's rules allow.
-pub(super) fn path(settings: &Settings, device: &Device) -> Option<String> {
-    let role = settings.gate.roles.iter().find(|role| role.name == device.role)?;
-    allowed_path(settings, device, role)
 }
 
 /// The machines that a CoAP client can be on.
@@ -64,31 +58,19 @@ pub(super) enum Attempt {
 
 /// What a client of the device can try.
 pub(super) fn attempt(settings: &Settings, device: &Device) -> Attempt {
-    if let Some(path) = path(settings, device) {
+    let (gate, now, id) = (gate_of(settings, device), Instant::now(), device.id.as_str());
+    if let Some(path) = allowed_path(&gate, now, settings, device) {
         return Attempt::Publish(path);
     }
-    let mut only = settings.gate.clone();
-    only.devices = vec![device.clone().into()];
-    let (now, id) = (Instant::now(), device.id.as_str());
-    let gate = Gate::new(only, now);
     let is_allowed = |question, text: &str| {
         explain(settings, &gate, now, id, question, text, Supposed::default())["allowed"] == true
     };
     let local = settings.mqtt.local.iter().find(|(role, _)| *role == device.role).map(|(_, rules)| rules);
-    let topic = |filter: &str| {
-        let levels = filter.split('/').map(|level| match level {
-            "+" => "1",
-            "#" => "temperature",
-            literal => literal,
-        });
-        levels.collect::<Vec<_>>().join("/")
-    };
-    let mut topics = publishable(local, id).map(|(_, _, filter)| topic(&filter));
+    let mut topics = publishable(local, id).map(|(_, _, filter)| example(&filter));
     if let Some(topic) = topics.find(|topic| is_allowed(Question::Publish, topic)) {
         return Attempt::Publish(topic);
     }
-    let role = settings.gate.roles.iter().find(|role| role.name == device.role);
-    let downlink = role.map_or(&[][..], |role| &role.downlink);
+    let downlink = role_of(settings, device).map_or(&[][..], |role| &role.downlink);
     let mut filters = receivable(local, id).chain(paths_of_commands(downlink)).map(|(_, _, filter)| filter);
     match filters.find(|filter| is_allowed(Question::Subscribe, filter)) {
         Some(filter) => Attempt::Subscribe(filter),
@@ -166,20 +148,33 @@ fn host_name() -> Option<String> {
 
 /// A path that the gate lets this device publish to: of the rules for ordinary readings if there is
 /// one, else of any.
-fn allowed_path(settings: &Settings, device: &Device, role: &Role) -> Option<String> {
-    let mut only = settings.gate.clone();
-    only.devices = vec![device.clone().into()];
-    let now = Instant::now();
-    let gate = Gate::new(only, now);
+fn allowed_path(gate: &Gate, now: Instant, settings: &Settings, device: &Device) -> Option<String> {
+    let role = role_of(settings, device)?;
     let mut rules: Vec<_> = role.uplink.iter().filter(|rule| !rule.deny).collect();
     rules.sort_by_key(|rule| (rule.lane != Lane::Normal, rule.retain));
     rules.into_iter().find_map(|rule| {
-        let segments = rule.path.as_str().split('/').map(|level| match level {
-            "+" => "1",
-            "#" => "temperature",
-            literal => literal,
-        });
-        let path = segments.collect::<Vec<_>>().join("/");
+        let path = example(rule.path.as_str());
         gate.explain(now, device.id.as_str(), Method::Post, &path).allowed.then_some(path)
     })
+}
+
+/// A gate that knows this device alone.
+fn gate_of(settings: &Settings, device: &Device) -> Gate {
+    let mut only = settings.gate.clone();
+    only.devices = vec![device.clone().into()];
+    Gate::new(only, Instant::now())
+}
+
+fn role_of<'s>(settings: &'s Settings, device: &Device) -> Option<&'s Role> {
+    settings.gate.roles.iter().find(|role| role.name == device.role)
+}
+
+/// A path or topic that a pattern or filter matches.
+fn example(pattern: &str) -> String {
+    let levels = pattern.split('/').map(|level| match level {
+        "+" => "1",
+        "#" => "temperature",
+        literal => literal,
+    });
+    levels.collect::<Vec<_>>().join("/")
 }
