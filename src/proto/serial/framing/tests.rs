@@ -1680,7 +1680,7 @@ fn a_start_of_eight_bytes_is_found_again_whatever_byte_is_lost_or_wrong() {
                         frames.extend(take(&mut decoder, now, bytes));
                         // Each of its own, or, where they need no pause, all in one stream.
                         let is_weak = checksum.is_none_or(|checksum| checksum == Checksum::SumNegated);
-                        if is_weak || matches!(framing, Framing::Gap(_)) || at % 2 == 0 {
+                        if is_weak || matches!(framing, Framing::Gap(_)) || at.is_multiple_of(2) {
                             now += Duration::from_millis(200);
                             frames.extend(pause(&mut decoder, now));
                         }
