@@ -59,6 +59,7 @@ fuzz_target!(|data: &[u8]| {
         9 => Some(Checksum::Crc16Xmodem),
         10 => Some(Checksum::Crc16Kermit),
         11 => Some(Checksum::Linky),
+        12 => Some(Checksum::Sum16Negated),
         _ => Some(Checksum::Sum),
     };
     // A start only where it fits before the length.

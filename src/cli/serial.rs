@@ -86,6 +86,7 @@ fn told(status: &Status) -> String {
     for (name, port) in &status.serial {
         let name = Escaped(name);
         lines.extend(port.overload.as_ref().map(|why| format!("{name}: {}; {ADVICE}", Escaped(why))));
+        lines.extend(port.telnet.as_ref().map(|why| format!("{name}: {}", Escaped(why))));
         lines.extend(port.illegible.as_ref().map(|why| format!("{name}: {}", Escaped(why))));
         if let Some(asked) = &port.asked
             && let Some(reason) = &asked.reason
@@ -385,6 +386,7 @@ mod tests {
         let bus = SerialPort {
             units: units.map(|(id, unit)| (id.to_owned(), unit)).into(),
             overload: Some("140 % of the line's time".to_owned()),
+            telnet: Some("the converter speaks telnet".to_owned()),
             ..SerialPort::default()
         };
         let asked = SerialAsked {
@@ -398,6 +400,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         for (at, begin) in [
             "bus1: 140 % of the line's time; ",
+            "bus1: the converter speaks telnet",
             "bus1 unit 7, a:  asked 300 ms after its last answer",
             "bus1 unit 7, a:  waited for 1500 ms",
             "bus1 unit 7, a:  asked for at most 10 registers",
@@ -412,7 +415,7 @@ mod tests {
         {
             assert!(lines.get(at).is_some_and(|line| line.starts_with(begin)), "{begin}: {text}");
         }
-        assert_eq!(lines.len(), 9, "{text}");
+        assert_eq!(lines.len(), 10, "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
         assert_eq!(told(&Status::default()), "");
     }

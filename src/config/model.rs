@@ -582,6 +582,8 @@ pub(super) enum Checksum {
     SumNegated,
     #[serde(rename = "sum16")]
     Sum16,
+    #[serde(rename = "sum16-negated")]
+    Sum16Negated,
     #[serde(rename = "linky")]
     Linky,
 }

@@ -464,6 +464,7 @@ const SERIAL: &[Key] = &[
             "sum",
             "sum-negated",
             "sum16",
+            "sum16-negated",
             "linky",
         ]),
     ),

@@ -1233,6 +1233,9 @@ pub struct SerialPort {
     /// that was found, and what to compare.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub illegible: Option<String>,
+    /// That the peer of a port in the network speaks telnet, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub telnet: Option<String>,
     /// How a device does that is asked (`poll`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<SerialAsked>,

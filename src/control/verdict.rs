@@ -49,7 +49,7 @@ pub fn reasons(status: &Status) -> Vec<String> {
         }
         reasons.extend(port.overload.iter().map(|why| format!("serial port {name}: {why}")));
         reasons.extend(port.asked.as_ref().and_then(|of| asked(name, &of.state)));
-        reasons.extend(port.illegible.as_ref().map(|why| illegible(name, why)));
+        reasons.extend(port.telnet.iter().chain(&port.illegible).map(|why| illegible(name, why)));
         reasons.extend(port.units.iter().filter_map(|(id, of)| unit(name, id, &of.state, of.one_behind)));
         reasons.extend(doubtful(name, port));
         // Those of a bus are of its units.
@@ -305,6 +305,7 @@ mod tests {
         let bus = |state: &str| SerialPort { units: [("u".to_owned(), unit(state))].into(), ..open.clone() };
         let illegible =
             SerialPort { illegible: Some("20 frames in a row gave no reading".into()), ..open.clone() };
+        let telnet = SerialPort { telnet: Some("the converter speaks telnet".into()), ..open.clone() };
         let away =
             SerialPort { state: "retrying".into(), reason: Some("it is not there".into()), ..open.clone() };
         let cases: Vec<(Status, &str)> = vec![
@@ -369,6 +370,10 @@ mod tests {
             (Status { problems: vec!["a problem".into()], ..fine() }, "a problem"),
             (Status { serial: [("m".to_owned(), away)].into(), ..fine() }, "m is not open"),
             (Status { serial: [("m".to_owned(), bus("down"))].into(), ..fine() }, "unit u of"),
+            (
+                Status { serial: [("m".to_owned(), telnet)].into(), ..fine() },
+                "m: the converter speaks telnet",
+            ),
             (Status { serial: [("m".to_owned(), illegible)].into(), ..fine() }, "m: 20 frames in a row"),
             (
                 Status {

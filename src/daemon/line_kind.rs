@@ -16,6 +16,8 @@ pub enum LineKind {
     Unreadable(Name),
     /// A device on this port answered too late, or something else than it was asked.
     LateAnswer(Name),
+    /// The peer of this port speaks telnet.
+    Telnet(Name),
     /// A connection of an MQTT client was not accepted.
     MqttAccept,
     /// An MQTT client was refused.
@@ -34,6 +36,7 @@ impl std::fmt::Display for LineKind {
             LineKind::Unstored => f.write_str("reading not stored"),
             LineKind::Unreadable(port) => write!(f, "frame is no reading, serial port {port}"),
             LineKind::LateAnswer(port) => write!(f, "late answer, serial port {port}"),
+            LineKind::Telnet(port) => write!(f, "peer speaks telnet, serial port {port}"),
             LineKind::MqttAccept => f.write_str("MQTT connection not accepted"),
             LineKind::MqttRefused => f.write_str("MQTT client refused"),
             LineKind::MqttFilterRefused => f.write_str("MQTT subscription refused"),

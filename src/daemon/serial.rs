@@ -356,7 +356,8 @@ impl Ports {
             let asked = core.asked().filter(|standing| standing.state == State::Degraded);
             problems.extend(asked.and_then(|standing| verdict::asked(name, standing.state.as_str())));
             problems.extend((core.losing() > 0).then(|| verdict::losing(name)));
-            problems.extend(core.illegible().map(|why| verdict::illegible(name, &why.sentence(name))));
+            let illegible = core.telnet().or_else(|| core.illegible().map(|why| why.sentence(name)));
+            problems.extend(illegible.map(|why| verdict::illegible(name, &why)));
             let units = core.units().filter(|unit| unit.standing() == State::Degraded);
             problems.extend(units.filter_map(|it| {
                 verdict::unit(name, it.id.as_str(), it.standing().as_str(), it.is_one_behind)
@@ -404,7 +405,7 @@ impl Ports {
         let entries = self.entries.borrow();
         let shown = entries.iter().map(|(name, entry)| {
             let core = entry.core.borrow();
-            let (link, counters) = (core.link(), core.counters());
+            let (link, counters, telnet) = (core.link(), core.counters(), core.telnet());
             let port = snapshot::SerialPort {
                 state: if link.is_open() { "open" } else { "retrying" }.to_owned(),
                 port: core.settings().port.to_string(),
@@ -417,7 +418,11 @@ impl Ports {
                 bad_frames: counters.framing.bad,
                 bad_reasons: reasons(&counters.framing, core.unreadable()),
                 asked: core.asked().map(|standing| asked(&standing, core.fault())),
-                illegible: core.illegible().map(|why| why.sentence(name.as_str())),
+                illegible: core
+                    .illegible()
+                    .filter(|_| telnet.is_none())
+                    .map(|why| why.sentence(name.as_str())),
+                telnet,
                 dropped_bytes: counters.framing.dropped,
                 unreadable: counters.unreadable,
                 other_master: counters.rivals,
@@ -710,6 +715,8 @@ impl Entry {
             },
             Some((state, view)) => (Some(state.as_str()), why_unit(&core, &view)),
         };
+        // What a telnet peer does to the data is not the device's doing.
+        let fault = fault.map(|why| core.telnet().unwrap_or(why));
         let reason = core.link().reason().map(str::to_owned).or(fault);
         Some(Standing { open: core.link().is_open(), unit, reason })
     }
@@ -751,6 +758,31 @@ impl Handle {
                 }
                 entry.tell_losing(self.name.as_str(), &core);
             });
+        });
+    }
+
+    /// That the peer speaks telnet, if it is news of these bytes.
+    pub(super) fn greet(&self, bytes: &[u8]) -> Option<String> {
+        self.with(|_, entry| {
+            let is_news = entry.core.borrow_mut().greeted(bytes);
+            is_news.then(|| entry.core.borrow().telnet()).flatten()
+        })
+        .flatten()
+    }
+
+    pub(super) fn say_telnet(&self, reason: &str) {
+        let kind = LineKind::Telnet(self.name.clone());
+        if self.with(|ports, _| ports.shared.hub.borrow_mut().may_say(kind)) == Some(true) {
+            log::warn!(device = self.name.as_str(), reason; "the data of the line is damaged");
+        }
+    }
+
+    /// Bytes for this port.
+    pub(super) fn hear(&self, bytes: &[u8]) {
+        self.with(|ports, _| ports.show(&self.name, "in", bytes, None));
+        self.round(|port, now, stamp, taker| {
+            port.handle_wait(now, awake::waited(now));
+            port.handle_bytes(now, stamp, bytes, taker);
         });
     }
 
@@ -922,11 +954,10 @@ impl Host for Handle {
     }
 
     fn received(&self, bytes: &[u8]) {
-        self.with(|ports, _| ports.show(&self.name, "in", bytes, None));
-        self.round(|port, now, stamp, taker| {
-            port.handle_wait(now, awake::waited(now));
-            port.handle_bytes(now, stamp, bytes, taker);
-        });
+        if let Some(reason) = self.greet(bytes) {
+            self.say_telnet(&reason);
+        }
+        self.hear(bytes);
     }
 
     fn timeout(&self) {

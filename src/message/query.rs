@@ -264,6 +264,25 @@ mod tests {
     }
 
     #[test]
+    fn fifty_arguments_are_kept_in_their_order_and_those_without_a_name_stay() {
+        let arguments: Vec<String> = (0..50).map(|number| format!("{}=1", number % 10)).collect();
+        let bytes: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        assert_eq!(joined(&bytes), Ok(Some(arguments.join("&"))));
+        assert_eq!(value(&bytes, "3"), Err(ArgumentError::Repeated));
+        let mut own = bytes.clone();
+        own[49] = b"unit=C";
+        assert_eq!(value(&own, "unit").as_deref(), Ok("C"));
+        // Sixty-four would be longer than a path may be.
+        assert_eq!(joined(&[&b"a=1"[..]; 64]), Err(QueryError::TooLong));
+        let nameless: &[&[u8]] = &[b"=x", b"", b"=", b"n=1", b""];
+        assert_eq!(joined(nameless), Ok(Some("=x&&=&n=1&".into())));
+        assert_eq!(value(nameless, "n").as_deref(), Ok("1"));
+        assert_eq!(joined(&[b"n=\xC3"]), Err(QueryError::NotUtf8));
+        assert_eq!(joined(&[b"n=\xED\xA0\x80"]), Err(QueryError::NotUtf8), "a surrogate");
+        assert_eq!(joined(&[b"n=%FF"]), Ok(Some("n=%25FF".into())), "text, and no byte FF");
+    }
+
+    #[test]
     fn a_value_is_found_by_its_name_and_decoded() {
         let query: &[&[u8]] = &[b"unit=C", b"place=K\xc3\xb6ln", b"flag", b"twice=1", b"twice=2", b"long="];
         assert_eq!(value(query, "unit").as_deref(), Ok("C"));

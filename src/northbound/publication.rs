@@ -782,6 +782,20 @@ mod tests {
     }
 
     #[test]
+    fn every_content_format_arrives_as_its_media_type_or_else_as_its_number() {
+        for number in 0..=u16::MAX {
+            let format = ContentFormat(number);
+            let content = Content { content_format: Some(format), ..content() };
+            let properties = properties(content);
+            let has_number = has(&properties, "content-format", &number.to_string());
+            let name = format.media_type();
+            let has_name =
+                name.is_some_and(|name| properties.windows(name.len()).any(|part| part == name.as_bytes()));
+            assert_eq!((has_name, has_number), (name.is_some(), name.is_none()), "{number}");
+        }
+    }
+
+    #[test]
     fn a_record_id_is_written_as_it_is_displayed() {
         let mut encoder = Encoder::new("g");
         for (run, sequence) in [(0, 0), (0x0123_4567_89ab_cdef, 42), (u64::MAX, u64::MAX)] {

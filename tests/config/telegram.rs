@@ -90,6 +90,15 @@ fn survives(settings: &Settings, telegram: &[u8], payload: &[u8], least: usize) 
     assert!(found.iter().all(|found| found == payload) && found.len() >= 2, "{}", found.len());
 }
 
+/// Of telegrams that are all good no byte counts as one that belonged to none.
+fn nothing_is_dropped(settings: &Settings, telegram: &[u8]) {
+    let start = Instant::now();
+    let mut decoder = Decoder::new(settings, start);
+    decoder.handle_bytes(start + Duration::from_secs(10), &telegram.repeat(3), &mut |_| {});
+    let counters = decoder.counters();
+    assert_eq!((counters.dropped, counters.bad), (0, 0));
+}
+
 fn read(extractor: &Extractor, payload: &[u8]) -> (String, String) {
     let mut room = Room::default();
     let reading = extractor.read(payload, &mut room).unwrap();
@@ -101,6 +110,8 @@ fn a_p1_telegram_is_published_if_its_crc_behind_the_end_is_right() {
     let (settings, extractor) = example(include_str!("../../config/examples/serial/p1.toml"));
     let payload = &P1.as_bytes()[1..P1.len() - 7];
     survives(&settings, P1.as_bytes(), payload, 2);
+    assert_eq!(decode(&settings, P1.replace("6EEE", "6eee").as_bytes(), 7), [payload]);
+    nothing_is_dropped(&settings, P1.as_bytes());
     let json = r#"{"time":"170102192002W","low":4.426,"high":2.399,"power":0.244}"#;
     assert_eq!(read(&extractor, payload), ("data".to_owned(), json.to_owned()));
 }
@@ -143,7 +154,17 @@ fn an_nmea_sentence_is_published_if_its_checksum_is_right() {
     let sentence = b"$GPGLL,5300.97914,N,00259.98174,E,125926,A*28\r\n";
     let payload = &sentence[1..sentence.len() - 5];
     survives(&settings, sentence, payload, 2);
+    nothing_is_dropped(&settings, sentence);
     assert_eq!(read(&extractor, payload).0, "nmea/GPGLL");
+    for sum in ["1B", "1b"] {
+        let own = format!("$GPTXT,x*{sum}\r\n");
+        assert_eq!(decode(&settings, own.as_bytes(), 7), [b"GPTXT,x"]);
+    }
+    // A sentence without a checksum costs none of its neighbours.
+    let mixed = [&sentence[..], b"$GPTXT,01,01,02,no checksum\r\n$PMTK\r\n$\r\n", sentence].concat();
+    for chunk in [1, 7, mixed.len()] {
+        assert_eq!(decode(&settings, &mixed, chunk), vec![payload; 2]);
+    }
     // A zero passes the checksum wherever it is.
     for at in 0..=payload.len() {
         let mut added = payload.to_vec();
@@ -173,6 +194,7 @@ fn each_group_of_a_linky_is_published_if_its_sum_is_right() {
     let found = decode(&settings, format!("\x02{frame}\x03").as_bytes(), 5);
     let expected: Vec<&[u8]> = groups.iter().map(|group| &group.as_bytes()[..group.len() - 2]).collect();
     assert_eq!(found, expected);
+    nothing_is_dropped(&settings, format!("\x02{frame}\x03").as_bytes());
     for group in groups {
         survives(&settings, format!("\n{group}\r").as_bytes(), &group.as_bytes()[..group.len() - 2], 2);
     }
@@ -448,6 +470,53 @@ fn an_sml_file_is_published_whole_if_its_crc_is_right() {
 }
 
 #[test]
+fn sml_files_full_of_escape_sequences_and_with_any_fill_bytes_are_published_whole() {
+    let (settings, _) = example(include_str!("../../config/examples/serial/sml.toml"));
+    // The transport of SML 1.04, written down once more: zeros up to a multiple of four, an escape
+    // sequence in the data twice, the number of the zeros, and the CRC of all.
+    let sealed = |data: &[u8]| {
+        let fill = data.len().wrapping_neg() % 4;
+        let mut file = hex("1b1b1b1b 01010101");
+        let mut row = 0;
+        for byte in data.iter().copied().chain(std::iter::repeat_n(0, fill)) {
+            file.push(byte);
+            row = if byte == 0x1B { row + 1 } else { 0 };
+            if row == 4 {
+                file.extend([0x1B; 4]);
+                row = 0;
+            }
+        }
+        file.extend(hex("1b1b1b1b 1a"));
+        file.push(u8::try_from(fill).unwrap());
+        Checksum::Crc16X25.append(&mut file, 0);
+        file
+    };
+    // The example of before is made alike.
+    assert_eq!(
+        sealed(&hex("12 1b1b1b1b")),
+        hex("1b1b1b1b 01010101 12 1b1b1b1b 1b1b1b1b 000000 1b1b1b1b 1a03be25")
+    );
+    let mut state = 1_u32;
+    let mut draw = |of: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % of
+    };
+    for round in 0..3_000 {
+        let files: Vec<Vec<u8>> = (0..3)
+            .map(|_| {
+                let length = 1 + draw(40);
+                let data: Vec<u8> = (0..length)
+                    .map(|_| [0x1B, 0x1B, 0x1B, 0x1A, 0x01, 0x00, 0x76][draw(7) as usize])
+                    .collect();
+                sealed(&data)
+            })
+            .collect();
+        let chunk = 1 + draw(9) as usize;
+        assert_eq!(decode(&settings, &files.concat(), chunk), files, "{round}");
+    }
+}
+
+#[test]
 fn a_question_is_written_with_the_escapes_of_toml_or_with_its_own() {
     for (poll, question) in [
         (r#""A\r""#, &b"A\r"[..]),
@@ -513,4 +582,46 @@ fn frames_with_an_end_byte_behind_the_checksum_are_found_again_after_a_lost_byte
         lost.remove(at);
         assert_eq!(decode(&settings, &lost, 64), vec![&frame[2..15]; 2], "byte {at}");
     }
+}
+
+#[test]
+fn an_answer_of_a_jbd_battery_is_published_if_the_complement_of_its_sum_is_right() {
+    let text = include_str!("../../config/examples/serial/jbd.toml");
+    let loaded = main_file(text).loaded();
+    let is_of_it = |line: &&str| !line.contains(" upstream.url: ");
+    let found = lines(&loaded.findings.iter().filter(|f| f.level != Level::Ok).cloned().collect::<Vec<_>>());
+    assert_eq!(found.lines().find(is_of_it), None);
+    // From the manufacturer's description of the protocol ("Smart BMS protocol V4").
+    let basic = "DD 03 00 1B 17 00 00 00 02 D0 03 E8 00 00 20 78 00 00 00 00 00 00 10 48 03 0F 02 0B 76 0B 82 FB FF 77";
+    // From the tests of public readers of it: eleven cells.
+    let cells = "DD 04 00 16 0F A7 0F A5 0F A1 0F 98 0F 9E 0F A0 0F B1 0F BB 0F B1 0F A6 0F A7 F8 18 77";
+    let refused = hex("DD 03 80 00 FF 80 77");
+    for (port, telegram) in loaded.settings.serial.iter().zip([basic, cells]) {
+        let Duty::Readings { framing, extractor, .. } = &port.duty else { panic!() };
+        assert_eq!(framing.checksum, Some(Checksum::Sum16Negated));
+        let telegram = hex(telegram);
+        let payload = &telegram[4..telegram.len() - 3];
+        assert_eq!(payload.len(), usize::from(telegram[3]));
+        survives(framing, &telegram, payload, 2);
+        let mut room = Room::default();
+        assert_eq!(extractor.read(payload, &mut room).unwrap().payload, payload);
+        assert!(decode(framing, &refused, 3).is_empty());
+        assert_eq!(decode(framing, &[&refused[..], &telegram].concat(), 64), [payload]);
+    }
+}
+
+#[test]
+fn an_answer_of_a_pylontech_battery_has_the_same_sum_as_text() {
+    let text = "[role.r.uplink.x]\npath = \"data\"\n[serial.battery]\nport = \"/dev/ttyS0\"\nrole = \"r\"\n\
+                framing = \"markers\"\nstart = \"~\"\nend = \"hex:0d\"\nchecksum = \"sum16-negated\"\nchecksum-text = true\n";
+    let (settings, extractor) = example(text);
+    // The answer of a US3000 to ~20024642E00202FD33, as its users publish it.
+    let answer = "~20024600F07A11020F0CC50CC30CC50CC40CC40CC60CC50CC40CC70CC50CC60CC60CC50CC60CC6050B370B230B230B2D0B2D\
+                  FFE0BF8DFFFF04FFFF001B00BBE4012110E1D6\r";
+    let payload = &answer.as_bytes()[1..answer.len() - 5];
+    survives(&settings, answer.as_bytes(), payload, 2);
+    assert_eq!(read(&extractor, payload).1.as_bytes(), payload);
+    let lower = answer.replace("E1D6", "e1d6");
+    assert_eq!(decode(&settings, lower.as_bytes(), 7), [payload]);
+    assert_eq!(decode(&settings, b"~20024642E00202FD33\r", 7), [&b"20024642E00202"[..]]);
 }

@@ -442,6 +442,75 @@ fn a_device_for_which_a_converter_closes_is_down_and_the_other_on_its_line_is_re
     assert!(site.payloads("two").iter().all(|payload| payload == "b"));
 }
 
+#[test]
+fn a_converter_that_speaks_telnet_is_named_until_it_does_not() {
+    let begin = std::sync::Arc::new(std::sync::Mutex::new(&b"\xFF\xFD\x03\xFF\xFB\x01"[..]));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    let sent = begin.clone();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let Ok(mut stream) = stream else { return };
+            let first = *sent.lock().expect("its lock");
+            let _ = stream.write_all(first);
+            // It answers as a scale does, and closes each connection after a while.
+            let mut question = [0; 2];
+            for _ in 0..2 + number % 2 {
+                if stream.read_exact(&mut question).is_err() {
+                    break;
+                }
+                // Each FF of the data is doubled.
+                let _ = stream.write_all(b"W\xFF\xFF\r\n");
+            }
+        }
+    });
+    let bus = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let bus_port = bus.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for stream in bus.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(b"\xFF\xFB\x2C");
+            std::thread::spawn(move || while stream.read(&mut [0; 64]).is_ok_and(|length| length > 0) {});
+        }
+    });
+    let more = "form = \"raw\"\npattern = '(?-u)^W\\xFF$'\n";
+    let site = Site::new("telnet", |_| {
+        two_asked(port).replace("poll-timeout", &format!("{more}poll-timeout")).replace("1h", "500ms")
+            + &crate::network::bus("plc", &format!("tcp://127.0.0.1:{bus_port}")).replace("2s", "100ms")
+            + &unit("plc", 7, "[serial.plc.unit.7.register.v]\naddress = 0\n")
+    });
+    let words =
+        "speaks telnet (RFC 854, RFC 2217): its connection begins with ff fd 03; switch it to raw TCP";
+    let said =
+        |name: &str| site.ports()[name]["telnet"].as_str().is_some_and(|why| why.contains("speaks telnet"));
+    for name in ["one", "two", "plc"] {
+        wait_for("what the converter speaks", || said(name));
+    }
+    let (_, text) = site.daemon.command(&["status"]);
+    assert!(text.contains("NOT FINE") && text.contains(words), "{text}");
+    let (_, text) = site.daemon.command(&["check", "--offline"]);
+    let warned =
+        text.lines().filter(|line| line.starts_with("warn") && line.contains("speaks telnet")).count();
+    assert_eq!(warned, 3, "{text}");
+    let (_, text) = site.daemon.command(&["serial", "list"]);
+    assert!(
+        text.lines().any(|line| line.starts_with("one: the converter at ") && line.contains(words)),
+        "{text}"
+    );
+    wait_for("the reason of the device", || {
+        let (_, text) = site.daemon.command(&["device", "show", "one"]);
+        text.contains("speaks telnet")
+    });
+    let connections = site.ports()["one"]["lost"].as_u64().unwrap_or_default() + 3;
+    wait_for("more connections", || site.ports()["one"]["lost"].as_u64() >= Some(connections));
+    let log = site.daemon.log();
+    assert_eq!(log.matches("speaks telnet").count(), 2, "once for each line: {log}");
+    *begin.lock().expect("its lock") = b"";
+    for name in ["one", "two"] {
+        wait_for("the end of it", || !said(name));
+    }
+}
+
 /// Serves units over a converter that gives up a connection which was idle for more than a second:
 /// it closes it at the next request, and answers all others. Counts its connections.
 fn serve_while_busy(listener: TcpListener, has_header: bool) -> std::sync::Arc<std::sync::atomic::AtomicU64> {

@@ -169,7 +169,9 @@ pub fn told(status: &Status, ports: &[Port]) -> Vec<Finding> {
                           begins anew with the next start of the gateway";
             findings.push(Finding::warn(&subject, message).advice(advice));
         }
-        findings.extend(port.illegible.as_ref().map(|why| Finding::warn(&subject, why.clone())));
+        findings.extend(
+            port.telnet.iter().chain(&port.illegible).map(|why| Finding::warn(&subject, why.clone())),
+        );
         if let Some(asked) = &port.asked {
             let (questions, answers) = (asked.questions, asked.answers);
             let what = match asked.state.as_str() {
@@ -479,6 +481,10 @@ mod tests {
         let found = told(&Status { serial: serial.into(), ..Status::default() }, &[]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].subject.as_str(), found[0].message.as_str()), ("serial scale", why));
+        let port = SerialPort { telnet: Some("the converter speaks telnet".into()), ..SerialPort::default() };
+        let found = told(&Status { serial: [("scale".to_owned(), port)].into(), ..Status::default() }, &[]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].message, "the converter speaks telnet");
     }
 
     #[test]

@@ -475,6 +475,7 @@ fn framing(table: &Serial) -> Result<framing::Settings, Fault> {
         Some(model::Checksum::Sum) => Some(Checksum::Sum),
         Some(model::Checksum::SumNegated) => Some(Checksum::SumNegated),
         Some(model::Checksum::Sum16) => Some(Checksum::Sum16),
+        Some(model::Checksum::Sum16Negated) => Some(Checksum::Sum16Negated),
         Some(model::Checksum::Linky) => Some(Checksum::Linky),
     };
     let (apart, mark) = apart(table)?;

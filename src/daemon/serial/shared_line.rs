@@ -63,9 +63,17 @@ impl Host for SharedLine {
     }
 
     fn received(&self, bytes: &[u8]) {
+        let mut is_said = false;
+        for member in &self.members {
+            if let Some(reason) = member.greet(bytes)
+                && !std::mem::replace(&mut is_said, true)
+            {
+                member.say_telnet(&reason);
+            }
+        }
         let listener = self.turns.borrow().listener();
         if let Some(member) = self.members.get(listener) {
-            member.received(bytes);
+            member.hear(bytes);
         }
         if let Some(first) = self.members.first() {
             first.with(|_, entry| entry.core.borrow_mut().heard());

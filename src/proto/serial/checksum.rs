@@ -13,6 +13,7 @@
 //! | `sum` | 1 | all bytes added, modulo 256 | | DD |
 //! | `sum-negated` | 1 | what makes that sum 0 | | 23 |
 //! | `sum16` | 2 | all bytes added, modulo 65536 | high byte first | 01DD |
+//! | `sum16-negated` | 2 | what makes that sum 0 | high byte first | FE23 |
 //! | `linky` | 1 | the lowest six bits of that sum, plus 20 | | 3D |
 //!
 //! [`Placement`] says where in a frame it stands, and how, if not so.
@@ -172,6 +173,8 @@ pub enum Checksum {
     SumNegated,
     /// All bytes added, modulo 65536.
     Sum16,
+    /// What is to be added for that sum to be 0: the two's complement of it, as in JBD batteries.
+    Sum16Negated,
     /// The lowest six bits of the sum, plus 0x20, which is a printable character: the information
     /// groups of French meters (Enedis-NOI-CPT_54E §5.3.6, §6.2.3).
     Linky,
@@ -322,9 +325,12 @@ impl Checksum {
             Checksum::Crc16Kermit => &LINEAR_KERMIT,
             Checksum::Crc16X25 => &LINEAR_X25,
             Checksum::Crc32 => &LINEAR_ISO_HDLC,
-            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky => {
-                return None;
-            }
+            Checksum::Xor
+            | Checksum::Sum
+            | Checksum::SumNegated
+            | Checksum::Sum16
+            | Checksum::Sum16Negated
+            | Checksum::Linky => return None,
         })
     }
 
@@ -349,16 +355,14 @@ impl Checksum {
             Checksum::Linky => (sum & 0x3F) + 0x20,
             Checksum::SumNegated => sum.wrapping_neg() & 0xFF,
             Checksum::Sum16 => sum & 0xFFFF,
+            Checksum::Sum16Negated => sum.wrapping_neg() & 0xFFFF,
             _ => sum & 0xFF,
         }
     }
 
     /// Whether it is a cyclic redundancy check, all of which have 16 bits or more.
     pub fn is_crc(self) -> bool {
-        !matches!(
-            self,
-            Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Sum16 | Checksum::Linky
-        )
+        self.linear().is_some()
     }
 
     /// Its width in bytes, `1..=4`.
@@ -370,7 +374,8 @@ impl Checksum {
             | Checksum::Crc16Xmodem
             | Checksum::Crc16Kermit
             | Checksum::Crc16X25
-            | Checksum::Sum16 => 2,
+            | Checksum::Sum16
+            | Checksum::Sum16Negated => 2,
             Checksum::Crc32 => 4,
             Checksum::Xor | Checksum::Sum | Checksum::SumNegated | Checksum::Linky => 1,
         }
@@ -378,7 +383,10 @@ impl Checksum {
 
     /// Whether it is sent with its high byte first usually.
     fn is_high_first(self) -> bool {
-        matches!(self, Checksum::Crc16Ccitt | Checksum::Crc16Xmodem | Checksum::Sum16)
+        matches!(
+            self,
+            Checksum::Crc16Ccitt | Checksum::Crc16Xmodem | Checksum::Sum16 | Checksum::Sum16Negated
+        )
     }
 
     /// Its value over `bytes`.
@@ -398,6 +406,7 @@ impl Checksum {
             Checksum::Sum16 => {
                 u32::from(bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))))
             }
+            Checksum::Sum16Negated => Checksum::Sum16.of(bytes).wrapping_neg() & 0xFFFF,
         }
     }
 
@@ -429,7 +438,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: [Checksum; 11] = [
+    const ALL: [Checksum; 12] = [
         Checksum::Crc16Modbus,
         Checksum::Crc16Ccitt,
         Checksum::Crc32,
@@ -441,6 +450,7 @@ mod tests {
         Checksum::Crc16X25,
         Checksum::SumNegated,
         Checksum::Sum16,
+        Checksum::Sum16Negated,
     ];
 
     #[test]
@@ -448,7 +458,7 @@ mod tests {
         let found = ALL.map(|checksum| checksum.of(b"123456789"));
         assert_eq!(
             found,
-            [0x4B37, 0x29B1, 0xCBF4_3926, 0x31, 0xDD, 0xBB3D, 0x31C3, 0x2189, 0x906E, 0x23, 0x01DD]
+            [0x4B37, 0x29B1, 0xCBF4_3926, 0x31, 0xDD, 0xBB3D, 0x31C3, 0x2189, 0x906E, 0x23, 0x01DD, 0xFE23]
         );
     }
 
@@ -555,14 +565,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_appended_is_stripped_again(bytes: Vec<u8>, which in 0..11_usize) {
+        fn what_was_appended_is_stripped_again(bytes: Vec<u8>, which in 0..12_usize) {
             let mut frame = bytes.clone();
             ALL[which].append(&mut frame, 0);
             prop_assert_eq!(ALL[which].strip(&frame), Some(&bytes[..]));
         }
 
         #[test]
-        fn one_changed_bit_is_noticed(bytes: Vec<u8>, which in 0..11_usize, at: prop::sample::Index, bit in 0..8) {
+        fn one_changed_bit_is_noticed(bytes: Vec<u8>, which in 0..12_usize, at: prop::sample::Index, bit in 0..8) {
             let mut frame = bytes;
             ALL[which].append(&mut frame, 0);
             let at = at.index(frame.len());

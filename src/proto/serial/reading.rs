@@ -525,7 +525,7 @@ fn value(text: &str, kind: Kind, decimal: Decimal, out: &mut Vec<u8>) -> Result<
             if has_wrong_mark || !is_begun {
                 return Err(Unreadable::NotANumber);
             }
-            let plain = format!("{sign}{}", digits.replacen(',', ".", 1));
+            let plain = format!("{sign}{}", as_json(&digits.replacen(',', ".", 1)));
             if scale == Scale::default() && is_json_number(&plain) {
                 out.extend_from_slice(plain.as_bytes());
             } else {
@@ -549,6 +549,23 @@ fn value(text: &str, kind: Kind, decimal: Decimal, out: &mut Vec<u8>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Digits of a device as JSON writes them, each kept that says something: without zeros in front,
+/// with one before the point, and with the point only before others. What is no number stays none.
+fn as_json(digits: &str) -> String {
+    let end = digits.find(['e', 'E']).unwrap_or(digits.len());
+    let (mantissa, exponent) = digits.split_at(end);
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return digits.to_owned();
+    }
+    let whole = match whole.trim_start_matches('0') {
+        "" => "0",
+        whole => whole,
+    };
+    let point = if fraction.is_empty() { "" } else { "." };
+    format!("{whole}{point}{fraction}{exponent}")
 }
 
 fn scaled(number: f64, scale: Scale, out: &mut Vec<u8>) -> Result<(), Unreadable> {
@@ -665,7 +682,21 @@ mod tests {
             (Kind::Text, "7", Ok("\"7\"")),
             (number, "+007", Ok("7")),
             (number, "23,50", Ok("23.50")),
-            (number, " 00012.340 ", Ok("12.34")),
+            (number, " 00012.340 ", Ok("12.340")),
+            // A counter of a meter: no digit is lost for the zeros in front.
+            (number, "00012345678901234567.8", Ok("12345678901234567.8")),
+            (number, "-0009007199254740993", Ok("-9007199254740993")),
+            (number, "0000", Ok("0")),
+            (number, "000.0", Ok("0.0")),
+            (number, "7.", Ok("7")),
+            (number, ".50", Ok("0.50")),
+            (number, "0012e3", Ok("12e3")),
+            (number, ".", Err(Unreadable::NotANumber)),
+            (number, ",", Err(Unreadable::NotANumber)),
+            (number, ".e1", Err(Unreadable::NotANumber)),
+            (number, "1..2", Err(Unreadable::NotANumber)),
+            (number, "0x10", Err(Unreadable::NotANumber)),
+            (number, "00 12", Err(Unreadable::NotANumber)),
             (number, "nan", Err(Unreadable::NotANumber)),
             (number, "inf", Err(Unreadable::NotANumber)),
             (number, "1e999", Err(Unreadable::NotANumber)),
@@ -697,7 +728,15 @@ mod tests {
             (Decimal::Comma, Kind::Auto, "1.234,5", Ok("\"1.234,5\"")),
             (Decimal::Comma, Kind::Auto, "1,234,5", Ok("\"1,234,5\"")),
             (Decimal::Any, Kind::Auto, "23,50", Ok("\"23,50\"")),
-            (Decimal::Comma, number, "-0023,50", Ok("-23.5")),
+            (Decimal::Comma, number, "-0023,50", Ok("-23.50")),
+            // A comma between thousands is one like any other, unless a point is declared.
+            (Decimal::Any, number, "1,234", Ok("1.234")),
+            (Decimal::Point, number, "1,234", no),
+            (Decimal::Point, number, "1,234.5", no),
+            (Decimal::Any, number, "1,234,567", no),
+            (Decimal::Any, number, "1.234.567", no),
+            (Decimal::Any, number, "1'234.5", no),
+            (Decimal::Comma, number, "1 234,5", no),
             (Decimal::Comma, number, "23.50", no),
             (Decimal::Comma, number, "1.234,5", no),
             (Decimal::Point, number, "23,50", no),

@@ -13,6 +13,7 @@
 pub mod awake;
 pub mod counters;
 pub mod delivery;
+pub mod greeting;
 pub mod intake;
 pub mod io;
 pub mod legibility;

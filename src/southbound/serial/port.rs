@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counters::Counters;
+use super::greeting::Greeting;
 use super::legibility::{Fault, Illegible};
 use super::order::{Delivered, Order, Wanted};
-use super::settings::{self, Duty};
+use super::settings::{self, Duty, PortName};
 use super::stream::Stream;
 use super::taker::Taker;
 use super::units::{UnitView, Units};
@@ -31,6 +32,7 @@ pub struct Port {
     work: Work,
     /// Commands that could not be begun, which are told next.
     untaken: Vec<(u64, Delivered)>,
+    greeting: Greeting,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Port {
                 Work::Bus(Box::new(units), *built_in)
             }
         };
-        Port { link: Link::new(now), settings, work, untaken: Vec::new() }
+        Port { link: Link::new(now), settings, work, untaken: Vec::new(), greeting: Greeting::default() }
     }
 
     /// The settings of the port.
@@ -155,6 +157,8 @@ impl Port {
     /// The port was opened.
     pub fn handle_opened(&mut self, now: Instant) {
         self.link.handle_opened(now);
+        let is_judged = matches!(self.settings.port, PortName::Tcp { .. }) && !self.may_begin_with_ff();
+        self.greeting.opened(is_judged);
         match &mut self.work {
             Work::Stream(stream) => stream.reopen(now),
             Work::Bus(units, _) => units.opened(now),
@@ -168,6 +172,27 @@ impl Port {
             Work::Stream(stream) => stream.closed(now),
         }
         self.link.handle_failure(now, reason)
+    }
+
+    /// Whether messages of the device begin with FF, as commands of telnet do.
+    fn may_begin_with_ff(&self) -> bool {
+        let Duty::Readings { framing, .. } = &self.settings.duty else { return false };
+        let first = match &framing.framing {
+            framing::Framing::Markers(markers) => markers.start.first(),
+            _ => framing.start.first(),
+        };
+        first == Some(&0xFF)
+    }
+
+    /// These bytes came on its line, for whichever device. Returns whether it is news that the peer
+    /// speaks telnet.
+    pub fn greeted(&mut self, bytes: &[u8]) -> bool {
+        self.greeting.received(bytes)
+    }
+
+    /// That the peer speaks telnet, and what to do about it, if it is so.
+    pub fn telnet(&self) -> Option<String> {
+        self.greeting.sentence(&self.settings.port)
     }
 
     /// Handles received bytes.

@@ -17,6 +17,10 @@ use super::{Buffer, Counters, EncodeError, Step};
 /// Longest marker, in bytes.
 pub const MARKER_MAX: usize = 8;
 
+/// What devices send between frames of this kind, as CR and LF behind the CRC of P1, STX and ETX
+/// around the groups of a Linky: nothing is lost with it.
+const BETWEEN: [u8; 4] = [0x02, 0x03, b'\r', b'\n'];
+
 /// The markers around a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Markers {
@@ -184,12 +188,11 @@ impl Scanner {
     fn outside(&mut self, byte: u8, counters: &mut Counters) -> Step {
         self.tail.push(byte);
         if self.tail.ends_with(&self.markers.start) {
-            counters.dropped += (self.tail.len() - self.markers.start.len()) as u64;
             self.tail.clear();
             self.inside = true;
         } else if self.tail.len() >= self.markers.start.len() {
-            self.tail.remove(0);
-            counters.dropped += 1;
+            let first = self.tail.remove(0);
+            counters.dropped += u64::from(!BETWEEN.contains(&first));
         }
         Step::More
     }

@@ -1069,7 +1069,7 @@ fn behind_a_silence_bytes_that_are_no_whole_messages_give_none_where_a_rotation_
     }
 }
 
-pub(super) const ALL: [Checksum; 12] = [
+pub(super) const ALL: [Checksum; 13] = [
     Checksum::Crc16Modbus,
     Checksum::Crc16Ccitt,
     Checksum::Crc32,
@@ -1081,6 +1081,7 @@ pub(super) const ALL: [Checksum; 12] = [
     Checksum::Sum,
     Checksum::SumNegated,
     Checksum::Sum16,
+    Checksum::Sum16Negated,
     Checksum::Linky,
 ];
 
@@ -1639,4 +1640,65 @@ fn the_rest_of_a_message_that_a_change_of_the_settings_cut_is_no_message() {
     late.reopen(opened);
     take(&mut late, opened + gap, b"T=21.6");
     assert_eq!(pause(&mut late, opened + 2 * gap), [b"T=21.6"]);
+}
+
+#[test]
+fn a_start_of_eight_bytes_is_found_again_whatever_byte_is_lost_or_wrong() {
+    // The longest start, whose first bytes occur in it again, and in the data, too.
+    let start = b"\xAA\x55\xAA\x55\xAA\x55\xAA\xA5".to_vec();
+    let data = b"\x01\xAA\x55\xAA\x55\xAA\x55\xAA\x02\xAA\x55\x03\xAA";
+    let length = [&start[..], &[13], data].concat();
+    let bare = [&start[..], data].concat();
+    let gap = Duration::from_millis(50);
+    for checksum in
+        [None, Some(Checksum::Crc16Modbus), Some(Checksum::Sum16Negated), Some(Checksum::SumNegated)]
+    {
+        let width = checksum.map_or(0, Checksum::width);
+        for (framing, body) in [
+            (Framing::Fixed(bare.len() + width), &bare),
+            (header(Width::One, false, 8, i32::try_from(width).unwrap()), &length),
+            (Framing::Gap(gap), &bare),
+        ] {
+            let settings =
+                Settings { start: start.clone(), within: WITHIN, ..settings(framing.clone(), checksum) };
+            let mut message = body.clone();
+            if let Some(checksum) = checksum {
+                checksum.append(&mut message, 0);
+            }
+            for at in 0..message.len() {
+                for is_lost in [false, true] {
+                    let mut damaged = message.clone();
+                    match is_lost {
+                        true => {
+                            damaged.remove(at);
+                        }
+                        false => damaged[at] ^= 0x10,
+                    }
+                    let (mut decoder, mut now) = opened(&settings);
+                    let mut frames = Vec::new();
+                    for bytes in [&message, &message, &damaged, &message, &message, &message] {
+                        frames.extend(take(&mut decoder, now, bytes));
+                        // Each of its own, or, where they need no pause, all in one stream.
+                        let is_weak = checksum.is_none_or(|checksum| checksum == Checksum::SumNegated);
+                        if is_weak || matches!(framing, Framing::Gap(_)) || at.is_multiple_of(2) {
+                            now += Duration::from_millis(200);
+                            frames.extend(pause(&mut decoder, now));
+                        }
+                    }
+                    frames.extend(pause(&mut decoder, now + IDLE));
+                    // Without a checksum nothing tells a byte of the data that is wrong, and of a
+                    // gap none that is lost.
+                    let right = frames.iter().filter(|frame| frame[..] == data[..]).count();
+                    let is_told =
+                        checksum.is_some() || is_lost && !matches!(framing, Framing::Gap(_)) || at < 8;
+                    assert!(
+                        right >= 5,
+                        "{framing:?} {checksum:?} {at} {is_lost}: {right} of {}",
+                        frames.len()
+                    );
+                    assert!(!is_told || right == frames.len(), "{framing:?} {checksum:?} {at} {is_lost}");
+                }
+            }
+        }
+    }
 }
