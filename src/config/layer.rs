@@ -78,7 +78,7 @@ impl Layer {
     pub(super) fn state_dir(&self) -> Option<Option<PathBuf>> {
         let ValueKind::Table(paths) = &self.values.get("paths")?.kind else { return None };
         match &paths.get("state-dir")?.kind {
-            ValueKind::String(text) => Some(Some(self.base.join(text))),
+            ValueKind::String(text) => Some(Some(super::validate::from_folder(&self.base, text))),
             _ => Some(None),
         }
     }

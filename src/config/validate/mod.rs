@@ -386,7 +386,7 @@ fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
 
 /// The path from a folder. A `../` at its beginning is the folder above by its name, so that the
 /// path is shown as somebody would write it.
-fn from_folder(folder: &Path, text: &str) -> PathBuf {
+pub(super) fn from_folder(folder: &Path, text: &str) -> PathBuf {
     let (mut folder, mut rest) = (folder, text);
     while let Some(shorter) = rest.strip_prefix("../")
         && matches!(folder.components().next_back(), Some(Component::Normal(_)))
