@@ -1,8 +1,8 @@
 //! `tombolo config apply|confirm|revert`: a new configuration file, with the way back.
 //!
-//! Where the folder of the configuration is on a file system that is read-only, a drop-in goes below
-//! the state directory, as that of `init` does ([`place`]), and is refused if another file wins
-//! over it.
+//! Where the folder of the configuration is on a file system that is read-only, a drop-in goes
+//! below the state directory, as that of `init` does ([`place`]), and is refused if another file
+//! wins over it.
 //!
 //! | step | killed or cut off after it |
 //! |---|---|

@@ -8,7 +8,6 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{CANDIDATE_MAX, FILE_NAME, Moment, Trial};
 use crate::config::Paths;
-use crate::config::init::place::CONF_D;
 use crate::durable::atomic_file::{AtomicFile, Condition};
 use crate::durable::io::{OnDisk, create_directory, is_denied, sync_folder, write_atomically};
 use crate::update::io::untrusted::{Folder, read_below};
@@ -115,7 +114,7 @@ fn keep(state_dir: &Path, before: &str) -> io::Result<PathBuf> {
 /// The name of a drop-in below the state directory.
 fn below<'f>(state_dir: &Path, file: &'f Path) -> Option<&'f str> {
     let name = file.file_name()?.to_str()?;
-    (file.parent()? == state_dir.join(CONF_D)).then_some(name)
+    (file.parent()? == state_dir.join(Paths::CONF_D)).then_some(name)
 }
 
 /// Whether that is the main file or a drop-in of this gateway. The service's user can write the
@@ -140,7 +139,7 @@ pub fn is_ours(config: &Path, state_dir: &Path, file: &Path) -> bool {
 pub fn text_of(state_dir: &Path, file: &Path) -> io::Result<Option<String>> {
     let read = match below(state_dir, file) {
         None => std::fs::read_to_string(file),
-        Some(name) => read_below(state_dir, &Path::new(CONF_D).join(name), CANDIDATE_MAX)
+        Some(name) => read_below(state_dir, &Path::new(Paths::CONF_D).join(name), CANDIDATE_MAX)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())),
     };
     match read {
@@ -164,7 +163,7 @@ pub fn put(state_dir: &Path, file: &Path, text: &str) -> io::Result<()> {
     };
     create_directory(state_dir)?;
     // What is at the folder's name may change meanwhile: the folder is held.
-    let held = Folder::make(state_dir, CONF_D)?;
+    let held = Folder::make(state_dir, Paths::CONF_D)?;
     write_atomically(&held.path().join(name), text.as_bytes(), 0o600)
 }
 
@@ -179,7 +178,7 @@ pub fn take_away(state_dir: &Path, file: &Path) -> io::Result<()> {
             sync_folder(file.parent().unwrap_or(Path::new(".")))
         }
         Some(name) => {
-            let held = Folder::open(state_dir, CONF_D)?;
+            let held = Folder::open(state_dir, Paths::CONF_D)?;
             std::fs::remove_file(held.path().join(name))?;
             sync_folder(held.path())
         }
