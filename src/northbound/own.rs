@@ -20,6 +20,8 @@ use crate::message::Lane;
 const PAUSE: Duration = Duration::from_secs(3600);
 /// How long all wait after the broker had too much, and one message after its first refusal.
 const RETRY: Duration = Duration::from_secs(5);
+/// Messages for which there is always memory.
+const KEPT: usize = 64;
 /// So many closes, or answers missing, with one message of a class alone in flight.
 const STRIKES: u8 = 2;
 
@@ -262,6 +264,15 @@ impl Own {
                 self.queues[message.class as usize].retain(|queued| queued != key);
             }
             self.messages.remove(key);
+            self.give_back();
+        }
+    }
+
+    /// Gives the memory back in which the messages of a time without an uplink waited.
+    fn give_back(&mut self) {
+        if self.messages.is_empty() && self.messages.capacity() > 2 * KEPT {
+            self.messages.shrink_to(KEPT);
+            self.queues.iter_mut().for_each(|queue| queue.shrink_to(KEPT));
         }
     }
 
@@ -377,6 +388,23 @@ mod tests {
 
     fn key(topic: &str) -> Key {
         Key::Status(topic.into())
+    }
+
+    #[test]
+    fn what_waited_without_an_uplink_takes_no_memory_once_it_is_acknowledged() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        for device in 0..10_000 {
+            own.set_status(Class::DeviceStatus, &format!("tb/d{device}/status"), b"{}".to_vec());
+        }
+        while let Some(due) = own.next(now) {
+            let (key, version) = (due.key.clone(), due.version);
+            own.settle(&key, version);
+        }
+        assert!(own.messages.is_empty() && own.in_flight() == 0);
+        assert!(own.messages.capacity() <= 4 * KEPT, "{}", own.messages.capacity());
+        let queued: usize = own.queues.iter().map(VecDeque::capacity).sum();
+        assert!(queued <= 16 * KEPT, "{queued}");
     }
 
     /// One of each device waits while there is no uplink.
