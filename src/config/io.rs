@@ -332,15 +332,17 @@ fn read_all(
         super::state_dir(&all, &options.environment)
     };
     let paths = Paths { config_file: options.config.clone(), state_dir, runtime_dir: PathBuf::new() };
-    let (on_trial, of_trial) = trial(&paths.state_dir, &mut after, instead);
     let last = previous.map(|previous| &previous.state);
     if view == View::Outside
         && let Some(closed) = closed(&paths)
     {
+        let _ = trial(&paths.state_dir, [&mut after, &mut Vec::new()], instead);
         return without_state(options, &layers, &after, &paths, closed);
     }
     let folder = paths.state_conf_d();
-    let (of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
+    let (mut of_state, mut problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), last);
+    let (on_trial, of_trial) = trial(&paths.state_dir, [&mut after, &mut of_state], instead);
+    of_state.retain(|layer| !instead.iter().any(|tried| tried.path == layer.path));
     let running = last.and_then(|last| last.made_id.as_ref());
     let decision = gateway_id::io::look(&paths.state_dir, running);
     let made = match &decision.choice {
@@ -388,11 +390,12 @@ fn read_all(
     Ok(loaded)
 }
 
-/// Puts back what was before a trial that is over; the trial that is in force, and what to say.
+/// Puts back what was before a trial that is over, beside the main file or below the state
+/// directory; the trial that is in force, and what to say.
 /// One about a file in `instead` is none: another text of it is being tried.
 fn trial(
     state_dir: &Path,
-    layers: &mut Vec<LayerText>,
+    [files, of_state]: [&mut Vec<LayerText>; 2],
     instead: &[LayerText],
 ) -> (Option<Trial>, Option<Finding>) {
     let trial = match trial::io::read(state_dir) {
@@ -407,6 +410,8 @@ fn trial(
             return (None, Some(finding.at(Some(&place)).advice("delete it")));
         }
     };
+    let is_of_state = of_state.iter().any(|layer| layer.path == trial.file);
+    let layers = if is_of_state { of_state } else { files };
     match trial.apply(layers, &trial::io::moment()) {
         Standing::Pending(_) => (Some(trial), None),
         Standing::Unrelated => {
@@ -477,9 +482,9 @@ pub fn texts(options: &Options) -> Texts {
         let finding = Finding::warn("state", message).at(Some(&place));
         unread.push(finding.advice("run this as root or as the user that the gateway runs as"));
     } else {
-        let (found, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
+        let (mut found, problems) = state::assemble(&folder, state::io::read(&folder, FILE_MAX), None);
         unread.extend(problems);
-        unread.extend(trial(&state_dir, &mut after, &[]).1);
+        unread.extend(trial(&state_dir, [&mut after, &mut found], &[]).1);
         layers.extend(found);
     }
     layers.extend(after);

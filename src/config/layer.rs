@@ -8,7 +8,7 @@
 //! configuration.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use ::config::{Map, Value, ValueKind};
@@ -78,7 +78,7 @@ impl Layer {
     pub(super) fn state_dir(&self) -> Option<Option<PathBuf>> {
         let ValueKind::Table(paths) = &self.values.get("paths")?.kind else { return None };
         match &paths.get("state-dir")?.kind {
-            ValueKind::String(text) => Some(Some(self.base.join(text))),
+            ValueKind::String(text) => Some(Some(from_folder(&self.base, text))),
             _ => Some(None),
         }
     }
@@ -100,6 +100,19 @@ pub fn dotted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
         }
     }
     text
+}
+
+/// The path from a folder. A `../` at its beginning is the folder above by its name, so that the
+/// path is shown as somebody would write it.
+pub(super) fn from_folder(folder: &Path, text: &str) -> PathBuf {
+    let (mut folder, mut rest) = (folder, text);
+    while let Some(shorter) = rest.strip_prefix("../")
+        && matches!(folder.components().next_back(), Some(Component::Normal(_)))
+        && let Some(above) = folder.parent()
+    {
+        (folder, rest) = (above, shorter.trim_start_matches('/'));
+    }
+    folder.join(rest)
 }
 
 /// The key or table of a line that is there already, and the line where it is first. `line` counts
@@ -677,5 +690,23 @@ fn insert(table: &mut Map<String, Value>, parts: &[String], value: Value) {
                 insert(inner, rest, value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_without_the_way_down_and_up_again() {
+        let of = |folder: &str, text: &str| from_folder(Path::new(folder), text).display().to_string();
+        assert_eq!(of("/etc/tombolo/conf.d", "../gateway.pem"), "/etc/tombolo/gateway.pem");
+        assert_eq!(of("/etc/tombolo/conf.d", "..//../a.pem"), "/etc/a.pem");
+        assert_eq!(of("/etc", "../../a.pem"), "/../a.pem");
+        assert_eq!(of("conf.d", "../a.pem"), "a.pem");
+        assert_eq!(of("", "../a.pem"), "../a.pem");
+        assert_eq!(of("../conf.d", "../../a.pem"), "../../a.pem");
+        assert_eq!(of("/etc/conf.d", "x/../a.pem"), "/etc/conf.d/x/../a.pem");
+        assert_eq!(of("/etc/conf.d", "/a/../b"), "/a/../b");
     }
 }

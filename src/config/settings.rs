@@ -150,6 +150,9 @@ impl Paths {
     /// Default of `[paths] runtime-dir`.
     pub const RUNTIME_DIR: &'static str = "/run/tombolo";
 
+    /// The name of a folder of drop-ins.
+    pub const CONF_D: &'static str = "conf.d";
+
     /// The folder of the device registry, with one file per device.
     pub fn devices(&self) -> PathBuf {
         self.state_dir.join(super::registry::FOLDER)
@@ -182,7 +185,7 @@ impl Paths {
 
     /// The folder of drop-ins in the state directory, with lower precedence than the main file.
     pub fn state_conf_d(&self) -> PathBuf {
-        self.state_dir.join("conf.d")
+        self.state_dir.join(Paths::CONF_D)
     }
 
     /// The control socket.
@@ -192,6 +195,6 @@ impl Paths {
 
     /// The folder of drop-ins next to a main configuration file.
     pub fn conf_d(config_file: &Path) -> PathBuf {
-        config_file.parent().unwrap_or(Path::new("")).join("conf.d")
+        config_file.parent().unwrap_or(Path::new("")).join(Paths::CONF_D)
     }
 }

@@ -308,6 +308,7 @@ impl<S: Storage> LaneWriter<S> {
         pool: &mut Pool<S>,
         record: Option<u32>,
     ) -> Result<(), Failure> {
+        let mut may_go_on = false;
         if let Some(active) = &self.active {
             let layout = active.segment.layout;
             let opening = if active.opening { OPENING } else { 0 };
@@ -320,12 +321,17 @@ impl<S: Storage> LaneWriter<S> {
                 }
             };
             let held = self.held_bytes();
-            let here = record.is_none() || (self.admits(held) && !self.exchanges(held));
-            if here && fits && !(active.opening && active.segment.runs.len() >= RUNS_MAX) {
+            let may = record.is_none() || self.admits(held);
+            may_go_on = may && fits && !(active.opening && active.segment.runs.len() >= RUNS_MAX);
+            if may_go_on && (record.is_none() || !self.exchanges(held)) {
                 return Ok(());
             }
         }
-        let (number, file) = self.take_next(now, storage, pool, record.is_some())?;
+        let (number, file) = match self.take_next(now, storage, pool, record.is_some()) {
+            // A full disk has no file to exchange it for.
+            Err(Failure::NoSegment(_)) if may_go_on => return Ok(()),
+            taken => taken?,
+        };
         self.seal();
         self.activate(now, number, file)
     }

@@ -243,7 +243,8 @@ impl<S: Storage> LaneWriter<S> {
     ///
     /// A lane that refuses may be over its bound: the bound was lowered, or a segment was taken for
     /// a trim or a loss alone. Such a segment takes no records, or each restart would add another
-    /// one to the lane. An only segment is used up, whatever its size.
+    /// one to the lane. An only segment is used up, whatever its size, until all is released: see
+    /// [`LaneWriter::exchanges`].
     pub(super) fn admits(&self, held: u64) -> bool {
         let drops = self.bounds.when_full == WhenFull::DropOldest;
         let is_only = || self.sealed.back().is_none_or(|last| last.last_sequence <= self.control.released);
@@ -256,14 +257,17 @@ impl<S: Storage> LaneWriter<S> {
     }
 
     /// Whether the next record goes to a new segment in exchange for the active one, for files of
-    /// `held` bytes: all records are released, but segments are so large for the bound that it has
-    /// no room for another one, and the active one is used up. Its file is freed by the same
-    /// commit.
+    /// `held` bytes: all records are released, but there is no room for another one within the
+    /// bound, and the active one is used up, or of a time when segments were larger and so was the
+    /// bound. Its file is freed by the same commit.
     pub(super) fn exchanges(&self, held: u64) -> bool {
         let size = self.prepared.as_ref().map_or(self.layout.size, |_| 0);
-        self.is_drained()
-            && self.active_room() < u64::from(self.layout.room() / 2)
-            && retention::decide(&self.bounds, held, size) == Decision::Refuse
+        let decision = retention::decide(&self.bounds, held, size);
+        let is_used_up =
+            || decision == Decision::Refuse && self.active_room() < u64::from(self.layout.room() / 2);
+        let is_larger =
+            || self.active.as_ref().is_some_and(|active| active.segment.layout.size > self.layout.size);
+        self.is_drained() && decision != Decision::Take && (is_larger() || is_used_up())
     }
 
     /// Whether its limit is reached, so that it refuses readings or drops its oldest records.

@@ -3,11 +3,14 @@
 //!
 //! Never journaled here: a status is set anew by its owner, a loss stays in the journal until it is
 //! reported. A message stays until the broker has acknowledged it; a newer one of the same key
-//! takes its place. Memory is bounded by the number of devices: one message a topic. One that is
-//! refused is sent again ever more seldom, from 5 s to an hour, and holds up nothing else. A class
-//! of messages that brings the connection down is paused for an hour.
+//! takes its place. Memory is bounded by the number of devices: one message a topic, of which all
+//! wait while there is no uplink; so what only a refused one has is apart. One that is refused is
+//! sent again ever more seldom, from 5 s to an hour, and holds up nothing else. A class of messages
+//! that brings the connection down is paused for an hour.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::strikes::Strikes;
@@ -17,6 +20,8 @@ use crate::message::Lane;
 const PAUSE: Duration = Duration::from_secs(3600);
 /// How long all wait after the broker had too much, and one message after its first refusal.
 const RETRY: Duration = Duration::from_secs(5);
+/// Messages for which there is always memory.
+const KEPT: usize = 64;
 /// So many closes, or answers missing, with one message of a class alone in flight.
 const STRIKES: u8 = 2;
 
@@ -51,23 +56,35 @@ impl Class {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// A retained status, by its topic.
-    Status(String),
+    Status(Arc<str>),
     /// A loss, by lane and number.
     Loss(Lane, u64),
 }
 
 struct Message {
     class: Class,
-    topic: String,
-    payload: Vec<u8>,
+    payload: Box<[u8]>,
     /// Which setting of this key it is; an answer to an older one does not settle it.
-    version: u64,
-    sent: Option<u64>,
+    version: NonZeroU64,
+    sent: Option<NonZeroU64>,
     queued: bool,
-    /// Refusals in a row, and until when it waits for the next try.
-    refusals: u32,
+    /// Set while it is refused.
+    refusal: Option<Box<Refusal>>,
+}
+
+impl Message {
+    /// Until when it waits for the next try.
+    fn delayed_until(&self) -> Option<Instant> {
+        self.refusal.as_ref()?.delayed_until
+    }
+}
+
+/// Refusals in a row.
+struct Refusal {
+    count: u32,
     /// What the last one was.
-    refused_by: u8,
+    by: u8,
+    /// Until when the message waits for the next try.
     delayed_until: Option<Instant>,
 }
 
@@ -76,7 +93,9 @@ pub struct Own {
     /// By class.
     queues: [VecDeque<Key>; 4],
     messages: HashMap<Key, Message>,
-    version: u64,
+    /// Where losses are reported.
+    loss_topic: String,
+    version: NonZeroU64,
     /// By class.
     strikes: [Strikes; 4],
     delayed: BTreeSet<(Instant, Key)>,
@@ -111,7 +130,8 @@ impl Default for Own {
         Own {
             queues: Default::default(),
             messages: HashMap::new(),
-            version: 0,
+            loss_topic: String::new(),
+            version: NonZeroU64::MIN,
             strikes: [Strikes::new(STRIKES, PAUSE); 4],
             delayed: BTreeSet::new(),
             wait_until: None,
@@ -123,31 +143,29 @@ impl Default for Own {
 impl Own {
     /// Says `payload` on `topic`, retained; replaces what was not yet acknowledged there.
     pub fn set_status(&mut self, class: Class, topic: &str, payload: Vec<u8>) {
-        self.set(class, Key::Status(topic.to_owned()), topic, payload);
+        self.set(class, Key::Status(topic.into()), payload);
     }
 
     /// Reports a loss; replaces the report of the same number.
     pub fn report_loss(&mut self, lane: Lane, number: u64, topic: &str, payload: Vec<u8>) {
-        self.set(Class::Loss, Key::Loss(lane, number), topic, payload);
+        topic.clone_into(&mut self.loss_topic);
+        self.set(Class::Loss, Key::Loss(lane, number), payload);
     }
 
-    fn set(&mut self, class: Class, key: Key, topic: &str, payload: Vec<u8>) {
-        self.version += 1;
+    fn set(&mut self, class: Class, key: Key, payload: Vec<u8>) {
+        self.version = self.version.saturating_add(1);
         let version = self.version;
         let message = self.messages.entry(key.clone()).or_insert_with(|| Message {
             class,
-            topic: topic.to_owned(),
-            payload: Vec::new(),
+            payload: Box::default(),
             version,
             sent: None,
             queued: false,
-            refusals: 0,
-            refused_by: 0,
-            delayed_until: None,
+            refusal: None,
         });
-        message.payload = payload;
+        message.payload = payload.into();
         message.version = version;
-        if message.delayed_until.is_some() {
+        if message.delayed_until().is_some() {
             return; // sent with the next try
         }
         if !std::mem::replace(&mut message.queued, true) {
@@ -171,8 +189,12 @@ impl Own {
         }
         // Borrowed from the map, where it stays until it is acknowledged.
         let (key, message) = self.messages.get_key_value(&key)?;
-        let Message { class, topic, payload, version, .. } = message;
-        Some(Due { key, class: *class, topic, payload, version: *version })
+        let Message { class, payload, version, .. } = message;
+        let topic = match key {
+            Key::Status(topic) => &**topic,
+            Key::Loss(..) => self.loss_topic.as_str(),
+        };
+        Some(Due { key, class: *class, topic, payload, version: version.get() })
     }
 
     fn next_class(&self, now: Instant) -> Option<Class> {
@@ -194,7 +216,7 @@ impl Own {
             }
             let Some((_, key)) = self.delayed.pop_first() else { return };
             if let Some(message) = self.messages.get_mut(&key) {
-                message.delayed_until = None;
+                message.refusal.iter_mut().for_each(|refusal| refusal.delayed_until = None);
                 if !std::mem::replace(&mut message.queued, true) {
                     self.queues[message.class as usize].push_back(key);
                 }
@@ -212,12 +234,12 @@ impl Own {
             self.queues[message.class as usize].retain(|queued| queued != key);
             message.queued = false;
         }
-        let wait = RETRY.saturating_mul(1 << (2 * message.refusals).min(16)).min(PAUSE);
-        message.refusals += 1;
-        message.refused_by = code;
-        message.delayed_until = Some(now + wait);
+        let before = message.refusal.as_ref().map_or(0, |refusal| refusal.count);
+        let wait = RETRY.saturating_mul(1 << before.saturating_mul(2).min(16)).min(PAUSE);
+        let refusal = Refusal { count: before.saturating_add(1), by: code, delayed_until: Some(now + wait) };
+        message.refusal = Some(Box::new(refusal));
         self.delayed.insert((now + wait, key.clone()));
-        message.refusals == 1
+        before == 0
     }
 
     /// The broker has that version, or will never have it.
@@ -225,19 +247,32 @@ impl Own {
         let Some(message) = self.messages.get_mut(key) else {
             return;
         };
-        if message.sent == Some(version) {
+        if message.sent.map(NonZeroU64::get) == Some(version) {
             message.sent = None;
             self.in_flight = self.in_flight.saturating_sub(1);
         }
-        message.refusals = 0;
-        if message.version == version {
-            if let Some(at) = message.delayed_until {
+        let delayed_until = message.delayed_until();
+        match &mut message.refusal {
+            Some(refusal) if delayed_until.is_some() => refusal.count = 0,
+            refusal => *refusal = None,
+        }
+        if message.version.get() == version {
+            if let Some(at) = delayed_until {
                 self.delayed.remove(&(at, key.clone()));
             }
             if message.queued {
                 self.queues[message.class as usize].retain(|queued| queued != key);
             }
             self.messages.remove(key);
+            self.give_back();
+        }
+    }
+
+    /// Gives the memory back in which the messages of a time without an uplink waited.
+    fn give_back(&mut self) {
+        if self.messages.is_empty() && self.messages.capacity() > 2 * KEPT {
+            self.messages.shrink_to(KEPT);
+            self.queues.iter_mut().for_each(|queue| queue.shrink_to(KEPT));
         }
     }
 
@@ -281,19 +316,26 @@ impl Own {
     /// Whether the status on `topic` is yet to be sent or acknowledged. One that was refused waits
     /// for nothing.
     pub fn is_unsettled(&self, topic: &str) -> bool {
-        let message = self.messages.get(&Key::Status(topic.to_owned()));
-        message.is_some_and(|message| message.delayed_until.is_none())
+        let message = self.messages.get(&Key::Status(topic.into()));
+        message.is_some_and(|message| message.delayed_until().is_none())
     }
 
     /// Whether the status on `topic` has not reached the broker, whatever it waits for.
     pub fn is_waiting(&self, topic: &str) -> bool {
-        self.messages.contains_key(&Key::Status(topic.to_owned()))
+        self.messages.contains_key(&Key::Status(topic.into()))
     }
 
     /// Topics of messages the broker refused last time, with the reason code, at most `limit`.
     pub fn refused(&self, limit: usize) -> Vec<(String, u8)> {
-        let refused = self.messages.values().filter(|message| message.refusals > 0);
-        let mut topics: Vec<_> = refused.map(|of| (of.topic.clone(), of.refused_by)).collect();
+        let refused = self.messages.iter().filter_map(|(key, message)| {
+            let refusal = message.refusal.as_ref().filter(|refusal| refusal.count > 0)?;
+            let topic = match key {
+                Key::Status(topic) => &**topic,
+                Key::Loss(..) => self.loss_topic.as_str(),
+            };
+            Some((topic.to_owned(), refusal.by))
+        });
+        let mut topics: Vec<_> = refused.collect();
         topics.sort_unstable();
         topics.truncate(limit);
         topics
@@ -345,7 +387,30 @@ mod tests {
     use super::*;
 
     fn key(topic: &str) -> Key {
-        Key::Status(topic.to_owned())
+        Key::Status(topic.into())
+    }
+
+    #[test]
+    fn what_waited_without_an_uplink_takes_no_memory_once_it_is_acknowledged() {
+        let now = Instant::now();
+        let mut own = Own::default();
+        for device in 0..10_000 {
+            own.set_status(Class::DeviceStatus, &format!("tb/d{device}/status"), b"{}".to_vec());
+        }
+        while let Some(due) = own.next(now) {
+            let (key, version) = (due.key.clone(), due.version);
+            own.settle(&key, version);
+        }
+        assert!(own.messages.is_empty() && own.in_flight() == 0);
+        assert!(own.messages.capacity() <= 4 * KEPT, "{}", own.messages.capacity());
+        let queued: usize = own.queues.iter().map(VecDeque::capacity).sum();
+        assert!(queued <= 16 * KEPT, "{queued}");
+    }
+
+    /// One of each device waits while there is no uplink.
+    #[test]
+    fn a_waiting_message_is_small() {
+        assert!(size_of::<(Key, Message)>() <= 72, "{}", size_of::<(Key, Message)>());
     }
 
     #[test]

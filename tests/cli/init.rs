@@ -332,11 +332,11 @@ fn a_main_file_that_is_a_link_to_nowhere_is_called_that_and_not_missing() {
 }
 
 /// A gateway whose configuration, in `etc`, is on a read-only file system for what it runs.
-struct ReadOnly(Place);
+pub struct ReadOnly(pub Place);
 
 impl ReadOnly {
     /// `None`: this user may not mount. Another user owns the state, as with the packaged service.
-    fn new(more: &str) -> Option<ReadOnly> {
+    pub fn new(more: &str) -> Option<ReadOnly> {
         let place = Place::new();
         let main =
             place.read("tombolo.toml").replace("\"state\"", "\"../state\"").replace("\"run\"", "\"../run\"");
@@ -351,22 +351,30 @@ impl ReadOnly {
         Some(site)
     }
 
-    fn run_in(&self, before: &str, words: &str) -> (Option<i32>, String, String) {
+    /// Of a program in which this is mounted before.
+    pub fn command_in(&self, before: &str, words: &str) -> Command {
         let mut command = Command::new("unshare");
         let script = format!("{before} && exec \"$0\" \"$@\"");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
         command.arg(env!("CARGO_BIN_EXE_tombolo")).arg("--config").arg(self.0.path("etc/tombolo.toml"));
-        let output = command.args(words.split_whitespace()).current_dir(self.0.path(".")).output().unwrap();
+        command.args(words.split_whitespace()).current_dir(self.0.path("."));
+        command
+    }
+
+    pub fn run_in(&self, before: &str, words: &str) -> (Option<i32>, String, String) {
+        let output = self.command_in(before, words).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     }
 
-    fn run(&self, words: &str) -> (Option<i32>, String, String) {
-        self.run_in("mount --bind etc etc && mount -o remount,bind,ro etc", words)
+    pub fn run(&self, words: &str) -> (Option<i32>, String, String) {
+        self.run_in(BOUND, words)
     }
 }
 
-const OWNER: u32 = 12_345;
+/// What makes its folder read-only.
+pub const BOUND: &str = "mount --bind etc etc && mount -o remount,bind,ro etc";
+pub const OWNER: u32 = 12_345;
 
 #[test]
 fn where_the_configuration_is_read_only_init_writes_below_the_state_directory() {
@@ -381,7 +389,7 @@ fn where_the_configuration_is_read_only_init_writes_below_the_state_directory() 
     for words in [
         &format!("copied {}", shown("usb/password")),
         &format!("to {}", shown("state/secrets/password")),
-        &format!("wrote {}", shown("etc/../state/conf.d/10-site.toml")),
+        &format!("wrote {}", shown("state/conf.d/10-site.toml")),
         &format!("because {} is on a file system that is read-only", shown("etc/conf.d")),
     ] {
         assert!(out.contains(words.as_str()), "no {words} in {out}");

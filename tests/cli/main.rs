@@ -16,6 +16,7 @@ mod firstboot;
 mod help;
 mod init;
 mod place;
+mod read_only;
 mod redaction;
 mod state;
 mod truth;

@@ -371,6 +371,59 @@ fn an_empty_lane_takes_records_though_its_last_segment_is_larger_than_the_bound(
 }
 
 #[test]
+fn a_drained_lane_keeps_a_lowered_bound_from_the_next_record_on() {
+    for when_full in [WhenFull::Refuse, WhenFull::DropOldest] {
+        let drained = || {
+            let mut rig = lowered(when_full, 16, 50);
+            rig = restarted(rig);
+            rig.release(Lane::Normal, rig.store.next_sequence(Lane::Normal) - 1);
+            rig.commit_with(true);
+            rig.maintain();
+            rig
+        };
+        let mut rig = drained();
+        let bound = 4 * u64::from(SEGMENT);
+        assert!(lane_bytes(&rig) > bound, "its only segment is larger than all of the bound");
+        rig.append(Lane::Normal, 1000);
+        assert_eq!(rig.commit()[1], 1);
+        rig.maintain();
+        assert!(lane_bytes(&rig) <= bound, "{} bytes", lane_bytes(&rig));
+        assert_eq!(rig.store.lane_status(Lane::Normal).lost, [0; 5]);
+        rig.check();
+        restarted(rig).check();
+
+        // Without a file for another segment it goes on in this one.
+        let mut rig = drained();
+        rig.disk.fail_at(rig.disk.operations() + 1);
+        rig.append(Lane::Normal, 1000);
+        assert_eq!(rig.commit()[1], 1);
+        assert!(lane_bytes(&rig) > bound, "the failing operation was that of another file");
+        rig.check();
+
+        // The power fails at each step.
+        for cut in [Cut::Nothing, Cut::Everything, Cut::Some(1), Cut::Some(2)] {
+            for step in 1.. {
+                let mut rig = drained();
+                rig.disk.cut_at(rig.disk.operations() + step);
+                rig.append(Lane::Normal, 1000);
+                rig.commit();
+                rig.maintain();
+                let is_done = !rig.disk.is_off();
+                let left = rig.disk.after_power_cut(cut);
+                let mut rig = rig.reopened_on(left);
+                rig.check();
+                rig.append(Lane::Normal, 1000);
+                assert_eq!(rig.commit()[1], 1, "{cut:?}, step {step}");
+                rig.check();
+                if is_done {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_large_segment_that_cannot_be_read_counts_with_its_size() {
     let rig = lowered(WhenFull::Refuse, 16, 2000);
     let left = rig.disk.after_power_cut(Cut::Everything);

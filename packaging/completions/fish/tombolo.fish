@@ -147,6 +147,7 @@ complete -c tombolo -n '__tombolo_at support-bundle' -l max-bytes -x -d 'at most
 complete -c tombolo -n '__tombolo_at backup' -F
 complete -c tombolo -n '__tombolo_at restore' -F
 complete -c tombolo -n '__tombolo_at restore' -l take-id -d 'become the gateway of the backup'
+complete -c tombolo -n '__tombolo_at restore' -l state-only -d 'leave the configuration out'
 complete -c tombolo -n '__tombolo_at firstboot' -l mark -d 'the next boot makes an identity'
 complete -c tombolo -n '__tombolo_at decommission' -l yes -d 'confirm it'
 complete -c tombolo -n '__tombolo_at decommission' -l offline -d 'leave the broker out'

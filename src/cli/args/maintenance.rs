@@ -301,6 +301,9 @@ pub struct RestoreArguments {
     /// This machine becomes the gateway of the backup, whatever its id was: for a new board or card
     #[arg(long)]
     pub take_id: bool,
+    /// Leave the files of the configuration out, as where /etc is read-only
+    #[arg(long)]
+    pub state_only: bool,
 }
 
 /// `tombolo firstboot`

@@ -6,6 +6,7 @@
 //! | the archive is read and verified | nothing was changed |
 //! | it is of this gateway, or this one has no id yet, or `--take-id` | nothing was changed |
 //! | no configuration is on trial; the daemon does not run, or id and certificates stay as they are | nothing was changed |
+//! | the folder of the configuration can be written, or has these very files, or `--state-only` | nothing was changed |
 //! | what is there becomes a backup of its own, `before-restore-TIME.tar` in the state directory | nothing was changed |
 //! | files are written one by one, each whole or not at all; then those of `conf.d/` and `devices/` that the backup does not have are removed | what was done stays; it can be run again, or that backup restored |
 //! | the daemon, if it runs, reloads | the files stay, and are named |
@@ -31,7 +32,7 @@ use crate::cli::key::shell_word;
 use crate::cli::output::plural;
 use crate::cli::{Context, note};
 use crate::config::first_boot::BEFORE_RESTORE;
-use crate::config::io::texts;
+use crate::config::io::{is_read_only, texts};
 use crate::config::trial::io as trial;
 use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
@@ -66,14 +67,25 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
         return Err(unchanged(text.to_owned()));
     }
     let daemon = daemon(context, &before, &members)?;
+    let folder = folder_of(&context.options().config);
+    if arguments.state_only {
+        members.retain(|member| !member.name.starts_with("config/"));
+    } else if is_read_only(&folder) {
+        let differs = differing(&members, &before);
+        if let Some(first) = differs.first() {
+            return Err(unchanged(closed(context, &arguments.file, &folder, first, differs.len())));
+        }
+        // They are there as they are in the backup.
+        members.retain(|member| !member.name.starts_with("config/"));
+    }
+    let writes_config = members.iter().any(|member| member.name.starts_with("config/"));
     // They are the same, and the daemon may be writing them now.
     let all = members.len();
     if daemon.is_some() {
         members.retain(|member| !is_held(&member.name));
     }
     let held = all - members.len();
-    let mut targets =
-        Targets { folder: folder_of(&context.options().config), state_dir: before.state_dir.clone() };
+    let mut targets = Targets { folder, state_dir: before.state_dir.clone() };
     targets.judge(context, &members).map_err(unchanged)?;
     let kept = keep(&before).map_err(|error| match error {
         CommandError::Failed(text) => unchanged(text),
@@ -90,7 +102,10 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     for member in config {
         targets.write(context, member).map_err(stopped)?;
     }
-    let mut removed = targets.remove_others(&members, "config/").map_err(stopped)?;
+    let mut removed = match writes_config {
+        true => targets.remove_others(&members, "config/").map_err(stopped)?,
+        false => Vec::new(),
+    };
     // The configuration that is there now says where the state is.
     let state_dir = texts(&context.options()).state_dir;
     if state_dir != targets.state_dir {
@@ -114,6 +129,43 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
             "restored, but the gateway goes on with the configuration it has: {reason}; go back with `{way_back}`"
         ))),
     }
+}
+
+/// The files of the configuration, below `config/`, that are otherwise in the backup than here.
+fn differing(members: &[Member], before: &Collected) -> Vec<String> {
+    let of = |members: &[Member]| -> BTreeMap<String, Zeroizing<Vec<u8>>> {
+        let config = members.iter().filter(|member| member.name.starts_with("config/"));
+        config.map(|member| (member.name.clone(), member.content.clone())).collect()
+    };
+    let (theirs, ours) = (of(members), of(&before.members));
+    let mut names: Vec<String> = theirs
+        .iter()
+        .filter(|(name, content)| ours.get(*name) != Some(*content))
+        .map(|(name, _)| name.clone())
+        .collect();
+    // A restore would remove it.
+    let is_drop_in = |name: &str| name.starts_with("config/conf.d/") && name.ends_with(".toml");
+    names.extend(ours.into_keys().filter(|name| is_drop_in(name) && !theirs.contains_key(name)));
+    names
+}
+
+/// Why the configuration cannot be restored here.
+fn closed(context: &Context, file: &Path, folder: &Path, first: &str, count: usize) -> String {
+    let file = match file == Path::new("-") {
+        true => "FILE".to_owned(),
+        false => shell_word(&file.display().to_string()),
+    };
+    let more = match count {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    let (folder, name) = (folder.display(), first.strip_prefix("config/").unwrap_or(first));
+    format!(
+        "{folder} is on a file system that is read-only, and its {name}{more} would change; restore the rest with `{}`, \
+         then take files out with `tar -xf {file} config` and apply them: `{}`",
+        context.hint(&format!("restore {file} --state-only")),
+        context.hint("config apply config/conf.d/NAME.toml")
+    )
 }
 
 /// What was done.

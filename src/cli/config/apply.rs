@@ -1,5 +1,9 @@
 //! `tombolo config apply|confirm|revert`: a new configuration file, with the way back.
 //!
+//! Where the folder of the configuration is on a file system that is read-only, a drop-in goes
+//! below the state directory, as that of `init` does ([`place`]), and is refused if another file
+//! wins over it.
+//!
 //! | step | killed or cut off after it |
 //! |---|---|
 //! | the candidate is checked together with all other files: what works must go on working | nothing has changed |
@@ -19,7 +23,9 @@ use crate::cli::args::ApplyArguments;
 use crate::cli::error::CommandError;
 use crate::cli::output::span;
 use crate::cli::{Context, note};
-use crate::config::io::{Options, load, load_candidate, texts};
+use crate::config::init::io::overridden;
+use crate::config::init::place;
+use crate::config::io::{Options, is_read_only, load, load_candidate, texts};
 use crate::config::trial::io::Reverted;
 use crate::config::trial::{CANDIDATE_MAX, Standing, Trial, io};
 use crate::config::{Finding, Level, Loaded, Origin, Paths};
@@ -40,16 +46,12 @@ const DECIDES: u64 = 3_000;
 /// was taken back.
 pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), CommandError> {
     let candidate = read(&arguments.file)?;
-    let target = target(context, arguments)?;
     let options = context.options();
     let now = texts(&options);
     let state_dir = now.state_dir.clone();
+    let Target { file: target, read_only } = target(context, arguments, &state_dir)?;
     tidy(context, &state_dir, "config apply")?;
-    let before = match std::fs::read_to_string(&target) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(&target, &error)),
-    };
+    let before = io::text_of(&state_dir, &target).map_err(|error| failed(&target, &error))?;
     if before.as_ref() == Some(&candidate) {
         return Err(CommandError::Failed(format!("{} has this content already", target.display())));
     }
@@ -58,6 +60,12 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
     let loaded = load_candidate(&options, origin, &target, &candidate)
         .map_err(|findings| given.refused(context, findings))?;
     judge(context, &loaded, given, &state_dir)?;
+    if read_only.is_some() {
+        let overridden = overridden(&options, &target, candidate.clone());
+        if !overridden.is_empty() {
+            return Err(given.refused(context, overridden));
+        }
+    }
     if !arguments.accept_removal {
         keeps(&options, &loaded, given)?;
     }
@@ -85,7 +93,7 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
             Some(trial)
         }
     };
-    if let Err(error) = put(&target, &candidate) {
+    if let Err(error) = io::put(&state_dir, &target, &candidate) {
         let _ = io::remove(&state_dir);
         return Err(failed(&target, &error));
     }
@@ -97,11 +105,19 @@ pub fn apply(context: &Context, arguments: &ApplyArguments) -> Result<(), Comman
         false => Ok(()),
     };
     if let Err(error) = outcome {
-        take_back(&target, before.as_deref(), &candidate)?;
+        take_back(&state_dir, &target, before.as_deref(), &candidate)?;
         let _ = io::remove(&state_dir);
         // So that the daemon does not go on saying that the last one was refused.
         let _ = reload(context);
         return Err(CommandError::Failed(format!("{error}; {} is as it was", target.display())));
+    }
+    if let Some(folder) = read_only.as_ref().filter(|_| !context.out.json) {
+        note(format_args!(
+            "{} is below the state directory because {} is on a file system that is read-only; what is set there wins \
+             over it",
+            target.display(),
+            folder.display()
+        ));
     }
     match trial {
         Some(trial) => wait(context, &state_dir, &trial),
@@ -117,9 +133,7 @@ fn failed(file: &Path, error: &std::io::Error) -> CommandError {
 fn way_out(error: &std::io::Error) -> &'static str {
     match error.kind() {
         std::io::ErrorKind::PermissionDenied => "; run this as root",
-        std::io::ErrorKind::ReadOnlyFilesystem => {
-            "; the file system is mounted read-only: a file in conf.d of the state directory is read, too"
-        }
+        std::io::ErrorKind::ReadOnlyFilesystem => "; see in `dmesg` why the file system is read-only",
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             "; make room there first (`df` shows it)"
         }
@@ -143,10 +157,36 @@ fn read(file: &Path) -> Result<String, CommandError> {
 }
 
 /// Where it goes.
-fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, CommandError> {
+struct Target {
+    /// The loader names files by whole paths, and the record is compared with them.
+    file: PathBuf,
+    /// The folder beside the main file, where it goes below the state directory because that one is
+    /// on a file system that is read-only.
+    read_only: Option<PathBuf>,
+}
+
+fn target(context: &Context, arguments: &ApplyArguments, state_dir: &Path) -> Result<Target, CommandError> {
     let config = std::path::absolute(&context.config).unwrap_or_else(|_| context.config.clone());
+    let place::Target { conf_d, read_only, .. } = place::choose(&config, state_dir, false, &is_read_only);
+    let closed = |file: &Path, way_out: &str| {
+        CommandError::Failed(format!(
+            "nothing was changed: {} is on a file system that is read-only; {way_out}",
+            file.display()
+        ))
+    };
     if arguments.main {
-        return Ok(config);
+        return match is_read_only(&config) {
+            false => Ok(Target { file: config, read_only: None }),
+            true if read_only.is_some() => Err(closed(
+                &config,
+                &format!(
+                    "leave --main out: then the file goes to {}, and is used where the main file sets nothing else; or \
+                     change the main file in the image",
+                    conf_d.display()
+                ),
+            )),
+            true => Err(closed(&config, "make it writable, or change the file in the image")),
+        };
     }
     let name = match &arguments.name {
         Some(name) => name.clone(),
@@ -159,8 +199,21 @@ fn target(context: &Context, arguments: &ApplyArguments) -> Result<PathBuf, Comm
             Paths::conf_d(&config).display()
         )));
     }
-    // The loader names files by whole paths, and the record is compared with them.
-    Ok(Paths::conf_d(&config).join(name))
+    let file = conf_d.join(&name);
+    if is_read_only(&file) {
+        return Err(closed(&file, "make it writable, or the state directory"));
+    }
+    // Of an earlier time, when the other folder could not be written.
+    let earlier = state_dir.join(place::CONF_D).join(&name);
+    if read_only.is_none() && earlier != file && earlier.symlink_metadata().is_ok() {
+        return Err(CommandError::Failed(format!(
+            "nothing was changed: {} is of a time when {} could not be written, and what it says and the new file does \
+             not would stay in force; delete it first, or name the new file otherwise with --as",
+            earlier.display(),
+            conf_d.display()
+        )));
+    }
+    Ok(Target { file, read_only })
 }
 
 /// An earlier trial: one that is over is put in order, one that lasts is not disturbed.
@@ -189,10 +242,21 @@ fn record(context: &Context, state_dir: &Path, command: &str) -> Result<Option<T
              trial; {hint}"
         )));
     }
-    io::read(state_dir).map_err(|condition| {
-        let file = state_dir.join(crate::config::trial::FILE_NAME);
-        CommandError::Failed(format!("{}: {condition}; delete it", file.display()))
-    })
+    let file = state_dir.join(crate::config::trial::FILE_NAME);
+    let trial = io::read(state_dir)
+        .map_err(|condition| CommandError::Failed(format!("{}: {condition}; delete it", file.display())))?;
+    match &trial {
+        Some(Trial { file: named, .. }) if !io::is_ours(&context.options().config, state_dir, named) => {
+            Err(CommandError::Failed(format!(
+                "nothing was changed: {} is about {}, which is no configuration file of {}; delete it, or use the --config \
+                 that it was made with",
+                file.display(),
+                named.display(),
+                context.config.display()
+            )))
+        }
+        _ => Ok(trial),
+    }
 }
 
 /// The file as it was given, and where it goes: what is found in it is said of the first, because
@@ -248,18 +312,16 @@ fn judge(context: &Context, loaded: &Loaded, given: Given<'_>, state_dir: &Path)
     Ok(())
 }
 
-fn put(target: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)?;
-    }
-    io::write_keeping_mode(target, text)
-}
-
-fn take_back(target: &Path, before: Option<&str>, candidate: &str) -> Result<(), CommandError> {
-    let done = match (before, std::fs::read_to_string(target)) {
-        (_, Ok(now)) if now != candidate => Ok(()),
-        (Some(before), _) => io::write_keeping_mode(target, before),
-        (None, _) => std::fs::remove_file(target),
+fn take_back(
+    state_dir: &Path,
+    target: &Path,
+    before: Option<&str>,
+    candidate: &str,
+) -> Result<(), CommandError> {
+    let done = match (before, io::text_of(state_dir, target)) {
+        (_, Ok(Some(now))) if now != candidate => Ok(()),
+        (Some(before), _) => io::put(state_dir, target, before),
+        (None, _) => io::take_away(state_dir, target),
     };
     done.map_err(|error| CommandError::Failed(format!("{} cannot be put back: {error}", target.display())))
 }
@@ -365,7 +427,7 @@ fn wait(context: &Context, state_dir: &Path, trial: &Trial) -> Result<(), Comman
     loop {
         if !matches!(io::read(state_dir), Ok(Some(_))) {
             // Confirmed, by the daemon or a person; or taken back by a person.
-            let now = std::fs::read_to_string(&trial.file).ok();
+            let now = io::text_of(state_dir, &trial.file).ok().flatten();
             if now.as_deref() == Some(trial.candidate.as_str()) {
                 return said(context, &trial.file, true, false);
             }

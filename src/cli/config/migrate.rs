@@ -1,5 +1,6 @@
 //! `tombolo config migrate`: rewrites the names of renamed keys in the configuration files. What is
-//! not a renamed key, comments too, stays as it is; the file before is kept as FILE.before.
+//! not a renamed key, comments too, stays as it is; the file before is kept as FILE.before. Nothing
+//! is written if one of them is on a file system that is read-only.
 
 use std::path::PathBuf;
 
@@ -11,8 +12,8 @@ use crate::cli::error::CommandError;
 use crate::cli::output::plural;
 use crate::config::Origin;
 use crate::config::alias::rewrite;
-use crate::config::io::texts;
-use crate::config::trial::io::write_keeping_mode;
+use crate::config::io::{is_read_only, texts};
+use crate::config::trial::io::put;
 
 /// Prints the differences and writes.
 ///
@@ -23,13 +24,24 @@ pub fn run(context: &Context, arguments: &MigrateArguments) -> Result<(), Comman
     if read.layers.is_empty() {
         return Err(CommandError::Configuration(read.unread));
     }
-    let mut changed = Vec::new();
-    // Files of the image and of the state directory are written by others.
-    for layer in read.layers.iter().filter(|layer| matches!(layer.origin, Origin::Main | Origin::DropIn)) {
+    // Those of the image are written by its vendor.
+    let own = read.layers.iter().filter(|layer| layer.origin != Origin::Vendor);
+    let renamed = own.filter_map(|layer| {
         let (new, renamed) = rewrite(&layer.text);
-        if renamed.is_empty() {
-            continue;
-        }
+        (!renamed.is_empty()).then_some((layer, new, renamed))
+    });
+    let renamed: Vec<_> = renamed.collect();
+    let closed = renamed.iter().find(|(layer, ..)| is_read_only(&layer.path));
+    if let Some((layer, ..)) = closed.filter(|_| !arguments.dry_run) {
+        return Err(CommandError::Failed(format!(
+            "nothing was changed: {} is on a file system that is read-only; its old names go on being read. Rename them in \
+             the image: `{}` prints the lines",
+            layer.path.display(),
+            context.hint("config migrate --dry-run")
+        )));
+    }
+    let mut changed = Vec::new();
+    for (layer, new, renamed) in renamed {
         let file = &layer.path;
         if !context.out.json {
             for one in &renamed {
@@ -43,7 +55,7 @@ pub fn run(context: &Context, arguments: &MigrateArguments) -> Result<(), Comman
             backup.push(".before");
             let backup = PathBuf::from(backup);
             let written =
-                write_keeping_mode(&backup, &layer.text).and_then(|()| write_keeping_mode(file, &new));
+                put(&read.state_dir, &backup, &layer.text).and_then(|()| put(&read.state_dir, file, &new));
             written.map_err(|error| {
                 CommandError::Failed(format!(
                     "{} cannot be written: {error}; run this as root",

@@ -13,7 +13,7 @@ use crate::config::layer::{LayerText, Origin};
 use crate::config::show::show;
 use crate::config::{Level, Loaded};
 use crate::durable::atomic_file::sweep;
-use crate::durable::io::{OnDisk, write_atomically};
+use crate::durable::io::{OnDisk, create_directory, write_atomically};
 use crate::northbound::io::files;
 use crate::northbound::tls;
 use crate::update::io::untrusted::Folder;
@@ -161,13 +161,16 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
         return Err(vec![finding.advice(advice)].into());
     }
     if is_below {
-        let text = render(&site, origin);
-        let overridden = overridden(options, &LayerText { origin, path: path.clone(), text });
+        let overridden = overridden(options, &path, render(&site, origin));
         if !overridden.is_empty() {
             return Err(overridden.into());
         }
     }
     let as_root = |error: std::io::Error| format!("cannot be written: {error}");
+    if is_below {
+        create_directory(&state_dir)
+            .map_err(|error| failed(&state_dir, as_root(error), "run this as root"))?;
+    }
     for plan in &plans {
         copy::carry_out(plan, is_below.then_some(state_dir.as_path()))
             .map_err(|error| failed(&plan.copied.to, as_root(error), "run this as root"))?;
@@ -221,13 +224,14 @@ pub fn write(options: &Options, site: &Site, force: bool) -> Result<Written, Ini
 }
 
 /// The keys of a file below the state directory that another file sets, too: that one wins.
-fn overridden(options: &Options, new: &LayerText) -> Vec<Finding> {
+pub fn overridden(options: &Options, path: &Path, text: String) -> Vec<Finding> {
+    let new = LayerText { origin: Origin::State, path: path.to_owned(), text };
     let mut layers = texts(options).layers;
     layers.retain(|layer| layer.path != new.path);
     layers.push(new.clone());
     layers.sort_by(|a, b| (a.origin, &a.path).cmp(&(b.origin, &b.path)));
     let (all, _) = show(&layers, &options.environment);
-    let (own, _) = show(std::slice::from_ref(new), &[]);
+    let (own, _) = show(std::slice::from_ref(&new), &[]);
     let mut findings = Vec::new();
     for own in own.iter().filter(|own| own.place.is_some()) {
         let Some(wins) = all.iter().find(|one| one.key == own.key && one.value != own.value) else {

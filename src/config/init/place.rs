@@ -15,7 +15,7 @@ use crate::config::layer::Origin;
 /// The folder of secrets below the state directory.
 pub const SECRETS: &str = "secrets";
 /// The folder of drop-ins below the state directory.
-pub const CONF_D: &str = "conf.d";
+pub const CONF_D: &str = Paths::CONF_D;
 
 /// Where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{CANDIDATE_MAX, FILE_NAME, Moment, Trial};
+use crate::config::Paths;
 use crate::durable::atomic_file::{AtomicFile, Condition};
-use crate::durable::io::{OnDisk, is_denied, sync_folder, write_atomically};
+use crate::durable::io::{OnDisk, create_directory, is_denied, sync_folder, write_atomically};
+use crate::update::io::untrusted::{Folder, read_below};
 
 /// Two texts, escaped.
 const RECORD_MAX: u64 = 8 * CANDIDATE_MAX;
@@ -85,20 +87,13 @@ pub enum Reverted {
 /// # Errors
 /// As the system says; then the record is still there, and what was before is loaded all the same.
 pub fn revert(state_dir: &Path, trial: &Trial) -> io::Result<Reverted> {
-    let now = match std::fs::read_to_string(&trial.file) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
+    let now = text_of(state_dir, &trial.file)?;
     let done = if now == trial.before {
         Reverted::AsBefore
     } else if now.as_ref() == Some(&trial.candidate) {
         match &trial.before {
-            Some(before) => write_keeping_mode(&trial.file, before)?,
-            None => {
-                std::fs::remove_file(&trial.file)?;
-                sync_folder(trial.file.parent().unwrap_or(Path::new(".")))?;
-            }
+            Some(before) => put(state_dir, &trial.file, before)?,
+            None => take_away(state_dir, &trial.file)?,
         }
         Reverted::PutBack
     } else {
@@ -114,6 +109,80 @@ fn keep(state_dir: &Path, before: &str) -> io::Result<PathBuf> {
     let kept = state_dir.join(KEPT);
     write_atomically(&kept, before.as_bytes(), 0o600)?;
     Ok(kept)
+}
+
+/// The name of a drop-in below the state directory.
+fn below<'f>(state_dir: &Path, file: &'f Path) -> Option<&'f str> {
+    let name = file.file_name()?.to_str()?;
+    (file.parent()? == state_dir.join(Paths::CONF_D)).then_some(name)
+}
+
+/// Whether that is the main file or a drop-in of this gateway. The service's user can write the
+/// record, and what root writes at a place that it names would be any file of the system.
+pub fn is_ours(config: &Path, state_dir: &Path, file: &Path) -> bool {
+    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+        return false;
+    };
+    let is_main = Some(name) == config.file_name().and_then(|name| name.to_str())
+        && whole(folder) == whole(config.parent().unwrap_or(Path::new("")));
+    let is_drop_in = name.ends_with(".toml") && !name.starts_with('.');
+    is_main
+        || is_drop_in && (below(state_dir, file).is_some() || whole(folder) == whole(&Paths::conf_d(config)))
+}
+
+/// The text of a configuration file; `None`: there is none. One below the state directory is not
+/// read over a link: its user may have put it there.
+///
+/// # Errors
+/// As the system says.
+pub fn text_of(state_dir: &Path, file: &Path) -> io::Result<Option<String>> {
+    let read = match below(state_dir, file) {
+        None => std::fs::read_to_string(file),
+        Some(name) => read_below(state_dir, &Path::new(Paths::CONF_D).join(name), CANDIDATE_MAX)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())),
+    };
+    match read {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes a configuration file, whole or not at all: one below the state directory as a file of its
+/// user, 0600, and never over a link; another one as [`write_keeping_mode`].
+///
+/// # Errors
+/// As the system says.
+pub fn put(state_dir: &Path, file: &Path, text: &str) -> io::Result<()> {
+    let Some(name) = below(state_dir, file) else {
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)?;
+        }
+        return write_keeping_mode(file, text);
+    };
+    create_directory(state_dir)?;
+    // What is at the folder's name may change meanwhile: the folder is held.
+    let held = Folder::make(state_dir, Paths::CONF_D)?;
+    write_atomically(&held.path().join(name), text.as_bytes(), 0o600)
+}
+
+/// Deletes a configuration file, durably.
+///
+/// # Errors
+/// As the system says.
+pub fn take_away(state_dir: &Path, file: &Path) -> io::Result<()> {
+    match below(state_dir, file) {
+        None => {
+            std::fs::remove_file(file)?;
+            sync_folder(file.parent().unwrap_or(Path::new(".")))
+        }
+        Some(name) => {
+            let held = Folder::open(state_dir, Paths::CONF_D)?;
+            std::fs::remove_file(held.path().join(name))?;
+            sync_folder(held.path())
+        }
+    }
 }
 
 /// Replaces a file whole or not at all; it keeps owner, group and mode. A new one has mode 0644.
@@ -154,6 +223,50 @@ mod tests {
             fs::write(&file, now).unwrap();
         }
         (top, made)
+    }
+
+    #[test]
+    fn a_record_is_believed_about_configuration_files_alone() {
+        let (config, state) = (Path::new("/nowhere/gw/tombolo.toml"), Path::new("/nowhere/state"));
+        let is = |file: &str| is_ours(config, state, Path::new(file));
+        for ours in ["gw/tombolo.toml", "gw/conf.d/50-x.toml", "state/conf.d/50-x.toml"] {
+            assert!(is(&format!("/nowhere/{ours}")), "{ours}");
+        }
+        for other in [
+            "etc/passwd",
+            "gw/other.toml",
+            "gw/conf.d/.x.toml",
+            "gw/conf.d/x",
+            "gw/conf.d/../../etc/cron.d/x.toml",
+            "state/conf.d/x/50.toml",
+            "state/config-trial.json",
+        ] {
+            assert!(!is(&format!("/nowhere/{other}")), "{other}");
+        }
+        assert!(!is("tombolo.toml") && !is("/"));
+    }
+
+    #[test]
+    fn below_the_state_directory_no_link_is_followed() {
+        let top = std::env::temp_dir().join(format!("tombolo-trial-below-{}", std::process::id()));
+        let (state, other) = (top.join("state"), top.join("other"));
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("50-x.toml"), "secret").unwrap();
+        let file = state.join("conf.d/50-x.toml");
+        assert_eq!(text_of(&state, &file).unwrap(), None);
+        put(&state, &file, "mine").unwrap();
+        assert_eq!(text_of(&state, &file).unwrap().as_deref(), Some("mine"));
+        take_away(&state, &file).unwrap();
+        assert!(!file.exists());
+        std::os::unix::fs::symlink(other.join("50-x.toml"), &file).unwrap();
+        assert!(text_of(&state, &file).is_err());
+        put(&state, &file, "mine").unwrap();
+        assert_eq!(fs::read_to_string(other.join("50-x.toml")).unwrap(), "secret");
+        fs::remove_dir_all(state.join("conf.d")).unwrap();
+        std::os::unix::fs::symlink(&other, state.join("conf.d")).unwrap();
+        assert!(text_of(&state, &file).is_err() && put(&state, &file, "mine").is_err());
+        assert!(take_away(&state, &file).is_err() && other.join("50-x.toml").exists());
+        fs::remove_dir_all(top).unwrap();
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Trial {
     }
 
     /// Puts what was before in the place of a candidate whose trial is over. `layers` are the main
-    /// file and the drop-ins.
+    /// file and the drop-ins, or those of the state directory.
     pub fn apply(&self, layers: &mut Vec<LayerText>, moment: &Moment) -> Standing {
         let at = layers.iter().position(|layer| layer.path == self.file);
         let standing = self.stands(at.map(|at| layers[at].text.as_str()), moment);

@@ -27,11 +27,11 @@ mod stage;
 mod update;
 mod upstream;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::finding::{Finding, Findings, Place};
-use super::layer::dotted;
+use super::layer::{dotted, from_folder};
 use super::merge::{Index, Merged};
 use super::settings::{Clock, ClockTrust, Gateway, IdSource, Log, LogTarget, Paths, Settings};
 use super::{FileError, Known, Looked, Material, Sources, model};
@@ -384,19 +384,6 @@ fn gateway(cx: &mut Context<'_>, table: &model::Gateway) -> Gateway {
     }
 }
 
-/// The path from a folder. A `../` at its beginning is the folder above by its name, so that the
-/// path is shown as somebody would write it.
-fn from_folder(folder: &Path, text: &str) -> PathBuf {
-    let (mut folder, mut rest) = (folder, text);
-    while let Some(shorter) = rest.strip_prefix("../")
-        && matches!(folder.components().next_back(), Some(Component::Normal(_)))
-        && let Some(above) = folder.parent()
-    {
-        (folder, rest) = (above, shorter.trim_start_matches('/'));
-    }
-    folder.join(rest)
-}
-
 fn placeholder() -> Name {
     Name::parse(Gateway::PLACEHOLDER).expect("the placeholder is written as a name")
 }
@@ -440,22 +427,4 @@ fn log(table: &model::Log) -> Log {
         Some(model::LogTarget::Auto) | None => LogTarget::Auto,
     };
     Log { level, target }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_shown_without_the_way_down_and_up_again() {
-        let of = |folder: &str, text: &str| from_folder(Path::new(folder), text).display().to_string();
-        assert_eq!(of("/etc/tombolo/conf.d", "../gateway.pem"), "/etc/tombolo/gateway.pem");
-        assert_eq!(of("/etc/tombolo/conf.d", "..//../a.pem"), "/etc/a.pem");
-        assert_eq!(of("/etc", "../../a.pem"), "/../a.pem");
-        assert_eq!(of("conf.d", "../a.pem"), "a.pem");
-        assert_eq!(of("", "../a.pem"), "../a.pem");
-        assert_eq!(of("../conf.d", "../../a.pem"), "../../a.pem");
-        assert_eq!(of("/etc/conf.d", "x/../a.pem"), "/etc/conf.d/x/../a.pem");
-        assert_eq!(of("/etc/conf.d", "/a/../b"), "/a/../b");
-    }
 }

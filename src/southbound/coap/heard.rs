@@ -18,7 +18,14 @@ pub(super) struct Heard(HashMap<DeviceIndex, Places>);
 
 struct Places {
     last: At,
-    before: Option<At>,
+    /// Few have one.
+    before: Option<Box<At>>,
+}
+
+impl Places {
+    fn is_before(&self, peer: Peer) -> bool {
+        self.before.as_ref().is_some_and(|before| before.0 == peer)
+    }
 }
 
 impl Heard {
@@ -26,7 +33,7 @@ impl Heard {
     pub(super) fn note(&mut self, device: DeviceIndex, peer: Peer, at: Option<Instant>) {
         let places = self.0.entry(device).or_insert(Places { last: (peer, at), before: None });
         if places.last.0 != peer {
-            places.before = Some(places.last);
+            places.before = Some(Box::new(places.last));
         }
         places.last = (peer, at);
     }
@@ -39,23 +46,21 @@ impl Heard {
     /// The peer is not the device's any more.
     pub(super) fn forget(&mut self, device: DeviceIndex, peer: Peer) {
         let Some(places) = self.0.get_mut(&device) else { return };
-        if places.before.is_some_and(|(before, _)| before == peer) {
+        if places.is_before(peer) {
             places.before = None;
         }
         if places.last.0 != peer {
             return;
         }
         match places.before.take() {
-            Some(before) => places.last = before,
+            Some(before) => places.last = *before,
             None => drop(self.0.remove(&device)),
         }
     }
 
     /// The peer, which is a line, is there no more.
     pub(super) fn forget_line(&mut self, line: Peer) {
-        let of_line = self.0.iter().filter(|(_, places)| {
-            places.last.0 == line || places.before.is_some_and(|(before, _)| before == line)
-        });
+        let of_line = self.0.iter().filter(|(_, places)| places.last.0 == line || places.is_before(line));
         let devices: Vec<DeviceIndex> = of_line.map(|(device, _)| *device).collect();
         devices.into_iter().for_each(|device| self.forget(device, line));
     }
@@ -77,6 +82,12 @@ mod tests {
     use super::*;
     use crate::pipeline::Pipeline;
     use crate::pipeline::fake::FakeStore;
+
+    /// Each device with a session has one.
+    #[test]
+    fn the_places_of_a_device_are_small() {
+        assert!(size_of::<(DeviceIndex, Places)>() <= 48, "{}", size_of::<(DeviceIndex, Places)>());
+    }
 
     #[test]
     fn a_device_whose_newer_session_ends_is_asked_over_the_older_one() {
