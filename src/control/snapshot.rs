@@ -1587,6 +1587,8 @@ pub struct Explained {
     pub nearest_other: Option<ExplainedNearest>,
     /// Of a publish to local clients: what its rules grant.
     pub local: Option<ExplainedGrant>,
+    /// Of an empty retained publish that passes: it deletes what is retained.
+    pub deletes: bool,
     /// Of a subscription: the highest QoS that is granted.
     pub granted_qos: Option<u8>,
     /// How it would be published.
