@@ -758,6 +758,20 @@ pub struct Mqtt {
     pub refused_full_last_s: Option<u64>,
     /// The newest connect that was refused.
     pub last_refused: Option<RefusedConnect>,
+    /// The newest TLS handshake that failed.
+    pub last_failed_handshake: Option<FailedHandshake>,
+}
+
+/// A TLS handshake of a local MQTT client that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailedHandshake {
+    /// Seconds since then.
+    pub ago_s: u64,
+    /// The address of the client.
+    pub peer: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Mqtt {

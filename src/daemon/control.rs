@@ -960,7 +960,10 @@ impl Control for Desk {
             unlisted_limited: limited.more,
             served: super::served_status::totals(&hub.commands, now),
             limited_counts: limited.counts,
-            mqtt: mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
+            mqtt: snapshot::Mqtt {
+                last_failed_handshake: self.clients.last_failed_handshake(now),
+                ..mqtt_status::count(&hub.mqtt, &settings.mqtt, now)
+            },
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.serial(&hub, now),
             counters: self.counters(&hub).into_json(),
