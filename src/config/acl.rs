@@ -256,7 +256,7 @@ pub fn explain(
             let why = value["why"].as_str().unwrap_or_default().to_owned();
             let grant = publish_grant(local, device, path);
             let retain = match (supposed.retain, grant.retain) {
-                (true, false) => ", and is not retained: no rule that allows it has retain = true",
+                (true, false) => ", and is not retained: what allows it has retain = false",
                 _ => "",
             };
             value["why"] =

@@ -288,8 +288,8 @@ fn a_retained_publish_is_explained_and_so_is_one_that_deletes_what_is_retained()
         "conf.d/50-retained.toml",
         "[role.sensor.uplink.gone]\npath = \"g\"\nretain = true\ndelete = true\n\
          [role.sensor.uplink.kept]\npath = \"k\"\nretain = true\n\
-         [role.sensor.local-publish.state]\ntopic = \"state/#\"\nretain = true\n\
-         [role.sensor.local-publish.event]\ntopic = \"event/#\"\n",
+         [role.sensor.local-publish.state]\ntopic = \"state/#\"\n\
+         [role.sensor.local-publish.event]\ntopic = \"event/#\"\nretain = false\n",
     );
     let said = |asked: &str| {
         let ran = place.run(&format!("--json acl explain door-7 publish {asked}"));
@@ -322,7 +322,7 @@ fn a_retained_publish_is_explained_and_so_is_one_that_deletes_what_is_retained()
     for (asked, told) in [
         ("g --retain --payload=", "deletes"),
         ("k --retain --payload=", "needs delete = true and retain = true in the rule"),
-        ("event/x --retain", "is not retained: no rule that allows it has retain = true"),
+        ("event/x --retain", "is not retained: what allows it has retain = false"),
     ] {
         let ran = place.run(&format!("acl explain door-7 publish {asked}"));
         assert!(ran.out.contains(told), "{asked}: {}", ran.out);
