@@ -56,7 +56,8 @@ fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), Comma
     let (value, asked) = match context.daemon() {
         Ok(mut daemon) => {
             let payload = payload.map(|payload| STANDARD.encode(payload));
-            let request = Request::AclExplain { device, method, path, content_format, bytes, payload, retain };
+            let request =
+                Request::AclExplain { device, method, path, content_format, bytes, payload, retain };
             (daemon.ask(&request, ANSWER)?, "the rules in force")
         }
         Err(ClientError::NotRunning { .. }) => {

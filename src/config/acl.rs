@@ -77,14 +77,13 @@ pub fn supposed(
         content_format: content_format.map(self::content_format).transpose()?,
         bytes: bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         // No bytes are a payload, too; without the question it is not known.
-        payload: bytes.filter(|bytes| *bytes == 0).map(|_| &[][..]),
+        payload: bytes.filter(|bytes| *bytes == 0).map(|_| &b""[..]),
         retain,
     })
 }
 
 /// What is wrong with a question that has RETAIN: it is a flag of MQTT.
-pub const RETAIN_OF_PUBLISH: &str =
-    "retain is of a publish; a reading of CoAP is retained if its rule says so, and DELETE deletes what is retained";
+pub const RETAIN_OF_PUBLISH: &str = "retain is of a publish; a reading of CoAP is retained if its rule says so, and DELETE deletes what is retained";
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -260,7 +259,8 @@ pub fn explain(
                 _ => "",
             };
             value["why"] =
-                format!("no uplink rule matches; {why}: it goes to local clients, never upstream{retain}").into();
+                format!("no uplink rule matches; {why}: it goes to local clients, never upstream{retain}")
+                    .into();
             value["local"] = json!({ "qos": grant.qos, "retain": grant.retain });
             if supposed.deletes() && grant.retain {
                 value["deletes"] = true.into();

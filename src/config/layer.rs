@@ -431,7 +431,7 @@ impl<'f> Check<'f> {
                 Raw::Table(entries) => {
                     // An item has no line of its own.
                     self.note(path, entries.first().and_then(|(_, line, _)| *line).or(line));
-                    // A list takes the place of that of an earlier layer, so nothing is reset in it.
+                    // A list replaces that of an earlier layer, so nothing is reset in it.
                     let before = std::mem::replace(&mut self.in_list, true);
                     let table = self.table(keys, entries, path);
                     self.in_list = before;

@@ -54,8 +54,7 @@ use crate::config::reload::Changes;
 use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Finding, Level, Loaded, Settings};
 use crate::control::api::{
-    AclQuestion,
-    CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
+    AclQuestion, CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
 };
 use crate::control::protocol::{CheckTopic, Code, Failure};
 use crate::control::snapshot::DeviceState;

@@ -150,7 +150,8 @@ impl When {
             !one.0.is_empty()
                 && !other.0.is_empty()
                 && pairs.into_iter().all(|(one, other)| {
-                    one.field == other.field && (one.test.excludes(&other.test) || other.test.excludes(&one.test))
+                    one.field == other.field
+                        && (one.test.excludes(&other.test) || other.test.excludes(&one.test))
                 })
         };
         let places = 0..self.conditions.len();
@@ -228,7 +229,9 @@ impl Test {
             Test::AtLeast(limit) => Some(Range { least: (*limit, true), ..all }),
             Test::Below(limit) => Some(Range { most: (*limit, false), ..all }),
             Test::AtMost(limit) => Some(Range { most: (*limit, true), ..all }),
-            Test::Is(Operand::Number(number)) => Some(Range { least: (*number, true), most: (*number, true) }),
+            Test::Is(Operand::Number(number)) => {
+                Some(Range { least: (*number, true), most: (*number, true) })
+            }
             _ => None,
         }
     }

@@ -424,8 +424,7 @@ impl Gate {
             },
             // What would delete a retained message goes out without RETAIN where the rule does not
             // allow `delete`.
-            retain: action.retain
-                && (action.delete || !(supposed.is_empty() && envelope == Envelope::None)),
+            retain: action.retain && (action.delete || !(supposed.is_empty() && envelope == Envelope::None)),
             lane: action.lane.as_str(),
             expires: action.expires_s,
             envelope: match envelope {

@@ -527,7 +527,11 @@ fn what_device_set_cannot_do_is_refused_with_the_way_out_and_changes_nothing() {
     for (line, status, said) in [
         ("other --mqtt-username node-red", 1, ["device flow has the same MQTT user name", "flow.toml"]),
         ("other --label x --mqtt-username node-red", 1, ["MQTT user name", "one of its own"]),
-        ("door-8 --certificate-dns door-7.example", 1, ["device door-7 has the same certificate", "door-7.toml"]),
+        (
+            "door-8 --certificate-dns door-7.example",
+            1,
+            ["device door-7 has the same certificate", "door-7.toml"],
+        ),
         ("door-8 --mqtt-username x", 1, ["no MQTT password", "device rekey door-8 --password"]),
         ("door-8 --certificate-issuer CN=x", 1, ["no certificate", "--certificate-dns"]),
         ("door-7 --certificate-dns=", 1, ["nothing left to be known by", "device disable door-7"]),
@@ -535,10 +539,14 @@ fn what_device_set_cannot_do_is_refused_with_the_way_out_and_changes_nothing() {
         ("door-7 --certificate-issuer nonsense", 2, ["--certificate-issuer", "openssl x509 -noout -issuer"]),
         ("door-8 --public-key sha256:00", 2, ["--public-key", "64 hexadecimal digits"]),
         ("door-8 --psk", 2, ["device rekey door-8 --psk", "nothing was changed"]),
-        ("door-8 --label x --psk text:another-secret", 2, ["device rekey door-8 --psk", "nothing was changed"]),
+        (
+            "door-8 --label x --psk text:another-secret",
+            2,
+            ["device rekey door-8 --psk", "nothing was changed"],
+        ),
         ("other --password", 2, ["device rekey other --password", "nothing was changed"]),
         ("other --jwt-key a.pem", 2, ["device key add other FILE", "nothing was changed"]),
-        ("nosuch --mqtt-username x", 1, ["there is no device nosuch", "device list` names all"]),
+        ("nosuch --mqtt-username x", 1, ["it does not exist", "device list` names all"]),
     ] {
         let ran = place.run(&format!("device set {line}"));
         assert!(!ran.err.contains("another-secret"), "{line}: {}", ran.err);

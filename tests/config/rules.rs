@@ -116,7 +116,10 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
             "when = [{ field = \"\", is = 1 }]\n",
             ":3: role.r.uplink.x.when.1: has an empty field; take it out to compare the payload itself, or write it like",
         ),
-        ("when = [{ above = \"\" }]\n", ":3: role.r.uplink.x.when.1.above: \"\" is not accepted; use a number"),
+        (
+            "when = [{ above = \"\" }]\n",
+            ":3: role.r.uplink.x.when.1.above: \"\" is not accepted; use a number",
+        ),
         (
             "when = [{ any = [{ field = \"\", present = true }] }]\n",
             ":3: role.r.uplink.x.when.1.any.1: has an empty field",

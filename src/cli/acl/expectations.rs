@@ -125,8 +125,7 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                     continue;
                 }
                 _ => {
-                    let known =
-                        "rule=, topic=, reason=, qos=, content-format=, bytes=, of a publish retain=, or of a role tag.NAME=";
+                    let known = "rule=, topic=, reason=, qos=, content-format=, bytes=, of a publish retain=, or of a role tag.NAME=";
                     return Err((line, format!("{word:?} is none of {known}")));
                 }
             };

@@ -76,12 +76,16 @@ pub struct DeviceSetArguments {
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag, group = "change")]
     pub tags: Vec<(String, String)>,
     // What other commands change: known here, so that the answer can name these.
+    /// Of `device rekey`
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
     pub psk: Option<String>,
+    /// Of `device rekey`
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
     pub psk_identity: Option<String>,
+    /// Of `device rekey`
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
     pub password: Option<String>,
+    /// Of `device key add`
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
     pub jwt_key: Option<String>,
 }

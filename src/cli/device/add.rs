@@ -31,7 +31,7 @@ pub(super) const LABEL_MAX: usize = 256;
 /// Largest file with a public key, in bytes.
 const PUBLIC_KEY_FILE_MAX: u64 = 64 << 10;
 
-fn name(what: &str, text: &str) -> Result<Name, CommandError> {
+pub(super) fn name(what: &str, text: &str) -> Result<Name, CommandError> {
     Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is not a {what}: {error}")))
 }
 

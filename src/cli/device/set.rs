@@ -122,7 +122,8 @@ fn changed_certificate(
         (None, Some(before)) => (before.kind(), before.name().to_owned()),
         (None, None) => {
             return Err(
-                "has no certificate that an issuer could be of; --certificate-dns, -uri or -cn names it".to_owned()
+                "has no certificate that an issuer could be of; --certificate-dns, -uri or -cn names it"
+                    .to_owned(),
             );
         }
     };
@@ -148,16 +149,12 @@ fn refuse_secrets(arguments: &DeviceSetArguments) -> Result<(), CommandError> {
     }
 }
 
-fn name(what: &str, text: &str) -> Result<Name, CommandError> {
-    Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is not a {what}: {error}")))
-}
-
 /// `tombolo device set`
 pub(super) fn run(context: &Context, arguments: DeviceSetArguments) -> Result<(), CommandError> {
     refuse_secrets(&arguments)?;
     let proofs = Proofs::parse(&arguments)?;
     let DeviceSetArguments { id, role, label, offline_after, parent, tags, .. } = arguments;
-    let role = role.map(|text| name("role", &text)).transpose()?;
+    let role = role.map(|text| add::name("role", &text)).transpose()?;
     let (is_moved, is_other_role) = (parent.is_some(), role.is_some());
     let is_known_by_else = proofs.is_changed();
     if let Some(label) = &label
@@ -171,7 +168,7 @@ pub(super) fn run(context: &Context, arguments: DeviceSetArguments) -> Result<()
     let parent = match parent.as_deref() {
         None => None,
         Some("") => Some(None),
-        Some(text) => Some(Some(name("device id", text)?)),
+        Some(text) => Some(Some(add::name("device id", text)?)),
     };
     let offline_after = match offline_after.as_deref() {
         None => None,

@@ -48,7 +48,7 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
         }
         for rule in role.iter().flat_map(|role| &role.uplink).filter(|rule| rule.from.is_none()) {
             filter::warn_of_contradiction(&rule.filter.when, |message, advice| {
-                let key = ["role", name, "uplink", rule.name.as_str(), "when"];
+                let key = ["role", name.as_str(), "uplink", rule.name.as_str(), "when"];
                 cx.warn(&format!("role {name}"), &key, message, advice);
             });
         }

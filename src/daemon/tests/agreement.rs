@@ -426,8 +426,7 @@ fn disagreement(
     let now = Instant::now();
     let settings = &loaded.settings;
     let gate = Gate::new(settings.gate.clone(), now);
-    let supposed =
-        Supposed { content_format: Some(asked.format), bytes: asked.bytes, ..Supposed::default() };
+    let supposed = Supposed { content_format: Some(asked.format), bytes: asked.bytes, ..Supposed::default() };
     let says = |device: &str, question, path: &str, supposed| {
         explain(settings, &gate, now, device, question, path, supposed)
     };
@@ -436,7 +435,7 @@ fn disagreement(
             let methods = [Method::Post, Method::Put, Method::Delete];
             for method in methods.into_iter().take(if device == "nobody" { 1 } else { 3 }) {
                 let bytes = if method == Method::Delete { asked.bytes / 4 } else { asked.bytes };
-                let payload = (bytes == 0).then_some(&[][..]);
+                let payload = (bytes == 0).then_some(&b""[..]);
                 let supposed = Supposed { bytes, payload, ..supposed };
                 // A leading `/` of the question is none of the path.
                 let path = path.strip_prefix('/').unwrap_or(path);
@@ -458,7 +457,7 @@ fn disagreement(
             }
         }
         // One that is empty and has RETAIN deletes what is retained.
-        let payload = (asked.bytes == 0).then_some(&[][..]);
+        let payload = (asked.bytes == 0).then_some(&b""[..]);
         let supposed = Supposed { payload, retain: asked.retain, ..supposed };
         let value = says("a", Question::Publish, path, supposed);
         let mut said = said(&value);

@@ -240,7 +240,8 @@ impl Connection {
         self.unread_since.get_or_insert(now);
     }
 
-    /// What the client sends meanwhile is not seen, so it is not silent, for [`UNREAD_MAX`] at most.
+    /// What the client sends meanwhile is not seen, so it is not silent, for [`UNREAD_MAX`] at
+    /// most.
     pub(super) fn excuse_silence(&mut self, now: Instant) {
         if self.unread_since.is_some_and(|since| now < since + UNREAD_MAX) {
             self.last_received = now;

@@ -1,8 +1,8 @@
 //! TLS handshakes of clients that failed: of what kind they are, and whether many do.
 //!
-//! A client that cannot connect tries for ever, and knows why; the gateway's operator sees only that
-//! nothing comes. Where most handshakes of the last minutes fail by a verdict of one of both sides,
-//! that is said with the way out. Connections that are no TLS, or that are given up, are counted
+//! A client that cannot connect tries for ever, and knows why; the gateway's operator sees only
+//! that nothing comes. Where most handshakes of the last minutes fail by a verdict of one of both
+//! sides, that is said with the way out. Connections that are no TLS, or that are given up, are counted
 //! alone: a port scanner makes many, and nothing is to be done about it.
 //!
 //! It holds one failure of each kind, whatever comes from the network.
@@ -41,14 +41,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] = [
-        Kind::Distrusted,
-        Kind::Alert,
-        Kind::Certificate,
-        Kind::Incompatible,
-        Kind::TimedOut,
-        Kind::Broken,
-    ];
+    pub const ALL: [Kind; 6] =
+        [Kind::Distrusted, Kind::Alert, Kind::Certificate, Kind::Incompatible, Kind::TimedOut, Kind::Broken];
 
     /// The kind of a failed handshake, by the error of the TLS stream.
     pub fn of(error: &io::Error) -> Kind {
@@ -177,9 +171,8 @@ impl FailedHandshakes {
     /// That many fail, with the reason of most of them and the way out; `None`: few do.
     pub fn problem(&mut self, now: Instant) -> Option<String> {
         self.turn(now);
-        let count = |kind: Kind| {
-            self.present.failed[kind.index()].saturating_add(self.before.failed[kind.index()])
-        };
+        let count =
+            |kind: Kind| self.present.failed[kind.index()].saturating_add(self.before.failed[kind.index()]);
         let verdicts = || Kind::ALL.into_iter().filter(|kind| kind.is_verdict());
         let failed = verdicts().map(count).fold(0, u32::saturating_add);
         let completed = self.present.completed.saturating_add(self.before.completed);
