@@ -2,8 +2,8 @@
 //!
 //! A client that cannot connect tries for ever, and knows why; the gateway's operator sees only
 //! that nothing comes. Where most handshakes of the last minutes fail by a verdict of one of both
-//! sides, that is said with the way out. Connections that are no TLS, or that are given up, are counted
-//! alone: a port scanner makes many, and nothing is to be done about it.
+//! sides, that is said with the way out. Connections that are no TLS, or that are given up, are
+//! counted alone: a port scanner makes many, and nothing is to be done about it.
 //!
 //! It holds one failure of each kind, whatever comes from the network.
 
