@@ -13,7 +13,7 @@ use super::args::{AclCommand, ExplainArguments};
 use super::error::CommandError;
 use super::input::bytes_of_argument;
 use super::output::{align, bytes};
-use crate::config::acl::{Question, explain, supposed};
+use crate::config::acl::{Question, RETAIN_OF_PUBLISH, explain, supposed};
 use crate::config::scalar::format_duration;
 use crate::control::io::client::{ANSWER, ClientError};
 use crate::control::protocol::Request;
@@ -35,8 +35,11 @@ pub fn run(context: &Context, command: AclCommand) -> Result<(), CommandError> {
 }
 
 fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), CommandError> {
-    let ExplainArguments { device, method, path, content_format, bytes, payload } = arguments;
-    let mut supposed = supposed(content_format.as_deref(), bytes).map_err(CommandError::Usage)?;
+    let ExplainArguments { device, method, path, content_format, bytes, payload, retain } = arguments;
+    let mut supposed = supposed(content_format.as_deref(), bytes, retain).map_err(CommandError::Usage)?;
+    if retain && Question::parse(&method) != Some(Question::Publish) {
+        return Err(CommandError::Usage(format!("--retain: {RETAIN_OF_PUBLISH}")));
+    }
     let payload = payload.map(|text| bytes_of_argument(&text)).transpose()?;
     if let Some(payload) = &payload {
         if !matches!(Question::parse(&method), Some(Question::Reading(_) | Question::Publish)) {
@@ -53,7 +56,8 @@ fn explained(context: &Context, arguments: ExplainArguments) -> Result<(), Comma
     let (value, asked) = match context.daemon() {
         Ok(mut daemon) => {
             let payload = payload.map(|payload| STANDARD.encode(payload));
-            let request = Request::AclExplain { device, method, path, content_format, bytes, payload };
+            let request =
+                Request::AclExplain { device, method, path, content_format, bytes, payload, retain };
             (daemon.ask(&request, ANSWER)?, "the rules in force")
         }
         Err(ClientError::NotRunning { .. }) => {
@@ -86,6 +90,9 @@ fn way_out(explained: &Explained) -> &'static str {
         Some("unknown_device") if !explained.why.contains(';') => "; `tombolo device list` names all",
         Some("not_allowed") if explained.method == "DELETE" && !explained.why.contains(';') => {
             "; DELETE needs delete = true and retain = true in the rule"
+        }
+        Some("not_allowed") if explained.method == "publish" && !explained.why.contains(';') => {
+            "; empty and retained it deletes what is retained, which needs delete = true and retain = true in the rule"
         }
         _ => "",
     }
@@ -186,6 +193,9 @@ pub fn text(explained: &Explained, asked: &str) -> String {
     if let Some(local) = &explained.local {
         let retain = if local.retain { "retained if it says so" } else { "not retained" };
         row("granted", format!("QoS {} at most, {retain}", local.qos));
+    }
+    if explained.deletes {
+        row("deletes", "the retained message of its topic, being empty and retained".to_owned());
     }
     if let Some(qos) = explained.granted_qos {
         row("granted", format!("QoS {qos} at most"));

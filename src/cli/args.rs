@@ -416,6 +416,9 @@ pub struct ExplainArguments {
     /// standard input
     #[arg(long, value_name = "TEXT", conflicts_with = "bytes", allow_hyphen_values = true)]
     pub payload: Option<String>,
+    /// Of a publish: it has RETAIN; with --payload "" it is one that deletes what is retained
+    #[arg(long)]
+    pub retain: bool,
 }
 
 /// `tombolo queue`

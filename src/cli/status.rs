@@ -223,6 +223,12 @@ pub fn text(status: &Status) -> String {
             let last = refused_connect(last);
             row("", format!("{} refused, {last}{device}", plural(count, "connect")));
         }
+        if let Some(last) = &mqtt.last_failed_handshake {
+            let count = number(&status.counters, "tombolo_mqtt_failed_handshakes_total").max(1);
+            let failed = plural(count, "TLS handshake");
+            let (ago, peer) = (span(last.ago_s), &last.peer);
+            row("", format!("{failed} failed, the last {ago} ago from {peer}: {}", last.reason));
+        }
     }
     for limited in &status.limited {
         row("limited", limited_device(limited));
@@ -802,6 +808,11 @@ mod tests {
         let mqtt = crate::control::snapshot::Mqtt {
             listen: vec!["127.0.0.1:1883".into()],
             last_refused: Some(last_refused),
+            last_failed_handshake: Some(crate::control::snapshot::FailedHandshake {
+                ago_s: 7,
+                peer: "192.0.2.7".into(),
+                reason: "received fatal alert: UnknownCA".into(),
+            }),
             ..Default::default()
         };
         let devices = Devices {
@@ -812,12 +823,15 @@ mod tests {
             switched_off_ids: vec!["door-8".into()],
             ..Devices::default()
         };
-        let counters = serde_json::json!({ "tombolo_mqtt_refused_connects_total": 4 });
+        let counters = serde_json::json!({
+            "tombolo_mqtt_refused_connects_total": 4, "tombolo_mqtt_failed_handshakes_total": 3
+        });
         let shown = text(&Status { mqtt, devices, counters, ..Status::default() });
         for part in [
             "5 known, 0 online, 2 offline, 3 not seen, 0 sessions\n",
             "switched off: door-8; `tombolo device show ID` says by what\n",
             "4 connects refused, the last 5 s ago from a Unix socket: the token expired (device cam-1)\n",
+            "3 TLS handshakes failed, the last 7 s ago from 192.0.2.7: received fatal alert: UnknownCA\n",
         ] {
             assert!(shown.contains(part), "{part}\n{shown}");
         }

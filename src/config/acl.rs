@@ -68,13 +68,22 @@ pub fn content_format(text: &str) -> Result<Option<ContentFormat>, String> {
 ///
 /// # Errors
 /// What to write.
-pub fn supposed(content_format: Option<&str>, bytes: Option<u64>) -> Result<Supposed<'static>, String> {
+pub fn supposed(
+    content_format: Option<&str>,
+    bytes: Option<u64>,
+    retain: bool,
+) -> Result<Supposed<'static>, String> {
     Ok(Supposed {
         content_format: content_format.map(self::content_format).transpose()?,
         bytes: bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-        payload: None,
+        // No bytes are a payload, too; without the question it is not known.
+        payload: bytes.filter(|bytes| *bytes == 0).map(|_| &b""[..]),
+        retain,
     })
 }
+
+/// What is wrong with a question that has RETAIN: it is a flag of MQTT.
+pub const RETAIN_OF_PUBLISH: &str = "retain is of a publish; a reading of CoAP is retained if its rule says so, and DELETE deletes what is retained";
 
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,9 +205,14 @@ pub fn explain(
             if is_reading || !judged.is_allowed() {
                 // A `?` of a topic is no query.
                 let asked = path.replace('?', "%3F");
-                let explained = gate.explain_supposed(now, device, Method::Post, &asked, supposed);
+                let deletes = supposed.deletes();
+                let method = if deletes { Method::Delete } else { Method::Post };
+                let explained = gate.explain_supposed(now, device, method, &asked, supposed);
                 let mut value = serde_json::to_value(explained).unwrap_or_default();
                 value["method"] = question.to_string().into();
+                if deletes && value["allowed"] == true {
+                    value["deletes"] = true.into();
+                }
                 match &judged {
                     Judged::Denied(rule) if !is_reading => {
                         let name = format!("local-publish.{}", rule.name);
@@ -239,10 +253,18 @@ pub fn explain(
             }
             let mut value = said(&judged, "local-publish");
             let why = value["why"].as_str().unwrap_or_default().to_owned();
-            value["why"] =
-                format!("no uplink rule matches; {why}: it goes to local clients, never upstream").into();
             let grant = publish_grant(local, device, path);
+            let retain = match (supposed.retain, grant.retain) {
+                (true, false) => ", and is not retained: what allows it has retain = false",
+                _ => "",
+            };
+            value["why"] =
+                format!("no uplink rule matches; {why}: it goes to local clients, never upstream{retain}")
+                    .into();
             value["local"] = json!({ "qos": grant.qos, "retain": grant.retain });
+            if supposed.deletes() && grant.retain {
+                value["deletes"] = true.into();
+            }
             value
         }
         Question::Subscribe => {

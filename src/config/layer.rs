@@ -266,6 +266,8 @@ struct Check<'f> {
     origin: Origin,
     layer: Layer,
     findings: &'f mut Findings,
+    /// Within a table of a list.
+    in_list: bool,
 }
 
 impl<'f> Check<'f> {
@@ -278,7 +280,7 @@ impl<'f> Check<'f> {
             bad: BTreeSet::new(),
             bad_units: BTreeSet::new(),
         };
-        Check { origin, layer, findings }
+        Check { origin, layer, findings, in_list: false }
     }
 
     fn place(&self, line: Option<u32>) -> Place {
@@ -442,7 +444,10 @@ impl<'f> Check<'f> {
                 Raw::Table(entries) => {
                     // An item has no line of its own.
                     self.note(path, entries.first().and_then(|(_, line, _)| *line).or(line));
+                    // A list replaces that of an earlier layer, so nothing is reset in it.
+                    let before = std::mem::replace(&mut self.in_list, true);
                     let table = self.table(keys, entries, path);
+                    self.in_list = before;
                     list.push(Value::new(None, table));
                 }
                 other => {
@@ -540,6 +545,7 @@ impl<'f> Check<'f> {
             // says so.
             (kind, Raw::Text(text))
                 if text.is_empty()
+                    && !self.in_list
                     && !matches!(kind, Kind::Topic | Kind::Raw(_) | Kind::Spans | Kind::Operand) =>
             {
                 Some(Value::new(None, ValueKind::Nil))
@@ -556,6 +562,11 @@ impl<'f> Check<'f> {
                 Some(Value::new(None, max))
             }
             (kind, raw) => {
+                // Where its length alone is wrong.
+                let count = match (kind, &raw) {
+                    (Kind::Operands, Raw::List(items)) if unfit(kind, &raw).is_none() => Some(items.len()),
+                    _ => None,
+                };
                 let shown = match kind {
                     Kind::Secret | Kind::Url => "this value".to_owned(),
                     Kind::Addresses | Kind::Texts | Kind::Operands => match unfit(kind, &raw) {
@@ -567,7 +578,11 @@ impl<'f> Check<'f> {
                 match accept(kind, raw) {
                     Ok(value) => Some(Value::new(None, value)),
                     Err(()) => {
-                        let message = format!("{shown} is not accepted");
+                        let message = match count {
+                            Some(0) => "the list is empty".to_owned(),
+                            Some(count) => format!("the list has {count} values"),
+                            None => format!("{shown} is not accepted"),
+                        };
                         let advice = match (self.origin, kind) {
                             (Origin::Environment, Kind::Addresses | Kind::Texts) => {
                                 kind.accepted_in_variable()
@@ -578,6 +593,10 @@ impl<'f> Check<'f> {
                             // Plain HTTP, which other machines should not reach.
                             (_, Kind::Addresses) if path.first().is_some_and(|table| table == "metrics") => {
                                 "a list of IP addresses with ports, like [\"127.0.0.1:9184\"]".to_owned()
+                            }
+                            (_, Kind::Operands) if count.is_some_and(|count| count > 0) => {
+                                let accepted = kind.accepted();
+                                format!("{accepted}; or several tables with one-of in one list any")
                             }
                             _ => kind.accepted(),
                         };

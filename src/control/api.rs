@@ -16,6 +16,25 @@ use super::snapshot::{
     SessionPage, Status,
 };
 
+/// What `tombolo acl explain` asks, as the user wrote it.
+#[derive(Clone, Copy, Debug)]
+pub struct AclQuestion<'q> {
+    /// A device id.
+    pub device: &'q str,
+    /// `POST`, `PUT`, `DELETE`, `publish`, `subscribe` or `command`.
+    pub method: &'q str,
+    /// A path, a topic or a filter.
+    pub path: &'q str,
+    /// The content format of the reading.
+    pub content_format: Option<&'q str>,
+    /// Bytes of its payload.
+    pub bytes: Option<u64>,
+    /// The payload itself.
+    pub payload: Option<&'q [u8]>,
+    /// Of a publish: whether it has RETAIN.
+    pub retain: bool,
+}
+
 /// The daemon's side of the control socket. All calls come on the path's own thread: none may
 /// block.
 ///
@@ -99,15 +118,7 @@ pub trait Control {
     ///
     /// # Errors
     /// What is wrong with the question, for the user.
-    fn explain(
-        &mut self,
-        device: &str,
-        method: &str,
-        path: &str,
-        content_format: Option<&str>,
-        bytes: Option<u64>,
-        payload: Option<&[u8]>,
-    ) -> Result<Value, String>;
+    fn explain(&mut self, asked: &AclQuestion<'_>) -> Result<Value, String>;
 
     /// Publishes to ourselves where connected and answers with an
     /// [`Uplink`](super::snapshot::Uplink).
@@ -341,13 +352,21 @@ impl Call {
             Request::Reload {} => control.reload(reply),
             Request::ConfigCheck {} => control.config_check(reply),
             Request::SecurityReport {} => reply.ok(&control.security_report()),
-            Request::AclExplain { device, method, path, content_format, bytes, payload } => {
+            Request::AclExplain { device, method, path, content_format, bytes, payload, retain } => {
                 let payload = payload.map(|payload| STANDARD.decode(payload)).transpose();
                 let Ok(payload) = payload else {
                     return reply.fail(Failure::new(Code::BadRequest, "the payload is not base64"));
                 };
-                let (content_format, payload) = (content_format.as_deref(), payload.as_deref());
-                match control.explain(&device, &method, &path, content_format, bytes, payload) {
+                let asked = AclQuestion {
+                    device: &device,
+                    method: &method,
+                    path: &path,
+                    content_format: content_format.as_deref(),
+                    bytes,
+                    payload: payload.as_deref(),
+                    retain,
+                };
+                match control.explain(&asked) {
                     Ok(explanation) => reply.ok(&explanation),
                     Err(text) => reply.fail(Failure::new(Code::BadRequest, text)),
                 }

@@ -82,6 +82,25 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Responses without DTLS that asked for a proof of the address (Echo).",
     ),
     ("tombolo_coap_returned_echoes_total", "Requests without DTLS that proved their address by Echo."),
+    ("tombolo_mqtt_completed_handshakes_total", "TLS handshakes of MQTT clients completed."),
+    ("tombolo_mqtt_failed_handshakes_total", "TLS handshakes of MQTT clients that failed, for any reason."),
+    (
+        "tombolo_mqtt_distrusted_handshakes_total",
+        "Failed TLS handshakes: the MQTT client does not accept the gateway's certificate.",
+    ),
+    (
+        "tombolo_mqtt_peer_alert_handshakes_total",
+        "Failed TLS handshakes: the MQTT client sent another fatal alert.",
+    ),
+    (
+        "tombolo_mqtt_certificate_handshakes_total",
+        "Failed TLS handshakes: the MQTT client's certificate is not accepted.",
+    ),
+    (
+        "tombolo_mqtt_incompatible_handshakes_total",
+        "Failed TLS handshakes: no version, cipher suite or group in common.",
+    ),
+    ("tombolo_mqtt_timed_out_handshakes_total", "Failed TLS handshakes: not over in time."),
     ("tombolo_mqtt_accepted_connects_total", "Connects of local MQTT clients that were accepted."),
     ("tombolo_mqtt_refused_connects_total", "MQTT connects refused, and connections without one."),
     (

@@ -225,6 +225,9 @@ pub enum Request {
         /// The payload itself, base64.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         payload: Option<String>,
+        /// Of a publish: whether it has RETAIN.
+        #[serde(default, skip_serializing_if = "is_false")]
+        retain: bool,
     },
     /// What only the running daemon knows for `check --security`: a
     /// [`SecurityReport`](super::snapshot::SecurityReport).
@@ -672,14 +675,15 @@ mod tests {
             any::<Option<String>>().prop_map(|device| Request::Sessions { device }),
             selection.clone().prop_map(|records| Request::RejectedRetry { records }),
             selection.prop_map(|records| Request::RejectedDrop { records }),
-            any::<(String, String, String, Option<String>, Option<u64>, Option<String>)>().prop_map(
-                |(device, method, path, content_format, bytes, payload)| Request::AclExplain {
+            any::<(String, String, String, Option<String>, Option<u64>, Option<String>, bool)>().prop_map(
+                |(device, method, path, content_format, bytes, payload, retain)| Request::AclExplain {
                     device,
                     method,
                     path,
                     content_format,
                     bytes,
-                    payload
+                    payload,
+                    retain
                 }
             ),
         ]

@@ -758,6 +758,20 @@ pub struct Mqtt {
     pub refused_full_last_s: Option<u64>,
     /// The newest connect that was refused.
     pub last_refused: Option<RefusedConnect>,
+    /// The newest TLS handshake that failed.
+    pub last_failed_handshake: Option<FailedHandshake>,
+}
+
+/// A TLS handshake of a local MQTT client that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailedHandshake {
+    /// Seconds since then.
+    pub ago_s: u64,
+    /// The address of the client.
+    pub peer: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Mqtt {
@@ -1590,6 +1604,8 @@ pub struct Explained {
     pub nearest_other: Option<ExplainedNearest>,
     /// Of a publish to local clients: what its rules grant.
     pub local: Option<ExplainedGrant>,
+    /// Of an empty retained publish that passes: it deletes what is retained.
+    pub deletes: bool,
     /// Of a subscription: the highest QoS that is granted.
     pub granted_qos: Option<u8>,
     /// How it would be published.

@@ -54,7 +54,7 @@ use crate::config::reload::Changes;
 use crate::config::scalar::did_you_mean;
 use crate::config::{ClockTrust, Finding, Level, Loaded, Settings};
 use crate::control::api::{
-    CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
+    AclQuestion, CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
 };
 use crate::control::protocol::{CheckTopic, Code, Failure};
 use crate::control::snapshot::DeviceState;
@@ -959,7 +959,10 @@ impl Control for Desk {
             unlisted_limited: limited.more,
             served: super::served_status::totals(&hub.commands, now),
             limited_counts: limited.counts,
-            mqtt: mqtt_status::count(&hub.mqtt, &settings.mqtt, now),
+            mqtt: snapshot::Mqtt {
+                last_failed_handshake: self.clients.last_failed_handshake(now),
+                ..mqtt_status::count(&hub.mqtt, &settings.mqtt, now)
+            },
             unlisted_strays: hub.coap.strays.unnamed(),
             serial: self.serial(&hub, now),
             counters: self.counters(&hub).into_json(),
@@ -1197,19 +1200,15 @@ impl Control for Desk {
         report
     }
 
-    fn explain(
-        &mut self,
-        device: &str,
-        method: &str,
-        path: &str,
-        content_format: Option<&str>,
-        bytes: Option<u64>,
-        payload: Option<&[u8]>,
-    ) -> Result<serde_json::Value, String> {
+    fn explain(&mut self, asked: &AclQuestion<'_>) -> Result<serde_json::Value, String> {
+        let AclQuestion { device, method, path, content_format, bytes, payload, retain } = *asked;
         let question = acl::Question::parse(method).ok_or_else(|| {
             format!("{method:?} is nothing that rules are about; use one of {}", acl::Question::WORDS)
         })?;
-        let mut supposed = acl::supposed(content_format, bytes)?;
+        if retain && question != acl::Question::Publish {
+            return Err(acl::RETAIN_OF_PUBLISH.to_owned());
+        }
+        let mut supposed = acl::supposed(content_format, bytes, retain)?;
         if let Some(payload) = payload {
             supposed = supposed.with_payload(payload);
         }

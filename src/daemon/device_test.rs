@@ -30,8 +30,12 @@ use crate::pipeline::Tested;
 pub const PAYLOAD: &[u8] = b"tombolo device test";
 const CONTENT_FORMAT: ContentFormat = ContentFormat::TEXT;
 /// The same, for an explanation.
-const SUPPOSED: Supposed<'_> =
-    Supposed { content_format: Some(Some(CONTENT_FORMAT)), bytes: PAYLOAD.len(), payload: None };
+const SUPPOSED: Supposed<'_> = Supposed {
+    content_format: Some(Some(CONTENT_FORMAT)),
+    bytes: PAYLOAD.len(),
+    payload: None,
+    retain: false,
+};
 /// How long the commit may take, in the worst case of a slow card.
 const STORED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the broker may take.

@@ -15,6 +15,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -688,6 +689,14 @@ impl Hub {
     /// Whether a line of this kind may be written now.
     pub fn may_say(&mut self, kind: LineKind) -> bool {
         self.limiter.permit(self.moment.now, kind)
+    }
+
+    /// As [`may_say`](Hub::may_say), of a line that `peer` causes: each address has its share.
+    pub fn may_say_of(&mut self, kind: LineKind, peer: Option<IpAddr>) -> bool {
+        match peer {
+            Some(peer) => self.limiter.permit_from(self.moment.now, kind, peer),
+            None => self.may_say(kind),
+        }
     }
 }
 

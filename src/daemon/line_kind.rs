@@ -20,6 +20,8 @@ pub enum LineKind {
     Telnet(Name),
     /// A connection of an MQTT client was not accepted.
     MqttAccept,
+    /// A TLS handshake of an MQTT client failed.
+    MqttHandshake,
     /// An MQTT client was refused.
     MqttRefused,
     /// A filter of an MQTT client was refused.
@@ -38,6 +40,7 @@ impl std::fmt::Display for LineKind {
             LineKind::LateAnswer(port) => write!(f, "late answer, serial port {port}"),
             LineKind::Telnet(port) => write!(f, "peer speaks telnet, serial port {port}"),
             LineKind::MqttAccept => f.write_str("MQTT connection not accepted"),
+            LineKind::MqttHandshake => f.write_str("TLS handshake of an MQTT client failed"),
             LineKind::MqttRefused => f.write_str("MQTT client refused"),
             LineKind::MqttFilterRefused => f.write_str("MQTT subscription refused"),
             LineKind::Withdrawn => f.write_str("session ended with its credential"),

@@ -39,11 +39,12 @@ use super::round::Shared;
 use super::socket_store::{self, SocketStore, Transport};
 use crate::clock::{UnixTime, WallClock};
 use crate::config::Loaded;
-use crate::control::snapshot::{NOT_LISTENING, OUT_OF_DATE};
+use crate::control::snapshot::{self, NOT_LISTENING, OUT_OF_DATE};
 use crate::proto::dtls::PeerIdentity;
 use crate::proto::dtls::server::outline::Outline;
 use crate::proto::dtls::server::{CertificateIdentity, ListPolicy};
 use crate::southbound::mqtt::admission::{Admission, Admitted, PENDING_MAX};
+use crate::southbound::mqtt::failed_handshakes::{FailedHandshakes, Kind};
 use crate::southbound::mqtt::io::{Listener, SocketFile, Stream};
 use crate::southbound::mqtt::settings::{PlainAddress, collide};
 use crate::southbound::mqtt::tls::{Lists, Material, Verifier, server_config};
@@ -170,6 +171,8 @@ struct Common {
     knocking: RefCell<HashMap<u64, AbortHandle>>,
     /// When one of them was closed last because all places were taken.
     displaced: Cell<Option<Instant>>,
+    /// The TLS handshakes that failed of late.
+    failed_handshakes: RefCell<FailedHandshakes>,
     acceptor: RefCell<Option<TlsAcceptor>>,
     /// What judges certificates of clients,
     verifier: RefCell<Option<Arc<Verifier>>>,
@@ -183,6 +186,20 @@ struct Common {
 }
 
 impl Common {
+    /// A TLS handshake failed.
+    fn note_failed(&self, kind: Kind, peer: Option<IpAddr>, reason: &str) {
+        self.failed_handshakes.borrow_mut().note_failed(Instant::now(), kind, peer, reason);
+        let mut hub = self.shared.hub.borrow_mut();
+        let counters = &mut hub.pipeline.counters;
+        counters.count(Counter::MqttHandshakesFailed);
+        if let Some(counter) = kind.counter() {
+            counters.count(counter);
+        }
+        if hub.may_say_of(LineKind::MqttHandshake, peer) {
+            log::warn!(peer = shown(peer), reason, audit = "refused"; "TLS handshake of an MQTT client failed");
+        }
+    }
+
     /// Has each connection look at what changed for all of them.
     fn wake_all(&self) {
         self.shared.hub.borrow().wake_mqtt();
@@ -215,6 +232,7 @@ impl Clients {
             admission: RefCell::default(),
             knocking: RefCell::default(),
             displaced: Cell::default(),
+            failed_handshakes: RefCell::default(),
             acceptor: RefCell::new(None),
             verifier: RefCell::new(None),
             verifiers: Cell::new(0),
@@ -405,7 +423,18 @@ impl Clients {
                 "MQTT: {PENDING_MAX} connections that do not identify themselves take all places; the oldest are closed for new ones; the log has their addresses (\"not identified themselves\")"
             ));
         }
+        problems.extend(self.common.failed_handshakes.borrow_mut().problem(Instant::now()));
         problems
+    }
+
+    /// The newest TLS handshake that failed.
+    pub fn last_failed_handshake(&self, now: Instant) -> Option<snapshot::FailedHandshake> {
+        let failed = self.common.failed_handshakes.borrow();
+        failed.last().map(|last| snapshot::FailedHandshake {
+            ago_s: now.saturating_duration_since(last.at).as_secs(),
+            peer: shown(last.peer),
+            reason: last.reason.clone(),
+        })
     }
 
     /// Accepts nothing more and reads nothing more; what is to be answered still is.
@@ -576,20 +605,13 @@ async fn enter(common: Rc<Common>, stream: Stream, tls: bool, knocking: Knocking
 
 async fn enter_tls(common: &Common, stream: TcpStream, source: Source, knocking: Knocking, watched: Watched) {
     let Some(acceptor) = common.acceptor.borrow().clone() else { return };
-    let accepted = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it took too long".to_owned()),
+    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return common.note_failed(Kind::of(&error), knocking.peer, &error.to_string()),
+        Err(_) => return common.note_failed(Kind::TimedOut, knocking.peer, "it took too long"),
     };
-    let stream = match accepted {
-        Ok(stream) => stream,
-        Err(reason) => {
-            if common.shared.hub.borrow_mut().may_say(LineKind::Handshake) {
-                log::warn!(peer = shown(knocking.peer), reason, audit = "refused"; "TLS handshake of an MQTT client failed");
-            }
-            return;
-        }
-    };
+    common.shared.hub.borrow_mut().pipeline.counters.count(Counter::MqttHandshakesCompleted);
+    common.failed_handshakes.borrow_mut().note_completed(Instant::now());
     let chain = stream.chain().map(Rc::from);
     let leaf = stream.chain().and_then(|chain| chain.first());
     let identity = leaf.and_then(|leaf| CertificateIdentity::of_verified(leaf));

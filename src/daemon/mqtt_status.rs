@@ -36,6 +36,7 @@ pub fn count(intake: &Intake, settings: &Settings, now: Instant) -> snapshot::Mq
         refused_full: full.0,
         refused_full_last_s: since(full.1),
         last_refused: intake.last_refused_connect().map(|last| refused(now, last)),
+        last_failed_handshake: None,
     }
 }
 

@@ -5,6 +5,9 @@
 //! missing or of another type, or because the payload is no JSON or CBOR, holds nothing back.
 //!
 //! The fields of all conditions are looked up in one pass, and nothing is allocated.
+//!
+//! Texts are displayed as they are. Whatever shows them to people escapes them (`telemetry::text`),
+//! once.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -138,6 +141,24 @@ impl When {
         self.conditions.iter().map(any).collect()
     }
 
+    /// Two conditions, by their places, that no value of their field meets: what they can be judged
+    /// by is always held back.
+    pub fn contradiction(&self) -> Option<(usize, usize)> {
+        let excludes = |one: &Condition, other: &Condition| {
+            let pairs = one.0.iter().flat_map(|one| other.0.iter().map(move |other| (one, other)));
+            // An empty list of alternatives is a fault of its own.
+            !one.0.is_empty()
+                && !other.0.is_empty()
+                && pairs.into_iter().all(|(one, other)| {
+                    one.field == other.field
+                        && (one.test.excludes(&other.test) || other.test.excludes(&one.test))
+                })
+        };
+        let places = 0..self.conditions.len();
+        let mut pairs = places.clone().flat_map(|at| (at + 1..places.end).map(move |later| (at, later)));
+        pairs.find(|(at, later)| excludes(&self.conditions[*at], &self.conditions[*later]))
+    }
+
     /// Why a payload is held back; `None`: it is not.
     pub(super) fn unmet<'a>(&'a self, format: Option<ContentFormat>, payload: &'a [u8]) -> Option<Unmet<'a>> {
         if self.is_empty() {
@@ -179,6 +200,42 @@ impl Condition {
 }
 
 impl Test {
+    /// Whether no value meets both: a value of a type that one of them cannot judge is not looked
+    /// at.
+    fn excludes(&self, other: &Test) -> bool {
+        match (self, other) {
+            (Test::OneOf(list), other) => {
+                list.iter().all(|operand| Test::Is(operand.clone()).excludes(other))
+            }
+            (Test::Is(_), Test::OneOf(list)) => {
+                list.iter().all(|operand| self.excludes(&Test::Is(operand.clone())))
+            }
+            (Test::Is(Operand::Text(one)), Test::Is(Operand::Text(other))) => one != other,
+            (Test::Is(Operand::Flag(one)), Test::Is(Operand::Flag(other))) => one != other,
+            (Test::Is(one), Test::IsNot(other)) => one == other,
+            (Test::Present(one), Test::Present(other)) => one != other,
+            _ => match (self.range(), other.range()) {
+                (Some(one), Some(other)) => one.ends_before(&other) || other.ends_before(&one),
+                _ => false,
+            },
+        }
+    }
+
+    /// The numbers that meet it, if it is about numbers.
+    fn range(&self) -> Option<Range> {
+        let all = Range { least: (f64::NEG_INFINITY, true), most: (f64::INFINITY, true) };
+        match self {
+            Test::Above(limit) => Some(Range { least: (*limit, false), ..all }),
+            Test::AtLeast(limit) => Some(Range { least: (*limit, true), ..all }),
+            Test::Below(limit) => Some(Range { most: (*limit, false), ..all }),
+            Test::AtMost(limit) => Some(Range { most: (*limit, true), ..all }),
+            Test::Is(Operand::Number(number)) => {
+                Some(Range { least: (*number, true), most: (*number, true) })
+            }
+            _ => None,
+        }
+    }
+
     /// `None`: it cannot be judged.
     fn holds(&self, seen: &Seen) -> Option<bool> {
         match self {
@@ -197,6 +254,19 @@ impl Test {
                 _ => Some(*wanted),
             },
         }
+    }
+}
+
+/// Numbers from one to another, each with whether it belongs to them.
+struct Range {
+    least: (f64, bool),
+    most: (f64, bool),
+}
+
+impl Range {
+    fn ends_before(&self, other: &Range) -> bool {
+        let ((most, is_in), (least, is_other_in)) = (self.most, other.least);
+        most < least || most == least && !(is_in && is_other_in)
     }
 }
 
@@ -306,7 +376,7 @@ impl Start {
 
 impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}{}", self.text(), if self.is_cut { "…" } else { "" })
+        write!(f, "\"{}\"{}", self.text(), if self.is_cut { "…" } else { "" })
     }
 }
 
@@ -336,7 +406,7 @@ impl fmt::Display for Operand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Operand::Number(number) => Shown(*number).fmt(f),
-            Operand::Text(text) => write!(f, "{text:?}"),
+            Operand::Text(text) => write!(f, "\"{text}\""),
             Operand::Flag(flag) => flag.fmt(f),
         }
     }
@@ -535,8 +605,61 @@ mod tests {
         let one = || vec![at("/a", Test::AtLeast(5.0)), at("/b", Test::Is(Operand::Flag(true)))];
         assert_eq!(When::new(vec![one(); 8]).map(|when| when.fields.len()), Ok(2));
         assert_eq!(When::new(vec![one(); 9]), Err(18));
+        // As they are: what shows them escapes them.
+        let hostile = When::new(vec![vec![at("/s", Test::Is(text("a\u{1b}\\b")))]]).expect("few");
+        assert_eq!(hostile.texts(), ["/s is \"a\u{1b}\\b\""]);
+        let unmet = hostile.unmet(None, br#"{"s":"\u001b[2J"}"#).map(|unmet| unmet.to_string());
+        assert_eq!(unmet.as_deref(), Some("/s is \"\u{1b}[2J\", not \"a\u{1b}\\b\""));
         let when = When::new(vec![one(), vec![(None, Test::IsNot(text("x")))]]).expect("few");
         assert_eq!(when.texts(), ["/a at least 5 or /b is true", "the payload is not \"x\""]);
+    }
+
+    #[test]
+    fn conditions_that_exclude_each_other_are_found() {
+        let is = |number: f64| Test::Is(Operand::Number(number));
+        let of = |texts: &[&str]| Test::OneOf(texts.iter().map(|it| text(it)).collect());
+        let found = |one: Test, other: Test| {
+            let conditions = |one: Test, other: Test| vec![vec![at("/t", one)], vec![at("/t", other)]];
+            let when = When::new(conditions(one.clone(), other.clone())).expect("few");
+            let reverse = When::new(conditions(other, one)).expect("few");
+            assert_eq!(when.contradiction(), reverse.contradiction());
+            when.contradiction().is_some()
+        };
+        for (one, other) in [
+            (Test::Above(10.0), Test::Below(5.0)),
+            (Test::Above(5.0), Test::AtMost(5.0)),
+            (is(5.0), Test::Above(5.0)),
+            (is(5.0), is(6.0)),
+            (is(5.0), Test::IsNot(Operand::Number(5.0))),
+            (Test::Is(text("a")), Test::Is(text("b"))),
+            (Test::Is(text("a")), of(&["b", "c"])),
+            (of(&["a", "b"]), of(&["c"])),
+            (Test::Is(Operand::Flag(true)), Test::Is(Operand::Flag(false))),
+            (Test::Present(true), Test::Present(false)),
+        ] {
+            assert!(found(one.clone(), other.clone()), "{one} and {other}");
+        }
+        for (one, other) in [
+            (Test::Above(5.0), Test::Below(10.0)),
+            (Test::AtLeast(5.0), Test::AtMost(5.0)),
+            (is(5.0), Test::AtMost(5.0)),
+            (is(5.0), is(5.0)),
+            // What one of them cannot judge is published.
+            (is(5.0), Test::Is(text("a"))),
+            (Test::OneOf([text("a"), Operand::Number(3.0)].into()), Test::Above(10.0)),
+            (of(&["a", "b"]), of(&["b"])),
+            (Test::Is(text("a")), Test::IsNot(text("b"))),
+            (Test::Present(false), Test::Above(1.0)),
+        ] {
+            assert!(!found(one.clone(), other.clone()), "{one} and {other}");
+        }
+        let other_field = vec![vec![at("/a", is(1.0))], vec![at("/b", is(2.0))]];
+        assert_eq!(When::new(other_field).expect("few").contradiction(), None);
+        let any = vec![at("/t", is(1.0)), at("/t", is(2.0))];
+        let conditions = vec![vec![at("/u", is(1.0))], any.clone(), vec![at("/t", Test::Above(3.0))]];
+        assert_eq!(When::new(conditions).expect("few").contradiction(), Some((1, 2)));
+        let conditions = vec![any, vec![at("/t", Test::Above(1.0))]];
+        assert_eq!(When::new(conditions).expect("few").contradiction(), None);
     }
 
     /// Some JSON with few names and values, so that conditions meet it.
@@ -681,6 +804,13 @@ mod tests {
             let expected = conditions.iter().any(fails);
             let json = document.to_string();
             let first = json_why(conditions.clone(), &json);
+            // Where two conditions exclude each other, only what they cannot judge is published.
+            let when = When::new(conditions.clone()).expect("few");
+            if let Some((at, later)) = when.contradiction() {
+                let is_judged = |any: &Alternatives| any.iter().all(|one| naive(&document, one).is_some());
+                let both = is_judged(&conditions[at]) && is_judged(&conditions[later]);
+                prop_assert!(!both || expected, "{:?}: {}", conditions, json);
+            }
             prop_assert_eq!(first.is_some(), expected, "{:?}: {}", conditions, json);
             for wide in [false, true] {
                 let mut bytes = Vec::new();

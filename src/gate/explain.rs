@@ -131,9 +131,22 @@ pub struct Supposed<'p> {
     /// The payload itself, of so many bytes: whether a filter would hold it back now. Without a
     /// content format it is taken to have the one of the reading before.
     pub payload: Option<&'p [u8]>,
+    /// It is an MQTT publish with RETAIN.
+    pub retain: bool,
 }
 
 impl<'p> Supposed<'p> {
+    /// Whether its payload is known to be empty.
+    pub fn is_empty(&self) -> bool {
+        self.payload.is_some_and(<[u8]>::is_empty)
+    }
+
+    /// Whether it is an empty retained publish, which deletes what is retained (MQTT 5.0
+    /// §3.3.1.3).
+    pub fn deletes(&self) -> bool {
+        self.retain && self.is_empty()
+    }
+
     /// With this payload.
     pub fn with_payload(self, payload: &'p [u8]) -> Supposed<'p> {
         Supposed { bytes: payload.len(), payload: Some(payload), ..self }
@@ -409,7 +422,9 @@ impl Gate {
                 QoS::AtMostOnce => 0,
                 QoS::AtLeastOnce => 1,
             },
-            retain: action.retain,
+            // What would delete a retained message goes out without RETAIN where the rule does not
+            // allow `delete`.
+            retain: action.retain && (action.delete || !(supposed.is_empty() && envelope == Envelope::None)),
             lane: action.lane.as_str(),
             expires: action.expires_s,
             envelope: match envelope {

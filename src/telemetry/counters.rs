@@ -58,6 +58,20 @@ counters! {
     CoapReadsRefused = "tombolo_coap_refused_reads_total",
     /// Separate responses that the device never acknowledged.
     CoapUnacknowledged = "tombolo_coap_unacknowledged_responses_total",
+    /// TLS handshakes of local MQTT clients that succeeded.
+    MqttHandshakesCompleted = "tombolo_mqtt_completed_handshakes_total",
+    /// TLS handshakes of local MQTT clients that failed, for any reason.
+    MqttHandshakesFailed = "tombolo_mqtt_failed_handshakes_total",
+    /// Failed ones: the client does not accept the gateway's certificate.
+    MqttHandshakesDistrusted = "tombolo_mqtt_distrusted_handshakes_total",
+    /// Failed ones: the client sent another fatal alert.
+    MqttHandshakesAlert = "tombolo_mqtt_peer_alert_handshakes_total",
+    /// Failed ones: the client's certificate is not accepted.
+    MqttHandshakesCertificate = "tombolo_mqtt_certificate_handshakes_total",
+    /// Failed ones: no version, cipher suite or group in common.
+    MqttHandshakesIncompatible = "tombolo_mqtt_incompatible_handshakes_total",
+    /// Failed ones: not over in time.
+    MqttHandshakesTimedOut = "tombolo_mqtt_timed_out_handshakes_total",
     /// Connects of local MQTT clients that were accepted.
     MqttConnectsAccepted = "tombolo_mqtt_accepted_connects_total",
     /// Connects that were refused, and connections without one.

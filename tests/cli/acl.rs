@@ -280,3 +280,67 @@ fn the_format_and_size_of_a_payload_are_asked_about() {
         .run("acl explain door-7 POST j/x --content-format x/y")
         .failed(2, &["x/y", "is not a content format"]);
 }
+
+#[test]
+fn a_retained_publish_is_explained_and_so_is_one_that_deletes_what_is_retained() {
+    let place = place();
+    place.write(
+        "conf.d/50-retained.toml",
+        "[role.sensor.uplink.gone]\npath = \"g\"\nretain = true\ndelete = true\n\
+         [role.sensor.uplink.kept]\npath = \"k\"\nretain = true\n\
+         [role.sensor.local-publish.state]\ntopic = \"state/#\"\n\
+         [role.sensor.local-publish.event]\ntopic = \"event/#\"\nretain = false\n",
+    );
+    let said = |asked: &str| {
+        let ran = place.run(&format!("--json acl explain door-7 publish {asked}"));
+        let said: serde_json::Value = serde_json::from_str(ran.out.trim()).expect("JSON");
+        assert_eq!(ran.status == 0, said["allowed"] == true, "{asked}: {said}");
+        said
+    };
+    // Topic, whether it passes with a payload, and empty; whether it deletes; whether it is kept.
+    for (topic, empty, deletes) in [
+        ("g", None, true),
+        ("k", Some("not_allowed"), false),
+        ("t/env", Some("not_allowed"), false),
+        ("state/x", None, true),
+        ("event/x", None, false),
+        ("nothing", Some("no_rule"), false),
+    ] {
+        let full = said(&format!("{topic} --retain --payload x"));
+        assert!(full["deletes"].is_null() && (full["allowed"] == true || topic == "nothing"), "{full}");
+        for asked in ["--retain --payload=", "--retain --bytes 0"] {
+            let said = said(&format!("{topic} {asked}"));
+            assert_eq!(said["reason"].as_str(), empty, "{topic} {asked}: {said}");
+            assert_eq!(said["deletes"] == true, deletes, "{topic} {asked}: {said}");
+        }
+        // Without RETAIN an empty one is a message like any other.
+        assert_eq!(said(&format!("{topic} --payload="))["allowed"] == true, topic != "nothing");
+    }
+    // One that would delete without `delete` in its rule is sent without RETAIN.
+    assert_eq!(said("k --payload=")["publish"]["retain"], false);
+    assert_eq!(said("k --payload x")["publish"]["retain"], true);
+    for (asked, told) in [
+        ("g --retain --payload=", "deletes"),
+        ("k --retain --payload=", "needs delete = true and retain = true in the rule"),
+        ("event/x --retain", "is not retained: what allows it has retain = false"),
+    ] {
+        let ran = place.run(&format!("acl explain door-7 publish {asked}"));
+        assert!(ran.out.contains(told), "{asked}: {}", ran.out);
+    }
+    let wrong = "acl explain door-7 POST g --retain";
+    place.run(wrong).failed(2, &["--retain", "of a publish", "DELETE deletes"]);
+    place.write(
+        "rules.acl",
+        "door-7 publish g allow retain=true bytes=0\ndoor-7 publish k deny retain=true bytes=0 reason=not_allowed\n\
+         door-7 publish k allow retain=true bytes=1\ndoor-7 publish k allow retain=false bytes=0\n",
+    );
+    let table = place.path("rules.acl").display().to_string();
+    assert!(place.run(&format!("acl test {table}")).fine().contains("4 expectations: all as expected"));
+    for (line, why) in [
+        ("door-7 POST g allow retain=true", "of a publish"),
+        ("door-7 publish g allow retain=yes", "neither retain=true nor retain=false"),
+    ] {
+        place.write("rules.acl", line);
+        place.run(&format!("acl test {table}")).failed(1, &["rules.acl:1: ", why]);
+    }
+}

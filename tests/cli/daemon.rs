@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use tombolo::control::api::{Control, RejectedAction, Reply};
+use tombolo::control::api::{AclQuestion, Control, RejectedAction, Reply};
 use tombolo::control::io::server::Server;
 use tombolo::control::protocol::{Code, Failure, Selection};
 use tombolo::control::snapshot::{
@@ -139,15 +139,8 @@ impl Control for Hub {
         reply.ok(&json!({}));
     }
 
-    fn explain(
-        &mut self,
-        device: &str,
-        method: &str,
-        path: &str,
-        _: Option<&str>,
-        _: Option<u64>,
-        _: Option<&[u8]>,
-    ) -> Result<Value, String> {
+    fn explain(&mut self, asked: &AclQuestion<'_>) -> Result<Value, String> {
+        let AclQuestion { device, method, path, .. } = *asked;
         let method = Method::parse(method).ok_or("no method")?;
         Ok(
             json!({ "device": device, "method": method.as_str(), "path": path, "allowed": path == "t", "why": "because" }),

@@ -482,3 +482,86 @@ fn check_does_not_ask_how_a_child_proves_who_it_is() {
     let said = place.run("check --offline").out;
     assert!(!said.contains("nothing says how these prove who they are"), "{said}");
 }
+
+#[test]
+fn what_a_device_is_known_by_is_set_without_removing_it_and_its_secrets_stay() {
+    let place = Place::new();
+    place.run("device add flow --role sensor --password text:twelve-bytes").fine();
+    place.run("device add door-7 --role sensor --psk text:secret-secret-1").fine();
+    let file = |id: &str| std::fs::read_to_string(place.path(&format!("state/devices/{id}.toml"))).unwrap();
+    let hash = file("flow").lines().find(|line| line.starts_with("password =")).unwrap().to_owned();
+
+    let set = place.run("--json device set flow --mqtt-username node-red").json();
+    assert_eq!(set["mqtt_username"], "node-red");
+    assert!(file("flow").contains("mqtt-username = \"node-red\"\n") && file("flow").contains(&hash));
+    place.run("device set flow --mqtt-username=").fine();
+    assert!(!file("flow").contains("mqtt-username") && file("flow").contains(&hash));
+
+    let issuer = "CN=site";
+    let set = "device set door-7 --certificate-dns door-7.example --certificate-issuer";
+    let set = place.run(&format!("--json {set} {issuer}")).json();
+    assert_eq!(set["certificate"], json!({ "dns": "door-7.example", "issuer": issuer }));
+    // The issuer stays with another name, and goes alone.
+    let set = place.run("--json device set door-7 --certificate-cn door-7").json();
+    assert_eq!(set["certificate"], json!({ "cn": "door-7", "issuer": issuer }));
+    let set = place.run("--json device set door-7 --certificate-issuer=").json();
+    assert_eq!(set["certificate"], json!({ "cn": "door-7", "issuer": null }));
+    let key = format!("sha256:{}", "ab".repeat(32));
+    let set = place.run(&format!("--json device set door-7 --certificate-cn= --public-key {key}")).json();
+    assert_eq!((&set["certificate"], &set["public_key"]), (&json!(null), &json!(key)));
+    assert!(file("door-7").contains("secret-secret-1"));
+}
+
+#[test]
+fn what_device_set_cannot_do_is_refused_with_the_way_out_and_changes_nothing() {
+    let place = Place::new();
+    place.run("device add flow --role sensor --password text:twelve-bytes --mqtt-username node-red").fine();
+    place.run("device add other --role sensor --password text:twelve-bytes").fine();
+    place.run("device add door-7 --role sensor --certificate-dns door-7.example").fine();
+    place.run("device add door-8 --role sensor --psk text:secret-secret-1").fine();
+    let all = || {
+        let ids = ["flow", "other", "door-7", "door-8"];
+        ids.map(|id| std::fs::read_to_string(place.path(&format!("state/devices/{id}.toml"))).unwrap())
+    };
+    let before = all();
+    for (line, status, said) in [
+        ("other --mqtt-username node-red", 1, ["device flow has the same MQTT user name", "flow.toml"]),
+        ("other --label x --mqtt-username node-red", 1, ["MQTT user name", "one of its own"]),
+        (
+            "door-8 --certificate-dns door-7.example",
+            1,
+            ["device door-7 has the same certificate", "door-7.toml"],
+        ),
+        ("door-8 --mqtt-username x", 1, ["no MQTT password", "device rekey door-8 --password"]),
+        ("door-8 --certificate-issuer CN=x", 1, ["no certificate", "--certificate-dns"]),
+        ("door-7 --certificate-dns=", 1, ["nothing left to be known by", "device disable door-7"]),
+        ("door-7 --certificate-cn= --certificate-issuer CN=x", 2, ["--certificate-issuer", "takes it away"]),
+        ("door-7 --certificate-issuer nonsense", 2, ["--certificate-issuer", "openssl x509 -noout -issuer"]),
+        ("door-8 --public-key sha256:00", 2, ["--public-key", "64 hexadecimal digits"]),
+        ("door-8 --psk", 2, ["device rekey door-8 --psk", "nothing was changed"]),
+        (
+            "door-8 --label x --psk text:another-secret",
+            2,
+            ["device rekey door-8 --psk", "nothing was changed"],
+        ),
+        ("other --password", 2, ["device rekey other --password", "nothing was changed"]),
+        ("other --jwt-key a.pem", 2, ["device key add other FILE", "nothing was changed"]),
+        ("nosuch --mqtt-username x", 1, ["it does not exist", "device list` names all"]),
+    ] {
+        let ran = place.run(&format!("device set {line}"));
+        assert!(!ran.err.contains("another-secret"), "{line}: {}", ran.err);
+        ran.failed(status, &said);
+        assert!(all() == before, "{line} changed something");
+    }
+}
+
+#[test]
+fn rekey_gives_a_device_without_a_pre_shared_key_its_first() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --certificate-dns door-7.example").fine();
+    place.run("device rekey door-7 --psk --overlap 7d").failed(1, &["door-7", "without --overlap"]);
+    assert!(place.run("device rekey door-7 --psk text:secret-secret-1").fine().contains("has a first key"));
+    let shown = place.run("--json device show door-7 --key").json();
+    assert_eq!((&shown["psk_identity"], &shown["psk_text"]), (&json!("door-7"), &json!("secret-secret-1")));
+    assert_eq!(shown["certificate"]["dns"], "door-7.example");
+}

@@ -82,6 +82,7 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
     let many = format!("when = [{}]\n", "{ above = 1 }, ".repeat(17));
     let any = format!("when = [{{ any = [{}] }}]\n", "{ above = 1 }, ".repeat(17));
     let long = format!("when = [{{ is = \"{}\" }}]\n", "x".repeat(65));
+    let long_list = format!("when = [{{ one-of = [{}] }}]\n", "1, ".repeat(17));
     for (keys, words) in [
         ("when = []\n", ":3: role.r.uplink.x.when: the list is empty; use a list of tables, like"),
         ("when = \"x\"\n", ":3: role.r.uplink.x.when: \"x\" is not accepted; use a list of tables, like"),
@@ -104,7 +105,24 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
         (&long, "a text of at most 64 bytes, true or false"),
         (
             "when = [{ one-of = [] }]\n",
-            ":3: role.r.uplink.x.when.1.one-of: a list is not accepted; use a list of 1",
+            ":3: role.r.uplink.x.when.1.one-of: the list is empty; use a list of 1 to 16 values, like [\"alarm\"",
+        ),
+        (
+            &long_list,
+            ":3: role.r.uplink.x.when.1.one-of: the list has 17 values; use a list of 1 to 16 values, like [\"alarm\"",
+        ),
+        (&long_list, "true or false; or several tables with one-of in one list any"),
+        (
+            "when = [{ field = \"\", is = 1 }]\n",
+            ":3: role.r.uplink.x.when.1: has an empty field; take it out to compare the payload itself, or write it like",
+        ),
+        (
+            "when = [{ above = \"\" }]\n",
+            ":3: role.r.uplink.x.when.1.above: \"\" is not accepted; use a number",
+        ),
+        (
+            "when = [{ any = [{ field = \"\", present = true }] }]\n",
+            ":3: role.r.uplink.x.when.1.any.1: has an empty field",
         ),
         (
             "when = [{ one-of = [1, nan] }]\n",
@@ -135,6 +153,27 @@ fn a_condition_that_makes_no_sense_is_refused_with_its_line_and_the_way_out() {
     }
     let local = "[role.r.local-subscribe.l]\ntopic = \"home/#\"\nwhen = [{ field = \"/t\" }]\n";
     wrong(local, ":5: role.r.local-subscribe.l.when.1: has no comparison; set one of above, below");
+}
+
+#[test]
+fn conditions_that_never_hold_both_are_warned_of_and_stay_in_force() {
+    let never = "when = [\n{ field = \"/t\", above = 10 },\n{ field = \"/u\", is = 1 },\n{ field = \"/t\", below = 5 }]\n";
+    let local = format!("[role.r.local-subscribe.l]\ntopic = \"home/#\"\n{never}");
+    for (keys, key) in [(never, "uplink.x"), (&local, "local-subscribe.l")] {
+        let loaded = main_file(&format!("{BASE}{keys}")).loaded();
+        let told = format!(
+            "role.r.{key}.when: conditions 1 and 3 never hold both (/t above 10; /t below 5): what they can judge is never \
+             published; correct one"
+        );
+        let warned = |finding: &&tombolo::config::Finding| {
+            finding.level == tombolo::config::Level::Warn && finding.to_string().contains(&told)
+        };
+        assert_eq!(loaded.findings.iter().filter(warned).count(), 1, "{:#?}", loaded.findings);
+        assert_eq!(loaded.settings.gate.roles.len(), 1, "the rule is in force");
+    }
+    let either = "when = [{ any = [{ field = \"/t\", above = 10 }, { field = \"/t\", below = 5 }] }]\n";
+    let loaded = main_file(&format!("{BASE}{either}")).loaded();
+    assert!(!loaded.findings.iter().any(|finding| finding.to_string().contains("never hold both")));
 }
 
 #[test]

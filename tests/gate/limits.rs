@@ -134,7 +134,7 @@ proptest! {
         let mut gate = gate(rules.collect());
         let format = format.map(ContentFormat);
         let bytes = if method == Method::Delete { 0 } else { bytes };
-        let supposed = Supposed { content_format: Some(format), bytes, payload: None };
+        let supposed = Supposed { content_format: Some(format), bytes, ..Supposed::default() };
         let found = gate.explain_supposed(Instant::now(), "door-7", method, path, supposed);
         let device = gate.device_by_id("door-7").expect("the device is known");
         let payload = vec![0; bytes];

@@ -195,6 +195,53 @@ fn tls_handshakes_that_stall_hold_up_no_other_client_and_are_said() {
 }
 
 #[test]
+fn clients_that_do_not_accept_the_certificate_are_counted_and_said_with_the_way_out() {
+    let port = free_tcp_port();
+    let site = site("mqtt-distrust", |_, pki| {
+        let (certificate, key) = pki.issue("gateway", &["localhost"]);
+        let files = [certificate.display(), key.display()].map(|path| path.to_string());
+        format!(
+            "[mqtt]\nlisten = [\"127.0.0.1:{port}\"]\ncertificate-file = \"{}\"\nkey-file = \"{}\"\n",
+            files[0], files[1]
+        )
+    });
+    let folder = site.folder.join("other");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let (own, other) = (site.pki.ca(), Pki::new(&folder).ca());
+    let port = port.to_string();
+    let publish = |ca: &std::path::Path| {
+        let ca = ca.display().to_string();
+        let target = ["-h", "localhost", "-p", &port, "--cafile", &ca, "-V", "mqttv5", "-q", "1"];
+        let login = ["-u", "pump-2", "-P", "sesame-sesame", "-t", "t/x", "-m", "1"];
+        mosquitto("mosquitto_pub", &target, &login).status.success()
+    };
+    assert!(publish(&own));
+    for _ in 0..12 {
+        assert!(!publish(&other));
+    }
+    let status = || -> serde_json::Value {
+        serde_json::from_str(&site.daemon.command(&["status", "--json"]).1).expect("JSON")
+    };
+    let failed = "tombolo_mqtt_failed_handshakes_total";
+    wait_for("the counters", || status()["counters"][failed] == 12);
+    let status = status();
+    assert_eq!(status["counters"]["tombolo_mqtt_distrusted_handshakes_total"], 12, "{status}");
+    assert_eq!(status["counters"]["tombolo_mqtt_completed_handshakes_total"], 1, "{status}");
+    let last = &status["mqtt"]["last_failed_handshake"];
+    assert!(last["peer"] == "127.0.0.1" && last["reason"].to_string().contains("alert"), "{last}");
+    for command in [&["status"][..], &["check", "--offline"]] {
+        let said = site.daemon.command(command).1;
+        assert!(said.contains("do not accept the gateway's certificate"), "{command:?}: {said}");
+        assert!(said.contains("mqtt.certificate-file"), "{command:?}: {said}");
+    }
+    let is_line = |line: &&str| {
+        line.contains("TLS handshake of an MQTT client failed") && line.contains("peer=127.0.0.1")
+    };
+    let lines = site.daemon.log().lines().filter(is_line).count();
+    assert!((1..12).contains(&lines), "{lines} lines");
+}
+
+#[test]
 fn connections_that_stay_silent_keep_no_client_out_and_are_said() {
     let port = free_tcp_port();
     let site = site("mqtt-silent", |_, _| format!("[mqtt]\ninsecure-listen = [\"127.0.0.1:{port}\"]\n"));

@@ -241,6 +241,15 @@ fn a_disabled_device_is_cut_off_keeps_its_keys_and_comes_back() {
     assert!(publish());
     run(&site, &["device", "set", "node-red", "--label", "the flow", "--offline-after", "2h"]);
     assert!(publish() && run(&site, &["device", "show", "node-red"]).contains("the flow"));
+    // Another user name is in force at once, with the password that it has.
+    run(&site, &["device", "set", "node-red", "--mqtt-username", "flow"]);
+    let renamed = line.replace("-u node-red", "-u flow");
+    let as_flow = || Command::new("sh").args(["-c", &renamed]).output().expect("a shell").status.success();
+    assert!(renamed != line && as_flow() && !publish());
+    wait_for("its line in the log", || {
+        let parts = ["node-red", "password", "audit=key-changed"];
+        site.daemon.log().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    });
     let (status, text) = site.daemon.command(&["device", "set", "node-red", "--role", "sensr"]);
     assert!(status == 1 && text.contains("did you mean \"sensor\"?"), "{text}");
     let (status, text) = site.daemon.command(&["device", "set", "pump-2", "--label", "x"]);

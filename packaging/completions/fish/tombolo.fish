@@ -109,6 +109,7 @@ complete -c tombolo -n '__tombolo_at import' -l output -r -d 'the folder for the
 complete -c tombolo -n '__tombolo_at acl' -l content-format -x -d 'content format of the payload'
 complete -c tombolo -n '__tombolo_at acl' -l bytes -x -d 'bytes of the payload'
 complete -c tombolo -n '__tombolo_at acl' -l payload -x -d 'what a filter is asked about'
+complete -c tombolo -n '__tombolo_at acl' -l retain -d 'a publish with RETAIN'
 complete -c tombolo -n '__tombolo_at acl' -a 'explain test POST PUT DELETE publish subscribe command'
 complete -c tombolo -n '__tombolo_at queue' -a 'verify import rejected list retry drop export skip'
 complete -c tombolo -n '__tombolo_at queue' -l all -d 'all of them'

@@ -12,7 +12,8 @@
 //! `qos=` is the highest QoS: of a filter the one that SUBACK grants, of a message the one with
 //! which it is delivered.
 //!
-//! `content-format=` and `bytes=` are a part of the question, as of `acl explain`; `tag.NAME=` is a
+//! `content-format=`, `bytes=` and, of a publish, `retain=true` are a part of the question, as of
+//! `acl explain`: with `bytes=0` too it is one that deletes what is retained. `tag.NAME=` is a
 //! tag of the device that stands for a role. A reason may also be written as `acl explain` prints
 //! it, `reason=no rule`.
 //!
@@ -29,7 +30,7 @@ use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::plural;
 use crate::config::Settings;
-use crate::config::acl::{Question, explain, supposed};
+use crate::config::acl::{Question, RETAIN_OF_PUBLISH, explain, supposed};
 use crate::gate::tag::Tags;
 use crate::gate::{Device, Gate, Reason, SharedDevice, Supposed};
 use crate::message::Name;
@@ -87,7 +88,7 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
             other => return Err((line, format!("{other:?} is neither allow nor deny"))),
         };
         let mut also: Vec<(Also, String)> = Vec::new();
-        let (mut content_format, mut bytes, mut tags) = (None, None, Tags::default());
+        let (mut content_format, mut bytes, mut retain, mut tags) = (None, None, false, Tags::default());
         for word in rest.iter().take_while(|word| !word.starts_with('#')) {
             // As `acl explain` prints it for people: `no rule`.
             if let Some((Also::Reason, reason)) = also.last_mut().filter(|_| !word.contains('=')) {
@@ -111,13 +112,20 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
                     bytes = Some(number.map_err(|_| (line, format!("{word:?} is no number of bytes")))?);
                     continue;
                 }
+                "retain" if question == Question::Publish && matches!(value, "true" | "false") => {
+                    retain = value == "true";
+                    continue;
+                }
+                "retain" if question == Question::Publish => {
+                    return Err((line, format!("{word:?} is neither retain=true nor retain=false")));
+                }
+                "retain" => return Err((line, format!("{word:?}: {RETAIN_OF_PUBLISH}"))),
                 key if key.starts_with("tag.") && first.starts_with(ROLE) && !value.is_empty() => {
                     tags.set(&key[4..], value).map_err(|error| (line, error.to_string()))?;
                     continue;
                 }
                 _ => {
-                    let known =
-                        "rule=, topic=, reason=, qos=, content-format=, bytes=, or of a role tag.NAME=";
+                    let known = "rule=, topic=, reason=, qos=, content-format=, bytes=, of a publish retain=, or of a role tag.NAME=";
                     return Err((line, format!("{word:?} is none of {known}")));
                 }
             };
@@ -128,7 +136,7 @@ fn parse(text: &str) -> Result<Vec<Expectation>, (usize, String)> {
             let all = reasons().collect::<Vec<_>>().join(", ");
             return Err((line, format!("{value:?} is no reason; there are: {all}")));
         }
-        let supposed = supposed(content_format, bytes).map_err(|what| (line, what))?;
+        let supposed = supposed(content_format, bytes, retain).map_err(|what| (line, what))?;
         let (device, path) = ((*first).to_owned(), (*path).to_owned());
         all.push(Expectation { line, device, question, path, allowed, supposed, tags, also });
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::clock::UnixTime;
 use crate::config::registry::credentials::parse_time;
@@ -26,29 +26,68 @@ pub struct DeviceListArguments {
   tombolo device set door-7 --offline-after 2h           --offline-after= for that of its role
   tombolo device set probe-3 --parent hub-1              --parent= for none
   tombolo device set door-7 --tag site=north --tag hall= sets site, and takes hall away
+  tombolo device set flow --mqtt-username node-red       --mqtt-username= for its id
+  tombolo device set door-7 --certificate-dns door-7.example --public-key=
+                                                         a certificate in place of a public key
 
-Its keys are changed by other commands: device rekey ID --psk, device rekey ID --password, and
-device key add|remove for tokens. To change a certificate's name or a public key, remove the
-device and add it again; device disable switches it off and keeps its keys. A device of the
+Sessions of a certificate, public key or user name that is changed are closed. Its secret keys are
+changed by other commands: device rekey ID --psk, device rekey ID --password, and device key
+add|remove for tokens. device disable switches it off and keeps its keys. A device of the
 configuration is changed in its file, which device show names.")]
+#[command(group(ArgGroup::new("certificate").multiple(false)))]
+#[command(group(ArgGroup::new("change").required(true).multiple(true)))]
 pub struct DeviceSetArguments {
     /// Device id
     pub id: String,
     /// Its role, which has its rules and limits
-    #[arg(long, value_name = "ROLE", required_unless_present_any = ["label", "offline_after", "parent", "tags"])]
+    #[arg(long, value_name = "ROLE", group = "change")]
     pub role: Option<String>,
     /// Informational text; empty takes it away
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", group = "change")]
     pub label: Option<String>,
     /// Time without activity until it is offline, like 1h; empty for that of its role
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", group = "change")]
     pub offline_after: Option<String>,
     /// The device that it is behind, which may forward its readings; empty for none
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", group = "change")]
     pub parent: Option<String>,
+    /// Its MQTT user name; empty for its id. Its password stays
+    #[arg(long, value_name = "TEXT", group = "change")]
+    pub mqtt_username: Option<String>,
+    /// Its certificate has this URI as a subject alternative name; empty takes the certificate away
+    #[arg(long, value_name = "URI", groups = ["change", "certificate"])]
+    pub certificate_uri: Option<String>,
+    /// Its certificate has this DNS name as a subject alternative name; empty takes the certificate
+    /// away
+    #[arg(long, value_name = "NAME", groups = ["change", "certificate"])]
+    pub certificate_dns: Option<String>,
+    /// Its certificate's subject has this common name; empty takes the certificate away
+    #[arg(long, value_name = "TEXT", groups = ["change", "certificate"])]
+    pub certificate_cn: Option<String>,
+    /// Its certificate is issued by this CA, as `openssl x509 -noout -issuer` prints it; empty for
+    /// any CA in coap.client-ca-file [default: as before]
+    #[arg(long, value_name = "NAME", group = "change")]
+    pub certificate_issuer: Option<String>,
+    /// Its public key: a file with it or with a certificate of it, or sha256: and the key's hash;
+    /// empty takes it away
+    #[arg(long, value_name = "KEY", group = "change")]
+    pub public_key: Option<String>,
     /// A tag, for {tag.NAME} in topics; an empty value takes it away. May be repeated
-    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag, group = "change")]
     pub tags: Vec<(String, String)>,
+    // What other commands change: known here, so that the answer can name these.
+    /// Of `device rekey`
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
+    pub psk: Option<String>,
+    /// Of `device rekey`
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
+    pub psk_identity: Option<String>,
+    /// Of `device rekey`
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
+    pub password: Option<String>,
+    /// Of `device key add`
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "", group = "change")]
+    pub jwt_key: Option<String>,
 }
 
 /// The value of `--tag`.

@@ -31,7 +31,7 @@ pub(super) const LABEL_MAX: usize = 256;
 /// Largest file with a public key, in bytes.
 const PUBLIC_KEY_FILE_MAX: u64 = 64 << 10;
 
-fn name(what: &str, text: &str) -> Result<Name, CommandError> {
+pub(super) fn name(what: &str, text: &str) -> Result<Name, CommandError> {
     Name::parse(text).map_err(|error| CommandError::Usage(format!("{text:?} is not a {what}: {error}")))
 }
 
@@ -171,13 +171,27 @@ fn short(length: usize) -> Option<String> {
     })
 }
 
-fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
-    let issuer = arguments.certificate_issuer.as_deref().map(DistinguishedName::parse).transpose();
-    let issuer = issuer.map_err(|error| {
+/// Parses the value of `--certificate-issuer`.
+pub(super) fn issuer(text: &str) -> Result<DistinguishedName, CommandError> {
+    DistinguishedName::parse(text).map_err(|error| {
         CommandError::Usage(format!(
             "--certificate-issuer: {error}; write it as `openssl x509 -noout -issuer` prints it after \"issuer=\""
         ))
-    })?;
+    })
+}
+
+/// The name of a certificate, from the value of the option of its kind.
+pub(super) fn certificate_name(
+    kind: NameKind,
+    name: &str,
+    issuer: Option<DistinguishedName>,
+) -> Result<CertificateName, CommandError> {
+    CertificateName::new(kind, name, issuer)
+        .map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
+}
+
+fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>, CommandError> {
+    let issuer = arguments.certificate_issuer.as_deref().map(issuer).transpose()?;
     let given = [
         (NameKind::Uri, &arguments.certificate_uri),
         (NameKind::Dns, &arguments.certificate_dns),
@@ -186,12 +200,11 @@ fn certificate(arguments: &DeviceAddArguments) -> Result<Option<CertificateName>
     let Some((kind, name)) = given.into_iter().find_map(|(kind, name)| Some((kind, name.as_deref()?))) else {
         return Ok(None);
     };
-    let made = CertificateName::new(kind, name, issuer);
-    made.map(Some).map_err(|error| CommandError::Usage(format!("--{} {name:?}: {error}", kind.key())))
+    certificate_name(kind, name, issuer).map(Some)
 }
 
 /// Parses a hash, or computes that of the key in a file.
-fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
+pub(super) fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
     if argument.starts_with("sha256:") {
         return parse_key_hash(argument).ok_or_else(|| {
             CommandError::Usage("--public-key: after sha256: stand 64 hexadecimal digits".to_owned())

@@ -1,4 +1,4 @@
-//! `tombolo device set|enable|disable|rekey|key`: changes a device of the registry.
+//! `tombolo device enable|disable|rekey|key`: changes a device of the registry.
 
 use serde_json::json;
 
@@ -7,7 +7,6 @@ use super::token_key::{check_until, key_entry, public};
 use super::{Told, password, tell, tell_withdrawn, withdraw, without_level};
 use crate::cli::args::{
     DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
-    DeviceSetArguments,
 };
 use crate::cli::error::CommandError;
 use crate::cli::key::from_argument;
@@ -19,13 +18,12 @@ use crate::config::certificate::format_key_hash;
 use crate::config::registry::Entry;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
-use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_duration, parse_psk_identity};
+use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_psk_identity};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
 use crate::gate::settings::{Device, NextPsk, Psk, SharedDevice};
-use crate::message::Name;
 
 /// Changes the device in its file, and makes the daemon take it up. Returns it as it is now.
-fn apply(
+pub(super) fn apply(
     context: &Context,
     loaded: &Loaded,
     id: &str,
@@ -44,78 +42,11 @@ fn apply(
     Ok((device, told))
 }
 
-fn effect(told: &Told, running: &str) -> String {
+pub(super) fn effect(told: &Told, running: &str) -> String {
     match told {
         Told::Reloaded => running.to_owned(),
         Told::NotRunning => "tombolo is not running".to_owned(),
     }
-}
-
-/// `tombolo device set`
-pub(super) fn set(context: &Context, arguments: DeviceSetArguments) -> Result<(), CommandError> {
-    let DeviceSetArguments { id, role, label, offline_after, parent, tags } = arguments;
-    let role = match role {
-        None => None,
-        Some(text) => Some(
-            Name::parse(&text)
-                .map_err(|error| CommandError::Usage(format!("{text:?} is not a role: {error}")))?,
-        ),
-    };
-    let (is_moved, is_other_role) = (parent.is_some(), role.is_some());
-    if let Some(label) = &label
-        && (label.len() > add::LABEL_MAX || label.chars().any(char::is_control))
-    {
-        return Err(CommandError::Usage(format!(
-            "--label takes at most {} bytes of text without control characters",
-            add::LABEL_MAX
-        )));
-    }
-    let parent = match parent.as_deref() {
-        None => None,
-        Some("") => Some(None),
-        Some(text) => Some(Some(
-            Name::parse(text)
-                .map_err(|error| CommandError::Usage(format!("{text:?} is not a device id: {error}")))?,
-        )),
-    };
-    let offline_after = match offline_after.as_deref() {
-        None => None,
-        Some("") => Some(None),
-        Some(text) => Some(Some(parse_duration(text).filter(|span| !span.is_zero()).ok_or_else(|| {
-            CommandError::Usage(format!("--offline-after: {text:?} is not a time; write it like 1h"))
-        })?)),
-    };
-    let loaded = context.load_whole(&format!("device set {id}"))?;
-    let (device, told) = apply(context, &loaded, &id, |entry| {
-        let device = &mut entry.device;
-        if let Some(role) = role {
-            device.role = role;
-        }
-        if let Some(label) = label {
-            device.label = Some(label).filter(|label| !label.is_empty());
-        }
-        if let Some(offline_after) = offline_after {
-            device.offline_after = offline_after;
-        }
-        if let Some(parent) = parent {
-            device.parent = parent;
-        }
-        for (name, value) in tags {
-            device.tags.set(&name, &value).map_err(|error| error.to_string())?;
-        }
-        Ok(())
-    })?;
-    if is_moved || is_other_role {
-        loaded.mute_child(&device).into_iter().for_each(note);
-    }
-    if context.out.json {
-        return Ok(context.out.object(&json!({
-            "id": id, "role": device.role.as_str(), "label": device.label,
-            "tags": super::tag_entry(Some(&device.tags)), "parent": device.parent.as_ref().map(Name::as_str),
-        }))?);
-    }
-    let effect = effect(&told, "in force now");
-    Ok(context.out.line(format_args!("changed {id} (role {}); {effect}", device.role))?)
 }
 
 /// `tombolo device enable`, `tombolo device disable`
@@ -168,14 +99,20 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         None => None,
         Some(overlap) => Some(until(overlap)?),
     };
-    let mut unused = None;
+    let (mut unused, mut is_first) = (None, false);
     let (device, told) = apply(context, &loaded, &id, |entry| {
-        let Some(before) = entry.device.psk.clone() else {
-            return Err(
-                "has no pre-shared key; `tombolo device add ID --role ROLE --psk` adds a device with one"
-                    .to_owned(),
-            );
+        let before = match (&entry.device.psk, until) {
+            (Some(before), _) => before.clone(),
+            // A first key of a device that is known by something else.
+            (None, None) => Psk { identity: id.as_bytes().to_vec(), key: key.clone() },
+            (None, Some(_)) => {
+                return Err(format!(
+                    "has no pre-shared key that could be taken beside a new one; `tombolo device rekey {id} --psk` \
+                     without --overlap gives it its first"
+                ));
+            }
         };
+        is_first = entry.device.psk.is_none();
         unused = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
         let Some(until) = until else {
             let psk = Psk { identity: identity.unwrap_or(before.identity), key };
@@ -210,6 +147,7 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
             "{id} has a new key; the one before is taken until the new one is used, or {}",
             format_time(next.until)
         ),
+        None if is_first => format!("{id} has a first key; {}", effect(&told, "it may connect with it now")),
         None => format!("{id} has a new key; {}", effect(&told, "sessions of the one before are closed")),
     })?;
     if device.next_psk.is_none() {

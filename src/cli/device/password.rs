@@ -26,17 +26,26 @@ pub(super) const GENERATED: &str = "generated:";
 /// Most bytes read from standard input.
 const STDIN_MAX: u64 = 4_096;
 
+/// Checks the value of `--mqtt-username`.
+///
+/// # Errors
+/// [`CommandError::Usage`].
+pub(super) fn check_username(username: &str) -> Result<(), CommandError> {
+    if username.is_empty() || username.len() > USERNAME_MAX || username.chars().any(char::is_control) {
+        let text =
+            format!("--mqtt-username takes 1 to {USERNAME_MAX} bytes of text without control characters");
+        return Err(CommandError::Usage(text));
+    }
+    Ok(())
+}
+
 /// A user name and the hash of a password, and the password: empty = made here, `generated:…` =
 /// made by `device keygen`, `-` = standard input, else `text:…`.
 ///
 /// # Errors
 /// [`CommandError::Usage`]; the message does not contain the password.
 pub(super) fn login(username: &str, argument: &str) -> Result<(Login, Zeroizing<String>), CommandError> {
-    if username.is_empty() || username.len() > USERNAME_MAX || username.chars().any(char::is_control) {
-        let text =
-            format!("--mqtt-username takes 1 to {USERNAME_MAX} bytes of text without control characters");
-        return Err(CommandError::Usage(text));
-    }
+    check_username(username)?;
     let salt: [u8; SALT_LENGTH] = system::io::random().map_err(CommandError::failed)?;
     let made_elsewhere = argument.strip_prefix(GENERATED);
     let is_generated = argument.is_empty() || made_elsewhere.is_some();

@@ -17,29 +17,24 @@ pub(super) struct Keys<'t> {
     min_interval: Option<model::Span>,
 }
 
-impl<'t> From<&'t model::Uplink> for Keys<'t> {
-    fn from(table: &'t model::Uplink) -> Keys<'t> {
-        Keys {
-            when: table.when.as_deref(),
-            on_change: table.on_change,
-            dead_band: table.dead_band,
-            dead_band_field: table.dead_band_field.as_deref(),
-            min_interval: table.min_interval,
-        }
-    }
+/// Both kinds of tables have the keys under the same names.
+macro_rules! keys_of {
+    ($($table:ty),+) => {
+        $(impl<'t> From<&'t $table> for Keys<'t> {
+            fn from(table: &'t $table) -> Keys<'t> {
+                Keys {
+                    when: table.when.as_deref(),
+                    on_change: table.on_change,
+                    dead_band: table.dead_band,
+                    dead_band_field: table.dead_band_field.as_deref(),
+                    min_interval: table.min_interval,
+                }
+            }
+        })+
+    };
 }
 
-impl<'t> From<&'t model::Local> for Keys<'t> {
-    fn from(table: &'t model::Local) -> Keys<'t> {
-        Keys {
-            when: table.when.as_deref(),
-            on_change: table.on_change,
-            dead_band: table.dead_band,
-            dead_band_field: table.dead_band_field.as_deref(),
-            min_interval: table.min_interval,
-        }
-    }
-}
+keys_of!(model::Uplink, model::Local);
 
 /// What is wrong, and the way out.
 type Wrong = (String, String);
@@ -64,6 +59,10 @@ pub(super) fn filter(keys: &Keys<'_>, mut fault: impl FnMut(&[&str], String, &st
 }
 
 fn pointer(text: &str) -> Result<FieldPointer, Wrong> {
+    if text.is_empty() {
+        let advice = "take it out to compare the payload itself, or write it like \"/env/temperature\"";
+        return Err(("has an empty field".to_owned(), advice.to_owned()));
+    }
     FieldPointer::parse(text)
         .map_err(|error| (format!("{text:?}: {error}"), "write it like \"/env/temperature\"".to_owned()))
 }
@@ -100,6 +99,20 @@ fn when(list: &[Condition], fault: &mut impl FnMut(&[&str], String, &str)) -> Wh
         fault(&["when"], format!("has {count} comparisons"), &advice);
         When::default()
     })
+}
+
+/// Warns of two conditions of which never both hold; `warn` takes message and advice.
+pub(super) fn warn_of_contradiction(when: &When, warn: impl FnOnce(String, &str)) {
+    let Some((at, later)) = when.contradiction() else { return };
+    let texts = when.texts();
+    let message = format!(
+        "conditions {} and {} never hold both ({}; {}): what they can judge is never published",
+        at + 1,
+        later + 1,
+        texts[at],
+        texts[later]
+    );
+    warn(message, "correct one, or put both into one table as any = [ … ] if either is enough");
 }
 
 fn comparison(table: &Condition) -> Result<(Option<FieldPointer>, Test), Wrong> {

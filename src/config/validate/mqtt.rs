@@ -211,6 +211,9 @@ fn local_rules(
             fail("topic", format!("{topic:?} is no topic filter"));
             continue;
         }
+        filter::warn_of_contradiction(&rule.filter.when, |message, advice| {
+            cx.warn(&format!("role {role}"), &["role", role, kind, name, "when"], message, advice);
+        });
         rules.push(rule);
     }
     (!is_faulty).then_some(rules)

@@ -46,6 +46,12 @@ pub(super) fn roles(cx: &mut Context<'_>, tables: &Tables) -> (Vec<Role>, BTreeS
             let advice = format!("add [role.{name}.uplink.NAME]");
             cx.warn(&format!("role {name}"), &["role", name], message, &advice);
         }
+        for rule in role.iter().flat_map(|role| &role.uplink).filter(|rule| rule.from.is_none()) {
+            filter::warn_of_contradiction(&rule.filter.when, |message, advice| {
+                let key = ["role", name.as_str(), "uplink", rule.name.as_str(), "when"];
+                cx.warn(&format!("role {name}"), &key, message, advice);
+            });
+        }
         roles.extend(role);
         for Fault { key, message, advice } in own_faults.iter().chain(&faults) {
             let key: Vec<&str> =

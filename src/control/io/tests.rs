@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::client::{ANSWER, Client, ClientError, Shown};
 use super::places::{CONNECTIONS_MAX, SLOW_MAX, TAILS_MAX};
 use super::server::{BindError, Server};
-use crate::control::api::{Control, RejectedAction, Reply};
+use crate::control::api::{AclQuestion, Control, RejectedAction, Reply};
 use crate::control::protocol::{Code, Failure, REQUEST_MAX, Request, Response, Selection};
 use crate::control::snapshot::{Queue, Session, SessionPage, Status, Uplink};
 use crate::control::tail::{Outcome, Reading, Tail};
@@ -76,15 +76,8 @@ impl Control for Hub {
         reply.ok(&serde_json::json!({ "watched": self.tail.is_watched() }));
     }
 
-    fn explain(
-        &mut self,
-        device: &str,
-        method: &str,
-        path: &str,
-        _: Option<&str>,
-        _: Option<u64>,
-        _: Option<&[u8]>,
-    ) -> Result<serde_json::Value, String> {
+    fn explain(&mut self, asked: &AclQuestion<'_>) -> Result<serde_json::Value, String> {
+        let AclQuestion { device, method, path, .. } = *asked;
         let method = Method::parse(method).ok_or("no method")?;
         Ok(serde_json::json!({ "device": device, "method": method.as_str(), "path": path }))
     }
@@ -180,6 +173,7 @@ fn failures_and_answers_never_given_are_told_apart() {
         content_format: None,
         bytes: None,
         payload: None,
+        retain: false,
     };
     assert_eq!(client.ask(&explain("put"), ANSWER).unwrap()["method"], "PUT");
     match client.ask(&explain("GET"), ANSWER) {

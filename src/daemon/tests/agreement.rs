@@ -215,6 +215,7 @@ struct Asked {
     bytes: usize,
     query: bool,
     qos: u8,
+    retain: bool,
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -229,14 +230,16 @@ fn asked() -> impl Strategy<Value = Asked> {
         0..5_usize,
         prop::bool::weighted(0.3),
         0..3_u8,
+        any::<bool>(),
     )
-        .prop_map(|(paths, filters, format, bytes, query, qos)| Asked {
+        .prop_map(|(paths, filters, format, bytes, query, qos, retain)| Asked {
             paths,
             filters,
             format,
             bytes,
             query,
             qos,
+            retain,
         })
 }
 
@@ -318,8 +321,7 @@ impl Running {
         (self.refused, self.taken) = Default::default();
         while self.intake.poll_bus().is_some() {}
         let publish = v5_0::Publish::builder().topic_name(topic).unwrap().qos(Qos::ExactlyOnce);
-        // A retained message without a payload deletes one: that is another question.
-        let publish = publish.retain(supposed.bytes > 0);
+        let publish = publish.retain(supposed.retain);
         let content_type = supposed.content_format.flatten().and_then(ContentFormat::media_type);
         let properties = content_type.map(|text| Property::ContentType(ContentType::new(text).unwrap()));
         let publish = publish.packet_id(7).payload(vec![b'1'; supposed.bytes]);
@@ -424,7 +426,7 @@ fn disagreement(
     let now = Instant::now();
     let settings = &loaded.settings;
     let gate = Gate::new(settings.gate.clone(), now);
-    let supposed = Supposed { content_format: Some(asked.format), bytes: asked.bytes, payload: None };
+    let supposed = Supposed { content_format: Some(asked.format), bytes: asked.bytes, ..Supposed::default() };
     let says = |device: &str, question, path: &str, supposed| {
         explain(settings, &gate, now, device, question, path, supposed)
     };
@@ -433,18 +435,18 @@ fn disagreement(
             let methods = [Method::Post, Method::Put, Method::Delete];
             for method in methods.into_iter().take(if device == "nobody" { 1 } else { 3 }) {
                 let bytes = if method == Method::Delete { asked.bytes / 4 } else { asked.bytes };
-                let supposed = Supposed { bytes, ..supposed };
+                let payload = (bytes == 0).then_some(&b""[..]);
+                let supposed = Supposed { bytes, payload, ..supposed };
                 // A leading `/` of the question is none of the path.
                 let path = path.strip_prefix('/').unwrap_or(path);
                 let path = if asked.query { format!("{path}?u=C") } else { path.to_owned() };
                 let mut said = said(&says(device, Question::Reading(method), &path, supposed));
                 let done = running.reads(device, method, &path, supposed);
-                // Of what a filter holds back nothing more is known, and a message without a
-                // payload is retained only to delete.
+                // Of what a filter holds back nothing more is known.
                 if done.refused.is_none() && done.qos.is_none() {
                     said.qos = None;
                 }
-                if done.retain.is_none() || bytes == 0 && method != Method::Delete {
+                if done.retain.is_none() {
                     said.retain = done.retain;
                 }
                 counts[usize::from(said.refused.is_some())] += 1;
@@ -454,16 +456,22 @@ fn disagreement(
                 }
             }
         }
+        // One that is empty and has RETAIN deletes what is retained.
+        let payload = (asked.bytes == 0).then_some(&b""[..]);
+        let supposed = Supposed { payload, retain: asked.retain, ..supposed };
         let value = says("a", Question::Publish, path, supposed);
         let mut said = said(&value);
+        said.retain = said.retain.map(|granted| granted && asked.retain);
         let mut done = running.publishes(path, supposed);
         // A reading's own are compared above; here the listener and the bus are.
         said.rule = None;
         if value["local"].is_null() {
             (said.qos, said.retain, done.qos, done.retain) = Default::default();
         }
-        if asked.bytes == 0 {
-            said.retain = done.retain;
+        let deletes = asked.bytes == 0 && asked.retain && said.refused.is_none();
+        let is_deletion = deletes && (value["local"].is_null() || said.retain == Some(true));
+        if (value["deletes"] == true) != is_deletion {
+            return Some(format!("a publish {path} {supposed:?}: deletes is {}", value["deletes"]));
         }
         if done.topic.is_none() && said.refused.is_none() {
             // A filter may have held it back.

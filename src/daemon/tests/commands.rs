@@ -59,7 +59,7 @@ proptest! {
         let gate = Gate::new(settings.gate.clone(), now);
         let folder = Folder::new();
         let mut mailbox = Commands::open(&folder.0, &settings.downlink, None, Tail::default());
-        let supposed = Supposed { content_format: None, bytes: 1, payload: None };
+        let supposed = Supposed { bytes: 1, ..Supposed::default() };
         for path in &paths {
             for device in ["a", "b", "nobody"] {
                 let said = explain(settings, &gate, now, device, Question::Command, path, supposed);

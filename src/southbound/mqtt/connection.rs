@@ -23,7 +23,7 @@ use rustls_pki_types::CertificateDer;
 use super::credential::CredentialName;
 use super::framing::{Frame, WILL, frame, header_length};
 use super::packet::{self, Hello, Inbound, Version, Welcome};
-use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX};
+use super::settings::{CONNECT_MAX, CONNECT_WITHIN, PACKET_MAX, RECEIVE_MAXIMUM, TOPIC_MAX, UNREAD_MAX};
 use super::user_name::with_empty_user_name;
 use crate::clock::UnixTime;
 use crate::proto::dtls::PeerIdentity;
@@ -162,7 +162,7 @@ pub(super) struct Connection {
     pub(super) held_until: Option<Instant>,
     /// Since when nothing is read from it because as many of its publishes are not answered as it
     /// may have on their way.
-    pub(super) unread_since: Option<Instant>,
+    unread_since: Option<Instant>,
     /// When the last packet came.
     pub(super) last_received: Instant,
     /// Packets are waiting for the shell, or it is to close the connection: it has been told.
@@ -232,6 +232,26 @@ impl Connection {
                 self.held_until.or_else(silent)
             }
             State::Ended => None,
+        }
+    }
+
+    /// Nothing more is read from the client: as many of its publishes are not answered as may be.
+    pub(super) fn leave_unread(&mut self, now: Instant) {
+        self.unread_since.get_or_insert(now);
+    }
+
+    /// What the client sends meanwhile is not seen, so it is not silent, for [`UNREAD_MAX`] at
+    /// most.
+    pub(super) fn excuse_silence(&mut self, now: Instant) {
+        if self.unread_since.is_some_and(|since| now < since + UNREAD_MAX) {
+            self.last_received = now;
+        }
+    }
+
+    /// The client is read from again. Its keep-alive begins anew if it was not.
+    pub(super) fn read_on(&mut self, now: Instant) {
+        if self.unread_since.take().is_some() {
+            self.last_received = now;
         }
     }
 

@@ -48,7 +48,7 @@ use super::refused_filters::{RefusedFilter, RefusedFilters};
 use super::session::{Acknowledgement, Session};
 use super::settings::{
     CLIENT_ID_MAX, CONNECTS_PER, DenyOn311, RECEIVE_MAXIMUM, RECEIVED_MAX, SESSION_EXPIRY_MAX,
-    SUBSCRIPTIONS_MAX, Settings, UNREAD_MAX, VERIFY_WITHIN,
+    SUBSCRIPTIONS_MAX, Settings, VERIFY_WITHIN,
 };
 use super::signature_rate::SignatureRate;
 use super::verification::{Requested, Verification, Verifications, Verified};
@@ -429,10 +429,7 @@ impl Intake {
                         self.wake(number);
                         continue;
                     }
-                    if connection.unread_since.is_some_and(|since| now < since + UNREAD_MAX) {
-                        // What it sends meanwhile is not seen, so it is not silent.
-                        connection.last_received = now;
-                    }
+                    connection.excuse_silence(now);
                     match (connection.deadline(), connection.state) {
                         (Some(at), _) if at > now => self.arm_connection(number),
                         (Some(_), State::Opening { .. }) => {
@@ -649,7 +646,7 @@ impl Intake {
                 break;
             }
             if is_busy(connection, &self.sessions) {
-                connection.unread_since.get_or_insert(moment.now);
+                connection.leave_unread(moment.now);
                 break;
             }
             if connection.held_until.is_some() {
@@ -950,8 +947,8 @@ impl Intake {
                 self.end(moment, number, Ended::Denied(denial.reason), pipeline);
             }
             None => {
-                if !is_busy(connection, &self.sessions) && connection.unread_since.take().is_some() {
-                    connection.last_received = moment.now;
+                if !is_busy(connection, &self.sessions) {
+                    connection.read_on(moment.now);
                 }
                 self.announce(number);
             }

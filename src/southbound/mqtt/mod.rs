@@ -27,6 +27,7 @@
 //! | `user_name` | a CONNECT of MQTT 5 with a password and without a user name |
 //! | `signature_rate` | how many wrong signatures of tokens are verified |
 //! | `verification` | passwords that are costly to verify |
+//! | `failed_handshakes` | TLS handshakes that failed: of what kind, and whether many do |
 //! | `admission` | how many strangers may knock at once |
 //! | `tls` | certificate, key, and the verdict on clients' certificates |
 //!
@@ -40,6 +41,7 @@ mod connection;
 mod credential;
 mod denied_again;
 pub mod explain;
+pub mod failed_handshakes;
 pub mod filter;
 mod framing;
 mod intake;
