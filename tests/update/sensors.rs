@@ -406,9 +406,9 @@ fn an_image_that_is_damaged_while_the_gateway_is_stopped_is_deleted_and_fetched_
     // Without a repository nothing says that it comes, and what is damaged does not stay.
     site.configure("nowhere");
     site.daemon.resume();
-    let said = || site.daemon.status()["problems"].to_string();
-    wait_for("its name", || said().contains("the image of 1.0.0 was damaged and is deleted"));
-    assert!(said().contains("it is fetched again once a check has found"), "{}", said());
+    let said = |site: &Site| site.daemon.status()["problems"].to_string();
+    wait_for("its name", || said(&site).contains("the image of 1.0.0 was damaged and is deleted"));
+    assert!(said(&site).contains("it is fetched again once a check has found"), "{}", said(&site));
     assert!(!file.exists());
     let (_, text) = site.daemon.command(&["update", "devices"]);
     assert!(text.contains("was damaged and is deleted"), "{text}");
@@ -418,7 +418,7 @@ fn an_image_that_is_damaged_while_the_gateway_is_stopped_is_deleted_and_fetched_
     site.daemon.resume();
     site.offers("1.0.0");
     assert_eq!(site.sensor("door-7").ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
-    assert!(!said().contains("the image of 1.0.0"), "{}", said());
+    assert!(!said(&site).contains("the image of 1.0.0"), "{}", said(&site));
 }
 
 #[test]
