@@ -55,16 +55,9 @@ fn settings(rules: usize) -> Settings {
         ..rule(rules + 1)
     });
     let role = Role {
-        name: name("sensor"),
         quota: Quota { messages: u32::MAX, bytes: 1 << 50, per: Duration::from_secs(1), burst: u32::MAX },
-        max_payload: None,
-        offline_after: Duration::from_secs(3600),
-        max_sessions: 4,
-        max_handshakes: 120,
         uplink,
-        downlink: Vec::new(),
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
+        ..Role::new(name("sensor"))
     };
     let devices = (0..DEVICES).map(|number| Device {
         psk: Some(Psk {

@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -54,16 +54,9 @@ fn gate() -> Gate {
         rule("n", band),
     ];
     let role = Role {
-        name: name("sensor"),
         quota: Quota { burst: u32::MAX, bytes: 1 << 40, ..Quota::default() },
-        max_payload: None,
-        offline_after: Duration::from_secs(3600),
-        max_sessions: 4,
-        max_handshakes: 120,
         uplink: rules,
-        downlink: Vec::new(),
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
+        ..Role::new(name("sensor"))
     };
     Gate::new(
         Settings {

@@ -48,16 +48,9 @@ fn device() -> DeviceIndex {
     let psk = Psk { identity: b"door-7".to_vec(), key: b"sesame-sesame-77".to_vec().into() };
     let second = Duration::from_secs(1);
     let role = Role {
-        name: name("door"),
         quota: Quota { messages: 1_000, bytes: 1 << 20, per: second, burst: 1_000 },
-        max_payload: None,
         offline_after: second,
-        max_sessions: 4,
-        max_handshakes: 120,
-        uplink: Vec::new(),
-        downlink: Vec::new(),
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
+        ..Role::new(name("door"))
     };
     let settings = GateSettings {
         gateway: name("gw"),

@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use tombolo::gate::pattern::Pattern;
@@ -28,16 +28,9 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(Template::parse(topic.as_str()).as_ref(), Ok(&topic));
     let rule = UplinkRule { topic: Some(topic), ..UplinkRule::new(name("rule"), path.clone()) };
     let role = Role {
-        name: name("sensor"),
         quota: Quota { burst: u32::MAX, ..Quota::default() },
-        max_payload: None,
-        offline_after: Duration::from_secs(3600),
-        max_sessions: 4,
-        max_handshakes: 120,
         uplink: vec![rule],
-        downlink: Vec::new(),
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
+        ..Role::new(name("sensor"))
     };
     let device = |id| Device::new(name(id), name("sensor"));
     let mut gate = Gate::new(

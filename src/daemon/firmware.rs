@@ -6,6 +6,7 @@
 //! | the start | files are verified on another thread; 5.03 until then |
 //! | more than 256 reads of a class, or [`DEVICE_READS_MAX`] of one device | 5.03, and the device asks again |
 //! | a read that the disk does not answer | the blocks of its class wait, which is named after [`SLOW`]; other classes go on |
+//! | an image that is damaged or gone | deleted, and wanted again: a check begins at once, if none has found it yet |
 //! | a folder that is lost | made anew; the class is verified, and fetched again |
 //! | another folder in its place, or one that something was missed in and put back | the class is verified |
 //! | a folder that cannot be, because a file is there | named; tried again every [`LOOK_EVERY`] |
@@ -96,6 +97,10 @@ struct Inner {
     mended: BTreeSet<Name>,
     /// Classes whose folder was lost with an image: what is said until another is here.
     lost: BTreeMap<Name, String>,
+    /// Classes of which an image was damaged or lost, until one is here that was fetched.
+    wanted: BTreeSet<Name>,
+    /// Those that became so since somebody asked.
+    newly_wanted: BTreeSet<Name>,
     looked_after_at: Option<Instant>,
     /// Looks that have not ended, by class: a disk that does not answer below one holds up no
     /// other.
@@ -181,6 +186,8 @@ impl Firmware {
             blocked: BTreeMap::new(),
             mended: BTreeSet::new(),
             lost: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            newly_wanted: BTreeSet::new(),
             // The classes are loaded now, which makes their folders.
             looked_after_at: Some(Instant::now()),
             looking: BTreeMap::new(),
@@ -217,6 +224,7 @@ impl Firmware {
             inner.folders.retain(|class, _| classes.contains(class));
             inner.mended.retain(|class| classes.contains(class));
             inner.lost.retain(|class, _| classes.contains(class));
+            inner.wanted.retain(|class| classes.contains(class));
             inner.readers.retain(|class| classes.contains(class));
             new
         };
@@ -270,8 +278,14 @@ impl Firmware {
             inner.unread.remove(&class);
             // Once an image is here again, `put` forgets what is said; also one that was restored.
             let lost = inner.lost.remove(&class);
-            shelf.faults.extend(lost.filter(|_| shelf.files.is_empty()));
+            let lost = lost.filter(|_| shelf.files.is_empty());
+            let is_wanted = shelf.is_damaged || lost.is_some();
+            shelf.faults.extend(lost);
             inner.put(&class, shelf);
+            if is_wanted {
+                inner.wanted.insert(class.clone());
+                inner.newly_wanted.insert(class.clone());
+            }
             match mark {
                 Some(mark) => drop(inner.folders.insert(class, mark)),
                 None => drop(inner.folders.remove(&class)),
@@ -386,6 +400,11 @@ impl Firmware {
         self.inner.borrow_mut().mended.remove(class)
     }
 
+    /// The classes of which an image was found damaged, or lost; each told once.
+    pub fn take_wanted(&self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.inner.borrow_mut().newly_wanted)
+    }
+
     /// What is here of a class; `None`: it is not verified yet, or no class.
     pub fn shelf(&self, class: &str) -> Option<Shelf> {
         let inner = self.inner.borrow();
@@ -452,6 +471,8 @@ impl Firmware {
                     "version {version}, which is here, is denied; `tombolo update denied clear {name}/{version}` allows it again"
                 )
             });
+            let lost = inner.faults_of(name).filter(|_| inner.wanted.contains(name));
+            let lost = lost.and_then(|faults| faults.into_iter().next());
             FirmwareClass {
                 class: name.to_string(),
                 version: current.map(|image| image.version.clone()),
@@ -462,7 +483,7 @@ impl Firmware {
                 stopped: class.campaign.stopped().filter(|_| current.is_some()).map(str::to_owned),
                 coming: fetching.and_then(|of| of.version.clone()),
                 coming_percent: fetching.and_then(|of| of.percent),
-                reason: fetching.and_then(|of| of.reason.clone()).or(denied),
+                reason: fetching.and_then(|of| of.reason.clone()).or(denied).or(lost),
                 offered: counts.offered,
                 fetching: counts.fetching,
                 fetched: counts.fetched,
@@ -515,7 +536,7 @@ impl Firmware {
             ))
         });
         let texts = inner.progress.values().flat_map(|text| text.problems(known));
-        let faults = inner.faults.values().flatten().cloned();
+        let faults = inner.faults.keys().filter_map(|class| inner.faults_of(class)).flatten();
         hanging.into_iter().chain(blocked).chain(stopped).chain(faults).chain(texts).collect()
     }
 
@@ -564,6 +585,25 @@ fn changed(files: &BTreeMap<String, Arc<ImageFile>>) -> Option<String> {
 }
 
 impl Inner {
+    /// What is wrong with the files of a class, and when what was damaged is here again.
+    fn faults_of(&self, class: &Name) -> Option<Vec<String>> {
+        let faults = self.faults.get(class)?;
+        if !self.wanted.contains(class) {
+            return Some(faults.clone());
+        }
+        let fetching = self.fetching.get(class).filter(|of| of.version.is_some());
+        let again = match fetching.map(|of| (of.percent, &of.reason)) {
+            Some((Some(percent), _)) => format!("it is being fetched again, {percent} % of it is here"),
+            Some((None, Some(reason))) => format!("it is not here again yet: {reason}"),
+            _ => "it is fetched again once a check has found what the repository offers; `tombolo update check` checks \
+                  at once"
+                .to_owned(),
+        };
+        // That of the newest image, which is the only one that is fetched.
+        let (first, rest) = faults.split_first()?;
+        Some([format!("{first}; {again}")].into_iter().chain(rest.iter().cloned()).collect())
+    }
+
     fn put(&mut self, class: &Name, shelf: Shelf) {
         if !self.library.classes().contains_key(class) {
             return; // a reload took it away meanwhile
@@ -572,6 +612,7 @@ impl Inner {
         self.library.set_kept(class.as_str(), kept);
         self.files.insert(class.clone(), files);
         self.faults.insert(class.clone(), faults);
+        self.wanted.remove(class);
     }
 
     fn take(&mut self, moment: &Moment, coap: &mut Intake, gate: &Gate, fetch: FirmwareFetch) {
@@ -808,10 +849,8 @@ impl Inner {
                 let images = self.files.get(&class).map_or(0, BTreeMap::len);
                 if images > 0 {
                     let folder = folder_of(base, class.as_str());
-                    let said = format!(
-                        "{}: the folder was lost with the firmware for {class}, which is fetched anew",
-                        folder.display()
-                    );
+                    let said =
+                        format!("{}: the folder was lost with the firmware for {class}", folder.display());
                     log::error!("{said}");
                     self.lost.insert(class.clone(), said);
                 }

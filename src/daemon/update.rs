@@ -257,6 +257,8 @@ impl Updates {
     /// Once a second.
     pub fn care(self: &Rc<Self>, now: Instant) {
         let hinted = self.link.take_update_hint();
+        let wanted = self.firmware.take_wanted();
+        let is_missed = wanted.iter().any(|class| !self.sensors.knows(class));
         let begins = {
             let inner = &mut *self.inner.borrow_mut();
             let is_trusted = self.judges(inner);
@@ -265,6 +267,10 @@ impl Updates {
                 // Those that come too early are not told either: there may be one a second.
                 if hinted && schedule.handle_hint(now) {
                     log::info!("an update hint came");
+                }
+                // As rarely as by hints: a disk that damages each image asks for no more checks.
+                if is_missed && schedule.handle_hint(now) {
+                    log::info!("an image of firmware for sensors is missed: the repository is looked at");
                 }
                 self.asking_since.get().is_none() && schedule.poll_check(now)
             })

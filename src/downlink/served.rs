@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use super::delivery::{NotSent, Told};
 use crate::message::{ContentFormat, Name};
-use crate::proto::coap::{Code, NoticeKind, PeerId};
+use crate::proto::coap::{BlockRefused, Code, NoticeKind, PeerId};
 use crate::splitmix::SplitMix64;
 
 /// Resources of one device that are observed or polled.
@@ -156,6 +156,33 @@ pub struct Said {
     pub max_age_s: u32,
     /// There is more of it, which could not be fetched.
     pub partial: bool,
+    /// That is because the device refused a block of it.
+    pub refused: Option<BlockRefused>,
+}
+
+impl Said {
+    /// Why there is no value.
+    fn trouble(&self, path: &ServedPath) -> String {
+        let Said { code, refused, .. } = self;
+        // RFC 7252 §5.4.1: Block2 is critical, and a device that does not know it answers 4.02.
+        match refused {
+            None if *code == Code::BAD_OPTION && path.block_exponent.is_some() => format!(
+                "the device answers {code}: if it does not know the Block2 option (RFC 7959), which block-size in its {} \
+                 table asks for, leave block-size out",
+                path.table()
+            ),
+            None if *code != Code::CONTENT => format!("the device answers {code}"),
+            None => "the value could not be fetched whole: it is too long, changed meanwhile, or a block did not come"
+                .to_owned(),
+            Some(BlockRefused { code, had_echo: true }) => format!(
+                "the value could not be fetched whole: the device answers {code} to a block of it, also with the Echo option \
+                 that it asked for (RFC 9175)"
+            ),
+            Some(BlockRefused { code, .. }) => {
+                format!("the value could not be fetched whole: the device answers {code} to a block of it")
+            }
+        }
+    }
 }
 
 /// What is to be done with what a device said.
@@ -619,7 +646,7 @@ impl Served {
         let is_observed = item.path.manner == Manner::Observe;
         let verdict = if said.code != Code::CONTENT {
             item.rest();
-            item.pause(now, format!("the device answers {}", said.code));
+            item.pause(now, said.trouble(&item.path));
             self.counts.failed += 1;
             Verdict::Drop
         } else if said.partial {
@@ -629,7 +656,7 @@ impl Served {
             } else {
                 item.rest();
             }
-            item.pause(now, "the value could not be fetched whole: it is too long, changed meanwhile, or a block did not come");
+            item.pause(now, said.trouble(&item.path));
             self.counts.failed += 1;
             Verdict::Drop
         } else if let Some(sequence) = said.observe.filter(|_| is_observed) {

@@ -16,6 +16,7 @@ use super::tag::Tags;
 use super::template::Template;
 use crate::clock::UnixTime;
 use crate::message::{ContentFormat, Envelope, Lane, Name};
+use crate::proto::Holder;
 
 /// Everything the gate decides by. A reload replaces it as a whole.
 #[derive(Clone, Debug)]
@@ -86,6 +87,24 @@ pub struct Role {
     pub on_behalf: Vec<OnBehalfRule>,
     /// What is held for each of its devices.
     pub mailbox: MailboxLimits,
+}
+
+impl Role {
+    /// Without rules, and with the defaults of the configuration.
+    pub fn new(name: Name) -> Role {
+        Role {
+            name,
+            quota: Quota::default(),
+            max_payload: None,
+            offline_after: Duration::from_secs(3600),
+            max_sessions: Holder::SESSIONS,
+            max_handshakes: Holder::HANDSHAKES,
+            uplink: Vec::new(),
+            downlink: Vec::new(),
+            on_behalf: Vec::new(),
+            mailbox: MailboxLimits::default(),
+        }
+    }
 }
 
 /// Token buckets of each device, full at start.

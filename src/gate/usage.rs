@@ -320,16 +320,9 @@ mod tests {
     fn gate() -> Gate {
         let name = |text| Name::parse(text).expect("a name");
         let role = Role {
-            name: name("sensor"),
             quota: Quota { messages: 1, bytes: 1 << 20, per: Duration::from_secs(86_400), burst: 10 },
-            max_payload: None,
-            offline_after: Duration::from_secs(3_600),
-            max_sessions: 4,
-            max_handshakes: 120,
             uplink: vec![UplinkRule::new(name("t"), Pattern::parse("t/#").expect("a pattern"))],
-            downlink: Vec::new(),
-            on_behalf: Vec::new(),
-            mailbox: Default::default(),
+            ..Role::new(name("sensor"))
         };
         let settings = Settings {
             reading: Some(Template::parse("{prefix}/{device}/up/{path}").expect("a template")),

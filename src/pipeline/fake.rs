@@ -87,16 +87,9 @@ impl Pipeline<FakeStore> {
             ..UplinkRule::new(name(rule), Pattern::parse(pattern).expect("a pattern"))
         };
         let role = Role {
-            name: name("sensor"),
             quota: Quota { messages: 1, bytes: 1 << 20, per: Duration::from_secs(1), burst },
-            max_payload: None,
-            offline_after: Duration::from_secs(3600),
-            max_sessions: 4,
-            max_handshakes: 120,
             uplink: vec![rule("live", "live/#", QoS::AtMostOnce), rule("t", "t/#", QoS::AtLeastOnce)],
-            downlink: Vec::new(),
-            on_behalf: Vec::new(),
-            mailbox: Default::default(),
+            ..Role::new(name("sensor"))
         };
         let device = Device {
             login: Some(Box::new(Login {

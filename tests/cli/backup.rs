@@ -94,6 +94,9 @@ fn a_backup_restored_on_an_empty_machine_makes_it_the_same_gateway() {
     copy(&old, &new);
     let said = new.run("--json restore b.tar").json();
     assert_eq!(said["gateway"], "tb-aaaaaaaa");
+    // Nothing here named a state directory: it is that of the configuration that is restored.
+    let before = Path::new(said["before"].as_str().unwrap());
+    assert!(before.starts_with(new.path("state")), "{}", before.display());
     for name in ["tombolo.toml", "conf.d/10-site.toml", "ca.pem", "secrets/password", "state/gateway-id"] {
         assert_eq!(old.read(name), new.read(name), "{name}");
     }

@@ -552,6 +552,86 @@ fn what_device_set_cannot_do_is_refused_with_the_way_out_and_changes_nothing() {
         assert!(!ran.err.contains("another-secret"), "{line}: {}", ran.err);
         ran.failed(status, &said);
         assert!(all() == before, "{line} changed something");
+}
+
+#[test]
+fn each_key_has_an_age_of_its_own_also_while_there_are_two() {
+    let place = Place::new();
+    place.run("device add door-7 --role sensor --psk").fine();
+    let file = "state/devices/door-7.toml";
+    let text = place.read(file);
+    let since = text.split_once("psk-since = \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    place.write(file, &text.replace(&since, "2025-02-01T00:00:00Z"));
+    let ages = || {
+        let listed = place.run("--json device list --key-age").fine();
+        let each = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let all = listed.lines().map(each);
+        all.map(|key| (key["kind"].to_string(), key["since"].to_string())).collect::<Vec<_>>()
+    };
+    place.run("device rekey door-7 --psk --overlap 7d").fine();
+    let two = ages();
+    assert_eq!(two[0], ("\"PSK\"".to_owned(), "\"2025-02-01T00:00:00Z\"".to_owned()));
+    assert!(two.len() == 2 && two[1].0 == "\"next PSK\"" && two[1].1 > two[0].1, "{two:?}");
+    // Without an overlap the new key is the only one at once.
+    place.run("device rekey door-7 --psk").fine();
+    let one = ages();
+    assert!(one.len() == 1 && one[0].1 >= two[1].1 && !place.read(file).contains("next-psk"), "{one:?}");
+}
+
+#[test]
+fn a_short_key_is_warned_of_wherever_it_comes_from() {
+    let place = Place::new();
+    let warning = "the key has only 5 bytes: it may be guessed";
+    let added = place.run("device add a --role sensor --psk text:short");
+    assert!(added.err.contains(warning), "{}", added.err);
+    place.run("device rekey a --psk").fine();
+    let rekeyed = place.run("device rekey a --psk text:short");
+    assert!(rekeyed.err.contains(warning), "{}", rekeyed.err);
+    let rekeyed = place.run("device rekey a --psk text:short --overlap 1h");
+    assert!(rekeyed.err.contains(warning), "{}", rekeyed.err);
+    let good = place.run("device rekey a --psk hex");
+    assert!(!good.err.contains("guessed"), "{}", good.err);
+    place.write("new.csv", "id,role,psk\nb,sensor,text:short\nc,sensor,hex:00ff\nd,sensor,generate\n");
+    for line in ["device import new.csv --dry-run", "device import new.csv"] {
+        let imported = place.run(line);
+        let err = &imported.err;
+        assert!(
+            imported.status == 0 && err.contains("b: the key has only 5 bytes: it may be guessed"),
+            "{err}"
+        );
+        assert!(err.contains("as `generate` makes them; 1 more device has such a key"), "{err}");
+    }
+    place.write("weak.csv", "id,role,password\ne,sensor,text:pw\n");
+    let imported = place.run("device import weak.csv");
+    assert!(imported.err.contains("e: the password has only 2 bytes"), "{}", imported.err);
+    // The way out keeps the device.
+    let said = place.run("check --security").out;
+    assert!(said.contains("pre-shared keys of less than 16 bytes: b, c"), "{said}");
+    assert!(said.contains("device rekey ID --psk") && !said.contains("device remove ID"), "{said}");
+}
+
+#[test]
+fn an_import_makes_keys_of_16_bytes_too() {
+    let place = Place::new();
+    place.write("new.csv", "id,role,psk\na,sensor,generate-hex\nb,sensor,generate\n");
+    assert_eq!(
+        place.run("device import new.csv --dry-run").fine(),
+        "2 devices can be imported; nothing was changed\n"
+    );
+    let said = place.run("device import new.csv").fine();
+    let made: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    let key = place.run("--json device show a --key").json()["psk_hex"].as_str().unwrap().to_owned();
+    assert_eq!((key.len(), &made["psk"]), (32, &json!(format!("hex:{key}"))), "{said}");
+    assert_eq!(place.run("--json device show b --key").json()["psk_text"].as_str().unwrap().len(), 22);
+}
+
+#[test]
+fn a_folder_for_private_keys_is_refused_where_none_are_made() {
+    let place = Place::new();
+    for kind in ["", "--kind psk-hex ", "--kind password "] {
+        let ran = place.run(&format!("device keygen --role sensor {kind}--keys 3 a"));
+        assert_eq!(ran.out, "");
+        ran.failed(2, &["--keys", "--kind jwt", "each ID"]);
     }
 }
 
@@ -564,4 +644,37 @@ fn rekey_gives_a_device_without_a_pre_shared_key_its_first() {
     let shown = place.run("--json device show door-7 --key").json();
     assert_eq!((&shown["psk_identity"], &shown["psk_text"]), (&json!("door-7"), &json!("secret-secret-1")));
     assert_eq!(shown["certificate"]["dns"], "door-7.example");
+}
+
+#[test]
+fn what_adding_prints_as_json_is_imported_as_the_same_device() {
+    let place = Place::new();
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    place.write("ed.pem", key);
+    let hash = "0123456789abcdef".repeat(4);
+    let all = [
+        "--psk".to_owned(),
+        "--psk hex --psk-identity hex:00ff --label north --tag site=a --tag hall=2".to_owned(),
+        "--password".to_owned(),
+        "--password text:generate-generate --mqtt-username the-app".to_owned(),
+        "--certificate-dns x.example --certificate-issuer CN=ca".to_owned(),
+        format!("--public-key sha256:{hash} --parent hub"),
+        "--jwt-key ed.pem --psk".to_owned(),
+    ];
+    let kept = || {
+        let text = place.read("state/devices/x.toml");
+        text.split(['\n', ',']).filter(|part| !part.contains("since")).collect::<Vec<_>>().join("\n")
+    };
+    for arguments in all {
+        let added = place.run(&format!("--json device add x --role sensor {arguments}")).fine();
+        let before = kept();
+        place.run("device remove x").fine();
+        place.write("x.json", &added);
+        place.run("device import x.json").fine();
+        assert_eq!(kept(), before, "{added}");
+        place.run("device remove x").fine();
+    }
+    // Two that contradict each other are not guessed at.
+    place.write("x.json", "{\"id\":\"x\",\"role\":\"sensor\",\"psk\":\"hex:00\",\"psk_hex\":\"01\"}");
+    place.run("device import x.json").failed(1, &["x.json:1", "psk", "psk_hex"]);
 }

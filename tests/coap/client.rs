@@ -440,30 +440,41 @@ fn a_device_that_is_never_satisfied_and_an_echo_that_is_none_end_the_request() {
     assert_eq!(replies(&mut bench), [content(b"x")]);
 }
 
-#[test]
-fn a_long_transfer_follows_four_echoes_and_no_more() {
+/// A body of 16 KiB, each block of which the device answers so often with 4.01 and Echo: how many
+/// of these it sent, and what came of the request.
+fn challenged(times: usize) -> (usize, Vec<Outcome>) {
     let mut bench = Bench::default();
     let body = vec![7; 16 << 10];
     let outgoing = Outgoing { method: Method::Put, path: "fw", content_format: None, payload: &body };
     bench.endpoint.request(bench.now, HOLDER, DEVICE, &outgoing).unwrap();
     let mut datagram = bench.sent_one();
-    let mut challenges = 0;
+    let (mut challenges, mut of_block) = (0, 0);
     loop {
         let sent = parse(&datagram);
         let (id, token) = (sent.message_id.0, sent.token.as_bytes());
-        let block = Block::from_uint(uint(&sent, 27).unwrap()).unwrap().to_uint().to_be_bytes();
-        let answer = match sent.options.values(252).next() {
-            None => {
-                challenges += 1;
-                message(Type::Acknowledgement, Code::UNAUTHORIZED, id, token, &[(252, b"e")], b"")
-            }
-            Some(_) => message(Type::Acknowledgement, Code::CONTINUE, id, token, &[(27, &block[1..])], b""),
+        let block = Block::from_uint(uint(&sent, 27).unwrap()).unwrap();
+        let answer = if of_block < times {
+            (challenges, of_block) = (challenges + 1, of_block + 1);
+            message(Type::Acknowledgement, Code::UNAUTHORIZED, id, token, &[(252, b"e")], b"")
+        } else {
+            of_block = 0;
+            let code = if block.more { Code::CONTINUE } else { Code::CHANGED };
+            let value = block.to_uint().to_be_bytes();
+            message(Type::Acknowledgement, code, id, token, &[(27, &value[1..])], b"")
         };
         match bench.reply(DEVICE, &answer).into_iter().next() {
             Some(next) => datagram = next,
-            None => break,
+            None => return (challenges, replies(&mut bench)),
         }
     }
-    assert_eq!(challenges, 5);
-    assert!(matches!(replies(&mut bench)[..], [Outcome::Response { code: Code::UNAUTHORIZED, .. }]));
+}
+
+#[test]
+fn each_block_of_a_long_transfer_may_be_wanted_fresh_once_and_not_twice() {
+    let (challenges, outcomes) = challenged(1);
+    assert_eq!(challenges, 16);
+    assert!(matches!(outcomes[..], [Outcome::Response { code: Code::CHANGED, .. }]), "{outcomes:?}");
+    let (challenges, outcomes) = challenged(2);
+    assert_eq!(challenges, 2);
+    assert!(matches!(outcomes[..], [Outcome::Response { code: Code::UNAUTHORIZED, .. }]), "{outcomes:?}");
 }

@@ -7,7 +7,7 @@ use tombolo::message::ContentFormat;
 use tombolo::proto::Holder;
 use tombolo::proto::coap::block::Block;
 use tombolo::proto::coap::endpoint::client::{REST_WITHIN, Unsent};
-use tombolo::proto::coap::{Ask, Code, Notice, NoticeKind, Outcome, PeerId, RequestId, Type};
+use tombolo::proto::coap::{Ask, BlockRefused, Code, Notice, NoticeKind, Outcome, PeerId, RequestId, Type};
 
 use super::support::*;
 
@@ -422,4 +422,57 @@ fn a_registration_that_a_device_wants_fresh_is_sent_once_more_with_its_echo_and_
         assert_eq!(replies(&mut bench), [Outcome::Gone]);
         assert_eq!(bench.endpoint.ask_count(), 0);
     }
+}
+
+#[test]
+fn the_rest_of_a_value_of_which_each_block_is_wanted_fresh_is_fetched() {
+    // RFC 9175 §2.3: a 4.01 with Echo for each block, so for each a message more.
+    let mut bench = Bench::default();
+    let (request, token) = observing(&mut bench);
+    let body: Vec<u8> = (0..750u32).map(|number| number as u8).collect();
+    // The first of blocks of 64 bytes.
+    let options: [(u16, &[u8]); 3] = [(4, &[1]), (6, &[2]), (23, &[0x0a])];
+    let first = message(Type::Confirmable, Code::CONTENT, 7, &token, &options, &body[..64]);
+    let mut datagram = bench.reply(DEVICE, &first).remove(1);
+    for number in 1u8..12 {
+        let sent = parse(&datagram);
+        assert_eq!(sent.options.values(252).count(), 0);
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let answer = message(Type::Acknowledgement, Code::UNAUTHORIZED, id, token, &[(252, &[number])], b"");
+        let again = bench.reply(DEVICE, &answer).into_iter().next().expect("the block is asked for again");
+        let sent = parse(&again);
+        assert_eq!(sent.options.values(252).collect::<Vec<_>>(), [[number]]);
+        let block = uint(&sent, 23).and_then(Block::from_uint).expect("a block");
+        let end = (block.offset() + block.size()).min(body.len());
+        let answered = Block { more: end < body.len(), ..block }.to_uint().to_be_bytes();
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let options: [(u16, &[u8]); 2] = [(4, &[1]), (23, &answered[1..])];
+        let answer =
+            message(Type::Acknowledgement, Code::CONTENT, id, token, &options, &body[block.offset()..end]);
+        match bench.reply(DEVICE, &answer).into_iter().next() {
+            Some(next) => datagram = next,
+            None => assert_eq!(number, 11),
+        }
+    }
+    let found = notice(&mut bench);
+    assert!(found.request == request && found.payload == body && !found.partial);
+}
+
+#[test]
+fn a_device_that_refuses_a_block_again_with_its_echo_is_said_to_and_not_asked_for_ever() {
+    let mut bench = Bench::default();
+    let (_, token) = observing(&mut bench);
+    let body = [7; 3_000];
+    let mut datagram = bench.reply(DEVICE, &first_block(7, &token, 2, &body)).remove(1);
+    for number in [1u8, 2] {
+        let sent = parse(&datagram);
+        let (id, token) = (sent.message_id.0, sent.token.as_bytes());
+        let answer = message(Type::Acknowledgement, Code::UNAUTHORIZED, id, token, &[(252, &[number])], b"");
+        let next = bench.reply(DEVICE, &answer);
+        assert_eq!(next.len(), usize::from(number == 1), "once more, and no more");
+        datagram = next.into_iter().next().unwrap_or_default();
+    }
+    let found = notice(&mut bench);
+    assert_eq!(found.refused, Some(BlockRefused { code: Code::UNAUTHORIZED, had_echo: true }));
+    assert!(found.partial && found.payload.len() == 1_024);
 }

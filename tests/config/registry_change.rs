@@ -70,6 +70,33 @@ fn the_next_key_is_another_identity_of_the_device_until_it_takes_the_place_of_th
     assert!(promote_psk(&directory, "b").is_err());
 }
 
+#[test]
+fn the_age_of_a_key_is_that_of_the_key_that_is_in_use() {
+    let folder = Folder::new("since");
+    folder.write("tombolo.toml", MAIN);
+    add(&folder.load(), &device("a", "a")).unwrap();
+    let file = folder.0.join("state/devices/a.toml");
+    let old = tombolo::clock::UnixTime::from_secs(1_738_368_000);
+    let is_old = |text: &str| text.contains("psk-since = \"2025-02-01T00:00:00Z\"");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, since) = text.split_once("psk-since = \"").unwrap();
+    let after = since.split_once('"').unwrap().1;
+    fs::write(&file, format!("{before}psk-since = \"2025-02-01T00:00:00Z\"{after}")).unwrap();
+    assert_eq!(folder.load().registry.entry("a").unwrap().psk_since, Some(old));
+    // A second key leaves the date of the first, until it takes its place.
+    let psk = Psk { identity: b"a.2".to_vec(), key: Zeroizing::new(b"fedcba9876543210".to_vec()) };
+    let until = tombolo::clock::UnixTime::from_secs(4_000_000_000);
+    change(&folder.load(), "a", |entry| {
+        entry.device.next_psk = Some(Box::new(NextPsk { psk, until }));
+        Ok(())
+    })
+    .unwrap();
+    assert!(is_old(&fs::read_to_string(&file).unwrap()));
+    assert!(promote_psk(&folder.load().settings.paths.devices(), "a").unwrap());
+    let since = folder.load().registry.entry("a").unwrap().psk_since;
+    assert!(since.is_some_and(|since| since > old), "{since:?}");
+}
+
 fn many(count: usize) -> Vec<Device> {
     (0..count).map(|n| format!("unit-{n}")).map(|id| device(&id, &id)).collect()
 }

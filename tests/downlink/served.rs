@@ -11,7 +11,7 @@ use tombolo::downlink::served::{
 };
 use tombolo::message::Name;
 use tombolo::proto::address::Peer;
-use tombolo::proto::coap::{Code, NoticeKind, PeerId};
+use tombolo::proto::coap::{BlockRefused, Code, NoticeKind, PeerId};
 use tombolo::proto::dtls::SessionId;
 
 fn name(text: &str) -> Name {
@@ -148,7 +148,7 @@ fn of_role(paths: &[ServedPath]) -> ServedSettings {
 }
 
 fn said(kind: NoticeKind, observe: Option<u32>) -> Said {
-    Said { kind, code: Code::CONTENT, observe, max_age_s: 60, partial: false }
+    Said { kind, code: Code::CONTENT, observe, max_age_s: 60, partial: false, refused: None }
 }
 
 fn observe() -> ServedPath {
@@ -562,6 +562,34 @@ fn a_value_that_cannot_be_fetched_whole_is_named_and_asked_for_again() {
     bench.says(number, Said { kind: NoticeKind::Piggybacked, ..partial });
     bench.served.replace(bench.now, &ServedSettings::default(), |_| Some(name("sensor")));
     assert_eq!(bench.served.poll_forgotten(), Some(number));
+}
+
+#[test]
+fn a_block_that_a_device_refuses_is_named_and_not_called_too_long() {
+    for (code, had_echo) in
+        [(Code::UNAUTHORIZED, true), (Code::UNAUTHORIZED, false), (Code::NOT_FOUND, false)]
+    {
+        let (mut bench, number) = Bench::observing(&[observe()]);
+        let refused = Some(BlockRefused { code, had_echo });
+        let partial = Said { partial: true, refused, ..said(NoticeKind::Notification, Some(2)) };
+        assert_eq!(bench.says(number, partial), Verdict::Drop);
+        let trouble = bench.trouble().unwrap();
+        assert!(trouble.contains(&format!("answers {code} to a block")), "{trouble}");
+        assert!(trouble.contains("Echo") == had_echo && !trouble.contains("too long"), "{trouble}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_know_blocks_is_told_of_with_the_key_that_asks_for_them() {
+    // RFC 7252 §5.4.1: 4.02 for a critical option that is not understood, which Block2 is.
+    for (block_exponent, named) in [(Some(2), true), (None, false)] {
+        let mut bench = Bench::new(&[ServedPath { block_exponent, ..observe() }]);
+        bench.contact();
+        let number = bench.asked();
+        bench.says(number, Said { code: Code::BAD_OPTION, ..said(NoticeKind::Piggybacked, None) });
+        let trouble = bench.trouble().unwrap();
+        assert!(trouble.contains("4.02") && trouble.contains("block-size") == named, "{trouble}");
+    }
 }
 
 #[test]

@@ -49,16 +49,9 @@ pub fn to(name: &str, path: &str, topic: &str) -> UplinkRule {
 /// A role whose quota never runs out in a test that is not about it.
 pub fn role(name_: &str, uplink: Vec<UplinkRule>) -> Role {
     Role {
-        name: name(name_),
         quota: Quota { messages: 1_000_000, bytes: 1 << 40, per: Duration::from_secs(1), burst: 1_000_000 },
-        max_payload: None,
-        offline_after: HOUR,
-        max_sessions: 4,
-        max_handshakes: 120,
         uplink,
-        downlink: Vec::new(),
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
+        ..Role::new(name(name_))
     }
 }
 

@@ -145,21 +145,15 @@ impl Site {
     pub fn settings(&self) -> gate::Settings {
         let name = |text: &str| Name::parse(text).unwrap();
         let role = |role: &RoleText| Role {
-            name: name(role.name),
             quota: Quota {
                 messages: role.messages,
                 bytes: 1 << 30,
                 per: Duration::from_secs(role.per_s),
                 burst: role.burst,
             },
-            max_payload: None,
-            offline_after: Duration::from_secs(3600),
             max_sessions: role.max_sessions,
-            max_handshakes: 120,
             uplink: role.rules.iter().enumerate().map(|(number, rule)| uplink_rule(number, rule)).collect(),
-            downlink: Vec::new(),
-            on_behalf: Vec::new(),
-            mailbox: Default::default(),
+            ..Role::new(name(role.name))
         };
         let device = |member: &Member| Device {
             psk: Some(Psk {

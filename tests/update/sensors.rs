@@ -391,6 +391,64 @@ fn an_image_that_the_disk_loses_is_said_not_served_and_fetched_again() {
 }
 
 #[test]
+fn an_image_that_is_damaged_while_the_gateway_is_stopped_is_deleted_and_fetched_at_once() {
+    let mut site = site("sensors-damaged", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    let path = path_of(&site.sensor("door-7").manifest());
+    let tag = path.rsplit('/').next().unwrap();
+    let file = site.folder.join(&format!("state/firmware/door/{tag}.bin"));
+    site.daemon.stop();
+    let damage = || {
+        let file = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"other bytes", 5_000).unwrap();
+    };
+    damage();
+    // Without a repository nothing says that it comes, and what is damaged does not stay.
+    site.configure("nowhere");
+    site.daemon.resume();
+    let said = |site: &Site| site.daemon.status()["problems"].to_string();
+    wait_for("its name", || said(&site).contains("the image of 1.0.0 was damaged and is deleted"));
+    assert!(said(&site).contains("it is fetched again once a check has found"), "{}", said(&site));
+    assert!(!file.exists());
+    let (_, text) = site.daemon.command(&["update", "devices"]);
+    assert!(text.contains("was damaged and is deleted"), "{text}");
+    // With it the first check does not wait for its turn, which comes within 10 min.
+    site.daemon.stop();
+    site.configure("sensors-1");
+    site.daemon.resume();
+    site.offers("1.0.0");
+    assert_eq!(site.sensor("door-7").ask(&format!("get {path}")).sha256, sha256(&image("1.0.0")));
+    assert!(!said(&site).contains("the image of 1.0.0"), "{}", said(&site));
+}
+
+#[test]
+fn an_image_that_is_damaged_each_time_is_not_fetched_in_a_circle() {
+    let site = site("sensors-circle", "sensors-1", "", ROLES);
+    site.offers("1.0.0");
+    let mut sensor = site.sensor("door-7");
+    let path = path_of(&sensor.manifest());
+    let tag = path.rsplit('/').next().unwrap();
+    let file = site.folder.join(&format!("state/firmware/door/{tag}.bin"));
+    let mut damage = || {
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(10_000).unwrap();
+        assert_eq!(sensor.ask(&format!("block {path} 3 6")).code, "5.03");
+    };
+    damage();
+    site.offers("1.0.0");
+    wait_for("the image once more", || file.metadata().is_ok_and(|of| of.len() == BYTES as u64));
+    // It is taken when the sensor gets blocks of it again.
+    let mut other = site.sensor("door-7");
+    wait_for("its blocks", || other.ask(&format!("block {path} 3 6")).code == "2.05");
+    damage();
+    let said = || site.daemon.status()["problems"].to_string();
+    wait_for("the reason", || said().contains("it was damaged again after it had been fetched"));
+    assert!(!file.exists() && said().contains("dmesg"), "{}", said());
+    // Somebody has looked at the disk.
+    site.check();
+    wait_for("its blocks", || other.ask(&format!("block {path} 3 6")).code == "2.05");
+}
+
+#[test]
 fn an_image_that_is_written_over_while_its_folder_is_away_is_not_served_and_fetched_again() {
     let site = site("sensors-away", "sensors-1", "", ROLES);
     site.offers("1.0.0");

@@ -28,11 +28,11 @@ use super::error::CommandError;
 use super::output::{bytes, plural};
 use super::{Context, note};
 use crate::clock::UnixTime;
-use crate::config::Paths;
 use crate::config::gateway_id::Choice;
 use crate::config::gateway_id::io::look;
 use crate::config::io::texts;
 use crate::config::show::{Shown, show};
+use crate::config::{Origin, Paths};
 use crate::credential::settings::FOLDER as CERTIFICATES;
 use crate::durable::io::{regular, sync_folder};
 use crate::update::io::untrusted::open_below;
@@ -129,8 +129,22 @@ pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
 /// # Errors
 /// [`CommandError::Failed`] for what cannot be read.
 pub(crate) fn collect(context: &Context, command: &str) -> Result<Collected, CommandError> {
+    collect_of(context, command, None)
+}
+
+/// As [`collect`], where `state_dir` is the state directory, whatever is configured.
+pub(super) fn collect_of(
+    context: &Context,
+    command: &str,
+    state_dir: Option<PathBuf>,
+) -> Result<Collected, CommandError> {
     let options = context.options();
-    let texts = texts(&options);
+    let mut texts = texts(&options);
+    if let Some(state_dir) = state_dir {
+        // What was read below the other one is not this gateway's.
+        texts.layers.retain(|layer| layer.origin != Origin::State);
+        (texts.state_dir, texts.closed) = (state_dir, None);
+    }
     if let Some(closed) = &texts.closed {
         let (closed, hint) = (closed.display(), context.rights_hint(command));
         return Err(CommandError::Failed(format!(

@@ -7,7 +7,7 @@
 //! | it is of this gateway, or this one has no id yet, or `--take-id` | nothing was changed |
 //! | no configuration is on trial; the daemon does not run, or id and certificates stay as they are | nothing was changed |
 //! | the folder of the configuration can be written, or has these very files, or `--state-only` | nothing was changed |
-//! | what is there becomes a backup of its own, `before-restore-TIME.tar` in the state directory | nothing was changed |
+//! | what is there becomes a backup of its own, `before-restore-TIME.tar` in the state directory; without a configuration, in that of the backup's | nothing was changed |
 //! | files are written one by one, each whole or not at all; then those of `conf.d/` and `devices/` that the backup does not have are removed | what was done stays; it can be run again, or that backup restored |
 //! | the daemon, if it runs, reloads | the files stay, and are named |
 //!
@@ -25,7 +25,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::archive::{self, ARCHIVE_MAX, Manifest, Member};
-use super::{Collected, MAIN, collect, encode, folder_of, write_new};
+use super::{Collected, MAIN, collect_of, encode, folder_of, write_new};
 use crate::cli::args::RestoreArguments;
 use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
@@ -34,6 +34,7 @@ use crate::cli::{Context, note};
 use crate::config::first_boot::BEFORE_RESTORE;
 use crate::config::io::{is_read_only, texts};
 use crate::config::trial::io as trial;
+use crate::config::{LayerText, Origin, state_dir};
 use crate::control::io::client::{Client, ClientError, SLOW_ANSWER};
 use crate::control::protocol::Request;
 use crate::durable::io::{create_directory, regular, sync_folder, write_atomically};
@@ -59,7 +60,7 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     let (manifest, mut members) =
         archive::decode(&archive).map_err(|fault| unchanged(format!("{shown}: {fault}")))?;
     drop(archive);
-    let before = collect(context, "restore")?;
+    let before = collect_of(context, "restore", state_dir_of(context, &members))?;
     same_gateway(context, &manifest, &before, arguments.take_id).map_err(unchanged)?;
     if trial::read(&before.state_dir).is_ok_and(|trial| trial.is_some()) {
         let text = "a configuration is on trial, and would be put back; first `tombolo config confirm` or \
@@ -166,6 +167,31 @@ fn closed(context: &Context, file: &Path, folder: &Path, first: &str, count: usi
         context.hint(&format!("restore {file} --state-only")),
         context.hint("config apply config/conf.d/NAME.toml")
     )
+}
+
+/// The state directory of the configuration in the backup, where there is none here that would name
+/// one: what belongs to the gateway at the default place is none of its business.
+fn state_dir_of(context: &Context, members: &[Member]) -> Option<PathBuf> {
+    let options = context.options();
+    if options.config.symlink_metadata().is_ok() {
+        return None;
+    }
+    let layer = |member: &Member| {
+        let (origin, path) = match member.name.strip_prefix("config/conf.d/") {
+            _ if member.name == MAIN => (Origin::Main, options.config.clone()),
+            Some(name) if name.ends_with(".toml") => {
+                (Origin::DropIn, folder_of(&options.config).join("conf.d").join(name))
+            }
+            _ => return None,
+        };
+        let text = std::str::from_utf8(&member.content).ok()?.to_owned();
+        Some(LayerText { origin, path, text })
+    };
+    let mut layers = texts(&options).layers;
+    layers.retain(|layer| layer.origin == Origin::Vendor);
+    let (main, more): (Vec<&Member>, Vec<&Member>) = members.iter().partition(|member| member.name == MAIN);
+    layers.extend(main.into_iter().chain(more).filter_map(layer));
+    Some(state_dir(&layers, &options.environment))
 }
 
 /// What was done.

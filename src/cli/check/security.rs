@@ -247,8 +247,9 @@ fn keys(settings: &Settings) -> Vec<Finding> {
         findings.push(
             Finding::warn("devices", message)
                 .advice(
-                    "`tombolo device remove ID`, then `tombolo device add ID --role ROLE --psk`, makes one that cannot be \
-                     guessed; of a [device.ID] in the configuration, put one into its psk-file; then give it to the device",
+                    "`tombolo device rekey ID --psk` makes one that cannot be guessed, and with `--overlap 7d` the device \
+                     may use both meanwhile; of a [device.ID] in the configuration, put one into its psk-file; then give it \
+                     to the device",
                 ),
         );
     }

@@ -3,6 +3,8 @@
 
 use std::io::Read as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -26,6 +28,8 @@ use crate::message::Name;
 use crate::proto::dtls::server::DistinguishedName;
 use crate::proto::dtls::server::bundle::public_key_hash;
 
+/// What makes a key on the command line.
+pub(super) const OPTION_MAKES: &str = "--psk without a value";
 /// Longest label, in bytes.
 pub(super) const LABEL_MAX: usize = 256;
 /// Largest file with a public key, in bytes.
@@ -104,7 +108,7 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         ..Device::new(id, role)
     };
     let file = add(&loaded, &device).map_err(|finding| CommandError::Failed(without_level(&finding)))?;
-    let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len()));
+    let short_key = device.psk.as_ref().and_then(|psk| short(psk.key.len(), OPTION_MAKES));
     let short_password = password.as_ref().and_then(|password| password::short(password));
     short_key.into_iter().chain(short_password).for_each(note);
     loaded.mute_child(&device).into_iter().for_each(note);
@@ -115,7 +119,9 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
         if let (Some(login), Some(password)) = (&device.login, &password) {
             object["mqtt_username"] = login.username.as_str().into();
             object["password"] = password.as_str().into();
+            object["password_hash"] = login.password.to_string().into();
         }
+        complete(&mut object, &device);
         context.out.object(&object)?;
         return told.map(|_| ());
     }
@@ -161,11 +167,11 @@ pub(super) fn run(context: &Context, arguments: DeviceAddArguments) -> Result<()
     Ok(())
 }
 
-/// The warning about a key of so many bytes, if it is short.
-fn short(length: usize) -> Option<String> {
+/// The warning about a key of so many bytes, if it is short. `maker`: what makes a better one.
+pub(super) fn short(length: usize, maker: &str) -> Option<String> {
     (length < PSK_MIN).then(|| {
         format!(
-            "the key has only {}: it may be guessed; use {PSK_MIN} random bytes or more, as --psk without a value makes them",
+            "the key has only {}: it may be guessed; use {PSK_MIN} random bytes or more, as {maker} makes them",
             plural(length as u64, "byte")
         )
     })
@@ -216,6 +222,19 @@ pub(super) fn public_key(argument: &str) -> Result<[u8; 32], CommandError> {
         .and_then(|file| file.take(PUBLIC_KEY_FILE_MAX).read_to_end(&mut bytes))
         .map_err(|error| failed(&format_args!("cannot be read: {error}")))?;
     certificate::public_key(&bytes).map_err(|error| failed(&error))
+}
+
+/// What `device import` needs besides to make the same device of the object.
+fn complete(object: &mut Value, device: &Device) {
+    if let Some(label) = &device.label {
+        object["label"] = label.as_str().into();
+    }
+    if !device.tags.is_empty() {
+        object["tags"] = super::tag_entry(Some(&device.tags));
+    }
+    if let [key] = &device.jwt_keys[..] {
+        object["jwt_key"] = STANDARD.encode(key.info()).into();
+    }
 }
 
 pub(super) fn in_json(device: &Device) -> Value {

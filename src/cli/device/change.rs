@@ -116,14 +116,14 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         unused = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
         let Some(until) = until else {
             let psk = Psk { identity: identity.unwrap_or(before.identity), key };
-            (entry.device.psk, entry.device.next_psk, entry.psk_since) = (Some(psk), None, today());
+            entry.replace_psk(psk, today());
             return Ok(());
         };
         let identity = identity.unwrap_or_else(|| second(&id, &before.identity));
         if identity == before.identity {
             return Err("two keys need two identities: --psk-identity names the new one's".to_owned());
         }
-        entry.device.next_psk = Some(Box::new(NextPsk { psk: Psk { identity, key }, until }));
+        entry.add_psk(NextPsk { psk: Psk { identity, key }, until }, today());
         Ok(())
     })?;
     // What the device needs is that of the new key alone.
@@ -137,6 +137,8 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
             "{id} had another new key, identity {identity}, which was not used yet: that one is not taken any more"
         ));
     }
+    let short = shown.psk.as_ref().and_then(|psk| add::short(psk.key.len(), add::OPTION_MAKES));
+    short.into_iter().for_each(note);
     if context.out.json {
         let mut object = add::in_json(&shown);
         object["both_until"] = json!(device.next_psk.as_ref().map(|next| format_time(next.until)));
@@ -290,6 +292,9 @@ pub(super) fn key_age(context: &Context) -> Result<(), CommandError> {
         let next = entry.device.next_psk.as_ref().map(|next| next.until);
         if entry.device.psk.is_some() {
             keys.push((entry.psk_since, id, "PSK".to_owned(), next));
+        }
+        if next.is_some() {
+            keys.push((entry.next_psk_since, id, "next PSK".to_owned(), None));
         }
         if entry.device.login.is_some() {
             keys.push((entry.password_since, id, "password".to_owned(), None));

@@ -7,10 +7,14 @@
 //! |---|---|
 //! | `id`, `role`, `label`, `parent` | as of `device add` |
 //! | `tags` | `site=north;hall=2` |
-//! | `psk`, `psk-identity` | `text:…`, `hex:…`, or `generate` |
+//! | `psk`, `psk-identity` | `text:…`, `hex:…`, `generate`, or `generate-hex` (16 bytes) |
 //! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…` (chosen), `generated:…` (of `device keygen`), or `generate` |
 //! | `certificate-uri`, `-dns`, `-cn`, `-issuer`; `public-key` (`sha256:…`) | as of `device add` |
 //! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
+//!
+//! In JSON a device may also be as `device add --json` prints it: with `psk_text` and `psk_hex`,
+//! `password_hash` beside the password, `certificate` and `tags` as objects, and `jwt_keys` beside
+//! `jwt_key`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
@@ -18,11 +22,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::token_key::check_until;
-use super::{Told, password, tell, without_level};
+use super::{Told, add, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
@@ -69,6 +73,8 @@ const COLUMNS: [&str; 16] = [
 struct Row {
     line: usize,
     fields: BTreeMap<String, Zeroizing<String>>,
+    /// Of an object, whose values may have any character.
+    tags: Vec<(String, String)>,
 }
 
 /// What was generated for a device, to be shown once.
@@ -76,6 +82,29 @@ struct Row {
 struct Made {
     psk: Option<Zeroizing<String>>,
     password: Option<Zeroizing<String>>,
+    /// Bytes of a password that a person chose.
+    chosen_length: Option<usize>,
+}
+
+/// The warnings about keys and passwords that are short, each with the first device and a number.
+fn weak(devices: &[Device], made: &[Made]) -> Vec<String> {
+    let keys = devices
+        .iter()
+        .filter_map(|device| Some((&device.id, add::short(device.psk.as_ref()?.key.len(), "`generate`")?)));
+    let passwords = devices.iter().zip(made).filter_map(|(device, made)| {
+        Some((&device.id, password::short_of(made.chosen_length?, "`generate`")?))
+    });
+    let one = |all: Vec<(&Name, String)>, what: &str| {
+        let more = all.len().saturating_sub(1);
+        let (id, warning) = all.into_iter().next()?;
+        Some(match more {
+            0 => format!("{id}: {warning}"),
+            1 => format!("{id}: {warning}; 1 more device has such a {what}"),
+            more => format!("{id}: {warning}; {more} more devices have such a {what}"),
+        })
+    };
+    let (keys, passwords) = (keys.collect(), passwords.collect());
+    [one(keys, "key"), one(passwords, "password")].into_iter().flatten().collect()
 }
 
 /// The warning about devices whose parent is neither there nor in the file; it may be added later.
@@ -124,7 +153,7 @@ pub(super) fn run(context: &Context, arguments: &DeviceImportArguments) -> Resul
         let count = plural(faults.len() as u64, "fault");
         return Err(CommandError::Failed(format!("{count}; nothing was imported")));
     }
-    orphans(&loaded, &devices).into_iter().for_each(note);
+    orphans(&loaded, &devices).into_iter().chain(weak(&devices, &made)).for_each(note);
     if arguments.dry_run {
         let count = plural(devices.len() as u64, "device");
         return match context.out.json {
@@ -193,7 +222,8 @@ fn column(line: usize, name: &str) -> Result<String, (usize, String)> {
 }
 
 fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
-    let Value::Object(object) = value else { return Err((line, "is not an object".to_owned())) };
+    let Value::Object(mut object) = value else { return Err((line, "is not an object".to_owned())) };
+    let tags = of_added(&mut object).map_err(|what| (line, what))?;
     let mut fields = BTreeMap::new();
     for (name, value) in object {
         let name = column(line, &name)?;
@@ -203,7 +233,48 @@ fn object(line: usize, value: Value) -> Result<Row, (usize, String)> {
             _ => return Err((line, format!("{name} is not a text"))),
         }
     }
-    Ok(Row { line, fields })
+    Ok(Row { line, fields, tags })
+}
+
+/// Makes columns of what `device add --json` prints in other forms. Returns the tags.
+fn of_added(object: &mut Map<String, Value>) -> Result<Vec<(String, String)>, String> {
+    let (text, hex) = (object.remove("psk_text"), object.remove("psk_hex"));
+    let text = text.as_ref().and_then(Value::as_str).map(|text| format!("text:{text}"));
+    let hex = hex.as_ref().and_then(Value::as_str).map(|digits| format!("hex:{digits}"));
+    // They are the same key.
+    if let Some(psk) = hex.or(text).map(Zeroizing::new) {
+        if object.get("psk").is_some_and(|psk| !psk.is_null()) {
+            return Err("has psk beside psk_text or psk_hex; leave out the one that does not hold".to_owned());
+        }
+        object.insert("psk".to_owned(), psk.as_str().into());
+    }
+    if let Some(hash) = object.remove("password_hash").filter(|hash| !hash.is_null()) {
+        object.insert("password".to_owned(), hash);
+    }
+    if let Some(certificate) = object.remove("certificate").filter(|name| !name.is_null()) {
+        let Value::Object(names) = certificate else {
+            return Err("certificate is no object, such as {\"dns\": \"door-7.example\"}".to_owned());
+        };
+        for (name, value) in names {
+            object.insert(format!("certificate-{name}"), value);
+        }
+    }
+    if object.contains_key("jwt_keys") {
+        let count = object.remove("jwt_keys").and_then(|keys| Some(keys.as_array()?.len())).unwrap_or(0);
+        if count > 0 && !object.contains_key("jwt_key") {
+            return Err("jwt_keys has hashes only; the key itself is jwt_key".to_owned());
+        }
+    }
+    let mut tags = Vec::new();
+    if let Some(Value::Object(_)) = object.get("tags")
+        && let Some(Value::Object(all)) = object.remove("tags")
+    {
+        for (name, value) in all {
+            let Value::String(value) = value else { return Err(format!("the tag {name} is not a text")) };
+            tags.push((name, value));
+        }
+    }
+    Ok(tags)
 }
 
 /// Reads CSV (RFC 4180); the first line names the columns.
@@ -224,7 +295,7 @@ fn table(text: &str) -> Result<Vec<Row>, (usize, String)> {
             return Err((line, message));
         }
         let filled = columns.iter().cloned().zip(record).filter(|(_, text)| !text.is_empty());
-        rows.push(Row { line, fields: filled.collect() });
+        rows.push(Row { line, fields: filled.collect(), tags: Vec::new() });
     }
     Ok(rows)
 }
@@ -287,6 +358,9 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
             tag.split_once('=').ok_or_else(|| format!("{id}: tags is not like site=north;hall=2"))?;
         tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
     }
+    for (tag, value) in &row.tags {
+        tags.set(tag, value).map_err(|error| format!("{id}: tags: {error}"))?;
+    }
     let parent = get("parent").map(Name::parse).transpose();
     let parent = parent.map_err(|error| format!("{id}: parent is not a device id: {error}"))?;
     let mut made = Made::default();
@@ -299,12 +373,19 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
                     parse_psk_identity(text).ok_or_else(|| format!("{id}: psk-identity is no identity"))?
                 }
             };
-            let key = if text == "generate" {
-                let key = random_key().map_err(|error| error.to_string())?;
-                made.psk = Some(Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key))));
-                key
-            } else {
-                parse_psk(text.as_bytes()).map_err(|error| format!("{id}: psk: {error}"))?
+            let key = match text {
+                "generate" => {
+                    let key = random_key().map_err(|error| error.to_string())?;
+                    made.psk = Some(Zeroizing::new(format!("text:{}", String::from_utf8_lossy(&key))));
+                    key
+                }
+                "generate-hex" => {
+                    let key = random_key_bytes().map_err(|error| error.to_string())?;
+                    let digits = Zeroizing::new(format_hex(&key));
+                    made.psk = Some(Zeroizing::new(format!("hex:{}", *digits)));
+                    key
+                }
+                text => parse_psk(text.as_bytes()).map_err(|error| format!("{id}: psk: {error}"))?,
             };
             Some(Psk { identity, key })
         }
@@ -327,6 +408,7 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
                     )
                 };
                 let (login, secret) = password::login(username, argument).map_err(refused)?;
+                made.chosen_length = text.starts_with("text:").then_some(secret.len());
                 if text == "generate" {
                     made.password = Some(secret);
                 }
@@ -396,6 +478,13 @@ pub(super) fn keygen(context: &Context, arguments: &DeviceKeygenArguments) -> Re
     for id in &arguments.ids {
         Name::parse(id)
             .map_err(|error| CommandError::Usage(format!("{id:?} is not a device id: {error}")))?;
+    }
+    if arguments.keys.is_some() && arguments.kind != KeyKind::Jwt {
+        return Err(CommandError::Usage(
+            "--keys is the folder for private keys, which only --kind jwt makes; without it each ID gets one key of the \
+             kind that is asked for"
+                .to_owned(),
+        ));
     }
     let role = arguments.role.as_deref();
     let name = match arguments.kind {

@@ -74,11 +74,15 @@ pub(super) fn login(username: &str, argument: &str) -> Result<(Login, Zeroizing<
 
 /// The warning about a password that is short.
 pub(super) fn short(password: &str) -> Option<String> {
-    (password.len() < PASSWORD_MIN).then(|| {
+    short_of(password.len(), "--password without a value")
+}
+
+/// The warning about a password of so many bytes, if it is short. `maker`: what makes a better one.
+pub(super) fn short_of(length: usize, maker: &str) -> Option<String> {
+    (length < PASSWORD_MIN).then(|| {
         format!(
-            "the password has only {}: it may be guessed; use {PASSWORD_MIN} or more, or --password without a value, which \
-             makes one",
-            plural(password.len() as u64, "byte")
+            "the password has only {}: it may be guessed; use {PASSWORD_MIN} or more, or {maker}, which makes one",
+            plural(length as u64, "byte")
         )
     })
 }

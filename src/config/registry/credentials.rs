@@ -3,6 +3,7 @@
 //!
 //! ```toml
 //! psk-since = "2026-11-26T12:00:00Z"
+//! next-psk-since = "2026-11-28T12:00:00Z"
 //! next-psk-until = "2026-12-03T12:00:00Z"
 //! next-psk-identity = "door-7.2"
 //! next-psk = "text:…"

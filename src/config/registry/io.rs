@@ -249,17 +249,15 @@ pub fn disable_in(directory: &Path, id: &Name) -> Result<PathBuf, Box<Finding>> 
     })
 }
 
-/// The new PSK of a device takes the place of the one before. Returns whether there was a new one.
+/// The new PSK of a device takes the place of the one before, with its date. Returns whether there
+/// was a new one.
 ///
 /// # Errors
 /// A finding: the file cannot be read or written.
 pub fn promote_psk(directory: &Path, id: &str) -> Result<bool, Box<Finding>> {
     let mut is_changed = false;
     change_in(directory, id, |entry| {
-        if let Some(next) = entry.device.next_psk.take() {
-            entry.device.psk = Some(next.psk);
-            is_changed = true;
-        }
+        is_changed = entry.promote_psk(today());
         Ok(())
     })?;
     Ok(is_changed)

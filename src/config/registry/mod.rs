@@ -2,7 +2,7 @@
 //! added or removed atomically.
 //!
 //! ```toml
-//! format = "tombolo-device 1.6"
+//! format = "tombolo-device 1.7"
 //! role = "sensor"
 //! label = "the north door"
 //! tags = { site = "north" }
@@ -48,7 +48,7 @@ use crate::gate::certificate::{CertificateName, NAME_MAX, NameKind};
 use crate::gate::login::{HASH_TEXT_MAX, Login, PasswordHash, USERNAME_MAX};
 use crate::gate::on_behalf::CHILDREN_MAX;
 use crate::gate::tag::Tags;
-use crate::gate::{Device, Fault, Psk, SharedDevice};
+use crate::gate::{Device, Fault, NextPsk, Psk, SharedDevice};
 use crate::message::{Name, RESERVED_DEVICE};
 use crate::proto::dtls::server::DistinguishedName;
 
@@ -60,8 +60,8 @@ const MAGIC: &str = "tombolo-device ";
 const MAJOR: u32 = 1;
 /// The minor version that is written. 1.1 added certificates and public keys, which older 1.x
 /// ignore; 1.2 added the end line; 1.3 MQTT passwords; 1.4 public keys of tokens, dates of keys and
-/// the next PSK; 1.5 tags; 1.6 the parent.
-const MINOR: u32 = 6;
+/// the next PSK; 1.5 tags; 1.6 the parent; 1.7 the date of the next PSK.
+const MINOR: u32 = 7;
 /// The major version of the file of a disabled device.
 const MAJOR_DISABLED: u32 = 2;
 /// Bytes for the text of a file, more than any has: growing would leave copies of its keys in
@@ -102,6 +102,8 @@ pub struct Entry {
     pub enabled: bool,
     /// When its PSK was set, as far as that is known.
     pub psk_since: Option<UnixTime>,
+    /// When the PSK that is to replace it was set, as far as that is known.
+    pub next_psk_since: Option<UnixTime>,
     /// When its MQTT password was set, as far as that is known.
     pub password_since: Option<UnixTime>,
 }
@@ -109,7 +111,35 @@ pub struct Entry {
 impl Entry {
     /// A new device in a file.
     pub fn new(device: impl Into<SharedDevice>, file: Arc<str>) -> Entry {
-        Entry { device: device.into(), file, enabled: true, psk_since: None, password_since: None }
+        Entry {
+            device: device.into(),
+            file,
+            enabled: true,
+            psk_since: None,
+            next_psk_since: None,
+            password_since: None,
+        }
+    }
+
+    /// Its PSK is this one from `today` on, and no other.
+    pub fn replace_psk(&mut self, psk: Psk, today: Option<UnixTime>) {
+        (self.device.psk, self.device.next_psk) = (Some(psk), None);
+        (self.psk_since, self.next_psk_since) = (today, None);
+    }
+
+    /// Its next PSK is this one from `today` on, beside the one it has.
+    pub fn add_psk(&mut self, next: NextPsk, today: Option<UnixTime>) {
+        self.device.next_psk = Some(Box::new(next));
+        self.next_psk_since = today;
+    }
+
+    /// The next PSK takes the place of the one before, with its date. Files before 1.7 do not have
+    /// that: it is `today` then. Whether there was one.
+    pub fn promote_psk(&mut self, today: Option<UnixTime>) -> bool {
+        let Some(next) = self.device.next_psk.take() else { return false };
+        let since = self.next_psk_since.take().or(today);
+        self.replace_psk(next.psk, since);
+        true
     }
 }
 
@@ -316,6 +346,7 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
     let jwt_keys = credentials::jwt_keys(table.get("jwt-keys"), &lines, &fault)?;
     let next_psk = credentials::next_psk(&get, &fault, id)?;
     let psk_since = credentials::time(&get, &fault, "psk-since")?;
+    let next_psk_since = credentials::time(&get, &fault, "next-psk-since")?.filter(|_| next_psk.is_some());
     let password_since = credentials::time(&get, &fault, "password-since")?;
     let device = Device {
         label,
@@ -330,7 +361,8 @@ pub fn parse(id: &str, file: &Arc<str>, text: &str) -> Result<Entry, Box<Finding
         parent,
         ..Device::new(name, role)
     };
-    Ok(Entry { device: device.into(), file: file.clone(), enabled, psk_since, password_since })
+    let file = file.clone();
+    Ok(Entry { device: device.into(), file, enabled, psk_since, next_psk_since, password_since })
 }
 
 /// Major and minor version of a file, as far as they can be read.
@@ -413,7 +445,7 @@ pub fn render(device: &Device) -> Zeroizing<String> {
 
 /// Renders the file of one device with the dates of its keys, and whether it is enabled.
 pub fn render_entry(entry: &Entry) -> Zeroizing<String> {
-    let Entry { device, enabled, psk_since, password_since, .. } = entry;
+    let Entry { device, enabled, psk_since, next_psk_since, password_since, .. } = entry;
     let mut text = Zeroizing::new(String::with_capacity(TEXT_CAPACITY));
     let quoted = |value: &str| toml::Value::String(value.to_owned()).to_string();
     text.push_str("# A device of this gateway's registry. Change it through `tombolo device`.\n");
@@ -460,9 +492,13 @@ pub fn render_entry(entry: &Entry) -> Zeroizing<String> {
         }
     }
     let until = next.map(|next| next.until);
-    for (key, time) in
-        [("psk-since", psk_since), ("next-psk-until", &until), ("password-since", password_since)]
-    {
+    let next_psk_since = next_psk_since.filter(|_| next.is_some());
+    for (key, time) in [
+        ("psk-since", psk_since),
+        ("next-psk-since", &next_psk_since),
+        ("next-psk-until", &until),
+        ("password-since", password_since),
+    ] {
         if let Some(time) = time {
             let _ = writeln!(text, "{key} = \"{}\"", credentials::format_time(*time));
         }
@@ -676,7 +712,6 @@ pub fn check_remove(id: &str, loaded: &Loaded) -> Result<(), Box<Finding>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::NextPsk;
     use crate::gate::jwt::KEYS_MAX;
 
     fn certificate() -> CertificateName {
@@ -713,7 +748,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_ignored_and_unknown_formats_disable_only_their_device() {
-        let good = "format = \"tombolo-device 1.7\"\nrole = \"r\"\nnew-thing = [1]\n# end\n";
+        let good = "format = \"tombolo-device 1.8\"\nrole = \"r\"\nnew-thing = [1]\n# end\n";
         assert!(parse("a", &"f".into(), good).is_ok());
         let newer =
             parse("a", &"dev/a.toml".into(), "role = \"r\"\nformat = \"tombolo-device 3.0\"\n").unwrap_err();
@@ -732,12 +767,12 @@ mod tests {
         }
         assert!(parse("door-7", &"f".into(), text.trim_end()).is_ok());
         // Files of earlier versions and files written by hand have no end line.
-        let before = text.replace("device 1.6", "device 1.1").replace("# end\n", "");
+        let before = text.replace("device 1.7", "device 1.1").replace("# end\n", "");
         assert!(parse("door-7", &"f".into(), &before).is_ok());
         device.psk = None;
         device.public_key = None;
         device.login = None;
-        let before = render(&device).replace("device 1.6", "device 1.1").replace("# end\n", "");
+        let before = render(&device).replace("device 1.7", "device 1.1").replace("# end\n", "");
         for length in (0..before.len()).filter(|length| before.is_char_boundary(*length)) {
             if let Ok(entry) = parse("door-7", &"f".into(), &before[..length])
                 && let Some(name) = &entry.device.certificate
@@ -766,6 +801,7 @@ mod tests {
         let entry = Entry {
             enabled: false,
             psk_since: Some(time),
+            next_psk_since: Some(time),
             password_since: Some(time),
             ..Entry::new(largest, "f".into())
         };
@@ -778,6 +814,7 @@ mod tests {
         );
         assert_eq!((&back.device.tags, &back.device.parent), (&entry.device.tags, &entry.device.parent));
         assert_eq!((back.enabled, back.psk_since, back.password_since), (false, Some(time), Some(time)));
+        assert_eq!(back.next_psk_since, Some(time));
         for length in (0..text.trim_end().len()).step_by(5).filter(|length| text.is_char_boundary(*length)) {
             assert!(parse("door-7", &"f".into(), &text[..length]).is_err());
         }

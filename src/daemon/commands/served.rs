@@ -284,6 +284,7 @@ impl Commands {
             observe: notice.observe,
             max_age_s: notice.max_age_s,
             partial: notice.partial,
+            refused: notice.refused,
         };
         match core.handle_said(now, number, &said) {
             Verdict::Take => {}

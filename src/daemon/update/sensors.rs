@@ -5,6 +5,7 @@
 //! | a download that is interrupted | again after 1 min, 2 min … 1 h, from where it was |
 //! | no room, by `firmware-disk` or on the disk | tried again each hour, and a problem in `status` |
 //! | other bytes than signed | tried again a day later |
+//! | an image that is damaged after it came | fetched again at once; if that is damaged too, 1 h after it came, 2 h … a day |
 //! | a reload, a kill, a power cut in the middle | the next start or check goes on |
 //! | the repository offers nothing to the class any more | no manifest names an image; transfers end |
 
@@ -28,6 +29,9 @@ use crate::update::io::download::NoImage;
 use crate::update::io::firmware::{self, Shelf, folder_of};
 use crate::update::offer::Offer;
 
+/// Why an image is not fetched once more.
+const AGAIN: &str = "it was damaged again after it had been fetched; see in `dmesg` what the disk has";
+
 /// All classes.
 pub struct Sensors {
     firmware: Rc<Firmware>,
@@ -45,8 +49,30 @@ struct State {
     running: Option<Running>,
     retry_at: Option<Instant>,
     interruptions: u32,
+    /// The image that came last, when, and how often it had come before.
+    arrived: Option<([u8; 32], Instant)>,
+    repeats: u32,
     is_local: bool,
     fault: Option<String>,
+}
+
+impl State {
+    /// This image is here, whole.
+    fn note_arrived(&mut self, now: Instant, sha256: Option<[u8; 32]>) {
+        let Some(sha256) = sha256 else { return };
+        let is_again = self.arrived.is_some_and(|(before, _)| before == sha256);
+        self.repeats = if is_again { self.repeats.saturating_add(1) } else { 0 };
+        self.arrived = Some((sha256, now));
+    }
+
+    /// Whether what is wanted came again and again, so that, if it is not here, it is not to be
+    /// fetched once more now. Once it is fetched again at once.
+    fn is_again_too_soon(&self, now: Instant) -> bool {
+        let Some(doublings) = self.repeats.checked_sub(1) else { return false };
+        let wait = RETRY_MAX.saturating_mul(1 << doublings.min(10)).min(WRONG_FOR);
+        let is_wanted = |sha256| self.offer.as_ref().is_some_and(|offer| offer.sha256 == sha256);
+        self.arrived.is_some_and(|(sha256, at)| is_wanted(sha256) && now < at + wait)
+    }
 }
 
 impl Sensors {
@@ -100,6 +126,11 @@ impl Sensors {
         });
     }
 
+    /// Whether a check has found something for this class.
+    pub fn knows(&self, class: &Name) -> bool {
+        self.classes.borrow().get(class).is_some_and(|state| state.offer.is_some())
+    }
+
     /// Those of them that do not answer.
     pub fn silent_folders(&self, now: Instant) -> Vec<PathBuf> {
         let silent = self.firmware.silent(now);
@@ -121,9 +152,15 @@ impl Sensors {
             }
             let Some(shelf) = self.firmware.shelf(class.as_str()) else { continue };
             let current = shelf.kept.current();
+            let is_here = |offer: &Offer| current == Some(&known(offer, current));
+            if state.is_again_too_soon(now) && !state.offer.as_ref().is_some_and(is_here) {
+                state.is_local = true;
+                state.fault = Some(AGAIN.to_owned());
+                continue;
+            }
             match &state.offer {
                 // Also one that did not arrive, and was restored since.
-                Some(offer) if current == Some(&known(offer, current)) => {
+                Some(offer) if is_here(offer) => {
                     (state.retry_at, state.interruptions, state.fault) = (None, 0, None);
                 }
                 _ if state.retry_at.is_some_and(|at| now < at) || next.is_some() || !may_fetch(class) => {}
@@ -200,6 +237,7 @@ impl Sensors {
             let version = shelf.kept.current().map_or("none", |image| image.version.as_str());
             log::info!(class = class.as_str(), version; "firmware for sensors is offered");
         }
+        let arrived = shelf.as_ref().ok().and_then(|shelf| Some(shelf.kept.current()?.sha256));
         let (shelf, failed) = match shelf {
             Ok(shelf) => (Some(shelf), Ok(())),
             Err(fault) => (None, Err(fault)),
@@ -211,6 +249,7 @@ impl Sensors {
                 if let Some(state) = state {
                     (state.running, state.retry_at, state.fault) = (None, None, None);
                     state.interruptions = 0;
+                    state.note_arrived(now, arrived);
                 }
             }
             // It was called off.
@@ -253,7 +292,7 @@ impl Sensors {
     /// Somebody asks for newer firmware: what failed is tried at once.
     pub fn hurry(&self) {
         for state in self.classes.borrow_mut().values_mut() {
-            state.retry_at = None;
+            (state.retry_at, state.repeats) = (None, 0);
         }
     }
 }

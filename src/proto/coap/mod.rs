@@ -47,7 +47,9 @@ mod reliability;
 pub mod request;
 mod tally;
 
-pub use endpoint::client::{Ask, Held, Notice, NoticeKind, Outcome, Outgoing, Reply, RequestId};
+pub use endpoint::client::{
+    Ask, BlockRefused, Held, Notice, NoticeKind, Outcome, Outgoing, Reply, RequestId,
+};
 pub use endpoint::{Counters, Endpoint, Event, Settings};
 pub use exchange::Exchange;
 pub use message::{Code, Message, MessageId, Token, Type};

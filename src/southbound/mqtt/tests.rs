@@ -60,18 +60,7 @@ fn name(text: &str) -> Name {
 /// The rules of the role of [`Pipeline::fake`] as far as the listener needs them.
 fn roles() -> Vec<Role> {
     let rule = |at: &str, deny, path: &str| DownlinkRule { deny, ..DownlinkRule::new(name(at), "x", path) };
-    vec![Role {
-        name: name("sensor"),
-        quota: Default::default(),
-        max_payload: None,
-        offline_after: Duration::from_secs(3600),
-        max_sessions: 4,
-        max_handshakes: 120,
-        uplink: Vec::new(),
-        downlink: vec![rule("set", false, "set/{1}")],
-        on_behalf: Vec::new(),
-        mailbox: Default::default(),
-    }]
+    vec![Role { downlink: vec![rule("set", false, "set/{1}")], ..Role::new(name("sensor")) }]
 }
 
 impl World {

@@ -107,6 +107,8 @@ pub struct Shelf {
     pub faults: Vec<String>,
     /// The disk did not give the record or an image, which may be whole.
     pub is_unread: bool,
+    /// The newest image of the record was not whole: it is wanted again.
+    pub is_damaged: bool,
 }
 
 /// The folder of a class below that of all.
@@ -125,8 +127,9 @@ pub fn no_folder(folder: &Path) -> Option<String> {
     ))
 }
 
-/// Reads the record and verifies each image; what is not whole is deleted, and so is what nothing
-/// names. A disk that does not give the record or an image is a fault, and nothing is deleted then.
+/// Reads the record and verifies each image; what is not whole is deleted, and if all are whole
+/// what nothing names. A disk that does not give the record or an image is a fault, and that one is
+/// not deleted.
 pub fn open(folder: &Path) -> Shelf {
     let mut shelf = Shelf::default();
     if !folder.is_dir() {
@@ -145,11 +148,17 @@ pub fn open(folder: &Path) -> Shelf {
     };
     let storage = on_disk(folder);
     let before = kept.images.len();
+    let newest = kept.images.first().map(Image::tag);
     kept.images.retain(|image| match verify(&storage, image) {
         Ok(Some(file)) => shelf.files.insert(image.tag(), Arc::new(file)).is_none(),
         Ok(None) => {
             let version = &image.version;
-            shelf.faults.push(fault(format!("the image of {version} was damaged, and is fetched anew")));
+            shelf.faults.push(fault(match remove(&storage, image) {
+                Ok(true) => format!("the image of {version} was damaged and is deleted"),
+                Ok(false) => format!("the image of {version} is gone"),
+                Err(error) => format!("the image of {version} is damaged and cannot be deleted: {error}"),
+            }));
+            shelf.is_damaged |= newest == Some(image.tag());
             false
         }
         Err(error) => {
@@ -184,6 +193,15 @@ fn verify(storage: &Files, image: &Image) -> io::Result<Option<ImageFile>> {
     let mut hash = Context::new(&SHA256);
     hash_file(&file, length, &mut hash)?;
     Ok((hash.finish().as_ref() == image.sha256).then_some(file))
+}
+
+/// Deletes the file of an image that is not whole; whether there was one.
+fn remove(storage: &Files, image: &Image) -> io::Result<bool> {
+    match storage.remove(&image.file()) {
+        Ok(()) => storage.sync_names().map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes images that the record does not name.

@@ -31,16 +31,10 @@ impl Readings {
             ..UplinkRule::new(name(rule), Pattern::parse(pattern).expect("a pattern"))
         };
         let role = Role {
-            name: name("sensor"),
             quota: Quota { messages: u32::MAX, bytes: 1 << 50, per: Duration::from_secs(1), burst: u32::MAX },
-            max_payload: None,
-            offline_after: Duration::from_secs(3_600),
             max_sessions: 1,
-            max_handshakes: 120,
             uplink: vec![rule("normal", "t/#", Lane::Normal), rule("high", "high/#", Lane::High)],
-            downlink: Vec::new(),
-            on_behalf: Vec::new(),
-            mailbox: Default::default(),
+            ..Role::new(name("sensor"))
         };
         let settings = Settings {
             gateway: name("tb-abcdefgh"),

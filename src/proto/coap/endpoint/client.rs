@@ -35,8 +35,9 @@
 //!
 //! A peer that answers 4.01 with an Echo option wants to know that the request is fresh: its last
 //! message is sent once more with the option, and with a Message ID and a token of its own (RFC
-//! 9175 §2.3, §4.2), at most [`ECHOES_MAX`] times a request and never twice in a row. What then
-//! comes is the outcome. If its Block1 option names smaller blocks, the message is sent in these.
+//! 9175 §2.3, §4.2), never twice in a row: each block of a body may be wanted fresh, so a request
+//! has twice as many messages at most. What then comes is the outcome. If its Block1 option names
+//! smaller blocks, the message is sent in these.
 //!
 //! A plain UDP peer is never sent a request: nothing proves that it wants one.
 //!
@@ -59,12 +60,10 @@ use crate::message::ContentFormat;
 
 mod observer;
 
-pub use self::observer::{Ask, Held, Notice, NoticeKind, REST_WITHIN};
+pub use self::observer::{Ask, BlockRefused, Held, Notice, NoticeKind, REST_WITHIN};
 
 /// Separate responses whose repetitions are acknowledged again.
 const REPEATED_MAX: usize = 256;
-/// Echo options of a peer that one request follows: a long transfer may outlast its patience.
-const ECHOES_MAX: u8 = 4;
 /// Longest Echo option, in bytes (RFC 9175 §2.2.1).
 const ECHO_LENGTH_MAX: usize = 40;
 /// Longest payload of one message that is kept, in bytes: a datagram has no more.
@@ -232,8 +231,6 @@ struct Echo {
     token: Option<u32>,
     /// The option that the message sent last has.
     value: Option<Vec<u8>>,
-    /// How many were followed.
-    count: u8,
 }
 
 impl Echo {
@@ -245,11 +242,7 @@ impl Echo {
         let Some(value) = value.filter(|_| code == Code::UNAUTHORIZED && before.is_none()) else {
             return false;
         };
-        if self.count >= ECHOES_MAX {
-            return false;
-        }
         (self.token, self.value) = (Some(token()), Some(value.to_vec()));
-        self.count += 1;
         true
     }
 }
@@ -663,10 +656,14 @@ impl Endpoint {
         let Some(mut body) = self.requests.bodies.remove(&request) else {
             return self.requests.end(request, response(message, &options));
         };
+        let had_echo = body.echo.value.is_some();
         let another = || self.fresh_id(request.peer).token;
         if body.echo.take(message.code, options.echo.as_deref(), another) {
             body.shrink(options.block1);
             return self.send_next(now, request, body, Some(response(message, &options)));
+        }
+        if message.code.class() > 2 {
+            self.requests.fetches.refuse(request, BlockRefused { code: message.code, had_echo });
         }
         let is_applied = message.code.class() == 2
             && options.block1.is_some_and(|block| !block.more)

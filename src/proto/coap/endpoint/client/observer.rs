@@ -79,6 +79,15 @@ pub struct Held {
     message_id: MessageId,
 }
 
+/// How a peer refused a block of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRefused {
+    /// 4.xx or 5.xx.
+    pub code: Code,
+    /// The request had the Echo option that the peer had asked for.
+    pub had_echo: bool,
+}
+
 /// What a peer says of what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -98,6 +107,8 @@ pub struct Notice {
     pub payload: Vec<u8>,
     /// The payload is not all of it.
     pub partial: bool,
+    /// The rest did not come because the peer refused a block of it.
+    pub refused: Option<BlockRefused>,
     /// The payload came in several blocks.
     pub blockwise: bool,
     /// What the caller must decide about; `None`: nothing is to be acknowledged.
@@ -134,6 +145,13 @@ impl Rests {
     fn insert(&mut self, request: RequestId, rest: Rest) {
         self.due.insert((rest.until, request));
         self.by_request.insert(request, rest);
+    }
+
+    /// The peer has refused a block of this rest.
+    pub(super) fn refuse(&mut self, request: RequestId, refused: BlockRefused) {
+        if let Some(rest) = self.by_request.get_mut(&request) {
+            rest.notice.refused = Some(refused);
+        }
     }
 
     pub(super) fn remove(&mut self, request: RequestId) -> Option<Rest> {
@@ -357,6 +375,7 @@ impl Endpoint {
             max_age_s: options.max_age.unwrap_or(MAX_AGE),
             payload: message.payload.get(..PAYLOAD_MAX).unwrap_or(message.payload).to_vec(),
             partial: is_first || options.block2.is_some_and(|block| block.number > 0),
+            refused: None,
             blockwise: is_first,
             held: None,
         };
