@@ -748,6 +748,25 @@ fn a_gateway_that_keeps_more_late_answers_than_can_be_reckoned_with_makes_no_rea
     assert!(lost > 100, "{lost}");
 }
 
+/// While such a gateway waits for a slow answer it is silent, and keeps those behind it.
+#[test]
+fn answers_kept_behind_a_slow_one_are_reckoned_with_although_a_request_in_between_had_none() {
+    let mut bad = Vec::new();
+    for way in [UNNUMBERED[0], UNNUMBERED[3], UNNUMBERED[4]] {
+        for (maps, seed) in [(MIXED, 6), (LONE, 38)] {
+            for values in ALIKE {
+                let mut world = gateway_at(way, map(&maps), values, Buffer::InOrder, late_for_a_while(seed));
+                world.run(70 * SECOND);
+                let (count, wrong) = judged(&world, &[1, 2, 3]);
+                if !wrong.is_empty() || count < 20 {
+                    bad.push((way, maps, values, count, wrong));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}: {bad:#?}", bad.len());
+}
+
 #[test]
 fn nor_where_the_addresses_that_are_asked_to_drain_it_have_units_that_nobody_configured() {
     let mut bad = Vec::new();

@@ -42,6 +42,8 @@ use super::straggler::{LATE_MAX, Several, Stragglers, Verdict};
 const SHAPES: usize = 3;
 /// With one unit on the line so many late answers are reckoned with: it is known of the unit which.
 const LATE_OF_ONE: usize = 3;
+/// If more answers may come, those count that are over by time only.
+const UNPROVEN_MAX: usize = 4;
 /// So many reads at most are known by their last answers, and so many of these.
 const KNOWN_MAX: (usize, usize) = (256, 4);
 /// More requests that were given up are not counted.
@@ -241,7 +243,7 @@ impl Relay {
 
     /// Whether several answers may come of which some are over by time only, and the line answers.
     pub(super) fn wants_proof(&self) -> bool {
-        self.is_flowing && !self.is_within()
+        self.is_flowing && (self.is_much_unproven() || !self.is_within())
     }
 
     /// Whether the last answer may not be used before that is shown.
@@ -261,6 +263,20 @@ impl Relay {
     /// Whether those can that may come.
     pub(super) fn is_within(&self) -> bool {
         self.late() + self.unproven <= self.most()
+    }
+
+    /// So many answers are reckoned with: those that may come, and where they are many with those
+    /// that are over by time and by a request without an answer, until it is shown that none of
+    /// them is kept. A gateway that hands answers on in order is silent while it waits for a slow
+    /// one, and keeps all behind it.
+    fn reckoned(&self) -> usize {
+        let all = self.late() + self.unproven;
+        if self.is_much_unproven() { all } else { self.late() }
+    }
+
+    /// Whether that is to be shown soon.
+    fn is_much_unproven(&self) -> bool {
+        self.unproven > 0 && self.late() + self.unproven > UNPROVEN_MAX
     }
 
     /// An answer takes so long at most.
@@ -529,7 +545,7 @@ impl Relay {
     /// line has such an answer, and none that was given up.
     pub(super) fn may_be_late(&self, now: Instant, shape: Shape) -> bool {
         // What was asked before the port was opened may have had any shape.
-        let is_unknown = self.shapes.len() < SHAPES || self.late() > SHAPES;
+        let is_unknown = self.shapes.len() < SHAPES || self.reckoned() > SHAPES;
         is_unknown || self.shapes.contains(&shape) || self.stragglers.may_bring(now, shape)
     }
 
@@ -581,7 +597,7 @@ impl Relay {
         self.verdict = match (answer, &self.present) {
             (Answer::Data(data), Some(present)) => {
                 // Of one unit alone nothing tells when it is over but the time.
-                let late = self.late().max(1);
+                let late = self.reckoned().max(1);
                 let is_sure = self.is_shared && (late > 1 || self.is_slipping) && self.may_be_others();
                 // One that is late again and again is so without a word, once it is one answer
                 // late.
@@ -611,7 +627,7 @@ impl Relay {
     /// Whether it can be that to the request before.
     fn by_order(&mut self, now: Instant, answer: Answer<'_>) -> Trust {
         let Some(present) = self.present.as_ref() else { return Trust::Sure };
-        let late = self.late().max(1);
+        let late = self.reckoned().max(1);
         let is_same = self.times > late;
         // What is not known may have had any shape.
         let before = (late + 1).saturating_sub(self.times);
