@@ -259,7 +259,7 @@ pub enum DeviceCommand {
     /// Show a device; its key only with --key
     Show(DeviceShowArguments),
     /// Change the role, the label, the time until it is offline, the parent or the tags
-    Set(DeviceSetArguments),
+    Set(Box<DeviceSetArguments>),
     /// Let a disabled device in again
     Enable(DeviceNameArgument),
     /// Disable a device, and keep its keys; its sessions end at once

@@ -552,6 +552,7 @@ fn what_device_set_cannot_do_is_refused_with_the_way_out_and_changes_nothing() {
         assert!(!ran.err.contains("another-secret"), "{line}: {}", ran.err);
         ran.failed(status, &said);
         assert!(all() == before, "{line} changed something");
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub fn run(context: &Context, command: DeviceCommand) -> Result<(), CommandError
         DeviceCommand::Add(arguments) => add::run(context, *arguments),
         DeviceCommand::List(arguments) if arguments.key_age => change::key_age(context),
         DeviceCommand::List(_) => list(context),
-        DeviceCommand::Set(arguments) => set::run(context, arguments),
+        DeviceCommand::Set(arguments) => set::run(context, *arguments),
         DeviceCommand::Enable(DeviceNameArgument { id }) => change::enable(context, &id, true),
         DeviceCommand::Disable(DeviceNameArgument { id }) => change::enable(context, &id, false),
         DeviceCommand::Rekey(arguments) => change::rekey(context, arguments),
