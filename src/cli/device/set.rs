@@ -136,14 +136,18 @@ fn changed_certificate(
 fn refuse_secrets(arguments: &DeviceSetArguments) -> Result<(), CommandError> {
     let id = &arguments.id;
     let others = [
-        ("--psk", &arguments.psk, format!("device rekey {id} --psk")),
-        ("--psk-identity", &arguments.psk_identity, format!("device rekey {id} --psk --psk-identity TEXT")),
-        ("--password", &arguments.password, format!("device rekey {id} --password")),
-        ("--jwt-key", &arguments.jwt_key, format!("device key add {id} FILE")),
+        ("--psk", &arguments.psk, format!("`tombolo device rekey {id} --psk`")),
+        (
+            "--psk-identity",
+            &arguments.psk_identity,
+            format!("`tombolo device rekey {id} --psk --psk-identity TEXT`"),
+        ),
+        ("--password", &arguments.password, format!("`tombolo device rekey {id} --password`")),
+        ("--jwt-key", &arguments.jwt_key, format!("`tombolo device key add {id} FILE`")),
     ];
     match others.into_iter().find(|(_, value, _)| value.is_some()) {
         Some((option, _, command)) => Err(CommandError::Usage(format!(
-            "device set does not change keys: instead of {option} use `tombolo {command}`; nothing was changed"
+            "device set does not change keys: instead of {option} use {command}; nothing was changed"
         ))),
         None => Ok(()),
     }
