@@ -152,8 +152,8 @@ impl Gate {
         }
     }
 
-    /// The next device that has used its new PSK, in the order of use: the one before is to be taken
-    /// away.
+    /// The next device that has used its new PSK, in the order of use: the one before is to be
+    /// taken away.
     pub fn poll_next_psk_used(&mut self) -> Option<NextPskUsed> {
         self.next_psk_used.pop_front()
     }

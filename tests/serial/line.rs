@@ -135,7 +135,7 @@ fn a_talkative_line_of_which_its_quota_refuses_most_is_warned_about_with_the_key
     let check = || site.daemon.command(&["check", "--offline"]).1;
     let advice =
         "raise messages, bytes or burst in quota of [role.strict], or let the device send less often";
-    // A few that are refused are no news. What had used the quota up before the first of them counts.
+    // A few that are refused are no news. What used the quota up just before counts.
     assert!(devices.iter_mut().all(|device| device.say(b"\n1\n2\n3\n4\n5\n")));
     wait_for("two refusals", || site.ports()["one"]["refused"] == 2);
     assert!(!check().contains("its quota refused"), "{}", check());

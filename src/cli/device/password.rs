@@ -129,8 +129,8 @@ struct Reach {
     fits: bool,
 }
 
-/// The host and port for a TLS client: one that the gateway's certificate has, for a client verifies
-/// that (RFC 9525). Its DNS names are what its owner means clients to use; then come addresses.
+/// The host and port for a TLS client: one that the gateway's certificate has, for a client
+/// verifies that (RFC 9525). Its DNS names are what its owner means clients to use; then come addresses.
 fn reach(
     listen: &[SocketAddr],
     leaf: Option<&[u8]>,

@@ -136,10 +136,10 @@ impl Entry {
     /// The next PSK takes the place of the one before, with its date. Files before 1.7 do not have
     /// that: it is `today` then.
     ///
-    /// The file may have changed since the key was used. If the next PSK is another one by then, the
-    /// one that was used takes its place nevertheless, because it is what the device has, and the
-    /// newer one stays the next. If the PSK itself is another, the keys of that time were revoked:
-    /// nothing changes.
+    /// The file may have changed since the key was used. If the next PSK is another one by then,
+    /// the one that was used takes the place of the one before nevertheless, because it is what the
+    /// device has, and the newer one stays the next. If the PSK itself is another, the keys of that
+    /// time were revoked: nothing changes.
     pub fn promote_psk(&mut self, end: &OverlapEnd, today: Option<UnixTime>) -> Promoted {
         let Some(next) = self.device.next_psk.take() else { return Promoted::Nothing };
         let (used, since) = match end {
