@@ -603,6 +603,7 @@ mod tests {
 
     #[test]
     fn a_key_for_tokens_is_base64_of_der_or_pem_or_a_file() {
+        use rcgen::PublicKeyData as _;
         let pair = rcgen::KeyPair::generate().unwrap();
         let path = std::env::temp_dir().join(format!("tombolo-jwt-key-{}.pem", std::process::id()));
         std::fs::write(&path, pair.public_key_pem()).unwrap();
