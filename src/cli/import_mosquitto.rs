@@ -41,6 +41,10 @@ const FILE_MAX: u64 = 16 << 20;
 const RULES: &str = "30-mosquitto.toml";
 const DEVICES: &str = "mosquitto-devices.csv";
 
+/// The quota of each role: nothing that a client of mosquitto sent is to be refused, but one that
+/// runs wild must not take the CPU and the journal of all.
+const QUOTA: &str = "quota = { messages = 6000, bytes = \"64MiB\", per = \"1min\", burst = 1000 }";
+
 /// A line that has no counterpart.
 #[derive(Debug, PartialEq, Eq)]
 struct Unmapped {
@@ -295,13 +299,16 @@ impl Found {
     /// The file for `conf.d`. What is left out because of a deny line, and what of a bridge has no
     /// rule, is listed then.
     fn rules(&mut self) -> String {
-        let mut text = "# Made by `tombolo import mosquitto`: review it before it is used.\n".to_owned();
+        let mut text = "# Made by `tombolo import mosquitto`: review it before it is used.\n\
+                        # mosquitto had no quota. Each role has one here, for each device of it; raise it where that is too\n\
+                        # little. Without `quota` it is 60 messages a minute, 20 at once.\n"
+            .to_owned();
         let mut skipped = Vec::new();
         let mut bridged = bridge::Bridged::new(self);
         let roles = self.roles();
         for user in self.users.keys() {
             let role = quoted(&roles[user.as_str()]);
-            let _ = writeln!(text, "\n# {user}\n[role.{role}]");
+            let _ = writeln!(text, "\n# {user}\n[role.{role}]\n{QUOTA}");
             let own: Vec<&Access> = self
                 .access
                 .iter()
@@ -495,6 +502,9 @@ pub fn run(context: &Context, arguments: &ImportMosquittoArguments) -> Result<()
         return Ok(());
     }
     note(format_args!(
+        "mosquitto had no quota; each role of {RULES} has {QUOTA}: change it there where a device sends more"
+    ));
+    note(format_args!(
         "next: put {RULES} into conf.d, `{}`, then `{}`",
         context.hint("reload"),
         context.hint(&format!("device import {}", devices.display()))
@@ -629,6 +639,7 @@ mod tests {
         let mut found = found();
         let text = found.rules();
         for part in [
+            "[role.\"mosquitto-anna\"]\nquota = { messages = 6000, ",
             "[role.\"mosquitto-anna\".local-publish.acl-1]\ntopic = \"plant/+/temp\"\n",
             "[role.\"mosquitto-anna\".local-publish.acl-2]\ntopic = \"plant/9/#\"\ndeny = true\n",
             "[role.\"mosquitto-anna\".local-subscribe.acl-3]\ntopic = \"cmd/anna\"\n",

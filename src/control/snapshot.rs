@@ -925,7 +925,10 @@ pub struct DeviceState {
     pub delivered: u64,
     /// Readings that were acknowledged and not published, by a filter of their rule.
     pub filtered: u64,
-    /// Readings that were refused.
+    /// Messages to local clients that passed; they are no readings.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub local: u64,
+    /// Readings, and messages to local clients, that were refused.
     pub refused: u64,
     /// Of these, by reason; those that occurred.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -941,6 +944,9 @@ pub struct DeviceState {
     pub muted_s: Option<u64>,
     /// How often it was muted.
     pub mutes: u64,
+    /// The identity of its new PSK, if it has used it and the one before is not taken away yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_key_used: Option<String>,
     /// Of `unstored`: because its records had its share of the lane.
     pub over_share: u64,
     /// Handshakes and MQTT connects that were refused because it had too many in a minute.

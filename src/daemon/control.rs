@@ -51,7 +51,7 @@ use crate::clock::{UnixTime, WallClock};
 use crate::config::acl;
 use crate::config::io::Options;
 use crate::config::reload::Changes;
-use crate::config::scalar::did_you_mean;
+use crate::config::scalar::{did_you_mean, format_psk_identity};
 use crate::config::{ClockTrust, Finding, Level, Loaded, Settings};
 use crate::control::api::{
     AclQuestion, CertificateAction, ClockAction, Control, MailboxAction, RejectedAction, Reply, UpdateAction,
@@ -525,10 +525,9 @@ impl Desk {
 
     /// Devices that have used their new pre-shared key lose the one before.
     fn end_overlaps(&mut self, now: Instant, verdict: crate::proto::dtls::server::Clock) {
-        let directory = self.loaded.settings.paths.devices();
         let is_changed = {
             let gate = &mut self.shared.hub.borrow_mut().pipeline.gate;
-            self.rekeying.care(now, verdict, gate, directory)
+            self.rekeying.care(now, verdict, gate, &self.loaded)
         };
         if is_changed {
             self.begin_reload(None);
@@ -992,7 +991,12 @@ impl Control for Desk {
         let hub = &mut *self.shared.hub.borrow_mut();
         hub.begin();
         let (standings, journal) = (self.ports.standings(), &mut *self.journal.borrow_mut());
-        device_status::page(hub, &self.deliveries, &standings, journal, Instant::now(), device, after)
+        let mut page =
+            device_status::page(hub, &self.deliveries, &standings, journal, Instant::now(), device, after)?;
+        for state in &mut page.devices {
+            state.new_key_used = self.rekeying.used(&hub.pipeline.gate, &state.id).map(format_psk_identity);
+        }
+        Ok(page)
     }
 
     fn known_device(&mut self, device: &str) -> Result<(), Failure> {

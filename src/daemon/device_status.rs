@@ -145,7 +145,9 @@ pub fn limited(gate: &Gate, now: Instant) -> LimitedDevices {
                 seconds,
             });
         };
-        if let Some((count, of, ago)) = limited.over_quota(now, view.accepted + view.filtered) {
+        if let Some((count, of, ago)) =
+            limited.over_quota(now, view.accepted + view.filtered + u64::from(view.local))
+        {
             add(OVER_QUOTA, (count, of), ago.as_secs());
         }
         if let Some(left) = limited.muted_for(now) {
@@ -233,6 +235,7 @@ fn show(
         unstored: view.unstored.into(),
         delivered,
         filtered: view.filtered,
+        local: view.local.into(),
         refused: view.refused.total(),
         refused_reasons: reasons
             .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))
@@ -258,6 +261,7 @@ fn show(
         over_share: view.limited.map_or(0, |limited| limited.over_share.count.into()),
         too_often: view.limited.map_or(0, |limited| limited.too_often.count.into()),
         lanes: BTreeMap::new(),
+        new_key_used: None,
         served: served_status::of_device(&hub.commands, now, view),
     }
 }

@@ -5,26 +5,32 @@
 //! its sessions of the key before are closed then. If the file cannot be written, both keys stay
 //! in use, which is a problem in `status`, and it is tried again every minute.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use crate::config::Loaded;
 use crate::config::registry::io::promote_psk;
-use crate::gate::Gate;
+use crate::config::registry::{OverlapEnd, Promoted};
+use crate::gate::{Gate, NextPsk, NextPskUsed};
 use crate::message::Name;
 use crate::proto::dtls::server::Clock;
 
 /// How often the ends are looked at, and a write that failed is tried again.
 const EVERY: Duration = Duration::from_secs(60);
 
+/// Devices whose file is to be written, and why.
+type Due = BTreeMap<Name, OverlapEnd>;
+
 /// What is under way.
 #[derive(Default)]
 pub struct Rekeying {
-    /// Devices whose file is to be written.
-    due: BTreeSet<Name>,
+    /// What is to be written as soon as nothing else is.
+    due: Due,
+    /// What failed, and waits for the next minute.
+    failed: Due,
     looked_at: Option<Instant>,
-    writing: Option<Receiver<Written>>,
+    writing: Option<(Due, Receiver<Written>)>,
     failing: Option<String>,
 }
 
@@ -36,40 +42,32 @@ struct Written {
 
 impl Rekeying {
     /// Once a second. Returns whether a reload is to take up changed files.
-    pub fn care(&mut self, now: Instant, clock: Clock, gate: &mut Gate, directory: PathBuf) -> bool {
-        let mut is_changed = false;
-        if let Some(written) = self.writing.as_ref().and_then(|writing| writing.try_recv().ok()) {
-            self.writing = None;
-            is_changed = written.is_changed;
-            let failing = written.failed.first().map(|(id, why)| {
-                format!("device {id}: the key before the new one is still taken: {why}; it is tried again")
-            });
-            if let Some(text) = failing.as_ref().filter(|text| self.failing.as_ref() != Some(text)) {
-                log::error!("{text}");
-            }
-            self.failing = failing;
-            self.due.extend(written.failed.into_iter().map(|(id, _)| id));
+    pub fn care(&mut self, now: Instant, clock: Clock, gate: &mut Gate, loaded: &Loaded) -> bool {
+        let is_changed = self.look_at_written();
+        while let Some(used) = gate.poll_next_psk_used() {
+            self.note_used(used, loaded);
         }
-        let mut is_new = false;
-        while let Some(id) = gate.poll_next_psk_used() {
-            log::info!(device = id.as_str(), key = "psk", audit = "new-key-used"; "a new key was used for the first time");
-            is_new |= self.due.insert(id);
-        }
-        let is_time = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= EVERY);
-        if is_time {
+        if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= EVERY) {
             self.looked_at = Some(now);
-            self.due.extend(gate.overlaps().filter(|(_, end)| *end <= clock.time).map(|(id, _)| id.clone()));
+            for (id, end) in std::mem::take(&mut self.failed) {
+                self.due.entry(id).or_insert(end);
+            }
+            let over = gate.overlaps().filter(|(_, until)| *until <= clock.time);
+            for (id, _) in over {
+                self.due.entry(id.clone()).or_insert(OverlapEnd::Over { now: clock.time });
+            }
         }
-        if self.writing.is_none() && !self.due.is_empty() && (is_new || is_time) {
-            let ids = std::mem::take(&mut self.due);
+        if self.writing.is_none() && !self.due.is_empty() {
+            let due = std::mem::take(&mut self.due);
             let (sender, receiver) = channel();
+            let (directory, to_write) = (loaded.settings.paths.devices(), due.clone());
             tokio::task::spawn_blocking(move || {
                 let mut written = Written { is_changed: false, failed: Vec::new() };
-                for id in ids {
-                    match promote_psk(&directory, id.as_str()) {
-                        Ok(changed) => {
-                            written.is_changed |= changed;
-                            log::info!(device = id.as_str(); "its new pre-shared key has replaced the one before");
+                for (id, end) in to_write {
+                    match promote_psk(&directory, id.as_str(), &end) {
+                        Ok(promoted) => {
+                            written.is_changed |= promoted != Promoted::Nothing;
+                            tell(&id, promoted);
                         }
                         Err(finding) => written.failed.push((id, finding.message)),
                     }
@@ -77,13 +75,86 @@ impl Rekeying {
                 // Nobody waits at the stop.
                 let _ = sender.send(written);
             });
-            self.writing = Some(receiver);
+            self.writing = Some((due, receiver));
         }
         is_changed
+    }
+
+    /// Takes up what became of the files. Returns whether one was changed.
+    fn look_at_written(&mut self) -> bool {
+        let Some((_, writing)) = &self.writing else { return false };
+        let Ok(written) = writing.try_recv() else { return false };
+        let (mut due, _) = self.writing.take().unzip();
+        let failing = written.failed.first().map(|(id, why)| {
+            format!("device {id}: the key before the new one is still taken: {why}; it is tried again")
+        });
+        if let Some(text) = failing.as_ref().filter(|text| self.failing.as_ref() != Some(text)) {
+            log::error!("{text}");
+        }
+        // One that failed before waits for the next minute.
+        let before = self.failing.take().filter(|_| !self.failed.is_empty());
+        self.failing = failing.or(before);
+        for (id, _) in written.failed {
+            if let Some(end) = due.as_mut().and_then(|due| due.remove(&id)) {
+                self.failed.insert(id, end);
+            }
+        }
+        written.is_changed
+    }
+
+    fn note_used(&mut self, event: NextPskUsed, loaded: &Loaded) {
+        let NextPskUsed { id, used, before } = event;
+        // A client that comes again and again is no news.
+        if self.ends(&id).any(|end| matches!(end, OverlapEnd::Used { used: known, .. } if *known == used)) {
+            return;
+        }
+        log::info!(device = id.as_str(), key = "psk", audit = "new-key-used"; "a new key was used for the first time");
+        let entry = loaded.registry.entry(id.as_str());
+        let is_it = |next: &NextPsk| next.psk == used;
+        let since = entry
+            .filter(|entry| entry.device.next_psk.as_deref().is_some_and(is_it))
+            .and_then(|entry| entry.next_psk_since);
+        self.failed.remove(&id);
+        self.due.insert(id, OverlapEnd::Used { used, before, since });
+    }
+
+    /// What is to be done, or is being done, for a device; the newest first.
+    fn ends<'s>(&'s self, id: &Name) -> impl Iterator<Item = &'s OverlapEnd> {
+        let writing = self.writing.as_ref().and_then(|(due, _)| due.get(id));
+        self.due.get(id).into_iter().chain(self.failed.get(id)).chain(writing)
+    }
+
+    /// The identity of the new key that a device has used, while its file is not written yet.
+    pub fn used<'r>(&'r self, gate: &'r Gate, id: &str) -> Option<&'r [u8]> {
+        let name = Name::parse(id).ok()?;
+        let pending = self.ends(&name).find_map(|end| match end {
+            OverlapEnd::Used { used, .. } => Some(used),
+            OverlapEnd::Over { .. } => None,
+        });
+        gate.next_psk_used(id).or(pending).map(|psk| psk.identity.as_slice())
     }
 
     /// Why a key stays in use.
     pub fn problem(&self) -> Option<&str> {
         self.failing.as_deref()
+    }
+}
+
+/// Logs what became of a device's keys.
+fn tell(id: &Name, promoted: Promoted) {
+    let device = id.as_str();
+    match promoted {
+        Promoted::Nothing => {}
+        Promoted::Next => log::info!(device; "its new pre-shared key has replaced the one before"),
+        Promoted::NewerKept => log::info!(
+            device;
+            "the new pre-shared key that it has used has replaced the one before; one that was made meanwhile is taken \
+             beside it"
+        ),
+        Promoted::NewerDropped => log::warn!(
+            device;
+            "the new pre-shared key that it has used has replaced the one before; one that was made meanwhile with the \
+             same identity is not taken: make another one with `tombolo device rekey {device} --psk --overlap 7d`"
+        ),
     }
 }

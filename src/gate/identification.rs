@@ -31,7 +31,7 @@ use super::plan::Plan;
 use super::proof::{Ambiguous, Holder, issued_by};
 use super::quota::Bucket;
 use super::roll::Roll;
-use super::settings;
+use super::settings::{self, Device, Psk};
 use super::stage::DeviceIndex;
 use crate::clock::UnixTime;
 use crate::message::Name;
@@ -102,6 +102,17 @@ impl fmt::Display for Unidentified {
 
 impl std::error::Error for Unidentified {}
 
+/// A device has used its new PSK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextPskUsed {
+    /// The device.
+    pub id: Name,
+    /// The PSK that it has used.
+    pub used: Psk,
+    /// The one that was in use beside it.
+    pub before: Option<Psk>,
+}
+
 /// The result of looking up credentials.
 enum Found {
     Device(DeviceIndex),
@@ -129,16 +140,27 @@ impl Gate {
     fn note_next_psk(&mut self, device: DeviceIndex, peer: &PeerIdentity) {
         if let PeerIdentity::Psk(identity) = peer
             && let Some(entry) = self.devices.entry(device)
-            && entry.described.next_psk.as_ref().is_some_and(|next| *next.psk.identity == **identity)
-            && !self.next_psk_used.contains(&entry.described.id)
+            && let Some(next) = entry.described.next_psk.as_ref()
+            && *next.psk.identity == **identity
         {
-            self.next_psk_used.push(entry.described.id.clone());
+            let Device { id, psk, .. } = &*entry.described;
+            let used = NextPskUsed { id: id.clone(), used: next.psk.clone(), before: psk.clone() };
+            if !self.next_psk_used.contains(&used) {
+                // At most one for each key that the device had, which take a reload each.
+                self.next_psk_used.push_back(used);
+            }
         }
     }
 
-    /// The next device that has used its new PSK: the one before is to be taken away.
-    pub fn poll_next_psk_used(&mut self) -> Option<Name> {
-        self.next_psk_used.pop()
+    /// The next device that has used its new PSK, in the order of use: the one before is to be
+    /// taken away.
+    pub fn poll_next_psk_used(&mut self) -> Option<NextPskUsed> {
+        self.next_psk_used.pop_front()
+    }
+
+    /// The new PSK that a device has used, if that was not polled yet.
+    pub fn next_psk_used(&self, id: &str) -> Option<&Psk> {
+        self.next_psk_used.iter().rev().find(|used| used.id.as_str() == id).map(|used| &used.used)
     }
 
     /// Devices with two PSKs, and until when. The cost is proportional to the number of devices.

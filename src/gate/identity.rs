@@ -18,7 +18,7 @@ use super::last_refusal::LastRefusal;
 use super::limited::Limited;
 use super::presence::Presence;
 use super::proof::{Proofs, has_credential};
-use super::quota::Bucket;
+use super::quota::{Bucket, Rate};
 use super::settings::{self, Device, SharedDevice, Withheld};
 use super::stage::{DeviceIndex, Identified, Received, Refusal, Refused};
 use crate::message::Name;
@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) filtering: u64,
     /// Readings that passed and that the journal did not take.
     pub(super) unstored: u32,
+    /// Messages to local clients that passed; saturates.
+    pub(super) local: u32,
     pub(super) last_filtered: Option<Box<LastFiltered>>,
     pub(super) last_refusal: Option<Box<LastRefusal>>,
     /// What held it back, if something did.
@@ -109,6 +111,7 @@ impl State {
             remembered: None,
             filtering: 0,
             unstored: 0,
+            local: 0,
             last_filtered: None,
             last_refusal: None,
             limited: None,
@@ -122,15 +125,32 @@ impl State {
         self.last_filtered.get_or_insert_with(|| Box::new(LastFiltered::new(now))).replace(now, filtered);
     }
 
-    /// Keeps a refusal, for the user to see.
+    /// What has passed and used the quota: readings, and messages to local clients.
+    pub(super) fn passed(&self) -> u64 {
+        self.accepted + self.filtered + u64::from(self.local)
+    }
+
+    /// Keeps a refusal by the limits or rules of a role, for the user to see.
+    pub(super) fn note_refusal_of(
+        &mut self,
+        now: Instant,
+        path: &str,
+        refusal: &Refusal,
+        rule: Option<&Name>,
+        rate: &Rate,
+    ) {
+        if matches!(refusal, Refusal::OverQuota { .. }) {
+            let (passed, lately) = (self.passed(), self.bucket.taken(rate));
+            self.limited.get_or_insert_default().note_over_quota(now, passed, lately);
+        }
+        self.note_refusal(now, path, refusal, rule);
+    }
+
+    /// Keeps another refusal, for the user to see.
     pub(super) fn note_refusal(&mut self, now: Instant, path: &str, refusal: &Refusal, rule: Option<&Name>) {
         match &mut self.last_refusal {
             Some(last) => last.replace(now, path, refusal, rule),
             empty => *empty = Some(Box::new(LastRefusal::new(now, path, refusal, rule))),
-        }
-        if matches!(refusal, Refusal::OverQuota { .. }) {
-            let passed = self.accepted + self.filtered;
-            self.limited.get_or_insert_default().note_over_quota(now, passed);
         }
     }
 }

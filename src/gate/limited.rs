@@ -82,9 +82,11 @@ struct Mute {
 }
 
 impl Excess {
-    fn count(&mut self, now: Instant, passed: u64) {
+    fn count(&mut self, now: Instant, passed: u64, lately: u64) {
         let old = |at: Option<Instant>, span| at.is_none_or(|at| now.saturating_duration_since(at) >= span);
         if old(self.last, RECENT) {
+            // What has used the quota up just before belongs to it.
+            let passed = passed.saturating_sub(lately);
             *self = Excess { since: Some(now), passed, ..Excess::default() };
         } else if old(self.since, RECENT) {
             let own = passed.saturating_sub(self.passed);
@@ -127,10 +129,10 @@ impl Limited {
         self.mute.count
     }
 
-    /// A reading was over quota, whether or not its device is told, when `passed` readings of the
-    /// device had passed.
-    pub(super) fn note_over_quota(&mut self, now: Instant, passed: u64) {
-        self.excess.count(now, passed);
+    /// A reading or a message to local clients was over quota, whether or not its device is told,
+    /// when `passed` of the device had passed, `lately` of them just before.
+    pub(super) fn note_over_quota(&mut self, now: Instant, passed: u64, lately: u64) {
+        self.excess.count(now, passed, lately);
     }
 
     /// Whether its quota refuses most of what it sends, now that `passed` readings of it have
@@ -287,7 +289,7 @@ mod tests {
         // Each second one passes and four are refused.
         for second in 0..2_000 {
             passed += 1;
-            (0..4).for_each(|_| limited.note_over_quota(now, passed));
+            (0..4).for_each(|_| limited.note_over_quota(now, passed, 0));
             assert_eq!(limited.over_quota(now, passed).is_some(), second >= 2, "{second}");
             now += S;
         }
@@ -301,14 +303,19 @@ mod tests {
         // Later only a few are refused.
         for _ in 0..50 {
             now += RECENT;
-            limited.note_over_quota(now, passed);
+            limited.note_over_quota(now, passed, 0);
             assert_eq!(limited.over_quota(now, passed), None);
         }
         // Another quota, another count.
-        (0..20).for_each(|_| limited.note_over_quota(now, passed));
+        (0..20).for_each(|_| limited.note_over_quota(now, passed, 0));
         assert!(limited.over_quota(now, passed).is_some() && now > begun);
         limited.pardon();
         assert_eq!(limited.over_quota(now, passed), None);
+        // A burst passed, and some more came than the quota has.
+        (0..20).for_each(|_| limited.note_over_quota(now, passed, 20));
+        assert_eq!(limited.over_quota(now, passed), None);
+        limited.note_over_quota(now, passed, 20);
+        assert_eq!(limited.over_quota(now, passed), Some((21, 41, Duration::ZERO)));
     }
 
     #[test]

@@ -24,6 +24,7 @@
 //! It is pure: time is an argument and nothing is logged. [`Gate::admit`] does not allocate. The
 //! user documentation is docs/mapping.md.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 mod cbor_member;
@@ -61,7 +62,7 @@ pub mod template;
 pub mod usage;
 
 pub use explain::{Explanation, Supposed};
-pub use identification::Unidentified;
+pub use identification::{NextPskUsed, Unidentified};
 pub use identity::Gone;
 pub use last_filtered::LastFiltered;
 pub use last_refusal::{LastRefusal, PATH_KEPT};
@@ -98,7 +99,7 @@ pub struct Gate {
     /// Incremented when a device of a fleet is added or may have been removed.
     fleet_revision: u64,
     /// Devices that have used their new PSK.
-    next_psk_used: Vec<Name>,
+    next_psk_used: VecDeque<NextPskUsed>,
     /// Buffer for the topic of the current reading; never grows.
     topic: String,
     /// Numbers the readings that filters measure against.
@@ -150,6 +151,8 @@ pub struct DeviceView<'a> {
     pub accepted_bytes: u64,
     /// Of these, readings that the journal did not take.
     pub unstored: u32,
+    /// Messages to local clients that passed; they are no readings, and saturate.
+    pub local: u32,
     /// Readings that were acknowledged and not published.
     pub filtered: u64,
     /// Readings that were refused.
@@ -185,7 +188,7 @@ impl Gate {
             proofs: Proofs::default(),
             presence: Queue::default(),
             fleet_revision: 0,
-            next_psk_used: Vec::new(),
+            next_psk_used: VecDeque::new(),
             topic: String::with_capacity(TOPIC_MAX),
             next_number: 0,
             totals: Totals::default(),
@@ -351,6 +354,7 @@ impl Gate {
             accepted_bytes: entry.state.accepted_bytes,
             unstored: entry.state.unstored,
             filtered: entry.state.filtered,
+            local: entry.state.local,
             refused: &entry.state.refused,
             last_filtered: entry.state.last_filtered.as_deref(),
             last_refusal: entry.state.last_refusal.as_deref(),
@@ -433,7 +437,8 @@ impl Gate {
             Ok(mapped) => mapped,
             Err(refusal) => {
                 state.refused.count(refusal.reason());
-                state.note_refusal(now, received.path.as_str(), &refusal, role.deciding(received.path, tags));
+                let rule = role.deciding(received.path, tags);
+                state.note_refusal_of(now, received.path.as_str(), &refusal, rule, &role.rate);
                 totals.refused.count(refusal.reason());
                 return Err(refusal);
             }
@@ -508,8 +513,8 @@ impl Gate {
 
     /// Decides whether a message to local clients is within the limits of its device, and takes its
     /// tokens if it is. The rule that allows it, and whether there is `room` for it, is the
-    /// southbound side's. It does not count as a reading; a refusal is counted. The device counts
-    /// as active.
+    /// southbound side's. It is counted, but not as a reading, and so is a refusal. The device
+    /// counts as active.
     ///
     /// # Errors
     /// [`Refusal`]
@@ -540,10 +545,11 @@ impl Gate {
             refusal
         } else {
             state.bucket.take(&role.rate, bytes);
+            state.local = state.local.saturating_add(1);
             return Ok(());
         };
         state.refused.count(refusal.reason());
-        state.note_refusal(now, topic, &refusal, None);
+        state.note_refusal_of(now, topic, &refusal, None, &role.rate);
         totals.refused.count(refusal.reason());
         Err(refusal)
     }
@@ -608,7 +614,7 @@ impl Gate {
     pub fn note_over_quota(&mut self, now: Instant, device: DeviceIndex, refusal: Refusal) -> Refusal {
         let Refusal::OverQuota { retry_after_s } = refusal else { return refusal };
         let Some(entry) = self.devices.entry_mut(device) else { return refusal };
-        let passed = entry.state.accepted + entry.state.filtered;
+        let passed = entry.state.passed();
         let limited = entry.state.limited.get_or_insert_default();
         match limited.handle_over_quota(now, retry_after_s, passed) {
             Some(retry_after_s) => Refusal::OverQuota { retry_after_s },

@@ -132,6 +132,13 @@ impl Bucket {
         self.bytes = self.bytes.saturating_add(rate.cost(bytes)).min(rate.bytes_full);
     }
 
+    /// Messages that have passed so lately that their tokens are not there again, as of the last
+    /// check.
+    pub(super) fn taken(&self, rate: &Rate) -> u64 {
+        let taken = rate.messages_full.saturating_sub(self.messages) / u128::from(rate.token);
+        u64::try_from(taken).unwrap_or(u64::MAX)
+    }
+
     /// The whole messages and bytes that could pass at `now`.
     pub(super) fn left(mut self, rate: &Rate, now: Instant) -> (u32, u64) {
         self.refill(rate, now);

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use tombolo::clock::UnixTime;
 use tombolo::config::registry::io::{add, change, check_import, import, promote_psk};
+use tombolo::config::registry::{OverlapEnd, Promoted};
 use tombolo::gate::{Device, NextPsk, Psk};
 use zeroize::Zeroizing;
 
@@ -63,11 +65,61 @@ fn the_next_key_is_another_identity_of_the_device_until_it_takes_the_place_of_th
     let refused = add(&folder.load(), &device("b", "a.2")).unwrap_err();
     assert!(refused.message.contains("device a has the same PSK identity"), "{refused}");
     let directory = folder.load().settings.paths.devices();
-    assert!(promote_psk(&directory, "a").unwrap());
-    assert!(!promote_psk(&directory, "a").unwrap(), "once");
+    let used = OverlapEnd::Used { used: next(), before: device("a", "a").psk, since: None };
+    let early = OverlapEnd::Over { now: UnixTime::from_secs(3_999_999_999) };
+    assert_eq!(promote_psk(&directory, "a", &early), Ok(Promoted::Nothing), "its time is not over");
+    assert_eq!(promote_psk(&directory, "a", &used), Ok(Promoted::Next));
+    assert_eq!(promote_psk(&directory, "a", &used), Ok(Promoted::Nothing), "once");
     let device = folder.load().registry.entry("a").unwrap().device.clone();
     assert_eq!((&device.psk, &device.next_psk), (&Some(next()), &None));
-    assert!(promote_psk(&directory, "b").is_err());
+    assert_eq!(promote_psk(&directory, "b", &used), Ok(Promoted::Nothing), "it was removed meanwhile");
+    fs::write(directory.join("b.toml"), "no device").unwrap();
+    assert!(promote_psk(&directory, "b", &used).is_err());
+}
+
+#[test]
+fn the_key_that_was_used_takes_the_place_of_the_first_and_no_other_that_was_made_meanwhile() {
+    let folder = Folder::new("used");
+    folder.write("tombolo.toml", MAIN);
+    let psk = |identity: &str, key: &str| Psk {
+        identity: identity.as_bytes().to_vec(),
+        key: Zeroizing::new(key.as_bytes().to_vec()),
+    };
+    let until = UnixTime::from_secs(4_000_000_000);
+    let (second, third) = (psk("a.2", "second-key-012345"), psk("a.3", "third-key-0123456"));
+    let same = psk("a.2", "third-key-0123456");
+    let other = psk("a", "revoked-all-01234");
+    add(&folder.load(), &device("a", "a")).unwrap();
+    let first = folder.load().registry.entry("a").unwrap().device.psk.clone();
+    let directory = folder.load().settings.paths.devices();
+    let since = Some(UnixTime::from_secs(1_738_368_000));
+    let used = OverlapEnd::Used { used: second.clone(), before: first.clone(), since };
+    // What is in the file when the use of the second key is written: the key, the next one; what
+    // becomes of it.
+    for (psk, next, becomes, key, then) in [
+        (first.clone(), &second, Promoted::Next, Some(second.clone()), None),
+        (first.clone(), &third, Promoted::NewerKept, Some(second.clone()), Some(&third)),
+        // Two keys of one identity cannot be told apart: the one that the device has stays.
+        (first.clone(), &same, Promoted::NewerDropped, Some(second.clone()), None),
+        (Some(second.clone()), &third, Promoted::Nothing, Some(second.clone()), Some(&third)),
+        // All keys of before were revoked: none comes back.
+        (Some(other.clone()), &third, Promoted::Nothing, Some(other), Some(&third)),
+    ] {
+        change(&folder.load(), "a", |entry| {
+            (entry.device.psk, entry.psk_since, entry.next_psk_since) = (psk, None, None);
+            entry.device.next_psk = Some(Box::new(NextPsk { psk: next.clone(), until }));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(promote_psk(&directory, "a", &used), Ok(becomes));
+        let loaded = folder.load();
+        let entry = loaded.registry.entry("a").unwrap();
+        assert!(entry.device.psk == key, "{becomes:?}");
+        assert_eq!(entry.device.next_psk.as_ref().map(|next| &next.psk), then, "{becomes:?}");
+        if matches!(becomes, Promoted::NewerKept | Promoted::NewerDropped) {
+            assert_eq!(entry.psk_since, since, "the date of the key that was used");
+        }
+    }
 }
 
 #[test]
@@ -92,7 +144,8 @@ fn the_age_of_a_key_is_that_of_the_key_that_is_in_use() {
     })
     .unwrap();
     assert!(is_old(&fs::read_to_string(&file).unwrap()));
-    assert!(promote_psk(&folder.load().settings.paths.devices(), "a").unwrap());
+    let end = OverlapEnd::Over { now: until };
+    assert_eq!(promote_psk(&folder.load().settings.paths.devices(), "a", &end), Ok(Promoted::Next));
     let since = folder.load().registry.entry("a").unwrap().psk_since;
     assert!(since.is_some_and(|since| since > old), "{since:?}");
 }

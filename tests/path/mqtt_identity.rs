@@ -281,6 +281,37 @@ fn a_new_key_is_taken_beside_the_one_before_until_it_is_used() {
 }
 
 #[test]
+fn a_new_key_that_was_used_stays_though_another_one_is_made_before_the_file_is_written() {
+    let site = Site::new("rekey-twice", "");
+    run(&site, &["device", "add", "sleeper", "--role", "sensor", "--psk", &format!("text:{KEY}")]);
+    run(&site, &["device", "rekey", "sleeper", "--psk", "text:another-key-12345", "--overlap", "7d"]);
+    let coaps = site.daemon.coaps;
+    let connects = |identity: &str, key: &str| Device::connect(coaps, Config::psk(identity, key)).is_some();
+    assert!(connects("sleeper.2", "another-key-12345"));
+    // At once, as a script does.
+    let text =
+        run(&site, &["device", "rekey", "sleeper", "--psk", "text:a-third-key-12345", "--overlap", "7d"]);
+    assert!(!text.contains("not used yet"), "{text}");
+    let file = site.folder.join("state/devices/sleeper.toml");
+    let text = || std::fs::read_to_string(&file).expect("a file");
+    wait_for("the key before to go", || !text().contains(KEY));
+    assert!(
+        text().contains("psk-identity = \"sleeper.2\"") && text().contains("a-third-key-12345"),
+        "{}",
+        text()
+    );
+    // The device has this one; a daemon that reads its files again says the same.
+    run(&site, &["reload"]);
+    wait_for("the key that the device has", || connects("sleeper.2", "another-key-12345"));
+    let next = text();
+    let (_, next) = next.split_once("next-psk-identity = \"").expect("a next identity");
+    let (next, _) = next.split_once('"').expect("its end");
+    assert!(connects(next, "a-third-key-12345"), "{next}");
+    wait_for("the second one to go", || !text().contains("another-key-12345"));
+    wait_for("its refusal", || !connects("sleeper.2", "another-key-12345"));
+}
+
+#[test]
 fn a_changed_credential_ends_the_sessions_that_it_proved_and_no_other_of_the_device() {
     let site = site("mqtt-several", |folder, _| {
         folder.write("both.psk", format!("text:{KEY}"));

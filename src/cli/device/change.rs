@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::add;
 use super::token_key::{check_until, key_entry, public};
-use super::{Told, password, tell, tell_withdrawn, withdraw, without_level};
+use super::{Told, password, running, tell, tell_withdrawn, withdraw, without_level};
 use crate::cli::args::{
     DeviceKeyAddArguments, DeviceKeyCommand, DeviceKeyRemoveArguments, DeviceRekeyArguments,
 };
@@ -15,10 +15,12 @@ use crate::cli::{Context, note};
 use crate::clock::UnixTime;
 use crate::config::Loaded;
 use crate::config::certificate::format_key_hash;
-use crate::config::registry::Entry;
 use crate::config::registry::credentials::format_time;
 use crate::config::registry::io::{change, today};
+use crate::config::registry::{Entry, OverlapEnd, Promoted};
 use crate::config::scalar::{PSK_IDENTITY_MAX, format_psk_identity, parse_psk_identity};
+use crate::control::io::client::ClientError;
+use crate::control::protocol::{Code, Failure};
 use crate::gate::jwt::{JwtKey, KEYS_MAX};
 use crate::gate::settings::{Device, NextPsk, Psk, SharedDevice};
 
@@ -99,8 +101,14 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         None => None,
         Some(overlap) => Some(until(overlap)?),
     };
-    let (mut unused, mut is_first) = (None, false);
+    let has_next = loaded.registry.entry(&id).is_some_and(|entry| entry.device.next_psk.is_some());
+    let used = if has_next { used_next(context, &id) } else { NextUse::Not };
+    let (mut waiting, mut is_first) = (None, false);
     let (device, told) = apply(context, &loaded, &id, |entry| {
+        waiting = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
+        if until.is_some() {
+            used.promote(entry);
+        }
         let before = match (&entry.device.psk, until) {
             (Some(before), _) => before.clone(),
             // A first key of a device that is known by something else.
@@ -113,15 +121,24 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
             }
         };
         is_first = entry.device.psk.is_none();
-        unused = entry.device.next_psk.as_ref().map(|next| format_psk_identity(&next.psk.identity));
         let Some(until) = until else {
             let psk = Psk { identity: identity.unwrap_or(before.identity), key };
             entry.replace_psk(psk, today());
             return Ok(());
         };
-        let identity = identity.unwrap_or_else(|| second(&id, &before.identity));
+        let waits = entry.device.next_psk.as_ref().map(|next| next.psk.identity.clone());
+        let identity = identity
+            .unwrap_or_else(|| another(&id, &[&before.identity[..], waits.as_deref().unwrap_or_default()]));
         if identity == before.identity {
             return Err("two keys need two identities: --psk-identity names the new one's".to_owned());
+        }
+        // The device may use the one that waits while this is written.
+        if Some(&identity) == waits.as_ref() {
+            return Err(format!(
+                "has a new key with the identity {} already, which waits to be used: give another one with \
+                 --psk-identity, or none, or leave out --overlap to end both",
+                format_psk_identity(&identity)
+            ));
         }
         entry.add_psk(NextPsk { psk: Psk { identity, key }, until }, today());
         Ok(())
@@ -132,10 +149,10 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
         next_psk: None,
         ..Device::clone(&device)
     };
-    if let Some(identity) = unused {
-        note(format_args!(
-            "{id} had another new key, identity {identity}, which was not used yet: that one is not taken any more"
-        ));
+    if let Some(identity) = waiting {
+        // It may have been used while the file was written.
+        let used = if matches!(used, NextUse::Not) { used_next(context, &id) } else { used };
+        note(said_of_waiting(&id, &identity, used, until.is_some()));
     }
     let short = shown.psk.as_ref().and_then(|psk| add::short(psk.key.len(), add::OPTION_MAKES));
     short.into_iter().for_each(note);
@@ -161,10 +178,63 @@ pub(super) fn rekey(context: &Context, arguments: DeviceRekeyArguments) -> Resul
     )?)
 }
 
-/// The identity of a second key.
-fn second(id: &str, before: &[u8]) -> Vec<u8> {
-    let second = format!("{id}.2").into_bytes();
-    if second == before { id.as_bytes().to_vec() } else { second }
+/// Whether a device has used its next key, by the running daemon: the file is written a moment
+/// later.
+enum NextUse {
+    /// It has used the one with this identity.
+    Used(String),
+    Not,
+    /// Why that is not known.
+    Unknown(String),
+}
+
+impl NextUse {
+    /// If the next key was used, it takes the place of the one before: the daemon is about to write
+    /// the same.
+    fn promote(&self, entry: &mut Entry) {
+        let (Some(next), NextUse::Used(used)) = (&entry.device.next_psk, self) else { return };
+        if format_psk_identity(&next.psk.identity) == *used {
+            let (used, before) = (next.psk.clone(), entry.device.psk.clone());
+            let _: Promoted = entry.promote_psk(&OverlapEnd::Used { used, before, since: None }, today());
+        }
+    }
+}
+
+fn used_next(context: &Context, id: &str) -> NextUse {
+    match running::ask(context, Some(id)) {
+        Ok(devices) => match devices.get(id).and_then(|state| state.new_key_used.clone()) {
+            Some(identity) => NextUse::Used(identity),
+            None => NextUse::Not,
+        },
+        // Disabled, for example.
+        Err(ClientError::Failed(Failure { code: Code::NotFound, .. })) => NextUse::Not,
+        Err(ClientError::NotRunning { .. }) => NextUse::Unknown("tombolo is not running".to_owned()),
+        Err(error) => NextUse::Unknown(error.to_string()),
+    }
+}
+
+/// What becomes of the next key that a device had. `is_overlap`: another one takes its place as the
+/// next one.
+fn said_of_waiting(id: &str, identity: &str, used: NextUse, is_overlap: bool) -> String {
+    let another = format!("{id} had another new key, identity {identity}");
+    let not_taken = "that one is not taken any more";
+    match used {
+        NextUse::Used(used) if used == identity && is_overlap => {
+            format!("{id} has used the new key that it had, identity {identity}: that is the one before now")
+        }
+        NextUse::Used(used) if used == identity => format!("{another}, which it has used: {not_taken}"),
+        NextUse::Used(_) | NextUse::Not => format!("{another}, which was not used yet: {not_taken}"),
+        NextUse::Unknown(why) => {
+            format!("{another}, which was not used yet as far as its file says ({why}): {not_taken}")
+        }
+    }
+}
+
+/// The identity of another key than those.
+fn another(id: &str, taken: &[&[u8]]) -> Vec<u8> {
+    let candidates = [format!("{id}.2"), id.to_owned(), format!("{id}.3")];
+    let free = candidates.iter().find(|candidate| !taken.contains(&candidate.as_bytes()));
+    free.unwrap_or(&candidates[0]).clone().into_bytes()
 }
 
 fn until(overlap: std::time::Duration) -> Result<UnixTime, CommandError> {

@@ -133,7 +133,7 @@ fn shown(ip: IpAddr) -> String {
 
 /// The address by which this machine reaches others, and most likely is reached: that of the route
 /// to a documentation address. Nothing is sent.
-fn own_address() -> Option<IpAddr> {
+pub(super) fn own_address() -> Option<IpAddr> {
     let by = |from: &str, to: &str| {
         let socket = std::net::UdpSocket::bind(from).ok()?;
         socket.connect(to).ok()?;
@@ -142,7 +142,7 @@ fn own_address() -> Option<IpAddr> {
     by("0.0.0.0:0", "192.0.2.1:9").or_else(|| by("[::]:0", "[2001:db8::1]:9"))
 }
 
-fn host_name() -> Option<String> {
+pub(super) fn host_name() -> Option<String> {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())
 }
 

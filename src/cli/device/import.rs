@@ -10,7 +10,7 @@
 //! | `psk`, `psk-identity` | `text:…`, `hex:…`, `generate`, or `generate-hex` (16 bytes) |
 //! | `password`, `mqtt-username` | a hash (`sha256:…`, `$argon2id$…`), `text:…` (chosen), `generated:…` (of `device keygen`), or `generate` |
 //! | `certificate-uri`, `-dns`, `-cn`, `-issuer`; `public-key` (`sha256:…`) | as of `device add` |
-//! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64, and a date |
+//! | `jwt-key`, `jwt-until` | a SubjectPublicKeyInfo in base64 of its DER or in PEM, or `file:PATH` of one; and a date |
 //!
 //! In JSON a device may also be as `device add --json` prints it: with `psk_text` and `psk_hex`,
 //! `password_hash` beside the password, `certificate` and `tags` as objects, and `jwt_keys` beside
@@ -25,15 +25,16 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::token_key::check_until;
+use super::token_key::{check_until, read};
 use super::{Told, add, password, tell, without_level};
 use crate::cli::args::{DeviceImportArguments, DeviceKeygenArguments, KeyKind, date};
 use crate::cli::error::CommandError;
 use crate::cli::input::text_of_or_stdin;
 use crate::cli::output::{patiently, plural};
 use crate::cli::{Context, note};
+use crate::clock::UnixTime;
 use crate::config::Loaded;
-use crate::config::certificate::parse_key_hash;
+use crate::config::certificate::{parse_key_hash, public_key_info};
 use crate::config::registry::io::{check_import, import, random_key, random_key_bytes, today};
 use crate::config::scalar::{format_hex, parse_psk, parse_psk_identity};
 use crate::gate::certificate::{CertificateName, NameKind};
@@ -446,8 +447,7 @@ fn device(row: &Row, role: Option<&str>) -> Result<(Device, Made), String> {
         .map_err(|why| format!("{id}: jwt-until: {why}; write a later one, or leave the key out"))?;
     let mut jwt_keys = Vec::new();
     if let Some(text) = get("jwt-key") {
-        let info = STANDARD.decode(text).map_err(|_| format!("{id}: jwt-key is not base64"))?;
-        jwt_keys.push(JwtKey::parse(&info, until).map_err(|error| format!("{id}: jwt-key {error}"))?);
+        jwt_keys.push(jwt_key(text, until).map_err(|why| format!("{id}: jwt-key {why}"))?);
     }
     if psk.is_none()
         && login.is_none()
@@ -554,6 +554,22 @@ fn key_pair(file: &std::path::Path) -> Result<Zeroizing<String>, CommandError> {
     Ok(Zeroizing::new(STANDARD.encode(public.as_ref())))
 }
 
+/// What the column `jwt-key` has: base64 of the DER, PEM, or `file:` and the path of a file.
+fn jwt_key(text: &str, until: Option<UnixTime>) -> Result<JwtKey, String> {
+    if let Some(path) = text.strip_prefix("file:") {
+        return read(std::path::Path::new(path), until);
+    }
+    let info = if text.contains("-----BEGIN") {
+        public_key_info(text.as_bytes())?
+    } else {
+        STANDARD.decode(text).map_err(|_| {
+            "is not base64: write the public key as `openssl pkey -pubin -in FILE -outform DER | base64 -w0` prints it, its \
+             PEM text, or file:PATH"
+        })?
+    };
+    JwtKey::parse(&info, until).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -583,6 +599,23 @@ mod tests {
         }
         let (_, made) = device(&rows(lines).expect("rows")[1], None).expect("a device");
         assert!(made.psk.is_some_and(|psk| psk.starts_with("text:") && psk.len() == 27));
+    }
+
+    #[test]
+    fn a_key_for_tokens_is_base64_of_der_or_pem_or_a_file() {
+        use rcgen::PublicKeyData as _;
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let path = std::env::temp_dir().join(format!("tombolo-jwt-key-{}.pem", std::process::id()));
+        std::fs::write(&path, pair.public_key_pem()).unwrap();
+        let file = format!("file:{}", path.display());
+        let keys = [STANDARD.encode(pair.subject_public_key_info()), pair.public_key_pem(), file]
+            .map(|text| jwt_key(&text, None).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        let refused = jwt_key("SECRET!", None).unwrap_err();
+        assert!(refused.contains("openssl pkey -pubin") && !refused.contains("SECRET"), "{refused}");
+        assert!(jwt_key("file:/nowhere/a.pem", None).unwrap_err().contains("/nowhere/a.pem cannot be read"));
+        assert!(jwt_key(&pair.serialize_pem(), None).unwrap_err().contains("private key"));
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! sends a first reading.
 
 use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use rustls_pki_types::{CertificateDer, ServerName};
+use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
 use super::client::{self, Attempt};
-use crate::cli::Context;
 use crate::cli::error::CommandError;
 use crate::cli::key::shell_word;
 use crate::cli::output::{align, plural};
+use crate::cli::{Context, note};
 use crate::config::Settings;
 use crate::config::registry::io::random_key;
 use crate::config::registry::is_generated_key;
@@ -115,6 +118,65 @@ fn chosen(argument: &str) -> Result<Zeroizing<String>, CommandError> {
     Ok(Zeroizing::new(password.to_owned()))
 }
 
+/// Where a TLS client can connect to.
+#[derive(Debug, PartialEq, Eq)]
+struct Reach {
+    host: String,
+    port: u16,
+    /// Only a client of this machine can.
+    is_local: bool,
+    /// The certificate has this name.
+    fits: bool,
+}
+
+/// The host and port for a TLS client: one that the gateway's certificate has, for a client
+/// verifies that (RFC 9525). Its DNS names are what its owner means clients to use; then come addresses.
+fn reach(
+    listen: &[SocketAddr],
+    leaf: Option<&[u8]>,
+    own: Option<IpAddr>,
+    host_name: Option<String>,
+) -> Option<Reach> {
+    // One that other machines reach, if there is one.
+    let outward = listen.iter().find(|address| !address.ip().is_loopback());
+    let first = outward.or(listen.first())?;
+    let der = leaf.map(CertificateDer::from);
+    let certificate = der.as_ref().and_then(|der| EndEntityCert::try_from(der).ok());
+    let has = |name: &str| {
+        let name = ServerName::try_from(name).ok();
+        certificate
+            .as_ref()
+            .zip(name)
+            .is_some_and(|(certificate, name)| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+    };
+    let mut candidates: Vec<(String, u16, bool)> = Vec::new();
+    if let Some(address) = outward {
+        let names =
+            certificate.iter().flat_map(|certificate| certificate.valid_dns_names()).map(str::to_owned);
+        let outer = names.filter(|name| !name.contains('*') && name != "localhost").chain(host_name.clone());
+        let own = if address.ip().is_unspecified() { own } else { Some(address.ip()) };
+        let hosts = outer.chain(own.map(|own| own.to_string()));
+        candidates.extend(hosts.map(|host| (host, address.port(), false)));
+    }
+    for address in listen.iter().filter(|address| address.ip().is_loopback() || address.ip().is_unspecified())
+    {
+        let same = match address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        };
+        let hosts = ["localhost".to_owned(), same.to_string()];
+        candidates.extend(hosts.map(|host| (host, address.port(), true)));
+    }
+    let found = candidates.into_iter().find(|(host, ..)| has(host));
+    let reach = found.map(|(host, port, is_local)| Reach { host, port, is_local, fits: true });
+    Some(reach.unwrap_or_else(|| {
+        let ip = if first.ip().is_unspecified() { own } else { Some(first.ip()) };
+        let host = ip.map(|ip| ip.to_string()).or(host_name).unwrap_or_else(|| "HOST".to_owned());
+        Reach { host, port: first.port(), is_local: false, fits: leaf.is_none() }
+    }))
+}
+
 /// Prints what the client needs. A password is in no file in the clear, so it is shown only now.
 pub(super) fn say(
     context: &Context,
@@ -129,24 +191,33 @@ pub(super) fn say(
     ]))?;
     context.out.line("the password is shown only now: the gateway keeps a hash of it")?;
     let mqtt = &settings.mqtt;
-    // One that other machines reach, if there is one.
-    let is_outward = |address: &&std::net::SocketAddr| !address.ip().is_loopback();
-    let target = if let Some(address) = mqtt.listen.iter().find(is_outward).or(mqtt.listen.first()) {
-        let host = client::host(address.ip());
-        let machine = match client::is_local(&mqtt.listen) {
-            true => "this machine (it listens for no other; [mqtt] listen decides)",
-            false => "any machine that reaches this one",
-        };
-        Some((format!("--cafile gateway-ca.pem -h {host} -p {}", address.port()), machine))
-    } else {
-        mqtt.insecure_listen.first().map(|address| match address {
-            PlainAddress::Loopback(address) => {
-                (format!("-h {} -p {}", address.ip(), address.port()), "this machine")
-            }
-            PlainAddress::Unix(path) => {
-                (format!("--unix {}", shell_word(&path.display().to_string())), "this machine")
-            }
-        })
+    let leaf = mqtt.tls.as_ref().and_then(|tls| tls.chain.first());
+    let tls = reach(&mqtt.listen, leaf.map(Vec::as_slice), client::own_address(), client::host_name());
+    let plain = mqtt.insecure_listen.first().map(|address| match address {
+        PlainAddress::Loopback(address) => {
+            (format!("-h {} -p {}", address.ip(), address.port()), "this machine")
+        }
+        PlainAddress::Unix(path) => {
+            (format!("--unix {}", shell_word(&path.display().to_string())), "this machine")
+        }
+    });
+    if tls.as_ref().is_some_and(|reach| !reach.fits) {
+        note(
+            "clients check that the certificate of mqtt.certificate-file has the name that they connect to, and it has no name \
+             or address of this gateway: they refuse it until there is one with the name that they use",
+        );
+    }
+    let target = match tls {
+        Some(reach) if reach.fits || plain.is_none() => {
+            let machine = match (reach.is_local, client::is_local(&mqtt.listen)) {
+                (_, true) => "this machine (it listens for no other; [mqtt] listen decides)",
+                (true, false) => "this machine (the certificate has no other name)",
+                (false, false) => "any machine that reaches this one",
+            };
+            let (host, port) = (shell_word(&reach.host), reach.port);
+            Some((format!("--cafile gateway-ca.pem -h {host} -p {port}"), machine))
+        }
+        _ => plain,
     };
     let Some((target, machine)) = target else {
         return Ok(context.out.line(
@@ -176,4 +247,45 @@ pub(super) fn say(
     };
     context.out.line(format_args!("try it, on {machine} (Debian package mosquitto-clients); {success}:"))?;
     Ok(context.out.line(line)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(names: &[&str]) -> Vec<u8> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        rcgen::generate_simple_self_signed(names).expect("a certificate").cert.der().to_vec()
+    }
+
+    #[test]
+    fn a_client_is_told_a_name_that_the_certificate_has() {
+        let own: IpAddr = "192.0.2.7".parse().unwrap();
+        for (listen, names, expected) in [
+            ("[::]:8883", &["localhost", "gw.example"][..], ("gw.example", false, true)),
+            ("0.0.0.0:8883", &["192.0.2.7", "localhost"], ("192.0.2.7", false, true)),
+            ("0.0.0.0:8883", &["*.example"], ("box.example", false, true)),
+            // Other machines mean themselves with it.
+            ("0.0.0.0:8883", &["localhost"], ("localhost", true, true)),
+            ("0.0.0.0:8883", &["127.0.0.1"], ("127.0.0.1", true, true)),
+            ("127.0.0.1:8883", &["gw.example", "localhost"], ("localhost", true, true)),
+            ("[::1]:8883", &["::1"], ("::1", true, true)),
+            // It does not listen there.
+            ("192.0.2.9:8883", &["localhost", "192.0.2.7"], ("192.0.2.9", false, false)),
+            ("0.0.0.0:8883", &["198.51.100.1"], ("192.0.2.7", false, false)),
+        ] {
+            let der = certificate(names);
+            let host_name = Some("box.example".to_owned());
+            let found = reach(&[listen.parse().unwrap()], Some(&der), Some(own), host_name).unwrap();
+            let (host, is_local, fits) = expected;
+            assert_eq!(
+                found,
+                Reach { host: host.to_owned(), port: 8883, is_local, fits },
+                "{listen} {names:?}"
+            );
+        }
+        assert_eq!(reach(&[], None, Some(own), None), None);
+        // The files cannot be read: nothing is known of its names.
+        assert!(reach(&["0.0.0.0:1".parse().unwrap()], None, Some(own), None).unwrap().fits);
+    }
 }

@@ -117,6 +117,9 @@ pub fn rows(state: &DeviceState) -> Vec<(&'static str, String)> {
             state.accepted, state.delivered, state.refused
         ),
     ));
+    if state.local > 0 {
+        rows.push(("local messages", format!("{} passed to local clients", state.local)));
+    }
     if let Some(LastFiltered { at, ago_s, path, why, rule }) = &state.last_filtered {
         let when = at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
         let rule = rule.as_ref().map_or_else(String::new, |rule| format!(" [rule {rule}]"));

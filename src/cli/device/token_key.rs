@@ -15,7 +15,15 @@ const KEY_FILE_MAX: u64 = 64 << 10;
 
 /// The public key in a file.
 pub(super) fn public(file: &std::path::Path, until: Option<UnixTime>) -> Result<JwtKey, CommandError> {
-    let failed = |why: &dyn std::fmt::Display| CommandError::Failed(format!("{} {why}", file.display()));
+    read(file, until).map_err(CommandError::Failed)
+}
+
+/// The public key in a file.
+///
+/// # Errors
+/// The fault, with the file's name.
+pub(super) fn read(file: &std::path::Path, until: Option<UnixTime>) -> Result<JwtKey, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("{} {why}", file.display());
     let mut bytes = Vec::new();
     std::fs::File::open(file)
         .and_then(|file| file.take(KEY_FILE_MAX).read_to_end(&mut bytes))

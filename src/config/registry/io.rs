@@ -21,8 +21,8 @@ use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::{
-    Entry, FILE_MAX, FileText, Registry, check_change, check_new, check_remove, generated_key, parse,
-    render_entry,
+    Entry, FILE_MAX, FileText, OverlapEnd, Promoted, Registry, check_change, check_new, check_remove,
+    generated_key, parse, render_entry,
 };
 use crate::clock::UnixTime;
 use crate::config::Loaded;
@@ -249,18 +249,21 @@ pub fn disable_in(directory: &Path, id: &Name) -> Result<PathBuf, Box<Finding>> 
     })
 }
 
-/// The new PSK of a device takes the place of the one before, with its date. Returns whether there
-/// was a new one.
+/// The new PSK of a device takes the place of the one before, with its date; see
+/// [`Entry::promote_psk`]. Of a device that was removed meanwhile, nothing is to be done.
 ///
 /// # Errors
 /// A finding: the file cannot be read or written.
-pub fn promote_psk(directory: &Path, id: &str) -> Result<bool, Box<Finding>> {
-    let mut is_changed = false;
+pub fn promote_psk(directory: &Path, id: &str, end: &OverlapEnd) -> Result<Promoted, Box<Finding>> {
+    if matches!(directory.join(format!("{id}.toml")).try_exists(), Ok(false)) {
+        return Ok(Promoted::Nothing);
+    }
+    let mut promoted = Promoted::Nothing;
     change_in(directory, id, |entry| {
-        is_changed = entry.promote_psk(today());
+        promoted = entry.promote_psk(end, today());
         Ok(())
     })?;
-    Ok(is_changed)
+    Ok(promoted)
 }
 
 fn change_in(

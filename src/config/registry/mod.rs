@@ -134,13 +134,66 @@ impl Entry {
     }
 
     /// The next PSK takes the place of the one before, with its date. Files before 1.7 do not have
-    /// that: it is `today` then. Whether there was one.
-    pub fn promote_psk(&mut self, today: Option<UnixTime>) -> bool {
-        let Some(next) = self.device.next_psk.take() else { return false };
-        let since = self.next_psk_since.take().or(today);
-        self.replace_psk(next.psk, since);
-        true
+    /// that: it is `today` then.
+    ///
+    /// The file may have changed since the key was used. If the next PSK is another one by then,
+    /// the one that was used takes the place of the one before nevertheless, because it is what the
+    /// device has, and the newer one stays the next. If the PSK itself is another, the keys of that
+    /// time were revoked: nothing changes.
+    pub fn promote_psk(&mut self, end: &OverlapEnd, today: Option<UnixTime>) -> Promoted {
+        let Some(next) = self.device.next_psk.take() else { return Promoted::Nothing };
+        let (used, since) = match end {
+            OverlapEnd::Used { used, .. } if *used == next.psk => (next.psk, self.next_psk_since),
+            OverlapEnd::Over { now } if next.until <= *now => (next.psk, self.next_psk_since),
+            OverlapEnd::Used { used, before, since } if *before == self.device.psk => {
+                let (newer, newer_since) = (next, self.next_psk_since);
+                self.replace_psk(used.clone(), since.or(newer_since).or(today));
+                if newer.psk.identity == used.identity {
+                    return Promoted::NewerDropped;
+                }
+                (self.device.next_psk, self.next_psk_since) = (Some(newer), newer_since);
+                return Promoted::NewerKept;
+            }
+            OverlapEnd::Used { .. } | OverlapEnd::Over { .. } => {
+                self.device.next_psk = Some(next);
+                return Promoted::Nothing;
+            }
+        };
+        self.replace_psk(used, since.or(today));
+        Promoted::Next
     }
+}
+
+/// Why the time of two PSKs ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OverlapEnd {
+    /// The device has used the next one.
+    Used {
+        /// The one that it has used.
+        used: Psk,
+        /// The one that was in use beside it.
+        before: Option<Psk>,
+        /// When the one that it has used was set, as far as that is known.
+        since: Option<UnixTime>,
+    },
+    /// The time is over.
+    Over {
+        /// The time now.
+        now: UnixTime,
+    },
+}
+
+/// What became of the next PSK of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promoted {
+    /// There is none, or it is not its turn.
+    Nothing,
+    /// It has taken the place of the one before.
+    Next,
+    /// The one that was used has, and a newer one is the next.
+    NewerKept,
+    /// The one that was used has; a newer one with the same identity is gone.
+    NewerDropped,
 }
 
 /// The text of one file of the registry.
