@@ -363,6 +363,26 @@ fn a_version_whose_disk_refuses_readings_stays_is_not_marked_good_and_is_confirm
 }
 
 #[test]
+fn a_boot_loader_that_goes_back_where_the_disk_refuses_readings_counts_no_failure_of_the_version() {
+    let gateway = Gateway::that_was_connected(true, 1);
+    for attempt in 1..=3 {
+        gateway.install_again(attempt);
+        let answer = Answered { works: true, has_broker: true, is_connected: true, ..Answered::default() };
+        let full = Answered { refuses: true, ..answer };
+        assert_eq!(gateway.health_of(Some(full)), Some(End::Withheld("2".to_owned())));
+        gateway.reboot();
+        *gateway.running.borrow_mut() = "1".to_owned();
+        assert_eq!(gateway.health_of(Some(full)), None);
+        let record = gateway.installation().unwrap().unwrap();
+        assert_eq!(record.phase, Phase::Failed);
+        let cause = record.cause.unwrap();
+        assert!(cause.contains("the disk takes no readings"), "{cause}");
+    }
+    assert_eq!(gateway.count(What::FailedItself), 0, "{:?}", gateway.history());
+    assert!(gateway.history().unwrap().denied.is_empty());
+}
+
+#[test]
 fn no_reboot_is_ordered_again_and_again_where_that_cannot_be_written_and_the_same_slot_boots() {
     for (how, breaks) in BREAKS {
         for call in 1..=30 {

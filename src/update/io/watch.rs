@@ -320,10 +320,18 @@ pub fn confirm(
 }
 
 /// The version before runs though nobody here went back. It is over once it is counted, and not
-/// before. True if it is.
+/// before. True if it is. One that worked and was not marked good, because its disk took no
+/// readings, was taken back by a boot loader for that alone: no failure of its own.
 pub fn went_back(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>) -> bool {
-    record.because(WENT_BACK);
-    let is_counted = ledger.keep(ledger.record(&record, What::FailedItself, at.as_deref(), Some(WENT_BACK)));
+    let worked = record.phase == Phase::Pending && !record.is_good;
+    let (what, cause) = match (worked, &record.cause) {
+        (true, Some(cause)) => {
+            (What::FailedToConnect, format!("{cause}; then the version before was booted"))
+        }
+        _ => (What::FailedItself, WENT_BACK.to_owned()),
+    };
+    record.because(&cause);
+    let is_counted = ledger.keep(ledger.record(&record, what, at.as_deref(), Some(&cause)));
     record.enter(Phase::Failed, boot.id.clone(), at);
     is_counted && ledger.keep(ledger.write(&record))
 }
