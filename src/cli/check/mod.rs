@@ -104,7 +104,8 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         let folder = || system::folder("state directory", &paths.state_dir, made_by);
         let mut found = refused.filter(|_| !runs).unwrap_or_else(folder);
         if runs && !paths.state_dir.exists() {
-            found.level = Level::Fail;
+            let message = format!("{} is not there any more", paths.state_dir.display());
+            found = Finding::fail("state directory", message).advice(made_by);
         }
         report.add([found])?;
     }
