@@ -28,6 +28,10 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
     }
     let marker = state_dir.join(MARKER);
     if arguments.mark {
+        stopped(
+            context,
+            "the gateway runs: what it stores from now on would be removed at its next start; first `systemctl stop tombolo`",
+        )?;
         create_directory(state_dir).and_then(|()| write_atomically(&marker, b"", 0o600)).map_err(
             |error| CommandError::Failed(format!("{} cannot be written: {error}", marker.display())),
         )?;
@@ -43,14 +47,10 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
     let marked = is_marked(state_dir);
     let mut gateway = None;
     if marked {
-        match context.daemon() {
-            Err(ClientError::NotRunning { .. } | ClientError::NoConfiguration { .. }) => {}
-            Ok(_) => {
-                let text = "the gateway runs, and goes on with the identity it has; first stop it: systemctl stop tombolo";
-                return Err(CommandError::failed(text));
-            }
-            Err(error) => return Err(error.into()),
-        }
+        stopped(
+            context,
+            "the gateway runs, and goes on with the identity it has; first `systemctl stop tombolo`",
+        )?;
         let made = perform(state_dir, context.socket().parent().unwrap_or(state_dir));
         gateway = Some(made.map_err(|(path, error)| {
             CommandError::Failed(format!(
@@ -61,11 +61,13 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
     }
     // What every copy of this card has.
     let (shown, _) = show(&texts.layers, &context.options().environment);
-    let mut shared = Vec::new();
+    let (mut shared, mut of_devices) = (Vec::new(), Vec::new());
     for one in shown.iter().filter(|_| marked) {
         let value = one.value.as_ref().and_then(|value| value.as_str()).filter(|_| one.place.is_some());
         if let Some(text) = value.filter(|_| one.key == "gateway.id" || super::check::is_secret(&one.key)) {
-            shared.push(format!("{} = {text:?}", one.key));
+            // What the broker tells gateways by, and what devices tell this one by.
+            let is_upstream = one.key == "gateway.id" || one.key.starts_with("upstream.");
+            if is_upstream { &mut shared } else { &mut of_devices }.push(format!("{} = {text:?}", one.key));
         }
     }
     let serial = match serial(state_dir, &SERIAL_FILES) {
@@ -82,7 +84,8 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
     };
     if context.out.json {
         return Ok(context.out.object(&json!({
-            "made": marked, "gateway": gateway.as_ref().map(ToString::to_string), "shared": shared,
+            "made": marked, "gateway": gateway.as_ref().map(ToString::to_string),
+            "shared": shared.iter().chain(&of_devices).collect::<Vec<_>>(),
             "serial_before": before.map(|(from, _)| from), "serial": before.map(|(_, to)| to),
         }))?);
     }
@@ -98,11 +101,26 @@ pub fn run(context: &Context, arguments: &FirstbootArguments) -> Result<(), Comm
             shared.join(", ")
         ));
     }
+    if !of_devices.is_empty() {
+        note(format_args!(
+            "every copy of this card has the same {}; who reads one card has those of all",
+            of_devices.join(", ")
+        ));
+    }
     if let Some((from, to)) = before.filter(|_| !marked) {
         note(format_args!(
             "the board's serial number was {from} and is {to}: if this card is a copy of one that is in use, run \
-             `tombolo firstboot --mark` and reboot; if the board was replaced, nothing is to be done"
+             `tombolo firstboot --mark` while the gateway is stopped, and reboot; if the board was replaced, nothing is to be done"
         ));
     }
     Ok(())
+}
+
+/// Refuses, where the daemon runs.
+fn stopped(context: &Context, running: &str) -> Result<(), CommandError> {
+    match context.daemon() {
+        Err(ClientError::NotRunning { .. } | ClientError::NoConfiguration { .. }) => Ok(()),
+        Ok(_) => Err(CommandError::failed(running)),
+        Err(error) => Err(error.into()),
+    }
 }

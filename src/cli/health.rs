@@ -146,6 +146,13 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         End::Pending(version) => {
             (true, "pending", format!("version {version} works, and has not reached the broker; it stays"))
         }
+        End::Withheld(version) => {
+            let text = format!(
+                "version {version} runs, and readings are refused, so it is not confirmed: it stays, and is \
+                 confirmed once they are taken"
+            );
+            (false, "pending", text)
+        }
         End::RolledBack { version, cause, effect, withheld } => {
             let when = if effect == Effect::Now { "runs again" } else { "runs after the reboot" };
             let text = format!("version {version} failed: {cause}; the version before {when}");
@@ -163,7 +170,9 @@ pub fn run(context: &Context, arguments: &HealthArguments) -> Result<ExitCode, C
         End::Stuck(text) => (false, "stuck", text),
     };
     let refused = last.as_ref().map_or_else(String::new, |health| but_refused(&health.refused));
-    say(context, healthy, last.as_ref(), verdict, &format!("{text}{refused}"))?;
+    let unstored = last.as_ref().and_then(|health| health.unstored.as_ref());
+    let unstored = unstored.map_or_else(String::new, |why| format!("; readings are refused: {why}"));
+    say(context, healthy, last.as_ref(), verdict, &format!("{text}{unstored}{refused}"))?;
     if let Some(why) = fault {
         return Err(CommandError::Failed(format!("what was installed is not judged: {why}")));
     }
@@ -202,20 +211,24 @@ fn now(context: &Context) -> Result<ExitCode, CommandError> {
         (true, true) => "the broker is connected",
         (true, false) => "the broker is not connected: `tombolo status` says why",
     };
-    let text = match health.journal {
-        true => format!(
+    let text = match (health.journal, &health.unstored) {
+        (true, Some(why)) => {
+            format!("the gateway does not work: readings are refused: {why}; `tombolo status` says more")
+        }
+        (true, None) => format!(
             "the gateway works, for {}; {broker}{}{}",
             humantime::format_duration(Duration::from_secs(health.uptime_s)),
             but_disabled(health.disabled),
             but_refused(&health.refused)
         ),
-        false => {
+        (false, _) => {
             "the gateway does not work: its journal does not answer; `tombolo status` says more".to_owned()
         }
     };
-    let verdict = if health.journal { "works" } else { "broken" };
-    say(context, health.journal, Some(&health), verdict, &text)?;
-    Ok(if health.journal { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    let works = health.journal && health.unstored.is_none();
+    let verdict = if works { "works" } else { "broken" };
+    say(context, works, Some(&health), verdict, &text)?;
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// What a fault of the configuration disables. It is no fault of the program either.

@@ -73,6 +73,7 @@ pub(super) fn answered(health: &Health) -> Answered {
     Answered {
         uptime: Duration::from_secs(health.uptime_s),
         works: health.journal,
+        refuses: health.unstored.is_some(),
         has_broker: health.configured,
         is_connected: health.connected,
         connections: health.connections,

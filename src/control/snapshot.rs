@@ -248,6 +248,9 @@ pub struct Health {
     pub connections: u64,
     /// Items of the configuration that are disabled by a fault.
     pub disabled: u64,
+    /// Why readings are refused at present: the journal cannot store them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unstored: Option<String>,
     /// Why readings do not flow though the connection stands, or that the broker refused some, one
     /// sentence each. It says nothing about whether the program works.
     #[serde(skip_serializing_if = "Vec::is_empty")]

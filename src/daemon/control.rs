@@ -799,6 +799,13 @@ impl Desk {
         problems.extend(self.state.problems());
         problems.extend(self.clients.problems());
         problems.extend(self.metrics_problems.iter().cloned());
+        problems.extend(self.shared.sockets.iter().filter(|socket| socket.is_absent()).map(|socket| {
+            format!(
+                "[coap] {} is not an address of this machine at present, so no device reaches it there; it is served once \
+                 the machine has it: see `ip address`",
+                socket.local()
+            )
+        }));
         problems.extend(self.certificates.problems());
         problems.extend(self.revocations.problems(&self.loaded));
         problems.extend(self.updates.problems(now));
@@ -1254,6 +1261,7 @@ impl Control for Desk {
             since_s: upstream.since_s,
             connections: self.link.connections(),
             disabled: self.disabled().len() as u64,
+            unstored: failing(&self.journal.borrow().status()),
             refused: verdict::refused(&upstream, self.journal.borrow().status().rejected.records),
         }
     }

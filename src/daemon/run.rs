@@ -461,6 +461,9 @@ fn bind(address: SocketAddr, index: usize, key: &str, store: &SocketStore) -> Re
         }
         _ => format!("{key}: {address} cannot be bound: {error}"),
     })?;
+    if socket.is_absent() {
+        log::warn!(listen:% = socket.local(); "{key}: this machine does not have the address yet; it is served once it has");
+    }
     let (granted, asked) = socket.receive_buffer();
     socket_store::keep(Transport::Udp, address, socket.local(), socket.descriptor());
     log::info!(listen:% = socket.local(), receive_buffer = granted, inherited = is_inherited; "listening");

@@ -119,10 +119,10 @@ pub trait StoredFile: Send + Sync + 'static {
     /// [`StorageError`] of the system call; any part of `bytes` may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StorageError>;
 
-    /// Makes everything written durable (`fdatasync`).
+    /// Makes everything written durable (`fdatasync`), where it is found again.
     ///
     /// # Errors
-    /// [`StorageError`] of the system call; it is then unknown what was written since the last
+    /// [`StorageError::Gone`], or another [`StorageError`] of the system call; it is then unknown what was written since the last
     /// success, and a later success does not prove that it is durable.
     fn sync(&self) -> Result<(), StorageError>;
 
@@ -146,6 +146,9 @@ impl<F: StoredFile> StoredFile for Arc<F> {
     }
 }
 
+/// Not a directory (errno(3)).
+const ENOTDIR: i32 = 20;
+
 /// Why a disk operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageError {
@@ -155,6 +158,9 @@ pub enum StorageError {
     ReadOnly,
     /// The file does not exist.
     Missing,
+    /// The file that is written was deleted, or the journal's directory was deleted or moved: what
+    /// is written there would not be found again.
+    Gone,
     /// Any other error, with its `errno`.
     Other(i32),
 }
@@ -165,6 +171,14 @@ impl fmt::Display for StorageError {
             StorageError::Full => f.write_str("no space left on the disk"),
             StorageError::ReadOnly => f.write_str("the file system is read-only"),
             StorageError::Missing => f.write_str("there is no such file"),
+            StorageError::Gone => f.write_str(
+                "the journal's directory, or its file, was deleted or moved while the gateway runs: put it back, or \
+                 restart the gateway, which begins with what is there then",
+            ),
+            StorageError::Other(ENOTDIR) => f.write_str(
+                "a file is in the place of a folder: one of high, normal, rejected and spare in {state-dir}/journal; \
+                 move it aside",
+            ),
             StorageError::Other(number) => write!(f, "{}", std::io::Error::from_raw_os_error(*number)),
         }
     }

@@ -7,6 +7,10 @@
 //! only if the version before it was connected within the hour before the update; otherwise it
 //! stays, and is `pending` until the broker was reached.
 //!
+//! A disk that is full, read-only or failing refuses the readings of every version: nothing is
+//! taken back for it, where the version before would meet the same disk, and nothing is marked good
+//! or confirmed that has not stored a reading since.
+//!
 //! | local health | broker | decision |
 //! |---|---|---|
 //! | good for [`STEADY`] | reached | the slot is good, and the floor rises |
@@ -14,6 +18,7 @@
 //! | good | not reached in time; it was connected before; not rolled back by this yet | roll back |
 //! | good | not reached in time, otherwise | pending |
 //! | not good | | wait; when the time is over, roll back, and count a failure of its own |
+//! | good, and the disk stores no readings | | wait; when the time is over, it stays unconfirmed |
 //! | restarted [`RESTARTS_MAX`] times or more | | roll back at once, and count a failure of its own |
 
 use std::time::{Duration, Instant};
@@ -33,6 +38,8 @@ pub struct Observation {
     /// How long the journal has been open and the listeners up without a break; `None`: they are
     /// not.
     pub healthy: Option<Duration>,
+    /// For how long of that the disk has refused no readings; `None`: it refuses them now.
+    pub storing: Option<Duration>,
     /// Restarts of the unit since somebody looks.
     pub restarts: u32,
     /// The broker accepted a connection of this version.
@@ -54,6 +61,8 @@ pub enum Verdict {
     Confirm,
     /// It works and has not reached the broker: it stays, unconfirmed.
     Pending,
+    /// It works, and the disk refuses readings: it stays, not marked good and unconfirmed.
+    Withheld,
     /// Back to the version before.
     RollBack {
         /// Its own fault, which counts towards its denial. An outage does not.
@@ -69,6 +78,9 @@ pub fn judge(seen: Observation, steady: Duration, timeout: Duration) -> Verdict 
     }
     if seen.healthy.is_none_or(|healthy| healthy < steady) {
         return if is_over { Verdict::RollBack { is_own_fault: true } } else { Verdict::Wait };
+    }
+    if seen.storing.is_none_or(|storing| storing < steady) {
+        return if is_over { Verdict::Withheld } else { Verdict::Wait };
     }
     match (seen.is_connected, is_over) {
         (true, _) => Verdict::Confirm,
@@ -87,6 +99,8 @@ pub struct Answered {
     pub uptime: Duration,
     /// The journal is open, and the listeners are up.
     pub works: bool,
+    /// The disk takes no readings at present, so they are refused.
+    pub refuses: bool,
     /// It has a broker to reach.
     pub has_broker: bool,
     /// The broker accepted a connection that stands.
@@ -100,6 +114,7 @@ pub struct Answered {
 pub struct Onlooker {
     began: Instant,
     healthy: Option<Instant>,
+    storing: Option<Instant>,
     uptime: Duration,
     /// Connections of the process that are of before somebody looked.
     before: Option<u64>,
@@ -117,6 +132,7 @@ impl Onlooker {
         Onlooker {
             began: now,
             healthy: None,
+            storing: None,
             uptime: Duration::ZERO,
             before: None,
             has_reached: false,
@@ -140,6 +156,9 @@ impl Onlooker {
         if works.is_none() || is_new {
             self.healthy = None;
         }
+        if self.healthy.is_none() || works.is_some_and(|answer| answer.refuses) {
+            self.storing = None;
+        }
         let running = now.saturating_duration_since(self.began);
         if let Some(answer) = works {
             if self.before.is_none() || is_new {
@@ -150,11 +169,14 @@ impl Onlooker {
             self.uptime = answer.uptime;
             let before = if self.has_looked { Duration::ZERO } else { answer.uptime };
             self.healthy = self.healthy.or(Some(now.checked_sub(before).unwrap_or(now)));
+            self.storing = self.storing.or(Some(now.checked_sub(before).unwrap_or(now)));
+            self.storing = self.storing.filter(|_| !answer.refuses);
         }
         self.has_looked = true;
         Observation {
             running,
             healthy: self.healthy.map(|since| now.saturating_duration_since(since)),
+            storing: self.storing.map(|since| now.saturating_duration_since(since)),
             restarts,
             is_connected: self.has_reached,
             was_connected: self.was_connected,
@@ -171,6 +193,7 @@ mod tests {
     const GOOD: Observation = Observation {
         running: Duration::from_secs(120),
         healthy: Some(Duration::from_secs(100)),
+        storing: Some(Duration::from_secs(100)),
         restarts: 0,
         is_connected: true,
         was_connected: true,
@@ -228,7 +251,7 @@ mod tests {
 
     fn up(second: u64, is_connected: bool) -> Option<Answered> {
         let uptime = Duration::from_secs(second);
-        Some(Answered { uptime, works: true, has_broker: true, is_connected, connections: 0 })
+        Some(Answered { uptime, works: true, has_broker: true, is_connected, ..Answered::default() })
     }
 
     #[test]
@@ -242,7 +265,7 @@ mod tests {
     fn a_connection_between_two_looks_counts_and_one_of_before_does_not() {
         let counted = |second: u64, connections| {
             let uptime = Duration::from_secs(second);
-            Some(Answered { uptime, works: true, has_broker: true, is_connected: false, connections })
+            Some(Answered { uptime, works: true, has_broker: true, connections, ..Answered::default() })
         };
         // It came and went between the looks of 99 and 100.
         assert_eq!(decided(|second| counted(second + 500, 3 + second / 100), |_| 0), (100, Verdict::Confirm));
@@ -279,6 +302,35 @@ mod tests {
         assert!(!steady(onlooker.look(at(1), up(91, true), 0)));
         // A version that is judged is watched from the first look on.
         assert!(!steady(Onlooker::new(begin, true, false).look(at(0), up(90, true), 0)));
+    }
+
+    #[test]
+    fn a_disk_that_refuses_readings_takes_no_version_back_and_lets_none_be_confirmed() {
+        let refused = |second, refuses| up(second, true).map(|answer| Answered { refuses, ..answer });
+        assert_eq!(decided(|second| refused(second, true), |_| 0), (1800, Verdict::Withheld));
+        // An outage of the broker meanwhile is none of its faults either.
+        let offline = |second| refused(second, true).map(|answer| Answered { is_connected: false, ..answer });
+        assert_eq!(decided(offline, |_| 0), (1800, Verdict::Withheld));
+        // Room was made: it is judged from then on; too late, it is not the fault of the version.
+        assert_eq!(decided(|second| refused(second, second < 600), |_| 0), (660, Verdict::Confirm));
+        assert_eq!(decided(|second| refused(second, second < 1790), |_| 0), (1800, Verdict::Withheld));
+        // A loop of restarts is its fault on any disk.
+        let looping = decided(|second| refused(second, true), |_| RESTARTS_MAX);
+        assert_eq!(looping, (0, Verdict::RollBack { is_own_fault: true }));
+        // It is not marked good before it stored.
+        let full = Observation { storing: None, is_connected: false, ..GOOD };
+        assert_eq!(judge(full, STEADY, TIMEOUT), Verdict::Wait);
+    }
+
+    #[test]
+    fn a_gateway_whose_disk_refuses_readings_is_not_steady_at_the_first_look() {
+        let begin = Instant::now();
+        let full = up(90, true).map(|answer| Answered { refuses: true, ..answer });
+        let mut onlooker = Onlooker::of_a_gateway(begin);
+        assert_eq!(judge(onlooker.look(begin, full, 0), STEADY, Duration::ZERO), Verdict::Withheld);
+        // And where it has stored all the time, it is.
+        let mut onlooker = Onlooker::of_a_gateway(begin);
+        assert_eq!(judge(onlooker.look(begin, up(90, true), 0), STEADY, TIMEOUT), Verdict::Confirm);
     }
 
     #[test]

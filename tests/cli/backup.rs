@@ -1,7 +1,9 @@
 //! Backups: what is in one, where it can be restored, and what is refused.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -327,6 +329,47 @@ fn with_the_daemon_running_devices_are_restored_at_once_and_an_id_or_certificate
         .failed(1, &["nothing was changed", "the gateway runs", "stop it"]);
     drop(running);
     place.run("restore other.tar --take-id").fine();
+}
+
+/// A daemon closes a connection on which nothing is asked for a minute. This one does not wait so
+/// long with its first; what is asked on the others it answers with `answer`.
+fn closes_the_first(place: &Place, answer: &'static str) {
+    let listener = UnixListener::bind(place.path("run/control.sock")).unwrap();
+    std::thread::spawn(move || {
+        for (index, stream) in listener.incoming().enumerate() {
+            let Ok(stream) = stream else { return };
+            if index == 0 {
+                continue; // closed
+            }
+            let mut line = String::new();
+            let _ = BufReader::new(&stream).read_line(&mut line);
+            let answer = if line.contains("reload") {
+                answer
+            } else {
+                r#"{"error":{"code":"failed","message":"no"}}"#
+            };
+            let _ = (&stream).write_all(format!("{answer}\n").as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_restore_that_takes_longer_than_an_idle_connection_lasts_reloads_all_the_same() {
+    let place = gateway("tb-aaaaaaaa");
+    place.run("backup b.tar").fine();
+    closes_the_first(&place, r#"{"ok":{}}"#);
+    let said = place.run("--json restore b.tar").json();
+    assert_eq!((&said["running"], &said["reloaded"]), (&true.into(), &true.into()), "{said}");
+}
+
+#[test]
+fn a_restore_says_of_a_gateway_that_does_not_answer_that_it_is_not_known_what_it_does() {
+    let place = gateway("tb-aaaaaaaa");
+    place.run("backup b.tar").fine();
+    closes_the_first(&place, "no answer");
+    let Ran { status, err, .. } = place.run("restore b.tar");
+    assert!(status != 0 && err.contains("not known whether") && err.contains("reload"), "{status} {err}");
+    assert!(!err.contains("go back with"), "{err}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 
 use tombolo::config::first_boot::Serial;
 use tombolo::config::first_boot::io::serial;
@@ -13,6 +14,11 @@ fn copied() -> Place {
     let place = Place::new();
     place.write("state/gateway-id", "tb-aaaaaaaa\n");
     place.write("state/journal/0.seg", "readings of the other board");
+    place.write("state/journal.unknown-1/normal/0.seg", "more of them, of another version");
+    place.write("state/fleet-devices.damaged-1", "some of its devices");
+    place.write("state/support-bundle.tar", "what it was like");
+    place.write("state/new-keys", "its keys");
+    place.write("state/tokens.txt", "the owner's");
     place.write("state/sessions/key", "its session key");
     place.write("state/certificates/uplink/current.pem", "its key");
     place.write("state/mailbox/log", "its commands");
@@ -34,6 +40,10 @@ fn a_marked_card_gets_a_new_id_loses_keys_sessions_and_readings_and_keeps_floors
     assert_eq!(place.read("state/gateway-id"), format!("{id}\n"));
     for name in [
         "journal",
+        "journal.unknown-1",
+        "fleet-devices.damaged-1",
+        "support-bundle.tar",
+        "new-keys",
         "sessions",
         "certificates",
         "mailbox",
@@ -48,6 +58,7 @@ fn a_marked_card_gets_a_new_id_loses_keys_sessions_and_readings_and_keeps_floors
         ("7".to_owned(), "1".to_owned())
     );
     assert!(place.path("state/devices/door-7.toml").exists());
+    assert_eq!(place.read("state/tokens.txt"), "the owner's");
     // Once.
     let again = place.run("--json firstboot").json();
     assert_eq!((&again["made"], &again["gateway"]), (&false.into(), &serde_json::Value::Null));
@@ -127,6 +138,41 @@ fn what_all_copies_share_is_named() {
         said["shared"].to_string().contains("one-for-all")
             && said["shared"].to_string().contains("upstream.key-file")
     );
+}
+
+#[test]
+fn a_running_gateway_is_not_marked_and_gets_no_other_identity() {
+    let place = copied();
+    let _listener = UnixListener::bind(place.path("run/control.sock")).unwrap();
+    for line in ["firstboot", "firstboot --mark"] {
+        let said = place.run(line);
+        assert!(
+            said.err.contains("the gateway runs") && said.err.contains("first stop it"),
+            "{line}: {}",
+            said.err
+        );
+        assert!(!said.err.contains("stop it: stop it"), "{}", said.err);
+        assert_eq!(said.status, 1, "{line}");
+    }
+    fs::remove_file(place.path("state/first-boot")).unwrap();
+    place.run("firstboot --mark").failed(1, &["would be removed at its next start"]);
+    assert!(!place.path("state/first-boot").exists());
+}
+
+#[test]
+fn what_devices_and_the_broker_tell_by_is_said_apart() {
+    let place = Place::new();
+    place.write("key.pem", "key");
+    place.write("mq.pw", "text:secret12345678");
+    place.write(
+        "conf.d/10-site.toml",
+        "[gateway]\nid = \"one-for-all\"\n[device.mq]\nrole = \"sensor\"\npassword-file = \"../mq.pw\"\n",
+    );
+    place.run("firstboot --mark").fine();
+    let said = place.run("firstboot");
+    let (broker, devices) = said.err.split_once("the broker cannot tell them apart").unwrap();
+    assert!(broker.contains("gateway.id") && !broker.contains("mq.pw"), "{}", said.err);
+    assert!(devices.contains("device.mq.password-file") && devices.contains("reads one card"), "{devices}");
 }
 
 #[test]

@@ -164,8 +164,12 @@ impl Gateway {
 
     fn health_with(&self, works: bool, is_connected: bool) -> Option<End> {
         let answer = Answered { works: true, has_broker: true, is_connected, ..Answered::default() };
+        self.health_of(works.then_some(answer))
+    }
+
+    fn health_of(&self, answer: Option<Answered>) -> Option<End> {
         let mut around = Surroundings {
-            ask: &mut || works.then_some(answer),
+            ask: &mut || answer,
             restarts: &mut || 0,
             works: &mut || self.ready.set(self.ready.get() + 1),
             at: &|| None,
@@ -337,6 +341,45 @@ fn a_version_that_works_and_has_no_way_back_waits_for_the_broker_and_is_confirme
     let broken = Gateway::that_was_connected(true, 1);
     broken.is_final.set(true);
     assert!(matches!(broken.health(false), Some(End::Stuck(_))));
+}
+
+#[test]
+fn a_version_whose_disk_refuses_readings_stays_is_not_marked_good_and_is_confirmed_once_they_are_taken() {
+    for is_connected in [true, false] {
+        let gateway = Gateway::that_was_connected(true, 1);
+        let answer = Answered { works: true, has_broker: true, is_connected, ..Answered::default() };
+        let full = Answered { refuses: true, ..answer };
+        assert_eq!(gateway.health_of(Some(full)), Some(End::Withheld("2".to_owned())));
+        let record = gateway.installation().unwrap().unwrap();
+        assert_eq!((record.phase, record.is_good), (Phase::Pending, false));
+        let cause = record.cause.unwrap();
+        assert!(cause.contains("the disk takes no readings"), "{cause}");
+        assert_eq!((gateway.ready.get(), gateway.count(What::FailedItself)), (0, 0));
+        assert_eq!(gateway.running().as_deref(), Some("2"));
+        let taken = Answered { is_connected: true, ..answer };
+        assert_eq!(gateway.health_of(Some(taken)), Some(End::Confirmed("2".to_owned())));
+        assert_eq!(gateway.ready.get(), 1);
+    }
+}
+
+#[test]
+fn a_boot_loader_that_goes_back_where_the_disk_refuses_readings_counts_no_failure_of_the_version() {
+    let gateway = Gateway::that_was_connected(true, 1);
+    for attempt in 1..=3 {
+        gateway.install_again(attempt);
+        let answer = Answered { works: true, has_broker: true, is_connected: true, ..Answered::default() };
+        let full = Answered { refuses: true, ..answer };
+        assert_eq!(gateway.health_of(Some(full)), Some(End::Withheld("2".to_owned())));
+        gateway.reboot();
+        *gateway.running.borrow_mut() = "1".to_owned();
+        assert_eq!(gateway.health_of(Some(full)), None);
+        let record = gateway.installation().unwrap().unwrap();
+        assert_eq!(record.phase, Phase::Failed);
+        let cause = record.cause.unwrap();
+        assert!(cause.contains("the disk takes no readings"), "{cause}");
+    }
+    assert_eq!(gateway.count(What::FailedItself), 0, "{:?}", gateway.history());
+    assert!(gateway.history().unwrap().denied.is_empty());
 }
 
 #[test]

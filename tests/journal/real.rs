@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tombolo::journal::settings::{LaneSettings, Settings, WhenFull};
+use tombolo::journal::storage::StorageError;
 use tombolo::journal::{Failed, Journal, LossCause, Next, OpenError, Refused, Retried, Ticket};
 use tombolo::message::{Lane, RecordId};
 use tombolo::splitmix::SplitMix64;
@@ -440,6 +441,54 @@ fn on_a_full_file_system_it_refuses_keeps_what_it_has_and_recovers_without_a_res
     drop(std::fs::remove_file(scratch.0.join("ballast")));
     let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
     assert_eq!(store(&runtime, &mut journal, Lane::High, b"alarm"), Ok(Ok(())));
+}
+
+/// Appends until it is refused or fails; whether the first already was.
+fn is_refused(runtime: &tokio::runtime::Runtime, journal: &mut Journal) -> bool {
+    !matches!(store(runtime, journal, Lane::Normal, b"late"), Ok(Ok(())))
+}
+
+#[test]
+fn nothing_is_acknowledged_once_the_directory_was_deleted() {
+    for all in [true, false] {
+        let scratch = Scratch::new(if all { "deleted" } else { "emptied" });
+        let runtime = runtime();
+        let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+        for n in 0..10u64 {
+            assert_eq!(store(&runtime, &mut journal, Lane::Normal, &payload(n, 100)), Ok(Ok(())));
+        }
+        let gone = if all { "journal" } else { "journal/normal" };
+        std::fs::remove_dir_all(scratch.0.join(gone)).unwrap();
+        assert!(is_refused(&runtime, &mut journal), "{gone}");
+        if all {
+            let trouble = journal.status().lanes[Lane::Normal.index()];
+            assert_eq!((trouble.trouble, trouble.refuses), (Some(StorageError::Gone), true));
+            // Somebody made another one: what is written there now would be read by nobody.
+            std::fs::create_dir_all(scratch.0.join("journal/normal")).unwrap();
+            assert!(is_refused(&runtime, &mut journal));
+            assert_eq!(std::fs::read_dir(scratch.0.join("journal/normal")).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_acknowledged_while_the_directory_is_elsewhere_and_it_goes_on_once_it_is_back() {
+    let scratch = Scratch::new("moved");
+    let runtime = runtime();
+    let (mut journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    assert_eq!(store(&runtime, &mut journal, Lane::Normal, b"before"), Ok(Ok(())));
+    let (here, elsewhere) = (scratch.0.join("journal"), scratch.0.join("elsewhere"));
+    std::fs::rename(&here, &elsewhere).unwrap();
+    assert!(is_refused(&runtime, &mut journal));
+    std::fs::rename(&elsewhere, &here).unwrap();
+    let begin = Instant::now();
+    while is_refused(&runtime, &mut journal) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", journal.status());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(journal);
+    let (journal, _) = Journal::open(&small(&scratch.0)).unwrap();
+    assert!(journal.status().lanes[Lane::Normal.index()].records >= 2);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use tombolo_test_support::{PATIENCE, wait_for, wait_within};
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
 const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
 
 /// Where the records of these tests go.
 const TOPIC: &str = "tombolo/gw/door-7/up/t/b";
@@ -238,6 +240,101 @@ fn more_segments_than_open_files_are_no_reason_not_to_start() {
     wait_within(3 * PATIENCE, "all records", || faulty.arrived(TOPIC).0 == 20_000);
     limited.kill().expect("it ends");
     limited.wait().expect("it has ended");
+}
+
+#[test]
+fn a_gateway_whose_disk_takes_no_readings_is_not_healthy() {
+    for (name, errno, why) in
+        [("full", ENOSPC, "no space left"), ("ro", EROFS, "read-only"), ("err", EIO, "rror")]
+    {
+        let faulty = Faulty::with(&format!("health-{name}"), "");
+        let daemon = &faulty.site.daemon;
+        assert!(faulty.site.post(&["-e", "first"], "t/b").contains("2.04"));
+        let (code, text) = daemon.command(&["health"]);
+        assert!(code == 0 && text.contains("the gateway works"), "{code} {text}");
+        faulty.fail(&format!("write {errno} journal/\nsync {errno} journal/"));
+        wait_for("a refusal", || faulty.site.post(&["-e", "refused"], "t/b").contains("5.03"));
+        wait_for("unhealthy", || daemon.command(&["health"]).0 == 1);
+        let (code, text) = daemon.command(&["health", "--wait", "3s", "--steady", "1s", "--json"]);
+        let line = text.lines().find(|line| line.starts_with('{')).unwrap_or_default();
+        let said: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(
+            (code, &said["healthy"], &said["verdict"]),
+            (1, &false.into(), &"broken".into()),
+            "{text}"
+        );
+        assert!(text.contains("the disk") && text.contains(why), "{text}");
+        faulty.heal();
+        wait_within(3 * PATIENCE, "healthy", || {
+            let _ = faulty.site.post(&["-e", "again"], "t/b");
+            daemon.command(&["health"]).0 == 0
+        });
+    }
+}
+
+#[test]
+fn a_state_directory_that_was_deleted_or_moved_takes_no_readings_and_is_named() {
+    for moved in [false, true] {
+        let site = Site::new(if moved { "state-moved" } else { "state-deleted" }, "");
+        assert!(site.post(&["-e", "first"], "t/b").contains("2.04"));
+        let (state, elsewhere) = (site.folder.join("state"), site.folder.join("elsewhere"));
+        match moved {
+            true => std::fs::rename(&state, &elsewhere).expect("it is moved"),
+            false => std::fs::remove_dir_all(&state).expect("it is deleted"),
+        }
+        for _ in 0..3 {
+            let said = site.post(&["-e", "late"], "t/b");
+            assert!(said.contains("5.03"), "{said}");
+        }
+        let (_, said) = site.daemon.command(&["status"]);
+        assert!(
+            said.contains("deleted or moved while the gateway runs") && said.contains("restart"),
+            "{said}"
+        );
+        let (code, said) = site.daemon.command(&["check", "--offline"]);
+        assert!(code == 1 && said.contains("fail  journal") && said.contains("deleted or moved"), "{said}");
+        assert!(!said.contains("first start makes it") && !said.contains("can be written to"), "{said}");
+        assert_eq!(site.daemon.command(&["health"]).0, 1);
+        if moved {
+            std::fs::rename(&elsewhere, &state).expect("it is moved back");
+            wait_within(3 * PATIENCE, "readings are taken", || {
+                site.post(&["-e", "x"], "t/b").contains("2.04")
+            });
+        }
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_a_folder_of_the_journal_is_named_with_the_way_out() {
+    let mut site = Site::new("file-for-folder", "");
+    site.daemon.kill();
+    let journal = site.folder.join("state/journal");
+    std::fs::remove_dir_all(&journal).expect("it is deleted");
+    std::fs::create_dir(&journal).expect("it is made");
+    std::fs::write(journal.join("spare"), "a file").expect("it is written");
+    site.daemon.resume();
+    assert!(site.post(&["-e", "x"], "t/b").contains("5.03"));
+    wait_for("the way out", || {
+        let (_, said) = site.daemon.command(&["status"]);
+        said.contains("spare in ") && said.contains("move it aside")
+    });
+    std::fs::remove_file(journal.join("spare")).expect("it is moved aside");
+    wait_within(3 * PATIENCE, "readings are taken", || site.post(&["-e", "x"], "t/b").contains("2.04"));
+}
+
+/// 192.0.2.0/24 is on no machine (RFC 5737).
+#[test]
+fn an_address_that_the_machine_does_not_have_ends_nothing_and_is_named() {
+    let site = Site::build("absent", "", "", |text| {
+        text.replace("[coap]\nlisten = [", "[coap]\nlisten = [\"192.0.2.77:45684\", ")
+    });
+    let config = std::fs::read_to_string(site.daemon.config()).expect("the configuration");
+    assert!(config.contains("192.0.2.77"), "{config}");
+    assert!(site.post(&["-e", "x"], "t/b").contains("2.04"));
+    let said = site.daemon.status()["problems"].to_string();
+    assert!(said.contains("192.0.2.77:45684 is not an address of this machine"), "{said}");
+    let (code, said) = site.daemon.command(&["check", "--offline"]);
+    assert!(code == 1 && said.contains("192.0.2.77:45684 is not an address"), "{said}");
 }
 
 #[test]

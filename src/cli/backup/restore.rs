@@ -82,7 +82,10 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
     let writes_config = members.iter().any(|member| member.name.starts_with("config/"));
     // They are the same, and the daemon may be writing them now.
     let all = members.len();
-    if daemon.is_some() {
+    let running = daemon.is_some();
+    // It closes a connection on which nothing is asked for a minute, and a slow card takes longer.
+    drop(daemon);
+    if running {
         members.retain(|member| !is_held(&member.name));
     }
     let held = all - members.len();
@@ -118,18 +121,28 @@ pub fn run(context: &Context, arguments: &RestoreArguments) -> Result<(), Comman
         targets.write(context, member).map_err(stopped)?;
     }
     removed.extend(targets.remove_others(&members, "state/").map_err(stopped)?);
-    let running = daemon.is_some();
-    let refused = daemon.and_then(|mut daemon| {
-        daemon.ask(&Request::Reload {}, SLOW_ANSWER).err().map(|error| error.to_string())
-    });
+    let fault = running.then(|| reload(context)).and_then(Result::err);
+    let running = running && !matches!(fault, Some(ClientError::NotRunning { .. }));
+    let fault = fault.filter(|_| running);
+    let refused = fault.as_ref().map(ToString::to_string);
     let done = Done { members: &members, held, removed: &removed, kept: &kept, running };
     say(context, &manifest, &done, refused.as_deref())?;
-    match refused {
+    match fault {
         None => Ok(()),
-        Some(reason) => Err(CommandError::Partly(format!(
+        Some(ClientError::Failed(reason)) => Err(CommandError::Partly(format!(
             "restored, but the gateway goes on with the configuration it has: {reason}; go back with `{way_back}`"
         ))),
+        // It did not refuse anything.
+        Some(error) => Err(CommandError::Partly(format!(
+            "restored, but it is not known whether the gateway has taken it up: {error}; `{}` has it do so",
+            context.hint("reload")
+        ))),
     }
+}
+
+/// Has the running daemon take up what is there now.
+fn reload(context: &Context) -> Result<(), ClientError> {
+    context.daemon()?.ask(&Request::Reload {}, SLOW_ANSWER).map(drop)
 }
 
 /// The files of the configuration, below `config/`, that are otherwise in the backup than here.

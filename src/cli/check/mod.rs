@@ -76,8 +76,9 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
         .and_then(|mut daemon| daemon.ask_for::<Clock>(&Request::Clock {}, ANSWER))
         .ok();
     let closed = loaded.state.closed.as_ref();
+    let runs = asked.is_some();
     report.add(match closed {
-        Some(closed) => vec![state::closed(report.context, closed, asked.is_some())],
+        Some(closed) => vec![state::closed(report.context, closed, runs)],
         None => state::judge(loaded),
     })?;
     report.add(system::clock(&asked.unwrap_or_else(|| clock.snapshot())))?;
@@ -91,14 +92,22 @@ fn judge(report: &mut Report<'_>, loaded: &Loaded, arguments: &CheckArguments) -
             };
             Finding::warn("clock", format!("{defect} (in {})", paths.state_dir.display())).advice(advice)
         }))?;
-        let made_by = "the gateway's first start makes it";
+        let made_by = match runs {
+            true => "it was deleted or moved under the running gateway: put it back, or restart the gateway",
+            false => "the gateway's first start makes it",
+        };
         // Systemd makes that of the service.
         let may_be_refused = !report.context.is_packaged() && !paths.state_dir.exists();
         let refused = may_be_refused
             .then(|| system::refused("state directory", &paths.state_dir, "[paths] state-dir"))
             .flatten();
-        report
-            .add([refused.unwrap_or_else(|| system::folder("state directory", &paths.state_dir, made_by))])?;
+        let folder = || system::folder("state directory", &paths.state_dir, made_by);
+        let mut found = refused.filter(|_| !runs).unwrap_or_else(folder);
+        if runs && !paths.state_dir.exists() {
+            let message = format!("{} is not there any more", paths.state_dir.display());
+            found = Finding::fail("state directory", message).advice(made_by);
+        }
+        report.add([found])?;
     }
     report.add(service::state_dir(paths))?;
     report.add(system::disk(settings))?;

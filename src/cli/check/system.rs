@@ -58,6 +58,18 @@ pub fn clock(clock: &Clock) -> Vec<Finding> {
     findings
 }
 
+/// Makes a file in a folder and removes it: what the modes allow a file system may refuse that went
+/// read-only after an error of its disk.
+fn try_write(folder: &Path) -> nix::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    access(folder, AccessFlags::W_OK | AccessFlags::X_OK)?;
+    let file = folder.join(format!(".check-{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(0o600).open(&file);
+    made.and_then(|_| std::fs::remove_file(&file))
+        .map_err(|error| error.raw_os_error().map_or(nix::errno::Errno::EIO, nix::errno::Errno::from_raw))
+}
+
 /// Whether a folder of ours is there and can be written to.
 pub fn folder(subject: &str, path: &Path, made_by: &str) -> Finding {
     let shown = path.display();
@@ -65,11 +77,19 @@ pub fn folder(subject: &str, path: &Path, made_by: &str) -> Finding {
         Ok(found) if !found.is_dir() => {
             Finding::fail(subject, format!("{shown} is not a directory")).advice("move it aside")
         }
-        Ok(_) => match access(path, AccessFlags::W_OK | AccessFlags::X_OK) {
+        Ok(_) => match try_write(path) {
             Ok(()) => Finding::ok(subject, format!("{shown} can be written to")),
             Err(nix::errno::Errno::EROFS) => {
                 Finding::fail(subject, format!("{shown} is on a file system mounted read-only"))
                     .advice("remount it, and see in `dmesg` why it is")
+            }
+            Err(error @ (nix::errno::Errno::ENOSPC | nix::errno::Errno::EDQUOT)) => {
+                Finding::fail(subject, format!("{shown} cannot be written to: {}", error.desc()))
+                    .advice("make room on the disk")
+            }
+            Err(error @ nix::errno::Errno::EIO) => {
+                Finding::fail(subject, format!("{shown} cannot be written to: {}", error.desc()))
+                    .advice("see in `dmesg` what is wrong with the disk")
             }
             Err(_) if !Uid::effective().is_root() => Finding::warn(
                 subject,
@@ -304,6 +324,12 @@ fn try_port(scheme: &str, address: SocketAddr, runner: &Runner) -> Finding {
             format!("{scheme} {address} is held by another program"),
         )
         .advice(format!("`ss {option} sport = :{}` names it; stop it, or change {key}", address.port())),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && is_udp => {
+            let message = format!(
+                "{scheme} {address} is not an address of this machine at present; it is served once the machine has it"
+            );
+            Finding::fail("ports", message).advice(format!("see `ip address`, or change {key}"))
+        }
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             Finding::fail("ports", format!("{scheme} {address} is not an address of this machine"))
                 .advice(format!("see `ip address`, and change {key}"))

@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{BEFORE_RESTORE, MARKER, SERIAL, Serial, WIPED_FILES, WIPED_FOLDERS, compare, parse_serial};
+use super::{MARKER, SERIAL, Serial, compare, is_of_one_board, parse_serial};
 use crate::config::gateway_id::io::{draw, look, store};
-use crate::config::gateway_id::{COPY, Choice, Making, PLAIN};
+use crate::config::gateway_id::{Choice, Making, PLAIN};
 use crate::durable::io::{regular, sync_folder, write_atomically};
 use crate::message::Name;
 
@@ -40,16 +40,10 @@ pub fn is_marked(state_dir: &Path) -> bool {
 pub fn perform(state_dir: &Path, runtime_dir: &Path) -> Result<Name, (PathBuf, io::Error)> {
     let at = |path: PathBuf| move |error: io::Error| (path.clone(), error);
     let _ = remove(&runtime_dir.join("sessions"));
-    for name in WIPED_FOLDERS.iter().chain(&WIPED_FILES) {
-        let path = state_dir.join(name);
-        remove(&path).map_err(at(path.clone()))?;
-    }
     for entry in fs::read_dir(state_dir).map_err(at(state_dir.to_owned()))? {
         let entry = entry.map_err(at(state_dir.to_owned()))?;
         let name = entry.file_name();
-        // The id itself, and what was set aside or left behind of it.
-        let is_id = |name: &str| name.trim_start_matches('.').starts_with(PLAIN) || name.starts_with(COPY);
-        if name.to_str().is_some_and(|name| is_id(name) || name.starts_with(BEFORE_RESTORE)) {
+        if name.to_str().is_some_and(is_of_one_board) {
             remove(&entry.path()).map_err(at(entry.path()))?;
         }
     }

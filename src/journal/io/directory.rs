@@ -16,7 +16,7 @@ use crate::journal::storage::{Folder, Storage, StoredFile};
 /// The directory, locked until this is dropped.
 pub(super) struct Directory {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Directory {
@@ -24,15 +24,24 @@ impl Directory {
     /// locks it.
     pub(super) fn lock(path: &Path) -> Result<Directory, OpenError> {
         let failed = |error: io::Error| OpenError::Directory { path: path.to_path_buf(), error };
+        if path.exists() && !path.is_dir() {
+            let text = "it is a file in the place of a folder: move it aside";
+            return Err(failed(io::Error::new(io::ErrorKind::NotADirectory, text)));
+        }
         if !path.is_dir() {
             create_directory(path).map_err(failed)?;
         }
         let file = File::open(path).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Directory { path: path.to_path_buf(), _lock: lock }),
+            Ok(lock) => Ok(Directory { path: path.to_path_buf(), lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(OpenError::InUse { path: path.to_path_buf() }),
             Err((_, errno)) => Err(failed(errno.into())),
         }
+    }
+
+    /// Its files, as long as it is at its path.
+    pub(super) fn disk(&self) -> Disk {
+        Disk::held(&self.path, &self.lock)
     }
 
     /// Renames it to the first free `….unknown-N` and releases the lock.

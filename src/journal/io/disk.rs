@@ -3,9 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
@@ -17,12 +17,53 @@ use crate::journal::storage::{Folder, SECOND_LOOK, Storage, StorageError, Stored
 #[derive(Clone, Debug)]
 pub struct Disk {
     directory: PathBuf,
+    held: Option<Arc<Held>>,
+}
+
+/// A directory that is open, by which another one at its path is told from it.
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    open: File,
+}
+
+impl Held {
+    /// Whether it is at its path. If the system does not tell, it counts as there: a sync of its
+    /// files says whether the disk works.
+    fn is_there(&self) -> bool {
+        match (fs::metadata(&self.path), self.open.metadata()) {
+            (Ok(there), Ok(open)) => (there.dev(), there.ino()) == (open.dev(), open.ino()),
+            (Err(error), _) => {
+                !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
+            (Ok(_), Err(_)) => true,
+        }
+    }
 }
 
 impl Disk {
     /// Storage in this directory, which must exist.
     pub fn new(directory: &Path) -> Disk {
-        Disk { directory: directory.to_path_buf() }
+        Disk { directory: directory.to_path_buf(), held: None }
+    }
+
+    /// Storage in the directory that is open. Nothing is written once another one, or none, is at
+    /// its path: it would not be found at the next start.
+    pub(super) fn held(directory: &Path, open: &File) -> Disk {
+        let path = directory.to_path_buf();
+        let held = open.try_clone().ok().map(|open| Arc::new(Held { path: path.clone(), open }));
+        Disk { directory: path, held }
+    }
+
+    fn is_there(&self) -> Result<(), StorageError> {
+        match &self.held {
+            Some(held) if !held.is_there() => Err(StorageError::Gone),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, file: File, read_only: bool) -> DiskFile {
+        DiskFile { held: self.held.clone(), ..DiskFile::new(file, read_only) }
     }
 
     fn path(&self, folder: Folder, name: &str) -> PathBuf {
@@ -74,11 +115,20 @@ pub struct DiskFile {
     /// soon as possible.
     read_only: bool,
     writing: OnceLock<File>,
+    /// The directory it is in.
+    held: Option<Arc<Held>>,
 }
 
 impl DiskFile {
     fn new(file: File, read_only: bool) -> DiskFile {
-        DiskFile { file, read_only, writing: OnceLock::new() }
+        DiskFile { file, read_only, writing: OnceLock::new(), held: None }
+    }
+
+    /// Whether what was written is found again at its path: the file has a name, and the directory
+    /// is where it was opened.
+    fn is_there(&self) -> bool {
+        let Some(held) = &self.held else { return true };
+        self.file.metadata().is_ok_and(|about| about.nlink() > 0) && held.is_there()
     }
 
     fn writing(&self) -> io::Result<&File> {
@@ -140,13 +190,14 @@ impl Storage for Disk {
         let both = OpenOptions::new().read(true).write(true).open(&path);
         match both {
             Err(error) if matches!(error.raw_os_error(), Some(30 | 13)) => {
-                check(File::open(&path)).map(|file| DiskFile::new(file, true))
+                check(File::open(&path)).map(|file| self.file(file, true))
             }
-            other => check(other).map(|file| DiskFile::new(file, false)),
+            other => check(other).map(|file| self.file(file, false)),
         }
     }
 
     fn create(&self, folder: Folder, name: &str) -> Result<DiskFile, StorageError> {
+        self.is_there()?;
         let path = self.path(folder, name);
         let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         match create() {
@@ -157,10 +208,11 @@ impl Storage for Disk {
             other => check(other),
         }
         .inspect(|file| self.give(file))
-        .map(|file| DiskFile::new(file, false))
+        .map(|file| self.file(file, false))
     }
 
     fn rename(&self, from: (Folder, &str), to: (Folder, &str)) -> Result<(), StorageError> {
+        self.is_there()?;
         let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
         match fs::rename(&from, &target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && from.exists() => {
@@ -172,6 +224,8 @@ impl Storage for Disk {
     }
 
     fn remove(&self, folder: Folder, name: &str) -> Result<(), StorageError> {
+        // Another journal that is there now has files of the same names.
+        self.is_there()?;
         match fs::remove_file(self.path(folder, name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => check(other),
@@ -213,7 +267,9 @@ impl StoredFile for DiskFile {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        check(self.writing().and_then(File::sync_data))
+        check(self.writing().and_then(File::sync_data))?;
+        // Afterwards: what was deleted or moved meanwhile is not acknowledged either.
+        if self.is_there() { Ok(()) } else { Err(StorageError::Gone) }
     }
 
     fn forget_cache(&self) {

@@ -35,17 +35,17 @@ pub(super) fn open_store(settings: &Settings) -> Result<Opened, OpenError> {
     let mut report = OpenReport::default();
     let seeds = draw_seeds();
     let mut directory = Directory::lock(path)?;
-    let mut opened = try_store(settings, seeds)?;
+    let mut opened = try_store(&directory, settings, seeds)?;
     if opened.is_none() {
         report.moved_aside = Some(directory.move_aside()?);
         directory = Directory::lock(path)?;
-        opened = try_store(settings, seeds)?;
+        opened = try_store(&directory, settings, seeds)?;
     }
     let known = directory::asides(path).into_iter().find(|(_, known)| *known);
     if let Some((aside, _)) = known.filter(|_| opened.as_ref().is_some_and(|(store, _)| is_drained(store))) {
         directory.replace_by(&aside)?;
         directory = Directory::lock(path)?;
-        opened = try_store(settings, seeds)?;
+        opened = try_store(&directory, settings, seeds)?;
         report.taken_up = Some(aside);
     }
     report.waiting = directory::asides(path).into_iter().map(|(path, _)| path).collect();
@@ -58,8 +58,12 @@ pub(super) fn open_store(settings: &Settings) -> Result<Opened, OpenError> {
 }
 
 /// `None` if it has another major version.
-fn try_store(settings: &Settings, seeds: Seeds) -> Result<Option<(Store<Disk>, StoreReport)>, OpenError> {
-    let disk = Arc::new(Disk::new(&settings.directory));
+fn try_store(
+    directory: &Directory,
+    settings: &Settings,
+    seeds: Seeds,
+) -> Result<Option<(Store<Disk>, StoreReport)>, OpenError> {
+    let disk = Arc::new(directory.disk());
     match Store::open(Instant::now(), disk, settings, seeds) {
         Ok(opened) => Ok(Some(opened)),
         Err(RecoveryError::OtherVersion(_)) => Ok(None),

@@ -40,7 +40,8 @@ pub struct Socket {
 
 impl Socket {
     /// Binds `address`. `[::]` accepts IPv4 too. `index` is stored in every [`Route`] of this
-    /// socket.
+    /// socket. One that this machine does not have yet is bound all the same (ip(7), `IP_FREEBIND`):
+    /// it is served from the moment on that the interface is up.
     ///
     /// # Errors
     /// The error of the system call; the caller must add the address.
@@ -51,7 +52,14 @@ impl Socket {
         if address.is_ipv6() {
             socket::setsockopt(&fd, sockopt::Ipv6V6Only, &!takes_both(address))?;
         }
-        socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        let bind = || socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address));
+        match bind() {
+            Err(Errno::EADDRNOTAVAIL) if !address.ip().is_unspecified() => {
+                socket::setsockopt(&fd, sockopt::IpFreebind, &true)?;
+                bind()?;
+            }
+            bound => bound?,
+        }
         Socket::set_up(std::net::UdpSocket::from(fd), address, index)
     }
 
@@ -94,6 +102,18 @@ impl Socket {
     /// The bound address, with the actual port.
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether this machine does not have the address at present, so that nothing arrives.
+    pub fn is_absent(&self) -> bool {
+        let ip = self.local.ip();
+        let of_any_port = match self.local {
+            SocketAddr::V4(_) => SocketAddr::new(ip, 0),
+            SocketAddr::V6(of) => SocketAddrV6::new(*of.ip(), 0, 0, of.scope_id()).into(),
+        };
+        !ip.is_unspecified()
+            && std::net::UdpSocket::bind(of_any_port)
+                .is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
     }
 
     /// The granted and the requested receive buffer, in bytes.

@@ -356,7 +356,7 @@ impl Work<'_> {
                 }
                 let is_steady = |daemon: Answered| record.phase == Phase::Pending || daemon.uptime >= STEADY;
                 let concludes = |daemon: Answered| {
-                    daemon.works && (daemon.is_connected || !daemon.has_broker) && is_steady(daemon)
+                    daemon.works && !daemon.refuses && (daemon.is_connected || !daemon.has_broker) && is_steady(daemon)
                 };
                 if !self.daemon.is_some_and(concludes) {
                     return Ok(Some(Outcome::Judged(version)));

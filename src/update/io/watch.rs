@@ -63,6 +63,9 @@ pub enum End {
         /// starts the same version again would otherwise have it ordered for ever.
         withheld: Option<String>,
     },
+    /// It works, and the disk refuses readings: it stays, and is neither marked good nor confirmed
+    /// before they are taken.
+    Withheld(String),
     /// It was to be rolled back, and that failed.
     Stuck(String),
 }
@@ -84,6 +87,7 @@ pub fn wait(around: &mut Surroundings<'_>) -> End {
             Verdict::RollBack { is_own_fault: true } => {
                 return End::Broken(cause(seen, around));
             }
+            Verdict::Withheld => return End::Broken(unstored(seen).to_owned()),
             Verdict::Wait => pause(LOOK_EVERY, around.timeout, now.saturating_duration_since(began)),
         }
     }
@@ -99,6 +103,14 @@ fn look(onlooker: &mut Onlooker, around: &mut Surroundings<'_>) -> (Instant, Obs
 /// Until the next look; the last one begins when the time is over, and not later.
 fn pause(every: Duration, timeout: Duration, running: Duration) {
     std::thread::sleep(every.min(timeout.saturating_sub(running)));
+}
+
+/// Why a version that works is not confirmed.
+fn unstored(seen: Observation) -> &'static str {
+    match seen.storing {
+        None => "the disk takes no readings",
+        Some(_) => "the disk took no readings until a moment ago",
+    }
 }
 
 fn cause(seen: Observation, around: &Surroundings<'_>) -> String {
@@ -207,7 +219,14 @@ pub fn watch(
                     }
                 }));
             }
-            Verdict::Pending => return Ok(Some(stay(ledger, record, boot, (around.at)(), None))),
+            Verdict::Pending => {
+                stay(ledger, record, boot, (around.at)(), "the broker was not reached in time");
+                return Ok(Some(End::Pending(version)));
+            }
+            Verdict::Withheld => {
+                stay(ledger, record, boot, (around.at)(), unstored(seen));
+                return Ok(Some(End::Withheld(version)));
+            }
             Verdict::RollBack { is_own_fault } => {
                 let cause = match is_own_fault {
                     true => cause(seen, around),
@@ -238,21 +257,25 @@ fn mark_good(ledger: &dyn Ledger, backend: &dyn Backend, record: &mut Installati
     }
 }
 
-/// It works without the broker, and waits for it. `why`: it was to be taken back, and is not.
-fn stay(
-    ledger: &dyn Ledger,
-    mut record: Installation,
-    boot: &Boot,
-    at: Option<String>,
-    why: Option<&str>,
-) -> End {
+/// It works without the broker, and waits for it: it was to be taken back, and is not. `why`.
+fn kept(ledger: &dyn Ledger, record: Installation, boot: &Boot, at: Option<String>, why: &str) -> End {
+    let version = record.version.clone();
+    let cause = "the broker was not reached in time";
+    stay_because(ledger, record, boot, at, &format!("{cause}; the version works, and stays: {why}"));
+    End::Pending(version)
+}
+
+/// It works, and what else it needs is missing: `what`.
+fn stay(ledger: &dyn Ledger, record: Installation, boot: &Boot, at: Option<String>, what: &str) {
+    stay_because(ledger, record, boot, at, &format!("{what}; the version works, and stays"));
+}
+
+fn stay_because(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>, cause: &str) {
     ledger.keep(ledger.record(&record, What::Pending, at.as_deref(), None));
-    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-    record.because(&format!("the broker was not reached in time; the version works, and stays{why}"));
+    record.because(cause);
     (record.ending, record.is_noted) = (None, false);
     record.enter(Phase::Pending, boot.id.clone(), at);
     ledger.keep(ledger.write(&record));
-    End::Pending(record.version)
 }
 
 /// Writes down what is missing of a version that is proven, whatever runs.
@@ -297,10 +320,18 @@ pub fn confirm(
 }
 
 /// The version before runs though nobody here went back. It is over once it is counted, and not
-/// before. True if it is.
+/// before. True if it is. One that worked and was not marked good, because its disk took no
+/// readings, was taken back by a boot loader for that alone: no failure of its own.
 pub fn went_back(ledger: &dyn Ledger, mut record: Installation, boot: &Boot, at: Option<String>) -> bool {
-    record.because(WENT_BACK);
-    let is_counted = ledger.keep(ledger.record(&record, What::FailedItself, at.as_deref(), Some(WENT_BACK)));
+    let worked = record.phase == Phase::Pending && !record.is_good;
+    let (what, cause) = match (worked, &record.cause) {
+        (true, Some(cause)) => {
+            (What::FailedToConnect, format!("{cause}; then the version before was booted"))
+        }
+        _ => (What::FailedItself, WENT_BACK.to_owned()),
+    };
+    record.because(&cause);
+    let is_counted = ledger.keep(ledger.record(&record, what, at.as_deref(), Some(&cause)));
     record.enter(Phase::Failed, boot.id.clone(), at);
     is_counted && ledger.keep(ledger.write(&record))
 }
@@ -364,7 +395,7 @@ pub fn roll_back(
     let written = noted.and_then(|()| ledger.write(&record));
     if what == What::FailedToConnect && !ledger.keep(written) {
         let why = "an outage that cannot be written down takes nothing back";
-        return stay(ledger, record, boot, at, Some(why));
+        return kept(ledger, record, boot, at, why);
     }
     let shared = ledger.share();
     ledger.keep(shared.as_ref().map(|_| ()).map_err(Clone::clone));
@@ -393,7 +424,7 @@ pub fn roll_back(
         // It works, and is confirmed once the broker is reached.
         Err(reason) if what == What::FailedToConnect => {
             let why = format!("the version before cannot be brought back: {reason}");
-            stay(ledger, record, boot, at, Some(&why))
+            kept(ledger, record, boot, at, &why)
         }
         Err(reason) => {
             let text = format!("{cause}; and the version before cannot be brought back: {reason}");

@@ -24,7 +24,7 @@ fn told<T>(result: Result<T, StorageError>) -> io::Result<T> {
     result.map_err(|error| match error {
         StorageError::Full => io::Error::from_raw_os_error(28),
         StorageError::ReadOnly => io::Error::from_raw_os_error(30),
-        StorageError::Missing => io::ErrorKind::NotFound.into(),
+        StorageError::Missing | StorageError::Gone => io::ErrorKind::NotFound.into(),
         StorageError::Other(number) => io::Error::from_raw_os_error(number),
     })
 }
