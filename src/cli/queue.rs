@@ -333,8 +333,8 @@ fn list(context: &Context) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What is to be done about so many records that the owner set aside, and so many that the broker
-/// refused.
+/// What is to be done about so many records that the owner set aside, and so many that the
+/// broker refused.
 fn after_list(skipped: usize, refused: usize) -> &'static str {
     match (skipped, refused) {
         (0, 0) => "nothing was rejected",

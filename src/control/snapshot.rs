@@ -562,7 +562,7 @@ pub fn key_of_the_day(lane: &str) -> String {
 }
 
 impl Uplink {
-    /// Why readings do not flow, but for lanes that have used up their day, as their owner wants.
+    /// Why readings do not flow, but for lanes that have used up their day.
     pub fn stalled_by_a_fault(&self) -> impl Iterator<Item = &String> {
         self.stalled.iter().filter(|reason| !self.is_of_the_day(reason))
     }

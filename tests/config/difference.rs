@@ -47,8 +47,8 @@ const WHOLE: [&str; 9] = [
     "role.*.local-subscribe.",
 ];
 
-/// A key with the table it is in and what is beside it, its value before and after, and how the
-/// change is named.
+/// A key with the table it is in and what is beside it, its value before and after, and how
+/// the change is named.
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
 const ROWS: &[Row] = &[
